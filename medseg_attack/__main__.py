@@ -1,0 +1,5 @@
+"""`python -m medseg_attack` is `medattack`."""
+
+from medseg_attack.cli import main
+
+main()

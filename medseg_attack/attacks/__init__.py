@@ -1,0 +1,1 @@
+"""Attacks: frozen dataclasses, one family per file."""

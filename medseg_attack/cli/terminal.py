@@ -1,0 +1,135 @@
+"""What every command shares: results on stdout, progress on stderr, errors as a sentence, common options."""
+
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from medseg_attack.errors import InputError
+
+P = ParamSpec("P")
+
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", envvar="MEDATTACK_HOME", help="Workspace. [default: ./medattack_runs]", show_default=False),
+]
+Device = Annotated[
+    str, typer.Option("--device", envvar="MEDATTACK_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
+]
+Seed = Annotated[int, typer.Option("--seed", envvar="MEDATTACK_SEED", help="Of every random choice.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+ShowProgress = Annotated[
+    bool,
+    typer.Option("--progress/--no-progress", envvar="MEDATTACK_PROGRESS", help="Progress on stderr."),
+]
+
+OK, FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def out() -> Console:
+    """Where results go; at least 100 columns wide when it is not a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=100)
+
+
+def err() -> Console:
+    """Where everything goes that is not a result."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    err().print(text, markup=False)
+
+
+def next_step(command: str) -> None:
+    """The command that most users type after this one."""
+    say(f"Next: {command}")
+
+
+def print_json(content: Any) -> None:
+    """Pure JSON on stdout; a number that is not one is null."""
+    print(json.dumps(_plain(content), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not (float("-inf") < value < float("inf")):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def command(body: Callable[P, None]) -> Callable[P, None]:
+    """Tells bad input in a sentence (exit code 2) and an interruption with what to do about it (130)."""
+
+    @functools.wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            body(*args, **kwargs)
+        except InputError as error:
+            err().print(f"[bold red]error:[/] {_escaped(str(error))}")
+            raise typer.Exit(BAD_INPUT) from None
+        except KeyboardInterrupt:
+            say(f"interrupted: what was finished is kept; go on with the same command:\n  {typed()}")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def typed() -> str:
+    """The command line as it was typed."""
+    import shlex
+
+    return shlex.join(["medattack", *sys.argv[1:]])
+
+
+@contextmanager
+def progress(title: str, total: int, *, show: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar with an ETA on a terminal, a plain line a minute elsewhere, nothing if not wanted.
+
+    Yields:
+        advance(n=1, note=""): call it after each finished piece.
+    """
+    console = err()
+    if not show:
+        yield lambda n=1, note="": None
+    elif console.is_terminal and os.environ.get("TERM") != "dumb":
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda n=1, note="": bar.update(task, advance=n, note=note)
+    else:
+        yield _lines(title, total)
+
+
+def _lines(title: str, total: int) -> Callable[..., None]:
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(n: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if now - last >= 60:
+            last = now
+            left = (now - start) / max(done, 1) * (total - done)
+            say(f"{title}: {done}/{total}, {left:.0f} s left {note}".rstrip())
+
+    return advance

@@ -1,0 +1,24 @@
+"""What is raised when the input, not the code, is at fault."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input in one sentence: *expected ..., got ...; do ...*, naming the file, case or field.
+
+    The command line prints the sentence without a traceback and exits with 2; everything else that is raised
+    is a defect of this package and keeps its traceback.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The tail of a look-up error: what the user may have meant, and what there is.
+
+    >>> nearest("pgdd", ["fgsm", "pgd"])
+    'did you mean pgd? There is: fgsm, pgd'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    guess = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{guess}There is: {', '.join(known) or 'nothing'}"

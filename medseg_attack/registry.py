@@ -1,0 +1,241 @@
+"""Names to objects and back: `build("pgd(linf(4/255), steps=40)", "attack")` and its inverse `spec`.
+
+The grammar is Python call syntax restricted to names, numbers, strings, tuples, minus, division and nesting; nothing
+is evaluated. Modules are searched on first look-up, so a new file in `attacks`, `data`, `metrics` or `models` is
+the only edit that a new name takes.
+"""
+
+import ast
+import dataclasses
+import functools
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from medseg_attack.errors import InputError, nearest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+KINDS = ("attack", "ball", "dataset", "metric", "model", "objective")
+_VALUES = ("metric", "objective")  # kinds whose functions are used as they are; elsewhere a function is a factory
+_MODULES = ("balls", "objectives")
+_PACKAGES = ("attacks", "data", "metrics", "models")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    kind: str
+    make: Callable[..., Any]
+
+
+_entries: dict[str, _Entry] = {}
+_names: dict[Any, str] = {}
+
+
+def register(name: str, *, kind: str) -> Callable[[F], F]:
+    """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere."""
+
+    def add(make: F) -> F:
+        taken = _entries.get(name)
+        if taken and (taken.make.__module__, taken.make.__qualname__) != (make.__module__, make.__qualname__):
+            raise ValueError(f"the name {name!r} is taken by {taken.make.__module__}.{taken.make.__qualname__}")
+        if kind not in KINDS:
+            raise ValueError(f"expected a kind among {KINDS}, got {kind!r}")
+        _entries[name] = _Entry(name, kind, make)
+        _names[make] = name
+        return make
+
+    return add
+
+
+@functools.cache
+def _load() -> None:
+    for module in _MODULES:
+        importlib.import_module(f"medseg_attack.{module}")
+    for package in _PACKAGES:
+        found = importlib.import_module(f"medseg_attack.{package}")
+        for info in pkgutil.iter_modules(found.__path__):
+            importlib.import_module(f"medseg_attack.{package}.{info.name}")
+
+
+def names(kind: str) -> list[str]:
+    """All registered names of a kind, sorted."""
+    _load()
+    return sorted(entry.name for entry in _entries.values() if entry.kind == kind)
+
+
+def describe(name: str) -> str:
+    """The first line of a registered thing's docstring."""
+    _load()
+    return (inspect.getdoc(_entries[name].make) or "").partition("\n")[0]
+
+
+def takes(name: str, parameter: str) -> bool:
+    """Whether the registered thing has a field or parameter of that name."""
+    _load()
+    return parameter in inspect.signature(_entries[name].make).parameters
+
+
+def build(text: str, kind: str) -> Any:
+    """The object that a spec describes.
+
+    Raises:
+        InputError: the text is not a spec, or a name, a field or a value in it is not known.
+    """
+    return _value(_parsed(text), kind, text)
+
+
+def call(text: str) -> tuple[str, dict[str, Any]]:
+    """A spec's name and its arguments by field, without building it.
+
+    >>> call("linf(4/255)") == ("linf", {"eps": 4 / 255})
+    True
+    """
+    node = _parsed(text)
+    entry = _known(_called(node, text), None)
+    return entry.name, _arguments(node, entry, text) if isinstance(node, ast.Call) else {}
+
+
+def _parsed(text: str) -> ast.expr:
+    _load()
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"expected a name or a call such as pgd(steps=40), got {text!r}; check it") from error
+
+
+def _value(node: ast.expr, kind: str | None, text: str) -> Any:
+    match node:
+        case ast.Constant(value=bool() | int() | float() | str() | None as value) if kind is None:
+            return value
+        case ast.Name(id="inf") if kind is None:
+            return math.inf
+        case ast.UnaryOp(op=ast.USub(), operand=operand) if kind is None:
+            return -_number(_value(operand, None, text), text)
+        case ast.BinOp(left=left, op=ast.Div(), right=right) if kind is None:
+            below = _number(_value(right, None, text), text)
+            if below == 0:
+                raise InputError(f"expected a number, got a division by zero in {text!r}; check it")
+            return _number(_value(left, None, text), text) / below
+        case ast.Tuple(elts=items) | ast.List(elts=items) if kind is None:
+            return tuple(_value(item, None, text) for item in items)
+        case ast.Name() | ast.Call():
+            entry = _known(_called(node, text), kind)
+            bare = isinstance(node, ast.Name)
+            if entry.kind in _VALUES and not inspect.isclass(entry.make):
+                return entry.make if bare else functools.partial(entry.make, **_arguments(node, entry, text))
+            return _make(entry, {} if bare else _arguments(node, entry, text))
+    raise InputError(f"expected {kind or 'a value'}, got {ast.unparse(node)!r} in {text!r}; check it")
+
+
+def _number(value: Any, text: str) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"expected a number, got {value!r} in {text!r}; check it")
+    return value
+
+
+def _called(node: ast.expr, text: str) -> str:
+    match node:
+        case ast.Name(id=name) | ast.Call(func=ast.Name(id=name)):
+            return name
+    raise InputError(f"expected a name or a call such as pgd(steps=40), got {text!r}; check it")
+
+
+def _known(name: str, kind: str | None) -> _Entry:
+    entry = _entries.get(name)
+    if entry is None or (kind is not None and entry.kind != kind):
+        what = kind or "name"
+        there = names(kind) if kind else list(_entries)
+        found = f"the {entry.kind} {name!r}" if entry else f"{name!r}"
+        raise InputError(f"unknown {what}: expected one that is registered, got {found}; {nearest(name, there)}")
+    return entry
+
+
+def _fields(entry: _Entry) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(entry.make).parameters
+    if entry.kind in _VALUES and not inspect.isclass(entry.make):  # tensors are not options
+        return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {n: p for n, p in parameters.items() if n != "task" or entry.kind != "model"}
+
+
+def _arguments(node: ast.expr, entry: _Entry, text: str) -> dict[str, Any]:
+    assert isinstance(node, ast.Call)
+    fields = _fields(entry)
+    if len(node.args) > len(fields):
+        raise InputError(f"{entry.name} takes {len(fields)} values, got {len(node.args)} in {text!r}; drop some")
+    given = dict(zip(fields, node.args, strict=False))
+    for keyword in node.keywords:
+        if keyword.arg not in fields:
+            raise InputError(f"{entry.name} has no field {keyword.arg!r}; {nearest(str(keyword.arg), fields)}")
+        if keyword.arg in given:
+            raise InputError(f"{entry.name} got {keyword.arg!r} twice in {text!r}; drop one")
+        given[keyword.arg] = keyword.value
+    return {name: _checked(entry.name, fields[name], _value(node, None, text)) for name, node in given.items()}
+
+
+def _checked(owner: str, field: inspect.Parameter, value: Any) -> Any:
+    """`value`, if it can stand where the field's default stands."""
+    default = field.default
+    if default is inspect.Parameter.empty or default is None or value is None:
+        return value
+    plain = (bool, int, float, str, tuple)
+    if not isinstance(default, plain):
+        if isinstance(value, plain):
+            raise InputError(f"{owner}.{field.name} takes something like {spec(default)}, got {value!r}; check it")
+        return value
+    expected: Any = (int, float) if isinstance(default, float) else type(default)
+    if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(default, bool)):
+        wanted = type(default).__name__
+        raise InputError(f"{owner}.{field.name} takes a value of type {wanted}, got {value!r}; check it")
+    return value
+
+
+def _make(entry: _Entry, arguments: dict[str, Any]) -> Any:
+    if entry.kind == "model":  # a model is built for a task, which its spec does not name
+        return functools.partial(entry.make, **arguments)
+    missing = [n for n, p in _fields(entry).items() if p.default is p.empty and n not in arguments]
+    if missing:
+        raise InputError(f"{entry.name} needs {', '.join(missing)}, got {arguments or 'nothing'}; add it")
+    try:
+        return entry.make(**arguments)
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, InputError) else InputError(f"{entry.name}: {error}") from error
+
+
+def spec(thing: Any) -> str:
+    """The text that `build` turns into `thing`: only fields that differ from their defaults, fractions of 255 as such.
+
+    >>> spec(8 / 255), spec(0.01), spec(("a", 1))
+    ('8/255', '0.01', "('a', 1)")
+    """
+    if isinstance(thing, functools.partial):
+        return _spelled(_names[thing.func], {}, thing.keywords)
+    if callable(thing) and not dataclasses.is_dataclass(thing) and thing in _names:
+        return _names[thing]
+    if dataclasses.is_dataclass(thing) and type(thing) in _names:
+        given = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
+        defaults = {n: p.default for n, p in inspect.signature(type(thing)).parameters.items()}
+        return _spelled(_names[type(thing)], defaults, given)
+    if isinstance(thing, tuple):
+        return "(" + ", ".join(map(spec, thing)) + (",)" if len(thing) == 1 else ")")
+    if isinstance(thing, float):
+        return _float(thing)
+    if thing is None or isinstance(thing, bool | int | str):
+        return repr(thing)
+    raise TypeError(f"{thing!r} has no registered name")
+
+
+def _spelled(name: str, defaults: dict[str, Any], given: dict[str, Any]) -> str:
+    shown = [f"{field}={spec(v)}" for field, v in given.items() if field not in defaults or defaults[field] != v]
+    return f"{name}({', '.join(shown)})" if shown else name
+
+
+def _float(value: float) -> str:
+    if math.isfinite(value) and 0 < round(value * 255) / 255 == value < 1:
+        return f"{round(value * 255)}/255"
+    return repr(value)

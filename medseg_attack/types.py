@@ -1,0 +1,189 @@
+"""The nouns: what is segmented, what is attacked, what an attack is and what it returns.
+
+Shapes: `b` samples, `c` image channels, `k` classes, `*s` spatial, `(H, W)` or `(D, H, W)`; nothing that is built on
+this file knows which. Images and `eps` are in [0, 1] of the case's `Window`, lengths in mm.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Image: TypeAlias = Float[Tensor, "b c *s"]  # in [0, 1]
+LogOdds: TypeAlias = Float[Tensor, "b k *s"]  # sigmoid(log_odds) is the probability, for every head
+Mask: TypeAlias = Bool[Tensor, "b k *s"]  # one channel per class
+PerSample: TypeAlias = Float[Tensor, "b"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is segmented.
+
+    Attributes:
+        classes: names in channel order; an exclusive task has "background" first.
+        exclusive: True: one class per pixel (softmax); False: channels are independent and may overlap (sigmoid).
+        channels: of the stored scan, 1 for CT and MRI.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    exclusive: bool = False
+    channels: int = 1
+
+    @property
+    def scored(self) -> range:
+        """Indices of the classes that tables report: all but an exclusive task's background."""
+        return range(1 if self.exclusive else 0, len(self.classes))
+
+
+@dataclass(frozen=True)
+class Window:
+    """The native intensities shown as 0 and 1: `eps * (high - low)` is `eps` in `unit`."""
+
+    low: float
+    high: float
+    unit: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One image to attack and score, on the CPU and on the scan's own grid.
+
+    Attributes:
+        volume: the scan that a slice belongs to.
+        group: the patient; splits and intervals never separate what shares it.
+        spacing_mm: of the spatial axes of `image`, in their order.
+    """
+
+    id: str
+    volume: str
+    group: str
+    image: Float[Tensor, "c *s"]
+    target: Bool[Tensor, "k *s"]
+    spacing_mm: tuple[float, ...]
+    window: Window
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Cases of one shape, stacked."""
+
+    image: Image
+    target: Mask
+    cases: tuple[Case, ...]
+
+    @classmethod
+    def of(cls, cases: Sequence[Case], device: torch.device | str = "cpu") -> "Batch":
+        """Stacks `cases` and copies them to `device` once, without waiting for the copy."""
+        image = torch.stack([case.image for case in cases])
+        target = torch.stack([case.target for case in cases])
+        if torch.device(device).type == "cuda":
+            image, target = image.pin_memory(), target.pin_memory()
+        return cls(image.to(device, non_blocking=True), target.to(device, non_blocking=True), tuple(cases))
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What an attack sees of a network."""
+
+    @property
+    def task(self) -> Task: ...
+
+    def __call__(self, image: Image) -> LogOdds: ...
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        """The segmentation: log-odds >= 0, or the one-hot argmax of an exclusive task."""
+        ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the attacker climbs: differentiable, per sample, larger = worse for the model.
+
+    `progress` in [0, 1] is the fraction of the attack that is done; most objectives ignore it.
+    """
+
+    def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample: ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """How harm is kept score of during an attack: on hard masks, in [0, 1], larger = worse for the model."""
+
+    def __call__(self, pred: Mask, target: Mask) -> PerSample: ...
+
+
+@runtime_checkable
+class Ball(Protocol):
+    """What an attacker may change: a norm and a budget, as a value.
+
+    Attributes:
+        eps: the budget, in [0, 1] of the image.
+        limit: the largest `size` that an honest attack reaches (`eps` for every norm).
+    """
+
+    @property
+    def eps(self) -> float: ...
+
+    @property
+    def limit(self) -> float: ...
+
+    def step(self, grad: Image, image: Image) -> Image:
+        """The steepest move of size `eps` along `grad`, from `image`."""
+        ...
+
+    def project(self, x: Image, x0: Image) -> Image:
+        """The nearest point of the ball around `x0`, then of [0, 1]."""
+        ...
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        """A random point of the ball; sample `i` depends on `seeds[i]` alone, on every device."""
+        ...
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        """The norm of `x - x0`, in the unit of `eps`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Adversarial:
+    """What an attack returns: images, how harmful they are to its judge, and how large the change is."""
+
+    image: Image
+    harm: PerSample
+    size: PerSample
+
+    def __or__(self, other: "Adversarial") -> "Adversarial":
+        """Per sample the more harmful of the two; between equals, the smaller change.
+
+        Associative, commutative up to ties in both, idempotent. Both sides must come from one judge on one model.
+        """
+        take = (other.harm > self.harm) | ((other.harm == self.harm) & (other.size < self.size))
+        wide = take.view(-1, *(1 for _ in self.image.shape[1:]))
+        return Adversarial(
+            torch.where(wide, other.image, self.image),
+            torch.where(take, other.harm, self.harm),
+            torch.where(take, other.size, self.size),
+        )
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """A frozen dataclass whose fields are its options and which has no other state."""
+
+    @property
+    def ball(self) -> Ball: ...
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial: ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """One number per case and class, NaN where it is not defined; its name ends with its unit."""
+
+    def __call__(
+        self, pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]
+    ) -> Float[Tensor, "b k"]: ...

@@ -1,0 +1,48 @@
+"""Where things are found when no path was given: one folder with `data/`, `models/` and `runs/`."""
+
+import os
+from pathlib import Path
+
+from medseg_attack.errors import InputError
+from medseg_attack.files import read_json
+
+
+def home(given: Path | None = None) -> Path:
+    """The workspace: what was given, else MEDATTACK_HOME, else ./medattack_runs."""
+    return given or Path(os.environ.get("MEDATTACK_HOME", "medattack_runs"))
+
+
+def newest_data(workspace: Path) -> Path:
+    """The data set that was prepared last.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = list((workspace / "data").glob("*/dataset.json"))
+    if not found:
+        raise InputError(
+            f"expected a prepared data set in {workspace / 'data'}, got none; run 'medattack prepare', or give --data"
+        )
+    return max(found, key=_age).parent
+
+
+def newest_model(workspace: Path, label: str) -> Path:
+    """The checkpoint of that label which was trained last, or `label` itself if it is a checkpoint's folder.
+
+    Raises:
+        InputError: there is none, or its training did not finish.
+    """
+    if (Path(label) / "card.json").is_file():
+        return Path(label)
+    cards = [path for path in (workspace / "models").glob("*/card.json") if read_json(path).get("label") == label]
+    if not cards:
+        trained = sorted({str(read_json(p).get("label")) for p in (workspace / "models").glob("*/card.json")})
+        raise InputError(
+            f"expected a trained {label!r} in {workspace / 'models'}, got {', '.join(trained) or 'none'}; "
+            f"run 'medattack train --model {label}', or give the folder of a checkpoint"
+        )
+    return max(cards, key=_age).parent
+
+
+def _age(path: Path) -> tuple[float, str]:
+    return path.stat().st_mtime, str(path)
