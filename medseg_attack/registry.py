@@ -12,7 +12,7 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +31,17 @@ class _Entry:
     name: str
     kind: str
     make: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A registered function with some of its options set; unlike a partial, equal to another with the same."""
+
+    function: Callable[..., Any]
+    options: tuple[tuple[str, Any], ...]
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args, **dict(self.options))
 
 
 _entries: dict[str, _Entry] = {}
@@ -81,13 +92,21 @@ def takes(name: str, parameter: str) -> bool:
     return parameter in inspect.signature(_entries[name].make).parameters
 
 
-def build(text: str, kind: str) -> Any:
+def build(text: str, kind: str, overrides: Mapping[str, Any] | None = None) -> Any:
     """The object that a spec describes.
+
+    Args:
+        overrides: values for fields that the outermost name has and the text leaves open.
 
     Raises:
         InputError: the text is not a spec, or a name, a field or a value in it is not known.
     """
-    return _value(_parsed(text), kind, text)
+    node = _parsed(text)
+    if not overrides:
+        return _value(node, kind, text)
+    entry = _known(_called(node, text), kind)
+    given = _arguments(node, entry, text) if isinstance(node, ast.Call) else {}
+    return _make(entry, {n: v for n, v in overrides.items() if n in _fields(entry)} | given)
 
 
 def call(text: str) -> tuple[str, dict[str, Any]]:
@@ -128,7 +147,7 @@ def _value(node: ast.expr, kind: str | None, text: str) -> Any:
             entry = _known(_called(node, text), kind)
             bare = isinstance(node, ast.Name)
             if entry.kind in _VALUES and not inspect.isclass(entry.make):
-                return entry.make if bare else functools.partial(entry.make, **_arguments(node, entry, text))
+                return entry.make if bare else Bound(entry.make, tuple(_arguments(node, entry, text).items()))
             return _make(entry, {} if bare else _arguments(node, entry, text))
     raise InputError(f"expected {kind or 'a value'}, got {ast.unparse(node)!r} in {text!r}; check it")
 
@@ -185,7 +204,7 @@ def _checked(owner: str, field: inspect.Parameter, value: Any) -> Any:
         return value
     plain = (bool, int, float, str, tuple)
     if not isinstance(default, plain):
-        if isinstance(value, plain):
+        if isinstance(value, plain) or _kind(value) != _kind(default):
             raise InputError(f"{owner}.{field.name} takes something like {spec(default)}, got {value!r}; check it")
         return value
     expected: Any = (int, float) if isinstance(default, float) else type(default)
@@ -193,6 +212,13 @@ def _checked(owner: str, field: inspect.Parameter, value: Any) -> Any:
         wanted = type(default).__name__
         raise InputError(f"{owner}.{field.name} takes a value of type {wanted}, got {value!r}; check it")
     return value
+
+
+def _kind(thing: Any) -> str:
+    """The kind of a registered object or of an instance of a registered class; "" of anything else."""
+    make = thing.function if isinstance(thing, Bound) else thing
+    known = make if inspect.isfunction(make) else type(make)
+    return _entries[_names[known]].kind if known in _names else ""
 
 
 def _make(entry: _Entry, arguments: dict[str, Any]) -> Any:
@@ -215,6 +241,8 @@ def spec(thing: Any) -> str:
     """
     if isinstance(thing, functools.partial):
         return _spelled(_names[thing.func], {}, thing.keywords)
+    if isinstance(thing, Bound):
+        return _spelled(_names[thing.function], {}, dict(thing.options))
     if callable(thing) and not dataclasses.is_dataclass(thing) and thing in _names:
         return _names[thing]
     if dataclasses.is_dataclass(thing) and type(thing) in _names:
@@ -239,3 +267,16 @@ def _float(value: float) -> str:
     if math.isfinite(value) and 0 < round(value * 255) / 255 == value < 1:
         return f"{round(value * 255)}/255"
     return repr(value)
+
+
+def with_eps(thing: Any, eps: float) -> Any:
+    """A copy of an attack (or a ball, or a tuple of them) with that budget, however deep its balls sit."""
+    if isinstance(thing, tuple):
+        return tuple(with_eps(item, eps) for item in thing)
+    if not dataclasses.is_dataclass(thing) or isinstance(thing, type) or _kind(thing) not in ("attack", "ball"):
+        return thing
+    fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
+    changed = {n: with_eps(v, eps) for n, v in fields.items()}
+    if _kind(thing) == "ball":
+        changed["eps"] = eps
+    return dataclasses.replace(thing, **changed)

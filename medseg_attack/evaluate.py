@@ -1,0 +1,236 @@
+"""THE loop: model x cases x attacks -> rows. It trusts nobody: it runs the model again on what an attack returned,
+and checks the ball and the box itself."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Protocol, runtime_checkable
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from medseg_attack.metrics.overlap import counts
+from medseg_attack.registry import with_eps
+from medseg_attack.results import CHUNK, Row, RunFolder
+from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Image, LogOdds, Mask, Metric, Model, Task
+
+TOLERANCE = 1e-6  # of a ball's size: what float32 adds to a budget when x - x0 is taken back
+
+
+class Ref(Protocol):
+    """A case that has not been read yet."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class Data(Protocol):
+    """Where cases are read from."""
+
+    def read(self, ref: Any) -> Case: ...
+
+
+@runtime_checkable
+class PerCase(Protocol):
+    """An attack that must know which cases it is given, such as one that reads stored images."""
+
+    def on(self, cases: Sequence[Case]) -> Attack: ...
+
+
+class Metered:
+    """A model that counts its passes; everything else is the model's own."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.forwards = self.backwards = 0
+
+    @property
+    def task(self) -> Task:
+        return self.model.task
+
+    def __call__(self, image: Image) -> LogOdds:
+        self.forwards += 1
+        log_odds = self.model(image)
+        if log_odds.requires_grad:
+            log_odds.register_hook(self._counted)
+        return log_odds
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return self.model.decide(log_odds)
+
+    def _counted(self, grad: Tensor) -> None:
+        self.backwards += 1
+
+
+def chunks(refs: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Cases of one shape, at most 32 together, in an order that depends on nothing but the cases."""
+    ordered = sorted(refs, key=lambda ref: (ref.shape, ref.id))
+    return [
+        tuple(same[start : start + CHUNK])
+        for _, group in groupby(ordered, key=lambda ref: ref.shape)
+        for same in [list(group)]
+        for start in range(0, len(same), CHUNK)
+    ]
+
+
+def attack_chunk(
+    model: Model,
+    batches: Sequence[Batch],
+    attacks: Sequence[Attack],
+    *,
+    metrics: Mapping[str, Metric] | None = None,
+    seed: int = 0,
+    keep_images: bool = False,
+) -> Iterator[tuple[int, list[Row], float, Tensor | None]]:
+    """Runs every attack on the batches of one chunk; the clean prediction is made once for all of them.
+
+    Args:
+        metrics: further measures by column name.
+        keep_images: whether to hand the perturbed images over.
+
+    Yields:
+        Which attack, its rows, the seconds it took, and its images `(cases, c, *s)` on the CPU.
+
+    Raises:
+        RuntimeError: an attack left its ball or [0, 1], or the model returned something that is not finite.
+    """
+    rows: list[list[Row]] = [[] for _ in attacks]
+    seconds = [0.0] * len(attacks)
+    images: list[list[Tensor]] = [[] for _ in attacks]
+    for batch in batches:
+        clean = _decided(model, batch.image, batch)
+        measured = _measured(metrics or {}, clean, batch, "clean")
+        for index, found, cost, took in _attacked(model, batch, attacks, seed):
+            ball = attacks[index].ball
+            _check(ball, found, batch)
+            hit = _decided(model, found.image, batch)  # a fresh pass: what the attack saw does not count
+            extra = measured | _measured(metrics or {}, hit, batch, "adv")
+            size = ball.size(found.image, batch.image)
+            linf = (found.image - batch.image).abs().flatten(1).amax(1)
+            rows[index] += _rows(model.task, batch, clean, hit, size, linf, cost, extra)
+            seconds[index] += took
+            if keep_images:
+                images[index].append(found.image.cpu())
+    for index in range(len(attacks)):
+        yield index, rows[index], seconds[index], torch.cat(images[index]) if keep_images else None
+
+
+def _attacked(
+    model: Model, batch: Batch, attacks: Sequence[Attack], seed: int
+) -> Iterator[tuple[int, Adversarial, tuple[int, int], float]]:
+    """Every attack's find, its passes and its seconds; attacks that differ in their budget alone may share work."""
+    seeds = [crc32(f"{seed}/{case.id}".encode()) for case in batch.cases]
+    for indices in _alike(attacks):
+        metered = Metered(model)
+        alike = [attacks[i].on(batch.cases) if isinstance(attacks[i], PerCase) else attacks[i] for i in indices]
+        sweep = getattr(alike[0], "sweep", None)
+        start = time.perf_counter()
+        if sweep is None:
+            finds = (attack(metered, batch.image, batch.target, seeds) for attack in alike)
+        else:
+            finds = sweep(metered, batch.image, batch.target, seeds, [attack.ball for attack in alike])
+        cost: tuple[int, int] | None = None
+        for index, found in zip(indices, finds, strict=True):
+            _settled(found.image)
+            # what is shared is charged to each in full: a row's cost is that of running the attack alone
+            cost = cost or (metered.forwards, metered.backwards)
+            yield index, found, cost, time.perf_counter() - start
+            start = time.perf_counter()
+
+
+def _alike(attacks: Sequence[Attack]) -> list[list[int]]:
+    groups: dict[Any, list[int]] = {}
+    for index, attack in enumerate(attacks):
+        groups.setdefault(with_eps(attack, 0.0), []).append(index)
+    return list(groups.values())
+
+
+def _settled(image: Tensor) -> None:
+    if image.device.type == "cuda":
+        torch.cuda.synchronize(image.device)
+
+
+def _decided(model: Model, image: Image, batch: Batch) -> Mask:
+    with torch.no_grad():
+        log_odds = model(image)
+    if not torch.isfinite(log_odds).all():
+        ids = ", ".join(case.id for case in batch.cases[:3])
+        raise RuntimeError(f"expected finite log-odds, got NaN or infinity on {ids}; check the model's weights")
+    return model.decide(log_odds)
+
+
+def _check(ball: Ball, found: Adversarial, batch: Batch) -> None:
+    size = ball.size(found.image, batch.image)
+    outside = (found.image < 0).flatten(1).any(1) | (found.image > 1).flatten(1).any(1)
+    wrong = ~(size <= ball.limit * (1 + TOLERANCE) + TOLERANCE) | outside  # NaN is wrong, too
+    if wrong.any():
+        ids = [case.id for case, bad in zip(batch.cases, wrong.tolist(), strict=True) if bad]
+        raise RuntimeError(
+            f"expected changes of size {ball.limit:.6g} at most within [0, 1], got {size[wrong].tolist()} on "
+            f"{', '.join(ids)}; the attack is at fault"
+        )
+
+
+def _measured(metrics: Mapping[str, Metric], pred: Mask, batch: Batch, when: str) -> dict[str, list[list[float]]]:
+    spacing = [case.spacing_mm for case in batch.cases]
+    return {f"{name}_{when}": metric(pred, batch.target, spacing).tolist() for name, metric in metrics.items()}
+
+
+def _rows(
+    task: Task,
+    batch: Batch,
+    clean: Mask,
+    hit: Mask,
+    size: Tensor,
+    linf: Tensor,
+    cost: tuple[int, int],
+    extra: Mapping[str, list[list[float]]],
+) -> Iterator[Row]:
+    # the one copy back: counts of both predictions and both sizes
+    numbers = torch.cat([counts(clean, batch.target), counts(hit, batch.target)[..., 1:]], dim=-1).tolist()
+    for i, (case, of_size, of_linf) in enumerate(zip(batch.cases, size.tolist(), linf.tolist(), strict=True)):
+        for k in task.scored:
+            n_target, n_clean, hit_clean, n_adv, hit_adv = numbers[i][k]
+            more = {name: values[i][k] for name, values in extra.items()}
+            yield Row(case.id, case.volume, case.group, task.classes[k], n_target, n_clean, hit_clean, n_adv, hit_adv,
+                      of_size, of_linf, *cost, more)  # fmt: skip
+
+
+def run_attacks(
+    model: Model,
+    data: Data,
+    todo: Sequence[tuple[Attack, RunFolder]],
+    refs: Sequence[Any],
+    *,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
+    metrics: Mapping[str, Metric] | None = None,
+    seed: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    keep_images: bool = False,
+) -> Iterator[int]:
+    """Writes the rows of every attack into its folder, chunk by chunk, skipping what is there.
+
+    Yields:
+        After each chunk, the number of (case, attack) pairs that are done with it.
+    """
+    for number, chunk in enumerate(chunks(refs)):
+        if number % shard[1] != shard[0]:
+            continue
+        open_ = [(attack, folder) for attack, folder in todo if not folder.has(number)]
+        if open_:
+            cases = [data.read(ref) for ref in chunk]
+            batches = [Batch.of(cases[i : i + batch_size], device) for i in range(0, len(cases), batch_size)]
+            done = attack_chunk(
+                model, batches, [attack for attack, _ in open_], metrics=metrics, seed=seed, keep_images=keep_images
+            )
+            for index, rows, seconds, images in done:
+                folder = open_[index][1]
+                if images is not None:
+                    ids = [case.id for case in cases]
+                    folder.write_images(number, dict(zip(ids, images.numpy(), strict=True)))
+                folder.write(number, rows, seconds)
+        yield len(chunk) * len(todo)

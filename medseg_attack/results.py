@@ -1,0 +1,200 @@
+"""Runs on disk: rows of pixel counts in parts that are each written once, a header last. No torch in here.
+
+A run's cases are cut into chunks in a fixed order and a chunk's rows are one file, so that resuming is skipping,
+sharding is taking every n-th chunk, and merging is reading.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from medseg_attack.errors import InputError
+from medseg_attack.files import read_json, whole, write_json
+
+ROWS_VERSION = 1  # raised whenever the same run would give other rows
+CHUNK = 32  # cases
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case and class under one attack, carrying its own clean baseline.
+
+    Attributes:
+        n_target, n_clean, n_adv: pixels of the truth, of the clean prediction and of the prediction under attack.
+        hit_clean, hit_adv: pixels of those predictions that lie in the truth.
+        size: of the change, in the ball's norm and in [0, 1] units.
+        linf: largest change of one pixel, whatever the ball.
+        forwards, backwards: passes that the attack alone spent on the case.
+        extra: other measures, NaN where undefined: a column each on disk.
+    """
+
+    case: str
+    volume: str
+    group: str
+    cls: str
+    n_target: int
+    n_clean: int
+    hit_clean: int
+    n_adv: int
+    hit_adv: int
+    size: float
+    linf: float
+    forwards: int
+    backwards: int
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+
+
+def _table(rows: Sequence[Row]) -> pa.Table:
+    columns = {name: kind for name, kind in Row.__annotations__.items() if name != "extra"}
+    arrays = {name: pa.array([getattr(row, name) for row in rows], _TYPES[kind]) for name, kind in columns.items()}
+    for name in sorted({key for row in rows for key in row.extra}):
+        arrays[name] = pa.array([row.extra[name] for row in rows], pa.float64())
+    return pa.table(arrays)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The rows of one model under one attack at one budget."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, config: dict[str, Any]) -> "RunFolder":
+        """Begins a run, or goes on with one of the same `config` (all that determines its rows).
+
+        Raises:
+            InputError: the folder holds a run of another configuration.
+        """
+        there = path / "config.json"
+        if there.exists():
+            refuse_other(there, config, "a run")
+        else:
+            write_json(there, config)
+        return cls(path)
+
+    def part(self, chunk: int) -> Path:
+        return self.path / "parts" / f"{chunk:05d}.parquet"
+
+    def has(self, chunk: int) -> bool:
+        return self.part(chunk).exists()
+
+    def write(self, chunk: int, rows: Sequence[Row], seconds: float) -> None:
+        """Writes a chunk's rows; the clock goes into the file's metadata, since rows are the same in every run."""
+        table = _table(rows).replace_schema_metadata({"seconds": f"{seconds:.4f}"})
+        with whole(self.part(chunk)) as part:
+            pq.write_table(table, part)
+
+    def write_images(self, chunk: int, images: dict[str, np.ndarray[Any, Any]]) -> None:
+        """Writes a chunk's perturbed images, float32 in [0, 1]: half precision or 8 bits would leave the ball."""
+        with whole(self.path / "images" / f"{chunk:05d}.safetensors") as part:
+            save_file({case: np.ascontiguousarray(image) for case, image in images.items()}, part)
+
+    def images(self, cases: Sequence[str]) -> list[np.ndarray[Any, Any]]:
+        """The stored images of `cases`.
+
+        Raises:
+            InputError: an image is not there.
+        """
+        found: dict[str, np.ndarray[Any, Any]] = {}
+        for file in sorted(self.path.glob("images/*.safetensors")):
+            with safe_open(file, framework="numpy") as stored:
+                found |= {case: stored.get_tensor(case) for case in stored.keys() if case in set(cases)}  # noqa: SIM118
+        absent = [case for case in cases if case not in found]
+        if absent:
+            raise InputError(
+                f"expected the images of all cases in {self.path / 'images'}, got none of {', '.join(absent[:3])}; "
+                "run the attack with --save-images"
+            )
+        return [found[case] for case in cases]
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Writes the header, without which readers take the run for unfinished."""
+        write_json(self.path / "run.json", facts)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the finished parts took."""
+        files = self.path.glob("parts/*.parquet")
+        return sum(float((pq.read_schema(file).metadata or {}).get(b"seconds", b"0")) for file in files)
+
+    def rows(self) -> pd.DataFrame:
+        """All rows that are there, in the order of chunks.
+
+        Raises:
+            InputError: a part is damaged.
+        """
+        return pd.concat([_read(file) for file in sorted(self.path.glob("parts/*.parquet"))], ignore_index=True)
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        return pq.read_table(file).to_pandas()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"expected rows in {file}, got {error}; delete that file and run the attack again") from error
+
+
+def refuse_other(file: Path, config: dict[str, Any], what: str) -> None:
+    """Does nothing if the JSON in `file` is `config`.
+
+    Raises:
+        InputError: it is another one; the sentence names each difference.
+    """
+    old = read_json(file)
+    other = [
+        f"{key}: there {old.get(key)!r}, asked {config.get(key)!r}"
+        for key in sorted({*old, *config})
+        if old.get(key) != config.get(key)
+    ]
+    if other:
+        raise InputError(
+            f"expected {file.parent} to hold {what} of the same configuration, got another ({'; '.join(other)}); "
+            "choose another --out, or delete the folder"
+        )
+
+
+def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
+    """Folders of runs at or below `paths`, finished or not, sorted.
+
+    Raises:
+        InputError: a path holds no run.
+    """
+    for path in paths:
+        found = sorted(file.parent for file in path.rglob("config.json") if (file.parent / "parts").is_dir())
+        if not found:
+            raise InputError(f"expected a run in {path}, got none; give a folder that 'medattack attack' wrote")
+        yield from found
+
+
+def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataFrame:
+    """The rows of all runs at or below `paths`, their header's fields as further columns.
+
+    Raises:
+        InputError: a run did not finish, or a run of part of the cases was not allowed.
+    """
+    tables = []
+    for folder in dict.fromkeys(find_runs(paths)):
+        if not (folder / "run.json").exists():
+            raise InputError(
+                f"expected a finished run in {folder}, got one without run.json; run its attack again, it goes on "
+                "where it stopped"
+            )
+        header = read_json(folder / "run.json")
+        if header.get("partial") and not allow_partial:
+            raise InputError(
+                f"expected a run of all cases in {folder}, got one of {header.get('cases')} (--limit); "
+                "run it without --limit, or add --allow-partial"
+            )
+        flat = {key: value for key, value in header.items() if not isinstance(value, dict | list)}
+        tables.append(RunFolder(folder).rows().assign(run=str(folder), **flat))
+    return pd.concat(tables, ignore_index=True)

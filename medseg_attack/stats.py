@@ -1,0 +1,128 @@
+"""Tables in, tables out: scores from counts, averages, intervals over patients. No torch in here.
+
+A *case* below is the unit that is scored (slice, volume or patient): the counts of its slices are added up first.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+Unit: TypeAlias = Literal["slice", "volume", "patient"]
+Empty: TypeAlias = Literal["one", "nan", "zero"]
+
+UNITS: dict[Unit, str] = {"slice": "case", "volume": "volume", "patient": "group"}
+COUNTS = ["n_target", "n_clean", "hit_clean", "n_adv", "hit_adv"]
+EMPTY_RULES: dict[Empty, str] = {
+    "one": "an organ absent from truth and prediction scores 1 (as UW-Madison scores)",
+    "nan": "an organ absent from the truth is left out",
+    "zero": "an organ absent from truth and prediction scores 0",
+}
+
+
+def pooled(rows: pd.DataFrame, unit: Unit) -> pd.DataFrame:
+    """One row per run, case and class with the counts of its slices added up."""
+    keys = ["run", "group", "unit", "cls"]
+    return rows.assign(unit=rows[UNITS[unit]]).groupby(keys, sort=False)[COUNTS].sum().reset_index()
+
+
+def scored(cases: pd.DataFrame, empty: Empty) -> pd.DataFrame:
+    """Adds dice and iou, clean and adversarial, and `touched`: whether the rule for empty masks decided a score.
+
+    >>> row = {"n_target": 4, "n_clean": 4, "hit_clean": 3, "n_adv": 0, "hit_adv": 0}
+    >>> scored(pd.DataFrame([row]), "one")[["dice_clean", "iou_clean", "dice_adv"]].to_numpy().tolist()
+    [[0.75, 0.6, 0.0]]
+    """
+    result = cases.copy()
+    absent = cases["n_target"] == 0
+    touched = absent if empty == "nan" else pd.Series(False, index=cases.index)
+    for when in ("clean", "adv"):
+        total, hit = cases["n_target"] + cases[f"n_{when}"], cases[f"hit_{when}"]
+        neither = total == 0
+        value = {"one": 1.0, "nan": np.nan, "zero": 0.0}[empty]
+        dice = (2 * hit / total.where(~neither, 1)).where(~neither, value)
+        iou = (hit / (total - hit).where(~neither, 1)).where(~neither, value)
+        result[f"dice_{when}"] = dice.mask(absent) if empty == "nan" else dice
+        result[f"iou_{when}"] = iou.mask(absent) if empty == "nan" else iou
+        touched = touched | neither
+    return result.assign(touched=touched)
+
+
+def by_organ(cases: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Mean of a score per run (rows) and class (columns, in order of appearance), and `mean` over the classes."""
+    table = cases.pivot_table(index="run", columns="cls", values=score, aggfunc="mean", dropna=False, sort=False)
+    return table.assign(mean=table.mean(axis=1))
+
+
+def interval(
+    cases: pd.DataFrame, score: str, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap over patients of the mean over classes of a score, for the rows of one run.
+
+    Patients, not slices, are drawn: slices of a patient are alike, and would make the interval far too narrow.
+    NaN with fewer than two patients.
+    """
+    sums = cases.pivot_table(index="group", columns="cls", values=score, aggfunc="sum").to_numpy(float)
+    counts = cases.pivot_table(index="group", columns="cls", values=score, aggfunc="count").to_numpy(float)
+    n = len(sums)
+    if n < 2:
+        return float("nan"), float("nan")
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.nanmean((weights @ np.nan_to_num(sums)) / (weights @ counts), axis=1)
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def success(cases: pd.DataFrame) -> dict[str, float]:
+    """Three statements of how well an attack did on one run's cases.
+
+    Returns:
+        relative_drop: of the mean Dice over classes. below_half: share of (case, organ) whose Dice is below half of
+        its clean Dice, among those whose clean Dice is not 0. missed: share of (case, organ) that the model found
+        on the clean image and predicts no pixel of under attack.
+    """
+    clean = float(by_organ(cases, "dice_clean")["mean"].iloc[0])
+    adv = float(by_organ(cases, "dice_adv")["mean"].iloc[0])
+    present = cases[(cases["n_target"] > 0) & (cases["dice_clean"] > 0)]
+    found = cases[cases["hit_clean"] > 0]
+    return {
+        "relative_drop": (clean - adv) / clean if clean > 0 else float("nan"),
+        "below_half": _share(present["dice_adv"] < present["dice_clean"] / 2),
+        "missed": _share(found["n_adv"] == 0),
+    }
+
+
+def _share(true: "pd.Series[bool]") -> float:
+    return float(true.mean()) if len(true) else float("nan")
+
+
+def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[str] = ()) -> pd.DataFrame:
+    """One row per run: clean and adversarial Dice per class and on average, intervals, drop, success, cost.
+
+    Args:
+        header: columns of `rows` that are constant within a run and are kept.
+    """
+    cases = scored(pooled(rows, unit), empty)
+    cost = rows.groupby("run", sort=False).agg(
+        linf=("linf", "max"), forwards=("forwards", "mean"), backwards=("backwards", "mean")
+    )
+    table = []
+    for run, of_run in cases.groupby("run", sort=False):
+        adv, clean = by_organ(of_run, "dice_adv").iloc[0], by_organ(of_run, "dice_clean").iloc[0]
+        low, high = interval(of_run, "dice_adv")
+        first = rows.loc[rows["run"] == run, list(header)].iloc[0].to_dict()
+        table.append(
+            {"run": run}
+            | first
+            | {f"{cls}_clean": clean[cls] for cls in clean.index}
+            | {f"{cls}_adv": adv[cls] for cls in adv.index}
+            | {"low": low, "high": high, "drop": clean["mean"] - adv["mean"]}
+            | success(of_run)
+            | cost.loc[run].to_dict()
+            | {"cases": of_run["unit"].nunique(), "patients": of_run["group"].nunique()}
+            | {"touched": int(of_run["touched"].sum()), "entries": len(of_run)}
+        )
+    return pd.DataFrame(table)
