@@ -1,0 +1,157 @@
+"""NIfTI volumes through nibabel: stored values as they are, axes in the order of slices, rows, columns.
+
+Slices lie along the axis whose spacing differs most from the other two (the one nearest to head-foot if
+none does). As radiologists look at them, rows run from anterior to posterior or from head to foot, columns
+from the patient's right to the left or from anterior to posterior.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import io_orientation
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from medseg_attack.data.source import Array, Lattice, Scan
+from medseg_attack.errors import InputError
+
+SUFFIXES = (".nii.gz", ".nii")
+_ALIKE = 0.01  # relative; spacings nearer than this are one spacing that was rounded
+_SAME_PLACE = 0.1  # of the smallest voxel edge: headers round the affine
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
+
+
+@dataclass(frozen=True, eq=False)
+class Nifti:
+    """A volume in the file's own order of axes: intensity is `stored * slope + inter`."""
+
+    stored: Array
+    slope: float
+    inter: float
+    affine: NDArray[np.float64]
+
+
+def stem(path: Path) -> str | None:
+    """The name without `.nii` or `.nii.gz`; None for other and for hidden files."""
+    if path.name.startswith("."):
+        return None
+    return next((path.name.removesuffix(s) for s in SUFFIXES if path.name.endswith(s)), None)
+
+
+def read_nifti(path: Path) -> Nifti:
+    """The volume with its stored values and its scale.
+
+    Raises:
+        InputError: it was cut off, is not NIfTI, or is not one channel in three dimensions.
+    """
+    try:
+        file: Any = nibabel.load(path)
+        stored = np.asanyarray(file.dataobj.get_unscaled())
+        slope, inter = float(file.dataobj.slope), float(file.dataobj.inter)
+        affine = np.array(file.affine, dtype=np.float64)
+    except _UNREADABLE as error:
+        raise InputError(f"expected a whole NIfTI file in {path}, got '{error}'; copy it again") from error
+    shape = stored.shape
+    if stored.ndim > 3 and stored.size == np.prod(shape[:3]):
+        stored = stored.reshape(shape[:3])
+    if stored.ndim != 3 or stored.dtype.kind not in "iuf" or stored.size == 0:
+        raise InputError(
+            f"expected three dimensions and one channel, got {stored.dtype} of shape {shape} in {path}; "
+            "write one channel to a file of its own"
+        )
+    return Nifti(stored, slope, inter, affine)
+
+
+def read_pair(name: str, image: Path, mask: Path, values: tuple[int, ...], *, unit: str = "") -> Scan:
+    """An image and its mask as the scan `name`; `values[k]` is class k in the mask.
+
+    Raises:
+        InputError: one cannot be read, they are not on one grid, or the mask has a value that is not in
+            `values`.
+    """
+    scan, truth = read_nifti(image), read_nifti(mask)
+    _check_grid(scan, truth, image, mask)
+    lattice, spacing = layout(scan, image)
+    stored = np.ascontiguousarray(lattice.from_file(scan.stored))
+    labels = np.ascontiguousarray(lattice.from_file(_classes(truth, values, mask)))
+    case_ids = tuple(f"{name}_slice_{i:03d}" for i in range(len(stored)))
+    return Scan(stored, labels, case_ids, spacing, scan.slope, scan.inter, unit, lattice, scan.affine)
+
+
+def label_values(path: Path) -> NDArray[Any]:
+    """The distinct values of a mask, sorted."""
+    mask = read_nifti(path)
+    return np.unique(mask.stored) * mask.slope + mask.inter
+
+
+def layout(volume: Nifti, path: Path) -> tuple[Lattice, tuple[float, float, float]]:
+    """Slices, rows and columns of a volume, and the mm between them.
+
+    Raises:
+        InputError: the affine is not one.
+    """
+    directions = (
+        io_orientation(volume.affine) if np.isfinite(volume.affine).all() else np.full((3, 2), np.nan)
+    )
+    if np.isnan(directions).any():
+        raise InputError(
+            f"expected an affine that maps voxels to mm in {path}, got {volume.affine.tolist()}; repair it"
+        )
+    spacing = voxel_sizes(volume.affine)
+    file_axis = {
+        int(world): axis for axis, (world, _) in enumerate(directions)
+    }  # world: 0 right, 1 anterior, 2 head
+    through = _through_axis(spacing, file_axis[2])
+    world = int(directions[through, 0])
+    in_plane = [w for w in (2, 1, 0) if w != world]  # rows: head before anterior; columns: what is left
+    axes = (through, file_axis[in_plane[0]], file_axis[in_plane[1]])
+    # towards left, posterior and head, but rows of sagittal and coronal slices go down from the head
+    to_plus = [world == 2, False, False]
+    flips = tuple(bool((directions[axis, 1] > 0) != up) for axis, up in zip(axes, to_plus, strict=True))
+    mm = tuple(float(spacing[axis]) for axis in axes)
+    return Lattice(volume.stored.shape, axes, (flips[0], flips[1], flips[2])), (mm[0], mm[1], mm[2])
+
+
+def _through_axis(spacing: NDArray[np.float64], head: int) -> int:
+    """The axis whose spacing differs most from the other two's, `head` if all are alike."""
+    logs = np.log(spacing)
+    if logs.max() - logs.min() < _ALIKE:
+        return head
+    return int(np.argmax([abs(logs[i] - np.delete(logs, i).mean()) for i in range(3)]))
+
+
+def _check_grid(scan: Nifti, truth: Nifti, image: Path, mask: Path) -> None:
+    if scan.stored.shape != truth.stored.shape:
+        raise InputError(
+            f"expected image and mask of one shape, got {scan.stored.shape} in {image} "
+            f"and {truth.stored.shape} in {mask}; check that they belong together"
+        )
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.stored.shape), [1])).reshape(4, -1)
+    apart = np.linalg.norm(((scan.affine - truth.affine) @ corners)[:3], axis=0).max()
+    if not apart <= _SAME_PLACE * voxel_sizes(scan.affine).min():
+        raise InputError(
+            f"expected image and mask in one place, got affines that are {apart:.3g} mm apart "
+            f"in {image} and {mask}; resample the mask onto the image"
+        )
+
+
+def _classes(truth: Nifti, values: tuple[int, ...], path: Path) -> Array:
+    """Class indices of a mask."""
+    marks = truth.stored * np.float64(truth.slope) + truth.inter
+    known = np.array(values)
+    order = np.argsort(known)
+    place = np.searchsorted(known[order], marks).clip(max=len(known) - 1)
+    wrong = known[order][place] != marks
+    if wrong.any():
+        raise InputError(
+            f"expected the labels {', '.join(map(str, sorted(values)))}, got {marks[wrong][0]:g} in "
+            f"{int(wrong.sum())} voxels of {path}; check the mask"
+        )
+    classes: Array = order[place].astype(np.min_scalar_type(len(known) - 1))
+    return classes

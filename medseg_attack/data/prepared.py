@@ -1,0 +1,186 @@
+"""A prepared data set, read: cases are cut out of memory maps when they are asked for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from medseg_attack.data.source import Array
+from medseg_attack.data.splits import TEST
+from medseg_attack.errors import InputError
+from medseg_attack.files import read_json
+from medseg_attack.types import Case, Task, Window
+
+Split = Literal["train", "val", "test", "all"]
+
+
+@dataclass(frozen=True)
+class CaseRef:
+    """A slice that can be read.
+
+    Attributes:
+        volume: its scan.
+        group: its patient.
+        shape: rows, columns.
+        index: of the slice in its scan.
+    """
+
+    id: str
+    volume: str
+    group: str
+    shape: tuple[int, int]
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What `open_prepared` returns.
+
+    Attributes:
+        fingerprint: of pixels, labels, geometry and windows; the same wherever the data set is.
+        options: what it was prepared with.
+        summary: what it holds; see `summary.summary`.
+        splits: each patient's part, "test" or a fold.
+        notes: what was left out of it.
+    """
+
+    root: Path
+    task: Task
+    fingerprint: str
+    options: dict[str, Any]
+    summary: dict[str, Any]
+    splits: dict[str, str | int]
+    notes: tuple[str, ...]
+    scans: tuple[str, ...]
+    _maps: dict[str, tuple[Array, Array]] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> tuple[Callable[[Path], "Prepared"], tuple[Path]]:
+        # a loader's process opens its own maps: pickled, a map would travel as the whole array
+        return open_prepared, (self.root,)
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def folds(self) -> int:
+        """How many there are."""
+        return len(set(self.splits.values()) - {TEST})
+
+    @cached_property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Per scan, what `prepare` wrote beside its arrays."""
+        return {scan: read_json(self.root / "scans" / f"{scan}.json") for scan in self.scans}
+
+    def refs(self, split: Split, fold: int = 0) -> tuple[CaseRef, ...]:
+        """The cases of a split, sorted by (shape, id): neighbours can be stacked.
+
+        `fold` is validated on, and trained on by the others; "test" and "all" do not depend on it.
+
+        Raises:
+            InputError: there is no such split or fold.
+        """
+        if split not in ("train", "val", "test", "all"):
+            raise InputError(f"expected the split train, val, test or all, got {split!r}; choose one of them")
+        if not 0 <= fold < self.folds:
+            raise InputError(
+                f"expected a fold from 0 to {self.folds - 1} of {self.root}, got {fold}; choose one"
+            )
+        found = [
+            CaseRef(case, scan, record["group"], (record["shape"][1], record["shape"][2]), index)
+            for scan, record in self.records.items()
+            if _belongs(self.splits[record["group"]], split, fold)
+            for index, case in enumerate(record["case_ids"])
+        ]
+        return tuple(sorted(found, key=lambda ref: (ref.shape, ref.id)))
+
+    def read(self, ref: CaseRef) -> Case:
+        """The case: image (1, rows, columns) in [0, 1], target (classes, rows, columns).
+
+        Raises:
+            InputError: its arrays are missing or were cut off.
+        """
+        record = self.records[ref.volume]
+        images, labels = self._opened(ref.volume)
+        low, high = record["windows"][ref.index]
+        native = images[ref.index].astype(np.float64) * record["slope"] + record["inter"]
+        image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
+        classes = np.arange(len(self.task.classes))[:, None, None]
+        here = labels[ref.index]
+        target = here == classes if self.task.exclusive else ((here >> classes) & 1).astype(bool)
+        spacing = tuple(record["spacing_mm"][1:])
+        window = Window(low, high, record["unit"])
+        pair = torch.from_numpy(image[None]), torch.from_numpy(target)
+        return Case(ref.id, ref.volume, ref.group, *pair, spacing, window)
+
+    def _opened(self, scan: str) -> tuple[Array, Array]:
+        if scan not in self._maps:
+            shape = tuple(self.records[scan]["shape"])
+            images, labels = (
+                mapped(self.root / kind / f"{scan}.npy", shape) for kind in ("images", "labels")
+            )
+            self._maps[scan] = images, labels
+        return self._maps[scan]
+
+
+def _belongs(part: str | int, split: Split, fold: int) -> bool:
+    match split:
+        case "all":
+            return True
+        case "test":
+            return part == TEST
+        case "val":
+            return part == fold
+        case "train":
+            return part not in (TEST, fold)
+
+
+def mapped(path: Path, shape: tuple[int, ...]) -> Array:
+    """The array of that shape, as a memory map.
+
+    Raises:
+        InputError: it is missing, was cut off, or is not an array of that shape.
+    """
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"expected an array in {path}, got {error}; run medattack prepare again") from error
+    if array.shape != shape:
+        raise InputError(
+            f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again"
+        )
+    return array
+
+
+def open_prepared(path: Path) -> Prepared:
+    """The data set that `medattack prepare` wrote to `path`.
+
+    Raises:
+        InputError: there is none, or it was not finished.
+    """
+    if not (path / "dataset.json").is_file():
+        got = "one that was not finished" if (path / "options.json").is_file() else "none"
+        raise InputError(
+            f"expected a prepared data set in {path}, got {got}; run medattack prepare --out {path}"
+        )
+    content = read_json(path / "dataset.json")
+    try:
+        task = content["task"]
+        return Prepared(
+            root=path,
+            task=Task(task["name"], tuple(task["classes"]), task["exclusive"], task["channels"]),
+            fingerprint=content["fingerprint"],
+            options=read_json(path / "options.json"),
+            summary=content["summary"],
+            splits=content["splits"],
+            notes=tuple(content["notes"]),
+            scans=tuple(content["scans"]),
+        )
+    except KeyError as error:
+        raise InputError(
+            f"expected {error} in {path / 'dataset.json'}, got none; prepare the data again with this version"
+        ) from error

@@ -1,0 +1,142 @@
+"""What a reader of a format provides: a cheap listing of scans, each of which can then be read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_attack import registry
+from medseg_attack.errors import InputError
+from medseg_attack.types import Task
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """How a (slice, row, column) array was made of the file's own: axes permuted, then some reversed.
+
+    Attributes:
+        shape: of the file's array.
+        axes: the file's axes that became slices, rows and columns.
+        flips: which of slices, rows and columns were then reversed.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[int, int, int] = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
+
+    def from_file(self, array: Array) -> Array:
+        """(slice, row, column) of the file's array."""
+        return self._flipped(array.transpose(self.axes))
+
+    def to_file(self, array: Array) -> Array:
+        """The inverse of `from_file`."""
+        return self._flipped(array).transpose(tuple(int(axis) for axis in np.argsort(self.axes)))
+
+    def _flipped(self, array: Array) -> Array:
+        return array[tuple(slice(None, None, -1 if flip else None) for flip in self.flips)]
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One scan as it is stored: the intensity of a voxel is `stored * slope + inter`, in `unit`.
+
+    Attributes:
+        stored: (slices, rows, columns), in the file's own type.
+        labels: of the same shape; the class index of an exclusive task, else bit k for class k.
+        case_ids: one per slice.
+        spacing_mm: between slices, rows and columns.
+        lattice: the way back to the file's array; None where there is none.
+        affine: voxel of the file's array to mm, 4 x 4, if the file has one.
+    """
+
+    stored: Array
+    labels: Array
+    case_ids: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
+    slope: float = 1.0
+    inter: float = 0.0
+    unit: str = ""
+    lattice: Lattice | None = None
+    affine: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """A scan that was found but not read yet.
+
+    Attributes:
+        group: the patient.
+        path: what an error about its pixels names: the image, or the folder of its slices.
+        sources: all files it is read from.
+    """
+
+    id: str
+    group: str
+    path: Path
+    sources: tuple[Path, ...]
+    read: Callable[[], Scan]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it was found.
+
+    Attributes:
+        format: the spec of its reader.
+        scans: sorted by id.
+        notes: what was left out and why, a sentence each.
+    """
+
+    root: Path
+    format: str
+    task: Task
+    scans: tuple[ScanFile, ...]
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A format: a frozen dataclass whose fields are its options."""
+
+    def listing(self, root: Path) -> Source:
+        """What there is under `root`, without reading pixels.
+
+        Raises:
+            InputError: `root` is not of this format.
+        """
+        ...
+
+
+def open_source(format_spec: str, root: Path) -> Source:
+    """Lists the data set at `root`, for instance `open_source("uw_madison(drop='none')", root)`.
+
+    Raises:
+        InputError: the format is not known, or `root` is not of it.
+    """
+    reader: Reader = registry.build(format_spec, "dataset")
+    return reader.listing(root)
+
+
+def existing(root: Path, what: str) -> Path:
+    """`root`, if it is a folder with something in it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not root.is_dir():
+        got = "a file" if root.exists() else "nothing there"
+        raise InputError(f"expected {what} in the folder {root}, got {got}; check the path")
+    if not any(root.iterdir()):
+        raise InputError(f"expected {what} in the folder {root}, got an empty folder; check the path")
+    return root
+
+
+def label_type(task: Task) -> np.dtype[Any]:
+    """The smallest unsigned type that holds a voxel's labels."""
+    n = len(task.classes)
+    return np.min_scalar_type(n - 1 if task.exclusive else 2**n - 1)
