@@ -1,0 +1,149 @@
+"""Training cases on one grid, augmented; how a case looks in an epoch follows from (seed, epoch, case) alone."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medseg_attack.models.segmodel import resized
+from medseg_attack.types import Case, Task
+
+CACHE_BYTES = 2**31  # of decoded training cases; beyond it they are read again in every epoch
+
+
+class Ref(Protocol):
+    """What can be read from a prepared data set."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def group(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+
+class Source(Protocol):
+    """As much of a prepared data set as training needs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def task(self) -> Task: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def refs(self, split: Any, fold: int = 0) -> Sequence[Any]: ...
+
+    def read(self, ref: Any) -> Case: ...
+
+
+class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
+    """The cases, resized to `grid` and augmented for `epoch`; image (c, *grid) and 0/1 target (k, *grid)."""
+
+    def __init__(self, data: Source, refs: Sequence[Ref], grid: tuple[int, ...], seed: int) -> None:
+        self.data, self.refs, self.grid, self.seed = data, refs, grid, seed
+        self.epoch = 0
+        self.transform = _transform(grid)
+        each = 4 * (data.task.channels + 1) * int(np.prod(grid))
+        self.cached = [self._decoded(ref) for ref in refs[: CACHE_BYTES // each]]
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        ref = self.refs[index]
+        image, code = self.cached[index] if index < len(self.cached) else self._decoded(ref)
+        self.transform.set_random_state(seed=crc(self.seed, self.epoch, ref.id))
+        changed = self.transform({"image": image, "target": code})
+        target = decoded(_plain(changed["target"]), self.data.task)
+        return _plain(changed["image"]).clamp(0, 1), target.float()
+
+    def _decoded(self, ref: Ref) -> tuple[Tensor, Tensor]:
+        case = self.data.read(ref)
+        image = resized(case.image[None], self.grid)[0]
+        return image, encoded(resized(case.target[None].float(), self.grid)[0], self.data.task)
+
+
+def batches(
+    cases: TrainingSet, epoch: int, batch_size: int, device: torch.device, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The epoch's batches in its own order; the last one is dropped unless it is full or the only one."""
+    cases.epoch = epoch
+    order = torch.randperm(len(cases), generator=torch.Generator().manual_seed(crc(cases.seed, epoch)))
+    cut = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
+    if len(cut) > 1 and len(cut[-1]) < batch_size:
+        cut.pop()  # batch statistics of a few cases would be stored as the data set's
+    on_gpu = device.type == "cuda"
+    loader = DataLoader(cases, batch_sampler=cut, num_workers=workers, pin_memory=on_gpu, generator=torch.Generator())
+    for image, target in loader:
+        yield image.to(device, non_blocking=on_gpu), target.to(device, non_blocking=on_gpu)
+
+
+def crc(*parts: object) -> int:
+    """A seed of 32 bits that is the same on every machine."""
+    return zlib.crc32("/".join(map(str, parts)).encode())
+
+
+def encoded(target: Float[Tensor, "k *s"], task: Task) -> Float[Tensor, "1 *s"]:
+    """All classes in one plane, which is rotated once, not K times: the class's index, or one bit per class.
+
+    `target` are the shares of a pixel that its classes have; float32 holds 24 bits exactly.
+    """
+    if task.exclusive:
+        return target.argmax(0, keepdim=True).float()
+    bits = 2.0 ** torch.arange(len(target)).view(-1, *(1 for _ in target.shape[1:]))
+    return ((target >= 0.5) * bits).sum(0, keepdim=True)
+
+
+def decoded(code: Float[Tensor, "1 *s"], task: Task) -> Tensor:
+    """The masks (k, *s) of a plane."""
+    classes = torch.arange(len(task.classes)).view(-1, *(1 for _ in code.shape[1:]))
+    if task.exclusive:
+        return code.long() == classes
+    return (code.long() >> classes) & 1 == 1
+
+
+def _transform(grid: tuple[int, ...]) -> Any:
+    """MONAI's flips, quarter turns (of square grids), small affine maps, brightness and contrast."""
+    from monai.transforms import (
+        Compose,
+        RandAdjustContrastd,
+        RandAffined,
+        RandFlipd,
+        RandRotate90d,
+        RandScaleIntensityd,
+    )
+
+    both = ("image", "target")
+    turns = [RandRotate90d(both, prob=0.5, max_k=3)] if len(set(grid)) == 1 else []
+    return Compose([
+        *(RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(len(grid))),
+        *turns,
+        RandAffined(
+            both,
+            prob=0.7,
+            rotate_range=0.26,
+            scale_range=(0.15,) * len(grid),
+            translate_range=tuple(0.06 * n for n in grid),
+            mode=("bilinear", "nearest"),
+            padding_mode="zeros",
+            cache_grid=True,
+            spatial_size=grid,
+        ),
+        RandScaleIntensityd("image", factors=0.2, prob=0.5),
+        RandAdjustContrastd("image", gamma=(0.7, 1.4), prob=0.5),
+    ])  # fmt: skip
+
+
+def _plain(tensor: Any) -> Tensor:
+    found: Tensor = tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+    return found

@@ -1,0 +1,43 @@
+"""Models whose worst case can be written down; attacks are tested against it."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.registry import register
+from medseg_attack.types import Task
+
+
+class _Oracle(nn.Module):
+    """`scale * (x - 1/2)` for every class; of an exclusive task (0, that, -50, -50, ...)."""
+
+    def __init__(self, task: Task, scale: float, blur: bool) -> None:
+        super().__init__()
+        self.n_classes, self.exclusive, self.scale, self.blur = len(task.classes), task.exclusive, scale, blur
+
+    def forward(self, image: Float[Tensor, "b 1 *s"]) -> Float[Tensor, "b k *s"]:
+        z = self.scale * (_box_mean(image) if self.blur else image) - self.scale / 2
+        if not self.exclusive:
+            return z.expand(-1, self.n_classes, *z.shape[2:])
+        never = torch.full_like(z, -50.0).expand(-1, self.n_classes - 2, *z.shape[2:])
+        return torch.cat((torch.zeros_like(z), z, never), 1)
+
+
+def _box_mean(x: Float[Tensor, "b 1 *s"]) -> Float[Tensor, "b 1 *s"]:
+    """The mean of 3 x 3 (x 3) pixels with zeros outside: linear and its own adjoint."""
+    pool = functional.avg_pool2d if x.ndim == 4 else functional.avg_pool3d
+    return pool(x, 3, stride=1, padding=1)
+
+
+@register("oracle", kind="model")
+def oracle(task: Task, *, scale: float = 10.0) -> SegModel:
+    """A pixel is of every class if it is at least 1/2, so that a Linf attack flips where |x - 1/2| < eps."""
+    return SegModel(_Oracle(task, scale, blur=False), task)
+
+
+@register("blurred_oracle", kind="model")
+def blurred_oracle(task: Task, *, scale: float = 10.0) -> SegModel:
+    """The oracle behind a 3 x 3 box filter: the gradient of an attack must be the filter's adjoint."""
+    return SegModel(_Oracle(task, scale, blur=True), task)

@@ -1,0 +1,148 @@
+"""The wrapper around every network: an image in [0, 1] on the scan's grid in, log-odds on that grid out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeAlias, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg_attack.types import Image, LogOdds, Mask, Task
+
+Head: TypeAlias = Literal["sigmoid", "softmax"]
+M = TypeVar("M", bound=nn.Module)
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Normalise(nn.Module):
+    """`(x - mean) / std` per channel; part of the architecture, so not of the stored weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+
+    def forward(self, image: Image) -> Image:
+        shape = (1, -1, *(1 for _ in image.shape[2:]))
+        return (image - self.mean.view(shape)) / self.std.view(shape)
+
+
+class SegModel(nn.Module):
+    """What is attacked: everything between the stored scan and the decision is inside, and differentiable.
+
+    Attributes:
+        task: its classes are the output's channels.
+        net: (b, in_channels, *s) -> (b, k, *s), one logit per class.
+        normalise: of the network's input; nothing by default.
+        head: how `net` is meant to be read; by default softmax if the task is exclusive, else sigmoid.
+        in_channels: of `net`; a grey scan is repeated. An image that has them already is taken as it is: a
+            published attack perturbs the copies one by one.
+        size: the grid that `net` sees. None: the scan's own, padded at the end to a multiple of `stride` with 0,
+            the scan's darkest value.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        task: Task,
+        *,
+        normalise: nn.Module | None = None,
+        head: Head | None = None,
+        in_channels: int | None = None,
+        size: tuple[int, ...] | None = None,
+        stride: int = 1,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.task = task
+        self.normalise = normalise or nn.Identity()
+        self.head: Head = head or ("softmax" if task.exclusive else "sigmoid")
+        self.in_channels = in_channels or task.channels
+        self.size = size or None
+        self.stride = stride
+
+    def forward(self, image: Image) -> LogOdds:
+        """Log-odds on the image's grid: `sigmoid` of them is the probability, for either head.
+
+        Raises:
+            ValueError: the image has neither the scan's nor the network's number of channels.
+        """
+        grid = tuple(image.shape[2:])
+        logits = self.net(self.normalise(self._channels(self._onto_net_grid(image))))
+        logits = self._onto_scan_grid(logits, grid)
+        return softmax_log_odds(logits) if self.head == "softmax" else logits
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        """The segmentation: log-odds >= 0, or the one-hot argmax of an exclusive task."""
+        if not self.task.exclusive:
+            return log_odds >= 0
+        winner = log_odds.argmax(1, keepdim=True)
+        return torch.zeros_like(log_odds, dtype=torch.bool).scatter_(1, winner, True)
+
+    def _channels(self, image: Image) -> Image:
+        if image.shape[1] == self.in_channels:
+            return image
+        if image.shape[1] != 1:
+            raise ValueError(
+                f"expected an image of 1 or {self.in_channels} channels, got {image.shape[1]}; "
+                "check the task's channels"
+            )
+        return image.expand(-1, self.in_channels, *image.shape[2:])
+
+    def _onto_net_grid(self, image: Image) -> Image:
+        if self.size is not None:
+            return resized(image, self.size)
+        missing = [-n % self.stride for n in image.shape[2:]]
+        if not any(missing):
+            return image
+        return functional.pad(image, [n for m in reversed(missing) for n in (0, m)])
+
+    def _onto_scan_grid(self, logits: Tensor, grid: tuple[int, ...]) -> Tensor:
+        if self.size is not None:
+            return resized(logits, grid)
+        for axis, n in enumerate(grid, start=2):
+            logits = logits.narrow(axis, 0, n)
+        return logits
+
+
+def resized(x: Float[Tensor, "b c *s"], grid: tuple[int, ...]) -> Float[Tensor, "b c *t"]:
+    """`x` on another grid: linear, and in 2-D averaged where it shrinks (3-D has no such kernel in torch)."""
+    if tuple(x.shape[2:]) == tuple(grid):
+        return x
+    if len(grid) == 2:
+        return functional.interpolate(x, grid, mode="bilinear", align_corners=False, antialias=True)
+    return functional.interpolate(x, grid, mode="trilinear", align_corners=False)
+
+
+def softmax_log_odds(logits: Float[Tensor, "b k *s"]) -> LogOdds:
+    """`l_k = z_k - logsumexp_{j != k} z_j`, so that `sigmoid(l)` is `softmax(z)` exactly; argmax is kept.
+
+    Written as a loop over classes: `log p - log(1 - p)` would be infinite where float32 rounds p to 1.
+
+    >>> z = torch.tensor([[0.0, 100.0, -50.0]])
+    >>> softmax_log_odds(z).tolist()
+    [[-100.0, 100.0, -150.0]]
+    """
+    others = [torch.cat((logits[:, :k], logits[:, k + 1 :]), 1) for k in range(logits.shape[1])]
+    return torch.stack([logits[:, k] - torch.logsumexp(rest, 1) for k, rest in enumerate(others)], 1)
+
+
+@contextmanager
+def frozen(model: M) -> Iterator[M]:
+    """The model in eval mode, without parameter gradients; afterwards every flag is as it was."""
+    training = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval().requires_grad_(False)
+    try:
+        yield model
+    finally:
+        for module, flag in training:
+            module.training = flag
+        for parameter, flag in wanted:
+            parameter.requires_grad_(flag)

@@ -1,0 +1,67 @@
+"""The machine: which device, repeatable kernels, and the facts that are stored beside a result."""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from medseg_attack.errors import InputError
+
+_PACKAGES = ("torch", "monai", "segmentation-models-pytorch", "numpy", "medseg-attack")
+
+
+def pick_device(text: str = "auto") -> torch.device:
+    """The device of that name; `auto` is the first GPU, else the CPU.
+
+    Raises:
+        InputError: it is not a device's name, or this machine has no such device.
+    """
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"expected a device such as auto, cpu, cuda, cuda:1 or mps, got {text!r}; check --device")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
+    if (device.index or 0) >= there:
+        raise InputError(
+            f"expected {text} on this machine, got {there} {device.type} devices; use --device cpu, "
+            "or install a torch that was built for this GPU"
+        )
+    return device
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """On the CPU only kernels that give the same bits twice (with as many threads); afterwards as before.
+
+    On a GPU nothing changes: several kernels that networks need have no such form there.
+    """
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    try:
+        if device.type == "cpu":
+            torch.use_deterministic_algorithms(True)
+            memory.fill_uninitialized_memory = False  # costs time; nothing here reads it
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        memory.fill_uninitialized_memory = fill
+
+
+def versions() -> dict[str, str]:
+    """What the result was made with, by package; "" for one that is not installed as a package."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name.replace("-", "_")] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name.replace("-", "_")] = ""
+    return found

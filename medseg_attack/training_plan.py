@@ -1,0 +1,92 @@
+"""What is going to be trained: the options as they were given, and with nothing left open."""
+
+import dataclasses
+import functools
+import inspect
+import math
+from dataclasses import dataclass
+
+from medseg_attack.augment import Source
+from medseg_attack.errors import InputError
+from medseg_attack.registry import build, call, spec
+from medseg_attack.training_losses import training_loss
+
+STEPS = 1000  # of the optimiser, for which the default number of epochs is chosen
+MANY_GRIDS = (160, 160)  # where scans of several shapes meet if neither the model nor --size says so
+
+
+@dataclass(frozen=True)
+class Options:
+    """What determines the weights, besides the data.
+
+    Attributes:
+        model: a registry spec.
+        epochs: 0: enough for `STEPS` optimiser steps.
+        lr: AdamW's at the start; it falls to 0 along a cosine.
+        fold: that is validated on.
+        size: the network's grid; (): the model's own choice.
+        encoder_weights: "imagenet" downloads; "" does not.
+    """
+
+    model: str = "unet_small"
+    loss: str = "dice_focal"
+    epochs: int = 0
+    lr: float = 3e-4
+    batch_size: int = 8
+    fold: int = 0
+    size: tuple[int, ...] = ()
+    encoder_weights: str = ""
+    seed: int = 0
+
+
+def planned(options: Options, data: Source) -> Options:
+    """The options with nothing left open: `model` names its size and initial weights, `epochs` is a number.
+
+    Raises:
+        InputError: an option is out of range or does not fit the model, or there is nothing to train on.
+    """
+    refs = data.refs("train", options.fold)
+    if not refs:
+        raise InputError(f"expected training cases in {data.name} without fold {options.fold}, got none; check --data")
+    for name, low in (("epochs", 0), ("batch_size", 1), ("lr", 1e-12)):
+        if not low <= getattr(options, name) < math.inf:
+            raise InputError(f"expected {name} of at least {low}, got {getattr(options, name)}; check --{name}")
+    training_loss(options.loss, data.task)
+    name, arguments = call(options.model)
+    make = build(name, "model").func
+    fields = inspect.signature(make).parameters
+    for field in ("size", "encoder_weights"):
+        if value := getattr(options, field):
+            if field not in fields:
+                raise InputError(f"{name} has no {field}, got {value!r}; leave it out or choose another --model")
+            arguments[field] = value
+    if "size" in fields and not arguments.get("size", fields["size"].default) and len({r.shape for r in refs}) > 1:
+        arguments["size"] = MANY_GRIDS
+    per_epoch = max(len(refs) // options.batch_size, 1)
+    epochs = options.epochs or math.ceil(STEPS / per_epoch)
+    full = spec(functools.partial(make, **arguments))
+    return dataclasses.replace(options, model=full, epochs=epochs, size=(), encoder_weights="")
+
+
+def label(model: str) -> str:
+    """What the command line calls a trained model: its spec without grid and initial weights."""
+    name, arguments = call(model)
+    kept = {field: value for field, value in arguments.items() if field not in ("size", "encoder_weights")}
+    return spec(functools.partial(build(name, "model").func, **kept))
+
+
+def warnings(plan: Options, data: Source) -> list[str]:
+    """What a person should know before the training: parts without patients, classes that cannot be learnt."""
+    refs = data.refs("train", plan.fold)
+    found = []
+    if not data.refs("val", plan.fold):
+        found.append(f"{data.name} has no patients to validate on; the last epoch is taken, not the best one")
+    missing = set(data.task.scored)
+    for ref in refs:
+        missing -= {k for k in missing if bool(data.read(ref).target[k].any())}
+        if not missing:
+            break
+    if missing:
+        names = ", ".join(data.task.classes[k] for k in sorted(missing))
+        found.append(f"no training case of {data.name} has {names}; the model cannot learn that")
+    return found
