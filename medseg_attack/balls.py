@@ -83,14 +83,13 @@ class L2:
 def drawn(random: Callable[..., Tensor], like: Tensor, seeds: Sequence[int]) -> Tensor:
     """Random numbers of the shape of `like`; sample `i` depends on `seeds[i]` alone, the same on every device."""
     parts = [
-        random(like.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        for seed in seeds
+        random(like.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
     ]
     return torch.stack(parts).to(like)
 
 
 def _length(x: Tensor) -> PerSample:
-    return x.flatten(1).norm(dim=1)
+    return x.flatten(1).square().sum(1).sqrt()
 
 
 def _wide(per_sample: Tensor, like: Tensor) -> Tensor:

@@ -2,9 +2,9 @@
 and checks the ball and the box itself."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 from zlib import crc32
 
 import torch
@@ -13,7 +13,19 @@ from torch import Tensor
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.registry import with_eps
 from medseg_attack.results import CHUNK, Row, RunFolder
-from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Image, LogOdds, Mask, Metric, Model, Task
+from medseg_attack.types import (
+    Adversarial,
+    Attack,
+    Ball,
+    Batch,
+    Case,
+    Image,
+    LogOdds,
+    Mask,
+    Metric,
+    Model,
+    Task,
+)
 
 TOLERANCE = 1e-6  # of a ball's size: what float32 adds to a budget when x - x0 is taken back
 
@@ -33,13 +45,6 @@ class Data(Protocol):
     def read(self, ref: Any) -> Case: ...
 
 
-@runtime_checkable
-class PerCase(Protocol):
-    """An attack that must know which cases it is given, such as one that reads stored images."""
-
-    def on(self, cases: Sequence[Case]) -> Attack: ...
-
-
 class Metered:
     """A model that counts its passes; everything else is the model's own."""
 
@@ -55,7 +60,7 @@ class Metered:
         self.forwards += 1
         log_odds = self.model(image)
         if log_odds.requires_grad:
-            log_odds.register_hook(self._counted)
+            log_odds.register_hook(self._counted)  # type: ignore[no-untyped-call]
         return log_odds
 
     def decide(self, log_odds: LogOdds) -> Mask:
@@ -139,6 +144,12 @@ def _attacked(
             cost = cost or (metered.forwards, metered.backwards)
             yield index, found, cost, time.perf_counter() - start
             start = time.perf_counter()
+
+
+def _bound(attack: Attack, batch: Batch) -> Attack:
+    """The attack on these cases: one that reads what was stored for them must know which they are."""
+    on: Callable[[Sequence[Case]], Attack] | None = getattr(attack, "on", None)
+    return attack if on is None else on(batch.cases)
 
 
 def _alike(attacks: Sequence[Attack]) -> list[list[int]]:
@@ -225,7 +236,12 @@ def run_attacks(
             cases = [data.read(ref) for ref in chunk]
             batches = [Batch.of(cases[i : i + batch_size], device) for i in range(0, len(cases), batch_size)]
             done = attack_chunk(
-                model, batches, [attack for attack, _ in open_], metrics=metrics, seed=seed, keep_images=keep_images
+                model,
+                batches,
+                [attack for attack, _ in open_],
+                metrics=metrics,
+                seed=seed,
+                keep_images=keep_images,
             )
             for index, rows, seconds, images in done:
                 folder = open_[index][1]

@@ -21,7 +21,10 @@ from medseg_attack.errors import InputError, nearest
 F = TypeVar("F", bound=Callable[..., Any])
 
 KINDS = ("attack", "ball", "dataset", "metric", "model", "objective")
-_VALUES = ("metric", "objective")  # kinds whose functions are used as they are; elsewhere a function is a factory
+_VALUES = (
+    "metric",
+    "objective",
+)  # kinds whose functions are used as they are; elsewhere a function is a factory
 _MODULES = ("balls", "objectives")
 _PACKAGES = ("attacks", "data", "metrics", "models")
 
@@ -84,6 +87,14 @@ def describe(name: str) -> str:
     """The first line of a registered thing's docstring."""
     _load()
     return (inspect.getdoc(_entries[name].make) or "").partition("\n")[0]
+
+
+def options(name: str) -> str:
+    """What can be set in a spec of that name, with defaults, as one line."""
+    _load()
+    fields = _fields(_entries[name]).items()
+    shown = (f"{n}={spec(p.default)}" if p.default is not p.empty else n for n, p in fields)
+    return ", ".join(shown)
 
 
 def takes(name: str, parameter: str) -> bool:

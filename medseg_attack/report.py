@@ -194,7 +194,13 @@ def latex(sheet: Sheet) -> str:
 
 
 def _tex(text: str) -> str:
-    for plain, escaped in (("\\", r"\textbackslash "), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("<", "$<$")):
+    for plain, escaped in (
+        ("\\", r"\textbackslash "),
+        ("_", r"\_"),
+        ("%", r"\%"),
+        ("&", r"\&"),
+        ("<", "$<$"),
+    ):
         text = text.replace(plain, escaped)
     return text
 
@@ -215,7 +221,8 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     several = summary["model"].nunique() > 1
-    for (model, attack, loss), line in summary.groupby(["model", "attack", "loss"], sort=False):
+    for key, line in summary.groupby(["model", "attack", "loss"], sort=False):
+        model, attack, loss = map(str, key)
         line = line.sort_values("eps")
         control = attack.startswith("noise")
         start = pd.DataFrame({"eps": [0.0], "mean_adv": line["mean_clean"].head(1).to_numpy()})
@@ -233,3 +240,31 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
     with whole(file) as part:
         figure.savefig(part, format=file.suffix.lstrip(".") or "png", dpi=150)
     plt.close(figure)
+
+
+def score_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
+    """Scores of clean or stored images: a row per run and organ."""
+    fixed = ["run", "cls", "cases", "touched", "model", "attack", "eps", "data", "split", "partial"]
+    measures = [column for column in table.columns if column not in fixed]
+    several = table["run"].nunique() > 1
+    rows = [
+        [
+            *([Path(str(row["run"])).name] if several else []),
+            str(row["cls"]),
+            *(number(row[m]) for m in measures),
+        ]
+        for _, row in table.iterrows()
+    ]
+    mean = table[measures].mean()
+    if not several:
+        rows.append(["mean", *(number(mean[m]) for m in measures)])
+    first = table.iloc[0]
+    text = (
+        f"Dice and IoU per {unit}, {first['cases']} {unit}s ({first['split']} split). "
+        f"Empty masks: {EMPTY_RULES[empty]}; decided {int(table['touched'].sum())} scores. Other measures per slice; "
+        "an organ in neither mask is left out, one in one mask alone counts as the grid's diagonal (mm) or 0."
+    )
+    partial = " PARTIAL: --limit left cases out." if table["partial"].any() else ""
+    title = f"{first['model']} on {first['data']}: {'stored images' if first['eps'] > 0 else 'clean images'}"
+    columns = [*(["run"] if several else []), "organ", *measures]
+    return Sheet(title, columns, rows, text + partial, left=2 if several else 1)

@@ -139,9 +139,10 @@ class RunFolder:
 
 def _read(file: Path) -> pd.DataFrame:
     try:
-        return pq.read_table(file).to_pandas()
+        table: pd.DataFrame = pq.read_table(file).to_pandas()
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"expected rows in {file}, got {error}; delete that file and run the attack again") from error
+    return table
 
 
 def refuse_other(file: Path, config: dict[str, Any], what: str) -> None:

@@ -126,3 +126,25 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
             | {"touched": int(of_run["touched"].sum()), "entries": len(of_run)}
         )
     return pd.DataFrame(table)
+
+
+def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores of the images that runs scored: averages per run and class, and one row per case and class.
+
+    Dice and IoU are per `unit`; distances are measured and averaged per slice, NaN (no mask on either side) left out.
+    """
+    header = ["model", "attack", "eps", "data", "split", "partial"]
+    facts = rows.drop_duplicates("run").set_index("run")[header]
+    cases = scored(pooled(rows, unit), empty).rename(columns={"dice_adv": "dice", "iou_adv": "iou"})
+    measured = [column for column in rows.columns if column.endswith("_adv") and column not in COUNTS]
+    table = cases.groupby(["run", "cls"], sort=False).agg(
+        dice=("dice", "mean"), iou=("iou", "mean"), cases=("unit", "nunique"), touched=("touched", "sum")
+    )
+    for column in measured:
+        table[column.removesuffix("_adv")] = rows.groupby(["run", "cls"], sort=False)[column].mean()
+    each = rows[["run", "case", "volume", "group", "cls", "n_target", "n_adv", "hit_adv", *measured]]
+    each = scored(each.assign(n_clean=each["n_adv"], hit_clean=each["hit_adv"]), empty)
+    columns = {"n_adv": "n_pred", "hit_adv": "hit", "dice_adv": "dice", "iou_adv": "iou"}
+    columns |= {column: column.removesuffix("_adv") for column in measured}
+    each = each.drop(columns=["n_clean", "hit_clean", "dice_clean", "iou_clean"]).rename(columns=columns)
+    return table.reset_index().join(facts, on="run"), each.join(facts, on="run")

@@ -126,11 +126,12 @@ def _of_attack(text: str, study: Study) -> list[Cell]:
     losses: Sequence[str | None] = [None]
     if registry.takes(name, "objective") and "objective" not in given:
         losses = study.losses or [None]
+    budgets: Sequence[float | None] = study.eps or [None]
     overrides: dict[str, Any] = {"steps": study.steps} if study.steps else {}
     made = []
     for loss in losses:
         objective = {} if loss is None else {"objective": registry.build(loss, "objective")}
-        for eps in study.eps or [None]:
+        for eps in budgets:
             ball = _ball(name, given, study.norm, eps)
             attack = registry.build(text, "attack", overrides | objective | ball)
             if eps is not None:

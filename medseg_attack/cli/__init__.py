@@ -5,6 +5,12 @@ from typing import Annotated
 import typer
 
 from medseg_attack import __version__
+from medseg_attack.cli.attack import attack
+from medseg_attack.cli.compare import compare
+from medseg_attack.cli.demo import demo
+from medseg_attack.cli.doctor import doctor
+from medseg_attack.cli.evaluate import evaluate
+from medseg_attack.cli.ls import ls
 from medseg_attack.cli.prepare import prepare
 from medseg_attack.cli.train import train
 
@@ -15,8 +21,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="How far does a perturbation that nobody can see move a medical segmentation model, organ by organ?",
 )
-for one in (prepare, train):
-    app.command(no_args_is_help=False)(one)
+for one in (prepare, train, attack, evaluate, compare, demo, ls, doctor):
+    app.command()(one)
 
 
 def _version(wanted: bool) -> None:

@@ -3,9 +3,10 @@
 import functools
 import json
 import os
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
@@ -22,9 +23,7 @@ Home = Annotated[
     Path | None,
     typer.Option("--home", envvar="MEDATTACK_HOME", help="Workspace. [default: ./medattack_runs]", show_default=False),
 ]
-Device = Annotated[
-    str, typer.Option("--device", envvar="MEDATTACK_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")
-]
+Device = Annotated[str, typer.Option("--device", envvar="MEDATTACK_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
 Seed = Annotated[int, typer.Option("--seed", envvar="MEDATTACK_SEED", help="Of every random choice.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 ShowProgress = Annotated[
@@ -82,7 +81,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             err().print(f"[bold red]error:[/] {_escaped(str(error))}")
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
-            say(f"interrupted: what was finished is kept; go on with the same command:\n  {typed()}")
+            say(f"interrupted: what was finished is kept; go on with the same command:\n  {shell(sys.argv[1:])}")
             raise typer.Exit(INTERRUPTED) from None
 
     return run
@@ -92,11 +91,9 @@ def _escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-def typed() -> str:
-    """The command line as it was typed."""
-    import shlex
-
-    return shlex.join(["medattack", *sys.argv[1:]])
+def shell(words: Sequence[str]) -> str:
+    """A `medattack` command line that a shell takes."""
+    return shlex.join(["medattack", *words])
 
 
 @contextmanager
@@ -110,8 +107,15 @@ def progress(title: str, total: int, *, show: bool = True) -> Iterator[Callable[
     if not show:
         yield lambda n=1, note="": None
     elif console.is_terminal and os.environ.get("TERM") != "dumb":
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(title, total=total, note="")
             yield lambda n=1, note="": bar.update(task, advance=n, note=note)

@@ -24,7 +24,9 @@ def hd95_mm(pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]) -
     missed = torch.tensor(diagonal, dtype=torch.float64)[:, None].expand(-1, pred.shape[1])
 
     def distance(p: Mask, t: Mask, spacing: list[tuple[float, ...]]) -> Tensor:
-        return compute_hausdorff_distance(p, t, include_background=True, percentile=95, spacing=spacing)
+        return torch.as_tensor(
+            compute_hausdorff_distance(p, t, include_background=True, percentile=95, spacing=spacing)
+        )
 
     return _guarded(distance, pred, target, spacing_mm, missed)
 
@@ -36,7 +38,7 @@ def nsd(
     """Normalised surface Dice: the share of both surfaces that lies within `tolerance_mm` of the other, in [0, 1]."""
 
     def share(p: Mask, t: Mask, spacing: list[tuple[float, ...]]) -> Tensor:
-        return compute_surface_dice(p, t, [tolerance_mm], include_background=True, spacing=spacing)
+        return torch.as_tensor(compute_surface_dice(p, t, [tolerance_mm], include_background=True, spacing=spacing))
 
     return _guarded(share, pred, target, spacing_mm, torch.zeros(pred.shape[:2], dtype=torch.float64))
 

@@ -1,0 +1,37 @@
+# `make demo` shows the tool at work, `make test` tests it; both make .venv and install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/medattack
+
+.PHONY: install demo test check slow clean
+
+install: $(VENV)/.installed
+demo: $(VENV)/.installed
+	$(RUN) demo
+test: $(VENV)/.test
+	$(BIN)/pytest
+slow: $(VENV)/.test
+	$(BIN)/pytest -m slow -n 0
+check: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "expected Python 3.11 or newer; run make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch and torchvision are resolved together, in one step, so that they come as a pair
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+$(VENV)/.test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	@touch $@

@@ -1,0 +1,214 @@
+"""Running a study: every model under every attack, each pair a run of its own in the study's folder."""
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import torch
+import yaml
+
+from medseg_attack import registry
+from medseg_attack.data.prepared import CaseRef, Prepared
+from medseg_attack.errors import InputError
+from medseg_attack.evaluate import attack_chunk, chunks, run_attacks
+from medseg_attack.files import digest, whole
+from medseg_attack.models.checkpoints import load, read_card
+from medseg_attack.models.segmodel import frozen
+from medseg_attack.results import ROWS_VERSION, RunFolder
+from medseg_attack.runtime import deterministic, versions
+from medseg_attack.study import Cell, Study, cells
+from medseg_attack.types import Batch
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A study with its data opened and its checkpoints found.
+
+    Attributes:
+        checkpoints: folders of trained models.
+        batch_size: changes no score by more than float32 kernels do.
+        shard: k, N: only every N-th chunk, from the k-th, is run here.
+        keep_images: whether perturbed images are stored.
+    """
+
+    study: Study
+    data: Prepared
+    checkpoints: tuple[Path, ...]
+    out: Path
+    device: torch.device
+    batch_size: int = 16
+    shard: tuple[int, int] = (0, 1)
+    keep_images: bool = False
+
+    def refs(self) -> list[CaseRef]:
+        """The cases of the study's split; with a limit, a choice that depends on the cases' names alone."""
+        refs = list(self.data.refs(self.study.split, self.study.fold))
+        limit = self.study.limit
+        if limit is None:
+            return refs
+        n = int(limit) if limit >= 1 else max(1, round(limit * len(refs)))
+        return sorted(refs, key=lambda ref: crc32(ref.id.encode()))[:n]
+
+    def runs(self) -> list[tuple[Path, Cell, Path]]:
+        """Checkpoint, attack and folder of every run."""
+        return [
+            (checkpoint, cell, self.out / _model_name(checkpoint) / f"{i:02d}_{_slug(cell)}")
+            for checkpoint in self.checkpoints
+            for i, cell in enumerate(cells(self.study))
+        ]
+
+
+def default_out(workspace: Path, benchmark: Benchmark) -> Path:
+    """A folder of the study's own: the same study on the same data and weights always gets the same one."""
+    weights = [read_card(folder)["weights_sha256"] for folder in benchmark.checkpoints]
+    study = benchmark.study.model_dump(exclude={"data", "models"})
+    name = digest([study, benchmark.data.fingerprint, weights, benchmark.keep_images])[:8]
+    return workspace / "runs" / f"{benchmark.data.name}-{name}"
+
+
+def run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
+    """Runs what is missing and writes it chunk by chunk.
+
+    Yields:
+        (case, attack) pairs done since the last time, and how many there are.
+
+    Raises:
+        InputError: the folder holds another study; a checkpoint does not fit the data.
+    """
+    refs = benchmark.refs()
+    if not refs:
+        raise InputError(
+            f"expected cases in the {benchmark.study.split} split of {benchmark.data.root}, got none; check --split"
+        )
+    runs = benchmark.runs()
+    _claim(benchmark)
+    metrics = {text: registry.build(text, "metric") for text in benchmark.study.metrics}
+    for checkpoint in benchmark.checkpoints:
+        model = load(checkpoint, benchmark.data.task, benchmark.device)
+        mine = [(cell, folder) for of, cell, folder in runs if of == checkpoint]
+        todo = [
+            (cell.attack, RunFolder.open(folder, _config(benchmark, checkpoint, cell, refs))) for cell, folder in mine
+        ]
+        with frozen(model), deterministic(benchmark.device):
+            for done in run_attacks(
+                model, benchmark.data, todo, refs, batch_size=benchmark.batch_size, device=benchmark.device,
+                metrics=metrics, seed=benchmark.study.seed, shard=benchmark.shard, keep_images=benchmark.keep_images,
+            ):  # fmt: skip
+                yield done, len(refs) * len(runs)
+        for (cell, _), (_, folder) in zip(mine, todo, strict=True):
+            _finish(benchmark, checkpoint, cell, folder, refs)
+        del model  # before the next one takes its memory
+
+
+def _claim(benchmark: Benchmark) -> None:
+    """Writes the resolved study beside the results, or checks that it is the one that is there."""
+    file = benchmark.out / "study.yaml"
+    study = benchmark.study.model_dump()
+    if not file.exists():
+        if benchmark.out.is_dir() and any(benchmark.out.iterdir()):
+            raise InputError(
+                f"expected {benchmark.out} to be new or to hold this study, got a folder of other things; "
+                "choose another --out"
+            )
+        with whole(file) as part:
+            part.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+        return
+    there = yaml.safe_load(file.read_text(encoding="utf-8"))
+    other = [f"{k}: there {there.get(k)!r}, asked {v!r}" for k, v in study.items() if there.get(k) != v]
+    if other:
+        raise InputError(
+            f"expected {benchmark.out} to hold results of the same configuration, got another ({'; '.join(other)}); "
+            "choose another --out, or delete the folder"
+        )
+
+
+def _config(benchmark: Benchmark, checkpoint: Path, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
+    """All that determines a run's rows, and nothing else: neither batch size nor device nor shard."""
+    return {
+        "rows_version": ROWS_VERSION,
+        "data": benchmark.data.fingerprint,
+        "cases": digest(sorted(ref.id for ref in refs)),
+        "weights": read_card(checkpoint)["weights_sha256"],
+        "attack": registry.spec(cell.attack),
+        "metrics": sorted(benchmark.study.metrics),
+        "seed": benchmark.study.seed,
+    }
+
+
+def _finish(benchmark: Benchmark, checkpoint: Path, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]) -> None:
+    """Writes the header once every chunk is there, whoever wrote it."""
+    if not all(folder.has(number) for number in range(len(chunks(refs)))):
+        return
+    card = read_card(checkpoint)
+    folder.finish(
+        {
+            "model": str(card["label"]),
+            "n_parameters": card["n_parameters"],
+            "data": benchmark.data.name,
+            "attack": cell.label,
+            "loss": cell.loss,
+            "eps": cell.eps,
+            "ball": registry.spec(cell.attack.ball),
+            "split": benchmark.study.split,
+            "cases": len(refs),
+            "partial": benchmark.study.limit is not None,
+            "device": str(benchmark.device),
+            "batch_size": benchmark.batch_size,
+            "seconds": folder.seconds,
+            "versions": versions(),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one run would cost, from one case that was attacked for it."""
+
+    model: str
+    attack: str
+    loss: str
+    eps: float
+    forwards: int
+    backwards: int
+    seconds: float
+
+
+def plan(benchmark: Benchmark) -> Iterator[Planned]:
+    """Attacks one case with every attack and writes nothing.
+
+    Yields:
+        Passes and seconds of each run for all of its cases.
+    """
+    refs = benchmark.refs()
+    case = benchmark.data.read(refs[len(refs) // 2])
+    for checkpoint in benchmark.checkpoints:
+        model = load(checkpoint, benchmark.data.task, benchmark.device)
+        batch = Batch.of([case], benchmark.device)
+        with frozen(model):
+            model(batch.image)  # the first pass pays for what later ones have
+            for cell in cells(benchmark.study):
+                start = time.perf_counter()
+                ((_, rows, _, _),) = attack_chunk(model, [batch], [cell.attack])
+                seconds = (time.perf_counter() - start) * len(refs)
+                # two passes of the loop's own per case: the clean prediction and the one that is scored
+                passes = (rows[0].forwards + 2) * len(refs), rows[0].backwards * len(refs)
+                label = str(read_card(checkpoint)["label"])
+                yield Planned(label, cell.label, cell.loss, cell.eps, *passes, seconds)
+
+
+def _model_name(checkpoint: Path) -> str:
+    card = read_card(checkpoint)
+    return f"{_safe(str(card['label']))}-{card['weights_sha256'][:6]}"
+
+
+def _slug(cell: Cell) -> str:
+    eps = registry.spec(cell.eps).replace("/", "of")
+    return "_".join(filter(None, [_safe(cell.label), _safe(cell.loss), f"eps{eps}" if cell.eps else ""]))[:80]
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("_")

@@ -1,0 +1,178 @@
+"""`medattack attack`: models x attacks x losses x budgets -> the table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from medseg_attack.cli import terminal
+from medseg_attack.cli.terminal import Device, Home, Json, ShowProgress
+from medseg_attack.errors import InputError
+
+if TYPE_CHECKING:
+    from medseg_attack.benchmark import Benchmark
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", "-d", help="Prepared data set. [default: the newest]", show_default=False),
+]
+Unit = Annotated[Literal["slice", "volume", "patient"], typer.Option("--unit", help="What is scored.")]
+EmptyRule = Annotated[
+    Literal["one", "nan", "zero"], typer.Option("--empty", help="Dice of an organ that is absent; nan: left out.")
+]
+
+
+def _many(*names: str, help: str) -> Any:
+    return typer.Option(*names, help=help + " Repeat for several.", show_default=False)
+
+
+@terminal.command
+def attack(
+    data: Data = None,
+    model: Annotated[list[str] | None, _many("--model", "-m", help="Name of a trained model, or its folder.")] = None,
+    attack: Annotated[list[str] | None, _many("--attack", "-a", help="fgsm [default], 'pgd(steps=40)' ...")] = None,
+    loss: Annotated[list[str] | None, _many("--loss", help="Objective of every attack: bce, soft_dice ...")] = None,
+    eps: Annotated[list[str] | None, _many("--eps", "-e", help="Budget: 0.01 or 4/255.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2, of every attack.", show_default=False)] = None,
+    steps: Annotated[int | None, typer.Option(help="Of every attack that has steps.", show_default=False)] = None,
+    metrics: Annotated[list[str] | None, _many("--metric", help="hd95_mm, 'nsd(tolerance_mm=1)' ...")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Study in YAML; flags go before it.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results.", show_default=False)] = None,
+    split: Annotated[str | None, typer.Option(help="test, val, train or all.", show_default="test")] = None,
+    fold: Annotated[int | None, typer.Option(help="Of the val and train splits.", show_default="0")] = None,
+    limit: Annotated[
+        float | None, typer.Option(help="Only so many cases, or a share below 1.", show_default=False)
+    ] = None,
+    control: Annotated[
+        bool | None, typer.Option("--control/--no-control", help="Noise of the same size.", show_default="on")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 16,
+    shard: Annotated[str, typer.Option(help="k/N: run the k-th of N parts, from 0.")] = "0/1",
+    save_images: Annotated[bool, typer.Option("--save-images", help="Store the perturbed images.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the grid and what it would cost; write nothing.")] = False,
+    unit: Unit = "volume",
+    empty: EmptyRule = "one",
+    json: Json = False,
+    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(envvar="MEDATTACK_SEED", help="Of it all.", show_default="0")] = None,
+    home: Home = None,
+    progress: ShowProgress = True,
+) -> None:
+    """Attack trained models and print clean and adversarial Dice per organ, beside noise of the same size.
+
+    Example: medattack attack --model unet --attack fgsm --attack 'pgd(steps=40)' --loss bce --eps 4/255
+
+    Killed and started again, it goes on where it stopped.
+    """
+    flags = {
+        "data": str(data) if data else None, "models": model, "attacks": attack, "losses": loss, "eps": eps,
+        "norm": norm, "steps": steps, "metrics": metrics, "split": split, "fold": fold, "limit": limit,
+        "control": control, "seed": seed,
+    }  # fmt: skip
+    benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), save_images)
+    if plan:
+        _print_plan(benchmark, json)
+        return
+    run_and_print(benchmark, unit, empty, json, progress)
+
+
+def opened(
+    config: Path | None,
+    flags: dict[str, Any],
+    home: Path | None,
+    device: str,
+    out: Path | None,
+    batch_size: int,
+    shard: tuple[int, int],
+    keep_images: bool,
+) -> "Benchmark":
+    """The study that file and flags describe, its data and checkpoints found; says which were taken."""
+    from dataclasses import replace
+
+    from medseg_attack.study import cells, read_study
+
+    study = read_study(config, flags)
+    cells(study)  # a typing error in an attack is told before anything slow happens
+    from medseg_attack.benchmark import Benchmark, default_out
+    from medseg_attack.data.prepared import open_prepared
+    from medseg_attack.runtime import pick_device
+    from medseg_attack.workspace import home as workspace_of
+    from medseg_attack.workspace import newest_data, newest_model
+
+    workspace = workspace_of(home)
+    checkpoints = tuple(newest_model(workspace, name) for name in study.models)
+    data = open_prepared(Path(study.data) if study.data else newest_data(workspace))
+    study = study.model_copy(update={"data": str(data.root), "models": [str(folder) for folder in checkpoints]})
+    where = pick_device(device)
+    terminal.say(f"data {data.root}; {', '.join(f'model {folder}' for folder in checkpoints)}; on {where}")
+    benchmark = Benchmark(study, data, checkpoints, out or Path(), where, batch_size, shard, keep_images)
+    return benchmark if out else replace(benchmark, out=default_out(workspace, benchmark))
+
+
+def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bool, progress: bool) -> None:
+    """Runs what is missing, then prints the tables of all runs, or says which shards are still to come."""
+    from medseg_attack.benchmark import run
+
+    runs = benchmark.runs()
+    total = len(benchmark.refs()) * len(runs)
+    with terminal.progress("attack", total, show=progress) as advance:
+        for done, _ in run(benchmark):
+            advance(done)
+    folders = [folder for _, _, folder in runs]
+    if not all((folder / "run.json").exists() for folder in folders):
+        k, n = benchmark.shard
+        terminal.say(f"shard {k}/{n} is done; run the others into {benchmark.out}, the last one prints the table")
+        return
+    print_runs(folders, unit, empty, json)
+    terminal.say(f"results: {benchmark.out}")
+    terminal.next_step(f"medattack compare {benchmark.out}")
+
+
+def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool) -> None:
+    """One table per model on stdout, or the summary as JSON."""
+    from medseg_attack.report import attack_sheet, rich_table
+    from medseg_attack.results import read_runs
+    from medseg_attack.stats import summary
+
+    header = ["model", "attack", "loss", "eps", "data", "split", "partial", "n_parameters", "seconds"]
+    table = summary(read_runs(folders, allow_partial=True), unit=unit, empty=empty, header=header)
+    if json:
+        terminal.print_json({"unit": unit, "empty": empty, "runs": table.to_dict("records")})
+        return
+    for _, of_model in table.groupby(table["run"].map(lambda run: Path(run).parent), sort=False):
+        terminal.out().print(rich_table(attack_sheet(of_model, unit=unit, empty=empty)))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    k, _, n = text.partition("/")
+    if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
+        raise InputError(f"expected --shard as k/N with 0 <= k < N, got {text!r}; write 0/4 for the first of four")
+    return int(k), int(n)
+
+
+def _print_plan(benchmark: "Benchmark", json: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from medseg_attack.benchmark import plan
+    from medseg_attack.registry import spec
+
+    planned = list(plan(benchmark))
+    n, pixels = len(benchmark.refs()), sum(ref.shape[0] * ref.shape[1] for ref in benchmark.refs())
+    megabytes = len(planned) * (n * 100 * len(benchmark.data.task.scored) + 4 * pixels * benchmark.keep_images) / 1e6
+    seconds = sum(one.seconds for one in planned) / benchmark.shard[1]
+    if json:
+        runs = [asdict(one) for one in planned]
+        terminal.print_json({"cases": n, "runs": runs, "seconds": seconds, "megabytes": megabytes})
+        return
+    table = Table("model", "attack", "loss", "eps", "forwards", "backwards", "seconds", box=None)
+    for one in planned:
+        table.add_row(one.model, one.attack, one.loss, spec(one.eps), f"{one.forwards}", f"{one.backwards}",
+                      f"{one.seconds:.0f}")  # fmt: skip
+    terminal.out().print(table)
+    print(f"{len(planned)} runs of {n} cases: about {seconds:.0f} s, {megabytes:.1f} MB in {benchmark.out}")

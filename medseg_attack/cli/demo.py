@@ -1,0 +1,59 @@
+"""`medattack demo`: from nothing to the table on the built-in data set."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg_attack.cli import terminal
+from medseg_attack.cli.terminal import Home
+from medseg_attack.errors import InputError
+
+BUDGETS = ("1/255", "2/255", "4/255", "8/255")
+
+
+def steps(workspace: Path) -> list[list[str]]:
+    """The commands of the demonstration, as a newcomer would type them."""
+    data, model, runs = workspace / "data" / "phantom", workspace / "models" / "demo", workspace / "runs" / "demo"
+    budgets = [word for eps in BUDGETS for word in ("--eps", eps)]
+    losses = [word for loss in ("bce", "dice_focal", "focal") for word in ("--loss", loss)]
+    return [
+        ["prepare", str(workspace / "phantom"), "--format", "phantom", "--out", str(data)],
+        ["train", "--data", str(data), "--model", "unet_small", "--out", str(model)],
+        ["attack", "--data", str(data), "--model", str(model), "--attack", "fgsm", "--attack",
+         "pgd(steps=10, objective=bce)", *losses, *budgets, "--out", str(runs)],
+        ["compare", str(runs), "--plot", str(workspace / "eps-curve.png"), "--csv", str(workspace / "table.csv"),
+         "--by", "attack,loss,eps"],
+    ]  # fmt: skip
+
+
+@terminal.command
+def demo(
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for all of it.", show_default=False)] = None,
+    home: Home = None,
+) -> None:
+    """See it work: make phantom scans, train a small U-Net on them, attack it, print the table and draw the curve.
+
+    Takes minutes on two CPU cores. Started again, it goes on where it stopped.
+    """
+    from medseg_attack.workspace import home as workspace_of
+
+    workspace = out or workspace_of(home) / "demo"
+    commands = steps(workspace)
+    start = time.monotonic()
+    for i, words in enumerate(commands, 1):
+        terminal.err().rule(f"{i} of {len(commands)}: medattack {words[0]}", align="left")
+        # each step is the command that is shown: what works here works when it is typed
+        code = subprocess.run([sys.executable, "-m", "medseg_attack", *words], check=False).returncode
+        if code == terminal.INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
+            raise InputError(f"expected 'medattack {words[0]}' to finish, got exit code {code}; see its message above")
+    terminal.say(f"\nDone in {time.monotonic() - start:.0f} s. The curve over budgets: {workspace / 'eps-curve.png'}")
+    terminal.say("What was run, to go on from:")
+    for words in commands:
+        terminal.say(f"  {terminal.shell(words)}")
+    terminal.next_step(f"medattack prepare YOUR_SCANS --format decathlon --out {workspace.parent / 'data' / 'mine'}")

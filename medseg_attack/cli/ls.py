@@ -1,0 +1,54 @@
+"""`medattack ls`: what is registered."""
+
+from typing import Annotated, Any
+
+import typer
+
+from medseg_attack.cli import terminal
+from medseg_attack.cli.terminal import Json
+from medseg_attack.errors import InputError
+
+KINDS = {
+    "attacks": "attack",
+    "objectives": "objective",
+    "balls": "ball",
+    "models": "model",
+    "datasets": "dataset",
+    "metrics": "metric",
+}
+
+
+@terminal.command
+def ls(
+    what: Annotated[str, typer.Argument(help="attacks, objectives, balls, models, datasets or metrics.")],
+    json: Json = False,
+) -> None:
+    """List what there is by name, with its options and their defaults.
+
+    Example: medattack ls attacks
+    """
+    if what not in KINDS:
+        raise InputError(f"expected one of {', '.join(KINDS)}, got {what!r}; choose one")
+    from rich import box
+    from rich.table import Table
+
+    from medseg_attack import registry
+
+    kind = KINDS[what]
+    rows: list[dict[str, Any]] = [
+        {"name": name, "options": registry.options(name), "what": registry.describe(name)}
+        for name in registry.names(kind)
+    ]
+    if kind == "model":
+        from medseg_attack.models.smp import count_parameters
+
+        rows = [row | {"parameters": count_parameters(row["name"])} for row in rows]
+    if json:
+        terminal.print_json(rows)
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in rows[0]:
+        table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
+    terminal.out().print(table)
