@@ -30,9 +30,7 @@ class ACDC:
     def listing(self, root: Path) -> Source:
         """The frames that have a mask."""
         existing(root, "ACDC's training/patient001/...")
-        images = sorted(
-            path for path in _patients(root).glob("patient*/*") if _SCAN.fullmatch(stem(path) or "")
-        )
+        images = sorted(path for path in _patients(root).glob("patient*/*") if _SCAN.fullmatch(stem(path) or ""))
         scans, notes = [], []
         for image in images:
             name = stem(image) or ""

@@ -52,12 +52,12 @@ def body(rng: np.random.Generator) -> Body:
         "cavity": base,
         "spine": base + rng.uniform(0.10, 0.16),
         "liver": base + rng.uniform(0.05, 0.08),
-        "kidney": base + rng.uniform(0.09, 0.13),
-        "large_bowel": base - rng.uniform(0.10, 0.14),
-        "small_bowel": base + rng.uniform(0.09, 0.13),
-        "stomach": base + rng.uniform(0.13, 0.18),
+        "kidney": base + rng.uniform(0.05, 0.08),
+        "large_bowel": base - rng.uniform(0.08, 0.12),
+        "small_bowel": base + rng.uniform(0.11, 0.15),
+        "stomach": base + rng.uniform(0.17, 0.22),
     }
-    axes = (rng.uniform(0.78, 0.90), rng.uniform(0.60, 0.70))
+    axes = (rng.uniform(0.84, 0.94), rng.uniform(0.68, 0.78))
     return Body(
         axes=axes,
         fat=rng.uniform(0.05, 0.10),
@@ -71,7 +71,7 @@ def body(rng: np.random.Generator) -> Body:
 
 def day(rng: np.random.Generator, patient: Body) -> Day:
     """A day of a patient."""
-    n = int(rng.integers(8, 12))
+    n = int(rng.integers(7, 10))
     around = rng.uniform(0, 2 * np.pi, n)
     far = np.sqrt(rng.uniform(0, 1, n)) * 0.55
     loops = np.stack(
@@ -79,9 +79,9 @@ def day(rng: np.random.Generator, patient: Body) -> Day:
             patient.frame[0] * far * np.cos(around),
             patient.frame[1] * far * np.sin(around) + 0.05,
             rng.uniform(0.35, 0.85, n),
-            rng.uniform(0.10, 0.17, n),
-            rng.uniform(0.07, 0.11, n),
-            rng.uniform(0.15, 0.30, n),
+            rng.uniform(0.13, 0.19, n),
+            rng.uniform(0.10, 0.13, n),
+            rng.uniform(0.20, 0.32, n),
             rng.uniform(0, np.pi, n),
         ),
         axis=1,
@@ -91,7 +91,7 @@ def day(rng: np.random.Generator, patient: Body) -> Day:
         bowel_radius=rng.uniform(0.085, 0.115),
         haustra=(float(rng.integers(9, 14)), rng.uniform(0, 2 * np.pi)),
         loops=loops,
-        filling=(rng.uniform(0.24, 0.32), rng.uniform(0.14, 0.19), rng.uniform(0.26, 0.34)),
+        filling=(rng.uniform(0.28, 0.36), rng.uniform(0.17, 0.22), rng.uniform(0.26, 0.34)),
         bend=rng.uniform(0.4, 1.2),
         bias=rng.uniform(-0.10, 0.10, 5),
     )
@@ -153,7 +153,7 @@ def _small_bowel(today: Day, x: Field, y: Field, z: float) -> Field:
     depth = np.full_like(x, -1.0)
     for cx, cy, cz, a, b, c, angle in today.loops:
         width = _at_height(c, z - cz)
-        if width > 0.3:
+        if width > 0.45:
             depth = np.maximum(depth, _ellipse(x - cx, y - cy, a * width, b * width, angle + z))
     return depth
 
@@ -161,15 +161,13 @@ def _small_bowel(today: Day, x: Field, y: Field, z: float) -> Field:
 def _stomach(patient: Body, today: Day, x: Field, y: Field, z: float) -> Field:
     a, b, c = today.filling
     width = _at_height(c, z - 0.30)
-    if width <= 0.25:
+    if width <= 0.4:
         return np.full_like(x, -1.0)
     u, v = x - patient.stomach[0], y - patient.stomach[1]
     return _ellipse(u, v - today.bend * u**2, a * width, b * width, -0.4)
 
 
-def _tissue(
-    patient: Body, x: Field, y: Field, z: float, depths: dict[str, Field], pixel: float, grain: Field
-) -> Field:
+def _tissue(patient: Body, x: Field, y: Field, z: float, depths: dict[str, Field], pixel: float, grain: Field) -> Field:
     """Signal without noise: every border is a mixture over about a pixel (partial volume)."""
 
     def cover(depth: Field) -> Field:
@@ -192,9 +190,7 @@ def _tissue(
     return _with_organs(image, {name: cover(depth) for name, depth in depths.items()}, value, x, y)
 
 
-def _with_organs(
-    image: Field, covers: dict[str, Field], value: dict[str, float], x: Field, y: Field
-) -> Field:
+def _with_organs(image: Field, covers: dict[str, Field], value: dict[str, float], x: Field, y: Field) -> Field:
     folds: dict[str, Any] = {
         "large_bowel": 0.0,
         "small_bowel": 0.02 * np.sin(40 * (x + 0.6 * y)),

@@ -93,9 +93,7 @@ def _one_channel(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[
 def _modality(root: Path, described: Mapping[str, Any]) -> str:
     channels = described.get("channel_names", described.get("modality", {}))
     if not isinstance(channels, dict) or len(channels) > 1:
-        raise InputError(
-            f"expected one channel so far, got {channels!r} in {root / 'dataset.json'}; {_DO_ONE}"
-        )
+        raise InputError(f"expected one channel so far, got {channels!r} in {root / 'dataset.json'}; {_DO_ONE}")
     return str(next(iter(channels.values()), ""))
 
 
@@ -111,9 +109,7 @@ def _described_labels(labels: Any, path: Path) -> dict[str, int]:
             "regions of several labels are not known so far"
         ) from error
     if not values or min(values.values()) != 0 or len(set(values.values())) != len(pairs):
-        raise InputError(
-            f"expected different labels with 0 for background in {path}, got {labels!r}; correct them"
-        )
+        raise InputError(f"expected different labels with 0 for background in {path}, got {labels!r}; correct them")
     names = list(values)
     return {"background": 0} | {name: values[name] for name in names[1:]}
 

@@ -35,6 +35,7 @@ class Nifti:
     slope: float
     inter: float
     affine: NDArray[np.float64]
+    spacing_mm: NDArray[np.float64]  # of the three axes
 
 
 def stem(path: Path) -> str | None:
@@ -55,6 +56,8 @@ def read_nifti(path: Path) -> Nifti:
         stored = np.asanyarray(file.dataobj.get_unscaled())
         slope, inter = float(file.dataobj.slope), float(file.dataobj.inter)
         affine = np.array(file.affine, dtype=np.float64)
+        # pixdim, as ITK does: ACDC, for one, has affines without a scale
+        spacing = np.array(file.header.get_zooms()[:3], dtype=np.float64)
     except _UNREADABLE as error:
         raise InputError(f"expected a whole NIfTI file in {path}, got '{error}'; copy it again") from error
     shape = stored.shape
@@ -65,7 +68,7 @@ def read_nifti(path: Path) -> Nifti:
             f"expected three dimensions and one channel, got {stored.dtype} of shape {shape} in {path}; "
             "write one channel to a file of its own"
         )
-    return Nifti(stored, slope, inter, affine)
+    return Nifti(stored, slope, inter, affine, spacing)
 
 
 def read_pair(name: str, image: Path, mask: Path, values: tuple[int, ...], *, unit: str = "") -> Scan:
@@ -96,17 +99,15 @@ def layout(volume: Nifti, path: Path) -> tuple[Lattice, tuple[float, float, floa
     Raises:
         InputError: the affine is not one.
     """
-    directions = (
-        io_orientation(volume.affine) if np.isfinite(volume.affine).all() else np.full((3, 2), np.nan)
-    )
+    directions = io_orientation(volume.affine) if np.isfinite(volume.affine).all() else np.full((3, 2), np.nan)
     if np.isnan(directions).any():
         raise InputError(
             f"expected an affine that maps voxels to mm in {path}, got {volume.affine.tolist()}; repair it"
         )
-    spacing = voxel_sizes(volume.affine)
-    file_axis = {
-        int(world): axis for axis, (world, _) in enumerate(directions)
-    }  # world: 0 right, 1 anterior, 2 head
+    spacing = volume.spacing_mm
+    if not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise InputError(f"spacing_mm: expected positive lengths, got {spacing.tolist()} in {path}; repair pixdim")
+    file_axis = {int(world): axis for axis, (world, _) in enumerate(directions)}  # world: 0 right, 1 anterior, 2 head
     through = _through_axis(spacing, file_axis[2])
     world = int(directions[through, 0])
     in_plane = [w for w in (2, 1, 0) if w != world]  # rows: head before anterior; columns: what is left

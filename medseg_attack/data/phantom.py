@@ -43,9 +43,7 @@ class Phantom:
     def __post_init__(self) -> None:
         for name, least in (("patients", 3), ("slices", 1), ("side", 16), ("seed", 0)):
             if getattr(self, name) < least:
-                raise InputError(
-                    f"phantom.{name}: expected at least {least}, got {getattr(self, name)}; raise it"
-                )
+                raise InputError(f"phantom.{name}: expected at least {least}, got {getattr(self, name)}; raise it")
 
     def listing(self, root: Path) -> Source:
         """The phantom's scans; makes them first where there are none.
@@ -56,9 +54,7 @@ class Phantom:
         if not root.exists() or (root.is_dir() and not any(root.iterdir())):
             self.write(root)
         if not (root / CARD).is_file():
-            raise InputError(
-                f"expected an empty folder or a phantom in {root}, got something else; give another one"
-            )
+            raise InputError(f"expected an empty folder or a phantom in {root}, got something else; give another one")
         made = read_json(root / CARD).get("format")
         if made != spec(self):
             raise InputError(f"expected the phantom {spec(self)} in {root}, got {made}; give another folder")
@@ -75,9 +71,7 @@ class Phantom:
             table.writerow(COLUMNS)
             for case, image, masks in self._slices():
                 write_png16(_path(part, case, self.side), image)
-                table.writerows(
-                    (case, organ, rle.encode(masks[anatomy.ORGANS.index(organ)])) for organ in TASK.classes
-                )
+                table.writerows((case, organ, rle.encode(masks[anatomy.ORGANS.index(organ)])) for organ in TASK.classes)
         write_json(part / CARD, {"format": spec(self)})
         os.replace(part, root)
 

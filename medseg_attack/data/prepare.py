@@ -107,9 +107,7 @@ def _asked(source: Source, options: Options) -> dict[str, Any]:
 def _claim(source: Source, out: Path, options: Options) -> bool:
     """Makes `out` this data set's folder; True if nothing was there before."""
     if out.resolve().is_relative_to(source.root.resolve()):
-        raise InputError(
-            f"expected a folder outside of {source.root} to write to, got {out}; give another --out"
-        )
+        raise InputError(f"expected a folder outside of {source.root} to write to, got {out}; give another --out")
     if out.exists() and not out.is_dir():
         raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
     asked = _asked(source, options)
@@ -117,18 +115,14 @@ def _claim(source: Source, out: Path, options: Options) -> bool:
         begun = read_json(out / "options.json")
         other = sorted(name for name in asked.keys() | begun.keys() if asked.get(name) != begun.get(name))
         if other:
-            differs = "; ".join(
-                f"{name} {begun.get(name)!r} instead of {asked.get(name)!r}" for name in other
-            )
+            differs = "; ".join(f"{name} {begun.get(name)!r} instead of {asked.get(name)!r}" for name in other)
             raise InputError(
                 f"expected {out} to hold the data set that is asked for, got one of {differs}; "
                 "give another --out, or delete the folder"
             )
         return False
     if out.exists() and any(path for path in out.iterdir() if not path.name.endswith(".part")):
-        raise InputError(
-            f"expected {out} to be empty or a prepared data set, got other files; give another --out"
-        )
+        raise InputError(f"expected {out} to be empty or a prepared data set, got other files; give another --out")
     write_json(out / "options.json", asked)
     return True
 
@@ -211,9 +205,7 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
         )
     if not np.isfinite(stored).all():
         n = int((~np.isfinite(stored)).sum())
-        raise InputError(
-            f"expected finite intensities, got {n} that are NaN or infinite in {file.path}; repair it"
-        )
+        raise InputError(f"expected finite intensities, got {n} that are NaN or infinite in {file.path}; repair it")
     if stored.min() == stored.max():
         raise InputError(f"expected an image, got {stored.min()} in every voxel of {file.path}; leave it out")
     n_labels = len(task.classes) if task.exclusive else 2 ** len(task.classes)
@@ -222,9 +214,7 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
             f"expected labels of {', '.join(task.classes)}, got {labels.max()} in {file.path}; check the mask"
         )
     if not all(0 < mm < np.inf for mm in scan.spacing_mm):
-        raise InputError(
-            f"spacing_mm: expected positive lengths, got {scan.spacing_mm} in {file.path}; check the file"
-        )
+        raise InputError(f"spacing_mm: expected positive lengths, got {scan.spacing_mm} in {file.path}; check the file")
 
 
 def _digest(scan: Scan, file: ScanFile, windows: NDArray[np.float64]) -> str:
@@ -273,9 +263,7 @@ def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
     _prune(out, set(ids))
     records = [read_json(out / "scans" / f"{scan}.json") for scan in ids]
     # sorted, so that it does not depend on the order in which the scans were found
-    fingerprint = digest(
-        {"task": task_json(source.task), "scans": sorted(record["digest"] for record in records)}
-    )
+    fingerprint = digest({"task": task_json(source.task), "scans": sorted(record["digest"] for record in records)})
     content = {
         "version": VERSION,
         "task": task_json(source.task),

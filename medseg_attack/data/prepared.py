@@ -87,9 +87,7 @@ class Prepared:
         if split not in ("train", "val", "test", "all"):
             raise InputError(f"expected the split train, val, test or all, got {split!r}; choose one of them")
         if not 0 <= fold < self.folds:
-            raise InputError(
-                f"expected a fold from 0 to {self.folds - 1} of {self.root}, got {fold}; choose one"
-            )
+            raise InputError(f"expected a fold from 0 to {self.folds - 1} of {self.root}, got {fold}; choose one")
         found = [
             CaseRef(case, scan, record["group"], (record["shape"][1], record["shape"][2]), index)
             for scan, record in self.records.items()
@@ -120,9 +118,7 @@ class Prepared:
     def _opened(self, scan: str) -> tuple[Array, Array]:
         if scan not in self._maps:
             shape = tuple(self.records[scan]["shape"])
-            images, labels = (
-                mapped(self.root / kind / f"{scan}.npy", shape) for kind in ("images", "labels")
-            )
+            images, labels = (mapped(self.root / kind / f"{scan}.npy", shape) for kind in ("images", "labels"))
             self._maps[scan] = images, labels
         return self._maps[scan]
 
@@ -150,9 +146,7 @@ def mapped(path: Path, shape: tuple[int, ...]) -> Array:
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"expected an array in {path}, got {error}; run medattack prepare again") from error
     if array.shape != shape:
-        raise InputError(
-            f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again"
-        )
+        raise InputError(f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again")
     return array
 
 
@@ -164,9 +158,7 @@ def open_prepared(path: Path) -> Prepared:
     """
     if not (path / "dataset.json").is_file():
         got = "one that was not finished" if (path / "options.json").is_file() else "none"
-        raise InputError(
-            f"expected a prepared data set in {path}, got {got}; run medattack prepare --out {path}"
-        )
+        raise InputError(f"expected a prepared data set in {path}, got {got}; run medattack prepare --out {path}")
     content = read_json(path / "dataset.json")
     try:
         task = content["task"]

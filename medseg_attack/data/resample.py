@@ -30,9 +30,7 @@ def resampled(scan: Scan, task: Task, size: tuple[int, int]) -> Scan:
 
 def _on_grid(channels: Array, size: tuple[int, int]) -> Array:
     image = torch.from_numpy(np.ascontiguousarray(channels, dtype=np.float32))[None]
-    moved = torch.nn.functional.interpolate(
-        image, size=size, mode="bilinear", antialias=True, align_corners=False
-    )
+    moved = torch.nn.functional.interpolate(image, size=size, mode="bilinear", antialias=True, align_corners=False)
     result: Array = moved[0].numpy()
     return result
 
@@ -43,7 +41,5 @@ def _labels(labels: Array, task: Task, size: tuple[int, int]) -> Array:
         most: Array = _on_grid(labels == classes, size).argmax(axis=0).astype(labels.dtype)
         return most
     half = _on_grid((labels >> classes) & 1, size) >= 0.5
-    result: Array = (half.astype(labels.dtype) << classes.astype(labels.dtype)).sum(
-        axis=0, dtype=labels.dtype
-    )
+    result: Array = (half.astype(labels.dtype) << classes.astype(labels.dtype)).sum(axis=0, dtype=labels.dtype)
     return result

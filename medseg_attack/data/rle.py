@@ -57,9 +57,7 @@ def _pairs(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     try:
         numbers = np.array([int(word) for word in words], dtype=np.int64)
     except (ValueError, OverflowError) as error:
-        raise InputError(
-            f"expected whole numbers in the run lengths, got {_excerpt(text)}; check the row"
-        ) from error
+        raise InputError(f"expected whole numbers in the run lengths, got {_excerpt(text)}; check the row") from error
     if len(numbers) % 2:
         raise InputError(
             f"expected pairs of start and length, got an odd count of {len(numbers)} numbers; "

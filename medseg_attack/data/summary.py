@@ -22,7 +22,7 @@ def counts(scan: Scan, task: Task) -> dict[str, Any]:
 def summary(records: Sequence[dict[str, Any]], task: Task, splits: dict[str, str | int]) -> dict[str, Any]:
     """The scans' records put together; ranges are [least, largest], spacing in mm."""
     spacing = np.array([record["spacing_mm"] for record in records])
-    in_plane = [record["shape"][1:] for record in records]
+    _, rows, columns = zip(*(record["shape"] for record in records), strict=True)
     return {
         "name": task.name,
         **_sizes(records),
@@ -33,7 +33,8 @@ def summary(records: Sequence[dict[str, Any]], task: Task, splits: dict[str, str
             }
             for name in (task.classes[k] for k in task.scored)
         },
-        "shapes": [min(in_plane), max(in_plane)],
+        "rows": [min(rows), max(rows)],
+        "columns": [min(columns), max(columns)],
         "slices_per_scan": [min(r["shape"][0] for r in records), max(r["shape"][0] for r in records)],
         "spacing_mm": {
             axis: [float(spacing[:, i].min()), float(spacing[:, i].max())]

@@ -77,9 +77,7 @@ class UWMadison:
                 _check_complete(table, rows, files)
                 scans.append(_scan_file(scan, files, rows, table))
         if not scans:
-            raise InputError(
-                f"expected labelled scans in {root}, got none; check that {table} belongs to them"
-            )
+            raise InputError(f"expected labelled scans in {root}, got none; check that {table} belongs to them")
         return Source(root, spec(self), TASK, tuple(scans), tuple(notes))
 
 
@@ -97,9 +95,7 @@ def read_rows(table: Path) -> Rows:
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
                 found = ", ".join(reader.fieldnames or ()) or "none"
-                raise InputError(
-                    f"expected the columns {', '.join(COLUMNS)} in {table}, got {found}; add {missing[0]}"
-                )
+                raise InputError(f"expected the columns {', '.join(COLUMNS)} in {table}, got {found}; add {missing[0]}")
             for row in reader:
                 _add(rows, row["id"] or "", row["class"] or "", row["segmentation"] or "", table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -130,9 +126,7 @@ def _slices(root: Path) -> dict[str, dict[str, Path]]:
         scan = path.parent.parent.name
         case = f"{scan}_slice_{name[1]}"
         if case in found[scan]:
-            raise InputError(
-                f"expected one file for {case}, got {found[scan][case]} and {path}; take one away"
-            )
+            raise InputError(f"expected one file for {case}, got {found[scan][case]} and {path}; take one away")
         found[scan][case] = path
     if not found:
         raise InputError(

@@ -1,0 +1,139 @@
+"""`medattack prepare`: scans in a known format -> a prepared data set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medseg_attack.cli.terminal import Home, Json, Seed, ShowProgress, command, next_step, out, print_json, say
+from medseg_attack.cli.terminal import progress as progress_bar
+
+if TYPE_CHECKING:
+    from medseg_attack.data.prepare import Options
+    from medseg_attack.data.prepared import Prepared
+    from medseg_attack.data.source import Source
+
+SourcePath = Annotated[
+    Path, typer.Argument(metavar="SOURCE", help="Folder of the scans; only read. (phantom: made if absent.)")
+]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format", help="phantom, uw_madison, acdc or decathlon; options as in \"uw_madison(drop='author')\"."
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Where to. [default: <home>/data/<format>]", show_default=False)
+]
+Size = Annotated[str, typer.Option("--size", help="ROWS,COLUMNS to resample to. [default: each scan's own grid]")]
+WindowText = Annotated[
+    str, typer.Option("--window", help="What is shown as 0 and 1: percentile, slice_max or LOW,HIGH.")
+]
+Folds = Annotated[int, typer.Option("--folds", help="For cross-validation, by patient.")]
+TestFraction = Annotated[float, typer.Option("--test", help="Fraction of the patients held out, at least one.")]
+
+
+@command
+def prepare(
+    source: SourcePath,
+    format: Format,
+    out: Out = None,
+    size: Size = "",
+    window: WindowText = "percentile",
+    folds: Folds = 5,
+    test: TestFraction = 0.2,
+    seed: Seed = 0,
+    home: Home = None,
+    json: Json = False,
+    progress: ShowProgress = True,
+) -> None:
+    """Turn a folder of scans into a data set with splits by patient, and say what is in it.
+
+    SOURCE is not changed. Interrupted or killed, the same command goes on where it was.
+
+    Example: medattack prepare acdc/training --format acdc
+    """
+    from medseg_attack import workspace
+    from medseg_attack.data.prepare import Options
+    from medseg_attack.data.source import open_source
+    from medseg_attack.data.windows import window_rule
+
+    options = Options(_grid(size), window_rule(window), folds, test, seed)
+    found = open_source(format, source)
+    where = out or workspace.home(home) / "data" / format.partition("(")[0].strip()
+    for note in found.notes:
+        say(f"note: {note}")
+    prepared = _run(found, where, options, progress)
+    if json:
+        print_json({"data": str(where), "fingerprint": prepared.fingerprint, **prepared.summary})
+    else:
+        _show(prepared)
+    next_step(f"medattack train --data {where} --model unet_small")
+
+
+def _run(found: "Source", where: Path, options: "Options", show: bool) -> "Prepared":
+    from medseg_attack.data.prepare import prepare as write
+    from medseg_attack.data.prepared import open_prepared
+
+    was_finished = (where / "dataset.json").is_file()
+    reused = 0
+    with progress_bar("prepare", len(found.scans), show=show) as advance:
+        for done in write(found, where, options):
+            reused += done.reused
+            advance(1, note=done.scan)
+    if reused == len(found.scans) and was_finished:
+        say(f"{where} is prepared already, and {found.root} has not changed")
+    elif reused:
+        say(f"{reused} of {len(found.scans)} scans were there already")
+    return open_prepared(where)
+
+
+def _grid(text: str) -> tuple[int, int] | None:
+    from medseg_attack.errors import InputError
+
+    if not text:
+        return None
+    try:
+        rows, columns = (int(part) for part in text.split(","))
+    except ValueError:
+        rows = columns = 0
+    if min(rows, columns) < 1:
+        raise InputError(f"--size: expected ROWS,COLUMNS in pixels, got {text!r}; write for instance --size 224,224")
+    return rows, columns
+
+
+def _show(prepared: "Prepared") -> None:
+    from rich.table import Table
+
+    facts = prepared.summary
+    console = out()
+    table = Table("", "patients", "scans", "slices", title=f"{prepared.name} in {prepared.root}", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("all", *_sizes(facts))
+    for part, sizes in facts["splits"].items():
+        table.add_row(part if part == "test" else f"fold {part}", *_sizes(sizes))
+    console.print(table)
+    organs = Table("class", "labelled slices", "voxels")
+    for column in organs.columns[1:]:
+        column.justify = "right"
+    for name in (prepared.task.classes[k] for k in prepared.task.scored):
+        organ = facts["classes"][name]
+        organs.add_row(name, f"{organ['slices']:,}", f"{organ['voxels']:,}")
+    console.print(organs)
+    spacing = facts["spacing_mm"]
+    console.print(f"grid        {_range(facts['rows'])} rows x {_range(facts['columns'])} columns")
+    console.print(f"scans of    {_range(facts['slices_per_scan'])} slices")
+    apart = " x ".join(_range(spacing[axis]) for axis in ("row", "column"))
+    console.print(f"spacing     {apart} mm in plane, {_range(spacing['through'])} mm between slices")
+    console.print(f"intensity   {_range(facts['intensity'])} {facts['unit']}".rstrip())
+    console.print(f"fingerprint {prepared.fingerprint[:12]}")
+
+
+def _sizes(facts: dict[str, Any]) -> tuple[str, str, str]:
+    return f"{facts['patients']:,}", f"{facts['scans']:,}", f"{facts['slices']:,}"
+
+
+def _range(ends: list[float]) -> str:
+    low, high = (f"{end:.5g}" if end % 1 else f"{end:.0f}" for end in ends)
+    return low if low == high else f"{low} to {high}"
