@@ -52,8 +52,8 @@ def planned(options: Options, data: Source) -> Options:
         if not low <= getattr(options, name) < math.inf:
             raise InputError(f"expected {name} of at least {low}, got {getattr(options, name)}; check --{name}")
     training_loss(options.loss, data.task)
+    make = build(options.model, "model").func
     name, arguments = call(options.model)
-    make = build(name, "model").func
     fields = inspect.signature(make).parameters
     for field in ("size", "encoder_weights"):
         if value := getattr(options, field):

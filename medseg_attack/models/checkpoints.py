@@ -134,7 +134,8 @@ def untrained(spec: str, task: Task) -> SegModel:
     """The architecture of a spec with random weights; what its `encoder_weights` says is not downloaded."""
     name, options = call(spec)
     options.pop("encoder_weights", None)
-    model: SegModel = build(name, "model").func(task, **options)
+    with torch.random.fork_rng(devices=[]):  # a network draws its first weights; the caller's random numbers stay
+        model: SegModel = build(name, "model").func(task, **options)
     return model
 
 

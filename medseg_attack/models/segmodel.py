@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg_attack.errors import InputError
 from medseg_attack.types import Image, LogOdds, Mask, Task
 
 Head: TypeAlias = Literal["sigmoid", "softmax"]
@@ -71,7 +72,7 @@ class SegModel(nn.Module):
         """Log-odds on the image's grid: `sigmoid` of them is the probability, for either head.
 
         Raises:
-            ValueError: the image has neither the scan's nor the network's number of channels.
+            InputError: the image has neither the scan's nor the network's number of channels.
         """
         grid = tuple(image.shape[2:])
         logits = self.net(self.normalise(self._channels(self._onto_net_grid(image))))
@@ -89,9 +90,9 @@ class SegModel(nn.Module):
         if image.shape[1] == self.in_channels:
             return image
         if image.shape[1] != 1:
-            raise ValueError(
-                f"expected an image of 1 or {self.in_channels} channels, got {image.shape[1]}; "
-                "check the task's channels"
+            raise InputError(
+                f"expected an image of 1 or {self.in_channels} channels for this network, got {image.shape[1]}; "
+                f"if it is fgsm_wang2024 that copies the channel, write fgsm_wang2024(channels={self.in_channels})"
             )
         return image.expand(-1, self.in_channels, *image.shape[2:])
 
