@@ -77,8 +77,8 @@ def day(rng: np.random.Generator, patient: Body) -> Day:
     loops = np.stack(
         (
             patient.frame[0] * far * np.cos(around),
-            patient.frame[1] * far * np.sin(around) + 0.05,
-            rng.uniform(0.35, 0.85, n),
+            patient.frame[1] * far * np.sin(around) + 0.03,
+            rng.uniform(0.42, 0.85, n),
             rng.uniform(0.13, 0.19, n),
             rng.uniform(0.10, 0.13, n),
             rng.uniform(0.20, 0.32, n),
@@ -91,7 +91,7 @@ def day(rng: np.random.Generator, patient: Body) -> Day:
         bowel_radius=rng.uniform(0.085, 0.115),
         haustra=(float(rng.integers(9, 14)), rng.uniform(0, 2 * np.pi)),
         loops=loops,
-        filling=(rng.uniform(0.28, 0.36), rng.uniform(0.17, 0.22), rng.uniform(0.26, 0.34)),
+        filling=(rng.uniform(0.28, 0.36), rng.uniform(0.17, 0.22), rng.uniform(0.26, 0.32)),
         bend=rng.uniform(0.4, 1.2),
         bias=rng.uniform(-0.10, 0.10, 5),
     )
@@ -182,7 +182,7 @@ def _tissue(patient: Body, x: Field, y: Field, z: float, depths: dict[str, Field
         ("liver", _ellipse(x - patient.liver[0], y - patient.liver[1], 0.30, 0.34) if z < 0.40 else None),
         ("kidney", _ellipse(x - 0.36, y - 0.30, 0.09, 0.12) if 0.25 < z < 0.7 else None),
         ("kidney", _ellipse(x + 0.36, y - 0.30, 0.09, 0.12) if 0.3 < z < 0.75 else None),
-        ("spine", _ellipse(x, y - 0.36, 0.13, 0.12)),
+        ("spine", _ellipse(x, y - 0.42, 0.13, 0.12)),
     ):
         if depth is not None:
             image += (value[name] - image) * cover(depth)
