@@ -130,7 +130,7 @@ def _attacked(
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in batch.cases]
     for indices in _alike(attacks):
         metered = Metered(model)
-        alike = [attacks[i].on(batch.cases) if isinstance(attacks[i], PerCase) else attacks[i] for i in indices]
+        alike = [_bound(attacks[i], batch) for i in indices]
         sweep = getattr(alike[0], "sweep", None)
         start = time.perf_counter()
         if sweep is None:

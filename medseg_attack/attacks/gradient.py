@@ -56,7 +56,7 @@ class PGD:
         if self.steps > 1 or self.random_start or self.keep_worst:
             yield from (replace(self, ball=ball)(model, image, target, seeds) for ball in balls)
             return
-        _, direction = self._gradient(model, image, target, 0.0)
+        direction = _scaled(self._gradient(model, image, target, 0.0)[1])
         for ball in balls:
             x = ball.project(image + self.step_size * ball.step(direction, image), image)
             yield judged(model, ball, x, image, target)
@@ -69,7 +69,7 @@ class PGD:
             log_odds, grad = self._gradient(model, x, target, step / self.steps)
             if best is not None and (step or self.random_start):
                 best |= scored(model, self.ball, x, image, model.decide(log_odds), target)
-            direction = self.momentum * direction + grad / (_magnitude(grad) + TINY)
+            direction = self.momentum * direction + _scaled(grad)
             x = self.ball.project(x + self.step_size * self.ball.step(direction, x), image)
         last = judged(model, self.ball, x, image, target)
         return last if best is None else best | last
@@ -81,8 +81,9 @@ class PGD:
         return log_odds.detach(), torch.autograd.grad(loss, x)[0]
 
 
-def _magnitude(grad: Image) -> Image:
-    return grad.abs().mean(tuple(range(1, grad.ndim)), keepdim=True)
+def _scaled(grad: Image) -> Image:
+    """Each sample's gradient divided by its mean magnitude; a zero gradient stays zero."""
+    return grad / (grad.abs().mean(tuple(range(1, grad.ndim)), keepdim=True) + TINY)
 
 
 def _reseeded(seeds: Sequence[int], run: int) -> list[int]:

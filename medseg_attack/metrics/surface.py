@@ -6,6 +6,7 @@ distance, 0 for the normalised surface Dice.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -57,5 +58,7 @@ def _guarded(
     both = in_pred & in_target
     if both.any():
         spacing = [spacing_mm[i] for i in both.nonzero()[:, 0].tolist()]
-        result[both] = measure(pred[both][:, None], target[both][:, None], spacing)[:, 0].to(torch.float64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # MONAI calls its own deprecated arguments
+            result[both] = measure(pred[both][:, None], target[both][:, None], spacing)[:, 0].to(torch.float64)
     return result

@@ -1,0 +1,231 @@
+"""The loop: rows that do not depend on batches, order, shards or being killed, and that trust no attack."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from medseg_attack import registry
+from medseg_attack.evaluate import attack_chunk, chunks, run_attacks
+from medseg_attack.metrics.surface import hd95_mm
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.results import Row, RunFolder
+from medseg_attack.types import Adversarial, Attack, Batch, Case, Task, Window
+
+TASK = Task("toy", ("a", "b"))
+
+
+@dataclass(frozen=True)
+class Ref:
+    id: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Forty cases of two shapes."""
+
+    reads: list[str] = field(default_factory=list)
+
+    def refs(self) -> list[Ref]:
+        return [Ref(f"p{i % 5}_{i:02d}", (16, 12) if i % 3 else (12, 16)) for i in range(40)]
+
+    def read(self, ref: Ref) -> Case:
+        self.reads.append(ref.id)
+        generator = torch.Generator().manual_seed(int(ref.id[-2:]))
+        image = torch.rand(1, *ref.shape, generator=generator)
+        target = torch.stack([image[0] > 0.5, image[0] > 0.8])
+        return Case(ref.id, ref.id[:2] + "_v", ref.id[:2], image, target, (1.0, 1.5), Window(0, 1))
+
+
+@pytest.fixture
+def model() -> Iterator[SegModel]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 8, 3, padding=1),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(8, 2, 3, padding=1),
+        )
+        with torch.no_grad():
+            net[3].weight.mul_(8)
+    made = SegModel(net, TASK)
+    with frozen(made):
+        yield made
+
+
+def attacks(*texts: str) -> list[Attack]:
+    return [registry.build(text, "attack") for text in texts]
+
+
+def run_into(
+    folder: Path,
+    model: SegModel,
+    todo: Sequence[Attack],
+    *,
+    data: Toy | None = None,
+    refs: Sequence[Ref] | None = None,
+    batch_size: int = 16,
+    shard: tuple[int, int] = (0, 1),
+) -> list[pd.DataFrame]:
+    data = data or Toy()
+    folders = [RunFolder.open(folder / str(i), {"attack": registry.spec(attack)}) for i, attack in enumerate(todo)]
+    pairs = list(zip(todo, folders, strict=True))
+    for _ in run_attacks(model, data, pairs, refs or data.refs(), batch_size=batch_size, shard=shard):
+        pass
+    return [one.rows() for one in folders]
+
+
+TWO = attacks("pgd(steps=3)", "noise")
+
+
+def test_chunks_hold_one_shape_and_do_not_depend_on_order() -> None:
+    refs = Toy().refs()
+    made = chunks(refs)
+    assert made == chunks(refs[::-1])
+    assert all(len({ref.shape for ref in chunk}) == 1 and len(chunk) <= 32 for chunk in made)
+    assert sorted(ref.id for chunk in made for ref in chunk) == sorted(ref.id for ref in refs)
+
+
+def test_order_does_not_change_a_bit(tmp_path: Path, model: SegModel) -> None:
+    first = run_into(tmp_path / "a", model, TWO)
+    other = run_into(tmp_path / "b", model, TWO, refs=Toy().refs()[::-1])
+    for one, two in zip(first, other, strict=True):
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_shards_add_up_bit_for_bit(tmp_path: Path, model: SegModel) -> None:
+    whole = run_into(tmp_path / "whole", model, TWO)
+    first = RunFolder.open(tmp_path / "parts" / "0", {"attack": registry.spec(TWO[0])})
+    pairs = [(TWO[0], first), (TWO[1], RunFolder.open(tmp_path / "parts" / "1", {"attack": registry.spec(TWO[1])}))]
+    assert sum(run_attacks(model, Toy(), pairs, Toy().refs(), shard=(1, 2))) < 2 * len(Toy().refs())
+    assert not first.has(0)
+    parts = run_into(tmp_path / "parts", model, TWO, shard=(0, 2))
+    for one, two in zip(whole, parts, strict=True):
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path, model: SegModel) -> None:
+    whole = run_into(tmp_path / "whole", model, TWO)
+    folders = [RunFolder.open(tmp_path / "cut" / str(i), {"attack": registry.spec(a)}) for i, a in enumerate(TWO)]
+    data = Toy()
+    cut = run_attacks(model, data, list(zip(TWO, folders, strict=True)), data.refs())
+    next(cut)
+    cut.close()
+    assert not folders[0].has(1)
+    (folders[0].path / "parts" / ".00001.parquet.123.part").write_bytes(b"half a file")  # what a kill leaves
+    again = Toy()
+    resumed = run_into(tmp_path / "cut", model, TWO, data=again)
+    assert len(again.reads) < len(data.refs())
+    for one, two in zip(whole, resumed, strict=True):
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_batch_size_changes_nothing_in_double(tmp_path: Path, model: SegModel) -> None:
+    class Double(Toy):
+        def read(self, ref: Ref) -> Case:
+            case = super().read(ref)
+            return replace(case, image=case.image.double())
+
+    model = model.double()
+    one, seven = (run_into(tmp_path / str(n), model, TWO, data=Double(), batch_size=n) for n in (1, 7))
+    for left, right in zip(one, seven, strict=True):
+        exact = [c for c in left if left[c].dtype != float]
+        pd.testing.assert_frame_equal(left[exact], right[exact], check_exact=True)
+        pd.testing.assert_frame_equal(left, right, check_exact=False, rtol=0, atol=1e-12)
+
+
+def test_batch_size_changes_dice_by_less_than_a_thousandth_in_float(tmp_path: Path, model: SegModel) -> None:
+    from medseg_attack.stats import by_organ, pooled, scored
+
+    tables = []
+    for n in (1, 7):
+        rows = run_into(tmp_path / str(n), model, TWO, batch_size=n)[0].assign(run="run")
+        tables.append(by_organ(scored(pooled(rows, "volume"), "one"), "dice_adv"))
+    assert (tables[0] - tables[1]).abs().to_numpy().max() < 1e-3
+
+
+def test_rows_hold_the_counts_of_both_predictions(model: SegModel) -> None:
+    cases = [Toy().read(ref) for ref in chunks(Toy().refs())[0][:3]]
+    batch = Batch.of(cases)
+    ((_, rows, _, images),) = attack_chunk(
+        model, [batch], attacks("fgsm"), metrics={"hd95_mm": hd95_mm}, keep_images=True
+    )
+    assert images is not None
+    assert [(row.case, row.cls) for row in rows] == [(case.id, cls) for case in cases for cls in "ab"]
+    clean, hit = model.decide(model(batch.image)), model.decide(model(images))
+    distance = hd95_mm(hit, batch.target, [case.spacing_mm for case in cases])
+    for number, row in enumerate(rows):
+        i, k = divmod(number, 2)
+        assert row.n_target == batch.target[i, k].sum()
+        assert (row.n_clean, row.n_adv) == (clean[i, k].sum(), hit[i, k].sum())
+        assert row.hit_clean == (clean & batch.target)[i, k].sum()
+        assert row.hit_adv == (hit & batch.target)[i, k].sum()
+        assert row.extra["hd95_mm_adv"] == pytest.approx(distance[i, k].item())
+        assert row.linf == pytest.approx(8 / 255, abs=1e-6)
+
+
+def test_an_exclusive_task_is_scored_without_its_background() -> None:
+    task = Task("exclusive", ("background", "organ"), exclusive=True)
+    model = SegModel(torch.nn.Conv2d(1, 2, 1), task)
+    image = torch.rand(1, 6, 6)
+    target = torch.stack([image[0] < 0.5, image[0] >= 0.5])
+    case = Case("c", "v", "g", image, target, (1.0, 1.0), Window(0, 1))
+    ((_, rows, _, _),) = attack_chunk(model, [Batch.of([case])], attacks("clean"))
+    assert [row.cls for row in rows] == ["organ"]
+
+
+@pytest.mark.parametrize(
+    ("text", "forwards", "backwards"),
+    [("clean", 1, 0), ("noise", 1, 0), ("fgsm", 2, 1), ("bim(steps=4)", 5, 4), ("pgd(steps=5)", 7, 5),
+     ("pgd(steps=5, restarts=2)", 14, 10)],
+)  # fmt: skip
+def test_passes_are_counted(model: SegModel, text: str, forwards: int, backwards: int) -> None:
+    batch = Batch.of([Toy().read(Toy().refs()[0])])
+    ((_, rows, _, _),) = attack_chunk(model, [batch], attacks(text))
+    assert (rows[0].forwards, rows[0].backwards) == (forwards, backwards)
+
+
+def test_budgets_of_one_attack_share_a_gradient_and_are_charged_alike(model: SegModel) -> None:
+    batch = Batch.of([Toy().read(Toy().refs()[0])])
+    together = attack_chunk(model, [batch], attacks("fgsm(linf(1/255))", "noise", "fgsm(linf(4/255))"))
+    rows = {index: rows for index, rows, _, _ in together}
+    alone = [
+        next(attack_chunk(model, [batch], attacks(text)))[1] for text in ("fgsm(linf(1/255))", "fgsm(linf(4/255))")
+    ]
+    assert [rows[0], rows[2]] == alone
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """Returns what it should not."""
+
+    shift: float = 0.0
+    ball: object = registry.build("linf(0.01)", "ball")
+
+    def __call__(self, model: object, image: Tensor, target: Tensor, seeds: Sequence[int]) -> Adversarial:
+        return Adversarial(image + self.shift, torch.ones(len(image)), torch.zeros(len(image)))
+
+
+@pytest.mark.parametrize("shift", [0.02, -2.0, float("nan")])
+def test_an_attack_that_leaves_its_ball_is_caught_by_name(model: SegModel, shift: float) -> None:
+    batch = Batch.of([Toy().read(Toy().refs()[0])])
+    with pytest.raises(RuntimeError, match="p0_00"):
+        list(attack_chunk(model, [batch], [Cheat(shift)]))  # type: ignore[list-item]
+
+
+def test_a_model_that_returns_nan_is_caught_by_case(model: SegModel) -> None:
+    broken = SegModel(torch.nn.Conv2d(1, 2, 1), TASK)
+    with torch.no_grad():
+        broken.net.weight.fill_(float("nan"))  # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match="finite log-odds.*p0_00"):
+        list(attack_chunk(broken, [Batch.of([Toy().read(Toy().refs()[0])])], attacks("clean")))
+
+
+def test_a_row_has_no_clock() -> None:
+    assert not {"seconds", "time"} & set(Row.__annotations__)

@@ -1,0 +1,133 @@
+"""Objectives against their formulas: the gradient table, gradcheck, per-sample behaviour."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from medseg_attack import registry
+from medseg_attack.attacks.wang2024 import bce_swapped, dice_swapped, focal_swapped
+from medseg_attack.objectives import bce, ce, focal, harm, margin, soft_dice
+from medseg_attack.types import Objective
+
+OBJECTIVES = registry.names("objective")
+
+
+def gradient(objective: Objective, z: list[float], y: int) -> torch.Tensor:
+    """N times the gradient per entry, for entries that are alone in their sample."""
+    log_odds = torch.tensor(z, dtype=torch.float64).view(-1, 1, 1, 1).requires_grad_()
+    target = torch.full_like(log_odds, y, dtype=torch.bool)
+    return torch.autograd.grad(objective(log_odds, target, 1.0).sum(), log_odds)[0].flatten()
+
+
+MARGINS = [-5.0, -2.0, 0.0, 2.0, 5.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (bce, [-0.9933, -0.8808, -0.5, -0.1192, -0.006693, -3.354e-4]),
+        (focal, [-1.046, -1.077, -0.2983, -0.004871, -8.97e-7, -1.13e-10]),
+        (margin, [-1.0] * 6),
+    ],
+)
+def test_gradients_match_the_formulas(objective: Objective, expected: list[float]) -> None:
+    found = gradient(objective, MARGINS, 1)
+    assert found.tolist() == pytest.approx(expected, rel=1e-3)  # the digits that the table gives
+    # a wrong background entry is pushed the other way, by as much
+    mirrored = gradient(objective, [-m for m in MARGINS], 0)
+    torch.testing.assert_close(mirrored, -found)
+
+
+def test_gradients_match_closed_forms_to_1e6() -> None:
+    m = torch.tensor(MARGINS, dtype=torch.float64)
+    q, p = torch.sigmoid(-m), torch.sigmoid(m)
+    torch.testing.assert_close(gradient(bce, MARGINS, 1), -q, atol=1e-9, rtol=0)
+    exact = -(q**2) * (q + 2 * (1 - q) * torch.nn.functional.softplus(-m))
+    torch.testing.assert_close(gradient(focal, MARGINS, 1), exact, atol=1e-9, rtol=0)
+    # one foreground pixel: I = p, U = p + 1, s = 1
+    dice = p * (1 - p) * ((2 * p + 1) / (p + 2) ** 2 - 2 / (p + 2))
+    torch.testing.assert_close(gradient(soft_dice, MARGINS, 1), dice, atol=1e-9, rtol=0)
+
+
+def test_ce_is_the_softmax_cross_entropy_of_an_exclusive_task() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 5, 6, dtype=torch.float64) * 5
+    labels = torch.randint(4, (2, 5, 6))
+    log_p = logits.log_softmax(1)
+    log_odds = log_p - torch.log1p(-log_p.exp())
+    target = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1).bool()
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none").mean((1, 2))
+    torch.testing.assert_close(ce(log_odds, target), expected)
+
+
+def test_swapped_losses_are_monais_with_swapped_arguments() -> None:
+    from monai.losses import DiceLoss, FocalLoss
+
+    torch.manual_seed(0)
+    z = torch.randn(1, 3, 8, 8, dtype=torch.float64) * 4
+    y = torch.rand(1, 3, 8, 8) < 0.3
+    mask = y.to(z)
+    torch.testing.assert_close(bce_swapped(z, y)[0], torch.nn.functional.binary_cross_entropy_with_logits(mask, z))
+    expected = FocalLoss(gamma=2.0)(mask, z).double()  # MONAI computes it in float32
+    torch.testing.assert_close(focal_swapped(z, y)[0], expected, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(dice_swapped(z, y)[0], DiceLoss(sigmoid=True)(mask, z), atol=1e-6, rtol=1e-6)
+
+
+def test_swapped_gradients_match_the_derivation() -> None:
+    assert gradient(bce_swapped, MARGINS, 1).tolist() == pytest.approx([-1.0] * 6, abs=1e-9)
+    assert gradient(bce_swapped, MARGINS, 0).tolist() == pytest.approx([0.0] * 6, abs=1e-9)
+    found = gradient(focal_swapped, [-5, -2, 0, 2, 5], 1).tolist()
+    assert found == pytest.approx([-1.0004, -1.0742, -1.2895, 0.00364, 2.1e-7], rel=5e-3)
+    below, above = gradient(focal_swapped, [1.5914, 1.5915], 1).tolist()
+    assert below < 0 < above
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradcheck(name: str) -> None:
+    torch.manual_seed(1)
+    z = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    y = torch.rand(2, 3, 4, 5) < 0.4
+    objective = registry.build(name, "objective")
+    assert gradcheck(lambda x: objective(x, y, 0.5), (z,))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
+    torch.manual_seed(2)
+    z = torch.randn(4, 3, 6, 5, dtype=torch.float64)
+    y = torch.rand(4, 3, 6, 5) < 0.3
+    objective = registry.build(name, "objective")
+    together = objective(z, y, 0.5)
+    assert together.shape == (4,)
+    alone = torch.cat([objective(z[i : i + 1], y[i : i + 1], 0.5) for i in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_finite_on_empty_and_full_masks(name: str, scale: float) -> None:
+    z = (torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(3)) * scale).requires_grad_()
+    y = torch.stack([torch.zeros(2, 4, 4), torch.ones(2, 4, 4)]).bool()
+    value = registry.build(name, "objective")(z, y, 0.0)
+    (grad,) = torch.autograd.grad(value.sum(), z)
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(grad).all()
+
+
+def test_soft_dice_can_climb_on_an_empty_slice() -> None:
+    z = torch.full((1, 1, 8, 8), -4.0, requires_grad=True)
+    (grad,) = torch.autograd.grad(soft_dice(z, torch.zeros(1, 1, 8, 8, dtype=torch.bool)).sum(), z)
+    assert (grad > 1e-4).all()
+
+
+def test_harm_of_masks_worked_by_hand() -> None:
+    target = torch.zeros(3, 2, 2, 2, dtype=torch.bool)
+    target[:, 0, 0] = True  # two pixels of class 0, none of class 1
+    pred = torch.zeros_like(target)
+    pred[0, 0, 0, 0] = True  # one of the two: Dice 2/3; class 1 rightly empty: 1
+    pred[1, 0, 0] = True
+    pred[1, 1, 1, 1] = True  # class 0 right, class 1 hallucinated: 0
+    assert harm(pred, target).tolist() == pytest.approx([(1 / 3 + 0) / 2, 1 / 2, 1 / 2])
+    assert not math.isnan(harm(pred[:, 1:], target[:, 1:]).sum().item())

@@ -1,0 +1,85 @@
+"""Specs and names: what is typed is what is built, labelled and built again."""
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from medseg_attack import registry
+from medseg_attack.attacks.gradient import PGD
+from medseg_attack.balls import L2, Linf
+from medseg_attack.errors import InputError
+from medseg_attack.objectives import focal, soft_dice
+
+floats = st.floats(0, 0.999, allow_nan=False)
+balls = st.one_of(
+    st.builds(Linf, floats), st.builds(L2, floats), st.builds(Linf, st.integers(0, 254).map(lambda n: n / 255))
+)
+objectives = st.one_of(
+    st.sampled_from([soft_dice, focal]),
+    floats.map(lambda s: registry.build(f"soft_dice(smooth={s!r})", "objective")),
+)
+attacks = st.builds(
+    PGD, ball=balls, objective=objectives, steps=st.integers(1, 99), step_size=floats, random_start=st.booleans()
+)
+
+
+@given(attacks)
+def test_a_spec_builds_what_it_was_made_from(attack: PGD) -> None:
+    assert registry.build(registry.spec(attack), "attack") == attack
+
+
+@pytest.mark.parametrize("kind", ["attack", "ball", "metric", "objective"])
+def test_every_name_round_trips(kind: str) -> None:
+    for name in registry.names(kind):
+        made = registry.build(name, kind)
+        assert registry.build(registry.spec(made), kind) == made
+
+
+def test_positional_values_fill_fields_in_order() -> None:
+    made = registry.build("pgd(linf(4/255), soft_dice, steps=40)", "attack")
+    assert (made.ball, made.objective, made.steps) == (Linf(4 / 255), soft_dice, 40)
+
+
+def test_overrides_fill_what_the_text_leaves_open() -> None:
+    made = registry.build("pgd(steps=3)", "attack", {"steps": 9, "restarts": 2, "unknown": 1})
+    assert (made.steps, made.restarts) == (3, 2)
+
+
+def test_with_eps_reaches_the_ball_and_leaves_the_original() -> None:
+    attack = PGD()
+    assert registry.with_eps(attack, 0.5) == PGD(ball=Linf(0.5))
+    assert attack == PGD()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("pgdd", "did you mean pgd?"),
+        ("pgd(step=3)", "did you mean steps or step_size?"),
+        ("pgd(__import__('os'))", "unknown name"),
+        ("pgd(steps=2.5)", "takes a value of type int"),
+        ("pgd(steps=True)", "takes a value of type int"),
+        ("pgd(steps=0)", "steps >= 1"),
+        ("pgd(linf(4))", "write 4/255"),
+        ("linf(0.1)", "got the ball 'linf'"),
+        ("pgd(bce)", "takes something like linf"),
+        ("pgd(ball=3)", "takes something like linf"),
+        ("pgd(linf(1/0))", "division by zero"),
+        ("pgd(steps=3, steps=4)", "got 'steps' twice"),
+        ("pgd(", "expected a name or a call"),
+        ("pgd.x", "expected attack"),
+        ("noise(draw='loud')", "sign, uniform, gaussian"),
+        ("pgd(linf, steps=lambda: 1)", "expected a value"),
+    ],
+)
+def test_a_wrong_spec_is_told(text: str, told: str) -> None:
+    with pytest.raises(InputError) as error:
+        registry.build(text, "attack")
+    assert told in str(error.value)
+
+
+def test_a_name_cannot_be_taken_twice() -> None:
+    registry.names("attack")
+    with pytest.raises(ValueError, match="is taken"):
+        registry.register("pgd", kind="attack")(lambda: None)
+    assert registry.build("pgd", "attack") == PGD()
