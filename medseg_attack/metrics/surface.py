@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
 
 from medseg_attack.registry import register
@@ -23,6 +22,8 @@ def hd95_mm(pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]) -
     """95th percentile of the symmetric Hausdorff distance between surfaces, in mm."""
     diagonal = [math.dist([0.0] * len(s), [n * d for n, d in zip(pred.shape[2:], s, strict=True)]) for s in spacing_mm]
     missed = torch.tensor(diagonal, dtype=torch.float64)[:, None].expand(-1, pred.shape[1])
+
+    from monai.metrics import compute_hausdorff_distance  # here: it takes seconds to load
 
     def distance(p: Mask, t: Mask, spacing: list[tuple[float, ...]]) -> Tensor:
         return torch.as_tensor(
@@ -37,6 +38,8 @@ def nsd(
     pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]], *, tolerance_mm: float = 2.0
 ) -> Float[Tensor, "b k"]:
     """Normalised surface Dice: the share of both surfaces that lies within `tolerance_mm` of the other, in [0, 1]."""
+
+    from monai.metrics import compute_surface_dice  # here: it takes seconds to load
 
     def share(p: Mask, t: Mask, spacing: list[tuple[float, ...]]) -> Tensor:
         return torch.as_tensor(compute_surface_dice(p, t, [tolerance_mm], include_background=True, spacing=spacing))

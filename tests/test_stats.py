@@ -1,0 +1,127 @@
+"""Scores, averages and intervals on tables small enough to be worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score, jaccard_score
+
+from medseg_attack.stats import Empty, by_organ, interval, pooled, scored, success, summary
+
+NAN = float("nan")
+
+
+def table(*rows: tuple[object, ...]) -> pd.DataFrame:
+    """Columns: group, volume, case, cls, n_target, n_clean, hit_clean, n_adv, hit_adv."""
+    columns = ["group", "volume", "case", "cls", "n_target", "n_clean", "hit_clean", "n_adv", "hit_adv"]
+    return pd.DataFrame(rows, columns=columns).assign(run="r")
+
+
+@pytest.mark.parametrize(
+    ("empty", "n_target", "n_pred", "hit", "dice"),
+    [
+        ("one", 0, 0, 0, 1.0), ("nan", 0, 0, 0, NAN), ("zero", 0, 0, 0, 0.0),  # absent from both
+        ("one", 0, 5, 0, 0.0), ("nan", 0, 5, 0, NAN), ("zero", 0, 5, 0, 0.0),  # hallucinated
+        ("one", 5, 0, 0, 0.0), ("nan", 5, 0, 0, 0.0), ("zero", 5, 0, 0, 0.0),  # missed
+        ("one", 4, 4, 3, 0.75), ("nan", 4, 4, 3, 0.75), ("zero", 4, 4, 3, 0.75),
+    ],
+)  # fmt: skip
+def test_every_row_of_the_empty_rules(empty: Empty, n_target: int, n_pred: int, hit: int, dice: float) -> None:
+    case = table(("p", "v", "c", "a", n_target, n_pred, hit, n_pred, hit))
+    row = scored(case, empty).iloc[0]
+    assert (row["dice_clean"], row["dice_adv"]) == pytest.approx((dice, dice), nan_ok=True)
+    touched = n_target == 0 if empty == "nan" else n_target == n_pred == 0
+    assert row["touched"] == touched
+
+
+def test_scores_are_scikit_learns() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        truth, pred = rng.random(50) < 0.4, rng.random(50) < 0.5
+        case = table(("p", "v", "c", "a", truth.sum(), pred.sum(), (truth & pred).sum(), 0, 0))
+        row = scored(case, "one").iloc[0]
+        assert row["dice_clean"] == pytest.approx(f1_score(truth, pred))
+        assert row["iou_clean"] == pytest.approx(jaccard_score(truth, pred))
+
+
+ROWS = table(
+    ("p1", "v1", "s1", "liver", 10, 10, 10, 0, 0),
+    ("p1", "v1", "s2", "liver", 30, 30, 30, 30, 30),
+    ("p2", "v2", "s3", "liver", 20, 20, 20, 10, 5),
+    ("p1", "v1", "s1", "aorta", 4, 4, 4, 4, 4),
+    ("p1", "v1", "s2", "aorta", 0, 0, 0, 0, 0),
+    ("p2", "v2", "s3", "aorta", 4, 4, 2, 0, 0),
+)
+
+
+def test_counts_are_added_up_before_they_are_scored() -> None:
+    volumes = scored(pooled(ROWS, "volume"), "one").set_index(["unit", "cls"])["dice_adv"]
+    assert volumes["v1", "liver"] == pytest.approx(2 * 30 / (40 + 30))
+    slices = scored(pooled(ROWS, "slice"), "one").set_index(["unit", "cls"])["dice_adv"]
+    assert slices["s1", "liver"] == 0
+    assert slices["s2", "aorta"] == 1
+    assert pooled(ROWS, "patient")["unit"].tolist() == pooled(ROWS, "patient")["group"].tolist()
+
+
+def test_means_are_over_cases_then_over_organs() -> None:
+    means = by_organ(scored(pooled(ROWS, "volume"), "one"), "dice_adv").iloc[0]
+    liver, aorta = np.mean([60 / 70, 10 / 30]), np.mean([1.0, 0.0])
+    assert means.to_dict() == pytest.approx({"liver": liver, "aorta": aorta, "mean": (liver + aorta) / 2})
+    assert list(means.index) == ["liver", "aorta", "mean"]
+
+
+def test_success_is_three_stated_numbers() -> None:
+    found = success(scored(pooled(ROWS, "volume"), "one"))
+    clean, adv = np.mean([1.0, 1.0, 1.0, 0.5]), np.mean([60 / 70, 10 / 30, 1.0, 0.0])
+    assert found == pytest.approx({"relative_drop": 1 - adv / clean, "below_half": 2 / 4, "missed": 1 / 4})
+
+
+def test_an_absent_organ_is_neither_halved_nor_missed() -> None:
+    absent = table(("p", "v", "s", "a", 0, 0, 0, 9, 0), ("p", "v", "s", "b", 4, 4, 4, 4, 4))
+    found = success(scored(absent, "one"))
+    assert (found["below_half"], found["missed"]) == (0, 0)
+
+
+def test_an_interval_is_over_patients_not_over_slices() -> None:
+    few = pd.concat([ROWS] * 1)
+    many = pd.concat([ROWS.assign(case=ROWS["case"] + str(i)) for i in range(50)])  # the same patients, more slices
+    of_few, of_many = (interval(scored(pooled(t, "slice"), "one"), "dice_adv") for t in (few, many))
+    assert of_few == pytest.approx(of_many)
+    assert of_few[0] < of_few[1]
+
+
+def test_an_interval_matches_the_normal_one_when_patients_are_many() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.integers(20, 80, 400)
+    cases = scored(
+        table(*[(f"p{i}", f"v{i}", f"s{i}", "a", 100, 100, 100, 100, int(v)) for i, v in enumerate(values)]).rename(
+            columns={"case": "unit"}
+        ),
+        "one",
+    )
+    low, high = interval(cases, "dice_adv")
+    half = 1.96 * (values / 100).std(ddof=1) / 20
+    assert (low, high) == pytest.approx(((values / 100).mean() - half, (values / 100).mean() + half), abs=0.005)
+
+
+def test_an_interval_of_one_patient_is_nothing() -> None:
+    one = scored(pooled(ROWS[ROWS["group"] == "p1"], "volume"), "one")
+    assert np.isnan(interval(one, "dice_adv")).all()
+
+
+def test_an_organ_that_is_left_out_everywhere_does_not_hide_the_rest() -> None:
+    rows = table(("p1", "v1", "s1", "a", 0, 0, 0, 0, 0), ("p2", "v2", "s2", "a", 0, 0, 0, 0, 0),
+                 ("p1", "v1", "s1", "b", 4, 4, 4, 4, 2), ("p2", "v2", "s2", "b", 4, 4, 4, 4, 4))  # fmt: skip
+    cases = scored(pooled(rows, "volume"), "nan")
+    assert by_organ(cases, "dice_adv").iloc[0].to_dict() == pytest.approx(
+        {"a": NAN, "b": 0.75, "mean": 0.75}, nan_ok=True
+    )
+    assert interval(cases, "dice_adv") == pytest.approx((0.5, 1.0))
+
+
+def test_a_summary_says_how_many_scores_the_rule_decided() -> None:
+    rows = ROWS.assign(linf=0.01, forwards=2, backwards=1, model="m")
+    of_slices = summary(rows, unit="slice", empty="one", header=["model"]).iloc[0]
+    assert (of_slices["touched"], of_slices["entries"], of_slices["patients"]) == (1, 6, 2)
+    of_volumes = summary(rows, unit="volume", empty="one").iloc[0]
+    assert of_volumes["touched"] == 0
+    assert of_volumes["drop"] == pytest.approx(of_volumes["mean_clean"] - of_volumes["mean_adv"])

@@ -1,0 +1,96 @@
+"""Studies: what a file and flags expand to, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from medseg_attack import registry
+from medseg_attack.errors import InputError
+from medseg_attack.study import cells, parse_eps, read_study
+
+
+def expand(**flags: object) -> list[tuple[str, str, str]]:
+    study = read_study(None, {"models": ["m"], **flags})
+    return [(cell.label, cell.loss, registry.spec(cell.eps)) for cell in cells(study)]
+
+
+def test_a_study_is_the_product_with_noise_on_top() -> None:
+    made = expand(attacks=["fgsm", "pgd(steps=3)"], losses=["bce", "focal"], eps=["1/255", "0.01"])
+    assert made[:2] == [("noise", "", "1/255"), ("noise", "", "0.01")]
+    product = {(a, o, e) for a in ("fgsm", "pgd(steps=3)") for o in ("bce", "focal") for e in ("1/255", "0.01")}
+    assert set(made[2:]) == product
+    assert len(made) == 10
+
+
+def test_nothing_runs_twice() -> None:
+    assert expand(attacks=["fgsm", "fgsm", "noise"], losses=["bce", "bce"], eps=["0.01"]) == [
+        ("noise", "", "0.01"),
+        ("fgsm", "bce", "0.01"),
+    ]
+
+
+def test_an_attack_keeps_what_it_says_itself() -> None:
+    made = cells(
+        read_study(
+            None, {"models": ["m"], "attacks": ["pgd(objective=margin, steps=7)"], "losses": ["bce"], "steps": 9}
+        )
+    )
+    assert (made[-1].loss, made[-1].attack.steps) == ("margin", 7)
+
+
+def test_steps_reach_attacks_that_have_them_alone() -> None:
+    made = cells(read_study(None, {"models": ["m"], "attacks": ["fgsm", "bim"], "steps": 9}))
+    assert [cell.attack.steps for cell in made if cell.label != "noise"] == [1, 9]
+
+
+def test_norm_reaches_every_ball() -> None:
+    made = cells(read_study(None, {"models": ["m"], "attacks": ["fgsm"], "norm": "l2", "eps": ["0.5"]}))
+    assert [registry.spec(cell.attack.ball) for cell in made] == ["l2(eps=0.5)", "l2(eps=0.5)"]
+    assert made[0].label == "noise(l2)"
+
+
+def test_a_variant_with_its_own_ball_has_its_own_noise() -> None:
+    made = expand(attacks=["fgsm_wang2024"], eps=["0.009"])
+    assert made == [("noise(blend)", "", "0.009"), ("fgsm_wang2024", "bce_swapped", "0.009")]
+
+
+def test_flags_go_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("models: [a, b]\nattacks: fgsm\neps: [1/255, 0.02]\nseed: 3\n")
+    study = read_study(file, {"models": ["c"], "seed": None, "eps": []})
+    assert (study.models, study.attacks, study.eps, study.seed) == (["c"], ["fgsm"], [1 / 255, 0.02], 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("models: [a]\nepsilon: 3\n", "unknown field 'epsilon'"),
+        ("models: [a]\nattakcs: fgsm\n", "did you mean attacks?"),
+        ("models: [a]\neps: [4]\n", "write 4/255"),
+        ("models: [a]\nseed: many\n", "seed"),
+        ("models: []\n", "models"),
+        ("- a\n", "expected fields"),
+        ("models: [a\n", "expected a study in YAML"),
+    ],
+)
+def test_a_wrong_file_is_told_by_field(tmp_path: Path, content: str, told: str) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(content)
+    with pytest.raises(InputError) as error:
+        read_study(file, {})
+    assert told in str(error.value)
+    assert "study.yaml" in str(error.value) or "4/255" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0.01", 0.01), ("4/255", 4 / 255), (" 8 / 255 ", 8 / 255), ("0", 0), ("1e-3", 1e-3)]
+)
+def test_budgets(text: str, value: float) -> None:
+    assert parse_eps(text) == value
+
+
+@pytest.mark.parametrize(("text", "told"), [("4", "write 4/255"), ("1", "below 1"), ("-0.1", "eps >= 0"), ("x", "0.01 or 4/255"), ("1/0", "0.01 or 4/255"), ("nan", "0.01 or 4/255")])  # fmt: skip
+def test_budgets_that_are_refused(text: str, told: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse_eps(text)
+    assert told in str(error.value)
