@@ -148,10 +148,11 @@ def test_frozen_puts_every_flag_back():
     some.requires_grad_(False)
     next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).eval()
     flags = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
-    with pytest.raises(RuntimeError), frozen(model):
-        assert not any(m.training for m in model.modules())
-        assert not any(p.requires_grad for p in model.parameters())
-        raise RuntimeError
+    inside = []
+    with pytest.raises(RuntimeError, match="on the way"), frozen(model):  # noqa: PT012 - what is inside is the test
+        inside += [*(m.training for m in model.modules()), *(p.requires_grad for p in model.parameters())]
+        raise RuntimeError("on the way")
+    assert not any(inside)
     assert flags == ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()])
 
 
@@ -172,8 +173,12 @@ def test_parameters_are_counted_without_building(name):
     assert count_parameters(name) == (PAPER | {"unet_small": 403_098})[name]
 
 
-@pytest.mark.parametrize("name", ["unet", pytest.param("unet_resnext101", marks=pytest.mark.slow), "unet_efficientnet_b7",
-                                  pytest.param("unetplusplus_efficientnet_b7", marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize("name", [
+    "unet",
+    "unet_efficientnet_b7",
+    pytest.param("unet_resnext101", marks=pytest.mark.slow),
+    pytest.param("unetplusplus_efficientnet_b7", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_paper_models_run_forward_and_backward_on_a_slice(name):
     model = made(f"{name}(size=(64, 64))")
     image = images(1, 1, 50, 60).requires_grad_()
@@ -204,7 +209,7 @@ def test_weights_that_cannot_be_downloaded_are_said_at_once(monkeypatch, tmp_pat
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(InputError, match="connect this machine, .* or leave --encoder-weights out"):
+    with pytest.raises(InputError, match=r"connect this machine, .* or leave --encoder-weights out"):
         build("unet(encoder_weights='imagenet')", "model")(ORGANS)
 
 
@@ -262,7 +267,7 @@ def test_broken_weights_name_their_file(checkpoint, spoil):
             checkpoints.save_tensors(weights, made(task=HEART, seed=1).state_dict())
         case "pickle":
             torch.save({"net": torch.zeros(1)}, weights)
-    with pytest.raises(InputError, match="weights.safetensors"):
+    with pytest.raises(InputError, match=r"weights\.safetensors"):
         checkpoints.load(folder)
 
 

@@ -281,7 +281,7 @@ def test_dice_is_pooled_over_a_patients_slices():
 
 def test_devices_are_known_and_there():
     assert runtime.pick_device("cpu") == CPU
-    with pytest.raises(InputError, match="expected a device such as .* got 'gpu'"):
+    with pytest.raises(InputError, match=r"expected a device such as .* got 'gpu'"):
         runtime.pick_device("gpu")
     with pytest.raises(InputError, match="expected cuda:99 on this machine, got"):
         runtime.pick_device("cuda:99")
