@@ -258,7 +258,7 @@ def test_every_patient_is_in_one_part(patients: set[str], folds: int, fraction: 
     assert set(parts) == patients
     assert "test" in parts.values()
     assert len(set(parts.values()) - {"test"}) >= 2
-    assert parts == split(reversed(sorted(patients)), folds=folds, test_fraction=fraction, seed=seed)
+    assert parts == split(sorted(patients, reverse=True), folds=folds, test_fraction=fraction, seed=seed)
 
 
 @pytest.mark.parametrize("text", ["percentile", "slice_max", "-160,240", "0,1e-3"])

@@ -57,7 +57,7 @@ def test_a_run_may_begin_where_the_one_before_ends() -> None:
     ],
 )
 def test_what_is_not_run_lengths_is_told(text: str, told: str) -> None:
-    with pytest.raises(InputError, match="expected .*, got .*; ") as error:
+    with pytest.raises(InputError, match=r"expected .*, got .*; ") as error:
         rle.decode(text, (3, 4))
     assert told in str(error.value)
 
