@@ -73,18 +73,19 @@ def train(plan: Options, data: Source, folder: Path, device: torch.device) -> It
     Raises:
         InputError: the folder holds a training with other options or data, or the loss is not finite.
     """
-    _claim(folder, plan, data)
+    asked = {**json.loads(json.dumps(dataclasses.asdict(plan))), "data": data.fingerprint}
+    _check(folder, asked)
     if finished(folder):
         return
-    training = _Training(plan, data, folder, device)
+    training = _Training(plan, data, folder, device)  # what cannot be trained leaves no folder behind
+    write_json(folder / OPTIONS, asked)
     while len(training.history) < plan.epochs:
         yield training.epoch(len(training.history) + 1)
     training.finish()
 
 
-def _claim(folder: Path, plan: Options, data: Source) -> None:
-    """Writes down what is trained here; a folder that says otherwise is refused."""
-    wanted = {**json.loads(json.dumps(dataclasses.asdict(plan))), "data": data.fingerprint}
+def _check(folder: Path, wanted: dict[str, Any]) -> None:
+    """Refuses a folder in which something else was trained."""
     if (folder / OPTIONS).is_file():
         there = read_json(folder / OPTIONS)
         other = [f"{k} {there.get(k)!r} instead of {wanted[k]!r}" for k in wanted if there.get(k) != wanted[k]]
@@ -95,7 +96,6 @@ def _claim(folder: Path, plan: Options, data: Source) -> None:
             )
     elif finished(folder):
         raise InputError(f"expected an empty folder, got a checkpoint without {OPTIONS} in {folder}; use another --out")
-    write_json(folder / OPTIONS, wanted)
 
 
 class _Training:

@@ -203,7 +203,8 @@ def test_a_plan_leaves_nothing_open():
 ])  # fmt: skip
 def test_options_that_cannot_be_trained_are_said(tmp_path, changed, says):
     with pytest.raises(InputError, match=says):
-        trained(tmp_path, options=dataclasses.replace(SMALL, **changed))
+        trained(tmp_path / "model", options=dataclasses.replace(SMALL, **changed))
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
