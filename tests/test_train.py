@@ -187,7 +187,7 @@ def test_a_plan_leaves_nothing_open():
     plan = planned(Options(), Discs(shapes=((24, 24), (20, 30))))
     assert plan.model == "unet_small(size=(160, 160))"
     assert label(plan.model) == "unet_small"
-    assert plan.epochs == 500
+    assert plan.epochs == 750
     assert planned(Options(), Discs()).model == "unet_small"
     assert label("smp(encoder='resnet18', size=(64, 64), encoder_weights='imagenet')") == "smp(encoder='resnet18')"
 

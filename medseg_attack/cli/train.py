@@ -20,7 +20,7 @@ ModelSpec = Annotated[
     str, typer.Option("--model", help="A registered model, e.g. unet or \"smp(encoder='resnet18')\".")
 ]
 LossName = Annotated[str, typer.Option("--loss", help="dice_focal, dice_ce, dice, focal, bce or ce.")]
-Epochs = Annotated[int, typer.Option("--epochs", help="0: enough for 1000 optimiser steps.")]
+Epochs = Annotated[int, typer.Option("--epochs", help="0: enough for 3000 optimiser steps.")]
 LearningRate = Annotated[float, typer.Option("--lr", help="AdamW's at the start; it falls along a cosine.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Slices per optimiser step.")]
 Fold = Annotated[int, typer.Option("--fold", help="The patients to validate on.")]
@@ -41,7 +41,7 @@ def train(
     loss: LossName = "dice_focal",
     epochs: Epochs = 0,
     lr: LearningRate = 3e-4,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = 4,
     fold: Fold = 0,
     size: Size = "",
     encoder_weights: Weights = "",
