@@ -54,8 +54,8 @@ def body(rng: np.random.Generator) -> Body:
         "liver": base + rng.uniform(0.05, 0.08),
         "kidney": base + rng.uniform(0.05, 0.08),
         "large_bowel": base - rng.uniform(0.08, 0.12),
-        "small_bowel": base + rng.uniform(0.11, 0.15),
-        "stomach": base + rng.uniform(0.17, 0.22),
+        "small_bowel": base + rng.uniform(0.13, 0.17),
+        "stomach": base + rng.uniform(0.19, 0.24),
     }
     axes = (rng.uniform(0.84, 0.94), rng.uniform(0.68, 0.78))
     return Body(
@@ -63,9 +63,9 @@ def body(rng: np.random.Generator) -> Body:
         fat=rng.uniform(0.05, 0.10),
         tissue=tissue,
         frame=(axes[0] * rng.uniform(0.60, 0.68), axes[1] * rng.uniform(0.52, 0.60)),
-        stomach=(rng.uniform(0.18, 0.32), rng.uniform(-0.20, -0.08)),
+        stomach=(rng.uniform(0.20, 0.30), rng.uniform(-0.24, -0.14)),
         liver=(rng.uniform(-0.42, -0.34), rng.uniform(-0.12, -0.02)),
-        noise=rng.uniform(0.020, 0.035),
+        noise=rng.uniform(0.016, 0.030),
     )
 
 
@@ -77,7 +77,7 @@ def day(rng: np.random.Generator, patient: Body) -> Day:
     loops = np.stack(
         (
             patient.frame[0] * far * np.cos(around),
-            patient.frame[1] * far * np.sin(around) + 0.03,
+            patient.frame[1] * far * np.sin(around) + 0.08,
             rng.uniform(0.42, 0.85, n),
             rng.uniform(0.13, 0.19, n),
             rng.uniform(0.10, 0.13, n),
@@ -182,7 +182,7 @@ def _tissue(patient: Body, x: Field, y: Field, z: float, depths: dict[str, Field
         ("liver", _ellipse(x - patient.liver[0], y - patient.liver[1], 0.30, 0.34) if z < 0.40 else None),
         ("kidney", _ellipse(x - 0.36, y - 0.30, 0.09, 0.12) if 0.25 < z < 0.7 else None),
         ("kidney", _ellipse(x + 0.36, y - 0.30, 0.09, 0.12) if 0.3 < z < 0.75 else None),
-        ("spine", _ellipse(x, y - 0.42, 0.13, 0.12)),
+        ("spine", _ellipse(x, y - 0.46, 0.13, 0.12)),
     ):
         if depth is not None:
             image += (value[name] - image) * cover(depth)

@@ -35,7 +35,7 @@ class Phantom:
         seed: of the patients.
     """
 
-    patients: int = 16
+    patients: int = 18
     slices: int = 10
     side: int = 96
     seed: int = 0
