@@ -42,6 +42,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     """Writes one safetensors file, whole or not at all."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole(path) as part:
+        part.touch()  # the library makes a new file unreadable for others
         save_file(stored, part, metadata)
 
 
