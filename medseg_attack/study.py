@@ -19,7 +19,7 @@ class Study(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     data: str | None = None
-    models: list[str] = Field(default=[], min_length=1)
+    models: list[str] = []
     attacks: list[str] = Field(default=["fgsm"], min_length=1)
     losses: list[str] = []
     eps: list[float] = []
@@ -84,9 +84,12 @@ def read_study(file: Path | None, flags: dict[str, Any]) -> Study:
             raise InputError(f"expected fields such as 'models: [unet]' in {file}, got {content!r}; check the file")
     given = {key: value for key, value in flags.items() if value is not None and value != []}
     try:
-        return Study.model_validate(content | given)
+        study = Study.model_validate(content | given)
     except ValidationError as error:
         raise InputError(_told(error, file)) from error
+    if not study.models:
+        raise InputError(f"expected models, got none{f' in {file}' if file else ''}; give --model NAME")
+    return study
 
 
 def _told(error: ValidationError, file: Path | None) -> str:
