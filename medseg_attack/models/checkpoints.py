@@ -42,8 +42,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     """Writes one safetensors file, whole or not at all."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole(path) as part:
-        part.touch()  # the library makes a new file unreadable for others
+        part.touch()
+        usual = part.stat().st_mode
         save_file(stored, part, metadata)
+        part.chmod(usual)  # the library makes it unreadable for others
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
