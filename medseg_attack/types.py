@@ -184,6 +184,4 @@ class Attack(Protocol):
 class Metric(Protocol):
     """One number per case and class, NaN where it is not defined; its name ends with its unit."""
 
-    def __call__(
-        self, pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]
-    ) -> Float[Tensor, "b k"]: ...
+    def __call__(self, pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]) -> Float[Tensor, "b k"]: ...

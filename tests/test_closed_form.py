@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_best_iterate_never_gets_worse_with_more_steps() -> None:
     model, image = oracle(ORGAN, "blurred_oracle"), images()
     target = truth(model, image)
     harms = [PGD(Linf(EPS), soft_dice, steps=n)(model, image, target, [1, 2, 3]).harm for n in (1, 3, 9, 27)]
-    assert all((later >= earlier).all() for earlier, later in zip(harms, harms[1:], strict=False))
+    assert all((later >= earlier).all() for earlier, later in pairwise(harms))
 
 
 def test_wang2024_blends() -> None:

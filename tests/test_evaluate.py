@@ -223,7 +223,7 @@ def test_a_model_that_returns_nan_is_caught_by_case(model: SegModel) -> None:
     broken = SegModel(torch.nn.Conv2d(1, 2, 1), TASK)
     with torch.no_grad():
         broken.net.weight.fill_(float("nan"))  # type: ignore[union-attr]
-    with pytest.raises(RuntimeError, match="finite log-odds.*p0_00"):
+    with pytest.raises(RuntimeError, match=r"finite log-odds.*p0_00"):
         list(attack_chunk(broken, [Batch.of([Toy().read(Toy().refs()[0])])], attacks("clean")))
 
 

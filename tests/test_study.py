@@ -89,7 +89,17 @@ def test_budgets(text: str, value: float) -> None:
     assert parse_eps(text) == value
 
 
-@pytest.mark.parametrize(("text", "told"), [("4", "write 4/255"), ("1", "below 1"), ("-0.1", "eps >= 0"), ("x", "0.01 or 4/255"), ("1/0", "0.01 or 4/255"), ("nan", "0.01 or 4/255")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("4", "write 4/255"),
+        ("1", "below 1"),
+        ("-0.1", "eps >= 0"),
+        ("x", "0.01 or 4/255"),
+        ("1/0", "0.01 or 4/255"),
+        ("nan", "0.01 or 4/255"),
+    ],
+)
 def test_budgets_that_are_refused(text: str, told: str) -> None:
     with pytest.raises(InputError) as error:
         parse_eps(text)
