@@ -47,7 +47,9 @@ def demo(
     for i, words in enumerate(commands, 1):
         terminal.err().rule(f"{i} of {len(commands)}: medattack {words[0]}", align="left")
         # each step is the command that is shown: what works here works when it is typed
-        code = subprocess.run([sys.executable, "-m", "medseg_attack", *words], check=False).returncode
+        # compare would print the table of attack again: its files are what is wanted
+        quiet = subprocess.DEVNULL if words[0] == "compare" else None
+        code = subprocess.run([sys.executable, "-m", "medseg_attack", *words], check=False, stdout=quiet).returncode
         if code == terminal.INTERRUPTED:
             raise KeyboardInterrupt
         if code:

@@ -123,10 +123,17 @@ def _show(folder: Path, as_json: bool) -> None:
     if as_json:
         print_json({"folder": str(folder), **card})
         return
+    from rich import box
     from rich.table import Table
 
     training = card["training"]
-    table = Table(title=f"{card['label']} on {card['dataset']['name']}", show_header=False, title_justify="left")
+    table = Table(
+        title=f"{card['label']} on {card['dataset']['name']}",
+        show_header=False,
+        title_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
     table.add_row("best epoch", f"{card['best_epoch']} of {training['epochs']}")
     table.add_row("validation patients", str(card["val_patients"]))
     for name, value in card["val_dice"].items():
