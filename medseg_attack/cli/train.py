@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg_attack.cli.terminal import Device, Home, Json, Seed, ShowProgress, command, next_step, out, print_json, say
+from medseg_attack.cli.terminal import (
+    Device,
+    Home,
+    Json,
+    Seed,
+    ShowProgress,
+    command,
+    next_step,
+    out,
+    print_json,
+    say,
+    shell,
+)
 from medseg_attack.cli.terminal import progress as progress_bar
 
 if TYPE_CHECKING:
@@ -78,9 +90,12 @@ def train(
         for record in loop.train(plan, source, folder, pick_device(device)):
             advance(1, note=_note(record.loss, record.dice))
     _show(folder, json)
-    label = planning.label(plan.model)
-    shown = label if "(" not in label else f'"{label}"'
-    next_step(f"medattack attack --model {shown} --loss bce --eps 0.01")
+    name = str(folder) if out else planning.label(plan.model)
+    next_step(
+        shell(
+            ["attack", *(["--data", str(data)] if data else []), "--model", name, *["--loss", "bce", "--eps", "0.01"]]
+        )
+    )
 
 
 def _grid(text: str) -> tuple[int, ...]:
