@@ -91,11 +91,8 @@ def train(
             advance(1, note=_note(record.loss, record.dice))
     _show(folder, json)
     name = str(folder) if out else planning.label(plan.model)
-    next_step(
-        shell(
-            ["attack", *(["--data", str(data)] if data else []), "--model", name, *["--loss", "bce", "--eps", "0.01"]]
-        )
-    )
+    given = ["--data", str(data)] if data else []
+    next_step(shell(["attack", *given, "--model", name, "--loss", "bce", "--eps", "0.01"]))
 
 
 def _grid(text: str) -> tuple[int, ...]:
