@@ -49,6 +49,19 @@ class Window:
 
 
 @dataclass(frozen=True, eq=False)
+class Storage:
+    """How an image stands in its file: a native intensity is `stored * slope + inter`.
+
+    Attributes:
+        stored: the file's values in the file's type, of the shape of the image.
+    """
+
+    stored: Tensor
+    slope: float = 1.0
+    inter: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
 class Case:
     """One image to attack and score, on the CPU and on the scan's own grid.
 
@@ -56,6 +69,7 @@ class Case:
         volume: the scan that a slice belongs to.
         group: the patient; splits and intervals never separate what shares it.
         spacing_mm: of the spatial axes of `image`, in their order.
+        storage: None for an image that is in no file; it is attacked in floats.
     """
 
     id: str
@@ -65,6 +79,7 @@ class Case:
     target: Bool[Tensor, "k *s"]
     spacing_mm: tuple[float, ...]
     window: Window
+    storage: Storage | None = None
 
 
 @dataclass(frozen=True, eq=False)

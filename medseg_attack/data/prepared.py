@@ -13,7 +13,7 @@ from medseg_attack.data.source import Array
 from medseg_attack.data.splits import TEST
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
-from medseg_attack.types import Case, Task, Window
+from medseg_attack.types import Case, Storage, Task, Window
 
 Split = Literal["train", "val", "test", "all"]
 
@@ -113,7 +113,9 @@ class Prepared:
         spacing = tuple(record["spacing_mm"][1:])
         window = Window(low, high, record["unit"])
         pair = torch.from_numpy(image[None]), torch.from_numpy(target)
-        return Case(ref.id, ref.volume, ref.group, *pair, spacing, window)
+        # copied: the map is read-only, and a tensor must not be
+        storage = Storage(torch.from_numpy(images[ref.index][None].copy()), record["slope"], record["inter"])
+        return Case(ref.id, ref.volume, ref.group, *pair, spacing, window, storage)
 
     def _opened(self, scan: str) -> tuple[Array, Array]:
         if scan not in self._maps:

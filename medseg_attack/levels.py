@@ -1,0 +1,128 @@
+"""The stored values that an image may take, and what they look like in [0, 1].
+
+A perturbed scan is what a file can hold: integers of the stored type (or its floats), with voxels outside of the
+intensity window left as they are. `Stored` shows a model only such images, so that what is judged is what is written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, PerSample, Task
+
+NEAR = 1e-3  # of a level: what float32 loses of a change that was meant to be a whole level
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """What the images of one batch are stored as; all cases of one type.
+
+    Attributes:
+        stored: the scan's own values, (b, c, *s), float64, which holds every 32-bit integer.
+        slope, inter, low, high: of each case, (b, 1, ...).
+        dtype: of the file.
+    """
+
+    stored: Tensor
+    slope: Tensor
+    inter: Tensor
+    low: Tensor
+    high: Tensor
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, cases: Sequence[Case], device: torch.device | str) -> "Levels | None":
+        """The levels of cases that know how they are stored, None if one does not."""
+        storages = [case.storage for case in cases if case.storage is not None]
+        if len(storages) < len(cases) or len({storage.stored.dtype for storage in storages}) > 1:
+            return None
+        wide = (-1, *(1 for _ in cases[0].image.shape))
+
+        def per_case(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64, device=device).view(wide)
+
+        return cls(
+            torch.stack([storage.stored.to(torch.float64) for storage in storages]).to(device),
+            per_case([storage.slope for storage in storages]),
+            per_case([storage.inter for storage in storages]),
+            per_case([case.window.low for case in cases]),
+            per_case([case.window.high for case in cases]),
+            storages[0].stored.dtype,
+        )
+
+    @property
+    def step(self) -> Tensor:
+        """One stored level in [0, 1], (b, 1, ...); 0 where floats are stored."""
+        width = (self.slope / (self.high - self.low)).abs()
+        return torch.zeros_like(width) if self.dtype.is_floating_point else width
+
+    def image(self, stored: Tensor, like: Image) -> Image:
+        """Stored values as the reader of the data set shows them: the same operations, hence the same bits."""
+        native = stored * self.slope + self.inter
+        return ((native - self.low) / (self.high - self.low)).clamp(0, 1).to(torch.float32).to(like)
+
+    def nearest(self, x: Image, x0: Image, ball: Ball) -> Tensor:
+        """Stored values for `x`: rounded towards those of `x0`, so that no norm grows, in `ball` and in the window."""
+        delta = (x - x0).to(torch.float64)
+        stored = self._moved(delta, NEAR)
+        moved = (stored - self.stored) * self.slope / (self.high - self.low)  # in float64, where a level is a level
+        grown = ball.size(moved, torch.zeros_like(moved)) > ball.limit * (1 + 1e-9)
+        if grown.any():
+            wide = grown.view(-1, *(1 for _ in x0.shape[1:]))
+            stored = torch.where(wide, self._moved(delta, 0.0), stored)
+        return stored
+
+    def _moved(self, delta: Tensor, near: float) -> Tensor:
+        change = delta * (self.high - self.low) / self.slope
+        native = self.stored * self.slope + self.inter
+        if self.dtype.is_floating_point:
+            moved = (self.stored + change).to(self.dtype).to(torch.float64)
+        else:
+            moved = self.stored + torch.trunc(change + near * change.sign())
+            limits = torch.iinfo(self.dtype)
+            moved = moved.clamp(limits.min, limits.max)
+        untouched = (native < self.low) | (native > self.high) | (delta == 0)
+        return torch.where(untouched, self.stored, moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A model that sees of every image only what can be stored of it; gradients pass as if it saw the image itself."""
+
+    model: Model
+    levels: Levels
+    image: Image
+    ball: Ball
+
+    @property
+    def task(self) -> Task:
+        return self.model.task
+
+    def __call__(self, image: Image) -> LogOdds:
+        if image.shape != self.image.shape:  # copies of the channel that differ have no place in a file
+            return self.model(image)
+        seen = self.levels.image(self.levels.nearest(image.detach(), self.image, self.ball), image)
+        return self.model(seen + (image - image.detach()))  # the value of `seen`, the gradient of `image`
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return self.model.decide(log_odds)
+
+
+def noise_of(image: Image) -> PerSample:
+    """Standard deviation of the noise in [0, 1], from the second differences in plane, robust to edges.
+
+    Immerkaer's operator (doi 10.1006/cviu.1996.0060) with the median absolute deviation in place of the mean, over
+    pixels that are not exactly 0 or 1: air and clipped values hold no noise.
+    """
+    kernel = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]).to(image)
+    planes = image.reshape(-1, 1, *image.shape[-2:])
+    response = torch.nn.functional.conv2d(planes, kernel[None, None]).reshape(len(image), -1)
+    inner = planes[..., 1:-1, 1:-1].reshape(len(image), -1)
+    inside = (inner > 0) & (inner < 1)
+    found = [
+        values[kept].abs().median() if kept.any() else values.new_zeros(())
+        for values, kept in zip(response, inside, strict=True)
+    ]
+    return torch.stack(found) / 0.6744897501960817 / 6

@@ -1,0 +1,115 @@
+"""What is judged is what is written: stored values inside budget and window, and the reader's own bits."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medseg_attack.balls import L2, Linf
+from medseg_attack.levels import Levels, Stored, noise_of
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.types import Case, Storage, Task, Window
+
+TYPES = [np.uint8, np.uint16, np.int16, np.int32, np.float32]
+
+
+def case(dtype: type, slope: float = 1.0, inter: float = 0.0, window: tuple[float, float] = (0, 1000)) -> Case:
+    rng = np.random.default_rng(0)
+    top = 255 if dtype is np.uint8 else 1200
+    stored = torch.from_numpy(rng.integers(0, top, (1, 9, 7)).astype(dtype))
+    low, high = window
+    native = stored.numpy().astype(np.float64) * slope + inter
+    image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
+    return Case("c", "v", "g", torch.from_numpy(image), torch.zeros(1, 9, 7, dtype=torch.bool), (1.0, 1.0),
+                Window(low, high), Storage(stored, slope, inter))  # fmt: skip
+
+
+def levels_of(one: Case) -> Levels:
+    found = Levels.of([one], "cpu")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_scan_itself_is_shown_to_the_last_bit(dtype: type) -> None:
+    one = case(dtype, 0.37, -5.5, (-10.0, 300.0))
+    levels, image = levels_of(one), one.image[None]
+    assert torch.equal(levels.image(levels.stored, image), image)
+    assert torch.equal(levels.nearest(image, image, Linf(0.1)), levels.stored)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("ball", [Linf(0.02), Linf(5 / 255), L2(0.3)], ids=str)
+def test_whatever_is_asked_stays_in_ball_window_and_type(dtype: type, ball: Linf | L2) -> None:
+    one = case(dtype, 0.5, 10.0, (50.0, 400.0))
+    levels, image = levels_of(one), one.image[None]
+    wish = (image + 0.3 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    wish = ball.project(wish, image)
+    stored = levels.nearest(wish, image, ball)
+    shown = levels.image(stored, image)
+    assert ball.size(shown, image).item() <= ball.limit * (1 + 1e-6) + 1e-7
+    assert torch.equal(stored, torch.from_numpy(stored.numpy().astype(dtype).astype(np.float64)))
+    native = levels.stored * 0.5 + 10.0
+    outside = (native < 50) | (native > 400)
+    assert outside.any()
+    assert torch.equal(stored[outside], levels.stored[outside])
+
+
+@given(st.integers(1, 200), st.integers(2, 60000))
+def test_a_budget_of_whole_levels_is_used_in_full(n: int, width: int) -> None:
+    """eps = n levels must not become n - 1 because float32 rounded x + eps down."""
+    stored = torch.tensor([[[width // 2]]], dtype=torch.int32)
+    if n / width >= 0.4:
+        return
+    image = torch.tensor([[[np.float32(width // 2 / width)]]])
+    one = Case("c", "v", "g", image, image > 2, (1.0, 1.0), Window(0, width), Storage(stored))
+    levels, x0 = levels_of(one), image[None]
+    moved = levels.nearest(Linf(n / width).project(x0 + 1, x0), x0, Linf(n / width))
+    assert (moved - levels.stored).item() == n
+
+
+def test_a_budget_below_one_level_changes_nothing() -> None:
+    one = case(np.uint8, window=(0, 255))
+    levels, image = levels_of(one), one.image[None]
+    assert levels.step.item() == pytest.approx(1 / 255)
+    ball = Linf(0.9 / 255)
+    assert torch.equal(levels.nearest((image + ball.eps).clamp(0, 1), image, ball), levels.stored)
+
+
+def test_a_model_behind_storage_sees_levels_and_passes_gradients_on() -> None:
+    model = SegModel(torch.nn.Conv2d(1, 1, 1), Task("t", ("a",)))
+    one = case(np.uint8, window=(0, 255))
+    levels, image = levels_of(one), one.image[None]
+    stored = Stored(model, levels, image, Linf(8 / 255))
+    between = (image + 2.6 / 255).clamp(0, 1).requires_grad_()
+    seen = levels.image(levels.nearest(between.detach(), image, Linf(8 / 255)), image)
+    assert torch.equal(stored(between), model(seen))
+    assert not torch.equal(seen, between)
+    (grad,) = torch.autograd.grad(stored(between).sum(), between)
+    torch.testing.assert_close(grad, torch.full_like(image, model.net.weight.item()))  # type: ignore[arg-type]
+
+
+def test_small_steps_add_up_between_levels() -> None:
+    """A quarter of a level four times is a level: the attack climbs in floats, only what is seen is rounded."""
+    from medseg_attack.attacks.gradient import bim
+    from medseg_attack.objectives import margin
+
+    task = Task("t", ("a",))
+    model = SegModel(torch.nn.Conv2d(1, 1, 1, bias=False), task)
+    with torch.no_grad():
+        model.net.weight.fill_(5.0)  # type: ignore[union-attr, operator]
+    one = case(np.uint8, window=(0, 255))
+    levels, image = levels_of(one), one.image[None]
+    ball = Linf(1 / 255)
+    found = bim(ball, margin, steps=4, step_size=0.25)(Stored(model, levels, image, ball), image, image < 2, [0])
+    inner = (levels.stored > 0) & (levels.stored < 255)
+    assert ((levels.nearest(found.image, image, ball) - levels.stored)[inner] == -1).all()
+
+
+def test_noise_is_estimated_from_the_image() -> None:
+    ramp = torch.linspace(0.2, 0.8, 128).expand(2, 1, 128, 128)
+    draw = torch.Generator().manual_seed(0)
+    noisy = ramp + torch.tensor([0.01, 0.03]).view(2, 1, 1, 1) * torch.randn(2, 1, 128, 128, generator=draw)
+    assert noise_of(noisy).tolist() == pytest.approx([0.01, 0.03], rel=0.05)
+    assert noise_of(torch.zeros(1, 1, 8, 8)).tolist() == [0.0]
