@@ -48,6 +48,21 @@ class Window:
     unit: str = ""
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Where a slice lies in its scan.
+
+    Attributes:
+        index: from 0.
+        slices: how many the scan has.
+        spacing_mm: from the centre of one slice to that of the next.
+    """
+
+    index: int
+    slices: int
+    spacing_mm: float
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """One image to attack and score, on the CPU and on the scan's own grid.
@@ -56,6 +71,7 @@ class Case:
         volume: the scan that a slice belongs to.
         group: the patient; splits and intervals never separate what shares it.
         spacing_mm: of the spatial axes of `image`, in their order.
+        stack: of a slice; None for a whole scan, and for an image that has no neighbours.
     """
 
     id: str
@@ -65,6 +81,7 @@ class Case:
     target: Bool[Tensor, "k *s"]
     spacing_mm: tuple[float, ...]
     window: Window
+    stack: Stack | None = None
 
 
 @dataclass(frozen=True, eq=False)
