@@ -71,7 +71,7 @@ def mean(sums: Array, counts: Array) -> float:
 
 def printed(study: Study, seed: int) -> Interval:
     """What the tables print, without its bounds."""
-    return bootstrap_t(*by_patient(study), draws=1000, seed=seed)
+    return bootstrap_t(*by_patient(study), draws=500, seed=seed)
 
 
 def student(study: Study, seed: int) -> Interval:
@@ -93,7 +93,7 @@ def over_scans(study: Study, seed: int) -> Interval:
     return _percentile(study[0], np.ones_like(study[0]), seed)
 
 
-def _percentile(sums: Array, counts: Array, seed: int, draws: int = 1000) -> Interval:
+def _percentile(sums: Array, counts: Array, seed: int, draws: int = 500) -> Interval:
     n = len(sums)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
     low, high = np.quantile(((weights @ sums) / (weights @ counts)).mean(1), [0.025, 0.975])
