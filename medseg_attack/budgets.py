@@ -65,7 +65,7 @@ class Budget:
         }[self.unit]
         if found >= 1:
             raise InputError(
-                f"expected eps below the intensity window of {case} ({width:g} {unit}), got {self.text}; use a smaller one"
+                f"expected eps below the intensity window of {case} ({width:g} {unit}), got {self.text}; take less"
             )
         return found
 

@@ -1,16 +1,19 @@
 """THE loop: model x cases x attacks -> rows. It trusts nobody: it runs the model again on what an attack returned,
 and checks the ball and the box itself."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 from zlib import crc32
 
 import torch
 from torch import Tensor
 
-from medseg_attack.metrics.overlap import counts
+from medseg_attack.metrics.overlap import counts, index_sums
+from medseg_attack.metrics.scans import Bits, by_scan, packed
 from medseg_attack.registry import with_eps
 from medseg_attack.results import CHUNK, Row, RunFolder
 from medseg_attack.types import (
@@ -36,6 +39,8 @@ class Ref(Protocol):
 
     @property
     def id(self) -> str: ...
+    @property
+    def volume(self) -> str: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
 
@@ -73,14 +78,20 @@ class Metered:
 
 
 def chunks(refs: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Cases of one shape, at most 32 together, in an order that depends on nothing but the cases."""
-    ordered = sorted(refs, key=lambda ref: (ref.shape, ref.id))
-    return [
-        tuple(same[start : start + CHUNK])
-        for _, group in groupby(ordered, key=lambda ref: ref.shape)
-        for same in [list(group)]
-        for start in range(0, len(same), CHUNK)
-    ]
+    """Whole scans of one shape, at most 32 slices together unless a scan has more, in an order of the cases' own.
+
+    Whole scans, so that what is measured in 3-D needs no other chunk: nothing is carried from one to the next, and
+    resuming stays skipping.
+    """
+    ordered = sorted(refs, key=lambda ref: (ref.shape, ref.volume, ref.id))
+    made: list[tuple[Any, ...]] = []
+    for (shape, _), group in groupby(ordered, key=lambda ref: (ref.shape, ref.volume)):
+        scan = tuple(group)
+        if made and made[-1][0].shape == shape and len(made[-1]) + len(scan) <= CHUNK:
+            made[-1] += scan
+        else:
+            made.append(scan)
+    return made
 
 
 def attack_chunk(
@@ -95,7 +106,7 @@ def attack_chunk(
     """Runs every attack on the batches of one chunk; the clean prediction is made once for all of them.
 
     Args:
-        metrics: further measures by column name.
+        metrics: further measures of whole scans, by column name.
         keep_images: whether to hand the perturbed images over.
 
     Yields:
@@ -104,25 +115,32 @@ def attack_chunk(
     Raises:
         RuntimeError: an attack left its ball or [0, 1], or the model returned something that is not finite.
     """
+    metrics = metrics or {}
+    cases = [case for batch in batches for case in batch.cases]
+    masks: list[list[Bits]] = [[] for _ in attacks]  # only if there is something to measure
+    masks_clean: list[Bits] = []
     rows: list[list[Row]] = [[] for _ in attacks]
     seconds = [0.0] * len(attacks)
     images: list[list[Tensor]] = [[] for _ in attacks]
     for batch in batches:
         clean = _decided(model, batch.image, batch)
-        measured = _measured(metrics or {}, clean, batch, "clean")
+        masks_clean += packed(clean) if metrics else []
         for index, found, cost, took in _attacked(model, batch, attacks, seed):
             ball = attacks[index].ball
             _check(ball, found, batch)
             hit = _decided(model, found.image, batch)  # a fresh pass: what the attack saw does not count
-            extra = measured | _measured(metrics or {}, hit, batch, "adv")
+            masks[index] += packed(hit) if metrics else []
             image = batch.image.expand_as(found.image)  # a variant may perturb copies of the channel one by one
             size, linf = ball.size(found.image, image), (found.image - image).abs().flatten(1).amax(1)
-            rows[index] += _rows(model.task, batch, clean, hit, size, linf, cost, extra)
+            rows[index] += _rows(model.task, batch, clean, hit, size, linf, cost)
             seconds[index] += took
             if keep_images:
                 images[index].append(found.image.cpu())
+    of_clean = _measured(metrics, model.task, cases, masks_clean, "clean")
     for index in range(len(attacks)):
-        yield index, rows[index], seconds[index], torch.cat(images[index]) if keep_images else None
+        measured = of_clean, _measured(metrics, model.task, cases, masks[index], "adv")
+        kept = torch.cat(images[index]) if keep_images else None
+        yield index, [_with(row, *measured) for row in rows[index]], seconds[index], kept
 
 
 def _attacked(
@@ -187,9 +205,22 @@ def _check(ball: Ball, found: Adversarial, batch: Batch) -> None:
         )
 
 
-def _measured(metrics: Mapping[str, Metric], pred: Mask, batch: Batch, when: str) -> dict[str, list[list[float]]]:
-    spacing = [case.spacing_mm for case in batch.cases]
-    return {f"{name}_{when}": metric(pred, batch.target, spacing).tolist() for name, metric in metrics.items()}
+OfScans: TypeAlias = dict[tuple[str, str], dict[str, float]]  # (volume, class) -> column -> value
+
+
+def _measured(
+    metrics: Mapping[str, Metric], task: Task, cases: Sequence[Case], predictions: Sequence[Bits], when: str
+) -> OfScans:
+    if not metrics:
+        return {}
+    named = {f"{name}_{when}": metric for name, metric in metrics.items()}
+    return by_scan(named, cases, predictions, task.classes)
+
+
+def _with(row: Row, *measured: OfScans) -> Row:
+    """The row with what was measured of its scan."""
+    more = {name: value for of_scans in measured for name, value in of_scans.get((row.volume, row.cls), {}).items()}
+    return replace(row, extra=row.extra | more)
 
 
 def _rows(
@@ -200,16 +231,28 @@ def _rows(
     size: Tensor,
     linf: Tensor,
     cost: tuple[int, int],
-    extra: Mapping[str, list[list[float]]],
 ) -> Iterator[Row]:
-    # the one copy back: counts of both predictions and both sizes
-    numbers = torch.cat([counts(clean, batch.target), counts(hit, batch.target)[..., 1:]], dim=-1).tolist()
+    # the one copy back: counts and index sums of both predictions and both sizes
+    parts = counts(clean, batch.target), counts(hit, batch.target)[..., 1:], index_sums(clean), index_sums(hit)
+    numbers = torch.cat(parts, dim=-1).tolist()
     for i, (case, of_size, of_linf) in enumerate(zip(batch.cases, size.tolist(), linf.tolist(), strict=True)):
         for k in task.scored:
-            n_target, n_clean, hit_clean, n_adv, hit_adv = numbers[i][k]
-            more = {name: values[i][k] for name, values in extra.items()}
-            yield Row(case.id, case.volume, case.group, task.classes[k], n_target, n_clean, hit_clean, n_adv, hit_adv,
-                      of_size, of_linf, *cost, more)  # fmt: skip
+            n_target, n_clean, hit_clean, n_adv, hit_adv, *sums = numbers[i][k]
+            row = Row(case.id, case.volume, case.group, task.classes[k], n_target, n_clean, hit_clean, n_adv, hit_adv,
+                      of_size, of_linf, *cost)  # fmt: skip
+            yield _placed(row, case, sums)
+
+
+def _placed(row: Row, case: Case, sums: Sequence[int]) -> Row:
+    """The row with its voxel's size, and its sums of indices counted from the scan's first slice."""
+    z_clean, y_clean, x_clean, z_adv, y_adv, x_adv = sums
+    z_mm = case.spacing_mm[-3] if len(case.spacing_mm) == 3 else math.nan
+    if case.stack is not None:
+        z_mm = case.stack.spacing_mm
+        z_clean, z_adv = case.stack.index * row.n_clean, case.stack.index * row.n_adv
+    y_mm, x_mm = case.spacing_mm[-2:]
+    return replace(row, z_mm=z_mm, y_mm=y_mm, x_mm=x_mm, z_clean=z_clean, y_clean=y_clean, x_clean=x_clean,
+                   z_adv=z_adv, y_adv=y_adv, x_adv=x_adv)  # fmt: skip
 
 
 def run_attacks(

@@ -4,6 +4,7 @@ A run's cases are cut into chunks in a fixed order and a chunk's rows are one fi
 sharding is taking every n-th chunk, and merging is reading.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,9 @@ from safetensors.numpy import save_file
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json, whole, write_json
 
-ROWS_VERSION = 1  # raised whenever the same run would give other rows
-CHUNK = 32  # cases
+ROWS_VERSION = 2  # raised whenever the same run would give other rows
+AXES = ("z", "y", "x")  # slices, rows, columns
+CHUNK = 32  # cases; a scan that has more of them is a chunk of its own
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Row:
         size: of the change, in the ball's norm and in [0, 1] units.
         linf: largest change of one pixel, whatever the ball.
         forwards, backwards: passes that the attack alone spent on the case.
-        extra: other measures, NaN where undefined: a column each on disk.
+        z_mm, y_mm, x_mm: from slice to slice, row to row and column to column; z_mm is NaN for a slice of no scan.
+        z_clean, y_clean, x_clean, z_adv, y_adv, x_adv: sums of the slice, row and column indices of a prediction's
+        pixels. Like counts they add up over slices, and give the centroid in mm.
+        extra: other measures, NaN where undefined: a column each on disk. Those of a scan stand on each of its slices.
     """
 
     case: str
@@ -50,6 +55,15 @@ class Row:
     linf: float
     forwards: int
     backwards: int
+    z_mm: float = math.nan
+    y_mm: float = math.nan
+    x_mm: float = math.nan
+    z_clean: int = 0
+    y_clean: int = 0
+    x_clean: int = 0
+    z_adv: int = 0
+    y_adv: int = 0
+    x_adv: int = 0
     extra: dict[str, float] = field(default_factory=dict)
 
 

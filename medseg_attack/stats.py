@@ -1,4 +1,4 @@
-"""Tables in, tables out: scores from counts, averages, intervals over patients. No torch in here.
+"""Tables in, tables out: scores from counts, and averages. No torch in here.
 
 A *case* below is the unit that is scored (slice, volume or patient): the counts of its slices are added up first.
 """
@@ -8,6 +8,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
+
+from medseg_attack.patients import interval
+from medseg_attack.results import AXES
 
 Unit: TypeAlias = Literal["slice", "volume", "patient"]
 Empty: TypeAlias = Literal["one", "nan", "zero"]
@@ -19,6 +22,12 @@ EMPTY_RULES: dict[Empty, str] = {
     "nan": "an organ absent from the truth is left out",
     "zero": "an organ absent from truth and prediction scores 0",
 }
+
+
+def measures(rows: pd.DataFrame) -> list[str]:
+    """What was measured of each scan beside its counts: hd95_mm, for one, of columns hd95_mm_clean and hd95_mm_adv."""
+    known = {*COUNTS, *(f"{axis}_adv" for axis in AXES)}
+    return [column.removesuffix("_adv") for column in rows.columns if column.endswith("_adv") and column not in known]
 
 
 def pooled(rows: pd.DataFrame, unit: Unit) -> pd.DataFrame:
@@ -53,27 +62,6 @@ def by_organ(cases: pd.DataFrame, score: str) -> pd.DataFrame:
     """Mean of a score per run (rows) and class (columns, in order of appearance), and `mean` over the classes."""
     table = cases.pivot_table(index="run", columns="cls", values=score, aggfunc="mean", dropna=False, sort=False)
     return table.assign(mean=table.mean(axis=1))
-
-
-def interval(
-    cases: pd.DataFrame, score: str, *, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap over patients of the mean over classes of a score, for the rows of one run.
-
-    Patients, not slices, are drawn: slices of a patient are alike, and would make the interval far too narrow.
-    NaN with fewer than two patients.
-    """
-    sums = cases.pivot_table(index="group", columns="cls", values=score, aggfunc="sum").to_numpy(float)
-    counts = cases.pivot_table(index="group", columns="cls", values=score, aggfunc="count").to_numpy(float)
-    n = len(sums)
-    if n < 2:
-        return float("nan"), float("nan")
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = np.nanmean((weights @ np.nan_to_num(sums)) / (weights @ counts), axis=1)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(means, [tail, 1 - tail])
-    return float(low), float(high)
 
 
 def success(cases: pd.DataFrame) -> dict[str, float]:
@@ -131,17 +119,18 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
 def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores of the images that runs scored: averages per run and class, and one row per case and class.
 
-    Dice and IoU are per `unit`; distances are measured and averaged per slice, NaN (no mask on either side) left out.
+    Dice and IoU are per `unit`; distances are per scan whatever the unit, NaN (no mask on either side) left out.
     """
     header = ["model", "attack", "eps", "data", "split", "partial"]
     facts = rows.drop_duplicates("run").set_index("run")[header]
     cases = scored(pooled(rows, unit), empty).rename(columns={"dice_adv": "dice", "iou_adv": "iou"})
-    measured = [column for column in rows.columns if column.endswith("_adv") and column not in COUNTS]
+    measured = [f"{name}_adv" for name in measures(rows)]
+    scans = rows.drop_duplicates(["run", "volume", "cls"])  # a scan's distance stands on each of its slices
     table = cases.groupby(["run", "cls"], sort=False).agg(
         dice=("dice", "mean"), iou=("iou", "mean"), cases=("unit", "nunique"), touched=("touched", "sum")
     )
     for column in measured:
-        table[column.removesuffix("_adv")] = rows.groupby(["run", "cls"], sort=False)[column].mean()
+        table[column.removesuffix("_adv")] = scans.groupby(["run", "cls"], sort=False)[column].mean()
     each = rows[["run", "case", "volume", "group", "cls", "n_target", "n_adv", "hit_adv", *measured]]
     each = scored(each.assign(n_clean=each["n_adv"], hit_clean=each["hit_adv"]), empty)
     columns = {"n_adv": "n_pred", "hit_adv": "hit", "dice_adv": "dice", "iou_adv": "iou"}

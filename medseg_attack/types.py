@@ -48,6 +48,21 @@ class Window:
     unit: str = ""
 
 
+@dataclass(frozen=True)
+class Stack:
+    """Where a slice lies in its scan.
+
+    Attributes:
+        index: from 0.
+        slices: how many the scan has.
+        spacing_mm: from the centre of one slice to that of the next.
+    """
+
+    index: int
+    slices: int
+    spacing_mm: float
+
+
 @dataclass(frozen=True, eq=False)
 class Storage:
     """How an image stands in its file: a native intensity is `stored * slope + inter`.
@@ -70,6 +85,7 @@ class Case:
         group: the patient; splits and intervals never separate what shares it.
         spacing_mm: of the spatial axes of `image`, in their order.
         storage: None for an image that is in no file; it is attacked in floats.
+        stack: of a slice; None for a whole scan, and for an image that has no neighbours.
     """
 
     id: str
@@ -79,6 +95,7 @@ class Case:
     target: Bool[Tensor, "k *s"]
     spacing_mm: tuple[float, ...]
     window: Window
+    stack: Stack | None = None
     storage: Storage | None = None
 
 

@@ -14,7 +14,7 @@ from medseg_attack.evaluate import attack_chunk, chunks, run_attacks
 from medseg_attack.metrics.surface import hd95_mm
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.results import Row, RunFolder
-from medseg_attack.types import Adversarial, Attack, Batch, Case, Task, Window
+from medseg_attack.types import Adversarial, Attack, Batch, Case, Stack, Task, Window
 
 TASK = Task("toy", ("a", "b"))
 
@@ -22,6 +22,7 @@ TASK = Task("toy", ("a", "b"))
 @dataclass(frozen=True)
 class Ref:
     id: str
+    volume: str
     shape: tuple[int, ...]
 
 
@@ -32,14 +33,17 @@ class Toy:
     reads: list[str] = field(default_factory=list)
 
     def refs(self) -> list[Ref]:
-        return [Ref(f"p{i % 5}_{i:02d}", (16, 12) if i % 3 else (12, 16)) for i in range(40)]
+        shapes = [(16, 12) if i % 3 else (12, 16) for i in range(40)]
+        return [Ref(f"p{i % 5}_{i:02d}", f"p{i % 5}_{shape[0]}", shape) for i, shape in enumerate(shapes)]
 
     def read(self, ref: Ref) -> Case:
         self.reads.append(ref.id)
         generator = torch.Generator().manual_seed(int(ref.id[-2:]))
         image = torch.rand(1, *ref.shape, generator=generator)
         target = torch.stack([image[0] > 0.5, image[0] > 0.8])
-        return Case(ref.id, ref.id[:2] + "_v", ref.id[:2], image, target, (1.0, 1.5), Window(0, 1))
+        slices = sorted(other.id for other in self.refs() if other.volume == ref.volume)
+        stack = Stack(slices.index(ref.id), len(slices), 2.0)
+        return Case(ref.id, ref.volume, ref.id[:2], image, target, (1.0, 1.5), Window(0, 1), stack)
 
 
 @pytest.fixture
@@ -89,7 +93,16 @@ def test_chunks_hold_one_shape_and_do_not_depend_on_order() -> None:
     made = chunks(refs)
     assert made == chunks(refs[::-1])
     assert all(len({ref.shape for ref in chunk}) == 1 and len(chunk) <= 32 for chunk in made)
+    assert len(made) < len({ref.volume for ref in refs})
     assert sorted(ref.id for chunk in made for ref in chunk) == sorted(ref.id for ref in refs)
+
+
+def test_a_scan_is_never_cut_however_long_it_is() -> None:
+    refs = [Ref(f"{volume}_{i:03d}", volume, (8, 8)) for volume in ("a", "b", "c") for i in range(50)]
+    refs += [Ref(f"d{n}_{i}", f"d{n}", (8, 8)) for n in range(9) for i in range(10)]
+    made = chunks(refs)
+    assert [len(chunk) for chunk in made] == [50, 50, 50, 30, 30, 30]
+    assert sum(len({ref.volume for ref in chunk}) for chunk in made) == len({ref.volume for ref in refs})
 
 
 def test_order_does_not_change_a_bit(tmp_path: Path, model: SegModel) -> None:
@@ -151,7 +164,7 @@ def test_batch_size_changes_dice_by_less_than_a_thousandth_in_float(tmp_path: Pa
 
 
 def test_rows_hold_the_counts_of_both_predictions(model: SegModel) -> None:
-    cases = [Toy().read(ref) for ref in chunks(Toy().refs())[0][:3]]
+    cases = [Toy().read(ref) for ref in Toy().refs() if ref.volume == "p0_16"]
     batch = Batch.of(cases)
     ((_, rows, _, images),) = attack_chunk(
         model, [batch], attacks("fgsm"), metrics={"hd95_mm": hd95_mm}, keep_images=True
@@ -159,15 +172,39 @@ def test_rows_hold_the_counts_of_both_predictions(model: SegModel) -> None:
     assert images is not None
     assert [(row.case, row.cls) for row in rows] == [(case.id, cls) for case in cases for cls in "ab"]
     clean, hit = model.decide(model(batch.image)), model.decide(model(images))
-    distance = hd95_mm(hit, batch.target, [case.spacing_mm for case in cases])
+    of_scan = (mask.transpose(0, 1)[None] for mask in (hit, batch.target))
+    distance = hd95_mm(*of_scan, [(2.0, 1.0, 1.5)])
     for number, row in enumerate(rows):
         i, k = divmod(number, 2)
         assert row.n_target == batch.target[i, k].sum()
         assert (row.n_clean, row.n_adv) == (clean[i, k].sum(), hit[i, k].sum())
         assert row.hit_clean == (clean & batch.target)[i, k].sum()
         assert row.hit_adv == (hit & batch.target)[i, k].sum()
-        assert row.extra["hd95_mm_adv"] == pytest.approx(distance[i, k].item())
+        assert row.extra["hd95_mm_adv"] == pytest.approx(distance[0, k].item())
         assert row.linf == pytest.approx(8 / 255, abs=1e-6)
+        assert (row.z_mm, row.y_mm, row.x_mm) == (2.0, 1.0, 1.5)
+        z, (y, x) = i * hit[i, k].sum(), hit[i, k].nonzero().sum(0)
+        assert (row.z_adv, row.y_adv, row.x_adv) == (z, y, x)
+
+
+def test_a_scan_that_lacks_slices_has_no_distances(model: SegModel) -> None:
+    cases = [Toy().read(ref) for ref in Toy().refs() if ref.volume == "p0_16"]
+    batches = [Batch.of(cases[:2]), Batch.of(cases[2:])]
+    measured = {}
+    for name, part in (("whole", batches), ("part", batches[:1])):
+        ((_, rows, _, _),) = attack_chunk(model, part, attacks("clean"), metrics={"hd95_mm": hd95_mm})
+        measured[name] = [row.extra["hd95_mm_adv"] for row in rows]
+    assert all(value > 0 for value in measured["whole"])
+    assert all(value != value for value in measured["part"])
+
+
+def test_an_image_of_no_scan_is_measured_alone(model: SegModel) -> None:
+    case = replace(Toy().read(Toy().refs()[1]), stack=None)
+    ((_, rows, _, _),) = attack_chunk(model, [Batch.of([case])], attacks("clean"), metrics={"hd95_mm": hd95_mm})
+    pred = model.decide(model(case.image[None]))
+    distance = hd95_mm(pred, case.target[None], [case.spacing_mm])[0].tolist()
+    assert [row.extra["hd95_mm_clean"] for row in rows] == distance
+    assert rows[0].z_mm != rows[0].z_mm  # a volume in ml cannot be told
 
 
 def test_an_exclusive_task_is_scored_without_its_background() -> None:

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
-from medseg_attack.stats import Empty, by_organ, interval, pooled, scored, success, summary
+from medseg_attack.patients import interval
+from medseg_attack.stats import Empty, by_organ, pooled, scored, success, summary
 
 NAN = float("nan")
 
@@ -109,13 +110,17 @@ def test_an_interval_of_one_patient_is_nothing() -> None:
 
 
 def test_an_organ_that_is_left_out_everywhere_does_not_hide_the_rest() -> None:
-    rows = table(("p1", "v1", "s1", "a", 0, 0, 0, 0, 0), ("p2", "v2", "s2", "a", 0, 0, 0, 0, 0),
-                 ("p1", "v1", "s1", "b", 4, 4, 4, 4, 2), ("p2", "v2", "s2", "b", 4, 4, 4, 4, 4))  # fmt: skip
+    each = [(f"p{i}", f"v{i}", f"s{i}") for i in range(8)]
+    absent = table(*[(*one, "a", 0, 0, 0, 0, 0) for one in each])
+    present = table(*[(*one, "b", 4, 4, 4, 4, 2 + 2 * (i % 2)) for i, one in enumerate(each)])
+    rows = pd.concat([absent, present])
     cases = scored(pooled(rows, "volume"), "nan")
     assert by_organ(cases, "dice_adv").iloc[0].to_dict() == pytest.approx(
         {"a": NAN, "b": 0.75, "mean": 0.75}, nan_ok=True
     )
-    assert interval(cases, "dice_adv") == pytest.approx((0.5, 1.0))
+    alone = interval(scored(pooled(present, "volume"), "nan"), "dice_adv")
+    assert interval(cases, "dice_adv") == pytest.approx(alone)
+    assert 0 < alone[0] < 0.75 < alone[1]
 
 
 def test_a_summary_says_how_many_scores_the_rule_decided() -> None:

@@ -13,7 +13,7 @@ from medseg_attack.data.source import Array
 from medseg_attack.data.splits import TEST
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
-from medseg_attack.types import Case, Storage, Task, Window
+from medseg_attack.types import Case, Stack, Storage, Task, Window
 
 Split = Literal["train", "val", "test", "all"]
 
@@ -110,12 +110,13 @@ class Prepared:
         classes = np.arange(len(self.task.classes))[:, None, None]
         here = labels[ref.index]
         target = here == classes if self.task.exclusive else ((here >> classes) & 1).astype(bool)
-        spacing = tuple(record["spacing_mm"][1:])
+        through, *spacing = record["spacing_mm"]
+        stack = Stack(ref.index, len(record["case_ids"]), through)
         window = Window(low, high, record["unit"])
         pair = torch.from_numpy(image[None]), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
         storage = Storage(torch.from_numpy(images[ref.index][None].copy()), record["slope"], record["inter"])
-        return Case(ref.id, ref.volume, ref.group, *pair, spacing, window, storage)
+        return Case(ref.id, ref.volume, ref.group, *pair, tuple(spacing), window, stack, storage)
 
     def _opened(self, scan: str) -> tuple[Array, Array]:
         if scan not in self._maps:

@@ -1,4 +1,4 @@
-"""Pixel counts, from which every overlap score is derived later and exactly."""
+"""Pixel counts and sums of pixel positions, from which overlap, volume and centroid are derived later and exactly."""
 
 import torch
 from jaxtyping import Int
@@ -11,3 +11,20 @@ def counts(pred: Mask, target: Mask) -> Int[Tensor, "b k 3"]:
     """Pixels in the truth, in the prediction and in both, per sample and class."""
     pred, target = pred.flatten(2), target.flatten(2)
     return torch.stack([target.sum(2), pred.sum(2), (pred & target).sum(2)], dim=-1)
+
+
+def index_sums(mask: Mask) -> Int[Tensor, "b k 3"]:
+    """Sums over a mask's pixels of their slice, row and column indices; the slice's is 0 where there is no such axis.
+
+    >>> one = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    >>> one[0, 0, 1, 3] = one[0, 0, 2, 3] = True
+    >>> index_sums(one).tolist()
+    [[[0, 3, 6]]]
+    """
+    axes = range(2, mask.ndim)
+    sums = []
+    for axis in axes:
+        others = [other for other in axes if other != axis]
+        along = mask.sum(dim=others)
+        sums.append((along * torch.arange(mask.shape[axis], device=mask.device)).sum(2))
+    return torch.stack([torch.zeros_like(sums[0])] * (3 - len(sums)) + sums, dim=-1)

@@ -1,11 +1,13 @@
 """Surface distances in mm through MONAI, behind one rule for empty masks.
 
 MONAI's percentile Hausdorff distance of a missed organ is not a number and drops out of averages, so that erasing
-organs would improve it. Here: both masks empty: NaN (left out); one empty: the diagonal of the grid in mm for a
-distance, 0 for the normalised surface Dice.
+organs would improve it. Here `empty.RULES` decides: both masks empty: NaN (left out); one empty: the diagonal of the
+grid in mm for a distance, 0 for the normalised surface Dice.
+
+The surface of a mask is its pixels that have a neighbour, up and down, left and right (and before and behind in 3-D),
+outside of it or of the grid.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -20,9 +22,6 @@ from medseg_attack.types import Mask
 @register("hd95_mm", kind="metric")
 def hd95_mm(pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]) -> Float[Tensor, "b k"]:
     """95th percentile of the symmetric Hausdorff distance between surfaces, in mm."""
-    diagonal = [math.dist([0.0] * len(s), [n * d for n, d in zip(pred.shape[2:], s, strict=True)]) for s in spacing_mm]
-    missed = torch.tensor(diagonal, dtype=torch.float64)[:, None].expand(-1, pred.shape[1])
-
     from monai.metrics import compute_hausdorff_distance  # here: it takes seconds to load
 
     def distance(p: Mask, t: Mask, spacing: list[tuple[float, ...]]) -> Tensor:
@@ -30,7 +29,20 @@ def hd95_mm(pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]) -
             compute_hausdorff_distance(p, t, include_background=True, percentile=95, spacing=spacing)
         )
 
-    return _guarded(distance, pred, target, spacing_mm, missed)
+    return _guarded(distance, pred, target, spacing_mm, _diagonal_mm(pred, spacing_mm))
+
+
+@register("assd_mm", kind="metric")
+def assd_mm(pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]) -> Float[Tensor, "b k"]:
+    """Average symmetric surface distance: mean over both surfaces of the distance to the other one, in mm."""
+    from monai.metrics import compute_average_surface_distance  # here: it takes seconds to load
+
+    def distance(p: Mask, t: Mask, spacing: list[tuple[float, ...]]) -> Tensor:
+        return torch.as_tensor(
+            compute_average_surface_distance(p, t, include_background=True, symmetric=True, spacing=spacing)
+        )
+
+    return _guarded(distance, pred, target, spacing_mm, _diagonal_mm(pred, spacing_mm))
 
 
 @register("nsd", kind="metric")
@@ -45,6 +57,11 @@ def nsd(
         return torch.as_tensor(compute_surface_dice(p, t, [tolerance_mm], include_background=True, spacing=spacing))
 
     return _guarded(share, pred, target, spacing_mm, torch.zeros(pred.shape[:2], dtype=torch.float64))
+
+
+def _diagonal_mm(pred: Mask, spacing_mm: Sequence[tuple[float, ...]]) -> Float[Tensor, "b k"]:
+    sides = torch.tensor(pred.shape[2:], dtype=torch.float64) * torch.tensor(spacing_mm, dtype=torch.float64)
+    return sides.square().sum(1).sqrt()[:, None].expand(-1, pred.shape[1])
 
 
 def _guarded(

@@ -1,0 +1,39 @@
+"""What a measure is where a mask is empty: the one table of rules, which tests read row by row. No torch in here.
+
+Under attack an empty prediction is the main event. A measure that quietly left it out would improve with every organ
+that the attack erases.
+"""
+
+from dataclasses import dataclass
+
+LEFT_OUT = "left out"  # not a number: takes no part in averages
+DIAGONAL = "the grid's diagonal in mm"
+CLEAN_EMPTY = "left out if the clean prediction is empty"
+BY_OPTION = "1, left out or 0, as --empty one, nan or zero says"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a measure is worth.
+
+    Attributes:
+        absent: neither truth nor prediction holds a pixel.
+        hallucinated: the prediction does, the truth does not.
+        missed: the truth does, the prediction does not.
+    """
+
+    absent: str
+    hallucinated: str
+    missed: str
+
+
+RULES: dict[str, Rule] = {
+    "dice": Rule(BY_OPTION, "0, left out under --empty nan", "0"),
+    "iou": Rule(BY_OPTION, "0, left out under --empty nan", "0"),
+    "hd95_mm": Rule(LEFT_OUT, DIAGONAL, DIAGONAL),
+    "assd_mm": Rule(LEFT_OUT, DIAGONAL, DIAGONAL),
+    "nsd": Rule(LEFT_OUT, "0", "0"),
+    "volume_ml": Rule("0", "as counted", "0"),
+    "volume_percent": Rule("-100, " + CLEAN_EMPTY, CLEAN_EMPTY, "-100, " + CLEAN_EMPTY),
+    "centroid_shift_mm": Rule(LEFT_OUT, CLEAN_EMPTY, LEFT_OUT),
+}

@@ -1,0 +1,64 @@
+"""From slices back to scans: a distance is measured on all slices of a scan at once, in 3-D.
+
+A slice knows nothing of its neighbours: an organ that is lost on one slice of forty is 40 mm away from the truth
+there, and a few mm in the patient. So predictions are kept, one bit per pixel, until their scan is whole.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medseg_attack.types import Case, Mask, Metric
+
+Bits = NDArray[np.uint8]
+
+
+def packed(masks: Mask) -> list[Bits]:
+    """Each sample's mask, eight pixels to the byte, on the CPU."""
+    return [np.packbits(mask) for mask in masks.cpu().numpy()]
+
+
+def by_scan(
+    metrics: Mapping[str, Metric], cases: Sequence[Case], predictions: Sequence[Bits], classes: Sequence[str]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Every metric of every scan and class, by (volume, class); a scan of one slice is measured in 2-D.
+
+    NaN for a scan that lacks slices: its surfaces would be those of the gaps.
+    """
+    result: dict[tuple[str, str], dict[str, float]] = {}
+    for volume, indices in _scans(cases).items():
+        values = {name: [math.nan] * len(classes) for name in metrics}
+        if _is_whole([cases[i] for i in indices]):
+            pred, target, spacing = _stacked(cases, predictions, indices)
+            values = {name: metric(pred, target, [spacing])[0].tolist() for name, metric in metrics.items()}
+        for k, cls in enumerate(classes):
+            result[volume, cls] = {name: of_class[k] for name, of_class in values.items()}
+    return result
+
+
+def _scans(cases: Sequence[Case]) -> dict[str, list[int]]:
+    scans: dict[str, list[int]] = {}
+    for i in sorted(range(len(cases)), key=lambda i: cases[i].stack.index if cases[i].stack else 0):  # type: ignore[union-attr]
+        scans.setdefault(cases[i].volume, []).append(i)
+    return scans
+
+
+def _is_whole(cases: Sequence[Case]) -> bool:
+    stack = cases[0].stack
+    return len(cases) == (1 if stack is None else stack.slices)
+
+
+def _stacked(
+    cases: Sequence[Case], predictions: Sequence[Bits], indices: Sequence[int]
+) -> tuple[Mask, Mask, tuple[float, ...]]:
+    first = cases[indices[0]]
+    shape = first.target.shape
+    bits = [np.unpackbits(predictions[i], count=first.target.numel()).reshape(shape) for i in indices]
+    pred = torch.from_numpy(np.stack(bits, axis=1)).bool()
+    target = torch.stack([cases[i].target for i in indices], dim=1)
+    if first.stack is None or len(indices) == 1:
+        return pred.transpose(0, 1), target.transpose(0, 1), first.spacing_mm
+    return pred[None], target[None], (first.stack.spacing_mm, *first.spacing_mm)

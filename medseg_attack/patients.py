@@ -1,0 +1,242 @@
+"""Statistics whose unit is the patient: intervals, paired tests, ranks, and what so few patients can show. No torch.
+
+Slices and scans of a patient are alike: taken for independent they make every interval several times too narrow. So
+patients are what is drawn, left out, paired and counted here.
+
+A `cases` table has a row per case (slice, scan or patient) and class: columns `group` (the patient), `cls`, scores.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats as scipy_stats
+
+from medseg_attack.errors import InputError
+
+LEVEL = 0.95
+DRAWS = 2000
+HOLDS_FROM = 10  # patients from which benchmarks/coverage.py finds that 95 % covers 93-97 %
+TESTS_FROM = 6  # patients below which no two-sided signed-rank test reaches p < 0.05: 2 / 2^5 = 0.0625
+
+Array = NDArray[np.float64]
+
+
+def interval(
+    cases: pd.DataFrame,
+    score: str,
+    *,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+    seed: int = 0,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> tuple[float, float]:
+    """Where the mean over classes of a score lies: `bootstrap_t` over patients, within the score's `bounds`.
+
+    (NaN, NaN) with fewer than two patients.
+    """
+    low, high = bootstrap_t(*_per_patient(cases, score), level=level, draws=draws, seed=seed)
+    return float(np.clip(low, *bounds)), float(np.clip(high, *bounds))
+
+
+def bootstrap_t(
+    sums: Array, counts: Array, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float]:
+    """The interval from each patient's sum of scores and how many they are, (patients, classes).
+
+    Studentised, since the plain percentile bootstrap of ten patients covers 87 %, not 95 %; each draw's standard
+    error is linearised over patients, that of the estimate is the jackknife's (Davison & Hinkley, Bootstrap Methods
+    and their Application, 5.2.1).
+    """
+    n = len(sums)
+    if n < 2:
+        return float("nan"), float("nan")
+    estimate, error = float(_mean(sums.sum(0), counts.sum(0))), _jackknife(sums, counts)
+    if error < 1e-12:  # all patients say the same
+        return estimate, estimate
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    drawn, errors = _drawn(weights, sums, counts)
+    shift = drawn - estimate
+    some = errors > 1e-12
+    # a draw of one patient n times has no spread: it says that the estimate may be anywhere on its side
+    nowhere = np.where(np.abs(shift) > 1e-12, np.copysign(np.inf, shift), 0)
+    t = np.where(some, shift / np.where(some, errors, 1), nowhere)
+    tail = (1 - level) / 2
+    low_t, high_t = np.quantile(t, [tail, 1 - tail], method="inverted_cdf")
+    return estimate - float(high_t) * error, estimate - float(low_t) * error
+
+
+def _per_patient(cases: pd.DataFrame, score: str) -> tuple[Array, Array]:
+    """Sums of a score and how many there are, (patients, classes); NaN are not counted."""
+    by = cases.groupby(["group", "cls"], sort=True)[score]
+    sums, counts = (by.agg(how).unstack("cls").fillna(0).to_numpy(float) for how in ("sum", "count"))
+    some = counts.sum(1) > 0
+    return sums[some], counts[some]
+
+
+def _mean(sums: Array, counts: Array) -> Array:
+    """The mean over those classes that there are, of their means."""
+    there = counts > 0
+    return np.asarray((sums / np.where(there, counts, 1)).sum(-1) / np.maximum(there.sum(-1), 1))
+
+
+def _jackknife(sums: Array, counts: Array) -> float:
+    n = len(sums)
+    without = _mean(sums.sum(0) - sums, counts.sum(0) - counts)
+    return float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+
+
+def _drawn(weights: Array, sums: Array, counts: Array) -> tuple[Array, Array]:
+    """Estimate and standard error of each draw of patients; the error is that of the linearised mean of ratios."""
+    n = len(sums)
+    total, count = weights @ sums, weights @ counts
+    there = count > 0
+    means = total / np.where(there, count, 1)
+    share = np.where(there, n / np.where(there, count, 1), 0) / np.maximum(there.sum(1), 1)[:, None]
+    influence = share @ sums.T - (share * means) @ counts.T
+    return _mean(total, count), np.sqrt((weights * influence**2).sum(1) / (n * (n - 1)))
+
+
+def patient_means(cases: pd.DataFrame, score: str) -> "pd.Series[float]":
+    """Per patient the mean over classes of the mean over cases; patients without a score are left out."""
+    of_class = cases.groupby(["group", "cls"], sort=True)[score].mean()
+    return of_class.groupby("group").mean().dropna()
+
+
+def paired(new: pd.DataFrame, old: pd.DataFrame, score: str) -> pd.DataFrame:
+    """The cases of both with `difference`, new minus old.
+
+    Raises:
+        InputError: they are not of the same cases and classes.
+    """
+    keys = ["group", "unit", "cls"]
+    both = new[[*keys, score]].merge(
+        old[[*keys, score]], on=keys, how="outer", suffixes=("_new", "_old"), indicator=True
+    )
+    alone = both[both["_merge"] != "both"]
+    if len(alone):
+        first = alone.iloc[0]
+        raise InputError(
+            f"expected both runs to hold the same cases, got {len(alone)} of one only, such as {first['unit']} "
+            f"({first['cls']}); run both on the same data and split"
+        )
+    return both[keys].assign(difference=both[f"{score}_new"] - both[f"{score}_old"])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What paired patients say of a difference.
+
+    Attributes:
+        mean: over classes, of cases.
+        low, high: its 95 % interval over patients.
+        p: of the two-sided Wilcoxon signed-rank test on patient means.
+        n: patients.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def difference(
+    pairs: pd.DataFrame, column: str = "difference", *, beyond: float = 0.0, bounds: tuple[float, float] = (-1.0, 1.0)
+) -> Difference:
+    """The mean of a paired difference with its interval, and the test of it being `beyond`."""
+    sums, counts = _per_patient(pairs, column)
+    means = patient_means(pairs, column)
+    low, high = interval(pairs, column, bounds=bounds)
+    value = float(_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
+    return Difference(value, low, high, signed_rank(np.asarray(means, np.float64) - beyond), len(means))
+
+
+def signed_rank(values: Array) -> float:
+    """p of the two-sided Wilcoxon signed-rank test of values being around 0; zeros rank (Pratt). NaN without values.
+
+    >>> signed_rank(np.array([0.01, 0.02, 0.03, 0.04, 0.05, 0.06]))
+    0.03125
+    """
+    if not len(values):
+        return float("nan")
+    rounded = np.round(values, 12)  # what floats add to equal differences is no rank
+    if not rounded.any():
+        return 1.0
+    return float(scipy_stats.wilcoxon(rounded, zero_method="pratt").pvalue)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values adjusted for how many there are (Holm 1979); those that are NaN are not counted.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted = [float("nan")] * len(p)
+    order = sorted((i for i, value in enumerate(p) if value == value), key=lambda i: p[i])
+    highest = 0.0
+    for place, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - place) * p[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def pairwise(models: dict[str, pd.DataFrame], score: str, **options: Any) -> pd.DataFrame:
+    """Every two models' difference on the same cases, Holm's correction over all of them.
+
+    Columns: new, old, mean (new minus old), low, high, p, p_holm, n.
+    """
+    names = list(models)
+    table = [
+        {"new": new, "old": old} | vars(difference(paired(models[new], models[old], score), **options))
+        for i, old in enumerate(names)
+        for new in names[i + 1 :]
+    ]
+    frame = pd.DataFrame(table, columns=["new", "old", "mean", "low", "high", "p", "n"])
+    return frame.assign(p_holm=holm(frame["p"].tolist()))
+
+
+def rank_stability(
+    models: dict[str, pd.DataFrame], score: str, *, lower_is_better: bool = False, draws: int = DRAWS, seed: int = 0
+) -> pd.DataFrame:
+    """In which share of bootstrap draws of patients each model (row) has each rank (column, from 1 = best).
+
+    All models are scored on the same draw; equal models share the better rank. `seen` is the rank on all patients.
+
+    Raises:
+        InputError: the models do not have the same patients.
+    """
+    tables = [_per_patient(cases, score) for cases in models.values()]
+    n = len(tables[0][0])
+    if {frozenset(cases["group"]) for cases in models.values()} != {frozenset(next(iter(models.values()))["group"])}:
+        raise InputError("expected all models to have the same patients, got others; run them on the same data")
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    sign = 1 if lower_is_better else -1
+    scores = np.stack([sign * _mean(weights @ sums, weights @ counts) for sums, counts in tables], axis=1)
+    seen = np.array([sign * float(_mean(sums.sum(0), counts.sum(0))) for sums, counts in tables])
+    rank: Callable[[Array], Array] = lambda x: scipy_stats.rankdata(np.round(x, 12), method="min", axis=-1)  # noqa: E731
+    ranks = rank(scores)
+    shares = {place: (ranks == place).mean(0) for place in range(1, len(models) + 1)}
+    return pd.DataFrame(shares, index=list(models)).assign(seen=rank(seen).astype(int))
+
+
+def warning(n: int, comparisons: int = 1) -> str:
+    """What `n` patients cannot show, in a sentence; empty where there is nothing to warn of."""
+    if n < 2:
+        return f"{n} patient: a number of this patient, of no others; no interval, no test."
+    said = []
+    if n < HOLDS_FROM:
+        said.append(
+            f"{n} patients are few: a 95 % interval of so few covers less than 95 % (see benchmarks/coverage.py)"
+        )
+    least = 2.0 ** (1 - n)
+    if least * comparisons >= 1 - LEVEL:
+        said.append(
+            f"no signed-rank test of {n} patients"
+            + (f" and {comparisons} comparisons" if comparisons > 1 else "")
+            + f" can reach p < 0.05 (least possible {min(1.0, least * comparisons):.2g})"
+        )
+    return "; ".join(said) + "." if said else ""

@@ -1,0 +1,118 @@
+"""Surface distances against all pairs of surface pixels, in 2-D and 3-D, and every row of the table of empty masks."""
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from medseg_attack.deltas import deltas
+from medseg_attack.metrics import empty
+from medseg_attack.metrics.surface import assd_mm, hd95_mm, nsd
+from medseg_attack.stats import Empty
+
+Mask = NDArray[np.bool_]
+Spacing = tuple[float, ...]
+
+
+def surface_mm(mask: Mask, spacing: Spacing) -> NDArray[np.float64]:
+    """Places in mm of the pixels that have a face neighbour outside of the mask or of the grid."""
+
+    def is_inside(pixel: Sequence[int]) -> bool:
+        return all(0 <= i < n for i, n in zip(pixel, mask.shape, strict=True)) and bool(mask[tuple(pixel)])
+
+    found = []
+    for pixel in np.argwhere(mask):
+        neighbours = [pixel + step * axis for axis in np.eye(mask.ndim, dtype=int) for step in (-1, 1)]
+        if not all(is_inside(neighbour) for neighbour in neighbours):
+            found.append(pixel * np.array(spacing))
+    return np.array(found)
+
+
+def directed_mm(one: Mask, other: Mask, spacing: Spacing) -> NDArray[np.float64]:
+    """From each surface pixel of one mask the distance to the nearest of the other, by trying all."""
+    pairs = surface_mm(one, spacing)[:, None] - surface_mm(other, spacing)[None]
+    return np.asarray(np.linalg.norm(pairs, axis=2).min(1))
+
+
+def oracle(pred: Mask, target: Mask, spacing: Spacing, tolerance_mm: float) -> tuple[float, float, float]:
+    """HD95, ASSD and NSD from their definitions."""
+    there, back = directed_mm(pred, target, spacing), directed_mm(target, pred, spacing)
+    both = np.concatenate([there, back])
+    hd95 = max(np.percentile(there, 95), np.percentile(back, 95))
+    return float(hd95), float(both.mean()), float((both <= tolerance_mm).mean())
+
+
+def blob(shape: tuple[int, ...], seed: int) -> Mask:
+    """A ragged ellipsoid, at the edge of the grid for some seeds."""
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
+    middle, radius = rng.uniform(0.2, 0.8, len(shape)) * shape, rng.uniform(0.2, 0.5, len(shape)) * shape
+    wide = (slice(None), *[None] * len(shape))
+    mask: Mask = (((grid - middle[wide]) / radius[wide]) ** 2).sum(0) < 1
+    return mask & (rng.random(shape) > 0.1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [((14, 11), (1.0, 1.0)), ((14, 11), (0.7, 2.3)), ((6, 9, 8), (1.0, 1.0, 1.0)), ((6, 9, 8), (5.0, 0.8, 1.3))],
+    ids=["2-D", "2-D anisotropic", "3-D", "3-D anisotropic"],
+)
+def test_distances_are_those_between_all_pairs(shape: tuple[int, ...], spacing: Spacing, seed: int) -> None:
+    pred, target = blob(shape, 2 * seed), blob(shape, 2 * seed + 1)
+    args = torch.from_numpy(pred)[None, None], torch.from_numpy(target)[None, None], [spacing]
+    found = hd95_mm(*args).item(), assd_mm(*args).item(), nsd(*args, tolerance_mm=1.1).item()
+    assert found == pytest.approx(oracle(pred, target, spacing, 1.1), rel=1e-5)
+
+
+TRUTH = torch.zeros(1, 1, 3, 4, 5, dtype=torch.bool)
+TRUTH[..., 1:3, 1:3] = True
+NOTHING = torch.zeros_like(TRUTH)
+SPACING = (5.0, 2.0, 1.0)
+STATES = {"absent": (NOTHING, NOTHING), "hallucinated": (TRUTH, NOTHING), "missed": (NOTHING, TRUTH)}
+VOLUME_ML = TRUTH.sum().item() * math.prod(SPACING) / 1000
+
+
+def of_row(name: str, state: str, rule: Empty, clean: bool) -> float:
+    """The measure of that name where prediction and truth are as in `state`; `clean`: was something found before."""
+    pred, target = STATES[state]
+    if name in ("hd95_mm", "assd_mm", "nsd"):
+        metric = {"hd95_mm": hd95_mm, "assd_mm": assd_mm, "nsd": nsd}[name]
+        return float(metric(pred, target, [SPACING]).item())
+    before = TRUTH if clean else NOTHING
+    row: dict[str, Any] = {
+        "run": "r", "case": "s", "volume": "v", "group": "p", "cls": "organ", "n_target": int(target.sum()),
+        "n_clean": int(before.sum()), "hit_clean": int((before & target).sum()), "n_adv": int(pred.sum()), "hit_adv": 0,
+        "z_mm": 5.0, "y_mm": 2.0, "x_mm": 1.0,
+    }  # fmt: skip
+    row |= {f"{axis}_{when}": 9 for axis in "zyx" for when in ("clean", "adv")}
+    column = {"dice": "dice_adv", "iou": "iou_adv", "volume_ml": "volume_ml_adv"}.get(name, name)
+    return float(deltas(pd.DataFrame([row]), empty=rule)[column].iloc[0])
+
+
+MEANT = {
+    empty.LEFT_OUT: math.nan, empty.DIAGONAL: math.dist((0, 0, 0), (15, 8, 5)), "0": 0.0, "as counted": VOLUME_ML,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "rule", "clean"), list(product(empty.RULES, STATES, ("one", "nan", "zero"), (True, False)))
+)
+def test_every_row_of_the_table_of_empty_masks(name: str, state: str, rule: Empty, clean: bool) -> None:
+    said = getattr(empty.RULES[name], state)
+    if said == empty.BY_OPTION:
+        expected = {"one": 1.0, "nan": math.nan, "zero": 0.0}[rule]
+    elif said == "0, left out under --empty nan":
+        expected = math.nan if rule == "nan" else 0.0
+    elif said.endswith(empty.CLEAN_EMPTY):
+        there = {"volume_percent": 0.0 if state == "hallucinated" else -100.0, "centroid_shift_mm": 0.0}[name]
+        expected = there if clean else math.nan
+    else:
+        expected = MEANT[said]
+    assert of_row(name, state, rule, clean) == pytest.approx(expected, nan_ok=True)
