@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 
 from medseg_attack.files import whole
+from medseg_attack.patients import HOLDS_FROM, warning
 from medseg_attack.registry import spec
 from medseg_attack.stats import EMPTY_RULES, Empty, Unit
 
@@ -94,13 +95,13 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0)
     first = summary.iloc[0]
     parts = [
         f"Dice per {unit}, {first['cases']} {unit}s of {first['patients']} patients ({first['split']} split); "
-        f"interval: bootstrap over patients.",
+        f"interval: bootstrap-t over patients.",
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(summary['touched'].max())} of {first['entries']} scores.",
         "rel. drop: of the mean; < half: share of scores below half their clean Dice; missed: share of organs found "
         "on the clean image and lost under attack.",
     ]
-    if first["patients"] < 6:
-        parts.append(f"{first['patients']} patients are few: take the interval as a hint.")
+    if first["patients"] < HOLDS_FROM:
+        parts.append(warning(int(first["patients"])))
     if summary["partial"].any():
         parts.append("PARTIAL: --limit left cases out.")
     if hidden:
@@ -171,6 +172,11 @@ def number(value: float, digits: int = 3) -> str:
 def percent(value: float) -> str:
     """A share as text; "-" where there is none."""
     return "-" if value != value else f"{round(100 * value) + 0:d} %"
+
+
+def p_value(p: float) -> str:
+    """A p-value as text; "-" where there is none."""
+    return "-" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def rich_table(sheet: Sheet) -> Table:
@@ -289,8 +295,8 @@ def score_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     first = table.iloc[0]
     text = (
         f"Dice and IoU per {unit}, {first['cases']} {unit}s ({first['split']} split). "
-        f"Empty masks: {EMPTY_RULES[empty]}; decided {int(table['touched'].sum())} scores. Other measures per slice; "
-        "an organ in neither mask is left out, one in one mask alone counts as the grid's diagonal (mm) or 0."
+        f"Empty masks: {EMPTY_RULES[empty]}; decided {int(table['touched'].sum())} scores. Other measures per scan, in "
+        "3-D; an organ in neither mask is left out, one in one mask alone counts as the grid's diagonal (mm) or 0."
     )
     partial = " PARTIAL: --limit left cases out." if table["partial"].any() else ""
     title = f"{first['model']} on {first['data']}: {'stored images' if first['eps'] > 0 else 'clean images'}"

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json, whole, write_json
+from medseg_attack.files import digest, read_json, whole, write_json
 
 ROWS_VERSION = 2  # raised whenever the same run would give other rows
 AXES = ("z", "y", "x")  # slices, rows, columns
@@ -98,6 +98,15 @@ class RunFolder:
             write_json(there, config)
         return cls(path)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that determines the rows.
+
+        Raises:
+            InputError: there is none.
+        """
+        return read_json(self.path / "config.json")
+
     def part(self, chunk: int) -> Path:
         return self.path / "parts" / f"{chunk:05d}.parquet"
 
@@ -105,8 +114,12 @@ class RunFolder:
         return self.part(chunk).exists()
 
     def write(self, chunk: int, rows: Sequence[Row], seconds: float) -> None:
-        """Writes a chunk's rows; the clock goes into the file's metadata, since rows are the same in every run."""
-        table = _table(rows).replace_schema_metadata({"seconds": f"{seconds:.4f}"})
+        """Writes a chunk's rows.
+
+        The clock goes into the file's metadata, since rows are the same in every run; so does a hash of the
+        configuration, so that a part that strays into another run's folder is known for what it is.
+        """
+        table = _table(rows).replace_schema_metadata({"seconds": f"{seconds:.4f}", "config": digest(self.config)})
         with whole(self.part(chunk)) as part:
             pq.write_table(table, part)
 
@@ -147,17 +160,28 @@ class RunFolder:
         """All rows that are there, in the order of chunks.
 
         Raises:
-            InputError: a part is damaged.
+            InputError: a part is damaged, or of another configuration.
         """
-        return pd.concat([_read(file) for file in sorted(self.path.glob("parts/*.parquet"))], ignore_index=True)
+        config = digest(self.config)
+        parts = [_read(file, config) for file in sorted(self.path.glob("parts/*.parquet"))]
+        if not parts:
+            raise InputError(f"expected rows in {self.path / 'parts'}, got none; run the attack again")
+        return pd.concat(parts, ignore_index=True)
 
 
-def _read(file: Path) -> pd.DataFrame:
+def _read(file: Path, config: str) -> pd.DataFrame:
     try:
-        table: pd.DataFrame = pq.read_table(file).to_pandas()
+        table = pq.read_table(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"expected rows in {file}, got {error}; delete that file and run the attack again") from error
-    return table
+    written_for = (table.schema.metadata or {}).get(b"config", b"none").decode()
+    if written_for != config:
+        raise InputError(
+            f"expected parts of one configuration in {file.parent.parent}, got {file.name} of another (config.json has "
+            f"{config[:12]}, the part {written_for[:12]}); delete that file and run the attack again"
+        )
+    rows: pd.DataFrame = table.to_pandas()
+    return rows
 
 
 def refuse_other(file: Path, config: dict[str, Any], what: str) -> None:
@@ -211,6 +235,12 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
                 f"expected a run of all cases in {folder}, got one of {header.get('cases')} (--limit); "
                 "run it without --limit, or add --allow-partial"
             )
+        rows = RunFolder(folder).rows()
+        if rows["case"].nunique() != header.get("cases", rows["case"].nunique()):
+            raise InputError(
+                f"expected the {header['cases']} cases of run.json in {folder}, got {rows['case'].nunique()}; "
+                "run its attack again, it writes the parts that are missing"
+            )
         flat = {key: value for key, value in header.items() if not isinstance(value, dict | list)}
-        tables.append(RunFolder(folder).rows().assign(run=str(folder), **flat))
+        tables.append(rows.assign(run=str(folder), **flat))
     return pd.concat(tables, ignore_index=True)

@@ -1,7 +1,7 @@
-"""`medattack compare`: runs side by side, from their rows alone."""
+"""`medattack compare`: runs side by side, or against a reference and a gate's rules, from their rows alone."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -9,6 +9,14 @@ from medseg_attack.cli import terminal
 from medseg_attack.cli.attack import EmptyRule, Unit
 from medseg_attack.cli.terminal import Json
 from medseg_attack.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from medseg_attack.gate import Verdict
+    from medseg_attack.report import Sheet
+
+HEADER = ["model", "attack", "loss", "eps", "data", "split", "partial", "n_parameters", "seconds"]
 
 
 @terminal.command
@@ -18,22 +26,77 @@ def compare(
     sort: Annotated[
         Literal["by", "clean", "adv", "drop"], typer.Option(help="Rows, by this; by: as --by lists them.")
     ] = "by",
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", "-r", help="Runs of an older model, to be paired with.", show_default=False),
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-if",
+            help="Exit with 1 if so: 'adv_dice<0.70@organ=stomach', 'dice_drop>0.02@sig'. Repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
+    deltas: Annotated[bool, typer.Option("--deltas", help="Also per scan: mm, ml, organs lost and made up.")] = False,
+    paired: Annotated[bool, typer.Option("--paired", help="Also models two by two, and their ranks.")] = False,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
-    csv: Annotated[Path | None, typer.Option("--csv", help="Write all numbers there.", show_default=False)] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Write all numbers there; with --deltas: of every scan.", show_default=False),
+    ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", help="Draw Dice over eps to this PNG, PDF or SVG.", show_default=False),
     ] = None,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", help="Write the gate's verdicts as JUnit XML.", show_default=False)
+    ] = None,
+    github: Annotated[bool, typer.Option("--github", help="Print them as GitHub annotations, too.")] = False,
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 even if the gate fails.")] = False,
     json: Json = False,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take runs made with --limit.")] = False,
 ) -> None:
-    """Put runs side by side: clean and adversarial Dice per model and organ.
+    """Put runs side by side: clean and adversarial Dice per model and organ. Or ask: did it get worse?
 
     Example: medattack compare medattack_runs/runs/uw-1a2b3c4d --by organ,model --markdown
+
+    Example: medattack compare NEW --reference OLD --fail-if 'dice_drop>0.02@sig'
     """
+    keys = _checked(by, sort)
+    _refuse_combinations(fail_if, junit is not None or github or exit_zero, github, json)
+    from medseg_attack import report, report_gate
+    from medseg_attack.gate import judge
+    from medseg_attack.rules import parse
+    from medseg_attack.stats import summary
+
+    rules = [parse(text) for text in fail_if or []]
+    rows, old = _rows(runs, reference, allow_partial)
+    table = every = summary(rows, unit=unit, empty=empty, header=HEADER)
+    content: dict[str, Any] = {"unit": unit, "empty": empty, "runs": table.to_dict("records")}
+    sheets = [report.compare_sheet(table, keys, sort=sort, unit=unit, empty=empty)]
+    if old is not None:
+        sheets = [_changes(rows, old, unit, empty, content)]
+    if deltas:
+        every = _deltas(rows, empty, content, sheets)
+    if paired:
+        _paired(rows, unit, empty, content, sheets)
+    verdicts = judge(rules, rows, old, unit=unit, empty=empty)
+    if verdicts:
+        content["gate"] = report_gate.verdict_json(verdicts)
+        sheets.append(report_gate.verdict_sheet(verdicts))
+    _write(csv, every, plot, table, junit, verdicts)
+    _print(content, sheets, json, markdown, latex)
+    if github:
+        print("\n".join(report_gate.github(verdicts)))
+    if any(one.failed for one in verdicts) and not exit_zero:
+        raise typer.Exit(terminal.FAILED)
+
+
+def _checked(by: str, sort: str) -> list[str]:
     keys = [key.strip() for key in by.split(",")]
     known = ["model", "attack", "loss", "eps", "organ"]
     for value, among, option in [
@@ -42,24 +105,91 @@ def compare(
     ]:
         if value not in among:
             raise InputError(f"expected {option} among {', '.join(among)}, got {value!r}; choose from them")
+    return keys
+
+
+def _refuse_combinations(fail_if: list[str] | None, for_gate: bool, github: bool, json: bool) -> None:
+    if for_gate and not fail_if:
+        raise InputError("expected a rule for --junit, --github or --exit-zero, got none; add --fail-if RULE")
+    if github and json:
+        raise InputError("expected --github or --json, got both, which write to the same place; choose one")
+
+
+def _rows(runs: list[Path], reference: Path | None, allow_partial: bool) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
+    from medseg_attack.matching import pairs, read_pairs
+    from medseg_attack.results import read_runs
+
+    if reference is not None:
+        return read_pairs(pairs(runs, reference), allow_partial=allow_partial)
+    rows = read_runs(runs, allow_partial=allow_partial)
+    return rows.assign(pair=rows["run"]), None
+
+
+def _changes(
+    rows: "pd.DataFrame", old: "pd.DataFrame", unit: Unit, empty: EmptyRule, content: dict[str, Any]
+) -> "Sheet":
+    from medseg_attack.changes import changes
+    from medseg_attack.report_gate import change_sheet
+
+    table = changes(rows, old, unit=unit, empty=empty)
+    content["changes"] = table.to_dict("records")
+    return change_sheet(table, unit=unit, empty=empty)
+
+
+def _deltas(rows: "pd.DataFrame", empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]") -> "pd.DataFrame":
+    from medseg_attack.deltas import delta_summary, deltas
+    from medseg_attack.report_clinical import delta_sheet
+
+    header = rows.drop_duplicates("run").set_index("run")[["model", "attack", "loss", "eps"]]
+    table = deltas(rows, empty=empty)
+    sheets.append(delta_sheet(delta_summary(table), header))
+    table = table.join(header, on="run")
+    content["deltas"] = table.to_dict("records")
+    return table
+
+
+def _paired(rows: "pd.DataFrame", unit: Unit, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]") -> None:
+    from medseg_attack.changes import between_models, ranks
+    from medseg_attack.report_clinical import paired_sheet, rank_sheet
+
+    pairs, of_models = between_models(rows, unit=unit, empty=empty), ranks(rows, unit=unit, empty=empty)
+    if pairs.empty:
+        raise InputError("expected several models under the same attack for --paired, got one; give more runs")
+    content |= {"paired": pairs.to_dict("records"), "ranks": of_models.to_dict("records")}
+    sheets += [paired_sheet(pairs), rank_sheet(of_models)]
+
+
+def _write(
+    csv: Path | None,
+    every: "pd.DataFrame",
+    plot: Path | None,
+    plotted: "pd.DataFrame",
+    junit: Path | None,
+    verdicts: "list[Verdict]",
+) -> None:
     from medseg_attack import report
     from medseg_attack.files import whole
-    from medseg_attack.results import read_runs
-    from medseg_attack.stats import summary
+    from medseg_attack.report_gate import write_junit
 
-    header = ["model", "attack", "loss", "eps", "data", "split", "partial", "n_parameters", "seconds"]
-    table = summary(read_runs(runs, allow_partial=allow_partial), unit=unit, empty=empty, header=header)
     if csv is not None:
         with whole(csv) as part:
-            part.write_text(report.csv_text(table), encoding="utf-8")
+            part.write_text(report.csv_text(every), encoding="utf-8")
     if plot is not None:
-        report.curve(table, plot)
-    sheet = report.compare_sheet(table, keys, sort=sort, unit=unit, empty=empty)
-    if json:
-        terminal.print_json({"unit": unit, "empty": empty, "runs": table.to_dict("records")})
-    elif markdown or latex:
-        print(report.markdown(sheet) if markdown else report.latex(sheet), end="")
-    else:
-        terminal.out().print(report.rich_table(sheet))
-    for file in filter(None, (csv, plot)):
+        report.curve(plotted, plot)
+    if junit is not None:
+        write_junit(verdicts, junit)
+    for file in filter(None, (csv, plot, junit)):
         terminal.say(f"wrote {file}")
+
+
+def _print(content: dict[str, Any], sheets: "list[Sheet]", json: bool, markdown: bool, latex: bool) -> None:
+    from medseg_attack import report
+
+    if json:
+        terminal.print_json(content)
+        return
+    for sheet in sheets:
+        if markdown or latex:
+            print(report.markdown(sheet) if markdown else report.latex(sheet), end="\n" if len(sheets) > 1 else "")
+        else:
+            terminal.out().print(report.rich_table(sheet))

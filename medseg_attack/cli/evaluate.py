@@ -25,7 +25,7 @@ def evaluate(
     ] = None,
     metrics: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="Beside Dice and IoU.", show_default="hd95_mm and nsd(tolerance_mm=2)"),
+        typer.Option("--metric", help="Beside Dice and IoU.", show_default="hd95_mm, assd_mm, nsd(tolerance_mm=2)"),
     ] = None,
     split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
     fold: Annotated[int, typer.Option(help="Of the val and train splits.")] = 0,
@@ -52,7 +52,7 @@ def evaluate(
     attacks = ["clean"] if images is None else [f"replay(run={str(run)!r})" for run in _stored(images)]
     flags = {
         "data": str(data) if data else None, "models": [model], "attacks": attacks, "control": False, "split": split,
-        "fold": fold, "limit": limit, "metrics": metrics or ["hd95_mm", "nsd"],
+        "fold": fold, "limit": limit, "metrics": metrics or ["hd95_mm", "assd_mm", "nsd"],
     }  # fmt: skip
     benchmark = opened(None, flags, home, device, out, batch_size, (0, 1), False)
     from medseg_attack.benchmark import run

@@ -1,0 +1,99 @@
+"""A gate's verdicts for people (a table) and for machines (JUnit XML, GitHub annotations). No torch in here."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pandas as pd
+
+from medseg_attack.files import whole
+from medseg_attack.gate import Verdict
+from medseg_attack.patients import warning
+from medseg_attack.registry import spec
+from medseg_attack.report import Sheet, number, p_value
+from medseg_attack.stats import EMPTY_RULES, Empty, Unit
+
+
+def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
+    """New runs against the reference, the mean over organs of each."""
+    shown = table[table["organ"] == "mean"]
+    rows = [
+        [str(row["model"]), str(row["attack"]), str(row["loss"]), spec(float(row["eps"])),
+         number(row["clean_old"]), number(row["clean_new"]), number(row["adv_old"]), number(row["adv_new"]),
+         f"{row['mean']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}", p_value(row["p_holm"])]
+        for _, row in shown.iterrows()
+    ]  # fmt: skip
+    n = int(shown["n"].min())
+    text = (
+        f"Mean Dice per {unit}; change of the adversarial one, new minus reference, paired over {n} patients with its "
+        f"95 % interval (bootstrap-t); p: signed-rank on patients' means, Holm over the rows. "
+        f"Empty masks: {EMPTY_RULES[empty]}. {warning(n, len(shown))}"
+    ).strip()
+    columns = [
+        "model",
+        "attack",
+        "loss",
+        "eps",
+        "clean old",
+        "clean new",
+        "adv old",
+        "adv new",
+        "change",
+        "95 % CI",
+        "p",
+    ]
+    return Sheet("New runs against the reference", columns, rows, text, left=3)
+
+
+def verdict_sheet(verdicts: Sequence[Verdict]) -> Sheet:
+    """Every rule's verdict on every run it looked at."""
+    rows = [
+        [one.rule, " ".join(filter(None, [one.model, one.attack, one.loss, spec(one.eps)])), one.organ,
+         f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", p_value(one.p), "FAILS" if one.failed else "passes"]
+        for one in verdicts
+    ]  # fmt: skip
+    n_failed = sum(one.failed for one in verdicts)
+    n = min(one.n for one in verdicts)
+    text = (
+        f"{n_failed} of {len(verdicts)} checks fail, {n} patients. p: signed-rank against the rule's number, Holm over "
+        f"what the rule looks at; it decides with @sig alone. {warning(n)}"
+    ).strip()
+    return Sheet("Gate", ["rule", "run", "organ", "value", "95 % CI", "p", "verdict"], rows, text, left=3)
+
+
+def verdict_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """All verdicts, and whether the gate is passed."""
+    return {"passed": not any(one.failed for one in verdicts), "checks": [asdict(one) for one in verdicts]}
+
+
+def write_junit(verdicts: Sequence[Verdict], file: Path) -> None:
+    """JUnit XML: a test case per verdict, a failure with its sentence where it fails."""
+    failed = sum(one.failed for one in verdicts)
+    suite = ElementTree.Element("testsuite", name="medattack compare", tests=str(len(verdicts)), failures=str(failed),
+                                errors="0", skipped="0")  # fmt: skip
+    for one in verdicts:
+        run = " ".join(filter(None, [one.model, one.attack, one.loss, f"eps={spec(one.eps)}"]))
+        case = ElementTree.SubElement(suite, "testcase", classname=run, name=f"{one.rule} ({one.organ})")
+        if one.failed:
+            failure = ElementTree.SubElement(case, "failure", type="gate", message=one.sentence)
+            failure.text = one.sentence
+    root = ElementTree.Element("testsuites")
+    root.append(suite)
+    ElementTree.indent(root)
+    with whole(file) as part:
+        ElementTree.ElementTree(root).write(part, encoding="utf-8", xml_declaration=True)
+
+
+def github(verdicts: Sequence[Verdict]) -> list[str]:
+    """Workflow commands: an error per failure, a notice if there is none."""
+    failed = [one for one in verdicts if one.failed]
+    if not failed:
+        return [f"::notice title=medattack gate::{len(verdicts)} checks pass"]
+    return [f"::error title=medattack gate::{_escaped(one.sentence)}" for one in failed]
+
+
+def _escaped(text: str) -> str:
+    """As workflow commands want their message."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,0 +1,127 @@
+"""The rules that a comparison fails by: `adv_dice<0.70@organ=stomach`, `dice_drop>0.02@sig`. No torch in here.
+
+    rule    = metric comparator number filter*
+    metric  = level, or level_drop (reference minus new), or level_rise (new minus reference);
+              dice_drop is short for adv_dice_drop
+    level   = clean_dice, adv_dice, clean_iou, adv_iou, missed, and clean_ and adv_ of what was measured (adv_hd95_mm)
+    filter  = @organ=NAME, @model=NAME, @attack=NAME, @loss=NAME, @eps=4/255, or @sig
+
+Without @organ a rule is about the mean over organs; without the others it looks at every run. With @sig chance is
+ruled out: a rule then fails only if the 95 % interval over patients lies wholly beyond the number and the signed-rank
+test of patients' values against that number has p < 0.05, by Holm over all that the rule looks at.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+from medseg_attack.errors import InputError
+
+FILTERS = ("organ", "model", "attack", "loss", "eps")
+_COMPARATORS = ("<=", ">=", "<", ">")
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(/\d+\.?\d*)?")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must not hold.
+
+    Attributes:
+        level: what is scored: adv_dice.
+        change: "" for the new run's level, "drop" or "rise" for its change from the reference.
+        where: filters.
+        significant: whether chance must be ruled out.
+    """
+
+    text: str
+    level: str
+    change: str
+    comparator: str
+    number: float
+    where: dict[str, str] = field(default_factory=dict)
+    significant: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is beyond the number.
+
+        >>> parse("adv_dice<0.7").holds(0.65)
+        True
+        """
+        match self.comparator:
+            case "<":
+                return value < self.number
+            case "<=":
+                return value <= self.number
+            case ">":
+                return value > self.number
+            case _:
+                return value >= self.number
+
+
+def parse(text: str) -> Rule:
+    """The rule that a text states.
+
+    Raises:
+        InputError: it states none; a mark shows where it goes wrong.
+    """
+    metric = re.match(r"\s*(\w+)\s*", text)
+    if metric is None:
+        raise _at(text, 0, "a metric such as adv_dice or dice_drop")
+    comparator = next((one for one in _COMPARATORS if text.startswith(one, metric.end())), None)
+    if comparator is None:
+        raise _at(text, metric.end(), "<, <=, > or >=")
+    start = metric.end() + len(comparator)
+    start += len(text[start:]) - len(text[start:].lstrip())
+    found = NUMBER.match(text, start)
+    if found is None:
+        raise _at(text, start, "a number such as 0.02 or 8/255")
+    where, significant = _filters(text, found.end())
+    level, change = _level(metric[1])
+    return Rule(text, level, change, comparator, number(found[0]), where, significant)
+
+
+def _filters(text: str, position: int) -> tuple[dict[str, str], bool]:
+    where: dict[str, str] = {}
+    significant = False
+    while text[position:].strip():
+        position += len(text[position:]) - len(text[position:].lstrip())
+        part = re.compile(r"@(\w*)").match(text, position)
+        if part is None:
+            raise _at(text, position, "the end or @")
+        value = re.compile(r"=\s*([^@]*[^@\s])\s*").match(text, part.end())
+        if part[1] == "sig" and not text.startswith("=", part.end()):
+            significant, position = True, part.end()
+        elif part[1] not in FILTERS:
+            raise _at(text, position + 1, f"sig, {', '.join(FILTERS)}")
+        elif value is None:
+            raise _at(text, part.end(), f"=NAME after @{part[1]}")
+        elif part[1] in where:
+            raise _at(text, position + 1, f"one @{part[1]}")
+        else:
+            where[part[1]], position = value[1], value.end()
+    return where, significant
+
+
+def _at(text: str, position: int, expected: str) -> InputError:
+    got = text[position:].strip() or "the end"
+    return InputError(
+        f"expected {expected} at position {position + 1} of --fail-if, got {got!r}; write it like "
+        f"'adv_dice<0.70@organ=stomach' or 'dice_drop>0.02@sig'\n  {text}\n  {' ' * position}^"
+    )
+
+
+def _level(metric: str) -> tuple[str, str]:
+    for change in ("drop", "rise"):
+        if metric.endswith(f"_{change}"):
+            level = metric.removesuffix(f"_{change}")
+            return (level if level.startswith(("adv_", "clean_")) or level == "missed" else f"adv_{level}"), change
+    return metric, ""
+
+
+def number(text: str) -> float:
+    """A number as rules write it.
+
+    >>> number("1/4")
+    0.25
+    """
+    above, _, below = text.partition("/")
+    return float(above) / float(below or 1)
