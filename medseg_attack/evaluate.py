@@ -4,7 +4,7 @@ and checks the ball and the box itself."""
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from zlib import crc32
 
 import torch
@@ -30,6 +30,7 @@ from medseg_attack.types import (
 TOLERANCE = 1e-6  # of a ball's size: what float32 adds to a budget when x - x0 is taken back
 
 
+@runtime_checkable
 class Ref(Protocol):
     """A case that has not been read yet."""
 
@@ -39,6 +40,7 @@ class Ref(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
+@runtime_checkable
 class Data(Protocol):
     """Where cases are read from."""
 
@@ -113,8 +115,8 @@ def attack_chunk(
             _check(ball, found, batch)
             hit = _decided(model, found.image, batch)  # a fresh pass: what the attack saw does not count
             extra = measured | _measured(metrics or {}, hit, batch, "adv")
-            size = ball.size(found.image, batch.image)
-            linf = (found.image - batch.image).abs().flatten(1).amax(1)
+            image = batch.image.expand_as(found.image)  # a variant may perturb copies of the channel one by one
+            size, linf = ball.size(found.image, image), (found.image - image).abs().flatten(1).amax(1)
             rows[index] += _rows(model.task, batch, clean, hit, size, linf, cost, extra)
             seconds[index] += took
             if keep_images:
@@ -174,7 +176,7 @@ def _decided(model: Model, image: Image, batch: Batch) -> Mask:
 
 
 def _check(ball: Ball, found: Adversarial, batch: Batch) -> None:
-    size = ball.size(found.image, batch.image)
+    size = ball.size(found.image, batch.image.expand_as(found.image))
     outside = (found.image < 0).flatten(1).any(1) | (found.image > 1).flatten(1).any(1)
     wrong = ~(size <= ball.limit * (1 + TOLERANCE) + TOLERANCE) | outside  # NaN is wrong, too
     if wrong.any():
