@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import torch
 import yaml
 
@@ -197,7 +198,7 @@ def _header(
     return {
         "model": str(card["label"]),
         "n_parameters": card["n_parameters"],
-        "val_dice": card.get("val_dice"),
+        "val_dice": float(np.mean(list(card["val_dice"].values()))) if card.get("val_dice") else None,
         "data": benchmark.data.name,
         "attack": cell.label,
         "loss": cell.loss,

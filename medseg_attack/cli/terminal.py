@@ -65,7 +65,7 @@ def print_flags(findings: "Sequence[Finding]") -> None:
         out().print("No flag was raised; that does not prove robustness.\n")
         return
     for one in findings:
-        text = f"{one.code} {one.flag.verdict} - {one.about}: {one.flag.title} ({one.seen}). {one.flag.todo}."
+        text = f"{one.code} {one.flag.verdict} - {one.about}: {one.flag.title} ({one.seen}); {one.flag.todo}"
         out().print(Padding(text, (0, 0, 0, 2)), markup=False)
     print()
 
