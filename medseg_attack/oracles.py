@@ -1,7 +1,7 @@
 """Our attacks against those of other libraries, iterate by iterate, where they are installed.
 
-Those libraries attack classifiers. A segmentation whose only pixel is the whole image is one: a small network whose
-logits are averaged over the image, which we see as log-odds of shape (b, k, 1, 1) and they as logits (b, k). Both
+Those libraries attack classifiers. A segmentation that gives all pixels of an image one class is such: a small network
+whose logits are averaged over the image, which we see on every pixel and they once per image. Both
 sides climb the cross-entropy from the image itself, without random start, in double precision; every image that an
 attack shows to the network is written down.
 """
@@ -46,17 +46,17 @@ class Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class OnePixel:
-    """The classifier as our attacks see it: a segmentation of one pixel."""
+class OneClass:
+    """The classifier as our attacks see it: the same class on every pixel."""
 
     net: Classifier
 
     @property
     def task(self) -> Task:
-        return Task("one pixel", ("a", "b", "c"), exclusive=True)
+        return Task("one class", ("a", "b", "c"), exclusive=True)
 
     def __call__(self, image: Image) -> LogOdds:
-        return softmax_log_odds(self.net(image)[:, :, None, None])
+        return softmax_log_odds(self.net(image))[:, :, None, None].expand(-1, -1, *image.shape[2:])
 
     def decide(self, log_odds: LogOdds) -> Mask:
         return torch.zeros_like(log_odds, dtype=torch.bool).scatter_(1, log_odds.argmax(1, keepdim=True), True)
@@ -73,8 +73,8 @@ def ours(text: str) -> Iterates:
     """The images that a registered attack goes through, the last one included."""
     image, labels = scene()
     net = Classifier()
-    target = nn.functional.one_hot(labels, CLASSES).bool()[:, :, None, None]
-    found = build(text, "attack")(OnePixel(net), image, target, (1, 2, 3, 4))
+    target = nn.functional.one_hot(labels, CLASSES).bool()[:, :, None, None].expand(-1, -1, *image.shape[2:])
+    found = build(text, "attack")(OneClass(net), image, target, (1, 2, 3, 4))
     return [*net.shown, found.image]
 
 

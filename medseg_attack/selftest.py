@@ -229,10 +229,10 @@ def the_worst_is_kept() -> None:
 
 def cases_alone() -> None:
     """An attack on three cases: what it does on each alone."""
-    model, image = oracle("blurred_oracle"), images()
+    model, image = _Conv(), images()
     target = model.decide(model(image)).roll(1, 2)
     target[1] = False
-    for text in ("mi_fgsm(objective=soft_dice)", "pgd(l2(0.5), dice_focal, steps=4)", "noise"):
+    for text in ("mi_fgsm(linf(0.2), soft_dice)", "pgd(l2(0.5), dice_focal, steps=4)", "noise"):
         together = attacked(text, model, image, target).image
         attack: Attack = registry.build(text, "attack")
         for i, seed in enumerate(SEEDS):

@@ -63,6 +63,7 @@ def healthy_net() -> SmallUNet:
             optimiser.zero_grad()
             F.binary_cross_entropy_with_logits(net(seen.image), seen.target.float()).backward()
             optimiser.step()
+        optimiser.zero_grad()
     return net.eval().requires_grad_(False)
 
 

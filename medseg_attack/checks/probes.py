@@ -251,7 +251,11 @@ def _without(attack: Any) -> Any:
 
 
 def _named(attack: Any) -> str:
-    return spec(attack.objective) if hasattr(attack, "objective") else ""
+    objective = getattr(attack, "objective", None)
+    try:
+        return spec(objective) if objective else ""
+    except TypeError:  # one that was never registered
+        return str(getattr(objective, "__name__", type(objective).__name__))
 
 
 def _label(attack: Any) -> str:
