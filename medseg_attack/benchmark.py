@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import torch
 import yaml
 
 from medseg_attack import registry
+from medseg_attack.checks import stored
+from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import attack_chunk, chunks, run_attacks
 from medseg_attack.files import digest, whole
 from medseg_attack.models.checkpoints import load, read_card
-from medseg_attack.models.segmodel import frozen
+from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.results import ROWS_VERSION, RunFolder
 from medseg_attack.runtime import deterministic, versions
 from medseg_attack.study import Cell, Study, cells
-from medseg_attack.types import Batch
+from medseg_attack.types import Batch, Case
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Benchmark:
         batch_size: changes no score by more than float32 kernels do.
         shard: k, N: only every N-th chunk, from the k-th, is run here.
         keep_images: whether perturbed images are stored.
+        checks: whether model and rows are looked at for what makes their numbers doubtful.
     """
 
     study: Study
@@ -43,6 +47,7 @@ class Benchmark:
     batch_size: int = 16
     shard: tuple[int, int] = (0, 1)
     keep_images: bool = False
+    checks: bool = False
 
     def refs(self) -> list[CaseRef]:
         """The cases of the study's split; with a limit, a choice that depends on the cases' names alone."""
@@ -94,13 +99,14 @@ def run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
             (cell.attack, RunFolder.open(folder, _config(benchmark, checkpoint, cell, refs))) for cell, folder in mine
         ]
         with frozen(model), deterministic(benchmark.device):
+            if benchmark.checks:
+                _look_at(benchmark, model, checkpoint, [cell for cell, _ in mine], refs)
             for done in run_attacks(
                 model, benchmark.data, todo, refs, batch_size=benchmark.batch_size, device=benchmark.device,
                 metrics=metrics, seed=benchmark.study.seed, shard=benchmark.shard, keep_images=benchmark.keep_images,
             ):  # fmt: skip
                 yield done, len(refs) * len(runs)
-        for (cell, _), (_, folder) in zip(mine, todo, strict=True):
-            _finish(benchmark, checkpoint, cell, folder, refs)
+        _finish(benchmark, checkpoint, mine, refs)
         del model  # before the next one takes its memory
 
 
@@ -139,29 +145,73 @@ def _config(benchmark: Benchmark, checkpoint: Path, cell: Cell, refs: Sequence[C
     }
 
 
-def _finish(benchmark: Benchmark, checkpoint: Path, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]) -> None:
-    """Writes the header once every chunk is there, whoever wrote it."""
-    if not all(folder.has(number) for number in range(len(chunks(refs)))):
+def _look_at(
+    benchmark: Benchmark, model: SegModel, checkpoint: Path, mine: Sequence[Cell], refs: Sequence[CaseRef]
+) -> None:
+    """Writes what is doubtful about a model beside its runs, once.
+
+    Raises:
+        InputError: attacks by gradients are asked of a model that has none.
+    """
+    folder = benchmark.out / _model_name(checkpoint)
+    if (folder / stored.FILE).exists():
         return
+    cases = _telling(benchmark, refs)
+    attacks = [cell.attack for cell in mine]
+    findings = preflight(model, Batch.of(cases, benchmark.device), attacks)
+    if any(one.code == "MA002" for one in findings) and any(hasattr(attack, "objective") for attack in attacks):
+        raise InputError(
+            f"expected a gradient of the output of {checkpoint} by the image, got none (MA002); remove detach() and "
+            "no_grad() from the model"
+        )
+    stored.write_before(folder, findings, [case.id for case in cases])
+
+
+def _telling(benchmark: Benchmark, refs: Sequence[CaseRef]) -> list[Case]:
+    """2 to 4 cases of one shape, 2 % of all between, that have organs where such are soon found."""
+    n = min(4, max(2, round(0.02 * len(refs))))
+    scored = list(benchmark.data.task.scored)
+    some = sorted(refs, key=lambda ref: crc32(ref.id.encode()))[:64]
+    cases = [benchmark.data.read(ref) for ref in some if ref.shape == some[0].shape]
+    return [case for case in cases if case.target[scored].any()][:n] or cases[:n]
+
+
+def _finish(benchmark: Benchmark, checkpoint: Path, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]) -> None:
+    """Writes the headers of runs whose every chunk is there, whoever wrote it."""
+    n = len(chunks(refs))
+    headers = {
+        path: _header(benchmark, checkpoint, cell, RunFolder(path), refs)
+        for cell, path in mine
+        if all(RunFolder(path).has(number) for number in range(n))
+    }
+    flags: dict[Path, Any] = {}
+    if benchmark.checks:
+        flags = stored.of_runs(headers, stored.read_before(benchmark.out / _model_name(checkpoint)))
+    for path, header in headers.items():
+        RunFolder(path).finish(header | ({"flags": flags[path]} if benchmark.checks else {}))
+
+
+def _header(
+    benchmark: Benchmark, checkpoint: Path, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]
+) -> dict[str, Any]:
     card = read_card(checkpoint)
-    folder.finish(
-        {
-            "model": str(card["label"]),
-            "n_parameters": card["n_parameters"],
-            "data": benchmark.data.name,
-            "attack": cell.label,
-            "loss": cell.loss,
-            "eps": cell.eps,
-            "ball": registry.spec(cell.attack.ball),
-            "split": benchmark.study.split,
-            "cases": len(refs),
-            "partial": benchmark.study.limit is not None,
-            "device": str(benchmark.device),
-            "batch_size": benchmark.batch_size,
-            "seconds": folder.seconds,
-            "versions": versions(),
-        }
-    )
+    return {
+        "model": str(card["label"]),
+        "n_parameters": card["n_parameters"],
+        "val_dice": float(np.mean(list(card["val_dice"].values()))) if card.get("val_dice") else None,
+        "data": benchmark.data.name,
+        "attack": cell.label,
+        "loss": cell.loss,
+        "eps": cell.eps,
+        "ball": registry.spec(cell.attack.ball),
+        "split": benchmark.study.split,
+        "cases": len(refs),
+        "partial": benchmark.study.limit is not None,
+        "device": str(benchmark.device),
+        "batch_size": benchmark.batch_size,
+        "seconds": folder.seconds,
+        "versions": versions(),
+    }
 
 
 @dataclass(frozen=True)

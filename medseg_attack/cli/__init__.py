@@ -13,6 +13,7 @@ from medseg_attack.cli.doctor import doctor
 from medseg_attack.cli.evaluate import evaluate
 from medseg_attack.cli.ls import ls
 from medseg_attack.cli.prepare import prepare
+from medseg_attack.cli.selftest import selftest
 from medseg_attack.cli.train import train
 
 # idle threads of one process must not spin on cores that another needs: two trainings side by side took 20 times as
@@ -26,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="How far does a perturbation that nobody can see move a medical segmentation model, organ by organ?",
 )
-for one in (prepare, train, attack, evaluate, compare, demo, ls, doctor):
+for one in (prepare, train, attack, evaluate, compare, demo, ls, doctor, selftest):
     app.command()(one)
 
 

@@ -1,5 +1,6 @@
 """`medattack attack`: models x attacks x losses x budgets -> the table."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +13,7 @@ from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
     from medseg_attack.benchmark import Benchmark
+    from medseg_attack.checks.catalogue import Finding
 
 Data = Annotated[
     Path | None,
@@ -53,6 +55,7 @@ def attack(
     batch_size: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 16,
     shard: Annotated[str, typer.Option(help="k/N: run the k-th of N parts, from 0.")] = "0/1",
     save_images: Annotated[bool, typer.Option("--save-images", help="Store the perturbed images.")] = False,
+    checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Look for what makes numbers doubtful.")] = True,
     plan: Annotated[bool, typer.Option("--plan", help="Print the grid and what it would cost; write nothing.")] = False,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
@@ -77,6 +80,7 @@ def attack(
     if plan:
         _print_plan(benchmark, json)
         return
+    benchmark = dataclasses.replace(benchmark, checks=checks)
     run_and_print(benchmark, unit, empty, json, progress)
 
 
@@ -127,24 +131,38 @@ def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bo
         k, n = benchmark.shard
         terminal.say(f"shard {k}/{n} is done; run the others into {benchmark.out}, the last one prints the table")
         return
-    print_runs(folders, unit, empty, json)
+    print_runs(folders, unit, empty, json, checks=benchmark.checks)
     terminal.say(f"results: {benchmark.out}")
     terminal.next_step(f"medattack compare {benchmark.out}")
 
 
-def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool) -> None:
-    """One table per model on stdout, or the summary as JSON."""
+def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool, *, checks: bool = False) -> None:
+    """One table per model on stdout with its flags below, or the summary as JSON."""
     from medseg_attack.report import attack_sheet, rich_table
     from medseg_attack.results import read_runs
     from medseg_attack.stats import summary
 
     header = ["model", "attack", "loss", "eps", "data", "split", "partial", "n_parameters", "seconds"]
-    table = summary(read_runs(folders, allow_partial=True), unit=unit, empty=empty, header=header)
+    rows = read_runs(folders, allow_partial=True)
+    table = summary(rows, unit=unit, empty=empty, header=header)
+    flags = {of: _flags(of, rows, unit, empty) for of in dict.fromkeys(folder.parent for folder in folders) if checks}
     if json:
-        terminal.print_json({"unit": unit, "empty": empty, "runs": table.to_dict("records")})
+        told = [{"model": of.name} | one.record() for of, found in flags.items() for one in found]
+        terminal.print_json({"unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": told})
         return
-    for _, of_model in table.groupby(table["run"].map(lambda run: Path(run).parent), sort=False):
+    for of, of_model in table.groupby(table["run"].map(lambda run: Path(run).parent), sort=False):
         terminal.out().print(rich_table(attack_sheet(of_model, unit=unit, empty=empty)))
+        if checks:
+            terminal.print_flags(flags[of])
+
+
+def _flags(of: Path, rows: Any, unit: Unit, empty: EmptyRule) -> "list[Finding]":
+    from medseg_attack.checks.after import after
+    from medseg_attack.checks.catalogue import by_severity
+    from medseg_attack.checks.stored import read_before
+
+    mine = rows[rows["run"].map(lambda run: Path(run).parent == of)]
+    return by_severity([*read_before(of), *after(mine, unit=unit, empty=empty)])
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -9,13 +9,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from medseg_attack.errors import InputError
+
+if TYPE_CHECKING:
+    from medseg_attack.checks.catalogue import Finding
 
 P = ParamSpec("P")
 
@@ -53,6 +57,17 @@ def say(text: str) -> None:
 def next_step(command: str) -> None:
     """The command that most users type after this one."""
     say(f"Next: {command}")
+
+
+def print_flags(findings: "Sequence[Finding]") -> None:
+    """What is doubtful about the numbers above, on stdout; docs/flags.md explains the codes."""
+    if not findings:
+        out().print("No flag was raised; that does not prove robustness.\n")
+        return
+    for one in findings:
+        text = f"{one.code} {one.flag.verdict} - {one.about}: {one.flag.title} ({one.seen}); {one.flag.todo}"
+        out().print(Padding(text, (0, 0, 0, 2)), markup=False)
+    print()
 
 
 def print_json(content: Any) -> None:

@@ -1,0 +1,41 @@
+"""Findings beside results: those on the model in `checks.json`, those on a run in its `run.json`. No torch in here."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medseg_attack.checks.after import after
+from medseg_attack.checks.catalogue import Finding, by_severity
+from medseg_attack.files import read_json, write_json
+from medseg_attack.results import RunFolder
+
+FILE = "checks.json"
+
+
+def write_before(folder: Path, findings: Sequence[Finding], cases: Sequence[str]) -> None:
+    """Stores what was found on a model before its runs, and on which cases it was looked for."""
+    write_json(folder / FILE, {"cases": list(cases), "flags": [finding.record() for finding in findings]})
+
+
+def read_before(folder: Path) -> list[Finding]:
+    """What was found on a model before its runs; nothing if nobody looked."""
+    if not (folder / FILE).exists():
+        return []
+    return [Finding(one["code"], one["about"], one["seen"]) for one in read_json(folder / FILE)["flags"]]
+
+
+def of_runs(headers: Mapping[Path, dict[str, Any]], before: Sequence[Finding]) -> dict[Path, list[dict[str, str]]]:
+    """Per run of one model its flags as they are stored: its own and those that concern all.
+
+    Args:
+        headers: what is going to be in each run's run.json.
+    """
+    tables = [RunFolder(path).rows().assign(run=str(path), **_flat(header)) for path, header in headers.items()]
+    findings = [*before, *(after(pd.concat(tables, ignore_index=True)) if tables else [])]
+    return {path: [one.record() for one in by_severity(findings) if one.run in ("", str(path))] for path in headers}
+
+
+def _flat(header: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in header.items() if not isinstance(value, dict | list)}
