@@ -2,28 +2,26 @@
 and checks the ball and the box itself."""
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, Protocol, TypeAlias, runtime_checkable
-from zlib import crc32
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg_attack.budgets import Budget
+from medseg_attack.crafting import Crafted, Size, crafted, sizes
 from medseg_attack.metrics.overlap import counts, index_sums
 from medseg_attack.metrics.scans import Bits, by_scan, packed
-from medseg_attack.registry import with_eps
 from medseg_attack.results import CHUNK, Row, RunFolder
 from medseg_attack.types import (
-    Adversarial,
     Attack,
-    Ball,
     Batch,
     Case,
     Image,
-    LogOdds,
     Mask,
     Metric,
     Model,
@@ -52,31 +50,6 @@ class Data(Protocol):
     def read(self, ref: Any) -> Case: ...
 
 
-class Metered:
-    """A model that counts its passes; everything else is the model's own."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.forwards = self.backwards = 0
-
-    @property
-    def task(self) -> Task:
-        return self.model.task
-
-    def __call__(self, image: Image) -> LogOdds:
-        self.forwards += 1
-        log_odds = self.model(image)
-        if log_odds.requires_grad:
-            log_odds.register_hook(self._counted)  # type: ignore[no-untyped-call]
-        return log_odds
-
-    def decide(self, log_odds: LogOdds) -> Mask:
-        return self.model.decide(log_odds)
-
-    def _counted(self, grad: Tensor) -> None:
-        self.backwards += 1
-
-
 def chunks(refs: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Whole scans of one shape, at most 32 slices together unless a scan has more, in an order of the cases' own.
 
@@ -94,113 +67,118 @@ def chunks(refs: Sequence[Any]) -> list[tuple[Any, ...]]:
     return made
 
 
+@dataclass(eq=False)
+class Result:
+    """What one attack did on a chunk, in the order of its cases.
+
+    Attributes:
+        images: if they were asked for: as a file holds them, or floats in [0, 1] where there is no file.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    images: list[Tensor] = field(default_factory=list)
+    seconds: float = 0.0
+
+
 def attack_chunk(
     model: Model,
     batches: Sequence[Batch],
     attacks: Sequence[Attack],
     *,
+    budgets: Sequence[Budget | None] = (),
     metrics: Mapping[str, Metric] | None = None,
     seed: int = 0,
     keep_images: bool = False,
-) -> Iterator[tuple[int, list[Row], float, Tensor | None]]:
-    """Runs every attack on the batches of one chunk; the clean prediction is made once for all of them.
+) -> list[Result]:
+    """The result of every attack on the batches of one chunk; the clean prediction is made once for all of them.
 
     Args:
+        budgets: of each attack, where its size is not a fraction of the window; none by default.
         metrics: further measures of whole scans, by column name.
-        keep_images: whether to hand the perturbed images over.
-
-    Yields:
-        Which attack, its rows, the seconds it took, and its images `(cases, c, *s)` on the CPU.
 
     Raises:
         RuntimeError: an attack left its ball or [0, 1], or the model returned something that is not finite.
     """
     metrics = metrics or {}
-    cases = [case for batch in batches for case in batch.cases]
-    masks: list[list[Bits]] = [[] for _ in attacks]  # only if there is something to measure
+    budgets = budgets or [None] * len(attacks)
+    results = [Result() for _ in attacks]
+    masks: list[list[Bits]] = [[] for _ in attacks]
     masks_clean: list[Bits] = []
-    rows: list[list[Row]] = [[] for _ in attacks]
-    seconds = [0.0] * len(attacks)
-    images: list[list[Tensor]] = [[] for _ in attacks]
     for batch in batches:
-        clean = _decided(model, batch.image, batch)
+        clean = _decided(model, batch.image, batch.cases)
         masks_clean += packed(clean) if metrics else []
-        for index, found, cost, took in _attacked(model, batch, attacks, seed):
-            ball = attacks[index].ball
-            _check(ball, found, batch)
-            hit = _decided(model, found.image, batch)  # a fresh pass: what the attack saw does not count
-            masks[index] += packed(hit) if metrics else []
-            image = batch.image.expand_as(found.image)  # a variant may perturb copies of the channel one by one
-            size, linf = ball.size(found.image, image), (found.image - image).abs().flatten(1).amax(1)
-            rows[index] += _rows(model.task, batch, clean, hit, size, linf, cost)
-            seconds[index] += took
-            if keep_images:
-                images[index].append(found.image.cpu())
-    of_clean = _measured(metrics, model.task, cases, masks_clean, "clean")
-    for index in range(len(attacks)):
-        measured = of_clean, _measured(metrics, model.task, cases, masks[index], "adv")
-        kept = torch.cat(images[index]) if keep_images else None
-        yield index, [_with(row, *measured) for row in rows[index]], seconds[index], kept
+        found: list[dict[int, _OnCase]] = [{} for _ in attacks]
+        for one in crafted(model, batch, attacks, budgets, seed):
+            found[one.index] |= _scored(model, batch, clean, one, budgets[one.index], bool(metrics))
+            results[one.index].seconds += one.seconds
+        for index, by_case in enumerate(found):
+            for n in range(len(batch.cases)):
+                results[index].rows += by_case[n].rows
+                masks[index] += [by_case[n].mask] if metrics else []
+                results[index].images += [by_case[n].image] if keep_images else []
+    of_clean = _measured(metrics, model.task, batches, masks_clean, "clean")
+    for index, result in enumerate(results):
+        of_hit = _measured(metrics, model.task, batches, masks[index], "adv")
+        result.rows = [_with(row, of_clean, of_hit) for row in result.rows]
+    return results
 
 
-def _attacked(
-    model: Model, batch: Batch, attacks: Sequence[Attack], seed: int
-) -> Iterator[tuple[int, Adversarial, tuple[int, int], float]]:
-    """Every attack's find, its passes and its seconds; attacks that differ in their budget alone may share work."""
-    seeds = [crc32(f"{seed}/{case.id}".encode()) for case in batch.cases]
-    for indices in _alike(attacks):
-        metered = Metered(model)
-        alike = [_bound(attacks[i], batch) for i in indices]
-        sweep = getattr(alike[0], "sweep", None)
-        start = time.perf_counter()
-        if sweep is None:
-            finds = (attack(metered, batch.image, batch.target, seeds) for attack in alike)
-        else:
-            finds = sweep(metered, batch.image, batch.target, seeds, [attack.ball for attack in alike])
-        cost: tuple[int, int] | None = None
-        for index, found in zip(indices, finds, strict=True):
-            _settled(found.image)
-            # what is shared is charged to each in full: a row's cost is that of running the attack alone
-            cost = cost or (metered.forwards, metered.backwards)
-            yield index, found, cost, time.perf_counter() - start
-            start = time.perf_counter()
+class _OnCase(NamedTuple):
+    rows: list[Row]
+    mask: Bits
+    image: Tensor
 
 
-def _bound(attack: Attack, batch: Batch) -> Attack:
-    """The attack on these cases: one that reads what was stored for them must know which they are."""
-    on: Callable[[Sequence[Case]], Attack] | None = getattr(attack, "on", None)
-    return attack if on is None else on(batch.cases)
+def _scored(
+    model: Model, batch: Batch, clean: Mask, found: Crafted, budget: Budget | None, keep_mask: bool
+) -> dict[int, _OnCase]:
+    """Rows, prediction and image of each case that the attack was run on, by its place in the batch."""
+    cases = [batch.cases[n] for n in found.at]
+    before = batch.image[found.at].expand_as(found.image)  # a variant may perturb copies of the channel one by one
+    size = found.attack.ball.size(found.image, before)
+    _check(found, size, cases)
+    hit = _decided(model, found.image, cases)  # a fresh pass: what the attack saw does not count
+    linf = (found.image - before).abs().flatten(1).amax(1)
+    target, at_clean = batch.target[found.at], clean[found.at]
+    # the one copy back: counts and index sums of both predictions and both sizes
+    parts = counts(at_clean, target), counts(hit, target)[..., 1:], index_sums(at_clean), index_sums(hit)
+    numbers = torch.cat(parts, dim=-1).tolist()
+    budgets = sizes(cases, before[:, :1], budget, found.attack.ball.eps)
+    changes = [Change(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
+    rows = [list(_rows(model.task, *one, found.cost)) for one in zip(cases, numbers, changes, strict=True)]
+    masks = packed(hit) if keep_mask else [_NOTHING] * len(cases)
+    images = (found.image if found.stored is None else found.stored).cpu()
+    return {n: _OnCase(*one) for n, *one in zip(found.at, rows, masks, images, strict=True)}
 
 
-def _alike(attacks: Sequence[Attack]) -> list[list[int]]:
-    groups: dict[Any, list[int]] = {}
-    for index, attack in enumerate(attacks):
-        groups.setdefault(with_eps(attack, 0.0), []).append(index)
-    return list(groups.values())
+_NOTHING: Bits = np.zeros(0, np.uint8)
 
 
-def _settled(image: Tensor) -> None:
-    if image.device.type == "cuda":
-        torch.cuda.synchronize(image.device)
+class Change(NamedTuple):
+    """How large a case's change is, and how large it might have been."""
+
+    size: float
+    linf: float
+    budget: Size
 
 
-def _decided(model: Model, image: Image, batch: Batch) -> Mask:
+def _decided(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
     with torch.no_grad():
         log_odds = model(image)
     if not torch.isfinite(log_odds).all():
-        ids = ", ".join(case.id for case in batch.cases[:3])
+        ids = ", ".join(case.id for case in cases[:3])
         raise RuntimeError(f"expected finite log-odds, got NaN or infinity on {ids}; check the model's weights")
     return model.decide(log_odds)
 
 
-def _check(ball: Ball, found: Adversarial, batch: Batch) -> None:
-    size = ball.size(found.image, batch.image.expand_as(found.image))
+def _check(found: Crafted, size: Tensor, cases: Sequence[Case]) -> None:
+    limit = found.attack.ball.limit
     outside = (found.image < 0).flatten(1).any(1) | (found.image > 1).flatten(1).any(1)
-    wrong = ~(size <= ball.limit * (1 + TOLERANCE) + TOLERANCE) | outside  # NaN is wrong, too
+    wrong = ~(size <= limit * (1 + TOLERANCE) + TOLERANCE) | outside  # NaN is wrong, too
     if wrong.any():
-        ids = [case.id for case, bad in zip(batch.cases, wrong.tolist(), strict=True) if bad]
+        ids = [case.id for case, bad in zip(cases, wrong.tolist(), strict=True) if bad]
         raise RuntimeError(
-            f"expected changes of size {ball.limit:.6g} at most within [0, 1], got {size[wrong].tolist()} on "
+            f"expected changes of size {limit:.6g} at most within [0, 1], got {size[wrong].tolist()} on "
             f"{', '.join(ids)}; the attack is at fault"
         )
 
@@ -209,12 +187,12 @@ OfScans: TypeAlias = dict[tuple[str, str], dict[str, float]]  # (volume, class) 
 
 
 def _measured(
-    metrics: Mapping[str, Metric], task: Task, cases: Sequence[Case], predictions: Sequence[Bits], when: str
+    metrics: Mapping[str, Metric], task: Task, batches: Sequence[Batch], predictions: Sequence[Bits], when: str
 ) -> OfScans:
     if not metrics:
         return {}
     named = {f"{name}_{when}": metric for name, metric in metrics.items()}
-    return by_scan(named, cases, predictions, task.classes)
+    return by_scan(named, [case for batch in batches for case in batch.cases], predictions, task.classes)
 
 
 def _with(row: Row, *measured: OfScans) -> Row:
@@ -223,24 +201,13 @@ def _with(row: Row, *measured: OfScans) -> Row:
     return replace(row, extra=row.extra | more)
 
 
-def _rows(
-    task: Task,
-    batch: Batch,
-    clean: Mask,
-    hit: Mask,
-    size: Tensor,
-    linf: Tensor,
-    cost: tuple[int, int],
-) -> Iterator[Row]:
-    # the one copy back: counts and index sums of both predictions and both sizes
-    parts = counts(clean, batch.target), counts(hit, batch.target)[..., 1:], index_sums(clean), index_sums(hit)
-    numbers = torch.cat(parts, dim=-1).tolist()
-    for i, (case, of_size, of_linf) in enumerate(zip(batch.cases, size.tolist(), linf.tolist(), strict=True)):
-        for k in task.scored:
-            n_target, n_clean, hit_clean, n_adv, hit_adv, *sums = numbers[i][k]
-            row = Row(case.id, case.volume, case.group, task.classes[k], n_target, n_clean, hit_clean, n_adv, hit_adv,
-                      of_size, of_linf, *cost)  # fmt: skip
-            yield _placed(row, case, sums)
+def _rows(task: Task, case: Case, numbers: list[list[int]], change: Change, cost: tuple[int, int]) -> Iterator[Row]:
+    size, linf, (eps, width, level, noise) = change
+    for k in task.scored:
+        n_target, n_clean, hit_clean, n_adv, hit_adv, *sums = numbers[k]
+        row = Row(case.id, case.volume, case.group, task.classes[k], n_target, n_clean, hit_clean, n_adv, hit_adv,
+                  size, linf, *cost, eps=eps, width=width, level=level, noise=noise)  # fmt: skip
+        yield _placed(row, case, sums)
 
 
 def _placed(row: Row, case: Case, sums: Sequence[int]) -> Row:
@@ -255,10 +222,19 @@ def _placed(row: Row, case: Case, sums: Sequence[int]) -> Row:
                    z_adv=z_adv, y_adv=y_adv, x_adv=x_adv)  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Todo:
+    """An attack, its budget if that has a unit, and where its rows go."""
+
+    attack: Attack
+    folder: RunFolder
+    budget: Budget | None = None
+
+
 def run_attacks(
     model: Model,
     data: Data,
-    todo: Sequence[tuple[Attack, RunFolder]],
+    todo: Sequence[Todo],
     refs: Sequence[Any],
     *,
     batch_size: int = 16,
@@ -276,22 +252,22 @@ def run_attacks(
     for number, chunk in enumerate(chunks(refs)):
         if number % shard[1] != shard[0]:
             continue
-        open_ = [(attack, folder) for attack, folder in todo if not folder.has(number)]
+        open_ = [one for one in todo if not one.folder.has(number)]
         if open_:
             cases = [data.read(ref) for ref in chunk]
             batches = [Batch.of(cases[i : i + batch_size], device) for i in range(0, len(cases), batch_size)]
-            done = attack_chunk(
-                model,
-                batches,
-                [attack for attack, _ in open_],
-                metrics=metrics,
-                seed=seed,
-                keep_images=keep_images,
-            )
-            for index, rows, seconds, images in done:
-                folder = open_[index][1]
-                if images is not None:
+            results = attack_chunk(
+                model, batches, [one.attack for one in open_], budgets=[one.budget for one in open_],
+                metrics=metrics, seed=seed, keep_images=keep_images,
+            )  # fmt: skip
+            for one, result in zip(open_, results, strict=True):
+                if keep_images:
                     ids = [case.id for case in cases]
-                    folder.write_images(number, dict(zip(ids, images.numpy(), strict=True)))
-                folder.write(number, rows, seconds)
+                    one.folder.write_images(number, dict(zip(ids, map(_array, result.images), strict=True)))
+                one.folder.write(number, result.rows, result.seconds)
         yield len(chunk) * len(todo)
+
+
+def _array(image: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = image.numpy()
+    return array

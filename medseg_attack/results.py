@@ -36,6 +36,9 @@ class Row:
         size: of the change, in the ball's norm and in [0, 1] units.
         linf: largest change of one pixel, whatever the ball.
         forwards, backwards: passes that the attack alone spent on the case.
+        eps: the case's budget, `level` one stored value (0: floats are stored), `noise` the standard deviation of its
+        noise, all in [0, 1] of its window, which is `width` wide in the scan's unit: eps * width is the budget in
+        that unit, eps / level in stored values, eps / noise in noise.
         z_mm, y_mm, x_mm: from slice to slice, row to row and column to column; z_mm is NaN for a slice of no scan.
         z_clean, y_clean, x_clean, z_adv, y_adv, x_adv: sums of the slice, row and column indices of a prediction's
         pixels. Like counts they add up over slices, and give the centroid in mm.
@@ -55,6 +58,10 @@ class Row:
     linf: float
     forwards: int
     backwards: int
+    eps: float = math.nan
+    width: float = math.nan
+    level: float = math.nan
+    noise: float = math.nan
     z_mm: float = math.nan
     y_mm: float = math.nan
     x_mm: float = math.nan

@@ -1,0 +1,164 @@
+"""What attacks find on one batch: at each case's own budget, on images that can be stored, with passes counted."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from medseg_attack.budgets import Budget
+from medseg_attack.levels import Levels, Stored, noise_of
+from medseg_attack.registry import with_eps
+from medseg_attack.types import Adversarial, Attack, Batch, Case, Image, LogOdds, Mask, Model, Task
+
+
+class Metered:
+    """A model that counts its passes; everything else is the model's own."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.forwards = self.backwards = 0
+
+    @property
+    def task(self) -> Task:
+        return self.model.task
+
+    def __call__(self, image: Image) -> LogOdds:
+        self.forwards += 1
+        log_odds = self.model(image)
+        if log_odds.requires_grad:
+            log_odds.register_hook(self._counted)  # type: ignore[no-untyped-call]
+        return log_odds
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return self.model.decide(log_odds)
+
+    def _counted(self, grad: Tensor) -> None:
+        self.backwards += 1
+
+
+@dataclass(frozen=True, eq=False)
+class Crafted:
+    """What one attack found on some cases of a batch.
+
+    Attributes:
+        index: of the attack.
+        at: positions of the cases in the batch.
+        attack: at the budget of these cases.
+        image: as a file holds it, where the cases know their files.
+        stored: the values of that file; None where there is none that could hold the image.
+        cost: forward and backward passes that a case took.
+    """
+
+    index: int
+    at: list[int]
+    attack: Attack
+    image: Image
+    stored: Tensor | None
+    cost: tuple[int, int]
+    seconds: float
+
+
+def crafted(
+    model: Model, batch: Batch, attacks: Sequence[Attack], budgets: Sequence[Budget | None], seed: int
+) -> Iterator[Crafted]:
+    """Every attack's find; attacks that differ in their budget alone may share work.
+
+    Args:
+        budgets: of each attack, where its size is not a fraction of the window; None: the attack's own ball.
+    """
+    plain = [i for i, budget in enumerate(budgets) if budget is None]
+    everywhere = list(range(len(batch.cases)))
+    for indices in _alike(attacks, plain):
+        yield from _found(model, batch, everywhere, [(i, attacks[i]) for i in indices], seed)
+    for i, budget in enumerate(budgets):
+        if budget is not None:
+            eps = [size.eps for size in sizes(batch.cases, batch.image, budget)]
+            for value in dict.fromkeys(eps):  # cases of one budget go together
+                at = [n for n, own in enumerate(eps) if own == value]
+                yield from _found(model, batch, at, [(i, with_eps(attacks[i], value))], seed)
+
+
+class Size(NamedTuple):
+    """A budget and its case: `eps` and `noise` in [0, 1] of the window, which is `width` wide in the scan's unit.
+
+    `level` is one stored value in [0, 1], 0 where floats are stored, NaN where nothing is known of the file.
+    """
+
+    eps: float
+    width: float
+    level: float
+    noise: float
+
+
+def sizes(cases: Sequence[Case], image: Image, budget: Budget | None, eps: float = 0.0) -> list[Size]:
+    """The budget of each case; `eps` where there is no budget with a unit.
+
+    Raises:
+        InputError: a scan has no such unit.
+    """
+    made = []
+    for case, noise in zip(cases, noise_of(image).tolist(), strict=True):
+        width, storage = case.window.high - case.window.low, case.storage
+        slope = abs(storage.slope) if storage else float("nan")
+        level = slope / width if storage is None or not storage.stored.dtype.is_floating_point else 0.0
+        if budget is not None:
+            eps = budget.fraction(width=width, slope=slope, unit=case.window.unit, noise=noise, case=case.id)
+        made.append(Size(eps, width, level, noise))
+    return made
+
+
+def _found(
+    model: Model, batch: Batch, at: list[int], attacks: Sequence[tuple[int, Attack]], seed: int
+) -> Iterator[Crafted]:
+    """What attacks that differ in their ball alone find on the cases `at`."""
+    cases = [batch.cases[n] for n in at]
+    image, target = (batch.image, batch.target) if len(at) == len(batch.cases) else (batch.image[at], batch.target[at])
+    seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
+    levels = Levels.of(cases, image.device)
+    bound = [_bound(attack, cases) for _, attack in attacks]
+    # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
+    widest = max((attack.ball for attack in bound), key=lambda ball: ball.limit)
+    metered = Metered(model if levels is None else Stored(model, levels, image, widest))
+    start = time.perf_counter()
+    cost: tuple[int, int] | None = None
+    for (index, _), attack, found in zip(attacks, bound, _finds(bound, metered, image, target, seeds), strict=True):
+        _settled(found.image)
+        # what is shared is charged to each in full: a row's cost is that of running the attack alone
+        cost = cost or (metered.forwards, metered.backwards)
+        stored, shown = None, found.image
+        if levels is not None and found.image.shape == image.shape:
+            stored = levels.nearest(found.image, image, attack.ball)
+            shown, stored = levels.image(stored, image), stored.to(levels.dtype)
+        yield Crafted(index, at, attack, shown, stored, cost, time.perf_counter() - start)
+        start = time.perf_counter()
+
+
+def _finds(
+    attacks: Sequence[Attack], model: Model, image: Image, target: Mask, seeds: Sequence[int]
+) -> Iterator[Adversarial]:
+    sweep: Callable[..., Iterator[Adversarial]] | None = getattr(attacks[0], "sweep", None)
+    if sweep is None:
+        return (attack(model, image, target, seeds) for attack in attacks)
+    return sweep(model, image, target, seeds, [attack.ball for attack in attacks])
+
+
+def _bound(attack: Attack, cases: Sequence[Case]) -> Attack:
+    """The attack on these cases: one that reads what was stored for them must know which they are."""
+    on: Callable[[Sequence[Case]], Attack] | None = getattr(attack, "on", None)
+    return attack if on is None else on(cases)
+
+
+def _alike(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:
+    groups: dict[Any, list[int]] = {}
+    for index in among:
+        groups.setdefault(with_eps(attacks[index], 0.0), []).append(index)
+    return list(groups.values())
+
+
+def _settled(image: Tensor) -> None:
+    if image.device.type == "cuda":
+        torch.cuda.synchronize(image.device)
