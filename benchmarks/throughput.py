@@ -71,16 +71,16 @@ def main() -> None:
         rows = []
         for text in ATTACKS:
             attack = registry.build(text, "attack")
-            ((_, counted, _, _),) = attack_chunk(model, [one], [attack])
-            seconds = median_seconds(lambda attack=attack: list(attack_chunk(model, [one], [attack])), device)
+            counted = attack_chunk(model, [one], [attack])[0].rows
+            seconds = median_seconds(lambda attack=attack: attack_chunk(model, [one], [attack]), device)
             floor = (counted[0].forwards + 2) * plain["forward"] + counted[0].backwards * plain["backward"]
             rows.append(
                 {"attack": text, "slices_per_second": given.cases / seconds, "seconds": seconds,
                  "over_the_network_alone": seconds / floor}
             )  # fmt: skip
         budgets = [registry.with_eps(registry.build("fgsm", "attack"), n / 255) for n in range(1, 9)]
-        together = median_seconds(lambda: list(attack_chunk(model, [one], budgets)), device)
-        apart = median_seconds(lambda: [list(attack_chunk(model, [one], [attack])) for attack in budgets], device)
+        together = median_seconds(lambda: attack_chunk(model, [one], budgets), device)
+        apart = median_seconds(lambda: [attack_chunk(model, [one], [attack]) for attack in budgets], device)
     shape = {"model": given.model, "size": given.size, "cases": given.cases, "device": str(device)}
     shared = {"eight_budgets_together_over_apart": together / apart}
     print(json.dumps({**shape, "attacks": rows, **shared, "versions": versions()}, indent=2))

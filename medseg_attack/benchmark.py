@@ -16,8 +16,9 @@ from medseg_attack import registry
 from medseg_attack.checks import stored
 from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared import CaseRef, Prepared
+from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
-from medseg_attack.evaluate import attack_chunk, chunks, run_attacks
+from medseg_attack.evaluate import Todo, attack_chunk, chunks, run_attacks
 from medseg_attack.files import digest, whole
 from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -25,6 +26,7 @@ from medseg_attack.results import ROWS_VERSION, RunFolder
 from medseg_attack.runtime import deterministic, versions
 from medseg_attack.study import Cell, Study, cells
 from medseg_attack.types import Batch, Case
+from medseg_attack.verification import FOLDER, MANIFEST, export
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Benchmark:
         checkpoints: folders of trained models.
         batch_size: changes no score by more than float32 kernels do.
         shard: k, N: only every N-th chunk, from the k-th, is run here.
-        keep_images: whether perturbed images are stored.
+        save: which perturbed scans are written: "all", "worst:N" (the N files with the lowest Dice) or "none".
         checks: whether model and rows are looked at for what makes their numbers doubtful.
     """
 
@@ -46,7 +48,7 @@ class Benchmark:
     device: torch.device
     batch_size: int = 16
     shard: tuple[int, int] = (0, 1)
-    keep_images: bool = False
+    save: str = "none"
     checks: bool = False
 
     def refs(self) -> list[CaseRef]:
@@ -71,7 +73,7 @@ def default_out(workspace: Path, benchmark: Benchmark) -> Path:
     """A folder of the study's own: the same study on the same data and weights always gets the same one."""
     weights = [read_card(folder)["weights_sha256"] for folder in benchmark.checkpoints]
     study = benchmark.study.model_dump(exclude={"data", "models"})
-    name = digest([study, benchmark.data.fingerprint, weights, benchmark.keep_images])[:8]
+    name = digest([study, benchmark.data.fingerprint, weights, benchmark.save])[:8]
     return workspace / "runs" / f"{benchmark.data.name}-{name}"
 
 
@@ -90,24 +92,40 @@ def run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
             f"expected cases in the {benchmark.study.split} split of {benchmark.data.root}, got none; check --split"
         )
     runs = benchmark.runs()
+    _check_levels(benchmark, refs)
     _claim(benchmark)
     metrics = {text: registry.build(text, "metric") for text in benchmark.study.metrics}
     for checkpoint in benchmark.checkpoints:
         model = load(checkpoint, benchmark.data.task, benchmark.device)
         mine = [(cell, folder) for of, cell, folder in runs if of == checkpoint]
         todo = [
-            (cell.attack, RunFolder.open(folder, _config(benchmark, checkpoint, cell, refs))) for cell, folder in mine
+            Todo(cell.attack, RunFolder.open(folder, _config(benchmark, checkpoint, cell, refs)), cell.budget)
+            for cell, folder in mine
         ]
         with frozen(model), deterministic(benchmark.device):
             if benchmark.checks:
                 _look_at(benchmark, model, checkpoint, [cell for cell, _ in mine], refs)
             for done in run_attacks(
                 model, benchmark.data, todo, refs, batch_size=benchmark.batch_size, device=benchmark.device,
-                metrics=metrics, seed=benchmark.study.seed, shard=benchmark.shard, keep_images=benchmark.keep_images,
+                metrics=metrics, seed=benchmark.study.seed, shard=benchmark.shard, keep_images=benchmark.save != "none",
             ):  # fmt: skip
                 yield done, len(refs) * len(runs)
         _finish(benchmark, checkpoint, mine, refs)
         del model  # before the next one takes its memory
+
+
+def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
+    """Refuses a budget that no scan can hold, and to store scans that cannot be written back."""
+    finest = min(benchmark.data.level(ref) for ref in refs)
+    for cell in cells(benchmark.study):
+        if 0 < cell.attack.ball.eps < finest * (1 - 1e-9) and registry.spec(cell.attack.ball).startswith("linf"):
+            raise InputError(
+                f"expected eps of one stored value or more, got {registry.spec(cell.eps)} where one is {finest:.3g} of "
+                f"the window in the finest scan of {benchmark.data.root}; take a larger eps, such as 1raw"
+            )
+    if benchmark.save != "none":
+        for scan in {ref.volume for ref in refs}:
+            twins_of(benchmark.data.records[scan])
 
 
 def _claim(benchmark: Benchmark) -> None:
@@ -140,6 +158,7 @@ def _config(benchmark: Benchmark, checkpoint: Path, cell: Cell, refs: Sequence[C
         "cases": digest(sorted(ref.id for ref in refs)),
         "weights": read_card(checkpoint)["weights_sha256"],
         "attack": registry.spec(cell.attack),
+        "budget": str(cell.budget) if cell.budget else None,
         "metrics": sorted(benchmark.study.metrics),
         "seed": benchmark.study.seed,
     }
@@ -189,6 +208,8 @@ def _finish(benchmark: Benchmark, checkpoint: Path, mine: Sequence[tuple[Cell, P
         flags = stored.of_runs(headers, stored.read_before(benchmark.out / _model_name(checkpoint)))
     for path, header in headers.items():
         RunFolder(path).finish(header | ({"flags": flags[path]} if benchmark.checks else {}))
+        if benchmark.save != "none" and not (path / FOLDER / MANIFEST).exists():
+            export(path, benchmark.data, refs, benchmark.save)
 
 
 def _header(
@@ -202,8 +223,8 @@ def _header(
         "data": benchmark.data.name,
         "attack": cell.label,
         "loss": cell.loss,
-        "eps": cell.eps,
-        "ball": registry.spec(cell.attack.ball),
+        "eps": _eps(cell, folder),
+        "ball": _ball(cell),
         "split": benchmark.study.split,
         "cases": len(refs),
         "partial": benchmark.study.limit is not None,
@@ -212,6 +233,16 @@ def _header(
         "seconds": folder.seconds,
         "versions": versions(),
     }
+
+
+def _ball(cell: Cell) -> str:
+    ball = registry.spec(cell.attack.ball)
+    return f"{ball.partition('(')[0]}({cell.budget})" if cell.budget else ball
+
+
+def _eps(cell: Cell, folder: RunFolder) -> float:
+    """The budget as a fraction of the window; with a unit it is the mean over cases, to three digits."""
+    return float(f"{folder.rows()['budget'].mean():.3g}") if cell.budget else cell.eps
 
 
 @dataclass(frozen=True)
@@ -242,7 +273,7 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
             model(batch.image)  # the first pass pays for what later ones have
             for cell in cells(benchmark.study):
                 start = time.perf_counter()
-                ((_, rows, _, _),) = attack_chunk(model, [batch], [cell.attack])
+                rows = attack_chunk(model, [batch], [cell.attack], budgets=[cell.budget])[0].rows
                 seconds = (time.perf_counter() - start) * len(refs)
                 # two passes of the loop's own per case: the clean prediction and the one that is scored
                 passes = (rows[0].forwards + 2) * len(refs), rows[0].backwards * len(refs)

@@ -206,7 +206,7 @@ def _rows(task: Task, case: Case, numbers: list[list[int]], change: Change, cost
     for k in task.scored:
         n_target, n_clean, hit_clean, n_adv, hit_adv, *sums = numbers[k]
         row = Row(case.id, case.volume, case.group, task.classes[k], n_target, n_clean, hit_clean, n_adv, hit_adv,
-                  size, linf, *cost, eps=eps, width=width, level=level, noise=noise)  # fmt: skip
+                  size, linf, *cost, budget=eps, width=width, level=level, noise=noise)  # fmt: skip
         yield _placed(row, case, sums)
 
 

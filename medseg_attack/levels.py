@@ -78,7 +78,10 @@ class Levels:
         change = delta * (self.high - self.low) / self.slope
         native = self.stored * self.slope + self.inter
         if self.dtype.is_floating_point:
-            moved = (self.stored + change).to(self.dtype).to(torch.float64)
+            moved = (self.stored + change).to(self.dtype)
+            back = torch.nextafter(moved, self.stored.to(self.dtype))
+            further = (moved.to(torch.float64) - self.stored).abs() > change.abs()
+            moved = torch.where(further, back, moved).to(torch.float64)
         else:
             moved = self.stored + torch.trunc(change + near * change.sign())
             limits = torch.iinfo(self.dtype)

@@ -36,9 +36,9 @@ class Row:
         size: of the change, in the ball's norm and in [0, 1] units.
         linf: largest change of one pixel, whatever the ball.
         forwards, backwards: passes that the attack alone spent on the case.
-        eps: the case's budget, `level` one stored value (0: floats are stored), `noise` the standard deviation of its
-        noise, all in [0, 1] of its window, which is `width` wide in the scan's unit: eps * width is the budget in
-        that unit, eps / level in stored values, eps / noise in noise.
+        budget: the case's eps, `level` one stored value (0: floats are stored), `noise` the standard deviation of its
+        noise, all in [0, 1] of its window, which is `width` wide in the scan's unit: budget * width is in that
+        unit, budget / level in stored values, budget / noise in noise.
         z_mm, y_mm, x_mm: from slice to slice, row to row and column to column; z_mm is NaN for a slice of no scan.
         z_clean, y_clean, x_clean, z_adv, y_adv, x_adv: sums of the slice, row and column indices of a prediction's
         pixels. Like counts they add up over slices, and give the centroid in mm.
@@ -58,7 +58,7 @@ class Row:
     linf: float
     forwards: int
     backwards: int
-    eps: float = math.nan
+    budget: float = math.nan
     width: float = math.nan
     level: float = math.nan
     noise: float = math.nan
@@ -131,7 +131,7 @@ class RunFolder:
             pq.write_table(table, part)
 
     def write_images(self, chunk: int, images: dict[str, NDArray[Any]]) -> None:
-        """Writes a chunk's perturbed images, float32 in [0, 1]: half precision or 8 bits would leave the ball."""
+        """Writes a chunk's perturbed images: stored values in the file's type, or float32 in [0, 1] without a file."""
         with whole(self.path / "images" / f"{chunk:05d}.safetensors") as part:
             save_file({case: np.ascontiguousarray(image) for case, image in images.items()}, part)
 
@@ -149,7 +149,7 @@ class RunFolder:
         if absent:
             raise InputError(
                 f"expected the images of all cases in {self.path / 'images'}, got none of {', '.join(absent[:3])}; "
-                "run the attack with --save-images"
+                "run the attack with --save-adversarial all"
             )
         return [found[case] for case in cases]
 

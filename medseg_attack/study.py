@@ -1,6 +1,6 @@
 """A study: models x attacks x losses x budgets, from a YAML file, the command line or both."""
 
-import re
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medseg_attack import registry
+from medseg_attack.budgets import Budget, parse_budget
 from medseg_attack.errors import InputError, nearest
 
 
@@ -22,7 +23,7 @@ class Study(BaseModel):
     models: list[str] = []
     attacks: list[str] = Field(default=["fgsm"], min_length=1)
     losses: list[str] = []
-    eps: list[float] = []
+    eps: list[str] = []
     norm: Literal["linf", "l2"] | None = None
     steps: int | None = Field(default=None, ge=1)
     split: Literal["test", "val", "train", "all"] = "test"
@@ -40,32 +41,7 @@ class Study(BaseModel):
     @field_validator("eps", mode="before")
     @classmethod
     def _fractions(cls, value: Any) -> Any:
-        return [parse_eps(str(item)) for item in (value if isinstance(value, list) else [value])]
-
-
-def parse_eps(text: str) -> float:
-    """A budget as a fraction of the image's range.
-
-    Raises:
-        InputError: not a number, negative, or a bare number of 1 and more.
-
-    >>> parse_eps("0.01"), parse_eps("4/255") == 4 / 255
-    (0.01, True)
-    """
-    match = re.fullmatch(r"\s*(-?[0-9.]+(?:e-?[0-9]+)?)\s*(?:/\s*([0-9.]+))?\s*", text)
-    try:
-        value = float(match[1]) / float(match[2] or 1) if match else float("nan")
-    except (ValueError, ZeroDivisionError):
-        value = float("nan")
-    if value != value:
-        raise InputError(f"expected eps as 0.01 or 4/255, got {text!r}; check it")
-    if value < 0:
-        raise InputError(f"expected eps >= 0, got {text}; the sign of an attack is not in its budget")
-    if value >= 1:
-        raise InputError(
-            f"expected eps below 1, a fraction of the image's range, got {text}; for grey levels write {text}/255"
-        )
-    return value
+        return [parse_budget(str(item)).text for item in (value if isinstance(value, list) else [value])]
 
 
 def read_study(file: Path | None, flags: dict[str, Any]) -> Study:
@@ -103,12 +79,18 @@ def _told(error: ValidationError, file: Path | None) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One attack at one budget; `label` and `loss` are what tables show."""
+    """One attack at one budget; `label` and `loss` are what tables show.
+
+    Attributes:
+        eps: a fraction of the window; NaN for a budget with a unit, which is another fraction for every case.
+        budget: if it has a unit.
+    """
 
     label: str
     loss: str
     eps: float
     attack: Any
+    budget: Budget | None = None
 
 
 def cells(study: Study) -> list[Cell]:
@@ -118,10 +100,13 @@ def cells(study: Study) -> list[Cell]:
     """
     made = [cell for text in study.attacks for cell in _of_attack(text, study)]
     if study.control:
-        balls = dict.fromkeys(cell.attack.ball for cell in made if cell.attack.ball.eps > 0)
-        noise = [registry.build("noise", "attack", {"ball": ball}) for ball in balls]
-        made = [Cell(_noise_label(attack.ball), "", attack.ball.eps, attack) for attack in noise] + made
-    return list({registry.spec(cell.attack): cell for cell in made}.values())
+        made = [*map(_control, (cell for cell in made if cell.budget or cell.attack.ball.eps > 0)), *made]
+    return list({(registry.spec(cell.attack), cell.budget): cell for cell in made}.values())
+
+
+def _control(cell: Cell) -> Cell:
+    noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
+    return Cell(_in_unit(_noise_label(noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
 
 
 def _of_attack(text: str, study: Study) -> list[Cell]:
@@ -129,25 +114,31 @@ def _of_attack(text: str, study: Study) -> list[Cell]:
     losses: Sequence[str | None] = [None]
     if registry.takes(name, "objective") and "objective" not in given:
         losses = study.losses or [None]
-    budgets: Sequence[float | None] = study.eps or [None]
     overrides: dict[str, Any] = {"steps": study.steps} if study.steps else {}
+    if study.norm is not None and "ball" not in given:
+        overrides["ball"] = registry.build(study.norm, "ball")
+    budgets: list[Budget | None] = [parse_budget(eps) for eps in study.eps]
     made = []
     for loss in losses:
         objective = {} if loss is None else {"objective": registry.build(loss, "objective")}
-        for eps in budgets:
-            ball = _ball(name, given, study.norm, eps)
-            attack = registry.build(text, "attack", overrides | objective | ball)
-            if eps is not None:
-                attack = registry.with_eps(attack, eps)
-            made.append(Cell(_label(name, given), _loss(attack), attack.ball.eps, attack))
+        attack = registry.build(text, "attack", overrides | objective)
+        made += [_cell(_label(name, given), attack, budget) for budget in budgets or [None]]
     return made
 
 
-def _ball(name: str, given: dict[str, Any], norm: str | None, eps: float | None) -> dict[str, Any]:
-    if norm is None or "ball" in given or not registry.takes(name, "ball"):
-        return {}
-    ball = registry.build(norm, "ball")
-    return {"ball": ball if eps is None else registry.with_eps(ball, eps)}
+def _cell(label: str, attack: Any, budget: Budget | None) -> Cell:
+    loss = registry.spec(attack.objective) if hasattr(attack, "objective") else ""
+    if budget is None:
+        return Cell(label, loss, attack.ball.eps, attack)
+    if not budget.unit:
+        attack = registry.with_eps(attack, budget.value)
+        return Cell(label, loss, attack.ball.eps, attack)
+    attack = registry.with_eps(attack, 0.0)  # the loop sets each case's own
+    return Cell(_in_unit(label, budget), loss, math.nan, attack, budget)
+
+
+def _in_unit(label: str, budget: Budget | None) -> str:
+    return f"{label} {budget}" if budget else label
 
 
 def _label(name: str, given: dict[str, Any]) -> str:
@@ -159,7 +150,3 @@ def _label(name: str, given: dict[str, Any]) -> str:
 def _noise_label(ball: Any) -> str:
     kind = registry.spec(registry.with_eps(ball, 0.0)).partition("(")[0]
     return "noise" if kind == "linf" else f"noise({kind})"
-
-
-def _loss(attack: Any) -> str:
-    return registry.spec(attack.objective) if hasattr(attack, "objective") else ""

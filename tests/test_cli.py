@@ -101,7 +101,7 @@ def test_a_study_file_runs_a_product_and_is_kept_resolved(home: Path, tmp_path: 
 
 def test_stored_images_score_what_they_scored(home: Path, tmp_path: Path) -> None:
     attacked = medattack("attack", "--home", home, "-m", "unet_small", "--eps", "4/255", "--no-control",
-                         "--save-images", "--out", tmp_path / "run", "--json")  # fmt: skip
+                         "--save-adversarial", "all", "--out", tmp_path / "run", "--json")  # fmt: skip
     words = ["evaluate", "--home", home, "-m", "unet_small", "--images", tmp_path / "run", "--json"]
     cases = tmp_path / "cases.csv"
     scores = json.loads(medattack(*words, "--out", tmp_path / "replayed", "--csv", cases).stdout)["scores"]
@@ -308,7 +308,7 @@ def test_results_of_another_configuration_are_not_mixed(home: Path, tmp_path: Pa
     words = ["attack", "--home", home, *UNET, "--out", tmp_path / "out"]
     medattack(*words, "--eps", "0.01")
     result = medattack(*words, "--eps", "0.02", code=2)
-    assert "eps: there [0.01], asked [0.02]" in told(result)
+    assert "eps: there ['0.01'], asked ['0.02']" in told(result)
     medattack(*words, "--eps", "0.01")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.evaluate import attack_chunk, chunks, run_attacks
+from medseg_attack.evaluate import Todo, attack_chunk, chunks, run_attacks
 from medseg_attack.metrics.surface import hd95_mm
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.results import Row, RunFolder
@@ -79,7 +79,7 @@ def run_into(
 ) -> list[pd.DataFrame]:
     data = data or Toy()
     folders = [RunFolder.open(folder / str(i), {"attack": registry.spec(attack)}) for i, attack in enumerate(todo)]
-    pairs = list(zip(todo, folders, strict=True))
+    pairs = [Todo(attack, one) for attack, one in zip(todo, folders, strict=True)]
     for _ in run_attacks(model, data, pairs, refs or data.refs(), batch_size=batch_size, shard=shard):
         pass
     return [one.rows() for one in folders]
@@ -115,7 +115,10 @@ def test_order_does_not_change_a_bit(tmp_path: Path, model: SegModel) -> None:
 def test_shards_add_up_bit_for_bit(tmp_path: Path, model: SegModel) -> None:
     whole = run_into(tmp_path / "whole", model, TWO)
     first = RunFolder.open(tmp_path / "parts" / "0", {"attack": registry.spec(TWO[0])})
-    pairs = [(TWO[0], first), (TWO[1], RunFolder.open(tmp_path / "parts" / "1", {"attack": registry.spec(TWO[1])}))]
+    pairs = [
+        Todo(TWO[0], first),
+        Todo(TWO[1], RunFolder.open(tmp_path / "parts" / "1", {"attack": registry.spec(TWO[1])})),
+    ]
     assert sum(run_attacks(model, Toy(), pairs, Toy().refs(), shard=(1, 2))) < 2 * len(Toy().refs())
     assert not first.has(0)
     parts = run_into(tmp_path / "parts", model, TWO, shard=(0, 2))
@@ -127,7 +130,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, model: SegModel) -> None
     whole = run_into(tmp_path / "whole", model, TWO)
     folders = [RunFolder.open(tmp_path / "cut" / str(i), {"attack": registry.spec(a)}) for i, a in enumerate(TWO)]
     data = Toy()
-    cut = run_attacks(model, data, list(zip(TWO, folders, strict=True)), data.refs())
+    cut = run_attacks(model, data, [Todo(a, f) for a, f in zip(TWO, folders, strict=True)], data.refs())
     next(cut)
     cut.close()
     assert not folders[0].has(1)
@@ -166,10 +169,8 @@ def test_batch_size_changes_dice_by_less_than_a_thousandth_in_float(tmp_path: Pa
 def test_rows_hold_the_counts_of_both_predictions(model: SegModel) -> None:
     cases = [Toy().read(ref) for ref in Toy().refs() if ref.volume == "p0_16"]
     batch = Batch.of(cases)
-    ((_, rows, _, images),) = attack_chunk(
-        model, [batch], attacks("fgsm"), metrics={"hd95_mm": hd95_mm}, keep_images=True
-    )
-    assert images is not None
+    (result,) = attack_chunk(model, [batch], attacks("fgsm"), metrics={"hd95_mm": hd95_mm}, keep_images=True)
+    rows, images = result.rows, torch.stack(result.images)
     assert [(row.case, row.cls) for row in rows] == [(case.id, cls) for case in cases for cls in "ab"]
     clean, hit = model.decide(model(batch.image)), model.decide(model(images))
     of_scan = (mask.transpose(0, 1)[None] for mask in (hit, batch.target))
@@ -192,7 +193,7 @@ def test_a_scan_that_lacks_slices_has_no_distances(model: SegModel) -> None:
     batches = [Batch.of(cases[:2]), Batch.of(cases[2:])]
     measured = {}
     for name, part in (("whole", batches), ("part", batches[:1])):
-        ((_, rows, _, _),) = attack_chunk(model, part, attacks("clean"), metrics={"hd95_mm": hd95_mm})
+        rows = attack_chunk(model, part, attacks("clean"), metrics={"hd95_mm": hd95_mm})[0].rows
         measured[name] = [row.extra["hd95_mm_adv"] for row in rows]
     assert all(value > 0 for value in measured["whole"])
     assert all(value != value for value in measured["part"])
@@ -200,7 +201,7 @@ def test_a_scan_that_lacks_slices_has_no_distances(model: SegModel) -> None:
 
 def test_an_image_of_no_scan_is_measured_alone(model: SegModel) -> None:
     case = replace(Toy().read(Toy().refs()[1]), stack=None)
-    ((_, rows, _, _),) = attack_chunk(model, [Batch.of([case])], attacks("clean"), metrics={"hd95_mm": hd95_mm})
+    rows = attack_chunk(model, [Batch.of([case])], attacks("clean"), metrics={"hd95_mm": hd95_mm})[0].rows
     pred = model.decide(model(case.image[None]))
     distance = hd95_mm(pred, case.target[None], [case.spacing_mm])[0].tolist()
     assert [row.extra["hd95_mm_clean"] for row in rows] == distance
@@ -213,7 +214,7 @@ def test_an_exclusive_task_is_scored_without_its_background() -> None:
     image = torch.rand(1, 6, 6)
     target = torch.stack([image[0] < 0.5, image[0] >= 0.5])
     case = Case("c", "v", "g", image, target, (1.0, 1.0), Window(0, 1))
-    ((_, rows, _, _),) = attack_chunk(model, [Batch.of([case])], attacks("clean"))
+    rows = attack_chunk(model, [Batch.of([case])], attacks("clean"))[0].rows
     assert [row.cls for row in rows] == ["organ"]
 
 
@@ -224,18 +225,15 @@ def test_an_exclusive_task_is_scored_without_its_background() -> None:
 )  # fmt: skip
 def test_passes_are_counted(model: SegModel, text: str, forwards: int, backwards: int) -> None:
     batch = Batch.of([Toy().read(Toy().refs()[0])])
-    ((_, rows, _, _),) = attack_chunk(model, [batch], attacks(text))
+    rows = attack_chunk(model, [batch], attacks(text))[0].rows
     assert (rows[0].forwards, rows[0].backwards) == (forwards, backwards)
 
 
 def test_budgets_of_one_attack_share_a_gradient_and_are_charged_alike(model: SegModel) -> None:
     batch = Batch.of([Toy().read(Toy().refs()[0])])
     together = attack_chunk(model, [batch], attacks("fgsm(linf(1/255))", "noise", "fgsm(linf(4/255))"))
-    rows = {index: rows for index, rows, _, _ in together}
-    alone = [
-        next(attack_chunk(model, [batch], attacks(text)))[1] for text in ("fgsm(linf(1/255))", "fgsm(linf(4/255))")
-    ]
-    assert [rows[0], rows[2]] == alone
+    alone = [attack_chunk(model, [batch], attacks(text))[0].rows for text in ("fgsm(linf(1/255))", "fgsm(linf(4/255))")]
+    assert [str(together[0].rows), str(together[2].rows)] == [str(rows) for rows in alone]  # NaN is NaN here
 
 
 @dataclass(frozen=True)
@@ -253,7 +251,7 @@ class Cheat:
 def test_an_attack_that_leaves_its_ball_is_caught_by_name(model: SegModel, shift: float) -> None:
     batch = Batch.of([Toy().read(Toy().refs()[0])])
     with pytest.raises(RuntimeError, match="p0_00"):
-        list(attack_chunk(model, [batch], [Cheat(shift)]))  # type: ignore[list-item]
+        attack_chunk(model, [batch], [Cheat(shift)])  # type: ignore[list-item]
 
 
 def test_a_model_that_returns_nan_is_caught_by_case(model: SegModel) -> None:
@@ -261,7 +259,7 @@ def test_a_model_that_returns_nan_is_caught_by_case(model: SegModel) -> None:
     with torch.no_grad():
         broken.net.weight.fill_(float("nan"))  # type: ignore[union-attr]
     with pytest.raises(RuntimeError, match=r"finite log-odds.*p0_00"):
-        list(attack_chunk(broken, [Batch.of([Toy().read(Toy().refs()[0])])], attacks("clean")))
+        attack_chunk(broken, [Batch.of([Toy().read(Toy().refs()[0])])], attacks("clean"))
 
 
 def test_a_row_has_no_clock() -> None:

@@ -22,7 +22,7 @@ def case(dtype: type, slope: float = 1.0, inter: float = 0.0, window: tuple[floa
     native = stored.numpy().astype(np.float64) * slope + inter
     image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
     return Case("c", "v", "g", torch.from_numpy(image), torch.zeros(1, 9, 7, dtype=torch.bool), (1.0, 1.0),
-                Window(low, high), Storage(stored, slope, inter))  # fmt: skip
+                Window(low, high), storage=Storage(stored, slope, inter))  # fmt: skip
 
 
 def levels_of(one: Case) -> Levels:
@@ -63,7 +63,7 @@ def test_a_budget_of_whole_levels_is_used_in_full(n: int, width: int) -> None:
     if n / width >= 0.4:
         return
     image = torch.tensor([[[np.float32(width // 2 / width)]]])
-    one = Case("c", "v", "g", image, image > 2, (1.0, 1.0), Window(0, width), Storage(stored))
+    one = Case("c", "v", "g", image, image > 2, (1.0, 1.0), Window(0, width), storage=Storage(stored))
     levels, x0 = levels_of(one), image[None]
     moved = levels.nearest(Linf(n / width).project(x0 + 1, x0), x0, Linf(n / width))
     assert (moved - levels.stored).item() == n

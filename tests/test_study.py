@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from medseg_attack import registry
+from medseg_attack.budgets import parse_budget
 from medseg_attack.errors import InputError
-from medseg_attack.study import cells, parse_eps, read_study
+from medseg_attack.study import cells, read_study
 
 
 def expand(**flags: object) -> list[tuple[str, str, str]]:
@@ -58,7 +59,7 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
     file = tmp_path / "study.yaml"
     file.write_text("models: [a, b]\nattacks: fgsm\neps: [1/255, 0.02]\nseed: 3\n")
     study = read_study(file, {"models": ["c"], "seed": None, "eps": []})
-    assert (study.models, study.attacks, study.eps, study.seed) == (["c"], ["fgsm"], [1 / 255, 0.02], 3)
+    assert (study.models, study.attacks, study.eps, study.seed) == (["c"], ["fgsm"], ["1/255", "0.02"], 3)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_a_wrong_file_is_told_by_field(tmp_path: Path, content: str, told: str) 
     ("text", "value"), [("0.01", 0.01), ("4/255", 4 / 255), (" 8 / 255 ", 8 / 255), ("0", 0), ("1e-3", 1e-3)]
 )
 def test_budgets(text: str, value: float) -> None:
-    assert parse_eps(text) == value
+    assert parse_budget(text).value == value
 
 
 @pytest.mark.parametrize(
@@ -102,5 +103,5 @@ def test_budgets(text: str, value: float) -> None:
 )
 def test_budgets_that_are_refused(text: str, told: str) -> None:
     with pytest.raises(InputError) as error:
-        parse_eps(text)
+        parse_budget(text)
     assert told in str(error.value)

@@ -10,27 +10,30 @@ from medseg_attack.attacks.baselines import judged
 from medseg_attack.balls import Linf
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
-from medseg_attack.registry import build, register
+from medseg_attack.levels import Levels
+from medseg_attack.registry import build, register, with_eps
 from medseg_attack.results import RunFolder
 from medseg_attack.types import Adversarial, Ball, Case, Image, Mask, Model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Stored:
     ball: Ball
     run: str
-    cases: tuple[str, ...]
+    cases: tuple[Case, ...]
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        stored = RunFolder(Path(self.run)).images(self.cases)
-        x = torch.stack([torch.from_numpy(array) for array in stored]).to(image)
+        arrays = RunFolder(Path(self.run)).images([case.id for case in self.cases])
+        stored = torch.stack([torch.from_numpy(array) for array in arrays]).to(image.device)
+        levels = Levels.of(self.cases, image.device)
+        x = stored.to(image) if levels is None else levels.image(stored.to(torch.float64), image)
         return judged(model, self.ball, x, image, target)
 
 
 @register("replay", kind="attack")
 @dataclass(frozen=True)
 class Replay:
-    """The images that a run stored with --save-images, held to that run's own ball; it never queries the model.
+    """The scans that a run stored, held to that run's own ball; it never queries the model.
 
     Attributes:
         run: folder of one run.
@@ -42,12 +45,15 @@ class Replay:
     def ball(self) -> Ball:
         if not self.run:
             return Linf(0.0)
-        ball: Ball = build(read_json(Path(self.run) / "config.json")["attack"], "attack").ball
+        config = read_json(Path(self.run) / "config.json")
+        ball: Ball = build(config["attack"], "attack").ball
+        if config.get("budget"):  # another fraction for every case: the widest of them holds them all
+            ball = with_eps(ball, float(RunFolder(Path(self.run)).rows()["budget"].max()))
         return ball
 
     def on(self, cases: Sequence[Case]) -> _Stored:
         """The attack on these cases."""
-        return _Stored(self.ball, self.run, tuple(case.id for case in cases))
+        return _Stored(self.ball, self.run, tuple(cases))
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         raise InputError("replay reads stored images by case; run it through 'medattack evaluate --images RUN'")

@@ -15,6 +15,7 @@ from medseg_attack.cli.ls import ls
 from medseg_attack.cli.prepare import prepare
 from medseg_attack.cli.selftest import selftest
 from medseg_attack.cli.train import train
+from medseg_attack.cli.verify import verify
 
 # idle threads of one process must not spin on cores that another needs: two trainings side by side took 20 times as
 # long otherwise. Read when torch is loaded, which happens inside the commands.
@@ -27,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="How far does a perturbation that nobody can see move a medical segmentation model, organ by organ?",
 )
-for one in (prepare, train, attack, evaluate, compare, demo, ls, doctor, selftest):
+for one in (prepare, train, attack, evaluate, compare, verify, demo, ls, doctor, selftest):
     app.command()(one)
 
 

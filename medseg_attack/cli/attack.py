@@ -54,7 +54,9 @@ def attack(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 16,
     shard: Annotated[str, typer.Option(help="k/N: run the k-th of N parts, from 0.")] = "0/1",
-    save_images: Annotated[bool, typer.Option("--save-images", help="Store the perturbed images.")] = False,
+    save_adversarial: Annotated[
+        str, typer.Option(help="Write perturbed scans in the source's format: all, worst:N or none.")
+    ] = "none",
     checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Look for what makes numbers doubtful.")] = True,
     plan: Annotated[bool, typer.Option("--plan", help="Print the grid and what it would cost; write nothing.")] = False,
     unit: Unit = "volume",
@@ -76,7 +78,7 @@ def attack(
         "norm": norm, "steps": steps, "metrics": metrics, "split": split, "fold": fold, "limit": limit,
         "control": control, "seed": seed,
     }  # fmt: skip
-    benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), save_images)
+    benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), _saved(save_adversarial))
     if plan:
         _print_plan(benchmark, json)
         return
@@ -92,7 +94,7 @@ def opened(
     out: Path | None,
     batch_size: int,
     shard: tuple[int, int],
-    keep_images: bool,
+    save: str,
 ) -> "Benchmark":
     """The study that file and flags describe, its data and checkpoints found; says which were taken."""
     from dataclasses import replace
@@ -113,7 +115,7 @@ def opened(
     study = study.model_copy(update={"data": str(data.root), "models": [str(folder) for folder in checkpoints]})
     where = pick_device(device)
     terminal.say(f"data {data.root}; {', '.join(f'model {folder}' for folder in checkpoints)}; on {where}")
-    benchmark = Benchmark(study, data, checkpoints, out or Path(), where, batch_size, shard, keep_images)
+    benchmark = Benchmark(study, data, checkpoints, out or Path(), where, batch_size, shard, save)
     return benchmark if out else replace(benchmark, out=default_out(workspace, benchmark))
 
 
@@ -165,6 +167,12 @@ def _flags(of: Path, rows: Any, unit: Unit, empty: EmptyRule) -> "list[Finding]"
     return by_severity([*read_before(of), *after(mine, unit=unit, empty=empty)])
 
 
+def _saved(text: str) -> str:
+    if text in ("all", "none") or (text.startswith("worst:") and text[6:].isdigit() and int(text[6:]) > 0):
+        return text
+    raise InputError(f"expected --save-adversarial all, worst:N or none, got {text!r}; write worst:20 for twenty files")
+
+
 def _shard(text: str) -> tuple[int, int]:
     k, _, n = text.partition("/")
     if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
@@ -183,7 +191,9 @@ def _print_plan(benchmark: "Benchmark", json: bool) -> None:
 
     planned = list(plan(benchmark))
     n, pixels = len(benchmark.refs()), sum(ref.shape[0] * ref.shape[1] for ref in benchmark.refs())
-    megabytes = len(planned) * (n * 100 * len(benchmark.data.task.scored) + 4 * pixels * benchmark.keep_images) / 1e6
+    megabytes = (
+        len(planned) * (n * 100 * len(benchmark.data.task.scored) + 8 * pixels * (benchmark.save != "none")) / 1e6
+    )
     seconds = sum(one.seconds for one in planned) / benchmark.shard[1]
     if json:
         runs = [asdict(one) for one in planned]

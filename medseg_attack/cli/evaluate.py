@@ -54,7 +54,7 @@ def evaluate(
         "data": str(data) if data else None, "models": [model], "attacks": attacks, "control": False, "split": split,
         "fold": fold, "limit": limit, "metrics": metrics or ["hd95_mm", "assd_mm", "nsd"],
     }  # fmt: skip
-    benchmark = opened(None, flags, home, device, out, batch_size, (0, 1), False)
+    benchmark = opened(None, flags, home, device, out, batch_size, (0, 1), "none")
     from medseg_attack.benchmark import run
 
     with terminal.progress("evaluate", len(benchmark.refs()) * len(attacks), show=progress) as advance:
@@ -71,7 +71,7 @@ def _stored(images: Path) -> list[Path]:
 
     runs = [run for run in find_runs([images]) if (run / "images").is_dir()]
     if not runs:
-        raise InputError(f"expected stored images in {images}, got none; run the attack with --save-images")
+        raise InputError(f"expected stored images in {images}, got none; run the attack with --save-adversarial all")
     return [run.resolve() for run in runs]
 
 

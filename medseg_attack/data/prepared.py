@@ -118,6 +118,16 @@ class Prepared:
         storage = Storage(torch.from_numpy(images[ref.index][None].copy()), record["slope"], record["inter"])
         return Case(ref.id, ref.volume, ref.group, *pair, tuple(spacing), window, stack, storage)
 
+    def stored(self, scan: str) -> Array:
+        """A scan's values as its file holds them, (slices, rows, columns), mapped from the disk."""
+        return self._opened(scan)[0]
+
+    def level(self, ref: CaseRef) -> float:
+        """One stored value as a fraction of the case's window; 0 where floats are stored."""
+        record = self.records[ref.volume]
+        low, high = record["windows"][ref.index]
+        return 0.0 if record["stored_type"].startswith("float") else abs(record["slope"]) / (high - low)
+
     def _opened(self, scan: str) -> tuple[Array, Array]:
         if scan not in self._maps:
             shape = tuple(self.records[scan]["shape"])
