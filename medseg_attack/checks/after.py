@@ -132,6 +132,7 @@ def floor_not_reached(runs: Runs) -> Iterator[Finding]:
 
 
 def outside_budget(runs: Runs) -> Iterator[Finding]:
+    """MA013."""
     for run, row in runs.facts.iterrows():
         limit = row["eps"] * (2 if row["ball"].startswith("blend") else 1)
         if "%window" in row["ball"] or row["ball"].endswith(("HU)", "raw)", "sigma)")):
@@ -141,6 +142,7 @@ def outside_budget(runs: Runs) -> Iterator[Finding]:
 
 
 def single_beats_iterative(runs: Runs) -> Iterator[Finding]:
+    """MA018: at one loss and budget."""
     single = runs.gradient[runs.gradient["backwards"] == 1]
     for run, row in runs.gradient[runs.gradient["backwards"] > 1].iterrows():
         for other in single.index[(single["ball"] == row["ball"]) & (single["loss"] == row["loss"])]:
@@ -164,6 +166,7 @@ def steps_out_of_order(runs: Runs) -> Iterator[Finding]:
 
 
 def improves(runs: Runs) -> Iterator[Finding]:
+    """MA024, for attacks that know the gradient."""
     for run in runs.gradient.index:
         rise = (runs.adv[run] - runs.clean[run]).dropna()
         error = 2 * rise.std() / np.sqrt(len(rise)) if len(rise) > 1 else 0.0
@@ -189,29 +192,34 @@ def answers_differ(runs: Runs) -> Iterator[Finding]:
 
 
 def single_step_only(runs: Runs) -> Iterator[Finding]:
+    """MA027."""
     if len(runs.gradient) and not (runs.gradient["backwards"] > 1).any():
         yield Finding("MA027", "all attacks", "1 gradient per case")
 
 
 def nothing_moved(runs: Runs) -> Iterator[Finding]:
+    """MA028."""
     drops = [runs.drop(run) for run in runs.gradient.index]
     if drops and max(drops) < 0.01:
         yield Finding("MA028", "all attacks", f"the largest drop is {max(drops):.3f}")
 
 
 def patients(runs: Runs) -> Iterator[Finding]:
+    """MA029."""
     n = int(runs.facts["patients"].min())
     if n < FEW_PATIENTS:
         yield Finding("MA029", "all runs", f"{n} patients")
 
 
 def empty_masks(runs: Runs) -> Iterator[Finding]:
+    """MA030."""
     share = runs.cases.groupby("run")["touched"].mean().max()
     if share > 0.25:
         yield Finding("MA030", "all runs", f"it decides {share:.0%} of a run's scores")
 
 
 def partial(runs: Runs) -> Iterator[Finding]:
+    """MA031."""
     if runs.facts["partial"].any():
         yield Finding("MA031", "all runs", "--limit left cases out")
 

@@ -78,6 +78,7 @@ def before(model: Model, batch: Batch, attacks: Sequence[Attack] = ()) -> list[F
 
 
 def image_range(scene: Scene) -> Finding | None:
+    """MA025."""
     low, high = scene.image.flatten(1).amin(1), scene.image.flatten(1).amax(1)
     wrong = ~((low >= 0) & (high <= 1))  # NaN is wrong, too
     if not wrong.any():
@@ -86,7 +87,7 @@ def image_range(scene: Scene) -> Finding | None:
 
 
 def window_edges(scene: Scene) -> Finding | None:
-    """Organ pixels at the window's ends; whole images that pile up at both are taken for a z-score that was cut."""
+    """MA016: organ pixels at the window's ends. MA026: images that pile up at both, as a z-score that was cut."""
     at_zero, at_one = (scene.image <= 0).float().mean().item(), (scene.image >= 1).float().mean().item()
     if at_zero > 0.3 and at_one > 0.1:
         return Finding("MA026", "all cases", f"{at_zero:.0%} of the pixels are 0 and {at_one:.0%} are 1")
@@ -99,7 +100,7 @@ def window_edges(scene: Scene) -> Finding | None:
 
 
 def storage_level(scene: Scene) -> Finding | None:
-    """Compares the smallest budget per pixel with the distance of the grey levels, where the image shows one."""
+    """MA015: the smallest budget per pixel against the distance of the grey levels, where one shows."""
     budgets = [a.ball.eps for a in scene.attacks if isinstance(a.ball, Linf) and a.ball.eps > 0]
     levels = torch.tensor([_level(image) for image in scene.image])
     if not budgets or not (min(budgets) < levels * 0.999).any():
@@ -121,13 +122,14 @@ def _level(image: Tensor) -> float:
 
 
 def precision(scene: Scene) -> Finding | None:
+    """MA017."""
     if scene.log_odds.dtype not in (torch.float16, torch.bfloat16):
         return None
     return Finding("MA017", "all cases", f"log-odds are {scene.log_odds.dtype}".replace("torch.", ""))
 
 
 def probabilities(scene: Scene) -> Finding | None:
-    """Log-odds that lie where probabilities, or the log-odds of a softmax over probabilities, must lie."""
+    """MA005: log-odds that lie where probabilities, or the log-odds of a softmax over probabilities, must lie."""
     k = scene.log_odds.shape[1]
     low, high = 0.0, 1.0
     if scene.model.task.exclusive:
@@ -140,6 +142,7 @@ def probabilities(scene: Scene) -> Finding | None:
 
 
 def repeatable(scene: Scene) -> Finding | None:
+    """MA003."""
     with torch.no_grad():
         apart = torch.stack([_apart(scene.model(scene.image), scene.log_odds) for _ in range(REPEATS - 1)]).amax(0)
     if not (apart > 1e-4).any():
@@ -149,7 +152,7 @@ def repeatable(scene: Scene) -> Finding | None:
 
 
 def alone(scene: Scene) -> Finding | None:
-    """The first case by itself; a randomised model is not asked, since it differs from itself anyway."""
+    """MA004: the first case by itself. A randomised model is not asked, since it differs from itself anyway."""
     if len(scene.image) < 2 or repeatable(scene):
         return None
     with torch.no_grad():
@@ -160,6 +163,7 @@ def alone(scene: Scene) -> Finding | None:
 
 
 def blocked(scene: Scene, gradient: Image) -> Finding | None:
+    """MA001, with the gradient of margins, which no loss saturates."""
     organ = organs(scene)
     share = _share((gradient == 0).all(1) & organ, organ)
     if share.max() <= 0.05:
@@ -168,7 +172,7 @@ def blocked(scene: Scene, gradient: Image) -> Finding | None:
 
 
 def saturated(scene: Scene, gradient: Image) -> Finding | None:
-    """How much of the objective's pull is left where the model is right about an organ (1: that of margin)."""
+    """MA019: how much of the objective's pull is left where the model is right about an organ (1: that of margin)."""
     z = scene.log_odds.detach().requires_grad_()
     (pull,) = torch.autograd.grad(scene.objective(z, scene.batch.target, 0.0).sum(), z)
     right = scene.batch.target & (scene.log_odds > 0)
@@ -181,7 +185,7 @@ def saturated(scene: Scene, gradient: Image) -> Finding | None:
 
 
 def predicts(scene: Scene, gradient: Image) -> Finding | None:
-    """The directional derivative along the gradient's signs against central differences, at the best of 3 steps."""
+    """MA020: the derivative along the gradient's signs against central differences, at the best of 3 steps."""
     direction, expected = gradient.sign(), gradient.double().abs().flatten(1).sum(1)
     errors = []
     for h in (1e-4, 1e-3, 1e-2):
@@ -195,7 +199,7 @@ def predicts(scene: Scene, gradient: Image) -> Finding | None:
 
 
 def climbs(scene: Scene, gradient: Image) -> Finding | None:
-    """A step of eps/8 along the objective's own gradient against the best of random ones."""
+    """MA021: a step of eps/8 along the objective's own gradient against the best of random ones."""
     own = slope(scene, scene.objective)
     step = scene.eps / 8
     start = scene.loss(scene.image, scene.objective)

@@ -130,6 +130,7 @@ def descends(watched: Watched, label: str) -> Finding | None:
 
 
 def unfinished(watched: Watched, label: str) -> Finding | None:
+    """MA007: the best Dice of the first half of the steps against the best of all."""
     if len(watched.dices) < 4:
         return None
     half = torch.stack(watched.dices[: len(watched.dices) // 2]).amin(0)
@@ -140,6 +141,7 @@ def unfinished(watched: Watched, label: str) -> Finding | None:
 
 
 def beaten_by_search(scene: Scene, attack: Any, watched: Watched, label: str) -> Finding | None:
+    """MA010, at the attack's own budget."""
     found = search(scene, attack.ball)
     if (watched.final.mean() - found.mean()) <= MARGIN:
         return None
