@@ -73,6 +73,8 @@ def _told(error: ValidationError, file: Path | None) -> str:
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         return f"unknown field {where!r} in {file}; {nearest(where, Study.model_fields)}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
     place = f" in {file}" if file else ""
     return f"{where}{place}: {first['msg'].lower()}, got {first['input']!r}; check it"
 

@@ -74,7 +74,7 @@ def test_json_is_json_and_agrees_with_the_rows(home: Path) -> None:
     dice = (2 * volumes["hit_adv"] / total.where(total > 0, 1)).where(total > 0, 1.0)
     assert fgsm["stomach_adv"] == pytest.approx(dice["stomach"].mean())
     assert fgsm["mean_adv"] == pytest.approx(dice.groupby("cls").mean().mean())
-    assert rows["linf"].max() == pytest.approx(4 / 255, abs=1e-6)
+    assert 4 / 255 - rows["level"].max() < rows["linf"].max() <= 4 / 255 + 1e-6  # a whole number of stored values
 
 
 def test_a_second_run_computes_nothing_and_says_the_same(home: Path) -> None:
@@ -114,7 +114,7 @@ def test_stored_images_score_what_they_scored(home: Path, tmp_path: Path) -> Non
     assert len(table) == 3 * run["entries"] / 3 * 4  # volumes of four slices
     (image_file,) = (tmp_path / "run").rglob("images/00000.safetensors")
     with safe_open(image_file, framework="numpy") as stored:
-        assert str(stored.get_tensor(next(iter(stored.keys()))).dtype) == "float32"
+        assert str(stored.get_tensor(next(iter(stored.keys()))).dtype) == "uint16"
 
 
 def test_evaluate_scores_clean_images(home: Path) -> None:
@@ -282,7 +282,7 @@ UNET = ["-m", "unet_small"]
         ([*UNET, "--eps", "-0.1"], "eps >= 0"),
         ([*UNET, "--eps", "4"], "write 4/255"),
         ([*UNET, "--eps", "1.0"], "below 1"),
-        ([*UNET, "--eps", "small"], "0.01 or 4/255"),
+        ([*UNET, "--eps", "small"], "error: expected eps as 0.01, 4/255"),
         ([*UNET, "--shard", "2/2"], "0 <= k < N"),
         ([*UNET, "--device", "gpu"], "cuda"),
         ([*UNET, "--split", "tset"], "split"),

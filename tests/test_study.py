@@ -96,9 +96,9 @@ def test_budgets(text: str, value: float) -> None:
         ("4", "write 4/255"),
         ("1", "below 1"),
         ("-0.1", "eps >= 0"),
-        ("x", "0.01 or 4/255"),
-        ("1/0", "0.01 or 4/255"),
-        ("nan", "0.01 or 4/255"),
+        ("x", "0.01, 4/255, or"),
+        ("1/0", "0.01, 4/255, or"),
+        ("nan", "0.01, 4/255, or"),
     ],
 )
 def test_budgets_that_are_refused(text: str, told: str) -> None:
