@@ -90,8 +90,10 @@ def test_a_summary_counts_what_the_attack_lost_and_made_up() -> None:
     assert row["volume_percent"] == pytest.approx(np.mean([-100, 0, 0]))  # of the scans with a clean prediction
     header = pd.DataFrame({"model": ["m"], "attack": ["fgsm"], "loss": ["bce"], "eps": [0.01]}, index=["r"])
     sheet = delta_sheet(delta_summary(deltas(rows, empty="one")), header)
-    assert sheet.columns == ["run", "organ", "Dice", "HD95 mm", "volume ml", "%", "shift mm", "missed", "halluc."]
-    assert sheet.rows[0][3] == "1.0 > 3.0"
+    assert sheet.columns == ["organ", "run", "Dice", "HD95 mm", "ml", "change %", "shift mm", "missed", "halluc."]
+    assert [row[:2] for row in sheet.rows] == [["organ", "clean"], ["organ", "fgsm bce 0.01"]]
+    assert [row[3] for row in sheet.rows] == ["1.0", "3.0"]
+    assert sheet.rows[1][-2:] == ["1", "1"]
 
 
 def test_a_scans_distance_is_not_counted_once_per_slice() -> None:
