@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 from zlib import crc32
 
 import torch
@@ -33,6 +33,7 @@ from medseg_attack.types import (
 TOLERANCE = 1e-6  # of a ball's size: what float32 adds to a budget when x - x0 is taken back
 
 
+@runtime_checkable
 class Ref(Protocol):
     """A case that has not been read yet."""
 
@@ -44,6 +45,7 @@ class Ref(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
+@runtime_checkable
 class Data(Protocol):
     """Where cases are read from."""
 
@@ -128,8 +130,8 @@ def attack_chunk(
             _check(ball, found, batch)
             hit = _decided(model, found.image, batch)  # a fresh pass: what the attack saw does not count
             masks[index] += packed(hit) if metrics else []
-            size = ball.size(found.image, batch.image)
-            linf = (found.image - batch.image).abs().flatten(1).amax(1)
+            image = batch.image.expand_as(found.image)  # a variant may perturb copies of the channel one by one
+            size, linf = ball.size(found.image, image), (found.image - image).abs().flatten(1).amax(1)
             rows[index] += _rows(model.task, batch, clean, hit, size, linf, cost)
             seconds[index] += took
             if keep_images:
@@ -192,7 +194,7 @@ def _decided(model: Model, image: Image, batch: Batch) -> Mask:
 
 
 def _check(ball: Ball, found: Adversarial, batch: Batch) -> None:
-    size = ball.size(found.image, batch.image)
+    size = ball.size(found.image, batch.image.expand_as(found.image))
     outside = (found.image < 0).flatten(1).any(1) | (found.image > 1).flatten(1).any(1)
     wrong = ~(size <= ball.limit * (1 + TOLERANCE) + TOLERANCE) | outside  # NaN is wrong, too
     if wrong.any():

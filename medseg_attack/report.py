@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from rich import box
@@ -15,7 +16,7 @@ from medseg_attack.patients import HOLDS_FROM, warning
 from medseg_attack.registry import spec
 from medseg_attack.stats import EMPTY_RULES, Empty, Unit
 
-MOST_ORGANS = 5  # columns that fit 100 characters beside the rest
+MOST_ORGANS = 4  # columns that fit 100 characters beside the rest
 HEADER = ["model", "attack", "loss", "eps"]
 
 
@@ -112,7 +113,10 @@ def compare_sheet(summary: pd.DataFrame, by: Sequence[str], *, sort: str, unit: 
     """Runs side by side; with "organ" among `by`, one row per organ instead of one column."""
     keys = [*by, *(key for key in HEADER if key not in by and summary[key].nunique() > 1)]
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])
-    table = table.sort_values(keys if sort == "by" else [sort], kind="stable")
+    if sort == "by":
+        table = table.sort_values(keys, kind="stable", key=_rank)
+    else:
+        table = table.sort_values(sort, kind="stable")
     shown = [] if "organ" in keys else _worst(summary)
     scores = ["clean", *(f"{organ}_adv" for organ in shown), "adv"]
     rows = [
@@ -137,6 +141,14 @@ def compare_sheet(summary: pd.DataFrame, by: Sequence[str], *, sort: str, unit: 
     )
 
 
+def _rank(column: "pd.Series[str]") -> "pd.Series[float]":
+    """Budgets by size, words in the order in which the runs bring them, which puts the control first."""
+    if column.name == "eps":
+        return column.astype(float)
+    first = {word: float(i) for i, word in enumerate(dict.fromkeys(column))}
+    return column.map(first)
+
+
 def long(summary: pd.DataFrame) -> pd.DataFrame:
     """One row per run and organ, with `clean`, `adv` and `drop`."""
     parts = [
@@ -154,12 +166,12 @@ def _key(row: "pd.Series[float]", key: str) -> str:
 
 def number(value: float, digits: int = 3) -> str:
     """A score as text; "-" where there is none."""
-    return "-" if value != value else f"{value:.{digits}f}"
+    return "-" if value != value else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0: no "-0.000"
 
 
 def percent(value: float) -> str:
     """A share as text; "-" where there is none."""
-    return "-" if value != value else f"{100 * value:.0f} %"
+    return "-" if value != value else f"{round(100 * value) + 0:d} %"
 
 
 def p_value(p: float) -> str:
@@ -170,15 +182,31 @@ def p_value(p: float) -> str:
 def rich_table(sheet: Sheet) -> Table:
     """For the terminal, at most 100 columns wide; underscores give way to spaces so that heads can wrap."""
     table = Table(
-        title=sheet.title, caption=sheet.caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left",
+        title=sheet.title, caption=sheet.caption, box=box.SIMPLE_HEAD, padding=0, title_justify="left",
         caption_justify="left", title_style="bold", pad_edge=False,
     )  # fmt: skip
     for i, column in enumerate(sheet.columns):
         words = column.replace("_", " ") if i >= sheet.left else column
-        table.add_column(words, justify="left" if i < sheet.left else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if i < sheet.left else "right"
+        # numbers stay whole; what is too wide for the screen makes the words at the left fold
+        table.add_column(words, justify=justify, overflow="fold", width=_widest(sheet, i) if i else None)
     for i, row in enumerate(sheet.rows):
-        table.add_row(*row, end_section=i in sheet.rules)
+        same = _repeated(sheet, i)
+        table.add_row(*["" if j < same else cell for j, cell in enumerate(row)], end_section=i in sheet.rules)
     return table
+
+
+def _widest(sheet: Sheet, column: int) -> int:
+    words = sheet.columns[column].replace("_", " ").split() if column >= sheet.left else [sheet.columns[column]]
+    return max(len(text) for text in [*words, *(row[column] for row in sheet.rows)])
+
+
+def _repeated(sheet: Sheet, row: int) -> int:
+    """How many of a row's first words are those of the row above: they need not be read again."""
+    if row == 0:
+        return 0
+    pairs = zip(sheet.rows[row][: sheet.left], sheet.rows[row - 1], strict=False)
+    return next((i for i, (here, above) in enumerate(pairs) if here != above), sheet.left)
 
 
 def markdown(sheet: Sheet) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -122,18 +123,18 @@ class RunFolder:
         with whole(self.part(chunk)) as part:
             pq.write_table(table, part)
 
-    def write_images(self, chunk: int, images: dict[str, np.ndarray[Any, Any]]) -> None:
+    def write_images(self, chunk: int, images: dict[str, NDArray[Any]]) -> None:
         """Writes a chunk's perturbed images, float32 in [0, 1]: half precision or 8 bits would leave the ball."""
         with whole(self.path / "images" / f"{chunk:05d}.safetensors") as part:
             save_file({case: np.ascontiguousarray(image) for case, image in images.items()}, part)
 
-    def images(self, cases: Sequence[str]) -> list[np.ndarray[Any, Any]]:
+    def images(self, cases: Sequence[str]) -> list[NDArray[Any]]:
         """The stored images of `cases`.
 
         Raises:
             InputError: an image is not there.
         """
-        found: dict[str, np.ndarray[Any, Any]] = {}
+        found: dict[str, NDArray[Any]] = {}
         for file in sorted(self.path.glob("images/*.safetensors")):
             with safe_open(file, framework="numpy") as stored:
                 found |= {case: stored.get_tensor(case) for case in stored.keys() if case in set(cases)}  # noqa: SIM118

@@ -139,7 +139,7 @@ def _of_attack(text: str, study: Study) -> list[Cell]:
             attack = registry.build(text, "attack", overrides | objective | ball)
             if eps is not None:
                 attack = registry.with_eps(attack, eps)
-            made.append(Cell(text, _loss(attack), attack.ball.eps, attack))
+            made.append(Cell(_label(name, given), _loss(attack), attack.ball.eps, attack))
     return made
 
 
@@ -148,6 +148,12 @@ def _ball(name: str, given: dict[str, Any], norm: str | None, eps: float | None)
         return {}
     ball = registry.build(norm, "ball")
     return {"ball": ball if eps is None else registry.with_eps(ball, eps)}
+
+
+def _label(name: str, given: dict[str, Any]) -> str:
+    """The attack as it was typed, less what the columns beside it say."""
+    said = [f"{field}={registry.spec(value)}" for field, value in given.items() if field not in ("objective", "ball")]
+    return f"{name}({', '.join(said)})" if said else name
 
 
 def _noise_label(ball: Any) -> str:

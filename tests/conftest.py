@@ -1,10 +1,16 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and the check that every tensor has the shape its annotation says."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+# before torch is loaded: several test processes share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("medseg_attack", "shapes.checked")
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ class TestAttack:
         model, image, target, seeds = scene
         attack = built(name)
         found = attack(model, image, target, seeds)
+        image = image.expand_as(found.image)
         assert found.image.dtype == image.dtype
         assert found.image.shape[2:] == image.shape[2:]
         assert (attack.ball.size(found.image, image) <= attack.ball.limit + 1e-12).all()

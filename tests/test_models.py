@@ -115,7 +115,7 @@ def test_grey_is_repeated_and_three_channels_are_taken_as_they_are():
     three = images(1, 3, 8, 8)
     model(three)
     assert torch.equal(net.seen, three)
-    with pytest.raises(ValueError, match="expected an image of 1 or 3 channels, got 2"):
+    with pytest.raises(ValueError, match="expected an image of 1 or 3 channels for this network, got 2"):
         model(images(1, 2, 8, 8))
 
 

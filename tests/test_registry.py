@@ -23,6 +23,7 @@ attacks = st.builds(
 )
 
 
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # the shape check draws names with it
 @given(attacks)
 def test_a_spec_builds_what_it_was_made_from(attack: PGD) -> None:
     assert registry.build(registry.spec(attack), "attack") == attack

@@ -15,16 +15,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medseg_attack import augment, runtime
+from medseg_attack import runtime
 from medseg_attack.cli import app
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.models import checkpoints
-from medseg_attack.train import finished, past, train
-from medseg_attack.training_losses import LOSSES, training_loss
-from medseg_attack.training_plan import Options, label, planned, warnings
+from medseg_attack.training import augment
+from medseg_attack.training.loop import finished, past, train
+from medseg_attack.training.losses import LOSSES, training_loss
+from medseg_attack.training.plan import Options, label, planned, warnings
+from medseg_attack.training.validation import validated
 from medseg_attack.types import Case, Task, Window
-from medseg_attack.validation import validated
 
 CPU = torch.device("cpu")
 DISCS = Task("discs", ("bright", "dim"))

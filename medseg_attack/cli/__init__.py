@@ -1,5 +1,6 @@
 """The command line: options -> registry -> one call -> where it wrote. Heavy imports happen inside the commands."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -14,6 +15,10 @@ from medseg_attack.cli.ls import ls
 from medseg_attack.cli.prepare import prepare
 from medseg_attack.cli.train import train
 
+# idle threads of one process must not spin on cores that another needs: two trainings side by side took 20 times as
+# long otherwise. Read when torch is loaded, which happens inside the commands.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 app = typer.Typer(
     name="medattack",
     no_args_is_help=True,
@@ -25,7 +30,7 @@ for one in (prepare, train, attack, evaluate, compare, demo, ls, doctor):
     app.command()(one)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool | None) -> None:
     if wanted:
         print(f"medattack {__version__}")
         raise typer.Exit
@@ -33,7 +38,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = None,
 ) -> None:
     pass
 

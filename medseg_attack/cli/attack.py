@@ -157,6 +157,7 @@ def _shard(text: str) -> tuple[int, int]:
 def _print_plan(benchmark: "Benchmark", json: bool) -> None:
     from dataclasses import asdict
 
+    from rich import box
     from rich.table import Table
 
     from medseg_attack.benchmark import plan
@@ -170,7 +171,9 @@ def _print_plan(benchmark: "Benchmark", json: bool) -> None:
         runs = [asdict(one) for one in planned]
         terminal.print_json({"cases": n, "runs": runs, "seconds": seconds, "megabytes": megabytes})
         return
-    table = Table("model", "attack", "loss", "eps", "forwards", "backwards", "seconds", box=None)
+    table = Table(
+        "model", "attack", "loss", "eps", "forwards", "backwards", "seconds", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for one in planned:
         table.add_row(one.model, one.attack, one.loss, spec(one.eps), f"{one.forwards}", f"{one.backwards}",
                       f"{one.seconds:.0f}")  # fmt: skip

@@ -22,7 +22,7 @@ def steps(workspace: Path) -> list[list[str]]:
     losses = [word for loss in ("bce", "dice_focal", "focal") for word in ("--loss", loss)]
     return [
         ["prepare", str(workspace / "phantom"), "--format", "phantom", "--out", str(data)],
-        ["train", "--data", str(data), "--model", "unet_small", "--out", str(model)],
+        ["train", "--data", str(data), "--model", "unet_small", "--lr", "3e-3", "--epochs", "30", "--out", str(model)],
         ["attack", "--data", str(data), "--model", str(model), "--attack", "fgsm", "--attack",
          "pgd(steps=10, objective=bce)", *losses, *budgets, "--out", str(runs)],
         ["compare", str(runs), "--plot", str(workspace / "eps-curve.png"), "--csv", str(workspace / "table.csv"),
@@ -47,7 +47,9 @@ def demo(
     for i, words in enumerate(commands, 1):
         terminal.err().rule(f"{i} of {len(commands)}: medattack {words[0]}", align="left")
         # each step is the command that is shown: what works here works when it is typed
-        code = subprocess.run([sys.executable, "-m", "medseg_attack", *words], check=False).returncode
+        # compare would print the table of attack again: its files are what is wanted
+        quiet = subprocess.DEVNULL if words[0] == "compare" else None
+        code = subprocess.run([sys.executable, "-m", "medseg_attack", *words], check=False, stdout=quiet).returncode
         if code == terminal.INTERRUPTED:
             raise KeyboardInterrupt
         if code:

@@ -62,7 +62,8 @@ def evaluate(
             advance(done)
     _print([folder for _, _, folder in benchmark.runs()], unit, empty, csv, json)
     terminal.say(f"results: {benchmark.out}")
-    terminal.next_step(f"medattack attack --model {model} --loss bce --eps 4/255")
+    where = ["--data", str(data)] if data else []
+    terminal.next_step(terminal.shell(["attack", *where, "--model", model, "--loss", "bce", "--eps", "4/255"]))
 
 
 def _stored(images: Path) -> list[Path]:

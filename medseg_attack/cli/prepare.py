@@ -103,18 +103,28 @@ def _grid(text: str) -> tuple[int, int] | None:
 
 
 def _show(prepared: "Prepared") -> None:
+    from rich import box
     from rich.table import Table
 
     facts = prepared.summary
     console = out()
-    table = Table("", "patients", "scans", "slices", title=f"{prepared.name} in {prepared.root}", title_justify="left")
+    table = Table(
+        "",
+        "patients",
+        "scans",
+        "slices",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title=f"{prepared.name} in {prepared.root}",
+        title_justify="left",
+    )
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_row("all", *_sizes(facts))
     for part, sizes in facts["splits"].items():
         table.add_row(part if part == "test" else f"fold {part}", *_sizes(sizes))
     console.print(table)
-    organs = Table("class", "labelled slices", "voxels")
+    organs = Table("class", "labelled slices", "voxels", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in organs.columns[1:]:
         column.justify = "right"
     for name in (prepared.task.classes[k] for k in prepared.task.scored):

@@ -5,12 +5,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg_attack.cli.terminal import Device, Home, Json, Seed, ShowProgress, command, next_step, out, print_json, say
+from medseg_attack.cli.terminal import (
+    Device,
+    Home,
+    Json,
+    Seed,
+    ShowProgress,
+    command,
+    next_step,
+    out,
+    print_json,
+    say,
+    shell,
+)
 from medseg_attack.cli.terminal import progress as progress_bar
 
 if TYPE_CHECKING:
-    from medseg_attack.augment import Source
-    from medseg_attack.training_plan import Options
+    from medseg_attack.training.augment import Source
+    from medseg_attack.training.plan import Options
 
 Data = Annotated[
     Path | None,
@@ -58,28 +70,29 @@ def train(
 
     Example: medattack train --data medattack_runs/data/acdc --model unet_small
     """
-    from medseg_attack import train as training
-    from medseg_attack import training_plan, workspace
+    from medseg_attack import workspace
     from medseg_attack.data.prepared import open_prepared
     from medseg_attack.runtime import pick_device
+    from medseg_attack.training import loop
+    from medseg_attack.training import plan as planning
 
     where = workspace.home(home)
     source = open_prepared(data or workspace.newest_data(where))
-    asked = training_plan.Options(model, loss, epochs, lr, batch_size, fold, _grid(size), encoder_weights, seed)
-    plan = training_plan.planned(asked, source)
+    asked = planning.Options(model, loss, epochs, lr, batch_size, fold, _grid(size), encoder_weights, seed)
+    plan = planning.planned(asked, source)
     folder = out or where / "models" / _name(plan, source)
-    for line in training_plan.warnings(plan, source):
+    for line in planning.warnings(plan, source):
         say(f"warning: {line}")
-    if training.finished(folder):
+    if loop.finished(folder):
         say(f"{folder} is trained already")
-    done = len(training.past(folder))
-    with progress_bar("train", plan.epochs - done, show=progress and not training.finished(folder)) as advance:
-        for record in training.train(plan, source, folder, pick_device(device)):
+    done = len(loop.past(folder))
+    with progress_bar("train", plan.epochs - done, show=progress and not loop.finished(folder)) as advance:
+        for record in loop.train(plan, source, folder, pick_device(device)):
             advance(1, note=_note(record.loss, record.dice))
     _show(folder, json)
-    label = training_plan.label(plan.model)
-    shown = label if "(" not in label else f'"{label}"'
-    next_step(f"medattack attack --model {shown} --loss bce --eps 0.01")
+    name = str(folder) if out else planning.label(plan.model)
+    given = ["--data", str(data)] if data else []
+    next_step(shell(["attack", *given, "--model", name, "--loss", "bce", "--eps", "0.01"]))
 
 
 def _grid(text: str) -> tuple[int, ...]:
@@ -99,7 +112,7 @@ def _name(plan: "Options", source: "Source") -> str:
     import re
 
     from medseg_attack.files import digest
-    from medseg_attack.training_plan import label
+    from medseg_attack.training.plan import label
 
     options = json.loads(json.dumps(dataclasses.asdict(plan)))
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", label(plan.model)).strip("-")
@@ -122,10 +135,17 @@ def _show(folder: Path, as_json: bool) -> None:
     if as_json:
         print_json({"folder": str(folder), **card})
         return
+    from rich import box
     from rich.table import Table
 
     training = card["training"]
-    table = Table(title=f"{card['label']} on {card['dataset']['name']}", show_header=False, title_justify="left")
+    table = Table(
+        title=f"{card['label']} on {card['dataset']['name']}",
+        show_header=False,
+        title_justify="left",
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
     table.add_row("best epoch", f"{card['best_epoch']} of {training['epochs']}")
     table.add_row("validation patients", str(card["val_patients"]))
     for name, value in card["val_dice"].items():

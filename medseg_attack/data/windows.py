@@ -1,7 +1,7 @@
 """Which native intensities a slice shows as 0 and 1."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from medseg_attack.errors import InputError
 
 
+@runtime_checkable
 class WindowRule(Protocol):
     """From a scan's intensities, (slices, rows, columns), to low and high of each slice: (slices, 2).
 
@@ -52,7 +53,7 @@ class Fixed:
     high: float
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.tile(np.array([self.low, self.high]), (len(values), 1))
+        return np.tile(np.array([self.low, self.high], dtype=np.float64), (len(values), 1))
 
     def __str__(self) -> str:
         return f"{self.low},{self.high}"

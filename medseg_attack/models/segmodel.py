@@ -86,7 +86,7 @@ class SegModel(nn.Module):
         winner = log_odds.argmax(1, keepdim=True)
         return torch.zeros_like(log_odds, dtype=torch.bool).scatter_(1, winner, True)
 
-    def _channels(self, image: Image) -> Image:
+    def _channels(self, image: Image) -> Float[Tensor, "b n *s"]:
         if image.shape[1] == self.in_channels:
             return image
         if image.shape[1] != 1:
@@ -96,7 +96,7 @@ class SegModel(nn.Module):
             )
         return image.expand(-1, self.in_channels, *image.shape[2:])
 
-    def _onto_net_grid(self, image: Image) -> Image:
+    def _onto_net_grid(self, image: Image) -> Float[Tensor, "b c *t"]:
         if self.size is not None:
             return resized(image, self.size)
         missing = [-n % self.stride for n in image.shape[2:]]

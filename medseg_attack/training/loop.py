@@ -16,15 +16,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from medseg_attack.augment import Source, TrainingSet, batches, crc
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json, whole, write_json
 from medseg_attack.models import checkpoints
 from medseg_attack.registry import build
 from medseg_attack.runtime import deterministic
-from medseg_attack.training_losses import finite, training_loss
-from medseg_attack.training_plan import Options, label
-from medseg_attack.validation import validated
+from medseg_attack.training.augment import Source, TrainingSet, batches, crc
+from medseg_attack.training.losses import finite, training_loss
+from medseg_attack.training.plan import Options, label
+from medseg_attack.training.validation import validated
 
 STATE, OPTIONS, HISTORY = "state.safetensors", "options.json", "history.csv"
 

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from medseg_attack.types import Case, Task
 CACHE_BYTES = 2**31  # of decoded training cases; beyond it they are read again in every epoch
 
 
+@runtime_checkable
 class Ref(Protocol):
     """What can be read from a prepared data set."""
 
@@ -29,6 +30,7 @@ class Ref(Protocol):
     def shape(self) -> tuple[int, int]: ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """As much of a prepared data set as training needs."""
 

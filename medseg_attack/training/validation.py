@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medseg_attack.augment import Ref, Source
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.training.augment import Ref, Source
 from medseg_attack.types import Batch
 
 

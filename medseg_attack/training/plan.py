@@ -6,10 +6,10 @@ import inspect
 import math
 from dataclasses import dataclass
 
-from medseg_attack.augment import Source
 from medseg_attack.errors import InputError
 from medseg_attack.registry import build, call, spec
-from medseg_attack.training_losses import training_loss
+from medseg_attack.training.augment import Source
+from medseg_attack.training.losses import training_loss
 
 STEPS = 3000  # of the optimiser, for which the default number of epochs is chosen: 5 minutes on two CPU cores
 MANY_GRIDS = (160, 160)  # where scans of several shapes meet if neither the model nor --size says so
