@@ -22,10 +22,14 @@ def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -
     for pair, of_new in new.groupby("pair", sort=False):
         after, before = (scored(pooled(rows, unit), empty) for rows in (of_new, old[old["pair"] == pair]))
         facts = of_new.iloc[0][HEADER].to_dict()
+        levels = {
+            f"{when}_{name}": by_organ(cases, f"dice_{when}").iloc[0]
+            for name, cases in (("old", before), ("new", after))
+            for when in ("clean", "adv")
+        }
         for organ in ["mean", *dict.fromkeys(after["cls"])]:
             one, other = (cases if organ == "mean" else cases[cases["cls"] == organ] for cases in (after, before))
-            level = {f"{when}_{name}": float(by_organ(cases, f"dice_{when}")["mean"].iloc[0])
-                     for name, cases in (("old", other), ("new", one)) for when in ("clean", "adv")}  # fmt: skip
+            level = {name: float(of_organs[organ]) for name, of_organs in levels.items()}
             table.append(facts | {"organ": organ} | level | vars(difference(paired(one, other, "dice_adv"))))
     frame = pd.DataFrame(table)
     return frame.assign(p_holm=frame.groupby("organ", sort=False)["p"].transform(lambda p: holm(p.tolist())))

@@ -229,9 +229,7 @@ def warning(n: int, comparisons: int = 1) -> str:
         return f"{n} patient: a number of this patient, of no others; no interval, no test."
     said = []
     if n < HOLDS_FROM:
-        said.append(
-            f"{n} patients are few: a 95 % interval of so few covers less than 95 % (see benchmarks/coverage.py)"
-        )
+        said.append(f"{n} patients are few: below {HOLDS_FROM}, intervals are wide and were not shown to cover 93-97 %")
     least = 2.0 ** (1 - n)
     if least * comparisons >= 1 - LEVEL:
         said.append(

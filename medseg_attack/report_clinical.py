@@ -1,5 +1,6 @@
 """Tables of clinical deltas, of models paired by patient, and of how stable their ranks are. No torch in here."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,35 +13,42 @@ _MEASURED = {"hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 
 
 def delta_sheet(summary: pd.DataFrame, header: pd.DataFrame) -> Sheet:
-    """What every attack does to every organ: means over scans, clean to adversarial.
+    """What every attack does to every organ: per organ the clean prediction, then each run, means over scans.
 
     Args:
         summary: of `deltas.delta_summary`.
         header: model, attack, loss and eps by run.
     """
     measured = [n for n in summary.columns if n.endswith("_adv") and not n.startswith(("dice_", "iou_", "volume_"))]
-    names = [column.removesuffix("_adv") for column in measured]
-    rows = [
-        [_run(header.loc[row["run"]], several=header["model"].nunique() > 1), str(row["cls"]),
-         *(_change(row, name, 1 if name.endswith("_mm") else 2) for name in ("dice", *names)),
-         _change(row, "volume_ml", 0 if row["volume_ml_clean"] >= 100 else 1), _signed(row["volume_percent"]),
-         number(row["centroid_shift_mm"], 1), str(int(row["missed"])), str(int(row["hallucinated"]))]
-        for _, row in summary.iterrows()
-    ]  # fmt: skip
-    heads = [_MEASURED.get(name, name.partition("(")[0].upper()) for name in names]
-    columns = ["run", "organ", "Dice", *heads, "volume ml", "%", "shift mm", "missed", "halluc."]
-    first = summary.iloc[0]
-    text = (
-        f"Clean > adversarial, means over {first['scans']} scans of {first['patients']} patients; %: mean change of a "
-        "scan's volume; shift: of the centroid. missed: scans whose organ is found clean and lost under attack; "
-        "halluc.: predicted only under attack, where there is none. Distances: in neither mask: left out; in one "
-        f"alone: the grid's diagonal (NSD: 0). Volume and shift are left out where a mask is empty that they need. "
-        f"{warning(int(first['patients']))}"
+    names = ["dice", *(column.removesuffix("_adv") for column in measured)]
+    several = header["model"].nunique() > 1
+    rows: list[list[str]] = []
+    ends = set()
+    for cls, of_organ in summary.groupby("cls", sort=False):
+        organ = str(cls).replace("_", " ")  # so that it can wrap
+        for model, of_model in of_organ.groupby(of_organ["run"].map(header["model"]), sort=False):
+            first = of_model.iloc[0]
+            rows.append([organ, f"{model} clean" if several else "clean", *_levels(first, names, "clean"), *[""] * 4])
+            for _, row in of_model.iterrows():
+                rows.append([organ, _run(header.loc[row["run"]], several), *_levels(row, names, "adv"), *_moved(row)])
+        ends.add(len(rows) - 1)
+    heads = [_MEASURED.get(name, name.partition("(")[0].upper()) for name in names[1:]]
+    columns = ["organ", "run", "Dice", *heads, "ml", "change %", "shift mm", "missed", "halluc."]
+    return Sheet("Clinical deltas", columns, rows, _delta_caption(summary), left=2, rules=frozenset(ends))
+
+
+def _delta_caption(summary: pd.DataFrame) -> str:
+    scans, n = int(summary["scans"].max()), int(summary["patients"].max())
+    return (
+        f"Means over {scans} scans of {n} patients; ml: volume, its change in % of the clean prediction's, and the "
+        "shift of its centroid from there. missed: scans whose organ is found clean and lost under attack; halluc.: "
+        "predicted only under attack, where there is none. Distances: in neither mask: left out; in one alone: the "
+        "grid's diagonal (NSD: 0). Change and shift are left out where a mask that they need is empty. "
+        f"{warning(n)}"
     ).strip()
-    return Sheet("Clinical deltas", columns, rows, text, left=2)
 
 
-def _run(facts: "pd.Series[float]", *, several: bool) -> str:
+def _run(facts: "pd.Series[float]", several: bool) -> str:
     words = [
         str(facts["model"]) if several else "",
         str(facts["attack"]),
@@ -50,12 +58,15 @@ def _run(facts: "pd.Series[float]", *, several: bool) -> str:
     return " ".join(filter(None, words))
 
 
-def _change(row: "pd.Series[float]", name: str, digits: int) -> str:
-    return f"{number(row[f'{name}_clean'], digits)} > {number(row[f'{name}_adv'], digits)}"
+def _levels(row: "pd.Series[float]", names: Sequence[str], when: str) -> list[str]:
+    scores = [number(row[f"{name}_{when}"], 1 if name.endswith("_mm") else 3) for name in names]
+    return [*scores, number(row[f"volume_ml_{when}"], 1)]
 
 
-def _signed(value: float) -> str:
-    return "-" if value != value else f"{value:+.0f}"
+def _moved(row: "pd.Series[float]") -> list[str]:
+    percents = row["volume_percent"]
+    change = "-" if percents != percents else f"{percents:+.1f}"
+    return [change, number(row["centroid_shift_mm"], 1), str(int(row["missed"])), str(int(row["hallucinated"]))]
 
 
 def paired_sheet(table: pd.DataFrame) -> Sheet:

@@ -139,6 +139,27 @@ def test_compare_puts_runs_side_by_side_in_every_form(home: Path, tmp_path: Path
     assert files[1].read_bytes().startswith(b"\x89PNG")
 
 
+def test_deltas_are_of_scans_in_mm_and_ml(home: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "runs", tmp_path / "deltas.csv"
+    words = ["--metric", "hd95_mm", "--metric", "assd_mm", "--metric", "nsd", "--no-control", "--out", out]
+    medattack("attack", "--home", home, "-m", "unet_small", "--eps", "8/255", *words)
+    result = medattack("compare", out, "--deltas", "--csv", file)
+    assert max(map(len, result.stdout.splitlines())) <= 100
+    for word in ("Clinical deltas", "shift", "volume", "halluc", "ASSD"):
+        assert word in result.stdout
+    table = pd.read_csv(file)
+    rows = pd.concat([pd.read_parquet(part) for part in out.rglob("*.parquet")])
+    assert len(table) == rows.drop_duplicates(["volume", "cls"]).shape[0] < len(rows)
+    voxel_ml = (rows["z_mm"] * rows["y_mm"] * rows["x_mm"] / 1000).iloc[0]
+    assert voxel_ml > 0
+    assert table["volume_ml_adv"].sum() == pytest.approx(rows["n_adv"].sum() * voxel_ml)
+    assert set(table["state_adv"]) <= {"ok", "missed", "hallucinated", "absent"}
+    missed = table[table["state_adv"] == "missed"]
+    assert (table.loc[table["state_adv"] == "ok", "hd95_mm_adv"] >= 0).all()
+    assert (missed["hd95_mm_adv"] > 32).all()  # more than a side of the grid
+    assert len(json.loads(medattack("compare", out, "--deltas", "--json").stdout)["deltas"]) == len(table)
+
+
 def test_a_limit_is_stamped_and_not_compared_unless_allowed(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "part"
     result = medattack("attack", "--home", home, "-m", "unet_small", "--eps", "0.01", "--limit", "2", "--out", out)
@@ -240,7 +261,7 @@ def test_help_of_every_command_needs_no_torch() -> None:
         ("attacks", ["clean", "noise", "fgsm", "bim", "pgd", "mi_fgsm", "fgsm_wang2024"]),
         ("objectives", ["bce", "ce", "soft_dice", "focal", "dice_focal", "bce_dice", "margin"]),
         ("datasets", ["phantom", "uw_madison", "acdc", "decathlon"]),
-        ("metrics", ["hd95_mm", "nsd"]),
+        ("metrics", ["hd95_mm", "assd_mm", "nsd"]),
         (
             "models",
             ["unet", "unet_resnext101", "unet_efficientnet_b7", "unetplusplus_efficientnet_b7", "unet_small", "smp"],
