@@ -1,6 +1,7 @@
 """Running a study: every model under every attack, each pair a run of its own in the study's folder."""
 
 import re
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import Todo, attack_chunk, chunks, run_attacks
-from medseg_attack.files import digest, whole
+from medseg_attack.files import digest, whole, write_json
 from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.results import ROWS_VERSION, RunFolder
+from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
 from medseg_attack.runtime import deterministic, versions
 from medseg_attack.study import Cell, Study, cells
 from medseg_attack.types import Batch, Case
@@ -71,10 +72,7 @@ class Benchmark:
 
 def default_out(workspace: Path, benchmark: Benchmark) -> Path:
     """A folder of the study's own: the same study on the same data and weights always gets the same one."""
-    weights = [read_card(folder)["weights_sha256"] for folder in benchmark.checkpoints]
-    study = benchmark.study.model_dump(exclude={"data", "models"})
-    name = digest([study, benchmark.data.fingerprint, weights, benchmark.save])[:8]
-    return workspace / "runs" / f"{benchmark.data.name}-{name}"
+    return workspace / "runs" / f"{benchmark.data.name}-{digest(_identity(benchmark))[:8]}"
 
 
 def run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
@@ -86,6 +84,16 @@ def run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
     Raises:
         InputError: the folder holds another study; a checkpoint does not fit the data.
     """
+    fresh = not benchmark.out.exists()
+    try:
+        yield from _run(benchmark)
+    except InputError:
+        if fresh and not any(benchmark.out.rglob("*.parquet")):  # nothing was computed: leave nothing behind
+            shutil.rmtree(benchmark.out, ignore_errors=True)
+        raise
+
+
+def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
     refs = benchmark.refs()
     if not refs:
         raise InputError(
@@ -93,8 +101,8 @@ def run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
         )
     runs = benchmark.runs()
     _check_levels(benchmark, refs)
-    _claim(benchmark)
     metrics = {text: registry.build(text, "metric") for text in benchmark.study.metrics}
+    _claim(benchmark)
     for checkpoint in benchmark.checkpoints:
         model = load(checkpoint, benchmark.data.task, benchmark.device)
         mine = [(cell, folder) for of, cell, folder in runs if of == checkpoint]
@@ -129,25 +137,28 @@ def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
 
 
 def _claim(benchmark: Benchmark) -> None:
-    """Writes the resolved study beside the results, or checks that it is the one that is there."""
-    file = benchmark.out / "study.yaml"
-    study = benchmark.study.model_dump()
-    if not file.exists():
-        if benchmark.out.is_dir() and any(benchmark.out.iterdir()):
-            raise InputError(
-                f"expected {benchmark.out} to be new or to hold this study, got a folder of other things; "
-                "choose another --out"
-            )
-        with whole(file) as part:
-            part.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+    """Writes the resolved study beside the results, or checks that what is there is of the same one.
+
+    study.yaml can be run again with --config; identity.json is what is compared, since paths may be written otherwise.
+    """
+    file = benchmark.out / "identity.json"
+    if file.exists():
+        refuse_other(file, _identity(benchmark), "results")
         return
-    there = yaml.safe_load(file.read_text(encoding="utf-8"))
-    other = [f"{k}: there {there.get(k)!r}, asked {v!r}" for k, v in study.items() if there.get(k) != v]
-    if other:
+    if benchmark.out.is_dir() and any(benchmark.out.iterdir()):
         raise InputError(
-            f"expected {benchmark.out} to hold results of the same configuration, got another ({'; '.join(other)}); "
-            "choose another --out, or delete the folder"
+            f"expected {benchmark.out} to be new or to hold this study, got a folder of other things; "
+            "choose another --out"
         )
+    with whole(benchmark.out / "study.yaml") as part:
+        part.write_text(yaml.safe_dump(benchmark.study.model_dump(), sort_keys=False), encoding="utf-8")
+    write_json(file, _identity(benchmark))
+
+
+def _identity(benchmark: Benchmark) -> dict[str, Any]:
+    study = benchmark.study.model_dump(exclude={"data", "models"})
+    weights = sorted(read_card(folder)["weights_sha256"] for folder in benchmark.checkpoints)
+    return study | {"data": benchmark.data.fingerprint, "weights": weights, "save_adversarial": benchmark.save}
 
 
 def _config(benchmark: Benchmark, checkpoint: Path, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def parse_budget(text: str) -> Budget:
     """A budget as it is typed: 0.01, 4/255, 0.5%window, 5HU, 20raw, 1sigma.
 
     Raises:
-        InputError: not a number and a known unit, negative, or a bare number of 1 and more.
+        InputError: not a number and a known unit, or negative. Whether 1 and more is too much is for the ball to say.
 
     >>> parse_budget("4/255").value == 4 / 255, parse_budget("5HU")
     (True, Budget(value=5.0, unit='HU', text='5HU'))
@@ -90,9 +90,4 @@ def parse_budget(text: str) -> Budget:
     if value < 0:
         raise InputError(f"expected eps >= 0, got {text}; the sign of an attack is not in its budget")
     unit = (match[3] or "").replace("hu", "HU")
-    if not unit and value >= 1:
-        raise InputError(
-            f"expected eps below 1, a fraction of the image's range, got {text}; for grey levels write {text}/255, "
-            f"with a unit {text}raw or {text}HU"
-        )
     return Budget(value, unit, text.strip().replace(" ", ""))

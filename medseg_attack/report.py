@@ -18,6 +18,7 @@ from medseg_attack.stats import EMPTY_RULES, Empty, Unit
 
 MOST_ORGANS = 4  # columns that fit 100 characters beside the rest
 HEADER = ["model", "attack", "loss", "eps"]
+LESS = ["norm", "data", "split"]  # what is seldom told apart
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def _attacked(row: "pd.Series[float]", shown: Sequence[str]) -> list[str]:
         str(row["loss"]),
         spec(float(row["eps"])),
         *(number(row[f"{organ}_adv"]) for organ in [*shown, "mean"]),
-        f"{number(row['low'], 2)}-{number(row['high'], 2)}",
+        between(row["low"], row["high"]),
         number(row["drop"]),
         percent(row["relative_drop"]),
         percent(row["below_half"]),
@@ -95,13 +96,15 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0)
     first = summary.iloc[0]
     parts = [
         f"Dice per {unit}, {first['cases']} {unit}s of {first['patients']} patients ({first['split']} split); "
-        f"interval: bootstrap-t over patients.",
+        "interval: of the mean under attack, bootstrap-t over patients.",
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(summary['touched'].max())} of {first['entries']} scores.",
         "rel. drop: of the mean; < half: share of scores below half their clean Dice; missed: share of organs found "
         "on the clean image and lost under attack.",
     ]
     if first["patients"] < HOLDS_FROM:
         parts.append(warning(int(first["patients"])))
+    if summary["verified"].any():
+        parts.append(f"Verified from disk: {int(summary['verified'].sum())} of {len(summary)} runs.")
     if summary["partial"].any():
         parts.append("PARTIAL: --limit left cases out.")
     if hidden:
@@ -111,7 +114,8 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0)
 
 def compare_sheet(summary: pd.DataFrame, by: Sequence[str], *, sort: str, unit: Unit, empty: Empty) -> Sheet:
     """Runs side by side; with "organ" among `by`, one row per organ instead of one column."""
-    keys = [*by, *(key for key in HEADER if key not in by and summary[key].nunique() > 1)]
+    summary = _told_apart(summary)
+    keys = [*by, *(key for key in [*HEADER, *LESS] if key not in by and summary[key].nunique() > 1)]
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])
     if sort == "by":
         table = table.sort_values(keys, kind="stable", key=_rank)
@@ -121,7 +125,7 @@ def compare_sheet(summary: pd.DataFrame, by: Sequence[str], *, sort: str, unit: 
     scores = ["clean", *(f"{organ}_adv" for organ in shown), "adv"]
     rows = [
         [*(_key(row, key) for key in keys), *(number(row[score]) for score in scores),
-         f"{number(row['low'], 2)}-{number(row['high'], 2)}" if "organ" not in keys else "",
+         between(row["low"], row["high"]) if "organ" not in keys else "",
          number(row["drop"]), percent(row["relative_drop"]), percent(row["below_half"]), percent(row["missed"])]
         for _, row in table.iterrows()
     ]  # fmt: skip
@@ -133,12 +137,27 @@ def compare_sheet(summary: pd.DataFrame, by: Sequence[str], *, sort: str, unit: 
     kept = [i for i in range(len(columns)) if i not in drop]
     hidden = len(organs(summary)) - len(shown) if shown else 0
     return Sheet(
-        "Runs side by side",
+        _title(summary, keys),
         [columns[i] for i in kept],
         [[row[i] for i in kept] for row in rows],
         caption(summary, unit=unit, empty=empty, hidden=hidden),
-        left=len([key for key in keys if key != "eps"]),
+        left=len(keys),
     )
+
+
+def _told_apart(summary: pd.DataFrame) -> pd.DataFrame:
+    """With the norm as a column, and checkpoints of one label by the folder that says their weights."""
+    folder = summary["run"].map(lambda run: Path(run).parent.name)
+    norm = summary["ball"].str.partition("(")[0] if "ball" in summary else "linf"
+    several = folder.groupby(summary["model"]).transform("nunique") > 1
+    return summary.assign(norm=norm, model=summary["model"].where(~several, folder))
+
+
+def _title(summary: pd.DataFrame, keys: Sequence[str]) -> str:
+    """What all runs of a table have in common."""
+    same = [key for key in [*HEADER, *LESS] if key not in keys and summary[key].nunique() == 1]
+    said = [f"{key} {_key(summary.iloc[0], key)}" for key in same if str(summary.iloc[0][key])]
+    return "Runs side by side" + (": " + ", ".join(said) if said else "")
 
 
 def _rank(column: "pd.Series[str]") -> "pd.Series[float]":
@@ -169,6 +188,11 @@ def number(value: float, digits: int = 3) -> str:
     return "-" if value != value else f"{round(value, digits) + 0.0:.{digits}f}"  # + 0: no "-0.000"
 
 
+def between(low: float, high: float) -> str:
+    """An interval as text; "-" where there is none."""
+    return "-" if low != low else f"{number(low, 2)}-{number(high, 2)}"
+
+
 def percent(value: float) -> str:
     """A share as text; "-" where there is none."""
     return "-" if value != value else f"{round(100 * value) + 0:d} %"
@@ -189,7 +213,7 @@ def rich_table(sheet: Sheet) -> Table:
         words = column.replace("_", " ") if i >= sheet.left else column
         justify: Literal["left", "right"] = "left" if i < sheet.left else "right"
         # numbers stay whole; what is too wide for the screen makes the words at the left fold
-        table.add_column(words, justify=justify, overflow="fold", width=_widest(sheet, i) if i else None)
+        table.add_column(words, justify=justify, overflow="fold", width=_widest(sheet, i) if i >= sheet.left else None)
     for i, row in enumerate(sheet.rows):
         same = _repeated(sheet, i)
         table.add_row(*["" if j < same else cell for j, cell in enumerate(row)], end_section=i in sheet.rules)

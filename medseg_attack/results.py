@@ -4,6 +4,8 @@ A run's cases are cut into chunks in a fixed order and a chunk's rows are one fi
 sharding is taking every n-th chunk, and merging is reading.
 """
 
+import functools
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from medseg_attack.files import digest, read_json, whole, write_json
 
 ROWS_VERSION = 2  # raised whenever the same run would give other rows
 AXES = ("z", "y", "x")  # slices, rows, columns
+SEAL, TWINS = "verified.json", "adversarial"  # what was written and read again
 CHUNK = 32  # cases; a scan that has more of them is a chunk of its own
 
 
@@ -141,17 +144,34 @@ class RunFolder:
         Raises:
             InputError: an image is not there.
         """
-        found: dict[str, NDArray[Any]] = {}
-        for file in sorted(self.path.glob("images/*.safetensors")):
-            with safe_open(file, framework="numpy") as stored:
-                found |= {case: stored.get_tensor(case) for case in stored.keys() if case in set(cases)}  # noqa: SIM118
-        absent = [case for case in cases if case not in found]
+        folder = self.path / "images"
+        index = _index(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
+        absent = [case for case in cases if case not in index]
         if absent:
             raise InputError(
                 f"expected the images of all cases in {self.path / 'images'}, got none of {', '.join(absent[:3])}; "
                 "run the attack with --save-adversarial all"
             )
+        found: dict[str, NDArray[Any]] = {}
+        for file in dict.fromkeys(index[case] for case in cases):
+            with safe_open(file, framework="numpy") as stored:
+                found |= {case: stored.get_tensor(case) for case in cases if index[case] == file}
         return [found[case] for case in cases]
+
+    def seal(self, facts: dict[str, Any]) -> None:
+        """Marks the run as verified, as it is now."""
+        write_json(self.path / SEAL, {**facts, "seal": self._looked_at()})
+
+    @property
+    def verified(self) -> bool:
+        """Whether it was verified and nothing that was looked at changed since."""
+        there = self.path / SEAL
+        return there.exists() and read_json(there).get("seal") == self._looked_at()
+
+    def _looked_at(self) -> str:
+        files = [self.path / "config.json", *sorted(self.path.glob("parts/*.parquet"))]
+        files += sorted(file for file in (self.path / TWINS).rglob("*") if file.is_file())
+        return digest([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files])
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Writes the header, without which readers take the run for unfinished."""
@@ -174,6 +194,16 @@ class RunFolder:
         if not parts:
             raise InputError(f"expected rows in {self.path / 'parts'}, got none; run the attack again")
         return pd.concat(parts, ignore_index=True)
+
+
+@functools.lru_cache(maxsize=4)
+def _index(folder: Path, changed_ns: int) -> dict[str, Path]:
+    """Which file holds the image of which case."""
+    index: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as stored:
+            index |= dict.fromkeys(stored.keys(), file)
+    return index
 
 
 def _read(file: Path, config: str) -> pd.DataFrame:
@@ -249,5 +279,5 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
                 "run its attack again, it writes the parts that are missing"
             )
         flat = {key: value for key, value in header.items() if not isinstance(value, dict | list)}
-        tables.append(rows.assign(run=str(folder), **flat))
+        tables.append(rows.assign(run=str(folder), verified=RunFolder(folder).verified, **flat))
     return pd.concat(tables, ignore_index=True)

@@ -4,7 +4,7 @@ A *case* below is the unit that is scored (slice, volume or patient): the counts
 """
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -94,6 +94,11 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
         header: columns of `rows` that are constant within a run and are kept.
     """
     cases = scored(pooled(rows, unit), empty)
+    extra = [
+        c for c in rows.columns if c.endswith(("_clean", "_adv")) and c not in COUNTS and c[1] != "_"
+    ]  # all but x_adv ...
+    measured = rows.groupby("run", sort=False)[extra].mean()
+    of_verified: Any = rows.groupby("run")["verified"].all() if "verified" in rows else {}
     cost = rows.groupby("run", sort=False).agg(
         linf=("linf", "max"), forwards=("forwards", "mean"), backwards=("backwards", "mean")
     )
@@ -110,7 +115,9 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
             | {"low": low, "high": high, "drop": clean["mean"] - adv["mean"]}
             | success(of_run)
             | cost.loc[run].to_dict()
+            | {"{2}_{0}".format(*str(name).rpartition("_")): value for name, value in measured.loc[run].items()}
             | {"cases": of_run["unit"].nunique(), "patients": of_run["group"].nunique()}
+            | {"verified": bool(of_verified.get(run, False))}
             | {"touched": int(of_run["touched"].sum()), "entries": len(of_run)}
         )
     return pd.DataFrame(table)

@@ -108,7 +108,7 @@ def cells(study: Study) -> list[Cell]:
 
 def _control(cell: Cell) -> Cell:
     noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
-    return Cell(_in_unit(_noise_label(noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
+    return Cell(_in_unit(_label("noise", {}, noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
 
 
 def _of_attack(text: str, study: Study) -> list[Cell]:
@@ -117,14 +117,14 @@ def _of_attack(text: str, study: Study) -> list[Cell]:
     if registry.takes(name, "objective") and "objective" not in given:
         losses = study.losses or [None]
     overrides: dict[str, Any] = {"steps": study.steps} if study.steps else {}
-    if study.norm is not None and "ball" not in given:
+    if study.norm is not None and "ball" not in given and registry.takes_any_ball(name):
         overrides["ball"] = registry.build(study.norm, "ball")
     budgets: list[Budget | None] = [parse_budget(eps) for eps in study.eps]
     made = []
     for loss in losses:
         objective = {} if loss is None else {"objective": registry.build(loss, "objective")}
         attack = registry.build(text, "attack", overrides | objective)
-        made += [_cell(_label(name, given), attack, budget) for budget in budgets or [None]]
+        made += [_cell(_label(name, given, attack.ball), attack, budget) for budget in budgets or [None]]
     return made
 
 
@@ -143,12 +143,10 @@ def _in_unit(label: str, budget: Budget | None) -> str:
     return f"{label} {budget}" if budget else label
 
 
-def _label(name: str, given: dict[str, Any]) -> str:
-    """The attack as it was typed, less what the columns beside it say."""
+def _label(name: str, given: dict[str, Any], ball: Any) -> str:
+    """The attack as it was typed, less what the columns beside it say; a ball that is not plain Linf is named."""
     said = [f"{field}={registry.spec(value)}" for field, value in given.items() if field not in ("objective", "ball")]
-    return f"{name}({', '.join(said)})" if said else name
-
-
-def _noise_label(ball: Any) -> str:
     kind = registry.spec(registry.with_eps(ball, 0.0)).partition("(")[0]
-    return "noise" if kind == "linf" else f"noise({kind})"
+    if kind != "linf" and (name == "noise" or registry.takes_any_ball(name)):
+        said = [kind, *said]
+    return f"{name}({', '.join(said)})" if said else name

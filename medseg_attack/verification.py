@@ -15,13 +15,13 @@ from medseg_attack.data.source import Array
 from medseg_attack.data.twins import Twin, read_stored, sha256, twins_of, write_twin
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import chunks
-from medseg_attack.files import digest, read_json, write_json
+from medseg_attack.files import read_json, write_json
 from medseg_attack.levels import Levels
 from medseg_attack.metrics.overlap import counts
-from medseg_attack.results import RunFolder
+from medseg_attack.results import SEAL, TWINS, RunFolder
 from medseg_attack.types import Ball, Batch, Case, Model, Storage
 
-FOLDER, MANIFEST, SEAL = "adversarial", "manifest.json", "verified.json"
+FOLDER, MANIFEST = TWINS, "manifest.json"
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
 
 
@@ -105,18 +105,7 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
     found += _of_dice(run, data, model, device, values)
     yield from found
     if not found:
-        write_json(run / SEAL, {"files": len(files), "cases": len(values), "seal": seal(run)})
-
-
-def seal(run: Path) -> str:
-    """A hash of all that a verification looked at; another one means that something changed since."""
-    looked_at = [run / "config.json", *sorted(run.glob("parts/*.parquet")), *sorted((run / FOLDER).rglob("*.*"))]
-    return digest([[str(path.relative_to(run)), sha256(path)] for path in looked_at if path.is_file()])
-
-
-def is_verified(run: Path) -> bool:
-    """Whether the run was verified and nothing that was looked at changed since."""
-    return (run / SEAL).exists() and read_json(run / SEAL).get("seal") == seal(run)
+        RunFolder(run).seal({"files": len(files), "cases": len(values)})
 
 
 def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[str, Array]) -> Iterator[Mismatch]:

@@ -159,7 +159,7 @@ def test_best_iterate_never_gets_worse_with_more_steps() -> None:
 def test_wang2024_blends() -> None:
     model, image = oracle(ORGAN), images()
     target = truth(model, image)
-    found = FgsmWang2024(Blend(0.009), bce, channels=1)(model, image, target, [1, 2, 3]).image
+    found = FgsmWang2024(Blend(0.009), bce, swapped=False, channels=1)(model, image, target, [1, 2, 3]).image
     x = image.clone().requires_grad_()
     (grad,) = torch.autograd.grad(bce(model(x), target).sum(), x)
     torch.testing.assert_close(found, ((1 - 0.009) * image + 0.009 * grad.sign()).clamp(0, 1), atol=1e-15, rtol=0)
@@ -186,7 +186,7 @@ def test_wang2024_perturbs_three_copies_of_the_channel() -> None:
     model = SegModel(Weighted(), task, in_channels=3)
     image = images().float()
     target = truth(model, image)
-    found = FgsmWang2024(Blend(0.02), bce)(model, image, target, [1, 2, 3]).image
+    found = FgsmWang2024(Blend(0.02), bce, swapped=False)(model, image, target, [1, 2, 3]).image
     assert found.shape == (3, 3, *SHAPE)
     down = found < image
     assert torch.equal(down[:, 0], ~down[:, 1])

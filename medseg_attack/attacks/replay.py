@@ -37,9 +37,11 @@ class Replay:
 
     Attributes:
         run: folder of one run.
+        content: a hash of what it holds, so that rows are not taken for those of another run in the same place.
     """
 
     run: str = ""
+    content: str = ""
 
     @property
     def ball(self) -> Ball:

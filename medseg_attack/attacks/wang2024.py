@@ -13,7 +13,9 @@ import torch.nn.functional as F
 
 from medseg_attack.attacks.baselines import judged
 from medseg_attack.balls import Linf, drawn
-from medseg_attack.registry import register
+from medseg_attack.errors import InputError
+from medseg_attack.objectives import bce, dice_focal, focal, soft_dice
+from medseg_attack.registry import register, spec
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
 
 
@@ -67,21 +69,42 @@ def dice_focal_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0) -
     return dice_swapped(log_odds, target) + focal_swapped(log_odds, target)
 
 
+SWAPPED: dict[Objective, Objective] = {
+    bce: bce_swapped,
+    focal: focal_swapped,
+    soft_dice: dice_swapped,
+    dice_focal: dice_focal_swapped,
+}
+
+
 @register("fgsm_wang2024", kind="attack")
 @dataclass(frozen=True)
 class FgsmWang2024:
     """One blended step with swapped arguments on three independent copies of the grey channel.
 
     The result has three channels and cannot be stored as a scan. The network must take three channels.
+
+    Attributes:
+        objective: as the paper calls it; what is climbed is its swapped form.
+        swapped: False hands the arguments over in the right order, to tell what the swap alone does.
     """
 
     ball: Ball = Blend()
-    objective: Objective = bce_swapped
+    objective: Objective = bce
+    swapped: bool = True
     channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.swapped and self.objective not in SWAPPED:
+            known = ", ".join(map(spec, SWAPPED))
+            raise InputError(
+                f"expected an objective that the paper used ({known}), got {spec(self.objective)}; or set swapped=False"
+            )
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         copies = image.expand(-1, self.channels, *image.shape[2:])
         x = copies.detach().clone().requires_grad_()
-        (grad,) = torch.autograd.grad(self.objective(model(x), target, 0.0).sum(), x)
+        objective = SWAPPED[self.objective] if self.swapped else self.objective
+        (grad,) = torch.autograd.grad(objective(model(x), target, 0.0).sum(), x)
         moved = self.ball.project(copies + self.ball.step(grad, copies), copies)
         return judged(model, self.ball, moved, copies, target)

@@ -110,13 +110,23 @@ def opened(
     from medseg_attack.workspace import newest_data, newest_model
 
     workspace = workspace_of(home)
-    checkpoints = tuple(newest_model(workspace, name) for name in study.models)
+    checkpoints = tuple(newest_model(workspace, _canonical(name)) for name in study.models)
     data = open_prepared(Path(study.data) if study.data else newest_data(workspace))
     study = study.model_copy(update={"data": str(data.root), "models": [str(folder) for folder in checkpoints]})
     where = pick_device(device)
     terminal.say(f"data {data.root}; {', '.join(f'model {folder}' for folder in checkpoints)}; on {where}")
     benchmark = Benchmark(study, data, checkpoints, out or Path(), where, batch_size, shard, save)
     return benchmark if out else replace(benchmark, out=default_out(workspace, benchmark))
+
+
+def _canonical(name: str) -> str:
+    """A spec as checkpoints spell it; anything else as it is."""
+    from medseg_attack import registry
+
+    try:
+        return registry.spec(registry.build(name, "model")) if "(" in name else name
+    except InputError:
+        return name
 
 
 def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bool, progress: bool) -> None:
@@ -135,7 +145,9 @@ def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bo
         return
     print_runs(folders, unit, empty, json, checks=benchmark.checks)
     terminal.say(f"results: {benchmark.out}")
-    terminal.next_step(f"medattack compare {benchmark.out}")
+    partial = [] if benchmark.study.limit is None else ["--allow-partial"]
+    deltas = ["--deltas"] if benchmark.study.metrics else []  # where distances, volumes and lost organs are shown
+    terminal.next_step(terminal.shell(["compare", str(benchmark.out), *partial, *deltas]))
 
 
 def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool, *, checks: bool = False) -> None:
@@ -144,7 +156,7 @@ def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool
     from medseg_attack.results import read_runs
     from medseg_attack.stats import summary
 
-    header = ["model", "attack", "loss", "eps", "data", "split", "partial", "n_parameters", "seconds"]
+    header = ["model", "attack", "loss", "eps", "ball", "data", "split", "partial", "n_parameters", "seconds"]
     rows = read_runs(folders, allow_partial=True)
     table = summary(rows, unit=unit, empty=empty, header=header)
     flags = {of: _flags(of, rows, unit, empty) for of in dict.fromkeys(folder.parent for folder in folders) if checks}

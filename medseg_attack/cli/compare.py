@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from medseg_attack.gate import Verdict
     from medseg_attack.report import Sheet
 
-HEADER = ["model", "attack", "loss", "eps", "data", "split", "partial", "n_parameters", "seconds"]
+HEADER = ["model", "attack", "loss", "eps", "ball", "data", "split", "partial", "n_parameters", "seconds"]
 
 
 @terminal.command

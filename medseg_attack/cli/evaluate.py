@@ -49,7 +49,9 @@ def evaluate(
     """
     if not model:
         raise InputError("expected a model, got none; give --model NAME")
-    attacks = ["clean"] if images is None else [f"replay(run={str(run)!r})" for run in _stored(images)]
+    attacks = ["clean"] if images is None else [_replay(run) for run in _stored(images)]
+    if images is not None:
+        split, fold, limit = _cases_of(_stored(images)[0], split, fold, limit)
     flags = {
         "data": str(data) if data else None, "models": [model], "attacks": attacks, "control": False, "split": split,
         "fold": fold, "limit": limit, "metrics": metrics or ["hd95_mm", "assd_mm", "nsd"],
@@ -73,6 +75,23 @@ def _stored(images: Path) -> list[Path]:
     if not runs:
         raise InputError(f"expected stored images in {images}, got none; run the attack with --save-adversarial all")
     return [run.resolve() for run in runs]
+
+
+def _replay(run: Path) -> str:
+    from medseg_attack.files import digest, read_json
+
+    return f"replay(run={str(run)!r}, content={digest(read_json(run / 'config.json'))[:12]!r})"
+
+
+def _cases_of(run: Path, split: str, fold: int, limit: float | None) -> tuple[str, int, float | None]:
+    """The choice of cases that the run was made with; what is asked for if that is not known."""
+    import yaml
+
+    study = run.parent.parent / "study.yaml"
+    if not study.exists():
+        return split, fold, limit
+    made = yaml.safe_load(study.read_text(encoding="utf-8"))
+    return made["split"], made["fold"], made["limit"]
 
 
 def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, json: bool) -> None:
