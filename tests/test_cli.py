@@ -77,6 +77,19 @@ def test_json_is_json_and_agrees_with_the_rows(home: Path) -> None:
     assert 4 / 255 - rows["level"].max() < rows["linf"].max() <= 4 / 255 + 1e-6  # a whole number of stored values
 
 
+def test_the_seed_is_what_the_attacks_draw_from(home: Path, tmp_path: Path) -> None:
+    words = ["attack", "--home", home, "--model", "unet_small", "--attack", "noise", "--eps", "0.1"]
+    drawn = []
+    for name, seed in (("a", 0), ("b", 7), ("c", 7)):
+        medattack(*words, "--no-control", "--seed", seed, "--save-adversarial", "all", "--out", tmp_path / name)
+        (file,) = (tmp_path / name).rglob("images/00000.safetensors")
+        with safe_open(file, framework="numpy") as stored:
+            drawn.append({key: stored.get_tensor(key) for key in stored.keys()})  # noqa: SIM118
+    assert drawn[0].keys() == drawn[1].keys() == drawn[2].keys()
+    assert all((drawn[0][key] != drawn[1][key]).any() for key in drawn[0])
+    assert all((drawn[1][key] == drawn[2][key]).all() for key in drawn[0])
+
+
 def test_a_second_run_computes_nothing_and_says_the_same(home: Path) -> None:
     words = ["attack", "--home", home, "--model", "unet_small", "--loss", "focal", "--eps", "0.02"]
     first = medattack(*words)

@@ -1,19 +1,21 @@
 """Attacks against optima that can be written down."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient import PGD, bim, fgsm, mi_fgsm
 from medseg_attack.attacks.wang2024 import Blend, FgsmWang2024
 from medseg_attack.balls import L2, Linf
-from medseg_attack.objectives import bce, ce, margin, soft_dice
-from medseg_attack.types import Attack, Batch, Model, Task
+from medseg_attack.objectives import bce, ce, harm, margin, soft_dice
+from medseg_attack.types import Adversarial, Attack, Batch, LogOdds, Mask, Model, Task
 
 ORGAN = Task("oracle", ("organ",))
 EXCLUSIVE = Task("oracle", ("background", "organ", "never"), exclusive=True)
@@ -195,3 +197,168 @@ def test_wang2024_perturbs_three_copies_of_the_channel() -> None:
 
 def test_a_batch_is_a_plain_stack() -> None:
     assert Batch(images(), images() > 0.5, ()).image.shape == (3, 1, *SHAPE)
+
+
+@dataclass(frozen=True)
+class Levelled:
+    """Log-odds are the image; after n steps of 0.1 from 0.5 as many of four pixels are lost as the table says.
+
+    Attributes:
+        lost: after no step, after one, ...
+        seen: every image that it was shown.
+    """
+
+    lost: tuple[int, ...] = (0,)
+    seen: list[Tensor] = field(default_factory=list)
+    task: Task = ORGAN
+
+    def __call__(self, image: Tensor) -> LogOdds:
+        self.seen.append(image.detach().clone())
+        return image * 1.0
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        number = ((log_odds.flatten(1).mean(1) - 0.5) * 10).round().long().tolist()
+        kept = [torch.arange(4) >= self.lost[n] for n in number]
+        return torch.stack(kept).view(-1, 1, 2, 2)
+
+
+def upwards(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+    return log_odds.flatten(1).mean(1)
+
+
+def harm_of(lost: int) -> float:
+    return 1 - 2 * (4 - lost) / (8 - lost)
+
+
+GREY = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)
+ALL = torch.ones(1, 1, 2, 2, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("worst", range(5))
+def test_pgd_returns_its_worst_iterate_wherever_that_lies(worst: int) -> None:
+    """Four steps up, and the harm rises and falls: the first, the last and each in between may be the worst."""
+    lost = tuple(3 if n == worst else n % 2 for n in range(5))
+    attack = PGD(Linf(0.4), upwards, steps=4, step_size=0.25, random_start=False)
+    best = attack(Levelled(lost), GREY, ALL, [1])
+    torch.testing.assert_close(best.image, GREY + 0.1 * worst)
+    assert best.harm.item() == pytest.approx(harm_of(3))
+    assert best.size.item() == pytest.approx(0.1 * worst)
+    last = replace(attack, keep_worst=False)(Levelled(lost), GREY, ALL, [1])
+    torch.testing.assert_close(last.image, GREY + 0.4)
+    assert last.harm.item() == pytest.approx(harm_of(lost[4]))
+
+
+def test_each_sample_keeps_its_own_worst_iterate() -> None:
+    attack = PGD(Linf(0.2), upwards, steps=2, step_size=0.5, random_start=False)
+    image = torch.cat([GREY, GREY + 0.2])
+    found = attack(Levelled((0, 2, 0, 0, 3)), image, ALL.expand(2, -1, -1, -1), [1, 2])
+    torch.testing.assert_close(found.image, torch.cat([GREY + 0.1, GREY + 0.4]))
+    assert found.harm.tolist() == pytest.approx([harm_of(2), harm_of(3)])
+
+
+def test_an_objective_is_told_how_much_of_the_attack_is_done() -> None:
+    told: list[float] = []
+
+    def listening(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        told.append(progress)
+        return upwards(log_odds, target)
+
+    PGD(Linf(0.1), listening, steps=4)(oracle(ORGAN), GREY, ALL, [1])
+    assert told == [0, 0.25, 0.5, 0.75]
+
+
+def still(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+    """Gives no direction, so that an attack stays where it begins."""
+    return 0 * log_odds.flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("keep_worst", [True, False])
+def test_restarts_begin_elsewhere_and_each_sample_keeps_the_worst_of_them(keep_worst: bool) -> None:
+    image = 0.5 + 0.05 * torch.randn(8, 1, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    target, seeds = image >= 0.5, list(range(8))
+    starts: list[Tensor] = []
+
+    def noting(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        starts.append(log_odds.detach() / 10 + 0.5)  # the oracle, taken back
+        return still(log_odds, target)
+
+    attack = PGD(Linf(0.05), noting, steps=1, restarts=4, keep_worst=keep_worst)
+    found = attack(oracle(ORGAN), image, target, seeds)
+    assert len(starts) == 4
+    assert all((one - other).abs().amax((1, 2, 3)).min() > 0.01 for n, one in enumerate(starts) for other in starts[:n])
+    torch.testing.assert_close(starts[0], attack.ball.sample(image, seeds))
+    harms = torch.stack([harm(start >= 0.5, target).double() for start in starts])
+    sizes = torch.stack([attack.ball.size(start, image) for start in starts])
+    worst = [max(range(4), key=lambda run: (harms[run, i].item(), -sizes[run, i].item())) for i in range(8)]
+    assert len(set(worst)) > 2  # no restart is the worst of all samples
+    torch.testing.assert_close(found.harm, harms.amax(0))
+    torch.testing.assert_close(found.image, torch.stack([starts[run][i] for i, run in enumerate(worst)]))
+
+
+@pytest.mark.parametrize(
+    ("momentum", "expected"),
+    [
+        # directions (1, -1), (-1/2, 3/2), (-3/2, 1/2), each of mean magnitude 1, as objectives of scale 4, 2 and 2
+        (0.0, [(0.6, 0.4), (0.5, 0.5), (0.4, 0.6)]),
+        # accumulated: (1, -1), (-0.25, 1.25), (-1.5625, 0.8125)
+        (0.25, [(0.6, 0.4), (0.5, 0.5), (0.4, 0.6)]),
+        # accumulated: (1, -1), (0.5, 0.5), (-1, 1)
+        (1.0, [(0.6, 0.4), (0.7, 0.5), (0.6, 0.6)]),
+    ],
+)
+def test_three_steps_of_mi_fgsm_worked_by_hand(momentum: float, expected: list[tuple[float, float]]) -> None:
+    slopes = torch.tensor([[4.0, -4.0], [-1.0, 3.0], [-3.0, 1.0]], dtype=torch.float64)
+
+    def sloping(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        return (log_odds.flatten(1) * slopes[round(3 * progress)] / 10).sum(1)
+
+    image = torch.full((1, 1, 1, 2), 0.5, dtype=torch.float64)
+    shown: list[Tensor] = []
+
+    class Watched:
+        task = ORGAN
+
+        def __call__(self, image: Tensor) -> LogOdds:
+            shown.append(image.detach().flatten())
+            return 10 * image - 5
+
+        def decide(self, log_odds: LogOdds) -> Mask:
+            return log_odds >= 0
+
+    mi_fgsm(Linf(0.3), sloping, steps=3, momentum=momentum)(Watched(), image, image > 0, [1])
+    torch.testing.assert_close(torch.stack(shown[1:]), torch.tensor(expected, dtype=torch.float64))
+
+
+@st.composite
+def finds(draw: st.DrawFn, samples: int = 5) -> Adversarial:
+    """Few values, so that ties are common; an image is told by its only pixel."""
+
+    def values(choices: list[float]) -> Tensor:
+        return torch.tensor(draw(st.lists(st.sampled_from(choices), min_size=samples, max_size=samples)))
+
+    return Adversarial(values([0.1, 0.2, 0.3]).view(-1, 1, 1, 1), values([0.0, 0.5, 1.0]), values([0.0, 0.01, 0.02]))
+
+
+def same(one: Adversarial, other: Adversarial) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("image", "harm", "size"))
+
+
+@given(finds(), finds(), finds())
+def test_the_worse_of_finds_is_an_algebra(a: Adversarial, b: Adversarial, c: Adversarial) -> None:
+    assert same((a | b) | c, a | (b | c))
+    assert same(a | a, a)
+    one, other = a | b, b | a
+    assert torch.equal(one.harm, other.harm)
+    assert torch.equal(one.size, other.size)
+    tied = (a.harm == b.harm) & (a.size == b.size)
+    assert torch.equal(one.image[~tied], other.image[~tied])
+    assert torch.equal(one.image[tied], a.image[tied])
+
+
+@given(finds(), finds())
+def test_the_worse_of_two_finds_is_the_more_harmful_and_then_the_smaller(a: Adversarial, b: Adversarial) -> None:
+    found = a | b
+    for i in range(5):
+        harmful = max((a, b), key=lambda one: (one.harm[i].item(), -one.size[i].item()))
+        assert (found.harm[i], found.size[i]) == (harmful.harm[i], harmful.size[i])
+        assert found.image[i] == harmful.image[i]

@@ -254,6 +254,48 @@ def test_an_attack_that_leaves_its_ball_is_caught_by_name(model: SegModel, shift
         attack_chunk(model, [batch], [Cheat(shift)])  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize(("value", "shift"), [(1.0, 0.005), (0.0, -0.005)])
+def test_an_attack_that_leaves_the_box_is_caught_although_it_is_in_its_ball(
+    model: SegModel, value: float, shift: float
+) -> None:
+    cases = [Toy().read(ref) for ref in Toy().refs()[:4:3]]
+    image = cases[1].image.clamp(0.1, 0.9)
+    inside = [replace(case, image=case.image.clamp(0.1, 0.9)) for case in cases]
+    attack_chunk(model, [Batch.of(inside)], [Cheat(shift)])  # type: ignore[list-item]
+    image[0, 3, 4] = value
+    with pytest.raises(RuntimeError, match=rf"within \[0, 1\].* on {cases[1].id};"):
+        attack_chunk(model, [Batch.of([inside[0], replace(cases[1], image=image)])], [Cheat(shift)])  # type: ignore[list-item]
+
+
+def test_attacks_of_different_losses_share_no_gradient(model: SegModel) -> None:
+    batch = Batch.of([Toy().read(Toy().refs()[0])])
+    texts = [f"fgsm(linf({eps}), {loss})" for loss in ("bce", "margin") for eps in ("1/255", "4/255")]
+    together = attack_chunk(model, [batch], attacks(*texts), keep_images=True)
+    for text, found in zip(texts, together, strict=True):
+        (alone,) = attack_chunk(model, [batch], attacks(text), keep_images=True)
+        assert torch.equal(found.images[0], alone.images[0])
+    assert not torch.equal(together[1].images[0], together[3].images[0])
+
+
+@pytest.mark.parametrize("text", ["noise", "pgd(steps=1)"])
+def test_another_seed_is_another_attack_and_so_is_another_case(tmp_path: Path, model: SegModel, text: str) -> None:
+    case = Toy().read(Toy().refs()[0])
+    twin = replace(case, id="other")
+    found = [
+        attack_chunk(model, [Batch.of([case, twin])], attacks(text), seed=seed, keep_images=True)[0].images
+        for seed in (0, 1, 0)
+    ]
+    assert torch.equal(found[0][0], found[2][0])
+    assert not torch.equal(found[0][0], found[1][0])
+    assert not torch.equal(found[0][0], found[0][1])
+    rows = []
+    for seed in (0, 1):
+        folder = RunFolder.open(tmp_path / str(seed), {"seed": seed})
+        list(run_attacks(model, Toy(), [Todo(attacks(text)[0], folder)], Toy().refs()[:4], seed=seed))
+        rows.append(folder.rows())
+    assert not rows[0].equals(rows[1])
+
+
 def test_a_model_that_returns_nan_is_caught_by_case(model: SegModel) -> None:
     broken = SegModel(torch.nn.Conv2d(1, 2, 1), TASK)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torch import nn
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json, write_json
 from medseg_attack.models import checkpoints
-from medseg_attack.models.segmodel import SegModel, frozen, softmax_log_odds
+from medseg_attack.models.segmodel import SegModel, frozen, resized, softmax_log_odds
 from medseg_attack.models.smp import count_parameters
 from medseg_attack.registry import build
 from medseg_attack.types import Task
@@ -98,6 +98,18 @@ def test_resizing_comes_back_to_the_scans_grid(grid):
     assert net.seen.shape == (1, 1, 16, 16)
     assert log_odds.shape == (1, 3, *grid)
     torch.testing.assert_close(log_odds, torch.full_like(log_odds, 0.25))
+
+
+def test_every_pixel_counts_alike_where_the_grid_shrinks():
+    """Plain interpolation to a quarter of each side sees 2 x 2 of every 4 x 4 pixels, and nothing of the others."""
+    image = images(1, 1, 32, 32, dtype=torch.float64).requires_grad_()
+    (weights,) = torch.autograd.grad(resized(image, (8, 8)).sum(), image)
+    torch.testing.assert_close(weights[..., 8:-8, 8:-8], torch.full((1, 1, 16, 16), 1 / 16, dtype=torch.float64))
+    assert (weights > 0).all()
+    stripes = (torch.arange(32) % 4 == 0).double().expand(1, 1, 32, 32)
+    torch.testing.assert_close(
+        resized(stripes, (8, 8))[..., 1:-1], torch.full((1, 1, 8, 6), 0.25, dtype=torch.float64), atol=0.05, rtol=0
+    )
 
 
 def test_volumes_take_the_same_way():

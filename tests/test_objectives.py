@@ -7,8 +7,8 @@ import torch
 from torch.autograd import gradcheck
 
 from medseg_attack import registry
-from medseg_attack.attacks.wang2024 import bce_swapped, dice_swapped, focal_swapped
-from medseg_attack.objectives import bce, ce, focal, harm, margin, soft_dice
+from medseg_attack.attacks.wang2024 import bce_swapped, dice_focal_swapped, dice_swapped, focal_swapped
+from medseg_attack.objectives import bce, bce_dice, ce, dice_focal, focal, harm, margin, soft_dice
 from medseg_attack.types import Objective
 
 OBJECTIVES = registry.names("objective")
@@ -131,3 +131,26 @@ def test_harm_of_masks_worked_by_hand() -> None:
     pred[1, 1, 1, 1] = True  # class 0 right, class 1 hallucinated: 0
     assert harm(pred, target).tolist() == pytest.approx([(1 / 3 + 0) / 2, 1 / 2, 1 / 2])
     assert not math.isnan(harm(pred[:, 1:], target[:, 1:]).sum().item())
+
+
+def test_values_worked_by_hand() -> None:
+    """Every organ weighs the same, however large, and a sum of two losses is their sum."""
+    target = torch.zeros(1, 2, 2, 2, dtype=torch.bool)
+    target[0, 0, 0] = True  # of class 0 the upper two pixels, of class 1 all but one
+    target[0, 1] = torch.tensor([[True, True], [True, False]])
+    sure = torch.where(target, 60.0, -60.0).double()
+    sure[0, 1] = -60  # class 0 is right; class 1 is found nowhere: (0 + 1) / (0 + 3 + 1)
+    assert soft_dice(sure, target).item() == pytest.approx((0 + 3 / 4) / 2)
+    assert soft_dice(sure, target, smooth=2).item() == pytest.approx((0 + 3 / 5) / 2)
+    open_, half = torch.zeros(1, 2, 2, 2, dtype=torch.float64), math.log(2)
+    dice = 1 - ((2 + 1) / (2 + 2 + 1) + (3 + 1) / (2 + 3 + 1)) / 2  # every probability is a half
+    assert bce(open_, target).item() == pytest.approx(half)
+    assert focal(open_, target).item() == pytest.approx(half / 4)
+    assert focal(open_, target, gamma=1).item() == pytest.approx(half / 2)
+    assert soft_dice(open_, target).item() == pytest.approx(dice)
+    assert dice_focal(open_, target).item() == pytest.approx(dice + half / 4)
+    assert bce_dice(open_, target).item() == pytest.approx(dice + half)
+    assert ce(open_, target).item() == pytest.approx(half * 5 / 4)  # 5 entries of organs, 4 pixels
+    assert margin(open_ + 3, target).item() == pytest.approx(-3 * (5 - 3) / 8)
+    both = dice_swapped(sure, target) + focal_swapped(sure, target)
+    assert dice_focal_swapped(sure, target).item() == pytest.approx(both.item())

@@ -46,6 +46,7 @@ def test_a_run_may_begin_where_the_one_before_ends() -> None:
         ("1 1.5", "whole numbers"),
         ("1 99999999999999999999", "whole numbers"),
         ("1 5 3 2", "do not overlap, got '3 2'"),
+        ("1 5 5 2", "do not overlap, got '5 2'"),
         ("7 2 1 2", "sorted by their start, got '1 2'"),
         ("3 1 3 1", "sorted"),
         ("0 2", "inside the 12 pixels of 3 rows x 4 columns, got '0 2'"),

@@ -116,3 +116,25 @@ def test_every_row_of_the_table_of_empty_masks(name: str, state: str, rule: Empt
     else:
         expected = MEANT[said]
     assert of_row(name, state, rule, clean) == pytest.approx(expected, nan_ok=True)
+
+
+def lines(gap: int, spur: int = 0, n: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two lines of n pixels, `gap` rows apart; the first with a pixel that lies `spur` rows further off."""
+    pred, target = torch.zeros(2, 1, 1, n, n, dtype=torch.bool)
+    pred[..., 2, :] = target[..., 2 + gap, :] = True
+    pred[..., 2 + spur, 7] = True
+    return pred, target
+
+
+@pytest.mark.parametrize(("gap", "spur", "hd95", "assd"), [(0, 0, 0, 0), (3, 0, 6, 6), (0, 20, 0, 40 / 81)])
+def test_one_pixel_in_forty_moves_no_95th_percentile(gap: int, spur: int, hd95: float, assd: float) -> None:
+    masks = lines(gap, spur)
+    assert hd95_mm(*masks, [(2.0, 1.0)]).item() == pytest.approx(hd95)
+    assert assd_mm(*masks, [(2.0, 1.0)]).item() == pytest.approx(assd)
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "gap", "share"), [({}, 2, 1), ({}, 3, 0), ({"tolerance_mm": 1}, 1, 1), ({"tolerance_mm": 1}, 2, 0)]
+)
+def test_the_tolerance_of_nsd_is_two_mm_or_what_was_asked(tolerance: Any, gap: int, share: float) -> None:
+    assert nsd(*lines(gap), [(1.0, 1.0)], **tolerance).item() == share

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from typer.testing import CliRunner
 
 from medseg_attack import runtime
@@ -20,6 +21,7 @@ from medseg_attack.cli import app
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.models import checkpoints
+from medseg_attack.models.segmodel import SegModel
 from medseg_attack.training import augment
 from medseg_attack.training.loop import finished, past, train
 from medseg_attack.training.losses import LOSSES, training_loss
@@ -184,6 +186,18 @@ def test_history_has_a_row_per_epoch(tmp_path):
     assert set(rows[0]) == {"epoch", "loss", "lr", "dice_bright", "dice_dim", "mean_dice", "seconds"}
 
 
+def test_the_learning_rate_falls_along_a_cosine_in_every_step(tmp_path):
+    used = []
+    hook = register_optimizer_step_pre_hook(lambda optimiser, *_: used.append(optimiser.param_groups[0]["lr"]))
+    try:
+        trained(tmp_path)
+    finally:
+        hook.remove()
+    steps = 3 * 4  # 16 cases in fours
+    assert used == pytest.approx([1e-2 * (1 + math.cos(math.pi * i / steps)) / 2 for i in range(steps)])
+    assert [float(row["lr"]) for row in rows_of(tmp_path)] == pytest.approx([1e-2, 0.75e-2, 0.25e-2])
+
+
 def test_a_plan_leaves_nothing_open():
     plan = planned(Options(), Discs(shapes=((24, 24), (20, 30))))
     assert plan.model == "unet_small(size=(160, 160))"
@@ -262,23 +276,38 @@ def test_a_case_is_augmented_the_same_whatever_was_read_before(tmp_path, monkeyp
     assert not torch.equal(kept[3][0], image)
 
 
-def test_dice_is_pooled_over_a_patients_slices():
-    class Perfect(torch.nn.Module):
-        def forward(self, image):
-            return torch.cat([image - 0.6, torch.full_like(image, -1.0)], 1)
+@dataclass(frozen=True)
+class Counted(Discs):
+    """Slices of four pixels: by patient, by scan and by slice, how many the truth has; all are predicted."""
 
-    from medseg_attack.models.segmodel import SegModel
+    pixels: dict[str, list[list[int]]] = field(default_factory=dict)
 
-    data = Discs()
-    refs = data.refs("val")
-    model = SegModel(Perfect(), DISCS)
-    pred = [model.decide(model(data.read(ref).image[None]))[0, 0] for ref in refs]
-    true = [data.read(ref).target[0] for ref in refs]
-    both = sum(int((p & t).sum()) for p, t in zip(pred, true, strict=True))
-    size = sum(int(p.sum() + t.sum()) for p, t in zip(pred, true, strict=True))
-    found = validated(model, data, refs, 3, CPU)
-    assert found["bright"] == pytest.approx(2 * both / size)
-    assert found["dim"] == 0
+    def refs(self, split, fold=0):
+        return [
+            Ref(f"{group}_{scan}_{at}", group, (2, 2))
+            for group, scans in self.pixels.items()
+            for scan, slices in enumerate(scans)
+            for at in range(len(slices))
+        ]
+
+    def read(self, ref):
+        group, scan, at = ref.id.split("_")
+        organ = (torch.arange(4) < self.pixels[group][int(scan)][int(at)]).view(2, 2)
+        target = torch.stack([organ, torch.zeros_like(organ)])
+        return Case(ref.id, f"{group}_{scan}", group, torch.ones(1, 2, 2), target, (1.0, 1.0), Window(0, 1))
+
+
+class Everywhere(torch.nn.Module):
+    def forward(self, image):
+        return torch.cat([image, -image], 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_dice_is_pooled_over_a_patients_slices_and_scans_and_then_averaged(batch_size):
+    data = Counted(pixels={"p": [[4, 1], [0, 0, 0]], "q": [[2]], "r": [[3], [4]]})
+    found = validated(SegModel(Everywhere(), DISCS), data, data.refs("val"), batch_size, CPU)
+    patients = [2 * 5 / (20 + 5), 2 * 2 / (4 + 2), 2 * 7 / (8 + 7)]
+    assert found == {"bright": pytest.approx(sum(patients) / 3), "dim": None}
 
 
 def test_devices_are_known_and_there():

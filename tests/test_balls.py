@@ -1,0 +1,106 @@
+"""Balls, random starts and noise: moments that can be written down, and what is harm."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from medseg_attack import registry
+from medseg_attack.attacks.baselines import Noise, judged
+from medseg_attack.attacks.wang2024 import Blend
+from medseg_attack.balls import L2, Linf
+from medseg_attack.types import Ball, Image, Model, Task
+
+EPS = 0.1
+MANY = torch.full((64, 1, 20, 20), 0.5, dtype=torch.float64)
+SEEDS = list(range(64))
+SQUARE = Task("square", ("organ",))
+
+
+def oracle(task: Task) -> Model:
+    model: Model = registry.build("oracle", "model")(task).double().eval()
+    return model
+
+
+def moments(moved: Image) -> tuple[float, float, float]:
+    """Mean, mean absolute and root mean square of a change of the grey images, in units of eps."""
+    change = (moved - MANY) / EPS
+    return change.mean().item(), change.abs().mean().item(), change.square().mean().sqrt().item()
+
+
+# the standard error of any of these is below 0.007
+@pytest.mark.parametrize(
+    ("draw", "expected"),
+    [
+        ("sign", (0.0, 1.0, 1.0)),
+        ("uniform", (0.0, 1 / 2, 3**-0.5)),
+        # of standard deviation 1 / sqrt(3), cut at 1: worked out from the normal distribution's density
+        ("gaussian", (0.0, 0.4485, 0.5347)),
+    ],
+)
+def test_noise_has_the_moments_of_its_name(draw: str, expected: tuple[float, float, float]) -> None:
+    found = Noise(Linf(EPS), draw)(oracle(SQUARE), MANY, MANY >= 0.5, SEEDS)
+    assert moments(found.image) == pytest.approx(expected, abs=0.02)
+
+
+def test_random_starts_fill_the_linf_ball_evenly() -> None:
+    moved = Linf(EPS).sample(MANY, SEEDS)
+    assert moments(moved) == pytest.approx((0.0, 1 / 2, 3**-0.5), abs=0.02)
+    quarters = torch.histc((moved - MANY) / EPS, 4, -1, 1) / MANY.numel()
+    assert quarters.tolist() == pytest.approx([0.25] * 4, abs=0.02)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_random_starts_fill_the_l2_ball_evenly(side: int) -> None:
+    """The mean radius of the ball of n dimensions is n / (n + 1), and a half of it lies beyond 2^(-1/n)."""
+    n, seeds = side * side, range(1000)
+    image = torch.full((1000, 1, side, side), 0.5, dtype=torch.float64)
+    ball = L2(EPS)
+    moved = ball.sample(image, seeds)
+    radius = ball.size(moved, image) / EPS
+    assert radius.mean().item() == pytest.approx(n / (n + 1), abs=0.03)
+    assert (radius > 2 ** (-1 / n)).double().mean().item() == pytest.approx(0.5, abs=0.05)
+    direction = (moved - image).flatten(1) / (EPS * radius[:, None])
+    assert direction.mean(0).abs().max().item() < 0.1
+
+
+def test_blended_starts_have_as_many_signs_of_either_kind() -> None:
+    change = Blend(EPS).sample(MANY, SEEDS) - MANY
+    up = torch.isclose(change, torch.tensor(EPS / 2, dtype=change.dtype))
+    down = torch.isclose(change, torch.tensor(-1.5 * EPS, dtype=change.dtype))
+    assert (up | down).all()
+    assert up.double().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("ball", [Linf(0.3), L2(5.0), Blend(0.3)], ids=["linf", "l2", "blend"])
+def test_what_is_projected_lies_in_the_box(ball: Ball) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(4, 1, 6, 5, generator=generator, dtype=torch.float64)
+    image[0], image[1] = 0, 1
+    far = image + 2 * torch.randn(image.shape, generator=generator, dtype=torch.float64)
+    for x in (ball.project(far, image), ball.sample(image, [1, 2, 3, 4])):
+        assert 0 <= x.min() <= x.max() <= 1
+        assert (ball.size(x, image) <= (1 if isinstance(ball, Blend) else ball.limit) + 1e-12).all()
+    assert (ball.project(far, image) == 0).any()
+
+
+@pytest.mark.parametrize(("ball", "limit"), [(Linf(0.03), 0.03), (L2(0.7), 0.7), (Blend(0.03), 0.06)])
+def test_the_limit_is_the_largest_change_that_one_step_makes(ball: Ball, limit: float) -> None:
+    white = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    found = ball.project(white + ball.step(-white, white), white)
+    assert ball.limit == pytest.approx(limit)
+    assert ball.size(found, white).item() == pytest.approx(limit)
+
+
+def harm_of(task: Task, image: Tensor, target: Tensor) -> float:
+    return judged(oracle(task), Linf(), image, image, target).harm.item()
+
+
+def test_harm_is_that_of_organs_and_not_of_the_background() -> None:
+    """Four pixels, of which the model finds two; the organ is one of them: Dice 2/3, of the background 4/5."""
+    image = torch.tensor([[[[0.9, 0.8], [0.1, 0.2]]]], dtype=torch.float64)
+    organ = torch.tensor([[[[True, False], [False, False]]]])
+    exclusive = Task("square", ("background", "organ"), exclusive=True)
+    assert harm_of(exclusive, image, torch.cat([~organ, organ], 1)) == pytest.approx(1 / 3)
+    assert harm_of(SQUARE, image, organ) == pytest.approx(1 / 3)
+    both = harm_of(Task("two", ("all", "organ")), image, torch.cat([~organ, organ], 1))
+    assert both == pytest.approx((1 / 3 + 3 / 5) / 2)
