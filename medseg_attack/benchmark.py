@@ -19,7 +19,7 @@ from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import Todo, attack_chunk, chunks, run_attacks
-from medseg_attack.files import digest, whole
+from medseg_attack.files import digest, read_yaml, whole
 from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.results import ROWS_VERSION, RunFolder
@@ -141,7 +141,7 @@ def _claim(benchmark: Benchmark) -> None:
         with whole(file) as part:
             part.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
         return
-    there = yaml.safe_load(file.read_text(encoding="utf-8"))
+    there = read_yaml(file)
     other = [f"{k}: there {there.get(k)!r}, asked {v!r}" for k, v in study.items() if there.get(k) != v]
     if other:
         raise InputError(

@@ -12,6 +12,15 @@ class InputError(ValueError):
     """
 
 
+def plural(n: int, thing: str) -> str:
+    """A number of things in words.
+
+    >>> plural(1, "patient"), plural(2, "patient")
+    ('1 patient', '2 patients')
+    """
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The tail of a look-up error: what the user may have meant, and what there is.
 
