@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import SupportsInt
 
 
 class InputError(ValueError):
@@ -12,13 +13,13 @@ class InputError(ValueError):
     """
 
 
-def plural(n: int, thing: str) -> str:
+def plural(n: SupportsInt, thing: str) -> str:
     """A number of things in words.
 
     >>> plural(1, "patient"), plural(2, "patient")
     ('1 patient', '2 patients')
     """
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+    return f"{n} {thing}" if int(n) == 1 else f"{n} {thing}s"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
