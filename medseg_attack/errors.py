@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import SupportsInt
 
 
 class InputError(ValueError):
@@ -10,6 +11,15 @@ class InputError(ValueError):
     The command line prints the sentence without a traceback and exits with 2; everything else that is raised
     is a defect of this package and keeps its traceback.
     """
+
+
+def plural(n: SupportsInt, thing: str) -> str:
+    """A number of things in words.
+
+    >>> plural(1, "patient"), plural(2, "patient")
+    ('1 patient', '2 patients')
+    """
+    return f"{n} {thing}" if int(n) == 1 else f"{n} {thing}s"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

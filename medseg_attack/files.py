@@ -4,37 +4,88 @@ import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+from safetensors import SafetensorError
+
 from medseg_attack.errors import InputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a full disk is told by
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it takes `path`'s place when the block ends without an error.
 
-    A killed process leaves at most a `.part` file, which no reader looks at and the next writer replaces.
+    A killed process leaves at most a `.part` file, which no reader looks at and the next writer of `path` removes.
+    The name has a random part, since two processes may write the same file (two shards the header of a run, each
+    for itself); whichever is ready first removes the other's, too, and the other takes the file that is there.
 
     Raises:
-        InputError: the disk is full.
+        InputError: the system refuses: the disk is full, a folder is a file or may not be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            os.replace(part, path)
+            for other in _parts(path):
+                other.unlink(missing_ok=True)
+        except FileNotFoundError as error:
+            if error.filename is None or Path(error.filename) != part or not path.exists():
+                raise
+        finally:
+            with suppress(OSError):
+                part.unlink()
+
+
+def _parts(path: Path) -> list[Path]:
+    """What writers of `path` that did not end have left."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.part")
+    return [path.with_name(other) for other in os.listdir(path.parent) if name.fullmatch(other)]
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tells in a sentence why the system does not let `path` be written.
+
+    Raises:
+        InputError: in place of an OSError, or of an error of safetensors that is one.
+    """
     try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        yield
+    except (OSError, SafetensorError) as error:
+        number = errno_of(error)
+        if number is None and isinstance(error, SafetensorError):
+            raise
+        reason = str(error) if number is None else os.strerror(number)
+        where = getattr(error, "filename", None)
+        if where is not None and not str(where).endswith(".part"):
+            reason = f"{reason}: {where}"
+        if number in FULL:
             raise InputError(
-                f"expected room on the disk to write {path}, got '{os.strerror(error.errno)}'; "
+                f"expected room on the disk to write {path}, got '{reason}'; "
                 "free some space and run the same command again: what was finished is kept"
             ) from error
-        raise
-    finally:
-        part.unlink(missing_ok=True)
+        raise InputError(
+            f"expected to be able to write {path}, got '{reason}'; "
+            "check the path and its permissions, or write somewhere else"
+        ) from error
+
+
+def errno_of(error: BaseException | None) -> int | None:
+    """The system's number of an error: safetensors tells it in its message alone; None if it is of another kind."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+    return int(found[1]) if found else None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -55,6 +106,27 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"expected a JSON file at {path}, got {error}; check the path") from error
     if not isinstance(content, dict):
         raise InputError(f"expected a JSON object in {path}, got {type(content).__name__}; check the file")
+    return content
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads YAML that this package wrote.
+
+    Raises:
+        InputError: the file is absent, was cut off, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        told = " ".join(str(error).split())
+        raise InputError(
+            f"expected YAML at {path}, got '{told}'; restore the file, or choose another folder"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"expected fields and values in {path}, got {type(content).__name__}; restore the file, or choose another "
+            "folder"
+        )
     return content
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from medseg_attack.errors import InputError, nearest
+from medseg_attack.errors import InputError, nearest, plural
 from medseg_attack.patients import difference, holm, paired, warning
 from medseg_attack.rules import NUMBER, Rule, number
 from medseg_attack.stats import Empty, Unit, measures, pooled, scored
@@ -45,7 +45,8 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict in words."""
         run = " ".join(filter(None, [self.model, self.attack, self.loss, f"eps {self.eps:.4g}"]))
-        said = f"{self.value:.4f}, 95 % interval {self.low:.4f} to {self.high:.4f}, p {self.p:.2g}, {self.n} patients"
+        patients = plural(self.n, "patient")
+        said = f"{self.value:.4f}, 95 % interval {self.low:.4f} to {self.high:.4f}, p {self.p:.2g}, {patients}"
         return f"{self.rule} {'fails' if self.failed else 'passes'} for {run}, {self.organ}: {said}"
 
 

@@ -127,14 +127,17 @@ def build(text: str, kind: str, overrides: Mapping[str, Any] | None = None) -> A
     return _make(entry, {n: v for n, v in overrides.items() if n in _fields(entry)} | given)
 
 
-def call(text: str) -> tuple[str, dict[str, Any]]:
+def call(text: str, kind: str | None = None) -> tuple[str, dict[str, Any]]:
     """A spec's name and its arguments by field, without building it.
+
+    Args:
+        kind: that the name must be of.
 
     >>> call("linf(4/255)") == ("linf", {"eps": 4 / 255})
     True
     """
     node = _parsed(text)
-    entry = _known(_called(node, text), None)
+    entry = _known(_called(node, text), kind)
     return entry.name, _arguments(node, entry, text) if isinstance(node, ast.Call) else {}
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from medseg_attack.errors import InputError, plural
 from medseg_attack.files import whole
 from medseg_attack.patients import HOLDS_FROM, warning
 from medseg_attack.registry import spec
@@ -95,8 +96,8 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0)
     """What the numbers of a table are, in sentences."""
     first = summary.iloc[0]
     parts = [
-        f"Dice per {unit}, {first['cases']} {unit}s of {first['patients']} patients ({first['split']} split); "
-        "interval: of the mean under attack, bootstrap-t over patients.",
+        f"Dice per {unit}, {plural(first['cases'], unit)} of {plural(first['patients'], 'patient')} "
+        f"({first['split']} split); interval: of the mean under attack, bootstrap-t over patients.",
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(summary['touched'].max())} of {first['entries']} scores.",
         "rel. drop: of the mean; < half: share of scores below half their clean Dice; missed: share of organs found "
         "on the clean image and lost under attack.",
@@ -227,7 +228,7 @@ def _widest(sheet: Sheet, column: int) -> int:
 
 def _repeated(sheet: Sheet, row: int) -> int:
     """How many of a row's first words are those of the row above: they need not be read again."""
-    if row == 0:
+    if row == 0 or row - 1 in sheet.rules:
         return 0
     pairs = zip(sheet.rows[row][: sheet.left], sheet.rows[row - 1], strict=False)
     return next((i for i, (here, above) in enumerate(pairs) if here != above), sheet.left)
@@ -274,6 +275,9 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
     """Mean Dice over the budget, a line per model, attack and loss with its interval; the noise control is dashed."""
     import matplotlib as mpl
 
+    formats = ("png", "pdf", "svg")
+    if file.suffix.lower().lstrip(".") not in ("", *formats):
+        raise InputError(f"expected a file .{', .'.join(formats)} to draw, got {file}; change its ending")
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -296,7 +300,7 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     with whole(file) as part:
-        figure.savefig(part, format=file.suffix.lstrip(".") or "png", dpi=150)
+        figure.savefig(part, format=file.suffix.lower().lstrip(".") or "png", dpi=150)
     plt.close(figure)
 
 
@@ -318,7 +322,7 @@ def score_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
         rows.append(["mean", *(number(mean[m]) for m in measures)])
     first = table.iloc[0]
     text = (
-        f"Dice and IoU per {unit}, {first['cases']} {unit}s ({first['split']} split). "
+        f"Dice and IoU per {unit}, {plural(first['cases'], unit)} ({first['split']} split). "
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(table['touched'].sum())} scores. Other measures per scan, in "
         "3-D; an organ in neither mask is left out, one in one mask alone counts as the grid's diagonal (mm) or 0."
     )

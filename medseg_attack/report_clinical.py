@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medseg_attack.errors import plural
 from medseg_attack.patients import warning
 from medseg_attack.registry import spec
 from medseg_attack.report import Sheet, number, p_value, percent
@@ -40,8 +41,9 @@ def delta_sheet(summary: pd.DataFrame, header: pd.DataFrame) -> Sheet:
 def _delta_caption(summary: pd.DataFrame) -> str:
     scans, n = int(summary["scans"].max()), int(summary["patients"].max())
     return (
-        f"Means over {scans} scans of {n} patients; ml: volume, its change in % of the clean prediction's, and the "
-        "shift of its centroid from there. missed: scans whose organ is found clean and lost under attack; halluc.: "
+        f"Means over {plural(scans, 'scan')} of {plural(n, 'patient')}; ml: volume, its change in % of the clean "
+        "prediction's, and the shift of its centroid from "
+        "there. missed: scans whose organ is found clean and lost under attack; halluc.: "
         "predicted only under attack, where there is none. Distances: in neither mask: left out; in one alone: the "
         "grid's diagonal (NSD: 0). Change and shift are left out where a mask that they need is empty. "
         f"{warning(n)}"
@@ -78,8 +80,9 @@ def paired_sheet(table: pd.DataFrame) -> Sheet:
     ]  # fmt: skip
     n = int(table["n"].min())
     text = (
-        f"Adversarial Dice of the first model minus that of the second, mean over organs, paired over {n} patients; "
-        f"95 % interval: bootstrap-t; p: signed-rank on patients' means, Holm over the {len(table)} rows. "
+        f"Adversarial Dice of the first model minus that of the second, mean over organs, paired over "
+        f"{plural(n, 'patient')}; 95 % interval: bootstrap-t; p: signed-rank on patients' means, Holm over "
+        f"the {len(table)} rows. "
         f"{warning(n, len(table))}"
     ).strip()
     columns = ["model", "against", "attack", "loss", "eps", "difference", "95 % CI", "p"]

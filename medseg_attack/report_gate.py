@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
+from medseg_attack.errors import plural
 from medseg_attack.files import whole
 from medseg_attack.gate import Verdict
 from medseg_attack.patients import warning
@@ -27,8 +28,9 @@ def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     ]  # fmt: skip
     n = int(shown["n"].min())
     text = (
-        f"Mean Dice per {unit}; change of the adversarial one, new minus reference, paired over {n} patients with its "
-        f"95 % interval (bootstrap-t); p: signed-rank on patients' means, Holm over the rows. "
+        f"Mean Dice per {unit}; change of the adversarial one, new minus reference, paired over "
+        f"{plural(n, 'patient')} with its 95 % interval (bootstrap-t); p: signed-rank on patients' means, Holm over "
+        f"the rows. "
         f"Empty masks: {EMPTY_RULES[empty]}. {warning(n, len(shown))}"
     ).strip()
     columns = [
@@ -57,8 +59,8 @@ def verdict_sheet(verdicts: Sequence[Verdict]) -> Sheet:
     n_failed = sum(one.failed for one in verdicts)
     n = min(one.n for one in verdicts)
     text = (
-        f"{n_failed} of {len(verdicts)} checks fail, {n} patients. p: signed-rank against the rule's number, Holm over "
-        f"what the rule looks at; it decides with @sig alone. {warning(n)}"
+        f"{n_failed} of {len(verdicts)} checks fail, {plural(n, 'patient')}. p: signed-rank against the rule's number, "
+        f"Holm over what the rule looks at; it decides with @sig alone. {warning(n)}"
     ).strip()
     return Sheet("Gate", ["rule", "run", "organ", "value", "95 % CI", "p", "verdict"], rows, text, left=3)
 

@@ -28,7 +28,7 @@ class Study(BaseModel):
     steps: int | None = Field(default=None, ge=1)
     split: Literal["test", "val", "train", "all"] = "test"
     fold: int = Field(default=0, ge=0)
-    limit: float | None = Field(default=None, gt=0)
+    limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     metrics: list[str] = []
     control: bool = True
     seed: int = 0
@@ -112,7 +112,7 @@ def _control(cell: Cell) -> Cell:
 
 
 def _of_attack(text: str, study: Study) -> list[Cell]:
-    name, given = registry.call(text)
+    name, given = registry.call(text, "attack")
     losses: Sequence[str | None] = [None]
     if registry.takes(name, "objective") and "objective" not in given:
         losses = study.losses or [None]

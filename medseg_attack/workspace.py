@@ -34,6 +34,11 @@ def newest_model(workspace: Path, label: str) -> Path:
     """
     if (Path(label) / "card.json").is_file():
         return Path(label)
+    if Path(label).is_dir():
+        got = "a data set" if (Path(label) / "dataset.json").is_file() else "a folder without card.json"
+        raise InputError(
+            f"expected a trained model in {label}, got {got}; give the folder of a checkpoint, or finish its training"
+        )
     cards = [path for path in (workspace / "models").glob("*/card.json") if read_json(path).get("label") == label]
     if not cards:
         trained = sorted({str(read_json(p).get("label")) for p in (workspace / "models").glob("*/card.json")})

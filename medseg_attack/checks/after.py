@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from medseg_attack.checks.catalogue import Finding, by_severity
+from medseg_attack.errors import plural
 from medseg_attack.stats import Empty, Unit, pooled, scored
 
 LEAST = 0.005  # of Dice
@@ -207,7 +208,7 @@ def patients(runs: Runs) -> Iterator[Finding]:
     """MA029."""
     n = int(runs.facts["patients"].min())
     if n < FEW_PATIENTS:
-        yield Finding("MA029", "all runs", f"{n} patients")
+        yield Finding("MA029", "all runs", plural(n, "patient"))
 
 
 def empty_masks(runs: Runs) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.terminal import Device, Home, Json, ShowProgress
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
     from medseg_attack.benchmark import Benchmark
@@ -142,6 +142,8 @@ def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bo
     if not all((folder / "run.json").exists() for folder in folders):
         k, n = benchmark.shard
         terminal.say(f"shard {k}/{n} is done; run the others into {benchmark.out}, the last one prints the table")
+        if json:
+            terminal.print_json({"finished": False, "shard": [k, n], "out": str(benchmark.out)})
         return
     print_runs(folders, unit, empty, json, checks=benchmark.checks)
     terminal.say(f"results: {benchmark.out}")
@@ -218,4 +220,5 @@ def _print_plan(benchmark: "Benchmark", json: bool) -> None:
         table.add_row(one.model, one.attack, one.loss, spec(one.eps), f"{one.forwards}", f"{one.backwards}",
                       f"{one.seconds:.0f}")  # fmt: skip
     terminal.out().print(table)
-    print(f"{len(planned)} runs of {n} cases: about {seconds:.0f} s, {megabytes:.1f} MB in {benchmark.out}")
+    runs_of = f"{plural(len(planned), 'run')} of {plural(n, 'case')}"
+    print(f"{runs_of}: about {seconds:.0f} s, {megabytes:.1f} MB in {benchmark.out}")

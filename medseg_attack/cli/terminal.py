@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ ShowProgress = Annotated[
     typer.Option("--progress/--no-progress", envvar="MEDATTACK_PROGRESS", help="Progress on stderr."),
 ]
 
-OK, FAILED, BAD_INPUT, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def out() -> Console:
@@ -86,7 +87,11 @@ def _plain(value: Any) -> Any:
 
 
 def command(body: Callable[P, None]) -> Callable[P, None]:
-    """Tells bad input in a sentence (exit code 2) and an interruption with what to do about it (130)."""
+    """Tells bad input in a sentence (exit code 2) and an interruption with what to do about it (130).
+
+    Anything else that is raised is a defect of this package: its traceback, and a line that says so (2, since 1 means
+    that a check did not pass).
+    """
 
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -98,6 +103,13 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             say(f"interrupted: what was finished is kept; go on with the same command:\n  {shell(sys.argv[1:])}")
             raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            say(f"error: this is a defect of medattack, not of what it was given ({type(error).__name__}); report it "
+                f"with the lines above and the command:\n  {shell(sys.argv[1:])}")  # fmt: skip
+            raise typer.Exit(BAD_INPUT) from None
 
     return run
 

@@ -45,10 +45,8 @@ def verify(
 
 
 def _mismatches(folder: Path, device: str) -> list[Any]:
-    import yaml
-
     from medseg_attack.data.prepared import open_prepared
-    from medseg_attack.files import read_json
+    from medseg_attack.files import read_json, read_yaml
     from medseg_attack.models.checkpoints import load, read_card
     from medseg_attack.models.segmodel import frozen
     from medseg_attack.runtime import deterministic, pick_device
@@ -56,7 +54,7 @@ def _mismatches(folder: Path, device: str) -> list[Any]:
 
     if not (folder / "run.json").exists():
         raise InputError(f"expected a finished run in {folder}, got one without run.json; run its attack again")
-    study = yaml.safe_load((folder.parent.parent / "study.yaml").read_text(encoding="utf-8"))
+    study = read_yaml(folder.parent.parent / "study.yaml")
     config, where = read_json(folder / "config.json"), pick_device(device)
     data = open_prepared(Path(study["data"]))
     if data.fingerprint != config["data"]:

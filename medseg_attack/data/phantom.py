@@ -16,7 +16,7 @@ from medseg_attack.data.png import write_png16
 from medseg_attack.data.source import Source
 from medseg_attack.data.uw_madison import COLUMNS, TASK, UWMadison
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json, write_json
+from medseg_attack.files import read_json, write_json, writing
 from medseg_attack.registry import register, spec
 
 CARD = "phantom.json"  # says what a tree was made with
@@ -62,18 +62,25 @@ class Phantom:
         return dataclasses.replace(found, format=spec(self), task=dataclasses.replace(TASK, name="phantom"))
 
     def write(self, root: Path) -> None:
-        """Writes the tree, in one move, so that a killed run leaves nothing that looks like one."""
-        part = root.with_name(f".{root.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        with (part / "train.csv").open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(COLUMNS)
-            for case, image, masks in self._slices():
-                write_png16(_path(part, case, self.side), image)
-                table.writerows((case, organ, rle.encode(masks[anatomy.ORGANS.index(organ)])) for organ in TASK.classes)
-        write_json(part / CARD, {"format": spec(self)})
-        os.replace(part, root)
+        """Writes the tree, in one move, so that a killed run leaves nothing that looks like one.
+
+        Raises:
+            InputError: the system does not let it be written.
+        """
+        with writing(root):
+            part = root.with_name(f".{root.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            with (part / "train.csv").open("w", encoding="utf-8", newline="") as file:
+                table = csv.writer(file, lineterminator="\n")
+                table.writerow(COLUMNS)
+                for case, image, masks in self._slices():
+                    write_png16(_path(part, case, self.side), image)
+                    table.writerows(
+                        (case, organ, rle.encode(masks[anatomy.ORGANS.index(organ)])) for organ in TASK.classes
+                    )
+            write_json(part / CARD, {"format": spec(self)})
+            os.replace(part, root)
 
     def _slices(self) -> Iterator[tuple[str, NDArray[np.uint16], NDArray[np.bool_]]]:
         """Slice id, pixels and masks (organs, rows, columns)."""

@@ -7,7 +7,6 @@ DATA/scans/<scan>.json    geometry, windows, counts, pointers to the sources; wr
 DATA/dataset.json         task, splits, fingerprint, summary; written last, so that it stands for the whole
 """
 
-import errno
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from medseg_attack.data.splits import split
 from medseg_attack.data.summary import counts, summary
 from medseg_attack.data.windows import Percentile, WindowRule
 from medseg_attack.errors import InputError
-from medseg_attack.files import digest, read_json, whole, write_json
+from medseg_attack.files import FULL, digest, errno_of, read_json, whole, write_json
 from medseg_attack.types import Task
 
 VERSION = 1  # of the layout above
@@ -81,14 +80,9 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
             yield Done(scan.id, reused)
         _finish(source, out, splits)
     except InputError as error:
-        if fresh and not _disk_is_full(error):
+        if fresh and errno_of(error.__cause__) not in FULL:
             shutil.rmtree(out)
         raise
-
-
-def _disk_is_full(error: InputError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _asked(source: Source, options: Options) -> dict[str, Any]:
@@ -285,4 +279,4 @@ def _prune(out: Path, ids: set[str]) -> None:
             if path.name.removesuffix(suffix) not in ids or not path.name.endswith(suffix):
                 path.unlink()
     for path in out.glob(".*.part"):
-        path.unlink()
+        path.unlink(missing_ok=True)

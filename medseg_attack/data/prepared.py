@@ -1,5 +1,6 @@
 """A prepared data set, read: cases are cut out of memory maps when they are asked for."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,8 @@ from medseg_attack.data.splits import TEST
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.types import Case, Stack, Storage, Task, Window
+
+OPEN = 16  # scans whose files are kept open
 
 Split = Literal["train", "val", "test", "all"]
 
@@ -56,7 +59,7 @@ class Prepared:
     splits: dict[str, str | int]
     notes: tuple[str, ...]
     scans: tuple[str, ...]
-    _maps: dict[str, tuple[Array, Array]] = field(default_factory=dict, repr=False)
+    _maps: OrderedDict[str, tuple[Array, Array]] = field(default_factory=OrderedDict, repr=False)
 
     def __reduce__(self) -> tuple[Callable[[Path], "Prepared"], tuple[Path]]:
         # a loader's process opens its own maps: pickled, a map would travel as the whole array
@@ -129,10 +132,14 @@ class Prepared:
         return 0.0 if record["stored_type"].startswith("float") else abs(record["slope"]) / (high - low)
 
     def _opened(self, scan: str) -> tuple[Array, Array]:
-        if scan not in self._maps:
+        if scan in self._maps:
+            self._maps.move_to_end(scan)
+        else:
             shape = tuple(self.records[scan]["shape"])
             images, labels = (mapped(self.root / kind / f"{scan}.npy", shape) for kind in ("images", "labels"))
             self._maps[scan] = images, labels
+            if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
+                self._maps.popitem(last=False)
         return self._maps[scan]
 
 
@@ -170,7 +177,10 @@ def open_prepared(path: Path) -> Prepared:
         InputError: there is none, or it was not finished.
     """
     if not (path / "dataset.json").is_file():
-        got = "one that was not finished" if (path / "options.json").is_file() else "none"
+        begun = read_json(path / "options.json") if (path / "options.json").is_file() else {}
+        if "model" in begun or (path / "card.json").is_file():
+            raise InputError(f"expected a prepared data set in {path}, got a model; give its data, or no --data")
+        got = "one that was not finished" if begun else "none"
         raise InputError(f"expected a prepared data set in {path}, got {got}; run medattack prepare --out {path}")
     content = read_json(path / "dataset.json")
     try:
@@ -188,4 +198,8 @@ def open_prepared(path: Path) -> Prepared:
     except KeyError as error:
         raise InputError(
             f"expected {error} in {path / 'dataset.json'}, got none; prepare the data again with this version"
+        ) from error
+    except (TypeError, AttributeError) as error:
+        raise InputError(
+            f"expected what prepare writes in {path / 'dataset.json'}, got '{error}'; prepare the data again"
         ) from error

@@ -15,12 +15,14 @@ def split(groups: Iterable[str], *, folds: int, test_fraction: float, seed: int)
     Depends on the set of patients and the three options alone. Fewer folds where there are fewer patients.
 
     Raises:
-        InputError: fewer than 3 patients, or `test_fraction` or `folds` out of range.
+        InputError: fewer than 3 patients, or `test_fraction`, `folds` or `seed` out of range.
     """
     if not 0 < test_fraction < 1:
         raise InputError(f"--test: expected a fraction between 0 and 1, got {test_fraction:g}; 0.2 is usual")
     if folds < 2:
         raise InputError(f"--folds: expected at least 2, got {folds}; 5 is usual")
+    if seed < 0:
+        raise InputError(f"--seed: expected 0 or more, got {seed}; write for instance --seed 0")
     patients = sorted(set(groups))
     if len(patients) < 3:
         raise InputError(

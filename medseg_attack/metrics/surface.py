@@ -8,6 +8,7 @@ The surface of a mask is its pixels that have a neighbour, up and down, left and
 outside of it or of the grid.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medseg_attack.errors import InputError
 from medseg_attack.registry import register
 from medseg_attack.types import Mask
 
@@ -49,8 +51,13 @@ def assd_mm(pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]) -
 def nsd(
     pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]], *, tolerance_mm: float = 2.0
 ) -> Float[Tensor, "b k"]:
-    """Normalised surface Dice: the share of both surfaces that lies within `tolerance_mm` of the other, in [0, 1]."""
+    """Normalised surface Dice: the share of both surfaces that lies within `tolerance_mm` of the other, in [0, 1].
 
+    Raises:
+        InputError: the tolerance is not a length.
+    """
+    if not 0 <= tolerance_mm < math.inf:
+        raise InputError(f"nsd: expected tolerance_mm of 0 or more, got {tolerance_mm}; e.g. nsd(tolerance_mm=2)")
     from monai.metrics import compute_surface_dice  # here: it takes seconds to load
 
     def share(p: Mask, t: Mask, spacing: list[tuple[float, ...]]) -> Tensor:

@@ -123,19 +123,26 @@ def read_card(folder: Path) -> dict[str, Any]:
     """What is known about the checkpoint.
 
     Raises:
-        InputError: the folder is not a checkpoint.
+        InputError: the folder is not a checkpoint, or its card lacks what every checkpoint has.
     """
     if not (folder / CARD).is_file():
         raise InputError(
             f"expected a checkpoint with {WEIGHTS} and {CARD} in {folder}, got no {CARD}; check the path, "
             "or finish the training with the same 'medattack train' command"
         )
-    return read_json(folder / CARD)
+    card = read_json(folder / CARD)
+    absent = [field for field in ("label", "spec", "task", "weights_sha256") if field not in card]
+    if absent:
+        raise InputError(
+            f"expected the field {absent[0]!r} in {folder / CARD}, got none; the card was edited, or is of another "
+            "program"
+        )
+    return card
 
 
 def untrained(spec: str, task: Task) -> SegModel:
     """The architecture of a spec with random weights; what its `encoder_weights` says is not downloaded."""
-    name, options = call(spec)
+    name, options = call(spec, "model")
     options.pop("encoder_weights", None)
     with torch.random.fork_rng(devices=[]):  # a network draws its first weights; the caller's random numbers stay
         model: SegModel = build(name, "model").func(task, **options)

@@ -44,8 +44,8 @@ class SegModel(nn.Module):
         head: how `net` is meant to be read; by default softmax if the task is exclusive, else sigmoid.
         in_channels: of `net`; a grey scan is repeated. An image that has them already is taken as it is: a
             published attack perturbs the copies one by one.
-        size: the grid that `net` sees. None: the scan's own, padded at the end to a multiple of `stride` with 0,
-            the scan's darkest value.
+        size: what the image is resized to for `net`. None: the scan's own grid.
+        stride: `net` sees that grid padded at the end to a multiple of it with 0, the scan's darkest value.
     """
 
     def __init__(
@@ -90,26 +90,25 @@ class SegModel(nn.Module):
         if image.shape[1] == self.in_channels:
             return image
         if image.shape[1] != 1:
+            known = "1 channel" if self.in_channels == 1 else f"1 or {self.in_channels} channels"
             raise InputError(
-                f"expected an image of 1 or {self.in_channels} channels for this network, got {image.shape[1]}; "
+                f"expected an image of {known} for this network, got {image.shape[1]}; "
                 f"if it is fgsm_wang2024 that copies the channel, write fgsm_wang2024(channels={self.in_channels})"
             )
         return image.expand(-1, self.in_channels, *image.shape[2:])
 
     def _onto_net_grid(self, image: Image) -> Float[Tensor, "b c *t"]:
         if self.size is not None:
-            return resized(image, self.size)
+            image = resized(image, self.size)
         missing = [-n % self.stride for n in image.shape[2:]]
         if not any(missing):
             return image
         return functional.pad(image, [n for m in reversed(missing) for n in (0, m)])
 
     def _onto_scan_grid(self, logits: Tensor, grid: tuple[int, ...]) -> Tensor:
-        if self.size is not None:
-            return resized(logits, grid)
-        for axis, n in enumerate(grid, start=2):
+        for axis, n in enumerate(self.size or grid, start=2):
             logits = logits.narrow(axis, 0, n)
-        return logits
+        return logits if self.size is None else resized(logits, grid)
 
 
 def resized(x: Float[Tensor, "b c *s"], grid: tuple[int, ...]) -> Float[Tensor, "b c *t"]:

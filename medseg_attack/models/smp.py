@@ -65,6 +65,11 @@ def unet_small(task: Task, *, channels: tuple[int, ...] = (16, 32, 64, 128), siz
     """A residual U-Net of 0.4 M parameters for CPUs (MONAI's UNet), on the scan's own grid."""
     from monai.networks.nets.unet import UNet
 
+    if len(channels) < 2 or any(type(n) is not int or n < 1 for n in channels):
+        raise InputError(
+            f"expected channels=(top, ..., bottom), 2 or more whole numbers from 1, got {channels}; "
+            "e.g. channels=(16, 32, 64, 128)"
+        )
     down = (2,) * (len(channels) - 1)
     net = UNet(2, task.channels, len(task.classes), channels, down, num_res_units=2, norm="batch")
     return SegModel(net, task, size=_grid(size), stride=2 ** len(down))

@@ -88,6 +88,8 @@ def _check(folder: Path, wanted: dict[str, Any]) -> None:
     """Refuses a folder in which something else was trained."""
     if (folder / OPTIONS).is_file():
         there = read_json(folder / OPTIONS)
+        if "model" not in there:
+            raise InputError(f"expected an empty folder or a training in {folder}, got data; use another --out")
         other = [f"{k} {there.get(k)!r} instead of {wanted[k]!r}" for k in wanted if there.get(k) != wanted[k]]
         if other:
             raise InputError(

@@ -50,10 +50,11 @@ def planned(options: Options, data: Source) -> Options:
         raise InputError(f"expected training cases in {data.name} without fold {options.fold}, got none; check --data")
     for name, low in (("epochs", 0), ("batch_size", 1), ("lr", 1e-12)):
         if not low <= getattr(options, name) < math.inf:
-            raise InputError(f"expected {name} of at least {low}, got {getattr(options, name)}; check --{name}")
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"expected {option} of at least {low}, got {getattr(options, name)}; check {option}")
     training_loss(options.loss, data.task)
     make = build(options.model, "model").func
-    name, arguments = call(options.model)
+    name, arguments = call(options.model, "model")
     fields = inspect.signature(make).parameters
     for field in ("size", "encoder_weights"):
         if value := getattr(options, field):
@@ -70,7 +71,7 @@ def planned(options: Options, data: Source) -> Options:
 
 def label(model: str) -> str:
     """What the command line calls a trained model: its spec without grid and initial weights."""
-    name, arguments = call(model)
+    name, arguments = call(model, "model")
     kept = {field: value for field, value in arguments.items() if field not in ("size", "encoder_weights")}
     return spec(functools.partial(build(name, "model").func, **kept))
 
