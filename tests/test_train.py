@@ -210,9 +210,9 @@ def test_a_plan_leaves_nothing_open():
 @pytest.mark.parametrize(("changed", "says"), [
     ({"loss": "dicefocal"}, "unknown training loss.*did you mean dice_focal"),
     ({"model": "unet_smal"}, "unknown model.*did you mean unet_small"),
-    ({"epochs": -1}, "expected epochs of at least 0, got -1"),
-    ({"batch_size": 0}, "expected batch_size of at least 1, got 0"),
-    ({"lr": math.nan}, "expected lr of at least"),
+    ({"epochs": -1}, "expected --epochs of at least 0, got -1"),
+    ({"batch_size": 0}, "expected --batch-size of at least 1, got 0"),
+    ({"lr": math.nan}, "expected --lr of at least"),
     ({"encoder_weights": "imagenet"}, "unet_small has no encoder_weights"),
     ({"model": "oracle"}, "expected a model with weights, got oracle"),
 ])  # fmt: skip

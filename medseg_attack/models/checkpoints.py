@@ -131,7 +131,7 @@ def read_card(folder: Path) -> dict[str, Any]:
             "or finish the training with the same 'medattack train' command"
         )
     card = read_json(folder / CARD)
-    absent = [field for field in ("label", "spec", "task", "weights_sha256") if field not in card]
+    absent = [field for field in ("task", "label", "spec", "weights_sha256") if field not in card]
     if absent:
         raise InputError(
             f"expected the field {absent[0]!r} in {folder / CARD}, got none; the card was edited, or is of another "
