@@ -234,6 +234,11 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(home: Path, tmp_path: P
         pd.testing.assert_frame_equal(rows, two[name], check_exact=True)
 
 
+def _heeds_interrupts() -> None:
+    """A shell that starts its jobs in the background has them ignore Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_interrupted_it_says_how_to_go_on(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "cut"
     words = [
@@ -249,7 +254,8 @@ def test_interrupted_it_says_how_to_go_on(home: Path, tmp_path: Path) -> None:
         "--out",
         str(out),
     ]
-    process = subprocess.Popen([*MEDATTACK, *words], env=os.environ | QUIET, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*MEDATTACK, *words], env=os.environ | QUIET, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=_heeds_interrupts)  # fmt: skip
     while not any(out.rglob("config.json")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

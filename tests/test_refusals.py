@@ -197,12 +197,12 @@ def test_a_data_set_of_other_content_is_named(tmp_path: Path, content: dict[str,
         open_prepared(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["a: [1", "3", "\x00"])
-def test_a_broken_study_beside_results_is_named(home: Path, tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["{", "3", "\x00"])
+def test_a_broken_identity_beside_results_is_named(home: Path, tmp_path: Path, content: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "study.yaml").write_text(content)
-    assert str(out / "study.yaml") in refused("attack", "--home", home, "--model", SMALL, "--out", out)
+    (out / "identity.json").write_text(content)
+    assert str(out / "identity.json") in refused("attack", "--home", home, "--model", SMALL, "--out", out)
 
 
 def test_a_limit_is_finite(home: Path) -> None:

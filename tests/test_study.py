@@ -111,7 +111,7 @@ def test_a_bare_number_of_one_and_more_is_no_fraction(eps: str) -> None:
 
 
 def test_a_length_may_be_more_than_one() -> None:
-    assert expand(attacks=["fgsm"], norm="l2", eps=["2"])[1] == ("fgsm", "bce", "2.0")
+    assert expand(attacks=["fgsm"], norm="l2", eps=["2"])[1] == ("fgsm(l2)", "bce", "2.0")
 
 
 def test_a_variant_keeps_its_ball_and_its_swap_under_every_flag() -> None:
