@@ -50,7 +50,8 @@ def write_run(folder: Path, dice: np.ndarray, *, model: str = "unet", weights: s
         rows.append(Row(name, name, f"p{patient:02d}", ORGANS[organ], PIXELS, PIXELS, round(0.9 * PIXELS), PIXELS, hit,
                         eps, eps, 2, 1, z_mm=5.0, y_mm=1.0, x_mm=1.0, extra=far))  # fmt: skip
     run.write(0, rows, 1.0)
-    facts = {"model": model, "attack": "fgsm", "loss": "bce", "eps": eps, "ball": f"linf(eps={eps})", "data": "toy", "split": "test",
+    facts = {"model": model, "attack": "fgsm", "loss": "bce", "eps": eps, "ball": f"linf(eps={eps})",
+             "data": "toy", "split": "test",
              "partial": False, "n_parameters": 1, "seconds": 1.0, "cases": dice.shape[0] * dice.shape[1]}  # fmt: skip
     run.finish(facts)
     return run.path
