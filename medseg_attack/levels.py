@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, PerSample, Task
 
-NEAR = 1e-3  # of a level: what float32 loses of a change that was meant to be a whole level
+NEAR = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,8 @@ class Levels:
             further = (moved.to(torch.float64) - self.stored).abs() > change.abs()
             moved = torch.where(further, back, moved).to(torch.float64)
         else:
-            moved = self.stored + torch.trunc(change + near * change.sign())
+            slack = near / self.step
+            moved = self.stored + torch.trunc(change + slack * change.sign())
             limits = torch.iinfo(self.dtype)
             moved = moved.clamp(limits.min, limits.max)
         untouched = (native < self.low) | (native > self.high) | (delta == 0)

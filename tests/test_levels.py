@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medseg_attack.balls import L2, Linf
@@ -57,6 +57,7 @@ def test_whatever_is_asked_stays_in_ball_window_and_type(dtype: type, ball: Linf
 
 
 @given(st.integers(1, 200), st.integers(2, 60000))
+@example(70, 60000)
 def test_a_budget_of_whole_levels_is_used_in_full(n: int, width: int) -> None:
     """eps = n levels must not become n - 1 because float32 rounded x + eps down."""
     stored = torch.tensor([[[width // 2]]], dtype=torch.int32)
