@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medseg_attack.errors import plural
 from medseg_attack.patients import Difference, difference, interval, paired, warning
 from medseg_attack.results import read_runs
 from medseg_attack.stats import by_organ, pooled, scored
@@ -72,7 +73,8 @@ def report(cases: pd.DataFrame, models: int) -> str:
     patients = clean["group"].nunique()
     lines = [
         f"Clean mean Dice {by_organ(clean, 'dice_clean')['mean'].iloc[0]:.3f}; noise of the same size "
-        f"{of_noise['linf']:.3f} added, {of_noise['blend']:.3f} blended. {models} models, {patients} unseen patients. "
+        f"{of_noise['linf']:.3f} added, {of_noise['blend']:.3f} blended. "
+        f"{plural(models, 'model')}, {patients} unseen patients. "
         f"The paper (U-Net++/EfficientNet-B7, UW-Madison): {PAPER['clean']:.4f} clean, {PAPER['BCE']:.4f} under BCE.",
         "",
         "| loss | right order, added | right order, blended | swapped, added | swapped, blended |",
