@@ -194,6 +194,11 @@ def between(low: float, high: float) -> str:
     return "-" if low != low else f"{number(low, 2)}-{number(high, 2)}"
 
 
+def from_to(low: float, high: float, sign: str = "") -> str:
+    """An interval that may reach below 0 as text; "-" where there is none."""
+    return "-" if low != low else f"{low:{sign}.3f} to {high:{sign}.3f}"
+
+
 def percent(value: float) -> str:
     """A share as text; "-" where there is none."""
     return "-" if value != value else f"{round(100 * value) + 0:d} %"

@@ -8,7 +8,7 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.patients import warning
 from medseg_attack.registry import spec
-from medseg_attack.report import Sheet, number, p_value, percent
+from medseg_attack.report import Sheet, from_to, number, p_value, percent
 
 _MEASURED = {"hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 
@@ -75,7 +75,7 @@ def paired_sheet(table: pd.DataFrame) -> Sheet:
     """Models two by two under the same attack."""
     rows = [
         [_named(row["new"]), _named(row["old"]), str(row["attack"]), str(row["loss"]), spec(float(row["eps"])),
-         f"{row['mean']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}", p_value(row["p_holm"])]
+         f"{row['mean']:+.3f}", from_to(row["low"], row["high"], "+"), p_value(row["p_holm"])]
         for _, row in table.iterrows()
     ]  # fmt: skip
     n = int(table["n"].min())

@@ -13,7 +13,7 @@ from medseg_attack.files import whole
 from medseg_attack.gate import Verdict
 from medseg_attack.patients import warning
 from medseg_attack.registry import spec
-from medseg_attack.report import Sheet, number, p_value
+from medseg_attack.report import Sheet, from_to, number, p_value
 from medseg_attack.stats import EMPTY_RULES, Empty, Unit
 
 
@@ -23,7 +23,7 @@ def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     rows = [
         [str(row["model"]), str(row["attack"]), str(row["loss"]), spec(float(row["eps"])),
          number(row["clean_old"]), number(row["clean_new"]), number(row["adv_old"]), number(row["adv_new"]),
-         f"{row['mean']:+.3f}", f"{row['low']:+.3f} to {row['high']:+.3f}", p_value(row["p_holm"])]
+         f"{row['mean']:+.3f}", from_to(row["low"], row["high"], "+"), p_value(row["p_holm"])]
         for _, row in shown.iterrows()
     ]  # fmt: skip
     n = int(shown["n"].min())
@@ -53,7 +53,7 @@ def verdict_sheet(verdicts: Sequence[Verdict]) -> Sheet:
     """Every rule's verdict on every run it looked at."""
     rows = [
         [one.rule, " ".join(filter(None, [one.model, one.attack, one.loss, spec(one.eps)])), one.organ,
-         f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", p_value(one.p), "FAILS" if one.failed else "passes"]
+         f"{one.value:.3f}", from_to(one.low, one.high), p_value(one.p), "FAILS" if one.failed else "passes"]
         for one in verdicts
     ]  # fmt: skip
     n_failed = sum(one.failed for one in verdicts)
