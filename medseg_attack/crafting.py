@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -146,10 +146,18 @@ def _finds(
     return sweep(model, image, target, seeds, [attack.ball for attack in attacks])
 
 
-def _bound(attack: Attack, cases: Sequence[Case]) -> Attack:
-    """The attack on these cases: one that reads what was stored for them must know which they are."""
-    on: Callable[[Sequence[Case]], Attack] | None = getattr(attack, "on", None)
-    return attack if on is None else on(cases)
+def _bound(thing: Any, cases: Sequence[Case]) -> Any:
+    """An attack, or a part of one at any depth, on these cases: what offers `on(cases)` must know which they are,
+    because it reads what was stored for them or needs their spacing."""
+    if isinstance(thing, tuple):
+        return tuple(_bound(item, cases) for item in thing)
+    on: Callable[[Sequence[Case]], Any] | None = getattr(thing, "on", None)
+    if on is not None:
+        return on(cases)
+    if not is_dataclass(thing) or isinstance(thing, type):
+        return thing
+    parts = {one.name: getattr(thing, one.name) for one in fields(thing) if one.init}
+    return replace(thing, **{name: _bound(part, cases) for name, part in parts.items()})
 
 
 def _alike(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:

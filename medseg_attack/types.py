@@ -182,11 +182,18 @@ class Ball(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Adversarial:
-    """What an attack returns: images, how harmful they are to its judge, and how large the change is."""
+    """What an attack returns: images, how harmful they are to its judge, and how large the change is.
+
+    Attributes:
+        target: the truth on these images, of an attack that moves anatomy; None where it is what it was.
+        success: whether an attack with a goal reached it; None for one without.
+    """
 
     image: Image
     harm: PerSample
     size: PerSample
+    target: Mask | None = None
+    success: Bool[Tensor, "b"] | None = None
 
     def __or__(self, other: "Adversarial") -> "Adversarial":
         """Per sample the more harmful of the two; between equals, the smaller change.
@@ -194,12 +201,18 @@ class Adversarial:
         Associative, commutative up to ties in both, idempotent. Both sides must come from one judge on one model.
         """
         take = (other.harm > self.harm) | ((other.harm == self.harm) & (other.size < self.size))
-        wide = take.view(-1, *(1 for _ in self.image.shape[1:]))
         return Adversarial(
-            torch.where(wide, other.image, self.image),
-            torch.where(take, other.harm, self.harm),
-            torch.where(take, other.size, self.size),
+            _taken(take, other.image, self.image),
+            _taken(take, other.harm, self.harm),
+            _taken(take, other.size, self.size),
+            None if self.target is None or other.target is None else _taken(take, other.target, self.target),
+            None if self.success is None or other.success is None else _taken(take, other.success, self.success),
         )
+
+
+def _taken(take: Bool[Tensor, "b"], theirs: Tensor, ours: Tensor) -> Tensor:
+    """Per sample `theirs` where `take`, else `ours`."""
+    return torch.where(take.view(-1, *(1 for _ in ours.shape[1:])), theirs, ours)
 
 
 @runtime_checkable
