@@ -1,7 +1,7 @@
 """A prepared data set, read: cases are cut out of memory maps when they are asked for."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,20 +23,20 @@ Split = Literal["train", "val", "test", "all"]
 
 @dataclass(frozen=True)
 class CaseRef:
-    """A slice that can be read.
+    """A slice or a whole scan that can be read.
 
     Attributes:
         volume: its scan.
         group: its patient.
-        shape: rows, columns.
-        index: of the slice in its scan.
+        shape: rows, columns; of a whole scan slices, rows, columns.
+        index: of the slice in its scan; None: the whole scan, whose id is that of the scan.
     """
 
     id: str
     volume: str
     group: str
-    shape: tuple[int, int]
-    index: int
+    shape: tuple[int, ...]
+    index: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +79,13 @@ class Prepared:
         """Per scan, what `prepare` wrote beside its arrays."""
         return {scan: read_json(self.root / "scans" / f"{scan}.json") for scan in self.scans}
 
-    def refs(self, split: Split, fold: int = 0) -> tuple[CaseRef, ...]:
+    def refs(self, split: Split, fold: int = 0, dims: int = 2) -> tuple[CaseRef, ...]:
         """The cases of a split, sorted by (shape, id): neighbours can be stacked.
 
         `fold` is validated on, and trained on by the others; "test" and "all" do not depend on it.
+
+        Args:
+            dims: 2: a case is a slice; 3: it is a scan.
 
         Raises:
             InputError: there is no such split or fold.
@@ -92,34 +95,35 @@ class Prepared:
         if not 0 <= fold < self.folds:
             raise InputError(f"expected a fold from 0 to {self.folds - 1} of {self.root}, got {fold}; choose one")
         found = [
-            CaseRef(case, scan, record["group"], (record["shape"][1], record["shape"][2]), index)
+            ref
             for scan, record in self.records.items()
             if _belongs(self.splits[record["group"]], split, fold)
-            for index, case in enumerate(record["case_ids"])
+            for ref in _cases(scan, record, dims)
         ]
         return tuple(sorted(found, key=lambda ref: (ref.shape, ref.id)))
 
     def read(self, ref: CaseRef) -> Case:
-        """The case: image (1, rows, columns) in [0, 1], target (classes, rows, columns).
+        """The case: image (1, rows, columns) in [0, 1], target (classes, rows, columns); slices before rows in a scan.
 
         Raises:
-            InputError: its arrays are missing or were cut off.
+            InputError: its arrays are missing or were cut off, or a scan's slices have windows of their own.
         """
         record = self.records[ref.volume]
         images, labels = self._opened(ref.volume)
-        low, high = record["windows"][ref.index]
-        native = images[ref.index].astype(np.float64) * record["slope"] + record["inter"]
+        at = slice(None) if ref.index is None else ref.index
+        low, high = _window(record, ref)
+        native = images[at].astype(np.float64) * record["slope"] + record["inter"]
         image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
-        classes = np.arange(len(self.task.classes))[:, None, None]
-        here = labels[ref.index]
+        here = labels[at]
+        classes = np.arange(len(self.task.classes)).reshape(-1, *(1 for _ in here.shape))
         target = here == classes if self.task.exclusive else ((here >> classes) & 1).astype(bool)
-        through, *spacing = record["spacing_mm"]
-        stack = Stack(ref.index, len(record["case_ids"]), through)
+        spacing = tuple(record["spacing_mm"])[-here.ndim :]
+        stack = None if ref.index is None else Stack(ref.index, len(record["case_ids"]), record["spacing_mm"][0])
         window = Window(low, high, record["unit"])
         pair = torch.from_numpy(image[None]), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
-        storage = Storage(torch.from_numpy(images[ref.index][None].copy()), record["slope"], record["inter"])
-        return Case(ref.id, ref.volume, ref.group, *pair, tuple(spacing), window, stack, storage)
+        storage = Storage(torch.from_numpy(images[at][None].copy()), record["slope"], record["inter"])
+        return Case(ref.id, ref.volume, ref.group, *pair, spacing, window, stack, storage)
 
     def stored(self, scan: str) -> Array:
         """A scan's values as its file holds them, (slices, rows, columns), mapped from the disk."""
@@ -128,7 +132,7 @@ class Prepared:
     def level(self, ref: CaseRef) -> float:
         """One stored value as a fraction of the case's window; 0 where floats are stored."""
         record = self.records[ref.volume]
-        low, high = record["windows"][ref.index]
+        low, high = _window(record, ref)
         return 0.0 if record["stored_type"].startswith("float") else abs(record["slope"]) / (high - low)
 
     def _opened(self, scan: str) -> tuple[Array, Array]:
@@ -141,6 +145,30 @@ class Prepared:
             if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
                 self._maps.popitem(last=False)
         return self._maps[scan]
+
+
+def _cases(scan: str, record: dict[str, Any], dims: int) -> Iterator[CaseRef]:
+    shape = tuple(record["shape"])
+    if dims == 3:
+        yield CaseRef(scan, scan, record["group"], shape, None)
+        return
+    for index, case in enumerate(record["case_ids"]):
+        yield CaseRef(case, scan, record["group"], shape[1:], index)
+
+
+def _window(record: dict[str, Any], ref: CaseRef) -> tuple[float, float]:
+    """What the case shows as 0 and 1.
+
+    Raises:
+        InputError: a whole scan whose slices differ in it: one grey level would not be one change everywhere.
+    """
+    low, high = record["windows"][ref.index or 0]
+    if ref.index is None and any(window != [low, high] for window in record["windows"]):
+        raise InputError(
+            f"expected one intensity window for all slices of {ref.volume} to take it as a volume, got one for each; "
+            "prepare with --window percentile or LOW,HIGH, or use a 2-D model"
+        )
+    return low, high
 
 
 def _belongs(part: str | int, split: Split, fold: int) -> bool:
