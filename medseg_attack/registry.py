@@ -20,7 +20,7 @@ from medseg_attack.errors import InputError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-KINDS = ("attack", "ball", "dataset", "metric", "model", "objective")
+KINDS = ("attack", "ball", "dataset", "metric", "model", "network", "objective")
 _VALUES = (
     "metric",
     "objective",

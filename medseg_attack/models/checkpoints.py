@@ -40,7 +40,8 @@ def fingerprint_of(state: Mapping[str, Tensor]) -> str:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes one safetensors file, whole or not at all."""
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # copied: networks that share a tensor between names (DynUNet does) are refused by the library otherwise
+    stored = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with whole(path) as part:
         part.touch()
         usual = part.stat().st_mode
@@ -75,6 +76,7 @@ def save(folder: Path, model: SegModel, card: dict[str, Any]) -> dict[str, Any]:
     full = {
         "task": {**dataclasses.asdict(task), "classes": list(task.classes)},
         "input_size": list(model.size) if model.size else None,
+        "dims": model.dims,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": versions(),
         **card,
@@ -141,9 +143,10 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def untrained(spec: str, task: Task) -> SegModel:
-    """The architecture of a spec with random weights; what its `encoder_weights` says is not downloaded."""
+    """The architecture of a spec with random weights; the first ones that it names are not read."""
     name, options = call(spec, "model")
-    options.pop("encoder_weights", None)
+    for initial in ("encoder_weights", "weights"):
+        options.pop(initial, None)
     with torch.random.fork_rng(devices=[]):  # a network draws its first weights; the caller's random numbers stay
         model: SegModel = build(name, "model").func(task, **options)
     return model

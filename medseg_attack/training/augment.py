@@ -1,4 +1,4 @@
-"""Training cases on one grid, augmented; how a case looks in an epoch follows from (seed, epoch, case) alone."""
+"""Training cases on one grid, or patches of them, augmented; how a case looks in an epoch follows from (seed, epoch, case) alone."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class Ref(Protocol):
     def group(self) -> str: ...
 
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, ...]: ...
 
 
 @runtime_checkable
@@ -43,19 +43,25 @@ class Source(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def refs(self, split: Any, fold: int = 0) -> Sequence[Any]: ...
+    def refs(self, split: Any, fold: int = 0, dims: int = 2) -> Sequence[Any]: ...
 
     def read(self, ref: Any) -> Case: ...
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
-    """The cases, resized to `grid` and augmented for `epoch`; image (c, *grid) and 0/1 target (k, *grid)."""
+    """The cases, resized to `grid` and augmented for `epoch`; image (c, *grid) and 0/1 target (k, *grid).
 
-    def __init__(self, data: Source, refs: Sequence[Ref], grid: tuple[int, ...], seed: int) -> None:
-        self.data, self.refs, self.grid, self.seed = data, refs, grid, seed
+    With `patches`, nothing is resized: each case gives a random part of that shape, twice in three times around a voxel
+    of an organ.
+    """
+
+    def __init__(
+        self, data: Source, refs: Sequence[Ref], grid: tuple[int, ...], seed: int, *, patches: bool = False
+    ) -> None:
+        self.data, self.refs, self.grid, self.seed, self.patches = data, refs, grid, seed, patches
         self.epoch = 0
-        self.transform = _transform(grid)
-        each = 4 * (data.task.channels + 1) * int(np.prod(grid))
+        self.transform = _transform(grid, patches)
+        each = 4 * (data.task.channels + 1) * max(int(np.prod(ref.shape if patches else grid)) for ref in refs)
         self.cached = [self._decoded(ref) for ref in refs[: CACHE_BYTES // each]]
 
     def __len__(self) -> int:
@@ -65,12 +71,15 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         ref = self.refs[index]
         image, code = self.cached[index] if index < len(self.cached) else self._decoded(ref)
         self.transform.set_random_state(seed=crc(self.seed, self.epoch, ref.id))
-        changed = self.transform({"image": image, "target": code})
+        made = self.transform({"image": image, "target": code})
+        changed = made[0] if self.patches else made  # the library's patches come in a list
         target = decoded(_plain(changed["target"]), self.data.task)
         return _plain(changed["image"]).clamp(0, 1), target.float()
 
     def _decoded(self, ref: Ref) -> tuple[Tensor, Tensor]:
         case = self.data.read(ref)
+        if self.patches:
+            return case.image, encoded(case.target.float(), self.data.task)
         image = resized(case.image[None], self.grid)[0]
         return image, encoded(resized(case.target[None].float(), self.grid)[0], self.data.task)
 
@@ -114,20 +123,24 @@ def decoded(code: Float[Tensor, "1 *s"], task: Task) -> Tensor:
     return (code.long() >> classes) & 1 == 1
 
 
-def _transform(grid: tuple[int, ...]) -> Any:
-    """MONAI's flips, quarter turns (of square grids), small affine maps, brightness and contrast."""
+def _transform(grid: tuple[int, ...], patches: bool) -> Any:
+    """MONAI's random patches, flips, quarter turns (of square grids), small affine maps, brightness and contrast."""
     from monai.transforms import (
         Compose,
         RandAdjustContrastd,
         RandAffined,
+        RandCropByPosNegLabeld,
         RandFlipd,
         RandRotate90d,
         RandScaleIntensityd,
+        SpatialPadd,
     )
 
     both = ("image", "target")
     turns = [RandRotate90d(both, prob=0.5, max_k=3)] if len(set(grid)) == 1 else []
+    cut = [SpatialPadd(both, grid), RandCropByPosNegLabeld(both, "target", grid, pos=2, neg=1)] if patches else []
     return Compose([
+        *cut,
         *(RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(len(grid))),
         *turns,
         RandAffined(

@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import inspect
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from medseg_attack.errors import InputError
 from medseg_attack.registry import build, call, spec
@@ -45,7 +47,11 @@ def planned(options: Options, data: Source) -> Options:
     Raises:
         InputError: an option is out of range or does not fit the model, or there is nothing to train on.
     """
-    refs = data.refs("train", options.fold)
+    make = build(options.model, "model").func
+    owner, arguments = call(options.model, "model")
+    fields = inspect.signature(make).parameters
+    dims = _dims(fields, arguments)
+    refs = data.refs("train", options.fold, dims)
     if not refs:
         raise InputError(f"expected training cases in {data.name} without fold {options.fold}, got none; check --data")
     for name, low in (("epochs", 0), ("batch_size", 1), ("lr", 1e-12)):
@@ -53,20 +59,33 @@ def planned(options: Options, data: Source) -> Options:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"expected {option} of at least {low}, got {getattr(options, name)}; check {option}")
     training_loss(options.loss, data.task)
-    make = build(options.model, "model").func
-    name, arguments = call(options.model, "model")
-    fields = inspect.signature(make).parameters
     for field in ("size", "encoder_weights"):
         if value := getattr(options, field):
             if field not in fields:
-                raise InputError(f"{name} has no {field}, got {value!r}; leave it out or choose another --model")
+                raise InputError(f"{owner} has no {field}, got {value!r}; leave it out or choose another --model")
             arguments[field] = value
-    if "size" in fields and not arguments.get("size", fields["size"].default) and len({r.shape for r in refs}) > 1:
+    if _meets_nowhere(fields, arguments) and len({ref.shape for ref in refs}) > 1:
+        if dims == 3:
+            raise InputError(
+                f"expected a window that patches of the scans of {data.name} are cut to, got none in {options.model}; "
+                "add window=(SLICES, ROWS, COLUMNS)"
+            )
         arguments["size"] = MANY_GRIDS
     per_epoch = max(len(refs) // options.batch_size, 1)
     epochs = options.epochs or math.ceil(STEPS / per_epoch)
     full = spec(functools.partial(make, **arguments))
     return dataclasses.replace(options, model=full, epochs=epochs, size=(), encoder_weights="")
+
+
+def _dims(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> int:
+    return int(arguments.get("dims", fields["dims"].default)) if "dims" in fields else 2
+
+
+def _meets_nowhere(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> bool:
+    """Whether a model that could would bring its cases to no common grid."""
+    return "size" in fields and not any(
+        arguments.get(name, fields[name].default) for name in ("size", "window") if name in fields
+    )
 
 
 def label(model: str) -> str:
@@ -78,9 +97,11 @@ def label(model: str) -> str:
 
 def warnings(plan: Options, data: Source) -> list[str]:
     """What a person should know before the training: parts without patients, classes that cannot be learnt."""
-    refs = data.refs("train", plan.fold)
+    name, arguments = call(plan.model, "model")
+    dims = _dims(inspect.signature(build(name, "model").func).parameters, arguments)
+    refs = data.refs("train", plan.fold, dims)
     found = []
-    if not data.refs("val", plan.fold):
+    if not data.refs("val", plan.fold, dims):
         found.append(f"{data.name} has no patients to validate on; the last epoch is taken, not the best one")
     missing = set(data.task.scored)
     for ref in refs:
