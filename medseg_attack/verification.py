@@ -131,7 +131,9 @@ def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) 
     """The scans whose every slice was read, by their id."""
     slices = {scan: data.records[scan]["case_ids"] for scan in scans}
     return {
-        scan: np.stack([values[one] for one in ids]) for scan, ids in slices.items() if all(one in values for one in ids)
+        scan: np.stack([values[one] for one in ids])
+        for scan, ids in slices.items()
+        if all(one in values for one in ids)
     }
 
 

@@ -13,6 +13,7 @@ KINDS = {
     "objectives": "objective",
     "balls": "ball",
     "models": "model",
+    "networks": "network",
     "datasets": "dataset",
     "metrics": "metric",
 }
@@ -20,7 +21,7 @@ KINDS = {
 
 @terminal.command
 def ls(
-    what: Annotated[str, typer.Argument(help="attacks, objectives, balls, models, datasets or metrics.")],
+    what: Annotated[str, typer.Argument(help="attacks, objectives, balls, models, networks, datasets or metrics.")],
     json: Json = False,
 ) -> None:
     """List what there is by name, with its options and their defaults.
@@ -50,5 +51,5 @@ def ls(
     for column in rows[0]:
         table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value or "" for value in row.values()))
     terminal.out().print(table)

@@ -1,4 +1,7 @@
-"""Training cases on one grid, or patches of them, augmented; how a case looks in an epoch follows from (seed, epoch, case) alone."""
+"""Training cases on one grid, or patches of them, augmented.
+
+How a case looks in an epoch follows from (seed, epoch, case) alone.
+"""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -51,8 +54,8 @@ class Source(Protocol):
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
     """The cases, resized to `grid` and augmented for `epoch`; image (c, *grid) and 0/1 target (k, *grid).
 
-    With `patches`, nothing is resized: each case gives a random part of that shape, twice in three times around a voxel
-    of an organ.
+    With `patches`, nothing is resized: a case gives random parts of that shape, as many as would cover it, two in three
+    of them around a voxel of an organ.
     """
 
     def __init__(
@@ -63,14 +66,16 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         self.transform = _transform(grid, patches)
         each = 4 * (data.task.channels + 1) * max(int(np.prod(ref.shape if patches else grid)) for ref in refs)
         self.cached = [self._decoded(ref) for ref in refs[: CACHE_BYTES // each]]
+        self.parts = [(i, n) for i, ref in enumerate(refs) for n in range(parts(ref, grid) if patches else 1)]
 
     def __len__(self) -> int:
-        return len(self.refs)
+        return len(self.parts)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]:
+        index, part = self.parts[at]
         ref = self.refs[index]
         image, code = self.cached[index] if index < len(self.cached) else self._decoded(ref)
-        self.transform.set_random_state(seed=crc(self.seed, self.epoch, ref.id))
+        self.transform.set_random_state(seed=crc(self.seed, self.epoch, ref.id, *([part] if part else [])))
         made = self.transform({"image": image, "target": code})
         changed = made[0] if self.patches else made  # the library's patches come in a list
         target = decoded(_plain(changed["target"]), self.data.task)
@@ -97,6 +102,11 @@ def batches(
     loader = DataLoader(cases, batch_sampler=cut, num_workers=workers, pin_memory=on_gpu, generator=torch.Generator())
     for image, target in loader:
         yield image.to(device, non_blocking=on_gpu), target.to(device, non_blocking=on_gpu)
+
+
+def parts(ref: Ref, window: tuple[int, ...]) -> int:
+    """How many patches a case gives in an epoch."""
+    return max(1, round(float(np.prod(ref.shape)) / float(np.prod(window))))
 
 
 def crc(*parts: object) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from medseg_attack.errors import InputError
 from medseg_attack.registry import build, call, spec
-from medseg_attack.training.augment import Source
+from medseg_attack.training.augment import Source, parts
 from medseg_attack.training.losses import training_loss
 
 STEPS = 3000  # of the optimiser, for which the default number of epochs is chosen: 5 minutes on two CPU cores
@@ -71,7 +71,9 @@ def planned(options: Options, data: Source) -> Options:
                 "add window=(SLICES, ROWS, COLUMNS)"
             )
         arguments["size"] = MANY_GRIDS
-    per_epoch = max(len(refs) // options.batch_size, 1)
+    window = arguments.get("window", ())
+    cases = sum(parts(ref, window) for ref in refs) if window else len(refs)
+    per_epoch = max(cases // options.batch_size, 1)
     epochs = options.epochs or math.ceil(STEPS / per_epoch)
     full = spec(functools.partial(make, **arguments))
     return dataclasses.replace(options, model=full, epochs=epochs, size=(), encoder_weights="")
