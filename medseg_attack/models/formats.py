@@ -82,7 +82,7 @@ def torchscript(path: Path) -> nn.Module:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit")
             net: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(
@@ -93,7 +93,7 @@ def torchscript(path: Path) -> nn.Module:
 
 
 class Exported(nn.Module):
-    """A program of torch.export, which knows no training mode; a batch goes in as many cases at once as it was made for.
+    """A program of torch.export, which knows no training mode and perhaps one size of batch.
 
     Attributes:
         at_once: None: any number.
@@ -255,8 +255,8 @@ def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     definition = parser.get("network_def")
     if not isinstance(definition, dict) or _expressions(definition):
         raise InputError(
-            f"expected a network_def of MONAI's own, without expressions, in {config}, got {definition!r}; make the network in a "
-            "function of your own: own('file.py:factory', weights=...)"
+            f"expected a network_def of MONAI's own, without expressions, in {config}, got {definition!r}; "
+            "make the network in a function of your own: own('file.py:factory', weights=...)"
         )
     try:
         net: nn.Module = parser.get_parsed_content("network_def")

@@ -112,7 +112,7 @@ class UNETR:
         return 16
 
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
-        from monai.networks.nets.unetr import UNETR as Net
+        from monai.networks.nets.unetr import UNETR as Net  # noqa: N811
 
         if not grid:
             raise InputError(

@@ -1,4 +1,4 @@
-"""What a network returns, brought to one tensor: an entry of a dict, an item of a tuple, a level of deep supervision."""
+"""What a network returns, brought to one tensor: an entry of a dict, a part of a tuple, a level of deep supervision."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,8 +31,9 @@ class Output(nn.Module):
             answer = _part(answer, step, self.path, self.dims)
         if isinstance(answer, Tensor) and answer.ndim == self.dims + 2:
             return answer
+        axes = "rows, columns" if self.dims == 2 else "slices, rows, columns"
         raise InputError(
-            f"expected maps of shape (batch, classes, {'rows, columns' if self.dims == 2 else 'slices, rows, columns'}) "
+            f"expected maps of shape (batch, classes, {axes}) "
             f"from the network, got {described(answer)}; name the part that is meant with output="
         )
 

@@ -134,7 +134,10 @@ def decoded(code: Float[Tensor, "1 *s"], task: Task) -> Tensor:
 
 
 def _transform(grid: tuple[int, ...], patches: bool) -> Any:
-    """MONAI's random patches, flips, quarter turns (of square grids), small affine maps, brightness and contrast."""
+    """MONAI's random patches, flips, quarter turns (of square grids), small affine maps, brightness and contrast.
+
+    A scan is neither flipped nor turned: which way is up, front and left is what tells some of its organs apart.
+    """
     from monai.transforms import (
         Compose,
         RandAdjustContrastd,
@@ -147,11 +150,12 @@ def _transform(grid: tuple[int, ...], patches: bool) -> Any:
     )
 
     both = ("image", "target")
-    turns = [RandRotate90d(both, prob=0.5, max_k=3)] if len(set(grid)) == 1 else []
+    flips = [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in (0, 1)] if len(grid) == 2 else []
+    turns = [RandRotate90d(both, prob=0.5, max_k=3)] if len(grid) == 2 and len(set(grid)) == 1 else []
     cut = [SpatialPadd(both, grid), RandCropByPosNegLabeld(both, "target", grid, pos=2, neg=1)] if patches else []
     return Compose([
         *cut,
-        *(RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(len(grid))),
+        *flips,
         *turns,
         RandAffined(
             both,
