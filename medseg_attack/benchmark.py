@@ -195,7 +195,7 @@ def _look_at(
     folder = benchmark.out / _model_name(given)
     if (folder / stored.FILE).exists():
         return
-    cases = _telling(benchmark, refs)
+    cases = telling(benchmark.data, refs)
     attacks = [cell.attack for cell in mine]
     findings = preflight(model, Batch.of(cases, benchmark.device), attacks)
     blind = any(one.code == "MA002" for one in findings) and not model.black_box  # a black box says so itself
@@ -207,15 +207,15 @@ def _look_at(
     stored.write_before(folder, findings, [case.id for case in cases])
 
 
-def _telling(benchmark: Benchmark, refs: Sequence[CaseRef]) -> list[Case]:
+def telling(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
     """2 to 4 cases of one shape, 2 % of all between, that have organs where such are soon found."""
     n = min(4, max(2, round(0.02 * len(refs))))
-    scored = list(benchmark.data.task.scored)
+    scored = list(data.task.scored)
     some = sorted(refs, key=lambda ref: crc32(ref.id.encode()))[:64]
     alike = [ref for ref in some if ref.shape == some[0].shape]
-    read = (benchmark.data.read(ref) for ref in alike)
-    telling = list(islice((case for case in read if case.target[scored].any()), n))  # one at a time: scans are large
-    return telling or [benchmark.data.read(ref) for ref in alike[:n]]
+    read = (data.read(ref) for ref in alike)
+    found = list(islice((case for case in read if case.target[scored].any()), n))  # one at a time: scans are large
+    return found or [data.read(ref) for ref in alike[:n]]
 
 
 def _finish(benchmark: Benchmark, given: Given, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]) -> None:
