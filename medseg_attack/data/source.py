@@ -1,6 +1,6 @@
 """What a reader of a format provides: a cheap listing of scans, each of which can then be read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.types import Task
+from medseg_attack.types import PerChannel, Task, per_channel
 
 Array = NDArray[Any]
 
@@ -46,8 +46,8 @@ class Scan:
     """One scan as it is stored: the intensity of a voxel is `stored * slope + inter`, in `unit`.
 
     Attributes:
-        stored: (slices, rows, columns), in the file's own type.
-        labels: of the same shape; the class index of an exclusive task, else bit k for class k.
+        stored: (slices, rows, columns), in the file's own type; (channels, slices, rows, columns) of several channels.
+        labels: (slices, rows, columns); the class index of an exclusive task, else bit k for class k.
         case_ids: one per slice.
         spacing_mm: between slices, rows and columns.
         lattice: the way back to the file's array; None where there is none.
@@ -58,11 +58,22 @@ class Scan:
     labels: Array
     case_ids: tuple[str, ...]
     spacing_mm: tuple[float, float, float]
-    slope: float = 1.0
-    inter: float = 0.0
+    slope: PerChannel = 1.0
+    inter: PerChannel = 0.0
     unit: str = ""
     lattice: Lattice | None = None
     affine: NDArray[np.float64] | None = None
+
+    @property
+    def channels(self) -> Array:
+        """`stored` with its axis of channels, (channels, slices, rows, columns), also if there is but one."""
+        return self.stored if self.stored.ndim == 4 else self.stored[None]
+
+    def native(self) -> Iterator[Array]:
+        """The intensities, (slices, rows, columns), of one channel after the other."""
+        n = len(self.channels)
+        scales = zip(self.channels, per_channel(self.slope, n), per_channel(self.inter, n), strict=True)
+        return (stored * np.float64(slope) + inter for stored, slope, inter in scales)
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,8 @@ class ScanFile:
     Attributes:
         group: the patient.
         path: what an error about its pixels names: the image, or the folder of its slices.
-        sources: all files it is read from.
+        sources: all files it is read from, those of the image first.
+        n_images: how many of them are of the image: one, one per slice, or one per channel.
     """
 
     id: str
@@ -80,6 +92,7 @@ class ScanFile:
     path: Path
     sources: tuple[Path, ...]
     read: Callable[[], Scan]
+    n_images: int = 1
 
 
 @dataclass(frozen=True)
