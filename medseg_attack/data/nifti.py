@@ -124,6 +124,19 @@ def read_pair(
     return Scan(stored, labels, case_ids, spacing, slope, inter, unit, lattice, first.affine)
 
 
+def channels_of(path: Path) -> int:
+    """How many channels there are along the fourth axis, from the header alone.
+
+    Raises:
+        InputError: it is not NIfTI.
+    """
+    try:
+        shape = nibabel.load(path).shape
+    except _UNREADABLE as error:
+        raise InputError(f"expected a whole NIfTI file in {path}, got '{error}'; copy it again") from error
+    return int(np.prod(shape[3:]))
+
+
 def label_values(path: Path) -> NDArray[Any]:
     """The distinct values of a mask, sorted."""
     mask = read_nifti(path)
