@@ -68,7 +68,9 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str) -> No
                  "cases": {case: {"budget": _number(row["budget"]), "linf": row["linf"], "width": _number(row["width"])}
                            for case, row in mine.iterrows()}}  # fmt: skip
         write_twin(run / FOLDER, twin, Path(data.options["source"]), record, stored, facts)
-        saved.append({"scan": scan, "path": twin.path, "slices": here, "channels": list(twin.channels)})
+        saved.append(
+            {"scan": scan, "path": twin.written, "source": twin.path, "slices": here, "channels": list(twin.channels)}
+        )
     write_json(run / FOLDER / MANIFEST, {"files": saved})
 
 
@@ -122,7 +124,7 @@ def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[st
         yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
     try:
         stored, geometry = read_stored(path, record)
-        of_source = read_stored(Path(data.options["source"]) / file["path"], record)[1]
+        of_source = read_stored(Path(data.options["source"]) / file.get("source", file["path"]), record)[1]
     except InputError as error:
         yield Mismatch(file["scan"], str(error))
         return

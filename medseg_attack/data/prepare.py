@@ -67,7 +67,7 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
     """
     splits = split(
         (scan.group for scan in source.scans),
-        folds=options.folds, test_fraction=options.test_fraction, seed=options.seed,
+        folds=options.folds, test_fraction=options.test_fraction, seed=options.seed, parts=_parts(source),
     )  # fmt: skip
     fresh = _claim(source, out, options)
     try:
@@ -83,6 +83,22 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
         if fresh and errno_of(error.__cause__) not in FULL:
             shutil.rmtree(out)
         raise
+
+
+def _parts(source: Source) -> dict[str, str]:
+    """Each patient's part in the data set's own split, of those that have one.
+
+    Raises:
+        InputError: a patient is in two parts.
+    """
+    parts: dict[str, str] = {}
+    for scan in source.scans:
+        if parts.setdefault(scan.group, scan.part) != scan.part:
+            raise InputError(
+                f"expected each patient in one part, got {scan.group} in {parts[scan.group]} and {scan.part} of "
+                f"{source.root}; move all images into one images/ and masks/ to have them split by patient"
+            )
+    return {group: part for group, part in parts.items() if part}
 
 
 def _asked(source: Source, options: Options) -> dict[str, Any]:
@@ -227,7 +243,8 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
         raise InputError(
             f"expected labels of {', '.join(task.classes)}, got {labels.max()} in {file.path}; check the mask"
         )
-    if not all(0 < mm < np.inf for mm in scan.spacing_mm):
+    alone = len(scan.labels) == 1 and scan.spacing_mm[0] == 0
+    if not all(0 < mm < np.inf for mm in scan.spacing_mm[alone:]):
         raise InputError(f"spacing_mm: expected positive lengths, got {scan.spacing_mm} in {file.path}; check the file")
 
 

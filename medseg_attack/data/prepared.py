@@ -116,7 +116,7 @@ class Prepared:
         here = labels[ref.index]
         target = here == classes if self.task.exclusive else ((here >> classes) & 1).astype(bool)
         through, *spacing = record["spacing_mm"]
-        stack = Stack(ref.index, len(record["case_ids"]), through)
+        stack = Stack(ref.index, len(record["case_ids"]), through) if through else None
         pair = torch.from_numpy(image), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
         storage = Storage(torch.from_numpy(images[:, ref.index].copy()), slope, inter)
