@@ -15,7 +15,7 @@ from medseg_attack.attacks.baselines import judged
 from medseg_attack.balls import Linf, drawn
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce, dice_focal, focal, soft_dice
-from medseg_attack.registry import register, spec
+from medseg_attack.registry import About, register, spec
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
 
 
@@ -77,7 +77,7 @@ SWAPPED: dict[Objective, Objective] = {
 }
 
 
-@register("fgsm_wang2024", kind="attack")
+@register("fgsm_wang2024", kind="attack", about=About(paper="Wang & Xu, arXiv 2401.11224, as released"))
 @dataclass(frozen=True)
 class FgsmWang2024:
     """One blended step with swapped arguments on three independent copies of the grey channel.
