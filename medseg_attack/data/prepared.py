@@ -1,7 +1,7 @@
 """A prepared data set, read: cases are cut out of memory maps when they are asked for."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from medseg_attack.data.source import Array
 from medseg_attack.data.splits import TEST
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
-from medseg_attack.types import Case, Stack, Storage, Task, Window
+from medseg_attack.types import Case, PerChannel, Stack, Storage, Task, Window, alike
 
 OPEN = 16  # scans whose files are kept open
 
@@ -103,7 +103,9 @@ class Prepared:
         return tuple(sorted(found, key=lambda ref: (ref.shape, ref.id)))
 
     def read(self, ref: CaseRef) -> Case:
-        """The case: image (1, rows, columns) in [0, 1], target (classes, rows, columns); slices before rows in a scan.
+        """The case: image (channels, rows, columns) in [0, 1], target (classes, rows, columns).
+
+        Of a whole scan both have slices before rows.
 
         Raises:
             InputError: its arrays are missing or were cut off, or a scan's slices have windows of their own.
@@ -111,37 +113,41 @@ class Prepared:
         record = self.records[ref.volume]
         images, labels = self._opened(ref.volume)
         at = slice(None) if ref.index is None else ref.index
-        low, high = _window(record, ref)
-        native = images[at].astype(np.float64) * record["slope"] + record["inter"]
+        window = _window(record, ref)
+        here, seen = labels[at], images[:, at]
+        slope, inter = (_per_channel(record[name]) for name in ("slope", "inter"))
+        low, high = (_wide(value, seen.ndim) for value in (window.low, window.high))
+        native = seen.astype(np.float64) * _wide(slope, seen.ndim) + _wide(inter, seen.ndim)
         image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
-        here = labels[at]
         classes = np.arange(len(self.task.classes)).reshape(-1, *(1 for _ in here.shape))
         target = here == classes if self.task.exclusive else ((here >> classes) & 1).astype(bool)
         spacing = tuple(record["spacing_mm"])[-here.ndim :]
-        stack = None if ref.index is None else Stack(ref.index, len(record["case_ids"]), record["spacing_mm"][0])
-        window = Window(low, high, record["unit"])
-        pair = torch.from_numpy(image[None]), torch.from_numpy(target)
+        through = record["spacing_mm"][0]
+        stack = Stack(ref.index, len(record["case_ids"]), through) if through and ref.index is not None else None
+        pair = torch.from_numpy(image), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
-        storage = Storage(torch.from_numpy(images[at][None].copy()), record["slope"], record["inter"])
+        storage = Storage(torch.from_numpy(seen.copy()), slope, inter)
         return Case(ref.id, ref.volume, ref.group, *pair, spacing, window, stack, storage)
 
     def stored(self, scan: str) -> Array:
-        """A scan's values as its file holds them, (slices, rows, columns), mapped from the disk."""
+        """A scan's values as its files hold them, (channels, slices, rows, columns), mapped from the disk."""
         return self._opened(scan)[0]
 
     def level(self, ref: CaseRef) -> float:
-        """One stored value as a fraction of the case's window; 0 where floats are stored."""
+        """One stored value as a fraction of the case's window, in the finest channel; 0 where floats are stored."""
         record = self.records[ref.volume]
-        low, high = _window(record, ref)
-        return 0.0 if record["stored_type"].startswith("float") else abs(record["slope"]) / (high - low)
+        if record["stored_type"].startswith("float"):
+            return 0.0
+        width = _wide(_window(record, ref).width, 1)
+        return float((np.abs(_wide(_per_channel(record["slope"]), 1)) / width).min())
 
     def _opened(self, scan: str) -> tuple[Array, Array]:
         if scan in self._maps:
             self._maps.move_to_end(scan)
         else:
-            shape = tuple(self.records[scan]["shape"])
-            images, labels = (mapped(self.root / kind / f"{scan}.npy", shape) for kind in ("images", "labels"))
-            self._maps[scan] = images, labels
+            shapes = array_shapes(self.records[scan]).items()
+            images, labels = (mapped(self.root / kind / f"{scan}.npy", shape) for kind, shape in shapes)
+            self._maps[scan] = images if images.ndim == 4 else images[None], labels
             if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
                 self._maps.popitem(last=False)
         return self._maps[scan]
@@ -150,13 +156,15 @@ class Prepared:
 def _cases(scan: str, record: dict[str, Any], dims: int) -> Iterator[CaseRef]:
     shape = tuple(record["shape"])
     if dims == 3:
+        if not record["spacing_mm"][0]:
+            raise InputError(f"expected scans for a 3-D model, got the picture {scan}; use a 2-D model")
         yield CaseRef(scan, scan, record["group"], shape, None)
         return
     for index, case in enumerate(record["case_ids"]):
         yield CaseRef(case, scan, record["group"], shape[1:], index)
 
 
-def _window(record: dict[str, Any], ref: CaseRef) -> tuple[float, float]:
+def _window(record: Mapping[str, Any], ref: CaseRef) -> Window:
     """What the case shows as 0 and 1.
 
     Raises:
@@ -168,7 +176,7 @@ def _window(record: dict[str, Any], ref: CaseRef) -> tuple[float, float]:
             f"expected one intensity window for all slices of {ref.volume} to take it as a volume, got one for each; "
             "prepare with --window percentile or LOW,HIGH, or use a 2-D model"
         )
-    return low, high
+    return Window(_per_channel(low), _per_channel(high), record["unit"])
 
 
 def _belongs(part: str | int, split: Split, fold: int) -> bool:
@@ -181,6 +189,21 @@ def _belongs(part: str | int, split: Split, fold: int) -> bool:
             return part == fold
         case "train":
             return part not in (TEST, fold)
+
+
+def _per_channel(value: float | list[float]) -> PerChannel:
+    """A number, or one for each channel, as it stands in a record."""
+    return alike(value) if isinstance(value, list) else value
+
+
+def _wide(value: PerChannel, ndim: int) -> Array:
+    return np.reshape(value, (-1, *(1 for _ in range(ndim - 1))))
+
+
+def array_shapes(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What the two arrays of a scan are in shape."""
+    grid, channels = tuple(record["shape"]), record.get("channels", 1)
+    return {"images": grid if channels == 1 else (channels, *grid), "labels": grid}
 
 
 def mapped(path: Path, shape: tuple[int, ...]) -> Array:
@@ -215,7 +238,13 @@ def open_prepared(path: Path) -> Prepared:
         task = content["task"]
         return Prepared(
             root=path,
-            task=Task(task["name"], tuple(task["classes"]), task["exclusive"], task["channels"]),
+            task=Task(
+                task["name"],
+                tuple(task["classes"]),
+                task["exclusive"],
+                task["channels"],
+                tuple(task.get("channel_names", ())),
+            ),
             fingerprint=content["fingerprint"],
             options=read_json(path / "options.json"),
             summary=content["summary"],
