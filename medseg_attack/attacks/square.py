@@ -132,7 +132,7 @@ class _InL2:
         return self.ball.project(self.image + self.ball.step(delta, self.image), self.image)
 
 
-def _corner(x: Image) -> Image:
+def _corner(x: Image) -> Tensor:
     """One pixel of every channel."""
     return x[(slice(None), slice(None), *(slice(0, 1) for _ in x.shape[2:]))]
 
