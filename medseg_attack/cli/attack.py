@@ -154,9 +154,10 @@ def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bo
 
 def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool, *, checks: bool = False) -> None:
     """One table per model on stdout with its flags below, or the summary as JSON."""
-    from medseg_attack.report import attack_sheet, rich_table
+    from medseg_attack.report.sheet import rich_table
+    from medseg_attack.report.tables import attack_sheet
     from medseg_attack.results import read_runs
-    from medseg_attack.stats import summary
+    from medseg_attack.stats.scores import summary
 
     header = ["model", "attack", "loss", "eps", "ball", "data", "split", "partial", "n_parameters", "seconds"]
     rows = read_runs(folders, allow_partial=True)
