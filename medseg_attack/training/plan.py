@@ -64,6 +64,8 @@ def planned(options: Options, data: Source) -> Options:
     training_loss(options.loss, data.task)
     make = build(options.model, "model").func
     name, arguments = call(options.model, "model")
+    if name in ("checkpoint", "others"):
+        raise InputError(f"expected an architecture for --model, got {name}, which is trained; begin with it by --init")
     fields = inspect.signature(make).parameters
     for field in ("size", "encoder_weights"):
         if value := getattr(options, field):
