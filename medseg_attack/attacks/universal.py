@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medseg_attack.attacks.baselines import judged
+from medseg_attack.attacks.coarse import stretched
 from medseg_attack.balls import Linf, held
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce
@@ -16,7 +16,6 @@ from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Ball, Batch, Image, Mask, Model, Objective
 
 FITS = ("resize", "tile")
-MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 @register("uap", kind="attack")
@@ -149,12 +148,10 @@ def placed(change: Tensor, grid: tuple[int, ...], onto: str) -> Tensor:
     """A perturbation (1, c, *t) on another grid, (1, c, *grid)."""
     if len(grid) != change.ndim - 2:
         raise InputError(f"expected images of {change.ndim - 2} axes, as uap was fitted on, got {len(grid)}; fit again")
-    if tuple(change.shape[2:]) == grid:
-        return change
     if onto == "tile":
         times = [math.ceil(n / m) for n, m in zip(grid, change.shape[2:], strict=True)]
         return change.repeat(1, 1, *times)[(slice(None), slice(None), *map(slice, grid))]
-    return F.interpolate(change, grid, mode=MODES[len(grid)], align_corners=False)
+    return stretched(change, grid)
 
 
 def _usual(batches: Sequence[Batch]) -> tuple[int, ...]:
