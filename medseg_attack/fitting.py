@@ -119,11 +119,11 @@ class Cost:
 
 
 def tried(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost]:
-    """The attack as fitted to one case, and what the fit to `n` cases would take."""
+    """The attack as fitted to one batch, and what the fit to `n` cases would take."""
     metered, start = Metered(model), time.perf_counter()
     known = with_fits(attack, lambda part: part.with_learned(part.fit(metered, [batch], 0)))
     seconds = time.perf_counter() - start
-    return known, Cost(metered.forwards * n, metered.backwards * n, seconds * n)
+    return known, Cost(metered.forwards * n, metered.backwards * n, seconds * n / len(batch.image))
 
 
 def fit_seconds(folder: RunFolder) -> float:
