@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.baselines import judged, scored
 from medseg_attack.attacks.coarse import stretched, zeros
-from medseg_attack.balls import Linf, held
+from medseg_attack.balls import Linf, drawn, held
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce
 from medseg_attack.registry import register
@@ -42,6 +42,7 @@ class ZOO:
         probe: half of a difference's width, as a fraction of the ball: as large as a stored grey level at least, or
             scores do not differ.
         step_size: Adam's, as a fraction of the ball.
+        starts: random corners of the ball that are asked about first, one query each; the worst is begun from.
     """
 
     ball: Ball = Linf()
@@ -50,16 +51,17 @@ class ZOO:
     coordinates: int = 16
     grid: int = 8
     probe: float = 0.5
-    step_size: float = 0.25
+    step_size: float = 1.0
+    starts: int = 8
 
     def __post_init__(self) -> None:
-        _check(self, (("coordinates", 1), ("grid", 0)), 2 * self.coordinates)
+        _check(self, (("coordinates", 1), ("grid", 0), ("starts", 0)), 2 * self.coordinates)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         def estimate(score: Score, at: Tensor, step: int) -> Tensor:
             return by_coordinates(score, at, self.probe * self.ball.eps, _reseeded(seeds, step), self.coordinates)
 
-        return _climbed(self, model, image, target, estimate, 2 * self.coordinates)
+        return _climbed(self, model, image, target, seeds, estimate, 2 * self.coordinates)
 
 
 @register("spsa", kind="attack")
@@ -73,6 +75,7 @@ class SPSA:
         grid: values per axis of the change; 0: every pixel, as in the paper.
         probe: half of a difference's width, as a fraction of the ball.
         step_size: Adam's, as a fraction of the ball.
+        starts: random corners of the ball that are asked about first, one query each; the worst is begun from.
     """
 
     ball: Ball = Linf()
@@ -81,16 +84,17 @@ class SPSA:
     directions: int = 8
     grid: int = 16
     probe: float = 0.5
-    step_size: float = 0.1
+    step_size: float = 0.5
+    starts: int = 8
 
     def __post_init__(self) -> None:
-        _check(self, (("directions", 1), ("grid", 0)), 2 * self.directions)
+        _check(self, (("directions", 1), ("grid", 0), ("starts", 0)), 2 * self.directions)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         def estimate(score: Score, at: Tensor, step: int) -> Tensor:
             return by_signs(score, at, self.probe * self.ball.eps, _reseeded(seeds, step), self.directions)
 
-        return _climbed(self, model, image, target, estimate, 2 * self.directions)
+        return _climbed(self, model, image, target, seeds, estimate, 2 * self.directions)
 
 
 def by_coordinates(score: Score, at: Tensor, width: float, seeds: Sequence[int], n: int) -> Tensor:
@@ -123,7 +127,13 @@ def _slope(score: Score, at: Tensor, axis: Tensor, width: float) -> PerSample:
 
 
 def _climbed(
-    attack: ZOO | SPSA, model: Model, image: Image, target: Mask, estimate: Estimate, per_step: int
+    attack: ZOO | SPSA,
+    model: Model,
+    image: Image,
+    target: Mask,
+    seeds: Sequence[int],
+    estimate: Estimate,
+    per_step: int,
 ) -> Adversarial:
     """Adam on the coefficients with estimated gradients; the worst iterate of each sample."""
     ball, eps = attack.ball, attack.ball.eps
@@ -135,10 +145,21 @@ def _climbed(
     def score(change: Tensor) -> PerSample:
         return attack.objective(model(shown(change).clamp(0, 1)).double(), target, 1.0)
 
-    change = zeros(image, attack.grid)
-    mean, square, times = torch.zeros_like(change), torch.zeros_like(change), torch.zeros_like(change)
     best = judged(model, ball, image, image, target)
-    for step in range(1, (attack.queries - 1) // (per_step + 1) + 1):
+    change = zeros(image, attack.grid)
+    worst = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
+    for start in range(attack.starts):
+        signs = (drawn(torch.rand, change, _reseeded(seeds, -1 - start)) < 0.5).to(change) * 2 - 1
+        corner = held(ball, ball.step(signs, change))
+        x = ball.project(shown(corner), image)
+        with torch.no_grad():
+            log_odds = model(x)
+        best |= scored(model, ball, x, image, model.decide(log_odds), target)
+        found = attack.objective(log_odds.double(), target, 1.0)
+        change = torch.where(_wide(found > worst, change), corner, change)
+        worst = torch.maximum(found, worst)
+    mean, square, times = torch.zeros_like(change), torch.zeros_like(change), torch.zeros_like(change)
+    for step in range(1, (attack.queries - 1 - attack.starts) // (per_step + 1) + 1):
         grad = estimate(score, change, step)
         told = grad != 0  # a coordinate that was not asked about, or that said nothing, stays
         times = times + told
@@ -160,10 +181,11 @@ def _check(attack: ZOO | SPSA, least: Sequence[tuple[str, int]], per_step: int) 
     for name in ("probe", "step_size"):
         if not 0 < getattr(attack, name) < math.inf:
             raise InputError(f"expected {name} above 0, got {getattr(attack, name)}; check the attack")
-    if attack.queries < per_step + 2:
+    needed = per_step + 2 + attack.starts
+    if attack.queries < needed:
         raise InputError(
-            f"expected queries >= {per_step + 2}, of which one step takes {per_step + 1} and the untouched image 1, "
-            f"got {attack.queries}; allow more"
+            f"expected queries >= {needed} ({attack.starts} starts, {per_step + 1} of one step, 1 of the untouched "
+            f"image), got {attack.queries}; allow more"
         )
 
 

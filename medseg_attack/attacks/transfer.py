@@ -83,7 +83,9 @@ class Transfer:
         """What the attack finds on the surrogates, judged by them, in each ball."""
         fused, attack = self._fused(task, image), self.attack
         if isinstance(fused, Apart):
-            attack = replace(attack, objective=MeanLoss(attack.objective, len(fused.models)))  # type: ignore[attr-defined,type-var]
+            n = len(fused.models)
+            target = torch.cat([target] * n, 1)
+            attack = replace(attack, objective=MeanLoss(attack.objective, n))  # type: ignore[attr-defined,type-var]
         if hasattr(attack, "sweep"):
             yield from attack.sweep(fused, image, target, seeds, balls)
             return
@@ -151,24 +153,30 @@ class MeanProbabilities(MeanLogits):
 
 @dataclass(frozen=True)
 class Apart(MeanLogits):
-    """Several models side by side, class after class, for `MeanLoss` to take apart; they decide by their mean."""
+    """Several models side by side as one with n times as many classes; each decides for itself."""
+
+    @property
+    def task(self) -> Task:
+        own = self.models[0].task
+        return replace(own, classes=own.classes * len(self.models))
 
     def __call__(self, image: Image) -> LogOdds:
         return torch.cat([model(image) for model in self.models], 1)
 
     def decide(self, log_odds: LogOdds) -> Mask:
-        return self.models[0].decide(torch.stack(log_odds.chunk(len(self.models), 1)).mean(0))
+        parts = zip(self.models, log_odds.chunk(len(self.models), 1), strict=True)
+        return torch.cat([model.decide(part) for model, part in parts], 1)
 
 
 class MeanLoss(NamedTuple):
-    """The mean of an objective over models side by side."""
+    """The mean of an objective over models side by side, whose truth is repeated as their classes are."""
 
     objective: Objective
     n: int
 
     def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-        losses = [self.objective(one, target, progress) for one in log_odds.chunk(self.n, 1)]
-        return torch.stack(losses).mean(0)
+        pairs = zip(log_odds.chunk(self.n, 1), target.chunk(self.n, 1), strict=True)
+        return torch.stack([self.objective(*pair, progress) for pair in pairs]).mean(0)
 
 
 def _softmax_log_odds(logits: Tensor) -> LogOdds:
