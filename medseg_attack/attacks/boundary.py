@@ -12,14 +12,14 @@ from medseg_attack.attacks.baselines import judged
 from medseg_attack.attacks.coarse import stretched, zeros
 from medseg_attack.balls import Linf, drawn, held
 from medseg_attack.errors import InputError
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, PerSample
 
 STARTS, HALVINGS = 4, 8  # queries: images to begin from; between the best of them and the untouched image
 LEAST = 1 + STARTS + HALVINGS + 2  # with the untouched image, one step and the result
 
 
-@register("boundary", kind="attack")
+@register("boundary", kind="attack", about=About(threat="queries, decisions alone"))
 @dataclass(frozen=True)
 class Boundary:
     """A walk from a ruined image towards the untouched one (Brendel et al., arXiv 1712.04248), on hard masks.

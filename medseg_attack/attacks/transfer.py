@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medseg_attack.attacks.baselines import judged
 from medseg_attack.attacks.gradient import PGD
 from medseg_attack.errors import InputError
-from medseg_attack.registry import build, register, with_eps
+from medseg_attack.registry import About, build, register, with_eps
 from medseg_attack.types import (
     Adversarial,
     Attack,
@@ -29,7 +29,7 @@ from medseg_attack.types import (
 FUSIONS = ("logits", "probabilities", "losses")
 
 
-@register("transfer", kind="attack")
+@register("transfer", kind="attack", about=About(threat="surrogate", norm="that of its attack"))
 @dataclass(frozen=True)
 class Transfer:
     """What another attack finds on surrogates (factors: Bortsova et al., arXiv 2006.06356).
@@ -186,7 +186,7 @@ def _softmax_log_odds(logits: Tensor) -> LogOdds:
     return logits - torch.logsumexp(logits.unsqueeze(1) + own.view(1, k, k, *wide), 2)
 
 
-@register("shuffled", kind="attack")
+@register("shuffled", kind="attack", about=About(threat="that of its attack", norm="that of its attack"))
 @dataclass(frozen=True)
 class Shuffled:
     """Another attack's change with its pixels in random places: its size without its structure.

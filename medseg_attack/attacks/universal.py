@@ -12,13 +12,16 @@ from medseg_attack.attacks.coarse import stretched
 from medseg_attack.balls import Linf, held
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Batch, Image, Mask, Model, Objective
 
 FITS = ("resize", "tile")
 
 
-@register("uap", kind="attack")
+FIT = About(threat="white box, on other patients")
+
+
+@register("uap", kind="attack", about=FIT)
 @dataclass(frozen=True)
 class UAP:
     """One learned perturbation (Moosavi-Dezfooli et al., arXiv 1610.08401), by gradients as segmentation needs it.
@@ -110,13 +113,13 @@ class Universal:
         return judged(model, self.ball, self.ball.project(image + change, image), image, target)
 
 
-@register("uap_metzen", kind="attack")
+@register("uap_metzen", kind="attack", about=FIT)
 def uap_metzen(ball: Ball = Linf(10 / 255), objective: Objective = bce, epochs: int = 60) -> UAP:
     """A periodic perturbation, one signed step of a tenth of the ball per epoch (Metzen et al., arXiv 1704.05712)."""
     return UAP(ball, objective, epochs, step_size=0.1, momentum=0.0, whole_epochs=True, onto="tile")
 
 
-@register("uap_gaussian", kind="attack")
+@register("uap_gaussian", kind="attack", about=About(paper="Cheng & Ji, IEEE Access 8:206009, 2020"))
 @dataclass(frozen=True)
 class GaussianUAP:
     """One Gaussian pattern for every patient, cut to the ball (Cheng & Ji, IEEE Access 8:206009, 2020).
