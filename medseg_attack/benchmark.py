@@ -4,7 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -21,8 +21,10 @@ from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import Todo, attack_chunk, chunks, run_attacks
 from medseg_attack.files import digest, whole, write_json
+from medseg_attack.fitting import Batches, check_fit, fit_seconds, fitted, needs_fit, tried
 from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.models.surrogates import pinned, surrogates
 from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
 from medseg_attack.runtime import deterministic, peak_mb, versions
 from medseg_attack.study import Cell, Study, cells
@@ -66,8 +68,12 @@ class Benchmark:
         return [
             (checkpoint, cell, self.out / _model_name(checkpoint) / f"{i:02d}_{_slug(cell)}")
             for checkpoint in self.checkpoints
-            for i, cell in enumerate(cells(self.study))
+            for i, cell in enumerate(self.cells(checkpoint))
         ]
+
+    def cells(self, checkpoint: Path) -> list[Cell]:
+        """The study's attacks on that model, with the weights that they bring along named."""
+        return [replace(cell, attack=pinned(cell.attack, checkpoint, self.checkpoints)) for cell in cells(self.study)]
 
 
 def default_out(workspace: Path, benchmark: Benchmark) -> Path:
@@ -101,16 +107,19 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
         )
     runs = benchmark.runs()
     _check_levels(benchmark, refs)
+    for cell in cells(benchmark.study):
+        check_fit(cell.label, cell.budget, _known(benchmark, cell), refs)
     metrics = {text: registry.build(text, "metric") for text in benchmark.study.metrics}
     _claim(benchmark)
     for checkpoint in benchmark.checkpoints:
         model = load(checkpoint, benchmark.data.task, benchmark.device)
         mine = [(cell, folder) for of, cell, folder in runs if of == checkpoint]
-        todo = [
-            Todo(cell.attack, RunFolder.open(folder, _config(benchmark, checkpoint, cell, refs)), cell.budget)
-            for cell, folder in mine
-        ]
+        opened = [RunFolder.open(folder, _config(benchmark, checkpoint, cell, refs)) for cell, folder in mine]
         with frozen(model), deterministic(benchmark.device):
+            todo = [
+                Todo(_fitted(benchmark, model, cell, folder), folder, cell.budget)
+                for (cell, _), folder in zip(mine, opened, strict=True)
+            ]
             if benchmark.checks:
                 _look_at(benchmark, model, checkpoint, [cell for cell, _ in mine], refs)
             for done in run_attacks(
@@ -120,6 +129,17 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
                 yield done, len(refs) * len(runs)
         _finish(benchmark, checkpoint, mine, refs)
         del model  # before the next one takes its memory
+
+
+def _fitted(benchmark: Benchmark, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
+    """The cell's attack, fitted on the training patients of the study's fold if it learns."""
+    batches = Batches.of(benchmark.data, _known(benchmark, cell), benchmark.device)
+    return fitted(cell.attack, model, batches, folder, benchmark.study.seed)
+
+
+def _known(benchmark: Benchmark, cell: Cell) -> Sequence[CaseRef]:
+    """The cases that an attack is fitted on, none if it does not learn."""
+    return benchmark.data.refs("train", benchmark.study.fold) if needs_fit(cell.attack) else ()
 
 
 def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
@@ -158,12 +178,18 @@ def _claim(benchmark: Benchmark) -> None:
 def _identity(benchmark: Benchmark) -> dict[str, Any]:
     study = benchmark.study.model_dump(exclude={"data", "models"})
     weights = sorted(read_card(folder)["weights_sha256"] for folder in benchmark.checkpoints)
-    return study | {"data": benchmark.data.fingerprint, "weights": weights, "save_adversarial": benchmark.save}
+    brought = sorted({name for _, cell, _ in benchmark.runs() for name in surrogates(cell.attack)})
+    return (
+        study
+        | {"data": benchmark.data.fingerprint, "weights": weights, "save_adversarial": benchmark.save}
+        | ({"surrogates": brought} if brought else {})
+    )
 
 
 def _config(benchmark: Benchmark, checkpoint: Path, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
     """All that determines a run's rows, and nothing else: neither batch size nor device nor shard."""
-    return {
+    known = _known(benchmark, cell)
+    return ({"fitted_on": digest(sorted(ref.id for ref in known))} if known else {}) | {
         "rows_version": ROWS_VERSION,
         "data": benchmark.data.fingerprint,
         "cases": digest(sorted(ref.id for ref in refs)),
@@ -242,6 +268,7 @@ def _header(
         "device": str(benchmark.device),
         "batch_size": benchmark.batch_size,
         "seconds": folder.seconds,
+        **({"fit_seconds": fit_seconds(folder)} if needs_fit(cell.attack) else {}),
         "versions": versions(),
     }
 
@@ -289,12 +316,14 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
         batch = Batch.of(cases, benchmark.device)
         with frozen(model):
             model(batch.image)  # the first pass pays for what later ones have
-            for cell in cells(benchmark.study):
+            for cell in benchmark.cells(checkpoint):
+                attack, fit = tried(cell.attack, model, batch, len(_known(benchmark, cell)))
                 start = time.perf_counter()
-                rows = attack_chunk(model, [batch], [cell.attack], budgets=[cell.budget])[0].rows
-                seconds = (time.perf_counter() - start) * share
+                rows = attack_chunk(model, [batch], [attack], budgets=[cell.budget])[0].rows
+                seconds = (time.perf_counter() - start) * share + fit.seconds
                 # two passes of the loop's own per case: the clean prediction and the one that is scored
-                passes = (rows[0].forwards + 2) * len(refs), rows[0].backwards * len(refs)
+                forwards = (rows[0].forwards + 2) * len(refs) + fit.forwards
+                passes = forwards, rows[0].backwards * len(refs) + fit.backwards
                 label = str(read_card(checkpoint)["label"])
                 yield Planned(label, cell.label, cell.loss, cell.eps, *passes, seconds, peak_mb(benchmark.device))
 

@@ -370,6 +370,6 @@ def with_eps(thing: Any, eps: float) -> Any:
         return thing
     fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
     changed = {n: with_eps(v, eps) for n, v in fields.items()}
-    if _kind(thing) == "ball":
+    if _kind(thing) == "ball" and "eps" in fields:  # one that wraps another has its eps from there
         changed["eps"] = eps
     return dataclasses.replace(thing, **changed)

@@ -4,7 +4,7 @@ Shapes: `b` samples, `c` image channels, `k` classes, `*s` spatial, `(H, W)` or 
 this file knows which. Images and `eps` are in [0, 1] of the case's `Window`, lengths in mm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -250,6 +250,19 @@ class Attack(Protocol):
     def ball(self) -> Ball: ...
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial: ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """An attack that learns from some cases before it attacks others."""
+
+    def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> Mapping[str, Tensor]:
+        """What it learns, by name."""
+        ...
+
+    def with_learned(self, learned: Mapping[str, Tensor]) -> Attack:
+        """The attack that knows it."""
+        ...
 
 
 @runtime_checkable

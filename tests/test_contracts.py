@@ -8,11 +8,18 @@ from torch import Tensor, nn
 
 from medseg_attack import registry
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.types import Attack, Task
+from medseg_attack.types import Attack, Batch, Case, Fitted, Task, Window
 
 TASK = Task("contract", ("a", "b"))
 EPS = 8 / 255
 ATTACKS = [name for name in registry.names("attack") if name != "replay"]  # replay needs a run: test_cli.py
+# what a name needs beside itself, and fewer queries than an attack has by default
+SPECS = {
+    "boundary": "boundary(queries=40)",
+    "spsa": "spsa(queries=40, directions=2, grid=6)",
+    "transfer": "transfer(surrogate=oracle)",
+    "zoo": "zoo(queries=40, coordinates=4)",
+}
 COUPLED: set[str] = set()  # names whose samples are meant to feel each other
 
 
@@ -30,12 +37,31 @@ class Net(nn.Module):
 
 def built(name: str, eps: float = EPS) -> Attack:
     """The attack as it comes, but short."""
-    attack: Attack = registry.with_eps(registry.build(name, "attack", {"steps": 5, "queries": 12}), eps)
+    short = {} if name in SPECS else {"steps": 5, "queries": 12}
+    attack: Attack = registry.with_eps(registry.build(SPECS.get(name, name), "attack", short), eps)
+    if isinstance(attack, Fitted):
+        attack = attack.with_learned(attack.fit(*FITTED_ON, seed=0))
     return attack
+
+
+def _to_fit_on() -> tuple[SegModel, list[Batch]]:
+    """Other images than those of the scene."""
+    rng = torch.Generator().manual_seed(8)
+    cases = [
+        Case(str(n), str(n), str(n), torch.rand(1, 12, 10, generator=rng).double(),
+             torch.rand(2, 12, 10, generator=rng) < 0.4, (1.0, 1.0), Window(0, 1))
+        for n in range(4)
+    ]  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        return SegModel(Net(1, 2), TASK).double().eval(), [Batch.of(cases[:2]), Batch.of(cases[2:])]
 
 
 def channels_of(name: str) -> int:
     return 3 if name == "fgsm_wang2024" else 1
+
+
+FITTED_ON = _to_fit_on()
 
 
 @pytest.fixture

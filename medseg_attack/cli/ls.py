@@ -16,6 +16,7 @@ KINDS = {
     "datasets": "dataset",
     "metrics": "metric",
 }
+FOUND = ("checkpoint", "others")  # models that stand for trained ones
 
 
 @terminal.command
@@ -52,7 +53,7 @@ def ls(
     if kind == "model":
         from medseg_attack.models.smp import count_parameters
 
-        rows = [row | {"parameters": count_parameters(row["name"])} for row in rows]
+        rows = [row | {"parameters": count_parameters(row["name"])} for row in rows if row["name"] not in FOUND]
     if json:
         terminal.print_json(rows)
         return
