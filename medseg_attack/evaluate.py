@@ -60,11 +60,15 @@ def chunks(refs: Sequence[Any]) -> list[tuple[Any, ...]]:
     made: list[tuple[Any, ...]] = []
     for (shape, _), group in groupby(ordered, key=lambda ref: (ref.shape, ref.volume)):
         scan = tuple(group)
-        if made and made[-1][0].shape == shape and len(made[-1]) + len(scan) <= CHUNK:
+        if made and made[-1][0].shape == shape and _slices(made[-1]) + _slices(scan) <= CHUNK:
             made[-1] += scan
         else:
             made.append(scan)
     return made
+
+
+def _slices(refs: Sequence[Ref]) -> int:
+    return sum(ref.shape[0] if len(ref.shape) == 3 else 1 for ref in refs)
 
 
 @dataclass(eq=False)

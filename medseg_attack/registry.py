@@ -21,7 +21,7 @@ from medseg_attack.errors import InputError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-KINDS = ("attack", "ball", "dataset", "metric", "model", "objective")
+KINDS = ("attack", "ball", "dataset", "metric", "model", "network", "objective")
 _VALUES = (
     "metric",
     "objective",
@@ -51,6 +51,7 @@ class _Entry:
     kind: str
     make: Callable[..., Any]
     about: About
+    trained: bool
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,12 @@ _entries: dict[str, _Entry] = {}
 _names: dict[Any, str] = {}
 
 
-def register(name: str, *, kind: str, about: About = About()) -> Callable[[F], F]:
-    """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere."""
+def register(name: str, *, kind: str, about: About = About(), trained: bool = False) -> Callable[[F], F]:
+    """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere.
+
+    Args:
+        trained: of a model: it brings its weights, so that it can be attacked without a checkpoint.
+    """
 
     def add(make: F) -> F:
         taken = _entries.get(name)
@@ -77,7 +82,7 @@ def register(name: str, *, kind: str, about: About = About()) -> Callable[[F], F
             raise ValueError(f"the name {name!r} is taken by {taken.make.__module__}.{taken.make.__qualname__}")
         if kind not in KINDS:
             raise ValueError(f"expected a kind among {KINDS}, got {kind!r}")
-        _entries[name] = _Entry(name, kind, make, about)
+        _entries[name] = _Entry(name, kind, make, about, trained)
         _names[make] = name
         return make
 
@@ -123,6 +128,13 @@ def options(name: str) -> str:
     fields = _fields(_entries[name]).items()
     shown = (f"{n}={spec(p.default)}" if p.default is not p.empty else n for n, p in fields)
     return ", ".join(shown)
+
+
+def brings_weights(text: str) -> bool:
+    """Whether a spec is of a model that needs no training here."""
+    _load()
+    entry = _entries.get(text.partition("(")[0].strip())
+    return entry is not None and entry.trained
 
 
 def takes(name: str, parameter: str) -> bool:

@@ -1,6 +1,6 @@
 """What a run wrote, read again as a third party would: hash, geometry, budget, and Dice to the last pixel."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,21 +43,23 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str) -> No
         InputError: the scans cannot be written back, or the attack's images are in no file's type.
     """
     rows, config, header = RunFolder(run).rows(), read_json(run / "config.json"), read_json(run / "run.json")
+    whole = _of_scans(header)
     files = [(scan, twin) for scan in sorted({ref.volume for ref in refs}) for twin in twins_of(data.records[scan])]
     if which != "all":
-        dice = {twin.path: _dice(rows, _ids(data, scan, twin)) for scan, twin in files}
-        worst = sorted({(dice[twin.path], scan, twin.slices) for scan, twin in files})[: int(which.partition(":")[2])]
-        # channels that have files of their own are stored together
-        files = [(scan, twin) for scan, twin in files if (dice[twin.path], scan, twin.slices) in worst]
+        dice = {twin.path: _dice(rows, _ids(data, scan, twin, whole)) for scan, twin in files}
+        ranks = {twin.path: (dice[twin.path], scan, () if whole else twin.slices) for scan, twin in files}
+        worst = sorted(set(ranks.values()))[: int(which.partition(":")[2])]
+        # channels that have files of their own, and slices of a scan that was attacked as one, are stored together
+        files = [(scan, twin) for scan, twin in files if ranks[twin.path] in worst]
     saved = []
     for scan, twin in files:
-        record, ids = data.records[scan], _ids(data, scan, twin)
+        record, ids = data.records[scan], _ids(data, scan, twin, whole)
         mine = rows[rows["case"].isin(ids)].drop_duplicates("case").set_index("case")
-        here = [n for n, case in zip(twin.slices, ids, strict=True) if case in mine.index]
-        if not here:
+        here = [n for n in twin.slices if whole or record["case_ids"][n] in mine.index]
+        if mine.empty:
             continue
         stored = np.array(data.stored(scan))
-        for n, image in zip(here, RunFolder(run).images([record["case_ids"][n] for n in here]), strict=True):
+        for n, image in zip(here, _images(RunFolder(run), record, here, whole), strict=True):
             if image.dtype != stored.dtype or len(image) != len(stored):
                 raise InputError(
                     f"expected {plural(len(stored), 'channel')} of {stored.dtype}, got {len(image)} of {image.dtype} "
@@ -74,8 +76,21 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str) -> No
     write_json(run / FOLDER / MANIFEST, {"files": saved})
 
 
-def _ids(data: Prepared, scan: str, twin: Twin) -> list[str]:
-    return [data.records[scan]["case_ids"][n] for n in twin.slices]
+def _of_scans(header: Mapping[str, Any]) -> bool:
+    """Whether the run's cases are whole scans."""
+    return bool(header.get("dims", 2) == 3)
+
+
+def _images(folder: RunFolder, record: Mapping[str, Any], slices: Sequence[int], whole: bool) -> list[Array]:
+    """What was found of these slices, each (channels, rows, columns)."""
+    if not whole:
+        return folder.images([record["case_ids"][n] for n in slices])
+    (scan,) = folder.images([record["id"]])
+    return [scan[:, n] for n in slices]
+
+
+def _ids(data: Prepared, scan: str, twin: Twin, whole: bool) -> list[str]:
+    return [scan] if whole else [data.records[scan]["case_ids"][n] for n in twin.slices]
 
 
 def _dice(rows: pd.DataFrame, ids: Sequence[str]) -> float:
@@ -106,10 +121,22 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
     values: dict[str, Array] = {}
     for file in files:
         found += _of_file(run, data, file, values)
+    if _of_scans(read_json(run / "run.json")):
+        values = _stacked(data, {file["scan"] for file in files}, values)
     found += _of_dice(run, data, model, device, values)
     yield from found
     if not found:
         RunFolder(run).seal({"files": len(files), "cases": len(values)})
+
+
+def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) -> dict[str, Array]:
+    """The scans whose every slice was read, by their id."""
+    slices = {scan: data.records[scan]["case_ids"] for scan in scans}
+    return {
+        scan: np.stack([values[one] for one in ids], axis=1)
+        for scan, ids in slices.items()
+        if all(one in values for one in ids)
+    }
 
 
 def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[str, Array]) -> Iterator[Mismatch]:
@@ -148,7 +175,7 @@ def _of_dice(
     attack = registry.build(config["attack"], "attack")
     rows = RunFolder(run).rows().set_index(["case", "cls"])
     ids = {case for case, _ in rows.index}
-    refs = [ref for ref in data.refs("all") if ref.id in ids]
+    refs = [ref for ref in data.refs("all", dims=3 if _of_scans(header) else 2) if ref.id in ids]
     size = int(header["batch_size"])
     for chunk in chunks(refs):
         cases = [data.read(ref) for ref in chunk]
