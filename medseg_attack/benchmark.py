@@ -16,6 +16,7 @@ import yaml
 from medseg_attack import registry
 from medseg_attack.checks import stored
 from medseg_attack.checks.probes import preflight
+from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
@@ -101,13 +102,19 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
         )
     runs = benchmark.runs()
     _check_levels(benchmark, refs)
+    for cell in cells(benchmark.study):
+        told(cell.attack, "within", benchmark.data.task)  # an unknown organ is told before anything slow happens
     metrics = {text: registry.build(text, "metric") for text in benchmark.study.metrics}
     _claim(benchmark)
     for checkpoint in benchmark.checkpoints:
         model = load(checkpoint, benchmark.data.task, benchmark.device)
         mine = [(cell, folder) for of, cell, folder in runs if of == checkpoint]
         todo = [
-            Todo(cell.attack, RunFolder.open(folder, _config(benchmark, checkpoint, cell, refs)), cell.budget)
+            Todo(
+                _among(cell.attack, benchmark),
+                RunFolder.open(folder, _config(benchmark, checkpoint, cell, refs)),
+                cell.budget,
+            )
             for cell, folder in mine
         ]
         with frozen(model), deterministic(benchmark.device):
@@ -120,6 +127,11 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
                 yield done, len(refs) * len(runs)
         _finish(benchmark, checkpoint, mine, refs)
         del model  # before the next one takes its memory
+
+
+def _among(attack: Any, benchmark: Benchmark) -> Any:
+    """The attack with the data that it may draw from: the split's, whatever the limit."""
+    return told(attack, "among", benchmark.data, benchmark.data.refs(benchmark.study.split, benchmark.study.fold))
 
 
 def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
@@ -291,7 +303,7 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
             model(batch.image)  # the first pass pays for what later ones have
             for cell in cells(benchmark.study):
                 start = time.perf_counter()
-                rows = attack_chunk(model, [batch], [cell.attack], budgets=[cell.budget])[0].rows
+                rows = attack_chunk(model, [batch], [_among(cell.attack, benchmark)], budgets=[cell.budget])[0].rows
                 seconds = (time.perf_counter() - start) * share
                 # two passes of the loop's own per case: the clean prediction and the one that is scored
                 passes = (rows[0].forwards + 2) * len(refs), rows[0].backwards * len(refs)

@@ -20,12 +20,12 @@ from medseg_attack.errors import InputError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-KINDS = ("attack", "ball", "dataset", "metric", "model", "objective")
+KINDS = ("attack", "ball", "criterion", "dataset", "goal", "metric", "model", "objective")
 _VALUES = (
     "metric",
     "objective",
 )  # kinds whose functions are used as they are; elsewhere a function is a factory
-_MODULES = ("balls", "objectives")
+_MODULES = ("balls", "criteria", "goals", "objectives")
 _PACKAGES = ("attacks", "data", "metrics", "models")
 
 

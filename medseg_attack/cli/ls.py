@@ -11,6 +11,8 @@ from medseg_attack.errors import InputError
 KINDS = {
     "attacks": "attack",
     "objectives": "objective",
+    "goals": "goal",
+    "criteria": "criterion",
     "balls": "ball",
     "models": "model",
     "datasets": "dataset",
@@ -20,7 +22,9 @@ KINDS = {
 
 @terminal.command
 def ls(
-    what: Annotated[str, typer.Argument(help="attacks, objectives, balls, models, datasets or metrics.")],
+    what: Annotated[
+        str, typer.Argument(help="attacks, objectives, goals, criteria, balls, models, datasets or metrics.")
+    ],
     json: Json = False,
 ) -> None:
     """List what there is by name, with its options and their defaults.
