@@ -25,7 +25,7 @@ _VALUES = (
     "metric",
     "objective",
 )  # kinds whose functions are used as they are; elsewhere a function is a factory
-_MODULES = ("balls", "criteria", "goals", "objectives")
+_MODULES = ("balls", "criteria", "goals", "objectives", "stored_goals")
 _PACKAGES = ("attacks", "data", "metrics", "models")
 
 

@@ -161,7 +161,7 @@ def _lovasz(z: Maps, y: Maps) -> PerSample:
 @register("igsm", kind="attack")
 @dataclass(frozen=True)
 class Igsm:
-    """Steps along the signs until the case succeeds: MedIS with one loss (doi 10.1007/s11042-023-16569-y).
+    """Steps along the signs until the case succeeds: MedIS with one loss (Shukla et al. 2023).
 
     Updates are counted, so that the change is step_size times their number; the published step count is one more.
 
@@ -216,7 +216,9 @@ class LeastOf:
     def __post_init__(self) -> None:
         if not self.attacks or not all(hasattr(attack, "success") for attack in self.attacks):
             told = ", ".join(map(spec, self.attacks)) or "none"
-            raise InputError(f"expected attacks with a criterion of success, such as igsm or dag, got {told}; change them")
+            raise InputError(
+                f"expected attacks with a criterion of success, such as igsm or dag, got {told}; change them"
+            )
         norms = {spec(attack.ball) for attack in self.attacks}
         if len(norms) > 1:
             raise InputError(f"expected attacks of one ball, got {', '.join(sorted(norms))}; their sizes must compare")
@@ -245,7 +247,7 @@ def medis(
     steps: int = 10,
     released: bool = False,
 ) -> LeastOf:
-    """MedIS: its five losses and their sum run apart, per case the one that needs least (doi 10.1007/s11042-023-16569-y).
+    """MedIS: its five losses and their sum run apart, per case the one that needs least (Shukla et al. 2023).
 
     released: the losses as the released notebooks compute them.
     """
