@@ -11,7 +11,7 @@ from medseg_attack.attacks.wang2024 import bce_swapped, dice_focal_swapped, dice
 from medseg_attack.objectives import bce, bce_dice, ce, dice_focal, focal, harm, margin, soft_dice
 from medseg_attack.types import Objective
 
-OBJECTIVES = registry.names("objective")
+OBJECTIVES = [name for name in registry.names("objective") if name != "toward"]  # needs a task: test_goals.py
 
 
 def gradient(objective: Objective, z: list[float], y: int) -> torch.Tensor:

@@ -268,6 +268,8 @@ def _overlap(pred: Mask, wanted: Mask, classes: Sequence[int]) -> PerSample:
 
 
 @register("asma_ozbulak2019", kind="attack")
-def asma_ozbulak2019(ball: Ball = WIDEST, goal: Goal | None = Erase(), steps: int = 200) -> Asma:
+def asma_ozbulak2019(
+    ball: Ball = WIDEST, goal: Goal | None = Erase(), success: Criterion = ByPixels(), steps: int = 200
+) -> Asma:
     """ASMA with raw gradients and the published rates (arXiv 1907.13124): made for one network's logits."""
-    return Asma(ball, goal, steps=steps, step_size=1e-6, least=1e-7, normalised=False)
+    return Asma(ball, goal, success, steps, step_size=1e-6, least=1e-7, normalised=False)
