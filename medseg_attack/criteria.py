@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from medseg_attack.errors import InputError
@@ -103,12 +104,12 @@ class ByMiou:
         return (_overlap(a, b, task, dice=False) + _overlap(~a, ~b, task, dice=False)) / 2
 
 
-def _agreeing(a: Mask, b: Mask, task: Task) -> Mask:
+def _agreeing(a: Mask, b: Mask, task: Task) -> Bool[Tensor, "b n *s"]:
     """Which entries agree; a pixel of an exclusive task is one entry."""
     return (a == b).all(1, keepdim=True) if task.exclusive else a == b
 
 
-def _least(adversarial: Mask) -> PerSample:
+def _least(adversarial: Bool[Tensor, "b n *s"]) -> PerSample:
     """The share of entries, of the class where it is least."""
     return adversarial.flatten(2).double().mean(2).amin(1)
 

@@ -221,6 +221,8 @@ def _arguments(node: ast.expr, entry: _Entry, text: str) -> dict[str, Any]:
 def _checked(owner: str, field: inspect.Parameter, value: Any) -> Any:
     """`value`, if it can stand where the field's default stands."""
     default = field.default
+    if default is None and value is not None and field.name in KINDS and _kind(value) != field.name:
+        raise InputError(f"{owner}.{field.name} takes a {field.name} or None, got {value!r}; see 'medattack ls'")
     if default is inspect.Parameter.empty or default is None or value is None:
         return value
     plain = (bool, int, float, str, tuple)

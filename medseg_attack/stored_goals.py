@@ -8,8 +8,10 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
+from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
@@ -59,7 +61,7 @@ def _stored(file: Path, task: Task) -> Mask:
     return torch.stack([labels == k + first for k in range(n)])[None]
 
 
-def _stretched(mask: Mask, like: Mask) -> Mask:
+def _stretched(mask: Bool[Tensor, "n k *t"], like: Mask) -> Bool[Tensor, "n k *s"]:
     if mask.ndim != like.ndim:
         raise InputError(f"expected a wanted mask of {like.ndim - 2} axes, got {mask.ndim - 2}; give one of the scan's")
     return functional.interpolate(mask.float(), like.shape[2:], mode="nearest-exact") > 0.5

@@ -16,7 +16,6 @@ from torch import Tensor
 from medseg_attack.aims import Aim
 from medseg_attack.attacks.baselines import judged
 from medseg_attack.errors import InputError
-from medseg_attack.goals import Goal
 from medseg_attack.registry import spec
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, PerSample
 
@@ -117,12 +116,10 @@ def check(attack: Any, *norms: str) -> None:
     """Refuses what a least-perturbation attack cannot be built with.
 
     Raises:
-        InputError: its ball is of a norm that it does not search in, its goal is no goal, or it takes no step.
+        InputError: its ball is of a norm that it does not search in, or it takes no step.
     """
     kind = spec(attack.ball).partition("(")[0]
     if kind not in norms:
         raise InputError(f"expected a ball of {' or '.join(norms)}, the norm that is made small, got {kind}; change it")
-    if not isinstance(attack.goal, Goal | None):
-        raise InputError(f"expected a goal such as erase('liver'), got {spec(attack.goal)}; see 'medattack ls goals'")
     if attack.steps < 1:
         raise InputError(f"expected steps >= 1, got {attack.steps}; check the attack")

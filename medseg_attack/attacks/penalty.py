@@ -179,7 +179,7 @@ def _descended(found: Search, price: PerSample, steps: int) -> Adversarial:
 def _newton(grad: Flat, pairs: Sequence[tuple[Flat, Flat]], unit: PerSample) -> Flat:
     """The inverse Hessian of the pairs times the gradient (two loops); a pair of zeros is none."""
 
-    def times(a: Flat, b: Flat) -> Flat:
+    def times(a: Flat, b: Flat) -> Float[Tensor, "b 1"]:
         return (a * b).sum(1, keepdim=True)
 
     shares = []
