@@ -134,7 +134,7 @@ def takes_any_ball(name: str) -> bool:
     """Whether a norm may stand in for the attack's ball; a published variant's own ball is part of it."""
     _load()
     field = inspect.signature(_entries[name].make).parameters.get("ball")
-    return field is not None and _names.get(type(field.default)) in ("linf", "l2")
+    return field is not None and not _entries[name].about.norm and _names.get(type(field.default)) in ("linf", "l2")
 
 
 def build(text: str, kind: str, overrides: Mapping[str, Any] | None = None) -> Any:

@@ -12,7 +12,7 @@ from medseg_attack.aims import Aim, aim_of
 from medseg_attack.attacks.dag import Dag, DeepFool, Jsma
 from medseg_attack.attacks.minimal import Search
 from medseg_attack.attacks.penalty import Asma
-from medseg_attack.attacks.proximal import AlmaProx, _penalty, prox_linf
+from medseg_attack.attacks.proximal import _penalty, prox_linf
 from medseg_attack.balls import L0, L2, Linf
 from medseg_attack.crafting import Metered
 from medseg_attack.criteria import ByPixels

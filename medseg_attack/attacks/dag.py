@@ -12,7 +12,7 @@ from medseg_attack.balls import L0, TINY, Linf
 from medseg_attack.criteria import ByPixels, Criterion
 from medseg_attack.errors import InputError
 from medseg_attack.goals import Goal
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model
 
 WIDEST = Linf(64 / 255)
@@ -105,7 +105,7 @@ class DeepFool:
         return walk(found, self.steps, move)
 
 
-@register("jsma", kind="attack")
+@register("jsma", kind="attack", about=About(norm="least l0"))
 @dataclass(frozen=True)
 class Jsma:
     """The few pixels that matter most, changed as far as they go (JSMA; Papernot et al., arXiv 1511.07528).

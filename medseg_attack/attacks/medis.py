@@ -23,7 +23,7 @@ from medseg_attack.criteria import ByMiou, Criterion
 from medseg_attack.errors import InputError
 from medseg_attack.goals import Goal, Toward
 from medseg_attack.objectives import bce, bce_dice
-from medseg_attack.registry import register, spec
+from medseg_attack.registry import About, register, spec
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
 
 Maps: TypeAlias = Float[Tensor, "b k *s"]
@@ -158,7 +158,7 @@ def _lovasz(z: Maps, y: Maps) -> PerSample:
     return (functional.relu(errors) * gain).sum(2).mean(1)
 
 
-@register("igsm", kind="attack")
+@register("igsm", kind="attack", about=About(paper="Shukla et al., Multimedia Tools and Applications 2023"))
 @dataclass(frozen=True)
 class Igsm:
     """Steps along the signs until the case succeeds: MedIS with one loss (Shukla et al. 2023).
@@ -239,7 +239,7 @@ class LeastOf:
         return replace(again, success=best.success, passes=passes)
 
 
-@register("medis", kind="attack")
+@register("medis", kind="attack", about=About(paper="Shukla et al., Multimedia Tools and Applications 2023"))
 def medis(
     ball: Ball = Linf(10 / 255),
     goal: Goal | None = None,

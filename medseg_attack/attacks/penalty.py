@@ -15,7 +15,7 @@ from medseg_attack.balls import L2, TINY
 from medseg_attack.criteria import ByPixels, Criterion
 from medseg_attack.errors import InputError
 from medseg_attack.goals import Erase, Goal
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, PerSample
 
 WIDEST = L2(20.0)
@@ -27,7 +27,7 @@ def _next(price: PerSample, low: PerSample, high: PerSample, reached: Tensor) ->
     return torch.where(high.isinf(), 10 * price, (low + high) / 2), low, high
 
 
-@register("cw", kind="attack")
+@register("cw", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
 class CarliniWagner:
     """Least squares plus a price on entries that are not adversarial (Carlini & Wagner, S&P 2017, arXiv 1608.04644).
@@ -89,7 +89,7 @@ class CarliniWagner:
         return seen[0] | found.seen(x, found.model(x))
 
 
-@register("lbfgs", kind="attack")
+@register("lbfgs", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
 class Lbfgs:
     """Least squares plus a price on cross-entropy, by L-BFGS within [0, 1] (Szegedy et al., arXiv 1312.6199).
@@ -193,7 +193,7 @@ def _newton(grad: Flat, pairs: Sequence[tuple[Flat, Flat]], unit: PerSample) -> 
     return grad
 
 
-@register("asma", kind="attack")
+@register("asma", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
 class Asma:
     """Raises the wanted class where it is not yet seen, less the change's square (Ozbulak et al., arXiv 1907.13124).
@@ -267,7 +267,7 @@ def _overlap(pred: Mask, wanted: Mask, classes: Sequence[int]) -> PerSample:
     return torch.where(there > 0, iou.sum(1) / there.clamp(min=1), 1.0)
 
 
-@register("asma_ozbulak2019", kind="attack")
+@register("asma_ozbulak2019", kind="attack", about=About(norm="least l2"))
 def asma_ozbulak2019(
     ball: Ball = WIDEST, goal: Goal | None = Erase(), success: Criterion = ByPixels(), steps: int = 200
 ) -> Asma:

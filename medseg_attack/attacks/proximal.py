@@ -15,7 +15,7 @@ from medseg_attack.balls import L2, TINY, Linf
 from medseg_attack.criteria import ByPixels, Criterion
 from medseg_attack.errors import InputError
 from medseg_attack.goals import Goal
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, PerSample
 
 HALVINGS = 40  # of the search for a proximal point: to 1e-12 of its start
@@ -38,7 +38,7 @@ def prox_linf(change: Image, weight: PerSample, metric: Image, image: Image) -> 
     return boxed.clamp(-a, a)
 
 
-@register("alma_prox", kind="attack")
+@register("alma_prox", kind="attack", about=About(norm="least linf"))
 @dataclass(frozen=True)
 class AlmaProx:
     """Augmented Lagrangian per entry, proximal step in Linf (ALMAProx; Rony et al., CVPR 2023, arXiv 2206.07179).
@@ -230,7 +230,7 @@ def _shares(duals: Float[Tensor, "b n *s"]) -> Float[Tensor, "b n *s"]:
     return flat.softmax(1)[:, 1:].view_as(duals)
 
 
-@register("pdgd", kind="attack")
+@register("pdgd", kind="attack", about=About(norm="least l2"))
 def pdgd(
     ball: Ball = L2(20.0), goal: Goal | None = None, success: Criterion = ByPixels(), steps: int = 500
 ) -> PrimalDual:
