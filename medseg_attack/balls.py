@@ -86,6 +86,44 @@ def held(ball: Ball, change: Tensor) -> Tensor:
     return ball.project(middle + change, middle) - middle
 
 
+@register("l0", kind="ball")
+@dataclass(frozen=True)
+class L0:
+    """At most that share of the image's values may change, each as far as it likes."""
+
+    eps: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps <= 1:
+            raise InputError(f"expected 0 <= eps <= 1, the share of pixels that may change, got {self.eps:g}; check it")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    def step(self, grad: Image, image: Image) -> Image:
+        """The pixels of the largest slopes, to black or white."""
+        return torch.where(self._largest(grad.abs()), grad.sign(), 0.0)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        return torch.where(self._largest((x - x0).abs()), x, x0).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        """Random pixels with random values."""
+        chosen = self._largest(drawn(torch.rand, x0, [seed ^ 1 for seed in seeds]))
+        return torch.where(chosen, drawn(torch.rand, x0, seeds), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return (x != x0).flatten(1).to(x0.dtype).mean(1)
+
+    def _largest(self, of: Tensor) -> Tensor:
+        """The share `eps` of each sample's largest values, none of which is 0."""
+        flat = of.flatten(1)
+        n = math.floor(self.eps * flat.shape[1] * (1 + 1e-9))
+        top = flat.topk(n, 1)
+        return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, top.indices, top.values > 0).view_as(of)
+
+
 def drawn(random: Callable[..., Tensor], like: Tensor, seeds: Sequence[int]) -> Tensor:
     """Random numbers of the shape of `like`; sample `i` depends on `seeds[i]` alone, the same on every device."""
     parts = [

@@ -17,6 +17,7 @@ import yaml
 from medseg_attack import registry
 from medseg_attack.checks import stored
 from medseg_attack.checks.probes import preflight
+from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
@@ -118,6 +119,7 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
         refs = benchmark.refs(given)
         _check_levels(benchmark, refs)
         for cell in cells(benchmark.study):
+            told(cell.attack, "within", benchmark.data.task)  # an unknown organ is told before anything slow happens
             check_fit(cell.label, cell.budget, _known(benchmark, given, cell), refs)
     metrics = {text: registry.build(text, "metric") for text in benchmark.study.metrics}
     _claim(benchmark)
@@ -145,12 +147,19 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
 def _fitted(benchmark: Benchmark, given: Given, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
     """The cell's attack, fitted on the training patients of the study's fold if it learns."""
     batches = Batches.of(benchmark.data, _known(benchmark, given, cell), benchmark.device)
-    return fitted(cell.attack, model, batches, folder, benchmark.study.seed)
+    attack = fitted(cell.attack, model, batches, folder, benchmark.study.seed)
+    return _among(attack, benchmark, given)
 
 
 def _known(benchmark: Benchmark, given: Given, cell: Cell) -> Sequence[CaseRef]:
     """The cases that an attack is fitted on, none if it does not learn."""
     return benchmark.data.refs("train", benchmark.study.fold, given.dims) if needs_fit(cell.attack) else ()
+
+
+def _among(attack: Any, benchmark: Benchmark, given: Given) -> Any:
+    """The attack with the data that it may draw from: the split's, whatever the limit."""
+    refs = benchmark.data.refs(benchmark.study.split, benchmark.study.fold, given.dims)
+    return told(attack, "among", benchmark.data, refs)
 
 
 def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
@@ -334,7 +343,9 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
             for cell in benchmark.cells(given):
                 attack, fit = tried(cell.attack, model, batch, len(_known(benchmark, given, cell)))
                 start = time.perf_counter()
-                rows = attack_chunk(model, [batch], [attack], budgets=[cell.budget])[0].rows
+                rows = attack_chunk(
+                    model, [batch], [_among(attack, benchmark, given)], budgets=[cell.budget]
+                )[0].rows  # fmt: skip
                 seconds = (time.perf_counter() - start) * share + fit.seconds
                 # two passes of the loop's own per case: the clean prediction and the one that is scored
                 forwards = (rows[0].forwards + 2) * len(refs) + fit.forwards

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg_attack.aims import aim_of
 from medseg_attack.budgets import Budget
 from medseg_attack.crafting import Crafted, Size, crafted, sizes
 from medseg_attack.metrics.overlap import counts, index_sums
@@ -149,7 +150,14 @@ def _scored(
     numbers = torch.cat(parts, dim=-1).tolist()
     budgets = sizes(cases, batch.image[found.at], budget, found.attack.ball.eps)
     changes = [Change(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
-    rows = [list(_rows(model.task, *one, found.cost)) for one in zip(cases, numbers, changes, strict=True)]
+    rows = [list(_rows(model.task, *one)) for one in zip(cases, numbers, changes, found.cost, strict=True)]
+    aim = aim_of(found.attack, model.task)
+    if aim is not None:
+        extras = aim.measured(at_clean, hit, target)
+        rows = [
+            [replace(row, extra=extra) for row, extra in zip(*pair, strict=True)]
+            for pair in zip(rows, extras, strict=True)
+        ]
     masks = packed(hit) if keep_mask else [_NOTHING] * len(cases)
     images = (found.image if found.stored is None else found.stored).cpu()
     return {n: _OnCase(*one) for n, *one in zip(found.at, rows, masks, images, strict=True)}

@@ -21,12 +21,12 @@ from medseg_attack.errors import InputError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-KINDS = ("attack", "ball", "dataset", "metric", "model", "network", "objective")
+KINDS = ("attack", "ball", "criterion", "dataset", "goal", "metric", "model", "network", "objective")
 _VALUES = (
     "metric",
     "objective",
 )  # kinds whose functions are used as they are; elsewhere a function is a factory
-_MODULES = ("balls", "objectives")
+_MODULES = ("balls", "criteria", "goals", "objectives", "stored_goals")
 _PACKAGES = ("attacks", "data", "metrics", "models")
 
 
@@ -147,7 +147,7 @@ def takes_any_ball(name: str) -> bool:
     """Whether a norm may stand in for the attack's ball; a published variant's own ball is part of it."""
     _load()
     field = inspect.signature(_entries[name].make).parameters.get("ball")
-    return field is not None and _names.get(type(field.default)) in ("linf", "l2")
+    return field is not None and not _entries[name].about.norm and _names.get(type(field.default)) in ("linf", "l2")
 
 
 def build(text: str, kind: str, overrides: Mapping[str, Any] | None = None) -> Any:
@@ -305,6 +305,8 @@ def _placed(node: ast.Call, entry: _Entry, text: str) -> dict[str, ast.expr]:
 def _checked(owner: str, field: inspect.Parameter, value: Any) -> Any:
     """`value`, if it can stand where the field's default stands."""
     default = field.default
+    if default is None and value is not None and field.name in KINDS and _kind(value) != field.name:
+        raise InputError(f"{owner}.{field.name} takes a {field.name} or None, got {value!r}; see 'medattack ls'")
     if default is inspect.Parameter.empty or default is None or value is None:
         return value
     plain = (bool, int, float, str, tuple)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Image: TypeAlias = Float[Tensor, "b c *s"]  # in [0, 1]
@@ -214,6 +214,8 @@ class Adversarial:
     Attributes:
         target: the truth on these images, of an attack that moves anatomy; None where it is what it was.
         success: whether an attack with a goal reached it; None for one without.
+        passes: forward and backward passes that each sample took, of an attack that stops sample by sample; None
+            where all took what the batch did.
     """
 
     image: Image
@@ -221,6 +223,7 @@ class Adversarial:
     size: PerSample
     target: Mask | None = None
     success: Bool[Tensor, "b"] | None = None
+    passes: Int[Tensor, "b 2"] | None = None
 
     def __or__(self, other: "Adversarial") -> "Adversarial":
         """Per sample the more harmful of the two; between equals, the smaller change.
@@ -234,6 +237,7 @@ class Adversarial:
             _taken(take, other.size, self.size),
             None if self.target is None or other.target is None else _taken(take, other.target, self.target),
             None if self.success is None or other.success is None else _taken(take, other.success, self.success),
+            None if self.passes is None or other.passes is None else self.passes + other.passes,
         )
 
 

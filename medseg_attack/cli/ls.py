@@ -11,6 +11,8 @@ from medseg_attack.errors import InputError
 KINDS = {
     "attacks": "attack",
     "objectives": "objective",
+    "goals": "goal",
+    "criteria": "criterion",
     "balls": "ball",
     "models": "model",
     "networks": "network",
@@ -22,7 +24,9 @@ FOUND = ("checkpoint", "others")  # models that stand for trained ones
 
 @terminal.command
 def ls(
-    what: Annotated[str, typer.Argument(help="attacks, objectives, balls, models, networks, datasets or metrics.")],
+    what: Annotated[
+        str, typer.Argument(help="attacks, objectives, goals, criteria, balls, models, networks, datasets or metrics.")
+    ],
     explain: Annotated[
         bool, typer.Option("--explain", help="Of attacks: paper, threat model, norm and passes of the defaults.")
     ] = False,
