@@ -16,6 +16,7 @@ Image: TypeAlias = Float[Tensor, "b c *s"]  # in [0, 1]
 LogOdds: TypeAlias = Float[Tensor, "b k *s"]  # sigmoid(log_odds) is the probability, for every head
 Mask: TypeAlias = Bool[Tensor, "b k *s"]  # one channel per class
 PerSample: TypeAlias = Float[Tensor, "b"]
+Flow: TypeAlias = Float[Tensor, "b n *s"]  # one channel per spatial axis, in pixels; see `warp.warped`
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Case:
     """One image to attack and score, on the CPU and on the scan's own grid.
 
     Attributes:
+        classes: names of the channels of `target`, where something asks for an organ by name.
         volume: the scan that a slice belongs to.
         group: the patient; splits and intervals never separate what shares it.
         spacing_mm: of the spatial axes of `image`, in their order.
@@ -97,6 +99,7 @@ class Case:
     window: Window
     stack: Stack | None = None
     storage: Storage | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +155,11 @@ class Judge(Protocol):
 class Ball(Protocol):
     """What an attacker may change: a norm and a budget, as a value.
 
+    A ball of images that scanners and bodies make may have further members: `unit`, of its `eps`, where that is no
+    fraction of the intensity window; `on(cases)`, where it must know their spacing; `length(flow)`, in `eps`' unit, if
+    anatomy may move (`project` and `size` are then told of the moved image, not of the untouched one); and
+    `covered(x, x0)`, the pixels that are not scored.
+
     Attributes:
         eps: the budget, in [0, 1] of the image.
         limit: the largest `size` that an honest attack reaches (`eps` for every norm).
@@ -185,14 +193,14 @@ class Adversarial:
     """What an attack returns: images, how harmful they are to its judge, and how large the change is.
 
     Attributes:
-        target: the truth on these images, of an attack that moves anatomy; None where it is what it was.
+        flow: how anatomy moved; `warp.moved` of it is the truth on these images. None where nothing moved.
         success: whether an attack with a goal reached it; None for one without.
     """
 
     image: Image
     harm: PerSample
     size: PerSample
-    target: Mask | None = None
+    flow: Flow | None = None
     success: Bool[Tensor, "b"] | None = None
 
     def __or__(self, other: "Adversarial") -> "Adversarial":
@@ -205,9 +213,17 @@ class Adversarial:
             _taken(take, other.image, self.image),
             _taken(take, other.harm, self.harm),
             _taken(take, other.size, self.size),
-            None if self.target is None or other.target is None else _taken(take, other.target, self.target),
+            _flow_taken(take, other.flow, self.flow),
             None if self.success is None or other.success is None else _taken(take, other.success, self.success),
         )
+
+
+def _flow_taken(take: Bool[Tensor, "b"], theirs: Flow | None, ours: Flow | None) -> Flow | None:
+    """Where one side moved anatomy and the other did not, the other moved it by 0."""
+    if theirs is None and ours is None:
+        return None
+    still = torch.zeros_like(ours if theirs is None else theirs)  # type: ignore[arg-type]
+    return _taken(take, still if theirs is None else theirs, still if ours is None else ours)
 
 
 def _taken(take: Bool[Tensor, "b"], theirs: Tensor, ours: Tensor) -> Tensor:

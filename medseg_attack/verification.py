@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from medseg_attack import registry
+from medseg_attack.crafting import bound
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.source import Array
 from medseg_attack.data.twins import Twin, read_stored, sha256, twins_of, write_twin
@@ -19,7 +20,7 @@ from medseg_attack.files import read_json, write_json
 from medseg_attack.levels import Levels
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.results import SEAL, TWINS, RunFolder
-from medseg_attack.types import Ball, Batch, Case, Model, Storage
+from medseg_attack.types import Ball, Batch, Case, Image, Model
 
 FOLDER, MANIFEST = TWINS, "manifest.json"
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
@@ -75,8 +76,8 @@ def _ids(data: Prepared, scan: str, twin: Twin) -> list[str]:
 
 
 def _dice(rows: pd.DataFrame, ids: Sequence[str]) -> float:
-    total = rows[rows["case"].isin(ids)][["n_target", "n_adv", "hit_adv"]].sum()
-    both = total["n_target"] + total["n_adv"]
+    total = rows[rows["case"].isin(ids)][["n_target_adv", "n_adv", "hit_adv"]].sum()
+    both = total["n_target_adv"] + total["n_adv"]
     return float(2 * total["hit_adv"] / both) if both else 1.0
 
 
@@ -161,13 +162,17 @@ def _of_batch(
     with torch.no_grad():
         pred = model.decide(model(image))
     found = counts(pred, batch.target)
-    moved = (levels.stored - _stored(cases, device)) * levels.slope / (levels.high - levels.low)
+    of_source = Levels.of(cases, device)
+    assert of_source is not None
+    after, before = of_source.exactly(levels.stored)
     for n, case in enumerate(cases):
         if case.id not in values:
             continue
-        yield from _of_budget(case, moved[n : n + 1], ball, float(rows.loc[case.id]["budget"].iloc[0]))
-        native = _stored([case], device) * case.storage.slope + case.storage.inter  # type: ignore[union-attr]
-        if moved[n][((native < case.window.low) | (native > case.window.high))[0]].any():
+        pair = after[n : n + 1], before[n : n + 1]
+        yield from _of_budget(case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
+        native = of_source.stored[n] * case.storage.slope + case.storage.inter  # type: ignore[union-attr]
+        outside = (native < case.window.low) | (native > case.window.high)
+        if (levels.stored[n] != of_source.stored[n])[outside].any():
             yield Mismatch(case.id, "a voxel outside of the intensity window was changed")
         for k in model.task.scored:
             cls, here = model.task.classes[k], found[n, k, 1:].tolist()
@@ -176,9 +181,9 @@ def _of_batch(
                 yield Mismatch(case.id, f"{cls}: predicted and hit pixels were {there}, from disk {here}")
 
 
-def _of_budget(case: Case, moved: torch.Tensor, ball: Ball, budget: float) -> Iterator[Mismatch]:
-    ball = registry.with_eps(ball, budget)
-    size = ball.size(moved, torch.zeros_like(moved)).item()
+def _of_budget(case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
+    ball = bound(registry.with_eps(ball, budget), [case])
+    size = ball.size(after, before).item()
     # floats are stored to their own precision only
     slack = LIMIT if not case.storage or not case.storage.stored.dtype.is_floating_point else 1e-6
     if not size <= ball.limit * (1 + slack) + (slack if slack > LIMIT else 0):
@@ -188,8 +193,3 @@ def _of_budget(case: Case, moved: torch.Tensor, ball: Ball, budget: float) -> It
 def _twin(case: Case, stored: Array) -> Case:
     assert case.storage is not None
     return replace(case, storage=replace(case.storage, stored=torch.from_numpy(np.array(stored)[None])))
-
-
-def _stored(cases: Sequence[Case], device: Any) -> torch.Tensor:
-    storages = [case.storage for case in cases if isinstance(case.storage, Storage)]
-    return torch.stack([storage.stored.to(torch.float64) for storage in storages]).to(device)

@@ -119,7 +119,8 @@ class Prepared:
         pair = torch.from_numpy(image[None]), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
         storage = Storage(torch.from_numpy(images[ref.index][None].copy()), record["slope"], record["inter"])
-        return Case(ref.id, ref.volume, ref.group, *pair, tuple(spacing), window, stack, storage)
+        return Case(ref.id, ref.volume, ref.group, *pair, tuple(spacing), window, stack, storage,
+                    self.task.classes)  # fmt: skip
 
     def stored(self, scan: str) -> Array:
         """A scan's values as its file holds them, (slices, rows, columns), mapped from the disk."""
