@@ -120,7 +120,7 @@ class TestAttack:
         model, image, target, seeds = scene
         attack = built(name)
         found = attack(model, image, target, seeds)
-        kept = ~covered(attack.ball, found.image, image)
+        kept = ~covered(attack.ball, found.image, image.expand_as(found.image))
         truth = moved(target, found.flow, model.task.exclusive) & kept
         torch.testing.assert_close(found.harm, harm(model.decide(model(found.image)) & kept, truth).double())
 

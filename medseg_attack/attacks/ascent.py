@@ -2,7 +2,7 @@
 bodies. Each of them says how its numbers become an image; what it may do at most is its ball."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,7 @@ class Made(NamedTuple):
     penalty: PerSample | None = None
 
 
+@runtime_checkable
 class Described(Protocol):
     """An attack that is described by some numbers; `steps=0` is a random draw of it, which is its control."""
 

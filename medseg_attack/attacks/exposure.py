@@ -28,7 +28,8 @@ class Stops:
     """Every pixel may be brightened or darkened by `eps` stops, a factor of 2 each.
 
     Attributes:
-        reach: in pixels; further than 0, a pixel may take the value of a neighbour, so exposed.
+        reach: in pixels; further than 0, a pixel may take the value of a neighbour, so exposed, if it may be exposed
+            at all.
     """
 
     eps: float = 0.5
@@ -63,7 +64,7 @@ class Stops:
         return most.flatten(1).amax(1).log2()
 
     def _around(self, x0: Image) -> tuple[Image, Image]:
-        if not self.reach:
+        if not self.reach or not self.eps:
             return x0, x0
         pool = F.max_pool2d if x0.ndim == 4 else F.max_pool3d
         width = 2 * self.reach + 1

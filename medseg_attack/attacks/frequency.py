@@ -197,7 +197,7 @@ def _turned(x: Tensor, inverse: bool) -> Tensor:
     return x
 
 
-def _filled(x: Image, sides: Sequence[int], mode: str) -> Image:
+def _filled(x: Image, sides: Sequence[int], mode: str) -> Tensor:
     """Padded at the end to whole blocks."""
     missing = [-n % side for n, side in zip(x.shape[2:], sides, strict=True)]
     pad = [n for m in reversed(missing) for n in (0, m)]
