@@ -85,12 +85,14 @@ class Vafa:
     """The quantisation table of cosine coefficients that harms most (Hanif et al., VAFA, MICCAI 2023).
 
     One table for all blocks of an image, from `least` to the ball's `eps`, in signed steps; rounding is a staircase of
-    hyperbolic tangents that grows sharp (their eq. 3). Blocks at the border repeat it.
+    hyperbolic tangents that grows sharp (their eq. 3), and what is scored last is rounded. Blocks at the border repeat
+    it. The objective is a saw of the table, on which a search from its least entries does not get far; hence the start.
 
     Attributes:
         step_size: of the table, as a fraction of its range: 0.1 is about one grey level of 20.
         least: the smallest entry in grey levels: 1 in the paper.
         ssim: weight of 1 - SSIM (windows of 3 pixels), taken off the objective ("+SSIM" in the paper).
+        random_start: begin at a table drawn at random; False begins at the least entries, as the paper does.
         steps: 0 draws a table at random.
     """
 
@@ -100,6 +102,7 @@ class Vafa:
     step_size: float = 0.1
     least: float = 1.0
     ssim: float = 0.0
+    random_start: bool = True
 
     def __post_init__(self) -> None:
         checked(self)
@@ -113,7 +116,7 @@ class Vafa:
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         numbers = anywhere(image, math.prod(self._ball.sides(image.ndim - 2)), seeds)
-        return numbers if self.steps == 0 else torch.full_like(numbers, -1)
+        return numbers if self.random_start or self.steps == 0 else torch.full_like(numbers, -1)
 
     def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
         ball = self._ball
@@ -136,7 +139,7 @@ class Vafa:
 @register("vafa_hanif2023", kind="attack")
 def vafa_hanif2023(ball: Ball = Quantised(stretch=True), objective: Objective = bce, steps: int = 20) -> Vafa:
     """VAFA as released: tables from 5, one grey level a step, and each plane stretched (Hanif et al., MICCAI 2023)."""
-    return Vafa(ball, objective, steps, 2 / 15, 5.0)
+    return Vafa(ball, objective, steps, 2 / 15, 5.0, random_start=False)
 
 
 def quantised(image: Image, table: Float[Tensor, "b *block"], soft: float) -> Image:
@@ -153,12 +156,13 @@ def quantised(image: Image, table: Float[Tensor, "b *block"], soft: float) -> Im
 
 
 def staircase(v: Tensor, soft: float) -> Tensor:
-    """Rounding with a slope: whole numbers stay, halves lie between; the gradient is that of a small slope at least.
+    """Rounding with a slope that `soft` leaves: whole numbers stay, halves lie between; 0 rounds, without a gradient.
 
     >>> [round(staircase(torch.tensor(2.25), soft).item(), 4) for soft in (0.1, 0.01)]
     [2.1518, 2.0618]
     """
-    soft = max(soft, 1e-3)
+    if soft == 0:
+        return v.round()
     steep = math.log(2 / soft - 1)
     below = v.detach().floor()
     return below + (1 + torch.tanh(steep * (v - below - 0.5)) / (1 - soft)) / 2
