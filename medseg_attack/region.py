@@ -31,9 +31,9 @@ class Within:
     a batch apart from the rest.
 
     Attributes:
-        region: "body" (the largest part of the image that is not dark, and what it encloses), "outside:ORGAN" (not on the truth
-            of that organ), "ring:10mm" (outside of all organs, and no further than that from one) or "mask:FILE"
-            (an .npy or .png of the case's grid, or of its whole scan, slices first; not 0 is inside).
+        region: "body" (the largest part of the image that is not dark, and what it encloses), "outside:ORGAN" (not on
+            the truth of that organ), "ring:10mm" (outside of all organs, and no further than that from one) or
+            "mask:FILE" (an .npy or .png of the case's grid, or of its whole scan, slices first; not 0 is inside).
         content: a hash of that file, so that rows are not taken for those of another mask in the same place.
     """
 
