@@ -159,7 +159,8 @@ def _scored(
     # the one copy back: counts and index sums of both predictions and both sizes
     parts = counts(at_clean, target), counts(hit, there), index_sums(at_clean), index_sums(hit)
     numbers = torch.cat(parts, dim=-1).tolist()
-    budgets = sizes(cases, before[:, :1], budget, math.nan if hasattr(found.ball, "unit") else found.ball.eps)
+    own = math.nan if hasattr(found.ball, "unit") else found.ball.eps
+    budgets = sizes(cases, batch.image[found.at], budget, own)
     changes = [Change(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
     rows = [list(_rows(model.task, *one, found.cost)) for one in zip(cases, numbers, changes, strict=True)]
     seen = _seen(hit, there) if keep_mask else [_Seen(_NOTHING, _NOTHING)] * len(cases)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Within:
         """The ball around these cases."""
         inner: Callable[[Sequence[Case]], Ball] | None = getattr(self.ball, "on", None)
         mask = torch.stack([torch.from_numpy(region_of(case, self.region)) for case in cases])[:, None]
-        return _Here(self.ball if inner is None else inner(cases), mask)
+        return _Here(self.ball if inner is None else inner(cases), self.region, mask)
 
     def step(self, grad: Image, image: Image) -> Image:
         raise self._lost()
@@ -88,10 +88,11 @@ class Within:
         return InputError(f"region {self.region!r} is another one for every case; run the attack through 'medattack'")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Here:
     plain: Ball
-    mask: Bool[Tensor, "b 1 *s"]
+    region: str
+    mask: Bool[Tensor, "b 1 *s"] = field(compare=False)  # the same region of the same cases
 
     @property
     def eps(self) -> float:

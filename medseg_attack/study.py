@@ -119,10 +119,16 @@ def _within(cell: Cell, region: str) -> Cell:
 def _control(cell: Cell) -> Cell:
     """Noise in the attack's ball; of a described change (a field, a pose) a random one, which noise is no match for."""
     if getattr(cell.attack.ball, "unit", ""):
-        random = replace(cell.attack, steps=0)
-        return Cell(f"noise {cell.label}", "", cell.eps, random)
+        return Cell(f"noise {cell.label}", "", cell.eps, replace(_described(cell.attack), steps=0))
     noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
     return Cell(_in_unit(_label("noise", {}, noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
+
+
+def _described(attack: Any) -> Any:
+    """The first attack with steps inside one that is made of others."""
+    while not hasattr(attack, "steps"):
+        attack = attack.attacks[0] if hasattr(attack, "attacks") else attack.attack
+    return attack
 
 
 def _of_attack(text: str, study: Study) -> list[Cell]:

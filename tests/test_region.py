@@ -103,7 +103,12 @@ def test_nothing_outside_changes_and_the_budget_is_used_inside(ball: Ball) -> No
 def test_every_attack_of_a_run_is_held_to_its_region_and_the_loop_sees_to_it() -> None:
     model = registry.build("blurred_oracle", "model")(TASK)
     batch = Batch.of([case(0), case(1)])
-    texts = ("pgd(linf(0.2), steps=3)", "noise(linf(0.2))", "bias_field(steps=0)", "motion(steps=0)")
+    texts = (
+        "best_of((pgd(linf(0.2), steps=3), fgsm(linf(0.2))))",
+        "noise(linf(0.2))",
+        "bias_field(steps=0)",
+        "motion(steps=0)",
+    )
     attacks = [registry.within(registry.build(text, "attack"), "outside:organ") for text in texts]
     with frozen(model):
         results = attack_chunk(model, [batch], attacks, keep_images=True)

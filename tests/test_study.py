@@ -157,6 +157,8 @@ def test_a_described_change_has_a_random_one_of_its_kind_as_control() -> None:
     ]  # fmt: skip
     study = read_study(None, {"models": ["m"], "attacks": ["deformation"], "eps": ["2.5"]})
     control, attack = cells(study)
+    twice = read_study(None, {"models": ["m"], "attacks": ["restarts(deformation, n=2)"], "eps": ["2.5"]})
+    assert cells(twice)[0].attack == control.attack
     assert registry.spec(control.attack) == "deformation(ball=displacement(eps=2.5), steps=0)"
     assert attack.attack.ball.eps == 2.5
 

@@ -12,7 +12,7 @@ from medseg_attack.attacks.ascent import Made, Numbers, anywhere, checked, climb
 from medseg_attack.attacks.deformation import Displacement, longest, pixel_mm
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Case, Flow, Image, Mask, Model, Objective, PerSample
 from medseg_attack.warp import warped
 
@@ -109,7 +109,7 @@ def centred(like: Tensor, mm: Float[Tensor, "b n *ones"]) -> Float[Tensor, "b n 
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None] * mm
 
 
-@register("affine", kind="attack")
+@register("affine", kind="attack", about=About(paper="Chen et al., advchain, Medical Image Analysis 2022"))
 @dataclass(frozen=True)
 class Affine:
     """The rotation, shift and scale that harm most, the truth carried along (Chen et al., advchain, MedIA 2022).

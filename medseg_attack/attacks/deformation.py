@@ -12,7 +12,7 @@ from medseg_attack.attacks.ascent import Made, Numbers, anywhere, checked, climb
 from medseg_attack.attacks.bias_field import Gain, biased
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Case, Flow, Image, Mask, Model, Objective, PerSample
 from medseg_attack.warp import exponential, smooth, warped
 
@@ -86,7 +86,7 @@ def longest(flow: Flow) -> PerSample:
     return flow.square().sum(1).sqrt().flatten(1).amax(1)
 
 
-@register("deformation", kind="attack")
+@register("deformation", kind="attack", about=About(paper="Chen et al., advchain, Medical Image Analysis 2022"))
 @dataclass(frozen=True)
 class Deformation:
     """The smooth deformation that harms most, its truth carried along (Chen et al., advchain, MedIA 2022).
@@ -198,7 +198,7 @@ class _Tissue(Tissue):
         return pixel_mm(self.spacing_mm, like)
 
 
-@register("deformation_bias", kind="attack")
+@register("deformation_bias", kind="attack", about=About(paper="Chen et al., SASHIMI 2019 (in its spirit)"))
 @dataclass(frozen=True)
 class DeformationBias:
     """Deformation and intensity together, in the spirit of the clinical variation of Chen et al. (SASHIMI 2019).

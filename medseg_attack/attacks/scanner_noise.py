@@ -12,7 +12,7 @@ from medseg_attack.attacks.bias_field import relative
 from medseg_attack.balls import TINY, drawn
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
 
 CUT = 0.9973  # of a normal distribution lies within 3 standard deviations: no pixel's noise is larger
@@ -104,7 +104,7 @@ def no_louder(noise: Tensor, deviation: float) -> Tensor:
     return noise * wide((deviation / (rms(noise.detach()) + TINY)).clamp(max=1), noise)
 
 
-@register("rician", kind="attack")
+@register("rician", kind="attack", about=About(paper="Gudbjartsson and Patz, MRM 1995 (the noise)"))
 @dataclass(frozen=True)
 class Rician:
     """The noise of both receiver channels that harms most in their magnitude (the Rician model of Gudbjartsson 1995).
@@ -138,7 +138,7 @@ def magnitude(image: Image, real: Image, imaginary: Image) -> Image:
     return torch.complex(image + real, imaginary).abs().clamp(max=1)
 
 
-@register("speckle", kind="attack")
+@register("speckle", kind="attack", about=About(paper="Jain 1989 (the noise)"))
 @dataclass(frozen=True)
 class Speckle:
     """The multiplicative noise that harms most, x (1 + n) as in ultrasound and SAR (Jain 1989).

@@ -68,6 +68,7 @@ def compare(
     """
     keys = _checked(by, sort)
     _refuse_combinations(fail_if, junit is not None or github or exit_zero, github, json)
+    from medseg_attack.checks.stored import of_stored
     from medseg_attack.gate.rules import parse
     from medseg_attack.gate.verdicts import judge
     from medseg_attack.report.gate import github as annotations
@@ -78,7 +79,10 @@ def compare(
     rules = [parse(text) for text in fail_if or []]
     rows, old = _rows(runs, reference, allow_partial)
     table = every = summary(rows, unit=unit, empty=empty, header=HEADER)
-    content: dict[str, Any] = {"unit": unit, "empty": empty, "runs": table.to_dict("records")}
+    flags = of_stored(map(Path, rows["run"].unique()))
+    content: dict[str, Any] = {
+        "unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": [one.record() for one in flags],
+    }  # fmt: skip
     sheets = [compare_sheet(table, keys, sort=sort, unit=unit, empty=empty)]
     if old is not None:
         sheets = [_changes(rows, old, unit, empty, content)]
@@ -92,6 +96,8 @@ def compare(
         sheets.append(verdict_sheet(verdicts))
     _write(csv, every, plot, table, junit, verdicts)
     _print(content, sheets, json, markdown, latex)
+    if flags and not (json or markdown or latex):
+        terminal.print_flags(flags)
     if github:
         print("\n".join(annotations(verdicts)))
     if any(one.failed for one in verdicts) and not exit_zero:
