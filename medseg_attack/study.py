@@ -117,16 +117,17 @@ def _within(cell: Cell, region: str) -> Cell:
 
 
 def _control(cell: Cell) -> Cell:
-    """Noise in the attack's ball; of a described change (a field, a pose) a random one, which noise is no match for."""
-    if getattr(cell.attack.ball, "unit", ""):
-        return Cell(f"noise {cell.label}", "", cell.eps, replace(_described(cell.attack), steps=0))
+    """Noise in the attack's ball; of a change that is described (a field, a pose) a random one of its kind."""
+    inner = _innermost(cell.attack)
+    if hasattr(inner, "made") or getattr(inner.ball, "unit", ""):
+        return Cell(f"noise {cell.label}", "", cell.eps, replace(inner, steps=0), cell.budget)
     noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
     return Cell(_in_unit(_label("noise", {}, noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
 
 
-def _described(attack: Any) -> Any:
-    """The first attack with steps inside one that is made of others."""
-    while not hasattr(attack, "steps"):
+def _innermost(attack: Any) -> Any:
+    """The first attack inside one that is made of others."""
+    while hasattr(attack, "attacks") or hasattr(attack, "attack"):
         attack = attack.attacks[0] if hasattr(attack, "attacks") else attack.attack
     return attack
 

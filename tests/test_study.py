@@ -153,7 +153,7 @@ def test_hu_are_refused_where_there_are_none() -> None:
 def test_a_described_change_has_a_random_one_of_its_kind_as_control() -> None:
     made = expand(attacks=["deformation(steps=3)", "bef", "rician"], losses=["bce"])
     assert [label for label, _, _ in made] == [
-        "noise deformation(steps=3)", "noise bef", "noise(receiver)", "deformation(steps=3)", "bef", "rician",
+        "noise deformation(steps=3)", "noise bef", "noise rician", "deformation(steps=3)", "bef", "rician",
     ]  # fmt: skip
     study = read_study(None, {"models": ["m"], "attacks": ["deformation"], "eps": ["2.5"]})
     control, attack = cells(study)
