@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, with_eps
-from medseg_attack.types import Ball, Image, PerSample
+from medseg_attack.types import Ball, Flow, Image, PerSample
 
 TINY = 1e-12  # keeps the direction of a zero gradient zero instead of not-a-number
 
@@ -122,6 +123,33 @@ class L0:
         n = math.floor(self.eps * flat.shape[1] * (1 + 1e-9))
         top = flat.topk(n, 1)
         return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, top.indices, top.values > 0).view_as(of)
+
+
+def size_of(ball: Ball, x: Image, x0: Image, flow: Flow | None) -> PerSample:
+    """How large a change is in its ball, of images whose anatomy may have moved.
+
+    Args:
+        x0: the untouched images; where there is a flow, those after their anatomy moved.
+    """
+    size = ball.size(x, x0)
+    if flow is None:
+        return size
+    length: Callable[[Flow], PerSample] | None = getattr(ball, "length", None)
+    if length is None:  # nothing may move in such a ball
+        return torch.where(flow.flatten(1).any(1), math.inf, size)
+    return torch.maximum(size, length(flow))
+
+
+def plain(ball: Ball) -> Ball:
+    """The ball itself, of one that is held to a region."""
+    inner: Ball = getattr(ball, "plain", ball)
+    return inner
+
+
+def covered(ball: Ball, x: Image, x0: Image) -> Bool[Tensor, "b 1 *s"]:
+    """The pixels that are not scored, because something lies on them."""
+    what: Callable[[Image, Image], Tensor] | None = getattr(ball, "covered", None)
+    return torch.zeros_like(x[:, :1], dtype=torch.bool) if what is None else what(x, x0)
 
 
 def drawn(random: Callable[..., Tensor], like: Tensor, seeds: Sequence[int]) -> Tensor:

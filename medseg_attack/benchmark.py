@@ -27,6 +27,7 @@ from medseg_attack.fitting import Batches, check_fit, fit_seconds, fitted, needs
 from medseg_attack.models.given import Given
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pinned, surrogates
+from medseg_attack.region import check_organ
 from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
 from medseg_attack.runtime import deterministic, peak_mb, versions
 from medseg_attack.study import Cell, Study, cells
@@ -163,7 +164,9 @@ def _among(attack: Any, benchmark: Benchmark, given: Given) -> Any:
 
 
 def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
-    """Refuses a budget that no scan can hold, and to store scans that cannot be written back."""
+    """Refuses a budget that no scan can hold, a region that no scan has, and to store what cannot be written back."""
+    if benchmark.study.region:
+        check_organ(benchmark.study.region, benchmark.data.task.classes)
     finest = min(benchmark.data.level(ref) for ref in refs)
     for cell in cells(benchmark.study):
         if 0 < cell.attack.ball.eps < finest * (1 - 1e-9) and registry.spec(cell.attack.ball).startswith("linf"):
@@ -172,6 +175,12 @@ def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
                 f"the window in the finest scan of {benchmark.data.root}; take a larger eps, such as 1raw"
             )
     if benchmark.save != "none":
+        for cell in cells(benchmark.study):
+            if hasattr(cell.attack.ball, "length"):
+                raise InputError(
+                    f"expected attacks that leave anatomy where it is, got {cell.label}; its scans need a truth of "
+                    "their own, which is not written: --save-adversarial none"
+                )
         for scan in {ref.volume for ref in refs}:
             twins_of(benchmark.data.records[scan])
 

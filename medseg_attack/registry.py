@@ -26,7 +26,7 @@ _VALUES = (
     "metric",
     "objective",
 )  # kinds whose functions are used as they are; elsewhere a function is a factory
-_MODULES = ("balls", "criteria", "goals", "objectives", "stored_goals")
+_MODULES = ("balls", "region", "criteria", "goals", "objectives", "stored_goals")
 _PACKAGES = ("attacks", "data", "metrics", "models")
 
 
@@ -387,3 +387,15 @@ def with_eps(thing: Any, eps: float) -> Any:
     if _kind(thing) == "ball" and "eps" in fields:  # one that wraps another has its eps from there
         changed["eps"] = eps
     return dataclasses.replace(thing, **changed)
+
+
+def within(thing: Any, region: str) -> Any:
+    """A copy of an attack (or of a tuple of them) whose every ball is held to a region of the image."""
+    if isinstance(thing, tuple):
+        return tuple(within(item, region) for item in thing)
+    if not dataclasses.is_dataclass(thing) or isinstance(thing, type) or _kind(thing) not in ("attack", "ball"):
+        return thing
+    if _kind(thing) == "ball":
+        return build("within", "ball", {"ball": thing, "region": region})
+    fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
+    return dataclasses.replace(thing, **{name: within(value, region) for name, value in fields.items()})

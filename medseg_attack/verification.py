@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from medseg_attack import registry
+from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.source import Array
 from medseg_attack.data.twins import Twin, read_stored, sha256, twins_of, write_twin
@@ -19,7 +20,7 @@ from medseg_attack.files import read_json, write_json
 from medseg_attack.levels import Levels
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.results import SEAL, TWINS, RunFolder
-from medseg_attack.types import Ball, Batch, Case, Model
+from medseg_attack.types import Ball, Batch, Case, Image, Model
 
 FOLDER, MANIFEST = TWINS, "manifest.json"
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
@@ -94,8 +95,8 @@ def _ids(data: Prepared, scan: str, twin: Twin, whole: bool) -> list[str]:
 
 
 def _dice(rows: pd.DataFrame, ids: Sequence[str]) -> float:
-    total = rows[rows["case"].isin(ids)][["n_target", "n_adv", "hit_adv"]].sum()
-    both = total["n_target"] + total["n_adv"]
+    total = rows[rows["case"].isin(ids)][["n_target_adv", "n_adv", "hit_adv"]].sum()
+    both = total["n_target_adv"] + total["n_adv"]
     return float(2 * total["hit_adv"] / both) if both else 1.0
 
 
@@ -196,12 +197,13 @@ def _of_batch(
     with torch.no_grad():
         pred = model.decide(model(image))
     found = counts(pred, batch.target)
-    moved = (levels.stored - source.stored) * levels.slope / (levels.high - levels.low)
+    after, before = source.exactly(levels.stored)
     for n, case in enumerate(cases):
         if case.id not in values:
             continue
-        yield from _of_budget(case, moved[n : n + 1], ball, float(rows.loc[case.id]["budget"].iloc[0]))
-        if moved[n][source.outside[n]].any():
+        pair = after[n : n + 1], before[n : n + 1]
+        yield from _of_budget(case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
+        if (levels.stored[n] != source.stored[n])[source.outside[n]].any():
             yield Mismatch(case.id, "a voxel outside of the intensity window was changed")
         for k in model.task.scored:
             cls, here = model.task.classes[k], found[n, k, 1:].tolist()
@@ -210,9 +212,9 @@ def _of_batch(
                 yield Mismatch(case.id, f"{cls}: predicted and hit pixels were {there}, from disk {here}")
 
 
-def _of_budget(case: Case, moved: torch.Tensor, ball: Ball, budget: float) -> Iterator[Mismatch]:
-    ball = registry.with_eps(ball, budget)
-    size = ball.size(moved, torch.zeros_like(moved)).item()
+def _of_budget(case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
+    ball = told(registry.with_eps(ball, budget), "on", [case])
+    size = ball.size(after, before).item()
     # floats are stored to their own precision only
     slack = LIMIT if not case.storage or not case.storage.stored.dtype.is_floating_point else 1e-6
     if not size <= ball.limit * (1 + slack) + (slack if slack > LIMIT else 0):

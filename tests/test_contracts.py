@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack import registry
+from medseg_attack.balls import covered, size_of
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.types import Attack, Batch, Case, Fitted, Task, Window
+from medseg_attack.warp import moved, warped
 
 TASK = Task("contract", ("a", "b"))
 EPS = 8 / 255
@@ -90,14 +92,16 @@ class TestAttack:
         model, image, target, seeds = scene
         attack = built(name)
         found = attack(model, image, target, seeds)
-        image = image.expand_as(found.image)
+        still = image if found.flow is None else warped(image, found.flow)
+        image = still.expand_as(found.image)
         assert found.image.dtype == image.dtype
         assert found.image.shape[2:] == image.shape[2:]
-        assert (attack.ball.size(found.image, image) <= attack.ball.limit + 1e-12).all()
+        size = size_of(attack.ball, found.image, image, found.flow)
+        assert (size <= attack.ball.limit + 1e-12).all()
         assert found.image.min() >= 0
         assert found.image.max() <= 1
         assert torch.isfinite(found.image).all()
-        torch.testing.assert_close(found.size, attack.ball.size(found.image, image))
+        torch.testing.assert_close(found.size, size)
 
     def test_a_budget_of_nothing_changes_nothing(
         self, name: str, scene: tuple[SegModel, Tensor, Tensor, list[int]]
@@ -144,8 +148,11 @@ class TestAttack:
         from medseg_attack.objectives import harm
 
         model, image, target, seeds = scene
-        found = built(name)(model, image, target, seeds)
-        torch.testing.assert_close(found.harm, harm(model.decide(model(found.image)), target).double())
+        attack = built(name)
+        found = attack(model, image, target, seeds)
+        kept = ~covered(attack.ball, found.image, image.expand_as(found.image))
+        truth = moved(target, found.flow, model.task.exclusive) & kept
+        torch.testing.assert_close(found.harm, harm(model.decide(model(found.image)) & kept, truth).double())
 
 
 @pytest.mark.parametrize("name", [n for n in ATTACKS if getattr(registry.build(n, "attack"), "keep_worst", False)])

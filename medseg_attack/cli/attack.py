@@ -39,9 +39,15 @@ def attack(
     ] = None,
     attack: Annotated[list[str] | None, _many("--attack", "-a", help="fgsm [default], 'pgd(steps=40)' ...")] = None,
     loss: Annotated[list[str] | None, _many("--loss", help="Objective of every attack: bce, soft_dice ...")] = None,
-    eps: Annotated[list[str] | None, _many("--eps", "-e", help="Budget: 0.01 or 4/255.")] = None,
+    eps: Annotated[
+        list[str] | None, _many("--eps", "-e", help="Budget: 0.01 or 4/255; of bias fields, poses ... in their unit.")
+    ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2, of every attack.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(help="Of every attack that has steps.", show_default=False)] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(help="Where pixels may change: body, outside:ORGAN, ring:10mm or mask:FILE.", show_default=False),
+    ] = None,
     metrics: Annotated[list[str] | None, _many("--metric", help="hd95_mm, 'nsd(tolerance_mm=1)' ...")] = None,
     config: Annotated[
         Path | None,
@@ -79,8 +85,8 @@ def attack(
     """
     flags = {
         "data": str(data) if data else None, "models": model, "attacks": attack, "losses": loss, "eps": eps,
-        "norm": norm, "steps": steps, "metrics": metrics, "split": split, "fold": fold, "limit": limit,
-        "control": control, "seed": seed,
+        "norm": norm, "steps": steps, "region": region, "metrics": metrics, "split": split, "fold": fold,
+        "limit": limit, "control": control, "seed": seed,
     }  # fmt: skip
     benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), _saved(save_adversarial))
     if plan:

@@ -127,7 +127,8 @@ class Prepared:
         pair = torch.from_numpy(image), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
         storage = Storage(torch.from_numpy(seen.copy()), slope, inter)
-        return Case(ref.id, ref.volume, ref.group, *pair, spacing, window, stack, storage)
+        names = ref.id, ref.volume, ref.group
+        return Case(*names, *pair, spacing, window, stack, storage, self.task.classes)
 
     def stored(self, scan: str) -> Array:
         """A scan's values as its files hold them, (channels, slices, rows, columns), mapped from the disk."""
