@@ -4,13 +4,14 @@ A perturbed scan is what a file can hold: integers of the stored type (or its fl
 intensity window left as they are. `Stored` shows a model only such images, so that what is judged is what is written.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, PerSample, Task
+from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, PerSample, Storage, Task
 
 NEAR = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
 
@@ -23,6 +24,7 @@ class Levels:
         stored: the scan's own values, (b, c, *s), float64, which holds every 32-bit integer.
         slope, inter, low, high: of each case, (b, 1, ...).
         dtype: of the file.
+        least, most: what the file's bits hold, of each case; infinite where floats are stored.
     """
 
     stored: Tensor
@@ -31,6 +33,8 @@ class Levels:
     low: Tensor
     high: Tensor
     dtype: torch.dtype
+    least: Tensor
+    most: Tensor
 
     @classmethod
     def of(cls, cases: Sequence[Case], device: torch.device | str) -> "Levels | None":
@@ -50,6 +54,8 @@ class Levels:
             per_case([case.window.low for case in cases]),
             per_case([case.window.high for case in cases]),
             storages[0].stored.dtype,
+            per_case([_limits(storage)[0] for storage in storages]),
+            per_case([_limits(storage)[1] for storage in storages]),
         )
 
     @property
@@ -85,10 +91,16 @@ class Levels:
         else:
             slack = near / self.step
             moved = self.stored + torch.trunc(change + slack * change.sign())
-            limits = torch.iinfo(self.dtype)
-            moved = moved.clamp(limits.min, limits.max)
+            moved = moved.clamp(self.least, self.most)
         untouched = (native < self.low) | (native > self.high) | (delta == 0)
         return torch.where(untouched, self.stored, moved)
+
+
+def _limits(storage: Storage) -> tuple[float, float]:
+    if storage.stored.dtype.is_floating_point:
+        return -math.inf, math.inf
+    whole = torch.iinfo(storage.stored.dtype)
+    return storage.limits or (whole.min, whole.max)
 
 
 @dataclass(frozen=True, eq=False)

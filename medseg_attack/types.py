@@ -69,11 +69,13 @@ class Storage:
 
     Attributes:
         stored: the file's values in the file's type, of the shape of the image.
+        limits: least and largest value that the file's bits hold; None for all of its type.
     """
 
     stored: Tensor
     slope: float = 1.0
     inter: float = 0.0
+    limits: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

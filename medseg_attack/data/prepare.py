@@ -151,7 +151,7 @@ def _is_written(out: Path, scan: ScanFile, key: str) -> bool:
 def _write(source: Source, file: ScanFile, out: Path, options: Options, key: str) -> None:
     scan = file.read()
     _check(scan, file, source.task)
-    windows = options.window(scan.stored * np.float64(scan.slope) + scan.inter)
+    windows = options.window(scan.native)
     shape_before = scan.stored.shape
     if options.size is not None:
         scan = resampled(scan, source.task, options.size)
@@ -169,8 +169,11 @@ def _write(source: Source, file: ScanFile, out: Path, options: Options, key: str
         "shape_before": list(shape_before),
         "spacing_mm": list(scan.spacing_mm),
         "stored_type": str(scan.stored.dtype),
-        "slope": scan.slope,
-        "inter": scan.inter,
+        "slope": None if scan.scales else scan.slope,
+        "inter": None if scan.scales else scan.inter,
+        "scales": [list(scale) for scale in scan.scales],
+        "limits": scan.limits,
+        "frames": [list(frame) for frame in scan.frames],
         "unit": scan.unit,
         "windows": windows.tolist(),
         "affine": None if scan.affine is None else scan.affine.tolist(),
@@ -220,7 +223,7 @@ def _digest(scan: Scan, file: ScanFile, windows: NDArray[np.float64]) -> str:
         "shape": list(scan.stored.shape),
         "types": [_portable(scan.stored).dtype.str, _portable(scan.labels).dtype.str],
         "spacing_mm": list(scan.spacing_mm),
-        "scale": [scan.slope, scan.inter, scan.unit],
+        "scale": [scan.slope, scan.inter, scan.unit, *map(list, scan.scales)],
         "affine": None if scan.affine is None else scan.affine.tolist(),
         "windows": windows.tolist(),
     }

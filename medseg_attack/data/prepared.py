@@ -108,7 +108,8 @@ class Prepared:
         record = self.records[ref.volume]
         images, labels = self._opened(ref.volume)
         low, high = record["windows"][ref.index]
-        native = images[ref.index].astype(np.float64) * record["slope"] + record["inter"]
+        slope, inter = _scale(record, ref.index)
+        native = images[ref.index].astype(np.float64) * slope + inter
         image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
         classes = np.arange(len(self.task.classes))[:, None, None]
         here = labels[ref.index]
@@ -118,7 +119,10 @@ class Prepared:
         window = Window(low, high, record["unit"])
         pair = torch.from_numpy(image[None]), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
-        storage = Storage(torch.from_numpy(images[ref.index][None].copy()), record["slope"], record["inter"])
+        limits = record.get("limits")
+        storage = Storage(
+            torch.from_numpy(images[ref.index][None].copy()), slope, inter, (limits[0], limits[1]) if limits else None
+        )
         return Case(ref.id, ref.volume, ref.group, *pair, tuple(spacing), window, stack, storage)
 
     def stored(self, scan: str) -> Array:
@@ -129,7 +133,8 @@ class Prepared:
         """One stored value as a fraction of the case's window; 0 where floats are stored."""
         record = self.records[ref.volume]
         low, high = record["windows"][ref.index]
-        return 0.0 if record["stored_type"].startswith("float") else abs(record["slope"]) / (high - low)
+        slope, _ = _scale(record, ref.index)
+        return 0.0 if record["stored_type"].startswith("float") else abs(slope) / (high - low)
 
     def _opened(self, scan: str) -> tuple[Array, Array]:
         if scan in self._maps:
@@ -141,6 +146,12 @@ class Prepared:
             if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
                 self._maps.popitem(last=False)
         return self._maps[scan]
+
+
+def _scale(record: dict[str, Any], index: int) -> tuple[float, float]:
+    """Slope and intercept of a slice."""
+    slope, inter = record["scales"][index] if record.get("scales") else (record["slope"], record["inter"])
+    return slope, inter
 
 
 def _belongs(part: str | int, split: Split, fold: int) -> bool:

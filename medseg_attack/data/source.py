@@ -52,6 +52,9 @@ class Scan:
         spacing_mm: between slices, rows and columns.
         lattice: the way back to the file's array; None where there is none.
         affine: voxel of the file's array to mm, 4 x 4, if the file has one.
+        scales: slope and inter of each slice, where they differ from slice to slice; else empty.
+        limits: least and largest value that the stored bits hold, if they are not those of the type.
+        frames: per slice the file, relative to the source, and the frame in it, where slices have files.
     """
 
     stored: Array
@@ -63,6 +66,15 @@ class Scan:
     unit: str = ""
     lattice: Lattice | None = None
     affine: NDArray[np.float64] | None = None
+    scales: tuple[tuple[float, float], ...] = ()
+    limits: tuple[int, int] | None = None
+    frames: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def native(self) -> NDArray[np.float64]:
+        """The intensities of the voxels, in `unit`."""
+        scales = np.array(self.scales or [(self.slope, self.inter)], np.float64)[..., None, None]
+        return self.stored * scales[:, 0] + scales[:, 1]
 
 
 @dataclass(frozen=True)
