@@ -25,6 +25,7 @@ from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
 from medseg_attack.runtime import deterministic, versions
+from medseg_attack.segmentations import write_segmentations
 from medseg_attack.study import Cell, Study, cells
 from medseg_attack.types import Batch, Case
 from medseg_attack.verification import FOLDER, MANIFEST, export
@@ -39,6 +40,7 @@ class Benchmark:
         batch_size: changes no score by more than float32 kernels do.
         shard: k, N: only every N-th chunk, from the k-th, is run here.
         save: which perturbed scans are written: "all", "worst:N" (the N files with the lowest Dice) or "none".
+        keep_headers: whether perturbed scans keep the headers of the patients.
         checks: whether model and rows are looked at for what makes their numbers doubtful.
     """
 
@@ -50,6 +52,7 @@ class Benchmark:
     batch_size: int = 16
     shard: tuple[int, int] = (0, 1)
     save: str = "none"
+    keep_headers: bool = False
     checks: bool = False
 
     def refs(self) -> list[CaseRef]:
@@ -118,7 +121,7 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
                 metrics=metrics, seed=benchmark.study.seed, shard=benchmark.shard, keep_images=benchmark.save != "none",
             ):  # fmt: skip
                 yield done, len(refs) * len(runs)
-        _finish(benchmark, checkpoint, mine, refs)
+        _finish(benchmark, checkpoint, model, mine, refs)
         del model  # before the next one takes its memory
 
 
@@ -158,7 +161,8 @@ def _claim(benchmark: Benchmark) -> None:
 def _identity(benchmark: Benchmark) -> dict[str, Any]:
     study = benchmark.study.model_dump(exclude={"data", "models"})
     weights = sorted(read_card(folder)["weights_sha256"] for folder in benchmark.checkpoints)
-    return study | {"data": benchmark.data.fingerprint, "weights": weights, "save_adversarial": benchmark.save}
+    kept = {"keep_headers": True} if benchmark.keep_headers else {}
+    return study | {"data": benchmark.data.fingerprint, "weights": weights, "save_adversarial": benchmark.save} | kept
 
 
 def _config(benchmark: Benchmark, checkpoint: Path, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
@@ -206,7 +210,9 @@ def _telling(benchmark: Benchmark, refs: Sequence[CaseRef]) -> list[Case]:
     return [case for case in cases if case.target[scored].any()][:n] or cases[:n]
 
 
-def _finish(benchmark: Benchmark, checkpoint: Path, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]) -> None:
+def _finish(
+    benchmark: Benchmark, checkpoint: Path, model: SegModel, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]
+) -> None:
     """Writes the headers of runs whose every chunk is there, whoever wrote it."""
     n = len(chunks(refs))
     headers = {
@@ -219,8 +225,11 @@ def _finish(benchmark: Benchmark, checkpoint: Path, mine: Sequence[tuple[Cell, P
         flags = stored.of_runs(headers, stored.read_before(benchmark.out / _model_name(checkpoint)))
     for path, header in headers.items():
         RunFolder(path).finish(header | ({"flags": flags[path]} if benchmark.checks else {}))
-        if benchmark.save != "none" and not (path / FOLDER / MANIFEST).exists():
-            export(path, benchmark.data, refs, benchmark.save)
+        if benchmark.save != "none":
+            if not (path / FOLDER / MANIFEST).exists():
+                export(path, benchmark.data, refs, benchmark.save, keep_headers=benchmark.keep_headers)
+            with deterministic(benchmark.device):
+                write_segmentations(path, benchmark.data, model, benchmark.device)
 
 
 def _header(

@@ -19,7 +19,7 @@ SourcePath = Annotated[
 Format = Annotated[
     str,
     typer.Option(
-        "--format", help="phantom, uw_madison, acdc or decathlon; options as in \"uw_madison(drop='author')\"."
+        "--format", help="phantom, uw_madison, acdc, decathlon or dicom; options as in \"uw_madison(drop='author')\"."
     ),
 ]
 Out = Annotated[
@@ -28,6 +28,12 @@ Out = Annotated[
 Size = Annotated[str, typer.Option("--size", help="ROWS,COLUMNS to resample to. [default: each scan's own grid]")]
 WindowText = Annotated[
     str, typer.Option("--window", help="What is shown as 0 and 1: percentile, slice_max or LOW,HIGH.")
+]
+Labels = Annotated[
+    str, typer.Option("--labels", help="Of DICOM: classes and their segments, 'liver=Liver,kidney=Kidney*'.")
+]
+SeriesUIDs = Annotated[
+    list[str] | None, typer.Option("--series", help="Of DICOM: only this series; may be repeated.", show_default=False)
 ]
 Folds = Annotated[int, typer.Option("--folds", help="For cross-validation, by patient.")]
 TestFraction = Annotated[float, typer.Option("--test", help="Fraction of the patients held out, at least one.")]
@@ -40,6 +46,8 @@ def prepare(
     out: Out = None,
     size: Size = "",
     window: WindowText = "percentile",
+    labels: Labels = "",
+    series: SeriesUIDs = None,
     folds: Folds = 5,
     test: TestFraction = 0.2,
     seed: Seed = 0,
@@ -59,7 +67,7 @@ def prepare(
     from medseg_attack.data.windows import window_rule
 
     options = Options(_grid(size), window_rule(window), folds, test, seed)
-    found = open_source(format, source)
+    found = open_source(format, source, {"labels": labels, "series": tuple(series or ())})
     where = out or workspace.home(home) / "data" / format.partition("(")[0].strip()
     for note in found.notes:
         say(f"note: {note}")

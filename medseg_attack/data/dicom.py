@@ -54,8 +54,7 @@ class Grid:
 
     def index(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """(slice, row, column), with fractions, of points in mm, (n, 3)."""
-        found: NDArray[np.float64] = np.linalg.solve(self.steps, (points - self.origin).T).T
-        return found
+        return np.linalg.solve(self.steps, (points - self.origin).T).T.astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +137,7 @@ def decoded(path: Path) -> Array:
     with reading(path):
         dataset = pydicom.dcmread(path)
         check_decodable(str(dataset.file_meta.get("TransferSyntaxUID", "")), path)
-        pixels = pixel_array(dataset)
+        pixels: Array = pixel_array(dataset)
     return pixels if pixels.ndim == 3 else pixels[None]
 
 
@@ -163,10 +162,10 @@ def _located(images: Images) -> list[Frame]:
                                ("ImageOrientationPatient", frame.orientation, 6)):  # fmt: skip
             if value is None or len(value) != n or not np.isfinite(value).all():
                 raise _wrong(images, f"{name} in every slice, got {value} in {frame.path}", "export it again")
-        if np.abs(np.subtract(frame.orientation, frames[0].orientation)).max() > _TURNED:
+        if np.abs(np.array(frame.orientation) - np.array(frames[0].orientation)).max() > _TURNED:
             told = " and ".join(f"{one.orientation} in {one.path.name}" for one in (frames[0], frame))
             raise _wrong(images, f"slices of one orientation, got {told}", "leave the localizer out")
-        if not np.allclose(frame.spacing, frames[0].spacing, rtol=1e-3):
+        if not np.allclose(np.array(frame.spacing), np.array(frames[0].spacing), rtol=1e-3):
             told = " and ".join(f"{one.spacing} in {one.path.name}" for one in (frames[0], frame))
             raise _wrong(images, f"slices of one pixel spacing, got {told}", "split the series")
     return frames

@@ -173,6 +173,17 @@ def index(root: Path) -> Index:
     return Index(series, tuple(labels), tuple(notes))
 
 
+def frames_and_pixels(path: Path) -> tuple[list[Frame], Pixels]:
+    """The frames of one file, and how they are stored.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    with reading(path):
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        return list(_frames(path, header)), _pixels(header)
+
+
 def group(dataset: Dataset, frame: int, name: str) -> Dataset:
     """A functional group of a frame: its own, or the one that all frames share; empty if there is none."""
     for sequence, at in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):

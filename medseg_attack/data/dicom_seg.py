@@ -62,7 +62,9 @@ def _slice(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path)
     turn = numbers(group(dataset, n, "PlaneOrientationSequence"), "ImageOrientationPatient")
     spacing = numbers(group(dataset, n, "PixelMeasuresSequence"), "PixelSpacing")
     if position is None or turn is None or spacing is None:
-        raise InputError(f"expected frames with a position in the patient, got none in frame {n} of {path}; leave it out")
+        raise InputError(
+            f"expected frames with a position in the patient, got none in frame {n} of {path}; leave it out"
+        )
     step_column, step_row = np.array(turn[:3]) * spacing[1], np.array(turn[3:]) * spacing[0]
     rows, columns = grid.shape[1:]
     corners = np.array([(0, 0), (rows - 1, 0), (0, columns - 1)])
@@ -72,7 +74,7 @@ def _slice(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path)
     expected = np.column_stack((np.full(3, place), corners))
     if shape != (rows, columns) or not 0 <= place < grid.shape[0] or np.abs(at - expected).max() > NEAR:
         raise InputError(
-            f"expected frames on the slices of the series, {rows} x {columns}, got frame {n} of {shape[0]} x {shape[1]} "
-            f"at {position} in {path}; resample it onto the series, or leave it out"
+            f"expected frames on the slices of the series, {rows} x {columns}, got frame {n} of {shape[0]} x "
+            f"{shape[1]} at {position} in {path}; resample it onto the series, or leave it out"
         )
     return place

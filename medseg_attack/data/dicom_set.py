@@ -45,8 +45,8 @@ class Dicom:
     labels is a scan, others are left out and named. A SEG or RTSTRUCT belongs to the series that it refers to. Where
     an RTSTRUCT's references lead nowhere, or a SEG has none, it belongs to the series in its frame of reference, or
     else to the series of its patient. A NIfTI label map must be named by `masks`; it belongs to the series whose voxels
-    its affine hits. Patients are told apart by PatientID (by study where it is empty) and called by a hash. A folder is a
-    series where SeriesInstanceUID is empty.
+    its affine hits. Patients are told apart by PatientID (by study where it is empty) and called by a hash. Where
+    SeriesInstanceUID is empty, a folder is a series.
 
     Attributes:
         labels: classes and the labels they are made of, `liver=Liver,kidney=Kidney*`; all labels where it is empty.
@@ -149,7 +149,9 @@ class Dicom:
             if set(of) != set(first) or not of:
                 told = " and ".join(f"{', '.join(p) or 'none'} in {_place(found.images[u], root)}"
                                     for u, p in ((first_uid, first), (uid, of)))  # fmt: skip
-                raise InputError(f"expected the same labels for all series, got {told}; choose with --labels CLASS=NAME")
+                raise InputError(
+                    f"expected the same labels for all series, got {told}; choose with --labels CLASS=NAME"
+                )
             picked[uid] = {cls: of[cls] for cls in first}
         return picked
 
@@ -242,7 +244,9 @@ def _labels(pool: Sequence[Label], names: Sequence[str], where: str) -> tuple[La
     files = {(label.name, label.file.path) for label in hits}
     twice = [name for name, n in Counter(name for name, _ in files).items() if n > 1]
     if twice:
-        raise InputError(f"expected one file with {twice[0]!r} for a series, got {where}; choose with dicom(masks='...')")
+        raise InputError(
+            f"expected one file with {twice[0]!r} for a series, got {where}; choose with dicom(masks='...')"
+        )
     return hits
 
 

@@ -1,6 +1,6 @@
 """What a reader of a format provides: a cheap listing of scans, each of which can then be read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -124,13 +124,22 @@ class Reader(Protocol):
         ...
 
 
-def open_source(format_spec: str, root: Path) -> Source:
+def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None = None) -> Source:
     """Lists the data set at `root`, for instance `open_source("uw_madison(drop='none')", root)`.
 
+    Args:
+        options: values for fields that the spec leaves open; empty ones are not set.
+
     Raises:
-        InputError: the format is not known, or `root` is not of it.
+        InputError: the format is not known, has not such an option, or `root` is not of it.
     """
-    reader: Reader = registry.build(format_spec, "dataset")
+    given = {name: value for name, value in (options or {}).items() if value}
+    name, said = registry.call(format_spec, "dataset")
+    for option in given:
+        if not registry.takes(name, option) or option in said:
+            got = "it is in --format, too" if option in said else "it has no such option"
+            raise InputError(f"--{option}: expected an option of {format_spec}, got that {got}; drop --{option}")
+    reader: Reader = registry.build(format_spec, "dataset", given)
     return reader.listing(root)
 
 
