@@ -77,9 +77,16 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
                     "this attack cannot be stored: --save-adversarial none"
                 )
             stored[n] = image[0]
-        facts = {"attack": config["attack"], "told": f"{header['attack']}, {header['ball']}", "eps": header["eps"], "weights": config["weights"],
-                 "cases": {case: {"budget": _number(row["budget"]), "linf": row["linf"], "width": row["width"]}
-                           for case, row in mine.iterrows()}}  # fmt: skip
+        facts = {
+            "attack": config["attack"],
+            "told": f"{header['attack']}, {header['ball']}",
+            "eps": header["eps"],
+            "weights": config["weights"],
+            "cases": {
+                case: {"budget": _number(row["budget"]), "linf": row["linf"], "width": row["width"]}
+                for case, row in mine.iterrows()
+            },
+        }
         source = Path(data.options["source"])
         write_twin(run / FOLDER, twin, source, record, stored, facts, keep_headers=keep_headers)
         saved.append({"scan": scan, "path": twin.path, "slices": here})

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pydicom.pixels import pixel_array
 
 from medseg_attack.data.dicom_decoders import check_decodable
-from medseg_attack.data.dicom_headers import Frame, Images, Pixels, reading
+from medseg_attack.data.dicom_files import reading
+from medseg_attack.data.dicom_headers import Frame, Images, Pixels
 from medseg_attack.data.source import Array
 from medseg_attack.errors import InputError, plural
 

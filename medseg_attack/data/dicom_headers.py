@@ -1,19 +1,17 @@
 """What a folder of DICOM files holds, by their headers alone: series of images, and objects with labels."""
 
 import os
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
 
-from medseg_attack.errors import InputError, plural
+from medseg_attack.data.dicom_files import group, is_dicom, numbers, read_whole, reading
+from medseg_attack.errors import plural
 
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
@@ -24,7 +22,7 @@ _TAGS = (
     "SegmentSequence", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence",
 )  # fmt: skip
 _LABELS = ("SEG", "RTSTRUCT")
-_BROKEN = (OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, NotImplementedError, RuntimeError)
+_IMAGES = (CTImageStorage, MRImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage)
 
 
 @dataclass(frozen=True)
@@ -120,30 +118,6 @@ class Index:
     notes: tuple[str, ...]
 
 
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Without pydicom's warnings, since real files break the standard in many ways that do not matter here.
-
-    Raises:
-        InputError: in place of what pydicom raises on a file that is cut off or broken.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except InputError:
-        raise
-    except _BROKEN as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"expected a whole DICOM file in {path}, got '{said}'; copy it again") from error
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether the file begins as DICOM files do, whatever its name is."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 def index(root: Path) -> Index:
     """All DICOM files under `root`, by their headers; hidden files are passed over.
 
@@ -158,7 +132,9 @@ def index(root: Path) -> Index:
                 notes.append(f"{path.relative_to(root)} is left out: it does not begin as a DICOM file")
             continue
         with reading(path):
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+            header = read_whole(path, _TAGS)
+            if "Rows" not in header and str(header.file_meta.get("MediaStorageSOPClassUID", "")) in _IMAGES:
+                raise EOFError("it ends before its image")
             if header.get("Modality", "") in _LABELS:
                 labels.append(_label_file(path, header))
                 continue
@@ -180,24 +156,8 @@ def frames_and_pixels(path: Path) -> tuple[list[Frame], Pixels]:
         InputError: the file is broken.
     """
     with reading(path):
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        header = read_whole(path, _TAGS)
         return list(_frames(path, header)), _pixels(header)
-
-
-def group(dataset: Dataset, frame: int, name: str) -> Dataset:
-    """A functional group of a frame: its own, or the one that all frames share; empty if there is none."""
-    for sequence, at in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
-        groups = dataset.get(sequence) or []
-        if at < len(groups) and groups[at].get(name):
-            item: Dataset = groups[at][name].value[0]
-            return item
-    return Dataset()
-
-
-def numbers(dataset: Dataset, name: str) -> tuple[float, ...] | None:
-    """The values of an attribute as numbers, None if it is absent or empty."""
-    value = dataset.get(name)
-    return None if value is None or len(value) == 0 else tuple(float(one) for one in value)
 
 
 def _files(root: Path) -> Iterator[Path]:

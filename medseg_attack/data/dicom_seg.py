@@ -9,7 +9,7 @@ import pydicom
 
 from medseg_attack.data.dicom import NEAR, Grid
 from medseg_attack.data.dicom_decoders import check_decodable
-from medseg_attack.data.dicom_headers import group, numbers, reading
+from medseg_attack.data.dicom_files import group, numbers, reading
 from medseg_attack.data.source import Array
 from medseg_attack.errors import InputError
 

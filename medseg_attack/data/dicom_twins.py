@@ -17,7 +17,8 @@ from pydicom.sequence import Sequence as Items
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 import medseg_attack
-from medseg_attack.data.dicom_headers import frames_and_pixels, reading
+from medseg_attack.data.dicom_files import reading
+from medseg_attack.data.dicom_headers import frames_and_pixels
 from medseg_attack.data.source import Array
 
 DESCRIPTION = "PERTURBED COPY - NOT FOR CLINICAL USE"

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 
 from medseg_attack.data.dicom import NEAR, Grid
-from medseg_attack.data.dicom_headers import reading
+from medseg_attack.data.dicom_files import read_whole, reading
 from medseg_attack.data.source import Array
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -81,7 +80,7 @@ def _contours(path: Path) -> list[tuple[int, NDArray[np.float64]]]:
     """ROI number and points in mm, (n, 3); no points for a contour that is not closed."""
     found = []
     with reading(path):
-        for roi in pydicom.dcmread(path).get("ROIContourSequence") or []:
+        for roi in read_whole(path).get("ROIContourSequence") or []:
             for contour in roi.get("ContourSequence") or []:
                 points = np.array([float(value) for value in contour.get("ContourData") or []])
                 closed = contour.get("ContourGeometricType") in _CLOSED
