@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/medattack
+ORACLE := .venv-oracle
 
-.PHONY: install demo test check slow clean
+.PHONY: install demo test check slow oracle clean
 
 install: $(VENV)/.installed
 demo: $(VENV)/.installed
@@ -18,8 +19,10 @@ check: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+oracle: $(ORACLE)/.installed
+	$(ORACLE)/bin/python -m medseg_attack selftest --oracle torchattacks,adv_lib,foolbox
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(ORACLE)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "expected Python 3.11 or newer; run make PYTHON=python3.12"; exit 2; }
@@ -34,4 +37,14 @@ $(VENV)/.test: $(VENV)/.installed
 	@touch $@
 $(VENV)/.lint: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
+	@touch $@
+
+# The libraries that attacks are compared with pin packages of 2020: they stand in an environment of their own, which
+# looks up what it lacks (torch) in the other. One of their dependencies cannot be built by a newer setuptools.
+$(ORACLE)/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv $(ORACLE)
+	echo "import site; site.addsitedir('$$(cd $(VENV)/lib/python*/site-packages && pwd)')" > $(ORACLE)/beside.pth
+	mv $(ORACLE)/beside.pth $(ORACLE)/lib/python*/site-packages/
+	echo 'setuptools<81' > $(ORACLE)/constraints.txt
+	PIP_CONSTRAINT=$(ORACLE)/constraints.txt $(ORACLE)/bin/python -m pip install --quiet '.[oracle]'
 	@touch $@

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from medseg_attack.patients import bootstrap_t
+from medseg_attack.stats.patients import bootstrap_t
 
 Array = NDArray[np.float64]
 Study: TypeAlias = tuple[Array, NDArray[np.int64]]

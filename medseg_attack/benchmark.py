@@ -24,7 +24,7 @@ from medseg_attack.files import digest, whole, write_json
 from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
-from medseg_attack.runtime import deterministic, versions
+from medseg_attack.runtime import deterministic, peak_mb, versions
 from medseg_attack.segmentations import write_segmentations
 from medseg_attack.study import Cell, Study, cells
 from medseg_attack.types import Batch, Case
@@ -267,7 +267,11 @@ def _eps(cell: Cell, folder: RunFolder) -> float:
 
 @dataclass(frozen=True)
 class Planned:
-    """What one run would cost, from one case that was attacked for it."""
+    """What one run would cost, from one batch that was attacked for it.
+
+    Attributes:
+        peak_mb: memory that this process (on a GPU: its tensors) took at most so far.
+    """
 
     model: str
     attack: str
@@ -276,29 +280,32 @@ class Planned:
     forwards: int
     backwards: int
     seconds: float
+    peak_mb: float
 
 
 def plan(benchmark: Benchmark) -> Iterator[Planned]:
-    """Attacks one case with every attack and writes nothing.
+    """Attacks one batch with every attack and writes nothing.
 
     Yields:
-        Passes and seconds of each run for all of its cases.
+        Passes and seconds of each run for all of its cases, and memory.
     """
     refs = benchmark.refs()
-    case = benchmark.data.read(refs[len(refs) // 2])
+    groups = chunks(refs)
+    cases = [benchmark.data.read(ref) for ref in groups[len(groups) // 2][: benchmark.batch_size]]
+    share = len(refs) / len(cases)
     for checkpoint in benchmark.checkpoints:
         model = load(checkpoint, benchmark.data.task, benchmark.device)
-        batch = Batch.of([case], benchmark.device)
+        batch = Batch.of(cases, benchmark.device)
         with frozen(model):
             model(batch.image)  # the first pass pays for what later ones have
             for cell in cells(benchmark.study):
                 start = time.perf_counter()
                 rows = attack_chunk(model, [batch], [cell.attack], budgets=[cell.budget])[0].rows
-                seconds = (time.perf_counter() - start) * len(refs)
+                seconds = (time.perf_counter() - start) * share
                 # two passes of the loop's own per case: the clean prediction and the one that is scored
                 passes = (rows[0].forwards + 2) * len(refs), rows[0].backwards * len(refs)
                 label = str(read_card(checkpoint)["label"])
-                yield Planned(label, cell.label, cell.loss, cell.eps, *passes, seconds)
+                yield Planned(label, cell.label, cell.loss, cell.eps, *passes, seconds, peak_mb(benchmark.device))
 
 
 def _model_name(checkpoint: Path) -> str:

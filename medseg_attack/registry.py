@@ -30,10 +30,26 @@ _PACKAGES = ("attacks", "data", "metrics", "models")
 
 
 @dataclass(frozen=True)
+class About:
+    """What `medattack ls attacks --explain` cannot read off an attack itself; "" leaves it to be read off.
+
+    Attributes:
+        paper: whose it is; otherwise what the docstring cites in brackets.
+        threat: what the attacker must have: "white box", "queries", "surrogate" ...; otherwise told by its passes.
+        norm: of an attack that is not held to any ball it is given, such as "l0" or "least l2".
+    """
+
+    paper: str = ""
+    threat: str = ""
+    norm: str = ""
+
+
+@dataclass(frozen=True)
 class _Entry:
     name: str
     kind: str
     make: Callable[..., Any]
+    about: About
 
 
 @dataclass(frozen=True)
@@ -51,7 +67,7 @@ _entries: dict[str, _Entry] = {}
 _names: dict[Any, str] = {}
 
 
-def register(name: str, *, kind: str) -> Callable[[F], F]:
+def register(name: str, *, kind: str, about: About = About()) -> Callable[[F], F]:
     """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere."""
 
     def add(make: F) -> F:
@@ -60,7 +76,7 @@ def register(name: str, *, kind: str) -> Callable[[F], F]:
             raise ValueError(f"the name {name!r} is taken by {taken.make.__module__}.{taken.make.__qualname__}")
         if kind not in KINDS:
             raise ValueError(f"expected a kind among {KINDS}, got {kind!r}")
-        _entries[name] = _Entry(name, kind, make)
+        _entries[name] = _Entry(name, kind, make, about)
         _names[make] = name
         return make
 
@@ -85,8 +101,19 @@ def names(kind: str) -> list[str]:
 
 def describe(name: str) -> str:
     """The first line of a registered thing's docstring."""
+    return document(name).partition("\n")[0]
+
+
+def document(name: str) -> str:
+    """A registered thing's docstring."""
     _load()
-    return (inspect.getdoc(_entries[name].make) or "").partition("\n")[0]
+    return inspect.getdoc(_entries[name].make) or ""
+
+
+def about(name: str) -> About:
+    """What a registered attack says of itself beyond its docstring."""
+    _load()
+    return _entries[name].about
 
 
 def options(name: str) -> str:

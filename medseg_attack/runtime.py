@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -54,6 +55,18 @@ def deterministic(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         memory.fill_uninitialized_memory = fill
+
+
+def peak_mb(device: torch.device) -> float:
+    """The most memory so far in MB: of the tensors on a GPU, else of this process; NaN where nobody can tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from medseg_attack.data.source import Scan
+
 ROWS, COLUMNS = 12, 10
 NAME = "Doe^Jane"
 
@@ -30,6 +32,12 @@ def uid(*words: object) -> str:
 
 def values(slices: int = 4, *, seed: int = 0, low: int = 0, high: int = 2000) -> np.ndarray:
     return np.random.default_rng(seed).integers(low, high, (slices, ROWS, COLUMNS))
+
+
+def native(scan: Scan) -> np.ndarray:
+    """The intensities of the one channel."""
+    (values_of,) = scan.native()
+    return values_of
 
 
 def header(patient: str, series: str, sop_class: str, instance: str, modality: str) -> Dataset:

@@ -189,6 +189,9 @@ def test_a_plan_writes_nothing(home: Path, tmp_path: Path) -> None:
     n = plan["cases"]
     assert [(run["attack"], run["forwards"], run["backwards"]) for run in plan["runs"]] == [
         ("noise", 3 * n, 0), ("pgd(steps=3)", 7 * n, 3 * n)]  # fmt: skip
+    assert plan["seconds"] == pytest.approx(sum(run["seconds"] for run in plan["runs"]))
+    assert 100 < plan["memory_mb"] < 100_000  # torch alone takes more than the one, no test more than the other
+    assert plan["disk_mb"] > 0
 
 
 def test_shards_print_the_table_when_the_last_is_done(home: Path, tmp_path: Path) -> None:

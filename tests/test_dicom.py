@@ -11,6 +11,7 @@ from dicoms import (
     COLUMNS,
     ROWS,
     box,
+    native,
     square,
     uid,
     values,
@@ -123,7 +124,7 @@ def test_monochrome1_is_turned_round_but_stored_as_it_is(tmp_path: Path) -> None
     stored = values()
     scan = only_scan(with_liver(tmp_path, stored=stored, scale=(2.0, -10.0), PhotometricInterpretation="MONOCHROME1"))
     assert np.array_equal(scan.stored, stored)
-    assert np.array_equal(scan.native, (4095 - stored) * 2.0 - 10.0)
+    assert np.array_equal(native(scan), (4095 - stored) * 2.0 - 10.0)
 
 
 def test_enhanced_frames_are_ordered_and_scaled_one_by_one(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_enhanced_frames_are_ordered_and_scaled_one_by_one(tmp_path: Path) -> No
     assert np.array_equal(scan.stored, stored)
     assert scan.frames == tuple(("mr.dcm", n) for n in (1, 3, 0, 2))
     expected = np.stack([image * slope + inter for image, (slope, inter) in zip(stored, scales, strict=True)])
-    assert np.array_equal(scan.native, expected)
+    assert np.array_equal(native(scan), expected)
     assert scan.spacing_mm == pytest.approx((2.5, 0.8, 0.7))
 
 

@@ -157,7 +157,7 @@ def test_batch_size_changes_nothing_in_double(tmp_path: Path, model: SegModel) -
 
 
 def test_batch_size_changes_dice_by_less_than_a_thousandth_in_float(tmp_path: Path, model: SegModel) -> None:
-    from medseg_attack.stats import by_organ, pooled, scored
+    from medseg_attack.stats.scores import by_organ, pooled, scored
 
     tables = []
     for n in (1, 7):

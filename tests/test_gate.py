@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from medseg_attack.cli import app
 from medseg_attack.errors import InputError
+from medseg_attack.gate.rules import Rule, parse
 from medseg_attack.results import RunFolder, read_runs
-from medseg_attack.rules import Rule, parse
 
 PATIENTS = 40
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from medseg_attack.errors import InputError
-from medseg_attack.patients import (
+from medseg_attack.stats.patients import (
     HOLDS_FROM,
     TESTS_FROM,
     difference,

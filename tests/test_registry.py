@@ -55,7 +55,7 @@ def test_with_eps_reaches_the_ball_and_leaves_the_original() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("pgdd", "did you mean pgd?"),
+        ("pgdd", "did you mean pgd"),
         ("pgd(step=3)", "did you mean steps or step_size?"),
         ("pgd(__import__('os'))", "unknown name"),
         ("pgd(steps=2.5)", "takes a value of type int"),

@@ -15,13 +15,14 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
-from scans import write_uw
+from scans import set_scale, write_uw
 from typer.testing import CliRunner
 
 from medseg_attack import registry
 from medseg_attack.cli import app
 from medseg_attack.data.prepared import open_prepared
 from medseg_attack.models.checkpoints import save
+from medseg_attack.results import RunFolder
 
 ATTACKS = [name for name in registry.names("attack") if name not in ("replay", "clean", "fgsm_wang2024")]
 STORAGES = ["png16", "int16", "float32"]
@@ -53,16 +54,8 @@ def write_nifti(root: Path, dtype: str) -> Path:
             file.header["descrip"] = b"Jane Doe, born 1970"
             nibabel.save(file, root / folder / name)
             if dtype == "int16" and folder == "imagesTr":
-                _scale(root / folder / name, 0.5, -20)
+                set_scale(root / folder / name, 0.5, -20)
     return root
-
-
-def _scale(path: Path, slope: float, inter: float) -> None:
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    header = nibabel.Nifti1Header(bytes(content[:348]))
-    header["scl_slope"], header["scl_inter"] = slope, inter
-    content[:348] = header.binaryblock
-    path.write_bytes(gzip.compress(bytes(content)))
 
 
 @pytest.fixture(scope="module", params=STORAGES)
@@ -91,6 +84,27 @@ def test_dice_from_disk_is_dice_in_memory_to_the_last_pixel(study: tuple[Path, P
     found = json.loads(result.stdout)
     assert len(found) == len(ATTACKS)
     assert all(one["verified"] for one in found), found
+
+
+def test_worst_of_two_are_the_two_files_of_lowest_dice(study: tuple[Path, Path], tmp_path: Path) -> None:
+    root = study[0].parent
+    medattack("attack", "--data", root / "data", "-m", root / "model", "--eps", "8/255", "--split", "all",
+              "--no-control", "--no-checks", "--save-adversarial", "worst:2", "--out", tmp_path / "runs")  # fmt: skip
+    (run,) = (file.parent for file in (tmp_path / "runs").rglob("run.json"))
+    written = {str(f.relative_to(run / "adversarial")) for f in (run / "adversarial").rglob("*") if f.is_file()}
+    paths = {path for path in written if path.endswith((".png", ".nii.gz"))}
+    assert len(paths) == 2
+    rows = RunFolder(run).rows()
+    sources: dict[str, str] = {}  # a case's own slice, or the one file of its scan
+    for record in open_prepared(root / "data").records.values():
+        images = [one["path"] for one in record["sources"] if one["path"] in written or "label" not in one["path"]]
+        slices = [path for path in images if path.endswith(".png")]
+        sources |= dict(zip(record["case_ids"], slices or images[:1] * len(record["case_ids"]), strict=True))
+    counts = rows.groupby(rows["case"].map(sources))[["n_target", "n_adv", "hit_adv"]].sum()
+    dice = (2 * counts["hit_adv"] / (counts["n_target"] + counts["n_adv"])).sort_values()
+    assert dice.iloc[1] < dice.iloc[2]
+    assert paths == set(dice.index[:2])
+    assert all(one["verified"] for one in json.loads(medattack("verify", tmp_path / "runs", "--json").stdout))
 
 
 def test_every_attack_moves_stored_values_by_whole_levels_inside_its_budget(study: tuple[Path, Path]) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from medseg_attack.errors import plural
-from medseg_attack.patients import Difference, difference, interval, paired, warning
 from medseg_attack.results import read_runs
-from medseg_attack.stats import by_organ, pooled, scored
+from medseg_attack.stats.patients import Difference, difference, interval, paired, warning
+from medseg_attack.stats.scores import by_organ, pooled, scored
 
 STUDY = Path(__file__).with_suffix(".yaml")
 LOSSES = {"bce": "bce", "focal": "focal", "dice": "soft_dice", "dice_focal": "dice_focal"}

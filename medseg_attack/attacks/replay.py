@@ -11,7 +11,7 @@ from medseg_attack.balls import Linf
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.levels import Levels
-from medseg_attack.registry import build, register, with_eps
+from medseg_attack.registry import About, build, register, with_eps
 from medseg_attack.results import RunFolder
 from medseg_attack.types import Adversarial, Ball, Case, Image, Mask, Model
 
@@ -30,7 +30,7 @@ class _Stored:
         return judged(model, self.ball, x, image, target)
 
 
-@register("replay", kind="attack")
+@register("replay", kind="attack", about=About(threat="no model", norm="that of the run"))
 @dataclass(frozen=True)
 class Replay:
     """The scans that a run stored, held to that run's own ball; it never queries the model.

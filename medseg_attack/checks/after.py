@@ -14,7 +14,7 @@ import pandas as pd
 
 from medseg_attack.checks.catalogue import Finding, by_severity
 from medseg_attack.errors import plural
-from medseg_attack.stats import Empty, Unit, pooled, scored
+from medseg_attack.stats.scores import Empty, Unit, pooled, scored
 
 LEAST = 0.005  # of Dice
 FEW_PATIENTS = 6

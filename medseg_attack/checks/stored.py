@@ -1,6 +1,6 @@
 """Findings beside results: those on the model in `checks.json`, those on a run in its `run.json`. No torch in here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,18 @@ def of_runs(headers: Mapping[Path, dict[str, Any]], before: Sequence[Finding]) -
     tables = [RunFolder(path).rows().assign(run=str(path), **_flat(header)) for path, header in headers.items()]
     findings = [*before, *(after(pd.concat(tables, ignore_index=True)) if tables else [])]
     return {path: [one.record() for one in by_severity(findings) if one.run in ("", str(path))] for path in headers}
+
+
+def of_stored(runs: Iterable[Path]) -> list[Finding]:
+    """The flags that finished runs hold, with their model; what runs of a model share once, invalid first."""
+    headers = [read_json(path / "run.json") for path in runs]
+    return by_severity(
+        [
+            Finding(one["code"], f"{header['model']}, {one['about']}", one["seen"])
+            for header in headers
+            for one in header.get("flags", [])
+        ]
+    )
 
 
 def _flat(header: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`medattack attack`: models x attacks x losses x budgets -> the table."""
 
 import dataclasses
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -140,6 +141,7 @@ def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bo
 
     runs = benchmark.runs()
     total = len(benchmark.refs()) * len(runs)
+    start = time.monotonic()
     with terminal.progress("attack", total, show=progress) as advance:
         for done, _ in run(benchmark):
             advance(done)
@@ -151,7 +153,7 @@ def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bo
             terminal.print_json({"finished": False, "shard": [k, n], "out": str(benchmark.out)})
         return
     print_runs(folders, unit, empty, json, checks=benchmark.checks)
-    terminal.say(f"results: {benchmark.out}")
+    terminal.say(f"results: {benchmark.out}; {time.monotonic() - start:.0f} s")
     partial = [] if benchmark.study.limit is None else ["--allow-partial"]
     deltas = ["--deltas"] if benchmark.study.metrics else []  # where distances, volumes and lost organs are shown
     terminal.next_step(terminal.shell(["compare", str(benchmark.out), *partial, *deltas]))
@@ -159,9 +161,10 @@ def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bo
 
 def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool, *, checks: bool = False) -> None:
     """One table per model on stdout with its flags below, or the summary as JSON."""
-    from medseg_attack.report import attack_sheet, rich_table
+    from medseg_attack.report.sheet import rich_table
+    from medseg_attack.report.tables import attack_sheet
     from medseg_attack.results import read_runs
-    from medseg_attack.stats import summary
+    from medseg_attack.stats.scores import summary
 
     header = ["model", "attack", "loss", "eps", "ball", "data", "split", "partial", "n_parameters", "seconds"]
     rows = read_runs(folders, allow_partial=True)
@@ -214,9 +217,11 @@ def _print_plan(benchmark: "Benchmark", json: bool) -> None:
         len(planned) * (n * 100 * len(benchmark.data.task.scored) + 8 * pixels * (benchmark.save != "none")) / 1e6
     )
     seconds = sum(one.seconds for one in planned) / benchmark.shard[1]
+    peak = max(one.peak_mb for one in planned)
     if json:
         runs = [asdict(one) for one in planned]
-        terminal.print_json({"cases": n, "runs": runs, "seconds": seconds, "megabytes": megabytes})
+        told = {"seconds": seconds, "disk_mb": megabytes, "memory_mb": peak}
+        terminal.print_json({"cases": n, "runs": runs} | told)
         return
     table = Table(
         "model", "attack", "loss", "eps", "forwards", "backwards", "seconds", box=box.SIMPLE_HEAD, pad_edge=False
@@ -226,4 +231,4 @@ def _print_plan(benchmark: "Benchmark", json: bool) -> None:
                       f"{one.seconds:.0f}")  # fmt: skip
     terminal.out().print(table)
     runs_of = f"{plural(len(planned), 'run')} of {plural(n, 'case')}"
-    print(f"{runs_of}: about {seconds:.0f} s, {megabytes:.1f} MB in {benchmark.out}")
+    print(f"{runs_of}: about {seconds:.0f} s, {peak:.0f} MB of memory, {megabytes:.1f} MB in {benchmark.out}")

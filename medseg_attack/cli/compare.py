@@ -13,8 +13,8 @@ from medseg_attack.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from medseg_attack.gate import Verdict
-    from medseg_attack.report import Sheet
+    from medseg_attack.gate.verdicts import Verdict
+    from medseg_attack.report.sheet import Sheet
 
 HEADER = ["model", "attack", "loss", "eps", "ball", "data", "split", "partial", "n_parameters", "seconds"]
 
@@ -68,16 +68,22 @@ def compare(
     """
     keys = _checked(by, sort)
     _refuse_combinations(fail_if, junit is not None or github or exit_zero, github, json)
-    from medseg_attack import report, report_gate
-    from medseg_attack.gate import judge
-    from medseg_attack.rules import parse
-    from medseg_attack.stats import summary
+    from medseg_attack.checks.stored import of_stored
+    from medseg_attack.gate.rules import parse
+    from medseg_attack.gate.verdicts import judge
+    from medseg_attack.report.gate import github as annotations
+    from medseg_attack.report.gate import verdict_json, verdict_sheet
+    from medseg_attack.report.tables import compare_sheet
+    from medseg_attack.stats.scores import summary
 
     rules = [parse(text) for text in fail_if or []]
     rows, old = _rows(runs, reference, allow_partial)
     table = every = summary(rows, unit=unit, empty=empty, header=HEADER)
-    content: dict[str, Any] = {"unit": unit, "empty": empty, "runs": table.to_dict("records")}
-    sheets = [report.compare_sheet(table, keys, sort=sort, unit=unit, empty=empty)]
+    flags = of_stored(map(Path, rows["run"].unique()))
+    content: dict[str, Any] = {
+        "unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": [one.record() for one in flags],
+    }  # fmt: skip
+    sheets = [compare_sheet(table, keys, sort=sort, unit=unit, empty=empty)]
     if old is not None:
         sheets = [_changes(rows, old, unit, empty, content)]
     if deltas:
@@ -86,12 +92,14 @@ def compare(
         _paired(rows, unit, empty, content, sheets)
     verdicts = judge(rules, rows, old, unit=unit, empty=empty)
     if verdicts:
-        content["gate"] = report_gate.verdict_json(verdicts)
-        sheets.append(report_gate.verdict_sheet(verdicts))
+        content["gate"] = verdict_json(verdicts)
+        sheets.append(verdict_sheet(verdicts))
     _write(csv, every, plot, table, junit, verdicts)
     _print(content, sheets, json, markdown, latex)
+    if flags and not (json or markdown or latex):
+        terminal.print_flags(flags)
     if github:
-        print("\n".join(report_gate.github(verdicts)))
+        print("\n".join(annotations(verdicts)))
     if any(one.failed for one in verdicts) and not exit_zero:
         raise typer.Exit(terminal.FAILED)
 
@@ -116,7 +124,7 @@ def _refuse_combinations(fail_if: list[str] | None, for_gate: bool, github: bool
 
 
 def _rows(runs: list[Path], reference: Path | None, allow_partial: bool) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
-    from medseg_attack.matching import pairs, read_pairs
+    from medseg_attack.gate.matching import pairs, read_pairs
     from medseg_attack.results import read_runs
 
     if reference is not None:
@@ -128,8 +136,8 @@ def _rows(runs: list[Path], reference: Path | None, allow_partial: bool) -> "tup
 def _changes(
     rows: "pd.DataFrame", old: "pd.DataFrame", unit: Unit, empty: EmptyRule, content: dict[str, Any]
 ) -> "Sheet":
-    from medseg_attack.changes import changes
-    from medseg_attack.report_gate import change_sheet
+    from medseg_attack.report.gate import change_sheet
+    from medseg_attack.stats.changes import changes
 
     table = changes(rows, old, unit=unit, empty=empty)
     content["changes"] = table.to_dict("records")
@@ -137,8 +145,8 @@ def _changes(
 
 
 def _deltas(rows: "pd.DataFrame", empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]") -> "pd.DataFrame":
-    from medseg_attack.deltas import delta_summary, deltas
-    from medseg_attack.report_clinical import delta_sheet
+    from medseg_attack.report.clinical import delta_sheet
+    from medseg_attack.stats.deltas import delta_summary, deltas
 
     header = rows.drop_duplicates("run").set_index("run")[["model", "attack", "loss", "eps"]]
     table = deltas(rows, empty=empty)
@@ -149,8 +157,8 @@ def _deltas(rows: "pd.DataFrame", empty: EmptyRule, content: dict[str, Any], she
 
 
 def _paired(rows: "pd.DataFrame", unit: Unit, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]") -> None:
-    from medseg_attack.changes import between_models, ranks
-    from medseg_attack.report_clinical import paired_sheet, rank_sheet
+    from medseg_attack.report.clinical import paired_sheet, rank_sheet
+    from medseg_attack.stats.changes import between_models, ranks
 
     pairs, of_models = between_models(rows, unit=unit, empty=empty), ranks(rows, unit=unit, empty=empty)
     if pairs.empty:
@@ -167,15 +175,16 @@ def _write(
     junit: Path | None,
     verdicts: "list[Verdict]",
 ) -> None:
-    from medseg_attack import report
     from medseg_attack.files import whole
-    from medseg_attack.report_gate import write_junit
+    from medseg_attack.report.curve import curve
+    from medseg_attack.report.gate import write_junit
+    from medseg_attack.report.sheet import csv_text
 
     if csv is not None:
         with whole(csv) as part:
-            part.write_text(report.csv_text(every), encoding="utf-8")
+            part.write_text(csv_text(every), encoding="utf-8")
     if plot is not None:
-        report.curve(plotted, plot)
+        curve(plotted, plot)
     if junit is not None:
         write_junit(verdicts, junit)
     for file in filter(None, (csv, plot, junit)):
@@ -183,13 +192,15 @@ def _write(
 
 
 def _print(content: dict[str, Any], sheets: "list[Sheet]", json: bool, markdown: bool, latex: bool) -> None:
-    from medseg_attack import report
+    from medseg_attack.report.sheet import latex as as_latex
+    from medseg_attack.report.sheet import markdown as as_markdown
+    from medseg_attack.report.sheet import rich_table
 
     if json:
         terminal.print_json(content)
         return
     for sheet in sheets:
         if markdown or latex:
-            print(report.markdown(sheet) if markdown else report.latex(sheet), end="\n" if len(sheets) > 1 else "")
+            print(as_markdown(sheet) if markdown else as_latex(sheet), end="\n" if len(sheets) > 1 else "")
         else:
-            terminal.out().print(report.rich_table(sheet))
+            terminal.out().print(rich_table(sheet))

@@ -96,9 +96,10 @@ def _cases_of(run: Path, split: str, fold: int, limit: float | None) -> tuple[st
 
 def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, json: bool) -> None:
     from medseg_attack.files import whole
-    from medseg_attack.report import csv_text, rich_table, score_sheet
+    from medseg_attack.report.sheet import csv_text, rich_table
+    from medseg_attack.report.tables import score_sheet
     from medseg_attack.results import read_runs
-    from medseg_attack.stats import scores
+    from medseg_attack.stats.scores import scores
 
     rows = read_runs(folders, allow_partial=True)
     table, cases = scores(rows, unit=unit, empty=empty)

@@ -21,14 +21,19 @@ KINDS = {
 @terminal.command
 def ls(
     what: Annotated[str, typer.Argument(help="attacks, objectives, balls, models, datasets or metrics.")],
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Of attacks: paper, threat model, norm and passes of the defaults.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """List what there is by name, with its options and their defaults.
 
-    Example: medattack ls attacks
+    Example: medattack ls attacks --explain
     """
     if what not in KINDS:
         raise InputError(f"expected one of {', '.join(KINDS)}, got {what!r}; choose one")
+    if explain and what != "attacks":
+        raise InputError(f"expected attacks for --explain, got {what}; drop it")
     from rich import box
     from rich.table import Table
 
@@ -39,6 +44,11 @@ def ls(
         {"name": name, "options": registry.options(name), "what": registry.describe(name)}
         for name in registry.names(kind)
     ]
+    if explain:
+        from medseg_attack.explain import explained
+
+        rows = [dict(explained(name)) for name in registry.names(kind)]
+        rows = rows if json else [{key: row[key] for key in row if key != "what"} for row in rows]
     if kind == "model":
         from medseg_attack.models.smp import count_parameters
 

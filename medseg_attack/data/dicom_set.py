@@ -98,9 +98,10 @@ class Dicom:
         for uid, of in picked.items():
             series = all_series[uid]
             name = f"{groups[uid]}_{_hash(uid)}"
-            files = sorted({*files_of(series), *(label.file.path for labels in of.values() for label in labels)})
+            images = tuple(files_of(series))
+            files = (*images, *sorted({label.file.path for labels in of.values() for label in labels}))
             read = functools.partial(read_scan, name, series, of, task, self.threshold, root)
-            scans.append(ScanFile(name, groups[uid], series.frames[0].path.parent, tuple(files), read))
+            scans.append(ScanFile(name, groups[uid], series.frames[0].path.parent, files, read, len(images)))
         return Source(root, spec(self), task, tuple(sorted(scans, key=lambda s: s.id)), (*found.notes, *notes))
 
     def _chosen(self, found: Index, root: Path) -> Index:

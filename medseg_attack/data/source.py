@@ -1,6 +1,6 @@
 """What a reader of a format provides: a cheap listing of scans, each of which can then be read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.types import Task
+from medseg_attack.types import PerChannel, Task, per_channel
 
 Array = NDArray[Any]
 
@@ -46,10 +46,10 @@ class Scan:
     """One scan as it is stored: the intensity of a voxel is `stored * slope + inter`, in `unit`.
 
     Attributes:
-        stored: (slices, rows, columns), in the file's own type.
-        labels: of the same shape; the class index of an exclusive task, else bit k for class k.
+        stored: (slices, rows, columns), in the file's own type; (channels, slices, rows, columns) of several channels.
+        labels: (slices, rows, columns); the class index of an exclusive task, else bit k for class k.
         case_ids: one per slice.
-        spacing_mm: between slices, rows and columns.
+        spacing_mm: between slices, rows and columns; the first is 0 for a picture, which is no slice of anything.
         lattice: the way back to the file's array; None where there is none.
         affine: voxel of the file's array to mm, 4 x 4, if the file has one.
         scales: slope and inter of each slice, where they differ from slice to slice; else empty.
@@ -61,8 +61,8 @@ class Scan:
     labels: Array
     case_ids: tuple[str, ...]
     spacing_mm: tuple[float, float, float]
-    slope: float = 1.0
-    inter: float = 0.0
+    slope: PerChannel = 1.0
+    inter: PerChannel = 0.0
     unit: str = ""
     lattice: Lattice | None = None
     affine: NDArray[np.float64] | None = None
@@ -71,10 +71,18 @@ class Scan:
     frames: tuple[tuple[str, int], ...] = ()
 
     @property
-    def native(self) -> NDArray[np.float64]:
-        """The intensities of the voxels, in `unit`."""
-        scales = np.array(self.scales or [(self.slope, self.inter)], np.float64)[..., None, None]
-        return self.stored * scales[:, 0] + scales[:, 1]
+    def channels(self) -> Array:
+        """`stored` with its axis of channels, (channels, slices, rows, columns), also if there is but one."""
+        return self.stored if self.stored.ndim == 4 else self.stored[None]
+
+    def native(self) -> Iterator[Array]:
+        """The intensities, (slices, rows, columns), of one channel after the other."""
+        if self.scales:
+            wide = np.array(self.scales, np.float64)[:, :, None, None]
+            return (stored * wide[:, 0] + wide[:, 1] for stored in self.channels)
+        n = len(self.channels)
+        scales = zip(self.channels, per_channel(self.slope, n), per_channel(self.inter, n), strict=True)
+        return (stored * np.float64(slope) + inter for stored, slope, inter in scales)
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,9 @@ class ScanFile:
     Attributes:
         group: the patient.
         path: what an error about its pixels names: the image, or the folder of its slices.
-        sources: all files it is read from.
+        sources: all files it is read from, those of the image first.
+        n_images: how many of them are of the image: one, one per slice, or one per channel.
+        part: where the data set itself has put it: "train", "val" or "test"; "" if nowhere.
     """
 
     id: str
@@ -92,6 +102,8 @@ class ScanFile:
     path: Path
     sources: tuple[Path, ...]
     read: Callable[[], Scan]
+    n_images: int = 1
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,7 @@ class Source:
         format: the spec of its reader.
         scans: sorted by id.
         notes: what was left out and why, a sentence each.
+        window: what its intensities are best shown by, as `windows.window_rule` reads it.
     """
 
     root: Path
@@ -109,6 +122,7 @@ class Source:
     task: Task
     scans: tuple[ScanFile, ...]
     notes: tuple[str, ...] = ()
+    window: str = "percentile"
 
 
 @runtime_checkable

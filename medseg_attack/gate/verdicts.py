@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from medseg_attack.errors import InputError, nearest, plural
-from medseg_attack.patients import difference, holm, paired, warning
-from medseg_attack.rules import NUMBER, Rule, number
-from medseg_attack.stats import Empty, Unit, measures, pooled, scored
+from medseg_attack.gate.rules import NUMBER, Rule, number
+from medseg_attack.stats.patients import difference, holm, paired, warning
+from medseg_attack.stats.scores import Empty, Unit, measures, pooled, scored
 
 HEADER = ("model", "attack", "loss", "eps")
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from medseg_attack.patients import interval
 from medseg_attack.results import AXES
+from medseg_attack.stats.patients import interval
 
 Unit: TypeAlias = Literal["slice", "volume", "patient"]
 Empty: TypeAlias = Literal["one", "nan", "zero"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from medseg_attack.patients import difference, holm, paired, pairwise, rank_stability
-from medseg_attack.stats import Empty, Unit, by_organ, pooled, scored
+from medseg_attack.stats.patients import difference, holm, paired, pairwise, rank_stability
+from medseg_attack.stats.scores import Empty, Unit, by_organ, pooled, scored
 
 HEADER = ["model", "attack", "loss", "eps"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from medseg_attack.results import AXES
-from medseg_attack.stats import COUNTS, Empty, measures, scored
+from medseg_attack.stats.scores import COUNTS, Empty, measures, scored
 
 STATES = ("ok", "missed", "hallucinated", "absent")
 _KEYS = ["run", "group", "volume", "cls"]

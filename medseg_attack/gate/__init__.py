@@ -1,0 +1,1 @@
+"""Rules that a run must meet beside its reference, and their verdicts."""

@@ -1,0 +1,1 @@
+"""From counts to intervals, tables in and tables out: no torch in here."""

@@ -1,0 +1,44 @@
+"""`ls attacks --explain`: what is said of an attack is what it does."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from medseg_attack import registry
+from medseg_attack.cli import app
+from medseg_attack.explain import explained
+
+
+def test_what_an_attack_says_of_itself_is_told() -> None:
+    told = explained("fgsm_wang2024")
+    assert told["paper"] == "Wang & Xu, arXiv 2401.11224, as released"
+    assert (told["threat"], told["norm"], told["passes"]) == ("white box", "blend", "2 forward, 1 backward")
+
+
+def test_what_it_leaves_open_is_read_off_the_attack() -> None:
+    told = explained("pgd")
+    assert told["paper"] == "Madry et al., arXiv 1706.06083"
+    assert (told["threat"], told["norm"], told["passes"]) == ("white box", "linf or l2", "22 forward, 20 backward")
+    assert told["defaults"] == registry.options("pgd")
+    assert explained("noise")["threat"] == "no model"
+
+
+def test_an_attack_that_cannot_run_by_itself_is_told_without_a_cost() -> None:
+    assert explained("replay")["passes"] == "-"
+
+
+@pytest.mark.parametrize("name", registry.names("attack"))
+def test_every_attack_is_explained(name: str) -> None:
+    told = explained(name)
+    assert all(isinstance(value, str) for value in told.values())
+    assert told["what"].endswith(".")
+    assert told["threat"]
+
+
+def test_the_command_prints_it() -> None:
+    found = CliRunner().invoke(app, ["ls", "attacks", "--explain", "--json"])
+    assert found.exit_code == 0
+    assert {row["name"] for row in json.loads(found.stdout)} == set(registry.names("attack"))
+    wrong = CliRunner().invoke(app, ["ls", "models", "--explain"])
+    assert wrong.exit_code == 2
