@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
+import torch
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -19,9 +20,15 @@ from pydicom.uid import (
     RTStructureSetStorage,
     generate_uid,
 )
+from typer.testing import CliRunner
 
+from medseg_attack import registry
+from medseg_attack.cli import app
+from medseg_attack.data.prepared import Prepared, open_prepared
 from medseg_attack.data.source import Scan
+from medseg_attack.models.checkpoints import save
 
+EPS = 40  # stored values that attacks here may change
 ROWS, COLUMNS = 12, 10
 NAME = "Doe^Jane"
 
@@ -240,3 +247,29 @@ def write_hospital(root: Path, *, patients: int = 4, **options: Any) -> Path:
             contours = [square(3, 2, 4, -50 + z * 2.5) for z in range(3)]
             write_rtstruct(folder / "rt" / "rs.dcm", {"Liver": contours}, patient=f"P{n}")
     return root
+
+
+def medattack(*words: object, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
+
+
+def tiny_model(out: Path, data: Prepared) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = registry.build("unet_small(channels=(4, 8))", "model")(data.task)
+    save(out, model, {"label": "tiny", "spec": "unet_small(channels=(4, 8))"})
+    return out
+
+
+def attacked(root: Path, source: Path, *words: object, labels: str = "") -> Path:
+    """The run of FGSM on all of a prepared source, its twins written."""
+    medattack("prepare", source, "--format", "dicom", "--out", root / "data", "--labels", labels)
+    tiny_model(root / "model", open_prepared(root / "data"))
+    medattack("attack", "--data", root / "data", "-m", root / "model", "--attack", "fgsm", "--loss", "bce",
+              "--eps", f"{EPS}raw", "--split", "all", "--no-control", "--no-checks", "--save-adversarial", "all",
+              "--out", root / "runs", *words)  # fmt: skip
+    return next(file.parent for file in root.rglob("run.json"))

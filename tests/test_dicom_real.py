@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from dicoms import native, square, uid, values, write_rtstruct, write_series
+from dicoms import EPS, attacked, medattack, native, square, uid, values, write_rtstruct, write_series
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
@@ -171,3 +171,37 @@ def test_uids_of_real_files_are_in_no_name(real_data: Find) -> None:
     source = open_source("dicom", real_data("ibsi_ct_phantom"))
     assert len(source.scans[0].id) < 24
     assert uid("x") not in source.scans[0].id
+
+
+def three_patients(root: Path, real_data: Find) -> None:
+    """Four of the slices of ibsi (12 bits in 16), and CT of two others with SEG, signed and unsigned."""
+    ibsi, dcmqi = real_data("ibsi_ct_phantom") / "dicom", real_data("dcmqi") / SEGMENTATIONS
+    highdicom = real_data("highdicom") / "data/test_files"
+    several = {
+        "a": [*sorted((ibsi / "image").iterdir())[28:32], *(ibsi / "mask").iterdir()],
+        "b": [*(dcmqi / CT3).iterdir(), dcmqi / "liver.dcm"],
+        "c": [highdicom / "ct_image.dcm", highdicom / "seg_image_ct_binary_single_frame.dcm"],
+    }
+    for name, files in several.items():
+        (root / name).mkdir(parents=True)
+        for path in files:
+            (root / name / path.name).write_bytes(path.read_bytes())
+
+
+def test_real_series_attacked_written_and_read_by_pydicom_alone(real_data: Find, tmp_path: Path) -> None:
+    three_patients(tmp_path / "scans", real_data)
+    run = attacked(tmp_path, tmp_path / "scans", labels="organ=GTV-1|Liver|first segment")
+    files = [file["path"] for file in json.loads((run / "adversarial/manifest.json").read_text())["files"]]
+    assert len(files) == 4 + 3 + 1
+    for name in files:
+        before, after = pydicom.dcmread(tmp_path / "scans" / name), pydicom.dcmread(run / "adversarial" / name)
+        change = np.abs(after.pixel_array.astype(int) - before.pixel_array)
+        assert change.max() == EPS
+        for word in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", "Rows",
+                     "Columns", "RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentation"):  # fmt: skip
+            assert after[word].value == before[word].value
+        for word in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName"):
+            assert after[word].value != before[word].value
+        assert after.pixel_array.max() < 2**after.BitsStored
+    verified = json.loads(medattack("verify", run, "--json").stdout)
+    assert [one["verified"] for one in verified] == [True]

@@ -2,54 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 import torch
-from dicoms import box, uid, values, write_enhanced, write_hospital, write_seg, write_series
+from dicoms import EPS, attacked, box, medattack, uid, values, write_enhanced, write_hospital, write_seg, write_series
 from highdicom.seg import segread
-from typer.testing import CliRunner
 
 from medseg_attack import registry
-from medseg_attack.cli import app
 from medseg_attack.data.dicom_twins import DESCRIPTION, twin_bytes
-from medseg_attack.data.prepared import Prepared, open_prepared
+from medseg_attack.data.prepared import open_prepared
 from medseg_attack.files import read_json
 from medseg_attack.levels import Levels
-from medseg_attack.models.checkpoints import load, save
+from medseg_attack.models.checkpoints import load
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.results import RunFolder
 from medseg_attack.types import Batch
-
-EPS = 40  # stored values
-
-
-def medattack(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
-def tiny_model(out: Path, data: Prepared) -> Path:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = registry.build("unet_small(channels=(4, 8))", "model")(data.task)
-    save(out, model, {"label": "tiny", "spec": "unet_small(channels=(4, 8))"})
-    return out
-
-
-def attacked(root: Path, source: Path, *words: object) -> Path:
-    """The run of FGSM on all of a prepared source, its twins written."""
-    medattack("prepare", source, "--format", "dicom", "--out", root / "data")
-    tiny_model(root / "model", open_prepared(root / "data"))
-    medattack("attack", "--data", root / "data", "-m", root / "model", "--attack", "fgsm", "--loss", "bce",
-              "--eps", f"{EPS}raw", "--split", "all", "--no-control", "--no-checks", "--save-adversarial", "all",
-              "--out", root / "runs", *words)  # fmt: skip
-    return next(file.parent for file in root.rglob("run.json"))
 
 
 @pytest.fixture(scope="module")
