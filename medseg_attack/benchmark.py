@@ -30,6 +30,7 @@ from medseg_attack.models.surrogates import pinned, surrogates
 from medseg_attack.region import check_organ
 from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
 from medseg_attack.runtime import deterministic, peak_mb, versions
+from medseg_attack.segmentations import write_segmentations
 from medseg_attack.study import Cell, Study, cells
 from medseg_attack.types import Batch, Case
 from medseg_attack.verification import FOLDER, MANIFEST, export
@@ -43,6 +44,7 @@ class Benchmark:
         batch_size: changes no score by more than float32 kernels do.
         shard: k, N: only every N-th chunk, from the k-th, is run here.
         save: which perturbed scans are written: "all", "worst:N" (the N files with the lowest Dice) or "none".
+        keep_headers: whether perturbed scans keep the headers of the patients.
         checks: whether model and rows are looked at for what makes their numbers doubtful.
     """
 
@@ -54,6 +56,7 @@ class Benchmark:
     batch_size: int = 16
     shard: tuple[int, int] = (0, 1)
     save: str = "none"
+    keep_headers: bool = False
     checks: bool = False
 
     def refs(self, model: Given) -> list[CaseRef]:
@@ -141,7 +144,7 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
                 metrics=metrics, seed=benchmark.study.seed, shard=benchmark.shard, keep_images=benchmark.save != "none",
             ):  # fmt: skip
                 yield done, total
-        _finish(benchmark, given, mine, refs)
+        _finish(benchmark, given, model, mine, refs)
         del model  # before the next one takes its memory
 
 
@@ -212,6 +215,7 @@ def _identity(benchmark: Benchmark) -> dict[str, Any]:
         study
         | {"data": benchmark.data.fingerprint, "weights": weights, "save_adversarial": benchmark.save}
         | ({"surrogates": brought} if brought else {})
+        | ({"keep_headers": True} if benchmark.keep_headers else {})
     )
 
 
@@ -264,7 +268,9 @@ def telling(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
     return found or [data.read(ref) for ref in alike[:n]]
 
 
-def _finish(benchmark: Benchmark, given: Given, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]) -> None:
+def _finish(
+    benchmark: Benchmark, given: Given, model: SegModel, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]
+) -> None:
     """Writes the headers of runs whose every chunk is there, whoever wrote it."""
     n = len(chunks(refs))
     headers = {
@@ -277,8 +283,11 @@ def _finish(benchmark: Benchmark, given: Given, mine: Sequence[tuple[Cell, Path]
         flags = stored.of_runs(headers, stored.read_before(benchmark.out / _model_name(given)))
     for path, header in headers.items():
         RunFolder(path).finish(header | ({"flags": flags[path]} if benchmark.checks else {}))
-        if benchmark.save != "none" and not (path / FOLDER / MANIFEST).exists():
-            export(path, benchmark.data, refs, benchmark.save)
+        if benchmark.save != "none":
+            if not (path / FOLDER / MANIFEST).exists():
+                export(path, benchmark.data, refs, benchmark.save, keep_headers=benchmark.keep_headers)
+            with deterministic(benchmark.device):
+                write_segmentations(path, benchmark.data, model, benchmark.device)
 
 
 def _header(

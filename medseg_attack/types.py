@@ -97,11 +97,13 @@ class Storage:
 
     Attributes:
         stored: the file's values in the file's type, of the shape of the image.
+        limits: least and largest value that the file's bits hold; None for all of its type.
     """
 
     stored: Tensor
     slope: PerChannel = 1.0
     inter: PerChannel = 0.0
+    limits: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

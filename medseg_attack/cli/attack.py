@@ -67,6 +67,9 @@ def attack(
     save_adversarial: Annotated[
         str, typer.Option(help="Write perturbed scans in the source's format: all, worst:N or none.")
     ] = "none",
+    keep_headers: Annotated[
+        bool, typer.Option("--keep-headers", help="Perturbed scans keep names, dates and other headers of patients.")
+    ] = False,
     checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Look for what makes numbers doubtful.")] = True,
     plan: Annotated[bool, typer.Option("--plan", help="Print the grid and what it would cost; write nothing.")] = False,
     unit: Unit = "volume",
@@ -88,7 +91,8 @@ def attack(
         "norm": norm, "steps": steps, "region": region, "metrics": metrics, "split": split, "fold": fold,
         "limit": limit, "control": control, "seed": seed,
     }  # fmt: skip
-    benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), _saved(save_adversarial))
+    save = _saved(save_adversarial)
+    benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), save, keep_headers)
     if plan:
         _print_plan(benchmark, json)
         return
@@ -105,6 +109,7 @@ def opened(
     batch_size: int,
     shard: tuple[int, int],
     save: str,
+    keep_headers: bool = False,
 ) -> "Benchmark":
     """The study that file and flags describe, its data and checkpoints found; says which were taken."""
     from dataclasses import replace
@@ -127,7 +132,7 @@ def opened(
     study = study.model_copy(update={"data": str(data.root), "models": names})
     where = pick_device(device)
     terminal.say(f"data {data.root}; {', '.join(f'model {name}' for name in names)}; on {where}")
-    benchmark = Benchmark(study, data, models, out or Path(), where, batch_size, shard, save)
+    benchmark = Benchmark(study, data, models, out or Path(), where, batch_size, shard, save, keep_headers)
     return benchmark if out else replace(benchmark, out=default_out(workspace, benchmark))
 
 
