@@ -4,7 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,20 @@ import yaml
 from medseg_attack import registry
 from medseg_attack.checks import stored
 from medseg_attack.checks.probes import preflight
+from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import Todo, attack_chunk, chunks, run_attacks
 from medseg_attack.files import digest, whole, write_json
+from medseg_attack.fitting import Batches, check_fit, fit_seconds, fitted, needs_fit, tried
 from medseg_attack.models.given import Given
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.models.surrogates import pinned, surrogates
+from medseg_attack.region import check_organ
 from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
 from medseg_attack.runtime import deterministic, peak_mb, versions
+from medseg_attack.segmentations import write_segmentations
 from medseg_attack.study import Cell, Study, cells
 from medseg_attack.types import Batch, Case
 from medseg_attack.verification import FOLDER, MANIFEST, export
@@ -39,6 +44,7 @@ class Benchmark:
         batch_size: changes no score by more than float32 kernels do.
         shard: k, N: only every N-th chunk, from the k-th, is run here.
         save: which perturbed scans are written: "all", "worst:N" (the N files with the lowest Dice) or "none".
+        keep_headers: whether perturbed scans keep the headers of the patients.
         checks: whether model and rows are looked at for what makes their numbers doubtful.
     """
 
@@ -50,6 +56,7 @@ class Benchmark:
     batch_size: int = 16
     shard: tuple[int, int] = (0, 1)
     save: str = "none"
+    keep_headers: bool = False
     checks: bool = False
 
     def refs(self, model: Given) -> list[CaseRef]:
@@ -69,8 +76,13 @@ class Benchmark:
         return [
             (model, cell, self.out / _model_name(model) / f"{i:02d}_{_slug(cell)}")
             for model in self.models
-            for i, cell in enumerate(cells(self.study))
+            for i, cell in enumerate(self.cells(model))
         ]
+
+    def cells(self, model: Given) -> list[Cell]:
+        """The study's attacks on that model, with the weights that they bring along named."""
+        models = [Path(one.name) for one in self.models]
+        return [replace(cell, attack=pinned(cell.attack, Path(model.name), models)) for cell in cells(self.study)]
 
     @property
     def total(self) -> int:
@@ -108,18 +120,23 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
             f"expected cases in the {benchmark.study.split} split of {benchmark.data.root}, got none; check --split"
         )
     for given in benchmark.models:
-        _check_levels(benchmark, benchmark.refs(given))
+        refs = benchmark.refs(given)
+        _check_levels(benchmark, refs)
+        for cell in cells(benchmark.study):
+            told(cell.attack, "within", benchmark.data.task)  # an unknown organ is told before anything slow happens
+            check_fit(cell.label, cell.budget, _known(benchmark, given, cell), refs)
     metrics = {text: registry.build(text, "metric") for text in benchmark.study.metrics}
     _claim(benchmark)
     for given in benchmark.models:
         refs = benchmark.refs(given)
         model = given.load(benchmark.data.task, benchmark.device)
         mine = [(cell, folder) for of, cell, folder in runs if of == given]
-        todo = [
-            Todo(cell.attack, RunFolder.open(folder, _config(benchmark, given, cell, refs)), cell.budget)
-            for cell, folder in mine
-        ]
+        opened = [RunFolder.open(folder, _config(benchmark, given, cell, refs)) for cell, folder in mine]
         with frozen(model), deterministic(benchmark.device):
+            todo = [
+                Todo(_fitted(benchmark, given, model, cell, folder), folder, cell.budget)
+                for (cell, _), folder in zip(mine, opened, strict=True)
+            ]
             if benchmark.checks:
                 _look_at(benchmark, model, given, [cell for cell, _ in mine], refs)
             for done in run_attacks(
@@ -127,12 +144,32 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
                 metrics=metrics, seed=benchmark.study.seed, shard=benchmark.shard, keep_images=benchmark.save != "none",
             ):  # fmt: skip
                 yield done, total
-        _finish(benchmark, given, mine, refs)
+        _finish(benchmark, given, model, mine, refs)
         del model  # before the next one takes its memory
 
 
+def _fitted(benchmark: Benchmark, given: Given, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
+    """The cell's attack, fitted on the training patients of the study's fold if it learns."""
+    batches = Batches.of(benchmark.data, _known(benchmark, given, cell), benchmark.device)
+    attack = fitted(cell.attack, model, batches, folder, benchmark.study.seed)
+    return _among(attack, benchmark, given)
+
+
+def _known(benchmark: Benchmark, given: Given, cell: Cell) -> Sequence[CaseRef]:
+    """The cases that an attack is fitted on, none if it does not learn."""
+    return benchmark.data.refs("train", benchmark.study.fold, given.dims) if needs_fit(cell.attack) else ()
+
+
+def _among(attack: Any, benchmark: Benchmark, given: Given) -> Any:
+    """The attack with the data that it may draw from: the split's, whatever the limit."""
+    refs = benchmark.data.refs(benchmark.study.split, benchmark.study.fold, given.dims)
+    return told(attack, "among", benchmark.data, refs)
+
+
 def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
-    """Refuses a budget that no scan can hold, and to store scans that cannot be written back."""
+    """Refuses a budget that no scan can hold, a region that no scan has, and to store what cannot be written back."""
+    if benchmark.study.region:
+        check_organ(benchmark.study.region, benchmark.data.task.classes)
     finest = min(benchmark.data.level(ref) for ref in refs)
     for cell in cells(benchmark.study):
         if 0 < cell.attack.ball.eps < finest * (1 - 1e-9) and registry.spec(cell.attack.ball).startswith("linf"):
@@ -141,6 +178,12 @@ def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
                 f"the window in the finest scan of {benchmark.data.root}; take a larger eps, such as 1raw"
             )
     if benchmark.save != "none":
+        for cell in cells(benchmark.study):
+            if hasattr(cell.attack.ball, "length"):
+                raise InputError(
+                    f"expected attacks that leave anatomy where it is, got {cell.label}; its scans need a truth of "
+                    "their own, which is not written: --save-adversarial none"
+                )
         for scan in {ref.volume for ref in refs}:
             twins_of(benchmark.data.records[scan])
 
@@ -167,12 +210,19 @@ def _claim(benchmark: Benchmark) -> None:
 def _identity(benchmark: Benchmark) -> dict[str, Any]:
     study = benchmark.study.model_dump(exclude={"data", "models"})
     weights = sorted(model.weights for model in benchmark.models)
-    return study | {"data": benchmark.data.fingerprint, "weights": weights, "save_adversarial": benchmark.save}
+    brought = sorted({name for _, cell, _ in benchmark.runs() for name in surrogates(cell.attack)})
+    return (
+        study
+        | {"data": benchmark.data.fingerprint, "weights": weights, "save_adversarial": benchmark.save}
+        | ({"surrogates": brought} if brought else {})
+        | ({"keep_headers": True} if benchmark.keep_headers else {})
+    )
 
 
 def _config(benchmark: Benchmark, given: Given, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
     """All that determines a run's rows, and nothing else: neither batch size nor device nor shard."""
-    return {
+    known = _known(benchmark, given, cell)
+    return ({"fitted_on": digest(sorted(ref.id for ref in known))} if known else {}) | {
         "rows_version": ROWS_VERSION,
         "data": benchmark.data.fingerprint,
         "cases": digest(sorted(ref.id for ref in refs)),
@@ -218,7 +268,9 @@ def telling(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
     return found or [data.read(ref) for ref in alike[:n]]
 
 
-def _finish(benchmark: Benchmark, given: Given, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]) -> None:
+def _finish(
+    benchmark: Benchmark, given: Given, model: SegModel, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]
+) -> None:
     """Writes the headers of runs whose every chunk is there, whoever wrote it."""
     n = len(chunks(refs))
     headers = {
@@ -231,8 +283,11 @@ def _finish(benchmark: Benchmark, given: Given, mine: Sequence[tuple[Cell, Path]
         flags = stored.of_runs(headers, stored.read_before(benchmark.out / _model_name(given)))
     for path, header in headers.items():
         RunFolder(path).finish(header | ({"flags": flags[path]} if benchmark.checks else {}))
-        if benchmark.save != "none" and not (path / FOLDER / MANIFEST).exists():
-            export(path, benchmark.data, refs, benchmark.save)
+        if benchmark.save != "none":
+            if not (path / FOLDER / MANIFEST).exists():
+                export(path, benchmark.data, refs, benchmark.save, keep_headers=benchmark.keep_headers)
+            with deterministic(benchmark.device):
+                write_segmentations(path, benchmark.data, model, benchmark.device)
 
 
 def _header(
@@ -255,6 +310,7 @@ def _header(
         "device": str(benchmark.device),
         "batch_size": benchmark.batch_size,
         "seconds": folder.seconds,
+        **({"fit_seconds": fit_seconds(folder)} if needs_fit(cell.attack) else {}),
         "versions": versions(),
     }
 
@@ -302,12 +358,16 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
         batch = Batch.of(cases, benchmark.device)
         with frozen(model):
             model(batch.image)  # the first pass pays for what later ones have
-            for cell in cells(benchmark.study):
+            for cell in benchmark.cells(given):
+                attack, fit = tried(cell.attack, model, batch, len(_known(benchmark, given, cell)))
                 start = time.perf_counter()
-                rows = attack_chunk(model, [batch], [cell.attack], budgets=[cell.budget])[0].rows
-                seconds = (time.perf_counter() - start) * share
+                rows = attack_chunk(
+                    model, [batch], [_among(attack, benchmark, given)], budgets=[cell.budget]
+                )[0].rows  # fmt: skip
+                seconds = (time.perf_counter() - start) * share + fit.seconds
                 # two passes of the loop's own per case: the clean prediction and the one that is scored
-                passes = (rows[0].forwards + 2) * len(refs), rows[0].backwards * len(refs)
+                forwards = (rows[0].forwards + 2) * len(refs) + fit.forwards
+                passes = forwards, rows[0].backwards * len(refs) + fit.backwards
                 peak = peak_mb(benchmark.device)
                 yield Planned(given.label, cell.label, cell.loss, cell.eps, *passes, seconds, peak)
 

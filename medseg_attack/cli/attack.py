@@ -39,9 +39,15 @@ def attack(
     ] = None,
     attack: Annotated[list[str] | None, _many("--attack", "-a", help="fgsm [default], 'pgd(steps=40)' ...")] = None,
     loss: Annotated[list[str] | None, _many("--loss", help="Objective of every attack: bce, soft_dice ...")] = None,
-    eps: Annotated[list[str] | None, _many("--eps", "-e", help="Budget: 0.01 or 4/255.")] = None,
+    eps: Annotated[
+        list[str] | None, _many("--eps", "-e", help="Budget: 0.01 or 4/255; of bias fields, poses ... in their unit.")
+    ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2, of every attack.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(help="Of every attack that has steps.", show_default=False)] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(help="Where pixels may change: body, outside:ORGAN, ring:10mm or mask:FILE.", show_default=False),
+    ] = None,
     metrics: Annotated[list[str] | None, _many("--metric", help="hd95_mm, 'nsd(tolerance_mm=1)' ...")] = None,
     config: Annotated[
         Path | None,
@@ -61,6 +67,9 @@ def attack(
     save_adversarial: Annotated[
         str, typer.Option(help="Write perturbed scans in the source's format: all, worst:N or none.")
     ] = "none",
+    keep_headers: Annotated[
+        bool, typer.Option("--keep-headers", help="Perturbed scans keep names, dates and other headers of patients.")
+    ] = False,
     checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Look for what makes numbers doubtful.")] = True,
     plan: Annotated[bool, typer.Option("--plan", help="Print the grid and what it would cost; write nothing.")] = False,
     unit: Unit = "volume",
@@ -79,10 +88,11 @@ def attack(
     """
     flags = {
         "data": str(data) if data else None, "models": model, "attacks": attack, "losses": loss, "eps": eps,
-        "norm": norm, "steps": steps, "metrics": metrics, "split": split, "fold": fold, "limit": limit,
-        "control": control, "seed": seed,
+        "norm": norm, "steps": steps, "region": region, "metrics": metrics, "split": split, "fold": fold,
+        "limit": limit, "control": control, "seed": seed,
     }  # fmt: skip
-    benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), _saved(save_adversarial))
+    save = _saved(save_adversarial)
+    benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), save, keep_headers)
     if plan:
         _print_plan(benchmark, json)
         return
@@ -99,6 +109,7 @@ def opened(
     batch_size: int,
     shard: tuple[int, int],
     save: str,
+    keep_headers: bool = False,
 ) -> "Benchmark":
     """The study that file and flags describe, its data and checkpoints found; says which were taken."""
     from dataclasses import replace
@@ -121,7 +132,7 @@ def opened(
     study = study.model_copy(update={"data": str(data.root), "models": names})
     where = pick_device(device)
     terminal.say(f"data {data.root}; {', '.join(f'model {name}' for name in names)}; on {where}")
-    benchmark = Benchmark(study, data, models, out or Path(), where, batch_size, shard, save)
+    benchmark = Benchmark(study, data, models, out or Path(), where, batch_size, shard, save, keep_headers)
     return benchmark if out else replace(benchmark, out=default_out(workspace, benchmark))
 
 

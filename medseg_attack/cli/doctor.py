@@ -78,6 +78,7 @@ def _facts(home: Any) -> dict[str, Any]:
 
     import torch
 
+    from medseg_attack.data.dicom_decoders import matrix
     from medseg_attack.runtime import pick_device, versions
     from medseg_attack.workspace import home as workspace_of
 
@@ -89,6 +90,7 @@ def _facts(home: Any) -> dict[str, Any]:
         "versions": versions(),
         "device": {"auto picks": str(pick_device()), "GPUs": gpus, "CPU threads": torch.get_num_threads()},
         "decoders": _decoders(),
+        "DICOM": matrix(),
         "disk": {"workspace": str(workspace), "free GB": round(shutil.disk_usage(there).free / 1e9, 1)},
         "environment": environment,
     }

@@ -115,7 +115,7 @@ class Prepared:
         at = slice(None) if ref.index is None else ref.index
         window = _window(record, ref)
         here, seen = labels[at], images[:, at]
-        slope, inter = (_per_channel(record[name]) for name in ("slope", "inter"))
+        slope, inter = _scale(record, ref)
         low, high = (_wide(value, seen.ndim) for value in (window.low, window.high))
         native = seen.astype(np.float64) * _wide(slope, seen.ndim) + _wide(inter, seen.ndim)
         image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
@@ -126,8 +126,10 @@ class Prepared:
         stack = Stack(ref.index, len(record["case_ids"]), through) if through and ref.index is not None else None
         pair = torch.from_numpy(image), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
-        storage = Storage(torch.from_numpy(seen.copy()), slope, inter)
-        return Case(ref.id, ref.volume, ref.group, *pair, spacing, window, stack, storage)
+        limits = tuple(record.get("limits") or ()) or None
+        storage = Storage(torch.from_numpy(seen.copy()), slope, inter, limits)
+        names = ref.id, ref.volume, ref.group
+        return Case(*names, *pair, spacing, window, stack, storage, self.task.classes)
 
     def stored(self, scan: str) -> Array:
         """A scan's values as its files hold them, (channels, slices, rows, columns), mapped from the disk."""
@@ -139,7 +141,7 @@ class Prepared:
         if record["stored_type"].startswith("float"):
             return 0.0
         width = _wide(_window(record, ref).width, 1)
-        return float((np.abs(_wide(_per_channel(record["slope"]), 1)) / width).min())
+        return float((np.abs(_wide(_scale(record, ref)[0], 1)) / width).min())
 
     def _opened(self, scan: str) -> tuple[Array, Array]:
         if scan in self._maps:
@@ -177,6 +179,22 @@ def _window(record: Mapping[str, Any], ref: CaseRef) -> Window:
             "prepare with --window percentile or LOW,HIGH, or use a 2-D model"
         )
     return Window(_per_channel(low), _per_channel(high), record["unit"])
+
+
+def _scale(record: Mapping[str, Any], ref: CaseRef) -> tuple[PerChannel, PerChannel]:
+    """Slope and intercept of the case.
+
+    Raises:
+        InputError: a whole scan whose slices differ in them.
+    """
+    scales = record.get("scales") or [(record["slope"], record["inter"])]
+    if ref.index is None and any(scale != scales[0] for scale in scales):
+        raise InputError(
+            f"expected one rescale slope and intercept for all slices of {ref.volume} to take it as a volume, got one "
+            "for each; use a 2-D model"
+        )
+    slope, inter = scales[ref.index or 0] if len(scales) > 1 else scales[0]
+    return _per_channel(slope), _per_channel(inter)
 
 
 def _belongs(part: str | int, split: Split, fold: int) -> bool:

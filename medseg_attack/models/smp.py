@@ -83,7 +83,7 @@ def count_parameters(name: str) -> int | None:
     if brings_weights(name):
         return None
     with torch.device("meta"):
-        model = build(name, "model")(Task("abdomen", ("large_bowel", "small_bowel", "stomach")))
+        model: SegModel = build(name, "model")(Task("abdomen", ("large_bowel", "small_bowel", "stomach")))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
