@@ -203,7 +203,7 @@ def _in_parts(net: Callable[[Tensor], Any], x: Tensor, at_once: int | None) -> A
             f"expected a number of cases that {at_once} divides, as the network was exported for, got {len(x)}; "
             "export it with a batch of 1 or of any size"
         )
-    parts = [net(part) for part in torch.split(x, at_once)]  # type: ignore[no-untyped-call]
+    parts = [net(part) for part in torch.split(x, at_once)]
     if isinstance(parts[0], tuple | list):
         return tuple(torch.cat(together) for together in zip(*parts, strict=True))
     if isinstance(parts[0], dict):
