@@ -6,7 +6,7 @@ intensity window left as they are. `Stored` shows a model only such images, so t
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from medseg_attack.types import (
     Ball,
     Case,
+    Flow,
     Image,
     LogOdds,
     Mask,
@@ -24,6 +25,7 @@ from medseg_attack.types import (
     Task,
     per_channel,
 )
+from medseg_attack.warp import warped
 
 NEAR = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
 
@@ -88,12 +90,28 @@ class Levels:
         native = stored * self.slope + self.inter
         return ((native - self.low) / (self.high - self.low)).clamp(0, 1).to(torch.float32).to(like)
 
+    def exactly(self, stored: Tensor) -> tuple[Image, Image]:
+        """What a ball measures, in float64, where a level is a level: the image stored as `stored`, and these levels'.
+
+        Unlike `image`, what lies outside of the window is not cut off from the change.
+        """
+        before = ((self.stored * self.slope + self.inter - self.low) / (self.high - self.low)).clamp(0, 1)
+        return before + (stored - self.stored) * self.slope / (self.high - self.low), before
+
+    def warped(self, flow: Flow) -> "Levels":
+        """The scan after its anatomy moved: values between stored ones are rounded to the nearest.
+
+        This is the one change that is not rounded towards the untouched scan, of which a moved scan is no neighbour.
+        """
+        stored = warped(self.stored, flow.to(torch.float64))
+        whole = stored.to(self.dtype) if self.dtype.is_floating_point else stored.round()
+        return replace(self, stored=whole.to(torch.float64))
+
     def nearest(self, x: Image, x0: Image, ball: Ball) -> Tensor:
         """Stored values for `x`: rounded towards those of `x0`, so that no norm grows, in `ball` and in the window."""
         delta = (x - x0).to(torch.float64)
         stored = self._moved(delta, NEAR)
-        moved = (stored - self.stored) * self.slope / (self.high - self.low)  # in float64, where a level is a level
-        grown = ball.size(moved, torch.zeros_like(moved)) > ball.limit * (1 + 1e-9)
+        grown = ball.size(*self.exactly(stored)) > ball.limit * (1 + 1e-9)
         if grown.any():
             wide = grown.view(-1, *(1 for _ in x0.shape[1:]))
             stored = torch.where(wide, self._moved(delta, 0.0), stored)

@@ -30,7 +30,9 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     with frozen(model):
         for seen in predictions(run, data, model, device, values):
             pred = seen.pred[:, scored].cpu().numpy()
-            masks |= {case.id: pred[n] for n, case in enumerate(seen.cases) if case.id in values}
+            for n, case in enumerate(seen.cases):
+                if case.id in values:
+                    masks |= _by_slice(pred[n], case.id, data)
     classes = [model.task.classes[k] for k in scored]
     written = []
     for scan in dict.fromkeys(file["scan"] for file in files):
@@ -45,6 +47,13 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
             part.write_bytes(content)
         written.append({"scan": scan, "path": path.relative_to(run / FOLDER).as_posix(), "sha256": sha256(path)})
     write_json(run / FOLDER / MANIFEST, manifest | {"segmentations": written})
+
+
+def _by_slice(mask: Array, case: str, data: Prepared) -> dict[str, Array]:
+    """A case's mask by the ids of its slices; a case may be a whole scan."""
+    if mask.ndim == 3:
+        return {case: mask}
+    return dict(zip(data.records[case]["case_ids"], np.moveaxis(mask, 1, 0), strict=True))
 
 
 def _key(twin: Path) -> str:

@@ -1,6 +1,6 @@
 """What a run wrote, read again as a third party would: hash, geometry, budget, and Dice to the last pixel."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from medseg_attack import registry
+from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.source import Array
 from medseg_attack.data.twins import Twin, read_stored, sha256, twins_of, write_twin
@@ -19,7 +20,7 @@ from medseg_attack.files import read_json, write_json
 from medseg_attack.levels import Levels
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.results import SEAL, TWINS, RunFolder
-from medseg_attack.types import Ball, Batch, Case, Mask, Model
+from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model
 
 FOLDER, MANIFEST = TWINS, "manifest.json"
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
@@ -58,21 +59,23 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
         InputError: the scans cannot be written back, or the attack's images are in no file's type.
     """
     rows, config, header = RunFolder(run).rows(), read_json(run / "config.json"), read_json(run / "run.json")
+    whole = _of_scans(header)
     files = [(scan, twin) for scan in sorted({ref.volume for ref in refs}) for twin in twins_of(data.records[scan])]
     if which != "all":
-        dice = {twin.path: _dice(rows, _ids(data, scan, twin)) for scan, twin in files}
-        worst = sorted({(dice[twin.path], scan, twin.slices) for scan, twin in files})[: int(which.partition(":")[2])]
-        # channels that have files of their own are stored together
-        files = [(scan, twin) for scan, twin in files if (dice[twin.path], scan, twin.slices) in worst]
+        dice = {twin.path: _dice(rows, _ids(data, scan, twin, whole)) for scan, twin in files}
+        ranks = {twin.path: (dice[twin.path], scan, () if whole else twin.slices) for scan, twin in files}
+        worst = sorted(set(ranks.values()))[: int(which.partition(":")[2])]
+        # channels that have files of their own, and slices of a scan that was attacked as one, are stored together
+        files = [(scan, twin) for scan, twin in files if ranks[twin.path] in worst]
     saved = []
     for scan, twin in files:
-        record, ids = data.records[scan], _ids(data, scan, twin)
+        record, ids = data.records[scan], _ids(data, scan, twin, whole)
         mine = rows[rows["case"].isin(ids)].drop_duplicates("case").set_index("case")
-        here = [n for n, case in zip(twin.slices, ids, strict=True) if case in mine.index]
-        if not here:
+        here = [n for n in twin.slices if whole or record["case_ids"][n] in mine.index]
+        if mine.empty:
             continue
         stored = np.array(data.stored(scan))
-        for n, image in zip(here, RunFolder(run).images([record["case_ids"][n] for n in here]), strict=True):
+        for n, image in zip(here, _images(RunFolder(run), record, here, whole), strict=True):
             if image.dtype != stored.dtype or len(image) != len(stored):
                 raise InputError(
                     f"expected {plural(len(stored), 'channel')} of {stored.dtype}, got {len(image)} of {image.dtype} "
@@ -97,13 +100,26 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
     write_json(run / FOLDER / MANIFEST, {"files": saved})
 
 
-def _ids(data: Prepared, scan: str, twin: Twin) -> list[str]:
-    return [data.records[scan]["case_ids"][n] for n in twin.slices]
+def _of_scans(header: Mapping[str, Any]) -> bool:
+    """Whether the run's cases are whole scans."""
+    return bool(header.get("dims", 2) == 3)
+
+
+def _images(folder: RunFolder, record: Mapping[str, Any], slices: Sequence[int], whole: bool) -> list[Array]:
+    """What was found of these slices, each (channels, rows, columns)."""
+    if not whole:
+        return folder.images([record["case_ids"][n] for n in slices])
+    (scan,) = folder.images([record["id"]])
+    return [scan[:, n] for n in slices]
+
+
+def _ids(data: Prepared, scan: str, twin: Twin, whole: bool) -> list[str]:
+    return [scan] if whole else [data.records[scan]["case_ids"][n] for n in twin.slices]
 
 
 def _dice(rows: pd.DataFrame, ids: Sequence[str]) -> float:
-    total = rows[rows["case"].isin(ids)][["n_target", "n_adv", "hit_adv"]].sum()
-    both = total["n_target"] + total["n_adv"]
+    total = rows[rows["case"].isin(ids)][["n_target_adv", "n_adv", "hit_adv"]].sum()
+    both = total["n_target_adv"] + total["n_adv"]
     return float(2 * total["hit_adv"] / both) if both else 1.0
 
 
@@ -141,10 +157,22 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
 def read_twins(
     run: Path, data: Prepared, files: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Array], list[Mismatch]]:
-    """The stored slices of a run's twins by case, and what does not hold of the files."""
+    """The stored values of a run's twins by case, and what does not hold of the files."""
     values: dict[str, Array] = {}
     found = [wrong for file in files for wrong in _of_file(run, data, file, values)]
+    if _of_scans(read_json(run / "run.json")):
+        values = _stacked(data, {file["scan"] for file in files}, values)
     return values, found
+
+
+def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) -> dict[str, Array]:
+    """The scans whose every slice was read, by their id."""
+    slices = {scan: data.records[scan]["case_ids"] for scan in scans}
+    return {
+        scan: np.stack([values[one] for one in ids], axis=1)
+        for scan, ids in slices.items()
+        if all(one in values for one in ids)
+    }
 
 
 def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[str, Array]) -> Iterator[Mismatch]:
@@ -189,14 +217,15 @@ def _of_dice(
 def predictions(
     run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
 ) -> Iterator[Seen]:
-    """What the model makes of stored slices, in the batches of the run itself; other slices stay clean.
+    """What the model makes of stored cases, in the batches of the run itself; other cases stay clean.
 
     Args:
-        values: the stored slices by case.
+        values: the stored values by case.
     """
+    header = read_json(run / "run.json")
     ids = {str(case) for case in RunFolder(run).rows()["case"]}
-    refs = [ref for ref in data.refs("all") if ref.id in ids]
-    size = int(read_json(run / "run.json")["batch_size"])
+    refs = [ref for ref in data.refs("all", dims=3 if _of_scans(header) else 2) if ref.id in ids]
+    size = int(header["batch_size"])
     for chunk in chunks(refs):
         cases = [data.read(ref) for ref in chunk]
         for start in range(0, len(cases), size):
@@ -217,12 +246,13 @@ def _of_batch(
     levels, source = seen.levels, Levels.of(seen.cases, device)
     assert source is not None
     found = counts(seen.pred, seen.batch.target)
-    moved = (levels.stored - source.stored) * levels.slope / (levels.high - levels.low)
+    after, before = source.exactly(levels.stored)
     for n, case in enumerate(seen.cases):
         if case.id not in values:
             continue
-        yield from _of_budget(case, moved[n : n + 1], ball, float(rows.loc[case.id]["budget"].iloc[0]))
-        if moved[n][source.outside[n]].any():
+        pair = after[n : n + 1], before[n : n + 1]
+        yield from _of_budget(case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
+        if (levels.stored[n] != source.stored[n])[source.outside[n]].any():
             yield Mismatch(case.id, "a voxel outside of the intensity window was changed")
         for k in model.task.scored:
             cls, here = model.task.classes[k], found[n, k, 1:].tolist()
@@ -231,9 +261,9 @@ def _of_batch(
                 yield Mismatch(case.id, f"{cls}: predicted and hit pixels were {there}, from disk {here}")
 
 
-def _of_budget(case: Case, moved: torch.Tensor, ball: Ball, budget: float) -> Iterator[Mismatch]:
-    ball = registry.with_eps(ball, budget)
-    size = ball.size(moved, torch.zeros_like(moved)).item()
+def _of_budget(case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
+    ball = told(registry.with_eps(ball, budget), "on", [case])
+    size = ball.size(after, before).item()
     # floats are stored to their own precision only
     slack = LIMIT if not case.storage or not case.storage.stored.dtype.is_floating_point else 1e-6
     if not size <= ball.limit * (1 + slack) + (slack if slack > LIMIT else 0):
