@@ -1,5 +1,6 @@
 """Budgets with a unit: what `eps` is for one case, as a fraction of its intensity window. No torch in here."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ UNITS: Mapping[str, str] = {
     "raw": "stored values",
     "sigma": "the image's own noise",
 }
+_SHARED = ("HU", "raw", "sigma")  # would be another fraction in every channel
 _FORM = re.compile(r"\s*(-?[0-9.]+(?:e-?[0-9]+)?)\s*(?:/\s*([0-9.]+))?\s*(%window|HU|hu|raw|sigma)?\s*")
 
 
@@ -42,18 +44,24 @@ class Budget:
         """The budget for one case as a fraction of its window.
 
         Args:
-            width: of the window, in the scan's unit.
-            slope: of a stored value, in the scan's unit.
+            width: of the window, in the scan's unit; NaN where channels have windows of their own.
+            slope: of a stored value, in the scan's unit; NaN where channels have scales of their own.
             unit: the scan's.
             noise: standard deviation, as a fraction of the window.
 
         Raises:
-            InputError: the scan has no such unit, or the window is not wide enough for the budget.
+            InputError: the scan has no such unit, its channels do not share it, or the window is not wide enough for
+                the budget.
         """
         if self.unit == "HU" and unit != "HU":
             raise InputError(
                 f"expected intensities in HU for --eps {self.text}, got {unit or 'no unit'} in {case}; "
                 "give eps as a fraction (4/255), in stored values (20raw) or in noise (1sigma)"
+            )
+        if self.unit in _SHARED and math.isnan(width if self.unit != "raw" else width * slope):
+            raise InputError(
+                f"expected one intensity window and one scale of all channels for --eps {self.text}, got several in "
+                f"{case}; give eps as a fraction of each channel's own window (4/255)"
             )
         # one division each: the same budget in two units is the same float
         found = {

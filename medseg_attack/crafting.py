@@ -12,7 +12,7 @@ from torch import Tensor
 from medseg_attack.budgets import Budget
 from medseg_attack.levels import Levels, Stored, noise_of
 from medseg_attack.registry import with_eps
-from medseg_attack.types import Adversarial, Attack, Batch, Case, Image, LogOdds, Mask, Model, Task
+from medseg_attack.types import Adversarial, Attack, Batch, Case, Image, LogOdds, Mask, Model, PerChannel, Task
 
 
 class Metered:
@@ -85,7 +85,8 @@ def crafted(
 class Size(NamedTuple):
     """A budget and its case: `eps` and `noise` in [0, 1] of the window, which is `width` wide in the scan's unit.
 
-    `level` is one stored value in [0, 1], 0 where floats are stored, NaN where nothing is known of the file.
+    `level` is one stored value in [0, 1], 0 where floats are stored, NaN where nothing is known of the file. NaN, too,
+    stands for a width or level that differs between channels.
     """
 
     eps: float
@@ -102,13 +103,17 @@ def sizes(cases: Sequence[Case], image: Image, budget: Budget | None, eps: float
     """
     made = []
     for case, noise in zip(cases, noise_of(image).tolist(), strict=True):
-        width, storage = case.window.high - case.window.low, case.storage
-        slope = abs(storage.slope) if storage else float("nan")
+        width, storage = _one(case.window.width), case.storage
+        slope = abs(_one(storage.slope)) if storage else float("nan")
         level = slope / width if storage is None or not storage.stored.dtype.is_floating_point else 0.0
         if budget is not None:
             eps = budget.fraction(width=width, slope=slope, unit=case.window.unit, noise=noise, case=case.id)
         made.append(Size(eps, width, level, noise))
     return made
+
+
+def _one(value: PerChannel) -> float:
+    return float("nan") if isinstance(value, tuple) else value
 
 
 def _found(

@@ -143,7 +143,7 @@ def _scored(
     # the one copy back: counts and index sums of both predictions and both sizes
     parts = counts(at_clean, target), counts(hit, target)[..., 1:], index_sums(at_clean), index_sums(hit)
     numbers = torch.cat(parts, dim=-1).tolist()
-    budgets = sizes(cases, before[:, :1], budget, found.attack.ball.eps)
+    budgets = sizes(cases, batch.image[found.at], budget, found.attack.ball.eps)
     changes = [Change(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
     rows = [list(_rows(model.task, *one, found.cost)) for one in zip(cases, numbers, changes, strict=True)]
     masks = packed(hit) if keep_mask else [_NOTHING] * len(cases)

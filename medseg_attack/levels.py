@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, PerSample, Task
+from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, PerChannel, PerSample, Task, per_channel
 
 NEAR = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
 
@@ -21,7 +21,7 @@ class Levels:
 
     Attributes:
         stored: the scan's own values, (b, c, *s), float64, which holds every 32-bit integer.
-        slope, inter, low, high: of each case, (b, 1, ...).
+        slope, inter, low, high: of each case and channel, (b, c, 1, ...).
         dtype: of the file.
     """
 
@@ -38,10 +38,11 @@ class Levels:
         storages = [case.storage for case in cases if case.storage is not None]
         if len(storages) < len(cases) or len({storage.stored.dtype for storage in storages}) > 1:
             return None
-        wide = (-1, *(1 for _ in cases[0].image.shape))
+        channels, *grid = cases[0].image.shape
 
-        def per_case(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64, device=device).view(wide)
+        def per_case(values: list[PerChannel]) -> Tensor:
+            numbers = [per_channel(value, channels) for value in values]
+            return torch.tensor(numbers, dtype=torch.float64, device=device).view(-1, channels, *(1 for _ in grid))
 
         return cls(
             torch.stack([storage.stored.to(torch.float64) for storage in storages]).to(device),
@@ -54,9 +55,15 @@ class Levels:
 
     @property
     def step(self) -> Tensor:
-        """One stored level in [0, 1], (b, 1, ...); 0 where floats are stored."""
+        """One stored level in [0, 1], (b, c, 1, ...); 0 where floats are stored."""
         width = (self.slope / (self.high - self.low)).abs()
         return torch.zeros_like(width) if self.dtype.is_floating_point else width
+
+    @property
+    def outside(self) -> Tensor:
+        """Where the scan is outside of its intensity window, (b, c, *s)."""
+        native = self.stored * self.slope + self.inter
+        return (native < self.low) | (native > self.high)
 
     def image(self, stored: Tensor, like: Image) -> Image:
         """Stored values as the reader of the data set shows them: the same operations, hence the same bits."""
@@ -76,7 +83,6 @@ class Levels:
 
     def _moved(self, delta: Tensor, near: float) -> Tensor:
         change = delta * (self.high - self.low) / self.slope
-        native = self.stored * self.slope + self.inter
         if self.dtype.is_floating_point:
             moved = (self.stored + change).to(self.dtype)
             back = torch.nextafter(moved, self.stored.to(self.dtype))
@@ -87,8 +93,7 @@ class Levels:
             moved = self.stored + torch.trunc(change + slack * change.sign())
             limits = torch.iinfo(self.dtype)
             moved = moved.clamp(limits.min, limits.max)
-        untouched = (native < self.low) | (native > self.high) | (delta == 0)
-        return torch.where(untouched, self.stored, moved)
+        return torch.where(self.outside | (delta == 0), self.stored, moved)
 
 
 @dataclass(frozen=True, eq=False)

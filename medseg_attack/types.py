@@ -16,6 +16,7 @@ Image: TypeAlias = Float[Tensor, "b c *s"]  # in [0, 1]
 LogOdds: TypeAlias = Float[Tensor, "b k *s"]  # sigmoid(log_odds) is the probability, for every head
 Mask: TypeAlias = Bool[Tensor, "b k *s"]  # one channel per class
 PerSample: TypeAlias = Float[Tensor, "b"]
+PerChannel: TypeAlias = float | tuple[float, ...]  # one number for every channel, or one for each where they differ
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,15 @@ class Task:
     Attributes:
         classes: names in channel order; an exclusive task has "background" first.
         exclusive: True: one class per pixel (softmax); False: channels are independent and may overlap (sigmoid).
-        channels: of the stored scan, 1 for CT and MRI.
+        channels: of the stored scan, 1 for CT and MRI; otherwise modalities, or red, green and blue.
+        channel_names: one for each; () where nobody named them.
     """
 
     name: str
     classes: tuple[str, ...]
     exclusive: bool = False
     channels: int = 1
+    channel_names: tuple[str, ...] = ()
 
     @property
     def scored(self) -> range:
@@ -41,11 +44,35 @@ class Task:
 
 @dataclass(frozen=True)
 class Window:
-    """The native intensities shown as 0 and 1: `eps * (high - low)` is `eps` in `unit`."""
+    """The native intensities shown as 0 and 1: `eps * width` is `eps` in `unit`.
 
-    low: float
-    high: float
+    Channels may have windows of their own; an `eps` is the same fraction of each.
+    """
+
+    low: PerChannel
+    high: PerChannel
     unit: str = ""
+
+    @property
+    def width(self) -> PerChannel:
+        """`high - low`; one number where that is the same for every channel."""
+        n = max(len(end) if isinstance(end, tuple) else 1 for end in (self.low, self.high))
+        ends = zip(per_channel(self.low, n), per_channel(self.high, n), strict=True)
+        return alike([high - low for low, high in ends])
+
+
+def per_channel(value: PerChannel, channels: int) -> tuple[float, ...]:
+    """The number of each channel."""
+    return value if isinstance(value, tuple) else (value,) * channels
+
+
+def alike(values: Sequence[float]) -> PerChannel:
+    """The inverse of `per_channel`: one number if all are the same.
+
+    >>> alike([255.0, 255.0, 255.0]), alike([255.0, 1.0])
+    (255.0, (255.0, 1.0))
+    """
+    return values[0] if len(set(values)) == 1 else tuple(values)
 
 
 @dataclass(frozen=True)
@@ -72,8 +99,8 @@ class Storage:
     """
 
     stored: Tensor
-    slope: float = 1.0
-    inter: float = 0.0
+    slope: PerChannel = 1.0
+    inter: PerChannel = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,13 @@ from medseg_attack import registry
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.source import Array
 from medseg_attack.data.twins import Twin, read_stored, sha256, twins_of, write_twin
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 from medseg_attack.evaluate import chunks
 from medseg_attack.files import read_json, write_json
 from medseg_attack.levels import Levels
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.results import SEAL, TWINS, RunFolder
-from medseg_attack.types import Ball, Batch, Case, Model, Storage
+from medseg_attack.types import Ball, Batch, Case, Model
 
 FOLDER, MANIFEST = TWINS, "manifest.json"
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
@@ -46,7 +46,9 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str) -> No
     files = [(scan, twin) for scan in sorted({ref.volume for ref in refs}) for twin in twins_of(data.records[scan])]
     if which != "all":
         dice = {twin.path: _dice(rows, _ids(data, scan, twin)) for scan, twin in files}
-        files = sorted(files, key=lambda file: dice[file[1].path])[: int(which.partition(":")[2])]
+        worst = sorted({(dice[twin.path], scan, twin.slices) for scan, twin in files})[: int(which.partition(":")[2])]
+        # channels that have files of their own are stored together
+        files = [(scan, twin) for scan, twin in files if (dice[twin.path], scan, twin.slices) in worst]
     saved = []
     for scan, twin in files:
         record, ids = data.records[scan], _ids(data, scan, twin)
@@ -56,17 +58,19 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str) -> No
             continue
         stored = np.array(data.stored(scan))
         for n, image in zip(here, RunFolder(run).images([record["case_ids"][n] for n in here]), strict=True):
-            if image.dtype != stored.dtype or image.shape[0] != 1:
+            if image.dtype != stored.dtype or len(image) != len(stored):
                 raise InputError(
-                    f"expected one channel of {stored.dtype}, got {image.shape[0]} of {image.dtype} in {run}; "
-                    "this attack cannot be stored: --save-adversarial none"
+                    f"expected {plural(len(stored), 'channel')} of {stored.dtype}, got {len(image)} of {image.dtype} "
+                    f"in {run}; this attack cannot be stored: --save-adversarial none"
                 )
-            stored[n] = image[0]
+            stored[:, n] = image
         facts = {"attack": config["attack"], "eps": header["eps"], "weights": config["weights"],
-                 "cases": {case: {"budget": _number(row["budget"]), "linf": row["linf"], "width": row["width"]}
+                 "cases": {case: {"budget": _number(row["budget"]), "linf": row["linf"], "width": _number(row["width"])}
                            for case, row in mine.iterrows()}}  # fmt: skip
         write_twin(run / FOLDER, twin, Path(data.options["source"]), record, stored, facts)
-        saved.append({"scan": scan, "path": twin.path, "slices": here})
+        saved.append(
+            {"scan": scan, "path": twin.written, "source": twin.path, "slices": here, "channels": list(twin.channels)}
+        )
     write_json(run / FOLDER / MANIFEST, {"files": saved})
 
 
@@ -109,7 +113,7 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
 
 
 def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[str, Array]) -> Iterator[Mismatch]:
-    """Hash and geometry of a twin; its slices go to `values` by case."""
+    """Hash and geometry of a twin; its slices go to `values` by case, (channels, rows, columns)."""
     record, path = data.records[file["scan"]], run / FOLDER / file["path"]
     sidecar = path.with_name(path.name + ".json")
     for needed in (path, sidecar):
@@ -120,17 +124,20 @@ def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[st
         yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
     try:
         stored, geometry = read_stored(path, record)
-        of_source = read_stored(Path(data.options["source"]) / file["path"], record)[1]
+        of_source = read_stored(Path(data.options["source"]) / file.get("source", file["path"]), record)[1]
     except InputError as error:
         yield Mismatch(file["scan"], str(error))
         return
     for name, value in of_source.items():
         if geometry.get(name) != value:
             yield Mismatch(file["scan"], f"{name} of {path}: expected {value}, got {geometry.get(name)}")
-    if stored.shape[1:] != tuple(record["shape"][1:]):
+    channels = file.get("channels", [0])
+    if stored.shape[2:] != tuple(record["shape"][1:]) or len(stored) != len(channels):
         return  # there is no slice to score
-    first = 0 if len(stored) > 1 else file["slices"][0]
-    values.update({record["case_ids"][n]: stored[n - first] for n in file["slices"]})
+    first = 0 if stored.shape[1] > 1 else file["slices"][0]
+    for n in file["slices"]:
+        case = values.setdefault(record["case_ids"][n], np.array(data.stored(file["scan"])[:, n]))
+        case[channels] = stored[:, n - first]
 
 
 def _of_dice(
@@ -155,19 +162,19 @@ def _of_batch(
     cases: Sequence[Case], values: Mapping[str, Array], model: Model, ball: Ball, rows: pd.DataFrame, device: Any
 ) -> Iterator[Mismatch]:
     twins = [_twin(case, values[case.id]) if case.id in values else case for case in cases]
-    batch, levels = Batch.of(cases, device), Levels.of(twins, device)
+    batch, levels, source = Batch.of(cases, device), Levels.of(twins, device), Levels.of(cases, device)
     assert levels is not None  # prepared cases know their files
+    assert source is not None
     image = levels.image(levels.stored, batch.image)
     with torch.no_grad():
         pred = model.decide(model(image))
     found = counts(pred, batch.target)
-    moved = (levels.stored - _stored(cases, device)) * levels.slope / (levels.high - levels.low)
+    moved = (levels.stored - source.stored) * levels.slope / (levels.high - levels.low)
     for n, case in enumerate(cases):
         if case.id not in values:
             continue
         yield from _of_budget(case, moved[n : n + 1], ball, float(rows.loc[case.id]["budget"].iloc[0]))
-        native = _stored([case], device) * case.storage.slope + case.storage.inter  # type: ignore[union-attr]
-        if moved[n][((native < case.window.low) | (native > case.window.high))[0]].any():
+        if moved[n][source.outside[n]].any():
             yield Mismatch(case.id, "a voxel outside of the intensity window was changed")
         for k in model.task.scored:
             cls, here = model.task.classes[k], found[n, k, 1:].tolist()
@@ -187,9 +194,4 @@ def _of_budget(case: Case, moved: torch.Tensor, ball: Ball, budget: float) -> It
 
 def _twin(case: Case, stored: Array) -> Case:
     assert case.storage is not None
-    return replace(case, storage=replace(case.storage, stored=torch.from_numpy(np.array(stored)[None])))
-
-
-def _stored(cases: Sequence[Case], device: Any) -> torch.Tensor:
-    storages = [case.storage for case in cases if isinstance(case.storage, Storage)]
-    return torch.stack([storage.stored.to(torch.float64) for storage in storages]).to(device)
+    return replace(case, storage=replace(case.storage, stored=torch.from_numpy(stored)))

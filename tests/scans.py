@@ -1,6 +1,8 @@
 """Small scans in every format, written by the tests themselves."""
 
 import csv
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,3 +94,39 @@ def write_decathlon(root: Path, *, cases: int = 4, suffix: str = "") -> Path:
     for number in range(cases):
         write_pair(root / "imagesTr" / f"liver_{number}{suffix}.nii.gz", root / "labelsTr" / f"liver_{number}.nii.gz")
     return root
+
+
+NAMES = ("T1", "FLAIR")
+SCALES = ((0.5, -20.0), (2.0, 100.0))  # slope and offset of each channel
+
+
+def channels(number: int = 0) -> np.ndarray:
+    """Two channels of 8 x 10 x 5 on different scales, int16, channels last."""
+    rng = np.random.default_rng(number)
+    return np.stack([rng.integers(0, 400, (8, 10, 5)), rng.integers(1000, 1200, (8, 10, 5))], axis=-1).astype(np.int16)
+
+
+def write_channels(root: Path, *, together: bool, cases: int = 4) -> Path:
+    """Two channels per case: along a fourth axis as the Decathlon writes them, or in files of their own as nnU-Net."""
+    for number in range(cases):
+        image, mask = channels(number), root / "labelsTr" / f"brain_{number}.nii.gz"
+        truth = np.arange(400).reshape(8, 10, 5) % 3
+        if together:
+            write_pair(root / "imagesTr" / f"brain_{number}.nii.gz", mask, image=image, mask=truth)
+        else:
+            for channel, (slope, inter) in enumerate(SCALES):
+                path = root / "imagesTr" / f"brain_{number}_{channel:04d}.nii.gz"
+                write_pair(path, mask, image=image[..., channel], mask=truth)
+                set_scale(path, slope, inter)
+    key = "modality" if together else "channel_names"
+    (root / "dataset.json").write_text(json.dumps({key: {str(i): name for i, name in enumerate(NAMES)}}))
+    return root
+
+
+def set_scale(path: Path, slope: float, inter: float) -> None:
+    """Changes the scale in a gzipped NIfTI file's header and nothing else: nibabel would rescale what it writes."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    header = nibabel.Nifti1Header(bytes(content[:348]))
+    header["scl_slope"], header["scl_inter"] = slope, inter
+    content[:348] = header.binaryblock
+    path.write_bytes(gzip.compress(bytes(content)))

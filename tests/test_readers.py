@@ -144,7 +144,7 @@ def test_labels_with_gaps_become_consecutive_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ({"modality": {"0": "T1", "1": "T2"}}, "one channel"),
+        ({"modality": {"0": "T1", "1": "T2"}}, "expected 2 channels"),
         ({"labels": {"background": 0, "whole": [1, 2]}}, "regions"),
         ({"labels": {"liver": 1, "tumour": 2}}, "0 for background"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "different labels"),
@@ -156,10 +156,10 @@ def test_what_dataset_json_cannot_say_so_far_is_told(tmp_path: Path, content: di
     assert told in str(error.value)
 
 
-def test_a_second_channel_is_told(tmp_path: Path) -> None:
+def test_a_channel_that_other_cases_lack_is_told(tmp_path: Path) -> None:
     root = write_decathlon(tmp_path / "task", suffix="_0000")
     (root / "imagesTr" / "liver_0_0001.nii.gz").write_bytes(b"")
-    with pytest.raises(InputError, match=r"one channel so far.*liver_0_0001"):
+    with pytest.raises(InputError, match=r"expected 2 files for liver_1 as for liver_0.*liver_1_0000"):
         open_source("decathlon", root)
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
-from scans import write_uw
+from scans import set_scale, write_uw
 from typer.testing import CliRunner
 
 from medseg_attack import registry
@@ -54,16 +54,8 @@ def write_nifti(root: Path, dtype: str) -> Path:
             file.header["descrip"] = b"Jane Doe, born 1970"
             nibabel.save(file, root / folder / name)
             if dtype == "int16" and folder == "imagesTr":
-                _scale(root / folder / name, 0.5, -20)
+                set_scale(root / folder / name, 0.5, -20)
     return root
-
-
-def _scale(path: Path, slope: float, inter: float) -> None:
-    content = bytearray(gzip.decompress(path.read_bytes()))
-    header = nibabel.Nifti1Header(bytes(content[:348]))
-    header["scl_slope"], header["scl_inter"] = slope, inter
-    content[:348] = header.binaryblock
-    path.write_bytes(gzip.compress(bytes(content)))
 
 
 @pytest.fixture(scope="module", params=STORAGES)

@@ -82,7 +82,8 @@ SWAPPED: dict[Objective, Objective] = {
 class FgsmWang2024:
     """One blended step with swapped arguments on three independent copies of the grey channel.
 
-    The result has three channels and cannot be stored as a scan. The network must take three channels.
+    The result has three channels and cannot be stored as a scan. The network must take three channels. A scan of
+    several channels is not copied: its own are perturbed, and it can be stored.
 
     Attributes:
         objective: as the paper calls it; what is climbed is its swapped form.
@@ -102,7 +103,7 @@ class FgsmWang2024:
             )
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        copies = image.expand(-1, self.channels, *image.shape[2:])
+        copies = image.expand(-1, self.channels, *image.shape[2:]) if image.shape[1] == 1 else image
         x = copies.detach().clone().requires_grad_()
         objective = SWAPPED[self.objective] if self.swapped else self.objective
         (grad,) = torch.autograd.grad(objective(model(x), target, 0.0).sum(), x)

@@ -92,8 +92,8 @@ def window_edges(scene: Scene) -> Finding | None:
     if at_zero > 0.3 and at_one > 0.1:
         return Finding("MA026", "all cases", f"{at_zero:.0%} of the pixels are 0 and {at_one:.0%} are 1")
     organ = organs(scene)
-    edge = ((scene.image <= 0) | (scene.image >= 1)).any(1) & organ
-    share = _share(edge, organ)
+    edge = ((scene.image <= 0) | (scene.image >= 1)) & organ[:, None]
+    share = _share(edge, organ[:, None].expand_as(edge))
     if share.max() <= 0.1:
         return None
     return Finding("MA016", scene.names(share > 0.1), f"{share.max():.0%} of a case's organ pixels are 0 or 1")
@@ -102,7 +102,7 @@ def window_edges(scene: Scene) -> Finding | None:
 def storage_level(scene: Scene) -> Finding | None:
     """MA015: the smallest budget per pixel against the distance of the grey levels, where one shows."""
     budgets = [a.ball.eps for a in scene.attacks if isinstance(a.ball, Linf) and a.ball.eps > 0]
-    levels = torch.tensor([_level(image) for image in scene.image])
+    levels = torch.tensor([max(map(_level, image)) for image in scene.image])
     if not budgets or not (min(budgets) < levels * 0.999).any():
         return None
     wrong = min(budgets) < levels
@@ -110,7 +110,7 @@ def storage_level(scene: Scene) -> Finding | None:
 
 
 def _level(image: Tensor) -> float:
-    """The step of the lattice that an image's values lie on, 0 where none can be seen."""
+    """The step of the lattice that a channel's values lie on, 0 where none can be seen."""
     values = torch.unique(image[(image > 0) & (image < 1)].double())
     if len(values) < 32:
         return 0.0

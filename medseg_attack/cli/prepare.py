@@ -19,7 +19,7 @@ SourcePath = Annotated[
 Format = Annotated[
     str,
     typer.Option(
-        "--format", help="phantom, uw_madison, acdc or decathlon; options as in \"uw_madison(drop='author')\"."
+        "--format", help="phantom, uw_madison, acdc, decathlon or folder; options as in \"uw_madison(drop='author')\"."
     ),
 ]
 Out = Annotated[
@@ -27,7 +27,21 @@ Out = Annotated[
 ]
 Size = Annotated[str, typer.Option("--size", help="ROWS,COLUMNS to resample to. [default: each scan's own grid]")]
 WindowText = Annotated[
-    str, typer.Option("--window", help="What is shown as 0 and 1: percentile, slice_max or LOW,HIGH.")
+    str,
+    typer.Option(
+        "--window",
+        help="What is shown as 0 and 1: percentile, slice_max or LOW,HIGH. [default: percentile; pictures of 8 bits "
+        "0,255]",
+    ),
+]
+Labels = Annotated[
+    str, typer.Option("--labels", help="Of folder: classes and their values, colours or files, 'disc=128|255'.")
+]
+Threshold = Annotated[
+    float, typer.Option("--threshold", help="Of folder: masks' grey levels from here on are the class. [default: none]")
+]
+Patient = Annotated[
+    str, typer.Option("--patient", help="Of folder: regular expression that finds the patient in a file's name.")
 ]
 Folds = Annotated[int, typer.Option("--folds", help="For cross-validation, by patient.")]
 TestFraction = Annotated[float, typer.Option("--test", help="Fraction of the patients held out, at least one.")]
@@ -39,7 +53,10 @@ def prepare(
     format: Format,
     out: Out = None,
     size: Size = "",
-    window: WindowText = "percentile",
+    window: WindowText = "",
+    labels: Labels = "",
+    threshold: Threshold = 0,
+    patient: Patient = "",
     folds: Folds = 5,
     test: TestFraction = 0.2,
     seed: Seed = 0,
@@ -58,8 +75,9 @@ def prepare(
     from medseg_attack.data.source import open_source
     from medseg_attack.data.windows import window_rule
 
-    options = Options(_grid(size), window_rule(window), folds, test, seed)
-    found = open_source(format, source)
+    grid, rule = _grid(size), window_rule(window) if window else None
+    found = open_source(format, source, {"labels": labels, "threshold": threshold, "patient": patient})
+    options = Options(grid, rule or window_rule(found.window), folds, test, seed)
     where = out or workspace.home(home) / "data" / format.partition("(")[0].strip()
     for note in found.notes:
         say(f"note: {note}")
@@ -135,7 +153,8 @@ def _show(prepared: "Prepared") -> None:
     console.print(f"grid        {_range(facts['rows'])} rows x {_range(facts['columns'])} columns")
     console.print(f"scans of    {_range(facts['slices_per_scan'])} slices")
     apart = " x ".join(_range(spacing[axis]) for axis in ("row", "column"))
-    console.print(f"spacing     {apart} mm in plane, {_range(spacing['through'])} mm between slices")
+    through = f", {_range(spacing['through'])} mm between slices" if spacing["through"][1] else ""
+    console.print(f"spacing     {apart} mm in plane{through}")
     console.print(f"intensity   {_range(facts['intensity'])} {facts['unit']}".rstrip())
     console.print(f"fingerprint {prepared.fingerprint[:12]}")
 

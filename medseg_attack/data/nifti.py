@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from medseg_attack.data.source import Array, Lattice, Scan
 from medseg_attack.errors import InputError
+from medseg_attack.types import alike
 
 SUFFIXES = (".nii.gz", ".nii")
 _ALIKE = 0.01  # relative; spacings nearer than this are one spacing that was rounded
@@ -29,13 +30,23 @@ _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, Header
 
 @dataclass(frozen=True, eq=False)
 class Nifti:
-    """A volume in the file's own order of axes: intensity is `stored * slope + inter`."""
+    """A volume in the file's own order of axes, channels (if any) last: intensity is `stored * slope + inter`."""
 
     stored: Array
     slope: float
     inter: float
     affine: NDArray[np.float64]
     spacing_mm: NDArray[np.float64]  # of the three axes
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The shape without channels."""
+        return self.stored.shape[:3]
+
+    @property
+    def channels(self) -> Array:
+        """`stored` with an axis of channels before the others."""
+        return np.moveaxis(self.stored, 3, 0) if self.stored.ndim == 4 else self.stored[None]
 
 
 def stem(path: Path) -> str | None:
@@ -45,11 +56,14 @@ def stem(path: Path) -> str | None:
     return next((path.name.removesuffix(s) for s in SUFFIXES if path.name.endswith(s)), None)
 
 
-def read_nifti(path: Path) -> Nifti:
+def read_nifti(path: Path, *, several: bool = False) -> Nifti:
     """The volume with its stored values and its scale.
 
+    Args:
+        several: whether it may hold several channels along its last axis.
+
     Raises:
-        InputError: it was cut off, is not NIfTI, or is not one channel in three dimensions.
+        InputError: it was cut off, is not NIfTI, or is not in three dimensions and one channel.
     """
     try:
         file: Any = nibabel.load(path)
@@ -61,30 +75,66 @@ def read_nifti(path: Path) -> Nifti:
     except _UNREADABLE as error:
         raise InputError(f"expected a whole NIfTI file in {path}, got '{error}'; copy it again") from error
     shape = stored.shape
-    if stored.ndim > 3 and stored.size == np.prod(shape[:3]):
-        stored = stored.reshape(shape[:3])
-    if stored.ndim != 3 or stored.dtype.kind not in "iuf" or stored.size == 0:
+    if stored.ndim > 3:  # axes of length 1 between the voxels and the channels say nothing
+        stored = stored.reshape(shape[:3] + tuple(n for n in shape[3:] if n > 1))
+    if stored.ndim not in ((3, 4) if several else (3,)) or stored.dtype.kind not in "iuf" or stored.size == 0:
         raise InputError(
-            f"expected three dimensions and one channel, got {stored.dtype} of shape {shape} in {path}; "
-            "write one channel to a file of its own"
+            f"expected three dimensions{'' if several else ' and one channel'}, got {stored.dtype} of shape {shape} "
+            f"in {path}; write one channel to a file of its own"
         )
     return Nifti(stored, slope, inter, affine, spacing)
 
 
-def read_pair(name: str, image: Path, mask: Path, values: tuple[int, ...], *, unit: str = "") -> Scan:
+def read_pair(
+    name: str,
+    images: Path | tuple[Path, ...],
+    mask: Path,
+    values: tuple[int, ...],
+    *,
+    unit: str = "",
+    several: bool = False,
+) -> Scan:
     """An image and its mask as the scan `name`; `values[k]` is class k in the mask.
+
+    Args:
+        images: one file, or one for each channel.
+        several: whether a file alone holds several channels.
 
     Raises:
         InputError: one cannot be read, they are not on one grid, or the mask has a value that is not in
             `values`.
     """
-    scan, truth = read_nifti(image), read_nifti(mask)
-    _check_grid(scan, truth, image, mask)
-    lattice, spacing = layout(scan, image)
-    stored = np.ascontiguousarray(lattice.from_file(scan.stored))
+    paths = images if isinstance(images, tuple) else (images,)
+    parts, truth = [read_nifti(path, several=several) for path in paths], read_nifti(mask)
+    first = parts[0]
+    for part, path in zip(parts[1:], paths[1:], strict=True):
+        _check_grid(first, part, paths[0], path, "channels")
+        if part.stored.dtype != first.stored.dtype:
+            raise InputError(
+                f"expected channels of one stored type, got {first.stored.dtype} in {paths[0]} and "
+                f"{part.stored.dtype} in {path}; write them in one type"
+            )
+    _check_grid(first, truth, paths[0], mask, "image and mask")
+    lattice, spacing = layout(first, paths[0])
+    channels = [lattice.from_file(channel) for part in parts for channel in part.channels]
+    stored = np.stack(channels) if len(channels) > 1 else np.ascontiguousarray(channels[0])
     labels = np.ascontiguousarray(lattice.from_file(_classes(truth, values, mask)))
-    case_ids = tuple(f"{name}_slice_{i:03d}" for i in range(len(stored)))
-    return Scan(stored, labels, case_ids, spacing, scan.slope, scan.inter, unit, lattice, scan.affine)
+    case_ids = tuple(f"{name}_slice_{i:03d}" for i in range(len(labels)))
+    slope, inter = alike([part.slope for part in parts]), alike([part.inter for part in parts])
+    return Scan(stored, labels, case_ids, spacing, slope, inter, unit, lattice, first.affine)
+
+
+def channels_of(path: Path) -> int:
+    """How many channels there are along the fourth axis, from the header alone.
+
+    Raises:
+        InputError: it is not NIfTI.
+    """
+    try:
+        shape = nibabel.load(path).shape
+    except _UNREADABLE as error:
+        raise InputError(f"expected a whole NIfTI file in {path}, got '{error}'; copy it again") from error
+    return int(np.prod(shape[3:]))
 
 
 def label_values(path: Path) -> NDArray[Any]:
@@ -116,7 +166,7 @@ def layout(volume: Nifti, path: Path) -> tuple[Lattice, tuple[float, float, floa
     to_plus = [world == 2, False, False]
     flips = tuple(bool((directions[axis, 1] > 0) != up) for axis, up in zip(axes, to_plus, strict=True))
     mm = tuple(float(spacing[axis]) for axis in axes)
-    return Lattice(volume.stored.shape, axes, (flips[0], flips[1], flips[2])), (mm[0], mm[1], mm[2])
+    return Lattice(volume.grid, axes, (flips[0], flips[1], flips[2])), (mm[0], mm[1], mm[2])
 
 
 def _through_axis(spacing: NDArray[np.float64], head: int) -> int:
@@ -127,18 +177,18 @@ def _through_axis(spacing: NDArray[np.float64], head: int) -> int:
     return int(np.argmax([abs(logs[i] - np.delete(logs, i).mean()) for i in range(3)]))
 
 
-def _check_grid(scan: Nifti, truth: Nifti, image: Path, mask: Path) -> None:
-    if scan.stored.shape != truth.stored.shape:
+def _check_grid(scan: Nifti, other: Nifti, path: Path, of_other: Path, what: str) -> None:
+    if scan.grid != other.grid:
         raise InputError(
-            f"expected image and mask of one shape, got {scan.stored.shape} in {image} "
-            f"and {truth.stored.shape} in {mask}; check that they belong together"
+            f"expected {what} of one shape, got {scan.grid} in {path} "
+            f"and {other.grid} in {of_other}; check that they belong together"
         )
-    corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.stored.shape), [1])).reshape(4, -1)
-    apart = np.linalg.norm(((scan.affine - truth.affine) @ corners)[:3], axis=0).max()
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.grid), [1])).reshape(4, -1)
+    apart = np.linalg.norm(((scan.affine - other.affine) @ corners)[:3], axis=0).max()
     if not apart <= _SAME_PLACE * voxel_sizes(scan.affine).min():
         raise InputError(
-            f"expected image and mask in one place, got affines that are {apart:.3g} mm apart "
-            f"in {image} and {mask}; resample the mask onto the image"
+            f"expected {what} in one place, got affines that are {apart:.3g} mm apart "
+            f"in {path} and {of_other}; resample the second onto the first"
         )
 
 

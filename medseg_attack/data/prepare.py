@@ -1,8 +1,8 @@
 """Writes a prepared data set: scan after scan, so that it can be killed and started again.
 
 DATA/options.json         what was asked for; written first, and never changed
-DATA/images/<scan>.npy    (slices, rows, columns) in the type it was stored in
-DATA/labels/<scan>.npy    of the same shape: class index, or bit k for class k
+DATA/images/<scan>.npy    (slices, rows, columns), with several channels (channels, slices, rows, columns), as stored
+DATA/labels/<scan>.npy    (slices, rows, columns): class index, or bit k for class k
 DATA/scans/<scan>.json    geometry, windows, counts, pointers to the sources; written after the two arrays
 DATA/dataset.json         task, splits, fingerprint, summary; written last, so that it stands for the whole
 """
@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medseg_attack.data.prepared import mapped
+from medseg_attack.data.prepared import array_shapes, mapped
 from medseg_attack.data.resample import resampled
 from medseg_attack.data.source import Array, Scan, ScanFile, Source
 from medseg_attack.data.splits import split
 from medseg_attack.data.summary import counts, summary
 from medseg_attack.data.windows import Percentile, WindowRule
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 from medseg_attack.files import FULL, digest, errno_of, read_json, whole, write_json
 from medseg_attack.types import Task
 
@@ -67,7 +67,7 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
     """
     splits = split(
         (scan.group for scan in source.scans),
-        folds=options.folds, test_fraction=options.test_fraction, seed=options.seed,
+        folds=options.folds, test_fraction=options.test_fraction, seed=options.seed, parts=_parts(source),
     )  # fmt: skip
     fresh = _claim(source, out, options)
     try:
@@ -83,6 +83,22 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
         if fresh and errno_of(error.__cause__) not in FULL:
             shutil.rmtree(out)
         raise
+
+
+def _parts(source: Source) -> dict[str, str]:
+    """Each patient's part in the data set's own split, of those that have one.
+
+    Raises:
+        InputError: a patient is in two parts.
+    """
+    parts: dict[str, str] = {}
+    for scan in source.scans:
+        if parts.setdefault(scan.group, scan.part) != scan.part:
+            raise InputError(
+                f"expected each patient in one part, got {scan.group} in {parts[scan.group]} and {scan.part} of "
+                f"{source.root}; move all images into one images/ and masks/ to have them split by patient"
+            )
+    return {group: part for group, part in parts.items() if part}
 
 
 def _asked(source: Source, options: Options) -> dict[str, Any]:
@@ -141,8 +157,8 @@ def _is_written(out: Path, scan: ScanFile, key: str) -> bool:
     if not path.is_file() or (record := read_json(path)).get("key") != key:
         return False
     try:
-        for kind in ("images", "labels"):
-            mapped(out / kind / f"{scan.id}.npy", tuple(record["shape"]))
+        for kind, shape in array_shapes(record).items():
+            mapped(out / kind / f"{scan.id}.npy", shape)
     except InputError:  # deleted or cut off since: write it again
         return False
     return True
@@ -151,8 +167,8 @@ def _is_written(out: Path, scan: ScanFile, key: str) -> bool:
 def _write(source: Source, file: ScanFile, out: Path, options: Options, key: str) -> None:
     scan = file.read()
     _check(scan, file, source.task)
-    windows = options.window(scan.stored * np.float64(scan.slope) + scan.inter)
-    shape_before = scan.stored.shape
+    windows = _windows(scan, file, options.window)
+    shape_before = scan.labels.shape
     if options.size is not None:
         scan = resampled(scan, source.task, options.size)
     scan_digest = _digest(scan, file, windows)
@@ -165,8 +181,9 @@ def _write(source: Source, file: ScanFile, out: Path, options: Options, key: str
         "id": file.id,
         "group": file.group,
         "case_ids": list(scan.case_ids),
-        "shape": list(scan.stored.shape),
+        "shape": list(scan.labels.shape),
         "shape_before": list(shape_before),
+        "channels": len(scan.channels),
         "spacing_mm": list(scan.spacing_mm),
         "stored_type": str(scan.stored.dtype),
         "slope": scan.slope,
@@ -176,9 +193,22 @@ def _write(source: Source, file: ScanFile, out: Path, options: Options, key: str
         "affine": None if scan.affine is None else scan.affine.tolist(),
         "lattice": None if scan.lattice is None else _lattice_json(scan),
         "sources": _pointers(source, file),
+        "n_images": file.n_images,
         **counts(scan, source.task),
     }
     write_json(out / "scans" / f"{file.id}.json", record)
+
+
+def _windows(scan: Scan, file: ScanFile, rule: WindowRule) -> NDArray[np.float64]:
+    """Low and high of each slice, (slices, 2), with several channels (slices, 2, channels)."""
+    each = [rule(values) for values in scan.native()]
+    for channel, windows in enumerate(each):
+        if not (windows[:, 0] < windows[:, 1]).all():
+            raise InputError(
+                f"expected more than one intensity in every channel, got one in channel {channel} of {file.path}; "
+                "leave the case out, or give a window such as --window=0,255"
+            )
+    return each[0] if scan.stored.ndim == 3 else np.stack(each, axis=-1)
 
 
 def _lattice_json(scan: Scan) -> dict[str, Any]:
@@ -192,10 +222,16 @@ def _lattice_json(scan: Scan) -> dict[str, Any]:
 
 def _check(scan: Scan, file: ScanFile, task: Task) -> None:
     stored, labels = scan.stored, scan.labels
-    if stored.shape != labels.shape or len(stored) != len(scan.case_ids):
+    grid = scan.channels.shape[1:]
+    if grid != labels.shape or len(labels) != len(scan.case_ids):
         raise InputError(
-            f"expected image and mask of one shape, got {stored.shape} and {labels.shape} in {file.path}; "
+            f"expected image and mask of one shape, got {grid} and {labels.shape} in {file.path}; "
             "check that they belong together"
+        )
+    if len(scan.channels) != task.channels:
+        raise InputError(
+            f"expected {plural(task.channels, 'channel')} as the other cases have, got {len(scan.channels)} in "
+            f"{file.path}; leave it out, or make its channels those of the others"
         )
     if not np.isfinite(stored).all():
         n = int((~np.isfinite(stored)).sum())
@@ -207,7 +243,8 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
         raise InputError(
             f"expected labels of {', '.join(task.classes)}, got {labels.max()} in {file.path}; check the mask"
         )
-    if not all(0 < mm < np.inf for mm in scan.spacing_mm):
+    alone = len(scan.labels) == 1 and scan.spacing_mm[0] == 0
+    if not all(0 < mm < np.inf for mm in scan.spacing_mm[alone:]):
         raise InputError(f"spacing_mm: expected positive lengths, got {scan.spacing_mm} in {file.path}; check the file")
 
 
@@ -244,11 +281,13 @@ def _write_array(path: Path, array: Array) -> None:
 
 def task_json(task: Task) -> dict[str, Any]:
     """The task as it stands in dataset.json."""
+    named = {"channel_names": list(task.channel_names)} if task.channel_names else {}
     return {
         "name": task.name,
         "classes": list(task.classes),
         "exclusive": task.exclusive,
         "channels": task.channels,
+        **named,
     }
 
 

@@ -1,7 +1,7 @@
 """A prepared data set, read: cases are cut out of memory maps when they are asked for."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from medseg_attack.data.source import Array
 from medseg_attack.data.splits import TEST
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
-from medseg_attack.types import Case, Stack, Storage, Task, Window
+from medseg_attack.types import Case, PerChannel, Stack, Storage, Task, Window, alike
 
 OPEN = 16  # scans whose files are kept open
 
@@ -100,44 +100,47 @@ class Prepared:
         return tuple(sorted(found, key=lambda ref: (ref.shape, ref.id)))
 
     def read(self, ref: CaseRef) -> Case:
-        """The case: image (1, rows, columns) in [0, 1], target (classes, rows, columns).
+        """The case: image (channels, rows, columns) in [0, 1], target (classes, rows, columns).
 
         Raises:
             InputError: its arrays are missing or were cut off.
         """
         record = self.records[ref.volume]
         images, labels = self._opened(ref.volume)
-        low, high = record["windows"][ref.index]
-        native = images[ref.index].astype(np.float64) * record["slope"] + record["inter"]
+        window = _window(record, ref.index)
+        slope, inter = (_per_channel(record[name]) for name in ("slope", "inter"))
+        low, high = _wide(window.low), _wide(window.high)
+        native = images[:, ref.index].astype(np.float64) * _wide(slope) + _wide(inter)
         image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
         classes = np.arange(len(self.task.classes))[:, None, None]
         here = labels[ref.index]
         target = here == classes if self.task.exclusive else ((here >> classes) & 1).astype(bool)
         through, *spacing = record["spacing_mm"]
-        stack = Stack(ref.index, len(record["case_ids"]), through)
-        window = Window(low, high, record["unit"])
-        pair = torch.from_numpy(image[None]), torch.from_numpy(target)
+        stack = Stack(ref.index, len(record["case_ids"]), through) if through else None
+        pair = torch.from_numpy(image), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
-        storage = Storage(torch.from_numpy(images[ref.index][None].copy()), record["slope"], record["inter"])
+        storage = Storage(torch.from_numpy(images[:, ref.index].copy()), slope, inter)
         return Case(ref.id, ref.volume, ref.group, *pair, tuple(spacing), window, stack, storage)
 
     def stored(self, scan: str) -> Array:
-        """A scan's values as its file holds them, (slices, rows, columns), mapped from the disk."""
+        """A scan's values as its files hold them, (channels, slices, rows, columns), mapped from the disk."""
         return self._opened(scan)[0]
 
     def level(self, ref: CaseRef) -> float:
-        """One stored value as a fraction of the case's window; 0 where floats are stored."""
+        """One stored value as a fraction of the case's window, in the finest channel; 0 where floats are stored."""
         record = self.records[ref.volume]
-        low, high = record["windows"][ref.index]
-        return 0.0 if record["stored_type"].startswith("float") else abs(record["slope"]) / (high - low)
+        if record["stored_type"].startswith("float"):
+            return 0.0
+        width = _wide(_window(record, ref.index).width)
+        return float((np.abs(_wide(_per_channel(record["slope"]))) / width).min())
 
     def _opened(self, scan: str) -> tuple[Array, Array]:
         if scan in self._maps:
             self._maps.move_to_end(scan)
         else:
-            shape = tuple(self.records[scan]["shape"])
-            images, labels = (mapped(self.root / kind / f"{scan}.npy", shape) for kind in ("images", "labels"))
-            self._maps[scan] = images, labels
+            shapes = array_shapes(self.records[scan]).items()
+            images, labels = (mapped(self.root / kind / f"{scan}.npy", shape) for kind, shape in shapes)
+            self._maps[scan] = images if images.ndim == 4 else images[None], labels
             if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
                 self._maps.popitem(last=False)
         return self._maps[scan]
@@ -153,6 +156,26 @@ def _belongs(part: str | int, split: Split, fold: int) -> bool:
             return part == fold
         case "train":
             return part not in (TEST, fold)
+
+
+def _window(record: Mapping[str, Any], index: int) -> Window:
+    low, high = record["windows"][index]
+    return Window(_per_channel(low), _per_channel(high), record["unit"])
+
+
+def _per_channel(value: float | list[float]) -> PerChannel:
+    """A number, or one for each channel, as it stands in a record."""
+    return alike(value) if isinstance(value, list) else value
+
+
+def _wide(value: PerChannel) -> Array:
+    return np.reshape(value, (-1, 1, 1))
+
+
+def array_shapes(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What the two arrays of a scan are in shape."""
+    grid, channels = tuple(record["shape"]), record.get("channels", 1)
+    return {"images": grid if channels == 1 else (channels, *grid), "labels": grid}
 
 
 def mapped(path: Path, shape: tuple[int, ...]) -> Array:
@@ -187,7 +210,13 @@ def open_prepared(path: Path) -> Prepared:
         task = content["task"]
         return Prepared(
             root=path,
-            task=Task(task["name"], tuple(task["classes"]), task["exclusive"], task["channels"]),
+            task=Task(
+                task["name"],
+                tuple(task["classes"]),
+                task["exclusive"],
+                task["channels"],
+                tuple(task.get("channel_names", ())),
+            ),
             fingerprint=content["fingerprint"],
             options=read_json(path / "options.json"),
             summary=content["summary"],

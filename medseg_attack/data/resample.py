@@ -16,11 +16,12 @@ def resampled(scan: Scan, task: Task, size: tuple[int, int]) -> Scan:
     of it, in an exclusive task the one that covers most. There is no way back to the file's grid, so
     `lattice` and `affine` go.
     """
-    rows, columns = scan.stored.shape[1:]
+    rows, columns = scan.labels.shape[1:]
+    planes = scan.stored.reshape(-1, rows, columns)
     through, row_mm, column_mm = scan.spacing_mm
     return dataclasses.replace(
         scan,
-        stored=np.stack([_on_grid(image[None], size)[0] for image in scan.stored]),
+        stored=np.stack([_on_grid(image[None], size)[0] for image in planes]).reshape(*scan.stored.shape[:-2], *size),
         labels=np.stack([_labels(labels, task, size) for labels in scan.labels]),
         spacing_mm=(through, row_mm * rows / size[0], column_mm * columns / size[1]),
         lattice=None,

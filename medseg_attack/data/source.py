@@ -1,6 +1,6 @@
 """What a reader of a format provides: a cheap listing of scans, each of which can then be read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.types import Task
+from medseg_attack.types import PerChannel, Task, per_channel
 
 Array = NDArray[Any]
 
@@ -46,10 +46,10 @@ class Scan:
     """One scan as it is stored: the intensity of a voxel is `stored * slope + inter`, in `unit`.
 
     Attributes:
-        stored: (slices, rows, columns), in the file's own type.
-        labels: of the same shape; the class index of an exclusive task, else bit k for class k.
+        stored: (slices, rows, columns), in the file's own type; (channels, slices, rows, columns) of several channels.
+        labels: (slices, rows, columns); the class index of an exclusive task, else bit k for class k.
         case_ids: one per slice.
-        spacing_mm: between slices, rows and columns.
+        spacing_mm: between slices, rows and columns; the first is 0 for a picture, which is no slice of anything.
         lattice: the way back to the file's array; None where there is none.
         affine: voxel of the file's array to mm, 4 x 4, if the file has one.
     """
@@ -58,11 +58,22 @@ class Scan:
     labels: Array
     case_ids: tuple[str, ...]
     spacing_mm: tuple[float, float, float]
-    slope: float = 1.0
-    inter: float = 0.0
+    slope: PerChannel = 1.0
+    inter: PerChannel = 0.0
     unit: str = ""
     lattice: Lattice | None = None
     affine: NDArray[np.float64] | None = None
+
+    @property
+    def channels(self) -> Array:
+        """`stored` with its axis of channels, (channels, slices, rows, columns), also if there is but one."""
+        return self.stored if self.stored.ndim == 4 else self.stored[None]
+
+    def native(self) -> Iterator[Array]:
+        """The intensities, (slices, rows, columns), of one channel after the other."""
+        n = len(self.channels)
+        scales = zip(self.channels, per_channel(self.slope, n), per_channel(self.inter, n), strict=True)
+        return (stored * np.float64(slope) + inter for stored, slope, inter in scales)
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,9 @@ class ScanFile:
     Attributes:
         group: the patient.
         path: what an error about its pixels names: the image, or the folder of its slices.
-        sources: all files it is read from.
+        sources: all files it is read from, those of the image first.
+        n_images: how many of them are of the image: one, one per slice, or one per channel.
+        part: where the data set itself has put it: "train", "val" or "test"; "" if nowhere.
     """
 
     id: str
@@ -80,6 +93,8 @@ class ScanFile:
     path: Path
     sources: tuple[Path, ...]
     read: Callable[[], Scan]
+    n_images: int = 1
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,7 @@ class Source:
         format: the spec of its reader.
         scans: sorted by id.
         notes: what was left out and why, a sentence each.
+        window: what its intensities are best shown by, as `windows.window_rule` reads it.
     """
 
     root: Path
@@ -97,6 +113,7 @@ class Source:
     task: Task
     scans: tuple[ScanFile, ...]
     notes: tuple[str, ...] = ()
+    window: str = "percentile"
 
 
 @runtime_checkable
@@ -112,13 +129,22 @@ class Reader(Protocol):
         ...
 
 
-def open_source(format_spec: str, root: Path) -> Source:
+def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None = None) -> Source:
     """Lists the data set at `root`, for instance `open_source("uw_madison(drop='none')", root)`.
 
+    Args:
+        options: values for fields that the spec leaves open; empty ones are not set.
+
     Raises:
-        InputError: the format is not known, or `root` is not of it.
+        InputError: the format is not known, has not such an option, or `root` is not of it.
     """
-    reader: Reader = registry.build(format_spec, "dataset")
+    given = {name: value for name, value in (options or {}).items() if value}
+    name, said = registry.call(format_spec, "dataset")
+    for option in given:
+        if not registry.takes(name, option) or option in said:
+            got = "it is in --format, too" if option in said else "it has no such option"
+            raise InputError(f"--{option}: expected an option of {format_spec}, got that {got}; drop --{option}")
+    reader: Reader = registry.build(format_spec, "dataset", given)
     return reader.listing(root)
 
 

@@ -1,21 +1,27 @@
 """Who is trained on and who is held out: always whole patients."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from medseg_attack.errors import InputError
 
-TEST = "test"
+TEST, VAL = "test", "val"
 
 
-def split(groups: Iterable[str], *, folds: int, test_fraction: float, seed: int) -> dict[str, str | int]:
+def split(
+    groups: Iterable[str], *, folds: int, test_fraction: float, seed: int, parts: Mapping[str, str] | None = None
+) -> dict[str, str | int]:
     """Each patient's part: "test", or the fold (from 0) that it validates; the other folds train on it.
 
-    Depends on the set of patients and the three options alone. Fewer folds where there are fewer patients.
+    Depends on the set of patients and the options alone. Fewer folds where there are fewer patients.
+
+    Args:
+        parts: of patients whom the data set itself has placed: "test" patients are tested on, and no others;
+            "val" patients are fold 0.
 
     Raises:
-        InputError: fewer than 3 patients, or `test_fraction`, `folds` or `seed` out of range.
+        InputError: fewer than 3 patients or than 2 to train on, or an option out of range.
     """
     if not 0 < test_fraction < 1:
         raise InputError(f"--test: expected a fraction between 0 and 1, got {test_fraction:g}; 0.2 is usual")
@@ -29,9 +35,21 @@ def split(groups: Iterable[str], *, folds: int, test_fraction: float, seed: int)
             f"expected at least 3 patients to train, validate and test on, got {len(patients)} "
             f"({', '.join(patients)}); add scans of other patients"
         )
+    given = parts or {}
     order = [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]
-    n_test = min(max(1, round(test_fraction * len(patients))), len(patients) - 2)
-    kept = order[n_test:]
-    parts: dict[str, str | int] = dict.fromkeys(order[:n_test], TEST)
-    parts |= {patient: i % min(folds, len(kept)) for i, patient in enumerate(kept)}
-    return dict(sorted(parts.items()))
+    test = [patient for patient in order if given.get(patient) == TEST]
+    val = [patient for patient in order if given.get(patient) == VAL]
+    kept = [patient for patient in order if patient not in {*test, *val}]
+    if not test:
+        n_test = min(max(1, round(test_fraction * len(patients))), len(patients) - 2)
+        test, kept = kept[:n_test], kept[n_test:]
+    if not kept or len(kept) + len(val) < 2:
+        raise InputError(
+            f"expected patients to train and to validate on, got {len(kept) + len(val)} beside the {len(test)} that "
+            "are held out; move some, or all into one folder"
+        )
+    first = 1 if val else 0  # a fold that is the data set's own
+    n_folds = min(folds - first, len(kept))
+    found: dict[str, str | int] = dict.fromkeys(test, TEST) | dict.fromkeys(val, 0)
+    found |= {patient: first + i % n_folds for i, patient in enumerate(kept)}
+    return dict(sorted(found.items()))

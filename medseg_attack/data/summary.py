@@ -15,8 +15,8 @@ def counts(scan: Scan, task: Task) -> dict[str, Any]:
     for k in task.scored:
         mask = scan.labels == k if task.exclusive else ((scan.labels >> k) & 1).astype(bool)
         classes[task.classes[k]] = {"slices": int(mask.any(axis=(1, 2)).sum()), "voxels": int(mask.sum())}
-    ends = sorted(float(end) * scan.slope + scan.inter for end in (scan.stored.min(), scan.stored.max()))
-    return {"intensity": ends, "classes": classes}
+    ends = [float(end) for values in scan.native() for end in (values.min(), values.max())]
+    return {"intensity": [min(ends), max(ends)], "classes": classes}
 
 
 def summary(records: Sequence[dict[str, Any]], task: Task, splits: dict[str, str | int]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import nibabel
 import numpy as np
 
 from medseg_attack.data.nifti import read_nifti
-from medseg_attack.data.png import read_png16, write_png16
+from medseg_attack.data.pictures import is_picture, lossless, read_picture, reduced, write_picture
 from medseg_attack.data.source import Array, Lattice
 from medseg_attack.errors import InputError
 from medseg_attack.files import whole, write_json
@@ -29,12 +29,19 @@ class Twin:
     """One file of a scan.
 
     Attributes:
-        path: relative to the root of the source, and to that of the twins.
+        path: of the source, relative to its root.
         slices: positions of its slices in the scan.
+        channels: positions of its channels.
     """
 
     path: str
     slices: tuple[int, ...]
+    channels: tuple[int, ...] = (0,)
+
+    @property
+    def written(self) -> str:
+        """Of the twin, relative to the root of the twins: `path`, but PNG where that format would change the pixels."""
+        return lossless(self.path, len(self.channels))
 
 
 def twins_of(record: Mapping[str, Any]) -> list[Twin]:
@@ -48,13 +55,15 @@ def twins_of(record: Mapping[str, Any]) -> list[Twin]:
             f"expected scans on their own grid to write them back, got {record['id']} resampled to "
             f"{record['shape'][1:]}; prepare without --size, or attack with --save-adversarial none"
         )
-    paths = [source["path"] for source in record["sources"]]
-    slices = [path for path in paths if path.endswith(".png")]
-    if len(slices) == len(record["case_ids"]):
-        return [Twin(path, (n,)) for n, path in enumerate(slices)]
-    if record["lattice"] and paths[0].endswith((".nii", ".nii.gz")):
-        return [Twin(paths[0], tuple(range(len(record["case_ids"]))))]
-    raise InputError(f"expected PNG or NIfTI files to write twins of, got {paths[0]}; use --save-adversarial none")
+    first = record["sources"][0]["path"]
+    slices, channels = tuple(range(len(record["case_ids"]))), tuple(range(record.get("channels", 1)))
+    n = record.get("n_images", len(slices) if first.endswith(".png") else 1)  # absent from the first version's records
+    paths = [source["path"] for source in record["sources"][:n]]
+    if is_picture(Path(first)) and n == len(slices):
+        return [Twin(path, (index,), channels) for index, path in enumerate(paths)]
+    if record["lattice"] and first.endswith((".nii", ".nii.gz")):
+        return [Twin(path, slices, channels if n == 1 else (index,)) for index, path in enumerate(paths)]
+    raise InputError(f"expected pictures or NIfTI files to write twins of, got {first}; use --save-adversarial none")
 
 
 def write_twin(root: Path, twin: Twin, source: Path, record: Mapping[str, Any], stored: Array, facts: Any) -> None:
@@ -63,31 +72,35 @@ def write_twin(root: Path, twin: Twin, source: Path, record: Mapping[str, Any], 
     Args:
         root: of the twins, never inside the source's.
         source: root of the source.
-        stored: of the whole scan, (slices, rows, columns), in the type of the file.
+        stored: of the whole scan, (channels, slices, rows, columns), in the type of the file.
         facts: what the sidecar says beside the file's hash.
     """
-    path = root / twin.path
+    path = root / twin.written
     if path.resolve().is_relative_to(source.resolve()):
         raise InputError(f"expected a folder outside of {source} to write twins to, got {root}; give another --out")
+    mine = stored[list(twin.channels)][:, list(twin.slices)]
     with whole(path) as part:
-        if path.suffix == ".png":
-            write_png16(part, stored[twin.slices[0]].astype(np.uint16))
+        if is_picture(path):
+            write_picture(part, mine[:, 0], source / twin.path, path.name)
         else:
-            part.write_bytes(_nifti(source / twin.path, _layout(record).to_file(stored)))
+            layout = _layout(record)
+            part.write_bytes(_nifti(source / twin.path, np.stack([layout.to_file(one) for one in mine], axis=-1)))
     sidecar = {"mark": MARK, "sha256": sha256(path), "source": twin.path, **facts}
+    if twin.written != twin.path:
+        sidecar["format"] = f"PNG, because {Path(twin.path).suffix} would change the pixels again"
     write_json(path.with_name(path.name + ".json"), sidecar)
 
 
 def read_stored(path: Path, record: Mapping[str, Any]) -> tuple[Array, dict[str, Any]]:
-    """Stored values (slices, rows, columns) of an image file of a scan, and its geometry and scale.
+    """Stored values (channels, slices, rows, columns) of an image file of a scan, and its geometry and scale.
 
     Raises:
         InputError: the file is broken, or of another shape.
     """
-    if path.suffix == ".png":
-        pixels = read_png16(path)
-        return pixels[None], {"shape": list(pixels.shape), "type": str(pixels.dtype)}
-    volume = read_nifti(path)
+    if is_picture(path):
+        pixels = reduced(read_picture(path), record.get("channels", 1), path)
+        return pixels[:, None], {"shape": list(pixels.shape[1:]), "type": str(pixels.dtype)}
+    volume = read_nifti(path, several=True)
     facts = {
         "shape": list(volume.stored.shape),
         "type": str(volume.stored.dtype.newbyteorder("=")),
@@ -97,9 +110,10 @@ def read_stored(path: Path, record: Mapping[str, Any]) -> tuple[Array, dict[str,
         "spacing_mm": volume.spacing_mm.tolist(),
     }
     layout = _layout(record)
-    if volume.stored.shape != layout.shape:
-        raise InputError(f"expected a volume of {layout.shape}, got {volume.stored.shape} in {path}; write it again")
-    return np.ascontiguousarray(layout.from_file(volume.stored)), facts
+    channels = volume.channels
+    if channels.shape[1:] != layout.shape:
+        raise InputError(f"expected a volume of {layout.shape}, got {channels.shape[1:]} in {path}; write it again")
+    return np.stack([layout.from_file(one) for one in channels]), facts
 
 
 def sha256(path: Path) -> str:

@@ -159,7 +159,7 @@ def _check_complete(table: Path, rows: Rows, files: Mapping[str, Path]) -> None:
 def _scan_file(scan: str, files: Mapping[str, Path], rows: Rows, table: Path) -> ScanFile:
     paths = tuple(files.values())
     read = functools.partial(_read, dict(files), {case: rows[case] for case in files}, table)
-    return ScanFile(scan, scan.partition("_")[0], paths[0].parent, (*paths, table), read)
+    return ScanFile(scan, scan.partition("_")[0], paths[0].parent, (*paths, table), read, len(paths))
 
 
 def _read(files: Mapping[str, Path], rows: Rows, table: Path) -> Scan:

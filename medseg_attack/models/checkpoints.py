@@ -73,7 +73,11 @@ def save(folder: Path, model: SegModel, card: dict[str, Any]) -> dict[str, Any]:
     state = model.state_dict()
     task = model.task
     full = {
-        "task": {**dataclasses.asdict(task), "classes": list(task.classes)},
+        "task": {
+            **dataclasses.asdict(task),
+            "classes": list(task.classes),
+            "channel_names": list(task.channel_names),
+        },
         "input_size": list(model.size) if model.size else None,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": versions(),
@@ -152,7 +156,8 @@ def untrained(spec: str, task: Task) -> SegModel:
 def _task(folder: Path, card: dict[str, Any]) -> Task:
     try:
         stored = card["task"]
-        return Task(stored["name"], tuple(stored["classes"]), bool(stored["exclusive"]), int(stored["channels"]))
+        names = tuple(stored.get("channel_names", ()))
+        return Task(stored["name"], tuple(stored["classes"]), bool(stored["exclusive"]), int(stored["channels"]), names)
     except (KeyError, TypeError) as error:
         raise InputError(
             f"expected the field 'task' in {folder / CARD}, got {error}; the card was edited, or is of another program"
@@ -160,8 +165,9 @@ def _task(folder: Path, card: dict[str, Any]) -> Task:
 
 
 def _kind(task: Task) -> tuple[object, ...]:
-    return task.classes, task.exclusive, task.channels
+    return task.classes, task.exclusive, task.channels, task.channel_names
 
 
 def _shown(task: Task) -> str:
-    return f"{task.classes}{' (exclusive)' if task.exclusive else ''} on {task.channels} channel(s)"
+    named = f" {task.channel_names}" if task.channel_names else ""
+    return f"{task.classes}{' (exclusive)' if task.exclusive else ''} on {task.channels} channel(s){named}"

@@ -89,8 +89,9 @@ class SegModel(nn.Module):
     def _channels(self, image: Image) -> Float[Tensor, "b n *s"]:
         if image.shape[1] == self.in_channels:
             return image
-        if image.shape[1] != 1:
-            known = "1 channel" if self.in_channels == 1 else f"1 or {self.in_channels} channels"
+        if image.shape[1] != 1 or self.task.channels > 1:
+            known = "1 channel" if self.in_channels == 1 else f"{self.in_channels} channels"
+            known = f"1 or {known}" if self.in_channels > self.task.channels == 1 else known
             raise InputError(
                 f"expected an image of {known} for this network, got {image.shape[1]}; "
                 f"if it is fgsm_wang2024 that copies the channel, write fgsm_wang2024(channels={self.in_channels})"

@@ -91,11 +91,13 @@ def _segmenter(task: Task, arch: str, encoder: str, size: tuple[int, ...], encod
     if arch not in archs:
         raise InputError(f"unknown architecture: expected one of the library's, got {arch!r}; {nearest(arch, archs)}")
     _check_encoder(encoder)
-    options: dict[str, Any] = {"encoder_name": encoder, "in_channels": 3, "classes": len(task.classes)}
+    channels = 3 if task.channels == 1 else task.channels  # a grey scan is repeated
+    options: dict[str, Any] = {"encoder_name": encoder, "in_channels": channels, "classes": len(task.classes)}
     if encoder_weights:
         _check_weights(encoder, encoder_weights)
     net: nn.Module = archs[arch](encoder_weights=encoder_weights or None, **options)
-    return SegModel(net, task, normalise=Normalise(), in_channels=3, size=_grid(size), stride=_STRIDE)
+    normalise = Normalise() if channels == 3 else None  # ImageNet's colours say nothing of other channels
+    return SegModel(net, task, normalise=normalise, in_channels=channels, size=_grid(size), stride=_STRIDE)
 
 
 def _grid(size: tuple[int, ...]) -> tuple[int, ...] | None:
