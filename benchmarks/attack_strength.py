@@ -25,8 +25,8 @@ from medseg_attack.models.segmodel import softmax_log_odds
 from medseg_attack.objectives import ce, dlr, margin_softmax
 from medseg_attack.types import Attack, Ball, Image, LogOdds, Mask, Task
 
-CLASSES, SIZE, IMAGES = 4, 28, 200
-STEPS, QUERIES = 10, 200
+CLASSES, SIZE, IMAGES = 4, 28, 100
+STEPS, QUERIES = 10, 100
 
 
 class Stripes(nn.Module):
@@ -103,7 +103,7 @@ class Pair:
     library: str
     ours: Callable[[Ball, int], Attack]
     theirs: Theirs
-    budgets: tuple[float, ...] = (0.01, 0.02, 0.04)
+    budgets: tuple[float, ...] = (0.03, 0.05, 0.07)
     ball: type[Linf] | type[L2] = Linf
     why: str = ""
 
@@ -111,7 +111,7 @@ class Pair:
 def pairs() -> list[Pair]:
     ta: Any = importlib.import_module("torchattacks")
     adv: Any = importlib.import_module("adv_lib.attacks")
-    long = (0.2, 0.4, 0.8)
+    long = (1.2, 2.0, 2.8)
 
     def made(make: Any, **options: Any) -> Theirs:
         return lambda net, x, y, eps: make(net, eps=eps, **options)(x, y)
@@ -140,10 +140,10 @@ def pairs() -> list[Pair]:
         Pair("apgd ce", "adv_lib", lambda ball, n: APGD(ball, ce, n), adv_apgd("ce")),
         Pair("apgd dlr", "adv_lib", lambda ball, n: APGD(ball, dlr, n), adv_apgd("dlr")),
         Pair("square", "torchattacks", lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
-             made(ta.Square, n_queries=QUERIES), (0.02, 0.04, 0.08),
+             made(ta.Square, n_queries=QUERIES), (0.05, 0.1, 0.2),
              why="our squares reach the last row and column"),
         Pair("square l2", "torchattacks", lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
-             made(ta.Square, n_queries=QUERIES, norm="L2"), (0.5, 1.0, 2.0), L2),
+             made(ta.Square, n_queries=QUERIES, norm="L2"), (3.0, 5.0, 7.0), L2),
     ]  # fmt: skip
 
 
