@@ -21,12 +21,12 @@ from medseg_attack.errors import InputError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-KINDS = ("attack", "ball", "dataset", "metric", "model", "objective")
+KINDS = ("attack", "ball", "criterion", "dataset", "goal", "metric", "model", "network", "objective")
 _VALUES = (
     "metric",
     "objective",
 )  # kinds whose functions are used as they are; elsewhere a function is a factory
-_MODULES = ("balls", "objectives")
+_MODULES = ("balls", "region", "criteria", "goals", "objectives", "stored_goals")
 _PACKAGES = ("attacks", "data", "metrics", "models")
 
 
@@ -51,6 +51,7 @@ class _Entry:
     kind: str
     make: Callable[..., Any]
     about: About
+    trained: bool
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,12 @@ _entries: dict[str, _Entry] = {}
 _names: dict[Any, str] = {}
 
 
-def register(name: str, *, kind: str, about: About = About()) -> Callable[[F], F]:
-    """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere."""
+def register(name: str, *, kind: str, about: About = About(), trained: bool = False) -> Callable[[F], F]:
+    """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere.
+
+    Args:
+        trained: of a model: it brings its weights, so that it can be attacked without a checkpoint.
+    """
 
     def add(make: F) -> F:
         taken = _entries.get(name)
@@ -77,7 +82,7 @@ def register(name: str, *, kind: str, about: About = About()) -> Callable[[F], F
             raise ValueError(f"the name {name!r} is taken by {taken.make.__module__}.{taken.make.__qualname__}")
         if kind not in KINDS:
             raise ValueError(f"expected a kind among {KINDS}, got {kind!r}")
-        _entries[name] = _Entry(name, kind, make, about)
+        _entries[name] = _Entry(name, kind, make, about, trained)
         _names[make] = name
         return make
 
@@ -125,6 +130,13 @@ def options(name: str) -> str:
     return ", ".join(shown)
 
 
+def brings_weights(text: str) -> bool:
+    """Whether a spec is of a model that needs no training here."""
+    _load()
+    entry = _entries.get(text.partition("(")[0].strip())
+    return entry is not None and entry.trained
+
+
 def takes(name: str, parameter: str) -> bool:
     """Whether the registered thing has a field or parameter of that name."""
     _load()
@@ -135,7 +147,7 @@ def takes_any_ball(name: str) -> bool:
     """Whether a norm may stand in for the attack's ball; a published variant's own ball is part of it."""
     _load()
     field = inspect.signature(_entries[name].make).parameters.get("ball")
-    return field is not None and _names.get(type(field.default)) in ("linf", "l2")
+    return field is not None and not _entries[name].about.norm and _names.get(type(field.default)) in ("linf", "l2")
 
 
 def build(text: str, kind: str, overrides: Mapping[str, Any] | None = None) -> Any:
@@ -293,6 +305,8 @@ def _placed(node: ast.Call, entry: _Entry, text: str) -> dict[str, ast.expr]:
 def _checked(owner: str, field: inspect.Parameter, value: Any) -> Any:
     """`value`, if it can stand where the field's default stands."""
     default = field.default
+    if default is None and value is not None and field.name in KINDS and _kind(value) != field.name:
+        raise InputError(f"{owner}.{field.name} takes a {field.name} or None, got {value!r}; see 'medattack ls'")
     if default is inspect.Parameter.empty or default is None or value is None:
         return value
     plain = (bool, int, float, str, tuple)
@@ -370,6 +384,18 @@ def with_eps(thing: Any, eps: float) -> Any:
         return thing
     fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
     changed = {n: with_eps(v, eps) for n, v in fields.items()}
-    if _kind(thing) == "ball":
+    if _kind(thing) == "ball" and "eps" in fields:  # one that wraps another has its eps from there
         changed["eps"] = eps
     return dataclasses.replace(thing, **changed)
+
+
+def within(thing: Any, region: str) -> Any:
+    """A copy of an attack (or of a tuple of them) whose every ball is held to a region of the image."""
+    if isinstance(thing, tuple):
+        return tuple(within(item, region) for item in thing)
+    if not dataclasses.is_dataclass(thing) or isinstance(thing, type) or _kind(thing) not in ("attack", "ball"):
+        return thing
+    if _kind(thing) == "ball":
+        return build("within", "ball", {"ball": thing, "region": region})
+    fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
+    return dataclasses.replace(thing, **{name: within(value, region) for name, value in fields.items()})
