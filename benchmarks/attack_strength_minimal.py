@@ -1,11 +1,11 @@
 """Is our least change as small as adv_lib's at equal gradient evaluations on the same small models?
 
-    TORCHDYNAMO_DISABLE=1 python benchmarks/attack_strength_minimal.py        # in an environment with the extra `oracle`
+    TORCHDYNAMO_DISABLE=1 python benchmarks/attack_strength_minimal.py
 
-Segmentation attacks meet a network that finds discs, squares and bars, trained here in seconds; C&W and DeepFool, which
-adv_lib has for classifiers alone, a classifier whose one answer we see on every pixel. Success: 99 % of the pixels are
-background, or another class. Both sides' finds are judged here: share of images, median size among the images that both sides broke, and
-the gradients that the batch took.
+in an environment with the extra `oracle`. Segmentation attacks meet a network that finds discs, squares and bars,
+trained here in seconds; C&W and DeepFool, which adv_lib has for classifiers alone, a classifier whose one answer we see
+on every pixel. Success: 99 % of the pixels are background, or another class. Both sides' finds are judged here: share of
+images, median size among the images that both sides broke, and the gradients that the batch took.
 """
 
 import importlib
