@@ -4,8 +4,8 @@
 
 in an environment with the extra `oracle`. Segmentation attacks meet a network that finds discs, squares and bars,
 trained here in seconds; C&W and DeepFool, which adv_lib has for classifiers alone, a classifier whose one answer we see
-on every pixel. Success: 99 % of the pixels are background, or another class. Both sides' finds are judged here: share of
-images, median size among the images that both sides broke, and the gradients that the batch took.
+on every pixel. Success: 99 % of the pixels are background, or another class. Both sides' finds are judged here: share
+of images, median size among the images that both sides broke, and the gradients that the batch took.
 """
 
 import importlib
@@ -98,8 +98,8 @@ DUELS = (
     Duel("DAG", f"dag({GOAL}, step_size=0.002)",
          lambda lib, net, x, y: lib.dag(net, x, y, targeted=True, max_iter=STEPS, γ=0.002), torch.inf, 0,
          why="cut to [0, 1] in every step; a failure says so"),
-    Duel("ALMAProx", f"alma_prox({GOAL})",
-         lambda lib, net, x, y: lib.alma_prox(net, x, y, targeted=True, num_steps=STEPS), torch.inf, 0,
+    Duel("ALMAProx", f"alma_prox({GOAL}, step_size=0.005)",
+         lambda lib, net, x, y: lib.alma_prox(net, x, y, targeted=True, num_steps=STEPS, lr_init=0.005), torch.inf, 0,
          why="the penalty's true slope"),
     Duel("PDPGD", f"pdpgd({GOAL})",
          lambda lib, net, x, y: lib.pdpgd(net, x, y, norm=float("inf"), targeted=True, num_steps=STEPS), torch.inf, 0,
@@ -113,7 +113,7 @@ DUELS = (
          lambda lib, net, x, y: lib.cw(net, x, y, binary_search_steps=6, max_iterations=50, abort_early=False), 2,
          classifier=True, why="a projection instead of tanh; the price is per pixel, of which there are 168"),
     Duel("DeepFool", "deepfool(l2(50))", lambda lib, net, x, y: lib.deepfool(net, x, y, steps=50, norm=2), 2,
-         classifier=True, why="to the runner-up, not to the nearest of all classes, at one gradient a step"),
+         classifier=True, why="to the runner-up at one gradient a step; the library's three gradients find the nearest class and get further"),
 )  # fmt: skip
 
 
