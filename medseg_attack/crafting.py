@@ -12,7 +12,21 @@ from torch import Tensor
 from medseg_attack.budgets import Budget
 from medseg_attack.levels import Levels, Stored, noise_of
 from medseg_attack.registry import with_eps
-from medseg_attack.types import Adversarial, Attack, Batch, Case, Image, LogOdds, Mask, Model, PerChannel, Task
+from medseg_attack.types import (
+    Adversarial,
+    Attack,
+    Ball,
+    Batch,
+    Case,
+    Flow,
+    Image,
+    LogOdds,
+    Mask,
+    Model,
+    PerChannel,
+    Task,
+)
+from medseg_attack.warp import warped
 
 
 class Metered:
@@ -47,8 +61,10 @@ class Crafted:
     Attributes:
         index: of the attack.
         at: positions of the cases in the batch.
-        attack: at the budget of these cases.
+        attack: at the budget of these cases and bound to them.
         image: as a file holds it, where the cases know their files.
+        before: what the ball is around: the untouched images, or those after their anatomy moved.
+        flow: how it moved.
         stored: the values of that file; None where there is none that could hold the image.
         cost: forward and backward passes that each case took.
     """
@@ -57,6 +73,8 @@ class Crafted:
     at: list[int]
     attack: Attack
     image: Image
+    before: Image
+    flow: Flow | None
     stored: Tensor | None
     cost: Sequence[tuple[int, int]]
     seconds: float
@@ -124,23 +142,37 @@ def _found(
     image, target = (batch.image, batch.target) if len(at) == len(batch.cases) else (batch.image[at], batch.target[at])
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
     levels = Levels.of(cases, image.device)
-    bound = [told(told(attack, "within", model.task), "on", cases) for _, attack in attacks]
+    ready = [told(told(attack, "within", model.task), "on", cases) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
-    widest = max((attack.ball for attack in bound), key=lambda ball: ball.limit)
-    metered = Metered(model if levels is None else Stored(model, levels, image, widest))
+    widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
+    # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
+    floats = levels is None or any(hasattr(attack.ball, "length") for attack in ready)
+    metered = Metered(model if levels is None or floats else Stored(model, levels, image, widest))
     start = time.perf_counter()
     cost: tuple[int, int] | None = None
-    for (index, _), attack, found in zip(attacks, bound, _finds(bound, metered, image, target, seeds), strict=True):
+    for (index, _), attack, found in zip(attacks, ready, _finds(ready, metered, image, target, seeds), strict=True):
         _settled(found.image)
         # what is shared is charged to each in full: a row's cost is that of running the attack alone
         cost = cost or (metered.forwards, metered.backwards)
-        stored, shown = None, found.image
-        if levels is not None and found.image.shape == image.shape:
-            stored = levels.nearest(found.image, image, attack.ball)
-            shown, stored = levels.image(stored, image), stored.to(levels.dtype)
+        shown, before, stored = _shown(found, image, levels, attack.ball)
         each = [cost] * len(at) if found.passes is None else [(n, m) for n, m in found.passes.tolist()]
-        yield Crafted(index, at, attack, shown, stored, each, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        yield Crafted(index, at, attack, shown, before, found.flow, stored, each, seconds)
         start = time.perf_counter()
+
+
+def _shown(found: Adversarial, image: Image, levels: Levels | None, ball: Ball) -> tuple[Image, Image, Tensor | None]:
+    """What an attack found as a file holds it, what its ball is around, and the values of that file."""
+    if levels is None or found.image.shape != image.shape:
+        before = image if found.flow is None else warped(image, found.flow)
+        return found.image, before, None
+    x = found.image
+    if found.flow is not None:
+        levels = levels.warped(found.flow)
+        image = levels.image(levels.stored, image)
+        x = ball.project(x, image)  # interpolated before the window was cut, not after it: not the same where it cuts
+    stored = levels.nearest(x, image, ball)
+    return levels.image(stored, image), image, stored.to(levels.dtype)
 
 
 def _finds(

@@ -16,7 +16,8 @@ Unit: TypeAlias = Literal["slice", "volume", "patient"]
 Empty: TypeAlias = Literal["one", "nan", "zero"]
 
 UNITS: dict[Unit, str] = {"slice": "case", "volume": "volume", "patient": "group"}
-COUNTS = ["n_target", "n_clean", "hit_clean", "n_adv", "hit_adv"]
+COUNTS = ["n_target", "n_clean", "hit_clean", "n_target_adv", "n_adv", "hit_adv"]
+TRUTH = {"clean": "n_target", "adv": "n_target_adv"}  # anatomy may move under attack
 EMPTY_RULES: dict[Empty, str] = {
     "one": "an organ absent from truth and prediction scores 1 (as UW-Madison scores)",
     "nan": "an organ absent from the truth is left out",
@@ -39,22 +40,21 @@ def pooled(rows: pd.DataFrame, unit: Unit) -> pd.DataFrame:
 def scored(cases: pd.DataFrame, empty: Empty) -> pd.DataFrame:
     """Adds dice and iou, clean and adversarial, and `touched`: whether the rule for empty masks decided a score.
 
-    >>> row = {"n_target": 4, "n_clean": 4, "hit_clean": 3, "n_adv": 0, "hit_adv": 0}
+    >>> row = {"n_target": 4, "n_clean": 4, "hit_clean": 3, "n_target_adv": 4, "n_adv": 0, "hit_adv": 0}
     >>> scored(pd.DataFrame([row]), "one")[["dice_clean", "iou_clean", "dice_adv"]].to_numpy().tolist()
     [[0.75, 0.6, 0.0]]
     """
     result = cases.copy()
-    absent = cases["n_target"] == 0
-    touched = absent if empty == "nan" else pd.Series(False, index=cases.index)
-    for when in ("clean", "adv"):
-        total, hit = cases["n_target"] + cases[f"n_{when}"], cases[f"hit_{when}"]
-        neither = total == 0
+    touched = pd.Series(False, index=cases.index)
+    for when, truth in TRUTH.items():
+        total, hit = cases[truth] + cases[f"n_{when}"], cases[f"hit_{when}"]
+        absent, neither = cases[truth] == 0, total == 0
         value = {"one": 1.0, "nan": np.nan, "zero": 0.0}[empty]
         dice = (2 * hit / total.where(~neither, 1)).where(~neither, value)
         iou = (hit / (total - hit).where(~neither, 1)).where(~neither, value)
         result[f"dice_{when}"] = dice.mask(absent) if empty == "nan" else dice
         result[f"iou_{when}"] = iou.mask(absent) if empty == "nan" else iou
-        touched = touched | neither
+        touched = touched | (absent if empty == "nan" else neither)
     return result.assign(touched=touched)
 
 
@@ -164,9 +164,11 @@ def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFram
     )
     for column in measured:
         table[column.removesuffix("_adv")] = scans.groupby(["run", "cls"], sort=False)[column].mean()
-    each = rows[["run", "case", "volume", "group", "cls", "n_target", "n_adv", "hit_adv", *measured]]
-    each = scored(each.assign(n_clean=each["n_adv"], hit_clean=each["hit_adv"]), empty)
+    each = rows[["run", "case", "volume", "group", "cls", "n_target_adv", "n_adv", "hit_adv", *measured]]
+    each = scored(each.assign(n_target=each["n_target_adv"], n_clean=each["n_adv"], hit_clean=each["hit_adv"]), empty)
     columns = {"n_adv": "n_pred", "hit_adv": "hit", "dice_adv": "dice", "iou_adv": "iou"}
     columns |= {column: column.removesuffix("_adv") for column in measured}
-    each = each.drop(columns=["n_clean", "hit_clean", "dice_clean", "iou_clean"]).rename(columns=columns)
+    each = each.drop(columns=["n_target_adv", "n_clean", "hit_clean", "dice_clean", "iou_clean"]).rename(
+        columns=columns
+    )
     return table.reset_index().join(facts, on="run"), each.join(facts, on="run")
