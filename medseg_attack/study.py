@@ -119,7 +119,8 @@ def _within(cell: Cell, region: str) -> Cell:
 def _control(cell: Cell) -> Cell:
     """Noise in the attack's ball; of a change that is described (a field, a pose) a random one of its kind."""
     inner = _innermost(cell.attack)
-    if hasattr(inner, "made") or getattr(inner.ball, "unit", ""):
+    own = getattr(cell.attack.ball, "unit", "")
+    if own or hasattr(inner, "made"):
         return Cell(f"noise {cell.label}", "", cell.eps, replace(inner, steps=0), cell.budget)
     noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
     return Cell(_in_unit(_label("noise", {}, noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
