@@ -61,22 +61,22 @@ class Crafted:
     Attributes:
         index: of the attack.
         at: positions of the cases in the batch.
-        ball: of the attack, at the budget of these cases and bound to them.
+        attack: at the budget of these cases and bound to them.
         image: as a file holds it, where the cases know their files.
         before: what the ball is around: the untouched images, or those after their anatomy moved.
         flow: how it moved.
         stored: the values of that file; None where there is none that could hold the image.
-        cost: forward and backward passes that a case took.
+        cost: forward and backward passes that each case took.
     """
 
     index: int
     at: list[int]
-    ball: Ball
+    attack: Attack
     image: Image
     before: Image
     flow: Flow | None
     stored: Tensor | None
-    cost: tuple[int, int]
+    cost: Sequence[tuple[int, int]]
     seconds: float
 
 
@@ -142,7 +142,7 @@ def _found(
     image, target = (batch.image, batch.target) if len(at) == len(batch.cases) else (batch.image[at], batch.target[at])
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
     levels = Levels.of(cases, image.device)
-    ready = [bound(attack, cases) for _, attack in attacks]
+    ready = [told(told(attack, "within", model.task), "on", cases) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
     # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
@@ -155,7 +155,9 @@ def _found(
         # what is shared is charged to each in full: a row's cost is that of running the attack alone
         cost = cost or (metered.forwards, metered.backwards)
         shown, before, stored = _shown(found, image, levels, attack.ball)
-        yield Crafted(index, at, attack.ball, shown, before, found.flow, stored, cost, time.perf_counter() - start)
+        each = [cost] * len(at) if found.passes is None else [(n, m) for n, m in found.passes.tolist()]
+        seconds = time.perf_counter() - start
+        yield Crafted(index, at, attack, shown, before, found.flow, stored, each, seconds)
         start = time.perf_counter()
 
 
@@ -182,18 +184,21 @@ def _finds(
     return sweep(model, image, target, seeds, [attack.ball for attack in attacks])
 
 
-def bound(thing: Any, cases: Sequence[Case]) -> Any:
-    """An attack, or a part of one at any depth, on these cases: what offers `on(cases)` must know which they are,
-    because it reads what was stored for them or needs their spacing."""
+def told(thing: Any, of: str, *what: Any) -> Any:
+    """A copy of an attack in which every part, at any depth, that offers the method `of` is what it makes of `what`.
+
+    Parts must know their cases (`on(cases)`), because they read what was stored for them or need their spacing, the
+    names of their classes (`within(task)`), or the data that they draw from (`among(data, refs)`).
+    """
     if isinstance(thing, tuple):
-        return tuple(bound(item, cases) for item in thing)
-    on: Callable[[Sequence[Case]], Any] | None = getattr(thing, "on", None)
-    if on is not None:
-        return on(cases)
+        return tuple(told(item, of, *what) for item in thing)
+    tell: Callable[..., Any] | None = getattr(thing, of, None)
+    if tell is not None and not isinstance(thing, type):
+        return tell(*what)
     if not is_dataclass(thing) or isinstance(thing, type):
         return thing
     parts = {one.name: getattr(thing, one.name) for one in fields(thing) if one.init}
-    return replace(thing, **{name: bound(part, cases) for name, part in parts.items()})
+    return replace(thing, **{name: told(part, of, *what) for name, part in parts.items()})
 
 
 def _alike(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg_attack.aims import aim_of
 from medseg_attack.balls import covered, size_of
 from medseg_attack.budgets import Budget
 from medseg_attack.crafting import Crafted, Size, crafted, sizes
@@ -62,11 +63,15 @@ def chunks(refs: Sequence[Any]) -> list[tuple[Any, ...]]:
     made: list[tuple[Any, ...]] = []
     for (shape, _), group in groupby(ordered, key=lambda ref: (ref.shape, ref.volume)):
         scan = tuple(group)
-        if made and made[-1][0].shape == shape and len(made[-1]) + len(scan) <= CHUNK:
+        if made and made[-1][0].shape == shape and _slices(made[-1]) + _slices(scan) <= CHUNK:
             made[-1] += scan
         else:
             made.append(scan)
     return made
+
+
+def _slices(refs: Sequence[Ref]) -> int:
+    return sum(ref.shape[0] if len(ref.shape) == 3 else 1 for ref in refs)
 
 
 @dataclass(eq=False)
@@ -145,12 +150,12 @@ def _scored(
     """Rows, prediction and image of each case that the attack was run on, by its place in the batch."""
     cases = [batch.cases[n] for n in found.at]
     before = found.before.expand_as(found.image)  # a variant may perturb copies of the channel one by one
-    size = size_of(found.ball, found.image, before, found.flow)
+    size = size_of(found.attack.ball, found.image, before, found.flow)
     _check(found, size, cases)
     hit = _decided(model, found.image, cases)  # a fresh pass: what the attack saw does not count
     linf = (found.image - before).abs().flatten(1).amax(1)
     # the truth goes where the anatomy went; what a patch covers is nobody's to find, before or after
-    kept = ~covered(found.ball, found.image, before)
+    kept = ~covered(found.attack.ball, found.image, before)
     at_clean, hit = clean[found.at] & kept, hit & kept
     target, there = (
         batch.target[found.at] & kept,
@@ -159,10 +164,17 @@ def _scored(
     # the one copy back: counts and index sums of both predictions and both sizes
     parts = counts(at_clean, target), counts(hit, there), index_sums(at_clean), index_sums(hit)
     numbers = torch.cat(parts, dim=-1).tolist()
-    own = math.nan if hasattr(found.ball, "unit") else found.ball.eps
+    own = math.nan if hasattr(found.attack.ball, "unit") else found.attack.ball.eps
     budgets = sizes(cases, batch.image[found.at], budget, own)
     changes = [Change(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
-    rows = [list(_rows(model.task, *one, found.cost)) for one in zip(cases, numbers, changes, strict=True)]
+    rows = [list(_rows(model.task, *one)) for one in zip(cases, numbers, changes, found.cost, strict=True)]
+    aim = aim_of(found.attack, model.task)
+    if aim is not None:
+        extras = aim.measured(at_clean, hit, target)
+        rows = [
+            [replace(row, extra=extra) for row, extra in zip(*pair, strict=True)]
+            for pair in zip(rows, extras, strict=True)
+        ]
     seen = _seen(hit, there) if keep_mask else [_Seen(_NOTHING, _NOTHING)] * len(cases)
     images = (found.image if found.stored is None else found.stored).cpu()
     return {n: _OnCase(*one) for n, *one in zip(found.at, rows, seen, images, strict=True)}
@@ -193,7 +205,7 @@ def _decided(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
 
 
 def _check(found: Crafted, size: Tensor, cases: Sequence[Case]) -> None:
-    limit = found.ball.limit
+    limit = found.attack.ball.limit
     outside = (found.image < 0).flatten(1).any(1) | (found.image > 1).flatten(1).any(1)
     wrong = ~(size <= limit * (1 + TOLERANCE) + TOLERANCE) | outside  # NaN is wrong, too
     if wrong.any():

@@ -4,13 +4,27 @@ A perturbed scan is what a file can hold: integers of the stored type (or its fl
 intensity window left as they are. `Stored` shows a model only such images, so that what is judged is what is written.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from medseg_attack.types import Ball, Case, Flow, Image, LogOdds, Mask, Model, PerChannel, PerSample, Task, per_channel
+from medseg_attack.types import (
+    Ball,
+    Case,
+    Flow,
+    Image,
+    LogOdds,
+    Mask,
+    Model,
+    PerChannel,
+    PerSample,
+    Storage,
+    Task,
+    per_channel,
+)
 from medseg_attack.warp import warped
 
 NEAR = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
@@ -24,6 +38,7 @@ class Levels:
         stored: the scan's own values, (b, c, *s), float64, which holds every 32-bit integer.
         slope, inter, low, high: of each case and channel, (b, c, 1, ...).
         dtype: of the file.
+        least, most: what the file's bits hold, of each case; infinite where floats are stored.
     """
 
     stored: Tensor
@@ -32,6 +47,8 @@ class Levels:
     low: Tensor
     high: Tensor
     dtype: torch.dtype
+    least: Tensor
+    most: Tensor
 
     @classmethod
     def of(cls, cases: Sequence[Case], device: torch.device | str) -> "Levels | None":
@@ -52,6 +69,8 @@ class Levels:
             per_case([case.window.low for case in cases]),
             per_case([case.window.high for case in cases]),
             storages[0].stored.dtype,
+            per_case([_limits(storage)[0] for storage in storages]),
+            per_case([_limits(storage)[1] for storage in storages]),
         )
 
     @property
@@ -108,9 +127,15 @@ class Levels:
         else:
             slack = near / self.step
             moved = self.stored + torch.trunc(change + slack * change.sign())
-            limits = torch.iinfo(self.dtype)
-            moved = moved.clamp(limits.min, limits.max)
+            moved = moved.clamp(self.least, self.most)
         return torch.where(self.outside | (delta == 0), self.stored, moved)
+
+
+def _limits(storage: Storage) -> tuple[float, float]:
+    if storage.stored.dtype.is_floating_point:
+        return -math.inf, math.inf
+    whole = torch.iinfo(storage.stored.dtype)
+    return storage.limits or (whole.min, whole.max)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,12 +4,12 @@ Shapes: `b` samples, `c` image channels, `k` classes, `*s` spatial, `(H, W)` or 
 this file knows which. Images and `eps` are in [0, 1] of the case's `Window`, lengths in mm.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Image: TypeAlias = Float[Tensor, "b c *s"]  # in [0, 1]
@@ -97,11 +97,13 @@ class Storage:
 
     Attributes:
         stored: the file's values in the file's type, of the shape of the image.
+        limits: least and largest value that the file's bits hold; None for all of its type.
     """
 
     stored: Tensor
     slope: PerChannel = 1.0
     inter: PerChannel = 0.0
+    limits: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +224,8 @@ class Adversarial:
     Attributes:
         flow: how anatomy moved; `warp.moved` of it is the truth on these images. None where nothing moved.
         success: whether an attack with a goal reached it; None for one without.
+        passes: forward and backward passes that each sample took, of an attack that stops sample by sample; None
+            where all took what the batch did.
     """
 
     image: Image
@@ -229,6 +233,7 @@ class Adversarial:
     size: PerSample
     flow: Flow | None = None
     success: Bool[Tensor, "b"] | None = None
+    passes: Int[Tensor, "b 2"] | None = None
 
     def __or__(self, other: "Adversarial") -> "Adversarial":
         """Per sample the more harmful of the two; between equals, the smaller change.
@@ -242,6 +247,7 @@ class Adversarial:
             _taken(take, other.size, self.size),
             _flow_taken(take, other.flow, self.flow),
             None if self.success is None or other.success is None else _taken(take, other.success, self.success),
+            None if self.passes is None or other.passes is None else self.passes + other.passes,
         )
 
 
@@ -266,6 +272,19 @@ class Attack(Protocol):
     def ball(self) -> Ball: ...
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial: ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """An attack that learns from some cases before it attacks others."""
+
+    def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> Mapping[str, Tensor]:
+        """What it learns, by name."""
+        ...
+
+    def with_learned(self, learned: Mapping[str, Tensor]) -> Attack:
+        """The attack that knows it."""
+        ...
 
 
 @runtime_checkable

@@ -9,12 +9,19 @@ from torch import Tensor, nn
 from medseg_attack import registry
 from medseg_attack.balls import covered, size_of
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.types import Attack, Task
+from medseg_attack.types import Attack, Batch, Case, Fitted, Task, Window
 from medseg_attack.warp import moved, warped
 
 TASK = Task("contract", ("a", "b"))
 EPS = 8 / 255
 ATTACKS = [name for name in registry.names("attack") if name != "replay"]  # replay needs a run: test_cli.py
+# what a name needs beside itself, and fewer queries than an attack has by default
+SPECS = {
+    "boundary": "boundary(queries=40)",
+    "spsa": "spsa(queries=40, directions=2, grid=6)",
+    "transfer": "transfer(surrogate=oracle)",
+    "zoo": "zoo(queries=40, coordinates=4)",
+}
 COUPLED: set[str] = set()  # names whose samples are meant to feel each other
 
 
@@ -30,13 +37,36 @@ class Net(nn.Module):
         return 6 * self.last(self.drop(torch.tanh(self.norm(self.first(x)))))
 
 
+FEW = {"steps": 6, "searches": 2, "queries": 12}  # a contract holds for any number of steps
+
+
 def built(name: str, eps: float = EPS) -> Attack:
-    attack: Attack = registry.with_eps(registry.build(name, "attack"), eps)
+    """The attack as it comes, but short."""
+    short = {} if name in SPECS else FEW
+    attack: Attack = registry.with_eps(registry.build(SPECS.get(name, name), "attack", short), eps)
+    if isinstance(attack, Fitted):
+        attack = attack.with_learned(attack.fit(*FITTED_ON, seed=0))
     return attack
+
+
+def _to_fit_on() -> tuple[SegModel, list[Batch]]:
+    """Other images than those of the scene."""
+    rng = torch.Generator().manual_seed(8)
+    cases = [
+        Case(str(n), str(n), str(n), torch.rand(1, 12, 10, generator=rng).double(),
+             torch.rand(2, 12, 10, generator=rng) < 0.4, (1.0, 1.0), Window(0, 1))
+        for n in range(4)
+    ]  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        return SegModel(Net(1, 2), TASK).double().eval(), [Batch.of(cases[:2]), Batch.of(cases[2:])]
 
 
 def channels_of(name: str) -> int:
     return 3 if name == "fgsm_wang2024" else 1
+
+
+FITTED_ON = _to_fit_on()
 
 
 @pytest.fixture
@@ -136,7 +166,10 @@ def test_an_attack_that_keeps_the_worst_is_never_better_than_clean(
     assert (found.harm >= harm(model.decide(model(image)), target) - 1e-12).all()
 
 
-@pytest.mark.parametrize("name", ["fgsm", "bim", "pgd", "mi_fgsm"])
+WHITE_BOX = ["fgsm", "bim", "pgd", "mi_fgsm", "ni_fgsm", "di2_fgsm", "daa", "padam", "apgd", "segpgd", "cospgd", "sea"]
+
+
+@pytest.mark.parametrize("name", WHITE_BOX)
 def test_gradients_beat_noise(name: str, scene: tuple[SegModel, Tensor, Tensor, list[int]]) -> None:
     model, image, _, seeds = scene
     target = model.decide(model(image))  # a model that is right, so that harm starts at 0

@@ -11,16 +11,22 @@ from medseg_attack.errors import InputError
 KINDS = {
     "attacks": "attack",
     "objectives": "objective",
+    "goals": "goal",
+    "criteria": "criterion",
     "balls": "ball",
     "models": "model",
+    "networks": "network",
     "datasets": "dataset",
     "metrics": "metric",
 }
+FOUND = ("checkpoint", "others")  # models that stand for trained ones
 
 
 @terminal.command
 def ls(
-    what: Annotated[str, typer.Argument(help="attacks, objectives, balls, models, datasets or metrics.")],
+    what: Annotated[
+        str, typer.Argument(help="attacks, objectives, goals, criteria, balls, models, networks, datasets or metrics.")
+    ],
     explain: Annotated[
         bool, typer.Option("--explain", help="Of attacks: paper, threat model, norm and passes of the defaults.")
     ] = False,
@@ -52,7 +58,7 @@ def ls(
     if kind == "model":
         from medseg_attack.models.smp import count_parameters
 
-        rows = [row | {"parameters": count_parameters(row["name"])} for row in rows]
+        rows = [row | {"parameters": count_parameters(row["name"])} for row in rows if row["name"] not in FOUND]
     if json:
         terminal.print_json(rows)
         return
@@ -60,5 +66,5 @@ def ls(
     for column in rows[0]:
         table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value or "" for value in row.values()))
     terminal.out().print(table)

@@ -40,6 +40,12 @@ Size = Annotated[str, typer.Option("--size", help="ROWS,COLUMNS that the network
 Weights = Annotated[
     str, typer.Option("--encoder-weights", help="imagenet: download them. [default: random, nothing is downloaded]")
 ]
+Patients = Annotated[
+    str, typer.Option("--patients", help="k/N: only the k-th of N parts of them, from 0. [default: all]")
+]
+Init = Annotated[
+    str, typer.Option("--init", help="Checkpoint to begin with, as far as its weights fit. [default: random]")
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", help="Checkpoint. [default: <home>/models/<model>-<data>-<hash>]", show_default=False),
@@ -57,6 +63,8 @@ def train(
     fold: Fold = 0,
     size: Size = "",
     encoder_weights: Weights = "",
+    patients: Patients = "",
+    init: Init = "",
     seed: Seed = 0,
     device: Device = "auto",
     out: Out = None,
@@ -78,7 +86,9 @@ def train(
 
     where = workspace.home(home)
     source = open_prepared(data or workspace.newest_data(where))
-    asked = planning.Options(model, loss, epochs, lr, batch_size, fold, _grid(size), encoder_weights, seed)
+    asked = planning.Options(
+        model, loss, epochs, lr, batch_size, fold, _grid(size), encoder_weights, seed, patients, init
+    )
     plan = planning.planned(asked, source)
     folder = out or where / "models" / _name(plan, source)
     for line in planning.warnings(plan, source):

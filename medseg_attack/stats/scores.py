@@ -117,10 +117,36 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
             | cost.loc[run].to_dict()
             | {"{2}_{0}".format(*str(name).rpartition("_")): value for name, value in measured.loc[run].items()}
             | {"cases": of_run["unit"].nunique(), "patients": of_run["group"].nunique()}
+            | aimed(rows[rows["run"] == run], unit)
             | {"verified": bool(of_verified.get(run, False))}
             | {"touched": int(of_run["touched"].sum()), "entries": len(of_run)}
         )
     return pd.DataFrame(table)
+
+
+def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
+    """What one run's attack reached, if it had a goal or a criterion of success; NaN if it had none.
+
+    Returns:
+        success: share of attacked images on which the attack succeeded; success_of_clean: the share that met the
+        criterion before. least, least_mean: median and mean size of change among successes. goal_dice: mean Dice with
+        the goal over classes, per `unit`; a class in neither is left out.
+    """
+    nothing = dict.fromkeys(AIMED, float("nan"))
+    if "success" not in rows or rows["success"].isna().all():
+        return nothing
+    cases = rows.drop_duplicates("case")
+    sizes = cases.loc[cases["success"] == 1, "size"]
+    found = nothing | {"success": float(cases["success"].mean()), "least": float(sizes.median())}
+    found |= {"success_of_clean": float(cases["success_of_clean"].mean()), "least_mean": float(sizes.mean())}
+    if "n_goal" in rows and rows["n_goal"].notna().any():
+        counts = rows.groupby([UNITS[unit], "cls"])[["n_goal", "n_adv", "hit_goal"]].sum()
+        total = counts["n_goal"] + counts["n_adv"]
+        found["goal_dice"] = float((2 * counts["hit_goal"] / total.where(total > 0)).groupby("cls").mean().mean())
+    return found
+
+
+AIMED = ("success", "success_of_clean", "least", "least_mean", "goal_dice")
 
 
 def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -23,7 +23,7 @@ from medseg_attack.registry import build
 from medseg_attack.runtime import deterministic
 from medseg_attack.training.augment import Source, TrainingSet, batches, crc
 from medseg_attack.training.losses import finite, training_loss
-from medseg_attack.training.plan import Options, label
+from medseg_attack.training.plan import Options, cases_of, label
 from medseg_attack.training.validation import validated
 
 STATE, OPTIONS, HISTORY = "state.safetensors", "options.json", "history.csv"
@@ -74,6 +74,8 @@ def train(plan: Options, data: Source, folder: Path, device: torch.device) -> It
         InputError: the folder holds a training with other options or data, or the loss is not finite.
     """
     asked = {**json.loads(json.dumps(dataclasses.asdict(plan))), "data": data.fingerprint}
+    if plan.init:
+        asked["init_weights"] = checkpoints.read_card(Path(plan.init))["weights_sha256"]
     _check(folder, asked)
     if finished(folder):
         return
@@ -87,8 +89,8 @@ def train(plan: Options, data: Source, folder: Path, device: torch.device) -> It
 def _check(folder: Path, wanted: dict[str, Any]) -> None:
     """Refuses a folder in which something else was trained."""
     if (folder / OPTIONS).is_file():
-        there = read_json(folder / OPTIONS)
-        if "model" not in there:
+        there = dataclasses.asdict(Options(model="")) | read_json(folder / OPTIONS)  # an older one lacks some
+        if not there["model"]:
             raise InputError(f"expected an empty folder or a training in {folder}, got data; use another --out")
         other = [f"{k} {there.get(k)!r} instead of {wanted[k]!r}" for k in wanted if there.get(k) != wanted[k]]
         if other:
@@ -111,17 +113,21 @@ class _Training:
                 self.model = checkpoints.untrained(plan.model, data.task).to(device)
             else:
                 self.model = build(plan.model, "model")(data.task).to(device)
+                if plan.init:
+                    checkpoints.begin_with(self.model, Path(plan.init))
         weights = list(self.model.parameters())
         if not weights:
             raise InputError(f"expected a model with weights, got {plan.model}, which has none; choose another --model")
-        if device.type == "cuda":
+        if device.type == "cuda" and self.model.dims == 2:
             self.model.to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(weights, lr=plan.lr)
         if self.history:
             self._restore()
-        refs = data.refs("train", plan.fold)
-        self.cases = TrainingSet(data, refs, self.model.size or refs[0].shape, plan.seed)
-        self.validation = data.refs("val", plan.fold)
+        refs = cases_of(plan, data, self.model.dims)
+        window = self.model.window
+        grid = window or self.model.size or refs[0].shape
+        self.cases = TrainingSet(data, refs, grid, plan.seed, patches=window is not None)
+        self.validation = data.refs("val", plan.fold, self.model.dims)
         self.loss = training_loss(plan.loss, data.task)
 
     def epoch(self, number: int) -> EpochRecord:

@@ -4,11 +4,16 @@ import dataclasses
 import functools
 import inspect
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
+from medseg_attack.models.checkpoints import read_card
 from medseg_attack.registry import build, call, spec
-from medseg_attack.training.augment import Source
+from medseg_attack.training.augment import Source, parts
 from medseg_attack.training.losses import training_loss
 
 STEPS = 3000  # of the optimiser, for which the default number of epochs is chosen: 5 minutes on two CPU cores
@@ -26,6 +31,8 @@ class Options:
         fold: that is validated on.
         size: the network's grid; (): the model's own choice.
         encoder_weights: "imagenet" downloads; "" does not.
+        patients: "k/N": the k-th (from 0) of N parts of the patients to train on; "": all of them.
+        init: checkpoint whose weights training begins with, as far as they fit; "": random ones.
     """
 
     model: str = "unet_small"
@@ -37,6 +44,8 @@ class Options:
     size: tuple[int, ...] = ()
     encoder_weights: str = ""
     seed: int = 0
+    patients: str = ""
+    init: str = ""
 
 
 def planned(options: Options, data: Source) -> Options:
@@ -45,7 +54,10 @@ def planned(options: Options, data: Source) -> Options:
     Raises:
         InputError: an option is out of range or does not fit the model, or there is nothing to train on.
     """
-    refs = data.refs("train", options.fold)
+    make, owner, arguments = _architecture(options.model)
+    fields = inspect.signature(make).parameters
+    dims = _dims(fields, arguments)
+    refs = cases_of(options, data, dims)
     if not refs:
         raise InputError(f"expected training cases in {data.name} without fold {options.fold}, got none; check --data")
     for name, low in (("epochs", 0), ("batch_size", 1), ("lr", 1e-12)):
@@ -53,20 +65,77 @@ def planned(options: Options, data: Source) -> Options:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"expected {option} of at least {low}, got {getattr(options, name)}; check {option}")
     training_loss(options.loss, data.task)
-    make = build(options.model, "model").func
-    name, arguments = call(options.model, "model")
-    fields = inspect.signature(make).parameters
     for field in ("size", "encoder_weights"):
         if value := getattr(options, field):
             if field not in fields:
-                raise InputError(f"{name} has no {field}, got {value!r}; leave it out or choose another --model")
+                raise InputError(f"{owner} has no {field}, got {value!r}; leave it out or choose another --model")
             arguments[field] = value
-    if "size" in fields and not arguments.get("size", fields["size"].default) and len({r.shape for r in refs}) > 1:
-        arguments["size"] = MANY_GRIDS
-    per_epoch = max(len(refs) // options.batch_size, 1)
+    if _meets_nowhere(fields, arguments) and len({ref.shape for ref in refs}) > 1:
+        arguments["size"] = _common_grid(options, data, dims)
+    if options.init:
+        read_card(Path(options.init))
+    window = arguments.get("window", ())
+    cases = sum(parts(ref, window) for ref in refs) if window else len(refs)
+    per_epoch = max(cases // options.batch_size, 1)
     epochs = options.epochs or math.ceil(STEPS / per_epoch)
     full = spec(functools.partial(make, **arguments))
     return dataclasses.replace(options, model=full, epochs=epochs, size=(), encoder_weights="")
+
+
+def _common_grid(options: Options, data: Source, dims: int) -> tuple[int, ...]:
+    if dims == 3:
+        raise InputError(
+            f"expected a window that patches of the scans of {data.name} are cut to, got none in {options.model}; "
+            "add window=(SLICES, ROWS, COLUMNS)"
+        )
+    return MANY_GRIDS
+
+
+def _architecture(model: str) -> tuple[Any, str, dict[str, Any]]:
+    """What makes it, its name and its options."""
+    owner, arguments = call(model, "model")
+    if owner in ("checkpoint", "others"):
+        raise InputError(
+            f"expected an architecture for --model, got {owner}, which is trained; start from it by --init"
+        )
+    return build(model, "model").func, owner, arguments
+
+
+def cases_of(options: Options, data: Source, dims: int) -> Sequence[Any]:
+    """The cases to train on: of all patients outside the fold, or of one part of them.
+
+    Parts of one number are disjoint, and 0/4 lies in 0/2: who belongs to them depends on the patients' names alone.
+
+    Raises:
+        InputError: `patients` is not k/N, or there are not so many patients.
+    """
+    refs = data.refs("train", options.fold, dims)
+    if not options.patients:
+        return refs
+    k, _, n = options.patients.partition("/")
+    if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
+        raise InputError(
+            f"expected --patients as k/N with 0 <= k < N, got {options.patients!r}; write 0/2 for the first half"
+        )
+    groups = sorted({ref.group for ref in refs}, key=lambda group: crc32(group.encode()))
+    if int(n) > len(groups):
+        raise InputError(
+            f"expected --patients of {len(groups)} parts at most, got {n}: {data.name} has "
+            f"{plural(len(groups), 'patient')} to train on; take a smaller N"
+        )
+    part = set(groups[int(k) * len(groups) // int(n) : (int(k) + 1) * len(groups) // int(n)])
+    return [ref for ref in refs if ref.group in part]
+
+
+def _dims(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> int:
+    return int(arguments.get("dims", fields["dims"].default)) if "dims" in fields else 2
+
+
+def _meets_nowhere(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> bool:
+    """Whether a model that could would bring its cases to no common grid."""
+    return "size" in fields and not any(
+        arguments.get(name, fields[name].default) for name in ("size", "window") if name in fields
+    )
 
 
 def label(model: str) -> str:
@@ -78,9 +147,11 @@ def label(model: str) -> str:
 
 def warnings(plan: Options, data: Source) -> list[str]:
     """What a person should know before the training: parts without patients, classes that cannot be learnt."""
-    refs = data.refs("train", plan.fold)
+    name, arguments = call(plan.model, "model")
+    dims = _dims(inspect.signature(build(name, "model").func).parameters, arguments)
+    refs = cases_of(plan, data, dims)
     found = []
-    if not data.refs("val", plan.fold):
+    if not data.refs("val", plan.fold, dims):
         found.append(f"{data.name} has no patients to validate on; the last epoch is taken, not the best one")
     missing = set(data.task.scored)
     for ref in refs:
