@@ -68,14 +68,14 @@ class Transfer:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         (found,) = self.crafted(model.task, image, target, seeds, [self.ball])
-        return judged(model, self.ball, found.image, image, target)
+        return _scored(model, self.ball, found, image, target)
 
     def sweep(
         self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
         """The same in several balls; they share what they share in the attack on the surrogates."""
         found = self.crafted(model.task, image, target, seeds, balls)
-        return (judged(model, ball, one.image, image, target) for ball, one in zip(balls, found, strict=True))
+        return (_scored(model, ball, one, image, target) for ball, one in zip(balls, found, strict=True))
 
     def crafted(
         self, task: Task, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
@@ -100,6 +100,13 @@ class Transfer:
         if len(models) == 1:
             return models[0]
         return {"logits": MeanLogits, "probabilities": MeanProbabilities, "losses": Apart}[self.fuse](models)
+
+
+def _scored(model: Model, ball: Ball, found: Adversarial, image: Image, target: Mask) -> Adversarial:
+    """What was found elsewhere as the attacked model sees it, with the truth that an attack moved along."""
+    moved = None if found.target is None else found.target[:, : target.shape[1]]
+    result = judged(model, ball, found.image, image, target if moved is None else moved)
+    return replace(result, target=moved)
 
 
 def _by_folder(surrogate: Any) -> Any:
