@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, with_eps
-from medseg_attack.types import Ball, Image, PerSample
+from medseg_attack.types import Ball, Flow, Image, PerSample
 
 TINY = 1e-12  # keeps the direction of a zero gradient zero instead of not-a-number
 
@@ -84,6 +85,71 @@ def held(ball: Ball, change: Tensor) -> Tensor:
     """A change of no image yet, cut to the ball; every pixel to 1/2 at most, as if added to the middle of [0, 1]."""
     middle = torch.full_like(change, 0.5)
     return ball.project(middle + change, middle) - middle
+
+
+@register("l0", kind="ball")
+@dataclass(frozen=True)
+class L0:
+    """At most that share of the image's values may change, each as far as it likes."""
+
+    eps: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps <= 1:
+            raise InputError(f"expected 0 <= eps <= 1, the share of pixels that may change, got {self.eps:g}; check it")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    def step(self, grad: Image, image: Image) -> Image:
+        """The pixels of the largest slopes, to black or white."""
+        return torch.where(self._largest(grad.abs()), grad.sign(), 0.0)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        return torch.where(self._largest((x - x0).abs()), x, x0).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        """Random pixels with random values."""
+        chosen = self._largest(drawn(torch.rand, x0, [seed ^ 1 for seed in seeds]))
+        return torch.where(chosen, drawn(torch.rand, x0, seeds), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return (x != x0).flatten(1).to(x0.dtype).mean(1)
+
+    def _largest(self, of: Tensor) -> Tensor:
+        """The share `eps` of each sample's largest values, none of which is 0."""
+        flat = of.flatten(1)
+        n = math.floor(self.eps * flat.shape[1] * (1 + 1e-9))
+        top = flat.topk(n, 1)
+        return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, top.indices, top.values > 0).view_as(of)
+
+
+def size_of(ball: Ball, x: Image, x0: Image, flow: Flow | None) -> PerSample:
+    """How large a change is in its ball, of images whose anatomy may have moved.
+
+    Args:
+        x0: the untouched images; where there is a flow, those after their anatomy moved.
+    """
+    size = ball.size(x, x0)
+    if flow is None:
+        return size
+    length: Callable[[Flow], PerSample] | None = getattr(ball, "length", None)
+    if length is None:  # nothing may move in such a ball
+        return torch.where(flow.flatten(1).any(1), math.inf, size)
+    return torch.maximum(size, length(flow))
+
+
+def plain(ball: Ball) -> Ball:
+    """The ball itself, of one that is held to a region."""
+    inner: Ball = getattr(ball, "plain", ball)
+    return inner
+
+
+def covered(ball: Ball, x: Image, x0: Image) -> Bool[Tensor, "b 1 *s"]:
+    """The pixels that are not scored, because something lies on them."""
+    what: Callable[[Image, Image], Tensor] | None = getattr(ball, "covered", None)
+    return torch.zeros_like(x[:, :1], dtype=torch.bool) if what is None else what(x, x0)
 
 
 def drawn(random: Callable[..., Tensor], like: Tensor, seeds: Sequence[int]) -> Tensor:

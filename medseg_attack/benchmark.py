@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -16,17 +17,20 @@ import yaml
 from medseg_attack import registry
 from medseg_attack.checks import stored
 from medseg_attack.checks.probes import preflight
+from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import Todo, attack_chunk, chunks, run_attacks
 from medseg_attack.files import digest, whole, write_json
 from medseg_attack.fitting import Batches, check_fit, fit_seconds, fitted, needs_fit, tried
-from medseg_attack.models.checkpoints import load, read_card
+from medseg_attack.models.given import Given
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pinned, surrogates
+from medseg_attack.region import check_organ
 from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
 from medseg_attack.runtime import deterministic, peak_mb, versions
+from medseg_attack.segmentations import write_segmentations
 from medseg_attack.study import Cell, Study, cells
 from medseg_attack.types import Batch, Case
 from medseg_attack.verification import FOLDER, MANIFEST, export
@@ -34,46 +38,56 @@ from medseg_attack.verification import FOLDER, MANIFEST, export
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A study with its data opened and its checkpoints found.
+    """A study with its data opened and its models found.
 
     Attributes:
-        checkpoints: folders of trained models.
         batch_size: changes no score by more than float32 kernels do.
         shard: k, N: only every N-th chunk, from the k-th, is run here.
         save: which perturbed scans are written: "all", "worst:N" (the N files with the lowest Dice) or "none".
+        keep_headers: whether perturbed scans keep the headers of the patients.
         checks: whether model and rows are looked at for what makes their numbers doubtful.
     """
 
     study: Study
     data: Prepared
-    checkpoints: tuple[Path, ...]
+    models: tuple[Given, ...]
     out: Path
     device: torch.device
     batch_size: int = 16
     shard: tuple[int, int] = (0, 1)
     save: str = "none"
+    keep_headers: bool = False
     checks: bool = False
 
-    def refs(self) -> list[CaseRef]:
-        """The cases of the study's split; with a limit, a choice that depends on the cases' names alone."""
-        refs = list(self.data.refs(self.study.split, self.study.fold))
+    def refs(self, model: Given) -> list[CaseRef]:
+        """The cases of the study's split, slices or scans as the model takes them.
+
+        With a limit, a choice that depends on the cases' names alone.
+        """
+        refs = list(self.data.refs(self.study.split, self.study.fold, model.dims))
         limit = self.study.limit
         if limit is None:
             return refs
         n = int(limit) if limit >= 1 else max(1, round(limit * len(refs)))
         return sorted(refs, key=lambda ref: crc32(ref.id.encode()))[:n]
 
-    def runs(self) -> list[tuple[Path, Cell, Path]]:
-        """Checkpoint, attack and folder of every run."""
+    def runs(self) -> list[tuple[Given, Cell, Path]]:
+        """Model, attack and folder of every run."""
         return [
-            (checkpoint, cell, self.out / _model_name(checkpoint) / f"{i:02d}_{_slug(cell)}")
-            for checkpoint in self.checkpoints
-            for i, cell in enumerate(self.cells(checkpoint))
+            (model, cell, self.out / _model_name(model) / f"{i:02d}_{_slug(cell)}")
+            for model in self.models
+            for i, cell in enumerate(self.cells(model))
         ]
 
-    def cells(self, checkpoint: Path) -> list[Cell]:
+    def cells(self, model: Given) -> list[Cell]:
         """The study's attacks on that model, with the weights that they bring along named."""
-        return [replace(cell, attack=pinned(cell.attack, checkpoint, self.checkpoints)) for cell in cells(self.study)]
+        models = [Path(one.name) for one in self.models]
+        return [replace(cell, attack=pinned(cell.attack, Path(model.name), models)) for cell in cells(self.study)]
+
+    @property
+    def total(self) -> int:
+        """How many (case, attack) pairs there are."""
+        return sum(len(self.refs(model)) for model in self.models) * len(cells(self.study))
 
 
 def default_out(workspace: Path, benchmark: Benchmark) -> Path:
@@ -100,50 +114,62 @@ def run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
 
 
 def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
-    refs = benchmark.refs()
-    if not refs:
+    runs, total = benchmark.runs(), benchmark.total
+    if not total:
         raise InputError(
             f"expected cases in the {benchmark.study.split} split of {benchmark.data.root}, got none; check --split"
         )
-    runs = benchmark.runs()
-    _check_levels(benchmark, refs)
-    for cell in cells(benchmark.study):
-        check_fit(cell.label, cell.budget, _known(benchmark, cell), refs)
+    for given in benchmark.models:
+        refs = benchmark.refs(given)
+        _check_levels(benchmark, refs)
+        for cell in cells(benchmark.study):
+            told(cell.attack, "within", benchmark.data.task)  # an unknown organ is told before anything slow happens
+            check_fit(cell.label, cell.budget, _known(benchmark, given, cell), refs)
     metrics = {text: registry.build(text, "metric") for text in benchmark.study.metrics}
     _claim(benchmark)
-    for checkpoint in benchmark.checkpoints:
-        model = load(checkpoint, benchmark.data.task, benchmark.device)
-        mine = [(cell, folder) for of, cell, folder in runs if of == checkpoint]
-        opened = [RunFolder.open(folder, _config(benchmark, checkpoint, cell, refs)) for cell, folder in mine]
+    for given in benchmark.models:
+        refs = benchmark.refs(given)
+        model = given.load(benchmark.data.task, benchmark.device)
+        mine = [(cell, folder) for of, cell, folder in runs if of == given]
+        opened = [RunFolder.open(folder, _config(benchmark, given, cell, refs)) for cell, folder in mine]
         with frozen(model), deterministic(benchmark.device):
             todo = [
-                Todo(_fitted(benchmark, model, cell, folder), folder, cell.budget)
+                Todo(_fitted(benchmark, given, model, cell, folder), folder, cell.budget)
                 for (cell, _), folder in zip(mine, opened, strict=True)
             ]
             if benchmark.checks:
-                _look_at(benchmark, model, checkpoint, [cell for cell, _ in mine], refs)
+                _look_at(benchmark, model, given, [cell for cell, _ in mine], refs)
             for done in run_attacks(
                 model, benchmark.data, todo, refs, batch_size=benchmark.batch_size, device=benchmark.device,
                 metrics=metrics, seed=benchmark.study.seed, shard=benchmark.shard, keep_images=benchmark.save != "none",
             ):  # fmt: skip
-                yield done, len(refs) * len(runs)
-        _finish(benchmark, checkpoint, mine, refs)
+                yield done, total
+        _finish(benchmark, given, model, mine, refs)
         del model  # before the next one takes its memory
 
 
-def _fitted(benchmark: Benchmark, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
+def _fitted(benchmark: Benchmark, given: Given, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
     """The cell's attack, fitted on the training patients of the study's fold if it learns."""
-    batches = Batches.of(benchmark.data, _known(benchmark, cell), benchmark.device)
-    return fitted(cell.attack, model, batches, folder, benchmark.study.seed)
+    batches = Batches.of(benchmark.data, _known(benchmark, given, cell), benchmark.device)
+    attack = fitted(cell.attack, model, batches, folder, benchmark.study.seed)
+    return _among(attack, benchmark, given)
 
 
-def _known(benchmark: Benchmark, cell: Cell) -> Sequence[CaseRef]:
+def _known(benchmark: Benchmark, given: Given, cell: Cell) -> Sequence[CaseRef]:
     """The cases that an attack is fitted on, none if it does not learn."""
-    return benchmark.data.refs("train", benchmark.study.fold) if needs_fit(cell.attack) else ()
+    return benchmark.data.refs("train", benchmark.study.fold, given.dims) if needs_fit(cell.attack) else ()
+
+
+def _among(attack: Any, benchmark: Benchmark, given: Given) -> Any:
+    """The attack with the data that it may draw from: the split's, whatever the limit."""
+    refs = benchmark.data.refs(benchmark.study.split, benchmark.study.fold, given.dims)
+    return told(attack, "among", benchmark.data, refs)
 
 
 def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
-    """Refuses a budget that no scan can hold, and to store scans that cannot be written back."""
+    """Refuses a budget that no scan can hold, a region that no scan has, and to store what cannot be written back."""
+    if benchmark.study.region:
+        check_organ(benchmark.study.region, benchmark.data.task.classes)
     finest = min(benchmark.data.level(ref) for ref in refs)
     for cell in cells(benchmark.study):
         if 0 < cell.attack.ball.eps < finest * (1 - 1e-9) and registry.spec(cell.attack.ball).startswith("linf"):
@@ -152,6 +178,12 @@ def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
                 f"the window in the finest scan of {benchmark.data.root}; take a larger eps, such as 1raw"
             )
     if benchmark.save != "none":
+        for cell in cells(benchmark.study):
+            if hasattr(cell.attack.ball, "length"):
+                raise InputError(
+                    f"expected attacks that leave anatomy where it is, got {cell.label}; its scans need a truth of "
+                    "their own, which is not written: --save-adversarial none"
+                )
         for scan in {ref.volume for ref in refs}:
             twins_of(benchmark.data.records[scan])
 
@@ -177,23 +209,24 @@ def _claim(benchmark: Benchmark) -> None:
 
 def _identity(benchmark: Benchmark) -> dict[str, Any]:
     study = benchmark.study.model_dump(exclude={"data", "models"})
-    weights = sorted(read_card(folder)["weights_sha256"] for folder in benchmark.checkpoints)
+    weights = sorted(model.weights for model in benchmark.models)
     brought = sorted({name for _, cell, _ in benchmark.runs() for name in surrogates(cell.attack)})
     return (
         study
         | {"data": benchmark.data.fingerprint, "weights": weights, "save_adversarial": benchmark.save}
         | ({"surrogates": brought} if brought else {})
+        | ({"keep_headers": True} if benchmark.keep_headers else {})
     )
 
 
-def _config(benchmark: Benchmark, checkpoint: Path, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
+def _config(benchmark: Benchmark, given: Given, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
     """All that determines a run's rows, and nothing else: neither batch size nor device nor shard."""
-    known = _known(benchmark, cell)
+    known = _known(benchmark, given, cell)
     return ({"fitted_on": digest(sorted(ref.id for ref in known))} if known else {}) | {
         "rows_version": ROWS_VERSION,
         "data": benchmark.data.fingerprint,
         "cases": digest(sorted(ref.id for ref in refs)),
-        "weights": read_card(checkpoint)["weights_sha256"],
+        "weights": given.weights,
         "attack": registry.spec(cell.attack),
         "budget": str(cell.budget) if cell.budget else None,
         "metrics": sorted(benchmark.study.metrics),
@@ -202,59 +235,68 @@ def _config(benchmark: Benchmark, checkpoint: Path, cell: Cell, refs: Sequence[C
 
 
 def _look_at(
-    benchmark: Benchmark, model: SegModel, checkpoint: Path, mine: Sequence[Cell], refs: Sequence[CaseRef]
+    benchmark: Benchmark, model: SegModel, given: Given, mine: Sequence[Cell], refs: Sequence[CaseRef]
 ) -> None:
     """Writes what is doubtful about a model beside its runs, once.
 
     Raises:
         InputError: attacks by gradients are asked of a model that has none.
     """
-    folder = benchmark.out / _model_name(checkpoint)
+    folder = benchmark.out / _model_name(given)
     if (folder / stored.FILE).exists():
         return
-    cases = _telling(benchmark, refs)
+    cases = telling(benchmark.data, refs)
     attacks = [cell.attack for cell in mine]
     findings = preflight(model, Batch.of(cases, benchmark.device), attacks)
-    if any(one.code == "MA002" for one in findings) and any(hasattr(attack, "objective") for attack in attacks):
+    blind = any(one.code == "MA002" for one in findings) and not model.black_box  # a black box says so itself
+    if blind and any(hasattr(attack, "objective") for attack in attacks):
         raise InputError(
-            f"expected a gradient of the output of {checkpoint} by the image, got none (MA002); remove detach() and "
+            f"expected a gradient of the output of {given.name} by the image, got none (MA002); remove detach() and "
             "no_grad() from the model"
         )
     stored.write_before(folder, findings, [case.id for case in cases])
 
 
-def _telling(benchmark: Benchmark, refs: Sequence[CaseRef]) -> list[Case]:
+def telling(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
     """2 to 4 cases of one shape, 2 % of all between, that have organs where such are soon found."""
     n = min(4, max(2, round(0.02 * len(refs))))
-    scored = list(benchmark.data.task.scored)
+    scored = list(data.task.scored)
     some = sorted(refs, key=lambda ref: crc32(ref.id.encode()))[:64]
-    cases = [benchmark.data.read(ref) for ref in some if ref.shape == some[0].shape]
-    return [case for case in cases if case.target[scored].any()][:n] or cases[:n]
+    alike = [ref for ref in some if ref.shape == some[0].shape]
+    read = (data.read(ref) for ref in alike)
+    found = list(islice((case for case in read if case.target[scored].any()), n))  # one at a time: scans are large
+    return found or [data.read(ref) for ref in alike[:n]]
 
 
-def _finish(benchmark: Benchmark, checkpoint: Path, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]) -> None:
+def _finish(
+    benchmark: Benchmark, given: Given, model: SegModel, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]
+) -> None:
     """Writes the headers of runs whose every chunk is there, whoever wrote it."""
     n = len(chunks(refs))
     headers = {
-        path: _header(benchmark, checkpoint, cell, RunFolder(path), refs)
+        path: _header(benchmark, given, cell, RunFolder(path), refs)
         for cell, path in mine
         if all(RunFolder(path).has(number) for number in range(n))
     }
     flags: dict[Path, Any] = {}
     if benchmark.checks:
-        flags = stored.of_runs(headers, stored.read_before(benchmark.out / _model_name(checkpoint)))
+        flags = stored.of_runs(headers, stored.read_before(benchmark.out / _model_name(given)))
     for path, header in headers.items():
         RunFolder(path).finish(header | ({"flags": flags[path]} if benchmark.checks else {}))
-        if benchmark.save != "none" and not (path / FOLDER / MANIFEST).exists():
-            export(path, benchmark.data, refs, benchmark.save)
+        if benchmark.save != "none":
+            if not (path / FOLDER / MANIFEST).exists():
+                export(path, benchmark.data, refs, benchmark.save, keep_headers=benchmark.keep_headers)
+            with deterministic(benchmark.device):
+                write_segmentations(path, benchmark.data, model, benchmark.device)
 
 
 def _header(
-    benchmark: Benchmark, checkpoint: Path, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]
+    benchmark: Benchmark, given: Given, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]
 ) -> dict[str, Any]:
-    card = read_card(checkpoint)
+    card = given.card
     return {
-        "model": str(card["label"]),
+        "model": given.label,
+        "dims": given.dims,
         "n_parameters": card["n_parameters"],
         "val_dice": float(np.mean(list(card["val_dice"].values()))) if card.get("val_dice") else None,
         "data": benchmark.data.name,
@@ -307,30 +349,31 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
     Yields:
         Passes and seconds of each run for all of its cases, and memory.
     """
-    refs = benchmark.refs()
-    groups = chunks(refs)
-    cases = [benchmark.data.read(ref) for ref in groups[len(groups) // 2][: benchmark.batch_size]]
-    share = len(refs) / len(cases)
-    for checkpoint in benchmark.checkpoints:
-        model = load(checkpoint, benchmark.data.task, benchmark.device)
+    for given in benchmark.models:
+        refs = benchmark.refs(given)
+        groups = chunks(refs)
+        cases = [benchmark.data.read(ref) for ref in groups[len(groups) // 2][: benchmark.batch_size]]
+        share = len(refs) / len(cases)
+        model = given.load(benchmark.data.task, benchmark.device)
         batch = Batch.of(cases, benchmark.device)
         with frozen(model):
             model(batch.image)  # the first pass pays for what later ones have
-            for cell in benchmark.cells(checkpoint):
-                attack, fit = tried(cell.attack, model, batch, len(_known(benchmark, cell)))
+            for cell in benchmark.cells(given):
+                attack, fit = tried(cell.attack, model, batch, len(_known(benchmark, given, cell)))
                 start = time.perf_counter()
-                rows = attack_chunk(model, [batch], [attack], budgets=[cell.budget])[0].rows
+                rows = attack_chunk(
+                    model, [batch], [_among(attack, benchmark, given)], budgets=[cell.budget]
+                )[0].rows  # fmt: skip
                 seconds = (time.perf_counter() - start) * share + fit.seconds
                 # two passes of the loop's own per case: the clean prediction and the one that is scored
                 forwards = (rows[0].forwards + 2) * len(refs) + fit.forwards
                 passes = forwards, rows[0].backwards * len(refs) + fit.backwards
-                label = str(read_card(checkpoint)["label"])
-                yield Planned(label, cell.label, cell.loss, cell.eps, *passes, seconds, peak_mb(benchmark.device))
+                peak = peak_mb(benchmark.device)
+                yield Planned(given.label, cell.label, cell.loss, cell.eps, *passes, seconds, peak)
 
 
-def _model_name(checkpoint: Path) -> str:
-    card = read_card(checkpoint)
-    return f"{_safe(str(card['label']))}-{card['weights_sha256'][:6]}"
+def _model_name(given: Given) -> str:
+    return f"{_safe(given.label)[:80]}-{given.weights[:6]}"
 
 
 def _slug(cell: Cell) -> str:

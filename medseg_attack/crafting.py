@@ -12,7 +12,21 @@ from torch import Tensor
 from medseg_attack.budgets import Budget
 from medseg_attack.levels import Levels, Stored, noise_of
 from medseg_attack.registry import with_eps
-from medseg_attack.types import Adversarial, Attack, Batch, Case, Image, LogOdds, Mask, Model, PerChannel, Task
+from medseg_attack.types import (
+    Adversarial,
+    Attack,
+    Ball,
+    Batch,
+    Case,
+    Flow,
+    Image,
+    LogOdds,
+    Mask,
+    Model,
+    PerChannel,
+    Task,
+)
+from medseg_attack.warp import warped
 
 
 class Metered:
@@ -47,18 +61,22 @@ class Crafted:
     Attributes:
         index: of the attack.
         at: positions of the cases in the batch.
-        attack: at the budget of these cases.
+        attack: at the budget of these cases and bound to them.
         image: as a file holds it, where the cases know their files.
+        before: what the ball is around: the untouched images, or those after their anatomy moved.
+        flow: how it moved.
         stored: the values of that file; None where there is none that could hold the image.
-        cost: forward and backward passes that a case took.
+        cost: forward and backward passes that each case took.
     """
 
     index: int
     at: list[int]
     attack: Attack
     image: Image
+    before: Image
+    flow: Flow | None
     stored: Tensor | None
-    cost: tuple[int, int]
+    cost: Sequence[tuple[int, int]]
     seconds: float
 
 
@@ -124,22 +142,37 @@ def _found(
     image, target = (batch.image, batch.target) if len(at) == len(batch.cases) else (batch.image[at], batch.target[at])
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
     levels = Levels.of(cases, image.device)
-    bound = [_bound(attack, cases) for _, attack in attacks]
+    ready = [told(told(attack, "within", model.task), "on", cases) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
-    widest = max((attack.ball for attack in bound), key=lambda ball: ball.limit)
-    metered = Metered(model if levels is None else Stored(model, levels, image, widest))
+    widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
+    # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
+    floats = levels is None or any(hasattr(attack.ball, "length") for attack in ready)
+    metered = Metered(model if levels is None or floats else Stored(model, levels, image, widest))
     start = time.perf_counter()
     cost: tuple[int, int] | None = None
-    for (index, _), attack, found in zip(attacks, bound, _finds(bound, metered, image, target, seeds), strict=True):
+    for (index, _), attack, found in zip(attacks, ready, _finds(ready, metered, image, target, seeds), strict=True):
         _settled(found.image)
         # what is shared is charged to each in full: a row's cost is that of running the attack alone
         cost = cost or (metered.forwards, metered.backwards)
-        stored, shown = None, found.image
-        if levels is not None and found.image.shape == image.shape:
-            stored = levels.nearest(found.image, image, attack.ball)
-            shown, stored = levels.image(stored, image), stored.to(levels.dtype)
-        yield Crafted(index, at, attack, shown, stored, cost, time.perf_counter() - start)
+        shown, before, stored = _shown(found, image, levels, attack.ball)
+        each = [cost] * len(at) if found.passes is None else [(n, m) for n, m in found.passes.tolist()]
+        seconds = time.perf_counter() - start
+        yield Crafted(index, at, attack, shown, before, found.flow, stored, each, seconds)
         start = time.perf_counter()
+
+
+def _shown(found: Adversarial, image: Image, levels: Levels | None, ball: Ball) -> tuple[Image, Image, Tensor | None]:
+    """What an attack found as a file holds it, what its ball is around, and the values of that file."""
+    if levels is None or found.image.shape != image.shape:
+        before = image if found.flow is None else warped(image, found.flow)
+        return found.image, before, None
+    x = found.image
+    if found.flow is not None:
+        levels = levels.warped(found.flow)
+        image = levels.image(levels.stored, image)
+        x = ball.project(x, image)  # interpolated before the window was cut, not after it: not the same where it cuts
+    stored = levels.nearest(x, image, ball)
+    return levels.image(stored, image), image, stored.to(levels.dtype)
 
 
 def _finds(
@@ -151,18 +184,21 @@ def _finds(
     return sweep(model, image, target, seeds, [attack.ball for attack in attacks])
 
 
-def _bound(thing: Any, cases: Sequence[Case]) -> Any:
-    """An attack, or a part of one at any depth, on these cases: what offers `on(cases)` must know which they are,
-    because it reads what was stored for them or needs their spacing."""
+def told(thing: Any, of: str, *what: Any) -> Any:
+    """A copy of an attack in which every part, at any depth, that offers the method `of` is what it makes of `what`.
+
+    Parts must know their cases (`on(cases)`), because they read what was stored for them or need their spacing, the
+    names of their classes (`within(task)`), or the data that they draw from (`among(data, refs)`).
+    """
     if isinstance(thing, tuple):
-        return tuple(_bound(item, cases) for item in thing)
-    on: Callable[[Sequence[Case]], Any] | None = getattr(thing, "on", None)
-    if on is not None:
-        return on(cases)
+        return tuple(told(item, of, *what) for item in thing)
+    tell: Callable[..., Any] | None = getattr(thing, of, None)
+    if tell is not None and not isinstance(thing, type):
+        return tell(*what)
     if not is_dataclass(thing) or isinstance(thing, type):
         return thing
     parts = {one.name: getattr(thing, one.name) for one in fields(thing) if one.init}
-    return replace(thing, **{name: _bound(part, cases) for name, part in parts.items()})
+    return replace(thing, **{name: told(part, of, *what) for name, part in parts.items()})
 
 
 def _alike(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:

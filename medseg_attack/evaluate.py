@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medseg_attack.aims import aim_of
+from medseg_attack.balls import covered, size_of
 from medseg_attack.budgets import Budget
 from medseg_attack.crafting import Crafted, Size, crafted, sizes
 from medseg_attack.metrics.overlap import counts, index_sums
@@ -27,6 +29,7 @@ from medseg_attack.types import (
     Model,
     Task,
 )
+from medseg_attack.warp import moved
 
 TOLERANCE = 1e-6  # of a ball's size: what float32 adds to a budget when x - x0 is taken back
 
@@ -60,11 +63,15 @@ def chunks(refs: Sequence[Any]) -> list[tuple[Any, ...]]:
     made: list[tuple[Any, ...]] = []
     for (shape, _), group in groupby(ordered, key=lambda ref: (ref.shape, ref.volume)):
         scan = tuple(group)
-        if made and made[-1][0].shape == shape and len(made[-1]) + len(scan) <= CHUNK:
+        if made and made[-1][0].shape == shape and _slices(made[-1]) + _slices(scan) <= CHUNK:
             made[-1] += scan
         else:
             made.append(scan)
     return made
+
+
+def _slices(refs: Sequence[Ref]) -> int:
+    return sum(ref.shape[0] if len(ref.shape) == 3 else 1 for ref in refs)
 
 
 @dataclass(eq=False)
@@ -102,11 +109,11 @@ def attack_chunk(
     metrics = metrics or {}
     budgets = budgets or [None] * len(attacks)
     results = [Result() for _ in attacks]
-    masks: list[list[Bits]] = [[] for _ in attacks]
-    masks_clean: list[Bits] = []
+    seen: list[list[_Seen]] = [[] for _ in attacks]
+    untouched: list[_Seen] = []
     for batch in batches:
         clean = _decided(model, batch.image, batch.cases)
-        masks_clean += packed(clean) if metrics else []
+        untouched += _seen(clean, batch.target) if metrics else []
         found: list[dict[int, _OnCase]] = [{} for _ in attacks]
         for one in crafted(model, batch, attacks, budgets, seed):
             found[one.index] |= _scored(model, batch, clean, one, budgets[one.index], bool(metrics))
@@ -114,18 +121,26 @@ def attack_chunk(
         for index, by_case in enumerate(found):
             for n in range(len(batch.cases)):
                 results[index].rows += by_case[n].rows
-                masks[index] += [by_case[n].mask] if metrics else []
+                seen[index] += [by_case[n].seen] if metrics else []
                 results[index].images += [by_case[n].image] if keep_images else []
-    of_clean = _measured(metrics, model.task, batches, masks_clean, "clean")
+    cases = [case for batch in batches for case in batch.cases]
+    of_clean = _measured(metrics, model.task, cases, untouched, "clean")
     for index, result in enumerate(results):
-        of_hit = _measured(metrics, model.task, batches, masks[index], "adv")
+        of_hit = _measured(metrics, model.task, cases, seen[index], "adv")
         result.rows = [_with(row, of_clean, of_hit) for row in result.rows]
     return results
 
 
+class _Seen(NamedTuple):
+    """A prediction and the truth that it is measured against."""
+
+    pred: Bits
+    target: Bits
+
+
 class _OnCase(NamedTuple):
     rows: list[Row]
-    mask: Bits
+    seen: _Seen
     image: Tensor
 
 
@@ -134,21 +149,39 @@ def _scored(
 ) -> dict[int, _OnCase]:
     """Rows, prediction and image of each case that the attack was run on, by its place in the batch."""
     cases = [batch.cases[n] for n in found.at]
-    before = batch.image[found.at].expand_as(found.image)  # a variant may perturb copies of the channel one by one
-    size = found.attack.ball.size(found.image, before)
+    before = found.before.expand_as(found.image)  # a variant may perturb copies of the channel one by one
+    size = size_of(found.attack.ball, found.image, before, found.flow)
     _check(found, size, cases)
     hit = _decided(model, found.image, cases)  # a fresh pass: what the attack saw does not count
     linf = (found.image - before).abs().flatten(1).amax(1)
-    target, at_clean = batch.target[found.at], clean[found.at]
+    # the truth goes where the anatomy went; what a patch covers is nobody's to find, before or after
+    kept = ~covered(found.attack.ball, found.image, before)
+    at_clean, hit = clean[found.at] & kept, hit & kept
+    target, there = (
+        batch.target[found.at] & kept,
+        moved(batch.target[found.at], found.flow, model.task.exclusive) & kept,
+    )
     # the one copy back: counts and index sums of both predictions and both sizes
-    parts = counts(at_clean, target), counts(hit, target)[..., 1:], index_sums(at_clean), index_sums(hit)
+    parts = counts(at_clean, target), counts(hit, there), index_sums(at_clean), index_sums(hit)
     numbers = torch.cat(parts, dim=-1).tolist()
-    budgets = sizes(cases, batch.image[found.at], budget, found.attack.ball.eps)
+    own = math.nan if hasattr(found.attack.ball, "unit") else found.attack.ball.eps
+    budgets = sizes(cases, batch.image[found.at], budget, own)
     changes = [Change(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
-    rows = [list(_rows(model.task, *one, found.cost)) for one in zip(cases, numbers, changes, strict=True)]
-    masks = packed(hit) if keep_mask else [_NOTHING] * len(cases)
+    rows = [list(_rows(model.task, *one)) for one in zip(cases, numbers, changes, found.cost, strict=True)]
+    aim = aim_of(found.attack, model.task)
+    if aim is not None:
+        extras = aim.measured(at_clean, hit, target)
+        rows = [
+            [replace(row, extra=extra) for row, extra in zip(*pair, strict=True)]
+            for pair in zip(rows, extras, strict=True)
+        ]
+    seen = _seen(hit, there) if keep_mask else [_Seen(_NOTHING, _NOTHING)] * len(cases)
     images = (found.image if found.stored is None else found.stored).cpu()
-    return {n: _OnCase(*one) for n, *one in zip(found.at, rows, masks, images, strict=True)}
+    return {n: _OnCase(*one) for n, *one in zip(found.at, rows, seen, images, strict=True)}
+
+
+def _seen(pred: Mask, target: Mask) -> list[_Seen]:
+    return [_Seen(*one) for one in zip(packed(pred), packed(target), strict=True)]
 
 
 _NOTHING: Bits = np.zeros(0, np.uint8)
@@ -187,12 +220,12 @@ OfScans: TypeAlias = dict[tuple[str, str], dict[str, float]]  # (volume, class) 
 
 
 def _measured(
-    metrics: Mapping[str, Metric], task: Task, batches: Sequence[Batch], predictions: Sequence[Bits], when: str
+    metrics: Mapping[str, Metric], task: Task, cases: Sequence[Case], seen: Sequence[_Seen], when: str
 ) -> OfScans:
     if not metrics:
         return {}
     named = {f"{name}_{when}": metric for name, metric in metrics.items()}
-    return by_scan(named, [case for batch in batches for case in batch.cases], predictions, task.classes)
+    return by_scan(named, cases, [one.pred for one in seen], [one.target for one in seen], task.classes)
 
 
 def _with(row: Row, *measured: OfScans) -> Row:
@@ -204,9 +237,9 @@ def _with(row: Row, *measured: OfScans) -> Row:
 def _rows(task: Task, case: Case, numbers: list[list[int]], change: Change, cost: tuple[int, int]) -> Iterator[Row]:
     size, linf, (eps, width, level, noise) = change
     for k in task.scored:
-        n_target, n_clean, hit_clean, n_adv, hit_adv, *sums = numbers[k]
+        n_target, n_clean, hit_clean, n_target_adv, n_adv, hit_adv, *sums = numbers[k]
         row = Row(case.id, case.volume, case.group, task.classes[k], n_target, n_clean, hit_clean, n_adv, hit_adv,
-                  size, linf, *cost, budget=eps, width=width, level=level, noise=noise)  # fmt: skip
+                  size, linf, *cost, n_target_adv, budget=eps, width=width, level=level, noise=noise)  # fmt: skip
         yield _placed(row, case, sums)
 
 

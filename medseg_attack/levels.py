@@ -4,13 +4,28 @@ A perturbed scan is what a file can hold: integers of the stored type (or its fl
 intensity window left as they are. `Stored` shows a model only such images, so that what is judged is what is written.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, PerChannel, PerSample, Task, per_channel
+from medseg_attack.types import (
+    Ball,
+    Case,
+    Flow,
+    Image,
+    LogOdds,
+    Mask,
+    Model,
+    PerChannel,
+    PerSample,
+    Storage,
+    Task,
+    per_channel,
+)
+from medseg_attack.warp import warped
 
 NEAR = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
 
@@ -23,6 +38,7 @@ class Levels:
         stored: the scan's own values, (b, c, *s), float64, which holds every 32-bit integer.
         slope, inter, low, high: of each case and channel, (b, c, 1, ...).
         dtype: of the file.
+        least, most: what the file's bits hold, of each case; infinite where floats are stored.
     """
 
     stored: Tensor
@@ -31,6 +47,8 @@ class Levels:
     low: Tensor
     high: Tensor
     dtype: torch.dtype
+    least: Tensor
+    most: Tensor
 
     @classmethod
     def of(cls, cases: Sequence[Case], device: torch.device | str) -> "Levels | None":
@@ -51,6 +69,8 @@ class Levels:
             per_case([case.window.low for case in cases]),
             per_case([case.window.high for case in cases]),
             storages[0].stored.dtype,
+            per_case([_limits(storage)[0] for storage in storages]),
+            per_case([_limits(storage)[1] for storage in storages]),
         )
 
     @property
@@ -70,12 +90,28 @@ class Levels:
         native = stored * self.slope + self.inter
         return ((native - self.low) / (self.high - self.low)).clamp(0, 1).to(torch.float32).to(like)
 
+    def exactly(self, stored: Tensor) -> tuple[Image, Image]:
+        """What a ball measures, in float64, where a level is a level: the image stored as `stored`, and these levels'.
+
+        Unlike `image`, what lies outside of the window is not cut off from the change.
+        """
+        before = ((self.stored * self.slope + self.inter - self.low) / (self.high - self.low)).clamp(0, 1)
+        return before + (stored - self.stored) * self.slope / (self.high - self.low), before
+
+    def warped(self, flow: Flow) -> "Levels":
+        """The scan after its anatomy moved: values between stored ones are rounded to the nearest.
+
+        This is the one change that is not rounded towards the untouched scan, of which a moved scan is no neighbour.
+        """
+        stored = warped(self.stored, flow.to(torch.float64))
+        whole = stored.to(self.dtype) if self.dtype.is_floating_point else stored.round()
+        return replace(self, stored=whole.to(torch.float64))
+
     def nearest(self, x: Image, x0: Image, ball: Ball) -> Tensor:
         """Stored values for `x`: rounded towards those of `x0`, so that no norm grows, in `ball` and in the window."""
         delta = (x - x0).to(torch.float64)
         stored = self._moved(delta, NEAR)
-        moved = (stored - self.stored) * self.slope / (self.high - self.low)  # in float64, where a level is a level
-        grown = ball.size(moved, torch.zeros_like(moved)) > ball.limit * (1 + 1e-9)
+        grown = ball.size(*self.exactly(stored)) > ball.limit * (1 + 1e-9)
         if grown.any():
             wide = grown.view(-1, *(1 for _ in x0.shape[1:]))
             stored = torch.where(wide, self._moved(delta, 0.0), stored)
@@ -91,9 +127,15 @@ class Levels:
         else:
             slack = near / self.step
             moved = self.stored + torch.trunc(change + slack * change.sign())
-            limits = torch.iinfo(self.dtype)
-            moved = moved.clamp(limits.min, limits.max)
+            moved = moved.clamp(self.least, self.most)
         return torch.where(self.outside | (delta == 0), self.stored, moved)
+
+
+def _limits(storage: Storage) -> tuple[float, float]:
+    if storage.stored.dtype.is_floating_point:
+        return -math.inf, math.inf
+    whole = torch.iinfo(storage.stored.dtype)
+    return storage.limits or (whole.min, whole.max)
 
 
 @dataclass(frozen=True, eq=False)

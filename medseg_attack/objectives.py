@@ -157,7 +157,7 @@ def progressive_ce(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Pe
 def cosine_ce(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """ce times the cosine of softmax and truth, as published (arXiv 2302.02213): cosine_bce in its softmax form."""
     p = torch.sigmoid(log_odds)
-    weight = (p * target).sum(1) / p.square().sum(1).sqrt()
+    weight = (p * target).sum(1) / (p.square().sum(1) + 1e-12).sqrt()
     return _mean(weight.detach() * _nll(log_odds, target))
 
 

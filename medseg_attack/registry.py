@@ -14,18 +14,19 @@ import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from medseg_attack.errors import InputError, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-KINDS = ("attack", "ball", "dataset", "metric", "model", "objective")
+KINDS = ("attack", "ball", "criterion", "dataset", "goal", "metric", "model", "network", "objective")
 _VALUES = (
     "metric",
     "objective",
 )  # kinds whose functions are used as they are; elsewhere a function is a factory
-_MODULES = ("balls", "objectives")
+_MODULES = ("balls", "region", "criteria", "goals", "objectives", "stored_goals")
 _PACKAGES = ("attacks", "data", "metrics", "models")
 
 
@@ -50,6 +51,7 @@ class _Entry:
     kind: str
     make: Callable[..., Any]
     about: About
+    trained: bool
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,12 @@ _entries: dict[str, _Entry] = {}
 _names: dict[Any, str] = {}
 
 
-def register(name: str, *, kind: str, about: About = About()) -> Callable[[F], F]:
-    """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere."""
+def register(name: str, *, kind: str, about: About = About(), trained: bool = False) -> Callable[[F], F]:
+    """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere.
+
+    Args:
+        trained: of a model: it brings its weights, so that it can be attacked without a checkpoint.
+    """
 
     def add(make: F) -> F:
         taken = _entries.get(name)
@@ -76,7 +82,7 @@ def register(name: str, *, kind: str, about: About = About()) -> Callable[[F], F
             raise ValueError(f"the name {name!r} is taken by {taken.make.__module__}.{taken.make.__qualname__}")
         if kind not in KINDS:
             raise ValueError(f"expected a kind among {KINDS}, got {kind!r}")
-        _entries[name] = _Entry(name, kind, make, about)
+        _entries[name] = _Entry(name, kind, make, about, trained)
         _names[make] = name
         return make
 
@@ -124,6 +130,13 @@ def options(name: str) -> str:
     return ", ".join(shown)
 
 
+def brings_weights(text: str) -> bool:
+    """Whether a spec is of a model that needs no training here."""
+    _load()
+    entry = _entries.get(text.partition("(")[0].strip())
+    return entry is not None and entry.trained
+
+
 def takes(name: str, parameter: str) -> bool:
     """Whether the registered thing has a field or parameter of that name."""
     _load()
@@ -134,24 +147,53 @@ def takes_any_ball(name: str) -> bool:
     """Whether a norm may stand in for the attack's ball; a published variant's own ball is part of it."""
     _load()
     field = inspect.signature(_entries[name].make).parameters.get("ball")
-    return field is not None and _names.get(type(field.default)) in ("linf", "l2")
+    return field is not None and not _entries[name].about.norm and _names.get(type(field.default)) in ("linf", "l2")
 
 
 def build(text: str, kind: str, overrides: Mapping[str, Any] | None = None) -> Any:
     """The object that a spec describes.
 
     Args:
-        overrides: values for fields that the outermost name has and the text leaves open.
+        overrides: values for fields that an attack in the text has and the text leaves open, however deep it stands.
 
     Raises:
         InputError: the text is not a spec, or a name, a field or a value in it is not known.
     """
-    node = _parsed(text)
-    if not overrides:
-        return _value(node, kind, text)
-    entry = _known(_called(node, text), kind)
-    given = _arguments(node, entry, text) if isinstance(node, ast.Call) else {}
-    return _make(entry, {n: v for n, v in overrides.items() if n in _fields(entry)} | given)
+    return _value(_parsed(text), kind, text, overrides or {})
+
+
+def leaves_open(text: str, field: str) -> bool:
+    """Whether an attack in the text has that field and the text does not set it, at any depth.
+
+    >>> leaves_open("restarts(pgd(steps=3))", "steps"), leaves_open("restarts(pgd(steps=3))", "objective")
+    (False, True)
+    """
+    seen: list[Any] = [_parsed(text)]
+    while seen:
+        node = seen.pop()
+        if isinstance(node, ast.Tuple | ast.List):
+            seen += node.elts
+        elif isinstance(node, ast.Name | ast.Call) and (entry := _entries.get(_called(node, text))):
+            given = _placed(node, entry, text) if isinstance(node, ast.Call) else {}
+            if entry.kind == "attack" and _open(entry, field, given):
+                return True
+            seen += [*given.values(), *_inner(entry, given).values()]
+    return False
+
+
+def _open(entry: _Entry, field: str, given: Mapping[str, Any]) -> bool:
+    free = field in _fields(entry) and field not in given
+    return free and (field != "ball" or takes_any_ball(entry.name))
+
+
+def _inner(entry: _Entry, given: Mapping[str, Any]) -> dict[str, ast.expr]:
+    """The attacks that stand in an attack's defaults."""
+    defaults = {n: p.default for n, p in _fields(entry).items() if n not in given}
+    return {n: _parsed(spec(d)) for n, d in defaults.items() if entry.kind == "attack" and _attacks(d)}
+
+
+def _attacks(default: Any) -> bool:
+    return all(map(_attacks, default)) and default != () if isinstance(default, tuple) else _kind(default) == "attack"
 
 
 def call(text: str, kind: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -176,7 +218,7 @@ def _parsed(text: str) -> ast.expr:
         raise InputError(f"expected a name or a call such as pgd(steps=40), got {text!r}; check it") from error
 
 
-def _value(node: ast.expr, kind: str | None, text: str) -> Any:
+def _value(node: ast.expr, kind: str | None, text: str, overrides: Mapping[str, Any] = MappingProxyType({})) -> Any:
     match node:
         case ast.Constant(value=bool() | int() | float() | str() | None as value) if kind is None:
             return value
@@ -190,13 +232,13 @@ def _value(node: ast.expr, kind: str | None, text: str) -> Any:
                 raise InputError(f"expected a number, got a division by zero in {text!r}; check it")
             return _number(_value(left, None, text), text) / below
         case ast.Tuple(elts=items) | ast.List(elts=items) if kind is None:
-            return tuple(_value(item, None, text) for item in items)
+            return tuple(_value(item, None, text, overrides) for item in items)
         case ast.Name() | ast.Call():
             entry = _known(_called(node, text), kind)
-            bare = isinstance(node, ast.Name)
+            given = _arguments(node, entry, text, overrides) if isinstance(node, ast.Call) else {}
             if entry.kind in _VALUES and not inspect.isclass(entry.make):
-                return entry.make if bare else Bound(entry.make, tuple(_arguments(node, entry, text).items()))
-            return _make(entry, {} if bare else _arguments(node, entry, text))
+                return entry.make if isinstance(node, ast.Name) else Bound(entry.make, tuple(given.items()))
+            return _make(entry, _filled(entry, given, overrides))
     raise InputError(f"expected {kind or 'a value'}, got {ast.unparse(node)!r} in {text!r}; check it")
 
 
@@ -230,8 +272,23 @@ def _fields(entry: _Entry) -> dict[str, inspect.Parameter]:
     return {n: p for n, p in parameters.items() if n != "task" or entry.kind != "model"}
 
 
-def _arguments(node: ast.expr, entry: _Entry, text: str) -> dict[str, Any]:
-    assert isinstance(node, ast.Call)
+def _filled(entry: _Entry, given: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given, and the overrides of what is not, in the attack and in those that stand in its defaults."""
+    if entry.kind != "attack" or not overrides:
+        return given
+    inner = {n: _value(node, None, entry.name, overrides) for n, node in _inner(entry, given).items()}
+    return {n: v for n, v in overrides.items() if _open(entry, n, given)} | inner | given
+
+
+def _arguments(
+    node: ast.Call, entry: _Entry, text: str, overrides: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    fields, given = _fields(entry), _placed(node, entry, text)
+    return {n: _checked(entry.name, fields[n], _value(one, None, text, overrides)) for n, one in given.items()}
+
+
+def _placed(node: ast.Call, entry: _Entry, text: str) -> dict[str, ast.expr]:
+    """The arguments of a call by field."""
     fields = _fields(entry)
     if len(node.args) > len(fields):
         raise InputError(f"{entry.name} takes {len(fields)} values, got {len(node.args)} in {text!r}; drop some")
@@ -241,13 +298,15 @@ def _arguments(node: ast.expr, entry: _Entry, text: str) -> dict[str, Any]:
             raise InputError(f"{entry.name} has no field {keyword.arg!r}; {nearest(str(keyword.arg), fields)}")
         if keyword.arg in given:
             raise InputError(f"{entry.name} got {keyword.arg!r} twice in {text!r}; drop one")
-        given[keyword.arg] = keyword.value
-    return {name: _checked(entry.name, fields[name], _value(node, None, text)) for name, node in given.items()}
+        given[str(keyword.arg)] = keyword.value
+    return given
 
 
 def _checked(owner: str, field: inspect.Parameter, value: Any) -> Any:
     """`value`, if it can stand where the field's default stands."""
     default = field.default
+    if default is None and value is not None and field.name in KINDS and _kind(value) != field.name:
+        raise InputError(f"{owner}.{field.name} takes a {field.name} or None, got {value!r}; see 'medattack ls'")
     if default is inspect.Parameter.empty or default is None or value is None:
         return value
     plain = (bool, int, float, str, tuple)
@@ -328,3 +387,15 @@ def with_eps(thing: Any, eps: float) -> Any:
     if _kind(thing) == "ball" and "eps" in fields:  # one that wraps another has its eps from there
         changed["eps"] = eps
     return dataclasses.replace(thing, **changed)
+
+
+def within(thing: Any, region: str) -> Any:
+    """A copy of an attack (or of a tuple of them) whose every ball is held to a region of the image."""
+    if isinstance(thing, tuple):
+        return tuple(within(item, region) for item in thing)
+    if not dataclasses.is_dataclass(thing) or isinstance(thing, type) or _kind(thing) not in ("attack", "ball"):
+        return thing
+    if _kind(thing) == "ball":
+        return build("within", "ball", {"ball": thing, "region": region})
+    fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
+    return dataclasses.replace(thing, **{name: within(value, region) for name, value in fields.items()})

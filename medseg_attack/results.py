@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from medseg_attack.errors import InputError
 from medseg_attack.files import digest, read_json, whole, write_json
 
-ROWS_VERSION = 2  # raised whenever the same run would give other rows
+ROWS_VERSION = 3  # raised whenever the same run would give other rows
 AXES = ("z", "y", "x")  # slices, rows, columns
 SEAL, TWINS = "verified.json", "adversarial"  # what was written and read again
 CHUNK = 32  # cases; a scan that has more of them is a chunk of its own
@@ -36,12 +36,14 @@ class Row:
     Attributes:
         n_target, n_clean, n_adv: pixels of the truth, of the clean prediction and of the prediction under attack.
         hit_clean, hit_adv: pixels of those predictions that lie in the truth.
-        size: of the change, in the ball's norm and in [0, 1] units.
+        n_target_adv: pixels of the truth under attack, which an attack that moves anatomy takes along: `hit_adv` counts
+        in it. Pixels that a patch covers are left out of all counts, the clean ones, too.
+        size: of the change, in the ball's norm and in [0, 1] units, or in the unit that the ball has of its own.
         linf: largest change of one pixel, whatever the ball.
         forwards, backwards: passes that the attack alone spent on the case.
-        budget: the case's eps, `level` one stored value (0: floats are stored), `noise` the standard deviation of its
-        noise, all in [0, 1] of its window, which is `width` wide in the scan's unit: budget * width is in that
-        unit, budget / level in stored values, budget / noise in noise.
+        budget: the case's eps (NaN where the ball has a unit of its own), `level` one stored value (0: floats are
+        stored), `noise` the standard deviation of its noise, all in [0, 1] of its window, which is `width` wide in the
+        scan's unit: budget * width is in that unit, budget / level in stored values, budget / noise in noise.
         z_mm, y_mm, x_mm: from slice to slice, row to row and column to column; z_mm is NaN for a slice of no scan.
         z_clean, y_clean, x_clean, z_adv, y_adv, x_adv: sums of the slice, row and column indices of a prediction's
         pixels. Like counts they add up over slices, and give the centroid in mm.
@@ -61,6 +63,7 @@ class Row:
     linf: float
     forwards: int
     backwards: int
+    n_target_adv: int
     budget: float = math.nan
     width: float = math.nan
     level: float = math.nan
@@ -218,7 +221,8 @@ def _read(file: Path, config: str) -> pd.DataFrame:
             f"{config[:12]}, the part {written_for[:12]}); delete that file and run the attack again"
         )
     rows: pd.DataFrame = table.to_pandas()
-    return rows
+    # rows of version 2 were written when no attack could move the truth
+    return rows if "n_target_adv" in rows else rows.assign(n_target_adv=rows["n_target"])
 
 
 def refuse_other(file: Path, config: dict[str, Any], what: str) -> None:

@@ -3,8 +3,9 @@
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,6 +68,28 @@ def peak_mb(device: torch.device) -> float:
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def memory_mb(work: Callable[[], object], device: torch.device) -> float:
+    """The most memory in MB that a call takes on top of what is taken before it; NaN where nobody can tell."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux forgets the peak so far
+        before = _status_kib("VmRSS")
+        work()
+        return (_status_kib("VmHWM") - before) * 1024 / 1e6
+    except OSError:
+        work()
+        return float("nan")
+
+
+def _status_kib(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def versions() -> dict[str, str]:

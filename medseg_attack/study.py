@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ class Study(BaseModel):
     eps: list[str] = []
     norm: Literal["linf", "l2"] | None = None
     steps: int | None = Field(default=None, ge=1)
+    region: str | None = None
     split: Literal["test", "val", "train", "all"] = "test"
     fold: int = Field(default=0, ge=0)
     limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -98,43 +99,68 @@ class Cell:
 def cells(study: Study) -> list[Cell]:
     """The product of attacks, losses and budgets, the noise control of every ball first; no attack twice.
 
-    `losses`, `norm` and `steps` set that field of each attack that has it and does not set it itself.
+    `losses`, `norm` and `steps` set that field of each attack that has it and does not set it itself, also of those
+    that an attack is made of; `region` holds the ball of every attack to a part of the image.
     """
     made = [cell for text in study.attacks for cell in _of_attack(text, study)]
     if study.control:
         made = [*map(_control, (cell for cell in made if cell.budget or cell.attack.ball.eps > 0)), *made]
+    if study.region:
+        made = [_within(cell, study.region) for cell in made]
     return list({(registry.spec(cell.attack), cell.budget): cell for cell in made}.values())
 
 
+def _within(cell: Cell, region: str) -> Cell:
+    if getattr(cell.attack.ball, "eps", 0.0) == 0 and cell.budget is None:
+        return cell
+    return replace(cell, label=f"{cell.label} within {region}", attack=registry.within(cell.attack, region))
+
+
 def _control(cell: Cell) -> Cell:
+    """Noise in the attack's ball; of a change that is described (a field, a pose) a random one of its kind."""
+    inner = _innermost(cell.attack)
+    unit: str = getattr(inner.ball, "unit", "")
+    if unit or hasattr(inner, "made"):
+        return Cell(f"noise {cell.label}", "", cell.eps, replace(inner, steps=0), cell.budget)
     noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
     return Cell(_in_unit(_label("noise", {}, noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
+
+
+def _innermost(attack: Any) -> Any:
+    """The first attack inside one that is made of others."""
+    while hasattr(attack, "attacks") or hasattr(attack, "attack"):
+        attack = attack.attacks[0] if hasattr(attack, "attacks") else attack.attack
+    return attack
 
 
 def _of_attack(text: str, study: Study) -> list[Cell]:
     name, given = registry.call(text, "attack")
     losses: Sequence[str | None] = [None]
-    if registry.takes(name, "objective") and "objective" not in given:
+    if registry.leaves_open(text, "objective"):
         losses = study.losses or [None]
     overrides: dict[str, Any] = {"steps": study.steps} if study.steps else {}
-    if study.norm is not None and "ball" not in given and registry.takes_any_ball(name):
+    if study.norm is not None:
         overrides["ball"] = registry.build(study.norm, "ball")
     budgets: list[Budget | None] = [parse_budget(eps) for eps in study.eps]
     made = []
     for loss in losses:
         objective = {} if loss is None else {"objective": registry.build(loss, "objective")}
         attack = registry.build(text, "attack", overrides | objective)
-        made += [_cell(_label(name, given, attack.ball), attack, budget) for budget in budgets or [None]]
+        label, shown = _label(name, given, attack.ball), objective.get("objective", getattr(attack, "objective", None))
+        made += [_cell(label, registry.spec(shown) if shown else "", attack, budget) for budget in budgets or [None]]
     return made
 
 
-def _cell(label: str, attack: Any, budget: Budget | None) -> Cell:
-    loss = registry.spec(attack.objective) if hasattr(attack, "objective") else ""
+def _cell(label: str, loss: str, attack: Any, budget: Budget | None) -> Cell:
     if budget is None:
         return Cell(label, loss, attack.ball.eps, attack)
     if not budget.unit:
         attack = registry.with_eps(attack, budget.value)
         return Cell(label, loss, attack.ball.eps, attack)
+    if own := getattr(attack.ball, "unit", ""):
+        raise InputError(
+            f"expected the size of {label} in its own unit ({own}) as a plain number, got --eps {budget}; drop the unit"
+        )
     attack = registry.with_eps(attack, 0.0)  # the loop sets each case's own
     return Cell(_in_unit(label, budget), loss, math.nan, attack, budget)
 
@@ -147,6 +173,6 @@ def _label(name: str, given: dict[str, Any], ball: Any) -> str:
     """The attack as it was typed, less what the columns beside it say; a ball that is not plain Linf is named."""
     said = [f"{field}={registry.spec(value)}" for field, value in given.items() if field not in ("objective", "ball")]
     kind = registry.spec(registry.with_eps(ball, 0.0)).partition("(")[0]
-    if kind != "linf" and (name == "noise" or registry.takes_any_ball(name)):
+    if kind != "linf" and (registry.takes_any_ball(name) or not registry.takes(name, "ball")):
         said = [kind, *said]
     return f"{name}({', '.join(said)})" if said else name

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Image: TypeAlias = Float[Tensor, "b c *s"]  # in [0, 1]
@@ -17,6 +17,7 @@ LogOdds: TypeAlias = Float[Tensor, "b k *s"]  # sigmoid(log_odds) is the probabi
 Mask: TypeAlias = Bool[Tensor, "b k *s"]  # one channel per class
 PerSample: TypeAlias = Float[Tensor, "b"]
 PerChannel: TypeAlias = float | tuple[float, ...]  # one number for every channel, or one for each where they differ
+Flow: TypeAlias = Float[Tensor, "b n *s"]  # one channel per spatial axis, in pixels; see `warp.warped`
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,13 @@ class Storage:
 
     Attributes:
         stored: the file's values in the file's type, of the shape of the image.
+        limits: least and largest value that the file's bits hold; None for all of its type.
     """
 
     stored: Tensor
     slope: PerChannel = 1.0
     inter: PerChannel = 0.0
+    limits: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +111,7 @@ class Case:
     """One image to attack and score, on the CPU and on the scan's own grid.
 
     Attributes:
+        classes: names of the channels of `target`, where something asks for an organ by name.
         volume: the scan that a slice belongs to.
         group: the patient; splits and intervals never separate what shares it.
         spacing_mm: of the spatial axes of `image`, in their order.
@@ -124,6 +128,7 @@ class Case:
     window: Window
     stack: Stack | None = None
     storage: Storage | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +184,11 @@ class Judge(Protocol):
 class Ball(Protocol):
     """What an attacker may change: a norm and a budget, as a value.
 
+    A ball of images that scanners and bodies make may have further members: `unit`, of its `eps`, where that is no
+    fraction of the intensity window; `on(cases)`, where it must know their spacing; `length(flow)`, in `eps`' unit, if
+    anatomy may move (`project` and `size` are then told of the moved image, not of the untouched one); and
+    `covered(x, x0)`, the pixels that are not scored.
+
     Attributes:
         eps: the budget, in [0, 1] of the image.
         limit: the largest `size` that an honest attack reaches (`eps` for every norm).
@@ -212,15 +222,18 @@ class Adversarial:
     """What an attack returns: images, how harmful they are to its judge, and how large the change is.
 
     Attributes:
-        target: the truth on these images, of an attack that moves anatomy; None where it is what it was.
+        flow: how anatomy moved; `warp.moved` of it is the truth on these images. None where nothing moved.
         success: whether an attack with a goal reached it; None for one without.
+        passes: forward and backward passes that each sample took, of an attack that stops sample by sample; None
+            where all took what the batch did.
     """
 
     image: Image
     harm: PerSample
     size: PerSample
-    target: Mask | None = None
+    flow: Flow | None = None
     success: Bool[Tensor, "b"] | None = None
+    passes: Int[Tensor, "b 2"] | None = None
 
     def __or__(self, other: "Adversarial") -> "Adversarial":
         """Per sample the more harmful of the two; between equals, the smaller change.
@@ -232,9 +245,18 @@ class Adversarial:
             _taken(take, other.image, self.image),
             _taken(take, other.harm, self.harm),
             _taken(take, other.size, self.size),
-            None if self.target is None or other.target is None else _taken(take, other.target, self.target),
+            _flow_taken(take, other.flow, self.flow),
             None if self.success is None or other.success is None else _taken(take, other.success, self.success),
+            None if self.passes is None or other.passes is None else self.passes + other.passes,
         )
+
+
+def _flow_taken(take: Bool[Tensor, "b"], theirs: Flow | None, ours: Flow | None) -> Flow | None:
+    """Where one side moved anatomy and the other did not, the other moved it by 0."""
+    if theirs is None and ours is None:
+        return None
+    still = torch.zeros_like(ours if theirs is None else theirs)  # type: ignore[arg-type]
+    return _taken(take, still if theirs is None else theirs, still if ours is None else ours)
 
 
 def _taken(take: Bool[Tensor, "b"], theirs: Tensor, ours: Tensor) -> Tensor:

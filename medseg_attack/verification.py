@@ -1,6 +1,6 @@
 """What a run wrote, read again as a third party would: hash, geometry, budget, and Dice to the last pixel."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from medseg_attack import registry
+from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.source import Array
 from medseg_attack.data.twins import Twin, read_stored, sha256, twins_of, write_twin
@@ -19,7 +20,7 @@ from medseg_attack.files import read_json, write_json
 from medseg_attack.levels import Levels
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.results import SEAL, TWINS, RunFolder
-from medseg_attack.types import Ball, Batch, Case, Model
+from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model
 
 FOLDER, MANIFEST = TWINS, "manifest.json"
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
@@ -33,54 +34,92 @@ class Mismatch:
     said: str
 
 
-def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str) -> None:
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A batch of the run as it stands on the disk, and what the model makes of it.
+
+    Attributes:
+        cases: without their twins.
+    """
+
+    cases: Sequence[Case]
+    batch: Batch
+    levels: Levels
+    pred: Mask
+
+
+def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, keep_headers: bool = False) -> None:
     """Writes twins of the run's scans from the stored values it kept, then the list of them.
 
     Args:
         which: "all", or "worst:N" for the N files with the lowest Dice.
+        keep_headers: whether the headers of the patients are copied, too.
 
     Raises:
         InputError: the scans cannot be written back, or the attack's images are in no file's type.
     """
     rows, config, header = RunFolder(run).rows(), read_json(run / "config.json"), read_json(run / "run.json")
+    whole = _of_scans(header)
     files = [(scan, twin) for scan in sorted({ref.volume for ref in refs}) for twin in twins_of(data.records[scan])]
     if which != "all":
-        dice = {twin.path: _dice(rows, _ids(data, scan, twin)) for scan, twin in files}
-        worst = sorted({(dice[twin.path], scan, twin.slices) for scan, twin in files})[: int(which.partition(":")[2])]
-        # channels that have files of their own are stored together
-        files = [(scan, twin) for scan, twin in files if (dice[twin.path], scan, twin.slices) in worst]
+        dice = {twin.path: _dice(rows, _ids(data, scan, twin, whole)) for scan, twin in files}
+        ranks = {twin.path: (dice[twin.path], scan, () if whole else twin.slices) for scan, twin in files}
+        worst = sorted(set(ranks.values()))[: int(which.partition(":")[2])]
+        # channels that have files of their own, and slices of a scan that was attacked as one, are stored together
+        files = [(scan, twin) for scan, twin in files if ranks[twin.path] in worst]
     saved = []
     for scan, twin in files:
-        record, ids = data.records[scan], _ids(data, scan, twin)
+        record, ids = data.records[scan], _ids(data, scan, twin, whole)
         mine = rows[rows["case"].isin(ids)].drop_duplicates("case").set_index("case")
-        here = [n for n, case in zip(twin.slices, ids, strict=True) if case in mine.index]
-        if not here:
+        here = [n for n in twin.slices if whole or record["case_ids"][n] in mine.index]
+        if mine.empty:
             continue
         stored = np.array(data.stored(scan))
-        for n, image in zip(here, RunFolder(run).images([record["case_ids"][n] for n in here]), strict=True):
+        for n, image in zip(here, _images(RunFolder(run), record, here, whole), strict=True):
             if image.dtype != stored.dtype or len(image) != len(stored):
                 raise InputError(
                     f"expected {plural(len(stored), 'channel')} of {stored.dtype}, got {len(image)} of {image.dtype} "
                     f"in {run}; this attack cannot be stored: --save-adversarial none"
                 )
             stored[:, n] = image
-        facts = {"attack": config["attack"], "eps": header["eps"], "weights": config["weights"],
-                 "cases": {case: {"budget": _number(row["budget"]), "linf": row["linf"], "width": _number(row["width"])}
-                           for case, row in mine.iterrows()}}  # fmt: skip
-        write_twin(run / FOLDER, twin, Path(data.options["source"]), record, stored, facts)
+        facts = {
+            "attack": config["attack"],
+            "told": f"{header['attack']}, {header['ball']}",
+            "eps": header["eps"],
+            "weights": config["weights"],
+            "cases": {
+                case: {"budget": _number(row["budget"]), "linf": row["linf"], "width": _number(row["width"])}
+                for case, row in mine.iterrows()
+            },
+        }
+        source = Path(data.options["source"])
+        write_twin(run / FOLDER, twin, source, record, stored, facts, keep_headers=keep_headers)
         saved.append(
             {"scan": scan, "path": twin.written, "source": twin.path, "slices": here, "channels": list(twin.channels)}
         )
     write_json(run / FOLDER / MANIFEST, {"files": saved})
 
 
-def _ids(data: Prepared, scan: str, twin: Twin) -> list[str]:
-    return [data.records[scan]["case_ids"][n] for n in twin.slices]
+def _of_scans(header: Mapping[str, Any]) -> bool:
+    """Whether the run's cases are whole scans."""
+    return bool(header.get("dims", 2) == 3)
+
+
+def _images(folder: RunFolder, record: Mapping[str, Any], slices: Sequence[int], whole: bool) -> list[Array]:
+    """What was found of these slices, each (channels, rows, columns)."""
+    if not whole:
+        return folder.images([record["case_ids"][n] for n in slices])
+    (scan,) = folder.images([record["id"]])
+    return [scan[:, n] for n in slices]
+
+
+def _ids(data: Prepared, scan: str, twin: Twin, whole: bool) -> list[str]:
+    return [scan] if whole else [data.records[scan]["case_ids"][n] for n in twin.slices]
 
 
 def _dice(rows: pd.DataFrame, ids: Sequence[str]) -> float:
-    total = rows[rows["case"].isin(ids)][["n_target", "n_adv", "hit_adv"]].sum()
-    both = total["n_target"] + total["n_adv"]
+    total = rows[rows["case"].isin(ids)][["n_target_adv", "n_adv", "hit_adv"]].sum()
+    both = total["n_target_adv"] + total["n_adv"]
     return float(2 * total["hit_adv"] / both) if both else 1.0
 
 
@@ -101,15 +140,39 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
             f"expected stored scans in {run / FOLDER}, got no {MANIFEST}; attack again with --save-adversarial all"
         )
     (run / SEAL).unlink(missing_ok=True)
-    files = read_json(run / FOLDER / MANIFEST)["files"]
-    found: list[Mismatch] = []
-    values: dict[str, Array] = {}
-    for file in files:
-        found += _of_file(run, data, file, values)
+    manifest = read_json(run / FOLDER / MANIFEST)
+    files = manifest["files"]
+    values, found = read_twins(run, data, files)
+    found += [
+        Mismatch(one["scan"], f"{one['path']} is missing or not the segmentation that was written (sha256)")
+        for one in manifest.get("segmentations", ())
+        if not (run / FOLDER / one["path"]).exists() or sha256(run / FOLDER / one["path"]) != one["sha256"]
+    ]
     found += _of_dice(run, data, model, device, values)
     yield from found
     if not found:
         RunFolder(run).seal({"files": len(files), "cases": len(values)})
+
+
+def read_twins(
+    run: Path, data: Prepared, files: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Array], list[Mismatch]]:
+    """The stored values of a run's twins by case, and what does not hold of the files."""
+    values: dict[str, Array] = {}
+    found = [wrong for file in files for wrong in _of_file(run, data, file, values)]
+    if _of_scans(read_json(run / "run.json")):
+        values = _stacked(data, {file["scan"] for file in files}, values)
+    return values, found
+
+
+def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) -> dict[str, Array]:
+    """The scans whose every slice was read, by their id."""
+    slices = {scan: data.records[scan]["case_ids"] for scan in scans}
+    return {
+        scan: np.stack([values[one] for one in ids], axis=1)
+        for scan, ids in slices.items()
+        if all(one in values for one in ids)
+    }
 
 
 def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[str, Array]) -> Iterator[Mismatch]:
@@ -134,47 +197,62 @@ def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[st
     channels = file.get("channels", [0])
     if stored.shape[2:] != tuple(record["shape"][1:]) or len(stored) != len(channels):
         return  # there is no slice to score
-    first = 0 if stored.shape[1] > 1 else file["slices"][0]
-    for n in file["slices"]:
-        case = values.setdefault(record["case_ids"][n], np.array(data.stored(file["scan"])[:, n]))
-        case[channels] = stored[:, n - first]
+    of_file = next(one for one in twins_of(record) if one.written == file["path"])
+    for n, values_of in zip(of_file.slices, stored.swapaxes(0, 1), strict=True):
+        if n in file["slices"]:
+            case = values.setdefault(record["case_ids"][n], np.array(data.stored(file["scan"])[:, n]))
+            case[channels] = values_of
 
 
 def _of_dice(
     run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
 ) -> Iterator[Mismatch]:
-    """Budget, window and counts of every stored case, in the batches of the run itself."""
-    header, config = read_json(run / "run.json"), read_json(run / "config.json")
-    attack = registry.build(config["attack"], "attack")
+    """Budget, window and counts of every stored case."""
+    attack = registry.build(read_json(run / "config.json")["attack"], "attack")
     rows = RunFolder(run).rows().set_index(["case", "cls"])
-    ids = {case for case, _ in rows.index}
-    refs = [ref for ref in data.refs("all") if ref.id in ids]
+    for seen in predictions(run, data, model, device, values):
+        yield from _of_batch(seen, values, model, attack.ball, rows, device)
+
+
+def predictions(
+    run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
+) -> Iterator[Seen]:
+    """What the model makes of stored cases, in the batches of the run itself; other cases stay clean.
+
+    Args:
+        values: the stored values by case.
+    """
+    header = read_json(run / "run.json")
+    ids = {str(case) for case in RunFolder(run).rows()["case"]}
+    refs = [ref for ref in data.refs("all", dims=3 if _of_scans(header) else 2) if ref.id in ids]
     size = int(header["batch_size"])
     for chunk in chunks(refs):
         cases = [data.read(ref) for ref in chunk]
         for start in range(0, len(cases), size):
             part = cases[start : start + size]
-            if any(case.id in values for case in part):
-                yield from _of_batch(part, values, model, attack.ball, rows, device)
+            if not any(case.id in values for case in part):
+                continue
+            twins = [_twin(case, values[case.id]) if case.id in values else case for case in part]
+            batch, levels = Batch.of(part, device), Levels.of(twins, device)
+            assert levels is not None  # prepared cases know their files
+            with torch.no_grad():
+                pred = model.decide(model(levels.image(levels.stored, batch.image)))
+            yield Seen(part, batch, levels, pred)
 
 
 def _of_batch(
-    cases: Sequence[Case], values: Mapping[str, Array], model: Model, ball: Ball, rows: pd.DataFrame, device: Any
+    seen: Seen, values: Mapping[str, Array], model: Model, ball: Ball, rows: pd.DataFrame, device: Any
 ) -> Iterator[Mismatch]:
-    twins = [_twin(case, values[case.id]) if case.id in values else case for case in cases]
-    batch, levels, source = Batch.of(cases, device), Levels.of(twins, device), Levels.of(cases, device)
-    assert levels is not None  # prepared cases know their files
+    levels, source = seen.levels, Levels.of(seen.cases, device)
     assert source is not None
-    image = levels.image(levels.stored, batch.image)
-    with torch.no_grad():
-        pred = model.decide(model(image))
-    found = counts(pred, batch.target)
-    moved = (levels.stored - source.stored) * levels.slope / (levels.high - levels.low)
-    for n, case in enumerate(cases):
+    found = counts(seen.pred, seen.batch.target)
+    after, before = source.exactly(levels.stored)
+    for n, case in enumerate(seen.cases):
         if case.id not in values:
             continue
-        yield from _of_budget(case, moved[n : n + 1], ball, float(rows.loc[case.id]["budget"].iloc[0]))
-        if moved[n][source.outside[n]].any():
+        pair = after[n : n + 1], before[n : n + 1]
+        yield from _of_budget(case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
+        if (levels.stored[n] != source.stored[n])[source.outside[n]].any():
             yield Mismatch(case.id, "a voxel outside of the intensity window was changed")
         for k in model.task.scored:
             cls, here = model.task.classes[k], found[n, k, 1:].tolist()
@@ -183,9 +261,9 @@ def _of_batch(
                 yield Mismatch(case.id, f"{cls}: predicted and hit pixels were {there}, from disk {here}")
 
 
-def _of_budget(case: Case, moved: torch.Tensor, ball: Ball, budget: float) -> Iterator[Mismatch]:
-    ball = registry.with_eps(ball, budget)
-    size = ball.size(moved, torch.zeros_like(moved)).item()
+def _of_budget(case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
+    ball = told(registry.with_eps(ball, budget), "on", [case])
+    size = ball.size(after, before).item()
     # floats are stored to their own precision only
     slack = LIMIT if not case.storage or not case.storage.stored.dtype.is_floating_point else 1e-6
     if not size <= ball.limit * (1 + slack) + (slack if slack > LIMIT else 0):

@@ -48,7 +48,7 @@ def write_run(folder: Path, dice: np.ndarray, *, model: str = "unet", weights: s
         name, hit = f"p{patient:02d}_s{scan}", round(value * PIXELS)
         far = {"hd95_mm_clean": 2.0, "hd95_mm_adv": 40 * (1 - value)}
         rows.append(Row(name, name, f"p{patient:02d}", ORGANS[organ], PIXELS, PIXELS, round(0.9 * PIXELS), PIXELS, hit,
-                        eps, eps, 2, 1, z_mm=5.0, y_mm=1.0, x_mm=1.0, extra=far))  # fmt: skip
+                        eps, eps, 2, 1, PIXELS, z_mm=5.0, y_mm=1.0, x_mm=1.0, extra=far))  # fmt: skip
     run.write(0, rows, 1.0)
     facts = {"model": model, "attack": "fgsm", "loss": "bce", "eps": eps, "ball": f"linf(eps={eps})",
              "data": "toy", "split": "test",

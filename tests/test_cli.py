@@ -422,3 +422,29 @@ def test_a_full_disk_is_told_and_what_was_finished_is_kept(
     assert not list((tmp_path / "out").rglob("*.part"))
     monkeypatch.undo()
     medattack(*words)
+
+
+def test_a_region_is_named_held_stored_and_verified(home: Path, tmp_path: Path) -> None:
+    words = ["attack", "--home", home, "--model", "unet_small", "--loss", "bce", "--eps", "0.1", "--no-checks"]
+    inside = ["--region", "outside:stomach", "--save-adversarial", "all", "--out", tmp_path / "held"]
+    table = medattack(*words, *inside, "--json")
+    assert {run["attack"] for run in json.loads(table.stdout)["runs"]} == {"noise within outside:stomach",
+                                                                          "fgsm within outside:stomach"}  # fmt: skip
+    (run,) = (tmp_path / "held").rglob("01_fgsm*")
+    medattack("verify", run)
+    result = medattack(*words, "--region", "outside:stomac", "--out", tmp_path / "none", code=2)
+    assert "expected an organ of this data set in --region outside:stomac" in told(result)
+    assert "stomach" in told(result)
+    assert not (tmp_path / "none").exists()
+
+
+def test_moved_scans_are_scored_and_not_stored(home: Path, tmp_path: Path) -> None:
+    words = ["attack", "--home", home, "--model", "unet_small", "-a", "affine(steps=1)", "--no-checks"]
+    runs = json.loads(medattack(*words, "--out", tmp_path / "runs", "--json").stdout)["runs"]
+    assert [run["attack"] for run in runs] == ["noise affine(steps=1)", "affine(steps=1)"]
+    rows = pd.concat([pd.read_parquet(part) for part in (tmp_path / "runs").rglob("*.parquet")])
+    assert (rows["n_target_adv"] != rows["n_target"]).any()
+    assert (rows["size"] <= 1 + 1e-6).all()
+    medattack("compare", tmp_path / "runs", "--deltas")
+    result = medattack(*words, "--save-adversarial", "all", "--out", tmp_path / "stored", code=2)
+    assert "expected attacks that leave anatomy where it is, got noise affine(steps=1)" in told(result)

@@ -21,7 +21,7 @@ def rows_of(target: torch.Tensor, clean: torch.Tensor, adv: torch.Tensor, *, vol
         for when, mask in (("clean", clean), ("adv", adv)):
             n_target, n, hit = counts(mask[i][None, None], target[i][None, None])[0, 0].tolist()
             _, y, x = index_sums(mask[i][None, None])[0, 0].tolist()
-            one |= {"n_target": n_target, f"n_{when}": n, f"hit_{when}": hit}
+            one |= {"n_target": n_target, "n_target_adv": n_target, f"n_{when}": n, f"hit_{when}": hit}
             one |= {f"z_{when}": i * n, f"y_{when}": y, f"x_{when}": x}
         one |= {"z_mm": z_mm, "y_mm": 2.0, "x_mm": 1.0, "hd95_mm_clean": hd95[0], "hd95_mm_adv": hd95[1]}
         made.append(one)

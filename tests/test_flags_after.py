@@ -31,6 +31,7 @@ def run(
         of_case = min(max(dice + spread * (i % 2 - 0.5), 0), 1)
         # of equal masks, Dice is the share that both hold
         rows.append({"case": f"c{i}", "volume": f"v{i}", "group": f"g{i}", "cls": "organ", "n_target": 1000,
+                     "n_target_adv": 1000,
                      "n_clean": 1000, "hit_clean": round(1000 * clean), "n_adv": 1000, "hit_adv": round(1000 * of_case),
                      "size": eps, "linf": eps, "forwards": backwards + 2, "backwards": backwards})  # fmt: skip
     head = {"run": f"{attack}-{loss}-{eps}", "model": "unet", "attack": attack, "loss": loss, "eps": eps,
@@ -136,7 +137,7 @@ def test_ma029_few_patients() -> None:
 
 
 def test_ma030_empty_masks_decide() -> None:
-    absent = {"n_target": 0, "n_clean": 0, "hit_clean": 0, "n_adv": 0, "hit_adv": 0}
+    absent = {"n_target": 0, "n_target_adv": 0, "n_clean": 0, "hit_clean": 0, "n_adv": 0, "hit_adv": 0}
     rows = run("pgd", 0.3)
     third = pd.concat([rows, rows.head(4).assign(volume=["w0", "w1", "w2", "w3"], **absent)], ignore_index=True)
     assert "MA030" in codes(third)
@@ -148,7 +149,9 @@ def test_ma031_part_of_the_cases() -> None:
 
 
 def test_ma032_small_organs_suffer() -> None:
-    small = run("pgd", 0.2).assign(n_target=100, n_clean=100, hit_clean=90, n_adv=100, hit_adv=20, cls="small")
+    small = run("pgd", 0.2).assign(
+        n_target=100, n_target_adv=100, n_clean=100, hit_clean=90, n_adv=100, hit_adv=20, cls="small"
+    )
     large = run("pgd", 0.8).assign(cls="large")
     assert codes(small, large) == {"MA032"}
     assert codes(small.assign(hit_adv=70), large) == set()

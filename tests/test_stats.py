@@ -14,7 +14,7 @@ NAN = float("nan")
 def table(*rows: tuple[object, ...]) -> pd.DataFrame:
     """Columns: group, volume, case, cls, n_target, n_clean, hit_clean, n_adv, hit_adv."""
     columns = ["group", "volume", "case", "cls", "n_target", "n_clean", "hit_clean", "n_adv", "hit_adv"]
-    return pd.DataFrame(rows, columns=columns).assign(run="r")
+    return pd.DataFrame(rows, columns=columns).assign(run="r", n_target_adv=lambda made: made["n_target"])
 
 
 @pytest.mark.parametrize(

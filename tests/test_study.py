@@ -148,3 +148,32 @@ def test_hu_are_refused_where_there_are_none() -> None:
         parse_budget("5HU").fraction(width=400, slope=1, unit="", noise=0, case="case9")
     with pytest.raises(InputError, match="5mm"):
         parse_budget("5mm")
+
+
+def test_a_described_change_has_a_random_one_of_its_kind_as_control() -> None:
+    made = expand(attacks=["deformation(steps=3)", "bef", "rician"], losses=["bce"])
+    assert [label for label, _, _ in made] == [
+        "noise deformation(steps=3)", "noise bef", "noise rician", "deformation(steps=3)", "bef", "rician",
+    ]  # fmt: skip
+    study = read_study(None, {"models": ["m"], "attacks": ["deformation"], "eps": ["2.5"]})
+    control, attack = cells(study)
+    twice = read_study(None, {"models": ["m"], "attacks": ["restarts(deformation, n=2)"], "eps": ["2.5"]})
+    assert cells(twice)[0].attack == control.attack
+    assert registry.spec(control.attack) == "deformation(ball=displacement(eps=2.5), steps=0)"
+    assert attack.attack.ball.eps == 2.5
+
+
+def test_a_unit_of_intensities_is_refused_where_there_is_another() -> None:
+    with pytest.raises(InputError, match=r"in its own unit \(mm\) as a plain number, got --eps 5HU"):
+        expand(attacks=["deformation"], eps=["5HU"])
+
+
+def test_a_region_holds_every_attack_and_its_noise() -> None:
+    study = read_study(None, {"models": ["m"], "attacks": ["pgd", "bias_field"], "eps": ["0.1"], "region": "ring:5mm"})
+    made = cells(study)
+    assert [cell.label for cell in made] == [f"{name} within ring:5mm" for name in
+                                             ("noise", "noise bias_field", "pgd", "bias_field")]  # fmt: skip
+    assert {cell.attack.ball.region for cell in made} == {"ring:5mm"}
+    assert all(registry.build(registry.spec(cell.attack), "attack") == cell.attack for cell in made)
+    moved = registry.with_eps(made[2].attack, 0.2)
+    assert (moved.ball.eps, moved.ball.region) == (0.2, "ring:5mm")

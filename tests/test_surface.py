@@ -89,7 +89,7 @@ def of_row(name: str, state: str, rule: Empty, clean: bool) -> float:
     row: dict[str, Any] = {
         "run": "r", "case": "s", "volume": "v", "group": "p", "cls": "organ", "n_target": int(target.sum()),
         "n_clean": int(before.sum()), "hit_clean": int((before & target).sum()), "n_adv": int(pred.sum()), "hit_adv": 0,
-        "z_mm": 5.0, "y_mm": 2.0, "x_mm": 1.0,
+        "n_target_adv": int(target.sum()), "z_mm": 5.0, "y_mm": 2.0, "x_mm": 1.0,
     }  # fmt: skip
     row |= {f"{axis}_{when}": 9 for axis in "zyx" for when in ("clean", "adv")}
     column = {"dice": "dice_adv", "iou": "iou_adv", "volume_ml": "volume_ml_adv"}.get(name, name)

@@ -54,7 +54,7 @@ class Discs:
     name: str = "discs"
     fingerprint: str = "f00"
 
-    def refs(self, split, fold=0):
+    def refs(self, split, fold=0, dims=2):
         groups = {"train": range(4), "val": range(4, 5), "test": range(5, 6)}[split]
         found = [
             Ref(f"p{g}_s{s}", f"p{g}", self.shapes[g % len(self.shapes)]) for g in groups for s in range(self.slices)
@@ -284,7 +284,7 @@ class Counted(Discs):
 
     pixels: dict[str, list[list[int]]] = field(default_factory=dict)
 
-    def refs(self, split, fold=0):
+    def refs(self, split, fold=0, dims=2):
         return [
             Ref(f"{group}_{scan}_{at}", group, (2, 2))
             for group, scans in self.pixels.items()

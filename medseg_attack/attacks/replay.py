@@ -1,6 +1,6 @@
 """Images that another run stored, as an attack: what transfers to this model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,8 @@ class Replay:
 
     def on(self, cases: Sequence[Case]) -> _Stored:
         """The attack on these cases."""
-        return _Stored(self.ball, self.run, tuple(cases))
+        on: Callable[[Sequence[Case]], Ball] | None = getattr(self.ball, "on", None)
+        return _Stored(self.ball if on is None else on(cases), self.run, tuple(cases))
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         raise InputError("replay reads stored images by case; run it through 'medattack evaluate --images RUN'")

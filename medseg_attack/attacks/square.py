@@ -12,7 +12,7 @@ from medseg_attack.attacks.variations import reseeded, wide
 from medseg_attack.balls import L2, TINY, Linf, drawn
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import soft_dice, suited
-from medseg_attack.registry import About, register
+from medseg_attack.registry import About, register, spec
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
 
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 queries, as in the released code
@@ -51,10 +51,8 @@ class Square:
             raise InputError(f"expected queries >= 1, got {self.queries}; an attack without queries is 'noise'")
         if not 0 < self.first <= 1:
             raise InputError(f"expected 0 < first <= 1, a share of the image, got {self.first:g}; check the attack")
-        if not isinstance(self.ball, Linf | L2):
-            raise InputError(
-                f"expected linf or l2 for square, got {type(self.ball).__name__.lower()}; take one of them"
-            )
+        if type(self.ball) not in (Linf, L2):
+            raise InputError(f"expected linf or l2 for square, got {spec(self.ball)}; take one of them")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         search = _InLinf(self.ball, image) if isinstance(self.ball, Linf) else _InL2(self.ball, image)
@@ -132,7 +130,7 @@ class _InL2:
         return self.ball.project(self.image + self.ball.step(delta, self.image), self.image)
 
 
-def _corner(x: Image) -> Image:
+def _corner(x: Image) -> Tensor:
     """One pixel of every channel."""
     return x[(slice(None), slice(None), *(slice(0, 1) for _ in x.shape[2:]))]
 

@@ -25,6 +25,7 @@ from medseg_attack.types import (
     PerSample,
     Task,
 )
+from medseg_attack.warp import moved
 
 FUSIONS = ("logits", "probabilities", "losses")
 
@@ -103,10 +104,9 @@ class Transfer:
 
 
 def _scored(model: Model, ball: Ball, found: Adversarial, image: Image, target: Mask) -> Adversarial:
-    """What was found elsewhere as the attacked model sees it, with the truth that an attack moved along."""
-    moved = None if found.target is None else found.target[:, : target.shape[1]]
-    result = judged(model, ball, found.image, image, target if moved is None else moved)
-    return replace(result, target=moved)
+    """What was found elsewhere as the attacked model sees it, against the truth that an attack moved along."""
+    truth = moved(target, found.flow, model.task.exclusive)
+    return replace(judged(model, ball, found.image, image, truth), size=found.size, flow=found.flow)
 
 
 def _by_folder(surrogate: Any) -> Any:
@@ -208,10 +208,12 @@ class Shuffled:
         return self.attack.ball
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        found = self.attack(model, image, target, seeds).image
-        image = image.expand_as(found)
-        change = (found - image).flatten(2)
+        found = self.attack(model, image, target, seeds)
+        if found.flow is not None:
+            raise InputError("expected an attack that adds to the image for shuffled, got one that moves it; drop it")
+        image = image.expand_as(found.image)
+        change = (found.image - image).flatten(2)
         places = [torch.randperm(change.shape[2], generator=torch.Generator().manual_seed(s ^ 1)) for s in seeds]
-        moved = torch.stack([one[:, at.to(one.device)] for one, at in zip(change, places, strict=True)])
-        x = self.ball.project(image + moved.view_as(image), image)
+        elsewhere = torch.stack([one[:, at.to(one.device)] for one, at in zip(change, places, strict=True)])
+        x = self.ball.project(image + elsewhere.view_as(image), image)
         return judged(model, self.ball, x, image, target)

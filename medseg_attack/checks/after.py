@@ -126,7 +126,7 @@ def budgets_out_of_order(runs: Runs) -> Iterator[Finding]:
 def floor_not_reached(runs: Runs) -> Iterator[Finding]:
     """MA009: an iterative attack that may turn every image grey leaves half the score."""
     able = runs.gradient[(runs.gradient["backwards"] > 1) & (runs.gradient["eps"] >= 128 / 255)]
-    for run in able.index[~able["ball"].str.startswith("l2")]:
+    for run in able.index[able["ball"].str.startswith("linf")]:
         left, clean = runs.adv[run].mean(), runs.clean[run].mean()
         if left > clean / 2:
             yield runs.finding("MA009", run, f"Dice {left:.3f} of {clean:.3f} is left")

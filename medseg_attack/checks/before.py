@@ -222,6 +222,8 @@ SLOPES: tuple[Callable[[Scene, Image], Finding | None], ...] = (blocked, saturat
 
 def slope(scene: Scene, objective: Objective) -> Image | None:
     """The gradient of the objective by the image; None where there is no path."""
+    if getattr(scene.model, "black_box", False):
+        return None
     x = scene.image.detach().requires_grad_()
     log_odds = scene.model(x)
     if not log_odds.requires_grad:

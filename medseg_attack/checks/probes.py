@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.gradient import PGD
-from medseg_attack.balls import Linf, drawn
+from medseg_attack.balls import Linf, drawn, plain
 from medseg_attack.checks.before import Scene, before
 from medseg_attack.checks.catalogue import Finding, by_severity
 from medseg_attack.objectives import bce, soft_dice
@@ -60,8 +60,15 @@ def _tried_harder(scene: Scene) -> list[Finding | None]:
 
 def strongest(attacks: Sequence[Attack]) -> Any:
     """The attack by gradients of most steps, then of the largest budget; None if there is none."""
-    able: list[Any] = [a for a in attacks if hasattr(a, "objective") and hasattr(a, "steps") and a.ball.eps > 0]
+    able: list[Any] = [
+        a for a in attacks if hasattr(a, "objective") and hasattr(a, "steps") and a.ball.eps > 0 and _in_norm(a.ball)
+    ]
     return max(able, key=lambda a: (a.steps, a.ball.eps), default=None)
+
+
+def _in_norm(ball: Ball) -> bool:
+    """Whether other attacks can be tried in a ball: not where it has a unit of its own, or another region per case."""
+    return not getattr(ball, "unit", "") and plain(ball) is ball
 
 
 def dice(model: Model, pred: Mask, target: Mask) -> PerSample:

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -33,12 +34,20 @@ def _many(*names: str, help: str) -> Any:
 @terminal.command
 def attack(
     data: Data = None,
-    model: Annotated[list[str] | None, _many("--model", "-m", help="Name of a trained model, or its folder.")] = None,
+    model: Annotated[
+        list[str] | None, _many("--model", "-m", help="Name of a trained model, its folder, or 'own(...)'.")
+    ] = None,
     attack: Annotated[list[str] | None, _many("--attack", "-a", help="fgsm [default], 'pgd(steps=40)' ...")] = None,
     loss: Annotated[list[str] | None, _many("--loss", help="Objective of every attack: bce, soft_dice ...")] = None,
-    eps: Annotated[list[str] | None, _many("--eps", "-e", help="Budget: 0.01 or 4/255.")] = None,
+    eps: Annotated[
+        list[str] | None, _many("--eps", "-e", help="Budget: 0.01 or 4/255; of bias fields, poses ... in their unit.")
+    ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2, of every attack.", show_default=False)] = None,
     steps: Annotated[int | None, typer.Option(help="Of every attack that has steps.", show_default=False)] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(help="Where pixels may change: body, outside:ORGAN, ring:10mm or mask:FILE.", show_default=False),
+    ] = None,
     metrics: Annotated[list[str] | None, _many("--metric", help="hd95_mm, 'nsd(tolerance_mm=1)' ...")] = None,
     config: Annotated[
         Path | None,
@@ -58,6 +67,9 @@ def attack(
     save_adversarial: Annotated[
         str, typer.Option(help="Write perturbed scans in the source's format: all, worst:N or none.")
     ] = "none",
+    keep_headers: Annotated[
+        bool, typer.Option("--keep-headers", help="Perturbed scans keep names, dates and other headers of patients.")
+    ] = False,
     checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Look for what makes numbers doubtful.")] = True,
     plan: Annotated[bool, typer.Option("--plan", help="Print the grid and what it would cost; write nothing.")] = False,
     unit: Unit = "volume",
@@ -76,10 +88,11 @@ def attack(
     """
     flags = {
         "data": str(data) if data else None, "models": model, "attacks": attack, "losses": loss, "eps": eps,
-        "norm": norm, "steps": steps, "metrics": metrics, "split": split, "fold": fold, "limit": limit,
-        "control": control, "seed": seed,
+        "norm": norm, "steps": steps, "region": region, "metrics": metrics, "split": split, "fold": fold,
+        "limit": limit, "control": control, "seed": seed,
     }  # fmt: skip
-    benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), _saved(save_adversarial))
+    save = _saved(save_adversarial)
+    benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), save, keep_headers)
     if plan:
         _print_plan(benchmark, json)
         return
@@ -96,6 +109,7 @@ def opened(
     batch_size: int,
     shard: tuple[int, int],
     save: str,
+    keep_headers: bool = False,
 ) -> "Benchmark":
     """The study that file and flags describe, its data and checkpoints found; says which were taken."""
     from dataclasses import replace
@@ -106,27 +120,46 @@ def opened(
     cells(study)  # a typing error in an attack is told before anything slow happens
     from medseg_attack.benchmark import Benchmark, default_out
     from medseg_attack.data.prepared import open_prepared
+    from medseg_attack.models.given import given
     from medseg_attack.runtime import pick_device
     from medseg_attack.workspace import home as workspace_of
-    from medseg_attack.workspace import newest_data, newest_model
+    from medseg_attack.workspace import newest_data
 
     workspace = workspace_of(home)
-    checkpoints = tuple(newest_model(workspace, _canonical(name)) for name in study.models)
+    names = [named(workspace, name) for name in study.models]
     data = open_prepared(Path(study.data) if study.data else newest_data(workspace))
-    study = study.model_copy(update={"data": str(data.root), "models": [str(folder) for folder in checkpoints]})
+    models = tuple(given(name, data.task) for name in names)
+    study = study.model_copy(update={"data": str(data.root), "models": names})
     where = pick_device(device)
-    terminal.say(f"data {data.root}; {', '.join(f'model {folder}' for folder in checkpoints)}; on {where}")
-    benchmark = Benchmark(study, data, checkpoints, out or Path(), where, batch_size, shard, save)
+    terminal.say(f"data {data.root}; {', '.join(f'model {name}' for name in names)}; on {where}")
+    benchmark = Benchmark(study, data, models, out or Path(), where, batch_size, shard, save, keep_headers)
     return benchmark if out else replace(benchmark, out=default_out(workspace, benchmark))
 
 
-def _canonical(name: str) -> str:
-    """A spec as checkpoints spell it; anything else as it is."""
+def named(workspace: Path, name: str) -> str:
+    """The folder of the checkpoint of that name, or the spec itself if its model needs no training and has none."""
+    from medseg_attack import registry
+    from medseg_attack.workspace import newest_model
+
+    ready = registry.brings_weights(name) and not Path(name).exists()
+    label = _canonical(name, strict=ready)
+    try:
+        return str(newest_model(workspace, label))
+    except InputError:
+        if not ready:
+            raise
+    return label
+
+
+def _canonical(name: str, *, strict: bool) -> str:
+    """A spec as checkpoints spell it; anything else as it is, unless it must be one."""
     from medseg_attack import registry
 
     try:
-        return registry.spec(registry.build(name, "model")) if "(" in name else name
+        return registry.spec(registry.build(name, "model")) if strict or "(" in name else name
     except InputError:
+        if strict:
+            raise
         return name
 
 
@@ -135,9 +168,8 @@ def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bo
     from medseg_attack.benchmark import run
 
     runs = benchmark.runs()
-    total = len(benchmark.refs()) * len(runs)
     start = time.monotonic()
-    with terminal.progress("attack", total, show=progress) as advance:
+    with terminal.progress("attack", benchmark.total, show=progress) as advance:
         for done, _ in run(benchmark):
             advance(done)
     folders = [folder for _, _, folder in runs]
@@ -207,7 +239,8 @@ def _print_plan(benchmark: "Benchmark", json: bool) -> None:
     from medseg_attack.registry import spec
 
     planned = list(plan(benchmark))
-    n, pixels = len(benchmark.refs()), sum(ref.shape[0] * ref.shape[1] for ref in benchmark.refs())
+    sizes = [[prod(ref.shape) for ref in benchmark.refs(model)] for model in benchmark.models]
+    n, pixels = max(map(len, sizes)), max(map(sum, sizes))
     megabytes = (
         len(planned) * (n * 100 * len(benchmark.data.task.scored) + 8 * pixels * (benchmark.save != "none")) / 1e6
     )

@@ -1,20 +1,35 @@
-"""`medattack doctor`: is this machine ready?"""
+"""`medattack doctor`: is this machine ready, and is this model read as it is meant?"""
 
 import shutil
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.terminal import FAILED, Home, Json
+from medseg_attack.cli.terminal import FAILED, Device, Home, Json, escaped
 
 
 @terminal.command
-def doctor(home: Home = None, json: Json = False) -> None:
-    """Check versions, devices, decoders and disk; exit code 1 if something that is needed is missing.
+def doctor(
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Look at this model instead: a trained one, or 'own(...)'.")
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", "-d", help="For --model: prepared data set. [default: the newest]", show_default=False),
+    ] = None,
+    device: Device = "auto",
+    home: Home = None,
+    json: Json = False,
+) -> None:
+    """Check versions, devices, decoders and disk, or what a model expects and does; exit code 1 if something is wrong.
 
-    Example: medattack doctor --json
+    Example: medattack doctor --model "own('net.py:build', weights='net.pth')" --data medattack_runs/data/acdc
     """
+    if model:
+        _look_at(model, data, home, device, json)
+        return
     facts = _facts(home)
     if json:
         terminal.print_json(facts)
@@ -25,11 +40,45 @@ def doctor(home: Home = None, json: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
+def _look_at(name: str, data: Path | None, home: Path | None, device: str, json: bool) -> None:
+    """Facts and flags of a model on a few cases of the test split."""
+    from medseg_attack.benchmark import telling
+    from medseg_attack.checks.portrait import portrait
+    from medseg_attack.cli.attack import named
+    from medseg_attack.data.prepared import open_prepared
+    from medseg_attack.models.given import given
+    from medseg_attack.models.segmodel import frozen
+    from medseg_attack.runtime import pick_device
+    from medseg_attack.types import Batch
+    from medseg_attack.workspace import home as workspace_of
+    from medseg_attack.workspace import newest_data
+
+    workspace = workspace_of(home)
+    label = named(workspace, name)
+    source = open_prepared(data or newest_data(workspace))
+    found, where = given(label, source.task), pick_device(device)
+    model = found.load(source.task, where)
+    cases = telling(source, source.refs("test", dims=found.dims))
+    with frozen(model):
+        facts, flags = portrait(model, Batch.of(cases, where))
+    about = {"model": found.label, "weights": f"{found.card['n_parameters']:,}", "cases": [case.id for case in cases]}
+    facts = about | facts
+    if json:
+        terminal.print_json(facts | {"flags": [one.record() for one in flags]})
+    else:
+        for fact, value in facts.items():
+            terminal.out().print(f"[bold]{fact:<20}[/] {_told(value)}", highlight=False)
+        terminal.print_flags(flags)
+    if any(one.flag.verdict == "invalid" for one in flags):
+        raise typer.Exit(FAILED)
+
+
 def _facts(home: Any) -> dict[str, Any]:
     import os
 
     import torch
 
+    from medseg_attack.data.dicom_decoders import matrix
     from medseg_attack.runtime import pick_device, versions
     from medseg_attack.workspace import home as workspace_of
 
@@ -41,6 +90,7 @@ def _facts(home: Any) -> dict[str, Any]:
         "versions": versions(),
         "device": {"auto picks": str(pick_device()), "GPUs": gpus, "CPU threads": torch.get_num_threads()},
         "decoders": _decoders(),
+        "DICOM": matrix(),
         "disk": {"workspace": str(workspace), "free GB": round(shutil.disk_usage(there).free / 1e9, 1)},
         "environment": environment,
     }
@@ -68,4 +118,6 @@ def _told(value: Any) -> str:
         return ", ".join(f"{key} {_told(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(value) or "none"
-    return {True: "ok", False: "BROKEN"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return {True: "ok", False: "BROKEN"}.get(value, str(value)) if isinstance(value, bool) else escaped(str(value))

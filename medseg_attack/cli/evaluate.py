@@ -59,7 +59,7 @@ def evaluate(
     benchmark = opened(None, flags, home, device, out, batch_size, (0, 1), "none")
     from medseg_attack.benchmark import run
 
-    with terminal.progress("evaluate", len(benchmark.refs()) * len(attacks), show=progress) as advance:
+    with terminal.progress("evaluate", benchmark.total, show=progress) as advance:
         for done, _ in run(benchmark):
             advance(done)
     _print([folder for _, _, folder in benchmark.runs()], unit, empty, csv, json)

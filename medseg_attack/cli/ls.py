@@ -11,8 +11,11 @@ from medseg_attack.errors import InputError
 KINDS = {
     "attacks": "attack",
     "objectives": "objective",
+    "goals": "goal",
+    "criteria": "criterion",
     "balls": "ball",
     "models": "model",
+    "networks": "network",
     "datasets": "dataset",
     "metrics": "metric",
 }
@@ -21,7 +24,9 @@ FOUND = ("checkpoint", "others")  # models that stand for trained ones
 
 @terminal.command
 def ls(
-    what: Annotated[str, typer.Argument(help="attacks, objectives, balls, models, datasets or metrics.")],
+    what: Annotated[
+        str, typer.Argument(help="attacks, objectives, goals, criteria, balls, models, networks, datasets or metrics.")
+    ],
     explain: Annotated[
         bool, typer.Option("--explain", help="Of attacks: paper, threat model, norm and passes of the defaults.")
     ] = False,
@@ -61,5 +66,5 @@ def ls(
     for column in rows[0]:
         table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in row.values()))
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value or "" for value in row.values()))
     terminal.out().print(table)

@@ -19,7 +19,8 @@ SourcePath = Annotated[
 Format = Annotated[
     str,
     typer.Option(
-        "--format", help="phantom, uw_madison, acdc, decathlon or folder; options as in \"uw_madison(drop='author')\"."
+        "--format",
+        help="phantom, uw_madison, acdc, decathlon, folder or dicom; options as in \"uw_madison(drop='author')\".",
     ),
 ]
 Out = Annotated[
@@ -35,13 +36,22 @@ WindowText = Annotated[
     ),
 ]
 Labels = Annotated[
-    str, typer.Option("--labels", help="Of folder: classes and their values, colours or files, 'disc=128|255'.")
+    str,
+    typer.Option(
+        "--labels",
+        help="Classes and what they are made of: of folder values, colours or files, 'disc=128|255'; of dicom "
+        "segments, 'liver=Liver,kidney=Kidney*'.",
+    ),
 ]
 Threshold = Annotated[
     float, typer.Option("--threshold", help="Of folder: masks' grey levels from here on are the class. [default: none]")
 ]
 Patient = Annotated[
     str, typer.Option("--patient", help="Of folder: regular expression that finds the patient in a file's name.")
+]
+SeriesUIDs = Annotated[
+    list[str] | None,
+    typer.Option("--series", help="Of dicom: UID of a series to take; may be repeated.", show_default=False),
 ]
 Folds = Annotated[int, typer.Option("--folds", help="For cross-validation, by patient.")]
 TestFraction = Annotated[float, typer.Option("--test", help="Fraction of the patients held out, at least one.")]
@@ -55,6 +65,7 @@ def prepare(
     size: Size = "",
     window: WindowText = "",
     labels: Labels = "",
+    series: SeriesUIDs = None,
     threshold: Threshold = 0,
     patient: Patient = "",
     folds: Folds = 5,
@@ -76,7 +87,8 @@ def prepare(
     from medseg_attack.data.windows import window_rule
 
     grid, rule = _grid(size), window_rule(window) if window else None
-    found = open_source(format, source, {"labels": labels, "threshold": threshold, "patient": patient})
+    asked = {"labels": labels, "series": tuple(series or ()), "threshold": threshold, "patient": patient}
+    found = open_source(format, source, asked)
     options = Options(grid, rule or window_rule(found.window), folds, test, seed)
     where = out or workspace.home(home) / "data" / format.partition("(")[0].strip()
     for note in found.notes:

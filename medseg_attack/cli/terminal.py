@@ -98,7 +98,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
         try:
             body(*args, **kwargs)
         except InputError as error:
-            err().print(f"[bold red]error:[/] {_escaped(str(error))}")
+            err().print(f"[bold red]error:[/] {escaped(str(error))}")
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             say(f"interrupted: what was finished is kept; go on with the same command:\n  {shell(sys.argv[1:])}")
@@ -114,7 +114,7 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     return text.replace("[", r"\[")
 
 

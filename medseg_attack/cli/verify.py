@@ -47,7 +47,7 @@ def verify(
 def _mismatches(folder: Path, device: str) -> list[Any]:
     from medseg_attack.data.prepared import open_prepared
     from medseg_attack.files import read_json, read_yaml
-    from medseg_attack.models.checkpoints import load, read_card
+    from medseg_attack.models.given import given
     from medseg_attack.models.segmodel import frozen
     from medseg_attack.runtime import deterministic, pick_device
     from medseg_attack.verification import verify as verified
@@ -59,11 +59,12 @@ def _mismatches(folder: Path, device: str) -> list[Any]:
     data = open_prepared(Path(study["data"]))
     if data.fingerprint != config["data"]:
         raise InputError(f"expected the data of {folder} in {data.root}, got another fingerprint; prepare it again")
-    same = [path for path in map(Path, study["models"]) if read_card(path)["weights_sha256"] == config["weights"]]
+    models = [given(name, data.task) for name in study["models"]]
+    same = [model for model in models if model.weights == config["weights"]]
     if not same:
         raise InputError(
             f"expected the weights of {folder} among {study['models']}, got others; restore the checkpoint"
         )
-    model = load(same[0], data.task, where)
+    model = same[0].load(data.task, where)
     with frozen(model), deterministic(where):
         return list(verified(folder, data, model, where))

@@ -1,7 +1,7 @@
 """A prepared data set, read: cases are cut out of memory maps when they are asked for."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,20 +23,20 @@ Split = Literal["train", "val", "test", "all"]
 
 @dataclass(frozen=True)
 class CaseRef:
-    """A slice that can be read.
+    """A slice or a whole scan that can be read.
 
     Attributes:
         volume: its scan.
         group: its patient.
-        shape: rows, columns.
-        index: of the slice in its scan.
+        shape: rows, columns; of a whole scan slices, rows, columns.
+        index: of the slice in its scan; None: the whole scan, whose id is that of the scan.
     """
 
     id: str
     volume: str
     group: str
-    shape: tuple[int, int]
-    index: int
+    shape: tuple[int, ...]
+    index: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +79,13 @@ class Prepared:
         """Per scan, what `prepare` wrote beside its arrays."""
         return {scan: read_json(self.root / "scans" / f"{scan}.json") for scan in self.scans}
 
-    def refs(self, split: Split, fold: int = 0) -> tuple[CaseRef, ...]:
+    def refs(self, split: Split, fold: int = 0, dims: int = 2) -> tuple[CaseRef, ...]:
         """The cases of a split, sorted by (shape, id): neighbours can be stacked.
 
         `fold` is validated on, and trained on by the others; "test" and "all" do not depend on it.
+
+        Args:
+            dims: 2: a case is a slice; 3: it is a scan.
 
         Raises:
             InputError: there is no such split or fold.
@@ -92,35 +95,41 @@ class Prepared:
         if not 0 <= fold < self.folds:
             raise InputError(f"expected a fold from 0 to {self.folds - 1} of {self.root}, got {fold}; choose one")
         found = [
-            CaseRef(case, scan, record["group"], (record["shape"][1], record["shape"][2]), index)
+            ref
             for scan, record in self.records.items()
             if _belongs(self.splits[record["group"]], split, fold)
-            for index, case in enumerate(record["case_ids"])
+            for ref in _cases(scan, record, dims)
         ]
         return tuple(sorted(found, key=lambda ref: (ref.shape, ref.id)))
 
     def read(self, ref: CaseRef) -> Case:
         """The case: image (channels, rows, columns) in [0, 1], target (classes, rows, columns).
 
+        Of a whole scan both have slices before rows.
+
         Raises:
-            InputError: its arrays are missing or were cut off.
+            InputError: its arrays are missing or were cut off, or a scan's slices have windows of their own.
         """
         record = self.records[ref.volume]
         images, labels = self._opened(ref.volume)
-        window = _window(record, ref.index)
-        slope, inter = (_per_channel(record[name]) for name in ("slope", "inter"))
-        low, high = _wide(window.low), _wide(window.high)
-        native = images[:, ref.index].astype(np.float64) * _wide(slope) + _wide(inter)
+        at = slice(None) if ref.index is None else ref.index
+        window = _window(record, ref)
+        here, seen = labels[at], images[:, at]
+        slope, inter = _scale(record, ref)
+        low, high = (_wide(value, seen.ndim) for value in (window.low, window.high))
+        native = seen.astype(np.float64) * _wide(slope, seen.ndim) + _wide(inter, seen.ndim)
         image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
-        classes = np.arange(len(self.task.classes))[:, None, None]
-        here = labels[ref.index]
+        classes = np.arange(len(self.task.classes)).reshape(-1, *(1 for _ in here.shape))
         target = here == classes if self.task.exclusive else ((here >> classes) & 1).astype(bool)
-        through, *spacing = record["spacing_mm"]
-        stack = Stack(ref.index, len(record["case_ids"]), through) if through else None
+        spacing = tuple(record["spacing_mm"])[-here.ndim :]
+        through = record["spacing_mm"][0]
+        stack = Stack(ref.index, len(record["case_ids"]), through) if through and ref.index is not None else None
         pair = torch.from_numpy(image), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
-        storage = Storage(torch.from_numpy(images[:, ref.index].copy()), slope, inter)
-        return Case(ref.id, ref.volume, ref.group, *pair, tuple(spacing), window, stack, storage)
+        limits = tuple(record.get("limits") or ()) or None
+        storage = Storage(torch.from_numpy(seen.copy()), slope, inter, limits)
+        names = ref.id, ref.volume, ref.group
+        return Case(*names, *pair, spacing, window, stack, storage, self.task.classes)
 
     def stored(self, scan: str) -> Array:
         """A scan's values as its files hold them, (channels, slices, rows, columns), mapped from the disk."""
@@ -131,8 +140,8 @@ class Prepared:
         record = self.records[ref.volume]
         if record["stored_type"].startswith("float"):
             return 0.0
-        width = _wide(_window(record, ref.index).width)
-        return float((np.abs(_wide(_per_channel(record["slope"]))) / width).min())
+        width = _wide(_window(record, ref).width, 1)
+        return float((np.abs(_wide(_scale(record, ref)[0], 1)) / width).min())
 
     def _opened(self, scan: str) -> tuple[Array, Array]:
         if scan in self._maps:
@@ -144,6 +153,48 @@ class Prepared:
             if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
                 self._maps.popitem(last=False)
         return self._maps[scan]
+
+
+def _cases(scan: str, record: dict[str, Any], dims: int) -> Iterator[CaseRef]:
+    shape = tuple(record["shape"])
+    if dims == 3:
+        if not record["spacing_mm"][0]:
+            raise InputError(f"expected scans for a 3-D model, got the picture {scan}; use a 2-D model")
+        yield CaseRef(scan, scan, record["group"], shape, None)
+        return
+    for index, case in enumerate(record["case_ids"]):
+        yield CaseRef(case, scan, record["group"], shape[1:], index)
+
+
+def _window(record: Mapping[str, Any], ref: CaseRef) -> Window:
+    """What the case shows as 0 and 1.
+
+    Raises:
+        InputError: a whole scan whose slices differ in it: one grey level would not be one change everywhere.
+    """
+    low, high = record["windows"][ref.index or 0]
+    if ref.index is None and any(window != [low, high] for window in record["windows"]):
+        raise InputError(
+            f"expected one intensity window for all slices of {ref.volume} to take it as a volume, got one for each; "
+            "prepare with --window percentile or LOW,HIGH, or use a 2-D model"
+        )
+    return Window(_per_channel(low), _per_channel(high), record["unit"])
+
+
+def _scale(record: Mapping[str, Any], ref: CaseRef) -> tuple[PerChannel, PerChannel]:
+    """Slope and intercept of the case.
+
+    Raises:
+        InputError: a whole scan whose slices differ in them.
+    """
+    scales = record.get("scales") or [(record["slope"], record["inter"])]
+    if ref.index is None and any(scale != scales[0] for scale in scales):
+        raise InputError(
+            f"expected one rescale slope and intercept for all slices of {ref.volume} to take it as a volume, got one "
+            "for each; use a 2-D model"
+        )
+    slope, inter = scales[ref.index or 0] if len(scales) > 1 else scales[0]
+    return _per_channel(slope), _per_channel(inter)
 
 
 def _belongs(part: str | int, split: Split, fold: int) -> bool:
@@ -158,18 +209,13 @@ def _belongs(part: str | int, split: Split, fold: int) -> bool:
             return part not in (TEST, fold)
 
 
-def _window(record: Mapping[str, Any], index: int) -> Window:
-    low, high = record["windows"][index]
-    return Window(_per_channel(low), _per_channel(high), record["unit"])
-
-
 def _per_channel(value: float | list[float]) -> PerChannel:
     """A number, or one for each channel, as it stands in a record."""
     return alike(value) if isinstance(value, list) else value
 
 
-def _wide(value: PerChannel) -> Array:
-    return np.reshape(value, (-1, 1, 1))
+def _wide(value: PerChannel, ndim: int) -> Array:
+    return np.reshape(value, (-1, *(1 for _ in range(ndim - 1))))
 
 
 def array_shapes(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,7 @@ def resampled(scan: Scan, task: Task, size: tuple[int, int]) -> Scan:
 
     Labels are resampled as fractions by the same weights: a pixel gets the classes that cover at least half
     of it, in an exclusive task the one that covers most. There is no way back to the file's grid, so
-    `lattice` and `affine` go.
+    `lattice`, `affine`, `limits` and `frames` go.
     """
     rows, columns = scan.labels.shape[1:]
     planes = scan.stored.reshape(-1, rows, columns)
@@ -26,6 +26,8 @@ def resampled(scan: Scan, task: Task, size: tuple[int, int]) -> Scan:
         spacing_mm=(through, row_mm * rows / size[0], column_mm * columns / size[1]),
         lattice=None,
         affine=None,
+        limits=None,
+        frames=(),
     )
 
 

@@ -52,6 +52,9 @@ class Scan:
         spacing_mm: between slices, rows and columns; the first is 0 for a picture, which is no slice of anything.
         lattice: the way back to the file's array; None where there is none.
         affine: voxel of the file's array to mm, 4 x 4, if the file has one.
+        scales: slope and inter of each slice, where they differ from slice to slice; else empty.
+        limits: least and largest value that the stored bits hold, if they are not those of the type.
+        frames: per slice the file, relative to the source, and the frame in it, where slices have files.
     """
 
     stored: Array
@@ -63,6 +66,9 @@ class Scan:
     unit: str = ""
     lattice: Lattice | None = None
     affine: NDArray[np.float64] | None = None
+    scales: tuple[tuple[float, float], ...] = ()
+    limits: tuple[int, int] | None = None
+    frames: tuple[tuple[str, int], ...] = ()
 
     @property
     def channels(self) -> Array:
@@ -71,6 +77,9 @@ class Scan:
 
     def native(self) -> Iterator[Array]:
         """The intensities, (slices, rows, columns), of one channel after the other."""
+        if self.scales:
+            wide = np.array(self.scales, np.float64)[:, :, None, None]
+            return (stored * wide[:, 0] + wide[:, 1] for stored in self.channels)
         n = len(self.channels)
         scales = zip(self.channels, per_channel(self.slope, n), per_channel(self.inter, n), strict=True)
         return (stored * np.float64(slope) + inter for stored, slope, inter in scales)

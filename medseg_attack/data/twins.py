@@ -6,7 +6,7 @@ RUN/adversarial/<the source's path>.json    hash, attack, budget: its mark as a 
 
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from typing import Any
 import nibabel
 import numpy as np
 
+from medseg_attack.data.dicom import decoded
+from medseg_attack.data.dicom_twins import geometry, twin_bytes
 from medseg_attack.data.nifti import read_nifti
 from medseg_attack.data.pictures import is_picture, lossless, read_picture, reduced, write_picture
 from medseg_attack.data.source import Array, Lattice
 from medseg_attack.errors import InputError
-from medseg_attack.files import whole, write_json
+from medseg_attack.files import digest, whole, write_json
 
 MARK = "perturbed by medattack: not for diagnosis"
 _PRIVATE = ("descrip", "aux_file", "intent_name", "db_name")  # NIfTI's free texts
@@ -30,7 +32,7 @@ class Twin:
 
     Attributes:
         path: of the source, relative to its root.
-        slices: positions of its slices in the scan.
+        slices: positions of its slices in the scan, in the order of the file.
         channels: positions of its channels.
     """
 
@@ -55,48 +57,78 @@ def twins_of(record: Mapping[str, Any]) -> list[Twin]:
             f"expected scans on their own grid to write them back, got {record['id']} resampled to "
             f"{record['shape'][1:]}; prepare without --size, or attack with --save-adversarial none"
         )
-    first = record["sources"][0]["path"]
     slices, channels = tuple(range(len(record["case_ids"]))), tuple(range(record.get("channels", 1)))
+    if record.get("frames"):
+        return [Twin(path, mine, channels) for path, mine in _by_file(record["frames"]).items()]
+    first = record["sources"][0]["path"]
     n = record.get("n_images", len(slices) if first.endswith(".png") else 1)  # absent from the first version's records
     paths = [source["path"] for source in record["sources"][:n]]
     if is_picture(Path(first)) and n == len(slices):
         return [Twin(path, (index,), channels) for index, path in enumerate(paths)]
     if record["lattice"] and first.endswith((".nii", ".nii.gz")):
         return [Twin(path, slices, channels if n == 1 else (index,)) for index, path in enumerate(paths)]
-    raise InputError(f"expected pictures or NIfTI files to write twins of, got {first}; use --save-adversarial none")
+    raise InputError(f"expected pictures, NIfTI or DICOM to write twins of, got {first}; use --save-adversarial none")
 
 
-def write_twin(root: Path, twin: Twin, source: Path, record: Mapping[str, Any], stored: Array, facts: Any) -> None:
+def _by_file(frames: Sequence[Sequence[Any]]) -> dict[str, tuple[int, ...]]:
+    """Per file the scan's slices, in the order of the file's frames."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for n, (path, frame) in enumerate(frames):
+        found.setdefault(path, []).append((frame, n))
+    return {path: tuple(n for _, n in sorted(here)) for path, here in found.items()}
+
+
+def write_twin(
+    root: Path, twin: Twin, source: Path, record: Mapping[str, Any], stored: Array, facts: Mapping[str, Any],
+    *, keep_headers: bool = False,
+) -> None:  # fmt: skip
     """Writes the twin, then its sidecar.
 
     Args:
         root: of the twins, never inside the source's.
         source: root of the source.
         stored: of the whole scan, (channels, slices, rows, columns), in the type of the file.
-        facts: what the sidecar says beside the file's hash.
+        facts: what the sidecar says beside the file's hash; for DICOM with "attack", "told", "eps", "weights".
+        keep_headers: whether the patient's and other headers are copied.
     """
     path = root / twin.written
     if path.resolve().is_relative_to(source.resolve()):
         raise InputError(f"expected a folder outside of {source} to write twins to, got {root}; give another --out")
     mine = stored[list(twin.channels)][:, list(twin.slices)]
     with whole(path) as part:
-        if is_picture(path):
+        if record.get("frames"):
+            content = twin_bytes(
+                source / twin.path, mine[0], patient=record["group"], attack=facts["told"], key=run_key(facts),
+                keep_headers=keep_headers,
+            )  # fmt: skip
+            part.write_bytes(content)
+        elif is_picture(path):
             write_picture(part, mine[:, 0], source / twin.path, path.name)
         else:
             layout = _layout(record)
-            part.write_bytes(_nifti(source / twin.path, np.stack([layout.to_file(one) for one in mine], axis=-1)))
+            volumes = np.stack([layout.to_file(one) for one in mine], axis=-1)
+            part.write_bytes(_nifti(source / twin.path, volumes, keep_headers))
     sidecar = {"mark": MARK, "sha256": sha256(path), "source": twin.path, **facts}
     if twin.written != twin.path:
         sidecar["format"] = f"PNG, because {Path(twin.path).suffix} would change the pixels again"
     write_json(path.with_name(path.name + ".json"), sidecar)
 
 
+def run_key(facts: Mapping[str, Any]) -> str:
+    """What tells the UIDs of one run from those of another."""
+    return digest({name: facts[name] for name in ("attack", "eps", "weights")})
+
+
 def read_stored(path: Path, record: Mapping[str, Any]) -> tuple[Array, dict[str, Any]]:
     """Stored values (channels, slices, rows, columns) of an image file of a scan, and its geometry and scale.
+
+    The slices are in the order of `Twin.slices`.
 
     Raises:
         InputError: the file is broken, or of another shape.
     """
+    if record.get("frames"):
+        return decoded(path)[None], dict(geometry(path))
     if is_picture(path):
         pixels = reduced(read_picture(path), record.get("channels", 1), path)
         return pixels[:, None], {"shape": list(pixels.shape[1:]), "type": str(pixels.dtype)}
@@ -125,14 +157,15 @@ def _layout(record: Mapping[str, Any]) -> Lattice:
     return Lattice(tuple(kept["shape"]), tuple(kept["axes"]), tuple(kept["flips"]))
 
 
-def _nifti(source: Path, stored: Array) -> bytes:
+def _nifti(source: Path, stored: Array, keep_headers: bool) -> bytes:
     """The source's file with other stored values: same type, scale and geometry, without its free texts."""
     image: Any = nibabel.load(source)
     header = image.header.copy()
-    header.extensions.clear()  # they may hold a whole DICOM header
-    for field in _PRIVATE:
-        if field in header:
-            header[field] = b""
+    if not keep_headers:
+        header.extensions.clear()  # they may hold a whole DICOM header
+        for field in _PRIVATE:
+            if field in header:
+                header[field] = b""
     if "descrip" in header:
         header["descrip"] = MARK.encode()
     slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)

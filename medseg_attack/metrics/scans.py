@@ -22,17 +22,22 @@ def packed(masks: Mask) -> list[Bits]:
 
 
 def by_scan(
-    metrics: Mapping[str, Metric], cases: Sequence[Case], predictions: Sequence[Bits], classes: Sequence[str]
+    metrics: Mapping[str, Metric],
+    cases: Sequence[Case],
+    predictions: Sequence[Bits],
+    targets: Sequence[Bits],
+    classes: Sequence[str],
 ) -> dict[tuple[str, str], dict[str, float]]:
     """Every metric of every scan and class, by (volume, class); a scan of one slice is measured in 2-D.
 
+    The truth is given beside each prediction: an attack may have moved it.
     NaN for a scan that lacks slices: its surfaces would be those of the gaps.
     """
     result: dict[tuple[str, str], dict[str, float]] = {}
     for volume, indices in _scans(cases).items():
         values = {name: [math.nan] * len(classes) for name in metrics}
         if _is_whole([cases[i] for i in indices]):
-            pred, target, spacing = _stacked(cases, predictions, indices)
+            pred, target, spacing = _stacked(cases, predictions, targets, indices)
             values = {name: metric(pred, target, [spacing])[0].tolist() for name, metric in metrics.items()}
         for k, cls in enumerate(classes):
             result[volume, cls] = {name: of_class[k] for name, of_class in values.items()}
@@ -52,13 +57,17 @@ def _is_whole(cases: Sequence[Case]) -> bool:
 
 
 def _stacked(
-    cases: Sequence[Case], predictions: Sequence[Bits], indices: Sequence[int]
+    cases: Sequence[Case], predictions: Sequence[Bits], targets: Sequence[Bits], indices: Sequence[int]
 ) -> tuple[Mask, Mask, tuple[float, ...]]:
     first = cases[indices[0]]
-    shape = first.target.shape
-    bits = [np.unpackbits(predictions[i], count=first.target.numel()).reshape(shape) for i in indices]
-    pred = torch.from_numpy(np.stack(bits, axis=1)).bool()
-    target = torch.stack([cases[i].target for i in indices], dim=1)
+    pred, target = (
+        torch.from_numpy(np.stack([_unpacked(bits[i], first.target) for i in indices], axis=1)).bool()
+        for bits in (predictions, targets)
+    )
     if first.stack is None or len(indices) == 1:
         return pred.transpose(0, 1), target.transpose(0, 1), first.spacing_mm
     return pred[None], target[None], (first.stack.spacing_mm, *first.spacing_mm)
+
+
+def _unpacked(bits: Bits, like: torch.Tensor) -> Bits:
+    return np.unpackbits(bits, count=like.numel()).reshape(like.shape)

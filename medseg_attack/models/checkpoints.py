@@ -38,9 +38,16 @@ def fingerprint_of(state: Mapping[str, Tensor]) -> str:
     return whole_state.hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes one safetensors file, whole or not at all."""
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # copied: networks that share a tensor between names (DynUNet does) are refused by the library otherwise
+    stored = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with whole(path) as part:
         part.touch()
         usual = part.stat().st_mode
@@ -79,6 +86,7 @@ def save(folder: Path, model: SegModel, card: dict[str, Any]) -> dict[str, Any]:
             "channel_names": list(task.channel_names),
         },
         "input_size": list(model.size) if model.size else None,
+        "dims": model.dims,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": versions(),
         **card,
@@ -169,9 +177,10 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def untrained(spec: str, task: Task) -> SegModel:
-    """The architecture of a spec with random weights; what its `encoder_weights` says is not downloaded."""
+    """The architecture of a spec with random weights; the first ones that it names are not read."""
     name, options = call(spec, "model")
-    options.pop("encoder_weights", None)
+    for initial in ("encoder_weights", "weights"):
+        options.pop(initial, None)
     with torch.random.fork_rng(devices=[]):  # a network draws its first weights; the caller's random numbers stay
         model: SegModel = build(name, "model").func(task, **options)
     return model

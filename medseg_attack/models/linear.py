@@ -31,13 +31,13 @@ def _box_mean(x: Float[Tensor, "b 1 *s"]) -> Float[Tensor, "b 1 *s"]:
     return pool(x, 3, stride=1, padding=1)
 
 
-@register("oracle", kind="model")
+@register("oracle", kind="model", trained=True)
 def oracle(task: Task, *, scale: float = 10.0) -> SegModel:
     """A pixel is of every class if it is at least 1/2, so that a Linf attack flips where |x - 1/2| < eps."""
     return SegModel(_Oracle(task, scale, blur=False), task)
 
 
-@register("blurred_oracle", kind="model")
+@register("blurred_oracle", kind="model", trained=True)
 def blurred_oracle(task: Task, *, scale: float = 10.0) -> SegModel:
     """The oracle behind a 3 x 3 box filter: the gradient of an attack must be the filter's adjoint."""
     return SegModel(_Oracle(task, scale, blur=True), task)

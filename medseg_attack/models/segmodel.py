@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
+from medseg_attack.models.sliding import Mirrored, Sliding
 from medseg_attack.types import Image, LogOdds, Mask, Task
 
-Head: TypeAlias = Literal["sigmoid", "softmax"]
+Head: TypeAlias = Literal["sigmoid", "softmax", "probabilities"]
+HEADS: tuple[Head, ...] = ("sigmoid", "softmax", "probabilities")
 M = TypeVar("M", bound=nn.Module)
 
+TINY = 1e-8  # of a standard deviation, so that a constant image has a z-score
+CERTAIN = 2.0**-24  # nearest to 0 or 1 that a probability is taken for: float32 knows none between this and 1
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -34,6 +38,15 @@ class Normalise(nn.Module):
         return (image - self.mean.view(shape)) / self.std.view(shape)
 
 
+class ZScore(nn.Module):
+    """Each channel of each image less its mean, over its standard deviation: of the whole scan, before any window."""
+
+    def forward(self, image: Image) -> Image:
+        axes = tuple(range(2, image.ndim))
+        centred = image - image.mean(axes, keepdim=True)
+        return centred / centred.square().mean(axes, keepdim=True).sqrt().clamp(min=TINY)
+
+
 class SegModel(nn.Module):
     """What is attacked: everything between the stored scan and the decision is inside, and differentiable.
 
@@ -42,10 +55,12 @@ class SegModel(nn.Module):
         net: (b, in_channels, *s) -> (b, k, *s), one logit per class.
         normalise: of the network's input; nothing by default.
         head: how `net` is meant to be read; by default softmax if the task is exclusive, else sigmoid.
+            "probabilities": it has done that itself. Of two exclusive classes one channel is enough for a sigmoid.
         in_channels: of `net`; a grey scan is repeated. An image that has them already is taken as it is: a
             published attack perturbs the copies one by one.
         size: what the image is resized to for `net`. None: the scan's own grid.
         stride: `net` sees that grid padded at the end to a multiple of it with 0, the scan's darkest value.
+        dims: 2: a case is a slice; 3: it is a scan.
     """
 
     def __init__(
@@ -58,6 +73,7 @@ class SegModel(nn.Module):
         in_channels: int | None = None,
         size: tuple[int, ...] | None = None,
         stride: int = 1,
+        dims: int = 2,
     ) -> None:
         super().__init__()
         self.net = net
@@ -67,17 +83,30 @@ class SegModel(nn.Module):
         self.in_channels = in_channels or task.channels
         self.size = size or None
         self.stride = stride
+        self.dims = dims
+
+    @property
+    def window(self) -> tuple[int, ...] | None:
+        """What `net` sees at a time; None: the whole image."""
+        return self.net.size if isinstance(self.net, Sliding) else None
+
+    @property
+    def black_box(self) -> bool:
+        """Whether there is no gradient by the image, because `net` runs outside of torch."""
+        inner = self.net.net if isinstance(self.net, Sliding | Mirrored) else self.net
+        return bool(getattr(inner, "black_box", False))
 
     def forward(self, image: Image) -> LogOdds:
         """Log-odds on the image's grid: `sigmoid` of them is the probability, for either head.
 
         Raises:
-            InputError: the image has neither the scan's nor the network's number of channels.
+            InputError: the image has neither the scan's nor the network's number of channels, or the network's
+                answer is not one map per class on its input's grid.
         """
         grid = tuple(image.shape[2:])
-        logits = self.net(self.normalise(self._channels(self._onto_net_grid(image))))
-        logits = self._onto_scan_grid(logits, grid)
-        return softmax_log_odds(logits) if self.head == "softmax" else logits
+        seen = self.normalise(self._channels(self._onto_net_grid(image)))
+        logits = self._onto_scan_grid(self._checked(self.net(seen), tuple(seen.shape[2:])), grid)
+        return self._log_odds(logits)
 
     def decide(self, log_odds: LogOdds) -> Mask:
         """The segmentation: log-odds >= 0, or the one-hot argmax of an exclusive task."""
@@ -85,6 +114,34 @@ class SegModel(nn.Module):
             return log_odds >= 0
         winner = log_odds.argmax(1, keepdim=True)
         return torch.zeros_like(log_odds, dtype=torch.bool).scatter_(1, winner, True)
+
+    def _checked(self, logits: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """What the network returned, if it can be what the task asks for."""
+        classes = self.task.classes
+        channels = {len(classes)} | ({1} if self._one_for_two else set())
+        if logits.ndim != len(grid) + 2 or logits.shape[1] not in channels:
+            got = f"{logits.shape[1]} channels" if logits.ndim == len(grid) + 2 else f"shape {tuple(logits.shape)}"
+            raise InputError(
+                f"expected {len(classes)} channels from the network, one for each of {', '.join(classes)}, got {got}; "
+                "give the data that it was trained for, or the output that is meant"
+            )
+        if tuple(logits.shape[2:]) != grid:
+            raise InputError(
+                f"expected the network's answer on the grid {grid} of its input, got {tuple(logits.shape[2:])}; "
+                "let the network resize it, or give a stride that divides its grid"
+            )
+        return logits
+
+    @property
+    def _one_for_two(self) -> bool:
+        return self.task.exclusive and len(self.task.classes) == 2 and self.head != "softmax"
+
+    def _log_odds(self, logits: Tensor) -> LogOdds:
+        if self.head == "softmax":
+            return softmax_log_odds(logits)
+        if self.head == "probabilities":
+            logits = logits.clamp(min=CERTAIN).log() - (1 - logits).clamp(min=CERTAIN).log()
+        return torch.cat((-logits, logits), 1) if logits.shape[1] < len(self.task.classes) else logits
 
     def _channels(self, image: Image) -> Float[Tensor, "b n *s"]:
         if image.shape[1] == self.in_channels:

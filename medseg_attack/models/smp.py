@@ -14,7 +14,7 @@ from torch import nn
 
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.models.segmodel import Normalise, SegModel
-from medseg_attack.registry import build, register
+from medseg_attack.registry import brings_weights, build, register
 from medseg_attack.types import Task
 
 PAPER_SIZE = (224, 224)  # arXiv 2401.11224, section 3
@@ -75,10 +75,15 @@ def unet_small(task: Task, *, channels: tuple[int, ...] = (16, 32, 64, 128), siz
     return SegModel(net, task, size=_grid(size), stride=2 ** len(down))
 
 
-def count_parameters(name: str) -> int:
-    """How many weights the registered model has for three overlapping classes; nothing is allocated."""
+def count_parameters(name: str) -> int | None:
+    """How many weights the registered model has for three overlapping classes; nothing is allocated.
+
+    None of a model that brings its own.
+    """
+    if brings_weights(name):
+        return None
     with torch.device("meta"):
-        model = build(name, "model")(Task("abdomen", ("large_bowel", "small_bowel", "stomach")))
+        model: SegModel = build(name, "model")(Task("abdomen", ("large_bowel", "small_bowel", "stomach")))
     return sum(parameter.numel() for parameter in model.parameters())
 
 

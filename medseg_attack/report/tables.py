@@ -27,19 +27,13 @@ def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     shown = _worst(summary)
     rows = [_clean(first, shown), *(_attacked(row, shown) for _, row in _ordered(summary).iterrows())]
     n_noise = int(summary["attack"].str.startswith("noise").sum())
+    of_aims = [[""] * len(AIMS), *(_aimed(row) for _, row in _ordered(summary).iterrows())]
+    aims = AIMS if _has_aims(summary) else ()
     return Sheet(
         f"{first['model']} on {first['data']}",
-        ["attack", "loss", "eps", *shown, "mean", "95 % CI", "drop", "rel. drop", "< half", "missed"],
-        rows,
-        " ".join(
-            filter(
-                None,
-                [
-                    caption(summary, unit=unit, empty=empty, hidden=len(organs(summary)) - len(shown)),
-                    _queries(summary),
-                ],
-            )
-        ),
+        ["attack", "loss", "eps", *shown, "mean", "95 % CI", "drop", "rel. drop", "< half", "missed", *aims],
+        [[*row, *more[: len(aims)]] for row, more in zip(rows, of_aims, strict=True)],
+        caption(summary, unit=unit, empty=empty, hidden=len(organs(summary)) - len(shown)) + _queries(summary),
         left=2,
         rules=frozenset({0, n_noise}),
     )
@@ -49,7 +43,19 @@ def _queries(summary: pd.DataFrame) -> str:
     """How often attacks without gradients asked the model about a case; "" if none asked more than once."""
     asked = summary[(summary["backwards"] == 0) & (summary["forwards"] > 1)]
     each = {f"{row['attack']} {row['forwards']:.0f}": None for _, row in asked.iterrows()}
-    return f"Queries per case, no gradients: {', '.join(each)}." if each else ""
+    return f" Queries per case, no gradients: {', '.join(each)}." if each else ""
+
+
+AIMS = ("success", "least")
+
+
+def _has_aims(summary: pd.DataFrame) -> bool:
+    return "success" in summary and bool(summary["success"].notna().any())
+
+
+def _aimed(row: "pd.Series[float]") -> list[str]:
+    """Success and the least change that brought it, of an attack with a goal or a criterion."""
+    return [percent(row["success"]), number(row["least"], 4)] if "success" in row else [""] * len(AIMS)
 
 
 def _worst(summary: pd.DataFrame) -> list[str]:
@@ -100,6 +106,11 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0)
         parts.append(f"Verified from disk: {int(summary['verified'].sum())} of {len(summary)} runs.")
     if summary["partial"].any():
         parts.append("PARTIAL: --limit left cases out.")
+    if _has_aims(summary):
+        parts.append(
+            "success: share of images on which the attack met its criterion; least: median size of the change, in its "
+            f"ball's norm, among these. Clean images met it: {percent(summary['success_of_clean'].max())}."
+        )
     if hidden:
         parts.append(f"{hidden} organs with smaller drops are not shown; --csv and --json have all.")
     return " ".join(parts)
@@ -119,13 +130,17 @@ def compare_sheet(summary: pd.DataFrame, by: Sequence[str], *, sort: str, unit: 
     rows = [
         [*(_key(row, key) for key in keys), *(number(row[score]) for score in scores),
          between(row["low"], row["high"]) if "organ" not in keys else "",
-         number(row["drop"]), percent(row["relative_drop"]), percent(row["below_half"]), percent(row["missed"])]
+         number(row["drop"]), percent(row["relative_drop"]), percent(row["below_half"]), percent(row["missed"]),
+         *_aimed(row)]
         for _, row in table.iterrows()
     ]  # fmt: skip
-    columns = [*keys, "clean", *shown, "mean", "95 % CI", "drop", "rel. drop", "< half", "missed"]
+    columns = [*keys, "clean", *shown, "mean", "95 % CI", "drop", "rel. drop", "< half", "missed", *AIMS]
     drop = {columns.index("95 % CI")} if "organ" in keys else set()
     if "organ" in keys:  # success is stated over organs
         drop |= {columns.index(name) for name in ("rel. drop", "< half", "missed")}
+    if not _has_aims(summary):
+        drop |= {columns.index(name) for name in AIMS}
+    if "organ" in keys:
         columns[columns.index("mean")] = "adv"
     kept = [i for i in range(len(columns)) if i not in drop]
     hidden = len(organs(summary)) - len(shown) if shown else 0

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from medseg_attack.results import AXES
-from medseg_attack.stats.scores import COUNTS, Empty, measures, scored
+from medseg_attack.stats.scores import COUNTS, TRUTH, Empty, measures, scored
 
 STATES = ("ok", "missed", "hallucinated", "absent")
 _KEYS = ["run", "group", "volume", "cls"]
@@ -18,16 +18,17 @@ def deltas(rows: pd.DataFrame, *, empty: Empty) -> pd.DataFrame:
 
     Columns: `state_clean`, `state_adv` (ok; missed: in the truth, predicted nowhere; hallucinated: predicted, not in
     the truth; absent: neither); dice, iou and whatever was measured, each `_clean` and `_adv`; volume_ml_target,
-    _clean, _adv, and of the last two their difference `volume_ml` and `volume_percent`; `centroid_shift_mm` from the
-    clean to the adversarial prediction. `metrics.empty.RULES` says what each is where a mask is empty.
+    _clean, _adv, and of the last two their difference `volume_ml` and `volume_percent`, less what the organ itself grew
+    by under an attack that moves anatomy; `centroid_shift_mm` from the clean to the adversarial prediction, anatomy's
+    own shift included. `metrics.empty.RULES` says what each is where a mask is empty.
     """
     sums = [f"{axis}_{when}" for axis in AXES for when in ("clean", "adv")]
     first = [f"{axis}_mm" for axis in AXES] + [f"{name}_{when}" for name in measures(rows) for when in ("clean", "adv")]
     table = rows.groupby(_KEYS, sort=False)[[*COUNTS, *sums]].sum()
     table = table.join(rows.groupby(_KEYS, sort=False)[first].first()).reset_index()
     table = scored(table, empty)
-    for when in ("clean", "adv"):
-        table[f"state_{when}"] = _state(table["n_target"] > 0, table[f"n_{when}"] > 0)
+    for when, truth in TRUTH.items():
+        table[f"state_{when}"] = _state(table[truth] > 0, table[f"n_{when}"] > 0)
     return table.assign(**_volumes(table), centroid_shift_mm=_shift(table)).drop(columns=sums)
 
 
@@ -39,10 +40,11 @@ def _state(in_truth: "pd.Series[bool]", in_pred: "pd.Series[bool]") -> np.ndarra
 def _volumes(table: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
     voxel_ml = table["z_mm"] * table["y_mm"] * table["x_mm"] / 1000
     volumes = {f"volume_ml_{when}": table[f"n_{when}"] * voxel_ml for when in ("target", "clean", "adv")}
-    change = volumes["volume_ml_adv"] - volumes["volume_ml_clean"]
+    # what the organ itself grew by is not the model's error
+    change = table["n_adv"] - table["n_clean"] - (table["n_target_adv"] - table["n_target"])
     # of pixels, so that it is there without a slice thickness, too
-    ratio = table["n_adv"] / table["n_clean"].where(table["n_clean"] > 0)
-    return volumes | {"volume_ml": change, "volume_percent": 100 * (ratio - 1)}
+    percent = 100 * change / table["n_clean"].where(table["n_clean"] > 0)
+    return volumes | {"volume_ml": change * voxel_ml, "volume_percent": percent}
 
 
 def _shift(table: pd.DataFrame) -> "pd.Series[float]":

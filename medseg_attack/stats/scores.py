@@ -16,7 +16,8 @@ Unit: TypeAlias = Literal["slice", "volume", "patient"]
 Empty: TypeAlias = Literal["one", "nan", "zero"]
 
 UNITS: dict[Unit, str] = {"slice": "case", "volume": "volume", "patient": "group"}
-COUNTS = ["n_target", "n_clean", "hit_clean", "n_adv", "hit_adv"]
+COUNTS = ["n_target", "n_clean", "hit_clean", "n_target_adv", "n_adv", "hit_adv"]
+TRUTH = {"clean": "n_target", "adv": "n_target_adv"}  # anatomy may move under attack
 EMPTY_RULES: dict[Empty, str] = {
     "one": "an organ absent from truth and prediction scores 1 (as UW-Madison scores)",
     "nan": "an organ absent from the truth is left out",
@@ -39,22 +40,21 @@ def pooled(rows: pd.DataFrame, unit: Unit) -> pd.DataFrame:
 def scored(cases: pd.DataFrame, empty: Empty) -> pd.DataFrame:
     """Adds dice and iou, clean and adversarial, and `touched`: whether the rule for empty masks decided a score.
 
-    >>> row = {"n_target": 4, "n_clean": 4, "hit_clean": 3, "n_adv": 0, "hit_adv": 0}
+    >>> row = {"n_target": 4, "n_clean": 4, "hit_clean": 3, "n_target_adv": 4, "n_adv": 0, "hit_adv": 0}
     >>> scored(pd.DataFrame([row]), "one")[["dice_clean", "iou_clean", "dice_adv"]].to_numpy().tolist()
     [[0.75, 0.6, 0.0]]
     """
     result = cases.copy()
-    absent = cases["n_target"] == 0
-    touched = absent if empty == "nan" else pd.Series(False, index=cases.index)
-    for when in ("clean", "adv"):
-        total, hit = cases["n_target"] + cases[f"n_{when}"], cases[f"hit_{when}"]
-        neither = total == 0
+    touched = pd.Series(False, index=cases.index)
+    for when, truth in TRUTH.items():
+        total, hit = cases[truth] + cases[f"n_{when}"], cases[f"hit_{when}"]
+        absent, neither = cases[truth] == 0, total == 0
         value = {"one": 1.0, "nan": np.nan, "zero": 0.0}[empty]
         dice = (2 * hit / total.where(~neither, 1)).where(~neither, value)
         iou = (hit / (total - hit).where(~neither, 1)).where(~neither, value)
         result[f"dice_{when}"] = dice.mask(absent) if empty == "nan" else dice
         result[f"iou_{when}"] = iou.mask(absent) if empty == "nan" else iou
-        touched = touched | neither
+        touched = touched | (absent if empty == "nan" else neither)
     return result.assign(touched=touched)
 
 
@@ -117,10 +117,36 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
             | cost.loc[run].to_dict()
             | {"{2}_{0}".format(*str(name).rpartition("_")): value for name, value in measured.loc[run].items()}
             | {"cases": of_run["unit"].nunique(), "patients": of_run["group"].nunique()}
+            | aimed(rows[rows["run"] == run], unit)
             | {"verified": bool(of_verified.get(run, False))}
             | {"touched": int(of_run["touched"].sum()), "entries": len(of_run)}
         )
     return pd.DataFrame(table)
+
+
+def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
+    """What one run's attack reached, if it had a goal or a criterion of success; NaN if it had none.
+
+    Returns:
+        success: share of attacked images on which the attack succeeded; success_of_clean: the share that met the
+        criterion before. least, least_mean: median and mean size of change among successes. goal_dice: mean Dice with
+        the goal over classes, per `unit`; a class in neither is left out.
+    """
+    nothing = dict.fromkeys(AIMED, float("nan"))
+    if "success" not in rows or rows["success"].isna().all():
+        return nothing
+    cases = rows.drop_duplicates("case")
+    sizes = cases.loc[cases["success"] == 1, "size"]
+    found = nothing | {"success": float(cases["success"].mean()), "least": float(sizes.median())}
+    found |= {"success_of_clean": float(cases["success_of_clean"].mean()), "least_mean": float(sizes.mean())}
+    if "n_goal" in rows and rows["n_goal"].notna().any():
+        counts = rows.groupby([UNITS[unit], "cls"])[["n_goal", "n_adv", "hit_goal"]].sum()
+        total = counts["n_goal"] + counts["n_adv"]
+        found["goal_dice"] = float((2 * counts["hit_goal"] / total.where(total > 0)).groupby("cls").mean().mean())
+    return found
+
+
+AIMED = ("success", "success_of_clean", "least", "least_mean", "goal_dice")
 
 
 def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -138,9 +164,11 @@ def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFram
     )
     for column in measured:
         table[column.removesuffix("_adv")] = scans.groupby(["run", "cls"], sort=False)[column].mean()
-    each = rows[["run", "case", "volume", "group", "cls", "n_target", "n_adv", "hit_adv", *measured]]
-    each = scored(each.assign(n_clean=each["n_adv"], hit_clean=each["hit_adv"]), empty)
+    each = rows[["run", "case", "volume", "group", "cls", "n_target_adv", "n_adv", "hit_adv", *measured]]
+    each = scored(each.assign(n_target=each["n_target_adv"], n_clean=each["n_adv"], hit_clean=each["hit_adv"]), empty)
     columns = {"n_adv": "n_pred", "hit_adv": "hit", "dice_adv": "dice", "iou_adv": "iou"}
     columns |= {column: column.removesuffix("_adv") for column in measured}
-    each = each.drop(columns=["n_clean", "hit_clean", "dice_clean", "iou_clean"]).rename(columns=columns)
+    each = each.drop(columns=["n_target_adv", "n_clean", "hit_clean", "dice_clean", "iou_clean"]).rename(
+        columns=columns
+    )
     return table.reset_index().join(facts, on="run"), each.join(facts, on="run")

@@ -1,4 +1,7 @@
-"""Training cases on one grid, augmented; how a case looks in an epoch follows from (seed, epoch, case) alone."""
+"""Training cases on one grid, or patches of them, augmented.
+
+How a case looks in an epoch follows from (seed, epoch, case) alone.
+"""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,7 +30,7 @@ class Ref(Protocol):
     def group(self) -> str: ...
 
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, ...]: ...
 
 
 @runtime_checkable
@@ -43,34 +46,45 @@ class Source(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def refs(self, split: Any, fold: int = 0) -> Sequence[Any]: ...
+    def refs(self, split: Any, fold: int = 0, dims: int = 2) -> Sequence[Any]: ...
 
     def read(self, ref: Any) -> Case: ...
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
-    """The cases, resized to `grid` and augmented for `epoch`; image (c, *grid) and 0/1 target (k, *grid)."""
+    """The cases, resized to `grid` and augmented for `epoch`; image (c, *grid) and 0/1 target (k, *grid).
 
-    def __init__(self, data: Source, refs: Sequence[Ref], grid: tuple[int, ...], seed: int) -> None:
-        self.data, self.refs, self.grid, self.seed = data, refs, grid, seed
+    With `patches`, nothing is resized: a case gives random parts of that shape, as many as would cover it, two in three
+    of them around a voxel of an organ.
+    """
+
+    def __init__(
+        self, data: Source, refs: Sequence[Ref], grid: tuple[int, ...], seed: int, *, patches: bool = False
+    ) -> None:
+        self.data, self.refs, self.grid, self.seed, self.patches = data, refs, grid, seed, patches
         self.epoch = 0
-        self.transform = _transform(grid)
-        each = 4 * (data.task.channels + 1) * int(np.prod(grid))
+        self.transform = _transform(grid, patches)
+        each = 4 * (data.task.channels + 1) * max(int(np.prod(ref.shape if patches else grid)) for ref in refs)
         self.cached = [self._decoded(ref) for ref in refs[: CACHE_BYTES // each]]
+        self.parts = [(i, n) for i, ref in enumerate(refs) for n in range(parts(ref, grid) if patches else 1)]
 
     def __len__(self) -> int:
-        return len(self.refs)
+        return len(self.parts)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]:
+        index, part = self.parts[at]
         ref = self.refs[index]
         image, code = self.cached[index] if index < len(self.cached) else self._decoded(ref)
-        self.transform.set_random_state(seed=crc(self.seed, self.epoch, ref.id))
-        changed = self.transform({"image": image, "target": code})
+        self.transform.set_random_state(seed=crc(self.seed, self.epoch, ref.id, *([part] if part else [])))
+        made = self.transform({"image": image, "target": code})
+        changed = made[0] if self.patches else made  # the library's patches come in a list
         target = decoded(_plain(changed["target"]), self.data.task)
         return _plain(changed["image"]).clamp(0, 1), target.float()
 
     def _decoded(self, ref: Ref) -> tuple[Tensor, Tensor]:
         case = self.data.read(ref)
+        if self.patches:
+            return case.image, encoded(case.target.float(), self.data.task)
         image = resized(case.image[None], self.grid)[0]
         return image, encoded(resized(case.target[None].float(), self.grid)[0], self.data.task)
 
@@ -88,6 +102,11 @@ def batches(
     loader = DataLoader(cases, batch_sampler=cut, num_workers=workers, pin_memory=on_gpu, generator=torch.Generator())
     for image, target in loader:
         yield image.to(device, non_blocking=on_gpu), target.to(device, non_blocking=on_gpu)
+
+
+def parts(ref: Ref, window: tuple[int, ...]) -> int:
+    """How many patches a case gives in an epoch."""
+    return max(1, round(float(np.prod(ref.shape)) / float(np.prod(window))))
 
 
 def crc(*parts: object) -> int:
@@ -114,21 +133,29 @@ def decoded(code: Float[Tensor, "1 *s"], task: Task) -> Tensor:
     return (code.long() >> classes) & 1 == 1
 
 
-def _transform(grid: tuple[int, ...]) -> Any:
-    """MONAI's flips, quarter turns (of square grids), small affine maps, brightness and contrast."""
+def _transform(grid: tuple[int, ...], patches: bool) -> Any:
+    """MONAI's random patches, flips, quarter turns (of square grids), small affine maps, brightness and contrast.
+
+    A scan is neither flipped nor turned: which way is up, front and left is what tells some of its organs apart.
+    """
     from monai.transforms import (
         Compose,
         RandAdjustContrastd,
         RandAffined,
+        RandCropByPosNegLabeld,
         RandFlipd,
         RandRotate90d,
         RandScaleIntensityd,
+        SpatialPadd,
     )
 
     both = ("image", "target")
-    turns = [RandRotate90d(both, prob=0.5, max_k=3)] if len(set(grid)) == 1 else []
+    flips = [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in (0, 1)] if len(grid) == 2 else []
+    turns = [RandRotate90d(both, prob=0.5, max_k=3)] if len(grid) == 2 and len(set(grid)) == 1 else []
+    cut = [SpatialPadd(both, grid), RandCropByPosNegLabeld(both, "target", grid, pos=2, neg=1)] if patches else []
     return Compose([
-        *(RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(len(grid))),
+        *cut,
+        *flips,
         *turns,
         RandAffined(
             both,

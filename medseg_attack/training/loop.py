@@ -118,14 +118,16 @@ class _Training:
         weights = list(self.model.parameters())
         if not weights:
             raise InputError(f"expected a model with weights, got {plan.model}, which has none; choose another --model")
-        if device.type == "cuda":
+        if device.type == "cuda" and self.model.dims == 2:
             self.model.to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(weights, lr=plan.lr)
         if self.history:
             self._restore()
-        refs = cases_of(plan, data)
-        self.cases = TrainingSet(data, refs, self.model.size or refs[0].shape, plan.seed)
-        self.validation = data.refs("val", plan.fold)
+        refs = cases_of(plan, data, self.model.dims)
+        window = self.model.window
+        grid = window or self.model.size or refs[0].shape
+        self.cases = TrainingSet(data, refs, grid, plan.seed, patches=window is not None)
+        self.validation = data.refs("val", plan.fold, self.model.dims)
         self.loss = training_loss(plan.loss, data.task)
 
     def epoch(self, number: int) -> EpochRecord:

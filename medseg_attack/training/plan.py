@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from zlib import crc32
 from medseg_attack.errors import InputError, plural
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.registry import build, call, spec
-from medseg_attack.training.augment import Source
+from medseg_attack.training.augment import Source, parts
 from medseg_attack.training.losses import training_loss
 
 STEPS = 3000  # of the optimiser, for which the default number of epochs is chosen: 5 minutes on two CPU cores
@@ -54,7 +54,10 @@ def planned(options: Options, data: Source) -> Options:
     Raises:
         InputError: an option is out of range or does not fit the model, or there is nothing to train on.
     """
-    refs = cases_of(options, data)
+    make, owner, arguments = _architecture(options.model)
+    fields = inspect.signature(make).parameters
+    dims = _dims(fields, arguments)
+    refs = cases_of(options, data, dims)
     if not refs:
         raise InputError(f"expected training cases in {data.name} without fold {options.fold}, got none; check --data")
     for name, low in (("epochs", 0), ("batch_size", 1), ("lr", 1e-12)):
@@ -62,27 +65,43 @@ def planned(options: Options, data: Source) -> Options:
             option = f"--{name.replace('_', '-')}"
             raise InputError(f"expected {option} of at least {low}, got {getattr(options, name)}; check {option}")
     training_loss(options.loss, data.task)
-    make = build(options.model, "model").func
-    name, arguments = call(options.model, "model")
-    if name in ("checkpoint", "others"):
-        raise InputError(f"expected an architecture for --model, got {name}, which is trained; begin with it by --init")
-    fields = inspect.signature(make).parameters
     for field in ("size", "encoder_weights"):
         if value := getattr(options, field):
             if field not in fields:
-                raise InputError(f"{name} has no {field}, got {value!r}; leave it out or choose another --model")
+                raise InputError(f"{owner} has no {field}, got {value!r}; leave it out or choose another --model")
             arguments[field] = value
-    if "size" in fields and not arguments.get("size", fields["size"].default) and len({r.shape for r in refs}) > 1:
-        arguments["size"] = MANY_GRIDS
+    if _meets_nowhere(fields, arguments) and len({ref.shape for ref in refs}) > 1:
+        arguments["size"] = _common_grid(options, data, dims)
     if options.init:
         read_card(Path(options.init))
-    per_epoch = max(len(refs) // options.batch_size, 1)
+    window = arguments.get("window", ())
+    cases = sum(parts(ref, window) for ref in refs) if window else len(refs)
+    per_epoch = max(cases // options.batch_size, 1)
     epochs = options.epochs or math.ceil(STEPS / per_epoch)
     full = spec(functools.partial(make, **arguments))
     return dataclasses.replace(options, model=full, epochs=epochs, size=(), encoder_weights="")
 
 
-def cases_of(options: Options, data: Source) -> Sequence[Any]:
+def _common_grid(options: Options, data: Source, dims: int) -> tuple[int, ...]:
+    if dims == 3:
+        raise InputError(
+            f"expected a window that patches of the scans of {data.name} are cut to, got none in {options.model}; "
+            "add window=(SLICES, ROWS, COLUMNS)"
+        )
+    return MANY_GRIDS
+
+
+def _architecture(model: str) -> tuple[Any, str, dict[str, Any]]:
+    """What makes it, its name and its options."""
+    owner, arguments = call(model, "model")
+    if owner in ("checkpoint", "others"):
+        raise InputError(
+            f"expected an architecture for --model, got {owner}, which is trained; start from it by --init"
+        )
+    return build(model, "model").func, owner, arguments
+
+
+def cases_of(options: Options, data: Source, dims: int) -> Sequence[Any]:
     """The cases to train on: of all patients outside the fold, or of one part of them.
 
     Parts of one number are disjoint, and 0/4 lies in 0/2: who belongs to them depends on the patients' names alone.
@@ -90,7 +109,7 @@ def cases_of(options: Options, data: Source) -> Sequence[Any]:
     Raises:
         InputError: `patients` is not k/N, or there are not so many patients.
     """
-    refs = data.refs("train", options.fold)
+    refs = data.refs("train", options.fold, dims)
     if not options.patients:
         return refs
     k, _, n = options.patients.partition("/")
@@ -108,6 +127,17 @@ def cases_of(options: Options, data: Source) -> Sequence[Any]:
     return [ref for ref in refs if ref.group in part]
 
 
+def _dims(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> int:
+    return int(arguments.get("dims", fields["dims"].default)) if "dims" in fields else 2
+
+
+def _meets_nowhere(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> bool:
+    """Whether a model that could would bring its cases to no common grid."""
+    return "size" in fields and not any(
+        arguments.get(name, fields[name].default) for name in ("size", "window") if name in fields
+    )
+
+
 def label(model: str) -> str:
     """What the command line calls a trained model: its spec without grid and initial weights."""
     name, arguments = call(model, "model")
@@ -117,9 +147,11 @@ def label(model: str) -> str:
 
 def warnings(plan: Options, data: Source) -> list[str]:
     """What a person should know before the training: parts without patients, classes that cannot be learnt."""
-    refs = cases_of(plan, data)
+    name, arguments = call(plan.model, "model")
+    dims = _dims(inspect.signature(build(name, "model").func).parameters, arguments)
+    refs = cases_of(plan, data, dims)
     found = []
-    if not data.refs("val", plan.fold):
+    if not data.refs("val", plan.fold, dims):
         found.append(f"{data.name} has no patients to validate on; the last epoch is taken, not the best one")
     missing = set(data.task.scored)
     for ref in refs:

@@ -1,0 +1,170 @@
+"""Attacks that walk to the boundary and stop where they crossed it: DAG, DeepFool, JSMA."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_attack.attacks.minimal import Search, check, length, slope, swept, walk, wide
+from medseg_attack.balls import L0, TINY, Linf
+from medseg_attack.criteria import ByPixels, Criterion
+from medseg_attack.errors import InputError
+from medseg_attack.goals import Goal
+from medseg_attack.registry import About, register
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model
+
+WIDEST = Linf(64 / 255)
+
+
+@register("dag", kind="attack")
+@dataclass(frozen=True)
+class Dag:
+    """Small steps against the entries that are not adversarial yet (DAG; Xie et al., ICCV 2017, arXiv 1703.08603).
+
+    The gradient of their summed margins, divided by its largest entry, is added until the case succeeds; so the change
+    is at most a step larger than needed. Kept within [0, 1] in every step, which the paper's code does not; a case
+    that fails is a failure and not a clean success. Against any norm: the step is of Linf.
+
+    Attributes:
+        step_size: gamma; the paper's 0.5 grey levels of 255 is 0.002.
+    """
+
+    ball: Ball = WIDEST
+    goal: Goal | None = None
+    success: Criterion = ByPixels()
+    steps: int = 200
+    step_size: float = 0.001
+
+    def __post_init__(self) -> None:
+        check(self, "linf", "l2", "l0")
+        if not self.step_size > 0:
+            raise InputError(f"expected step_size > 0, got {self.step_size:g}; check the attack")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return next(self.sweep(model, image, target, seeds, [self.ball]))
+
+    def sweep(
+        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
+    ) -> Iterator[Adversarial]:
+        """One search, cut to each ball."""
+        return swept(self, self._search, model, image, target, balls)
+
+    def _search(self, found: Search) -> tuple[Adversarial, Tensor]:
+        def move(x: Image, log_odds: LogOdds) -> Image:
+            grad = slope(found.excess(log_odds).clamp(max=0), x)
+            return x + self.step_size * grad / (wide(grad.abs().flatten(1).amax(1), grad) + TINY)
+
+        return walk(found, self.steps, move)
+
+
+@register("deepfool", kind="attack")
+@dataclass(frozen=True)
+class DeepFool:
+    """Steps to where the summed margins would vanish if they were linear (Moosavi-Dezfooli et al., arXiv 1511.04599).
+
+    Dense by our adaptation: all entries that are not adversarial yet are one function. On a single linear entry one
+    step ends at the boundary; on several, small margins are overshot while the large ones take more steps.
+
+    Attributes:
+        ball: in l2 the step is along the gradient, in linf along its signs.
+        overshoot: the change that is tried is larger by this share.
+    """
+
+    ball: Ball = WIDEST
+    goal: Goal | None = None
+    success: Criterion = ByPixels()
+    steps: int = 50
+    overshoot: float = 0.02
+
+    def __post_init__(self) -> None:
+        check(self, "linf", "l2")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return next(self.sweep(model, image, target, seeds, [self.ball]))
+
+    def sweep(
+        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
+    ) -> Iterator[Adversarial]:
+        """One search, cut to each ball."""
+        return swept(self, self._search, model, image, target, balls)
+
+    def _search(self, found: Search) -> tuple[Adversarial, Tensor]:
+        in_linf = isinstance(found.ball, Linf)
+        beyond = 1 + self.overshoot
+
+        def move(x: Image, log_odds: LogOdds) -> Image:
+            missing = found.excess(log_odds).clamp(max=0)
+            grad = slope(missing, x)
+            lack = -missing.detach().flatten(1).sum(1)
+            reach = grad.abs().flatten(1).sum(1) if in_linf else length(grad).square()
+            step = wide(lack / (reach + TINY), grad) * (grad.sign() if in_linf else grad)
+            return found.image + beyond * ((x.detach() - found.image) / beyond + step)
+
+        return walk(found, self.steps, move)
+
+
+@register("jsma", kind="attack", about=About(norm="least l0"))
+@dataclass(frozen=True)
+class Jsma:
+    """The few pixels that matter most, changed as far as they go (JSMA; Papernot et al., arXiv 1511.07528).
+
+    Saliency is the product of what a pixel does for the wanted class and against the others, summed over the entries
+    that are not adversarial yet; where classes may overlap the others are the class's own absence. Single pixels, not
+    pairs, which a scan has too many of. Without a goal (which the paper does not have) it is the margin's own slope.
+
+    Attributes:
+        steps: rounds, of which each changes `share` of all pixels; none is changed twice.
+        theta: by how much; 1 goes to black or white.
+    """
+
+    ball: Ball = L0()
+    goal: Goal | None = None
+    success: Criterion = ByPixels()
+    steps: int = 100
+    share: float = 0.001
+    theta: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self, "l0")
+        if not (0 < self.share <= 1 and self.theta > 0):
+            raise InputError(
+                f"expected 0 < share <= 1 and theta > 0, got {self.share:g} and {self.theta:g}; check them"
+            )
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return next(self.sweep(model, image, target, seeds, [self.ball]))
+
+    def sweep(
+        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
+    ) -> Iterator[Adversarial]:
+        """One search, cut to each ball."""
+        return swept(self, self._search, model, image, target, balls)
+
+    def _search(self, found: Search) -> tuple[Adversarial, Tensor]:
+        n = max(1, round(self.share * found.image[0].numel()))
+
+        def move(x: Image, log_odds: LogOdds) -> Image:
+            gain, saliency = _saliency(found, x, log_odds)
+            moved = (x.detach() + self.theta * gain.sign()).clamp(0, 1)
+            stuck = (x.detach() != found.image) | (moved == x.detach())
+            score = torch.where(stuck, 0.0, saliency).flatten(1)
+            top = score.topk(n, 1)
+            chosen = torch.zeros_like(score, dtype=torch.bool).scatter_(1, top.indices, top.values > 0)
+            return torch.where(chosen.view_as(x), moved, x.detach())
+
+        return walk(found, self.steps, move)
+
+
+def _saliency(found: Search, x: Image, log_odds: LogOdds) -> tuple[Image, Image]:
+    """In which direction a change helps, and how much."""
+    missing = found.excess(log_odds)
+    active = missing.detach() <= 0
+    if found.aim.goal is None or not found.aim.task.exclusive:
+        gain = slope(torch.where(active, missing, 0.0), x)
+        return gain, gain.abs()
+    log_p, wanted = functional.logsigmoid(log_odds), found.aim.goal(found.target)
+    own, others = torch.where(wanted & active, log_p, 0.0), torch.where(~wanted & active, log_p, 0.0)
+    (gain,) = torch.autograd.grad(own.sum(), x, retain_graph=True)
+    return gain, (-gain * slope(others, x)).clamp(min=0)

@@ -1,0 +1,133 @@
+"""When an attack with a goal is done: rules on hard masks, each stated for both directions.
+
+A rule gives how far an attack came, in [0, 1]: 1 is success. As the judge of an attack it is capped, so that
+"the more harmful, then the smaller" keeps the least perturbation that succeeds.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from medseg_attack.errors import InputError
+from medseg_attack.registry import register
+from medseg_attack.types import Mask, PerSample, Task
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """How far an attack came, of what it takes to succeed; 1 is success."""
+
+    def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
+        """From the truth."""
+        ...
+
+    def near(self, pred: Mask, goal: Mask, task: Task) -> PerSample:
+        """To the goal."""
+        ...
+
+
+@register("by_pixels", kind="criterion")
+@dataclass(frozen=True)
+class ByPixels:
+    """That share of the pixels is adversarial: other than the truth, or as the goal wants (as adv_lib counts).
+
+    Classes that may overlap are counted one by one and the least of them decides: over all entries together, organs
+    that are absent would make the share cheap or dear. 99 % away from a truth is nearly its inverse: much more than a
+    Dice of 0.
+    """
+
+    share: float = 0.99
+
+    def __post_init__(self) -> None:
+        _reachable("share", self.share, self.share)
+
+    @property
+    def may_fail(self) -> float:
+        """The share of entries that need not be adversarial."""
+        return 1 - self.share
+
+    def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
+        return _capped(_least(~_agreeing(pred, truth, task)), self.share)
+
+    def near(self, pred: Mask, goal: Mask, task: Task) -> PerSample:
+        return _capped(_least(_agreeing(pred, goal, task)), self.share)
+
+
+@register("by_dice", kind="criterion")
+@dataclass(frozen=True)
+class ByDice:
+    """Mean Dice over the classes that tables report: at most `below` with the truth, or at least `above` with the goal.
+
+    A class in neither mask agrees.
+    """
+
+    below: float = 0.5
+    above: float = 0.9
+
+    def __post_init__(self) -> None:
+        _reachable("above", self.above, self.above)
+        _reachable("below", self.below, 1 - self.below)
+
+    def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
+        return _capped(1 - _overlap(pred, truth, task, dice=True), 1 - self.below)
+
+    def near(self, pred: Mask, goal: Mask, task: Task) -> PerSample:
+        return _capped(_overlap(pred, goal, task, dice=True), self.above)
+
+
+@register("by_miou", kind="criterion")
+@dataclass(frozen=True)
+class ByMiou:
+    """Mean IoU over {class, not class} and the classes: as MedIS counts it (0.5 with the truth, 0.45 with the goal).
+
+    Its thresholds admit trivial wins: two disjoint masks of 5 % of the image agree by 0.45. So read it beside the
+    share that the clean images reach.
+    """
+
+    below: float = 0.5
+    above: float = 0.45
+
+    def __post_init__(self) -> None:
+        _reachable("above", self.above, self.above)
+        _reachable("below", self.below, 1 - self.below)
+
+    def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
+        return _capped(1 - self._miou(pred, truth, task), 1 - self.below)
+
+    def near(self, pred: Mask, goal: Mask, task: Task) -> PerSample:
+        return _capped(self._miou(pred, goal, task), self.above)
+
+    def _miou(self, a: Mask, b: Mask, task: Task) -> PerSample:
+        return (_overlap(a, b, task, dice=False) + _overlap(~a, ~b, task, dice=False)) / 2
+
+
+def _agreeing(a: Mask, b: Mask, task: Task) -> Bool[Tensor, "b n *s"]:
+    """Which entries agree; a pixel of an exclusive task is one entry."""
+    return (a == b).all(1, keepdim=True) if task.exclusive else a == b
+
+
+def _least(adversarial: Bool[Tensor, "b n *s"]) -> PerSample:
+    """The share of entries, of the class where it is least."""
+    return adversarial.flatten(2).double().mean(2).amin(1)
+
+
+def _overlap(a: Mask, b: Mask, task: Task, *, dice: bool) -> PerSample:
+    """Dice or IoU, mean over the classes that tables report; 1 for a class in neither."""
+    classes = list(task.scored)
+    a, b = a[:, classes].flatten(2), b[:, classes].flatten(2)
+    both, total = (a & b).sum(2).double(), (a.sum(2) + b.sum(2)).double()
+    ratio = 2 * both / total.clamp(min=1) if dice else both / (total - both).clamp(min=1)
+    return torch.where(total > 0, ratio, 1.0).mean(1)
+
+
+def _capped(value: Tensor, goal: float) -> PerSample:
+    """1 where the goal is reached, to within what float64 adds to a mean of counts."""
+    return torch.where(value >= goal * (1 - 1e-12), 1.0, value / goal)
+
+
+def _reachable(name: str, value: float, way: float) -> None:
+    if not 0 < way <= 1:
+        raise InputError(f"expected a share for {name} that is not reached from the start, got {value:g}; check it")

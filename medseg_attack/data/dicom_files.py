@@ -1,0 +1,85 @@
+"""DICOM files through pydicom, which goes on with half a file where this one refuses."""
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from medseg_attack.errors import InputError
+
+_BROKEN = (OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, NotImplementedError, RuntimeError)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Without pydicom's warnings, since real files break the standard in many ways that do not matter here.
+
+    Raises:
+        InputError: in place of what pydicom raises on a file that is cut off or broken.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except _BROKEN as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"expected a whole DICOM file in {path}, got '{said}'; copy it again") from error
+
+
+class _Whole(io.BufferedReader):
+    """A file that raises where it ends within an element: pydicom would go on with half of it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        # an element begins with 8 bytes, and where none of them is left the file has ended as it should
+        if size is not None and len(found) < size and (found or size != 8):
+            raise OSError(f"it ends after {self._size} bytes, within an element")
+        return found
+
+    def seek(self, target: int, whence: int = 0, /) -> int:
+        place = super().seek(target, whence)
+        if place > self._size:
+            raise OSError(f"it ends after {self._size} bytes, {place - self._size} too early")
+        return place
+
+
+def read_whole(path: Path, tags: Sequence[str] = ()) -> Dataset:
+    """All elements but the pixels of a file, or those named by `tags`.
+
+    Raises:
+        OSError: it is cut off.
+    """
+    with _Whole(path) as file:
+        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags) or None)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file begins as DICOM files do, whatever its name is."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def group(dataset: Dataset, frame: int, name: str) -> Dataset:
+    """A functional group of a frame: its own, or the one that all frames share; empty if there is none."""
+    for sequence, at in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        groups = dataset.get(sequence) or []
+        if at < len(groups) and groups[at].get(name):
+            item: Dataset = groups[at][name].value[0]
+            return item
+    return Dataset()
+
+
+def numbers(dataset: Dataset, name: str) -> tuple[float, ...] | None:
+    """The values of an attribute as numbers, None if it is absent or empty."""
+    value = dataset.get(name)
+    return None if value is None or len(value) == 0 else tuple(float(one) for one in value)

@@ -1,0 +1,295 @@
+"""DICOM series with their labels, anywhere in a folder: `prepare SOURCE --format dicom`."""
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from medseg_attack.data.dicom import Series, files_of, read_stored, series_of
+from medseg_attack.data.dicom_headers import Images, Index, LabelFile, index
+from medseg_attack.data.dicom_nifti import label_map, values_of
+from medseg_attack.data.dicom_seg import read_seg
+from medseg_attack.data.nifti import stem
+from medseg_attack.data.rtstruct import contours_on, read_rtstruct
+from medseg_attack.data.segments import choice, matching
+from medseg_attack.data.source import Array, Scan, ScanFile, Source, existing, label_type
+from medseg_attack.errors import InputError, plural
+from medseg_attack.registry import register, spec
+from medseg_attack.types import Task
+
+_NIFTI = "NIfTI"
+
+
+@dataclass(frozen=True)
+class Label:
+    """One segment, region or value, and the file that it stands in."""
+
+    file: LabelFile
+    number: int
+    name: str
+
+
+Picked = Mapping[str, tuple[Label, ...]]  # by class
+
+
+@register("dicom", kind="dataset")
+@dataclass(frozen=True)
+class Dicom:
+    """DICOM series (CT, MR, enhanced multi-frame) with SEG, RTSTRUCT or NIfTI labels.
+
+    All of SOURCE is searched; files are known by their headers, not by their names or folders. A series that has
+    labels is a scan, others are left out and named. A SEG or RTSTRUCT belongs to the series that it refers to. Where
+    an RTSTRUCT's references lead nowhere, or a SEG has none, it belongs to the series in its frame of reference, or
+    else to the series of its patient. A NIfTI label map must be named by `masks`; it belongs to the series whose voxels
+    its affine hits. Patients are told apart by PatientID (by study where it is empty) and called by a hash. Where
+    SeriesInstanceUID is empty, a folder is a series.
+
+    Attributes:
+        labels: classes and the labels they are made of, `liver=Liver,kidney=Kidney*`; all labels where it is empty.
+        series: SeriesInstanceUIDs to take; all that have labels where it is empty.
+        masks: pattern of the paths of label files, such as `*/reader1/*.dcm` or `*_seg.nii.gz`.
+        threshold: of FRACTIONAL segments, in (0, 1].
+        exclusive: one class per voxel, for a softmax network; labels that overlap are then refused.
+        patients: `id`, or `folder` to tell patients apart by the folders of SOURCE, where ids were wiped.
+    """
+
+    labels: str = ""
+    series: tuple[str, ...] = ()
+    masks: str = ""
+    threshold: float = 0.5
+    exclusive: bool = False
+    patients: str = "id"
+
+    def __post_init__(self) -> None:
+        choice(self.labels)
+        if not 0 < self.threshold <= 1:
+            raise InputError(f"dicom.threshold: expected a fraction in (0, 1], got {self.threshold}; 0.5 is usual")
+        if self.patients not in ("id", "folder"):
+            raise InputError(f"dicom.patients: expected id or folder, got {self.patients!r}; choose one")
+
+    def listing(self, root: Path) -> Source:
+        """The series that have labels.
+
+        Raises:
+            InputError: there is none, or one of them or its labels cannot be used.
+        """
+        existing(root, "DICOM series and their labels")
+        found = self._chosen(index(root), root)
+        owned, notes = self._owned(found, root)
+        if not owned:
+            raise InputError(_no_labels(found, root))
+        notes += [
+            f"{_place(one, root)} is left out: {one.modality} of {plural(len(one.frames), 'image')} without labels"
+            for uid, one in found.images.items() if uid not in owned
+        ]  # fmt: skip
+        all_series = {uid: series_of(found.images[uid]) for uid in owned}
+        picked = self._picked(owned, found, root)
+        for uid, of in picked.items():
+            notes += _off_slices(of, all_series[uid])
+        names = tuple(next(iter(picked.values())))
+        classes = ("background", *names) if self.exclusive else names
+        task = Task("dicom", classes, self.exclusive)
+        groups = self._groups(found, root)
+        scans = []
+        for uid, of in picked.items():
+            series = all_series[uid]
+            name = f"{groups[uid]}_{_hash(uid)}"
+            images = tuple(files_of(series))
+            files = (*images, *sorted({label.file.path for labels in of.values() for label in labels}))
+            read = functools.partial(read_scan, name, series, of, task, self.threshold, root)
+            scans.append(ScanFile(name, groups[uid], series.frames[0].path.parent, files, read, len(images)))
+        return Source(root, spec(self), task, tuple(sorted(scans, key=lambda s: s.id)), (*found.notes, *notes))
+
+    def _chosen(self, found: Index, root: Path) -> Index:
+        """What `series` and `masks` leave, with the NIfTI label maps that `masks` names."""
+        missing = [uid for uid in self.series if uid not in found.images]
+        if missing:
+            there = ", ".join(f"{uid} ({_place(one, root)})" for uid, one in found.images.items())
+            raise InputError(f"expected the series {missing[0]} in {root}, got {there or 'none'}; choose among them")
+        images = {uid: one for uid, one in found.images.items() if not self.series or uid in self.series}
+        if not self.masks:
+            return replace(found, images=images)
+        labels = [label for label in found.labels if label.path.relative_to(root).match(self.masks)]
+        labels += [
+            LabelFile(path, _NIFTI, "", "", frozenset(), frozenset(), values_of(path))
+            for path in sorted(root.rglob("*.nii*")) if stem(path) and path.relative_to(root).match(self.masks)
+        ]  # fmt: skip
+        return replace(found, images=images, labels=tuple(labels))
+
+    def _owned(self, found: Index, root: Path) -> tuple[dict[str, list[LabelFile]], list[str]]:
+        """Series UID -> its label files; and notes on files that belong to none."""
+        owned: dict[str, list[LabelFile]] = defaultdict(list)
+        notes = []
+        for label in found.labels:
+            owners = _owners(label, found.images)
+            if len(owners) > 1:
+                raise InputError(
+                    f"expected one series that {label.path} belongs to, got {', '.join(owners)}; choose with --series"
+                )
+            for uid in owners:
+                owned[uid].append(label)
+            if not owners and not self.series:
+                place = label.path.relative_to(root)
+                notes.append(f"{place} is left out: a {label.kind} of a series that is not in SOURCE")
+        return dict(sorted(owned.items())), notes
+
+    def _picked(self, owned: Mapping[str, Sequence[LabelFile]], found: Index, root: Path) -> dict[str, Picked]:
+        picked: dict[str, Picked] = {}
+        for uid, files in owned.items():
+            where = ", ".join(str(file.path) for file in files)
+            pool = [Label(file, number, name) for file in files for number, name in file.names]
+            names = tuple(dict.fromkeys(label.name for label in pool))
+            chosen = matching(choice(self.labels), names, where) if self.labels else {name: (name,) for name in names}
+            picked[uid] = {cls: _labels(pool, hits, where) for cls, hits in chosen.items()}
+        first_uid, first = next(iter(picked.items()))
+        for uid, of in picked.items():
+            if set(of) != set(first) or not of:
+                told = " and ".join(f"{', '.join(p) or 'none'} in {_place(found.images[u], root)}"
+                                    for u, p in ((first_uid, first), (uid, of)))  # fmt: skip
+                raise InputError(
+                    f"expected the same labels for all series, got {told}; choose with --labels CLASS=NAME"
+                )
+            picked[uid] = {cls: of[cls] for cls in first}
+        return picked
+
+    def _groups(self, found: Index, root: Path) -> dict[str, str]:
+        """Series UID -> patient: a hash that tells nothing without the source, or the folder."""
+        if self.patients == "folder":
+            return {uid: one.frames[0].path.relative_to(root).parts[0] for uid, one in found.images.items()}
+        studies: dict[str, str] = {}
+        for one in found.images.values():  # ids are short and could be guessed from their hash, studies' UIDs are not
+            studies[one.patient] = min(studies.get(one.patient, one.study), one.study)
+        return {uid: f"p{_hash(studies[one.patient] or one.patient)}" for uid, one in found.images.items()}
+
+
+def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: float, root: Path) -> Scan:
+    """The series with its labels.
+
+    Raises:
+        InputError: a file is broken, or labels lie elsewhere, or overlap in an exclusive task.
+    """
+    labels = np.zeros(series.grid.shape, label_type(task))
+    first = 1 if task.exclusive else 0
+    for k, (cls, parts) in enumerate(picked.items(), start=first):
+        mask = _mask(parts, series, threshold)
+        if task.exclusive:
+            if labels[mask].any():
+                raise InputError(
+                    f"expected labels that do not overlap, got {cls} over another in {int((labels[mask] > 0).sum())} "
+                    f"voxels of {parts[0].file.path}; prepare without exclusive=True"
+                )
+            labels[mask] = k
+        else:
+            labels |= mask.astype(labels.dtype) << labels.dtype.type(k)
+    scales = series.scales
+    same = len(set(scales)) == 1
+    return Scan(
+        read_stored(series), labels, tuple(f"{name}_slice_{i:03d}" for i in range(len(labels))),
+        series.grid.spacing_mm, *(scales[0] if same else (1.0, 0.0)),
+        unit="HU" if series.images.modality == "CT" else "", affine=series.grid.affine,
+        scales=() if same else scales, limits=series.pixels.limits,
+        frames=tuple((frame.path.relative_to(root).as_posix(), frame.number) for frame in series.frames),
+    )  # fmt: skip
+
+
+def _mask(parts: Sequence[Label], series: Series, threshold: float) -> Array:
+    """Voxels in at least one of the labels."""
+    result = np.zeros(series.grid.shape, bool)
+    for file in dict.fromkeys(label.file for label in parts):
+        numbers = [label.number for label in parts if label.file == file]
+        if file.kind == _NIFTI:
+            values = label_map(file.path, series.grid)
+            assert values is not None  # or it would not belong to the series
+            result |= np.isin(values, numbers)
+            continue
+        masks = (
+            read_seg(file.path, series.grid, numbers, threshold)
+            if file.kind == "SEG"
+            else read_rtstruct(file.path, series.grid, numbers)
+        )
+        for mask in masks.values():
+            result |= mask
+    return result
+
+
+def _owners(label: LabelFile, images: Mapping[str, Images]) -> list[str]:
+    if label.kind == _NIFTI:
+        return [uid for uid, one in images.items() if _hit(label, one)]
+    named = [uid for uid in images if uid in label.series]
+    named = named or [uid for uid, one in images.items() if label.instances & {frame.uid for frame in one.frames}]
+    if named or (label.kind == "SEG" and (label.series or label.instances)):
+        return named
+    near = [uid for uid, one in images.items() if label.place and one.place == label.place]
+    near = near or [uid for uid, one in images.items() if one.patient == label.patient]
+    return near if len(near) < 2 else [uid for uid in near if _usable(images[uid])]
+
+
+def _hit(label: LabelFile, images: Images) -> bool:
+    series = _usable(images)
+    return series is not None and label_map(label.path, series.grid) is not None
+
+
+def _usable(images: Images) -> Series | None:
+    try:
+        return series_of(images)
+    except InputError:
+        return None
+
+
+def _labels(pool: Sequence[Label], names: Sequence[str], where: str) -> tuple[Label, ...]:
+    hits = tuple(label for label in pool if label.name in names)
+    files = {(label.name, label.file.path) for label in hits}
+    twice = [name for name, n in Counter(name for name, _ in files).items() if n > 1]
+    if twice:
+        raise InputError(
+            f"expected one file with {twice[0]!r} for a series, got {where}; choose with dicom(masks='...')"
+        )
+    return hits
+
+
+def _off_slices(picked: Picked, series: Series) -> list[str]:
+    """Notes on contours that lie on none of the slices.
+
+    Raises:
+        InputError: all of a region do.
+    """
+    notes = []
+    for label in (label for labels in picked.values() for label in labels if label.file.kind == "RTSTRUCT"):
+        placed, off = contours_on(label.file.path, series.grid)
+        n, here = off[label.number], sum(contour.roi == label.number for contour in placed)
+        if not here:
+            raise InputError(
+                f"expected contours of {label.name!r} on the slices of the series {series.images.uid}, got "
+                f"{plural(n, 'contour')} elsewhere in {label.file.path}; check that they belong together"
+            )
+        if n:
+            notes.append(f"{plural(n, 'contour')} of {label.name} in {label.file.path.name} ignored: on no slice")
+    return notes
+
+
+def _no_labels(found: Index, root: Path) -> str:
+    if not found.images:
+        return f"expected DICOM series in {root}, got none; check the path"
+    if not found.labels:
+        return (
+            f"expected a SEG or RTSTRUCT with the series in {root}, got none; add one, or name NIfTI label maps with "
+            "dicom(masks='*.nii.gz')"
+        )
+    label = found.labels[0]
+    of = f" of the series {', '.join(sorted(label.series))}" if label.series else ""
+    return (
+        f"expected labels of a series in {root} ({', '.join(found.images)}), got {label.path}{of}; add that series, or "
+        "labels of these"
+    )
+
+
+def _place(images: Images, root: Path) -> str:
+    return images.frames[0].path.relative_to(root).parent.as_posix()
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:8]

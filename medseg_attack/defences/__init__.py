@@ -1,0 +1,1 @@
+"""What stands before a model and may have no gradient of its own."""

@@ -1,0 +1,53 @@
+"""Layers without a useful gradient, attacked as if they had one."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from medseg_attack.types import Image, LogOdds, Mask, Model, Task
+
+Layer: TypeAlias = Callable[[Image], Image]
+
+
+def identity(image: Image) -> Image:
+    """The image itself: the stand-in for a layer that changes little."""
+    return image
+
+
+class Bpda(nn.Module):
+    """`forward` in value, `backward` in slope (Athalye, Carlini & Wagner, arXiv 1802.00420, section 4.1).
+
+    Attributes:
+        exact: what is computed, of the same shape as its input; its own gradient, if any, is not used.
+        smooth: a differentiable function that is close to it; the identity for quantising, JPEG or denoising.
+    """
+
+    def __init__(self, forward: Layer, backward: Layer = identity) -> None:
+        super().__init__()
+        self.exact, self.smooth = forward, backward
+
+    def forward(self, image: Image) -> Image:
+        with torch.no_grad():
+            exact = self.exact(image)
+        near = self.smooth(image)
+        return exact + (near - near.detach())  # exactly `exact`: the bracket is 0
+
+
+class Guarded(nn.Module):
+    """A model behind a layer; attacks go through both, and see of the layer the gradient that it offers."""
+
+    def __init__(self, model: Model, layer: Layer) -> None:
+        super().__init__()
+        self.model, self.layer = model, layer
+
+    @property
+    def task(self) -> Task:
+        return self.model.task
+
+    def forward(self, image: Image) -> LogOdds:
+        return self.model(self.layer(image))
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return self.model.decide(log_odds)

@@ -1,0 +1,295 @@
+"""Networks as others keep them: Python, TorchScript, torch.export, ONNX, folders of SMP and of MONAI's bundles."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medseg_attack.errors import InputError
+from medseg_attack.files import read_json
+from medseg_attack.models.weights import fill
+from medseg_attack.types import Task
+
+
+def from_python(text: str, task: Task) -> Any:
+    """What the factory of `file.py:factory` or `package.module:factory` returns; it is given the task if it takes one.
+
+    Raises:
+        InputError: there is no such factory, or it fails.
+    """
+    place, _, name = text.rpartition(":")
+    make: Any = _module(place, text)
+    for part in name.split("."):
+        if not hasattr(make, part):
+            raise InputError(f"expected {name!r} in {place}, got no such name there; check own({text!r})")
+        make = getattr(make, part)
+    return _called(make, text, task)
+
+
+def _module(place: str, text: str) -> Any:
+    try:
+        if not place.endswith(".py"):
+            return importlib.import_module(place)
+        path = Path(place)
+        if not path.is_file():
+            raise InputError(f"expected a Python file at {path}, got none; check own({text!r})")
+        found = importlib.util.spec_from_file_location(f"medattack_own_{path.stem}", path)
+        assert found is not None
+        assert found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        sys.modules[found.name] = module  # dataclasses of the file look themselves up there
+        found.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:  # another's code may raise anything
+        raise InputError(f"expected to import {place} for own({text!r}), got {_raised(error)}; repair it") from error
+    return module
+
+
+def _called(make: Callable[..., Any], text: str, task: Task) -> Any:
+    if not callable(make):
+        raise InputError(f"expected a function in own({text!r}), got a {type(make).__name__}; name what makes the net")
+    try:
+        takes = "task" in inspect.signature(make).parameters
+        return make(task=task) if takes else make()
+    except Exception as error:  # another's code may raise anything
+        raise InputError(f"expected own({text!r}) to make a network, got {_raised(error)}; repair it") from error
+
+
+def _raised(error: Exception) -> str:
+    """An error with the place in the file that raised it."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = f" in {Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno}" if frame else ""
+    told = " ".join(str(error).split())
+    return f"{type(error).__name__}: {told}{where}"
+
+
+def torchscript(path: Path) -> nn.Module:
+    """The network of a TorchScript file.
+
+    Raises:
+        InputError: it is broken, or of a torch that this one does not read.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch.jit")
+            net: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(
+            f"expected a TorchScript file that torch {torch.__version__} reads in {path}, got '{_first(error)}'; "
+            "copy it again, or save it again with this torch"
+        ) from error
+    return net
+
+
+class Exported(nn.Module):
+    """A program of torch.export, which knows no training mode and perhaps one size of batch.
+
+    Attributes:
+        at_once: None: any number.
+    """
+
+    def __init__(self, net: nn.Module, at_once: int | None) -> None:
+        super().__init__()
+        self.net, self.at_once = net, at_once
+
+    def forward(self, x: Tensor) -> Any:
+        return _in_parts(self.net, x, self.at_once)
+
+    def train(self, mode: bool = True) -> "Exported":
+        self.training = mode
+        return self
+
+
+def exported(path: Path) -> nn.Module:
+    """The network of a torch.export file.
+
+    Raises:
+        InputError: it is broken, or of a torch that this one does not read.
+    """
+    try:
+        program = torch.export.load(path)
+        inputs = program.graph_signature.user_inputs
+        nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name == inputs[0]]
+        first = nodes[0].meta["val"].shape[0]
+        return Exported(program.module(), first if isinstance(first, int) else None)
+    except Exception as error:  # the reader raises whatever its JSON, zip and schema parsers do
+        raise InputError(
+            f"expected a torch.export file that torch {torch.__version__} reads in {path}, got '{_first(error)}'; "
+            "copy it again, or export it again with this torch"
+        ) from error
+
+
+class Onnx(nn.Module):
+    """An ONNX file in onnxruntime: answers, and no gradients."""
+
+    black_box = True
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self.session, self.input = session, session.get_inputs()[0]
+        self.names = [output.name for output in session.get_outputs()]
+
+    def forward(self, x: Tensor) -> Any:
+        first = self.input.shape[0]
+        at_once = first if isinstance(first, int) else None
+        found = _in_parts(self._answers, x, at_once)
+        return found[0] if len(found) == 1 else dict(zip(self.names, found, strict=True))
+
+    def _answers(self, x: Tensor) -> tuple[Tensor, ...]:
+        dtype = np.float16 if self.input.type == "tensor(float16)" else np.float32
+        seen = x.detach().cpu().numpy().astype(dtype)
+        try:
+            answers = self.session.run(None, {self.input.name: seen})
+        except Exception as error:  # its errors have no common type
+            raise InputError(
+                f"expected the ONNX network to take an image of shape {tuple(x.shape)}, got '{_first(error)}'; "
+                f"it was made for {self.input.shape}: give window= or size="
+            ) from error
+        return tuple(_NoGradient.apply(x, torch.from_numpy(answer).to(x)) for answer in answers)
+
+
+class _NoGradient(torch.autograd.Function):
+    """What was computed elsewhere from `x`; asking for its gradient is refused."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, answer: Tensor) -> Tensor:
+        return answer
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        raise InputError(
+            "expected an attack without gradients for a network in ONNX, got one that asks for them; use a black-box "
+            "attack or noise, or give the network in PyTorch"
+        )
+
+
+def onnx(path: Path) -> nn.Module:
+    """The network of an ONNX file.
+
+    Raises:
+        InputError: it is broken, or onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(
+            f"expected onnxruntime to run {path}, got none; install it: pip install 'medseg-attack[onnx]'"
+        ) from error
+    if not path.is_file():
+        raise InputError(f"expected an ONNX file at {path}, got none; check the path")
+    try:
+        return Onnx(onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers()))
+    except Exception as error:  # its errors have no common type
+        raise InputError(f"expected an ONNX network in {path}, got '{_first(error)}'; export it again") from error
+
+
+def _in_parts(net: Callable[[Tensor], Any], x: Tensor, at_once: int | None) -> Any:
+    """`net` on a batch, `at_once` cases at a time."""
+    if at_once is None or len(x) == at_once:
+        return net(x)
+    if len(x) % at_once:
+        raise InputError(
+            f"expected a number of cases that {at_once} divides, as the network was exported for, got {len(x)}; "
+            "export it with a batch of 1 or of any size"
+        )
+    parts = [net(part) for part in torch.split(x, at_once)]
+    if isinstance(parts[0], tuple | list):
+        return tuple(torch.cat(together) for together in zip(*parts, strict=True))
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return torch.cat(parts)
+
+
+def smp_folder(folder: Path) -> nn.Module:
+    """The network that segmentation-models-pytorch wrote with `save_pretrained`; nothing is downloaded.
+
+    Raises:
+        InputError: the folder is of another kind, or its weights are broken.
+    """
+    import segmentation_models_pytorch as library
+
+    options = read_json(folder / "config.json")
+    archs = {make.__name__: make for make in library.MODEL_ARCHITECTURES_MAPPING.values()}
+    name = options.get("_model_class")
+    if name not in archs:
+        raise InputError(
+            f"expected an architecture of segmentation-models-pytorch in {folder / 'config.json'}, got {name!r}; "
+            "save it with save_pretrained of release 0.4 or later"
+        )
+    given = {key: value for key, value in options.items() if not key.startswith("_")} | {"encoder_weights": None}
+    try:
+        net: nn.Module = archs[name](**given)
+    except Exception as error:  # the library checks its options in many ways
+        raise InputError(f"expected options of {name} in {folder / 'config.json'}, got {_raised(error)}") from error
+    fill(net, folder / "model.safetensors")
+    return net
+
+
+def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a MONAI bundle, and the sliding window that it is run with, as options of `own`.
+
+    Its transforms are not applied: they are what `prepare --window` and `normalise` say.
+
+    Raises:
+        InputError: the configuration has no plain `network_def`, or the weights are broken.
+    """
+    from monai.bundle import ConfigParser
+
+    found = [folder / "configs" / f"inference.{kind}" for kind in ("json", "yaml", "yml")]
+    config = next((path for path in found if path.is_file()), None)
+    if config is None:
+        raise InputError(f"expected configs/inference.json or .yaml in the bundle {folder}, got none; check the path")
+    parser = ConfigParser()
+    parser.read_config(str(config))
+    definition = parser.get("network_def")
+    if not isinstance(definition, dict) or _expressions(definition):
+        raise InputError(
+            f"expected a network_def of MONAI's own, without expressions, in {config}, got {definition!r}; "
+            "make the network in a function of your own: own('file.py:factory', weights=...)"
+        )
+    try:
+        net: nn.Module = parser.get_parsed_content("network_def")
+    except Exception as error:  # whatever the network's constructor raises
+        raise InputError(f"expected a network in network_def of {config}, got {_raised(error)}; repair it") from error
+    weights = [folder / "models" / f"model.{kind}" for kind in ("safetensors", "pt")]
+    fill(net, next((path for path in weights if path.is_file()), weights[-1]))
+    return net, _window(parser.get("inferer"))
+
+
+def _expressions(definition: Any) -> bool:
+    """Whether a configuration would run Python that is not MONAI's, or refers to parts of it that might."""
+    if isinstance(definition, dict):
+        target = str(definition.get("_target_", ""))
+        foreign = "." in target and not target.startswith("monai.")
+        return foreign or any(map(_expressions, definition.values()))
+    if isinstance(definition, list):
+        return any(map(_expressions, definition))
+    return isinstance(definition, str) and definition.startswith(("$", "@"))
+
+
+def _window(inferer: Any) -> dict[str, Any]:
+    if not isinstance(inferer, dict) or not str(inferer.get("_target_", "")).endswith("SlidingWindowInferer"):
+        return {}
+    size = inferer.get("roi_size")
+    if not isinstance(size, list) or not all(type(n) is int for n in size):
+        return {}
+    return {
+        "window": tuple(size),
+        "overlap": float(inferer.get("overlap", 0.25)),
+        "importance": str(inferer.get("mode", "constant")),
+    }
+
+
+def _first(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

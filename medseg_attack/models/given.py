@@ -1,0 +1,98 @@
+"""A model as the command line names it: the folder of a checkpoint, or a spec that brings its own weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medseg_attack.files import digest
+from medseg_attack.models import checkpoints
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.registry import build, call, spec
+from medseg_attack.types import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A model that can be loaded.
+
+    Attributes:
+        name: what names it in a study: a folder or a spec.
+        card: what is known about it: at least label, weights_sha256, n_parameters and dims.
+    """
+
+    name: str
+    card: Mapping[str, Any]
+
+    @property
+    def weights(self) -> str:
+        """What stands for it in the identity of a run: the same weights, read the same way."""
+        return str(self.card["weights_sha256"])
+
+    @property
+    def label(self) -> str:
+        return str(self.card["label"])
+
+    @property
+    def dims(self) -> int:
+        """2: its cases are slices; 3: scans."""
+        return int(self.card.get("dims", 2))
+
+    def load(self, task: Task, device: torch.device | str) -> SegModel:
+        """The model in eval mode.
+
+        Raises:
+            InputError: it is broken, or of other classes than `task`.
+        """
+        if (Path(self.name) / checkpoints.CARD).is_file():
+            return checkpoints.load(Path(self.name), task, device)
+        return _built(self.name, task).to(device).eval()
+
+
+def given(name: str, task: Task) -> Given:
+    """The model of that name; a spec is built once, to see what it is.
+
+    Raises:
+        InputError: there is none, or it is broken.
+    """
+    folder = Path(name)
+    if (folder / checkpoints.CARD).is_file():
+        return Given(name, checkpoints.read_card(folder))
+    model = _built(name, task)
+    card = {
+        "label": name,
+        "spec": name,
+        "dims": model.dims,
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights_sha256": digest([checkpoints.fingerprint(model), _contents(name)]),
+    }
+    return Given(name, card)
+
+
+def _built(name: str, task: Task) -> SegModel:
+    """Factories may draw weights: always the same ones, and nobody else's random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: SegModel = build(name, "model")(task)
+    return model
+
+
+def _contents(name: str) -> dict[str, Any]:
+    """A spec with the files that it names replaced by what is in them, so that it may be moved but not changed."""
+    owner, options = call(name, "model")
+    return {"model": owner} | {
+        field: _content(value) if isinstance(value, str) else spec(value) for field, value in options.items()
+    }
+
+
+def _content(text: str) -> str:
+    place, colon, name = text.rpartition(":")
+    path = Path(place if colon else text)
+    if path.is_file():
+        return checkpoints.sha256_of(path) + colon + (name if colon else "")
+    if path.is_dir():  # what stands beside the weights, which the fingerprint covers
+        described = [file for kind in ("*.json", "*.yaml", "*.yml") for file in path.rglob(kind)]
+        return digest(sorted([file.relative_to(path).as_posix(), checkpoints.sha256_of(file)] for file in described))
+    return text

@@ -1,0 +1,178 @@
+"""Attacks made of attacks: the worst of each image, and options that reach inside."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from test_closed_form import EPS, ORGAN, images, oracle, truth
+from torch import Tensor
+
+from medseg_attack import registry
+from medseg_attack.attacks.compose import BestOf, ForOrgan, Restarts, sea, strongest
+from medseg_attack.attacks.gradient import PGD, fgsm
+from medseg_attack.balls import L2, Linf
+from medseg_attack.crafting import Metered
+from medseg_attack.errors import InputError
+from medseg_attack.models.segmodel import SegModel, softmax_log_odds
+from medseg_attack.objectives import harm, margin
+from medseg_attack.study import Study, cells
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Task
+
+SEEDS = [1, 2, 3]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Finds what it is told to find."""
+
+    harms: tuple[float, ...]
+    mark: float
+    asked: list[int]
+    ball: Ball = Linf(EPS)
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        self.asked.append(len(image))
+        harms = torch.tensor(self.harms, dtype=image.dtype)
+        return Adversarial(torch.full_like(image, self.mark), harms, torch.full_like(harms, self.mark))
+
+
+def test_each_image_keeps_the_worst_of_all_attacks() -> None:
+    image, asked = images(), [0]
+    found = BestOf((Fixed((0.1, 0.9, 0.5), 0.1, asked), Fixed((0.2, 0.3, 0.5), 0.05, asked)))(
+        oracle(ORGAN), image, image > 0.5, SEEDS
+    )
+    assert found.harm.tolist() == [0.2, 0.9, 0.5]
+    assert found.image[:, 0, 0, 0].tolist() == [0.05, 0.1, 0.05]  # between equals the smaller change
+
+
+def test_only_an_image_without_organs_left_is_settled() -> None:
+    """At harm 0.99 the search goes on; at 1 an image keeps what it has, whatever its neighbours do."""
+    image = images()
+    later: list[int] = []
+    first, second = Fixed((1.0, 0.99, 1.0), 0.1, []), Fixed((1.0, 1.0, 1.0), 0.05, later)
+    found = BestOf((first, second))(oracle(ORGAN), image, image > 0.5, SEEDS)
+    assert later == [3]
+    assert found.image[:, 0, 0, 0].tolist() == [0.1, 0.05, 0.1]
+    BestOf((replace(first, harms=(1.0, 1.0, 1.0)), second))(oracle(ORGAN), image, image > 0.5, SEEDS)
+    assert later == [3]  # not asked again
+
+
+def test_the_suite_is_at_least_as_strong_as_each_of_its_members() -> None:
+    model, image = oracle(ORGAN, "blurred_oracle"), images()
+    target = truth(model, image)
+    suite = strongest(Linf(EPS), steps=6, queries=10)
+    worst = suite(model, image, target, SEEDS).harm
+    for member in suite.attacks:
+        assert (worst >= member(model, image, target, SEEDS).harm - 1e-12).all(), registry.spec(member)
+
+
+def test_restarts_are_independent_runs_of_which_the_first_is_the_attack() -> None:
+    model, image = oracle(ORGAN, "blurred_oracle"), images()
+    target = truth(model, image)
+    attack = PGD(Linf(EPS), steps=1)
+    once = attack(model, image, target, SEEDS)
+    assert torch.equal(Restarts(attack, 1)(model, image, target, SEEDS).image, once.image)
+    metered = Metered(model)
+    several = Restarts(attack, 4)(metered, image, target, SEEDS)
+    assert metered.backwards == 4
+    assert (several.harm >= once.harm).all()
+    assert (several.harm > once.harm).any()
+
+
+def test_attacks_of_two_balls_have_no_worst() -> None:
+    with pytest.raises(InputError, match="attacks of one ball"):
+        BestOf((PGD(), PGD(L2(1.0))))
+    with pytest.raises(InputError, match="got no attack"):
+        BestOf(())
+    with pytest.raises(InputError, match="n >= 1"):
+        Restarts(n=0)
+
+
+ORGANS = Task("two", ("background", "a", "b"), exclusive=True)
+
+
+class Pulls(torch.nn.Module):
+    """Organ a grows where the image is bright, organ b where it is dark: who shrinks one, grows the other."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        z = 10 * (image - 0.5)
+        return torch.cat((torch.full_like(z, 0.1), z, -0.5 * z), 1)
+
+
+def test_an_attack_for_one_organ_takes_that_organ_down() -> None:
+    model = SegModel(Pulls(), ORGANS).double()
+    image = images(0.2)
+    target = truth(model, image)
+    for organ in ("a", "b"):
+        k = ORGANS.classes.index(organ)
+        whole = PGD(Linf(EPS), steps=10)(model, image, target, SEEDS)
+        one = ForOrgan(PGD(Linf(EPS), steps=10), organ)(model, image, target, SEEDS)
+        taken, of_one = (
+            harm(model.decide(model(found.image))[:, k : k + 1], target[:, k : k + 1]) for found in (whole, one)
+        )
+        assert (of_one >= taken - 1e-12).all()
+        torch.testing.assert_close(one.harm, of_one.double())  # what it reports is that organ's
+
+
+def test_one_organ_of_an_exclusive_task_is_decided_as_the_task_decides() -> None:
+    from medseg_attack.attacks.compose import _OneOrgan
+
+    logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    class Fixed:
+        task = ORGANS
+
+        def __call__(self, image: Tensor) -> Tensor:
+            return softmax_log_odds(logits)
+
+        def decide(self, log_odds: Tensor) -> Tensor:
+            return torch.zeros_like(log_odds, dtype=torch.bool).scatter_(1, log_odds.argmax(1, keepdim=True), True)
+
+    whole = Fixed().decide(Fixed()(logits))
+    for k in range(3):
+        one = _OneOrgan(Fixed(), k)
+        log_odds = one(logits[:, :1])
+        assert torch.equal(one.decide(log_odds), whole[:, k : k + 1])
+        others = logits[:, [j for j in range(3) if j != k]].amax(1)
+        torch.testing.assert_close(log_odds[:, 0], logits[:, k] - others)
+
+
+def test_an_unknown_organ_is_told() -> None:
+    model = SegModel(Pulls(), ORGANS).double()
+    with pytest.raises(InputError, match="organ of two, got 'liver'; There is: a, b"):
+        ForOrgan(fgsm(), "liver")(model, images(), truth(model, images()), SEEDS)
+    # background is no organ
+    with pytest.raises(InputError, match="got 'background'"):
+        ForOrgan(fgsm(), "background")(model, images(), truth(model, images()), SEEDS)
+
+
+def test_options_reach_the_attacks_that_an_attack_is_made_of() -> None:
+    made = registry.build(
+        "best_of(attacks=(pgd(steps=3), restarts(apgd), square))", "attack",
+        {"steps": 9, "objective": margin, "ball": L2(0.5)},
+    )  # fmt: skip
+    pgd, apgd, square = made.attacks[0], made.attacks[1].attack, made.attacks[2]
+    assert (pgd.steps, apgd.steps) == (3, 9)
+    assert pgd.objective is apgd.objective is square.objective is margin
+    assert made.ball == L2(0.5)
+    assert registry.with_eps(made, 0.1).attacks[1].attack.ball == L2(0.1)
+    # also those that stand in defaults
+    assert {attack.steps for attack in registry.build("best_of", "attack", {"steps": 9}).attacks} == {9}
+    assert registry.build("restarts(n=2)", "attack", {"steps": 9}).attack.steps == 9
+    assert registry.build("sea", "attack", {"steps": 9}) == sea(steps=9)
+
+
+def test_a_study_sets_losses_steps_and_norms_within() -> None:
+    study = Study(
+        data="d", models=["m"], attacks=["best_of(attacks=(pgd, apgd(steps=4)))", "sea"], losses=["margin", "js"],
+        steps=7, norm="l2", eps=["0.5"], control=False,
+    )  # fmt: skip
+    made = cells(study)
+    assert [(cell.label, cell.loss) for cell in made] == [
+        ("best_of(l2, attacks=(pgd, apgd(steps=4)))", "margin"),
+        ("best_of(l2, attacks=(pgd, apgd(steps=4)))", "js"),
+        ("sea(l2)", ""),
+    ]
+    pgd, apgd = made[0].attack.attacks
+    assert (pgd.steps, apgd.steps, pgd.objective, pgd.ball) == (7, 4, margin, L2(0.5))

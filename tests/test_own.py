@@ -1,0 +1,440 @@
+"""Networks that others keep in their own way, each through the one spec that names it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medseg_attack.errors import InputError
+from medseg_attack.models.given import given
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry import build
+from medseg_attack.types import Task
+
+TASK = Task("organs", ("background", "liver", "spleen"), exclusive=True)
+SOURCE = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes=3):
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.last = nn.Conv2d(4, classes, 1)
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x)))
+
+class Dict(Net):
+    def forward(self, x):
+        logits = super().forward(x)
+        return {"out": logits, "aux": (logits[:, :1], 2 * logits), "deep": torch.stack([logits, logits * 3], 1)}
+
+class Sure(Net):
+    def forward(self, x):
+        return super().forward(x).softmax(1)
+
+class Cube(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Conv3d(1, 3, 3, padding=1)
+    def forward(self, x):
+        return self.net(x)
+
+def net(): return Net()
+def of_task(task): return Net(len(task.classes))
+def four(): return Net(4)
+def one(): return Net(1)
+def text(): return "net"
+def fails(): raise KeyError("weights")
+def nested(): return Dict()
+def sure(): return Sure()
+def cube(): return Cube()
+def shrinks(): return nn.Sequential(Net(), nn.AvgPool2d(2))
+def whole(task):
+    from medseg_attack.models.segmodel import SegModel
+    return SegModel(Net(len(task.classes)), task, stride=4)
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with net.py and weights of its `Net`, which is also the working directory."""
+    (tmp_path / "net.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    save_file(network().state_dict(), tmp_path / "net.safetensors")
+    return tmp_path
+
+
+def namespace() -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    exec(SOURCE, made)
+    return made
+
+
+def network(name: str = "Net") -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        net: nn.Module = namespace()[name]()
+    return net.eval()
+
+
+def image(*shape: int) -> Tensor:
+    return torch.rand(*(shape or (2, 1, 8, 12)), generator=torch.Generator().manual_seed(0))
+
+
+def made(spec: str, task: Task = TASK) -> SegModel:
+    model: SegModel = build(spec, "model")(task)
+    return model.eval()
+
+
+def same(spec: str) -> None:
+    """The spec's model answers as the network does, and so do its gradients."""
+    with frozen(made(spec)) as model:
+        x, known = image().requires_grad_(), SegModel(network(), TASK)
+        torch.testing.assert_close(model(x), known(x))
+        found = torch.autograd.grad(model(x).square().sum(), x)[0]
+        torch.testing.assert_close(found, torch.autograd.grad(known(x).square().sum(), x)[0])
+
+
+# where a network comes from
+
+
+@pytest.mark.parametrize("factory", ["net.py:net", "net.py:of_task", "net:net", "net.py:Net"])
+@pytest.mark.parametrize("weights", ["net.safetensors", "net.pth", "trainer.pth"])
+def test_a_factory_with_weights(place: Path, factory: str, weights: str) -> None:
+    state = network().state_dict()
+    torch.save(state, place / "net.pth")
+    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in state.items()}}, place / "trainer.pth")
+    same(f"own({factory!r}, weights={weights!r})")
+
+
+def test_a_factory_may_return_the_whole_model(place: Path) -> None:
+    assert made("own('net.py:whole')").stride == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_torchscript(place: Path) -> None:
+    torch.jit.trace(network(), image()).save("net.ts")
+    same("own('net.ts')")
+
+
+@pytest.mark.parametrize("batch", ["any", "one"])
+def test_torch_export(place: Path, batch: str) -> None:
+    dynamic = {"x": {0: torch.export.Dim("b")}} if batch == "any" else None
+    program = torch.export.export(
+        network(), (image() if batch == "any" else image(1, 1, 8, 12),), dynamic_shapes=dynamic
+    )
+    torch.export.save(program, place / "net.pt2")
+    same("own('net.pt2')")
+
+
+def test_an_smp_folder(place: Path) -> None:
+    import segmentation_models_pytorch as smp
+
+    net = smp.Unet("mobilenet_v2", encoder_weights=None, encoder_depth=3, decoder_channels=(8, 8, 8), classes=3,
+                   in_channels=1).eval()  # fmt: skip
+    net.save_pretrained(place / "hub")
+    x = image(1, 1, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(made("own('hub', stride=8)")(x), SegModel(net, TASK)(x))
+
+
+def test_a_smp_folder_never_downloads(place: Path) -> None:
+    import segmentation_models_pytorch as smp
+
+    smp.Unet("mobilenet_v2", encoder_weights=None, classes=3, in_channels=1).save_pretrained(place / "hub")
+    config = json.loads((place / "hub" / "config.json").read_text())
+    (place / "hub" / "config.json").write_text(json.dumps(config | {"encoder_weights": "imagenet"}))
+    assert made("own('hub', stride=32)").task == TASK
+
+
+def bundle(place: Path, definition: dict[str, Any]) -> None:
+    from monai.networks.nets.unet import UNet
+
+    (place / "bundle" / "configs").mkdir(parents=True)
+    (place / "bundle" / "models").mkdir()
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": [8, 8, 8], "overlap": 0.5, "mode": "gaussian"}
+    content = {"network_def": definition, "inferer": inferer, "device": "$torch.device('cpu')"}
+    (place / "bundle" / "configs" / "inference.json").write_text(json.dumps(content))
+    torch.save(UNet(3, 1, 3, (4, 8), (2,)).state_dict(), place / "bundle" / "models" / "model.pt")
+
+
+UNET = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2]}
+
+
+def test_a_monai_bundle_brings_its_window(place: Path) -> None:
+    from monai.inferers import sliding_window_inference
+    from monai.networks.nets.unet import UNet
+
+    bundle(place, UNET)
+    model, x = made("own('bundle')"), image(1, 1, 10, 8, 9)
+    assert (model.dims, model.window) == (3, (8, 8, 8))
+    net = UNet(3, 1, 3, (4, 8), (2,)).eval()
+    net.load_state_dict(torch.load(place / "bundle" / "models" / "model.pt", weights_only=True))
+    with torch.no_grad():
+        known = sliding_window_inference(x, (8, 8, 8), 1, net, overlap=0.5, mode="gaussian")
+        torch.testing.assert_close(model(x).softmax(1).argmax(1), known.argmax(1))
+
+
+@pytest.mark.parametrize("change", [{"channels": "$print('x')"}, {"_target_": "os.system"}, {"norm": "@norm"}])
+def test_a_bundle_that_would_run_python_is_refused(place: Path, change: dict[str, Any]) -> None:
+    bundle(place, UNET | change)
+    with pytest.raises(InputError, match="expected a network_def of MONAI's own"):
+        made("own('bundle')")
+
+
+class TestOnnx:
+    @pytest.fixture(autouse=True)
+    def file(self, place: Path) -> None:
+        pytest.importorskip("onnxruntime")
+        onnx = pytest.importorskip("onnx")
+        first, last = network().first, network().last
+
+        def node(kind: str, *names: str, **attributes: Any) -> Any:
+            return onnx.helper.make_node(kind, names[:-1], names[-1:], **attributes)
+
+        graph = onnx.helper.make_graph(
+            [node("Conv", "x", "w1", "b1", "h", pads=[1, 1, 1, 1]), node("Tanh", "h", "t"),
+             node("Conv", "t", "w2", "b2", "y")],
+            "net", [onnx.helper.make_tensor_value_info("x", 1, [1, 1, 8, 12])],
+            [onnx.helper.make_tensor_value_info("y", 1, [1, 3, 8, 12])],
+            [onnx.numpy_helper.from_array(t.detach().numpy(), n) for n, t in
+             (("w1", first.weight), ("b1", first.bias), ("w2", last.weight), ("b2", last.bias))],
+        )  # fmt: skip
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, place / "net.onnx")
+
+    def test_it_answers(self) -> None:
+        with torch.no_grad():
+            torch.testing.assert_close(made("own('net.onnx')")(image()), SegModel(network(), TASK)(image()))
+
+    def test_it_is_a_black_box(self) -> None:
+        model, x = made("own('net.onnx')"), image()
+        target = model.decide(model(x))
+        assert model.black_box
+        with pytest.raises(InputError, match="expected an attack without gradients for a network in ONNX"):
+            build("pgd", "attack")(model, x, target, [0, 1])
+        assert build("noise", "attack")(model, x, target, [0, 1]).image.shape == x.shape
+
+    def test_other_shapes_are_refused(self) -> None:
+        with pytest.raises(InputError, match=r"take an image of shape \(1, 1, 6, 6\)"):
+            made("own('net.onnx')")(image(1, 1, 6, 6))
+
+    def test_two_files_that_differ_are_two_models(self, place: Path) -> None:
+        before = given("own('net.onnx')", TASK).weights
+        content = (place / "net.onnx").read_bytes()
+        (place / "copy.onnx").write_bytes(content)
+        assert given("own('copy.onnx')", TASK).weights == before
+
+
+# what it returns
+
+
+@pytest.mark.parametrize(("output", "factor"), [("out", 1), ("aux.1", 2), ("deep.1", 3)])
+def test_a_part_of_the_answer_is_named(place: Path, output: str, factor: float) -> None:
+    spec = f"own('net.py:nested', weights='net.safetensors', output={output!r}, head='sigmoid')"
+    with torch.no_grad():
+        torch.testing.assert_close(made(spec)(image()), factor * network()(image()))
+
+
+@pytest.mark.parametrize(("output", "says"), [
+    ("", "got a dict with out, aux, deep; name the part that is meant with output="),
+    ("logits", "expected 'logits' of output='logits' in the network's answer, got a dict with out, aux, deep"),
+    ("aux", "got 2 parts: a tensor of shape"),
+    ("aux.2", "expected '2' of output='aux.2'"),
+    ("deep", r"expected maps of shape \(batch, classes, rows, columns\) from the network, got a tensor of shape"),
+    ("aux.0", "expected 3 channels from the network, one for each of background, liver, spleen, got 1 channels"),
+])  # fmt: skip
+def test_an_answer_that_is_not_understood_is_described(place: Path, output: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        made(f"own('net.py:nested', output={output!r})")(image())
+
+
+def test_probabilities_become_the_log_odds_of_the_logits(place: Path) -> None:
+    model, x = made("own('net.py:sure', weights='net.safetensors', head='probabilities')"), image().requires_grad_()
+    known = SegModel(network(), TASK)
+    torch.testing.assert_close(model(x), known(x), rtol=1e-4, atol=1e-5)
+    found = torch.autograd.grad(model(x).square().sum(), x)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(known(x).square().sum(), x)[0], rtol=1e-3, atol=1e-4)
+
+
+def test_probabilities_of_exactly_0_and_1_have_finite_log_odds() -> None:
+    model = SegModel(nn.Identity(), Task("t", ("a",)), head="probabilities")
+    found = model(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)).flatten().tolist()
+    assert found == pytest.approx([-16.64, 0.0, 16.64], abs=0.01)
+
+
+@pytest.mark.parametrize("head", ["sigmoid", "probabilities"])
+def test_one_channel_is_enough_for_two_exclusive_classes(place: Path, head: str) -> None:
+    task = Task("t", ("background", "organ"), exclusive=True)
+    net = nn.Identity() if head == "sigmoid" else nn.Sigmoid()
+    logits = torch.linspace(-3, 3, 6).view(1, 1, 2, 3)
+    model = SegModel(net, task, head=head)  # type: ignore[arg-type]
+    torch.testing.assert_close(model(logits), torch.cat((-logits, logits), 1))
+    assert torch.equal(model.decide(model(logits))[:, 1:], logits > 0)
+    with pytest.raises(InputError, match="expected 2 channels"):
+        SegModel(nn.Identity(), task)(logits)
+
+
+@pytest.mark.parametrize(("normalise", "mean", "std"), [("zscore", 0.0, 1.0), ("symmetric", 0.0, 0.57)])
+def test_inputs_are_normalised_inside(place: Path, normalise: str, mean: float, std: float) -> None:
+    seen = made(f"own('net.py:net', normalise={normalise!r})").normalise(image())
+    assert seen.mean().item() == pytest.approx(mean, abs=0.1)
+    assert seen.std().item() == pytest.approx(std, abs=0.05)
+
+
+def test_windows_and_mirrors_are_options(place: Path) -> None:
+    model = made("own('net.py:cube', dims=3, window=(4, 4, 4), mirror=(0, 2))")
+    assert model(image(1, 1, 5, 6, 7)).shape == (1, 3, 5, 6, 7)
+    assert made("own('net.py:net', mirror=(0,))")(image()).shape == (2, 3, 8, 12)
+
+
+# what goes wrong, in a sentence
+
+
+@pytest.mark.parametrize(("spec", "says"), [
+    ("own()", r"expected own\(NETWORK\), got own\(\)"),
+    ("own('net.py')", "a Python file without :factory"),
+    ("own('nothing')", "neither of these"),
+    ("own('none.py:net')", "expected a Python file at none.py, got none"),
+    ("own('no_such_package:net')", "expected to import no_such_package .* ModuleNotFoundError"),
+    ("own('net.py:nett')", "expected 'nett' in net.py, got no such name there"),
+    ("own('net.py:fails')", r"to make a network, got KeyError: 'weights' in net.py, line \d+"),
+    ("own('net.py:text')", "expected a torch.nn.Module from own.* got str"),
+    ("own('broken.py:net')", "expected to import broken.py .* got SyntaxError"),
+    ("own('net.py:net', weights='none.pth')", "expected weights in none.pth, got no such file"),
+    ("own('net.py:four', weights='net.safetensors')", "expected the weights of this network in net.safetensors"),
+    ("own('net.py:net', weights='pickle.pth')", "got objects that would have to be unpickled"),
+    ("own('net.py:net', weights='text.pth')", "expected weights in text.pth|tensors alone in text.pth"),
+    ("own('net.py:net', weights='list.pth')", "expected tensors by name in list.pth"),
+    ("own('net.py:net', head='softmx')", "unknown head: .*'softmx'; did you mean softmax"),
+    ("own('net.py:net', normalise='z')", "unknown normalise"),
+    ("own('net.py:net', dims=4)", "expected dims=2 or dims=3, got 4"),
+    ("own('net.py:whole', dims=3)", "expected dims=2, as the SegModel of"),
+    ("own('none.ts')", "expected a network in none.ts, got no such file"),
+    ("own('text.ts')", "expected a TorchScript file that torch .* reads in text.ts"),
+    ("own('text.pt2')", "expected a torch.export file that torch .* reads in text.pt2"),
+    ("own('text.ts', weights='net.safetensors')", "expected no weights= beside text.ts"),
+    ("own('empty')", "expected configs/inference.json or .yaml in the bundle empty"),
+    ("own('other')", "expected an architecture of segmentation-models-pytorch"),
+])  # fmt: skip
+def test_bad_input_is_said(place: Path, spec: str, says: str) -> None:
+    (place / "broken.py").write_text("def net(:")
+    for name in ("text.pth", "text.ts", "text.pt2"):
+        (place / name).write_text("no network at all")
+    torch.save([1, 2], place / "list.pth")
+    torch.save({"net": nn.Linear(1, 1)}, place / "pickle.pth")
+    (place / "empty").mkdir()
+    (place / "other").mkdir()
+    (place / "other" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=says):
+        made(spec)
+
+
+def test_onnx_without_its_runtime_names_the_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (place / "net.onnx").write_text("")
+    with pytest.raises(InputError, match=r"pip install 'medseg-attack\[onnx\]'"):
+        made("own('net.onnx')")
+
+
+def test_a_network_of_other_classes_or_grids_is_refused(place: Path) -> None:
+    with pytest.raises(InputError, match=r"expected 3 channels from the network, .* got 4 channels"):
+        made("own('net.py:four')")(image())
+    with pytest.raises(InputError, match=r"on the grid \(8, 12\) of its input, got \(4, 6\)"):
+        made("own('net.py:shrinks')")(image())
+
+
+# what stands for it
+
+
+def test_the_identity_is_of_contents_not_of_places(place: Path) -> None:
+    first = given("own('net.py:net', weights='net.safetensors')", TASK)
+    (place / "sub").mkdir()
+    for name in ("net.py", "net.safetensors"):
+        (place / "sub" / name).write_bytes((place / name).read_bytes())
+    moved = given("own('sub/net.py:net', weights='sub/net.safetensors')", TASK)
+    assert moved.weights == first.weights
+    assert first.card["n_parameters"] == sum(p.numel() for p in network().parameters())
+
+
+@pytest.mark.parametrize("change", ["weights", "code", "option"])
+def test_what_changes_the_answer_changes_the_identity(place: Path, change: str) -> None:
+    spec = "own('net.py:net', weights='net.safetensors')"
+    before = given(spec, TASK).weights
+    if change == "weights":
+        save_file({k: v + 1 for k, v in network().state_dict().items()}, place / "net.safetensors")
+    if change == "code":
+        (place / "net.py").write_text(SOURCE.replace("torch.tanh", "torch.sin"))
+    if change == "option":
+        spec = "own('net.py:net', weights='net.safetensors', normalise='zscore')"
+    assert given(spec, TASK).weights != before
+
+
+def test_a_factory_that_draws_gives_the_same_model_twice(place: Path) -> None:
+    state = torch.get_rng_state()
+    assert given("own('net.py:net')", TASK).weights == given("own('net.py:net')", TASK).weights
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# MONAI's networks
+
+
+@pytest.mark.parametrize("spec", [
+    "monai(SegResNet, dims=2)",
+    "monai(SegResNet(blocks_down=(1, 1), blocks_up=(1,)), window=(8, 8, 8))",
+    "monai(UNet(channels=(4, 8)), window=(8, 8, 8), mirror=(0,))",
+    "monai(UNet(channels=(4, 8)), dims=2)",
+    "monai(DynUNet(filters=(4, 8, 8), kernel_size=(3, 3, 3), strides=(1, 2, 2)), dims=2, mirror=(0, 1))",
+    "monai(DynUNet(filters=(4, 8, 8), kernel_size=(3, 3, 3), strides=(1, 2, 2)))",
+    "monai(UNETR(feature_size=4, hidden_size=12, mlp_dim=8, num_heads=2), window=(16, 16, 16))",
+    "monai(UNETR(feature_size=4, hidden_size=12, mlp_dim=8, num_heads=2), dims=2, size=(16, 16))",
+    "monai(SwinUNETR(feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), dims=2, window=(64, 64))",
+])  # fmt: skip
+def test_monais_networks_answer_and_have_gradients(spec: str) -> None:
+    model = made(spec)
+    assert build(spec, "model").keywords == build(respelled(spec), "model").keywords
+    x = image(1, 1, *((10, 9, 11) if model.dims == 3 else (18, 21))).requires_grad_()
+    with frozen(model):
+        log_odds = model(x)
+        (grad,) = torch.autograd.grad(log_odds.square().sum(), x)
+    assert log_odds.shape == (1, 3, *x.shape[2:])
+    assert (grad != 0).float().mean() > 0.9
+
+
+def respelled(spec: str) -> str:
+    from medseg_attack import registry
+
+    return registry.spec(build(spec, "model"))
+
+
+@pytest.mark.parametrize(("spec", "says"), [
+    ("monai(dims=4)", "expected dims=2 or dims=3"),
+    ("monai(SegResNet, window=(30, 30, 30))", "expected window of 3 sides that are multiples of 8 for SegResNet"),
+    ("monai(SegResNet, window=(32, 32))", "expected window of 3 sides"),
+    ("monai(UNETR)", "expected the grid of UNETR"),
+    ("monai(UNet(channels=()))", "expected a network that MONAI can build"),
+    ("monai(pgd)", "monai.net takes something like SegResNet"),
+])  # fmt: skip
+def test_networks_that_cannot_be_are_said(spec: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        made(spec)
+
+
+def test_weights_that_share_memory_are_stored(tmp_path: Path) -> None:
+    from medseg_attack.models import checkpoints
+
+    spec = "monai(DynUNet(filters=(4, 8, 8), kernel_size=(3, 3, 3), strides=(1, 2, 2)), window=(8, 8, 8))"
+    model = made(spec)
+    checkpoints.save(tmp_path, model, {"label": spec, "spec": spec})
+    again = checkpoints.load(tmp_path, TASK)
+    x = image(1, 1, 9, 8, 8)
+    assert torch.equal(again(x), model(x))
+    assert given(str(tmp_path), TASK).dims == 3

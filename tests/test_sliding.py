@@ -1,0 +1,227 @@
+"""Sliding windows: MONAI's answer, the gradient of the full graph, and the same random numbers in both passes."""
+
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from medseg_attack import registry
+from medseg_attack.errors import InputError
+from medseg_attack.models.segmodel import SegModel, ZScore, frozen
+from medseg_attack.models.sliding import Mirrored, Sliding, flips_of, places_of, tiled
+from medseg_attack.objectives import soft_dice
+from medseg_attack.types import Task
+
+TASK = Task("organs", ("background", "liver", "spleen"), exclusive=True)
+
+
+class Net(nn.Module):
+    """Two convolutions around an instance norm, whose statistics are those of the window; perhaps a dropout."""
+
+    def __init__(self, dims: int = 3, drop: float = 0.0) -> None:
+        super().__init__()
+        conv = (nn.Conv2d, nn.Conv3d)[dims - 2]
+        norm = (nn.InstanceNorm2d, nn.InstanceNorm3d)[dims - 2]
+        self.first, self.norm, self.last = conv(1, 4, 3, padding=1), norm(4, affine=True), conv(4, 3, 3, padding=1)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.drop(torch.tanh(self.norm(self.first(x)))))
+        return logits
+
+
+def made(dims: int = 3, drop: float = 0.0, dtype: torch.dtype = torch.float64) -> Net:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return Net(dims, drop).to(dtype).eval()
+
+
+def image(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(2, 1, *shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def organs(x: Tensor) -> Tensor:
+    choice = torch.randint(3, (len(x), *x.shape[2:]), generator=torch.Generator().manual_seed(2))
+    return torch.stack([choice == k for k in range(3)], 1)
+
+
+class Full(nn.Module):
+    """MONAI's inferer with its graph kept: another implementation, whose gradient autograd takes."""
+
+    def __init__(self, net: nn.Module, size: tuple[int, ...], importance: str) -> None:
+        super().__init__()
+        self.net, self.size, self.importance = net, size, importance
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = sliding_window_inference(x, self.size, 1, self.net, overlap=0.5, mode=self.importance)
+        return logits
+
+
+def gradients(net: nn.Module, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Of the soft Dice of the whole scan, by the image and by the weights, through a z-score of the whole scan."""
+    model = SegModel(net, TASK, normalise=ZScore(), dims=x.ndim - 2).eval()
+    x = x.requires_grad_()
+    loss = soft_dice(model(x), organs(x)).sum()
+    by_x, *by_weights = torch.autograd.grad(loss, [x, *net.parameters()])
+    return by_x, list(by_weights)
+
+
+WINDOWS = [((9, 8, 11), (4, 5, 6)), ((5, 9), (5, 4)), ((6, 3, 7), (4, 6, 7))]  # overlapping, one axis whole, padded
+
+
+@pytest.mark.parametrize(("grid", "size"), WINDOWS)
+@pytest.mark.parametrize("importance", ["gaussian", "constant"])
+def test_the_answer_is_that_of_monais_inferer(grid: tuple[int, ...], size: tuple[int, ...], importance: str) -> None:
+    net, x = made(len(grid)), image(*grid)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            Sliding(net, size, importance=importance).eval()(x), Full(net, size, importance)(x), rtol=0, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize(("grid", "size"), WINDOWS)
+@pytest.mark.parametrize("importance", ["gaussian", "constant"])
+def test_two_passes_give_the_gradient_of_the_full_graph(
+    grid: tuple[int, ...], size: tuple[int, ...], importance: str
+) -> None:
+    """In float64, with instance norm in the windows and a z-score around them."""
+    net, x = made(len(grid)), image(*grid)
+    by_x, by_weights = gradients(Sliding(net, size, importance=importance), x)
+    full_by_x, full_by_weights = gradients(Full(net, size, importance), x)
+    assert (by_x - full_by_x).abs().max() < 1e-10
+    assert by_x.abs().max() > 1e-5
+    for found, known in zip(by_weights, full_by_weights, strict=True):
+        assert (found - known).abs().max() < 1e-10
+
+
+def test_in_float32_they_differ_by_rounding_alone() -> None:
+    (grid, size), net = WINDOWS[0], made(dtype=torch.float32)
+    x = image(*grid, dtype=torch.float32)
+    found, known = (gradients(kind, x)[0] for kind in (Sliding(net, size), Full(net, size, "gaussian")))
+    assert (found - known).norm() < 1e-5 * known.norm()
+
+
+def test_windows_alone_have_another_gradient() -> None:
+    """What the exact gradient is for: of a Dice, that of each window by itself has other signs."""
+    net, x = made(), image(8, 8, 8)
+    exact = gradients(Sliding(net, (4, 4, 4), overlap=0.5), x)[0]
+    alone = gradients(Sliding(net, (4, 4, 4), overlap=0.0), x)[0]
+    assert (exact.sign() == alone.sign()).double().mean() < 0.95
+
+
+def test_one_window_over_the_whole_is_the_network_itself() -> None:
+    net, x = made(), image(6, 5, 7)
+    found, known = gradients(Sliding(net, (6, 5, 7)), x), gradients(net, x)
+    torch.testing.assert_close(found[0], known[0], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("slid", [True, False])
+def test_mirrored_copies_are_turned_back_and_averaged(slid: bool) -> None:
+    net, x = made(), image(6, 7, 5)
+    size = (4, 4, 5) if slid else (6, 7, 5)
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, window: Tensor) -> Tensor:
+            flips = [(), (2,), (4,), (2, 4)]
+            return torch.stack([net(window.flip(f) if f else window).flip(f) for f in flips]).mean(0)
+
+    mine = Sliding(net, size, mirror=(0, 2)) if slid else Mirrored(net, (0, 2), 3)
+    found, known = gradients(mine, x), gradients(Full(Turned(), size, "gaussian"), x)
+    torch.testing.assert_close(found[0], known[0], rtol=0, atol=1e-12)
+    for mine_, theirs in zip(found[1], known[1], strict=True):
+        torch.testing.assert_close(mine_, theirs, rtol=0, atol=1e-12)
+
+
+def test_a_net_that_draws_draws_the_same_twice() -> None:
+    net, x = made(drop=0.5), image(6, 6, 6)[:1].requires_grad_()
+    mine = Sliding(net, (4, 4, 4)).eval()
+    net.drop.train()
+    torch.manual_seed(5)
+    (found,) = torch.autograd.grad(mine(x).sum(), x)
+    torch.manual_seed(5)
+    (known,) = torch.autograd.grad(Full(net, (4, 4, 4), "gaussian")(x).sum(), x)
+    assert known.abs().max() > 0
+    torch.testing.assert_close(found, known, rtol=0, atol=1e-12)
+
+
+def test_the_random_numbers_of_others_are_left_alone() -> None:
+    net, x = made(), image(6, 6, 6).requires_grad_()
+    logits = Sliding(net, (4, 4, 4)).eval()(x)
+    state = torch.get_rng_state()
+    torch.rand(3)
+    after = torch.get_rng_state()
+    torch.set_rng_state(after)
+    torch.autograd.grad(logits.sum(), x)
+    assert torch.equal(torch.get_rng_state(), after)
+    assert not torch.equal(state, after)
+
+
+def test_the_graph_of_a_scan_holds_no_window() -> None:
+    """What is kept between the passes does not grow with the number of windows."""
+    kept: list[int] = []
+    x = image(12, 12, 12).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+        Sliding(made().requires_grad_(False), (4, 4, 4)).eval()(x)
+    assert sum(kept) == x.numel() + 64  # the scan and the importance of one window
+
+
+def test_training_sees_patches() -> None:
+    net = made()
+    assert torch.equal(Sliding(net, (4, 4, 4)).train()(image(4, 4, 4)), net(image(4, 4, 4)))
+
+
+def test_any_attack_goes_through_windows() -> None:
+    model = SegModel(Sliding(made(dtype=torch.float32), (4, 4, 4)), TASK, dims=3)
+    x = image(7, 6, 5, dtype=torch.float32)
+    with frozen(model):
+        target = model.decide(model(x))
+        found = registry.build("pgd(linf(0.1), steps=3)", "attack")(model, x, target, [1, 2])
+        alone = registry.build("pgd(linf(0.1), steps=3)", "attack")(model, x[1:], target[1:], [2])
+    assert (found.harm > 0).all()
+    torch.testing.assert_close(found.image[1:], alone.image)
+
+
+def test_places_cover_the_scan_and_stay_in_it() -> None:
+    covered = torch.zeros(10, 7)
+    for place in places_of((10, 7), (4, 3), 0.25):
+        assert covered[place].shape == (4, 3)
+        covered[place] += 1
+    assert (covered > 0).all()
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ({"size": (4,)}, r"expected window=\(rows, columns\)"),
+    ({"size": (4, 0)}, r"expected window=\(rows, columns\)"),
+    ({"overlap": 1.0}, "expected 0 <= overlap < 1"),
+    ({"importance": "gauss"}, "expected the importance gaussian or constant, got 'gauss'"),
+    ({"mirror": (2,)}, "expected mirror as different axes from 0 to 1"),
+    ({"mirror": (0, 0)}, "expected mirror as different axes from 0 to 1"),
+])  # fmt: skip
+def test_what_cannot_be_is_said(options: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Sliding(made(2), **({"size": (4, 4)} | options))  # type: ignore[arg-type]
+
+
+def test_a_network_that_shrinks_its_answer_is_refused() -> None:
+    with pytest.raises(InputError, match=r"on the grid \(4, 4\) of its window, got \(2, 2\)"):
+        Sliding(nn.AvgPool2d(2), (4, 4)).eval()(image(8, 8))
+
+
+def test_subsets_of_axes() -> None:
+    assert flips_of((0, 1, 2), 3) == ((), (0,), (1,), (0, 1), (2,), (0, 2), (1, 2), (0, 1, 2))
+    assert flips_of((), 3) == ((),)
+
+
+def test_own_places_and_importance() -> None:
+    """What another library's windows need: any places, any weights."""
+    net, x = made(2), image(4, 6)
+    places = [(slice(0, 4), slice(0, 4)), (slice(0, 4), slice(2, 6))]
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(4, 4)
+    left, right = net(x[..., :4]), net(x[..., 2:])
+    found = tiled(net, x, places, weights)
+    torch.testing.assert_close(found[..., 0], left[..., 0])
+    torch.testing.assert_close(found[..., 2], (3 * left[..., 2] + 1 * right[..., 0]) / 4)
