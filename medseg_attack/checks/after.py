@@ -19,7 +19,7 @@ from medseg_attack.stats.scores import Empty, Unit, pooled, scored
 LEAST = 0.005  # of Dice
 FEW_PATIENTS = 6
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
-CONTROLS = ("noise", "clean")
+CONTROLS = ("noise", "clean", "shuffled")
 
 
 @dataclass(frozen=True, eq=False)
