@@ -102,7 +102,7 @@ def check_fit(label: str, budget: Budget | None, known: Sequence[Any], refs: Seq
             f"expected {label} to be scored on other patients than it is fitted on, got {both[0]} among both; take "
             "--split test or val"
         )
-    if budget:
+    if known and budget:
         raise InputError(
             f"expected eps as a fraction of the window for {label}, which is one perturbation for all scans, got "
             f"{budget}; write for instance 4/255"

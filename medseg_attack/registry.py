@@ -396,6 +396,6 @@ def within(thing: Any, region: str) -> Any:
     if not dataclasses.is_dataclass(thing) or isinstance(thing, type) or _kind(thing) not in ("attack", "ball"):
         return thing
     if _kind(thing) == "ball":
-        return build("within", "ball", {"ball": thing, "region": region})
+        return dataclasses.replace(build("within", "ball"), ball=thing, region=region)
     fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
     return dataclasses.replace(thing, **{name: within(value, region) for name, value in fields.items()})

@@ -147,3 +147,12 @@ def test_of_a_moved_and_an_unmoved_image_the_worse_keeps_its_own_flow() -> None:
     for both in (still | went, went | still):
         assert both.flow is not None
         assert both.flow.flatten(1).any(1).tolist() == [True, False]
+
+
+def test_a_velocity_that_grows_with_the_place_moves_exponentially() -> None:
+    """v = a (x - c) carries x to c + e^a (x - c); without composing steps it would be a (x - c)."""
+    place = torch.arange(21, dtype=torch.float64) - 10
+    velocity = torch.zeros(1, 2, 5, 21, dtype=torch.float64)
+    velocity[:, 1] = 0.2 * place
+    found = exponential(velocity)[0, 1, 2, 5:-5]
+    torch.testing.assert_close(found, math.expm1(0.2) * place[5:-5], atol=0.01, rtol=0)
