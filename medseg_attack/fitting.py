@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from medseg_attack.budgets import Budget
-from medseg_attack.crafting import Metered
+from medseg_attack.crafting import Metered, told
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import Data
 from medseg_attack.files import digest
@@ -79,7 +79,7 @@ def fitted(attack: Any, model: Model, batches: Sequence[Batch], folder: RunFolde
         path = folder.path / f"learned-{next(numbers)}.safetensors"
         if not path.exists():
             start = time.perf_counter()
-            learned = part.fit(model, batches, seed)
+            learned = told(part, "within", model.task).fit(model, batches, seed)
             facts = {"config": digest(folder.config), "seconds": f"{time.perf_counter() - start:.3f}"}
             save_tensors(path, learned, facts)
         tensors = load_tensors(path)  # also by whoever wrote it: shards attack with the same bits
@@ -102,7 +102,7 @@ def check_fit(label: str, budget: Budget | None, known: Sequence[Any], refs: Seq
             f"expected {label} to be scored on other patients than it is fitted on, got {both[0]} among both; take "
             "--split test or val"
         )
-    if budget:
+    if known and budget:
         raise InputError(
             f"expected eps as a fraction of the window for {label}, which is one perturbation for all scans, got "
             f"{budget}; write for instance 4/255"
@@ -121,7 +121,7 @@ class Cost:
 def tried(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost]:
     """The attack as fitted to one batch, and what the fit to `n` cases would take."""
     metered, start = Metered(model), time.perf_counter()
-    known = with_fits(attack, lambda part: part.with_learned(part.fit(metered, [batch], 0)))
+    known = with_fits(attack, lambda part: part.with_learned(told(part, "within", model.task).fit(metered, [batch], 0)))
     seconds = time.perf_counter() - start
     return known, Cost(metered.forwards * n, metered.backwards * n, seconds * n / len(batch.image))
 

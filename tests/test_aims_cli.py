@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from medseg_attack.cli import app
 from medseg_attack.stats.scores import aimed
 
+SMALL = "unet_small(channels=(4, 8))"
 NEAR = "by_pixels(share=0.9)"
 
 
@@ -28,14 +29,28 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     medattack("prepare", home / "scans", "--format", "phantom(patients=6, slices=4, side=32)", "--home", home)
-    medattack("train", "--home", home, "--model", "unet_small(channels=(4, 8))", "--epochs", "1", "--device", "cpu")
+    medattack("train", "--home", home, "--model", SMALL, "--epochs", "1", "--device", "cpu")
     yield home
     torch.set_num_threads(threads)
 
 
 def test_success_stands_in_rows_and_tables(home: Path) -> None:
     out = home / "aims"
-    words = ["attack", "--home", home, "--no-checks", "--no-control", "--split", "all", "--limit", "4", "--out", out]
+    words = [
+        "attack",
+        "--home",
+        home,
+        "-m",
+        SMALL,
+        "--no-checks",
+        "--no-control",
+        "--split",
+        "all",
+        "--limit",
+        "4",
+        "--out",
+        out,
+    ]
     attacks = [
         f"pgd(objective=toward(bce, erase('stomach'), {NEAR}), steps=3)",
         f"dag(goal=shift(dx_mm=5), success={NEAR}, steps=5)",
@@ -62,8 +77,8 @@ def test_success_stands_in_rows_and_tables(home: Path) -> None:
 
 def test_what_the_budget_cannot_hold_is_a_failure_in_the_rows(home: Path) -> None:
     out = home / "budgets"
-    medattack("attack", "--home", home, "--no-checks", "--no-control", "--split", "all", "--limit", "3", "--out", out,
-              "--attack", "dag(success=by_dice(below=0.05), steps=200, step_size=0.02)",
+    medattack("attack", "--home", home, "-m", SMALL, "--no-checks", "--no-control", "--split", "all", "--limit", "3",
+              "--out", out, "--attack", "dag(success=by_dice(below=0.05), steps=200, step_size=0.02)",
               "--eps", "0.99", "--eps", "0.001")  # fmt: skip
     tight = pd.concat([pd.read_parquet(file) for file in sorted(out.rglob("*eps0.001/parts/*.parquet"))])
     wide = pd.concat([pd.read_parquet(file) for file in sorted(out.rglob("*eps0.99/parts/*.parquet"))])
@@ -87,7 +102,7 @@ def test_what_the_budget_cannot_hold_is_a_failure_in_the_rows(home: Path) -> Non
 )
 def test_what_is_not_there_is_told_before_anything_is_written(home: Path, attack: str, said: str) -> None:
     out = home / "refused"
-    result = medattack("attack", "--home", home, "--attack", attack, "--out", out, code=2)
+    result = medattack("attack", "--home", home, "-m", SMALL, "--attack", attack, "--out", out, code=2)
     assert said in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert not out.exists()

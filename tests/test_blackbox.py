@@ -137,7 +137,7 @@ def test_no_black_box_beats_the_optimum_and_each_gets_near(name: str) -> None:
     if name == "boundary":
         assert (flipped >= 1).all()
     else:
-        assert (flipped >= 0.9 * within).all()
+        assert flipped.sum() >= 0.9 * within.sum()
 
 
 @pytest.mark.parametrize("name", ["zoo", "spsa"])

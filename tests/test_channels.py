@@ -25,7 +25,7 @@ from medseg_attack.data.windows import Fixed
 from medseg_attack.errors import InputError
 from medseg_attack.levels import Levels
 from medseg_attack.models.checkpoints import load, save
-from medseg_attack.models.segmodel import SegModel
+from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.results import RunFolder
 from medseg_attack.types import Batch, Case, Storage, Task, Window
 
@@ -320,3 +320,22 @@ def test_an_empty_channel_is_told_where_it_has_no_window(tmp_path: Path) -> None
     write_pair(root / "imagesTr" / "brain_3.nii.gz", root / "labelsTr" / "brain_3.nii.gz", image=image,
                mask=np.zeros((8, 10, 5)))  # fmt: skip
     assert "got one in channel 1 of" in refused(root)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.names("attack") if name != "replay"])
+def test_every_attack_takes_several_channels(name: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Tanh(), torch.nn.Conv2d(4, 2, 3, padding=1)
+        )
+    model = SegModel(net, Task("t", ("a", "b"), channels=2)).double()
+    draw = torch.Generator().manual_seed(5)
+    image = torch.rand(2, 2, 12, 10, generator=draw, dtype=torch.float64)
+    target = torch.rand(2, 2, 12, 10, generator=draw) < 0.4
+    attack = registry.with_eps(registry.build(name, "attack", {"queries": 20, "steps": 3}), 8 / 255)
+    with frozen(model):
+        found = attack(model, image, target, [1, 2])
+    assert found.image.shape == image.shape
+    assert (attack.ball.size(found.image, image) <= attack.ball.limit + 1e-12).all()
+    assert ((found.image >= 0) & (found.image <= 1)).all()

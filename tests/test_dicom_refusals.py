@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from medseg_attack.cli import app
 from medseg_attack.data import dicom_decoders
 from medseg_attack.data.dicom_decoders import check_decodable, matrix
+from medseg_attack.data.dicom_files import read_whole
 from medseg_attack.errors import InputError
 
 
@@ -240,3 +241,11 @@ def test_options_of_dicom_are_refused_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spec", ["dicom(threshold=0.0)", "dicom(patients='name')", "dicom(labels='liver')"])
 def test_options_out_of_range(root: Path, spec: str) -> None:
     assert "expected" in refused(root, format=spec)
+
+
+def test_a_file_that_ends_within_an_element_that_nobody_asks_for(tmp_path: Path) -> None:
+    path = write_series(tmp_path, values(1))[0]
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"Canary") + 3])
+    with pytest.raises(OSError, match="too early"):
+        read_whole(path, ("SOPClassUID", "Rows"))

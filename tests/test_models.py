@@ -299,3 +299,11 @@ def test_a_folder_without_a_card_is_no_checkpoint(checkpoint, tmp_path):
     (folder / "card.json").write_text(json.dumps({"spec": "unet_small"}))
     with pytest.raises(InputError, match="expected the field 'task'"):
         checkpoints.load(folder)
+
+
+def test_a_single_class_has_no_normalised_bottleneck() -> None:
+    """The small U-Net's last normalisation is over its features: of one class alone it would be of one channel."""
+    model = build("unet_small(channels=(4, 8))", "model")(Task("t", ("a",)))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert min(norm.num_features for norm in norms) == 4
+    assert model(torch.rand(1, 1, 8, 8)).shape == (1, 1, 8, 8)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import math
 import os
 import signal
@@ -21,11 +22,12 @@ from medseg_attack.cli import app
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.models import checkpoints
+from medseg_attack.models.checkpoints import read_card
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.training import augment
 from medseg_attack.training.loop import finished, past, train
 from medseg_attack.training.losses import LOSSES, training_loss
-from medseg_attack.training.plan import Options, label, planned, warnings
+from medseg_attack.training.plan import Options, cases_of, label, planned, warnings
 from medseg_attack.training.validation import validated
 from medseg_attack.types import Case, Task, Window
 
@@ -342,3 +344,77 @@ def test_help_has_an_example_and_imports_no_torch():
     result = CliRunner().invoke(app, ["train", "--help"])
     assert result.exit_code == 0
     assert "Example: medattack train" in " ".join(result.stdout.split())
+
+
+def groups_of(options: Options, data: Discs) -> set[str]:
+    return {ref.group for ref in cases_of(options, data)}
+
+
+def test_parts_of_the_patients_are_disjoint_whole_and_nested() -> None:
+    data = Discs()
+    halves = [groups_of(Options(patients=f"{k}/2"), data) for k in (0, 1)]
+    assert [len(half) for half in halves] == [2, 2]
+    assert not halves[0] & halves[1]
+    assert halves[0] | halves[1] == groups_of(Options(), data) == {"p0", "p1", "p2", "p3"}
+    assert groups_of(Options(patients="0/4"), data) < halves[0]
+    assert len(cases_of(Options(patients="0/4"), data)) == data.slices  # all slices of one patient
+
+
+@pytest.mark.parametrize(
+    ("patients", "told"),
+    [
+        ("half", "k/N with 0 <= k < N"),
+        ("2/2", "k/N with 0 <= k < N"),
+        ("-1/2", "k/N"),
+        ("0/5", "4 parts at most, got 5"),
+    ],
+)
+def test_a_part_that_is_none_is_refused(patients: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        planned(Options(patients=patients), Discs())
+
+
+def test_training_begins_with_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
+    """One step of a rate of nothing leaves the weights where they began; the last layer of other classes is its own."""
+    still = dataclasses.replace(SMALL, epochs=1, lr=1e-12)
+    trained(tmp_path / "first")
+    trained(tmp_path / "second", options=dataclasses.replace(still, seed=5, init=str(tmp_path / "first")))
+    trained(tmp_path / "other", Discs(task=LABELS), dataclasses.replace(still, seed=5, init=str(tmp_path / "first")))
+    weights = {
+        folder: {
+            name: tensor
+            for name, tensor in checkpoints.load_tensors(tmp_path / folder / checkpoints.WEIGHTS).items()
+            if name.endswith("weight") and tensor.ndim > 1
+        }
+        for folder in ("first", "second", "other")
+    }
+    for name, tensor in weights["first"].items():
+        torch.testing.assert_close(weights["second"][name], tensor, atol=1e-6, rtol=0)
+        if weights["other"][name].shape == tensor.shape:
+            torch.testing.assert_close(weights["other"][name], tensor, atol=1e-6, rtol=0)
+    assert any(weights["other"][name].shape != tensor.shape for name, tensor in weights["first"].items())
+
+
+def test_other_beginnings_are_other_trainings(tmp_path: Path) -> None:
+    trained(tmp_path / "a")
+    trained(tmp_path / "b", options=dataclasses.replace(SMALL, init=str(tmp_path / "a")))
+    assert read_card(tmp_path / "b")["training"]["init"] == str(tmp_path / "a")
+    stored = read_json(tmp_path / "b" / "options.json")
+    assert stored["init_weights"] == read_card(tmp_path / "a")["weights_sha256"]
+    with pytest.raises(InputError, match="init"):
+        trained(tmp_path / "a", options=dataclasses.replace(SMALL, init=str(tmp_path / "b")))
+    with pytest.raises(InputError, match="expected a checkpoint"):
+        trained(tmp_path / "c", options=dataclasses.replace(SMALL, init=str(tmp_path / "absent")))
+    other = dataclasses.replace(SMALL, model="unet_small(channels=(5, 7))", init=str(tmp_path / "a"))
+    with pytest.raises(InputError, match="of the same architecture"):
+        trained(tmp_path / "d", options=other)
+
+
+def test_a_training_of_before_these_options_goes_on(tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole")
+    trained(tmp_path / "old", epochs=1)
+    there = read_json(tmp_path / "old" / "options.json")
+    (tmp_path / "old" / "options.json").write_text(
+        json.dumps({k: v for k, v in there.items() if k not in ("patients", "init")})
+    )
+    assert trained(tmp_path / "old") == whole

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from medseg_attack.crafting import Metered
 from medseg_attack.errors import InputError
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.objectives import bce, ce
-from medseg_attack.types import Model, Task
+from medseg_attack.objectives import bce, ce, harm
+from medseg_attack.types import Adversarial, Model, Task
+from medseg_attack.warp import moved
 
 LABELS = Task("labels", ("background", "a", "b"), exclusive=True)
 MASKS = Task("masks", ("a", "b"))
@@ -145,6 +146,42 @@ def test_a_sweep_is_what_each_budget_gets_alone() -> None:
         for ball, found in zip(balls, attack.sweep(net(MASKS, 3), IMAGE, target, SEEDS, balls), strict=True):
             alone = registry.with_eps(attack, ball.eps)(net(MASKS, 3), IMAGE, target, SEEDS)
             assert torch.equal(found.image, alone.image)
+
+
+@pytest.mark.parametrize("fuse", ["logits", "losses"])
+def test_the_truth_that_an_attack_moves_goes_along(fuse: str) -> None:
+    target, victim = net(MASKS, 9).decide(net(MASKS, 9)(IMAGE)), net(MASKS, 9)
+    flow = torch.full((3, 2, 12, 10), 1.0, dtype=torch.float64)
+    found = from_models(net(MASKS, 1), net(MASKS, 2), attack=Moved(flow=Flowing(flow)), fuse=fuse)(
+        victim, IMAGE, target, SEEDS
+    )
+    assert found.flow is not None
+    assert torch.equal(found.flow, flow)
+    truth = moved(target, flow, exclusive=False)
+    assert not torch.equal(truth, target)
+    torch.testing.assert_close(found.harm, harm(victim.decide(victim(found.image)), truth).double())
+    with pytest.raises(InputError, match="one that moves it"):
+        Shuffled(Moved(flow=Flowing(flow)))(victim, IMAGE, target, SEEDS)
+
+
+class Flowing:
+    """A flow that is compared as an object."""
+
+    def __init__(self, flow: Tensor) -> None:
+        self.flow = flow
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An attack that says it moved anatomy."""
+
+    flow: Flowing
+    ball: Linf = Linf(0.5)
+    objective: Any = bce
+
+    def __call__(self, model: Model, image: Tensor, target: Tensor, seeds: Any) -> Adversarial:
+        found = PGD(self.ball, self.objective, steps=1)(model, image, target, seeds)
+        return replace(found, flow=self.flow.flow)
 
 
 @pytest.mark.parametrize("ball", [Linf(0.05), L2(0.4)])

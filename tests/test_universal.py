@@ -333,6 +333,14 @@ def test_patients_it_is_fitted_on_and_budgets_of_several_sizes_are_refused(home:
         assert not (tmp_path / "out").exists()
 
 
+def test_queries_are_shown_below_the_table(home: Path, tmp_path: Path) -> None:
+    words = ["attack", "--home", home, "--model", home / "model", "--eps", "8/255", "--no-checks", "--out"]
+    asked = "spsa(queries=16, directions=2, starts=1)"  # 1 + 1 and two steps of 5
+    shown = " ".join(medattack(*words, tmp_path / "a", "--attack", asked, "--attack", "fgsm").stdout.split())
+    assert f"Queries per case, no gradients: {asked} 12." in shown
+    assert "Queries" not in medattack(*words, tmp_path / "b", "--attack", "fgsm").stdout
+
+
 def test_the_plan_counts_the_fit(home: Path, tmp_path: Path) -> None:
     (run,) = json.loads(attack(home, tmp_path / "out", "--eps", "8/255", "--plan", "--json").stdout)["runs"]
     assert run["backwards"] > 0

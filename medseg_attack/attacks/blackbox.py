@@ -8,13 +8,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
-from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from medseg_attack.attacks.baselines import judged, scored
 from medseg_attack.attacks.coarse import stretched, zeros
+from medseg_attack.attacks.variations import reseeded
 from medseg_attack.balls import Linf, drawn, held
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce
@@ -59,7 +59,7 @@ class ZOO:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         def estimate(score: Score, at: Tensor, step: int) -> Tensor:
-            return by_coordinates(score, at, self.probe * self.ball.eps, _reseeded(seeds, step), self.coordinates)
+            return by_coordinates(score, at, self.probe * self.ball.eps, reseeded(seeds, step), self.coordinates)
 
         return _climbed(self, model, image, target, seeds, estimate, 2 * self.coordinates)
 
@@ -92,7 +92,7 @@ class SPSA:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         def estimate(score: Score, at: Tensor, step: int) -> Tensor:
-            return by_signs(score, at, self.probe * self.ball.eps, _reseeded(seeds, step), self.directions)
+            return by_signs(score, at, self.probe * self.ball.eps, reseeded(seeds, step), self.directions)
 
         return _climbed(self, model, image, target, seeds, estimate, 2 * self.directions)
 
@@ -149,7 +149,7 @@ def _climbed(
     change = zeros(image, attack.grid)
     worst = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
     for start in range(attack.starts):
-        signs = (drawn(torch.rand, change, _reseeded(seeds, -1 - start)) < 0.5).to(change) * 2 - 1
+        signs = (drawn(torch.rand, change, reseeded(seeds, -1 - start)) < 0.5).to(change) * 2 - 1
         corner = held(ball, ball.step(signs, change))
         x = ball.project(shown(corner), image)
         with torch.no_grad():
@@ -187,10 +187,6 @@ def _check(attack: ZOO | SPSA, least: Sequence[tuple[str, int]], per_step: int) 
             f"expected queries >= {needed} ({attack.starts} starts, {per_step + 1} of one step, 1 of the untouched "
             f"image), got {attack.queries}; allow more"
         )
-
-
-def _reseeded(seeds: Sequence[int], step: int) -> list[int]:
-    return [crc32(f"{seed}/{step}".encode()) for seed in seeds]
 
 
 def _wide(per_sample: Tensor, like: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from medseg_attack.attacks.baselines import judged
 from medseg_attack.attacks.coarse import stretched, zeros
+from medseg_attack.attacks.variations import reseeded
 from medseg_attack.balls import Linf, drawn, held
 from medseg_attack.errors import InputError
 from medseg_attack.registry import About, register
@@ -63,7 +63,7 @@ class Boundary:
         for step in range(self.queries - LEAST + 1):
             inside = at.far <= self.ball.eps
             aim = torch.where(inside, torch.full_like(shrink, self.ball.eps), at.far * (1 - shrink))
-            noise = _wide(spread * at.far, image) * self._noise(image, _reseeded(seeds, step))
+            noise = _wide(spread * at.far, image) * self._noise(image, reseeded(seeds, step))
             tried = self._at(model, image, target, _cut(self.ball, at.image - image + noise, aim))
             better = torch.where(
                 inside,
@@ -118,10 +118,6 @@ def _cut(ball: Ball, change: Tensor, sizes: PerSample) -> Tensor:
     """The change cut to a ball of that size, another for every sample: scaled to `ball`'s own, and back."""
     scale = _wide(ball.eps / sizes.clamp(min=1e-12), change)
     return held(ball, change * scale) / scale if ball.eps > 0 else torch.zeros_like(change)
-
-
-def _reseeded(seeds: Sequence[int], step: int) -> list[int]:
-    return [crc32(f"{seed}/{step}".encode()) for seed in seeds]
 
 
 def _wide(per_sample: Tensor, like: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class PGD:
         look_ahead: take the gradient where the momentum is leading (Lin et al., arXiv 1908.06281, eq. 6).
         diversity: chance of each gradient to be taken through a smaller copy of the image (`Shrunk`).
         smooth: width in pixels of the Gaussian that gradients are blurred with, as the released code does
-            (Dong et al., arXiv 1904.02884): its standard deviation is smooth/6; 0 for none.
+            (Dong et al., arXiv 1904.02884), three standard deviations to a side; 0 for none.
         random_start: begin at a random point of the ball instead of at the image.
         restarts: independent runs, of which each sample keeps its worst.
         keep_worst: False returns the last iterate, as FGSM, BIM and MI-FGSM were published; True never returns

@@ -25,6 +25,7 @@ from medseg_attack.types import (
     PerSample,
     Task,
 )
+from medseg_attack.warp import moved
 
 FUSIONS = ("logits", "probabilities", "losses")
 
@@ -68,14 +69,14 @@ class Transfer:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         (found,) = self.crafted(model.task, image, target, seeds, [self.ball])
-        return judged(model, self.ball, found.image, image, target)
+        return _scored(model, self.ball, found, image, target)
 
     def sweep(
         self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
         """The same in several balls; they share what they share in the attack on the surrogates."""
         found = self.crafted(model.task, image, target, seeds, balls)
-        return (judged(model, ball, one.image, image, target) for ball, one in zip(balls, found, strict=True))
+        return (_scored(model, ball, one, image, target) for ball, one in zip(balls, found, strict=True))
 
     def crafted(
         self, task: Task, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
@@ -100,6 +101,12 @@ class Transfer:
         if len(models) == 1:
             return models[0]
         return {"logits": MeanLogits, "probabilities": MeanProbabilities, "losses": Apart}[self.fuse](models)
+
+
+def _scored(model: Model, ball: Ball, found: Adversarial, image: Image, target: Mask) -> Adversarial:
+    """What was found elsewhere as the attacked model sees it, against the truth that an attack moved along."""
+    truth = moved(target, found.flow, model.task.exclusive)
+    return replace(judged(model, ball, found.image, image, truth), size=found.size, flow=found.flow)
 
 
 def _by_folder(surrogate: Any) -> Any:
@@ -201,10 +208,12 @@ class Shuffled:
         return self.attack.ball
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        found = self.attack(model, image, target, seeds).image
-        image = image.expand_as(found)
-        change = (found - image).flatten(2)
+        found = self.attack(model, image, target, seeds)
+        if found.flow is not None:
+            raise InputError("expected an attack that adds to the image for shuffled, got one that moves it; drop it")
+        image = image.expand_as(found.image)
+        change = (found.image - image).flatten(2)
         places = [torch.randperm(change.shape[2], generator=torch.Generator().manual_seed(s ^ 1)) for s in seeds]
-        moved = torch.stack([one[:, at.to(one.device)] for one, at in zip(change, places, strict=True)])
-        x = self.ball.project(image + moved.view_as(image), image)
+        elsewhere = torch.stack([one[:, at.to(one.device)] for one, at in zip(change, places, strict=True)])
+        x = self.ball.project(image + elsewhere.view_as(image), image)
         return judged(model, self.ball, x, image, target)

@@ -39,9 +39,9 @@ def wide(per_sample: Tensor, like: Tensor) -> Tensor:
 
 
 def blurred(grad: Image, width: int) -> Image:
-    """Every channel convolved with a Gaussian of `width` pixels and standard deviation width/6, zeros outside."""
+    """Every channel convolved with a Gaussian of `width` pixels, three standard deviations to a side, zeros outside."""
     at = torch.arange(width, dtype=grad.dtype, device=grad.device) - width // 2
-    kernel = torch.exp(-0.5 * (at / (width / 6)).square())
+    kernel = torch.exp(-0.5 * (at * 6 / max(width - 1, 1)).square())
     kernel = kernel / kernel.sum()
     for axis in range(2, grad.ndim):
         lines = grad.movedim(axis, -1)

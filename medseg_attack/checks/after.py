@@ -19,7 +19,7 @@ from medseg_attack.stats.scores import Empty, Unit, pooled, scored
 LEAST = 0.005  # of Dice
 FEW_PATIENTS = 6
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
-CONTROLS = ("noise", "clean")
+CONTROLS = ("noise", "clean", "shuffled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Runs:
 
     @property
     def gradient(self) -> pd.DataFrame:
-        """Runs that spent gradients."""
-        return self.facts[self.facts["backwards"] > 0]
+        """Runs that spent gradients for the most harm; one with a goal, or that stops when it succeeds, did not."""
+        return self.facts[(self.facts["backwards"] > 0) & ~self.facts["aimed"]]
 
     @property
     def noise(self) -> pd.DataFrame:
@@ -84,6 +84,7 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     wanted = [c for c in ("model", "attack", "loss", "eps", "ball", "partial", "val_dice") if c in heads]
     facts = numbers.join(heads[wanted])
     facts["loss"] = facts["loss"].fillna("")
+    facts["aimed"] = rows.groupby("run")["success"].count() > 0 if "success" in rows else False
     facts["ball"] = facts["ball"] if "ball" in facts else "linf(" + facts["eps"].astype(str) + ")"
     return Runs(facts, adv, clean, cases)
 

@@ -131,13 +131,13 @@ def load(folder: Path, task: Task | None = None, device: torch.device | str = "c
     return model.to(device).eval()
 
 
-def begin_with(model: SegModel, folder: Path) -> int:
-    """Copies those weights of a checkpoint that `model` has by name and shape; how many tensors they were.
+def begin_with(model: SegModel, folder: Path) -> None:
+    """Copies those weights of a checkpoint that `model` has by name and shape.
 
     A network for other classes keeps its own last layer.
 
     Raises:
-        InputError: none fits, or the folder is not a checkpoint.
+        InputError: less than half of the model is there, or the folder is not a checkpoint.
     """
     read_card(folder)
     own = model.state_dict()
@@ -146,13 +146,13 @@ def begin_with(model: SegModel, folder: Path) -> int:
         for name, tensor in load_tensors(folder / WEIGHTS).items()
         if name in own and own[name].shape == tensor.shape
     }
-    if not any(tensor.ndim > 1 for tensor in fitting.values()):
+    whole, found = (sum(tensor.numel() for tensor in state.values()) for state in (own, fitting))
+    if 2 * found < whole:
         raise InputError(
-            f"expected weights in {folder} that fit the model to be trained, got none; take a checkpoint of the same "
-            "architecture"
+            f"expected weights in {folder} that fit the model to be trained, got {found:,} of {whole:,}; take a "
+            "checkpoint of the same architecture"
         )
     model.load_state_dict(fitting, strict=False)
-    return len(fitting)
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -71,7 +71,12 @@ def unet_small(task: Task, *, channels: tuple[int, ...] = (16, 32, 64, 128), siz
             "e.g. channels=(16, 32, 64, 128)"
         )
     down = (2,) * (len(channels) - 1)
-    net = UNet(2, task.channels, len(task.classes), channels, down, num_res_units=2, norm="batch")
+    # the library normalises the classes' own channels before its last convolution: one alone would be a bottleneck of
+    # one channel, which does not learn a small organ in thousands of steps
+    features = len(task.classes) if len(task.classes) > 1 else channels[0]
+    net: nn.Module = UNet(2, task.channels, features, channels, down, num_res_units=2, norm="batch")
+    if features != len(task.classes):
+        net = nn.Sequential(net, nn.Conv2d(features, 1, 1))
     return SegModel(net, task, size=_grid(size), stride=2 ** len(down))
 
 

@@ -33,10 +33,17 @@ def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
         f"{first['model']} on {first['data']}",
         ["attack", "loss", "eps", *shown, "mean", "95 % CI", "drop", "rel. drop", "< half", "missed", *aims],
         [[*row, *more[: len(aims)]] for row, more in zip(rows, of_aims, strict=True)],
-        caption(summary, unit=unit, empty=empty, hidden=len(organs(summary)) - len(shown)),
+        caption(summary, unit=unit, empty=empty, hidden=len(organs(summary)) - len(shown)) + _queries(summary),
         left=2,
         rules=frozenset({0, n_noise}),
     )
+
+
+def _queries(summary: pd.DataFrame) -> str:
+    """How often attacks without gradients asked the model about a case; "" if none asked more than once."""
+    asked = summary[(summary["backwards"] == 0) & (summary["forwards"] > 1)]
+    each = {f"{row['attack']} {row['forwards']:.0f}": None for _, row in asked.iterrows()}
+    return f" Queries per case, no gradients: {', '.join(each)}." if each else ""
 
 
 AIMS = ("success", "least")
