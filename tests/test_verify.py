@@ -24,7 +24,13 @@ from medseg_attack.data.prepared import open_prepared
 from medseg_attack.models.checkpoints import save
 from medseg_attack.results import RunFolder
 
-ATTACKS = [name for name in registry.names("attack") if name not in ("replay", "clean", "fgsm_wang2024")]
+MOVES = ("affine", "deformation", "deformation_bias")  # refused: their truth moves, and is not written
+LEARNS = ("uap", "uap_metzen")  # scored on patients that they were not fitted on
+ATTACKS = [
+    name
+    for name in registry.names("attack")
+    if name not in ("replay", "clean", "fgsm_wang2024", "transfer", *MOVES, *LEARNS)
+]
 STORAGES = ["png16", "int16", "float32"]
 
 
@@ -73,8 +79,12 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         model = registry.build("unet_small(channels=(4, 8))", "model")(data.task)
     save(root / "model", model, {"label": "tiny", "spec": "unet_small(channels=(4, 8))"})
     attacks = [word for name in ATTACKS for word in ("--attack", name)]
-    medattack("attack", "--data", root / "data", "-m", root / "model", *attacks, "--steps", "3", "--eps", "8/255",
-              "--split", "all", "--save-adversarial", "all", "--no-checks", "--out", root / "runs")  # fmt: skip
+    words = ["attack", "--data", root / "data", "-m", root / "model", "--eps", "8/255", "--save-adversarial", "all",
+             "--no-checks"]  # fmt: skip
+    medattack(*words, *attacks, "--steps", "3", "--split", "all", "--out", root / "runs" / "all")
+    fits = [word for name in LEARNS for word in ("--attack", f"{name}(epochs=2)")]
+    medattack(*words, *fits, "--attack", f"transfer(surrogate='{root / 'model'}', attack=fgsm)", "--no-control",
+              "--out", root / "runs" / "test")  # fmt: skip
     return root / "runs", source
 
 
