@@ -1,13 +1,10 @@
 """Running a study: every model under every attack, each pair a run of its own in the study's folder."""
 
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -17,6 +14,7 @@ from medseg_attack import registry
 from medseg_attack.checks import stored
 from medseg_attack.checks.probes import preflight
 from medseg_attack.crafting import told
+from medseg_attack.data.choice import limited, telling
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
@@ -30,8 +28,8 @@ from medseg_attack.region import check_organ
 from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
 from medseg_attack.runtime import deterministic, versions
 from medseg_attack.segmentations import write_segmentations
-from medseg_attack.study import Cell, Study, cells
-from medseg_attack.types import Batch, Case
+from medseg_attack.study import Cell, Study, cells, safe
+from medseg_attack.types import Batch
 from medseg_attack.verification import FOLDER, MANIFEST, export
 
 
@@ -59,21 +57,14 @@ class Benchmark:
     checks: bool = False
 
     def refs(self, model: Given) -> list[CaseRef]:
-        """The cases of the study's split, slices or scans as the model takes them.
-
-        With a limit, a choice that depends on the cases' names alone.
-        """
-        refs = list(self.data.refs(self.study.split, self.study.fold, model.dims))
-        limit = self.study.limit
-        if limit is None:
-            return refs
-        n = int(limit) if limit >= 1 else max(1, round(limit * len(refs)))
-        return sorted(refs, key=lambda ref: crc32(ref.id.encode()))[:n]
+        """The cases of the study's split, slices or scans as the model takes them."""
+        refs = self.data.refs(self.study.split, self.study.fold, model.dims)
+        return limited(refs, self.study.limit)
 
     def runs(self) -> list[tuple[Given, Cell, Path]]:
         """Model, attack and folder of every run."""
         return [
-            (model, cell, self.out / _model_name(model) / f"{i:02d}_{_slug(cell)}")
+            (model, cell, self.out / _model_name(model) / f"{i:02d}_{cell.slug}")
             for model in self.models
             for i, cell in enumerate(self.cells(model))
         ]
@@ -226,7 +217,7 @@ def _config(benchmark: Benchmark, given: Given, cell: Cell, refs: Sequence[CaseR
         "data": benchmark.data.fingerprint,
         "cases": digest(sorted(ref.id for ref in refs)),
         "weights": given.weights,
-        "attack": registry.spec(cell.attack),
+        "attack": cell.spec,
         "budget": str(cell.budget) if cell.budget else None,
         "metrics": sorted(benchmark.study.metrics),
         "seed": benchmark.study.seed,
@@ -254,17 +245,6 @@ def _look_at(
             "no_grad() from the model"
         )
     stored.write_before(folder, findings, [case.id for case in cases])
-
-
-def telling(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
-    """2 to 4 cases of one shape, 2 % of all between, that have organs where such are soon found."""
-    n = min(4, max(2, round(0.02 * len(refs))))
-    scored = list(data.task.scored)
-    some = sorted(refs, key=lambda ref: crc32(ref.id.encode()))[:64]
-    alike = [ref for ref in some if ref.shape == some[0].shape]
-    read = (data.read(ref) for ref in alike)
-    found = list(islice((case for case in read if case.target[scored].any()), n))  # one at a time: scans are large
-    return found or [data.read(ref) for ref in alike[:n]]
 
 
 def _finish(
@@ -302,7 +282,7 @@ def _header(
         "attack": cell.label,
         "loss": cell.loss,
         "eps": _eps(cell, folder),
-        "ball": _ball(cell),
+        "ball": cell.ball,
         "split": benchmark.study.split,
         "cases": len(refs),
         "partial": benchmark.study.limit is not None,
@@ -314,24 +294,10 @@ def _header(
     }
 
 
-def _ball(cell: Cell) -> str:
-    ball = registry.spec(cell.attack.ball)
-    return f"{ball.partition('(')[0]}({cell.budget})" if cell.budget else ball
-
-
 def _eps(cell: Cell, folder: RunFolder) -> float:
     """The budget as a fraction of the window; with a unit it is the mean over cases, to three digits."""
     return float(f"{folder.rows()['budget'].mean():.3g}") if cell.budget else cell.eps
 
 
 def _model_name(given: Given) -> str:
-    return f"{_safe(given.label)[:80]}-{given.weights[:6]}"
-
-
-def _slug(cell: Cell) -> str:
-    eps = registry.spec(cell.eps).replace("/", "of")
-    return "_".join(filter(None, [_safe(cell.label), _safe(cell.loss), f"eps{eps}" if cell.eps else ""]))[:80]
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("_")
+    return f"{safe(given.label)[:80]}-{given.weights[:6]}"

@@ -125,6 +125,12 @@ def takes(name: str, parameter: str) -> bool:
     return parameter in inspect.signature(entries[name].make).parameters
 
 
+def default(name: str, parameter: str) -> Any:
+    """What stands in a field that a spec leaves open."""
+    load()
+    return inspect.signature(entries[name].make).parameters[parameter].default
+
+
 def takes_any_ball(name: str) -> bool:
     """Whether a norm may stand in for the attack's ball; a published variant's own ball is part of it."""
     load()

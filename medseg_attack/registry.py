@@ -21,6 +21,7 @@ from medseg_attack.entries import (
     Entry,
     about,
     brings_weights,
+    default,
     describe,
     document,
     entries,
@@ -37,8 +38,8 @@ from medseg_attack.errors import InputError, nearest
 from medseg_attack.parts import mapped
 
 __all__ = [
-    "KINDS", "About", "Bound", "about", "brings_weights", "build", "call", "describe", "document", "leaves_open",
-    "names", "options", "register", "spec", "takes", "takes_any_ball", "with_eps", "within",
+    "KINDS", "About", "Bound", "about", "brings_weights", "build", "call", "default", "describe", "document",
+    "leaves_open", "names", "options", "register", "spec", "takes", "takes_any_ball", "typed", "with_eps", "within",
 ]  # fmt: skip
 
 
@@ -108,6 +109,19 @@ def call(text: str, kind: str | None = None) -> tuple[str, dict[str, Any]]:
     node = _parsed(text)
     entry = _known(_called(node, text), kind)
     return entry.name, _arguments(node, entry, text) if isinstance(node, ast.Call) else {}
+
+
+def typed(text: str) -> dict[str, str]:
+    """The arguments of a spec as they were typed: an attack among them by its name, not by what that stands for.
+
+    >>> typed("restarts(strongest, n=2)")
+    {'attack': 'strongest', 'n': '2'}
+    """
+    node = _parsed(text)
+    if not isinstance(node, ast.Call):
+        return {}
+    placed = _placed(node, _known(_called(node, text), None), text)
+    return {name: ast.unparse(one) for name, one in placed.items()}
 
 
 def _parsed(text: str) -> ast.expr:
