@@ -7,7 +7,7 @@ import pytest
 from medseg_attack import registry
 from medseg_attack.budgets import buildable, parse_budget
 from medseg_attack.errors import InputError
-from medseg_attack.study import cells, read_study
+from medseg_attack.study import Cell, cells, read_study
 
 
 def expand(**flags: object) -> list[tuple[str, str, str]]:
@@ -179,14 +179,18 @@ def test_a_region_holds_every_attack_and_its_noise() -> None:
     assert (moved.ball.eps, moved.ball.region) == (0.2, "ring:5mm")
 
 
+def made(**flags: object) -> list[Cell]:
+    return cells(read_study(None, {"models": ["m"], "control": False, **flags}))
+
+
 def test_a_budget_with_a_unit_is_named_in_spec_ball_and_folder() -> None:
-    (cell,) = expand(attacks=["pgd(channels(linf, channels=(0, 2)), steps=3)"], eps=["5HU"], control=False)
+    (cell,) = made(attacks=["pgd(channels(linf, channels=(0, 2)), steps=3)"], eps=["5HU"])
     assert cell.label == "pgd(channels(ball=linf, channels=(0, 2)), steps=3) 5HU"
     assert cell.ball == "channels(ball=linf(eps=5HU), channels=(0, 2))"
     assert cell.spec == f"pgd(ball={cell.ball}, steps=3)"
     assert cell.slug.endswith("_bce_eps5HU")
     assert registry.build(buildable(cell.spec, "5HU"), "attack") == cell.attack
-    (plain,) = expand(attacks=["pgd"], eps=["4/255"], control=False)
+    (plain,) = made(attacks=["pgd"], eps=["4/255"])
     assert (plain.spec, plain.slug) == (registry.spec(plain.attack), "pgd_bce_eps4of255")
 
 
@@ -203,4 +207,4 @@ def test_a_budget_with_a_unit_is_named_in_spec_ball_and_folder() -> None:
     ],
 )
 def test_a_label_says_what_differs_from_the_default_less_the_size(typed: str, label: str) -> None:
-    assert [cell.label for cell in expand(attacks=[typed], control=False)] == [label]
+    assert [cell.label for cell in made(attacks=[typed])] == [label]
