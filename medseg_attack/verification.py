@@ -12,6 +12,7 @@ import torch
 
 from medseg_attack import registry
 from medseg_attack.balls import covered
+from medseg_attack.budgets import buildable
 from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.source import Array
@@ -210,7 +211,8 @@ def _of_dice(
     run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
 ) -> Iterator[Mismatch]:
     """Budget, window and counts of every stored case."""
-    attack = registry.build(read_json(run / "config.json")["attack"], "attack")
+    config = RunFolder(run).config
+    attack = registry.build(buildable(config["attack"], config.get("budget")), "attack")
     rows = RunFolder(run).rows().set_index(["case", "cls"])
     for seen in predictions(run, data, model, device, values):
         yield from _of_batch(seen, values, model, attack.ball, rows, device)
