@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.aims import Aim, aim_of
-from medseg_attack.attacks.dag import Dag, DeepFool, Jsma
+from medseg_attack.attacks.dag import Dag, Jsma
 from medseg_attack.attacks.minimal import Search
 from medseg_attack.attacks.penalty import Asma
 from medseg_attack.attacks.proximal import _penalty, prox_linf
@@ -116,16 +116,6 @@ class TestOptima:
             moved = (found.image - image)[:, 0]
             assert (moved[organ] <= 0).all()
             assert moved[~organ].abs().max() < 1e-12
-
-
-def test_one_linear_pixel_is_flipped_in_one_step_of_deepfool() -> None:
-    image = torch.full((1, 1, 1, 1), 0.7, dtype=torch.float64)
-    model = Metered(oracle(ORGAN))
-    truth = torch.ones(1, 1, 1, 1, dtype=torch.bool)
-    for ball in (Linf(0.9), L2(1.0)):
-        found = DeepFool(ball, overshoot=0.02)(model, image, truth, [1])
-        assert found.size.item() == pytest.approx(0.2 * 1.02)
-        assert torch.as_tensor(found.passes).tolist() == [[3, 1]]
 
 
 def test_dag_moves_by_gamma_and_stops_where_it_succeeds() -> None:
