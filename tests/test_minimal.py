@@ -147,6 +147,20 @@ def test_a_failure_is_the_untouched_image_and_says_so(name: str) -> None:
     assert found.size.max() == 0
 
 
+@pytest.mark.parametrize("name", [name for name in MINIMAL if registry.takes(name, "goal")])
+@pytest.mark.parametrize("goal", [None, Erase("organ")], ids=["away", "goal"])
+def test_every_gradient_of_an_image_is_counted(name: str, goal: Erase | None) -> None:
+    if name.startswith("asma") and goal is None:
+        return  # it can only go towards one
+    image, model = images(0.4)[:1], Metered(oracle(EXCLUSIVE))
+    truth = model.decide(model(image))
+    model.forwards = 0
+    attack = registry.build(name, "attack", {"steps": 2, "searches": 2, "goal": goal, "success": ByPixels(1.0)})
+    found = attack(model, image, truth, SEEDS[:1])
+    if found.passes is not None:
+        assert found.passes.tolist() == [[model.forwards, model.backwards]]
+
+
 @pytest.mark.parametrize("name", MINIMAL)
 def test_an_image_that_meets_the_rule_is_left_alone(name: str) -> None:
     image, model = images(), oracle(ORGAN)
