@@ -66,9 +66,7 @@ def test_one_linear_pixel_is_flipped_in_one_step(ball: Linf | L2) -> None:
     assert torch.as_tensor(found.passes).tolist() == [[3, 1]]
 
 
-@pytest.mark.parametrize(
-    ("ball", "distance"), [(Linf(0.9), 0.3 / 3.5), (L2(5.0), 0.3 / 2.5)], ids=["linf", "l2"]
-)
+@pytest.mark.parametrize(("ball", "distance"), [(Linf(0.9), 0.3 / 3.5), (L2(5.0), 0.3 / 2.5)], ids=["linf", "l2"])
 def test_the_runner_up_is_left_where_another_class_is_nearer(ball: Linf | L2, distance: float) -> None:
     """The runner-up lacks 0.1, which takes a change of 0.4; the third class lacks 0.3, which takes less."""
     model = Metered(Linear(((0.0, 0.0), (0.25, 0.0), (1.5, 2.0)), (0.0, 0.1, 0.3)))

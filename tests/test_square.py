@@ -113,7 +113,9 @@ def test_the_first_square_is_the_largest() -> None:
         assert len(rows) == rows[-1] - rows[0] + 1 == 16  # of 20: 0.64 of the image
         columns = (first[i, 0] != stripes[i, 0]).any(0).nonzero().flatten()
         assert columns[-1] - columns[0] < 16
-        assert min((second[i, 0] != one[i, 0]).sum() for one in (stripes, first)) <= 64  # the next covers a fourth of it
+        assert (
+            min((second[i, 0] != one[i, 0]).sum() for one in (stripes, first)) <= 64
+        )  # the next covers a fourth of it
 
 
 @pytest.mark.parametrize(("share_of_all", "side"), [(1 / 400, 3), (4 / 400, 3), (9 / 400, 3), (16 / 400, 5), (1.0, 19)])
