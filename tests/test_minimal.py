@@ -13,7 +13,7 @@ from medseg_attack.attacks.dag import Dag, Jsma
 from medseg_attack.attacks.minimal import Search
 from medseg_attack.attacks.penalty import Asma
 from medseg_attack.attacks.proximal import _penalty, prox_linf
-from medseg_attack.balls import L0, L2, Linf
+from medseg_attack.balls import L0, Linf
 from medseg_attack.crafting import Metered
 from medseg_attack.criteria import ByPixels
 from medseg_attack.errors import InputError

@@ -106,16 +106,14 @@ def shown(ball: Linf | L2, image: Image, queries: int, first: float) -> list[Ima
 
 
 def test_the_first_square_is_the_largest() -> None:
-    """Stripes are columns: a square of one sign changes some of its columns, from its first row to its last."""
+    """Stripes are columns: a square of one sign changes some, from its first row to its last. The second covers a fourth of it."""
     stripes, first, second, *_ = shown(Linf(EPS), torch.full((3, 1, 20, 20), 0.5, dtype=torch.float64), 100, 0.64)
     for i in range(3):
         rows = (first[i, 0] != stripes[i, 0]).any(1).nonzero().flatten()
         assert len(rows) == rows[-1] - rows[0] + 1 == 16  # of 20: 0.64 of the image
         columns = (first[i, 0] != stripes[i, 0]).any(0).nonzero().flatten()
         assert columns[-1] - columns[0] < 16
-        assert (
-            min((second[i, 0] != one[i, 0]).sum() for one in (stripes, first)) <= 64
-        )  # the next covers a fourth of it
+        assert min((second[i, 0] != one[i, 0]).sum() for one in (stripes, first)) <= 64
 
 
 @pytest.mark.parametrize(("share_of_all", "side"), [(1 / 400, 3), (4 / 400, 3), (9 / 400, 3), (16 / 400, 5), (1.0, 19)])

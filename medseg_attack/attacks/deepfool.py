@@ -28,7 +28,7 @@ class DeepFool:
     On a single linear entry one step ends at the boundary; on several, small margins are overshot while the large ones
     take more steps. Where classes exclude each other and there is no goal, there is such a function per class, the sum
     of log p_class - log p_truth over those pixels; each sample takes the one that is zero at the least distance, for a
-    backward pass each. Pixels whose truth is that class wait for another step: so organs fall before their surroundings.
+    backward pass each. Those whose truth is that class wait for another step: so organs fall before their surroundings.
 
     Attributes:
         ball: in l2 the step is along the gradient, in linf along its signs.

@@ -143,8 +143,8 @@ def _signs(like: Tensor, seeds: Sequence[int]) -> Tensor:
 def _side(x: Image, share: float) -> int:
     """Of a square that covers that part of the image, as far as it is long enough."""
     shape = x.shape[2:]
-    side: float = (share * x[0, 0].numel()) ** (1 / len(shape))
-    return min(max(round(side), 1), *shape)
+    side: int = min(max(round((share * x[0, 0].numel()) ** (1 / len(shape))), 1), *shape)
+    return side
 
 
 def _odd(side: int, most: int) -> int:
