@@ -32,7 +32,7 @@ from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
 from medseg_attack.runtime import deterministic, peak_mb, versions
 from medseg_attack.segmentations import write_segmentations
 from medseg_attack.study import Cell, Study, cells
-from medseg_attack.types import Batch, Case
+from medseg_attack.types import Batch, Case, informed
 from medseg_attack.verification import FOLDER, MANIFEST, export
 
 
@@ -357,7 +357,7 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
         model = given.load(benchmark.data.task, benchmark.device)
         batch = Batch.of(cases, benchmark.device)
         with frozen(model):
-            model(batch.image)  # the first pass pays for what later ones have
+            informed(model, cases)(batch.image)  # the first pass pays for what later ones have
             for cell in benchmark.cells(given):
                 attack, fit = tried(cell.attack, model, batch, len(_known(benchmark, given, cell)))
                 start = time.perf_counter()

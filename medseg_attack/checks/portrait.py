@@ -20,6 +20,7 @@ def portrait(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Findin
 
     The model should be frozen. Costs about 30 passes over the batch.
     """
+    model = model.on(batch.cases)
     seen: list[Tensor] = []
     hooks = [model.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach())),
              model.net.register_forward_hook(lambda *args: seen.append(args[2].detach()))]  # fmt: skip
@@ -74,6 +75,7 @@ def _dice(model: SegModel, batch: Batch, log_odds: Tensor) -> dict[str, float]:
 def _memory(model: SegModel, batch: Batch) -> str:
     """Of a pass on one case, with its gradient where there is one."""
     one, target = batch.image[:1], batch.target[:1]
+    model = model.on(batch.cases[:1])
 
     def step() -> None:
         x = one.clone().requires_grad_(not model.black_box)
