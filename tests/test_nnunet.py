@@ -68,8 +68,8 @@ def test_gradient_of_resampling_also_where_overshoot_is_cut() -> None:
     x = torch.zeros(1, 6, 6, 6, dtype=torch.float64)
     x[:, :3] = 1  # an edge: splines overshoot on both sides
     x += 1e-2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
-    uncut = torch.einsum("mn,cnhw->cmhw", torch.eye(6, dtype=x.dtype), x)
-    assert torch.equal(uncut, x)
+    made = resampled(x, (8, 7, 6), (1, 1, 1), (0.75, 0.86, 1), CUBIC)
+    assert ((made == x.amax()) | (made == x.amin())).sum() > 10
     assert torch.autograd.gradcheck(
         lambda y: resampled(y, (8, 7, 6), (1, 1, 1), (0.75, 0.86, 1), CUBIC), x.requires_grad_()
     )
@@ -187,7 +187,7 @@ def test_a_batch_of_other_windows_and_spacings_is_what_each_is_alone() -> None:
 def test_the_model_itself_is_not_changed_by_being_told() -> None:
     made = model()
     told = made.on([case()])
-    assert told.net.net is made.net.net
+    assert told.net.windows.net is made.net.windows.net
     assert made.net.cases == ()
     assert not told.training
     assert not told.net.training
@@ -214,7 +214,7 @@ def test_orientation_of_the_file_is_what_the_network_sees() -> None:
 
 def test_a_2d_configuration_goes_through_slices() -> None:
     flat = model(spacing=(0.9, 1.2), patch=(6, 8), mirror=(0, 1))
-    assert flat.net.flips == ((), (1,), (2,), (1, 2))
+    assert flat.net.windows.flips == ((), (1,), (2,), (1, 2))
     one = case(spacing_mm=(3.5, 0.9, 1.2))  # no resampling: then a slice's answer is its own
     whole, changed = answers(flat, one), one.image.clone()
     changed[:, 4] = changed[:, 4].flip(-2)  # the same values, so the same mean, and the same box
@@ -324,12 +324,12 @@ def test_a_results_folder_is_read(tmp_path: Path) -> None:
     made = read(folder)
     assert made.net.plan.patch == (4, 8, 8)
     assert made.net.plan.image == Resampling(3, 0, None)
-    assert len(made.net.flips) == 8
-    assert len(read(folder, ", mirror=False").net.flips) == 1
+    assert len(made.net.windows.flips) == 8
+    assert len(read(folder, ", mirror=False").net.windows.flips) == 1
     found = answers(made, case())
     assert found.shape == (1, 3, 6, 9, 11)
     weights = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    assert all(torch.equal(made.net.net.state_dict()[name], value) for name, value in weights.items())
+    assert all(torch.equal(made.net.windows.net.state_dict()[name], value) for name, value in weights.items())
 
 
 def test_a_configuration_inherits(tmp_path: Path) -> None:

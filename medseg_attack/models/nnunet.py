@@ -68,10 +68,14 @@ class Predictor(nn.Module):
 
     def __init__(self, net: nn.Module, plan: Plan, step: float, mirror: bool, cases: Sequence[Case] = ()) -> None:
         super().__init__()
-        self.net = net if len(plan.patch) == 3 else OfSlices(net)
-        self.plan, self.step, self.mirror, self.cases = plan, step, mirror, tuple(cases)
-        self.patch = (1,) * (3 - len(plan.patch)) + plan.patch
-        self.flips = flips_of(tuple(axis + 3 - len(plan.patch) for axis in plan.mirror) if mirror else (), 3)
+        self.plan, self.cases = plan, tuple(cases)
+        self.windows = Windows(net, plan, step, mirror)
+
+    @property
+    def grid(self) -> str:
+        """What becomes of a scan's grid, in words."""
+        mm, sides = (" x ".join(f"{n:g}" for n in of) for of in (self.plan.spacing, self.plan.patch))
+        return f"resampled to {mm} mm, in windows of {sides}, {len(self.windows.flips)} mirrored copies each"
 
     def on(self, cases: Sequence[Case]) -> "Predictor":
         """The predictor of these cases, with the same network.
@@ -81,9 +85,9 @@ class Predictor(nn.Module):
         """
         for case in cases:
             _check_window(case, self.plan)
-        net = self.net.net if isinstance(self.net, OfSlices) else self.net
-        told = Predictor(net, self.plan, self.step, self.mirror, cases)
-        told.training = self.training
+        told = Predictor(self.windows.net, self.plan, self.windows.step, self.windows.mirror, cases)
+        for mine, theirs in zip(told.modules(), self.modules(), strict=True):
+            mine.training = theirs.training
         return told
 
     def forward(self, image: Image) -> Float[Tensor, "b k *s"]:
@@ -108,15 +112,31 @@ class Predictor(nn.Module):
         ])  # fmt: skip
         before = tuple(seen.shape[1:])
         seen = resampled(seen, shape_at(before, spacing, target), spacing, target, self.plan.image)
-        logits = resampled(self._windows(seen[None])[0], before, target, spacing, self.plan.logits)
+        logits = resampled(self.windows(seen[None])[0], before, target, spacing, self.plan.logits)
         back = [order.index(axis) + 1 for axis in range(3)]
         return _uncropped(logits, box, tuple(there.shape)).permute(0, *back).flip(flips)
 
-    def _windows(self, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
+
+class Windows(nn.Module):
+    """nnU-Net's sliding windows: preprocessed scans -> logits on their grids.
+
+    Attributes:
+        patch: of the three axes; a 2-D network's has one slice.
+    """
+
+    def __init__(self, net: nn.Module, plan: Plan, step: float, mirror: bool) -> None:
+        super().__init__()
+        flat = 3 - len(plan.patch)
+        self.net, self.step, self.mirror, self.flat = net, step, mirror, bool(flat)
+        self.patch = (1,) * flat + plan.patch
+        self.flips = flips_of(tuple(axis + flat for axis in plan.mirror) if mirror else (), 3)
+
+    def forward(self, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
         missing = [max(n - m, 0) for n, m in zip(self.patch, x.shape[2:], strict=True)]
         padded = functional.pad(x, [n for m in reversed(missing) for n in (m // 2, m - m // 2)]) if any(missing) else x
         places = windows(tuple(padded.shape[2:]), self.patch, self.step)
-        logits = tiled(self.net, padded, places, importance(self.patch), self.flips)
+        net = OfSlices(self.net) if self.flat else self.net
+        logits = tiled(net, padded, places, importance(self.patch), self.flips)
         for axis, (m, n) in enumerate(zip(missing, x.shape[2:], strict=True), start=2):
             logits = logits.narrow(axis, m // 2, n)
         return logits
