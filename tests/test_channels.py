@@ -13,7 +13,7 @@ from scans import NAMES, SCALES, channels, set_scale, write_channels, write_pair
 from typer.testing import CliRunner
 
 from medseg_attack import registry
-from medseg_attack.balls import Linf
+from medseg_attack.balls import L2, Linf
 from medseg_attack.budgets import parse_budget
 from medseg_attack.checks.before import Scene, window_edges
 from medseg_attack.cli import app
@@ -28,6 +28,8 @@ from medseg_attack.models.checkpoints import load, save
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.results import RunFolder
 from medseg_attack.types import Batch, Case, Storage, Task, Window
+
+ABSENT = ("replay", "transfer", "uap", "uap_metzen")  # need a run, another model, a fit
 
 
 def medattack(*words: object, code: int = 0) -> Any:
@@ -322,7 +324,7 @@ def test_an_empty_channel_is_told_where_it_has_no_window(tmp_path: Path) -> None
     assert "got one in channel 1 of" in refused(root)
 
 
-@pytest.mark.parametrize("name", [name for name in registry.names("attack") if name != "replay"])
+@pytest.mark.parametrize("name", [name for name in registry.names("attack") if name not in ABSENT])
 def test_every_attack_takes_several_channels(name: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -333,9 +335,11 @@ def test_every_attack_takes_several_channels(name: str) -> None:
     draw = torch.Generator().manual_seed(5)
     image = torch.rand(2, 2, 12, 10, generator=draw, dtype=torch.float64)
     target = torch.rand(2, 2, 12, 10, generator=draw) < 0.4
-    attack = registry.with_eps(registry.build(name, "attack", {"queries": 20, "steps": 3}), 8 / 255)
+    attack = registry.with_eps(registry.build(name, "attack", {"queries": 50, "steps": 3}), 8 / 255)
     with frozen(model):
         found = attack(model, image, target, [1, 2])
     assert found.image.shape == image.shape
-    assert (attack.ball.size(found.image, image) <= attack.ball.limit + 1e-12).all()
+    assert (found.size <= attack.ball.limit + 1e-12).all()
+    if isinstance(attack.ball, Linf | L2):
+        assert (attack.ball.size(found.image, image) <= attack.ball.limit + 1e-12).all()
     assert ((found.image >= 0) & (found.image <= 1)).all()

@@ -244,9 +244,9 @@ def test_a_picture_has_no_thickness_and_its_distances_are_told_to_be_in_pixels(t
     assert any("distances are in pixels" in note for note in open_source("folder", root).notes)
     data = prepared(root)
     case = data.read(data.refs("all")[0])
-    measured = by_scan(
-        {"hd95_mm": registry.build("hd95_mm", "metric")}, [case], packed(case.target[None]), ("foreground",)
-    )
+    bits = packed(case.target[None])
+    metric = {"hd95_mm": registry.build("hd95_mm", "metric")}
+    measured = by_scan(metric, [case], bits, bits, ("foreground",))
     assert measured["p0", "foreground"]["hd95_mm"] == 0
     (scan, *_), notes = (found := open_source("folder(spacing_mm=(0.5, 0.25))", root)).scans, found.notes
     assert scan.read().spacing_mm == (0, 0.5, 0.25)

@@ -170,3 +170,14 @@ def test_a_patch_that_is_wider_than_a_narrow_image_is_refused() -> None:
     image = random(1, 1, 40, 4)
     with pytest.raises(InputError, match=r"a side of 6\.3 pixels in an image of \(40, 4\)"):
         Patch(Area(0.25))(model, image, image > 0.5, [1])
+
+
+def test_a_patch_gains_nothing_from_what_it_covers() -> None:
+    from medseg_attack.attacks.patch import _right
+    from medseg_attack.objectives import bce
+
+    target = random(2, 1, 6, 5) > 0.5
+    wrong = torch.where(target, -3.0, 3.0)
+    under = torch.ones(2, 1, 6, 5, dtype=torch.bool)
+    assert bce(_right(wrong, target, under), target).max() < 1e-6
+    assert torch.equal(_right(wrong, target, ~under), wrong)

@@ -347,7 +347,7 @@ def test_help_has_an_example_and_imports_no_torch():
 
 
 def groups_of(options: Options, data: Discs) -> set[str]:
-    return {ref.group for ref in cases_of(options, data)}
+    return {ref.group for ref in cases_of(options, data, 2)}
 
 
 def test_parts_of_the_patients_are_disjoint_whole_and_nested() -> None:
@@ -357,7 +357,7 @@ def test_parts_of_the_patients_are_disjoint_whole_and_nested() -> None:
     assert not halves[0] & halves[1]
     assert halves[0] | halves[1] == groups_of(Options(), data) == {"p0", "p1", "p2", "p3"}
     assert groups_of(Options(patients="0/4"), data) < halves[0]
-    assert len(cases_of(Options(patients="0/4"), data)) == data.slices  # all slices of one patient
+    assert len(cases_of(Options(patients="0/4"), data, 2)) == data.slices  # all slices of one patient
 
 
 @pytest.mark.parametrize(

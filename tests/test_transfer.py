@@ -318,4 +318,4 @@ def test_ls_lists_models_that_can_be_trained(home: Path) -> None:
     assert "unet_small" in listed
     assert not listed & {"checkpoint", "others"}
     refused = medattack("train", "--home", home, "--model", f"checkpoint('{home / 'm2'}')", code=2)
-    assert "begin with it by --init" in " ".join(refused.stderr.split())
+    assert "start from it by --init" in " ".join(refused.stderr.split())

@@ -156,3 +156,17 @@ def test_a_velocity_that_grows_with_the_place_moves_exponentially() -> None:
     velocity[:, 1] = 0.2 * place
     found = exponential(velocity)[0, 1, 2, 5:-5]
     torch.testing.assert_close(found, math.expm1(0.2) * place[5:-5], atol=0.01, rtol=0)
+
+
+def test_the_objective_of_a_moved_image_is_that_of_the_organ_where_it_was() -> None:
+    """For a model that looks at single pixels and an organ inside of a flat ground, a shift by whole pixels is free."""
+    from medseg_attack.attacks.ascent import carried_back
+    from medseg_attack.objectives import bce
+
+    image = torch.full((1, 1, 12, 11), 0.3, dtype=torch.float64)
+    image[..., 4:7, 4:8] = 0.8
+    model = registry.build("oracle", "model")(Task("t", ("organ",))).double().eval()
+    there, back = shift((12, 11), (2.0, -1.0)), shift((12, 11), (-2.0, 1.0))
+    seen = carried_back(model(warped(image, there)), back)
+    torch.testing.assert_close(bce(seen, image > 0.5), bce(model(image), image > 0.5))
+    assert bce(model(warped(image, there)), image > 0.5) > 2 * bce(seen, image > 0.5)

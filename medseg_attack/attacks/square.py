@@ -19,7 +19,7 @@ HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 queries, a
 
 
 def share(query: int, queries: int, first: float) -> float:
-    """The part of the image that a square covers at that query.
+    """The part of the image that the square of that number covers, the first being 0.
 
     >>> share(0, 10000, 0.8), share(11, 10000, 0.8), share(9000, 10000, 0.8)
     (0.8, 0.4, 0.0015625)
@@ -59,7 +59,7 @@ class Square:
         x = search.first(reseeded(seeds, "first"))
         height, best = self._asked(model, x, image, target)
         for query in range(1, self.queries):
-            tried = search.next(x, share(query, self.queries, self.first), reseeded(seeds, query))
+            tried = search.next(x, share(query - 1, self.queries, self.first), reseeded(seeds, query))
             tried_height, found = self._asked(model, tried, image, target)
             best |= found
             up = tried_height > height

@@ -1,7 +1,7 @@
 """What a reader of a format provides: a cheap listing of scans, each of which can then be read."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -153,7 +153,7 @@ def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None 
         if not registry.takes(name, option) or option in said:
             got = "it is in --format, too" if option in said else "it has no such option"
             raise InputError(f"--{option}: expected an option of {format_spec}, got that {got}; drop --{option}")
-    reader: Reader = registry.build(format_spec, "dataset", given)
+    reader: Reader = replace(registry.build(format_spec, "dataset"), **given)
     return reader.listing(root)
 
 
