@@ -389,8 +389,9 @@ def test_what_does_not_fit_is_told(tmp_path: Path, name: str, changes: dict[str,
         told = "got a cascade"
     else:
         edited(folder, name, **changes)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=told) as found:
         read(folder)
+    assert str(found.value).count("expected") == 1  # one sentence, not one within another
 
 
 def test_channels_of_other_names_are_refused(tmp_path: Path) -> None:

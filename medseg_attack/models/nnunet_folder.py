@@ -21,7 +21,6 @@ READERS = ("SimpleITKIO", "NibabelIO")  # take voxels in the order of the file, 
 SCHEMES = (
     "ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization",
 )  # fmt: skip
-_OLD = {"PlainConvUNet": "unet", "ResidualEncoderUNet": "unet"}
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,8 @@ def read_folder(
         described = _configuration(plans, content["init_args"]["configuration"])
         plan = _plan(plans, described, tuple(content.get("inference_allowed_mirroring_axes") or ()), folder)
         net = _network(described, task, folder)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"expected plans.json, dataset.json and {file.name} as nnU-Net v2 writes them in {folder}, got "
