@@ -11,6 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from medseg_attack.checks.portrait import portrait
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import attack_chunk
 from medseg_attack.models.nnunet import Predictor, importance, normalised, windows
@@ -417,3 +418,13 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     (folder / "plans.json").unlink()
     with pytest.raises(InputError, match=r"expected plans.json in"):
         read(folder)
+
+
+def test_doctor_sees_what_comes_after_its_preprocessing() -> None:
+    with frozen(model()) as made:
+        facts, _ = portrait(made, Batch.of([case("a"), case("bb", low=-500, high=900)]))
+    low, high = map(float, facts["input"]["after its preprocessing"].split(" to "))
+    assert low < -1
+    assert high > 1  # z-scores, where the scan is in [0, 1]
+    assert facts["alone as in a batch"] == "yes"
+    assert "resampled to 1.5 x 0.9 x 1.2 mm, in windows of 4 x 6 x 8, 4 mirrored" in facts["expects"]["cases"]
