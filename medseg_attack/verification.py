@@ -23,7 +23,7 @@ from medseg_attack.files import read_json, write_json
 from medseg_attack.levels import Levels
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.results import SEAL, TWINS, RunFolder
-from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model
+from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, informed
 
 FOLDER, MANIFEST = TWINS, "manifest.json"
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
@@ -240,7 +240,7 @@ def predictions(
             batch, levels = Batch.of(part, device), Levels.of(twins, device)
             assert levels is not None  # prepared cases know their files
             with torch.no_grad():
-                pred = model.decide(model(levels.image(levels.stored, batch.image)))
+                pred = model.decide(informed(model, part)(levels.image(levels.stored, batch.image)))
             yield Seen(part, batch, levels, pred)
 
 
