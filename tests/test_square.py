@@ -106,7 +106,7 @@ def shown(ball: Linf | L2, image: Image, queries: int, first: float) -> list[Ima
 
 
 def test_the_first_square_is_the_largest() -> None:
-    """Stripes are columns: a square of one sign changes some, from its first row to its last; the second is smaller."""
+    """Stripes are columns: a square of one sign changes some, first row to last. The second covers a fourth of it."""
     stripes, first, second, *_ = shown(Linf(EPS), torch.full((3, 1, 20, 20), 0.5, dtype=torch.float64), 100, 0.64)
     for i in range(3):
         rows = (first[i, 0] != stripes[i, 0]).any(1).nonzero().flatten()
