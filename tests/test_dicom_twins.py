@@ -51,7 +51,7 @@ def test_twins_are_inside_the_budget_on_the_same_grid_and_bits(run: Path) -> Non
 def test_twins_say_what_they_are(run: Path) -> None:
     for before, after in pairs(run):
         assert after.SeriesDescription == DESCRIPTION
-        assert "linf(40raw)" in after.ImageComments
+        assert "linf(eps=40raw)" in after.ImageComments
         assert "not for diagnosis" in after.ImageComments
         assert list(after.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
         assert after.SourceImageSequence[0].ReferencedSOPInstanceUID == before.SOPInstanceUID

@@ -1,6 +1,7 @@
 """A 3-D model is trained, attacked, scored, stored and verified on whole scans; a 2-D one on their slices."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluate import chunks
 from medseg_attack.results import read_runs
 from medseg_attack.training import augment
+from medseg_attack.training.plan import Options, planned
 
 NET = """
 import torch
@@ -249,11 +251,12 @@ def test_a_3d_model_is_trained_and_attacked_by_its_name(place: Path) -> None:
     assert (read_runs([place / "runs3d"])["case"].nunique()) == 2
 
 
-def test_a_3d_model_without_a_window_cannot_be_trained_on_scans_of_many_shapes(place: Path) -> None:
-    said = medattack("train", "--data", place / "data", "--model", "monai(UNet(channels=(4, 8)), dims=3)", "--out",
-                     place / "none", "--epochs", "1", code=2)  # fmt: skip
-    assert "add window=(SLICES, ROWS, COLUMNS)" in " ".join(said.output.split())
-    assert not (place / "none").exists()
+def test_a_3d_model_without_a_window_cannot_be_trained_on_scans_of_many_shapes(data: Prepared) -> None:
+    patients = sorted(data.splits)
+    data = replace(data, splits={patient: int(patient == patients[0]) for patient in patients})
+    assert len({ref.shape for ref in data.refs("train", 1, dims=3)}) > 1
+    with pytest.raises(InputError, match="add window=\\(SLICES, ROWS, COLUMNS\\)"):
+        planned(Options(model="monai(UNet(channels=(4, 8)), dims=3)", fold=1), data)
 
 
 # doctor

@@ -175,7 +175,8 @@ class Apart(MeanLogits):
         return torch.cat([model.decide(part) for model, part in parts], 1)
 
 
-class MeanLoss(NamedTuple):
+@dataclass(frozen=True)
+class MeanLoss:
     """The mean of an objective over models side by side, whose truth is repeated as their classes are."""
 
     objective: Objective
