@@ -26,6 +26,7 @@ from medseg_attack.types import (
     Model,
     PerChannel,
     Task,
+    informed,
 )
 from medseg_attack.warp import warped
 
@@ -142,7 +143,7 @@ def _found(
     cases = [batch.cases[n] for n in at]
     image, target = (batch.image, batch.target) if len(at) == len(batch.cases) else (batch.image[at], batch.target[at])
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
-    levels = Levels.of(cases, image.device)
+    model, levels = informed(model, cases), Levels.of(cases, image.device)
     ready = [told(told(attack, "within", model.task), "on", cases) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)

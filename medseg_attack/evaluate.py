@@ -28,6 +28,7 @@ from medseg_attack.types import (
     Metric,
     Model,
     Task,
+    informed,
 )
 from medseg_attack.warp import moved
 
@@ -197,7 +198,7 @@ class Change(NamedTuple):
 
 def _decided(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
     with torch.no_grad():
-        log_odds = model(image)
+        log_odds = informed(model, cases)(image)
     if not torch.isfinite(log_odds).all():
         ids = ", ".join(case.id for case in cases[:3])
         raise RuntimeError(f"expected finite log-odds, got NaN or infinity on {ids}; check the model's weights")

@@ -18,7 +18,7 @@ from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.parts import every, mapped
 from medseg_attack.results import RunFolder
-from medseg_attack.types import Attack, Batch, Fitted, Model
+from medseg_attack.types import Attack, Batch, Fitted, Model, informed
 
 BATCH = 8  # cases of a batch of the fit: it determines what is learned, unlike that of the attack
 
@@ -110,7 +110,7 @@ class Cost:
 
 def tried(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost]:
     """The attack as fitted to one batch, and what the fit to `n` cases would take."""
-    metered, start = Metered(model), time.perf_counter()
+    metered, start = Metered(informed(model, batch.cases)), time.perf_counter()
     known = with_fits(attack, lambda part: part.with_learned(told(part, "within", model.task).fit(metered, [batch], 0)))
     seconds = time.perf_counter() - start
     return known, Cost(metered.forwards * n, metered.backwards * n, seconds * n / len(batch.image))

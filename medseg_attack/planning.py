@@ -9,7 +9,7 @@ from medseg_attack.evaluate import attack_chunk, chunks
 from medseg_attack.fitting import tried
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.runtime import peak_mb
-from medseg_attack.types import Batch
+from medseg_attack.types import Batch, informed
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
         model = given.load(benchmark.data.task, benchmark.device)
         batch = Batch.of(cases, benchmark.device)
         with frozen(model):
-            model(batch.image)  # the first pass pays for what later ones have
+            informed(model, cases)(batch.image)  # the first pass pays for what later ones have
             for cell in benchmark.cells(given):
                 attack, fit = tried(cell.attack, model, batch, len(known(benchmark, given, cell)))
                 start = time.perf_counter()

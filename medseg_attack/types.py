@@ -4,9 +4,9 @@ Shapes: `b` samples, `c` image channels, `k` classes, `*s` spatial, `(H, W)` or 
 this file knows which. Images and `eps` are in [0, 1] of the case's `Window`, lengths in mm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -98,12 +98,16 @@ class Storage:
     Attributes:
         stored: the file's values in the file's type, of the shape of the image.
         limits: least and largest value that the file's bits hold; None for all of its type.
+        order: the spatial axes of a whole scan's image as the file has them, from the slowest (z, y, x in ITK).
+        flips: those of them that run against the file.
     """
 
     stored: Tensor
     slope: PerChannel = 1.0
     inter: PerChannel = 0.0
     limits: tuple[int, int] | None = None
+    order: tuple[int, ...] = (0, 1, 2)
+    flips: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +165,19 @@ class Model(Protocol):
     def decide(self, log_odds: LogOdds) -> Mask:
         """The segmentation: log-odds >= 0, or the one-hot argmax of an exclusive task."""
         ...
+
+
+M = TypeVar("M", bound=Model)
+
+
+def informed(model: M, cases: Sequence[Case]) -> M:
+    """The model as it is for these cases, in their order: itself, unless it offers `on(cases)`.
+
+    Such a model must know windows or spacings, as nnU-Net does, which resamples; what it is then called with are
+    images of exactly these cases.
+    """
+    tell: Callable[[Sequence[Case]], M] | None = getattr(model, "on", None)
+    return model if tell is None else tell(cases)
 
 
 @runtime_checkable

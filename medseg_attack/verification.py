@@ -1,5 +1,6 @@
 """What a run wrote, read again as a third party would: hash, geometry, budget, and Dice to the last pixel."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import torch
 
 from medseg_attack import registry
+from medseg_attack.balls import covered
 from medseg_attack.budgets import buildable
 from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
@@ -21,7 +23,7 @@ from medseg_attack.files import read_json, write_json
 from medseg_attack.levels import Levels
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.results import SEAL, TWINS, RunFolder
-from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model
+from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, informed
 
 FOLDER, MANIFEST = TWINS, "manifest.json"
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
@@ -238,7 +240,7 @@ def predictions(
             batch, levels = Batch.of(part, device), Levels.of(twins, device)
             assert levels is not None  # prepared cases know their files
             with torch.no_grad():
-                pred = model.decide(model(levels.image(levels.stored, batch.image)))
+                pred = model.decide(informed(model, part)(levels.image(levels.stored, batch.image)))
             yield Seen(part, batch, levels, pred)
 
 
@@ -247,7 +249,9 @@ def _of_batch(
 ) -> Iterator[Mismatch]:
     levels, source = seen.levels, Levels.of(seen.cases, device)
     assert source is not None
-    found = counts(seen.pred, seen.batch.target)
+    image = levels.image(levels.stored, seen.batch.image)
+    kept = ~covered(ball, image, seen.batch.image)  # what a patch covers is in no count
+    found = counts(seen.pred & kept, seen.batch.target & kept)
     after, before = source.exactly(levels.stored)
     for n, case in enumerate(seen.cases):
         if case.id not in values:
@@ -264,7 +268,8 @@ def _of_batch(
 
 
 def _of_budget(case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
-    ball = told(registry.with_eps(ball, budget), "on", [case])
+    # a ball with a unit of its own has one size for all cases, and no fraction of the window
+    ball = told(ball if math.isnan(budget) else registry.with_eps(ball, budget), "on", [case])
     size = ball.size(after, before).item()
     # floats are stored to their own precision only
     slack = LIMIT if not case.storage or not case.storage.stored.dtype.is_floating_point else 1e-6

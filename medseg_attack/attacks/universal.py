@@ -13,7 +13,7 @@ from medseg_attack.balls import Linf, held
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce
 from medseg_attack.registry import About, register
-from medseg_attack.types import Adversarial, Ball, Batch, Image, Mask, Model, Objective
+from medseg_attack.types import Adversarial, Ball, Batch, Image, Mask, Model, Objective, informed
 
 FITS = ("resize", "tile")
 
@@ -90,7 +90,7 @@ class UAP:
         change = change.detach().requires_grad_()
         on_grid = placed(change, tuple(batch.image.shape[2:]), self.onto)
         x = self.ball.project(batch.image + on_grid, batch.image)
-        loss = self.objective(model(x), batch.target, progress).sum()
+        loss = self.objective(informed(model, batch.cases)(x), batch.target, progress).sum()
         return torch.autograd.grad(loss, change)[0]
 
     def _stepped(self, change: Tensor, direction: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from medseg_attack.balls import Linf, drawn
 from medseg_attack.checks.catalogue import Finding, by_severity
 from medseg_attack.objectives import bce, margin
-from medseg_attack.types import Attack, Batch, Image, LogOdds, Model, Objective, PerSample
+from medseg_attack.types import Attack, Batch, Image, LogOdds, Model, Objective, PerSample, informed
 
 REPEATS = 3  # passes of the same image
 RANDOM_STEPS = 8  # that a step along the gradient is compared with
@@ -61,6 +61,7 @@ def before(model: Model, batch: Batch, attacks: Sequence[Attack] = ()) -> list[F
 
     The model should be as the run uses it (`frozen`). Cases with organs tell more than empty ones.
     """
+    model = informed(model, batch.cases)
     with torch.no_grad():
         log_odds = model(batch.image)
     scene = Scene(model, batch, tuple(attacks), log_odds)
@@ -156,7 +157,8 @@ def alone(scene: Scene) -> Finding | None:
     if len(scene.image) < 2 or repeatable(scene):
         return None
     with torch.no_grad():
-        apart = _apart(scene.model(scene.image[:1]), scene.log_odds[:1])
+        first = informed(scene.model, scene.batch.cases[:1])
+        apart = _apart(first(scene.image[:1]), scene.log_odds[:1])
     if not (apart > 1e-2).any():  # convolutions on a GPU differ by 1e-3 between batch sizes
         return None
     return Finding("MA004", scene.batch.cases[0].id, f"log-odds differ by {apart.max():.2g} of their length")

@@ -20,14 +20,17 @@ def portrait(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Findin
 
     The model should be frozen. Costs about 30 passes over the batch.
     """
-    seen: list[Tensor] = []
-    hooks = [model.net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach())),
-             model.net.register_forward_hook(lambda *args: seen.append(args[2].detach()))]  # fmt: skip
+    model = model.on(batch.cases)
+    before_net: list[Tensor] = []
+    after_net: list[Tensor] = []
+    net = getattr(model.net, "windows", model.net)  # of nnU-Net: what comes after its own preprocessing, scan by scan
+    hooks = [net.register_forward_pre_hook(lambda _, inputs: before_net.append(inputs[0].detach().flatten(2))),
+             net.register_forward_hook(lambda *args: after_net.append(args[2].detach().flatten(2)))]  # fmt: skip
     with torch.no_grad():
         log_odds = model(batch.image)
     for hook in hooks:
         hook.remove()
-    into, out = seen
+    into, out = torch.cat(before_net, 2), torch.cat(after_net, 2)
     scene = Scene(model, batch, (), log_odds)
     asked = [repeatable(scene), alone(scene)]
     several = "yes" if asked[1] is None else asked[1].seen
@@ -45,6 +48,7 @@ def portrait(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Findin
 def _expected(model: SegModel, into: Tensor) -> dict[str, Any]:
     cases = {2: "slices", 3: "whole scans"}[model.dims]
     grid = f"padded to multiples of {model.stride}" if model.stride > 1 else "as they are"
+    grid = getattr(model.net, "grid", grid)
     if model.size:
         grid = f"resized to {_sides(model.size)}"
     if isinstance(model.net, Sliding):
@@ -74,6 +78,7 @@ def _dice(model: SegModel, batch: Batch, log_odds: Tensor) -> dict[str, float]:
 def _memory(model: SegModel, batch: Batch) -> str:
     """Of a pass on one case, with its gradient where there is one."""
     one, target = batch.image[:1], batch.target[:1]
+    model = model.on(batch.cases[:1])
 
     def step() -> None:
         x = one.clone().requires_grad_(not model.black_box)

@@ -13,7 +13,7 @@ from medseg_attack.checks.before import Scene, before
 from medseg_attack.checks.catalogue import Finding, by_severity
 from medseg_attack.objectives import bce, soft_dice
 from medseg_attack.registry import spec
-from medseg_attack.types import Attack, Ball, Batch, Image, LogOdds, Mask, Model, Objective, PerSample, Task
+from medseg_attack.types import Attack, Ball, Batch, Image, LogOdds, Mask, Model, Objective, PerSample, Task, informed
 
 MARGIN = 0.02  # of Dice: what another attack must gain to count
 OBJECTIVE_MARGIN = 0.05  # between objectives, which differ by as much on healthy models
@@ -27,6 +27,7 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
     Args:
         batch: a few cases with organs.
     """
+    model = informed(model, batch.cases)
     with torch.no_grad():
         scene = Scene(model, batch, tuple(attacks), model(batch.image))
     findings: list[Finding | None] = list(before(model, batch, attacks))

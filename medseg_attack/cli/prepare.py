@@ -31,8 +31,8 @@ WindowText = Annotated[
     str,
     typer.Option(
         "--window",
-        help="What is shown as 0 and 1: percentile, slice_max or LOW,HIGH. [default: percentile; pictures of 8 bits "
-        "0,255]",
+        help="What is shown as 0 and 1: percentile, range, slice_max or LOW,HIGH. [default: percentile; pictures of 8 "
+        "bits 0,255]",
     ),
 ]
 Labels = Annotated[

@@ -127,7 +127,7 @@ class Prepared:
         pair = torch.from_numpy(image), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
         limits = tuple(record.get("limits") or ()) or None
-        storage = Storage(torch.from_numpy(seen.copy()), slope, inter, limits)
+        storage = Storage(torch.from_numpy(seen.copy()), slope, inter, limits, *_order(record))
         names = ref.id, ref.volume, ref.group
         return Case(*names, *pair, spacing, window, stack, storage, self.task.classes)
 
@@ -195,6 +195,15 @@ def _scale(record: Mapping[str, Any], ref: CaseRef) -> tuple[PerChannel, PerChan
         )
     slope, inter = scales[ref.index or 0] if len(scales) > 1 else scales[0]
     return _per_channel(slope), _per_channel(inter)
+
+
+def _order(record: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`order` and `flips` of a scan's storage: NIfTI's array has x first, where ITK has z."""
+    lattice, files = record.get("lattice"), record.get("sources") or [{"path": ""}]
+    if not lattice or not str(files[0]["path"]).endswith((".nii", ".nii.gz")):
+        return (0, 1, 2), ()
+    order = tuple(lattice["axes"].index(axis) for axis in (2, 1, 0))
+    return order, tuple(axis for axis, flip in enumerate(lattice["flips"]) if flip)
 
 
 def _belongs(part: str | int, split: Split, fold: int) -> bool:

@@ -34,6 +34,17 @@ class Percentile:
 
 
 @dataclass(frozen=True)
+class Range:
+    """One window for the scan: from its least to its greatest value, so that nothing is cut off."""
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.tile(np.array([values.min(), values.max()], dtype=np.float64), (len(values), 1))
+
+    def __str__(self) -> str:
+        return "range"
+
+
+@dataclass(frozen=True)
 class SliceMax:
     """Each slice from 0 to its maximum, as in arXiv 2401.11224; 0 to 1 where that is not positive."""
 
@@ -60,7 +71,7 @@ class Fixed:
 
 
 def window_rule(text: str) -> WindowRule:
-    """The rule that is written `percentile`, `slice_max` or `LOW,HIGH`.
+    """The rule that is written `percentile`, `range`, `slice_max` or `LOW,HIGH`.
 
     >>> window_rule("-160,240")
     Fixed(low=-160.0, high=240.0)
@@ -68,7 +79,7 @@ def window_rule(text: str) -> WindowRule:
     Raises:
         InputError: it is none of these, or LOW is not below HIGH.
     """
-    named: dict[str, WindowRule] = {str(rule): rule for rule in (Percentile(), SliceMax())}
+    named: dict[str, WindowRule] = {str(rule): rule for rule in (Percentile(), Range(), SliceMax())}
     if text in named:
         return named[text]
     try:
@@ -77,7 +88,7 @@ def window_rule(text: str) -> WindowRule:
         low = high = float("nan")
     if not -np.inf < low < high < np.inf:
         raise InputError(
-            f"--window: expected percentile, slice_max or LOW,HIGH with LOW below HIGH, got {text!r}; "
+            f"--window: expected percentile, range, slice_max or LOW,HIGH with LOW below HIGH, got {text!r}; "
             "write for instance --window=-160,240"
         )
     return Fixed(low, high)

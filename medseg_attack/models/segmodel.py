@@ -1,6 +1,6 @@
 """The wrapper around every network: an image in [0, 1] on the scan's grid in, log-odds on that grid out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeAlias, TypeVar
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from medseg_attack.errors import InputError
 from medseg_attack.models.sliding import Mirrored, Sliding
-from medseg_attack.types import Image, LogOdds, Mask, Task
+from medseg_attack.types import Case, Image, LogOdds, Mask, Task
 
 Head: TypeAlias = Literal["sigmoid", "softmax", "probabilities"]
 HEADS: tuple[Head, ...] = ("sigmoid", "softmax", "probabilities")
@@ -95,6 +95,16 @@ class SegModel(nn.Module):
         """Whether there is no gradient by the image, because `net` runs outside of torch."""
         inner = self.net.net if isinstance(self.net, Sliding | Mirrored) else self.net
         return bool(getattr(inner, "black_box", False))
+
+    def on(self, cases: Sequence[Case]) -> "SegModel":
+        """The model of these cases, with the same network; itself, unless what is in it must know them."""
+        tell = getattr(self.net, "on", None)
+        if tell is None:
+            return self
+        told = SegModel(tell(cases), self.task, normalise=self.normalise, head=self.head,
+                        in_channels=self.in_channels, size=self.size, stride=self.stride, dims=self.dims)  # fmt: skip
+        told.training = self.training
+        return told
 
     def forward(self, image: Image) -> LogOdds:
         """Log-odds on the image's grid: `sigmoid` of them is the probability, for either head.

@@ -1,0 +1,164 @@
+"""The real nnU-Net v2, trained on hippocampi for minutes: our model predicts what it predicts, and is attacked."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from medseg_attack.cli import app
+from medseg_attack.data.prepared import Prepared, open_prepared
+from medseg_attack.data.source import Array, Lattice
+from medseg_attack.models.given import given
+from medseg_attack.results import read_runs
+from medseg_attack.types import informed
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.data,
+    pytest.mark.skipif(importlib.util.find_spec("nnunetv2") is None, reason="nnunetv2 is not installed"),
+]
+DATASET = "Dataset999_Toy"
+TRAIN = """
+import json, sys, torch
+from pathlib import Path
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import nnUNetTrainer_10epochs
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder, configuration, spacing, patch = Path(sys.argv[1]), sys.argv[2], *map(json.loads, sys.argv[3:])
+    extract_fingerprints([999], num_processes=1, check_dataset_integrity=False)
+    plan_experiments([999])
+    plans = json.loads((folder / "nnUNetPlans.json").read_text()) | {"continue_training": False}
+    mine, dims = plans["configurations"][configuration], len(patch)
+    mine |= {"spacing": spacing, "patch_size": patch, "batch_size": {2: 12, 3: 2}[dims]}
+    mine["architecture"]["arch_kwargs"] |= {
+        "n_stages": 3, "features_per_stage": [8, 16, 32], "kernel_sizes": [[3] * dims] * 3,
+        "strides": [[1] * dims, [2] * dims, [2] * dims], "n_conv_per_stage": [2] * 3,
+        "n_conv_per_stage_decoder": [2] * 2,
+    }
+    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+    preprocess([999], configurations=(configuration,), num_processes=(1,))
+    dataset = json.loads((folder / "dataset.json").read_text())
+    trainer = nnUNetTrainer_10epochs(plans, configuration, 0, dataset, torch.device("cpu"))
+    trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 80, 1
+    trainer.run_training()
+"""
+PREDICT = """
+import sys, torch
+from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
+
+if __name__ == "__main__":
+    if sys.argv.pop(1) == "float":  # it sums windows in half precision, whatever the device
+        torch.half = torch.float32
+    predict_entry_point_modelfolder()
+"""
+
+
+class Toy:
+    """Nine hippocampi, where nnU-Net keeps its files, and our prepared data of the same scans."""
+
+    def __init__(self, root: Path, source: Path) -> None:
+        self.root, self.raw = root, root / "raw" / DATASET
+        for kind in ("imagesTr", "labelsTr"):
+            (self.raw / kind).mkdir(parents=True)
+        for path in sorted((source / "imagesTr").glob("*.nii.gz"))[:9]:
+            name = path.name.removesuffix(".nii.gz")
+            shutil.copy(path, self.raw / "imagesTr" / f"{name}_0000.nii.gz")
+            shutil.copy(source / "labelsTr" / path.name, self.raw / "labelsTr")
+        described = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "anterior": 1, "posterior": 2},
+                     "numTraining": 9, "file_ending": ".nii.gz"}  # fmt: skip
+        (self.raw / "dataset.json").write_text(json.dumps(described))
+        medattack("prepare", self.raw, "--format", "decathlon", "--window", "range", "--out", root / "data")
+        self.data: Prepared = open_prepared(root / "data")
+
+    def run(self, script: str, *words: object) -> None:
+        path = self.root / "script.py"
+        path.write_text(script)
+        folders = {f"nnUNet_{kind}": str(self.root / kind) for kind in ("raw", "preprocessed", "results")}
+        few = {"nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, path, *map(str, words)], env=os.environ | folders | few, text=True, capture_output=True
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+    def train(self, configuration: str, spacing: list[float], patch: list[int]) -> Path:
+        folder = self.root / "preprocessed" / DATASET
+        self.run(TRAIN, folder, configuration, json.dumps(spacing), json.dumps(patch))
+        return self.root / "results" / DATASET / f"nnUNetTrainer_10epochs__nnUNetPlans__{configuration}"
+
+    def predicted(self, folder: Path, names: list[str], precision: str) -> list[Array]:
+        """nnU-Net's own segmentations, on our grid."""
+        source, out = self.root / f"in-{precision}", self.root / f"out-{precision}"
+        source.mkdir(exist_ok=True)
+        for name in names:
+            shutil.copy(self.raw / "imagesTr" / f"{name}_0000.nii.gz", source)
+        words = ["-i", source, "-o", out, "-m", folder, "-f", 0, "-device", "cpu", "-npp", 1, "-nps", 1]
+        self.run(PREDICT, precision, *words)
+        return [self._onto_grid(out / f"{name}.nii.gz", name) for name in names]
+
+    def _onto_grid(self, path: Path, name: str) -> Array:
+        kept = self.data.records[name]["lattice"]
+        lattice = Lattice(tuple(kept["shape"]), tuple(kept["axes"]), tuple(kept["flips"]))
+        return lattice.from_file(np.asarray(nibabel.load(path).dataobj))
+
+
+def medattack(*words: object) -> Any:
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.mark.parametrize(
+    ("configuration", "spacing", "patch"),
+    [("3d_fullres", [1.3, 1.1, 0.9], [24, 32, 40]), ("2d", [1.1, 0.9], [32, 40])],
+)
+def test_our_model_predicts_what_nnunet_predicts_and_is_attacked(
+    configuration: str, spacing: list[float], patch: list[int], tmp_path: Path, real_data: Any
+) -> None:
+    toy = Toy(tmp_path, real_data("msd_hippocampus"))
+    folder = toy.train(configuration, spacing, patch)
+    spec = f"nnunet({str(folder)!r}, fold=0)"
+    model = given(spec, toy.data.task).load(toy.data.task, "cpu")
+    cases = [toy.data.read(ref) for ref in toy.data.refs("all", dims=3)[:3]]
+    with torch.no_grad():
+        found = [model.decide(informed(model, [case])(case.image[None]))[0].int().argmax(0).numpy() for case in cases]
+    truth = [case.target.int().argmax(0).numpy() for case in cases]
+    names = [case.id for case in cases]
+    exact, stock = (toy.predicted(folder, names, precision) for precision in ("float", "half"))
+    ours, theirs = mean_dice(found, truth), mean_dice(stock, truth)
+    differ = [[int((a != b).sum()) for a, b in zip(found, other, strict=True)] for other in (exact, stock)]
+    print(
+        f"\n{configuration}: Dice {ours:.5f}, nnU-Net's {theirs:.5f}; voxels that differ where it sums in float32 and "
+        f"in half: {differ}"
+    )
+    assert ours > 0.5
+    assert sum(differ[0]) == 0
+    assert abs(ours - theirs) < 1e-4
+    words = ["--data", toy.data.root, "--model", spec, "--split", "test", "--attack", "pgd(steps=3)", "--eps", "8/255"]
+    medattack(
+        "attack", *words, "--loss", "soft_dice", "--save-adversarial", "all", "--no-checks", "--out", tmp_path / "runs"
+    )
+    runs = sorted((tmp_path / "runs").rglob("run.json"))
+    rows = read_runs([path.parent for path in runs])
+    hit = (2 * rows["hit_adv"] / (rows["n_adv"] + rows["n_target"])).groupby(rows["attack"]).mean()
+    print(hit.to_dict())
+    assert hit["pgd(steps=3)"] < hit["noise"] - 0.1
+    for path in runs:
+        medattack("verify", path.parent)
+
+
+def mean_dice(found: list[Array], truth: list[Array]) -> float:
+    """Over organs and cases."""
+    pairs = [(a == k, b == k) for a, b in zip(found, truth, strict=True) for k in (1, 2)]
+    return float(np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs]))
