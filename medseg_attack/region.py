@@ -194,15 +194,18 @@ def _digest(file: Path) -> str:
 
 
 def _from_file(file: Path, case: Case) -> Where:
-    if file.suffix == ".npy":
-        array = np.load(file, allow_pickle=False)
-    elif file.suffix == ".png":
-        from PIL import Image as Pillow
-
-        with Pillow.open(file) as picture:
-            array = np.asarray(picture.convert("L"))
-    else:
+    if file.suffix not in (".npy", ".png"):
         raise InputError(f"expected a mask as .npy or .png, got {file}; convert it")
+    try:
+        if file.suffix == ".npy":
+            array = np.load(file, allow_pickle=False)
+        else:
+            from PIL import Image as Pillow
+
+            with Pillow.open(file) as picture:
+                array = np.asarray(picture.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"expected a mask in {file}, got '{error}'; write it again") from error
     grid = tuple(case.image.shape[1:])
     if array.shape[1:] == grid and case.stack is not None and len(array) == case.stack.slices:
         array = array[case.stack.index]

@@ -181,3 +181,10 @@ def test_a_patch_gains_nothing_from_what_it_covers() -> None:
     under = torch.ones(2, 1, 6, 5, dtype=torch.bool)
     assert bce(_right(wrong, target, under), target).max() < 1e-6
     assert torch.equal(_right(wrong, target, ~under), wrong)
+
+
+@pytest.mark.parametrize("name", ["cut.png", "cut.npy"])
+def test_a_damaged_mask_is_refused_in_a_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"no mask")
+    with pytest.raises(InputError, match=f"expected a mask in .*{name}, got"):
+        region_of(case(), f"mask:{tmp_path / name}")
