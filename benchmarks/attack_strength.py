@@ -142,7 +142,7 @@ def pairs() -> list[Pair]:
         Pair("apgd dlr", "adv_lib", lambda ball, n: APGD(ball, dlr, n), adv_apgd("dlr")),
         Pair("square", "torchattacks", lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
              made(ta.Square, n_queries=QUERIES), (0.05, 0.1, 0.2),
-             why="every image draws its own squares, theirs share a draw per batch; that is not the whole gap"),
+             why="every image draws its own squares, theirs share a draw per batch"),
         Pair("square l2", "torchattacks", lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
              made(ta.Square, n_queries=QUERIES, norm="L2"), (3.0, 5.0, 7.0), L2),
     ]  # fmt: skip

@@ -113,7 +113,7 @@ DUELS = (
          lambda lib, net, x, y: lib.cw(net, x, y, binary_search_steps=6, max_iterations=50, abort_early=False), 2,
          classifier=True, why="a projection instead of tanh; the price is per pixel, of which there are 168"),
     Duel("DeepFool", "deepfool(l2(50))", lambda lib, net, x, y: lib.deepfool(net, x, y, steps=50, norm=2), 2,
-         classifier=True, why="to the runner-up, one gradient a step; the library's three find the nearest class"),
+         classifier=True, why="a gradient per class that is another for some image of the batch"),
 )  # fmt: skip
 
 

@@ -1,14 +1,10 @@
 """Running a study: every model under every attack, each pair a run of its own in the study's folder."""
 
-import re
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -18,21 +14,22 @@ from medseg_attack import registry
 from medseg_attack.checks import stored
 from medseg_attack.checks.probes import preflight
 from medseg_attack.crafting import told
+from medseg_attack.data.choice import limited, telling
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
-from medseg_attack.evaluate import Todo, attack_chunk, chunks, run_attacks
+from medseg_attack.evaluate import Todo, chunks, run_attacks
 from medseg_attack.files import digest, whole, write_json
-from medseg_attack.fitting import Batches, check_fit, fit_seconds, fitted, needs_fit, tried
+from medseg_attack.fitting import Batches, check_fit, fit_seconds, fitted, needs_fit
 from medseg_attack.models.given import Given
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pinned, surrogates
 from medseg_attack.region import check_organ
 from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
-from medseg_attack.runtime import deterministic, peak_mb, versions
+from medseg_attack.runtime import deterministic, versions
 from medseg_attack.segmentations import write_segmentations
-from medseg_attack.study import Cell, Study, cells
-from medseg_attack.types import Batch, Case, informed
+from medseg_attack.study import Cell, Study, cells, safe
+from medseg_attack.types import Batch
 from medseg_attack.verification import FOLDER, MANIFEST, export
 
 
@@ -60,21 +57,14 @@ class Benchmark:
     checks: bool = False
 
     def refs(self, model: Given) -> list[CaseRef]:
-        """The cases of the study's split, slices or scans as the model takes them.
-
-        With a limit, a choice that depends on the cases' names alone.
-        """
-        refs = list(self.data.refs(self.study.split, self.study.fold, model.dims))
-        limit = self.study.limit
-        if limit is None:
-            return refs
-        n = int(limit) if limit >= 1 else max(1, round(limit * len(refs)))
-        return sorted(refs, key=lambda ref: crc32(ref.id.encode()))[:n]
+        """The cases of the study's split, slices or scans as the model takes them."""
+        refs = self.data.refs(self.study.split, self.study.fold, model.dims)
+        return limited(refs, self.study.limit)
 
     def runs(self) -> list[tuple[Given, Cell, Path]]:
         """Model, attack and folder of every run."""
         return [
-            (model, cell, self.out / _model_name(model) / f"{i:02d}_{_slug(cell)}")
+            (model, cell, self.out / _model_name(model) / f"{i:02d}_{cell.slug}")
             for model in self.models
             for i, cell in enumerate(self.cells(model))
         ]
@@ -124,7 +114,7 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
         _check_levels(benchmark, refs)
         for cell in cells(benchmark.study):
             told(cell.attack, "within", benchmark.data.task)  # an unknown organ is told before anything slow happens
-            check_fit(cell.label, cell.budget, _known(benchmark, given, cell), refs)
+            check_fit(cell.label, cell.budget, known(benchmark, given, cell), refs)
     metrics = {text: registry.build(text, "metric") for text in benchmark.study.metrics}
     _claim(benchmark)
     for given in benchmark.models:
@@ -150,17 +140,17 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
 
 def _fitted(benchmark: Benchmark, given: Given, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
     """The cell's attack, fitted on the training patients of the study's fold if it learns."""
-    batches = Batches.of(benchmark.data, _known(benchmark, given, cell), benchmark.device)
+    batches = Batches.of(benchmark.data, known(benchmark, given, cell), benchmark.device)
     attack = fitted(cell.attack, model, batches, folder, benchmark.study.seed)
-    return _among(attack, benchmark, given)
+    return among(attack, benchmark, given)
 
 
-def _known(benchmark: Benchmark, given: Given, cell: Cell) -> Sequence[CaseRef]:
+def known(benchmark: Benchmark, given: Given, cell: Cell) -> Sequence[CaseRef]:
     """The cases that an attack is fitted on, none if it does not learn."""
     return benchmark.data.refs("train", benchmark.study.fold, given.dims) if needs_fit(cell.attack) else ()
 
 
-def _among(attack: Any, benchmark: Benchmark, given: Given) -> Any:
+def among(attack: Any, benchmark: Benchmark, given: Given) -> Any:
     """The attack with the data that it may draw from: the split's, whatever the limit."""
     refs = benchmark.data.refs(benchmark.study.split, benchmark.study.fold, given.dims)
     return told(attack, "among", benchmark.data, refs)
@@ -221,13 +211,13 @@ def _identity(benchmark: Benchmark) -> dict[str, Any]:
 
 def _config(benchmark: Benchmark, given: Given, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
     """All that determines a run's rows, and nothing else: neither batch size nor device nor shard."""
-    known = _known(benchmark, given, cell)
-    return ({"fitted_on": digest(sorted(ref.id for ref in known))} if known else {}) | {
+    learned_from = known(benchmark, given, cell)
+    return ({"fitted_on": digest(sorted(ref.id for ref in learned_from))} if learned_from else {}) | {
         "rows_version": ROWS_VERSION,
         "data": benchmark.data.fingerprint,
         "cases": digest(sorted(ref.id for ref in refs)),
         "weights": given.weights,
-        "attack": registry.spec(cell.attack),
+        "attack": cell.spec,
         "budget": str(cell.budget) if cell.budget else None,
         "metrics": sorted(benchmark.study.metrics),
         "seed": benchmark.study.seed,
@@ -255,17 +245,6 @@ def _look_at(
             "no_grad() from the model"
         )
     stored.write_before(folder, findings, [case.id for case in cases])
-
-
-def telling(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
-    """2 to 4 cases of one shape, 2 % of all between, that have organs where such are soon found."""
-    n = min(4, max(2, round(0.02 * len(refs))))
-    scored = list(data.task.scored)
-    some = sorted(refs, key=lambda ref: crc32(ref.id.encode()))[:64]
-    alike = [ref for ref in some if ref.shape == some[0].shape]
-    read = (data.read(ref) for ref in alike)
-    found = list(islice((case for case in read if case.target[scored].any()), n))  # one at a time: scans are large
-    return found or [data.read(ref) for ref in alike[:n]]
 
 
 def _finish(
@@ -303,7 +282,7 @@ def _header(
         "attack": cell.label,
         "loss": cell.loss,
         "eps": _eps(cell, folder),
-        "ball": _ball(cell),
+        "ball": cell.ball,
         "split": benchmark.study.split,
         "cases": len(refs),
         "partial": benchmark.study.limit is not None,
@@ -315,71 +294,10 @@ def _header(
     }
 
 
-def _ball(cell: Cell) -> str:
-    ball = registry.spec(cell.attack.ball)
-    return f"{ball.partition('(')[0]}({cell.budget})" if cell.budget else ball
-
-
 def _eps(cell: Cell, folder: RunFolder) -> float:
     """The budget as a fraction of the window; with a unit it is the mean over cases, to three digits."""
     return float(f"{folder.rows()['budget'].mean():.3g}") if cell.budget else cell.eps
 
 
-@dataclass(frozen=True)
-class Planned:
-    """What one run would cost, from one batch that was attacked for it.
-
-    Attributes:
-        peak_mb: memory that this process (on a GPU: its tensors) took at most so far.
-    """
-
-    model: str
-    attack: str
-    loss: str
-    eps: float
-    forwards: int
-    backwards: int
-    seconds: float
-    peak_mb: float
-
-
-def plan(benchmark: Benchmark) -> Iterator[Planned]:
-    """Attacks one batch with every attack and writes nothing.
-
-    Yields:
-        Passes and seconds of each run for all of its cases, and memory.
-    """
-    for given in benchmark.models:
-        refs = benchmark.refs(given)
-        groups = chunks(refs)
-        cases = [benchmark.data.read(ref) for ref in groups[len(groups) // 2][: benchmark.batch_size]]
-        share = len(refs) / len(cases)
-        model = given.load(benchmark.data.task, benchmark.device)
-        batch = Batch.of(cases, benchmark.device)
-        with frozen(model):
-            informed(model, cases)(batch.image)  # the first pass pays for what later ones have
-            for cell in benchmark.cells(given):
-                attack, fit = tried(cell.attack, model, batch, len(_known(benchmark, given, cell)))
-                start = time.perf_counter()
-                rows = attack_chunk(
-                    model, [batch], [_among(attack, benchmark, given)], budgets=[cell.budget]
-                )[0].rows  # fmt: skip
-                seconds = (time.perf_counter() - start) * share + fit.seconds
-                # two passes of the loop's own per case: the clean prediction and the one that is scored
-                forwards = (rows[0].forwards + 2) * len(refs) + fit.forwards
-                passes = forwards, rows[0].backwards * len(refs) + fit.backwards
-                peak = peak_mb(benchmark.device)
-                yield Planned(given.label, cell.label, cell.loss, cell.eps, *passes, seconds, peak)
-
-
 def _model_name(given: Given) -> str:
-    return f"{_safe(given.label)[:80]}-{given.weights[:6]}"
-
-
-def _slug(cell: Cell) -> str:
-    eps = registry.spec(cell.eps).replace("/", "of")
-    return "_".join(filter(None, [_safe(cell.label), _safe(cell.loss), f"eps{eps}" if cell.eps else ""]))[:80]
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("_")
+    return f"{safe(given.label)[:80]}-{given.weights[:6]}"

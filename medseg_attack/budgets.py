@@ -78,6 +78,16 @@ class Budget:
         return found
 
 
+def stated(spec: str, budget: Budget | None) -> str:
+    """An attack's spec with the budget where it has a unit, which no ball can hold: `pgd(ball=linf(eps=5HU))`."""
+    return re.sub(r"\beps=0\.0\b", f"eps={budget}", spec) if budget else spec
+
+
+def buildable(spec: str, budget: str | None) -> str:
+    """The inverse of `stated`: a spec that can be built, of no budget where it had one with a unit."""
+    return spec.replace(f"eps={budget}", "eps=0.0") if budget else spec
+
+
 def parse_budget(text: str) -> Budget:
     """A budget as it is typed: 0.01, 4/255, 0.5%window, 5HU, 20raw, 1sigma.
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medseg_attack.budgets import Budget
 from medseg_attack.levels import Levels, Stored, noise_of
+from medseg_attack.parts import mapped
 from medseg_attack.registry import with_eps
 from medseg_attack.types import (
     Adversarial,
@@ -191,15 +192,12 @@ def told(thing: Any, of: str, *what: Any) -> Any:
     Parts must know their cases (`on(cases)`), because they read what was stored for them or need their spacing, the
     names of their classes (`within(task)`), or the data that they draw from (`among(data, refs)`).
     """
-    if isinstance(thing, tuple):
-        return tuple(told(item, of, *what) for item in thing)
-    tell: Callable[..., Any] | None = getattr(thing, of, None)
-    if tell is not None and not isinstance(thing, type):
-        return tell(*what)
-    if not is_dataclass(thing) or isinstance(thing, type):
-        return thing
-    parts = {one.name: getattr(thing, one.name) for one in fields(thing) if one.init}
-    return replace(thing, **{name: told(part, of, *what) for name, part in parts.items()})
+
+    def tell(part: Any) -> Any:
+        method: Callable[..., Any] | None = getattr(part, of, None)
+        return None if method is None or isinstance(part, type) else method(*what)
+
+    return mapped(thing, tell)
 
 
 def _alike(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluate import Data
 from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
+from medseg_attack.parts import every, mapped
 from medseg_attack.results import RunFolder
 from medseg_attack.types import Attack, Batch, Fitted, Model, informed
 
@@ -24,23 +25,12 @@ BATCH = 8  # cases of a batch of the fit: it determines what is learned, unlike 
 
 def needs_fit(attack: Any) -> bool:
     """Whether the attack, or a part of it, learns first."""
-    if isinstance(attack, tuple):
-        return any(map(needs_fit, attack))
-    if not is_dataclass(attack) or isinstance(attack, type):
-        return False
-    return isinstance(attack, Fitted) or any(needs_fit(getattr(attack, one.name)) for one in fields(attack))
+    return any(isinstance(part, Fitted) for part in every(attack))
 
 
 def with_fits(attack: Any, learn: Callable[[Fitted], Attack]) -> Any:
     """The attack with each part that learns, at any depth, replaced by what `learn` makes of it."""
-    if isinstance(attack, Fitted):
-        return learn(attack)
-    if isinstance(attack, tuple):
-        return tuple(with_fits(part, learn) for part in attack)
-    if not needs_fit(attack):
-        return attack
-    parts = {one.name: getattr(attack, one.name) for one in fields(attack) if one.init}
-    return replace(attack, **{name: with_fits(part, learn) for name, part in parts.items()})
+    return mapped(attack, lambda part: learn(part) if isinstance(part, Fitted) else None)
 
 
 @dataclass(frozen=True, eq=False)

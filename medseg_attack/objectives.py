@@ -8,6 +8,8 @@ attacks climb that form on an exclusive task (`suited`). Weights and masks are c
 """
 
 import math
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -230,9 +232,14 @@ UNMASKED: dict[Objective, Objective] = {
 def suited(objective: Objective, task: Task) -> Objective:
     """The form of an objective that this task is attacked with: the softmax form, if classes exclude each other.
 
+    One that climbs another, such as `toward`, climbs the form of that.
+
     Raises:
         InputError: the objective compares classes that exclude each other, and these may overlap.
     """
+    climbed: Objective | None = getattr(objective, "objective", None)
+    if climbed is not None:
+        return cast(Objective, replace(cast(Any, objective), objective=suited(climbed, task)))
     if task.exclusive:
         return SOFTMAX_FORM.get(objective, objective)
     if (objective.function if isinstance(objective, Bound) else objective) in EXCLUSIVE_ONLY:

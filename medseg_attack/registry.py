@@ -1,153 +1,54 @@
 """Names to objects and back: `build("pgd(linf(4/255), steps=40)", "attack")` and its inverse `spec`.
 
 The grammar is Python call syntax restricted to names, numbers, strings, tuples, minus, division and nesting; nothing
-is evaluated. Modules are searched on first look-up, so a new file in `attacks`, `data`, `metrics` or `models` is
-the only edit that a new name takes.
+is evaluated.
 """
 
 import ast
 import dataclasses
 import functools
-import importlib
 import inspect
 import math
-import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
+from medseg_attack.entries import (
+    KINDS,
+    VALUES,
+    About,
+    Bound,
+    Entry,
+    about,
+    brings_weights,
+    default,
+    describe,
+    document,
+    entries,
+    fields_of,
+    kind_of,
+    known_as,
+    load,
+    names,
+    register,
+    takes,
+    takes_any_ball,
+)
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.parts import mapped
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-KINDS = ("attack", "ball", "criterion", "dataset", "goal", "metric", "model", "network", "objective")
-_VALUES = (
-    "metric",
-    "objective",
-)  # kinds whose functions are used as they are; elsewhere a function is a factory
-_MODULES = ("balls", "region", "criteria", "goals", "objectives", "stored_goals")
-_PACKAGES = ("attacks", "data", "metrics", "models")
-
-
-@dataclass(frozen=True)
-class About:
-    """What `medattack ls attacks --explain` cannot read off an attack itself; "" leaves it to be read off.
-
-    Attributes:
-        paper: whose it is; otherwise what the docstring cites in brackets.
-        threat: what the attacker must have: "white box", "queries", "surrogate" ...; otherwise told by its passes.
-        norm: of an attack that is not held to any ball it is given, such as "l0" or "least l2".
-    """
-
-    paper: str = ""
-    threat: str = ""
-    norm: str = ""
-
-
-@dataclass(frozen=True)
-class _Entry:
-    name: str
-    kind: str
-    make: Callable[..., Any]
-    about: About
-    trained: bool
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A registered function with some of its options set; unlike a partial, equal to another with the same."""
-
-    function: Callable[..., Any]
-    options: tuple[tuple[str, Any], ...]
-
-    def __call__(self, *args: Any) -> Any:
-        return self.function(*args, **dict(self.options))
-
-
-_entries: dict[str, _Entry] = {}
-_names: dict[Any, str] = {}
-
-
-def register(name: str, *, kind: str, about: About = About(), trained: bool = False) -> Callable[[F], F]:
-    """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere.
-
-    Args:
-        trained: of a model: it brings its weights, so that it can be attacked without a checkpoint.
-    """
-
-    def add(make: F) -> F:
-        taken = _entries.get(name)
-        if taken and (taken.make.__module__, taken.make.__qualname__) != (make.__module__, make.__qualname__):
-            raise ValueError(f"the name {name!r} is taken by {taken.make.__module__}.{taken.make.__qualname__}")
-        if kind not in KINDS:
-            raise ValueError(f"expected a kind among {KINDS}, got {kind!r}")
-        _entries[name] = _Entry(name, kind, make, about, trained)
-        _names[make] = name
-        return make
-
-    return add
-
-
-@functools.cache
-def _load() -> None:
-    for module in _MODULES:
-        importlib.import_module(f"medseg_attack.{module}")
-    for package in _PACKAGES:
-        found = importlib.import_module(f"medseg_attack.{package}")
-        for info in pkgutil.iter_modules(found.__path__):
-            importlib.import_module(f"medseg_attack.{package}.{info.name}")
-
-
-def names(kind: str) -> list[str]:
-    """All registered names of a kind, sorted."""
-    _load()
-    return sorted(entry.name for entry in _entries.values() if entry.kind == kind)
-
-
-def describe(name: str) -> str:
-    """The first line of a registered thing's docstring."""
-    return document(name).partition("\n")[0]
-
-
-def document(name: str) -> str:
-    """A registered thing's docstring."""
-    _load()
-    return inspect.getdoc(_entries[name].make) or ""
-
-
-def about(name: str) -> About:
-    """What a registered attack says of itself beyond its docstring."""
-    _load()
-    return _entries[name].about
+__all__ = [
+    "KINDS", "About", "Bound", "about", "brings_weights", "build", "call", "default", "describe", "document",
+    "leaves_open", "names", "options", "register", "spec", "takes", "takes_any_ball", "typed", "with_eps", "within",
+]  # fmt: skip
 
 
 def options(name: str) -> str:
     """What can be set in a spec of that name, with defaults, as one line."""
-    _load()
-    fields = _fields(_entries[name]).items()
+    load()
+    fields = fields_of(entries[name]).items()
     shown = (f"{n}={spec(p.default)}" if p.default is not p.empty else n for n, p in fields)
     return ", ".join(shown)
-
-
-def brings_weights(text: str) -> bool:
-    """Whether a spec is of a model that needs no training here."""
-    _load()
-    entry = _entries.get(text.partition("(")[0].strip())
-    return entry is not None and entry.trained
-
-
-def takes(name: str, parameter: str) -> bool:
-    """Whether the registered thing has a field or parameter of that name."""
-    _load()
-    return parameter in inspect.signature(_entries[name].make).parameters
-
-
-def takes_any_ball(name: str) -> bool:
-    """Whether a norm may stand in for the attack's ball; a published variant's own ball is part of it."""
-    _load()
-    field = inspect.signature(_entries[name].make).parameters.get("ball")
-    return field is not None and not _entries[name].about.norm and _names.get(type(field.default)) in ("linf", "l2")
 
 
 def build(text: str, kind: str, overrides: Mapping[str, Any] | None = None) -> Any:
@@ -173,7 +74,7 @@ def leaves_open(text: str, field: str) -> bool:
         node = seen.pop()
         if isinstance(node, ast.Tuple | ast.List):
             seen += node.elts
-        elif isinstance(node, ast.Name | ast.Call) and (entry := _entries.get(_called(node, text))):
+        elif isinstance(node, ast.Name | ast.Call) and (entry := entries.get(_called(node, text))):
             given = _placed(node, entry, text) if isinstance(node, ast.Call) else {}
             if entry.kind == "attack" and _open(entry, field, given):
                 return True
@@ -181,19 +82,19 @@ def leaves_open(text: str, field: str) -> bool:
     return False
 
 
-def _open(entry: _Entry, field: str, given: Mapping[str, Any]) -> bool:
-    free = field in _fields(entry) and field not in given
+def _open(entry: Entry, field: str, given: Mapping[str, Any]) -> bool:
+    free = field in fields_of(entry) and field not in given
     return free and (field != "ball" or takes_any_ball(entry.name))
 
 
-def _inner(entry: _Entry, given: Mapping[str, Any]) -> dict[str, ast.expr]:
+def _inner(entry: Entry, given: Mapping[str, Any]) -> dict[str, ast.expr]:
     """The attacks that stand in an attack's defaults."""
-    defaults = {n: p.default for n, p in _fields(entry).items() if n not in given}
+    defaults = {n: p.default for n, p in fields_of(entry).items() if n not in given}
     return {n: _parsed(spec(d)) for n, d in defaults.items() if entry.kind == "attack" and _attacks(d)}
 
 
 def _attacks(default: Any) -> bool:
-    return all(map(_attacks, default)) and default != () if isinstance(default, tuple) else _kind(default) == "attack"
+    return all(map(_attacks, default)) and default != () if isinstance(default, tuple) else kind_of(default) == "attack"
 
 
 def call(text: str, kind: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -210,8 +111,21 @@ def call(text: str, kind: str | None = None) -> tuple[str, dict[str, Any]]:
     return entry.name, _arguments(node, entry, text) if isinstance(node, ast.Call) else {}
 
 
+def typed(text: str) -> dict[str, str]:
+    """The arguments of a spec as they were typed: an attack among them by its name, not by what that stands for.
+
+    >>> typed("restarts(strongest, n=2)")
+    {'attack': 'strongest', 'n': '2'}
+    """
+    node = _parsed(text)
+    if not isinstance(node, ast.Call):
+        return {}
+    placed = _placed(node, _known(_called(node, text), None), text)
+    return {name: ast.unparse(one) for name, one in placed.items()}
+
+
 def _parsed(text: str) -> ast.expr:
-    _load()
+    load()
     try:
         return ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as error:
@@ -236,7 +150,7 @@ def _value(node: ast.expr, kind: str | None, text: str, overrides: Mapping[str, 
         case ast.Name() | ast.Call():
             entry = _known(_called(node, text), kind)
             given = _arguments(node, entry, text, overrides) if isinstance(node, ast.Call) else {}
-            if entry.kind in _VALUES and not inspect.isclass(entry.make):
+            if entry.kind in VALUES and not inspect.isclass(entry.make):
                 return entry.make if isinstance(node, ast.Name) else Bound(entry.make, tuple(given.items()))
             return _make(entry, _filled(entry, given, overrides))
     raise InputError(f"expected {kind or 'a value'}, got {ast.unparse(node)!r} in {text!r}; check it")
@@ -255,24 +169,17 @@ def _called(node: ast.expr, text: str) -> str:
     raise InputError(f"expected a name or a call such as pgd(steps=40), got {text!r}; check it")
 
 
-def _known(name: str, kind: str | None) -> _Entry:
-    entry = _entries.get(name)
+def _known(name: str, kind: str | None) -> Entry:
+    entry = entries.get(name)
     if entry is None or (kind is not None and entry.kind != kind):
         what = kind or "name"
-        there = names(kind) if kind else list(_entries)
+        there = names(kind) if kind else list(entries)
         found = f"the {entry.kind} {name!r}" if entry else f"{name!r}"
         raise InputError(f"unknown {what}: expected one that is registered, got {found}; {nearest(name, there)}")
     return entry
 
 
-def _fields(entry: _Entry) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(entry.make).parameters
-    if entry.kind in _VALUES and not inspect.isclass(entry.make):  # tensors are not options
-        return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    return {n: p for n, p in parameters.items() if n != "task" or entry.kind != "model"}
-
-
-def _filled(entry: _Entry, given: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _filled(entry: Entry, given: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What is given, and the overrides of what is not, in the attack and in those that stand in its defaults."""
     if entry.kind != "attack" or not overrides:
         return given
@@ -281,15 +188,15 @@ def _filled(entry: _Entry, given: dict[str, Any], overrides: Mapping[str, Any]) 
 
 
 def _arguments(
-    node: ast.Call, entry: _Entry, text: str, overrides: Mapping[str, Any] = MappingProxyType({})
+    node: ast.Call, entry: Entry, text: str, overrides: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    fields, given = _fields(entry), _placed(node, entry, text)
+    fields, given = fields_of(entry), _placed(node, entry, text)
     return {n: _checked(entry.name, fields[n], _value(one, None, text, overrides)) for n, one in given.items()}
 
 
-def _placed(node: ast.Call, entry: _Entry, text: str) -> dict[str, ast.expr]:
+def _placed(node: ast.Call, entry: Entry, text: str) -> dict[str, ast.expr]:
     """The arguments of a call by field."""
-    fields = _fields(entry)
+    fields = fields_of(entry)
     if len(node.args) > len(fields):
         raise InputError(f"{entry.name} takes {len(fields)} values, got {len(node.args)} in {text!r}; drop some")
     given = dict(zip(fields, node.args, strict=False))
@@ -305,13 +212,13 @@ def _placed(node: ast.Call, entry: _Entry, text: str) -> dict[str, ast.expr]:
 def _checked(owner: str, field: inspect.Parameter, value: Any) -> Any:
     """`value`, if it can stand where the field's default stands."""
     default = field.default
-    if default is None and value is not None and field.name in KINDS and _kind(value) != field.name:
+    if default is None and value is not None and field.name in KINDS and kind_of(value) != field.name:
         raise InputError(f"{owner}.{field.name} takes a {field.name} or None, got {value!r}; see 'medattack ls'")
     if default is inspect.Parameter.empty or default is None or value is None:
         return value
     plain = (bool, int, float, str, tuple)
     if not isinstance(default, plain):
-        if isinstance(value, plain) or _kind(value) != _kind(default):
+        if isinstance(value, plain) or kind_of(value) != kind_of(default):
             raise InputError(f"{owner}.{field.name} takes something like {spec(default)}, got {value!r}; check it")
         return value
     expected: Any = (int, float) if isinstance(default, float) else type(default)
@@ -321,17 +228,10 @@ def _checked(owner: str, field: inspect.Parameter, value: Any) -> Any:
     return value
 
 
-def _kind(thing: Any) -> str:
-    """The kind of a registered object or of an instance of a registered class; "" of anything else."""
-    make = thing.function if isinstance(thing, Bound) else thing
-    known = make if inspect.isfunction(make) else type(make)
-    return _entries[_names[known]].kind if known in _names else ""
-
-
-def _make(entry: _Entry, arguments: dict[str, Any]) -> Any:
+def _make(entry: Entry, arguments: dict[str, Any]) -> Any:
     if entry.kind == "model":  # a model is built for a task, which its spec does not name
         return functools.partial(entry.make, **arguments)
-    missing = [n for n, p in _fields(entry).items() if p.default is p.empty and n not in arguments]
+    missing = [n for n, p in fields_of(entry).items() if p.default is p.empty and n not in arguments]
     if missing:
         raise InputError(f"{entry.name} needs {', '.join(missing)}, got {arguments or 'nothing'}; add it")
     try:
@@ -347,15 +247,15 @@ def spec(thing: Any) -> str:
     ('8/255', '0.01', "('a', 1)")
     """
     if isinstance(thing, functools.partial):
-        return _spelled(_names[thing.func], {}, thing.keywords)
+        return _spelled(known_as[thing.func], {}, thing.keywords)
     if isinstance(thing, Bound):
-        return _spelled(_names[thing.function], {}, dict(thing.options))
-    if callable(thing) and not dataclasses.is_dataclass(thing) and thing in _names:
-        return _names[thing]
-    if dataclasses.is_dataclass(thing) and type(thing) in _names:
+        return _spelled(known_as[thing.function], {}, dict(thing.options))
+    if callable(thing) and not dataclasses.is_dataclass(thing) and thing in known_as:
+        return known_as[thing]
+    if dataclasses.is_dataclass(thing) and type(thing) in known_as:
         given = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
         defaults = {n: p.default for n, p in inspect.signature(type(thing)).parameters.items()}
-        return _spelled(_names[type(thing)], defaults, given)
+        return _spelled(known_as[type(thing)], defaults, given)
     if isinstance(thing, tuple):
         return "(" + ", ".join(map(spec, thing)) + (",)" if len(thing) == 1 else ")")
     if isinstance(thing, float):
@@ -378,24 +278,20 @@ def _float(value: float) -> str:
 
 def with_eps(thing: Any, eps: float) -> Any:
     """A copy of an attack (or a ball, or a tuple of them) with that budget, however deep its balls sit."""
-    if isinstance(thing, tuple):
-        return tuple(with_eps(item, eps) for item in thing)
-    if not dataclasses.is_dataclass(thing) or isinstance(thing, type) or _kind(thing) not in ("attack", "ball"):
-        return thing
-    fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
-    changed = {n: with_eps(v, eps) for n, v in fields.items()}
-    if _kind(thing) == "ball" and "eps" in fields:  # one that wraps another has its eps from there
-        changed["eps"] = eps
-    return dataclasses.replace(thing, **changed)
+
+    def change(part: Any) -> Any:
+        kind = kind_of(part)
+        if kind == "ball" and "eps" in fields_of(entries[known_as[type(part)]]):
+            return dataclasses.replace(part, eps=eps)
+        return None if kind in ("attack", "ball", "") else part  # one that wraps another has its eps from there
+
+    return mapped(thing, change)
 
 
 def within(thing: Any, region: str) -> Any:
     """A copy of an attack (or of a tuple of them) whose every ball is held to a region of the image."""
-    if isinstance(thing, tuple):
-        return tuple(within(item, region) for item in thing)
-    if not dataclasses.is_dataclass(thing) or isinstance(thing, type) or _kind(thing) not in ("attack", "ball"):
-        return thing
-    if _kind(thing) == "ball":
-        return dataclasses.replace(build("within", "ball"), ball=thing, region=region)
-    fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
-    return dataclasses.replace(thing, **{name: within(value, region) for name, value in fields.items()})
+    held = build("within", "ball")
+    return mapped(
+        thing,
+        lambda part: dataclasses.replace(held, ball=part, region=region) if kind_of(part) == "ball" else None,
+    )

@@ -1,6 +1,7 @@
 """A study: models x attacks x losses x budgets, from a YAML file, the command line or both."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from medseg_attack import registry
-from medseg_attack.budgets import Budget, parse_budget
+from medseg_attack.budgets import Budget, parse_budget, stated
 from medseg_attack.errors import InputError, nearest
 
 
@@ -95,6 +96,26 @@ class Cell:
     attack: Any
     budget: Budget | None = None
 
+    @property
+    def spec(self) -> str:
+        return stated(registry.spec(self.attack), self.budget)
+
+    @property
+    def ball(self) -> str:
+        return stated(registry.spec(self.attack.ball), self.budget)
+
+    @property
+    def slug(self) -> str:
+        """For the name of a folder."""
+        size = str(self.budget or (registry.spec(self.eps) if self.eps else "")).replace("/", "of")
+        label = self.label.replace(f" {self.budget}", "")
+        return "_".join(filter(None, [safe(label)[:50], safe(self.loss)[:20], size and safe(f"eps{size}")]))
+
+
+def safe(text: str) -> str:
+    """What a file system takes."""
+    return re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("_")
+
 
 def cells(study: Study) -> list[Cell]:
     """The product of attacks, losses and budgets, the noise control of every ball first; no attack twice.
@@ -135,6 +156,10 @@ def _innermost(attack: Any) -> Any:
 
 def _of_attack(text: str, study: Study) -> list[Cell]:
     name, given = registry.call(text, "attack")
+    said = {
+        field: as_typed if "attack" in field else registry.spec(given[field])
+        for field, as_typed in registry.typed(text).items()
+    }
     losses: Sequence[str | None] = [None]
     if registry.leaves_open(text, "objective"):
         losses = study.losses or [None]
@@ -146,7 +171,7 @@ def _of_attack(text: str, study: Study) -> list[Cell]:
     for loss in losses:
         objective = {} if loss is None else {"objective": registry.build(loss, "objective")}
         attack = registry.build(text, "attack", overrides | objective)
-        label, shown = _label(name, given, attack.ball), objective.get("objective", getattr(attack, "objective", None))
+        label, shown = _label(name, said, attack.ball), objective.get("objective", getattr(attack, "objective", None))
         made += [_cell(label, registry.spec(shown) if shown else "", attack, budget) for budget in budgets or [None]]
     return made
 
@@ -169,10 +194,16 @@ def _in_unit(label: str, budget: Budget | None) -> str:
     return f"{label} {budget}" if budget else label
 
 
-def _label(name: str, given: dict[str, Any], ball: Any) -> str:
+def _label(name: str, given: dict[str, str], ball: Any) -> str:
     """The attack as it was typed, less what the columns beside it say; a ball that is not plain Linf is named."""
-    said = [f"{field}={registry.spec(value)}" for field, value in given.items() if field not in ("objective", "ball")]
-    kind = registry.spec(registry.with_eps(ball, 0.0)).partition("(")[0]
-    if kind != "linf" and (registry.takes_any_ball(name) or not registry.takes(name, "ball")):
+    said = [f"{field}={value}" for field, value in given.items() if field not in ("objective", "ball")]
+    kind = _kind(ball)
+    its_own = registry.takes(name, "ball") and not registry.takes_any_ball(name)
+    if kind != (_kind(registry.default(name, "ball")) if its_own else "linf"):
         said = [kind, *said]
     return f"{name}({', '.join(said)})" if said else name
+
+
+def _kind(ball: Any) -> str:
+    """A ball's spec less its size."""
+    return re.sub(r"\(eps=0\.0\)|\beps=0\.0, |, eps=0\.0\b", "", registry.spec(registry.with_eps(ball, 0.0)))

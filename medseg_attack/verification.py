@@ -1,5 +1,6 @@
 """What a run wrote, read again as a third party would: hash, geometry, budget, and Dice to the last pixel."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ import pandas as pd
 import torch
 
 from medseg_attack import registry
+from medseg_attack.balls import covered
+from medseg_attack.budgets import buildable
 from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.source import Array
@@ -208,7 +211,8 @@ def _of_dice(
     run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
 ) -> Iterator[Mismatch]:
     """Budget, window and counts of every stored case."""
-    attack = registry.build(read_json(run / "config.json")["attack"], "attack")
+    config = RunFolder(run).config
+    attack = registry.build(buildable(config["attack"], config.get("budget")), "attack")
     rows = RunFolder(run).rows().set_index(["case", "cls"])
     for seen in predictions(run, data, model, device, values):
         yield from _of_batch(seen, values, model, attack.ball, rows, device)
@@ -245,7 +249,9 @@ def _of_batch(
 ) -> Iterator[Mismatch]:
     levels, source = seen.levels, Levels.of(seen.cases, device)
     assert source is not None
-    found = counts(seen.pred, seen.batch.target)
+    image = levels.image(levels.stored, seen.batch.image)
+    kept = ~covered(ball, image, seen.batch.image)  # what a patch covers is in no count
+    found = counts(seen.pred & kept, seen.batch.target & kept)
     after, before = source.exactly(levels.stored)
     for n, case in enumerate(seen.cases):
         if case.id not in values:
@@ -262,7 +268,8 @@ def _of_batch(
 
 
 def _of_budget(case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
-    ball = told(registry.with_eps(ball, budget), "on", [case])
+    # a ball with a unit of its own has one size for all cases, and no fraction of the window
+    ball = told(ball if math.isnan(budget) else registry.with_eps(ball, budget), "on", [case])
     size = ball.size(after, before).item()
     # floats are stored to their own precision only
     slack = LIMIT if not case.storage or not case.storage.stored.dtype.is_floating_point else 1e-6

@@ -316,7 +316,7 @@ UNET = ["-m", "unet_small"]
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([*UNET, "--attack", "pgdd"], "did you mean pgd?"),
+        ([*UNET, "--attack", "pgdd"], "did you mean pgd"),
         ([*UNET, "--attack", "pgd(step=3)"], "did you mean steps or step_size?"),
         ([*UNET, "--attack", "noise(draw='loud')"], "sign, uniform, gaussian"),
         ([*UNET, "--loss", "bec"], "did you mean bce?"),

@@ -44,3 +44,23 @@ def test_the_command_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {row["name"] for row in json.loads(found.stdout)} == set(registry.names("attack"))
     wrong = CliRunner().invoke(app, ["ls", "models", "--explain"])
     assert wrong.exit_code == 2
+
+
+def test_every_family_has_attacks_and_a_suite_is_not_among_the_gradients() -> None:
+    of = {name: explain.family(name) for name in registry.names("attack")}
+    assert set(of.values()) == set(explain.FAMILIES)
+    stand = {"pgd": 1, "sea": 2, "strongest": 2, "cw": 3, "vafa": 4, "square": 5, "uap": 6, "noise": 0}
+    assert {name: explain.FAMILIES.index(of[name]) for name in stand} == stand
+
+
+def test_a_long_attack_is_followed_up_to_a_limit() -> None:
+    assert explained("square")["passes"] == "over 120"
+    assert explained("apgd")["passes"] == "102 forward, 100 backward"
+
+
+def test_attacks_are_listed_by_family_in_100_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = CliRunner().invoke(app, ["ls", "attacks"]).stdout.splitlines()
+    titles = [line.strip() for line in lines if line.strip() in explain.FAMILIES]
+    assert titles == list(explain.FAMILIES)
+    assert max(map(len, lines)) <= 100

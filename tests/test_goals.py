@@ -15,7 +15,7 @@ from medseg_attack.crafting import told
 from medseg_attack.criteria import ByDice, ByMiou, ByPixels, Criterion
 from medseg_attack.errors import InputError
 from medseg_attack.goals import Erase, Grow, Shift, Shrink, Stated, Swap, Toward, all_background
-from medseg_attack.objectives import bce, margin
+from medseg_attack.objectives import bce, cosine_bce, cosine_ce, margin, suited
 from medseg_attack.stored_goals import AnotherPatient, FromFile
 from medseg_attack.types import Case, Mask, Stack, Task, Window
 
@@ -149,6 +149,19 @@ def test_toward_is_minus_the_objective_at_the_goal() -> None:
     torch.testing.assert_close(wanted(log_odds, truth), -bce(log_odds, drawing(["..b.", "..bb", "...."], FREE)))
     with pytest.raises(InputError, match="within a task"):
         Toward(bce, Erase("a"))(log_odds, truth)
+
+
+def test_toward_climbs_the_form_of_its_task() -> None:
+    goal = Erase("a").within(ONE)
+    assert suited(Toward(cosine_bce, goal, ByPixels()), ONE) == Toward(cosine_ce, goal, ByPixels())
+    assert suited(Toward(cosine_bce, Erase()), FREE) == Toward(cosine_bce, Erase())
+    with pytest.raises(InputError, match="take cosine_bce"):
+        suited(Toward(cosine_ce, Erase()), FREE)
+    model = registry.build("oracle", "model")(ONE).double().eval()
+    image = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    truth = model.decide(model(image))
+    attacked = [PGD(Linf(0.2), Toward(one, goal), steps=2)(model, image, truth, [1]) for one in (cosine_bce, cosine_ce)]
+    assert torch.equal(attacked[0].image, attacked[1].image)
 
 
 def test_every_attack_can_be_sent_towards_a_goal() -> None:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.aims import Aim, aim_of
-from medseg_attack.attacks.dag import Dag, DeepFool, Jsma
+from medseg_attack.attacks.dag import Dag, Jsma
 from medseg_attack.attacks.minimal import Search
 from medseg_attack.attacks.penalty import Asma
 from medseg_attack.attacks.proximal import _penalty, prox_linf
-from medseg_attack.balls import L0, L2, Linf
+from medseg_attack.balls import L0, Linf
 from medseg_attack.crafting import Metered
 from medseg_attack.criteria import ByPixels
 from medseg_attack.errors import InputError
@@ -118,16 +118,6 @@ class TestOptima:
             assert moved[~organ].abs().max() < 1e-12
 
 
-def test_one_linear_pixel_is_flipped_in_one_step_of_deepfool() -> None:
-    image = torch.full((1, 1, 1, 1), 0.7, dtype=torch.float64)
-    model = Metered(oracle(ORGAN))
-    truth = torch.ones(1, 1, 1, 1, dtype=torch.bool)
-    for ball in (Linf(0.9), L2(1.0)):
-        found = DeepFool(ball, overshoot=0.02)(model, image, truth, [1])
-        assert found.size.item() == pytest.approx(0.2 * 1.02)
-        assert torch.as_tensor(found.passes).tolist() == [[3, 1]]
-
-
 def test_dag_moves_by_gamma_and_stops_where_it_succeeds() -> None:
     image = images()
     model = oracle(ORGAN)
@@ -155,6 +145,20 @@ def test_a_failure_is_the_untouched_image_and_says_so(name: str) -> None:
     assert not found.success.any()
     assert torch.equal(found.image, image)
     assert found.size.max() == 0
+
+
+@pytest.mark.parametrize("name", [name for name in MINIMAL if registry.takes(name, "goal")])
+@pytest.mark.parametrize("goal", [None, Erase("organ")], ids=["away", "goal"])
+def test_every_gradient_of_an_image_is_counted(name: str, goal: Erase | None) -> None:
+    if name.startswith("asma") and goal is None:
+        return  # it can only go towards one
+    image, model = images(0.4)[:1], Metered(oracle(EXCLUSIVE))
+    truth = model.decide(model(image))
+    model.forwards = 0
+    attack = registry.build(name, "attack", {"steps": 2, "searches": 2, "goal": goal, "success": ByPixels(1.0)})
+    found = attack(model, image, truth, SEEDS[:1])
+    if found.passes is not None:
+        assert found.passes.tolist() == [[model.forwards, model.backwards]]
 
 
 @pytest.mark.parametrize("name", MINIMAL)

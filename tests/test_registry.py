@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient import PGD
@@ -24,6 +24,7 @@ attacks = st.builds(
 
 
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # the shape check draws names with it
+@settings(deadline=None)  # the first look-up imports every module
 @given(attacks)
 def test_a_spec_builds_what_it_was_made_from(attack: PGD) -> None:
     assert registry.build(registry.spec(attack), "attack") == attack

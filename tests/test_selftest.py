@@ -75,8 +75,8 @@ BUGS: dict[str, Callable[[Patch], None]] = {
     "a projection of another norm": lambda patch: patch.setattr(L2, "project", cut_per_pixel),
     "a blended step": lambda patch: patch.setattr(Linf, "step", Blend.step),
     "a step of the whole batch": lambda patch: patch.setattr(L2, "step", lambda self, g, x: self.eps * of_the_batch(g)),
-    "a momentum over the batch": lambda patch: patch.setattr(gradient, "_scaled", over_the_batch),
-    "no momentum": lambda patch: patch.setattr(gradient, "_scaled", lambda grad: grad),
+    "a momentum over the batch": lambda patch: patch.setattr(gradient, "scaled", over_the_batch),
+    "no momentum": lambda patch: patch.setattr(gradient, "scaled", lambda grad: grad),
     "the last instead of the worst": lambda patch: patch.setattr(Adversarial, "__or__", last_of_both),
     "softmax logits as they are": lambda patch: patch.setattr(selftest, "softmax_log_odds", lambda z: z),
     "random numbers of the batch": lambda patch: patch.setattr(

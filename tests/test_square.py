@@ -6,11 +6,12 @@ from test_closed_form import EPS, ORGAN, images, oracle, truth
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.square import Square, _bump, _square, share
+from medseg_attack.attacks.square import Square, _bump, _InL2, _side, _square, share
 from medseg_attack.balls import L2, Linf
 from medseg_attack.crafting import Metered
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import margin, soft_dice
+from medseg_attack.types import Image, LogOdds
 
 SEEDS = [1, 2, 3]
 
@@ -62,7 +63,7 @@ def test_a_square_is_kept_where_it_raises_the_objective_of_its_image() -> None:
     target = truth(oracle(ORGAN), image)
     Square(Linf(EPS), noting, queries=40, first=0.05)(oracle(ORGAN), image, target, SEEDS)
     heights = torch.stack([margin(10 * x - 5, target) for x in tried])
-    squares = [round((share(n, 40, 0.05) * image[0].numel()) ** 0.5) ** 2 for n in range(40)]
+    squares = [round((share(max(n - 1, 0), 40, 0.05) * image[0].numel()) ** 0.5) ** 2 for n in range(40)]
     for i in range(3):
         for n in range(1, 40):
             last = int(heights[:n, i].argmax())
@@ -71,16 +72,16 @@ def test_a_square_is_kept_where_it_raises_the_objective_of_its_image() -> None:
 
 def test_squares_reach_every_row_and_column() -> None:
     x = torch.zeros(400, 1, 6, 9)
-    inside, corner, side = _square(x, 4 / 54, list(range(400)))
-    assert side == 2
+    assert _side(x, 4 / 54) == 2
+    inside, corner = _square(x, 2, list(range(400)))
     assert torch.equal(inside.flatten(1).sum(1), torch.full((400,), 4.0))
     assert set(corner[:, 0].tolist()) == set(range(5))
     assert set(corner[:, 1].tolist()) == set(range(8))
     assert inside.sum(0).min() > 0
-    _, _, side = _square(x, 1.0, list(range(400)))
-    assert side == 6  # limited by the shorter side
-    cubes, _, side = _square(torch.zeros(5, 1, 6, 6, 6), 27 / 216, list(range(5)))
-    assert side == 3
+    assert _side(x, 1.0) == 6  # limited by the shorter side
+    volume = torch.zeros(5, 1, 6, 6, 6)
+    assert _side(volume, 27 / 216) == 3
+    cubes, _ = _square(volume, 3, list(range(5)))
     assert torch.equal(cubes.flatten(1).sum(1), torch.full((5,), 27.0))
 
 
@@ -90,10 +91,43 @@ def test_squares_shrink_as_published() -> None:
     assert share(150, 300, 0.8) == 0.8 / 2**7  # half way, whatever the budget
 
 
+def shown(ball: Linf | L2, image: Image, queries: int, first: float) -> list[Image]:
+    """What the attack asks about."""
+    seen: list[Image] = []
+
+    class Watched(Metered):
+        def __call__(self, image: Image) -> LogOdds:
+            seen.append(image.detach().clone())
+            return super().__call__(image)
+
+    model = oracle(ORGAN)
+    Square(ball, margin, queries, first)(Watched(model), image, truth(model, image), SEEDS)
+    return seen
+
+
+def test_the_first_square_is_the_largest() -> None:
+    """Stripes are columns: a square of one sign changes some, first row to last. The second covers a fourth of it."""
+    stripes, first, second, *_ = shown(Linf(EPS), torch.full((3, 1, 20, 20), 0.5, dtype=torch.float64), 100, 0.64)
+    for i in range(3):
+        rows = (first[i, 0] != stripes[i, 0]).any(1).nonzero().flatten()
+        assert len(rows) == rows[-1] - rows[0] + 1 == 16  # of 20: 0.64 of the image
+        columns = (first[i, 0] != stripes[i, 0]).any(0).nonzero().flatten()
+        assert columns[-1] - columns[0] < 16
+        assert min((second[i, 0] != one[i, 0]).sum() for one in (stripes, first)) <= 64
+
+
+@pytest.mark.parametrize(("share_of_all", "side"), [(1 / 400, 3), (4 / 400, 3), (9 / 400, 3), (16 / 400, 5), (1.0, 19)])
+def test_squares_of_l2_have_a_middle(share_of_all: float, side: int) -> None:
+    image = torch.full((3, 1, 20, 20), 0.5, dtype=torch.float64)
+    moved = _InL2(L2(0.5), image).next(image, share_of_all, SEEDS)
+    assert (moved != image).flatten(1).sum(1).tolist() == [side**2] * 3
+
+
 @pytest.mark.parametrize("shape", [(12, 10), (9, 8, 7), (15,)])
 def test_a_bump_is_two_opposite_hills_of_length_one(shape: tuple[int, ...]) -> None:
     x = torch.zeros(6, 2, *shape, dtype=torch.float64)
-    inside, corner, side = _square(x, 0.3, list(range(6)))
+    side = _side(x, 0.3)
+    inside, corner = _square(x, side, list(range(6)))
     bump = _bump(x, corner, side, list(range(6)))
     axes = tuple(range(2, x.ndim))
     torch.testing.assert_close(bump.square().sum(axes), torch.ones(6, 2, dtype=torch.float64))

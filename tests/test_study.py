@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from medseg_attack import registry
-from medseg_attack.budgets import parse_budget
+from medseg_attack.budgets import buildable, parse_budget
 from medseg_attack.errors import InputError
-from medseg_attack.study import cells, read_study
+from medseg_attack.study import Cell, cells, read_study
 
 
 def expand(**flags: object) -> list[tuple[str, str, str]]:
@@ -177,3 +177,34 @@ def test_a_region_holds_every_attack_and_its_noise() -> None:
     assert all(registry.build(registry.spec(cell.attack), "attack") == cell.attack for cell in made)
     moved = registry.with_eps(made[2].attack, 0.2)
     assert (moved.ball.eps, moved.ball.region) == (0.2, "ring:5mm")
+
+
+def made(**flags: object) -> list[Cell]:
+    return cells(read_study(None, {"models": ["m"], "control": False, **flags}))
+
+
+def test_a_budget_with_a_unit_is_named_in_spec_ball_and_folder() -> None:
+    (cell,) = made(attacks=["pgd(channels(linf, channels=(0, 2)), steps=3)"], eps=["5HU"])
+    assert cell.label == "pgd(channels(ball=linf, channels=(0, 2)), steps=3) 5HU"
+    assert cell.ball == "channels(ball=linf(eps=5HU), channels=(0, 2))"
+    assert cell.spec == f"pgd(ball={cell.ball}, steps=3)"
+    assert cell.slug.endswith("_bce_eps5HU")
+    assert registry.build(buildable(cell.spec, "5HU"), "attack") == cell.attack
+    (plain,) = made(attacks=["pgd"], eps=["4/255"])
+    assert (plain.spec, plain.slug) == (registry.spec(plain.attack), "pgd_bce_eps4of255")
+
+
+@pytest.mark.parametrize(
+    ("typed", "label"),
+    [
+        ("vafa", "vafa"),
+        ("vafa(quantised(10))", "vafa"),
+        ("vafa(ball=quantised(block=32))", "vafa(quantised(block=32))"),
+        ("deepfool", "deepfool"),
+        ("deepfool(l2(20))", "deepfool(l2)"),
+        ("pgd(linf(2/255))", "pgd"),
+        ("for_organ(strongest, organ='lv')", "for_organ(attack=strongest, organ='lv')"),
+    ],
+)
+def test_a_label_says_what_differs_from_the_default_less_the_size(typed: str, label: str) -> None:
+    assert [cell.label for cell in made(attacks=[typed])] == [label]

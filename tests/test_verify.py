@@ -24,7 +24,13 @@ from medseg_attack.data.prepared import open_prepared
 from medseg_attack.models.checkpoints import save
 from medseg_attack.results import RunFolder
 
-ATTACKS = [name for name in registry.names("attack") if name not in ("replay", "clean", "fgsm_wang2024")]
+MOVES = ("affine", "deformation", "deformation_bias")  # refused: their truth moves, and is not written
+LEARNS = ("uap", "uap_metzen")  # scored on patients that they were not fitted on
+ATTACKS = [
+    name
+    for name in registry.names("attack")
+    if name not in ("replay", "clean", "fgsm_wang2024", "transfer", *MOVES, *LEARNS)
+]
 STORAGES = ["png16", "int16", "float32"]
 
 
@@ -58,6 +64,13 @@ def write_nifti(root: Path, dtype: str) -> Path:
     return root
 
 
+def short(name: str) -> str:
+    """An attack with as few queries and searches as it takes."""
+    options = {"queries": 45, "searches": 1}
+    given = ", ".join(f"{option}={n}" for option, n in options.items() if registry.takes(name, option))
+    return f"{name}({given})" if given else name
+
+
 @pytest.fixture(scope="module", params=STORAGES)
 def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A study of every attack on scans of one storage type, its scans stored; and the folder of its source."""
@@ -72,9 +85,13 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         torch.manual_seed(0)
         model = registry.build("unet_small(channels=(4, 8))", "model")(data.task)
     save(root / "model", model, {"label": "tiny", "spec": "unet_small(channels=(4, 8))"})
-    attacks = [word for name in ATTACKS for word in ("--attack", name)]
-    medattack("attack", "--data", root / "data", "-m", root / "model", *attacks, "--steps", "3", "--eps", "8/255",
-              "--split", "all", "--save-adversarial", "all", "--no-checks", "--out", root / "runs")  # fmt: skip
+    attacks = [word for name in ATTACKS for word in ("--attack", short(name))]
+    words = ["attack", "--data", root / "data", "-m", root / "model", "--eps", "8/255", "--save-adversarial", "all",
+             "--no-checks"]  # fmt: skip
+    medattack(*words, *attacks, "--steps", "3", "--split", "all", "--out", root / "runs" / "all")
+    fits = [word for name in LEARNS for word in ("--attack", f"{name}(epochs=2)")]
+    medattack(*words, *fits, "--attack", f"transfer(surrogate='{root / 'model'}', attack=fgsm)", "--no-control",
+              "--out", root / "runs" / "test")  # fmt: skip
     return root / "runs", source
 
 
@@ -82,7 +99,7 @@ def test_dice_from_disk_is_dice_in_memory_to_the_last_pixel(study: tuple[Path, P
     runs, _ = study
     result = medattack("verify", runs, "--json")
     found = json.loads(result.stdout)
-    assert len(found) == len(ATTACKS)
+    assert len(found) == len(ATTACKS) + len(LEARNS) + 1
     assert all(one["verified"] for one in found), found
 
 

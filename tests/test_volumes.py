@@ -249,10 +249,10 @@ def test_a_3d_model_is_trained_and_attacked_by_its_name(place: Path) -> None:
     assert (read_runs([place / "runs3d"])["case"].nunique()) == 2
 
 
-def test_a_3d_model_without_a_window_cannot_be_trained(place: Path) -> None:
-    said = medattack("train", "--data", place / "data", "--model", "monai(UNet(channels=(4, 8)))", "--out",
-                     place / "none", code=2)  # fmt: skip
-    assert "add window=(SLICES, ROWS, COLUMNS)" in said.output
+def test_a_3d_model_without_a_window_cannot_be_trained_on_scans_of_many_shapes(place: Path) -> None:
+    said = medattack("train", "--data", place / "data", "--model", "monai(UNet(channels=(4, 8)), dims=3)", "--out",
+                     place / "none", "--epochs", "1", code=2)  # fmt: skip
+    assert "add window=(SLICES, ROWS, COLUMNS)" in " ".join(said.output.split())
     assert not (place / "none").exists()
 
 
@@ -278,7 +278,7 @@ def test_doctor_tells_what_a_model_expects_and_does(place: Path) -> None:
 
 @pytest.mark.parametrize(("change", "says", "code"), [
     ("x.softmax(1)", "probabilities; give head='probabilities'", 1),
-    ("x + torch.rand_like(x)", "log-odds differ by", 1),
+    ("x + torch.rand_like(x)", "log-odds differ by", 0),  # a bound, not an invalid number
     ("x + x.mean(0, keepdim=True)", "log-odds differ by", 1),
 ])  # fmt: skip
 def test_doctor_sees_what_is_wrong(place: Path, tmp_path: Path, change: str, says: str, code: int) -> None:
@@ -291,7 +291,7 @@ def test_doctor_sees_what_is_wrong(place: Path, tmp_path: Path, change: str, say
 
 @pytest.mark.parametrize(("spec", "says"), [
     ("own('none.py:net')", "expected a Python file at none.py"),
-    ("own('{place}/net.py:flat', dims=3)", "from the network, got"),
+    ("own('{place}/net.py:flat', dims=3)", "expected an answer from the network to an input of shape"),
     ("own('{place}/net.py:four')", "expected 'four'"),
     ("own('{place}/net.py:flat', outpt='0')", "own has no field 'outpt'"),
 ])  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from medseg_attack.errors import plural
+from medseg_attack.report.sheet import p_value
 from medseg_attack.results import read_runs
 from medseg_attack.stats.patients import Difference, difference, interval, paired, warning
 from medseg_attack.stats.scores import by_organ, pooled, scored
@@ -52,7 +53,12 @@ def stronger(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
 
 def said(what: str, found: Difference) -> str:
     sure = "yes" if found.low > 0 else "no, the reverse" if found.high < 0 else "undecided"
-    return f"- {what}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p = {found.p:.2f}: **{sure}**"
+    return f"- {what}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {_p(found.p)}: **{sure}**"
+
+
+def _p(p: float) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def order_effect(cases: pd.DataFrame, step: str) -> Difference:

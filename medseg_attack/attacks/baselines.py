@@ -8,7 +8,7 @@ import torch
 from medseg_attack.balls import Linf, drawn
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import harm
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 DRAWS = ("sign", "uniform", "gaussian")
@@ -27,7 +27,7 @@ def scored(model: Model, ball: Ball, x: Image, image: Image, pred: Mask, target:
     return Adversarial(x.detach(), harm(pred[:, classes], target[:, classes]).to(x), ball.size(x.detach(), image))
 
 
-@register("clean", kind="attack")
+@register("clean", kind="attack", about=About(threat="no model"))
 @dataclass(frozen=True)
 class Clean:
     """The untouched image."""
@@ -40,7 +40,7 @@ class Clean:
         return judged(model, self.ball, image, image, target)
 
 
-@register("noise", kind="attack")
+@register("noise", kind="attack", about=About(threat="no model"))
 @dataclass(frozen=True)
 class Noise:
     """Random change of the ball's size: the control that says what of an attack's effect is mere disturbance.

@@ -18,7 +18,7 @@ from medseg_attack.attacks.variations import reseeded
 from medseg_attack.balls import Linf, drawn, held
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
 
 FIRST, SECOND = 0.9, 0.999  # decays of Adam's moments, as in the papers
@@ -27,7 +27,7 @@ Score: TypeAlias = Callable[[Tensor], PerSample]  # of coefficients (b, c, *t)
 Estimate: TypeAlias = Callable[[Score, Tensor, int], Tensor]  # (score, coefficients, step) -> gradient
 
 
-@register("zoo", kind="attack")
+@register("zoo", kind="attack", about=About(threat="queries (scores)"))
 @dataclass(frozen=True)
 class ZOO:
     """Differences along single coordinates, climbed with Adam (Chen et al., arXiv 1708.03999).
@@ -64,7 +64,7 @@ class ZOO:
         return _climbed(self, model, image, target, seeds, estimate, 2 * self.coordinates)
 
 
-@register("spsa", kind="attack")
+@register("spsa", kind="attack", about=About(threat="queries (scores)"))
 @dataclass(frozen=True)
 class SPSA:
     """Differences along random signs of all coordinates at once, climbed with Adam (Uesato et al., arXiv 1802.05666).

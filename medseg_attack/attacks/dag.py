@@ -1,4 +1,4 @@
-"""Attacks that walk to the boundary and stop where they crossed it: DAG, DeepFool, JSMA."""
+"""Attacks that take steps of a stated size until they crossed the boundary: DAG, JSMA."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_attack.attacks.minimal import Search, check, length, slope, swept, walk, wide
+from medseg_attack.attacks.minimal import Moved, Search, check, slope, swept, walk, wide
 from medseg_attack.balls import L0, TINY, Linf
 from medseg_attack.criteria import ByPixels, Criterion
 from medseg_attack.errors import InputError
@@ -52,55 +52,9 @@ class Dag:
         return swept(self, self._search, model, image, target, balls)
 
     def _search(self, found: Search) -> tuple[Adversarial, Tensor]:
-        def move(x: Image, log_odds: LogOdds) -> Image:
+        def move(x: Image, log_odds: LogOdds) -> Moved:
             grad = slope(found.excess(log_odds).clamp(max=0), x)
-            return x + self.step_size * grad / (wide(grad.abs().flatten(1).amax(1), grad) + TINY)
-
-        return walk(found, self.steps, move)
-
-
-@register("deepfool", kind="attack")
-@dataclass(frozen=True)
-class DeepFool:
-    """Steps to where the summed margins would vanish if they were linear (Moosavi-Dezfooli et al., arXiv 1511.04599).
-
-    Dense by our adaptation: all entries that are not adversarial yet are one function. On a single linear entry one
-    step ends at the boundary; on several, small margins are overshot while the large ones take more steps.
-
-    Attributes:
-        ball: in l2 the step is along the gradient, in linf along its signs.
-        overshoot: the change that is tried is larger by this share.
-    """
-
-    ball: Ball = WIDEST
-    goal: Goal | None = None
-    success: Criterion = ByPixels()
-    steps: int = 50
-    overshoot: float = 0.02
-
-    def __post_init__(self) -> None:
-        check(self, "linf", "l2")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return next(self.sweep(model, image, target, seeds, [self.ball]))
-
-    def sweep(
-        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
-    ) -> Iterator[Adversarial]:
-        """One search, cut to each ball."""
-        return swept(self, self._search, model, image, target, balls)
-
-    def _search(self, found: Search) -> tuple[Adversarial, Tensor]:
-        in_linf = isinstance(found.ball, Linf)
-        beyond = 1 + self.overshoot
-
-        def move(x: Image, log_odds: LogOdds) -> Image:
-            missing = found.excess(log_odds).clamp(max=0)
-            grad = slope(missing, x)
-            lack = -missing.detach().flatten(1).sum(1)
-            reach = grad.abs().flatten(1).sum(1) if in_linf else length(grad).square()
-            step = wide(lack / (reach + TINY), grad) * (grad.sign() if in_linf else grad)
-            return found.image + beyond * ((x.detach() - found.image) / beyond + step)
+            return x + self.step_size * grad / (wide(grad.abs().flatten(1).amax(1), grad) + TINY), 1
 
         return walk(found, self.steps, move)
 
@@ -145,26 +99,26 @@ class Jsma:
     def _search(self, found: Search) -> tuple[Adversarial, Tensor]:
         n = max(1, round(self.share * found.image[0].numel()))
 
-        def move(x: Image, log_odds: LogOdds) -> Image:
-            gain, saliency = _saliency(found, x, log_odds)
+        def move(x: Image, log_odds: LogOdds) -> Moved:
+            gain, saliency, backwards = _saliency(found, x, log_odds)
             moved = (x.detach() + self.theta * gain.sign()).clamp(0, 1)
             stuck = (x.detach() != found.image) | (moved == x.detach())
             score = torch.where(stuck, 0.0, saliency).flatten(1)
             top = score.topk(n, 1)
             chosen = torch.zeros_like(score, dtype=torch.bool).scatter_(1, top.indices, top.values > 0)
-            return torch.where(chosen.view_as(x), moved, x.detach())
+            return torch.where(chosen.view_as(x), moved, x.detach()), backwards
 
         return walk(found, self.steps, move)
 
 
-def _saliency(found: Search, x: Image, log_odds: LogOdds) -> tuple[Image, Image]:
-    """In which direction a change helps, and how much."""
+def _saliency(found: Search, x: Image, log_odds: LogOdds) -> tuple[Image, Image, int]:
+    """In which direction a change helps, how much, and the backward passes that it took to know."""
     missing = found.excess(log_odds)
     active = missing.detach() <= 0
     if found.aim.goal is None or not found.aim.task.exclusive:
         gain = slope(torch.where(active, missing, 0.0), x)
-        return gain, gain.abs()
+        return gain, gain.abs(), 1
     log_p, wanted = functional.logsigmoid(log_odds), found.aim.goal(found.target)
     own, others = torch.where(wanted & active, log_p, 0.0), torch.where(~wanted & active, log_p, 0.0)
     (gain,) = torch.autograd.grad(own.sum(), x, retain_graph=True)
-    return gain, (-gain * slope(others, x)).clamp(min=0)
+    return gain, (-gain * slope(others, x)).clamp(min=0), 2

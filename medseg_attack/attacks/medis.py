@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.baselines import judged
-from medseg_attack.attacks.minimal import Search, check, slope, swept, walk
+from medseg_attack.attacks.minimal import Moved, Search, check, slope, swept, walk
 from medseg_attack.balls import Linf
 from medseg_attack.criteria import ByMiou, Criterion
 from medseg_attack.errors import InputError
@@ -194,8 +194,8 @@ class Igsm:
         goal = found.aim.goal
         climbed = self.objective if goal is None else Toward(self.objective, goal)
 
-        def move(x: Image, log_odds: LogOdds) -> Image:
-            return x + self.step_size * slope(climbed(log_odds, found.target), x).sign()
+        def move(x: Image, log_odds: LogOdds) -> Moved:
+            return x + self.step_size * slope(climbed(log_odds, found.target), x).sign(), 1
 
         return walk(found, self.steps, move)
 

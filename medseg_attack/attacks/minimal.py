@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medseg_attack.aims import Aim
@@ -71,7 +71,8 @@ def swept(
         yield found.within(best, ball, passes)
 
 
-Move: TypeAlias = Callable[[Image, LogOdds], Image]  # from where a gradient can be had, and the answer there
+Moved: TypeAlias = tuple[Image, Int[Tensor, "b"] | int]  # where to, and the backward passes that it took
+Move: TypeAlias = Callable[[Image, LogOdds], Moved]  # from where a gradient can be had, and the answer there
 
 
 def walk(found: Search, steps: int, move: Move) -> tuple[Adversarial, Tensor]:
@@ -91,8 +92,9 @@ def walk(found: Search, steps: int, move: Move) -> tuple[Adversarial, Tensor]:
         left = best.harm < 1
         if step == steps or not left.any():
             break
-        passes[:, 1] += left
-        x = torch.where(wide(left, x), move(here, log_odds).detach().clamp(0, 1), x)
+        moved, backwards = move(here, log_odds)
+        passes[:, 1] += left * backwards
+        x = torch.where(wide(left, x), moved.detach().clamp(0, 1), x)
     assert best is not None
     return best, passes
 

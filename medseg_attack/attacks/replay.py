@@ -8,6 +8,7 @@ import torch
 
 from medseg_attack.attacks.baselines import judged
 from medseg_attack.balls import Linf
+from medseg_attack.budgets import buildable
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.levels import Levels
@@ -48,7 +49,7 @@ class Replay:
         if not self.run:
             return Linf(0.0)
         config = read_json(Path(self.run) / "config.json")
-        ball: Ball = build(config["attack"], "attack").ball
+        ball: Ball = build(buildable(config["attack"], config.get("budget")), "attack").ball
         if config.get("budget"):  # another fraction for every case: the widest of them holds them all
             ball = with_eps(ball, float(RunFolder(Path(self.run)).rows()["budget"].max()))
         return ball

@@ -86,14 +86,14 @@ class _InLinf:
         return self.ball.project(self.image + self.ball.eps * signs, self.image)
 
     def next(self, x: Image, share: float, seeds: Sequence[int]) -> Image:
-        inside = _square(x, share, seeds)[0]
+        inside, _ = _square(x, _side(x, share), seeds)
         signs = _signs(_corner(x), reseeded(seeds, "signs"))
         return self.ball.project(x + 2 * self.ball.eps * signs * inside, self.image)
 
 
 @dataclass(frozen=True, eq=False)
 class _InL2:
-    """The whole length spent on bumps; a step moves what lies in one square to another."""
+    """The whole length spent on bumps; a step moves what lies in one square to another, their sides odd, 3 or more."""
 
     ball: Ball
     image: Image
@@ -110,8 +110,9 @@ class _InL2:
 
     def next(self, x: Image, share: float, seeds: Sequence[int]) -> Image:
         delta = x - self.image
-        here, corner, side = _square(x, share, seeds)
-        there, _, _ = _square(x, share, reseeded(seeds, "there"))
+        side = _odd(_side(x, share), min(x.shape[2:]))
+        here, corner = _square(x, side, seeds)
+        there, _ = _square(x, side, reseeded(seeds, "there"))
         axes = tuple(range(2, x.ndim))
 
         def length(part: Tensor) -> Tensor:
@@ -139,14 +140,25 @@ def _signs(like: Tensor, seeds: Sequence[int]) -> Tensor:
     return (drawn(torch.rand, like, seeds) < 0.5).to(like) * 2 - 1
 
 
-def _square(x: Image, share: float, seeds: Sequence[int]) -> tuple[Float[Tensor, "b 1 *s"], Tensor, int]:
-    """1 in a random square of each image and 0 elsewhere, its first corner (b, axes), and its side."""
+def _side(x: Image, share: float) -> int:
+    """Of a square that covers that part of the image, as far as it is long enough."""
     shape = x.shape[2:]
-    side = min(max(round((share * x[0, 0].numel()) ** (1 / len(shape))), 1), *shape)
+    side: int = min(max(round((share * x[0, 0].numel()) ** (1 / len(shape))), 1), *shape)
+    return side
+
+
+def _odd(side: int, most: int) -> int:
+    """The next odd one, 3 or more, as in the released code; a bump of fewer pixels has no hills."""
+    return min(max(side // 2 * 2 + 1, 3), (most - 1) // 2 * 2 + 1)
+
+
+def _square(x: Image, side: int, seeds: Sequence[int]) -> tuple[Float[Tensor, "b 1 *s"], Tensor]:
+    """1 in a random square of each image and 0 elsewhere, and its first corner (b, axes)."""
+    shape = x.shape[2:]
     room = torch.tensor([n - side + 1 for n in shape], dtype=x.dtype, device=x.device)
     like = x[:, :1].flatten(1)[:, :1].expand(-1, len(shape))
     corner = (drawn(torch.rand, like, seeds) * room).long()
-    return (_offsets(x, corner, side) >= 0).all(0).to(x), corner, side
+    return (_offsets(x, corner, side) >= 0).all(0).to(x), corner
 
 
 def _offsets(x: Image, corner: Tensor, side: int) -> Tensor:

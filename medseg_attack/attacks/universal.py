@@ -119,7 +119,7 @@ def uap_metzen(ball: Ball = Linf(10 / 255), objective: Objective = bce, epochs: 
     return UAP(ball, objective, epochs, step_size=0.1, momentum=0.0, whole_epochs=True, onto="tile")
 
 
-@register("uap_gaussian", kind="attack", about=About(paper="Cheng & Ji, IEEE Access 8:206009, 2020"))
+@register("uap_gaussian", kind="attack", about=About(paper="Cheng & Ji, IEEE Access 8:206009, 2020", threat="no model"))
 @dataclass(frozen=True)
 class GaussianUAP:
     """One Gaussian pattern for every patient, cut to the ball (Cheng & Ji, IEEE Access 8:206009, 2020).

@@ -235,7 +235,7 @@ def _print_plan(benchmark: "Benchmark", json: bool) -> None:
     from rich import box
     from rich.table import Table
 
-    from medseg_attack.benchmark import plan
+    from medseg_attack.planning import plan
     from medseg_attack.registry import spec
 
     planned = list(plan(benchmark))

@@ -42,9 +42,9 @@ def doctor(
 
 def _look_at(name: str, data: Path | None, home: Path | None, device: str, json: bool) -> None:
     """Facts and flags of a model on a few cases of the test split."""
-    from medseg_attack.benchmark import telling
     from medseg_attack.checks.portrait import portrait
     from medseg_attack.cli.attack import named
+    from medseg_attack.data.choice import telling
     from medseg_attack.data.prepared import open_prepared
     from medseg_attack.models.given import given
     from medseg_attack.models.segmodel import frozen

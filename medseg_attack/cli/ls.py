@@ -1,5 +1,6 @@
 """`medattack ls`: what is registered."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -54,7 +55,6 @@ def ls(
         from medseg_attack.explain import explained
 
         rows = [dict(explained(name)) for name in registry.names(kind)]
-        rows = rows if json else [{key: row[key] for key in row if key != "what"} for row in rows]
     if kind == "model":
         from medseg_attack.models.smp import count_parameters
 
@@ -62,9 +62,34 @@ def ls(
     if json:
         terminal.print_json(rows)
         return
+    if kind == "attack":
+        _print_attacks(rows)
+        return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in rows[0]:
         table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else value or "" for value in row.values()))
     terminal.out().print(table)
+
+
+def _print_attacks(rows: Sequence[dict[str, Any]]) -> None:
+    """Attacks by family: of each one its name, what it does or costs, and below that its options."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from medseg_attack.explain import FAMILIES, family
+
+    width = max(len(row["name"]) for row in rows)
+    for of in FAMILIES:
+        table = Table(title=of, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+        table.add_column(width=width, no_wrap=True)
+        table.add_column(overflow="fold")
+        for row in (row for row in rows if family(row["name"]) == of):
+            said = row["what"]
+            if "passes" in row:
+                said = f"{row['threat']}; norm {row['norm']}; passes {row['passes']}; {row['paper']}"
+            options = row.get("options", row.get("defaults", ""))
+            table.add_row(row["name"], Text.assemble(said, (f"\n{options}" if options else "", "dim")))
+        terminal.out().print(table)
+        terminal.out().print()

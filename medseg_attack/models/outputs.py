@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError
@@ -26,7 +27,7 @@ class Output(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Raises InputError if the answer has no such part, or more than one and none was named."""
-        answer = self.net(x)
+        answer = self._asked(x)
         for step in filter(None, self.path.split(".")):
             answer = _part(answer, step, self.path, self.dims)
         if isinstance(answer, Tensor) and answer.ndim == self.dims + 2:
@@ -36,6 +37,18 @@ class Output(nn.Module):
             f"expected maps of shape (batch, classes, {axes}) "
             f"from the network, got {described(answer)}; name the part that is meant with output="
         )
+
+    def _asked(self, x: Tensor) -> Any:
+        try:
+            return self.net(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            told = str(error).strip().splitlines()[-1]
+            raise InputError(
+                f"expected an answer from the network to an input of shape {tuple(x.shape)}, got {told!r}; check its "
+                "dims=, channels= and size="
+            ) from error
 
 
 def _part(answer: Any, step: str, path: str, dims: int) -> Any:

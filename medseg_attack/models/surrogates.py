@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.parts import every, mapped
 from medseg_attack.registry import register
 from medseg_attack.types import Task
 
@@ -67,15 +67,7 @@ def pinned(attack: Any, victim: Path, models: Sequence[Path]) -> Any:
     Raises:
         InputError: a surrogate is no checkpoint, or is to be trained first, or there are no others.
     """
-    if isinstance(attack, tuple):
-        return tuple(pinned(part, victim, models) for part in attack)
-    if isinstance(attack, functools.partial):
-        return _found(attack, victim, models)
-    if not is_dataclass(attack) or isinstance(attack, type):
-        return attack
-    parts = {one.name: getattr(attack, one.name) for one in fields(attack) if one.init}
-    new = {name: pinned(part, victim, models) for name, part in parts.items()}
-    return replace(attack, **new) if any(new[name] is not parts[name] for name in parts) else attack
+    return mapped(attack, lambda part: _found(part, victim, models) if isinstance(part, functools.partial) else None)
 
 
 def _found(made: "functools.partial[SegModel]", victim: Path, models: Sequence[Path]) -> Any:
@@ -92,11 +84,6 @@ def _found(made: "functools.partial[SegModel]", victim: Path, models: Sequence[P
 
 def surrogates(attack: Any) -> Iterator[str]:
     """Folder and hash of every checkpoint that a pinned attack brings along."""
-    if isinstance(attack, functools.partial) and attack.func is checkpoint:
-        yield f"{attack.keywords['folder']} {attack.keywords['content']}"
-    elif isinstance(attack, tuple):
-        for part in attack:
-            yield from surrogates(part)
-    elif is_dataclass(attack) and not isinstance(attack, type):
-        for one in fields(attack):
-            yield from surrogates(getattr(attack, one.name))
+    for part in every(attack):
+        if isinstance(part, functools.partial) and part.func is checkpoint:
+            yield f"{part.keywords['folder']} {part.keywords['content']}"
