@@ -120,11 +120,11 @@ def medattack(*words: object) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("configuration", "spacing", "patch"),
-    [("3d_fullres", [1.3, 1.1, 0.9], [24, 32, 40]), ("2d", [1.1, 0.9], [32, 40])],
+    ("configuration", "spacing", "patch", "least"),
+    [("3d_fullres", [1.3, 1.1, 0.9], [24, 32, 40], 0.5), ("2d", [1.1, 0.9], [32, 40], 0.2)],
 )
 def test_our_model_predicts_what_nnunet_predicts_and_is_attacked(
-    configuration: str, spacing: list[float], patch: list[int], tmp_path: Path, real_data: Any
+    configuration: str, spacing: list[float], patch: list[int], least: float, tmp_path: Path, real_data: Any
 ) -> None:
     toy = Toy(tmp_path, real_data("msd_hippocampus"))
     folder = toy.train(configuration, spacing, patch)
@@ -142,7 +142,7 @@ def test_our_model_predicts_what_nnunet_predicts_and_is_attacked(
         f"\n{configuration}: Dice {ours:.5f}, nnU-Net's {theirs:.5f}; voxels that differ where it sums in float32 and "
         f"in half: {differ}"
     )
-    assert ours > 0.5
+    assert ours > least  # trained at all: an empty prediction is easily the same
     assert sum(differ[0]) == 0
     assert abs(ours - theirs) < 1e-4
     words = ["--data", toy.data.root, "--model", spec, "--split", "test", "--attack", "pgd(steps=3)", "--eps", "8/255"]
