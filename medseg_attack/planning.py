@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from medseg_attack.benchmark import Benchmark, among, known
+from medseg_attack.errors import InputError
 from medseg_attack.evaluate import attack_chunk, chunks
 from medseg_attack.fitting import tried
 from medseg_attack.models.segmodel import frozen
@@ -38,6 +39,10 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
     """
     for given in benchmark.models:
         refs = benchmark.refs(given)
+        if not refs:
+            raise InputError(
+                f"expected cases in the {benchmark.study.split} split of {benchmark.data.root}, got none; check --split"
+            )
         groups = chunks(refs)
         cases = [benchmark.data.read(ref) for ref in groups[len(groups) // 2][: benchmark.batch_size]]
         share = len(refs) / len(cases)

@@ -100,7 +100,7 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
         saved.append(
             {"scan": scan, "path": twin.written, "source": twin.path, "slices": here, "channels": list(twin.channels)}
         )
-    write_json(run / FOLDER / MANIFEST, {"files": saved})
+    write_json(run / FOLDER / MANIFEST, {"which": which, "files": saved})
 
 
 def _of_scans(header: Mapping[str, Any]) -> bool:
@@ -146,6 +146,7 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
     manifest = read_json(run / FOLDER / MANIFEST)
     files = manifest["files"]
     values, found = read_twins(run, data, files)
+    found += _left_out(run, data, manifest)
     found += [
         Mismatch(one["scan"], f"{one['path']} is missing or not the segmentation that was written (sha256)")
         for one in manifest.get("segmentations", ())
@@ -155,6 +156,28 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
     yield from found
     if not found:
         RunFolder(run).seal({"files": len(files), "cases": len(values)})
+
+
+def _left_out(run: Path, data: Prepared, manifest: Mapping[str, Any]) -> list[Mismatch]:
+    """Files that the run wrote and its list no longer has: all of them, or as many as were asked for."""
+    rows = RunFolder(run).rows()
+    cases, scans = set(rows["case"]), sorted(set(rows["volume"]))
+    whole = _of_scans(read_json(run / "run.json"))
+    written = {
+        twin.written: scan
+        for scan in scans
+        for twin in twins_of(data.records[scan])
+        if cases & set(_ids(data, scan, twin, whole))
+    }
+    listed = {file["path"] for file in manifest["files"]}
+    which = manifest.get("which", "all")
+    strangers = sorted(listed - written.keys())
+    if strangers:
+        return [Mismatch(run.name, f"{strangers[0]} is no file of the run's scans")]
+    if which == "all":
+        return [Mismatch(scan, f"{path} is not in {MANIFEST}") for path, scan in written.items() if path not in listed]
+    n = min(int(which.partition(":")[2]), len(written))
+    return [] if len(listed) >= n else [Mismatch(run.name, f"{MANIFEST} lists {len(listed)} files of {n}")]
 
 
 def read_twins(
@@ -200,8 +223,8 @@ def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[st
     channels = file.get("channels", [0])
     if stored.shape[2:] != tuple(record["shape"][1:]) or len(stored) != len(channels):
         return  # there is no slice to score
-    of_file = next(one for one in twins_of(record) if one.written == file["path"])
-    for n, values_of in zip(of_file.slices, stored.swapaxes(0, 1), strict=True):
+    slices = {twin.written: twin.slices for twin in twins_of(record)}.get(file["path"], ())  # none: told elsewhere
+    for n, values_of in zip(slices, stored.swapaxes(0, 1), strict=False):
         if n in file["slices"]:
             case = values.setdefault(record["case_ids"][n], np.array(data.stored(file["scan"])[:, n]))
             case[channels] = values_of

@@ -100,8 +100,9 @@ def test_dice_from_disk_is_dice_in_memory_to_the_last_pixel(study: tuple[Path, P
     result = medattack("verify", runs, "--json")
     found = json.loads(result.stdout)
     assert len(found) == len(list(runs.rglob("run.json")))
-    attacked = {Path(one["run"]).name.split("_", 1)[1] for one in found}
-    assert all(any(run.startswith(name) for run in attacked) for name in (*ATTACKS, *LEARNS, "transfer"))
+    configs = [json.loads((Path(one["run"]) / "config.json").read_text())["attack"] for one in found]
+    built = {registry.spec(registry.build(short(name), "attack")).partition("(")[0] for name in (*ATTACKS, *LEARNS)}
+    assert {config.partition("(")[0] for config in configs} >= built | {"transfer"}
     assert all(one["verified"] for one in found), found
 
 
@@ -231,6 +232,18 @@ def test_tampering_is_caught_by_name(
     assert said in " ".join(result.stdout.split())
     scan = twin.name.partition("_0000")[0] if twin.suffix == ".gz" else "case"
     assert scan in result.stdout
+
+
+@pytest.mark.parametrize("keep", [slice(1, None), slice(0)])
+def test_a_shortened_list_of_files_is_caught(study: tuple[Path, Path], tmp_path: Path, keep: slice) -> None:
+    shutil.copytree(study[0], tmp_path / "runs")
+    run = next(file.parent for file in sorted((tmp_path / "runs").rglob("run.json")) if "fgsm" in file.parent.name)
+    manifest = run / "adversarial" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    gone = content["files"][0]["path"]
+    manifest.write_text(json.dumps(content | {"files": content["files"][keep]}))
+    said = " ".join(medattack("verify", run, code=1).stdout.split())
+    assert f"{gone} is not in manifest.json" in said
 
 
 def test_rows_that_were_changed_are_caught(study: tuple[Path, Path], tmp_path: Path) -> None:

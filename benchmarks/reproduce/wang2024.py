@@ -52,7 +52,9 @@ def stronger(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
 
 
 def said(what: str, found: Difference) -> str:
-    sure = "yes" if found.low > 0 else "no, the reverse" if found.high < 0 else "undecided"
+    sure = "undecided"
+    if found.p < 0.05:  # interval and test must agree
+        sure = "yes" if found.low > 0 else "no, the reverse" if found.high < 0 else sure
     return f"- {what}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {_p(found.p)}: **{sure}**"
 
 

@@ -79,7 +79,8 @@ def compare(
     rules = [parse(text) for text in fail_if or []]
     rows, old = _rows(runs, reference, allow_partial)
     table = every = summary(rows, unit=unit, empty=empty, header=HEADER)
-    flags = of_stored(map(Path, rows["run"].unique()))
+    both = [table for table in (rows, old) if table is not None]  # a flag of the reference counts for the gate, too
+    flags = of_stored(Path(run) for table in both for run in table["run"].unique())
     content: dict[str, Any] = {
         "unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": [one.record() for one in flags],
     }  # fmt: skip
