@@ -16,7 +16,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 KINDS = ("attack", "ball", "criterion", "dataset", "goal", "metric", "model", "network", "objective")
 VALUES = ("metric", "objective")  # kinds whose functions are used as they are; elsewhere a function is a factory
-_MODULES = ("balls", "region", "criteria", "goals", "objectives", "stored_goals")
+_MODULES = ("balls", "region", "criteria", "goals", "objectives", "stored_goals", "weighted")
 _PACKAGES = ("attacks", "data", "metrics", "models")
 
 

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import SupportsInt
 
+MOST = 20  # names that a sentence can hold
+
 
 class InputError(ValueError):
     """Bad input in one sentence: *expected ..., got ...; do ...*, naming the file, case or field.
@@ -30,5 +32,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
-    guess = f"did you mean {' or '.join(close)}? " if close else ""
-    return f"{guess}There is: {', '.join(known) or 'nothing'}"
+    start = f"did you mean {' or '.join(close)}? There" if close else "there"
+    if len(known) > MOST:
+        return f"{start} are {len(known)}, among them {', '.join(known[:: len(known) // 5][:5])}"
+    return f"{start} is: {', '.join(known) or 'nothing'}"

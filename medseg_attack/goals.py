@@ -13,6 +13,7 @@ from medseg_attack.errors import InputError, nearest
 from medseg_attack.objectives import bce
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Case, LogOdds, Mask, Objective, Task
+from medseg_attack.weighted import TOWARD
 
 
 @runtime_checkable
@@ -263,4 +264,5 @@ class Toward:
     def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Tensor:
         if not isinstance(self.goal, Stated):
             raise InputError(f"expected {spec(self.goal)} within a task, got it unbound; state it .within(task)")
-        return -self.objective(log_odds, self.goal(target), progress)
+        objective = TOWARD.get(self.objective, self.objective)
+        return -objective(log_odds, self.goal(target), progress)

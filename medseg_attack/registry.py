@@ -171,11 +171,16 @@ def _called(node: ast.expr, text: str) -> str:
 
 def _known(name: str, kind: str | None) -> Entry:
     entry = entries.get(name)
+    if entry is None and kind is None:
+        raise InputError(
+            f"unknown name: expected one that is registered, got {name!r}; write it in quotes if it is a text, such as "
+            f"an organ, or look it up with 'medattack ls': {nearest(name, entries)}"
+        )
     if entry is None or (kind is not None and entry.kind != kind):
-        what = kind or "name"
-        there = names(kind) if kind else list(entries)
         found = f"the {entry.kind} {name!r}" if entry else f"{name!r}"
-        raise InputError(f"unknown {what}: expected one that is registered, got {found}; {nearest(name, there)}")
+        raise InputError(
+            f"unknown {kind}: expected one that is registered, got {found}; {nearest(name, names(str(kind)))}"
+        )
     return entry
 
 

@@ -12,8 +12,9 @@ from medseg_attack.attacks.apgd import APGD, checkpoints, phases
 from medseg_attack.attacks.compose import sea
 from medseg_attack.balls import L2, Linf
 from medseg_attack.errors import InputError
-from medseg_attack.objectives import bce, margin, masked_bce
+from medseg_attack.objectives import bce, margin
 from medseg_attack.types import Attack, LogOdds, Mask, Task
+from medseg_attack.weighted import masked_bce
 
 SEEDS = [1, 2, 3]
 

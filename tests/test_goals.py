@@ -1,6 +1,7 @@
 """Goals on masks that can be drawn by hand, `toward` them, and the rules of success."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from medseg_attack.balls import Linf
 from medseg_attack.crafting import told
 from medseg_attack.criteria import ByDice, ByMiou, ByPixels, Criterion
 from medseg_attack.errors import InputError
+from medseg_attack.forms import EXCLUSIVE_ONLY, suited, unmasked
 from medseg_attack.goals import Erase, Grow, Shift, Shrink, Stated, Swap, Toward, all_background
-from medseg_attack.objectives import bce, cosine_bce, cosine_ce, margin, suited
+from medseg_attack.objectives import bce, ce, margin
 from medseg_attack.stored_goals import AnotherPatient, FromFile
 from medseg_attack.types import Case, Mask, Stack, Task, Window
+from medseg_attack.weighted import TOWARD, cosine_bce, cosine_ce, masked_bce, progressive_ce
 
 FREE = Task("free", ("a", "b"))
 ONE = Task("one", ("background", "a", "b"), exclusive=True)
@@ -35,6 +38,19 @@ def case(
     target: Mask, spacing_mm: tuple[float, float] = (1.0, 1.0), group: str = "p", stack: Stack | None = None
 ) -> Case:
     return Case(f"{group}1", group, group, torch.zeros(1, *target.shape[1:]), target, spacing_mm, Window(0, 1), stack)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A goal that is one mask, whatever the truth."""
+
+    mask: Mask
+
+    def within(self, task: Task) -> Stated:
+        return Stated(self, task)
+
+    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+        return self.mask
 
 
 def stated(goal: object, task: Task, truth: Mask, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> Stated:
@@ -162,6 +178,43 @@ def test_toward_climbs_the_form_of_its_task() -> None:
     truth = model.decide(model(image))
     attacked = [PGD(Linf(0.2), Toward(one, goal), steps=2)(model, image, truth, [1]) for one in (cosine_bce, cosine_ce)]
     assert torch.equal(attacked[0].image, attacked[1].image)
+
+
+@pytest.mark.parametrize("name", [registry.spec(objective) for objective in TOWARD])
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_what_weighs_entries_pushes_towards_a_goal_what_is_not_there_yet(name: str, progress: float) -> None:
+    objective = registry.build(name, "objective")
+    task = ONE if objective in EXCLUSIVE_ONLY else FREE
+    goal = drawing(["aab.bbbbbb"] if task.exclusive else ["aa.....bb."], task)
+    model = registry.build("oracle", "model")(task).double().eval()
+    log_odds = torch.randn(goal.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 3
+    log_odds = (log_odds.log_softmax(1) if task.exclusive else log_odds).requires_grad_()
+    there = model.decide(log_odds.detach()) == goal
+    there = there.all(1, keepdim=True).expand_as(goal) if task.exclusive else there
+    assert there.any()
+    assert not there.all()
+    climbed = Toward(objective, Stated(Drawn(goal), task))
+    slope = torch.autograd.grad(climbed(log_odds, ~goal, progress).sum(), log_odds)[0]
+    missing = ~there & goal
+    assert (slope[missing] > 0).all()
+    if name.startswith("masked") or name.startswith("balanced") or (name.startswith("progressive") and progress == 0):
+        assert (slope[there] == 0).all()
+
+
+def test_whether_steps_towards_a_goal_pay_is_told_without_masks() -> None:
+    assert unmasked(Toward(masked_bce, Erase("a"))) == Toward(bce, Erase("a"))
+    assert unmasked(Toward(bce, Erase("a"))) is None
+
+
+def test_targeted_weights_are_the_rest_to_one() -> None:
+    """SegPGD's of arXiv 2207.12391 and CosPGD's of arXiv 2302.02213, eq. 6."""
+    goal = drawing(["b"], ONE)
+    log_odds = torch.tensor([[5.0, 0.0, 0.0]]).log_softmax(1).view(1, 3, 1, 1)
+    log_odds = log_odds - torch.log1p(-log_odds.exp())  # log-odds of a softmax
+    cosine = 1 / math.sqrt(math.exp(5) ** 2 + 2)  # 0.0067
+    loss = -ce(log_odds, goal).item()
+    assert Toward(cosine_ce, Stated(Drawn(goal), ONE))(log_odds, goal).item() == pytest.approx((1 - cosine) * loss)
+    assert Toward(progressive_ce, Stated(Drawn(goal), ONE))(log_odds, goal, 0.5).item() == pytest.approx(0.75 * loss)
 
 
 def test_every_attack_can_be_sent_towards_a_goal() -> None:

@@ -9,17 +9,12 @@ from torch.autograd import gradcheck
 from medseg_attack import registry
 from medseg_attack.attacks.wang2024 import bce_swapped, dice_focal_swapped, dice_swapped, focal_swapped
 from medseg_attack.errors import InputError
+from medseg_attack.forms import EXCLUSIVE_ONLY, SOFTMAX_FORM, suited
 from medseg_attack.models.segmodel import softmax_log_odds
 from medseg_attack.objectives import (
-    EXCLUSIVE_ONLY,
-    SOFTMAX_FORM,
-    balanced_bce,
-    balanced_ce,
     bce,
     bce_dice,
     ce,
-    cosine_bce,
-    cosine_ce,
     dice_focal,
     dlr,
     focal,
@@ -28,17 +23,22 @@ from medseg_attack.objectives import (
     js_softmax,
     margin,
     margin_softmax,
+    soft_dice,
+    spherical,
+)
+from medseg_attack.types import Objective, Task
+from medseg_attack.weighted import (
+    balanced_bce,
+    balanced_ce,
+    cosine_bce,
+    cosine_ce,
     masked_bce,
     masked_ce,
     masked_margin,
     masked_spherical,
     progressive_bce,
     progressive_ce,
-    soft_dice,
-    spherical,
-    suited,
 )
-from medseg_attack.types import Objective, Task
 
 OBJECTIVES = [name for name in registry.names("objective") if name != "toward"]  # needs a task: test_goals.py
 DETACHED = ("cosine_bce", "cosine_ce")  # their weights are no part of the gradient

@@ -15,8 +15,9 @@ from medseg_attack.attacks.padam import PAdam
 from medseg_attack.attacks.variations import Shrunk, blurred, reach
 from medseg_attack.balls import L2, Linf
 from medseg_attack.errors import InputError
-from medseg_attack.objectives import bce, margin, masked_bce, progressive_bce
+from medseg_attack.objectives import bce, margin
 from medseg_attack.types import Attack, Task
+from medseg_attack.weighted import masked_bce, progressive_bce
 
 SEEDS = [1, 2, 3]
 DENSE = ("masked_bce", "balanced_bce", "masked_margin", "progressive_bce", "cosine_bce", "js")

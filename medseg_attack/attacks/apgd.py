@@ -13,7 +13,8 @@ from medseg_attack.attacks.baselines import judged, scored
 from medseg_attack.attacks.variations import reseeded, wide
 from medseg_attack.balls import Linf
 from medseg_attack.errors import InputError
-from medseg_attack.objectives import UNMASKED, bce, suited
+from medseg_attack.forms import suited, unmasked
+from medseg_attack.objectives import bce
 from medseg_attack.registry import register, with_eps
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
 
@@ -166,7 +167,7 @@ class _Ascent:
         climbed = self.objective(log_odds, self.target, done / self.total)
         (grad,) = torch.autograd.grad(climbed.sum(), x)
         log_odds = log_odds.detach()
-        watched = UNMASKED.get(self.objective)
+        watched = unmasked(self.objective)
         height = climbed.detach() if watched is None else watched(log_odds, self.target, 1.0)
         seen = scored(self.model, self.ball, x, self.image, self.model.decide(log_odds), self.target)
         return _Point(x.detach(), height, grad), seen

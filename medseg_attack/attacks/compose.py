@@ -13,9 +13,10 @@ from medseg_attack.attacks.square import Square
 from medseg_attack.attacks.variations import reseeded
 from medseg_attack.balls import Linf
 from medseg_attack.errors import InputError, nearest
-from medseg_attack.objectives import balanced_bce, bce, cosine_bce, js, masked_bce, masked_margin, soft_dice
+from medseg_attack.objectives import bce, js, soft_dice
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Adversarial, Attack, Ball, Image, LogOdds, Mask, Model, Objective, Task
+from medseg_attack.weighted import balanced_bce, cosine_bce, masked_bce, masked_margin
 
 WIDER = (2.0, 1.5, 1.0)
 OVER = 1.0  # the harm of an image on which every organ is lost: there is no worse

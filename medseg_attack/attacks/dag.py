@@ -1,26 +1,25 @@
 """Attacks that take steps of a stated size until they crossed the boundary: DAG, JSMA."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_attack.attacks.minimal import Moved, Search, check, slope, swept, walk, wide
+from medseg_attack.attacks.minimal import Least, Moved, Search, check, slope, walk, wide
 from medseg_attack.balls import L0, TINY, Linf
 from medseg_attack.criteria import ByPixels, Criterion
 from medseg_attack.errors import InputError
 from medseg_attack.goals import Goal
 from medseg_attack.registry import About, register
-from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds
 
 WIDEST = Linf(64 / 255)
 
 
 @register("dag", kind="attack")
 @dataclass(frozen=True)
-class Dag:
+class Dag(Least):
     """Small steps against the entries that are not adversarial yet (DAG; Xie et al., ICCV 2017, arXiv 1703.08603).
 
     The gradient of their summed margins, divided by its largest entry, is added until the case succeeds; so the change
@@ -42,16 +41,7 @@ class Dag:
         if not self.step_size > 0:
             raise InputError(f"expected step_size > 0, got {self.step_size:g}; check the attack")
 
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return next(self.sweep(model, image, target, seeds, [self.ball]))
-
-    def sweep(
-        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
-    ) -> Iterator[Adversarial]:
-        """One search, cut to each ball."""
-        return swept(self, self._search, model, image, target, balls)
-
-    def _search(self, found: Search) -> tuple[Adversarial, Tensor]:
+    def search(self, found: Search) -> tuple[Adversarial, Tensor]:
         def move(x: Image, log_odds: LogOdds) -> Moved:
             grad = slope(found.excess(log_odds).clamp(max=0), x)
             return x + self.step_size * grad / (wide(grad.abs().flatten(1).amax(1), grad) + TINY), 1
@@ -61,7 +51,7 @@ class Dag:
 
 @register("jsma", kind="attack", about=About(norm="least l0"))
 @dataclass(frozen=True)
-class Jsma:
+class Jsma(Least):
     """The few pixels that matter most, changed as far as they go (JSMA; Papernot et al., arXiv 1511.07528).
 
     Saliency is the product of what a pixel does for the wanted class and against the others, summed over the entries
@@ -87,16 +77,7 @@ class Jsma:
                 f"expected 0 < share <= 1 and theta > 0, got {self.share:g} and {self.theta:g}; check them"
             )
 
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return next(self.sweep(model, image, target, seeds, [self.ball]))
-
-    def sweep(
-        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
-    ) -> Iterator[Adversarial]:
-        """One search, cut to each ball."""
-        return swept(self, self._search, model, image, target, balls)
-
-    def _search(self, found: Search) -> tuple[Adversarial, Tensor]:
+    def search(self, found: Search) -> tuple[Adversarial, Tensor]:
         n = max(1, round(self.share * found.image[0].numel()))
 
         def move(x: Image, log_odds: LogOdds) -> Moved:

@@ -1,6 +1,6 @@
 """DeepFool: steps to the boundary that is nearest if the model is linear."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -9,19 +9,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.dag import WIDEST
-from medseg_attack.attacks.minimal import Moved, Search, check, length, swept, walk, wide
+from medseg_attack.attacks.minimal import Least, Moved, Search, check, length, walk, wide
 from medseg_attack.balls import TINY, Linf
 from medseg_attack.criteria import ByPixels, Criterion
 from medseg_attack.goals import Goal
 from medseg_attack.registry import register
-from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, PerSample
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, PerSample
 
 NUDGE = 1e-4  # of the norm, as in the released code: a step that [0, 1] cuts would creep up to the boundary for ever
 
 
 @register("deepfool", kind="attack")
 @dataclass(frozen=True)
-class DeepFool:
+class DeepFool(Least):
     """Steps to the nearest boundary of a model taken as linear (Moosavi-Dezfooli et al., arXiv 1511.04599, alg. 2).
 
     Dense by our adaptation: the entries that are not adversarial yet add up to one function, whose zero is stepped to.
@@ -44,16 +44,7 @@ class DeepFool:
     def __post_init__(self) -> None:
         check(self, "linf", "l2")
 
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return next(self.sweep(model, image, target, seeds, [self.ball]))
-
-    def sweep(
-        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
-    ) -> Iterator[Adversarial]:
-        """One search, cut to each ball."""
-        return swept(self, self._search, model, image, target, balls)
-
-    def _search(self, found: Search) -> tuple[Adversarial, Tensor]:
+    def search(self, found: Search) -> tuple[Adversarial, Tensor]:
         def move(x: Image, log_odds: LogOdds) -> Moved:
             nearest, direction = torch.full_like(x.detach().flatten(1)[:, 0], torch.inf), torch.zeros_like(x)
             backwards = torch.zeros(len(x), dtype=torch.int64, device=x.device)

@@ -12,9 +12,11 @@ from medseg_attack.attacks.baselines import judged, scored
 from medseg_attack.attacks.variations import Shrunk, blurred, reach, reseeded, scaled
 from medseg_attack.balls import Linf
 from medseg_attack.errors import InputError
-from medseg_attack.objectives import bce, cosine_bce, progressive_bce, suited
+from medseg_attack.forms import suited
+from medseg_attack.objectives import bce
 from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective
+from medseg_attack.weighted import cosine_bce, progressive_bce
 
 
 @register("pgd", kind="attack")

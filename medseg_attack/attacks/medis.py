@@ -5,7 +5,7 @@ stretched to [0, 1] per image, are handed on as if they were logits, boundary we
 wrong.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.baselines import judged
-from medseg_attack.attacks.minimal import Moved, Search, check, slope, swept, walk
+from medseg_attack.attacks.minimal import Least, Moved, Search, check, slope, walk
 from medseg_attack.balls import Linf
 from medseg_attack.criteria import ByMiou, Criterion
 from medseg_attack.errors import InputError
+from medseg_attack.forms import suited
 from medseg_attack.goals import Goal, Toward
 from medseg_attack.objectives import bce, bce_dice
 from medseg_attack.registry import About, register, spec
@@ -160,7 +161,7 @@ def _lovasz(z: Maps, y: Maps) -> PerSample:
 
 @register("igsm", kind="attack", about=About(paper="Shukla et al., Multimedia Tools and Applications 2023"))
 @dataclass(frozen=True)
-class Igsm:
+class Igsm(Least):
     """Steps along the signs until the case succeeds: MedIS with one loss (Shukla et al. 2023).
 
     Updates are counted, so that the change is step_size times their number; the published step count is one more.
@@ -181,18 +182,9 @@ class Igsm:
         if not self.step_size > 0:
             raise InputError(f"expected step_size > 0, got {self.step_size:g}; check the attack")
 
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return next(self.sweep(model, image, target, seeds, [self.ball]))
-
-    def sweep(
-        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
-    ) -> Iterator[Adversarial]:
-        """One search, cut to each ball."""
-        return swept(self, self._search, model, image, target, balls)
-
-    def _search(self, found: Search) -> tuple[Adversarial, Tensor]:
+    def search(self, found: Search) -> tuple[Adversarial, Tensor]:
         goal = found.aim.goal
-        climbed = self.objective if goal is None else Toward(self.objective, goal)
+        climbed = suited(self.objective if goal is None else Toward(self.objective, goal), found.aim.task)
 
         def move(x: Image, log_odds: LogOdds) -> Moved:
             return x + self.step_size * slope(climbed(log_odds, found.target), x).sign(), 1

@@ -5,6 +5,7 @@ is the largest one that counts. A case whose least change is larger, or of which
 untouched image comes back with `success` False, and tables count it as such. So one search serves every eps.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from medseg_attack.aims import Aim
 from medseg_attack.attacks.baselines import judged
+from medseg_attack.criteria import Criterion
 from medseg_attack.errors import InputError
+from medseg_attack.goals import Goal
 from medseg_attack.registry import spec
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, PerSample
 
@@ -55,20 +58,29 @@ class Search:
         return replace(judged(self.model, ball, x, self.image, self.target), success=success, passes=passes)
 
 
-def swept(
-    attack: Any,
-    search: Callable[[Search], tuple[Adversarial, Tensor | None]],
-    model: Model,
-    image: Image,
-    target: Mask,
-    balls: Sequence[Ball],
-) -> Iterator[Adversarial]:
-    """What one search finds, cut to each of several balls of one norm."""
-    aim = Aim.of(attack.goal, attack.success, model.task)
-    found = Search(model, max(balls, key=lambda ball: ball.limit), aim, image, target)
-    best, passes = search(found)
-    for ball in balls:
-        yield found.within(best, ball, passes)
+class Least(ABC):
+    """An attack that looks for the least change; a frozen dataclass says how in `search`."""
+
+    ball: Ball
+    goal: Goal | None
+    success: Criterion
+
+    @abstractmethod
+    def search(self, found: Search) -> tuple[Adversarial, Tensor | None]:
+        """The smallest success of each sample, or how far it came; and its passes, if samples stop by themselves."""
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return next(self.sweep(model, image, target, seeds, [self.ball]))
+
+    def sweep(
+        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
+    ) -> Iterator[Adversarial]:
+        """One search, cut to each of several balls of one norm."""
+        aim = Aim.of(self.goal, self.success, model.task)
+        found = Search(model, max(balls, key=lambda ball: ball.limit), aim, image, target)
+        best, passes = self.search(found)
+        for ball in balls:
+            yield found.within(best, ball, passes)
 
 
 Moved: TypeAlias = tuple[Image, Int[Tensor, "b"] | int]  # where to, and the backward passes that it took

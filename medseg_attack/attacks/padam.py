@@ -9,7 +9,8 @@ from medseg_attack.attacks.baselines import judged, scored
 from medseg_attack.attacks.variations import reach
 from medseg_attack.balls import Linf
 from medseg_attack.errors import InputError
-from medseg_attack.objectives import bce, suited
+from medseg_attack.forms import suited
+from medseg_attack.objectives import bce
 from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
 

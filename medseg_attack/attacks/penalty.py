@@ -1,6 +1,6 @@
 """Least L2 changes by trading their size against a loss: C&W, L-BFGS, ASMA."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_attack.attacks.minimal import Search, check, slope, swept, wide
+from medseg_attack.attacks.minimal import Least, Search, check, slope, wide
 from medseg_attack.balls import L2, TINY
 from medseg_attack.criteria import ByPixels, Criterion
 from medseg_attack.errors import InputError
 from medseg_attack.goals import Erase, Goal
 from medseg_attack.registry import About, register
-from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, PerSample
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, PerSample
 
 WIDEST = L2(20.0)
 
@@ -29,7 +29,7 @@ def _next(price: PerSample, low: PerSample, high: PerSample, reached: Tensor) ->
 
 @register("cw", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
-class CarliniWagner:
+class CarliniWagner(Least):
     """Least squares plus a price on entries that are not adversarial (Carlini & Wagner, S&P 2017, arXiv 1608.04644).
 
     The price is searched for each case by itself, by bisection. Adam works on the image and is cut to [0, 1]: the
@@ -54,16 +54,7 @@ class CarliniWagner:
         if self.searches < 1:
             raise InputError(f"expected searches >= 1, got {self.searches}; check the attack")
 
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return next(self.sweep(model, image, target, seeds, [self.ball]))
-
-    def sweep(
-        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
-    ) -> Iterator[Adversarial]:
-        """One search, cut to each ball."""
-        return swept(self, self._search, model, image, target, balls)
-
-    def _search(self, found: Search) -> tuple[Adversarial, None]:
+    def search(self, found: Search) -> tuple[Adversarial, None]:
         best = found.seen(found.image, found.model(found.image))
         price = torch.full_like(best.size, self.price)
         low, high = torch.zeros_like(price), torch.full_like(price, torch.inf)
@@ -91,7 +82,7 @@ class CarliniWagner:
 
 @register("lbfgs", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
-class Lbfgs:
+class Lbfgs(Least):
     """Least squares plus a price on cross-entropy, by L-BFGS within [0, 1] (Szegedy et al., arXiv 1312.6199).
 
     All cases of a batch at once, each with its own memory, step length and price; scipy's optimiser takes one at a
@@ -116,16 +107,7 @@ class Lbfgs:
         if self.searches < 1:
             raise InputError(f"expected searches >= 1, got {self.searches}; check the attack")
 
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return next(self.sweep(model, image, target, seeds, [self.ball]))
-
-    def sweep(
-        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
-    ) -> Iterator[Adversarial]:
-        """One search, cut to each ball."""
-        return swept(self, self._search, model, image, target, balls)
-
-    def _search(self, found: Search) -> tuple[Adversarial, None]:
+    def search(self, found: Search) -> tuple[Adversarial, None]:
         best = found.seen(found.image, found.model(found.image))
         price = torch.full_like(best.size, self.price)
         low, high = torch.zeros_like(price), torch.full_like(price, torch.inf)
@@ -195,7 +177,7 @@ def _newton(grad: Flat, pairs: Sequence[tuple[Flat, Flat]], unit: PerSample) -> 
 
 @register("asma", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
-class Asma:
+class Asma(Least):
     """Raises the wanted class where it is not yet seen, less the change's square (Ozbulak et al., arXiv 1907.13124).
 
     Targeted alone. Steps grow with the overlap that is reached. Exclusive tasks raise log-probabilities, since raw
@@ -222,16 +204,7 @@ class Asma:
                 "expected a goal for asma, which can only go towards one, got none; give goal=erase('liver')"
             )
 
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return next(self.sweep(model, image, target, seeds, [self.ball]))
-
-    def sweep(
-        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
-    ) -> Iterator[Adversarial]:
-        """One search, cut to each ball."""
-        return swept(self, self._search, model, image, target, balls)
-
-    def _search(self, found: Search) -> tuple[Adversarial, None]:
+    def search(self, found: Search) -> tuple[Adversarial, None]:
         assert found.aim.goal is not None
         wanted, task = found.aim.goal(found.target), found.aim.task
         x = found.image

@@ -1,7 +1,6 @@
 """Least Linf and L2 changes by constrained optimisation: ALMAProx, PDPGD and PDGD."""
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.dag import WIDEST
-from medseg_attack.attacks.minimal import Search, check, length, slope, swept, wide
+from medseg_attack.attacks.minimal import Least, Search, check, length, slope, wide
 from medseg_attack.balls import L2, TINY, Linf
 from medseg_attack.criteria import ByPixels, Criterion
 from medseg_attack.errors import InputError
 from medseg_attack.goals import Goal
 from medseg_attack.registry import About, register
-from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, PerSample
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, PerSample
 
 HALVINGS = 40  # of the search for a proximal point: to 1e-12 of its start
 
@@ -40,7 +39,7 @@ def prox_linf(change: Image, weight: PerSample, metric: Image, image: Image) -> 
 
 @register("alma_prox", kind="attack", about=About(norm="least linf"))
 @dataclass(frozen=True)
-class AlmaProx:
+class AlmaProx(Least):
     """Augmented Lagrangian per entry, proximal step in Linf (ALMAProx; Rony et al., CVPR 2023, arXiv 2206.07179).
 
     The penalty's slope is the true one: the released code drops a term for entries that are just not adversarial, so
@@ -64,16 +63,7 @@ class AlmaProx:
         if self.every < 1:
             raise InputError(f"expected every >= 1, got {self.every}; check the attack")
 
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return next(self.sweep(model, image, target, seeds, [self.ball]))
-
-    def sweep(
-        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
-    ) -> Iterator[Adversarial]:
-        """One search, cut to each ball."""
-        return swept(self, self._search, model, image, target, balls)
-
-    def _search(self, found: Search) -> tuple[Adversarial, None]:
+    def search(self, found: Search) -> tuple[Adversarial, None]:
         image = found.image
         change, moment = torch.zeros_like(image), torch.zeros_like(image)
         best = found.seen(image, found.model(image))
@@ -161,7 +151,7 @@ class _Multipliers:
 
 @register("pdpgd", kind="attack")
 @dataclass(frozen=True)
-class PrimalDual:
+class PrimalDual(Least):
     """Descends on norm and constraints while their weights climb (PDPGD, PDGD; Matyasko & Chau, arXiv 2106.01538).
 
     Per entry as in adv_lib: weights are a softmax with one place for the norm. In linf the norm enters through its
@@ -182,16 +172,7 @@ class PrimalDual:
     def __post_init__(self) -> None:
         check(self, "linf", "l2")
 
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return next(self.sweep(model, image, target, seeds, [self.ball]))
-
-    def sweep(
-        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
-    ) -> Iterator[Adversarial]:
-        """One search, cut to each ball."""
-        return swept(self, self._search, model, image, target, balls)
-
-    def _search(self, found: Search) -> tuple[Adversarial, None]:
+    def search(self, found: Search) -> tuple[Adversarial, None]:
         image, in_linf = found.image, isinstance(found.ball, Linf)
         change, first, second = (torch.zeros_like(image) for _ in range(3))
         best = found.seen(image, found.model(image))

@@ -11,7 +11,8 @@ from medseg_attack.attacks.baselines import scored
 from medseg_attack.attacks.variations import reseeded, wide
 from medseg_attack.balls import L2, TINY, Linf, drawn
 from medseg_attack.errors import InputError
-from medseg_attack.objectives import soft_dice, suited
+from medseg_attack.forms import suited
+from medseg_attack.objectives import soft_dice
 from medseg_attack.registry import About, register, spec
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
 
