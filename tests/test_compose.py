@@ -140,7 +140,7 @@ def test_one_organ_of_an_exclusive_task_is_decided_as_the_task_decides() -> None
 
 def test_an_unknown_organ_is_told() -> None:
     model = SegModel(Pulls(), ORGANS).double()
-    with pytest.raises(InputError, match="organ of two, got 'liver'; There is: a, b"):
+    with pytest.raises(InputError, match="organ of two, got 'liver'; there is: a, b"):
         ForOrgan(fgsm(), "liver")(model, images(), truth(model, images()), SEEDS)
     # background is no organ
     with pytest.raises(InputError, match="got 'background'"):

@@ -206,8 +206,8 @@ def test_a_gate_that_could_never_close_is_refused(tmp_path: Path) -> None:
     [
         ("adv_dcie<0.5", "did you mean adv_dice"),
         ("adv_dice<0.5@organ=liver", "stomach"),
-        ("adv_dice<0.5@attack=pgd", "There is: fgsm"),
-        ("adv_dice<0.5@eps=0.5", "There is: 0.01, 0.02"),
+        ("adv_dice<0.5@attack=pgd", "there is: fgsm"),
+        ("adv_dice<0.5@eps=0.5", "there is: 0.01, 0.02"),
         ("adv_nsd<0.5", "adv_hd95_mm"),
     ],
 )

@@ -40,6 +40,7 @@ def compare(
     ] = None,
     deltas: Annotated[bool, typer.Option("--deltas", help="Also per scan: mm, ml, organs lost and made up.")] = False,
     paired: Annotated[bool, typer.Option("--paired", help="Also models two by two, and their ranks.")] = False,
+    costs: Annotated[bool, typer.Option("--costs", help="Passes and seconds in place of shares.")] = False,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
     csv: Annotated[
@@ -84,7 +85,7 @@ def compare(
     content: dict[str, Any] = {
         "unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": [one.record() for one in flags],
     }  # fmt: skip
-    sheets = [compare_sheet(table, keys, sort=sort, unit=unit, empty=empty)]
+    sheets = [compare_sheet(table, keys, sort=sort, unit=unit, empty=empty, costs=costs)]
     if old is not None:
         sheets = [_changes(rows, old, unit, empty, content)]
     if deltas:

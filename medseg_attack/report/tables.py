@@ -1,7 +1,9 @@
 """Which scores stand in which table. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import pandas as pd
 
@@ -116,41 +118,63 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0)
     return " ".join(parts)
 
 
-def compare_sheet(summary: pd.DataFrame, by: Sequence[str], *, sort: str, unit: Unit, empty: Empty) -> Sheet:
-    """Runs side by side; with "organ" among `by`, one row per organ instead of one column."""
+Cell: TypeAlias = "Callable[[pd.Series[float]], str]"
+
+
+def compare_sheet(
+    summary: pd.DataFrame, by: Sequence[str], *, sort: str, unit: Unit, empty: Empty, costs: bool = False
+) -> Sheet:
+    """Runs side by side; with "organ" among `by`, one row per organ instead of one column.
+
+    Args:
+        costs: what each run cost, in the place of the statements of success.
+    """
     summary = _told_apart(summary)
     keys = [*by, *(key for key in [*HEADER, *LESS] if key not in by and summary[key].nunique() > 1)]
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])
-    if sort == "by":
-        table = table.sort_values(keys, kind="stable", key=_rank)
-    else:
-        table = table.sort_values(sort, kind="stable")
+    table = table.sort_values(keys if sort == "by" else sort, kind="stable", key=_rank if sort == "by" else None)
     shown = [] if "organ" in keys else _worst(summary)
-    scores = ["clean", *(f"{organ}_adv" for organ in shown), "adv"]
-    rows = [
-        [*(_key(row, key) for key in keys), *(number(row[score]) for score in scores),
-         between(row["low"], row["high"]) if "organ" not in keys else "",
-         number(row["drop"]), percent(row["relative_drop"]), percent(row["below_half"]), percent(row["missed"]),
-         *_aimed(row)]
-        for _, row in table.iterrows()
-    ]  # fmt: skip
-    columns = [*keys, "clean", *shown, "mean", "95 % CI", "drop", "rel. drop", "< half", "missed", *AIMS]
-    drop = {columns.index("95 % CI")} if "organ" in keys else set()
-    if "organ" in keys:  # success is stated over organs
-        drop |= {columns.index(name) for name in ("rel. drop", "< half", "missed")}
-    if not _has_aims(summary):
-        drop |= {columns.index(name) for name in AIMS}
-    if "organ" in keys:
-        columns[columns.index("mean")] = "adv"
-    kept = [i for i in range(len(columns)) if i not in drop]
+    columns = _columns(keys, shown, costs)
+    aims = AIMS if _has_aims(summary) else ()
+    rows = [[*(cell(row) for cell in columns.values()), *_aimed(row)[: len(aims)]] for _, row in table.iterrows()]
     hidden = len(organs(summary)) - len(shown) if shown else 0
+    spent = " Passes: per case; s: of the whole run." if costs else ""
     return Sheet(
         _title(summary, keys),
-        [columns[i] for i in kept],
-        [[row[i] for i in kept] for row in rows],
-        caption(summary, unit=unit, empty=empty, hidden=hidden),
+        [*columns, *aims],
+        rows,
+        caption(summary, unit=unit, empty=empty, hidden=hidden) + spent,
         left=len(keys),
     )
+
+
+def _columns(keys: Sequence[str], shown: Sequence[str], costs: bool) -> dict[str, Cell]:
+    """Head and cell of each column. Intervals and success are stated over organs: where rows are organs, not at all."""
+    each: dict[str, Cell] = {key: partial(_key, key=key) for key in keys}
+    scores = {"clean": "clean"} | {organ: f"{organ}_adv" for organ in shown}
+    scores |= {"adv" if "organ" in keys else "mean": "adv"}
+    each |= {head: partial(_of, column=column) for head, column in scores.items()}
+    if "organ" not in keys:
+        each["95 % CI"] = lambda row: between(row["low"], row["high"])
+    each["drop"] = partial(_of, column="drop")
+    if costs:
+        return each | {
+            "forward passes": lambda row: f"{row['forwards']:.0f}",
+            "backward passes": lambda row: f"{row['backwards']:.0f}",
+            "s": lambda row: f"{row['seconds']:.0f}",
+        }
+    if "organ" in keys:
+        return each
+    shares = {"rel. drop": "relative_drop", "< half": "below_half", "missed": "missed"}
+    return each | {head: partial(_share, column=column) for head, column in shares.items()}
+
+
+def _of(row: "pd.Series[float]", column: str) -> str:
+    return number(row[column])
+
+
+def _share(row: "pd.Series[float]", column: str) -> str:
+    return percent(row[column])
 
 
 def _told_apart(summary: pd.DataFrame) -> pd.DataFrame:
