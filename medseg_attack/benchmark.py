@@ -13,7 +13,6 @@ import yaml
 from medseg_attack import registry
 from medseg_attack.checks import stored
 from medseg_attack.checks.probes import preflight
-from medseg_attack.crafting import told
 from medseg_attack.data.choice import limited, telling
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.twins import twins_of
@@ -24,6 +23,7 @@ from medseg_attack.fitting import Batches, check_fit, fit_seconds, fitted, needs
 from medseg_attack.models.given import Given
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pinned, surrogates
+from medseg_attack.parts import told
 from medseg_attack.region import check_organ
 from medseg_attack.results import ROWS_VERSION, RunFolder, refuse_other
 from medseg_attack.runtime import deterministic, versions

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from medseg_attack.budgets import Budget
 from medseg_attack.levels import Levels, Stored, noise_of
-from medseg_attack.parts import mapped
+from medseg_attack.metered import Metered
+from medseg_attack.parts import told
 from medseg_attack.registry import with_eps
 from medseg_attack.types import (
     Adversarial,
@@ -21,39 +22,12 @@ from medseg_attack.types import (
     Case,
     Flow,
     Image,
-    LogOdds,
     Mask,
     Model,
     PerChannel,
-    Task,
     informed,
 )
 from medseg_attack.warp import warped
-
-
-class Metered:
-    """A model that counts its passes; everything else is the model's own."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.forwards = self.backwards = 0
-
-    @property
-    def task(self) -> Task:
-        return self.model.task
-
-    def __call__(self, image: Image) -> LogOdds:
-        self.forwards += 1
-        log_odds = self.model(image)
-        if log_odds.requires_grad:
-            log_odds.register_hook(self._counted)  # type: ignore[no-untyped-call]
-        return log_odds
-
-    def decide(self, log_odds: LogOdds) -> Mask:
-        return self.model.decide(log_odds)
-
-    def _counted(self, grad: Tensor) -> None:
-        self.backwards += 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,20 +158,6 @@ def _finds(
     if sweep is None:
         return (attack(model, image, target, seeds) for attack in attacks)
     return sweep(model, image, target, seeds, [attack.ball for attack in attacks])
-
-
-def told(thing: Any, of: str, *what: Any) -> Any:
-    """A copy of an attack in which every part, at any depth, that offers the method `of` is what it makes of `what`.
-
-    Parts must know their cases (`on(cases)`), because they read what was stored for them or need their spacing, the
-    names of their classes (`within(task)`), or the data that they draw from (`among(data, refs)`).
-    """
-
-    def tell(part: Any) -> Any:
-        method: Callable[..., Any] | None = getattr(part, of, None)
-        return None if method is None or isinstance(part, type) else method(*what)
-
-    return mapped(thing, tell)
 
 
 def _alike(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:

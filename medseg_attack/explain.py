@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from medseg_attack import registry
-from medseg_attack.crafting import Metered
 from medseg_attack.errors import InputError
+from medseg_attack.metered import Metered
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.types import Image, LogOdds, Task
 

@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 
 from medseg_attack.budgets import Budget
-from medseg_attack.crafting import Metered, told
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import Data
 from medseg_attack.files import digest
+from medseg_attack.metered import Metered
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
-from medseg_attack.parts import every, mapped
+from medseg_attack.parts import every, mapped, told
 from medseg_attack.results import RunFolder
 from medseg_attack.types import Attack, Batch, Fitted, Model, informed
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from medseg_attack.metered import picked
+from medseg_attack.parts import told
 from medseg_attack.types import (
     Ball,
     Case,
@@ -107,6 +109,11 @@ class Levels:
         whole = stored.to(self.dtype) if self.dtype.is_floating_point else stored.round()
         return replace(self, stored=whole.to(torch.float64))
 
+    def at(self, index: Tensor) -> "Levels":
+        """Those of some of the images."""
+        each = ("stored", "slope", "inter", "low", "high", "least", "most")
+        return replace(self, **{name: getattr(self, name)[index] for name in each})
+
     def nearest(self, x: Image, x0: Image, ball: Ball) -> Tensor:
         """Stored values for `x`: rounded towards those of `x0`, so that no norm grows, in `ball` and in the window."""
         delta = (x - x0).to(torch.float64)
@@ -159,6 +166,10 @@ class Stored:
 
     def decide(self, log_odds: LogOdds) -> Mask:
         return self.model.decide(log_odds)
+
+    def at(self, index: Tensor) -> "Stored":
+        """The model of some of the images."""
+        return Stored(picked(self.model, index), self.levels.at(index), self.image[index], told(self.ball, "at", index))
 
 
 def noise_of(image: Image) -> PerSample:

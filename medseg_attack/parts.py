@@ -21,6 +21,20 @@ def mapped(thing: Any, change: Callable[[Any], Any]) -> Any:
     return tuple(new.values()) if isinstance(thing, tuple) else dataclasses.replace(thing, **new)
 
 
+def told(thing: Any, of: str, *what: Any) -> Any:
+    """A copy of an attack in which every part, at any depth, that offers the method `of` is what it makes of `what`.
+
+    Parts must know their cases (`on(cases)`), because they read what was stored for them or need their spacing, the
+    names of their classes (`within(task)`), or the data that they draw from (`among(data, refs)`).
+    """
+
+    def tell(part: Any) -> Any:
+        method: Callable[..., Any] | None = getattr(part, of, None)
+        return None if method is None or isinstance(part, type) else method(*what)
+
+    return mapped(thing, tell)
+
+
 def every(thing: Any) -> Iterator[Any]:
     """A thing, then all of its parts."""
     yield thing

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medseg_attack.balls import Linf
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.parts import told
 from medseg_attack.registry import register
 from medseg_attack.types import Ball, Case, Image, PerSample
 
@@ -101,6 +102,10 @@ class _Here:
     @property
     def limit(self) -> float:
         return self.plain.limit
+
+    def at(self, index: Tensor) -> "_Here":
+        """The ball around some of the cases."""
+        return _Here(told(self.plain, "at", index), self.region, self.mask[index.to(self.mask.device)])
 
     def step(self, grad: Image, image: Image) -> Image:
         mask = self.mask.to(grad.device)

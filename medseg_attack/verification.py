@@ -13,7 +13,6 @@ import torch
 from medseg_attack import registry
 from medseg_attack.balls import covered
 from medseg_attack.budgets import buildable
-from medseg_attack.crafting import told
 from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.source import Array
 from medseg_attack.data.twins import Twin, read_stored, sha256, twins_of, write_twin
@@ -22,6 +21,7 @@ from medseg_attack.evaluate import chunks
 from medseg_attack.files import read_json, write_json
 from medseg_attack.levels import Levels
 from medseg_attack.metrics.overlap import counts
+from medseg_attack.parts import told
 from medseg_attack.results import SEAL, TWINS, RunFolder
 from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, informed
 

@@ -12,8 +12,8 @@ from medseg_attack.attacks.blackbox import SPSA, ZOO, by_coordinates, by_signs
 from medseg_attack.attacks.boundary import HALVINGS, LEAST, STARTS, Boundary
 from medseg_attack.attacks.coarse import stretched, zeros
 from medseg_attack.balls import L2, Linf
-from medseg_attack.crafting import Metered
 from medseg_attack.errors import InputError
+from medseg_attack.metered import Metered
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.objectives import bce, harm, margin
 from medseg_attack.types import Model, Task

@@ -1,23 +1,26 @@
 """Attacks made of attacks: the worst of each image, and options that reach inside."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
-from test_closed_form import EPS, ORGAN, images, oracle, truth
+from PIL import Image as Picture
+from test_closed_form import EPS, ORGAN, SHAPE, images, oracle, truth
 from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.compose import BestOf, ForOrgan, Restarts, sea, strongest
 from medseg_attack.attacks.gradient import PGD, fgsm
 from medseg_attack.balls import L2, Linf
-from medseg_attack.crafting import Metered
 from medseg_attack.errors import InputError
+from medseg_attack.evaluate import attack_chunk
+from medseg_attack.metered import Metered
 from medseg_attack.models.segmodel import SegModel, softmax_log_odds
 from medseg_attack.objectives import harm, margin
 from medseg_attack.study import Study, cells
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Task
+from medseg_attack.types import Adversarial, Ball, Batch, Case, Image, Mask, Model, Storage, Task, Window
 
 SEEDS = [1, 2, 3]
 
@@ -46,16 +49,49 @@ def test_each_image_keeps_the_worst_of_all_attacks() -> None:
     assert found.image[:, 0, 0, 0].tolist() == [0.05, 0.1, 0.05]  # between equals the smaller change
 
 
-def test_only_an_image_without_organs_left_is_settled() -> None:
-    """At harm 0.99 the search goes on; at 1 an image keeps what it has, whatever its neighbours do."""
+def test_what_is_left_of_a_batch_is_what_is_not_settled() -> None:
+    """At harm 0.99 the search goes on; at 1 an image keeps what it has, and no pass is spent on it."""
     image = images()
     later: list[int] = []
-    first, second = Fixed((1.0, 0.99, 1.0), 0.1, []), Fixed((1.0, 1.0, 1.0), 0.05, later)
-    found = BestOf((first, second))(oracle(ORGAN), image, image > 0.5, SEEDS)
-    assert later == [3]
+    first, second = Fixed((1.0, 0.99, 1.0), 0.1, []), Fixed((1.0,), 0.05, later)
+    found = BestOf((first, second, second))(oracle(ORGAN), image, image > 0.5, SEEDS)
+    assert later == [1]  # and nobody asked again
     assert found.image[:, 0, 0, 0].tolist() == [0.1, 0.05, 0.1]
-    BestOf((replace(first, harms=(1.0, 1.0, 1.0)), second))(oracle(ORGAN), image, image > 0.5, SEEDS)
-    assert later == [3]  # not asked again
+    model, image = oracle(ORGAN), torch.cat((images(0.1)[:1], images()[:1], images(0.1)[:1]))
+    target = truth(model, image)
+    ball = Linf(0.3)  # holds what takes the organ of the first and the last
+    suite = BestOf((fgsm(ball), PGD(ball, steps=3), PGD(ball, margin, steps=3)))
+    alone = [suite(model, image[i : i + 1], target[i : i + 1], SEEDS[i : i + 1]) for i in range(3)]
+    together = suite(model, image, target, SEEDS)
+    assert together.passes is not None
+    assert torch.equal(together.passes, torch.cat([one.passes for one in alone if one.passes is not None]))
+    assert len(together.passes.unique(dim=0)) == 2
+    for name in ("image", "harm", "size"):
+        assert torch.equal(getattr(together, name), torch.cat([getattr(one, name) for one in alone]))
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["anywhere", "within a mask"])
+def test_what_is_left_knows_its_files_and_regions(held: bool, tmp_path: Path) -> None:
+    """Through the loop, where images are stored, regions differ and a batch shrinks: as each case by itself."""
+    cases = [_stored(images(spread)[0], f"case {n}") for n, spread in enumerate((0.1, 0.5, 0.1))]
+    made = registry.build(
+        "best_of((fgsm, pgd(steps=2), pgd(objective=margin, steps=2)))", "attack", {"ball": Linf(0.3)}
+    )
+    Picture.new("L", SHAPE[::-1], 255).save(tmp_path / "mask.png")
+    attack = registry.within(made, f"mask:{tmp_path / 'mask.png'}") if held else made
+    model = oracle(ORGAN).float()  # type: ignore[attr-defined]
+    (together,) = attack_chunk(model, [Batch.of(cases)], [attack], keep_images=True)
+    for n, case in enumerate(cases):
+        (alone,) = attack_chunk(model, [Batch.of([case])], [attack], keep_images=True)
+        assert torch.equal(alone.images[0], together.images[n])
+        assert [row for row in together.rows if row.case == case.id] == alone.rows
+    assert [row.backwards for row in together.rows] == [1, 5, 1]
+
+
+def _stored(image: Tensor, name: str) -> Case:
+    stored = (image * 255).round().to(torch.uint8)
+    shown = stored.float() / 255
+    return Case(name, name, name, shown, shown > 0.5, (1.0, 1.0), Window(0, 255), storage=Storage(stored))
 
 
 def test_the_suite_is_at_least_as_strong_as_each_of_its_members() -> None:

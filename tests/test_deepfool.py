@@ -10,9 +10,9 @@ from torch.nn import functional
 from medseg_attack import registry
 from medseg_attack.attacks.deepfool import NUDGE, DeepFool
 from medseg_attack.balls import L2, Linf
-from medseg_attack.crafting import Metered
 from medseg_attack.criteria import ByPixels
 from medseg_attack.goals import Erase
+from medseg_attack.metered import Metered
 from medseg_attack.models.segmodel import softmax_log_odds
 from medseg_attack.types import Adversarial, Image, LogOdds, Mask, Model, Task
 

@@ -12,12 +12,12 @@ from PIL import Image
 from medseg_attack import registry
 from medseg_attack.attacks.gradient import PGD
 from medseg_attack.balls import Linf
-from medseg_attack.crafting import told
 from medseg_attack.criteria import ByDice, ByMiou, ByPixels, Criterion
 from medseg_attack.errors import InputError
 from medseg_attack.forms import EXCLUSIVE_ONLY, suited, unmasked
 from medseg_attack.goals import Erase, Grow, Shift, Shrink, Stated, Swap, Toward, all_background
 from medseg_attack.objectives import bce, ce, margin
+from medseg_attack.parts import told
 from medseg_attack.stored_goals import AnotherPatient, FromFile
 from medseg_attack.types import Case, Mask, Stack, Task, Window
 from medseg_attack.weighted import TOWARD, cosine_bce, cosine_ce, masked_bce, progressive_ce

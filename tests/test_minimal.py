@@ -14,10 +14,10 @@ from medseg_attack.attacks.minimal import Search
 from medseg_attack.attacks.penalty import Asma
 from medseg_attack.attacks.proximal import _penalty, prox_linf
 from medseg_attack.balls import L0, Linf
-from medseg_attack.crafting import Metered
 from medseg_attack.criteria import ByPixels
 from medseg_attack.errors import InputError
 from medseg_attack.goals import Erase, Shift
+from medseg_attack.metered import Metered
 from medseg_attack.types import Adversarial, Attack, LogOdds, Model, Task
 
 ORGAN = Task("oracle", ("organ",))

@@ -8,8 +8,8 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.square import Square, _bump, _InL2, _side, _square, share
 from medseg_attack.balls import L2, Linf
-from medseg_attack.crafting import Metered
 from medseg_attack.errors import InputError
+from medseg_attack.metered import Metered
 from medseg_attack.objectives import margin, soft_dice
 from medseg_attack.types import Image, LogOdds
 

@@ -18,8 +18,8 @@ from medseg_attack.attacks.gradient import PGD
 from medseg_attack.attacks.transfer import Apart, MeanLogits, MeanLoss, MeanProbabilities, Shuffled, Transfer
 from medseg_attack.balls import L2, Linf
 from medseg_attack.cli import app
-from medseg_attack.crafting import Metered
 from medseg_attack.errors import InputError
+from medseg_attack.metered import Metered
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.objectives import bce, ce, harm

@@ -1,11 +1,12 @@
 """Attacks made of attacks: each image keeps the worst that any of them found."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 
 import torch
+from torch import Tensor
 
 from medseg_attack.attacks.apgd import APGD
 from medseg_attack.attacks.gradient import PGD
@@ -13,9 +14,11 @@ from medseg_attack.attacks.square import Square
 from medseg_attack.attacks.variations import reseeded
 from medseg_attack.balls import Linf
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.metered import Metered, picked
 from medseg_attack.objectives import bce, js, soft_dice
+from medseg_attack.parts import told
 from medseg_attack.registry import register, spec
-from medseg_attack.types import Adversarial, Attack, Ball, Image, LogOdds, Mask, Model, Objective, Task
+from medseg_attack.types import Adversarial, Attack, Ball, Case, Image, LogOdds, Mask, Model, Objective, Task
 from medseg_attack.weighted import balanced_bce, cosine_bce, masked_bce, masked_margin
 
 WIDER = (2.0, 1.5, 1.0)
@@ -27,8 +30,8 @@ OVER = 1.0  # the harm of an image on which every organ is lost: there is no wor
 class BestOf:
     """The worst that any of several attacks finds, image by image; between equals, the smaller change.
 
-    No threshold ends the search. An image is settled only when every organ of it is lost; attacks that are left when
-    all images of a batch are settled are not run.
+    No threshold ends the search. An image is settled only when every organ of it is lost; what attacks are left then
+    are not run on it.
 
     Attributes:
         attacks: of one ball.
@@ -46,16 +49,59 @@ class BestOf:
     def ball(self) -> Ball:
         return self.attacks[0].ball
 
+    def on(self, cases: Sequence[Case]) -> "_OnCases":
+        """The attack on these cases: it tells its attacks which of them are left."""
+        return _OnCases(self, tuple(cases))
+
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        best = self.attacks[0](model, image, target, seeds)
-        for attack in self.attacks[1:]:
-            settled = best.harm >= OVER
-            if settled.all():
-                break
-            # a settled image keeps what it has, as it would were it alone
-            found = attack(model, image, target, seeds)
-            best |= replace(found, harm=torch.where(settled, -1.0, found.harm))
-        return best
+        return _worst(self.attacks, (), model, image, target, seeds)
+
+
+@dataclass(frozen=True)
+class _OnCases:
+    of: BestOf
+    cases: tuple[Case, ...] = field(compare=False)
+
+    @property
+    def ball(self) -> Ball:
+        ball: Ball = told(self.of.ball, "on", self.cases)
+        return ball
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return _worst(self.of.attacks, self.cases, model, image, target, seeds)
+
+
+def _worst(
+    attacks: Sequence[Attack], cases: Sequence[Case], model: Model, image: Image, target: Mask, seeds: Sequence[int]
+) -> Adversarial:
+    """What the attacks find one after the other, each on the images that are not settled (the active set)."""
+    best: Adversarial | None = None
+    passes = torch.zeros(len(image), 2, dtype=torch.int64, device=image.device)
+    at = torch.arange(len(image), device=image.device)
+    for attack in attacks:
+        here = at.tolist()
+        metered = Metered(model if len(here) == len(image) else picked(model, at))
+        one = told(attack, "on", [cases[i] for i in here]) if cases else attack
+        found = one(metered, image[at], target[at], [seeds[i] for i in here])
+        spent = torch.tensor([metered.forwards, metered.backwards], device=image.device)
+        passes[at] += spent if found.passes is None else found.passes
+        found = replace(found, passes=None)
+        best = found if best is None else best | _among(found, at, len(image))
+        at = (best.harm < OVER).nonzero()[:, 0]
+        if not len(at):
+            break
+    assert best is not None  # there is an attack
+    return replace(best, passes=passes)
+
+
+def _among(found: Adversarial, at: Tensor, n: int) -> Adversarial:
+    """What was found of some samples, among all `n`: of the others nothing is worse than whatever they have."""
+
+    def spread(some: Tensor | None, fill: float = 0) -> Tensor | None:
+        return None if some is None else some.new_full((n, *some.shape[1:]), fill).index_copy(0, at, some)
+
+    each = {name: spread(getattr(found, name)) for name in ("image", "size", "flow", "success")}
+    return Adversarial(**each, harm=spread(found.harm, -1.0))  # type: ignore[arg-type]
 
 
 @register("restarts", kind="attack")
@@ -119,6 +165,9 @@ class _OneOrgan:
 
     model: Model
     k: int
+
+    def at(self, index: Tensor) -> "_OneOrgan":
+        return replace(self, model=picked(self.model, index))
 
     @property
     def task(self) -> Task:

@@ -168,6 +168,10 @@ class _Trembling(Trembling):
     def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
         return pixel_mm(self.spacing_mm, like)
 
+    def at(self, index: Tensor) -> "_Trembling":
+        """The ball around some of the cases."""
+        return _Trembling(self.eps, tuple(self.spacing_mm[i] for i in index.tolist()))
+
 
 def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, Tensor]:
     """Per mm, of the lines (rows) and along them (columns), as a transform over both axes orders them."""

@@ -85,6 +85,13 @@ class Predictor(nn.Module):
         """
         for case in cases:
             _check_window(case, self.plan)
+        return self._of(cases)
+
+    def at(self, index: Tensor) -> "Predictor":
+        """The predictor of some of its cases."""
+        return self._of([self.cases[i] for i in index.tolist()])
+
+    def _of(self, cases: Sequence[Case]) -> "Predictor":
         told = Predictor(self.windows.net, self.plan, self.windows.step, self.windows.mirror, cases)
         for mine, theirs in zip(told.modules(), self.modules(), strict=True):
             mine.training = theirs.training

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -98,10 +98,17 @@ class SegModel(nn.Module):
 
     def on(self, cases: Sequence[Case]) -> "SegModel":
         """The model of these cases, with the same network; itself, unless what is in it must know them."""
-        tell = getattr(self.net, "on", None)
+        return self._told("on", cases)
+
+    def at(self, index: Tensor) -> "SegModel":
+        """The model of some of the cases that it was told of."""
+        return self._told("at", index)
+
+    def _told(self, of: str, what: Any) -> "SegModel":
+        tell = getattr(self.net, of, None)
         if tell is None:
             return self
-        told = SegModel(tell(cases), self.task, normalise=self.normalise, head=self.head,
+        told = SegModel(tell(what), self.task, normalise=self.normalise, head=self.head,
                         in_channels=self.in_channels, size=self.size, stride=self.stride, dims=self.dims)  # fmt: skip
         told.training = self.training
         return told
