@@ -31,17 +31,17 @@ class Fixed:
 
     harms: tuple[float, ...]
     mark: float
-    asked: list[int]
+    asked: list[list[int]]
     ball: Ball = Linf(EPS)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        self.asked.append(len(image))
+        self.asked.append(list(seeds))
         harms = torch.tensor(self.harms, dtype=image.dtype)
         return Adversarial(torch.full_like(image, self.mark), harms, torch.full_like(harms, self.mark))
 
 
 def test_each_image_keeps_the_worst_of_all_attacks() -> None:
-    image, asked = images(), [0]
+    image, asked = images(), [[0]]
     found = BestOf((Fixed((0.1, 0.9, 0.5), 0.1, asked), Fixed((0.2, 0.3, 0.5), 0.05, asked)))(
         oracle(ORGAN), image, image > 0.5, SEEDS
     )
@@ -52,10 +52,10 @@ def test_each_image_keeps_the_worst_of_all_attacks() -> None:
 def test_what_is_left_of_a_batch_is_what_is_not_settled() -> None:
     """At harm 0.99 the search goes on; at 1 an image keeps what it has, and no pass is spent on it."""
     image = images()
-    later: list[int] = []
+    later: list[list[int]] = []
     first, second = Fixed((1.0, 0.99, 1.0), 0.1, []), Fixed((1.0,), 0.05, later)
     found = BestOf((first, second, second))(oracle(ORGAN), image, image > 0.5, SEEDS)
-    assert later == [1]  # and nobody asked again
+    assert later == [[2]]  # by its own seed, and nobody is asked again
     assert found.image[:, 0, 0, 0].tolist() == [0.1, 0.05, 0.1]
     model, image = oracle(ORGAN), torch.cat((images(0.1)[:1], images()[:1], images(0.1)[:1]))
     target = truth(model, image)
