@@ -115,19 +115,22 @@ def opened(
     from dataclasses import replace
 
     from medseg_attack.study import cells, read_study
+    from medseg_attack.workspace import home as workspace_of
+    from medseg_attack.workspace import newest_data
 
+    workspace = workspace_of(home)
     study = read_study(config, flags)
+    prepared = (
+        Path(study.data) if study.data else newest_data(workspace)
+    )  # nothing there is told before torch is loaded
     cells(study)  # a typing error in an attack is told before anything slow happens
     from medseg_attack.benchmark import Benchmark, default_out
     from medseg_attack.data.prepared import open_prepared
     from medseg_attack.models.given import given
     from medseg_attack.runtime import pick_device
-    from medseg_attack.workspace import home as workspace_of
-    from medseg_attack.workspace import newest_data
 
-    workspace = workspace_of(home)
     names = [named(workspace, name) for name in study.models]
-    data = open_prepared(Path(study.data) if study.data else newest_data(workspace))
+    data = open_prepared(prepared)
     models = tuple(given(name, data.task) for name in names)
     study = study.model_copy(update={"data": str(data.root), "models": names})
     where = pick_device(device)
