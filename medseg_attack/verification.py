@@ -282,7 +282,7 @@ def _of_batch(
         pair = after[n : n + 1], before[n : n + 1]
         yield from _of_budget(case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
         if (levels.stored[n] != source.stored[n])[source.outside[n]].any():
-            yield Mismatch(case.id, "a voxel outside of the intensity window was changed")
+            yield Mismatch(case.id, "a voxel outside of the intensity window, or of padding, was changed")
         for k in model.task.scored:
             cls, here = model.task.classes[k], found[n, k, 1:].tolist()
             there = [int(rows.at[(case.id, cls), name]) for name in ("n_adv", "hit_adv")]  # type: ignore[arg-type]

@@ -265,9 +265,9 @@ def tiny_model(out: Path, data: Prepared) -> Path:
     return out
 
 
-def attacked(root: Path, source: Path, *words: object, labels: str = "") -> Path:
+def attacked(root: Path, source: Path, *words: object, labels: str = "", window: str = "percentile") -> Path:
     """The run of FGSM on all of a prepared source, its twins written."""
-    medattack("prepare", source, "--format", "dicom", "--out", root / "data", "--labels", labels)
+    medattack("prepare", source, "--format", "dicom", "--out", root / "data", "--labels", labels, "--window", window)
     tiny_model(root / "model", open_prepared(root / "data"))
     medattack("attack", "--data", root / "data", "-m", root / "model", "--attack", "fgsm", "--loss", "bce",
               "--eps", f"{EPS}raw", "--split", "all", "--no-control", "--no-checks", "--save-adversarial", "all",

@@ -78,6 +78,8 @@ def test_dcmqi_liver(real_data: Find) -> None:
     assert [int(n) for n in scan.labels.sum(axis=(1, 2))] == [36_233, 35_645, 35_220]
     assert np.array_equal(scan.labels, nrrd(root / SEGMENTATIONS / "liver_seg.nrrd"))
     assert scan.spacing_mm[0] == pytest.approx(1.0)  # SliceThickness says 1.25
+    assert scan.padding == (-2000, -2000)  # around the field of view, 55,772 pixels of each slice
+    assert [int(np.isnan(plane).sum()) for plane in native(scan)] == [55_772] * 3
     means = [round(native(scan)[n][scan.labels[n] > 0].mean()) for n in range(3)]
     assert means == [40, 38, 33]
 

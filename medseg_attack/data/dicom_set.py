@@ -191,7 +191,7 @@ def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: 
         read_stored(series), labels, tuple(f"{name}_slice_{i:03d}" for i in range(len(labels))),
         series.grid.spacing_mm, *(scales[0] if same else (1.0, 0.0)),
         unit="HU" if series.images.modality == "CT" else "", affine=series.grid.affine,
-        scales=() if same else scales, limits=series.pixels.limits,
+        scales=() if same else scales, limits=series.pixels.limits, padding=series.padding,
         frames=tuple((frame.path.relative_to(root).as_posix(), frame.number) for frame in series.frames),
     )  # fmt: skip
 

@@ -77,6 +77,7 @@ def write_scan(
         "inter": None if scan.scales else scan.inter,
         "scales": [list(scale) for scale in scan.scales],
         "limits": scan.limits,
+        "padding": scan.padding,
         "frames": [list(frame) for frame in scan.frames],
         "unit": scan.unit,
         "windows": windows.tolist(),
@@ -126,6 +127,8 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
     if not np.isfinite(stored).all():
         n = int((~np.isfinite(stored)).sum())
         raise InputError(f"expected finite intensities, got {n} that are NaN or infinite in {file.path}; repair it")
+    if scan.padded.all():
+        raise InputError(f"expected an image, got PixelPaddingValue in every voxel of {file.path}; leave it out")
     if stored.min() == stored.max():
         raise InputError(f"expected an image, got {stored.min()} in every voxel of {file.path}; leave it out")
     n_labels = len(task.classes) if task.exclusive else 2 ** len(task.classes)
@@ -150,6 +153,7 @@ def _digest(scan: Scan, file: ScanFile, windows: NDArray[np.float64]) -> str:
         "scale": [scan.slope, scan.inter, scan.unit, *map(list, scan.scales)],
         "affine": None if scan.affine is None else scan.affine.tolist(),
         "windows": windows.tolist(),
+        **({} if scan.padding is None else {"padding": list(scan.padding)}),
     }
     total = hashlib.sha256(digest(described).encode())
     total.update(_portable(scan.stored).data)
