@@ -1,6 +1,5 @@
 """PixelPaddingValue: pixels that were never measured decide no window and are never perturbed."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from dicoms import EPS, attacked, box, medattack, native, values, write_seg, write_series
+from dicoms import EPS, attacked, box, medattack, native, twins, values, write_seg, write_series
 
 from medseg_attack.balls import Linf
 from medseg_attack.data.prepare import Options, prepare
@@ -106,9 +105,8 @@ def test_padding_inside_of_the_window_is_left_alone_and_no_other_pixel_becomes_i
                           scale=(1.0, 0.0), PixelPaddingValue=0)  # fmt: skip
     run = attacked(tmp_path, root, window="0,100")
     n_stopped = 0
-    for file in json.loads((run / "adversarial/manifest.json").read_text())["files"]:
-        before = pydicom.dcmread(root / file["source"]).pixel_array.astype(int)
-        after = pydicom.dcmread(run / "adversarial" / file["path"]).pixel_array.astype(int)
+    for pair in twins(run, root):
+        before, after = (pydicom.dcmread(path).pixel_array.astype(int) for path in pair)
         assert np.array_equal(after == 0, before == 0)
         assert np.abs(after - before).max() == EPS
         n_stopped += int(((after == 1) & (before > 1)).sum())
