@@ -11,9 +11,9 @@ from medseg_attack.errors import InputError
 
 @runtime_checkable
 class WindowRule(Protocol):
-    """From a scan's intensities, (slices, rows, columns), NaN where none were measured, to low and high of each slice.
+    """From a scan's intensities, (slices, rows, columns), to low and high of each slice: (slices, 2).
 
-    (slices, 2); `str(rule)` is the text that `window_rule` turns into it.
+    NaN stands for pixels that were never measured. `str(rule)` is the text that `window_rule` turns into it.
     """
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]: ...
