@@ -1,7 +1,8 @@
 """The stored values that an image may take, and what they look like in [0, 1].
 
 A perturbed scan is what a file can hold: integers of the stored type (or its floats), with voxels outside of the
-intensity window left as they are. `Stored` shows a model only such images, so that what is judged is what is written.
+intensity window, and those that the file calls padding, left as they are. `Stored` shows a model only such images, so
+that what is judged is what is written.
 """
 
 import math
@@ -29,6 +30,7 @@ from medseg_attack.types import (
 )
 from medseg_attack.warp import warped
 
+_NONE = (math.nan, math.nan)  # lies below and above no value
 NEAR = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
 
 
@@ -41,6 +43,7 @@ class Levels:
         slope, inter, low, high: of each case and channel, (b, c, 1, ...).
         dtype: of the file.
         least, most: what the file's bits hold, of each case; infinite where floats are stored.
+        padding: least and largest stored value that stands for no measurement; NaN where there is none.
     """
 
     stored: Tensor
@@ -51,6 +54,7 @@ class Levels:
     dtype: torch.dtype
     least: Tensor
     most: Tensor
+    padding: tuple[Tensor, Tensor]
 
     @classmethod
     def of(cls, cases: Sequence[Case], device: torch.device | str) -> "Levels | None":
@@ -73,6 +77,10 @@ class Levels:
             storages[0].stored.dtype,
             per_case([_limits(storage)[0] for storage in storages]),
             per_case([_limits(storage)[1] for storage in storages]),
+            (
+                per_case([(storage.padding or _NONE)[0] for storage in storages]),
+                per_case([(storage.padding or _NONE)[1] for storage in storages]),
+            ),
         )
 
     @property
@@ -83,9 +91,12 @@ class Levels:
 
     @property
     def outside(self) -> Tensor:
-        """Where the scan is outside of its intensity window, (b, c, *s)."""
+        """Where the scan is padding or outside of its intensity window, (b, c, *s)."""
         native = self.stored * self.slope + self.inter
-        return (native < self.low) | (native > self.high)
+        return (native < self.low) | (native > self.high) | self._padded(self.stored)
+
+    def _padded(self, stored: Tensor) -> Tensor:
+        return (stored >= self.padding[0]) & (stored <= self.padding[1])
 
     def image(self, stored: Tensor, like: Image) -> Image:
         """Stored values as the reader of the data set shows them: the same operations, hence the same bits."""
@@ -135,6 +146,8 @@ class Levels:
             slack = near / self.step
             moved = self.stored + torch.trunc(change + slack * change.sign())
             moved = moved.clamp(self.least, self.most)
+            beside = torch.where(self.stored > moved, self.padding[1] + 1, self.padding[0] - 1)
+            moved = torch.where(self._padded(moved), beside, moved)
         return torch.where(self.outside | (delta == 0), self.stored, moved)
 
 

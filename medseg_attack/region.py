@@ -14,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medseg_attack.balls import Linf
+from medseg_attack.data.pictures import read_mask
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.parts import told
 from medseg_attack.registry import register
@@ -34,7 +35,7 @@ class Within:
     Attributes:
         region: "body" (the largest part of the image that is not dark, and what it encloses), "outside:ORGAN" (not on
             the truth of that organ), "ring:10mm" (outside of all organs, and no further than that from one) or
-            "mask:FILE" (an .npy or .png of the case's grid, or of its whole scan, slices first; not 0 is inside).
+            "mask:FILE" (an NPY or PNG of the case's grid, or an NPY of its whole scan, slices first; not 0 is inside).
         content: a hash of that file, so that rows are not taken for those of another mask in the same place.
     """
 
@@ -199,18 +200,7 @@ def _digest(file: Path) -> str:
 
 
 def _from_file(file: Path, case: Case) -> Where:
-    if file.suffix not in (".npy", ".png"):
-        raise InputError(f"expected a mask as .npy or .png, got {file}; convert it")
-    try:
-        if file.suffix == ".npy":
-            array = np.load(file, allow_pickle=False)
-        else:
-            from PIL import Image as Pillow
-
-            with Pillow.open(file) as picture:
-                array = np.asarray(picture.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"expected a mask in {file}, got '{error}'; write it again") from error
+    array = read_mask(file)
     grid = tuple(case.image.shape[1:])
     if array.shape[1:] == grid and case.stack is not None and len(array) == case.stack.slices:
         array = array[case.stack.index]

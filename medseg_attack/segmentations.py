@@ -15,7 +15,7 @@ from medseg_attack.verification import FOLDER, MANIFEST, predictions, read_twins
 
 
 def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torch.device) -> None:
-    """One SEG per DICOM scan of which the run wrote twins: RUN/adversarial/<its folder>/<scan>.seg.dcm.
+    """One SEG per DICOM scan of which the run wrote twins: RUN/adversarial/<scan>/<scan>.seg.dcm.
 
     They are in the manifest, as the twins are. Predicted from what stands on the disk, in the batches of the run.
     """
@@ -58,4 +58,4 @@ def _by_slice(mask: Array, case: str, data: Prepared) -> dict[str, Array]:
 
 def _key(twin: Path) -> str:
     """Of the run and the scan."""
-    return run_key(read_json(twin.with_name(f"{twin.name}.json"))) + twin.parent.as_posix()
+    return run_key(read_json(twin.with_name(f"{twin.name}.json"))) + twin.parent.name

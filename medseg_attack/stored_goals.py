@@ -9,11 +9,10 @@ from zlib import crc32
 import numpy as np
 import torch
 from jaxtyping import Bool
-from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
+from medseg_attack.data.pictures import read_mask
 from medseg_attack.errors import InputError
 from medseg_attack.goals import Labels, Stated
 from medseg_attack.registry import register
@@ -26,8 +25,8 @@ class FromFile:
     """The mask in a file, the same for every case, stretched onto its grid (nearest pixel).
 
     Attributes:
-        file: a PNG or an integer NPY of class numbers (of a task whose classes may overlap 0 is none and classes
-            count from 1), or a boolean NPY with a channel per class.
+        file: a PNG (grey levels, or the indices of a coloured palette) or an integer NPY of class numbers (of a task
+            whose classes may overlap 0 is none and classes count from 1), or a boolean NPY with a channel per class.
     """
 
     file: str = ""
@@ -43,12 +42,7 @@ class FromFile:
 def _stored(file: Path, task: Task) -> Mask:
     """(1, k, *s)."""
     n = len(task.classes)
-    try:
-        array = np.load(file, allow_pickle=False) if file.suffix == ".npy" else np.asarray(Pillow.open(file))
-    except (OSError, ValueError, UnidentifiedImageError) as error:
-        raise InputError(
-            f"expected a mask in {str(file)!r}, got {error}; give a PNG or NPY of class numbers"
-        ) from error
+    array = read_mask(file)
     if array.dtype == np.bool_ and array.shape[0] == n:
         return torch.from_numpy(array)[None]
     first = 0 if task.exclusive else 1

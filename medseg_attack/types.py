@@ -100,6 +100,7 @@ class Storage:
         limits: least and largest value that the file's bits hold; None for all of its type.
         order: the spatial axes of a whole scan's image as the file has them, from the slowest (z, y, x in ITK).
         flips: those of them that run against the file.
+        padding: least and largest value that stands for no measurement; such pixels stay, and no other becomes one.
     """
 
     stored: Tensor
@@ -108,6 +109,7 @@ class Storage:
     limits: tuple[int, int] | None = None
     order: tuple[int, ...] = (0, 1, 2)
     flips: tuple[int, ...] = ()
+    padding: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,7 +98,7 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
         source = Path(data.options["source"])
         write_twin(run / FOLDER, twin, source, record, stored, facts, keep_headers=keep_headers)
         saved.append(
-            {"scan": scan, "path": twin.written, "source": twin.path, "slices": here, "channels": list(twin.channels)}
+            {"scan": scan, "path": twin.written, **twin.source, "slices": here, "channels": list(twin.channels)}
         )
     write_json(run / FOLDER / MANIFEST, {"which": which, "files": saved})
 
@@ -185,7 +185,10 @@ def read_twins(
 ) -> tuple[dict[str, Array], list[Mismatch]]:
     """The stored values of a run's twins by case, and what does not hold of the files."""
     values: dict[str, Array] = {}
-    found = [wrong for file in files for wrong in _of_file(run, data, file, values)]
+    scans = dict.fromkeys(file["scan"] for file in files)
+    twins = {(scan, twin.written): twin for scan in scans for twin in twins_of(data.records[scan])}
+    known = ((file, twins.get((file["scan"], file["path"]))) for file in files)  # of strangers `_left_out` tells
+    found = [wrong for file, twin in known if twin for wrong in _of_file(run, data, file, twin, values)]
     if _of_scans(read_json(run / "run.json")):
         values = _stacked(data, {file["scan"] for file in files}, values)
     return values, found
@@ -201,7 +204,9 @@ def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) 
     }
 
 
-def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[str, Array]) -> Iterator[Mismatch]:
+def _of_file(
+    run: Path, data: Prepared, file: Mapping[str, Any], twin: Twin, values: dict[str, Array]
+) -> Iterator[Mismatch]:
     """Hash and geometry of a twin; its slices go to `values` by case, (channels, rows, columns)."""
     record, path = data.records[file["scan"]], run / FOLDER / file["path"]
     sidecar = path.with_name(path.name + ".json")
@@ -213,7 +218,7 @@ def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[st
         yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
     try:
         stored, geometry = read_stored(path, record)
-        of_source = read_stored(Path(data.options["source"]) / file.get("source", file["path"]), record)[1]
+        of_source = read_stored(Path(data.options["source"]) / twin.path, record)[1]
     except InputError as error:
         yield Mismatch(file["scan"], str(error))
         return
@@ -223,8 +228,7 @@ def _of_file(run: Path, data: Prepared, file: Mapping[str, Any], values: dict[st
     channels = file.get("channels", [0])
     if stored.shape[2:] != tuple(record["shape"][1:]) or len(stored) != len(channels):
         return  # there is no slice to score
-    slices = {twin.written: twin.slices for twin in twins_of(record)}.get(file["path"], ())  # none: told elsewhere
-    for n, values_of in zip(slices, stored.swapaxes(0, 1), strict=False):
+    for n, values_of in zip(twin.slices, stored.swapaxes(0, 1), strict=False):
         if n in file["slices"]:
             case = values.setdefault(record["case_ids"][n], np.array(data.stored(file["scan"])[:, n]))
             case[channels] = values_of
@@ -282,7 +286,7 @@ def _of_batch(
         pair = after[n : n + 1], before[n : n + 1]
         yield from _of_budget(case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
         if (levels.stored[n] != source.stored[n])[source.outside[n]].any():
-            yield Mismatch(case.id, "a voxel outside of the intensity window was changed")
+            yield Mismatch(case.id, "a voxel outside of the intensity window, or of padding, was changed")
         for k in model.task.scored:
             cls, here = model.task.classes[k], found[n, k, 1:].tolist()
             there = [int(rows.at[(case.id, cls), name]) for name in ("n_adv", "hit_adv")]  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from medseg_attack import registry
 from medseg_attack.cli import app
 from medseg_attack.data.prepared import Prepared, open_prepared
 from medseg_attack.data.source import Scan
+from medseg_attack.files import read_json
 from medseg_attack.models.checkpoints import save
 
 EPS = 40  # stored values that attacks here may change
@@ -265,11 +266,22 @@ def tiny_model(out: Path, data: Prepared) -> Path:
     return out
 
 
-def attacked(root: Path, source: Path, *words: object, labels: str = "") -> Path:
+def attacked(root: Path, source: Path, *words: object, labels: str = "", window: str = "percentile") -> Path:
     """The run of FGSM on all of a prepared source, its twins written."""
-    medattack("prepare", source, "--format", "dicom", "--out", root / "data", "--labels", labels)
+    medattack("prepare", source, "--format", "dicom", "--out", root / "data", "--labels", labels, "--window", window)
     tiny_model(root / "model", open_prepared(root / "data"))
     medattack("attack", "--data", root / "data", "-m", root / "model", "--attack", "fgsm", "--loss", "bce",
               "--eps", f"{EPS}raw", "--split", "all", "--no-control", "--no-checks", "--save-adversarial", "all",
               "--out", root / "runs", *words)  # fmt: skip
     return next(file.parent for file in root.rglob("run.json"))
+
+
+def twins(run: Path, source: Path) -> list[tuple[Path, Path]]:
+    """Files of the source and of the run's twins, which say themselves of which image they are a copy."""
+    by_uid = {
+        str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID): path
+        for path in source.rglob("*") if path.is_file() and path.read_bytes()[128:132] == b"DICM"
+    }  # fmt: skip
+    files = [run / "adversarial" / file["path"] for file in read_json(run / "adversarial" / "manifest.json")["files"]]
+    of = [pydicom.dcmread(path).SourceImageSequence[0].ReferencedSOPInstanceUID for path in files]
+    return [(by_uid[uid_of], path) for uid_of, path in zip(of, files, strict=True)]

@@ -130,3 +130,12 @@ def set_scale(path: Path, slope: float, inter: float) -> None:
     header["scl_slope"], header["scl_inter"] = slope, inter
     content[:348] = header.binaryblock
     path.write_bytes(gzip.compress(bytes(content)))
+
+
+def palette_png(path: Path, numbers: np.ndarray) -> Path:
+    """Class numbers as the indices of a coloured palette, of which 0 is no black and luminance grows with no index."""
+    image = Image.fromarray(numbers.astype(np.uint8), mode="L").convert("P")
+    image.putpalette([255, 255, 0, 0, 0, 0, 0, 0, 255, 255, 0, 0])
+    image.putdata(numbers.ravel().tolist())
+    image.save(path)
+    return path

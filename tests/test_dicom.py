@@ -303,7 +303,7 @@ def test_nifti_labels_lie_where_their_affine_says(tmp_path: Path, codes: str) ->
     moved = affine.copy()
     moved[0, 3] += 0.2  # of 0.7 mm
     nibabel.save(nibabel.Nifti1Image(labels.transpose(2, 1, 0), moved), tmp_path / "labels_seg.nii.gz")
-    with pytest.raises(InputError, match="expected labels of a series"):
+    with pytest.raises(InputError, match="expected labels on the voxels of a series"):
         open_source("dicom(masks='*_seg.nii.gz')", tmp_path)
 
 

@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from dicoms import EPS, attacked, medattack, native, square, uid, values, write_rtstruct, write_series
+from dicoms import EPS, attacked, medattack, native, square, twins, uid, values, write_rtstruct, write_series
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
@@ -78,6 +78,8 @@ def test_dcmqi_liver(real_data: Find) -> None:
     assert [int(n) for n in scan.labels.sum(axis=(1, 2))] == [36_233, 35_645, 35_220]
     assert np.array_equal(scan.labels, nrrd(root / SEGMENTATIONS / "liver_seg.nrrd"))
     assert scan.spacing_mm[0] == pytest.approx(1.0)  # SliceThickness says 1.25
+    assert scan.padding == (-2000, -2000)  # around the field of view, 55,772 pixels of each slice
+    assert [int(np.isnan(plane).sum()) for plane in native(scan)] == [55_772] * 3
     means = [round(native(scan)[n][scan.labels[n] > 0].mean()) for n in range(3)]
     assert means == [40, 38, 33]
 
@@ -191,10 +193,10 @@ def three_patients(root: Path, real_data: Find) -> None:
 def test_real_series_attacked_written_and_read_by_pydicom_alone(real_data: Find, tmp_path: Path) -> None:
     three_patients(tmp_path / "scans", real_data)
     run = attacked(tmp_path, tmp_path / "scans", labels="organ=GTV-1|Liver|first segment")
-    files = [file["path"] for file in json.loads((run / "adversarial/manifest.json").read_text())["files"]]
-    assert len(files) == 4 + 3 + 1
-    for name in files:
-        before, after = pydicom.dcmread(tmp_path / "scans" / name), pydicom.dcmread(run / "adversarial" / name)
+    pairs = twins(run, tmp_path / "scans")
+    assert len(pairs) == 4 + 3 + 1
+    for pair in pairs:
+        before, after = map(pydicom.dcmread, pair)
         change = np.abs(after.pixel_array.astype(int) - before.pixel_array)
         assert change.max() == EPS
         for word in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", "Rows",

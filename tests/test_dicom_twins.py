@@ -7,7 +7,19 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from dicoms import EPS, attacked, box, medattack, uid, values, write_enhanced, write_hospital, write_seg, write_series
+from dicoms import (
+    EPS,
+    attacked,
+    box,
+    medattack,
+    twins,
+    uid,
+    values,
+    write_enhanced,
+    write_hospital,
+    write_seg,
+    write_series,
+)
 from highdicom.seg import segread
 
 from medseg_attack import registry
@@ -28,10 +40,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pairs(run: Path) -> list[tuple[pydicom.Dataset, pydicom.Dataset]]:
-    source = run.parents[2] / "scans"
-    files = [file["path"] for file in read_json(run / "adversarial" / "manifest.json")["files"]]
-    assert len(files) == 12
-    return [(pydicom.dcmread(source / path), pydicom.dcmread(run / "adversarial" / path)) for path in files]
+    found = twins(run, run.parents[2] / "scans")
+    assert len(found) == 12
+    return [(pydicom.dcmread(before), pydicom.dcmread(after)) for before, after in found]
 
 
 def test_twins_are_inside_the_budget_on_the_same_grid_and_bits(run: Path) -> None:
@@ -58,9 +69,9 @@ def test_twins_say_what_they_are(run: Path) -> None:
         for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
             assert after[name].value != before[name].value
         assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID
-    twins = [after for _, after in pairs(run)]
-    assert len({twin.SOPInstanceUID for twin in twins}) == 12
-    assert len({twin.SeriesInstanceUID for twin in twins}) == 4
+    found = [after for _, after in pairs(run)]
+    assert len({twin.SOPInstanceUID for twin in found}) == 12
+    assert len({twin.SeriesInstanceUID for twin in found}) == 4
 
 
 def test_nothing_of_the_patient_is_in_what_a_run_writes(run: Path) -> None:
@@ -71,11 +82,24 @@ def test_nothing_of_the_patient_is_in_what_a_run_writes(run: Path) -> None:
             assert not any(canary in content for canary in canaries), file
 
 
+def test_no_name_of_the_source_is_in_what_a_run_writes(run: Path) -> None:
+    """Folders of hospitals are called by their patients: here `pat1/CT/IM001`."""
+    files = [file for file in run.parent.rglob("*") if file.is_file()]
+    assert sum(file.suffix == ".dcm" for file in files) == 12 + 4
+    for file in files:
+        assert not any(word in str(file.relative_to(run.parent)) for word in ("pat", "IM0")), file
+        assert b"pat1" not in file.read_bytes(), file
+        assert b"IM001" not in file.read_bytes(), file
+    data = open_prepared(run.parents[2] / "data")
+    told = {f"{scan}/{case}.dcm" for scan, record in data.records.items() for case in record["case_ids"]}
+    assert {file["path"] for file in read_json(run / "adversarial" / "manifest.json")["files"]} == told
+
+
 def test_headers_are_kept_when_asked_for(tmp_path: Path) -> None:
     run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3), "--keep-headers")
-    twins = [pydicom.dcmread(path) for path in (run / "adversarial").rglob("IM*") if path.suffix != ".json"]
-    assert len(twins) == 9
-    for twin in twins:
+    found = twins(run, tmp_path / "scans")
+    assert len(found) == 9
+    for twin in (pydicom.dcmread(path) for _, path in found):
         assert (twin.PatientName, twin.InstitutionName) == ("Doe^Jane", "Canary Hospital")
         assert twin.StudyInstanceUID == uid(twin.PatientID, "study")
         assert twin.SeriesInstanceUID != uid(twin.PatientID, "ct")
@@ -87,8 +111,8 @@ def test_verify_passes_and_finds_one_grey_value_too_many(tmp_path: Path) -> None
     run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3))
     found = json.loads(medattack("verify", run, "--json").stdout)
     assert [one["verified"] for one in found] == [True]
-    path = next(path for path in sorted((run / "adversarial").rglob("IM*")) if path.suffix != ".json")
-    source = pydicom.dcmread(tmp_path / "scans" / path.relative_to(run / "adversarial")).pixel_array.astype(int)
+    before, path = twins(run, tmp_path / "scans")[0]
+    source = pydicom.dcmread(before).pixel_array.astype(int)
     twin = pydicom.dcmread(path)
     pixels = twin.pixel_array.copy()
     at = np.unravel_index(np.abs(pixels - source).argmax(), pixels.shape)
@@ -116,8 +140,8 @@ def test_the_segmentation_is_what_the_model_sees_in_the_twin(run: Path) -> None:
         assert seg.SeriesDescription == DESCRIPTION
         assert [one.SegmentLabel for one in seg.SegmentSequence] == ["Liver"]
         record = data.records[path.name.removesuffix(".seg.dcm")]
-        for case, (file, _) in zip(record["case_ids"], record["frames"], strict=True):
-            twin = pydicom.dcmread(run / "adversarial" / file).SOPInstanceUID
+        for case in record["case_ids"]:
+            twin = pydicom.dcmread(path.parent / f"{case}.dcm").SOPInstanceUID
             if twin in {source for _, _, source in seg.get_source_image_uids()}:
                 n = int(seg.get_pixels_by_source_instance([twin], segment_numbers=[1]).sum())
             else:
@@ -135,8 +159,10 @@ def test_enhanced_multi_frame_scans_are_written_back(tmp_path: Path) -> None:
         )
         write_seg(tmp_path / "scans" / f"seg{n}.dcm", [path], box(4, 3, 7, 2, 6), ["Liver"])
     run = attacked(tmp_path, tmp_path / "scans")
-    for n in range(1, 4):
-        before, after = (pydicom.dcmread(folder / f"p{n}.dcm") for folder in (tmp_path / "scans", run / "adversarial"))
+    found = twins(run, tmp_path / "scans")
+    assert [one.name for one, _ in sorted(found)] == ["p1.dcm", "p2.dcm", "p3.dcm"]
+    for pair in found:
+        before, after = map(pydicom.dcmread, pair)
         change = np.abs(after.pixel_array.astype(int) - before.pixel_array)
         assert 0 < change.max() <= EPS
         assert all(frame.max() > 0 for frame in change)
@@ -146,13 +172,8 @@ def test_enhanced_multi_frame_scans_are_written_back(tmp_path: Path) -> None:
             assert new.PlanePositionSequence == old.PlanePositionSequence
             assert new.PixelValueTransformationSequence == old.PixelValueTransformationSequence
             assert new.MRImageFrameTypeSequence[0].FrameType[:2] == ["DERIVED", "SECONDARY"]
-        assert segread(next((run / "adversarial").glob(f"*{_scan(run, n)}.seg.dcm"))).NumberOfFrames >= 1
+        assert segread(pair[1].with_suffix(".seg.dcm")).NumberOfFrames >= 1
     medattack("verify", run)
-
-
-def _scan(run: Path, n: int) -> str:
-    files = read_json(run / "adversarial" / "manifest.json")["files"]
-    return str(next(file["scan"] for file in files if file["path"] == f"p{n}.dcm"))
 
 
 def test_the_worst_files_alone_are_written_with_their_segmentation(tmp_path: Path) -> None:
@@ -199,8 +220,7 @@ def test_a_model_scores_twins_as_the_run_did(run: Path, tmp_path: Path) -> None:
     rows = RunFolder(run).rows().set_index("case")
     for ref in before.refs("all"):
         record = before.records[ref.volume]
-        path, _ = record["frames"][ref.index]
-        twin = pydicom.dcmread(run / "adversarial" / path)
+        twin = pydicom.dcmread(run / "adversarial" / ref.volume / f"{ref.id}.dcm")
         native = twin.pixel_array * float(twin.RescaleSlope) + float(twin.RescaleIntercept)
         low, high = record["windows"][ref.index]
         image = torch.from_numpy(np.clip((native - low) / (high - low), 0, 1).astype(np.float32))[None, None]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scans import palette_png
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient import PGD
@@ -100,8 +101,9 @@ class TestGoals:
     def test_a_mask_in_a_file_is_stretched_onto_the_grid(self, task: Task, tmp_path: Path) -> None:
         labels = np.array([[0, 1], [2, 0]], np.uint8)
         Image.fromarray(labels).save(tmp_path / "wanted.png")
+        palette_png(tmp_path / "palette.png", labels)
         np.save(tmp_path / "wanted.npy", labels)
-        for name in ("wanted.png", "wanted.npy"):
+        for name in ("wanted.png", "palette.png", "wanted.npy"):
             self.wants(FromFile(str(tmp_path / name)), task, ["....", "...."], ["..aa", "bb.."])
 
     @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ class TestGoals:
             (Erase("background"), "to name an organ of"),
             (Swap("a", "liver"), "got 'liver'"),
             (Swap("a", "a"), "two organs"),
-            (FromFile("nowhere.png"), "expected a mask in 'nowhere.png'"),
+            (FromFile("nowhere.png"), "expected a mask in nowhere.png, got no file"),
         ],
     )
     def test_what_is_not_there_is_told(self, task: Task, goal: Erase, told: str) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from scans import palette_png
 
-from medseg_attack.data.pictures import header, lossless, read_marks, read_picture, reduced, write_picture
+from medseg_attack.data.pictures import header, lossless, read_marks, read_mask, read_picture, reduced, write_picture
 from medseg_attack.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -207,3 +208,19 @@ def test_grey_and_colour_do_not_mix(tmp_path: Path) -> None:
         reduced(GREY[None], 3, tmp_path)
     with pytest.raises(InputError, match="expected 1 channel as the other pictures have, got colours"):
         reduced(planes(RGB), 1, tmp_path)
+
+
+def test_one_reader_of_masks_takes_palettes_by_their_indices(tmp_path: Path) -> None:
+    numbers = np.array([[0, 1, 2], [3, 0, 1]])
+    assert kind_of(palette_png(tmp_path / "a.png", numbers)) == ("PNG", "P")
+    assert np.array_equal(read_mask(tmp_path / "a.png"), numbers)
+    np.save(tmp_path / "a.npy", np.stack([numbers, numbers]))
+    assert np.array_equal(read_mask(tmp_path / "a.npy"), np.stack([numbers, numbers]))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.txt", "a.npy", "a.png", "none.png"])
+def test_what_is_no_mask_is_refused(tmp_path: Path, name: str) -> None:
+    for other in ("a.jpg", "a.txt", "a.npy", "a.png"):
+        (tmp_path / other).write_bytes(b"no mask")
+    with pytest.raises(InputError, match=rf"expected a (mask|picture) .*{name}.*; "):
+        read_mask(tmp_path / name)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scans import palette_png
 from torch import Tensor
 
 from medseg_attack import registry
@@ -61,6 +62,8 @@ def test_masks_come_from_files_of_the_grid_or_of_the_scan(tmp_path: Path) -> Non
     np.save(tmp_path / "scan.npy", np.stack([flat * 0, flat, flat * 0]))
     assert (region_of(case(), f"mask:{tmp_path}/flat.npy") == (flat > 0)).all()
     assert (region_of(case(), f"mask:{tmp_path}/scan.npy") == (flat > 0)).all()
+    palette_png(tmp_path / "palette.png", flat)
+    assert (region_of(case(), f"mask:{tmp_path}/palette.png") == (flat > 0)).all()
     np.save(tmp_path / "other.npy", flat[:7])
     with pytest.raises(InputError, match=r"\(20, 18\) for c0, got \(7, 18\)"):
         region_of(case(), f"mask:{tmp_path}/other.npy")
@@ -186,5 +189,5 @@ def test_a_patch_gains_nothing_from_what_it_covers() -> None:
 @pytest.mark.parametrize("name", ["cut.png", "cut.npy"])
 def test_a_damaged_mask_is_refused_in_a_sentence(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"no mask")
-    with pytest.raises(InputError, match=f"expected a mask in .*{name}, got"):
+    with pytest.raises(InputError, match=f"expected a (mask|picture) in .*{name}, got"):
         region_of(case(), f"mask:{tmp_path / name}")

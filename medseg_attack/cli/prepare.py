@@ -54,7 +54,9 @@ SeriesUIDs = Annotated[
     typer.Option("--series", help="Of dicom: UID of a series to take; may be repeated.", show_default=False),
 ]
 Folds = Annotated[int, typer.Option("--folds", help="For cross-validation, by patient.")]
-TestFraction = Annotated[float, typer.Option("--test", help="Fraction of the patients held out, at least one.")]
+TestFraction = Annotated[
+    float, typer.Option("--test", help="Fraction of the patients held out, at least one; 1: all of them.")
+]
 
 
 @command

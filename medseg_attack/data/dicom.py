@@ -80,6 +80,12 @@ class Series:
         ends = sum(self.pixels.limits)
         return tuple((-slope, slope * ends + inter) for slope, inter in found)
 
+    @property
+    def padding(self) -> tuple[int, int] | None:
+        """Least and largest stored value that stands for no measurement."""
+        said = {frame.padding for frame in self.frames} - {None}
+        return next(iter(said), None)
+
 
 def series_of(images: Images) -> Series:
     """The series with its slices in order.
@@ -169,6 +175,10 @@ def _located(images: Images) -> list[Frame]:
         if not np.allclose(np.array(frame.spacing), np.array(frames[0].spacing), rtol=1e-3):
             told = " and ".join(f"{one.spacing} in {one.path.name}" for one in (frames[0], frame))
             raise _wrong(images, f"slices of one pixel spacing, got {told}", "split the series")
+    paddings = {frame.padding: frame.path.name for frame in frames if frame.padding is not None}
+    if len(paddings) > 1:
+        told = " and ".join(f"{low} to {high} in {name}" for (low, high), name in sorted(paddings.items())[:2])
+        raise _wrong(images, f"one PixelPaddingValue in all slices, got {told}", "export it again")
     return frames
 
 

@@ -16,7 +16,7 @@ from medseg_attack.errors import plural
 _TAGS = (
     "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
     "Modality", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
     "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "SegmentSequence", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence",
@@ -37,6 +37,7 @@ class Frame:
         spacing: mm between rows and between columns; None if not told.
         thickness: mm, for a series of one slice; 0 if not told.
         slope, inter: from stored values to the unit.
+        padding: least and largest stored value that stands for no measurement; None if there is none.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Frame:
     thickness: float
     slope: float
     inter: float
+    padding: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,7 @@ def _pixels(header: Dataset) -> Pixels:
 
 
 def _frames(path: Path, header: Dataset) -> Iterator[Frame]:
+    padding = _padding(header)
     for n in range(int(header.get("NumberOfFrames") or 1)):
         many = "PerFrameFunctionalGroupsSequence" in header
         place = group(header, n, "PlanePositionSequence") if many else header
@@ -208,8 +211,20 @@ def _frames(path: Path, header: Dataset) -> Iterator[Frame]:
             numbers(place, "ImagePositionPatient"), numbers(turn, "ImageOrientationPatient"),
             numbers(measures, "PixelSpacing"),
             _float(measures, "SpacingBetweenSlices", 0.0) or _float(measures, "SliceThickness", 0.0),
-            _float(scale, "RescaleSlope", 1.0), _float(scale, "RescaleIntercept", 0.0),
+            _float(scale, "RescaleSlope", 1.0), _float(scale, "RescaleIntercept", 0.0), padding,
         )  # fmt: skip
+
+
+def _padding(header: Dataset) -> tuple[int, int] | None:
+    """The values used for padding, as they are stored: neither slope nor intercept applies to them (PS3.3 C.7.5.1)."""
+    said = (header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit"))
+    values = [int(value) for value in said if value is not None]
+    if said[0] is None:
+        return None
+    bits = int(header.get("BitsAllocated", 16))
+    half = 2 ** (bits - 1) if header.get("PixelRepresentation", 0) else 0
+    values = [(value + half) % 2**bits - half for value in values]  # some scanners write -2000 as 63536
+    return min(values), max(values)
 
 
 def _float(dataset: Dataset, name: str, default: float) -> float:

@@ -1,49 +1,47 @@
 """NIfTI label maps over a DICOM series: matched by where voxels lie, not by the order of axes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from medseg_attack.data.dicom import NEAR, Grid
+from medseg_attack.data.dicom import Grid
 from medseg_attack.data.nifti import Nifti, read_nifti
-from medseg_attack.data.source import Array, Lattice
+from medseg_attack.data.overlay import Overlay, overlay
+from medseg_attack.data.source import Array
+from medseg_attack.errors import InputError, plural
+
+NIFTI = "NIfTI"  # the kind of such label files
 
 
-def lattice_on(volume: Nifti, grid: Grid) -> Lattice | None:
-    """How the volume's array becomes (slice, row, column) of the grid; None if their voxels are not the same."""
-    if not np.isfinite(volume.affine).all() or abs(np.linalg.det(volume.affine)) < 1e-12:
+def overlay_of(volume: Nifti, grid: Grid) -> Overlay | None:
+    """How the volume lies on the grid; None if its voxels are not voxels of the grid, or none of them is in it."""
+    if not np.isfinite(volume.affine).all():
         return None
-    to_file = np.linalg.inv(volume.affine) @ grid.affine
-    turn = np.round(to_file[:3, :3])
-    if not (np.abs(turn).sum(axis=0) == 1).all() or not (np.abs(turn).sum(axis=1) == 1).all():
-        return None
-    axes = np.abs(turn).argmax(axis=0)
-    flips = turn.sum(axis=0) < 0
-    shape = np.array(volume.stored.shape)
-    if tuple(shape[axes]) != grid.shape:
-        return None
-    corners = np.array(np.meshgrid(*((0, n - 1) for n in grid.shape), indexing="ij")).reshape(3, -1)
-    expected = np.empty_like(corners)
-    for axis, (of_file, flip) in enumerate(zip(axes, flips, strict=True)):
-        expected[of_file] = grid.shape[axis] - 1 - corners[axis] if flip else corners[axis]
-    if np.abs(to_file[:3, :3] @ corners + to_file[:3, 3:] - expected).max() > NEAR:
-        return None
-    first, second, third = (int(axis) for axis in axes)
-    return Lattice(volume.stored.shape, (first, second, third), (bool(flips[0]), bool(flips[1]), bool(flips[2])))
+    to_grid = np.linalg.inv(grid.affine) @ volume.affine
+    found = overlay(volume.stored.shape, to_grid[:3, 3], to_grid[:3, :3], grid)
+    return found if found is not None and (found.inside or found.covers) else None
 
 
-def label_map(path: Path, grid: Grid) -> Array | None:
-    """The labels on the grid; None if the volume is not on it.
+def read_label_map(path: Path, grid: Grid, numbers: Iterable[int]) -> Array:
+    """Where the volume, which lies on the grid, has one of the numbers; outside of it nothing is labelled.
 
     Raises:
-        InputError: the file is broken.
+        InputError: the file is broken, or has labels beyond the grid.
     """
     volume = read_nifti(path)
-    lattice = lattice_on(volume, grid)
-    if lattice is None:
-        return None
-    values: Array = lattice.from_file(volume.stored) * np.float64(volume.slope) + volume.inter
-    return values
+    found = overlay_of(volume, grid)
+    assert found is not None  # or it would not belong to the series
+    labels = volume.stored * np.float64(volume.slope) + volume.inter
+    mask = np.zeros(grid.shape, bool)
+    where, part, beyond = found.put(np.isin(labels, list(numbers)))
+    if beyond:
+        raise InputError(
+            f"expected labels within the series, got {plural(beyond, 'labelled voxel')} beyond its "
+            f"{plural(grid.shape[0], 'slice')} in {path}; add the slices that are missing, or crop the labels"
+        )
+    mask[where] = part
+    return mask
 
 
 def values_of(path: Path) -> tuple[tuple[int, str], ...]:

@@ -1,4 +1,4 @@
-"""DICOM SEG through highdicom: frames put on the slices of a series by their positions."""
+"""DICOM SEG through highdicom: frames put on the voxels of a series by their positions."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from medseg_attack.data.dicom import NEAR, Grid
+from medseg_attack.data.dicom import Grid
 from medseg_attack.data.dicom_decoders import check_decodable
 from medseg_attack.data.dicom_files import group, numbers, reading
+from medseg_attack.data.overlay import Overlay, overlay
 from medseg_attack.data.source import Array
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 
 
 def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) -> dict[int, Array]:
@@ -21,7 +22,7 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
         threshold: of FRACTIONAL segments, as a fraction of their maximum; such values and more are inside.
 
     Raises:
-        InputError: the file is broken, or a frame is not on a slice of the grid.
+        InputError: the file is broken, or a frame is not on voxels of the grid.
     """
     from highdicom.seg import Segmentation
 
@@ -36,9 +37,15 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
         here = wanted if kind == "LABELMAP" else {_segment(dataset, n)} & wanted
         if not here:
             continue
-        at = _slice(dataset, n, frame.shape, grid, path)
+        place = _on(dataset, n, frame.shape, grid, path)
         for number in here:
-            masks[number][at] |= _inside(frame, kind, number, dataset, threshold)
+            where, part, beyond = place.put(_inside(frame, kind, number, dataset, threshold)[None])
+            if beyond:
+                raise InputError(
+                    f"expected segments within the series, got {plural(beyond, 'pixel')} of frame {n} beyond its "
+                    f"{plural(grid.shape[0], 'slice')} in {path}; add the slices that are missing, or leave it out"
+                )
+            masks[number][where] |= part
     return masks
 
 
@@ -56,8 +63,8 @@ def _segment(dataset: Any, n: int) -> int:
     return int(group(dataset, n, "SegmentIdentificationSequence").ReferencedSegmentNumber)
 
 
-def _slice(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path) -> int:
-    """The slice whose first and last pixels are those of the frame."""
+def _on(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path) -> Overlay:
+    """Where the pixels of a frame lie: in a slice of the grid, or across its slices."""
     position = numbers(group(dataset, n, "PlanePositionSequence"), "ImagePositionPatient")
     turn = numbers(group(dataset, n, "PlaneOrientationSequence"), "ImageOrientationPatient")
     spacing = numbers(group(dataset, n, "PixelMeasuresSequence"), "PixelSpacing")
@@ -65,16 +72,16 @@ def _slice(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path)
         raise InputError(
             f"expected frames with a position in the patient, got none in frame {n} of {path}; leave it out"
         )
-    step_column, step_row = np.array(turn[:3]) * spacing[1], np.array(turn[3:]) * spacing[0]
-    rows, columns = grid.shape[1:]
-    corners = np.array([(0, 0), (rows - 1, 0), (0, columns - 1)])
-    points = np.array(position) + corners @ np.stack((step_row, step_column))
-    at = grid.index(points)
-    place = round(float(at[0, 0]))
-    expected = np.column_stack((np.full(3, place), corners))
-    if shape != (rows, columns) or not 0 <= place < grid.shape[0] or np.abs(at - expected).max() > NEAR:
+    rows_mm, columns_mm = np.array(turn[3:]) * spacing[0], np.array(turn[:3]) * spacing[1]
+    first, down, across = grid.index(np.array(position) + np.stack((0 * rows_mm, rows_mm, columns_mm)))
+    down, across = down - first, across - first
+    through = np.eye(3)[np.abs(down + across).argmin()]  # a frame is one voxel thick
+    found = overlay((1, *shape), first, np.stack((through, down, across), axis=1), grid)
+    if found is None:
+        theirs, ours = (" x ".join(f"{mm:.3g}" for mm in pair) for pair in (spacing, grid.spacing_mm[1:]))
         raise InputError(
-            f"expected frames on the slices of the series, {rows} x {columns}, got frame {n} of {shape[0]} x "
-            f"{shape[1]} at {position} in {path}; resample it onto the series, or leave it out"
+            f"expected frames on the slices of the series, {grid.shape[1]} x {grid.shape[2]} pixels of {ours} mm, got "
+            f"frame {n} of {shape[0]} x {shape[1]} pixels of {theirs} mm at {position} in {path}; resample it onto the "
+            "series, or leave it out"
         )
-    return place
+    return found

@@ -11,17 +11,16 @@ import numpy as np
 
 from medseg_attack.data.dicom import Series, files_of, read_stored, series_of
 from medseg_attack.data.dicom_headers import Images, Index, LabelFile, index
-from medseg_attack.data.dicom_nifti import label_map, values_of
+from medseg_attack.data.dicom_nifti import NIFTI, overlay_of, read_label_map, values_of
+from medseg_attack.data.dicom_owners import left_out, no_labels, owners
 from medseg_attack.data.dicom_seg import read_seg
-from medseg_attack.data.nifti import stem
+from medseg_attack.data.nifti import read_nifti, stem
 from medseg_attack.data.rtstruct import contours_on, read_rtstruct
 from medseg_attack.data.segments import choice, matching
 from medseg_attack.data.source import Array, Scan, ScanFile, Source, existing, label_type
 from medseg_attack.errors import InputError, plural
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
-
-_NIFTI = "NIfTI"
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ class Dicom:
     labels is a scan, others are left out and named. A SEG or RTSTRUCT belongs to the series that it refers to. Where
     an RTSTRUCT's references lead nowhere, or a SEG has none, it belongs to the series in its frame of reference, or
     else to the series of its patient. A NIfTI label map must be named by `masks`; it belongs to the series whose voxels
-    its affine hits. Patients are told apart by PatientID (by study where it is empty) and called by a hash. Where
-    SeriesInstanceUID is empty, a folder is a series.
+    its affine hits, in whatever order of axes, and if only in part. Patients are told apart by PatientID (by study
+    where it is empty) and called by a hash. Where SeriesInstanceUID is empty, a folder is a series.
 
     Attributes:
         labels: classes and the labels they are made of, `liver=Liver,kidney=Kidney*`; all labels where it is empty.
@@ -81,7 +80,7 @@ class Dicom:
         found = self._chosen(index(root), root)
         owned, notes = self._owned(found, root)
         if not owned:
-            raise InputError(_no_labels(found, root))
+            raise InputError(no_labels(found, root))
         notes += [
             f"{_place(one, root)} is left out: {one.modality} of {plural(len(one.frames), 'image')} without labels"
             for uid, one in found.images.items() if uid not in owned
@@ -89,7 +88,7 @@ class Dicom:
         all_series = {uid: series_of(found.images[uid]) for uid in owned}
         picked = self._picked(owned, found, root)
         for uid, of in picked.items():
-            notes += _off_slices(of, all_series[uid])
+            notes += _off_slices(of, all_series[uid]) + _uncovered(of, all_series[uid])
         names = tuple(next(iter(picked.values())))
         classes = ("background", *names) if self.exclusive else names
         task = Task("dicom", classes, self.exclusive)
@@ -102,7 +101,8 @@ class Dicom:
             files = (*images, *sorted({label.file.path for labels in of.values() for label in labels}))
             read = functools.partial(read_scan, name, series, of, task, self.threshold, root)
             scans.append(ScanFile(name, groups[uid], series.frames[0].path.parent, files, read, len(images)))
-        return Source(root, spec(self), task, tuple(sorted(scans, key=lambda s: s.id)), (*found.notes, *notes))
+        told = (*found.notes, *dict.fromkeys(notes))  # a label may be in several classes
+        return Source(root, spec(self), task, tuple(sorted(scans, key=lambda s: s.id)), told)
 
     def _chosen(self, found: Index, root: Path) -> Index:
         """What `series` and `masks` leave, with the NIfTI label maps that `masks` names."""
@@ -115,7 +115,7 @@ class Dicom:
             return replace(found, images=images)
         labels = [label for label in found.labels if label.path.relative_to(root).match(self.masks)]
         labels += [
-            LabelFile(path, _NIFTI, "", "", frozenset(), frozenset(), values_of(path))
+            LabelFile(path, NIFTI, "", "", frozenset(), frozenset(), values_of(path))
             for path in sorted(root.rglob("*.nii*")) if stem(path) and path.relative_to(root).match(self.masks)
         ]  # fmt: skip
         return replace(found, images=images, labels=tuple(labels))
@@ -125,16 +125,15 @@ class Dicom:
         owned: dict[str, list[LabelFile]] = defaultdict(list)
         notes = []
         for label in found.labels:
-            owners = _owners(label, found.images)
-            if len(owners) > 1:
+            mine = owners(label, found.images)
+            if len(mine) > 1:
                 raise InputError(
-                    f"expected one series that {label.path} belongs to, got {', '.join(owners)}; choose with --series"
+                    f"expected one series that {label.path} belongs to, got {', '.join(mine)}; choose with --series"
                 )
-            for uid in owners:
+            for uid in mine:
                 owned[uid].append(label)
-            if not owners and not self.series:
-                place = label.path.relative_to(root)
-                notes.append(f"{place} is left out: a {label.kind} of a series that is not in SOURCE")
+            if not mine and not self.series:
+                notes.append(left_out(label, root))
         return dict(sorted(owned.items())), notes
 
     def _picked(self, owned: Mapping[str, Sequence[LabelFile]], found: Index, root: Path) -> dict[str, Picked]:
@@ -191,7 +190,7 @@ def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: 
         read_stored(series), labels, tuple(f"{name}_slice_{i:03d}" for i in range(len(labels))),
         series.grid.spacing_mm, *(scales[0] if same else (1.0, 0.0)),
         unit="HU" if series.images.modality == "CT" else "", affine=series.grid.affine,
-        scales=() if same else scales, limits=series.pixels.limits,
+        scales=() if same else scales, limits=series.pixels.limits, padding=series.padding,
         frames=tuple((frame.path.relative_to(root).as_posix(), frame.number) for frame in series.frames),
     )  # fmt: skip
 
@@ -201,10 +200,8 @@ def _mask(parts: Sequence[Label], series: Series, threshold: float) -> Array:
     result = np.zeros(series.grid.shape, bool)
     for file in dict.fromkeys(label.file for label in parts):
         numbers = [label.number for label in parts if label.file == file]
-        if file.kind == _NIFTI:
-            values = label_map(file.path, series.grid)
-            assert values is not None  # or it would not belong to the series
-            result |= np.isin(values, numbers)
+        if file.kind == NIFTI:
+            result |= read_label_map(file.path, series.grid, numbers)
             continue
         masks = (
             read_seg(file.path, series.grid, numbers, threshold)
@@ -214,30 +211,6 @@ def _mask(parts: Sequence[Label], series: Series, threshold: float) -> Array:
         for mask in masks.values():
             result |= mask
     return result
-
-
-def _owners(label: LabelFile, images: Mapping[str, Images]) -> list[str]:
-    if label.kind == _NIFTI:
-        return [uid for uid, one in images.items() if _hit(label, one)]
-    named = [uid for uid in images if uid in label.series]
-    named = named or [uid for uid, one in images.items() if label.instances & {frame.uid for frame in one.frames}]
-    if named or (label.kind == "SEG" and (label.series or label.instances)):
-        return named
-    near = [uid for uid, one in images.items() if label.place and one.place == label.place]
-    near = near or [uid for uid, one in images.items() if one.patient == label.patient]
-    return near if len(near) < 2 else [uid for uid in near if _usable(images[uid])]
-
-
-def _hit(label: LabelFile, images: Images) -> bool:
-    series = _usable(images)
-    return series is not None and label_map(label.path, series.grid) is not None
-
-
-def _usable(images: Images) -> Series | None:
-    try:
-        return series_of(images)
-    except InputError:
-        return None
 
 
 def _labels(pool: Sequence[Label], names: Sequence[str], where: str) -> tuple[Label, ...]:
@@ -271,20 +244,14 @@ def _off_slices(picked: Picked, series: Series) -> list[str]:
     return notes
 
 
-def _no_labels(found: Index, root: Path) -> str:
-    if not found.images:
-        return f"expected DICOM series in {root}, got none; check the path"
-    if not found.labels:
-        return (
-            f"expected a SEG or RTSTRUCT with the series in {root}, got none; add one, or name NIfTI label maps with "
-            "dicom(masks='*.nii.gz')"
-        )
-    label = found.labels[0]
-    of = f" of the series {', '.join(sorted(label.series))}" if label.series else ""
-    return (
-        f"expected labels of a series in {root} ({', '.join(found.images)}), got {label.path}{of}; add that series, or "
-        "labels of these"
-    )
+def _uncovered(picked: Picked, series: Series) -> list[str]:
+    """Notes on label maps that are a part of their series."""
+    files = {label.file.path for labels in picked.values() for label in labels if label.file.kind == NIFTI}
+    found = {path: overlay_of(read_nifti(path), series.grid) for path in sorted(files)}
+    return [
+        f"{path.name} is a part of its series; the rest of that counts as background"
+        for path, one in found.items() if one is not None and not one.covers
+    ]  # fmt: skip
 
 
 def _place(images: Images, root: Path) -> str:

@@ -81,6 +81,25 @@ def read_marks(path: Path) -> tuple[Array, bool]:
     return (red << 16) | (green << 8) | blue, True
 
 
+def read_mask(path: Path) -> Array:
+    """The numbers of a mask in a file of its own: a picture as `read_marks` has it, or an NPY of any shape.
+
+    Raises:
+        InputError: it is not there, cannot be read, or is a JPEG, which changes values.
+    """
+    if not path.is_file():
+        raise InputError(f"expected a mask in {path}, got no file; check the path")
+    if path.suffix.lower() != ".npy":
+        if not is_picture(path) or path.suffix.lower() in LOSSY:
+            raise InputError(f"expected a mask as NPY or as a picture without loss, got {path}; write it as PNG")
+        return read_marks(path)[0]
+    try:
+        array: Array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"expected a mask in {path}, got '{error}'; write it again") from error
+    return array
+
+
 def is_grey(pixels: Array) -> bool:
     """Whether all channels are equal."""
     return bool((pixels == pixels[:1]).all())

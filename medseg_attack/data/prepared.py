@@ -127,7 +127,8 @@ class Prepared:
         pair = torch.from_numpy(image), torch.from_numpy(target)
         # copied: the map is read-only, and a tensor must not be
         limits = tuple(record.get("limits") or ()) or None
-        storage = Storage(torch.from_numpy(seen.copy()), slope, inter, limits, *_order(record))
+        padding = tuple(record.get("padding") or ()) or None
+        storage = Storage(torch.from_numpy(seen.copy()), slope, inter, limits, *_order(record), padding)
         names = ref.id, ref.volume, ref.group
         return Case(*names, *pair, spacing, window, stack, storage, self.task.classes)
 

@@ -14,7 +14,7 @@ def resampled(scan: Scan, task: Task, size: tuple[int, int]) -> Scan:
 
     Labels are resampled as fractions by the same weights: a pixel gets the classes that cover at least half
     of it, in an exclusive task the one that covers most. There is no way back to the file's grid, so
-    `lattice`, `affine`, `limits` and `frames` go.
+    `lattice`, `affine`, `limits`, `padding` and `frames` go.
     """
     rows, columns = scan.labels.shape[1:]
     planes = scan.stored.reshape(-1, rows, columns)
@@ -27,6 +27,7 @@ def resampled(scan: Scan, task: Task, size: tuple[int, int]) -> Scan:
         lattice=None,
         affine=None,
         limits=None,
+        padding=None,
         frames=(),
     )
 

@@ -54,6 +54,7 @@ class Scan:
         affine: voxel of the file's array to mm, 4 x 4, if the file has one.
         scales: slope and inter of each slice, where they differ from slice to slice; else empty.
         limits: least and largest value that the stored bits hold, if they are not those of the type.
+        padding: least and largest stored value that stands for no measurement.
         frames: per slice the file, relative to the source, and the frame in it, where slices have files.
     """
 
@@ -68,6 +69,7 @@ class Scan:
     affine: NDArray[np.float64] | None = None
     scales: tuple[tuple[float, float], ...] = ()
     limits: tuple[int, int] | None = None
+    padding: tuple[int, int] | None = None
     frames: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -75,8 +77,20 @@ class Scan:
         """`stored` with its axis of channels, (channels, slices, rows, columns), also if there is but one."""
         return self.stored if self.stored.ndim == 4 else self.stored[None]
 
+    @property
+    def padded(self) -> Array:
+        """Where there is padding, in the shape of `channels`."""
+        low, high = self.padding or (1, 0)
+        where: Array = (self.channels >= low) & (self.channels <= high)
+        return where
+
     def native(self) -> Iterator[Array]:
-        """The intensities, (slices, rows, columns), of one channel after the other."""
+        """The intensities, (slices, rows, columns), of one channel after the other; NaN where there is padding."""
+        for values, padded in zip(self._scaled(), self.padded, strict=True):
+            values[padded] = np.nan
+            yield values
+
+    def _scaled(self) -> Iterator[Array]:
         if self.scales:
             wide = np.array(self.scales, np.float64)[:, :, None, None]
             return (stored * wide[:, 0] + wide[:, 1] for stored in self.channels)

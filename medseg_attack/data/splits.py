@@ -17,23 +17,26 @@ def split(
     Depends on the set of patients and the options alone. Fewer folds where there are fewer patients.
 
     Args:
+        test_fraction: of the patients; 1 holds all of them out, for a network that is trained already.
         parts: of patients whom the data set itself has placed: "test" patients are tested on, and no others;
             "val" patients are fold 0.
 
     Raises:
         InputError: fewer than 3 patients or than 2 to train on, or an option out of range.
     """
-    if not 0 < test_fraction < 1:
-        raise InputError(f"--test: expected a fraction between 0 and 1, got {test_fraction:g}; 0.2 is usual")
+    if not 0 < test_fraction <= 1:
+        raise InputError(f"--test: expected a fraction above 0 and up to 1, got {test_fraction:g}; 0.2 is usual")
     if folds < 2:
         raise InputError(f"--folds: expected at least 2, got {folds}; 5 is usual")
     if seed < 0:
         raise InputError(f"--seed: expected 0 or more, got {seed}; write for instance --seed 0")
     patients = sorted(set(groups))
+    if test_fraction == 1:
+        return dict.fromkeys(patients, TEST)
     if len(patients) < 3:
         raise InputError(
             f"expected at least 3 patients to train, validate and test on, got {len(patients)} "
-            f"({', '.join(patients)}); add scans of other patients"
+            f"({', '.join(patients)}); add scans of other patients, or give --test 1 to train on none"
         )
     given = parts or {}
     order = [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]

@@ -15,7 +15,7 @@ def counts(scan: Scan, task: Task) -> dict[str, Any]:
     for k in task.scored:
         mask = scan.labels == k if task.exclusive else ((scan.labels >> k) & 1).astype(bool)
         classes[task.classes[k]] = {"slices": int(mask.any(axis=(1, 2)).sum()), "voxels": int(mask.sum())}
-    ends = [float(end) for values in scan.native() for end in (values.min(), values.max())]
+    ends = [float(end) for values in scan.native() for end in (np.nanmin(values), np.nanmax(values))]
     return {"intensity": [min(ends), max(ends)], "classes": classes}
 
 

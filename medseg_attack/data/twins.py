@@ -1,7 +1,8 @@
 """Perturbed twins of scans, in the source's own format, each beside a sidecar that says what it is.
 
-RUN/adversarial/<the source's path>         the twin
-RUN/adversarial/<the source's path>.json    hash, attack, budget: its mark as a perturbed copy
+RUN/adversarial/<the source's path>             the twin
+RUN/adversarial/<scan's id>/<slice's id>.dcm    of DICOM, whose folders and files are often called by their patients
+<the twin>.json                                 hash, attack, budget: its mark as a perturbed copy
 """
 
 import gzip
@@ -34,16 +35,23 @@ class Twin:
         path: of the source, relative to its root.
         slices: positions of its slices in the scan, in the order of the file.
         channels: positions of its channels.
+        name: of the twin, where the source's is not to be told.
     """
 
     path: str
     slices: tuple[int, ...]
     channels: tuple[int, ...] = (0,)
+    name: str = ""
 
     @property
     def written(self) -> str:
-        """Of the twin, relative to the root of the twins: `path`, but PNG where that format would change the pixels."""
-        return lossless(self.path, len(self.channels))
+        """Where the twin is in the root of the twins: `path`, but PNG where that format would change the pixels."""
+        return self.name or lossless(self.path, len(self.channels))
+
+    @property
+    def source(self) -> dict[str, str]:
+        """What files beside the twin say of its source."""
+        return {} if self.name else {"source": self.path}
 
 
 def twins_of(record: Mapping[str, Any]) -> list[Twin]:
@@ -59,7 +67,7 @@ def twins_of(record: Mapping[str, Any]) -> list[Twin]:
         )
     slices, channels = tuple(range(len(record["case_ids"]))), tuple(range(record.get("channels", 1)))
     if record.get("frames"):
-        return [Twin(path, mine, channels) for path, mine in _by_file(record["frames"]).items()]
+        return [Twin(path, mine, channels, _name(record, mine)) for path, mine in _by_file(record["frames"]).items()]
     first = record["sources"][0]["path"]
     n = record.get("n_images", len(slices) if first.endswith(".png") else 1)  # absent from the first version's records
     paths = [source["path"] for source in record["sources"][:n]]
@@ -68,6 +76,12 @@ def twins_of(record: Mapping[str, Any]) -> list[Twin]:
     if record["lattice"] and first.endswith((".nii", ".nii.gz")):
         return [Twin(path, slices, channels if n == 1 else (index,)) for index, path in enumerate(paths)]
     raise InputError(f"expected pictures, NIfTI or DICOM to write twins of, got {first}; use --save-adversarial none")
+
+
+def _name(record: Mapping[str, Any], slices: Sequence[int]) -> str:
+    """Of a DICOM twin: made of ids alone."""
+    ids = record["case_ids"]
+    return f"{record['id']}/{record['id'] if len(slices) == len(ids) else ids[min(slices)]}.dcm"
 
 
 def _by_file(frames: Sequence[Sequence[Any]]) -> dict[str, tuple[int, ...]]:
@@ -108,8 +122,8 @@ def write_twin(
             layout = _layout(record)
             volumes = np.stack([layout.to_file(one) for one in mine], axis=-1)
             part.write_bytes(_nifti(source / twin.path, volumes, keep_headers))
-    sidecar = {"mark": MARK, "sha256": sha256(path), "source": twin.path, **facts}
-    if twin.written != twin.path:
+    sidecar = {"mark": MARK, "sha256": sha256(path), **twin.source, **facts}
+    if twin.written not in (twin.path, twin.name):
         sidecar["format"] = f"PNG, because {Path(twin.path).suffix} would change the pixels again"
     write_json(path.with_name(path.name + ".json"), sidecar)
 

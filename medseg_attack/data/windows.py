@@ -13,7 +13,7 @@ from medseg_attack.errors import InputError
 class WindowRule(Protocol):
     """From a scan's intensities, (slices, rows, columns), to low and high of each slice: (slices, 2).
 
-    `str(rule)` is the text that `window_rule` turns into it.
+    NaN stands for pixels that were never measured. `str(rule)` is the text that `window_rule` turns into it.
     """
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]: ...
@@ -24,9 +24,10 @@ class Percentile:
     """One window for the scan: its 0.5 and 99.5 percentile, or its range if these two are equal."""
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        low, high = np.percentile(values, (0.5, 99.5))
+        measured = values[~np.isnan(values)]
+        low, high = np.percentile(measured, (0.5, 99.5))
         if not low < high:
-            low, high = values.min(), values.max()
+            low, high = measured.min(), measured.max()
         return np.tile(np.array([low, high], dtype=np.float64), (len(values), 1))
 
     def __str__(self) -> str:
@@ -38,7 +39,7 @@ class Range:
     """One window for the scan: from its least to its greatest value, so that nothing is cut off."""
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.tile(np.array([values.min(), values.max()], dtype=np.float64), (len(values), 1))
+        return np.tile(np.array([np.nanmin(values), np.nanmax(values)], dtype=np.float64), (len(values), 1))
 
     def __str__(self) -> str:
         return "range"
@@ -49,7 +50,7 @@ class SliceMax:
     """Each slice from 0 to its maximum, as in arXiv 2401.11224; 0 to 1 where that is not positive."""
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        high = values.reshape(len(values), -1).max(axis=1).astype(np.float64)
+        high = np.fmax.reduce(values.reshape(len(values), -1), axis=1).astype(np.float64)
         return np.stack((np.zeros_like(high), np.where(high > 0, high, 1.0)), axis=1)
 
     def __str__(self) -> str:
