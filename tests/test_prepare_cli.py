@@ -17,6 +17,8 @@ from scans import acdc_paths, edit_csv, first_png, write_acdc, write_decathlon, 
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
+from medseg_attack.data.prepared import open_prepared
+from medseg_attack.errors import InputError
 
 
 def run(*words: object) -> tuple[int, str, str]:
@@ -253,6 +255,19 @@ def test_four_dimensions(tmp_path: Path) -> None:
 
 def test_too_few_patients(tmp_path: Path) -> None:
     refused(write_acdc(tmp_path / "acdc", patients=2), "acdc", "at least 3 patients", "patient001, patient002")
+
+
+def test_one_patient_is_enough_for_a_network_that_is_trained_already(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    root = write_acdc(tmp_path / "acdc", patients=1)
+    code, shown, told = run(root, "--format", "acdc", "--out", out, "--test", 1, "--json", "--no-progress")
+    assert code == 0
+    assert "attack --data" in told
+    assert list(json.loads(shown)["splits"]) == ["test"]
+    data = open_prepared(out)
+    assert data.refs("test") == data.refs("all") != ()
+    with pytest.raises(InputError, match="all are held out; prepare it with less than --test 1"):
+        data.refs("train")
 
 
 @pytest.mark.parametrize(

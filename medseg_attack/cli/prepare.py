@@ -100,7 +100,8 @@ def prepare(
         print_json({"data": str(where), "fingerprint": prepared.fingerprint, **prepared.summary})
     else:
         _show(prepared)
-    next_step(f"medattack train --data {where} --model unet_small")
+    own = "attack --data {} --model \"own('FILE.py:FACTORY', weights='FILE')\""
+    next_step(f"medattack {(own if test == 1 else 'train --data {} --model unet_small').format(where)}")
 
 
 def _run(found: "Source", where: Path, options: "Options", show: bool) -> "Prepared":

@@ -92,7 +92,12 @@ class Prepared:
         """
         if split not in ("train", "val", "test", "all"):
             raise InputError(f"expected the split train, val, test or all, got {split!r}; choose one of them")
-        if not 0 <= fold < self.folds:
+        if split in ("train", "val") and not self.folds:
+            raise InputError(
+                f"expected patients to train on in {self.root}, got none, since all are held out; prepare it with less "
+                "than --test 1"
+            )
+        if split in ("train", "val") and not 0 <= fold < self.folds:
             raise InputError(f"expected a fold from 0 to {self.folds - 1} of {self.root}, got {fold}; choose one")
         found = [
             ref
