@@ -1,4 +1,4 @@
-"""Networks as others keep them: Python, TorchScript, torch.export, ONNX, folders of SMP and of MONAI's bundles."""
+"""Networks as others keep them in a file: Python, TorchScript, torch.export, ONNX."""
 
 import importlib
 import importlib.util
@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json
-from medseg_attack.models.weights import fill
 from medseg_attack.types import Task
 
 
@@ -50,7 +48,7 @@ def _module(place: str, text: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # another's code may raise anything
-        raise InputError(f"expected to import {place} for own({text!r}), got {_raised(error)}; repair it") from error
+        raise InputError(f"expected to import {place} for own({text!r}), got {raised(error)}; repair it") from error
     return module
 
 
@@ -61,10 +59,10 @@ def _called(make: Callable[..., Any], text: str, task: Task) -> Any:
         takes = "task" in inspect.signature(make).parameters
         return make(task=task) if takes else make()
     except Exception as error:  # another's code may raise anything
-        raise InputError(f"expected own({text!r}) to make a network, got {_raised(error)}; repair it") from error
+        raise InputError(f"expected own({text!r}) to make a network, got {raised(error)}; repair it") from error
 
 
-def _raised(error: Exception) -> str:
+def raised(error: Exception) -> str:
     """An error with the place in the file that raised it."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
@@ -111,12 +109,20 @@ class Exported(nn.Module):
         return self
 
 
-def exported(path: Path) -> nn.Module:
+def exported(path: Path, trust: bool) -> nn.Module:
     """The network of a torch.export file.
 
+    torch unpickles its sample inputs, some of its weights and its constants, evaluates its shapes as Python and loads
+    libraries that it brings: nothing short of the whole file could be looked through beforehand.
+
     Raises:
-        InputError: it is broken, or of a torch that this one does not read.
+        InputError: it is not trusted, broken, or of a torch that this one does not read.
     """
+    if not trust:
+        raise InputError(
+            f"expected trust=True beside {path}, got none; reading a torch.export file runs whatever it holds: write "
+            "it if you trust who made the file, or give the network as TorchScript or ONNX"
+        )
     try:
         program = torch.export.load(path)
         inputs = program.graph_signature.user_inputs
@@ -209,86 +215,6 @@ def _in_parts(net: Callable[[Tensor], Any], x: Tensor, at_once: int | None) -> A
     if isinstance(parts[0], dict):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return torch.cat(parts)
-
-
-def smp_folder(folder: Path) -> nn.Module:
-    """The network that segmentation-models-pytorch wrote with `save_pretrained`; nothing is downloaded.
-
-    Raises:
-        InputError: the folder is of another kind, or its weights are broken.
-    """
-    import segmentation_models_pytorch as library
-
-    options = read_json(folder / "config.json")
-    archs = {make.__name__: make for make in library.MODEL_ARCHITECTURES_MAPPING.values()}
-    name = options.get("_model_class")
-    if name not in archs:
-        raise InputError(
-            f"expected an architecture of segmentation-models-pytorch in {folder / 'config.json'}, got {name!r}; "
-            "save it with save_pretrained of release 0.4 or later"
-        )
-    given = {key: value for key, value in options.items() if not key.startswith("_")} | {"encoder_weights": None}
-    try:
-        net: nn.Module = archs[name](**given)
-    except Exception as error:  # the library checks its options in many ways
-        raise InputError(f"expected options of {name} in {folder / 'config.json'}, got {_raised(error)}") from error
-    fill(net, folder / "model.safetensors")
-    return net
-
-
-def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a MONAI bundle, and the sliding window that it is run with, as options of `own`.
-
-    Its transforms are not applied: they are what `prepare --window` and `normalise` say.
-
-    Raises:
-        InputError: the configuration has no plain `network_def`, or the weights are broken.
-    """
-    from monai.bundle import ConfigParser
-
-    found = [folder / "configs" / f"inference.{kind}" for kind in ("json", "yaml", "yml")]
-    config = next((path for path in found if path.is_file()), None)
-    if config is None:
-        raise InputError(f"expected configs/inference.json or .yaml in the bundle {folder}, got none; check the path")
-    parser = ConfigParser()
-    parser.read_config(str(config))
-    definition = parser.get("network_def")
-    if not isinstance(definition, dict) or _expressions(definition):
-        raise InputError(
-            f"expected a network_def of MONAI's own, without expressions, in {config}, got {definition!r}; "
-            "make the network in a function of your own: own('file.py:factory', weights=...)"
-        )
-    try:
-        net: nn.Module = parser.get_parsed_content("network_def")
-    except Exception as error:  # whatever the network's constructor raises
-        raise InputError(f"expected a network in network_def of {config}, got {_raised(error)}; repair it") from error
-    weights = [folder / "models" / f"model.{kind}" for kind in ("safetensors", "pt")]
-    fill(net, next((path for path in weights if path.is_file()), weights[-1]))
-    return net, _window(parser.get("inferer"))
-
-
-def _expressions(definition: Any) -> bool:
-    """Whether a configuration would run Python that is not MONAI's, or refers to parts of it that might."""
-    if isinstance(definition, dict):
-        target = str(definition.get("_target_", ""))
-        foreign = "." in target and not target.startswith("monai.")
-        return foreign or any(map(_expressions, definition.values()))
-    if isinstance(definition, list):
-        return any(map(_expressions, definition))
-    return isinstance(definition, str) and definition.startswith(("$", "@"))
-
-
-def _window(inferer: Any) -> dict[str, Any]:
-    if not isinstance(inferer, dict) or not str(inferer.get("_target_", "")).endswith("SlidingWindowInferer"):
-        return {}
-    size = inferer.get("roi_size")
-    if not isinstance(size, list) or not all(type(n) is int for n in size):
-        return {}
-    return {
-        "window": tuple(size),
-        "overlap": float(inferer.get("overlap", 0.25)),
-        "importance": str(inferer.get("mode", "constant")),
-    }
 
 
 def _first(error: BaseException) -> str:

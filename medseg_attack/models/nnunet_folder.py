@@ -13,6 +13,7 @@ from torch import nn
 
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
+from medseg_attack.models.named import layer
 from medseg_attack.models.resampling import Resampling
 from medseg_attack.types import Task
 
@@ -257,16 +258,9 @@ def _architecture(described: Mapping[str, Any]) -> dict[str, Any]:
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]}  # fmt: skip
 
 
-def _named(path: str, package: str, folder: Path) -> Any:
-    """A class of that package: a plan is data, and must not choose what else is imported."""
-    module, _, name = path.rpartition(".")
-    found: Any = None
-    if module == package or module.startswith(f"{package}."):
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except ImportError:
-            found = None
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+def _named(path: str, package: str, folder: Path) -> type[nn.Module]:
+    found = layer(path, package)
+    if found is None:
         raise InputError(
             f"expected a network or layer of {package} in {folder / 'plans.json'}, got {path}; build it in a function "
             "of your own: own('file.py:factory')"
