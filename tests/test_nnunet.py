@@ -254,7 +254,7 @@ def test_the_loop_tells_the_model_whose_images_it_sees() -> None:
         ]
 
 
-def write_folder(root: Path, **init: Any) -> Path:
+def write_folder(root: Path, channels: int = 1, **init: Any) -> Path:
     """A results folder as nnU-Net 2.8 writes it, with random weights."""
     pytest.importorskip("dynamic_network_architectures")
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
@@ -288,11 +288,11 @@ def write_folder(root: Path, **init: Any) -> Path:
     (folder / "fold_0").mkdir(parents=True)
     labels = {"background": 0, "liver": 1, "spleen": 2}
     write(folder / "plans.json", plans)
-    write(folder / "dataset.json", {"channel_names": {"0": "MRI"}, "labels": labels})
+    write(folder / "dataset.json", {"channel_names": {str(n): f"MRI {n}" for n in range(channels)}, "labels": labels})
     real = {"conv_op": nn.Conv3d, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU}
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        net = PlainConvUNet(input_channels=1, num_classes=3, deep_supervision=True, **(kwargs | real))
+        net = PlainConvUNet(input_channels=channels, num_classes=3, deep_supervision=True, **(kwargs | real))
     saved = {
         "network_weights": net.state_dict(), "_best_ema": np.float64(0.5), "trainer_name": "nnUNetTrainer",
         "logging": {"ema_fg_dice": [np.float32(0.25), np.float64(0.5)], "lrs": [1e-3]},
