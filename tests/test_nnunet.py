@@ -241,6 +241,24 @@ def test_the_gradient_is_that_of_the_whole_pipeline() -> None:
         torch.testing.assert_close((ends[0] - ends[1]) / 2, (grad * step).sum(), rtol=1e-5, atol=1e-12)
 
 
+def test_logits_are_kept_in_half_precision_and_gradients_are_not() -> None:
+    """As nnU-Net keeps them, since voxels hang on it; the gradient is that of the model that rounds nothing."""
+    found = []
+    weights = torch.randn(1, 3, 6, 9, 11, generator=torch.Generator().manual_seed(1))
+    for made, x in ((model(), case().image[None]), (model().double(), case().image[None].double())):
+        net, x = informed(made, [replace(case(), image=x[0])]).net, x.requires_grad_()
+        logits = net(x)
+        (grad,) = torch.autograd.grad((logits * weights).sum(), x)
+        found.append((logits.detach()[:, :, 2:, :, :-1], grad))  # what is not 0
+    (logits, grad), (known, exact) = found
+    assert torch.equal(logits.half().float(), logits)
+    assert not torch.equal(known.half().double(), known)
+    apart = (logits - known).abs()  # large in corners alone, where a window's weights are half precision's smallest
+    assert apart.median() < 1e-3
+    assert apart.max() < 0.5
+    assert (grad - exact).norm() < 1e-5 * exact.norm()
+
+
 def test_the_loop_tells_the_model_whose_images_it_sees() -> None:
     cases = case("a"), case("bb", low=-500, high=900)
     attacks = [build("pgd(linf(8/255), steps=2)", "attack"), build("square(queries=3)", "attack")]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from medseg_attack.models.nnunet import normalised
 from medseg_attack.models.nnunet_folder import Scheme
+from medseg_attack.models.segmodel import SegModel
 from medseg_attack.types import Case, Storage, Task, Window, alike, informed
 
 pytestmark = [
@@ -130,13 +132,9 @@ def test_the_whole_chain(name: str, tmp_path: Path) -> None:
         stored, None, properties, plans, configuration, dataset
     )
 
-    seen: list[Tensor] = []
-    task = Task("toy", TASK.classes, exclusive=True, channels=n)
+    model = read(folder, task=Task("toy", TASK.classes, exclusive=True, channels=n))
     one = case_of(stored, spacing, given["window"])
-    told = informed(read(folder, task=task), [one])
-    told.net.windows.register_forward_hook(lambda _, inputs, answer: seen.extend((inputs[0][0], answer[0])))
-    log_odds = told(one.image[None])
-    preprocessed, logits = (part.numpy() for part in seen)
+    log_odds, preprocessed, logits = answered(model, one)
     assert preprocessed.shape == theirs.shape
     # what float32 loses of a native intensity, as it is normalised
     scale = max(np.ptp(part) / min(np.ptp(channel[channel != 0]), high - low)
@@ -147,11 +145,28 @@ def test_the_whole_chain(name: str, tmp_path: Path) -> None:
     print(f"\n{name}: preprocessed differ by {apart:.2g} (bound {bound:.2g}) of {np.ptp(theirs):.3g}")
     assert apart <= bound
 
-    segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits, plans, configuration, plans.get_label_manager(dataset), properties, True, 1
-    )
-    found = told.decide(log_odds)[0].int().argmax(0).numpy()
-    print(f"probabilities differ by {np.abs(log_odds.sigmoid()[0].numpy() - probabilities).max():.2g}")
+    def exported(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found: tuple[np.ndarray, np.ndarray] = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits, plans, configuration, plans.get_label_manager(dataset), properties, True, 1
+        )
+        return found
+
+    assert (logits.astype(np.float16) == logits).all()  # sums of windows are kept in half precision
+    segmentation, _ = exported(logits.astype(np.float16))
     assert len(np.unique(segmentation)) > 1
-    assert (found == segmentation).all()
-    np.testing.assert_allclose(log_odds.sigmoid()[0].numpy(), probabilities, rtol=0, atol=8 * FLOAT)
+    assert (log_odds.argmax(0) == segmentation).all()
+    log_odds, _, logits = answered(model.double(), replace(one, image=one.image.double()))  # rounds nothing
+    assert logits.dtype == np.float64
+    _, probabilities = exported(logits)
+    apart = np.abs(1 / (1 + np.exp(-log_odds)) - probabilities).max()
+    print(f"probabilities differ by {apart:.2g}")
+    assert apart <= 4 * FLOAT
+
+
+def answered(model: SegModel, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-odds on the scan's grid; what goes into the windows, and what comes out of them."""
+    seen: list[Tensor] = []
+    told = informed(model, [case])
+    told.net.windows.register_forward_hook(lambda _, inputs, answer: seen.extend((inputs[0][0], answer[0])))
+    log_odds = told(case.image[None])[0]
+    return log_odds.numpy(), seen[0].numpy(), seen[1].numpy()
