@@ -1,6 +1,7 @@
 """Networks that others keep in their own way, each through the one spec that names it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,12 @@ class TestOnnx:
     def test_other_shapes_are_refused(self) -> None:
         with pytest.raises(InputError, match=r"take an image of shape \(1, 1, 6, 6\)"):
             made("own('net.onnx')")(image(1, 1, 6, 6))
+
+    def test_other_channels_are_refused(self) -> None:
+        for spec, task in (("own('net.onnx', channels=3)", TASK), ("own('net.onnx')", replace(TASK, channels=2))):
+            n = 3 if task is TASK else 2
+            with pytest.raises(InputError, match=f"expected an image of 1 channel for the ONNX network, got {n}"):
+                made(spec, task)(image(1, task.channels, 8, 12))
 
     def test_two_files_that_differ_are_two_models(self, place: Path) -> None:
         before = given("own('net.onnx')", TASK).weights

@@ -5,9 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, raised
 from medseg_attack.files import read_json
-from medseg_attack.models.formats import raised
 from medseg_attack.models.named import layer
 from medseg_attack.models.smp import check_encoder
 from medseg_attack.models.weights import fill

@@ -3,9 +3,11 @@
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, first_line, plural, raised
 from medseg_attack.types import Task
 
 
@@ -47,7 +49,7 @@ def _module(place: str, text: str) -> Any:
         found.loader.exec_module(module)
     except InputError:
         raise
-    except Exception as error:  # another's code may raise anything
+    except (Exception, SystemExit) as error:  # another's code may raise anything
         raise InputError(f"expected to import {place} for own({text!r}), got {raised(error)}; repair it") from error
     return module
 
@@ -58,18 +60,8 @@ def _called(make: Callable[..., Any], text: str, task: Task) -> Any:
     try:
         takes = "task" in inspect.signature(make).parameters
         return make(task=task) if takes else make()
-    except Exception as error:  # another's code may raise anything
+    except (Exception, SystemExit) as error:  # another's code may raise anything
         raise InputError(f"expected own({text!r}) to make a network, got {raised(error)}; repair it") from error
-
-
-def raised(error: Exception) -> str:
-    """An error with the place in the file that raised it."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    where = f" in {Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno}" if frame else ""
-    told = " ".join(str(error).split())
-    return f"{type(error).__name__}: {told}{where}"
 
 
 def torchscript(path: Path) -> nn.Module:
@@ -83,9 +75,12 @@ def torchscript(path: Path) -> nn.Module:
             warnings.filterwarnings("ignore", message=".*torch.jit")
             net: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
+        todo = "copy it again, or save it again with this torch"
+        if "constants.pkl" in str(error):  # of TorchScript alone
+            todo = "if torch.save wrote it, give it beside its Python: own('file.py:factory', weights=...)"
         raise InputError(
-            f"expected a TorchScript file that torch {torch.__version__} reads in {path}, got '{_first(error)}'; "
-            "copy it again, or save it again with this torch"
+            f"expected a TorchScript file that torch {torch.__version__} reads in {path}, got '{first_line(error)}'; "
+            f"{todo}"
         ) from error
     return net
 
@@ -124,16 +119,28 @@ def exported(path: Path, trust: bool) -> nn.Module:
             "it if you trust who made the file, or give the network as TorchScript or ONNX"
         )
     try:
-        program = torch.export.load(path)
+        with _quiet():
+            program = torch.export.load(path)
         inputs = program.graph_signature.user_inputs
         nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name == inputs[0]]
         first = nodes[0].meta["val"].shape[0]
         return Exported(program.module(), first if isinstance(first, int) else None)
     except Exception as error:  # the reader raises whatever its JSON, zip and schema parsers do
         raise InputError(
-            f"expected a torch.export file that torch {torch.__version__} reads in {path}, got '{_first(error)}'; "
+            f"expected a torch.export file that torch {torch.__version__} reads in {path}, got '{first_line(error)}'; "
             "copy it again, or export it again with this torch"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A scope without torch's log, where it shows a traceback before it raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class Onnx(nn.Module):
@@ -153,13 +160,20 @@ class Onnx(nn.Module):
         return found[0] if len(found) == 1 else dict(zip(self.names, found, strict=True))
 
     def _answers(self, x: Tensor) -> tuple[Tensor, ...]:
+        channels = self.input.shape[1]
+        if isinstance(channels, int) and channels != x.shape[1]:
+            grey = f", or channels={channels} to repeat a grey scan" if channels > 1 else ""
+            raise InputError(
+                f"expected an image of {plural(channels, 'channel')} for the ONNX network, got {x.shape[1]}; give the "
+                f"data that it was trained for{grey}"
+            )
         dtype = np.float16 if self.input.type == "tensor(float16)" else np.float32
         seen = x.detach().cpu().numpy().astype(dtype)
         try:
             answers = self.session.run(None, {self.input.name: seen})
         except Exception as error:  # its errors have no common type
             raise InputError(
-                f"expected the ONNX network to take an image of shape {tuple(x.shape)}, got '{_first(error)}'; "
+                f"expected the ONNX network to take an image of shape {tuple(x.shape)}, got '{first_line(error)}'; "
                 f"it was made for {self.input.shape}: give window= or size="
             ) from error
         return tuple(_NoGradient.apply(x, torch.from_numpy(answer).to(x)) for answer in answers)
@@ -197,7 +211,7 @@ def onnx(path: Path) -> nn.Module:
     try:
         return Onnx(onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers()))
     except Exception as error:  # its errors have no common type
-        raise InputError(f"expected an ONNX network in {path}, got '{_first(error)}'; export it again") from error
+        raise InputError(f"expected an ONNX network in {path}, got '{first_line(error)}'; export it again") from error
 
 
 def _in_parts(net: Callable[[Tensor], Any], x: Tensor, at_once: int | None) -> Any:
@@ -215,7 +229,3 @@ def _in_parts(net: Callable[[Tensor], Any], x: Tensor, at_once: int | None) -> A
     if isinstance(parts[0], dict):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return torch.cat(parts)
-
-
-def _first(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

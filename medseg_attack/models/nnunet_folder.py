@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, first_line
 from medseg_attack.files import read_json
 from medseg_attack.models.named import layer
 from medseg_attack.models.resampling import Resampling
@@ -130,8 +130,9 @@ def _loaded(file: Path, trust: bool) -> dict[str, Any]:
             "run anything; if you trust who made it, write trust=True"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        told = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"expected a checkpoint of nnU-Net in {file}, got '{told}'; copy the file again") from error
+        raise InputError(
+            f"expected a checkpoint of nnU-Net in {file}, got '{first_line(error)}'; copy the file again"
+        ) from error
     if not isinstance(content, dict) or not {"network_weights", "init_args"} <= content.keys():
         raise InputError(f"expected network_weights and init_args in {file}, got neither; take nnU-Net v2's checkpoint")
     return content
