@@ -425,11 +425,17 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     for options, told in [
         (", fold=1", "expected one of the folds 0 of .* got 1; write fold=0"),
-        (", checkpoint='checkpoint_best.pth'", "checkpoint_best.pth, got checkpoint_final.pth"),
+        (
+            ", checkpoint='checkpoint_best.pth'",
+            "got checkpoint_final.pth; name it: checkpoint='checkpoint_final.pth'",
+        ),
         (", step=0.0", "expected 0 < step <= 1"),
     ]:
         with pytest.raises(InputError, match=told):
             read(folder, options)
+    (folder / "fold_0" / "checkpoint_final.pth").rename(folder / "elsewhere")
+    with pytest.raises(InputError, match=r"checkpoint_final.pth, got no checkpoint; copy the folder again"):
+        read(folder)
     (folder / "fold_0").rename(folder / "other")
     with pytest.raises(InputError, match="expected fold_0 or another fold"):
         read(folder)

@@ -119,8 +119,9 @@ def _fold(folder: Path, fold: int | str | None) -> Path:
 def _loaded(file: Path, trust: bool) -> dict[str, Any]:
     """What the trainer saved: tensors, plain values and numpy's numbers, of its log."""
     if not file.is_file():
-        there = ", ".join(sorted(path.name for path in file.parent.glob("*.pth"))) or "no checkpoint"
-        raise InputError(f"expected {file}, got {there}; name it: checkpoint='checkpoint_best.pth'")
+        there = sorted(path.name for path in file.parent.glob("*.pth"))
+        todo = f"name it: checkpoint={there[0]!r}" if there else "copy the folder again, with its weights"
+        raise InputError(f"expected {file}, got {', '.join(there) or 'no checkpoint'}; {todo}")
     try:
         with torch.serialization.safe_globals(_numbers()):
             content: Any = torch.load(file, map_location="cpu", weights_only=not trust)
