@@ -146,7 +146,7 @@ def test_a_gradient_through_windows_hurts_more_than_noise(study: Path) -> None:
     for attack in ("pgd", "noise"):
         rows = RunFolder(run_of(study, attack)).rows()
         dice.append((2 * rows["hit_adv"].sum() / (rows["n_adv"] + rows["n_target"]).sum()).item())
-    assert dice[0] < dice[1]
+    assert dice[0] < 0.85 * dice[1]
 
 
 def test_modalities_in_another_order_are_refused(study: Path, place: Path, tmp_path: Path) -> None:
