@@ -241,6 +241,24 @@ def test_the_gradient_is_that_of_the_whole_pipeline() -> None:
         torch.testing.assert_close((ends[0] - ends[1]) / 2, (grad * step).sum(), rtol=1e-5, atol=1e-12)
 
 
+def test_logits_are_kept_in_half_precision_and_gradients_are_not() -> None:
+    """As nnU-Net keeps them, since voxels hang on it; the gradient is that of the model that rounds nothing."""
+    found = []
+    weights = torch.randn(1, 3, 6, 9, 11, generator=torch.Generator().manual_seed(1))
+    for made, x in ((model(), case().image[None]), (model().double(), case().image[None].double())):
+        net, x = informed(made, [replace(case(), image=x[0])]).net, x.requires_grad_()
+        logits = net(x)
+        (grad,) = torch.autograd.grad((logits * weights).sum(), x)
+        found.append((logits.detach()[:, :, 2:, :, :-1], grad))  # what is not 0
+    (logits, grad), (known, exact) = found
+    assert torch.equal(logits.half().float(), logits)
+    assert not torch.equal(known.half().double(), known)
+    apart = (logits - known).abs()  # large in corners alone, where a window's weights are half precision's smallest
+    assert apart.median() < 1e-3
+    assert apart.max() < 0.5
+    assert (grad - exact).norm() < 1e-5 * exact.norm()
+
+
 def test_the_loop_tells_the_model_whose_images_it_sees() -> None:
     cases = case("a"), case("bb", low=-500, high=900)
     attacks = [build("pgd(linf(8/255), steps=2)", "attack"), build("square(queries=3)", "attack")]
@@ -254,7 +272,7 @@ def test_the_loop_tells_the_model_whose_images_it_sees() -> None:
         ]
 
 
-def write_folder(root: Path, **init: Any) -> Path:
+def write_folder(root: Path, channels: int = 1, **init: Any) -> Path:
     """A results folder as nnU-Net 2.8 writes it, with random weights."""
     pytest.importorskip("dynamic_network_architectures")
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
@@ -288,11 +306,11 @@ def write_folder(root: Path, **init: Any) -> Path:
     (folder / "fold_0").mkdir(parents=True)
     labels = {"background": 0, "liver": 1, "spleen": 2}
     write(folder / "plans.json", plans)
-    write(folder / "dataset.json", {"channel_names": {"0": "MRI"}, "labels": labels})
+    write(folder / "dataset.json", {"channel_names": {str(n): f"MRI {n}" for n in range(channels)}, "labels": labels})
     real = {"conv_op": nn.Conv3d, "norm_op": nn.InstanceNorm3d, "nonlin": nn.LeakyReLU}
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        net = PlainConvUNet(input_channels=1, num_classes=3, deep_supervision=True, **(kwargs | real))
+        net = PlainConvUNet(input_channels=channels, num_classes=3, deep_supervision=True, **(kwargs | real))
     saved = {
         "network_weights": net.state_dict(), "_best_ema": np.float64(0.5), "trainer_name": "nnUNetTrainer",
         "logging": {"ema_fg_dice": [np.float32(0.25), np.float64(0.5)], "lrs": [1e-3]},
@@ -407,11 +425,17 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     for options, told in [
         (", fold=1", "expected one of the folds 0 of .* got 1; write fold=0"),
-        (", checkpoint='checkpoint_best.pth'", "checkpoint_best.pth, got checkpoint_final.pth"),
+        (
+            ", checkpoint='checkpoint_best.pth'",
+            "got checkpoint_final.pth; name it: checkpoint='checkpoint_final.pth'",
+        ),
         (", step=0.0", "expected 0 < step <= 1"),
     ]:
         with pytest.raises(InputError, match=told):
             read(folder, options)
+    (folder / "fold_0" / "checkpoint_final.pth").rename(folder / "elsewhere")
+    with pytest.raises(InputError, match=r"checkpoint_final.pth, got no checkpoint; copy the folder again"):
+        read(folder)
     (folder / "fold_0").rename(folder / "other")
     with pytest.raises(InputError, match="expected fold_0 or another fold"):
         read(folder)

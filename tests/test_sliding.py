@@ -212,7 +212,7 @@ def test_a_network_that_shrinks_its_answer_is_refused() -> None:
 
 
 def test_subsets_of_axes() -> None:
-    assert flips_of((0, 1, 2), 3) == ((), (0,), (1,), (0, 1), (2,), (0, 2), (1, 2), (0, 1, 2))
+    assert flips_of((0, 1, 2), 3) == ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
     assert flips_of((), 3) == ((),)
 
 
@@ -225,3 +225,17 @@ def test_own_places_and_importance() -> None:
     found = tiled(net, x, places, weights)
     torch.testing.assert_close(found[..., 0], left[..., 0])
     torch.testing.assert_close(found[..., 2], (3 * left[..., 2] + 1 * right[..., 0]) / 4)
+
+
+def test_sums_in_half_precision_have_the_gradient_of_what_was_not_rounded() -> None:
+    net, x = made(dtype=torch.float32), image(6, 7, 6, dtype=torch.float32).requires_grad_()
+    places, upstream = places_of((6, 7, 6), (4, 4, 4), 0.5), torch.randn(2, 3, 6, 7, 6)
+    plain, rounded = (
+        tiled(net, x, places, torch.ones(4, 4, 4), ((), (0,)), kind) for kind in (torch.float32, torch.float16)
+    )
+    assert rounded.dtype == torch.float32
+    assert torch.equal(rounded.half().float(), rounded)
+    assert not torch.equal(plain, rounded)
+    torch.testing.assert_close(rounded, plain, rtol=4e-3, atol=4e-3)  # sums of up to 8 windows, each rounded
+    known, found = (torch.autograd.grad(answer, x, upstream)[0] for answer in (plain, rounded))
+    torch.testing.assert_close(found, known, rtol=0, atol=0)

@@ -1,11 +1,13 @@
-"""Networks as others keep them: Python, TorchScript, torch.export, ONNX, folders of SMP and of MONAI's bundles."""
+"""Networks as others keep them in a file: Python, TorchScript, torch.export, ONNX."""
 
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError
-from medseg_attack.files import read_json
-from medseg_attack.models.weights import fill
+from medseg_attack.errors import InputError, first_line, plural, raised
 from medseg_attack.types import Task
 
 
@@ -49,8 +49,8 @@ def _module(place: str, text: str) -> Any:
         found.loader.exec_module(module)
     except InputError:
         raise
-    except Exception as error:  # another's code may raise anything
-        raise InputError(f"expected to import {place} for own({text!r}), got {_raised(error)}; repair it") from error
+    except (Exception, SystemExit) as error:  # another's code may raise anything
+        raise InputError(f"expected to import {place} for own({text!r}), got {raised(error)}; repair it") from error
     return module
 
 
@@ -60,18 +60,8 @@ def _called(make: Callable[..., Any], text: str, task: Task) -> Any:
     try:
         takes = "task" in inspect.signature(make).parameters
         return make(task=task) if takes else make()
-    except Exception as error:  # another's code may raise anything
-        raise InputError(f"expected own({text!r}) to make a network, got {_raised(error)}; repair it") from error
-
-
-def _raised(error: Exception) -> str:
-    """An error with the place in the file that raised it."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    where = f" in {Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno}" if frame else ""
-    told = " ".join(str(error).split())
-    return f"{type(error).__name__}: {told}{where}"
+    except (Exception, SystemExit) as error:  # another's code may raise anything
+        raise InputError(f"expected own({text!r}) to make a network, got {raised(error)}; repair it") from error
 
 
 def torchscript(path: Path) -> nn.Module:
@@ -85,9 +75,12 @@ def torchscript(path: Path) -> nn.Module:
             warnings.filterwarnings("ignore", message=".*torch.jit")
             net: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
+        todo = "copy it again, or save it again with this torch"
+        if "constants.pkl" in str(error):  # of TorchScript alone
+            todo = "if torch.save wrote it, give it beside its Python: own('file.py:factory', weights=...)"
         raise InputError(
-            f"expected a TorchScript file that torch {torch.__version__} reads in {path}, got '{_first(error)}'; "
-            "copy it again, or save it again with this torch"
+            f"expected a TorchScript file that torch {torch.__version__} reads in {path}, got '{first_line(error)}'; "
+            f"{todo}"
         ) from error
     return net
 
@@ -111,23 +104,43 @@ class Exported(nn.Module):
         return self
 
 
-def exported(path: Path) -> nn.Module:
+def exported(path: Path, trust: bool) -> nn.Module:
     """The network of a torch.export file.
 
+    torch unpickles its sample inputs, some of its weights and its constants, evaluates its shapes as Python and loads
+    libraries that it brings: nothing short of the whole file could be looked through beforehand.
+
     Raises:
-        InputError: it is broken, or of a torch that this one does not read.
+        InputError: it is not trusted, broken, or of a torch that this one does not read.
     """
+    if not trust:
+        raise InputError(
+            f"expected trust=True beside {path}, got none; reading a torch.export file runs whatever it holds: write "
+            "it if you trust who made the file, or give the network as TorchScript or ONNX"
+        )
     try:
-        program = torch.export.load(path)
+        with _quiet():
+            program = torch.export.load(path)
         inputs = program.graph_signature.user_inputs
         nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name == inputs[0]]
         first = nodes[0].meta["val"].shape[0]
         return Exported(program.module(), first if isinstance(first, int) else None)
     except Exception as error:  # the reader raises whatever its JSON, zip and schema parsers do
         raise InputError(
-            f"expected a torch.export file that torch {torch.__version__} reads in {path}, got '{_first(error)}'; "
+            f"expected a torch.export file that torch {torch.__version__} reads in {path}, got '{first_line(error)}'; "
             "copy it again, or export it again with this torch"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A scope without torch's log, where it shows a traceback before it raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class Onnx(nn.Module):
@@ -147,13 +160,20 @@ class Onnx(nn.Module):
         return found[0] if len(found) == 1 else dict(zip(self.names, found, strict=True))
 
     def _answers(self, x: Tensor) -> tuple[Tensor, ...]:
+        channels = self.input.shape[1]
+        if isinstance(channels, int) and channels != x.shape[1]:
+            grey = f", or channels={channels} to repeat a grey scan" if channels > 1 else ""
+            raise InputError(
+                f"expected an image of {plural(channels, 'channel')} for the ONNX network, got {x.shape[1]}; give the "
+                f"data that it was trained for{grey}"
+            )
         dtype = np.float16 if self.input.type == "tensor(float16)" else np.float32
         seen = x.detach().cpu().numpy().astype(dtype)
         try:
             answers = self.session.run(None, {self.input.name: seen})
         except Exception as error:  # its errors have no common type
             raise InputError(
-                f"expected the ONNX network to take an image of shape {tuple(x.shape)}, got '{_first(error)}'; "
+                f"expected the ONNX network to take an image of shape {tuple(x.shape)}, got '{first_line(error)}'; "
                 f"it was made for {self.input.shape}: give window= or size="
             ) from error
         return tuple(_NoGradient.apply(x, torch.from_numpy(answer).to(x)) for answer in answers)
@@ -191,7 +211,7 @@ def onnx(path: Path) -> nn.Module:
     try:
         return Onnx(onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers()))
     except Exception as error:  # its errors have no common type
-        raise InputError(f"expected an ONNX network in {path}, got '{_first(error)}'; export it again") from error
+        raise InputError(f"expected an ONNX network in {path}, got '{first_line(error)}'; export it again") from error
 
 
 def _in_parts(net: Callable[[Tensor], Any], x: Tensor, at_once: int | None) -> Any:
@@ -209,87 +229,3 @@ def _in_parts(net: Callable[[Tensor], Any], x: Tensor, at_once: int | None) -> A
     if isinstance(parts[0], dict):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return torch.cat(parts)
-
-
-def smp_folder(folder: Path) -> nn.Module:
-    """The network that segmentation-models-pytorch wrote with `save_pretrained`; nothing is downloaded.
-
-    Raises:
-        InputError: the folder is of another kind, or its weights are broken.
-    """
-    import segmentation_models_pytorch as library
-
-    options = read_json(folder / "config.json")
-    archs = {make.__name__: make for make in library.MODEL_ARCHITECTURES_MAPPING.values()}
-    name = options.get("_model_class")
-    if name not in archs:
-        raise InputError(
-            f"expected an architecture of segmentation-models-pytorch in {folder / 'config.json'}, got {name!r}; "
-            "save it with save_pretrained of release 0.4 or later"
-        )
-    given = {key: value for key, value in options.items() if not key.startswith("_")} | {"encoder_weights": None}
-    try:
-        net: nn.Module = archs[name](**given)
-    except Exception as error:  # the library checks its options in many ways
-        raise InputError(f"expected options of {name} in {folder / 'config.json'}, got {_raised(error)}") from error
-    fill(net, folder / "model.safetensors")
-    return net
-
-
-def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a MONAI bundle, and the sliding window that it is run with, as options of `own`.
-
-    Its transforms are not applied: they are what `prepare --window` and `normalise` say.
-
-    Raises:
-        InputError: the configuration has no plain `network_def`, or the weights are broken.
-    """
-    from monai.bundle import ConfigParser
-
-    found = [folder / "configs" / f"inference.{kind}" for kind in ("json", "yaml", "yml")]
-    config = next((path for path in found if path.is_file()), None)
-    if config is None:
-        raise InputError(f"expected configs/inference.json or .yaml in the bundle {folder}, got none; check the path")
-    parser = ConfigParser()
-    parser.read_config(str(config))
-    definition = parser.get("network_def")
-    if not isinstance(definition, dict) or _expressions(definition):
-        raise InputError(
-            f"expected a network_def of MONAI's own, without expressions, in {config}, got {definition!r}; "
-            "make the network in a function of your own: own('file.py:factory', weights=...)"
-        )
-    try:
-        net: nn.Module = parser.get_parsed_content("network_def")
-    except Exception as error:  # whatever the network's constructor raises
-        raise InputError(f"expected a network in network_def of {config}, got {_raised(error)}; repair it") from error
-    weights = [folder / "models" / f"model.{kind}" for kind in ("safetensors", "pt")]
-    fill(net, next((path for path in weights if path.is_file()), weights[-1]))
-    return net, _window(parser.get("inferer"))
-
-
-def _expressions(definition: Any) -> bool:
-    """Whether a configuration would run Python that is not MONAI's, or refers to parts of it that might."""
-    if isinstance(definition, dict):
-        target = str(definition.get("_target_", ""))
-        foreign = "." in target and not target.startswith("monai.")
-        return foreign or any(map(_expressions, definition.values()))
-    if isinstance(definition, list):
-        return any(map(_expressions, definition))
-    return isinstance(definition, str) and definition.startswith(("$", "@"))
-
-
-def _window(inferer: Any) -> dict[str, Any]:
-    if not isinstance(inferer, dict) or not str(inferer.get("_target_", "")).endswith("SlidingWindowInferer"):
-        return {}
-    size = inferer.get("roi_size")
-    if not isinstance(size, list) or not all(type(n) is int for n in size):
-        return {}
-    return {
-        "window": tuple(size),
-        "overlap": float(inferer.get("overlap", 0.25)),
-        "importance": str(inferer.get("mode", "constant")),
-    }
-
-
-def _first(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,7 +1,8 @@
 """nnU-Net v2 as it predicts, from the stored scan to classes on its grid, with a gradient all the way.
 
 What is decided by comparing (the box around what is not 0) is decided anew for every image and has no gradient. What
-nnU-Net keeps in half precision (sums over windows) is float32 here, but for the weights of a window's voxels.
+nnU-Net keeps in half precision (logits, from their sums over windows on) is rounded to it here, since that decides
+voxels; gradients pass as if it were not, and a model in double precision rounds nothing.
 """
 
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ class Predictor(nn.Module):
         ])  # fmt: skip
         before = tuple(seen.shape[1:])
         seen = resampled(seen, shape_at(before, spacing, target), spacing, target, self.plan.image)
-        logits = resampled(self.windows(seen[None])[0], before, target, spacing, self.plan.logits)
+        logits = _kept(resampled(self.windows(seen[None])[0], before, target, spacing, self.plan.logits))
         back = [order.index(axis) + 1 for axis in range(3)]
         return _uncropped(logits, box, tuple(there.shape)).permute(0, *back).flip(flips)
 
@@ -143,7 +144,7 @@ class Windows(nn.Module):
         padded = functional.pad(x, [n for m in reversed(missing) for n in (m // 2, m - m // 2)]) if any(missing) else x
         places = windows(tuple(padded.shape[2:]), self.patch, self.step)
         net = OfSlices(self.net) if self.flat else self.net
-        logits = tiled(net, padded, places, importance(self.patch), self.flips)
+        logits = tiled(net, padded, places, importance(self.patch), self.flips, _precision(x))
         for axis, (m, n) in enumerate(zip(missing, x.shape[2:], strict=True), start=2):
             logits = logits.narrow(axis, m // 2, n)
         return logits
@@ -203,6 +204,16 @@ def importance(patch: Sequence[int]) -> Float[Tensor, "*w"]:
     found = gaussian_filter(peak, [n / 8 for n in within], mode="constant")
     half = torch.from_numpy(found / (found.max() / 10)).half()
     return half.clamp(min=half[half > 0].min().item()).float().reshape(tuple(patch))
+
+
+def _precision(x: Tensor) -> torch.dtype:
+    """In which nnU-Net would keep logits."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float16
+
+
+def _kept(logits: Float[Tensor, "k *s"]) -> Float[Tensor, "k *s"]:
+    """Rounded as nnU-Net keeps them, with the gradient of what was not."""
+    return logits.detach().to(_precision(logits)).to(logits) + (logits - logits.detach())
 
 
 def _native(x: Float[Tensor, "c *s"], case: Case) -> tuple[Float[Tensor, "c *s"], list[float]]:

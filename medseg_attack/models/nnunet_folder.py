@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, first_line
 from medseg_attack.files import read_json
+from medseg_attack.models.named import layer
 from medseg_attack.models.resampling import Resampling
 from medseg_attack.types import Task
 
@@ -118,8 +119,9 @@ def _fold(folder: Path, fold: int | str | None) -> Path:
 def _loaded(file: Path, trust: bool) -> dict[str, Any]:
     """What the trainer saved: tensors, plain values and numpy's numbers, of its log."""
     if not file.is_file():
-        there = ", ".join(sorted(path.name for path in file.parent.glob("*.pth"))) or "no checkpoint"
-        raise InputError(f"expected {file}, got {there}; name it: checkpoint='checkpoint_best.pth'")
+        there = sorted(path.name for path in file.parent.glob("*.pth"))
+        todo = f"name it: checkpoint={there[0]!r}" if there else "copy the folder again, with its weights"
+        raise InputError(f"expected {file}, got {', '.join(there) or 'no checkpoint'}; {todo}")
     try:
         with torch.serialization.safe_globals(_numbers()):
             content: Any = torch.load(file, map_location="cpu", weights_only=not trust)
@@ -129,8 +131,9 @@ def _loaded(file: Path, trust: bool) -> dict[str, Any]:
             "run anything; if you trust who made it, write trust=True"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        told = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"expected a checkpoint of nnU-Net in {file}, got '{told}'; copy the file again") from error
+        raise InputError(
+            f"expected a checkpoint of nnU-Net in {file}, got '{first_line(error)}'; copy the file again"
+        ) from error
     if not isinstance(content, dict) or not {"network_weights", "init_args"} <= content.keys():
         raise InputError(f"expected network_weights and init_args in {file}, got neither; take nnU-Net v2's checkpoint")
     return content
@@ -257,16 +260,9 @@ def _architecture(described: Mapping[str, Any]) -> dict[str, Any]:
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]}  # fmt: skip
 
 
-def _named(path: str, package: str, folder: Path) -> Any:
-    """A class of that package: a plan is data, and must not choose what else is imported."""
-    module, _, name = path.rpartition(".")
-    found: Any = None
-    if module == package or module.startswith(f"{package}."):
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except ImportError:
-            found = None
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+def _named(path: str, package: str, folder: Path) -> type[nn.Module]:
+    found = layer(path, package)
+    if found is None:
         raise InputError(
             f"expected a network or layer of {package} in {folder / 'plans.json'}, got {path}; build it in a function "
             "of your own: own('file.py:factory')"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, raised
 
 
 class Output(nn.Module):
@@ -41,13 +41,13 @@ class Output(nn.Module):
     def _asked(self, x: Tensor) -> Any:
         try:
             return self.net(x)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, InputError):
             raise
-        except RuntimeError as error:
-            told = str(error).strip().splitlines()[-1]
+        except Exception as error:  # another's code may raise anything
+            told = str(error).strip().splitlines()[-1:] if isinstance(error, RuntimeError) else []
             raise InputError(
-                f"expected an answer from the network to an input of shape {tuple(x.shape)}, got {told!r}; check its "
-                "dims=, channels= and size="
+                f"expected an answer from the network to an input of shape {tuple(x.shape)}, got "
+                f"'{''.join(told) or raised(error)}'; check its dims=, channels= and size="
             ) from error
 
 

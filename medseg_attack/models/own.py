@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from medseg_attack.errors import InputError, nearest
-from medseg_attack.models.formats import bundle, exported, from_python, onnx, smp_folder, torchscript
+from medseg_attack.models.folders import bundle, smp_folder
+from medseg_attack.models.formats import exported, from_python, onnx, torchscript
 from medseg_attack.models.monai import seen_through
 from medseg_attack.models.outputs import Output
 from medseg_attack.models.segmodel import HEADS, IMAGENET_MEAN, IMAGENET_STD, Head, Normalise, SegModel, ZScore
@@ -35,6 +36,7 @@ def own(
     mirror: tuple[int, ...] = (),
     size: tuple[int, ...] = (),
     stride: int = 1,
+    trust: bool = False,
 ) -> SegModel:
     """One's own: 'file.py:factory', 'package.module:factory', .ts, .pt2, .onnx, an SMP folder or a MONAI bundle.
 
@@ -46,12 +48,13 @@ def own(
         output: which part of its answer: "out", "0"; see `outputs.Output`.
         head: "softmax", "sigmoid" or "probabilities"; by default what the classes ask for, of logits.
         channels: of its input, for which a grey scan is repeated; by default those of the scan.
+        trust: whether a .pt2 may be read, which runs whatever it holds.
 
     Raises:
         InputError: any of it is missing, broken, or does not fit the rest.
     """
     _check(net, dims, head, normalise)
-    made, found = _read(net, task, weights)
+    made, found = _read(net, task, weights, trust)
     if isinstance(made, SegModel):
         if made.dims != dims:
             raise InputError(f"expected dims={made.dims}, as the SegModel of own({net!r}) has, got {dims}; write it")
@@ -84,13 +87,13 @@ def _check(net: str, dims: int, head: str, normalise: str) -> None:
             raise InputError(f"unknown {name}: expected one of these, got {value!r}; {nearest(value, known)}")
 
 
-def _read(net: str, task: Task, weights: str) -> tuple[nn.Module, dict[str, Any]]:
+def _read(net: str, task: Task, weights: str, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
     """The network, and how its folder says that it is to be run."""
     path = Path(net)
     if path.is_dir() or path.suffix in (".ts", ".pt", ".pth", ".jit", ".pt2", ".onnx"):
         if weights:
             raise InputError(f"expected no weights= beside {net}, which has its own, got {weights!r}; leave it out")
-        return _read_path(path)
+        return _read_path(path, trust)
     if ":" not in net:
         got = "a Python file without :factory" if path.suffix == ".py" else "neither of these"
         raise InputError(f"expected {KINDS}, got {got} in own({net!r}); check the path")
@@ -102,12 +105,13 @@ def _read(net: str, task: Task, weights: str) -> tuple[nn.Module, dict[str, Any]
     return made, {}
 
 
-def _read_path(path: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _read_path(path: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
     if path.is_dir():
         if (path / "config.json").is_file():
             return smp_folder(path), {}
         return bundle(path)
     if not path.is_file():
         raise InputError(f"expected a network in {path}, got no such file; check the path")
-    read = {".pt2": exported, ".onnx": onnx}.get(path.suffix, torchscript)
-    return read(path), {}
+    if path.suffix == ".pt2":
+        return exported(path, trust), {}
+    return (onnx if path.suffix == ".onnx" else torchscript)(path), {}

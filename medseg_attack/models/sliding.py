@@ -8,6 +8,7 @@ it. The result is what autograd gives on the full graph.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations, product
 from typing import Any, TypeAlias
 
 import torch
@@ -29,6 +30,7 @@ def tiled(
     places: Sequence[Place],
     importance: Float[Tensor, "*w"],
     flips: Sequence[Flip] = ((),),
+    sums: torch.dtype | None = None,
 ) -> Float[Tensor, "b k *s"]:
     """`net` on every window of `x`, blended; as differentiable as `net`, by `x` and by the weights of `net`.
 
@@ -36,12 +38,13 @@ def tiled(
         places: windows of the shape of `importance` that cover `x` together.
         importance: of a window's voxels, positive.
         flips: the mean over these mirrored copies of each window is taken, turned back.
+        sums: what windows are summed in, by default that of `x`; rounding passes gradients as they are.
 
     Raises:
         InputError: `net` does not answer on the grid of its window.
     """
     weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    result: Tensor = _Tiled.apply(x, net, tuple(places), importance.to(x), tuple(flips), *weights)
+    result: Tensor = _Tiled.apply(x, net, tuple(places), importance.to(x), tuple(flips), sums or x.dtype, *weights)
     return result
 
 
@@ -112,7 +115,7 @@ class Mirrored(nn.Module):
 
 
 def flips_of(axes: Flip, dims: int) -> tuple[Flip, ...]:
-    """All subsets of the axes, none of them first.
+    """All subsets of the axes, smaller ones first.
 
     >>> flips_of((0, 2), 3)
     ((), (0,), (2,), (0, 2))
@@ -122,10 +125,7 @@ def flips_of(axes: Flip, dims: int) -> tuple[Flip, ...]:
     """
     if len(set(axes)) != len(axes) or any(type(axis) is not int or not 0 <= axis < dims for axis in axes):
         raise InputError(f"expected mirror as different axes from 0 to {dims - 1}, got {axes}; e.g. mirror=(0, 1)")
-    flips: list[Flip] = [()]
-    for axis in axes:
-        flips += [(*flip, axis) for flip in flips]
-    return tuple(flips)
+    return tuple(flip for n in range(len(axes) + 1) for flip in combinations(axes, n))
 
 
 def places_of(grid: Sequence[int], size: Sequence[int], overlap: float) -> list[Place]:
@@ -143,19 +143,20 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, net: nn.Module, places: tuple[Place, ...], importance: Tensor,
-        flips: tuple[Flip, ...], *weights: Tensor,
+        flips: tuple[Flip, ...], sums: torch.dtype, *weights: Tensor,
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(x, importance, *weights)
         ctx.parts = net, places, flips
         ctx.rng, ctx.amp = _rng(x), _amp(x)
         blended: Tensor | None = None
-        for place, flip in _each(places, flips):
-            logits = _answer(net, x[place], flip)
+        for place in places:
+            window = (slice(None), slice(None), *place)
+            logits = _mean_answer(net, x[window], flips)
             if blended is None:
-                blended = x.new_zeros((len(x), logits.shape[1], *x.shape[2:]))
-            blended[place] += importance * logits / len(flips)
+                blended = x.new_zeros((len(x), logits.shape[1], *x.shape[2:]), dtype=sums)
+            blended[window] += importance * logits
         assert blended is not None
-        return blended.div_(_total(x, places, importance))
+        return blended.div_(_total(x, places, importance, sums)).to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -164,25 +165,19 @@ class _Tiled(torch.autograd.Function):
         net, places, flips = ctx.parts
         by_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         by_weights = [torch.zeros_like(weight) for weight in weights]
-        upstream = upstream / _total(x, places, importance) / len(flips)
+        upstream = upstream / _total(x, places, importance, x.dtype) / len(flips)
         with _again(x, ctx.rng, ctx.amp):
-            for place, flip in _each(places, flips):
-                seen = x[place].detach().requires_grad_(by_x is not None)
+            for place, flip in product(places, flips):
+                window = (slice(None), slice(None), *place)
+                seen = x[window].detach().requires_grad_(by_x is not None)
                 logits = _answer(net, seen, flip)
                 wanted = [*([seen] if by_x is not None else []), *weights]
                 found = torch.autograd.grad(
-                    logits, wanted, (importance * upstream[place]).to(logits), allow_unused=True
+                    logits, wanted, (importance * upstream[window]).to(logits), allow_unused=True
                 )
-                for sum_, part in zip([*([by_x[place]] if by_x is not None else []), *by_weights], found, strict=True):
+                for sum_, part in zip([*([by_x[window]] if by_x is not None else []), *by_weights], found, strict=True):
                     sum_ += 0 if part is None else part
-        return by_x, None, None, None, None, *by_weights
-
-
-def _each(places: Sequence[Place], flips: Sequence[Flip]) -> Iterator[tuple[Any, Flip]]:
-    """Every window and mirroring, as an index of a batch."""
-    for place in places:
-        for flip in flips:
-            yield (slice(None), slice(None), *place), flip
+        return by_x, None, None, None, None, None, *by_weights
 
 
 def _answer(net: nn.Module, window: Tensor, flip: Flip) -> Tensor:
@@ -196,8 +191,15 @@ def _answer(net: nn.Module, window: Tensor, flip: Flip) -> Tensor:
     return logits.flip(axes) if axes else logits
 
 
-def _total(x: Tensor, places: Sequence[Place], importance: Tensor) -> Tensor:
-    total = x.new_zeros(x.shape[2:])
+def _mean_answer(net: nn.Module, window: Tensor, flips: Sequence[Flip]) -> Tensor:
+    total = _answer(net, window, flips[0]).to(window.dtype)
+    for flip in flips[1:]:
+        total = total + _answer(net, window, flip)
+    return total / len(flips)
+
+
+def _total(x: Tensor, places: Sequence[Place], importance: Tensor, sums: torch.dtype) -> Tensor:
+    total = x.new_zeros(x.shape[2:], dtype=sums)
     for place in places:
         total[place] += importance
     return total

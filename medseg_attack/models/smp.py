@@ -100,7 +100,7 @@ def _segmenter(task: Task, arch: str, encoder: str, size: tuple[int, ...], encod
     archs = {make.__name__: make for make in library.MODEL_ARCHITECTURES_MAPPING.values()}
     if arch not in archs:
         raise InputError(f"unknown architecture: expected one of the library's, got {arch!r}; {nearest(arch, archs)}")
-    _check_encoder(encoder)
+    check_encoder(encoder)
     channels = 3 if task.channels == 1 else task.channels  # a grey scan is repeated
     options: dict[str, Any] = {"encoder_name": encoder, "in_channels": channels, "classes": len(task.classes)}
     if encoder_weights:
@@ -116,7 +116,7 @@ def _grid(size: tuple[int, ...]) -> tuple[int, ...] | None:
     return size or None
 
 
-def _check_encoder(encoder: str) -> None:
+def check_encoder(encoder: str) -> None:
     from segmentation_models_pytorch.encoders import get_encoder_names
 
     known = list(get_encoder_names())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, first_line
 from medseg_attack.models.checkpoints import load_tensors
 
 NESTED = ("state_dict", "model_state_dict", "network_weights", "model", "net")  # under which trainers keep them
@@ -21,7 +21,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         InputError: it is absent, broken, holds objects that only unpickling would bring back, or no weights.
     """
     if not path.is_file():
-        raise InputError(f"expected weights in {path}, got no such file; check weights=")
+        raise InputError(f"expected weights in {path}, got no such file; check the path")
     if path.suffix == ".safetensors":
         return load_tensors(path)
     try:
@@ -32,7 +32,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "save model.state_dict() with safetensors.torch.save_file"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"expected weights in {path}, got '{_line(error)}'; copy the file again") from error
+        raise InputError(f"expected weights in {path}, got '{first_line(error)}'; copy the file again") from error
     for name in NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
@@ -57,7 +57,3 @@ def fill(net: nn.Module, path: Path) -> None:
         raise InputError(
             f"expected the weights of this network in {path}, got '{told[:300]}'; check weights="
         ) from error
-
-
-def _line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,111 @@
+"""Networks as others keep them in a folder: of segmentation-models-pytorch, and MONAI's bundles."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medseg_attack.errors import InputError, raised
+from medseg_attack.files import read_json
+from medseg_attack.models.named import layer
+from medseg_attack.models.smp import check_encoder
+from medseg_attack.models.weights import fill
+
+MONAI = "monai.networks"
+
+
+def smp_folder(folder: Path) -> nn.Module:
+    """The network that segmentation-models-pytorch wrote with `save_pretrained`; nothing is downloaded.
+
+    Raises:
+        InputError: the folder is of another kind, or its weights are broken.
+    """
+    import segmentation_models_pytorch as library
+
+    options = read_json(folder / "config.json")
+    archs = {make.__name__: make for make in library.MODEL_ARCHITECTURES_MAPPING.values()}
+    name = options.get("_model_class")
+    if name not in archs:
+        raise InputError(
+            f"expected an architecture of segmentation-models-pytorch in {folder / 'config.json'}, got {name!r}; "
+            "save it with save_pretrained of release 0.4 or later"
+        )
+    given = {key: value for key, value in options.items() if not key.startswith("_")} | {"encoder_weights": None}
+    if "encoder_name" in given:
+        check_encoder(str(given["encoder_name"]))  # timm would ask its hub for a name that is not its own
+    try:
+        net: nn.Module = archs[name](**given)
+    except Exception as error:  # the library checks its options in many ways
+        raise InputError(f"expected options of {name} in {folder / 'config.json'}, got {raised(error)}") from error
+    fill(net, folder / "model.safetensors")
+    return net
+
+
+def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a MONAI bundle, and the sliding window that it is run with, as options of `own`.
+
+    Its transforms are not applied: they are what `prepare --window` and `normalise` say.
+
+    Raises:
+        InputError: the configuration has no plain `network_def`, or the weights are broken.
+    """
+    from monai.bundle import ConfigParser
+
+    found = [folder / "configs" / f"inference.{kind}" for kind in ("json", "yaml", "yml")]
+    config = next((path for path in found if path.is_file()), None)
+    if config is None:
+        raise InputError(
+            f"expected a network's folder at {folder}, with SMP's config.json or a MONAI bundle's "
+            "configs/inference.json or .yaml, got neither; check the path"
+        )
+    parser = ConfigParser()
+    try:
+        parser.read_config(str(config))
+    except Exception as error:  # whatever its parsers raise
+        raise InputError(f"expected JSON or YAML in {config}, got {raised(error)}; copy the file again") from error
+    definition = parser.get("network_def")
+    if not isinstance(definition, dict) or "_target_" not in definition:
+        raise InputError(
+            f"expected a network_def with a _target_ in {config}, got {definition!r}; make the network in a function "
+            "of your own: own('file.py:factory', weights=...)"
+        )
+    net: nn.Module = _made(definition, config)
+    weights = [folder / "models" / f"model.{kind}" for kind in ("safetensors", "pt")]
+    fill(net, next((path for path in weights if path.is_file()), weights[-1]))
+    return net, _window(parser.get("inferer"))
+
+
+def _made(definition: Any, config: Path) -> Any:
+    """What a definition describes; MONAI's own parser would run expressions, and anything that can be imported."""
+    if isinstance(definition, list):
+        return [_made(value, config) for value in definition]
+    if isinstance(definition, str) and definition.startswith(("$", "@", "%")):
+        raise InputError(
+            f"expected a network_def without expressions and references in {config}, got {definition!r}; make the "
+            "network in a function of your own: own('file.py:factory', weights=...)"
+        )
+    if not isinstance(definition, dict):
+        return definition
+    made = {key: _made(value, config) for key, value in definition.items() if key not in ("_target_", "_desc_")}
+    if "_target_" not in definition:
+        return made
+    name = str(definition["_target_"])
+    make = layer(name if "." in name else f"{MONAI}.nets.{name}", MONAI)
+    if make is None:
+        raise InputError(
+            f"expected a network or layer of {MONAI} in network_def of {config}, got {name}; make the network in a "
+            "function of your own: own('file.py:factory', weights=...)"
+        )
+    try:
+        return make(**made)
+    except Exception as error:  # whatever the network's constructor raises
+        raise InputError(f"expected options of {name} in {config}, got {raised(error)}; repair it") from error
+
+
+def _window(inferer: Any) -> dict[str, Any]:
+    if not isinstance(inferer, dict) or not str(inferer.get("_target_", "")).endswith("SlidingWindowInferer"):
+        return {}
+    size, overlap = inferer.get("roi_size"), inferer.get("overlap", 0.25)
+    if not isinstance(size, list) or not all(type(n) is int for n in size) or not isinstance(overlap, int | float):
+        return {}
+    return {"window": tuple(size), "overlap": float(overlap), "importance": str(inferer.get("mode", "constant"))}
