@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medseg_attack.balls import Linf
+from medseg_attack.balls import Linf, free
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.registry import register
 from medseg_attack.types import Ball, Case, Image, PerSample
@@ -101,6 +101,9 @@ class _Here:
     @property
     def limit(self) -> float:
         return self.plain.limit
+
+    def free(self, image: Image) -> Bool[Tensor, "b c *s"]:
+        return free(self.plain, image) & self.mask.to(image.device)
 
     def step(self, grad: Image, image: Image) -> Image:
         mask = self.mask.to(grad.device)
