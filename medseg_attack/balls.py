@@ -146,6 +146,12 @@ def plain(ball: Ball) -> Ball:
     return inner
 
 
+def free(ball: Ball, image: Image) -> Bool[Tensor, "b c *s"]:
+    """The values that the ball lets an image change: all of them, unless it is held to a region or to some channels."""
+    where: Callable[[Image], Tensor] | None = getattr(ball, "free", None)
+    return torch.ones_like(image, dtype=torch.bool) if where is None else where(image)
+
+
 def covered(ball: Ball, x: Image, x0: Image) -> Bool[Tensor, "b 1 *s"]:
     """The pixels that are not scored, because something lies on them."""
     what: Callable[[Image, Image], Tensor] | None = getattr(ball, "covered", None)
@@ -208,6 +214,11 @@ class Channels:
             )
         for at, share in zip(self.channels, self.shares or (1.0,) * len(self.channels), strict=True):
             yield slice(at, at + 1), with_eps(self.ball, share * self.ball.eps), share
+
+    def free(self, image: Image) -> Bool[Tensor, "b c *s"]:
+        where = torch.zeros_like(image, dtype=torch.bool)
+        where[:, list(self.channels)] = True
+        return where
 
     def step(self, grad: Image, image: Image) -> Image:
         moved = torch.zeros_like(grad)

@@ -123,7 +123,8 @@ class Levels:
     def at(self, index: Tensor) -> "Levels":
         """Those of some of the images."""
         each = ("stored", "slope", "inter", "low", "high", "least", "most")
-        return replace(self, **{name: getattr(self, name)[index] for name in each})
+        padding = (self.padding[0][index], self.padding[1][index])
+        return replace(self, padding=padding, **{name: getattr(self, name)[index] for name in each})
 
     def nearest(self, x: Image, x0: Image, ball: Ball) -> Tensor:
         """Stored values for `x`: rounded towards those of `x0`, so that no norm grows, in `ball` and in the window."""

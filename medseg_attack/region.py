@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from medseg_attack.balls import Linf
+from medseg_attack.balls import Linf, free
 from medseg_attack.data.pictures import read_mask
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.parts import told
@@ -107,6 +107,9 @@ class _Here:
     def at(self, index: Tensor) -> "_Here":
         """The ball around some of the cases."""
         return _Here(told(self.plain, "at", index), self.region, self.mask[index.to(self.mask.device)])
+
+    def free(self, image: Image) -> Bool[Tensor, "b c *s"]:
+        return free(self.plain, image) & self.mask.to(image.device)
 
     def step(self, grad: Image, image: Image) -> Image:
         mask = self.mask.to(grad.device)

@@ -205,8 +205,8 @@ class Ball(Protocol):
 
     A ball of images that scanners and bodies make may have further members: `unit`, of its `eps`, where that is no
     fraction of the intensity window; `on(cases)`, where it must know their spacing; `length(flow)`, in `eps`' unit, if
-    anatomy may move (`project` and `size` are then told of the moved image, not of the untouched one); and
-    `covered(x, x0)`, the pixels that are not scored.
+    anatomy may move (`project` and `size` are then told of the moved image, not of the untouched one);
+    `covered(x, x0)`, the pixels that are not scored; and `free(image)`, the values that may change, if not all.
 
     Attributes:
         eps: the budget, in [0, 1] of the image.

@@ -96,7 +96,7 @@ def test_what_the_budget_cannot_hold_is_a_failure_in_the_rows(home: Path) -> Non
     [
         ("dag(goal=erase('liver'))", "to name an organ of"),
         ("pgd(objective=toward(bce, swap('stomach', 'spleen')))", "got 'spleen'"),
-        ("dag(goal=mask('nowhere.npy'))", "expected a mask in 'nowhere.npy'"),
+        ("dag(goal=mask('nowhere.npy'))", "expected a mask in nowhere.npy, got no file"),
         ("alma_prox(l2(1.0))", "a ball of linf"),
     ],
 )

@@ -122,22 +122,28 @@ def test_the_mean_of_differences_along_signs_is_the_gradient() -> None:
 
 @pytest.mark.parametrize("name", ["zoo", "spsa", "boundary"])
 def test_no_black_box_beats_the_optimum_and_each_gets_near(name: str) -> None:
-    """On the oracle exactly the pixels within eps of the threshold can be flipped."""
+    """On the oracle exactly the pixels within eps of the threshold can be flipped.
+
+    With as many coordinates as there are, ZOO's differences are the gradient of a linear objective: it gets there.
+    SPSA's estimate of each of d = 48 slopes from n directions is that slope (of size 1) plus the 47 others with
+    random signs, of deviation sqrt(47 / n): with n = 64 a sign is wrong once in 8 steps; averaged with Adam's
+    weights over five steps once in 200, over the ten that the budget allows once in 4800.
+    """
     eps, model = 0.1, oracle()
     target = IMAGE >= 0.5
     many = {
-        "zoo": f"zoo(linf({eps}), margin, queries=900, coordinates=48, grid=0, step_size=1.0)",
-        "spsa": f"spsa(linf({eps}), margin, queries=900, directions=16, grid=0, step_size=0.2)",
+        "zoo": f"zoo(linf({eps}), margin, queries=500, coordinates=48, grid=0, step_size=1.0)",
+        "spsa": f"spsa(linf({eps}), margin, queries=1300, directions=64, grid=0, step_size=0.5)",
         "boundary": f"boundary(linf({eps}), queries=900, grid=0, goal=0.9)",
     }[name]
     found = registry.build(many, "attack")(model, IMAGE, target, SEEDS)
-    flipped = (model.decide(model(found.image)) != target).flatten(1).sum(1)
-    within = ((IMAGE - 0.5).abs() <= eps).flatten(1).sum(1)
-    assert (flipped <= within).all()
+    flipped = model.decide(model(found.image)) != target
+    within = (IMAGE - 0.5).abs() <= eps
     if name == "boundary":
-        assert (flipped >= 1).all()
+        assert not (flipped & ~within).any()
+        assert (flipped.flatten(1).sum(1) >= 1).all()
     else:
-        assert flipped.sum() >= 0.9 * within.sum()
+        assert torch.equal(flipped, within)
 
 
 @pytest.mark.parametrize("name", ["zoo", "spsa"])

@@ -276,7 +276,7 @@ def test_one_patient_is_enough_for_a_network_that_is_trained_already(tmp_path: P
         (("--size", "224"), "--size"),
         (("--size", "0,5"), "--size"),
         (("--window", "brightest"), "--window"),
-        (("--test", "1"), "--test"),
+        (("--test", "1.1"), "--test"),
         (("--folds", "1"), "--folds"),
     ],
 )

@@ -118,8 +118,8 @@ def test_three_steps_of_ni_fgsm_worked_by_hand() -> None:
 
 def test_what_every_pixel_may_move_by() -> None:
     like = torch.zeros(2, 1, 3, 3)
-    torch.testing.assert_close(reach(Linf(0.1), like).flatten(), torch.full((2,), 0.1))
-    torch.testing.assert_close(reach(L2(0.6), like).flatten(), torch.full((2,), 0.2))
+    torch.testing.assert_close(reach(Linf(0.1), like), torch.full_like(like, 0.1))
+    torch.testing.assert_close(reach(L2(0.6), like), torch.full_like(like, 0.2))
 
 
 def test_segpgd_weighs_by_progress() -> None:

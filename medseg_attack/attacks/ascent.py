@@ -11,6 +11,7 @@ from torch import Tensor
 from medseg_attack.attacks.baselines import judged
 from medseg_attack.balls import drawn, size_of
 from medseg_attack.errors import InputError
+from medseg_attack.forms import suited
 from medseg_attack.objectives import harm
 from medseg_attack.types import Adversarial, Ball, Flow, Image, LogOdds, Mask, Model, Objective, PerSample
 from medseg_attack.warp import moved, warped
@@ -95,7 +96,7 @@ def _tried(
         still = image if made.flow is None else warped(image, made.flow.detach())
         x = made.image + (attack.ball.project(made.image.detach(), still) - made.image.detach())
         log_odds = model(x)
-        loss = attack.objective(carried_back(log_odds, made.back), target, progress)
+        loss = suited(attack.objective, model.task)(carried_back(log_odds, made.back), target, progress)
         loss = loss if made.penalty is None else loss - made.penalty
     flow = None if made.flow is None else made.flow.detach()
     x = attack.ball.project(made.image.detach(), still)

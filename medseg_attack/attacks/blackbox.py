@@ -15,8 +15,9 @@ from torch import Tensor
 from medseg_attack.attacks.baselines import judged, scored
 from medseg_attack.attacks.coarse import stretched, zeros
 from medseg_attack.attacks.variations import reseeded
-from medseg_attack.balls import Linf, drawn, held
+from medseg_attack.balls import Linf, drawn, free, held, plain
 from medseg_attack.errors import InputError
+from medseg_attack.forms import suited
 from medseg_attack.objectives import bce
 from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
@@ -137,25 +138,27 @@ def _climbed(
 ) -> Adversarial:
     """Adam on the coefficients with estimated gradients; the worst iterate of each sample."""
     ball, eps = attack.ball, attack.ball.eps
+    coarse, moves = plain(ball), free(ball, image)  # a region is one of pixels, which coefficients are not
+    objective = suited(attack.objective, model.task)
 
     def shown(change: Tensor) -> Image:
-        return image + stretched(change, tuple(image.shape[2:]))
+        return image + stretched(change, tuple(image.shape[2:])) * moves
 
     @torch.no_grad()
     def score(change: Tensor) -> PerSample:
-        return attack.objective(model(shown(change).clamp(0, 1)).double(), target, 1.0)
+        return objective(model(shown(change).clamp(0, 1)).double(), target, 1.0)
 
     best = judged(model, ball, image, image, target)
     change = zeros(image, attack.grid)
     worst = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
     for start in range(attack.starts):
         signs = (drawn(torch.rand, change, reseeded(seeds, -1 - start)) < 0.5).to(change) * 2 - 1
-        corner = held(ball, ball.step(signs, change))
+        corner = held(coarse, coarse.step(signs, change))
         x = ball.project(shown(corner), image)
         with torch.no_grad():
             log_odds = model(x)
         best |= scored(model, ball, x, image, model.decide(log_odds), target)
-        found = attack.objective(log_odds.double(), target, 1.0)
+        found = objective(log_odds.double(), target, 1.0)
         change = torch.where(_wide(found > worst, change), corner, change)
         worst = torch.maximum(found, worst)
     mean, square, times = torch.zeros_like(change), torch.zeros_like(change), torch.zeros_like(change)
@@ -167,7 +170,7 @@ def _climbed(
         square = torch.where(told, SECOND * square + (1 - SECOND) * grad.square(), square)
         unbiased = mean / (1 - FIRST**times).clamp(min=1 - FIRST)
         size = (square / (1 - SECOND**times).clamp(min=1 - SECOND)).sqrt()
-        change = held(ball, change + attack.step_size * eps * told * unbiased / (size + 1e-12))
+        change = held(coarse, change + attack.step_size * eps * told * unbiased / (size + 1e-12))
         x = ball.project(shown(change), image)
         with torch.no_grad():
             best |= scored(model, ball, x, image, model.decide(model(x)), target)

@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.baselines import judged
 from medseg_attack.attacks.coarse import stretched, zeros
 from medseg_attack.attacks.variations import reseeded
-from medseg_attack.balls import Linf, drawn, held
+from medseg_attack.balls import Linf, drawn, free, held
 from medseg_attack.errors import InputError
 from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, PerSample
@@ -79,10 +79,14 @@ class Boundary:
     def _begun(self, model: Model, image: Image, target: Mask, seeds: Sequence[int], need: PerSample) -> "_Place":
         """The nearest adversarial image on the way from the most harmful start to the untouched image."""
         random = drawn(torch.rand, image, seeds)
-        starts = (1 - image, torch.zeros_like(image), torch.ones_like(image), random)
-        at = self._at(model, image, target, starts[0] - image)
+        held_still = ~free(self.ball, image)
+        starts = [
+            (start - image).masked_fill(held_still, 0)
+            for start in (1 - image, torch.zeros_like(image), torch.ones_like(image), random)
+        ]
+        at = self._at(model, image, target, starts[0])
         for start in starts[1:]:
-            tried = self._at(model, image, target, start - image)
+            tried = self._at(model, image, target, start)
             at = _taken(tried.harm > at.harm, tried, at)
         low = torch.zeros_like(need)
         high, whole = torch.ones_like(need), at.image - image

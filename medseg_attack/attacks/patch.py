@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medseg_attack.balls import drawn
 from medseg_attack.errors import InputError
+from medseg_attack.forms import suited
 from medseg_attack.objectives import bce, harm
 from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
@@ -110,12 +111,13 @@ class Patch:
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         n = self._checked(image)
         texture = drawn(torch.rand, image.new_empty(len(image), image.shape[1], *(n for _ in image.shape[2:])), seeds)
+        objective = suited(self.objective, model.task)
         for step in range(self.steps):
             texture = texture.detach().requires_grad_()
             loss = torch.zeros_like(image[:, 0].flatten(1)[:, 0])
             for sample in range(self.samples):
                 x, under = self._placed(texture, image, seeds, f"{step}/{sample}")
-                loss = loss + self.objective(_right(model(x), target, under), target, step / self.steps)
+                loss = loss + objective(_right(model(x), target, under), target, step / self.steps)
             (grad,) = torch.autograd.grad(loss.sum(), texture)
             texture = (texture + self.step_size * grad.sign()).clamp(0, 1)
         x, under = self._placed(texture.detach(), image, seeds, "last")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.baselines import scored
 from medseg_attack.attacks.variations import reseeded, wide
-from medseg_attack.balls import L2, TINY, Linf, drawn
+from medseg_attack.balls import L2, TINY, Channels, Linf, drawn, plain
 from medseg_attack.errors import InputError
 from medseg_attack.forms import suited
 from medseg_attack.objectives import soft_dice
@@ -52,11 +52,11 @@ class Square:
             raise InputError(f"expected queries >= 1, got {self.queries}; an attack without queries is 'noise'")
         if not 0 < self.first <= 1:
             raise InputError(f"expected 0 < first <= 1, a share of the image, got {self.first:g}; check the attack")
-        if type(self.ball) not in (Linf, L2):
+        if not self._linf and type(plain(self.ball)) is not L2:
             raise InputError(f"expected linf or l2 for square, got {spec(self.ball)}; take one of them")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        search = _InLinf(self.ball, image) if isinstance(self.ball, Linf) else _InL2(self.ball, image)
+        search = _InLinf(self.ball, image) if self._linf else _InL2(self.ball, image)
         x = search.first(reseeded(seeds, "first"))
         height, best = self._asked(model, x, image, target)
         for query in range(1, self.queries):
@@ -66,6 +66,12 @@ class Square:
             up = tried_height > height
             x, height = torch.where(wide(up, x), tried, x), torch.where(up, tried_height, height)
         return best
+
+    @property
+    def _linf(self) -> bool:
+        """Whether pixels are bounded one by one, be it in a region or in some channels alone."""
+        ball = plain(self.ball)
+        return type(ball.ball if isinstance(ball, Channels) else ball) is Linf
 
     def _asked(self, model: Model, x: Image, image: Image, target: Mask) -> tuple[PerSample, Adversarial]:
         with torch.no_grad():

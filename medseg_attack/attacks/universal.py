@@ -1,7 +1,7 @@
 """One perturbation for every image: learned on the images of some patients, or drawn, and put on those of others."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from medseg_attack.attacks.baselines import judged
 from medseg_attack.attacks.coarse import stretched
-from medseg_attack.balls import Linf, held
+from medseg_attack.balls import Linf, held, plain
 from medseg_attack.errors import InputError
+from medseg_attack.forms import suited
 from medseg_attack.objectives import bce
 from medseg_attack.registry import About, register
-from medseg_attack.types import Adversarial, Ball, Batch, Image, Mask, Model, Objective, informed
+from medseg_attack.types import Adversarial, Ball, Batch, Case, Image, Mask, Model, Objective, informed
 
 FITS = ("resize", "tile")
 
@@ -89,15 +90,18 @@ class UAP:
         """Of the objective's sum by the change: of all its tiles, of all pixels that it was stretched to."""
         change = change.detach().requires_grad_()
         on_grid = placed(change, tuple(batch.image.shape[2:]), self.onto)
-        x = self.ball.project(batch.image + on_grid, batch.image)
-        loss = self.objective(informed(model, batch.cases)(x), batch.target, progress).sum()
+        around: Callable[[Sequence[Case]], Ball] | None = getattr(self.ball, "on", None)
+        ball = self.ball if around is None else around(batch.cases)
+        x = ball.project(batch.image + on_grid, batch.image)
+        objective = suited(self.objective, model.task)
+        loss = objective(informed(model, batch.cases)(x), batch.target, progress).sum()
         return torch.autograd.grad(loss, change)[0]
 
     def _stepped(self, change: Tensor, direction: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         scale = grad.abs().mean()
         direction = self.momentum * direction + grad / torch.where(scale > 0, scale, torch.ones_like(scale))
-        middle = torch.full_like(change, 0.5)
-        return held(self.ball, change + self.step_size * self.ball.step(direction, middle)), direction
+        ball, middle = plain(self.ball), torch.full_like(change, 0.5)  # a region is one of images
+        return held(ball, change + self.step_size * ball.step(direction, middle)), direction
 
 
 @dataclass(frozen=True, eq=False)

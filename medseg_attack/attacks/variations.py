@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from medseg_attack.balls import TINY, drawn
+from medseg_attack.balls import TINY, drawn, free
 from medseg_attack.errors import InputError
 from medseg_attack.types import Ball, Image, LogOdds, PerSample
 
@@ -27,10 +27,13 @@ def scaled(grad: Image) -> Image:
     return grad / (grad.abs().mean(tuple(range(1, grad.ndim)), keepdim=True) + TINY)
 
 
-def reach(ball: Ball, like: Image) -> Tensor:
-    """What every pixel moves by when all move alike up to the ball's edge: eps in Linf, eps/sqrt(n) in L2."""
-    ones = torch.ones_like(like)
-    return wide(ball.eps / ball.size(ones, torch.zeros_like(ones)), like)
+def reach(ball: Ball, image: Image) -> Image:
+    """What every pixel moves by when all move alike up to the ball's edge: eps in Linf, eps/sqrt(n) in L2.
+
+    0 where the ball lets nothing change.
+    """
+    moves = free(ball, image).to(image)
+    return wide(ball.eps / (ball.size(moves, torch.zeros_like(moves)) + TINY), image) * moves
 
 
 def wide(per_sample: Tensor, like: Tensor) -> Tensor:
