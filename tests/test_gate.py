@@ -159,7 +159,7 @@ def test_machines_read_the_verdicts(two: tuple[Path, Path], tmp_path: Path) -> N
     ("changed", "said"),
     [
         ({"data": "e" * 64}, "data: 'dddddddd...' here, 'eeeeeeee...' there"),
-        ({"attack": "fgsm(linf(0.03))"}, "attack: 'fgsm(linf(0.01))' here, 'fgsm(linf(0.03))' there"),
+        ({"attack": "fgsm(linf(0.03), bce)"}, "attack: 'fgsm(linf(0.01), bce)' here, 'fgsm(linf(0.03), bce)' there"),
         ({"seed": 7}, "seed: 0 here, 7 there"),
         ({"cases": "e" * 64}, "cases: "),
         ({"rows_version": 1}, f"rows_version: {ROWS_VERSION} here, 1 there"),
@@ -179,8 +179,8 @@ def test_unlike_runs_are_not_compared(tmp_path: Path, changed: dict[str, Any], s
 
 
 def test_a_run_that_the_new_model_lacks_is_missed(two: tuple[Path, Path]) -> None:
-    shutil.rmtree(two[0] / "unet-b" / "fgsm_0.02")
-    assert "fgsm_0.02" in told(compare(two[0], "-r", two[1], code=2))
+    shutil.rmtree(two[0] / "unet-b" / "fgsm_bce_0.02")
+    assert "fgsm_bce_0.02" in told(compare(two[0], "-r", two[1], code=2))
 
 
 def test_of_several_models_the_one_of_the_same_name_is_taken(two: tuple[Path, Path]) -> None:
@@ -221,7 +221,8 @@ def test_a_rule_about_nothing_is_refused(two: tuple[Path, Path], rule: str, said
         (["--github"], "add --fail-if"),
         (["--exit-zero"], "add --fail-if"),
         (["--fail-if", "adv_dice<0.1", "--github", "--json"], "choose one"),
-        (["--paired"], "several models"),
+        (["--paired", "model"], "several models"),
+        (["--paired", "attack"], "several attacks"),
         (["--reference", "nowhere"], "nowhere"),
     ],
 )
@@ -230,7 +231,7 @@ def test_what_makes_no_sense_together_is_refused(two: tuple[Path, Path], words: 
 
 
 def test_a_run_without_its_header_is_refused_on_either_side(two: tuple[Path, Path]) -> None:
-    (two[1] / "unet-a" / "fgsm_0.02" / "run.json").unlink()
+    (two[1] / "unet-a" / "fgsm_bce_0.02" / "run.json").unlink()
     assert "without run.json" in told(compare(two[0], "-r", two[1], code=2))
     assert "without run.json" in told(compare(two[1], code=2))
 
@@ -256,9 +257,9 @@ def test_models_are_paired_and_ranked(tmp_path: Path) -> None:
     write_run(tmp_path, dice, model="good")
     write_run(tmp_path, worse(dice, 0.1), model="bad", weights="b")
     write_run(tmp_path, retrained(dice, 0, 0.0), model="same", weights="c")
-    text = compare(tmp_path, "--paired").stdout
+    text = compare(tmp_path, "--paired", "model").stdout
     assert max(map(len, text.splitlines())) <= 100
-    content = json.loads(compare(tmp_path, "--paired", "--json").stdout)
+    content = json.loads(compare(tmp_path, "--paired", "model", "--json").stdout)
     pairs = {(one["new"], one["old"]): one for one in content["paired"]}
     assert len(pairs) == 3
     assert pairs["same", "bad"]["p_holm"] < 0.01
@@ -270,10 +271,26 @@ def test_models_are_paired_and_ranked(tmp_path: Path) -> None:
         assert sum(model[place] for place in "123") == pytest.approx(1)
 
 
+def test_attacks_are_paired_on_the_same_weights_and_budget(tmp_path: Path) -> None:
+    dice = dice_of(0, 12)
+    for weights, base in (("a", 0.0), ("b", 0.3)):
+        for loss, by in (("bce", 0.0), ("ce", 0.1)):
+            write_run(tmp_path, worse(dice, base + by), weights=weights, loss=loss)
+    write_run(tmp_path, worse(dice, 0.5), eps=0.02)
+    shown = compare(tmp_path, "--paired", "attack").stdout
+    assert "under the first attack" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    content = json.loads(compare(tmp_path, "--paired", "attack", "--json").stdout)
+    found = [(one["new"], one["old"], one["weights"], round(one["mean"], 3)) for one in content["paired"]]
+    assert found == [("fgsm ce", "fgsm bce", "unet-a", -0.1), ("fgsm ce", "fgsm bce", "unet-b", -0.1)]
+    assert all(one["p_holm"] < 0.01 for one in content["paired"])
+    assert {(one["attack"], one["seen"]) for one in content["ranks"]} == {("fgsm ce", 1), ("fgsm bce", 2)}
+
+
 def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     dice = dice_of(0, 12)
     write_run(tmp_path, dice)
     write_run(tmp_path, worse(dice, 0.1), weights="b")
-    (pair,) = json.loads(compare(tmp_path, "--paired", "--json").stdout)["paired"]
+    (pair,) = json.loads(compare(tmp_path, "--paired", "model", "--json").stdout)["paired"]
     assert pair["new"] != pair["old"]
     assert pair["mean"] == pytest.approx(-0.1, abs=1e-3)

@@ -11,8 +11,8 @@ from medseg_attack import registry
 from medseg_attack.attacks.deformation import Tissue
 from medseg_attack.attacks.exposure import BRACKET
 from medseg_attack.balls import size_of
-from medseg_attack.crafting import told
 from medseg_attack.explain import family
+from medseg_attack.parts import told
 from medseg_attack.types import Adversarial, Attack, Case, Image, Model, Task, Window
 from medseg_attack.warp import warped
 

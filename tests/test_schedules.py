@@ -16,8 +16,8 @@ from medseg_attack.attacks.compose import sea
 from medseg_attack.attacks.gradient import PGD, bim, cospgd, fgsm, mi_fgsm, ni_fgsm, segpgd, ti_fgsm
 from medseg_attack.attacks.penalty import asma_ozbulak2019
 from medseg_attack.balls import L2, Linf
-from medseg_attack.crafting import Metered
 from medseg_attack.goals import Erase
+from medseg_attack.metered import Metered
 from medseg_attack.models.segmodel import softmax_log_odds
 from medseg_attack.objectives import (
     bce,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from medseg_attack.gate.verdicts import Verdict
     from medseg_attack.report.sheet import Sheet
+    from medseg_attack.stats.changes import Side
 
 HEADER = ["model", "attack", "loss", "eps", "ball", "data", "split", "partial", "n_parameters", "seconds"]
 
@@ -39,7 +40,10 @@ def compare(
         ),
     ] = None,
     deltas: Annotated[bool, typer.Option("--deltas", help="Also per scan: mm, ml, organs lost and made up.")] = False,
-    paired: Annotated[bool, typer.Option("--paired", help="Also models two by two, and their ranks.")] = False,
+    paired: Annotated[
+        Literal["model", "attack"] | None,
+        typer.Option(help="Also these two by two, over patients, and their ranks.", show_default=False),
+    ] = None,
     costs: Annotated[bool, typer.Option("--costs", help="Passes and seconds in place of shares.")] = False,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
@@ -91,7 +95,7 @@ def compare(
     if deltas:
         every = _deltas(rows, empty, content, sheets)
     if paired:
-        _paired(rows, unit, empty, content, sheets)
+        _paired(rows, paired, unit, empty, content, sheets)
     verdicts = judge(rules, rows, old, unit=unit, empty=empty)
     if verdicts:
         content["gate"] = verdict_json(verdicts)
@@ -158,15 +162,18 @@ def _deltas(rows: "pd.DataFrame", empty: EmptyRule, content: dict[str, Any], she
     return table
 
 
-def _paired(rows: "pd.DataFrame", unit: Unit, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]") -> None:
+def _paired(
+    rows: "pd.DataFrame", side: "Side", unit: Unit, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]"
+) -> None:
     from medseg_attack.report.clinical import paired_sheet, rank_sheet
-    from medseg_attack.stats.changes import between_models, ranks
+    from medseg_attack.stats.changes import between, ranks
 
-    pairs, of_models = between_models(rows, unit=unit, empty=empty), ranks(rows, unit=unit, empty=empty)
+    pairs, places = between(rows, side, unit=unit, empty=empty), ranks(rows, side, unit=unit, empty=empty)
     if pairs.empty:
-        raise InputError("expected several models under the same attack for --paired, got one; give more runs")
-    content |= {"paired": pairs.to_dict("records"), "ranks": of_models.to_dict("records")}
-    sheets += [paired_sheet(pairs), rank_sheet(of_models)]
+        same = "under the same attack" if side == "model" else "on the same model with the same eps"
+        raise InputError(f"expected several {side}s {same} for --paired {side}, got one; give more runs")
+    content |= {"paired": pairs.to_dict("records"), "ranks": places.to_dict("records")}
+    sheets += [paired_sheet(pairs, side), rank_sheet(places, side)]
 
 
 def _write(

@@ -1,4 +1,4 @@
-"""Tables of clinical deltas, of models paired by patient, and of how stable their ranks are. No torch in here."""
+"""Tables of clinical deltas, of models or attacks paired by patient, and of how stable ranks are. No torch in here."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.registry import spec
 from medseg_attack.report.sheet import Sheet, from_to, number, p_value, percent
+from medseg_attack.stats.changes import Side
 from medseg_attack.stats.patients import warning
 
 _MEASURED = {"hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
@@ -71,22 +72,28 @@ def _moved(row: "pd.Series[float]") -> list[str]:
     return [change, number(row["centroid_shift_mm"], 1), str(int(row["missed"])), str(int(row["hallucinated"]))]
 
 
-def paired_sheet(table: pd.DataFrame) -> Sheet:
-    """Models two by two under the same attack."""
+def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:
+    """Models two by two under the same attack, or attacks on the same model."""
+    common = _common(side)
     rows = [
-        [_named(row["new"]), _named(row["old"]), str(row["attack"]), str(row["loss"]), spec(float(row["eps"])),
+        [_named(row["new"]), _named(row["old"]), *(str(row[name]) for name in common), spec(float(row["eps"])),
          f"{row['mean']:+.3f}", from_to(row["low"], row["high"], "+"), p_value(row["p_holm"])]
         for _, row in table.iterrows()
     ]  # fmt: skip
     n = int(table["n"].min())
     text = (
-        f"Adversarial Dice of the first model minus that of the second, mean over organs, paired over "
+        f"Adversarial Dice {'of' if side == 'model' else 'under'} the first {side} minus that "
+        f"{'of' if side == 'model' else 'under'} the second, mean over organs, paired over "
         f"{plural(n, 'patient')}; 95 % interval: bootstrap-t; p: signed-rank on patients' means, Holm over "
         f"the {len(table)} rows. "
         f"{warning(n, len(table))}"
     ).strip()
-    columns = ["model", "against", "attack", "loss", "eps", "difference", "95 % CI", "p"]
-    return Sheet("Models, paired by patient", columns, rows, text, left=4)
+    columns = [side, "against", *common, "eps", "difference", "95 % CI", "p"]
+    return Sheet(f"{side.capitalize()}s, paired by patient", columns, rows, text, left=2 + len(common))
+
+
+def _common(side: Side) -> list[str]:
+    return ["attack", "loss"] if side == "model" else ["model"]
 
 
 def _named(label: object) -> str:
@@ -95,14 +102,19 @@ def _named(label: object) -> str:
     return f"{name} ({'/'.join(Path(run.removesuffix(')')).parts[-2:])})" if bracket else name
 
 
-def rank_sheet(table: pd.DataFrame) -> Sheet:
-    """How often each model keeps its rank when patients are drawn anew."""
-    places = range(1, table["model"].nunique() + 1)
+def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
+    """How often each model, or attack, keeps its rank when patients are drawn anew."""
+    common = _common(side)
+    places = range(1, table[side].nunique() + 1)
     rows = [
-        [str(row["attack"]), str(row["loss"]), spec(float(row["eps"])), _named(row["model"]), str(int(row["seen"])),
+        [*(str(row[name]) for name in common), spec(float(row["eps"])), _named(row[side]), str(int(row["seen"])),
          *(percent(row[place]) for place in places)]
         for _, row in table.iterrows()
     ]  # fmt: skip
-    text = "Rank in adversarial Dice, and the share of bootstrap draws of patients in which a model has each rank."
-    columns = ["attack", "loss", "eps", "model", "rank", *(f"as {place}." for place in places)]
-    return Sheet("Ranks of models", columns, rows, text, left=4)
+    first = "most" if side == "model" else "least"
+    text = (
+        f"Rank in adversarial Dice, the {first} first, and the share of bootstrap draws of patients in which "
+        f"{'a model' if side == 'model' else 'an attack'} has each rank."
+    )
+    columns = [*common, "eps", side, "rank", *(f"as {place}." for place in places)]
+    return Sheet(f"Ranks of {side}s", columns, rows, text, left=2 + len(common))

@@ -1,14 +1,16 @@
-"""What differs between models on the same cases, paired by patient. No torch in here."""
+"""What differs between models, or attacks, on the same cases, paired by patient. No torch in here."""
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
 
 from medseg_attack.stats.patients import difference, holm, paired, pairwise, rank_stability
 from medseg_attack.stats.scores import Empty, Unit, by_organ, pooled, scored
 
+Side = Literal["model", "attack"]
 HEADER = ["model", "attack", "loss", "eps"]
 
 
@@ -35,13 +37,18 @@ def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -
     return frame.assign(p_holm=frame.groupby("organ", sort=False)["p"].transform(lambda p: holm(p.tolist())))
 
 
-def _of_models(
-    rows: pd.DataFrame, unit: Unit, empty: Empty
+def _sides(
+    rows: pd.DataFrame, side: Side, unit: Unit, empty: Empty
 ) -> Iterator[tuple[dict[str, Any], dict[str, pd.DataFrame]]]:
-    """Each attack's facts and its models' cases, where there are several."""
-    keys = ["attack", "loss", "eps"]
+    """What the sides have in common, and the cases of each of them, wherever there are several.
+
+    Attacks have one set of weights in common: the folder that their runs lie in.
+    """
+    rows = rows.assign(weights=rows["run"].map(lambda run: Path(run).parent.name), loss=rows["loss"].fillna(""))
+    keys = {"model": ["attack", "loss", "eps"], "attack": ["model", "weights", "eps"]}[side]
     for key, same in rows.groupby(keys, sort=False, dropna=False):
-        names = {str(run): str(of_run["model"].iloc[0]) for run, of_run in same.groupby("run", sort=False)}
+        first = same.drop_duplicates("run").set_index("run")
+        names = dict(first["model"] if side == "model" else (first["attack"] + " " + first["loss"]).str.strip())
         if len(names) < 2:
             continue
         uses = Counter(names.values())  # two sets of weights may bear one name
@@ -50,23 +57,26 @@ def _of_models(
         yield dict(zip(keys, key, strict=True)), cases
 
 
-def between_models(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
-    """Every two models under the same attack: their paired difference in adversarial Dice, Holm over all."""
-    tables = [pairwise(models, "dice_adv").assign(**facts) for facts, models in _of_models(rows, unit, empty)]
+def between(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.DataFrame:
+    """Every two models under the same attack, or attacks on the same model, with the same budget.
+
+    Columns: those that both have in common, and those of `pairwise` on adversarial Dice; Holm over all rows.
+    """
+    tables = [pairwise(cases, "dice_adv").assign(**facts) for facts, cases in _sides(rows, side, unit, empty)]
     if not tables:
-        return pd.DataFrame(columns=["attack", "loss", "eps", "new", "old", "mean", "low", "high", "p", "n", "p_holm"])
+        return pd.DataFrame()
     frame = pd.concat(tables, ignore_index=True)
     return frame.assign(p_holm=holm(frame["p"].tolist()))
 
 
-def ranks(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
-    """Per attack and model: its rank in adversarial Dice (`seen`) and the share of bootstrap draws with each rank."""
+def ranks(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.DataFrame:
+    """The rank of each model, or attack, in adversarial Dice (`seen`), and the share of bootstrap draws with each rank.
+
+    The first model is the one with most Dice left; the first attack the one that leaves least.
+    """
     tables = [
-        rank_stability(models, "dice_adv").rename_axis("model").reset_index().assign(**facts)
-        for facts, models in _of_models(rows, unit, empty)
-    ]
-    return (
-        pd.concat(tables, ignore_index=True)
-        if tables
-        else pd.DataFrame(columns=["attack", "loss", "eps", "model", "seen"])
-    )
+        rank_stability(cases, "dice_adv", lower_is_better=side == "attack")
+        .rename_axis(side).reset_index().assign(**facts)
+        for facts, cases in _sides(rows, side, unit, empty)
+    ]  # fmt: skip
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
