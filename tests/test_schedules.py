@@ -19,9 +19,9 @@ from medseg_attack.balls import L2, Linf
 from medseg_attack.goals import Erase
 from medseg_attack.metered import Metered
 from medseg_attack.models.segmodel import softmax_log_odds
-from medseg_attack.objectives import (
-    bce,
-    ce,
+from medseg_attack.objectives import bce, ce
+from medseg_attack.types import Attack, LogOdds, Mask, Model, Objective
+from medseg_attack.weighted import (
     cosine_bce,
     cosine_ce,
     masked_bce,
@@ -29,7 +29,6 @@ from medseg_attack.objectives import (
     progressive_bce,
     progressive_ce,
 )
-from medseg_attack.types import Attack, LogOdds, Mask, Model, Objective
 
 SEEDS = [1, 2, 3]
 
