@@ -13,6 +13,14 @@ from jaxtyping import install_import_hook
 install_import_hook("medseg_attack", "shapes.checked")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Of each test process, whatever the environment says: sums of floats depend on how many there are."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Callable[[str], Path]:
     """The folder of a real data set; skips where it is absent, since no scan is part of this project."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import torch
+from command import medattack
 from highdicom import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -20,10 +21,8 @@ from pydicom.uid import (
     RTStructureSetStorage,
     generate_uid,
 )
-from typer.testing import CliRunner
 
 from medseg_attack import registry
-from medseg_attack.cli import app
 from medseg_attack.data.prepared import Prepared, open_prepared
 from medseg_attack.data.source import Scan
 from medseg_attack.files import read_json
@@ -248,14 +247,6 @@ def write_hospital(root: Path, *, patients: int = 4, **options: Any) -> Path:
             contours = [square(3, 2, 4, -50 + z * 2.5) for z in range(3)]
             write_rtstruct(folder / "rt" / "rs.dcm", {"Liver": contours}, patient=f"P{n}")
     return root
-
-
-def medattack(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 def tiny_model(out: Path, data: Prepared) -> Path:

@@ -1,37 +1,24 @@
 """Goals and least changes on the command line: what rows hold, what tables show, what is refused."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-from typer.testing import CliRunner
+from command import medattack
 
-from medseg_attack.cli import app
 from medseg_attack.stats.scores import aimed
 
 SMALL = "unet_small(channels=(4, 8))"
 NEAR = "by_pixels(share=0.9)"
 
 
-def medattack(*words: str | Path, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    assert result.exit_code == code, result.output
-    return result
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("workspace")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     medattack("prepare", home / "scans", "--format", "phantom(patients=6, slices=4, side=32)", "--home", home)
     medattack("train", "--home", home, "--model", SMALL, "--epochs", "1", "--device", "cpu")
-    yield home
-    torch.set_num_threads(threads)
+    return home
 
 
 def test_success_stands_in_rows_and_tables(home: Path) -> None:

@@ -1,7 +1,6 @@
 """What cannot be attacked so is told in one sentence before anything is written; and what only looks unusual runs."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import medattack
 from scans import write_channels, write_pair
-from typer.testing import CliRunner
 
 from medseg_attack import registry
-from medseg_attack.cli import app
 from medseg_attack.data.prepared import open_prepared
 from medseg_attack.models import checkpoints
 from medseg_attack.types import Task
@@ -21,20 +19,10 @@ from medseg_attack.types import Task
 SMALL = "unet_small(channels=(4, 8))"
 
 
-def medattack(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data sets of organs that overlap, of labels that exclude each other and of two channels, each with a model."""
     home = tmp_path_factory.mktemp("refusals")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     for n in range(4):  # one organ and background
         write_pair(home / f"decathlon/imagesTr/spleen_{n}.nii.gz", home / f"decathlon/labelsTr/spleen_{n}.nii.gz",
                    mask=np.arange(400).reshape(8, 10, 5) % 2)  # fmt: skip
@@ -47,8 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         medattack("prepare", source, "--format", form, "--home", home, "--out", home / "data" / name)
         save(home / name, open_prepared(home / "data" / name).task)
     save(home / "liver", Task("liver", ("liver",)))
-    yield home
-    torch.set_num_threads(threads)
+    return home
 
 
 def save(folder: Path, task: Task) -> None:

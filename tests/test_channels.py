@@ -9,14 +9,13 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from command import medattack
 from scans import NAMES, SCALES, channels, set_scale, write_channels, write_pair
-from typer.testing import CliRunner
 
 from medseg_attack import registry
 from medseg_attack.balls import L2, Linf
 from medseg_attack.budgets import parse_budget
 from medseg_attack.checks.before import Scene, window_edges
-from medseg_attack.cli import app
 from medseg_attack.crafting import sizes
 from medseg_attack.data.prepare import Options, prepare
 from medseg_attack.data.prepared import Prepared, open_prepared
@@ -30,14 +29,6 @@ from medseg_attack.results import RunFolder
 from medseg_attack.types import Batch, Case, Storage, Task, Window
 
 ABSENT = ("replay", "transfer", "uap", "uap_metzen")  # need a run, another model, a fit
-
-
-def medattack(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 def prepared(root: Path, out: Path, options: Options | None = None) -> Prepared:

@@ -3,17 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+from command import medattack
 from monai.inferers import sliding_window_inference
-from typer.testing import CliRunner
 
 from medseg_attack import registry
-from medseg_attack.cli import app
 from medseg_attack.data.prepared import Prepared, open_prepared
 from medseg_attack.data.source import Lattice
 from medseg_attack.models.checkpoints import load, save
@@ -27,14 +25,6 @@ MODELS = [
     f"monai(SegResNet(init_filters=8, blocks_down=(1, 1), blocks_up=(1,)), {WINDOW})",
     f"monai(UNet(channels=(4, 8), num_res_units=1), {WINDOW}, mirror=(0,))",
 ]
-
-
-def medattack(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 def write_scan(root: Path, number: int, rng: np.random.Generator) -> None:

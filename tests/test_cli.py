@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from command import medattack
 from safetensors import safe_open
-from typer.testing import CliRunner
-
-from medseg_attack.cli import app
 
 MEDATTACK = [sys.executable, "-m", "medseg_attack"]
 QUIET = {"MEDATTACK_PROGRESS": "0"}
-
-
-def medattack(*words: str | Path, code: int = 0) -> Any:
-    """Runs a command in this process; stdout and stderr apart."""
-    result = CliRunner().invoke(app, [str(word) for word in words], env=QUIET)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 def told(result: Any) -> str:
@@ -39,16 +28,13 @@ def told(result: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a small phantom and a model that was trained for two epochs."""
     home = tmp_path_factory.mktemp("workspace")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     spec = "phantom(patients=6, slices=4, side=32)"
     medattack("prepare", home / "scans", "--format", spec, "--home", home)
     medattack("train", "--home", home, "--model", "unet_small", "--epochs", "2", "--device", "cpu")
-    yield home
-    torch.set_num_threads(threads)
+    return home
 
 
 def test_the_short_form_finds_model_and_data_and_prints_the_table(home: Path) -> None:

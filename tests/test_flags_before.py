@@ -1,6 +1,5 @@
 """Each flag that is raised before a run is raised by a model or an image that is broken in that way."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -21,14 +20,6 @@ from medseg_attack.types import Attack, Batch, LogOdds, Mask, PerSample, Task
 
 EPS = 4 / 255
 GOOD: list[Attack] = [PGD(Linf(EPS), objective, steps=40) for objective in (bce, soft_dice)]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def codes(findings: list[Finding]) -> set[str]:

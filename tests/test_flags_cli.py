@@ -4,44 +4,30 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from typer.testing import CliRunner
+from command import medattack
 
-from medseg_attack.cli import app
 from medseg_attack.models import linear
 
 
-def medattack(*words: str | Path, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a small phantom and the linear model, of which nothing was learned."""
     from medseg_attack.data.prepared import open_prepared
     from medseg_attack.models import checkpoints
     from medseg_attack.registry import build
 
     home = tmp_path_factory.mktemp("flags")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     medattack("prepare", home / "scans", "--format", "phantom(patients=6, slices=3, side=32)", "--home", home)
     task = open_prepared(home / "data" / "phantom").task
     for spec in ("oracle", "blurred_oracle"):
         folder = home / "models" / spec
         folder.mkdir(parents=True)
         checkpoints.save(folder, build(spec, "model")(task), {"label": spec, "spec": spec})
-    yield home
-    torch.set_num_threads(threads)
+    return home
 
 
 def attack(home: Path, out: Path, *more: str, model: str = "oracle", code: int = 0) -> Any:

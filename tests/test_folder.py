@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import medattack
 from PIL import Image
-from typer.testing import CliRunner
 
 from medseg_attack import registry
-from medseg_attack.cli import app
 from medseg_attack.data.prepared import Prepared, open_prepared
 from medseg_attack.data.source import open_source
 from medseg_attack.data.splits import split
@@ -21,14 +20,6 @@ from medseg_attack.metrics.scans import by_scan, packed
 from medseg_attack.models.checkpoints import save
 
 ROWS, COLUMNS = 16, 12
-
-
-def medattack(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 def disc(radius: float = 4) -> np.ndarray:

@@ -14,9 +14,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from command import medattack
 
-from medseg_attack.cli import app
 from medseg_attack.data.prepared import Prepared, open_prepared
 from medseg_attack.data.source import Array, Lattice
 from medseg_attack.models.given import given
@@ -110,12 +109,6 @@ class Toy:
         kept = self.data.records[name]["lattice"]
         lattice = Lattice(tuple(kept["shape"]), tuple(kept["axes"]), tuple(kept["flips"]))
         return lattice.from_file(np.asarray(nibabel.load(path).dataobj))
-
-
-def medattack(*words: object) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    assert result.exit_code == 0, result.output
-    return result
 
 
 @pytest.mark.parametrize(

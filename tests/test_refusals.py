@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +48,12 @@ def refused(*words: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a phantom and a model of one epoch."""
     home = tmp_path_factory.mktemp("workspace")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     medattack("prepare", home / "scans", "--format", PHANTOM, "--home", home, code=0)
     medattack("train", "--home", home, "--model", SMALL, "--epochs", "1", "--device", "cpu", code=0)
-    yield home
-    torch.set_num_threads(threads)
+    return home
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import functools
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import blobs
 import pytest
 import torch
+from command import medattack
 from torch import Tensor
-from typer.testing import CliRunner
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient import PGD
 from medseg_attack.attacks.transfer import Apart, MeanLogits, MeanLoss, MeanProbabilities, Shuffled, Transfer
 from medseg_attack.balls import L2, Linf
-from medseg_attack.cli import app
 from medseg_attack.errors import InputError
 from medseg_attack.metered import Metered
 from medseg_attack.models import checkpoints
@@ -226,14 +224,6 @@ def test_a_surrogate_is_needed() -> None:
 # -- on the command line ---------------------------------------------------------------------------------------------
 
 
-def medattack(*words: str | Path, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
 def write(folder: Path, task: Task, scale: float) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     spec = f"unet_small(channels=({int(scale)}, 4))"
@@ -244,20 +234,17 @@ def write(folder: Path, task: Task, scale: float) -> Path:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small phantom, three models for it that differ, and one for other classes."""
     from medseg_attack.data.prepared import open_prepared
 
     home = tmp_path_factory.mktemp("transfer")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     medattack("prepare", home / "scans", "--format", "phantom(patients=6, slices=3, side=32)", "--home", home)
     task = open_prepared(home / "data" / "phantom").task
     for number in (2, 3, 4):
         write(home / f"m{number}", task, number)
     write(home / "liver", Task("liver", ("liver",)), 2)
-    yield home
-    torch.set_num_threads(threads)
+    return home
 
 
 def attack(home: Path, out: Path, text: str, *more: str | Path, code: int = 0) -> Any:

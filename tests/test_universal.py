@@ -1,7 +1,6 @@
 """One perturbation for all: the same bits on each image, learned on some patients, scored on others, learned once."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,14 @@ import blobs
 import pandas as pd
 import pytest
 import torch
+from command import medattack
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from typer.testing import CliRunner
 
 from medseg_attack import registry
 from medseg_attack.attacks.transfer import Shuffled
 from medseg_attack.attacks.universal import UAP, GaussianUAP, Universal, placed, uap_metzen
 from medseg_attack.balls import L2, Channels, Linf
-from medseg_attack.cli import app
 from medseg_attack.errors import InputError
 from medseg_attack.fitting import needs_fit, with_fits
 from medseg_attack.models import checkpoints
@@ -252,28 +250,17 @@ def test_a_change_of_another_channel_is_outside_of_the_ball() -> None:
 # -- on the command line ---------------------------------------------------------------------------------------------
 
 
-def medattack(*words: str | Path, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from medseg_attack.data.prepared import open_prepared
 
     home = tmp_path_factory.mktemp("universal")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     medattack("prepare", home / "scans", "--format", "phantom(patients=6, slices=3, side=32)", "--home", home)
     task = open_prepared(home / "data" / "phantom").task
     (home / "model").mkdir()
     card = {"label": "blurred_oracle", "spec": "blurred_oracle"}
     checkpoints.save(home / "model", registry.build("blurred_oracle", "model")(task), card)
-    yield home
-    torch.set_num_threads(threads)
+    return home
 
 
 def attack(home: Path, out: Path, *more: str | Path, code: int = 0) -> Any:

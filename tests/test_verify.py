@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -14,12 +13,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from command import medattack
 from PIL import Image
 from scans import set_scale, write_uw
-from typer.testing import CliRunner
 
 from medseg_attack import registry
-from medseg_attack.cli import app
 from medseg_attack.data.prepared import open_prepared
 from medseg_attack.models.checkpoints import save
 from medseg_attack.results import RunFolder
@@ -32,14 +30,6 @@ ATTACKS = [
     if name not in ("replay", "clean", "fgsm_wang2024", "transfer", *MOVES, *LEARNS)
 ]
 STORAGES = ["png16", "int16", "float32"]
-
-
-def medattack(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 def write_nifti(root: Path, dtype: str) -> Path:

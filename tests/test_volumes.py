@@ -3,16 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
+from command import medattack
 
-from medseg_attack.cli import app
 from medseg_attack.data.prepared import Prepared, open_prepared
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import chunks
@@ -41,14 +39,6 @@ def flat(): return Net(2)
 def cube(): return Net(3)
 """
 WINDOW = "window=(3, 12, 14)"  # the whole of a slice, so that windows change nothing in plane
-
-
-def medattack(*words: object, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,16 @@
+"""The command line, run in this process."""
+
+from typing import Any
+
+from typer.testing import CliRunner
+
+from medseg_attack.cli import app
+
+
+def medattack(*words: object, code: int = 0) -> Any:
+    """Runs a command that is to exit with `code`; stdout and stderr apart."""
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result
