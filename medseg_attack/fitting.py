@@ -50,6 +50,11 @@ class Batches(Sequence[Batch]):
             cut += [same[start : start + BATCH] for start in range(0, len(same), BATCH)]
         return cls(data, tuple(cut), device)
 
+    @property
+    def every(self) -> tuple[Any, ...]:
+        """The cases of all batches."""
+        return tuple(ref for some in self.refs for ref in some)
+
     def __len__(self) -> int:
         return len(self.refs)
 
@@ -57,7 +62,7 @@ class Batches(Sequence[Batch]):
         return Batch.of([self.data.read(ref) for ref in self.refs[index]], self.device)
 
 
-def fitted(attack: Any, model: Model, batches: Sequence[Batch], folder: RunFolder, seed: int) -> Any:
+def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed: int) -> Any:
     """The attack that knows what it learned: read from the run's folder, or learned and written there.
 
     Raises:
@@ -69,7 +74,8 @@ def fitted(attack: Any, model: Model, batches: Sequence[Batch], folder: RunFolde
         path = folder.path / f"learned-{next(numbers)}.safetensors"
         if not path.exists():
             start = time.perf_counter()
-            learned = told(part, "within", model.task).fit(model, batches, seed)
+            among = told(part, "among", batches.data, batches.every)
+            learned = told(among, "within", model.task).fit(model, batches, seed)
             facts = {"config": digest(folder.config), "seconds": f"{time.perf_counter() - start:.3f}"}
             save_tensors(path, learned, facts)
         tensors = load_tensors(path)  # also by whoever wrote it: shards attack with the same bits

@@ -69,6 +69,13 @@ class Stated:
         read: Callable[[Sequence[Case]], Labels] | None = getattr(self.goal, "read", None)
         return replace(self, cases=tuple(cases), labels=read(cases) if read else self.labels)
 
+    def at(self, index: Tensor) -> "Stated":
+        """The goal on some of its cases; a stored mask may be one for all of them."""
+        labels, some = self.labels, index.tolist()
+        if labels is not None and len(labels.mask) > 1:
+            labels = Labels(labels.mask[index.to(labels.mask.device)])
+        return replace(self, cases=tuple(self.cases[i] for i in some), labels=labels)
+
     def __call__(self, truth: Mask) -> Mask:
         wanted = self.goal.wanted(truth, self)
         if self.task.exclusive:  # what no organ takes is background

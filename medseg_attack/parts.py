@@ -25,12 +25,18 @@ def told(thing: Any, of: str, *what: Any) -> Any:
     """A copy of an attack in which every part, at any depth, that offers the method `of` is what it makes of `what`.
 
     Parts must know their cases (`on(cases)`), because they read what was stored for them or need their spacing, the
-    names of their classes (`within(task)`), or the data that they draw from (`among(data, refs)`).
+    names of their classes (`within(task)`), or the data that they draw from (`among(data, refs)`). What is made of
+    cases offers `at(index)`, itself on some of them. Parts that are equal are told once.
     """
+    made: dict[Any, Any] = {}
 
     def tell(part: Any) -> Any:
         method: Callable[..., Any] | None = getattr(part, of, None)
-        return None if method is None or isinstance(part, type) else method(*what)
+        if method is None or isinstance(part, type):
+            return None
+        if part not in made:
+            made[part] = method(*what)
+        return made[part]
 
     return mapped(thing, tell)
 

@@ -1,7 +1,7 @@
 """Where an attacker may change an image: a ball held to a part of it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,9 +70,8 @@ class Within:
 
     def on(self, cases: Sequence[Case]) -> "_Here":
         """The ball around these cases."""
-        inner: Callable[[Sequence[Case]], Ball] | None = getattr(self.ball, "on", None)
         mask = torch.stack([torch.from_numpy(region_of(case, self.region)) for case in cases])[:, None]
-        return _Here(self.ball if inner is None else inner(cases), self.region, mask)
+        return _Here(told(self.ball, "on", cases), self.region, mask)
 
     def step(self, grad: Image, image: Image) -> Image:
         raise self._lost()

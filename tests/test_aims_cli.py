@@ -95,6 +95,26 @@ def test_what_is_not_there_is_told_before_anything_is_written(home: Path, attack
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "pgd(steps=3, objective=toward(bce, erase('stomach')))",
+        "apgd(steps=3, objective=toward(masked_bce, shift(dx_mm=5)))",
+        "igsm(steps=3, goal=grow(mm=2))",
+        "best_of((pgd(steps=2, objective=toward(bce, grow(mm=2))), pgd(steps=3, objective=toward(bce, grow(mm=2)))))",
+    ],
+)
+def test_goals_of_an_image_stand_the_checks_and_are_scored(home: Path, tmp_path: Path, attack: str) -> None:
+    """As typed: with the checks before and after a run, which watch attacks on cases of their own."""
+    medattack("attack", "--home", home, "-m", SMALL, "--limit", "3", "--attack", attack, "--eps", "8/255",
+              "--out", tmp_path / "run")  # fmt: skip
+    (run,) = (part.parent for part in tmp_path.rglob("parts") if "noise" not in part.parent.name)
+    rows = pd.concat([pd.read_parquet(file) for file in run.rglob("*.parquet")])
+    assert {"success", "n_goal", "hit_goal"} <= set(rows.columns)
+    flags = json.loads((run / "run.json").read_text())["flags"]
+    assert not {"MA006", "MA007", "MA010", "MA023"} & {flag["code"] for flag in flags}
+
+
 def test_goals_and_criteria_are_listed() -> None:
     goals = {row["name"] for row in json.loads(medattack("ls", "goals", "--json").stdout)}
     assert goals == {"all_background", "another_patient", "erase", "grow", "mask", "shift", "shrink", "swap"}

@@ -88,10 +88,42 @@ def test_what_is_left_knows_its_files_and_regions(held: bool, tmp_path: Path) ->
     assert [row.backwards for row in together.rows] == [1, 5, 1]
 
 
-def _stored(image: Tensor, name: str) -> Case:
+KNOWING = [name for name in registry.names("ball") if hasattr(registry.build(name, "ball"), "on")]
+
+
+@pytest.mark.parametrize("name", KNOWING)
+def test_a_ball_of_some_of_its_cases_is_the_ball_told_of_these(name: str) -> None:
+    cases = [_stored(images(spread)[0], f"case {n}", 1.0 + n) for n, spread in enumerate((0.1, 0.5, 0.3))]
+    made, index = registry.build(name, "ball"), torch.tensor([2, 0])
+    some, these = made.on(cases).at(index), made.on([cases[2], cases[0]])
+    x0 = torch.stack([cases[2].image, cases[0].image]).double()
+    assert torch.equal(some.project(x0 + 0.3, x0), these.project(x0 + 0.3, x0))
+    assert torch.equal(some.size(x0.flip(2), x0), these.size(x0.flip(2), x0))
+    if hasattr(made, "length"):
+        flow = torch.full((2, x0.ndim - 2, *SHAPE), 0.5, dtype=torch.float64)
+        assert torch.equal(some.length(flow), these.length(flow))
+        assert len(some.length(flow).unique()) == 2  # mm, not pixels
+
+
+@pytest.mark.parametrize("goal", ["grow(mm=2)", "shift(dx_mm=3)", "all_background"])
+def test_a_suite_with_a_goal_knows_whose_images_are_left(goal: str) -> None:
+    """The second image is all organ and needs many steps; the others are lost at once."""
+    cases = [_stored(images(spread)[0], f"case {n}", 1.0 + n) for n, spread in enumerate((0.1, 0.5, 0.1))]
+    spec = f"best_of((fgsm, pgd(steps=2), pgd(objective=toward(bce, {goal}), steps=2)))"
+    attack = registry.build(spec, "attack", {"ball": Linf(0.3)})
+    model = oracle(ORGAN).float()  # type: ignore[attr-defined]
+    (together,) = attack_chunk(model, [Batch.of(cases)], [attack], keep_images=True)
+    for n, case in enumerate(cases):
+        (alone,) = attack_chunk(model, [Batch.of([case])], [attack], keep_images=True)
+        assert torch.equal(alone.images[0], together.images[n])
+        assert [row for row in together.rows if row.case == case.id] == alone.rows
+    assert {row.backwards for row in together.rows} == {1, 5}
+
+
+def _stored(image: Tensor, name: str, mm: float = 1.0) -> Case:
     stored = (image * 255).round().to(torch.uint8)
     shown = stored.float() / 255
-    return Case(name, name, name, shown, shown > 0.5, (1.0, 1.0), Window(0, 255), storage=Storage(stored))
+    return Case(name, name, name, shown, shown > 0.5, (mm, mm), Window(0, 255), storage=Storage(stored))
 
 
 def test_the_suite_is_at_least_as_strong_as_each_of_its_members() -> None:

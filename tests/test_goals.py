@@ -155,6 +155,7 @@ def test_another_patient_gives_the_slice_of_the_same_height() -> None:
     truth = torch.stack([one.target for one in scans["p"]])
     wanted = goal.on(scans["p"])(truth)
     assert torch.equal(wanted, torch.cat([drawing(["..b."], FREE), drawing(["...b"], FREE)]))
+    assert torch.equal(goal.on(scans["p"]).at(torch.tensor([1]))(truth[1:]), wanted[1:])
     alone = AnotherPatient().among(Data(), refs[:2]).within(FREE)
     with pytest.raises(InputError, match="a patient other than p"):
         alone.on(scans["p"])

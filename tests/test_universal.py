@@ -21,6 +21,7 @@ from medseg_attack.fitting import needs_fit, with_fits
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.objectives import bce, harm, margin
+from medseg_attack.stored_goals import Donors
 from medseg_attack.types import Batch, Case, Fitted, LogOdds, Mask, PerSample, Task, Window
 
 ONE = Task("one", ("organ",))
@@ -60,7 +61,7 @@ def test_on_a_linear_model_the_optimum_is_learned(onto: str) -> None:
 def test_each_image_gets_the_same_bits_where_nothing_is_cut() -> None:
     image = torch.full((3, 1, 8, 8), 0.5, dtype=torch.float64)
     change = 0.05 * torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for attack in (Universal(Linf(0.2), "resize", change), GaussianUAP(Linf(0.2))):
+    for attack in (Universal(Linf(0.2), "resize", change, bce), GaussianUAP(Linf(0.2))):
         moved = attack(oracle(), image, image >= 0.5, [1, 2, 3]).image - image
         assert torch.equal(moved, moved[:1].expand_as(moved))
         assert moved.abs().sum() > 0
@@ -255,7 +256,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from medseg_attack.data.prepared import open_prepared
 
     home = tmp_path_factory.mktemp("universal")
-    medattack("prepare", home / "scans", "--format", "phantom(patients=6, slices=3, side=32)", "--home", home)
+    form = "phantom(patients=7, slices=3, side=32)"
+    medattack("prepare", home / "scans", "--format", form, "--test", "0.3", "--home", home)
     task = open_prepared(home / "data" / "phantom").task
     (home / "model").mkdir()
     card = {"label": "blurred_oracle", "spec": "blurred_oracle"}
@@ -297,6 +299,30 @@ def test_it_is_fitted_once_per_budget_kept_and_gone_on_with(home: Path, tmp_path
         assert json.loads(file.read_text())["fit_seconds"] > 0
 
 
+@pytest.mark.parametrize("goal", ["erase('stomach')", "shift(dx_mm=5)", "another_patient"])
+def test_a_goal_is_learned_on_some_patients_and_scored_on_others(
+    home: Path, tmp_path: Path, goal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks to learn by are those of patients it is fitted on; a goal in mm needs the spacing of every image."""
+    asked: list[tuple[str, str]] = []
+
+    def noted(self: Donors, case: Case) -> Case:
+        found = donor(self, case)
+        asked.append((case.group, found.group))
+        return found
+
+    donor = Donors._donor
+    monkeypatch.setattr(Donors, "_donor", noted)
+    medattack("attack", "--home", home, "--model", home / "model", "--no-checks", "--no-control", "--eps", "8/255",
+              "--attack", f"uap(epochs=1, objective=toward(bce, {goal}))", "--out", tmp_path / "out")  # fmt: skip
+    rows = pd.concat([pd.read_parquet(file) for file in tmp_path.rglob("*.parquet")])
+    assert {"success", "n_goal"} <= set(rows.columns)
+    scored = set(rows["group"])
+    assert {(to in scored, by in scored) for to, by in asked} == (
+        {(True, True), (False, False)} if goal == "another_patient" else set()
+    )
+
+
 def test_what_another_run_learned_is_refused(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     attack(home, out, "--eps", "8/255")
@@ -336,5 +362,7 @@ def test_the_plan_counts_the_fit(home: Path, tmp_path: Path) -> None:
 
 def test_harm_is_that_of_the_image() -> None:
     batch = bright(6, 5)
-    found = Universal(Linf(EPS), "tile", torch.full((1, 1, 2, 2), -EPS))(oracle(), batch.image, batch.target, [1] * 4)
+    found = Universal(Linf(EPS), "tile", torch.full((1, 1, 2, 2), -EPS), bce)(
+        oracle(), batch.image, batch.target, [1] * 4
+    )
     torch.testing.assert_close(found.harm, harm(oracle().decide(oracle()(found.image)), batch.target).double())

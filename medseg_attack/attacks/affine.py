@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.ascent import Made, Numbers, anywhere, checked, climbed
-from medseg_attack.attacks.deformation import Displacement, longest, pixel_mm
+from medseg_attack.attacks.deformation import Displacement, Spaced, longest, pixel_mm
 from medseg_attack.errors import InputError
 from medseg_attack.objectives import bce
 from medseg_attack.registry import About, register
@@ -92,11 +92,8 @@ class Pose:
 
 
 @dataclass(frozen=True)
-class _Pose(Pose):
-    spacing_mm: tuple[tuple[float, ...], ...] = ()
-
-    def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
-        return pixel_mm(self.spacing_mm, like)
+class _Pose(Spaced, Pose):
+    """A pose of certain cases."""
 
 
 def _share(value: PerSample, bound: float) -> PerSample:

@@ -1,7 +1,7 @@
 """Attacks made of attacks: each image keeps the worst that any of them found."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 
@@ -18,7 +18,7 @@ from medseg_attack.metered import Metered, picked
 from medseg_attack.objectives import bce, js, soft_dice
 from medseg_attack.parts import told
 from medseg_attack.registry import register, spec
-from medseg_attack.types import Adversarial, Attack, Ball, Case, Image, LogOdds, Mask, Model, Objective, Task
+from medseg_attack.types import Adversarial, Attack, Ball, Image, LogOdds, Mask, Model, Objective, Task
 from medseg_attack.weighted import balanced_bce, cosine_bce, masked_bce, masked_margin
 
 WIDER = (2.0, 1.5, 1.0)
@@ -49,49 +49,25 @@ class BestOf:
     def ball(self) -> Ball:
         return self.attacks[0].ball
 
-    def on(self, cases: Sequence[Case]) -> "_OnCases":
-        """The attack on these cases: it tells its attacks which of them are left."""
-        return _OnCases(self, tuple(cases))
-
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return _worst(self.attacks, (), model, image, target, seeds)
-
-
-@dataclass(frozen=True)
-class _OnCases:
-    of: BestOf
-    cases: tuple[Case, ...] = field(compare=False)
-
-    @property
-    def ball(self) -> Ball:
-        ball: Ball = told(self.of.ball, "on", self.cases)
-        return ball
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return _worst(self.of.attacks, self.cases, model, image, target, seeds)
-
-
-def _worst(
-    attacks: Sequence[Attack], cases: Sequence[Case], model: Model, image: Image, target: Mask, seeds: Sequence[int]
-) -> Adversarial:
-    """What the attacks find one after the other, each on the images that are not settled (the active set)."""
-    best: Adversarial | None = None
-    passes = torch.zeros(len(image), 2, dtype=torch.int64, device=image.device)
-    at = torch.arange(len(image), device=image.device)
-    for attack in attacks:
-        here = at.tolist()
-        metered = Metered(model if len(here) == len(image) else picked(model, at))
-        one = told(attack, "on", [cases[i] for i in here]) if cases else attack
-        found = one(metered, image[at], target[at], [seeds[i] for i in here])
-        spent = torch.tensor([metered.forwards, metered.backwards], device=image.device)
-        passes[at] += spent if found.passes is None else found.passes
-        found = replace(found, passes=None)
-        best = found if best is None else best | _among(found, at, len(image))
-        at = (best.harm < OVER).nonzero()[:, 0]
-        if not len(at):
-            break
-    assert best is not None  # there is an attack
-    return replace(best, passes=passes)
+        """What the attacks find one after the other, each on the images that are not settled (the active set)."""
+        best: Adversarial | None = None
+        passes = torch.zeros(len(image), 2, dtype=torch.int64, device=image.device)
+        at = torch.arange(len(image), device=image.device)
+        for attack in self.attacks:
+            whole = len(at) == len(image)
+            metered = Metered(model if whole else picked(model, at))
+            one = attack if whole else told(attack, "at", at)
+            found = one(metered, image[at], target[at], [seeds[i] for i in at.tolist()])
+            spent = torch.tensor([metered.forwards, metered.backwards], device=image.device)
+            passes[at] += spent if found.passes is None else found.passes
+            found = replace(found, passes=None)
+            best = found if best is None else best | _among(found, at, len(image))
+            at = (best.harm < OVER).nonzero()[:, 0]
+            if not len(at):
+                break
+        assert best is not None  # there is an attack
+        return replace(best, passes=passes)
 
 
 def _among(found: Adversarial, at: Tensor, n: int) -> Adversarial:

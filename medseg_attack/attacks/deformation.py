@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -67,11 +67,21 @@ class Displacement:
 
 
 @dataclass(frozen=True)
-class _Displacement(Displacement):
+class Spaced:
+    """What a ball in mm knows of its cases."""
+
     spacing_mm: tuple[tuple[float, ...], ...] = ()
 
     def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
         return pixel_mm(self.spacing_mm, like)
+
+    def at(self, index: Tensor) -> "Spaced":
+        return replace(self, spacing_mm=tuple(self.spacing_mm[i] for i in index.tolist()))
+
+
+@dataclass(frozen=True)
+class _Displacement(Spaced, Displacement):
+    """Displacement of certain cases."""
 
 
 def pixel_mm(spacing: Sequence[Sequence[float]], like: Tensor) -> Float[Tensor, "b n *ones"]:
@@ -191,11 +201,8 @@ class Tissue:
 
 
 @dataclass(frozen=True)
-class _Tissue(Tissue):
-    spacing_mm: tuple[tuple[float, ...], ...] = ()
-
-    def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
-        return pixel_mm(self.spacing_mm, like)
+class _Tissue(Spaced, Tissue):
+    """Tissue of certain cases."""
 
 
 @register("deformation_bias", kind="attack", about=About(paper="Chen et al., SASHIMI 2019 (in its spirit)"))

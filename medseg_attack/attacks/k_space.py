@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.ascent import Made, Numbers, anywhere, checked, climbed
-from medseg_attack.attacks.deformation import pixel_mm
+from medseg_attack.attacks.deformation import Spaced, pixel_mm
 from medseg_attack.attacks.scanner_noise import rms, wide
 from medseg_attack.balls import TINY, drawn, plain
 from medseg_attack.errors import InputError
@@ -162,15 +162,8 @@ class Trembling:
 
 
 @dataclass(frozen=True)
-class _Trembling(Trembling):
-    spacing_mm: tuple[tuple[float, ...], ...] = ()
-
-    def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
-        return pixel_mm(self.spacing_mm, like)
-
-    def at(self, index: Tensor) -> "_Trembling":
-        """The ball around some of the cases."""
-        return _Trembling(self.eps, tuple(self.spacing_mm[i] for i in index.tolist()))
+class _Trembling(Spaced, Trembling):
+    """Motion of certain cases."""
 
 
 def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,11 @@
 """Images that another run stored, as an attack: what transfers to this model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from medseg_attack.attacks.baselines import judged
 from medseg_attack.balls import Linf
@@ -12,6 +13,7 @@ from medseg_attack.budgets import buildable
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.levels import Levels
+from medseg_attack.parts import told
 from medseg_attack.registry import About, build, register, with_eps
 from medseg_attack.results import RunFolder
 from medseg_attack.types import Adversarial, Ball, Case, Image, Mask, Model
@@ -22,6 +24,9 @@ class _Stored:
     ball: Ball
     run: str
     cases: tuple[Case, ...]
+
+    def at(self, index: Tensor) -> "_Stored":
+        return _Stored(told(self.ball, "at", index), self.run, tuple(self.cases[i] for i in index.tolist()))
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         arrays = RunFolder(Path(self.run)).images([case.id for case in self.cases])
@@ -56,8 +61,7 @@ class Replay:
 
     def on(self, cases: Sequence[Case]) -> _Stored:
         """The attack on these cases."""
-        on: Callable[[Sequence[Case]], Ball] | None = getattr(self.ball, "on", None)
-        return _Stored(self.ball if on is None else on(cases), self.run, tuple(cases))
+        return _Stored(told(self.ball, "on", cases), self.run, tuple(cases))
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         raise InputError("replay reads stored images by case; run it through 'medattack evaluate --images RUN'")

@@ -1,7 +1,7 @@
 """One perturbation for every image: learned on the images of some patients, or drawn, and put on those of others."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,9 @@ from medseg_attack.balls import Linf, held, plain
 from medseg_attack.errors import InputError
 from medseg_attack.forms import suited
 from medseg_attack.objectives import bce
+from medseg_attack.parts import told
 from medseg_attack.registry import About, register
-from medseg_attack.types import Adversarial, Ball, Batch, Case, Image, Mask, Model, Objective, informed
+from medseg_attack.types import Adversarial, Ball, Batch, Image, Mask, Model, Objective, informed
 
 FITS = ("resize", "tile")
 
@@ -84,16 +85,15 @@ class UAP:
 
     def with_learned(self, learned: Mapping[str, Tensor]) -> "Universal":
         """The perturbation as an attack."""
-        return Universal(self.ball, self.onto, learned["change"])
+        return Universal(self.ball, self.onto, learned["change"], self.objective)
 
     def _gradient(self, model: Model, batch: Batch, change: Tensor, progress: float) -> Tensor:
         """Of the objective's sum by the change: of all its tiles, of all pixels that it was stretched to."""
         change = change.detach().requires_grad_()
         on_grid = placed(change, tuple(batch.image.shape[2:]), self.onto)
-        around: Callable[[Sequence[Case]], Ball] | None = getattr(self.ball, "on", None)
-        ball = self.ball if around is None else around(batch.cases)
-        x = ball.project(batch.image + on_grid, batch.image)
-        objective = suited(self.objective, model.task)
+        here = told(self, "on", batch.cases)
+        x = here.ball.project(batch.image + on_grid, batch.image)
+        objective = suited(here.objective, model.task)
         loss = objective(informed(model, batch.cases)(x), batch.target, progress).sum()
         return torch.autograd.grad(loss, change)[0]
 
@@ -106,11 +106,16 @@ class UAP:
 
 @dataclass(frozen=True, eq=False)
 class Universal:
-    """One perturbation (1, c, *t), put on every image and cut to the ball around it."""
+    """One perturbation (1, c, *t), put on every image and cut to the ball around it.
+
+    Attributes:
+        objective: that it was learned by, whose goal, if it has one, it is judged by.
+    """
 
     ball: Ball
     onto: str
     change: Tensor
+    objective: Objective
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         change = placed(self.change.to(image), tuple(image.shape[2:]), self.onto)

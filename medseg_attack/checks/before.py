@@ -8,7 +8,9 @@ from torch import Tensor
 
 from medseg_attack.balls import Linf, drawn
 from medseg_attack.checks.catalogue import Finding, by_severity
+from medseg_attack.forms import suited
 from medseg_attack.objectives import bce, margin
+from medseg_attack.parts import told
 from medseg_attack.types import Attack, Batch, Image, LogOdds, Model, Objective, PerSample, informed
 
 REPEATS = 3  # passes of the same image
@@ -36,9 +38,10 @@ class Scene:
 
     @property
     def objective(self) -> Objective:
-        """The first that an attack of the run climbs."""
+        """The first that an attack of the run climbs, on these cases."""
         found: Sequence[Objective] = [a.objective for a in self.attacks if hasattr(a, "objective")]
-        return found[0] if found else bce
+        task = self.model.task
+        return suited(told(told(found[0], "within", task), "on", self.batch.cases), task) if found else bce
 
     @property
     def eps(self) -> float:
