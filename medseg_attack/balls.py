@@ -208,14 +208,18 @@ class Channels:
 
     def _each(self, image: Image) -> Iterator[tuple[slice, Ball, float]]:
         """Place, ball and share of every channel that may move."""
+        self._check(image)
+        for at, share in zip(self.channels, self.shares or (1.0,) * len(self.channels), strict=True):
+            yield slice(at, at + 1), with_eps(self.ball, share * self.ball.eps), share
+
+    def _check(self, image: Image) -> None:
         if max(self.channels) >= image.shape[1]:
             raise InputError(
                 f"expected channels below {image.shape[1]}, which the image has, got {self.channels}; check the ball"
             )
-        for at, share in zip(self.channels, self.shares or (1.0,) * len(self.channels), strict=True):
-            yield slice(at, at + 1), with_eps(self.ball, share * self.ball.eps), share
 
     def free(self, image: Image) -> Bool[Tensor, "b c *s"]:
+        self._check(image)
         where = torch.zeros_like(image, dtype=torch.bool)
         where[:, list(self.channels)] = True
         return where

@@ -273,6 +273,7 @@ def _header(
     benchmark: Benchmark, given: Given, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]
 ) -> dict[str, Any]:
     card = given.card
+    learning = {"fit_seconds": fit_seconds(folder)} if needs_fit(cell.attack) else {}
     return {
         "model": given.label,
         "dims": given.dims,
@@ -288,8 +289,8 @@ def _header(
         "partial": benchmark.study.limit is not None,
         "device": str(benchmark.device),
         "batch_size": benchmark.batch_size,
-        "seconds": folder.seconds,
-        **({"fit_seconds": fit_seconds(folder)} if needs_fit(cell.attack) else {}),
+        "seconds": folder.seconds + sum(learning.values()),
+        **learning,
         "versions": versions(),
     }
 

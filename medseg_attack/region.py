@@ -29,8 +29,7 @@ Where = NDArray[np.bool_]
 class Within:
     """A ball of which only a region of the image may be used; pixels outside of it stay as they are.
 
-    Every case has its own region, so that an attack must be told its cases (the loop does) and must not take some of
-    a batch apart from the rest.
+    Every case has its own region, so that an attack must be told its cases; the loop does.
 
     Attributes:
         region: "body" (the largest part of the image that is not dark, and what it encloses), "outside:ORGAN" (not on

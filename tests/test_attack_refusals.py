@@ -75,6 +75,10 @@ def attack(home: Path, out: Path, data: str, *words: object, code: int = 0) -> A
         ("organs", ["--attack", "uap(objective=masked_ce)", "--split", "test"], "take masked_bce"),
         ("organs", ["--attack", "bias_field(objective=masked_ce)"], "take masked_bce"),
         ("organs", ["--attack", "pgd(channels(channels=(3,)))"], "expected channels below 1"),
+        *(
+            ("organs", ["--attack", f"{name}(channels(linf(0.1), channels=(1,)))"], "expected channels below 1")
+            for name in ("zoo", "spsa", "ni_fgsm", "padam", "boundary", "square")
+        ),
         ("channels", ["--attack", "uap(channels(channels=(0, 2)))", "--split", "test"], "expected channels below 2"),
         ("organs", ["--attack", "dag", "--region", "body"], "expected a ball of"),
     ],

@@ -224,6 +224,7 @@ def test_a_rule_about_nothing_is_refused(two: tuple[Path, Path], rule: str, said
         (["--paired", "model"], "several models"),
         (["--paired", "attack"], "several attacks"),
         (["--reference", "nowhere"], "nowhere"),
+        (["--reference", "nowhere", "--costs"], "choose one"),
     ],
 )
 def test_what_makes_no_sense_together_is_refused(two: tuple[Path, Path], words: list[str], said: str) -> None:
@@ -277,6 +278,7 @@ def test_attacks_are_paired_on_the_same_weights_and_budget(tmp_path: Path) -> No
         for loss, by in (("bce", 0.0), ("ce", 0.1)):
             write_run(tmp_path, worse(dice, base + by), weights=weights, loss=loss)
     write_run(tmp_path, worse(dice, 0.5), eps=0.02)
+    write_run(tmp_path, worse(dice, 0.4), loss="in_l2", ball="l2(eps=0.01)")
     shown = compare(tmp_path, "--paired", "attack").stdout
     assert "under the first attack" in shown
     assert max(map(len, shown.splitlines())) <= 100

@@ -83,6 +83,18 @@ def test_empty_voxels_beyond_the_series_do_not_matter_and_labelled_ones_do(tmp_p
         opened(tmp_path, NIFTI)
 
 
+def test_a_label_map_that_lacks_rows_and_goes_beyond_counts_where_both_are(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", values(SLICES))
+    nifti_of(tmp_path / "x_seg.nii.gz", np.pad(MASK[:, 2:], ((0, 1), (0, 0), (0, 0))), "RAS", [0, 2, 0])
+    source, labels = opened(tmp_path, NIFTI)
+    assert np.array_equal(labels[:, 2:], MASK[:, 2:])
+    assert not labels[:, :2].any()
+    assert "x_seg.nii.gz is a part of its series; the rest of that counts as background" in source.notes
+    nifti_of(tmp_path / "x_seg.nii.gz", MASK, "RAS", [SLICES, 0, 0])
+    with pytest.raises(InputError, match="or elsewhere; resample it"):
+        opened(tmp_path, NIFTI)
+
+
 def test_segments_beyond_the_series_are_refused(tmp_path: Path) -> None:
     """A series that lost its last slices has fewer than its SEG."""
     write_series(tmp_path / "scans" / "ct", values(2))

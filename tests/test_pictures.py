@@ -218,6 +218,21 @@ def test_one_reader_of_masks_takes_palettes_by_their_indices(tmp_path: Path) -> 
     assert np.array_equal(read_mask(tmp_path / "a.npy"), np.stack([numbers, numbers]))
 
 
+@pytest.mark.parametrize(
+    "array",
+    [np.array(True), np.zeros((0, 4)), np.zeros(4), np.zeros((2, 2), [("a", "u1")]), np.array([["a", "b"]])],
+    ids=["a number", "nothing", "a row", "fields", "texts"],
+)
+def test_an_npy_that_is_no_mask_is_named(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(InputError, match=r"a mask of numbers in .*a\.npy, got .* of shape"):
+        read_mask(tmp_path / "a.npy")
+    np.savez(tmp_path / "a.npz", a=np.zeros((2, 2)))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(InputError, match="got several arrays"):
+        read_mask(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.txt", "a.npy", "a.png", "none.png"])
 def test_what_is_no_mask_is_refused(tmp_path: Path, name: str) -> None:
     for other in ("a.jpg", "a.txt", "a.npy", "a.png"):

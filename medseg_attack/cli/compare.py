@@ -73,6 +73,8 @@ def compare(
     """
     keys = _checked(by, sort)
     _refuse_combinations(fail_if, junit is not None or github or exit_zero, github, json)
+    if costs and reference is not None:
+        raise InputError("expected --costs or --reference, got both, which print other tables; choose one")
     from medseg_attack.checks.stored import of_stored
     from medseg_attack.gate.rules import parse
     from medseg_attack.gate.verdicts import judge
@@ -170,7 +172,7 @@ def _paired(
 
     pairs, places = between(rows, side, unit=unit, empty=empty), ranks(rows, side, unit=unit, empty=empty)
     if pairs.empty:
-        same = "under the same attack" if side == "model" else "on the same model with the same eps"
+        same = "under the same attack" if side == "model" else "on the same model in the same ball"
         raise InputError(f"expected several {side}s {same} for --paired {side}, got one; give more runs")
     content |= {"paired": pairs.to_dict("records"), "ranks": places.to_dict("records")}
     sheets += [paired_sheet(pairs, side), rank_sheet(places, side)]

@@ -20,7 +20,7 @@ def overlay_of(volume: Nifti, grid: Grid) -> Overlay | None:
         return None
     to_grid = np.linalg.inv(grid.affine) @ volume.affine
     found = overlay(volume.stored.shape, to_grid[:3, 3], to_grid[:3, :3], grid)
-    return found if found is not None and (found.inside or found.covers) else None
+    return found if found is not None and found.meets else None
 
 
 def read_label_map(path: Path, grid: Grid, numbers: Iterable[int]) -> Array:

@@ -34,6 +34,11 @@ class Overlay:
         return max(self.start) <= 0 and all(end >= n for end, n in zip(self.stop, self.grid, strict=True))
 
     @property
+    def meets(self) -> bool:
+        """Whether any voxel of the array is one of the grid."""
+        return all(first < n and end > 0 for first, end, n in zip(self.start, self.stop, self.grid, strict=True))
+
+    @property
     def inside(self) -> bool:
         """Whether every voxel of the array is one of the grid."""
         return min(self.start) >= 0 and all(end <= n for end, n in zip(self.stop, self.grid, strict=True))

@@ -97,6 +97,9 @@ def read_mask(path: Path) -> Array:
         array: Array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"expected a mask in {path}, got '{error}'; write it again") from error
+    if not isinstance(array, np.ndarray) or array.ndim < 2 or not array.size or array.dtype.kind not in "biuf":
+        got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+        raise InputError(f"expected a mask of numbers in {path}, got {got}; write one number per pixel")
     return array
 
 

@@ -22,7 +22,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.files import FULL, digest, errno_of, read_json, write_json
 from medseg_attack.types import Task
 
-VERSION = 1  # of the layout above
+VERSION = 2  # of what is written for the same input; raise it with every change of that
 
 
 @dataclass(frozen=True)

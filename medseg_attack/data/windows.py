@@ -36,7 +36,10 @@ class Percentile:
 
 @dataclass(frozen=True)
 class Range:
-    """One window for the scan: from its least to its greatest value, so that nothing is cut off."""
+    """One window for the scan: from its least to its greatest measured value, so that nothing of them is cut off.
+
+    What the file calls padding is no measurement.
+    """
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
         return np.tile(np.array([np.nanmin(values), np.nanmax(values)], dtype=np.float64), (len(values), 1))

@@ -276,5 +276,5 @@ def _check_window(case: Case, plan: Plan) -> None:
         if least < low - beyond or most > high + beyond:
             raise InputError(
                 f"expected a window that holds {least:g} to {most:g}, which nnU-Net sees of {case.id}, got {low:g} to "
-                f"{high:g}; prepare the data with --window range, or for CT with --window=LOW,HIGH"
+                f"{high:g}; prepare the data with --window range, or for CT or padded scans with --window=LOW,HIGH"
             )

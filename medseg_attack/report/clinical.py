@@ -74,7 +74,7 @@ def _moved(row: "pd.Series[float]") -> list[str]:
 
 def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     """Models two by two under the same attack, or attacks on the same model."""
-    common = _common(side)
+    common = _common(table, side)
     rows = [
         [_named(row["new"]), _named(row["old"]), *(str(row[name]) for name in common), spec(float(row["eps"])),
          f"{row['mean']:+.3f}", from_to(row["low"], row["high"], "+"), p_value(row["p_holm"])]
@@ -92,8 +92,10 @@ def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     return Sheet(f"{side.capitalize()}s, paired by patient", columns, rows, text, left=2 + len(common))
 
 
-def _common(side: Side) -> list[str]:
-    return ["attack", "loss"] if side == "model" else ["model"]
+def _common(table: pd.DataFrame, side: Side) -> list[str]:
+    """What both sides have in common; balls are named where several have the same eps."""
+    several = table.groupby("eps")["ball"].nunique().max() > 1
+    return (["attack", "loss"] if side == "model" else ["model"]) + (["ball"] if several else [])
 
 
 def _named(label: object) -> str:
@@ -104,7 +106,7 @@ def _named(label: object) -> str:
 
 def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     """How often each model, or attack, keeps its rank when patients are drawn anew."""
-    common = _common(side)
+    common = _common(table, side)
     places = range(1, table[side].nunique() + 1)
     rows = [
         [*(str(row[name]) for name in common), spec(float(row["eps"])), _named(row[side]), str(int(row["seen"])),

@@ -134,39 +134,40 @@ def compare_sheet(
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])
     table = table.sort_values(keys if sort == "by" else sort, kind="stable", key=_rank if sort == "by" else None)
     shown = [] if "organ" in keys else _worst(summary)
-    columns = _columns(keys, shown, costs)
+    heads, cells = zip(*_columns(keys, shown, costs), strict=True)
     aims = AIMS if _has_aims(summary) else ()
-    rows = [[*(cell(row) for cell in columns.values()), *_aimed(row)[: len(aims)]] for _, row in table.iterrows()]
+    rows = [[*(cell(row) for cell in cells), *_aimed(row)[: len(aims)]] for _, row in table.iterrows()]
     hidden = len(organs(summary)) - len(shown) if shown else 0
-    spent = " Passes: per case; s: of the whole run." if costs else ""
+    spent = " Passes: per case, without a fit's; s: of the whole run, with its fit." if costs else ""
     return Sheet(
         _title(summary, keys),
-        [*columns, *aims],
+        [*heads, *aims],
         rows,
         caption(summary, unit=unit, empty=empty, hidden=hidden) + spent,
         left=len(keys),
     )
 
 
-def _columns(keys: Sequence[str], shown: Sequence[str], costs: bool) -> dict[str, Cell]:
+def _columns(keys: Sequence[str], shown: Sequence[str], costs: bool) -> list[tuple[str, Cell]]:
     """Head and cell of each column. Intervals and success are stated over organs: where rows are organs, not at all."""
-    each: dict[str, Cell] = {key: partial(_key, key=key) for key in keys}
-    scores = {"clean": "clean"} | {organ: f"{organ}_adv" for organ in shown}
-    scores |= {"adv" if "organ" in keys else "mean": "adv"}
-    each |= {head: partial(_of, column=column) for head, column in scores.items()}
+    each: list[tuple[str, Cell]] = [(key, partial(_key, key=key)) for key in keys]
+    scores = [("clean", "clean"), *((organ, f"{organ}_adv") for organ in shown)]
+    scores += [("adv" if "organ" in keys else "mean", "adv")]
+    each += [(head, partial(_of, column=column)) for head, column in scores]
     if "organ" not in keys:
-        each["95 % CI"] = lambda row: between(row["low"], row["high"])
-    each["drop"] = partial(_of, column="drop")
+        each += [("95 % CI", lambda row: between(row["low"], row["high"]))]
+    each += [("drop", partial(_of, column="drop"))]
     if costs:
-        return each | {
-            "forward passes": lambda row: f"{row['forwards']:.0f}",
-            "backward passes": lambda row: f"{row['backwards']:.0f}",
-            "s": lambda row: f"{row['seconds']:.0f}",
-        }
+        spent = [("forward passes", "forwards"), ("backward passes", "backwards"), ("s", "seconds")]
+        return each + [(head, partial(_whole, column=column)) for head, column in spent]
     if "organ" in keys:
         return each
-    shares = {"rel. drop": "relative_drop", "< half": "below_half", "missed": "missed"}
-    return each | {head: partial(_share, column=column) for head, column in shares.items()}
+    shares = [("rel. drop", "relative_drop"), ("< half", "below_half"), ("missed", "missed")]
+    return each + [(head, partial(_share, column=column)) for head, column in shares]
+
+
+def _whole(row: "pd.Series[float]", column: str) -> str:
+    return f"{row[column]:.0f}"
 
 
 def _of(row: "pd.Series[float]", column: str) -> str:

@@ -45,7 +45,7 @@ def _sides(
     Attacks have one set of weights in common: the folder that their runs lie in.
     """
     rows = rows.assign(weights=rows["run"].map(lambda run: Path(run).parent.name), loss=rows["loss"].fillna(""))
-    keys = {"model": ["attack", "loss", "eps"], "attack": ["model", "weights", "eps"]}[side]
+    keys = {"model": ["attack", "loss"], "attack": ["model", "weights"]}[side] + ["eps", "ball"]
     for key, same in rows.groupby(keys, sort=False, dropna=False):
         first = same.drop_duplicates("run").set_index("run")
         names = dict(first["model"] if side == "model" else (first["attack"] + " " + first["loss"]).str.strip())
@@ -58,7 +58,7 @@ def _sides(
 
 
 def between(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.DataFrame:
-    """Every two models under the same attack, or attacks on the same model, with the same budget.
+    """Every two models under the same attack, or attacks on the same model, in the same ball.
 
     Columns: those that both have in common, and those of `pairwise` on adversarial Dice; Holm over all rows.
     """
