@@ -154,13 +154,13 @@ def test_a_smp_folder_never_downloads(place: Path) -> None:
     assert made("own('hub', stride=32)").task == TASK
 
 
-def bundle(place: Path, definition: dict[str, Any]) -> None:
+def bundle(place: Path, definition: dict[str, Any], roi: Any = (8, 8, 8)) -> None:
     from monai.networks.nets.unet import UNet
 
     (place / "bundle" / "configs").mkdir(parents=True)
     (place / "bundle" / "models").mkdir()
-    inferer = {"_target_": "SlidingWindowInferer", "roi_size": [8, 8, 8], "overlap": 0.5, "mode": "gaussian"}
-    content = {"network_def": definition, "inferer": inferer, "device": "$torch.device('cpu')"}
+    inferer = {"_target_": "SlidingWindowInferer", "roi_size": roi, "overlap": 0.5, "mode": "gaussian"}
+    content = {"network_def": definition, "inferer": inferer, "device": "$torch.device('cpu')", "patch": [8, 8, 8]}
     (place / "bundle" / "configs" / "inference.json").write_text(json.dumps(content))
     torch.save(UNet(3, 1, 3, (4, 8), (2,)).state_dict(), place / "bundle" / "models" / "model.pt")
 
@@ -180,6 +180,33 @@ def test_a_monai_bundle_brings_its_window(place: Path) -> None:
     with torch.no_grad():
         known = sliding_window_inference(x, (8, 8, 8), 1, net, overlap=0.5, mode="gaussian")
         torch.testing.assert_close(model(x).softmax(1).argmax(1), known.argmax(1))
+
+
+@pytest.mark.parametrize(("roi", "window"), [("@patch", (8, 8, 8)), ("$(8, 8, 8)", None), ([8, 0, 8], None)])
+def test_a_window_is_never_dropped(place: Path, roi: Any, window: tuple[int, ...] | None) -> None:
+    bundle(place, UNET, roi)
+    if window:
+        assert made("own('bundle')").window == window
+    else:
+        with pytest.raises(InputError, match=r"expected roi_size and overlap .*inference\.json as numbers"):
+            made("own('bundle')")
+
+
+def test_weights_of_a_bundle_s_encoder_are_not_downloaded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import monai.networks.nets as nets
+
+    asked: list[dict[str, Any]] = []
+
+    class Seen(nets.UNet):
+        def __init__(self, pretrained: bool = True, **options: Any) -> None:
+            asked.append({"pretrained": pretrained})
+            super().__init__(**options)
+
+    Seen.__module__ = "monai.networks.nets.unet"
+    monkeypatch.setattr(nets, "UNet", Seen)
+    bundle(place, UNET | {"pretrained": True})
+    assert made("own('bundle')").task == TASK
+    assert asked == [{"pretrained": False}]
 
 
 class TestOnnx:
@@ -204,6 +231,15 @@ class TestOnnx:
         onnx.save(model, place / "net.onnx")
 
     def test_it_answers(self) -> None:
+        with torch.no_grad():
+            torch.testing.assert_close(made("own('net.onnx')")(image()), SegModel(network(), TASK)(image()))
+
+    def test_it_answers_where_the_file_does_not_say_of_which_shape(self, place: Path) -> None:
+        import onnx
+
+        model = onnx.load(place / "net.onnx")
+        model.graph.input[0].type.tensor_type.ClearField("shape")
+        onnx.save(model, place / "net.onnx")
         with torch.no_grad():
             torch.testing.assert_close(made("own('net.onnx')")(image()), SegModel(network(), TASK)(image()))
 

@@ -72,7 +72,7 @@ def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     net: nn.Module = _made(definition, config)
     weights = [folder / "models" / f"model.{kind}" for kind in ("safetensors", "pt")]
     fill(net, next((path for path in weights if path.is_file()), weights[-1]))
-    return net, _window(parser.get("inferer"))
+    return net, _window(parser, config)
 
 
 def _made(definition: Any, config: Path) -> Any:
@@ -87,6 +87,8 @@ def _made(definition: Any, config: Path) -> Any:
     if not isinstance(definition, dict):
         return definition
     made = {key: _made(value, config) for key, value in definition.items() if key not in ("_target_", "_desc_")}
+    if made.get("pretrained"):
+        made["pretrained"] = False  # what it would download is overwritten by the bundle's own weights
     if "_target_" not in definition:
         return made
     name = str(definition["_target_"])
@@ -102,10 +104,22 @@ def _made(definition: Any, config: Path) -> Any:
         raise InputError(f"expected options of {name} in {config}, got {raised(error)}; repair it") from error
 
 
-def _window(inferer: Any) -> dict[str, Any]:
+def _window(parser: Any, config: Path) -> dict[str, Any]:
+    inferer = parser.get("inferer")
     if not isinstance(inferer, dict) or not str(inferer.get("_target_", "")).endswith("SlidingWindowInferer"):
         return {}
-    size, overlap = inferer.get("roi_size"), inferer.get("overlap", 0.25)
-    if not isinstance(size, list) or not all(type(n) is int for n in size) or not isinstance(overlap, int | float):
-        return {}
-    return {"window": tuple(size), "overlap": float(overlap), "importance": str(inferer.get("mode", "constant"))}
+
+    def plain(name: str, default: Any) -> Any:
+        value = inferer.get(name, default)
+        refers = isinstance(value, str) and value.startswith("@")
+        return parser.get(value[1:]) if refers else value
+
+    size, overlap, mode = plain("roi_size", None), plain("overlap", 0.25), plain("mode", "constant")
+    if not isinstance(size, list) or not all(type(n) is int and n > 0 for n in size) or type(overlap) is bool or (
+        not isinstance(overlap, int | float)
+    ):  # fmt: skip
+        raise InputError(
+            f"expected roi_size and overlap of the inferer in {config} as numbers, got {size!r} and {overlap!r}; "
+            "write them there, since a whole scan is another input"
+        )
+    return {"window": tuple(size), "overlap": float(overlap), "importance": str(mode)}

@@ -151,16 +151,17 @@ class Onnx(nn.Module):
     def __init__(self, session: Any) -> None:
         super().__init__()
         self.session, self.input = session, session.get_inputs()[0]
+        self.shape = [*self.input.shape, None, None]  # which a file need not say
         self.names = [output.name for output in session.get_outputs()]
 
     def forward(self, x: Tensor) -> Any:
-        first = self.input.shape[0]
+        first = self.shape[0]
         at_once = first if isinstance(first, int) else None
         found = _in_parts(self._answers, x, at_once)
         return found[0] if len(found) == 1 else dict(zip(self.names, found, strict=True))
 
     def _answers(self, x: Tensor) -> tuple[Tensor, ...]:
-        channels = self.input.shape[1]
+        channels = self.shape[1]
         if isinstance(channels, int) and channels != x.shape[1]:
             grey = f", or channels={channels} to repeat a grey scan" if channels > 1 else ""
             raise InputError(
