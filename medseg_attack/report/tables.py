@@ -92,16 +92,17 @@ def _attacked(row: "pd.Series[float]", shown: Sequence[str]) -> list[str]:
     ]
 
 
-def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0) -> str:
+def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0, costs: bool = False) -> str:
     """What the numbers of a table are, in sentences."""
     first = summary.iloc[0]
     parts = [
         f"Dice per {unit}, {plural(first['cases'], unit)} of {plural(first['patients'], 'patient')} "
         f"({first['split']} split); interval: of the mean under attack, bootstrap-t over patients.",
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(summary['touched'].max())} of {first['entries']} scores.",
+        "Passes: per case, without a fit's; s: of the whole run, with its fit." if costs else
         "rel. drop: of the mean; < half: share of scores below half their clean Dice; missed: share of organs found "
         "on the clean image and lost under attack.",
-    ]
+    ]  # fmt: skip
     if first["patients"] < HOLDS_FROM:
         parts.append(warning(int(first["patients"])))
     if summary["verified"].any():
@@ -138,12 +139,11 @@ def compare_sheet(
     aims = AIMS if _has_aims(summary) else ()
     rows = [[*(cell(row) for cell in cells), *_aimed(row)[: len(aims)]] for _, row in table.iterrows()]
     hidden = len(organs(summary)) - len(shown) if shown else 0
-    spent = " Passes: per case, without a fit's; s: of the whole run, with its fit." if costs else ""
     return Sheet(
         _title(summary, keys),
         [*heads, *aims],
         rows,
-        caption(summary, unit=unit, empty=empty, hidden=hidden) + spent,
+        caption(summary, unit=unit, empty=empty, hidden=hidden, costs=costs),
         left=len(keys),
     )
 
