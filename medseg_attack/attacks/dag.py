@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from medseg_attack.attacks.minimal import Least, Moved, Search, check, slope, walk, wide
 from medseg_attack.balls import L0, TINY, Linf
@@ -54,9 +53,10 @@ class Dag(Least):
 class Jsma(Least):
     """The few pixels that matter most, changed as far as they go (JSMA; Papernot et al., arXiv 1511.07528).
 
-    Saliency is the product of what a pixel does for the wanted class and against the others, summed over the entries
-    that are not adversarial yet; where classes may overlap the others are the class's own absence. Single pixels, not
-    pairs, which a scan has too many of. Without a goal (which the paper does not have) it is the margin's own slope.
+    Saliency is the slope of the wanted class's margin over the best other, summed over the entries that are not
+    adversarial yet. The paper's product, of what a pixel does for the wanted logit and against the sum of all others,
+    depends on the logits' common shift, which log-odds do not know; of log-probabilities it is 0 wherever a pixel moves
+    both alike, and the search gets stuck. Single pixels, not pairs, which a scan has too many of.
 
     Attributes:
         steps: rounds, of which each changes `share` of all pixels; none is changed twice.
@@ -81,25 +81,12 @@ class Jsma(Least):
         n = max(1, round(self.share * found.image[0].numel()))
 
         def move(x: Image, log_odds: LogOdds) -> Moved:
-            gain, saliency, backwards = _saliency(found, x, log_odds)
+            gain = slope(found.excess(log_odds).clamp(max=0), x)
             moved = (x.detach() + self.theta * gain.sign()).clamp(0, 1)
             stuck = (x.detach() != found.image) | (moved == x.detach())
-            score = torch.where(stuck, 0.0, saliency).flatten(1)
+            score = torch.where(stuck, 0.0, gain.abs()).flatten(1)
             top = score.topk(n, 1)
             chosen = torch.zeros_like(score, dtype=torch.bool).scatter_(1, top.indices, top.values > 0)
-            return torch.where(chosen.view_as(x), moved, x.detach()), backwards
+            return torch.where(chosen.view_as(x), moved, x.detach()), 1
 
         return walk(found, self.steps, move)
-
-
-def _saliency(found: Search, x: Image, log_odds: LogOdds) -> tuple[Image, Image, int]:
-    """In which direction a change helps, how much, and the backward passes that it took to know."""
-    missing = found.excess(log_odds)
-    active = missing.detach() <= 0
-    if found.aim.goal is None or not found.aim.task.exclusive:
-        gain = slope(torch.where(active, missing, 0.0), x)
-        return gain, gain.abs(), 1
-    log_p, wanted = functional.logsigmoid(log_odds), found.aim.goal(found.target)
-    own, others = torch.where(wanted & active, log_p, 0.0), torch.where(~wanted & active, log_p, 0.0)
-    (gain,) = torch.autograd.grad(own.sum(), x, retain_graph=True)
-    return gain, (-gain * slope(others, x)).clamp(min=0), 2
