@@ -56,10 +56,11 @@ class Aim:
     def measured(self, at_clean: Mask, hit: Mask, target: Mask) -> list[list[dict[str, float]]]:
         """Columns of each case and class that tables report, from the predictions before and under attack.
 
-        `success` by the attack's own criterion and by every registered one, and pixels: of the goal, and of both
-        predictions in it.
+        `success` by the attack's own criterion and by every registered one, `success_on_truth` by its own as if it had
+        no goal, and pixels: of the goal, and of both predictions in it.
         """
         told = {"success": self.reached(hit, target), "success_of_clean": self.reached(at_clean, target)}
+        told["success_on_truth"] = replace(self, goal=None).reached(hit, target)
         for name in names("criterion"):
             told[f"success_{name}"] = replace(self, success=build(name, "criterion")).reached(hit, target)
         reached = [

@@ -1,6 +1,7 @@
 """Running a study: every model under every attack, each pair a run of its own in the study's folder."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from medseg_attack.data.prepared import CaseRef, Prepared
 from medseg_attack.data.twins import twins_of
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import Todo, chunks, run_attacks
+from medseg_attack.explain import asks
 from medseg_attack.files import digest, whole, write_json
 from medseg_attack.fitting import Batches, check_fit, fit_seconds, fitted, needs_fit
 from medseg_attack.models.given import Given
@@ -171,8 +173,8 @@ def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
         for cell in cells(benchmark.study):
             if hasattr(cell.attack.ball, "length"):
                 raise InputError(
-                    f"expected attacks that leave anatomy where it is, got {cell.label}; its scans need a truth of "
-                    "their own, which is not written: --save-adversarial none"
+                    f"expected attacks that leave anatomy where it is, got {cell.label.removeprefix('noise ')}; its "
+                    "scans need a truth of their own, which is not written: --save-adversarial none"
                 )
         for scan in {ref.volume for ref in refs}:
             twins_of(benchmark.data.records[scan])
@@ -291,6 +293,7 @@ def _header(
         "batch_size": benchmark.batch_size,
         "seconds": folder.seconds + sum(learning.values()),
         **learning,
+        **({"queries": True} if asks(cell.attack) else {}),
         "versions": versions(),
     }
 
@@ -298,6 +301,16 @@ def _header(
 def _eps(cell: Cell, folder: RunFolder) -> float:
     """The budget as a fraction of the window; with a unit it is the mean over cases, to three digits."""
     return float(f"{folder.rows()['budget'].mean():.3g}") if cell.budget else cell.eps
+
+
+def told_apart(models: Sequence[Given]) -> tuple[Given, ...]:
+    """The models; those that share a label with another have their folder's name in it."""
+    uses = Counter(model.label for model in models)
+    return tuple(
+        model if uses[model.label] == 1
+        else replace(model, card={**model.card, "label": f"{model.label} ({Path(model.name).name})"})
+        for model in models
+    )  # fmt: skip
 
 
 def _model_name(given: Given) -> str:

@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from medseg_attack import registry
+from medseg_attack.entries import known_as
 from medseg_attack.errors import InputError
 from medseg_attack.metered import Metered
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.parts import every
 from medseg_attack.types import Image, LogOdds, Task
 
 _CITED = re.compile(r"\(([^()]*(?:arXiv|doi|ICLR|CVPR|ICCV|ECCV|MICCAI|AISec)[^()]*)\)")
@@ -58,6 +60,12 @@ def family(name: str) -> str:
         )
         if is_it
     )
+
+
+def asks(attack: Any) -> bool:
+    """Whether the attack, or a part of it, asks the model without its gradient."""
+    found = (known_as.get(type(part), "") for part in every(attack))
+    return any(registry.about(name).threat.startswith("queries") for name in found if name)
 
 
 def explained(name: str) -> dict[str, str]:

@@ -106,7 +106,7 @@ def _organ(name: str, task: Task, of: Goal) -> int:
 @register("erase", kind="goal")
 @dataclass(frozen=True)
 class Erase:
-    """That organ is not there.
+    """That organ is not there, or, without a name, none.
 
     Attributes:
         organ: by name; "" is every organ.

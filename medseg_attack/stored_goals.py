@@ -32,6 +32,8 @@ class FromFile:
     file: str = ""
 
     def within(self, task: Task) -> Stated:
+        if not self.file:
+            raise InputError("expected a file for the goal mask, got none; write mask('wanted.png')")
         return Stated(self, task, labels=Labels(_stored(Path(self.file), task)))
 
     def wanted(self, truth: Mask, stated: Stated) -> Mask:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from medseg_attack import registry
 from medseg_attack.budgets import Budget, parse_budget, stated
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.parts import every
 
 
 class Study(BaseModel):
@@ -123,12 +124,40 @@ def cells(study: Study) -> list[Cell]:
     `losses`, `norm` and `steps` set that field of each attack that has it and does not set it itself, also of those
     that an attack is made of; `region` holds the ball of every attack to a part of the image.
     """
+    _check_reach(study)
     made = [cell for text in study.attacks for cell in _of_attack(text, study)]
     if study.control:
         made = [*map(_control, (cell for cell in made if cell.budget or cell.attack.ball.eps > 0)), *made]
     if study.region:
         made = [_within(cell, study.region) for cell in made]
     return list({(registry.spec(cell.attack), cell.budget): cell for cell in made}.values())
+
+
+NORMS = ("linf", "l2", "l0")
+_BALL = re.compile(r"\b(linf|l2|l0)\b")  # spelled in an attack
+
+
+def _check_reach(study: Study) -> None:
+    """Refuses a loss, a goal or a norm that no attack would follow, or that some attack would not."""
+    own = [text for text in study.attacks if not registry.leaves_open(text, "objective") and "objective" not in text]
+    objectives = {text: registry.build(text, "objective") for text in study.losses}
+    goals = [text for text, one in objectives.items() if any(hasattr(part, "goal") for part in every(one))]
+    lost = goals or (study.losses if len(own) == len(study.attacks) else [])
+    if own and lost:
+        raise InputError(
+            f"expected attacks that take an objective for --loss {lost[0]}, got {own[0]}, which has its own; "
+            "drop --loss or that attack"
+        )
+    if study.norm is None:
+        return
+    ball = registry.build(study.norm, "ball")
+    for text in study.attacks:
+        kind = _kind(registry.build(text, "attack", {"ball": ball}).ball)
+        if not _BALL.search(text) and kind in NORMS and kind != _kind(ball):
+            raise InputError(
+                f"expected attacks in any norm for --norm {study.norm}, got {text}, which is one of {kind}; "
+                "drop --norm or that attack"
+            )
 
 
 def _within(cell: Cell, region: str) -> Cell:

@@ -88,7 +88,13 @@ def test_ma009_the_floor_is_not_reached() -> None:
 
 def test_ma010_a_search_wins() -> None:
     (one,) = found(*HEALTHY, run("square", 0.2, backwards=0))
-    assert (one.code, one.about) == ("MA010", f"pgd(steps=40) bce eps {EPS:.4g}")
+    assert (one.code, one.about) == ("MA010", "pgd(steps=40) bce eps 4/255")
+
+
+def test_controls_are_judged_as_controls() -> None:
+    """Shuffled perturbations spend gradients and do no harm; uap spent its own on other patients."""
+    assert found(*HEALTHY, run("shuffled(attack=pgd)", 0.89)) == []
+    assert codes(*HEALTHY, run("uap", 0.2, backwards=0)) == set()
 
 
 def test_ma011_foreign_images_win() -> None:

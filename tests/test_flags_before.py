@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from blobs import TASK, Around, SmallUNet, batch, broken, healthy, healthy_net, quantiser
 from torch import Tensor, nn
 
+from medseg_attack import registry
 from medseg_attack.attacks.gradient import PGD, bim, fgsm
 from medseg_attack.attacks.wang2024 import FgsmWang2024
 from medseg_attack.balls import Linf
@@ -134,6 +135,13 @@ def test_ma006_an_attack_that_returns_a_worse_image_than_it_saw() -> None:
     forth_and_back = bim(Linf(EPS), Turning(), steps=20)  # type: ignore[arg-type]
     found = preflight(healthy(), batch(), [forth_and_back])
     assert "MA006" in codes(found)
+
+
+@pytest.mark.parametrize("attack", ["ni_fgsm(steps=4)", "igsm(steps=3)", "di2_fgsm(steps=4)"])
+def test_what_an_attack_looks_at_is_not_what_it_returns(attack: str) -> None:
+    """NI looks ahead of its place, beyond the ball; DI looks at resized images; igsm returns failures untouched."""
+    made = registry.build(attack, "attack", {"ball": Linf(16 / 255)})
+    assert not {"MA006", "MA007"} & codes(preflight(healthy(), batch(), [made]))
 
 
 class Turning:

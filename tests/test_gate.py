@@ -289,6 +289,20 @@ def test_attacks_are_paired_on_the_same_weights_and_budget(tmp_path: Path) -> No
     assert {(one["attack"], one["seen"]) for one in content["ranks"]} == {("fgsm ce", 1), ("fgsm bce", 2)}
 
 
+def test_groups_of_two_and_of_three_stand_in_one_table(tmp_path: Path) -> None:
+    """Balls of one attack alone have no ranks; two models of one name have two, not as many as labels."""
+    dice = dice_of(0, 12)
+    for eps, losses in ((0.01, ("bce", "ce")), (0.02, ("bce", "ce", "dlr")), (0.03, ("bce",))):
+        for n, loss in enumerate(losses):
+            write_run(tmp_path, worse(dice, 0.1 * n), eps=eps, loss=loss)
+    content = json.loads(compare(tmp_path, "--paired", "attack", "--json").stdout)
+    assert [len([p for p in content["paired"] if p["eps"] == eps]) for eps in (0.01, 0.02, 0.03)] == [1, 3, 0]
+    assert "as 3." in compare(tmp_path, "--paired", "attack").stdout
+    for eps in (0.01, 0.02):
+        write_run(tmp_path, worse(dice, 0.2), eps=eps, weights="b")
+    assert "as 3." not in compare(tmp_path, "--paired", "model").stdout
+
+
 def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     dice = dice_of(0, 12)
     write_run(tmp_path, dice)

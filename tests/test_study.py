@@ -1,13 +1,15 @@
 """Studies: what a file and flags expand to, and what is refused."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medseg_attack import registry
 from medseg_attack.budgets import buildable, parse_budget
 from medseg_attack.errors import InputError
-from medseg_attack.study import Cell, cells, read_study
+from medseg_attack.study import Cell, Study, cells, read_study
 
 
 def expand(**flags: object) -> list[tuple[str, str, str]]:
@@ -48,6 +50,36 @@ def test_norm_reaches_every_ball() -> None:
     made = cells(read_study(None, {"models": ["m"], "attacks": ["fgsm"], "norm": "l2", "eps": ["0.5"]}))
     assert [registry.spec(cell.attack.ball) for cell in made] == ["l2(eps=0.5)", "l2(eps=0.5)"]
     assert made[0].label == "noise(l2)"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"attacks": ["sea"], "losses": ["bce"]}, "an objective for --loss bce, got sea, which has its own"),
+        (
+            {"attacks": ["pgd", "strongest"], "losses": ["toward(bce, erase)"]},
+            "toward(bce, erase), got strongest",
+        ),
+        (
+            {"attacks": ["pgd", "alma_prox"], "norm": "l2"},
+            "--norm l2, got alma_prox, which is one of linf",
+        ),
+        ({"attacks": ["cw"], "norm": "linf"}, "got cw, which is one of l2"),
+        ({"attacks": ["jsma"], "norm": "l2"}, "got jsma, which is one of l0"),
+        ({"attacks": ["cw"], "region": "body"}, "in a ball for --region, got one of the least change"),
+    ],
+)
+def test_what_an_attack_would_not_follow_is_refused(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=re.escape(told)):
+        cells(Study(models=["m"], **given))
+
+
+def test_what_others_follow_is_not_refused() -> None:
+    made = cells(
+        Study(models=["m"], attacks=["pgd", "sea", "pgd(objective=ce)", "bias_field"], losses=["bce"], norm="l2")
+    )
+    assert [cell.loss for cell in made if cell.label.startswith("pgd")] == ["bce", "ce"]
+    assert cells(Study(models=["m"], attacks=["pgd(linf(0.1))", "dag"], norm="l2"))
 
 
 def test_a_variant_with_its_own_ball_has_its_own_noise() -> None:

@@ -133,6 +133,11 @@ def check(attack: Any, *norms: str) -> None:
         InputError: its ball is of a norm that it does not search in, or it takes no step.
     """
     kind = spec(attack.ball).partition("(")[0]
+    if kind == "within":
+        raise InputError(
+            "expected attacks in a ball for --region, got one of the least change, which searches the whole image; "
+            "drop --region or that attack"
+        )
     if kind not in norms:
         raise InputError(f"expected a ball of {' or '.join(norms)}, the norm that is made small, got {kind}; change it")
     if attack.steps < 1:

@@ -53,6 +53,10 @@ class Replay:
     def ball(self) -> Ball:
         if not self.run:
             return Linf(0.0)
+        if not (Path(self.run) / "config.json").is_file():
+            raise InputError(
+                f"expected the folder of one run, got {self.run} without config.json; give RUN, not its study"
+            )
         config = read_json(Path(self.run) / "config.json")
         ball: Ball = build(buildable(config["attack"], config.get("budget")), "attack").ball
         if config.get("budget"):  # another fraction for every case: the widest of them holds them all

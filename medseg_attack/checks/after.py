@@ -14,6 +14,7 @@ import pandas as pd
 
 from medseg_attack.checks.catalogue import Finding, by_severity
 from medseg_attack.errors import plural
+from medseg_attack.registry import spec
 from medseg_attack.stats.scores import Empty, Unit, pooled, scored
 
 LEAST = 0.005  # of Dice
@@ -40,7 +41,8 @@ class Runs:
     @property
     def gradient(self) -> pd.DataFrame:
         """Runs that spent gradients for the most harm; one with a goal, or that stops when it succeeds, did not."""
-        return self.facts[(self.facts["backwards"] > 0) & ~self.facts["aimed"]]
+        control = self.facts["attack"].str.startswith(CONTROLS)
+        return self.facts[(self.facts["backwards"] > 0) & ~self.facts["aimed"] & ~control]
 
     @property
     def noise(self) -> pd.DataFrame:
@@ -58,7 +60,7 @@ class Runs:
 
     def name(self, run: str) -> str:
         row = self.facts.loc[run]
-        return " ".join(filter(None, [str(row["attack"]), str(row["loss"]), f"eps {row['eps']:.4g}"]))
+        return " ".join(filter(None, [str(row["attack"]), str(row["loss"]), f"eps {spec(float(str(row['eps'])))}"]))
 
     def finding(self, code: str, run: str, seen: str) -> Finding:
         return Finding(code, self.name(run), seen, run)
@@ -105,7 +107,7 @@ def beaten_without_gradients(runs: Runs) -> Iterator[Finding]:
     """MA011 and MA010: the best white-box run of a ball against runs that spent no gradient."""
     for run, row in runs.facts[runs.facts["backwards"] == 0].iterrows():
         rivals = runs.gradient.index[runs.gradient["ball"] == row["ball"]]
-        if str(row["attack"]).startswith(CONTROLS) or not len(rivals):
+        if str(row["attack"]).startswith((*CONTROLS, "uap")) or not len(rivals):
             continue
         best = str(runs.adv[list(rivals)].mean().idxmin())
         if gain := runs.gain(best, str(run)):

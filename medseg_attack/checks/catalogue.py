@@ -155,7 +155,7 @@ FLAGS = {
         "add --attack 'pgd(steps=40)' before speaking of robustness",
     ),
     "MA028": Flag(
-        "no attack moved the score", "note",
+        "no attack by gradients moved the score", "note",
         "raise eps until something breaks: a flat line alone proves nothing",
     ),
     "MA029": Flag(

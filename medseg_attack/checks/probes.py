@@ -46,9 +46,9 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
 def _tried_harder(scene: Scene) -> list[Finding | None]:
     """What is found by watching the run's strongest attack on these cases, and by attacking differently.
 
-    Of an attack with a goal, Dice with the truth does not say how far it got.
+    Of an attack with a goal, or that stops when it succeeds, Dice with the truth does not say how far it got.
     """
-    scene = replace(scene, attacks=tuple(attack for attack in scene.attacks if not _has_goal(attack)))
+    scene = replace(scene, attacks=tuple(attack for attack in scene.attacks if not _is_aimed(attack)))
     attack = strongest(scene.attacks)
     if attack is None:
         return []
@@ -72,8 +72,8 @@ def strongest(attacks: Sequence[Attack]) -> Any:
     return max(able, key=lambda a: (a.steps, a.ball.eps), default=None)
 
 
-def _has_goal(attack: Attack) -> bool:
-    return any(getattr(part, "goal", None) is not None for part in every(attack))
+def _is_aimed(attack: Attack) -> bool:
+    return any(hasattr(part, "goal") for part in every(attack))
 
 
 def _in_norm(ball: Ball) -> bool:
@@ -91,25 +91,53 @@ def dice(model: Model, pred: Mask, target: Mask) -> PerSample:
     return torch.where(present.any(1), mean, torch.ones_like(mean))
 
 
+@dataclass(eq=False)
+class _Shown:
+    """A model that keeps the last image it was asked about."""
+
+    model: Model
+    last: Image
+
+    @property
+    def task(self) -> Task:
+        return self.model.task
+
+    def __call__(self, image: Image) -> LogOdds:
+        self.last = image.detach()
+        return self.model(image)
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return self.model.decide(log_odds)
+
+
 @dataclass(eq=False)  # a table of objectives looks it up by its hash
 class Watched:
     """An objective that writes down what an attack sees.
 
     Attributes:
+        image: untouched.
         losses, dices: per forward pass with gradient, (samples,).
         final: Dice of the image that the attack returned.
+        beyond: whether it looked at images that it cannot return: ahead of its place, or resized.
     """
 
-    model: Model
+    model: "_Shown"
     objective: Objective
+    ball: Ball
+    image: Image
     losses: list[Tensor] = field(default_factory=list)
     dices: list[Tensor] = field(default_factory=list)
     final: Tensor = field(default_factory=lambda: torch.zeros(0))
+    beyond: list[bool] = field(default_factory=list)
 
     def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+        x = self.model.last
+        inside = x.shape == self.image.shape and (self.ball.size(x, self.image) <= self.ball.limit * (1 + 1e-4)).all()
+        self.beyond.append(not bool(inside))
         loss = self.objective(log_odds, target, progress)
         self.losses.append(loss.detach())
-        self.dices.append(dice(self.model, self.model.decide(log_odds), target))
+        reached = dice(self.model, self.model.decide(log_odds), target)
+        self.dices.append(reached if inside else torch.ones_like(reached))
         return loss
 
     def note_final(self, x: Image, target: Mask) -> None:
@@ -126,11 +154,10 @@ class Watched:
 
 def watch(scene: Scene, attack: Any, objective: Objective | None = None) -> Watched:
     """One run of the attack (without restarts), with its own objective or another."""
-    watched = Watched(scene.model, objective or attack.objective)
+    model = _Shown(scene.model, scene.image)
+    watched = Watched(model, objective or attack.objective, attack.ball, scene.image)
     once = {"restarts": 1} if hasattr(attack, "restarts") else {}
-    found = replace(attack, objective=watched, **once)(
-        scene.model, scene.image, scene.batch.target, range(len(scene.image))
-    )
+    found = replace(attack, objective=watched, **once)(model, scene.image, scene.batch.target, range(len(scene.image)))
     watched.note_final(found.image, scene.batch.target)
     return watched
 
@@ -141,14 +168,14 @@ def descends(watched: Watched, label: str) -> Finding | None:
     if last <= first:
         return Finding("MA006", label, f"its loss went from {first:.3g} to {last:.3g}")
     lost = (watched.final - watched.best).mean()
-    if lost > MARGIN:
+    if lost > MARGIN and not any(watched.beyond):
         return Finding("MA006", label, f"it passed by an image whose Dice is lower by {lost:.3f}")
     return None
 
 
 def unfinished(watched: Watched, label: str) -> Finding | None:
     """MA007: the best Dice of the first half of the steps against the best of all."""
-    if len(watched.dices) < 4:
+    if len(watched.dices) < 4 or any(watched.beyond):
         return None
     half = torch.stack(watched.dices[: len(watched.dices) // 2]).amin(0)
     gained = (half - watched.best).mean()

@@ -31,6 +31,10 @@ def _many(*names: str, help: str) -> Any:
     return typer.Option(*names, help=help + " Repeat for several.", show_default=False)
 
 
+# of a run: what tables say beside its numbers
+HEADER = ["model", "attack", "loss", "eps", "ball", "data", "split", "partial", "n_parameters", "seconds", "queries"]
+
+
 @terminal.command
 def attack(
     data: Data = None,
@@ -124,14 +128,14 @@ def opened(
         Path(study.data) if study.data else newest_data(workspace)
     )  # nothing there is told before torch is loaded
     cells(study)  # a typing error in an attack is told before anything slow happens
-    from medseg_attack.benchmark import Benchmark, default_out
+    from medseg_attack.benchmark import Benchmark, default_out, told_apart
     from medseg_attack.data.prepared import open_prepared
     from medseg_attack.models.given import given
     from medseg_attack.runtime import pick_device
 
     names = [named(workspace, name) for name in study.models]
     data = open_prepared(prepared)
-    models = tuple(given(name, data.task) for name in names)
+    models = told_apart([given(name, data.task) for name in names])
     study = study.model_copy(update={"data": str(data.root), "models": names})
     where = pick_device(device)
     terminal.say(f"data {data.root}; {', '.join(f'model {name}' for name in names)}; on {where}")
@@ -196,9 +200,8 @@ def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool
     from medseg_attack.results import read_runs
     from medseg_attack.stats.scores import summary
 
-    header = ["model", "attack", "loss", "eps", "ball", "data", "split", "partial", "n_parameters", "seconds"]
     rows = read_runs(folders, allow_partial=True)
-    table = summary(rows, unit=unit, empty=empty, header=header)
+    table = summary(rows, unit=unit, empty=empty, header=HEADER)
     flags = {of: _flags(of, rows, unit, empty) for of in dict.fromkeys(folder.parent for folder in folders) if checks}
     if json:
         told = [{"model": of.name} | one.record() for of, found in flags.items() for one in found]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.attack import EmptyRule, Unit
+from medseg_attack.cli.attack import HEADER, EmptyRule, Unit
 from medseg_attack.cli.terminal import Json
 from medseg_attack.errors import InputError
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from medseg_attack.gate.verdicts import Verdict
     from medseg_attack.report.sheet import Sheet
     from medseg_attack.stats.changes import Side
-
-HEADER = ["model", "attack", "loss", "eps", "ball", "data", "split", "partial", "n_parameters", "seconds"]
 
 
 @terminal.command

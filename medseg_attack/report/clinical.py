@@ -107,10 +107,10 @@ def _named(label: object) -> str:
 def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     """How often each model, or attack, keeps its rank when patients are drawn anew."""
     common = _common(table, side)
-    places = range(1, table[side].nunique() + 1)
+    places = sorted(set(table.columns) & set(range(1, len(table) + 1)))
     rows = [
         [*(str(row[name]) for name in common), spec(float(row["eps"])), _named(row[side]), str(int(row["seen"])),
-         *(percent(row[place]) for place in places)]
+         *("" if pd.isna(row[place]) else percent(row[place]) for place in places)]
         for _, row in table.iterrows()
     ]  # fmt: skip
     first = "most" if side == "model" else "least"

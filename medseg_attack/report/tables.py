@@ -23,18 +23,21 @@ def organs(summary: pd.DataFrame) -> list[str]:
     return [c.removesuffix("_adv") for c in summary.columns if c.endswith("_adv") and c != "mean_adv"]
 
 
+Cell: TypeAlias = "Callable[[pd.Series[float]], str]"
+
+
 def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     """One model's table: clean on top, then noise, then attacks, adversarial Dice per organ."""
     first = summary.iloc[0]
     shown = _worst(summary)
     rows = [_clean(first, shown), *(_attacked(row, shown) for _, row in _ordered(summary).iterrows())]
     n_noise = int(summary["attack"].str.startswith("noise").sum())
-    of_aims = [[""] * len(AIMS), *(_aimed(row) for _, row in _ordered(summary).iterrows())]
-    aims = AIMS if _has_aims(summary) else ()
+    last = [*_shares(summary), *_aims(summary)]
+    ends = [[""] * len(last), *([cell(row) for _, cell in last] for _, row in _ordered(summary).iterrows())]
     return Sheet(
         f"{first['model']} on {first['data']}",
-        ["attack", "loss", "eps", *shown, "mean", "95 % CI", "drop", "rel. drop", "< half", "missed", *aims],
-        [[*row, *more[: len(aims)]] for row, more in zip(rows, of_aims, strict=True)],
+        ["attack", "loss", "eps", *shown, "mean", "95 % CI", "drop", *(head for head, _ in last)],
+        [[*row, *more] for row, more in zip(rows, ends, strict=True)],
         caption(summary, unit=unit, empty=empty, hidden=len(organs(summary)) - len(shown)) + _queries(summary),
         left=2,
         rules=frozenset({0, n_noise}),
@@ -42,22 +45,38 @@ def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
 
 
 def _queries(summary: pd.DataFrame) -> str:
-    """How often attacks without gradients asked the model about a case; "" if none asked more than once."""
-    asked = summary[(summary["backwards"] == 0) & (summary["forwards"] > 1)]
+    """How often attacks that ask the model, and know no gradient, asked it about a case; "" if there is none."""
+    if "queries" not in summary:
+        return ""
+    asked = summary[summary["queries"].eq(True)]
     each = {f"{row['attack']} {row['forwards']:.0f}": None for _, row in asked.iterrows()}
     return f" Queries per case, no gradients: {', '.join(each)}." if each else ""
 
 
-AIMS = ("success", "least")
+def _shares(summary: pd.DataFrame) -> list[tuple[str, Cell]]:
+    """Head and cell of three ways to state success; none where goals state it."""
+    shares = [("rel. drop", "relative_drop"), ("< half", "below_half"), ("missed", "missed")]
+    return [] if _has_goals(summary) else [(head, partial(_share, column=column)) for head, column in shares]
 
 
-def _has_aims(summary: pd.DataFrame) -> bool:
-    return "success" in summary and bool(summary["success"].notna().any())
+def _has_goals(summary: pd.DataFrame) -> bool:
+    return "goal_dice" in summary and bool(summary["goal_dice"].notna().any())
 
 
-def _aimed(row: "pd.Series[float]") -> list[str]:
-    """Success and the least change that brought it, of an attack with a goal or a criterion."""
-    return [percent(row["success"]), number(row["least"], 4)] if "success" in row else [""] * len(AIMS)
+def _aims(summary: pd.DataFrame) -> list[tuple[str, Cell]]:
+    """Head and cell of the columns of attacks with a goal or a criterion; none if no run has one."""
+    if "success" not in summary or summary["success"].isna().all():
+        return []
+    of_goals: list[tuple[str, Cell]] = [
+        ("on truth", partial(_share, column="success_on_truth")), ("goal Dice", partial(_of, column="goal_dice")),
+    ]  # fmt: skip
+    of_goals = of_goals if _has_goals(summary) else []
+    return [("success", _success), *of_goals, ("least", lambda row: number(row["least"], 4))]
+
+
+def _success(row: "pd.Series[float]") -> str:
+    before = row["success_of_clean"]
+    return percent(row["success"]) + (f" ({percent(before)})" if before > 0 else "")
 
 
 def _worst(summary: pd.DataFrame) -> list[str]:
@@ -75,7 +94,7 @@ def _ordered(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _clean(row: "pd.Series[float]", shown: Sequence[str]) -> list[str]:
     values = [number(row[f"{organ}_clean"]) for organ in [*shown, "mean"]]
-    return ["clean", "", "", *values, *[""] * 5]
+    return ["clean", "", "", *values, "", ""]
 
 
 def _attacked(row: "pd.Series[float]", shown: Sequence[str]) -> list[str]:
@@ -86,9 +105,6 @@ def _attacked(row: "pd.Series[float]", shown: Sequence[str]) -> list[str]:
         *(number(row[f"{organ}_adv"]) for organ in [*shown, "mean"]),
         between(row["low"], row["high"]),
         number(row["drop"]),
-        percent(row["relative_drop"]),
-        percent(row["below_half"]),
-        percent(row["missed"]),
     ]
 
 
@@ -99,27 +115,30 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0,
         f"Dice per {unit}, {plural(first['cases'], unit)} of {plural(first['patients'], 'patient')} "
         f"({first['split']} split); interval: of the mean under attack, bootstrap-t over patients.",
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(summary['touched'].max())} of {first['entries']} scores.",
-        "Passes: per case, without a fit's; s: of the whole run, with its fit." if costs else
-        "rel. drop: of the mean; < half: share of scores below half their clean Dice; missed: share of organs found "
-        "on the clean image and lost under attack.",
-    ]  # fmt: skip
+    ]
+    if costs:
+        parts.append("Passes: per case, without a fit's; s: of the whole run, with its fit.")
+    elif not _has_goals(summary):
+        parts.append(
+            "rel. drop: of the mean; < half: share of scores below half their clean Dice; missed: share of organs "
+            "found on the clean image and lost under attack."
+        )
     if first["patients"] < HOLDS_FROM:
         parts.append(warning(int(first["patients"])))
     if summary["verified"].any():
         parts.append(f"Verified from disk: {int(summary['verified'].sum())} of {len(summary)} runs.")
     if summary["partial"].any():
         parts.append("PARTIAL: --limit left cases out.")
-    if _has_aims(summary):
+    if _aims(summary):
         parts.append(
-            "success: share of images on which the attack met its criterion; least: median size of the change, in its "
-            f"ball's norm, among these. Clean images met it: {percent(summary['success_of_clean'].max())}."
+            "success: share of images that met the attack's goal or criterion (in brackets: of untouched images); "
+            "least: median size of the change, in its ball's norm, where untouched images did not."
         )
+        if _has_goals(summary):
+            parts.append("on truth: share that misses the truth by that criterion; goal Dice: Dice with the goal.")
     if hidden:
         parts.append(f"{hidden} organs with smaller drops are not shown; --csv and --json have all.")
     return " ".join(parts)
-
-
-Cell: TypeAlias = "Callable[[pd.Series[float]], str]"
 
 
 def compare_sheet(
@@ -135,20 +154,19 @@ def compare_sheet(
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])
     table = table.sort_values(keys if sort == "by" else sort, kind="stable", key=_rank if sort == "by" else None)
     shown = [] if "organ" in keys else _worst(summary)
-    heads, cells = zip(*_columns(keys, shown, costs), strict=True)
-    aims = AIMS if _has_aims(summary) else ()
-    rows = [[*(cell(row) for cell in cells), *_aimed(row)[: len(aims)]] for _, row in table.iterrows()]
+    heads, cells = zip(*_columns(summary, keys, shown, costs), *_aims(summary), strict=True)
+    rows = [[cell(row) for cell in cells] for _, row in table.iterrows()]
     hidden = len(organs(summary)) - len(shown) if shown else 0
     return Sheet(
         _title(summary, keys),
-        [*heads, *aims],
+        list(heads),
         rows,
-        caption(summary, unit=unit, empty=empty, hidden=hidden, costs=costs),
+        caption(summary, unit=unit, empty=empty, hidden=hidden, costs=costs) + _queries(summary),
         left=len(keys),
     )
 
 
-def _columns(keys: Sequence[str], shown: Sequence[str], costs: bool) -> list[tuple[str, Cell]]:
+def _columns(summary: pd.DataFrame, keys: Sequence[str], shown: Sequence[str], costs: bool) -> list[tuple[str, Cell]]:
     """Head and cell of each column. Intervals and success are stated over organs: where rows are organs, not at all."""
     each: list[tuple[str, Cell]] = [(key, partial(_key, key=key)) for key in keys]
     scores = [("clean", "clean"), *((organ, f"{organ}_adv") for organ in shown)]
@@ -160,10 +178,7 @@ def _columns(keys: Sequence[str], shown: Sequence[str], costs: bool) -> list[tup
     if costs:
         spent = [("forward passes", "forwards"), ("backward passes", "backwards"), ("s", "seconds")]
         return each + [(head, partial(_whole, column=column)) for head, column in spent]
-    if "organ" in keys:
-        return each
-    shares = [("rel. drop", "relative_drop"), ("< half", "below_half"), ("missed", "missed")]
-    return each + [(head, partial(_share, column=column)) for head, column in shares]
+    return each if "organ" in keys else [*each, *_shares(summary)]
 
 
 def _whole(row: "pd.Series[float]", column: str) -> str:

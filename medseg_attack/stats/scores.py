@@ -91,7 +91,7 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
     """One row per run: clean and adversarial Dice per class and on average, intervals, drop, success, cost.
 
     Args:
-        header: columns of `rows` that are constant within a run and are kept.
+        header: columns of `rows` that are constant within a run and are kept, where they are there.
     """
     cases = scored(pooled(rows, unit), empty)
     extra = [
@@ -106,7 +106,7 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
     for run, of_run in cases.groupby("run", sort=False):
         adv, clean = by_organ(of_run, "dice_adv").iloc[0], by_organ(of_run, "dice_clean").iloc[0]
         low, high = interval(of_run, "dice_adv")
-        first = rows.loc[rows["run"] == run, list(header)].iloc[0].to_dict()
+        first = rows.loc[rows["run"] == run, [name for name in header if name in rows]].iloc[0].to_dict()
         table.append(
             {"run": run}
             | first
@@ -129,16 +129,19 @@ def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
 
     Returns:
         success: share of attacked images on which the attack succeeded; success_of_clean: the share that met the
-        criterion before. least, least_mean: median and mean size of change among successes. goal_dice: mean Dice with
-        the goal over classes, per `unit`; a class in neither is left out.
+        criterion before; success_on_truth: the share whose prediction misses the truth by the same criterion.
+        least, least_mean: median and mean size of change among successes on images that did not meet it before.
+        goal_dice: mean Dice with the goal over classes, per `unit`; a class in neither is left out.
     """
     nothing = dict.fromkeys(AIMED, float("nan"))
     if "success" not in rows or rows["success"].isna().all():
         return nothing
     cases = rows.drop_duplicates("case")
-    sizes = cases.loc[cases["success"] == 1, "size"]
+    sizes = cases.loc[(cases["success"] == 1) & (cases["success_of_clean"] == 0), "size"]
     found = nothing | {"success": float(cases["success"].mean()), "least": float(sizes.median())}
     found |= {"success_of_clean": float(cases["success_of_clean"].mean()), "least_mean": float(sizes.mean())}
+    if "success_on_truth" in cases:
+        found["success_on_truth"] = float(cases["success_on_truth"].mean())
     if "n_goal" in rows and rows["n_goal"].notna().any():
         counts = rows.groupby([UNITS[unit], "cls"])[["n_goal", "n_adv", "hit_goal"]].sum()
         total = counts["n_goal"] + counts["n_adv"]
@@ -146,7 +149,7 @@ def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
     return found
 
 
-AIMED = ("success", "success_of_clean", "least", "least_mean", "goal_dice")
+AIMED = ("success", "success_of_clean", "success_on_truth", "least", "least_mean", "goal_dice")
 
 
 def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFrame, pd.DataFrame]:
