@@ -177,7 +177,7 @@ def _scored(
             for pair in zip(rows, extras, strict=True)
         ]
     seen = _seen(hit, there) if keep_mask else [_Seen(_NOTHING, _NOTHING)] * len(cases)
-    images = (found.image if found.stored is None else found.stored).cpu()
+    images = [image.cpu() for image in (found.image if found.stored is None else found.stored)]
     return {n: _OnCase(*one) for n, *one in zip(found.at, rows, seen, images, strict=True)}
 
 
