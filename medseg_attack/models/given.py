@@ -13,6 +13,8 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import build, call, spec
 from medseg_attack.types import Task
 
+PATHS = ("net", "weights", "folder")  # options of models; other texts may happen to be the name of a folder, too
+
 
 @dataclass(frozen=True, eq=False)
 class Given:
@@ -79,20 +81,35 @@ def _built(name: str, task: Task) -> SegModel:
     return model
 
 
+def files_of(name: str) -> list[Path]:
+    """The files and folders that a spec names."""
+    _, options = call(name, "model")
+    return [found[0] for found in map(_place, options, options.values()) if found]
+
+
 def _contents(name: str) -> dict[str, Any]:
     """A spec with the files that it names replaced by what is in them, so that it may be moved but not changed."""
     owner, options = call(name, "model")
-    return {"model": owner} | {
-        field: _content(value) if isinstance(value, str) else spec(value) for field, value in options.items()
-    }
+    return {"model": owner} | {field: _content(field, value) for field, value in options.items()}
 
 
-def _content(text: str) -> str:
-    place, colon, name = text.rpartition(":")
-    path = Path(place if colon else text)
+def _content(field: str, value: Any) -> str:
+    found = _place(field, value)
+    if found is None:
+        return value if isinstance(value, str) else spec(value)
+    path, rest = found
     if path.is_file():
-        return checkpoints.sha256_of(path) + colon + (name if colon else "")
-    if path.is_dir():  # what stands beside the weights, which the fingerprint covers
-        described = [file for kind in ("*.json", "*.yaml", "*.yml") for file in path.rglob(kind)]
-        return digest(sorted([file.relative_to(path).as_posix(), checkpoints.sha256_of(file)] for file in described))
-    return text
+        return checkpoints.sha256_of(path) + rest
+    # what stands beside the weights, which the fingerprint covers
+    described = [file for kind in ("*.json", "*.yaml", "*.yml") for file in path.rglob(kind)]
+    return digest(sorted([file.relative_to(path).as_posix(), checkpoints.sha256_of(file)] for file in described))
+
+
+def _place(field: str, value: Any) -> tuple[Path, str] | None:
+    """Where an option that is a path leads, and what follows it: the ':factory' of a Python file."""
+    if field not in PATHS or not value or not isinstance(value, str):
+        return None
+    if Path(value).exists():
+        return Path(value), ""
+    file, colon, factory = value.rpartition(":")
+    return (Path(file), colon + factory) if Path(file).is_file() else None
