@@ -1,12 +1,14 @@
 """A model as the command line names it: the folder of a checkpoint, or a spec that brings its own weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medseg_attack.errors import InputError, NotFiniteError
 from medseg_attack.files import digest
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
@@ -42,6 +44,19 @@ class Given:
         """2: its cases are slices; 3: scans."""
         return int(self.card.get("dims", 2))
 
+    @property
+    def black_box(self) -> bool:
+        """Whether it has no gradients, because it runs outside of torch."""
+        return bool(self.card.get("black_box", False))
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """A scope in which it is told by name that its answer is not finite."""
+        try:
+            yield
+        except NotFiniteError as error:
+            raise InputError(f"{self.name}: {error}") from error
+
     def load(self, task: Task, device: torch.device | str) -> SegModel:
         """The model in eval mode.
 
@@ -67,6 +82,7 @@ def given(name: str, task: Task) -> Given:
         "label": name,
         "spec": name,
         "dims": model.dims,
+        "black_box": model.black_box,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": digest([checkpoints.fingerprint(model), _contents(name)]),
     }
