@@ -196,6 +196,9 @@ def _arguments(
     node: ast.Call, entry: Entry, text: str, overrides: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
     fields, given = fields_of(entry), _placed(node, entry, text)
+    for n, one in given.items():  # of a name that nobody knows, what there is of the kind that is wanted here is told
+        if isinstance(one, ast.Name) and one.id != "inf" and one.id not in entries:
+            _known(one.id, kind_of(fields[n].default) or None)
     return {n: _checked(entry.name, fields[n], _value(one, None, text, overrides)) for n, one in given.items()}
 
 
