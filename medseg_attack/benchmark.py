@@ -13,6 +13,7 @@ import yaml
 
 from medseg_attack import registry
 from medseg_attack.checks import stored
+from medseg_attack.checks.before import before
 from medseg_attack.checks.probes import preflight
 from medseg_attack.data.choice import limited, telling
 from medseg_attack.data.prepared import CaseRef, Prepared
@@ -124,7 +125,7 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
         model = given.load(benchmark.data.task, benchmark.device)
         mine = [(cell, folder) for of, cell, folder in runs if of == given]
         opened = [RunFolder.open(folder, _config(benchmark, given, cell, refs)) for cell, folder in mine]
-        with frozen(model), deterministic(benchmark.device):
+        with frozen(model), deterministic(benchmark.device), given.named():
             todo = [
                 Todo(_fitted(benchmark, given, model, cell, folder), folder, cell.budget)
                 for (cell, _), folder in zip(mine, opened, strict=True)
@@ -239,9 +240,9 @@ def _look_at(
         return
     cases = telling(benchmark.data, refs)
     attacks = [cell.attack for cell in mine]
-    findings = preflight(model, Batch.of(cases, benchmark.device), attacks)
-    blind = any(one.code == "MA002" for one in findings) and not model.black_box  # a black box says so itself
-    if blind and any(hasattr(attack, "objective") for attack in attacks):
+    # the probes climb gradients, which a black box has none of
+    findings = (before if model.black_box else preflight)(model, Batch.of(cases, benchmark.device), attacks)
+    if any(one.code == "MA002" for one in findings) and any(hasattr(attack, "objective") for attack in attacks):
         raise InputError(
             f"expected a gradient of the output of {given.name} by the image, got none (MA002); remove detach() and "
             "no_grad() from the model"

@@ -41,7 +41,7 @@ class Crafted:
         image: as a file holds it, where the cases know their files.
         before: what the ball is around: the untouched images, or those after their anatomy moved.
         flow: how it moved.
-        stored: the values of that file; None where there is none that could hold the image.
+        stored: the values of each case's file; None where there is none that could hold the image.
         cost: forward and backward passes that each case took.
     """
 
@@ -51,7 +51,7 @@ class Crafted:
     image: Image
     before: Image
     flow: Flow | None
-    stored: Tensor | None
+    stored: list[Tensor] | None
     cost: Sequence[tuple[int, int]]
     seconds: float
 
@@ -137,7 +137,9 @@ def _found(
         start = time.perf_counter()
 
 
-def _shown(found: Adversarial, image: Image, levels: Levels | None, ball: Ball) -> tuple[Image, Image, Tensor | None]:
+def _shown(
+    found: Adversarial, image: Image, levels: Levels | None, ball: Ball
+) -> tuple[Image, Image, list[Tensor] | None]:
     """What an attack found as a file holds it, what its ball is around, and the values of that file."""
     if levels is None or found.image.shape != image.shape:
         before = image if found.flow is None else warped(image, found.flow)
@@ -148,7 +150,7 @@ def _shown(found: Adversarial, image: Image, levels: Levels | None, ball: Ball) 
         image = levels.image(levels.stored, image)
         x = ball.project(x, image)  # interpolated before the window was cut, not after it: not the same where it cuts
     stored = levels.nearest(x, image, ball)
-    return levels.image(stored, image), image, stored.to(levels.dtype)
+    return levels.image(stored, image), image, levels.files(stored)
 
 
 def _finds(

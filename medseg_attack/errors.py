@@ -17,6 +17,10 @@ class InputError(ValueError):
     """
 
 
+class NotFiniteError(InputError):
+    """A network answered NaN or infinity."""
+
+
 def plural(n: SupportsInt, thing: str) -> str:
     """A number of things in words.
 

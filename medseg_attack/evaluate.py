@@ -16,6 +16,7 @@ from medseg_attack.aims import aim_of
 from medseg_attack.balls import covered, size_of
 from medseg_attack.budgets import Budget
 from medseg_attack.crafting import Crafted, Size, crafted, sizes
+from medseg_attack.errors import NotFiniteError
 from medseg_attack.metrics.overlap import counts, index_sums
 from medseg_attack.metrics.scans import Bits, by_scan, packed
 from medseg_attack.results import CHUNK, Row, RunFolder
@@ -105,7 +106,8 @@ def attack_chunk(
         metrics: further measures of whole scans, by column name.
 
     Raises:
-        RuntimeError: an attack left its ball or [0, 1], or the model returned something that is not finite.
+        RuntimeError: an attack left its ball or [0, 1].
+        NotFiniteError: the model returned NaN or infinity.
     """
     metrics = metrics or {}
     budgets = budgets or [None] * len(attacks)
@@ -177,8 +179,8 @@ def _scored(
             for pair in zip(rows, extras, strict=True)
         ]
     seen = _seen(hit, there) if keep_mask else [_Seen(_NOTHING, _NOTHING)] * len(cases)
-    images = (found.image if found.stored is None else found.stored).cpu()
-    return {n: _OnCase(*one) for n, *one in zip(found.at, rows, seen, images, strict=True)}
+    images = [image.cpu() for image in (found.image if found.stored is None else found.stored)]
+    return {n: _OnCase(*one) for n, one in zip(found.at, zip(rows, seen, images, strict=True), strict=True)}
 
 
 def _seen(pred: Mask, target: Mask) -> list[_Seen]:
@@ -201,7 +203,7 @@ def _decided(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
         log_odds = informed(model, cases)(image)
     if not torch.isfinite(log_odds).all():
         ids = ", ".join(case.id for case in cases[:3])
-        raise RuntimeError(f"expected finite log-odds, got NaN or infinity on {ids}; check the model's weights")
+        raise NotFiniteError(f"expected finite log-odds, got NaN or infinity on {ids}; check the network's weights")
     return model.decide(log_odds)
 
 

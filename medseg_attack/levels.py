@@ -6,7 +6,7 @@ that what is judged is what is written.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,12 +36,12 @@ NEAR = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change mea
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """What the images of one batch are stored as; all cases of one type.
+    """What the images of one batch are stored as, each in its own file's type.
 
     Attributes:
         stored: the scan's own values, (b, c, *s), float64, which holds every 32-bit integer.
         slope, inter, low, high: of each case and channel, (b, c, 1, ...).
-        dtype: of the file.
+        dtypes: of each case's file.
         least, most: what the file's bits hold, of each case; infinite where floats are stored.
         padding: least and largest stored value that stands for no measurement; NaN where there is none.
     """
@@ -51,7 +51,7 @@ class Levels:
     inter: Tensor
     low: Tensor
     high: Tensor
-    dtype: torch.dtype
+    dtypes: tuple[torch.dtype, ...]
     least: Tensor
     most: Tensor
     padding: tuple[Tensor, Tensor]
@@ -60,7 +60,7 @@ class Levels:
     def of(cls, cases: Sequence[Case], device: torch.device | str) -> "Levels | None":
         """The levels of cases that know how they are stored, None if one does not."""
         storages = [case.storage for case in cases if case.storage is not None]
-        if len(storages) < len(cases) or len({storage.stored.dtype for storage in storages}) > 1:
+        if len(storages) < len(cases):
             return None
         channels, *grid = cases[0].image.shape
 
@@ -74,7 +74,7 @@ class Levels:
             per_case([storage.inter for storage in storages]),
             per_case([case.window.low for case in cases]),
             per_case([case.window.high for case in cases]),
-            storages[0].stored.dtype,
+            tuple(storage.stored.dtype for storage in storages),
             per_case([_limits(storage)[0] for storage in storages]),
             per_case([_limits(storage)[1] for storage in storages]),
             (
@@ -87,7 +87,7 @@ class Levels:
     def step(self) -> Tensor:
         """One stored level in [0, 1], (b, c, 1, ...); 0 where floats are stored."""
         width = (self.slope / (self.high - self.low)).abs()
-        return torch.zeros_like(width) if self.dtype.is_floating_point else width
+        return self._by_type(lambda dtype: torch.zeros_like(width) if dtype.is_floating_point else width)
 
     @property
     def outside(self) -> Tensor:
@@ -117,14 +117,28 @@ class Levels:
         This is the one change that is not rounded towards the untouched scan, of which a moved scan is no neighbour.
         """
         stored = warped(self.stored, flow.to(torch.float64))
-        whole = stored.to(self.dtype) if self.dtype.is_floating_point else stored.round()
-        return replace(self, stored=whole.to(torch.float64))
+        whole = self._by_type(lambda dtype: stored.to(dtype).double() if dtype.is_floating_point else stored.round())
+        return replace(self, stored=whole)
+
+    def files(self, stored: Tensor) -> list[Tensor]:
+        """Stored values of each case as its file holds them."""
+        return [values.to(dtype) for values, dtype in zip(stored, self.dtypes, strict=True)]
+
+    def _by_type(self, made: Callable[[torch.dtype], Tensor]) -> Tensor:
+        """Of each case what `made`, which answers for all of them, gives for its type."""
+        first, *others = dict.fromkeys(self.dtypes)
+        found = made(first)
+        for dtype in others:
+            mine = torch.tensor([own == dtype for own in self.dtypes], device=found.device)
+            found = torch.where(mine.view(-1, *(1 for _ in found.shape[1:])), made(dtype), found)
+        return found
 
     def at(self, index: Tensor) -> "Levels":
         """Those of some of the images."""
         each = ("stored", "slope", "inter", "low", "high", "least", "most")
         padding = (self.padding[0][index], self.padding[1][index])
-        return replace(self, padding=padding, **{name: getattr(self, name)[index] for name in each})
+        dtypes = tuple(self.dtypes[n] for n in index.tolist())
+        return replace(self, padding=padding, dtypes=dtypes, **{name: getattr(self, name)[index] for name in each})
 
     def nearest(self, x: Image, x0: Image, ball: Ball) -> Tensor:
         """Stored values for `x`: rounded towards those of `x0`, so that no norm grows, in `ball` and in the window."""
@@ -138,18 +152,23 @@ class Levels:
 
     def _moved(self, delta: Tensor, near: float) -> Tensor:
         change = delta * (self.high - self.low) / self.slope
-        if self.dtype.is_floating_point:
-            moved = (self.stored + change).to(self.dtype)
-            back = torch.nextafter(moved, self.stored.to(self.dtype))
-            further = (moved.to(torch.float64) - self.stored).abs() > change.abs()
-            moved = torch.where(further, back, moved).to(torch.float64)
-        else:
-            slack = near / self.step
-            moved = self.stored + torch.trunc(change + slack * change.sign())
-            moved = moved.clamp(self.least, self.most)
-            beside = torch.where(self.stored > moved, self.padding[1] + 1, self.padding[0] - 1)
-            moved = torch.where(self._padded(moved), beside, moved)
+        moved = self._by_type(
+            lambda dtype: self._to_float(change, dtype) if dtype.is_floating_point else self._to_integer(change, near)
+        )
         return torch.where(self.outside | (delta == 0), self.stored, moved)
+
+    def _to_float(self, change: Tensor, dtype: torch.dtype) -> Tensor:
+        moved = (self.stored + change).to(dtype)
+        back = torch.nextafter(moved, self.stored.to(dtype))
+        further = (moved.to(torch.float64) - self.stored).abs() > change.abs()
+        return torch.where(further, back, moved).to(torch.float64)
+
+    def _to_integer(self, change: Tensor, near: float) -> Tensor:
+        slack = near / (self.slope / (self.high - self.low)).abs()
+        moved = self.stored + torch.trunc(change + slack * change.sign())
+        moved = moved.clamp(self.least, self.most)
+        beside = torch.where(self.stored > moved, self.padding[1] + 1, self.padding[0] - 1)
+        return torch.where(self._padded(moved), beside, moved)
 
 
 def _limits(storage: Storage) -> tuple[float, float]:

@@ -196,6 +196,10 @@ def _arguments(
     node: ast.Call, entry: Entry, text: str, overrides: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
     fields, given = fields_of(entry), _placed(node, entry, text)
+    for n, one in given.items():  # of a name that nobody knows, what there is of the kind that is wanted here is told
+        named = one.func if isinstance(one, ast.Call) else one
+        if isinstance(named, ast.Name) and named.id not in ("inf", *entries):
+            _known(named.id, kind_of(fields[n].default) or None)
     return {n: _checked(entry.name, fields[n], _value(one, None, text, overrides)) for n, one in given.items()}
 
 

@@ -70,7 +70,7 @@ def attack(home: Path, out: Path, data: str, *words: object, code: int = 0) -> A
         ("organs", ["--attack", "pgd", "--eps=-0.01"], "eps >= 0, got -0.01"),
         ("organs", ["--attack", "pgd(linf(-0.01))"], "0 <= eps < 1"),
         ("organs", ["--attack", "pgd", "--loss", "bcee"], "got 'bcee'; did you mean bce"),
-        ("organs", ["--attack", "pgd(objective=bcee)"], "'medattack ls': did you mean bce or ce?"),
+        ("organs", ["--attack", "pgd(objective=bcee)"], "got 'bcee'; did you mean bce or ce?"),
         ("organs", ["--attack", "spsa(objective=masked_ce)"], "take masked_bce"),
         ("organs", ["--attack", "uap(objective=masked_ce)", "--split", "test"], "take masked_bce"),
         ("organs", ["--attack", "bias_field(objective=masked_ce)"], "take masked_bce"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
+from medseg_attack.errors import InputError
 from medseg_attack.evaluate import Todo, attack_chunk, chunks, run_attacks
 from medseg_attack.metrics.surface import hd95_mm
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -300,7 +301,7 @@ def test_a_model_that_returns_nan_is_caught_by_case(model: SegModel) -> None:
     broken = SegModel(torch.nn.Conv2d(1, 2, 1), TASK)
     with torch.no_grad():
         broken.net.weight.fill_(float("nan"))  # type: ignore[union-attr]
-    with pytest.raises(RuntimeError, match=r"finite log-odds.*p0_00"):
+    with pytest.raises(InputError, match=r"finite log-odds.*p0_00"):
         attack_chunk(broken, [Batch.of([Toy().read(Toy().refs()[0])])], attacks("clean"))
 
 

@@ -1,15 +1,23 @@
 """What is judged is what is written: stored values inside budget and window, and the reader's own bits."""
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from medseg_attack import registry
 from medseg_attack.balls import L2, Linf
+from medseg_attack.evaluate import Result, attack_chunk
 from medseg_attack.levels import Levels, Stored, noise_of
-from medseg_attack.models.segmodel import SegModel
-from medseg_attack.types import Case, Storage, Task, Window
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry import build
+from medseg_attack.results import RunFolder
+from medseg_attack.types import Batch, Case, Storage, Task, Window
 
 TYPES = [np.uint8, np.uint16, np.int16, np.int32, np.float32]
 
@@ -76,6 +84,53 @@ def test_a_budget_below_one_level_changes_nothing() -> None:
     assert levels.step.item() == pytest.approx(1 / 255)
     ball = Linf(0.9 / 255)
     assert torch.equal(levels.nearest((image + ball.eps).clamp(0, 1), image, ball), levels.stored)
+
+
+MIXED = [case(dtype, 0.5, 10.0, (50.0, 400.0)) for dtype in (np.int16, np.uint16, np.float32, np.uint8, np.float64)]
+
+
+@pytest.mark.parametrize("ball", [Linf(0.02), L2(0.3)], ids=str)
+def test_cases_of_several_types_are_stored_as_each_would_be_alone(ball: Linf | L2) -> None:
+    both = Levels.of(MIXED, "cpu")
+    assert both is not None
+    image = torch.stack([one.image for one in MIXED])
+    wish = ball.project((image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))), image)
+    moved = both.warped(0.3 * torch.ones(len(MIXED), 2, 9, 7))
+    found = both.files(both.nearest(wish, image, ball))
+    for n, one in enumerate(MIXED):
+        alone = levels_of(one)
+        (known,) = alone.files(alone.nearest(wish[n : n + 1], image[n : n + 1], ball))
+        assert found[n].dtype == known.dtype == one.storage.stored.dtype  # type: ignore[union-attr]
+        assert torch.equal(found[n], known)
+        assert not torch.equal(known, one.storage.stored)  # type: ignore[union-attr]
+        assert torch.equal(both.step[n], alone.step[0])
+        assert torch.equal(moved.stored[n], alone.warped(0.3 * torch.ones(1, 2, 9, 7)).stored[0])
+        picked = both.at(torch.tensor([n]))
+        assert torch.equal(picked.files(picked.nearest(wish[n : n + 1], image[n : n + 1], ball))[0], known)
+
+
+def test_rows_and_stored_images_of_several_types_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    cases = [replace(one, id=f"c{n}", volume=f"v{n}") for n, one in enumerate(MIXED)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = SegModel(torch.nn.Conv2d(1, 1, 3, padding=1), Task("t", ("a",))).eval()
+    attack = build("pgd(steps=3)", "attack", {"eps": 0.05})
+
+    def run(attack: Any, size: int) -> Result:
+        batches = [Batch.of(cases[i : i + size]) for i in range(0, len(cases), size)]
+        with frozen(model):
+            return attack_chunk(model, batches, [attack], keep_images=True)[0]
+
+    alone, together = run(attack, 1), run(attack, len(cases))
+    counted = [(row.case, row.n_adv, row.hit_adv, row.linf) for row in together.rows]
+    assert counted == [(row.case, row.n_adv, row.hit_adv, row.linf) for row in alone.rows]
+    for one, x, y in zip(cases, alone.images, together.images, strict=True):
+        assert x.dtype == y.dtype == one.storage.stored.dtype  # type: ignore[union-attr]
+        assert torch.equal(x, y)
+    folder = RunFolder.open(tmp_path / "run", {"attack": registry.spec(attack), "budget": None})
+    folder.write_images(0, {one.id: x.numpy() for one, x in zip(cases, together.images, strict=True)})
+    again = run(build(f"replay(run={str(folder.path)!r})", "attack"), len(cases))
+    assert [(row.case, row.n_adv, row.hit_adv, row.linf) for row in again.rows] == counted
 
 
 def test_a_model_behind_storage_sees_levels_and_passes_gradients_on() -> None:

@@ -401,6 +401,18 @@ def test_the_identity_is_of_contents_not_of_places(place: Path) -> None:
     assert first.card["n_parameters"] == sum(p.numel() for p in network().parameters())
 
 
+@pytest.mark.parametrize("spec", [
+    "own('net.py:nested', weights='', output='out')",
+    "own('net.py:nested', output='out')",
+])  # fmt: skip
+def test_a_folder_of_the_name_of_another_option_is_none_of_the_model(place: Path, spec: str) -> None:
+    before = given(spec, TASK).weights
+    (place / "out").mkdir()
+    for name in ("out/run.json", "notes.yaml"):
+        (place / name).write_text("{}")
+    assert given(spec, TASK).weights == before
+
+
 @pytest.mark.parametrize("change", ["weights", "code", "option"])
 def test_what_changes_the_answer_changes_the_identity(place: Path, change: str) -> None:
     spec = "own('net.py:net', weights='net.safetensors')"

@@ -24,6 +24,20 @@ def rgb(): return nn.Conv2d(3, 4, 3, padding=1)
 def fails(): raise KeyError("early")
 def quits(): raise SystemExit(3)
 def late(): return Late(1, 4, 1)
+
+class Nan(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+class Blind(nn.Conv2d):
+    black_box = True
+    def forward(self, x):
+        return super().forward(x.detach())
+
+def four(): return nn.Conv2d(1, 4, 3, padding=1)
+def cube(): return nn.Conv3d(1, 4, 3, padding=1)
+def nan(): return Nan(1, 4, 1)
+def blind(): return Blind(1, 4, 3, padding=1)
 """
 UNET = {"_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 4, "channels": [4, 8], "strides": [2]}
 
@@ -69,8 +83,14 @@ def copied(source: Path, target: Path, name: str, content: bytes) -> None:
 
 
 def run(*words: object) -> tuple[int, str]:
+    code, _, said = printed(*words)
+    return code, said
+
+
+def printed(*words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr in one line each."""
     result = CliRunner().invoke(app, [str(word) for word in words], env={"MEDATTACK_PROGRESS": "0"})
-    return result.exit_code, result.stderr
+    return result.exit_code, " ".join(result.stdout.split()), " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(("spec", "told"), [
@@ -90,6 +110,9 @@ def run(*words: object) -> tuple[int, str]:
     ("own('empty')", "expected a network's folder at empty, with SMP's config.json or a MONAI bundle's"),
     ("own('hub')", "expected weights in hub/model.safetensors, got no such file"),
     ("own('bundle')", "expected weights in bundle/models/model.pt, got no such file"),
+    ("own('net.py:cube', dims=3, window=(8, 16))", "expected window of 3 sides for dims=3, got (8, 16); change one"),
+    ("own('net.py:four', window=(8, 8, 8))", "expected window of 2 sides for dims=2, got (8, 8, 8); change one"),
+    ("own('net.py:cube', dims=3, size=(8, 16))", "expected size of 3 sides for dims=3, got (8, 16); change one"),
     ("own('misspelt')", "got TypeError: UNet.__init__() got an unexpected keyword argument 'chanels'"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore")  # torch's, of what it then raises
@@ -104,3 +127,73 @@ def test_it_is_told(place: Path, spec: str, told: str, tmp_path: Path, monkeypat
         assert code == 2
         assert "Traceback" not in said
     assert not (tmp_path / "runs").exists()
+
+
+def attack(data: Path, spec: str, out: Path, *more: object) -> tuple[int, str, str]:
+    return printed("attack", "--data", data, "--model", spec, "--eps", "0.05", "--out", out, *more)
+
+
+@pytest.mark.parametrize("more", [(), ("--no-checks",)])
+def test_a_network_that_answers_nan_is_told_by_name(place: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    code, _, said = attack(place / "data", f"own('{place}/net.py:nan')", tmp_path / "runs", *more)
+    assert code == 2
+    assert f"error: own(net='{place}/net.py:nan'): expected finite log-odds, got NaN or infinity on " in said
+    assert "Traceback" not in said
+
+
+def test_doctor_says_that_the_output_is_nan(place: Path) -> None:
+    code, shown, _ = printed("doctor", "--data", place / "data", "--model", f"own('{place}/net.py:nan')")
+    assert code == 1
+    assert "looks like NaN or infinity in 100% of its values" in shown
+    assert "MA022 invalid" in shown
+    assert "the output itself is NaN or infinite" in shown
+
+
+def test_a_black_box_is_no_defect(place: Path, tmp_path: Path) -> None:
+    data, spec = place / "data", f"own('{place}/net.py:blind')"
+    code, shown, _ = printed("doctor", "--data", data, "--model", spec)
+    assert (code, "MA002" in shown) == (0, False)
+    assert "gradient none, a black box: use attacks without gradients" in shown
+    code, shown, _ = attack(data, spec, tmp_path / "runs", "--attack", "square(queries=2)")
+    assert (code, "MA002" in shown) == (0, False)
+    code, _, said = printed("evaluate", "--data", data, "--model", spec, "--out", tmp_path / "clean")
+    assert (code, "--attack square" in said, "--loss" in said) == (0, True, False)
+    _, _, said = printed("evaluate", "--data", data, "--model", f"own('{place}/net.py:four')", "--out", tmp_path / "on")
+    assert "--loss bce" in said
+
+
+def test_doctor_promises_nothing_about_attacks(place: Path) -> None:
+    code, shown, _ = printed("doctor", "--data", place / "data", "--model", f"own('{place}/net.py:blind')")
+    assert "robustness" not in shown
+    assert code == 0
+
+
+def test_a_scan_is_never_counted_as_a_slice(place: Path, tmp_path: Path) -> None:
+    spec, says = f"own('{place}/net.py:cube', dims=3)", "expected --unit volume or patient for a 3-D model"
+    slices = ("--unit", "slice")
+    code, _, said = attack(place / "data", spec, tmp_path / "runs", *slices)
+    assert (code, says in said, (tmp_path / "runs").exists()) == (2, True, False)
+    code, _, said = printed("evaluate", "--data", place / "data", "--model", spec, "--out", tmp_path / "e", *slices)
+    assert (code, says in said, (tmp_path / "e").exists()) == (2, True, False)
+    assert attack(place / "data", spec, tmp_path / "runs", "--no-checks")[0] == 0
+    code, _, said = printed("compare", tmp_path / "runs", *slices)
+    assert (code, says in said) == (2, True)
+    assert printed("compare", tmp_path / "runs", "--unit", "patient")[0] == 0
+
+
+def test_verify_names_the_files_of_a_model_that_changed(place: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(SOURCE)
+    words = "--save-adversarial", "all", "--no-checks"
+    assert attack(place / "data", f"own('{own}:four')", tmp_path / "runs", *words)[0] == 0
+    assert printed("verify", tmp_path / "runs")[0] == 0
+    own.write_text(SOURCE + "\n# changed")
+    code, _, said = printed("verify", tmp_path / "runs")
+    assert code == 2
+    assert f"got others; restore what changed since ({own}), or attack again" in said
+
+
+def test_headers_cannot_be_kept_of_scans_that_are_not_written(place: Path, tmp_path: Path) -> None:
+    code, _, said = attack(place / "data", f"own('{place}/net.py:four')", tmp_path / "runs", "--keep-headers")
+    assert (code, (tmp_path / "runs").exists()) == (2, False)
+    assert "expected --save-adversarial beside --keep-headers, got none" in said

@@ -58,7 +58,8 @@ def test_with_eps_reaches_the_ball_and_leaves_the_original() -> None:
     [
         ("pgdd", "did you mean pgd"),
         ("pgd(step=3)", "did you mean steps or step_size?"),
-        ("pgd(__import__('os'))", "unknown name"),
+        ("pgd(__import__('os'))", "unknown ball"),
+        ("pgd(objective=bce_los)", "unknown objective: expected one that is registered, got 'bce_los'; "),
         ("pgd(steps=2.5)", "takes a value of type int"),
         ("pgd(steps=True)", "takes a value of type int"),
         ("pgd(steps=0)", "steps >= 1"),
@@ -78,6 +79,17 @@ def test_a_wrong_spec_is_told(text: str, told: str) -> None:
     with pytest.raises(InputError) as error:
         registry.build(text, "attack")
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("monai(Bogus)", "got 'Bogus'; there is: DynUNet, SegResNet, SwinUNETR, UNETR, UNet"),
+    ("monai(Bogus(depth=3))", "got 'Bogus'; there is: DynUNet, SegResNet, SwinUNETR, UNETR, UNet"),
+    ("monai(SegResnet)", "got 'SegResnet'; did you mean SegResNet"),
+])  # fmt: skip
+def test_networks_are_told_where_one_is_wanted(text: str, told: str) -> None:
+    with pytest.raises(InputError) as error:
+        registry.build(text, "model")
+    assert f"unknown network: expected one that is registered, {told}" in str(error.value)
 
 
 def test_a_name_cannot_be_taken_twice() -> None:

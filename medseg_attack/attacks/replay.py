@@ -30,9 +30,9 @@ class _Stored:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         arrays = RunFolder(Path(self.run)).images([case.id for case in self.cases])
-        stored = torch.stack([torch.from_numpy(array) for array in arrays]).to(image.device)
+        stored = torch.stack([torch.from_numpy(array).to(torch.float64) for array in arrays]).to(image.device)
         levels = Levels.of(self.cases, image.device)
-        x = stored.to(image) if levels is None else levels.image(stored.to(torch.float64), image)
+        x = stored.to(image) if levels is None else levels.image(stored, image)
         return judged(model, self.ball, x, image, target)
 
 

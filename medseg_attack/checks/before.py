@@ -68,17 +68,24 @@ def before(model: Model, batch: Batch, attacks: Sequence[Attack] = ()) -> list[F
     with torch.no_grad():
         log_odds = model(batch.image)
     scene = Scene(model, batch, tuple(attacks), log_odds)
-    findings = [check(scene) for check in PLAIN]
+    if not torch.isfinite(log_odds).all():
+        wrong = ~torch.isfinite(log_odds).flatten(1).all(1)
+        findings = [image_range(scene), Finding("MA022", scene.names(wrong), "the output itself is NaN or infinite")]
+    else:
+        findings = [check(scene) for check in PLAIN]
+        if not getattr(model, "black_box", False):  # which has no gradient, and refuses attacks that ask for one
+            findings += _of_gradient(scene, any(found and found.code == "MA003" for found in findings))
+    return by_severity([finding for finding in findings if finding is not None])
+
+
+def _of_gradient(scene: Scene, random: bool) -> list[Finding | None]:
     gradient = slope(scene, margin)
     if gradient is None:
-        findings.append(Finding("MA002", "all cases", "the gradient of the output by the image does not exist"))
-    elif not torch.isfinite(gradient).all():
+        return [Finding("MA002", "all cases", "the gradient of the output by the image does not exist")]
+    if not torch.isfinite(gradient).all():
         wrong = ~torch.isfinite(gradient).flatten(1).all(1)
-        findings.append(Finding("MA022", scene.names(wrong), "NaN or infinity in the gradient by the image"))
-    else:
-        random = any(finding and finding.code == "MA003" for finding in findings)
-        findings += [check(scene, gradient) for check in (SLOPES[:2] if random else SLOPES)]
-    return by_severity([finding for finding in findings if finding is not None])
+        return [Finding("MA022", scene.names(wrong), "NaN or infinity in the gradient by the image")]
+    return [check(scene, gradient) for check in (SLOPES[:2] if random else SLOPES)]
 
 
 def image_range(scene: Scene) -> Finding | None:
@@ -227,8 +234,6 @@ SLOPES: tuple[Callable[[Scene, Image], Finding | None], ...] = (blocked, saturat
 
 def slope(scene: Scene, objective: Objective) -> Image | None:
     """The gradient of the objective by the image; None where there is no path."""
-    if getattr(scene.model, "black_box", False):
-        return None
     x = scene.image.detach().requires_grad_()
     log_odds = scene.model(x)
     if not log_odds.requires_grad:

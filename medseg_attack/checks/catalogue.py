@@ -131,7 +131,7 @@ FLAGS = {
         "look for masked gradients; use an attack without gradients",
     ),
     "MA022": Flag(
-        "the gradient is not finite", "invalid",
+        "the output or its gradient is not finite", "invalid",
         "find the operation that overflows: log, sqrt or division at 0",
     ),
     "MA023": Flag(

@@ -38,6 +38,7 @@ def portrait(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Findin
         "expects": _expected(model, into),
         "input": {"scan": _range(batch.image), "after its preprocessing": _range(into)},
         "output": _answer(model, scene, out),
+        **({"gradient": "none, a black box: use attacks without gradients"} if model.black_box else {}),
         "two passes agree": "yes" if asked[0] is None else asked[0].seen,
         "alone as in a batch": several if len(batch.cases) > 1 and asked[0] is None else "not asked",
         "clean Dice": _dice(model, batch, log_odds),
@@ -61,6 +62,9 @@ def _answer(model: SegModel, scene: Scene, out: Tensor) -> dict[str, str]:
     within = bool((out >= 0).all() and (out <= 1).all())
     read = {"softmax": "logits of one class per pixel", "sigmoid": "logits of each class",
             "probabilities": "probabilities"}[model.head]  # fmt: skip
+    if not torch.isfinite(out).all():
+        wrong = (~torch.isfinite(out)).float().mean().item()
+        return {"range": _range(out), "looks like": f"NaN or infinity in {wrong:.0%} of its values", "read as": read}
     looks = "probabilities" if within else "logits"
     found = probabilities(scene) if model.head != "probabilities" else None
     verdict = "; give head='probabilities'" if found is not None else ""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -96,7 +96,10 @@ def attack(
         "limit": limit, "control": control, "seed": seed,
     }  # fmt: skip
     save = _saved(save_adversarial)
+    if keep_headers and save == "none":
+        raise InputError("expected --save-adversarial beside --keep-headers, got none; add --save-adversarial all")
     benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), save, keep_headers)
+    check_unit(unit, [given.dims for given in benchmark.models])
     if plan:
         _print_plan(benchmark, json)
         return
@@ -168,6 +171,14 @@ def _canonical(name: str, *, strict: bool) -> str:
         if strict:
             raise
         return name
+
+
+def check_unit(unit: Unit, dims: Iterable[float]) -> None:
+    """Refuses slices of a model that sees whole scans, whose rows are of scans."""
+    if unit == "slice" and 3 in dims:
+        raise InputError(
+            "expected --unit volume or patient for a 3-D model, whose rows are of whole scans, got slice; choose one"
+        )
 
 
 def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bool, progress: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.attack import HEADER, EmptyRule, Unit
+from medseg_attack.cli.attack import HEADER, EmptyRule, Unit, check_unit
 from medseg_attack.cli.terminal import Json
 from medseg_attack.errors import InputError
 
@@ -83,8 +83,10 @@ def compare(
 
     rules = [parse(text) for text in fail_if or []]
     rows, old = _rows(runs, reference, allow_partial)
-    table = every = summary(rows, unit=unit, empty=empty, header=HEADER)
     both = [table for table in (rows, old) if table is not None]  # a flag of the reference counts for the gate, too
+    for one in both:
+        check_unit(unit, one["dims"].unique().tolist() if "dims" in one else ())
+    table = every = summary(rows, unit=unit, empty=empty, header=HEADER)
     flags = of_stored(Path(run) for table in both for run in table["run"].unique())
     content: dict[str, Any] = {
         "unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": [one.record() for one in flags],

@@ -68,7 +68,7 @@ def _look_at(name: str, data: Path | None, home: Path | None, device: str, json:
     else:
         for fact, value in facts.items():
             terminal.out().print(f"[bold]{fact:<20}[/] {_told(value)}", highlight=False)
-        terminal.print_flags(flags)
+        terminal.print_flags(flags, none="No flag was raised: nothing speaks against measuring this model.")
     if any(one.flag.verdict == "invalid" for one in flags):
         raise typer.Exit(FAILED)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.attack import Data, EmptyRule, Unit, opened
+from medseg_attack.cli.attack import Data, EmptyRule, Unit, check_unit, opened
 from medseg_attack.cli.terminal import Device, Home, Json, ShowProgress
 from medseg_attack.errors import InputError
 
@@ -57,6 +57,7 @@ def evaluate(
         "fold": fold, "limit": limit, "metrics": metrics or ["hd95_mm", "assd_mm", "nsd"],
     }  # fmt: skip
     benchmark = opened(None, flags, home, device, out, batch_size, (0, 1), "none")
+    check_unit(unit, [given.dims for given in benchmark.models])
     from medseg_attack.benchmark import run
 
     with terminal.progress("evaluate", benchmark.total, show=progress) as advance:
@@ -65,7 +66,8 @@ def evaluate(
     _print([folder for _, _, folder in benchmark.runs()], unit, empty, csv, json)
     terminal.say(f"results: {benchmark.out}")
     where = ["--data", str(data)] if data else []
-    terminal.next_step(terminal.shell(["attack", *where, "--model", model, "--loss", "bce", "--eps", "4/255"]))
+    how = ["--attack", "square"] if benchmark.models[0].black_box else ["--loss", "bce"]
+    terminal.next_step(terminal.shell(["attack", *where, "--model", model, *how, "--eps", "4/255"]))
 
 
 def _stored(images: Path) -> list[Path]:

@@ -60,10 +60,12 @@ def next_step(command: str) -> None:
     say(f"Next: {command}")
 
 
-def print_flags(findings: "Sequence[Finding]") -> None:
+def print_flags(
+    findings: "Sequence[Finding]", none: str = "No flag was raised; that does not prove robustness."
+) -> None:
     """What is doubtful about the numbers above, on stdout; docs/flags.md explains the codes."""
     if not findings:
-        out().print("No flag was raised; that does not prove robustness.\n")
+        out().print(f"{none}\n")
         return
     for one in findings:
         text = f"{one.code} {one.flag.verdict} - {one.about}: {one.flag.title} ({one.seen}); {one.flag.todo}"

@@ -62,9 +62,19 @@ def _mismatches(folder: Path, device: str) -> list[Any]:
     models = [given(name, data.task) for name in study["models"]]
     same = [model for model in models if model.weights == config["weights"]]
     if not same:
-        raise InputError(
-            f"expected the weights of {folder} among {study['models']}, got others; restore the checkpoint"
-        )
+        raise InputError(f"expected the model of {folder} among {study['models']}, got others; {_restore(study)}")
     model = same[0].load(data.task, where)
     with frozen(model), deterministic(where):
         return list(verified(folder, data, model, where))
+
+
+def _restore(study: Any) -> str:
+    """What may have changed since the run: a checkpoint, or any file that a spec names."""
+    from medseg_attack.models.checkpoints import CARD
+    from medseg_attack.models.given import files_of
+
+    specs = [name for name in study["models"] if not (Path(name) / CARD).is_file()]
+    files = [str(path) for name in specs for path in files_of(name)]
+    if not files:
+        return "restore the checkpoint"
+    return f"restore what changed since ({', '.join(dict.fromkeys(files))}), or attack again into another --out"

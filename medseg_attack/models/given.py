@@ -1,17 +1,21 @@
 """A model as the command line names it: the folder of a checkpoint, or a spec that brings its own weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medseg_attack.errors import InputError, NotFiniteError
 from medseg_attack.files import digest
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import build, call, spec
 from medseg_attack.types import Task
+
+PATHS = ("net", "weights", "folder")  # options of models; other texts may happen to be the name of a folder, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,19 @@ class Given:
         """2: its cases are slices; 3: scans."""
         return int(self.card.get("dims", 2))
 
+    @property
+    def black_box(self) -> bool:
+        """Whether it has no gradients, because it runs outside of torch."""
+        return bool(self.card.get("black_box", False))
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """A scope in which it is told by name that its answer is not finite."""
+        try:
+            yield
+        except NotFiniteError as error:
+            raise InputError(f"{self.name}: {error}") from error
+
     def load(self, task: Task, device: torch.device | str) -> SegModel:
         """The model in eval mode.
 
@@ -65,6 +82,7 @@ def given(name: str, task: Task) -> Given:
         "label": name,
         "spec": name,
         "dims": model.dims,
+        "black_box": model.black_box,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": digest([checkpoints.fingerprint(model), _contents(name)]),
     }
@@ -79,20 +97,35 @@ def _built(name: str, task: Task) -> SegModel:
     return model
 
 
+def files_of(name: str) -> list[Path]:
+    """The files and folders that a spec names."""
+    _, options = call(name, "model")
+    return [found[0] for found in map(_place, options, options.values()) if found]
+
+
 def _contents(name: str) -> dict[str, Any]:
     """A spec with the files that it names replaced by what is in them, so that it may be moved but not changed."""
     owner, options = call(name, "model")
-    return {"model": owner} | {
-        field: _content(value) if isinstance(value, str) else spec(value) for field, value in options.items()
-    }
+    return {"model": owner} | {field: _content(field, value) for field, value in options.items()}
 
 
-def _content(text: str) -> str:
-    place, colon, name = text.rpartition(":")
-    path = Path(place if colon else text)
+def _content(field: str, value: Any) -> str:
+    found = _place(field, value)
+    if found is None:
+        return value if isinstance(value, str) else spec(value)
+    path, rest = found
     if path.is_file():
-        return checkpoints.sha256_of(path) + colon + (name if colon else "")
-    if path.is_dir():  # what stands beside the weights, which the fingerprint covers
-        described = [file for kind in ("*.json", "*.yaml", "*.yml") for file in path.rglob(kind)]
-        return digest(sorted([file.relative_to(path).as_posix(), checkpoints.sha256_of(file)] for file in described))
-    return text
+        return checkpoints.sha256_of(path) + rest
+    # what stands beside the weights, which the fingerprint covers
+    described = [file for kind in ("*.json", "*.yaml", "*.yml") for file in path.rglob(kind)]
+    return digest(sorted([file.relative_to(path).as_posix(), checkpoints.sha256_of(file)] for file in described))
+
+
+def _place(field: str, value: Any) -> tuple[Path, str] | None:
+    """Where an option that is a path leads, and what follows it: the ':factory' of a Python file."""
+    if field not in PATHS or not value or not isinstance(value, str):
+        return None
+    if Path(value).exists():
+        return Path(value), ""
+    file, colon, factory = value.rpartition(":")
+    return (Path(file), colon + factory) if Path(file).is_file() else None

@@ -183,5 +183,7 @@ def seen_through(
 ) -> nn.Module:
     """`net` behind sliding windows, mirrored copies, both or neither."""
     if window:
+        if len(window) != dims:
+            raise InputError(f"expected window of {dims} sides for dims={dims}, got {window}; change one of them")
         return Sliding(net, window, overlap=overlap, importance=importance, mirror=mirror)
     return Mirrored(net, mirror, dims) if mirror else net

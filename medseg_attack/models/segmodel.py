@@ -76,6 +76,8 @@ class SegModel(nn.Module):
         dims: int = 2,
     ) -> None:
         super().__init__()
+        if size and len(size) != dims:
+            raise InputError(f"expected size of {dims} sides for dims={dims}, got {size}; change one of them")
         self.net = net
         self.task = task
         self.normalise = normalise or nn.Identity()
