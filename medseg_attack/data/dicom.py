@@ -73,12 +73,21 @@ class Series:
 
     @property
     def scales(self) -> tuple[tuple[float, float], ...]:
-        """Slope and intercept of each slice; MONOCHROME1, whose least value is white, is turned round."""
+        """Slope and intercept of each slice, turned round where `inverted`."""
         found = ((frame.slope, frame.inter) for frame in self.frames)
-        if self.pixels.photometric != "MONOCHROME1":
+        if not self.inverted:
             return tuple(found)
         ends = sum(self.pixels.limits)
         return tuple((-slope, slope * ends + inter) for slope, inter in found)
+
+    @property
+    def inverted(self) -> bool:
+        """Whether the least value is white (MONOCHROME1) and there is no unit that says what it measures.
+
+        MONOCHROME1 is about display alone (PS3.3 C.7.6.3.1.2): Hounsfield units and whatever else has a unit stay.
+        """
+        measured = self.images.modality == "CT" or any(frame.unit for frame in self.frames)
+        return self.pixels.photometric == "MONOCHROME1" and not measured
 
     @property
     def padding(self) -> tuple[int, int] | None:

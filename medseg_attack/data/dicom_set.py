@@ -86,6 +86,7 @@ class Dicom:
             for uid, one in found.images.items() if uid not in owned
         ]  # fmt: skip
         all_series = {uid: series_of(found.images[uid]) for uid in owned}
+        notes += [_displayed(one, root) for one in all_series.values() if one.pixels.photometric == "MONOCHROME1"]
         picked = self._picked(owned, found, root)
         for uid, of in picked.items():
             notes += _off_slices(of, all_series[uid]) + _uncovered(of, all_series[uid])
@@ -242,6 +243,12 @@ def _off_slices(picked: Picked, series: Series) -> list[str]:
         if n:
             notes.append(f"{plural(n, 'contour')} of {label.name} in {label.file.path.name} ignored: on no slice")
     return notes
+
+
+def _displayed(series: Series, root: Path) -> str:
+    """A note on a series whose least value is shown white."""
+    done = "have no unit and are turned round" if series.inverted else "have a unit and stay as they are"
+    return f"{_place(series.images, root)} is shown inverted (MONOCHROME1): its values {done}"
 
 
 def _uncovered(picked: Picked, series: Series) -> list[str]:

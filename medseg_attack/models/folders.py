@@ -77,7 +77,7 @@ def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     dims = definition.get("spatial_dims") or sides
     if sides not in (0, dims):
         raise InputError(
-            f"expected roi_size of {dims} sides in {config}, as spatial_dims of its network says, got {sides}; repair it"
+            f"expected roi_size of {dims} sides in {config}, which its network is of, got {sides}; repair it"
         )
     told = {"axes": "xyz", "window": window, "dims": dims}
     return net, {name: value for name, value in told.items() if value}
