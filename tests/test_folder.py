@@ -188,6 +188,21 @@ def test_smoothed_and_jpeg_masks_need_a_threshold(tmp_path: Path) -> None:
     assert (got != disc()).mean() < 0.05
 
 
+def test_a_threshold_above_all_masks_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", marks=lambda _: disc().astype(np.uint8))
+    said = refused(root, "--threshold", 128)
+    assert "expected foreground in at least one mask" in said
+    assert "got none from 128 on" in said
+    assert prepared(root, "--threshold", 1).notes == open_source("folder(threshold=1.0)", root).notes
+
+
+def test_a_class_that_no_mask_shows_is_noted(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", marks=lambda _: disc().astype(np.uint8))
+    words = ("prepare", root, "--format", "folder", "--labels", "disc=1,cup=2", "--out", tmp_path / "out")
+    assert "note: no scan has cup" in medattack(*words).stderr
+    assert any("no scan has cup" in note for note in open_prepared(tmp_path / "out").notes)
+
+
 def test_the_data_set_s_own_split_is_kept(tmp_path: Path) -> None:
     for part, names in (("Train", ("a1", "a2", "b1", "c1")), ("Test", ("a1", "d2"))):
         for name in names:

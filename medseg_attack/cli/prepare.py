@@ -44,7 +44,12 @@ Labels = Annotated[
     ),
 ]
 Threshold = Annotated[
-    float, typer.Option("--threshold", help="Of folder: masks' grey levels from here on are the class. [default: none]")
+    float,
+    typer.Option(
+        "--threshold",
+        help="Of folder: masks' grey levels from here on are the class; of dicom: fractions of FRACTIONAL segments. "
+        "[default: none; of dicom 0.5]",
+    ),
 ]
 Patient = Annotated[
     str, typer.Option("--patient", help="Of folder: regular expression that finds the patient in a file's name.")
@@ -96,6 +101,8 @@ def prepare(
     for note in found.notes:
         say(f"note: {note}")
     prepared = _run(found, where, options, progress)
+    for note in prepared.notes[len(found.notes) :]:
+        say(f"note: {note}")
     if json:
         print_json({"data": str(where), "fingerprint": prepared.fingerprint, **prepared.summary})
     else:
