@@ -53,7 +53,8 @@ class Dicom:
         masks: pattern of the paths of label files, such as `*/reader1/*.dcm` or `*_seg.nii.gz`.
         threshold: of FRACTIONAL segments, in (0, 1].
         exclusive: one class per voxel, for a softmax network; labels that overlap are then refused.
-        patients: `id`, or `folder` to tell patients apart by the folders of SOURCE, where ids were wiped.
+        patients: `id`, or `folder` to tell patients apart by the folders of SOURCE, where ids were wiped; either is
+            called by a hash.
     """
 
     labels: str = ""
@@ -157,13 +158,18 @@ class Dicom:
         return picked
 
     def _groups(self, found: Index, root: Path) -> dict[str, str]:
-        """Series UID -> patient: a hash that tells nothing without the source, or the folder."""
-        if self.patients == "folder":
-            return {uid: one.frames[0].path.relative_to(root).parts[0] for uid, one in found.images.items()}
+        """Series UID -> patient: a hash that tells nothing without the source."""
+        by_folder = self.patients == "folder"
+        own = {
+            uid: one.frames[0].path.relative_to(root).parts[0] if by_folder else one.patient
+            for uid, one in found.images.items()
+        }
         studies: dict[str, str] = {}
-        for one in found.images.values():  # ids are short and could be guessed from their hash, studies' UIDs are not
-            studies[one.patient] = min(studies.get(one.patient, one.study), one.study)
-        return {uid: f"p{_hash(studies[one.patient] or one.patient)}" for uid, one in found.images.items()}
+        for uid, one in found.images.items():  # names are short and could be guessed from their hash, UIDs are not
+            studies[own[uid]] = min(studies.get(own[uid], one.study), one.study)
+        # folders may share a study, whose UID was then wiped as the ids were
+        return {uid: f"p{_hash(studies[name] + name if by_folder else studies[name] or name)}"
+                for uid, name in own.items()}  # fmt: skip
 
 
 def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: float, root: Path) -> Scan:
