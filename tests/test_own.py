@@ -492,6 +492,8 @@ def respelled(spec: str) -> str:
 @pytest.mark.parametrize(("spec", "says"), [
     ("monai(dims=4)", "expected dims=2 or dims=3"),
     ("monai(SegResNet, window=(30, 30, 30))", "expected window of 3 sides that are multiples of 8 for SegResNet"),
+    ("monai(SwinUNETR, window=(32, 32, 32))", "expected window with a side above 32 for SwinUNETR"),
+    ("monai(UNet, dims=2, size=(8, 8))", "expected size with a side above 8 for UNet"),
     ("monai(SegResNet, window=(32, 32))", "expected window of 3 sides"),
     ("monai(UNETR)", "expected the grid of UNETR"),
     ("monai(UNet(channels=()))", "expected a network that MONAI can build"),
