@@ -1,6 +1,7 @@
 """Folders of pictures: which mask is whose, what its pixels mean, whose patient it is, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,7 +275,19 @@ def test_masks_that_hold_more_than_they_say_are_refused(tmp_path: Path) -> None:
     said = refused(write(tmp_path / "smooth", marks=lambda _: smooth()))
     assert "expected one value beside 0 in the masks" in said
     assert "--threshold 128" in said
-    assert "JPEG" in refused(write(tmp_path / "jpeg", mask="{}.jpg"))
+    jpeg = write(tmp_path / "jpeg", mask="{}.jpg")
+    for words in ((), ("--labels", "disc=255")):
+        said = refused(jpeg, *words)
+        assert "got the JPEG" in said
+        assert "--labels 'polyp=*'" in said
+        assert "values as --labels" not in said
+    prepared(jpeg, "--threshold", 128, "--labels", "polyp=*")
+    shutil.rmtree(tmp_path / "out")
+    rings = disc(5).astype(np.uint8) + disc(3)
+    colours = np.array([[0, 0, 0], [0, 255, 0], [255, 0, 0]], np.uint8)[rings]
+    said = refused(write(tmp_path / "colours", marks=lambda _: colours))
+    assert "got 2 from #00ff00 to #ff0000" in said
+    assert "--labels 'disc=#00ff00,cup=#ff0000'" in said
     root = write(tmp_path / "two", marks=lambda number: disc().astype(np.uint8) * (1 + number % 2))
     assert "got 2 from 1 to 2" in refused(root)
     assert "got 1 other (2)" in refused(root, "--labels", "lv=1")
