@@ -157,7 +157,7 @@ def test_a_file_per_class_may_overlap(tmp_path: Path, folders: bool) -> None:
     assert np.array_equal(scans(root)["p0"], 2 * disc(5) + disc(3))
     assert np.array_equal(scans(root)["p2"], 2 * disc(5))  # no file: the class is absent
     assert np.array_equal(scans(root, labels="head=disc")["p0"], disc(5))
-    with pytest.raises(InputError, match="expected a label fovea"):
+    with pytest.raises(InputError, match=r"expected a label fovea.*; choose among them with --labels CLASS=NAME$"):
         open_source("folder", root, {"labels": "fovea=fovea"})
 
 
@@ -293,7 +293,9 @@ def test_masks_that_hold_more_than_they_say_are_refused(tmp_path: Path) -> None:
     assert "got 1 other (2)" in refused(root, "--labels", "lv=1")
     assert "got values; write --labels as 'disc=128'" in refused(root, "--labels", "lv=#ff0000")
     assert "expected values or colours" in refused(root, "--labels", "a=1,b=#ff0000")
-    assert "expected each value once" in refused(root, "--labels", "a=1,b=1")
+    said = refused(root, "--labels", "a=1|2,b=2")
+    assert "expected each value once" in said
+    assert "masks of its own, as masks/disc/" in said
     assert "write 'disc=128,cup=255'" in refused(root, "--labels", "a=one")
     assert "--threshold: expected one class" in refused(root, "--labels", "a=1,b=2", "--threshold", 9)
     assert "a class beside the background" in refused(root, "--labels", "background=1")
@@ -316,6 +318,13 @@ def test_no_pairs_at_all_are_refused(tmp_path: Path) -> None:
         path.unlink()
     (root / "masks").rmdir()
     assert "expected masks in the folder" in refused(root)
+
+
+def test_a_picture_that_is_there_no_more(tmp_path: Path) -> None:
+    scan = open_source("folder", write(tmp_path / "set")).scans[0]
+    scan.path.unlink()
+    with pytest.raises(InputError, match=r"expected a picture at .*p0\.png, got no file; put it back"):
+        scan.read()
 
 
 def test_names_that_are_not_clear_are_refused(tmp_path: Path) -> None:

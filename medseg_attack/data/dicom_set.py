@@ -32,6 +32,7 @@ class Label:
     name: str
 
 
+_CHOOSE = "choose among them with --labels CLASS=NAME, or name the other series, one by one, with --series"
 Picked = Mapping[str, tuple[Label, ...]]  # by class
 
 
@@ -144,8 +145,9 @@ class Dicom:
             where = ", ".join(str(file.path) for file in files)
             pool = [Label(file, number, name) for file in files for number, name in file.names]
             names = tuple(dict.fromkeys(label.name for label in pool))
-            chosen = matching(choice(self.labels), names, where) if self.labels else {name: (name,) for name in names}
-            picked[uid] = {cls: _labels(pool, hits, where) for cls, hits in chosen.items()}
+            chosen = matching(choice(self.labels), names, where, _CHOOSE) if self.labels else {n: (n,) for n in names}
+            told = f"the series {uid} in {_place(found.images[uid], root)}"
+            picked[uid] = {cls: _labels(pool, hits, told) for cls, hits in chosen.items()}
         first_uid, first = next(iter(picked.items()))
         for uid, of in picked.items():
             if set(of) != set(first) or not of:
@@ -220,14 +222,13 @@ def _mask(parts: Sequence[Label], series: Series, threshold: float) -> Array:
     return result
 
 
-def _labels(pool: Sequence[Label], names: Sequence[str], where: str) -> tuple[Label, ...]:
+def _labels(pool: Sequence[Label], names: Sequence[str], series: str) -> tuple[Label, ...]:
     hits = tuple(label for label in pool if label.name in names)
     files = {(label.name, label.file.path) for label in hits}
     twice = [name for name, n in Counter(name for name, _ in files).items() if n > 1]
     if twice:
-        raise InputError(
-            f"expected one file with {twice[0]!r} for a series, got {where}; choose with dicom(masks='...')"
-        )
+        got = ", ".join(str(path) for name, path in sorted(files) if name == twice[0])
+        raise InputError(f"expected one file with {twice[0]!r} for {series}, got {got}; choose with dicom(masks='...')")
     return hits
 
 

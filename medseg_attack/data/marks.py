@@ -117,7 +117,10 @@ def of_values(wanted: Choice, threshold: float, masks: Sequence[Path]) -> Marks:
         cls: frozenset(_value(pattern) for pattern in patterns) for cls, patterns in wanted.items()
     }
     if len({value for each in values.values() for value in each}) < sum(map(len, values.values())):
-        raise InputError(f"--labels: expected each value once, got {dict(wanted)} (0 is background); change them")
+        raise InputError(
+            f"--labels: expected each value once, got {dict(wanted)} (0 is background); for classes "
+            "within one another give each masks of its own, as masks/disc/ and masks/cup/"
+        )
     classes = tuple(names) if len(names) == 1 else (BACKGROUND, *names)
     return Marks(classes, len(names) > 1, values, colours)
 
