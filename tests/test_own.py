@@ -5,12 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from medseg_attack.data.nifti import layout, read_nifti
 from medseg_attack.errors import InputError
+from medseg_attack.models.axes import turned
 from medseg_attack.models.given import given
 from medseg_attack.models.segmodel import SegModel, frozen, softmax_log_odds
 from medseg_attack.registry import build
@@ -212,6 +216,38 @@ def test_a_network_is_shown_the_axes_that_it_was_trained_on(place: Path) -> None
     leaf = there.clone().requires_grad_()
     (known,) = torch.autograd.grad(plain(leaf).square().sum(), leaf)
     torch.testing.assert_close(found, known.permute(0, 1, 4, 3, 2).flip(3, 4))
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPS", "SRA"])
+def test_axes_of_an_axial_scan_are_those_of_monai_s_orientation(tmp_path: Path, codes: str) -> None:
+    """-x-yz of slices, rows, columns as prepared is what Orientation("RAS") makes of the file."""
+    from monai.transforms import LoadImage, Orientation
+
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt(("R", "A", "S")), nibabel.orientations.axcodes2ornt(tuple(codes))
+    )
+    values = torch.rand(6, 5, 4, generator=torch.Generator().manual_seed(0)).numpy()
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values, np.diag((1.0, 1.0, 3.0, 1.0))).as_reoriented(turn), path)
+    volume = read_nifti(path)
+    prepared = layout(volume, path)[0].from_file(volume.stored)
+    shown: list[Tensor] = []
+    net = turned(Answering(shown), "-x-yz", 3)
+    net(torch.from_numpy(prepared.copy())[None, None])
+    known = Orientation(axcodes="RAS", labels=None)(LoadImage(image_only=True, ensure_channel_first=True)(path))
+    assert torch.equal(shown[0][0], known.as_tensor())
+
+
+class Answering(nn.Module):
+    """Answers what it is shown, and keeps it."""
+
+    def __init__(self, shown: list[Tensor]) -> None:
+        super().__init__()
+        self.shown = shown
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shown.append(x)
+        return x
 
 
 @pytest.mark.parametrize("axes", ["xy", "xxz", "abc", "x y z", "--xyz"])

@@ -20,7 +20,8 @@ Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help="phantom, uw_madison, acdc, decathlon, folder or dicom; options as in \"uw_madison(drop='author')\".",
+        help='phantom, uw_madison, acdc, decathlon, folder or dicom; options as in "dicom(exclusive=True)", '
+        '"dicom(patients=\'folder\')", "folder(spacing_mm=(0.5, 0.5))"; all: medattack ls datasets.',
     ),
 ]
 Out = Annotated[
@@ -39,8 +40,8 @@ Labels = Annotated[
     str,
     typer.Option(
         "--labels",
-        help="Classes and what they are made of: of folder values, colours or files, 'disc=128|255'; of dicom "
-        "segments, 'liver=Liver,kidney=Kidney*'.",
+        help="Classes and what they are made of: of folder values, colours or files, 'disc=128|255' (each value once: "
+        "a cup in its disc has a file of its own); of dicom segments, 'liver=Liver,kidney=Kidney*'.",
     ),
 ]
 Threshold = Annotated[
@@ -56,7 +57,11 @@ Patient = Annotated[
 ]
 SeriesUIDs = Annotated[
     list[str] | None,
-    typer.Option("--series", help="Of dicom: UID of a series to take; may be repeated.", show_default=False),
+    typer.Option(
+        "--series",
+        help="Of dicom: UID of a series to take; repeat it for each but those to leave out.",
+        show_default=False,
+    ),
 ]
 Folds = Annotated[int, typer.Option("--folds", help="For cross-validation, by patient.")]
 TestFraction = Annotated[

@@ -199,7 +199,7 @@ def _check_places(images: Images, frames: Sequence[Frame], along: NDArray[np.flo
         if mm < 1e-3 or mm < NEAR * usual:
             both = " and ".join(f"{frame.path.name} (frame {frame.number})" for frame in (one, other))
             raise _wrong(images, f"one image at each position, got {both} at {one.position}",
-                         "take copies away, or export one time point, echo or b-value as a series of its own")  # fmt: skip
+                         "take copies away, or export each time point, echo or b-value as its own series")  # fmt: skip
     for (one, other), mm in zip(pairwise(frames), apart, strict=True):
         n = round(mm / usual)
         if n > 1 and abs(mm / usual - n) <= n * _UNEVEN:
