@@ -21,6 +21,11 @@ class NotFiniteError(InputError):
     """A network answered NaN or infinity."""
 
 
+def absent(what: str, path: Path) -> InputError:
+    """Of a file that was found once and is there no more."""
+    return InputError(f"expected {what} at {path}, got no file; put it back, or prepare the data again")
+
+
 def plural(n: SupportsInt, thing: str) -> str:
     """A number of things in words.
 

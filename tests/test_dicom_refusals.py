@@ -20,6 +20,7 @@ from medseg_attack.cli import app
 from medseg_attack.data import dicom_decoders
 from medseg_attack.data.dicom_decoders import check_decodable, matrix
 from medseg_attack.data.dicom_files import read_whole
+from medseg_attack.data.source import open_source
 from medseg_attack.errors import InputError
 
 
@@ -87,7 +88,9 @@ def test_mixed_orientations(root: Path) -> None:
 
 def test_two_images_in_one_place(root: Path) -> None:
     edit(first(root), lambda image: setattr(image, "ImagePositionPatient", [-20, -30, -50]))
-    assert "one image at each position, got IM002 (frame 0) and IM003 (frame 0) at (" in refused(root)
+    said = refused(root)
+    assert "one image at each position, got IM002 (frame 0) and IM003 (frame 0) at (" in said
+    assert "; take copies away, or export" in said
 
 
 @pytest.mark.parametrize("name", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
@@ -210,7 +213,7 @@ def test_labels_of_one_name_in_two_files(root: Path) -> None:
     images = [root / "pat1" / "CT" / f"IM00{n}" for n in (3, 2, 1)]
     write_seg(root / "pat1" / "labels" / "reader2.dcm", images, box(3, 1, 3, 1, 3), ["Liver"])
     said = refused(root)
-    assert "expected one file with 'Liver' for a series" in said
+    assert f"expected one file with 'Liver' for the series {uid('P1', 'ct')} in pat1/CT" in said
     code, *_ = run("prepare", root, "--format", "dicom(masks='r*.dcm')", "--out", root.parent / "other")
     assert code == 2  # pat2 has none of that name, and one patient is not enough
     assert "labels='" not in said
@@ -221,6 +224,18 @@ def test_other_labels_from_series_to_series(root: Path) -> None:
     said = refused(root)
     assert "the same labels for all series, got" in said
     assert "Liver in" in said
+
+
+def test_a_label_that_a_series_has_not(root: Path) -> None:
+    said = refused(root, "--labels", "spleen=Spleen")
+    assert "or name the other series, one by one, with --series" in said
+
+
+def test_a_file_that_is_there_no_more(root: Path) -> None:
+    scan = open_source("dicom", root).scans[0]
+    scan.sources[0].rename(root / "away")
+    with pytest.raises(InputError, match=r"expected a DICOM file at .*, got no file; put it back"):
+        scan.read()
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

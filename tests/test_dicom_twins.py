@@ -107,6 +107,19 @@ def test_headers_are_kept_when_asked_for(tmp_path: Path) -> None:
     medattack("verify", run)
 
 
+@pytest.mark.parametrize(("modality", "sign"), [("CT", 1), ("MR", -1)])
+def test_twins_of_monochrome1_are_inside_the_budget(tmp_path: Path, modality: str, sign: int) -> None:
+    options = {"modality": modality, "PhotometricInterpretation": "MONOCHROME1"}
+    run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3, **options))
+    data = open_prepared(tmp_path / "data")
+    assert {record["slope"] for record in data.records.values()} == {sign}
+    for pair in twins(run, tmp_path / "scans"):
+        before, after = map(pydicom.dcmread, pair)
+        assert after.PhotometricInterpretation == "MONOCHROME1"
+        assert 0 < np.abs(after.pixel_array.astype(int) - before.pixel_array).max() <= EPS
+    medattack("verify", run)
+
+
 def test_verify_passes_and_finds_one_grey_value_too_many(tmp_path: Path) -> None:
     run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3))
     found = json.loads(medattack("verify", run, "--json").stdout)

@@ -1,6 +1,7 @@
 """Folders of pictures: which mask is whose, what its pixels mean, whose patient it is, and what is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def test_a_file_per_class_may_overlap(tmp_path: Path, folders: bool) -> None:
     assert np.array_equal(scans(root)["p0"], 2 * disc(5) + disc(3))
     assert np.array_equal(scans(root)["p2"], 2 * disc(5))  # no file: the class is absent
     assert np.array_equal(scans(root, labels="head=disc")["p0"], disc(5))
-    with pytest.raises(InputError, match="expected a label fovea"):
+    with pytest.raises(InputError, match=r"expected a label fovea.*; choose among them with --labels CLASS=NAME$"):
         open_source("folder", root, {"labels": "fovea=fovea"})
 
 
@@ -186,6 +187,21 @@ def test_smoothed_and_jpeg_masks_need_a_threshold(tmp_path: Path) -> None:
     jpeg = write(tmp_path / "jpeg", mask="{}.jpg")
     got = scans(jpeg, threshold=128.0)["p0"]
     assert (got != disc()).mean() < 0.05
+
+
+def test_a_threshold_above_all_masks_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", marks=lambda _: disc().astype(np.uint8))
+    said = refused(root, "--threshold", 128)
+    assert "expected foreground in at least one mask" in said
+    assert "got none from 128 on" in said
+    assert prepared(root, "--threshold", 1).notes == open_source("folder(threshold=1.0)", root).notes
+
+
+def test_a_class_that_no_mask_shows_is_noted(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", marks=lambda _: disc().astype(np.uint8))
+    words = ("prepare", root, "--format", "folder", "--labels", "disc=1,cup=2", "--out", tmp_path / "out")
+    assert "note: no scan has cup" in medattack(*words).stderr
+    assert any("no scan has cup" in note for note in open_prepared(tmp_path / "out").notes)
 
 
 def test_the_data_set_s_own_split_is_kept(tmp_path: Path) -> None:
@@ -259,13 +275,27 @@ def test_masks_that_hold_more_than_they_say_are_refused(tmp_path: Path) -> None:
     said = refused(write(tmp_path / "smooth", marks=lambda _: smooth()))
     assert "expected one value beside 0 in the masks" in said
     assert "--threshold 128" in said
-    assert "JPEG" in refused(write(tmp_path / "jpeg", mask="{}.jpg"))
+    jpeg = write(tmp_path / "jpeg", mask="{}.jpg")
+    for words in ((), ("--labels", "disc=255")):
+        said = refused(jpeg, *words)
+        assert "got the JPEG" in said
+        assert "--labels 'polyp=*'" in said
+        assert "values as --labels" not in said
+    prepared(jpeg, "--threshold", 128, "--labels", "polyp=*")
+    shutil.rmtree(tmp_path / "out")
+    rings = disc(5).astype(np.uint8) + disc(3)
+    colours = np.array([[0, 0, 0], [0, 255, 0], [255, 0, 0]], np.uint8)[rings]
+    said = refused(write(tmp_path / "colours", marks=lambda _: colours))
+    assert "got 2 from #00ff00 to #ff0000" in said
+    assert "--labels 'disc=#00ff00,cup=#ff0000'" in said
     root = write(tmp_path / "two", marks=lambda number: disc().astype(np.uint8) * (1 + number % 2))
     assert "got 2 from 1 to 2" in refused(root)
     assert "got 1 other (2)" in refused(root, "--labels", "lv=1")
     assert "got values; write --labels as 'disc=128'" in refused(root, "--labels", "lv=#ff0000")
     assert "expected values or colours" in refused(root, "--labels", "a=1,b=#ff0000")
-    assert "expected each value once" in refused(root, "--labels", "a=1,b=1")
+    said = refused(root, "--labels", "a=1|2,b=2")
+    assert "expected each value once" in said
+    assert "masks of its own, as masks/disc/" in said
     assert "write 'disc=128,cup=255'" in refused(root, "--labels", "a=one")
     assert "--threshold: expected one class" in refused(root, "--labels", "a=1,b=2", "--threshold", 9)
     assert "a class beside the background" in refused(root, "--labels", "background=1")
@@ -288,6 +318,13 @@ def test_no_pairs_at_all_are_refused(tmp_path: Path) -> None:
         path.unlink()
     (root / "masks").rmdir()
     assert "expected masks in the folder" in refused(root)
+
+
+def test_a_picture_that_is_there_no_more(tmp_path: Path) -> None:
+    scan = open_source("folder", write(tmp_path / "set")).scans[0]
+    scan.path.unlink()
+    with pytest.raises(InputError, match=r"expected a picture at .*p0\.png, got no file; put it back"):
+        scan.read()
 
 
 def test_names_that_are_not_clear_are_refused(tmp_path: Path) -> None:

@@ -5,14 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from medseg_attack.data.nifti import layout, read_nifti
 from medseg_attack.errors import InputError
+from medseg_attack.models.axes import turned
 from medseg_attack.models.given import given
-from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.models.segmodel import SegModel, frozen, softmax_log_odds
 from medseg_attack.registry import build
 from medseg_attack.types import Task
 
@@ -173,13 +177,83 @@ def test_a_monai_bundle_brings_its_window(place: Path) -> None:
     from monai.networks.nets.unet import UNet
 
     bundle(place, UNET)
-    model, x = made("own('bundle')"), image(1, 1, 10, 8, 9)
+    model, x = made("own('bundle')"), image(1, 1, 10, 9, 8)  # slices, rows, columns
     assert (model.dims, model.window) == (3, (8, 8, 8))
     net = UNet(3, 1, 3, (4, 8), (2,)).eval()
     net.load_state_dict(torch.load(place / "bundle" / "models" / "model.pt", weights_only=True))
     with torch.no_grad():
-        known = sliding_window_inference(x, (8, 8, 8), 1, net, overlap=0.5, mode="gaussian")
-        torch.testing.assert_close(model(x).softmax(1).argmax(1), known.argmax(1))
+        known = sliding_window_inference(x.permute(0, 1, 4, 3, 2), (8, 8, 8), 1, net, overlap=0.5, mode="gaussian")
+        torch.testing.assert_close(model(x), softmax_log_odds(known.permute(0, 1, 4, 3, 2)))
+
+
+def test_a_bundle_s_window_is_in_the_order_of_monai(place: Path) -> None:
+    """roi_size is of x, y, z: the network sees windows of that shape, and a thin one lies along the slices."""
+    bundle(place, UNET, [16, 12, 8])
+    model, seen = made("own('bundle')"), []
+    assert model.window == (8, 12, 16)
+    net = next(one for one in model.modules() if type(one).__name__ == "UNet")
+    net.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[2:])))
+    with torch.no_grad():
+        model(image(1, 1, 10, 12, 16))
+    assert set(seen) == {(16, 12, 8)}
+    assert made("own('bundle', axes='zyx', window=(8, 8, 16))").window == (8, 8, 16)
+    config = place / "bundle" / "configs" / "inference.json"
+    config.write_text(config.read_text().replace("[16, 12, 8]", "[16, 12]"))
+    with pytest.raises(InputError, match="expected roi_size of 3 sides"):
+        made("own('bundle')")
+
+
+def test_a_network_is_shown_the_axes_that_it_was_trained_on(place: Path) -> None:
+    save_file(network("Cube").state_dict(), place / "cube.safetensors")
+    plain = made("own('net.py:cube', dims=3, window=(4, 4, 4), weights='cube.safetensors')")
+    other = made("own('net.py:cube', dims=3, window=(4, 4, 4), weights='cube.safetensors', axes='-x-yz')")
+    x = image(1, 1, 4, 6, 5)
+    there = x.flip(3, 4).permute(0, 1, 4, 3, 2)
+    torch.testing.assert_close(other(x), plain(there).permute(0, 1, 4, 3, 2).flip(3, 4))
+    assert not torch.allclose(other(x), plain(x))
+    leaf = x.clone().requires_grad_()
+    (found,) = torch.autograd.grad(other(leaf).square().sum(), leaf)
+    leaf = there.clone().requires_grad_()
+    (known,) = torch.autograd.grad(plain(leaf).square().sum(), leaf)
+    torch.testing.assert_close(found, known.permute(0, 1, 4, 3, 2).flip(3, 4))
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LAS", "LPS", "SRA"])
+def test_axes_of_an_axial_scan_are_those_of_monai_s_orientation(tmp_path: Path, codes: str) -> None:
+    """-x-yz of slices, rows, columns as prepared is what Orientation("RAS") makes of the file."""
+    from monai.transforms import LoadImage, Orientation
+
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt(("R", "A", "S")), nibabel.orientations.axcodes2ornt(tuple(codes))
+    )
+    values = torch.rand(6, 5, 4, generator=torch.Generator().manual_seed(0)).numpy()
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values, np.diag((1.0, 1.0, 3.0, 1.0))).as_reoriented(turn), path)
+    volume = read_nifti(path)
+    prepared = layout(volume, path)[0].from_file(volume.stored)
+    shown: list[Tensor] = []
+    net = turned(Answering(shown), "-x-yz", 3)
+    net(torch.from_numpy(prepared.copy())[None, None])
+    known = Orientation(axcodes="RAS", labels=None)(LoadImage(image_only=True, ensure_channel_first=True)(path))
+    assert torch.equal(shown[0][0], known.as_tensor())
+
+
+class Answering(nn.Module):
+    """Answers what it is shown, and keeps it."""
+
+    def __init__(self, shown: list[Tensor]) -> None:
+        super().__init__()
+        self.shown = shown
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shown.append(x)
+        return x
+
+
+@pytest.mark.parametrize("axes", ["xy", "xxz", "abc", "x y z", "--xyz"])
+def test_axes_are_each_named_once(place: Path, axes: str) -> None:
+    with pytest.raises(InputError, match="expected axes of each of z, y, x once"):
+        made(f"own('net.py:cube', dims=3, window=(4, 4, 4), axes={axes!r})")
 
 
 @pytest.mark.parametrize(("roi", "window"), [("@patch", (8, 8, 8)), ("$(8, 8, 8)", None), ([8, 0, 8], None)])
@@ -466,6 +540,8 @@ def respelled(spec: str) -> str:
 @pytest.mark.parametrize(("spec", "says"), [
     ("monai(dims=4)", "expected dims=2 or dims=3"),
     ("monai(SegResNet, window=(30, 30, 30))", "expected window of 3 sides that are multiples of 8 for SegResNet"),
+    ("monai(SwinUNETR, window=(32, 32, 32))", "expected window with a side above 32 for SwinUNETR"),
+    ("monai(UNet, dims=2, size=(8, 8))", "expected size with a side above 8 for UNet"),
     ("monai(SegResNet, window=(32, 32))", "expected window of 3 sides"),
     ("monai(UNETR)", "expected the grid of UNETR"),
     ("monai(UNet(channels=()))", "expected a network that MONAI can build"),

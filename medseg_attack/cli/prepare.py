@@ -20,7 +20,8 @@ Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help="phantom, uw_madison, acdc, decathlon, folder or dicom; options as in \"uw_madison(drop='author')\".",
+        help='phantom, uw_madison, acdc, decathlon, folder or dicom; options as in "dicom(exclusive=True)", '
+        '"dicom(patients=\'folder\')", "folder(spacing_mm=(0.5, 0.5))"; all: medattack ls datasets.',
     ),
 ]
 Out = Annotated[
@@ -39,19 +40,28 @@ Labels = Annotated[
     str,
     typer.Option(
         "--labels",
-        help="Classes and what they are made of: of folder values, colours or files, 'disc=128|255'; of dicom "
-        "segments, 'liver=Liver,kidney=Kidney*'.",
+        help="Classes and what they are made of: of folder values, colours or files, 'disc=128|255' (each value once: "
+        "a cup in its disc has a file of its own); of dicom segments, 'liver=Liver,kidney=Kidney*'.",
     ),
 ]
 Threshold = Annotated[
-    float, typer.Option("--threshold", help="Of folder: masks' grey levels from here on are the class. [default: none]")
+    float,
+    typer.Option(
+        "--threshold",
+        help="Of folder: masks' grey levels from here on are the class; of dicom: fractions of FRACTIONAL segments. "
+        "[default: none; of dicom 0.5]",
+    ),
 ]
 Patient = Annotated[
     str, typer.Option("--patient", help="Of folder: regular expression that finds the patient in a file's name.")
 ]
 SeriesUIDs = Annotated[
     list[str] | None,
-    typer.Option("--series", help="Of dicom: UID of a series to take; may be repeated.", show_default=False),
+    typer.Option(
+        "--series",
+        help="Of dicom: UID of a series to take; repeat it for each but those to leave out.",
+        show_default=False,
+    ),
 ]
 Folds = Annotated[int, typer.Option("--folds", help="For cross-validation, by patient.")]
 TestFraction = Annotated[
@@ -96,6 +106,8 @@ def prepare(
     for note in found.notes:
         say(f"note: {note}")
     prepared = _run(found, where, options, progress)
+    for note in prepared.notes[len(found.notes) :]:
+        say(f"note: {note}")
     if json:
         print_json({"data": str(where), "fingerprint": prepared.fingerprint, **prepared.summary})
     else:

@@ -73,12 +73,21 @@ class Series:
 
     @property
     def scales(self) -> tuple[tuple[float, float], ...]:
-        """Slope and intercept of each slice; MONOCHROME1, whose least value is white, is turned round."""
+        """Slope and intercept of each slice, turned round where `inverted`."""
         found = ((frame.slope, frame.inter) for frame in self.frames)
-        if self.pixels.photometric != "MONOCHROME1":
+        if not self.inverted:
             return tuple(found)
         ends = sum(self.pixels.limits)
         return tuple((-slope, slope * ends + inter) for slope, inter in found)
+
+    @property
+    def inverted(self) -> bool:
+        """Whether the least value is white (MONOCHROME1) and there is no unit that says what it measures.
+
+        MONOCHROME1 is about display alone (PS3.3 C.7.6.3.1.2): Hounsfield units and whatever else has a unit stay.
+        """
+        measured = self.images.modality == "CT" or any(frame.unit for frame in self.frames)
+        return self.pixels.photometric == "MONOCHROME1" and not measured
 
     @property
     def padding(self) -> tuple[int, int] | None:
@@ -190,7 +199,7 @@ def _check_places(images: Images, frames: Sequence[Frame], along: NDArray[np.flo
         if mm < 1e-3 or mm < NEAR * usual:
             both = " and ".join(f"{frame.path.name} (frame {frame.number})" for frame in (one, other))
             raise _wrong(images, f"one image at each position, got {both} at {one.position}",
-                         "export one time point, echo or b-value as a series of its own")  # fmt: skip
+                         "take copies away, or export each time point, echo or b-value as its own series")  # fmt: skip
     for (one, other), mm in zip(pairwise(frames), apart, strict=True):
         n = round(mm / usual)
         if n > 1 and abs(mm / usual - n) <= n * _UNEVEN:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, absent
 
 _BROKEN = (OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, NotImplementedError, RuntimeError)
 
@@ -27,6 +27,8 @@ def reading(path: Path) -> Iterator[None]:
             yield
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise absent("a DICOM file", path) from error
     except _BROKEN as error:
         said = " ".join(str(error).split())
         raise InputError(f"expected a whole DICOM file in {path}, got '{said}'; copy it again") from error

@@ -18,8 +18,9 @@ _TAGS = (
     "Modality", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
-    "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-    "SegmentSequence", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "StructureSetROISequence",
+    "RescaleSlope", "RescaleIntercept", "RescaleType", "Units", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", "SegmentSequence", "ReferencedSeriesSequence",
+    "ReferencedFrameOfReferenceSequence", "StructureSetROISequence",
 )  # fmt: skip
 _LABELS = ("SEG", "RTSTRUCT")
 _IMAGES = (CTImageStorage, MRImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage)
@@ -38,6 +39,7 @@ class Frame:
         thickness: mm, for a series of one slice; 0 if not told.
         slope, inter: from stored values to the unit.
         padding: least and largest stored value that stands for no measurement; None if there is none.
+        unit: that the file itself gives to rescaled values; "" if none.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Frame:
     slope: float
     inter: float
     padding: tuple[int, int] | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,7 @@ def _frames(path: Path, header: Dataset) -> Iterator[Frame]:
             numbers(measures, "PixelSpacing"),
             _float(measures, "SpacingBetweenSlices", 0.0) or _float(measures, "SliceThickness", 0.0),
             _float(scale, "RescaleSlope", 1.0), _float(scale, "RescaleIntercept", 0.0), padding,
+            _unit(scale, header),
         )  # fmt: skip
 
 
@@ -225,6 +229,12 @@ def _padding(header: Dataset) -> tuple[int, int] | None:
     half = 2 ** (bits - 1) if header.get("PixelRepresentation", 0) else 0
     values = [(value + half) % 2**bits - half for value in values]  # some scanners write -2000 as 63536
     return min(values), max(values)
+
+
+def _unit(scale: Dataset, header: Dataset) -> str:
+    """RescaleType, of which US says that there is none, or what PET calls Units."""
+    told = str(scale.get("RescaleType") or header.get("Units") or "")
+    return "" if told == "US" else told
 
 
 def _float(dataset: Dataset, name: str, default: float) -> float:

@@ -32,6 +32,7 @@ class Label:
     name: str
 
 
+_CHOOSE = "choose among them with --labels CLASS=NAME, or name the other series, one by one, with --series"
 Picked = Mapping[str, tuple[Label, ...]]  # by class
 
 
@@ -53,7 +54,8 @@ class Dicom:
         masks: pattern of the paths of label files, such as `*/reader1/*.dcm` or `*_seg.nii.gz`.
         threshold: of FRACTIONAL segments, in (0, 1].
         exclusive: one class per voxel, for a softmax network; labels that overlap are then refused.
-        patients: `id`, or `folder` to tell patients apart by the folders of SOURCE, where ids were wiped.
+        patients: `id`, or `folder` to tell patients apart by the folders of SOURCE, where ids were wiped; either is
+            called by a hash.
     """
 
     labels: str = ""
@@ -86,6 +88,7 @@ class Dicom:
             for uid, one in found.images.items() if uid not in owned
         ]  # fmt: skip
         all_series = {uid: series_of(found.images[uid]) for uid in owned}
+        notes += [_displayed(one, root) for one in all_series.values() if one.pixels.photometric == "MONOCHROME1"]
         picked = self._picked(owned, found, root)
         for uid, of in picked.items():
             notes += _off_slices(of, all_series[uid]) + _uncovered(of, all_series[uid])
@@ -142,8 +145,9 @@ class Dicom:
             where = ", ".join(str(file.path) for file in files)
             pool = [Label(file, number, name) for file in files for number, name in file.names]
             names = tuple(dict.fromkeys(label.name for label in pool))
-            chosen = matching(choice(self.labels), names, where) if self.labels else {name: (name,) for name in names}
-            picked[uid] = {cls: _labels(pool, hits, where) for cls, hits in chosen.items()}
+            chosen = matching(choice(self.labels), names, where, _CHOOSE) if self.labels else {n: (n,) for n in names}
+            told = f"the series {uid} in {_place(found.images[uid], root)}"
+            picked[uid] = {cls: _labels(pool, hits, told) for cls, hits in chosen.items()}
         first_uid, first = next(iter(picked.items()))
         for uid, of in picked.items():
             if set(of) != set(first) or not of:
@@ -156,13 +160,18 @@ class Dicom:
         return picked
 
     def _groups(self, found: Index, root: Path) -> dict[str, str]:
-        """Series UID -> patient: a hash that tells nothing without the source, or the folder."""
-        if self.patients == "folder":
-            return {uid: one.frames[0].path.relative_to(root).parts[0] for uid, one in found.images.items()}
+        """Series UID -> patient: a hash that tells nothing without the source."""
+        by_folder = self.patients == "folder"
+        own = {
+            uid: one.frames[0].path.relative_to(root).parts[0] if by_folder else one.patient
+            for uid, one in found.images.items()
+        }
         studies: dict[str, str] = {}
-        for one in found.images.values():  # ids are short and could be guessed from their hash, studies' UIDs are not
-            studies[one.patient] = min(studies.get(one.patient, one.study), one.study)
-        return {uid: f"p{_hash(studies[one.patient] or one.patient)}" for uid, one in found.images.items()}
+        for uid, one in found.images.items():  # names are short and could be guessed from their hash, UIDs are not
+            studies[own[uid]] = min(studies.get(own[uid], one.study), one.study)
+        # folders may share a study, whose UID was then wiped as the ids were
+        return {uid: f"p{_hash(studies[name] + name if by_folder else studies[name] or name)}"
+                for uid, name in own.items()}  # fmt: skip
 
 
 def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: float, root: Path) -> Scan:
@@ -213,14 +222,13 @@ def _mask(parts: Sequence[Label], series: Series, threshold: float) -> Array:
     return result
 
 
-def _labels(pool: Sequence[Label], names: Sequence[str], where: str) -> tuple[Label, ...]:
+def _labels(pool: Sequence[Label], names: Sequence[str], series: str) -> tuple[Label, ...]:
     hits = tuple(label for label in pool if label.name in names)
     files = {(label.name, label.file.path) for label in hits}
     twice = [name for name, n in Counter(name for name, _ in files).items() if n > 1]
     if twice:
-        raise InputError(
-            f"expected one file with {twice[0]!r} for a series, got {where}; choose with dicom(masks='...')"
-        )
+        got = ", ".join(str(path) for name, path in sorted(files) if name == twice[0])
+        raise InputError(f"expected one file with {twice[0]!r} for {series}, got {got}; choose with dicom(masks='...')")
     return hits
 
 
@@ -242,6 +250,12 @@ def _off_slices(picked: Picked, series: Series) -> list[str]:
         if n:
             notes.append(f"{plural(n, 'contour')} of {label.name} in {label.file.path.name} ignored: on no slice")
     return notes
+
+
+def _displayed(series: Series, root: Path) -> str:
+    """A note on a series whose least value is shown white."""
+    done = "have no unit and are turned round" if series.inverted else "have a unit and stay as they are"
+    return f"{_place(series.images, root)} is shown inverted (MONOCHROME1): its values {done}"
 
 
 def _uncovered(picked: Picked, series: Series) -> list[str]:

@@ -59,10 +59,10 @@ class Marks:
         if self.values is not None:
             first: Array = self._classes(path, image, shape) == 1
             return first
-        values = _exact(path)[0]
+        values, in_colour = _exact(path)
         _check_size(values, path, image, shape)
         if len(found := np.unique(values[values != 0])) > 1:
-            raise _many(found, path)
+            raise _many(found, in_colour, path)
         marked: Array = values != 0
         return marked
 
@@ -117,7 +117,10 @@ def of_values(wanted: Choice, threshold: float, masks: Sequence[Path]) -> Marks:
         cls: frozenset(_value(pattern) for pattern in patterns) for cls, patterns in wanted.items()
     }
     if len({value for each in values.values() for value in each}) < sum(map(len, values.values())):
-        raise InputError(f"--labels: expected each value once, got {dict(wanted)} (0 is background); change them")
+        raise InputError(
+            f"--labels: expected each value once, got {dict(wanted)} (0 is background); for classes "
+            "within one another give each masks of its own, as masks/disc/ and masks/cup/"
+        )
     classes = tuple(names) if len(names) == 1 else (BACKGROUND, *names)
     return Marks(classes, len(names) > 1, values, colours)
 
@@ -132,22 +135,31 @@ def _check_one_value(masks: Sequence[Path]) -> None:
     """That all masks have one and the same value beside 0."""
     found: dict[int, Path] = {}
     for path in masks:
-        values = np.unique(_exact(path)[0])
+        marks, in_colour = _exact(path)
+        values = np.unique(marks)
         found |= {int(value): path for value in values[values != 0]}
         if len(found) > 1:
-            raise _many(np.array(sorted(found)), path)
+            raise _many(np.array(sorted(found)), in_colour, path)
 
 
 def _exact(path: Path) -> tuple[Array, bool]:
     if path.suffix.lower() in LOSSY:
-        raise InputError(f"expected a mask without loss, got the JPEG {path}, whose values are blurred; {_SAY}")
+        raise InputError(
+            f"expected a mask without loss, got the JPEG {path}, whose values are blurred; give --threshold 128 if it "
+            "shows one class (which --labels 'polyp=*' names), or write the masks of several classes as PNG"
+        )
     return read_marks(path)
 
 
-def _many(values: Array, path: Path) -> InputError:
+def _many(values: Array, in_colour: bool, path: Path) -> InputError:
+    if in_colour:
+        least, most = (_shown(int(value), True) for value in (values.min(), values.max()))
+        todo = f"give the classes' colours as --labels 'disc={least},cup={most}'"
+    else:
+        least, most = (str(value) for value in (values.min(), values.max()))
+        todo = _SAY
     return InputError(
-        f"expected one value beside 0 in the masks, got {len(values)} from {values.min()} to {values.max()} "
-        f"in {path}; {_SAY}"
+        f"expected one value beside 0 in the masks, got {len(values)} from {least} to {most} in {path}; {todo}"
     )
 
 

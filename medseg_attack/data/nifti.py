@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from medseg_attack.data.source import Array, Lattice, Scan
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, absent
 from medseg_attack.types import alike
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -72,6 +72,8 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
         affine = np.array(file.affine, dtype=np.float64)
         # pixdim, as ITK does: ACDC, for one, has affines without a scale
         spacing = np.array(file.header.get_zooms()[:3], dtype=np.float64)
+    except FileNotFoundError as error:
+        raise absent("a NIfTI file", path) from error
     except _UNREADABLE as error:
         raise InputError(f"expected a whole NIfTI file in {path}, got '{error}'; copy it again") from error
     shape = stored.shape

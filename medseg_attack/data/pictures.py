@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from medseg_attack.data.source import Array
-from medseg_attack.errors import InputError, plural
+from medseg_attack.errors import InputError, absent, plural
 
 LOSSY = (".jpg", ".jpeg")
 LOSSLESS = (".png", ".tif", ".tiff", ".gif", ".bmp")
@@ -165,6 +165,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
         raise InputError(f"expected a picture in {path}, got a file that is none; replace it") from error
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise absent("a picture", path) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InputError(f"expected a whole picture in {path}, got '{error}'; copy it again") from error
 

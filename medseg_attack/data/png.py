@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, absent
 
 
 def read_png16(path: Path) -> NDArray[np.uint16]:
@@ -22,6 +22,8 @@ def read_png16(path: Path) -> NDArray[np.uint16]:
             pixels = np.array(image)
     except UnidentifiedImageError as error:
         raise InputError(f"expected a PNG in {path}, got a file that is not an image; replace it") from error
+    except FileNotFoundError as error:
+        raise absent("a PNG", path) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"expected a whole PNG in {path}, got '{error}'; copy it again") from error
     if kind != "PNG" or not mode.startswith("I"):

@@ -8,11 +8,12 @@ DATA/dataset.json         task, splits, fingerprint, summary; written last, so t
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg_attack import registry
 from medseg_attack.data.scan_record import is_written, pointers, write_scan
 from medseg_attack.data.source import ScanFile, Source
 from medseg_attack.data.splits import split
@@ -156,18 +157,35 @@ def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
     records = [read_json(out / "scans" / f"{scan}.json") for scan in ids]
     # sorted, so that it does not depend on the order in which the scans were found
     fingerprint = digest({"task": task_json(source.task), "scans": sorted(record["digest"] for record in records)})
+    facts = summary(records, source.task, splits)
     content = {
         "version": VERSION,
         "task": task_json(source.task),
         "fingerprint": fingerprint,
         "scans": ids,
         "splits": splits,
-        "notes": list(source.notes),
-        "summary": summary(records, source.task, splits),
+        "notes": [*source.notes, *_absent(source, facts["classes"])],
+        "summary": facts,
     }
     path = out / "dataset.json"
     if not path.exists() or read_json(path) != content:  # an unchanged data set keeps its age
         write_json(path, content)
+
+
+def _absent(source: Source, classes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Notes on classes that no scan has.
+
+    Raises:
+        InputError: a threshold was given, which is then above all that the masks hold.
+    """
+    absent = [name for name, found in classes.items() if not found["voxels"]]
+    threshold = registry.call(source.format, "dataset")[1].get("threshold")
+    if absent and threshold:
+        raise InputError(
+            f"--threshold: expected {absent[0]} in at least one mask of {source.root}, got none from {threshold:g} on; "
+            "lower it below the masks' values"
+        )
+    return [f"no scan has {name}: nothing of it can be scored" for name in absent]
 
 
 def _prune(out: Path, ids: set[str]) -> None:

@@ -30,11 +30,13 @@ def choice(text: str) -> dict[str, tuple[str, ...]]:
     return result
 
 
-def matching(wanted: Choice, names: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
+def matching(
+    wanted: Choice, names: Sequence[str], where: str, todo: str = "choose among them with --labels CLASS=NAME"
+) -> dict[str, tuple[str, ...]]:
     """Class -> those of `names` that one of its patterns matches, whatever their case.
 
     Raises:
-        InputError: nothing matches a class; `where` is named.
+        InputError: nothing matches a class; `where` and what to do are told.
     """
     found = {
         cls: tuple(n for n in names if any(fnmatchcase(n.lower(), pattern.lower()) for pattern in patterns))
@@ -44,6 +46,6 @@ def matching(wanted: Choice, names: Sequence[str], where: str) -> dict[str, tupl
         if not hits:
             raise InputError(
                 f"expected a label {' or '.join(wanted[cls])} for {cls}, got {', '.join(names) or 'none'} in {where}; "
-                "choose among them with --labels CLASS=NAME, or leave the series out with --series"
+                f"{todo}"
             )
     return found

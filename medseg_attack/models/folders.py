@@ -42,9 +42,9 @@ def smp_folder(folder: Path) -> nn.Module:
 
 
 def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a MONAI bundle, and the sliding window that it is run with, as options of `own`.
+    """The network of a MONAI bundle, and how it is run: `axes`, and `dims` and its sliding `window` if it tells them.
 
-    Its transforms are not applied: they are what `prepare --window` and `normalise` say.
+    MONAI's loaders give x first. Transforms are not applied: they are what `prepare --window` and `normalise` say.
 
     Raises:
         InputError: the configuration has no plain `network_def`, or the weights are broken.
@@ -72,7 +72,15 @@ def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     net: nn.Module = _made(definition, config)
     weights = [folder / "models" / f"model.{kind}" for kind in ("safetensors", "pt")]
     fill(net, next((path for path in weights if path.is_file()), weights[-1]))
-    return net, _window(parser, config)
+    window = _window(parser, config)
+    sides = len(window.get("window", ()))
+    dims = definition.get("spatial_dims") or sides
+    if sides not in (0, dims):
+        raise InputError(
+            f"expected roi_size of {dims} sides in {config}, which its network is of, got {sides}; repair it"
+        )
+    told = {"axes": "xyz", "window": window, "dims": dims}
+    return net, {name: value for name, value in told.items() if value}
 
 
 def _made(definition: Any, config: Path) -> Any:

@@ -25,6 +25,11 @@ class Network(Protocol):
         """What the sides of its input must be multiples of."""
         ...
 
+    @property
+    def deepest(self) -> int:
+        """How many voxels its deepest level must have: 2 where a norm is over the voxels of an image."""
+        ...
+
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         """The network with random weights; `grid` is what it will see at a time, () if that differs."""
         ...
@@ -43,6 +48,10 @@ class SegResNet:
     @property
     def stride(self) -> int:
         return int(2 ** (len(self.blocks_down) - 1))
+
+    @property
+    def deepest(self) -> int:
+        return 1
 
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.segresnet import SegResNet as Net
@@ -65,6 +74,10 @@ class UNet:
     @property
     def stride(self) -> int:
         return int(2 ** (len(self.channels) - 1))
+
+    @property
+    def deepest(self) -> int:
+        return 2 if self.norm.lower() == "instance" else 1
 
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.unet import UNet as Net
@@ -89,6 +102,10 @@ class DynUNet:
     def stride(self) -> int:
         return prod(self.strides)
 
+    @property
+    def deepest(self) -> int:
+        return 2
+
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.dynunet import DynUNet as Net
 
@@ -110,6 +127,10 @@ class UNETR:
     @property
     def stride(self) -> int:
         return 16
+
+    @property
+    def deepest(self) -> int:
+        return 1
 
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.unetr import UNETR as Net  # noqa: N811
@@ -135,6 +156,10 @@ class SwinUNETR:
     @property
     def stride(self) -> int:
         return 32
+
+    @property
+    def deepest(self) -> int:
+        return 2
 
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.swin_unetr import SwinUNETR as Net
@@ -167,6 +192,11 @@ def monai(
             raise InputError(
                 f"expected {name} of {dims} sides that are multiples of {net.stride} for {spec(net)}, got {grid}; "
                 "change one of them"
+            )
+        if grid and prod(n // net.stride for n in grid) < net.deepest:
+            raise InputError(
+                f"expected {name} with a side above {net.stride} for {spec(net)}, whose deepest level has else one "
+                f"voxel to normalise over, got {grid}; enlarge it"
             )
     try:
         made = net(dims, task.channels, len(task.classes), window or size)

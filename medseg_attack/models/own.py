@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.models.axes import LETTERS, turned
 from medseg_attack.models.folders import bundle, smp_folder
 from medseg_attack.models.formats import exported, from_python, onnx, torchscript
 from medseg_attack.models.monai import seen_through
@@ -26,6 +27,7 @@ def own(
     *,
     weights: str = "",
     dims: int = 2,
+    axes: str = "",
     output: str = "",
     head: str = "",
     normalise: str = "none",
@@ -45,6 +47,9 @@ def own(
 
     Args:
         weights: of a factory's network: safetensors, or a state dict of torch.save.
+        axes: that it is shown: "zyx" are slices, rows, columns, as prepared (rows, columns: "yx"); "xyz" the order of
+            NIfTI, the default of a MONAI bundle; "-x-yz" with columns and rows reversed. `window`, `mirror` and `size`
+            are those of slices, rows, columns whatever it says.
         output: which part of its answer: "out", "0"; see `outputs.Output`.
         head: "softmax", "sigmoid" or "probabilities"; by default what the classes ask for, of logits.
         channels: of its input, for which a grey scan is repeated; by default those of the scan.
@@ -60,10 +65,12 @@ def own(
             raise InputError(f"expected dims={made.dims}, as the SegModel of own({net!r}) has, got {dims}; write it")
         return made
     seeing: dict[str, Any] = {"window": window, "overlap": overlap, "importance": importance}
-    if found and not window:
-        seeing = found
-        dims = len(found["window"])
+    dims = found.get("dims", dims)
     inner = Output(made, output, dims)
+    usual = found.get("axes", LETTERS)
+    turn = turned(inner, axes or (usual if dims == 3 else usual.replace("z", "")), dims)
+    if "window" in found and not window:
+        seeing = found["window"] | {"window": turn.of_scan(found["window"]["window"])}
     channels = channels or task.channels
     layers: dict[str, nn.Module] = {
         "none": nn.Identity(), "zscore": ZScore(),
@@ -71,8 +78,9 @@ def own(
         "symmetric": Normalise((0.5,) * channels, (0.5,) * channels),
     }  # fmt: skip
     chosen: Head | None = next((one for one in HEADS if one == head), None)
+    seen = seen_through(inner if turn.as_prepared else turn, dims, mirror=mirror, **seeing)
     return SegModel(
-        seen_through(inner, dims, mirror=mirror, **seeing), task, normalise=layers[normalise], head=chosen,
+        seen, task, normalise=layers[normalise], head=chosen,
         in_channels=channels, size=size or None, stride=1 if seeing["window"] else stride, dims=dims,
     )  # fmt: skip
 
@@ -88,7 +96,7 @@ def _check(net: str, dims: int, head: str, normalise: str) -> None:
 
 
 def _read(net: str, task: Task, weights: str, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
-    """The network, and how its folder says that it is to be run."""
+    """The network, and how its folder says that it is to be run: `dims`, `axes` and `window` with its overlap."""
     path = Path(net)
     if path.is_dir() or path.suffix in (".ts", ".pt", ".pth", ".jit", ".pt2", ".onnx"):
         if weights:
