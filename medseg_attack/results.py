@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 from medseg_attack.errors import InputError
 from medseg_attack.files import digest, read_json, whole, write_json
 
-ROWS_VERSION = 3  # raised whenever the same run would give other rows
+ROWS_VERSION = 4  # raised whenever the same run would give other rows
 AXES = ("z", "y", "x")  # slices, rows, columns
 SEAL, TWINS = "verified.json", "adversarial"  # what was written and read again
 CHUNK = 32  # cases; a scan that has more of them is a chunk of its own
