@@ -95,7 +95,7 @@ def test_held_to_channels_it_changes_each_by_its_share_and_no_other(name: str) -
 
 @pytest.mark.parametrize("name", MINIMAL)
 def test_a_search_for_the_least_change_refuses_a_part_of_the_image(name: str) -> None:
-    with pytest.raises(InputError, match="expected a ball of"):
+    with pytest.raises(InputError, match="in a ball for --region, got one of the least change"):
         registry.within(registry.build(name, "attack"), "body")
 
 

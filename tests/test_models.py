@@ -114,7 +114,7 @@ def test_every_pixel_counts_alike_where_the_grid_shrinks():
 
 def test_volumes_take_the_same_way():
     net = Recorder()
-    assert SegModel(net, ORGANS, size=(8, 8, 8))(images(1, 1, 5, 9, 10)).shape == (1, 3, 5, 9, 10)
+    assert SegModel(net, ORGANS, size=(8, 8, 8), dims=3)(images(1, 1, 5, 9, 10)).shape == (1, 3, 5, 9, 10)
     assert SegModel(net, ORGANS, stride=4)(images(1, 1, 5, 9, 10)).shape == (1, 3, 5, 9, 10)
     assert net.seen.shape == (1, 1, 8, 12, 12)
 
