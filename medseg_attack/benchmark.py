@@ -305,13 +305,15 @@ def _eps(cell: Cell, folder: RunFolder) -> float:
 
 
 def told_apart(models: Sequence[Given]) -> tuple[Given, ...]:
-    """The models; those that share a label with another have their folder's name in it."""
+    """The models; those that share a label with another have their folder in it, by its name if that is enough."""
     uses = Counter(model.label for model in models)
-    return tuple(
-        model if uses[model.label] == 1
-        else replace(model, card={**model.card, "label": f"{model.label} ({Path(model.name).name})"})
-        for model in models
-    )  # fmt: skip
+    folders = Counter(Path(model.name).name for model in models)
+
+    def named(model: Given) -> Given:
+        place = Path(model.name).name if folders[Path(model.name).name] == 1 else model.name
+        return replace(model, card={**model.card, "label": f"{model.label} ({place})"})
+
+    return tuple(model if uses[model.label] == 1 else named(model) for model in models)
 
 
 def _model_name(given: Given) -> str:

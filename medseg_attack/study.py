@@ -139,19 +139,20 @@ _BALL = re.compile(r"\b(linf|l2|l0)\b")  # spelled in an attack
 
 def _check_reach(study: Study) -> None:
     """Refuses a loss, a goal or a norm that no attack would follow, or that some attack would not."""
-    own = [text for text in study.attacks if not registry.leaves_open(text, "objective") and "objective" not in text]
+    climbing = [text for text in study.attacks if registry.about(registry.call(text, "attack")[0]).threat != "no model"]
+    own = [text for text in climbing if not registry.leaves_open(text, "objective") and "objective" not in text]
     objectives = {text: registry.build(text, "objective") for text in study.losses}
     goals = [text for text, one in objectives.items() if any(hasattr(part, "goal") for part in every(one))]
-    lost = goals or (study.losses if len(own) == len(study.attacks) else [])
+    lost = goals or (study.losses if len(own) == len(climbing) else [])
     if own and lost:
         raise InputError(
-            f"expected attacks that take an objective for --loss {lost[0]}, got {own[0]}, which has its own; "
+            f"expected attacks that take an objective for --loss {lost[0]}, got {own[0]}, which takes none; "
             "drop --loss or that attack"
         )
     if study.norm is None:
         return
     ball = registry.build(study.norm, "ball")
-    for text in study.attacks:
+    for text in climbing:
         kind = _kind(registry.build(text, "attack", {"ball": ball}).ball)
         if not _BALL.search(text) and kind in NORMS and kind != _kind(ball):
             raise InputError(

@@ -55,7 +55,7 @@ def test_norm_reaches_every_ball() -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"attacks": ["sea"], "losses": ["bce"]}, "an objective for --loss bce, got sea, which has its own"),
+        ({"attacks": ["sea"], "losses": ["bce"]}, "an objective for --loss bce, got sea, which takes none"),
         (
             {"attacks": ["pgd", "strongest"], "losses": ["toward(bce, erase)"]},
             "toward(bce, erase), got strongest",
@@ -80,6 +80,9 @@ def test_what_others_follow_is_not_refused() -> None:
     )
     assert [cell.loss for cell in made if cell.label.startswith("pgd")] == ["bce", "ce"]
     assert cells(Study(models=["m"], attacks=["pgd(linf(0.1))", "dag"], norm="l2"))
+    controls = ["pgd", "noise", "clean", "uap_gaussian", "replay"]
+    assert cells(Study(models=["m"], attacks=controls, losses=["toward(bce, erase)"], norm="l2"))
+    assert cells(Study(models=["m"], attacks=["noise"], losses=["bce"]))
 
 
 def test_a_variant_with_its_own_ball_has_its_own_noise() -> None:

@@ -176,14 +176,14 @@ def _absent(source: Source, classes: Mapping[str, Mapping[str, int]]) -> list[st
     """Notes on classes that no scan has.
 
     Raises:
-        InputError: a threshold was given, which is then above all that the masks hold.
+        InputError: none has any, and a threshold was given, which is then above all that the masks hold.
     """
     absent = [name for name, found in classes.items() if not found["voxels"]]
     threshold = registry.call(source.format, "dataset")[1].get("threshold")
-    if absent and threshold:
+    if threshold and len(absent) == len(classes):
         raise InputError(
-            f"--threshold: expected {absent[0]} in at least one mask of {source.root}, got none from {threshold:g} on; "
-            "lower it below the masks' values"
+            f"--threshold: expected {' or '.join(absent)} in at least one mask of {source.root}, got none from "
+            f"{threshold:g} on; lower it below the masks' values"
         )
     return [f"no scan has {name}: nothing of it can be scored" for name in absent]
 
