@@ -11,6 +11,7 @@ from medseg_attack.attacks.gradient import PGD
 from medseg_attack.balls import Linf, drawn, plain
 from medseg_attack.checks.before import Scene, before
 from medseg_attack.checks.catalogue import Finding, by_severity
+from medseg_attack.metered import Metered
 from medseg_attack.objectives import bce, soft_dice
 from medseg_attack.parts import every
 from medseg_attack.registry import spec
@@ -91,23 +92,14 @@ def dice(model: Model, pred: Mask, target: Mask) -> PerSample:
     return torch.where(present.any(1), mean, torch.ones_like(mean))
 
 
-@dataclass(eq=False)
-class _Shown:
+class _Shown(Metered):
     """A model that keeps the last image it was asked about."""
 
-    model: Model
     last: Image
-
-    @property
-    def task(self) -> Task:
-        return self.model.task
 
     def __call__(self, image: Image) -> LogOdds:
         self.last = image.detach()
-        return self.model(image)
-
-    def decide(self, log_odds: LogOdds) -> Mask:
-        return self.model.decide(log_odds)
+        return super().__call__(image)
 
 
 @dataclass(eq=False)  # a table of objectives looks it up by its hash
@@ -154,7 +146,7 @@ class Watched:
 
 def watch(scene: Scene, attack: Any, objective: Objective | None = None) -> Watched:
     """One run of the attack (without restarts), with its own objective or another."""
-    model = _Shown(scene.model, scene.image)
+    model = _Shown(scene.model)
     watched = Watched(model, objective or attack.objective, attack.ball, scene.image)
     once = {"restarts": 1} if hasattr(attack, "restarts") else {}
     found = replace(attack, objective=watched, **once)(model, scene.image, scene.batch.target, range(len(scene.image)))
