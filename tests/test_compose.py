@@ -1,7 +1,7 @@
 """Attacks made of attacks: the worst of each image, and options that reach inside."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from medseg_attack.attacks.gradient import PGD, fgsm
 from medseg_attack.balls import L2, Linf
 from medseg_attack.errors import InputError
 from medseg_attack.evaluate import attack_chunk
+from medseg_attack.levels import Levels
 from medseg_attack.metered import Metered
 from medseg_attack.models.segmodel import SegModel, softmax_log_odds
 from medseg_attack.objectives import harm, margin
@@ -91,6 +92,34 @@ def test_what_is_left_knows_its_files_and_regions(held: bool, tmp_path: Path) ->
     Picture.new("L", SHAPE[::-1], 255).save(tmp_path / "mask.png")
     attack = registry.within(made, f"mask:{tmp_path / 'mask.png'}") if held else made
     assert backwards_of(cases, attack) == [1, 5, 1]
+
+
+def test_levels_of_some_images_are_the_levels_of_these() -> None:
+    """Every field, whatever fields there are: types, slopes, windows and padding that differ from image to image."""
+    cases = []
+    for n, dtype in enumerate((torch.uint8, torch.int16, torch.float32)):
+        storage = Storage((images(0.5)[n] * 200).to(dtype), slope=1.0 + n, inter=-3.0 * n, padding=(10 * n, 11 * n))
+        one = _stored(images(0.5)[n], f"case {n}")
+        cases.append(replace(one, storage=storage, window=Window(5.0 * n, 200 + n)))
+    levels = Levels.of(cases, "cpu")
+    these = Levels.of([cases[2], cases[0]], "cpu")
+    assert levels is not None
+    some = levels.at(torch.tensor([2, 0]))
+    for field in fields(Levels):
+        for mine, theirs in zip(*(tuple(getattr(one, field.name)) for one in (some, these)), strict=True):
+            assert torch.equal(mine, theirs) if isinstance(mine, Tensor) else mine == theirs, field.name
+
+
+@pytest.mark.parametrize("spec", ["grow(mm=2)", "shrink(mm=2)", "shift(dx_mm=4)"])
+def test_a_goal_on_some_images_is_the_goal_told_of_these(spec: str) -> None:
+    cases = [_stored(images(0.5)[0], f"case {n}", mm) for n, mm in enumerate((0.5, 1.0, 2.0))]
+    goal = registry.build(spec, "goal").within(oracle(ORGAN).task)
+    truth = torch.zeros(3, 1, *SHAPE, dtype=torch.bool)
+    truth[..., 3:-3, 3:-3] = True
+    index = torch.tensor([2, 0])
+    wanted = goal.on(cases)(truth)[index]
+    assert torch.equal(goal.on(cases).at(index)(truth[index]), wanted)
+    assert not torch.equal(wanted[0], wanted[1])  # in mm
 
 
 KNOWING = [name for name in registry.names("ball") if hasattr(registry.build(name, "ball"), "on")]
