@@ -140,8 +140,8 @@ def test_a_ball_of_some_of_its_cases_is_the_ball_told_of_these(name: str) -> Non
 
 
 @pytest.mark.parametrize("goal", ["grow(mm=2)", "shift(dx_mm=3)", "all_background"])
-def test_a_suite_with_a_goal_knows_whose_images_are_left(goal: str) -> None:
-    """The second image is all organ and needs many steps; the others are lost at once."""
+def test_a_suite_with_a_goal_runs_on_what_is_left(goal: str) -> None:
+    """Through the loop, whose rows ask the suite for its goal: as each case by itself."""
     cases = [_stored(images(spread)[0], f"case {n}", 1.0 + n) for n, spread in enumerate((0.1, 0.5, 0.1))]
     spec = f"best_of((fgsm, pgd(steps=2), pgd(objective=toward(bce, {goal}), steps=2)))"
     attack = registry.build(spec, "attack", {"ball": Linf(0.3)})
