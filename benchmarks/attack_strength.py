@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.attacks.apgd import APGD
-from medseg_attack.attacks.gradient import PGD, bim, di2_fgsm, fgsm, mi_fgsm, ni_fgsm, ti_fgsm
-from medseg_attack.attacks.square import Square
-from medseg_attack.balls import L2, Linf
-from medseg_attack.models.segmodel import softmax_log_odds
-from medseg_attack.objectives import ce, dlr, margin_softmax
+from medseg_attack.attacks.blackbox.square import Square
+from medseg_attack.attacks.gradient.apgd import APGD
+from medseg_attack.attacks.gradient.pgd import PGD, bim, di2_fgsm, fgsm, mi_fgsm, ni_fgsm, ti_fgsm
+from medseg_attack.numerics.log_odds import softmax_log_odds
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.losses import ce
+from medseg_attack.threat.objectives.softmax import dlr, margin_softmax
 from medseg_attack.types import Attack, Ball, Image, LogOdds, Mask, Task
 
 CLASSES, SIZE, IMAGES = 4, 28, 100

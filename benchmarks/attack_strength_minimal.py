@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medseg_attack.checks.other_libraries import CLASSES, Classifier, OneClass, scene
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.oracles import CLASSES, Classifier, OneClass, scene
 from medseg_attack.registry import build
 from medseg_attack.types import Attack, Image, Mask, Task
 

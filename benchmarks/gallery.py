@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from medseg_attack import registry
-from medseg_attack.crafting import Crafted, crafted
-from medseg_attack.data.prepared import open_prepared
+from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.evaluation.crafting import Crafted, crafted
 from medseg_attack.models.checkpoints import load
 from medseg_attack.models.segmodel import frozen
+from medseg_attack.numerics.flows import moved
 from medseg_attack.types import Batch, Image, Mask, Model
-from medseg_attack.warp import moved
 
 COLUMNS = ("attacked, with truth and prediction", "difference", "what did it")
 PIXELS_PER_ARROW = 10

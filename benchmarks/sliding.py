@@ -17,11 +17,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.models.monai import DynUNet
+from medseg_attack.models.networks.monai import DynUNet
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.models.sliding import Sliding
-from medseg_attack.objectives import soft_dice
+from medseg_attack.models.sliding_window import Sliding
 from medseg_attack.runtime import memory_mb, pick_device
+from medseg_attack.threat.objectives.losses import soft_dice
 from medseg_attack.types import Task
 
 TASK = Task("benchmark", ("background", "organ"), exclusive=True)

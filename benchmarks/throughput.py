@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 from medseg_attack import registry
-from medseg_attack.evaluate import attack_chunk
+from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.runtime import pick_device, versions
 from medseg_attack.types import Batch, Case, Task, Window

@@ -23,8 +23,8 @@ from pydicom.uid import (
 )
 
 from medseg_attack import registry
-from medseg_attack.data.prepared import Prepared, open_prepared
-from medseg_attack.data.source import Scan
+from medseg_attack.data.formats.scan import Scan
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.files import read_json
 from medseg_attack.models.checkpoints import save
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from medseg_attack.results import ROWS_VERSION, Row, RunFolder
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.rows import ROWS_VERSION, Row
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")
 PIXELS = 4000

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 from PIL import Image
 
-from medseg_attack.data import rle
+from medseg_attack.data.formats import rle
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")
 ROWS, COLUMNS = 12, 16

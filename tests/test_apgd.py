@@ -8,13 +8,13 @@ from test_closed_form import EPS, EXCLUSIVE, ORGAN, flipped, images, oracle, tru
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.apgd import APGD, checkpoints, phases
-from medseg_attack.attacks.compose import sea
-from medseg_attack.balls import L2, Linf
+from medseg_attack.attacks.composed.suites import sea
+from medseg_attack.attacks.gradient.apgd import APGD, checkpoints, phases
 from medseg_attack.errors import InputError
-from medseg_attack.objectives import bce, margin
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.losses import bce, margin
+from medseg_attack.threat.objectives.weighted import masked_bce
 from medseg_attack.types import Attack, LogOdds, Mask, Task
-from medseg_attack.weighted import masked_bce
 
 SEEDS = [1, 2, 3]
 

@@ -12,7 +12,7 @@ from command import medattack
 from scans import write_channels, write_pair
 
 from medseg_attack import registry
-from medseg_attack.data.prepared import open_prepared
+from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.models import checkpoints
 from medseg_attack.types import Task
 

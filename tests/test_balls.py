@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.baselines import Noise, judged
-from medseg_attack.attacks.wang2024 import Blend
-from medseg_attack.balls import L2, Linf
+from medseg_attack.attacks.controls.noise import Noise
+from medseg_attack.attacks.gradient.wang2024 import Blend
+from medseg_attack.attacks.judging import judged
+from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.types import Ball, Image, Model, Task
 
 EPS = 0.1

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.blackbox import SPSA, ZOO, by_coordinates, by_signs
-from medseg_attack.attacks.boundary import HALVINGS, LEAST, STARTS, Boundary
-from medseg_attack.attacks.coarse import stretched, zeros
-from medseg_attack.balls import L2, Linf
+from medseg_attack.attacks.blackbox.boundary import HALVINGS, LEAST, STARTS, Boundary
+from medseg_attack.attacks.blackbox.gradient_estimates import SPSA, ZOO, by_coordinates, by_signs
+from medseg_attack.attacks.counting import Metered
 from medseg_attack.errors import InputError
-from medseg_attack.metered import Metered
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.objectives import bce, harm, margin
+from medseg_attack.numerics.fields import stretched, zeros
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.harm import harm
+from medseg_attack.threat.objectives.losses import bce, margin
 from medseg_attack.types import Model, Task
 
 ONE = Task("one", ("organ",))

@@ -13,19 +13,20 @@ from command import medattack
 from scans import NAMES, SCALES, channels, set_scale, write_channels, write_pair
 
 from medseg_attack import registry
-from medseg_attack.balls import L2, Linf
-from medseg_attack.budgets import parse_budget
-from medseg_attack.checks.before import Scene, window_edges
-from medseg_attack.crafting import sizes
-from medseg_attack.data.prepare import Options, prepare
-from medseg_attack.data.prepared import Prepared, open_prepared
-from medseg_attack.data.source import Lattice, open_source
-from medseg_attack.data.windows import Fixed
+from medseg_attack.checks.model import Scene, window_edges
+from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.formats.scan import Lattice
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
+from medseg_attack.data.prepared.windows import Fixed
+from medseg_attack.data.prepared.writing import Options, prepare
 from medseg_attack.errors import InputError
-from medseg_attack.levels import Levels
+from medseg_attack.evaluation.crafting import sizes
 from medseg_attack.models.checkpoints import load, save
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.results import RunFolder
+from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.budgets import parse_budget
 from medseg_attack.types import Batch, Case, Storage, Task, Window
 
 ABSENT = ("replay", "transfer", "uap", "uap_metzen")  # need a run, another model, a fit

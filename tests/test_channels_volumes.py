@@ -12,11 +12,11 @@ from command import medattack
 from monai.inferers import sliding_window_inference
 
 from medseg_attack import registry
-from medseg_attack.data.prepared import Prepared, open_prepared
-from medseg_attack.data.source import Lattice
+from medseg_attack.data.formats.scan import Lattice
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.models.checkpoints import load, save
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.results import RunFolder
+from medseg_attack.runs.folder import RunFolder
 
 NAMES = ("T1", "FLAIR")
 EPS = 16 / 255

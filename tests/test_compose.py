@@ -11,16 +11,22 @@ from test_closed_form import EPS, ORGAN, SHAPE, images, oracle, truth
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.compose import BestOf, ForOrgan, Restarts, sea, strongest
-from medseg_attack.attacks.gradient import PGD, fgsm
-from medseg_attack.balls import L2, Linf
+from medseg_attack.attacks.composed.best_of import BestOf
+from medseg_attack.attacks.composed.for_organ import ForOrgan
+from medseg_attack.attacks.composed.restarts import Restarts
+from medseg_attack.attacks.composed.suites import sea, strongest
+from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.gradient.pgd import PGD, fgsm
 from medseg_attack.errors import InputError
-from medseg_attack.evaluate import attack_chunk
-from medseg_attack.levels import Levels
-from medseg_attack.metered import Metered
-from medseg_attack.models.segmodel import SegModel, softmax_log_odds
-from medseg_attack.objectives import harm, margin
-from medseg_attack.study import Study, cells
+from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.numerics.log_odds import softmax_log_odds
+from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.runs.grid import cells
+from medseg_attack.runs.study import Study
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.harm import harm
+from medseg_attack.threat.objectives.losses import margin
 from medseg_attack.types import Adversarial, Ball, Batch, Case, Image, Mask, Model, Storage, Task, Window
 
 SEEDS = [1, 2, 3]
@@ -212,7 +218,7 @@ def test_an_attack_for_one_organ_takes_that_organ_down() -> None:
 
 
 def test_one_organ_of_an_exclusive_task_is_decided_as_the_task_decides() -> None:
-    from medseg_attack.attacks.compose import _OneOrgan
+    from medseg_attack.attacks.composed.for_organ import _OneOrgan
 
     logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack import registry
-from medseg_attack.balls import covered, size_of
-from medseg_attack.explain import family
+from medseg_attack.checks.attack_profile import family
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.flows import moved, warped
+from medseg_attack.threat.balls.base import covered, size_of
 from medseg_attack.types import Attack, Batch, Case, Fitted, Task, Window
-from medseg_attack.warp import moved, warped
 
 TASK = Task("contract", ("a", "b"))
 EPS = 8 / 255
@@ -146,7 +146,7 @@ class TestAttack:
     def test_its_harm_is_what_the_model_does_on_its_image(
         self, name: str, scene: tuple[SegModel, Tensor, Tensor, list[int]]
     ) -> None:
-        from medseg_attack.objectives import harm
+        from medseg_attack.threat.objectives.harm import harm
 
         model, image, target, seeds = scene
         attack = built(name)
@@ -160,7 +160,7 @@ class TestAttack:
 def test_an_attack_that_keeps_the_worst_is_never_better_than_clean(
     name: str, scene: tuple[SegModel, Tensor, Tensor, list[int]]
 ) -> None:
-    from medseg_attack.objectives import harm
+    from medseg_attack.threat.objectives.harm import harm
 
     model, image, target, seeds = scene
     found = built(name)(model, image, target, seeds)
@@ -180,8 +180,8 @@ def test_gradients_beat_noise(name: str, scene: tuple[SegModel, Tensor, Tensor, 
 
 
 def test_a_sweep_gives_each_budget_what_it_gets_alone() -> None:
-    from medseg_attack.attacks.gradient import fgsm
-    from medseg_attack.balls import L2, Linf
+    from medseg_attack.attacks.gradient.pgd import fgsm
+    from medseg_attack.threat.balls.norms import L2, Linf
 
     torch.manual_seed(3)
     model = SegModel(Net(1, 2), TASK)

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack import registry
-from medseg_attack.attacks.deepfool import NUDGE, DeepFool
-from medseg_attack.balls import L2, Linf
-from medseg_attack.criteria import ByPixels
-from medseg_attack.goals import Erase
-from medseg_attack.metered import Metered
-from medseg_attack.models.segmodel import softmax_log_odds
+from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.minimal.deepfool import NUDGE, DeepFool
+from medseg_attack.numerics.log_odds import softmax_log_odds
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.goals.criteria import ByPixels
+from medseg_attack.threat.goals.masks import Erase
 from medseg_attack.types import Adversarial, Image, LogOdds, Mask, Model, Task
 
 BALLS = [Linf(0.9), L2(5.0)]

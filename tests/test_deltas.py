@@ -7,7 +7,7 @@ import torch
 
 from medseg_attack.metrics.overlap import counts, index_sums
 from medseg_attack.report.clinical import delta_sheet
-from medseg_attack.stats.deltas import delta_summary, deltas
+from medseg_attack.stats.clinical import delta_summary, deltas
 
 SPACING = (5.0, 2.0, 1.0)
 

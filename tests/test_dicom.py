@@ -32,13 +32,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medseg_attack.data.dicom import decoded, read_stored, series_of
-from medseg_attack.data.dicom_headers import index
-from medseg_attack.data.prepare import prepare
-from medseg_attack.data.prepared import open_prepared
-from medseg_attack.data.rtstruct import inside
-from medseg_attack.data.segments import choice, matching
-from medseg_attack.data.source import Scan, open_source
+from medseg_attack.data.datasets.label_names import choice, matching
+from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.formats.dicom.index import index
+from medseg_attack.data.formats.dicom.rtstruct import inside
+from medseg_attack.data.formats.dicom.series import decoded, read_stored, series_of
+from medseg_attack.data.formats.scan import Scan
+from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.data.prepared.writing import prepare
 from medseg_attack.errors import InputError
 
 

@@ -12,9 +12,10 @@ from dicoms import EPS, attacked, medattack, native, square, twins, uid, values,
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
-from medseg_attack.data.dicom import Grid
-from medseg_attack.data.dicom_seg import read_seg
-from medseg_attack.data.source import Scan, open_source
+from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.formats.dicom.seg import read_seg
+from medseg_attack.data.formats.dicom.series import Grid
+from medseg_attack.data.formats.scan import Scan
 
 pytestmark = pytest.mark.data
 Find = Callable[[str], Path]

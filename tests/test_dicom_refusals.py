@@ -17,10 +17,10 @@ from scans import write_acdc
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
-from medseg_attack.data import dicom_decoders
-from medseg_attack.data.dicom_decoders import check_decodable, matrix
-from medseg_attack.data.dicom_files import read_whole
-from medseg_attack.data.source import open_source
+from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.formats.dicom import decoders as dicom_decoders
+from medseg_attack.data.formats.dicom.decoders import check_decodable, matrix
+from medseg_attack.data.formats.dicom.reading import read_whole
 from medseg_attack.errors import InputError
 
 
@@ -166,7 +166,7 @@ def test_what_to_install_is_what_decodes() -> None:
     code = (
         "import sys; [sys.modules.__setitem__(name, None) for name in "
         "('gdcm', 'jpeg_ls', 'pylibjpeg', 'openjpeg', 'libjpeg', 'PIL')];"
-        "from medseg_attack.data.dicom_decoders import matrix; import json; print(json.dumps(matrix()))"
+        "from medseg_attack.data.formats.dicom.decoders import matrix; import json; print(json.dumps(matrix()))"
     )
     told = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     missing = {name for name, by in told.items() if by.startswith("missing: pip install")}

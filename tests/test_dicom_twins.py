@@ -23,13 +23,13 @@ from dicoms import (
 from highdicom.seg import segread
 
 from medseg_attack import registry
-from medseg_attack.data.dicom_twins import DESCRIPTION, twin_bytes
-from medseg_attack.data.prepared import open_prepared
+from medseg_attack.data.formats.dicom.writing import DESCRIPTION, twin_bytes
+from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.files import read_json
-from medseg_attack.levels import Levels
 from medseg_attack.models.checkpoints import load
 from medseg_attack.models.segmodel import frozen
-from medseg_attack.results import RunFolder
+from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.runs.folder import RunFolder
 from medseg_attack.types import Batch
 
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.evaluate import Todo, attack_chunk, chunks, run_attacks
+from medseg_attack.evaluation.loop import Todo, attack_chunk, run_attacks
 from medseg_attack.metrics.surface import hd95_mm
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.results import Row, RunFolder
+from medseg_attack.runs.chunks import chunks
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.rows import Row
 from medseg_attack.types import Adversarial, Attack, Batch, Case, Stack, Task, Window
 
 TASK = Task("toy", ("a", "b"))

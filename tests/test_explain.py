@@ -5,9 +5,10 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from medseg_attack import explain, registry
+from medseg_attack import registry
+from medseg_attack.checks import attack_profile as explain
+from medseg_attack.checks.attack_profile import explained
 from medseg_attack.cli import app
-from medseg_attack.explain import explained
 
 
 def test_what_an_attack_says_of_itself_is_told() -> None:

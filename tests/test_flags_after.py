@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from medseg_attack.checks.after import after
-from medseg_attack.checks.catalogue import FLAGS, Finding, by_severity
+from medseg_attack.checks.flags import FLAGS, Finding, by_severity
+from medseg_attack.checks.rows import after
 
 EPS = 4 / 255
 

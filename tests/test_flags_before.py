@@ -9,14 +9,14 @@ from blobs import TASK, Around, SmallUNet, batch, broken, healthy, healthy_net, 
 from torch import Tensor, nn
 
 from medseg_attack import registry
-from medseg_attack.attacks.gradient import PGD, bim, fgsm
-from medseg_attack.attacks.wang2024 import FgsmWang2024
-from medseg_attack.balls import Linf
-from medseg_attack.checks.before import before
-from medseg_attack.checks.catalogue import Finding
+from medseg_attack.attacks.gradient.pgd import PGD, bim, fgsm
+from medseg_attack.attacks.gradient.wang2024 import FgsmWang2024
+from medseg_attack.checks.flags import Finding
+from medseg_attack.checks.model import before
 from medseg_attack.checks.probes import preflight
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.objectives import bce, margin, soft_dice
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.objectives.losses import bce, margin, soft_dice
 from medseg_attack.types import Attack, Batch, LogOdds, Mask, PerSample, Task
 
 EPS = 4 / 255

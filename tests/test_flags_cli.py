@@ -16,7 +16,7 @@ from medseg_attack.models import linear
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a small phantom and the linear model, of which nothing was learned."""
-    from medseg_attack.data.prepared import open_prepared
+    from medseg_attack.data.prepared.reading import open_prepared
     from medseg_attack.models import checkpoints
     from medseg_attack.registry import build
 
@@ -58,7 +58,7 @@ def test_the_look_before_is_taken_once(home: Path, tmp_path: Path, monkeypatch: 
     first = attack(home, tmp_path / "run").stdout
     (kept,) = (tmp_path / "run").rglob("checks.json")
     assert 2 <= len(json.loads(kept.read_text())["cases"]) <= 4
-    monkeypatch.setattr("medseg_attack.benchmark.preflight", None)
+    monkeypatch.setattr("medseg_attack.evaluation.runner.preflight", None)
     assert attack(home, tmp_path / "run").stdout == first
 
 

@@ -13,9 +13,9 @@ from command import medattack
 from PIL import Image
 
 from medseg_attack import registry
-from medseg_attack.data.prepared import Prepared, open_prepared
-from medseg_attack.data.source import open_source
-from medseg_attack.data.splits import split
+from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
+from medseg_attack.data.prepared.splits import split
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.scans import by_scan, packed
 from medseg_attack.models.checkpoints import save

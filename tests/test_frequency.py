@@ -8,7 +8,7 @@ from scipy.fft import dctn
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.frequency import Quantised, Vafa, dct, idct, quantised, staircase, stretched
+from medseg_attack.attacks.physical.frequency import Quantised, Vafa, dct, idct, quantised, staircase, stretched
 from medseg_attack.types import Task
 
 SHAPES = [((16, 8), (8, 8)), ((8, 16, 8), (8, 8, 8)), ((3, 16, 8), (1, 8, 8)), ((13, 9), (8, 8))]

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from medseg_attack.cli import app
 from medseg_attack.errors import InputError
 from medseg_attack.gate.rules import Rule, parse
-from medseg_attack.results import ROWS_VERSION, RunFolder, read_runs
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.reading import read_runs
+from medseg_attack.runs.rows import ROWS_VERSION
 
 PATIENTS = 40
 

@@ -11,17 +11,19 @@ from PIL import Image
 from scans import palette_png
 
 from medseg_attack import registry
-from medseg_attack.attacks.gradient import PGD
-from medseg_attack.balls import Linf
-from medseg_attack.criteria import ByDice, ByMiou, ByPixels, Criterion
+from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
-from medseg_attack.forms import EXCLUSIVE_ONLY, suited, unmasked
-from medseg_attack.goals import Erase, Grow, Shift, Shrink, Stated, Swap, Toward, all_background
-from medseg_attack.objectives import bce, ce, margin
-from medseg_attack.parts import told
-from medseg_attack.stored_goals import AnotherPatient, FromFile
+from medseg_attack.registry.parts import told
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.goals.base import Stated
+from medseg_attack.threat.goals.criteria import ByDice, ByMiou, ByPixels, Criterion
+from medseg_attack.threat.goals.masks import Erase, Grow, Shift, Shrink, Swap, all_background
+from medseg_attack.threat.goals.stored import AnotherPatient, FromFile
+from medseg_attack.threat.goals.toward import Toward
+from medseg_attack.threat.objectives.losses import bce, ce, margin
+from medseg_attack.threat.objectives.per_task import EXCLUSIVE_ONLY, suited, unmasked
+from medseg_attack.threat.objectives.weighted import TOWARD, cosine_bce, cosine_ce, masked_bce, progressive_ce
 from medseg_attack.types import Case, Mask, Stack, Task, Window
-from medseg_attack.weighted import TOWARD, cosine_bce, cosine_ce, masked_bce, progressive_ce
 
 FREE = Task("free", ("a", "b"))
 ONE = Task("one", ("background", "a", "b"), exclusive=True)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.balls import L2, Channels, Linf, free
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.parts import told
+from medseg_attack.registry.parts import told
+from medseg_attack.threat.balls.base import free
+from medseg_attack.threat.balls.channels import Channels
+from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.types import Adversarial, Attack, Batch, Case, Fitted, Task, Window
 
 BUDGET = {"steps": 4, "queries": 60, "searches": 2, "epochs": 2}

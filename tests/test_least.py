@@ -6,10 +6,10 @@ from test_minimal import EXCLUSIVE, ORGAN, SEEDS, attacked, images, nearest, ora
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.gradient import PGD
-from medseg_attack.balls import L2, Linf
-from medseg_attack.criteria import ByPixels
-from medseg_attack.objectives import margin
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.goals.criteria import ByPixels
+from medseg_attack.threat.objectives.losses import margin
 from medseg_attack.types import LogOdds, Mask, Task
 
 TASKS = pytest.mark.parametrize("task", [ORGAN, EXCLUSIVE], ids=["sigmoid", "softmax"])

@@ -11,12 +11,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medseg_attack import registry
-from medseg_attack.balls import L2, Linf
-from medseg_attack.evaluate import Result, attack_chunk
-from medseg_attack.levels import Levels, Stored, noise_of
+from medseg_attack.evaluation.loop import Result, attack_chunk
+from medseg_attack.evaluation.rounding import Stored
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.noise import noise_of
+from medseg_attack.numerics.stored_values import Levels
 from medseg_attack.registry import build
-from medseg_attack.results import RunFolder
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.types import Batch, Case, Storage, Task, Window
 
 TYPES = [np.uint8, np.uint16, np.int16, np.int32, np.float32]
@@ -148,8 +150,8 @@ def test_a_model_behind_storage_sees_levels_and_passes_gradients_on() -> None:
 
 def test_small_steps_add_up_between_levels() -> None:
     """A quarter of a level four times is a level: the attack climbs in floats, only what is seen is rounded."""
-    from medseg_attack.attacks.gradient import bim
-    from medseg_attack.objectives import margin
+    from medseg_attack.attacks.gradient.pgd import bim
+    from medseg_attack.threat.objectives.losses import margin
 
     task = Task("t", ("a",))
     model = SegModel(torch.nn.Conv2d(1, 1, 1, bias=False), task)

@@ -6,13 +6,17 @@ from blobs import batch, healthy
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.gradient import PGD
-from medseg_attack.attacks.medis import LOSSES, Igsm, LeastOf, exp_log, exp_log_shukla2023, lovasz_hinge, medis
-from medseg_attack.balls import Linf
-from medseg_attack.criteria import ByDice, ByMiou
-from medseg_attack.defences.bpda import Bpda, Guarded
+from medseg_attack.attacks.composed.least_of import LeastOf
+from medseg_attack.attacks.composed.medis import medis
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.attacks.minimal.igsm import Igsm
+from medseg_attack.defences.inputs.bpda import Bpda, Guarded
 from medseg_attack.models.segmodel import frozen
-from medseg_attack.objectives import bce, harm, soft_dice
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.goals.criteria import ByDice, ByMiou
+from medseg_attack.threat.objectives.harm import harm
+from medseg_attack.threat.objectives.losses import bce, soft_dice
+from medseg_attack.threat.objectives.medis import LOSSES, exp_log, exp_log_shukla2023, lovasz_hinge
 from medseg_attack.types import Objective
 
 TRUTH = torch.zeros(1, 1, 4, 5, dtype=torch.bool)

@@ -5,19 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from medseg_attack.attacks.minimal.search.asma import Asma
+from medseg_attack.attacks.minimal.search.jsma import Jsma
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.aims import Aim, aim_of
-from medseg_attack.attacks.dag import Dag, Jsma
-from medseg_attack.attacks.minimal import Search
-from medseg_attack.attacks.penalty import Asma
-from medseg_attack.attacks.proximal import _penalty, prox_linf
-from medseg_attack.balls import L0, Linf
-from medseg_attack.criteria import ByPixels
+from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.minimal.alma_prox import _penalty, prox_linf
+from medseg_attack.attacks.minimal.dag import Dag
+from medseg_attack.attacks.minimal.search import Search
 from medseg_attack.errors import InputError
-from medseg_attack.goals import Erase, Shift
-from medseg_attack.metered import Metered
+from medseg_attack.threat.balls.norms import L0, Linf
+from medseg_attack.threat.goals.aim import Aim, aim_of
+from medseg_attack.threat.goals.criteria import ByPixels
+from medseg_attack.threat.goals.masks import Erase, Shift
 from medseg_attack.types import Adversarial, Attack, LogOdds, Model, Task
 
 ORGAN = Task("oracle", ("organ",))
@@ -232,7 +233,7 @@ def test_entries_are_over_the_boundary_exactly_where_the_decision_is() -> None:
 
 
 def test_margins_of_an_exclusive_task_are_differences_of_its_logits() -> None:
-    from medseg_attack.models.segmodel import softmax_log_odds
+    from medseg_attack.numerics.log_odds import softmax_log_odds
 
     logits = 8 * torch.randn(1, 3, 6, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     truth = oracle(EXCLUSIVE).decide(logits.roll(1, 1))

@@ -9,8 +9,9 @@ from torch import nn
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json, write_json
 from medseg_attack.models import checkpoints
-from medseg_attack.models.segmodel import SegModel, frozen, resized, softmax_log_odds
-from medseg_attack.models.smp import count_parameters
+from medseg_attack.models.networks.smp import count_parameters
+from medseg_attack.models.segmodel import SegModel, frozen, resized
+from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.registry import build
 from medseg_attack.types import Task
 

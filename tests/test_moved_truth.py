@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.baselines import judged
-from medseg_attack.attacks.deformation import Displacement
-from medseg_attack.evaluate import attack_chunk
+from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.physical.deformation import Displacement
+from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.metrics.surface import hd95_mm
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.stats.deltas import deltas
+from medseg_attack.numerics.flows import warped
+from medseg_attack.stats.clinical import deltas
 from medseg_attack.stats.scores import pooled, scored
 from medseg_attack.types import Adversarial, Ball, Batch, Case, Image, Mask, Model, Stack, Storage, Task, Window
-from medseg_attack.warp import warped
 
 TASK = Task("toy", ("organ",))
 MM = Displacement(3.0)

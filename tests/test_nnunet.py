@@ -11,12 +11,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from medseg_attack.checks.portrait import portrait
+from medseg_attack.checks.model_profile import portrait
 from medseg_attack.errors import InputError
-from medseg_attack.evaluate import attack_chunk
-from medseg_attack.models.nnunet import Predictor, importance, normalised, windows
-from medseg_attack.models.nnunet_folder import Plan, Scheme
-from medseg_attack.models.resampling import Resampling, coarse_axis, resampled, shape_at
+from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.models.nnunet.predictor import Predictor, importance, normalised, windows
+from medseg_attack.models.nnunet.resampling import Resampling, coarse_axis, resampled, shape_at
+from medseg_attack.models.nnunet.results_folder import Plan, Scheme
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import build
 from medseg_attack.types import Batch, Case, Storage, Task, Window, informed

@@ -13,8 +13,8 @@ from scipy import ndimage
 from test_nnunet import TASK, read, write, write_folder
 from torch import Tensor
 
-from medseg_attack.models.nnunet import normalised
-from medseg_attack.models.nnunet_folder import Scheme
+from medseg_attack.models.nnunet.predictor import normalised
+from medseg_attack.models.nnunet.results_folder import Scheme
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.types import Case, Storage, Task, Window, alike, informed
 

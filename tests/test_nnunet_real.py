@@ -16,11 +16,11 @@ import pytest
 import torch
 from command import medattack
 
-from medseg_attack.data.prepared import Prepared, open_prepared
-from medseg_attack.data.source import Array, Lattice
-from medseg_attack.models.given import given
+from medseg_attack.data.formats.scan import Array, Lattice
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
+from medseg_attack.models.model_ref import given
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.results import read_runs
+from medseg_attack.runs.reading import read_runs
 from medseg_attack.types import informed
 
 pytestmark = [

@@ -7,27 +7,14 @@ import torch
 from torch.autograd import gradcheck
 
 from medseg_attack import registry
-from medseg_attack.attacks.wang2024 import bce_swapped, dice_focal_swapped, dice_swapped, focal_swapped
 from medseg_attack.errors import InputError
-from medseg_attack.forms import EXCLUSIVE_ONLY, SOFTMAX_FORM, suited
-from medseg_attack.models.segmodel import softmax_log_odds
-from medseg_attack.objectives import (
-    bce,
-    bce_dice,
-    ce,
-    dice_focal,
-    dlr,
-    focal,
-    harm,
-    js,
-    js_softmax,
-    margin,
-    margin_softmax,
-    soft_dice,
-    spherical,
-)
-from medseg_attack.types import Objective, Task
-from medseg_attack.weighted import (
+from medseg_attack.numerics.log_odds import softmax_log_odds
+from medseg_attack.threat.objectives.harm import harm
+from medseg_attack.threat.objectives.losses import bce, bce_dice, ce, dice_focal, focal, js, margin, soft_dice
+from medseg_attack.threat.objectives.per_task import EXCLUSIVE_ONLY, SOFTMAX_FORM, suited
+from medseg_attack.threat.objectives.softmax import dlr, js_softmax, margin_softmax, spherical
+from medseg_attack.threat.objectives.swapped import bce_swapped, dice_focal_swapped, dice_swapped, focal_swapped
+from medseg_attack.threat.objectives.weighted import (
     balanced_bce,
     balanced_ce,
     cosine_bce,
@@ -39,6 +26,7 @@ from medseg_attack.weighted import (
     progressive_bce,
     progressive_ce,
 )
+from medseg_attack.types import Objective, Task
 
 OBJECTIVES = [name for name in registry.names("objective") if name != "toward"]  # needs a task: test_goals.py
 DETACHED = ("cosine_bce", "cosine_ce")  # their weights are no part of the gradient

@@ -13,7 +13,7 @@ from test_minimal import nearest
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.balls import size_of
+from medseg_attack.threat.balls.base import size_of
 from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Fitted, Model, Task, Window
 
 TASKS = pytest.mark.parametrize("task", [ORGAN, EXCLUSIVE], ids=["sigmoid", "softmax"])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from dicoms import COLUMNS, ROWS, medattack, values, write_seg, write_series
 
-from medseg_attack.data.source import Source, open_source
+from medseg_attack.data.datasets.source import Source, open_source
 from medseg_attack.errors import InputError
 
 SLICES, CORNER, MM = 4, np.array([-50.0, -30.0, -20.0]), np.array([2.5, 0.8, 0.7])  # z, y, x as `write_series` has them

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from medseg_attack.data.nifti import layout, read_nifti
+from medseg_attack.data.formats.nifti import layout, read_nifti
 from medseg_attack.errors import InputError
-from medseg_attack.models.axes import turned
-from medseg_attack.models.given import given
-from medseg_attack.models.segmodel import SegModel, frozen, softmax_log_odds
+from medseg_attack.models.importers.axis_order import turned
+from medseg_attack.models.model_ref import given
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.registry import build
 from medseg_attack.types import Task
 

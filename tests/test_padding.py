@@ -9,13 +9,14 @@ import pytest
 import torch
 from dicoms import EPS, attacked, box, medattack, native, twins, values, write_seg, write_series
 
-from medseg_attack.balls import Linf
-from medseg_attack.data.prepare import Options, prepare
-from medseg_attack.data.prepared import open_prepared
-from medseg_attack.data.source import Scan, open_source
-from medseg_attack.data.windows import window_rule
+from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.formats.scan import Scan
+from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.data.prepared.windows import window_rule
+from medseg_attack.data.prepared.writing import Options, prepare
 from medseg_attack.errors import InputError
-from medseg_attack.levels import Levels
+from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.threat.balls.norms import Linf
 
 
 def padded(stored: np.ndarray, value: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from medseg_attack.parts import every, mapped
+from medseg_attack.registry.parts import every, mapped
 
 
 @dataclass(frozen=True)

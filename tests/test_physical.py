@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.deformation import Tissue
-from medseg_attack.attacks.exposure import BRACKET
-from medseg_attack.balls import size_of
-from medseg_attack.explain import family
-from medseg_attack.parts import told
+from medseg_attack.attacks.physical.deformation import Tissue
+from medseg_attack.attacks.physical.exposure import BRACKET
+from medseg_attack.checks.attack_profile import family
+from medseg_attack.numerics.flows import warped
+from medseg_attack.registry.parts import told
+from medseg_attack.threat.balls.base import size_of
 from medseg_attack.types import Adversarial, Attack, Case, Image, Model, Task, Window
-from medseg_attack.warp import warped
 
 TASK = Task("square", ("organ",))
 SPACING = (0.5, 2.0)

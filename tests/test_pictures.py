@@ -10,7 +10,15 @@ import tifffile
 from PIL import Image
 from scans import palette_png
 
-from medseg_attack.data.pictures import header, lossless, read_marks, read_mask, read_picture, reduced, write_picture
+from medseg_attack.data.formats.pictures import (
+    header,
+    lossless,
+    read_marks,
+    read_mask,
+    read_picture,
+    reduced,
+    write_picture,
+)
 from medseg_attack.errors import InputError
 
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from scans import acdc_paths, edit_csv, first_png, write_acdc, write_decathlon, 
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
-from medseg_attack.data.prepared import open_prepared
+from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.errors import InputError
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scans import acdc_paths, first_png, write_acdc, write_pair, write_uw
 
-from medseg_attack.data.prepare import Options, prepare
-from medseg_attack.data.prepared import Prepared, open_prepared
-from medseg_attack.data.source import open_source
-from medseg_attack.data.splits import split
-from medseg_attack.data.windows import Fixed, SliceMax, window_rule
+from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
+from medseg_attack.data.prepared.splits import split
+from medseg_attack.data.prepared.windows import Fixed, SliceMax, window_rule
+from medseg_attack.data.prepared.writing import Options, prepare
 from medseg_attack.errors import InputError
 
 

@@ -10,8 +10,9 @@ import pytest
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scans import acdc_paths, edit_csv, write_acdc, write_decathlon, write_pair, write_uw
 
-from medseg_attack.data.nifti import read_pair
-from medseg_attack.data.source import Lattice, open_source
+from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.formats.nifti import read_pair
+from medseg_attack.data.formats.scan import Lattice
 from medseg_attack.errors import InputError
 from medseg_attack.registry import build, names, spec
 

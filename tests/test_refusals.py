@@ -17,18 +17,19 @@ from runs import dice_of, write_run
 from safetensors import SafetensorError
 from typer.testing import CliRunner
 
-from medseg_attack import errors, registry, results
+from medseg_attack import errors, registry
 from medseg_attack.cli import app, terminal
-from medseg_attack.data import prepared
-from medseg_attack.data.prepared import open_prepared
-from medseg_attack.data.splits import split
+from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.data.prepared.reading import reading as prepared
+from medseg_attack.data.prepared.splits import split
 from medseg_attack.errors import InputError
 from medseg_attack.files import whole, write_json
 from medseg_attack.metrics.surface import nsd
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.runs import folder as results
+from medseg_attack.runs.workspace import newest_model
 from medseg_attack.types import Task
-from medseg_attack.workspace import newest_model
 
 SMALL = "unet_small(channels=(4, 8))"
 PHANTOM = "phantom(patients=6, slices=4, side=32)"
@@ -248,7 +249,7 @@ def test_few_scans_are_open_at_a_time(home: Path, tmp_path: Path) -> None:
     script = f"""
         import resource
         from pathlib import Path
-        from medseg_attack.data.prepared import open_prepared
+        from medseg_attack.data.prepared.reading import open_prepared
         data = open_prepared(Path({str(out)!r}))
         resource.setrlimit(resource.RLIMIT_NOFILE, (56, 56))
         cases = [data.read(ref) for ref in data.refs("all")]

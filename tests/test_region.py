@@ -11,12 +11,12 @@ from scans import palette_png
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.patch import Area, Patch
-from medseg_attack.balls import L2, Linf
+from medseg_attack.attacks.physical.patch import Area, Patch
 from medseg_attack.errors import InputError
-from medseg_attack.evaluate import attack_chunk
+from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.segmodel import frozen
-from medseg_attack.region import Within, body, region_of
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.balls.regions import Within, body, region_of
 from medseg_attack.types import Ball, Batch, Case, Stack, Task, Window
 
 TASK = Task("toy", ("background", "organ"), exclusive=True)
@@ -176,8 +176,8 @@ def test_a_patch_that_is_wider_than_a_narrow_image_is_refused() -> None:
 
 
 def test_a_patch_gains_nothing_from_what_it_covers() -> None:
-    from medseg_attack.attacks.patch import _right
-    from medseg_attack.objectives import bce
+    from medseg_attack.attacks.physical.patch import _right
+    from medseg_attack.threat.objectives.losses import bce
 
     target = random(2, 1, 6, 5) > 0.5
     wrong = torch.where(target, -3.0, 3.0)

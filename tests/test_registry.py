@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 
 from medseg_attack import registry
-from medseg_attack.attacks.gradient import PGD
-from medseg_attack.balls import L2, Linf
+from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
-from medseg_attack.objectives import focal, soft_dice
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.losses import focal, soft_dice
 
 floats = st.floats(0, 0.999, allow_nan=False)
 balls = st.one_of(

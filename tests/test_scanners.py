@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.bias_field import Gain, biased
-from medseg_attack.attacks.exposure import BRACKET, Exposure, Stops, fused
-from medseg_attack.attacks.k_space import Ghost, Ghosting, Motion, Trembling
-from medseg_attack.attacks.scanner_noise import CUT, Echo, Receiver, Rician, Speckle
+from medseg_attack.attacks.physical.bias_field import Gain, biased
+from medseg_attack.attacks.physical.exposure import BRACKET, Exposure, Stops, fused
+from medseg_attack.attacks.physical.ghosting import Ghost, Ghosting
+from medseg_attack.attacks.physical.motion import Motion, Trembling
+from medseg_attack.attacks.physical.scanner_noise import CUT, Echo, Receiver, Rician, Speckle
 from medseg_attack.types import Attack, Ball, Case, Image, Model, Task, Window
 
 TASK = Task("square", ("organ",))

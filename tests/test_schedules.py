@@ -6,22 +6,21 @@ from itertools import pairwise
 
 import pytest
 import torch
+from medseg_attack.attacks.minimal.search.asma import asma_ozbulak2019
 from test_closed_form import EPS, EXCLUSIVE, ORGAN, images, oracle, truth
 from test_deepfool import Linear
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.apgd import APGD
-from medseg_attack.attacks.compose import sea
-from medseg_attack.attacks.gradient import PGD, bim, cospgd, fgsm, mi_fgsm, ni_fgsm, segpgd, ti_fgsm
-from medseg_attack.attacks.penalty import asma_ozbulak2019
-from medseg_attack.balls import L2, Linf
-from medseg_attack.goals import Erase
-from medseg_attack.metered import Metered
-from medseg_attack.models.segmodel import softmax_log_odds
-from medseg_attack.objectives import bce, ce
-from medseg_attack.types import Attack, LogOdds, Mask, Model, Objective
-from medseg_attack.weighted import (
+from medseg_attack.attacks.composed.suites import sea
+from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.gradient.apgd import APGD
+from medseg_attack.attacks.gradient.pgd import PGD, bim, cospgd, fgsm, mi_fgsm, ni_fgsm, segpgd, ti_fgsm
+from medseg_attack.numerics.log_odds import softmax_log_odds
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.goals.masks import Erase
+from medseg_attack.threat.objectives.losses import bce, ce
+from medseg_attack.threat.objectives.weighted import (
     cosine_bce,
     cosine_ce,
     masked_bce,
@@ -29,6 +28,7 @@ from medseg_attack.weighted import (
     progressive_bce,
     progressive_ce,
 )
+from medseg_attack.types import Attack, LogOdds, Mask, Model, Objective
 
 SEEDS = [1, 2, 3]
 

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from medseg_attack import objectives, oracles, selftest
-from medseg_attack.attacks import gradient
-from medseg_attack.attacks.gradient import PGD
-from medseg_attack.attacks.wang2024 import Blend, bce_swapped, dice_swapped, focal_swapped
-from medseg_attack.balls import L2, Linf
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.attacks.gradient.pgd import pgd as gradient
+from medseg_attack.attacks.gradient.wang2024 import Blend
+from medseg_attack.checks import installation as selftest
+from medseg_attack.checks import other_libraries as oracles
 from medseg_attack.cli import app
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives import losses as objectives
+from medseg_attack.threat.objectives.swapped import bce_swapped, dice_swapped, focal_swapped
 from medseg_attack.types import Adversarial
 
 Patch = pytest.MonkeyPatch
@@ -80,7 +83,8 @@ BUGS: dict[str, Callable[[Patch], None]] = {
     "the last instead of the worst": lambda patch: patch.setattr(Adversarial, "__or__", last_of_both),
     "softmax logits as they are": lambda patch: patch.setattr(selftest, "softmax_log_odds", lambda z: z),
     "random numbers of the batch": lambda patch: patch.setattr(
-        "medseg_attack.balls.drawn", lambda random, like, seeds: random(like.shape, dtype=torch.float64).to(like)
+        "medseg_attack.threat.balls.norms.drawn",
+        lambda random, like, seeds: random(like.shape, dtype=torch.float64).to(like),
     ),
 }
 

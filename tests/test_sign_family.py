@@ -9,15 +9,16 @@ from test_closed_form import EPS, EXCLUSIVE, GREY, ORGAN, flipped, images, oracl
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.daa import DAA, coupled
-from medseg_attack.attacks.gradient import PGD, di2_fgsm, fgsm, mi_fgsm, ni_fgsm, segpgd, ti_fgsm
-from medseg_attack.attacks.padam import PAdam
-from medseg_attack.attacks.variations import Shrunk, blurred, reach
-from medseg_attack.balls import L2, Linf
+from medseg_attack.attacks.gradient.daa import DAA, coupled
+from medseg_attack.attacks.gradient.input_diversity import Shrunk, reach
+from medseg_attack.attacks.gradient.padam import PAdam
+from medseg_attack.attacks.gradient.pgd import PGD, di2_fgsm, fgsm, mi_fgsm, ni_fgsm, segpgd, ti_fgsm
 from medseg_attack.errors import InputError
-from medseg_attack.objectives import bce, margin
+from medseg_attack.numerics.fields import blurred
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.losses import bce, margin
+from medseg_attack.threat.objectives.weighted import masked_bce, progressive_bce
 from medseg_attack.types import Attack, Task
-from medseg_attack.weighted import masked_bce, progressive_bce
 
 SEEDS = [1, 2, 3]
 DENSE = ("masked_bce", "balanced_bce", "masked_margin", "progressive_bce", "cosine_bce", "js")

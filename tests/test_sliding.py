@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, ZScore, frozen
-from medseg_attack.models.sliding import Mirrored, Sliding, flips_of, places_of, tiled
-from medseg_attack.objectives import soft_dice
+from medseg_attack.models.sliding_window import Mirrored, Sliding, flips_of, places_of, tiled
+from medseg_attack.threat.objectives.losses import soft_dice
 from medseg_attack.types import Task
 
 TASK = Task("organs", ("background", "liver", "spleen"), exclusive=True)

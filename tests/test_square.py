@@ -6,11 +6,11 @@ from test_closed_form import EPS, ORGAN, images, oracle, truth
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.square import Square, _bump, _InL2, _side, _square, share
-from medseg_attack.balls import L2, Linf
+from medseg_attack.attacks.blackbox.square import Square, _bump, _InL2, _side, _square, share
+from medseg_attack.attacks.counting import Metered
 from medseg_attack.errors import InputError
-from medseg_attack.metered import Metered
-from medseg_attack.objectives import margin, soft_dice
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.losses import margin, soft_dice
 from medseg_attack.types import Image, LogOdds
 
 SEEDS = [1, 2, 3]

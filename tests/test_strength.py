@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.baselines import judged
-from medseg_attack.balls import Linf
-from medseg_attack.criteria import ByDice
-from medseg_attack.explain import family
-from medseg_attack.goals import Erase, Toward
+from medseg_attack.attacks.judging import judged
+from medseg_attack.checks.attack_profile import family
 from medseg_attack.models.segmodel import frozen
-from medseg_attack.objectives import bce
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.goals.criteria import ByDice
+from medseg_attack.threat.goals.masks import Erase
+from medseg_attack.threat.goals.toward import Toward
+from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Adversarial
 
 SEEDS = [1, 2, 3]

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from medseg_attack import registry
-from medseg_attack.budgets import buildable, parse_budget
 from medseg_attack.errors import InputError
-from medseg_attack.study import Cell, Study, cells, read_study
+from medseg_attack.runs.grid import Cell, cells
+from medseg_attack.runs.study import Study, read_study
+from medseg_attack.threat.budgets import buildable, parse_budget
 
 
 def expand(**flags: object) -> list[tuple[str, str, str]]:

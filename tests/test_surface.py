@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medseg_attack.metrics import empty
 from medseg_attack.metrics.surface import assd_mm, hd95_mm, nsd
-from medseg_attack.stats.deltas import deltas
+from medseg_attack.stats.clinical import deltas
 from medseg_attack.stats.scores import Empty
 
 Mask = NDArray[np.bool_]

@@ -27,7 +27,7 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.training import augment
 from medseg_attack.training.loop import finished, past, train
 from medseg_attack.training.losses import LOSSES, training_loss
-from medseg_attack.training.plan import Options, cases_of, label, planned, warnings
+from medseg_attack.training.options import Options, cases_of, label, planned, warnings
 from medseg_attack.training.validation import validated
 from medseg_attack.types import Case, Task, Window
 

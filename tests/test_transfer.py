@@ -10,19 +10,22 @@ import blobs
 import pytest
 import torch
 from command import medattack
+from medseg_attack.attacks.blackbox.gradient_estimates.ensembles import Apart, MeanLogits, MeanLoss, MeanProbabilities
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.gradient import PGD
-from medseg_attack.attacks.transfer import Apart, MeanLogits, MeanLoss, MeanProbabilities, Shuffled, Transfer
-from medseg_attack.balls import L2, Linf
+from medseg_attack.attacks.blackbox.transfer import Transfer
+from medseg_attack.attacks.controls.shuffled import Shuffled
+from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
-from medseg_attack.metered import Metered
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.objectives import bce, ce, harm
+from medseg_attack.numerics.flows import moved
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.harm import harm
+from medseg_attack.threat.objectives.losses import bce, ce
 from medseg_attack.types import Adversarial, Model, Task
-from medseg_attack.warp import moved
 
 LABELS = Task("labels", ("background", "a", "b"), exclusive=True)
 MASKS = Task("masks", ("a", "b"))
@@ -236,7 +239,7 @@ def write(folder: Path, task: Task, scale: float) -> Path:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small phantom, three models for it that differ, and one for other classes."""
-    from medseg_attack.data.prepared import open_prepared
+    from medseg_attack.data.prepared.reading import open_prepared
 
     home = tmp_path_factory.mktemp("transfer")
     medattack("prepare", home / "scans", "--format", "phantom(patients=6, slices=3, side=32)", "--home", home)

@@ -9,19 +9,22 @@ import pandas as pd
 import pytest
 import torch
 from command import medattack
+from medseg_attack.attacks.universal.uap.gaussian import GaussianUAP
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.transfer import Shuffled
-from medseg_attack.attacks.universal import UAP, GaussianUAP, Universal, placed, uap_metzen
-from medseg_attack.balls import L2, Channels, Linf
+from medseg_attack.attacks.controls.shuffled import Shuffled
+from medseg_attack.attacks.universal.uap import UAP, Universal, placed, uap_metzen
 from medseg_attack.errors import InputError
-from medseg_attack.fitting import needs_fit, with_fits
+from medseg_attack.evaluation.fitting import needs_fit, with_fits
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.objectives import bce, harm, margin
-from medseg_attack.stored_goals import Donors
+from medseg_attack.threat.balls.channels import Channels
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.goals.stored import Donors
+from medseg_attack.threat.objectives.harm import harm
+from medseg_attack.threat.objectives.losses import bce, margin
 from medseg_attack.types import Batch, Case, Fitted, LogOdds, Mask, PerSample, Task, Window
 
 ONE = Task("one", ("organ",))
@@ -253,7 +256,7 @@ def test_a_change_of_another_channel_is_outside_of_the_ball() -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from medseg_attack.data.prepared import open_prepared
+    from medseg_attack.data.prepared.reading import open_prepared
 
     home = tmp_path_factory.mktemp("universal")
     form = "phantom(patients=7, slices=3, side=32)"

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.universal import UAP
+from medseg_attack.attacks.universal.uap import UAP
 from medseg_attack.models.segmodel import frozen
-from medseg_attack.parts import told
+from medseg_attack.registry.parts import told
 from medseg_attack.types import Batch, Mask
 
 TRAIN = [Batch.of([blobs.case(8 * n + i) for i in range(8)]) for n in range(4)]

@@ -18,9 +18,9 @@ from PIL import Image
 from scans import set_scale, write_uw
 
 from medseg_attack import registry
-from medseg_attack.data.prepared import open_prepared
+from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.models.checkpoints import save
-from medseg_attack.results import RunFolder
+from medseg_attack.runs.folder import RunFolder
 
 MOVES = ("affine", "deformation", "deformation_bias")  # refused: their truth moves, and is not written
 LEARNS = ("uap", "uap_metzen")  # scored on patients that they were not fitted on
@@ -172,7 +172,7 @@ def resealed(change: Callable[[Path], None]) -> Callable[[Path], None]:
     """The change, with a sidecar that was brought in line: only the content can give it away."""
 
     def act(path: Path) -> None:
-        from medseg_attack.data.twins import sha256
+        from medseg_attack.exports.copies import sha256
 
         change(path)
         sidecar = path.with_name(path.name + ".json")

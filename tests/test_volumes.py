@@ -11,12 +11,12 @@ import pytest
 import torch
 from command import medattack
 
-from medseg_attack.data.prepared import Prepared, open_prepared
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
-from medseg_attack.evaluate import chunks
-from medseg_attack.results import read_runs
+from medseg_attack.runs.chunks import chunks
+from medseg_attack.runs.reading import read_runs
 from medseg_attack.training import augment
-from medseg_attack.training.plan import Options, planned
+from medseg_attack.training.options import Options, planned
 
 NET = """
 import torch

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.affine import Affine, Pose
-from medseg_attack.attacks.deformation import Deformation, Displacement
-from medseg_attack.balls import size_of
+from medseg_attack.attacks.physical.affine import Affine, Pose
+from medseg_attack.attacks.physical.deformation import Deformation, Displacement
+from medseg_attack.numerics.fields import legendre, smooth, splines
+from medseg_attack.numerics.flows import exponential, moved, warped
+from medseg_attack.threat.balls.base import size_of
 from medseg_attack.types import Adversarial, Batch, Case, Task, Window
-from medseg_attack.warp import exponential, legendre, moved, smooth, splines, warped
 
 GRIDS = [(9, 8), (5, 6, 7)]
 
@@ -127,8 +128,8 @@ def test_a_rotation_turns_by_its_degrees_whatever_the_spacing() -> None:
 
 
 def test_what_moves_is_refused_where_nothing_may_and_found_out() -> None:
-    from medseg_attack.balls import Linf
     from medseg_attack.errors import InputError
+    from medseg_attack.threat.balls.norms import Linf
 
     with pytest.raises(InputError, match="anatomy may move"):
         Deformation(Linf(0.1))  # type: ignore[arg-type]
@@ -160,8 +161,8 @@ def test_a_velocity_that_grows_with_the_place_moves_exponentially() -> None:
 
 def test_the_objective_of_a_moved_image_is_that_of_the_organ_where_it_was() -> None:
     """For a model that looks at single pixels and an organ inside of a flat ground, a shift by whole pixels is free."""
-    from medseg_attack.attacks.ascent import carried_back
-    from medseg_attack.objectives import bce
+    from medseg_attack.attacks.physical.ascent import carried_back
+    from medseg_attack.threat.objectives.losses import bce
 
     image = torch.full((1, 1, 12, 11), 0.3, dtype=torch.float64)
     image[..., 4:7, 4:8] = 0.8

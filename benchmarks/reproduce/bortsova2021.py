@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from medseg_attack.errors import plural
-from medseg_attack.results import read_runs
+from medseg_attack.runs.reading import read_runs
 from medseg_attack.stats.patients import Difference, difference, interval, warning
 from medseg_attack.stats.scores import pooled, scored
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from medseg_attack.errors import plural
 from medseg_attack.report.sheet import p_value
-from medseg_attack.results import read_runs
+from medseg_attack.runs.reading import read_runs
 from medseg_attack.stats.patients import Difference, difference, interval, paired, warning
 from medseg_attack.stats.scores import by_organ, pooled, scored
 

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.gradient import PGD
-from medseg_attack.balls import Linf, drawn, plain
-from medseg_attack.checks.before import Scene, before
-from medseg_attack.checks.catalogue import Finding, by_severity
-from medseg_attack.metered import Metered
-from medseg_attack.objectives import bce, soft_dice
-from medseg_attack.parts import every
+from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.checks.flags import Finding, by_severity
+from medseg_attack.checks.model import Scene, before
+from medseg_attack.numerics.samples import drawn
 from medseg_attack.registry import spec
+from medseg_attack.registry.parts import every
+from medseg_attack.threat.balls.base import plain
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.objectives.losses import bce, soft_dice
 from medseg_attack.types import Attack, Ball, Batch, Image, LogOdds, Mask, Model, Objective, PerSample, Task, informed
 
 MARGIN = 0.02  # of Dice: what another attack must gain to count

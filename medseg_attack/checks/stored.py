@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from medseg_attack.checks.after import after
-from medseg_attack.checks.catalogue import Finding, by_severity
+from medseg_attack.checks.flags import Finding, by_severity
+from medseg_attack.checks.rows import after
 from medseg_attack.files import read_json, write_json
-from medseg_attack.results import RunFolder
+from medseg_attack.runs.folder import RunFolder
 
 FILE = "checks.json"
 

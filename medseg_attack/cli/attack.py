@@ -14,8 +14,8 @@ from medseg_attack.cli.terminal import Device, Home, Json, ShowProgress
 from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
-    from medseg_attack.benchmark import Benchmark
-    from medseg_attack.checks.catalogue import Finding
+    from medseg_attack.checks.flags import Finding
+    from medseg_attack.evaluation.runner import Benchmark
 
 Data = Annotated[
     Path | None,
@@ -121,9 +121,10 @@ def opened(
     """The study that file and flags describe, its data and checkpoints found; says which were taken."""
     from dataclasses import replace
 
-    from medseg_attack.study import cells, read_study
-    from medseg_attack.workspace import home as workspace_of
-    from medseg_attack.workspace import newest_data
+    from medseg_attack.runs.grid import cells
+    from medseg_attack.runs.study import read_study
+    from medseg_attack.runs.workspace import home as workspace_of
+    from medseg_attack.runs.workspace import newest_data
 
     workspace = workspace_of(home)
     study = read_study(config, flags)
@@ -131,9 +132,9 @@ def opened(
         Path(study.data) if study.data else newest_data(workspace)
     )  # nothing there is told before torch is loaded
     cells(study)  # a typing error in an attack is told before anything slow happens
-    from medseg_attack.benchmark import Benchmark, default_out, told_apart
-    from medseg_attack.data.prepared import open_prepared
-    from medseg_attack.models.given import given
+    from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.evaluation.runner import Benchmark, default_out, told_apart
+    from medseg_attack.models.model_ref import given
     from medseg_attack.runtime import pick_device
 
     names = [named(workspace, name) for name in study.models]
@@ -149,7 +150,7 @@ def opened(
 def named(workspace: Path, name: str) -> str:
     """The folder of the checkpoint of that name, or the spec itself if its model needs no training and has none."""
     from medseg_attack import registry
-    from medseg_attack.workspace import newest_model
+    from medseg_attack.runs.workspace import newest_model
 
     ready = registry.brings_weights(name) and not Path(name).exists()
     label = _canonical(name, strict=ready)
@@ -183,7 +184,7 @@ def check_unit(unit: Unit, dims: Iterable[float]) -> None:
 
 def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bool, progress: bool) -> None:
     """Runs what is missing, then prints the tables of all runs, or says which shards are still to come."""
-    from medseg_attack.benchmark import run
+    from medseg_attack.evaluation.runner import run
 
     runs = benchmark.runs()
     start = time.monotonic()
@@ -208,7 +209,7 @@ def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool
     """One table per model on stdout with its flags below, or the summary as JSON."""
     from medseg_attack.report.sheet import rich_table
     from medseg_attack.report.tables import attack_sheet
-    from medseg_attack.results import read_runs
+    from medseg_attack.runs.reading import read_runs
     from medseg_attack.stats.scores import summary
 
     rows = read_runs(folders, allow_partial=True)
@@ -225,8 +226,8 @@ def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool
 
 
 def _flags(of: Path, rows: Any, unit: Unit, empty: EmptyRule) -> "list[Finding]":
-    from medseg_attack.checks.after import after
-    from medseg_attack.checks.catalogue import by_severity
+    from medseg_attack.checks.flags import by_severity
+    from medseg_attack.checks.rows import after
     from medseg_attack.checks.stored import read_before
 
     mine = rows[rows["run"].map(lambda run: Path(run).parent == of)]
@@ -252,7 +253,7 @@ def _print_plan(benchmark: "Benchmark", json: bool) -> None:
     from rich import box
     from rich.table import Table
 
-    from medseg_attack.planning import plan
+    from medseg_attack.evaluation.costs import plan
     from medseg_attack.registry import spec
 
     planned = list(plan(benchmark))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from medseg_attack.gate.verdicts import Verdict
     from medseg_attack.report.sheet import Sheet
-    from medseg_attack.stats.changes import Side
+    from medseg_attack.stats.comparisons import Side
 
 
 @terminal.command
@@ -75,9 +75,9 @@ def compare(
         raise InputError("expected --costs or --reference, got both, which print other tables; choose one")
     from medseg_attack.checks.stored import of_stored
     from medseg_attack.gate.rules import parse
+    from medseg_attack.gate.sheets import github as annotations
+    from medseg_attack.gate.sheets import verdict_json, verdict_sheet
     from medseg_attack.gate.verdicts import judge
-    from medseg_attack.report.gate import github as annotations
-    from medseg_attack.report.gate import verdict_json, verdict_sheet
     from medseg_attack.report.tables import compare_sheet
     from medseg_attack.stats.scores import summary
 
@@ -132,8 +132,8 @@ def _refuse_combinations(fail_if: list[str] | None, for_gate: bool, github: bool
 
 
 def _rows(runs: list[Path], reference: Path | None, allow_partial: bool) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
-    from medseg_attack.gate.matching import pairs, read_pairs
-    from medseg_attack.results import read_runs
+    from medseg_attack.runs.pairs import pairs, read_pairs
+    from medseg_attack.runs.reading import read_runs
 
     if reference is not None:
         return read_pairs(pairs(runs, reference), allow_partial=allow_partial)
@@ -144,8 +144,8 @@ def _rows(runs: list[Path], reference: Path | None, allow_partial: bool) -> "tup
 def _changes(
     rows: "pd.DataFrame", old: "pd.DataFrame", unit: Unit, empty: EmptyRule, content: dict[str, Any]
 ) -> "Sheet":
-    from medseg_attack.report.gate import change_sheet
-    from medseg_attack.stats.changes import changes
+    from medseg_attack.gate.sheets import change_sheet
+    from medseg_attack.stats.comparisons import changes
 
     table = changes(rows, old, unit=unit, empty=empty)
     content["changes"] = table.to_dict("records")
@@ -154,7 +154,7 @@ def _changes(
 
 def _deltas(rows: "pd.DataFrame", empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]") -> "pd.DataFrame":
     from medseg_attack.report.clinical import delta_sheet
-    from medseg_attack.stats.deltas import delta_summary, deltas
+    from medseg_attack.stats.clinical import delta_summary, deltas
 
     header = rows.drop_duplicates("run").set_index("run")[["model", "attack", "loss", "eps"]]
     table = deltas(rows, empty=empty)
@@ -168,7 +168,7 @@ def _paired(
     rows: "pd.DataFrame", side: "Side", unit: Unit, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]"
 ) -> None:
     from medseg_attack.report.clinical import paired_sheet, rank_sheet
-    from medseg_attack.stats.changes import between, ranks
+    from medseg_attack.stats.comparisons import between, ranks
 
     pairs, places = between(rows, side, unit=unit, empty=empty), ranks(rows, side, unit=unit, empty=empty)
     if pairs.empty:
@@ -187,8 +187,8 @@ def _write(
     verdicts: "list[Verdict]",
 ) -> None:
     from medseg_attack.files import whole
+    from medseg_attack.gate.sheets import write_junit
     from medseg_attack.report.curve import curve
-    from medseg_attack.report.gate import write_junit
     from medseg_attack.report.sheet import csv_text
 
     if csv is not None:

@@ -39,7 +39,7 @@ def demo(
 
     Takes minutes on two CPU cores. Started again, it goes on where it stopped.
     """
-    from medseg_attack.workspace import home as workspace_of
+    from medseg_attack.runs.workspace import home as workspace_of
 
     workspace = out or workspace_of(home) / "demo"
     commands = steps(workspace)

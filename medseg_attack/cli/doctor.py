@@ -42,16 +42,16 @@ def doctor(
 
 def _look_at(name: str, data: Path | None, home: Path | None, device: str, json: bool) -> None:
     """Facts and flags of a model on a few cases of the test split."""
-    from medseg_attack.checks.portrait import portrait
+    from medseg_attack.checks.model_profile import portrait
     from medseg_attack.cli.attack import named
-    from medseg_attack.data.choice import telling
-    from medseg_attack.data.prepared import open_prepared
-    from medseg_attack.models.given import given
+    from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.data.prepared.subsets import telling
+    from medseg_attack.models.model_ref import given
     from medseg_attack.models.segmodel import frozen
+    from medseg_attack.runs.workspace import home as workspace_of
+    from medseg_attack.runs.workspace import newest_data
     from medseg_attack.runtime import pick_device
     from medseg_attack.types import Batch
-    from medseg_attack.workspace import home as workspace_of
-    from medseg_attack.workspace import newest_data
 
     workspace = workspace_of(home)
     label = named(workspace, name)
@@ -78,9 +78,9 @@ def _facts(home: Any) -> dict[str, Any]:
 
     import torch
 
-    from medseg_attack.data.dicom_decoders import matrix
+    from medseg_attack.data.formats.dicom.decoders import matrix
+    from medseg_attack.runs.workspace import home as workspace_of
     from medseg_attack.runtime import pick_device, versions
-    from medseg_attack.workspace import home as workspace_of
 
     workspace = workspace_of(home).absolute()
     there = next(folder for folder in (workspace, *workspace.parents) if folder.exists())

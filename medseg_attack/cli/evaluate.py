@@ -58,7 +58,7 @@ def evaluate(
     }  # fmt: skip
     benchmark = opened(None, flags, home, device, out, batch_size, (0, 1), "none")
     check_unit(unit, [given.dims for given in benchmark.models])
-    from medseg_attack.benchmark import run
+    from medseg_attack.evaluation.runner import run
 
     with terminal.progress("evaluate", benchmark.total, show=progress) as advance:
         for done, _ in run(benchmark):
@@ -71,7 +71,7 @@ def evaluate(
 
 
 def _stored(images: Path) -> list[Path]:
-    from medseg_attack.results import find_runs
+    from medseg_attack.runs.reading import find_runs
 
     runs = [run for run in find_runs([images]) if (run / "images").is_dir()]
     if not runs:
@@ -100,7 +100,7 @@ def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, 
     from medseg_attack.files import whole
     from medseg_attack.report.sheet import csv_text, rich_table
     from medseg_attack.report.tables import score_sheet
-    from medseg_attack.results import read_runs
+    from medseg_attack.runs.reading import read_runs
     from medseg_attack.stats.scores import scores
 
     rows = read_runs(folders, allow_partial=True)

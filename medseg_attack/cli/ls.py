@@ -52,11 +52,11 @@ def ls(
         for name in registry.names(kind)
     ]
     if explain:
-        from medseg_attack.explain import explained
+        from medseg_attack.checks.attack_profile import explained
 
         rows = [dict(explained(name)) for name in registry.names(kind)]
     if kind == "model":
-        from medseg_attack.models.smp import count_parameters
+        from medseg_attack.models.networks.smp import count_parameters
 
         rows = [row | {"parameters": count_parameters(row["name"])} for row in rows if row["name"] not in FOUND]
     if json:
@@ -78,7 +78,7 @@ def _print_attacks(rows: Sequence[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from medseg_attack.explain import FAMILIES, family
+    from medseg_attack.checks.attack_profile import FAMILIES, family
 
     width = max(len(row["name"]) for row in rows)
     for of in FAMILIES:

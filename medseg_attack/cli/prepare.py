@@ -9,9 +9,9 @@ from medseg_attack.cli.terminal import Home, Json, Seed, ShowProgress, command, 
 from medseg_attack.cli.terminal import progress as progress_bar
 
 if TYPE_CHECKING:
-    from medseg_attack.data.prepare import Options
-    from medseg_attack.data.prepared import Prepared
-    from medseg_attack.data.source import Source
+    from medseg_attack.data.datasets.source import Source
+    from medseg_attack.data.prepared.reading import Prepared
+    from medseg_attack.data.prepared.writing import Options
 
 SourcePath = Annotated[
     Path, typer.Argument(metavar="SOURCE", help="Folder of the scans; only read. (phantom: made if absent.)")
@@ -93,10 +93,10 @@ def prepare(
 
     Example: medattack prepare acdc/training --format acdc
     """
-    from medseg_attack import workspace
-    from medseg_attack.data.prepare import Options
-    from medseg_attack.data.source import open_source
-    from medseg_attack.data.windows import window_rule
+    from medseg_attack.data.datasets.source import open_source
+    from medseg_attack.data.prepared.windows import window_rule
+    from medseg_attack.data.prepared.writing import Options
+    from medseg_attack.runs import workspace
 
     grid, rule = _grid(size), window_rule(window) if window else None
     asked = {"labels": labels, "series": tuple(series or ()), "threshold": threshold, "patient": patient}
@@ -117,8 +117,8 @@ def prepare(
 
 
 def _run(found: "Source", where: Path, options: "Options", show: bool) -> "Prepared":
-    from medseg_attack.data.prepare import prepare as write
-    from medseg_attack.data.prepared import open_prepared
+    from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.data.prepared.writing import prepare as write
 
     was_finished = (where / "dataset.json").is_file()
     reused = 0

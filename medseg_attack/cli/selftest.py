@@ -22,8 +22,8 @@ def selftest(
     """
     from dataclasses import asdict
 
-    from medseg_attack import oracles
-    from medseg_attack import selftest as checks
+    from medseg_attack.checks import installation as checks
+    from medseg_attack.checks import other_libraries as oracles
 
     names = [name.strip() for name in oracle.split(",") if name.strip()]
     outcomes = list(checks.run([*checks.CHECKS, *oracles.comparisons(names)]))

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
-    from medseg_attack.checks.catalogue import Finding
+    from medseg_attack.checks.flags import Finding
 
 P = ParamSpec("P")
 

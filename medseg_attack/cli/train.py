@@ -22,7 +22,7 @@ from medseg_attack.cli.terminal import progress as progress_bar
 
 if TYPE_CHECKING:
     from medseg_attack.training.augment import Source
-    from medseg_attack.training.plan import Options
+    from medseg_attack.training.options import Options
 
 Data = Annotated[
     Path | None,
@@ -78,11 +78,11 @@ def train(
 
     Example: medattack train --data medattack_runs/data/acdc --model unet_small
     """
-    from medseg_attack import workspace
-    from medseg_attack.data.prepared import open_prepared
+    from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.runs import workspace
     from medseg_attack.runtime import pick_device
     from medseg_attack.training import loop
-    from medseg_attack.training import plan as planning
+    from medseg_attack.training import options as planning
 
     where = workspace.home(home)
     source = open_prepared(data or workspace.newest_data(where))
@@ -122,7 +122,7 @@ def _name(plan: "Options", source: "Source") -> str:
     import re
 
     from medseg_attack.files import digest
-    from medseg_attack.training.plan import label
+    from medseg_attack.training.options import label
 
     options = json.loads(json.dumps(dataclasses.asdict(plan)))
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", label(plan.model)).strip("-")

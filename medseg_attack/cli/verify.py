@@ -21,7 +21,7 @@ def verify(
 
     Example: medattack verify medattack_runs/runs/uw-1a2b3c4d
     """
-    from medseg_attack.results import find_runs
+    from medseg_attack.runs.reading import find_runs
 
     folders = list(dict.fromkeys(find_runs(runs)))
     found: dict[Path, list[Any]] = {}
@@ -45,12 +45,12 @@ def verify(
 
 
 def _mismatches(folder: Path, device: str) -> list[Any]:
-    from medseg_attack.data.prepared import open_prepared
+    from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.exports.verification import verify as verified
     from medseg_attack.files import read_json, read_yaml
-    from medseg_attack.models.given import given
+    from medseg_attack.models.model_ref import given
     from medseg_attack.models.segmodel import frozen
     from medseg_attack.runtime import deterministic, pick_device
-    from medseg_attack.verification import verify as verified
 
     if not (folder / "run.json").exists():
         raise InputError(f"expected a finished run in {folder}, got one without run.json; run its attack again")
@@ -71,7 +71,7 @@ def _mismatches(folder: Path, device: str) -> list[Any]:
 def _restore(study: Any) -> str:
     """What may have changed since the run: a checkpoint, or any file that a spec names."""
     from medseg_attack.models.checkpoints import CARD
-    from medseg_attack.models.given import files_of
+    from medseg_attack.models.model_ref import files_of
 
     specs = [name for name in study["models"] if not (Path(name) / CARD).is_file()]
     files = [str(path) for name in specs for path in files_of(name)]

@@ -10,15 +10,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
-from medseg_attack.models.sliding import Mirrored, Sliding
+from medseg_attack.models.sliding_window import Mirrored, Sliding
+from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.types import Case, Image, LogOdds, Mask, Task
 
 Head: TypeAlias = Literal["sigmoid", "softmax", "probabilities"]
+
+
 HEADS: tuple[Head, ...] = ("sigmoid", "softmax", "probabilities")
+
+
 M = TypeVar("M", bound=nn.Module)
 
+
 TINY = 1e-8  # of a standard deviation, so that a constant image has a z-score
+
+
 CERTAIN = 2.0**-24  # nearest to 0 or 1 that a probability is taken for: float32 knows none between this and 1
+
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -195,19 +205,6 @@ def resized(x: Float[Tensor, "b c *s"], grid: tuple[int, ...]) -> Float[Tensor, 
     if len(grid) == 2:
         return functional.interpolate(x, grid, mode="bilinear", align_corners=False, antialias=True)
     return functional.interpolate(x, grid, mode="trilinear", align_corners=False)
-
-
-def softmax_log_odds(logits: Float[Tensor, "b k *s"]) -> LogOdds:
-    """`l_k = z_k - logsumexp_{j != k} z_j`, so that `sigmoid(l)` is `softmax(z)` exactly; argmax is kept.
-
-    Written as a loop over classes: `log p - log(1 - p)` would be infinite where float32 rounds p to 1.
-
-    >>> z = torch.tensor([[0.0, 100.0, -50.0]])
-    >>> softmax_log_odds(z).tolist()
-    [[-100.0, 100.0, -150.0]]
-    """
-    others = [torch.cat((logits[:, :k], logits[:, k + 1 :]), 1) for k in range(logits.shape[1])]
-    return torch.stack([logits[:, k] - torch.logsumexp(rest, 1) for k, rest in enumerate(others)], 1)
 
 
 @contextmanager

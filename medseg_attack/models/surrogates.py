@@ -8,8 +8,8 @@ from typing import Any
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.parts import every, mapped
 from medseg_attack.registry import register
+from medseg_attack.registry.parts import every, mapped
 from medseg_attack.types import Task
 
 KEPT = 8  # models in memory: an ensemble is asked for with every batch

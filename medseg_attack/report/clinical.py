@@ -8,7 +8,7 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.registry import spec
 from medseg_attack.report.sheet import Sheet, from_to, number, p_value, percent
-from medseg_attack.stats.changes import Side
+from medseg_attack.stats.comparisons import Side
 from medseg_attack.stats.patients import warning
 
 _MEASURED = {"hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from medseg_attack.results import AXES
+from medseg_attack.runs.rows import AXES
 from medseg_attack.stats.patients import interval
 
 Unit: TypeAlias = Literal["slice", "volume", "patient"]

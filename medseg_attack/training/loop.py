@@ -23,7 +23,7 @@ from medseg_attack.registry import build
 from medseg_attack.runtime import deterministic
 from medseg_attack.training.augment import Source, TrainingSet, batches, crc
 from medseg_attack.training.losses import finite, training_loss
-from medseg_attack.training.plan import Options, cases_of, label
+from medseg_attack.training.options import Options, cases_of, label
 from medseg_attack.training.validation import validated
 
 STATE, OPTIONS, HISTORY = "state.safetensors", "options.json", "history.csv"

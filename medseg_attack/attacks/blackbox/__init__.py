@@ -1,0 +1,1 @@
+"""Without the model's gradient."""

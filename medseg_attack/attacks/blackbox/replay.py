@@ -1,0 +1,71 @@
+"""Images that another run stored, as an attack: what transfers to this model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medseg_attack.attacks.judging import judged
+from medseg_attack.errors import InputError
+from medseg_attack.files import read_json
+from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.registry import About, build, register, with_eps
+from medseg_attack.registry.parts import told
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.budgets import buildable
+from medseg_attack.types import Adversarial, Ball, Case, Image, Mask, Model
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    ball: Ball
+    run: str
+    cases: tuple[Case, ...]
+
+    def at(self, index: Tensor) -> "_Stored":
+        return _Stored(told(self.ball, "at", index), self.run, tuple(self.cases[i] for i in index.tolist()))
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        arrays = RunFolder(Path(self.run)).images([case.id for case in self.cases])
+        stored = torch.stack([torch.from_numpy(array).to(torch.float64) for array in arrays]).to(image.device)
+        levels = Levels.of(self.cases, image.device)
+        x = stored.to(image) if levels is None else levels.image(stored, image)
+        return judged(model, self.ball, x, image, target)
+
+
+@register("replay", kind="attack", about=About(threat="no model", norm="that of the run"))
+@dataclass(frozen=True)
+class Replay:
+    """The scans that a run stored, held to that run's own ball; it never queries the model.
+
+    Attributes:
+        run: folder of one run.
+        content: a hash of what it holds, so that rows are not taken for those of another run in the same place.
+    """
+
+    run: str = ""
+    content: str = ""
+
+    @property
+    def ball(self) -> Ball:
+        if not self.run:
+            return Linf(0.0)
+        if not (Path(self.run) / "config.json").is_file():
+            raise InputError(
+                f"expected the folder of one run, got {self.run} without config.json; give RUN, not its study"
+            )
+        config = read_json(Path(self.run) / "config.json")
+        ball: Ball = build(buildable(config["attack"], config.get("budget")), "attack").ball
+        if config.get("budget"):  # another fraction for every case: the widest of them holds them all
+            ball = with_eps(ball, float(RunFolder(Path(self.run)).rows()["budget"].max()))
+        return ball
+
+    def on(self, cases: Sequence[Case]) -> _Stored:
+        """The attack on these cases."""
+        return _Stored(told(self.ball, "on", cases), self.run, tuple(cases))
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        raise InputError("replay reads stored images by case; run it through 'medattack evaluate --images RUN'")

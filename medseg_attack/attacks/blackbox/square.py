@@ -1,0 +1,205 @@
+"""The square attack: random search that sees the model's answers alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medseg_attack.attacks.judging import scored
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import TINY, drawn, reseeded, wide
+from medseg_attack.registry import About, register, spec
+from medseg_attack.threat.balls.base import plain
+from medseg_attack.threat.balls.channels import Channels
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.losses import soft_dice
+from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
+
+HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 queries, as in the released code
+
+
+def share(query: int, queries: int, first: float) -> float:
+    """The part of the image that the square of that number covers, the first being 0.
+
+    >>> share(0, 10000, 0.8), share(11, 10000, 0.8), share(9000, 10000, 0.8)
+    (0.8, 0.4, 0.0015625)
+    """
+    return first / 2.0 ** sum(query * 10000 // queries > at for at in HALVED)
+
+
+@register("square", kind="attack", about=About(threat="queries (scores)"))
+@dataclass(frozen=True)
+class Square:
+    """Random squares, kept where they raise the objective (Andriushchenko et al., arXiv 1912.00049).
+
+    Every query is one forward pass. Squares reach the last row and column, which the released code's never do; in
+    3-D they are cubes. What is returned is each sample's most harmful query.
+
+    Attributes:
+        objective: of the log-odds; soft_dice, since a change that wins a margin but no Dice is of no use.
+        queries: per image.
+        first: share of the image that the first squares cover; the paper's 0.8 is for one answer per image.
+    """
+
+    ball: Ball = Linf()
+    objective: Objective = soft_dice
+    queries: int = 1000
+    first: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.queries < 1:
+            raise InputError(f"expected queries >= 1, got {self.queries}; an attack without queries is 'noise'")
+        if not 0 < self.first <= 1:
+            raise InputError(f"expected 0 < first <= 1, a share of the image, got {self.first:g}; check the attack")
+        if not self._linf and type(plain(self.ball)) is not L2:
+            raise InputError(f"expected linf or l2 for square, got {spec(self.ball)}; take one of them")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        search = _InLinf(self.ball, image) if self._linf else _InL2(self.ball, image)
+        x = search.first(reseeded(seeds, "first"))
+        height, best = self._asked(model, x, image, target)
+        for query in range(1, self.queries):
+            tried = search.next(x, share(query - 1, self.queries, self.first), reseeded(seeds, query))
+            tried_height, found = self._asked(model, tried, image, target)
+            best |= found
+            up = tried_height > height
+            x, height = torch.where(wide(up, x), tried, x), torch.where(up, tried_height, height)
+        return best
+
+    @property
+    def _linf(self) -> bool:
+        """Whether pixels are bounded one by one, be it in a region or in some channels alone."""
+        ball = plain(self.ball)
+        return type(ball.ball if isinstance(ball, Channels) else ball) is Linf
+
+    def _asked(self, model: Model, x: Image, image: Image, target: Mask) -> tuple[PerSample, Adversarial]:
+        with torch.no_grad():
+            log_odds: LogOdds = model(x)
+            height = suited(self.objective, model.task)(log_odds, target, 1.0)
+        return height, scored(model, self.ball, x, image, model.decide(log_odds), target)
+
+
+@dataclass(frozen=True, eq=False)
+class _InLinf:
+    """Every pixel at an end of its range, one sign per square and channel."""
+
+    ball: Ball
+    image: Image
+
+    def first(self, seeds: Sequence[int]) -> Image:
+        """Stripes along the first axis."""
+        signs = _signs(self.image[:, :, :1], seeds)
+        return self.ball.project(self.image + self.ball.eps * signs, self.image)
+
+    def next(self, x: Image, share: float, seeds: Sequence[int]) -> Image:
+        inside, _ = _square(x, _side(x, share), seeds)
+        signs = _signs(_corner(x), reseeded(seeds, "signs"))
+        return self.ball.project(x + 2 * self.ball.eps * signs * inside, self.image)
+
+
+@dataclass(frozen=True, eq=False)
+class _InL2:
+    """The whole length spent on bumps; a step moves what lies in one square to another, their sides odd, 3 or more."""
+
+    ball: Ball
+    image: Image
+
+    def first(self, seeds: Sequence[int]) -> Image:
+        """Bumps on a lattice of fifths of the image."""
+        delta, shape = torch.zeros_like(self.image), self.image.shape[2:]
+        side = max(min(shape) // 5, 1)
+        tiles = torch.cartesian_prod(*(torch.arange(0, n - side + 1, side) for n in shape)).view(-1, len(shape))
+        for number, corner in enumerate(tiles.tolist()):
+            at = torch.tensor([corner] * len(self.image), device=delta.device)
+            delta += _bump(self.image, at, side, reseeded(seeds, number))
+        return self._of_length(delta)
+
+    def next(self, x: Image, share: float, seeds: Sequence[int]) -> Image:
+        delta = x - self.image
+        side = _odd(_side(x, share), min(x.shape[2:]))
+        here, corner = _square(x, side, seeds)
+        there, _ = _square(x, side, reseeded(seeds, "there"))
+        axes = tuple(range(2, x.ndim))
+
+        def length(part: Tensor) -> Tensor:
+            return part.square().sum(axes, keepdim=True).sqrt()
+
+        unspent = (self.ball.eps**2 - delta.flatten(1).square().sum(1)).clamp(min=0) / x.shape[1]
+        length_then = (wide(unspent, x) + length(delta * torch.maximum(here, there)).square()).sqrt()
+        bump = _bump(x, corner, side, reseeded(seeds, "bump"))
+        old = delta * here
+        new = bump + old / (length(old) + TINY)
+        new = new / (length(new) + TINY) * length_then
+        kept = delta * (1 - torch.maximum(here, there))
+        return self._of_length(kept + new)
+
+    def _of_length(self, delta: Image) -> Image:
+        return self.ball.project(self.image + self.ball.step(delta, self.image), self.image)
+
+
+def _corner(x: Image) -> Tensor:
+    """One pixel of every channel."""
+    return x[(slice(None), slice(None), *(slice(0, 1) for _ in x.shape[2:]))]
+
+
+def _signs(like: Tensor, seeds: Sequence[int]) -> Tensor:
+    return (drawn(torch.rand, like, seeds) < 0.5).to(like) * 2 - 1
+
+
+def _side(x: Image, share: float) -> int:
+    """Of a square that covers that part of the image, as far as it is long enough."""
+    shape = x.shape[2:]
+    side: int = min(max(round((share * x[0, 0].numel()) ** (1 / len(shape))), 1), *shape)
+    return side
+
+
+def _odd(side: int, most: int) -> int:
+    """The next odd one, 3 or more, as in the released code; a bump of fewer pixels has no hills."""
+    return min(max(side // 2 * 2 + 1, 3), (most - 1) // 2 * 2 + 1)
+
+
+def _square(x: Image, side: int, seeds: Sequence[int]) -> tuple[Float[Tensor, "b 1 *s"], Tensor]:
+    """1 in a random square of each image and 0 elsewhere, and its first corner (b, axes)."""
+    shape = x.shape[2:]
+    room = torch.tensor([n - side + 1 for n in shape], dtype=x.dtype, device=x.device)
+    like = x[:, :1].flatten(1)[:, :1].expand(-1, len(shape))
+    corner = (drawn(torch.rand, like, seeds) * room).long()
+    return (_offsets(x, corner, side) >= 0).all(0).to(x), corner
+
+
+def _offsets(x: Image, corner: Tensor, side: int) -> Tensor:
+    """Each pixel's place in its image's square along every axis, (axes, b, 1, *s); -1 outside of it."""
+    found = []
+    for axis, n in enumerate(x.shape[2:]):
+        at = torch.arange(n, device=x.device).view(1, 1, *(n if other == axis else 1 for other in range(x.ndim - 2)))
+        offset = at - wide(corner[:, axis], x)
+        outside = (offset < 0) | (offset >= side)
+        found.append(torch.where(outside, -1, offset).expand(-1, -1, *x.shape[2:]))
+    return torch.stack(found)
+
+
+def _bump(x: Image, corner: Tensor, side: int, seeds: Sequence[int]) -> Image:
+    """Two opposite hills side by side in each image's square, of length 1 in every channel.
+
+    A hill falls off from its middle as sum_{k >= r} 1/(k + 1)^2, r the larger of the distances along the axes.
+    """
+    offsets = _offsets(x, corner, side)
+    inside = (offsets >= 0).all(0)
+    axes = x.ndim - 2
+    like = x[:, :1].flatten(1)[:, :1]
+    along = (drawn(torch.rand, like, reseeded(seeds, "axis")).flatten() * axes).long()
+    split = offsets.movedim(0, 1).gather(1, wide(along, offsets.movedim(0, 1)).expand(-1, 1, *offsets.shape[2:]))
+    second = (split[:, 0] >= side // 2).to(x) if side > 1 else torch.zeros_like(inside, dtype=x.dtype)
+    half = max(side // 2, 1)
+    distance = torch.zeros_like(inside, dtype=torch.long)
+    for axis, offset in enumerate(offsets):
+        folded = torch.where(wide(along == axis, x) & (side > 1), offset % half - half // 2, offset - side // 2)
+        distance = torch.maximum(distance, folded.abs())
+    falling = 1 / torch.arange(1, side + 2, dtype=x.dtype, device=x.device).square()
+    height = falling.flip(0).cumsum(0).flip(0)
+    hills = height[distance.clamp(max=side)] * inside * (1 - 2 * second)
+    hills = hills / (hills.flatten(1).square().sum(1).sqrt().view(-1, *(1 for _ in x.shape[1:])) + TINY)
+    return hills * _signs(_corner(x), reseeded(seeds, "signs"))

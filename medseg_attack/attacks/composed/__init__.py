@@ -1,0 +1,1 @@
+"""Made of other attacks."""

@@ -1,0 +1,72 @@
+"""An attack against one organ alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medseg_attack.attacks.counting import picked
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.errors import InputError, nearest
+from medseg_attack.registry import register
+from medseg_attack.types import Adversarial, Attack, Ball, Image, LogOdds, Mask, Model, Task
+
+
+@register("for_organ", kind="attack")
+@dataclass(frozen=True)
+class ForOrgan:
+    """The attack against one organ: climbed, judged and kept by that organ's Dice alone.
+
+    An attack returns one image per case, the worst on the mean of the organs; the worst case of an organ is another
+    image, and another run. Read the organ's own column of it: the others are not what was attacked.
+
+    Attributes:
+        organ: its name; "" attacks all organs at once.
+    """
+
+    attack: Attack = PGD()
+    organ: str = ""
+
+    @property
+    def ball(self) -> Ball:
+        return self.attack.ball
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        if not self.organ:
+            return self.attack(model, image, target, seeds)
+        organs = [model.task.classes[k] for k in model.task.scored]
+        if self.organ not in organs:
+            raise InputError(
+                f"expected an organ of {model.task.name}, got {self.organ!r}; {nearest(self.organ, organs)}"
+            )
+        k = model.task.classes.index(self.organ)
+        return self.attack(_OneOrgan(model, k), image, target[:, k : k + 1], seeds)
+
+
+@dataclass(frozen=True, eq=False)
+class _OneOrgan:
+    """A model that is asked for one class: whether a pixel is of it, and how sure."""
+
+    model: Model
+    k: int
+
+    def at(self, index: Tensor) -> "_OneOrgan":
+        return replace(self, model=picked(self.model, index))
+
+    @property
+    def task(self) -> Task:
+        return Task(self.model.task.name, (self.model.task.classes[self.k],), channels=self.model.task.channels)
+
+    def __call__(self, image: Image) -> LogOdds:
+        """Positive where the model's decision is this class: of an exclusive task, its logit less the best other."""
+        log_odds = self.model(image)
+        own = log_odds[:, self.k : self.k + 1]
+        if not self.model.task.exclusive:
+            return own
+        others = torch.cat((log_odds[:, : self.k], log_odds[:, self.k + 1 :]), 1).amax(1, keepdim=True)
+        log_p = torch.nn.functional.logsigmoid
+        return log_p(own) - log_p(others)
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return log_odds >= 0

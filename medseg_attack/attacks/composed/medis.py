@@ -1,0 +1,27 @@
+"""MedIS: several losses, each case by the one that needs least."""
+
+from medseg_attack.attacks.composed.least_of import LeastOf
+from medseg_attack.attacks.minimal.igsm import Igsm
+from medseg_attack.registry import About, register
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.goals.base import Goal
+from medseg_attack.threat.goals.criteria import ByMiou, Criterion
+from medseg_attack.threat.objectives.medis import LOSSES, RELEASED, medis_combined, medis_combined_shukla2023
+from medseg_attack.types import Ball, Objective
+
+
+@register("medis", kind="attack", about=About(paper="Shukla et al., Multimedia Tools and Applications 2023"))
+def medis(
+    ball: Ball = Linf(10 / 255),
+    goal: Goal | None = None,
+    success: Criterion = ByMiou(),
+    steps: int = 10,
+    released: bool = False,
+) -> LeastOf:
+    """MedIS: its five losses and their sum run apart, per case the one that needs least (Shukla et al. 2023).
+
+    released: the losses as the released notebooks compute them.
+    """
+    last = medis_combined_shukla2023 if released else medis_combined
+    losses: list[Objective] = [*(RELEASED if released else LOSSES), last]
+    return LeastOf(tuple(Igsm(ball, loss, goal, success, steps) for loss in losses))

@@ -1,0 +1,36 @@
+"""An attack several times, from other random numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import reseeded
+from medseg_attack.registry import register
+from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
+
+
+@register("restarts", kind="attack")
+@dataclass(frozen=True)
+class Restarts:
+    """The worst of several runs of an attack from other random numbers, image by image."""
+
+    attack: Attack = PGD()
+    n: int = 3
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise InputError(f"expected n >= 1, got {self.n}; check restarts")
+
+    @property
+    def ball(self) -> Ball:
+        return self.attack.ball
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        runs = (
+            self.attack(model, image, target, reseeded(seeds, "restart", run) if run else seeds)
+            for run in range(self.n)
+        )
+        return reduce(or_, runs)

@@ -1,0 +1,42 @@
+"""Suites to report robustness with: SEA, and the strongest of all."""
+
+from medseg_attack.attacks.blackbox.square import Square
+from medseg_attack.attacks.composed.best_of import BestOf
+from medseg_attack.attacks.gradient.apgd import APGD
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.registry import register
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.objectives.losses import bce, js, soft_dice
+from medseg_attack.threat.objectives.weighted import balanced_bce, cosine_bce, masked_bce, masked_margin
+from medseg_attack.types import Ball, Objective
+
+WIDER = (2.0, 1.5, 1.0)
+
+
+@register("sea", kind="attack")
+def sea(ball: Ball = Linf(), steps: int = 300) -> BestOf:
+    """The worst of four APGD runs from wider balls, one per objective (Croce et al., arXiv 2306.12941).
+
+    The objectives are masked_bce, balanced_bce, js and masked_margin, for an exclusive task in their softmax forms:
+    masked, balanced and Jensen-Shannon as in the paper, spherical as in its code. Kept by Dice instead of accuracy.
+    """
+    objectives: tuple[Objective, ...] = (masked_bce, balanced_bce, js, masked_margin)
+    return BestOf(tuple(APGD(ball, objective, steps, radii=WIDER) for objective in objectives))
+
+
+@register("strongest", kind="attack")
+def strongest(ball: Ball = Linf(), steps: int = 100, queries: int = 500) -> BestOf:
+    """The worst of sea, CosPGD, APGD on soft Dice, PGD with restarts, and square: what to report robustness with.
+
+    Every member is kept by its worst iterate. PGD and CosPGD move by 5 balls in all, at most a quarter per step.
+    """
+    size = min(5 / steps, 0.25)
+    return BestOf(
+        (
+            *sea(ball, steps).attacks,
+            PGD(ball, cosine_bce, steps, size),
+            APGD(ball, soft_dice, steps, radii=WIDER),
+            PGD(ball, bce, steps, size, restarts=2),
+            Square(ball, soft_dice, queries),
+        )
+    )

@@ -1,0 +1,22 @@
+"""No change: the number that every other one is compared with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medseg_attack.attacks.judging import judged
+from medseg_attack.registry import About, register
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
+
+
+@register("clean", kind="attack", about=About(threat="no model"))
+@dataclass(frozen=True)
+class Clean:
+    """The untouched image."""
+
+    @property
+    def ball(self) -> Ball:
+        return Linf(0.0)
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return judged(model, self.ball, image, image, target)

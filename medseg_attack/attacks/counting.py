@@ -1,0 +1,45 @@
+"""Models that count their passes, and models of some of the samples of a batch."""
+
+from typing import Any
+
+from torch import Tensor
+
+from medseg_attack.types import Image, LogOdds, Mask, Model, Task
+
+
+class Metered:
+    """A model that counts its passes; everything else is the model's own."""
+
+    def __init__(self, model: Model, whole: "Metered | None" = None) -> None:
+        self.model, self.whole = model, whole
+        self.forwards = self.backwards = 0
+
+    @property
+    def task(self) -> Task:
+        return self.model.task
+
+    def __call__(self, image: Image) -> LogOdds:
+        self._count(1, 0)
+        log_odds = self.model(image)
+        if log_odds.requires_grad:
+            log_odds.register_hook(lambda grad: self._count(0, 1))  # type: ignore[no-untyped-call]
+        return log_odds
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return self.model.decide(log_odds)
+
+    def at(self, index: Tensor) -> "Metered":
+        """The model of these samples, whose passes are counted here, too."""
+        return Metered(picked(self.model, index), self)
+
+    def _count(self, forwards: int, backwards: int) -> None:
+        self.forwards += forwards
+        self.backwards += backwards
+        if self.whole is not None:
+            self.whole._count(forwards, backwards)
+
+
+def picked(model: Any, index: Tensor) -> Any:
+    """The model of some samples of a batch: itself, unless it offers `at(index)` because it knows each of them."""
+    at = getattr(model, "at", None)
+    return model if at is None else at(index)

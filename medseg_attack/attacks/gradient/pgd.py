@@ -1,0 +1,169 @@
+"""The sign-gradient family: one loop, of which FGSM, BIM, PGD, MI-, NI-, DI2- and TI-FGSM, SegPGD and CosPGD are
+configurations."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
+
+import torch
+
+from medseg_attack.attacks.gradient.input_diversity import Shrunk, reach
+from medseg_attack.attacks.judging import judged, scored
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.fields import blurred
+from medseg_attack.numerics.samples import reseeded, scaled
+from medseg_attack.registry import register
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.weighted import cosine_bce, progressive_bce
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective
+
+
+@register("pgd", kind="attack")
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent (Madry et al., arXiv 1706.06083), keeping each sample's worst iterate.
+
+    Attributes:
+        step_size: of one step, as a fraction of the ball.
+        momentum: decay of the accumulated direction (Dong et al., arXiv 1710.06081, eq. 6-7: each gradient is
+            first divided by its mean magnitude, so the objective's scale does not matter).
+        look_ahead: take the gradient where the momentum is leading (Lin et al., arXiv 1908.06281, eq. 6).
+        diversity: chance of each gradient to be taken through a smaller copy of the image (`Shrunk`).
+        smooth: width in pixels of the Gaussian that gradients are blurred with, as the released code does
+            (Dong et al., arXiv 1904.02884), three standard deviations to a side; 0 for none.
+        random_start: begin at a random point of the ball instead of at the image.
+        restarts: independent runs, of which each sample keeps its worst.
+        keep_worst: False returns the last iterate, as FGSM, BIM and MI-FGSM were published; True never returns
+            anything less harmful than the untouched image.
+    """
+
+    ball: Ball = Linf()
+    objective: Objective = bce
+    steps: int = 20
+    step_size: float = 0.25
+    momentum: float = 0.0
+    look_ahead: bool = False
+    diversity: float = 0.0
+    smooth: int = 0
+    random_start: bool = True
+    restarts: int = 1
+    keep_worst: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("restarts", 1), ("step_size", 0), ("momentum", 0), ("diversity", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"expected {name} >= {least}, got {getattr(self, name)}; check the attack")
+        if self.smooth < 0 or (self.smooth and self.smooth % 2 == 0):
+            raise InputError(f"expected smooth to be 0 or an odd number of pixels, got {self.smooth}; check the attack")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        runs = (
+            self._climb(model, image, target, reseeded(seeds, run) if run else seeds) for run in range(self.restarts)
+        )
+        return reduce(or_, runs)
+
+    def sweep(
+        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
+    ) -> Iterator[Adversarial]:
+        """The same attack in several balls; a single step from the image shares one gradient among them."""
+        if self.steps > 1 or self.random_start or self.keep_worst:
+            yield from (replace(self, ball=ball)(model, image, target, seeds) for ball in balls)
+            return
+        direction = self._turned(torch.zeros_like(image), self._gradient(model, image, target, 0, seeds)[1])
+        for ball in balls:
+            x = ball.project(image + self.step_size * ball.step(direction, image), image)
+            yield judged(model, ball, x, image, target)
+
+    def _climb(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        x = self.ball.sample(image, seeds) if self.random_start else image
+        best = judged(model, self.ball, image, image, target) if self.keep_worst else None
+        direction = torch.zeros_like(image)
+        for step in range(self.steps):
+            at = self._ahead(x, direction) if self.look_ahead else x
+            log_odds, grad = self._gradient(model, at, target, step, seeds)
+            if best is not None and (step or self.random_start):
+                best |= self._seen(model, x, image, target, log_odds)
+            direction = self._turned(direction, grad)
+            x = self.ball.project(x + self.step_size * self.ball.step(direction, x), image)
+        last = judged(model, self.ball, x, image, target)
+        return last if best is None else best | last
+
+    def _gradient(self, model: Model, x: Image, target: Mask, step: int, seeds: Sequence[int]) -> tuple[LogOdds, Image]:
+        x = x.detach().requires_grad_()
+        if self.diversity:
+            shrunk = Shrunk.draw(x, self.diversity, reseeded(seeds, "shrunk", step))
+            log_odds = shrunk.back(model(shrunk.to(x)))
+        else:
+            log_odds = model(x)
+        objective = suited(self.objective, model.task)
+        loss = objective(log_odds, target, step / self.steps).sum()
+        return log_odds.detach(), torch.autograd.grad(loss, x)[0]
+
+    def _seen(self, model: Model, x: Image, image: Image, target: Mask, log_odds: LogOdds) -> Adversarial:
+        """The iterate, judged by the log-odds of its gradient's pass unless that saw another image."""
+        if self.look_ahead or self.diversity:
+            return judged(model, self.ball, x, image, target)
+        return scored(model, self.ball, x, image, model.decide(log_odds), target)
+
+    def _ahead(self, x: Image, direction: Image) -> Image:
+        """Where the momentum leads; the paper lets it leave [0, 1], where no scan is."""
+        return (x + self.step_size * self.momentum * reach(self.ball, x) * direction).clamp(0, 1)
+
+    def _turned(self, direction: Image, grad: Image) -> Image:
+        """The direction after one more gradient."""
+        return self.momentum * direction + scaled(blurred(grad, self.smooth) if self.smooth else grad)
+
+
+@register("fgsm", kind="attack")
+def fgsm(ball: Ball = Linf(), objective: Objective = bce) -> PGD:
+    """One full step along the gradient (Goodfellow et al., arXiv 1412.6572)."""
+    return PGD(ball, objective, steps=1, step_size=1.0, random_start=False, keep_worst=False)
+
+
+@register("bim", kind="attack")
+def bim(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, step_size: float = 0.25) -> PGD:
+    """FGSM in small steps (Kurakin et al., arXiv 1607.02533): PGD from the image itself, last iterate."""
+    return PGD(ball, objective, steps, step_size, random_start=False, keep_worst=False)
+
+
+@register("mi_fgsm", kind="attack")
+def mi_fgsm(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0) -> PGD:
+    """BIM with momentum (Dong et al., arXiv 1710.06081), steps of 1/steps of the ball."""
+    return PGD(ball, objective, steps, 1 / steps, momentum, random_start=False, keep_worst=False)
+
+
+@register("ni_fgsm", kind="attack")
+def ni_fgsm(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0) -> PGD:
+    """mi_fgsm with Nesterov's look-ahead (Lin et al., arXiv 1908.06281)."""
+    return replace(mi_fgsm(ball, objective, steps, momentum), look_ahead=True)
+
+
+@register("di2_fgsm", kind="attack")
+def di2_fgsm(
+    ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0, diversity: float = 0.5
+) -> PGD:
+    """mi_fgsm through smaller copies of the image (Xie et al., arXiv 1803.06978); log-odds are carried back."""
+    return replace(mi_fgsm(ball, objective, steps, momentum), diversity=diversity)
+
+
+@register("ti_fgsm", kind="attack")
+def ti_fgsm(
+    ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0, smooth: int = 15
+) -> PGD:
+    """mi_fgsm with blurred gradients (Dong et al., arXiv 1904.02884)."""
+    return replace(mi_fgsm(ball, objective, steps, momentum), smooth=smooth)
+
+
+@register("segpgd", kind="attack")
+def segpgd(ball: Ball = Linf(), steps: int = 20, step_size: float = 0.25, keep_worst: bool = False) -> PGD:
+    """PGD on right pixels first and on wrong ones ever more (Gu et al., arXiv 2207.12391); last iterate."""
+    return PGD(ball, progressive_bce, steps, step_size, keep_worst=keep_worst)
+
+
+@register("cospgd", kind="attack")
+def cospgd(ball: Ball = Linf(), steps: int = 20, step_size: float = 0.25, keep_worst: bool = False) -> PGD:
+    """PGD weighing pixels by how well they align with the truth (Agnihotri et al., arXiv 2302.02213); last iterate."""
+    return PGD(ball, cosine_bce, steps, step_size, keep_worst=keep_worst)

@@ -1,0 +1,147 @@
+"""ALMA-prox: an augmented Lagrangian with a proximal step on the norm."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_attack.attacks.minimal.dag import WIDEST
+from medseg_attack.attacks.minimal.search import Least, Search, check, wide
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import slope
+from medseg_attack.registry import About, register
+from medseg_attack.threat.goals.base import Goal
+from medseg_attack.threat.goals.criteria import ByPixels, Criterion
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, PerSample
+
+HALVINGS = 40  # of the search for a proximal point: to 1e-12 of its start
+
+
+def prox_linf(change: Image, weight: PerSample, metric: Image, image: Image) -> Image:
+    """argmin_v weight |v|_inf + 1/2 sum(metric (v - change)^2) with image + v in [0, 1].
+
+    v is `change` cut to the box and to [-a, a]; the slope in a, weight - sum of metric (|change| - a) over what is cut,
+    rises with a, so its zero is found by bisection.
+    """
+    boxed = (image + change).clamp(0, 1) - image
+    sizes, whole, metric = boxed.abs().flatten(1), change.abs().flatten(1), metric.flatten(1)
+    low, high = torch.zeros_like(weight), sizes.amax(1)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        cut = torch.where(sizes > middle[:, None], metric * (whole - middle[:, None]), 0.0).sum(1)
+        low, high = torch.where(cut > weight, middle, low), torch.where(cut > weight, high, middle)
+    a = wide(high, boxed)
+    return boxed.clamp(-a, a)
+
+
+@register("alma_prox", kind="attack", about=About(norm="least linf"))
+@dataclass(frozen=True)
+class AlmaProx(Least):
+    """Augmented Lagrangian per entry, proximal step in Linf (ALMAProx; Rony et al., CVPR 2023, arXiv 2206.07179).
+
+    The penalty's slope is the true one: the released code drops a term for entries that are just not adversarial, so
+    that they get next to no push. Margins are divided by the spread of the logits (DLR) where there are three classes
+    or more, else by their mean size in the case.
+
+    Attributes:
+        step_size: learning rate, falling to a tenth.
+        every: steps between two looks at which penalties must rise.
+    """
+
+    ball: Ball = WIDEST
+    goal: Goal | None = None
+    success: Criterion = ByPixels()
+    steps: int = 500
+    step_size: float = 0.001
+    every: int = 10
+
+    def __post_init__(self) -> None:
+        check(self, "linf")
+        if self.every < 1:
+            raise InputError(f"expected every >= 1, got {self.every}; check the attack")
+
+    def search(self, found: Search) -> tuple[Adversarial, None]:
+        image = found.image
+        change, moment = torch.zeros_like(image), torch.zeros_like(image)
+        best = found.seen(image, found.model(image))
+        scale = torch.ones_like(best.size)
+        first = torch.full_like(best.size, self.steps / 2)  # the step of the first success, if in the first half
+        state: _Multipliers | None = None
+        for step in range(self.steps):
+            x, log_odds = found.look(image + change)
+            seen = found.seen(x, log_odds)
+            best |= seen
+            reached = seen.harm >= 1
+            first = torch.where(reached & (step < first), float(step), first)
+            scale = torch.where(reached, scale / 1.02, scale / 0.98).clamp(0.1, 1.0)
+            excess = found.excess(log_odds)
+            constraint = wide(scale, excess) * (1e-4 - excess) / _spread(found, log_odds)
+            state = _Multipliers.start(constraint) if state is None else state.after(constraint, step, self.every)
+            kept = _kept(
+                constraint.detach(), getattr(found.aim.success, "may_fail", 0.0) * step / (self.steps - 1 or 1)
+            )
+            grad = slope(torch.where(kept, _penalty(constraint, state.weight, state.rise), 0.0), x)
+            moment = 0.8 * moment + 0.2 * grad.square()
+            metric = (moment / (1 - 0.8 ** (step + 1))).sqrt().clamp(min=1e-8)
+            rate = self._rate(step, first)
+            change = prox_linf(change - wide(rate, grad) * grad / metric, rate, metric, image)
+        last = image + change
+        return best | found.seen(last, found.model(last)), None
+
+    def _rate(self, step: int, first: PerSample) -> PerSample:
+        """Constant until the first success, then like 1 / step down to a tenth at the end."""
+        span = (self.steps - first).clamp(min=1) / 9
+        return self.step_size * span / ((step - first).clamp(min=0) + span)
+
+
+def _spread(found: Search, log_odds: LogOdds) -> Tensor:
+    """What margins are divided by, so that they do not depend on the logits' scale."""
+    if found.aim.task.exclusive and log_odds.shape[1] > 2:
+        ranked = functional.logsigmoid(log_odds).sort(1, descending=True).values
+        third = ranked[:, 2:3] if found.aim.goal is None else ranked[:, 2:4].mean(1, keepdim=True)
+        return ranked[:, :1] - third + 1e-8
+    return wide(log_odds.detach().abs().flatten(1).mean(1), log_odds) + 1e-8
+
+
+def _kept(constraint: Tensor, share: float) -> Tensor:
+    """All entries but the hardest `share` of each class."""
+    flat = constraint.flatten(2)
+    n = int(share * flat.shape[2])
+    if n == 0:
+        return torch.ones_like(constraint, dtype=torch.bool)
+    hardest = flat.topk(n, 2).values[..., -1:]
+    return (flat < hardest).view_as(constraint)
+
+
+def _penalty(y: Tensor, weight: Tensor, rise: Tensor) -> Tensor:
+    """P(y) with slope `weight` at 0: cubic where the constraint is violated, hyperbolic where it is met."""
+    above, below = y.clamp(min=0), y.clamp(max=0)
+    violated = weight * above + weight * rise * above.square() + rise.square() * above**3 / 6
+    return violated + weight * below / (1 - rise.clamp(min=1) * below)
+
+
+@dataclass(frozen=True, eq=False)
+class _Multipliers:
+    """Per entry: the multiplier (mu), its penalty (rho), and what was seen since penalties were last looked at."""
+
+    weight: Tensor
+    rise: Tensor
+    met: Tensor
+    before: Tensor
+
+    @classmethod
+    def start(cls, constraint: Tensor) -> "_Multipliers":
+        now = constraint.detach()
+        return cls(torch.ones_like(now), torch.full_like(now, 0.01), now < 0, now)
+
+    def after(self, constraint: Tensor, step: int, every: int) -> "_Multipliers":
+        now, rise, met, before = constraint.detach(), self.rise, self.met | (constraint.detach() < 0), self.before
+        if step % every == 0:
+            rise = torch.where(~met & (now > 0.95 * before), 2 * rise, rise)
+            met, before = now < 0, now
+        y = now.requires_grad_()
+        with torch.enable_grad():
+            (grown,) = torch.autograd.grad(_penalty(y, self.weight, rise).sum(), y)
+        weight = (0.8 * self.weight + 0.2 * grown).clamp(1e-12, 1.0)
+        return _Multipliers(weight, rise, met, before.detach())

@@ -1,0 +1,91 @@
+"""ASMA: raises the wanted class where it is not yet predicted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_attack.attacks.minimal.carlini_wagner import WIDEST
+from medseg_attack.attacks.minimal.search import Least, Search, check, wide
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import TINY, slope
+from medseg_attack.registry import About, register
+from medseg_attack.threat.goals.base import Goal
+from medseg_attack.threat.goals.criteria import ByPixels, Criterion
+from medseg_attack.threat.goals.masks import Erase
+from medseg_attack.types import Adversarial, Ball, LogOdds, Mask, PerSample
+
+
+@register("asma", kind="attack", about=About(norm="least l2"))
+@dataclass(frozen=True)
+class Asma(Least):
+    """Raises the wanted class where it is not yet seen, less the change's square (Ozbulak et al., arXiv 1907.13124).
+
+    Targeted alone. Steps grow with the overlap that is reached. Exclusive tasks raise log-probabilities, since raw
+    logits are known up to a constant only; an overlap is per case and over the classes that are there.
+
+    Attributes:
+        step_size: root mean square of a step at full overlap, on top of `least`.
+        least: root mean square of any step.
+        normalised: False multiplies raw gradients, as published, whose scale is that of network and image.
+    """
+
+    ball: Ball = WIDEST
+    goal: Goal | None = Erase()
+    success: Criterion = ByPixels()
+    steps: int = 200
+    step_size: float = 1 / 255
+    least: float = 0.1 / 255
+    normalised: bool = True
+
+    def __post_init__(self) -> None:
+        check(self, "l2")
+        if self.goal is None:
+            raise InputError(
+                "expected a goal for asma, which can only go towards one, got none; give goal=erase('liver')"
+            )
+
+    def search(self, found: Search) -> tuple[Adversarial, None]:
+        assert found.aim.goal is not None
+        wanted, task = found.aim.goal(found.target), found.aim.task
+        x = found.image
+        best = found.seen(x, found.model(x))
+        for step in range(self.steps):
+            here, log_odds = found.look(x)
+            best |= found.seen(here, log_odds)
+            overlap = _overlap(found.model.decide(log_odds.detach()), wanted, list(task.scored)).to(x)
+            grad = slope(_raised(found, log_odds, wanted), here) - 2 * (x - found.image)
+            if self.normalised:
+                grad = grad / (wide(grad.flatten(1).square().mean(1).sqrt(), grad) + TINY)
+            # the paper's first step knows of no overlap yet
+            rate = self.least + self.step_size * (overlap if step else torch.zeros_like(overlap))
+            x = (x + wide(rate, x) * grad).clamp(0, 1)
+        return best | found.seen(x, found.model(x)), None
+
+
+def _raised(found: Search, log_odds: LogOdds, wanted: Mask) -> Tensor:
+    """What is raised of each entry that is not as wanted."""
+    excess = found.excess(log_odds)
+    if found.aim.task.exclusive:
+        excess, missing = torch.where(wanted, functional.logsigmoid(log_odds), 0.0), excess.detach() <= 0
+        return torch.where(missing, excess, 0.0)
+    return torch.where(excess.detach() <= 0, excess, 0.0)
+
+
+def _overlap(pred: Mask, wanted: Mask, classes: Sequence[int]) -> PerSample:
+    """IoU, mean over the classes in either mask; 1 where there are none."""
+    pred, wanted = pred[:, classes].flatten(2), wanted[:, classes].flatten(2)
+    either = (pred | wanted).sum(2)
+    iou = (pred & wanted).sum(2) / either.clamp(min=1)
+    there = (either > 0).sum(1)
+    return torch.where(there > 0, iou.sum(1) / there.clamp(min=1), 1.0)
+
+
+@register("asma_ozbulak2019", kind="attack", about=About(norm="least l2"))
+def asma_ozbulak2019(
+    ball: Ball = WIDEST, goal: Goal | None = Erase(), success: Criterion = ByPixels(), steps: int = 200
+) -> Asma:
+    """ASMA with raw gradients and the published rates (arXiv 1907.13124): made for one network's logits."""
+    return Asma(ball, goal, success, steps, step_size=1e-6, least=1e-7, normalised=False)

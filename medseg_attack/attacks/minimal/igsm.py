@@ -1,0 +1,50 @@
+"""I-GSM: steps along the signs until the case succeeds."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from medseg_attack.attacks.minimal.search import Least, Moved, Search, check, walk
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import slope
+from medseg_attack.registry import About, register
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.goals.base import Goal
+from medseg_attack.threat.goals.criteria import ByMiou, Criterion
+from medseg_attack.threat.goals.toward import Toward
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Objective
+
+
+@register("igsm", kind="attack", about=About(paper="Shukla et al., Multimedia Tools and Applications 2023"))
+@dataclass(frozen=True)
+class Igsm(Least):
+    """Steps along the signs until the case succeeds: MedIS with one loss (Shukla et al. 2023).
+
+    Updates are counted, so that the change is step_size times their number; the published step count is one more.
+
+    Attributes:
+        step_size: of one step, absolute.
+    """
+
+    ball: Ball = Linf(10 / 255)
+    objective: Objective = bce
+    goal: Goal | None = None
+    success: Criterion = ByMiou()
+    steps: int = 10
+    step_size: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        check(self, "linf", "l2", "l0")
+        if not self.step_size > 0:
+            raise InputError(f"expected step_size > 0, got {self.step_size:g}; check the attack")
+
+    def search(self, found: Search) -> tuple[Adversarial, Tensor]:
+        goal = found.aim.goal
+        climbed = suited(self.objective if goal is None else Toward(self.objective, goal), found.aim.task)
+
+        def move(x: Image, log_odds: LogOdds) -> Moved:
+            return x + self.step_size * slope(climbed(log_odds, found.target), x).sign(), 1
+
+        return walk(found, self.steps, move)

@@ -1,0 +1,59 @@
+"""JSMA: the few pixels that matter most, changed as far as they go."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg_attack.attacks.minimal.search import Least, Moved, Search, check, walk
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import slope
+from medseg_attack.registry import About, register
+from medseg_attack.threat.balls.norms import L0
+from medseg_attack.threat.goals.base import Goal
+from medseg_attack.threat.goals.criteria import ByPixels, Criterion
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds
+
+
+@register("jsma", kind="attack", about=About(norm="least l0"))
+@dataclass(frozen=True)
+class Jsma(Least):
+    """The few pixels that matter most, changed as far as they go (JSMA; Papernot et al., arXiv 1511.07528).
+
+    Saliency is the slope of the wanted class's margin over the best other, summed over the entries that are not
+    adversarial yet. The paper's product, of what a pixel does for the wanted logit and against the sum of all others,
+    depends on the logits' common shift, which log-odds do not know; of log-probabilities it is 0 wherever a pixel moves
+    both alike, and the search gets stuck. Single pixels, not pairs, which a scan has too many of.
+
+    Attributes:
+        steps: rounds, of which each changes `share` of all pixels; none is changed twice.
+        theta: by how much; 1 goes to black or white.
+    """
+
+    ball: Ball = L0()
+    goal: Goal | None = None
+    success: Criterion = ByPixels()
+    steps: int = 100
+    share: float = 0.001
+    theta: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self, "l0")
+        if not (0 < self.share <= 1 and self.theta > 0):
+            raise InputError(
+                f"expected 0 < share <= 1 and theta > 0, got {self.share:g} and {self.theta:g}; check them"
+            )
+
+    def search(self, found: Search) -> tuple[Adversarial, Tensor]:
+        n = max(1, round(self.share * found.image[0].numel()))
+
+        def move(x: Image, log_odds: LogOdds) -> Moved:
+            gain = slope(found.excess(log_odds).clamp(max=0), x)
+            moved = (x.detach() + self.theta * gain.sign()).clamp(0, 1)
+            stuck = (x.detach() != found.image) | (moved == x.detach())
+            score = torch.where(stuck, 0.0, gain.abs()).flatten(1)
+            top = score.topk(n, 1)
+            chosen = torch.zeros_like(score, dtype=torch.bool).scatter_(1, top.indices, top.values > 0)
+            return torch.where(chosen.view_as(x), moved, x.detach()), 1
+
+        return walk(found, self.steps, move)

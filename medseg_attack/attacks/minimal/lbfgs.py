@@ -1,0 +1,115 @@
+"""L-BFGS: the least square of a change plus a price on cross-entropy, within [0, 1]."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_attack.attacks.minimal.carlini_wagner import WIDEST, _next
+from medseg_attack.attacks.minimal.search import Least, Search, check, wide
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import TINY, slope
+from medseg_attack.registry import About, register
+from medseg_attack.threat.goals.base import Goal
+from medseg_attack.threat.goals.criteria import ByPixels, Criterion
+from medseg_attack.types import Adversarial, Ball, Image, PerSample
+
+
+@register("lbfgs", kind="attack", about=About(norm="least l2"))
+@dataclass(frozen=True)
+class Lbfgs(Least):
+    """Least squares plus a price on cross-entropy, by L-BFGS within [0, 1] (Szegedy et al., arXiv 1312.6199).
+
+    All cases of a batch at once, each with its own memory, step length and price; scipy's optimiser takes one at a
+    time. Cross-entropy is that of the wanted side of each entry against the strongest other, mean over entries: away
+    from the truth it is bounded, where minus the truth's own is not.
+
+    Attributes:
+        steps: evaluations per price.
+        searches: prices tried.
+        price: the first; the next is ten times that after a failure.
+    """
+
+    ball: Ball = WIDEST
+    goal: Goal | None = None
+    success: Criterion = ByPixels()
+    steps: int = 50
+    searches: int = 6
+    price: float = 10.0
+
+    def __post_init__(self) -> None:
+        check(self, "l2")
+        if self.searches < 1:
+            raise InputError(f"expected searches >= 1, got {self.searches}; check the attack")
+
+    def search(self, found: Search) -> tuple[Adversarial, None]:
+        best = found.seen(found.image, found.model(found.image))
+        price = torch.full_like(best.size, self.price)
+        low, high = torch.zeros_like(price), torch.full_like(price, torch.inf)
+        for _ in range(self.searches):
+            tried = _descended(found, price, self.steps)
+            best |= tried
+            price, low, high = _next(price, low, high, tried.harm >= 1)
+        return best, None
+
+
+MEMORY = 10  # pairs of steps and slopes
+
+
+Flat = Float[Tensor, "b n"]
+
+
+def _descended(found: Search, price: PerSample, steps: int) -> Adversarial:
+    """The best that projected L-BFGS saw with these prices: `steps` evaluations, Armijo's rule, per sample."""
+
+    def valued(x: Image) -> tuple[PerSample, Flat, Adversarial]:
+        here, log_odds = found.look(x)
+        entries = functional.softplus(-found.excess(log_odds)).flatten(1).mean(1)
+        value = (here - found.image).square().flatten(1).sum(1) + price * entries
+        return value.detach(), slope(value, here).flatten(1), found.seen(here, log_odds)
+
+    x = found.image
+    value, grad, best = valued(x)
+    pairs: list[tuple[Flat, Flat]] = []
+    unit = 1 / (grad.norm(dim=1) + TINY)  # the first step has length 1
+    stride = torch.ones_like(value)
+    for _ in range(steps - 1):
+        flat = x.flatten(1)
+        free = ~(((flat <= 0) & (grad > 0)) | ((flat >= 1) & (grad < 0)))
+        way = _newton(grad * free, pairs, unit) * free
+        way = torch.where(((way * grad).sum(1) > 0)[:, None], way, unit[:, None] * grad * free)
+        trial = (x - (stride[:, None] * way).view_as(x)).clamp(0, 1)
+        new_value, new_grad, seen = valued(trial)
+        best |= seen
+        moved = (trial - x).flatten(1)
+        taken = new_value <= value + 1e-4 * (grad * moved).sum(1)
+        bent = torch.where(taken[:, None], new_grad - grad, 0.0)
+        moved = torch.where(taken[:, None], moved, 0.0)
+        curved = (moved * bent).sum(1)
+        unit = torch.where(curved > TINY, curved / (bent.square().sum(1) + TINY), unit)
+        kept = (curved > TINY)[:, None]
+        pairs = [*pairs[1 - MEMORY :], (moved * kept, bent * kept)]
+        x = torch.where(wide(taken, x), trial, x)
+        value, grad = torch.where(taken, new_value, value), torch.where(taken[:, None], new_grad, grad)
+        stride = torch.where(taken, 1.0, stride / 4)
+    return best
+
+
+def _newton(grad: Flat, pairs: Sequence[tuple[Flat, Flat]], unit: PerSample) -> Flat:
+    """The inverse Hessian of the pairs times the gradient (two loops); a pair of zeros is none."""
+
+    def times(a: Flat, b: Flat) -> Float[Tensor, "b 1"]:
+        return (a * b).sum(1, keepdim=True)
+
+    shares = []
+    for moved, bent in reversed(pairs):
+        share = times(moved, grad) / (times(moved, bent) + TINY)
+        shares.append(share)
+        grad = grad - share * bent
+    grad = unit[:, None] * grad
+    for (moved, bent), share in zip(pairs, reversed(shares), strict=True):
+        grad = grad + moved * (share - times(bent, grad) / (times(moved, bent) + TINY))
+    return grad

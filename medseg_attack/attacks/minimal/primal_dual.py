@@ -1,0 +1,89 @@
+"""PDGD and PDPGD: primal-dual (proximal) gradient descent."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_attack.attacks.minimal.alma_prox import prox_linf
+from medseg_attack.attacks.minimal.dag import WIDEST
+from medseg_attack.attacks.minimal.search import Least, Search, check, wide
+from medseg_attack.numerics.samples import TINY, length, slope
+from medseg_attack.registry import About, register
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.goals.base import Goal
+from medseg_attack.threat.goals.criteria import ByPixels, Criterion
+from medseg_attack.types import Adversarial, Ball
+
+
+@register("pdpgd", kind="attack")
+@dataclass(frozen=True)
+class PrimalDual(Least):
+    """Descends on norm and constraints while their weights climb (PDPGD, PDGD; Matyasko & Chau, arXiv 2106.01538).
+
+    Per entry as in adv_lib: weights are a softmax with one place for the norm. In linf the norm enters through its
+    proximal operator, solved exactly instead of in five rounds; in l2 through its gradient.
+
+    Attributes:
+        step_size: of Adam on the image, falling to a hundredth.
+        dual_step_size: of the weights' logarithms, falling to a tenth.
+    """
+
+    ball: Ball = WIDEST
+    goal: Goal | None = None
+    success: Criterion = ByPixels()
+    steps: int = 500
+    step_size: float = 0.1
+    dual_step_size: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(self, "linf", "l2")
+
+    def search(self, found: Search) -> tuple[Adversarial, None]:
+        image, in_linf = found.image, isinstance(found.ball, Linf)
+        change, first, second = (torch.zeros_like(image) for _ in range(3))
+        best = found.seen(image, found.model(image))
+        duals: Tensor | None = None
+        shares = torch.zeros_like(image)
+        bound = math.log(1e12 if in_linf else 1e6)
+        for step in range(self.steps):
+            x, log_odds = found.look(image + change)
+            best |= found.seen(x, log_odds)
+            lack = -found.excess(log_odds)
+            if duals is None:
+                duals = torch.full_like(lack, -math.log(lack[0].numel())).detach()
+                shares = _shares(duals)
+            else:
+                shares = 0.9 * shares + 0.1 * _shares(duals)
+            norm_share = 1 - shares.flatten(1).sum(1)
+            grad = slope(shares * functional.softplus(lack), x)
+            if not in_linf:
+                grad = grad + wide(norm_share / (length(change) + TINY), grad) * change
+            first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad.square()
+            metric = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+            rate = self.step_size * 0.01 ** (step / self.steps)
+            moved = change - rate / (1 - 0.9 ** (step + 1)) * first / metric
+            change = (image + moved).clamp(0, 1) - image
+            if in_linf:
+                change = prox_linf(change, rate * norm_share / (1 - norm_share), metric, image)
+            climb = self.dual_step_size * (1 - 0.9 * step / max(self.steps - 1, 1))
+            duals = (duals + climb * lack.detach().sign()).clamp(-bound, bound)
+        last = image + change
+        return best | found.seen(last, found.model(last)), None
+
+
+def _shares(duals: Float[Tensor, "b n *s"]) -> Float[Tensor, "b n *s"]:
+    """Softmax over a case's entries and one more of weight 1, the norm's."""
+    flat = functional.pad(duals.flatten(1), (1, 0))
+    return flat.softmax(1)[:, 1:].view_as(duals)
+
+
+@register("pdgd", kind="attack", about=About(norm="least l2"))
+def pdgd(
+    ball: Ball = L2(20.0), goal: Goal | None = None, success: Criterion = ByPixels(), steps: int = 500
+) -> PrimalDual:
+    """PDPGD in L2, where no proximal step is needed (Matyasko & Chau, arXiv 2106.01538)."""
+    return PrimalDual(ball, goal, success, steps)

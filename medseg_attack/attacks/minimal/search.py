@@ -1,0 +1,136 @@
+"""What all attacks that look for the least perturbation share: what they measure, keep and return.
+
+Such an attack searches all of [0, 1], whatever its ball: the ball says in which norm changes are measured, and its eps
+is the largest one that counts. A case whose least change is larger, or of which none was found, is a failure: the
+untouched image comes back with `success` False, and tables count it as such. So one search serves every eps.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from medseg_attack.attacks.judging import judged
+from medseg_attack.errors import InputError
+from medseg_attack.registry import spec
+from medseg_attack.threat.goals.aim import Aim
+from medseg_attack.threat.goals.base import Goal
+from medseg_attack.threat.goals.criteria import Criterion
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model
+
+ROUNDING = 1e-9  # of a ball's size
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One search for the least change of each sample of a batch."""
+
+    model: Model
+    ball: Ball
+    aim: Aim
+    image: Image
+    target: Mask
+
+    def look(self, x: Image) -> tuple[Image, LogOdds]:
+        """`x` with a gradient to come, and the model's answer."""
+        x = x.detach().requires_grad_()
+        return x, self.model(x)
+
+    def excess(self, log_odds: LogOdds) -> Float[Tensor, "b n *s"]:
+        """By how much each entry is over the boundary; > 0 is adversarial."""
+        return self.aim.excess(log_odds, self.target)
+
+    def seen(self, x: Image, log_odds: LogOdds) -> Adversarial:
+        """`x` as far as it came: its harm is capped at success, so that `|` keeps the smallest that succeeds."""
+        progress = self.aim.progress(self.model.decide(log_odds.detach()), self.target).to(x)
+        return Adversarial(x.detach(), progress, self.ball.size(x.detach(), self.image))
+
+    def within(self, best: Adversarial, ball: Ball, passes: Tensor | None = None) -> Adversarial:
+        """What counts of the best find: itself where it succeeds in the ball, elsewhere the untouched image."""
+        success = (best.harm >= 1) & (best.size <= ball.limit * (1 + ROUNDING))
+        x = torch.where(wide(success, best.image), best.image, self.image)
+        if passes is not None:  # and the one that judges it
+            passes = passes + torch.tensor([1, 0], device=passes.device)
+        return replace(judged(self.model, ball, x, self.image, self.target), success=success, passes=passes)
+
+
+class Least(ABC):
+    """An attack that looks for the least change; a frozen dataclass says how in `search`."""
+
+    ball: Ball
+    goal: Goal | None
+    success: Criterion
+
+    @abstractmethod
+    def search(self, found: Search) -> tuple[Adversarial, Tensor | None]:
+        """The smallest success of each sample, or how far it came; and its passes, if samples stop by themselves."""
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return next(self.sweep(model, image, target, seeds, [self.ball]))
+
+    def sweep(
+        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
+    ) -> Iterator[Adversarial]:
+        """One search, cut to each of several balls of one norm."""
+        aim = Aim.of(self.goal, self.success, model.task)
+        found = Search(model, max(balls, key=lambda ball: ball.limit), aim, image, target)
+        best, passes = self.search(found)
+        for ball in balls:
+            yield found.within(best, ball, passes)
+
+
+Moved: TypeAlias = tuple[Image, Int[Tensor, "b"] | int]  # where to, and the backward passes that it took
+
+
+Move: TypeAlias = Callable[[Image, LogOdds], Moved]  # from where a gradient can be had, and the answer there
+
+
+def walk(found: Search, steps: int, move: Move) -> tuple[Adversarial, Tensor]:
+    """Moves each sample until it succeeds, `steps` times at most.
+
+    Returns:
+        Its first success, or how far it came, and its forward and backward passes.
+    """
+    x, best = found.image, None
+    left = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    passes = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
+    for step in range(steps + 1):
+        here, log_odds = found.look(x)
+        seen = found.seen(x, log_odds)
+        best = seen if best is None else best | seen
+        passes[:, 0] += left
+        left = best.harm < 1
+        if step == steps or not left.any():
+            break
+        moved, backwards = move(here, log_odds)
+        passes[:, 1] += left * backwards
+        x = torch.where(wide(left, x), moved.detach().clamp(0, 1), x)
+    assert best is not None
+    return best, passes
+
+
+def wide(per_sample: Tensor, like: Tensor) -> Tensor:
+    """Of the shape (b, 1, ...), to go with `like`."""
+    return per_sample.view(-1, *(1 for _ in like.shape[1:]))
+
+
+def check(attack: Any, *norms: str) -> None:
+    """Refuses what a least-perturbation attack cannot be built with.
+
+    Raises:
+        InputError: its ball is of a norm that it does not search in, or it takes no step.
+    """
+    kind = spec(attack.ball).partition("(")[0]
+    if kind == "within":
+        raise InputError(
+            "expected attacks in a ball for --region, got one of the least change, which searches the whole image; "
+            "drop --region or that attack"
+        )
+    if kind not in norms:
+        raise InputError(f"expected a ball of {' or '.join(norms)}, the norm that is made small, got {kind}; change it")
+    if attack.steps < 1:
+        raise InputError(f"expected steps >= 1, got {attack.steps}; check the attack")

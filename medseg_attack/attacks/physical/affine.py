@@ -1,0 +1,169 @@
+"""Patients who lie turned, shifted or are of another size: affine changes with the truth carried along."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.deformation import Displacement
+from medseg_attack.attacks.physical.in_mm import Spaced, longest, pixel_mm
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.flows import warped
+from medseg_attack.registry import About, register
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.types import Adversarial, Ball, Case, Flow, Image, Mask, Model, Objective, PerSample
+
+STIFF = 1e-3  # mm: what float32 leaves of a flow beside its own affine part
+
+
+@register("pose", kind="ball")
+@dataclass(frozen=True)
+class Pose:
+    """The body may turn, shift and scale: `eps` times all three bounds; its size is the largest share of one of them.
+
+    Told from the flow alone: its best affine fit, which must leave nothing over.
+
+    Attributes:
+        degrees: of rotation around the middle of the image; in 3-D around any axis.
+        shift_mm: of the middle.
+        scale: 0.1 is a tenth larger or smaller by as much.
+    """
+
+    eps: float = 1.0
+    degrees: float = 10.0
+    shift_mm: float = 5.0
+    scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        bounds = (self.eps, self.degrees, self.shift_mm, self.scale)
+        if min(bounds) < 0 or not math.isfinite(sum(bounds)) or self.eps * self.degrees >= 90:
+            raise InputError(f"expected bounds of 0 or more and a rotation below 90 degrees, got {self}; check them")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    @property
+    def unit(self) -> str:
+        return f"of {self.degrees:g} degrees, {self.shift_mm:g} mm and scale {self.scale:g}"
+
+    def on(self, cases: Sequence[Case]) -> "Pose":
+        spacing = tuple(case.spacing_mm for case in cases)
+        return _Pose(self.eps, self.degrees, self.shift_mm, self.scale, spacing)
+
+    def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
+        """The size of a pixel along each axis."""
+        return pixel_mm((), like)
+
+    def length(self, flow: Flow) -> PerSample:
+        flow = (flow * self.mm(flow)).double()
+        place = centred(flow, self.mm(flow))
+        shift = flow.flatten(2).mean(2)
+        spread = place.square().flatten(2).sum(2).clamp(min=1e-9)
+        linear = torch.einsum("bi...,bj...->bij", flow, place) / spread[:, None]
+        left = flow - shift.view(*shift.shape, *(1 for _ in place.shape[2:]))
+        left = left - torch.einsum("bij,bj...->bi...", linear, place)
+        matrix = linear + torch.eye(linear.shape[1]).to(linear)
+        scale = matrix.det().clamp(min=1e-9) ** (1 / linear.shape[1])
+        turn = matrix / scale[:, None, None]
+        # the sine of the angle is the length of the antisymmetric part's axis
+        sine = ((turn - turn.mT) / 2).square().sum((1, 2)).div(2).sqrt()
+        sheared = (turn @ turn.mT - torch.eye(linear.shape[1]).to(linear)).abs().amax((1, 2))
+        shares = [_share(torch.rad2deg(torch.asin(sine.clamp(max=1))), self.degrees),
+                  _share(shift.square().sum(1).sqrt(), self.shift_mm),
+                  _share(scale.log().abs(), math.log1p(self.scale))]  # fmt: skip
+        stiff = (longest(left) <= STIFF) & (sheared <= STIFF)
+        return torch.where(stiff, torch.stack(shares).amax(0), math.inf)
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return torch.zeros_like(image)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        return x0.clone()
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return x0.clone()
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return Displacement().size(x, x0)
+
+
+@dataclass(frozen=True)
+class _Pose(Spaced, Pose):
+    """A pose of certain cases."""
+
+
+def _share(value: PerSample, bound: float) -> PerSample:
+    return value / bound if bound else torch.where(value > STIFF, math.inf, 0.0).to(value)
+
+
+def centred(like: Tensor, mm: Float[Tensor, "b n *ones"]) -> Float[Tensor, "b n *s"]:
+    """Where each pixel lies from the middle of the image, in mm."""
+    axes = [torch.arange(n, device=like.device, dtype=like.dtype) - (n - 1) / 2 for n in like.shape[2:]]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None] * mm
+
+
+@register("affine", kind="attack", about=About(paper="Chen et al., advchain, Medical Image Analysis 2022"))
+@dataclass(frozen=True)
+class Affine:
+    """The rotation, shift and scale that harm most, the truth carried along (Chen et al., advchain, MedIA 2022).
+
+    In mm, so that a body stays as it is on grids of unequal spacing, and around the middle of the image. One scale
+    for all axes: bodies are not stretched.
+
+    Attributes:
+        steps: 0 draws a pose at random.
+    """
+
+    ball: Ball = Pose()
+    objective: Objective = bce
+    steps: int = 20
+    step_size: float = 0.25
+
+    def __post_init__(self) -> None:
+        checked(self)
+        if not isinstance(self.ball, Pose):
+            raise InputError(f"expected the ball pose for affine, got {self.ball}; write pose(degrees=10)")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return climbed(self, model, image, target, seeds)
+
+    def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
+        axes = image.ndim - 2
+        return anywhere(image, axes * (axes - 1) // 2 + 1 + axes, seeds)
+
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+        pose = self.ball
+        assert isinstance(pose, Pose)
+        axes = image.ndim - 2
+        turns = axes * (axes - 1) // 2
+        turn, size, shift = torch.split(numbers, [turns, 1, axes], dim=1)
+        angle = math.radians(pose.eps * pose.degrees) / math.sqrt(turns) * turn
+        growth = pose.eps * math.log1p(pose.scale) * size
+        shift = pose.eps * pose.shift_mm / math.sqrt(axes) * shift
+        matrix = torch.matrix_exp(_antisymmetric(angle, axes)) * growth.exp()[..., None]
+        mm = pose.mm(image)
+        flow = _affine_flow(matrix, shift, image, mm)
+        inverse = matrix.inverse()
+        back = _affine_flow(inverse, -(inverse @ shift[..., None])[..., 0], image, mm)
+        return Made(warped(image, flow), flow, back)
+
+
+def _antisymmetric(angle: Float[Tensor, "b t"], axes: int) -> Float[Tensor, "b n n"]:
+    upper = torch.zeros(len(angle), axes, axes, device=angle.device, dtype=angle.dtype)
+    rows, columns = torch.triu_indices(axes, axes, 1)
+    upper = upper.index_put((torch.arange(len(angle))[:, None], rows[None], columns[None]), angle)
+    return upper - upper.mT
+
+
+def _affine_flow(
+    matrix: Float[Tensor, "b n n"], shift: Float[Tensor, "b n"], image: Image, mm: Float[Tensor, "b n *ones"]
+) -> Flow:
+    place = centred(image, mm)
+    change = matrix - torch.eye(matrix.shape[1]).to(matrix)
+    moved = torch.einsum("bij,bj...->bi...", change, place) + shift.view(*shift.shape, *(1 for _ in place.shape[2:]))
+    return moved / mm

@@ -1,0 +1,117 @@
+"""Gradient ascent on what describes a change, not on pixels: the one loop of all attacks that imitate scanners and
+bodies. Each of them says how its numbers become an image; what it may do at most is its ball."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medseg_attack.attacks.judging import judged
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.flows import moved, warped
+from medseg_attack.numerics.samples import drawn
+from medseg_attack.threat.balls.base import size_of
+from medseg_attack.threat.objectives.harm import harm
+from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.types import Adversarial, Ball, Flow, Image, LogOdds, Mask, Model, Objective, PerSample
+
+Numbers = Float[Tensor, "b m"]  # in [-1, 1]; 0 of all is no change, 1 the most that the ball allows
+
+
+class Made(NamedTuple):
+    """What numbers make of an image.
+
+    Attributes:
+        flow: how anatomy moved, and `back` the flow that undoes it; None where nothing moves.
+        penalty: what it costs beside the objective.
+    """
+
+    image: Image
+    flow: Flow | None = None
+    back: Flow | None = None
+    penalty: PerSample | None = None
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An attack that is described by some numbers; `steps=0` is a random draw of it, which is its control."""
+
+    @property
+    def ball(self) -> Ball: ...
+    @property
+    def objective(self) -> Objective: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def step_size(self) -> float: ...
+
+    def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
+        """Where the ascent begins."""
+        ...
+
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Made: ...
+
+
+def checked(attack: Described) -> None:
+    """Refuses what no ascent can be."""
+    for name in ("steps", "step_size"):
+        if getattr(attack, name) < 0:
+            raise InputError(f"expected {name} >= 0, got {getattr(attack, name)}; check the attack")
+
+
+def anywhere(image: Image, m: int, seeds: Sequence[int]) -> Numbers:
+    """`m` numbers of each sample, uniform in [-1, 1]."""
+    return 2 * drawn(torch.rand, image.new_empty(len(image), m), seeds) - 1
+
+
+def climbed(attack: Described, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+    """The worst that `steps` signed steps of `step_size` met, of each sample; never less harmful than the image itself.
+
+    Where anatomy moves, the output is carried back to be compared with the truth as it was: that has a gradient in
+    the movement, which a truth that is carried along and decided again has not. What is kept score of, and reported,
+    is the other way round: the prediction on the moved image against the moved truth.
+    """
+    numbers = attack.start(image, seeds)
+    best = judged(model, attack.ball, image, image, target)
+    if attack.steps == 0:  # a control is what was drawn, be it harmless
+        return _tried(attack, model, numbers, image, target, 1.0)[0]
+    for step in range(attack.steps + 1):
+        last = step == attack.steps
+        numbers = numbers.detach().requires_grad_(not last)
+        found, loss = _tried(attack, model, numbers, image, target, step / attack.steps)
+        best |= found
+        if not last:
+            (grad,) = torch.autograd.grad(loss.sum(), numbers)
+            numbers = (numbers + attack.step_size * grad.sign()).clamp(-1, 1)
+    return best
+
+
+def _tried(
+    attack: Described, model: Model, numbers: Numbers, image: Image, target: Mask, progress: float
+) -> tuple[Adversarial, PerSample]:
+    """What the numbers do, and the objective there."""
+    with torch.set_grad_enabled(numbers.requires_grad):
+        made = attack.made(numbers, image, progress)
+        still = image if made.flow is None else warped(image, made.flow.detach())
+        x = made.image + (attack.ball.project(made.image.detach(), still) - made.image.detach())
+        log_odds = model(x)
+        loss = suited(attack.objective, model.task)(carried_back(log_odds, made.back), target, progress)
+        loss = loss if made.penalty is None else loss - made.penalty
+    flow = None if made.flow is None else made.flow.detach()
+    x = attack.ball.project(made.image.detach(), still)
+    truth = moved(target, flow, model.task.exclusive)
+    return described(model, attack.ball, x, still, model.decide(log_odds.detach()), truth, flow), loss
+
+
+def carried_back(log_odds: LogOdds, back: Flow | None) -> LogOdds:
+    return log_odds if back is None else warped(log_odds, back)
+
+
+def described(
+    model: Model, ball: Ball, x: Image, still: Image, pred: Mask, truth: Mask, flow: Flow | None
+) -> Adversarial:
+    """`x` with its harm to the truth on it, and its size."""
+    classes = list(model.task.scored)
+    return Adversarial(x, harm(pred[:, classes], truth[:, classes]).to(x), size_of(ball, x, still, flow), flow)

@@ -1,0 +1,113 @@
+"""A coil's uneven sensitivity: intensities times a smooth field."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.fields import polynomial, smooth
+from medseg_attack.numerics.samples import drawn
+from medseg_attack.numerics.stored_values import NEAR
+from medseg_attack.registry import register
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+
+BASES = ("spline", "polynomial")
+
+
+@register("gain", kind="ball")
+@dataclass(frozen=True)
+class Gain:
+    """Every pixel may be multiplied by 1 - `eps` to 1 + `eps`, the strength of a bias field; black stays black.
+
+    Rounding towards the untouched image and cutting at white only bring it closer, so both keep it in the ball.
+    What float32 loses of a difference counts as none.
+    """
+
+    eps: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < 1:
+            raise InputError(f"expected a field strength from 0 to 1, got {self.eps:g}; 0.3 is a field from 0.7 to 1.3")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    @property
+    def unit(self) -> str:
+        return "field strength"
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return self.eps * image * grad.sign()
+
+    def project(self, x: Image, x0: Image) -> Image:
+        return x.clamp((1 - self.eps) * x0, (1 + self.eps) * x0).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return self.project(x0 + self.eps * x0 * (2 * drawn(torch.rand, x0, seeds) - 1), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return relative(x, x0).flatten(1).amax(1)
+
+
+def relative(x: Image, x0: Image) -> Image:
+    """The change of every pixel as a share of it."""
+    change = ((x - x0).abs() - NEAR).clamp(min=0)
+    return torch.where(change > 0, change / x0, 0)
+
+
+@register("bias_field", kind="attack")
+@dataclass(frozen=True)
+class BiasField:
+    """The bias field that harms most (Chen et al., AdvBias, MICCAI 2020; Tian et al., arXiv 2009.09247).
+
+    The field is exp(b) with b smooth and the field itself between 1 - eps and 1 + eps. Signed steps on its weights in
+    place of normalised gradients, since every weight has a bound of its own. Tian's warp of the coordinates and soft
+    penalties are left out: the ball bounds the field itself.
+
+    Attributes:
+        basis: "spline" (cubic B-splines, AdvBias) or "polynomial" (Legendre in place of Tian's powers, which are
+            nearly dependent).
+        order: of control points along each axis, or of polynomial degrees.
+        steps: 0 draws a field at random.
+    """
+
+    ball: Ball = Gain()
+    objective: Objective = bce
+    steps: int = 20
+    step_size: float = 0.25
+    basis: str = "spline"
+    order: int = 5
+
+    def __post_init__(self) -> None:
+        checked(self)
+        if self.basis not in BASES:
+            raise InputError(f"expected basis to be one of {', '.join(BASES)}, got {self.basis!r}; check it")
+        least = 4 if self.basis == "spline" else 1
+        if self.order < least:
+            raise InputError(f"expected order >= {least} of basis {self.basis!r}, got {self.order}; take more")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return climbed(self, model, image, target, seeds)
+
+    def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
+        return anywhere(image, self.order ** (image.ndim - 2), seeds)
+
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+        return Made(biased(numbers, image, self.ball.eps, self.basis, self.order))
+
+
+def biased(numbers: Numbers, image: Image, strength: float, basis: str = "spline", order: int = 5) -> Image:
+    """The image under the field of these weights."""
+    grid = tuple(image.shape[2:])
+    weights = numbers.view(len(image), 1, *(order for _ in grid))
+    if basis == "spline":
+        field = smooth(weights, grid)
+    else:
+        field = polynomial(weights, grid)
+        field = field / field.abs().flatten(1).amax(1).clamp(min=1).view(-1, 1, *(1 for _ in grid))
+    up, down = torch.log1p(torch.tensor([strength, -strength], dtype=torch.float64)).tolist()
+    return image * torch.exp(torch.where(field > 0, up * field, -down * field))

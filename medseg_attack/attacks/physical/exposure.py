@@ -1,0 +1,141 @@
+"""Exposure: a bracket of brighter and darker versions of an image, mixed with smooth weights."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.fields import smooth
+from medseg_attack.numerics.samples import drawn
+from medseg_attack.numerics.stored_values import NEAR
+from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import plain
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+
+BRACKET = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of the ball's stops
+
+
+CONTRAST = 6.0  # of the weights' logits: all of it in one exposure leaves the others less than 1 % each
+
+
+@register("stops", kind="ball")
+@dataclass(frozen=True)
+class Stops:
+    """Every pixel may be brightened or darkened by `eps` stops, a factor of 2 each.
+
+    Attributes:
+        reach: in pixels; further than 0, a pixel may take the value of a neighbour, so exposed, if it may be exposed
+            at all.
+    """
+
+    eps: float = 0.5
+    reach: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < math.inf or self.reach < 0:
+            raise InputError(f"expected stops >= 0 and a reach >= 0, got {self.eps:g} and {self.reach}; check them")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    @property
+    def unit(self) -> str:
+        return "stops"
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return image * (2 ** (self.eps * grad.sign()) - 1)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        low, high = self._around(x0)
+        return x.clamp(low * 2**-self.eps, high * 2**self.eps).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return self.project(x0 * 2 ** (self.eps * (2 * drawn(torch.rand, x0, seeds) - 1)), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        low, high = self._around(x0)
+        up, down = (x - NEAR).clamp(min=0) / high, low / (x + NEAR)
+        most = torch.maximum(torch.where(x > high + NEAR, up, 1), torch.where(x < low - NEAR, down, 1))
+        return most.flatten(1).amax(1).log2()
+
+    def _around(self, x0: Image) -> tuple[Image, Image]:
+        if not self.reach or not self.eps:
+            return x0, x0
+        pool = F.max_pool2d if x0.ndim == 4 else F.max_pool3d
+        width = 2 * self.reach + 1
+        return -pool(-x0, width, 1, self.reach), pool(x0, width, 1, self.reach)
+
+
+@register("bef", kind="attack")
+@dataclass(frozen=True)
+class Exposure:
+    """Bracketed exposures, fused with the weights that harm most (Cheng et al., arXiv 2009.09231).
+
+    Five exposures, mixed at every pixel with non-negative weights that add up to 1 and change smoothly. The paper
+    fuses Laplacian pyramids so that rough weights leave no seams; smooth ones leave none. A ball with a `reach` gives
+    every pixel kernels over its neighbours in each exposure in place of weights, as CBEF does (`cbef`).
+
+    Attributes:
+        order: control points of the weights along each axis.
+        steps: 0 draws weights at random.
+    """
+
+    ball: Ball = Stops()
+    objective: Objective = bce
+    steps: int = 20
+    step_size: float = 0.25
+    order: int = 8
+
+    def __post_init__(self) -> None:
+        checked(self)
+        if self.order < 4:
+            raise InputError(f"expected order >= 4, got {self.order}; cubic splines need as many points")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return climbed(self, model, image, target, seeds)
+
+    def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
+        return anywhere(image, len(BRACKET) * self._taps(image) * self.order ** (image.ndim - 2), seeds)
+
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+        grid = tuple(image.shape[2:])
+        weights = numbers.view(len(image), -1, *(self.order for _ in grid))
+        return Made(fused(torch.softmax(CONTRAST * smooth(weights, grid), 1), image, self.ball.eps, self._reach))
+
+    @property
+    def _reach(self) -> int:
+        return int(getattr(plain(self.ball), "reach", 0))
+
+    def _taps(self, image: Image) -> int:
+        return int((2 * self._reach + 1) ** (image.ndim - 2))
+
+
+def fused(weights: Tensor, image: Image, stops: float, reach: int) -> Image:
+    """The exposures of each neighbour in turn, times their weights."""
+    axes = image.ndim - 2
+    wide = F.pad(image, [reach] * (2 * axes), mode="replicate")
+    shown = []
+    for offset in product(range(2 * reach + 1), repeat=axes):
+        near = wide
+        for axis, by in enumerate(offset, start=2):
+            near = near.narrow(axis, by, image.shape[axis])
+        shown += [(near * 2 ** (stops * s)).clamp(max=1) for s in BRACKET]
+    result = torch.zeros_like(image)
+    for n, one in enumerate(shown):
+        result = result + weights[:, n : n + 1] * one
+    return result
+
+
+@register("cbef", kind="attack")
+def cbef(ball: Ball = Stops(reach=1), objective: Objective = bce, steps: int = 20, step_size: float = 0.25,
+         order: int = 8) -> Exposure:  # fmt: skip
+    """Bracketed exposures fused with kernels of 3 x 3 pixels (Cheng et al., arXiv 2009.09231)."""
+    return Exposure(ball, objective, steps, step_size, order)

@@ -1,0 +1,222 @@
+"""Frequencies that are stored too coarsely, as JPEG does, with the table that harms most."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import TINY, drawn
+from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import plain
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+
+GREY = 255.0  # the levels that a table counts in
+
+
+@register("quantised", kind="ball")
+@dataclass(frozen=True)
+class Quantised:
+    """The cosine coefficients of each block may be rounded to multiples of `eps` grey levels of 255.
+
+    Each moves by half of that at most, so no block's root mean square does more; that is what is measured. It is kept
+    by rounding towards the untouched image, which a bound on single coefficients would not be.
+
+    Attributes:
+        block: side in pixels; a volume has cubes.
+        planes: blocks of a volume are squares in each of its planes (VAFA-2D).
+        stretch: the image is then stretched to [0, 1] in each plane, as the released code does: a change of contrast
+            that no table bounds, so that everything in [0, 1] is in the ball.
+    """
+
+    eps: float = 20.0
+    block: int = 8
+    planes: bool = False
+    stretch: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps <= GREY or self.block < 2:
+            raise InputError(f"expected 0 to 255 grey levels and blocks of 2 or more, got {self}; check them")
+
+    @property
+    def limit(self) -> float:
+        return 2 * GREY if self.stretch else self.eps
+
+    @property
+    def unit(self) -> str:
+        return "grey levels of 255"
+
+    def sides(self, axes: int) -> tuple[int, ...]:
+        """Of a block along each axis."""
+        return (1,) * (axes - 2) + (self.block,) * 2 if self.planes else (self.block,) * axes
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return self.eps / GREY / 2 * grad.sign()
+
+    def project(self, x: Image, x0: Image) -> Image:
+        if self.stretch:
+            return x.clamp(0, 1)
+        most = self._rms(x - x0).amax(1)
+        shrink = (self.eps / (most + TINY)).clamp(max=1).view(-1, *(1 for _ in x0.shape[1:]))
+        return (x0 + shrink * (x - x0)).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return self.project(x0 + self.step(drawn(torch.randn, x0, seeds), x0), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return self._rms(x - x0).amax(1)
+
+    def _rms(self, change: Image) -> Float[Tensor, "b blocks"]:
+        """Twice the root mean square of each block in grey levels; a block that the border cuts is filled with 0."""
+        sides = self.sides(change.ndim - 2)
+        pool = F.avg_pool2d if change.ndim == 4 else F.avg_pool3d
+        squares = pool(_filled(change, sides, "constant").square(), sides)
+        return 2 * GREY * squares.flatten(1).sqrt()
+
+
+@register("vafa", kind="attack")
+@dataclass(frozen=True)
+class Vafa:
+    """The quantisation table of cosine coefficients that harms most (Hanif et al., VAFA, MICCAI 2023).
+
+    One table for all blocks of an image, from `least` to the ball's `eps`, in signed steps; rounding is a staircase of
+    hyperbolic tangents that grows sharp (their eq. 3), and what is scored last is rounded. Blocks at the border repeat
+    it. The objective is a saw of the table, on which a search from its least entries does not get far; hence the start.
+
+    Attributes:
+        step_size: of the table, as a fraction of its range: 0.1 is about one grey level of 20.
+        least: the smallest entry in grey levels: 1 in the paper.
+        ssim: weight of 1 - SSIM (windows of 3 pixels), taken off the objective ("+SSIM" in the paper).
+        random_start: begin at a table drawn at random; False begins at the least entries, as the paper does.
+        steps: 0 draws a table at random.
+    """
+
+    ball: Ball = Quantised()
+    objective: Objective = bce
+    steps: int = 20
+    step_size: float = 0.1
+    least: float = 1.0
+    ssim: float = 0.0
+    random_start: bool = True
+
+    def __post_init__(self) -> None:
+        checked(self)
+        if not isinstance(plain(self.ball), Quantised):
+            raise InputError(f"expected the ball quantised for vafa, got {self.ball}; write quantised(20)")
+        if self.least < 0:
+            raise InputError(f"expected least >= 0 grey levels, got {self.least:g}; check it")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return climbed(self, model, image, target, seeds)
+
+    def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
+        numbers = anywhere(image, math.prod(self._ball.sides(image.ndim - 2)), seeds)
+        return numbers if self.random_start or self.steps == 0 else torch.full_like(numbers, -1)
+
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+        ball = self._ball
+        if ball.eps == 0:
+            return Made(image + 0 * numbers.sum())
+        sides = ball.sides(image.ndim - 2)
+        least = min(self.least, ball.eps)
+        table = least + (ball.eps - least) * (numbers + 1) / 2
+        x = quantised(image, table.view(len(image), *sides), 0.1 * (1 - progress))
+        x = stretched(x) if ball.stretch else x
+        return Made(x, penalty=self.ssim * _unlike(x, image) if self.ssim else None)
+
+    @property
+    def _ball(self) -> Quantised:
+        ball = plain(self.ball)
+        assert isinstance(ball, Quantised)
+        return ball
+
+
+@register("vafa_hanif2023", kind="attack")
+def vafa_hanif2023(ball: Ball = Quantised(stretch=True), objective: Objective = bce, steps: int = 20) -> Vafa:
+    """VAFA as released: tables from 5, one grey level a step, and each plane stretched (Hanif et al., MICCAI 2023)."""
+    return Vafa(ball, objective, steps, 2 / 15, 5.0, random_start=False)
+
+
+def quantised(image: Image, table: Float[Tensor, "b *block"], soft: float) -> Image:
+    """The image with the cosine coefficients of its blocks rounded to multiples of the table, in grey levels of 255.
+
+    Args:
+        soft: 0 rounds; up to 0.1, the staircase has slopes.
+    """
+    sides = tuple(table.shape[1:])
+    found = dct(image * GREY - 128, sides)
+    steps = table.view(len(table), 1, *(n for side in sides for n in (1, side))).clamp(min=1e-6)
+    whole = idct(staircase(found / steps, soft) * steps)
+    return ((whole[_first(image)] + 128) / GREY).clamp(0, 1)
+
+
+def staircase(v: Tensor, soft: float) -> Tensor:
+    """Rounding with a slope that `soft` leaves: whole numbers stay, halves lie between; 0 rounds, without a gradient.
+
+    >>> [round(staircase(torch.tensor(2.25), soft).item(), 4) for soft in (0.1, 0.01)]
+    [2.1518, 2.0618]
+    """
+    if soft == 0:
+        return v.round()
+    steep = math.log(2 / soft - 1)
+    below = v.detach().floor()
+    return below + (1 + torch.tanh(steep * (v - below - 0.5)) / (1 - soft)) / 2
+
+
+def dct(x: Image, sides: Sequence[int]) -> Tensor:
+    """Orthonormal cosine coefficients of blocks, (b, c, blocks, side, blocks, side, ...); the border is repeated."""
+    x = _filled(x, sides, "replicate")
+    for axis in reversed(range(len(sides))):
+        x = x.view(*x.shape[: 2 + axis], -1, sides[axis], *x.shape[3 + axis :])
+    return _turned(x, inverse=False)
+
+
+def idct(coefficients: Tensor) -> Image:
+    """The image that has these coefficients, with the border that was repeated."""
+    x = _turned(coefficients, inverse=True)
+    for axis in range((x.ndim - 2) // 2):
+        x = x.flatten(2 + axis, 3 + axis)
+    return x
+
+
+def stretched(x: Image) -> Image:
+    """Each plane from 0 to 1; one of a single value stays as it is."""
+    low, high = x.amin((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True)
+    flat = high - low < TINY
+    return torch.where(flat, x, (x - low) / torch.where(flat, 1, high - low))
+
+
+def _turned(x: Tensor, inverse: bool) -> Tensor:
+    for axis in range(3, x.ndim, 2):
+        n = x.shape[axis]
+        k, place = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64) + 0.5
+        waves = torch.cos(math.pi / n * k * place) * math.sqrt(2 / n)
+        waves[0] /= math.sqrt(2)
+        x = torch.tensordot(x, waves.to(x), dims=([axis], [0 if inverse else 1])).movedim(-1, axis)
+    return x
+
+
+def _filled(x: Image, sides: Sequence[int], mode: str) -> Tensor:
+    """Padded at the end to whole blocks."""
+    missing = [-n % side for n, side in zip(x.shape[2:], sides, strict=True)]
+    pad = [n for m in reversed(missing) for n in (0, m)]
+    return F.pad(x, pad, mode=mode) if any(missing) else x
+
+
+def _first(image: Image) -> tuple[slice, ...]:
+    return (slice(None), slice(None), *(slice(n) for n in image.shape[2:]))
+
+
+def _unlike(x: Image, image: Image) -> PerSample:
+    """1 - SSIM of each sample."""
+    from monai.losses import SSIMLoss  # here: it takes seconds to load
+
+    loss = SSIMLoss(spatial_dims=image.ndim - 2, kernel_type="uniform", win_size=3, reduction="none")
+    value: Tensor = loss(x, image)
+    return value.reshape(len(image), -1).mean(1)

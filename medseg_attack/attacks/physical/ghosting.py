@@ -1,0 +1,86 @@
+"""Ghosts of an error that repeats every few lines of k-space."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.scanner_noise import rms, wide
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import TINY, drawn
+from medseg_attack.registry import register
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+
+
+@register("ghost", kind="ball")
+@dataclass(frozen=True)
+class Ghost:
+    """The change may have `eps` times the amplitude of the image, root mean square: a ghost-to-signal ratio."""
+
+    eps: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < math.inf:
+            raise InputError(f"expected a ghost of 0 or more, got {self.eps:g}; check it")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    @property
+    def unit(self) -> str:
+        return "ghost-to-signal ratio"
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return self.eps * grad * wide(rms(image) / (rms(grad) + TINY), grad)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        shrink = (self.eps * rms(x0) / (rms(x - x0) + TINY)).clamp(max=1)
+        return (x0 + wide(shrink, x) * (x - x0)).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return self.project(x0 + self.step(drawn(torch.randn, x0, seeds), x0), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        change, signal = rms(x - x0), rms(x0)
+        return torch.where(change > 0, change / signal, 0)
+
+
+@register("ghosting", kind="attack")
+@dataclass(frozen=True)
+class Ghosting:
+    """Errors that repeat every few lines of k-space, as pulsation leaves them: ghosts along the rows that harm most.
+
+    Each of `period` groups of lines has its own complex error, of magnitude `eps` at most; the image shows fainter
+    copies of itself, a `period`-th of its height apart.
+
+    Attributes:
+        steps: 0 draws errors at random.
+    """
+
+    ball: Ball = Ghost()
+    objective: Objective = bce
+    steps: int = 20
+    step_size: float = 0.25
+    period: int = 4
+
+    def __post_init__(self) -> None:
+        checked(self)
+        if self.period < 2:
+            raise InputError(f"expected a period of 2 lines or more, got {self.period}; fewer leave no ghost")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return climbed(self, model, image, target, seeds)
+
+    def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
+        return anywhere(image, 2 * self.period, seeds)
+
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+        real, imaginary = (self.ball.eps / math.sqrt(2) * numbers).chunk(2, dim=1)
+        error = torch.complex(real, imaginary)[:, torch.arange(image.shape[-2]) % self.period]
+        lines = torch.fft.fft(image, dim=-2, norm="ortho")
+        factor = 1 + error.view(len(image), *(1 for _ in image.shape[1:-2]), -1, 1)
+        return Made(torch.fft.ifft(lines * factor, dim=-2, norm="ortho").abs().clamp(max=1))

@@ -1,0 +1,145 @@
+"""Motion between the lines of k-space: blur and ghosts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.in_mm import Spaced, pixel_mm
+from medseg_attack.attacks.physical.scanner_noise import wide
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.fields import splines
+from medseg_attack.numerics.samples import TINY, drawn
+from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import plain
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.types import Adversarial, Ball, Case, Image, Mask, Model, Objective, PerSample
+
+HALVINGS = 40  # of an interval in mm, until it is below what float32 tells apart
+
+
+@register("trembling", kind="ball")
+@dataclass(frozen=True)
+class Trembling:
+    """The body may be up to `eps` mm from its place while a line of k-space is acquired.
+
+    Its size is the least motion that can explain how much the image changed: a shift by d mm turns the phase of a
+    frequency f by 2 pi f d at most, which bounds the change of energy (Parseval), and magnitudes change less.
+    Where the cases are not known, a pixel is taken for 1 mm.
+    """
+
+    eps: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < math.inf:
+            raise InputError(f"expected a motion of 0 mm or more, got {self.eps:g}; check it")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    @property
+    def unit(self) -> str:
+        return "mm"
+
+    def on(self, cases: Sequence[Case]) -> "Trembling":
+        return _Trembling(self.eps, tuple(case.spacing_mm for case in cases))
+
+    def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
+        """The size of a pixel along each axis."""
+        return pixel_mm((), like)
+
+    def step(self, grad: Image, image: Image) -> Image:
+        energy = self._energy(image, torch.full_like(image[:, 0].flatten(1)[:, 0], self.eps))
+        return grad * wide(energy.sqrt() / (grad.flatten(1).square().sum(1).sqrt() + TINY), grad)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        most = self._energy(x0, torch.full_like(x0[:, 0].flatten(1)[:, 0], self.eps))
+        shrink = (most / ((x - x0).flatten(1).square().sum(1) + TINY**2)).sqrt().clamp(max=1)
+        return (x0 + wide(shrink, x) * (x - x0)).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return self.project(x0 + self.step(drawn(torch.randn, x0, seeds), x0), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        change = (x - x0).flatten(1).square().sum(1)
+        mm = self.mm(x0)
+        # further than a pixel's diagonal times the grid, every phase is turned round
+        high = (mm[:, -2:].flatten(1).amax(1) * max(x0.shape[-2:])).to(x0)
+        possible = change <= self._energy(x0, high) * (1 + 1e-6)
+        low = torch.zeros_like(high)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            enough = self._energy(x0, middle) >= change
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return torch.where(change == 0, 0.0, torch.where(possible, low, math.inf)).to(x0)
+
+    def _energy(self, x0: Image, shift_mm: PerSample) -> PerSample:
+        """The most by which a motion of that size changes the sum of squares of an image's difference."""
+        power = torch.fft.fft2(x0, norm="ortho").abs().square()
+        down, across = frequencies(x0, self.mm(x0))
+        turn = math.pi * wide(shift_mm, x0) * (down**2 + across**2).sqrt()
+        energy: Tensor = (power * 4 * torch.sin(turn.clamp(max=math.pi / 2)).square()).flatten(1).sum(1)
+        return energy
+
+
+@dataclass(frozen=True)
+class _Trembling(Spaced, Trembling):
+    """Motion of certain cases."""
+
+
+def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, Tensor]:
+    """Per mm, of the lines (rows) and along them (columns), as a transform over both axes orders them."""
+    down, across = (torch.fft.fftfreq(n, device=image.device, dtype=image.dtype) for n in image.shape[-2:])
+    sizes = mm.flatten(1)[:, -2:]
+    row, column = (wide(sizes[:, n], image) for n in (0, 1))
+    return down[:, None] / row, across[None] / column
+
+
+@register("motion", kind="attack")
+@dataclass(frozen=True)
+class Motion:
+    """The motion between lines of k-space that harms most: blur and ghosts, with the body where it was on average.
+
+    In plane, a smooth course over the lines in the order in which they lie; the truth is that of the body at rest.
+
+    Attributes:
+        order: control points of the course; more of them are a faster motion.
+        steps: 0 draws a course at random.
+    """
+
+    ball: Ball = Trembling()
+    objective: Objective = bce
+    steps: int = 20
+    step_size: float = 0.25
+    order: int = 12
+
+    def __post_init__(self) -> None:
+        checked(self)
+        if not isinstance(plain(self.ball), Trembling):
+            raise InputError(f"expected the ball trembling for motion, got {self.ball}; write trembling(1)")
+        if self.order < 4:
+            raise InputError(f"expected order >= 4, got {self.order}; cubic splines need as many points")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return climbed(self, model, image, target, seeds)
+
+    def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
+        return anywhere(image, 2 * self.order, seeds)
+
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+        ball = plain(self.ball)
+        assert isinstance(ball, Trembling)
+        course = numbers.view(len(image), 2, self.order) @ splines(image.shape[-2], self.order).to(numbers).T
+        # the line of no frequency is acquired at rest, or the whole image would be shifted
+        course = (course - course[..., image.shape[-2] // 2, None]) / 2
+        shift = ball.eps / math.sqrt(2) * torch.fft.ifftshift(course, dim=-1)
+        down, across = frequencies(image, ball.mm(image))
+        by_line = shift.view(len(image), 2, *(1 for _ in image.shape[2:-2]), -1, 1)
+        turn = -2 * math.pi * (down * by_line[:, :1] + across * by_line[:, 1:])
+        lines = torch.fft.fft2(image) * torch.polar(torch.ones_like(turn), turn)
+        return Made(torch.fft.ifft2(lines).abs().clamp(max=1))

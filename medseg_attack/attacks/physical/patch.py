@@ -1,0 +1,178 @@
+"""A patch in the picture: all intensities of a small area, wherever and however it lies; scored beside it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import drawn
+from medseg_attack.registry import register
+from medseg_attack.threat.objectives.harm import harm
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
+
+SURE = 50.0  # log-odds of what is not to be looked at: no objective gains from it
+
+
+@register("area", kind="ball")
+@dataclass(frozen=True)
+class Area:
+    """At most a share `eps` of the pixels may change, by anything; what lies under them is not scored.
+
+    Attributes:
+        margin: pixels around them that are not scored either.
+    """
+
+    eps: float = 0.02
+    margin: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < 1 or self.margin < 0:
+            raise InputError(
+                f"expected a patch smaller than the image, eps from 0 to 1 of its area, and a margin >= 0, got "
+                f"{self.eps:g} and {self.margin}; take less, such as area(0.02)"
+            )
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    @property
+    def unit(self) -> str:
+        return "share of the image's area"
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return grad.sign()
+
+    def project(self, x: Image, x0: Image) -> Image:
+        """The largest changes, as many as fit."""
+        change = (x - x0).abs().amax(1, keepdim=True)
+        return torch.where(_largest(change, self._pixels(x0)), x, x0).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return self.project(drawn(torch.rand, x0, seeds), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return (x != x0).any(1).flatten(1).to(x).mean(1)
+
+    def covered(self, x: Image, x0: Image) -> Bool[Tensor, "b 1 *s"]:
+        changed = (x != x0).any(1, keepdim=True)
+        pool = F.max_pool2d if x.ndim == 4 else F.max_pool3d
+        return pool(changed.to(x), 2 * self.margin + 1, 1, self.margin) > 0
+
+    def _pixels(self, x0: Image) -> int:
+        return math.floor(self.eps * x0[0, 0].numel() + 1e-6)
+
+
+def _largest(value: Float[Tensor, "b 1 *s"], n: int) -> Bool[Tensor, "b 1 *s"]:
+    """The `n` largest of each sample that are above 0."""
+    flat = value.flatten(1)
+    chosen = torch.zeros_like(flat, dtype=torch.bool).scatter(1, flat.topk(n, 1).indices, True)
+    return (chosen & (flat > 0)).view_as(value)
+
+
+@register("patch", kind="attack")
+@dataclass(frozen=True)
+class Patch:
+    """A patch made for any place, turn and size (EOT; Brown et al., arXiv 1712.09665; Nesti et al., WACV 2022).
+
+    A square of its own for every image, fitted to random placements by signed steps on its pixels, then put down once
+    more at a random place that it was not fitted to. While it is fitted, the model counts as right below it; the loop
+    leaves those pixels out of truth and predictions, clean and attacked. In 3-D a cube, turned in plane.
+
+    Attributes:
+        steps: 0 leaves a random patch, which is the control.
+        step_size: of intensities.
+        samples: placements per step.
+        degrees: of rotation to either side.
+        scale: 0.2 is up to a fifth smaller than the ball allows along each axis.
+    """
+
+    ball: Ball = Area()
+    objective: Objective = bce
+    steps: int = 40
+    step_size: float = 0.1
+    samples: int = 4
+    degrees: float = 22.5
+    scale: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.samples < 1 or not 0 <= self.scale < 1:
+            raise InputError(f"expected steps >= 0, samples >= 1 and 0 <= scale < 1, got {self}; check the attack")
+        if not isinstance(self.ball, Area):
+            raise InputError(f"expected the ball area for patch, got {self.ball}; write area(0.02)")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        n = self._checked(image)
+        texture = drawn(torch.rand, image.new_empty(len(image), image.shape[1], *(n for _ in image.shape[2:])), seeds)
+        objective = suited(self.objective, model.task)
+        for step in range(self.steps):
+            texture = texture.detach().requires_grad_()
+            loss = torch.zeros_like(image[:, 0].flatten(1)[:, 0])
+            for sample in range(self.samples):
+                x, under = self._placed(texture, image, seeds, f"{step}/{sample}")
+                loss = loss + objective(_right(model(x), target, under), target, step / self.steps)
+            (grad,) = torch.autograd.grad(loss.sum(), texture)
+            texture = (texture + self.step_size * grad.sign()).clamp(0, 1)
+        x, under = self._placed(texture.detach(), image, seeds, "last")
+        with torch.no_grad():
+            pred = model.decide(model(x))
+        classes = list(model.task.scored)
+        under = self.ball.covered(x, image)  # type: ignore[attr-defined]
+        found = harm(pred[:, classes] & ~under, target[:, classes] & ~under).to(x)
+        return Adversarial(x, found, self.ball.size(x, image))
+
+    def _checked(self, image: Image) -> int:
+        side = self._side(image)
+        if side > min(image.shape[2:]):
+            raise InputError(
+                f"expected a patch smaller than the image, got a side of {side:.1f} pixels in an image of "
+                f"{tuple(image.shape[2:])}; take a smaller eps"
+            )
+        return max(2, math.ceil(side))
+
+    def _side(self, image: Image) -> float:
+        return float((self.ball.eps * image[0, 0].numel()) ** (1 / (image.ndim - 2)))
+
+    def _placed(
+        self, texture: Tensor, image: Image, seeds: Sequence[int], which: str
+    ) -> tuple[Image, Bool[Tensor, "b 1 *s"]]:
+        """The image with the patch on it at a place drawn for `which`, and the pixels below it."""
+        at = self._coordinates(image, [crc32(f"{seed}/{which}".encode()) for seed in seeds])
+        # rotated, a square holds more pixels than its area on some places: the outermost give way
+        depth = 1 - at.abs().amax(1, keepdim=True)
+        under = _largest(depth.clamp(min=0), self.ball._pixels(image))  # type: ignore[attr-defined]
+        shown = F.grid_sample(texture, at.flip(1).movedim(1, -1), align_corners=False, padding_mode="border")
+        return torch.where(under, shown, image), under
+
+    def _coordinates(self, image: Image, seeds: Sequence[int]) -> Float[Tensor, "b n *s"]:
+        """Where each pixel lies on the patch, which reaches from -1 to 1 along each axis."""
+        axes, b = image.ndim - 2, len(image)
+        draw = drawn(torch.rand, image.new_empty(b, 2 + axes), seeds)
+        wide = (b, *(1 for _ in range(axes)))
+        angle = math.radians(self.degrees) * (2 * draw[:, 0] - 1)
+        half = self._side(image) / 2 * (1 - self.scale * draw[:, 1])
+        places = []
+        for axis, n in enumerate(image.shape[2:]):
+            reach = half * (angle.cos() + angle.sin().abs()) if axis >= axes - 2 else half
+            room = (n / 2 - reach).clamp(min=0)
+            middle = (n - 1) / 2 + room * (2 * draw[:, 2 + axis] - 1)
+            along = torch.arange(n, device=image.device, dtype=image.dtype)
+            along = along.view(1, *(n if other == axis else 1 for other in range(axes)))
+            places.append((along - middle.view(wide)).expand(b, *image.shape[2:]))
+        y, x = places[-2:]
+        cos, sin = angle.cos().view(wide), angle.sin().view(wide)
+        places[-2:] = [cos * y - sin * x, sin * y + cos * x]
+        return torch.stack(places, 1) / half.clamp(min=1e-6).view(b, 1, *(1 for _ in range(axes)))
+
+
+def _right(log_odds: LogOdds, target: Mask, under: Bool[Tensor, "b 1 *s"]) -> LogOdds:
+    """The output, right where the patch lies."""
+    return torch.where(under, torch.where(target, SURE, -SURE).to(log_odds), log_odds)

@@ -1,0 +1,166 @@
+"""Noise of a scanner, at its worst draw: Rician in the magnitude of a complex signal, speckle in that of an echo."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.bias_field import relative
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import TINY, drawn
+from medseg_attack.registry import About, register
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+
+CUT = 0.9973  # of a normal distribution lies within 3 standard deviations: no pixel's noise is larger
+
+
+@register("receiver", kind="ball")
+@dataclass(frozen=True)
+class Receiver:
+    """A root mean square change of sqrt(2) `eps`: what noise of that deviation in each of two channels can do.
+
+    The magnitude of a sum differs from that of its first part by the length of the second at most.
+    """
+
+    eps: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < 1:
+            raise InputError(f"expected a noise of 0 to 1 of the intensity window, got {self.eps:g}; check it")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return math.sqrt(2) * self.eps * grad / (wide(rms(grad), grad) + TINY)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        shrink = (self.eps / (self.size(x, x0) + TINY)).clamp(max=1)
+        return (x0 + wide(shrink, x) * (x - x0)).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return self.project(x0 + self.step(drawn(torch.randn, x0, seeds), x0), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return rms(x - x0) / math.sqrt(2)
+
+
+@register("echo", kind="ball")
+@dataclass(frozen=True)
+class Echo:
+    """A root mean square change of `eps`, of each pixel as a share of itself; black stays black."""
+
+    eps: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < math.inf:
+            raise InputError(f"expected a deviation of 0 or more, got {self.eps:g}; check it")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    @property
+    def unit(self) -> str:
+        return "deviation of a pixel as a share of it"
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return self.eps * image * grad / (wide(rms(grad), grad) + TINY)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        kept = torch.where(x0 > 0, x, x0)
+        shrink = (self.eps / (self.size(kept, x0) + TINY)).clamp(max=1)
+        return (x0 + wide(shrink, x) * (kept - x0)).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return self.project(x0 + self.step(drawn(torch.randn, x0, seeds), x0), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return rms(relative(x, x0))
+
+
+def rms(x: Tensor) -> PerSample:
+    """Root mean square of each sample."""
+    return x.flatten(1).square().mean(1).sqrt()
+
+
+def wide(per_sample: Tensor, like: Tensor) -> Tensor:
+    """One number per sample, in the shape that multiplies images."""
+    return per_sample.view(-1, *(1 for _ in like.shape[1:]))
+
+
+def normal(numbers: Numbers) -> Numbers:
+    """Standard normal, up to 3 deviations, where the numbers are uniform."""
+    return math.sqrt(2) * torch.erfinv(CUT * numbers)
+
+
+def no_louder(noise: Tensor, deviation: float) -> Tensor:
+    """The noise, made quieter where its root mean square is above that."""
+    return noise * wide((deviation / (rms(noise.detach()) + TINY)).clamp(max=1), noise)
+
+
+@register("rician", kind="attack", about=About(paper="Gudbjartsson and Patz, MRM 1995 (the noise)"))
+@dataclass(frozen=True)
+class Rician:
+    """The noise of both receiver channels that harms most in their magnitude (the Rician model of Gudbjartsson 1995).
+
+    Attributes:
+        steps: 0 draws Rician noise.
+    """
+
+    ball: Ball = Receiver()
+    objective: Objective = bce
+    steps: int = 20
+    step_size: float = 0.25
+
+    def __post_init__(self) -> None:
+        checked(self)
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return climbed(self, model, image, target, seeds)
+
+    def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
+        return anywhere(image, 2 * image[0].numel(), seeds)
+
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+        eps = self.ball.eps
+        noise = no_louder(eps * normal(numbers).view(len(image), 2, *image.shape[1:]), eps)
+        return Made(magnitude(image, noise[:, 0], noise[:, 1]))
+
+
+def magnitude(image: Image, real: Image, imaginary: Image) -> Image:
+    """Of the image and complex noise."""
+    return torch.complex(image + real, imaginary).abs().clamp(max=1)
+
+
+@register("speckle", kind="attack", about=About(paper="Jain 1989 (the noise)"))
+@dataclass(frozen=True)
+class Speckle:
+    """The multiplicative noise that harms most, x (1 + n) as in ultrasound and SAR (Jain 1989).
+
+    Attributes:
+        steps: 0 draws speckle.
+    """
+
+    ball: Ball = Echo()
+    objective: Objective = bce
+    steps: int = 20
+    step_size: float = 0.25
+
+    def __post_init__(self) -> None:
+        checked(self)
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return climbed(self, model, image, target, seeds)
+
+    def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
+        return anywhere(image, image[0].numel(), seeds)
+
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+        noise = no_louder(self.ball.eps * normal(numbers).view_as(image), self.ball.eps)
+        return Made((image * (1 + noise)).clamp(0, 1))

@@ -1,0 +1,41 @@
+"""One Gaussian pattern for every image."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from medseg_attack.attacks.judging import judged
+from medseg_attack.errors import InputError
+from medseg_attack.registry import About, register
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
+
+
+@register("uap_gaussian", kind="attack", about=About(paper="Cheng & Ji, IEEE Access 8:206009, 2020", threat="no model"))
+@dataclass(frozen=True)
+class GaussianUAP:
+    """One Gaussian pattern for every patient, cut to the ball (Cheng & Ji, IEEE Access 8:206009, 2020).
+
+    With the ball `channels(linf(4/255), channels=(0, 2))` it is put on these modalities only. Images of one grid get
+    one pattern; another grid gets another.
+
+    Attributes:
+        deviation: standard deviation, as a fraction of the ball.
+        draw: which pattern.
+    """
+
+    ball: Ball = Linf()
+    deviation: float = 0.5
+    draw: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.deviation < math.inf:
+            raise InputError(f"expected deviation above 0, got {self.deviation}; check the attack")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        rng = torch.Generator().manual_seed(self.draw)
+        pattern = torch.randn(image.shape[1:], generator=rng, dtype=torch.float64).to(image)
+        x = self.ball.project(image + self.deviation * self.ball.eps * pattern, image)
+        return judged(model, self.ball, x, image, target)

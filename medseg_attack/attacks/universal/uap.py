@@ -1,0 +1,148 @@
+"""One perturbation for every image, learned on the images of some patients."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg_attack.attacks.judging import judged
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.fields import stretched
+from medseg_attack.registry import About, register
+from medseg_attack.registry.parts import told
+from medseg_attack.threat.balls.base import held, plain
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.types import Adversarial, Ball, Batch, Image, Mask, Model, Objective, informed
+
+FITS = ("resize", "tile")
+
+
+FIT = About(threat="white box, on other patients")
+
+
+@register("uap", kind="attack", about=FIT)
+@dataclass(frozen=True)
+class UAP:
+    """One learned perturbation (Moosavi-Dezfooli et al., arXiv 1610.08401), by gradients as segmentation needs it.
+
+    Where the paper adds the least change that fools a classifier on one image, this takes a signed step along the
+    gradient summed over a batch (stochastic gradient ascent), or over all images (`uap_metzen`). A targeted one has
+    a targeted objective. The truth of the images it is fitted on is used, that of others is not.
+
+    Attributes:
+        objective: summed over images.
+        epochs: passes over the images it is fitted on.
+        step_size: of one step, as a fraction of the ball.
+        momentum: decay of the accumulated direction, to which each step adds its gradient of unit mean magnitude.
+        whole_epochs: one step per pass, along the gradient of all images; else one per batch.
+        grid: of the perturbation; (): that of most images it is fitted on.
+        onto: other grids: "resize" stretches it (linearly, so that no pixel grows), "tile" repeats it from the first
+            pixel on and cuts it off.
+    """
+
+    ball: Ball = Linf()
+    objective: Objective = bce
+    epochs: int = 5
+    step_size: float = 0.1
+    momentum: float = 0.9
+    whole_epochs: bool = False
+    grid: tuple[int, ...] = ()
+    onto: str = "resize"
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("step_size", 0), ("momentum", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"expected {name} >= {least}, got {getattr(self, name)}; check the attack")
+        if self.onto not in FITS:
+            raise InputError(f"expected onto to be one of {', '.join(FITS)}, got {self.onto!r}; check the attack")
+        if any(type(n) is not int or n < 1 for n in self.grid):
+            raise InputError(f"expected grid=(rows, columns) of 1 or more, got {self.grid}; check the attack")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        raise InputError("uap has to be fitted first, got no perturbation; run it through 'medattack attack'")
+
+    def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
+        """The perturbation, `change` (1, c, *grid); the batches come in an order that `seed` draws for every epoch."""
+        if not batches:
+            raise InputError("expected images to fit uap on, got none; prepare data with patients to train on")
+        first = batches[0].image
+        change = first.new_zeros(1, first.shape[1], *(self.grid or _usual(batches)))
+        direction = torch.zeros_like(change)
+        rng = torch.Generator().manual_seed(seed)
+        for epoch in range(self.epochs):
+            total = torch.zeros_like(change)
+            for index in torch.randperm(len(batches), generator=rng).tolist():
+                total = total + self._gradient(model, batches[index], change, epoch / self.epochs)
+                if not self.whole_epochs:
+                    change, direction = self._stepped(change, direction, total)
+                    total = torch.zeros_like(change)
+            if self.whole_epochs:
+                change, direction = self._stepped(change, direction, total)
+        return {"change": change.detach()}
+
+    def with_learned(self, learned: Mapping[str, Tensor]) -> "Universal":
+        """The perturbation as an attack."""
+        return Universal(self.ball, self.onto, learned["change"], self.objective)
+
+    def _gradient(self, model: Model, batch: Batch, change: Tensor, progress: float) -> Tensor:
+        """Of the objective's sum by the change: of all its tiles, of all pixels that it was stretched to."""
+        change = change.detach().requires_grad_()
+        on_grid = placed(change, tuple(batch.image.shape[2:]), self.onto)
+        here = told(self, "on", batch.cases)
+        x = here.ball.project(batch.image + on_grid, batch.image)
+        objective = suited(here.objective, model.task)
+        loss = objective(informed(model, batch.cases)(x), batch.target, progress).sum()
+        return torch.autograd.grad(loss, change)[0]
+
+    def _stepped(self, change: Tensor, direction: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        scale = grad.abs().mean()
+        direction = self.momentum * direction + grad / torch.where(scale > 0, scale, torch.ones_like(scale))
+        ball, middle = plain(self.ball), torch.full_like(change, 0.5)  # a region is one of images
+        return held(ball, change + self.step_size * ball.step(direction, middle)), direction
+
+
+@dataclass(frozen=True, eq=False)
+class Universal:
+    """One perturbation (1, c, *t), put on every image and cut to the ball around it.
+
+    Attributes:
+        objective: that it was learned by, whose goal, if it has one, it is judged by.
+    """
+
+    ball: Ball
+    onto: str
+    change: Tensor
+    objective: Objective
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        change = placed(self.change.to(image), tuple(image.shape[2:]), self.onto)
+        return judged(model, self.ball, self.ball.project(image + change, image), image, target)
+
+
+@register("uap_metzen", kind="attack", about=FIT)
+def uap_metzen(ball: Ball = Linf(10 / 255), objective: Objective = bce, epochs: int = 60) -> UAP:
+    """A periodic perturbation, one signed step of a tenth of the ball per epoch (Metzen et al., arXiv 1704.05712)."""
+    return UAP(ball, objective, epochs, step_size=0.1, momentum=0.0, whole_epochs=True, onto="tile")
+
+
+def placed(change: Tensor, grid: tuple[int, ...], onto: str) -> Tensor:
+    """A perturbation (1, c, *t) on another grid, (1, c, *grid)."""
+    if len(grid) != change.ndim - 2:
+        raise InputError(f"expected images of {change.ndim - 2} axes, as uap was fitted on, got {len(grid)}; fit again")
+    if onto == "tile":
+        times = [math.ceil(n / m) for n, m in zip(grid, change.shape[2:], strict=True)]
+        return change.repeat(1, 1, *times)[(slice(None), slice(None), *map(slice, grid))]
+    return stretched(change, grid)
+
+
+def _usual(batches: Sequence[Batch]) -> tuple[int, ...]:
+    """The grid of most images; between equals the smaller."""
+    counts: dict[tuple[int, ...], int] = {}
+    for batch in batches:
+        grid = tuple(batch.image.shape[2:])
+        counts[grid] = counts.get(grid, 0) + len(batch.image)
+    return min(counts, key=lambda grid: (-counts[grid], grid))

@@ -1,0 +1,103 @@
+"""What a model expects and does, seen from outside: ranges, logits, agreement of passes, Dice and memory."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medseg_attack.checks.flags import Finding
+from medseg_attack.checks.model import Scene, alone, before, probabilities, repeatable
+from medseg_attack.metrics.overlap import counts
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.models.sliding_window import Sliding
+from medseg_attack.runtime import memory_mb
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.types import Batch
+
+
+def portrait(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding]]:
+    """Facts by name, in the order in which they are told, and the flags of `before`.
+
+    The model should be frozen. Costs about 30 passes over the batch.
+    """
+    model = model.on(batch.cases)
+    before_net: list[Tensor] = []
+    after_net: list[Tensor] = []
+    net = getattr(model.net, "windows", model.net)  # of nnU-Net: what comes after its own preprocessing, scan by scan
+    hooks = [net.register_forward_pre_hook(lambda _, inputs: before_net.append(inputs[0].detach().flatten(2))),
+             net.register_forward_hook(lambda *args: after_net.append(args[2].detach().flatten(2)))]  # fmt: skip
+    with torch.no_grad():
+        log_odds = model(batch.image)
+    for hook in hooks:
+        hook.remove()
+    into, out = torch.cat(before_net, 2), torch.cat(after_net, 2)
+    scene = Scene(model, batch, (), log_odds)
+    asked = [repeatable(scene), alone(scene)]
+    several = "yes" if asked[1] is None else asked[1].seen
+    return {
+        "expects": _expected(model, into),
+        "input": {"scan": _range(batch.image), "after its preprocessing": _range(into)},
+        "output": _answer(model, scene, out),
+        **({"gradient": "none, a black box: use attacks without gradients"} if model.black_box else {}),
+        "two passes agree": "yes" if asked[0] is None else asked[0].seen,
+        "alone as in a batch": several if len(batch.cases) > 1 and asked[0] is None else "not asked",
+        "clean Dice": _dice(model, batch, log_odds),
+        "memory of one step": _memory(model, batch),
+    }, before(model, batch)
+
+
+def _expected(model: SegModel, into: Tensor) -> dict[str, Any]:
+    cases = {2: "slices", 3: "whole scans"}[model.dims]
+    grid = f"padded to multiples of {model.stride}" if model.stride > 1 else "as they are"
+    grid = getattr(model.net, "grid", grid)
+    if model.size:
+        grid = f"resized to {_sides(model.size)}"
+    if isinstance(model.net, Sliding):
+        grid += f", in windows of {_sides(model.net.size)} that overlap by {model.net.overlap:.0%}"
+        grid += f", {len(model.net.flips)} mirrored copies each" if len(model.net.flips) > 1 else ""
+    return {"cases": f"{cases}, {grid}", "channels": int(into.shape[1]), "classes": ", ".join(model.task.classes)}
+
+
+def _answer(model: SegModel, scene: Scene, out: Tensor) -> dict[str, str]:
+    within = bool((out >= 0).all() and (out <= 1).all())
+    read = {"softmax": "logits of one class per pixel", "sigmoid": "logits of each class",
+            "probabilities": "probabilities"}[model.head]  # fmt: skip
+    if not torch.isfinite(out).all():
+        wrong = (~torch.isfinite(out)).float().mean().item()
+        return {"range": _range(out), "looks like": f"NaN or infinity in {wrong:.0%} of its values", "read as": read}
+    looks = "probabilities" if within else "logits"
+    found = probabilities(scene) if model.head != "probabilities" else None
+    verdict = "; give head='probabilities'" if found is not None else ""
+    if model.head == "probabilities" and not within:
+        verdict = "; leave out head='probabilities'"
+    return {"range": _range(out), "looks like": looks + verdict, "read as": read}
+
+
+def _dice(model: SegModel, batch: Batch, log_odds: Tensor) -> dict[str, float]:
+    """By class, over all pixels of the batch; NaN where neither truth nor prediction has it."""
+    total = counts(model.decide(log_odds), batch.target).sum(0).double()
+    return {model.task.classes[k]: (2 * total[k, 2] / (total[k, 0] + total[k, 1])).item() for k in model.task.scored}
+
+
+def _memory(model: SegModel, batch: Batch) -> str:
+    """Of a pass on one case, with its gradient where there is one."""
+    one, target = batch.image[:1], batch.target[:1]
+    model = model.on(batch.cases[:1])
+
+    def step() -> None:
+        x = one.clone().requires_grad_(not model.black_box)
+        loss = bce(model(x), target).sum()
+        if loss.requires_grad:
+            torch.autograd.grad(loss, x, allow_unused=True)
+
+    found = memory_mb(step, one.device)
+    shape = f"{_sides(tuple(one.shape[2:]))} {'voxels' if model.dims == 3 else 'pixels'}"
+    return f"{found:.0f} MB for one case of {shape}" if found == found else "not known on this system"
+
+
+def _range(x: Tensor) -> str:
+    return f"{x.min().item():.4g} to {x.max().item():.4g}"
+
+
+def _sides(grid: tuple[int, ...]) -> str:
+    return " x ".join(map(str, grid))

@@ -1,0 +1,54 @@
+"""ACDC (MICCAI 2017): short-axis cine cardiac MRI of end diastole and end systole, NIfTI.
+
+SOURCE/training/patient001/patient001_frame01.nii.gz       the image
+SOURCE/training/patient001/patient001_frame01_gt.nii.gz    its mask
+"""
+
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg_attack.data.datasets.source import ScanFile, Source, existing
+from medseg_attack.data.formats.nifti import read_pair, stem
+from medseg_attack.errors import InputError
+from medseg_attack.registry import register, spec
+from medseg_attack.types import Task
+
+TASK = Task("acdc", ("background", "rv", "myocardium", "lv"), exclusive=True)
+
+
+_SCAN = re.compile(r"(patient\d+)_frame\d+")
+
+
+@register("acdc", kind="dataset")
+@dataclass(frozen=True)
+class ACDC:
+    """ACDC cardiac MRI: right ventricle, myocardium and left ventricle, one class per voxel.
+
+    SOURCE is the folder of the patients or the one above it. A frame without a mask is left out and named.
+    """
+
+    def listing(self, root: Path) -> Source:
+        """The frames that have a mask."""
+        existing(root, "ACDC's training/patient001/...")
+        images = sorted(path for path in _patients(root).glob("patient*/*") if _SCAN.fullmatch(stem(path) or ""))
+        scans, notes = [], []
+        for image in images:
+            name = stem(image) or ""
+            mask = image.with_name(image.name.replace(name, f"{name}_gt", 1))
+            if mask.is_file():
+                read = functools.partial(read_pair, name, image, mask, (0, 1, 2, 3))
+                scans.append(ScanFile(name, name.partition("_")[0], image, (image, mask), read))
+            else:
+                notes.append(f"{name} is left out: expected its mask {mask.name} beside it, got none")
+        if not scans:
+            raise InputError(
+                f"expected patient001/patient001_frame01.nii.gz, patient001_frame01_gt.nii.gz and so on "
+                f"in {root}, got none; give the folder that holds training/ or the patients"
+            )
+        return Source(root, spec(self), TASK, tuple(sorted(scans, key=lambda scan: scan.id)), tuple(notes))
+
+
+def _patients(root: Path) -> Path:
+    return root / "training" if (root / "training").is_dir() else root

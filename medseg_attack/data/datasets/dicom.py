@@ -1,0 +1,279 @@
+"""DICOM series with their labels, anywhere in a folder: `prepare SOURCE --format dicom`."""
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from medseg_attack.data.datasets.label_names import choice, matching
+from medseg_attack.data.datasets.source import ScanFile, Source, existing, label_type
+from medseg_attack.data.formats.dicom.index import Images, Index, LabelFile, index
+from medseg_attack.data.formats.dicom.label_maps import NIFTI, overlay_of, read_label_map, values_of
+from medseg_attack.data.formats.dicom.ownership import left_out, no_labels, owners
+from medseg_attack.data.formats.dicom.rtstruct import contours_on, read_rtstruct
+from medseg_attack.data.formats.dicom.seg import read_seg
+from medseg_attack.data.formats.dicom.series import Series, files_of, read_stored, series_of
+from medseg_attack.data.formats.nifti import read_nifti, stem
+from medseg_attack.data.formats.scan import Array, Scan
+from medseg_attack.errors import InputError, plural
+from medseg_attack.registry import register, spec
+from medseg_attack.types import Task
+
+
+@dataclass(frozen=True)
+class Label:
+    """One segment, region or value, and the file that it stands in."""
+
+    file: LabelFile
+    number: int
+    name: str
+
+
+_CHOOSE = "choose among them with --labels CLASS=NAME, or name the other series, one by one, with --series"
+
+
+Picked = Mapping[str, tuple[Label, ...]]  # by class
+
+
+@register("dicom", kind="dataset")
+@dataclass(frozen=True)
+class Dicom:
+    """DICOM series (CT, MR, enhanced multi-frame) with SEG, RTSTRUCT or NIfTI labels.
+
+    All of SOURCE is searched; files are known by their headers, not by their names or folders. A series that has
+    labels is a scan, others are left out and named. A SEG or RTSTRUCT belongs to the series that it refers to. Where
+    an RTSTRUCT's references lead nowhere, or a SEG has none, it belongs to the series in its frame of reference, or
+    else to the series of its patient. A NIfTI label map must be named by `masks`; it belongs to the series whose voxels
+    its affine hits, in whatever order of axes, and if only in part. Patients are told apart by PatientID (by study
+    where it is empty) and called by a hash. Where SeriesInstanceUID is empty, a folder is a series.
+
+    Attributes:
+        labels: classes and the labels they are made of, `liver=Liver,kidney=Kidney*`; all labels where it is empty.
+        series: SeriesInstanceUIDs to take; all that have labels where it is empty.
+        masks: pattern of the paths of label files, such as `*/reader1/*.dcm` or `*_seg.nii.gz`.
+        threshold: of FRACTIONAL segments, in (0, 1].
+        exclusive: one class per voxel, for a softmax network; labels that overlap are then refused.
+        patients: `id`, or `folder` to tell patients apart by the folders of SOURCE, where ids were wiped; either is
+            called by a hash.
+    """
+
+    labels: str = ""
+    series: tuple[str, ...] = ()
+    masks: str = ""
+    threshold: float = 0.5
+    exclusive: bool = False
+    patients: str = "id"
+
+    def __post_init__(self) -> None:
+        choice(self.labels)
+        if not 0 < self.threshold <= 1:
+            raise InputError(f"dicom.threshold: expected a fraction in (0, 1], got {self.threshold}; 0.5 is usual")
+        if self.patients not in ("id", "folder"):
+            raise InputError(f"dicom.patients: expected id or folder, got {self.patients!r}; choose one")
+
+    def listing(self, root: Path) -> Source:
+        """The series that have labels.
+
+        Raises:
+            InputError: there is none, or one of them or its labels cannot be used.
+        """
+        existing(root, "DICOM series and their labels")
+        found = self._chosen(index(root), root)
+        owned, notes = self._owned(found, root)
+        if not owned:
+            raise InputError(no_labels(found, root))
+        notes += [
+            f"{_place(one, root)} is left out: {one.modality} of {plural(len(one.frames), 'image')} without labels"
+            for uid, one in found.images.items() if uid not in owned
+        ]  # fmt: skip
+        all_series = {uid: series_of(found.images[uid]) for uid in owned}
+        notes += [_displayed(one, root) for one in all_series.values() if one.pixels.photometric == "MONOCHROME1"]
+        picked = self._picked(owned, found, root)
+        for uid, of in picked.items():
+            notes += _off_slices(of, all_series[uid]) + _uncovered(of, all_series[uid])
+        names = tuple(next(iter(picked.values())))
+        classes = ("background", *names) if self.exclusive else names
+        task = Task("dicom", classes, self.exclusive)
+        groups = self._groups(found, root)
+        scans = []
+        for uid, of in picked.items():
+            series = all_series[uid]
+            name = f"{groups[uid]}_{_hash(uid)}"
+            images = tuple(files_of(series))
+            files = (*images, *sorted({label.file.path for labels in of.values() for label in labels}))
+            read = functools.partial(read_scan, name, series, of, task, self.threshold, root)
+            scans.append(ScanFile(name, groups[uid], series.frames[0].path.parent, files, read, len(images)))
+        told = (*found.notes, *dict.fromkeys(notes))  # a label may be in several classes
+        return Source(root, spec(self), task, tuple(sorted(scans, key=lambda s: s.id)), told)
+
+    def _chosen(self, found: Index, root: Path) -> Index:
+        """What `series` and `masks` leave, with the NIfTI label maps that `masks` names."""
+        missing = [uid for uid in self.series if uid not in found.images]
+        if missing:
+            there = ", ".join(f"{uid} ({_place(one, root)})" for uid, one in found.images.items())
+            raise InputError(f"expected the series {missing[0]} in {root}, got {there or 'none'}; choose among them")
+        images = {uid: one for uid, one in found.images.items() if not self.series or uid in self.series}
+        if not self.masks:
+            return replace(found, images=images)
+        labels = [label for label in found.labels if label.path.relative_to(root).match(self.masks)]
+        labels += [
+            LabelFile(path, NIFTI, "", "", frozenset(), frozenset(), values_of(path))
+            for path in sorted(root.rglob("*.nii*")) if stem(path) and path.relative_to(root).match(self.masks)
+        ]  # fmt: skip
+        return replace(found, images=images, labels=tuple(labels))
+
+    def _owned(self, found: Index, root: Path) -> tuple[dict[str, list[LabelFile]], list[str]]:
+        """Series UID -> its label files; and notes on files that belong to none."""
+        owned: dict[str, list[LabelFile]] = defaultdict(list)
+        notes = []
+        for label in found.labels:
+            mine = owners(label, found.images)
+            if len(mine) > 1:
+                raise InputError(
+                    f"expected one series that {label.path} belongs to, got {', '.join(mine)}; choose with --series"
+                )
+            for uid in mine:
+                owned[uid].append(label)
+            if not mine and not self.series:
+                notes.append(left_out(label, root))
+        return dict(sorted(owned.items())), notes
+
+    def _picked(self, owned: Mapping[str, Sequence[LabelFile]], found: Index, root: Path) -> dict[str, Picked]:
+        picked: dict[str, Picked] = {}
+        for uid, files in owned.items():
+            where = ", ".join(str(file.path) for file in files)
+            pool = [Label(file, number, name) for file in files for number, name in file.names]
+            names = tuple(dict.fromkeys(label.name for label in pool))
+            chosen = matching(choice(self.labels), names, where, _CHOOSE) if self.labels else {n: (n,) for n in names}
+            told = f"the series {uid} in {_place(found.images[uid], root)}"
+            picked[uid] = {cls: _labels(pool, hits, told) for cls, hits in chosen.items()}
+        first_uid, first = next(iter(picked.items()))
+        for uid, of in picked.items():
+            if set(of) != set(first) or not of:
+                told = " and ".join(f"{', '.join(p) or 'none'} in {_place(found.images[u], root)}"
+                                    for u, p in ((first_uid, first), (uid, of)))  # fmt: skip
+                raise InputError(
+                    f"expected the same labels for all series, got {told}; choose with --labels CLASS=NAME"
+                )
+            picked[uid] = {cls: of[cls] for cls in first}
+        return picked
+
+    def _groups(self, found: Index, root: Path) -> dict[str, str]:
+        """Series UID -> patient: a hash that tells nothing without the source."""
+        by_folder = self.patients == "folder"
+        own = {
+            uid: one.frames[0].path.relative_to(root).parts[0] if by_folder else one.patient
+            for uid, one in found.images.items()
+        }
+        studies: dict[str, str] = {}
+        for uid, one in found.images.items():  # names are short and could be guessed from their hash, UIDs are not
+            studies[own[uid]] = min(studies.get(own[uid], one.study), one.study)
+        # folders may share a study, whose UID was then wiped as the ids were
+        return {uid: f"p{_hash(studies[name] + name if by_folder else studies[name] or name)}"
+                for uid, name in own.items()}  # fmt: skip
+
+
+def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: float, root: Path) -> Scan:
+    """The series with its labels.
+
+    Raises:
+        InputError: a file is broken, or labels lie elsewhere, or overlap in an exclusive task.
+    """
+    labels = np.zeros(series.grid.shape, label_type(task))
+    first = 1 if task.exclusive else 0
+    for k, (cls, parts) in enumerate(picked.items(), start=first):
+        mask = _mask(parts, series, threshold)
+        if task.exclusive:
+            if labels[mask].any():
+                raise InputError(
+                    f"expected labels that do not overlap, got {cls} over another in {int((labels[mask] > 0).sum())} "
+                    f"voxels of {parts[0].file.path}; prepare without exclusive=True"
+                )
+            labels[mask] = k
+        else:
+            labels |= mask.astype(labels.dtype) << labels.dtype.type(k)
+    scales = series.scales
+    same = len(set(scales)) == 1
+    return Scan(
+        read_stored(series), labels, tuple(f"{name}_slice_{i:03d}" for i in range(len(labels))),
+        series.grid.spacing_mm, *(scales[0] if same else (1.0, 0.0)),
+        unit="HU" if series.images.modality == "CT" else "", affine=series.grid.affine,
+        scales=() if same else scales, limits=series.pixels.limits, padding=series.padding,
+        frames=tuple((frame.path.relative_to(root).as_posix(), frame.number) for frame in series.frames),
+    )  # fmt: skip
+
+
+def _mask(parts: Sequence[Label], series: Series, threshold: float) -> Array:
+    """Voxels in at least one of the labels."""
+    result = np.zeros(series.grid.shape, bool)
+    for file in dict.fromkeys(label.file for label in parts):
+        numbers = [label.number for label in parts if label.file == file]
+        if file.kind == NIFTI:
+            result |= read_label_map(file.path, series.grid, numbers)
+            continue
+        masks = (
+            read_seg(file.path, series.grid, numbers, threshold)
+            if file.kind == "SEG"
+            else read_rtstruct(file.path, series.grid, numbers)
+        )
+        for mask in masks.values():
+            result |= mask
+    return result
+
+
+def _labels(pool: Sequence[Label], names: Sequence[str], series: str) -> tuple[Label, ...]:
+    hits = tuple(label for label in pool if label.name in names)
+    files = {(label.name, label.file.path) for label in hits}
+    twice = [name for name, n in Counter(name for name, _ in files).items() if n > 1]
+    if twice:
+        got = ", ".join(str(path) for name, path in sorted(files) if name == twice[0])
+        raise InputError(f"expected one file with {twice[0]!r} for {series}, got {got}; choose with dicom(masks='...')")
+    return hits
+
+
+def _off_slices(picked: Picked, series: Series) -> list[str]:
+    """Notes on contours that lie on none of the slices.
+
+    Raises:
+        InputError: all of a region do.
+    """
+    notes = []
+    for label in (label for labels in picked.values() for label in labels if label.file.kind == "RTSTRUCT"):
+        placed, off = contours_on(label.file.path, series.grid)
+        n, here = off[label.number], sum(contour.roi == label.number for contour in placed)
+        if not here:
+            raise InputError(
+                f"expected contours of {label.name!r} on the slices of the series {series.images.uid}, got "
+                f"{plural(n, 'contour')} elsewhere in {label.file.path}; check that they belong together"
+            )
+        if n:
+            notes.append(f"{plural(n, 'contour')} of {label.name} in {label.file.path.name} ignored: on no slice")
+    return notes
+
+
+def _displayed(series: Series, root: Path) -> str:
+    """A note on a series whose least value is shown white."""
+    done = "have no unit and are turned round" if series.inverted else "have a unit and stay as they are"
+    return f"{_place(series.images, root)} is shown inverted (MONOCHROME1): its values {done}"
+
+
+def _uncovered(picked: Picked, series: Series) -> list[str]:
+    """Notes on label maps that are a part of their series."""
+    files = {label.file.path for labels in picked.values() for label in labels if label.file.kind == NIFTI}
+    found = {path: overlay_of(read_nifti(path), series.grid) for path in sorted(files)}
+    return [
+        f"{path.name} is a part of its series; the rest of that counts as background"
+        for path, one in found.items() if one is not None and not one.covers
+    ]  # fmt: skip
+
+
+def _place(images: Images, root: Path) -> str:
+    return images.frames[0].path.relative_to(root).parent.as_posix()
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,194 @@
+"""Folders of pictures and their masks: PNG, TIFF, GIF, BMP or JPEG, grey or in colour.
+
+SOURCE/images/a.png      SOURCE/masks/a.png                      a mask of one value, of several, or of colours
+                         SOURCE/masks/a_disc.png, a_cup.png      a file per class
+                         SOURCE/masks/disc/a.png                 a folder per class
+                         SOURCE/masks/a_1.png, a_2.png           a file per object, or masks/a/1.png
+SOURCE/train/images/...  SOURCE/test/images/...                  a split of the data set's own, which is kept
+"""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg_attack.data.datasets.label_names import choice
+from medseg_attack.data.datasets.mask_files import Found, masks_of
+from medseg_attack.data.datasets.mask_values import Marks, of_files, of_values
+from medseg_attack.data.datasets.source import ScanFile, Source, existing
+from medseg_attack.data.formats.pictures import header, is_grey, is_picture, read_picture, reduced
+from medseg_attack.data.formats.scan import Lattice, Scan
+from medseg_attack.errors import InputError, plural
+from medseg_attack.registry import register, spec
+from medseg_attack.types import Task
+
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+         "testing": "test"}  # fmt: skip
+
+
+COLOURS = ("red", "green", "blue")
+
+
+@register("folder", kind="dataset")
+@dataclass(frozen=True)
+class Folder:
+    """images/ and masks/ of PNG, TIFF, GIF, BMP or JPEG: grey levels or colours, one or several classes.
+
+    Pictures whose three channels are all equal are taken as grey. Images without a mask and masks without an image
+    are left out and named.
+
+    Attributes:
+        labels: classes and their grey levels, palette indices or colours in the masks, "disc=128,cup=255" or
+            "lesion=#ff0000"; `|` joins several, `*` stands for all but 0, background=255 for another background.
+            Of masks with a file per class: their names. "": masks have one value beside 0, the class "foreground".
+        threshold: masks' grey levels from here on are the class; 0: masks must hold nothing but their values.
+        patient: regular expression that is searched for in the file's name; its first group, or all of it, is the
+            patient. "": every image counts as one.
+        spacing_mm: between rows and between columns; (): not known, distances are in pixels.
+    """
+
+    labels: str = ""
+    threshold: float = 0.0
+    patient: str = ""
+    spacing_mm: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.spacing_mm and (len(self.spacing_mm) != 2 or min(self.spacing_mm) <= 0):
+            raise InputError(f"spacing_mm: expected two positive lengths, got {self.spacing_mm}; e.g. (0.5, 0.5)")
+        if self.threshold < 0:
+            raise InputError(f"--threshold: expected a grey level above 0, got {self.threshold:g}; 128 is usual")
+
+    def listing(self, root: Path) -> Source:
+        """The pairs; masks are read as well unless `labels` or `threshold` say what they hold."""
+        existing(root, "images/ and masks/")
+        found = [_images(folder, prefix, part) for folder, prefix, part in _parts(root)]
+        images = {name: path for one in found for name, path in one.images.items()}
+        masks = {name: files for one in found for name, files in one.masks.items()}
+        parts = {name: one.part for one in found for name in one.images}
+        if not masks:
+            raise InputError(f"expected a mask of one name for each image in {root}, got no pair; check the names")
+        marks = self._marks(root, masks)
+        paths = {name: images[name] for name in sorted(masks)}
+        channels, window = _kind(list(paths.values()))
+        task = Task(root.resolve().name, marks.classes, marks.exclusive, channels, COLOURS if channels == 3 else ())
+        groups = {name: self._patient(path, name) for name, path in paths.items()}
+        read = functools.partial(_read, marks=marks, channels=channels, spacing_mm=self.spacing_mm)
+        scans = [
+            ScanFile(name, groups[name], path, (path, *masks[name].values()),
+                     functools.partial(read, name, path, masks[name]), part=parts[name])
+            for name, path in paths.items()
+        ]  # fmt: skip
+        notes = [note for one in found for note in one.notes] + self._notes(groups, set(parts.values()))
+        return Source(root, spec(self), task, tuple(scans), tuple(notes), window)
+
+    def _marks(self, root: Path, masks: Mapping[str, Mapping[str, Path]]) -> Marks:
+        wanted = choice(self.labels)
+        names = sorted({name for files in masks.values() for name in files})
+        if names == [""] or all(not name or name.isdigit() for name in names):
+            return of_values(wanted, self.threshold, [path for files in masks.values() for path in files.values()])
+        if "" in names:
+            raise InputError(
+                f"expected for every image one mask, or one for each of {', '.join(names[1:])}, got both in {root}; "
+                "keep one kind"
+            )
+        return of_files(wanted, self.threshold, names, root)
+
+    def _patient(self, path: Path, name: str) -> str:
+        if not self.patient:
+            return name
+        try:
+            match = re.search(self.patient, path.name)
+        except re.error as error:
+            raise InputError(
+                f"--patient: expected a regular expression, got {self.patient!r} ({error}); check it"
+            ) from error
+        if match is None or not (match[1] if match.re.groups else match[0]):
+            raise InputError(f"--patient: expected {self.patient!r} in every file's name, got {path.name}; change it")
+        return match[1] if match.re.groups else match[0]
+
+    def _notes(self, groups: Mapping[str, str], parts: set[str]) -> list[str]:
+        notes = []
+        if len(set(groups.values())) == len(groups):
+            notes.append("every image counts as a patient of its own; if some are of one patient, give --patient, or "
+                         "splits share patients and intervals are too narrow")  # fmt: skip
+        if not self.spacing_mm:
+            notes.append("the size of a pixel is not known and is taken as 1 mm: distances are in pixels")
+        if "test" in parts:
+            notes.append("the data set's own test part is held out; --test is not used")
+        return notes
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One pair of images/ and masks/: files by id, and what was left out."""
+
+    part: str
+    images: Mapping[str, Path]
+    masks: Mapping[str, Found]
+    notes: Sequence[str]
+
+
+def _parts(root: Path) -> list[tuple[Path, str, str]]:
+    """Folders that hold images/ and masks/, what their ids begin with, and their part of the data set's own split."""
+    if (root / "images").is_dir():
+        return [(root, "", "")]
+    found = [
+        (folder, f"{folder.name}_", PARTS[folder.name.lower()])
+        for folder in sorted(root.iterdir())
+        if folder.name.lower() in PARTS and (folder / "images").is_dir()
+    ]
+    if not found:
+        raise InputError(
+            f"expected images/ and masks/ in {root}, or in train/ and test/ below it, got "
+            f"{', '.join(sorted(path.name for path in root.iterdir())[:5])}; give the folder that holds them"
+        )
+    return found
+
+
+def _images(folder: Path, prefix: str, part: str) -> _Part:
+    existing(folder / "images", "pictures")
+    stems: dict[str, Path] = {}
+    for path in sorted(path for path in (folder / "images").iterdir() if is_picture(path)):
+        if path.stem in stems:
+            raise InputError(
+                f"expected one picture of each name, got {stems[path.stem]} and {path}; take one away or rename it"
+            )
+        stems[path.stem] = path
+    if not stems:
+        raise InputError(f"expected PNG, TIFF, GIF, BMP or JPEG pictures in {folder / 'images'}, got none; add some")
+    masks, lost = masks_of(folder / "masks", stems)
+    alone = sorted(stems.keys() - masks.keys())
+    notes = [f"{prefix}{name} is left out: it has an image but no mask" for name in alone]
+    notes += [f"{path} is left out: it has no image" for path in lost]
+    named = {f"{prefix}{name}": path for name, path in stems.items()}
+    return _Part(part, named, {f"{prefix}{name}": files for name, files in masks.items()}, notes)
+
+
+def _kind(paths: Sequence[Path]) -> tuple[int, str]:
+    """How many channels the pictures have, and the window that shows all that their type holds.
+
+    Raises:
+        InputError: some are in colour and some hold one channel alone, or one cannot be read.
+    """
+    headers = {path: header(path) for path in paths}
+    in_colour = [path for path, (colours, _) in headers.items() if colours]
+    coloured = next((path for path in in_colour if not is_grey(read_picture(path))), None)
+    bits = {bits for _, bits in headers.values()}
+    if coloured is None:
+        return 1, "0,255" if bits == {8} else "percentile"
+    grey = [path for path, (colours, _) in headers.items() if not colours]
+    if grey:
+        raise InputError(
+            f"expected pictures of one number of channels, got colours in {coloured} and "
+            f"{plural(len(grey), 'picture')} of grey levels ({grey[0]} ...); convert or leave out one kind"
+        )
+    return 3, {frozenset({8}): "0,255", frozenset({16}): "0,65535"}.get(frozenset(bits), "percentile")
+
+
+def _read(name: str, image: Path, files: Found, *, marks: Marks, channels: int, spacing_mm: tuple[float, ...]) -> Scan:
+    pixels = reduced(read_picture(image), channels, image)
+    labels = marks.read(files, image, pixels.shape[1:])
+    rows_mm, columns_mm = spacing_mm or (1.0, 1.0)
+    stored = pixels if channels == 1 else pixels[:, None]
+    return Scan(stored, labels[None], (name,), (0.0, rows_mm, columns_mm), lattice=Lattice((1, *pixels.shape[1:])))

@@ -1,0 +1,63 @@
+"""Which mask files belong to which image, by their names."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from medseg_attack.data.datasets.source import existing
+from medseg_attack.data.formats.pictures import is_picture
+from medseg_attack.errors import InputError
+
+Found: TypeAlias = dict[str, Path]  # what tells the masks of one image apart -> file; "" if there is one alone
+
+
+def masks_of(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Found], list[Path]]:
+    """The masks of each image by its stem, and those that have no image.
+
+    Raises:
+        InputError: the folder is missing, holds files and folders at once, or two files for one thing.
+    """
+    existing(folder, "masks")
+    files = sorted(path for path in folder.iterdir() if is_picture(path))
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if files and folders:
+        raise InputError(
+            f"expected masks or folders of masks in {folder}, got both ({folders[0].name}/); keep one kind"
+        )
+    found: dict[str, Found] = {}
+    lost = []
+    per_image = bool(folders) and all(one.name in images for one in folders)
+    pairs: list[tuple[str | None, Path]] = [(None, path) for path in files]
+    pairs += [(one.name, path) for one in folders for path in sorted(one.iterdir()) if is_picture(path)]
+    for within, path in pairs:
+        stem, name = (within, str(path.stem)) if per_image else _split(path.stem, images)
+        if stem is None:
+            lost.append(path)
+            continue
+        name = within if within and not per_image else name
+        mine = found.setdefault(stem, {})
+        if name in mine:
+            raise InputError(f"expected one mask of each name, got {mine[name]} and {path}; take one away or rename it")
+        mine[name] = path
+    return _plain(found, numbered=per_image), lost
+
+
+def _split(stem: str, images: Mapping[str, Path]) -> tuple[str | None, str]:
+    """The longest image name that a mask's begins with, up to a separator, and what follows it."""
+    if stem in images:
+        return stem, ""
+    for end in reversed([match.start() for match in re.finditer(r"[_\-. ]", stem)]):
+        if stem[:end] in images:
+            return stem[:end], stem[end + 1 :]
+    return None, ""
+
+
+def _plain(found: dict[str, Found], *, numbered: bool) -> dict[str, Found]:
+    """Masks that all have one ending, such as `_mask`, are masks without one; objects are numbered."""
+    if numbered:
+        return {stem: {str(i): path for i, path in enumerate(mine.values())} for stem, mine in found.items()}
+    endings = {name for mine in found.values() for name in mine}
+    if len(endings) > 1:
+        return found
+    return {stem: dict.fromkeys([""], path) for stem, mine in found.items() for path in mine.values()}

@@ -1,0 +1,105 @@
+"""What a reader provides: a cheap listing of scans, each of which can then be read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from medseg_attack import registry
+from medseg_attack.data.formats.scan import Scan
+from medseg_attack.errors import InputError
+from medseg_attack.types import Task
+
+
+@dataclass(frozen=True)
+class ScanFile:
+    """A scan that was found but not read yet.
+
+    Attributes:
+        group: the patient.
+        path: what an error about its pixels names: the image, or the folder of its slices.
+        sources: all files it is read from, those of the image first.
+        n_images: how many of them are of the image: one, one per slice, or one per channel.
+        part: where the data set itself has put it: "train", "val" or "test"; "" if nowhere.
+    """
+
+    id: str
+    group: str
+    path: Path
+    sources: tuple[Path, ...]
+    read: Callable[[], Scan]
+    n_images: int = 1
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it was found.
+
+    Attributes:
+        format: the spec of its reader.
+        scans: sorted by id.
+        notes: what was left out and why, a sentence each.
+        window: what its intensities are best shown by, as `windows.window_rule` reads it.
+    """
+
+    root: Path
+    format: str
+    task: Task
+    scans: tuple[ScanFile, ...]
+    notes: tuple[str, ...] = ()
+    window: str = "percentile"
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A format: a frozen dataclass whose fields are its options."""
+
+    def listing(self, root: Path) -> Source:
+        """What there is under `root`, without reading pixels.
+
+        Raises:
+            InputError: `root` is not of this format.
+        """
+        ...
+
+
+def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None = None) -> Source:
+    """Lists the data set at `root`, for instance `open_source("uw_madison(drop='none')", root)`.
+
+    Args:
+        options: values for fields that the spec leaves open; empty ones are not set.
+
+    Raises:
+        InputError: the format is not known, has not such an option, or `root` is not of it.
+    """
+    given = {name: value for name, value in (options or {}).items() if value}
+    name, said = registry.call(format_spec, "dataset")
+    for option in given:
+        if not registry.takes(name, option) or option in said:
+            got = "it is in --format, too" if option in said else "it has no such option"
+            raise InputError(f"--{option}: expected an option of {format_spec}, got that {got}; drop --{option}")
+    reader: Reader = replace(registry.build(format_spec, "dataset"), **given)
+    return reader.listing(root)
+
+
+def existing(root: Path, what: str) -> Path:
+    """`root`, if it is a folder with something in it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not root.is_dir():
+        got = "a file" if root.exists() else "nothing there"
+        raise InputError(f"expected {what} in the folder {root}, got {got}; check the path")
+    if not any(root.iterdir()):
+        raise InputError(f"expected {what} in the folder {root}, got an empty folder; check the path")
+    return root
+
+
+def label_type(task: Task) -> np.dtype[Any]:
+    """The smallest unsigned type that holds a voxel's labels."""
+    n = len(task.classes)
+    return np.min_scalar_type(n - 1 if task.exclusive else 2**n - 1)

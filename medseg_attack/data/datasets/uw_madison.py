@@ -1,0 +1,212 @@
+"""UW-Madison GI tract segmentation (Kaggle 2022): abdominal MRI, 16-bit PNG slices and a csv of run lengths.
+
+    SOURCE/train.csv                                                        id,class,segmentation
+    SOURCE/train/case2/case2_day1/scans/slice_0001_266_234_1.50_1.50.png    slice, width, height, mm, mm
+
+Names give width before height; the shape is taken from the PNG. Slices are 3 mm apart. Organs may overlap.
+"""
+
+import csv
+import functools
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medseg_attack.data.datasets.source import ScanFile, Source, existing
+from medseg_attack.data.formats import rle
+from medseg_attack.data.formats.png16 import read_png16
+from medseg_attack.data.formats.scan import Array, Lattice, Scan
+from medseg_attack.errors import InputError, nearest
+from medseg_attack.registry import register, spec
+from medseg_attack.types import Task
+
+TASK = Task("uw_madison", ("large_bowel", "small_bowel", "stomach"))
+
+
+COLUMNS = ("id", "class", "segmentation")
+
+
+SLICE_DISTANCE_MM = 3.0
+
+
+PAPER = ("case7_day0", "case81_day30")  # left out by arXiv 2401.11224, section 4
+
+
+AUTHOR = (  # named by the data set's author as badly annotated
+    *PAPER, "case61_day14", "case9_day27", "case43_day18", "case138_day0", "case34_day20", "case43_day26",
+    "case124_day19", "case144_day15", "case83_day11", "case13_day0",
+)  # fmt: skip
+
+
+DROPPED = {"paper": PAPER, "author": AUTHOR, "none": ()}
+
+
+_NAME = re.compile(r"slice_(\d+)_\d+_\d+_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)\.png")
+
+
+Rows = Mapping[str, Mapping[str, str]]  # slice id -> class -> runs
+
+
+@register("uw_madison", kind="dataset")
+@dataclass(frozen=True)
+class UWMadison:
+    """UW-Madison GI tract MRI: three organs that may overlap, 16-bit PNG and run lengths.
+
+    Every slice needs its three rows in train.csv (an organ that is absent has an empty one), since a row
+    that was lost is not an organ that is absent; only a scan without any row counts as unlabelled and is
+    left out.
+
+    Attributes:
+        drop: scans left out as badly annotated: "paper" (two), "author" (twelve) or "none".
+    """
+
+    drop: str = "paper"
+
+    def __post_init__(self) -> None:
+        if self.drop not in DROPPED:
+            raise InputError(
+                f"uw_madison.drop: expected a list's name, got {self.drop!r}; {nearest(self.drop, DROPPED)}"
+            )
+
+    def listing(self, root: Path) -> Source:
+        """The scans of the competition's tree; reads the csv and the names of the files."""
+        existing(root, "train.csv and train/ of UW-Madison")
+        table = root / "train.csv"
+        rows = read_rows(table)
+        slices = _slices(root)
+        _check_ids(table, rows, slices)
+        notes, scans = [], []
+        for scan, files in slices.items():
+            if scan in DROPPED[self.drop]:
+                notes.append(f"{scan} is left out as badly annotated (drop={self.drop!r})")
+            elif not any(case in rows for case in files):
+                notes.append(f"{scan} is left out: it has no row in {table}")
+            else:
+                _check_complete(table, rows, files)
+                scans.append(_scan_file(scan, files, rows, table))
+        if not scans:
+            raise InputError(f"expected labelled scans in {root}, got none; check that {table} belongs to them")
+        return Source(root, spec(self), TASK, tuple(scans), tuple(notes))
+
+
+def read_rows(table: Path) -> Rows:
+    """The csv as slice id -> class -> runs.
+
+    Raises:
+        InputError: it is missing, lacks a column, names another class, or has two rows for one class of a
+            slice.
+    """
+    rows: dict[str, dict[str, str]] = defaultdict(dict)
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                found = ", ".join(reader.fieldnames or ()) or "none"
+                raise InputError(f"expected the columns {', '.join(COLUMNS)} in {table}, got {found}; add {missing[0]}")
+            for row in reader:
+                _add(rows, row["id"] or "", row["class"] or "", row["segmentation"] or "", table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"expected a csv file at {table}, got '{error}'; check the file") from error
+    return dict(rows)
+
+
+def _add(rows: dict[str, dict[str, str]], case: str, name: str, runs: str, table: Path) -> None:
+    if name not in TASK.classes:
+        guess = nearest(name, TASK.classes)
+        raise InputError(f"expected an organ as class of {case} in {table}, got {name!r}; {guess}")
+    if name in rows[case]:
+        raise InputError(f"expected one row for {name} of {case} in {table}, got two; delete one")
+    rows[case][name] = runs
+
+
+def _slices(root: Path) -> dict[str, dict[str, Path]]:
+    """Scan -> slice id -> file, all three in order."""
+    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    for path in sorted(root.glob("train/case*/case*_day*/scans/*")):
+        if path.name.startswith("."):  # what desktops leave behind
+            continue
+        name = _NAME.fullmatch(path.name)
+        if name is None:
+            raise InputError(
+                f"expected names like slice_0001_266_234_1.50_1.50.png, got {path}; rename it or take it away"
+            )
+        scan = path.parent.parent.name
+        case = f"{scan}_slice_{name[1]}"
+        if case in found[scan]:
+            raise InputError(f"expected one file for {case}, got {found[scan][case]} and {path}; take one away")
+        found[scan][case] = path
+    if not found:
+        raise InputError(
+            f"expected slices like train/case2/case2_day1/scans/slice_0001_266_234_1.50_1.50.png in {root}, "
+            "got none; give the folder that holds train.csv and train/"
+        )
+    return {scan: dict(sorted(found[scan].items())) for scan in sorted(found)}
+
+
+def _check_ids(table: Path, rows: Rows, slices: Mapping[str, Mapping[str, Path]]) -> None:
+    there = {case for files in slices.values() for case in files}
+    lost = sorted(rows.keys() - there)
+    if lost:
+        raise InputError(
+            f"expected a file for each id of {table}, got none for {lost[0]!r} ({len(lost)} such); "
+            "restore the files or delete the rows"
+        )
+
+
+def _check_complete(table: Path, rows: Rows, files: Mapping[str, Path]) -> None:
+    for case, path in files.items():
+        got = rows.get(case, {})
+        if len(got) < len(TASK.classes):
+            raise InputError(
+                f"expected a row for each of {', '.join(TASK.classes)} for {path} in {table}, "
+                f"got {', '.join(got) or 'none'}; add the missing rows, with no runs where an organ is absent"
+            )
+
+
+def _scan_file(scan: str, files: Mapping[str, Path], rows: Rows, table: Path) -> ScanFile:
+    paths = tuple(files.values())
+    read = functools.partial(_read, dict(files), {case: rows[case] for case in files}, table)
+    return ScanFile(scan, scan.partition("_")[0], paths[0].parent, (*paths, table), read, len(paths))
+
+
+def _read(files: Mapping[str, Path], rows: Rows, table: Path) -> Scan:
+    images = [read_png16(path) for path in files.values()]
+    _check_same("shape", [image.shape for image in images], list(files.values()))
+    spacing = [_spacing_mm(path) for path in files.values()]
+    _check_same("spacing", spacing, list(files.values()))
+    stored = np.stack(images)
+    labels = np.stack([_labels(case, rows[case], images[0].shape, table) for case in files])
+    return Scan(stored, labels, tuple(files), spacing[0], lattice=Lattice(stored.shape))
+
+
+def _labels(case: str, runs: Mapping[str, str], shape: tuple[int, int], table: Path) -> Array:
+    labels = np.zeros(shape, dtype=np.uint8)
+    for k, name in enumerate(TASK.classes):
+        try:
+            labels |= rle.decode(runs[name], shape).astype(np.uint8) << k
+        except InputError as error:
+            raise InputError(f"{name} of {case} in {table}: {error}") from error
+    return labels
+
+
+def _spacing_mm(path: Path) -> tuple[float, float, float]:
+    name = _NAME.fullmatch(path.name)
+    assert name is not None  # `_slices` has seen to it
+    return SLICE_DISTANCE_MM, float(name[3]), float(name[2])
+
+
+def _check_same(what: str, values: Sequence[object], paths: Sequence[Path]) -> None:
+    for value, path in _others(values, paths):
+        raise InputError(
+            f"expected slices of one {what} in {path.parent}, got {values[0]} in {paths[0].name} and {value} "
+            f"in {path.name}; check that they belong to one scan"
+        )
+
+
+def _others(values: Sequence[object], paths: Sequence[Path]) -> Iterator[tuple[object, Path]]:
+    return ((value, path) for value, path in zip(values, paths, strict=True) if value != values[0])

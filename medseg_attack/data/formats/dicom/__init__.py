@@ -1,0 +1,1 @@
+"""DICOM: series, labels on them, and perturbed copies."""

@@ -1,0 +1,60 @@
+"""Which DICOM transfer syntaxes can be decoded here, and what to install for the others; none of it is GPL."""
+
+from pathlib import Path
+
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from medseg_attack.errors import InputError
+
+_GDCM, _JPEG_LS, _JPEG_2000 = "python-gdcm", "pyjpegls", "pylibjpeg pylibjpeg-openjpeg"
+
+
+# name, what decodes it: "" for what pydicom itself does
+_SYNTAXES = {
+    "1.2.840.10008.1.2": ("implicit VR, little endian", ""),
+    "1.2.840.10008.1.2.1": ("explicit VR, little endian", ""),
+    "1.2.840.10008.1.2.1.99": ("deflated", ""),
+    "1.2.840.10008.1.2.2": ("explicit VR, big endian", ""),
+    "1.2.840.10008.1.2.5": ("RLE", ""),
+    "1.2.840.10008.1.2.4.50": ("JPEG baseline", _GDCM),
+    "1.2.840.10008.1.2.4.51": ("JPEG extended", _GDCM),
+    "1.2.840.10008.1.2.4.57": ("JPEG lossless", _GDCM),
+    "1.2.840.10008.1.2.4.70": ("JPEG lossless, first order", _GDCM),
+    "1.2.840.10008.1.2.4.80": ("JPEG-LS lossless", _JPEG_LS),
+    "1.2.840.10008.1.2.4.81": ("JPEG-LS near-lossless", _JPEG_LS),
+    "1.2.840.10008.1.2.4.90": ("JPEG 2000 lossless", _JPEG_2000),
+    "1.2.840.10008.1.2.4.91": ("JPEG 2000", _JPEG_2000),
+    "1.2.840.10008.1.2.4.201": ("HTJ2K lossless", _JPEG_2000),
+    "1.2.840.10008.1.2.4.202": ("HTJ2K lossless, RPCL", _JPEG_2000),
+    "1.2.840.10008.1.2.4.203": ("HTJ2K", _JPEG_2000),
+}
+
+
+def matrix() -> dict[str, str]:
+    """Per transfer syntax the libraries that decode it here, or the line that installs one."""
+    return {name: _decoded_by(uid) or f"missing: {_install(needs)}" for uid, (name, needs) in _SYNTAXES.items()}
+
+
+def check_decodable(syntax: str, path: Path) -> None:
+    """Passes if the pixels of a file in that transfer syntax can be decoded here.
+
+    Raises:
+        InputError: they cannot; it names the syntax and what to install.
+    """
+    if syntax in _SYNTAXES and _decoded_by(syntax):
+        return
+    name, needs = _SYNTAXES.get(syntax, (UID(syntax).name, ""))
+    todo = f"run: {_install(needs)}" if needs else "export the series uncompressed (explicit VR, little endian)"
+    raise InputError(f"expected pixels that can be decoded here, got {name} ({syntax}) in {path}; {todo}")
+
+
+def _install(needs: str) -> str:
+    return f"pip install {needs}"
+
+
+def _decoded_by(syntax: str) -> str:
+    decoder = get_decoder(UID(syntax))
+    if not decoder.is_encapsulated:
+        return "pydicom"
+    return ", ".join(decoder.available_plugins)

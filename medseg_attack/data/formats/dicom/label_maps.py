@@ -1,0 +1,55 @@
+"""NIfTI label maps over a DICOM series: matched by where voxels lie, not by the order of axes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from medseg_attack.data.formats.dicom.alignment import Overlay, overlay
+from medseg_attack.data.formats.dicom.series import Grid
+from medseg_attack.data.formats.nifti import Nifti, read_nifti
+from medseg_attack.data.formats.scan import Array
+from medseg_attack.errors import InputError, plural
+
+NIFTI = "NIfTI"  # the kind of such label files
+
+
+def overlay_of(volume: Nifti, grid: Grid) -> Overlay | None:
+    """How the volume lies on the grid; None if its voxels are not voxels of the grid, or none of them is in it."""
+    if not np.isfinite(volume.affine).all():
+        return None
+    to_grid = np.linalg.inv(grid.affine) @ volume.affine
+    found = overlay(volume.stored.shape, to_grid[:3, 3], to_grid[:3, :3], grid)
+    return found if found is not None and found.meets else None
+
+
+def read_label_map(path: Path, grid: Grid, numbers: Iterable[int]) -> Array:
+    """Where the volume, which lies on the grid, has one of the numbers; outside of it nothing is labelled.
+
+    Raises:
+        InputError: the file is broken, or has labels beyond the grid.
+    """
+    volume = read_nifti(path)
+    found = overlay_of(volume, grid)
+    assert found is not None  # or it would not belong to the series
+    labels = volume.stored * np.float64(volume.slope) + volume.inter
+    mask = np.zeros(grid.shape, bool)
+    where, part, beyond = found.put(np.isin(labels, list(numbers)))
+    if beyond:
+        raise InputError(
+            f"expected labels within the series, got {plural(beyond, 'labelled voxel')} beyond its "
+            f"{plural(grid.shape[0], 'slice')} in {path}; add the slices that are missing, or crop the labels"
+        )
+    mask[where] = part
+    return mask
+
+
+def values_of(path: Path) -> tuple[tuple[int, str], ...]:
+    """The labels of a map, without 0, as numbers and names.
+
+    Raises:
+        InputError: the file is broken.
+    """
+    volume = read_nifti(path)
+    values = np.unique(volume.stored) * np.float64(volume.slope) + volume.inter
+    return tuple((int(value), str(int(value))) for value in values if value and value == int(value))

@@ -1,0 +1,228 @@
+"""DICOM series through pydicom: slices in order along their normal, stored values as they are, geometry from positions.
+
+Directions are DICOM's: x to the patient's left, y to the back, z to the head, in mm. Slices run towards the left, the
+back or the head, whichever is nearest to their normal; rows and columns are as stored.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.pixels import pixel_array
+
+from medseg_attack.data.formats.dicom.decoders import check_decodable
+from medseg_attack.data.formats.dicom.index import Frame, Images, Pixels
+from medseg_attack.data.formats.dicom.reading import reading
+from medseg_attack.data.formats.scan import Array
+from medseg_attack.errors import InputError, plural
+
+NEAR = 0.1  # of a voxel's edge: what counts as one place
+
+
+_UNEVEN = 0.05  # of the distance between slices: positions are rounded
+
+
+_TURNED = 1e-3  # of a direction's cosine
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where voxels lie.
+
+    Attributes:
+        origin: centre of voxel (0, 0, 0), in mm.
+        steps: 3 x 3, its columns are the mm from one slice, row and column to the next.
+    """
+
+    shape: tuple[int, int, int]
+    origin: NDArray[np.float64]
+    steps: NDArray[np.float64]
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Between slices (along their normal), rows and columns."""
+        normal = np.cross(self.steps[:, 1], self.steps[:, 2])
+        through = abs(self.steps[:, 0] @ normal) / np.linalg.norm(normal)
+        row, column = np.linalg.norm(self.steps[:, 1:], axis=0)
+        return float(through), float(row), float(column)
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """From (slice, row, column) to mm towards right, front and head, as NIfTI has it; 4 x 4."""
+        result = np.eye(4)
+        result[:3, :3], result[:3, 3] = self.steps, self.origin
+        return np.diag((-1.0, -1.0, 1.0, 1.0)) @ result
+
+    def index(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(slice, row, column), with fractions, of points in mm, (n, 3)."""
+        return np.linalg.solve(self.steps, (points - self.origin).T).T.astype(np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A series that is one scan.
+
+    Attributes:
+        frames: in the order of the slices.
+    """
+
+    images: Images
+    frames: tuple[Frame, ...]
+    grid: Grid
+    pixels: Pixels
+
+    @property
+    def scales(self) -> tuple[tuple[float, float], ...]:
+        """Slope and intercept of each slice, turned round where `inverted`."""
+        found = ((frame.slope, frame.inter) for frame in self.frames)
+        if not self.inverted:
+            return tuple(found)
+        ends = sum(self.pixels.limits)
+        return tuple((-slope, slope * ends + inter) for slope, inter in found)
+
+    @property
+    def inverted(self) -> bool:
+        """Whether the least value is white (MONOCHROME1) and there is no unit that says what it measures.
+
+        MONOCHROME1 is about display alone (PS3.3 C.7.6.3.1.2): Hounsfield units and whatever else has a unit stay.
+        """
+        measured = self.images.modality == "CT" or any(frame.unit for frame in self.frames)
+        return self.pixels.photometric == "MONOCHROME1" and not measured
+
+    @property
+    def padding(self) -> tuple[int, int] | None:
+        """Least and largest stored value that stands for no measurement."""
+        said = {frame.padding for frame in self.frames} - {None}
+        return next(iter(said), None)
+
+
+def series_of(images: Images) -> Series:
+    """The series with its slices in order.
+
+    Raises:
+        InputError: it is not one scan: slices are missing, doubled, not parallel, not told where they are, or stored
+            in different ways; or its pixels cannot be decoded here.
+    """
+    pixels = _one_format(images)
+    for syntax, path in images.syntaxes:
+        check_decodable(syntax, path)
+    frames = _located(images)
+    turn = np.array(frames[0].orientation)
+    column_step, row_step = turn[:3], turn[3:]
+    normal = np.cross(column_step, row_step)
+    normal *= np.sign(normal[np.abs(normal).argmax()])
+    at = np.array([frame.position for frame in frames])
+    order = np.argsort(at @ normal, kind="stable")
+    frames, at = [frames[i] for i in order], at[order]
+    assert frames[0].spacing is not None
+    if len(frames) > 1:
+        _check_places(images, frames, at @ normal)
+        through = (at[-1] - at[0]) / (len(at) - 1)
+        _check_line(images, at, through)
+    else:
+        through = normal * (frames[0].thickness or 1.0)
+    between_rows, between_columns = frames[0].spacing
+    steps = np.stack((through, row_step * between_rows, column_step * between_columns), axis=1)
+    return Series(images, tuple(frames), Grid((len(frames), pixels.rows, pixels.columns), at[0], steps), pixels)
+
+
+def read_stored(series: Series) -> Array:
+    """Stored values, (slices, rows, columns), in the type that the files say.
+
+    Raises:
+        InputError: a file is cut off or cannot be decoded.
+    """
+    by_file: dict[Path, list[int]] = {}
+    for n, frame in enumerate(series.frames):
+        by_file.setdefault(frame.path, []).append(n)
+    kind = f"{'i' if series.pixels.signed else 'u'}{series.pixels.allocated // 8}"
+    stored = np.empty(series.grid.shape, np.dtype(kind))
+    for path, here in by_file.items():
+        frames = decoded(path)
+        for n in here:
+            stored[n] = frames[series.frames[n].number]
+    return stored
+
+
+def decoded(path: Path) -> Array:
+    """The stored values of all frames of a file, (frames, rows, columns).
+
+    Raises:
+        InputError: it is cut off or cannot be decoded.
+    """
+    with reading(path):
+        dataset = pydicom.dcmread(path)
+        check_decodable(str(dataset.file_meta.get("TransferSyntaxUID", "")), path)
+        pixels: Array = pixel_array(dataset)
+    return pixels if pixels.ndim == 3 else pixels[None]
+
+
+def _one_format(images: Images) -> Pixels:
+    first = images.formats[0]
+    if len(images.formats) > 1:
+        differ = next(n for n in ("rows", "columns", "bits", "signed", "photometric", "allocated")
+                      if len({getattr(one, n) for one in images.formats}) > 1)  # fmt: skip
+        got = ", ".join(sorted({str(getattr(one, differ)) for one in images.formats}))
+        raise _wrong(images, f"slices stored in one way, got {differ} {got}", "split the series")
+    if not first.photometric.startswith("MONOCHROME") or first.allocated not in (8, 16, 32):
+        what = f"{first.photometric or 'no'} pixels in {first.allocated} bits"
+        raise _wrong(images, f"grey values of 8, 16 or 32 bits, got {what}", "export it as CT or MR images")
+    return first
+
+
+def _located(images: Images) -> list[Frame]:
+    """The frames, which are all parallel, of one spacing, and know where they are."""
+    frames = list(images.frames)
+    for frame in frames:
+        for name, value, n in (("ImagePositionPatient", frame.position, 3), ("PixelSpacing", frame.spacing, 2),
+                               ("ImageOrientationPatient", frame.orientation, 6)):  # fmt: skip
+            if value is None or len(value) != n or not np.isfinite(value).all():
+                raise _wrong(images, f"{name} in every slice, got {value} in {frame.path}", "export it again")
+        if np.abs(np.array(frame.orientation) - np.array(frames[0].orientation)).max() > _TURNED:
+            told = " and ".join(f"{one.orientation} in {one.path.name}" for one in (frames[0], frame))
+            raise _wrong(images, f"slices of one orientation, got {told}", "leave the localizer out")
+        if not np.allclose(np.array(frame.spacing), np.array(frames[0].spacing), rtol=1e-3):
+            told = " and ".join(f"{one.spacing} in {one.path.name}" for one in (frames[0], frame))
+            raise _wrong(images, f"slices of one pixel spacing, got {told}", "split the series")
+    paddings = {frame.padding: frame.path.name for frame in frames if frame.padding is not None}
+    if len(paddings) > 1:
+        told = " and ".join(f"{low} to {high} in {name}" for (low, high), name in sorted(paddings.items())[:2])
+        raise _wrong(images, f"one PixelPaddingValue in all slices, got {told}", "export it again")
+    return frames
+
+
+def _check_places(images: Images, frames: Sequence[Frame], along: NDArray[np.float64]) -> None:
+    """Raises on doubled and missing slices."""
+    apart = np.diff(along)
+    usual = float(np.median(apart))
+    for (one, other), mm in zip(pairwise(frames), apart, strict=True):
+        if mm < 1e-3 or mm < NEAR * usual:
+            both = " and ".join(f"{frame.path.name} (frame {frame.number})" for frame in (one, other))
+            raise _wrong(images, f"one image at each position, got {both} at {one.position}",
+                         "take copies away, or export each time point, echo or b-value as its own series")  # fmt: skip
+    for (one, other), mm in zip(pairwise(frames), apart, strict=True):
+        n = round(mm / usual)
+        if n > 1 and abs(mm / usual - n) <= n * _UNEVEN:
+            gap = f"{mm:.4g} mm between {one.path.name} and {other.path.name}: {plural(n - 1, 'slice')} missing"
+            raise _wrong(images, f"slices {usual:.4g} mm apart, got {gap}", "export it again")
+
+
+def _check_line(images: Images, at: NDArray[np.float64], through: NDArray[np.float64]) -> None:
+    off = np.linalg.norm(at - at[0] - np.outer(np.arange(len(at)), through), axis=1)
+    if off.max() > max(_UNEVEN * float(np.linalg.norm(through)), 1e-3):
+        apart = np.linalg.norm(np.diff(at, axis=0), axis=1)
+        got = f"distances from {apart.min():.4g} to {apart.max():.4g} mm, one slice {off.max():.4g} mm from its place"
+        raise _wrong(images, f"slices at equal distances on one line, got {got}", "resample it, or leave it out")
+
+
+def _wrong(images: Images, said: str, todo: str) -> InputError:
+    return InputError(f"the series {images.uid} in {images.frames[0].path.parent}: expected {said}; {todo}")
+
+
+def files_of(series: Series) -> Iterator[Path]:
+    """Its files, each once, in the order of the slices."""
+    yield from dict.fromkeys(frame.path for frame in series.frames)

@@ -1,0 +1,238 @@
+"""PNG, TIFF, GIF, BMP and JPEG pictures: pixels as they are stored, and perturbed ones written back without loss.
+
+Pillow reads and writes them; it cuts colours of 16 bits to 8, so those are tifffile's, as are signed and float TIFFs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from medseg_attack.data.formats.scan import Array
+from medseg_attack.errors import InputError, absent, plural
+
+LOSSY = (".jpg", ".jpeg")
+
+
+LOSSLESS = (".png", ".tif", ".tiff", ".gif", ".bmp")
+
+
+SUFFIXES = LOSSLESS + LOSSY
+
+
+_FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF", ".bmp": "BMP"}
+
+
+_GREY = ("L", "I;16", "I;16B", "I;16L", "I", "F", "1", "LA")
+
+
+_KNOWN = (*_GREY, "RGB", "RGBA", "P")
+
+
+_BITS, _KIND = 258, 339  # tags of a TIFF: bits per sample; 1 unsigned, 2 signed, 3 float
+
+
+def is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def header(path: Path) -> tuple[bool, int]:
+    """Whether a picture may have colours, and its bits per channel; no pixel is read.
+
+    Raises:
+        InputError: it is not a picture, or not one that can be read as it is stored.
+    """
+    with _opened(path) as (image, bits):
+        return image.mode not in _GREY, bits
+
+
+def read_picture(path: Path) -> Array:
+    """The pixels, (channels, rows, columns), of 1 or 3 channels; a palette is replaced by its colours.
+
+    Raises:
+        InputError: it is cut off or no picture, is transparent, turned, animated, or of two colours.
+    """
+    with _opened(path) as (image, bits):
+        pixels = _tiff(path) if _of_tifffile(image, bits) else np.array(_plain(image, path))
+    if pixels.dtype == bool:
+        raise InputError(f"expected a picture of grey levels or colours, got black and white in {path}; export it anew")
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or pixels.dtype.kind not in "iuf":
+        raise InputError(
+            f"expected grey levels or red, green and blue, got {pixels.dtype} of shape {pixels.shape} in {path}; "
+            "convert the picture"
+        )
+    return np.ascontiguousarray(np.moveaxis(pixels, 2, 0).astype(pixels.dtype.newbyteorder("="), copy=False))
+
+
+def read_marks(path: Path) -> tuple[Array, bool]:
+    """A mask's value in each pixel, (rows, columns), and whether these are colours (0xrrggbb).
+
+    Values are grey levels; those of a coloured palette are its indices, as its class numbers are usually stored.
+
+    Raises:
+        InputError: as `read_picture`.
+    """
+    with _opened(path) as (image, _):
+        indices = np.array(image) if image.mode == "P" else None
+        plain = np.array(image.convert("L")) if image.mode == "1" else None
+    if plain is not None:
+        return plain, False
+    pixels = read_picture(path)
+    if is_grey(pixels):
+        return pixels[0], False
+    if indices is not None:
+        return indices, False
+    if pixels.dtype != np.uint8:
+        raise InputError(f"expected a mask of colours of 8 bits, got {pixels.dtype} in {path}; convert it")
+    red, green, blue = pixels.astype(np.int32)
+    return (red << 16) | (green << 8) | blue, True
+
+
+def read_mask(path: Path) -> Array:
+    """The numbers of a mask in a file of its own: a picture as `read_marks` has it, or an NPY of any shape.
+
+    Raises:
+        InputError: it is not there, cannot be read, or is a JPEG, which changes values.
+    """
+    if not path.is_file():
+        raise InputError(f"expected a mask in {path}, got no file; check the path")
+    if path.suffix.lower() != ".npy":
+        if not is_picture(path) or path.suffix.lower() in LOSSY:
+            raise InputError(f"expected a mask as NPY or as a picture without loss, got {path}; write it as PNG")
+        return read_marks(path)[0]
+    try:
+        array: Array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"expected a mask in {path}, got '{error}'; write it again") from error
+    if not isinstance(array, np.ndarray) or array.ndim < 2 or not array.size or array.dtype.kind not in "biuf":
+        got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+        raise InputError(f"expected a mask of numbers in {path}, got {got}; write one number per pixel")
+    return array
+
+
+def is_grey(pixels: Array) -> bool:
+    """Whether all channels are equal."""
+    return bool((pixels == pixels[:1]).all())
+
+
+def reduced(pixels: Array, channels: int, path: Path) -> Array:
+    """The pixels in so many channels: three equal ones may be taken for one.
+
+    Raises:
+        InputError: they are not equal, or three are wanted where there is one.
+    """
+    if len(pixels) == channels:
+        return pixels
+    if channels == 1 and is_grey(pixels):
+        return pixels[:1]
+    got = "colours" if len(pixels) == 3 else "grey levels"
+    raise InputError(f"expected {plural(channels, 'channel')} as the other pictures have, got {got} in {path}; "
+                     "convert the picture, or leave it out")  # fmt: skip
+
+
+def lossless(path: str, channels: int) -> str:
+    """The name of a perturbed copy: the same, but PNG for formats that would change its pixels.
+
+    >>> lossless("a.tif", 3), lossless("a.jpg", 3), lossless("a.gif", 3), lossless("a.gif", 1)
+    ('a.tif', 'a.jpg.png', 'a.gif.png', 'a.gif')
+    """
+    suffix = Path(path).suffix.lower()
+    return f"{path}.png" if suffix in LOSSY or (suffix == ".gif" and channels == 3) else path
+
+
+def write_picture(path: Path, pixels: Array, source: Path, name: str) -> None:
+    """Writes (channels, rows, columns) as the format of `name`, with as many channels as `source`, without its tags."""
+    kind = _FORMATS[Path(name).suffix.lower()]
+    with _opened(source) as (image, bits):
+        mode, foreign = image.mode, _of_tifffile(image, bits)
+    if len(pixels) == 1 and mode in ("RGB", "RGBA"):
+        pixels = np.repeat(pixels, 3, axis=0)
+    plane: Array = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
+    if foreign and kind == "TIFF":
+        import tifffile
+
+        colour = "rgb" if plane.ndim == 3 else "minisblack"
+        tifffile.imwrite(path, plane, photometric=colour, metadata=None, software=False)
+        return
+    written = Image.fromarray(plane)
+    if mode == "RGBA" and kind in ("PNG", "TIFF"):
+        written.putalpha(255)
+    written.save(path, format=kind)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, int]]:
+    """The picture, and its bits per channel, which Pillow forgets once it has read the pixels."""
+    try:
+        with Image.open(path) as image:
+            bits = _bits(image)
+            _check(image, bits, path)
+            yield image, bits
+    except UnidentifiedImageError as error:
+        raise InputError(f"expected a picture in {path}, got a file that is none; replace it") from error
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise absent("a picture", path) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"expected a whole picture in {path}, got '{error}'; copy it again") from error
+
+
+def _check(image: Any, bits: int, path: Path) -> None:
+    if getattr(image, "n_frames", 1) > 1:
+        raise InputError(f"expected one picture in {path}, got {image.n_frames}; write each to a file of its own")
+    if image.mode not in _KNOWN:
+        raise InputError(f"expected grey levels or red, green and blue, got {image.mode} in {path}; convert it")
+    if (turned := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
+        raise InputError(
+            f"expected pixels in the order in which they are shown, got EXIF orientation {turned} in {path}; "
+            "turn the picture itself and remove the tag, since masks have none"
+        )
+    if image.format == "PNG" and bits == 16 and not image.mode.startswith("I"):
+        raise InputError(
+            f"expected colours of 8 bits in a PNG, got 16 in {path}; write it as TIFF, of which 16 bits can be read"
+        )
+
+
+def _bits(image: Any) -> int:
+    if image.format == "TIFF":
+        return int(max(image.tag_v2.get(_BITS, (1,))))
+    if image.format == "PNG":
+        return 16 if str(image.tile[0][3]).endswith("16B") else 8
+    return 8
+
+
+def _of_tifffile(image: Any, bits: int) -> bool:
+    if image.format != "TIFF":
+        return False
+    kinds = image.tag_v2.get(_KIND, (1,))
+    signed = any(kind != 1 for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    return bits > 16 or signed or (bits == 16 and image.mode not in ("I;16", "I;16B", "I;16L"))
+
+
+def _tiff(path: Path) -> Array:
+    import tifffile
+
+    try:
+        pixels: Array = np.asarray(tifffile.imread(path))
+    except (ValueError, OSError, KeyError, ImportError, tifffile.TiffFileError) as error:
+        raise InputError(
+            f"expected a TIFF without compression or with deflate in {path}, got '{error}'; write it anew"
+        ) from error
+    return np.moveaxis(pixels, 0, 2) if pixels.ndim == 3 and pixels.shape[2] != 3 else pixels
+
+
+def _plain(image: Any, path: Path) -> Any:
+    """Without palette and transparency."""
+    if image.mode in ("RGBA", "LA"):
+        if np.array(image)[..., -1].min() < 255:
+            raise InputError(f"expected a picture that is opaque, got transparent pixels in {path}; flatten it")
+        return image.convert(image.mode[:-1])
+    if image.format == "PNG" and image.mode == "I":
+        return image.convert("I;16")
+    return image.convert("RGB") if image.mode == "P" else image

@@ -1,0 +1,96 @@
+"""A scan as a file holds it: stored values, labels, and the way back to the file's own axes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_attack.types import PerChannel, per_channel
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """How a (slice, row, column) array was made of the file's own: axes permuted, then some reversed.
+
+    Attributes:
+        shape: of the file's array.
+        axes: the file's axes that became slices, rows and columns.
+        flips: which of slices, rows and columns were then reversed.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[int, int, int] = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
+
+    def from_file(self, array: Array) -> Array:
+        """(slice, row, column) of the file's array."""
+        return self._flipped(array.transpose(self.axes))
+
+    def to_file(self, array: Array) -> Array:
+        """The inverse of `from_file`."""
+        return self._flipped(array).transpose(tuple(int(axis) for axis in np.argsort(self.axes)))
+
+    def _flipped(self, array: Array) -> Array:
+        return array[tuple(slice(None, None, -1 if flip else None) for flip in self.flips)]
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """One scan as it is stored: the intensity of a voxel is `stored * slope + inter`, in `unit`.
+
+    Attributes:
+        stored: (slices, rows, columns), in the file's own type; (channels, slices, rows, columns) of several channels.
+        labels: (slices, rows, columns); the class index of an exclusive task, else bit k for class k.
+        case_ids: one per slice.
+        spacing_mm: between slices, rows and columns; the first is 0 for a picture, which is no slice of anything.
+        lattice: the way back to the file's array; None where there is none.
+        affine: voxel of the file's array to mm, 4 x 4, if the file has one.
+        scales: slope and inter of each slice, where they differ from slice to slice; else empty.
+        limits: least and largest value that the stored bits hold, if they are not those of the type.
+        padding: least and largest stored value that stands for no measurement.
+        frames: per slice the file, relative to the source, and the frame in it, where slices have files.
+    """
+
+    stored: Array
+    labels: Array
+    case_ids: tuple[str, ...]
+    spacing_mm: tuple[float, float, float]
+    slope: PerChannel = 1.0
+    inter: PerChannel = 0.0
+    unit: str = ""
+    lattice: Lattice | None = None
+    affine: NDArray[np.float64] | None = None
+    scales: tuple[tuple[float, float], ...] = ()
+    limits: tuple[int, int] | None = None
+    padding: tuple[int, int] | None = None
+    frames: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def channels(self) -> Array:
+        """`stored` with its axis of channels, (channels, slices, rows, columns), also if there is but one."""
+        return self.stored if self.stored.ndim == 4 else self.stored[None]
+
+    @property
+    def padded(self) -> Array:
+        """Where there is padding, in the shape of `channels`."""
+        low, high = self.padding or (1, 0)
+        where: Array = (self.channels >= low) & (self.channels <= high)
+        return where
+
+    def native(self) -> Iterator[Array]:
+        """The intensities, (slices, rows, columns), of one channel after the other; NaN where there is padding."""
+        for values, padded in zip(self._scaled(), self.padded, strict=True):
+            values[padded] = np.nan
+            yield values
+
+    def _scaled(self) -> Iterator[Array]:
+        if self.scales:
+            wide = np.array(self.scales, np.float64)[:, :, None, None]
+            return (stored * wide[:, 0] + wide[:, 1] for stored in self.channels)
+        n = len(self.channels)
+        scales = zip(self.channels, per_channel(self.slope, n), per_channel(self.inter, n), strict=True)
+        return (stored * np.float64(slope) + inter for stored, slope, inter in scales)

@@ -1,0 +1,1 @@
+"""The prepared data set: written by `prepare`, read by everything else."""

@@ -1,0 +1,296 @@
+"""A prepared data set, read: cases are cut out of memory maps when they are asked for."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from medseg_attack.data.formats.scan import Array
+from medseg_attack.data.prepared.splits import TEST
+from medseg_attack.errors import InputError
+from medseg_attack.files import read_json
+from medseg_attack.types import Case, PerChannel, Stack, Storage, Task, Window, alike
+
+OPEN = 16  # scans whose files are kept open
+
+
+Split = Literal["train", "val", "test", "all"]
+
+
+@dataclass(frozen=True)
+class CaseRef:
+    """A slice or a whole scan that can be read.
+
+    Attributes:
+        volume: its scan.
+        group: its patient.
+        shape: rows, columns; of a whole scan slices, rows, columns.
+        index: of the slice in its scan; None: the whole scan, whose id is that of the scan.
+    """
+
+    id: str
+    volume: str
+    group: str
+    shape: tuple[int, ...]
+    index: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What `open_prepared` returns.
+
+    Attributes:
+        fingerprint: of pixels, labels, geometry and windows; the same wherever the data set is.
+        options: what it was prepared with.
+        summary: what it holds; see `summary.summary`.
+        splits: each patient's part, "test" or a fold.
+        notes: what was left out of it.
+    """
+
+    root: Path
+    task: Task
+    fingerprint: str
+    options: dict[str, Any]
+    summary: dict[str, Any]
+    splits: dict[str, str | int]
+    notes: tuple[str, ...]
+    scans: tuple[str, ...]
+    _maps: OrderedDict[str, tuple[Array, Array]] = field(default_factory=OrderedDict, repr=False)
+
+    def __reduce__(self) -> tuple[Callable[[Path], "Prepared"], tuple[Path]]:
+        # a loader's process opens its own maps: pickled, a map would travel as the whole array
+        return open_prepared, (self.root,)
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def folds(self) -> int:
+        """How many there are."""
+        return len(set(self.splits.values()) - {TEST})
+
+    @cached_property
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Per scan, what `prepare` wrote beside its arrays."""
+        return {scan: read_json(self.root / "scans" / f"{scan}.json") for scan in self.scans}
+
+    def refs(self, split: Split, fold: int = 0, dims: int = 2) -> tuple[CaseRef, ...]:
+        """The cases of a split, sorted by (shape, id): neighbours can be stacked.
+
+        `fold` is validated on, and trained on by the others; "test" and "all" do not depend on it.
+
+        Args:
+            dims: 2: a case is a slice; 3: it is a scan.
+
+        Raises:
+            InputError: there is no such split or fold.
+        """
+        if split not in ("train", "val", "test", "all"):
+            raise InputError(f"expected the split train, val, test or all, got {split!r}; choose one of them")
+        if split in ("train", "val") and not self.folds:
+            raise InputError(
+                f"expected patients to train on in {self.root}, got none, since all are held out; prepare it with less "
+                "than --test 1"
+            )
+        if split in ("train", "val") and not 0 <= fold < self.folds:
+            raise InputError(f"expected a fold from 0 to {self.folds - 1} of {self.root}, got {fold}; choose one")
+        found = [
+            ref
+            for scan, record in self.records.items()
+            if _belongs(self.splits[record["group"]], split, fold)
+            for ref in _cases(scan, record, dims)
+        ]
+        return tuple(sorted(found, key=lambda ref: (ref.shape, ref.id)))
+
+    def read(self, ref: CaseRef) -> Case:
+        """The case: image (channels, rows, columns) in [0, 1], target (classes, rows, columns).
+
+        Of a whole scan both have slices before rows.
+
+        Raises:
+            InputError: its arrays are missing or were cut off, or a scan's slices have windows of their own.
+        """
+        record = self.records[ref.volume]
+        images, labels = self._opened(ref.volume)
+        at = slice(None) if ref.index is None else ref.index
+        window = _window(record, ref)
+        here, seen = labels[at], images[:, at]
+        slope, inter = _scale(record, ref)
+        low, high = (_wide(value, seen.ndim) for value in (window.low, window.high))
+        native = seen.astype(np.float64) * _wide(slope, seen.ndim) + _wide(inter, seen.ndim)
+        image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
+        classes = np.arange(len(self.task.classes)).reshape(-1, *(1 for _ in here.shape))
+        target = here == classes if self.task.exclusive else ((here >> classes) & 1).astype(bool)
+        spacing = tuple(record["spacing_mm"])[-here.ndim :]
+        through = record["spacing_mm"][0]
+        stack = Stack(ref.index, len(record["case_ids"]), through) if through and ref.index is not None else None
+        pair = torch.from_numpy(image), torch.from_numpy(target)
+        # copied: the map is read-only, and a tensor must not be
+        limits = tuple(record.get("limits") or ()) or None
+        padding = tuple(record.get("padding") or ()) or None
+        storage = Storage(torch.from_numpy(seen.copy()), slope, inter, limits, *_order(record), padding)
+        names = ref.id, ref.volume, ref.group
+        return Case(*names, *pair, spacing, window, stack, storage, self.task.classes)
+
+    def stored(self, scan: str) -> Array:
+        """A scan's values as its files hold them, (channels, slices, rows, columns), mapped from the disk."""
+        return self._opened(scan)[0]
+
+    def level(self, ref: CaseRef) -> float:
+        """One stored value as a fraction of the case's window, in the finest channel; 0 where floats are stored."""
+        record = self.records[ref.volume]
+        if record["stored_type"].startswith("float"):
+            return 0.0
+        width = _wide(_window(record, ref).width, 1)
+        return float((np.abs(_wide(_scale(record, ref)[0], 1)) / width).min())
+
+    def _opened(self, scan: str) -> tuple[Array, Array]:
+        if scan in self._maps:
+            self._maps.move_to_end(scan)
+        else:
+            shapes = array_shapes(self.records[scan]).items()
+            images, labels = (mapped(self.root / kind / f"{scan}.npy", shape) for kind, shape in shapes)
+            self._maps[scan] = images if images.ndim == 4 else images[None], labels
+            if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
+                self._maps.popitem(last=False)
+        return self._maps[scan]
+
+
+def _cases(scan: str, record: dict[str, Any], dims: int) -> Iterator[CaseRef]:
+    shape = tuple(record["shape"])
+    if dims == 3:
+        if not record["spacing_mm"][0]:
+            raise InputError(f"expected scans for a 3-D model, got the picture {scan}; use a 2-D model")
+        yield CaseRef(scan, scan, record["group"], shape, None)
+        return
+    for index, case in enumerate(record["case_ids"]):
+        yield CaseRef(case, scan, record["group"], shape[1:], index)
+
+
+def _window(record: Mapping[str, Any], ref: CaseRef) -> Window:
+    """What the case shows as 0 and 1.
+
+    Raises:
+        InputError: a whole scan whose slices differ in it: one grey level would not be one change everywhere.
+    """
+    low, high = record["windows"][ref.index or 0]
+    if ref.index is None and any(window != [low, high] for window in record["windows"]):
+        raise InputError(
+            f"expected one intensity window for all slices of {ref.volume} to take it as a volume, got one for each; "
+            "prepare with --window percentile or LOW,HIGH, or use a 2-D model"
+        )
+    return Window(_per_channel(low), _per_channel(high), record["unit"])
+
+
+def _scale(record: Mapping[str, Any], ref: CaseRef) -> tuple[PerChannel, PerChannel]:
+    """Slope and intercept of the case.
+
+    Raises:
+        InputError: a whole scan whose slices differ in them.
+    """
+    scales = record.get("scales") or [(record["slope"], record["inter"])]
+    if ref.index is None and any(scale != scales[0] for scale in scales):
+        raise InputError(
+            f"expected one rescale slope and intercept for all slices of {ref.volume} to take it as a volume, got one "
+            "for each; use a 2-D model"
+        )
+    slope, inter = scales[ref.index or 0] if len(scales) > 1 else scales[0]
+    return _per_channel(slope), _per_channel(inter)
+
+
+def _order(record: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`order` and `flips` of a scan's storage: NIfTI's array has x first, where ITK has z."""
+    lattice, files = record.get("lattice"), record.get("sources") or [{"path": ""}]
+    if not lattice or not str(files[0]["path"]).endswith((".nii", ".nii.gz")):
+        return (0, 1, 2), ()
+    order = tuple(lattice["axes"].index(axis) for axis in (2, 1, 0))
+    return order, tuple(axis for axis, flip in enumerate(lattice["flips"]) if flip)
+
+
+def _belongs(part: str | int, split: Split, fold: int) -> bool:
+    match split:
+        case "all":
+            return True
+        case "test":
+            return part == TEST
+        case "val":
+            return part == fold
+        case "train":
+            return part not in (TEST, fold)
+
+
+def _per_channel(value: float | list[float]) -> PerChannel:
+    """A number, or one for each channel, as it stands in a record."""
+    return alike(value) if isinstance(value, list) else value
+
+
+def _wide(value: PerChannel, ndim: int) -> Array:
+    return np.reshape(value, (-1, *(1 for _ in range(ndim - 1))))
+
+
+def array_shapes(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """What the two arrays of a scan are in shape."""
+    grid, channels = tuple(record["shape"]), record.get("channels", 1)
+    return {"images": grid if channels == 1 else (channels, *grid), "labels": grid}
+
+
+def mapped(path: Path, shape: tuple[int, ...]) -> Array:
+    """The array of that shape, as a memory map.
+
+    Raises:
+        InputError: it is missing, was cut off, or is not an array of that shape.
+    """
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"expected an array in {path}, got {error}; run medattack prepare again") from error
+    if array.shape != shape:
+        raise InputError(f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again")
+    return array
+
+
+def open_prepared(path: Path) -> Prepared:
+    """The data set that `medattack prepare` wrote to `path`.
+
+    Raises:
+        InputError: there is none, or it was not finished.
+    """
+    if not (path / "dataset.json").is_file():
+        begun = read_json(path / "options.json") if (path / "options.json").is_file() else {}
+        if "model" in begun or (path / "card.json").is_file():
+            raise InputError(f"expected a prepared data set in {path}, got a model; give its data, or no --data")
+        got = "one that was not finished" if begun else "none"
+        raise InputError(f"expected a prepared data set in {path}, got {got}; run medattack prepare --out {path}")
+    content = read_json(path / "dataset.json")
+    try:
+        task = content["task"]
+        return Prepared(
+            root=path,
+            task=Task(
+                task["name"],
+                tuple(task["classes"]),
+                task["exclusive"],
+                task["channels"],
+                tuple(task.get("channel_names", ())),
+            ),
+            fingerprint=content["fingerprint"],
+            options=read_json(path / "options.json"),
+            summary=content["summary"],
+            splits=content["splits"],
+            notes=tuple(content["notes"]),
+            scans=tuple(content["scans"]),
+        )
+    except KeyError as error:
+        raise InputError(
+            f"expected {error} in {path / 'dataset.json'}, got none; prepare the data again with this version"
+        ) from error
+    except (TypeError, AttributeError) as error:
+        raise InputError(
+            f"expected what prepare writes in {path / 'dataset.json'}, got '{error}'; prepare the data again"
+        ) from error

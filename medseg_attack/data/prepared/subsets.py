@@ -1,0 +1,31 @@
+"""Some cases of many, chosen by their names alone: the same on every machine, in every order."""
+
+from collections.abc import Sequence
+from itertools import islice
+from zlib import crc32
+
+from medseg_attack.data.prepared.reading import CaseRef, Prepared
+from medseg_attack.types import Case
+
+
+def limited(refs: Sequence[CaseRef], limit: float | None) -> list[CaseRef]:
+    """So many of the cases, or such a share of them if the limit is below 1; all without a limit."""
+    if limit is None:
+        return list(refs)
+    n = int(limit) if limit >= 1 else max(1, round(limit * len(refs)))
+    return _shuffled(refs)[:n]
+
+
+def telling(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
+    """2 to 4 cases of one shape, 2 % of all between, that have organs where such are soon found."""
+    n = min(4, max(2, round(0.02 * len(refs))))
+    scored = list(data.task.scored)
+    some = _shuffled(refs)[:64]
+    alike = [ref for ref in some if ref.shape == some[0].shape]
+    read = (data.read(ref) for ref in alike)
+    found = list(islice((case for case in read if case.target[scored].any()), n))  # one at a time: scans are large
+    return found or [data.read(ref) for ref in alike[:n]]
+
+
+def _shuffled(refs: Sequence[CaseRef]) -> list[CaseRef]:
+    return sorted(refs, key=lambda ref: crc32(ref.id.encode()))

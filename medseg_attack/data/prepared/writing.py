@@ -1,0 +1,198 @@
+"""Writes a prepared data set: scan after scan, so that it can be killed and started again.
+
+DATA/options.json         what was asked for; written first, and never changed
+DATA/images/<scan>.npy    (slices, rows, columns), with several channels (channels, slices, rows, columns), as stored
+DATA/labels/<scan>.npy    (slices, rows, columns): class index, or bit k for class k
+DATA/scans/<scan>.json    geometry, windows, counts, pointers to the sources; written after the two arrays
+DATA/dataset.json         task, splits, fingerprint, summary; written last, so that it stands for the whole
+"""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg_attack import registry
+from medseg_attack.data.datasets.source import ScanFile, Source
+from medseg_attack.data.prepared.record import is_written, pointers, write_scan
+from medseg_attack.data.prepared.splits import split
+from medseg_attack.data.prepared.summary import summary
+from medseg_attack.data.prepared.windows import Percentile, WindowRule
+from medseg_attack.errors import InputError
+from medseg_attack.files import FULL, digest, errno_of, read_json, write_json
+from medseg_attack.types import Task
+
+VERSION = 2  # of what is written for the same input; raise it with every change of that
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to prepare.
+
+    Attributes:
+        size: rows, columns to resample to; None keeps each scan's own grid.
+        test_fraction: of the patients, at least one.
+        seed: of the split by patient.
+    """
+
+    size: tuple[int, int] | None = None
+    window: WindowRule = Percentile()  # noqa: RUF009 - a frozen value
+    folds: int = 5
+    test_fraction: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Done:
+    """One scan that is now in the prepared data set; `reused` if it was there before."""
+
+    scan: str
+    reused: bool
+
+
+def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator[Done]:
+    """Writes `source` to `out`, and yields after each scan.
+
+    Scans that are there already, from the same files (by size and time of change) and options, are reused;
+    what is written is the same as that of an undisturbed run. After bad input, an `out` that this call made
+    is removed.
+
+    Raises:
+        InputError: bad input, other options than those `out` was begun with, or a full disk.
+    """
+    splits = split(
+        (scan.group for scan in source.scans),
+        folds=options.folds, test_fraction=options.test_fraction, seed=options.seed, parts=_parts(source),
+    )  # fmt: skip
+    fresh = _claim(source, out, options)
+    try:
+        for scan in source.scans:
+            key = _key(source, scan, options)
+            reused = is_written(out, scan, key)
+            if not reused:
+                (out / "dataset.json").unlink(missing_ok=True)
+                write_scan(source, scan, out, options.window, options.size, key)
+            yield Done(scan.id, reused)
+        _finish(source, out, splits)
+    except InputError as error:
+        if fresh and errno_of(error.__cause__) not in FULL:
+            shutil.rmtree(out)
+        raise
+
+
+def _parts(source: Source) -> dict[str, str]:
+    """Each patient's part in the data set's own split, of those that have one.
+
+    Raises:
+        InputError: a patient is in two parts.
+    """
+    parts: dict[str, str] = {}
+    for scan in source.scans:
+        if parts.setdefault(scan.group, scan.part) != scan.part:
+            raise InputError(
+                f"expected each patient in one part, got {scan.group} in {parts[scan.group]} and {scan.part} of "
+                f"{source.root}; move all images into one images/ and masks/ to have them split by patient"
+            )
+    return {group: part for group, part in parts.items() if part}
+
+
+def _asked(source: Source, options: Options) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "source": str(source.root.resolve()),
+        "format": source.format,
+        "size": None if options.size is None else list(options.size),
+        "window": str(options.window),
+        "folds": options.folds,
+        "test_fraction": options.test_fraction,
+        "seed": options.seed,
+    }
+
+
+def _claim(source: Source, out: Path, options: Options) -> bool:
+    """Makes `out` this data set's folder; True if nothing was there before."""
+    if out.resolve().is_relative_to(source.root.resolve()):
+        raise InputError(f"expected a folder outside of {source.root} to write to, got {out}; give another --out")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
+    asked = _asked(source, options)
+    if (out / "options.json").exists():
+        begun = read_json(out / "options.json")
+        other = sorted(name for name in asked.keys() | begun.keys() if asked.get(name) != begun.get(name))
+        if other:
+            differs = "; ".join(f"{name} {begun.get(name)!r} instead of {asked.get(name)!r}" for name in other)
+            raise InputError(
+                f"expected {out} to hold the data set that is asked for, got one of {differs}; "
+                "give another --out, or delete the folder"
+            )
+        return False
+    if out.exists() and any(path for path in out.iterdir() if not path.name.endswith(".part")):
+        raise InputError(f"expected {out} to be empty or a prepared data set, got other files; give another --out")
+    write_json(out / "options.json", asked)
+    return True
+
+
+def _key(source: Source, scan: ScanFile, options: Options) -> str:
+    """Changes if what `write_scan` would write for this scan may have changed."""
+    asked = {k: v for k, v in _asked(source, options).items() if k in ("version", "format", "size", "window")}
+    return digest({"options": asked, "task": task_json(source.task), "sources": pointers(source, scan)})
+
+
+def task_json(task: Task) -> dict[str, Any]:
+    """The task as it stands in dataset.json."""
+    named = {"channel_names": list(task.channel_names)} if task.channel_names else {}
+    return {
+        "name": task.name,
+        "classes": list(task.classes),
+        "exclusive": task.exclusive,
+        "channels": task.channels,
+        **named,
+    }
+
+
+def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
+    ids = [scan.id for scan in source.scans]
+    _prune(out, set(ids))
+    records = [read_json(out / "scans" / f"{scan}.json") for scan in ids]
+    # sorted, so that it does not depend on the order in which the scans were found
+    fingerprint = digest({"task": task_json(source.task), "scans": sorted(record["digest"] for record in records)})
+    facts = summary(records, source.task, splits)
+    content = {
+        "version": VERSION,
+        "task": task_json(source.task),
+        "fingerprint": fingerprint,
+        "scans": ids,
+        "splits": splits,
+        "notes": [*source.notes, *_absent(source, facts["classes"])],
+        "summary": facts,
+    }
+    path = out / "dataset.json"
+    if not path.exists() or read_json(path) != content:  # an unchanged data set keeps its age
+        write_json(path, content)
+
+
+def _absent(source: Source, classes: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Notes on classes that no scan has.
+
+    Raises:
+        InputError: none has any, and a threshold was given, which is then above all that the masks hold.
+    """
+    absent = [name for name, found in classes.items() if not found["voxels"]]
+    threshold = registry.call(source.format, "dataset")[1].get("threshold")
+    if threshold and len(absent) == len(classes):
+        raise InputError(
+            f"--threshold: expected {' or '.join(absent)} in at least one mask of {source.root}, got none from "
+            f"{threshold:g} on; lower it below the masks' values"
+        )
+    return [f"no scan has {name}: nothing of it can be scored" for name in absent]
+
+
+def _prune(out: Path, ids: set[str]) -> None:
+    """Removes what a killed run, or a scan that is no longer in the source, left behind."""
+    for folder, suffix in (("images", ".npy"), ("labels", ".npy"), ("scans", ".json")):
+        for path in (out / folder).iterdir():
+            if path.name.removesuffix(suffix) not in ids or not path.name.endswith(suffix):
+                path.unlink()
+    for path in out.glob(".*.part"):
+        path.unlink(missing_ok=True)

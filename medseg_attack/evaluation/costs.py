@@ -1,0 +1,64 @@
+"""What a study would cost, from one batch of it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from medseg_attack.errors import InputError
+from medseg_attack.evaluation.fitting import tried
+from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.evaluation.runner import Benchmark, among, known
+from medseg_attack.models.segmodel import frozen
+from medseg_attack.runs.chunks import chunks
+from medseg_attack.runtime import peak_mb
+from medseg_attack.types import Batch, informed
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one run would cost, from one batch that was attacked for it.
+
+    Attributes:
+        peak_mb: memory that this process (on a GPU: its tensors) took at most so far.
+    """
+
+    model: str
+    attack: str
+    loss: str
+    eps: float
+    forwards: int
+    backwards: int
+    seconds: float
+    peak_mb: float
+
+
+def plan(benchmark: Benchmark) -> Iterator[Planned]:
+    """Attacks one batch with every attack and writes nothing.
+
+    Yields:
+        Passes and seconds of each run for all of its cases, and memory.
+    """
+    for given in benchmark.models:
+        refs = benchmark.refs(given)
+        if not refs:
+            raise InputError(
+                f"expected cases in the {benchmark.study.split} split of {benchmark.data.root}, got none; check --split"
+            )
+        groups = chunks(refs)
+        cases = [benchmark.data.read(ref) for ref in groups[len(groups) // 2][: benchmark.batch_size]]
+        share = len(refs) / len(cases)
+        model = given.load(benchmark.data.task, benchmark.device)
+        batch = Batch.of(cases, benchmark.device)
+        with frozen(model):
+            informed(model, cases)(batch.image)  # the first pass pays for what later ones have
+            for cell in benchmark.cells(given):
+                attack, fit = tried(cell.attack, model, batch, len(known(benchmark, given, cell)))
+                start = time.perf_counter()
+                attack = among(attack, benchmark, given)
+                rows = attack_chunk(model, [batch], [attack], budgets=[cell.budget])[0].rows
+                seconds = (time.perf_counter() - start) * share + fit.seconds
+                # two passes of the loop's own per case: the clean prediction and the one that is scored
+                forwards = (rows[0].forwards + 2) * len(refs) + fit.forwards
+                passes = forwards, rows[0].backwards * len(refs) + fit.backwards
+                peak = peak_mb(benchmark.device)
+                yield Planned(given.label, cell.label, cell.loss, cell.eps, *passes, seconds, peak)

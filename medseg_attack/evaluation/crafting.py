@@ -1,0 +1,164 @@
+"""What attacks find on one batch: at each case's own budget, on images that can be stored, with passes counted."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from medseg_attack.attacks.counting import Metered
+from medseg_attack.evaluation.rounding import Stored
+from medseg_attack.numerics.flows import warped
+from medseg_attack.numerics.noise import noise_of
+from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.registry import with_eps
+from medseg_attack.registry.parts import told
+from medseg_attack.threat.budgets import Budget
+from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Flow, Image, Mask, Model, PerChannel, informed
+
+
+@dataclass(frozen=True, eq=False)
+class Crafted:
+    """What one attack found on some cases of a batch.
+
+    Attributes:
+        index: of the attack.
+        at: positions of the cases in the batch.
+        attack: at the budget of these cases and bound to them.
+        image: as a file holds it, where the cases know their files.
+        before: what the ball is around: the untouched images, or those after their anatomy moved.
+        flow: how it moved.
+        stored: the values of each case's file; None where there is none that could hold the image.
+        cost: forward and backward passes that each case took.
+    """
+
+    index: int
+    at: list[int]
+    attack: Attack
+    image: Image
+    before: Image
+    flow: Flow | None
+    stored: list[Tensor] | None
+    cost: Sequence[tuple[int, int]]
+    seconds: float
+
+
+def crafted(
+    model: Model, batch: Batch, attacks: Sequence[Attack], budgets: Sequence[Budget | None], seed: int
+) -> Iterator[Crafted]:
+    """Every attack's find; attacks that differ in their budget alone may share work.
+
+    Args:
+        budgets: of each attack, where its size is not a fraction of the window; None: the attack's own ball.
+    """
+    plain = [i for i, budget in enumerate(budgets) if budget is None]
+    everywhere = list(range(len(batch.cases)))
+    for indices in _alike(attacks, plain):
+        yield from _found(model, batch, everywhere, [(i, attacks[i]) for i in indices], seed)
+    for i, budget in enumerate(budgets):
+        if budget is not None:
+            eps = [size.eps for size in sizes(batch.cases, batch.image, budget)]
+            for value in dict.fromkeys(eps):  # cases of one budget go together
+                at = [n for n, own in enumerate(eps) if own == value]
+                yield from _found(model, batch, at, [(i, with_eps(attacks[i], value))], seed)
+
+
+class Size(NamedTuple):
+    """A budget and its case: `eps` and `noise` in [0, 1] of the window, which is `width` wide in the scan's unit.
+
+    `level` is one stored value in [0, 1], 0 where floats are stored, NaN where nothing is known of the file. NaN, too,
+    stands for a width or level that differs between channels.
+    """
+
+    eps: float
+    width: float
+    level: float
+    noise: float
+
+
+def sizes(cases: Sequence[Case], image: Image, budget: Budget | None, eps: float = 0.0) -> list[Size]:
+    """The budget of each case; `eps` where there is no budget with a unit.
+
+    Raises:
+        InputError: a scan has no such unit.
+    """
+    made = []
+    for case, noise in zip(cases, noise_of(image).tolist(), strict=True):
+        width, storage = _one(case.window.width), case.storage
+        slope = abs(_one(storage.slope)) if storage else float("nan")
+        level = slope / width if storage is None or not storage.stored.dtype.is_floating_point else 0.0
+        if budget is not None:
+            eps = budget.fraction(width=width, slope=slope, unit=case.window.unit, noise=noise, case=case.id)
+        made.append(Size(eps, width, level, noise))
+    return made
+
+
+def _one(value: PerChannel) -> float:
+    return float("nan") if isinstance(value, tuple) else value
+
+
+def _found(
+    model: Model, batch: Batch, at: list[int], attacks: Sequence[tuple[int, Attack]], seed: int
+) -> Iterator[Crafted]:
+    """What attacks that differ in their ball alone find on the cases `at`."""
+    cases = [batch.cases[n] for n in at]
+    image, target = (batch.image, batch.target) if len(at) == len(batch.cases) else (batch.image[at], batch.target[at])
+    seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
+    model, levels = informed(model, cases), Levels.of(cases, image.device)
+    ready = [told(told(attack, "within", model.task), "on", cases) for _, attack in attacks]
+    # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
+    widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
+    # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
+    floats = levels is None or any(hasattr(attack.ball, "length") for attack in ready)
+    metered = Metered(model if levels is None or floats else Stored(model, levels, image, widest))
+    start = time.perf_counter()
+    cost: tuple[int, int] | None = None
+    for (index, _), attack, found in zip(attacks, ready, _finds(ready, metered, image, target, seeds), strict=True):
+        _settled(found.image)
+        # what is shared is charged to each in full: a row's cost is that of running the attack alone
+        cost = cost or (metered.forwards, metered.backwards)
+        shown, before, stored = _shown(found, image, levels, attack.ball)
+        each = [cost] * len(at) if found.passes is None else [(n, m) for n, m in found.passes.tolist()]
+        seconds = time.perf_counter() - start
+        yield Crafted(index, at, attack, shown, before, found.flow, stored, each, seconds)
+        start = time.perf_counter()
+
+
+def _shown(
+    found: Adversarial, image: Image, levels: Levels | None, ball: Ball
+) -> tuple[Image, Image, list[Tensor] | None]:
+    """What an attack found as a file holds it, what its ball is around, and the values of that file."""
+    if levels is None or found.image.shape != image.shape:
+        before = image if found.flow is None else warped(image, found.flow)
+        return found.image, before, None
+    x = found.image
+    if found.flow is not None:
+        levels = levels.warped(found.flow)
+        image = levels.image(levels.stored, image)
+        x = ball.project(x, image)  # interpolated before the window was cut, not after it: not the same where it cuts
+    stored = levels.nearest(x, image, ball)
+    return levels.image(stored, image), image, levels.files(stored)
+
+
+def _finds(
+    attacks: Sequence[Attack], model: Model, image: Image, target: Mask, seeds: Sequence[int]
+) -> Iterator[Adversarial]:
+    sweep: Callable[..., Iterator[Adversarial]] | None = getattr(attacks[0], "sweep", None)
+    if sweep is None:
+        return (attack(model, image, target, seeds) for attack in attacks)
+    return sweep(model, image, target, seeds, [attack.ball for attack in attacks])
+
+
+def _alike(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:
+    groups: dict[Any, list[int]] = {}
+    for index in among:
+        groups.setdefault(with_eps(attacks[index], 0.0), []).append(index)
+    return list(groups.values())
+
+
+def _settled(image: Tensor) -> None:
+    if image.device.type == "cuda":
+        torch.cuda.synchronize(image.device)

@@ -1,0 +1,141 @@
+"""Attacks that learn before they attack: once per model and budget, kept on disk, scored on other patients."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from medseg_attack.attacks.counting import Metered
+from medseg_attack.errors import InputError
+from medseg_attack.evaluation.loop import Data
+from medseg_attack.files import digest
+from medseg_attack.models.checkpoints import load_tensors, save_tensors
+from medseg_attack.registry.parts import every, mapped, told
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.threat.budgets import Budget
+from medseg_attack.types import Attack, Batch, Fitted, Model, informed
+
+BATCH = 8  # cases of a batch of the fit: it determines what is learned, unlike that of the attack
+
+
+def needs_fit(attack: Any) -> bool:
+    """Whether the attack, or a part of it, learns first."""
+    return any(isinstance(part, Fitted) for part in every(attack))
+
+
+def with_fits(attack: Any, learn: Callable[[Fitted], Attack]) -> Any:
+    """The attack with each part that learns, at any depth, replaced by what `learn` makes of it."""
+    return mapped(attack, lambda part: learn(part) if isinstance(part, Fitted) else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Batches(Sequence[Batch]):
+    """Cases of one shape at a time, read whenever they are asked for."""
+
+    data: Data
+    refs: tuple[tuple[Any, ...], ...]
+    device: torch.device
+
+    @classmethod
+    def of(cls, data: Data, refs: Sequence[Any], device: torch.device) -> "Batches":
+        ordered = sorted(refs, key=lambda ref: (ref.shape, ref.id))
+        cut: list[tuple[Any, ...]] = []
+        for _, alike in groupby(ordered, key=lambda ref: ref.shape):
+            same = tuple(alike)
+            cut += [same[start : start + BATCH] for start in range(0, len(same), BATCH)]
+        return cls(data, tuple(cut), device)
+
+    @property
+    def every(self) -> tuple[Any, ...]:
+        """The cases of all batches."""
+        return tuple(ref for some in self.refs for ref in some)
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Batch.of([self.data.read(ref) for ref in self.refs[index]], self.device)
+
+
+def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed: int) -> Any:
+    """The attack that knows what it learned: read from the run's folder, or learned and written there.
+
+    Raises:
+        InputError: what is there was learned for a run of another configuration.
+    """
+    numbers = iter(range(1000))
+
+    def learn(part: Fitted) -> Attack:
+        path = folder.path / f"learned-{next(numbers)}.safetensors"
+        if not path.exists():
+            start = time.perf_counter()
+            among = told(part, "among", batches.data, batches.every)
+            learned = told(among, "within", model.task).fit(model, batches, seed)
+            facts = {"config": digest(folder.config), "seconds": f"{time.perf_counter() - start:.3f}"}
+            save_tensors(path, learned, facts)
+        tensors = load_tensors(path)  # also by whoever wrote it: shards attack with the same bits
+        _check(path, digest(folder.config))
+        return part.with_learned(tensors)
+
+    return with_fits(attack, learn)
+
+
+def check_fit(label: str, budget: Budget | None, known: Sequence[Any], refs: Sequence[Any]) -> None:
+    """Refuses to score an attack on patients that it is fitted on, and one perturbation of several sizes.
+
+    Args:
+        known: cases that it is fitted on.
+        refs: cases that it is scored on.
+    """
+    both = sorted({ref.group for ref in known} & {ref.group for ref in refs})
+    if both:
+        raise InputError(
+            f"expected {label} to be scored on other patients than it is fitted on, got {both[0]} among both; take "
+            "--split test or val"
+        )
+    if known and budget:
+        raise InputError(
+            f"expected eps as a fraction of the window for {label}, which is one perturbation for all scans, got "
+            f"{budget}; write for instance 4/255"
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a fit takes."""
+
+    forwards: int
+    backwards: int
+    seconds: float
+
+
+def tried(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost]:
+    """The attack as fitted to one batch, and what the fit to `n` cases would take."""
+    metered, start = Metered(informed(model, batch.cases)), time.perf_counter()
+    known = with_fits(attack, lambda part: part.with_learned(told(part, "within", model.task).fit(metered, [batch], 0)))
+    seconds = time.perf_counter() - start
+    return known, Cost(metered.forwards * n, metered.backwards * n, seconds * n / len(batch.image))
+
+
+def fit_seconds(folder: RunFolder) -> float:
+    """How long the fits of a run took."""
+    return sum(float(_facts(path).get("seconds", "0")) for path in folder.path.glob("learned-*.safetensors"))
+
+
+def _facts(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def _check(path: Path, config: str) -> None:
+    there = _facts(path).get("config", "none")
+    if there != config:
+        raise InputError(
+            f"expected in {path} what was learned for this run ({config[:12]}), got it of another ({there[:12]}); "
+            "delete the file and run the attack again"
+        )

@@ -1,0 +1,1 @@
+"""Perturbed scans in the source's own format, written and verified."""

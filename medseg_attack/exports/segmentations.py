@@ -1,0 +1,61 @@
+"""What a model saw in the DICOM twins of a run, written as DICOM SEG beside them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medseg_attack.data.formats.dicom.writing import seg_bytes
+from medseg_attack.data.formats.scan import Array
+from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.exports.copies import run_key, sha256
+from medseg_attack.exports.verification import FOLDER, MANIFEST, predictions, read_twins
+from medseg_attack.files import read_json, whole, write_json
+from medseg_attack.models.segmodel import SegModel, frozen
+
+
+def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torch.device) -> None:
+    """One SEG per DICOM scan of which the run wrote twins: RUN/adversarial/<scan>/<scan>.seg.dcm.
+
+    They are in the manifest, as the twins are. Predicted from what stands on the disk, in the batches of the run.
+    """
+    manifest = read_json(run / FOLDER / MANIFEST)
+    files = [file for file in manifest["files"] if data.records[file["scan"]].get("frames")]
+    if not files or "segmentations" in manifest:
+        return
+    values, wrong = read_twins(run, data, files)
+    assert not wrong, wrong
+    masks: dict[str, Array] = {}
+    scored = list(model.task.scored)
+    with frozen(model):
+        for seen in predictions(run, data, model, device, values):
+            pred = seen.pred[:, scored].cpu().numpy()
+            for n, case in enumerate(seen.cases):
+                if case.id in values:
+                    masks |= _by_slice(pred[n], case.id, data)
+    classes = [model.task.classes[k] for k in scored]
+    written = []
+    for scan in dict.fromkeys(file["scan"] for file in files):
+        mine = [file for file in files if file["scan"] == scan]
+        twins = [run / FOLDER / file["path"] for file in mine]
+        cases = [data.records[scan]["case_ids"][n] for file in mine for n in file["slices"]]
+        path = twins[0].parent / f"{scan}.seg.dcm"
+        content = seg_bytes(
+            twins, np.stack([np.moveaxis(masks[case], 0, -1) for case in cases]), classes, _key(twins[0])
+        )
+        with whole(path) as part:
+            part.write_bytes(content)
+        written.append({"scan": scan, "path": path.relative_to(run / FOLDER).as_posix(), "sha256": sha256(path)})
+    write_json(run / FOLDER / MANIFEST, manifest | {"segmentations": written})
+
+
+def _by_slice(mask: Array, case: str, data: Prepared) -> dict[str, Array]:
+    """A case's mask by the ids of its slices; a case may be a whole scan."""
+    if mask.ndim == 3:
+        return {case: mask}
+    return dict(zip(data.records[case]["case_ids"], np.moveaxis(mask, 1, 0), strict=True))
+
+
+def _key(twin: Path) -> str:
+    """Of the run and the scan."""
+    return run_key(read_json(twin.with_name(f"{twin.name}.json"))) + twin.parent.name

@@ -1,0 +1,241 @@
+"""Perturbed copies read again as a third party would: hash, geometry, budget, and Dice to the last pixel."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from medseg_attack import registry
+from medseg_attack.data.formats.scan import Array
+from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.errors import InputError
+from medseg_attack.exports.copies import Twin, read_stored, sha256, twins_of
+from medseg_attack.files import read_json
+from medseg_attack.metrics.overlap import counts
+from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.registry.parts import told
+from medseg_attack.runs.chunks import chunks
+from medseg_attack.runs.folder import SEAL, TWINS, RunFolder
+from medseg_attack.threat.balls.base import covered
+from medseg_attack.threat.budgets import buildable
+from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, informed
+
+FOLDER, MANIFEST = TWINS, "manifest.json"
+
+
+LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """What does not hold of a case or file."""
+
+    what: str
+    said: str
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A batch of the run as it stands on the disk, and what the model makes of it.
+
+    Attributes:
+        cases: without their twins.
+    """
+
+    cases: Sequence[Case]
+    batch: Batch
+    levels: Levels
+    pred: Mask
+
+
+def _of_scans(header: Mapping[str, Any]) -> bool:
+    """Whether the run's cases are whole scans."""
+    return bool(header.get("dims", 2) == 3)
+
+
+def _ids(data: Prepared, scan: str, twin: Twin, whole: bool) -> list[str]:
+    return [scan] if whole else [data.records[scan]["case_ids"][n] for n in twin.slices]
+
+
+def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Iterator[Mismatch]:
+    """Everything that does not hold of a run's twins; nothing, and a seal beside the run, if all of it holds.
+
+    The model must be the run's own, frozen.
+
+    Raises:
+        InputError: the run stored no twins.
+    """
+    if not (run / FOLDER / MANIFEST).exists():
+        raise InputError(
+            f"expected stored scans in {run / FOLDER}, got no {MANIFEST}; attack again with --save-adversarial all"
+        )
+    (run / SEAL).unlink(missing_ok=True)
+    manifest = read_json(run / FOLDER / MANIFEST)
+    files = manifest["files"]
+    values, found = read_twins(run, data, files)
+    found += _left_out(run, data, manifest)
+    found += [
+        Mismatch(one["scan"], f"{one['path']} is missing or not the segmentation that was written (sha256)")
+        for one in manifest.get("segmentations", ())
+        if not (run / FOLDER / one["path"]).exists() or sha256(run / FOLDER / one["path"]) != one["sha256"]
+    ]
+    found += _of_dice(run, data, model, device, values)
+    yield from found
+    if not found:
+        RunFolder(run).seal({"files": len(files), "cases": len(values)})
+
+
+def _left_out(run: Path, data: Prepared, manifest: Mapping[str, Any]) -> list[Mismatch]:
+    """Files that the run wrote and its list no longer has: all of them, or as many as were asked for."""
+    rows = RunFolder(run).rows()
+    cases, scans = set(rows["case"]), sorted(set(rows["volume"]))
+    whole = _of_scans(read_json(run / "run.json"))
+    written = {
+        twin.written: scan
+        for scan in scans
+        for twin in twins_of(data.records[scan])
+        if cases & set(_ids(data, scan, twin, whole))
+    }
+    listed = {file["path"] for file in manifest["files"]}
+    which = manifest.get("which", "all")
+    strangers = sorted(listed - written.keys())
+    if strangers:
+        return [Mismatch(run.name, f"{strangers[0]} is no file of the run's scans")]
+    if which == "all":
+        return [Mismatch(scan, f"{path} is not in {MANIFEST}") for path, scan in written.items() if path not in listed]
+    n = min(int(which.partition(":")[2]), len(written))
+    return [] if len(listed) >= n else [Mismatch(run.name, f"{MANIFEST} lists {len(listed)} files of {n}")]
+
+
+def read_twins(
+    run: Path, data: Prepared, files: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Array], list[Mismatch]]:
+    """The stored values of a run's twins by case, and what does not hold of the files."""
+    values: dict[str, Array] = {}
+    scans = dict.fromkeys(file["scan"] for file in files)
+    twins = {(scan, twin.written): twin for scan in scans for twin in twins_of(data.records[scan])}
+    known = ((file, twins.get((file["scan"], file["path"]))) for file in files)  # of strangers `_left_out` tells
+    found = [wrong for file, twin in known if twin for wrong in _of_file(run, data, file, twin, values)]
+    if _of_scans(read_json(run / "run.json")):
+        values = _stacked(data, {file["scan"] for file in files}, values)
+    return values, found
+
+
+def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) -> dict[str, Array]:
+    """The scans whose every slice was read, by their id."""
+    slices = {scan: data.records[scan]["case_ids"] for scan in scans}
+    return {
+        scan: np.stack([values[one] for one in ids], axis=1)
+        for scan, ids in slices.items()
+        if all(one in values for one in ids)
+    }
+
+
+def _of_file(
+    run: Path, data: Prepared, file: Mapping[str, Any], twin: Twin, values: dict[str, Array]
+) -> Iterator[Mismatch]:
+    """Hash and geometry of a twin; its slices go to `values` by case, (channels, rows, columns)."""
+    record, path = data.records[file["scan"]], run / FOLDER / file["path"]
+    sidecar = path.with_name(path.name + ".json")
+    for needed in (path, sidecar):
+        if not needed.exists():
+            yield Mismatch(file["scan"], f"{needed} is missing")
+            return
+    if sha256(path) != read_json(sidecar).get("sha256"):
+        yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
+    try:
+        stored, geometry = read_stored(path, record)
+        of_source = read_stored(Path(data.options["source"]) / twin.path, record)[1]
+    except InputError as error:
+        yield Mismatch(file["scan"], str(error))
+        return
+    for name, value in of_source.items():
+        if geometry.get(name) != value:
+            yield Mismatch(file["scan"], f"{name} of {path}: expected {value}, got {geometry.get(name)}")
+    channels = file.get("channels", [0])
+    if stored.shape[2:] != tuple(record["shape"][1:]) or len(stored) != len(channels):
+        return  # there is no slice to score
+    for n, values_of in zip(twin.slices, stored.swapaxes(0, 1), strict=False):
+        if n in file["slices"]:
+            case = values.setdefault(record["case_ids"][n], np.array(data.stored(file["scan"])[:, n]))
+            case[channels] = values_of
+
+
+def _of_dice(
+    run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
+) -> Iterator[Mismatch]:
+    """Budget, window and counts of every stored case."""
+    config = RunFolder(run).config
+    attack = registry.build(buildable(config["attack"], config.get("budget")), "attack")
+    rows = RunFolder(run).rows().set_index(["case", "cls"])
+    for seen in predictions(run, data, model, device, values):
+        yield from _of_batch(seen, values, model, attack.ball, rows, device)
+
+
+def predictions(
+    run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
+) -> Iterator[Seen]:
+    """What the model makes of stored cases, in the batches of the run itself; other cases stay clean.
+
+    Args:
+        values: the stored values by case.
+    """
+    header = read_json(run / "run.json")
+    ids = {str(case) for case in RunFolder(run).rows()["case"]}
+    refs = [ref for ref in data.refs("all", dims=3 if _of_scans(header) else 2) if ref.id in ids]
+    size = int(header["batch_size"])
+    for chunk in chunks(refs):
+        cases = [data.read(ref) for ref in chunk]
+        for start in range(0, len(cases), size):
+            part = cases[start : start + size]
+            if not any(case.id in values for case in part):
+                continue
+            twins = [_twin(case, values[case.id]) if case.id in values else case for case in part]
+            batch, levels = Batch.of(part, device), Levels.of(twins, device)
+            assert levels is not None  # prepared cases know their files
+            with torch.no_grad():
+                pred = model.decide(informed(model, part)(levels.image(levels.stored, batch.image)))
+            yield Seen(part, batch, levels, pred)
+
+
+def _of_batch(
+    seen: Seen, values: Mapping[str, Array], model: Model, ball: Ball, rows: pd.DataFrame, device: Any
+) -> Iterator[Mismatch]:
+    levels, source = seen.levels, Levels.of(seen.cases, device)
+    assert source is not None
+    image = levels.image(levels.stored, seen.batch.image)
+    kept = ~covered(ball, image, seen.batch.image)  # what a patch covers is in no count
+    found = counts(seen.pred & kept, seen.batch.target & kept)
+    after, before = source.exactly(levels.stored)
+    for n, case in enumerate(seen.cases):
+        if case.id not in values:
+            continue
+        pair = after[n : n + 1], before[n : n + 1]
+        yield from _of_budget(case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
+        if (levels.stored[n] != source.stored[n])[source.outside[n]].any():
+            yield Mismatch(case.id, "a voxel outside of the intensity window, or of padding, was changed")
+        for k in model.task.scored:
+            cls, here = model.task.classes[k], found[n, k, 1:].tolist()
+            there = [int(rows.at[(case.id, cls), name]) for name in ("n_adv", "hit_adv")]  # type: ignore[arg-type]
+            if there != here:
+                yield Mismatch(case.id, f"{cls}: predicted and hit pixels were {there}, from disk {here}")
+
+
+def _of_budget(case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
+    # a ball with a unit of its own has one size for all cases, and no fraction of the window
+    ball = told(ball if math.isnan(budget) else registry.with_eps(ball, budget), "on", [case])
+    size = ball.size(after, before).item()
+    # floats are stored to their own precision only
+    slack = LIMIT if not case.storage or not case.storage.stored.dtype.is_floating_point else 1e-6
+    if not size <= ball.limit * (1 + slack) + (slack if slack > LIMIT else 0):
+        yield Mismatch(case.id, f"the change has size {size:.9g}, more than its budget of {ball.limit:.9g}")
+
+
+def _twin(case: Case, stored: Array) -> Case:
+    assert case.storage is not None
+    return replace(case, storage=replace(case.storage, stored=torch.from_numpy(stored)))

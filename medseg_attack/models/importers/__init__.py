@@ -1,0 +1,1 @@
+"""Networks of others: one kind of file or folder per module."""

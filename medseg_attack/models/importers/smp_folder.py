@@ -1,0 +1,37 @@
+"""Networks that segmentation-models-pytorch saved."""
+
+from pathlib import Path
+
+from torch import nn
+
+from medseg_attack.errors import InputError, raised
+from medseg_attack.files import read_json
+from medseg_attack.models.importers.weights import fill
+from medseg_attack.models.networks.smp import check_encoder
+
+
+def smp_folder(folder: Path) -> nn.Module:
+    """The network that segmentation-models-pytorch wrote with `save_pretrained`; nothing is downloaded.
+
+    Raises:
+        InputError: the folder is of another kind, or its weights are broken.
+    """
+    import segmentation_models_pytorch as library
+
+    options = read_json(folder / "config.json")
+    archs = {make.__name__: make for make in library.MODEL_ARCHITECTURES_MAPPING.values()}
+    name = options.get("_model_class")
+    if name not in archs:
+        raise InputError(
+            f"expected an architecture of segmentation-models-pytorch in {folder / 'config.json'}, got {name!r}; "
+            "save it with save_pretrained of release 0.4 or later"
+        )
+    given = {key: value for key, value in options.items() if not key.startswith("_")} | {"encoder_weights": None}
+    if "encoder_name" in given:
+        check_encoder(str(given["encoder_name"]))  # timm would ask its hub for a name that is not its own
+    try:
+        net: nn.Module = archs[name](**given)
+    except Exception as error:  # the library checks its options in many ways
+        raise InputError(f"expected options of {name} in {folder / 'config.json'}, got {raised(error)}") from error
+    fill(net, folder / "model.safetensors")
+    return net

@@ -1,0 +1,1 @@
+"""nnU-Net's results folder as a model."""

@@ -1,0 +1,286 @@
+"""A results folder of nnU-Net v2, read without nnU-Net: plans.json, dataset.json and the checkpoint of a fold."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from medseg_attack.errors import InputError, first_line
+from medseg_attack.files import read_json
+from medseg_attack.models.allowed_layers import layer
+from medseg_attack.models.nnunet.resampling import Resampling
+from medseg_attack.types import Task
+
+LIBRARY = "dynamic_network_architectures"
+
+
+READERS = ("SimpleITKIO", "NibabelIO")  # take voxels in the order of the file, as we do
+
+
+SCHEMES = (
+    "ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How nnU-Net normalises a channel.
+
+    Attributes:
+        masked: whether only what is not 0 in the scan counts and is changed.
+        mean, std, low, high: of the training data's foreground; low and high are its 0.5 and 99.5 percentile.
+    """
+
+    name: str
+    masked: bool = False
+    mean: float = 0.0
+    std: float = 1.0
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What nnU-Net does around the network; axes are those of its reader, (z, y, x) of the file, before `transpose`.
+
+    Attributes:
+        spacing: in mm; one entry less than there are axes: slices keep theirs.
+        patch: of the network's input; one entry less than there are axes: a slice.
+        mirror: axes of the patch.
+    """
+
+    transpose: tuple[int, ...]
+    spacing: tuple[float, ...]
+    patch: tuple[int, ...]
+    schemes: tuple[Scheme, ...]
+    image: Resampling
+    logits: Resampling
+    mirror: tuple[int, ...] = ()
+
+
+def read_folder(
+    folder: Path, task: Task, fold: int | str | None, checkpoint: str, trust: bool
+) -> tuple[Plan, nn.Module]:
+    """The plan, and the network with its weights.
+
+    Args:
+        fold: None: the only one.
+        trust: whether the checkpoint may be unpickled, which runs whatever it holds.
+
+    Raises:
+        InputError: a part is missing, broken or of a kind that is not known, or of other channels or classes.
+    """
+    for name in ("plans.json", "dataset.json"):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"expected {name} in {folder}, got none; name nnU-Net's results folder "
+                "DATASET/TRAINER__PLANS__CONFIGURATION"
+            )
+    plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
+    file = _fold(folder, fold) / checkpoint
+    content = _loaded(file, trust)
+    try:
+        _check_task(dataset, task, folder)
+        described = _configuration(plans, content["init_args"]["configuration"])
+        plan = _plan(plans, described, tuple(content.get("inference_allowed_mirroring_axes") or ()), folder)
+        net = _network(described, task, folder)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"expected plans.json, dataset.json and {file.name} as nnU-Net v2 writes them in {folder}, got "
+            f"{type(error).__name__}: {error}; copy the folder again"
+        ) from error
+    try:
+        net.load_state_dict(content["network_weights"])
+    except (RuntimeError, KeyError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"expected the weights of the network that {folder / 'plans.json'} describes in {file}, got '{told}'; a "
+            "trainer of one's own may have built another: give it as own('file.py:factory')"
+        ) from error
+    return plan, net
+
+
+def _fold(folder: Path, fold: int | str | None) -> Path:
+    there = sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*") if path.is_dir())
+    if not there:
+        raise InputError(f"expected fold_0 or another fold in {folder}, got none; name the folder that holds the folds")
+    if fold is None and len(there) == 1:
+        return folder / f"fold_{there[0]}"
+    if fold is None or str(fold) not in there:
+        got = "none was named" if fold is None else f"got {fold!r}"
+        raise InputError(f"expected one of the folds {', '.join(there)} of {folder}, {got}; write fold={there[0]}")
+    return folder / f"fold_{fold}"
+
+
+def _loaded(file: Path, trust: bool) -> dict[str, Any]:
+    """What the trainer saved: tensors, plain values and numpy's numbers, of its log."""
+    if not file.is_file():
+        there = sorted(path.name for path in file.parent.glob("*.pth"))
+        todo = f"name it: checkpoint={there[0]!r}" if there else "copy the folder again, with its weights"
+        raise InputError(f"expected {file}, got {', '.join(there) or 'no checkpoint'}; {todo}")
+    try:
+        with torch.serialization.safe_globals(_numbers()):
+            content: Any = torch.load(file, map_location="cpu", weights_only=not trust)
+    except UnpicklingError as error:
+        raise InputError(
+            f"expected tensors and numbers alone in {file}, got objects that would have to be unpickled, which may "
+            "run anything; if you trust who made it, write trust=True"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise InputError(
+            f"expected a checkpoint of nnU-Net in {file}, got '{first_line(error)}'; copy the file again"
+        ) from error
+    if not isinstance(content, dict) or not {"network_weights", "init_args"} <= content.keys():
+        raise InputError(f"expected network_weights and init_args in {file}, got neither; take nnU-Net v2's checkpoint")
+    return content
+
+
+def _numbers() -> list[Any]:
+    """What numpy's scalars are pickled with: it can make numbers, and nothing else."""
+    import _codecs
+
+    scalar: Any = np.float64(0).__reduce__()[0]
+    kinds = (np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_)
+    made: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, _codecs.encode]
+    return made + [type(np.dtype(kind)) for kind in kinds]
+
+
+def _check_task(dataset: Mapping[str, Any], task: Task, folder: Path) -> None:
+    labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
+    file = folder / "dataset.json"
+    if any(isinstance(value, list | tuple) for value in labels.values()):
+        raise InputError(
+            f"expected one label for each class in {file}, got regions of several; they are not known so far"
+        )
+    classes = tuple(sorted(labels, key=lambda name: int(labels[name])))
+    if classes != task.classes or not task.exclusive:
+        kind = "" if task.exclusive else ", which may overlap,"
+        raise InputError(
+            f"expected data with the classes {', '.join(classes)} of {file}, got "
+            f"{', '.join(task.classes)}{kind} in {task.name}; give the data that it was trained for"
+        )
+    named = dataset.get("channel_names", dataset.get("modality", {}))
+    channels = tuple(str(named[key]) for key in sorted(named, key=int))
+    if len(channels) != task.channels or [*map(str.casefold, task.channel_names or channels)] != [
+        *map(str.casefold, channels)
+    ]:
+        got = ", ".join(task.channel_names) or f"{task.channels} without names"
+        raise InputError(
+            f"expected data with the channels {', '.join(channels)} of {file}, got {got} in {task.name}; "
+            "prepare them in that order"
+        )
+
+
+def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A configuration with what it inherits."""
+    own: dict[str, Any] = plans["configurations"][name]
+    parent = own.get("inherits_from")
+    return {**(_configuration(plans, parent) if parent else {}), **own}
+
+
+def _plan(plans: Mapping[str, Any], described: Mapping[str, Any], mirror: tuple[int, ...], folder: Path) -> Plan:
+    reader = plans.get("image_reader_writer", READERS[0])
+    if reader not in READERS:
+        raise InputError(f"expected {' or '.join(READERS)} to have read the scans of {folder}, got {reader}")
+    if described.get("previous_stage"):
+        raise InputError(f"expected one stage in {folder}, got a cascade; take 3d_fullres, 3d_lowres or 2d")
+    facts = plans.get("foreground_intensity_properties_per_channel")
+    facts = plans["foreground_intensity_properties_by_modality"] if facts is None else facts
+    schemes = [
+        _scheme(name, bool(masked), facts[str(n)], folder)
+        for n, (name, masked) in enumerate(
+            zip(described["normalization_schemes"], described["use_mask_for_norm"], strict=True)
+        )
+    ]
+    return Plan(
+        tuple(plans["transpose_forward"]), tuple(described["spacing"]), tuple(described["patch_size"]), tuple(schemes),
+        _resampling(described, "resampling_fn_data", folder),
+        _resampling(described, "resampling_fn_probabilities", folder), mirror,
+    )  # fmt: skip
+
+
+def _scheme(name: str, masked: bool, facts: Mapping[str, float], folder: Path) -> Scheme:
+    if name not in SCHEMES:
+        raise InputError(f"expected a normalisation of nnU-Net's own in {folder}, got {name}; known: {SCHEMES}")
+    if name != "CTNormalization":
+        return Scheme(name, masked)
+    return Scheme(name, masked, *(facts[key] for key in ("mean", "std", "percentile_00_5", "percentile_99_5")))
+
+
+def _resampling(described: Mapping[str, Any], name: str, folder: Path) -> Resampling:
+    if described[name] != "resample_data_or_seg_to_shape":
+        raise InputError(
+            f"expected resample_data_or_seg_to_shape as {name} in {folder}, got {described[name]}; it is not known so "
+            "far"
+        )
+    options = described[f"{name}_kwargs"]
+    return Resampling(options.get("order", 3), options.get("order_z", 0), options.get("force_separate_z", False))
+
+
+def _network(described: Mapping[str, Any], task: Task, folder: Path) -> nn.Module:
+    try:
+        importlib.import_module(LIBRARY)
+    except ImportError as error:
+        raise InputError(
+            f"expected {LIBRARY} to build the network of {folder}, got none; install it: "
+            "pip install 'medseg-attack[nnunet]'"
+        ) from error
+    kind = described.get("architecture") or _architecture(described)
+    options = dict(kind["arch_kwargs"])
+    for name in kind["_kw_requires_import"]:
+        options[name] = options[name] and _named(options[name], "torch.nn", folder)
+    net: nn.Module = _named(kind["network_class_name"], LIBRARY, folder)(
+        input_channels=task.channels, num_classes=len(task.classes), **(options | {"deep_supervision": False})
+    )
+    return net
+
+
+def _architecture(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Of plans before nnU-Net 2.5, which knew two kinds of U-Net."""
+    kind, stages = described["UNet_class_name"], len(described["n_conv_per_stage_encoder"])
+    dims, width = len(described["patch_size"]), described["UNet_base_num_features"]
+    most, per_stage = (
+        described["unet_max_num_features"],
+        "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage",
+    )
+    options = {
+        "n_stages": stages, "features_per_stage": [min(width * 2**n, most) for n in range(stages)],
+        "conv_op": f"torch.nn.Conv{dims}d", "kernel_sizes": described["conv_kernel_sizes"],
+        "strides": described["pool_op_kernel_sizes"], per_stage: described["n_conv_per_stage_encoder"],
+        "n_conv_per_stage_decoder": described["n_conv_per_stage_decoder"], "conv_bias": True,
+        "norm_op": f"torch.nn.InstanceNorm{dims}d", "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None, "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
+    }  # fmt: skip
+    return {"network_class_name": f"{LIBRARY}.architectures.unet.{kind}", "arch_kwargs": options,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]}  # fmt: skip
+
+
+def _named(path: str, package: str, folder: Path) -> type[nn.Module]:
+    found = layer(path, package)
+    if found is None:
+        raise InputError(
+            f"expected a network or layer of {package} in {folder / 'plans.json'}, got {path}; build it in a function "
+            "of your own: own('file.py:factory')"
+        )
+    return found
+
+
+def needed(scheme: Scheme, low: float, high: float) -> tuple[float, float]:
+    """Of a channel with values from `low` to `high` those that its normalisation tells apart."""
+    if scheme.name != "CTNormalization":
+        return low, high
+    return min(max(low, scheme.low), scheme.high), max(min(high, scheme.high), scheme.low)
+
+
+def spacings(plan: Plan, spacing: Sequence[float]) -> tuple[float, ...]:
+    """What a scan of that spacing is resampled to."""
+    return (*spacing[: len(spacing) - len(plan.spacing)], *plan.spacing)

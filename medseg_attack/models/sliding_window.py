@@ -1,0 +1,229 @@
+"""A network that sees windows, shown a whole scan: windows are blended, and gradients pass at the memory of one window.
+
+Blended logits are Z = sum_w place(g_w * f(x_w)) / sum_w place(g_w). A loss on Z does not split into windows (Dice is
+over the whole organ), so the gradient of a window alone is not that of the pipeline. Here it is, in two passes: the
+first makes Z without a graph, the second runs each window again and sends back the part g_w / G of dL/dZ that lies on
+it. The result is what autograd gives on the full graph.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations, product
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medseg_attack.errors import InputError
+
+Place: TypeAlias = tuple[slice, ...]  # of a window in the spatial axes of a scan
+
+
+Flip: TypeAlias = tuple[int, ...]  # spatial axes, from 0, that are mirrored
+
+
+IMPORTANCE = ("gaussian", "constant")
+
+
+def tiled(
+    net: nn.Module,
+    x: Float[Tensor, "b c *s"],
+    places: Sequence[Place],
+    importance: Float[Tensor, "*w"],
+    flips: Sequence[Flip] = ((),),
+    sums: torch.dtype | None = None,
+) -> Float[Tensor, "b k *s"]:
+    """`net` on every window of `x`, blended; as differentiable as `net`, by `x` and by the weights of `net`.
+
+    Args:
+        places: windows of the shape of `importance` that cover `x` together.
+        importance: of a window's voxels, positive.
+        flips: the mean over these mirrored copies of each window is taken, turned back.
+        sums: what windows are summed in, by default that of `x`; rounding passes gradients as they are.
+
+    Raises:
+        InputError: `net` does not answer on the grid of its window.
+    """
+    weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    result: Tensor = _Tiled.apply(x, net, tuple(places), importance.to(x), tuple(flips), sums or x.dtype, *weights)
+    return result
+
+
+class Sliding(nn.Module):
+    """A network behind MONAI's sliding windows: the same places, padding and importance as its inferer.
+
+    In training mode it is the network itself, since what it is then given are patches of a window's size.
+
+    Attributes:
+        size: of a window. A scan that is smaller is padded with 0 on both sides.
+        overlap: of neighbouring windows, as a fraction of their size.
+        importance: of a window's voxels: "gaussian" (standard deviation an eighth of the size) or "constant".
+        mirror: spatial axes, from 0, along which windows are also mirrored (test-time augmentation): with n axes the
+            mean of 2^n answers is taken.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        size: tuple[int, ...],
+        *,
+        overlap: float = 0.5,
+        importance: str = "gaussian",
+        mirror: Flip = (),
+    ) -> None:
+        super().__init__()
+        if len(size) not in (2, 3) or any(type(n) is not int or n < 1 for n in size):
+            raise InputError(f"expected window=(rows, columns) or (slices, rows, columns), got {size}; check it")
+        if not 0 <= overlap < 1:
+            raise InputError(f"expected 0 <= overlap < 1, got {overlap}; write overlap=0.5")
+        if importance not in IMPORTANCE:
+            raise InputError(f"expected the importance {' or '.join(IMPORTANCE)}, got {importance!r}; choose one")
+        self.net, self.size, self.overlap, self.importance = net, size, overlap, importance
+        self.flips = flips_of(mirror, len(size))
+
+    def forward(self, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
+        if self.training:
+            logits: Tensor = self.net(x)
+            return logits
+        missing = [max(n - m, 0) for n, m in zip(self.size, x.shape[2:], strict=True)]
+        padded = functional.pad(x, [n for m in reversed(missing) for n in (m // 2, m - m // 2)]) if any(missing) else x
+        grid = tuple(padded.shape[2:])
+        blended = tiled(self.net, padded, places_of(grid, self.size, self.overlap), self._importance(), self.flips)
+        for axis, (m, n) in enumerate(zip(missing, x.shape[2:], strict=True), start=2):
+            blended = blended.narrow(axis, m // 2, n)
+        return blended
+
+    def _importance(self) -> Float[Tensor, "*w"]:
+        from monai.data.utils import compute_importance_map  # here: it takes seconds to load
+
+        found: Tensor = compute_importance_map(self.size, mode=self.importance, sigma_scale=0.125)
+        return found
+
+
+class Mirrored(nn.Module):
+    """The mean over mirrored copies of a network's answers, of one that sees the whole image."""
+
+    def __init__(self, net: nn.Module, axes: Flip, dims: int) -> None:
+        super().__init__()
+        self.net, self.flips = net, flips_of(axes, dims)
+
+    def forward(self, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
+        if self.training:
+            logits: Tensor = self.net(x)
+            return logits
+        grid = tuple(x.shape[2:])
+        return tiled(self.net, x, [tuple(slice(0, n) for n in grid)], x.new_ones(grid), self.flips)
+
+
+def flips_of(axes: Flip, dims: int) -> tuple[Flip, ...]:
+    """All subsets of the axes, smaller ones first.
+
+    >>> flips_of((0, 2), 3)
+    ((), (0,), (2,), (0, 2))
+
+    Raises:
+        InputError: there is no such axis.
+    """
+    if len(set(axes)) != len(axes) or any(type(axis) is not int or not 0 <= axis < dims for axis in axes):
+        raise InputError(f"expected mirror as different axes from 0 to {dims - 1}, got {axes}; e.g. mirror=(0, 1)")
+    return tuple(flip for n in range(len(axes) + 1) for flip in combinations(axes, n))
+
+
+def places_of(grid: Sequence[int], size: Sequence[int], overlap: float) -> list[Place]:
+    """Where MONAI's inferer puts windows: `size * (1 - overlap)` apart, the last ones moved back into the scan."""
+    from monai.data.utils import dense_patch_slices  # here: it takes seconds to load
+
+    apart = [n if n == m else max(int(n * (1 - overlap)), 1) for n, m in zip(size, grid, strict=True)]
+    found: list[Place] = dense_patch_slices(grid, size, apart)
+    return found
+
+
+class _Tiled(torch.autograd.Function):
+    """The two passes. Draws of a net with random parts are the same in both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, net: nn.Module, places: tuple[Place, ...], importance: Tensor,
+        flips: tuple[Flip, ...], sums: torch.dtype, *weights: Tensor,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(x, importance, *weights)
+        ctx.parts = net, places, flips
+        ctx.rng, ctx.amp = _rng(x), _amp(x)
+        blended: Tensor | None = None
+        for place in places:
+            window = (slice(None), slice(None), *place)
+            logits = _mean_answer(net, x[window], flips)
+            if blended is None:
+                blended = x.new_zeros((len(x), logits.shape[1], *x.shape[2:]), dtype=sums)
+            blended[window] += importance * logits
+        assert blended is not None
+        return blended.div_(_total(x, places, importance, sums)).to(x.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, importance, *weights = ctx.saved_tensors
+        net, places, flips = ctx.parts
+        by_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        by_weights = [torch.zeros_like(weight) for weight in weights]
+        upstream = upstream / _total(x, places, importance, x.dtype) / len(flips)
+        with _again(x, ctx.rng, ctx.amp):
+            for place, flip in product(places, flips):
+                window = (slice(None), slice(None), *place)
+                seen = x[window].detach().requires_grad_(by_x is not None)
+                logits = _answer(net, seen, flip)
+                wanted = [*([seen] if by_x is not None else []), *weights]
+                found = torch.autograd.grad(
+                    logits, wanted, (importance * upstream[window]).to(logits), allow_unused=True
+                )
+                for sum_, part in zip([*([by_x[window]] if by_x is not None else []), *by_weights], found, strict=True):
+                    sum_ += 0 if part is None else part
+        return by_x, None, None, None, None, None, *by_weights
+
+
+def _answer(net: nn.Module, window: Tensor, flip: Flip) -> Tensor:
+    axes = [axis + 2 for axis in flip]
+    logits: Tensor = net(window.flip(axes) if axes else window)
+    if logits.shape[2:] != window.shape[2:]:
+        raise InputError(
+            f"expected the network's answer on the grid {tuple(window.shape[2:])} of its window, got "
+            f"{tuple(logits.shape[2:])}; take a window that its strides divide, or let it resize its answer"
+        )
+    return logits.flip(axes) if axes else logits
+
+
+def _mean_answer(net: nn.Module, window: Tensor, flips: Sequence[Flip]) -> Tensor:
+    total = _answer(net, window, flips[0]).to(window.dtype)
+    for flip in flips[1:]:
+        total = total + _answer(net, window, flip)
+    return total / len(flips)
+
+
+def _total(x: Tensor, places: Sequence[Place], importance: Tensor, sums: torch.dtype) -> Tensor:
+    total = x.new_zeros(x.shape[2:], dtype=sums)
+    for place in places:
+        total[place] += importance
+    return total
+
+
+def _rng(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if x.is_cuda else None
+
+
+@contextmanager
+def _again(x: Tensor, rng: tuple[Tensor, Tensor | None], amp: torch.dtype | None) -> Iterator[None]:
+    """A scope in which a pass draws what the first pass drew, in its precision; afterwards all is as before."""
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        torch.set_rng_state(rng[0])
+        if rng[1] is not None:
+            torch.cuda.set_rng_state(rng[1], x.device)
+        with torch.autocast(x.device.type, dtype=amp, enabled=amp is not None), torch.enable_grad():
+            yield
+
+
+def _amp(x: Tensor) -> torch.dtype | None:
+    """The precision of an autocast scope around; backward may run outside of it."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

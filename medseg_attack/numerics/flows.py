@@ -1,0 +1,67 @@
+"""Images and masks that move: linear interpolation, and deformations that invert."""
+
+from itertools import product
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medseg_attack.types import Flow, Mask
+
+SQUARINGS = 6  # of a velocity: steps of 1/64 of it, composed
+
+
+def warped(x: Float[Tensor, "b c *s"], flow: Flow) -> Float[Tensor, "b c *s"]:
+    """`x` at `p + flow(p)`, linear between pixels, its border repeated outside; exact where the flow is whole.
+
+    Differentiable in both. Not `grid_sample`: its coordinates in [-1, 1] do not hit pixels exactly, so that a flow of
+    0 would already change an image.
+
+    >>> row = torch.tensor([[[[0.0, 1.0, 4.0]]]])
+    >>> warped(row, torch.tensor([0.0, 0.5]).view(1, 2, 1, 1).expand(1, 2, 1, 3)).flatten().tolist()
+    [0.5, 2.5, 4.0]
+    """
+    grid = x.shape[2:]
+    position = _indices(flow) + flow
+    sizes = torch.tensor(grid, device=x.device).view(1, -1, *(1 for _ in grid))
+    position = torch.minimum(position.clamp(min=0), (sizes - 1).to(position))
+    low = torch.minimum(position.detach().floor(), (sizes - 2).clamp(min=0).to(position)).long()
+    part = position - low
+    flat, result = x.flatten(2), torch.zeros_like(x + flow[:, :1])
+    for corner in product((0, 1), repeat=len(grid)):
+        index = torch.zeros_like(low[:, 0])
+        weight = torch.ones_like(part[:, 0])
+        for axis, step in enumerate(corner):
+            index = index * grid[axis] + (low[:, axis] + step).clamp(max=grid[axis] - 1)
+            weight = weight * (part[:, axis] if step else 1 - part[:, axis])
+        values = flat.gather(2, index.flatten(1)[:, None].expand(-1, x.shape[1], -1)).view_as(x)
+        result = result + weight[:, None] * values
+    return result
+
+
+def moved(target: Mask, flow: Flow | None, exclusive: bool) -> Mask:
+    """The truth carried along: a pixel is of what most of it came from; of one class, if classes exclude each other."""
+    if flow is None:
+        return target
+    soft = warped(target.to(flow.dtype), flow)
+    if not exclusive:
+        return soft >= 0.5
+    result: Mask = torch.zeros_like(target).scatter_(1, soft.argmax(1, keepdim=True), True)
+    return result
+
+
+def exponential(velocity: Flow) -> Flow:
+    """The flow after one unit of time of a velocity that stands still, by scaling and squaring.
+
+    It moves no pixel further than the largest velocity, and that of minus the velocity undoes it.
+    """
+    flow = velocity / 2**SQUARINGS
+    for _ in range(SQUARINGS):
+        flow = flow + warped(flow, flow)
+    result: Flow = flow
+    return result
+
+
+def _indices(like: Tensor) -> Float[Tensor, "1 n *s"]:
+    axes = [torch.arange(n, device=like.device, dtype=like.dtype) for n in like.shape[2:]]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]

@@ -1,0 +1,55 @@
+"""Numbers per sample: widened to images, drawn from seeds, lengths and slopes."""
+
+from collections.abc import Callable, Sequence
+from zlib import crc32
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medseg_attack.types import Image, PerSample
+
+
+def slope(of: Float[Tensor, "b *n"], x: Image) -> Image:
+    """The gradient of each sample's sum."""
+    return torch.autograd.grad(of.sum(), x)[0]
+
+
+def length(x: Tensor) -> PerSample:
+    """Euclidean, per sample."""
+    return x.flatten(1).square().sum(1).sqrt()
+
+
+def reseeded(seeds: Sequence[int], *purpose: int | str) -> list[int]:
+    """Other seeds for another purpose: a run, a step."""
+    told = "/".join(map(str, purpose))
+    return [crc32(f"{seed}/{told}".encode()) for seed in seeds]
+
+
+def scaled(grad: Image) -> Image:
+    """Each sample's gradient divided by its mean magnitude; a zero gradient stays zero."""
+    return grad / (grad.abs().mean(tuple(range(1, grad.ndim)), keepdim=True) + TINY)
+
+
+def wide(per_sample: Tensor, like: Tensor) -> Tensor:
+    """One number per sample, in a shape that goes with whole images."""
+    return per_sample.view(-1, *(1 for _ in like.shape[1:]))
+
+
+TINY = 1e-12  # keeps the direction of a zero gradient zero instead of not-a-number
+
+
+def drawn(random: Callable[..., Tensor], like: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Random numbers of the shape of `like`; sample `i` depends on `seeds[i]` alone, the same on every device."""
+    parts = [
+        random(like.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
+    ]
+    return torch.stack(parts).to(like)
+
+
+def _length(x: Tensor) -> PerSample:
+    return x.flatten(1).square().sum(1).sqrt()
+
+
+def _wide(per_sample: Tensor, like: Tensor) -> Tensor:
+    return per_sample.view(-1, *(1 for _ in like.shape[1:]))

@@ -1,0 +1,85 @@
+"""The parts that an attack is made of, at any depth: looked through, and exchanged in a copy. No torch in here."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from medseg_attack.registry.specs import build
+from medseg_attack.registry.table import (
+    entries,
+    fields_of,
+    kind_of,
+    known_as,
+)
+
+
+def mapped(thing: Any, change: Callable[[Any], Any]) -> Any:
+    """A copy of a frozen dataclass, or of a tuple of such, with parts exchanged.
+
+    Args:
+        change: asked of `thing`, then of each of its parts, for what is to stand there; None: its own parts are asked.
+    """
+    changed = change(thing)
+    if changed is not None:
+        return changed
+    old = _inner(thing)
+    new = {name: mapped(part, change) for name, part in old.items()}
+    if all(new[name] is old[name] for name in old):  # what is equal stays the same object
+        return thing
+    return tuple(new.values()) if isinstance(thing, tuple) else dataclasses.replace(thing, **new)
+
+
+def told(thing: Any, of: str, *what: Any) -> Any:
+    """A copy of an attack in which every part, at any depth, that offers the method `of` is what it makes of `what`.
+
+    Parts must know their cases (`on(cases)`), because they read what was stored for them or need their spacing, the
+    names of their classes (`within(task)`), or the data that they draw from (`among(data, refs)`). What is made of
+    cases offers `at(index)`, itself on some of them. Parts that are equal are told once.
+    """
+    made: dict[Any, Any] = {}
+
+    def tell(part: Any) -> Any:
+        method: Callable[..., Any] | None = getattr(part, of, None)
+        if method is None or isinstance(part, type):
+            return None
+        if part not in made:
+            made[part] = method(*what)
+        return made[part]
+
+    return mapped(thing, tell)
+
+
+def every(thing: Any) -> Iterator[Any]:
+    """A thing, then all of its parts."""
+    yield thing
+    for part in _inner(thing).values():
+        yield from every(part)
+
+
+def _inner(thing: Any) -> dict[str, Any]:
+    if isinstance(thing, tuple):
+        return {str(place): part for place, part in enumerate(thing)}
+    if not dataclasses.is_dataclass(thing) or isinstance(thing, type):
+        return {}
+    return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
+
+
+def with_eps(thing: Any, eps: float) -> Any:
+    """A copy of an attack (or a ball, or a tuple of them) with that budget, however deep its balls sit."""
+
+    def change(part: Any) -> Any:
+        kind = kind_of(part)
+        if kind == "ball" and "eps" in fields_of(entries[known_as[type(part)]]):
+            return dataclasses.replace(part, eps=eps)
+        return None if kind in ("attack", "ball", "") else part  # one that wraps another has its eps from there
+
+    return mapped(thing, change)
+
+
+def within(thing: Any, region: str) -> Any:
+    """A copy of an attack (or of a tuple of them) whose every ball is held to a region of the image."""
+    held = build("within", "ball")
+    return mapped(
+        thing,
+        lambda part: dataclasses.replace(held, ball=part, region=region) if kind_of(part) == "ball" else None,
+    )

@@ -1,0 +1,178 @@
+"""A run's folder: rows in parts that are each written once, a header last."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from medseg_attack.errors import InputError
+from medseg_attack.files import digest, read_json, whole, write_json
+from medseg_attack.runs.rows import Row, _table
+
+SEAL, TWINS = "verified.json", "adversarial"  # what was written and read again
+
+
+CHUNK = 32  # cases; a scan that has more of them is a chunk of its own
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The rows of one model under one attack at one budget."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, config: dict[str, Any]) -> "RunFolder":
+        """Begins a run, or goes on with one of the same `config` (all that determines its rows).
+
+        Raises:
+            InputError: the folder holds a run of another configuration.
+        """
+        there = path / "config.json"
+        if there.exists():
+            refuse_other(there, config, "a run")
+        else:
+            write_json(there, config)
+        return cls(path)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that determines the rows.
+
+        Raises:
+            InputError: there is none.
+        """
+        return read_json(self.path / "config.json")
+
+    def part(self, chunk: int) -> Path:
+        return self.path / "parts" / f"{chunk:05d}.parquet"
+
+    def has(self, chunk: int) -> bool:
+        return self.part(chunk).exists()
+
+    def write(self, chunk: int, rows: Sequence[Row], seconds: float) -> None:
+        """Writes a chunk's rows.
+
+        The clock goes into the file's metadata, since rows are the same in every run; so does a hash of the
+        configuration, so that a part that strays into another run's folder is known for what it is.
+        """
+        table = _table(rows).replace_schema_metadata({"seconds": f"{seconds:.4f}", "config": digest(self.config)})
+        with whole(self.part(chunk)) as part:
+            pq.write_table(table, part)
+
+    def write_images(self, chunk: int, images: dict[str, NDArray[Any]]) -> None:
+        """Writes a chunk's perturbed images: stored values in the file's type, or float32 in [0, 1] without a file."""
+        with whole(self.path / "images" / f"{chunk:05d}.safetensors") as part:
+            save_file({case: np.ascontiguousarray(image) for case, image in images.items()}, part)
+
+    def images(self, cases: Sequence[str]) -> list[NDArray[Any]]:
+        """The stored images of `cases`.
+
+        Raises:
+            InputError: an image is not there.
+        """
+        folder = self.path / "images"
+        index = _index(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
+        absent = [case for case in cases if case not in index]
+        if absent:
+            raise InputError(
+                f"expected the images of all cases in {self.path / 'images'}, got none of {', '.join(absent[:3])}; "
+                "run the attack with --save-adversarial all"
+            )
+        found: dict[str, NDArray[Any]] = {}
+        for file in dict.fromkeys(index[case] for case in cases):
+            with safe_open(file, framework="numpy") as stored:
+                found |= {case: stored.get_tensor(case) for case in cases if index[case] == file}
+        return [found[case] for case in cases]
+
+    def seal(self, facts: dict[str, Any]) -> None:
+        """Marks the run as verified, as it is now."""
+        write_json(self.path / SEAL, {**facts, "seal": self._looked_at()})
+
+    @property
+    def verified(self) -> bool:
+        """Whether it was verified and nothing that was looked at changed since."""
+        there = self.path / SEAL
+        return there.exists() and read_json(there).get("seal") == self._looked_at()
+
+    def _looked_at(self) -> str:
+        files = [self.path / "config.json", *sorted(self.path.glob("parts/*.parquet"))]
+        files += sorted(file for file in (self.path / TWINS).rglob("*") if file.is_file())
+        return digest([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files])
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Writes the header, without which readers take the run for unfinished."""
+        write_json(self.path / "run.json", facts)
+
+    @property
+    def seconds(self) -> float:
+        """Time that the finished parts took."""
+        files = self.path.glob("parts/*.parquet")
+        return sum(float((pq.read_schema(file).metadata or {}).get(b"seconds", b"0")) for file in files)
+
+    def rows(self) -> pd.DataFrame:
+        """All rows that are there, in the order of chunks.
+
+        Raises:
+            InputError: a part is damaged, or of another configuration.
+        """
+        config = digest(self.config)
+        parts = [_read(file, config) for file in sorted(self.path.glob("parts/*.parquet"))]
+        if not parts:
+            raise InputError(f"expected rows in {self.path / 'parts'}, got none; run the attack again")
+        return pd.concat(parts, ignore_index=True)
+
+
+@functools.lru_cache(maxsize=4)
+def _index(folder: Path, changed_ns: int) -> dict[str, Path]:
+    """Which file holds the image of which case."""
+    index: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as stored:
+            index |= dict.fromkeys(stored.keys(), file)
+    return index
+
+
+def _read(file: Path, config: str) -> pd.DataFrame:
+    try:
+        table = pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"expected rows in {file}, got {error}; delete that file and run the attack again") from error
+    written_for = (table.schema.metadata or {}).get(b"config", b"none").decode()
+    if written_for != config:
+        raise InputError(
+            f"expected parts of one configuration in {file.parent.parent}, got {file.name} of another (config.json has "
+            f"{config[:12]}, the part {written_for[:12]}); delete that file and run the attack again"
+        )
+    rows: pd.DataFrame = table.to_pandas()
+    # rows of version 2 were written when no attack could move the truth
+    return rows if "n_target_adv" in rows else rows.assign(n_target_adv=rows["n_target"])
+
+
+def refuse_other(file: Path, config: dict[str, Any], what: str) -> None:
+    """Does nothing if the JSON in `file` is `config`.
+
+    Raises:
+        InputError: it is another one; the sentence names each difference.
+    """
+    old = read_json(file)
+    other = [
+        f"{key}: there {old.get(key)!r}, asked {config.get(key)!r}"
+        for key in sorted({*old, *config})
+        if old.get(key) != config.get(key)
+    ]
+    if other:
+        raise InputError(
+            f"expected {file.parent} to hold {what} of the same configuration, got another ({'; '.join(other)}); "
+            "choose another --out, or delete the folder"
+        )

@@ -1,0 +1,53 @@
+"""Runs read again: folders found, rows with the fields of their header."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from medseg_attack.errors import InputError
+from medseg_attack.files import read_json
+from medseg_attack.runs.folder import RunFolder
+
+
+def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
+    """Folders of runs at or below `paths`, finished or not, sorted.
+
+    Raises:
+        InputError: a path holds no run.
+    """
+    for path in paths:
+        found = sorted(file.parent for file in path.rglob("config.json") if (file.parent / "parts").is_dir())
+        if not found:
+            raise InputError(f"expected a run in {path}, got none; give a folder that 'medattack attack' wrote")
+        yield from found
+
+
+def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataFrame:
+    """The rows of all runs at or below `paths`, their header's fields as further columns.
+
+    Raises:
+        InputError: a run did not finish, or a run of part of the cases was not allowed.
+    """
+    tables = []
+    for folder in dict.fromkeys(find_runs(paths)):
+        if not (folder / "run.json").exists():
+            raise InputError(
+                f"expected a finished run in {folder}, got one without run.json; run its attack again, it goes on "
+                "where it stopped"
+            )
+        header = read_json(folder / "run.json")
+        if header.get("partial") and not allow_partial:
+            raise InputError(
+                f"expected a run of all cases in {folder}, got one of {header.get('cases')} (--limit); "
+                "run it without --limit, or add --allow-partial"
+            )
+        rows = RunFolder(folder).rows()
+        if rows["case"].nunique() != header.get("cases", rows["case"].nunique()):
+            raise InputError(
+                f"expected the {header['cases']} cases of run.json in {folder}, got {rows['case'].nunique()}; "
+                "run its attack again, it writes the parts that are missing"
+            )
+        flat = {key: value for key, value in header.items() if not isinstance(value, dict | list)}
+        tables.append(rows.assign(run=str(folder), verified=RunFolder(folder).verified, **flat))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,76 @@
+"""A study as it is written: in YAML, on the command line or both."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from medseg_attack.errors import InputError, nearest
+from medseg_attack.threat.budgets import parse_budget
+
+
+class Study(BaseModel):
+    """What a study file may hold; every field is an option of `medattack attack` of the same meaning."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    data: str | None = None
+    models: list[str] = []
+    attacks: list[str] = Field(default=["fgsm"], min_length=1)
+    losses: list[str] = []
+    eps: list[str] = []
+    norm: Literal["linf", "l2"] | None = None
+    steps: int | None = Field(default=None, ge=1)
+    region: str | None = None
+    split: Literal["test", "val", "train", "all"] = "test"
+    fold: int = Field(default=0, ge=0)
+    limit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    metrics: list[str] = []
+    control: bool = True
+    seed: int = 0
+
+    @field_validator("models", "attacks", "losses", "eps", "metrics", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return value if isinstance(value, list) else [value]
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _fractions(cls, value: Any) -> Any:
+        return [parse_budget(str(item)).text for item in (value if isinstance(value, list) else [value])]
+
+
+def read_study(file: Path | None, flags: dict[str, Any]) -> Study:
+    """The study in `file` with `flags` over it; a flag that is None or empty says nothing.
+
+    Raises:
+        InputError: not YAML, an unknown or ill-typed field; the sentence names it.
+    """
+    content: Any = {}
+    if file is not None:
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"expected a study in YAML at {file}, got {error}; check the file") from error
+        if not isinstance(content, dict):
+            raise InputError(f"expected fields such as 'models: [unet]' in {file}, got {content!r}; check the file")
+    given = {key: value for key, value in flags.items() if value is not None and value != []}
+    try:
+        study = Study.model_validate(content | given)
+    except ValidationError as error:
+        raise InputError(_told(error, file)) from error
+    if not study.models:
+        raise InputError(f"expected models, got none{f' in {file}' if file else ''}; give --model NAME")
+    return study
+
+
+def _told(error: ValidationError, file: Path | None) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {where!r} in {file}; {nearest(where, Study.model_fields)}"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    place = f" in {file}" if file else ""
+    return f"{where}{place}: {first['msg'].lower()}, got {first['input']!r}; check it"

@@ -1,0 +1,84 @@
+"""What differs between models, or attacks, on the same cases, paired by patient. No torch in here."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from medseg_attack.stats.patients import difference, holm, paired, pairwise, rank_stability
+from medseg_attack.stats.scores import Empty, Unit, by_organ, pooled, scored
+
+Side = Literal["model", "attack"]
+
+
+HEADER = ["model", "attack", "loss", "eps"]
+
+
+def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
+    """New runs against those of a reference (rows of one `pair`): Dice of both, per organ and on average.
+
+    Columns: model, attack, loss, eps, organ ("mean": of all), clean_old, clean_new, adv_old, adv_new; mean, low, high
+    and p of the adversarial difference, new minus old; p_holm over all rows of the same organ; n patients.
+    """
+    table = []
+    for pair, of_new in new.groupby("pair", sort=False):
+        after, before = (scored(pooled(rows, unit), empty) for rows in (of_new, old[old["pair"] == pair]))
+        facts = of_new.iloc[0][HEADER].to_dict()
+        levels = {
+            f"{when}_{name}": by_organ(cases, f"dice_{when}").iloc[0]
+            for name, cases in (("old", before), ("new", after))
+            for when in ("clean", "adv")
+        }
+        for organ in ["mean", *dict.fromkeys(after["cls"])]:
+            one, other = (cases if organ == "mean" else cases[cases["cls"] == organ] for cases in (after, before))
+            level = {name: float(of_organs[organ]) for name, of_organs in levels.items()}
+            table.append(facts | {"organ": organ} | level | vars(difference(paired(one, other, "dice_adv"))))
+    frame = pd.DataFrame(table)
+    return frame.assign(p_holm=frame.groupby("organ", sort=False)["p"].transform(lambda p: holm(p.tolist())))
+
+
+def _sides(
+    rows: pd.DataFrame, side: Side, unit: Unit, empty: Empty
+) -> Iterator[tuple[dict[str, Any], dict[str, pd.DataFrame]]]:
+    """What the sides have in common, and the cases of each of them, wherever there are several.
+
+    Attacks have one set of weights in common: the folder that their runs lie in.
+    """
+    rows = rows.assign(weights=rows["run"].map(lambda run: Path(run).parent.name), loss=rows["loss"].fillna(""))
+    keys = {"model": ["attack", "loss"], "attack": ["model", "weights"]}[side] + ["eps", "ball"]
+    for key, same in rows.groupby(keys, sort=False, dropna=False):
+        first = same.drop_duplicates("run").set_index("run")
+        names = dict(first["model"] if side == "model" else (first["attack"] + " " + first["loss"]).str.strip())
+        if len(names) < 2:
+            continue
+        uses = Counter(names.values())  # two sets of weights may bear one name
+        labels = {run: name if uses[name] == 1 else f"{name} ({run})" for run, name in names.items()}
+        cases = {labels[run]: scored(pooled(same[same["run"] == run], unit), empty) for run in names}
+        yield dict(zip(keys, key, strict=True)), cases
+
+
+def between(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.DataFrame:
+    """Every two models under the same attack, or attacks on the same model, in the same ball.
+
+    Columns: those that both have in common, and those of `pairwise` on adversarial Dice; Holm over all rows.
+    """
+    tables = [pairwise(cases, "dice_adv").assign(**facts) for facts, cases in _sides(rows, side, unit, empty)]
+    if not tables:
+        return pd.DataFrame()
+    frame = pd.concat(tables, ignore_index=True)
+    return frame.assign(p_holm=holm(frame["p"].tolist()))
+
+
+def ranks(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.DataFrame:
+    """The rank of each model, or attack, in adversarial Dice (`seen`), and the share of bootstrap draws with each rank.
+
+    The first model is the one with most Dice left; the first attack the one that leaves least.
+    """
+    tables = [
+        rank_stability(cases, "dice_adv", lower_is_better=side == "attack")
+        .rename_axis(side).reset_index().assign(**facts)
+        for facts, cases in _sides(rows, side, unit, empty)
+    ]  # fmt: skip
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

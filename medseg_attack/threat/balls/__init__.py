@@ -1,0 +1,1 @@
+"""What an attacker may change, and by how much."""

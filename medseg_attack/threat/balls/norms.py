@@ -1,0 +1,117 @@
+"""Norm balls: every pixel, the whole length, or the number of pixels."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import TINY, _length, _wide, drawn
+from medseg_attack.registry import register
+from medseg_attack.types import Image, PerSample
+
+
+@register("linf", kind="ball")
+@dataclass(frozen=True)
+class Linf:
+    """Every pixel may move by `eps`, a fraction of the image's range."""
+
+    eps: float = 8 / 255
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < 1:
+            raise InputError(
+                f"expected 0 <= eps < 1, a fraction of the image's range, got {self.eps:g}; "
+                f"for grey levels of 255 write {abs(self.eps):g}/255"
+            )
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return self.eps * grad.sign()
+
+    def project(self, x: Image, x0: Image) -> Image:
+        return x.clamp(x0 - self.eps, x0 + self.eps).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return self.project(x0 + self.eps * (2 * drawn(torch.rand, x0, seeds) - 1), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return (x - x0).abs().flatten(1).amax(1)
+
+
+@register("l2", kind="ball")
+@dataclass(frozen=True)
+class L2:
+    """The whole change of an image has Euclidean length `eps` at most, in units of the image's range.
+
+    It grows with the square root of the number of pixels: linf(8/255) on 224 x 224 reaches l2(7.03).
+    """
+
+    eps: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps < math.inf:
+            raise InputError(f"expected eps >= 0, got {self.eps:g}; write a length such as l2(1.0)")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return self.eps * grad / (_wide(_length(grad), grad) + TINY)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        shrink = (self.eps / (_length(x - x0) + TINY)).clamp(max=1)
+        return (x0 + _wide(shrink, x) * (x - x0)).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        """Uniform in the ball: radius eps * U^(1/n), not eps * U, which would crowd the centre."""
+        direction = self.step(drawn(torch.randn, x0, seeds), x0)
+        radius = drawn(torch.rand, x0[:, :1].flatten(1)[:, :1], [seed ^ 1 for seed in seeds]).flatten()
+        return self.project(x0 + _wide(radius ** (1 / x0[0].numel()), x0) * direction, x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return _length(x - x0)
+
+
+@register("l0", kind="ball")
+@dataclass(frozen=True)
+class L0:
+    """At most that share of the image's values may change, each as far as it likes."""
+
+    eps: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps <= 1:
+            raise InputError(f"expected 0 <= eps <= 1, the share of pixels that may change, got {self.eps:g}; check it")
+
+    @property
+    def limit(self) -> float:
+        return self.eps
+
+    def step(self, grad: Image, image: Image) -> Image:
+        """The pixels of the largest slopes, to black or white."""
+        return torch.where(self._largest(grad.abs()), grad.sign(), 0.0)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        return torch.where(self._largest((x - x0).abs()), x, x0).clamp(0, 1)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        """Random pixels with random values."""
+        chosen = self._largest(drawn(torch.rand, x0, [seed ^ 1 for seed in seeds]))
+        return torch.where(chosen, drawn(torch.rand, x0, seeds), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return (x != x0).flatten(1).to(x0.dtype).mean(1)
+
+    def _largest(self, of: Tensor) -> Tensor:
+        """The share `eps` of each sample's largest values, none of which is 0."""
+        flat = of.flatten(1)
+        n = math.floor(self.eps * flat.shape[1] * (1 + 1e-9))
+        top = flat.topk(n, 1)
+        return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, top.indices, top.values > 0).view_as(of)

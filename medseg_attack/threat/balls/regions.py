@@ -1,0 +1,214 @@
+"""Where an attacker may change an image: a ball held to a part of it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from medseg_attack.data.formats.pictures import read_mask
+from medseg_attack.errors import InputError, nearest
+from medseg_attack.registry import register
+from medseg_attack.registry.parts import told
+from medseg_attack.threat.balls.base import free
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.types import Ball, Case, Image, PerSample
+
+FORMS = "body, outside:ORGAN, ring:10mm or mask:FILE"
+
+
+Where = NDArray[np.bool_]
+
+
+@register("within", kind="ball")
+@dataclass(frozen=True)
+class Within:
+    """A ball of which only a region of the image may be used; pixels outside of it stay as they are.
+
+    Every case has its own region, so that an attack must be told its cases; the loop does.
+
+    Attributes:
+        region: "body" (the largest part of the image that is not dark, and what it encloses), "outside:ORGAN" (not on
+            the truth of that organ), "ring:10mm" (outside of all organs, and no further than that from one) or
+            "mask:FILE" (an NPY or PNG of the case's grid, or an NPY of its whole scan, slices first; not 0 is inside).
+        content: a hash of that file, so that rows are not taken for those of another mask in the same place.
+    """
+
+    ball: Ball = Linf()
+    region: str = "body"
+    content: str = ""
+
+    def __post_init__(self) -> None:
+        parts(self.region)
+        if hasattr(self.ball, "length") or hasattr(self.ball, "covered"):
+            raise InputError(
+                f"expected an attack on intensities for --region {self.region}, got one in {self.ball}; drop --region"
+            )
+        kind, value = parts(self.region)
+        if kind == "mask":
+            found = _digest(Path(value))
+            if self.content not in ("", found):
+                raise InputError(f"expected the mask with hash {self.content} in {value}, got {found}; it was changed")
+            object.__setattr__(self, "content", found)
+
+    @property
+    def eps(self) -> float:
+        return self.ball.eps
+
+    @property
+    def limit(self) -> float:
+        return self.ball.limit
+
+    @property
+    def plain(self) -> Ball:
+        return self.ball
+
+    def on(self, cases: Sequence[Case]) -> "_Here":
+        """The ball around these cases."""
+        mask = torch.stack([torch.from_numpy(region_of(case, self.region)) for case in cases])[:, None]
+        return _Here(told(self.ball, "on", cases), self.region, mask)
+
+    def step(self, grad: Image, image: Image) -> Image:
+        raise self._lost()
+
+    def project(self, x: Image, x0: Image) -> Image:
+        raise self._lost()
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        raise self._lost()
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        raise self._lost()
+
+    def _lost(self) -> InputError:
+        return InputError(f"region {self.region!r} is another one for every case; run the attack through 'medattack'")
+
+
+@dataclass(frozen=True)
+class _Here:
+    plain: Ball
+    region: str
+    mask: Bool[Tensor, "b 1 *s"] = field(compare=False)  # the same region of the same cases
+
+    @property
+    def eps(self) -> float:
+        return self.plain.eps
+
+    @property
+    def limit(self) -> float:
+        return self.plain.limit
+
+    def at(self, index: Tensor) -> "_Here":
+        """The ball around some of the cases."""
+        return _Here(told(self.plain, "at", index), self.region, self.mask[index.to(self.mask.device)])
+
+    def free(self, image: Image) -> Bool[Tensor, "b c *s"]:
+        return free(self.plain, image) & self.mask.to(image.device)
+
+    def step(self, grad: Image, image: Image) -> Image:
+        mask = self.mask.to(grad.device)
+        return self.plain.step(grad * mask, image) * mask
+
+    def project(self, x: Image, x0: Image) -> Image:
+        mask = self.mask.to(x.device)
+        # cut first, so that what cannot be used does not take from what can; a ball may still give black pixels back
+        return torch.where(mask, self.plain.project(torch.where(mask, x, x0), x0), x0)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return self.project(self.plain.sample(x0, seeds), x0)
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        outside = ((x != x0) & ~self.mask.to(x.device)).flatten(1).any(1)
+        return torch.where(outside, torch.inf, self.plain.size(x, x0))
+
+
+def parts(region: str) -> tuple[str, str]:
+    """Kind and value of a region as it is typed.
+
+    Raises:
+        InputError: it is none.
+
+    >>> parts("ring:2.5mm")
+    ('ring', '2.5')
+    """
+    kind, _, value = region.partition(":")
+    if kind == "ring" and value.endswith("mm"):
+        value = value.removesuffix("mm")
+        if value.replace(".", "", 1).isdigit() and float(value) > 0:
+            return kind, value
+    if (kind == "body" and not value) or (kind in ("outside", "mask") and value):
+        return kind, value
+    raise InputError(f"expected --region {FORMS}, got {region!r}; check it")
+
+
+def check_organ(region: str, classes: Sequence[str]) -> None:
+    """Refuses a region of an organ that is not among `classes`."""
+    kind, value = parts(region)
+    if kind == "outside" and value not in classes:
+        raise InputError(f"expected an organ of this data set in --region {region}, got {value!r}; "
+                         f"{nearest(value, classes)}")  # fmt: skip
+
+
+def region_of(case: Case, region: str) -> Where:
+    """The pixels of a case that belong to the region, on its grid.
+
+    Raises:
+        InputError: the organ is not known, or the mask has another grid.
+    """
+    kind, value = parts(region)
+    if kind == "body":
+        return body(case.image[0].numpy())
+    if kind == "mask":
+        return _from_file(Path(value), case)
+    target = case.target.numpy()
+    if kind == "outside":
+        check_organ(region, case.classes)
+        outside: Where = ~target[case.classes.index(value)]
+        return outside
+    organs = target[[k for k, name in enumerate(case.classes) if name != "background"]].any(0)
+    if not organs.any():
+        return np.zeros_like(organs)
+    away = ndimage.distance_transform_edt(~organs, sampling=case.spacing_mm)
+    ring: Where = (away > 0) & (away <= float(value))
+    return ring
+
+
+def body(image: NDArray[Any]) -> Where:
+    """The largest part of an image that is brighter than a tenth of the way from its 2nd to its 98th percentile (the
+    threshold of BET, Smith 2002), after a median filter, its holes filled.
+
+    Not Otsu's threshold: in cardiac MRI that parts blood and fat from everything else. Lungs that touch the border of
+    the image are outside.
+    """
+    calm = ndimage.median_filter(image.astype(np.float64), 3)
+    dark, bright = np.percentile(calm, [2, 98])
+    labels, n = ndimage.label(calm > dark + 0.1 * (bright - dark))
+    if n == 0:
+        return np.ones(image.shape, bool)
+    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    filled: Where = ndimage.binary_fill_holes(largest)
+    return filled
+
+
+def _digest(file: Path) -> str:
+    if not file.is_file():
+        raise InputError(f"expected a mask in {file}, got no file; check --region")
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _from_file(file: Path, case: Case) -> Where:
+    array = read_mask(file)
+    grid = tuple(case.image.shape[1:])
+    if array.shape[1:] == grid and case.stack is not None and len(array) == case.stack.slices:
+        array = array[case.stack.index]
+    if array.shape != grid:
+        raise InputError(f"expected a mask of {grid} for {case.id}, got {array.shape} in {file}; make one of its grid")
+    inside: Where = array != 0
+    return inside

@@ -1,0 +1,1 @@
+"""What an attacker wants to see, and when it counts as reached."""

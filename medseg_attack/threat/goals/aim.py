@@ -1,0 +1,110 @@
+"""What an attack with a goal or a stopping rule is after: constraints to climb, and whether they are met."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_attack.registry import build, names
+from medseg_attack.threat.goals.base import Goal, Stated
+from medseg_attack.threat.goals.criteria import Criterion
+from medseg_attack.threat.goals.toward import Toward
+from medseg_attack.types import LogOdds, Mask, Objective, PerSample, Task
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Away from the truth, or towards a goal, until a criterion is met.
+
+    Attributes:
+        goal: None: anything but the truth.
+    """
+
+    goal: Stated | None
+    success: Criterion
+    task: Task
+
+    @classmethod
+    def of(cls, goal: Goal | None, success: Criterion, task: Task) -> "Aim":
+        """The aim among the classes of `task`."""
+        return cls(None if goal is None else goal.within(task), success, task)
+
+    def excess(self, log_odds: LogOdds, target: Mask) -> Float[Tensor, "b n *s"]:
+        """By how much each entry is over the decision's boundary: > 0 is adversarial, to be climbed where it is not.
+
+        Entries are the classes of a pixel where these may overlap, else pixels (n = 1): the log-odds themselves, or the
+        largest other log-probability less that of the true class, which is the difference of the logits.
+        """
+        over = _over_exclusive if self.task.exclusive else _over
+        if self.goal is None:
+            return over(log_odds, target)
+        return Toward(cast(Objective, over), self.goal)(log_odds, target)
+
+    def progress(self, pred: Mask, target: Mask) -> PerSample:
+        """In [0, 1]; 1 is success."""
+        if self.goal is None:
+            return self.success.away(pred, target, self.task)
+        return self.success.near(pred, self.goal(target), self.task)
+
+    def reached(self, pred: Mask, target: Mask) -> Bool[Tensor, "b"]:
+        """Whether the attack succeeded."""
+        return self.progress(pred, target) >= 1
+
+    def measured(self, at_clean: Mask, hit: Mask, target: Mask) -> list[list[dict[str, float]]]:
+        """Columns of each case and class that tables report, from the predictions before and under attack.
+
+        `success` by the attack's own criterion and by every registered one, `success_on_truth` by its own as if it had
+        no goal, and pixels: of the goal, and of both predictions in it.
+        """
+        told = {"success": self.reached(hit, target), "success_of_clean": self.reached(at_clean, target)}
+        told["success_on_truth"] = replace(self, goal=None).reached(hit, target)
+        for name in names("criterion"):
+            told[f"success_{name}"] = replace(self, success=build(name, "criterion")).reached(hit, target)
+        reached = [
+            dict(zip(told, map(float, facts), strict=True)) for facts in torch.stack(list(told.values()), 1).tolist()
+        ]
+        goal = target if self.goal is None else self.goal(target)
+        pixels = [(mask & goal).flatten(2).sum(2) for mask in (goal, hit, at_clean)]
+        of_goal = torch.stack(pixels, 2).tolist() if self.goal is not None else [[()] * target.shape[1]] * len(target)
+        return [
+            [case | dict(zip(OF_GOAL, map(float, counted[k]), strict=False)) for k in self.task.scored]
+            for case, counted in zip(reached, of_goal, strict=True)
+        ]
+
+
+OF_GOAL = ("n_goal", "hit_goal", "hit_goal_of_clean")
+
+
+def _over(log_odds: LogOdds, mask: Mask, progress: float = 1.0) -> Float[Tensor, "b n *s"]:
+    return torch.where(mask, -log_odds, log_odds)
+
+
+def _over_exclusive(log_odds: LogOdds, mask: Mask, progress: float = 1.0) -> Float[Tensor, "b 1 *s"]:
+    log_p = functional.logsigmoid(log_odds)
+    own = torch.where(mask, log_p, 0.0).sum(1, keepdim=True)
+    return log_p.masked_fill(mask, -torch.inf).amax(1, keepdim=True) - own
+
+
+def aim_of(attack: Any, task: Task) -> Aim | None:
+    """The aim of an attack, at whatever depth its goal or its stopping rule sits; None if there is none, or several."""
+    found = {(one.goal, one.success): one for one in _aimed(attack)}
+    if len(found) != 1:
+        return None
+    ((goal, success),) = found
+    return Aim.of(goal, success, task)
+
+
+def _aimed(thing: Any) -> Iterator[Any]:
+    if isinstance(thing, tuple):
+        for item in thing:
+            yield from _aimed(item)
+    elif is_dataclass(thing) and not isinstance(thing, type):
+        if hasattr(thing, "goal") and isinstance(getattr(thing, "success", None), Criterion):
+            yield thing
+            return
+        for one in fields(thing):
+            yield from _aimed(getattr(thing, one.name))

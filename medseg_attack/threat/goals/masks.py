@@ -1,0 +1,170 @@
+"""Wanted segmentations made of the true one: erased, swapped, shifted, grown, shrunk."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_attack.errors import InputError, nearest
+from medseg_attack.registry import register, spec
+from medseg_attack.threat.goals.base import Goal, Stated
+from medseg_attack.types import Mask, Task
+
+
+def _organ(name: str, task: Task, of: Goal) -> int:
+    organs = [task.classes[k] for k in task.scored]
+    if name not in organs:
+        raise InputError(f"expected {spec(of)} to name an organ of {task.name}, got {name!r}; {nearest(name, organs)}")
+    return task.classes.index(name)
+
+
+@register("erase", kind="goal")
+@dataclass(frozen=True)
+class Erase:
+    """That organ is not there, or, without a name, none.
+
+    Attributes:
+        organ: by name; "" is every organ.
+    """
+
+    organ: str = ""
+
+    def within(self, task: Task) -> Stated:
+        return Stated(self, task, (_organ(self.organ, task, self),) if self.organ else tuple(task.scored))
+
+    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+        kept = [k not in stated.classes for k in range(truth.shape[1])]
+        return truth & torch.tensor(kept, device=truth.device).view(-1, *(1 for _ in truth.shape[2:]))
+
+
+@register("all_background", kind="goal")
+def all_background() -> Erase:
+    """No organ anywhere."""
+    return Erase()
+
+
+@register("swap", kind="goal")
+@dataclass(frozen=True)
+class Swap:
+    """Each of two organs where the other is; by default the first and the last of the task."""
+
+    a: str = ""
+    b: str = ""
+
+    def within(self, task: Task) -> Stated:
+        names = self.a or task.classes[task.scored[0]], self.b or task.classes[task.scored[-1]]
+        a, b = (_organ(name, task, self) for name in names)
+        if a == b:
+            raise InputError(f"expected two organs of {task.name} to swap, got {names[0]!r} twice; name another")
+        return Stated(self, task, (a, b))
+
+    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+        order = list(range(truth.shape[1]))
+        a, b = stated.classes
+        order[a], order[b] = b, a
+        return truth[:, order]
+
+
+@register("shift", kind="goal")
+@dataclass(frozen=True)
+class Shift:
+    """All organs moved, rounded to whole pixels; what leaves the image is lost.
+
+    Attributes:
+        dx_mm, dy_mm: towards higher columns and rows.
+    """
+
+    dx_mm: float = 10.0
+    dy_mm: float = 0.0
+
+    def within(self, task: Task) -> Stated:
+        return Stated(self, task)
+
+    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+        def moved(mask: Mask, spacing_mm: Sequence[float]) -> Mask:
+            for axis, mm in ((-1, self.dx_mm), (-2, self.dy_mm)):
+                mask = _moved(mask, round(mm / spacing_mm[axis]), axis) if mm else mask
+            return mask
+
+        return _by_spacing(truth, stated, moved)
+
+
+def _moved(mask: Mask, n: int, axis: int) -> Mask:
+    size = mask.shape[axis]
+    n = max(-size, min(size, n))
+    lost = torch.zeros_like(mask.narrow(axis, 0, abs(n)))
+    kept = mask.narrow(axis, max(-n, 0), size - abs(n))
+    return torch.cat((lost, kept) if n > 0 else (kept, lost), axis)
+
+
+@register("grow", kind="goal")
+@dataclass(frozen=True)
+class Grow:
+    """Every organ with a rim of that width; of an exclusive task only background is taken, first come, first served."""
+
+    mm: float = 5.0
+
+    def __post_init__(self) -> None:
+        _positive(self, self.mm)
+
+    def within(self, task: Task) -> Stated:
+        return Stated(self, task)
+
+    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+        grown = _by_spacing(truth, stated, lambda mask, spacing_mm: _dilated(mask, self.mm, spacing_mm))
+        if not stated.task.exclusive:
+            return grown
+        free = ~truth[:, 1:].any(1)
+        organs = []
+        for k in range(1, truth.shape[1]):
+            organs.append(truth[:, k] | (grown[:, k] & free))
+            free = free & ~organs[-1]
+        return torch.stack([free, *organs], 1)
+
+
+@register("shrink", kind="goal")
+@dataclass(frozen=True)
+class Shrink:
+    """Every organ without a rim of that width; the image's edge takes nothing away."""
+
+    mm: float = 5.0
+
+    def __post_init__(self) -> None:
+        _positive(self, self.mm)
+
+    def within(self, task: Task) -> Stated:
+        return Stated(self, task)
+
+    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+        return ~_by_spacing(~truth, stated, lambda mask, spacing_mm: _dilated(mask, self.mm, spacing_mm))
+
+
+def _positive(goal: Goal, mm: float) -> None:
+    if not mm > 0:
+        raise InputError(f"expected a width above 0 mm, got {spec(goal)}; shrink is the opposite of grow")
+
+
+def _by_spacing(truth: Mask, stated: Stated, change: Callable[[Mask, Sequence[float]], Mask]) -> Mask:
+    """Each case's mask changed at its own spacing."""
+    spacings = [case.spacing_mm for case in stated.known(truth)]
+    made = torch.empty_like(truth)
+    for spacing_mm in dict.fromkeys(spacings):
+        at = [i for i, own in enumerate(spacings) if own == spacing_mm]
+        made[at] = change(truth[at], spacing_mm)
+    return made
+
+
+def _dilated(mask: Mask, mm: float, spacing_mm: Sequence[float]) -> Mask:
+    """What lies at most `mm` from a pixel of the mask, between centres."""
+    reach = [int(mm / own) for own in spacing_mm]
+    offsets = [torch.arange(-n, n + 1, dtype=torch.float64) * own for n, own in zip(reach, spacing_mm, strict=True)]
+    squares = [offset.square() for offset in offsets]
+    distance = squares[0]
+    for square in squares[1:]:
+        distance = distance[..., None] + square
+    kernel = (distance <= mm**2 * (1 + 1e-9)).to(mask.device, torch.float32)
+    convolve: Callable[..., Tensor] = (functional.conv1d, functional.conv2d, functional.conv3d)[len(reach) - 1]
+    planes = mask.flatten(0, 1)[:, None].to(torch.float32)
+    return (convolve(planes, kernel[None, None], padding=reach) > 0.5).view_as(mask)

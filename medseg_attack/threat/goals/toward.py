@@ -1,0 +1,36 @@
+"""An objective turned towards a goal: the one place with a minus sign."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from medseg_attack.errors import InputError
+from medseg_attack.registry import register, spec
+from medseg_attack.threat.goals.base import Goal, Stated
+from medseg_attack.threat.goals.criteria import ByDice, Criterion
+from medseg_attack.threat.goals.masks import Erase
+from medseg_attack.threat.objectives.losses import bce
+from medseg_attack.threat.objectives.weighted import TOWARD
+from medseg_attack.types import LogOdds, Mask, Objective
+
+
+@register("toward", kind="objective")
+@dataclass(frozen=True)
+class Toward:
+    """Climbs towards a goal: what an objective would lose if the goal were the truth, negated.
+
+    The one place with a minus sign. It takes functions of every entry as it takes objectives.
+
+    Attributes:
+        success: when the goal counts as reached, in the tables.
+    """
+
+    objective: Objective = bce
+    goal: Goal = Erase()
+    success: Criterion = ByDice()
+
+    def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Tensor:
+        if not isinstance(self.goal, Stated):
+            raise InputError(f"expected {spec(self.goal)} within a task, got it unbound; state it .within(task)")
+        objective = TOWARD.get(self.objective, self.objective)
+        return -objective(log_odds, self.goal(target), progress)

@@ -1,0 +1,148 @@
+"""The losses of MedIS, as their sources mean them and as they were released."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from medseg_attack.registry import register
+from medseg_attack.threat.objectives.losses import bce, bce_dice
+from medseg_attack.types import LogOdds, Mask, Objective, PerSample
+
+Maps: TypeAlias = Float[Tensor, "b k *s"]
+
+
+GAMMA, BOUNDARY = 2.0, 31  # of exp_log; pixels across the neighbourhood whose mean says how near a boundary is
+
+
+@register("log_cosh_dice", kind="objective")
+def log_cosh_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """log cosh(1 - soft Dice) (arXiv 2006.14822)."""
+    return _log_cosh_dice(torch.sigmoid(log_odds), target.to(log_odds.dtype))
+
+
+@register("exp_log", kind="objective")
+def exp_log(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """Half (-log Dice)^2, half (-log p of the true side)^2, without class weights (arXiv 1809.00076)."""
+    y = target.to(log_odds.dtype)
+    of_dice = -_dice(torch.sigmoid(log_odds), y).log()
+    of_entries = functional.softplus(-(2 * y - 1) * log_odds)
+    return (of_dice**GAMMA).mean(1) / 2 + (of_entries**GAMMA).flatten(1).mean(1) / 2
+
+
+@register("boundary_iou", kind="objective")
+def boundary_iou(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """Cross-entropy and 1 - soft IoU, both with weights of up to 6 at boundaries (PraNet, arXiv 2006.11392)."""
+    y = target.to(log_odds.dtype)
+    weight = _near_boundary(y).flatten(2)
+    entries = functional.softplus(-(2 * y - 1) * log_odds).flatten(2)
+    return ((weight * entries).sum(2) / weight.sum(2)).mean(1) + _lost_iou(torch.sigmoid(log_odds), y)
+
+
+@register("lovasz_hinge", kind="objective")
+def lovasz_hinge(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """The Lovasz extension of 1 - IoU on hinges, per case and class (arXiv 1705.08790)."""
+    return _lovasz(log_odds, target.to(log_odds.dtype))
+
+
+@register("medis_combined", kind="objective")
+def medis_combined(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """The five losses of MedIS in its proportions."""
+    return _weighted(LOSSES, log_odds, target)
+
+
+@register("log_cosh_dice_shukla2023", kind="objective")
+def log_cosh_dice_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """log_cosh_dice on stretched probabilities."""
+    return _log_cosh_dice(_stretched(log_odds), target.to(log_odds.dtype))
+
+
+@register("bce_dice_shukla2023", kind="objective")
+def bce_dice_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """bce_dice with stretched probabilities for logits: what it takes for a probability lies in [0.5, 0.731]."""
+    p, y = _stretched(log_odds), target.to(log_odds.dtype)
+    return bce(p, target) + (1 - _dice(torch.sigmoid(p), y)).mean(1)
+
+
+@register("exp_log_shukla2023", kind="objective")
+def exp_log_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """exp_log of what is lost instead of what is kept: it grows with Dice, and falls as cross-entropy grows below 1."""
+    p, y = _stretched(log_odds), target.to(log_odds.dtype)
+    of_dice = -(1 - _dice(p, y)).clamp(min=1e-7).log()
+    return (of_dice**GAMMA).mean(1) / 2 + (-bce(p, target).log()) ** GAMMA / 2
+
+
+@register("boundary_iou_shukla2023", kind="objective")
+def boundary_iou_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """boundary_iou whose weights cancel in its cross-entropy, with stretched probabilities for logits."""
+    p, y = _stretched(log_odds), target.to(log_odds.dtype)
+    return bce(p, target) + _lost_iou(torch.sigmoid(p), y)
+
+
+@register("lovasz_hinge_shukla2023", kind="objective")
+def lovasz_hinge_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """lovasz_hinge with stretched probabilities for logits: organ pixels never pay less than nothing."""
+    return _lovasz(_stretched(log_odds), target.to(log_odds.dtype))
+
+
+@register("medis_combined_shukla2023", kind="objective")
+def medis_combined_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """The five losses as released, in the same proportions."""
+    return _weighted(RELEASED, log_odds, target)
+
+
+LOSSES: dict[Objective, float] = {
+    boundary_iou: 0.21, log_cosh_dice: 0.18, bce_dice: 0.20, exp_log: 0.15, lovasz_hinge: 0.26,
+}  # fmt: skip
+
+
+RELEASED: dict[Objective, float] = {
+    boundary_iou_shukla2023: 0.21, log_cosh_dice_shukla2023: 0.18, bce_dice_shukla2023: 0.20,
+    exp_log_shukla2023: 0.15, lovasz_hinge_shukla2023: 0.26,
+}  # fmt: skip
+
+
+def _weighted(losses: dict[Objective, float], log_odds: LogOdds, target: Mask) -> PerSample:
+    return torch.stack([share * loss(log_odds, target) for loss, share in losses.items()]).sum(0)
+
+
+def _stretched(log_odds: LogOdds) -> Maps:
+    """Probabilities with each image's least at 0 and largest at 1."""
+    p = torch.sigmoid(log_odds)
+    flat = p.flatten(1)
+    low, high = (end.view(-1, *(1 for _ in p.shape[1:])) for end in (flat.amin(1), flat.amax(1)))
+    return (p - low) / (high - low + 1e-8)
+
+
+def _dice(p: Maps, y: Maps) -> Float[Tensor, "b k"]:
+    """Soft Dice, one pixel above and below."""
+    p, y = p.flatten(2), y.flatten(2)
+    return (2 * (p * y).sum(2) + 1) / (p.sum(2) + y.sum(2) + 1)
+
+
+def _log_cosh_dice(p: Maps, y: Maps) -> PerSample:
+    return torch.log(torch.cosh((1 - _dice(p, y)).mean(1)))
+
+
+def _near_boundary(y: Maps) -> Maps:
+    pool: Callable[..., Tensor] = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[y.ndim - 3]
+    return 1 + 5 * (pool(y, BOUNDARY, stride=1, padding=BOUNDARY // 2) - y).abs()
+
+
+def _lost_iou(p: Maps, y: Maps) -> PerSample:
+    weight = _near_boundary(y).flatten(2)
+    p, y = p.flatten(2), y.flatten(2)
+    both, either = (weight * p * y).sum(2), (weight * (p + y - p * y)).sum(2)
+    return (1 - (both + 1) / (either + 1)).mean(1)
+
+
+def _lovasz(z: Maps, y: Maps) -> PerSample:
+    errors, order = (1 - (2 * y - 1) * z).flatten(2).sort(2, descending=True)
+    here = y.flatten(2).gather(2, order)
+    there = here.sum(2, keepdim=True)
+    lost = 1 - (there - here.cumsum(2)) / (there + (1 - here).cumsum(2))
+    gain = torch.cat((lost[..., :1], lost[..., 1:] - lost[..., :-1]), 2)
+    return (functional.relu(errors) * gain).sum(2).mean(1)

@@ -1,0 +1,45 @@
+"""Objectives with mask and output swapped, as the code released with arXiv 2401.11224 has them."""
+
+import torch
+import torch.nn.functional as F
+
+from medseg_attack.registry import register
+from medseg_attack.threat.objectives.losses import bce, dice_focal, focal, soft_dice
+from medseg_attack.types import LogOdds, Mask, Objective, PerSample
+
+
+@register("bce_swapped", kind="objective")
+def bce_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """BCE-with-logits(input=mask, target=log-odds): its gradient is -mask/N at every confidence."""
+    y = target.to(log_odds.dtype)
+    return (F.softplus(y) - y * log_odds).flatten(1).mean(1)
+
+
+@register("focal_swapped", kind="objective")
+def focal_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, gamma: float = 2.0) -> PerSample:
+    """MONAI's sigmoid focal loss(input=mask, target=log-odds): pushes only organ pixels below log-odds of 1.59."""
+    y = target.to(log_odds.dtype)
+    weight = torch.sigmoid(-y * (2 * log_odds - 1)) ** gamma
+    return (weight * (F.softplus(y) - y * log_odds)).flatten(1).mean(1)
+
+
+@register("dice_swapped", kind="objective")
+def dice_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, smooth: float = 1e-5) -> PerSample:
+    """MONAI's sigmoid Dice loss(input=mask, target=log-odds): the sigmoid falls on the mask."""
+    a, z = torch.sigmoid(target.to(log_odds.dtype)).flatten(2), log_odds.flatten(2)
+    ratio = (2 * (a * z).sum(2) + smooth) / (a.sum(2) + z.sum(2) + smooth)
+    return (1 - ratio).mean(1)
+
+
+@register("dice_focal_swapped", kind="objective")
+def dice_focal_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """dice_swapped + focal_swapped."""
+    return dice_swapped(log_odds, target) + focal_swapped(log_odds, target)
+
+
+SWAPPED: dict[Objective, Objective] = {
+    bce: bce_swapped,
+    focal: focal_swapped,
+    soft_dice: dice_swapped,
+    dice_focal: dice_focal_swapped,
+}

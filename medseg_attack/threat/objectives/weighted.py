@@ -1,0 +1,144 @@
+"""Objectives whose entries weigh differently as an attack goes on: masked, balanced, progressive, cosine.
+
+A weight in [0, 1], a constant of the gradient, says how much of an entry's loss is climbed on the way from the truth.
+On the way to a goal it is the rest to 1 (`TOWARD`), as targeted SegPGD and CosPGD have it: what is there already
+weighs least, where with the weight itself an attack would push nothing but what is there.
+"""
+
+from collections.abc import Callable
+from functools import update_wrapper
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medseg_attack.registry import register
+from medseg_attack.threat.objectives.losses import margin_of, mean
+from medseg_attack.threat.objectives.softmax import PerPixel, contest, nll, spherical_of
+from medseg_attack.types import LogOdds, Mask, Objective, PerSample
+
+Weigh = Callable[[Tensor], Tensor]
+
+
+TOWARD: dict[Objective, Objective] = {}
+
+
+def both_ways(of: Callable[[LogOdds, Mask, float, Weigh], PerSample]) -> Objective:
+    """The objective as it leads away from the truth; `TOWARD` of it is the one that leads to a goal."""
+
+    def away(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+        return of(log_odds, target, progress, lambda weight: weight)
+
+    def toward(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+        return of(log_odds, target, progress, lambda weight: 1 - weight)
+
+    update_wrapper(away, of)
+    del away.__wrapped__  # type: ignore[attr-defined]  # the way is no option of an objective's
+    TOWARD[away] = toward
+    return away
+
+
+@register("masked_bce", kind="objective")
+@both_ways
+def masked_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """bce of the entries that are still right (MCE of arXiv 2306.12941): nothing is spent on what is lost."""
+    return mean(weigh(_right(log_odds, target)) * _bce(log_odds, target))
+
+
+@register("balanced_bce", kind="objective")
+@both_ways
+def balanced_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """masked_bce in which organ and surroundings of every class weigh the same (MCE-Bal of arXiv 2306.12941).
+
+    The paper weighs by pixels of the training set; here the image's own are counted, so no data set is needed.
+    """
+    loss, organ = (weigh(_right(log_odds, target)) * _bce(log_odds, target)).flatten(2), target.flatten(2)
+    inside = (loss * organ).sum(2) / organ.sum(2).clamp(min=1)
+    outside = (loss * ~organ).sum(2) / (~organ).sum(2).clamp(min=1)
+    return (inside + outside).mean(1) / 2
+
+
+@register("masked_margin", kind="objective")
+@both_ways
+def masked_margin(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """Minus the mean margin of the entries that are still right: each is pushed alike until it falls."""
+    return mean(-weigh(_right(log_odds, target)) * margin_of(log_odds, target))
+
+
+@register("progressive_bce", kind="objective")
+@both_ways
+def progressive_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """bce with SegPGD's weights (arXiv 2207.12391, eq. 4): 1 - progress/2 where right, progress/2 where wrong."""
+    return mean(weigh(_progressive(_right(log_odds, target), progress)) * _bce(log_odds, target))
+
+
+@register("cosine_bce", kind="objective")
+@both_ways
+def cosine_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """bce with CosPGD's weights (arXiv 2302.02213), of each entry against its own complement.
+
+    The paper's cosine runs over the classes of a pixel, which is 0 wherever no organ is; per entry it is that of
+    (p, 1 - p) with the truth. Its gradient is even in the margin: entries near the boundary are pushed most.
+    """
+    margin = margin_of(log_odds, target)
+    true, wrong = torch.sigmoid(margin), torch.sigmoid(-margin)
+    cosine = true / (true.square() + wrong.square()).sqrt()
+    return mean(weigh(cosine.detach()) * F.softplus(-margin))
+
+
+@register("masked_ce", kind="objective")
+@both_ways
+def masked_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """ce of the pixels that are still right: masked_bce in its softmax form."""
+    return mean(weigh(_won(log_odds, target)) * nll(log_odds, target))
+
+
+@register("balanced_ce", kind="objective")
+@both_ways
+def balanced_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """masked_ce in which every class of the image weighs the same: balanced_bce in its softmax form."""
+    loss = (weigh(_won(log_odds, target)) * nll(log_odds, target)).unsqueeze(1)
+    per_class = (loss * target).flatten(2).sum(2) / target.flatten(2).sum(2).clamp(min=1)
+    return per_class.mean(1)
+
+
+@register("progressive_ce", kind="objective")
+@both_ways
+def progressive_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """ce with SegPGD's weights, as published: progressive_bce in its softmax form."""
+    return mean(weigh(_progressive(_won(log_odds, target), progress)) * nll(log_odds, target))
+
+
+@register("cosine_ce", kind="objective")
+@both_ways
+def cosine_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """ce times the cosine of softmax and truth, as published (arXiv 2302.02213): cosine_bce in its softmax form."""
+    p = torch.sigmoid(log_odds)
+    cosine = (p * target).sum(1) / (p.square().sum(1) + 1e-12).sqrt()
+    return mean(weigh(cosine.detach()) * nll(log_odds, target))
+
+
+@register("masked_spherical", kind="objective")
+@both_ways
+def masked_spherical(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """spherical of the pixels that are still right (arXiv 2306.12941): masked_margin in its softmax form."""
+    return mean(weigh(_won(log_odds, target)) * spherical_of(log_odds, target))
+
+
+def _bce(log_odds: LogOdds, target: Mask) -> LogOdds:
+    return F.softplus(-margin_of(log_odds, target))
+
+
+def _right(log_odds: LogOdds, target: Mask) -> LogOdds:
+    return ((log_odds >= 0) == target).to(log_odds.dtype)
+
+
+def _won(log_odds: LogOdds, target: Mask) -> PerPixel:
+    """1 where the true class has the largest log-odds."""
+    true, best, _ = contest(log_odds.detach(), target)
+    return (true >= best).to(log_odds.dtype)
+
+
+def _progressive(right: Tensor, progress: float) -> Tensor:
+    share = progress / 2
+    return right * (1 - share) + (1 - right) * share

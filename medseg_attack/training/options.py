@@ -1,0 +1,166 @@
+"""What is going to be trained: the options as they were given, and with nothing left open."""
+
+import dataclasses
+import functools
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from medseg_attack.errors import InputError, plural
+from medseg_attack.models.checkpoints import read_card
+from medseg_attack.registry import build, call, spec
+from medseg_attack.training.augment import Source, parts
+from medseg_attack.training.losses import training_loss
+
+STEPS = 3000  # of the optimiser, for which the default number of epochs is chosen: 5 minutes on two CPU cores
+
+
+MANY_GRIDS = (160, 160)  # where scans of several shapes meet if neither the model nor --size says so
+
+
+@dataclass(frozen=True)
+class Options:
+    """What determines the weights, besides the data.
+
+    Attributes:
+        model: a registry spec.
+        epochs: 0: enough for `STEPS` optimiser steps.
+        lr: AdamW's at the start; it falls to 0 along a cosine.
+        fold: that is validated on.
+        size: the network's grid; (): the model's own choice.
+        encoder_weights: "imagenet" downloads; "" does not.
+        patients: "k/N": the k-th (from 0) of N parts of the patients to train on; "": all of them.
+        init: checkpoint whose weights training begins with, as far as they fit; "": random ones.
+    """
+
+    model: str = "unet_small"
+    loss: str = "dice_focal"
+    epochs: int = 0
+    lr: float = 3e-4
+    batch_size: int = 4
+    fold: int = 0
+    size: tuple[int, ...] = ()
+    encoder_weights: str = ""
+    seed: int = 0
+    patients: str = ""
+    init: str = ""
+
+
+def planned(options: Options, data: Source) -> Options:
+    """The options with nothing left open: `model` names its size and initial weights, `epochs` is a number.
+
+    Raises:
+        InputError: an option is out of range or does not fit the model, or there is nothing to train on.
+    """
+    make, owner, arguments = _architecture(options.model)
+    fields = inspect.signature(make).parameters
+    dims = _dims(fields, arguments)
+    refs = cases_of(options, data, dims)
+    if not refs:
+        raise InputError(f"expected training cases in {data.name} without fold {options.fold}, got none; check --data")
+    for name, low in (("epochs", 0), ("batch_size", 1), ("lr", 1e-12)):
+        if not low <= getattr(options, name) < math.inf:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"expected {option} of at least {low}, got {getattr(options, name)}; check {option}")
+    training_loss(options.loss, data.task)
+    for field in ("size", "encoder_weights"):
+        if value := getattr(options, field):
+            if field not in fields:
+                raise InputError(f"{owner} has no {field}, got {value!r}; leave it out or choose another --model")
+            arguments[field] = value
+    if _meets_nowhere(fields, arguments) and len({ref.shape for ref in refs}) > 1:
+        arguments["size"] = _common_grid(options, data, dims)
+    if options.init:
+        read_card(Path(options.init))
+    window = arguments.get("window", ())
+    cases = sum(parts(ref, window) for ref in refs) if window else len(refs)
+    per_epoch = max(cases // options.batch_size, 1)
+    epochs = options.epochs or math.ceil(STEPS / per_epoch)
+    full = spec(functools.partial(make, **arguments))
+    return dataclasses.replace(options, model=full, epochs=epochs, size=(), encoder_weights="")
+
+
+def _common_grid(options: Options, data: Source, dims: int) -> tuple[int, ...]:
+    if dims == 3:
+        raise InputError(
+            f"expected a window that patches of the scans of {data.name} are cut to, got none in {options.model}; "
+            "add window=(SLICES, ROWS, COLUMNS)"
+        )
+    return MANY_GRIDS
+
+
+def _architecture(model: str) -> tuple[Any, str, dict[str, Any]]:
+    """What makes it, its name and its options."""
+    owner, arguments = call(model, "model")
+    if owner in ("checkpoint", "others"):
+        raise InputError(
+            f"expected an architecture for --model, got {owner}, which is trained; start from it by --init"
+        )
+    return build(model, "model").func, owner, arguments
+
+
+def cases_of(options: Options, data: Source, dims: int) -> Sequence[Any]:
+    """The cases to train on: of all patients outside the fold, or of one part of them.
+
+    Parts of one number are disjoint, and 0/4 lies in 0/2: who belongs to them depends on the patients' names alone.
+
+    Raises:
+        InputError: `patients` is not k/N, or there are not so many patients.
+    """
+    refs = data.refs("train", options.fold, dims)
+    if not options.patients:
+        return refs
+    k, _, n = options.patients.partition("/")
+    if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
+        raise InputError(
+            f"expected --patients as k/N with 0 <= k < N, got {options.patients!r}; write 0/2 for the first half"
+        )
+    groups = sorted({ref.group for ref in refs}, key=lambda group: crc32(group.encode()))
+    if int(n) > len(groups):
+        raise InputError(
+            f"expected --patients of {len(groups)} parts at most, got {n}: {data.name} has "
+            f"{plural(len(groups), 'patient')} to train on; take a smaller N"
+        )
+    part = set(groups[int(k) * len(groups) // int(n) : (int(k) + 1) * len(groups) // int(n)])
+    return [ref for ref in refs if ref.group in part]
+
+
+def _dims(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> int:
+    return int(arguments.get("dims", fields["dims"].default)) if "dims" in fields else 2
+
+
+def _meets_nowhere(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> bool:
+    """Whether a model that could would bring its cases to no common grid."""
+    return "size" in fields and not any(
+        arguments.get(name, fields[name].default) for name in ("size", "window") if name in fields
+    )
+
+
+def label(model: str) -> str:
+    """What the command line calls a trained model: its spec without grid and initial weights."""
+    name, arguments = call(model, "model")
+    kept = {field: value for field, value in arguments.items() if field not in ("size", "encoder_weights")}
+    return spec(functools.partial(build(name, "model").func, **kept))
+
+
+def warnings(plan: Options, data: Source) -> list[str]:
+    """What a person should know before the training: parts without patients, classes that cannot be learnt."""
+    name, arguments = call(plan.model, "model")
+    dims = _dims(inspect.signature(build(name, "model").func).parameters, arguments)
+    refs = cases_of(plan, data, dims)
+    found = []
+    if not data.refs("val", plan.fold, dims):
+        found.append(f"{data.name} has no patients to validate on; the last epoch is taken, not the best one")
+    missing = set(data.task.scored)
+    for ref in refs:
+        missing -= {k for k in missing if bool(data.read(ref).target[k].any())}
+        if not missing:
+            break
+    if missing:
+        names = ", ".join(data.task.classes[k] for k in sorted(missing))
+        found.append(f"no training case of {data.name} has {names}; the model cannot learn that")
+    return found
