@@ -21,8 +21,8 @@ from medseg_attack.threat.goals.masks import Erase, Grow, Shift, Shrink, Swap, a
 from medseg_attack.threat.goals.stored import AnotherPatient, FromFile
 from medseg_attack.threat.goals.toward import Toward
 from medseg_attack.threat.objectives.losses import bce, ce, margin
-from medseg_attack.threat.objectives.per_task import EXCLUSIVE_ONLY, suited, unmasked
-from medseg_attack.threat.objectives.weighted import TOWARD, cosine_bce, cosine_ce, masked_bce, progressive_ce
+from medseg_attack.threat.objectives.per_task import EXCLUSIVE_ONLY, for_task, progress_of
+from medseg_attack.threat.objectives.weighted import REVERSED, cosine_bce, cosine_ce, masked_bce, progressive_ce
 from medseg_attack.types import Case, Mask, Stack, Task, Window
 
 FREE = Task("free", ("a", "b"))
@@ -174,10 +174,10 @@ def test_toward_is_minus_the_objective_at_the_goal() -> None:
 
 def test_toward_climbs_the_form_of_its_task() -> None:
     goal = Erase("a").within(ONE)
-    assert suited(Toward(cosine_bce, goal, ByPixels()), ONE) == Toward(cosine_ce, goal, ByPixels())
-    assert suited(Toward(cosine_bce, Erase()), FREE) == Toward(cosine_bce, Erase())
+    assert for_task(Toward(cosine_bce, goal, ByPixels()), ONE) == Toward(cosine_ce, goal, ByPixels())
+    assert for_task(Toward(cosine_bce, Erase()), FREE) == Toward(cosine_bce, Erase())
     with pytest.raises(InputError, match="take cosine_bce"):
-        suited(Toward(cosine_ce, Erase()), FREE)
+        for_task(Toward(cosine_ce, Erase()), FREE)
     model = registry.build("oracle", "model")(ONE).double().eval()
     image = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     truth = model.decide(model(image))
@@ -185,7 +185,7 @@ def test_toward_climbs_the_form_of_its_task() -> None:
     assert torch.equal(attacked[0].image, attacked[1].image)
 
 
-@pytest.mark.parametrize("name", [registry.spec(objective) for objective in TOWARD])
+@pytest.mark.parametrize("name", [registry.spec(objective) for objective in REVERSED])
 @pytest.mark.parametrize("progress", [0.0, 0.5])
 def test_what_weighs_entries_pushes_towards_a_goal_what_is_not_there_yet(name: str, progress: float) -> None:
     objective = registry.build(name, "objective")
@@ -207,8 +207,8 @@ def test_what_weighs_entries_pushes_towards_a_goal_what_is_not_there_yet(name: s
 
 
 def test_whether_steps_towards_a_goal_pay_is_told_without_masks() -> None:
-    assert unmasked(Toward(masked_bce, Erase("a"))) == Toward(bce, Erase("a"))
-    assert unmasked(Toward(bce, Erase("a"))) is None
+    assert progress_of(Toward(masked_bce, Erase("a"))) == Toward(bce, Erase("a"))
+    assert progress_of(Toward(bce, Erase("a"))) is None
 
 
 def test_targeted_weights_are_the_rest_to_one() -> None:

@@ -16,7 +16,7 @@ from medseg_attack.attacks.minimal.dag import Dag
 from medseg_attack.attacks.minimal.search import Search
 from medseg_attack.errors import InputError
 from medseg_attack.threat.balls.norms import L0, Linf
-from medseg_attack.threat.goals.aim import Aim, aim_of
+from medseg_attack.threat.goals.aim import Aim, find_aim
 from medseg_attack.threat.goals.criteria import ByPixels
 from medseg_attack.threat.goals.masks import Erase, Shift
 from medseg_attack.types import Adversarial, Attack, LogOdds, Model, Task
@@ -295,14 +295,14 @@ def test_no_pixel_is_changed_twice_by_jsma() -> None:
 def test_the_aim_is_found_wherever_it_sits_and_only_if_there_is_one() -> None:
     inside = registry.build("least_of((igsm(goal=erase('organ')), igsm(soft_dice, goal=erase('organ'))))".replace(
         "igsm(soft_dice", "igsm(objective=soft_dice"), "attack")  # fmt: skip
-    found = aim_of(inside, ORGAN)
+    found = find_aim(inside, ORGAN)
     assert found is not None
     assert found.goal == Erase("organ").within(ORGAN)
-    climbed = aim_of(registry.build("pgd(objective=toward(bce, erase('organ'), by_pixels))", "attack"), ORGAN)
+    climbed = find_aim(registry.build("pgd(objective=toward(bce, erase('organ'), by_pixels))", "attack"), ORGAN)
     assert climbed is not None
     assert climbed.success == ByPixels()
-    assert aim_of(registry.build("pgd", "attack"), ORGAN) is None
-    assert aim_of((Dag(), Dag(goal=Erase())), ORGAN) is None
+    assert find_aim(registry.build("pgd", "attack"), ORGAN) is None
+    assert find_aim((Dag(), Dag(goal=Erase())), ORGAN) is None
 
 
 def test_l0_counts_and_keeps_the_largest_changes() -> None:

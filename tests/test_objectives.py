@@ -11,7 +11,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce, bce_dice, ce, dice_focal, focal, js, margin, soft_dice
-from medseg_attack.threat.objectives.per_task import EXCLUSIVE_ONLY, SOFTMAX_FORM, suited
+from medseg_attack.threat.objectives.per_task import EXCLUSIVE_ONLY, SOFTMAX_FORM, for_task
 from medseg_attack.threat.objectives.softmax import dlr, js_softmax, margin_softmax, spherical
 from medseg_attack.threat.objectives.swapped import bce_swapped, dice_focal_swapped, dice_swapped, focal_swapped
 from medseg_attack.threat.objectives.weighted import (
@@ -288,11 +288,11 @@ def test_dlr_of_two_classes_is_refused_with_the_reason() -> None:
 def test_attacks_climb_the_form_that_suits_the_task() -> None:
     exclusive, overlapping = Task("e", ("background", "a", "b"), exclusive=True), Task("o", ("a", "b"))
     for entries, softmax in SOFTMAX_FORM.items():
-        assert suited(entries, exclusive) is softmax
-        assert suited(entries, overlapping) is entries
+        assert for_task(entries, exclusive) is softmax
+        assert for_task(entries, overlapping) is entries
         with pytest.raises(InputError, match=rf"take {registry.spec(entries)}$"):
-            suited(softmax, overlapping)
-    assert suited(dlr, exclusive) is dlr
-    assert suited(bce, exclusive) is bce
+            for_task(softmax, overlapping)
+    assert for_task(dlr, exclusive) is dlr
+    assert for_task(bce, exclusive) is bce
     with pytest.raises(InputError, match=r"take margin$"):
-        suited(dlr, overlapping)
+        for_task(dlr, overlapping)

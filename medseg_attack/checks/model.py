@@ -11,7 +11,7 @@ from medseg_attack.numerics.samples import drawn
 from medseg_attack.registry.parts import told
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce, margin
-from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Attack, Batch, Image, LogOdds, Model, Objective, PerSample, informed
 
 REPEATS = 3  # passes of the same image
@@ -46,7 +46,7 @@ class Scene:
         """The first that an attack of the run climbs, on these cases."""
         found: Sequence[Objective] = [a.objective for a in self.attacks if hasattr(a, "objective")]
         task = self.model.task
-        return suited(told(told(found[0], "within", task), "on", self.batch.cases), task) if found else bce
+        return for_task(told(told(found[0], "within", task), "on", self.batch.cases), task) if found else bce
 
     @property
     def eps(self) -> float:

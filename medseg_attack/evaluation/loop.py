@@ -21,7 +21,7 @@ from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import Row
 from medseg_attack.threat.balls.base import covered, size_of
 from medseg_attack.threat.budgets import Budget
-from medseg_attack.threat.goals.aim import aim_of
+from medseg_attack.threat.goals.aim import find_aim
 from medseg_attack.types import Attack, Batch, Case, Image, Mask, Metric, Model, Task, informed
 
 TOLERANCE = 1e-6  # of a ball's size: what float32 adds to a budget when x - x0 is taken back
@@ -129,7 +129,7 @@ def _scored(
     budgets = sizes(cases, batch.image[found.at], budget, own)
     changes = [Change(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
     rows = [list(_rows(model.task, *one)) for one in zip(cases, numbers, changes, found.cost, strict=True)]
-    aim = aim_of(found.attack, model.task)
+    aim = find_aim(found.attack, model.task)
     if aim is not None:
         extras = aim.measured(at_clean, hit, target)
         rows = [

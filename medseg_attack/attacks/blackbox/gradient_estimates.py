@@ -20,7 +20,7 @@ from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.base import free, held, plain
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
 
 FIRST, SECOND = 0.9, 0.999  # decays of Adam's moments, as in the papers
@@ -143,7 +143,7 @@ def _climbed(
     """Adam on the coefficients with estimated gradients; the worst iterate of each sample."""
     ball, eps = attack.ball, attack.ball.eps
     coarse, moves = plain(ball), free(ball, image)  # a region is one of pixels, which coefficients are not
-    objective = suited(attack.objective, model.task)
+    objective = for_task(attack.objective, model.task)
 
     def shown(change: Tensor) -> Image:
         return image + stretched(change, tuple(image.shape[2:])) * moves

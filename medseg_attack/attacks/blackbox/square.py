@@ -15,7 +15,7 @@ from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import soft_dice
-from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
 
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 queries, as in the released code
@@ -78,7 +78,7 @@ class Square:
     def _asked(self, model: Model, x: Image, image: Image, target: Mask) -> tuple[PerSample, Adversarial]:
         with torch.no_grad():
             log_odds: LogOdds = model(x)
-            height = suited(self.objective, model.task)(log_odds, target, 1.0)
+            height = for_task(self.objective, model.task)(log_odds, target, 1.0)
         return height, scored(model, self.ball, x, image, model.decide(log_odds), target)
 
 

@@ -15,7 +15,7 @@ from medseg_attack.numerics.samples import reseeded, wide
 from medseg_attack.registry import register, with_eps
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import suited, unmasked
+from medseg_attack.threat.objectives.per_task import for_task, progress_of
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
 
 OFTEN = 0.75  # the share of a block's steps that must raise the objective (rho of the paper)
@@ -105,7 +105,7 @@ class APGD:
         for radius, steps in phases(self.steps, self.radii):
             ball = _widened(self.ball, radius)
             x = ball.sample(image, seeds) if x is None else ball.project(x, image)
-            found = _Ascent(model, ball, suited(self.objective, model.task), image, target, self.steps).climb(
+            found = _Ascent(model, ball, for_task(self.objective, model.task), image, target, self.steps).climb(
                 x, steps, done
             )
             x, done = found.image, done + steps
@@ -171,7 +171,7 @@ class _Ascent:
         climbed = self.objective(log_odds, self.target, done / self.total)
         (grad,) = torch.autograd.grad(climbed.sum(), x)
         log_odds = log_odds.detach()
-        watched = unmasked(self.objective)
+        watched = progress_of(self.objective)
         height = climbed.detach() if watched is None else watched(log_odds, self.target, 1.0)
         seen = scored(self.model, self.ball, x, self.image, self.model.decide(log_odds), self.target)
         return _Point(x.detach(), height, grad), seen

@@ -16,7 +16,7 @@ from medseg_attack.numerics.samples import TINY, reseeded, scaled
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
 
 Particles = Float[Tensor, "m b c *s"]
@@ -66,7 +66,7 @@ class DAA:
     def _look(self, model: Model, x: Image, image: Image, target: Mask, progress: float) -> tuple[Image, Adversarial]:
         x = x.detach().requires_grad_()
         log_odds = model(x)
-        (grad,) = torch.autograd.grad(suited(self.objective, model.task)(log_odds, target, progress).sum(), x)
+        (grad,) = torch.autograd.grad(for_task(self.objective, model.task)(log_odds, target, progress).sum(), x)
         return scaled(grad), scored(model, self.ball, x, image, model.decide(log_odds.detach()), target)
 
 

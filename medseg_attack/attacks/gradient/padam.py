@@ -11,7 +11,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
 
 FIRST, SECOND, LEAST = 0.9, 0.999, 1e-8  # Adam's memories of gradients and of their squares, and its epsilon
@@ -39,7 +39,7 @@ class PAdam:
             raise InputError(f"expected steps >= 1 and step_size >= 0, got {got}; check the attack")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        objective = suited(self.objective, model.task)
+        objective = for_task(self.objective, model.task)
         best = judged(model, self.ball, image, image, target)
         x = self.ball.sample(image, seeds)
         mean, square, largest = (torch.zeros_like(image) for _ in range(3))

@@ -16,7 +16,7 @@ from medseg_attack.numerics.samples import reseeded, scaled
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.threat.objectives.weighted import cosine_bce, progressive_bce
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective
 
@@ -98,7 +98,7 @@ class PGD:
             log_odds = shrunk.back(model(shrunk.to(x)))
         else:
             log_odds = model(x)
-        objective = suited(self.objective, model.task)
+        objective = for_task(self.objective, model.task)
         loss = objective(log_odds, target, step / self.steps).sum()
         return log_odds.detach(), torch.autograd.grad(loss, x)[0]
 

@@ -13,7 +13,7 @@ from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByMiou, Criterion
 from medseg_attack.threat.goals.toward import Toward
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Objective
 
 
@@ -42,7 +42,7 @@ class Igsm(Least):
 
     def search(self, found: Search) -> tuple[Adversarial, Tensor]:
         goal = found.aim.goal
-        climbed = suited(self.objective if goal is None else Toward(self.objective, goal), found.aim.task)
+        climbed = for_task(self.objective if goal is None else Toward(self.objective, goal), found.aim.task)
 
         def move(x: Image, log_odds: LogOdds) -> Moved:
             return x + self.step_size * slope(climbed(log_odds, found.target), x).sign(), 1

@@ -14,7 +14,7 @@ from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.numerics.samples import drawn
 from medseg_attack.threat.balls.base import size_of
 from medseg_attack.threat.objectives.harm import harm
-from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Flow, Image, LogOdds, Mask, Model, Objective, PerSample
 
 Numbers = Float[Tensor, "b m"]  # in [-1, 1]; 0 of all is no change, 1 the most that the ball allows
@@ -97,7 +97,7 @@ def _tried(
         still = image if made.flow is None else warped(image, made.flow.detach())
         x = made.image + (attack.ball.project(made.image.detach(), still) - made.image.detach())
         log_odds = model(x)
-        loss = suited(attack.objective, model.task)(carried_back(log_odds, made.back), target, progress)
+        loss = for_task(attack.objective, model.task)(carried_back(log_odds, made.back), target, progress)
         loss = loss if made.penalty is None else loss - made.penalty
     flow = None if made.flow is None else made.flow.detach()
     x = attack.ball.project(made.image.detach(), still)

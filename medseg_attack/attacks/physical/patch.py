@@ -15,7 +15,7 @@ from medseg_attack.numerics.samples import drawn
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
 
 SURE = 50.0  # log-odds of what is not to be looked at: no objective gains from it
@@ -112,7 +112,7 @@ class Patch:
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         n = self._checked(image)
         texture = drawn(torch.rand, image.new_empty(len(image), image.shape[1], *(n for _ in image.shape[2:])), seeds)
-        objective = suited(self.objective, model.task)
+        objective = for_task(self.objective, model.task)
         for step in range(self.steps):
             texture = texture.detach().requires_grad_()
             loss = torch.zeros_like(image[:, 0].flatten(1)[:, 0])

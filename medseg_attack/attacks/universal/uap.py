@@ -15,7 +15,7 @@ from medseg_attack.registry.parts import told
 from medseg_attack.threat.balls.base import held, plain
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import suited
+from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Batch, Image, Mask, Model, Objective, informed
 
 FITS = ("resize", "tile")
@@ -94,7 +94,7 @@ class UAP:
         on_grid = placed(change, tuple(batch.image.shape[2:]), self.onto)
         here = told(self, "on", batch.cases)
         x = here.ball.project(batch.image + on_grid, batch.image)
-        objective = suited(here.objective, model.task)
+        objective = for_task(here.objective, model.task)
         loss = objective(informed(model, batch.cases)(x), batch.target, progress).sum()
         return torch.autograd.grad(loss, change)[0]
 

@@ -89,7 +89,7 @@ def _over_exclusive(log_odds: LogOdds, mask: Mask, progress: float = 1.0) -> Flo
     return log_p.masked_fill(mask, -torch.inf).amax(1, keepdim=True) - own
 
 
-def aim_of(attack: Any, task: Task) -> Aim | None:
+def find_aim(attack: Any, task: Task) -> Aim | None:
     """The aim of an attack, at whatever depth its goal or its stopping rule sits; None if there is none, or several."""
     found = {(one.goal, one.success): one for one in _aimed(attack)}
     if len(found) != 1:

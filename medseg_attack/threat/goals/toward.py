@@ -10,7 +10,7 @@ from medseg_attack.threat.goals.base import Goal, Stated
 from medseg_attack.threat.goals.criteria import ByDice, Criterion
 from medseg_attack.threat.goals.masks import Erase
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.weighted import TOWARD
+from medseg_attack.threat.objectives.weighted import REVERSED
 from medseg_attack.types import LogOdds, Mask, Objective
 
 
@@ -32,5 +32,5 @@ class Toward:
     def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Tensor:
         if not isinstance(self.goal, Stated):
             raise InputError(f"expected {spec(self.goal)} within a task, got it unbound; state it .within(task)")
-        objective = TOWARD.get(self.objective, self.objective)
+        objective = REVERSED.get(self.objective, self.objective)
         return -objective(log_odds, self.goal(target), progress)

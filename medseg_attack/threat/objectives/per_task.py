@@ -46,7 +46,7 @@ _UNMASKED: dict[Objective, Objective] = {
 }
 
 
-def suited(objective: Objective, task: Task) -> Objective:
+def for_task(objective: Objective, task: Task) -> Objective:
     """The form of an objective that this task is attacked with: the softmax form, if classes exclude each other.
 
     One that climbs another, such as `toward`, climbs the form of that.
@@ -56,7 +56,7 @@ def suited(objective: Objective, task: Task) -> Objective:
     """
     climbed: Objective | None = getattr(objective, "objective", None)
     if climbed is not None:
-        return cast(Objective, replace(cast(Any, objective), objective=suited(climbed, task)))
+        return cast(Objective, replace(cast(Any, objective), objective=for_task(climbed, task)))
     if task.exclusive:
         return SOFTMAX_FORM.get(objective, objective)
     if (objective.function if isinstance(objective, Bound) else objective) in EXCLUSIVE_ONLY:
@@ -68,7 +68,7 @@ def suited(objective: Objective, task: Task) -> Objective:
     return objective
 
 
-def unmasked(objective: Objective) -> Objective | None:
+def progress_of(objective: Objective) -> Objective | None:
     """The objective over all entries, of one that masks or weighs them; None of any other.
 
     By this an attack tells whether its steps pay (arXiv 2306.12941): a mask falls as the attack succeeds.
@@ -76,5 +76,5 @@ def unmasked(objective: Objective) -> Objective | None:
     climbed: Objective | None = getattr(objective, "objective", None)
     if climbed is None:
         return _UNMASKED.get(objective)
-    whole = unmasked(climbed)
+    whole = progress_of(climbed)
     return None if whole is None else cast(Objective, replace(cast(Any, objective), objective=whole))

@@ -1,7 +1,7 @@
 """Objectives whose entries weigh differently as an attack goes on: masked, balanced, progressive, cosine.
 
 A weight in [0, 1], a constant of the gradient, says how much of an entry's loss is climbed on the way from the truth.
-On the way to a goal it is the rest to 1 (`TOWARD`), as targeted SegPGD and CosPGD have it: what is there already
+On the way to a goal it is the rest to 1 (`REVERSED`), as targeted SegPGD and CosPGD have it: what is there already
 weighs least, where with the weight itself an attack would push nothing but what is there.
 """
 
@@ -20,11 +20,11 @@ from medseg_attack.types import LogOdds, Mask, Objective, PerSample
 Weigh = Callable[[Tensor], Tensor]
 
 
-TOWARD: dict[Objective, Objective] = {}
+REVERSED: dict[Objective, Objective] = {}
 
 
-def both_ways(of: Callable[[LogOdds, Mask, float, Weigh], PerSample]) -> Objective:
-    """The objective as it leads away from the truth; `TOWARD` of it is the one that leads to a goal."""
+def reversible(of: Callable[[LogOdds, Mask, float, Weigh], PerSample]) -> Objective:
+    """The objective as it leads away from the truth; `REVERSED` of it is the one that leads to a goal."""
 
     def away(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
         return of(log_odds, target, progress, lambda weight: weight)
@@ -34,19 +34,19 @@ def both_ways(of: Callable[[LogOdds, Mask, float, Weigh], PerSample]) -> Objecti
 
     update_wrapper(away, of)
     del away.__wrapped__  # type: ignore[attr-defined]  # the way is no option of an objective's
-    TOWARD[away] = toward
+    REVERSED[away] = toward
     return away
 
 
 @register("masked_bce", kind="objective")
-@both_ways
+@reversible
 def masked_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce of the entries that are still right (MCE of arXiv 2306.12941): nothing is spent on what is lost."""
     return mean(weigh(_right(log_odds, target)) * _bce(log_odds, target))
 
 
 @register("balanced_bce", kind="objective")
-@both_ways
+@reversible
 def balanced_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """masked_bce in which organ and surroundings of every class weigh the same (MCE-Bal of arXiv 2306.12941).
 
@@ -59,21 +59,21 @@ def balanced_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh)
 
 
 @register("masked_margin", kind="objective")
-@both_ways
+@reversible
 def masked_margin(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """Minus the mean margin of the entries that are still right: each is pushed alike until it falls."""
     return mean(-weigh(_right(log_odds, target)) * margin_of(log_odds, target))
 
 
 @register("progressive_bce", kind="objective")
-@both_ways
+@reversible
 def progressive_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce with SegPGD's weights (arXiv 2207.12391, eq. 4): 1 - progress/2 where right, progress/2 where wrong."""
     return mean(weigh(_progressive(_right(log_odds, target), progress)) * _bce(log_odds, target))
 
 
 @register("cosine_bce", kind="objective")
-@both_ways
+@reversible
 def cosine_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce with CosPGD's weights (arXiv 2302.02213), of each entry against its own complement.
 
@@ -87,14 +87,14 @@ def cosine_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -
 
 
 @register("masked_ce", kind="objective")
-@both_ways
+@reversible
 def masked_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """ce of the pixels that are still right: masked_bce in its softmax form."""
     return mean(weigh(_won(log_odds, target)) * nll(log_odds, target))
 
 
 @register("balanced_ce", kind="objective")
-@both_ways
+@reversible
 def balanced_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """masked_ce in which every class of the image weighs the same: balanced_bce in its softmax form."""
     loss = (weigh(_won(log_odds, target)) * nll(log_odds, target)).unsqueeze(1)
@@ -103,14 +103,14 @@ def balanced_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) 
 
 
 @register("progressive_ce", kind="objective")
-@both_ways
+@reversible
 def progressive_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """ce with SegPGD's weights, as published: progressive_bce in its softmax form."""
     return mean(weigh(_progressive(_won(log_odds, target), progress)) * nll(log_odds, target))
 
 
 @register("cosine_ce", kind="objective")
-@both_ways
+@reversible
 def cosine_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """ce times the cosine of softmax and truth, as published (arXiv 2302.02213): cosine_bce in its softmax form."""
     p = torch.sigmoid(log_odds)
@@ -119,7 +119,7 @@ def cosine_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) ->
 
 
 @register("masked_spherical", kind="objective")
-@both_ways
+@reversible
 def masked_spherical(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """spherical of the pixels that are still right (arXiv 2306.12941): masked_margin in its softmax form."""
     return mean(weigh(_won(log_odds, target)) * spherical_of(log_odds, target))
