@@ -15,7 +15,7 @@ from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
 from medseg_attack.registry.parts import told
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.threat.goals.base import Stated
+from medseg_attack.threat.goals.base import BoundGoal
 from medseg_attack.threat.goals.criteria import ByDice, ByMiou, ByPixels, Criterion
 from medseg_attack.threat.goals.masks import Erase, Grow, Shift, Shrink, Swap, all_background
 from medseg_attack.threat.goals.stored import AnotherPatient, FromFile
@@ -49,16 +49,16 @@ class Drawn:
 
     mask: Mask
 
-    def within(self, task: Task) -> Stated:
-        return Stated(self, task)
+    def within(self, task: Task) -> BoundGoal:
+        return BoundGoal(self, task)
 
-    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
         return self.mask
 
 
-def stated(goal: object, task: Task, truth: Mask, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> Stated:
+def stated(goal: object, task: Task, truth: Mask, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> BoundGoal:
     made = goal.within(task).on([case(one, spacing_mm) for one in truth])  # type: ignore[attr-defined]
-    assert isinstance(made, Stated)
+    assert isinstance(made, BoundGoal)
     return made
 
 
@@ -198,7 +198,7 @@ def test_what_weighs_entries_pushes_towards_a_goal_what_is_not_there_yet(name: s
     there = there.all(1, keepdim=True).expand_as(goal) if task.exclusive else there
     assert there.any()
     assert not there.all()
-    climbed = Toward(objective, Stated(Drawn(goal), task))
+    climbed = Toward(objective, BoundGoal(Drawn(goal), task))
     slope = torch.autograd.grad(climbed(log_odds, ~goal, progress).sum(), log_odds)[0]
     missing = ~there & goal
     assert (slope[missing] > 0).all()
@@ -218,8 +218,8 @@ def test_targeted_weights_are_the_rest_to_one() -> None:
     log_odds = log_odds - torch.log1p(-log_odds.exp())  # log-odds of a softmax
     cosine = 1 / math.sqrt(math.exp(5) ** 2 + 2)  # 0.0067
     loss = -ce(log_odds, goal).item()
-    assert Toward(cosine_ce, Stated(Drawn(goal), ONE))(log_odds, goal).item() == pytest.approx((1 - cosine) * loss)
-    assert Toward(progressive_ce, Stated(Drawn(goal), ONE))(log_odds, goal, 0.5).item() == pytest.approx(0.75 * loss)
+    assert Toward(cosine_ce, BoundGoal(Drawn(goal), ONE))(log_odds, goal).item() == pytest.approx((1 - cosine) * loss)
+    assert Toward(progressive_ce, BoundGoal(Drawn(goal), ONE))(log_odds, goal, 0.5).item() == pytest.approx(0.75 * loss)
 
 
 def test_every_attack_can_be_sent_towards_a_goal() -> None:

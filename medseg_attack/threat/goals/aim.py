@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.registry import build, names
-from medseg_attack.threat.goals.base import Goal, Stated
+from medseg_attack.threat.goals.base import BoundGoal, Goal
 from medseg_attack.threat.goals.criteria import Criterion
 from medseg_attack.threat.goals.toward import Toward
 from medseg_attack.types import LogOdds, Mask, Objective, PerSample, Task
@@ -24,7 +24,7 @@ class Aim:
         goal: None: anything but the truth.
     """
 
-    goal: Stated | None
+    goal: BoundGoal | None
     success: Criterion
     task: Task
 

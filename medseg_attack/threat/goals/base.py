@@ -41,7 +41,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Stated:
+class BoundGoal:
     """A goal among the classes of a task, on certain cases: the function from truth to wanted mask.
 
     Attributes:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.registry import register, spec
-from medseg_attack.threat.goals.base import Goal, Stated
+from medseg_attack.threat.goals.base import BoundGoal, Goal
 from medseg_attack.types import Mask, Task
 
 
@@ -31,10 +31,10 @@ class Erase:
 
     organ: str = ""
 
-    def within(self, task: Task) -> Stated:
-        return Stated(self, task, (_organ(self.organ, task, self),) if self.organ else tuple(task.scored))
+    def within(self, task: Task) -> BoundGoal:
+        return BoundGoal(self, task, (_organ(self.organ, task, self),) if self.organ else tuple(task.scored))
 
-    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
         kept = [k not in stated.classes for k in range(truth.shape[1])]
         return truth & torch.tensor(kept, device=truth.device).view(-1, *(1 for _ in truth.shape[2:]))
 
@@ -53,14 +53,14 @@ class Swap:
     a: str = ""
     b: str = ""
 
-    def within(self, task: Task) -> Stated:
+    def within(self, task: Task) -> BoundGoal:
         names = self.a or task.classes[task.scored[0]], self.b or task.classes[task.scored[-1]]
         a, b = (_organ(name, task, self) for name in names)
         if a == b:
             raise InputError(f"expected two organs of {task.name} to swap, got {names[0]!r} twice; name another")
-        return Stated(self, task, (a, b))
+        return BoundGoal(self, task, (a, b))
 
-    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
         order = list(range(truth.shape[1]))
         a, b = stated.classes
         order[a], order[b] = b, a
@@ -79,10 +79,10 @@ class Shift:
     dx_mm: float = 10.0
     dy_mm: float = 0.0
 
-    def within(self, task: Task) -> Stated:
-        return Stated(self, task)
+    def within(self, task: Task) -> BoundGoal:
+        return BoundGoal(self, task)
 
-    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
         def moved(mask: Mask, spacing_mm: Sequence[float]) -> Mask:
             for axis, mm in ((-1, self.dx_mm), (-2, self.dy_mm)):
                 mask = _moved(mask, round(mm / spacing_mm[axis]), axis) if mm else mask
@@ -109,10 +109,10 @@ class Grow:
     def __post_init__(self) -> None:
         _positive(self, self.mm)
 
-    def within(self, task: Task) -> Stated:
-        return Stated(self, task)
+    def within(self, task: Task) -> BoundGoal:
+        return BoundGoal(self, task)
 
-    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
         grown = _by_spacing(truth, stated, lambda mask, spacing_mm: _dilated(mask, self.mm, spacing_mm))
         if not stated.task.exclusive:
             return grown
@@ -134,10 +134,10 @@ class Shrink:
     def __post_init__(self) -> None:
         _positive(self, self.mm)
 
-    def within(self, task: Task) -> Stated:
-        return Stated(self, task)
+    def within(self, task: Task) -> BoundGoal:
+        return BoundGoal(self, task)
 
-    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
         return ~_by_spacing(~truth, stated, lambda mask, spacing_mm: _dilated(mask, self.mm, spacing_mm))
 
 
@@ -146,7 +146,7 @@ def _positive(goal: Goal, mm: float) -> None:
         raise InputError(f"expected a width above 0 mm, got {spec(goal)}; shrink is the opposite of grow")
 
 
-def _by_spacing(truth: Mask, stated: Stated, change: Callable[[Mask, Sequence[float]], Mask]) -> Mask:
+def _by_spacing(truth: Mask, stated: BoundGoal, change: Callable[[Mask, Sequence[float]], Mask]) -> Mask:
     """Each case's mask changed at its own spacing."""
     spacings = [case.spacing_mm for case in stated.known(truth)]
     made = torch.empty_like(truth)

@@ -15,7 +15,7 @@ from torch.nn import functional
 from medseg_attack.data.formats.pictures import read_mask
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
-from medseg_attack.threat.goals.base import Labels, Stated
+from medseg_attack.threat.goals.base import BoundGoal, Labels
 from medseg_attack.types import Case, Mask, Task
 
 
@@ -31,12 +31,12 @@ class FromFile:
 
     file: str = ""
 
-    def within(self, task: Task) -> Stated:
+    def within(self, task: Task) -> BoundGoal:
         if not self.file:
             raise InputError("expected a file for the goal mask, got none; write mask('wanted.png')")
-        return Stated(self, task, labels=Labels(_stored(Path(self.file), task)))
+        return BoundGoal(self, task, labels=Labels(_stored(Path(self.file), task)))
 
-    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
         assert stated.labels is not None
         return _stretched(stated.labels.mask.to(truth.device), truth).expand_as(truth)
 
@@ -78,10 +78,10 @@ class AnotherPatient:
         """The goal with the cases whose masks it may take."""
         return Donors(self.draw, data, tuple(refs))
 
-    def within(self, task: Task) -> Stated:
-        return Stated(self, task)
+    def within(self, task: Task) -> BoundGoal:
+        return BoundGoal(self, task)
 
-    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
         raise InputError("another_patient takes masks of a data set, got none; run it through 'medattack attack'")
 
 
@@ -93,10 +93,10 @@ class Donors:
     data: Any = field(compare=False)
     refs: tuple[Any, ...]
 
-    def within(self, task: Task) -> Stated:
-        return Stated(self, task)
+    def within(self, task: Task) -> BoundGoal:
+        return BoundGoal(self, task)
 
-    def wanted(self, truth: Mask, stated: Stated) -> Mask:
+    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
         stated.known(truth)
         assert stated.labels is not None
         return stated.labels.mask.to(truth.device)
