@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from medseg_attack.registry.parts import every, mapped
+from medseg_attack.registry.parts import every, replace_parts
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ DEEP = Box((Box(1, "a"), (Box(Box(2), "b"),), functools.partial(max, 3)), "c")
 
 
 def test_a_part_is_exchanged_at_any_depth_and_not_looked_into_again() -> None:
-    doubled = mapped(DEEP, lambda part: Box(part, "new") if part in (1, 2) else None)
+    doubled = replace_parts(DEEP, lambda part: Box(part, "new") if part in (1, 2) else None)
     new = Box((Box(Box(1, "new"), "a"), (Box(Box(Box(2, "new")), "b"),), DEEP.content[2]), "c")
     assert doubled == new
     assert DEEP.content[0] == Box(1, "a")
@@ -27,14 +27,14 @@ def test_a_part_that_stands_for_itself_is_not_looked_into() -> None:
     def change(part: Any) -> Any:
         return part if isinstance(part, Box) and part.label == "b" else 0 if part == 2 else None
 
-    assert mapped(DEEP, change) is DEEP
+    assert replace_parts(DEEP, change) is DEEP
 
 
 def test_what_is_not_changed_is_the_same_object() -> None:
-    changed = mapped(DEEP, lambda part: 9 if part == 2 else None)
+    changed = replace_parts(DEEP, lambda part: 9 if part == 2 else None)
     assert changed.content[0] is DEEP.content[0]
     assert changed.content[1][0].content.content == 9
-    assert mapped(DEEP, lambda part: None) is DEEP
+    assert replace_parts(DEEP, lambda part: None) is DEEP
 
 
 def test_every_part_is_seen_and_classes_are_not_looked_into() -> None:

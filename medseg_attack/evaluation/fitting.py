@@ -15,7 +15,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import Data
 from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
-from medseg_attack.registry.parts import every, mapped, told
+from medseg_attack.registry.parts import every, replace_parts, told
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.types import Attack, Batch, Fitted, Model, informed
@@ -30,7 +30,7 @@ def needs_fit(attack: Any) -> bool:
 
 def with_fits(attack: Any, learn: Callable[[Fitted], Attack]) -> Any:
     """The attack with each part that learns, at any depth, replaced by what `learn` makes of it."""
-    return mapped(attack, lambda part: learn(part) if isinstance(part, Fitted) else None)
+    return replace_parts(attack, lambda part: learn(part) if isinstance(part, Fitted) else None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json, whole, write_json
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.registry import build, call
+from medseg_attack.registry import build, parse_call
 from medseg_attack.runtime import versions
 from medseg_attack.types import Task
 
@@ -178,7 +178,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 def untrained(spec: str, task: Task) -> SegModel:
     """The architecture of a spec with random weights; the first ones that it names are not read."""
-    name, options = call(spec, "model")
+    name, options = parse_call(spec, "model")
     for initial in ("encoder_weights", "weights"):
         options.pop(initial, None)
     with torch.random.fork_rng(devices=[]):  # a network draws its first weights; the caller's random numbers stay

@@ -12,7 +12,7 @@ from medseg_attack.errors import InputError, NotFiniteError
 from medseg_attack.files import digest
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.registry import build, call, spec
+from medseg_attack.registry import build, parse_call, spec
 from medseg_attack.types import Task
 
 PATHS = ("net", "weights", "folder")  # options of models; other texts may happen to be the name of a folder, too
@@ -99,13 +99,13 @@ def _built(name: str, task: Task) -> SegModel:
 
 def files_of(name: str) -> list[Path]:
     """The files and folders that a spec names."""
-    _, options = call(name, "model")
+    _, options = parse_call(name, "model")
     return [found[0] for found in map(_place, options, options.values()) if found]
 
 
 def _contents(name: str) -> dict[str, Any]:
     """A spec with the files that it names replaced by what is in them, so that it may be moved but not changed."""
-    owner, options = call(name, "model")
+    owner, options = parse_call(name, "model")
     return {"model": owner} | {field: _content(field, value) for field, value in options.items()}
 
 

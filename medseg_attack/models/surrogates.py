@@ -9,7 +9,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import register
-from medseg_attack.registry.parts import every, mapped
+from medseg_attack.registry.parts import every, replace_parts
 from medseg_attack.types import Task
 
 KEPT = 8  # models in memory: an ensemble is asked for with every batch
@@ -67,7 +67,9 @@ def pinned(attack: Any, victim: Path, models: Sequence[Path]) -> Any:
     Raises:
         InputError: a surrogate is no checkpoint, or is to be trained first, or there are no others.
     """
-    return mapped(attack, lambda part: _found(part, victim, models) if isinstance(part, functools.partial) else None)
+    return replace_parts(
+        attack, lambda part: _found(part, victim, models) if isinstance(part, functools.partial) else None
+    )
 
 
 def _found(made: "functools.partial[SegModel]", victim: Path, models: Sequence[Path]) -> Any:

@@ -2,12 +2,12 @@
 
 from medseg_attack.registry.parts import with_eps as with_eps
 from medseg_attack.registry.parts import within as within
+from medseg_attack.registry.specs import arguments_as_typed as arguments_as_typed
 from medseg_attack.registry.specs import build as build
-from medseg_attack.registry.specs import call as call
 from medseg_attack.registry.specs import leaves_open as leaves_open
 from medseg_attack.registry.specs import options as options
+from medseg_attack.registry.specs import parse_call as parse_call
 from medseg_attack.registry.specs import spec as spec
-from medseg_attack.registry.specs import typed as typed
 from medseg_attack.registry.table import KINDS as KINDS
 from medseg_attack.registry.table import VALUES as VALUES
 from medseg_attack.registry.table import About as About

@@ -13,7 +13,7 @@ from medseg_attack.registry.table import (
 )
 
 
-def mapped(thing: Any, change: Callable[[Any], Any]) -> Any:
+def replace_parts(thing: Any, change: Callable[[Any], Any]) -> Any:
     """A copy of a frozen dataclass, or of a tuple of such, with parts exchanged.
 
     Args:
@@ -23,7 +23,7 @@ def mapped(thing: Any, change: Callable[[Any], Any]) -> Any:
     if changed is not None:
         return changed
     old = _inner(thing)
-    new = {name: mapped(part, change) for name, part in old.items()}
+    new = {name: replace_parts(part, change) for name, part in old.items()}
     if all(new[name] is old[name] for name in old):  # what is equal stays the same object
         return thing
     return tuple(new.values()) if isinstance(thing, tuple) else dataclasses.replace(thing, **new)
@@ -46,7 +46,7 @@ def told(thing: Any, of: str, *what: Any) -> Any:
             made[part] = method(*what)
         return made[part]
 
-    return mapped(thing, tell)
+    return replace_parts(thing, tell)
 
 
 def every(thing: Any) -> Iterator[Any]:
@@ -73,13 +73,13 @@ def with_eps(thing: Any, eps: float) -> Any:
             return dataclasses.replace(part, eps=eps)
         return None if kind in ("attack", "ball", "") else part  # one that wraps another has its eps from there
 
-    return mapped(thing, change)
+    return replace_parts(thing, change)
 
 
 def within(thing: Any, region: str) -> Any:
     """A copy of an attack (or of a tuple of them) whose every ball is held to a region of the image."""
     held = build("within", "ball")
-    return mapped(
+    return replace_parts(
         thing,
         lambda part: dataclasses.replace(held, ball=part, region=region) if kind_of(part) == "ball" else None,
     )

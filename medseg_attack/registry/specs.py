@@ -83,7 +83,7 @@ def _attacks(default: Any) -> bool:
     return all(map(_attacks, default)) and default != () if isinstance(default, tuple) else kind_of(default) == "attack"
 
 
-def call(text: str, kind: str | None = None) -> tuple[str, dict[str, Any]]:
+def parse_call(text: str, kind: str | None = None) -> tuple[str, dict[str, Any]]:
     """A spec's name and its arguments by field, without building it.
 
     Args:
@@ -97,7 +97,7 @@ def call(text: str, kind: str | None = None) -> tuple[str, dict[str, Any]]:
     return entry.name, _arguments(node, entry, text) if isinstance(node, ast.Call) else {}
 
 
-def typed(text: str) -> dict[str, str]:
+def arguments_as_typed(text: str) -> dict[str, str]:
     """The arguments of a spec as they were typed: an attack among them by its name, not by what that stands for.
 
     >>> typed("restarts(strongest, n=2)")

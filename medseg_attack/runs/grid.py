@@ -72,7 +72,9 @@ _BALL = re.compile(r"\b(linf|l2|l0)\b")  # spelled in an attack
 
 def _check_reach(study: Study) -> None:
     """Refuses a loss, a goal or a norm that no attack would follow, or that some attack would not."""
-    climbing = [text for text in study.attacks if registry.about(registry.call(text, "attack")[0]).threat != "no model"]
+    climbing = [
+        text for text in study.attacks if registry.about(registry.parse_call(text, "attack")[0]).threat != "no model"
+    ]
     own = [text for text in climbing if not registry.leaves_open(text, "objective") and "objective" not in text]
     objectives = {text: registry.build(text, "objective") for text in study.losses}
     goals = [text for text, one in objectives.items() if any(hasattr(part, "goal") for part in every(one))]
@@ -118,10 +120,10 @@ def _innermost(attack: Any) -> Any:
 
 
 def _of_attack(text: str, study: Study) -> list[Cell]:
-    name, given = registry.call(text, "attack")
+    name, given = registry.parse_call(text, "attack")
     said = {
         field: as_typed if "attack" in field else registry.spec(given[field])
-        for field, as_typed in registry.typed(text).items()
+        for field, as_typed in registry.arguments_as_typed(text).items()
     }
     losses: Sequence[str | None] = [None]
     if registry.leaves_open(text, "objective"):

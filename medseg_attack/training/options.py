@@ -12,7 +12,7 @@ from zlib import crc32
 
 from medseg_attack.errors import InputError, plural
 from medseg_attack.models.checkpoints import read_card
-from medseg_attack.registry import build, call, spec
+from medseg_attack.registry import build, parse_call, spec
 from medseg_attack.training.augment import Source, parts
 from medseg_attack.training.losses import training_loss
 
@@ -95,7 +95,7 @@ def _common_grid(options: Options, data: Source, dims: int) -> tuple[int, ...]:
 
 def _architecture(model: str) -> tuple[Any, str, dict[str, Any]]:
     """What makes it, its name and its options."""
-    owner, arguments = call(model, "model")
+    owner, arguments = parse_call(model, "model")
     if owner in ("checkpoint", "others"):
         raise InputError(
             f"expected an architecture for --model, got {owner}, which is trained; start from it by --init"
@@ -142,14 +142,14 @@ def _meets_nowhere(fields: Mapping[str, inspect.Parameter], arguments: Mapping[s
 
 def label(model: str) -> str:
     """What the command line calls a trained model: its spec without grid and initial weights."""
-    name, arguments = call(model, "model")
+    name, arguments = parse_call(model, "model")
     kept = {field: value for field, value in arguments.items() if field not in ("size", "encoder_weights")}
     return spec(functools.partial(build(name, "model").func, **kept))
 
 
 def warnings(plan: Options, data: Source) -> list[str]:
     """What a person should know before the training: parts without patients, classes that cannot be learnt."""
-    name, arguments = call(plan.model, "model")
+    name, arguments = parse_call(plan.model, "model")
     dims = _dims(inspect.signature(build(name, "model").func).parameters, arguments)
     refs = cases_of(plan, data, dims)
     found = []

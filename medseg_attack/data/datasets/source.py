@@ -76,7 +76,7 @@ def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None 
         InputError: the format is not known, has not such an option, or `root` is not of it.
     """
     given = {name: value for name, value in (options or {}).items() if value}
-    name, said = registry.call(format_spec, "dataset")
+    name, said = registry.parse_call(format_spec, "dataset")
     for option in given:
         if not registry.takes(name, option) or option in said:
             got = "it is in --format, too" if option in said else "it has no such option"

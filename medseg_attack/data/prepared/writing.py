@@ -179,7 +179,7 @@ def _absent(source: Source, classes: Mapping[str, Mapping[str, int]]) -> list[st
         InputError: none has any, and a threshold was given, which is then above all that the masks hold.
     """
     absent = [name for name, found in classes.items() if not found["voxels"]]
-    threshold = registry.call(source.format, "dataset")[1].get("threshold")
+    threshold = registry.parse_call(source.format, "dataset")[1].get("threshold")
     if threshold and len(absent) == len(classes):
         raise InputError(
             f"--threshold: expected {' or '.join(absent)} in at least one mask of {source.root}, got none from "
