@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.physical.deformation import Tissue
+from medseg_attack.attacks.physical.deformation import ShapeAndGain
 from medseg_attack.attacks.physical.exposure import BRACKET
 from medseg_attack.checks.attack_profile import family
 from medseg_attack.numerics.flows import warped
@@ -118,7 +118,7 @@ def test_what_moves_does_so_in_mm(name: str) -> None:
 
 
 def test_tissue_is_bounded_in_both_of_its_parts() -> None:
-    ball = Tissue(0.5, shift_mm=4.0, strength=0.2)
+    ball = ShapeAndGain(0.5, shift_mm=4.0, strength=0.2)
     image = torch.full((1, 1, 6, 5), 0.5, dtype=torch.float64)
     flow = torch.zeros(1, 2, 6, 5, dtype=torch.float64)
     flow[:, 1] = 2.0  # 2 mm of 4: half

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.physical.bias_field import Gain, biased
-from medseg_attack.attacks.physical.exposure import BRACKET, Exposure, Stops, fused
+from medseg_attack.attacks.physical.bias_field import FieldStrength, biased
+from medseg_attack.attacks.physical.exposure import BRACKET, Exposure, ExposureStops, fused
 from medseg_attack.attacks.physical.ghosting import Ghost, Ghosting
-from medseg_attack.attacks.physical.motion import Motion, Trembling
+from medseg_attack.attacks.physical.motion import LineMotion, Motion
 from medseg_attack.attacks.physical.scanner_noise import CUT, Echo, Receiver, Rician, Speckle
 from medseg_attack.types import Attack, Ball, Case, Image, Model, Task, Window
 
@@ -41,7 +41,7 @@ def test_a_constant_field_scales(grid: tuple[int, ...], basis: str) -> None:
     torch.testing.assert_close(biased(weights, image, 0.3, basis), 1.3 * image)
     torch.testing.assert_close(biased(-weights, image, 0.3, basis), 0.7 * image)
     assert torch.equal(biased(0 * weights, image, 0.3, basis), image)
-    assert Gain(0.3).size(1.3 * image, image).tolist() == pytest.approx([0.3] * 2, abs=1e-5)
+    assert FieldStrength(0.3).size(1.3 * image, image).tolist() == pytest.approx([0.3] * 2, abs=1e-5)
 
 
 def test_a_polynomial_field_stays_within_its_strength_and_is_smooth() -> None:
@@ -56,7 +56,7 @@ def test_a_polynomial_field_stays_within_its_strength_and_is_smooth() -> None:
 @pytest.mark.parametrize(
     ("ball", "inside", "outside"),
     [
-        (Gain(0.25), 1.25, 1.26), (Gain(0.25), 0.75, 0.74), (Stops(1.0), 2.0, 2.02), (Stops(1.0), 0.5, 0.49),
+        (FieldStrength(0.25), 1.25, 1.26), (FieldStrength(0.25), 0.75, 0.74), (ExposureStops(1.0), 2.0, 2.02), (ExposureStops(1.0), 0.5, 0.49),
         (Echo(0.1), 1.1, 1.11), (Ghost(0.1), 0.9, 0.89),
     ],
 )  # fmt: skip
@@ -68,7 +68,7 @@ def test_a_ball_ends_where_its_unit_says(ball: Ball, inside: float, outside: flo
     torch.testing.assert_close(projected, inside * image, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("ball", [Gain(0.3), Stops(1.0), Echo(0.1)], ids=str)
+@pytest.mark.parametrize("ball", [FieldStrength(0.3), ExposureStops(1.0), Echo(0.1)], ids=str)
 def test_black_stays_black(ball: Ball) -> None:
     image = random(1, 1, 6, 5)
     image[..., :2] = 0
@@ -85,7 +85,7 @@ def test_weight_on_one_exposure_is_that_exposure_and_equal_weights_their_mean() 
         weights[:, n] = 1
         torch.testing.assert_close(fused(weights, image, 1.0, 0), (image * 2**stops).clamp(max=1))
     mean = torch.stack([(image * 2**s).clamp(max=1) for s in BRACKET]).mean(0)
-    attack = Exposure(Stops(1.0))
+    attack = Exposure(ExposureStops(1.0))
     torch.testing.assert_close(attack.made(numbers(attack, image, 0.3), image, 1.0).image, mean)
 
 
@@ -94,7 +94,7 @@ def test_a_kernel_takes_its_neighbours_exposure() -> None:
     weights = torch.zeros(1, 45, 8, 9, dtype=torch.float64)
     weights[:, 5 * 5 + 2] = 1  # of the taps (row, column) the one to the right, not exposed otherwise
     torch.testing.assert_close(fused(weights, image, 1.0, 1)[..., :-1], image[..., 1:])
-    ball = Stops(0.5, reach=1)
+    ball = ExposureStops(0.5, reach=1)
     shifted = image.roll(-1, -1)[..., :-1]
     assert ball.size(shifted, image[..., :-1].clone())[0] > 0  # its last column has lost its neighbour
     assert ball.size(fused(weights, image, 0.5, 1), image).item() == 0
@@ -153,7 +153,7 @@ def test_motion_is_told_in_mm(spacing: tuple[float, float]) -> None:
     rows = torch.arange(16, dtype=torch.float64)[:, None]
     image = (0.5 + 0.25 * torch.cos(2 * math.pi * rows / 8)).expand(1, 1, 16, 12).contiguous()
     shifted = (0.5 + 0.25 * torch.cos(2 * math.pi * (rows - 0.6) / 8)).expand(1, 1, 16, 12).contiguous()
-    ball = Trembling(1.0).on([at_spacing((16, 12), spacing)])
+    ball = LineMotion(1.0).on([at_spacing((16, 12), spacing)])
     assert ball.size(shifted, image).item() == pytest.approx(0.6 * spacing[0], rel=1e-6)
     assert ball.size(image, image).item() == 0
     flat = torch.full_like(image, 0.5)
@@ -164,7 +164,7 @@ def test_motion_is_told_in_mm(spacing: tuple[float, float]) -> None:
 def test_a_course_never_seems_longer_than_it_is_and_rest_changes_nothing(grid: tuple[int, ...]) -> None:
     image = random(2, 1, *grid)
     spacing = (3.0, 0.7, 1.4)[-len(grid) :]
-    ball = Trembling(0.9).on([at_spacing(grid, spacing)] * 2)
+    ball = LineMotion(0.9).on([at_spacing(grid, spacing)] * 2)
     attack = Motion(ball)
     for seed in range(4):
         made = attack.made(attack.start(image, [seed, seed + 9]), image, 1.0).image

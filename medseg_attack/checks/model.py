@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from medseg_attack.checks.flags import Finding, by_severity
-from medseg_attack.numerics.samples import drawn
 from medseg_attack.registry.parts import told
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce, margin
@@ -269,4 +268,4 @@ def _apart(a: LogOdds, b: LogOdds) -> PerSample:
 
 def _signs(scene: Scene, draw: int) -> Image:
     seeds = [1000 * draw + i for i in range(len(scene.image))]
-    return (drawn(torch.rand, scene.image, seeds) < 0.5).to(scene.image) * 2 - 1
+    return (draw(torch.rand, scene.image, seeds) < 0.5).to(scene.image) * 2 - 1

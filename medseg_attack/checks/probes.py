@@ -11,7 +11,7 @@ from medseg_attack.attacks.counting import Metered
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Finding, by_severity
 from medseg_attack.checks.model import Scene, before
-from medseg_attack.numerics.samples import drawn
+from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import spec
 from medseg_attack.registry.parts import every
 from medseg_attack.threat.balls.base import plain
@@ -252,7 +252,7 @@ class Averaged:
 def search(scene: Scene, ball: Ball) -> PerSample:
     """The Dice that random search reaches: a draw of signs whose squares are flipped while that does harm."""
     target, seeds = scene.batch.target, range(len(scene.image))
-    signs = _sign(drawn(torch.rand, scene.image, seeds))
+    signs = _sign(draw(torch.rand, scene.image, seeds))
     rng = torch.Generator().manual_seed(0)
     best = lowest = torch.full((len(scene.image),), -torch.inf, device=scene.image.device)
     kept = signs

@@ -39,7 +39,7 @@ def wide(per_sample: Tensor, like: Tensor) -> Tensor:
 TINY = 1e-12  # keeps the direction of a zero gradient zero instead of not-a-number
 
 
-def drawn(random: Callable[..., Tensor], like: Tensor, seeds: Sequence[int]) -> Tensor:
+def draw(random: Callable[..., Tensor], like: Tensor, seeds: Sequence[int]) -> Tensor:
     """Random numbers of the shape of `like`; sample `i` depends on `seeds[i]` alone, the same on every device."""
     parts = [
         random(like.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds

@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judged
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import stretched, zeros
-from medseg_attack.numerics.samples import drawn, reseeded
+from medseg_attack.numerics.samples import draw, reseeded
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.base import free, held
 from medseg_attack.threat.balls.norms import Linf
@@ -81,7 +81,7 @@ class Boundary:
 
     def _begun(self, model: Model, image: Image, target: Mask, seeds: Sequence[int], need: PerSample) -> "_Place":
         """The nearest adversarial image on the way from the most harmful start to the untouched image."""
-        random = drawn(torch.rand, image, seeds)
+        random = draw(torch.rand, image, seeds)
         held_still = ~free(self.ball, image)
         starts = [
             (start - image).masked_fill(held_still, 0)
@@ -106,7 +106,7 @@ class Boundary:
         return _Place(found.image, found.harm, found.size)
 
     def _noise(self, image: Image, seeds: Sequence[int]) -> Tensor:
-        return stretched(drawn(torch.randn, zeros(image, self.grid), seeds), tuple(image.shape[2:]))
+        return stretched(draw(torch.randn, zeros(image, self.grid), seeds), tuple(image.shape[2:]))
 
 
 class _Place(NamedTuple):

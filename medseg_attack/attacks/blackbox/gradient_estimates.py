@@ -15,7 +15,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judged, scored
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import stretched, zeros
-from medseg_attack.numerics.samples import drawn, reseeded
+from medseg_attack.numerics.samples import draw, reseeded
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.base import free, held, plain
 from medseg_attack.threat.balls.norms import Linf
@@ -156,7 +156,7 @@ def _climbed(
     change = zeros(image, attack.grid)
     worst = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
     for start in range(attack.starts):
-        signs = (drawn(torch.rand, change, reseeded(seeds, -1 - start)) < 0.5).to(change) * 2 - 1
+        signs = (draw(torch.rand, change, reseeded(seeds, -1 - start)) < 0.5).to(change) * 2 - 1
         corner = held(coarse, coarse.step(signs, change))
         x = ball.project(shown(corner), image)
         with torch.no_grad():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.judging import scored
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, drawn, reseeded, wide
+from medseg_attack.numerics.samples import TINY, draw, reseeded, wide
 from medseg_attack.registry import About, register, spec
 from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.balls.channels import Channels
@@ -146,7 +146,7 @@ def _corner(x: Image) -> Tensor:
 
 
 def _signs(like: Tensor, seeds: Sequence[int]) -> Tensor:
-    return (drawn(torch.rand, like, seeds) < 0.5).to(like) * 2 - 1
+    return (draw(torch.rand, like, seeds) < 0.5).to(like) * 2 - 1
 
 
 def _side(x: Image, share: float) -> int:
@@ -166,7 +166,7 @@ def _square(x: Image, side: int, seeds: Sequence[int]) -> tuple[Float[Tensor, "b
     shape = x.shape[2:]
     room = torch.tensor([n - side + 1 for n in shape], dtype=x.dtype, device=x.device)
     like = x[:, :1].flatten(1)[:, :1].expand(-1, len(shape))
-    corner = (drawn(torch.rand, like, seeds) * room).long()
+    corner = (draw(torch.rand, like, seeds) * room).long()
     return (_offsets(x, corner, side) >= 0).all(0).to(x), corner
 
 
@@ -190,7 +190,7 @@ def _bump(x: Image, corner: Tensor, side: int, seeds: Sequence[int]) -> Image:
     inside = (offsets >= 0).all(0)
     axes = x.ndim - 2
     like = x[:, :1].flatten(1)[:, :1]
-    along = (drawn(torch.rand, like, reseeded(seeds, "axis")).flatten() * axes).long()
+    along = (draw(torch.rand, like, reseeded(seeds, "axis")).flatten() * axes).long()
     split = offsets.movedim(0, 1).gather(1, wide(along, offsets.movedim(0, 1)).expand(-1, 1, *offsets.shape[2:]))
     second = (split[:, 0] >= side // 2).to(x) if side > 1 else torch.zeros_like(inside, dtype=x.dtype)
     half = max(side // 2, 1)

@@ -7,7 +7,7 @@ import torch
 
 from medseg_attack.attacks.judging import judged
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import drawn
+from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
@@ -37,10 +37,10 @@ class Noise:
 
     def _drawn(self, image: Image, seeds: Sequence[int]) -> Image:
         if self.draw == "sign":
-            signs = (drawn(torch.rand, image, seeds) < 0.5).to(image) * 2 - 1
+            signs = (draw(torch.rand, image, seeds) < 0.5).to(image) * 2 - 1
             return self.ball.project(image + self.ball.step(signs, image), image)
         uniform = self.ball.sample(image, seeds)
         if self.draw == "uniform":
             return uniform
         rms = (uniform - image).flatten(1).square().mean(1).sqrt().view(-1, *(1 for _ in image.shape[1:]))
-        return self.ball.project(image + rms * drawn(torch.randn, image, [seed ^ 1 for seed in seeds]), image)
+        return self.ball.project(image + rms * draw(torch.randn, image, [seed ^ 1 for seed in seeds]), image)

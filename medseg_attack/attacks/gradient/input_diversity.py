@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, drawn, wide
+from medseg_attack.numerics.samples import TINY, draw, wide
 from medseg_attack.threat.balls.base import free
 from medseg_attack.types import Ball, Image, LogOdds, PerSample
 
@@ -46,7 +46,7 @@ class Shrunk:
         axes = image.ndim - 2
         if axes not in (2, 3):
             raise InputError(f"expected 2 or 3 axes to shrink an image along, got {axes}; set diversity=0")
-        dice = drawn(torch.rand, image[:, :1].flatten(1)[:, :1].expand(-1, 2 + axes), seeds)
+        dice = draw(torch.rand, image[:, :1].flatten(1)[:, :1].expand(-1, 2 + axes), seeds)
         size = SMALLEST + (1 - SMALLEST) * dice[:, 1]
         return cls(dice[:, 0] < chance, size, (2 * dice[:, 2:] - 1) * (1 - size[:, None]))
 

@@ -12,7 +12,7 @@ import torch
 
 from medseg_attack.attacks.judging import judged
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import drawn
+from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import About, register, spec
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
@@ -38,7 +38,7 @@ class Blend(Linf):
         return x.clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(drawn(torch.rand, x0, seeds) - 0.5, x0), x0)
+        return self.project(x0 + self.step(draw(torch.rand, x0, seeds) - 0.5, x0), x0)
 
 
 @register("fgsm_wang2024", kind="attack", about=About(paper="Wang & Xu, arXiv 2401.11224, as released"))

@@ -11,7 +11,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judged
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.flows import moved, warped
-from medseg_attack.numerics.samples import drawn
+from medseg_attack.numerics.samples import draw
 from medseg_attack.threat.balls.base import size_of
 from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.per_task import for_task
@@ -63,7 +63,7 @@ def checked(attack: Described) -> None:
 
 def anywhere(image: Image, m: int, seeds: Sequence[int]) -> Numbers:
     """`m` numbers of each sample, uniform in [-1, 1]."""
-    return 2 * drawn(torch.rand, image.new_empty(len(image), m), seeds) - 1
+    return 2 * draw(torch.rand, image.new_empty(len(image), m), seeds) - 1
 
 
 def climbed(attack: Described, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:

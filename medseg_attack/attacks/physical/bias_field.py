@@ -8,7 +8,7 @@ import torch
 from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import polynomial, smooth
-from medseg_attack.numerics.samples import drawn
+from medseg_attack.numerics.samples import draw
 from medseg_attack.numerics.stored_values import NEAR
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
@@ -19,7 +19,7 @@ BASES = ("spline", "polynomial")
 
 @register("gain", kind="ball")
 @dataclass(frozen=True)
-class Gain:
+class FieldStrength:
     """Every pixel may be multiplied by 1 - `eps` to 1 + `eps`, the strength of a bias field; black stays black.
 
     Rounding towards the untouched image and cutting at white only bring it closer, so both keep it in the ball.
@@ -47,7 +47,7 @@ class Gain:
         return x.clamp((1 - self.eps) * x0, (1 + self.eps) * x0).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.eps * x0 * (2 * drawn(torch.rand, x0, seeds) - 1), x0)
+        return self.project(x0 + self.eps * x0 * (2 * draw(torch.rand, x0, seeds) - 1), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return relative(x, x0).flatten(1).amax(1)
@@ -75,7 +75,7 @@ class BiasField:
         steps: 0 draws a field at random.
     """
 
-    ball: Ball = Gain()
+    ball: Ball = FieldStrength()
     objective: Objective = bce
     steps: int = 20
     step_size: float = 0.25

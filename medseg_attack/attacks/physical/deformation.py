@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
-from medseg_attack.attacks.physical.bias_field import Gain, biased
+from medseg_attack.attacks.physical.bias_field import FieldStrength, biased
 from medseg_attack.attacks.physical.in_mm import Spaced, longest, needs_length, pixel_mm
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import smooth
@@ -120,7 +120,7 @@ def bent(numbers: Numbers, image: Image, ball: Ball, most_mm: float, order: int)
 
 @register("tissue", kind="ball")
 @dataclass(frozen=True)
-class Tissue:
+class ShapeAndGain:
     """Anatomy may move and intensities may be biased: `eps` times both bounds; its size is the larger share of them.
 
     Attributes:
@@ -145,8 +145,8 @@ class Tissue:
         return f"of {self.shift_mm:g} mm and field strength {self.strength:g}"
 
     @property
-    def gain(self) -> Gain:
-        return Gain(self.eps * self.strength)
+    def gain(self) -> FieldStrength:
+        return FieldStrength(self.eps * self.strength)
 
     def on(self, cases: Sequence[Case]) -> "Tissue":
         return _Tissue(self.eps, self.shift_mm, self.strength, tuple(case.spacing_mm for case in cases))
@@ -172,7 +172,7 @@ class Tissue:
 
 
 @dataclass(frozen=True)
-class _Tissue(Spaced, Tissue):
+class _Tissue(Spaced, ShapeAndGain):
     """Tissue of certain cases."""
 
 
@@ -189,7 +189,7 @@ class DeformationBias:
         steps: 0 draws both at random.
     """
 
-    ball: Ball = Tissue()
+    ball: Ball = ShapeAndGain()
     objective: Objective = bce
     steps: int = 20
     step_size: float = 0.25
@@ -197,7 +197,7 @@ class DeformationBias:
 
     def __post_init__(self) -> None:
         checked(self)
-        if not isinstance(self.ball, Tissue):
+        if not isinstance(self.ball, ShapeAndGain):
             raise InputError(f"expected the ball tissue for deformation_bias, got {self.ball}; write tissue(eps=1)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
@@ -209,7 +209,7 @@ class DeformationBias:
 
     def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
         ball = self.ball
-        assert isinstance(ball, Tissue)
+        assert isinstance(ball, ShapeAndGain)
         axes = image.ndim - 2
         shape, field = torch.split(numbers, [axes * self.order**axes, 5**axes], dim=1)
         flow, back = bent(shape, image, ball, ball.eps * ball.shift_mm, self.order)

@@ -12,7 +12,7 @@ from torch import Tensor
 from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import smooth
-from medseg_attack.numerics.samples import drawn
+from medseg_attack.numerics.samples import draw
 from medseg_attack.numerics.stored_values import NEAR
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import plain
@@ -27,7 +27,7 @@ CONTRAST = 6.0  # of the weights' logits: all of it in one exposure leaves the o
 
 @register("stops", kind="ball")
 @dataclass(frozen=True)
-class Stops:
+class ExposureStops:
     """Every pixel may be brightened or darkened by `eps` stops, a factor of 2 each.
 
     Attributes:
@@ -58,7 +58,7 @@ class Stops:
         return x.clamp(low * 2**-self.eps, high * 2**self.eps).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 * 2 ** (self.eps * (2 * drawn(torch.rand, x0, seeds) - 1)), x0)
+        return self.project(x0 * 2 ** (self.eps * (2 * draw(torch.rand, x0, seeds) - 1)), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         low, high = self._around(x0)
@@ -88,7 +88,7 @@ class Exposure:
         steps: 0 draws weights at random.
     """
 
-    ball: Ball = Stops()
+    ball: Ball = ExposureStops()
     objective: Objective = bce
     steps: int = 20
     step_size: float = 0.25
@@ -135,7 +135,7 @@ def fused(weights: Tensor, image: Image, stops: float, reach: int) -> Image:
 
 
 @register("cbef", kind="attack")
-def cbef(ball: Ball = Stops(reach=1), objective: Objective = bce, steps: int = 20, step_size: float = 0.25,
+def cbef(ball: Ball = ExposureStops(reach=1), objective: Objective = bce, steps: int = 20, step_size: float = 0.25,
          order: int = 8) -> Exposure:  # fmt: skip
     """Bracketed exposures fused with kernels of 3 x 3 pixels (Cheng et al., arXiv 2009.09231)."""
     return Exposure(ball, objective, steps, step_size, order)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, drawn
+from medseg_attack.numerics.samples import TINY, draw
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.objectives.losses import bce
@@ -67,7 +67,7 @@ class Quantised:
         return (x0 + shrink * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(drawn(torch.randn, x0, seeds), x0), x0)
+        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return self._rms(x - x0).amax(1)

@@ -9,7 +9,7 @@ import torch
 from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
 from medseg_attack.attacks.physical.scanner_noise import rms, wide
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, drawn
+from medseg_attack.numerics.samples import TINY, draw
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
@@ -42,7 +42,7 @@ class Ghost:
         return (x0 + wide(shrink, x) * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(drawn(torch.randn, x0, seeds), x0), x0)
+        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         change, signal = rms(x - x0), rms(x0)

@@ -13,7 +13,7 @@ from medseg_attack.attacks.physical.in_mm import Spaced, pixel_mm
 from medseg_attack.attacks.physical.scanner_noise import wide
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import splines
-from medseg_attack.numerics.samples import TINY, drawn
+from medseg_attack.numerics.samples import TINY, draw
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.objectives.losses import bce
@@ -24,7 +24,7 @@ HALVINGS = 40  # of an interval in mm, until it is below what float32 tells apar
 
 @register("trembling", kind="ball")
 @dataclass(frozen=True)
-class Trembling:
+class LineMotion:
     """The body may be up to `eps` mm from its place while a line of k-space is acquired.
 
     Its size is the least motion that can explain how much the image changed: a shift by d mm turns the phase of a
@@ -63,7 +63,7 @@ class Trembling:
         return (x0 + wide(shrink, x) * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(drawn(torch.randn, x0, seeds), x0), x0)
+        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         change = (x - x0).flatten(1).square().sum(1)
@@ -88,7 +88,7 @@ class Trembling:
 
 
 @dataclass(frozen=True)
-class _Trembling(Spaced, Trembling):
+class _Trembling(Spaced, LineMotion):
     """Motion of certain cases."""
 
 
@@ -112,7 +112,7 @@ class Motion:
         steps: 0 draws a course at random.
     """
 
-    ball: Ball = Trembling()
+    ball: Ball = LineMotion()
     objective: Objective = bce
     steps: int = 20
     step_size: float = 0.25
@@ -120,7 +120,7 @@ class Motion:
 
     def __post_init__(self) -> None:
         checked(self)
-        if not isinstance(plain(self.ball), Trembling):
+        if not isinstance(plain(self.ball), LineMotion):
             raise InputError(f"expected the ball trembling for motion, got {self.ball}; write trembling(1)")
         if self.order < 4:
             raise InputError(f"expected order >= 4, got {self.order}; cubic splines need as many points")
@@ -133,7 +133,7 @@ class Motion:
 
     def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
         ball = plain(self.ball)
-        assert isinstance(ball, Trembling)
+        assert isinstance(ball, LineMotion)
         course = numbers.view(len(image), 2, self.order) @ splines(image.shape[-2], self.order).to(numbers).T
         # the line of no frequency is acquired at rest, or the whole image would be shifted
         course = (course - course[..., image.shape[-2] // 2, None]) / 2

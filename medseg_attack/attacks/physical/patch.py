@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import drawn
+from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce
@@ -57,7 +57,7 @@ class Area:
         return torch.where(_largest(change, self._pixels(x0)), x, x0).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(drawn(torch.rand, x0, seeds), x0)
+        return self.project(draw(torch.rand, x0, seeds), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return (x != x0).any(1).flatten(1).to(x).mean(1)
@@ -111,7 +111,7 @@ class Patch:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         n = self._checked(image)
-        texture = drawn(torch.rand, image.new_empty(len(image), image.shape[1], *(n for _ in image.shape[2:])), seeds)
+        texture = draw(torch.rand, image.new_empty(len(image), image.shape[1], *(n for _ in image.shape[2:])), seeds)
         objective = for_task(self.objective, model.task)
         for step in range(self.steps):
             texture = texture.detach().requires_grad_()
@@ -155,7 +155,7 @@ class Patch:
     def _coordinates(self, image: Image, seeds: Sequence[int]) -> Float[Tensor, "b n *s"]:
         """Where each pixel lies on the patch, which reaches from -1 to 1 along each axis."""
         axes, b = image.ndim - 2, len(image)
-        draw = drawn(torch.rand, image.new_empty(b, 2 + axes), seeds)
+        draw = draw(torch.rand, image.new_empty(b, 2 + axes), seeds)
         wide = (b, *(1 for _ in range(axes)))
         angle = math.radians(self.degrees) * (2 * draw[:, 0] - 1)
         half = self._side(image) / 2 * (1 - self.scale * draw[:, 1])

@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
 from medseg_attack.attacks.physical.bias_field import relative
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, drawn
+from medseg_attack.numerics.samples import TINY, draw
 from medseg_attack.registry import About, register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
@@ -44,7 +44,7 @@ class Receiver:
         return (x0 + wide(shrink, x) * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(drawn(torch.randn, x0, seeds), x0), x0)
+        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return rms(x - x0) / math.sqrt(2)
@@ -78,7 +78,7 @@ class Echo:
         return (x0 + wide(shrink, x) * (kept - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(drawn(torch.randn, x0, seeds), x0), x0)
+        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return rms(relative(x, x0))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, _length, _wide, drawn
+from medseg_attack.numerics.samples import TINY, _length, _wide, draw
 from medseg_attack.registry import register
 from medseg_attack.types import Image, PerSample
 
@@ -38,7 +38,7 @@ class Linf:
         return x.clamp(x0 - self.eps, x0 + self.eps).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.eps * (2 * drawn(torch.rand, x0, seeds) - 1), x0)
+        return self.project(x0 + self.eps * (2 * draw(torch.rand, x0, seeds) - 1), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return (x - x0).abs().flatten(1).amax(1)
@@ -71,8 +71,8 @@ class L2:
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         """Uniform in the ball: radius eps * U^(1/n), not eps * U, which would crowd the centre."""
-        direction = self.step(drawn(torch.randn, x0, seeds), x0)
-        radius = drawn(torch.rand, x0[:, :1].flatten(1)[:, :1], [seed ^ 1 for seed in seeds]).flatten()
+        direction = self.step(draw(torch.randn, x0, seeds), x0)
+        radius = draw(torch.rand, x0[:, :1].flatten(1)[:, :1], [seed ^ 1 for seed in seeds]).flatten()
         return self.project(x0 + _wide(radius ** (1 / x0[0].numel()), x0) * direction, x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
@@ -103,8 +103,8 @@ class L0:
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         """Random pixels with random values."""
-        chosen = self._largest(drawn(torch.rand, x0, [seed ^ 1 for seed in seeds]))
-        return torch.where(chosen, drawn(torch.rand, x0, seeds), x0)
+        chosen = self._largest(draw(torch.rand, x0, [seed ^ 1 for seed in seeds]))
+        return torch.where(chosen, draw(torch.rand, x0, seeds), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return (x != x0).flatten(1).to(x0.dtype).mean(1)
