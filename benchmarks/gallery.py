@@ -16,7 +16,7 @@ import torch
 
 from medseg_attack import registry
 from medseg_attack.data.prepared.reading import open_prepared
-from medseg_attack.evaluation.crafting import Crafted, crafted
+from medseg_attack.evaluation.crafting import Crafted, craft
 from medseg_attack.models.checkpoints import load
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.numerics.flows import moved
@@ -45,7 +45,7 @@ def main() -> None:
         drawn(axes[0], case.id, model, batch.image, batch.image, batch.target)
         for axis in axes[0, 1:]:
             axis.set_visible(False)
-        for one in crafted(model, batch, attacks, [None] * len(attacks), seed=0):
+        for one in craft(model, batch, attacks, [None] * len(attacks), seed=0):
             row, truth = axes[one.index + 1], moved(batch.target, one.flow, data.task.exclusive)
             size = f"{args.attack[one.index]}\nof {one.ball.limit:g} {getattr(one.ball, 'unit', 'of the window')}"
             drawn(row, size, model, one.image, batch.image, truth)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.loop import Todo, attack_chunk, run_attacks
+from medseg_attack.evaluation.loop import PendingRun, attack_chunk, run_attacks
 from medseg_attack.metrics.surface import hd95_mm
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.chunks import chunks
@@ -82,7 +82,7 @@ def run_into(
 ) -> list[pd.DataFrame]:
     data = data or Toy()
     folders = [RunFolder.open(folder / str(i), {"attack": registry.spec(attack)}) for i, attack in enumerate(todo)]
-    pairs = [Todo(attack, one) for attack, one in zip(todo, folders, strict=True)]
+    pairs = [PendingRun(attack, one) for attack, one in zip(todo, folders, strict=True)]
     for _ in run_attacks(model, data, pairs, refs or data.refs(), batch_size=batch_size, shard=shard):
         pass
     return [one.rows() for one in folders]
@@ -119,8 +119,8 @@ def test_shards_add_up_bit_for_bit(tmp_path: Path, model: SegModel) -> None:
     whole = run_into(tmp_path / "whole", model, TWO)
     first = RunFolder.open(tmp_path / "parts" / "0", {"attack": registry.spec(TWO[0])})
     pairs = [
-        Todo(TWO[0], first),
-        Todo(TWO[1], RunFolder.open(tmp_path / "parts" / "1", {"attack": registry.spec(TWO[1])})),
+        PendingRun(TWO[0], first),
+        PendingRun(TWO[1], RunFolder.open(tmp_path / "parts" / "1", {"attack": registry.spec(TWO[1])})),
     ]
     assert sum(run_attacks(model, Toy(), pairs, Toy().refs(), shard=(1, 2))) < 2 * len(Toy().refs())
     assert not first.has(0)
@@ -133,7 +133,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, model: SegModel) -> None
     whole = run_into(tmp_path / "whole", model, TWO)
     folders = [RunFolder.open(tmp_path / "cut" / str(i), {"attack": registry.spec(a)}) for i, a in enumerate(TWO)]
     data = Toy()
-    cut = run_attacks(model, data, [Todo(a, f) for a, f in zip(TWO, folders, strict=True)], data.refs())
+    cut = run_attacks(model, data, [PendingRun(a, f) for a, f in zip(TWO, folders, strict=True)], data.refs())
     next(cut)
     cut.close()
     assert not folders[0].has(1)
@@ -294,7 +294,7 @@ def test_another_seed_is_another_attack_and_so_is_another_case(tmp_path: Path, m
     rows = []
     for seed in (0, 1):
         folder = RunFolder.open(tmp_path / str(seed), {"seed": seed})
-        list(run_attacks(model, Toy(), [Todo(attacks(text)[0], folder)], Toy().refs()[:4], seed=seed))
+        list(run_attacks(model, Toy(), [PendingRun(attacks(text)[0], folder)], Toy().refs()[:4], seed=seed))
         rows.append(folder.rows())
     assert not rows[0].equals(rows[1])
 

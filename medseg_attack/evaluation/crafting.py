@@ -36,7 +36,7 @@ class Crafted:
     """
 
     index: int
-    at: list[int]
+    positions: list[int]
     attack: Attack
     image: Image
     before: Image
@@ -46,7 +46,7 @@ class Crafted:
     seconds: float
 
 
-def crafted(
+def craft(
     model: Model, batch: Batch, attacks: Sequence[Attack], budgets: Sequence[Budget | None], seed: int
 ) -> Iterator[Crafted]:
     """Every attack's find; attacks that differ in their budget alone may share work.
@@ -56,14 +56,14 @@ def crafted(
     """
     plain = [i for i, budget in enumerate(budgets) if budget is None]
     everywhere = list(range(len(batch.cases)))
-    for indices in _alike(attacks, plain):
-        yield from _found(model, batch, everywhere, [(i, attacks[i]) for i in indices], seed)
+    for indices in _group_by_attack(attacks, plain):
+        yield from _attack_cases(model, batch, everywhere, [(i, attacks[i]) for i in indices], seed)
     for i, budget in enumerate(budgets):
         if budget is not None:
             eps = [size.eps for size in sizes(batch.cases, batch.image, budget)]
             for value in dict.fromkeys(eps):  # cases of one budget go together
                 at = [n for n, own in enumerate(eps) if own == value]
-                yield from _found(model, batch, at, [(i, with_eps(attacks[i], value))], seed)
+                yield from _attack_cases(model, batch, at, [(i, with_eps(attacks[i], value))], seed)
 
 
 class Size(NamedTuple):
@@ -100,7 +100,7 @@ def _one(value: PerChannel) -> float:
     return float("nan") if isinstance(value, tuple) else value
 
 
-def _found(
+def _attack_cases(
     model: Model, batch: Batch, at: list[int], attacks: Sequence[tuple[int, Attack]], seed: int
 ) -> Iterator[Crafted]:
     """What attacks that differ in their ball alone find on the cases `at`."""
@@ -116,8 +116,10 @@ def _found(
     metered = Metered(model if levels is None or floats else Stored(model, levels, image, widest))
     start = time.perf_counter()
     cost: tuple[int, int] | None = None
-    for (index, _), attack, found in zip(attacks, ready, _finds(ready, metered, image, target, seeds), strict=True):
-        _settled(found.image)
+    for (index, _), attack, found in zip(
+        attacks, ready, _attack_balls(ready, metered, image, target, seeds), strict=True
+    ):
+        _synchronise(found.image)
         # what is shared is charged to each in full: a row's cost is that of running the attack alone
         cost = cost or (metered.forwards, metered.backwards)
         shown, before, stored = _shown(found, image, levels, attack.ball)
@@ -143,7 +145,7 @@ def _shown(
     return levels.image(stored, image), image, levels.files(stored)
 
 
-def _finds(
+def _attack_balls(
     attacks: Sequence[Attack], model: Model, image: Image, target: Mask, seeds: Sequence[int]
 ) -> Iterator[Adversarial]:
     sweep: Callable[..., Iterator[Adversarial]] | None = getattr(attacks[0], "sweep", None)
@@ -152,13 +154,13 @@ def _finds(
     return sweep(model, image, target, seeds, [attack.ball for attack in attacks])
 
 
-def _alike(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:
+def _group_by_attack(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
     for index in among:
         groups.setdefault(with_eps(attacks[index], 0.0), []).append(index)
     return list(groups.values())
 
 
-def _settled(image: Tensor) -> None:
+def _synchronise(image: Tensor) -> None:
     if image.device.type == "cuda":
         torch.cuda.synchronize(image.device)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg_attack.errors import NotFiniteError
-from medseg_attack.evaluation.crafting import Crafted, Size, crafted, sizes
+from medseg_attack.evaluation.crafting import Crafted, Size, craft, sizes
 from medseg_attack.metrics.overlap import counts, index_sums
 from medseg_attack.metrics.scans import Bits, by_scan, packed
 from medseg_attack.numerics.flows import moved
@@ -70,13 +70,13 @@ def attack_chunk(
     metrics = metrics or {}
     budgets = budgets or [None] * len(attacks)
     results = [Result() for _ in attacks]
-    seen: list[list[_Seen]] = [[] for _ in attacks]
-    untouched: list[_Seen] = []
+    seen: list[list[PackedMasks]] = [[] for _ in attacks]
+    untouched: list[PackedMasks] = []
     for batch in batches:
-        clean = _decided(model, batch.image, batch.cases)
+        clean = _decide(model, batch.image, batch.cases)
         untouched += _seen(clean, batch.target) if metrics else []
-        found: list[dict[int, _OnCase]] = [{} for _ in attacks]
-        for one in crafted(model, batch, attacks, budgets, seed):
+        found: list[dict[int, CaseResult]] = [{} for _ in attacks]
+        for one in craft(model, batch, attacks, budgets, seed):
             found[one.index] |= _scored(model, batch, clean, one, budgets[one.index], bool(metrics))
             results[one.index].seconds += one.seconds
         for index, by_case in enumerate(found):
@@ -92,28 +92,28 @@ def attack_chunk(
     return results
 
 
-class _Seen(NamedTuple):
+class PackedMasks(NamedTuple):
     """A prediction and the truth that it is measured against."""
 
     pred: Bits
     target: Bits
 
 
-class _OnCase(NamedTuple):
+class CaseResult(NamedTuple):
     rows: list[Row]
-    seen: _Seen
+    seen: PackedMasks
     image: Tensor
 
 
 def _scored(
     model: Model, batch: Batch, clean: Mask, found: Crafted, budget: Budget | None, keep_mask: bool
-) -> dict[int, _OnCase]:
+) -> dict[int, CaseResult]:
     """Rows, prediction and image of each case that the attack was run on, by its place in the batch."""
     cases = [batch.cases[n] for n in found.at]
     before = found.before.expand_as(found.image)  # a variant may perturb copies of the channel one by one
     size = size_of(found.attack.ball, found.image, before, found.flow)
     _check(found, size, cases)
-    hit = _decided(model, found.image, cases)  # a fresh pass: what the attack saw does not count
+    hit = _decide(model, found.image, cases)  # a fresh pass: what the attack saw does not count
     linf = (found.image - before).abs().flatten(1).amax(1)
     # the truth goes where the anatomy went; what a patch covers is nobody's to find, before or after
     kept = ~covered(found.attack.ball, found.image, before)
@@ -127,7 +127,7 @@ def _scored(
     numbers = torch.cat(parts, dim=-1).tolist()
     own = math.nan if hasattr(found.attack.ball, "unit") else found.attack.ball.eps
     budgets = sizes(cases, batch.image[found.at], budget, own)
-    changes = [Change(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
+    changes = [ChangeSize(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
     rows = [list(_rows(model.task, *one)) for one in zip(cases, numbers, changes, found.cost, strict=True)]
     aim = find_aim(found.attack, model.task)
     if aim is not None:
@@ -136,19 +136,19 @@ def _scored(
             [replace(row, extra=extra) for row, extra in zip(*pair, strict=True)]
             for pair in zip(rows, extras, strict=True)
         ]
-    seen = _seen(hit, there) if keep_mask else [_Seen(_NOTHING, _NOTHING)] * len(cases)
+    seen = _seen(hit, there) if keep_mask else [PackedMasks(_NOTHING, _NOTHING)] * len(cases)
     images = [image.cpu() for image in (found.image if found.stored is None else found.stored)]
-    return {n: _OnCase(*one) for n, one in zip(found.at, zip(rows, seen, images, strict=True), strict=True)}
+    return {n: CaseResult(*one) for n, one in zip(found.at, zip(rows, seen, images, strict=True), strict=True)}
 
 
-def _seen(pred: Mask, target: Mask) -> list[_Seen]:
-    return [_Seen(*one) for one in zip(packed(pred), packed(target), strict=True)]
+def _seen(pred: Mask, target: Mask) -> list[PackedMasks]:
+    return [PackedMasks(*one) for one in zip(packed(pred), packed(target), strict=True)]
 
 
 _NOTHING: Bits = np.zeros(0, np.uint8)
 
 
-class Change(NamedTuple):
+class ChangeSize(NamedTuple):
     """How large a case's change is, and how large it might have been."""
 
     size: float
@@ -156,7 +156,7 @@ class Change(NamedTuple):
     budget: Size
 
 
-def _decided(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
+def _decide(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
     with torch.no_grad():
         log_odds = informed(model, cases)(image)
     if not torch.isfinite(log_odds).all():
@@ -181,7 +181,7 @@ OfScans: TypeAlias = dict[tuple[str, str], dict[str, float]]  # (volume, class) 
 
 
 def _measured(
-    metrics: Mapping[str, Metric], task: Task, cases: Sequence[Case], seen: Sequence[_Seen], when: str
+    metrics: Mapping[str, Metric], task: Task, cases: Sequence[Case], seen: Sequence[PackedMasks], when: str
 ) -> OfScans:
     if not metrics:
         return {}
@@ -195,7 +195,7 @@ def _with(row: Row, *measured: OfScans) -> Row:
     return replace(row, extra=row.extra | more)
 
 
-def _rows(task: Task, case: Case, numbers: list[list[int]], change: Change, cost: tuple[int, int]) -> Iterator[Row]:
+def _rows(task: Task, case: Case, numbers: list[list[int]], change: ChangeSize, cost: tuple[int, int]) -> Iterator[Row]:
     size, linf, (eps, width, level, noise) = change
     for k in task.scored:
         n_target, n_clean, hit_clean, n_target_adv, n_adv, hit_adv, *sums = numbers[k]
@@ -217,7 +217,7 @@ def _placed(row: Row, case: Case, sums: Sequence[int]) -> Row:
 
 
 @dataclass(frozen=True)
-class Todo:
+class PendingRun:
     """An attack, its budget if that has a unit, and where its rows go."""
 
     attack: Attack
@@ -228,7 +228,7 @@ class Todo:
 def run_attacks(
     model: Model,
     data: Data,
-    todo: Sequence[Todo],
+    todo: Sequence[PendingRun],
     refs: Sequence[Any],
     *,
     batch_size: int = 16,

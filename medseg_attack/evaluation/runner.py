@@ -20,7 +20,7 @@ from medseg_attack.data.prepared.reading import CaseRef, Prepared
 from medseg_attack.data.prepared.subsets import limited, telling
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fitted, needs_fit
-from medseg_attack.evaluation.loop import Todo, run_attacks
+from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import twins_of
 from medseg_attack.exports.segmentations import write_segmentations
 from medseg_attack.exports.verification import FOLDER, MANIFEST
@@ -131,7 +131,7 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
         opened = [RunFolder.open(folder, _config(benchmark, given, cell, refs)) for cell, folder in mine]
         with frozen(model), deterministic(benchmark.device), given.named():
             todo = [
-                Todo(_fitted(benchmark, given, model, cell, folder), folder, cell.budget)
+                PendingRun(_fitted(benchmark, given, model, cell, folder), folder, cell.budget)
                 for (cell, _), folder in zip(mine, opened, strict=True)
             ]
             if benchmark.checks:
