@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.blackbox.boundary import HALVINGS, LEAST, STARTS, Boundary
 from medseg_attack.attacks.blackbox.gradient_estimates import SPSA, ZOO, by_coordinates, by_signs
-from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.fields import stretched, zeros
@@ -73,7 +73,7 @@ def test_nothing_is_differentiated(text: str) -> None:
     ],
 )
 def test_queries_are_counted_and_never_exceeded(attack: Any, expected: int) -> None:
-    metered = Metered(oracle())
+    metered = CountedModel(oracle())
     attack(metered, IMAGE, IMAGE >= 0.5, SEEDS)
     assert (metered.forwards, metered.backwards) == (expected, 0)
     assert metered.forwards <= attack.queries

@@ -23,7 +23,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluation.crafting import sizes
 from medseg_attack.models.checkpoints import load, save
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.budgets import parse_budget
@@ -78,7 +78,7 @@ def test_another_size_resamples_each_channel(tmp_path: Path) -> None:
 def brain(number: int, window: Window, slope: Any = (0.5, 2.0)) -> Case:
     stored = torch.from_numpy(np.moveaxis(channels(number)[:, :, 0], -1, 0).copy())
     storage = Storage(stored, slope, (-20.0, 100.0))
-    levels = Levels.of([Case("c", "v", "g", torch.zeros(2, 8, 10), torch.zeros(1, 8, 10, dtype=torch.bool), (1.0, 1.0),
+    levels = StoredValues.of([Case("c", "v", "g", torch.zeros(2, 8, 10), torch.zeros(1, 8, 10, dtype=torch.bool), (1.0, 1.0),
                              window, storage=storage)], "cpu")  # fmt: skip
     assert levels is not None
     image = levels.image(levels.stored, torch.zeros(1, 2, 8, 10))[0]
@@ -88,7 +88,7 @@ def brain(number: int, window: Window, slope: Any = (0.5, 2.0)) -> Case:
 def test_a_change_is_whole_levels_of_each_channel() -> None:
     """One level is 0.5/100 of the first window and 2/250 of the second: eps 0.02 is 4 of the one and 2 of the other."""
     one = brain(0, Window((0.0, 2100.0), (100.0, 2350.0)))
-    levels, image = Levels.of([one], "cpu"), one.image[None]
+    levels, image = StoredValues.of([one], "cpu"), one.image[None]
     assert levels is not None
     assert levels.step.flatten().tolist() == pytest.approx([0.005, 0.008])
     ball = Linf(0.02)

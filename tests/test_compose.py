@@ -15,13 +15,13 @@ from medseg_attack.attacks.composed.best_of import BestOf
 from medseg_attack.attacks.composed.for_organ import ForOrgan
 from medseg_attack.attacks.composed.restarts import Restarts
 from medseg_attack.attacks.composed.suites import sea, strongest
-from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD, fgsm
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.log_odds import softmax_log_odds
-from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.grid import cells
 from medseg_attack.runs.study import Study
 from medseg_attack.threat.balls.norms import L2, Linf
@@ -107,11 +107,11 @@ def test_levels_of_some_images_are_the_levels_of_these() -> None:
         storage = Storage((images(0.5)[n] * 200).to(dtype), slope=1.0 + n, inter=-3.0 * n, padding=(10 * n, 11 * n))
         one = _stored(images(0.5)[n], f"case {n}")
         cases.append(replace(one, storage=storage, window=Window(5.0 * n, 200 + n)))
-    levels = Levels.of(cases, "cpu")
-    these = Levels.of([cases[2], cases[0]], "cpu")
+    levels = StoredValues.of(cases, "cpu")
+    these = StoredValues.of([cases[2], cases[0]], "cpu")
     assert levels is not None
     some = levels.at(torch.tensor([2, 0]))
-    for field in fields(Levels):
+    for field in fields(StoredValues):
         for mine, theirs in zip(*(tuple(getattr(one, field.name)) for one in (some, these)), strict=True):
             assert torch.equal(mine, theirs) if isinstance(mine, Tensor) else mine == theirs, field.name
 
@@ -175,7 +175,7 @@ def test_restarts_are_independent_runs_of_which_the_first_is_the_attack() -> Non
     attack = PGD(Linf(EPS), steps=1)
     once = attack(model, image, target, SEEDS)
     assert torch.equal(Restarts(attack, 1)(model, image, target, SEEDS).image, once.image)
-    metered = Metered(model)
+    metered = CountedModel(model)
     several = Restarts(attack, 4)(metered, image, target, SEEDS)
     assert metered.backwards == 4
     assert (several.harm >= once.harm).all()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack import registry
-from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.minimal.deepfool import NUDGE, DeepFool
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.threat.balls.norms import L2, Linf
@@ -60,7 +60,7 @@ def attacked(model: Model, image: Image, ball: Linf | L2, **options: int) -> tup
 @pytest.mark.parametrize("ball", BALLS, ids=["linf", "l2"])
 def test_one_linear_pixel_is_flipped_in_one_step(ball: Linf | L2) -> None:
     oracle: Model = registry.build("oracle", "model")(Task("oracle", ("organ",))).double().eval()
-    model = Metered(oracle)
+    model = CountedModel(oracle)
     found = DeepFool(ball)(model, grey(1, 1, 1, 1) + 0.2, torch.ones(1, 1, 1, 1, dtype=torch.bool), [1])
     assert found.size.item() == pytest.approx((0.2 + NUDGE) * BEYOND)
     assert torch.as_tensor(found.passes).tolist() == [[3, 1]]
@@ -69,7 +69,7 @@ def test_one_linear_pixel_is_flipped_in_one_step(ball: Linf | L2) -> None:
 @pytest.mark.parametrize(("ball", "distance"), [(Linf(0.9), 0.3 / 3.5), (L2(5.0), 0.3 / 2.5)], ids=["linf", "l2"])
 def test_the_runner_up_is_left_where_another_class_is_nearer(ball: Linf | L2, distance: float) -> None:
     """The runner-up lacks 0.1, which takes a change of 0.4; the third class lacks 0.3, which takes less."""
-    model = Metered(Linear(((0.0, 0.0), (0.25, 0.0), (1.5, 2.0)), (0.0, 0.1, 0.3)))
+    model = CountedModel(Linear(((0.0, 0.0), (0.25, 0.0), (1.5, 2.0)), (0.0, 0.1, 0.3)))
     found, classes = attacked(model, grey(1, 2, 1, 1), ball)
     assert classes == [2]
     assert found.size.item() == pytest.approx((distance + NUDGE) * BEYOND, rel=1e-9)
@@ -94,7 +94,7 @@ def test_every_sample_has_a_nearest_class_and_a_cost_of_its_own(ball: Linf | L2)
     together = DeepFool(ball)(model, image, target, range(3))
     assert torch.as_tensor(together.success).all()
     for i in range(3):
-        metered = Metered(model)
+        metered = CountedModel(model)
         alone = DeepFool(ball)(metered, image[i : i + 1], target[i : i + 1], [i])
         assert torch.equal(alone.image[0], together.image[i])
         assert torch.equal(torch.as_tensor(alone.passes)[0], torch.as_tensor(together.passes)[i])
@@ -133,7 +133,7 @@ def test_a_step_that_the_range_cuts_crosses_all_the_same(ball: Linf | L2, *, exc
 
 
 def test_towards_a_goal_the_wanted_class_must_win_over_the_best_other() -> None:
-    model = Metered(Linear(((0.0, 0.0), (0.0, 1.0), (1.0, 0.0)), (0.2, 0.1, 0.0)))
+    model = CountedModel(Linear(((0.0, 0.0), (0.0, 1.0), (1.0, 0.0)), (0.2, 0.1, 0.0)))
     image = grey(1, 2, 1, 1)
     attack = DeepFool(Linf(0.9), goal=Erase())
     found = attack(model, image, model.decide(model(image)), [0])

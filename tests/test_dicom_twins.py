@@ -28,7 +28,7 @@ from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.files import read_json
 from medseg_attack.models.checkpoints import load
 from medseg_attack.models.segmodel import frozen
-from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.types import Batch
 
@@ -207,7 +207,7 @@ def test_stored_values_stay_in_their_bits(tmp_path: Path) -> None:
     medattack("prepare", tmp_path / "scans", "--format", "dicom", "--window=-3000,6000", "--out", tmp_path / "data")
     data = open_prepared(tmp_path / "data")
     case = data.read(data.refs("all")[0])
-    levels = Levels.of([case], "cpu")
+    levels = StoredValues.of([case], "cpu")
     assert levels is not None
     ball = registry.build("linf(0.02)", "ball")
     x0 = case.image[None]

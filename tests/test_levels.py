@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from medseg_attack import registry
 from medseg_attack.evaluation.loop import Result, attack_chunk
-from medseg_attack.evaluation.rounding import Stored
+from medseg_attack.evaluation.rounding import RoundedModel
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.noise import noise_of
-from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import build
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.threat.balls.norms import L2, Linf
@@ -35,8 +35,8 @@ def case(dtype: type, slope: float = 1.0, inter: float = 0.0, window: tuple[floa
                 Window(low, high), storage=Storage(stored, slope, inter))  # fmt: skip
 
 
-def levels_of(one: Case) -> Levels:
-    found = Levels.of([one], "cpu")
+def levels_of(one: Case) -> StoredValues:
+    found = StoredValues.of([one], "cpu")
     assert found is not None
     return found
 
@@ -93,7 +93,7 @@ MIXED = [case(dtype, 0.5, 10.0, (50.0, 400.0)) for dtype in (np.int16, np.uint16
 
 @pytest.mark.parametrize("ball", [Linf(0.02), L2(0.3)], ids=str)
 def test_cases_of_several_types_are_stored_as_each_would_be_alone(ball: Linf | L2) -> None:
-    both = Levels.of(MIXED, "cpu")
+    both = StoredValues.of(MIXED, "cpu")
     assert both is not None
     image = torch.stack([one.image for one in MIXED])
     wish = ball.project((image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))), image)
@@ -139,7 +139,7 @@ def test_a_model_behind_storage_sees_levels_and_passes_gradients_on() -> None:
     model = SegModel(torch.nn.Conv2d(1, 1, 1), Task("t", ("a",)))
     one = case(np.uint8, window=(0, 255))
     levels, image = levels_of(one), one.image[None]
-    stored = Stored(model, levels, image, Linf(8 / 255))
+    stored = RoundedModel(model, levels, image, Linf(8 / 255))
     between = (image + 2.6 / 255).clamp(0, 1).requires_grad_()
     seen = levels.image(levels.nearest(between.detach(), image, Linf(8 / 255)), image)
     assert torch.equal(stored(between), model(seen))
@@ -160,7 +160,7 @@ def test_small_steps_add_up_between_levels() -> None:
     one = case(np.uint8, window=(0, 255))
     levels, image = levels_of(one), one.image[None]
     ball = Linf(1 / 255)
-    found = bim(ball, margin, steps=4, step_size=0.25)(Stored(model, levels, image, ball), image, image < 2, [0])
+    found = bim(ball, margin, steps=4, step_size=0.25)(RoundedModel(model, levels, image, ball), image, image < 2, [0])
     inner = (levels.stored > 0) & (levels.stored < 255)
     assert ((levels.nearest(found.image, image, ball) - levels.stored)[inner] == -1).all()
 

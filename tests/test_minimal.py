@@ -10,7 +10,7 @@ from medseg_attack.attacks.minimal.search.jsma import Jsma
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.minimal.alma_prox import _penalty, prox_linf
 from medseg_attack.attacks.minimal.dag import Dag
 from medseg_attack.attacks.minimal.search import Search
@@ -153,7 +153,7 @@ def test_a_failure_is_the_untouched_image_and_says_so(name: str) -> None:
 def test_every_gradient_of_an_image_is_counted(name: str, goal: Erase | None) -> None:
     if name.startswith("asma") and goal is None:
         return  # it can only go towards one
-    image, model = images(0.4)[:1], Metered(oracle(EXCLUSIVE))
+    image, model = images(0.4)[:1], CountedModel(oracle(EXCLUSIVE))
     truth = model.decide(model(image))
     model.forwards = 0
     attack = registry.build(name, "attack", {"steps": 2, "searches": 2, "goal": goal, "success": ByPixels(1.0)})
@@ -278,7 +278,7 @@ def test_asma_at_its_goal_only_shrinks_the_change() -> None:
 def test_no_pixel_is_changed_twice_by_jsma() -> None:
     shown: list[Tensor] = []
 
-    class Watched(Metered):
+    class Watched(CountedModel):
         def __call__(self, image: Tensor) -> LogOdds:
             shown.append(image.detach().clone())
             return super().__call__(image)

@@ -15,7 +15,7 @@ from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.data.prepared.windows import window_rule
 from medseg_attack.data.prepared.writing import Options, prepare
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.threat.balls.norms import Linf
 
 
@@ -123,7 +123,7 @@ def test_a_change_stops_beside_padding(tmp_path: Path, padding: tuple[int, int] 
     data = open_prepared(tmp_path / "data")
     case = data.read(data.refs("all")[0])
     object.__setattr__(case.storage, "padding", padding)
-    levels = Levels.of([case], "cpu")
+    levels = StoredValues.of([case], "cpu")
     assert levels is not None
     x0 = case.image[None]
     for sign, end in ((-1, down), (1, up)):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.composed.suites import sea
-from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD, bim, cospgd, fgsm, mi_fgsm, ni_fgsm, segpgd, ti_fgsm
 from medseg_attack.numerics.log_odds import softmax_log_odds
@@ -222,7 +222,7 @@ def test_small_steps_stay_inside_of_the_ball_and_large_ones_reach_its_edge() -> 
 def test_published_asma_steps_by_the_raw_gradient_times_a_rate_of_the_overlap() -> None:
     """P = 1e-6 IoU + 1e-7: on a linear model the first step, which knows of no overlap, is 1e-7 times the slopes; a
     later one is at most 1.1e-6 times those and twice the change."""
-    model = Metered(Linear(((1.0,),), (0.0,), exclusive=False))
+    model = CountedModel(Linear(((1.0,),), (0.0,), exclusive=False))
     image = torch.full((1, 1, 2, 4), 0.6, dtype=torch.float64)
     image[..., :2] = 0.4
     target = model.decide(model(image))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.blackbox.square import Square, _bump, _InL2, _side, _square, share
-from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.errors import InputError
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import margin, soft_dice
@@ -43,7 +43,7 @@ def test_queries_are_counted_and_the_first_is_never_lost(ball: Linf | L2) -> Non
     target = truth(model, image)
     harms = []
     for queries in (1, 7, 40):
-        metered = Metered(model)
+        metered = CountedModel(model)
         found = Square(ball, soft_dice, queries)(metered, image, target, SEEDS)
         assert (metered.forwards, metered.backwards) == (queries, 0)
         assert (ball.size(found.image, image) <= ball.limit + 1e-12).all()
@@ -95,7 +95,7 @@ def shown(ball: Linf | L2, image: Image, queries: int, first: float) -> list[Ima
     """What the attack asks about."""
     seen: list[Image] = []
 
-    class Watched(Metered):
+    class Watched(CountedModel):
         def __call__(self, image: Image) -> LogOdds:
             seen.append(image.detach().clone())
             return super().__call__(image)

@@ -16,7 +16,7 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.blackbox.transfer import Transfer
 from medseg_attack.attacks.controls.shuffled import Shuffled
-from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
 from medseg_attack.models import checkpoints
@@ -90,7 +90,7 @@ def test_the_image_does_not_depend_on_the_victim_that_sees_it_once(fuse: str) ->
     for victim in victims:
         (shown,) = victim.shown
         assert torch.equal(shown, first.image)
-    metered = Metered(net(MASKS, 3))
+    metered = CountedModel(net(MASKS, 3))
     attack(metered, IMAGE, target, SEEDS)
     assert (metered.forwards, metered.backwards) == (1, 0)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from medseg_attack.types import Image, LogOdds, Mask, Model, Task
 
 
-class Metered:
+class CountedModel:
     """A model that counts its passes; everything else is the model's own."""
 
     def __init__(self, model: Model, whole: "Metered | None" = None) -> None:
@@ -30,7 +30,7 @@ class Metered:
 
     def at(self, index: Tensor) -> "Metered":
         """The model of these samples, whose passes are counted here, too."""
-        return Metered(picked(self.model, index), self)
+        return CountedModel(picked(self.model, index), self)
 
     def _count(self, forwards: int, backwards: int) -> None:
         self.forwards += forwards

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medseg_attack import registry
-from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry.parts import every
@@ -38,7 +38,7 @@ class _EnoughError(Exception):
     """So many passes that counting on would take long."""
 
 
-class _Followed(Metered):
+class _Followed(CountedModel):
     """A model that counts passes up to a limit."""
 
     def __call__(self, image: Image) -> LogOdds:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Finding, by_severity
 from medseg_attack.checks.model import Scene, before
@@ -94,7 +94,7 @@ def dice(model: Model, pred: Mask, target: Mask) -> PerSample:
     return torch.where(present.any(1), mean, torch.ones_like(mean))
 
 
-class _Shown(Metered):
+class _Shown(CountedModel):
     """A model that keeps the last image it was asked about."""
 
     last: Image

@@ -9,11 +9,11 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.counting import Metered
-from medseg_attack.evaluation.rounding import Stored
+from medseg_attack.attacks.counting import CountedModel
+from medseg_attack.evaluation.rounding import RoundedModel
 from medseg_attack.numerics.flows import warped
 from medseg_attack.numerics.noise import noise_of
-from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import with_eps
 from medseg_attack.registry.parts import told
 from medseg_attack.threat.budgets import Budget
@@ -107,13 +107,13 @@ def _attack_cases(
     cases = [batch.cases[n] for n in at]
     image, target = (batch.image, batch.target) if len(at) == len(batch.cases) else (batch.image[at], batch.target[at])
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
-    model, levels = informed(model, cases), Levels.of(cases, image.device)
+    model, levels = informed(model, cases), StoredValues.of(cases, image.device)
     ready = [told(told(attack, "within", model.task), "on", cases) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
     # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
     floats = levels is None or any(hasattr(attack.ball, "length") for attack in ready)
-    metered = Metered(model if levels is None or floats else Stored(model, levels, image, widest))
+    metered = CountedModel(model if levels is None or floats else RoundedModel(model, levels, image, widest))
     start = time.perf_counter()
     cost: tuple[int, int] | None = None
     for (index, _), attack, found in zip(
@@ -130,7 +130,7 @@ def _attack_cases(
 
 
 def _shown(
-    found: Adversarial, image: Image, levels: Levels | None, ball: Ball
+    found: Adversarial, image: Image, levels: StoredValues | None, ball: Ball
 ) -> tuple[Image, Image, list[Tensor] | None]:
     """What an attack found as a file holds it, what its ball is around, and the values of that file."""
     if levels is None or found.image.shape != image.shape:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from medseg_attack.attacks.counting import Metered
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import Data
 from medseg_attack.files import digest
@@ -116,7 +116,7 @@ class Cost:
 
 def tried(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost]:
     """The attack as fitted to one batch, and what the fit to `n` cases would take."""
-    metered, start = Metered(informed(model, batch.cases)), time.perf_counter()
+    metered, start = CountedModel(informed(model, batch.cases)), time.perf_counter()
     known = with_fits(attack, lambda part: part.with_learned(told(part, "within", model.task).fit(metered, [batch], 0)))
     seconds = time.perf_counter() - start
     return known, Cost(metered.forwards * n, metered.backwards * n, seconds * n / len(batch.image))

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from medseg_attack.attacks.counting import picked
-from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry.parts import told
 from medseg_attack.types import Ball, Image, LogOdds, Mask, Model, Task
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class RoundedModel:
     """A model that sees of every image only what can be stored of it; gradients pass as if it saw the image itself."""
 
     model: Model
-    levels: Levels
+    levels: StoredValues
     image: Image
     ball: Ball
 
@@ -34,4 +34,6 @@ class Stored:
 
     def at(self, index: Tensor) -> "Stored":
         """The model of some of the images."""
-        return Stored(picked(self.model, index), self.levels.at(index), self.image[index], told(self.ball, "at", index))
+        return RoundedModel(
+            picked(self.model, index), self.levels.at(index), self.image[index], told(self.ball, "at", index)
+        )

@@ -17,7 +17,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.exports.copies import Twin, read_stored, sha256, twins_of
 from medseg_attack.files import read_json
 from medseg_attack.metrics.overlap import counts
-from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry.parts import told
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import SEAL, TWINS, RunFolder
@@ -49,7 +49,7 @@ class Seen:
 
     cases: Sequence[Case]
     batch: Batch
-    levels: Levels
+    levels: StoredValues
     pred: Mask
 
 
@@ -196,7 +196,7 @@ def predictions(
             if not any(case.id in values for case in part):
                 continue
             twins = [_twin(case, values[case.id]) if case.id in values else case for case in part]
-            batch, levels = Batch.of(part, device), Levels.of(twins, device)
+            batch, levels = Batch.of(part, device), StoredValues.of(twins, device)
             assert levels is not None  # prepared cases know their files
             with torch.no_grad():
                 pred = model.decide(informed(model, part)(levels.image(levels.stored, batch.image)))
@@ -206,7 +206,7 @@ def predictions(
 def _of_batch(
     seen: Seen, values: Mapping[str, Array], model: Model, ball: Ball, rows: pd.DataFrame, device: Any
 ) -> Iterator[Mismatch]:
-    levels, source = seen.levels, Levels.of(seen.cases, device)
+    levels, source = seen.levels, StoredValues.of(seen.cases, device)
     assert source is not None
     image = levels.image(levels.stored, seen.batch.image)
     kept = ~covered(ball, image, seen.batch.image)  # what a patch covers is in no count

@@ -21,11 +21,11 @@ from medseg_attack.types import (
 _NONE = (math.nan, math.nan)  # lies below and above no value
 
 
-NEAR = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
+FLOAT32_SLACK = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
 
 
 @dataclass(frozen=True, eq=False)
-class Levels:
+class StoredValues:
     """What the images of one batch are stored as, each in its own file's type.
 
     Attributes:
@@ -133,7 +133,7 @@ class Levels:
     def nearest(self, x: Image, x0: Image, ball: Ball) -> Tensor:
         """Stored values for `x`: rounded towards those of `x0`, so that no norm grows, in `ball` and in the window."""
         delta = (x - x0).to(torch.float64)
-        stored = self._moved(delta, NEAR)
+        stored = self._moved(delta, FLOAT32_SLACK)
         grown = ball.size(*self.exactly(stored)) > ball.limit * (1 + 1e-9)
         if grown.any():
             wide = grown.view(-1, *(1 for _ in x0.shape[1:]))

@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judged
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
-from medseg_attack.numerics.stored_values import Levels
+from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import About, build, register, with_eps
 from medseg_attack.registry.parts import told
 from medseg_attack.runs.folder import RunFolder
@@ -31,7 +31,7 @@ class _Stored:
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         arrays = RunFolder(Path(self.run)).images([case.id for case in self.cases])
         stored = torch.stack([torch.from_numpy(array).to(torch.float64) for array in arrays]).to(image.device)
-        levels = Levels.of(self.cases, image.device)
+        levels = StoredValues.of(self.cases, image.device)
         x = stored.to(image) if levels is None else levels.image(stored, image)
         return judged(model, self.ball, x, image, target)
 

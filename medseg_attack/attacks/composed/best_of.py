@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.counting import Metered, picked
+from medseg_attack.attacks.counting import CountedModel, picked
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
@@ -48,7 +48,7 @@ class BestOf:
         at = torch.arange(len(image), device=image.device)
         for attack in self.attacks:
             whole = len(at) == len(image)
-            metered = Metered(model if whole else picked(model, at))
+            metered = CountedModel(model if whole else picked(model, at))
             one = attack if whole else told(attack, "at", at)
             found = one(metered, image[at], target[at], [seeds[i] for i in at.tolist()])
             spent = torch.tensor([metered.forwards, metered.backwards], device=image.device)

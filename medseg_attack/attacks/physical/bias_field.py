@@ -9,7 +9,7 @@ from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, check
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import polynomial, smooth
 from medseg_attack.numerics.samples import draw
-from medseg_attack.numerics.stored_values import NEAR
+from medseg_attack.numerics.stored_values import FLOAT32_SLACK
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
@@ -55,7 +55,7 @@ class FieldStrength:
 
 def relative(x: Image, x0: Image) -> Image:
     """The change of every pixel as a share of it."""
-    change = ((x - x0).abs() - NEAR).clamp(min=0)
+    change = ((x - x0).abs() - FLOAT32_SLACK).clamp(min=0)
     return torch.where(change > 0, change / x0, 0)
 
 

@@ -13,7 +13,7 @@ from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, check
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.samples import draw
-from medseg_attack.numerics.stored_values import NEAR
+from medseg_attack.numerics.stored_values import FLOAT32_SLACK
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.objectives.losses import bce
@@ -62,8 +62,10 @@ class ExposureStops:
 
     def size(self, x: Image, x0: Image) -> PerSample:
         low, high = self._around(x0)
-        up, down = (x - NEAR).clamp(min=0) / high, low / (x + NEAR)
-        most = torch.maximum(torch.where(x > high + NEAR, up, 1), torch.where(x < low - NEAR, down, 1))
+        up, down = (x - FLOAT32_SLACK).clamp(min=0) / high, low / (x + FLOAT32_SLACK)
+        most = torch.maximum(
+            torch.where(x > high + FLOAT32_SLACK, up, 1), torch.where(x < low - FLOAT32_SLACK, down, 1)
+        )
         return most.flatten(1).amax(1).log2()
 
     def _around(self, x0: Image) -> tuple[Image, Image]:
