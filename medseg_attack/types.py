@@ -294,7 +294,7 @@ class Attack(Protocol):
 
 
 @runtime_checkable
-class Fitted(Protocol):
+class Fittable(Protocol):
     """An attack that learns from some cases before it attacks others."""
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> Mapping[str, Tensor]:

@@ -11,7 +11,7 @@ from medseg_attack.checks.attack_profile import family
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.threat.balls.base import covered, size_of
-from medseg_attack.types import Attack, Batch, Case, Fitted, Task, Window
+from medseg_attack.types import Attack, Batch, Case, Fittable, Task, Window
 
 TASK = Task("contract", ("a", "b"))
 EPS = 8 / 255
@@ -45,7 +45,7 @@ def built(name: str, eps: float = EPS) -> Attack:
     """The attack as it comes, but short."""
     short = {} if name in SPECS else FEW
     attack: Attack = registry.with_eps(registry.build(SPECS.get(name, name), "attack", short), eps)
-    if isinstance(attack, Fitted):
+    if isinstance(attack, Fittable):
         attack = attack.with_learned(attack.fit(*FITTED_ON, seed=0))
     return attack
 

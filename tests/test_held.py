@@ -13,7 +13,7 @@ from medseg_attack.registry.parts import told
 from medseg_attack.threat.balls.base import free
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.types import Adversarial, Attack, Batch, Case, Fitted, Task, Window
+from medseg_attack.types import Adversarial, Attack, Batch, Case, Fittable, Task, Window
 
 BUDGET = {"steps": 4, "queries": 60, "searches": 2, "epochs": 2}
 # whose ball may be linf or l2, less those that look for the least change, which search all of [0, 1]
@@ -49,7 +49,7 @@ def scene(channels: int = 1, exclusive: bool = False) -> tuple[SegModel, Batch]:
 def found_by(attack: Any, model: SegModel, batch: Batch) -> tuple[Adversarial, Attack]:
     """As the loop does: what learns does so first, then all are told their cases."""
     ready = told(attack, "within", model.task)
-    if isinstance(ready, Fitted):
+    if isinstance(ready, Fittable):
         ready = ready.with_learned(ready.fit(model, [batch], 0))
     ready = told(ready, "on", batch.cases)
     return ready(model, batch.image, batch.target, [1, 2]), ready

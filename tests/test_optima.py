@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.threat.balls.base import size_of
-from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Fitted, Model, Task, Window
+from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Fittable, Model, Task, Window
 
 TASKS = pytest.mark.parametrize("task", [ORGAN, EXCLUSIVE], ids=["sigmoid", "softmax"])
 SEEDS = [1, 2, 3]
@@ -97,7 +97,7 @@ def test_every_registered_attack_is_held_against_an_optimum() -> None:
 def built(text: str, model: Model, eps: float | None = None, **short: int) -> Attack:
     attack: Attack = registry.build(text, "attack", short)
     attack = attack if eps is None else registry.with_eps(attack, eps)
-    if isinstance(attack, Fitted):
+    if isinstance(attack, Fittable):
         image = images().flip(0)
         target = truth(model, image)
         cases = [Case(str(n), "", "", image[n], target[n], (1.0, 1.0), Window(0, 1)) for n in range(3)]

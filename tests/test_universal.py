@@ -17,7 +17,7 @@ from medseg_attack import registry
 from medseg_attack.attacks.controls.shuffled import Shuffled
 from medseg_attack.attacks.universal.uap import UAP, Universal, placed, uap_metzen
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.fitting import needs_fit, with_fits
+from medseg_attack.evaluation.fitting import fit_parts, must_fit
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.threat.balls.channels import Channels
@@ -25,7 +25,7 @@ from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.goals.stored import Donors
 from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce, margin
-from medseg_attack.types import Batch, Case, Fitted, LogOdds, Mask, PerSample, Task, Window
+from medseg_attack.types import Batch, Case, Fittable, LogOdds, Mask, PerSample, Task, Window
 
 ONE = Task("one", ("organ",))
 EPS = 0.06
@@ -184,11 +184,11 @@ def test_bad_options_are_told(text: str, told: str) -> None:
 
 def test_parts_that_learn_are_found_at_any_depth() -> None:
     nested = Shuffled(UAP())
-    assert needs_fit(nested)
-    assert isinstance(UAP(), Fitted)
-    assert not needs_fit(registry.build("pgd", "attack"))
+    assert must_fit(nested)
+    assert isinstance(UAP(), Fittable)
+    assert not must_fit(registry.build("pgd", "attack"))
     change = torch.zeros(1, 1, 2, 2)
-    assert isinstance(with_fits(nested, lambda part: part.with_learned({"change": change})).attack, Universal)
+    assert isinstance(fit_parts(nested, lambda part: part.with_learned({"change": change})).attack, Universal)
 
 
 # -- modalities ------------------------------------------------------------------------------------------------------

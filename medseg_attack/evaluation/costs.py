@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.fitting import tried
+from medseg_attack.evaluation.fitting import fit_once
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.evaluation.runner import Benchmark, among, known
 from medseg_attack.models.segmodel import frozen
@@ -52,7 +52,7 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
         with frozen(model):
             informed(model, cases)(batch.image)  # the first pass pays for what later ones have
             for cell in benchmark.cells(given):
-                attack, fit = tried(cell.attack, model, batch, len(known(benchmark, given, cell)))
+                attack, fit = fit_once(cell.attack, model, batch, len(known(benchmark, given, cell)))
                 start = time.perf_counter()
                 attack = among(attack, benchmark, given)
                 rows = attack_chunk(model, [batch], [attack], budgets=[cell.budget])[0].rows

@@ -18,19 +18,19 @@ from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.registry.parts import every, replace_parts, told
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.threat.budgets import Budget
-from medseg_attack.types import Attack, Batch, Fitted, Model, informed
+from medseg_attack.types import Attack, Batch, Fittable, Model, informed
 
 BATCH = 8  # cases of a batch of the fit: it determines what is learned, unlike that of the attack
 
 
-def needs_fit(attack: Any) -> bool:
+def must_fit(attack: Any) -> bool:
     """Whether the attack, or a part of it, learns first."""
-    return any(isinstance(part, Fitted) for part in every(attack))
+    return any(isinstance(part, Fittable) for part in every(attack))
 
 
-def with_fits(attack: Any, learn: Callable[[Fitted], Attack]) -> Any:
+def fit_parts(attack: Any, learn: Callable[[Fittable], Attack]) -> Any:
     """The attack with each part that learns, at any depth, replaced by what `learn` makes of it."""
-    return replace_parts(attack, lambda part: learn(part) if isinstance(part, Fitted) else None)
+    return replace_parts(attack, lambda part: learn(part) if isinstance(part, Fittable) else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed:
     """
     numbers = iter(range(1000))
 
-    def learn(part: Fitted) -> Attack:
+    def learn(part: Fittable) -> Attack:
         path = folder.path / f"learned-{next(numbers)}.safetensors"
         if not path.exists():
             start = time.perf_counter()
@@ -82,7 +82,7 @@ def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed:
         _check(path, digest(folder.config))
         return part.with_learned(tensors)
 
-    return with_fits(attack, learn)
+    return fit_parts(attack, learn)
 
 
 def check_fit(label: str, budget: Budget | None, known: Sequence[Any], refs: Sequence[Any]) -> None:
@@ -114,10 +114,10 @@ class Cost:
     seconds: float
 
 
-def tried(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost]:
+def fit_once(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost]:
     """The attack as fitted to one batch, and what the fit to `n` cases would take."""
     metered, start = CountedModel(informed(model, batch.cases)), time.perf_counter()
-    known = with_fits(attack, lambda part: part.with_learned(told(part, "within", model.task).fit(metered, [batch], 0)))
+    known = fit_parts(attack, lambda part: part.with_learned(told(part, "within", model.task).fit(metered, [batch], 0)))
     seconds = time.perf_counter() - start
     return known, Cost(metered.forwards * n, metered.backwards * n, seconds * n / len(batch.image))
 

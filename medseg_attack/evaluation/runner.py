@@ -19,7 +19,7 @@ from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared.reading import CaseRef, Prepared
 from medseg_attack.data.prepared.subsets import limited, telling
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fitted, needs_fit
+from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import twins_of
 from medseg_attack.exports.segmentations import write_segmentations
@@ -154,7 +154,7 @@ def _fitted(benchmark: Benchmark, given: Given, model: SegModel, cell: Cell, fol
 
 def known(benchmark: Benchmark, given: Given, cell: Cell) -> Sequence[CaseRef]:
     """The cases that an attack is fitted on, none if it does not learn."""
-    return benchmark.data.refs("train", benchmark.study.fold, given.dims) if needs_fit(cell.attack) else ()
+    return benchmark.data.refs("train", benchmark.study.fold, given.dims) if must_fit(cell.attack) else ()
 
 
 def among(attack: Any, benchmark: Benchmark, given: Given) -> Any:
@@ -280,7 +280,7 @@ def _header(
     benchmark: Benchmark, given: Given, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]
 ) -> dict[str, Any]:
     card = given.card
-    learning = {"fit_seconds": fit_seconds(folder)} if needs_fit(cell.attack) else {}
+    learning = {"fit_seconds": fit_seconds(folder)} if must_fit(cell.attack) else {}
     return {
         "model": given.label,
         "dims": given.dims,
