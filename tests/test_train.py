@@ -27,7 +27,7 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.training import augment
 from medseg_attack.training.loop import finished, past, train
 from medseg_attack.training.losses import LOSSES, training_loss
-from medseg_attack.training.options import Options, cases_of, label, planned, warnings
+from medseg_attack.training.options import Options, cases_of, label, resolve, warnings
 from medseg_attack.training.validation import validated
 from medseg_attack.types import Case, Task, Window
 
@@ -77,7 +77,7 @@ class Discs:
 def trained(folder, data=None, options=SMALL, epochs=math.inf):
     """Trains, or abandons the training after some epochs; its checkpoint's fingerprint if it finished."""
     data = data or Discs()
-    for record in train(planned(options, data), data, folder, CPU):
+    for record in train(resolve(options, data), data, folder, CPU):
         if record.epoch >= epochs:
             return None
     return checkpoints.fingerprint(checkpoints.load(folder, data.task))
@@ -143,7 +143,7 @@ def test_kill_9_in_the_middle_of_an_epoch(tmp_path):
 def test_a_finished_training_is_not_repeated(tmp_path):
     trained(tmp_path)
     stamp = (tmp_path / "weights.safetensors").stat().st_mtime_ns
-    assert list(train(planned(SMALL, Discs()), Discs(), tmp_path, CPU)) == []
+    assert list(train(resolve(SMALL, Discs()), Discs(), tmp_path, CPU)) == []
     assert (tmp_path / "weights.safetensors").stat().st_mtime_ns == stamp
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "card.json",
@@ -196,11 +196,11 @@ def test_the_learning_rate_falls_along_a_cosine_in_every_step(tmp_path):
 
 
 def test_a_plan_leaves_nothing_open():
-    plan = planned(Options(), Discs(shapes=((24, 24), (20, 30))))
+    plan = resolve(Options(), Discs(shapes=((24, 24), (20, 30))))
     assert plan.model == "unet_small(size=(160, 160))"
     assert label(plan.model) == "unet_small"
     assert plan.epochs == 750
-    assert planned(Options(), Discs()).model == "unet_small"
+    assert resolve(Options(), Discs()).model == "unet_small"
     assert label("smp(encoder='resnet18', size=(64, 64), encoder_weights='imagenet')") == "smp(encoder='resnet18')"
 
 
@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path):
 
 def test_nothing_to_train_on_and_classes_that_cannot_be_learnt():
     with pytest.raises(InputError, match="expected training cases in discs"):
-        planned(SMALL, Discs(slices=0))
+        resolve(SMALL, Discs(slices=0))
 
     class Empty(Discs):
         def read(self, ref):
@@ -366,7 +366,7 @@ def test_parts_of_the_patients_are_disjoint_whole_and_nested() -> None:
 )
 def test_a_part_that_is_none_is_refused(patients: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
-        planned(Options(patients=patients), Discs())
+        resolve(Options(patients=patients), Discs())
 
 
 def test_training_begins_with_the_weights_of_a_checkpoint(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.training import augment
-from medseg_attack.training.options import Options, planned
+from medseg_attack.training.options import Options, resolve
 
 NET = """
 import torch
@@ -246,7 +246,7 @@ def test_a_3d_model_without_a_window_cannot_be_trained_on_scans_of_many_shapes(d
     data = replace(data, splits={patient: int(patient == patients[0]) for patient in patients})
     assert len({ref.shape for ref in data.refs("train", 1, dims=3)}) > 1
     with pytest.raises(InputError, match="add window=\\(SLICES, ROWS, COLUMNS\\)"):
-        planned(Options(model="monai(UNet(channels=(4, 8)), dims=3)", fold=1), data)
+        resolve(Options(model="monai(UNet(channels=(4, 8)), dims=3)", fold=1), data)
 
 
 # doctor

@@ -89,7 +89,7 @@ def train(
     asked = planning.Options(
         model, loss, epochs, lr, batch_size, fold, _grid(size), encoder_weights, seed, patients, init
     )
-    plan = planning.planned(asked, source)
+    plan = planning.resolve(asked, source)
     folder = out or where / "models" / _name(plan, source)
     for line in planning.warnings(plan, source):
         say(f"warning: {line}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import fit_once
 from medseg_attack.evaluation.loop import attack_chunk
-from medseg_attack.evaluation.runner import Benchmark, among, known
+from medseg_attack.evaluation.runner import Benchmark, bind_data, known
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runtime import peak_mb
@@ -15,7 +15,7 @@ from medseg_attack.types import Batch, informed
 
 
 @dataclass(frozen=True)
-class Planned:
+class Cost:
     """What one run would cost, from one batch that was attacked for it.
 
     Attributes:
@@ -32,7 +32,7 @@ class Planned:
     peak_mb: float
 
 
-def plan(benchmark: Benchmark) -> Iterator[Planned]:
+def plan(benchmark: Benchmark) -> Iterator[Cost]:
     """Attacks one batch with every attack and writes nothing.
 
     Yields:
@@ -54,11 +54,11 @@ def plan(benchmark: Benchmark) -> Iterator[Planned]:
             for cell in benchmark.cells(given):
                 attack, fit = fit_once(cell.attack, model, batch, len(known(benchmark, given, cell)))
                 start = time.perf_counter()
-                attack = among(attack, benchmark, given)
+                attack = bind_data(attack, benchmark, given)
                 rows = attack_chunk(model, [batch], [attack], budgets=[cell.budget])[0].rows
                 seconds = (time.perf_counter() - start) * share + fit.seconds
                 # two passes of the loop's own per case: the clean prediction and the one that is scored
                 forwards = (rows[0].forwards + 2) * len(refs) + fit.forwards
                 passes = forwards, rows[0].backwards * len(refs) + fit.backwards
                 peak = peak_mb(benchmark.device)
-                yield Planned(given.label, cell.label, cell.loss, cell.eps, *passes, seconds, peak)
+                yield Cost(given.label, cell.label, cell.loss, cell.eps, *passes, seconds, peak)

@@ -149,7 +149,7 @@ def _fitted(benchmark: Benchmark, given: Given, model: SegModel, cell: Cell, fol
     """The cell's attack, fitted on the training patients of the study's fold if it learns."""
     batches = Batches.of(benchmark.data, known(benchmark, given, cell), benchmark.device)
     attack = fitted(cell.attack, model, batches, folder, benchmark.study.seed)
-    return among(attack, benchmark, given)
+    return bind_data(attack, benchmark, given)
 
 
 def known(benchmark: Benchmark, given: Given, cell: Cell) -> Sequence[CaseRef]:
@@ -157,7 +157,7 @@ def known(benchmark: Benchmark, given: Given, cell: Cell) -> Sequence[CaseRef]:
     return benchmark.data.refs("train", benchmark.study.fold, given.dims) if must_fit(cell.attack) else ()
 
 
-def among(attack: Any, benchmark: Benchmark, given: Given) -> Any:
+def bind_data(attack: Any, benchmark: Benchmark, given: Given) -> Any:
     """The attack with the data that it may draw from: the split's, whatever the limit."""
     refs = benchmark.data.refs(benchmark.study.split, benchmark.study.fold, given.dims)
     return told(attack, "among", benchmark.data, refs)

@@ -50,7 +50,7 @@ class Options:
     init: str = ""
 
 
-def planned(options: Options, data: Source) -> Options:
+def resolve(options: Options, data: Source) -> Options:
     """The options with nothing left open: `model` names its size and initial weights, `epochs` is a number.
 
     Raises:
