@@ -21,7 +21,7 @@ from medseg_attack.data.prepared.subsets import limited, telling
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
-from medseg_attack.exports.copies import twins_of
+from medseg_attack.exports.copies import copies_of
 from medseg_attack.exports.segmentations import write_segmentations
 from medseg_attack.exports.verification import FOLDER, MANIFEST
 from medseg_attack.exports.writing import export
@@ -182,7 +182,7 @@ def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
                     "scans need a truth of their own, which is not written: --save-adversarial none"
                 )
         for scan in {ref.volume for ref in refs}:
-            twins_of(benchmark.data.records[scan])
+            copies_of(benchmark.data.records[scan])
 
 
 def _claim(benchmark: Benchmark) -> None:

@@ -30,7 +30,7 @@ _PRIVATE = ("descrip", "aux_file", "intent_name", "db_name")  # NIfTI's free tex
 
 
 @dataclass(frozen=True, eq=False)
-class Twin:
+class PerturbedCopy:
     """One file of a scan.
 
     Attributes:
@@ -56,7 +56,7 @@ class Twin:
         return {} if self.name else {"source": self.path}
 
 
-def twins_of(record: Mapping[str, Any]) -> list[Twin]:
+def copies_of(record: Mapping[str, Any]) -> list[PerturbedCopy]:
     """The image files of a prepared scan, from its record.
 
     Raises:
@@ -69,14 +69,17 @@ def twins_of(record: Mapping[str, Any]) -> list[Twin]:
         )
     slices, channels = tuple(range(len(record["case_ids"]))), tuple(range(record.get("channels", 1)))
     if record.get("frames"):
-        return [Twin(path, mine, channels, _name(record, mine)) for path, mine in _by_file(record["frames"]).items()]
+        return [
+            PerturbedCopy(path, mine, channels, _name(record, mine))
+            for path, mine in _by_file(record["frames"]).items()
+        ]
     first = record["sources"][0]["path"]
     n = record.get("n_images", len(slices) if first.endswith(".png") else 1)  # absent from the first version's records
     paths = [source["path"] for source in record["sources"][:n]]
     if is_picture(Path(first)) and n == len(slices):
-        return [Twin(path, (index,), channels) for index, path in enumerate(paths)]
+        return [PerturbedCopy(path, (index,), channels) for index, path in enumerate(paths)]
     if record["lattice"] and first.endswith((".nii", ".nii.gz")):
-        return [Twin(path, slices, channels if n == 1 else (index,)) for index, path in enumerate(paths)]
+        return [PerturbedCopy(path, slices, channels if n == 1 else (index,)) for index, path in enumerate(paths)]
     raise InputError(f"expected pictures, NIfTI or DICOM to write twins of, got {first}; use --save-adversarial none")
 
 
@@ -95,7 +98,7 @@ def _by_file(frames: Sequence[Sequence[Any]]) -> dict[str, tuple[int, ...]]:
 
 
 def write_twin(
-    root: Path, twin: Twin, source: Path, record: Mapping[str, Any], stored: Array, facts: Mapping[str, Any],
+    root: Path, twin: PerturbedCopy, source: Path, record: Mapping[str, Any], stored: Array, facts: Mapping[str, Any],
     *, keep_headers: bool = False,
 ) -> None:  # fmt: skip
     """Writes the twin, then its sidecar.

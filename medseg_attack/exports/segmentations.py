@@ -9,7 +9,7 @@ from medseg_attack.data.formats.dicom.writing import seg_bytes
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.exports.copies import run_key, sha256
-from medseg_attack.exports.verification import FOLDER, MANIFEST, predictions, read_twins
+from medseg_attack.exports.verification import FOLDER, MANIFEST, predict_copies, read_twins
 from medseg_attack.files import read_json, whole, write_json
 from medseg_attack.models.segmodel import SegModel, frozen
 
@@ -28,7 +28,7 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     masks: dict[str, Array] = {}
     scored = list(model.task.scored)
     with frozen(model):
-        for seen in predictions(run, data, model, device, values):
+        for seen in predict_copies(run, data, model, device, values):
             pred = seen.pred[:, scored].cpu().numpy()
             for n, case in enumerate(seen.cases):
                 if case.id in values:

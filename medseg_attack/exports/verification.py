@@ -14,7 +14,7 @@ from medseg_attack import registry
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.errors import InputError
-from medseg_attack.exports.copies import Twin, read_stored, sha256, twins_of
+from medseg_attack.exports.copies import PerturbedCopy, copies_of, read_stored, sha256
 from medseg_attack.files import read_json
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.stored_values import StoredValues
@@ -40,7 +40,7 @@ class Mismatch:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class PredictedBatch:
     """A batch of the run as it stands on the disk, and what the model makes of it.
 
     Attributes:
@@ -58,7 +58,7 @@ def _of_scans(header: Mapping[str, Any]) -> bool:
     return bool(header.get("dims", 2) == 3)
 
 
-def _ids(data: Prepared, scan: str, twin: Twin, whole: bool) -> list[str]:
+def _ids(data: Prepared, scan: str, twin: PerturbedCopy, whole: bool) -> list[str]:
     return [scan] if whole else [data.records[scan]["case_ids"][n] for n in twin.slices]
 
 
@@ -98,7 +98,7 @@ def _left_out(run: Path, data: Prepared, manifest: Mapping[str, Any]) -> list[Mi
     written = {
         twin.written: scan
         for scan in scans
-        for twin in twins_of(data.records[scan])
+        for twin in copies_of(data.records[scan])
         if cases & set(_ids(data, scan, twin, whole))
     }
     listed = {file["path"] for file in manifest["files"]}
@@ -118,7 +118,7 @@ def read_twins(
     """The stored values of a run's twins by case, and what does not hold of the files."""
     values: dict[str, Array] = {}
     scans = dict.fromkeys(file["scan"] for file in files)
-    twins = {(scan, twin.written): twin for scan in scans for twin in twins_of(data.records[scan])}
+    twins = {(scan, twin.written): twin for scan in scans for twin in copies_of(data.records[scan])}
     known = ((file, twins.get((file["scan"], file["path"]))) for file in files)  # of strangers `_left_out` tells
     found = [wrong for file, twin in known if twin for wrong in _of_file(run, data, file, twin, values)]
     if _of_scans(read_json(run / "run.json")):
@@ -137,7 +137,7 @@ def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) 
 
 
 def _of_file(
-    run: Path, data: Prepared, file: Mapping[str, Any], twin: Twin, values: dict[str, Array]
+    run: Path, data: Prepared, file: Mapping[str, Any], twin: PerturbedCopy, values: dict[str, Array]
 ) -> Iterator[Mismatch]:
     """Hash and geometry of a twin; its slices go to `values` by case, (channels, rows, columns)."""
     record, path = data.records[file["scan"]], run / FOLDER / file["path"]
@@ -173,13 +173,13 @@ def _of_dice(
     config = RunFolder(run).config
     attack = registry.build(buildable(config["attack"], config.get("budget")), "attack")
     rows = RunFolder(run).rows().set_index(["case", "cls"])
-    for seen in predictions(run, data, model, device, values):
+    for seen in predict_copies(run, data, model, device, values):
         yield from _of_batch(seen, values, model, attack.ball, rows, device)
 
 
-def predictions(
+def predict_copies(
     run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
-) -> Iterator[Seen]:
+) -> Iterator[PredictedBatch]:
     """What the model makes of stored cases, in the batches of the run itself; other cases stay clean.
 
     Args:
@@ -200,11 +200,11 @@ def predictions(
             assert levels is not None  # prepared cases know their files
             with torch.no_grad():
                 pred = model.decide(informed(model, part)(levels.image(levels.stored, batch.image)))
-            yield Seen(part, batch, levels, pred)
+            yield PredictedBatch(part, batch, levels, pred)
 
 
 def _of_batch(
-    seen: Seen, values: Mapping[str, Array], model: Model, ball: Ball, rows: pd.DataFrame, device: Any
+    seen: PredictedBatch, values: Mapping[str, Array], model: Model, ball: Ball, rows: pd.DataFrame, device: Any
 ) -> Iterator[Mismatch]:
     levels, source = seen.levels, StoredValues.of(seen.cases, device)
     assert source is not None

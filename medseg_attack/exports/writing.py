@@ -10,7 +10,7 @@ import pandas as pd
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import CaseRef, Prepared
 from medseg_attack.errors import InputError, plural
-from medseg_attack.exports.copies import twins_of, write_twin
+from medseg_attack.exports.copies import copies_of, write_twin
 from medseg_attack.exports.verification import FOLDER, MANIFEST, _ids, _of_scans
 from medseg_attack.files import read_json, write_json
 from medseg_attack.runs.folder import RunFolder
@@ -28,7 +28,7 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
     """
     rows, config, header = RunFolder(run).rows(), read_json(run / "config.json"), read_json(run / "run.json")
     whole = _of_scans(header)
-    files = [(scan, twin) for scan in sorted({ref.volume for ref in refs}) for twin in twins_of(data.records[scan])]
+    files = [(scan, twin) for scan in sorted({ref.volume for ref in refs}) for twin in copies_of(data.records[scan])]
     if which != "all":
         dice = {twin.path: _dice(rows, _ids(data, scan, twin, whole)) for scan, twin in files}
         ranks = {twin.path: (dice[twin.path], scan, () if whole else twin.slices) for scan, twin in files}
