@@ -12,7 +12,7 @@ from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD, bim, fgsm
 from medseg_attack.attacks.gradient.wang2024 import FgsmWang2024
 from medseg_attack.checks.flags import Finding
-from medseg_attack.checks.model import before
+from medseg_attack.checks.model import check_model
 from medseg_attack.checks.probes import preflight
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.threat.balls.norms import Linf
@@ -72,21 +72,21 @@ def test_a_3_bit_quantiser_looks_robust_and_is_caught() -> None:
 
 
 def test_ma001_a_step_without_slope() -> None:
-    assert "MA001" in codes(before(broken(before=quantiser), batch()))
+    assert "MA001" in codes(check_model(broken(before=quantiser), batch()))
 
 
 def test_ma001_a_z_score_that_is_cut_inside_the_model() -> None:
-    assert "MA001" in codes(before(broken(before=lambda x: ((x - 0.35) / 0.1).clamp(0, 1)), batch()))
+    assert "MA001" in codes(check_model(broken(before=lambda x: ((x - 0.35) / 0.1).clamp(0, 1)), batch()))
 
 
 def test_ma002_a_detached_model() -> None:
-    assert "MA002" in codes(before(broken(before=lambda x: x.detach()), batch()))
+    assert "MA002" in codes(check_model(broken(before=lambda x: x.detach()), batch()))
 
 
 def test_ma002_a_model_whose_weights_alone_have_gradients() -> None:
     model = SegModel(Around(after=nn.Conv2d(2, 2, 1)), TASK)
     blocked = SegModel(nn.Sequential(Detach(), model.net), TASK).eval()
-    assert "MA002" in codes(before(blocked, batch()))
+    assert "MA002" in codes(check_model(blocked, batch()))
 
 
 class Detach(nn.Module):
@@ -98,7 +98,7 @@ class Detach(nn.Module):
 def test_ma003_a_randomised_model(draw: str) -> None:
     torch.manual_seed(0)
     change = {"dropout": lambda x: F.dropout(x, 0.1, True), "noise": lambda x: x + 0.1 * torch.randn_like(x)}[draw]
-    found = codes(before(broken(before=change), batch()))
+    found = codes(check_model(broken(before=change), batch()))
     assert "MA003" in found
     assert not {"MA004", "MA020", "MA021"} & found  # its passes cannot be compared with each other
 
@@ -106,19 +106,19 @@ def test_ma003_a_randomised_model(draw: str) -> None:
 def test_ma004_a_model_in_train_mode() -> None:
     net = SmallUNet()
     net.load_state_dict(healthy_net().state_dict())
-    assert "MA004" in codes(before(SegModel(net.train(), TASK).train(), batch()))
+    assert "MA004" in codes(check_model(SegModel(net.train(), TASK).train(), batch()))
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
 def test_ma005_probabilities(exclusive: bool) -> None:
     if not exclusive:
-        assert "MA005" in codes(before(broken(after=torch.sigmoid), batch()))
+        assert "MA005" in codes(check_model(broken(after=torch.sigmoid), batch()))
         return
     task = Task("blobs", ("background", *TASK.classes), exclusive=True)
     net = nn.Sequential(Around(after=WithBackground()), nn.Softmax(1))
     seen = batch()
     target = torch.cat((~seen.target.any(1, keepdim=True), seen.target), 1)
-    assert "MA005" in codes(before(SegModel(net, task).eval(), replace(seen, target=target)))
+    assert "MA005" in codes(check_model(SegModel(net, task).eval(), replace(seen, target=target)))
 
 
 def backwards(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
@@ -167,23 +167,23 @@ def test_ma010_a_search_without_gradients_wins() -> None:
 
 def test_ma015_less_than_one_grey_level() -> None:
     stored = moved(lambda image: (image * 60).round() / 60)
-    assert "MA015" in codes(before(healthy(), stored, [fgsm(Linf(1 / 255))]))
-    assert "MA015" not in codes(before(healthy(), stored, [fgsm(Linf(1 / 60))]))
-    assert "MA015" not in codes(before(healthy(), batch(), [fgsm(Linf(1e-4))]))  # no lattice to be seen
+    assert "MA015" in codes(check_model(healthy(), stored, [fgsm(Linf(1 / 255))]))
+    assert "MA015" not in codes(check_model(healthy(), stored, [fgsm(Linf(1 / 60))]))
+    assert "MA015" not in codes(check_model(healthy(), batch(), [fgsm(Linf(1e-4))]))  # no lattice to be seen
 
 
 def test_ma016_organs_at_the_end_of_the_window() -> None:
-    assert "MA016" in codes(before(healthy(), moved(lambda image: image.clamp(max=0.4) / 0.4)))
+    assert "MA016" in codes(check_model(healthy(), moved(lambda image: image.clamp(max=0.4) / 0.4)))
 
 
 def test_ma017_half_precision() -> None:
-    assert "MA017" in codes(before(broken(after=lambda z: z.bfloat16()), batch()))
+    assert "MA017" in codes(check_model(broken(after=lambda z: z.bfloat16()), batch()))
 
 
 def test_ma019_logits_times_1000() -> None:
     loud = broken(after=lambda z: 1000 * z)
-    assert "MA019" in codes(before(loud, batch(), GOOD))
-    assert "MA019" not in codes(before(loud, batch(), [PGD(Linf(EPS), margin)]))  # which does not saturate
+    assert "MA019" in codes(check_model(loud, batch(), GOOD))
+    assert "MA019" not in codes(check_model(loud, batch(), [PGD(Linf(EPS), margin)]))  # which does not saturate
 
 
 class Wavering(torch.autograd.Function):
@@ -199,18 +199,18 @@ class Wavering(torch.autograd.Function):
 
 
 def test_ma020_and_ma021_a_gradient_that_was_made_up() -> None:
-    found = codes(before(broken(before=Wavering.apply), batch()))
+    found = codes(check_model(broken(before=Wavering.apply), batch()))
     assert {"MA020", "MA021"} <= found
 
 
 def test_ma021_a_gradient_that_oscillates() -> None:
     """Right at every point, and of no use a pixel value away."""
     rippled = broken(before=lambda x: x + 0.004 * torch.sin(3000 * x))
-    assert "MA021" in codes(before(rippled, batch(), GOOD))
+    assert "MA021" in codes(check_model(rippled, batch(), GOOD))
 
 
 def test_ma022_a_gradient_that_is_not_finite() -> None:
-    assert "MA022" in codes(before(broken(before=lambda x: x + 0 * (x - x).abs().sqrt()), batch()))
+    assert "MA022" in codes(check_model(broken(before=lambda x: x + 0 * (x - x).abs().sqrt()), batch()))
 
 
 def test_ma023_an_objective_that_misses_the_score() -> None:
@@ -222,11 +222,13 @@ def test_ma023_an_objective_that_misses_the_score() -> None:
 
 @pytest.mark.parametrize("shift", [-0.5, 0.5])
 def test_ma025_values_outside_the_box(shift: float) -> None:
-    assert "MA025" in codes(before(healthy(), moved(lambda image: image + shift)))
+    assert "MA025" in codes(check_model(healthy(), moved(lambda image: image + shift)))
 
 
 def test_ma026_a_z_score_cut_to_the_box() -> None:
-    assert "MA026" in codes(before(healthy(), moved(lambda image: ((image - image.mean()) / image.std()).clamp(0, 1))))
+    assert "MA026" in codes(
+        check_model(healthy(), moved(lambda image: ((image - image.mean()) / image.std()).clamp(0, 1)))
+    )
 
 
 def test_ma034_averaging_helps_against_a_randomised_model() -> None:

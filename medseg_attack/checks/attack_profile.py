@@ -67,7 +67,7 @@ def family(name: str) -> str:
     )
 
 
-def asks(attack: Any) -> bool:
+def uses_queries(attack: Any) -> bool:
     """Whether the attack, or a part of it, asks the model without its gradient."""
     found = (known_as.get(type(part), "") for part in every(attack))
     return any(registry.about(name).threat.startswith("queries") for name in found if name)

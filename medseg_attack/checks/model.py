@@ -63,7 +63,7 @@ class Scene:
             return objective(self.model(x).double(), self.batch.target, 0.0)
 
 
-def before(model: Model, batch: Batch, attacks: Sequence[Attack] = ()) -> list[Finding]:
+def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = ()) -> list[Finding]:
     """What is wrong with the model or the images; about 20 passes over the batch.
 
     The model should be as the run uses it (`frozen`). Cases with organs tell more than empty ones.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.checks.flags import Finding
-from medseg_attack.checks.model import Scene, alone, before, probabilities, repeatable
+from medseg_attack.checks.model import Scene, alone, check_model, probabilities, repeatable
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import Sliding
@@ -43,7 +43,7 @@ def portrait(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Findin
         "alone as in a batch": several if len(batch.cases) > 1 and asked[0] is None else "not asked",
         "clean Dice": _dice(model, batch, log_odds),
         "memory of one step": _memory(model, batch),
-    }, before(model, batch)
+    }, check_model(model, batch)
 
 
 def _expected(model: SegModel, into: Tensor) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Finding, by_severity
-from medseg_attack.checks.model import Scene, before
+from medseg_attack.checks.model import Scene, check_model
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import spec
 from medseg_attack.registry.parts import every
@@ -34,7 +34,7 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
     model = informed(model, batch.cases)
     with torch.no_grad():
         scene = Scene(model, batch, tuple(attacks), model(batch.image))
-    findings: list[Finding | None] = list(before(model, batch, attacks))
+    findings: list[Finding | None] = list(check_model(model, batch, attacks))
     hopeless = {"MA002", "MA022", "MA025"} & {finding.code for finding in findings if finding}
     if hopeless or not any(hasattr(attack, "objective") for attack in attacks):
         return by_severity([finding for finding in findings if finding])
@@ -94,7 +94,7 @@ def dice(model: Model, pred: Mask, target: Mask) -> PerSample:
     return torch.where(present.any(1), mean, torch.ones_like(mean))
 
 
-class _Shown(CountedModel):
+class RecordingModel(CountedModel):
     """A model that keeps the last image it was asked about."""
 
     last: Image
@@ -105,7 +105,7 @@ class _Shown(CountedModel):
 
 
 @dataclass(eq=False)  # a table of objectives looks it up by its hash
-class Watched:
+class RecordingObjective:
     """An objective that writes down what an attack sees.
 
     Attributes:
@@ -146,17 +146,17 @@ class Watched:
         return torch.stack([*self.dices, self.final]).amin(0)
 
 
-def watch(scene: Scene, attack: Any, objective: Objective | None = None) -> Watched:
+def watch(scene: Scene, attack: Any, objective: Objective | None = None) -> RecordingObjective:
     """One run of the attack (without restarts), with its own objective or another."""
-    model = _Shown(scene.model)
-    watched = Watched(model, objective or attack.objective, attack.ball, scene.image)
+    model = RecordingModel(scene.model)
+    watched = RecordingObjective(model, objective or attack.objective, attack.ball, scene.image)
     once = {"restarts": 1} if hasattr(attack, "restarts") else {}
     found = replace(attack, objective=watched, **once)(model, scene.image, scene.batch.target, range(len(scene.image)))
     watched.note_final(found.image, scene.batch.target)
     return watched
 
 
-def descends(watched: Watched, label: str) -> Finding | None:
+def descends(watched: RecordingObjective, label: str) -> Finding | None:
     """The loss at the end against that at the start; then what was returned against the best that was seen."""
     first, last = watched.losses[0].mean(), watched.losses[-1].mean()
     if last <= first:
@@ -167,7 +167,7 @@ def descends(watched: Watched, label: str) -> Finding | None:
     return None
 
 
-def unfinished(watched: Watched, label: str) -> Finding | None:
+def unfinished(watched: RecordingObjective, label: str) -> Finding | None:
     """MA007: the best Dice of the first half of the steps against the best of all."""
     if len(watched.dices) < 4 or any(watched.beyond):
         return None
@@ -178,7 +178,7 @@ def unfinished(watched: Watched, label: str) -> Finding | None:
     return Finding("MA007", label, f"the second half of its steps took another {gained:.3f} of Dice")
 
 
-def beaten_by_search(scene: Scene, attack: Any, watched: Watched, label: str) -> Finding | None:
+def beaten_by_search(scene: Scene, attack: Any, watched: RecordingObjective, label: str) -> Finding | None:
     """MA010, at the attack's own budget."""
     found = search(scene, attack.ball)
     if (watched.final.mean() - found.mean()) <= MARGIN:
@@ -187,7 +187,7 @@ def beaten_by_search(scene: Scene, attack: Any, watched: Watched, label: str) ->
     return Finding("MA010", label, seen)
 
 
-def beaten_by_objective(scene: Scene, attack: Any, watched: Watched, label: str) -> Finding | None:
+def beaten_by_objective(scene: Scene, attack: Any, watched: RecordingObjective, label: str) -> Finding | None:
     """The same attack with soft_dice, or with bce where the run has soft_dice; against all objectives of the run."""
     like: list[Any] = [a for a in scene.attacks if _without(a) == _without(attack)]
     asked = {_named(a): a for a in like if _named(a) != _named(attack)}

@@ -13,8 +13,8 @@ import yaml
 
 from medseg_attack import registry
 from medseg_attack.checks import stored
-from medseg_attack.checks.attack_profile import asks
-from medseg_attack.checks.model import before
+from medseg_attack.checks.attack_profile import uses_queries
+from medseg_attack.checks.model import check_model
 from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared.reading import CaseRef, Prepared
 from medseg_attack.data.prepared.subsets import limited, telling
@@ -245,7 +245,7 @@ def _look_at(
     cases = telling(benchmark.data, refs)
     attacks = [cell.attack for cell in mine]
     # the probes climb gradients, which a black box has none of
-    findings = (before if model.black_box else preflight)(model, Batch.of(cases, benchmark.device), attacks)
+    findings = (check_model if model.black_box else preflight)(model, Batch.of(cases, benchmark.device), attacks)
     if any(one.code == "MA002" for one in findings) and any(hasattr(attack, "objective") for attack in attacks):
         raise InputError(
             f"expected a gradient of the output of {given.name} by the image, got none (MA002); remove detach() and "
@@ -298,7 +298,7 @@ def _header(
         "batch_size": benchmark.batch_size,
         "seconds": folder.seconds + sum(learning.values()),
         **learning,
-        **({"queries": True} if asks(cell.attack) else {}),
+        **({"queries": True} if uses_queries(cell.attack) else {}),
         "versions": versions(),
     }
 
