@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from medseg_attack.models.networks.monai import DynUNet
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.models.sliding_window import Sliding
+from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.runtime import memory_mb, pick_device
 from medseg_attack.threat.objectives.losses import soft_dice
 from medseg_attack.types import Task
@@ -57,7 +57,7 @@ def measured(kind: str, slices: int, side: int, window: int, device: torch.devic
     """One step, after one on a single window that pays for what later ones have."""
     torch.manual_seed(0)
     net, size = DynUNet()(3, 1, 2, ()), (window,) * 3
-    seen = Full(net, size) if kind == "full graph" else Sliding(net, size)
+    seen = Full(net, size) if kind == "full graph" else SlidingWindow(net, size)
     model = SegModel(seen, TASK, dims=3).to(device)
     grid = size if kind == "one window" else (slices, side, side)
     with frozen(model):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medseg_attack.data.formats.nifti import layout, read_nifti
 from medseg_attack.errors import InputError
-from medseg_attack.models.importers.axis_order import turned
+from medseg_attack.models.importers.axis_order import reorient
 from medseg_attack.models.model_ref import given
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.log_odds import softmax_log_odds
@@ -233,7 +233,7 @@ def test_axes_of_an_axial_scan_are_those_of_monai_s_orientation(tmp_path: Path, 
     volume = read_nifti(path)
     prepared = layout(volume, path)[0].from_file(volume.stored)
     shown: list[Tensor] = []
-    net = turned(Answering(shown), "-x-yz", 3)
+    net = reorient(Answering(shown), "-x-yz", 3)
     net(torch.from_numpy(prepared.copy())[None, None])
     known = Orientation(axcodes="RAS", labels=None)(LoadImage(image_only=True, ensure_channel_first=True)(path))
     assert torch.equal(shown[0][0], known.as_tensor())

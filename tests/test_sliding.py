@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, ZScore, frozen
-from medseg_attack.models.sliding_window import Mirrored, Sliding, flips_of, places_of, tiled
+from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow, flips_of, places_of, tiled
 from medseg_attack.threat.objectives.losses import soft_dice
 from medseg_attack.types import Task
 
@@ -75,7 +75,10 @@ def test_the_answer_is_that_of_monais_inferer(grid: tuple[int, ...], size: tuple
     net, x = made(len(grid)), image(*grid)
     with torch.no_grad():
         torch.testing.assert_close(
-            Sliding(net, size, importance=importance).eval()(x), Full(net, size, importance)(x), rtol=0, atol=1e-12
+            SlidingWindow(net, size, importance=importance).eval()(x),
+            Full(net, size, importance)(x),
+            rtol=0,
+            atol=1e-12,
         )
 
 
@@ -86,7 +89,7 @@ def test_two_passes_give_the_gradient_of_the_full_graph(
 ) -> None:
     """In float64, with instance norm in the windows and a z-score around them."""
     net, x = made(len(grid)), image(*grid)
-    by_x, by_weights = gradients(Sliding(net, size, importance=importance), x)
+    by_x, by_weights = gradients(SlidingWindow(net, size, importance=importance), x)
     full_by_x, full_by_weights = gradients(Full(net, size, importance), x)
     assert (by_x - full_by_x).abs().max() < 1e-10
     assert by_x.abs().max() > 1e-5
@@ -97,21 +100,21 @@ def test_two_passes_give_the_gradient_of_the_full_graph(
 def test_in_float32_they_differ_by_rounding_alone() -> None:
     (grid, size), net = WINDOWS[0], made(dtype=torch.float32)
     x = image(*grid, dtype=torch.float32)
-    found, known = (gradients(kind, x)[0] for kind in (Sliding(net, size), Full(net, size, "gaussian")))
+    found, known = (gradients(kind, x)[0] for kind in (SlidingWindow(net, size), Full(net, size, "gaussian")))
     assert (found - known).norm() < 1e-5 * known.norm()
 
 
 def test_windows_alone_have_another_gradient() -> None:
     """What the exact gradient is for: of a Dice, that of each window by itself has other signs."""
     net, x = made(), image(8, 8, 8)
-    exact = gradients(Sliding(net, (4, 4, 4), overlap=0.5), x)[0]
-    alone = gradients(Sliding(net, (4, 4, 4), overlap=0.0), x)[0]
+    exact = gradients(SlidingWindow(net, (4, 4, 4), overlap=0.5), x)[0]
+    alone = gradients(SlidingWindow(net, (4, 4, 4), overlap=0.0), x)[0]
     assert (exact.sign() == alone.sign()).double().mean() < 0.95
 
 
 def test_one_window_over_the_whole_is_the_network_itself() -> None:
     net, x = made(), image(6, 5, 7)
-    found, known = gradients(Sliding(net, (6, 5, 7)), x), gradients(net, x)
+    found, known = gradients(SlidingWindow(net, (6, 5, 7)), x), gradients(net, x)
     torch.testing.assert_close(found[0], known[0], rtol=0, atol=1e-14)
 
 
@@ -129,7 +132,7 @@ def test_mirrored_copies_are_turned_back_and_averaged(slid: bool) -> None:
             flips = [(), (2,), (4,), (2, 4)]
             return torch.stack([net(window.flip(f) if f else window).flip(f) for f in flips]).mean(0)
 
-    mine = Sliding(net, size, mirror=(0, 2)) if slid else Mirrored(net, (0, 2), 3)
+    mine = SlidingWindow(net, size, mirror=(0, 2)) if slid else MirrorAverage(net, (0, 2), 3)
     found, known = gradients(mine, x), gradients(Full(Turned(), size, "gaussian"), x)
     torch.testing.assert_close(found[0], known[0], rtol=0, atol=1e-12)
     for mine_, theirs in zip(found[1], known[1], strict=True):
@@ -138,7 +141,7 @@ def test_mirrored_copies_are_turned_back_and_averaged(slid: bool) -> None:
 
 def test_a_net_that_draws_draws_the_same_twice() -> None:
     net, x = made(drop=0.5), image(6, 6, 6)[:1].requires_grad_()
-    mine = Sliding(net, (4, 4, 4)).eval()
+    mine = SlidingWindow(net, (4, 4, 4)).eval()
     net.drop.train()
     torch.manual_seed(5)
     (found,) = torch.autograd.grad(mine(x).sum(), x)
@@ -150,7 +153,7 @@ def test_a_net_that_draws_draws_the_same_twice() -> None:
 
 def test_the_random_numbers_of_others_are_left_alone() -> None:
     net, x = made(), image(6, 6, 6).requires_grad_()
-    logits = Sliding(net, (4, 4, 4)).eval()(x)
+    logits = SlidingWindow(net, (4, 4, 4)).eval()(x)
     state = torch.get_rng_state()
     torch.rand(3)
     after = torch.get_rng_state()
@@ -165,17 +168,17 @@ def test_the_graph_of_a_scan_holds_no_window() -> None:
     kept: list[int] = []
     x = image(12, 12, 12).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
-        Sliding(made().requires_grad_(False), (4, 4, 4)).eval()(x)
+        SlidingWindow(made().requires_grad_(False), (4, 4, 4)).eval()(x)
     assert sum(kept) == x.numel() + 64  # the scan and the importance of one window
 
 
 def test_training_sees_patches() -> None:
     net = made()
-    assert torch.equal(Sliding(net, (4, 4, 4)).train()(image(4, 4, 4)), net(image(4, 4, 4)))
+    assert torch.equal(SlidingWindow(net, (4, 4, 4)).train()(image(4, 4, 4)), net(image(4, 4, 4)))
 
 
 def test_any_attack_goes_through_windows() -> None:
-    model = SegModel(Sliding(made(dtype=torch.float32), (4, 4, 4)), TASK, dims=3)
+    model = SegModel(SlidingWindow(made(dtype=torch.float32), (4, 4, 4)), TASK, dims=3)
     x = image(7, 6, 5, dtype=torch.float32)
     with frozen(model):
         target = model.decide(model(x))
@@ -203,12 +206,12 @@ def test_places_cover_the_scan_and_stay_in_it() -> None:
 ])  # fmt: skip
 def test_what_cannot_be_is_said(options: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        Sliding(made(2), **({"size": (4, 4)} | options))  # type: ignore[arg-type]
+        SlidingWindow(made(2), **({"size": (4, 4)} | options))  # type: ignore[arg-type]
 
 
 def test_a_network_that_shrinks_its_answer_is_refused() -> None:
     with pytest.raises(InputError, match=r"on the grid \(4, 4\) of its window, got \(2, 2\)"):
-        Sliding(nn.AvgPool2d(2), (4, 4)).eval()(image(8, 8))
+        SlidingWindow(nn.AvgPool2d(2), (4, 4)).eval()(image(8, 8))
 
 
 def test_subsets_of_axes() -> None:

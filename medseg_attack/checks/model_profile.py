@@ -9,7 +9,7 @@ from medseg_attack.checks.flags import Finding
 from medseg_attack.checks.model import Scene, alone, check_model, probabilities, repeatable
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.models.sliding_window import Sliding
+from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.runtime import memory_mb
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Batch
@@ -52,7 +52,7 @@ def _expected(model: SegModel, into: Tensor) -> dict[str, Any]:
     grid = getattr(model.net, "grid", grid)
     if model.size:
         grid = f"resized to {_sides(model.size)}"
-    if isinstance(model.net, Sliding):
+    if isinstance(model.net, SlidingWindow):
         grid += f", in windows of {_sides(model.net.size)} that overlap by {model.net.overlap:.0%}"
         grid += f", {len(model.net.flips)} mirrored copies each" if len(model.net.flips) > 1 else ""
     return {"cases": f"{cases}, {grid}", "channels": int(into.shape[1]), "classes": ", ".join(model.task.classes)}

@@ -26,9 +26,9 @@ from medseg_attack.exports.segmentations import write_segmentations
 from medseg_attack.exports.verification import FOLDER, MANIFEST
 from medseg_attack.exports.writing import export
 from medseg_attack.files import digest, whole, write_json
-from medseg_attack.models.model_ref import Given
+from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.models.surrogates import pinned, surrogates
+from medseg_attack.models.surrogates import pin_surrogates, surrogates
 from medseg_attack.registry.parts import told
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder, refuse_other
@@ -54,7 +54,7 @@ class Benchmark:
 
     study: Study
     data: Prepared
-    models: tuple[Given, ...]
+    models: tuple[ModelRef, ...]
     out: Path
     device: torch.device
     batch_size: int = 16
@@ -63,12 +63,12 @@ class Benchmark:
     keep_headers: bool = False
     checks: bool = False
 
-    def refs(self, model: Given) -> list[CaseRef]:
+    def refs(self, model: ModelRef) -> list[CaseRef]:
         """The cases of the study's split, slices or scans as the model takes them."""
         refs = self.data.refs(self.study.split, self.study.fold, model.dims)
         return limited(refs, self.study.limit)
 
-    def runs(self) -> list[tuple[Given, Cell, Path]]:
+    def runs(self) -> list[tuple[ModelRef, Cell, Path]]:
         """Model, attack and folder of every run."""
         return [
             (model, cell, self.out / _model_name(model) / f"{i:02d}_{cell.slug}")
@@ -76,10 +76,12 @@ class Benchmark:
             for i, cell in enumerate(self.cells(model))
         ]
 
-    def cells(self, model: Given) -> list[Cell]:
+    def cells(self, model: ModelRef) -> list[Cell]:
         """The study's attacks on that model, with the weights that they bring along named."""
         models = [Path(one.name) for one in self.models]
-        return [replace(cell, attack=pinned(cell.attack, Path(model.name), models)) for cell in cells(self.study)]
+        return [
+            replace(cell, attack=pin_surrogates(cell.attack, Path(model.name), models)) for cell in cells(self.study)
+        ]
 
     @property
     def total(self) -> int:
@@ -145,19 +147,19 @@ def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
         del model  # before the next one takes its memory
 
 
-def _fitted(benchmark: Benchmark, given: Given, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
+def _fitted(benchmark: Benchmark, given: ModelRef, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
     """The cell's attack, fitted on the training patients of the study's fold if it learns."""
     batches = Batches.of(benchmark.data, known(benchmark, given, cell), benchmark.device)
     attack = fitted(cell.attack, model, batches, folder, benchmark.study.seed)
     return bind_data(attack, benchmark, given)
 
 
-def known(benchmark: Benchmark, given: Given, cell: Cell) -> Sequence[CaseRef]:
+def known(benchmark: Benchmark, given: ModelRef, cell: Cell) -> Sequence[CaseRef]:
     """The cases that an attack is fitted on, none if it does not learn."""
     return benchmark.data.refs("train", benchmark.study.fold, given.dims) if must_fit(cell.attack) else ()
 
 
-def bind_data(attack: Any, benchmark: Benchmark, given: Given) -> Any:
+def bind_data(attack: Any, benchmark: Benchmark, given: ModelRef) -> Any:
     """The attack with the data that it may draw from: the split's, whatever the limit."""
     refs = benchmark.data.refs(benchmark.study.split, benchmark.study.fold, given.dims)
     return told(attack, "among", benchmark.data, refs)
@@ -216,7 +218,7 @@ def _identity(benchmark: Benchmark) -> dict[str, Any]:
     )
 
 
-def _config(benchmark: Benchmark, given: Given, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
+def _config(benchmark: Benchmark, given: ModelRef, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
     """All that determines a run's rows, and nothing else: neither batch size nor device nor shard."""
     learned_from = known(benchmark, given, cell)
     return ({"fitted_on": digest(sorted(ref.id for ref in learned_from))} if learned_from else {}) | {
@@ -232,7 +234,7 @@ def _config(benchmark: Benchmark, given: Given, cell: Cell, refs: Sequence[CaseR
 
 
 def _look_at(
-    benchmark: Benchmark, model: SegModel, given: Given, mine: Sequence[Cell], refs: Sequence[CaseRef]
+    benchmark: Benchmark, model: SegModel, given: ModelRef, mine: Sequence[Cell], refs: Sequence[CaseRef]
 ) -> None:
     """Writes what is doubtful about a model beside its runs, once.
 
@@ -255,7 +257,7 @@ def _look_at(
 
 
 def _finish(
-    benchmark: Benchmark, given: Given, model: SegModel, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]
+    benchmark: Benchmark, given: ModelRef, model: SegModel, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]
 ) -> None:
     """Writes the headers of runs whose every chunk is there, whoever wrote it."""
     n = len(chunks(refs))
@@ -277,7 +279,7 @@ def _finish(
 
 
 def _header(
-    benchmark: Benchmark, given: Given, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]
+    benchmark: Benchmark, given: ModelRef, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]
 ) -> dict[str, Any]:
     card = given.card
     learning = {"fit_seconds": fit_seconds(folder)} if must_fit(cell.attack) else {}
@@ -308,17 +310,17 @@ def _eps(cell: Cell, folder: RunFolder) -> float:
     return float(f"{folder.rows()['budget'].mean():.3g}") if cell.budget else cell.eps
 
 
-def told_apart(models: Sequence[Given]) -> tuple[Given, ...]:
+def told_apart(models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
     """The models; those that share a label with another have their folder in it, by its name if that is enough."""
     uses = Counter(model.label for model in models)
     folders = Counter(Path(model.name).name for model in models)
 
-    def named(model: Given) -> Given:
+    def named(model: ModelRef) -> ModelRef:
         place = Path(model.name).name if folders[Path(model.name).name] == 1 else model.name
         return replace(model, card={**model.card, "label": f"{model.label} ({place})"})
 
     return tuple(model if uses[model.label] == 1 else named(model) for model in models)
 
 
-def _model_name(given: Given) -> str:
+def _model_name(given: ModelRef) -> str:
     return f"{safe(given.label)[:80]}-{given.weights[:6]}"

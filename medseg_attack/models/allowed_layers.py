@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 
-def layer(path: str, package: str) -> type[nn.Module] | None:
+def allowed_layer(path: str, package: str) -> type[nn.Module] | None:
     """The network or layer of that dotted path, None if it is no such class of the package or a module below it."""
     module, _, name = path.rpartition(".")
     if module != package and not module.startswith(f"{package}."):

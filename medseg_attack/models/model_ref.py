@@ -19,7 +19,7 @@ PATHS = ("net", "weights", "folder")  # options of models; other texts may happe
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class ModelRef:
     """A model that can be loaded.
 
     Attributes:
@@ -68,7 +68,7 @@ class Given:
         return _built(self.name, task).to(device).eval()
 
 
-def given(name: str, task: Task) -> Given:
+def given(name: str, task: Task) -> ModelRef:
     """The model of that name; a spec is built once, to see what it is.
 
     Raises:
@@ -76,7 +76,7 @@ def given(name: str, task: Task) -> Given:
     """
     folder = Path(name)
     if (folder / checkpoints.CARD).is_file():
-        return Given(name, checkpoints.read_card(folder))
+        return ModelRef(name, checkpoints.read_card(folder))
     model = _built(name, task)
     card = {
         "label": name,
@@ -84,9 +84,9 @@ def given(name: str, task: Task) -> Given:
         "dims": model.dims,
         "black_box": model.black_box,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "weights_sha256": digest([checkpoints.fingerprint(model), _contents(name)]),
+        "weights_sha256": digest([checkpoints.fingerprint(model), _fingerprint_parts(name)]),
     }
-    return Given(name, card)
+    return ModelRef(name, card)
 
 
 def _built(name: str, task: Task) -> SegModel:
@@ -103,7 +103,7 @@ def files_of(name: str) -> list[Path]:
     return [found[0] for found in map(_place, options, options.values()) if found]
 
 
-def _contents(name: str) -> dict[str, Any]:
+def _fingerprint_parts(name: str) -> dict[str, Any]:
     """A spec with the files that it names replaced by what is in them, so that it may be moved but not changed."""
     owner, options = parse_call(name, "model")
     return {"model": owner} | {field: _content(field, value) for field, value in options.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
-from medseg_attack.models.sliding_window import Mirrored, Sliding
+from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.types import Case, Image, LogOdds, Mask, Task
 
@@ -100,12 +100,12 @@ class SegModel(nn.Module):
     @property
     def window(self) -> tuple[int, ...] | None:
         """What `net` sees at a time; None: the whole image."""
-        return self.net.size if isinstance(self.net, Sliding) else None
+        return self.net.size if isinstance(self.net, SlidingWindow) else None
 
     @property
     def black_box(self) -> bool:
         """Whether there is no gradient by the image, because `net` runs outside of torch."""
-        inner = self.net.net if isinstance(self.net, Sliding | Mirrored) else self.net
+        inner = self.net.net if isinstance(self.net, SlidingWindow | MirrorAverage) else self.net
         return bool(getattr(inner, "black_box", False))
 
     def on(self, cases: Sequence[Case]) -> "SegModel":

@@ -51,7 +51,7 @@ def tiled(
     return result
 
 
-class Sliding(nn.Module):
+class SlidingWindow(nn.Module):
     """A network behind MONAI's sliding windows: the same places, padding and importance as its inferer.
 
     In training mode it is the network itself, since what it is then given are patches of a window's size.
@@ -102,7 +102,7 @@ class Sliding(nn.Module):
         return found
 
 
-class Mirrored(nn.Module):
+class MirrorAverage(nn.Module):
     """The mean over mirrored copies of a network's answers, of one that sees the whole image."""
 
     def __init__(self, net: nn.Module, axes: Flip, dims: int) -> None:

@@ -57,7 +57,7 @@ def _one(folder: str, content: str) -> Callable[[Task], SegModel]:
     return functools.partial(checkpoint, folder=folder, content=content)
 
 
-def pinned(attack: Any, victim: Path, models: Sequence[Path]) -> Any:
+def pin_surrogates(attack: Any, victim: Path, models: Sequence[Path]) -> Any:
     """The attack, at any depth, with the hash of its surrogates' weights, and with models in place of `others`.
 
     Args:

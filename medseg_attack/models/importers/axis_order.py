@@ -11,7 +11,7 @@ from medseg_attack.errors import InputError
 LETTERS = "zyx"  # slices, rows and columns, as the scan was prepared
 
 
-class Turned(nn.Module):
+class Reoriented(nn.Module):
     """A network shown the scan's axes in another order, some of them reversed; its answer is turned back.
 
     Attributes:
@@ -46,7 +46,7 @@ class Turned(nn.Module):
         return tuple(side for _, side in sorted(zip(self.order, sides, strict=True)))
 
 
-def turned(net: nn.Module, axes: str, dims: int) -> Turned:
+def reorient(net: nn.Module, axes: str, dims: int) -> Reoriented:
     """`net` with the axes that a text such as "xyz" or "-x-yz" gives it; `-` reverses an axis.
 
     Raises:
@@ -61,4 +61,4 @@ def turned(net: nn.Module, axes: str, dims: int) -> Turned:
             f"write {known!r} (as prepared), {known[::-1]!r} or {'-x-yz'[: 2 * dims]!r}"
         )
     order = tuple(known.index(letter) for letter in letters)
-    return Turned(net, order, tuple(known.index(one[1]) for one in found if one.startswith("-")))
+    return Reoriented(net, order, tuple(known.index(one[1]) for one in found if one.startswith("-")))

@@ -6,8 +6,8 @@ from typing import Any
 from torch import nn
 
 from medseg_attack.errors import InputError, raised
-from medseg_attack.models.allowed_layers import layer
-from medseg_attack.models.importers.weights import fill
+from medseg_attack.models.allowed_layers import allowed_layer
+from medseg_attack.models.importers.weights import load_into
 
 MONAI = "monai.networks"
 
@@ -42,7 +42,7 @@ def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         )
     net: nn.Module = _made(definition, config)
     weights = [folder / "models" / f"model.{kind}" for kind in ("safetensors", "pt")]
-    fill(net, next((path for path in weights if path.is_file()), weights[-1]))
+    load_into(net, next((path for path in weights if path.is_file()), weights[-1]))
     window = _window(parser, config)
     sides = len(window.get("window", ()))
     dims = definition.get("spatial_dims") or sides
@@ -71,7 +71,7 @@ def _made(definition: Any, config: Path) -> Any:
     if "_target_" not in definition:
         return made
     name = str(definition["_target_"])
-    make = layer(name if "." in name else f"{MONAI}.nets.{name}", MONAI)
+    make = allowed_layer(name if "." in name else f"{MONAI}.nets.{name}", MONAI)
     if make is None:
         raise InputError(
             f"expected a network or layer of {MONAI} in network_def of {config}, got {name}; make the network in a "

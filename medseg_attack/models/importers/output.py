@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from medseg_attack.errors import InputError, raised
 
 
-class Output(nn.Module):
+class PickOutput(nn.Module):
     """A network of whose answer one part is taken.
 
     Attributes:

@@ -6,15 +6,15 @@ from typing import Any
 from torch import nn
 
 from medseg_attack.errors import InputError, nearest
-from medseg_attack.models.importers.axis_order import LETTERS, turned
+from medseg_attack.models.importers.axis_order import LETTERS, reorient
 from medseg_attack.models.importers.monai_bundle import bundle
 from medseg_attack.models.importers.onnx import onnx
-from medseg_attack.models.importers.output import Output
+from medseg_attack.models.importers.output import PickOutput
 from medseg_attack.models.importers.python import from_python
 from medseg_attack.models.importers.smp_folder import smp_folder
 from medseg_attack.models.importers.torch_export import exported
 from medseg_attack.models.importers.torchscript import torchscript
-from medseg_attack.models.importers.weights import fill
+from medseg_attack.models.importers.weights import load_into
 from medseg_attack.models.networks.monai import seen_through
 from medseg_attack.models.segmodel import HEADS, IMAGENET_MEAN, IMAGENET_STD, Head, Normalise, SegModel, ZScore
 from medseg_attack.registry import register
@@ -72,9 +72,9 @@ def own(
         return made
     seeing: dict[str, Any] = {"window": window, "overlap": overlap, "importance": importance}
     dims = found.get("dims", dims)
-    inner = Output(made, output, dims)
+    inner = PickOutput(made, output, dims)
     usual = found.get("axes", LETTERS)
-    turn = turned(inner, axes or (usual if dims == 3 else usual.replace("z", "")), dims)
+    turn = reorient(inner, axes or (usual if dims == 3 else usual.replace("z", "")), dims)
     if "window" in found and not window:
         seeing = found["window"] | {"window": turn.of_scan(found["window"]["window"])}
     channels = channels or task.channels
@@ -115,7 +115,7 @@ def _read(net: str, task: Task, weights: str, trust: bool) -> tuple[nn.Module, d
     if not isinstance(made, nn.Module):
         raise InputError(f"expected a torch.nn.Module from own({net!r}), got {type(made).__name__}; return the network")
     if weights:
-        fill(made, Path(weights))
+        load_into(made, Path(weights))
     return made, {}
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from medseg_attack.errors import InputError, raised
 from medseg_attack.files import read_json
-from medseg_attack.models.importers.weights import fill
+from medseg_attack.models.importers.weights import load_into
 from medseg_attack.models.networks.smp import check_encoder
 
 
@@ -33,5 +33,5 @@ def smp_folder(folder: Path) -> nn.Module:
         net: nn.Module = archs[name](**given)
     except Exception as error:  # the library checks its options in many ways
         raise InputError(f"expected options of {name} in {folder / 'config.json'}, got {raised(error)}") from error
-    fill(net, folder / "model.safetensors")
+    load_into(net, folder / "model.safetensors")
     return net

@@ -44,7 +44,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def fill(net: nn.Module, path: Path) -> None:
+def load_into(net: nn.Module, path: Path) -> None:
     """Loads the weights of a file into `net`, all of them.
 
     Raises:

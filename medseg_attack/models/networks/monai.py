@@ -11,7 +11,7 @@ from torch import nn
 
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.models.sliding_window import Flip, Mirrored, Sliding
+from medseg_attack.models.sliding_window import Flip, MirrorAverage, SlidingWindow
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
@@ -215,5 +215,5 @@ def seen_through(
     if window:
         if len(window) != dims:
             raise InputError(f"expected window of {dims} sides for dims={dims}, got {window}; change one of them")
-        return Sliding(net, window, overlap=overlap, importance=importance, mirror=mirror)
-    return Mirrored(net, mirror, dims) if mirror else net
+        return SlidingWindow(net, window, overlap=overlap, importance=importance, mirror=mirror)
+    return MirrorAverage(net, mirror, dims) if mirror else net

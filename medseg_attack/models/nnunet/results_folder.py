@@ -13,7 +13,7 @@ from torch import nn
 
 from medseg_attack.errors import InputError, first_line
 from medseg_attack.files import read_json
-from medseg_attack.models.allowed_layers import layer
+from medseg_attack.models.allowed_layers import allowed_layer
 from medseg_attack.models.nnunet.resampling import Resampling
 from medseg_attack.types import Task
 
@@ -265,7 +265,7 @@ def _architecture(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(path: str, package: str, folder: Path) -> type[nn.Module]:
-    found = layer(path, package)
+    found = allowed_layer(path, package)
     if found is None:
         raise InputError(
             f"expected a network or layer of {package} in {folder / 'plans.json'}, got {path}; build it in a function "
