@@ -32,7 +32,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medseg_attack.data.datasets.label_names import choice, matching
+from medseg_attack.data.datasets.label_names import match, parse
 from medseg_attack.data.datasets.source import open_source
 from medseg_attack.data.formats.dicom.index import index
 from medseg_attack.data.formats.dicom.rtstruct import inside
@@ -328,9 +328,9 @@ def test_nifti_labels_lie_where_their_affine_says(tmp_path: Path, codes: str) ->
 
 
 def test_choices_of_labels() -> None:
-    assert choice("") == {}
-    assert choice("a=x|y*, b=z") == {"a": ("x", "y*"), "b": ("z",)}
-    assert matching(choice("a=X|y*"), ["x", "Y1", "z"], "f") == {"a": ("x", "Y1")}
+    assert parse("") == {}
+    assert parse("a=x|y*, b=z") == {"a": ("x", "y*"), "b": ("z",)}
+    assert match(parse("a=X|y*"), ["x", "Y1", "z"], "f") == {"a": ("x", "Y1")}
     for text in ("a", "a=", "=x", "a=x,a=y", "a=x|"):
         with pytest.raises(InputError, match="expected CLASS=NAME"):
-            choice(text)
+            parse(text)

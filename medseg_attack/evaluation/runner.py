@@ -17,7 +17,7 @@ from medseg_attack.checks.attack_profile import uses_queries
 from medseg_attack.checks.model import check_model
 from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared.reading import CaseRef, Prepared
-from medseg_attack.data.prepared.subsets import limited, telling
+from medseg_attack.data.prepared.subsets import limit, telling
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
@@ -66,7 +66,7 @@ class Benchmark:
     def refs(self, model: ModelRef) -> list[CaseRef]:
         """The cases of the study's split, slices or scans as the model takes them."""
         refs = self.data.refs(self.study.split, self.study.fold, model.dims)
-        return limited(refs, self.study.limit)
+        return limit(refs, self.study.limit)
 
     def runs(self) -> list[tuple[ModelRef, Cell, Path]]:
         """Model, attack and folder of every run."""

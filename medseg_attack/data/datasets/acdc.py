@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg_attack.data.datasets.source import ScanFile, Source, existing
+from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats.nifti import read_pair, stem
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, spec
@@ -31,7 +31,7 @@ class ACDC:
 
     def listing(self, root: Path) -> Source:
         """The frames that have a mask."""
-        existing(root, "ACDC's training/patient001/...")
+        require_folder(root, "ACDC's training/patient001/...")
         images = sorted(path for path in _patients(root).glob("patient*/*") if _SCAN.fullmatch(stem(path) or ""))
         scans, notes = [], []
         for image in images:

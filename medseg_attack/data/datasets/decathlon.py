@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg_attack.data.datasets.source import ScanFile, Source, existing
+from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats.nifti import channels_of, label_values, read_pair, stem
 from medseg_attack.errors import InputError, plural
 from medseg_attack.files import read_json
@@ -39,7 +39,7 @@ class Decathlon:
 
     def listing(self, root: Path) -> Source:
         """The pairs of imagesTr and labelsTr."""
-        existing(root, "imagesTr/ and labelsTr/")
+        require_folder(root, "imagesTr/ and labelsTr/")
         masks = _by_stem(root / "labelsTr")
         images = _channels(_by_stem(root / "imagesTr"), masks)
         pairs = {name: (images[name], masks[name]) for name in sorted(images.keys() & masks.keys())}
@@ -79,7 +79,7 @@ class Decathlon:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    existing(folder, "NIfTI files")
+    require_folder(folder, "NIfTI files")
     return {name: path for path in sorted(folder.iterdir()) if (name := stem(path)) is not None}
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg_attack.data.datasets.label_names import choice, matching
-from medseg_attack.data.datasets.source import ScanFile, Source, existing, label_type
-from medseg_attack.data.formats.dicom.index import Images, Index, LabelFile, index
+from medseg_attack.data.datasets.label_names import match, parse
+from medseg_attack.data.datasets.source import ScanFile, Source, label_type, require_folder
+from medseg_attack.data.formats.dicom.index import FoundSeries, Index, LabelFile, index
 from medseg_attack.data.formats.dicom.label_maps import NIFTI, overlay_of, read_label_map, values_of
-from medseg_attack.data.formats.dicom.ownership import left_out, no_labels, owners
+from medseg_attack.data.formats.dicom.ownership import left_out, no_labels, series_of_label
 from medseg_attack.data.formats.dicom.rtstruct import contours_on, read_rtstruct
 from medseg_attack.data.formats.dicom.seg import read_seg
 from medseg_attack.data.formats.dicom.series import Series, files_of, read_stored, series_of
@@ -69,7 +69,7 @@ class Dicom:
     patients: str = "id"
 
     def __post_init__(self) -> None:
-        choice(self.labels)
+        parse(self.labels)
         if not 0 < self.threshold <= 1:
             raise InputError(f"dicom.threshold: expected a fraction in (0, 1], got {self.threshold}; 0.5 is usual")
         if self.patients not in ("id", "folder"):
@@ -81,7 +81,7 @@ class Dicom:
         Raises:
             InputError: there is none, or one of them or its labels cannot be used.
         """
-        existing(root, "DICOM series and their labels")
+        require_folder(root, "DICOM series and their labels")
         found = self._chosen(index(root), root)
         owned, notes = self._owned(found, root)
         if not owned:
@@ -131,7 +131,7 @@ class Dicom:
         owned: dict[str, list[LabelFile]] = defaultdict(list)
         notes = []
         for label in found.labels:
-            mine = owners(label, found.images)
+            mine = series_of_label(label, found.images)
             if len(mine) > 1:
                 raise InputError(
                     f"expected one series that {label.path} belongs to, got {', '.join(mine)}; choose with --series"
@@ -148,7 +148,7 @@ class Dicom:
             where = ", ".join(str(file.path) for file in files)
             pool = [Label(file, number, name) for file in files for number, name in file.names]
             names = tuple(dict.fromkeys(label.name for label in pool))
-            chosen = matching(choice(self.labels), names, where, _CHOOSE) if self.labels else {n: (n,) for n in names}
+            chosen = match(parse(self.labels), names, where, _CHOOSE) if self.labels else {n: (n,) for n in names}
             told = f"the series {uid} in {_place(found.images[uid], root)}"
             picked[uid] = {cls: _labels(pool, hits, told) for cls, hits in chosen.items()}
         first_uid, first = next(iter(picked.items()))
@@ -271,7 +271,7 @@ def _uncovered(picked: Picked, series: Series) -> list[str]:
     ]  # fmt: skip
 
 
-def _place(images: Images, root: Path) -> str:
+def _place(images: FoundSeries, root: Path) -> str:
     return images.frames[0].path.relative_to(root).parent.as_posix()
 
 

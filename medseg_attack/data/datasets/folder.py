@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg_attack.data.datasets.label_names import choice
-from medseg_attack.data.datasets.mask_files import Found, masks_of
-from medseg_attack.data.datasets.mask_values import Marks, of_files, of_values
-from medseg_attack.data.datasets.source import ScanFile, Source, existing
+from medseg_attack.data.datasets.label_names import parse
+from medseg_attack.data.datasets.mask_files import MaskFiles, match_masks
+from medseg_attack.data.datasets.mask_values import MaskCodes, codes_of_files, codes_of_values
+from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats.pictures import header, is_grey, is_picture, read_picture, reduced
 from medseg_attack.data.formats.scan import Lattice, Scan
 from medseg_attack.errors import InputError, plural
@@ -61,7 +61,7 @@ class Folder:
 
     def listing(self, root: Path) -> Source:
         """The pairs; masks are read as well unless `labels` or `threshold` say what they hold."""
-        existing(root, "images/ and masks/")
+        require_folder(root, "images/ and masks/")
         found = [_images(folder, prefix, part) for folder, prefix, part in _parts(root)]
         images = {name: path for one in found for name, path in one.images.items()}
         masks = {name: files for one in found for name, files in one.masks.items()}
@@ -82,17 +82,19 @@ class Folder:
         notes = [note for one in found for note in one.notes] + self._notes(groups, set(parts.values()))
         return Source(root, spec(self), task, tuple(scans), tuple(notes), window)
 
-    def _marks(self, root: Path, masks: Mapping[str, Mapping[str, Path]]) -> Marks:
-        wanted = choice(self.labels)
+    def _marks(self, root: Path, masks: Mapping[str, Mapping[str, Path]]) -> MaskCodes:
+        wanted = parse(self.labels)
         names = sorted({name for files in masks.values() for name in files})
         if names == [""] or all(not name or name.isdigit() for name in names):
-            return of_values(wanted, self.threshold, [path for files in masks.values() for path in files.values()])
+            return codes_of_values(
+                wanted, self.threshold, [path for files in masks.values() for path in files.values()]
+            )
         if "" in names:
             raise InputError(
                 f"expected for every image one mask, or one for each of {', '.join(names[1:])}, got both in {root}; "
                 "keep one kind"
             )
-        return of_files(wanted, self.threshold, names, root)
+        return codes_of_files(wanted, self.threshold, names, root)
 
     def _patient(self, path: Path, name: str) -> str:
         if not self.patient:
@@ -125,7 +127,7 @@ class _Part:
 
     part: str
     images: Mapping[str, Path]
-    masks: Mapping[str, Found]
+    masks: Mapping[str, MaskFiles]
     notes: Sequence[str]
 
 
@@ -147,7 +149,7 @@ def _parts(root: Path) -> list[tuple[Path, str, str]]:
 
 
 def _images(folder: Path, prefix: str, part: str) -> _Part:
-    existing(folder / "images", "pictures")
+    require_folder(folder / "images", "pictures")
     stems: dict[str, Path] = {}
     for path in sorted(path for path in (folder / "images").iterdir() if is_picture(path)):
         if path.stem in stems:
@@ -157,7 +159,7 @@ def _images(folder: Path, prefix: str, part: str) -> _Part:
         stems[path.stem] = path
     if not stems:
         raise InputError(f"expected PNG, TIFF, GIF, BMP or JPEG pictures in {folder / 'images'}, got none; add some")
-    masks, lost = masks_of(folder / "masks", stems)
+    masks, lost = match_masks(folder / "masks", stems)
     alone = sorted(stems.keys() - masks.keys())
     notes = [f"{prefix}{name} is left out: it has an image but no mask" for name in alone]
     notes += [f"{path} is left out: it has no image" for path in lost]
@@ -186,7 +188,9 @@ def _kind(paths: Sequence[Path]) -> tuple[int, str]:
     return 3, {frozenset({8}): "0,255", frozenset({16}): "0,65535"}.get(frozenset(bits), "percentile")
 
 
-def _read(name: str, image: Path, files: Found, *, marks: Marks, channels: int, spacing_mm: tuple[float, ...]) -> Scan:
+def _read(
+    name: str, image: Path, files: MaskFiles, *, marks: MaskCodes, channels: int, spacing_mm: tuple[float, ...]
+) -> Scan:
     pixels = reduced(read_picture(image), channels, image)
     labels = marks.read(files, image, pixels.shape[1:])
     rows_mm, columns_mm = spacing_mm or (1.0, 1.0)

@@ -5,10 +5,10 @@ from fnmatch import fnmatchcase
 
 from medseg_attack.errors import InputError
 
-Choice = Mapping[str, tuple[str, ...]]
+LabelPatterns = Mapping[str, tuple[str, ...]]
 
 
-def choice(text: str) -> dict[str, tuple[str, ...]]:
+def parse(text: str) -> dict[str, tuple[str, ...]]:
     """Class -> patterns of label names, in the order of the text; `|` separates patterns.
 
     >>> choice("liver=Liver,kidney=Kidney*|Niere*")
@@ -30,8 +30,8 @@ def choice(text: str) -> dict[str, tuple[str, ...]]:
     return result
 
 
-def matching(
-    wanted: Choice, names: Sequence[str], where: str, todo: str = "choose among them with --labels CLASS=NAME"
+def match(
+    wanted: LabelPatterns, names: Sequence[str], where: str, todo: str = "choose among them with --labels CLASS=NAME"
 ) -> dict[str, tuple[str, ...]]:
     """Class -> those of `names` that one of its patterns matches, whatever their case.
 

@@ -5,27 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-from medseg_attack.data.datasets.source import existing
+from medseg_attack.data.datasets.source import require_folder
 from medseg_attack.data.formats.pictures import is_picture
 from medseg_attack.errors import InputError
 
-Found: TypeAlias = dict[str, Path]  # what tells the masks of one image apart -> file; "" if there is one alone
+MaskFiles: TypeAlias = dict[str, Path]  # what tells the masks of one image apart -> file; "" if there is one alone
 
 
-def masks_of(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Found], list[Path]]:
+def match_masks(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, MaskFiles], list[Path]]:
     """The masks of each image by its stem, and those that have no image.
 
     Raises:
         InputError: the folder is missing, holds files and folders at once, or two files for one thing.
     """
-    existing(folder, "masks")
+    require_folder(folder, "masks")
     files = sorted(path for path in folder.iterdir() if is_picture(path))
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if files and folders:
         raise InputError(
             f"expected masks or folders of masks in {folder}, got both ({folders[0].name}/); keep one kind"
         )
-    found: dict[str, Found] = {}
+    found: dict[str, MaskFiles] = {}
     lost = []
     per_image = bool(folders) and all(one.name in images for one in folders)
     pairs: list[tuple[str | None, Path]] = [(None, path) for path in files]
@@ -53,7 +53,7 @@ def _split(stem: str, images: Mapping[str, Path]) -> tuple[str | None, str]:
     return None, ""
 
 
-def _plain(found: dict[str, Found], *, numbered: bool) -> dict[str, Found]:
+def _plain(found: dict[str, MaskFiles], *, numbered: bool) -> dict[str, MaskFiles]:
     """Masks that all have one ending, such as `_mask`, are masks without one; objects are numbered."""
     if numbered:
         return {stem: {str(i): path for i, path in enumerate(mine.values())} for stem, mine in found.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg_attack.data.datasets.label_names import Choice, matching
+from medseg_attack.data.datasets.label_names import LabelPatterns, match
 from medseg_attack.data.formats.pictures import LOSSY, read_marks, read_picture
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError
@@ -18,7 +18,7 @@ _SAY = "give --threshold 128 where edges were smoothed, or the classes' values a
 
 
 @dataclass(frozen=True)
-class Marks:
+class MaskCodes:
     """How the masks of an image become one array of labels.
 
     Attributes:
@@ -93,7 +93,7 @@ class Marks:
         return result
 
 
-def of_values(wanted: Choice, threshold: float, masks: Sequence[Path]) -> Marks:
+def codes_of_values(wanted: LabelPatterns, threshold: float, masks: Sequence[Path]) -> MaskCodes:
     """Of masks that show all classes in one picture; they are read if nothing says what they hold.
 
     Raises:
@@ -108,7 +108,7 @@ def of_values(wanted: Choice, threshold: float, masks: Sequence[Path]) -> Marks:
             )
         if not threshold:
             _check_one_value(masks)
-        return Marks(tuple(names) or (FOREGROUND,), threshold=threshold)
+        return MaskCodes(tuple(names) or (FOREGROUND,), threshold=threshold)
     if not names:
         raise InputError("--labels: expected a class beside the background, got none; write 'disc=128,background=255'")
     in_colour = {pattern.startswith("#") for patterns in wanted.values() for pattern in patterns}
@@ -124,13 +124,13 @@ def of_values(wanted: Choice, threshold: float, masks: Sequence[Path]) -> Marks:
             "within one another give each masks of its own, as masks/disc/ and masks/cup/"
         )
     classes = tuple(names) if len(names) == 1 else (BACKGROUND, *names)
-    return Marks(classes, len(names) > 1, values, colours)
+    return MaskCodes(classes, len(names) > 1, values, colours)
 
 
-def of_files(wanted: Choice, threshold: float, names: Sequence[str], root: Path) -> Marks:
+def codes_of_files(wanted: LabelPatterns, threshold: float, names: Sequence[str], root: Path) -> MaskCodes:
     """Of masks with a file per class; by default a class for each name."""
-    files = matching(wanted, names, f"the masks of {root}") if wanted else {name: (name,) for name in names}
-    return Marks(tuple(files), files=files, threshold=threshold)
+    files = match(wanted, names, f"the masks of {root}") if wanted else {name: (name,) for name in names}
+    return MaskCodes(tuple(files), files=files, threshold=threshold)
 
 
 def _check_one_value(masks: Sequence[Path]) -> None:

@@ -85,7 +85,7 @@ def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None 
     return reader.listing(root)
 
 
-def existing(root: Path, what: str) -> Path:
+def require_folder(root: Path, what: str) -> Path:
     """`root`, if it is a folder with something in it.
 
     Raises:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg_attack.data.datasets.source import ScanFile, Source, existing
+from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats import rle
 from medseg_attack.data.formats.png16 import read_png16
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
@@ -74,7 +74,7 @@ class UWMadison:
 
     def listing(self, root: Path) -> Source:
         """The scans of the competition's tree; reads the csv and the names of the files."""
-        existing(root, "train.csv and train/ of UW-Madison")
+        require_folder(root, "train.csv and train/ of UW-Madison")
         table = root / "train.csv"
         rows = read_rows(table)
         slices = _slices(root)

@@ -18,7 +18,7 @@ from medseg_attack.files import digest, read_json, whole, write_json
 from medseg_attack.types import Task
 
 
-def pointers(source: Source, scan: ScanFile) -> list[dict[str, Any]]:
+def source_files(source: Source, scan: ScanFile) -> list[dict[str, Any]]:
     """The files that a scan is read from, as they are now."""
     pointers = []
     for path in scan.sources:
@@ -84,7 +84,7 @@ def write_scan(
         "windows": windows.tolist(),
         "affine": None if scan.affine is None else scan.affine.tolist(),
         "lattice": None if scan.lattice is None else _lattice_json(scan),
-        "sources": pointers(source, file),
+        "sources": source_files(source, file),
         "n_images": file.n_images,
         **counts(scan, source.task),
     }

@@ -8,7 +8,7 @@ from medseg_attack.data.prepared.reading import CaseRef, Prepared
 from medseg_attack.types import Case
 
 
-def limited(refs: Sequence[CaseRef], limit: float | None) -> list[CaseRef]:
+def limit(refs: Sequence[CaseRef], limit: float | None) -> list[CaseRef]:
     """So many of the cases, or such a share of them if the limit is below 1; all without a limit."""
     if limit is None:
         return list(refs)

@@ -15,7 +15,7 @@ from typing import Any
 
 from medseg_attack import registry
 from medseg_attack.data.datasets.source import ScanFile, Source
-from medseg_attack.data.prepared.record import is_written, pointers, write_scan
+from medseg_attack.data.prepared.record import is_written, source_files, write_scan
 from medseg_attack.data.prepared.splits import split
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
@@ -136,7 +136,7 @@ def _claim(source: Source, out: Path, options: Options) -> bool:
 def _key(source: Source, scan: ScanFile, options: Options) -> str:
     """Changes if what `write_scan` would write for this scan may have changed."""
     asked = {k: v for k, v in _asked(source, options).items() if k in ("version", "format", "size", "window")}
-    return digest({"options": asked, "task": task_json(source.task), "sources": pointers(source, scan)})
+    return digest({"options": asked, "task": task_json(source.task), "sources": source_files(source, scan)})
 
 
 def task_json(task: Task) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from medseg_attack.data.formats.scan import Array, Lattice
 
 
 @dataclass(frozen=True)
-class Overlay:
+class Alignment:
     """Where an array lies on a grid.
 
     Attributes:
@@ -52,7 +52,7 @@ class Overlay:
         return where, part, int(mask.sum()) - int(part.sum())
 
 
-def overlay(shape: Sequence[int], first: NDArray[np.float64], steps: NDArray[np.float64], grid: Grid) -> Overlay | None:
+def align(shape: Sequence[int], first: NDArray[np.float64], steps: NDArray[np.float64], grid: Grid) -> Alignment | None:
     """How an array lies on the grid; None if its voxels are no voxels of it, however far it went on.
 
     Args:
@@ -70,4 +70,4 @@ def overlay(shape: Sequence[int], first: NDArray[np.float64], steps: NDArray[np.
     flips = turn.sum(axis=1) < 0
     i, j, k = (int(n) for n in (turn @ corners + begin).min(axis=1))
     lattice = Lattice(tuple(shape), (a, b, c), (bool(flips[0]), bool(flips[1]), bool(flips[2])))
-    return Overlay(lattice, (i, j, k), grid.shape)
+    return Alignment(lattice, (i, j, k), grid.shape)

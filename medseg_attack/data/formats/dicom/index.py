@@ -77,7 +77,7 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class Images:
+class FoundSeries:
     """A series as it was found: its frames in no order, nothing checked.
 
     Attributes:
@@ -122,7 +122,7 @@ class LabelFile:
 class Index:
     """What `index` found; notes say what was left out."""
 
-    images: dict[str, Images]
+    images: dict[str, FoundSeries]
     labels: tuple[LabelFile, ...]
     notes: tuple[str, ...]
 
@@ -175,7 +175,7 @@ def _files(root: Path) -> Iterator[Path]:
         yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
 
 
-def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> Images:
+def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> FoundSeries:
     once = {str(header.get("SOPInstanceUID") or path): (path, header) for path, header in reversed(files)}
     kept = [once[name] for name in reversed(once)]
     first = kept[0][1]
@@ -186,7 +186,7 @@ def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> Images:
             frames += _frames(path, header)
             formats[_pixels(header)] = None
     syntaxes = {str(header.file_meta.get("TransferSyntaxUID", "")): path for path, header in reversed(kept)}
-    return Images(
+    return FoundSeries(
         uid, _patient(first), str(first.get("StudyInstanceUID", "")), str(first.get("FrameOfReferenceUID", "")),
         str(first.get("Modality", "")), tuple(frames), tuple(formats), tuple(syntaxes.items()), len(files) - len(kept),
     )  # fmt: skip

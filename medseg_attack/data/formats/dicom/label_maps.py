@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg_attack.data.formats.dicom.alignment import Overlay, overlay
+from medseg_attack.data.formats.dicom.alignment import Alignment, align
 from medseg_attack.data.formats.dicom.series import Grid
 from medseg_attack.data.formats.nifti import Nifti, read_nifti
 from medseg_attack.data.formats.scan import Array
@@ -14,12 +14,12 @@ from medseg_attack.errors import InputError, plural
 NIFTI = "NIfTI"  # the kind of such label files
 
 
-def overlay_of(volume: Nifti, grid: Grid) -> Overlay | None:
+def overlay_of(volume: Nifti, grid: Grid) -> Alignment | None:
     """How the volume lies on the grid; None if its voxels are not voxels of the grid, or none of them is in it."""
     if not np.isfinite(volume.affine).all():
         return None
     to_grid = np.linalg.inv(grid.affine) @ volume.affine
-    found = overlay(volume.stored.shape, to_grid[:3, 3], to_grid[:3, :3], grid)
+    found = align(volume.stored.shape, to_grid[:3, 3], to_grid[:3, :3], grid)
     return found if found is not None and found.meets else None
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from medseg_attack.data.formats.dicom.index import Images, Index, LabelFile
+from medseg_attack.data.formats.dicom.index import FoundSeries, Index, LabelFile
 from medseg_attack.data.formats.dicom.label_maps import NIFTI, overlay_of
 from medseg_attack.data.formats.dicom.series import Series, series_of
 from medseg_attack.data.formats.nifti import read_nifti
 from medseg_attack.errors import InputError
 
 
-def owners(label: LabelFile, images: Mapping[str, Images]) -> list[str]:
+def series_of_label(label: LabelFile, images: Mapping[str, FoundSeries]) -> list[str]:
     """UIDs of the series that it may belong to; the first rule that finds one decides."""
     if label.kind == NIFTI:
         return _of_nifti(label, images)
@@ -23,7 +23,7 @@ def owners(label: LabelFile, images: Mapping[str, Images]) -> list[str]:
     return near if len(near) < 2 else [uid for uid in near if _usable(images[uid])]
 
 
-def _of_nifti(label: LabelFile, images: Mapping[str, Images]) -> list[str]:
+def _of_nifti(label: LabelFile, images: Mapping[str, FoundSeries]) -> list[str]:
     """Series of exactly its voxels, or else those of which it has a part, or which are a part of it."""
     volume = read_nifti(label.path)
     usable = {uid: _usable(one) for uid, one in images.items()}
@@ -32,7 +32,7 @@ def _of_nifti(label: LabelFile, images: Mapping[str, Images]) -> list[str]:
     return [uid for uid, one in hits.items() if one.inside and one.covers] or list(hits)
 
 
-def _usable(images: Images) -> Series | None:
+def _usable(images: FoundSeries) -> Series | None:
     try:
         return series_of(images)
     except InputError:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from medseg_attack.data.formats.dicom.alignment import Overlay, overlay
+from medseg_attack.data.formats.dicom.alignment import Alignment, align
 from medseg_attack.data.formats.dicom.decoders import check_decodable
 from medseg_attack.data.formats.dicom.reading import group, numbers, reading
 from medseg_attack.data.formats.dicom.series import Grid
@@ -63,7 +63,7 @@ def _segment(dataset: Any, n: int) -> int:
     return int(group(dataset, n, "SegmentIdentificationSequence").ReferencedSegmentNumber)
 
 
-def _on(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path) -> Overlay:
+def _on(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path) -> Alignment:
     """Where the pixels of a frame lie: in a slice of the grid, or across its slices."""
     position = numbers(group(dataset, n, "PlanePositionSequence"), "ImagePositionPatient")
     turn = numbers(group(dataset, n, "PlaneOrientationSequence"), "ImageOrientationPatient")
@@ -76,7 +76,7 @@ def _on(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path) ->
     first, down, across = grid.index(np.array(position) + np.stack((0 * rows_mm, rows_mm, columns_mm)))
     down, across = down - first, across - first
     through = np.eye(3)[np.abs(down + across).argmin()]  # a frame is one voxel thick
-    found = overlay((1, *shape), first, np.stack((through, down, across), axis=1), grid)
+    found = align((1, *shape), first, np.stack((through, down, across), axis=1), grid)
     if found is None:
         theirs, ours = (" x ".join(f"{mm:.3g}" for mm in pair) for pair in (spacing, grid.spacing_mm[1:]))
         raise InputError(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.pixels import pixel_array
 
 from medseg_attack.data.formats.dicom.decoders import check_decodable
-from medseg_attack.data.formats.dicom.index import Frame, Images, Pixels
+from medseg_attack.data.formats.dicom.index import FoundSeries, Frame, Pixels
 from medseg_attack.data.formats.dicom.reading import reading
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError, plural
@@ -70,7 +70,7 @@ class Series:
         frames: in the order of the slices.
     """
 
-    images: Images
+    images: FoundSeries
     frames: tuple[Frame, ...]
     grid: Grid
     pixels: Pixels
@@ -100,7 +100,7 @@ class Series:
         return next(iter(said), None)
 
 
-def series_of(images: Images) -> Series:
+def series_of(images: FoundSeries) -> Series:
     """The series with its slices in order.
 
     Raises:
@@ -161,7 +161,7 @@ def decoded(path: Path) -> Array:
     return pixels if pixels.ndim == 3 else pixels[None]
 
 
-def _one_format(images: Images) -> Pixels:
+def _one_format(images: FoundSeries) -> Pixels:
     first = images.formats[0]
     if len(images.formats) > 1:
         differ = next(n for n in ("rows", "columns", "bits", "signed", "photometric", "allocated")
@@ -174,7 +174,7 @@ def _one_format(images: Images) -> Pixels:
     return first
 
 
-def _located(images: Images) -> list[Frame]:
+def _located(images: FoundSeries) -> list[Frame]:
     """The frames, which are all parallel, of one spacing, and know where they are."""
     frames = list(images.frames)
     for frame in frames:
@@ -195,7 +195,7 @@ def _located(images: Images) -> list[Frame]:
     return frames
 
 
-def _check_places(images: Images, frames: Sequence[Frame], along: NDArray[np.float64]) -> None:
+def _check_places(images: FoundSeries, frames: Sequence[Frame], along: NDArray[np.float64]) -> None:
     """Raises on doubled and missing slices."""
     apart = np.diff(along)
     usual = float(np.median(apart))
@@ -211,7 +211,7 @@ def _check_places(images: Images, frames: Sequence[Frame], along: NDArray[np.flo
             raise _wrong(images, f"slices {usual:.4g} mm apart, got {gap}", "export it again")
 
 
-def _check_line(images: Images, at: NDArray[np.float64], through: NDArray[np.float64]) -> None:
+def _check_line(images: FoundSeries, at: NDArray[np.float64], through: NDArray[np.float64]) -> None:
     off = np.linalg.norm(at - at[0] - np.outer(np.arange(len(at)), through), axis=1)
     if off.max() > max(_UNEVEN * float(np.linalg.norm(through)), 1e-3):
         apart = np.linalg.norm(np.diff(at, axis=0), axis=1)
@@ -219,7 +219,7 @@ def _check_line(images: Images, at: NDArray[np.float64], through: NDArray[np.flo
         raise _wrong(images, f"slices at equal distances on one line, got {got}", "resample it, or leave it out")
 
 
-def _wrong(images: Images, said: str, todo: str) -> InputError:
+def _wrong(images: FoundSeries, said: str, todo: str) -> InputError:
     return InputError(f"the series {images.uid} in {images.frames[0].path.parent}: expected {said}; {todo}")
 
 
