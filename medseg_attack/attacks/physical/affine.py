@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
 from medseg_attack.attacks.physical.deformation import Displacement
 from medseg_attack.attacks.physical.in_mm import Spaced, longest, pixel_mm
 from medseg_attack.errors import InputError
@@ -136,7 +136,7 @@ class Affine:
         axes = image.ndim - 2
         return anywhere(image, axes * (axes - 1) // 2 + 1 + axes, seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         pose = self.ball
         assert isinstance(pose, Pose)
         axes = image.ndim - 2
@@ -150,7 +150,7 @@ class Affine:
         flow = _affine_flow(matrix, shift, image, mm)
         inverse = matrix.inverse()
         back = _affine_flow(inverse, -(inverse @ shift[..., None])[..., 0], image, mm)
-        return Made(warped(image, flow), flow, back)
+        return Rendered(warped(image, flow), flow, back)
 
 
 def _antisymmetric(angle: Float[Tensor, "b t"], axes: int) -> Float[Tensor, "b n n"]:

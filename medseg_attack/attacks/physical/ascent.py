@@ -20,7 +20,7 @@ from medseg_attack.types import Adversarial, Ball, Flow, Image, LogOdds, Mask, M
 Numbers = Float[Tensor, "b m"]  # in [-1, 1]; 0 of all is no change, 1 the most that the ball allows
 
 
-class Made(NamedTuple):
+class Rendered(NamedTuple):
     """What numbers make of an image.
 
     Attributes:
@@ -35,7 +35,7 @@ class Made(NamedTuple):
 
 
 @runtime_checkable
-class Described(Protocol):
+class Parametrised(Protocol):
     """An attack that is described by some numbers; `steps=0` is a random draw of it, which is its control."""
 
     @property
@@ -51,10 +51,10 @@ class Described(Protocol):
         """Where the ascent begins."""
         ...
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made: ...
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered: ...
 
 
-def checked(attack: Described) -> None:
+def checked(attack: Parametrised) -> None:
     """Refuses what no ascent can be."""
     for name in ("steps", "step_size"):
         if getattr(attack, name) < 0:
@@ -66,7 +66,7 @@ def anywhere(image: Image, m: int, seeds: Sequence[int]) -> Numbers:
     return 2 * draw(torch.rand, image.new_empty(len(image), m), seeds) - 1
 
 
-def climbed(attack: Described, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+def climbed(attack: Parametrised, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
     """The worst that `steps` signed steps of `step_size` met, of each sample; never less harmful than the image itself.
 
     Where anatomy moves, the output is carried back to be compared with the truth as it was: that has a gradient in
@@ -89,7 +89,7 @@ def climbed(attack: Described, model: Model, image: Image, target: Mask, seeds: 
 
 
 def _tried(
-    attack: Described, model: Model, numbers: Numbers, image: Image, target: Mask, progress: float
+    attack: Parametrised, model: Model, numbers: Numbers, image: Image, target: Mask, progress: float
 ) -> tuple[Adversarial, PerSample]:
     """What the numbers do, and the objective there."""
     with torch.set_grad_enabled(numbers.requires_grad):

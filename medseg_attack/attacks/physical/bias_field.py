@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import polynomial, smooth
 from medseg_attack.numerics.samples import draw
@@ -96,8 +96,8 @@ class BiasField:
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return anywhere(image, self.order ** (image.ndim - 2), seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
-        return Made(biased(numbers, image, self.ball.eps, self.basis, self.order))
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+        return Rendered(biased(numbers, image, self.ball.eps, self.basis, self.order))
 
 
 def biased(numbers: Numbers, image: Image, strength: float, basis: str = "spline", order: int = 5) -> Image:

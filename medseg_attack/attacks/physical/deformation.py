@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
 from medseg_attack.attacks.physical.bias_field import FieldStrength, biased
 from medseg_attack.attacks.physical.in_mm import Spaced, longest, needs_length, pixel_mm
 from medseg_attack.errors import InputError
@@ -103,9 +103,9 @@ class Deformation:
         axes = image.ndim - 2
         return anywhere(image, axes * self.order**axes, seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         flow, back = bent(numbers, image, self.ball, self.ball.eps, self.order)
-        return Made(warped(image, flow), flow, back)
+        return Rendered(warped(image, flow), flow, back)
 
 
 def bent(numbers: Numbers, image: Image, ball: Ball, most_mm: float, order: int) -> tuple[Flow, Flow]:
@@ -207,10 +207,10 @@ class DeformationBias:
         axes = image.ndim - 2
         return anywhere(image, axes * self.order**axes + 5**axes, seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         ball = self.ball
         assert isinstance(ball, ShapeAndGain)
         axes = image.ndim - 2
         shape, field = torch.split(numbers, [axes * self.order**axes, 5**axes], dim=1)
         flow, back = bent(shape, image, ball, ball.eps * ball.shift_mm, self.order)
-        return Made(biased(field, warped(image, flow), ball.eps * ball.strength), flow, back)
+        return Rendered(biased(field, warped(image, flow), ball.eps * ball.strength), flow, back)

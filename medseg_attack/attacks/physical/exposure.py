@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.samples import draw
@@ -107,10 +107,10 @@ class Exposure:
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return anywhere(image, len(BRACKET) * self._taps(image) * self.order ** (image.ndim - 2), seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         grid = tuple(image.shape[2:])
         weights = numbers.view(len(image), -1, *(self.order for _ in grid))
-        return Made(fused(torch.softmax(CONTRAST * smooth(weights, grid), 1), image, self.ball.eps, self._reach))
+        return Rendered(fused(torch.softmax(CONTRAST * smooth(weights, grid), 1), image, self.ball.eps, self._reach))
 
     @property
     def _reach(self) -> int:

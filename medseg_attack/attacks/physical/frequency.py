@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw
 from medseg_attack.registry import register
@@ -119,16 +119,16 @@ class Vafa:
         numbers = anywhere(image, math.prod(self._ball.sides(image.ndim - 2)), seeds)
         return numbers if self.random_start or self.steps == 0 else torch.full_like(numbers, -1)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         ball = self._ball
         if ball.eps == 0:
-            return Made(image + 0 * numbers.sum())
+            return Rendered(image + 0 * numbers.sum())
         sides = ball.sides(image.ndim - 2)
         least = min(self.least, ball.eps)
         table = least + (ball.eps - least) * (numbers + 1) / 2
         x = quantised(image, table.view(len(image), *sides), 0.1 * (1 - progress))
         x = stretched(x) if ball.stretch else x
-        return Made(x, penalty=self.ssim * _unlike(x, image) if self.ssim else None)
+        return Rendered(x, penalty=self.ssim * _unlike(x, image) if self.ssim else None)
 
     @property
     def _ball(self) -> Quantised:

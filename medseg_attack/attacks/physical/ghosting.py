@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
 from medseg_attack.attacks.physical.scanner_noise import rms, wide
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw
@@ -78,9 +78,9 @@ class Ghosting:
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return anywhere(image, 2 * self.period, seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         real, imaginary = (self.ball.eps / math.sqrt(2) * numbers).chunk(2, dim=1)
         error = torch.complex(real, imaginary)[:, torch.arange(image.shape[-2]) % self.period]
         lines = torch.fft.fft(image, dim=-2, norm="ortho")
         factor = 1 + error.view(len(image), *(1 for _ in image.shape[1:-2]), -1, 1)
-        return Made(torch.fft.ifft(lines * factor, dim=-2, norm="ortho").abs().clamp(max=1))
+        return Rendered(torch.fft.ifft(lines * factor, dim=-2, norm="ortho").abs().clamp(max=1))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
 from medseg_attack.attacks.physical.in_mm import Spaced, pixel_mm
 from medseg_attack.attacks.physical.scanner_noise import wide
 from medseg_attack.errors import InputError
@@ -131,7 +131,7 @@ class Motion:
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return anywhere(image, 2 * self.order, seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         ball = plain(self.ball)
         assert isinstance(ball, LineMotion)
         course = numbers.view(len(image), 2, self.order) @ splines(image.shape[-2], self.order).to(numbers).T
@@ -142,4 +142,4 @@ class Motion:
         by_line = shift.view(len(image), 2, *(1 for _ in image.shape[2:-2]), -1, 1)
         turn = -2 * math.pi * (down * by_line[:, :1] + across * by_line[:, 1:])
         lines = torch.fft.fft2(image) * torch.polar(torch.ones_like(turn), turn)
-        return Made(torch.fft.ifft2(lines).abs().clamp(max=1))
+        return Rendered(torch.fft.ifft2(lines).abs().clamp(max=1))

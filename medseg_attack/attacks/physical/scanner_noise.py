@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Made, Numbers, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
 from medseg_attack.attacks.physical.bias_field import relative
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw
@@ -127,10 +127,10 @@ class Rician:
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return anywhere(image, 2 * image[0].numel(), seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         eps = self.ball.eps
         noise = no_louder(eps * normal(numbers).view(len(image), 2, *image.shape[1:]), eps)
-        return Made(magnitude(image, noise[:, 0], noise[:, 1]))
+        return Rendered(magnitude(image, noise[:, 0], noise[:, 1]))
 
 
 def magnitude(image: Image, real: Image, imaginary: Image) -> Image:
@@ -161,6 +161,6 @@ class Speckle:
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return anywhere(image, image[0].numel(), seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Made:
+    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         noise = no_louder(self.ball.eps * normal(numbers).view_as(image), self.ball.eps)
-        return Made((image * (1 + noise)).clamp(0, 1))
+        return Rendered((image * (1 + noise)).clamp(0, 1))
