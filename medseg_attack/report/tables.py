@@ -23,7 +23,7 @@ def organs(summary: pd.DataFrame) -> list[str]:
     return [c.removesuffix("_adv") for c in summary.columns if c.endswith("_adv") and c != "mean_adv"]
 
 
-Cell: TypeAlias = "Callable[[pd.Series[float]], str]"
+CellFormat: TypeAlias = "Callable[[pd.Series[float]], str]"
 
 
 def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
@@ -53,7 +53,7 @@ def _queries(summary: pd.DataFrame) -> str:
     return f" Queries per case, no gradients: {', '.join(each)}." if each else ""
 
 
-def _shares(summary: pd.DataFrame) -> list[tuple[str, Cell]]:
+def _shares(summary: pd.DataFrame) -> list[tuple[str, CellFormat]]:
     """Head and cell of three ways to state success; none where goals state it."""
     shares = [("rel. drop", "relative_drop"), ("< half", "below_half"), ("missed", "missed")]
     return [] if _has_goals(summary) else [(head, partial(_share, column=column)) for head, column in shares]
@@ -63,11 +63,11 @@ def _has_goals(summary: pd.DataFrame) -> bool:
     return "goal_dice" in summary and bool(summary["goal_dice"].notna().any())
 
 
-def _aims(summary: pd.DataFrame) -> list[tuple[str, Cell]]:
+def _aims(summary: pd.DataFrame) -> list[tuple[str, CellFormat]]:
     """Head and cell of the columns of attacks with a goal or a criterion; none if no run has one."""
     if "success" not in summary or summary["success"].isna().all():
         return []
-    of_goals: list[tuple[str, Cell]] = [
+    of_goals: list[tuple[str, CellFormat]] = [
         ("on truth", partial(_share, column="success_on_truth")), ("goal Dice", partial(_of, column="goal_dice")),
     ]  # fmt: skip
     of_goals = of_goals if _has_goals(summary) else []
@@ -166,9 +166,11 @@ def compare_sheet(
     )
 
 
-def _columns(summary: pd.DataFrame, keys: Sequence[str], shown: Sequence[str], costs: bool) -> list[tuple[str, Cell]]:
+def _columns(
+    summary: pd.DataFrame, keys: Sequence[str], shown: Sequence[str], costs: bool
+) -> list[tuple[str, CellFormat]]:
     """Head and cell of each column. Intervals and success are stated over organs: where rows are organs, not at all."""
-    each: list[tuple[str, Cell]] = [(key, partial(_key, key=key)) for key in keys]
+    each: list[tuple[str, CellFormat]] = [(key, partial(_key, key=key)) for key in keys]
     scores = [("clean", "clean"), *((organ, f"{organ}_adv") for organ in shown)]
     scores += [("adv" if "organ" in keys else "mean", "adv")]
     each += [(head, partial(_of, column=column)) for head, column in scores]
