@@ -36,9 +36,12 @@ class Stripes(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 12, 5, padding=2), nn.ReLU(), nn.Conv2d(12, 24, 3, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(3, 12, 5, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(12, 24, 3, stride=2, padding=1),
+            nn.ReLU(),
             nn.Conv2d(24, CLASSES, 3, padding=1),
-        )  # fmt: skip
+        )
         self.forwards = self.backwards = 0
 
     def forward(self, image: Tensor) -> Tensor:
@@ -127,26 +130,62 @@ def pairs() -> list[Pair]:
         Pair("fgsm", "torchattacks", lambda ball, n: fgsm(ball, ce), made(ta.FGSM)),
         Pair("bim", "torchattacks", lambda ball, n: bim(ball, ce, n, 0.25), stepped(ta.BIM, 0.25)),
         Pair("pgd", "torchattacks", lambda ball, n: PGD(ball, ce, n, 0.25), stepped(ta.PGD, 0.25)),
-        Pair("pgd l2", "torchattacks", lambda ball, n: PGD(ball, ce, n, 0.25), stepped(ta.PGDL2, 0.25), long, L2,
-             why="our start is uniform in the ball, hence near its edge; theirs crowds the centre"),
+        Pair(
+            "pgd l2",
+            "torchattacks",
+            lambda ball, n: PGD(ball, ce, n, 0.25),
+            stepped(ta.PGDL2, 0.25),
+            long,
+            L2,
+            why="our start is uniform in the ball, hence near its edge; theirs crowds the centre",
+        ),
         Pair("mi_fgsm", "torchattacks", lambda ball, n: mi_fgsm(ball, ce, n), stepped(ta.MIFGSM, 1 / STEPS)),
-        Pair("ni_fgsm", "torchattacks", lambda ball, n: ni_fgsm(ball, ce, n), stepped(ta.NIFGSM, 1 / STEPS),
-             why="our look-ahead stays in [0, 1]"),
-        Pair("di2_fgsm", "torchattacks", lambda ball, n: di2_fgsm(ball, ce, n),
-             stepped(ta.DIFGSM, 1 / STEPS, decay=1.0),
-             why="each image draws its own size and place, theirs one for the batch; log-odds are carried back"),
-        Pair("ti_fgsm", "torchattacks", lambda ball, n: ti_fgsm(ball, ce, n),
-             stepped(ta.TIFGSM, 1 / STEPS, decay=1.0, diversity_prob=0.0)),
-        Pair("apgd ce", "torchattacks", lambda ball, n: APGD(ball, ce, n), made(ta.APGD, steps=20, loss="ce"),
-             why="our start is uniform in the ball, theirs has a pixel on its edge"),
+        Pair(
+            "ni_fgsm",
+            "torchattacks",
+            lambda ball, n: ni_fgsm(ball, ce, n),
+            stepped(ta.NIFGSM, 1 / STEPS),
+            why="our look-ahead stays in [0, 1]",
+        ),
+        Pair(
+            "di2_fgsm",
+            "torchattacks",
+            lambda ball, n: di2_fgsm(ball, ce, n),
+            stepped(ta.DIFGSM, 1 / STEPS, decay=1.0),
+            why="each image draws its own size and place, theirs one for the batch; log-odds are carried back",
+        ),
+        Pair(
+            "ti_fgsm",
+            "torchattacks",
+            lambda ball, n: ti_fgsm(ball, ce, n),
+            stepped(ta.TIFGSM, 1 / STEPS, decay=1.0, diversity_prob=0.0),
+        ),
+        Pair(
+            "apgd ce",
+            "torchattacks",
+            lambda ball, n: APGD(ball, ce, n),
+            made(ta.APGD, steps=20, loss="ce"),
+            why="our start is uniform in the ball, theirs has a pixel on its edge",
+        ),
         Pair("apgd ce", "adv_lib", lambda ball, n: APGD(ball, ce, n), adv_apgd("ce")),
         Pair("apgd dlr", "adv_lib", lambda ball, n: APGD(ball, dlr, n), adv_apgd("dlr")),
-        Pair("square", "torchattacks", lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
-             made(ta.Square, n_queries=QUERIES), (0.05, 0.1, 0.2),
-             why="every image draws its own squares, theirs share a draw per batch"),
-        Pair("square l2", "torchattacks", lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
-             made(ta.Square, n_queries=QUERIES, norm="L2"), (3.0, 5.0, 7.0), L2),
-    ]  # fmt: skip
+        Pair(
+            "square",
+            "torchattacks",
+            lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
+            made(ta.Square, n_queries=QUERIES),
+            (0.05, 0.1, 0.2),
+            why="every image draws its own squares, theirs share a draw per batch",
+        ),
+        Pair(
+            "square l2",
+            "torchattacks",
+            lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
+            made(ta.Square, n_queries=QUERIES, norm="L2"),
+            (3.0, 5.0, 7.0),
+            L2,
+        ),
+    ]
 
 
 @dataclass(frozen=True)
@@ -189,8 +228,10 @@ def main() -> None:
     image, labels = stripes(IMAGES, rng)
     right = net(image).argmax(1) == labels
     scene = Scene(net, image[right], labels[right])
-    print(f"{int(right.sum())} of {IMAGES} images are classified right and attacked; a share moves by one image in "
-          f"steps of {1 / int(right.sum()):.3f}.\n")  # fmt: skip
+    print(
+        f"{int(right.sum())} of {IMAGES} images are classified right and attacked; a share moves by one image in "
+        f"steps of {1 / int(right.sum()):.3f}.\n"
+    )
     print("| attack | library | budgets | lost, ours | lost, theirs | passes, ours/theirs | differs |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for pair in pairs():

@@ -61,9 +61,12 @@ def trained() -> nn.Module:
     """Finds the shapes."""
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(1, 12, 5, padding=2), nn.ReLU(), nn.Conv2d(12, 12, 5, padding=2), nn.ReLU(),
+        nn.Conv2d(1, 12, 5, padding=2),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 5, padding=2),
+        nn.ReLU(),
         nn.Conv2d(12, 4, 3, padding=1),
-    )  # fmt: skip
+    )
     optimiser = torch.optim.Adam(net.parameters(), 5e-3)
     for step in range(200):
         image, labels = shapes(16, step)
@@ -96,29 +99,71 @@ class Duel:
 STEPS = 120
 GOAL = f"goal=all_background, steps={STEPS}"
 DUELS = (
-    Duel("DAG", f"dag({GOAL}, step_size=0.002)",
-         lambda lib, net, x, y: lib.dag(net, x, y, targeted=True, max_iter=STEPS, γ=0.002), torch.inf, 0,
-         why="cut to [0, 1] in every step; a failure says so"),
-    Duel("ALMAProx", f"alma_prox({GOAL}, step_size=0.005)",
-         lambda lib, net, x, y: lib.alma_prox(net, x, y, targeted=True, num_steps=STEPS, lr_init=0.005), torch.inf, 0,
-         why="the penalty's true slope"),
-    Duel("PDPGD", f"pdpgd({GOAL})",
-         lambda lib, net, x, y: lib.pdpgd(net, x, y, norm=float("inf"), targeted=True, num_steps=STEPS), torch.inf, 0,
-         why="the proximal point exactly instead of in five rounds"),
-    Duel("PDGD", f"pdgd(l2(50), {GOAL})",
-         lambda lib, net, x, y: lib.pdgd(net, x, y, targeted=True, num_steps=STEPS), 2, 0),
-    Duel("ASMA", f"asma(l2(50), {GOAL})",
-         lambda lib, net, x, y: lib.asma(net, x, y, targeted=True, num_steps=STEPS), 2, 0,
-         why="steps of a stated size; the library's are raw gradients times 1e-7 to 1e-6, overlaps of the whole batch"),
-    Duel("C&W", "cw(l2(50), steps=50, searches=6, price=0.00001)",
-         lambda lib, net, x, y: lib.cw(net, x, y, binary_search_steps=6, max_iterations=50, abort_early=False), 2,
-         classifier=True, why="a projection instead of tanh; the price is per pixel, of which there are 168"),
-    Duel("DeepFool", "deepfool(l2(50))", lambda lib, net, x, y: lib.deepfool(net, x, y, steps=50, norm=2), 2,
-         classifier=True, why="a gradient per class that is another for some image of the batch"),
-    Duel("JSMA", "jsma(goal=all_background, success=by_pixels, steps=84, share=0.0119)",
-         lambda lib, net, x, y: lib.jsma(net, x, y), 0, 0, classifier=True,
-         why="pixels go to black or white, whichever helps, and two single ones instead of the best pair"),
-)  # fmt: skip
+    Duel(
+        "DAG",
+        f"dag({GOAL}, step_size=0.002)",
+        lambda lib, net, x, y: lib.dag(net, x, y, targeted=True, max_iter=STEPS, γ=0.002),
+        torch.inf,
+        0,
+        why="cut to [0, 1] in every step; a failure says so",
+    ),
+    Duel(
+        "ALMAProx",
+        f"alma_prox({GOAL}, step_size=0.005)",
+        lambda lib, net, x, y: lib.alma_prox(net, x, y, targeted=True, num_steps=STEPS, lr_init=0.005),
+        torch.inf,
+        0,
+        why="the penalty's true slope",
+    ),
+    Duel(
+        "PDPGD",
+        f"pdpgd({GOAL})",
+        lambda lib, net, x, y: lib.pdpgd(net, x, y, norm=float("inf"), targeted=True, num_steps=STEPS),
+        torch.inf,
+        0,
+        why="the proximal point exactly instead of in five rounds",
+    ),
+    Duel(
+        "PDGD",
+        f"pdgd(l2(50), {GOAL})",
+        lambda lib, net, x, y: lib.pdgd(net, x, y, targeted=True, num_steps=STEPS),
+        2,
+        0,
+    ),
+    Duel(
+        "ASMA",
+        f"asma(l2(50), {GOAL})",
+        lambda lib, net, x, y: lib.asma(net, x, y, targeted=True, num_steps=STEPS),
+        2,
+        0,
+        why="steps of a stated size; the library's are raw gradients times 1e-7 to 1e-6, overlaps of the whole batch",
+    ),
+    Duel(
+        "C&W",
+        "cw(l2(50), steps=50, searches=6, price=0.00001)",
+        lambda lib, net, x, y: lib.cw(net, x, y, binary_search_steps=6, max_iterations=50, abort_early=False),
+        2,
+        classifier=True,
+        why="a projection instead of tanh; the price is per pixel, of which there are 168",
+    ),
+    Duel(
+        "DeepFool",
+        "deepfool(l2(50))",
+        lambda lib, net, x, y: lib.deepfool(net, x, y, steps=50, norm=2),
+        2,
+        classifier=True,
+        why="a gradient per class that is another for some image of the batch",
+    ),
+    Duel(
+        "JSMA",
+        "jsma(goal=all_background, success=by_pixels, steps=84, share=0.0119)",
+        lambda lib, net, x, y: lib.jsma(net, x, y),
+        0,
+        0,
+        classifier=True,
+        why="pixels go to black or white, whichever helps, and two single ones instead of the best pair",
+    ),
+)
 
 
 class Library:

@@ -108,8 +108,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def coverage(cohort: Cohort, n: int, method: Method, simulations: int,
-             seed: int = 0) -> tuple[float, float]:  # fmt: skip
+def coverage(cohort: Cohort, n: int, method: Method, simulations: int, seed: int = 0) -> tuple[float, float]:
     """Share of simulated studies whose interval holds the truth, and mean width within [0, 1]."""
     truth = mean(*by_patient(cohort.draw(200_000, np.random.default_rng(12345))))
     held, width = 0, 0.0

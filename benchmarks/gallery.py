@@ -81,9 +81,17 @@ def cause(axis: "plt.Axes", found: Crafted) -> None:
         longest = float(np.hypot(*flow).max())
         times = max(1, int(PIXELS_PER_ARROW / max(longest, 1e-6)))
         axis.imshow(found.before[0, 0], cmap="gray", vmin=0, vmax=1, alpha=0.4)
-        axis.quiver(x + times * flow[1, y, x], y + times * flow[0, y, x], -times * flow[1, y, x],
-                    -times * flow[0, y, x], color="tab:red", angles="xy", scale_units="xy", scale=1,
-                    width=0.004)  # fmt: skip
+        axis.quiver(
+            x + times * flow[1, y, x],
+            y + times * flow[0, y, x],
+            -times * flow[1, y, x],
+            -times * flow[0, y, x],
+            color="tab:red",
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.004,
+        )
         drawn_larger = f", drawn {times} times as long" if times > 1 else ""
         axis.set_title(f"movement, up to {longest:.1f} pixels{drawn_larger}", fontsize=9)
         axis.set_axis_off()

@@ -88,8 +88,9 @@ def main() -> None:
         cells = [f"{slices} x {given.side} x {given.side}"]
         for kind in KINDS:
             words = [__file__, "--kind", kind, "--slices", slices, "--side", given.side, "--window", given.window]
-            ran = subprocess.run([sys.executable, *map(str, words), "--device", given.device], check=True,
-                                 capture_output=True, text=True)  # fmt: skip
+            ran = subprocess.run(
+                [sys.executable, *map(str, words), "--device", given.device], check=True, capture_output=True, text=True
+            )
             found = json.loads(ran.stdout)
             cells += [f"{found['mb']:.0f}", f"{found['seconds']:.1f}"]
         print("| " + " | ".join(cells) + " |", flush=True)

@@ -27,10 +27,17 @@ def batch(cases: int, size: int, device: torch.device) -> Batch:
     """Random slices with random masks."""
     draw = torch.Generator().manual_seed(0)
     made = [
-        Case(f"c{i}", f"v{i}", f"p{i}", torch.rand(1, size, size, generator=draw),
-             torch.rand(3, size, size, generator=draw) < 0.3, (1.0, 1.0), Window(0, 1))
+        Case(
+            f"c{i}",
+            f"v{i}",
+            f"p{i}",
+            torch.rand(1, size, size, generator=draw),
+            torch.rand(3, size, size, generator=draw) < 0.3,
+            (1.0, 1.0),
+            Window(0, 1),
+        )
         for i in range(cases)
-    ]  # fmt: skip
+    ]
     return Batch.of(made, device)
 
 
@@ -75,9 +82,13 @@ def main() -> None:
             seconds = median_seconds(lambda attack=attack: attack_chunk(model, [one], [attack]), device)
             floor = (counted[0].forwards + 2) * plain["forward"] + counted[0].backwards * plain["backward"]
             rows.append(
-                {"attack": text, "slices_per_second": given.cases / seconds, "seconds": seconds,
-                 "over_the_network_alone": seconds / floor}
-            )  # fmt: skip
+                {
+                    "attack": text,
+                    "slices_per_second": given.cases / seconds,
+                    "seconds": seconds,
+                    "over_the_network_alone": seconds / floor,
+                }
+            )
         budgets = [registry.with_eps(registry.build("fgsm", "attack"), n / 255) for n in range(1, 9)]
         together = median_seconds(lambda: attack_chunk(model, [one], budgets), device)
         apart = median_seconds(lambda: [attack_chunk(model, [one], [attack]) for attack in budgets], device)

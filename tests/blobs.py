@@ -22,8 +22,9 @@ def case(number: int) -> Case:
     square = ((rows - c).abs() <= s) & ((columns - d).abs() <= s) & ~disc
     image = 0.3 + 0.1 * disc + 0.2 * square + 0.05 * torch.randn(SIDE, SIDE, generator=rng)
     name = f"p{number % 10}_{number}"
-    return Case(name, name, name[:2], image.clamp(0.02, 0.98)[None], torch.stack([disc, square]), (1.0, 1.0),
-                Window(0, 1))  # fmt: skip
+    return Case(
+        name, name, name[:2], image.clamp(0.02, 0.98)[None], torch.stack([disc, square]), (1.0, 1.0), Window(0, 1)
+    )
 
 
 def batch(n: int = 4, start: int = 1000) -> Batch:
@@ -47,8 +48,14 @@ class SmallUNet(nn.Module):
 
 
 def block(inside: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU(),
-                         nn.Conv2d(outside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU())  # fmt: skip
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, 3, padding=1),
+        nn.BatchNorm2d(outside),
+        nn.ReLU(),
+        nn.Conv2d(outside, outside, 3, padding=1),
+        nn.BatchNorm2d(outside),
+        nn.ReLU(),
+    )
 
 
 @functools.cache

@@ -171,10 +171,20 @@ def write_seg(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = Segmentation(
-            [pydicom.dcmread(image) for image in images], masks, kind, segments,
-            series_instance_uid=uid(path, "series"), series_number=2, sop_instance_uid=uid(path), instance_number=1,
-            manufacturer="M", manufacturer_model_name="M", software_versions="1", device_serial_number="1", **more,
-        )  # fmt: skip
+            [pydicom.dcmread(image) for image in images],
+            masks,
+            kind,
+            segments,
+            series_instance_uid=uid(path, "series"),
+            series_number=2,
+            sop_instance_uid=uid(path),
+            instance_number=1,
+            manufacturer="M",
+            manufacturer_model_name="M",
+            software_versions="1",
+            device_serial_number="1",
+            **more,
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     made.save_as(path)
     return path
@@ -183,11 +193,7 @@ def write_seg(
 def square(row: float, column: float, size: float, z: float) -> list[float]:
     """Corners, in mm, of a square whose edges lie between the centres of pixels; row and column are its first."""
     corners = [(0, 0), (0, size), (size, size), (size, 0)]
-    return [
-        mm
-        for r, c in corners
-        for mm in (-20 + (column - 0.5 + c) * 0.7, -30 + (row - 0.5 + r) * 0.8, z)
-    ]  # fmt: skip
+    return [mm for r, c in corners for mm in (-20 + (column - 0.5 + c) * 0.7, -30 + (row - 0.5 + r) * 0.8, z)]
 
 
 def write_rtstruct(
@@ -261,9 +267,28 @@ def attacked(root: Path, source: Path, *words: object, labels: str = "", window:
     """The run of FGSM on all of a prepared source, its twins written."""
     medattack("prepare", source, "--format", "dicom", "--out", root / "data", "--labels", labels, "--window", window)
     tiny_model(root / "model", open_prepared(root / "data"))
-    medattack("attack", "--data", root / "data", "-m", root / "model", "--attack", "fgsm", "--loss", "bce",
-              "--eps", f"{EPS}raw", "--split", "all", "--no-control", "--no-checks", "--save-adversarial", "all",
-              "--out", root / "runs", *words)  # fmt: skip
+    medattack(
+        "attack",
+        "--data",
+        root / "data",
+        "-m",
+        root / "model",
+        "--attack",
+        "fgsm",
+        "--loss",
+        "bce",
+        "--eps",
+        f"{EPS}raw",
+        "--split",
+        "all",
+        "--no-control",
+        "--no-checks",
+        "--save-adversarial",
+        "all",
+        "--out",
+        root / "runs",
+        *words,
+    )
     return next(file.parent for file in root.rglob("run.json"))
 
 
@@ -271,8 +296,9 @@ def twins(run: Path, source: Path) -> list[tuple[Path, Path]]:
     """Files of the source and of the run's twins, which say themselves of which image they are a copy."""
     by_uid = {
         str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID): path
-        for path in source.rglob("*") if path.is_file() and path.read_bytes()[128:132] == b"DICM"
-    }  # fmt: skip
+        for path in source.rglob("*")
+        if path.is_file() and path.read_bytes()[128:132] == b"DICM"
+    }
     files = [run / "adversarial" / file["path"] for file in read_json(run / "adversarial" / "manifest.json")["files"]]
     of = [pydicom.dcmread(path).SourceImageSequence[0].ReferencedSOPInstanceUID for path in files]
     return [(by_uid[uid_of], path) for uid_of, path in zip(of, files, strict=True)]

@@ -38,22 +38,68 @@ def rerun(dice: np.ndarray, seed: int) -> np.ndarray:
     return np.clip(dice + np.random.default_rng((3, seed)).normal(0, 0.001, dice.shape), 0, 1)
 
 
-def write_run(folder: Path, dice: np.ndarray, *, model: str = "unet", weights: str = "a", eps: float = 0.01,
-              loss: str = "bce", ball: str = "", config: dict[str, Any] | None = None) -> Path:  # fmt: skip
+def write_run(
+    folder: Path,
+    dice: np.ndarray,
+    *,
+    model: str = "unet",
+    weights: str = "a",
+    eps: float = 0.01,
+    loss: str = "bce",
+    ball: str = "",
+    config: dict[str, Any] | None = None,
+) -> Path:
     """A finished run with that adversarial Dice and a clean Dice of 0.9."""
-    given = {"rows_version": ROWS_VERSION, "data": "d" * 64, "cases": "c" * 64, "weights": weights * 64,
-             "attack": f"fgsm(linf({eps}), {loss})", "metrics": ["hd95_mm"], "seed": 0} | (config or {})  # fmt: skip
+    given = {
+        "rows_version": ROWS_VERSION,
+        "data": "d" * 64,
+        "cases": "c" * 64,
+        "weights": weights * 64,
+        "attack": f"fgsm(linf({eps}), {loss})",
+        "metrics": ["hd95_mm"],
+        "seed": 0,
+    } | (config or {})
     run = RunFolder.open(folder / f"{model}-{weights}" / f"fgsm_{loss}_{eps}", given)
     rows = []
     for (patient, scan, organ), value in np.ndenumerate(dice):
         name, hit = f"p{patient:02d}_s{scan}", round(value * PIXELS)
         far = {"hd95_mm_clean": 2.0, "hd95_mm_adv": 40 * (1 - value)}
-        rows.append(Row(name, name, f"p{patient:02d}", ORGANS[organ], PIXELS, PIXELS, round(0.9 * PIXELS), PIXELS, hit,
-                        eps, eps, 2, 1, PIXELS, z_mm=5.0, y_mm=1.0, x_mm=1.0, extra=far))  # fmt: skip
+        rows.append(
+            Row(
+                name,
+                name,
+                f"p{patient:02d}",
+                ORGANS[organ],
+                PIXELS,
+                PIXELS,
+                round(0.9 * PIXELS),
+                PIXELS,
+                hit,
+                eps,
+                eps,
+                2,
+                1,
+                PIXELS,
+                z_mm=5.0,
+                y_mm=1.0,
+                x_mm=1.0,
+                extra=far,
+            )
+        )
     run.write(0, rows, 1.0)
-    facts = {"model": model, "attack": "fgsm", "loss": loss, "eps": eps, "ball": ball or f"linf(eps={eps})",
-             "data": "toy", "split": "test",
-             "partial": False, "n_parameters": 1, "seconds": 1.0, "cases": dice.shape[0] * dice.shape[1]}  # fmt: skip
+    facts = {
+        "model": model,
+        "attack": "fgsm",
+        "loss": loss,
+        "eps": eps,
+        "ball": ball or f"linf(eps={eps})",
+        "data": "toy",
+        "split": "test",
+        "partial": False,
+        "n_parameters": 1,
+        "seconds": 1.0,
+        "cases": dice.shape[0] * dice.shape[1],
+    }
     run.finish(facts)
     return run.path
 

@@ -65,9 +65,27 @@ def test_success_stands_in_rows_and_tables(home: Path) -> None:
 
 def test_what_the_budget_cannot_hold_is_a_failure_in_the_rows(home: Path) -> None:
     out = home / "budgets"
-    medattack("attack", "--home", home, "-m", SMALL, "--no-checks", "--no-control", "--split", "all", "--limit", "3",
-              "--out", out, "--attack", "dag(success=by_dice(below=0.05), steps=200, step_size=0.02)",
-              "--eps", "0.99", "--eps", "0.001")  # fmt: skip
+    medattack(
+        "attack",
+        "--home",
+        home,
+        "-m",
+        SMALL,
+        "--no-checks",
+        "--no-control",
+        "--split",
+        "all",
+        "--limit",
+        "3",
+        "--out",
+        out,
+        "--attack",
+        "dag(success=by_dice(below=0.05), steps=200, step_size=0.02)",
+        "--eps",
+        "0.99",
+        "--eps",
+        "0.001",
+    )
     tight = pd.concat([pd.read_parquet(file) for file in sorted(out.rglob("*eps0.001/parts/*.parquet"))])
     wide = pd.concat([pd.read_parquet(file) for file in sorted(out.rglob("*eps0.99/parts/*.parquet"))])
     lost = wide.set_index(["case", "cls"])["success_of_clean"] == 0
@@ -107,8 +125,21 @@ def test_what_is_not_there_is_told_before_anything_is_written(home: Path, attack
 )
 def test_goals_of_an_image_stand_the_checks_and_are_scored(home: Path, tmp_path: Path, attack: str) -> None:
     """As typed: with the checks before and after a run, which watch attacks on cases of their own."""
-    medattack("attack", "--home", home, "-m", SMALL, "--limit", "3", "--attack", attack, "--eps", "8/255",
-              "--out", tmp_path / "run")  # fmt: skip
+    medattack(
+        "attack",
+        "--home",
+        home,
+        "-m",
+        SMALL,
+        "--limit",
+        "3",
+        "--attack",
+        attack,
+        "--eps",
+        "8/255",
+        "--out",
+        tmp_path / "run",
+    )
     (run,) = (part.parent for part in tmp_path.rglob("parts") if "noise" not in part.parent.name)
     rows = pd.concat([pd.read_parquet(file) for file in run.rglob("*.parquet")])
     assert {"success", "n_goal", "hit_goal"} <= set(rows.columns)
@@ -125,13 +156,25 @@ def test_goals_and_criteria_are_listed() -> None:
 
 def test_least_changes_are_those_of_successes() -> None:
     rows = pd.DataFrame(
-        [(case, "p", case, cls, success, before, success * (case != "d"), size, goal, adv, hit)
-         for case, success, before, size in (("a", 1, 0, 0.1), ("b", 0, 0, 0.0), ("c", 1, 1, 0.0), ("d", 1, 0, 0.4))
-         for cls, goal, adv, hit in (("x", 4, 4, 3), ("y", 0, 0, 0))],
-        columns=["case", "group", "volume", "cls", "success", "success_of_clean", "success_on_truth", "size", "n_goal",
-                 "n_adv",
-                 "hit_goal"],
-    )  # fmt: skip
+        [
+            (case, "p", case, cls, success, before, success * (case != "d"), size, goal, adv, hit)
+            for case, success, before, size in (("a", 1, 0, 0.1), ("b", 0, 0, 0.0), ("c", 1, 1, 0.0), ("d", 1, 0, 0.4))
+            for cls, goal, adv, hit in (("x", 4, 4, 3), ("y", 0, 0, 0))
+        ],
+        columns=[
+            "case",
+            "group",
+            "volume",
+            "cls",
+            "success",
+            "success_of_clean",
+            "success_on_truth",
+            "size",
+            "n_goal",
+            "n_adv",
+            "hit_goal",
+        ],
+    )
     found = aimed(rows, "slice")
     assert found["success"] == 0.75
     assert found["success_of_clean"] == 0.25

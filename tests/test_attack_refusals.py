@@ -24,8 +24,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data sets of organs that overlap, of labels that exclude each other and of two channels, each with a model."""
     home = tmp_path_factory.mktemp("refusals")
     for n in range(4):  # one organ and background
-        write_pair(home / f"decathlon/imagesTr/spleen_{n}.nii.gz", home / f"decathlon/labelsTr/spleen_{n}.nii.gz",
-                   mask=np.arange(400).reshape(8, 10, 5) % 2)  # fmt: skip
+        write_pair(
+            home / f"decathlon/imagesTr/spleen_{n}.nii.gz",
+            home / f"decathlon/labelsTr/spleen_{n}.nii.gz",
+            mask=np.arange(400).reshape(8, 10, 5) % 2,
+        )
     sources = {
         "organs": (home / "scans", "phantom(patients=6, slices=3, side=32)"),
         "labels": (home / "decathlon", "decathlon"),
@@ -82,7 +85,7 @@ def attack(home: Path, out: Path, data: str, *words: object, code: int = 0) -> A
         ("channels", ["--attack", "uap(channels(channels=(0, 2)))", "--split", "test"], "expected channels below 2"),
         ("organs", ["--attack", "dag", "--region", "body"], "in a ball for --region, got one of the least change"),
     ],
-)  # fmt: skip
+)
 def test_it_is_told_in_a_sentence_and_nothing_is_left(
     home: Path, tmp_path: Path, data: str, words: list[str], told: str
 ) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.controls.noise import Noise
 from medseg_attack.attacks.gradient.wang2024 import Blend
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.types import Ball, Image, Model, Task
 
@@ -93,7 +93,7 @@ def test_the_limit_is_the_largest_change_that_one_step_makes(ball: Ball, limit: 
 
 
 def harm_of(task: Task, image: Tensor, target: Tensor) -> float:
-    return judged(oracle(task), Linf(), image, image, target).harm.item()
+    return judge(oracle(task), Linf(), image, image, target).harm.item()
 
 
 def test_harm_is_that_of_organs_and_not_of_the_background() -> None:

@@ -78,8 +78,21 @@ def test_another_size_resamples_each_channel(tmp_path: Path) -> None:
 def brain(number: int, window: Window, slope: Any = (0.5, 2.0)) -> Case:
     stored = torch.from_numpy(np.moveaxis(channels(number)[:, :, 0], -1, 0).copy())
     storage = Storage(stored, slope, (-20.0, 100.0))
-    levels = StoredValues.of([Case("c", "v", "g", torch.zeros(2, 8, 10), torch.zeros(1, 8, 10, dtype=torch.bool), (1.0, 1.0),
-                             window, storage=storage)], "cpu")  # fmt: skip
+    levels = StoredValues.of(
+        [
+            Case(
+                "c",
+                "v",
+                "g",
+                torch.zeros(2, 8, 10),
+                torch.zeros(1, 8, 10, dtype=torch.bool),
+                (1.0, 1.0),
+                window,
+                storage=storage,
+            )
+        ],
+        "cpu",
+    )
     assert levels is not None
     image = levels.image(levels.stored, torch.zeros(1, 2, 8, 10))[0]
     return Case("c", "v", "g", image, image[:1] > 0.5, (1.0, 1.0), window, storage=storage)
@@ -151,8 +164,11 @@ def test_networks_of_the_library_take_as_many_channels_as_the_scan(n: int, input
 
 def test_a_checkpoint_of_other_channels_is_refused(tmp_path: Path) -> None:
     task = Task("t", ("a",), channels=2, channel_names=("T1", "FLAIR"))
-    save(tmp_path, registry.build("unet_small(channels=(4, 8))", "model")(task),
-         {"label": "m", "spec": "unet_small(channels=(4, 8))"})  # fmt: skip
+    save(
+        tmp_path,
+        registry.build("unet_small(channels=(4, 8))", "model")(task),
+        {"label": "m", "spec": "unet_small(channels=(4, 8))"},
+    )
     assert load(tmp_path, task).task == task
     with pytest.raises(InputError, match=r"FLAIR.*'T2'"):
         load(tmp_path, Task("t", ("a",), channels=2, channel_names=("T1", "T2")))
@@ -191,9 +207,26 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         torch.manual_seed(0)
         model = registry.build("unet_small(channels=(4, 8))", "model")(data.task)
     save(root / "model", model, {"label": "tiny", "spec": "unet_small(channels=(4, 8))"})
-    medattack("attack", "--data", root / "data", "-m", root / "model", "--attack", "pgd", "--steps", "3",
-              "--eps", "8/255", "--split", "all", "--save-adversarial", "all", "--no-checks",
-              "--out", root / "runs")  # fmt: skip
+    medattack(
+        "attack",
+        "--data",
+        root / "data",
+        "-m",
+        root / "model",
+        "--attack",
+        "pgd",
+        "--steps",
+        "3",
+        "--eps",
+        "8/255",
+        "--split",
+        "all",
+        "--save-adversarial",
+        "all",
+        "--no-checks",
+        "--out",
+        root / "runs",
+    )
     return root
 
 
@@ -240,8 +273,24 @@ def test_a_tampered_channel_is_found(study: Path, tmp_path: Path) -> None:
 
 
 def test_the_worst_scans_are_stored_with_all_their_channels(study: Path, tmp_path: Path) -> None:
-    medattack("attack", "--data", study / "data", "-m", study / "model", "--attack", "fgsm", "--eps", "8/255",
-              "--split", "all", "--save-adversarial", "worst:2", "--no-checks", "--out", tmp_path / "runs")  # fmt: skip
+    medattack(
+        "attack",
+        "--data",
+        study / "data",
+        "-m",
+        study / "model",
+        "--attack",
+        "fgsm",
+        "--eps",
+        "8/255",
+        "--split",
+        "all",
+        "--save-adversarial",
+        "worst:2",
+        "--no-checks",
+        "--out",
+        tmp_path / "runs",
+    )
     run = next(file.parent for file in tmp_path.rglob("run.json") if "fgsm" in file.parent.name)
     files = json.loads((run / "adversarial" / "manifest.json").read_text())["files"]
     assert len({file["scan"] for file in files}) == 2
@@ -256,8 +305,19 @@ def test_rows_say_that_channels_differ(study: Path) -> None:
 
 
 def test_two_channels_are_trained_on(study: Path, tmp_path: Path) -> None:
-    medattack("train", "--data", study / "data", "--model", "unet_small(channels=(4, 8))", "--epochs", "1",
-              "--device", "cpu", "--out", tmp_path / "model")  # fmt: skip
+    medattack(
+        "train",
+        "--data",
+        study / "data",
+        "--model",
+        "unet_small(channels=(4, 8))",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "model",
+    )
     assert load(tmp_path / "model").task.channel_names == NAMES
 
 
@@ -311,8 +371,12 @@ def test_an_empty_channel_is_told_where_it_has_no_window(tmp_path: Path) -> None
     root = write_channels(tmp_path / "raw", together=True)
     image = channels(3)
     image[..., 1] = 0
-    write_pair(root / "imagesTr" / "brain_3.nii.gz", root / "labelsTr" / "brain_3.nii.gz", image=image,
-               mask=np.zeros((8, 10, 5)))  # fmt: skip
+    write_pair(
+        root / "imagesTr" / "brain_3.nii.gz",
+        root / "labelsTr" / "brain_3.nii.gz",
+        image=image,
+        mask=np.zeros((8, 10, 5)),
+    )
     assert "got one in channel 1 of" in refused(root)
 
 

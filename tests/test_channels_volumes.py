@@ -65,8 +65,24 @@ def study(request: pytest.FixtureRequest, place: Path, tmp_path_factory: pytest.
         torch.manual_seed(0)
         model = registry.build(request.param, "model")(data.task)
     save(root / "model", model, {"label": "tiny", "spec": request.param})
-    medattack("attack", "--data", place / "data", "-m", root / "model", "-a", "pgd(steps=4)", "--loss", "soft_dice",
-              "--eps", EPS, "--save-adversarial", "all", "--no-checks", "--out", root / "runs")  # fmt: skip
+    medattack(
+        "attack",
+        "--data",
+        place / "data",
+        "-m",
+        root / "model",
+        "-a",
+        "pgd(steps=4)",
+        "--loss",
+        "soft_dice",
+        "--eps",
+        EPS,
+        "--save-adversarial",
+        "all",
+        "--no-checks",
+        "--out",
+        root / "runs",
+    )
     return root
 
 
@@ -145,16 +161,41 @@ def test_modalities_in_another_order_are_refused(study: Path, place: Path, tmp_p
         write_scan(root, number, np.random.default_rng(number))
     describe(root, NAMES[::-1])
     medattack("prepare", root, "--format", "decathlon", "--out", tmp_path / "data")
-    said = medattack("attack", "--data", tmp_path / "data", "-m", study / "model", "-a", "fgsm", "--eps", "0.01",
-                     "--out", tmp_path / "runs", code=2).stderr  # fmt: skip
+    said = medattack(
+        "attack",
+        "--data",
+        tmp_path / "data",
+        "-m",
+        study / "model",
+        "-a",
+        "fgsm",
+        "--eps",
+        "0.01",
+        "--out",
+        tmp_path / "runs",
+        code=2,
+    ).stderr
     assert "FLAIR" in said
     assert "Traceback" not in said
     assert not (tmp_path / "runs").exists()
 
 
 def test_both_modalities_are_trained_on_in_patches(place: Path, tmp_path: Path) -> None:
-    medattack("train", "--data", place / "data", "--model", MODELS[1], "--epochs", "1", "--batch-size", "2",
-              "--device", "cpu", "--out", tmp_path / "model")  # fmt: skip
+    medattack(
+        "train",
+        "--data",
+        place / "data",
+        "--model",
+        MODELS[1],
+        "--epochs",
+        "1",
+        "--batch-size",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "model",
+    )
     model = load(tmp_path / "model")
     assert (model.task.channel_names, model.dims, model.window) == (NAMES, 3, (4, 8, 8))
     first = next(weight for weight in model.parameters() if weight.ndim == 5)

@@ -99,8 +99,21 @@ def test_a_study_file_runs_a_product_and_is_kept_resolved(home: Path, tmp_path: 
 
 
 def test_stored_images_score_what_they_scored(home: Path, tmp_path: Path) -> None:
-    attacked = medattack("attack", "--home", home, "-m", "unet_small", "--eps", "4/255", "--no-control",
-                         "--save-adversarial", "all", "--out", tmp_path / "run", "--json")  # fmt: skip
+    attacked = medattack(
+        "attack",
+        "--home",
+        home,
+        "-m",
+        "unet_small",
+        "--eps",
+        "4/255",
+        "--no-control",
+        "--save-adversarial",
+        "all",
+        "--out",
+        tmp_path / "run",
+        "--json",
+    )
     words = ["evaluate", "--home", home, "-m", "unet_small", "--images", tmp_path / "run", "--json"]
     cases = tmp_path / "cases.csv"
     scores = json.loads(medattack(*words, "--out", tmp_path / "replayed", "--csv", cases).stdout)["scores"]
@@ -177,7 +190,9 @@ def test_a_plan_writes_nothing(home: Path, tmp_path: Path) -> None:
     assert not out.exists()
     n = plan["cases"]
     assert [(run["attack"], run["forwards"], run["backwards"]) for run in plan["runs"]] == [
-        ("noise", 3 * n, 0), ("pgd(steps=3)", 7 * n, 3 * n)]  # fmt: skip
+        ("noise", 3 * n, 0),
+        ("pgd(steps=3)", 7 * n, 3 * n),
+    ]
     assert plan["seconds"] == pytest.approx(sum(run["seconds"] for run in plan["runs"]))
     assert 100 < plan["memory_mb"] < 100_000  # torch alone takes more than the one, no test more than the other
     assert plan["disk_mb"] > 0
@@ -197,8 +212,12 @@ def rows_of(folder: Path) -> dict[str, pd.DataFrame]:
 
 def killed_when(words: list[str], there: Callable[[], bool]) -> None:
     """Starts a command and kills it as hard as can be as soon as `there` holds."""
-    process = subprocess.Popen([*MEDATTACK, *words], env=os.environ | QUIET | {"OMP_NUM_THREADS": "1"},
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [*MEDATTACK, *words],
+        env=os.environ | QUIET | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     until = time.monotonic() + 120
     while not there():
         assert process.poll() is None, "it ended before it could be killed"
@@ -209,16 +228,33 @@ def killed_when(words: list[str], there: Callable[[], bool]) -> None:
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_rows(home: Path, tmp_path: Path) -> None:
-    words = ["attack", "--home", str(home), "-m", "unet_small", "--split", "all", "--attack", "pgd(steps=20)",
-             "--eps", "4/255", "--device", "cpu"]  # fmt: skip
+    words = [
+        "attack",
+        "--home",
+        str(home),
+        "-m",
+        "unet_small",
+        "--split",
+        "all",
+        "--attack",
+        "pgd(steps=20)",
+        "--eps",
+        "4/255",
+        "--device",
+        "cpu",
+    ]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     killed_when([*words, "--out", str(cut)], lambda: any(cut.rglob("*.parquet")))
     assert not list(cut.rglob("run.json"))
     unfinished = medattack("compare", cut, code=2)
     assert "without run.json" in told(unfinished)
     for out in (cut, whole):
-        subprocess.run([*MEDATTACK, *words, "--out", str(out)], env=os.environ | QUIET | {"OMP_NUM_THREADS": "1"},
-                       check=True, capture_output=True)  # fmt: skip
+        subprocess.run(
+            [*MEDATTACK, *words, "--out", str(out)],
+            env=os.environ | QUIET | {"OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+        )
     one, two = rows_of(cut), rows_of(whole)
     assert list(one) == list(two)
     assert len(one) > 2
@@ -246,8 +282,9 @@ def test_interrupted_it_says_how_to_go_on(home: Path, tmp_path: Path) -> None:
         "--out",
         str(out),
     ]
-    process = subprocess.Popen([*MEDATTACK, *words], env=os.environ | QUIET, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=_heeds_interrupts)  # fmt: skip
+    process = subprocess.Popen(
+        [*MEDATTACK, *words], env=os.environ | QUIET, stderr=subprocess.PIPE, text=True, preexec_fn=_heeds_interrupts
+    )
     while not any(out.rglob("config.json")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -417,8 +454,10 @@ def test_a_region_is_named_held_stored_and_verified(home: Path, tmp_path: Path) 
     words = ["attack", "--home", home, "--model", "unet_small", "--loss", "bce", "--eps", "0.1", "--no-checks"]
     inside = ["--region", "outside:stomach", "--save-adversarial", "all", "--out", tmp_path / "held"]
     table = medattack(*words, *inside, "--json")
-    assert {run["attack"] for run in json.loads(table.stdout)["runs"]} == {"noise within outside:stomach",
-                                                                          "fgsm within outside:stomach"}  # fmt: skip
+    assert {run["attack"] for run in json.loads(table.stdout)["runs"]} == {
+        "noise within outside:stomach",
+        "fgsm within outside:stomach",
+    }
     (run,) = (tmp_path / "held").rglob("01_fgsm*")
     medattack("verify", run)
     result = medattack(*words, "--region", "outside:stomac", "--out", tmp_path / "none", code=2)

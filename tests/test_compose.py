@@ -251,9 +251,10 @@ def test_an_unknown_organ_is_told() -> None:
 
 def test_options_reach_the_attacks_that_an_attack_is_made_of() -> None:
     made = registry.build(
-        "best_of(attacks=(pgd(steps=3), restarts(apgd), square))", "attack",
+        "best_of(attacks=(pgd(steps=3), restarts(apgd), square))",
+        "attack",
         {"steps": 9, "objective": margin, "ball": L2(0.5)},
-    )  # fmt: skip
+    )
     pgd, apgd, square = made.attacks[0], made.attacks[1].attack, made.attacks[2]
     assert (pgd.steps, apgd.steps) == (3, 9)
     assert pgd.objective is apgd.objective is square.objective is margin
@@ -267,9 +268,15 @@ def test_options_reach_the_attacks_that_an_attack_is_made_of() -> None:
 
 def test_a_study_sets_losses_steps_and_norms_within() -> None:
     study = Study(
-        data="d", models=["m"], attacks=["best_of(attacks=(pgd, apgd(steps=4)))", "sea"], losses=["margin", "js"],
-        steps=7, norm="l2", eps=["0.5"], control=False,
-    )  # fmt: skip
+        data="d",
+        models=["m"],
+        attacks=["best_of(attacks=(pgd, apgd(steps=4)))", "sea"],
+        losses=["margin", "js"],
+        steps=7,
+        norm="l2",
+        eps=["0.5"],
+        control=False,
+    )
     made = cells(study)
     assert [(cell.label, cell.loss) for cell in made] == [
         ("best_of(l2, attacks=(pgd, apgd(steps=4)))", "margin"),

@@ -12,8 +12,15 @@ from medseg_attack.stats.clinical import delta_summary, deltas
 SPACING = (5.0, 2.0, 1.0)
 
 
-def rows_of(target: torch.Tensor, clean: torch.Tensor, adv: torch.Tensor, *, volume: str = "v", z_mm: float = 5.0,
-            hd95: tuple[float, float] = (1.0, 3.0)) -> pd.DataFrame:  # fmt: skip
+def rows_of(
+    target: torch.Tensor,
+    clean: torch.Tensor,
+    adv: torch.Tensor,
+    *,
+    volume: str = "v",
+    z_mm: float = 5.0,
+    hd95: tuple[float, float] = (1.0, 3.0),
+) -> pd.DataFrame:
     """A row per slice of masks (slices, rows, columns), as the loop makes them."""
     made = []
     for i in range(len(target)):
@@ -67,9 +74,13 @@ def test_without_a_slice_thickness_there_are_percent_but_no_ml() -> None:
 
 @pytest.mark.parametrize(
     ("target", "pred", "state"),
-    [(BEFORE, AFTER, "ok"), (BEFORE, NOTHING, "missed"), (NOTHING, AFTER, "hallucinated"),
-     (NOTHING, NOTHING, "absent")],
-)  # fmt: skip
+    [
+        (BEFORE, AFTER, "ok"),
+        (BEFORE, NOTHING, "missed"),
+        (NOTHING, AFTER, "hallucinated"),
+        (NOTHING, NOTHING, "absent"),
+    ],
+)
 def test_an_organ_is_in_one_of_four_states(target: torch.Tensor, pred: torch.Tensor, state: str) -> None:
     row = deltas(rows_of(target, target, pred), empty="one").iloc[0]
     assert row["state_adv"] == state

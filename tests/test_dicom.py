@@ -84,10 +84,15 @@ def test_stored_bits_alone_count(tmp_path: Path, signed: bool, bits: int) -> Non
 @pytest.mark.parametrize(
     "syntax",
     [
-        ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian,
-        RLELossless, JPEG2000Lossless, JPEGLSLossless,
+        ImplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        RLELossless,
+        JPEG2000Lossless,
+        JPEGLSLossless,
     ],
-)  # fmt: skip
+)
 def test_every_lossless_transfer_syntax_gives_the_same_values(tmp_path: Path, syntax: str) -> None:
     stored = np.random.default_rng(0).integers(0, 4096, (2, 40, 36))  # JPEG 2000 takes nothing smaller
     if syntax == ExplicitVRBigEndian:
@@ -123,9 +128,14 @@ def test_jpeg_lossless_is_decoded_without_gpl(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("modality", "tags", "inverted"),
-    [("CT", {}, False), ("CT", {"RescaleType": "HU"}, False), ("PT", {"Units": "BQML"}, False),
-     ("PT", {"RescaleType": "US"}, True), ("MR", {}, True)],
-)  # fmt: skip
+    [
+        ("CT", {}, False),
+        ("CT", {"RescaleType": "HU"}, False),
+        ("PT", {"Units": "BQML"}, False),
+        ("PT", {"RescaleType": "US"}, True),
+        ("MR", {}, True),
+    ],
+)
 def test_monochrome1_turns_round_what_has_no_unit(
     tmp_path: Path, modality: str, tags: dict[str, str], inverted: bool
 ) -> None:

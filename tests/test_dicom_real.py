@@ -157,9 +157,9 @@ def test_highdicom_fractional_on_the_series_that_it_refers_to(real_data: Find, n
     """The series is not there: its grid is that of the frames, and the pixels are compared with those of the file."""
     path = real_data("highdicom") / f"data/test_files/seg_image_ct_{name}.dcm"
     seg = pydicom.dcmread(path)
-    places = np.array([
-        frame.PlanePositionSequence[0].ImagePositionPatient for frame in seg.PerFrameFunctionalGroupsSequence
-    ], float)  # fmt: skip
+    places = np.array(
+        [frame.PlanePositionSequence[0].ImagePositionPatient for frame in seg.PerFrameFunctionalGroupsSequence], float
+    )
     spacing = [float(mm) for mm in seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing]
     steps = np.stack((places[1] - places[0], (0, spacing[0], 0), (spacing[1], 0, 0)), axis=1)
     grid = Grid((len(places), seg.Rows, seg.Columns), places[0], steps)
@@ -200,8 +200,18 @@ def test_real_series_attacked_written_and_read_by_pydicom_alone(real_data: Find,
         before, after = map(pydicom.dcmread, pair)
         change = np.abs(after.pixel_array.astype(int) - before.pixel_array)
         assert change.max() == EPS
-        for word in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", "Rows",
-                     "Columns", "RescaleSlope", "RescaleIntercept", "BitsStored", "PixelRepresentation"):  # fmt: skip
+        for word in (
+            "ImagePositionPatient",
+            "ImageOrientationPatient",
+            "PixelSpacing",
+            "FrameOfReferenceUID",
+            "Rows",
+            "Columns",
+            "RescaleSlope",
+            "RescaleIntercept",
+            "BitsStored",
+            "PixelRepresentation",
+        ):
             assert after[word].value == before[word].value
         for word in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName"):
             assert after[word].value != before[word].value

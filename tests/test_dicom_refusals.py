@@ -117,10 +117,13 @@ def test_a_seg_of_another_series(tmp_path: Path) -> None:
 
 def test_a_seg_on_another_grid(root: Path) -> None:
     """It names the series, but its frames lie between the slices."""
-    edit(root / "pat1/labels/seg.dcm", lambda seg: [
-        setattr(frame.PlanePositionSequence[0], "ImagePositionPatient", [-20, -30, -48.7])
-        for frame in seg.PerFrameFunctionalGroupsSequence
-    ])  # fmt: skip
+    edit(
+        root / "pat1/labels/seg.dcm",
+        lambda seg: [
+            setattr(frame.PlanePositionSequence[0], "ImagePositionPatient", [-20, -30, -48.7])
+            for frame in seg.PerFrameFunctionalGroupsSequence
+        ],
+    )
     said = refused(root)
     assert "frames on the slices of the series" in said
     assert "seg.dcm" in said

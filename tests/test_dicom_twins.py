@@ -52,9 +52,23 @@ def test_twins_are_inside_the_budget_on_the_same_grid_and_bits(run: Path) -> Non
         assert change.max() <= EPS
         moved += change.max() == EPS
         assert after.pixel_array.max() < 2**12
-        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "Modality",
-                     "RescaleIntercept", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "Rows",
-                     "Columns", "PhotometricInterpretation", "FrameOfReferenceUID", "SOPClassUID"):  # fmt: skip
+        for name in (
+            "ImagePositionPatient",
+            "ImageOrientationPatient",
+            "PixelSpacing",
+            "RescaleSlope",
+            "Modality",
+            "RescaleIntercept",
+            "BitsAllocated",
+            "BitsStored",
+            "HighBit",
+            "PixelRepresentation",
+            "Rows",
+            "Columns",
+            "PhotometricInterpretation",
+            "FrameOfReferenceUID",
+            "SOPClassUID",
+        ):
             assert after[name].value == before[name].value
     assert moved == 12
 

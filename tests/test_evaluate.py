@@ -223,9 +223,15 @@ def test_an_exclusive_task_is_scored_without_its_background() -> None:
 
 @pytest.mark.parametrize(
     ("text", "forwards", "backwards"),
-    [("clean", 1, 0), ("noise", 1, 0), ("fgsm", 2, 1), ("bim(steps=4)", 5, 4), ("pgd(steps=5)", 7, 5),
-     ("pgd(steps=5, restarts=2)", 14, 10)],
-)  # fmt: skip
+    [
+        ("clean", 1, 0),
+        ("noise", 1, 0),
+        ("fgsm", 2, 1),
+        ("bim(steps=4)", 5, 4),
+        ("pgd(steps=5)", 7, 5),
+        ("pgd(steps=5, restarts=2)", 14, 10),
+    ],
+)
 def test_passes_are_counted(model: SegModel, text: str, forwards: int, backwards: int) -> None:
     batch = Batch.of([Toy().read(Toy().refs()[0])])
     rows = attack_chunk(model, [batch], attacks(text))[0].rows

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from medseg_attack.checks.flags import FLAGS, Finding, by_severity
-from medseg_attack.checks.rows import after
+from medseg_attack.checks.rows import check_rows
 
 EPS = 4 / 255
 
@@ -30,12 +30,34 @@ def run(
     for i in range(patients):
         of_case = min(max(dice + spread * (i % 2 - 0.5), 0), 1)
         # of equal masks, Dice is the share that both hold
-        rows.append({"case": f"c{i}", "volume": f"v{i}", "group": f"g{i}", "cls": "organ", "n_target": 1000,
-                     "n_target_adv": 1000,
-                     "n_clean": 1000, "hit_clean": round(1000 * clean), "n_adv": 1000, "hit_adv": round(1000 * of_case),
-                     "size": eps, "linf": eps, "forwards": backwards + 2, "backwards": backwards})  # fmt: skip
-    head = {"run": f"{attack}-{loss}-{eps}", "model": "unet", "attack": attack, "loss": loss, "eps": eps,
-            "ball": f"linf({eps})", "partial": False, "val_dice": clean}  # fmt: skip
+        rows.append(
+            {
+                "case": f"c{i}",
+                "volume": f"v{i}",
+                "group": f"g{i}",
+                "cls": "organ",
+                "n_target": 1000,
+                "n_target_adv": 1000,
+                "n_clean": 1000,
+                "hit_clean": round(1000 * clean),
+                "n_adv": 1000,
+                "hit_adv": round(1000 * of_case),
+                "size": eps,
+                "linf": eps,
+                "forwards": backwards + 2,
+                "backwards": backwards,
+            }
+        )
+    head = {
+        "run": f"{attack}-{loss}-{eps}",
+        "model": "unet",
+        "attack": attack,
+        "loss": loss,
+        "eps": eps,
+        "ball": f"linf({eps})",
+        "partial": False,
+        "val_dice": clean,
+    }
     return pd.DataFrame(rows).assign(**(head | header))
 
 
@@ -47,7 +69,7 @@ HEALTHY = [noise(), run("fgsm", 0.6, backwards=1), run("pgd(steps=40)", 0.3), ru
 
 
 def found(*tables: pd.DataFrame, **options: Any) -> list[Finding]:
-    return after(pd.concat(tables, ignore_index=True), **options)
+    return check_rows(pd.concat(tables, ignore_index=True), **options)
 
 
 def codes(*tables: pd.DataFrame, **options: Any) -> set[str]:

@@ -31,8 +31,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def attack(home: Path, out: Path, *more: str, model: str = "oracle", code: int = 0) -> Any:
-    return medattack("attack", "--home", home, "--model", home / "models" / model, "--eps", "8/255", "--out", out,
-                     "--split", "all", *more, code=code)  # fmt: skip
+    return medattack(
+        "attack",
+        "--home",
+        home,
+        "--model",
+        home / "models" / model,
+        "--eps",
+        "8/255",
+        "--out",
+        out,
+        "--split",
+        "all",
+        *more,
+        code=code,
+    )
 
 
 def test_flags_are_printed_stored_and_part_of_the_json(home: Path, tmp_path: Path) -> None:

@@ -40,9 +40,14 @@ def put(path: Path, pixels: np.ndarray, **options: Any) -> Path:
 
 
 def write(
-    root: Path, *, n: int = 4, image: str = "{}.png", mask: str = "{}.png", colour: bool = False,
+    root: Path,
+    *,
+    n: int = 4,
+    image: str = "{}.png",
+    mask: str = "{}.png",
+    colour: bool = False,
     marks: Callable[[int], np.ndarray] = lambda _: disc().astype(np.uint8) * 255,
-) -> Path:  # fmt: skip
+) -> Path:
     for number in range(n):
         put(root / "images" / image.format(f"p{number}"), picture(number, colour))
         put(root / "masks" / mask.format(f"p{number}"), marks(number))
@@ -358,8 +363,13 @@ def test_options_of_other_formats_are_refused(tmp_path: Path) -> None:
         open_source("folder(spacing_mm=(1.0, 0.0))", root)
 
 
-KINDS = {"grey.png": ("{}.png", False), "rgb.png": ("{}.png", True), "rgb.tif": ("{}.tif", True),
-         "grey.gif": ("{}.gif", False), "rgb.jpg": ("{}.jpg", True)}  # fmt: skip
+KINDS = {
+    "grey.png": ("{}.png", False),
+    "rgb.png": ("{}.png", True),
+    "rgb.tif": ("{}.tif", True),
+    "grey.gif": ("{}.gif", False),
+    "rgb.jpg": ("{}.jpg", True),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -372,8 +382,7 @@ def test_pictures_are_attacked_written_and_verified(tmp_path: Path, kind: str) -
         model = registry.build("unet_small(channels=(4, 8))", "model")(data.task)
     save(tmp_path / "model", model, {"label": "tiny", "spec": "unet_small(channels=(4, 8))"})
     words = ("attack", "--data", tmp_path / "out", "-m", tmp_path / "model", "--split", "all", "--no-checks")
-    medattack(*words, "--attack", "fgsm", "--eps", "4raw", "--save-adversarial", "all",
-              "--out", tmp_path / "runs")  # fmt: skip
+    medattack(*words, "--attack", "fgsm", "--eps", "4raw", "--save-adversarial", "all", "--out", tmp_path / "runs")
     found = json.loads(medattack("verify", tmp_path / "runs", "--json").stdout)
     assert found
     assert all(one["verified"] for one in found), found
@@ -397,8 +406,9 @@ def test_real_sunnybrook(real_data: Callable[[str], Path], tmp_path: Path) -> No
     assert (source.task.classes, source.task.channels, source.window) == (("lv",), 1, "0,255")
     assert (len(source.scans), len({scan.group for scan in source.scans})) == (140, 30)
     assert {part: sum(scan.part == part for scan in source.scans) for part in ("train", "test")} == {
-        "train": 100, "test": 40,
-    }  # fmt: skip
+        "train": 100,
+        "test": 40,
+    }
     scan = source.scans[0].read()
     with Image.open(source.scans[0].path) as image:
         assert np.array_equal(scan.stored[0], np.array(image)[..., 2])

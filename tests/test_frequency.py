@@ -33,9 +33,17 @@ def test_the_transform_inverts_and_keeps_energy(grid: tuple[int, ...], sides: tu
 
 @pytest.mark.parametrize(
     ("value", "soft", "expected"),
-    [(2.25, 0.1, 2.1518), (2.5, 0.1, 2.5), (2.75, 0.1, 2.8482), (2.25, 0.01, 2.0618), (2.75, 0.01, 2.9382),
-     (-1.25, 0.01, -1.0618), (3.0, 0.1, 3.0), (3.0, 0.01, 3.0)],
-)  # fmt: skip
+    [
+        (2.25, 0.1, 2.1518),
+        (2.5, 0.1, 2.5),
+        (2.75, 0.1, 2.8482),
+        (2.25, 0.01, 2.0618),
+        (2.75, 0.01, 2.9382),
+        (-1.25, 0.01, -1.0618),
+        (3.0, 0.1, 3.0),
+        (3.0, 0.01, 3.0),
+    ],
+)
 def test_the_staircase_has_the_published_values(value: float, soft: float, expected: float) -> None:
     assert staircase(torch.tensor(value, dtype=torch.float64), soft).item() == pytest.approx(expected, abs=1e-4)
 

@@ -55,12 +55,14 @@ def test_three_points_worse_is_caught_and_a_rerun_passes(tmp_path: Path, seed: i
         ("adv_dice<0.70@organ=stomach", Rule("", "adv_dice", "", "<", 0.7, {"organ": "stomach"})),
         ("dice_drop>0.02@sig", Rule("", "adv_dice", "drop", ">", 0.02, {}, True)),
         (" clean_dice_drop >= 1/50 @sig @eps=0.1 ", Rule("", "clean_dice", "drop", ">=", 0.02, {"eps": "0.1"}, True)),
-        ("hd95_mm_rise>2.5@attack=pgd(steps=4, objective=bce)@model=my net",
-         Rule("", "adv_hd95_mm", "rise", ">", 2.5, {"attack": "pgd(steps=4, objective=bce)", "model": "my net"})),
+        (
+            "hd95_mm_rise>2.5@attack=pgd(steps=4, objective=bce)@model=my net",
+            Rule("", "adv_hd95_mm", "rise", ">", 2.5, {"attack": "pgd(steps=4, objective=bce)", "model": "my net"}),
+        ),
         ("missed<=1e-3", Rule("", "missed", "", "<=", 0.001)),
         ("missed_rise>-.5", Rule("", "missed", "rise", ">", -0.5)),
     ],
-)  # fmt: skip
+)
 def test_rules_are_read(text: str, rule: Rule) -> None:
     assert parse(text) == Rule(text, *list(vars(rule).values())[1:])
 
@@ -115,9 +117,11 @@ def test_a_rule_looks_at_what_it_filters(two: tuple[Path, Path]) -> None:
     checks = content["gate"]["checks"]
     assert [(one["rule"], one["eps"], one["organ"], one["failed"]) for one in checks] == [
         ("dice_drop>0.05@eps=0.02@organ=stomach", 0.02, "stomach", True),
-        ("dice_drop>0.15", 0.01, "mean", False), ("dice_drop>0.15", 0.02, "mean", False),
-        ("hd95_mm_rise>3", 0.01, "mean", True), ("hd95_mm_rise>3", 0.02, "mean", True),
-    ]  # fmt: skip
+        ("dice_drop>0.15", 0.01, "mean", False),
+        ("dice_drop>0.15", 0.02, "mean", False),
+        ("hd95_mm_rise>3", 0.01, "mean", True),
+        ("hd95_mm_rise>3", 0.02, "mean", True),
+    ]
     assert [one["value"] for one in checks] == pytest.approx([0.1, 0.1, 0.1, 4.0, 4.0], abs=1e-3)
     assert {one["n"] for one in checks} == {12}
 

@@ -31,8 +31,16 @@ def case(dtype: type, slope: float = 1.0, inter: float = 0.0, window: tuple[floa
     low, high = window
     native = stored.numpy().astype(np.float64) * slope + inter
     image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
-    return Case("c", "v", "g", torch.from_numpy(image), torch.zeros(1, 9, 7, dtype=torch.bool), (1.0, 1.0),
-                Window(low, high), storage=Storage(stored, slope, inter))  # fmt: skip
+    return Case(
+        "c",
+        "v",
+        "g",
+        torch.from_numpy(image),
+        torch.zeros(1, 9, 7, dtype=torch.bool),
+        (1.0, 1.0),
+        Window(low, high),
+        storage=Storage(stored, slope, inter),
+    )
 
 
 def levels_of(one: Case) -> StoredValues:

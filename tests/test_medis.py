@@ -123,8 +123,13 @@ def test_the_fusion_can_hold_any_attacks_for_the_least_change() -> None:
 
 def test_medis_is_its_five_losses_and_their_sum() -> None:
     assert [registry.spec(one.objective) for one in medis().attacks] == [
-        "boundary_iou", "log_cosh_dice", "bce_dice", "exp_log", "lovasz_hinge", "medis_combined",
-    ]  # fmt: skip
+        "boundary_iou",
+        "log_cosh_dice",
+        "bce_dice",
+        "exp_log",
+        "lovasz_hinge",
+        "medis_combined",
+    ]
     assert medis().attacks[0].success == ByMiou(below=0.5, above=0.45)
     assert all(registry.spec(one.objective).endswith("_shukla2023") for one in medis(released=True).attacks)
 

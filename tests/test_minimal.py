@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from medseg_attack.attacks.minimal.search.asma import Asma
-from medseg_attack.attacks.minimal.search.jsma import Jsma
 from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.minimal.alma_prox import _penalty, prox_linf
+from medseg_attack.attacks.minimal.asma import Asma
 from medseg_attack.attacks.minimal.dag import Dag
+from medseg_attack.attacks.minimal.jsma import Jsma
 from medseg_attack.attacks.minimal.search import Search
 from medseg_attack.errors import InputError
 from medseg_attack.threat.balls.norms import L0, Linf
@@ -293,8 +293,12 @@ def test_no_pixel_is_changed_twice_by_jsma() -> None:
 
 
 def test_the_aim_is_found_wherever_it_sits_and_only_if_there_is_one() -> None:
-    inside = registry.build("least_of((igsm(goal=erase('organ')), igsm(soft_dice, goal=erase('organ'))))".replace(
-        "igsm(soft_dice", "igsm(objective=soft_dice"), "attack")  # fmt: skip
+    inside = registry.build(
+        "least_of((igsm(goal=erase('organ')), igsm(soft_dice, goal=erase('organ'))))".replace(
+            "igsm(soft_dice", "igsm(objective=soft_dice"
+        ),
+        "attack",
+    )
     found = find_aim(inside, ORGAN)
     assert found is not None
     assert found.goal == Erase("organ").within(ORGAN)

@@ -186,12 +186,15 @@ def test_parameters_are_counted_without_building(name):
     assert count_parameters(name) == (PAPER | {"unet_small": 403_098})[name]
 
 
-@pytest.mark.parametrize("name", [
-    "unet",
-    "unet_efficientnet_b7",
-    pytest.param("unet_resnext101", marks=pytest.mark.slow),
-    pytest.param("unetplusplus_efficientnet_b7", marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet",
+        "unet_efficientnet_b7",
+        pytest.param("unet_resnext101", marks=pytest.mark.slow),
+        pytest.param("unetplusplus_efficientnet_b7", marks=pytest.mark.slow),
+    ],
+)
 def test_paper_models_run_forward_and_backward_on_a_slice(name):
     model = made(f"{name}(size=(64, 64))")
     image = images(1, 1, 50, 60).requires_grad_()
@@ -205,13 +208,19 @@ def test_paper_models_run_forward_and_backward_on_a_slice(name):
     assert build(name, "model")(ORGANS).size == (224, 224)
 
 
-@pytest.mark.parametrize(("spec", "says"), [
-    ("smp(arch='Unett')", "unknown architecture.*'Unett'; did you mean Unet"),
-    ("smp(encoder='resnet33')", "unknown encoder.*'resnet33'; did you mean resnet34"),
-    ("smp(encoder='tu-resnet17')", "unknown encoder.*did you mean tu-resnet18"),
-    ("unet(size=(224,))", r"expected size=\(rows, columns\)"),
-    ("unet(encoder_weights='imagenett')", "expected weights that vgg13 has, got 'imagenett'; did you mean imagenet"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("smp(arch='Unett')", "unknown architecture.*'Unett'; did you mean Unet"),
+        ("smp(encoder='resnet33')", "unknown encoder.*'resnet33'; did you mean resnet34"),
+        ("smp(encoder='tu-resnet17')", "unknown encoder.*did you mean tu-resnet18"),
+        ("unet(size=(224,))", r"expected size=\(rows, columns\)"),
+        (
+            "unet(encoder_weights='imagenett')",
+            "expected weights that vgg13 has, got 'imagenett'; did you mean imagenet",
+        ),
+    ],
+)
 def test_what_the_library_does_not_have_is_said(spec, says):
     with pytest.raises(InputError, match=says):
         build(spec, "model")(ORGANS)

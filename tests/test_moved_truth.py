@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.attacks.physical.deformation import Displacement
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.metrics.surface import hd95_mm
@@ -36,7 +36,7 @@ class Shift:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         flow = torch.tensor(self.pixels).view(1, 2, 1, 1).expand(len(image), 2, *image.shape[2:]).to(image)
-        found = judged(model, self.ball, warped(image, flow) + self.more, image, target)
+        found = judge(model, self.ball, warped(image, flow) + self.more, image, target)
         return replace(found, flow=flow - self.less)
 
 

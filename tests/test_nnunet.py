@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from medseg_attack.checks.model_profile import portrait
+from medseg_attack.checks.model_profile import profile
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.nnunet.predictor import Predictor, importance, normalised, windows
@@ -52,10 +52,14 @@ def test_resampling_is_that_of_nnunet() -> None:
     library = pytest.importorskip("nnunetv2.preprocessing.resampling.default_resampling")
     rng = np.random.default_rng(2)
     for spacing, target, how in [
-        ((1, 1, 1), (1.3, 1.1, 0.9), CUBIC), ((5, 0.8, 0.8), (4, 1, 1), CUBIC), ((1, 4, 1), (1.3, 2, 0.9), CUBIC),
-        ((1, 1, 4), (1.3, 0.9, 5), Resampling(1, 1)), ((5, 5, 1), (3, 3, 1), CUBIC),
-        ((5, 0.8, 0.8), (4, 1, 1), Resampling(3, 3, True)), ((5, 0.8, 0.8), (4, 1, 1), Resampling(3, 0, False)),
-    ]:  # fmt: skip
+        ((1, 1, 1), (1.3, 1.1, 0.9), CUBIC),
+        ((5, 0.8, 0.8), (4, 1, 1), CUBIC),
+        ((1, 4, 1), (1.3, 2, 0.9), CUBIC),
+        ((1, 1, 4), (1.3, 0.9, 5), Resampling(1, 1)),
+        ((5, 5, 1), (3, 3, 1), CUBIC),
+        ((5, 0.8, 0.8), (4, 1, 1), Resampling(3, 3, True)),
+        ((5, 0.8, 0.8), (4, 1, 1), Resampling(3, 0, False)),
+    ]:
         x = rng.normal(size=(2, 17, 21, 19))
         grid = library.compute_new_shape(x.shape[1:], spacing, target)
         assert shape_at(x.shape[1:], spacing, target) == tuple(grid)
@@ -204,10 +208,12 @@ def test_outside_of_the_box_there_is_background_alone() -> None:
 def test_orientation_of_the_file_is_what_the_network_sees() -> None:
     plain = case()
     turned = replace(
-        plain, image=plain.image.flip(2, 3).transpose(1, 2), target=plain.target.flip(2, 3).transpose(1, 2),
+        plain,
+        image=plain.image.flip(2, 3).transpose(1, 2),
+        target=plain.target.flip(2, 3).transpose(1, 2),
         spacing_mm=(1.0, 2.0, 1.0),
         storage=Storage(plain.storage.stored.flip(2, 3).transpose(1, 2), order=(1, 0, 2), flips=(0, 2)),
-    )  # fmt: skip
+    )
     torch.testing.assert_close(answers(model(), turned)[0].transpose(1, 2).flip(2, 3), answers(model(), plain)[0])
     # and the plan's own order of axes comes on top
     assert not torch.allclose(answers(model(transpose=(2, 0, 1)), plain), answers(model(), plain))
@@ -278,30 +284,43 @@ def write_folder(root: Path, channels: int = 1, **init: Any) -> Path:
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
 
     kwargs: dict[str, Any] = {
-        "n_stages": 2, "features_per_stage": [4, 8], "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * 2, "strides": [[1, 1, 1], [2, 2, 2]], "n_conv_per_stage": [1, 1],
-        "n_conv_per_stage_decoder": [1], "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-        "dropout_op": None, "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU",
+        "n_stages": 2,
+        "features_per_stage": [4, 8],
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "kernel_sizes": [[3, 3, 3]] * 2,
+        "strides": [[1, 1, 1], [2, 2, 2]],
+        "n_conv_per_stage": [1, 1],
+        "n_conv_per_stage_decoder": [1],
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True},
-    }  # fmt: skip
+    }
     resampling = {"is_seg": False, "order_z": 0, "force_separate_z": None}
     fullres = {
-        "patch_size": [4, 8, 8], "spacing": [2.0, 1.0, 1.0], "normalization_schemes": ["ZScoreNormalization"],
-        "use_mask_for_norm": [False], "resampling_fn_data": "resample_data_or_seg_to_shape",
+        "patch_size": [4, 8, 8],
+        "spacing": [2.0, 1.0, 1.0],
+        "normalization_schemes": ["ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        "resampling_fn_data": "resample_data_or_seg_to_shape",
         "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
         "resampling_fn_data_kwargs": resampling | {"order": 3},
         "resampling_fn_probabilities_kwargs": resampling | {"order": 1},
         "architecture": {
             "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": kwargs, "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+            "arch_kwargs": kwargs,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         },
-    }  # fmt: skip
+    }
     plans = {
-        "transpose_forward": [0, 1, 2], "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "image_reader_writer": "SimpleITKIO",
         "configurations": {"3d_fullres": fullres, "3d_small": {"inherits_from": "3d_fullres", "patch_size": [2, 4, 4]}},
         "foreground_intensity_properties_per_channel": {"0": {"mean": 1.0}},
-    }  # fmt: skip
+    }
     folder = root / "Dataset999_Toy" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     (folder / "fold_0").mkdir(parents=True)
     labels = {"background": 0, "liver": 1, "spleen": 2}
@@ -312,10 +331,13 @@ def write_folder(root: Path, channels: int = 1, **init: Any) -> Path:
         torch.manual_seed(7)
         net = PlainConvUNet(input_channels=channels, num_classes=3, deep_supervision=True, **(kwargs | real))
     saved = {
-        "network_weights": net.state_dict(), "_best_ema": np.float64(0.5), "trainer_name": "nnUNetTrainer",
+        "network_weights": net.state_dict(),
+        "_best_ema": np.float64(0.5),
+        "trainer_name": "nnUNetTrainer",
         "logging": {"ema_fg_dice": [np.float32(0.25), np.float64(0.5)], "lrs": [1e-3]},
-        "init_args": {"configuration": "3d_fullres", "fold": 0} | init, "inference_allowed_mirroring_axes": (0, 1, 2),
-    }  # fmt: skip
+        "init_args": {"configuration": "3d_fullres", "fold": 0} | init,
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+    }
     torch.save(saved, folder / "fold_0" / "checkpoint_final.pth")
     return folder
 
@@ -364,10 +386,14 @@ def test_plans_from_before_release_2_5(tmp_path: Path) -> None:
     described = content["configurations"]["3d_fullres"]
     del described["architecture"]
     described |= {
-        "UNet_class_name": "PlainConvUNet", "UNet_base_num_features": 4, "unet_max_num_features": 320,
-        "n_conv_per_stage_encoder": [1, 1], "n_conv_per_stage_decoder": [1], "conv_kernel_sizes": [[3, 3, 3]] * 2,
+        "UNet_class_name": "PlainConvUNet",
+        "UNet_base_num_features": 4,
+        "unet_max_num_features": 320,
+        "n_conv_per_stage_encoder": [1, 1],
+        "n_conv_per_stage_decoder": [1],
+        "conv_kernel_sizes": [[3, 3, 3]] * 2,
         "pool_op_kernel_sizes": [[1, 1, 1], [2, 2, 2]],
-    }  # fmt: skip
+    }
     write(folder / "plans.json", content)
     assert torch.equal(answers(read(folder), case()), answers(new, case()))
 
@@ -393,12 +419,14 @@ def test_a_checkpoint_is_unpickled_only_on_request(tmp_path: Path) -> None:
         ("plans.json", {"resampling_fn_data": "resample_torch_simple"}, "got resample_torch_simple"),
         ("plans.json", {"normalization_schemes": ["Mine"]}, "expected a normalisation of nnU-Net's own .* got Mine"),
         ("plans.json", {"configurations": {}}, "got KeyError: '3d_fullres'"),
-        ("plans.json", {"architecture": {"network_class_name": "os.system", "arch_kwargs": {},
-                                         "_kw_requires_import": []}},
-         "expected a network or layer of dynamic_network_architectures .* got os.system"),
+        (
+            "plans.json",
+            {"architecture": {"network_class_name": "os.system", "arch_kwargs": {}, "_kw_requires_import": []}},
+            "expected a network or layer of dynamic_network_architectures .* got os.system",
+        ),
         ("plans.json", {"previous_stage": "3d_lowres"}, None),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_told(tmp_path: Path, name: str, changes: dict[str, Any], told: str | None) -> None:
     folder = write_folder(tmp_path)
     if told is None:
@@ -425,10 +453,7 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     for options, told in [
         (", fold=1", "expected one of the folds 0 of .* got 1; write fold=0"),
-        (
-            ", checkpoint='checkpoint_best.pth'",
-            "got checkpoint_final.pth; name it: checkpoint='checkpoint_final.pth'",
-        ),
+        (", checkpoint='checkpoint_best.pth'", "got checkpoint_final.pth; name it: checkpoint='checkpoint_final.pth'"),
         (", step=0.0", "expected 0 < step <= 1"),
     ]:
         with pytest.raises(InputError, match=told):
@@ -446,7 +471,7 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
 
 def test_doctor_sees_what_comes_after_its_preprocessing() -> None:
     with frozen(model()) as made:
-        facts, _ = portrait(made, Batch.of([case("a"), case("bb", low=-500, high=900)]))
+        facts, _ = profile(made, Batch.of([case("a"), case("bb", low=-500, high=900)]))
     low, high = map(float, facts["input"]["after its preprocessing"].split(" to "))
     assert low < -1
     assert high > 1  # z-scores, where the scan is in [0, 1]

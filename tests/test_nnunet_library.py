@@ -65,27 +65,38 @@ def test_normalisation(name: str, masked: bool, low: int, high: int) -> None:
 CASES: dict[str, dict[str, Any]] = {
     "CT": {"schemes": ["CTNormalization"], "values": [(-1000, 1500)], "window": [(-200.0, 300.0)]},
     "CT, anisotropic": {
-        "schemes": ["CTNormalization"], "values": [(-1000, 1500)], "window": [(-200.0, 300.0)],
-        "spacing": (5.0, 0.8, 0.7), "target": (3.5, 1.0, 0.9),
+        "schemes": ["CTNormalization"],
+        "values": [(-1000, 1500)],
+        "window": [(-200.0, 300.0)],
+        "spacing": (5.0, 0.8, 0.7),
+        "target": (3.5, 1.0, 0.9),
     },
     "z-score of the mask": {"schemes": ["ZScoreNormalization"], "masked": [True]},
     "z-score of the mask, anisotropic": {
-        "schemes": ["ZScoreNormalization"], "masked": [True], "spacing": (5.0, 0.8, 0.7), "target": (6.1, 0.6, 0.9),
+        "schemes": ["ZScoreNormalization"],
+        "masked": [True],
+        "spacing": (5.0, 0.8, 0.7),
+        "target": (6.1, 0.6, 0.9),
     },
     "anisotropic target alone": {"schemes": ["ZScoreNormalization"], "target": (4.0, 1.2, 0.9)},
     "last axis coarse, transposed": {
-        "schemes": ["ZScoreNormalization"], "spacing": (0.8, 0.7, 5.0), "target": (4.1, 1.0, 0.9),
+        "schemes": ["ZScoreNormalization"],
+        "spacing": (0.8, 0.7, 5.0),
+        "target": (4.1, 1.0, 0.9),
         "transpose": (2, 0, 1),
     },
     "two channels": {
-        "schemes": ["ZScoreNormalization", "RescaleTo01Normalization"], "masked": [True, False],
-        "values": [(1, 900), (1, 4000)], "window": [(0.0, 900.0), (0.0, 4000.0)],
+        "schemes": ["ZScoreNormalization", "RescaleTo01Normalization"],
+        "masked": [True, False],
+        "values": [(1, 900), (1, 4000)],
+        "window": [(0.0, 900.0), (0.0, 4000.0)],
     },
-}  # fmt: skip
+}
 
 
-def library_of(root: Path, schemes: list[str], masked: list[bool], target: tuple[float, ...],
-               transpose: tuple[int, ...]) -> tuple[Path, Any, Any]:  # fmt: skip
+def library_of(
+    root: Path, schemes: list[str], masked: list[bool], target: tuple[float, ...], transpose: tuple[int, ...]
+) -> tuple[Path, Any, Any]:
     """A results folder with random weights, and nnU-Net's own view of it: plans and configuration."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -96,10 +107,11 @@ def library_of(root: Path, schemes: list[str], masked: list[bool], target: tuple
     described |= {"resampling_fn_seg": described["resampling_fn_data"]}
     described |= {"resampling_fn_seg_kwargs": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None}}
     plans |= {
-        "transpose_forward": list(transpose), "transpose_backward": np.argsort(transpose).tolist(),
+        "transpose_forward": list(transpose),
+        "transpose_backward": np.argsort(transpose).tolist(),
         "foreground_intensity_properties_per_channel": {str(n): CT for n in range(len(schemes))},
         "label_manager": "LabelManager",
-    }  # fmt: skip
+    }
     write(folder / "plans.json", plans)
     manager = PlansManager(str(folder / "plans.json"))
     return folder, manager, manager.get_configuration("3d_fullres")
@@ -110,8 +122,18 @@ def case_of(stored: np.ndarray, spacing: tuple[float, ...], window: list[tuple[f
     image = ((stored - ends[:, 0]) / (ends[:, 1] - ends[:, 0])).clip(0, 1).astype(np.float32)
     target = torch.zeros(3, *stored.shape[1:], dtype=torch.bool)
     low, high = zip(*window, strict=True)
-    return Case("a", "a", "a", torch.from_numpy(image), target, spacing, Window(alike(low), alike(high)), None,
-                Storage(torch.from_numpy(stored)), TASK.classes)  # fmt: skip
+    return Case(
+        "a",
+        "a",
+        "a",
+        torch.from_numpy(image),
+        target,
+        spacing,
+        Window(alike(low), alike(high)),
+        None,
+        Storage(torch.from_numpy(stored)),
+        TASK.classes,
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -119,8 +141,14 @@ def test_the_whole_chain(name: str, tmp_path: Path) -> None:
     from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
-    given = {"masked": [False] * 2, "values": [(1, 900)], "window": [(0.0, 900.0)], "spacing": (2.0, 1.0, 1.0),
-             "target": (1.5, 0.9, 1.2), "transpose": (0, 1, 2)} | CASES[name]  # fmt: skip
+    given = {
+        "masked": [False] * 2,
+        "values": [(1, 900)],
+        "window": [(0.0, 900.0)],
+        "spacing": (2.0, 1.0, 1.0),
+        "target": (1.5, 0.9, 1.2),
+        "transpose": (0, 1, 2),
+    } | CASES[name]
     n, spacing = len(given["schemes"]), given["spacing"]
     folder, plans, configuration = library_of(
         tmp_path, given["schemes"], given["masked"][:n], given["target"], given["transpose"]
@@ -137,8 +165,10 @@ def test_the_whole_chain(name: str, tmp_path: Path) -> None:
     log_odds, preprocessed, logits = answered(model, one)
     assert preprocessed.shape == theirs.shape
     # what float32 loses of a native intensity, as it is normalised
-    scale = max(np.ptp(part) / min(np.ptp(channel[channel != 0]), high - low)
-                for part, channel, (low, high) in zip(theirs, stored, given["window"], strict=True))  # fmt: skip
+    scale = max(
+        np.ptp(part) / min(np.ptp(channel[channel != 0]), high - low)
+        for part, channel, (low, high) in zip(theirs, stored, given["window"], strict=True)
+    )
     widest = max(high - low for low, high in given["window"])
     apart = np.abs(preprocessed - theirs).max()
     bound = 4 * FLOAT * widest * scale

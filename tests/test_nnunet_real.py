@@ -18,7 +18,7 @@ from command import medattack
 
 from medseg_attack.data.formats.scan import Array, Lattice
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
-from medseg_attack.models.model_ref import given
+from medseg_attack.models.model_ref import resolve
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.types import informed
@@ -78,8 +78,12 @@ class Toy:
             name = path.name.removesuffix(".nii.gz")
             shutil.copy(path, self.raw / "imagesTr" / f"{name}_0000.nii.gz")
             shutil.copy(source / "labelsTr" / path.name, self.raw / "labelsTr")
-        described = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "anterior": 1, "posterior": 2},
-                     "numTraining": 9, "file_ending": ".nii.gz"}  # fmt: skip
+        described = {
+            "channel_names": {"0": "MRI"},
+            "labels": {"background": 0, "anterior": 1, "posterior": 2},
+            "numTraining": 9,
+            "file_ending": ".nii.gz",
+        }
         (self.raw / "dataset.json").write_text(json.dumps(described))
         medattack("prepare", self.raw, "--format", "decathlon", "--window", "range", "--out", root / "data")
         self.data: Prepared = open_prepared(root / "data")
@@ -125,7 +129,7 @@ def test_our_model_predicts_what_nnunet_predicts_and_is_attacked(
     toy = Toy(tmp_path, real_data("msd_hippocampus"))
     folder = toy.train(configuration, spacing, patch)
     spec = f"nnunet({str(folder)!r}, fold=0)"
-    model = given(spec, toy.data.task).load(toy.data.task, "cpu")
+    model = resolve(spec, toy.data.task).load(toy.data.task, "cpu")
     cases = [toy.data.read(ref) for ref in toy.data.refs("all", dims=3)[:3]]
     with torch.no_grad():
         found = [model.decide(informed(model, [case])(case.image[None]))[0].int().argmax(0).numpy() for case in cases]
@@ -141,8 +145,9 @@ def test_our_model_predicts_what_nnunet_predicts_and_is_attacked(
     print(told)
     agrees_with_doctor(told, model, toy)
     words = ["--data", toy.data.root, "--model", spec, "--split", "test", "--attack", "pgd(steps=3)", "--eps", "8/255"]
-    said = medattack("attack", *words, "--loss", "soft_dice", "--save-adversarial", "all", "--json",
-                     "--out", tmp_path / "runs").stdout  # fmt: skip
+    said = medattack(
+        "attack", *words, "--loss", "soft_dice", "--save-adversarial", "all", "--json", "--out", tmp_path / "runs"
+    ).stdout
     flags = {flag["code"] for flag in json.loads(said)["flags"]}
     assert flags <= {"MA029"}, flags  # few patients; nothing ails the model or the attack
     runs = sorted((tmp_path / "runs").rglob("run.json"))

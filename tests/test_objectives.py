@@ -200,9 +200,17 @@ RIGHT = (M >= 0).double()
         (cosine_bce, -torch.sigmoid(M) * torch.sigmoid(-M) / (torch.sigmoid(M) ** 2 + torch.sigmoid(-M) ** 2).sqrt()),
         (js, torch.sigmoid(M) * torch.sigmoid(-M) / 2 * torch.log(torch.sigmoid(M) / (1 + torch.sigmoid(M)))),
     ],
-    ids=["masked_bce", "masked_margin", "balanced_bce", "progressive-0", "progressive-1", "progressive-2/3", "cosine",
-         "js"],
-)  # fmt: skip
+    ids=[
+        "masked_bce",
+        "masked_margin",
+        "balanced_bce",
+        "progressive-0",
+        "progressive-1",
+        "progressive-2/3",
+        "cosine",
+        "js",
+    ],
+)
 def test_dense_gradients_match_closed_forms(objective: Objective, exact: torch.Tensor) -> None:
     torch.testing.assert_close(gradient(objective, MARGINS, 1), exact, atol=1e-9, rtol=0)
 

@@ -124,8 +124,17 @@ def test_with_half_of_the_budget_it_is_not(name: str) -> None:
 # objectives whose sign is not against every wrong entry where classes may overlap, and what they reach instead
 ORGANS_ALONE = ("bce_swapped", "ce", "focal_swapped")
 LESS = ("dice_focal_swapped", "dice_swapped", "exp_log_shukla2023", "medis_combined_shukla2023")
-SOFTMAX_ALONE = ("balanced_ce", "cosine_ce", "dlr", "js_softmax", "margin_softmax", "masked_ce", "masked_spherical",
-                 "progressive_ce", "spherical")  # fmt: skip
+SOFTMAX_ALONE = (
+    "balanced_ce",
+    "cosine_ce",
+    "dlr",
+    "js_softmax",
+    "margin_softmax",
+    "masked_ce",
+    "masked_spherical",
+    "progressive_ce",
+    "spherical",
+)
 PULLS_BOTH_WAYS = ("exp_log_shukla2023", "medis_combined_shukla2023")  # under a softmax, too
 
 

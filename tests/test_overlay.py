@@ -26,9 +26,12 @@ def seg_of(root: Path, mask: np.ndarray, axes: tuple[int, int, int], flips: tupl
     tags = {n: {"ImagePositionPatient": list(start[::-1] + n * steps[0])} for n in range(len(frames))}
     row, column = (steps[k] / np.linalg.norm(steps[k]) for k in (1, 2))
     images = write_series(
-        root.parent / "elsewhere", np.zeros(frames.shape, int), tags=tags,
-        ImageOrientationPatient=[*column, *row], PixelSpacing=[float(np.linalg.norm(steps[k])) for k in (1, 2)],
-    )  # fmt: skip
+        root.parent / "elsewhere",
+        np.zeros(frames.shape, int),
+        tags=tags,
+        ImageOrientationPatient=[*column, *row],
+        PixelSpacing=[float(np.linalg.norm(steps[k])) for k in (1, 2)],
+    )
     return write_seg(root / "seg.dcm", images, frames[..., None].astype(np.uint8), ["Liver"])
 
 

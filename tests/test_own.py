@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medseg_attack.data.formats.nifti import layout, read_nifti
 from medseg_attack.errors import InputError
 from medseg_attack.models.importers.axis_order import reorient
-from medseg_attack.models.model_ref import given
+from medseg_attack.models.model_ref import resolve
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.registry import build
@@ -142,8 +142,9 @@ def test_torch_export(place: Path, batch: str) -> None:
 def test_an_smp_folder(place: Path) -> None:
     import segmentation_models_pytorch as smp
 
-    net = smp.Unet("mobilenet_v2", encoder_weights=None, encoder_depth=3, decoder_channels=(8, 8, 8), classes=3,
-                   in_channels=1).eval()  # fmt: skip
+    net = smp.Unet(
+        "mobilenet_v2", encoder_weights=None, encoder_depth=3, decoder_channels=(8, 8, 8), classes=3, in_channels=1
+    ).eval()
     net.save_pretrained(place / "hub")
     x = image(1, 1, 16, 16)
     with torch.no_grad():
@@ -295,13 +296,19 @@ class TestOnnx:
             return onnx.helper.make_node(kind, names[:-1], names[-1:], **attributes)
 
         graph = onnx.helper.make_graph(
-            [node("Conv", "x", "w1", "b1", "h", pads=[1, 1, 1, 1]), node("Tanh", "h", "t"),
-             node("Conv", "t", "w2", "b2", "y")],
-            "net", [onnx.helper.make_tensor_value_info("x", 1, [1, 1, 8, 12])],
+            [
+                node("Conv", "x", "w1", "b1", "h", pads=[1, 1, 1, 1]),
+                node("Tanh", "h", "t"),
+                node("Conv", "t", "w2", "b2", "y"),
+            ],
+            "net",
+            [onnx.helper.make_tensor_value_info("x", 1, [1, 1, 8, 12])],
             [onnx.helper.make_tensor_value_info("y", 1, [1, 3, 8, 12])],
-            [onnx.numpy_helper.from_array(t.detach().numpy(), n) for n, t in
-             (("w1", first.weight), ("b1", first.bias), ("w2", last.weight), ("b2", last.bias))],
-        )  # fmt: skip
+            [
+                onnx.numpy_helper.from_array(t.detach().numpy(), n)
+                for n, t in (("w1", first.weight), ("b1", first.bias), ("w2", last.weight), ("b2", last.bias))
+            ],
+        )
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
         onnx.save(model, place / "net.onnx")
 
@@ -337,10 +344,10 @@ class TestOnnx:
                 made(spec, task)(image(1, task.channels, 8, 12))
 
     def test_two_files_that_differ_are_two_models(self, place: Path) -> None:
-        before = given("own('net.onnx')", TASK).weights
+        before = resolve("own('net.onnx')", TASK).weights
         content = (place / "net.onnx").read_bytes()
         (place / "copy.onnx").write_bytes(content)
-        assert given("own('copy.onnx')", TASK).weights == before
+        assert resolve("own('copy.onnx')", TASK).weights == before
 
 
 # what it returns
@@ -353,14 +360,17 @@ def test_a_part_of_the_answer_is_named(place: Path, output: str, factor: float) 
         torch.testing.assert_close(made(spec)(image()), factor * network()(image()))
 
 
-@pytest.mark.parametrize(("output", "says"), [
-    ("", "got a dict with out, aux, deep; name the part that is meant with output="),
-    ("logits", "expected 'logits' of output='logits' in the network's answer, got a dict with out, aux, deep"),
-    ("aux", "got 2 parts: a tensor of shape"),
-    ("aux.2", "expected '2' of output='aux.2'"),
-    ("deep", r"expected maps of shape \(batch, classes, rows, columns\) from the network, got a tensor of shape"),
-    ("aux.0", "expected 3 channels from the network, one for each of background, liver, spleen, got 1 channels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("", "got a dict with out, aux, deep; name the part that is meant with output="),
+        ("logits", "expected 'logits' of output='logits' in the network's answer, got a dict with out, aux, deep"),
+        ("aux", "got 2 parts: a tensor of shape"),
+        ("aux.2", "expected '2' of output='aux.2'"),
+        ("deep", r"expected maps of shape \(batch, classes, rows, columns\) from the network, got a tensor of shape"),
+        ("aux.0", "expected 3 channels from the network, one for each of background, liver, spleen, got 1 channels"),
+    ],
+)
 def test_an_answer_that_is_not_understood_is_described(place: Path, output: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         made(f"own('net.py:nested', output={output!r})")(image())
@@ -408,32 +418,35 @@ def test_windows_and_mirrors_are_options(place: Path) -> None:
 # what goes wrong, in a sentence
 
 
-@pytest.mark.parametrize(("spec", "says"), [
-    ("own()", r"expected own\(NETWORK\), got own\(\)"),
-    ("own('net.py')", "a Python file without :factory"),
-    ("own('nothing')", "neither of these"),
-    ("own('none.py:net')", "expected a Python file at none.py, got none"),
-    ("own('no_such_package:net')", "expected to import no_such_package .* ModuleNotFoundError"),
-    ("own('net.py:nett')", "expected 'nett' in net.py, got no such name there"),
-    ("own('net.py:fails')", r"to make a network, got KeyError: 'weights' in net.py, line \d+"),
-    ("own('net.py:text')", "expected a torch.nn.Module from own.* got str"),
-    ("own('broken.py:net')", "expected to import broken.py .* got SyntaxError"),
-    ("own('net.py:net', weights='none.pth')", "expected weights in none.pth, got no such file"),
-    ("own('net.py:four', weights='net.safetensors')", "expected the weights of this network in net.safetensors"),
-    ("own('net.py:net', weights='pickle.pth')", "got objects that would have to be unpickled"),
-    ("own('net.py:net', weights='text.pth')", "expected weights in text.pth|tensors alone in text.pth"),
-    ("own('net.py:net', weights='list.pth')", "expected tensors by name in list.pth"),
-    ("own('net.py:net', head='softmx')", "unknown head: .*'softmx'; did you mean softmax"),
-    ("own('net.py:net', normalise='z')", "unknown normalise"),
-    ("own('net.py:net', dims=4)", "expected dims=2 or dims=3, got 4"),
-    ("own('net.py:whole', dims=3)", "expected dims=2, as the SegModel of"),
-    ("own('none.ts')", "expected a network in none.ts, got no such file"),
-    ("own('text.ts')", "expected a TorchScript file that torch .* reads in text.ts"),
-    ("own('text.pt2', trust=True)", "expected a torch.export file that torch .* reads in text.pt2"),
-    ("own('text.ts', weights='net.safetensors')", "expected no weights= beside text.ts"),
-    ("own('empty')", "expected a network's folder at empty, .* got neither"),
-    ("own('other')", "expected an architecture of segmentation-models-pytorch"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("own()", r"expected own\(NETWORK\), got own\(\)"),
+        ("own('net.py')", "a Python file without :factory"),
+        ("own('nothing')", "neither of these"),
+        ("own('none.py:net')", "expected a Python file at none.py, got none"),
+        ("own('no_such_package:net')", "expected to import no_such_package .* ModuleNotFoundError"),
+        ("own('net.py:nett')", "expected 'nett' in net.py, got no such name there"),
+        ("own('net.py:fails')", r"to make a network, got KeyError: 'weights' in net.py, line \d+"),
+        ("own('net.py:text')", "expected a torch.nn.Module from own.* got str"),
+        ("own('broken.py:net')", "expected to import broken.py .* got SyntaxError"),
+        ("own('net.py:net', weights='none.pth')", "expected weights in none.pth, got no such file"),
+        ("own('net.py:four', weights='net.safetensors')", "expected the weights of this network in net.safetensors"),
+        ("own('net.py:net', weights='pickle.pth')", "got objects that would have to be unpickled"),
+        ("own('net.py:net', weights='text.pth')", "expected weights in text.pth|tensors alone in text.pth"),
+        ("own('net.py:net', weights='list.pth')", "expected tensors by name in list.pth"),
+        ("own('net.py:net', head='softmx')", "unknown head: .*'softmx'; did you mean softmax"),
+        ("own('net.py:net', normalise='z')", "unknown normalise"),
+        ("own('net.py:net', dims=4)", "expected dims=2 or dims=3, got 4"),
+        ("own('net.py:whole', dims=3)", "expected dims=2, as the SegModel of"),
+        ("own('none.ts')", "expected a network in none.ts, got no such file"),
+        ("own('text.ts')", "expected a TorchScript file that torch .* reads in text.ts"),
+        ("own('text.pt2', trust=True)", "expected a torch.export file that torch .* reads in text.pt2"),
+        ("own('text.ts', weights='net.safetensors')", "expected no weights= beside text.ts"),
+        ("own('empty')", "expected a network's folder at empty, .* got neither"),
+        ("own('other')", "expected an architecture of segmentation-models-pytorch"),
+    ],
+)
 def test_bad_input_is_said(place: Path, spec: str, says: str) -> None:
     (place / "broken.py").write_text("def net(:")
     for name in ("text.pth", "text.ts", "text.pt2"):
@@ -467,60 +480,62 @@ def test_a_network_of_other_classes_or_grids_is_refused(place: Path) -> None:
 
 
 def test_the_identity_is_of_contents_not_of_places(place: Path) -> None:
-    first = given("own('net.py:net', weights='net.safetensors')", TASK)
+    first = resolve("own('net.py:net', weights='net.safetensors')", TASK)
     (place / "sub").mkdir()
     for name in ("net.py", "net.safetensors"):
         (place / "sub" / name).write_bytes((place / name).read_bytes())
-    moved = given("own('sub/net.py:net', weights='sub/net.safetensors')", TASK)
+    moved = resolve("own('sub/net.py:net', weights='sub/net.safetensors')", TASK)
     assert moved.weights == first.weights
     assert first.card["n_parameters"] == sum(p.numel() for p in network().parameters())
 
 
-@pytest.mark.parametrize("spec", [
-    "own('net.py:nested', weights='', output='out')",
-    "own('net.py:nested', output='out')",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec", ["own('net.py:nested', weights='', output='out')", "own('net.py:nested', output='out')"]
+)
 def test_a_folder_of_the_name_of_another_option_is_none_of_the_model(place: Path, spec: str) -> None:
-    before = given(spec, TASK).weights
+    before = resolve(spec, TASK).weights
     (place / "out").mkdir()
     for name in ("out/run.json", "notes.yaml"):
         (place / name).write_text("{}")
-    assert given(spec, TASK).weights == before
+    assert resolve(spec, TASK).weights == before
 
 
 @pytest.mark.parametrize("change", ["weights", "code", "option"])
 def test_what_changes_the_answer_changes_the_identity(place: Path, change: str) -> None:
     spec = "own('net.py:net', weights='net.safetensors')"
-    before = given(spec, TASK).weights
+    before = resolve(spec, TASK).weights
     if change == "weights":
         save_file({k: v + 1 for k, v in network().state_dict().items()}, place / "net.safetensors")
     if change == "code":
         (place / "net.py").write_text(SOURCE.replace("torch.tanh", "torch.sin"))
     if change == "option":
         spec = "own('net.py:net', weights='net.safetensors', normalise='zscore')"
-    assert given(spec, TASK).weights != before
+    assert resolve(spec, TASK).weights != before
 
 
 def test_a_factory_that_draws_gives_the_same_model_twice(place: Path) -> None:
     state = torch.get_rng_state()
-    assert given("own('net.py:net')", TASK).weights == given("own('net.py:net')", TASK).weights
+    assert resolve("own('net.py:net')", TASK).weights == resolve("own('net.py:net')", TASK).weights
     assert torch.equal(torch.get_rng_state(), state)
 
 
 # MONAI's networks
 
 
-@pytest.mark.parametrize("spec", [
-    "monai(SegResNet, dims=2)",
-    "monai(SegResNet(blocks_down=(1, 1), blocks_up=(1,)), window=(8, 8, 8))",
-    "monai(UNet(channels=(4, 8)), window=(8, 8, 8), mirror=(0,))",
-    "monai(UNet(channels=(4, 8)), dims=2)",
-    "monai(DynUNet(filters=(4, 8, 8), kernel_size=(3, 3, 3), strides=(1, 2, 2)), dims=2, mirror=(0, 1))",
-    "monai(DynUNet(filters=(4, 8, 8), kernel_size=(3, 3, 3), strides=(1, 2, 2)))",
-    "monai(UNETR(feature_size=4, hidden_size=12, mlp_dim=8, num_heads=2), window=(16, 16, 16))",
-    "monai(UNETR(feature_size=4, hidden_size=12, mlp_dim=8, num_heads=2), dims=2, size=(16, 16))",
-    "monai(SwinUNETR(feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), dims=2, window=(64, 64))",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "monai(SegResNet, dims=2)",
+        "monai(SegResNet(blocks_down=(1, 1), blocks_up=(1,)), window=(8, 8, 8))",
+        "monai(UNet(channels=(4, 8)), window=(8, 8, 8), mirror=(0,))",
+        "monai(UNet(channels=(4, 8)), dims=2)",
+        "monai(DynUNet(filters=(4, 8, 8), kernel_size=(3, 3, 3), strides=(1, 2, 2)), dims=2, mirror=(0, 1))",
+        "monai(DynUNet(filters=(4, 8, 8), kernel_size=(3, 3, 3), strides=(1, 2, 2)))",
+        "monai(UNETR(feature_size=4, hidden_size=12, mlp_dim=8, num_heads=2), window=(16, 16, 16))",
+        "monai(UNETR(feature_size=4, hidden_size=12, mlp_dim=8, num_heads=2), dims=2, size=(16, 16))",
+        "monai(SwinUNETR(feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), dims=2, window=(64, 64))",
+    ],
+)
 def test_monais_networks_answer_and_have_gradients(spec: str) -> None:
     model = made(spec)
     assert build(spec, "model").keywords == build(respelled(spec), "model").keywords
@@ -538,16 +553,19 @@ def respelled(spec: str) -> str:
     return registry.spec(build(spec, "model"))
 
 
-@pytest.mark.parametrize(("spec", "says"), [
-    ("monai(dims=4)", "expected dims=2 or dims=3"),
-    ("monai(SegResNet, window=(30, 30, 30))", "expected window of 3 sides that are multiples of 8 for SegResNet"),
-    ("monai(SwinUNETR, window=(32, 32, 32))", "expected window with a side above 32 for SwinUNETR"),
-    ("monai(UNet, dims=2, size=(8, 8))", "expected size with a side above 8 for UNet"),
-    ("monai(SegResNet, window=(32, 32))", "expected window of 3 sides"),
-    ("monai(UNETR)", "expected the grid of UNETR"),
-    ("monai(UNet(channels=()))", "expected a network that MONAI can build"),
-    ("monai(pgd)", "monai.net takes something like SegResNet"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("monai(dims=4)", "expected dims=2 or dims=3"),
+        ("monai(SegResNet, window=(30, 30, 30))", "expected window of 3 sides that are multiples of 8 for SegResNet"),
+        ("monai(SwinUNETR, window=(32, 32, 32))", "expected window with a side above 32 for SwinUNETR"),
+        ("monai(UNet, dims=2, size=(8, 8))", "expected size with a side above 8 for UNet"),
+        ("monai(SegResNet, window=(32, 32))", "expected window of 3 sides"),
+        ("monai(UNETR)", "expected the grid of UNETR"),
+        ("monai(UNet(channels=()))", "expected a network that MONAI can build"),
+        ("monai(pgd)", "monai.net takes something like SegResNet"),
+    ],
+)
 def test_networks_that_cannot_be_are_said(spec: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         made(spec)
@@ -562,4 +580,4 @@ def test_weights_that_share_memory_are_stored(tmp_path: Path) -> None:
     again = checkpoints.load(tmp_path, TASK)
     x = image(1, 1, 9, 8, 8)
     assert torch.equal(again(x), model(x))
-    assert given(str(tmp_path), TASK).dims == 3
+    assert resolve(str(tmp_path), TASK).dims == 3

@@ -93,28 +93,37 @@ def printed(*words: object) -> tuple[int, str, str]:
     return result.exit_code, " ".join(result.stdout.split()), " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize(("spec", "told"), [
-    ("own('net.py:two')", "expected 4 channels from the network, one for each of background, label_1, label_2, "
-                          "label_3, got 2 channels"),
-    ("own('two.ts')", "expected 4 channels from the network"),
-    ("own('net.py:rgb')", "to have 3 channels, but got 1 channels instead'; check its dims=, channels= and size="),
-    ("own('net.py:fails')", "got KeyError: 'early' in net.py, line"),
-    ("own('net.py:quits')", "got SystemExit: 3 in net.py, line"),
-    ("own('net.py:late')", "got 'KeyError: 'late' in net.py, line 6'; check its dims=, channels= and size="),
-    ("own('newer.ts')", "newer.ts, got 'Attempted to read a PyTorch file with version 99"),
-    ("own('cut.ts')", "reads in cut.ts, got 'PytorchStreamReader failed reading zip archive"),
-    ("own('state.pt')", "if torch.save wrote it, give it beside its Python: own('file.py:factory', weights=...)"),
-    ("own('fixed.pt2')", "expected trust=True beside fixed.pt2"),
-    ("own('fixed.pt2', trust=True)", "got 'AssertionError: Guard failed: input.size()[2] == 9"),
-    ("own('newer.pt2', trust=True)", "newer.pt2, got 'Saved archive version 99 does not match"),
-    ("own('empty')", "expected a network's folder at empty, with SMP's config.json or a MONAI bundle's"),
-    ("own('hub')", "expected weights in hub/model.safetensors, got no such file"),
-    ("own('bundle')", "expected weights in bundle/models/model.pt, got no such file"),
-    ("own('net.py:cube', dims=3, window=(8, 16))", "expected window of 3 sides for dims=3, got (8, 16); change one"),
-    ("own('net.py:four', window=(8, 8, 8))", "expected window of 2 sides for dims=2, got (8, 8, 8); change one"),
-    ("own('net.py:cube', dims=3, size=(8, 16))", "expected size of 3 sides for dims=3, got (8, 16); change one"),
-    ("own('misspelt')", "got TypeError: UNet.__init__() got an unexpected keyword argument 'chanels'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (
+            "own('net.py:two')",
+            "expected 4 channels from the network, one for each of background, label_1, label_2, "
+            "label_3, got 2 channels",
+        ),
+        ("own('two.ts')", "expected 4 channels from the network"),
+        ("own('net.py:rgb')", "to have 3 channels, but got 1 channels instead'; check its dims=, channels= and size="),
+        ("own('net.py:fails')", "got KeyError: 'early' in net.py, line"),
+        ("own('net.py:quits')", "got SystemExit: 3 in net.py, line"),
+        ("own('net.py:late')", "got 'KeyError: 'late' in net.py, line 6'; check its dims=, channels= and size="),
+        ("own('newer.ts')", "newer.ts, got 'Attempted to read a PyTorch file with version 99"),
+        ("own('cut.ts')", "reads in cut.ts, got 'PytorchStreamReader failed reading zip archive"),
+        ("own('state.pt')", "if torch.save wrote it, give it beside its Python: own('file.py:factory', weights=...)"),
+        ("own('fixed.pt2')", "expected trust=True beside fixed.pt2"),
+        ("own('fixed.pt2', trust=True)", "got 'AssertionError: Guard failed: input.size()[2] == 9"),
+        ("own('newer.pt2', trust=True)", "newer.pt2, got 'Saved archive version 99 does not match"),
+        ("own('empty')", "expected a network's folder at empty, with SMP's config.json or a MONAI bundle's"),
+        ("own('hub')", "expected weights in hub/model.safetensors, got no such file"),
+        ("own('bundle')", "expected weights in bundle/models/model.pt, got no such file"),
+        (
+            "own('net.py:cube', dims=3, window=(8, 16))",
+            "expected window of 3 sides for dims=3, got (8, 16); change one",
+        ),
+        ("own('net.py:four', window=(8, 8, 8))", "expected window of 2 sides for dims=2, got (8, 8, 8); change one"),
+        ("own('net.py:cube', dims=3, size=(8, 16))", "expected size of 3 sides for dims=3, got (8, 16); change one"),
+        ("own('misspelt')", "got TypeError: UNet.__init__() got an unexpected keyword argument 'chanels'"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore")  # torch's, of what it then raises
 def test_it_is_told(place: Path, spec: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)

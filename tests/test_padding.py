@@ -94,16 +94,21 @@ def test_padding_that_differs_from_slice_to_slice_is_refused(tmp_path: Path) -> 
 
 def test_an_image_of_padding_alone_is_refused(tmp_path: Path) -> None:
     write_patients(tmp_path / "scans", lambda n: np.full((3, 12, 10), 9), PixelPaddingValue=9)
-    said = " ".join(medattack("prepare", tmp_path / "scans", "--format", "dicom", "--out", tmp_path / "out", code=2)
-                    .stderr.split())  # fmt: skip
+    said = " ".join(
+        medattack("prepare", tmp_path / "scans", "--format", "dicom", "--out", tmp_path / "out", code=2).stderr.split()
+    )
     assert "expected an image, got PixelPaddingValue in every voxel of" in said
     assert not (tmp_path / "out").exists()
 
 
 def test_padding_inside_of_the_window_is_left_alone_and_no_other_pixel_becomes_it(tmp_path: Path) -> None:
     """Stored 0 is padding and 1 is air: an attack of 40 levels may take 30 down to 1 and no further."""
-    root = write_patients(tmp_path / "scans", lambda n: padded(values(3, seed=n, low=1, high=80), 0),
-                          scale=(1.0, 0.0), PixelPaddingValue=0)  # fmt: skip
+    root = write_patients(
+        tmp_path / "scans",
+        lambda n: padded(values(3, seed=n, low=1, high=80), 0),
+        scale=(1.0, 0.0),
+        PixelPaddingValue=0,
+    )
     run = attacked(tmp_path, root, window="0,100")
     n_stopped = 0
     for pair in twins(run, root):
@@ -117,8 +122,9 @@ def test_padding_inside_of_the_window_is_left_alone_and_no_other_pixel_becomes_i
 
 @pytest.mark.parametrize(("padding", "down", "up"), [((0, 10), 11, 50), ((60, 200), 0, 59), (None, 0, 60)])
 def test_a_change_stops_beside_padding(tmp_path: Path, padding: tuple[int, int] | None, down: int, up: int) -> None:
-    write_patients(tmp_path / "scans", lambda n: padded(values(3, seed=n, low=20, high=51), 255),
-                   scale=(1.0, 0.0), bits=8)  # fmt: skip
+    write_patients(
+        tmp_path / "scans", lambda n: padded(values(3, seed=n, low=20, high=51), 255), scale=(1.0, 0.0), bits=8
+    )
     list(prepare(open_source("dicom", tmp_path / "scans"), tmp_path / "data", Options(window=window_rule("0,255"))))
     data = open_prepared(tmp_path / "data")
     case = data.read(data.refs("all")[0])

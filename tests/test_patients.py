@@ -62,10 +62,14 @@ def test_over_scans_they_would_not() -> None:
 def cases(scores: np.ndarray, *, scans: int = 1, organs: int = 1) -> pd.DataFrame:
     """`scores` per patient; the same for each of its scans and organs."""
     return pd.DataFrame(
-        [(f"p{i:02d}", f"p{i:02d}_{scan}", f"o{k}", score) for i, score in enumerate(scores) for scan in range(scans)
-         for k in range(organs)],
+        [
+            (f"p{i:02d}", f"p{i:02d}_{scan}", f"o{k}", score)
+            for i, score in enumerate(scores)
+            for scan in range(scans)
+            for k in range(organs)
+        ],
         columns=["group", "unit", "cls", "dice"],
-    )  # fmt: skip
+    )
 
 
 def test_more_scans_and_organs_of_the_same_patients_show_nothing_more() -> None:
@@ -146,8 +150,13 @@ def test_only_the_same_cases_are_paired() -> None:
 def test_pairs_of_models_are_corrected_for_how_many_they_are() -> None:
     rng = np.random.default_rng(0)
     base = rng.uniform(0.5, 0.8, 12)
-    table = pairwise({name: cases(base + shift + rng.normal(0, 0.004, 12)) for name, shift in
-                      (("a", 0.0), ("b", 0.05), ("c", 0.05))}, "dice").set_index(["new", "old"])  # fmt: skip
+    table = pairwise(
+        {
+            name: cases(base + shift + rng.normal(0, 0.004, 12))
+            for name, shift in (("a", 0.0), ("b", 0.05), ("c", 0.05))
+        },
+        "dice",
+    ).set_index(["new", "old"])
     assert len(table) == 3
     assert (table["p_holm"] >= table["p"]).all()
     assert table.loc[("b", "a"), "mean"] == pytest.approx(0.05, abs=0.005)

@@ -65,10 +65,19 @@ def planes(pixels: np.ndarray) -> np.ndarray:
 
 
 STORED = [
-    ("a.png", GREY), ("a.png", GREY16), ("a.png", RGB), ("a.tif", GREY), ("a.tif", GREY16), ("a.tif", RGB),
-    ("a.tif", RGB16), ("a.tif", GREY16.astype(np.int16)), ("a.tif", GREY.astype(np.float32) / 3), ("a.gif", GREY),
-    ("a.bmp", GREY), ("a.bmp", RGB),
-]  # fmt: skip
+    ("a.png", GREY),
+    ("a.png", GREY16),
+    ("a.png", RGB),
+    ("a.tif", GREY),
+    ("a.tif", GREY16),
+    ("a.tif", RGB),
+    ("a.tif", RGB16),
+    ("a.tif", GREY16.astype(np.int16)),
+    ("a.tif", GREY.astype(np.float32) / 3),
+    ("a.gif", GREY),
+    ("a.bmp", GREY),
+    ("a.bmp", RGB),
+]
 
 
 @pytest.mark.parametrize(("name", "pixels"), STORED, ids=[f"{name} {p.dtype} {p.ndim}" for name, p in STORED])
@@ -178,10 +187,13 @@ def test_marks_are_grey_levels_indices_or_colours(tmp_path: Path) -> None:
     Image.fromarray(marks > 0).save(tmp_path / "bits.png")
     palette.convert("RGB").save(tmp_path / "colours.png")
     expected = {
-        "grey.png": (marks * 100, False), "rgb-grey.png": (marks * 100, False), "palette.png": (marks, False),
-        "grey-palette.gif": (np.choose(marks, [255, 0, 9]), False), "bits.png": ((marks > 0) * 255, False),
+        "grey.png": (marks * 100, False),
+        "rgb-grey.png": (marks * 100, False),
+        "palette.png": (marks, False),
+        "grey-palette.gif": (np.choose(marks, [255, 0, 9]), False),
+        "bits.png": ((marks > 0) * 255, False),
         "colours.png": (np.choose(marks, [0, 0x800000, 0x008000]), True),
-    }  # fmt: skip
+    }
     for name, (values, colours) in expected.items():
         found, in_colour = read_marks(tmp_path / name)
         assert np.array_equal(found, values), name
@@ -201,10 +213,15 @@ def test_what_cannot_be_read_as_it_is_stored_is_told(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((written(tmp_path / "a.png", RGB)).read_bytes()[:90])
     (tmp_path / "page.png").write_text("<html>404</html>")
     for name, told in {
-        "deep.png": "expected colours of 8 bits in a PNG, got 16", "clear.png": "transparent", "cmyk.tif": "got CMYK",
-        "film.gif": "expected one picture", "turned.jpg": "EXIF orientation 6", "bits.png": "black and white",
-        "cut.png": "expected a whole picture", "page.png": "a file that is none",
-    }.items():  # fmt: skip
+        "deep.png": "expected colours of 8 bits in a PNG, got 16",
+        "clear.png": "transparent",
+        "cmyk.tif": "got CMYK",
+        "film.gif": "expected one picture",
+        "turned.jpg": "EXIF orientation 6",
+        "bits.png": "black and white",
+        "cut.png": "expected a whole picture",
+        "page.png": "a file that is none",
+    }.items():
         with pytest.raises(InputError, match=told) as error:
             read_picture(tmp_path / name)
         assert name in str(error.value)

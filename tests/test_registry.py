@@ -15,8 +15,7 @@ balls = st.one_of(
     st.builds(Linf, floats), st.builds(L2, floats), st.builds(Linf, st.integers(0, 254).map(lambda n: n / 255))
 )
 objectives = st.one_of(
-    st.sampled_from([soft_dice, focal]),
-    floats.map(lambda s: registry.build(f"soft_dice(smooth={s!r})", "objective")),
+    st.sampled_from([soft_dice, focal]), floats.map(lambda s: registry.build(f"soft_dice(smooth={s!r})", "objective"))
 )
 attacks = st.builds(
     PGD, ball=balls, objective=objectives, steps=st.integers(1, 99), step_size=floats, random_start=st.booleans()
@@ -81,11 +80,14 @@ def test_a_wrong_spec_is_told(text: str, told: str) -> None:
     assert told in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("monai(Bogus)", "got 'Bogus'; there is: DynUNet, SegResNet, SwinUNETR, UNETR, UNet"),
-    ("monai(Bogus(depth=3))", "got 'Bogus'; there is: DynUNet, SegResNet, SwinUNETR, UNETR, UNet"),
-    ("monai(SegResnet)", "got 'SegResnet'; did you mean SegResNet"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("monai(Bogus)", "got 'Bogus'; there is: DynUNet, SegResNet, SwinUNETR, UNETR, UNet"),
+        ("monai(Bogus(depth=3))", "got 'Bogus'; there is: DynUNet, SegResNet, SwinUNETR, UNETR, UNet"),
+        ("monai(SegResnet)", "got 'SegResnet'; did you mean SegResNet"),
+    ],
+)
 def test_networks_are_told_where_one_is_wanted(text: str, told: str) -> None:
     with pytest.raises(InputError) as error:
         registry.build(text, "model")

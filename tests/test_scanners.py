@@ -56,10 +56,14 @@ def test_a_polynomial_field_stays_within_its_strength_and_is_smooth() -> None:
 @pytest.mark.parametrize(
     ("ball", "inside", "outside"),
     [
-        (FieldStrength(0.25), 1.25, 1.26), (FieldStrength(0.25), 0.75, 0.74), (ExposureStops(1.0), 2.0, 2.02), (ExposureStops(1.0), 0.5, 0.49),
-        (Echo(0.1), 1.1, 1.11), (Ghost(0.1), 0.9, 0.89),
+        (FieldStrength(0.25), 1.25, 1.26),
+        (FieldStrength(0.25), 0.75, 0.74),
+        (ExposureStops(1.0), 2.0, 2.02),
+        (ExposureStops(1.0), 0.5, 0.49),
+        (Echo(0.1), 1.1, 1.11),
+        (Ghost(0.1), 0.9, 0.89),
     ],
-)  # fmt: skip
+)
 def test_a_ball_ends_where_its_unit_says(ball: Ball, inside: float, outside: float) -> None:
     image = 0.1 + 0.3 * random(3, 1, 6, 5)
     assert (ball.size(inside * image, image) <= ball.limit + 1e-9).all()
@@ -131,8 +135,9 @@ def test_an_alternating_error_of_lines_makes_one_ghost_of_its_amplitude(grid: tu
     amplitude = 0.2 / math.sqrt(2)
     torch.testing.assert_close(made, (image + amplitude * image.roll(6, -2)).clamp(max=1))
     assert Ghost().size(made, image).item() <= amplitude
-    assert torch.equal(attack.made(numbers(attack, image, 0.0), image, 1.0).image.round(decimals=12),
-                       image.round(decimals=12))  # fmt: skip
+    assert torch.equal(
+        attack.made(numbers(attack, image, 0.0), image, 1.0).image.round(decimals=12), image.round(decimals=12)
+    )
 
 
 def test_ghosts_never_have_more_energy_than_their_errors() -> None:

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from medseg_attack.attacks.minimal.search.asma import asma_ozbulak2019
 from test_closed_form import EPS, EXCLUSIVE, ORGAN, images, oracle, truth
 from test_deepfool import Linear
 from torch import Tensor
@@ -16,6 +15,7 @@ from medseg_attack.attacks.composed.suites import sea
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD, bim, cospgd, fgsm, mi_fgsm, ni_fgsm, segpgd, ti_fgsm
+from medseg_attack.attacks.minimal.asma import asma_ozbulak2019
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.goals.masks import Erase

@@ -196,14 +196,17 @@ def test_places_cover_the_scan_and_stay_in_it() -> None:
     assert (covered > 0).all()
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    ({"size": (4,)}, r"expected window=\(rows, columns\)"),
-    ({"size": (4, 0)}, r"expected window=\(rows, columns\)"),
-    ({"overlap": 1.0}, "expected 0 <= overlap < 1"),
-    ({"importance": "gauss"}, "expected the importance gaussian or constant, got 'gauss'"),
-    ({"mirror": (2,)}, "expected mirror as different axes from 0 to 1"),
-    ({"mirror": (0, 0)}, "expected mirror as different axes from 0 to 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"size": (4,)}, r"expected window=\(rows, columns\)"),
+        ({"size": (4, 0)}, r"expected window=\(rows, columns\)"),
+        ({"overlap": 1.0}, "expected 0 <= overlap < 1"),
+        ({"importance": "gauss"}, "expected the importance gaussian or constant, got 'gauss'"),
+        ({"mirror": (2,)}, "expected mirror as different axes from 0 to 1"),
+        ({"mirror": (0, 0)}, "expected mirror as different axes from 0 to 1"),
+    ],
+)
 def test_what_cannot_be_is_said(options: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
         SlidingWindow(made(2), **({"size": (4, 4)} | options))  # type: ignore[arg-type]

@@ -20,12 +20,20 @@ def table(*rows: tuple[object, ...]) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("empty", "n_target", "n_pred", "hit", "dice"),
     [
-        ("one", 0, 0, 0, 1.0), ("nan", 0, 0, 0, NAN), ("zero", 0, 0, 0, 0.0),  # absent from both
-        ("one", 0, 5, 0, 0.0), ("nan", 0, 5, 0, NAN), ("zero", 0, 5, 0, 0.0),  # hallucinated
-        ("one", 5, 0, 0, 0.0), ("nan", 5, 0, 0, 0.0), ("zero", 5, 0, 0, 0.0),  # missed
-        ("one", 4, 4, 3, 0.75), ("nan", 4, 4, 3, 0.75), ("zero", 4, 4, 3, 0.75),
+        ("one", 0, 0, 0, 1.0),
+        ("nan", 0, 0, 0, NAN),
+        ("zero", 0, 0, 0, 0.0),  # absent from both
+        ("one", 0, 5, 0, 0.0),
+        ("nan", 0, 5, 0, NAN),
+        ("zero", 0, 5, 0, 0.0),  # hallucinated
+        ("one", 5, 0, 0, 0.0),
+        ("nan", 5, 0, 0, 0.0),
+        ("zero", 5, 0, 0, 0.0),  # missed
+        ("one", 4, 4, 3, 0.75),
+        ("nan", 4, 4, 3, 0.75),
+        ("zero", 4, 4, 3, 0.75),
     ],
-)  # fmt: skip
+)
 def test_every_row_of_the_empty_rules(empty: Empty, n_target: int, n_pred: int, hit: int, dice: float) -> None:
     case = table(("p", "v", "c", "a", n_target, n_pred, hit, n_pred, hit))
     row = scored(case, empty).iloc[0]
@@ -79,11 +87,13 @@ def test_success_is_three_stated_numbers() -> None:
 
 
 def test_an_average_is_a_mean_of_cases_and_of_organs_and_no_median() -> None:
-    rows = table(*[
-        (f"p{i}", f"v{i}", f"s{i}", cls, 100, 100, 100, 100, hit)
-        for cls, hits in {"a": (10, 20, 90), "b": (30, 40, 80), "c": (100, 100, 100)}.items()
-        for i, hit in enumerate(hits)
-    ])  # fmt: skip
+    rows = table(
+        *[
+            (f"p{i}", f"v{i}", f"s{i}", cls, 100, 100, 100, 100, hit)
+            for cls, hits in {"a": (10, 20, 90), "b": (30, 40, 80), "c": (100, 100, 100)}.items()
+            for i, hit in enumerate(hits)
+        ]
+    )
     means = by_organ(scored(pooled(rows, "volume"), "one"), "dice_adv").iloc[0]
     assert means.to_dict() == pytest.approx({"a": 0.4, "b": 0.5, "c": 1.0, "mean": 1.9 / 3})
     facts = rows.assign(model="m", attack="fgsm", eps=0.1, data="d", split="test", partial=False)

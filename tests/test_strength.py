@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.checks.attack_profile import family
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.threat.balls.norms import Linf
@@ -149,7 +149,7 @@ def test_harm_is_what_the_loop_will_see() -> None:
     with frozen(blobs.healthy()) as model:
         for name in ("pgd", "daa", "sea", "restarts"):
             found = run(NEED.get(name, name), 0.03)
-            again = judged(model, Linf(0.03), found.image, batch.image, batch.target)
+            again = judge(model, Linf(0.03), found.image, batch.image, batch.target)
             torch.testing.assert_close(found.harm, again.harm)
 
 

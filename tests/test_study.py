@@ -57,14 +57,8 @@ def test_norm_reaches_every_ball() -> None:
     ("given", "told"),
     [
         ({"attacks": ["sea"], "losses": ["bce"]}, "an objective for --loss bce, got sea, which takes none"),
-        (
-            {"attacks": ["pgd", "strongest"], "losses": ["toward(bce, erase)"]},
-            "toward(bce, erase), got strongest",
-        ),
-        (
-            {"attacks": ["pgd", "alma_prox"], "norm": "l2"},
-            "--norm l2, got alma_prox, which is one of linf",
-        ),
+        ({"attacks": ["pgd", "strongest"], "losses": ["toward(bce, erase)"]}, "toward(bce, erase), got strongest"),
+        ({"attacks": ["pgd", "alma_prox"], "norm": "l2"}, "--norm l2, got alma_prox, which is one of linf"),
         ({"attacks": ["cw"], "norm": "linf"}, "got cw, which is one of l2"),
         ({"attacks": ["jsma"], "norm": "l2"}, "got jsma, which is one of l0"),
         ({"attacks": ["cw"], "region": "body"}, "in a ball for --region, got one of the least change"),
@@ -127,12 +121,7 @@ def test_budgets(text: str, value: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [
-        ("-0.1", "eps >= 0"),
-        ("x", "0.01, 4/255, or"),
-        ("1/0", "0.01, 4/255, or"),
-        ("nan", "0.01, 4/255, or"),
-    ],
+    [("-0.1", "eps >= 0"), ("x", "0.01, 4/255, or"), ("1/0", "0.01, 4/255, or"), ("nan", "0.01, 4/255, or")],
 )
 def test_budgets_that_are_refused(text: str, told: str) -> None:
     with pytest.raises(InputError) as error:
@@ -189,8 +178,13 @@ def test_hu_are_refused_where_there_are_none() -> None:
 def test_a_described_change_has_a_random_one_of_its_kind_as_control() -> None:
     made = expand(attacks=["deformation(steps=3)", "bef", "rician"], losses=["bce"])
     assert [label for label, _, _ in made] == [
-        "noise deformation(steps=3)", "noise bef", "noise rician", "deformation(steps=3)", "bef", "rician",
-    ]  # fmt: skip
+        "noise deformation(steps=3)",
+        "noise bef",
+        "noise rician",
+        "deformation(steps=3)",
+        "bef",
+        "rician",
+    ]
     study = read_study(None, {"models": ["m"], "attacks": ["deformation"], "eps": ["2.5"]})
     control, attack = cells(study)
     twice = read_study(None, {"models": ["m"], "attacks": ["restarts(deformation, n=2)"], "eps": ["2.5"]})
@@ -207,8 +201,9 @@ def test_a_unit_of_intensities_is_refused_where_there_is_another() -> None:
 def test_a_region_holds_every_attack_and_its_noise() -> None:
     study = read_study(None, {"models": ["m"], "attacks": ["pgd", "bias_field"], "eps": ["0.1"], "region": "ring:5mm"})
     made = cells(study)
-    assert [cell.label for cell in made] == [f"{name} within ring:5mm" for name in
-                                             ("noise", "noise bias_field", "pgd", "bias_field")]  # fmt: skip
+    assert [cell.label for cell in made] == [
+        f"{name} within ring:5mm" for name in ("noise", "noise bias_field", "pgd", "bias_field")
+    ]
     assert {cell.attack.ball.region for cell in made} == {"ring:5mm"}
     assert all(registry.build(registry.spec(cell.attack), "attack") == cell.attack for cell in made)
     moved = registry.with_eps(made[2].attack, 0.2)

@@ -87,18 +87,27 @@ def of_row(name: str, state: str, rule: Empty, clean: bool) -> float:
         return float(metric(pred, target, [SPACING]).item())
     before = TRUTH if clean else NOTHING
     row: dict[str, Any] = {
-        "run": "r", "case": "s", "volume": "v", "group": "p", "cls": "organ", "n_target": int(target.sum()),
-        "n_clean": int(before.sum()), "hit_clean": int((before & target).sum()), "n_adv": int(pred.sum()), "hit_adv": 0,
-        "n_target_adv": int(target.sum()), "z_mm": 5.0, "y_mm": 2.0, "x_mm": 1.0,
-    }  # fmt: skip
+        "run": "r",
+        "case": "s",
+        "volume": "v",
+        "group": "p",
+        "cls": "organ",
+        "n_target": int(target.sum()),
+        "n_clean": int(before.sum()),
+        "hit_clean": int((before & target).sum()),
+        "n_adv": int(pred.sum()),
+        "hit_adv": 0,
+        "n_target_adv": int(target.sum()),
+        "z_mm": 5.0,
+        "y_mm": 2.0,
+        "x_mm": 1.0,
+    }
     row |= {f"{axis}_{when}": 9 for axis in "zyx" for when in ("clean", "adv")}
     column = {"dice": "dice_adv", "iou": "iou_adv", "volume_ml": "volume_ml_adv"}.get(name, name)
     return float(deltas(pd.DataFrame([row]), empty=rule)[column].iloc[0])
 
 
-MEANT = {
-    empty.LEFT_OUT: math.nan, empty.DIAGONAL: math.dist((0, 0, 0), (15, 8, 5)), "0": 0.0, "as counted": VOLUME_ML,
-}  # fmt: skip
+MEANT = {empty.LEFT_OUT: math.nan, empty.DIAGONAL: math.dist((0, 0, 0), (15, 8, 5)), "0": 0.0, "as counted": VOLUME_ML}
 
 
 @pytest.mark.parametrize(

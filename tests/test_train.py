@@ -204,15 +204,18 @@ def test_a_plan_leaves_nothing_open():
     assert label("smp(encoder='resnet18', size=(64, 64), encoder_weights='imagenet')") == "smp(encoder='resnet18')"
 
 
-@pytest.mark.parametrize(("changed", "says"), [
-    ({"loss": "dicefocal"}, "unknown training loss.*did you mean dice_focal"),
-    ({"model": "unet_smal"}, "unknown model.*did you mean unet_small"),
-    ({"epochs": -1}, "expected --epochs of at least 0, got -1"),
-    ({"batch_size": 0}, "expected --batch-size of at least 1, got 0"),
-    ({"lr": math.nan}, "expected --lr of at least"),
-    ({"encoder_weights": "imagenet"}, "unet_small has no encoder_weights"),
-    ({"model": "oracle"}, "expected a model with weights, got oracle"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"loss": "dicefocal"}, "unknown training loss.*did you mean dice_focal"),
+        ({"model": "unet_smal"}, "unknown model.*did you mean unet_small"),
+        ({"epochs": -1}, "expected --epochs of at least 0, got -1"),
+        ({"batch_size": 0}, "expected --batch-size of at least 1, got 0"),
+        ({"lr": math.nan}, "expected --lr of at least"),
+        ({"encoder_weights": "imagenet"}, "unet_small has no encoder_weights"),
+        ({"model": "oracle"}, "expected a model with weights, got oracle"),
+    ],
+)
 def test_options_that_cannot_be_trained_are_said(tmp_path, changed, says):
     with pytest.raises(InputError, match=says):
         trained(tmp_path / "model", options=dataclasses.replace(SMALL, **changed))
@@ -319,10 +322,10 @@ def test_devices_are_known_and_there():
 # the command
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    ([], "expected a prepared data set in"),
-    (["--data", "nowhere"], "expected a prepared data set in nowhere"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [([], "expected a prepared data set in"), (["--data", "nowhere"], "expected a prepared data set in nowhere")],
+)
 def test_the_command_says_what_is_wrong(tmp_path, arguments, says):
     result = CliRunner().invoke(app, ["train", "--home", str(tmp_path), *arguments])
     assert result.exit_code == 2

@@ -10,10 +10,10 @@ import blobs
 import pytest
 import torch
 from command import medattack
-from medseg_attack.attacks.blackbox.gradient_estimates.ensembles import Apart, MeanLogits, MeanLoss, MeanProbabilities
 from torch import Tensor
 
 from medseg_attack import registry
+from medseg_attack.attacks.blackbox.ensembles import Apart, MeanLogits, MeanLoss, MeanProbabilities
 from medseg_attack.attacks.blackbox.transfer import Transfer
 from medseg_attack.attacks.controls.shuffled import Shuffled
 from medseg_attack.attacks.counting import CountedModel

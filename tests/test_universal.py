@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 from command import medattack
-from medseg_attack.attacks.universal.uap.gaussian import GaussianUAP
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.controls.shuffled import Shuffled
+from medseg_attack.attacks.universal.gaussian import GaussianUAP
 from medseg_attack.attacks.universal.uap import UAP, Universal, placed, uap_metzen
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import fit_parts, must_fit
@@ -123,9 +123,13 @@ def test_what_is_learned_hurts_unseen_images_more_than_noise_and_than_itself_shu
     batch, model, seeds = blobs.batch(8), blobs.healthy(), list(range(8))
     clean, noise, whole, shuffled = (
         a(model, batch.image, batch.target, seeds).harm.mean()
-        for a in (registry.build("clean", "attack"), registry.build(f"noise(linf({EPS}))", "attack"), attack,
-                  Shuffled(attack))
-    )  # fmt: skip
+        for a in (
+            registry.build("clean", "attack"),
+            registry.build(f"noise(linf({EPS}))", "attack"),
+            attack,
+            Shuffled(attack),
+        )
+    )
     assert whole - clean > 2 * (noise - clean)
     assert whole - clean > 2 * (shuffled - clean)
 
@@ -317,8 +321,21 @@ def test_a_goal_is_learned_on_some_patients_and_scored_on_others(
 
     donor = Donors._donor
     monkeypatch.setattr(Donors, "_donor", noted)
-    medattack("attack", "--home", home, "--model", home / "model", "--no-checks", "--no-control", "--eps", "8/255",
-              "--attack", f"uap(epochs=1, objective=toward(bce, {goal}))", "--out", tmp_path / "out")  # fmt: skip
+    medattack(
+        "attack",
+        "--home",
+        home,
+        "--model",
+        home / "model",
+        "--no-checks",
+        "--no-control",
+        "--eps",
+        "8/255",
+        "--attack",
+        f"uap(epochs=1, objective=toward(bce, {goal}))",
+        "--out",
+        tmp_path / "out",
+    )
     rows = pd.concat([pd.read_parquet(file) for file in tmp_path.rglob("*.parquet")])
     assert {"success", "n_goal"} <= set(rows.columns)
     scored = set(rows["group"])

@@ -101,23 +101,26 @@ def bundle(definition: Any, **others: Any) -> None:
     save_file(UNet(2, 1, 3, (4, 8), (2,)).state_dict(), "bundle/models/model.safetensors")
 
 
-@pytest.mark.parametrize("definition", [
-    {"_target_": "run_cmd", "cmd_list": ["mkdir", "SPRUNG"]},
-    {"_target_": "monai.utils.misc.subprocess.run", "args": ["mkdir", "SPRUNG"]},
-    {"_target_": "monai.networks.nets.os.mkdir", "path": "SPRUNG"},
-    {"_target_": "os.mkdir", "path": "SPRUNG"},
-    UNET | {"channels": {"_target_": "os.mkdir", "path": "SPRUNG"}},
-    UNET | {"channels": [4, {"_target_": "run_cmd", "cmd_list": ["mkdir", "SPRUNG"]}]},
-    UNET | {"channels": "$__import__('os').mkdir('SPRUNG')"},
-    UNET | {"channels": ["$__import__('os').mkdir('SPRUNG')"]},
-    UNET | {"channels": "%trap"},
-    UNET | {"channels": "@trap"},
-    UNET | {"_requires_": "$__import__('os').mkdir('SPRUNG')"},
-    UNET | {"_mode_": "debug"},
-    "$__import__('os').mkdir('SPRUNG')",
-    [UNET],
-    None,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"_target_": "run_cmd", "cmd_list": ["mkdir", "SPRUNG"]},
+        {"_target_": "monai.utils.misc.subprocess.run", "args": ["mkdir", "SPRUNG"]},
+        {"_target_": "monai.networks.nets.os.mkdir", "path": "SPRUNG"},
+        {"_target_": "os.mkdir", "path": "SPRUNG"},
+        UNET | {"channels": {"_target_": "os.mkdir", "path": "SPRUNG"}},
+        UNET | {"channels": [4, {"_target_": "run_cmd", "cmd_list": ["mkdir", "SPRUNG"]}]},
+        UNET | {"channels": "$__import__('os').mkdir('SPRUNG')"},
+        UNET | {"channels": ["$__import__('os').mkdir('SPRUNG')"]},
+        UNET | {"channels": "%trap"},
+        UNET | {"channels": "@trap"},
+        UNET | {"_requires_": "$__import__('os').mkdir('SPRUNG')"},
+        UNET | {"_mode_": "debug"},
+        "$__import__('os').mkdir('SPRUNG')",
+        [UNET],
+        None,
+    ],
+)
 def test_a_bundle_makes_layers_of_monai_and_nothing_else(sprung: Path, definition: Any) -> None:
     described = json.loads(json.dumps(definition).replace("SPRUNG", str(sprung)))
     bundle(described, trap=f"$__import__('os').mkdir({str(sprung)!r})")

@@ -76,12 +76,29 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         model = registry.build("unet_small(channels=(4, 8))", "model")(data.task)
     save(root / "model", model, {"label": "tiny", "spec": "unet_small(channels=(4, 8))"})
     attacks = [word for name in ATTACKS for word in ("--attack", short(name))]
-    words = ["attack", "--data", root / "data", "-m", root / "model", "--eps", "8/255", "--save-adversarial", "all",
-             "--no-checks"]  # fmt: skip
+    words = [
+        "attack",
+        "--data",
+        root / "data",
+        "-m",
+        root / "model",
+        "--eps",
+        "8/255",
+        "--save-adversarial",
+        "all",
+        "--no-checks",
+    ]
     medattack(*words, *attacks, "--steps", "3", "--split", "all", "--out", root / "runs" / "all")
     fits = [word for name in LEARNS for word in ("--attack", f"{name}(epochs=2)")]
-    medattack(*words, *fits, "--attack", f"transfer(surrogate='{root / 'model'}', attack=fgsm)", "--no-control",
-              "--out", root / "runs" / "test")  # fmt: skip
+    medattack(
+        *words,
+        *fits,
+        "--attack",
+        f"transfer(surrogate='{root / 'model'}', attack=fgsm)",
+        "--no-control",
+        "--out",
+        root / "runs" / "test",
+    )
     return root / "runs", source
 
 
@@ -98,8 +115,23 @@ def test_dice_from_disk_is_dice_in_memory_to_the_last_pixel(study: tuple[Path, P
 
 def test_worst_of_two_are_the_two_files_of_lowest_dice(study: tuple[Path, Path], tmp_path: Path) -> None:
     root = study[0].parent
-    medattack("attack", "--data", root / "data", "-m", root / "model", "--eps", "8/255", "--split", "all",
-              "--no-control", "--no-checks", "--save-adversarial", "worst:2", "--out", tmp_path / "runs")  # fmt: skip
+    medattack(
+        "attack",
+        "--data",
+        root / "data",
+        "-m",
+        root / "model",
+        "--eps",
+        "8/255",
+        "--split",
+        "all",
+        "--no-control",
+        "--no-checks",
+        "--save-adversarial",
+        "worst:2",
+        "--out",
+        tmp_path / "runs",
+    )
     (run,) = (file.parent for file in (tmp_path / "runs").rglob("run.json"))
     written = {str(f.relative_to(run / "adversarial")) for f in (run / "adversarial").rglob("*") if f.is_file()}
     paths = {path for path in written if path.endswith((".png", ".nii.gz"))}
@@ -253,6 +285,16 @@ def test_rows_that_were_changed_are_caught(study: tuple[Path, Path], tmp_path: P
 
 def test_a_run_without_stored_scans_cannot_be_verified(study: tuple[Path, Path], tmp_path: Path) -> None:
     runs, _ = study
-    medattack("attack", "--data", runs.parent / "data", "-m", runs.parent / "model", "--no-checks", "--eps", "8/255",
-              "--out", tmp_path / "plain")  # fmt: skip
+    medattack(
+        "attack",
+        "--data",
+        runs.parent / "data",
+        "-m",
+        runs.parent / "model",
+        "--no-checks",
+        "--eps",
+        "8/255",
+        "--out",
+        tmp_path / "plain",
+    )
     assert "--save-adversarial all" in medattack("verify", tmp_path / "plain", code=2).stderr.replace("\n", " ")

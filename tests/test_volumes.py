@@ -106,8 +106,9 @@ def test_windows_of_single_slices_are_refused_in_a_volume(place: Path, tmp_path:
     data = open_prepared(tmp_path / "data")
     with pytest.raises(InputError, match="expected one intensity window for all slices of p0"):
         data.read(data.refs("all", dims=3)[0])
-    said = medattack("attack", "--data", tmp_path / "data", "-m", own(place, "cube", "dims=3"), "--out",
-                     tmp_path / "runs", code=2)  # fmt: skip
+    said = medattack(
+        "attack", "--data", tmp_path / "data", "-m", own(place, "cube", "dims=3"), "--out", tmp_path / "runs", code=2
+    )
     assert "expected one intensity window" in said.output
     assert not (tmp_path / "runs").exists()
 
@@ -118,9 +119,30 @@ def test_windows_of_single_slices_are_refused_in_a_volume(place: Path, tmp_path:
 @pytest.fixture(scope="module")
 def study(place: Path) -> Path:
     """The same network as one of slices and as one of scans, in one study."""
-    medattack("attack", "--data", place / "data", "-m", own(place, "flat"), "-m", own(place, "cube", "dims=3", WINDOW),
-              "-a", "clean", "-a", "fgsm", "-a", "pgd(steps=2)", "--eps", "20raw", "--metric", "hd95_mm", "--no-checks",
-              "--save-adversarial", "all", "--out", place / "runs")  # fmt: skip
+    medattack(
+        "attack",
+        "--data",
+        place / "data",
+        "-m",
+        own(place, "flat"),
+        "-m",
+        own(place, "cube", "dims=3", WINDOW),
+        "-a",
+        "clean",
+        "-a",
+        "fgsm",
+        "-a",
+        "pgd(steps=2)",
+        "--eps",
+        "20raw",
+        "--metric",
+        "hd95_mm",
+        "--no-checks",
+        "--save-adversarial",
+        "all",
+        "--out",
+        place / "runs",
+    )
     return place / "runs"
 
 
@@ -184,16 +206,44 @@ def test_one_changed_voxel_is_noticed(study: Path, place: Path, tmp_path: Path) 
 
 
 def test_worst_stores_scans_whole(place: Path, tmp_path: Path) -> None:
-    medattack("attack", "--data", place / "data", "-m", own(place, "cube", "dims=3", WINDOW), "-a", "fgsm", "--eps",
-              "20raw", "--no-control", "--no-checks", "--save-adversarial", "worst:1", "--out",
-              tmp_path / "runs")  # fmt: skip
+    medattack(
+        "attack",
+        "--data",
+        place / "data",
+        "-m",
+        own(place, "cube", "dims=3", WINDOW),
+        "-a",
+        "fgsm",
+        "--eps",
+        "20raw",
+        "--no-control",
+        "--no-checks",
+        "--save-adversarial",
+        "worst:1",
+        "--out",
+        tmp_path / "runs",
+    )
     assert len(list(tmp_path.rglob("adversarial/imagesTr/*.nii.gz"))) == 1
     medattack("verify", tmp_path / "runs")
 
 
 def test_a_plan_counts_scans(place: Path, tmp_path: Path) -> None:
-    said = medattack("attack", "--data", place / "data", "-m", own(place, "cube", "dims=3"), "-a", "fgsm", "--eps",
-                     "0.01", "--no-control", "--plan", "--json", "--out", tmp_path / "runs")  # fmt: skip
+    said = medattack(
+        "attack",
+        "--data",
+        place / "data",
+        "-m",
+        own(place, "cube", "dims=3"),
+        "-a",
+        "fgsm",
+        "--eps",
+        "0.01",
+        "--no-control",
+        "--plan",
+        "--json",
+        "--out",
+        tmp_path / "runs",
+    )
     assert json.loads(said.stdout)["cases"] == 2
     assert not (tmp_path / "runs").exists()
 
@@ -235,8 +285,20 @@ def test_a_3d_model_is_trained_and_attacked_by_its_name(place: Path) -> None:
     medattack("train", "--data", place / "data", "--model", spec, "--epochs", "2", "--out", place / "seg3d")
     card = json.loads((place / "seg3d" / "card.json").read_text())
     assert (card["dims"], card["training_grid"]) == (3, [4, 8, 8])
-    said = medattack("attack", "--data", place / "data", "-m", place / "seg3d", "-a", "fgsm", "--eps", "0.02", "--json",
-                     "--out", place / "runs3d")  # fmt: skip
+    said = medattack(
+        "attack",
+        "--data",
+        place / "data",
+        "-m",
+        place / "seg3d",
+        "-a",
+        "fgsm",
+        "--eps",
+        "0.02",
+        "--json",
+        "--out",
+        place / "runs3d",
+    )
     assert len(json.loads(said.stdout)["runs"]) == 2
     assert (read_runs([place / "runs3d"])["case"].nunique()) == 2
 
@@ -253,13 +315,20 @@ def test_a_3d_model_without_a_window_cannot_be_trained_on_scans_of_many_shapes(d
 
 
 def test_doctor_tells_what_a_model_expects_and_does(place: Path) -> None:
-    said = medattack("doctor", "--model", own(place, "cube", "dims=3", WINDOW, "normalise='zscore'"), "--data",
-                     place / "data", "--json")  # fmt: skip
+    said = medattack(
+        "doctor",
+        "--model",
+        own(place, "cube", "dims=3", WINDOW, "normalise='zscore'"),
+        "--data",
+        place / "data",
+        "--json",
+    )
     facts = json.loads(said.stdout)
     assert facts["expects"] == {
-        "cases": "whole scans, as they are, in windows of 3 x 12 x 14 that overlap by 50%", "channels": 1,
+        "cases": "whole scans, as they are, in windows of 3 x 12 x 14 that overlap by 50%",
+        "channels": 1,
         "classes": "background, label_1, label_2",
-    }  # fmt: skip
+    }
     assert facts["input"]["scan"] == "0 to 1"
     low, high = map(float, facts["input"]["after its preprocessing"].split(" to "))
     assert low < -1 < 1 < high
@@ -269,25 +338,33 @@ def test_doctor_tells_what_a_model_expects_and_does(place: Path) -> None:
     assert "MB for one case of" in facts["memory of one step"]
 
 
-@pytest.mark.parametrize(("change", "says", "code"), [
-    ("x.softmax(1)", "probabilities; give head='probabilities'", 1),
-    ("x + torch.rand_like(x)", "log-odds differ by", 0),  # a bound, not an invalid number
-    ("x + x.mean(0, keepdim=True)", "log-odds differ by", 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "says", "code"),
+    [
+        ("x.softmax(1)", "probabilities; give head='probabilities'", 1),
+        ("x + torch.rand_like(x)", "log-odds differ by", 0),  # a bound, not an invalid number
+        ("x + x.mean(0, keepdim=True)", "log-odds differ by", 1),
+    ],
+)
 def test_doctor_sees_what_is_wrong(place: Path, tmp_path: Path, change: str, says: str, code: int) -> None:
-    source = NET.replace("x = self.last(torch.tanh(8 * self.first(x)))",
-                         f"x = self.last(torch.tanh(8 * self.first(x)))\n        x = {change}")  # fmt: skip
+    source = NET.replace(
+        "x = self.last(torch.tanh(8 * self.first(x)))",
+        f"x = self.last(torch.tanh(8 * self.first(x)))\n        x = {change}",
+    )
     (tmp_path / "odd.py").write_text(source)
     said = medattack("doctor", "--model", f"own('{tmp_path}/odd.py:flat')", "--data", place / "data", code=code)
     assert says in " ".join(said.stdout.split())
 
 
-@pytest.mark.parametrize(("spec", "says"), [
-    ("own('none.py:net')", "expected a Python file at none.py"),
-    ("own('{place}/net.py:flat', dims=3)", "expected an answer from the network to an input of shape"),
-    ("own('{place}/net.py:four')", "expected 'four'"),
-    ("own('{place}/net.py:flat', outpt='0')", "own has no field 'outpt'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("own('none.py:net')", "expected a Python file at none.py"),
+        ("own('{place}/net.py:flat', dims=3)", "expected an answer from the network to an input of shape"),
+        ("own('{place}/net.py:four')", "expected 'four'"),
+        ("own('{place}/net.py:flat', outpt='0')", "own has no field 'outpt'"),
+    ],
+)
 def test_a_model_that_cannot_be_read_is_bad_input(place: Path, tmp_path: Path, spec: str, says: str) -> None:
     model = spec.format(place=place)
     said = medattack("attack", "--data", place / "data", "-m", model, "-o", tmp_path / "runs", code=2).output

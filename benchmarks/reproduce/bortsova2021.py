@@ -48,13 +48,43 @@ def medattack(out: Path, *words: object) -> None:
 def train(data: Path, pretraining: Path, out: Path) -> None:
     """All models that are not there yet, `out/models/<network>-<pre-training>-<data>`."""
     rate = ("--lr", "2e-3")
-    medattack(out, "train", "--data", pretraining, "--model", NETWORKS["unet"], "--epochs", 16, "--seed", 7,
-              "--lr", "1e-3", "--out", "models/unet-pretraining")  # fmt: skip
+    medattack(
+        out,
+        "train",
+        "--data",
+        pretraining,
+        "--model",
+        NETWORKS["unet"],
+        "--epochs",
+        16,
+        "--seed",
+        7,
+        "--lr",
+        "1e-3",
+        "--out",
+        "models/unet-pretraining",
+    )
     for network, pre, of in WANTED:
         part, epochs, seed = DATA[of]
         begun = ("--init", f"models/{network}-pretraining") if pre == "pretrained" else ()
-        medattack(out, "train", "--data", data, "--model", NETWORKS[network], "--patients", part, "--epochs", epochs,
-                  "--seed", seed, *rate, *begun, "--out", f"models/{network}-{pre}-{of}")  # fmt: skip
+        medattack(
+            out,
+            "train",
+            "--data",
+            data,
+            "--model",
+            NETWORKS[network],
+            "--patients",
+            part,
+            "--epochs",
+            epochs,
+            "--seed",
+            seed,
+            *rate,
+            *begun,
+            "--out",
+            f"models/{network}-{pre}-{of}",
+        )
 
 
 def facts(label: str) -> dict[str, str]:
@@ -125,8 +155,11 @@ def report(table: pd.DataFrame) -> str:
     targets = ("random", "pretrained")
     heads = [f"{t} target{part}" for t in targets for part in (", Dice", ", shuffled", ", share of white-box drop")]
     lines = ["| surrogate | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(heads)]
-    lines.append("| the target itself (white box) | " + " | ".join(
-        f"{cell(table, t, network='')['dice_adv'].mean():.3f} |  | 1" for t in targets) + " |")  # fmt: skip
+    lines.append(
+        "| the target itself (white box) | "
+        + " | ".join(f"{cell(table, t, network='')['dice_adv'].mean():.3f} |  | 1" for t in targets)
+        + " |"
+    )
     for network, pre, of in WANTED:
         if of == "target":
             continue

@@ -10,7 +10,7 @@ from medseg_attack.types import Image, LogOdds, Mask, Model, Task
 class CountedModel:
     """A model that counts its passes; everything else is the model's own."""
 
-    def __init__(self, model: Model, whole: "Metered | None" = None) -> None:
+    def __init__(self, model: Model, whole: "CountedModel | None" = None) -> None:
         self.model, self.whole = model, whole
         self.forwards = self.backwards = 0
 
@@ -28,7 +28,7 @@ class CountedModel:
     def decide(self, log_odds: LogOdds) -> Mask:
         return self.model.decide(log_odds)
 
-    def at(self, index: Tensor) -> "Metered":
+    def at(self, index: Tensor) -> "CountedModel":
         """The model of these samples, whose passes are counted here, too."""
         return CountedModel(picked(self.model, index), self)
 

@@ -10,7 +10,7 @@ from medseg_attack import registry
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.registry.parts import every
+from medseg_attack.registry.parts import walk
 from medseg_attack.registry.table import known_as
 from medseg_attack.types import Image, LogOdds, Task
 
@@ -69,11 +69,11 @@ def family(name: str) -> str:
 
 def uses_queries(attack: Any) -> bool:
     """Whether the attack, or a part of it, asks the model without its gradient."""
-    found = (known_as.get(type(part), "") for part in every(attack))
+    found = (known_as.get(type(part), "") for part in walk(attack))
     return any(registry.about(name).threat.startswith("queries") for name in found if name)
 
 
-def explained(name: str) -> dict[str, str]:
+def profile(name: str) -> dict[str, str]:
     """Paper, threat model, norm, passes and defaults of a registered attack.
 
     What its `About` leaves open is read off the attack: the paper that its docstring cites in brackets, the norm of

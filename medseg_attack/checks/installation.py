@@ -301,7 +301,20 @@ GOLDEN: dict[str, tuple[float, float, float]] = {
 
 
 CHECKS: tuple[Callable[[], None], ...] = (
-    linf_reach, fgsm_step, l2_step, l2_optimum, adjoint_of_a_blur, momentum, projections, random_points,
-    objective_slopes, objective_values, softmax_as_log_odds, empty_budget, the_worst_is_kept, cases_alone, scores,
+    linf_reach,
+    fgsm_step,
+    l2_step,
+    l2_optimum,
+    adjoint_of_a_blur,
+    momentum,
+    projections,
+    random_points,
+    objective_slopes,
+    objective_values,
+    softmax_as_log_odds,
+    empty_budget,
+    the_worst_is_kept,
+    cases_alone,
+    scores,
     stored_images,
-)  # fmt: skip
+)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.checks.flags import Finding, by_severity
+from medseg_attack.numerics.samples import draw
 from medseg_attack.registry.parts import told
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce, margin
@@ -230,8 +231,14 @@ def climbs(scene: Scene, gradient: Image) -> Finding | None:
 
 
 PLAIN: tuple[Callable[[Scene], Finding | None], ...] = (
-    image_range, window_edges, storage_level, precision, probabilities, repeatable, alone,
-)  # fmt: skip
+    image_range,
+    window_edges,
+    storage_level,
+    precision,
+    probabilities,
+    repeatable,
+    alone,
+)
 
 
 # the last two compare passes with each other, which a randomised model does not stand
@@ -266,6 +273,6 @@ def _apart(a: LogOdds, b: LogOdds) -> PerSample:
     return (a - b).square().sum(1).sqrt() / b.square().sum(1).sqrt().clamp(min=1e-12)
 
 
-def _signs(scene: Scene, draw: int) -> Image:
-    seeds = [1000 * draw + i for i in range(len(scene.image))]
+def _signs(scene: Scene, number: int) -> Image:
+    seeds = [1000 * number + i for i in range(len(scene.image))]
     return (draw(torch.rand, scene.image, seeds) < 0.5).to(scene.image) * 2 - 1

@@ -15,7 +15,7 @@ from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Batch
 
 
-def portrait(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding]]:
+def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding]]:
     """Facts by name, in the order in which they are told, and the flags of `before`.
 
     The model should be frozen. Costs about 30 passes over the batch.
@@ -24,8 +24,10 @@ def portrait(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Findin
     before_net: list[Tensor] = []
     after_net: list[Tensor] = []
     net = getattr(model.net, "windows", model.net)  # of nnU-Net: what comes after its own preprocessing, scan by scan
-    hooks = [net.register_forward_pre_hook(lambda _, inputs: before_net.append(inputs[0].detach().flatten(2))),
-             net.register_forward_hook(lambda *args: after_net.append(args[2].detach().flatten(2)))]  # fmt: skip
+    hooks = [
+        net.register_forward_pre_hook(lambda _, inputs: before_net.append(inputs[0].detach().flatten(2))),
+        net.register_forward_hook(lambda *args: after_net.append(args[2].detach().flatten(2))),
+    ]
     with torch.no_grad():
         log_odds = model(batch.image)
     for hook in hooks:
@@ -60,8 +62,11 @@ def _expected(model: SegModel, into: Tensor) -> dict[str, Any]:
 
 def _answer(model: SegModel, scene: Scene, out: Tensor) -> dict[str, str]:
     within = bool((out >= 0).all() and (out <= 1).all())
-    read = {"softmax": "logits of one class per pixel", "sigmoid": "logits of each class",
-            "probabilities": "probabilities"}[model.head]  # fmt: skip
+    read = {
+        "softmax": "logits of one class per pixel",
+        "sigmoid": "logits of each class",
+        "probabilities": "probabilities",
+    }[model.head]
     if not torch.isfinite(out).all():
         wrong = (~torch.isfinite(out)).float().mean().item()
         return {"range": _range(out), "looks like": f"NaN or infinity in {wrong:.0%} of its values", "read as": read}

@@ -168,8 +168,10 @@ PGD_L2 = f"pgd(l2({LENGTH}), ce, {_STEPS}, {_PLAIN})"
 
 
 LIBRARIES: dict[str, Callable[[], dict[str, Theirs]]] = {
-    "torchattacks": _torchattacks, "adv_lib": _adv_lib, "foolbox": _foolbox,
-}  # fmt: skip
+    "torchattacks": _torchattacks,
+    "adv_lib": _adv_lib,
+    "foolbox": _foolbox,
+}
 
 
 PIP = {"torchattacks": "torchattacks", "adv_lib": "adv-lib", "foolbox": "foolbox"}

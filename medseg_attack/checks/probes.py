@@ -13,7 +13,7 @@ from medseg_attack.checks.flags import Finding, by_severity
 from medseg_attack.checks.model import Scene, check_model
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import spec
-from medseg_attack.registry.parts import every
+from medseg_attack.registry.parts import walk
 from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce, soft_dice
@@ -76,7 +76,7 @@ def strongest(attacks: Sequence[Attack]) -> Any:
 
 
 def _is_aimed(attack: Attack) -> bool:
-    return any(hasattr(part, "goal") for part in every(attack))
+    return any(hasattr(part, "goal") for part in walk(attack))
 
 
 def _in_norm(ball: Ball) -> bool:
@@ -115,7 +115,7 @@ class RecordingObjective:
         beyond: whether it looked at images that it cannot return: ahead of its place, or resized.
     """
 
-    model: "_Shown"
+    model: "RecordingModel"
     objective: Objective
     ball: Ball
     image: Image

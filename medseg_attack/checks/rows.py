@@ -72,7 +72,7 @@ class Runs:
         return Finding(code, self.name(run), seen, run)
 
 
-def after(rows: pd.DataFrame, *, unit: Unit = "volume", empty: Empty = "one") -> list[Finding]:
+def check_rows(rows: pd.DataFrame, *, unit: Unit = "volume", empty: Empty = "one") -> list[Finding]:
     """Findings on the rows of one or several runs (as `results.read_runs` gives them), model by model."""
     found: list[Finding] = []
     for _, of_model in rows.groupby("model", sort=False):
@@ -246,7 +246,20 @@ def small_organs(runs: Runs) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Runs], Iterator[Finding]], ...] = (
-    noise_as_good, beaten_without_gradients, budgets_out_of_order, floor_not_reached, outside_budget,
-    single_beats_iterative, steps_out_of_order, improves, clean_score, answers_differ, single_step_only,
-    nothing_moved, patients, empty_masks, partial, small_organs,
-)  # fmt: skip
+    noise_as_good,
+    beaten_without_gradients,
+    budgets_out_of_order,
+    floor_not_reached,
+    outside_budget,
+    single_beats_iterative,
+    steps_out_of_order,
+    improves,
+    clean_score,
+    answers_differ,
+    single_step_only,
+    nothing_moved,
+    patients,
+    empty_masks,
+    partial,
+    small_organs,
+)

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from medseg_attack.checks.flags import Finding, by_severity
-from medseg_attack.checks.rows import after
+from medseg_attack.checks.rows import check_rows
 from medseg_attack.files import read_json, write_json
 from medseg_attack.runs.folder import RunFolder
 
@@ -33,7 +33,7 @@ def of_runs(headers: Mapping[Path, dict[str, Any]], before: Sequence[Finding]) -
         headers: what is going to be in each run's run.json.
     """
     tables = [RunFolder(path).rows().assign(run=str(path), **_flat(header)) for path, header in headers.items()]
-    findings = [*before, *(after(pd.concat(tables, ignore_index=True)) if tables else [])]
+    findings = [*before, *(check_rows(pd.concat(tables, ignore_index=True)) if tables else [])]
     return {path: [one.record() for one in by_severity(findings) if one.run in ("", str(path))] for path in headers}
 
 

@@ -15,11 +15,10 @@ from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
     from medseg_attack.checks.flags import Finding
-    from medseg_attack.evaluation.runner import Benchmark
+    from medseg_attack.evaluation.runner import OpenedStudy
 
 Data = Annotated[
-    Path | None,
-    typer.Option("--data", "-d", help="Prepared data set. [default: the newest]", show_default=False),
+    Path | None, typer.Option("--data", "-d", help="Prepared data set. [default: the newest]", show_default=False)
 ]
 Unit = Annotated[Literal["slice", "volume", "patient"], typer.Option("--unit", help="What is scored.")]
 EmptyRule = Annotated[
@@ -54,8 +53,7 @@ def attack(
     ] = None,
     metrics: Annotated[list[str] | None, _many("--metric", help="hd95_mm, 'nsd(tolerance_mm=1)' ...")] = None,
     config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="Study in YAML; flags go before it.", show_default=False),
+        Path | None, typer.Option("--config", "-c", help="Study in YAML; flags go before it.", show_default=False)
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results.", show_default=False)] = None,
     split: Annotated[str | None, typer.Option(help="test, val, train or all.", show_default="test")] = None,
@@ -91,15 +89,26 @@ def attack(
     Killed and started again, it goes on where it stopped.
     """
     flags = {
-        "data": str(data) if data else None, "models": model, "attacks": attack, "losses": loss, "eps": eps,
-        "norm": norm, "steps": steps, "region": region, "metrics": metrics, "split": split, "fold": fold,
-        "limit": limit, "control": control, "seed": seed,
-    }  # fmt: skip
+        "data": str(data) if data else None,
+        "models": model,
+        "attacks": attack,
+        "losses": loss,
+        "eps": eps,
+        "norm": norm,
+        "steps": steps,
+        "region": region,
+        "metrics": metrics,
+        "split": split,
+        "fold": fold,
+        "limit": limit,
+        "control": control,
+        "seed": seed,
+    }
     save = _saved(save_adversarial)
     if keep_headers and save == "none":
         raise InputError("expected --save-adversarial beside --keep-headers, got none; add --save-adversarial all")
     benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), save, keep_headers)
-    check_unit(unit, [given.dims for given in benchmark.models])
+    check_unit(unit, [resolve.dims for resolve in benchmark.models])
     if plan:
         _print_plan(benchmark, json)
         return
@@ -117,7 +126,7 @@ def opened(
     shard: tuple[int, int],
     save: str,
     keep_headers: bool = False,
-) -> "Benchmark":
+) -> "OpenedStudy":
     """The study that file and flags describe, its data and checkpoints found; says which were taken."""
     from dataclasses import replace
 
@@ -133,17 +142,17 @@ def opened(
     )  # nothing there is told before torch is loaded
     cells(study)  # a typing error in an attack is told before anything slow happens
     from medseg_attack.data.prepared.reading import open_prepared
-    from medseg_attack.evaluation.runner import Benchmark, default_out, told_apart
-    from medseg_attack.models.model_ref import given
+    from medseg_attack.evaluation.runner import OpenedStudy, default_out, with_distinct_labels
+    from medseg_attack.models.model_ref import resolve
     from medseg_attack.runtime import pick_device
 
     names = [named(workspace, name) for name in study.models]
     data = open_prepared(prepared)
-    models = told_apart([given(name, data.task) for name in names])
+    models = with_distinct_labels([resolve(name, data.task) for name in names])
     study = study.model_copy(update={"data": str(data.root), "models": names})
     where = pick_device(device)
     terminal.say(f"data {data.root}; {', '.join(f'model {name}' for name in names)}; on {where}")
-    benchmark = Benchmark(study, data, models, out or Path(), where, batch_size, shard, save, keep_headers)
+    benchmark = OpenedStudy(study, data, models, out or Path(), where, batch_size, shard, save, keep_headers)
     return benchmark if out else replace(benchmark, out=default_out(workspace, benchmark))
 
 
@@ -182,7 +191,7 @@ def check_unit(unit: Unit, dims: Iterable[float]) -> None:
         )
 
 
-def run_and_print(benchmark: "Benchmark", unit: Unit, empty: EmptyRule, json: bool, progress: bool) -> None:
+def run_and_print(benchmark: "OpenedStudy", unit: Unit, empty: EmptyRule, json: bool, progress: bool) -> None:
     """Runs what is missing, then prints the tables of all runs, or says which shards are still to come."""
     from medseg_attack.evaluation.runner import run
 
@@ -227,11 +236,11 @@ def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool
 
 def _flags(of: Path, rows: Any, unit: Unit, empty: EmptyRule) -> "list[Finding]":
     from medseg_attack.checks.flags import by_severity
-    from medseg_attack.checks.rows import after
+    from medseg_attack.checks.rows import check_rows
     from medseg_attack.checks.stored import read_before
 
     mine = rows[rows["run"].map(lambda run: Path(run).parent == of)]
-    return by_severity([*read_before(of), *after(mine, unit=unit, empty=empty)])
+    return by_severity([*read_before(of), *check_rows(mine, unit=unit, empty=empty)])
 
 
 def _saved(text: str) -> str:
@@ -247,34 +256,33 @@ def _shard(text: str) -> tuple[int, int]:
     return int(k), int(n)
 
 
-def _print_plan(benchmark: "Benchmark", json: bool) -> None:
+def _print_plan(benchmark: "OpenedStudy", json: bool) -> None:
     from dataclasses import asdict
 
     from rich import box
     from rich.table import Table
 
-    from medseg_attack.evaluation.costs import plan
+    from medseg_attack.evaluation.costs import estimate
     from medseg_attack.registry import spec
 
-    planned = list(plan(benchmark))
+    costs = list(estimate(benchmark))
     sizes = [[prod(ref.shape) for ref in benchmark.refs(model)] for model in benchmark.models]
     n, pixels = max(map(len, sizes)), max(map(sum, sizes))
-    megabytes = (
-        len(planned) * (n * 100 * len(benchmark.data.task.scored) + 8 * pixels * (benchmark.save != "none")) / 1e6
-    )
-    seconds = sum(one.seconds for one in planned) / benchmark.shard[1]
-    peak = max(one.peak_mb for one in planned)
+    megabytes = len(costs) * (n * 100 * len(benchmark.data.task.scored) + 8 * pixels * (benchmark.save != "none")) / 1e6
+    seconds = sum(one.seconds for one in costs) / benchmark.shard[1]
+    peak = max(one.peak_mb for one in costs)
     if json:
-        runs = [asdict(one) for one in planned]
+        runs = [asdict(one) for one in costs]
         told = {"seconds": seconds, "disk_mb": megabytes, "memory_mb": peak}
         terminal.print_json({"cases": n, "runs": runs} | told)
         return
     table = Table(
         "model", "attack", "loss", "eps", "forwards", "backwards", "seconds", box=box.SIMPLE_HEAD, pad_edge=False
     )
-    for one in planned:
-        table.add_row(one.model, one.attack, one.loss, spec(one.eps), f"{one.forwards}", f"{one.backwards}",
-                      f"{one.seconds:.0f}")  # fmt: skip
+    for one in costs:
+        table.add_row(
+            one.model, one.attack, one.loss, spec(one.eps), f"{one.forwards}", f"{one.backwards}", f"{one.seconds:.0f}"
+        )
     terminal.out().print(table)
-    runs_of = f"{plural(len(planned), 'run')} of {plural(n, 'case')}"
+    runs_of = f"{plural(len(costs), 'run')} of {plural(n, 'case')}"
     print(f"{runs_of}: about {seconds:.0f} s, {peak:.0f} MB of memory, {megabytes:.1f} MB in {benchmark.out}")

@@ -52,8 +52,7 @@ def compare(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Draw Dice over eps to this PNG, PDF or SVG.", show_default=False),
+        Path | None, typer.Option("--plot", help="Draw Dice over eps to this PNG, PDF or SVG.", show_default=False)
     ] = None,
     junit: Annotated[
         Path | None, typer.Option("--junit", help="Write the gate's verdicts as JUnit XML.", show_default=False)
@@ -89,8 +88,11 @@ def compare(
     table = every = summary(rows, unit=unit, empty=empty, header=HEADER)
     flags = of_stored(Path(run) for table in both for run in table["run"].unique())
     content: dict[str, Any] = {
-        "unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": [one.record() for one in flags],
-    }  # fmt: skip
+        "unit": unit,
+        "empty": empty,
+        "runs": table.to_dict("records"),
+        "flags": [one.record() for one in flags],
+    }
     sheets = [compare_sheet(table, keys, sort=sort, unit=unit, empty=empty, costs=costs)]
     if old is not None:
         sheets = [_changes(rows, old, unit, empty, content)]

@@ -23,11 +23,32 @@ def steps(workspace: Path) -> list[list[str]]:
     return [
         ["prepare", str(workspace / "phantom"), "--format", "phantom", "--out", str(data)],
         ["train", "--data", str(data), "--model", "unet_small", "--lr", "3e-3", "--epochs", "30", "--out", str(model)],
-        ["attack", "--data", str(data), "--model", str(model), "--attack", "fgsm", "--attack",
-         "pgd(steps=10, objective=bce)", *losses, *budgets, "--out", str(runs)],
-        ["compare", str(runs), "--plot", str(workspace / "eps-curve.png"), "--csv", str(workspace / "table.csv"),
-         "--by", "attack,loss,eps"],
-    ]  # fmt: skip
+        [
+            "attack",
+            "--data",
+            str(data),
+            "--model",
+            str(model),
+            "--attack",
+            "fgsm",
+            "--attack",
+            "pgd(steps=10, objective=bce)",
+            *losses,
+            *budgets,
+            "--out",
+            str(runs),
+        ],
+        [
+            "compare",
+            str(runs),
+            "--plot",
+            str(workspace / "eps-curve.png"),
+            "--csv",
+            str(workspace / "table.csv"),
+            "--by",
+            "attack,loss,eps",
+        ],
+    ]
 
 
 @terminal.command

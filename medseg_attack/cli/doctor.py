@@ -42,11 +42,11 @@ def doctor(
 
 def _look_at(name: str, data: Path | None, home: Path | None, device: str, json: bool) -> None:
     """Facts and flags of a model on a few cases of the test split."""
-    from medseg_attack.checks.model_profile import portrait
+    from medseg_attack.checks.model_profile import profile
     from medseg_attack.cli.attack import named
     from medseg_attack.data.prepared.reading import open_prepared
-    from medseg_attack.data.prepared.subsets import telling
-    from medseg_attack.models.model_ref import given
+    from medseg_attack.data.prepared.subsets import informative
+    from medseg_attack.models.model_ref import resolve
     from medseg_attack.models.segmodel import frozen
     from medseg_attack.runs.workspace import home as workspace_of
     from medseg_attack.runs.workspace import newest_data
@@ -56,11 +56,11 @@ def _look_at(name: str, data: Path | None, home: Path | None, device: str, json:
     workspace = workspace_of(home)
     label = named(workspace, name)
     source = open_prepared(data or newest_data(workspace))
-    found, where = given(label, source.task), pick_device(device)
+    found, where = resolve(label, source.task), pick_device(device)
     model = found.load(source.task, where)
-    cases = telling(source, source.refs("test", dims=found.dims))
+    cases = informative(source, source.refs("test", dims=found.dims))
     with frozen(model):
-        facts, flags = portrait(model, Batch.of(cases, where))
+        facts, flags = profile(model, Batch.of(cases, where))
     about = {"model": found.label, "weights": f"{found.card['n_parameters']:,}", "cases": [case.id for case in cases]}
     facts = about | facts
     if json:

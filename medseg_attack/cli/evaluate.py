@@ -18,9 +18,7 @@ def evaluate(
     images: Annotated[
         Path | None,
         typer.Option(
-            "--images",
-            help="Score the images that this run stored instead of clean ones.",
-            show_default=False,
+            "--images", help="Score the images that this run stored instead of clean ones.", show_default=False
         ),
     ] = None,
     metrics: Annotated[
@@ -31,8 +29,7 @@ def evaluate(
     fold: Annotated[int, typer.Option(help="Of the val and train splits.")] = 0,
     limit: Annotated[float | None, typer.Option(help="Only so many cases, or a share.", show_default=False)] = None,
     csv: Annotated[
-        Path | None,
-        typer.Option("--csv", help="Write every case and organ to this file.", show_default=False),
+        Path | None, typer.Option("--csv", help="Write every case and organ to this file.", show_default=False)
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results.", show_default=False)] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 16,
@@ -53,9 +50,15 @@ def evaluate(
     if images is not None:
         split, fold, limit = _cases_of(_stored(images)[0], split, fold, limit)
     flags = {
-        "data": str(data) if data else None, "models": [model], "attacks": attacks, "control": False, "split": split,
-        "fold": fold, "limit": limit, "metrics": metrics or ["hd95_mm", "assd_mm", "nsd"],
-    }  # fmt: skip
+        "data": str(data) if data else None,
+        "models": [model],
+        "attacks": attacks,
+        "control": False,
+        "split": split,
+        "fold": fold,
+        "limit": limit,
+        "metrics": metrics or ["hd95_mm", "assd_mm", "nsd"],
+    }
     benchmark = opened(None, flags, home, device, out, batch_size, (0, 1), "none")
     check_unit(unit, [given.dims for given in benchmark.models])
     from medseg_attack.evaluation.runner import run

@@ -52,9 +52,9 @@ def ls(
         for name in registry.names(kind)
     ]
     if explain:
-        from medseg_attack.checks.attack_profile import explained
+        from medseg_attack.checks.attack_profile import profile
 
-        rows = [dict(explained(name)) for name in registry.names(kind)]
+        rows = [dict(profile(name)) for name in registry.names(kind)]
     if kind == "model":
         from medseg_attack.models.networks.smp import count_parameters
 

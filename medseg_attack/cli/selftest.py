@@ -11,8 +11,7 @@ from medseg_attack.cli.terminal import FAILED, Json
 @terminal.command
 def selftest(
     oracle: Annotated[
-        str,
-        typer.Option(help="Compare with other libraries, too: torchattacks, adv_lib, foolbox.", show_default=False),
+        str, typer.Option(help="Compare with other libraries, too: torchattacks, adv_lib, foolbox.", show_default=False)
     ] = "",
     json: Json = False,
 ) -> None:

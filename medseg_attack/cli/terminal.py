@@ -32,8 +32,7 @@ Device = Annotated[str, typer.Option("--device", envvar="MEDATTACK_DEVICE", help
 Seed = Annotated[int, typer.Option("--seed", envvar="MEDATTACK_SEED", help="Of every random choice.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 ShowProgress = Annotated[
-    bool,
-    typer.Option("--progress/--no-progress", envvar="MEDATTACK_PROGRESS", help="Progress on stderr."),
+    bool, typer.Option("--progress/--no-progress", envvar="MEDATTACK_PROGRESS", help="Progress on stderr.")
 ]
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -109,8 +108,10 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             raise
         except Exception as error:
             traceback.print_exc()
-            say(f"error: this is a defect of medattack, not of what it was given ({type(error).__name__}); report it "
-                f"with the lines above and the command:\n  {shell(sys.argv[1:])}")  # fmt: skip
+            say(
+                f"error: this is a defect of medattack, not of what it was given ({type(error).__name__}); report it "
+                f"with the lines above and the command:\n  {shell(sys.argv[1:])}"
+            )
             raise typer.Exit(BAD_INPUT) from None
 
     return run

@@ -48,7 +48,7 @@ def _mismatches(folder: Path, device: str) -> list[Any]:
     from medseg_attack.data.prepared.reading import open_prepared
     from medseg_attack.exports.verification import verify as verified
     from medseg_attack.files import read_json, read_yaml
-    from medseg_attack.models.model_ref import given
+    from medseg_attack.models.model_ref import resolve
     from medseg_attack.models.segmodel import frozen
     from medseg_attack.runtime import deterministic, pick_device
 
@@ -59,7 +59,7 @@ def _mismatches(folder: Path, device: str) -> list[Any]:
     data = open_prepared(Path(study["data"]))
     if data.fingerprint != config["data"]:
         raise InputError(f"expected the data of {folder} in {data.root}, got another fingerprint; prepare it again")
-    models = [given(name, data.task) for name in study["models"]]
+    models = [resolve(name, data.task) for name in study["models"]]
     same = [model for model in models if model.weights == config["weights"]]
     if not same:
         raise InputError(f"expected the model of {folder} among {study['models']}, got others; {_restore(study)}")

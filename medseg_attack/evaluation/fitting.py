@@ -15,7 +15,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import Data
 from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
-from medseg_attack.registry.parts import every, replace_parts, told
+from medseg_attack.registry.parts import replace_parts, told, walk
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.types import Attack, Batch, Fittable, Model, informed
@@ -25,7 +25,7 @@ BATCH = 8  # cases of a batch of the fit: it determines what is learned, unlike 
 
 def must_fit(attack: Any) -> bool:
     """Whether the attack, or a part of it, learns first."""
-    return any(isinstance(part, Fittable) for part in every(attack))
+    return any(isinstance(part, Fittable) for part in walk(attack))
 
 
 def fit_parts(attack: Any, learn: Callable[[Fittable], Attack]) -> Any:
@@ -51,7 +51,7 @@ class Batches(Sequence[Batch]):
         return cls(data, tuple(cut), device)
 
     @property
-    def every(self) -> tuple[Any, ...]:
+    def all_refs(self) -> tuple[Any, ...]:
         """The cases of all batches."""
         return tuple(ref for some in self.refs for ref in some)
 
@@ -74,7 +74,7 @@ def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed:
         path = folder.path / f"learned-{next(numbers)}.safetensors"
         if not path.exists():
             start = time.perf_counter()
-            among = told(part, "among", batches.data, batches.every)
+            among = told(part, "among", batches.data, batches.all_refs)
             learned = told(among, "within", model.task).fit(model, batches, seed)
             facts = {"config": digest(folder.config), "seconds": f"{time.perf_counter() - start:.3f}"}
             save_tensors(path, learned, facts)

@@ -109,7 +109,7 @@ def _scored(
     model: Model, batch: Batch, clean: Mask, found: Crafted, budget: Budget | None, keep_mask: bool
 ) -> dict[int, CaseResult]:
     """Rows, prediction and image of each case that the attack was run on, by its place in the batch."""
-    cases = [batch.cases[n] for n in found.at]
+    cases = [batch.cases[n] for n in found.positions]
     before = found.before.expand_as(found.image)  # a variant may perturb copies of the channel one by one
     size = size_of(found.attack.ball, found.image, before, found.flow)
     _check(found, size, cases)
@@ -117,16 +117,16 @@ def _scored(
     linf = (found.image - before).abs().flatten(1).amax(1)
     # the truth goes where the anatomy went; what a patch covers is nobody's to find, before or after
     kept = ~covered(found.attack.ball, found.image, before)
-    at_clean, hit = clean[found.at] & kept, hit & kept
+    at_clean, hit = clean[found.positions] & kept, hit & kept
     target, there = (
-        batch.target[found.at] & kept,
-        moved(batch.target[found.at], found.flow, model.task.exclusive) & kept,
+        batch.target[found.positions] & kept,
+        moved(batch.target[found.positions], found.flow, model.task.exclusive) & kept,
     )
     # the one copy back: counts and index sums of both predictions and both sizes
     parts = counts(at_clean, target), counts(hit, there), index_sums(at_clean), index_sums(hit)
     numbers = torch.cat(parts, dim=-1).tolist()
     own = math.nan if hasattr(found.attack.ball, "unit") else found.attack.ball.eps
-    budgets = sizes(cases, batch.image[found.at], budget, own)
+    budgets = sizes(cases, batch.image[found.positions], budget, own)
     changes = [ChangeSize(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
     rows = [list(_rows(model.task, *one)) for one in zip(cases, numbers, changes, found.cost, strict=True)]
     aim = find_aim(found.attack, model.task)
@@ -138,7 +138,7 @@ def _scored(
         ]
     seen = _seen(hit, there) if keep_mask else [PackedMasks(_NOTHING, _NOTHING)] * len(cases)
     images = [image.cpu() for image in (found.image if found.stored is None else found.stored)]
-    return {n: CaseResult(*one) for n, one in zip(found.at, zip(rows, seen, images, strict=True), strict=True)}
+    return {n: CaseResult(*one) for n, one in zip(found.positions, zip(rows, seen, images, strict=True), strict=True)}
 
 
 def _seen(pred: Mask, target: Mask) -> list[PackedMasks]:
@@ -199,8 +199,25 @@ def _rows(task: Task, case: Case, numbers: list[list[int]], change: ChangeSize, 
     size, linf, (eps, width, level, noise) = change
     for k in task.scored:
         n_target, n_clean, hit_clean, n_target_adv, n_adv, hit_adv, *sums = numbers[k]
-        row = Row(case.id, case.volume, case.group, task.classes[k], n_target, n_clean, hit_clean, n_adv, hit_adv,
-                  size, linf, *cost, n_target_adv, budget=eps, width=width, level=level, noise=noise)  # fmt: skip
+        row = Row(
+            case.id,
+            case.volume,
+            case.group,
+            task.classes[k],
+            n_target,
+            n_clean,
+            hit_clean,
+            n_adv,
+            hit_adv,
+            size,
+            linf,
+            *cost,
+            n_target_adv,
+            budget=eps,
+            width=width,
+            level=level,
+            noise=noise,
+        )
         yield _placed(row, case, sums)
 
 
@@ -212,8 +229,18 @@ def _placed(row: Row, case: Case, sums: Sequence[int]) -> Row:
         z_mm = case.stack.spacing_mm
         z_clean, z_adv = case.stack.index * row.n_clean, case.stack.index * row.n_adv
     y_mm, x_mm = case.spacing_mm[-2:]
-    return replace(row, z_mm=z_mm, y_mm=y_mm, x_mm=x_mm, z_clean=z_clean, y_clean=y_clean, x_clean=x_clean,
-                   z_adv=z_adv, y_adv=y_adv, x_adv=x_adv)  # fmt: skip
+    return replace(
+        row,
+        z_mm=z_mm,
+        y_mm=y_mm,
+        x_mm=x_mm,
+        z_clean=z_clean,
+        y_clean=y_clean,
+        x_clean=x_clean,
+        z_adv=z_adv,
+        y_adv=y_adv,
+        x_adv=x_adv,
+    )
 
 
 @dataclass(frozen=True)
@@ -251,9 +278,14 @@ def run_attacks(
             cases = [data.read(ref) for ref in chunk]
             batches = [Batch.of(cases[i : i + batch_size], device) for i in range(0, len(cases), batch_size)]
             results = attack_chunk(
-                model, batches, [one.attack for one in open_], budgets=[one.budget for one in open_],
-                metrics=metrics, seed=seed, keep_images=keep_images,
-            )  # fmt: skip
+                model,
+                batches,
+                [one.attack for one in open_],
+                budgets=[one.budget for one in open_],
+                metrics=metrics,
+                seed=seed,
+                keep_images=keep_images,
+            )
             for one, result in zip(open_, results, strict=True):
                 if keep_images:
                     ids = [case.id for case in cases]

@@ -32,7 +32,7 @@ class RoundedModel:
     def decide(self, log_odds: LogOdds) -> Mask:
         return self.model.decide(log_odds)
 
-    def at(self, index: Tensor) -> "Stored":
+    def at(self, index: Tensor) -> "RoundedModel":
         """The model of some of the images."""
         return RoundedModel(
             picked(self.model, index), self.levels.at(index), self.image[index], told(self.ball, "at", index)

@@ -17,7 +17,7 @@ from medseg_attack.checks.attack_profile import uses_queries
 from medseg_attack.checks.model import check_model
 from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared.reading import CaseRef, Prepared
-from medseg_attack.data.prepared.subsets import limit, telling
+from medseg_attack.data.prepared.subsets import informative, limit
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
@@ -41,7 +41,7 @@ from medseg_attack.types import Batch
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class OpenedStudy:
     """A study with its data opened and its models found.
 
     Attributes:
@@ -89,12 +89,12 @@ class Benchmark:
         return sum(len(self.refs(model)) for model in self.models) * len(cells(self.study))
 
 
-def default_out(workspace: Path, benchmark: Benchmark) -> Path:
+def default_out(workspace: Path, benchmark: OpenedStudy) -> Path:
     """A folder of the study's own: the same study on the same data and weights always gets the same one."""
     return workspace / "runs" / f"{benchmark.data.name}-{digest(_identity(benchmark))[:8]}"
 
 
-def run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
+def run(benchmark: OpenedStudy) -> Iterator[tuple[int, int]]:
     """Runs what is missing and writes it chunk by chunk.
 
     Yields:
@@ -112,60 +112,68 @@ def run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
         raise
 
 
-def _run(benchmark: Benchmark) -> Iterator[tuple[int, int]]:
+def _run(benchmark: OpenedStudy) -> Iterator[tuple[int, int]]:
     runs, total = benchmark.runs(), benchmark.total
     if not total:
         raise InputError(
             f"expected cases in the {benchmark.study.split} split of {benchmark.data.root}, got none; check --split"
         )
-    for given in benchmark.models:
-        refs = benchmark.refs(given)
+    for model_ref in benchmark.models:
+        refs = benchmark.refs(model_ref)
         _check_levels(benchmark, refs)
         for cell in cells(benchmark.study):
             told(cell.attack, "within", benchmark.data.task)  # an unknown organ is told before anything slow happens
-            check_fit(cell.label, cell.budget, known(benchmark, given, cell), refs)
+            check_fit(cell.label, cell.budget, training_cases(benchmark, model_ref, cell), refs)
     metrics = {text: registry.build(text, "metric") for text in benchmark.study.metrics}
     _claim(benchmark)
-    for given in benchmark.models:
-        refs = benchmark.refs(given)
-        model = given.load(benchmark.data.task, benchmark.device)
-        mine = [(cell, folder) for of, cell, folder in runs if of == given]
-        opened = [RunFolder.open(folder, _config(benchmark, given, cell, refs)) for cell, folder in mine]
-        with frozen(model), deterministic(benchmark.device), given.named():
+    for model_ref in benchmark.models:
+        refs = benchmark.refs(model_ref)
+        model = model_ref.load(benchmark.data.task, benchmark.device)
+        mine = [(cell, folder) for of, cell, folder in runs if of == model_ref]
+        opened = [RunFolder.open(folder, _config(benchmark, model_ref, cell, refs)) for cell, folder in mine]
+        with frozen(model), deterministic(benchmark.device), model_ref.named():
             todo = [
-                PendingRun(_fitted(benchmark, given, model, cell, folder), folder, cell.budget)
+                PendingRun(_fitted(benchmark, model_ref, model, cell, folder), folder, cell.budget)
                 for (cell, _), folder in zip(mine, opened, strict=True)
             ]
             if benchmark.checks:
-                _look_at(benchmark, model, given, [cell for cell, _ in mine], refs)
+                _check_model(benchmark, model, model_ref, [cell for cell, _ in mine], refs)
             for done in run_attacks(
-                model, benchmark.data, todo, refs, batch_size=benchmark.batch_size, device=benchmark.device,
-                metrics=metrics, seed=benchmark.study.seed, shard=benchmark.shard, keep_images=benchmark.save != "none",
-            ):  # fmt: skip
+                model,
+                benchmark.data,
+                todo,
+                refs,
+                batch_size=benchmark.batch_size,
+                device=benchmark.device,
+                metrics=metrics,
+                seed=benchmark.study.seed,
+                shard=benchmark.shard,
+                keep_images=benchmark.save != "none",
+            ):
                 yield done, total
-        _finish(benchmark, given, model, mine, refs)
+        _finish(benchmark, model_ref, model, mine, refs)
         del model  # before the next one takes its memory
 
 
-def _fitted(benchmark: Benchmark, given: ModelRef, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
+def _fitted(benchmark: OpenedStudy, model_ref: ModelRef, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
     """The cell's attack, fitted on the training patients of the study's fold if it learns."""
-    batches = Batches.of(benchmark.data, known(benchmark, given, cell), benchmark.device)
+    batches = Batches.of(benchmark.data, training_cases(benchmark, model_ref, cell), benchmark.device)
     attack = fitted(cell.attack, model, batches, folder, benchmark.study.seed)
-    return bind_data(attack, benchmark, given)
+    return bind_data(attack, benchmark, model_ref)
 
 
-def known(benchmark: Benchmark, given: ModelRef, cell: Cell) -> Sequence[CaseRef]:
+def training_cases(benchmark: OpenedStudy, model_ref: ModelRef, cell: Cell) -> Sequence[CaseRef]:
     """The cases that an attack is fitted on, none if it does not learn."""
-    return benchmark.data.refs("train", benchmark.study.fold, given.dims) if must_fit(cell.attack) else ()
+    return benchmark.data.refs("train", benchmark.study.fold, model_ref.dims) if must_fit(cell.attack) else ()
 
 
-def bind_data(attack: Any, benchmark: Benchmark, given: ModelRef) -> Any:
+def bind_data(attack: Any, benchmark: OpenedStudy, model_ref: ModelRef) -> Any:
     """The attack with the data that it may draw from: the split's, whatever the limit."""
-    refs = benchmark.data.refs(benchmark.study.split, benchmark.study.fold, given.dims)
+    refs = benchmark.data.refs(benchmark.study.split, benchmark.study.fold, model_ref.dims)
     return told(attack, "among", benchmark.data, refs)
 
 
-def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
+def _check_levels(benchmark: OpenedStudy, refs: Sequence[CaseRef]) -> None:
     """Refuses a budget that no scan can hold, a region that no scan has, and to store what cannot be written back."""
     if benchmark.study.region:
         check_organ(benchmark.study.region, benchmark.data.task.classes)
@@ -187,7 +195,7 @@ def _check_levels(benchmark: Benchmark, refs: Sequence[CaseRef]) -> None:
             copies_of(benchmark.data.records[scan])
 
 
-def _claim(benchmark: Benchmark) -> None:
+def _claim(benchmark: OpenedStudy) -> None:
     """Writes the resolved study beside the results, or checks that what is there is of the same one.
 
     study.yaml can be run again with --config; identity.json is what is compared, since paths may be written otherwise.
@@ -206,7 +214,7 @@ def _claim(benchmark: Benchmark) -> None:
     write_json(file, _identity(benchmark))
 
 
-def _identity(benchmark: Benchmark) -> dict[str, Any]:
+def _identity(benchmark: OpenedStudy) -> dict[str, Any]:
     study = benchmark.study.model_dump(exclude={"data", "models"})
     weights = sorted(model.weights for model in benchmark.models)
     brought = sorted({name for _, cell, _ in benchmark.runs() for name in surrogates(cell.attack)})
@@ -218,14 +226,14 @@ def _identity(benchmark: Benchmark) -> dict[str, Any]:
     )
 
 
-def _config(benchmark: Benchmark, given: ModelRef, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
+def _config(benchmark: OpenedStudy, model_ref: ModelRef, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:
     """All that determines a run's rows, and nothing else: neither batch size nor device nor shard."""
-    learned_from = known(benchmark, given, cell)
+    learned_from = training_cases(benchmark, model_ref, cell)
     return ({"fitted_on": digest(sorted(ref.id for ref in learned_from))} if learned_from else {}) | {
         "rows_version": ROWS_VERSION,
         "data": benchmark.data.fingerprint,
         "cases": digest(sorted(ref.id for ref in refs)),
-        "weights": given.weights,
+        "weights": model_ref.weights,
         "attack": cell.spec,
         "budget": str(cell.budget) if cell.budget else None,
         "metrics": sorted(benchmark.study.metrics),
@@ -233,42 +241,46 @@ def _config(benchmark: Benchmark, given: ModelRef, cell: Cell, refs: Sequence[Ca
     }
 
 
-def _look_at(
-    benchmark: Benchmark, model: SegModel, given: ModelRef, mine: Sequence[Cell], refs: Sequence[CaseRef]
+def _check_model(
+    benchmark: OpenedStudy, model: SegModel, model_ref: ModelRef, mine: Sequence[Cell], refs: Sequence[CaseRef]
 ) -> None:
     """Writes what is doubtful about a model beside its runs, once.
 
     Raises:
         InputError: attacks by gradients are asked of a model that has none.
     """
-    folder = benchmark.out / _model_name(given)
+    folder = benchmark.out / _model_name(model_ref)
     if (folder / stored.FILE).exists():
         return
-    cases = telling(benchmark.data, refs)
+    cases = informative(benchmark.data, refs)
     attacks = [cell.attack for cell in mine]
     # the probes climb gradients, which a black box has none of
     findings = (check_model if model.black_box else preflight)(model, Batch.of(cases, benchmark.device), attacks)
     if any(one.code == "MA002" for one in findings) and any(hasattr(attack, "objective") for attack in attacks):
         raise InputError(
-            f"expected a gradient of the output of {given.name} by the image, got none (MA002); remove detach() and "
-            "no_grad() from the model"
+            f"expected a gradient of the output of {model_ref.name} by the image, got none (MA002); "
+            "remove detach() and no_grad() from the model"
         )
     stored.write_before(folder, findings, [case.id for case in cases])
 
 
 def _finish(
-    benchmark: Benchmark, given: ModelRef, model: SegModel, mine: Sequence[tuple[Cell, Path]], refs: Sequence[CaseRef]
+    benchmark: OpenedStudy,
+    model_ref: ModelRef,
+    model: SegModel,
+    mine: Sequence[tuple[Cell, Path]],
+    refs: Sequence[CaseRef],
 ) -> None:
     """Writes the headers of runs whose every chunk is there, whoever wrote it."""
     n = len(chunks(refs))
     headers = {
-        path: _header(benchmark, given, cell, RunFolder(path), refs)
+        path: _header(benchmark, model_ref, cell, RunFolder(path), refs)
         for cell, path in mine
         if all(RunFolder(path).has(number) for number in range(n))
     }
     flags: dict[Path, Any] = {}
     if benchmark.checks:
-        flags = stored.of_runs(headers, stored.read_before(benchmark.out / _model_name(given)))
+        flags = stored.of_runs(headers, stored.read_before(benchmark.out / _model_name(model_ref)))
     for path, header in headers.items():
         RunFolder(path).finish(header | ({"flags": flags[path]} if benchmark.checks else {}))
         if benchmark.save != "none":
@@ -279,13 +291,13 @@ def _finish(
 
 
 def _header(
-    benchmark: Benchmark, given: ModelRef, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]
+    benchmark: OpenedStudy, model_ref: ModelRef, cell: Cell, folder: RunFolder, refs: Sequence[CaseRef]
 ) -> dict[str, Any]:
-    card = given.card
+    card = model_ref.card
     learning = {"fit_seconds": fit_seconds(folder)} if must_fit(cell.attack) else {}
     return {
-        "model": given.label,
-        "dims": given.dims,
+        "model": model_ref.label,
+        "dims": model_ref.dims,
         "n_parameters": card["n_parameters"],
         "val_dice": float(np.mean(list(card["val_dice"].values()))) if card.get("val_dice") else None,
         "data": benchmark.data.name,
@@ -310,7 +322,7 @@ def _eps(cell: Cell, folder: RunFolder) -> float:
     return float(f"{folder.rows()['budget'].mean():.3g}") if cell.budget else cell.eps
 
 
-def told_apart(models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
+def with_distinct_labels(models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
     """The models; those that share a label with another have their folder in it, by its name if that is enough."""
     uses = Counter(model.label for model in models)
     folders = Counter(Path(model.name).name for model in models)
@@ -322,5 +334,5 @@ def told_apart(models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
     return tuple(model if uses[model.label] == 1 else named(model) for model in models)
 
 
-def _model_name(given: ModelRef) -> str:
-    return f"{safe(given.label)[:80]}-{given.weights[:6]}"
+def _model_name(model_ref: ModelRef) -> str:
+    return f"{safe(model_ref.label)[:80]}-{model_ref.weights[:6]}"

@@ -98,9 +98,15 @@ def _by_file(frames: Sequence[Sequence[Any]]) -> dict[str, tuple[int, ...]]:
 
 
 def write_twin(
-    root: Path, twin: PerturbedCopy, source: Path, record: Mapping[str, Any], stored: Array, facts: Mapping[str, Any],
-    *, keep_headers: bool = False,
-) -> None:  # fmt: skip
+    root: Path,
+    twin: PerturbedCopy,
+    source: Path,
+    record: Mapping[str, Any],
+    stored: Array,
+    facts: Mapping[str, Any],
+    *,
+    keep_headers: bool = False,
+) -> None:
     """Writes the twin, then its sidecar.
 
     Args:
@@ -117,9 +123,13 @@ def write_twin(
     with whole(path) as part:
         if record.get("frames"):
             content = twin_bytes(
-                source / twin.path, mine[0], patient=record["group"], attack=facts["told"], key=run_key(facts),
+                source / twin.path,
+                mine[0],
+                patient=record["group"],
+                attack=facts["told"],
+                key=run_key(facts),
                 keep_headers=keep_headers,
-            )  # fmt: skip
+            )
             part.write_bytes(content)
         elif is_picture(path):
             write_picture(part, mine[:, 0], source / twin.path, path.name)

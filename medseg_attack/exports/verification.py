@@ -211,7 +211,7 @@ def _of_batch(
     image = levels.image(levels.stored, seen.batch.image)
     kept = ~covered(ball, image, seen.batch.image)  # what a patch covers is in no count
     found = counts(seen.pred & kept, seen.batch.target & kept)
-    after, before = source.exactly(levels.stored)
+    after, before = source.in_float64(levels.stored)
     for n, case in enumerate(seen.cases):
         if case.id not in values:
             continue

@@ -21,11 +21,21 @@ def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     """New runs against the reference, the mean over organs of each."""
     shown = table[table["organ"] == "mean"]
     rows = [
-        [str(row["model"]), str(row["attack"]), str(row["loss"]), spec(float(row["eps"])),
-         number(row["clean_old"]), number(row["clean_new"]), number(row["adv_old"]), number(row["adv_new"]),
-         f"{row['mean']:+.3f}", from_to(row["low"], row["high"], "+"), p_value(row["p_holm"])]
+        [
+            str(row["model"]),
+            str(row["attack"]),
+            str(row["loss"]),
+            spec(float(row["eps"])),
+            number(row["clean_old"]),
+            number(row["clean_new"]),
+            number(row["adv_old"]),
+            number(row["adv_new"]),
+            f"{row['mean']:+.3f}",
+            from_to(row["low"], row["high"], "+"),
+            p_value(row["p_holm"]),
+        ]
         for _, row in shown.iterrows()
-    ]  # fmt: skip
+    ]
     n = int(shown["n"].min())
     text = (
         f"Mean Dice per {unit}; change of the adversarial one, new minus reference, paired over "
@@ -52,10 +62,17 @@ def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
 def verdict_sheet(verdicts: Sequence[Verdict]) -> Sheet:
     """Every rule's verdict on every run it looked at."""
     rows = [
-        [one.rule, " ".join(filter(None, [one.model, one.attack, one.loss, spec(one.eps)])), one.organ,
-         f"{one.value:.3f}", from_to(one.low, one.high), p_value(one.p), "FAILS" if one.failed else "passes"]
+        [
+            one.rule,
+            " ".join(filter(None, [one.model, one.attack, one.loss, spec(one.eps)])),
+            one.organ,
+            f"{one.value:.3f}",
+            from_to(one.low, one.high),
+            p_value(one.p),
+            "FAILS" if one.failed else "passes",
+        ]
         for one in verdicts
-    ]  # fmt: skip
+    ]
     n_failed = sum(one.failed for one in verdicts)
     n = min(one.n for one in verdicts)
     text = (
@@ -73,8 +90,9 @@ def verdict_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
 def write_junit(verdicts: Sequence[Verdict], file: Path) -> None:
     """JUnit XML: a test case per verdict, a failure with its sentence where it fails."""
     failed = sum(one.failed for one in verdicts)
-    suite = ElementTree.Element("testsuite", name="medattack compare", tests=str(len(verdicts)), failures=str(failed),
-                                errors="0", skipped="0")  # fmt: skip
+    suite = ElementTree.Element(
+        "testsuite", name="medattack compare", tests=str(len(verdicts)), failures=str(failed), errors="0", skipped="0"
+    )
     for one in verdicts:
         run = " ".join(filter(None, [one.model, one.attack, one.loss, f"eps={spec(one.eps)}"]))
         case = ElementTree.SubElement(suite, "testcase", classname=run, name=f"{one.rule} ({one.organ})")

@@ -152,8 +152,20 @@ def _verdict(rule: Rule, header: "pd.Series[float]", values: pd.DataFrame) -> Ve
             "choose another metric or organ"
         )
     model, attack, loss, eps = (header[key] for key in HEADER)
-    return Verdict(rule.text, str(model), str(attack), str(loss), float(eps), organ, found.mean, found.low, found.high,
-                   found.p, found.n, False)  # fmt: skip
+    return Verdict(
+        rule.text,
+        str(model),
+        str(attack),
+        str(loss),
+        float(eps),
+        organ,
+        found.mean,
+        found.low,
+        found.high,
+        found.p,
+        found.n,
+        False,
+    )
 
 
 def _fails(rule: Rule, verdict: Verdict, p: float) -> bool:

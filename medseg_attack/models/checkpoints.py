@@ -80,11 +80,7 @@ def save(folder: Path, model: SegModel, card: dict[str, Any]) -> dict[str, Any]:
     state = model.state_dict()
     task = model.task
     full = {
-        "task": {
-            **dataclasses.asdict(task),
-            "classes": list(task.classes),
-            "channel_names": list(task.channel_names),
-        },
+        "task": {**dataclasses.asdict(task), "classes": list(task.classes), "channel_names": list(task.channel_names)},
         "input_size": list(model.size) if model.size else None,
         "dims": model.dims,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -68,7 +68,7 @@ class ModelRef:
         return _built(self.name, task).to(device).eval()
 
 
-def given(name: str, task: Task) -> ModelRef:
+def resolve(name: str, task: Task) -> ModelRef:
     """The model of that name; a spec is built once, to see what it is.
 
     Raises:

@@ -120,8 +120,16 @@ class SegModel(nn.Module):
         tell = getattr(self.net, of, None)
         if tell is None:
             return self
-        told = SegModel(tell(what), self.task, normalise=self.normalise, head=self.head,
-                        in_channels=self.in_channels, size=self.size, stride=self.stride, dims=self.dims)  # fmt: skip
+        told = SegModel(
+            tell(what),
+            self.task,
+            normalise=self.normalise,
+            head=self.head,
+            in_channels=self.in_channels,
+            size=self.size,
+            stride=self.stride,
+            dims=self.dims,
+        )
         told.training = self.training
         return told
 

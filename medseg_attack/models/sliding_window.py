@@ -145,9 +145,15 @@ class _Tiled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, net: nn.Module, places: tuple[Place, ...], importance: Tensor,
-        flips: tuple[Flip, ...], sums: torch.dtype, *weights: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        net: nn.Module,
+        places: tuple[Place, ...],
+        importance: Tensor,
+        flips: tuple[Flip, ...],
+        sums: torch.dtype,
+        *weights: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(x, importance, *weights)
         ctx.parts = net, places, flips
         ctx.rng, ctx.amp = _rng(x), _amp(x)

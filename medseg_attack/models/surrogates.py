@@ -9,7 +9,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import register
-from medseg_attack.registry.parts import every, replace_parts
+from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.types import Task
 
 KEPT = 8  # models in memory: an ensemble is asked for with every batch
@@ -86,6 +86,6 @@ def _found(made: "functools.partial[SegModel]", victim: Path, models: Sequence[P
 
 def surrogates(attack: Any) -> Iterator[str]:
     """Folder and hash of every checkpoint that a pinned attack brings along."""
-    for part in every(attack):
+    for part in walk(attack):
         if isinstance(part, functools.partial) and part.func is checkpoint:
             yield f"{part.keywords['folder']} {part.keywords['content']}"

@@ -2,10 +2,7 @@
 
 import torch
 
-from medseg_attack.types import (
-    Image,
-    PerSample,
-)
+from medseg_attack.types import Image, PerSample
 
 
 def noise_of(image: Image) -> PerSample:

@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.types import Image, PerSample
 
 
-def slope(of: Float[Tensor, "b *n"], x: Image) -> Image:
+def gradient_of(of: Float[Tensor, "b *n"], x: Image) -> Image:
     """The gradient of each sample's sum."""
     return torch.autograd.grad(of.sum(), x)[0]
 

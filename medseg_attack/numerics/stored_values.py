@@ -8,15 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.numerics.flows import warped
-from medseg_attack.types import (
-    Ball,
-    Case,
-    Flow,
-    Image,
-    PerChannel,
-    Storage,
-    per_channel,
-)
+from medseg_attack.types import Ball, Case, Flow, Image, PerChannel, Storage, per_channel
 
 _NONE = (math.nan, math.nan)  # lies below and above no value
 
@@ -47,7 +39,7 @@ class StoredValues:
     padding: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, cases: Sequence[Case], device: torch.device | str) -> "Levels | None":
+    def of(cls, cases: Sequence[Case], device: torch.device | str) -> "StoredValues | None":
         """The levels of cases that know how they are stored, None if one does not."""
         storages = [case.storage for case in cases if case.storage is not None]
         if len(storages) < len(cases):
@@ -93,7 +85,7 @@ class StoredValues:
         native = stored * self.slope + self.inter
         return ((native - self.low) / (self.high - self.low)).clamp(0, 1).to(torch.float32).to(like)
 
-    def exactly(self, stored: Tensor) -> tuple[Image, Image]:
+    def in_float64(self, stored: Tensor) -> tuple[Image, Image]:
         """What a ball measures, in float64, where a level is a level: the image stored as `stored`, and these levels'.
 
         Unlike `image`, what lies outside of the window is not cut off from the change.
@@ -101,7 +93,7 @@ class StoredValues:
         before = ((self.stored * self.slope + self.inter - self.low) / (self.high - self.low)).clamp(0, 1)
         return before + (stored - self.stored) * self.slope / (self.high - self.low), before
 
-    def warped(self, flow: Flow) -> "Levels":
+    def warped(self, flow: Flow) -> "StoredValues":
         """The scan after its anatomy moved: values between stored ones are rounded to the nearest.
 
         This is the one change that is not rounded towards the untouched scan, of which a moved scan is no neighbour.
@@ -123,7 +115,7 @@ class StoredValues:
             found = torch.where(mine.view(-1, *(1 for _ in found.shape[1:])), made(dtype), found)
         return found
 
-    def at(self, index: Tensor) -> "Levels":
+    def at(self, index: Tensor) -> "StoredValues":
         """Those of some of the images."""
         each = ("stored", "slope", "inter", "low", "high", "least", "most")
         padding = (self.padding[0][index], self.padding[1][index])
@@ -134,7 +126,7 @@ class StoredValues:
         """Stored values for `x`: rounded towards those of `x0`, so that no norm grows, in `ball` and in the window."""
         delta = (x - x0).to(torch.float64)
         stored = self._moved(delta, FLOAT32_SLACK)
-        grown = ball.size(*self.exactly(stored)) > ball.limit * (1 + 1e-9)
+        grown = ball.size(*self.in_float64(stored)) > ball.limit * (1 + 1e-9)
         if grown.any():
             wide = grown.view(-1, *(1 for _ in x0.shape[1:]))
             stored = torch.where(wide, self._moved(delta, 0.0), stored)

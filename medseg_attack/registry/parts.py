@@ -5,12 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from medseg_attack.registry.specs import build
-from medseg_attack.registry.table import (
-    entries,
-    fields_of,
-    kind_of,
-    known_as,
-)
+from medseg_attack.registry.table import entries, fields_of, kind_of, known_as
 
 
 def replace_parts(thing: Any, change: Callable[[Any], Any]) -> Any:
@@ -49,11 +44,11 @@ def told(thing: Any, of: str, *what: Any) -> Any:
     return replace_parts(thing, tell)
 
 
-def every(thing: Any) -> Iterator[Any]:
+def walk(thing: Any) -> Iterator[Any]:
     """A thing, then all of its parts."""
     yield thing
     for part in _inner(thing).values():
-        yield from every(part)
+        yield from walk(part)
 
 
 def _inner(thing: Any) -> dict[str, Any]:
@@ -80,6 +75,5 @@ def within(thing: Any, region: str) -> Any:
     """A copy of an attack (or of a tuple of them) whose every ball is held to a region of the image."""
     held = build("within", "ball")
     return replace_parts(
-        thing,
-        lambda part: dataclasses.replace(held, ball=part, region=region) if kind_of(part) == "ball" else None,
+        thing, lambda part: dataclasses.replace(held, ball=part, region=region) if kind_of(part) == "ball" else None
     )

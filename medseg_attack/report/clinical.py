@@ -76,10 +76,17 @@ def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     """Models two by two under the same attack, or attacks on the same model."""
     common = _common(table, side)
     rows = [
-        [_named(row["new"]), _named(row["old"]), *(str(row[name]) for name in common), spec(float(row["eps"])),
-         f"{row['mean']:+.3f}", from_to(row["low"], row["high"], "+"), p_value(row["p_holm"])]
+        [
+            _named(row["new"]),
+            _named(row["old"]),
+            *(str(row[name]) for name in common),
+            spec(float(row["eps"])),
+            f"{row['mean']:+.3f}",
+            from_to(row["low"], row["high"], "+"),
+            p_value(row["p_holm"]),
+        ]
         for _, row in table.iterrows()
-    ]  # fmt: skip
+    ]
     n = int(table["n"].min())
     text = (
         f"Adversarial Dice {'of' if side == 'model' else 'under'} the first {side} minus that "
@@ -109,10 +116,15 @@ def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     common = _common(table, side)
     places = sorted(set(table.columns) & set(range(1, len(table) + 1)))
     rows = [
-        [*(str(row[name]) for name in common), spec(float(row["eps"])), _named(row[side]), str(int(row["seen"])),
-         *("" if pd.isna(row[place]) else percent(row[place]) for place in places)]
+        [
+            *(str(row[name]) for name in common),
+            spec(float(row["eps"])),
+            _named(row[side]),
+            str(int(row["seen"])),
+            *("" if pd.isna(row[place]) else percent(row[place]) for place in places),
+        ]
         for _, row in table.iterrows()
-    ]  # fmt: skip
+    ]
     first = "most" if side == "model" else "least"
     text = (
         f"Rank in adversarial Dice, the {first} first, and the share of bootstrap draws of patients in which "

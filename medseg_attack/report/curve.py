@@ -28,9 +28,14 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
         points = pd.concat([start, line[["eps", "mean_adv"]]])
         name = " ".join(filter(None, [model if several else "", attack, loss]))
         (drawn,) = axes.plot(
-            points["eps"] * 255, points["mean_adv"], "--" if control else "-", marker="o", ms=3, label=name,
+            points["eps"] * 255,
+            points["mean_adv"],
+            "--" if control else "-",
+            marker="o",
+            ms=3,
+            label=name,
             color="0.4" if control and not several else None,
-        )  # fmt: skip
+        )
         axes.fill_between(line["eps"] * 255, line["low"], line["high"], alpha=0.12, color=drawn.get_color(), lw=0)
     axes.set(xlabel="eps in 1/255 of the intensity window", ylabel="mean Dice", ylim=(0, 1))
     axes.set_xlim(left=0)

@@ -56,9 +56,15 @@ def p_value(p: float) -> str:
 def rich_table(sheet: Sheet) -> Table:
     """For the terminal, at most 100 columns wide; underscores give way to spaces so that heads can wrap."""
     table = Table(
-        title=sheet.title, caption=sheet.caption, box=box.SIMPLE_HEAD, padding=0, title_justify="left",
-        caption_justify="left", title_style="bold", pad_edge=False,
-    )  # fmt: skip
+        title=sheet.title,
+        caption=sheet.caption,
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        pad_edge=False,
+    )
     for i, column in enumerate(sheet.columns):
         words = column.replace("_", " ") if i >= sheet.left else column
         justify: Literal["left", "right"] = "left" if i < sheet.left else "right"
@@ -95,20 +101,28 @@ def latex(sheet: Sheet) -> str:
     """A booktabs table."""
     columns = "".join("l" if i < sheet.left else "r" for i in range(len(sheet.columns)))
     lines = [" & ".join(map(_tex, row)) + r" \\" for row in [sheet.columns, *sheet.rows]]
-    return "\n".join(
-        [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule",
-         *lines[1:], r"\bottomrule", r"\end{tabular}", rf"\caption{{{_tex(sheet.caption)}}}", r"\end{table}"]
-    ) + "\n"  # fmt: skip
+    return (
+        "\n".join(
+            [
+                r"\begin{table}",
+                r"\centering",
+                rf"\begin{{tabular}}{{{columns}}}",
+                r"\toprule",
+                lines[0],
+                r"\midrule",
+                *lines[1:],
+                r"\bottomrule",
+                r"\end{tabular}",
+                rf"\caption{{{_tex(sheet.caption)}}}",
+                r"\end{table}",
+            ]
+        )
+        + "\n"
+    )
 
 
 def _tex(text: str) -> str:
-    for plain, escaped in (
-        ("\\", r"\textbackslash "),
-        ("_", r"\_"),
-        ("%", r"\%"),
-        ("&", r"\&"),
-        ("<", "$<$"),
-    ):
+    for plain, escaped in (("\\", r"\textbackslash "), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("<", "$<$")):
         text = text.replace(plain, escaped)
     return text
 

@@ -68,8 +68,9 @@ def _aims(summary: pd.DataFrame) -> list[tuple[str, CellFormat]]:
     if "success" not in summary or summary["success"].isna().all():
         return []
     of_goals: list[tuple[str, CellFormat]] = [
-        ("on truth", partial(_share, column="success_on_truth")), ("goal Dice", partial(_of, column="goal_dice")),
-    ]  # fmt: skip
+        ("on truth", partial(_share, column="success_on_truth")),
+        ("goal Dice", partial(_of, column="goal_dice")),
+    ]
     of_goals = of_goals if _has_goals(summary) else []
     return [("success", _success), *of_goals, ("least", lambda row: number(row["least"], 4))]
 
@@ -239,11 +240,7 @@ def score_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     measures = [column for column in table.columns if column not in fixed]
     several = table["run"].nunique() > 1
     rows = [
-        [
-            *([Path(str(row["run"])).name] if several else []),
-            str(row["cls"]),
-            *(number(row[m]) for m in measures),
-        ]
+        [*([Path(str(row["run"])).name] if several else []), str(row["cls"]), *(number(row[m]) for m in measures)]
         for _, row in table.iterrows()
     ]
     mean = table[measures].mean()

@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.registry.parts import every
+from medseg_attack.registry.parts import walk
 from medseg_attack.runs.study import Study
 from medseg_attack.threat.budgets import Budget, parse_budget, stated
 
@@ -77,7 +77,7 @@ def _check_reach(study: Study) -> None:
     ]
     own = [text for text in climbing if not registry.leaves_open(text, "objective") and "objective" not in text]
     objectives = {text: registry.build(text, "objective") for text in study.losses}
-    goals = [text for text, one in objectives.items() if any(hasattr(part, "goal") for part in every(one))]
+    goals = [text for text, one in objectives.items() if any(hasattr(part, "goal") for part in walk(one))]
     lost = goals or (study.losses if len(own) == len(climbing) else [])
     if own and lost:
         raise InputError(
@@ -106,7 +106,7 @@ def _control(cell: Cell) -> Cell:
     """Noise in the attack's ball; of a change that is described (a field, a pose) a random one of its kind."""
     inner = _innermost(cell.attack)
     unit: str = getattr(inner.ball, "unit", "")
-    if unit or hasattr(inner, "made"):
+    if unit or hasattr(inner, "render"):
         return Cell(f"noise {cell.label}", "", cell.eps, replace(inner, steps=0), cell.budget)
     noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
     return Cell(_in_unit(_label("noise", {}, noise.ball), cell.budget), "", cell.eps, noise, cell.budget)

@@ -78,7 +78,9 @@ def ranks(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.Dat
     """
     tables = [
         rank_stability(cases, "dice_adv", lower_is_better=side == "attack")
-        .rename_axis(side).reset_index().assign(**facts)
+        .rename_axis(side)
+        .reset_index()
+        .assign(**facts)
         for facts, cases in _sides(rows, side, unit, empty)
-    ]  # fmt: skip
+    ]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

@@ -153,24 +153,26 @@ def _transform(grid: tuple[int, ...], patches: bool) -> Any:
     flips = [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in (0, 1)] if len(grid) == 2 else []
     turns = [RandRotate90d(both, prob=0.5, max_k=3)] if len(grid) == 2 and len(set(grid)) == 1 else []
     cut = [SpatialPadd(both, grid), RandCropByPosNegLabeld(both, "target", grid, pos=2, neg=1)] if patches else []
-    return Compose([
-        *cut,
-        *flips,
-        *turns,
-        RandAffined(
-            both,
-            prob=0.7,
-            rotate_range=0.26,
-            scale_range=(0.15,) * len(grid),
-            translate_range=tuple(0.06 * n for n in grid),
-            mode=("bilinear", "nearest"),
-            padding_mode="zeros",
-            cache_grid=True,
-            spatial_size=grid,
-        ),
-        RandScaleIntensityd("image", factors=0.2, prob=0.5),
-        RandAdjustContrastd("image", gamma=(0.7, 1.4), prob=0.5),
-    ])  # fmt: skip
+    return Compose(
+        [
+            *cut,
+            *flips,
+            *turns,
+            RandAffined(
+                both,
+                prob=0.7,
+                rotate_range=0.26,
+                scale_range=(0.15,) * len(grid),
+                translate_range=tuple(0.06 * n for n in grid),
+                mode=("bilinear", "nearest"),
+                padding_mode="zeros",
+                cache_grid=True,
+                spatial_size=grid,
+            ),
+            RandScaleIntensityd("image", factors=0.2, prob=0.5),
+            RandAdjustContrastd("image", gamma=(0.7, 1.4), prob=0.5),
+        ]
+    )
 
 
 def _plain(tensor: Any) -> Tensor:

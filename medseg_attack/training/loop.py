@@ -150,11 +150,7 @@ class _Training:
         card = {
             "label": label(self.plan.model),
             "spec": self.plan.model,
-            "dataset": {
-                "name": self.data.name,
-                "fingerprint": self.data.fingerprint,
-                "path": _path(self.data),
-            },
+            "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint, "path": _path(self.data)},
             "training": dataclasses.asdict(self.plan),
             "training_grid": list(self.cases.grid),
             "best_epoch": best.epoch,

@@ -25,8 +25,9 @@ def validated(
             for start in range(0, len(stack), batch_size):
                 batch = Batch.of([data.read(ref) for ref in stack[start : start + batch_size]], device)
                 pred = model.decide(model(batch.image))
-                found = torch.stack([(pred & batch.target).flatten(2).sum(2), pred.flatten(2).sum(2),
-                                     batch.target.flatten(2).sum(2)]).cpu()  # fmt: skip
+                found = torch.stack(
+                    [(pred & batch.target).flatten(2).sum(2), pred.flatten(2).sum(2), batch.target.flatten(2).sum(2)]
+                ).cpu()
                 for index, case in enumerate(batch.cases):
                     counts[case.group] = counts.get(case.group, torch.zeros(3, pred.shape[1])) + found[:, index]
     dice: dict[str, float | None] = {}

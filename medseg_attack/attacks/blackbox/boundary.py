@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded
@@ -59,7 +59,7 @@ class Boundary:
             raise InputError(f"expected grid >= 0, got {self.grid}; check the attack")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        clean = judged(model, self.ball, image, image, target)
+        clean = judge(model, self.ball, image, image, target)
         need = 1 - self.goal * (1 - clean.harm)  # harm from which an image is adversarial
         at = self._begun(model, image, target, seeds, need)
         spread, shrink = torch.full_like(need, self.spread), torch.full_like(need, self.shrink)
@@ -76,7 +76,7 @@ class Boundary:
             at = _taken(better, tried, at)
             spread = (spread * torch.where(better, 1.1, 0.97)).clamp(1e-3, 1)
             shrink = (shrink * torch.where(better, 1.3, 0.9)).clamp(1e-3, 0.5)
-        best = clean | judged(model, self.ball, self.ball.project(at.image, image), image, target)
+        best = clean | judge(model, self.ball, self.ball.project(at.image, image), image, target)
         return Adversarial(best.image, best.harm, best.size, success=best.harm >= need)
 
     def _begun(self, model: Model, image: Image, target: Mask, seeds: Sequence[int], need: PerSample) -> "_Place":
@@ -102,7 +102,7 @@ class Boundary:
 
     def _at(self, model: Model, image: Image, target: Mask, change: Tensor) -> "_Place":
         x = (image + change).clamp(0, 1)
-        found = judged(model, self.ball, x, image, target)
+        found = judge(model, self.ball, x, image, target)
         return _Place(found.image, found.harm, found.size)
 
     def _noise(self, image: Image, seeds: Sequence[int]) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judged, scored
+from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded
@@ -152,7 +152,7 @@ def _climbed(
     def score(change: Tensor) -> PerSample:
         return objective(model(shown(change).clamp(0, 1)).double(), target, 1.0)
 
-    best = judged(model, ball, image, image, target)
+    best = judge(model, ball, image, image, target)
     change = zeros(image, attack.grid)
     worst = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
     for start in range(attack.starts):
@@ -161,7 +161,7 @@ def _climbed(
         x = ball.project(shown(corner), image)
         with torch.no_grad():
             log_odds = model(x)
-        best |= scored(model, ball, x, image, model.decide(log_odds), target)
+        best |= judge_prediction(model, ball, x, image, model.decide(log_odds), target)
         found = objective(log_odds.double(), target, 1.0)
         change = torch.where(_wide(found > worst, change), corner, change)
         worst = torch.maximum(found, worst)
@@ -177,7 +177,7 @@ def _climbed(
         change = held(coarse, change + attack.step_size * eps * told * unbiased / (size + 1e-12))
         x = ball.project(shown(change), image)
         with torch.no_grad():
-            best |= scored(model, ball, x, image, model.decide(model(x)), target)
+            best |= judge_prediction(model, ball, x, image, model.decide(model(x)), target)
     return best
 
 

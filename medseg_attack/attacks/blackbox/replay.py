@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.numerics.stored_values import StoredValues
@@ -33,7 +33,7 @@ class _Stored:
         stored = torch.stack([torch.from_numpy(array).to(torch.float64) for array in arrays]).to(image.device)
         levels = StoredValues.of(self.cases, image.device)
         x = stored.to(image) if levels is None else levels.image(stored, image)
-        return judged(model, self.ball, x, image, target)
+        return judge(model, self.ball, x, image, target)
 
 
 @register("replay", kind="attack", about=About(threat="no model", norm="that of the run"))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.judging import scored
+from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, reseeded, wide
 from medseg_attack.registry import About, register, spec
@@ -79,7 +79,7 @@ class Square:
         with torch.no_grad():
             log_odds: LogOdds = model(x)
             height = for_task(self.objective, model.task)(log_odds, target, 1.0)
-        return height, scored(model, self.ball, x, image, model.decide(log_odds), target)
+        return height, judge_prediction(model, self.ball, x, image, model.decide(log_odds), target)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import nn
 
 from medseg_attack.attacks.blackbox.ensembles import Apart, MeanLogits, MeanLoss, MeanProbabilities
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.flows import moved
 from medseg_attack.registry import About, build, register, with_eps
@@ -95,7 +95,7 @@ class Transfer:
 def _scored(model: Model, ball: Ball, found: Adversarial, image: Image, target: Mask) -> Adversarial:
     """What was found elsewhere as the attacked model sees it, against the truth that an attack moved along."""
     truth = moved(target, found.flow, model.task.exclusive)
-    return replace(judged(model, ball, found.image, image, truth), size=found.size, flow=found.flow)
+    return replace(judge(model, ball, found.image, image, truth), size=found.size, flow=found.flow)
 
 
 def _by_folder(surrogate: Any) -> Any:

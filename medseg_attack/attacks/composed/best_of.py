@@ -14,7 +14,7 @@ from medseg_attack.registry import register, spec
 from medseg_attack.registry.parts import told
 from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
 
-OVER = 1.0  # the harm of an image on which every organ is lost: there is no worse
+EVERYTHING_LOST = 1.0  # the harm of an image on which every organ is lost: there is no worse
 
 
 @register("best_of", kind="attack")
@@ -55,7 +55,7 @@ class BestOf:
             passes[at] += spent if found.passes is None else found.passes
             found = replace(found, passes=None)
             best = found if best is None else best | _among(found, at, len(image))
-            at = (best.harm < OVER).nonzero()[:, 0]
+            at = (best.harm < EVERYTHING_LOST).nonzero()[:, 0]
             if not len(at):
                 break
         assert best is not None  # there is an attack

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.attacks.minimal.igsm import Igsm
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, spec
@@ -51,5 +51,5 @@ class LeastOf:
         # success in the place of harm: "the more harmful, then the smaller" is then the least that succeeds
         best = reduce(or_, [replace(one, harm=one.success.to(one.harm)) for one in found])
         passes = None if best.passes is None else best.passes + torch.tensor([1, 0], device=image.device)
-        again = judged(model, self.ball, best.image, image, target)
+        again = judge(model, self.ball, best.image, image, target)
         return replace(again, success=best.success, passes=passes)

@@ -10,7 +10,7 @@ from medseg_attack.threat.objectives.losses import bce, js, soft_dice
 from medseg_attack.threat.objectives.weighted import balanced_bce, cosine_bce, masked_bce, masked_margin
 from medseg_attack.types import Ball, Objective
 
-WIDER = (2.0, 1.5, 1.0)
+RADII_OF_SEA = (2.0, 1.5, 1.0)
 
 
 @register("sea", kind="attack")
@@ -21,7 +21,7 @@ def sea(ball: Ball = Linf(), steps: int = 300) -> BestOf:
     masked, balanced and Jensen-Shannon as in the paper, spherical as in its code. Kept by Dice instead of accuracy.
     """
     objectives: tuple[Objective, ...] = (masked_bce, balanced_bce, js, masked_margin)
-    return BestOf(tuple(APGD(ball, objective, steps, radii=WIDER) for objective in objectives))
+    return BestOf(tuple(APGD(ball, objective, steps, radii=RADII_OF_SEA) for objective in objectives))
 
 
 @register("strongest", kind="attack")
@@ -35,7 +35,7 @@ def strongest(ball: Ball = Linf(), steps: int = 100, queries: int = 500) -> Best
         (
             *sea(ball, steps).attacks,
             PGD(ball, cosine_bce, steps, size),
-            APGD(ball, soft_dice, steps, radii=WIDER),
+            APGD(ball, soft_dice, steps, radii=RADII_OF_SEA),
             PGD(ball, bce, steps, size, restarts=2),
             Square(ball, soft_dice, queries),
         )

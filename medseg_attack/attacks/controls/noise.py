@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import About, register
@@ -33,7 +33,7 @@ class Noise:
             raise InputError(f"expected draw to be one of {', '.join(DRAWS)}, got {self.draw!r}; check it")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return judged(model, self.ball, self._drawn(image, seeds), image, target)
+        return judge(model, self.ball, self._drawn(image, seeds), image, target)
 
     def _drawn(self, image: Image, seeds: Sequence[int]) -> Image:
         if self.draw == "sign":

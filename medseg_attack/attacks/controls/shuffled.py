@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
@@ -35,4 +35,4 @@ class Shuffled:
         places = [torch.randperm(change.shape[2], generator=torch.Generator().manual_seed(s ^ 1)) for s in seeds]
         elsewhere = torch.stack([one[:, at.to(one.device)] for one, at in zip(change, places, strict=True)])
         x = self.ball.project(image + elsewhere.view_as(image), image)
-        return judged(model, self.ball, x, image, target)
+        return judge(model, self.ball, x, image, target)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judged, scored
+from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import reseeded, wide
 from medseg_attack.registry import register, with_eps
@@ -98,7 +98,7 @@ class APGD:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         runs = (self._run(model, image, target, reseeded(seeds, run) if run else seeds) for run in range(self.restarts))
-        return reduce(or_, runs, judged(model, self.ball, image, image, target))
+        return reduce(or_, runs, judge(model, self.ball, image, image, target))
 
     def _run(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         x, found, done = None, None, 0
@@ -137,7 +137,7 @@ class _Ascent:
     def climb(self, x: Image, steps: int, done: int) -> Adversarial:
         """The most harmful of the iterates."""
         if steps == 0:
-            return judged(self.model, self.ball, x, self.image, self.target)
+            return judge(self.model, self.ball, x, self.image, self.target)
         here, found = self._look(x, done)
         best, before = here, x
         size = torch.full_like(here.height, 2.0)  # of a step, as a fraction of the ball
@@ -146,7 +146,7 @@ class _Ascent:
         for step in range(1, steps + 1):
             x, before = self._moved(here, before, size, 1.0 if step == 1 else FORWARD), here.x
             if step == steps:  # where it ends, no gradient is needed
-                return found | judged(self.model, self.ball, x, self.image, self.target)
+                return found | judge(self.model, self.ball, x, self.image, self.target)
             there, seen = self._look(x, done + step)
             found |= seen
             rises = rises + (there.height > here.height)
@@ -173,5 +173,5 @@ class _Ascent:
         log_odds = log_odds.detach()
         watched = progress_of(self.objective)
         height = climbed.detach() if watched is None else watched(log_odds, self.target, 1.0)
-        seen = scored(self.model, self.ball, x, self.image, self.model.decide(log_odds), self.target)
+        seen = judge_prediction(self.model, self.ball, x, self.image, self.model.decide(log_odds), self.target)
         return _Point(x.detach(), height, grad), seen

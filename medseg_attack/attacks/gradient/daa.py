@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judged, scored
+from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, reseeded, scaled
 from medseg_attack.registry import register
@@ -49,7 +49,7 @@ class DAA:
                 raise InputError(f"expected {name} >= {least}, got {getattr(self, name)}; check the attack")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        best = judged(model, self.ball, image, image, target)
+        best = judge(model, self.ball, image, image, target)
         starts = [self.ball.sample(image, reseeded(seeds, run) if run else seeds) for run in range(self.particles)]
         particles = torch.stack(starts)
         for step in range(self.steps):
@@ -61,13 +61,13 @@ class DAA:
                 for x, direction in zip(particles, directions, strict=True)
             ]
             particles = torch.stack(moved)
-        return reduce(or_, (judged(model, self.ball, x, image, target) for x in particles), best)
+        return reduce(or_, (judge(model, self.ball, x, image, target) for x in particles), best)
 
     def _look(self, model: Model, x: Image, image: Image, target: Mask, progress: float) -> tuple[Image, Adversarial]:
         x = x.detach().requires_grad_()
         log_odds = model(x)
         (grad,) = torch.autograd.grad(for_task(self.objective, model.task)(log_odds, target, progress).sum(), x)
-        return scaled(grad), scored(model, self.ball, x, image, model.decide(log_odds.detach()), target)
+        return scaled(grad), judge_prediction(model, self.ball, x, image, model.decide(log_odds.detach()), target)
 
 
 def coupled(particles: Particles, grads: Particles, coupling: float) -> Particles:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.attacks.gradient.input_diversity import reach
-from medseg_attack.attacks.judging import judged, scored
+from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
@@ -40,7 +40,7 @@ class PAdam:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         objective = for_task(self.objective, model.task)
-        best = judged(model, self.ball, image, image, target)
+        best = judge(model, self.ball, image, image, target)
         x = self.ball.sample(image, seeds)
         mean, square, largest = (torch.zeros_like(image) for _ in range(3))
         for step in range(self.steps):
@@ -48,11 +48,11 @@ class PAdam:
             log_odds = model(x)
             (grad,) = torch.autograd.grad(objective(log_odds, target, step / self.steps).sum(), x)
             x = x.detach()
-            best |= scored(model, self.ball, x, image, model.decide(log_odds.detach()), target)
+            best |= judge_prediction(model, self.ball, x, image, model.decide(log_odds.detach()), target)
             mean = FIRST * mean + (1 - FIRST) * grad
             square = SECOND * square + (1 - SECOND) * grad.square()
             largest = torch.maximum(largest, square)
             rise = mean / (1 - FIRST ** (step + 1))
             spread = (largest / (1 - SECOND ** (step + 1))).sqrt() + LEAST
             x = self.ball.project(x + self.step_size * reach(self.ball, x) * rise / spread, image)
-        return best | judged(model, self.ball, x, image, target)
+        return best | judge(model, self.ball, x, image, target)

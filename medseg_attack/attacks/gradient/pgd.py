@@ -9,7 +9,7 @@ from operator import or_
 import torch
 
 from medseg_attack.attacks.gradient.input_diversity import Shrunk, reach
-from medseg_attack.attacks.judging import judged, scored
+from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import blurred
 from medseg_attack.numerics.samples import reseeded, scaled
@@ -75,11 +75,11 @@ class PGD:
         direction = self._turned(torch.zeros_like(image), self._gradient(model, image, target, 0, seeds)[1])
         for ball in balls:
             x = ball.project(image + self.step_size * ball.step(direction, image), image)
-            yield judged(model, ball, x, image, target)
+            yield judge(model, ball, x, image, target)
 
     def _climb(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         x = self.ball.sample(image, seeds) if self.random_start else image
-        best = judged(model, self.ball, image, image, target) if self.keep_worst else None
+        best = judge(model, self.ball, image, image, target) if self.keep_worst else None
         direction = torch.zeros_like(image)
         for step in range(self.steps):
             at = self._ahead(x, direction) if self.look_ahead else x
@@ -88,7 +88,7 @@ class PGD:
                 best |= self._seen(model, x, image, target, log_odds)
             direction = self._turned(direction, grad)
             x = self.ball.project(x + self.step_size * self.ball.step(direction, x), image)
-        last = judged(model, self.ball, x, image, target)
+        last = judge(model, self.ball, x, image, target)
         return last if best is None else best | last
 
     def _gradient(self, model: Model, x: Image, target: Mask, step: int, seeds: Sequence[int]) -> tuple[LogOdds, Image]:
@@ -105,8 +105,8 @@ class PGD:
     def _seen(self, model: Model, x: Image, image: Image, target: Mask, log_odds: LogOdds) -> Adversarial:
         """The iterate, judged by the log-odds of its gradient's pass unless that saw another image."""
         if self.look_ahead or self.diversity:
-            return judged(model, self.ball, x, image, target)
-        return scored(model, self.ball, x, image, model.decide(log_odds), target)
+            return judge(model, self.ball, x, image, target)
+        return judge_prediction(model, self.ball, x, image, model.decide(log_odds), target)
 
     def _ahead(self, x: Image, direction: Image) -> Image:
         """Where the momentum leads; the paper lets it leave [0, 1], where no scan is."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import About, register, spec
@@ -72,4 +72,4 @@ class FgsmWang2024:
         objective = SWAPPED[self.objective] if self.swapped else self.objective
         (grad,) = torch.autograd.grad(objective(model(x), target, 0.0).sum(), x)
         moved = self.ball.project(copies + self.ball.step(grad, copies), copies)
-        return judged(model, self.ball, moved, copies, target)
+        return judge(model, self.ball, moved, copies, target)

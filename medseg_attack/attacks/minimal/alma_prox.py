@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.dag import WIDEST
-from medseg_attack.attacks.minimal.search import Least, Search, check, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check, wide
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import slope
+from medseg_attack.numerics.samples import gradient_of
 from medseg_attack.registry import About, register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
@@ -37,7 +37,7 @@ def prox_linf(change: Image, weight: PerSample, metric: Image, image: Image) -> 
 
 @register("alma_prox", kind="attack", about=About(norm="least linf"))
 @dataclass(frozen=True)
-class AlmaProx(Least):
+class AlmaProx(MinimalAttack):
     """Augmented Lagrangian per entry, proximal step in Linf (ALMAProx; Rony et al., CVPR 2023, arXiv 2206.07179).
 
     The penalty's slope is the true one: the released code drops a term for entries that are just not adversarial, so
@@ -61,33 +61,33 @@ class AlmaProx(Least):
         if self.every < 1:
             raise InputError(f"expected every >= 1, got {self.every}; check the attack")
 
-    def search(self, found: Search) -> tuple[Adversarial, None]:
-        image = found.image
+    def search(self, search: Search) -> tuple[Adversarial, None]:
+        image = search.image
         change, moment = torch.zeros_like(image), torch.zeros_like(image)
-        best = found.seen(image, found.model(image))
+        best = search.seen(image, search.model(image))
         scale = torch.ones_like(best.size)
         first = torch.full_like(best.size, self.steps / 2)  # the step of the first success, if in the first half
         state: _Multipliers | None = None
         for step in range(self.steps):
-            x, log_odds = found.look(image + change)
-            seen = found.seen(x, log_odds)
+            x, log_odds = search.look(image + change)
+            seen = search.seen(x, log_odds)
             best |= seen
             reached = seen.harm >= 1
             first = torch.where(reached & (step < first), float(step), first)
             scale = torch.where(reached, scale / 1.02, scale / 0.98).clamp(0.1, 1.0)
-            excess = found.excess(log_odds)
-            constraint = wide(scale, excess) * (1e-4 - excess) / _spread(found, log_odds)
+            excess = search.excess(log_odds)
+            constraint = wide(scale, excess) * (1e-4 - excess) / _spread(search, log_odds)
             state = _Multipliers.start(constraint) if state is None else state.after(constraint, step, self.every)
             kept = _kept(
-                constraint.detach(), getattr(found.aim.success, "may_fail", 0.0) * step / (self.steps - 1 or 1)
+                constraint.detach(), getattr(search.aim.success, "may_fail", 0.0) * step / (self.steps - 1 or 1)
             )
-            grad = slope(torch.where(kept, _penalty(constraint, state.weight, state.rise), 0.0), x)
+            grad = gradient_of(torch.where(kept, _penalty(constraint, state.weight, state.rise), 0.0), x)
             moment = 0.8 * moment + 0.2 * grad.square()
             metric = (moment / (1 - 0.8 ** (step + 1))).sqrt().clamp(min=1e-8)
             rate = self._rate(step, first)
             change = prox_linf(change - wide(rate, grad) * grad / metric, rate, metric, image)
         last = image + change
-        return best | found.seen(last, found.model(last)), None
+        return best | search.seen(last, search.model(last)), None
 
     def _rate(self, step: int, first: PerSample) -> PerSample:
         """Constant until the first success, then like 1 / step down to a tenth at the end."""
@@ -95,11 +95,11 @@ class AlmaProx(Least):
         return self.step_size * span / ((step - first).clamp(min=0) + span)
 
 
-def _spread(found: Search, log_odds: LogOdds) -> Tensor:
+def _spread(search: Search, log_odds: LogOdds) -> Tensor:
     """What margins are divided by, so that they do not depend on the logits' scale."""
-    if found.aim.task.exclusive and log_odds.shape[1] > 2:
+    if search.aim.task.exclusive and log_odds.shape[1] > 2:
         ranked = functional.logsigmoid(log_odds).sort(1, descending=True).values
-        third = ranked[:, 2:3] if found.aim.goal is None else ranked[:, 2:4].mean(1, keepdim=True)
+        third = ranked[:, 2:3] if search.aim.goal is None else ranked[:, 2:4].mean(1, keepdim=True)
         return ranked[:, :1] - third + 1e-8
     return wide(log_odds.detach().abs().flatten(1).mean(1), log_odds) + 1e-8
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.carlini_wagner import WIDEST
-from medseg_attack.attacks.minimal.search import Least, Search, check, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check, wide
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, slope
+from medseg_attack.numerics.samples import TINY, gradient_of
 from medseg_attack.registry import About, register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
@@ -20,7 +20,7 @@ from medseg_attack.types import Adversarial, Ball, LogOdds, Mask, PerSample
 
 @register("asma", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
-class Asma(Least):
+class Asma(MinimalAttack):
     """Raises the wanted class where it is not yet seen, less the change's square (Ozbulak et al., arXiv 1907.13124).
 
     Targeted alone. Steps grow with the overlap that is reached. Exclusive tasks raise log-probabilities, since raw
@@ -47,28 +47,28 @@ class Asma(Least):
                 "expected a goal for asma, which can only go towards one, got none; give goal=erase('liver')"
             )
 
-    def search(self, found: Search) -> tuple[Adversarial, None]:
-        assert found.aim.goal is not None
-        wanted, task = found.aim.goal(found.target), found.aim.task
-        x = found.image
-        best = found.seen(x, found.model(x))
+    def search(self, search: Search) -> tuple[Adversarial, None]:
+        assert search.aim.goal is not None
+        wanted, task = search.aim.goal(search.target), search.aim.task
+        x = search.image
+        best = search.seen(x, search.model(x))
         for step in range(self.steps):
-            here, log_odds = found.look(x)
-            best |= found.seen(here, log_odds)
-            overlap = _overlap(found.model.decide(log_odds.detach()), wanted, list(task.scored)).to(x)
-            grad = slope(_raised(found, log_odds, wanted), here) - 2 * (x - found.image)
+            here, log_odds = search.look(x)
+            best |= search.seen(here, log_odds)
+            overlap = _overlap(search.model.decide(log_odds.detach()), wanted, list(task.scored)).to(x)
+            grad = gradient_of(_raised(search, log_odds, wanted), here) - 2 * (x - search.image)
             if self.normalised:
                 grad = grad / (wide(grad.flatten(1).square().mean(1).sqrt(), grad) + TINY)
             # the paper's first step knows of no overlap yet
             rate = self.least + self.step_size * (overlap if step else torch.zeros_like(overlap))
             x = (x + wide(rate, x) * grad).clamp(0, 1)
-        return best | found.seen(x, found.model(x)), None
+        return best | search.seen(x, search.model(x)), None
 
 
-def _raised(found: Search, log_odds: LogOdds, wanted: Mask) -> Tensor:
+def _raised(search: Search, log_odds: LogOdds, wanted: Mask) -> Tensor:
     """What is raised of each entry that is not as wanted."""
-    excess = found.excess(log_odds)
-    if found.aim.task.exclusive:
+    excess = search.excess(log_odds)
+    if search.aim.task.exclusive:
         excess, missing = torch.where(wanted, functional.logsigmoid(log_odds), 0.0), excess.detach() <= 0
         return torch.where(missing, excess, 0.0)
     return torch.where(excess.detach() <= 0, excess, 0.0)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_attack.attacks.minimal.search import Least, Search, check, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check, wide
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import slope
+from medseg_attack.numerics.samples import gradient_of
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.norms import L2
 from medseg_attack.threat.goals.base import Goal
@@ -28,7 +28,7 @@ def _next(price: PerSample, low: PerSample, high: PerSample, reached: Tensor) ->
 
 @register("cw", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
-class CarliniWagner(Least):
+class CarliniWagner(MinimalAttack):
     """Least squares plus a price on entries that are not adversarial (Carlini & Wagner, S&P 2017, arXiv 1608.04644).
 
     The price is searched for each case by itself, by bisection. Adam works on the image and is cut to [0, 1]: the
@@ -53,27 +53,27 @@ class CarliniWagner(Least):
         if self.searches < 1:
             raise InputError(f"expected searches >= 1, got {self.searches}; check the attack")
 
-    def search(self, found: Search) -> tuple[Adversarial, None]:
-        best = found.seen(found.image, found.model(found.image))
+    def search(self, search: Search) -> tuple[Adversarial, None]:
+        best = search.seen(search.image, search.model(search.image))
         price = torch.full_like(best.size, self.price)
         low, high = torch.zeros_like(price), torch.full_like(price, torch.inf)
         for _ in range(self.searches):
-            tried = self._descend(found, price)
+            tried = self._descend(search, price)
             best |= tried
             price, low, high = _next(price, low, high, tried.harm >= 1)
         return best, None
 
-    def _descend(self, found: Search, price: PerSample) -> Adversarial:
+    def _descend(self, search: Search, price: PerSample) -> Adversarial:
         """The best of one descent at these prices."""
-        x, first, second = found.image, torch.zeros_like(found.image), torch.zeros_like(found.image)
+        x, first, second = search.image, torch.zeros_like(search.image), torch.zeros_like(search.image)
         seen = []
         for step in range(self.steps):
-            here, log_odds = found.look(x)
-            seen.append(found.seen(here, log_odds))
-            lack = functional.relu(self.kappa - found.excess(log_odds))
-            grad = 2 * (x - found.image) + wide(price, x) * slope(lack, here)
+            here, log_odds = search.look(x)
+            seen.append(search.seen(here, log_odds))
+            lack = functional.relu(self.kappa - search.excess(log_odds))
+            grad = 2 * (x - search.image) + wide(price, x) * gradient_of(lack, here)
             first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad.square()
             metric = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
             x = (x - self.step_size / (1 - 0.9 ** (step + 1)) * first / metric).clamp(0, 1)
             seen = [reduce(or_, seen)]
-        return seen[0] | found.seen(x, found.model(x))
+        return seen[0] | search.seen(x, search.model(x))

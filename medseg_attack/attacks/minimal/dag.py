@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from medseg_attack.attacks.minimal.search import Least, Moved, Search, check, walk, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk, wide
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, slope
+from medseg_attack.numerics.samples import TINY, gradient_of
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.base import Goal
@@ -18,7 +18,7 @@ WIDEST = Linf(64 / 255)
 
 @register("dag", kind="attack")
 @dataclass(frozen=True)
-class Dag(Least):
+class Dag(MinimalAttack):
     """Small steps against the entries that are not adversarial yet (DAG; Xie et al., ICCV 2017, arXiv 1703.08603).
 
     The gradient of their summed margins, divided by its largest entry, is added until the case succeeds; so the change
@@ -40,9 +40,9 @@ class Dag(Least):
         if not self.step_size > 0:
             raise InputError(f"expected step_size > 0, got {self.step_size:g}; check the attack")
 
-    def search(self, found: Search) -> tuple[Adversarial, Tensor]:
+    def search(self, search: Search) -> tuple[Adversarial, Tensor]:
         def move(x: Image, log_odds: LogOdds) -> Moved:
-            grad = slope(found.excess(log_odds).clamp(max=0), x)
+            grad = gradient_of(search.excess(log_odds).clamp(max=0), x)
             return x + self.step_size * grad / (wide(grad.abs().flatten(1).amax(1), grad) + TINY), 1
 
-        return walk(found, self.steps, move)
+        return walk(search, self.steps, move)

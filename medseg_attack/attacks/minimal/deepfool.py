@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.dag import WIDEST
-from medseg_attack.attacks.minimal.search import Least, Moved, Search, check, walk, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk, wide
 from medseg_attack.numerics.samples import TINY, length
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
@@ -22,7 +22,7 @@ NUDGE = 1e-4  # of the norm, as in the released code: a step that [0, 1] cuts wo
 
 @register("deepfool", kind="attack")
 @dataclass(frozen=True)
-class DeepFool(Least):
+class DeepFool(MinimalAttack):
     """Steps to the nearest boundary of a model taken as linear (Moosavi-Dezfooli et al., arXiv 1511.04599, alg. 2).
 
     Dense by our adaptation: the entries that are not adversarial yet add up to one function, whose zero is stepped to.
@@ -45,36 +45,36 @@ class DeepFool(Least):
     def __post_init__(self) -> None:
         check(self, "linf", "l2")
 
-    def search(self, found: Search) -> tuple[Adversarial, Tensor]:
+    def search(self, search: Search) -> tuple[Adversarial, Tensor]:
         def move(x: Image, log_odds: LogOdds) -> Moved:
             nearest, direction = torch.full_like(x.detach().flatten(1)[:, 0], torch.inf), torch.zeros_like(x)
             backwards = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-            for missing, there in _boundaries(found, log_odds):
+            for missing, there in _boundaries(search, log_odds):
                 if not there.any():
                     continue
                 backwards += there
                 (grad,) = torch.autograd.grad(missing.sum(), x, retain_graph=True)
-                distance, along = _linear(-missing.detach().flatten(1).sum(1), grad, found.ball)
+                distance, along = _linear(-missing.detach().flatten(1).sum(1), grad, search.ball)
                 nearer = there & (distance < nearest)
                 nearest = torch.where(nearer, distance, nearest)
                 direction = torch.where(wide(nearer, along), along, direction)
             reach = torch.where(nearest.isfinite(), nearest + NUDGE, 0.0)
             return x + (1 + self.overshoot) * wide(reach, x) * direction, backwards
 
-        return walk(found, self.steps, move)
+        return walk(search, self.steps, move)
 
 
-def _boundaries(found: Search, log_odds: LogOdds) -> Iterator[tuple[Float[Tensor, "b n *s"], Bool[Tensor, "b"]]]:
+def _boundaries(search: Search, log_odds: LogOdds) -> Iterator[tuple[Float[Tensor, "b n *s"], Bool[Tensor, "b"]]]:
     """By how much the entries miss each boundary (<= 0), and which samples have entries that miss it."""
-    excess = found.excess(log_odds)
+    excess = search.excess(log_odds)
     active = excess.detach() <= 0
-    if found.aim.goal is not None or not found.aim.task.exclusive:
+    if search.aim.goal is not None or not search.aim.task.exclusive:
         yield torch.where(active, excess, 0.0), active.flatten(1).any(1)
         return
     log_p = functional.logsigmoid(log_odds)
-    own = torch.where(found.target, log_p, 0.0).sum(1, keepdim=True)
+    own = torch.where(search.target, log_p, 0.0).sum(1, keepdim=True)
     for k in range(log_p.shape[1]):
-        other = active & ~found.target[:, k : k + 1]
+        other = active & ~search.target[:, k : k + 1]
         yield torch.where(other, log_p[:, k : k + 1] - own, 0.0), other.flatten(1).any(1)
 
 

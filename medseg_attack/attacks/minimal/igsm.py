@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from medseg_attack.attacks.minimal.search import Least, Moved, Search, check, walk
+from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import slope
+from medseg_attack.numerics.samples import gradient_of
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.base import Goal
@@ -19,7 +19,7 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Objective
 
 @register("igsm", kind="attack", about=About(paper="Shukla et al., Multimedia Tools and Applications 2023"))
 @dataclass(frozen=True)
-class Igsm(Least):
+class Igsm(MinimalAttack):
     """Steps along the signs until the case succeeds: MedIS with one loss (Shukla et al. 2023).
 
     Updates are counted, so that the change is step_size times their number; the published step count is one more.
@@ -40,11 +40,11 @@ class Igsm(Least):
         if not self.step_size > 0:
             raise InputError(f"expected step_size > 0, got {self.step_size:g}; check the attack")
 
-    def search(self, found: Search) -> tuple[Adversarial, Tensor]:
-        goal = found.aim.goal
-        climbed = for_task(self.objective if goal is None else Toward(self.objective, goal), found.aim.task)
+    def search(self, search: Search) -> tuple[Adversarial, Tensor]:
+        goal = search.aim.goal
+        climbed = for_task(self.objective if goal is None else Toward(self.objective, goal), search.aim.task)
 
         def move(x: Image, log_odds: LogOdds) -> Moved:
-            return x + self.step_size * slope(climbed(log_odds, found.target), x).sign(), 1
+            return x + self.step_size * gradient_of(climbed(log_odds, search.target), x).sign(), 1
 
-        return walk(found, self.steps, move)
+        return walk(search, self.steps, move)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.minimal.search import Least, Moved, Search, check, walk
+from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import slope
+from medseg_attack.numerics.samples import gradient_of
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.norms import L0
 from medseg_attack.threat.goals.base import Goal
@@ -17,7 +17,7 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds
 
 @register("jsma", kind="attack", about=About(norm="least l0"))
 @dataclass(frozen=True)
-class Jsma(Least):
+class Jsma(MinimalAttack):
     """The few pixels that matter most, changed as far as they go (JSMA; Papernot et al., arXiv 1511.07528).
 
     Saliency is the slope of the wanted class's margin over the best other, summed over the entries that are not
@@ -44,16 +44,16 @@ class Jsma(Least):
                 f"expected 0 < share <= 1 and theta > 0, got {self.share:g} and {self.theta:g}; check them"
             )
 
-    def search(self, found: Search) -> tuple[Adversarial, Tensor]:
-        n = max(1, round(self.share * found.image[0].numel()))
+    def search(self, search: Search) -> tuple[Adversarial, Tensor]:
+        n = max(1, round(self.share * search.image[0].numel()))
 
         def move(x: Image, log_odds: LogOdds) -> Moved:
-            gain = slope(found.excess(log_odds).clamp(max=0), x)
+            gain = gradient_of(search.excess(log_odds).clamp(max=0), x)
             moved = (x.detach() + self.theta * gain.sign()).clamp(0, 1)
-            stuck = (x.detach() != found.image) | (moved == x.detach())
+            stuck = (x.detach() != search.image) | (moved == x.detach())
             score = torch.where(stuck, 0.0, gain.abs()).flatten(1)
             top = score.topk(n, 1)
             chosen = torch.zeros_like(score, dtype=torch.bool).scatter_(1, top.indices, top.values > 0)
             return torch.where(chosen.view_as(x), moved, x.detach()), 1
 
-        return walk(found, self.steps, move)
+        return walk(search, self.steps, move)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.carlini_wagner import WIDEST, _next
-from medseg_attack.attacks.minimal.search import Least, Search, check, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check, wide
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, slope
+from medseg_attack.numerics.samples import TINY, gradient_of
 from medseg_attack.registry import About, register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
@@ -20,7 +20,7 @@ from medseg_attack.types import Adversarial, Ball, Image, PerSample
 
 @register("lbfgs", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
-class Lbfgs(Least):
+class Lbfgs(MinimalAttack):
     """Least squares plus a price on cross-entropy, by L-BFGS within [0, 1] (Szegedy et al., arXiv 1312.6199).
 
     All cases of a batch at once, each with its own memory, step length and price; scipy's optimiser takes one at a
@@ -45,12 +45,12 @@ class Lbfgs(Least):
         if self.searches < 1:
             raise InputError(f"expected searches >= 1, got {self.searches}; check the attack")
 
-    def search(self, found: Search) -> tuple[Adversarial, None]:
-        best = found.seen(found.image, found.model(found.image))
+    def search(self, search: Search) -> tuple[Adversarial, None]:
+        best = search.seen(search.image, search.model(search.image))
         price = torch.full_like(best.size, self.price)
         low, high = torch.zeros_like(price), torch.full_like(price, torch.inf)
         for _ in range(self.searches):
-            tried = _descended(found, price, self.steps)
+            tried = _descended(search, price, self.steps)
             best |= tried
             price, low, high = _next(price, low, high, tried.harm >= 1)
         return best, None
@@ -62,16 +62,16 @@ MEMORY = 10  # pairs of steps and slopes
 Flat = Float[Tensor, "b n"]
 
 
-def _descended(found: Search, price: PerSample, steps: int) -> Adversarial:
+def _descended(search: Search, price: PerSample, steps: int) -> Adversarial:
     """The best that projected L-BFGS saw with these prices: `steps` evaluations, Armijo's rule, per sample."""
 
     def valued(x: Image) -> tuple[PerSample, Flat, Adversarial]:
-        here, log_odds = found.look(x)
-        entries = functional.softplus(-found.excess(log_odds)).flatten(1).mean(1)
-        value = (here - found.image).square().flatten(1).sum(1) + price * entries
-        return value.detach(), slope(value, here).flatten(1), found.seen(here, log_odds)
+        here, log_odds = search.look(x)
+        entries = functional.softplus(-search.excess(log_odds)).flatten(1).mean(1)
+        value = (here - search.image).square().flatten(1).sum(1) + price * entries
+        return value.detach(), gradient_of(value, here).flatten(1), search.seen(here, log_odds)
 
-    x = found.image
+    x = search.image
     value, grad, best = valued(x)
     pairs: list[tuple[Flat, Flat]] = []
     unit = 1 / (grad.norm(dim=1) + TINY)  # the first step has length 1

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from medseg_attack.attacks.minimal.alma_prox import prox_linf
 from medseg_attack.attacks.minimal.dag import WIDEST
-from medseg_attack.attacks.minimal.search import Least, Search, check, wide
-from medseg_attack.numerics.samples import TINY, length, slope
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check, wide
+from medseg_attack.numerics.samples import TINY, gradient_of, length
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.goals.base import Goal
@@ -21,7 +21,7 @@ from medseg_attack.types import Adversarial, Ball
 
 @register("pdpgd", kind="attack")
 @dataclass(frozen=True)
-class PrimalDual(Least):
+class PrimalDual(MinimalAttack):
     """Descends on norm and constraints while their weights climb (PDPGD, PDGD; Matyasko & Chau, arXiv 2106.01538).
 
     Per entry as in adv_lib: weights are a softmax with one place for the norm. In linf the norm enters through its
@@ -42,24 +42,24 @@ class PrimalDual(Least):
     def __post_init__(self) -> None:
         check(self, "linf", "l2")
 
-    def search(self, found: Search) -> tuple[Adversarial, None]:
-        image, in_linf = found.image, isinstance(found.ball, Linf)
+    def search(self, search: Search) -> tuple[Adversarial, None]:
+        image, in_linf = search.image, isinstance(search.ball, Linf)
         change, first, second = (torch.zeros_like(image) for _ in range(3))
-        best = found.seen(image, found.model(image))
+        best = search.seen(image, search.model(image))
         duals: Tensor | None = None
         shares = torch.zeros_like(image)
         bound = math.log(1e12 if in_linf else 1e6)
         for step in range(self.steps):
-            x, log_odds = found.look(image + change)
-            best |= found.seen(x, log_odds)
-            lack = -found.excess(log_odds)
+            x, log_odds = search.look(image + change)
+            best |= search.seen(x, log_odds)
+            lack = -search.excess(log_odds)
             if duals is None:
                 duals = torch.full_like(lack, -math.log(lack[0].numel())).detach()
                 shares = _shares(duals)
             else:
                 shares = 0.9 * shares + 0.1 * _shares(duals)
             norm_share = 1 - shares.flatten(1).sum(1)
-            grad = slope(shares * functional.softplus(lack), x)
+            grad = gradient_of(shares * functional.softplus(lack), x)
             if not in_linf:
                 grad = grad + wide(norm_share / (length(change) + TINY), grad) * change
             first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad.square()
@@ -72,7 +72,7 @@ class PrimalDual(Least):
             climb = self.dual_step_size * (1 - 0.9 * step / max(self.steps - 1, 1))
             duals = (duals + climb * lack.detach().sign()).clamp(-bound, bound)
         last = image + change
-        return best | found.seen(last, found.model(last)), None
+        return best | search.seen(last, search.model(last)), None
 
 
 def _shares(duals: Float[Tensor, "b n *s"]) -> Float[Tensor, "b n *s"]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.registry import spec
 from medseg_attack.threat.goals.aim import Aim
@@ -55,10 +55,10 @@ class Search:
         x = torch.where(wide(success, best.image), best.image, self.image)
         if passes is not None:  # and the one that judges it
             passes = passes + torch.tensor([1, 0], device=passes.device)
-        return replace(judged(self.model, ball, x, self.image, self.target), success=success, passes=passes)
+        return replace(judge(self.model, ball, x, self.image, self.target), success=success, passes=passes)
 
 
-class Least(ABC):
+class MinimalAttack(ABC):
     """An attack that looks for the least change; a frozen dataclass says how in `search`."""
 
     ball: Ball
@@ -66,7 +66,7 @@ class Least(ABC):
     success: Criterion
 
     @abstractmethod
-    def search(self, found: Search) -> tuple[Adversarial, Tensor | None]:
+    def search(self, search: Search) -> tuple[Adversarial, Tensor | None]:
         """The smallest success of each sample, or how far it came; and its passes, if samples stop by themselves."""
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
@@ -77,10 +77,10 @@ class Least(ABC):
     ) -> Iterator[Adversarial]:
         """One search, cut to each of several balls of one norm."""
         aim = Aim.of(self.goal, self.success, model.task)
-        found = Search(model, max(balls, key=lambda ball: ball.limit), aim, image, target)
-        best, passes = self.search(found)
+        search = Search(model, max(balls, key=lambda ball: ball.limit), aim, image, target)
+        best, passes = self.search(search)
         for ball in balls:
-            yield found.within(best, ball, passes)
+            yield search.within(best, ball, passes)
 
 
 Moved: TypeAlias = tuple[Image, Int[Tensor, "b"] | int]  # where to, and the backward passes that it took
@@ -89,18 +89,18 @@ Moved: TypeAlias = tuple[Image, Int[Tensor, "b"] | int]  # where to, and the bac
 Move: TypeAlias = Callable[[Image, LogOdds], Moved]  # from where a gradient can be had, and the answer there
 
 
-def walk(found: Search, steps: int, move: Move) -> tuple[Adversarial, Tensor]:
+def walk(search: Search, steps: int, move: Move) -> tuple[Adversarial, Tensor]:
     """Moves each sample until it succeeds, `steps` times at most.
 
     Returns:
         Its first success, or how far it came, and its forward and backward passes.
     """
-    x, best = found.image, None
+    x, best = search.image, None
     left = torch.ones(len(x), dtype=torch.bool, device=x.device)
     passes = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
     for step in range(steps + 1):
-        here, log_odds = found.look(x)
-        seen = found.seen(x, log_odds)
+        here, log_odds = search.look(x)
+        seen = search.seen(x, log_odds)
         best = seen if best is None else best | seen
         passes[:, 0] += left
         left = best.harm < 1

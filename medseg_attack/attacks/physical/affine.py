@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.attacks.physical.deformation import Displacement
 from medseg_attack.attacks.physical.in_mm import Spaced, longest, pixel_mm
 from medseg_attack.errors import InputError
@@ -73,9 +73,11 @@ class Pose:
         # the sine of the angle is the length of the antisymmetric part's axis
         sine = ((turn - turn.mT) / 2).square().sum((1, 2)).div(2).sqrt()
         sheared = (turn @ turn.mT - torch.eye(linear.shape[1]).to(linear)).abs().amax((1, 2))
-        shares = [_share(torch.rad2deg(torch.asin(sine.clamp(max=1))), self.degrees),
-                  _share(shift.square().sum(1).sqrt(), self.shift_mm),
-                  _share(scale.log().abs(), math.log1p(self.scale))]  # fmt: skip
+        shares = [
+            _share(torch.rad2deg(torch.asin(sine.clamp(max=1))), self.degrees),
+            _share(shift.square().sum(1).sqrt(), self.shift_mm),
+            _share(scale.log().abs(), math.log1p(self.scale)),
+        ]
         stiff = (longest(left) <= STIFF) & (sheared <= STIFF)
         return torch.where(stiff, torch.stack(shares).amax(0), math.inf)
 
@@ -125,18 +127,18 @@ class Affine:
     step_size: float = 0.25
 
     def __post_init__(self) -> None:
-        checked(self)
+        require_steps(self)
         if not isinstance(self.ball, Pose):
             raise InputError(f"expected the ball pose for affine, got {self.ball}; write pose(degrees=10)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return climbed(self, model, image, target, seeds)
+        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         axes = image.ndim - 2
-        return anywhere(image, axes * (axes - 1) // 2 + 1 + axes, seeds)
+        return random_numbers(image, axes * (axes - 1) // 2 + 1 + axes, seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         pose = self.ball
         assert isinstance(pose, Pose)
         axes = image.ndim - 2

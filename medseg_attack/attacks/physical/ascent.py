@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.numerics.samples import draw
@@ -51,22 +51,22 @@ class Parametrised(Protocol):
         """Where the ascent begins."""
         ...
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered: ...
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered: ...
 
 
-def checked(attack: Parametrised) -> None:
+def require_steps(attack: Parametrised) -> None:
     """Refuses what no ascent can be."""
     for name in ("steps", "step_size"):
         if getattr(attack, name) < 0:
             raise InputError(f"expected {name} >= 0, got {getattr(attack, name)}; check the attack")
 
 
-def anywhere(image: Image, m: int, seeds: Sequence[int]) -> Numbers:
+def random_numbers(image: Image, m: int, seeds: Sequence[int]) -> Numbers:
     """`m` numbers of each sample, uniform in [-1, 1]."""
     return 2 * draw(torch.rand, image.new_empty(len(image), m), seeds) - 1
 
 
-def climbed(attack: Parametrised, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+def ascend(attack: Parametrised, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
     """The worst that `steps` signed steps of `step_size` met, of each sample; never less harmful than the image itself.
 
     Where anatomy moves, the output is carried back to be compared with the truth as it was: that has a gradient in
@@ -74,7 +74,7 @@ def climbed(attack: Parametrised, model: Model, image: Image, target: Mask, seed
     is the other way round: the prediction on the moved image against the moved truth.
     """
     numbers = attack.start(image, seeds)
-    best = judged(model, attack.ball, image, image, target)
+    best = judge(model, attack.ball, image, image, target)
     if attack.steps == 0:  # a control is what was drawn, be it harmless
         return _tried(attack, model, numbers, image, target, 1.0)[0]
     for step in range(attack.steps + 1):
@@ -93,14 +93,14 @@ def _tried(
 ) -> tuple[Adversarial, PerSample]:
     """What the numbers do, and the objective there."""
     with torch.set_grad_enabled(numbers.requires_grad):
-        made = attack.made(numbers, image, progress)
-        still = image if made.flow is None else warped(image, made.flow.detach())
-        x = made.image + (attack.ball.project(made.image.detach(), still) - made.image.detach())
+        rendered = attack.render(numbers, image, progress)
+        still = image if rendered.flow is None else warped(image, rendered.flow.detach())
+        x = rendered.image + (attack.ball.project(rendered.image.detach(), still) - rendered.image.detach())
         log_odds = model(x)
-        loss = for_task(attack.objective, model.task)(carried_back(log_odds, made.back), target, progress)
-        loss = loss if made.penalty is None else loss - made.penalty
-    flow = None if made.flow is None else made.flow.detach()
-    x = attack.ball.project(made.image.detach(), still)
+        loss = for_task(attack.objective, model.task)(carried_back(log_odds, rendered.back), target, progress)
+        loss = loss if rendered.penalty is None else loss - rendered.penalty
+    flow = None if rendered.flow is None else rendered.flow.detach()
+    x = attack.ball.project(rendered.image.detach(), still)
     truth = moved(target, flow, model.task.exclusive)
     return described(model, attack.ball, x, still, model.decide(log_odds.detach()), truth, flow), loss
 

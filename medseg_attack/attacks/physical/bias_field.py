@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import polynomial, smooth
 from medseg_attack.numerics.samples import draw
@@ -83,7 +83,7 @@ class BiasField:
     order: int = 5
 
     def __post_init__(self) -> None:
-        checked(self)
+        require_steps(self)
         if self.basis not in BASES:
             raise InputError(f"expected basis to be one of {', '.join(BASES)}, got {self.basis!r}; check it")
         least = 4 if self.basis == "spline" else 1
@@ -91,12 +91,12 @@ class BiasField:
             raise InputError(f"expected order >= {least} of basis {self.basis!r}, got {self.order}; take more")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return climbed(self, model, image, target, seeds)
+        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
-        return anywhere(image, self.order ** (image.ndim - 2), seeds)
+        return random_numbers(image, self.order ** (image.ndim - 2), seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         return Rendered(biased(numbers, image, self.ball.eps, self.basis, self.order))
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.attacks.physical.bias_field import FieldStrength, biased
 from medseg_attack.attacks.physical.in_mm import Spaced, longest, needs_length, pixel_mm
 from medseg_attack.errors import InputError
@@ -93,17 +93,17 @@ class Deformation:
     order: int = 8
 
     def __post_init__(self) -> None:
-        checked(self)
+        require_steps(self)
         needs_length(self.ball, "deformation", "displacement(3)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return climbed(self, model, image, target, seeds)
+        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         axes = image.ndim - 2
-        return anywhere(image, axes * self.order**axes, seeds)
+        return random_numbers(image, axes * self.order**axes, seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         flow, back = bent(numbers, image, self.ball, self.ball.eps, self.order)
         return Rendered(warped(image, flow), flow, back)
 
@@ -148,7 +148,7 @@ class ShapeAndGain:
     def gain(self) -> FieldStrength:
         return FieldStrength(self.eps * self.strength)
 
-    def on(self, cases: Sequence[Case]) -> "Tissue":
+    def on(self, cases: Sequence[Case]) -> "ShapeAndGain":
         return _Tissue(self.eps, self.shift_mm, self.strength, tuple(case.spacing_mm for case in cases))
 
     def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
@@ -173,7 +173,7 @@ class ShapeAndGain:
 
 @dataclass(frozen=True)
 class _Tissue(Spaced, ShapeAndGain):
-    """Tissue of certain cases."""
+    """ShapeAndGain of certain cases."""
 
 
 @register("deformation_bias", kind="attack", about=About(paper="Chen et al., SASHIMI 2019 (in its spirit)"))
@@ -196,18 +196,18 @@ class DeformationBias:
     order: int = 8
 
     def __post_init__(self) -> None:
-        checked(self)
+        require_steps(self)
         if not isinstance(self.ball, ShapeAndGain):
             raise InputError(f"expected the ball tissue for deformation_bias, got {self.ball}; write tissue(eps=1)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return climbed(self, model, image, target, seeds)
+        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         axes = image.ndim - 2
-        return anywhere(image, axes * self.order**axes + 5**axes, seeds)
+        return random_numbers(image, axes * self.order**axes + 5**axes, seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         ball = self.ball
         assert isinstance(ball, ShapeAndGain)
         axes = image.ndim - 2

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.samples import draw
@@ -97,17 +97,17 @@ class Exposure:
     order: int = 8
 
     def __post_init__(self) -> None:
-        checked(self)
+        require_steps(self)
         if self.order < 4:
             raise InputError(f"expected order >= 4, got {self.order}; cubic splines need as many points")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return climbed(self, model, image, target, seeds)
+        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
-        return anywhere(image, len(BRACKET) * self._taps(image) * self.order ** (image.ndim - 2), seeds)
+        return random_numbers(image, len(BRACKET) * self._taps(image) * self.order ** (image.ndim - 2), seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         grid = tuple(image.shape[2:])
         weights = numbers.view(len(image), -1, *(self.order for _ in grid))
         return Rendered(fused(torch.softmax(CONTRAST * smooth(weights, grid), 1), image, self.ball.eps, self._reach))
@@ -137,7 +137,12 @@ def fused(weights: Tensor, image: Image, stops: float, reach: int) -> Image:
 
 
 @register("cbef", kind="attack")
-def cbef(ball: Ball = ExposureStops(reach=1), objective: Objective = bce, steps: int = 20, step_size: float = 0.25,
-         order: int = 8) -> Exposure:  # fmt: skip
+def cbef(
+    ball: Ball = ExposureStops(reach=1),
+    objective: Objective = bce,
+    steps: int = 20,
+    step_size: float = 0.25,
+    order: int = 8,
+) -> Exposure:
     """Bracketed exposures fused with kernels of 3 x 3 pixels (Cheng et al., arXiv 2009.09231)."""
     return Exposure(ball, objective, steps, step_size, order)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw
 from medseg_attack.registry import register
@@ -106,20 +106,20 @@ class Vafa:
     random_start: bool = True
 
     def __post_init__(self) -> None:
-        checked(self)
+        require_steps(self)
         if not isinstance(plain(self.ball), Quantised):
             raise InputError(f"expected the ball quantised for vafa, got {self.ball}; write quantised(20)")
         if self.least < 0:
             raise InputError(f"expected least >= 0 grey levels, got {self.least:g}; check it")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return climbed(self, model, image, target, seeds)
+        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
-        numbers = anywhere(image, math.prod(self._ball.sides(image.ndim - 2)), seeds)
+        numbers = random_numbers(image, math.prod(self._ball.sides(image.ndim - 2)), seeds)
         return numbers if self.random_start or self.steps == 0 else torch.full_like(numbers, -1)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         ball = self._ball
         if ball.eps == 0:
             return Rendered(image + 0 * numbers.sum())

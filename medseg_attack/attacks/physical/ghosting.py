@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.attacks.physical.scanner_noise import rms, wide
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw
@@ -68,17 +68,17 @@ class Ghosting:
     period: int = 4
 
     def __post_init__(self) -> None:
-        checked(self)
+        require_steps(self)
         if self.period < 2:
             raise InputError(f"expected a period of 2 lines or more, got {self.period}; fewer leave no ghost")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return climbed(self, model, image, target, seeds)
+        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
-        return anywhere(image, 2 * self.period, seeds)
+        return random_numbers(image, 2 * self.period, seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         real, imaginary = (self.ball.eps / math.sqrt(2) * numbers).chunk(2, dim=1)
         error = torch.complex(real, imaginary)[:, torch.arange(image.shape[-2]) % self.period]
         lines = torch.fft.fft(image, dim=-2, norm="ortho")

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.attacks.physical.in_mm import Spaced, pixel_mm
 from medseg_attack.attacks.physical.scanner_noise import wide
 from medseg_attack.errors import InputError
@@ -46,7 +46,7 @@ class LineMotion:
     def unit(self) -> str:
         return "mm"
 
-    def on(self, cases: Sequence[Case]) -> "Trembling":
+    def on(self, cases: Sequence[Case]) -> "LineMotion":
         return _Trembling(self.eps, tuple(case.spacing_mm for case in cases))
 
     def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
@@ -119,19 +119,19 @@ class Motion:
     order: int = 12
 
     def __post_init__(self) -> None:
-        checked(self)
+        require_steps(self)
         if not isinstance(plain(self.ball), LineMotion):
             raise InputError(f"expected the ball trembling for motion, got {self.ball}; write trembling(1)")
         if self.order < 4:
             raise InputError(f"expected order >= 4, got {self.order}; cubic splines need as many points")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return climbed(self, model, image, target, seeds)
+        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
-        return anywhere(image, 2 * self.order, seeds)
+        return random_numbers(image, 2 * self.order, seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         ball = plain(self.ball)
         assert isinstance(ball, LineMotion)
         course = numbers.view(len(image), 2, self.order) @ splines(image.shape[-2], self.order).to(numbers).T

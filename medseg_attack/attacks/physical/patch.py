@@ -155,15 +155,15 @@ class Patch:
     def _coordinates(self, image: Image, seeds: Sequence[int]) -> Float[Tensor, "b n *s"]:
         """Where each pixel lies on the patch, which reaches from -1 to 1 along each axis."""
         axes, b = image.ndim - 2, len(image)
-        draw = draw(torch.rand, image.new_empty(b, 2 + axes), seeds)
+        numbers = draw(torch.rand, image.new_empty(b, 2 + axes), seeds)
         wide = (b, *(1 for _ in range(axes)))
-        angle = math.radians(self.degrees) * (2 * draw[:, 0] - 1)
-        half = self._side(image) / 2 * (1 - self.scale * draw[:, 1])
+        angle = math.radians(self.degrees) * (2 * numbers[:, 0] - 1)
+        half = self._side(image) / 2 * (1 - self.scale * numbers[:, 1])
         places = []
         for axis, n in enumerate(image.shape[2:]):
             reach = half * (angle.cos() + angle.sin().abs()) if axis >= axes - 2 else half
             room = (n / 2 - reach).clamp(min=0)
-            middle = (n - 1) / 2 + room * (2 * draw[:, 2 + axis] - 1)
+            middle = (n - 1) / 2 + room * (2 * numbers[:, 2 + axis] - 1)
             along = torch.arange(n, device=image.device, dtype=image.dtype)
             along = along.view(1, *(n if other == axis else 1 for other in range(axes)))
             places.append((along - middle.view(wide)).expand(b, *image.shape[2:]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, anywhere, checked, climbed
+from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.attacks.physical.bias_field import relative
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw
@@ -119,15 +119,15 @@ class Rician:
     step_size: float = 0.25
 
     def __post_init__(self) -> None:
-        checked(self)
+        require_steps(self)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return climbed(self, model, image, target, seeds)
+        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
-        return anywhere(image, 2 * image[0].numel(), seeds)
+        return random_numbers(image, 2 * image[0].numel(), seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         eps = self.ball.eps
         noise = no_louder(eps * normal(numbers).view(len(image), 2, *image.shape[1:]), eps)
         return Rendered(magnitude(image, noise[:, 0], noise[:, 1]))
@@ -153,14 +153,14 @@ class Speckle:
     step_size: float = 0.25
 
     def __post_init__(self) -> None:
-        checked(self)
+        require_steps(self)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return climbed(self, model, image, target, seeds)
+        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
-        return anywhere(image, image[0].numel(), seeds)
+        return random_numbers(image, image[0].numel(), seeds)
 
-    def made(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         noise = no_louder(self.ball.eps * normal(numbers).view_as(image), self.ball.eps)
         return Rendered((image * (1 + noise)).clamp(0, 1))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.norms import Linf
@@ -38,4 +38,4 @@ class GaussianUAP:
         rng = torch.Generator().manual_seed(self.draw)
         pattern = torch.randn(image.shape[1:], generator=rng, dtype=torch.float64).to(image)
         x = self.ball.project(image + self.deviation * self.ball.eps * pattern, image)
-        return judged(model, self.ball, x, image, target)
+        return judge(model, self.ball, x, image, target)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judged
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import stretched
 from medseg_attack.registry import About, register
@@ -120,7 +120,7 @@ class Universal:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         change = placed(self.change.to(image), tuple(image.shape[2:]), self.onto)
-        return judged(model, self.ball, self.ball.project(image + change, image), image, target)
+        return judge(model, self.ball, self.ball.project(image + change, image), image, target)
 
 
 @register("uap_metzen", kind="attack", about=FIT)

@@ -50,16 +50,25 @@ class Decathlon:
         n = _count({name: files for name, (files, _) in pairs.items()})
         names = _channel_names(root / "dataset.json", described, n)
         unit = "HU" if names and all(name.upper().startswith("CT") for name in names) else ""
-        task = Task(str(described.get("name") or root.resolve().name), tuple(values), exclusive=True, channels=n,
-                    channel_names=names if n > 1 else ())  # fmt: skip
+        task = Task(
+            str(described.get("name") or root.resolve().name),
+            tuple(values),
+            exclusive=True,
+            channels=n,
+            channel_names=names if n > 1 else (),
+        )
         read = functools.partial(read_pair, values=tuple(values.values()), unit=unit)
         scans = [
             ScanFile(
-                name, name, files[0], (*files, mask),
-                functools.partial(read, name, files, mask, several=n > len(files)), len(files),
+                name,
+                name,
+                files[0],
+                (*files, mask),
+                functools.partial(read, name, files, mask, several=n > len(files)),
+                len(files),
             )
             for name, (files, mask) in pairs.items()
-        ]  # fmt: skip
+        ]
         return Source(root, spec(self), task, tuple(scans), _unpaired(images, masks))
 
     def _labels(self, root: Path, described: Mapping[str, Any], masks: Sequence[Path]) -> dict[str, int]:

@@ -88,8 +88,9 @@ class Dicom:
             raise InputError(no_labels(found, root))
         notes += [
             f"{_place(one, root)} is left out: {one.modality} of {plural(len(one.frames), 'image')} without labels"
-            for uid, one in found.images.items() if uid not in owned
-        ]  # fmt: skip
+            for uid, one in found.images.items()
+            if uid not in owned
+        ]
         all_series = {uid: series_of(found.images[uid]) for uid in owned}
         notes += [_displayed(one, root) for one in all_series.values() if one.pixels.photometric == "MONOCHROME1"]
         picked = self._picked(owned, found, root)
@@ -122,8 +123,9 @@ class Dicom:
         labels = [label for label in found.labels if label.path.relative_to(root).match(self.masks)]
         labels += [
             LabelFile(path, NIFTI, "", "", frozenset(), frozenset(), values_of(path))
-            for path in sorted(root.rglob("*.nii*")) if stem(path) and path.relative_to(root).match(self.masks)
-        ]  # fmt: skip
+            for path in sorted(root.rglob("*.nii*"))
+            if stem(path) and path.relative_to(root).match(self.masks)
+        ]
         return replace(found, images=images, labels=tuple(labels))
 
     def _owned(self, found: Index, root: Path) -> tuple[dict[str, list[LabelFile]], list[str]]:
@@ -154,8 +156,10 @@ class Dicom:
         first_uid, first = next(iter(picked.items()))
         for uid, of in picked.items():
             if set(of) != set(first) or not of:
-                told = " and ".join(f"{', '.join(p) or 'none'} in {_place(found.images[u], root)}"
-                                    for u, p in ((first_uid, first), (uid, of)))  # fmt: skip
+                told = " and ".join(
+                    f"{', '.join(p) or 'none'} in {_place(found.images[u], root)}"
+                    for u, p in ((first_uid, first), (uid, of))
+                )
                 raise InputError(
                     f"expected the same labels for all series, got {told}; choose with --labels CLASS=NAME"
                 )
@@ -173,8 +177,9 @@ class Dicom:
         for uid, one in found.images.items():  # names are short and could be guessed from their hash, UIDs are not
             studies[own[uid]] = min(studies.get(own[uid], one.study), one.study)
         # folders may share a study, whose UID was then wiped as the ids were
-        return {uid: f"p{_hash(studies[name] + name if by_folder else studies[name] or name)}"
-                for uid, name in own.items()}  # fmt: skip
+        return {
+            uid: f"p{_hash(studies[name] + name if by_folder else studies[name] or name)}" for uid, name in own.items()
+        }
 
 
 def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: float, root: Path) -> Scan:
@@ -199,12 +204,18 @@ def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: 
     scales = series.scales
     same = len(set(scales)) == 1
     return Scan(
-        read_stored(series), labels, tuple(f"{name}_slice_{i:03d}" for i in range(len(labels))),
-        series.grid.spacing_mm, *(scales[0] if same else (1.0, 0.0)),
-        unit="HU" if series.images.modality == "CT" else "", affine=series.grid.affine,
-        scales=() if same else scales, limits=series.pixels.limits, padding=series.padding,
+        read_stored(series),
+        labels,
+        tuple(f"{name}_slice_{i:03d}" for i in range(len(labels))),
+        series.grid.spacing_mm,
+        *(scales[0] if same else (1.0, 0.0)),
+        unit="HU" if series.images.modality == "CT" else "",
+        affine=series.grid.affine,
+        scales=() if same else scales,
+        limits=series.pixels.limits,
+        padding=series.padding,
         frames=tuple((frame.path.relative_to(root).as_posix(), frame.number) for frame in series.frames),
-    )  # fmt: skip
+    )
 
 
 def _mask(parts: Sequence[Label], series: Series, threshold: float) -> Array:
@@ -267,8 +278,9 @@ def _uncovered(picked: Picked, series: Series) -> list[str]:
     found = {path: overlay_of(read_nifti(path), series.grid) for path in sorted(files)}
     return [
         f"{path.name} is a part of its series; the rest of that counts as background"
-        for path, one in found.items() if one is not None and not one.covers
-    ]  # fmt: skip
+        for path, one in found.items()
+        if one is not None and not one.covers
+    ]
 
 
 def _place(images: FoundSeries, root: Path) -> str:

@@ -23,8 +23,15 @@ from medseg_attack.errors import InputError, plural
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
-PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-         "testing": "test"}  # fmt: skip
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 
 
 COLOURS = ("red", "green", "blue")
@@ -75,10 +82,16 @@ class Folder:
         groups = {name: self._patient(path, name) for name, path in paths.items()}
         read = functools.partial(_read, marks=marks, channels=channels, spacing_mm=self.spacing_mm)
         scans = [
-            ScanFile(name, groups[name], path, (path, *masks[name].values()),
-                     functools.partial(read, name, path, masks[name]), part=parts[name])
+            ScanFile(
+                name,
+                groups[name],
+                path,
+                (path, *masks[name].values()),
+                functools.partial(read, name, path, masks[name]),
+                part=parts[name],
+            )
             for name, path in paths.items()
-        ]  # fmt: skip
+        ]
         notes = [note for one in found for note in one.notes] + self._notes(groups, set(parts.values()))
         return Source(root, spec(self), task, tuple(scans), tuple(notes), window)
 
@@ -112,8 +125,10 @@ class Folder:
     def _notes(self, groups: Mapping[str, str], parts: set[str]) -> list[str]:
         notes = []
         if len(set(groups.values())) == len(groups):
-            notes.append("every image counts as a patient of its own; if some are of one patient, give --patient, or "
-                         "splits share patients and intervals are too narrow")  # fmt: skip
+            notes.append(
+                "every image counts as a patient of its own; if some are of one patient, give --patient, or "
+                "splits share patients and intervals are too narrow"
+            )
         if not self.spacing_mm:
             notes.append("the size of a pixel is not known and is taken as 1 mm: distances are in pixels")
         if "test" in parts:

@@ -37,9 +37,18 @@ PAPER = ("case7_day0", "case81_day30")  # left out by arXiv 2401.11224, section 
 
 
 AUTHOR = (  # named by the data set's author as badly annotated
-    *PAPER, "case61_day14", "case9_day27", "case43_day18", "case138_day0", "case34_day20", "case43_day26",
-    "case124_day19", "case144_day15", "case83_day11", "case13_day0",
-)  # fmt: skip
+    *PAPER,
+    "case61_day14",
+    "case9_day27",
+    "case43_day18",
+    "case138_day0",
+    "case34_day20",
+    "case43_day26",
+    "case124_day19",
+    "case144_day15",
+    "case83_day11",
+    "case13_day0",
+)
 
 
 DROPPED = {"paper": PAPER, "author": AUTHOR, "none": ()}

@@ -131,8 +131,10 @@ def reduced(pixels: Array, channels: int, path: Path) -> Array:
     if channels == 1 and is_grey(pixels):
         return pixels[:1]
     got = "colours" if len(pixels) == 3 else "grey levels"
-    raise InputError(f"expected {plural(channels, 'channel')} as the other pictures have, got {got} in {path}; "
-                     "convert the picture, or leave it out")  # fmt: skip
+    raise InputError(
+        f"expected {plural(channels, 'channel')} as the other pictures have, got {got} in {path}; "
+        "convert the picture, or leave it out"
+    )
 
 
 def lossless(path: str, channels: int) -> str:

@@ -37,8 +37,11 @@ def decode(text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
     if outside.any():
         raise _wrong(
             f"runs inside the {n_pixels} pixels of {shape[0]} rows x {shape[1]} columns",
-            starts, lengths, outside, "check that the run belongs to this image",
-        )  # fmt: skip
+            starts,
+            lengths,
+            outside,
+            "check that the run belongs to this image",
+        )
     unsorted = np.append(False, starts[1:] <= starts[:-1])
     if unsorted.any():
         raise _wrong("runs sorted by their start", starts, lengths, unsorted, "sort them")

@@ -105,11 +105,7 @@ def _windows(scan: Scan, file: ScanFile, rule: WindowRule) -> NDArray[np.float64
 
 def _lattice_json(scan: Scan) -> dict[str, Any]:
     assert scan.lattice is not None
-    return {
-        "shape": list(scan.lattice.shape),
-        "axes": list(scan.lattice.axes),
-        "flips": list(scan.lattice.flips),
-    }
+    return {"shape": list(scan.lattice.shape), "axes": list(scan.lattice.axes), "flips": list(scan.lattice.flips)}
 
 
 def _check(scan: Scan, file: ScanFile, task: Task) -> None:

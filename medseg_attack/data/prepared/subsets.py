@@ -16,7 +16,7 @@ def limit(refs: Sequence[CaseRef], limit: float | None) -> list[CaseRef]:
     return _shuffled(refs)[:n]
 
 
-def telling(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
+def informative(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
     """2 to 4 cases of one shape, 2 % of all between, that have organs where such are soon found."""
     n = min(4, max(2, round(0.02 * len(refs))))
     scored = list(data.task.scored)

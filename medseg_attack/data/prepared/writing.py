@@ -63,8 +63,11 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
     """
     splits = split(
         (scan.group for scan in source.scans),
-        folds=options.folds, test_fraction=options.test_fraction, seed=options.seed, parts=_parts(source),
-    )  # fmt: skip
+        folds=options.folds,
+        test_fraction=options.test_fraction,
+        seed=options.seed,
+        parts=_parts(source),
+    )
     fresh = _claim(source, out, options)
     try:
         for scan in source.scans:

@@ -94,9 +94,12 @@ def _window(parser: Any, config: Path) -> dict[str, Any]:
         return parser.get(value[1:]) if refers else value
 
     size, overlap, mode = plain("roi_size", None), plain("overlap", 0.25), plain("mode", "constant")
-    if not isinstance(size, list) or not all(type(n) is int and n > 0 for n in size) or type(overlap) is bool or (
-        not isinstance(overlap, int | float)
-    ):  # fmt: skip
+    if (
+        not isinstance(size, list)
+        or not all(type(n) is int and n > 0 for n in size)
+        or type(overlap) is bool
+        or (not isinstance(overlap, int | float))
+    ):
         raise InputError(
             f"expected roi_size and overlap of the inferer in {config} as numbers, got {size!r} and {overlap!r}; "
             "write them there, since a whole scan is another input"

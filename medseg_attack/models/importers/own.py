@@ -79,16 +79,23 @@ def own(
         seeing = found["window"] | {"window": turn.of_scan(found["window"]["window"])}
     channels = channels or task.channels
     layers: dict[str, nn.Module] = {
-        "none": nn.Identity(), "zscore": ZScore(),
+        "none": nn.Identity(),
+        "zscore": ZScore(),
         "imagenet": Normalise(IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]),
         "symmetric": Normalise((0.5,) * channels, (0.5,) * channels),
-    }  # fmt: skip
+    }
     chosen: Head | None = next((one for one in HEADS if one == head), None)
     seen = seen_through(inner if turn.as_prepared else turn, dims, mirror=mirror, **seeing)
     return SegModel(
-        seen, task, normalise=layers[normalise], head=chosen,
-        in_channels=channels, size=size or None, stride=1 if seeing["window"] else stride, dims=dims,
-    )  # fmt: skip
+        seen,
+        task,
+        normalise=layers[normalise],
+        head=chosen,
+        in_channels=channels,
+        size=size or None,
+        stride=1 if seeing["window"] else stride,
+        dims=dims,
+    )
 
 
 def _check(net: str, dims: int, head: str, normalise: str) -> None:

@@ -56,8 +56,15 @@ class SegResNet:
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.segresnet import SegResNet as Net
 
-        made: nn.Module = Net(dims, self.init_filters, channels, classes, blocks_down=self.blocks_down,
-                              blocks_up=self.blocks_up, dropout_prob=self.dropout or None)  # fmt: skip
+        made: nn.Module = Net(
+            dims,
+            self.init_filters,
+            channels,
+            classes,
+            blocks_down=self.blocks_down,
+            blocks_up=self.blocks_up,
+            dropout_prob=self.dropout or None,
+        )
         return made
 
 
@@ -83,8 +90,16 @@ class UNet:
         from monai.networks.nets.unet import UNet as Net
 
         down = (2,) * (len(self.channels) - 1)
-        made: nn.Module = Net(dims, channels, classes, self.channels, down, num_res_units=self.num_res_units,
-                              norm=self.norm, dropout=self.dropout)  # fmt: skip
+        made: nn.Module = Net(
+            dims,
+            channels,
+            classes,
+            self.channels,
+            down,
+            num_res_units=self.num_res_units,
+            norm=self.norm,
+            dropout=self.dropout,
+        )
         return made
 
 
@@ -109,8 +124,16 @@ class DynUNet:
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.dynunet import DynUNet as Net
 
-        made: nn.Module = Net(dims, channels, classes, self.kernel_size, self.strides, self.strides[1:],
-                              filters=self.filters, res_block=self.res_block)  # fmt: skip
+        made: nn.Module = Net(
+            dims,
+            channels,
+            classes,
+            self.kernel_size,
+            self.strides,
+            self.strides[1:],
+            filters=self.filters,
+            res_block=self.res_block,
+        )
         return made
 
 
@@ -139,8 +162,16 @@ class UNETR:
             raise InputError(
                 "expected the grid of UNETR, which is part of its weights, got none; give window=(96, 96, 96) or size"
             )
-        made: nn.Module = Net(channels, classes, grid, self.feature_size, self.hidden_size, self.mlp_dim,
-                              self.num_heads, spatial_dims=dims)  # fmt: skip
+        made: nn.Module = Net(
+            channels,
+            classes,
+            grid,
+            self.feature_size,
+            self.hidden_size,
+            self.mlp_dim,
+            self.num_heads,
+            spatial_dims=dims,
+        )
         return made
 
 
@@ -164,8 +195,14 @@ class SwinUNETR:
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.swin_unetr import SwinUNETR as Net
 
-        made: nn.Module = Net(channels, classes, depths=self.depths, num_heads=self.num_heads,
-                              feature_size=self.feature_size, spatial_dims=dims)  # fmt: skip
+        made: nn.Module = Net(
+            channels,
+            classes,
+            depths=self.depths,
+            num_heads=self.num_heads,
+            feature_size=self.feature_size,
+            spatial_dims=dims,
+        )
         return made
 
 
@@ -204,8 +241,11 @@ def monai(
         raise InputError(f"expected a network that MONAI can build, got '{error}' for {spec(net)}; check it") from error
     return SegModel(
         seen_through(made, dims, window, overlap, importance, mirror),
-        task, size=size or None, stride=1 if window else net.stride, dims=dims,
-    )  # fmt: skip
+        task,
+        size=size or None,
+        stride=1 if window else net.stride,
+        dims=dims,
+    )
 
 
 def seen_through(

@@ -51,12 +51,7 @@ def unetplusplus_efficientnet_b7(
 
 @register("smp", kind="model")
 def smp(
-    task: Task,
-    *,
-    arch: str = "Unet",
-    encoder: str = "resnet34",
-    size: tuple[int, ...] = (),
-    encoder_weights: str = "",
+    task: Task, *, arch: str = "Unet", encoder: str = "resnet34", size: tuple[int, ...] = (), encoder_weights: str = ""
 ) -> SegModel:
     """Any architecture and encoder of segmentation-models-pytorch; `size=()` keeps the scan's grid."""
     return _segmenter(task, arch, encoder, size, encoder_weights)

@@ -116,10 +116,12 @@ class Predictor(nn.Module):
         native, tolerance = _native(x.flip(flips).permute(0, *(axis + 1 for axis in order)), case)
         there = _filled(native, tolerance)
         box = _box(there)
-        seen = torch.stack([
-            normalised(channel, scheme, there[box])
-            for channel, scheme in zip(native[(slice(None), *box)], self.plan.schemes, strict=True)
-        ])  # fmt: skip
+        seen = torch.stack(
+            [
+                normalised(channel, scheme, there[box])
+                for channel, scheme in zip(native[(slice(None), *box)], self.plan.schemes, strict=True)
+            ]
+        )
         before = tuple(seen.shape[1:])
         seen = resampled(seen, shape_at(before, spacing, target), spacing, target, self.plan.image)
         logits = _kept(resampled(self.windows(seen[None])[0], before, target, spacing, self.plan.logits))

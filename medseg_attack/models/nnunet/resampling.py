@@ -38,11 +38,7 @@ def shape_at(grid: Sequence[int], spacing: Sequence[float], target: Sequence[flo
 
 
 def resampled(
-    x: Float[Tensor, "c *s"],
-    grid: Sequence[int],
-    spacing: Sequence[float],
-    target: Sequence[float],
-    how: Resampling,
+    x: Float[Tensor, "c *s"], grid: Sequence[int], spacing: Sequence[float], target: Sequence[float], how: Resampling
 ) -> Float[Tensor, "c *t"]:
     """`x` of that `spacing` on another grid, of the spacing `target`."""
     before = tuple(x.shape[1:])

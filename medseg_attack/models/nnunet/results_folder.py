@@ -24,8 +24,12 @@ READERS = ("SimpleITKIO", "NibabelIO")  # take voxels in the order of the file, 
 
 
 SCHEMES = (
-    "ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization",
-)  # fmt: skip
+    "ZScoreNormalization",
+    "CTNormalization",
+    "NoNormalization",
+    "RescaleTo01Normalization",
+    "RGBTo01Normalization",
+)
 
 
 @dataclass(frozen=True)
@@ -201,10 +205,14 @@ def _plan(plans: Mapping[str, Any], described: Mapping[str, Any], mirror: tuple[
         )
     ]
     return Plan(
-        tuple(plans["transpose_forward"]), tuple(described["spacing"]), tuple(described["patch_size"]), tuple(schemes),
+        tuple(plans["transpose_forward"]),
+        tuple(described["spacing"]),
+        tuple(described["patch_size"]),
+        tuple(schemes),
         _resampling(described, "resampling_fn_data", folder),
-        _resampling(described, "resampling_fn_probabilities", folder), mirror,
-    )  # fmt: skip
+        _resampling(described, "resampling_fn_probabilities", folder),
+        mirror,
+    )
 
 
 def _scheme(name: str, masked: bool, facts: Mapping[str, float], folder: Path) -> Scheme:
@@ -252,16 +260,26 @@ def _architecture(described: Mapping[str, Any]) -> dict[str, Any]:
         "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage",
     )
     options = {
-        "n_stages": stages, "features_per_stage": [min(width * 2**n, most) for n in range(stages)],
-        "conv_op": f"torch.nn.Conv{dims}d", "kernel_sizes": described["conv_kernel_sizes"],
-        "strides": described["pool_op_kernel_sizes"], per_stage: described["n_conv_per_stage_encoder"],
-        "n_conv_per_stage_decoder": described["n_conv_per_stage_decoder"], "conv_bias": True,
-        "norm_op": f"torch.nn.InstanceNorm{dims}d", "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None, "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True},
-    }  # fmt: skip
-    return {"network_class_name": f"{LIBRARY}.architectures.unet.{kind}", "arch_kwargs": options,
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]}  # fmt: skip
+        "n_stages": stages,
+        "features_per_stage": [min(width * 2**n, most) for n in range(stages)],
+        "conv_op": f"torch.nn.Conv{dims}d",
+        "kernel_sizes": described["conv_kernel_sizes"],
+        "strides": described["pool_op_kernel_sizes"],
+        per_stage: described["n_conv_per_stage_encoder"],
+        "n_conv_per_stage_decoder": described["n_conv_per_stage_decoder"],
+        "conv_bias": True,
+        "norm_op": f"torch.nn.InstanceNorm{dims}d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+    return {
+        "network_class_name": f"{LIBRARY}.architectures.unet.{kind}",
+        "arch_kwargs": options,
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
 
 
 def _named(path: str, package: str, folder: Path) -> type[nn.Module]:

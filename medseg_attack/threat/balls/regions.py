@@ -152,8 +152,9 @@ def check_organ(region: str, classes: Sequence[str]) -> None:
     """Refuses a region of an organ that is not among `classes`."""
     kind, value = parts(region)
     if kind == "outside" and value not in classes:
-        raise InputError(f"expected an organ of this data set in --region {region}, got {value!r}; "
-                         f"{nearest(value, classes)}")  # fmt: skip
+        raise InputError(
+            f"expected an organ of this data set in --region {region}, got {value!r}; {nearest(value, classes)}"
+        )
 
 
 def region_of(case: Case, region: str) -> Where:

@@ -16,7 +16,7 @@ from medseg_attack.types import Case, Mask, Task
 class Goal(Protocol):
     """A wanted segmentation, stated once for all cases."""
 
-    def within(self, task: Task) -> "Stated":
+    def within(self, task: Task) -> "BoundGoal":
         """The goal among the classes of a task.
 
         Raises:
@@ -28,7 +28,7 @@ class Goal(Protocol):
 class Wish(Goal, Protocol):
     """What a registered goal offers beside."""
 
-    def wanted(self, truth: Mask, stated: "Stated") -> Mask:
+    def wanted(self, truth: Mask, stated: "BoundGoal") -> Mask:
         """The mask that is wanted where `truth` is; of an exclusive task the background need not be filled."""
         ...
 
@@ -56,16 +56,16 @@ class BoundGoal:
     labels: Labels | None = field(default=None, compare=False)
     cases: tuple[Case, ...] = field(default=(), compare=False)
 
-    def within(self, task: Task) -> "Stated":
+    def within(self, task: Task) -> "BoundGoal":
         """Itself, once more."""
         return self
 
-    def on(self, cases: Sequence[Case]) -> "Stated":
+    def on(self, cases: Sequence[Case]) -> "BoundGoal":
         """The goal on these cases, with what it must read of them."""
         read: Callable[[Sequence[Case]], Labels] | None = getattr(self.goal, "read", None)
         return replace(self, cases=tuple(cases), labels=read(cases) if read else self.labels)
 
-    def at(self, index: Tensor) -> "Stated":
+    def at(self, index: Tensor) -> "BoundGoal":
         """The goal on some of its cases; a stored mask may be one for all of them."""
         labels, some = self.labels, index.tolist()
         if labels is not None and len(labels.mask) > 1:

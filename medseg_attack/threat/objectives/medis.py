@@ -95,14 +95,21 @@ def medis_combined_shukla2023(log_odds: LogOdds, target: Mask, progress: float =
 
 
 LOSSES: dict[Objective, float] = {
-    boundary_iou: 0.21, log_cosh_dice: 0.18, bce_dice: 0.20, exp_log: 0.15, lovasz_hinge: 0.26,
-}  # fmt: skip
+    boundary_iou: 0.21,
+    log_cosh_dice: 0.18,
+    bce_dice: 0.20,
+    exp_log: 0.15,
+    lovasz_hinge: 0.26,
+}
 
 
 RELEASED: dict[Objective, float] = {
-    boundary_iou_shukla2023: 0.21, log_cosh_dice_shukla2023: 0.18, bce_dice_shukla2023: 0.20,
-    exp_log_shukla2023: 0.15, lovasz_hinge_shukla2023: 0.26,
-}  # fmt: skip
+    boundary_iou_shukla2023: 0.21,
+    log_cosh_dice_shukla2023: 0.18,
+    bce_dice_shukla2023: 0.20,
+    exp_log_shukla2023: 0.15,
+    lovasz_hinge_shukla2023: 0.26,
+}
 
 
 def _weighted(losses: dict[Objective, float], log_odds: LogOdds, target: Mask) -> PerSample:

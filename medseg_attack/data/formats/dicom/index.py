@@ -14,14 +14,40 @@ from medseg_attack.data.formats.dicom.reading import group, is_dicom, numbers, r
 from medseg_attack.errors import plural
 
 _TAGS = (
-    "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
-    "Modality", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
-    "RescaleSlope", "RescaleIntercept", "RescaleType", "Units", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "SegmentSequence", "ReferencedSeriesSequence",
-    "ReferencedFrameOfReferenceSequence", "StructureSetROISequence",
-)  # fmt: skip
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Modality",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "Units",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "SegmentSequence",
+    "ReferencedSeriesSequence",
+    "ReferencedFrameOfReferenceSequence",
+    "StructureSetROISequence",
+)
 
 
 _LABELS = ("SEG", "RTSTRUCT")
@@ -153,8 +179,9 @@ def index(root: Path) -> Index:
     series = {uid: _images(uid, files) for uid, files in sorted(found.items())}
     notes += [
         f"{plural(one.duplicates, 'file')} left out beside {one.frames[0].path.relative_to(root)}: copies of its series"
-        for one in series.values() if one.duplicates
-    ]  # fmt: skip
+        for one in series.values()
+        if one.duplicates
+    ]
     return Index(series, tuple(labels), tuple(notes))
 
 
@@ -187,9 +214,16 @@ def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> FoundSeries:
             formats[_pixels(header)] = None
     syntaxes = {str(header.file_meta.get("TransferSyntaxUID", "")): path for path, header in reversed(kept)}
     return FoundSeries(
-        uid, _patient(first), str(first.get("StudyInstanceUID", "")), str(first.get("FrameOfReferenceUID", "")),
-        str(first.get("Modality", "")), tuple(frames), tuple(formats), tuple(syntaxes.items()), len(files) - len(kept),
-    )  # fmt: skip
+        uid,
+        _patient(first),
+        str(first.get("StudyInstanceUID", "")),
+        str(first.get("FrameOfReferenceUID", "")),
+        str(first.get("Modality", "")),
+        tuple(frames),
+        tuple(formats),
+        tuple(syntaxes.items()),
+        len(files) - len(kept),
+    )
 
 
 def _patient(header: Dataset) -> str:
@@ -200,9 +234,13 @@ def _patient(header: Dataset) -> str:
 def _pixels(header: Dataset) -> Pixels:
     bits = int(header.get("BitsStored", 0))
     return Pixels(
-        int(header.Rows), int(header.get("Columns", 0)), int(header.get("BitsAllocated", 0)), bits,
-        bool(header.get("PixelRepresentation", 0)), str(header.get("PhotometricInterpretation", "")),
-    )  # fmt: skip
+        int(header.Rows),
+        int(header.get("Columns", 0)),
+        int(header.get("BitsAllocated", 0)),
+        bits,
+        bool(header.get("PixelRepresentation", 0)),
+        str(header.get("PhotometricInterpretation", "")),
+    )
 
 
 def _frames(path: Path, header: Dataset) -> Iterator[Frame]:
@@ -214,13 +252,18 @@ def _frames(path: Path, header: Dataset) -> Iterator[Frame]:
         measures = group(header, n, "PixelMeasuresSequence") if many else header
         scale = group(header, n, "PixelValueTransformationSequence") if many else header
         yield Frame(
-            path, n, str(header.get("SOPInstanceUID", "")),
-            numbers(place, "ImagePositionPatient"), numbers(turn, "ImageOrientationPatient"),
+            path,
+            n,
+            str(header.get("SOPInstanceUID", "")),
+            numbers(place, "ImagePositionPatient"),
+            numbers(turn, "ImageOrientationPatient"),
             numbers(measures, "PixelSpacing"),
             _float(measures, "SpacingBetweenSlices", 0.0) or _float(measures, "SliceThickness", 0.0),
-            _float(scale, "RescaleSlope", 1.0), _float(scale, "RescaleIntercept", 0.0), padding,
+            _float(scale, "RescaleSlope", 1.0),
+            _float(scale, "RescaleIntercept", 0.0),
+            padding,
             _unit(scale, header),
-        )  # fmt: skip
+        )
 
 
 def _padding(header: Dataset) -> tuple[int, int] | None:
@@ -260,9 +303,14 @@ def _label_file(path: Path, header: Dataset) -> LabelFile:
         for item in one.get("ReferencedInstanceSequence") or one.get("ContourImageSequence") or []
     )
     return LabelFile(
-        path, str(header.Modality), _patient(header), _place(header), series, instances,
+        path,
+        str(header.Modality),
+        _patient(header),
+        _place(header),
+        series,
+        instances,
         tuple((number, name) for number, name in names if number),
-    )  # fmt: skip
+    )
 
 
 def _referenced(header: Dataset) -> Iterator[Dataset]:

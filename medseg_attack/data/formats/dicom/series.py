@@ -164,8 +164,11 @@ def decoded(path: Path) -> Array:
 def _one_format(images: FoundSeries) -> Pixels:
     first = images.formats[0]
     if len(images.formats) > 1:
-        differ = next(n for n in ("rows", "columns", "bits", "signed", "photometric", "allocated")
-                      if len({getattr(one, n) for one in images.formats}) > 1)  # fmt: skip
+        differ = next(
+            n
+            for n in ("rows", "columns", "bits", "signed", "photometric", "allocated")
+            if len({getattr(one, n) for one in images.formats}) > 1
+        )
         got = ", ".join(sorted({str(getattr(one, differ)) for one in images.formats}))
         raise _wrong(images, f"slices stored in one way, got {differ} {got}", "split the series")
     if not first.photometric.startswith("MONOCHROME") or first.allocated not in (8, 16, 32):
@@ -178,8 +181,11 @@ def _located(images: FoundSeries) -> list[Frame]:
     """The frames, which are all parallel, of one spacing, and know where they are."""
     frames = list(images.frames)
     for frame in frames:
-        for name, value, n in (("ImagePositionPatient", frame.position, 3), ("PixelSpacing", frame.spacing, 2),
-                               ("ImageOrientationPatient", frame.orientation, 6)):  # fmt: skip
+        for name, value, n in (
+            ("ImagePositionPatient", frame.position, 3),
+            ("PixelSpacing", frame.spacing, 2),
+            ("ImageOrientationPatient", frame.orientation, 6),
+        ):
             if value is None or len(value) != n or not np.isfinite(value).all():
                 raise _wrong(images, f"{name} in every slice, got {value} in {frame.path}", "export it again")
         if np.abs(np.array(frame.orientation) - np.array(frames[0].orientation)).max() > _TURNED:
@@ -202,8 +208,11 @@ def _check_places(images: FoundSeries, frames: Sequence[Frame], along: NDArray[n
     for (one, other), mm in zip(pairwise(frames), apart, strict=True):
         if mm < 1e-3 or mm < NEAR * usual:
             both = " and ".join(f"{frame.path.name} (frame {frame.number})" for frame in (one, other))
-            raise _wrong(images, f"one image at each position, got {both} at {one.position}",
-                         "take copies away, or export each time point, echo or b-value as its own series")  # fmt: skip
+            raise _wrong(
+                images,
+                f"one image at each position, got {both} at {one.position}",
+                "take copies away, or export each time point, echo or b-value as its own series",
+            )
     for (one, other), mm in zip(pairwise(frames), apart, strict=True):
         n = round(mm / usual)
         if n > 1 and abs(mm / usual - n) <= n * _UNEVEN:

@@ -24,24 +24,80 @@ from medseg_attack.data.formats.scan import Array
 DESCRIPTION = "PERTURBED COPY - NOT FOR CLINICAL USE"
 
 
-_KEPT = frozenset((
-    "SOPClassUID", "Modality", "FrameOfReferenceUID", "InstanceNumber", "PatientPosition",
-    "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames",
-    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
-    "SliceLocation", "RescaleSlope", "RescaleIntercept", "RescaleType", "Units", "WindowCenter", "WindowWidth",
-    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
-    "KVP", "ScanningSequence", "SequenceVariant", "MRAcquisitionType", "EchoTime", "RepetitionTime",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "PixelMeasuresSequence",
-    "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence",
-    "FrameContentSequence", "StackID", "InStackPositionNumber", "DimensionIndexValues",
-    "DimensionOrganizationSequence", "DimensionOrganizationUID", "DimensionIndexSequence", "DimensionIndexPointer",
-    "FunctionalGroupPointer", "VolumetricProperties", "VolumeBasedCalculationTechnique", "PixelPresentation",
-))  # fmt: skip
+_KEPT = frozenset(
+    (
+        "SOPClassUID",
+        "Modality",
+        "FrameOfReferenceUID",
+        "InstanceNumber",
+        "PatientPosition",
+        "Rows",
+        "Columns",
+        "SamplesPerPixel",
+        "PhotometricInterpretation",
+        "NumberOfFrames",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+        "PixelPaddingValue",
+        "PixelPaddingRangeLimit",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "SliceThickness",
+        "SpacingBetweenSlices",
+        "SliceLocation",
+        "RescaleSlope",
+        "RescaleIntercept",
+        "RescaleType",
+        "Units",
+        "WindowCenter",
+        "WindowWidth",
+        "LossyImageCompression",
+        "LossyImageCompressionRatio",
+        "LossyImageCompressionMethod",
+        "KVP",
+        "ScanningSequence",
+        "SequenceVariant",
+        "MRAcquisitionType",
+        "EchoTime",
+        "RepetitionTime",
+        "SharedFunctionalGroupsSequence",
+        "PerFrameFunctionalGroupsSequence",
+        "PixelMeasuresSequence",
+        "PlanePositionSequence",
+        "PlaneOrientationSequence",
+        "PixelValueTransformationSequence",
+        "FrameVOILUTSequence",
+        "FrameContentSequence",
+        "StackID",
+        "InStackPositionNumber",
+        "DimensionIndexValues",
+        "DimensionOrganizationSequence",
+        "DimensionOrganizationUID",
+        "DimensionIndexSequence",
+        "DimensionIndexPointer",
+        "FunctionalGroupPointer",
+        "VolumetricProperties",
+        "VolumeBasedCalculationTechnique",
+        "PixelPresentation",
+    )
+)
 
 
-_EMPTY = ("StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID", "PatientBirthDate",
-          "PatientSex", "Manufacturer", "SeriesNumber", "PositionReferenceIndicator")  # fmt: skip
+_EMPTY = (
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyID",
+    "PatientBirthDate",
+    "PatientSex",
+    "Manufacturer",
+    "SeriesNumber",
+    "PositionReferenceIndicator",
+)
 
 
 _OF_THE_PIXELS = ("PixelData", "SmallestImagePixelValue", "LargestImagePixelValue", "IconImageSequence")
@@ -96,13 +152,21 @@ def seg_bytes(twins: Sequence[Path], masks: Array, classes: Sequence[str], key: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an organ that was nowhere found, which is what attacks are for
         made = Segmentation(
-            [pydicom.dcmread(path) for path in twins], masks.astype(np.uint8), "BINARY", segments,
-            series_instance_uid=generate_uid(entropy_srcs=[key, "SEG series"]), series_number=1,
-            sop_instance_uid=generate_uid(entropy_srcs=[key, "SEG"]), instance_number=1,
-            manufacturer="medattack", manufacturer_model_name="medattack", software_versions=version,
-            device_serial_number="0", series_description=DESCRIPTION,
+            [pydicom.dcmread(path) for path in twins],
+            masks.astype(np.uint8),
+            "BINARY",
+            segments,
+            series_instance_uid=generate_uid(entropy_srcs=[key, "SEG series"]),
+            series_number=1,
+            sop_instance_uid=generate_uid(entropy_srcs=[key, "SEG"]),
+            instance_number=1,
+            manufacturer="medattack",
+            manufacturer_model_name="medattack",
+            software_versions=version,
+            device_serial_number="0",
+            series_description=DESCRIPTION,
             content_description="Prediction on a perturbed copy",
-        )  # fmt: skip
+        )
     stream = BytesIO()
     made.save_as(stream)
     return stream.getvalue()
