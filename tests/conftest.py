@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("medseg_attack", "shapes.checked")
+install_import_hook("medseg_attack", "helpers.shapes.checked")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers.oracle_scene import EPS, EXCLUSIVE, GREY, ORGAN, SHAPE, flipped, images, oracle, truth
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,32 +17,7 @@ from medseg_attack.attacks.gradient.wang2024 import Blend, FgsmWang2024
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce, ce, margin, soft_dice
-from medseg_attack.types import Adversarial, Attack, Batch, LogOdds, Mask, Model, Task
-
-ORGAN = Task("oracle", ("organ",))
-EXCLUSIVE = Task("oracle", ("background", "organ", "never"), exclusive=True)
-SHAPE = (24, 20)
-EPS = 0.03
-
-
-def oracle(task: Task, name: str = "oracle") -> Model:
-    model: Model = registry.build(name, "model")(task).double().eval()
-    return model
-
-
-def images(spread: float = 0.5) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return 0.5 + spread * (2 * torch.rand(3, 1, *SHAPE, generator=generator, dtype=torch.float64) - 1)
-
-
-def truth(model: Model, image: Tensor) -> Tensor:
-    return model.decide(model(image))
-
-
-def flipped(model: Model, attack: Attack, image: Tensor) -> Tensor:
-    target = truth(model, image)
-    found = attack(model, image, target, [1, 2, 3])
-    return model.decide(model(found.image)) != target
+from medseg_attack.types import Adversarial, Batch, LogOdds, Mask, Task
 
 
 @pytest.mark.parametrize(
@@ -231,7 +207,6 @@ def harm_of(lost: int) -> float:
     return 1 - 2 * (4 - lost) / (8 - lost)
 
 
-GREY = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)
 ALL = torch.ones(1, 1, 2, 2, dtype=torch.bool)
 
 

@@ -16,7 +16,7 @@ from medseg_attack.types import Attack, Batch, Case, Fittable, Task, Window
 
 TASK = Task("contract", ("a", "b"))
 EPS = 8 / 255
-ATTACKS = [name for name in registry.names("attack") if name != "replay"]  # replay needs a run: test_cli.py
+ATTACKS = [name for name in registry.names("attack") if name != "replay"]  # replay needs a run: cli/test_cli.py
 # what a name needs beside itself, and fewer queries than an attack has by default
 SPECS = {
     "boundary": "boundary(queries=40)",

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from test_closed_form import EPS, EXCLUSIVE, ORGAN, SHAPE, flipped, images, oracle, truth
-from test_minimal import nearest
+from helpers.near_decision import nearest
+from helpers.oracle_scene import EPS, EXCLUSIVE, ORGAN, SHAPE, flipped, images, oracle, truth
 from torch import Tensor
 
 from medseg_attack import registry
@@ -83,7 +83,7 @@ MOVING = {"affine": "affine(steps=4)", "deformation": "deformation(steps=4)"}
 ELSEWHERE = {
     "deformation_bias": "moves and changes intensities: test_physical.py",
     "motion": "measured in mm: test_scanners.py",
-    "replay": "needs a run: test_cli.py",
+    "replay": "needs a run: cli/test_cli.py",
     "vafa_hanif2023": "its stretch bounds nothing: test_frequency.py",
 }
 LISTS: list[dict[str, object]] = [dict(EXACT), dict(LEAST), dict(BOUNDED), dict(MOVING), dict(ELSEWHERE)]

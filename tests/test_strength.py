@@ -1,8 +1,8 @@
 """What every registered attack of a family must achieve on a network that has learned; the registry says which."""
 
-import blobs
 import pytest
 import torch
+from helpers import blobs
 from torch import Tensor
 
 from medseg_attack import registry

@@ -1,0 +1,186 @@
+"""Auto-PGD: its schedule, its steps, its optima."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers.oracle_scene import EPS, EXCLUSIVE, ORGAN, flipped, images, oracle, truth
+from torch import Tensor
+
+from medseg_attack import registry
+from medseg_attack.attacks.composed.suites import sea
+from medseg_attack.attacks.gradient.apgd import APGD, checkpoints, phases
+from medseg_attack.errors import InputError
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.losses import bce, margin
+from medseg_attack.threat.objectives.weighted import masked_bce
+from medseg_attack.types import Attack, LogOdds, Mask, Task
+
+SEEDS = [1, 2, 3]
+
+
+def test_checkpoints_of_the_paper() -> None:
+    assert checkpoints(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert checkpoints(300) == [66, 123, 171, 210, 240, 261, 279, 297]
+    assert checkpoints(20)[:5] == [4, 7, 9, 10, 11]
+    assert checkpoints(1) == [1]
+
+
+def test_phases_of_the_radius_schedule() -> None:
+    assert phases(300, (2.0, 1.5, 1.0)) == [(2.0, 90), (1.5, 90), (1.0, 120)]
+    assert phases(20, (2.0, 1.5, 1.0)) == [(2.0, 6), (1.5, 6), (1.0, 8)]
+    assert phases(7, (1.0,)) == [(1.0, 7)]
+
+
+@pytest.mark.parametrize("task", [ORGAN, EXCLUSIVE], ids=["sigmoid", "softmax"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        *(APGD(Linf(EPS), registry.build(name, "objective"), 20) for name in ("bce", "masked_bce", "js", "margin")),
+        APGD(Linf(EPS), masked_bce, 30, radii=(2.0, 1.5, 1.0)),
+        sea(Linf(EPS), 20),
+        registry.with_eps(registry.build("strongest(steps=20, queries=20)", "attack"), EPS),
+    ],
+    ids=["bce", "masked_bce", "js", "margin", "radii", "sea", "strongest"],
+)
+def test_pixels_within_reach_are_flipped_and_no_others(attack: Attack, task: Task) -> None:
+    image = images()
+    wrong = flipped(oracle(task), attack, image)
+    assert torch.equal(wrong[:, 1 if task.exclusive else 0], (image[:, 0] - 0.5).abs() < EPS)
+    found = attack(oracle(task), image, truth(oracle(task), image), SEEDS)
+    assert (found.size <= EPS + 1e-12).all()
+
+
+def test_half_the_budget_flips_fewer() -> None:
+    """The test above can fail."""
+    image = images()
+    wrong = flipped(oracle(ORGAN), APGD(Linf(EPS / 2), steps=20), image)
+    assert not torch.equal(wrong[:, 0], (image[:, 0] - 0.5).abs() < EPS)
+
+
+def test_l2_reaches_the_optimum_of_a_linear_objective() -> None:
+    model, image = oracle(ORGAN), images(0.2)
+    target = truth(model, image)
+    best: list[Tensor] = []
+
+    def noting(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        found = margin(log_odds, target)
+        best.append(found.detach())
+        return found
+
+    APGD(L2(0.5), noting, 30)(model, image, target, SEEDS)
+    optimum = margin(model(image), target) + 10 * 0.5 / image[0].numel() ** 0.5
+    torch.testing.assert_close(torch.stack(best).amax(0), optimum, rtol=1e-6, atol=0)
+
+
+class Shown:
+    """Log-odds are the image; it writes down what it is shown with gradients."""
+
+    task = ORGAN
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+
+    def __call__(self, image: Tensor) -> LogOdds:
+        if image.requires_grad:
+            self.images.append(image.detach().flatten(1))
+        return image * 1.0
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return log_odds >= 0.5
+
+
+def test_the_first_step_goes_to_the_edge_of_the_ball() -> None:
+    shown, image = Shown(), images(0.2)
+
+    def upwards(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        return log_odds.flatten(1).sum(1)
+
+    attack = APGD(Linf(EPS), upwards, 3)
+    attack(shown, image, image >= 0.5, SEEDS)
+    torch.testing.assert_close(shown.images[0], attack.ball.sample(image, SEEDS).flatten(1))
+    torch.testing.assert_close(shown.images[1], image.flatten(1) + EPS)
+
+
+def test_a_step_worked_by_hand() -> None:
+    """One pixel, its hill at 0.5 + 0.01 of a ball of 0.1: it overshoots, and a step is 3/4 new and 1/4 old."""
+    shown = Shown()
+
+    def hill(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        return -(log_odds.flatten(1) - 0.51).square().sum(1)
+
+    image = torch.full((1, 1, 1, 1), 0.5, dtype=torch.float64)
+    APGD(Linf(0.1), hill, 100)(shown, image, image > 0, [4])
+    path = torch.cat(shown.images).flatten()
+    first = path[0].item()
+    second = 0.6 if first < 0.51 else 0.4
+    assert path[1].item() == pytest.approx(second)
+    # the full step of 0.2 back is cut to the ball, three quarters of it plus a quarter of the last move
+    edge = 0.4 if second > 0.51 else 0.6
+    third = min(max(second + 0.75 * (edge - second) + 0.25 * (second - first), 0.4), 0.6)
+    assert path[2].item() == pytest.approx(third)
+    # up to the first checkpoint nothing is halved: wide jumps; halving brings it home
+    assert (path[1:22] - 0.51).abs().amax() > 0.05
+    assert abs(path[-1].item() - 0.51) < 0.01
+    assert (path - 0.51).abs().min() < 1e-3
+
+
+def test_steps_are_halved_per_sample() -> None:
+    """One sample's objective always rises and keeps the full step, the other's oscillates around its top."""
+    shown = Shown()
+    seen: list[Tensor] = []
+
+    def two(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        x = log_odds.flatten(1).sum(1)
+        seen.append(x.detach())
+        return torch.stack([-(x[0] - 0.51).square(), 1000 * progress + 0 * x[1] + x[1]])
+
+    image = torch.full((2, 1, 1, 1), 0.5, dtype=torch.float64)
+    APGD(Linf(0.1), two, 100)(shown, image, image > 0, [4, 5])
+    path = torch.stack(seen)
+    assert (path[1:, 1] == 0.6).all()
+    assert abs(path[-1, 0].item() - 0.51) < 0.01
+
+
+def test_a_masked_objective_steers_and_its_unmasked_form_tells_whether_it_pays() -> None:
+    """Once every pixel is lost the masked objective is 0 everywhere: judged by itself, its start would be its best."""
+    image = images(0.02)
+    model = oracle(ORGAN)
+    target = truth(model, image)
+    masked = APGD(Linf(EPS), masked_bce, 20)(model, image, target, SEEDS)
+    assert (masked.harm == 1).all()
+
+
+def test_what_it_returns_is_never_less_harmful_than_the_image() -> None:
+    model, image = oracle(ORGAN, "blurred_oracle"), images()
+    target = ~truth(model, image)  # a model that is all wrong: every change mends it
+
+    def still(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        return 0 * log_odds.flatten(1).sum(1)
+
+    found = APGD(Linf(0.2), still, 5)(model, image, target, SEEDS)
+    assert (found.harm == 1).all()
+
+
+def test_a_wider_ball_is_left_before_anything_is_returned() -> None:
+    model, image = oracle(ORGAN, "blurred_oracle"), images()
+    target = truth(model, image)
+    for eps in (EPS, 0.7):  # twice 0.7 would be every image
+        found = APGD(Linf(eps), bce, 10, radii=(2.0, 1.5, 1.0))(model, image, target, SEEDS)
+        assert (found.size <= eps + 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    "text", ["apgd(steps=0)", "apgd(restarts=0)", "apgd(radii=(2.0, 1.5))", "apgd(radii=(0.5, 1.0))"]
+)
+def test_wrong_options_are_told(text: str) -> None:
+    with pytest.raises(InputError, match="check the attack"):
+        registry.build(text, "attack")
+
+
+def test_restarts_keep_the_worst_of_each_sample() -> None:
+    model, image = oracle(ORGAN, "blurred_oracle"), images()
+    target = truth(model, image)
+    one = APGD(Linf(EPS), steps=3)
+    single = one(model, image, target, SEEDS)
+    assert (replace(one, restarts=3)(model, image, target, SEEDS).harm >= single.harm).all()

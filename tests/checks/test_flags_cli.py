@@ -1,0 +1,135 @@
+"""Flags on the command line: below the table, in run.json, in --json; switched off by --no-checks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.command import medattack
+
+from medseg_attack.models import linear
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a small phantom and the linear model, of which nothing was learned."""
+    from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.models import checkpoints
+    from medseg_attack.registry import build
+
+    home = tmp_path_factory.mktemp("flags")
+    medattack("prepare", home / "scans", "--format", "phantom(patients=6, slices=3, side=32)", "--home", home)
+    task = open_prepared(home / "data" / "phantom").task
+    for spec in ("oracle", "blurred_oracle"):
+        folder = home / "models" / spec
+        folder.mkdir(parents=True)
+        checkpoints.save(folder, build(spec, "model")(task), {"label": spec, "spec": spec})
+    return home
+
+
+def attack(home: Path, out: Path, *more: str, model: str = "oracle", code: int = 0) -> Any:
+    return medattack(
+        "attack",
+        "--home",
+        home,
+        "--model",
+        home / "models" / model,
+        "--eps",
+        "8/255",
+        "--out",
+        out,
+        "--split",
+        "all",
+        *more,
+        code=code,
+    )
+
+
+def test_flags_are_printed_stored_and_part_of_the_json(home: Path, tmp_path: Path) -> None:
+    printed = attack(home, tmp_path / "run").stdout
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "MA014 invalid - clean images: clean Dice is implausible" in " ".join(printed.split())
+    assert "MA027 upper bound on robustness" in printed
+    told = json.loads(attack(home, tmp_path / "run", "--json").stdout)["flags"]
+    assert {"code", "verdict", "title", "about", "seen", "todo", "model"} == set(told[0])
+    compared = medattack("compare", tmp_path / "run").stdout
+    assert " ".join(compared.split()).count("MA014 invalid - oracle, clean images: clean Dice is implausible") == 1
+    stored = json.loads(medattack("compare", tmp_path / "run", "--json").stdout)["flags"]
+    assert [one["code"] for one in stored] == [one["code"] for one in told]
+    assert "MA014" not in medattack("compare", tmp_path / "run", "--markdown").stdout
+    headers = [json.loads(file.read_text()) for file in (tmp_path / "run").rglob("run.json")]
+    assert len(headers) == 2
+    for header in headers:
+        assert {one["code"] for one in header["flags"]} <= {one["code"] for one in told}
+        assert "MA014" in {one["code"] for one in header["flags"]}
+
+
+def test_the_look_before_is_taken_once(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = attack(home, tmp_path / "run").stdout
+    (kept,) = (tmp_path / "run").rglob("checks.json")
+    assert 2 <= len(json.loads(kept.read_text())["cases"]) <= 4
+    monkeypatch.setattr("medseg_attack.evaluation.runner.preflight", None)
+    assert attack(home, tmp_path / "run").stdout == first
+
+
+def test_no_checks_looks_at_nothing(home: Path, tmp_path: Path) -> None:
+    printed = attack(home, tmp_path / "run", "--no-checks").stdout
+    assert "MA0" not in printed
+    assert not list((tmp_path / "run").rglob("checks.json"))
+    assert all("flags" not in json.loads(file.read_text()) for file in (tmp_path / "run").rglob("run.json"))
+
+
+def test_the_rows_are_the_same_with_and_without(home: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    for name, more in (("with", ()), ("without", ("--no-checks",))):
+        attack(home, tmp_path / name, "--attack", "pgd(steps=3)", *more)
+    one, two = (
+        [pd.read_parquet(file) for file in sorted((tmp_path / name).rglob("*.parquet"))] for name in ("with", "without")
+    )
+    assert len(one) == len(two) > 0
+    for left, right in zip(one, two, strict=True):
+        pd.testing.assert_frame_equal(left, right, check_exact=True)
+
+
+def test_a_quantised_model_is_flagged_where_the_table_shows_no_drop(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = linear._Oracle.forward
+    monkeypatch.setattr(linear._Oracle, "forward", lambda self, image: real(self, (image * 7).round() / 7))
+    content = json.loads(attack(home, tmp_path / "run", "--json", "--no-control").stdout)
+    (run,) = content["runs"]
+    assert run["drop"] == 0
+    assert {"MA001", "MA020", "MA021"} <= {one["code"] for one in content["flags"]}
+
+
+def test_a_model_without_gradients_is_refused_in_a_sentence(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = linear._Oracle.forward
+    monkeypatch.setattr(linear._Oracle, "forward", lambda self, image: real(self, image.detach()))
+    result = attack(home, tmp_path / "run", code=2)
+    assert "(MA002); remove detach()" in " ".join(result.stderr.split())
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_every_model_has_its_own_flags(home: Path, tmp_path: Path) -> None:
+    words = ["--model", str(home / "models" / "blurred_oracle"), "--json"]
+    told = json.loads(attack(home, tmp_path / "run", *words).stdout)["flags"]
+    assert {one["model"].partition("-")[0] for one in told} == {"oracle", "blurred_oracle"}
+
+
+def test_what_reads_rows_needs_no_torch() -> None:
+    loaded = "import sys, medseg_attack.checks.stored; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", loaded], env=os.environ.copy(), check=False).returncode == 0
+
+
+def test_help_of_selftest_needs_no_torch() -> None:
+    check = (
+        "import sys; from typer.testing import CliRunner; from medseg_attack.cli import app; "
+        "r = CliRunner().invoke(app, ['selftest', '--help']); assert r.exit_code == 0; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", check], env=os.environ.copy(), check=False).returncode == 0

@@ -1,0 +1,257 @@
+"""Each flag that is raised before a run is raised by a model or an image that is broken in that way."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.blobs import TASK, Around, SmallUNet, batch, broken, healthy, healthy_net, quantiser
+from torch import Tensor, nn
+
+from medseg_attack import registry
+from medseg_attack.attacks.gradient.pgd import PGD, bim, fgsm
+from medseg_attack.attacks.gradient.wang2024 import FgsmWang2024
+from medseg_attack.checks.flags import Finding
+from medseg_attack.checks.model import check_model
+from medseg_attack.checks.probes import preflight
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.objectives.losses import bce, margin, soft_dice
+from medseg_attack.types import Attack, Batch, LogOdds, Mask, PerSample, Task
+
+EPS = 4 / 255
+GOOD: list[Attack] = [PGD(Linf(EPS), objective, steps=40) for objective in (bce, soft_dice)]
+
+
+def codes(findings: list[Finding]) -> set[str]:
+    return {finding.code for finding in findings}
+
+
+def moved(change: object) -> Batch:
+    """The batch with every image changed."""
+    return Batch.of([replace(case, image=change(case.image)) for case in batch().cases])  # type: ignore[operator]
+
+
+def test_a_healthy_model_raises_none() -> None:
+    assert preflight(healthy(), batch(), GOOD) == []
+
+
+def test_a_healthy_model_raises_none_under_one_step() -> None:
+    assert preflight(healthy(), batch(), [fgsm(Linf(EPS))]) == []
+
+
+def test_a_healthy_exclusive_model_raises_none() -> None:
+    task = Task("blobs", ("background", *TASK.classes), exclusive=True)
+    model = SegModel(Around(after=WithBackground()), task).eval()
+    seen = batch()
+    target = torch.cat((~seen.target.any(1, keepdim=True), seen.target), 1)
+    assert codes(preflight(model, replace(seen, target=target), GOOD)) == set()
+
+
+class WithBackground(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.cat((torch.zeros_like(z[:, :1]), z), 1)
+
+
+def test_checks_leave_a_model_as_it_was() -> None:
+    model = healthy()
+    before_ = {name: value.clone() for name, value in model.state_dict().items()}
+    seen = batch()
+    image = seen.image.clone()
+    preflight(model, seen, GOOD)
+    assert all(torch.equal(value, before_[name]) for name, value in model.state_dict().items())
+    assert torch.equal(image, seen.image)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_3_bit_quantiser_looks_robust_and_is_caught() -> None:
+    model, seen = broken(before=quantiser), batch()
+    found = PGD(Linf(EPS), random_start=False)(model, seen.image, seen.target, range(4))
+    assert torch.equal(found.image, seen.image)  # what a table would call robust
+    assert {"MA001", "MA006", "MA009", "MA020", "MA021"} <= codes(preflight(model, seen, GOOD))
+
+
+def test_ma001_a_step_without_slope() -> None:
+    assert "MA001" in codes(check_model(broken(before=quantiser), batch()))
+
+
+def test_ma001_a_z_score_that_is_cut_inside_the_model() -> None:
+    assert "MA001" in codes(check_model(broken(before=lambda x: ((x - 0.35) / 0.1).clamp(0, 1)), batch()))
+
+
+def test_ma002_a_detached_model() -> None:
+    assert "MA002" in codes(check_model(broken(before=lambda x: x.detach()), batch()))
+
+
+def test_ma002_a_model_whose_weights_alone_have_gradients() -> None:
+    model = SegModel(Around(after=nn.Conv2d(2, 2, 1)), TASK)
+    blocked = SegModel(nn.Sequential(Detach(), model.net), TASK).eval()
+    assert "MA002" in codes(check_model(blocked, batch()))
+
+
+class Detach(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()
+
+
+@pytest.mark.parametrize("draw", ["dropout", "noise"])
+def test_ma003_a_randomised_model(draw: str) -> None:
+    torch.manual_seed(0)
+    change = {"dropout": lambda x: F.dropout(x, 0.1, True), "noise": lambda x: x + 0.1 * torch.randn_like(x)}[draw]
+    found = codes(check_model(broken(before=change), batch()))
+    assert "MA003" in found
+    assert not {"MA004", "MA020", "MA021"} & found  # its passes cannot be compared with each other
+
+
+def test_ma004_a_model_in_train_mode() -> None:
+    net = SmallUNet()
+    net.load_state_dict(healthy_net().state_dict())
+    assert "MA004" in codes(check_model(SegModel(net.train(), TASK).train(), batch()))
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_ma005_probabilities(exclusive: bool) -> None:
+    if not exclusive:
+        assert "MA005" in codes(check_model(broken(after=torch.sigmoid), batch()))
+        return
+    task = Task("blobs", ("background", *TASK.classes), exclusive=True)
+    net = nn.Sequential(Around(after=WithBackground()), nn.Softmax(1))
+    seen = batch()
+    target = torch.cat((~seen.target.any(1, keepdim=True), seen.target), 1)
+    assert "MA005" in codes(check_model(SegModel(net, task).eval(), replace(seen, target=target)))
+
+
+def backwards(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """An objective whose sign is wrong in its gradient only."""
+    loss = bce(log_odds, target)
+    return 2 * loss.detach() - loss
+
+
+def test_ma006_an_attack_that_climbs_the_wrong_way() -> None:
+    assert "MA006" in codes(preflight(healthy(), batch(), [PGD(Linf(EPS), backwards, steps=8, random_start=False)]))
+
+
+def test_ma006_an_attack_that_returns_a_worse_image_than_it_saw() -> None:
+    forth_and_back = bim(Linf(EPS), Turning(), steps=20)  # type: ignore[arg-type]
+    found = preflight(healthy(), batch(), [forth_and_back])
+    assert "MA006" in codes(found)
+
+
+@pytest.mark.parametrize("attack", ["ni_fgsm(steps=4)", "igsm(steps=3)", "di2_fgsm(steps=4)"])
+def test_what_an_attack_looks_at_is_not_what_it_returns(attack: str) -> None:
+    """NI looks ahead of its place, beyond the ball; DI looks at resized images; igsm returns failures untouched."""
+    made = registry.build(attack, "attack", {"ball": Linf(16 / 255)})
+    assert not {"MA006", "MA007"} & codes(preflight(healthy(), batch(), [made]))
+
+
+class Turning:
+    """Climbs for the first half of an attack and descends for the second."""
+
+    def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+        loss = bce(log_odds, target)
+        return loss if progress < 0.5 else 2 * loss.detach() - loss
+
+
+def test_ma007_steps_too_small_to_arrive() -> None:
+    assert "MA007" in codes(preflight(healthy(), batch(), [PGD(Linf(8 / 255), steps=8, step_size=0.06)]))
+
+
+def test_ma009_a_model_that_no_gradient_breaks() -> None:
+    assert "MA009" in codes(preflight(broken(before=quantiser), batch(), GOOD))
+
+
+def test_ma010_a_search_without_gradients_wins() -> None:
+    hidden = broken(before=lambda x: (x * 30).round() / 30)  # finer steps: noise gets through, gradients do not
+    assert "MA010" in codes(preflight(hidden, batch(), [fgsm(Linf(16 / 255))]))
+
+
+def test_ma015_less_than_one_grey_level() -> None:
+    stored = moved(lambda image: (image * 60).round() / 60)
+    assert "MA015" in codes(check_model(healthy(), stored, [fgsm(Linf(1 / 255))]))
+    assert "MA015" not in codes(check_model(healthy(), stored, [fgsm(Linf(1 / 60))]))
+    assert "MA015" not in codes(check_model(healthy(), batch(), [fgsm(Linf(1e-4))]))  # no lattice to be seen
+
+
+def test_ma016_organs_at_the_end_of_the_window() -> None:
+    assert "MA016" in codes(check_model(healthy(), moved(lambda image: image.clamp(max=0.4) / 0.4)))
+
+
+def test_ma017_half_precision() -> None:
+    assert "MA017" in codes(check_model(broken(after=lambda z: z.bfloat16()), batch()))
+
+
+def test_ma019_logits_times_1000() -> None:
+    loud = broken(after=lambda z: 1000 * z)
+    assert "MA019" in codes(check_model(loud, batch(), GOOD))
+    assert "MA019" not in codes(check_model(loud, batch(), [PGD(Linf(EPS), margin)]))  # which does not saturate
+
+
+class Wavering(torch.autograd.Function):
+    """The identity with a gradient that was made up."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.randn(grad.shape, generator=torch.Generator().manual_seed(0)).to(grad) * grad.abs().mean()
+
+
+def test_ma020_and_ma021_a_gradient_that_was_made_up() -> None:
+    found = codes(check_model(broken(before=Wavering.apply), batch()))
+    assert {"MA020", "MA021"} <= found
+
+
+def test_ma021_a_gradient_that_oscillates() -> None:
+    """Right at every point, and of no use a pixel value away."""
+    rippled = broken(before=lambda x: x + 0.004 * torch.sin(3000 * x))
+    assert "MA021" in codes(check_model(rippled, batch(), GOOD))
+
+
+def test_ma022_a_gradient_that_is_not_finite() -> None:
+    assert "MA022" in codes(check_model(broken(before=lambda x: x + 0 * (x - x).abs().sqrt()), batch()))
+
+
+def test_ma023_an_objective_that_misses_the_score() -> None:
+    def blind(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+        return bce(log_odds[..., :8, :8], target[..., :8, :8])  # looks at one corner
+
+    assert "MA023" in codes(preflight(healthy(), batch(), [PGD(Linf(EPS), blind, steps=20)]))
+
+
+@pytest.mark.parametrize("shift", [-0.5, 0.5])
+def test_ma025_values_outside_the_box(shift: float) -> None:
+    assert "MA025" in codes(check_model(healthy(), moved(lambda image: image + shift)))
+
+
+def test_ma026_a_z_score_cut_to_the_box() -> None:
+    assert "MA026" in codes(
+        check_model(healthy(), moved(lambda image: ((image - image.mean()) / image.std()).clamp(0, 1)))
+    )
+
+
+def test_ma034_averaging_helps_against_a_randomised_model() -> None:
+    torch.manual_seed(0)
+    noisy = broken(before=lambda x: x + 0.1 * torch.randn_like(x))
+    assert "MA034" in codes(preflight(noisy, batch(8), [PGD(Linf(8 / 255), steps=10)]))
+
+
+def test_an_attack_of_three_channels_is_looked_at_as_well() -> None:
+    model = SegModel(Mean(), TASK, in_channels=3).eval()
+    assert codes(preflight(model, batch(), [FgsmWang2024()])) == set()
+
+
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = healthy_net()(x.mean(1, keepdim=True))
+        return result
+
+
+def test_the_network_of_these_tests_has_learned_its_task() -> None:
+    from medseg_attack.checks.probes import dice
+
+    model, seen = healthy(), batch(16)
+    with torch.no_grad():
+        clean = dice(model, model.decide(model(seen.image)), seen.target)
+    assert clean.mean() > 0.9

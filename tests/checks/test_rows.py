@@ -1,0 +1,227 @@
+"""Each flag that is raised after a run is raised by rows that contradict themselves in that way."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from medseg_attack.checks.flags import FLAGS, Finding, by_severity
+from medseg_attack.checks.rows import check_rows
+
+EPS = 4 / 255
+
+
+def run(
+    attack: str,
+    dice: float,
+    *,
+    eps: float = EPS,
+    backwards: int = 40,
+    loss: str = "bce",
+    clean: float = 0.9,
+    patients: int = 8,
+    spread: float = 0.01,
+    **header: Any,
+) -> pd.DataFrame:
+    """A run on patients of one case and organ each, whose mean Dice is about `dice`; 1000 pixels per mask."""
+    rows = []
+    for i in range(patients):
+        of_case = min(max(dice + spread * (i % 2 - 0.5), 0), 1)
+        # of equal masks, Dice is the share that both hold
+        rows.append(
+            {
+                "case": f"c{i}",
+                "volume": f"v{i}",
+                "group": f"g{i}",
+                "cls": "organ",
+                "n_target": 1000,
+                "n_target_adv": 1000,
+                "n_clean": 1000,
+                "hit_clean": round(1000 * clean),
+                "n_adv": 1000,
+                "hit_adv": round(1000 * of_case),
+                "size": eps,
+                "linf": eps,
+                "forwards": backwards + 2,
+                "backwards": backwards,
+            }
+        )
+    head = {
+        "run": f"{attack}-{loss}-{eps}",
+        "model": "unet",
+        "attack": attack,
+        "loss": loss,
+        "eps": eps,
+        "ball": f"linf({eps})",
+        "partial": False,
+        "val_dice": clean,
+    }
+    return pd.DataFrame(rows).assign(**(head | header))
+
+
+def noise(dice: float = 0.89, **more: Any) -> pd.DataFrame:
+    return run("noise", dice, backwards=0, loss="", **more)
+
+
+HEALTHY = [noise(), run("fgsm", 0.6, backwards=1), run("pgd(steps=40)", 0.3), run("pgd(steps=40)", 0.1, eps=8 / 255)]
+
+
+def found(*tables: pd.DataFrame, **options: Any) -> list[Finding]:
+    return check_rows(pd.concat(tables, ignore_index=True), **options)
+
+
+def codes(*tables: pd.DataFrame, **options: Any) -> set[str]:
+    return {finding.code for finding in found(*tables, **options)}
+
+
+def test_healthy_rows_raise_none() -> None:
+    assert found(*HEALTHY) == []
+
+
+def test_differences_within_the_cases_scatter_raise_none() -> None:
+    assert codes(*HEALTHY, run("pgd(steps=80)", 0.32, spread=0.4, backwards=80)) == set()
+
+
+def test_ma003_clean_scores_that_differ_between_runs() -> None:
+    assert codes(*HEALTHY, run("bim", 0.4, clean=0.8)) == {"MA003"}
+
+
+def test_ma006_more_steps_do_less() -> None:
+    assert codes(*HEALTHY, run("pgd(steps=80)", 0.5, backwards=80)) == {"MA006"}
+
+
+def test_ma007_more_steps_do_more() -> None:
+    (one,) = found(*HEALTHY, run("pgd(steps=80)", 0.2, backwards=80))
+    assert (one.code, one.run) == ("MA007", f"pgd(steps=80)-bce-{EPS}")
+
+
+def test_ma008_noise_does_as_much() -> None:
+    assert "MA008" in codes(noise(0.62), run("pgd", 0.6))
+    assert "MA008" in codes(noise(0.6), run("pgd", 0.9))
+    assert "MA008" not in codes(noise(0.62), run("pgd", 0.6, eps=8 / 255))  # of another budget
+
+
+def test_ma009_the_floor_is_not_reached() -> None:
+    assert "MA009" in codes(*HEALTHY, run("bim", 0.5, eps=128 / 255))
+    assert "MA009" not in codes(*HEALTHY, run("bim", 0.1, eps=128 / 255))
+
+
+def test_ma010_a_search_wins() -> None:
+    (one,) = found(*HEALTHY, run("square", 0.2, backwards=0))
+    assert (one.code, one.about) == ("MA010", "pgd(steps=40) bce eps 4/255")
+
+
+def test_controls_are_judged_as_controls() -> None:
+    """Shuffled perturbations spend gradients and do no harm; uap spent its own on other patients."""
+    assert found(*HEALTHY, run("shuffled(attack=pgd)", 0.89)) == []
+    assert codes(*HEALTHY, run("uap", 0.2, backwards=0)) == set()
+
+
+def test_ma011_foreign_images_win() -> None:
+    assert codes(*HEALTHY, run("replay(run='x')", 0.2, backwards=0, loss="")) == {"MA011"}
+    assert codes(*HEALTHY, run("replay(run='x')", 0.5, backwards=0, loss="")) == set()
+
+
+def test_ma012_a_larger_budget_does_less() -> None:
+    assert codes(*HEALTHY, run("pgd(steps=40)", 0.2, eps=16 / 255)) == {"MA012"}
+
+
+def test_ma013_a_change_beyond_the_budget() -> None:
+    blended = run("fgsm_wang2024", 0.6, backwards=1, ball="blend", size=2 * EPS)
+    (one,) = found(*HEALTHY, blended)
+    assert (one.code, one.flag.verdict) == ("MA013", "invalid")
+
+
+@pytest.mark.parametrize(("clean", "said"), [(0.2, None), (0.6, 0.9)])
+def test_ma014_clean_scores_that_cannot_be(clean: float, said: float | None) -> None:
+    assert "MA014" in codes(run("pgd", 0.1, clean=clean, val_dice=said))
+    assert "MA014" not in codes(run("pgd", 0.1, clean=0.8, val_dice=said))
+
+
+def test_ma018_one_step_does_more() -> None:
+    assert codes(noise(), run("fgsm", 0.2, backwards=1), run("pgd", 0.3)) == {"MA018"}
+    assert codes(noise(), run("fgsm", 0.2, backwards=1, loss="focal"), run("pgd", 0.3)) == set()
+
+
+def test_ma024_an_attack_that_helps() -> None:
+    first, *_ = found(noise(), run("pgd", 0.97))
+    assert (first.code, first.flag.verdict) == ("MA024", "invalid")
+    assert "MA024" not in codes(*HEALTHY)
+
+
+def test_ma027_single_steps_alone() -> None:
+    assert codes(noise(), run("fgsm", 0.5, backwards=1)) == {"MA027"}
+
+
+def test_ma028_nothing_moves() -> None:
+    assert codes(noise(0.9), run("pgd", 0.898)) == {"MA028"}
+
+
+def test_ma029_few_patients() -> None:
+    assert codes(noise(patients=5), run("pgd", 0.3, patients=5)) == {"MA029"}
+    assert codes(noise(patients=6), run("pgd", 0.3, patients=6)) == set()
+
+
+def test_ma030_empty_masks_decide() -> None:
+    absent = {"n_target": 0, "n_target_adv": 0, "n_clean": 0, "hit_clean": 0, "n_adv": 0, "hit_adv": 0}
+    rows = run("pgd", 0.3)
+    third = pd.concat([rows, rows.head(4).assign(volume=["w0", "w1", "w2", "w3"], **absent)], ignore_index=True)
+    assert "MA030" in codes(third)
+    assert "MA030" not in codes(pd.concat([rows, rows.head(1).assign(volume="w0", **absent)], ignore_index=True))
+
+
+def test_ma031_part_of_the_cases() -> None:
+    assert codes(run("pgd", 0.3, partial=True)) == {"MA031"}
+
+
+def test_ma032_small_organs_suffer() -> None:
+    small = run("pgd", 0.2).assign(
+        n_target=100, n_target_adv=100, n_clean=100, hit_clean=90, n_adv=100, hit_adv=20, cls="small"
+    )
+    large = run("pgd", 0.8).assign(cls="large")
+    assert codes(small, large) == {"MA032"}
+    assert codes(small.assign(hit_adv=70), large) == set()
+
+
+def test_ma033_noise_wins_on_some_cases() -> None:
+    attacked = run("pgd", 0.3)
+    attacked.loc[:1, "hit_adv"] = 950
+    assert codes(noise(0.8), attacked) == {"MA033"}
+
+
+def test_models_are_not_compared_with_each_other() -> None:
+    other = [table.assign(model="other", run=table["run"] + "o") for table in HEALTHY]
+    changed = [table.assign(hit_clean=950) for table in other]
+    assert found(*HEALTHY, *changed) == []
+
+
+def test_findings_are_ordered_by_severity_and_not_repeated() -> None:
+    some = [Finding("MA029", "a", ""), Finding("MA024", "b", ""), Finding("MA007", "c", ""), Finding("MA024", "b", "")]
+    assert [one.code for one in by_severity(some)] == ["MA024", "MA007", "MA029"]
+
+
+# the page
+
+PAGE = (Path(__file__).parents[2] / "docs" / "flags.md").read_text(encoding="utf-8")
+TESTS = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
+
+
+def test_page_and_code_list_agree() -> None:
+    heads = re.findall(r"^### (MA\d{3}) - (.+)$", PAGE, re.M)
+    assert heads == [(code, flag.title) for code, flag in FLAGS.items()]
+
+
+@pytest.mark.parametrize("code", FLAGS)
+def test_the_page_explains_every_flag_and_names_a_test_that_raises_it(code: str) -> None:
+    section = PAGE.split(f"### {code} - ")[1].split("\n### ")[0]
+    assert f"Verdict: **{FLAGS[code].verdict}**" in section
+    for part in ("*Raised if*", "*Explanation*", "*What to do*"):
+        assert part in section
+    tests = re.findall(r"`(test_\w+)`", section)
+    assert tests
+    for name in tests:
+        body = re.search(rf"def {name}\(.*?(?=\ndef |\n@pytest|\Z)", TESTS, re.S)
+        assert body is not None, name
+        assert code in body[0], f"{name} does not speak of {code}"

@@ -1,0 +1,198 @@
+"""Statistics over patients: against enumeration and definitions, and the coverage that is claimed."""
+
+import importlib.util
+import sys
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medseg_attack.errors import InputError
+from medseg_attack.stats.patients import (
+    HOLDS_FROM,
+    TESTS_FROM,
+    difference,
+    holm,
+    interval,
+    paired,
+    pairwise,
+    patient_means,
+    rank_stability,
+    signed_rank,
+    warning,
+)
+
+
+def simulation() -> ModuleType:
+    """benchmarks/coverage.py, which is no part of the package."""
+    file = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_benchmark", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+SIMULATION = simulation()
+
+
+ALL = list(product(SIMULATION.COHORTS, [HOLDS_FROM, 20, 85]))
+SOME = [("clean, near 0.9", HOLDS_FROM), ("attacked, all over", 20), ("attacked, some lost", 85)]
+
+
+@pytest.mark.parametrize(
+    ("cohort", "n"), [one if one in SOME else pytest.param(*one, marks=pytest.mark.slow) for one in ALL]
+)
+def test_95_percent_cover_93_to_97(cohort: str, n: int) -> None:
+    share, _ = SIMULATION.coverage(SIMULATION.COHORTS[cohort], n, SIMULATION.printed, 1000)
+    assert 0.93 <= share <= 0.97
+
+
+def test_over_scans_they_would_not() -> None:
+    cohort = SIMULATION.COHORTS["attacked, all over"]
+    share, _ = SIMULATION.coverage(cohort, 85, SIMULATION.over_scans, 200)
+    assert share < 0.85
+
+
+def cases(scores: np.ndarray, *, scans: int = 1, organs: int = 1) -> pd.DataFrame:
+    """`scores` per patient; the same for each of its scans and organs."""
+    return pd.DataFrame(
+        [
+            (f"p{i:02d}", f"p{i:02d}_{scan}", f"o{k}", score)
+            for i, score in enumerate(scores)
+            for scan in range(scans)
+            for k in range(organs)
+        ],
+        columns=["group", "unit", "cls", "dice"],
+    )
+
+
+def test_more_scans_and_organs_of_the_same_patients_show_nothing_more() -> None:
+    scores = np.random.default_rng(0).random(12)
+    assert interval(cases(scores, scans=5, organs=4), "dice") == pytest.approx(interval(cases(scores), "dice"))
+
+
+def test_an_interval_stays_within_what_the_score_can_be() -> None:
+    low, high = interval(cases(np.array([0.0, 0.0, 1.0])), "dice")
+    assert (low, high) == (0.0, 1.0)
+    assert interval(cases(np.array([0.0, 40.0, 90.0, 10.0])), "dice", bounds=(0, np.inf))[1] > 90
+
+
+def test_patients_that_agree_leave_no_doubt() -> None:
+    assert interval(cases(np.full(5, 0.4)), "dice") == pytest.approx((0.4, 0.4))
+
+
+def test_an_organ_that_a_patient_lacks_is_left_out_of_its_mean() -> None:
+    table = cases(np.array([0.2, 0.8]), organs=2)
+    table.loc[(table["group"] == "p00") & (table["cls"] == "o1"), "dice"] = np.nan
+    table.loc[(table["group"] == "p01") & (table["cls"] == "o1"), "dice"] = 0.4
+    assert patient_means(table, "dice").to_dict() == pytest.approx({"p00": 0.2, "p01": 0.6})
+
+
+def by_enumeration(values: np.ndarray) -> float:
+    """The two-sided signed-rank p by trying all signs."""
+    ranks = pd.Series(np.abs(values)).rank().to_numpy()
+    seen = abs(float((np.sign(values) * ranks).sum()))
+    sums = [abs(sum(s * r for s, r in zip(signs, ranks, strict=True))) for signs in product((-1, 1), repeat=len(ranks))]
+    return float(np.mean([total >= seen - 1e-9 for total in sums]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n", [4, 8, 11])
+def test_signed_ranks_are_those_of_all_signs(n: int, seed: int) -> None:
+    values = np.random.default_rng(seed).normal(0.3, 1, n)
+    assert signed_rank(values) == pytest.approx(by_enumeration(values))
+
+
+def test_no_difference_is_no_evidence() -> None:
+    assert signed_rank(np.zeros(9)) == 1.0
+    assert np.isnan(signed_rank(np.array([])))
+    assert signed_rank(np.full(8, 0.1) - np.full(8, 0.3) + 0.2) == 1.0  # 0 but for what floats add
+
+
+def test_holm_is_what_holm_wrote() -> None:
+    assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    adjusted = holm([0.02, float("nan"), 0.01])
+    assert adjusted[0] == 0.02
+    assert np.isnan(adjusted[1])
+
+
+def test_pairs_see_what_two_intervals_would_hide() -> None:
+    rng = np.random.default_rng(3)
+    old = rng.uniform(0.4, 0.9, 20)
+    new = old - 0.03 + rng.normal(0, 0.01, 20)
+    found = difference(paired(cases(new), cases(old), "dice"))
+    assert found.mean == pytest.approx((new - old).mean())
+    assert -0.04 < found.low < found.high < -0.02
+    assert found.p < 1e-4
+    assert found.n == 20
+    alone = interval(cases(new), "dice"), interval(cases(old), "dice")
+    assert alone[0][1] > alone[1][0]
+
+
+def test_a_difference_is_tested_against_the_number_that_is_asked_for() -> None:
+    pairs = cases(np.linspace(0.02, 0.04, 10)).rename(columns={"dice": "difference"})
+    assert difference(pairs).p < 0.01
+    assert difference(pairs, beyond=0.03).p == 1.0
+
+
+def test_only_the_same_cases_are_paired() -> None:
+    with pytest.raises(InputError, match=r"same cases.*p02_0"):
+        paired(cases(np.array([0.1, 0.2, 0.3])), cases(np.array([0.1, 0.2])), "dice")
+
+
+def test_pairs_of_models_are_corrected_for_how_many_they_are() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.5, 0.8, 12)
+    table = pairwise(
+        {
+            name: cases(base + shift + rng.normal(0, 0.004, 12))
+            for name, shift in (("a", 0.0), ("b", 0.05), ("c", 0.05))
+        },
+        "dice",
+    ).set_index(["new", "old"])
+    assert len(table) == 3
+    assert (table["p_holm"] >= table["p"]).all()
+    assert table.loc[("b", "a"), "mean"] == pytest.approx(0.05, abs=0.005)
+    assert table.loc[("b", "a"), "p_holm"] == pytest.approx(3 * table.loc[("b", "a"), "p"])
+    assert table.loc[("c", "b"), "p_holm"] > 0.05
+
+
+def test_ranks_are_as_stable_as_models_differ() -> None:
+    base = np.random.default_rng(0).uniform(0.3, 0.8, 15)
+    same = base + np.random.default_rng(1).normal(0, 0.05, 15)
+    table = rank_stability({"good": cases(base + 0.2), "x": cases(base), "y": cases(same)}, "dice")
+    assert table.loc["good"].tolist() == [1.0, 0.0, 0.0, 1]
+    assert 0.1 < table.loc["x", 2] < 0.9
+    assert table[[1, 2, 3]].sum(axis=1).tolist() == pytest.approx([1, 1, 1])
+    worst = rank_stability({"good": cases(base + 0.2), "x": cases(base)}, "dice", lower_is_better=True)
+    assert worst.loc["x", 1] == 1.0
+
+
+def test_equal_models_share_the_better_rank() -> None:
+    base = np.random.default_rng(0).random(6)
+    table = rank_stability({"a": cases(base), "b": cases(base)}, "dice")
+    assert table[1].tolist() == [1.0, 1.0]
+
+
+def test_models_are_ranked_on_the_same_patients_only() -> None:
+    with pytest.raises(InputError, match="same patients"):
+        rank_stability({"a": cases(np.array([0.1, 0.2])), "b": cases(np.array([0.1, 0.2, 0.3]))}, "dice")
+
+
+def test_a_warning_says_what_so_few_patients_cannot_show() -> None:
+    assert "no interval" in warning(1)
+    assert "0.062" in warning(TESTS_FROM - 1)
+    assert "are few" in warning(TESTS_FROM - 1)
+    assert "signed-rank" not in warning(TESTS_FROM)
+    assert "are few" in warning(HOLDS_FROM - 1)
+    assert warning(HOLDS_FROM) == ""
+    assert "20 comparisons" in warning(8, comparisons=20)
+    smallest = signed_rank(np.arange(1.0, TESTS_FROM + 1))
+    assert smallest < 0.05 <= signed_rank(np.arange(1.0, TESTS_FROM))
