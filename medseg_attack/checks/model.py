@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.checks.flags import Finding, by_severity
-from medseg_attack.numerics.samples import draw
+from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.registry.parts import told
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce, margin
@@ -260,7 +260,7 @@ def organs(scene: Scene) -> Tensor:
     """Where any scored class is; the whole image of a case that has none."""
     here = scene.batch.target[:, list(scene.model.task.scored)].any(1)
     empty = ~here.flatten(1).any(1)
-    return here | empty.view(-1, *(1 for _ in here.shape[1:]))
+    return here | widen(empty, here)
 
 
 def _share(part: Tensor, whole: Tensor) -> PerSample:

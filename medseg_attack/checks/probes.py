@@ -11,7 +11,7 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Finding, by_severity
 from medseg_attack.checks.model import Scene, check_model
-from medseg_attack.numerics.samples import draw
+from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.registry import spec
 from medseg_attack.registry.parts import walk
 from medseg_attack.threat.balls.base import plain
@@ -264,7 +264,7 @@ def search(scene: Scene, ball: Ball) -> PerSample:
         pred = scene.model.decide(log_odds)
         value = soft_dice(log_odds, target).to(best)
         better = value > best
-        kept = torch.where(better.view(-1, *(1 for _ in x.shape[1:])), trial, kept)
+        kept = torch.where(widen(better, x), trial, kept)
         best = torch.maximum(best, value)
         lowest = torch.maximum(lowest, 1 - dice(scene.model, pred, target).to(best))
     return 1 - lowest

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from zlib import crc32
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from medseg_attack.types import Image, PerSample
@@ -31,8 +31,8 @@ def scaled(grad: Image) -> Image:
     return grad / (grad.abs().mean(tuple(range(1, grad.ndim)), keepdim=True) + TINY)
 
 
-def wide(per_sample: Tensor, like: Tensor) -> Tensor:
-    """One number per sample, in a shape that goes with whole images."""
+def widen(per_sample: Shaped[Tensor, "b"], like: Tensor) -> Tensor:
+    """One number per sample as `(b, 1, ..., 1)`, so that it goes with whole images of the shape of `like`."""
     return per_sample.view(-1, *(1 for _ in like.shape[1:]))
 
 
@@ -45,11 +45,3 @@ def draw(random: Callable[..., Tensor], like: Tensor, seeds: Sequence[int]) -> T
         random(like.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
     ]
     return torch.stack(parts).to(like)
-
-
-def _length(x: Tensor) -> PerSample:
-    return x.flatten(1).square().sum(1).sqrt()
-
-
-def _wide(per_sample: Tensor, like: Tensor) -> Tensor:
-    return per_sample.view(-1, *(1 for _ in like.shape[1:]))

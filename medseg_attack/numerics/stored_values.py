@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.numerics.flows import warped
+from medseg_attack.numerics.samples import widen
 from medseg_attack.types import Ball, Case, Flow, Image, PerChannel, Storage, per_channel
 
 _NONE = (math.nan, math.nan)  # lies below and above no value
@@ -112,7 +113,7 @@ class StoredValues:
         found = made(first)
         for dtype in others:
             mine = torch.tensor([own == dtype for own in self.dtypes], device=found.device)
-            found = torch.where(mine.view(-1, *(1 for _ in found.shape[1:])), made(dtype), found)
+            found = torch.where(widen(mine, found), made(dtype), found)
         return found
 
     def at(self, index: Tensor) -> "StoredValues":
@@ -128,8 +129,7 @@ class StoredValues:
         stored = self._moved(delta, FLOAT32_SLACK)
         grown = ball.size(*self.in_float64(stored)) > ball.limit * (1 + 1e-9)
         if grown.any():
-            wide = grown.view(-1, *(1 for _ in x0.shape[1:]))
-            stored = torch.where(wide, self._moved(delta, 0.0), stored)
+            stored = torch.where(widen(grown, x0), self._moved(delta, 0.0), stored)
         return stored
 
     def _moved(self, delta: Tensor, near: float) -> Tensor:

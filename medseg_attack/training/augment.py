@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medseg_attack.models.segmodel import resized
+from medseg_attack.numerics.samples import widen
 from medseg_attack.types import Case, Task
 
 CACHE_BYTES = 2**31  # of decoded training cases; beyond it they are read again in every epoch
@@ -121,13 +122,13 @@ def encoded(target: Float[Tensor, "k *s"], task: Task) -> Float[Tensor, "1 *s"]:
     """
     if task.exclusive:
         return target.argmax(0, keepdim=True).float()
-    bits = 2.0 ** torch.arange(len(target)).view(-1, *(1 for _ in target.shape[1:]))
+    bits = 2.0 ** widen(torch.arange(len(target)), target)
     return ((target >= 0.5) * bits).sum(0, keepdim=True)
 
 
 def decoded(code: Float[Tensor, "1 *s"], task: Task) -> Tensor:
     """The masks (k, *s) of a plane."""
-    classes = torch.arange(len(task.classes)).view(-1, *(1 for _ in code.shape[1:]))
+    classes = widen(torch.arange(len(task.classes)), code)
     if task.exclusive:
         return code.long() == classes
     return (code.long() >> classes) & 1 == 1

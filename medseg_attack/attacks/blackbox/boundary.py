@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import stretched, zeros
-from medseg_attack.numerics.samples import draw, reseeded
+from medseg_attack.numerics.samples import draw, reseeded, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.base import free, held
 from medseg_attack.threat.balls.norms import Linf
@@ -66,7 +66,7 @@ class Boundary:
         for step in range(self.queries - LEAST + 1):
             inside = at.far <= self.ball.eps
             aim = torch.where(inside, torch.full_like(shrink, self.ball.eps), at.far * (1 - shrink))
-            noise = _wide(spread * at.far, image) * self._noise(image, reseeded(seeds, step))
+            noise = widen(spread * at.far, image) * self._noise(image, reseeded(seeds, step))
             tried = self._at(model, image, target, _cut(self.ball, at.image - image + noise, aim))
             better = torch.where(
                 inside,
@@ -95,7 +95,7 @@ class Boundary:
         high, whole = torch.ones_like(need), at.image - image
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            tried = self._at(model, image, target, _wide(middle, image) * whole)
+            tried = self._at(model, image, target, widen(middle, image) * whole)
             good = tried.harm >= need
             at, low, high = _taken(good, tried, at), torch.where(good, low, middle), torch.where(good, middle, high)
         return at
@@ -118,14 +118,10 @@ class _Place(NamedTuple):
 
 
 def _taken(take: Tensor, theirs: _Place, ours: _Place) -> _Place:
-    return _Place(*(torch.where(_wide(take, a), a, b) for a, b in zip(theirs, ours, strict=True)))
+    return _Place(*(torch.where(widen(take, a), a, b) for a, b in zip(theirs, ours, strict=True)))
 
 
 def _cut(ball: Ball, change: Tensor, sizes: PerSample) -> Tensor:
     """The change cut to a ball of that size, another for every sample: scaled to `ball`'s own, and back."""
-    scale = _wide(ball.eps / sizes.clamp(min=1e-12), change)
+    scale = widen(ball.eps / sizes.clamp(min=1e-12), change)
     return held(ball, change * scale) / scale if ball.eps > 0 else torch.zeros_like(change)
-
-
-def _wide(per_sample: Tensor, like: Tensor) -> Tensor:
-    return per_sample.view(-1, *(1 for _ in like.shape[1:]))

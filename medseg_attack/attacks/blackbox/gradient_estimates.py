@@ -15,7 +15,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import stretched, zeros
-from medseg_attack.numerics.samples import draw, reseeded
+from medseg_attack.numerics.samples import draw, reseeded, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.base import free, held, plain
 from medseg_attack.threat.balls.norms import Linf
@@ -122,7 +122,7 @@ def by_signs(score: Score, at: Tensor, width: float, seeds: Sequence[int], n: in
     for _ in range(n):
         drawn = torch.stack([torch.randint(0, 2, at.shape[1:], generator=rng) for rng in generators])
         signs = 2 * drawn.to(at) - 1
-        grad = grad + signs * _wide(_slope(score, at, width * signs, width).to(at), at) / n
+        grad = grad + signs * widen(_slope(score, at, width * signs, width).to(at), at) / n
     return grad
 
 
@@ -163,7 +163,7 @@ def _climbed(
             log_odds = model(x)
         best |= judge_prediction(model, ball, x, image, model.decide(log_odds), target)
         found = objective(log_odds.double(), target, 1.0)
-        change = torch.where(_wide(found > worst, change), corner, change)
+        change = torch.where(widen(found > worst, change), corner, change)
         worst = torch.maximum(found, worst)
     mean, square, times = torch.zeros_like(change), torch.zeros_like(change), torch.zeros_like(change)
     for step in range(1, (attack.queries - 1 - attack.starts) // (per_step + 1) + 1):
@@ -194,7 +194,3 @@ def _check(attack: ZOO | SPSA, least: Sequence[tuple[str, int]], per_step: int) 
             f"expected queries >= {needed} ({attack.starts} starts, {per_step + 1} of one step, 1 of the untouched "
             f"image), got {attack.queries}; allow more"
         )
-
-
-def _wide(per_sample: Tensor, like: Tensor) -> Tensor:
-    return per_sample.view(-1, *(1 for _ in like.shape[1:]))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, draw, reseeded, wide
+from medseg_attack.numerics.samples import TINY, draw, reseeded, widen
 from medseg_attack.registry import About, register, spec
 from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.balls.channels import Channels
@@ -66,7 +66,7 @@ class Square:
             tried_height, found = self._asked(model, tried, image, target)
             best |= found
             up = tried_height > height
-            x, height = torch.where(wide(up, x), tried, x), torch.where(up, tried_height, height)
+            x, height = torch.where(widen(up, x), tried, x), torch.where(up, tried_height, height)
         return best
 
     @property
@@ -128,7 +128,7 @@ class _InL2:
             return part.square().sum(axes, keepdim=True).sqrt()
 
         unspent = (self.ball.eps**2 - delta.flatten(1).square().sum(1)).clamp(min=0) / x.shape[1]
-        length_then = (wide(unspent, x) + length(delta * torch.maximum(here, there)).square()).sqrt()
+        length_then = (widen(unspent, x) + length(delta * torch.maximum(here, there)).square()).sqrt()
         bump = _bump(x, corner, side, reseeded(seeds, "bump"))
         old = delta * here
         new = bump + old / (length(old) + TINY)
@@ -175,7 +175,7 @@ def _offsets(x: Image, corner: Tensor, side: int) -> Tensor:
     found = []
     for axis, n in enumerate(x.shape[2:]):
         at = torch.arange(n, device=x.device).view(1, 1, *(n if other == axis else 1 for other in range(x.ndim - 2)))
-        offset = at - wide(corner[:, axis], x)
+        offset = at - widen(corner[:, axis], x)
         outside = (offset < 0) | (offset >= side)
         found.append(torch.where(outside, -1, offset).expand(-1, -1, *x.shape[2:]))
     return torch.stack(found)
@@ -191,15 +191,15 @@ def _bump(x: Image, corner: Tensor, side: int, seeds: Sequence[int]) -> Image:
     axes = x.ndim - 2
     like = x[:, :1].flatten(1)[:, :1]
     along = (draw(torch.rand, like, reseeded(seeds, "axis")).flatten() * axes).long()
-    split = offsets.movedim(0, 1).gather(1, wide(along, offsets.movedim(0, 1)).expand(-1, 1, *offsets.shape[2:]))
+    split = offsets.movedim(0, 1).gather(1, widen(along, offsets.movedim(0, 1)).expand(-1, 1, *offsets.shape[2:]))
     second = (split[:, 0] >= side // 2).to(x) if side > 1 else torch.zeros_like(inside, dtype=x.dtype)
     half = max(side // 2, 1)
     distance = torch.zeros_like(inside, dtype=torch.long)
     for axis, offset in enumerate(offsets):
-        folded = torch.where(wide(along == axis, x) & (side > 1), offset % half - half // 2, offset - side // 2)
+        folded = torch.where(widen(along == axis, x) & (side > 1), offset % half - half // 2, offset - side // 2)
         distance = torch.maximum(distance, folded.abs())
     falling = 1 / torch.arange(1, side + 2, dtype=x.dtype, device=x.device).square()
     height = falling.flip(0).cumsum(0).flip(0)
     hills = height[distance.clamp(max=side)] * inside * (1 - 2 * second)
-    hills = hills / (hills.flatten(1).square().sum(1).sqrt().view(-1, *(1 for _ in x.shape[1:])) + TINY)
+    hills = hills / (widen(hills.flatten(1).square().sum(1).sqrt(), x) + TINY)
     return hills * _signs(_corner(x), reseeded(seeds, "signs"))

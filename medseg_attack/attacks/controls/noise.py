@@ -7,7 +7,7 @@ import torch
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import draw
+from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
@@ -42,5 +42,5 @@ class Noise:
         uniform = self.ball.sample(image, seeds)
         if self.draw == "uniform":
             return uniform
-        rms = (uniform - image).flatten(1).square().mean(1).sqrt().view(-1, *(1 for _ in image.shape[1:]))
+        rms = widen((uniform - image).flatten(1).square().mean(1).sqrt(), image)
         return self.ball.project(image + rms * draw(torch.randn, image, [seed ^ 1 for seed in seeds]), image)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import reseeded, wide
+from medseg_attack.numerics.samples import reseeded, widen
 from medseg_attack.registry import register, with_eps
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
@@ -63,9 +63,9 @@ class _Point:
     def where(self, take: Bool[Tensor, "b"], other: "_Point") -> "_Point":
         """Per sample the other where `take`."""
         return _Point(
-            torch.where(wide(take, self.x), other.x, self.x),
+            torch.where(widen(take, self.x), other.x, self.x),
             torch.where(take, other.height, self.height),
-            torch.where(wide(take, self.x), other.grad, self.grad),
+            torch.where(widen(take, self.x), other.grad, self.grad),
         )
 
 
@@ -162,7 +162,7 @@ class _Ascent:
 
     def _moved(self, here: _Point, before: Image, size: PerSample, forward: float) -> Image:
         x = here.x
-        there = self.ball.project(x + wide(size, x) * self.ball.step(here.grad, x), self.image)
+        there = self.ball.project(x + widen(size, x) * self.ball.step(here.grad, x), self.image)
         return self.ball.project(x + forward * (there - x) + (1 - forward) * (x - before), self.image)
 
     def _look(self, x: Image, done: int) -> tuple[_Point, Adversarial]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, draw, wide
+from medseg_attack.numerics.samples import TINY, draw, widen
 from medseg_attack.threat.balls.base import free
 from medseg_attack.types import Ball, Image, LogOdds, PerSample
 
@@ -22,7 +22,7 @@ def reach(ball: Ball, image: Image) -> Image:
     0 where the ball lets nothing change.
     """
     moves = free(ball, image).to(image)
-    return wide(ball.eps / (ball.size(moves, torch.zeros_like(moves)) + TINY), image) * moves
+    return widen(ball.eps / (ball.size(moves, torch.zeros_like(moves)) + TINY), image) * moves
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +53,12 @@ class Shrunk:
     def to(self, image: Image) -> Image:
         """The copies."""
         warped = _sampled(image, 1 / self.size, -self.centre / self.size[:, None], outside="zeros")
-        return torch.where(wide(self.chosen, image), warped, image)
+        return torch.where(widen(self.chosen, image), warped, image)
 
     def back(self, log_odds: LogOdds) -> LogOdds:
         """What was found on the copies, on the images' own grid."""
         warped = _sampled(log_odds, self.size, self.centre, outside="border")
-        return torch.where(wide(self.chosen, log_odds), warped, log_odds)
+        return torch.where(widen(self.chosen, log_odds), warped, log_odds)
 
 
 def _sampled(x: Tensor, zoom: PerSample, shift: Float[Tensor, "b d"], *, outside: str) -> Tensor:

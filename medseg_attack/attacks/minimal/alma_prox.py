@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.dag import WIDEST
-from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import gradient_of
+from medseg_attack.numerics.samples import gradient_of, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
@@ -31,7 +31,7 @@ def prox_linf(change: Image, weight: PerSample, metric: Image, image: Image) -> 
         middle = (low + high) / 2
         cut = torch.where(sizes > middle[:, None], metric * (whole - middle[:, None]), 0.0).sum(1)
         low, high = torch.where(cut > weight, middle, low), torch.where(cut > weight, high, middle)
-    a = wide(high, boxed)
+    a = widen(high, boxed)
     return boxed.clamp(-a, a)
 
 
@@ -76,7 +76,7 @@ class AlmaProx(MinimalAttack):
             first = torch.where(reached & (step < first), float(step), first)
             scale = torch.where(reached, scale / 1.02, scale / 0.98).clamp(0.1, 1.0)
             excess = search.excess(log_odds)
-            constraint = wide(scale, excess) * (1e-4 - excess) / _spread(search, log_odds)
+            constraint = widen(scale, excess) * (1e-4 - excess) / _spread(search, log_odds)
             state = _Multipliers.start(constraint) if state is None else state.after(constraint, step, self.every)
             kept = _kept(
                 constraint.detach(), getattr(search.aim.success, "may_fail", 0.0) * step / (self.steps - 1 or 1)
@@ -85,7 +85,7 @@ class AlmaProx(MinimalAttack):
             moment = 0.8 * moment + 0.2 * grad.square()
             metric = (moment / (1 - 0.8 ** (step + 1))).sqrt().clamp(min=1e-8)
             rate = self._rate(step, first)
-            change = prox_linf(change - wide(rate, grad) * grad / metric, rate, metric, image)
+            change = prox_linf(change - widen(rate, grad) * grad / metric, rate, metric, image)
         last = image + change
         return best | search.seen(last, search.model(last)), None
 
@@ -101,7 +101,7 @@ def _spread(search: Search, log_odds: LogOdds) -> Tensor:
         ranked = functional.logsigmoid(log_odds).sort(1, descending=True).values
         third = ranked[:, 2:3] if search.aim.goal is None else ranked[:, 2:4].mean(1, keepdim=True)
         return ranked[:, :1] - third + 1e-8
-    return wide(log_odds.detach().abs().flatten(1).mean(1), log_odds) + 1e-8
+    return widen(log_odds.detach().abs().flatten(1).mean(1), log_odds) + 1e-8
 
 
 def _kept(constraint: Tensor, share: float) -> Tensor:

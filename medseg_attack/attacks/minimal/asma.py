@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.carlini_wagner import WIDEST
-from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, gradient_of
+from medseg_attack.numerics.samples import TINY, gradient_of, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
@@ -58,10 +58,10 @@ class Asma(MinimalAttack):
             overlap = _overlap(search.model.decide(log_odds.detach()), wanted, list(task.scored)).to(x)
             grad = gradient_of(_raised(search, log_odds, wanted), here) - 2 * (x - search.image)
             if self.normalised:
-                grad = grad / (wide(grad.flatten(1).square().mean(1).sqrt(), grad) + TINY)
+                grad = grad / (widen(grad.flatten(1).square().mean(1).sqrt(), grad) + TINY)
             # the paper's first step knows of no overlap yet
             rate = self.least + self.step_size * (overlap if step else torch.zeros_like(overlap))
-            x = (x + wide(rate, x) * grad).clamp(0, 1)
+            x = (x + widen(rate, x) * grad).clamp(0, 1)
         return best | search.seen(x, search.model(x)), None
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import gradient_of
+from medseg_attack.numerics.samples import gradient_of, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.norms import L2
 from medseg_attack.threat.goals.base import Goal
@@ -71,7 +71,7 @@ class CarliniWagner(MinimalAttack):
             here, log_odds = search.look(x)
             seen.append(search.seen(here, log_odds))
             lack = functional.relu(self.kappa - search.excess(log_odds))
-            grad = 2 * (x - search.image) + wide(price, x) * gradient_of(lack, here)
+            grad = 2 * (x - search.image) + widen(price, x) * gradient_of(lack, here)
             first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad.square()
             metric = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
             x = (x - self.step_size / (1 - 0.9 ** (step + 1)) * first / metric).clamp(0, 1)

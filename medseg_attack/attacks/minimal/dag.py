@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, gradient_of
+from medseg_attack.numerics.samples import TINY, gradient_of, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.base import Goal
@@ -43,6 +43,6 @@ class Dag(MinimalAttack):
     def search(self, search: Search) -> tuple[Adversarial, Tensor]:
         def move(x: Image, log_odds: LogOdds) -> Moved:
             grad = gradient_of(search.excess(log_odds).clamp(max=0), x)
-            return x + self.step_size * grad / (wide(grad.abs().flatten(1).amax(1), grad) + TINY), 1
+            return x + self.step_size * grad / (widen(grad.abs().flatten(1).amax(1), grad) + TINY), 1
 
         return walk(search, self.steps, move)

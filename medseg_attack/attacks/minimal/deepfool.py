@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.dag import WIDEST
-from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk, wide
-from medseg_attack.numerics.samples import TINY, length
+from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
+from medseg_attack.numerics.samples import TINY, length, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.base import Goal
@@ -57,9 +57,9 @@ class DeepFool(MinimalAttack):
                 distance, along = _linear(-missing.detach().flatten(1).sum(1), grad, search.ball)
                 nearer = there & (distance < nearest)
                 nearest = torch.where(nearer, distance, nearest)
-                direction = torch.where(wide(nearer, along), along, direction)
+                direction = torch.where(widen(nearer, along), along, direction)
             reach = torch.where(nearest.isfinite(), nearest + NUDGE, 0.0)
-            return x + (1 + self.overshoot) * wide(reach, x) * direction, backwards
+            return x + (1 + self.overshoot) * widen(reach, x) * direction, backwards
 
         return walk(search, self.steps, move)
 
@@ -82,4 +82,4 @@ def _linear(lack: PerSample, grad: Image, ball: Ball) -> tuple[PerSample, Image]
     """How far off a linear function that lacks so much is zero, and the direction there, of size 1 in the norm."""
     if isinstance(ball, Linf):
         return lack / (grad.abs().flatten(1).sum(1) + TINY), grad.sign()
-    return lack / (length(grad) + TINY), grad / (wide(length(grad), grad) + TINY)
+    return lack / (length(grad) + TINY), grad / (widen(length(grad), grad) + TINY)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.carlini_wagner import WIDEST, _next
-from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check, wide
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, gradient_of
+from medseg_attack.numerics.samples import TINY, gradient_of, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
@@ -92,7 +92,7 @@ def _descended(search: Search, price: PerSample, steps: int) -> Adversarial:
         unit = torch.where(curved > TINY, curved / (bent.square().sum(1) + TINY), unit)
         kept = (curved > TINY)[:, None]
         pairs = [*pairs[1 - MEMORY :], (moved * kept, bent * kept)]
-        x = torch.where(wide(taken, x), trial, x)
+        x = torch.where(widen(taken, x), trial, x)
         value, grad = torch.where(taken, new_value, value), torch.where(taken[:, None], new_grad, grad)
         stride = torch.where(taken, 1.0, stride / 4)
     return best

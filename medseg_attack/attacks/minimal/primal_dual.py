@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from medseg_attack.attacks.minimal.alma_prox import prox_linf
 from medseg_attack.attacks.minimal.dag import WIDEST
-from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check, wide
-from medseg_attack.numerics.samples import TINY, gradient_of, length
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
+from medseg_attack.numerics.samples import TINY, gradient_of, length, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.goals.base import Goal
@@ -61,7 +61,7 @@ class PrimalDual(MinimalAttack):
             norm_share = 1 - shares.flatten(1).sum(1)
             grad = gradient_of(shares * functional.softplus(lack), x)
             if not in_linf:
-                grad = grad + wide(norm_share / (length(change) + TINY), grad) * change
+                grad = grad + widen(norm_share / (length(change) + TINY), grad) * change
             first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad.square()
             metric = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
             rate = self.step_size * 0.01 ** (step / self.steps)

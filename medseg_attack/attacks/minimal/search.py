@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import spec
 from medseg_attack.threat.goals.aim import Aim
 from medseg_attack.threat.goals.base import Goal
@@ -52,7 +53,7 @@ class Search:
     def within(self, best: Adversarial, ball: Ball, passes: Tensor | None = None) -> Adversarial:
         """What counts of the best find: itself where it succeeds in the ball, elsewhere the untouched image."""
         success = (best.harm >= 1) & (best.size <= ball.limit * (1 + ROUNDING))
-        x = torch.where(wide(success, best.image), best.image, self.image)
+        x = torch.where(widen(success, best.image), best.image, self.image)
         if passes is not None:  # and the one that judges it
             passes = passes + torch.tensor([1, 0], device=passes.device)
         return replace(judge(self.model, ball, x, self.image, self.target), success=success, passes=passes)
@@ -108,14 +109,9 @@ def walk(search: Search, steps: int, move: Move) -> tuple[Adversarial, Tensor]:
             break
         moved, backwards = move(here, log_odds)
         passes[:, 1] += left * backwards
-        x = torch.where(wide(left, x), moved.detach().clamp(0, 1), x)
+        x = torch.where(widen(left, x), moved.detach().clamp(0, 1), x)
     assert best is not None
     return best, passes
-
-
-def wide(per_sample: Tensor, like: Tensor) -> Tensor:
-    """Of the shape (b, 1, ...), to go with `like`."""
-    return per_sample.view(-1, *(1 for _ in like.shape[1:]))
 
 
 def check(attack: Any, *norms: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, draw
+from medseg_attack.numerics.samples import TINY, draw, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.objectives.losses import bce
@@ -63,7 +63,7 @@ class Quantised:
         if self.stretch:
             return x.clamp(0, 1)
         most = self._rms(x - x0).amax(1)
-        shrink = (self.eps / (most + TINY)).clamp(max=1).view(-1, *(1 for _ in x0.shape[1:]))
+        shrink = widen((self.eps / (most + TINY)).clamp(max=1), x0)
         return (x0 + shrink * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
-from medseg_attack.attacks.physical.scanner_noise import rms, wide
+from medseg_attack.attacks.physical.scanner_noise import rms
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, draw
+from medseg_attack.numerics.samples import TINY, draw, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
@@ -35,11 +35,11 @@ class Ghost:
         return "ghost-to-signal ratio"
 
     def step(self, grad: Image, image: Image) -> Image:
-        return self.eps * grad * wide(rms(image) / (rms(grad) + TINY), grad)
+        return self.eps * grad * widen(rms(image) / (rms(grad) + TINY), grad)
 
     def project(self, x: Image, x0: Image) -> Image:
         shrink = (self.eps * rms(x0) / (rms(x - x0) + TINY)).clamp(max=1)
-        return (x0 + wide(shrink, x) * (x - x0)).clamp(0, 1)
+        return (x0 + widen(shrink, x) * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)

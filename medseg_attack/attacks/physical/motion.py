@@ -10,10 +10,9 @@ from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.attacks.physical.in_mm import Spaced, pixel_mm
-from medseg_attack.attacks.physical.scanner_noise import wide
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import splines
-from medseg_attack.numerics.samples import TINY, draw
+from medseg_attack.numerics.samples import TINY, draw, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.objectives.losses import bce
@@ -55,12 +54,12 @@ class LineMotion:
 
     def step(self, grad: Image, image: Image) -> Image:
         energy = self._energy(image, torch.full_like(image[:, 0].flatten(1)[:, 0], self.eps))
-        return grad * wide(energy.sqrt() / (grad.flatten(1).square().sum(1).sqrt() + TINY), grad)
+        return grad * widen(energy.sqrt() / (grad.flatten(1).square().sum(1).sqrt() + TINY), grad)
 
     def project(self, x: Image, x0: Image) -> Image:
         most = self._energy(x0, torch.full_like(x0[:, 0].flatten(1)[:, 0], self.eps))
         shrink = (most / ((x - x0).flatten(1).square().sum(1) + TINY**2)).sqrt().clamp(max=1)
-        return (x0 + wide(shrink, x) * (x - x0)).clamp(0, 1)
+        return (x0 + widen(shrink, x) * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
@@ -82,7 +81,7 @@ class LineMotion:
         """The most by which a motion of that size changes the sum of squares of an image's difference."""
         power = torch.fft.fft2(x0, norm="ortho").abs().square()
         down, across = frequencies(x0, self.mm(x0))
-        turn = math.pi * wide(shift_mm, x0) * (down**2 + across**2).sqrt()
+        turn = math.pi * widen(shift_mm, x0) * (down**2 + across**2).sqrt()
         energy: Tensor = (power * 4 * torch.sin(turn.clamp(max=math.pi / 2)).square()).flatten(1).sum(1)
         return energy
 
@@ -96,7 +95,7 @@ def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, T
     """Per mm, of the lines (rows) and along them (columns), as a transform over both axes orders them."""
     down, across = (torch.fft.fftfreq(n, device=image.device, dtype=image.dtype) for n in image.shape[-2:])
     sizes = mm.flatten(1)[:, -2:]
-    row, column = (wide(sizes[:, n], image) for n in (0, 1))
+    row, column = (widen(sizes[:, n], image) for n in (0, 1))
     return down[:, None] / row, across[None] / column
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
 from medseg_attack.attacks.physical.bias_field import relative
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, draw
+from medseg_attack.numerics.samples import TINY, draw, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
@@ -37,11 +37,11 @@ class Receiver:
         return self.eps
 
     def step(self, grad: Image, image: Image) -> Image:
-        return math.sqrt(2) * self.eps * grad / (wide(rms(grad), grad) + TINY)
+        return math.sqrt(2) * self.eps * grad / (widen(rms(grad), grad) + TINY)
 
     def project(self, x: Image, x0: Image) -> Image:
         shrink = (self.eps / (self.size(x, x0) + TINY)).clamp(max=1)
-        return (x0 + wide(shrink, x) * (x - x0)).clamp(0, 1)
+        return (x0 + widen(shrink, x) * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
@@ -70,12 +70,12 @@ class Echo:
         return "deviation of a pixel as a share of it"
 
     def step(self, grad: Image, image: Image) -> Image:
-        return self.eps * image * grad / (wide(rms(grad), grad) + TINY)
+        return self.eps * image * grad / (widen(rms(grad), grad) + TINY)
 
     def project(self, x: Image, x0: Image) -> Image:
         kept = torch.where(x0 > 0, x, x0)
         shrink = (self.eps / (self.size(kept, x0) + TINY)).clamp(max=1)
-        return (x0 + wide(shrink, x) * (kept - x0)).clamp(0, 1)
+        return (x0 + widen(shrink, x) * (kept - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
@@ -89,11 +89,6 @@ def rms(x: Tensor) -> PerSample:
     return x.flatten(1).square().mean(1).sqrt()
 
 
-def wide(per_sample: Tensor, like: Tensor) -> Tensor:
-    """One number per sample, in the shape that multiplies images."""
-    return per_sample.view(-1, *(1 for _ in like.shape[1:]))
-
-
 def normal(numbers: Numbers) -> Numbers:
     """Standard normal, up to 3 deviations, where the numbers are uniform."""
     return math.sqrt(2) * torch.erfinv(CUT * numbers)
@@ -101,7 +96,7 @@ def normal(numbers: Numbers) -> Numbers:
 
 def no_louder(noise: Tensor, deviation: float) -> Tensor:
     """The noise, made quieter where its root mean square is above that."""
-    return noise * wide((deviation / (rms(noise.detach()) + TINY)).clamp(max=1), noise)
+    return noise * widen((deviation / (rms(noise.detach()) + TINY)).clamp(max=1), noise)
 
 
 @register("rician", kind="attack", about=About(paper="Gudbjartsson and Patz, MRM 1995 (the noise)"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, _length, _wide, draw
+from medseg_attack.numerics.samples import TINY, draw, length, widen
 from medseg_attack.registry import register
 from medseg_attack.types import Image, PerSample
 
@@ -63,20 +63,20 @@ class L2:
         return self.eps
 
     def step(self, grad: Image, image: Image) -> Image:
-        return self.eps * grad / (_wide(_length(grad), grad) + TINY)
+        return self.eps * grad / (widen(length(grad), grad) + TINY)
 
     def project(self, x: Image, x0: Image) -> Image:
-        shrink = (self.eps / (_length(x - x0) + TINY)).clamp(max=1)
-        return (x0 + _wide(shrink, x) * (x - x0)).clamp(0, 1)
+        shrink = (self.eps / (length(x - x0) + TINY)).clamp(max=1)
+        return (x0 + widen(shrink, x) * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         """Uniform in the ball: radius eps * U^(1/n), not eps * U, which would crowd the centre."""
         direction = self.step(draw(torch.randn, x0, seeds), x0)
         radius = draw(torch.rand, x0[:, :1].flatten(1)[:, :1], [seed ^ 1 for seed in seeds]).flatten()
-        return self.project(x0 + _wide(radius ** (1 / x0[0].numel()), x0) * direction, x0)
+        return self.project(x0 + widen(radius ** (1 / x0[0].numel()), x0) * direction, x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
-        return _length(x - x0)
+        return length(x - x0)
 
 
 @register("l0", kind="ball")

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register, spec
 from medseg_attack.threat.goals.base import BoundGoal, Goal
 from medseg_attack.types import Mask, Task
@@ -36,7 +37,7 @@ class Erase:
 
     def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
         kept = [k not in stated.classes for k in range(truth.shape[1])]
-        return truth & torch.tensor(kept, device=truth.device).view(-1, *(1 for _ in truth.shape[2:]))
+        return truth & widen(torch.tensor(kept, device=truth.device), truth[0])
 
 
 @register("all_background", kind="goal")

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce, bce_dice
 from medseg_attack.types import LogOdds, Mask, Objective, PerSample
@@ -120,7 +121,7 @@ def _stretched(log_odds: LogOdds) -> Maps:
     """Probabilities with each image's least at 0 and largest at 1."""
     p = torch.sigmoid(log_odds)
     flat = p.flatten(1)
-    low, high = (end.view(-1, *(1 for _ in p.shape[1:])) for end in (flat.amin(1), flat.amax(1)))
+    low, high = (widen(end, p) for end in (flat.amin(1), flat.amax(1)))
     return (p - low) / (high - low + 1e-8)
 
 
