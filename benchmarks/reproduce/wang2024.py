@@ -35,9 +35,9 @@ def cell(cases: pd.DataFrame, loss: str, swapped: bool, step: str) -> pd.DataFra
 
 def read(out: Path) -> pd.DataFrame:
     rows = read_runs([out])
-    facts = rows.drop_duplicates("run").set_index("run")[["loss", "ball", "attack"]]
+    facts = rows.drop_duplicates("run").set_index("run")[["loss", "ball", "role"]]
     cases = scored(pooled(rows, "volume"), "one").join(facts, on="run")
-    norm, control = cases["ball"].str.partition("(")[0], cases["attack"].str.startswith("noise")
+    norm, control = cases["ball"].str.partition("(")[0], cases["role"] == "control"
     return cases.assign(norm=norm, control=control)
 
 

@@ -26,15 +26,12 @@ FEW_PATIENTS = 6
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
 
 
-CONTROLS = ("noise", "clean", "shuffled")
-
-
 @dataclass(frozen=True, eq=False)
 class Runs:
     """The runs of one model.
 
     Attributes:
-        facts: a row per run: attack, loss, eps, ball, backwards, size, partial ...
+        facts: a row per run: attack, loss, eps, role, ball, backwards, size, partial ...
         adv, clean: Dice, mean over organs; a row per unit, a column per run.
         cases: what `stats.scored` gives.
     """
@@ -45,20 +42,22 @@ class Runs:
     cases: pd.DataFrame
 
     @property
-    def gradient(self) -> pd.DataFrame:
-        """Runs that spent gradients for the most harm; one with a goal, or that stops when it succeeds, did not."""
-        control = self.facts["attack"].str.startswith(CONTROLS)
-        return self.facts[(self.facts["backwards"] > 0) & ~self.facts["aimed"] & ~control]
+    def gradient_runs(self) -> pd.DataFrame:
+        """Attacks that spent gradients for the most harm; one with a goal, or that stops when it succeeds, did not."""
+        climbs = (self.facts["backwards"] > 0) & ~self.facts["aimed"]
+        return self.facts[climbs & (self.facts["role"] == "attack")]
 
     @property
-    def noise(self) -> pd.DataFrame:
-        return self.facts[self.facts["attack"].str.startswith("noise")]
+    def noise_runs(self) -> pd.DataFrame:
+        """Controls whose change owes nothing to the model's gradient."""
+        return self.facts[(self.facts["role"] == "control") & (self.facts["backwards"] == 0)]
 
-    def drop(self, run: str) -> float:
+    def harm(self, run: str) -> float:
+        """The mean Dice that a run takes from the clean predictions."""
         return float((self.clean[run] - self.adv[run]).mean())
 
-    def gain(self, weak: str, strong: str) -> float:
-        """By how much the second run's Dice is lower than the first's; 0 if not significantly."""
+    def extra_harm(self, weak: str, strong: str) -> float:
+        """The mean Dice that the second run takes beyond the first; 0 if that is within the scatter of the units."""
         difference = (self.adv[weak] - self.adv[strong]).dropna()
         error = 2 * difference.std() / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
         mean = float(difference.mean())
@@ -89,7 +88,7 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
         backwards=("backwards", "mean"), size=("size", "max"), patients=("group", "nunique")
     )
     heads = rows.drop_duplicates("run").set_index("run")
-    wanted = [c for c in ("model", "attack", "loss", "eps", "ball", "partial", "val_dice") if c in heads]
+    wanted = [c for c in ("model", "attack", "loss", "eps", "role", "ball", "partial", "val_dice") if c in heads]
     facts = numbers.join(heads[wanted])
     facts["loss"] = facts["loss"].fillna("")
     facts["aimed"] = rows.groupby("run")["success"].count() > 0 if "success" in rows else False
@@ -99,9 +98,9 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
 
 def noise_as_good(runs: Runs) -> Iterator[Finding]:
     """MA008 where noise of the same ball does 80 % of what the attack does; MA033 where it wins on some units."""
-    for run, row in runs.gradient.iterrows():
-        for other in runs.noise.index[runs.noise["ball"] == row["ball"]]:
-            noise, attack = runs.drop(other), runs.drop(str(run))
+    for run, row in runs.gradient_runs.iterrows():
+        for other in runs.noise_runs.index[runs.noise_runs["ball"] == row["ball"]]:
+            noise, attack = runs.harm(other), runs.harm(str(run))
             won = runs.adv[other] < runs.adv[run] - 0.02
             if noise > 2 * LEAST and noise >= 0.8 * attack:
                 yield runs.finding("MA008", str(run), f"noise takes {noise:.3f} of Dice, the attack {attack:.3f}")
@@ -111,12 +110,13 @@ def noise_as_good(runs: Runs) -> Iterator[Finding]:
 
 def beaten_without_gradients(runs: Runs) -> Iterator[Finding]:
     """MA011 and MA010: the best white-box run of a ball against runs that spent no gradient."""
-    for run, row in runs.facts[runs.facts["backwards"] == 0].iterrows():
-        rivals = runs.gradient.index[runs.gradient["ball"] == row["ball"]]
-        if str(row["attack"]).startswith((*CONTROLS, "uap")) or not len(rivals):
+    attacks = runs.facts[runs.facts["role"] == "attack"]
+    for run, row in attacks[attacks["backwards"] == 0].iterrows():
+        rivals = runs.gradient_runs.index[runs.gradient_runs["ball"] == row["ball"]]
+        if str(row["attack"]).startswith("uap") or not len(rivals):
             continue
         best = str(runs.adv[list(rivals)].mean().idxmin())
-        if gain := runs.gain(best, str(run)):
+        if gain := runs.extra_harm(best, str(run)):
             code = "MA011" if str(row["attack"]).startswith(FOREIGN) else "MA010"
             yield runs.finding(code, best, f"{runs.name(str(run))} reaches a Dice lower by {gain:.3f}")
 
@@ -128,13 +128,13 @@ def budgets_out_of_order(runs: Runs) -> Iterator[Finding]:
     for _, line in attacks.groupby(["attack", "loss", "kind"], sort=False):
         order = line.sort_values("eps").index
         for small, large in pairwise(order):
-            if gain := runs.gain(large, small):
+            if gain := runs.extra_harm(large, small):
                 yield runs.finding("MA012", large, f"{runs.name(small)} reaches a Dice lower by {gain:.3f}")
 
 
 def floor_not_reached(runs: Runs) -> Iterator[Finding]:
     """MA009: an iterative attack that may turn every image grey leaves half the score."""
-    able = runs.gradient[(runs.gradient["backwards"] > 1) & (runs.gradient["eps"] >= 128 / 255)]
+    able = runs.gradient_runs[(runs.gradient_runs["backwards"] > 1) & (runs.gradient_runs["eps"] >= 128 / 255)]
     for run in able.index[able["ball"].str.startswith("linf")]:
         left, clean = runs.adv[run].mean(), runs.clean[run].mean()
         if left > clean / 2:
@@ -152,10 +152,10 @@ def outside_budget(runs: Runs) -> Iterator[Finding]:
 
 def single_beats_iterative(runs: Runs) -> Iterator[Finding]:
     """MA018: at one loss and budget."""
-    single = runs.gradient[runs.gradient["backwards"] == 1]
-    for run, row in runs.gradient[runs.gradient["backwards"] > 1].iterrows():
+    single = runs.gradient_runs[runs.gradient_runs["backwards"] == 1]
+    for run, row in runs.gradient_runs[runs.gradient_runs["backwards"] > 1].iterrows():
         for other in single.index[(single["ball"] == row["ball"]) & (single["loss"] == row["loss"])]:
-            if gain := runs.gain(str(run), other):
+            if gain := runs.extra_harm(str(run), other):
                 yield runs.finding("MA018", str(run), f"{runs.name(other)} reaches a Dice lower by {gain:.3f}")
 
 
@@ -168,15 +168,15 @@ def steps_out_of_order(runs: Runs) -> Iterator[Finding]:
         if len(order) < 2:
             continue
         fewer, most = order[-2], order[-1]
-        if runs.gain(fewer, most) > 0.01:
-            yield runs.finding("MA007", most, f"its last steps took another {runs.gain(fewer, most):.3f} of Dice")
-        elif gain := runs.gain(most, fewer):
+        if runs.extra_harm(fewer, most) > 0.01:
+            yield runs.finding("MA007", most, f"its last steps took another {runs.extra_harm(fewer, most):.3f} of Dice")
+        elif gain := runs.extra_harm(most, fewer):
             yield runs.finding("MA006", most, f"{runs.name(fewer)} reaches a Dice lower by {gain:.3f}")
 
 
 def improves(runs: Runs) -> Iterator[Finding]:
     """MA024, for attacks that know the gradient."""
-    for run in runs.gradient.index:
+    for run in runs.gradient_runs.index:
         rise = (runs.adv[run] - runs.clean[run]).dropna()
         error = 2 * rise.std() / np.sqrt(len(rise)) if len(rise) > 1 else 0.0
         if rise.mean() > max(LEAST, error):
@@ -202,13 +202,13 @@ def answers_differ(runs: Runs) -> Iterator[Finding]:
 
 def single_step_only(runs: Runs) -> Iterator[Finding]:
     """MA027."""
-    if len(runs.gradient) and not (runs.gradient["backwards"] > 1).any():
+    if len(runs.gradient_runs) and not (runs.gradient_runs["backwards"] > 1).any():
         yield Finding("MA027", "all attacks", "1 gradient per case")
 
 
 def nothing_moved(runs: Runs) -> Iterator[Finding]:
     """MA028."""
-    drops = [runs.drop(run) for run in runs.gradient.index]
+    drops = [runs.harm(run) for run in runs.gradient_runs.index]
     if drops and max(drops) < 0.01:
         yield Finding("MA028", "all attacks", f"the largest drop is {max(drops):.3f}")
 
@@ -236,7 +236,7 @@ def partial(runs: Runs) -> Iterator[Finding]:
 def small_organs(runs: Runs) -> Iterator[Finding]:
     """MA032 on the run that does most harm while large organs still score: thirds by size, 6 entries each at least."""
     present = runs.cases[runs.cases["n_target"] > 0]
-    for run, cases in present[present["run"].isin(runs.gradient.index)].groupby("run", sort=False):
+    for run, cases in present[present["run"].isin(runs.gradient_runs.index)].groupby("run", sort=False):
         thirds = np.array_split(cases.sort_values("n_target")["dice_adv"].to_numpy(), 3)
         small, large = thirds[0], thirds[2]
         if len(small) >= 6 and large.mean() > 0.3 and small.mean() < large.mean() / 2:

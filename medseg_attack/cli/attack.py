@@ -30,10 +30,6 @@ def _many(*names: str, help: str) -> Any:
     return typer.Option(*names, help=help + " Repeat for several.", show_default=False)
 
 
-# of a run: what tables say beside its numbers
-HEADER = ["model", "attack", "loss", "eps", "ball", "data", "split", "partial", "n_parameters", "seconds", "queries"]
-
-
 @terminal.command
 def attack(
     data: Data = None,
@@ -219,6 +215,7 @@ def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool
     from medseg_attack.report.sheet import rich_table
     from medseg_attack.report.tables import attack_sheet
     from medseg_attack.runs.reading import read_runs
+    from medseg_attack.runs.rows import HEADER
     from medseg_attack.stats.scores import summary
 
     rows = read_runs(folders, allow_partial=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.attack import HEADER, EmptyRule, Unit, check_unit
+from medseg_attack.cli.attack import EmptyRule, Unit, check_unit
 from medseg_attack.cli.terminal import Json
 from medseg_attack.errors import InputError
 
@@ -78,6 +78,7 @@ def compare(
     from medseg_attack.gate.sheets import verdict_json, verdict_sheet
     from medseg_attack.gate.verdicts import judge
     from medseg_attack.report.tables import compare_sheet
+    from medseg_attack.runs.rows import HEADER
     from medseg_attack.stats.scores import summary
 
     rules = [parse(text) for text in fail_if or []]

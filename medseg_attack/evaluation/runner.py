@@ -302,6 +302,7 @@ def _header(
         "val_dice": float(np.mean(list(card["val_dice"].values()))) if card.get("val_dice") else None,
         "data": benchmark.data.name,
         "attack": cell.label,
+        "role": cell.role,
         "loss": cell.loss,
         "eps": _eps(cell, folder),
         "ball": cell.ball,

@@ -11,10 +11,9 @@ import pandas as pd
 
 from medseg_attack.errors import InputError, nearest, plural
 from medseg_attack.gate.rules import NUMBER, Rule, number
+from medseg_attack.runs.rows import NAMES
 from medseg_attack.stats.patients import difference, holm, paired, warning
 from medseg_attack.stats.scores import Empty, Unit, measures, pooled, scored
-
-HEADER = ("model", "attack", "loss", "eps")
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def _verdict(rule: Rule, header: "pd.Series[float]", values: pd.DataFrame) -> Ve
             f"expected a value of {rule.level} ({organ}) to judge by --fail-if '{rule.text}', got none in any case; "
             "choose another metric or organ"
         )
-    model, attack, loss, eps = (header[key] for key in HEADER)
+    model, attack, loss, eps = (header[key] for key in NAMES)
     return Verdict(
         rule.text,
         str(model),

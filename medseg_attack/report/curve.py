@@ -9,7 +9,7 @@ from medseg_attack.files import whole
 
 
 def curve(summary: pd.DataFrame, file: Path) -> None:
-    """Mean Dice over the budget, a line per model, attack and loss with its interval; the noise control is dashed."""
+    """Mean Dice over the budget, a line per model, attack and loss with its interval; controls are dashed."""
     import matplotlib as mpl
 
     formats = ("png", "pdf", "svg")
@@ -23,7 +23,7 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
     for key, line in summary.groupby(["model", "attack", "loss"], sort=False):
         model, attack, loss = map(str, key)
         line = line.sort_values("eps")
-        control = attack.startswith("noise")
+        control = line["role"].iloc[0] == "control"
         start = pd.DataFrame({"eps": [0.0], "mean_adv": line["mean_clean"].head(1).to_numpy()})
         points = pd.concat([start, line[["eps", "mean_adv"]]])
         name = " ".join(filter(None, [model if several else "", attack, loss]))

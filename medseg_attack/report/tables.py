@@ -10,12 +10,12 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.registry import spec
 from medseg_attack.report.sheet import Sheet, between, number, percent
+from medseg_attack.runs.rows import NAMES
 from medseg_attack.stats.patients import HOLDS_FROM, warning
 from medseg_attack.stats.scores import EMPTY_RULES, Empty, Unit
 
 MOST_ORGANS = 4  # columns that fit 100 characters beside the rest
-HEADER = ["model", "attack", "loss", "eps"]
-LESS = ["norm", "data", "split"]  # what is seldom told apart
+LESS = ("norm", "data", "split")  # what seldom differs between the runs of a table
 
 
 def organs(summary: pd.DataFrame) -> list[str]:
@@ -27,11 +27,11 @@ CellFormat: TypeAlias = "Callable[[pd.Series[float]], str]"
 
 
 def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
-    """One model's table: clean on top, then noise, then attacks, adversarial Dice per organ."""
+    """One model's table: clean on top, then controls, then attacks, adversarial Dice per organ."""
     first = summary.iloc[0]
     shown = _worst(summary)
     rows = [_clean(first, shown), *(_attacked(row, shown) for _, row in _ordered(summary).iterrows())]
-    n_noise = int(summary["attack"].str.startswith("noise").sum())
+    n_controls = int((summary["role"] != "attack").sum())
     last = [*_shares(summary), *_aims(summary)]
     ends = [[""] * len(last), *([cell(row) for _, cell in last] for _, row in _ordered(summary).iterrows())]
     return Sheet(
@@ -40,7 +40,7 @@ def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
         [[*row, *more] for row, more in zip(rows, ends, strict=True)],
         caption(summary, unit=unit, empty=empty, hidden=len(organs(summary)) - len(shown)) + _queries(summary),
         left=2,
-        rules=frozenset({0, n_noise}),
+        rules=frozenset({0, n_controls}),
     )
 
 
@@ -87,7 +87,7 @@ def _worst(summary: pd.DataFrame) -> list[str]:
 
 
 def _ordered(summary: pd.DataFrame) -> pd.DataFrame:
-    rank = summary["attack"].map(lambda name: 0 if name.startswith("noise") else 1)
+    rank = summary["role"] == "attack"
     first = {name: i for i, name in enumerate(dict.fromkeys(summary["attack"] + "/" + summary["loss"]))}
     order = (summary["attack"] + "/" + summary["loss"]).map(first)
     return summary.assign(_rank=rank, _order=order).sort_values(["_rank", "_order", "eps"], kind="stable")
@@ -151,7 +151,7 @@ def compare_sheet(
         costs: what each run cost, in the place of the statements of success.
     """
     summary = _told_apart(summary)
-    keys = [*by, *(key for key in [*HEADER, *LESS] if key not in by and summary[key].nunique() > 1)]
+    keys = [*by, *(key for key in [*NAMES, *LESS] if key not in by and summary[key].nunique() > 1)]
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])
     table = table.sort_values(keys if sort == "by" else sort, kind="stable", key=_rank if sort == "by" else None)
     shown = [] if "organ" in keys else _worst(summary)
@@ -206,7 +206,7 @@ def _told_apart(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _title(summary: pd.DataFrame, keys: Sequence[str]) -> str:
     """What all runs of a table have in common."""
-    same = [key for key in [*HEADER, *LESS] if key not in keys and summary[key].nunique() == 1]
+    same = [key for key in [*NAMES, *LESS] if key not in keys and summary[key].nunique() == 1]
     said = [f"{key} {_key(summary.iloc[0], key)}" for key in same if str(summary.iloc[0][key])]
     return "Runs side by side" + (": " + ", ".join(said) if said else "")
 

@@ -9,6 +9,7 @@ from typing import Any
 from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.registry.parts import walk
+from medseg_attack.runs.rows import Role, role_of
 from medseg_attack.runs.study import Study
 from medseg_attack.threat.budgets import Budget, parse_budget, stated
 
@@ -27,6 +28,11 @@ class Cell:
     eps: float
     attack: Any
     budget: Budget | None = None
+
+    @property
+    def role(self) -> Role:
+        """What the run is for, as its header says."""
+        return role_of(self.label)
 
     @property
     def spec(self) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.rows import role_of
 
 
 def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
@@ -49,5 +50,6 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
                 "run its attack again, it writes the parts that are missing"
             )
         flat = {key: value for key, value in header.items() if not isinstance(value, dict | list)}
+        flat.setdefault("role", role_of(str(header.get("attack"))))  # older headers say none
         tables.append(rows.assign(run=str(folder), verified=RunFolder(folder).verified, **flat))
     return pd.concat(tables, ignore_index=True)

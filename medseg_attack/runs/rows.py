@@ -1,8 +1,10 @@
-"""Rows: pixel counts of one case and class under one attack."""
+"""Rows: pixel counts of one case and class under one attack; and the fields of a run's header that tables show."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -10,6 +12,36 @@ ROWS_VERSION = 4  # raised whenever the same run would give other rows
 
 
 AXES = ("z", "y", "x")  # slices, rows, columns
+
+
+NAMES = ("model", "attack", "loss", "eps")  # what a run is called in tables
+
+
+HEADER = (
+    *NAMES,
+    "role",
+    "ball",
+    "data",
+    "split",
+    "partial",
+    "n_parameters",
+    "seconds",
+    "queries",
+)  # kept beside scores
+
+
+Role: TypeAlias = Literal["control", "attack", "clean"]
+
+
+def role_of(attack: str) -> Role:
+    """The role of a run by the first word of its attack, which is a registered name.
+
+    >>> role_of("noise deformation(folds=False)"), role_of("pgd(steps=40)")
+    ('control', 'attack')
+    """
+    name = re.match(r"\w*", attack)
+    roles: dict[str, Role] = {"noise": "control", "shuffled": "control", "clean": "clean"}
+    return roles.get(name[0] if name else "", "attack")
 
 
 @dataclass(frozen=True)

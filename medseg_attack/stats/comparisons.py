@@ -7,13 +7,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from medseg_attack.runs.rows import NAMES
 from medseg_attack.stats.patients import difference, holm, paired, pairwise, rank_stability
 from medseg_attack.stats.scores import Empty, Unit, by_organ, pooled, scored
 
 Side = Literal["model", "attack"]
-
-
-HEADER = ["model", "attack", "loss", "eps"]
 
 
 def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
@@ -25,7 +23,7 @@ def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -
     table = []
     for pair, of_new in new.groupby("pair", sort=False):
         after, before = (scored(pooled(rows, unit), empty) for rows in (of_new, old[old["pair"] == pair]))
-        facts = of_new.iloc[0][HEADER].to_dict()
+        facts = of_new.iloc[0][list(NAMES)].to_dict()
         levels = {
             f"{when}_{name}": by_organ(cases, f"dice_{when}").iloc[0]
             for name, cases in (("old", before), ("new", after))

@@ -9,6 +9,7 @@ import pytest
 
 from medseg_attack.checks.flags import FLAGS, Finding, by_severity
 from medseg_attack.checks.rows import check_rows
+from medseg_attack.runs.rows import role_of
 
 EPS = 4 / 255
 
@@ -52,6 +53,7 @@ def run(
         "run": f"{attack}-{loss}-{eps}",
         "model": "unet",
         "attack": attack,
+        "role": role_of(attack),
         "loss": loss,
         "eps": eps,
         "ball": f"linf({eps})",

@@ -90,6 +90,7 @@ def write_run(
     facts = {
         "model": model,
         "attack": "fgsm",
+        "role": "attack",
         "loss": loss,
         "eps": eps,
         "ball": ball or f"linf(eps={eps})",

@@ -1,0 +1,63 @@
+"""Runs are read again, those that an older version wrote as well."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.runs import dice_of, edit, write_run
+
+from medseg_attack.report.tables import attack_sheet
+from medseg_attack.runs.reading import read_runs
+from medseg_attack.runs.rows import HEADER, role_of
+from medseg_attack.runs.study import Study
+from medseg_attack.stats.scores import summary
+
+
+@pytest.mark.parametrize(
+    ("attack", "role"),
+    [
+        ("noise", "control"),
+        ("noise(l2)", "control"),
+        ("noise within stomach", "control"),
+        ("noise deformation(folds=False)", "control"),
+        ("shuffled(attack=pgd)", "control"),
+        ("clean", "clean"),
+        ("fgsm", "attack"),
+        ("uap_gaussian", "attack"),
+        ("scanner_noise", "attack"),
+        ("best_of(attacks=(noise, pgd))", "attack"),
+    ],
+)
+def test_a_role_is_that_of_the_first_name(attack: str, role: str) -> None:
+    assert role_of(attack) == role
+
+
+def test_a_run_whose_header_says_no_role_gets_that_of_its_attack(tmp_path: Path) -> None:
+    for attack in ("noise deformation", "fgsm"):
+        run = write_run(tmp_path / attack, dice_of(0, 6))
+        header = json.loads((run / "run.json").read_text())
+        del header["role"]
+        (run / "run.json").write_text(json.dumps(header | {"attack": attack}))
+    roles = read_runs([tmp_path]).groupby("attack")["role"].unique().map(list)
+    assert roles.to_dict() == {"noise deformation": ["control"], "fgsm": ["attack"]}
+
+
+def test_the_role_in_the_header_decides_and_not_the_label(tmp_path: Path) -> None:
+    for attack, role in (("aaa", "control"), ("noise", "attack")):
+        edit(write_run(tmp_path / attack, dice_of(0, 6)) / "run.json", attack=attack, role=role)
+    rows = read_runs([tmp_path])
+    sheet = attack_sheet(summary(rows, unit="volume", empty="one", header=HEADER), unit="volume", empty="one")
+    assert [row[0] for row in sheet.rows] == ["clean", "aaa", "noise"]
+    assert sheet.rules == {0, 1}
+
+
+def test_a_study_makes_a_control_of_every_attack_and_says_so() -> None:
+    from medseg_attack.runs.grid import cells
+
+    study = Study(models=["unet"], attacks=["fgsm", "deformation"], eps=[])
+    assert sorted((cell.label, cell.role) for cell in cells(study)) == [
+        ("deformation", "attack"),
+        ("fgsm", "attack"),
+        ("noise", "control"),
+        ("noise deformation", "control"),
+    ]
