@@ -60,7 +60,7 @@ def family(name: str) -> str:
             (controls, about.threat == "no model"),
             (made, registry.takes(name, "attack") or registry.takes(name, "attacks") or name in ("sea", "strongest")),
             (least, about.norm.startswith("least") or registry.takes(name, "success")),
-            (physical, bool(getattr(ball, "unit", "")) or hasattr(_made(name), "made")),
+            (physical, bool(getattr(ball, "unit", "")) or hasattr(_made(name), "render")),
             (gradients, True),
         )
         if is_it

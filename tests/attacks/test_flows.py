@@ -107,7 +107,7 @@ def test_a_pose_is_read_off_its_flow(grid: tuple[int, ...]) -> None:
     for at, share in [(0, 0.5 / math.sqrt(turns)), (turns, 0.5), (turns + 1, 0.5 / math.sqrt(axes))]:
         numbers = torch.zeros(1, turns + 1 + axes, dtype=torch.float64)
         numbers[0, at] = 0.5
-        made = Affine(Pose(degrees=20, shift_mm=3, scale=0.2)).made(numbers, image, 1.0)
+        made = Affine(Pose(degrees=20, shift_mm=3, scale=0.2)).render(numbers, image, 1.0)
         assert made.flow is not None
         assert made.back is not None
         assert Pose(degrees=20, shift_mm=3, scale=0.2).length(made.flow).item() == pytest.approx(share, abs=1e-9)
@@ -121,7 +121,7 @@ def test_a_rotation_turns_by_its_degrees_whatever_the_spacing() -> None:
     at = Case("c", "v", "g", torch.zeros(1, 41, 41), torch.zeros(1, 41, 41, dtype=torch.bool), (0.5, 1.0), Window(0, 1))
     pose = Pose(degrees=30, shift_mm=1, scale=0.1).on([at])
     numbers = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
-    made = Affine(pose).made(numbers, torch.zeros(1, 1, 41, 41, dtype=torch.float64), 1.0)
+    made = Affine(pose).render(numbers, torch.zeros(1, 1, 41, 41, dtype=torch.float64), 1.0)
     assert made.flow is not None
     y, x = made.flow[0, :, 20, 30].tolist()  # 10 mm to the right of the middle
     assert (y * 0.5, 10 + x) == pytest.approx((5.0, 8.660254), abs=1e-6)

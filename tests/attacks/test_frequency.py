@@ -85,8 +85,8 @@ def test_a_search_does_no_less_than_tables_at_random_and_stays_in_its_ball(plane
 def test_likeness_is_taken_off_the_objective() -> None:
     image = 0.3 + 0.4 * random(2, 1, 16, 16)
     attack = Vafa(ssim=2.0)
-    still = attack.made(torch.full((2, 64), -1.0, dtype=torch.float64), image, 1.0).penalty
-    coarse = attack.made(torch.full((2, 64), 1.0, dtype=torch.float64), image, 1.0).penalty
+    still = attack.render(torch.full((2, 64), -1.0, dtype=torch.float64), image, 1.0).penalty
+    coarse = attack.render(torch.full((2, 64), 1.0, dtype=torch.float64), image, 1.0).penalty
     assert still is not None
     assert coarse is not None
     assert (coarse > still).all()

@@ -99,7 +99,7 @@ def test_exposures_lie_between_the_darkest_and_the_brightest(name: str) -> None:
     numbers = torch.full_like(attack.start(image, [1, 2, 3]), -1).view(3, 5, -1, 8, 8)
     numbers[:, 2] = 1  # all weight on the exposure of 0 stops
     if name == "bef":
-        same = attack.made(numbers.flatten(1), image, 1.0).image
+        same = attack.render(numbers.flatten(1), image, 1.0).image
         torch.testing.assert_close(same, image, atol=0.02, rtol=0)  # the others keep under 1 % each
 
 

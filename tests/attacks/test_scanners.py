@@ -90,7 +90,7 @@ def test_weight_on_one_exposure_is_that_exposure_and_equal_weights_their_mean() 
         torch.testing.assert_close(fused(weights, image, 1.0, 0), (image * 2**stops).clamp(max=1))
     mean = torch.stack([(image * 2**s).clamp(max=1) for s in BRACKET]).mean(0)
     attack = Exposure(ExposureStops(1.0))
-    torch.testing.assert_close(attack.made(numbers(attack, image, 0.3), image, 1.0).image, mean)
+    torch.testing.assert_close(attack.render(numbers(attack, image, 0.3), image, 1.0).image, mean)
 
 
 def test_a_kernel_takes_its_neighbours_exposure() -> None:
@@ -109,7 +109,7 @@ def test_rician_noise_has_rayleigh_s_mean_in_air_and_its_own_deviation_in_tissue
     attack = Rician(Receiver(0.02), steps=0)
     image = torch.zeros(1, 1, 200, 200, dtype=torch.float64)
     image[..., 100:, :] = 0.7
-    made = attack.made(attack.start(image, [3]), image, 1.0).image
+    made = attack.render(attack.start(image, [3]), image, 1.0).image
     air, tissue = made[..., :100, :], made[..., 100:, :]
     cut = 1 - 2 * 3 * math.exp(-4.5) / math.sqrt(2 * math.pi) / CUT  # variance that is left when tails are cut at 3
     assert air.mean().item() == pytest.approx(0.02 * math.sqrt(math.pi / 2), rel=0.02)
@@ -120,7 +120,7 @@ def test_rician_noise_has_rayleigh_s_mean_in_air_and_its_own_deviation_in_tissue
 @pytest.mark.parametrize("attack", [Rician(Receiver(0.02)), Speckle(Echo(0.05))], ids=["rician", "speckle"])
 def test_noise_uses_its_budget_but_no_more_than_it(attack: Attack) -> None:
     image = 0.2 + 0.5 * random(2, 1, 16, 16)
-    made = attack.made(numbers(attack, image, 1.0), image, 1.0).image  # type: ignore[attr-defined]
+    made = attack.render(numbers(attack, image, 1.0), image, 1.0).image  # type: ignore[attr-defined]
     size = attack.ball.size(made, image)
     assert (size <= attack.ball.limit + 1e-9).all()
     assert (size > 0.6 * attack.ball.limit).all()
@@ -131,12 +131,12 @@ def test_an_alternating_error_of_lines_makes_one_ghost_of_its_amplitude(grid: tu
     """Lines times 1 + a and 1 - a in turn: the image, and a times it shifted by half of the rows."""
     image = random(1, 1, *grid)
     attack = Ghosting(Ghost(0.2), period=2)
-    made = attack.made(torch.tensor([[1.0, -1.0, 0.0, 0.0]], dtype=torch.float64), image, 1.0).image
+    made = attack.render(torch.tensor([[1.0, -1.0, 0.0, 0.0]], dtype=torch.float64), image, 1.0).image
     amplitude = 0.2 / math.sqrt(2)
     torch.testing.assert_close(made, (image + amplitude * image.roll(6, -2)).clamp(max=1))
     assert Ghost().size(made, image).item() <= amplitude
     assert torch.equal(
-        attack.made(numbers(attack, image, 0.0), image, 1.0).image.round(decimals=12), image.round(decimals=12)
+        attack.render(numbers(attack, image, 0.0), image, 1.0).image.round(decimals=12), image.round(decimals=12)
     )
 
 
@@ -144,7 +144,7 @@ def test_ghosts_never_have_more_energy_than_their_errors() -> None:
     image = random(4, 1, 12, 10)
     attack = Ghosting(Ghost(0.3))
     for seed in range(5):
-        made = attack.made(attack.start(image, [seed] * 4), image, 1.0).image
+        made = attack.render(attack.start(image, [seed] * 4), image, 1.0).image
         assert (Ghost().size(made, image) <= 0.3).all()
 
 
@@ -172,11 +172,11 @@ def test_a_course_never_seems_longer_than_it_is_and_rest_changes_nothing(grid: t
     ball = LineMotion(0.9).on([at_spacing(grid, spacing)] * 2)
     attack = Motion(ball)
     for seed in range(4):
-        made = attack.made(attack.start(image, [seed, seed + 9]), image, 1.0).image
+        made = attack.render(attack.start(image, [seed, seed + 9]), image, 1.0).image
         assert (ball.size(made, image) <= 0.9).all()
         assert (ball.size(made, image) > 0.05).all()
     torch.testing.assert_close(
-        attack.made(numbers(attack, image, 0.7), image, 1.0).image, image
+        attack.render(numbers(attack, image, 0.7), image, 1.0).image, image
     )  # one place, no motion
 
 

@@ -113,14 +113,14 @@ def test_it_is_fitted_on_the_grid_of_most_images_and_put_on_others() -> None:
 
 
 def learned_on_blobs(objective: Any = bce, eps: float = EPS) -> tuple[UAP, Universal]:
-    attack = UAP(Linf(eps), objective, epochs=4, step_size=0.25)
+    attack = UAP(Linf(eps), objective, epochs=2, step_size=0.25)
     train = [Batch.of([blobs.case(8 * n + i) for i in range(8)]) for n in range(4)]
     return attack, attack.with_learned(attack.fit(blobs.healthy(), train, 0))
 
 
 def test_what_is_learned_hurts_unseen_images_more_than_noise_and_than_itself_shuffled() -> None:
     _, attack = learned_on_blobs()
-    batch, model, seeds = blobs.batch(8), blobs.healthy(), list(range(8))
+    batch, model, seeds = blobs.batch(24), blobs.healthy(), list(range(24))
     clean, noise, whole, shuffled = (
         a(model, batch.image, batch.target, seeds).harm.mean()
         for a in (
