@@ -6,7 +6,7 @@ this file knows which. Images and `eps` are in [0, 1] of the case's `Window`, le
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -41,6 +41,22 @@ class Task:
     def scored(self) -> range:
         """Indices of the classes that tables report: all but an exclusive task's background."""
         return range(1 if self.exclusive else 0, len(self.classes))
+
+    def to_json(self) -> dict[str, Any]:
+        """The task as JSON files hold it; `channel_names` is absent where nobody named the channels."""
+        names = {"channel_names": list(self.channel_names)} if self.channel_names else {}
+        required = {"name": self.name, "classes": list(self.classes)}
+        return required | {"exclusive": self.exclusive, "channels": self.channels} | names
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Task":
+        """The inverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is absent, or is not of its type.
+        """
+        classes, channel_names = tuple(fields["classes"]), tuple(fields.get("channel_names", ()))
+        return cls(fields["name"], classes, bool(fields["exclusive"]), int(fields["channels"]), channel_names)
 
 
 @dataclass(frozen=True)
@@ -153,6 +169,31 @@ class Batch:
         if torch.device(device).type == "cuda":
             image, target = image.pin_memory(), target.pin_memory()
         return cls(image.to(device, non_blocking=True), target.to(device, non_blocking=True), tuple(cases))
+
+
+@dataclass(frozen=True)
+class CaseRef:
+    """A slice or a whole scan that a `CaseSource` can read.
+
+    Attributes:
+        volume: its scan.
+        group: its patient.
+        shape: rows, columns; of a whole scan slices, rows, columns.
+        index: of the slice in its scan; None: the whole scan, whose id is that of the scan.
+    """
+
+    id: str
+    volume: str
+    group: str
+    shape: tuple[int, ...]
+    index: int | None = None
+
+
+@runtime_checkable
+class CaseSource(Protocol):
+    """Cases that are read one by one, such as a prepared data set."""
+
+    def read(self, ref: CaseRef) -> Case: ...
 
 
 @runtime_checkable

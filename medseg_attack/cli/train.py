@@ -21,7 +21,7 @@ from medseg_attack.cli.terminal import (
 from medseg_attack.cli.terminal import progress as progress_bar
 
 if TYPE_CHECKING:
-    from medseg_attack.training.augment import Source
+    from medseg_attack.training.augment import TrainingData
     from medseg_attack.training.options import Options
 
 Data = Annotated[
@@ -116,7 +116,7 @@ def _grid(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def _name(plan: "Options", source: "Source") -> str:
+def _name(plan: "Options", source: "TrainingData") -> str:
     import dataclasses
     import json
     import re

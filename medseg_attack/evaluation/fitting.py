@@ -12,13 +12,12 @@ from safetensors import safe_open
 
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.loop import Data
 from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.registry.parts import replace_parts, told, walk
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.threat.budgets import Budget
-from medseg_attack.types import Attack, Batch, Fittable, Model, informed
+from medseg_attack.types import Attack, Batch, CaseRef, CaseSource, Fittable, Model, informed
 
 BATCH = 8  # cases of a batch of the fit: it determines what is learned, unlike that of the attack
 
@@ -37,12 +36,12 @@ def fit_parts(attack: Any, learn: Callable[[Fittable], Attack]) -> Any:
 class Batches(Sequence[Batch]):
     """Cases of one shape at a time, read whenever they are asked for."""
 
-    data: Data
-    refs: tuple[tuple[Any, ...], ...]
+    data: CaseSource
+    refs: tuple[tuple[CaseRef, ...], ...]
     device: torch.device
 
     @classmethod
-    def of(cls, data: Data, refs: Sequence[Any], device: torch.device) -> "Batches":
+    def of(cls, data: CaseSource, refs: Sequence[CaseRef], device: torch.device) -> "Batches":
         ordered = sorted(refs, key=lambda ref: (ref.shape, ref.id))
         cut: list[tuple[Any, ...]] = []
         for _, alike in groupby(ordered, key=lambda ref: ref.shape):
@@ -51,7 +50,7 @@ class Batches(Sequence[Batch]):
         return cls(data, tuple(cut), device)
 
     @property
-    def all_refs(self) -> tuple[Any, ...]:
+    def all_refs(self) -> tuple[CaseRef, ...]:
         """The cases of all batches."""
         return tuple(ref for some in self.refs for ref in some)
 
@@ -85,7 +84,7 @@ def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed:
     return fit_parts(attack, learn)
 
 
-def check_fit(label: str, budget: Budget | None, known: Sequence[Any], refs: Sequence[Any]) -> None:
+def check_fit(label: str, budget: Budget | None, known: Sequence[CaseRef], refs: Sequence[CaseRef]) -> None:
     """Refuses to score an attack on patients that it is fitted on, and one perturbation of several sizes.
 
     Args:

@@ -4,7 +4,7 @@ and checks the ball and the box itself."""
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -22,16 +22,9 @@ from medseg_attack.runs.rows import Row
 from medseg_attack.threat.balls.base import covered, size_of
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.threat.goals.aim import find_aim
-from medseg_attack.types import Attack, Batch, Case, Image, Mask, Metric, Model, Task, informed
+from medseg_attack.types import Attack, Batch, Case, CaseRef, CaseSource, Image, Mask, Metric, Model, Task, informed
 
 TOLERANCE = 1e-6  # of a ball's size: what float32 adds to a budget when x - x0 is taken back
-
-
-@runtime_checkable
-class Data(Protocol):
-    """Where cases are read from."""
-
-    def read(self, ref: Any) -> Case: ...
 
 
 @dataclass(eq=False)
@@ -254,9 +247,9 @@ class PendingRun:
 
 def run_attacks(
     model: Model,
-    data: Data,
+    data: CaseSource,
     todo: Sequence[PendingRun],
-    refs: Sequence[Any],
+    refs: Sequence[CaseRef],
     *,
     batch_size: int = 16,
     device: torch.device | str = "cpu",

@@ -16,7 +16,7 @@ from medseg_attack.checks import stored
 from medseg_attack.checks.attack_profile import uses_queries
 from medseg_attack.checks.model import check_model
 from medseg_attack.checks.probes import preflight
-from medseg_attack.data.prepared.reading import CaseRef, Prepared
+from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fitted, must_fit
@@ -37,7 +37,7 @@ from medseg_attack.runs.rows import ROWS_VERSION
 from medseg_attack.runs.study import Study
 from medseg_attack.runtime import deterministic, versions
 from medseg_attack.threat.balls.regions import check_organ
-from medseg_attack.types import Batch
+from medseg_attack.types import Batch, CaseRef
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from medseg_attack.data.formats.scan import Array
-from medseg_attack.data.prepared.reading import CaseRef, Prepared
+from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.errors import InputError, plural
 from medseg_attack.exports.copies import copies_of, write_twin
 from medseg_attack.exports.verification import FOLDER, MANIFEST, _ids, _of_scans
 from medseg_attack.files import read_json, write_json
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.types import CaseRef
 
 
 def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, keep_headers: bool = False) -> None:

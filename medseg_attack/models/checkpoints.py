@@ -3,7 +3,6 @@
 Weights are never unpickled, and loading never downloads.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,9 +77,8 @@ def save(folder: Path, model: SegModel, card: dict[str, Any]) -> dict[str, Any]:
         card: at least `label` (what the command line calls it) and `spec` (what the registry builds it from).
     """
     state = model.state_dict()
-    task = model.task
     full = {
-        "task": {**dataclasses.asdict(task), "classes": list(task.classes), "channel_names": list(task.channel_names)},
+        "task": {"channel_names": [], **model.task.to_json()},
         "input_size": list(model.size) if model.size else None,
         "dims": model.dims,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -184,10 +182,8 @@ def untrained(spec: str, task: Task) -> SegModel:
 
 def _task(folder: Path, card: dict[str, Any]) -> Task:
     try:
-        stored = card["task"]
-        names = tuple(stored.get("channel_names", ()))
-        return Task(stored["name"], tuple(stored["classes"]), bool(stored["exclusive"]), int(stored["channels"]), names)
-    except (KeyError, TypeError) as error:
+        return Task.from_json(card["task"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"expected the field 'task' in {folder / CARD}, got {error}; the card was edited, or is of another program"
         ) from error

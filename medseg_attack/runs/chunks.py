@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from medseg_attack.runs.folder import CHUNK
 
 
 @runtime_checkable
-class Ref(Protocol):
-    """A case that has not been read yet."""
+class Chunkable(Protocol):
+    """As much of a `types.CaseRef` as chunks depend on; runs import no torch, and so not the class itself."""
 
     @property
     def id(self) -> str: ...
@@ -19,22 +19,25 @@ class Ref(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
-def chunks(refs: Sequence[Any]) -> list[tuple[Any, ...]]:
+R = TypeVar("R", bound=Chunkable)
+
+
+def chunks(refs: Sequence[R]) -> list[tuple[R, ...]]:
     """Whole scans of one shape, at most 32 slices together unless a scan has more, in an order of the cases' own.
 
     Whole scans, so that what is measured in 3-D needs no other chunk: nothing is carried from one to the next, and
     resuming stays skipping.
     """
     ordered = sorted(refs, key=lambda ref: (ref.shape, ref.volume, ref.id))
-    made: list[tuple[Any, ...]] = []
+    result: list[tuple[R, ...]] = []
     for (shape, _), group in groupby(ordered, key=lambda ref: (ref.shape, ref.volume)):
         scan = tuple(group)
-        if made and made[-1][0].shape == shape and _slices(made[-1]) + _slices(scan) <= CHUNK:
-            made[-1] += scan
+        if result and result[-1][0].shape == shape and _slices(result[-1]) + _slices(scan) <= CHUNK:
+            result[-1] += scan
         else:
-            made.append(scan)
-    return made
+            result.append(scan)
+    return result
 
 
-def _slices(refs: Sequence[Ref]) -> int:
+def _slices(refs: Sequence[Chunkable]) -> int:
     return sum(ref.shape[0] if len(ref.shape) == 3 else 1 for ref in refs)

@@ -4,7 +4,8 @@ How a case looks in an epoch follows from (seed, epoch, case) alone.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,30 +14,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from medseg_attack.data.prepared.reading import Split
 from medseg_attack.models.segmodel import resized
 from medseg_attack.numerics.samples import widen
-from medseg_attack.types import Case, Task
+from medseg_attack.types import CaseRef, CaseSource, Task
 
 CACHE_BYTES = 2**31  # of decoded training cases; beyond it they are read again in every epoch
 
 
 @runtime_checkable
-class Ref(Protocol):
-    """What can be read from a prepared data set."""
+class TrainingData(CaseSource, Protocol):
+    """As much of a prepared data set as training needs.
 
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def group(self) -> str: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-
-@runtime_checkable
-class Source(Protocol):
-    """As much of a prepared data set as training needs."""
+    Attributes:
+        root: its folder; None where it is in none.
+        options: what it was prepared with.
+    """
 
     @property
     def name(self) -> str: ...
@@ -47,9 +40,13 @@ class Source(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def refs(self, split: Any, fold: int = 0, dims: int = 2) -> Sequence[Any]: ...
+    @property
+    def root(self) -> Path | None: ...
 
-    def read(self, ref: Any) -> Case: ...
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+
+    def refs(self, split: Split, fold: int = 0, dims: int = 2) -> Sequence[CaseRef]: ...
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
@@ -60,7 +57,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(
-        self, data: Source, refs: Sequence[Ref], grid: tuple[int, ...], seed: int, *, patches: bool = False
+        self, data: TrainingData, refs: Sequence[CaseRef], grid: tuple[int, ...], seed: int, *, patches: bool = False
     ) -> None:
         self.data, self.refs, self.grid, self.seed, self.patches = data, refs, grid, seed, patches
         self.epoch = 0
@@ -82,7 +79,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         target = decoded(_plain(changed["target"]), self.data.task)
         return _plain(changed["image"]).clamp(0, 1), target.float()
 
-    def _decoded(self, ref: Ref) -> tuple[Tensor, Tensor]:
+    def _decoded(self, ref: CaseRef) -> tuple[Tensor, Tensor]:
         case = self.data.read(ref)
         if self.patches:
             return case.image, encoded(case.target.float(), self.data.task)
@@ -105,7 +102,7 @@ def batches(
         yield image.to(device, non_blocking=on_gpu), target.to(device, non_blocking=on_gpu)
 
 
-def parts(ref: Ref, window: tuple[int, ...]) -> int:
+def parts(ref: CaseRef, window: tuple[int, ...]) -> int:
     """How many patches a case gives in an epoch."""
     return max(1, round(float(np.prod(ref.shape)) / float(np.prod(window))))
 

@@ -21,7 +21,7 @@ from medseg_attack.files import read_json, whole, write_json
 from medseg_attack.models import checkpoints
 from medseg_attack.registry import build
 from medseg_attack.runtime import deterministic
-from medseg_attack.training.augment import Source, TrainingSet, batches, crc
+from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.losses import finite, training_loss
 from medseg_attack.training.options import Options, cases_of, label
 from medseg_attack.training.validation import validated
@@ -64,7 +64,7 @@ def past(folder: Path) -> list[EpochRecord]:
         return [EpochRecord(**record) for record in json.loads(file.metadata()["history"])]
 
 
-def train(plan: Options, data: Source, folder: Path, device: torch.device) -> Iterator[EpochRecord]:
+def train(plan: Options, data: TrainingData, folder: Path, device: torch.device) -> Iterator[EpochRecord]:
     """Trains until `folder` is a checkpoint and yields the epochs that were still to do, none if it is one.
 
     Args:
@@ -105,7 +105,7 @@ def _check(folder: Path, wanted: dict[str, Any]) -> None:
 class _Training:
     """A model, its optimiser and its history, as they are between two epochs."""
 
-    def __init__(self, plan: Options, data: Source, folder: Path, device: torch.device) -> None:
+    def __init__(self, plan: Options, data: TrainingData, folder: Path, device: torch.device) -> None:
         self.plan, self.data, self.folder, self.device = plan, data, folder, device
         self.history = past(folder)
         with _drawing(crc(plan.seed, "weights"), device):
@@ -147,10 +147,11 @@ class _Training:
         """Turns the folder into a checkpoint of the best epoch and removes what only training needs."""
         best = self._best()
         self.model.load_state_dict(checkpoints.load_tensors(self._weights_of(best.epoch)))
+        root = None if self.data.root is None else str(self.data.root)
         card = {
             "label": label(self.plan.model),
             "spec": self.plan.model,
-            "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint, "path": _path(self.data)},
+            "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint, "path": root},
             "training": dataclasses.asdict(self.plan),
             "training_grid": list(self.cases.grid),
             "best_epoch": best.epoch,
@@ -158,7 +159,7 @@ class _Training:
             "val_mean_dice": best.mean_dice,
             "seconds": sum(record.seconds for record in self.history),
             "val_patients": len({ref.group for ref in self.validation}),
-            "window": _window(self.data),
+            "window": self.data.options.get("window"),
         }
         checkpoints.save(self.folder, self.model, card)
         for path in (self.folder / STATE, *self.folder.glob("best-*.safetensors")):
@@ -239,12 +240,3 @@ def _write_history(path: Path, history: list[EpochRecord]) -> None:
         table.writerow(["epoch", "loss", "lr", *(f"dice_{name}" for name in classes), "mean_dice", "seconds"])
         for r in history:
             table.writerow([r.epoch, r.loss, r.lr, *r.dice.values(), r.mean_dice, round(r.seconds, 3)])
-
-
-def _path(data: Source) -> str | None:
-    root = getattr(data, "root", None)
-    return str(root) if root else None
-
-
-def _window(data: Source) -> Any:
-    return getattr(data, "options", {}).get("window")

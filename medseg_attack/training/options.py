@@ -13,8 +13,9 @@ from zlib import crc32
 from medseg_attack.errors import InputError, plural
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.registry import build, parse_call, spec
-from medseg_attack.training.augment import Source, parts
+from medseg_attack.training.augment import TrainingData, parts
 from medseg_attack.training.losses import training_loss
+from medseg_attack.types import CaseRef
 
 STEPS = 3000  # of the optimiser, for which the default number of epochs is chosen: 5 minutes on two CPU cores
 
@@ -50,7 +51,7 @@ class Options:
     init: str = ""
 
 
-def resolve(options: Options, data: Source) -> Options:
+def resolve(options: Options, data: TrainingData) -> Options:
     """The options with nothing left open: `model` names its size and initial weights, `epochs` is a number.
 
     Raises:
@@ -84,7 +85,7 @@ def resolve(options: Options, data: Source) -> Options:
     return dataclasses.replace(options, model=full, epochs=epochs, size=(), encoder_weights="")
 
 
-def _common_grid(options: Options, data: Source, dims: int) -> tuple[int, ...]:
+def _common_grid(options: Options, data: TrainingData, dims: int) -> tuple[int, ...]:
     if dims == 3:
         raise InputError(
             f"expected a window that patches of the scans of {data.name} are cut to, got none in {options.model}; "
@@ -103,7 +104,7 @@ def _architecture(model: str) -> tuple[Any, str, dict[str, Any]]:
     return build(model, "model").func, owner, arguments
 
 
-def cases_of(options: Options, data: Source, dims: int) -> Sequence[Any]:
+def cases_of(options: Options, data: TrainingData, dims: int) -> Sequence[CaseRef]:
     """The cases to train on: of all patients outside the fold, or of one part of them.
 
     Parts of one number are disjoint, and 0/4 lies in 0/2: who belongs to them depends on the patients' names alone.
@@ -147,7 +148,7 @@ def label(model: str) -> str:
     return spec(functools.partial(build(name, "model").func, **kept))
 
 
-def warnings(plan: Options, data: Source) -> list[str]:
+def warnings(plan: Options, data: TrainingData) -> list[str]:
     """What a person should know before the training: parts without patients, classes that cannot be learnt."""
     name, arguments = parse_call(plan.model, "model")
     dims = _dims(inspect.signature(build(name, "model").func).parameters, arguments)

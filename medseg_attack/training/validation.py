@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.training.augment import Ref, Source
-from medseg_attack.types import Batch
+from medseg_attack.training.augment import TrainingData
+from medseg_attack.types import Batch, CaseRef
 
 
 def validated(
-    model: SegModel, data: Source, refs: Sequence[Ref], batch_size: int, device: torch.device
+    model: SegModel, data: TrainingData, refs: Sequence[CaseRef], batch_size: int, device: torch.device
 ) -> dict[str, float | None]:
     """Dice by class on the scans' own grids: pixels are added up per patient, then patients are averaged.
 

@@ -17,16 +17,9 @@ from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import Row
-from medseg_attack.types import Adversarial, Attack, Batch, Case, Stack, Task, Window
+from medseg_attack.types import Adversarial, Attack, Batch, Case, CaseRef, Stack, Task, Window
 
 TASK = Task("toy", ("a", "b"))
-
-
-@dataclass(frozen=True)
-class Ref:
-    id: str
-    volume: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,11 +28,13 @@ class Toy:
 
     reads: list[str] = field(default_factory=list)
 
-    def refs(self) -> list[Ref]:
+    def refs(self) -> list[CaseRef]:
         shapes = [(16, 12) if i % 3 else (12, 16) for i in range(40)]
-        return [Ref(f"p{i % 5}_{i:02d}", f"p{i % 5}_{shape[0]}", shape) for i, shape in enumerate(shapes)]
+        return [
+            CaseRef(f"p{i % 5}_{i:02d}", f"p{i % 5}_{shape[0]}", f"p{i % 5}", shape) for i, shape in enumerate(shapes)
+        ]
 
-    def read(self, ref: Ref) -> Case:
+    def read(self, ref: CaseRef) -> Case:
         self.reads.append(ref.id)
         generator = torch.Generator().manual_seed(int(ref.id[-2:]))
         image = torch.rand(1, *ref.shape, generator=generator)
@@ -76,7 +71,7 @@ def run_into(
     todo: Sequence[Attack],
     *,
     data: Toy | None = None,
-    refs: Sequence[Ref] | None = None,
+    refs: Sequence[CaseRef] | None = None,
     batch_size: int = 16,
     shard: tuple[int, int] = (0, 1),
 ) -> list[pd.DataFrame]:
@@ -101,8 +96,8 @@ def test_chunks_hold_one_shape_and_do_not_depend_on_order() -> None:
 
 
 def test_a_scan_is_never_cut_however_long_it_is() -> None:
-    refs = [Ref(f"{volume}_{i:03d}", volume, (8, 8)) for volume in ("a", "b", "c") for i in range(50)]
-    refs += [Ref(f"d{n}_{i}", f"d{n}", (8, 8)) for n in range(9) for i in range(10)]
+    refs = [CaseRef(f"{volume}_{i:03d}", volume, volume, (8, 8)) for volume in ("a", "b", "c") for i in range(50)]
+    refs += [CaseRef(f"d{n}_{i}", f"d{n}", f"d{n}", (8, 8)) for n in range(9) for i in range(10)]
     made = chunks(refs)
     assert [len(chunk) for chunk in made] == [50, 50, 50, 30, 30, 30]
     assert sum(len({ref.volume for ref in chunk}) for chunk in made) == len({ref.volume for ref in refs})
@@ -147,7 +142,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, model: SegModel) -> None
 
 def test_batch_size_changes_nothing_in_double(tmp_path: Path, model: SegModel) -> None:
     class Double(Toy):
-        def read(self, ref: Ref) -> Case:
+        def read(self, ref: CaseRef) -> Case:
             case = super().read(ref)
             return replace(case, image=case.image.double())
 

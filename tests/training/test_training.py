@@ -29,19 +29,12 @@ from medseg_attack.training.loop import finished, past, train
 from medseg_attack.training.losses import LOSSES, training_loss
 from medseg_attack.training.options import Options, cases_of, label, resolve, warnings
 from medseg_attack.training.validation import validated
-from medseg_attack.types import Case, Task, Window
+from medseg_attack.types import Case, CaseRef, Task, Window
 
 CPU = torch.device("cpu")
 DISCS = Task("discs", ("bright", "dim"))
 LABELS = Task("discs", ("background", "bright", "dim"), exclusive=True)
 SMALL = Options(model="unet_small(channels=(4, 8))", epochs=3, lr=1e-2, batch_size=4)
-
-
-@dataclass(frozen=True)
-class Ref:
-    id: str
-    group: str
-    shape: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -53,11 +46,15 @@ class Discs:
     slices: int = 4
     name: str = "discs"
     fingerprint: str = "f00"
+    root: Path | None = None
+    options: dict[str, str] = field(default_factory=dict)
 
     def refs(self, split, fold=0, dims=2):
         groups = {"train": range(4), "val": range(4, 5), "test": range(5, 6)}[split]
         found = [
-            Ref(f"p{g}_s{s}", f"p{g}", self.shapes[g % len(self.shapes)]) for g in groups for s in range(self.slices)
+            CaseRef(f"p{g}_s{s}", f"p{g}", f"p{g}", self.shapes[g % len(self.shapes)])
+            for g in groups
+            for s in range(self.slices)
         ]
         return tuple(sorted(found, key=lambda ref: (ref.shape, ref.id)))
 
@@ -254,7 +251,7 @@ def test_every_loss_prefers_the_truth(name, task):
 
 @pytest.mark.parametrize("task", [DISCS, LABELS])
 def test_masks_survive_being_put_into_one_plane(task):
-    target = Discs(task).read(Ref("p0_s0", "p0", (24, 30))).target
+    target = Discs(task).read(CaseRef("p0_s0", "p0", "p0", (24, 30))).target
     assert torch.equal(augment.decoded(augment.encoded(target.float(), task), task), target)
 
 
@@ -284,7 +281,7 @@ class Counted(Discs):
 
     def refs(self, split, fold=0, dims=2):
         return [
-            Ref(f"{group}_{scan}_{at}", group, (2, 2))
+            CaseRef(f"{group}_{scan}_{at}", f"{group}_{scan}", group, (2, 2))
             for group, scans in self.pixels.items()
             for scan, slices in enumerate(scans)
             for at in range(len(slices))

@@ -14,30 +14,12 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
-from medseg_attack.types import Case, PerChannel, Stack, Storage, Task, Window, alike
+from medseg_attack.types import Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
 
 OPEN = 16  # scans whose files are kept open
 
 
 Split = Literal["train", "val", "test", "all"]
-
-
-@dataclass(frozen=True)
-class CaseRef:
-    """A slice or a whole scan that can be read.
-
-    Attributes:
-        volume: its scan.
-        group: its patient.
-        shape: rows, columns; of a whole scan slices, rows, columns.
-        index: of the slice in its scan; None: the whole scan, whose id is that of the scan.
-    """
-
-    id: str
-    volume: str
-    group: str
-    shape: tuple[int, ...]
-    index: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,16 +251,9 @@ def open_prepared(path: Path) -> Prepared:
         raise InputError(f"expected a prepared data set in {path}, got {got}; run medattack prepare --out {path}")
     content = read_json(path / "dataset.json")
     try:
-        task = content["task"]
         return Prepared(
             root=path,
-            task=Task(
-                task["name"],
-                tuple(task["classes"]),
-                task["exclusive"],
-                task["channels"],
-                tuple(task.get("channel_names", ())),
-            ),
+            task=Task.from_json(content["task"]),
             fingerprint=content["fingerprint"],
             options=read_json(path / "options.json"),
             summary=content["summary"],
@@ -290,7 +265,7 @@ def open_prepared(path: Path) -> Prepared:
         raise InputError(
             f"expected {error} in {path / 'dataset.json'}, got none; prepare the data again with this version"
         ) from error
-    except (TypeError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"expected what prepare writes in {path / 'dataset.json'}, got '{error}'; prepare the data again"
         ) from error

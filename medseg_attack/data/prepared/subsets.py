@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import islice
 from zlib import crc32
 
-from medseg_attack.data.prepared.reading import CaseRef, Prepared
-from medseg_attack.types import Case
+from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.types import Case, CaseRef
 
 
 def limit(refs: Sequence[CaseRef], limit: float | None) -> list[CaseRef]:

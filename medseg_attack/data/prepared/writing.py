@@ -21,7 +21,6 @@ from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
 from medseg_attack.errors import InputError
 from medseg_attack.files import FULL, digest, errno_of, read_json, write_json
-from medseg_attack.types import Task
 
 VERSION = 2  # of what is written for the same input; raise it with every change of that
 
@@ -139,19 +138,7 @@ def _claim(source: Source, out: Path, options: Options) -> bool:
 def _key(source: Source, scan: ScanFile, options: Options) -> str:
     """Changes if what `write_scan` would write for this scan may have changed."""
     asked = {k: v for k, v in _asked(source, options).items() if k in ("version", "format", "size", "window")}
-    return digest({"options": asked, "task": task_json(source.task), "sources": source_files(source, scan)})
-
-
-def task_json(task: Task) -> dict[str, Any]:
-    """The task as it stands in dataset.json."""
-    named = {"channel_names": list(task.channel_names)} if task.channel_names else {}
-    return {
-        "name": task.name,
-        "classes": list(task.classes),
-        "exclusive": task.exclusive,
-        "channels": task.channels,
-        **named,
-    }
+    return digest({"options": asked, "task": source.task.to_json(), "sources": source_files(source, scan)})
 
 
 def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
@@ -159,11 +146,11 @@ def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
     _prune(out, set(ids))
     records = [read_json(out / "scans" / f"{scan}.json") for scan in ids]
     # sorted, so that it does not depend on the order in which the scans were found
-    fingerprint = digest({"task": task_json(source.task), "scans": sorted(record["digest"] for record in records)})
+    fingerprint = digest({"task": source.task.to_json(), "scans": sorted(record["digest"] for record in records)})
     facts = summary(records, source.task, splits)
     content = {
         "version": VERSION,
-        "task": task_json(source.task),
+        "task": source.task.to_json(),
         "fingerprint": fingerprint,
         "scans": ids,
         "splits": splits,

@@ -1,0 +1,34 @@
+"""A task in JSON is the same task again."""
+
+import json
+
+import pytest
+
+from medseg_attack.types import Task
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Task("organs", ("liver", "spleen")),
+        Task("heart", ("background", "rv"), exclusive=True, channels=2, channel_names=("T1", "T2")),
+    ],
+)
+def test_a_task_read_from_its_own_json_is_the_same(task: Task) -> None:
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+def test_channels_that_nobody_named_are_not_written() -> None:
+    assert Task("organs", ("liver",)).to_json() == {
+        "name": "organs",
+        "classes": ["liver"],
+        "exclusive": False,
+        "channels": 1,
+    }
+
+
+@pytest.mark.parametrize("absent", ["name", "classes", "exclusive", "channels"])
+def test_a_task_without_a_field_is_refused_by_its_name(absent: str) -> None:
+    fields = {name: value for name, value in Task("organs", ("liver",)).to_json().items() if name != absent}
+    with pytest.raises(KeyError, match=absent):
+        Task.from_json(fields)
