@@ -1,0 +1,236 @@
+"""The pages say what is true: links lead somewhere, commands parse, specs build, Python runs, the tree is the tree."""
+
+import ast
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import typer.main
+import yaml
+from helpers.command import medattack
+
+import medseg_attack
+from medseg_attack import registry
+from medseg_attack.cli import app
+from medseg_attack.cli.ls import KINDS
+from medseg_attack.errors import InputError
+from medseg_attack.gate.rules import parse as parse_rule
+from medseg_attack.runs.study import read_study
+from medseg_attack.threat.budgets import parse_budget
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # click's, which newer versions of typer bring along
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+OPTIONS = {"--help"} | {word for command in COMMANDS.values() for option in command.params for word in option.opts}
+OPTIONS |= {word for command in COMMANDS.values() for option in command.params for word in option.secondary_opts}
+# calls in the pages that are Python, of this project or of another, and no spec
+PYTHON = {"Orientationd", "__call__", "attack", "attack_chunk", "listing", "model", "sigmoid"}
+OTHER_TOOLS = {"--simulations", "--side", "--slices"}  # options of the programs in benchmarks/
+
+
+def blocks(page: str, *languages: str) -> list[str]:
+    """Fenced blocks in one of the languages."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.S | re.M)
+    return [text for language, text in found if language in languages]
+
+
+def inline(page: str) -> list[str]:
+    """What stands between backticks in a page's prose."""
+    prose = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.S | re.M)
+    return [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose)]
+
+
+def command_lines(page: str) -> list[list[str]]:
+    """The words after `medattack` of every command in a page's shell blocks."""
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line[:1] == ["medattack"]]
+
+
+def mentions(page: str) -> list[list[str]]:
+    """The words of every command that prose mentions, `attack --plan` or `medattack attack --plan`."""
+    lines = [shlex.split(code) for code in inline(page) if re.match(rf"(medattack )?({'|'.join(COMMANDS)})( |$)", code)]
+    return [line[line[0] == "medattack" :] for line in lines]
+
+
+def parse(words: list[str], complete: bool = True) -> dict[str, object]:
+    """The values of a command line's options.
+
+    Raises:
+        USAGE_ERROR: no such command, option or choice; or, of a complete line, something is missing.
+    """
+    if words[0] not in COMMANDS:
+        raise typer.BadParameter(f"no command {words[0]}")
+    try:
+        return COMMANDS[words[0]].make_context(words[0], words[1:]).params
+    except USAGE_ERROR as error:
+        if complete or type(error).__name__ not in ("MissingParameter", "BadOptionUsage"):
+            raise
+        return {}
+
+
+def check_values(command: str, values: dict[str, object]) -> None:
+    """Builds what the options spell: attacks, objectives, budgets, formats, metrics and rules."""
+    if command == "ls" and values:
+        assert values["what"] in KINDS
+    for option, kind in (("attack", "attack"), ("loss", "objective"), ("metrics", "metric"), ("format", "dataset")):
+        texts = values.get(option) or ()
+        for text in [texts] if isinstance(texts, str) else texts:
+            if command != "train":  # whose losses have names of their own
+                registry.build(str(text), kind)
+    for text in values.get("eps") or ():
+        parse_budget(text)
+    for text in values.get("fail_if") or ():
+        parse_rule(text)
+    models = values.get("model") or ()
+    for text in [models] if isinstance(models, str) else models:
+        if command == "train" or "(" in text:
+            registry.build(text, "model")
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading gets."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / file if file else ROOT / page
+        assert path.exists(), f"{page} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+            assert anchor in map(slug, headings), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_command_lines_are_what_the_command_line_takes(page: str) -> None:
+    for words in command_lines(page):
+        check_values(words[0], parse(words))
+    for words in mentions(page):
+        check_values(words[0], parse(words, complete=False))
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_options_in_prose_exist(page: str) -> None:
+    for code in inline(page):
+        for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
+            assert word in OPTIONS | OTHER_TOOLS or f"{word}=" in code, f"{page}: {code}"
+
+
+def calls(page: str) -> Iterator[tuple[str, str]]:
+    """Every call in prose, alone or as the value of an option, with the name that it calls."""
+    for code in inline(page):
+        text = shlex.split(code)[-1] if code.startswith("-") else code
+        if re.fullmatch(r"[a-z_A-Z]\w*\(.+\)", text) and "..." not in text:
+            yield text.partition("(")[0], text
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_specs_in_prose_build(page: str) -> None:
+    registry.load()
+    for name, text in calls(page):
+        if name in PYTHON:
+            ast.parse(text)
+        else:
+            assert name in registry.entries, f"{page}: {text} calls nothing that is registered"
+            registry.build(text, registry.entries[name].kind)
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_study_files_are_studies(page: str, tmp_path: Path) -> None:
+    for number, text in enumerate(blocks(page, "yaml")):
+        assert isinstance(yaml.safe_load(text), dict)
+        (tmp_path / f"{number}.yaml").write_text(text, encoding="utf-8")
+        assert read_study(tmp_path / f"{number}.yaml", {}).models
+
+
+def test_the_tree_on_the_first_page_is_the_package() -> None:
+    (tree,) = [text for text in blocks("README.md", "text") if text.startswith("medseg_attack/\n")]
+    parents: list[str] = []
+    shown = set()
+    for line in tree.splitlines()[1:]:
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        parents = [*parents[: depth - 1], name.rstrip("/")]
+        assert (ROOT / "medseg_attack").joinpath(*parents).exists(), line
+        shown.add("/".join(parents))
+    package = Path(medseg_attack.__file__).parent
+    top = {path.name for path in package.iterdir() if (path / "__init__.py").is_file()}
+    assert top <= shown, f"add to the tree of README.md: {', '.join(sorted(top - shown))}"
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_files_that_prose_names_exist(page: str) -> None:
+    for code in inline(page):
+        if re.fullmatch(r"(medseg_attack|tests|benchmarks|docs)/[\w/.]+", code):
+            assert (ROOT / code).exists(), f"{page}: {code}"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a reader of the pages has it: `data` and `model`, small."""
+    root = tmp_path_factory.mktemp("pages")
+    phantom = "phantom(patients=6, slices=3, side=32)"
+    medattack("prepare", root / "scans", "--format", phantom, "--test", "0.5", "--out", root / "data")
+    medattack("train", "--data", root / "data", "--model", "unet_small", "--epochs", "1", "--out", root / "model")
+    return root
+
+
+@pytest.mark.parametrize("page", [page for page in NAMES if blocks(page, "python")])
+def test_python_in_the_pages_runs(page: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    names: dict[str, object] = {}
+    for code in blocks(page, "python"):
+        exec(compile(code, page, "exec"), names)
+
+
+def test_the_attack_of_the_python_page_stays_in_its_budget(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workspace)
+    names: dict[str, object] = {}
+    exec(blocks("docs/python.md", "python")[0], names)
+    size = names["adversarial"].size  # type: ignore[attr-defined]
+    assert len(size) == 4
+    assert 0 < size.max() <= 4 / 255 + 1e-6
+    assert capsys.readouterr().out.count(" -> ") == 12  # four slices of three organs
+
+
+@pytest.mark.parametrize("words", command_lines("docs/concepts.md"), ids=" ".join)
+def test_examples_of_the_concepts_run(words: list[str], workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    monkeypatch.setenv("MEDATTACK_HOME", os.fspath(workspace / "home"))
+    if words[0] not in ("prepare", "train"):
+        medattack(*words)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("attack --atack fgsm", "No such option"),
+        ("atack --attack fgsm", "no command"),
+        ("attack --unit organ", "is not one of"),
+        ("prepare --format phantom", "issing"),
+    ],
+)
+def test_the_test_of_command_lines_can_fail(line: str, message: str) -> None:
+    with pytest.raises(USAGE_ERROR, match=message):
+        parse(shlex.split(line))
+
+
+@pytest.mark.parametrize("line", ["attack --attack 'pgd(stepz=3)'", "attack --loss bcee", "attack --eps 5HUU"])
+def test_the_test_of_specs_can_fail(line: str) -> None:
+    words = shlex.split(line)
+    with pytest.raises(InputError):
+        check_values(words[0], parse(words))
