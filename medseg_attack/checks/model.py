@@ -1,12 +1,15 @@
-"""Before a run: is the model one whose robustness can be measured? Small questions to a model and a few cases."""
+"""Checks before a run: can this model's robustness be measured? Small questions to a model and a few cases."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from medseg_attack.checks.flags import Finding, by_severity
+from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severity
+from medseg_attack.checks.rows import check_same_clean_dice
+from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.registry.parts import told
 from medseg_attack.threat.balls.norms import Linf
@@ -25,11 +28,11 @@ VANISHED = 1e-12  # of a loss: what float32 no longer adds to a sum
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What is looked at.
+    """A model, a few cases and the attacks of a run: what the checks look at.
 
     Attributes:
-        attacks: of the run; the checks take their objectives and budgets.
-        log_odds: of the untouched images.
+        attacks: those of the run; the checks take their objectives and budgets.
+        log_odds: the model's output on the untouched images.
     """
 
     model: Model
@@ -53,19 +56,24 @@ class Scene:
         """The largest budget per pixel of the run, or 8/255 where it has none."""
         return max((a.ball.eps for a in self.attacks if isinstance(a.ball, Linf)), default=0.0) or 8 / 255
 
+    @cached_property
+    def gradient(self) -> Image | None:
+        """The gradient of margins, which no loss saturates, by the image; None where there is no path."""
+        return slope(self, margin)
+
     def names(self, wrong: Tensor) -> str:
-        """The first cases where `wrong` holds."""
+        """The first cases where `wrong` holds, (samples,)."""
         ids = [case.id for case, bad in zip(self.batch.cases, wrong.tolist(), strict=True) if bad]
         return ", ".join(ids[:3]) or "all cases"
 
     def loss(self, x: Image, objective: Objective) -> Tensor:
-        """Per sample, in double, so that small differences survive."""
+        """The objective at `x` per sample, in double precision so that small differences survive."""
         with torch.no_grad():
             return objective(self.model(x).double(), self.batch.target, 0.0)
 
 
 def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = ()) -> list[Finding]:
-    """What is wrong with the model or the images; about 20 passes over the batch.
+    """Findings on the model and the images; they cost about 20 passes over the batch.
 
     The model should be as the run uses it (`frozen`). Cases with organs tell more than empty ones.
     """
@@ -74,55 +82,94 @@ def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = ()) -> l
         log_odds = model(batch.image)
     scene = Scene(model, batch, tuple(attacks), log_odds)
     if not torch.isfinite(log_odds).all():
-        wrong = ~torch.isfinite(log_odds).flatten(1).all(1)
-        findings = [image_range(scene), Finding("MA022", scene.names(wrong), "the output itself is NaN or infinite")]
-    else:
-        findings = [check(scene) for check in PLAIN]
-        if not getattr(model, "black_box", False):  # which has no gradient, and refuses attacks that ask for one
-            findings += _of_gradient(scene, any(found and found.code == "MA003" for found in findings))
-    return by_severity([finding for finding in findings if finding is not None])
+        return by_severity([*check_image_range(scene), *check_finite(scene)])
+    findings = [finding for check in ANSWERS for finding in check(scene)]
+    if not (isinstance(model, SegModel) and model.black_box):  # a black box has no gradient to ask for
+        findings += _check_gradient(scene, random=any(finding.code == "MA003" for finding in findings))
+    return by_severity(findings)
 
 
-def _of_gradient(scene: Scene, random: bool) -> list[Finding | None]:
-    gradient = slope(scene, margin)
-    if gradient is None:
-        return [Finding("MA002", "all cases", "the gradient of the output by the image does not exist")]
-    if not torch.isfinite(gradient).all():
-        wrong = ~torch.isfinite(gradient).flatten(1).all(1)
-        return [Finding("MA022", scene.names(wrong), "NaN or infinity in the gradient by the image")]
-    return [check(scene, gradient) for check in (SLOPES[:2] if random else SLOPES)]
+def _check_gradient(scene: Scene, random: bool) -> list[Finding]:
+    findings = [*check_gradient_path(scene), *check_finite(scene)]
+    # a randomised model does not stand checks that compare passes with each other
+    checks = SLOPES if random else (*SLOPES, *DIFFERENCES)
+    return findings or [finding for check in checks for finding in check(scene)]
 
 
-def image_range(scene: Scene) -> Finding | None:
-    """MA025."""
+@Flag("MA025", "image values outside [0, 1]", "invalid", "keep images in [0, 1] and normalise inside the model")
+def check_image_range(scene: Scene) -> Iterator[Evidence]:
+    """MA025: an image has values outside [0, 1].
+
+    Every attack cuts its result to [0, 1]; such an image changes by that alone, with no attack at all.
+
+    What to do: Scale images to [0, 1] of their window; z-score inside the model.
+    """
     low, high = scene.image.flatten(1).amin(1), scene.image.flatten(1).amax(1)
     wrong = ~((low >= 0) & (high <= 1))  # NaN is wrong, too
-    if not wrong.any():
-        return None
-    return Finding("MA025", scene.names(wrong), f"values from {low.min():.3g} to {high.max():.3g}")
+    if wrong.any():
+        yield Evidence(scene.names(wrong), f"values from {low.min():.3g} to {high.max():.3g}")
 
 
-def window_edges(scene: Scene) -> Finding | None:
-    """MA016: organ pixels at the window's ends. MA026: images that pile up at both, as a z-score that was cut."""
+@Flag(
+    "MA026",
+    "the image looks like a z-score cut to [0, 1]",
+    "invalid",
+    "give images in [0, 1] of their window and z-score inside the model",
+)
+def check_cut_z_score(scene: Scene) -> Iterator[Evidence]:
+    """MA026: more than 30 % of all pixels are 0 and more than 10 % are 1.
+
+    A z-scored image that was cut to [0, 1] looks like this. Half of its contrast is gone before the attack.
+
+    What to do: Give images in [0, 1] of their window; z-score inside the model.
+    """
     at_zero, at_one = (scene.image <= 0).float().mean().item(), (scene.image >= 1).float().mean().item()
     if at_zero > 0.3 and at_one > 0.1:
-        return Finding("MA026", "all cases", f"{at_zero:.0%} of the pixels are 0 and {at_one:.0%} are 1")
+        yield Evidence("all cases", f"{at_zero:.0%} of the pixels are 0 and {at_one:.0%} are 1")
+
+
+@Flag(
+    "MA016",
+    "many organ pixels lie at the end of the intensity window",
+    "note",
+    "check the window; pixels at its end can be attacked in one direction only",
+)
+def check_window(scene: Scene) -> Iterator[Evidence]:
+    """MA016: more than 10 % of a case's organ pixels are exactly 0 or 1.
+
+    Such pixels were cut off by the window and can be moved in one direction only. In CT with a narrow window this may
+    be meant.
+
+    What to do: Check the window that `prepare` used.
+    """
+    if check_cut_z_score(scene):
+        return
     organ = organs(scene)
     edge = ((scene.image <= 0) | (scene.image >= 1)) & organ[:, None]
     share = _share(edge, organ[:, None].expand_as(edge))
-    if share.max() <= 0.1:
-        return None
-    return Finding("MA016", scene.names(share > 0.1), f"{share.max():.0%} of a case's organ pixels are 0 or 1")
+    if share.max() > 0.1:
+        yield Evidence(scene.names(share > 0.1), f"{share.max():.0%} of a case's organ pixels are 0 or 1")
 
 
-def storage_level(scene: Scene) -> Finding | None:
-    """MA015: the smallest budget per pixel against the distance of the grey levels, where one shows."""
+@Flag(
+    "MA015",
+    "the budget is below one stored grey level",
+    "invalid",
+    "raise eps to one level at least: what is smaller cannot be stored",
+)
+def check_grey_level(scene: Scene) -> Iterator[Evidence]:
+    """MA015: the smallest eps is less than the distance between two grey levels of an image (seen where its values lie
+    on a lattice).
+
+    A change that is smaller than one stored level is gone once the image is stored.
+
+    What to do: Raise eps to one level at least.
+    """
     budgets = [a.ball.eps for a in scene.attacks if isinstance(a.ball, Linf) and a.ball.eps > 0]
     levels = torch.tensor([max(map(_level, image)) for image in scene.image])
-    if not budgets or not (min(budgets) < levels * 0.999).any():
-        return None
-    wrong = min(budgets) < levels
-    return Finding("MA015", scene.names(wrong), f"eps {min(budgets):.3g}, one grey level is {levels.max():.3g}")
+    if budgets and (min(budgets) < levels * 0.999).any():
+        wrong = min(budgets) < levels
+        yield Evidence(scene.names(wrong), f"eps {min(budgets):.3g}, one grey level is {levels.max():.3g}")
 
 
 def _level(image: Tensor) -> float:
@@ -137,86 +184,204 @@ def _level(image: Tensor) -> float:
     return float(step) if on_lattice else 0.0
 
 
-def precision(scene: Scene) -> Finding | None:
-    """MA017."""
-    if scene.log_odds.dtype not in (torch.float16, torch.bfloat16):
-        return None
-    return Finding("MA017", "all cases", f"log-odds are {scene.log_odds.dtype}".replace("torch.", ""))
+@Flag(
+    "MA017",
+    "the model answers in half precision",
+    "upper bound on robustness",
+    "run the attack in float32: small gradients vanish in half precision",
+)
+def check_precision(scene: Scene) -> Iterator[Evidence]:
+    """MA017: the log-odds arrive in half precision.
+
+    Small gradients become 0 in float16 and lose their sign's reliability in bfloat16.
+
+    What to do: Craft in float32; keep half precision for training.
+    """
+    if scene.log_odds.dtype in (torch.float16, torch.bfloat16):
+        yield Evidence("all cases", f"log-odds are {scene.log_odds.dtype}".replace("torch.", ""))
 
 
-def probabilities(scene: Scene) -> Finding | None:
-    """MA005: log-odds that lie where probabilities, or the log-odds of a softmax over probabilities, must lie."""
+@Flag("MA005", "outputs look like probabilities", "invalid", "return the values before sigmoid or softmax")
+def check_probabilities(scene: Scene) -> Iterator[Evidence]:
+    """MA005: all outputs lie between 0 and 1, or where the log-odds of a softmax over probabilities must lie.
+
+    The network ends in a sigmoid or softmax. Decisions at log-odds of 0 then call every pixel organ, and losses that
+    expect log-odds are nearly flat.
+
+    What to do: Return what the network computes before its last sigmoid or softmax.
+    """
     k = scene.log_odds.shape[1]
     low, high = 0.0, 1.0
     if scene.model.task.exclusive:
         low = -float(torch.tensor(torch.e + k - 2).log())
         high = 1 - float(torch.tensor(float(k - 1)).log())
     least, most = scene.log_odds.min().item(), scene.log_odds.max().item()
-    if not (low - 1e-3 <= least and most <= high + 1e-3):
-        return None
-    return Finding("MA005", "all cases", f"all outputs lie in [{least:.3g}, {most:.3g}]")
+    if low - 1e-3 <= least and most <= high + 1e-3:
+        yield Evidence("all cases", f"all outputs lie in [{least:.3g}, {most:.3g}]")
 
 
-def repeatable(scene: Scene) -> Finding | None:
-    """MA003."""
+@check_same_clean_dice.flag
+def check_repeated_passes(scene: Scene) -> Iterator[Evidence]:
+    """MA003: three passes of the same image differ by more than 1e-4 of the length of the log-odds."""
     with torch.no_grad():
-        apart = torch.stack([_apart(scene.model(scene.image), scene.log_odds) for _ in range(REPEATS - 1)]).amax(0)
-    if not (apart > 1e-4).any():
-        return None
-    seen = f"log-odds differ by {apart.max():.2g} of their length in {REPEATS} passes"
-    return Finding("MA003", scene.names(apart > 1e-4), seen)
+        distances = [_distance(scene.model(scene.image), scene.log_odds) for _ in range(REPEATS - 1)]
+    distance = torch.stack(distances).amax(0)
+    if (distance > 1e-4).any():
+        numbers = f"log-odds differ by {distance.max():.2g} of their length in {REPEATS} passes"
+        yield Evidence(scene.names(distance > 1e-4), numbers)
 
 
-def alone(scene: Scene) -> Finding | None:
-    """MA004: the first case by itself. A randomised model is not asked, since it differs from itself anyway."""
-    if len(scene.image) < 2 or repeatable(scene):
-        return None
+@Flag(
+    "MA004",
+    "a case alone differs from the case in a batch",
+    "invalid",
+    "put batch normalisation in eval mode and give it running statistics",
+)
+def check_case_alone(scene: Scene) -> Iterator[Evidence]:
+    """MA004: a case alone and the same case in a batch differ by more than 1 % of the length of the log-odds.
+
+    Batch normalisation works with the statistics of the batch. Scores then depend on which cases happen to be
+    neighbours.
+
+    What to do: Put the model in eval mode; give normalisation layers running statistics.
+    """
+    if len(scene.image) < 2 or check_repeated_passes(scene):  # a randomised model differs from itself anyway
+        return
     with torch.no_grad():
-        first = informed(scene.model, scene.batch.cases[:1])
-        apart = _apart(first(scene.image[:1]), scene.log_odds[:1])
-    if not (apart > 1e-2).any():  # convolutions on a GPU differ by 1e-3 between batch sizes
-        return None
-    return Finding("MA004", scene.batch.cases[0].id, f"log-odds differ by {apart.max():.2g} of their length")
+        model = informed(scene.model, scene.batch.cases[:1])
+        distance = _distance(model(scene.image[:1]), scene.log_odds[:1])
+    if (distance > 1e-2).any():  # convolutions on a GPU differ by 1e-3 between batch sizes
+        yield Evidence(scene.batch.cases[0].id, f"log-odds differ by {distance.max():.2g} of their length")
 
 
-def blocked(scene: Scene, gradient: Image) -> Finding | None:
-    """MA001, with the gradient of margins, which no loss saturates."""
+@Flag(
+    "MA002",
+    "no gradient path from the output to the image",
+    "invalid",
+    "remove detach() and no_grad() from the model, or use an attack without gradients",
+)
+def check_gradient_path(scene: Scene) -> Iterator[Evidence]:
+    """MA002: the output does not depend on the image as far as automatic differentiation knows.
+
+    `detach()`, `no_grad()` or a detour through NumPy cuts the path. Attacks by gradients cannot run; `medattack
+    attack` refuses them. A network in ONNX is a black box by its nature and is not flagged.
+
+    What to do: Remove the cut, or use an attack without gradients.
+    """
+    if scene.gradient is None:
+        yield Evidence("all cases", "the gradient of the output by the image does not exist")
+
+
+@Flag(
+    "MA022",
+    "the output or its gradient is not finite",
+    "invalid",
+    "find the operation that overflows: log, sqrt or division at 0",
+)
+def check_finite(scene: Scene) -> Iterator[Evidence]:
+    """MA022: the output on an untouched image, or the gradient by the image, contains NaN or infinity.
+
+    An operation overflows, often in its backward pass alone, such as a square root or a logarithm at 0. A model whose
+    output itself is not finite cannot be scored, and `medattack attack` stops at it.
+
+    What to do: Find it with `torch.autograd.detect_anomaly()` and keep its argument away from 0.
+    """
+    values, numbers = scene.log_odds, "the output itself is NaN or infinite"
+    if torch.isfinite(values).all() and scene.gradient is not None:
+        values, numbers = scene.gradient, "NaN or infinity in the gradient by the image"
+    wrong = ~torch.isfinite(values).flatten(1).all(1)
+    if wrong.any():
+        yield Evidence(scene.names(wrong), numbers)
+
+
+@Flag(
+    "MA001",
+    "input gradient is exactly 0 in organs",
+    "upper bound on robustness",
+    "make the step that blocks it differentiable (straight-through), or use an attack without gradients",
+)
+def check_blocked_gradient(scene: Scene) -> Iterator[Evidence]:
+    """MA001: the gradient of the model's margins by the image is exactly 0 on more than 5 % of a case's organ pixels.
+
+    A step with no slope (rounding, thresholding, clipping) lies between image and output. An attack that follows
+    gradients stands still there, and the model looks robust. A median filter raises it innocently, since it passes
+    the gradient to one pixel of each window.
+
+    What to do: Replace the backward pass of that step by the identity or a smooth stand-in and attack again; compare
+    with an attack without gradients.
+    """
     organ = organs(scene)
-    share = _share((gradient == 0).all(1) & organ, organ)
-    if share.max() <= 0.05:
-        return None
-    return Finding("MA001", scene.names(share > 0.05), f"0 on {share.max():.0%} of a case's organ pixels")
+    share = _share((_gradient(scene) == 0).all(1) & organ, organ)
+    if share.max() > 0.05:
+        yield Evidence(scene.names(share > 0.05), f"0 on {share.max():.0%} of a case's organ pixels")
 
 
-def saturated(scene: Scene, gradient: Image) -> Finding | None:
-    """MA019: how much of the objective's pull is left where the model is right about an organ (1: that of margin)."""
+@Flag(
+    "MA019",
+    "the loss is numerically 0 where the model is right",
+    "upper bound on robustness",
+    "attack with --loss margin, which does not saturate",
+)
+def check_saturated_loss(scene: Scene) -> Iterator[Evidence]:
+    """MA019: on more than half of the organ pixels that are right the objective's pull is below 1e-12 of the margin's.
+
+    The log-odds are so large that the loss is numerically 0. Scaling logits by a constant does this, changes no
+    decision and defends nothing.
+
+    What to do: Attack with `--loss margin`, which never saturates.
+    """
     z = scene.log_odds.detach().requires_grad_()
     (pull,) = torch.autograd.grad(scene.objective(z, scene.batch.target, 0.0).sum(), z)
     right = scene.batch.target & (scene.log_odds > 0)
     if not right.any():
-        return None
-    gone = ((pull * z[0].numel()).abs() < VANISHED)[right].float().mean().item()
-    if gone <= 0.5:
-        return None
-    return Finding("MA019", "all cases", f"no pull on {gone:.0%} of the organ pixels that are right")
+        return
+    share = ((pull * z[0].numel()).abs() < VANISHED)[right].float().mean().item()
+    if share > 0.5:
+        yield Evidence("all cases", f"no pull on {share:.0%} of the organ pixels that are right")
 
 
-def predicts(scene: Scene, gradient: Image) -> Finding | None:
-    """MA020: the derivative along the gradient's signs against central differences, at the best of 3 steps."""
+@Flag(
+    "MA020",
+    "the gradient does not predict how the loss changes",
+    "upper bound on robustness",
+    "look for a custom backward pass, or for steps that hide the true slope",
+)
+def check_slope(scene: Scene) -> Iterator[Evidence]:
+    """MA020: the slope along the gradient differs by more than 20 % (median over cases) from central differences at
+    steps of 1e-4, 1e-3 and 1e-2.
+
+    The backward pass is not the derivative of the forward pass: custom gradients, rounding, or hooks that change
+    them.
+
+    What to do: Find the operation whose backward pass was replaced.
+    """
+    gradient = _gradient(scene)
     direction, expected = gradient.sign(), gradient.double().abs().flatten(1).sum(1)
     errors = []
-    for h in (1e-4, 1e-3, 1e-2):
+    for h in (1e-4, 1e-3, 1e-2):  # the best of which counts
         x, move = scene.image, h * direction if bool(expected.any()) else h * _signs(scene, 0)
         rise = (scene.loss(x + move, margin) - scene.loss(x - move, margin)) / (2 * h)
         errors.append((rise - expected).abs() / torch.maximum(rise.abs(), expected).clamp(min=1e-9))
     error = torch.stack(errors).amin(0)
-    if error.median() <= 0.2:
-        return None
-    return Finding("MA020", scene.names(error > 0.2), f"the slope is wrong by {error.median():.0%} (median)")
+    if error.median() > 0.2:
+        yield Evidence(scene.names(error > 0.2), f"the slope is wrong by {error.median():.0%} (median)")
 
 
-def climbs(scene: Scene, gradient: Image) -> Finding | None:
-    """MA021: a step of eps/8 along the objective's own gradient against the best of random ones."""
+@Flag(
+    "MA021",
+    "a step along the gradient is no better than a random one",
+    "upper bound on robustness",
+    "look for masked gradients; use an attack without gradients",
+)
+def check_step_along_gradient(scene: Scene) -> Iterator[Evidence]:
+    """MA021: a step of eps/8 along the gradient's signs raises the loss by less than twice what the best of 8 random
+    steps does, on most cases.
+
+    The gradient may be right at the point and useless a grey level away (shattered), or it is masked.
+
+    What to do: Smooth the step that shatters it, average gradients over nearby images, or use an attack without
+    gradients.
+    """
     own = slope(scene, scene.objective)
     step = scene.eps / 8
     start = scene.loss(scene.image, scene.objective)
@@ -224,25 +389,31 @@ def climbs(scene: Scene, gradient: Image) -> Finding | None:
     tries = [scene.loss(scene.image + step * _signs(scene, i), scene.objective) - start for i in range(RANDOM_STEPS)]
     chance = torch.stack(tries).amax(0)
     weak = (along <= 0) | (along < 2 * chance)
-    if weak.double().mean() <= 0.5:
-        return None
-    seen = f"the loss rises by {along.median():.2g}, by {chance.median():.2g} at random (best of {RANDOM_STEPS})"
-    return Finding("MA021", scene.names(weak), seen)
+    if weak.double().mean() > 0.5:
+        rises = f"by {along.median():.2g}, by {chance.median():.2g} at random (best of {RANDOM_STEPS})"
+        yield Evidence(scene.names(weak), f"the loss rises {rises}")
 
 
-PLAIN: tuple[Callable[[Scene], Finding | None], ...] = (
-    image_range,
-    window_edges,
-    storage_level,
-    precision,
-    probabilities,
-    repeatable,
-    alone,
+ANSWERS: tuple[Check[[Scene]], ...] = (
+    check_image_range,
+    check_cut_z_score,
+    check_window,
+    check_grey_level,
+    check_precision,
+    check_probabilities,
+    check_repeated_passes,
+    check_case_alone,
 )
 
 
-# the last two compare passes with each other, which a randomised model does not stand
-SLOPES: tuple[Callable[[Scene, Image], Finding | None], ...] = (blocked, saturated, predicts, climbs)
+SLOPES: tuple[Check[[Scene]], ...] = (check_blocked_gradient, check_saturated_loss)
+
+
+DIFFERENCES: tuple[Check[[Scene]], ...] = (check_slope, check_step_along_gradient)
+
+
+def _gradient(scene: Scene) -> Image:
+    return torch.as_tensor(scene.gradient)
 
 
 def slope(scene: Scene, objective: Objective) -> Image | None:
@@ -258,9 +429,9 @@ def slope(scene: Scene, objective: Objective) -> Image | None:
 
 def organs(scene: Scene) -> Tensor:
     """Where any scored class is; the whole image of a case that has none."""
-    here = scene.batch.target[:, list(scene.model.task.scored)].any(1)
-    empty = ~here.flatten(1).any(1)
-    return here | widen(empty, here)
+    organ = scene.batch.target[:, list(scene.model.task.scored)].any(1)
+    empty = ~organ.flatten(1).any(1)
+    return organ | widen(empty, organ)
 
 
 def _share(part: Tensor, whole: Tensor) -> PerSample:
@@ -268,7 +439,7 @@ def _share(part: Tensor, whole: Tensor) -> PerSample:
     return share
 
 
-def _apart(a: LogOdds, b: LogOdds) -> PerSample:
+def _distance(a: LogOdds, b: LogOdds) -> PerSample:
     a, b = a.flatten(1).double(), b.flatten(1).double()
     return (a - b).square().sum(1).sqrt() / b.square().sum(1).sqrt().clamp(min=1e-12)
 

@@ -1,4 +1,4 @@
-"""What a model expects and does, seen from outside: ranges, logits, agreement of passes, Dice and memory."""
+"""A model's profile, from outside: what it expects and does, ranges, logits, agreement of passes, Dice and memory."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.checks.flags import Finding
-from medseg_attack.checks.model import Scene, alone, check_model, probabilities, repeatable
+from medseg_attack.checks.model import Scene, check_case_alone, check_model, check_probabilities, check_repeated_passes
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import SlidingWindow
@@ -16,7 +16,7 @@ from medseg_attack.types import Batch
 
 
 def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding]]:
-    """Facts by name, in the order in which they are told, and the flags of `before`.
+    """Facts by name, in the order of printing, and the findings of `check_model`.
 
     The model should be frozen. Costs about 30 passes over the batch.
     """
@@ -34,18 +34,22 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
         hook.remove()
     into, out = torch.cat(before_net, 2), torch.cat(after_net, 2)
     scene = Scene(model, batch, (), log_odds)
-    asked = [repeatable(scene), alone(scene)]
-    several = "yes" if asked[1] is None else asked[1].seen
+    differ = check_repeated_passes(scene)
+    differ_alone = check_case_alone(scene)
     return {
         "expects": _expected(model, into),
         "input": {"scan": _range(batch.image), "after its preprocessing": _range(into)},
         "output": _answer(model, scene, out),
         **({"gradient": "none, a black box: use attacks without gradients"} if model.black_box else {}),
-        "two passes agree": "yes" if asked[0] is None else asked[0].seen,
-        "alone as in a batch": several if len(batch.cases) > 1 and asked[0] is None else "not asked",
+        "two passes agree": _agreement(differ),
+        "alone as in a batch": _agreement(differ_alone) if len(batch.cases) > 1 and not differ else "not asked",
         "clean Dice": _dice(model, batch, log_odds),
         "memory of one step": _memory(model, batch),
     }, check_model(model, batch)
+
+
+def _agreement(findings: list[Finding]) -> str:
+    return findings[0].numbers if findings else "yes"
 
 
 def _expected(model: SegModel, into: Tensor) -> dict[str, Any]:
@@ -71,21 +75,22 @@ def _answer(model: SegModel, scene: Scene, out: Tensor) -> dict[str, str]:
         wrong = (~torch.isfinite(out)).float().mean().item()
         return {"range": _range(out), "looks like": f"NaN or infinity in {wrong:.0%} of its values", "read as": read}
     looks = "probabilities" if within else "logits"
-    found = probabilities(scene) if model.head != "probabilities" else None
-    verdict = "; give head='probabilities'" if found is not None else ""
+    verdict = ""
+    if model.head != "probabilities" and check_probabilities(scene):
+        verdict = "; give head='probabilities'"
     if model.head == "probabilities" and not within:
         verdict = "; leave out head='probabilities'"
     return {"range": _range(out), "looks like": looks + verdict, "read as": read}
 
 
 def _dice(model: SegModel, batch: Batch, log_odds: Tensor) -> dict[str, float]:
-    """By class, over all pixels of the batch; NaN where neither truth nor prediction has it."""
+    """Dice by class, over all pixels of the batch; NaN where neither truth nor prediction has it."""
     total = counts(model.decide(log_odds), batch.target).sum(0).double()
     return {model.task.classes[k]: (2 * total[k, 2] / (total[k, 0] + total[k, 1])).item() for k in model.task.scored}
 
 
 def _memory(model: SegModel, batch: Batch) -> str:
-    """Of a pass on one case, with its gradient where there is one."""
+    """Memory of a pass on one case, with its gradient where there is one."""
     one, target = batch.image[:1], batch.target[:1]
     model = model.on(batch.cases[:1])
 
@@ -95,9 +100,9 @@ def _memory(model: SegModel, batch: Batch) -> str:
         if loss.requires_grad:
             torch.autograd.grad(loss, x, allow_unused=True)
 
-    found = memory_mb(step, one.device)
+    megabytes = memory_mb(step, one.device)
     shape = f"{_sides(tuple(one.shape[2:]))} {'voxels' if model.dims == 3 else 'pixels'}"
-    return f"{found:.0f} MB for one case of {shape}" if found == found else "not known on this system"
+    return f"{megabytes:.0f} MB for one case of {shape}" if megabytes == megabytes else "not known on this system"
 
 
 def _range(x: Tensor) -> str:

@@ -1,6 +1,6 @@
-"""Small attacks of our own on a few cases: would somebody who tries harder get further than the run will?"""
+"""Checks by small attacks on a few cases: would somebody who tries harder get further than the run will?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,8 +9,14 @@ from torch import Tensor
 
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.checks.flags import Finding, by_severity
+from medseg_attack.checks.flags import Evidence, Finding, Flag, by_severity
 from medseg_attack.checks.model import Scene, check_model
+from medseg_attack.checks.rows import (
+    check_gradient_free_attacks,
+    check_order_of_steps,
+    check_too_few_steps,
+    check_unlimited_budget,
+)
 from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.registry import spec
 from medseg_attack.registry.parts import walk
@@ -26,7 +32,7 @@ NEARLY_BLIND = (64 / 255, 128 / 255)  # at the second every image can become the
 
 
 def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Finding]:
-    """`before`, then the probes; it costs about as much as attacking five times as many cases as the batch has.
+    """Findings of `check_model`, then of the probes; they cost about five times what attacking the batch costs.
 
     Args:
         batch: a few cases with organs.
@@ -34,20 +40,17 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
     model = informed(model, batch.cases)
     with torch.no_grad():
         scene = Scene(model, batch, tuple(attacks), model(batch.image))
-    findings: list[Finding | None] = list(check_model(model, batch, attacks))
-    hopeless = {"MA002", "MA022", "MA025"} & {finding.code for finding in findings if finding}
-    if hopeless or not any(hasattr(attack, "objective") for attack in attacks):
-        return by_severity([finding for finding in findings if finding])
-    findings.append(unbroken(scene))
-    if any(finding and finding.code == "MA003" for finding in findings):
-        findings.append(averaging(scene))
-    else:
-        findings += _tried_harder(scene)
-    return by_severity([finding for finding in findings if finding])
+    findings = check_model(model, batch, attacks)
+    codes = {finding.code for finding in findings}
+    if codes & {"MA002", "MA022", "MA025"} or not any(hasattr(attack, "objective") for attack in attacks):
+        return findings
+    findings += check_blindness(scene)
+    findings += check_averaging(scene) if "MA003" in codes else _try_harder(scene)
+    return by_severity(findings)
 
 
-def _tried_harder(scene: Scene) -> list[Finding | None]:
-    """What is found by watching the run's strongest attack on these cases, and by attacking differently.
+def _try_harder(scene: Scene) -> list[Finding]:
+    """Findings from watching the run's strongest attack on these cases, and from attacking differently.
 
     Of an attack with a goal, or that stops when it succeeds, Dice with the truth does not say how far it got.
     """
@@ -55,15 +58,12 @@ def _tried_harder(scene: Scene) -> list[Finding | None]:
     attack = strongest(scene.attacks)
     if attack is None:
         return []
-    watched = watch(scene, attack)
+    record = watch(scene, attack)
     label = _label(attack)
-    findings = [beaten_by_search(scene, attack, watched, label)]
+    findings = check_random_search(scene, attack, record, label)
     if attack.steps > 1:
-        findings += [
-            descends(watched, label),
-            unfinished(watched, label),
-            beaten_by_objective(scene, attack, watched, label),
-        ]
+        findings += check_climb(record, label) + check_last_steps(record, label)
+        findings += check_other_objective(scene, attack, record, label)
     return findings
 
 
@@ -147,88 +147,115 @@ class RecordingObjective:
 
 
 def watch(scene: Scene, attack: Any, objective: Objective | None = None) -> RecordingObjective:
-    """One run of the attack (without restarts), with its own objective or another."""
+    """A record of one run of the attack (without restarts), with its own objective or another."""
     model = RecordingModel(scene.model)
-    watched = RecordingObjective(model, objective or attack.objective, attack.ball, scene.image)
+    record = RecordingObjective(model, objective or attack.objective, attack.ball, scene.image)
     once = {"restarts": 1} if hasattr(attack, "restarts") else {}
-    found = replace(attack, objective=watched, **once)(model, scene.image, scene.batch.target, range(len(scene.image)))
-    watched.note_final(found.image, scene.batch.target)
-    return watched
+    result = replace(attack, objective=record, **once)(model, scene.image, scene.batch.target, range(len(scene.image)))
+    record.note_final(result.image, scene.batch.target)
+    return record
 
 
-def descends(watched: RecordingObjective, label: str) -> Finding | None:
-    """The loss at the end against that at the start; then what was returned against the best that was seen."""
-    first, last = watched.losses[0].mean(), watched.losses[-1].mean()
+@check_order_of_steps.flag
+def check_climb(record: RecordingObjective, label: str) -> Iterator[Evidence]:
+    """MA006: the loss does not rise from the start to the end of the run's strongest attack on a few cases; or the
+    image it returns is better for the model by 0.02 of Dice than one it passed by.
+    """
+    first, last = record.losses[0].mean(), record.losses[-1].mean()
+    lost = (record.final - record.best).mean()
     if last <= first:
-        return Finding("MA006", label, f"its loss went from {first:.3g} to {last:.3g}")
-    lost = (watched.final - watched.best).mean()
-    if lost > MARGIN and not any(watched.beyond):
-        return Finding("MA006", label, f"it passed by an image whose Dice is lower by {lost:.3f}")
-    return None
+        yield Evidence(label, f"its loss went from {first:.3g} to {last:.3g}")
+    elif lost > MARGIN and not any(record.beyond):
+        yield Evidence(label, f"it passed by an image whose Dice is lower by {lost:.3f}")
 
 
-def unfinished(watched: RecordingObjective, label: str) -> Finding | None:
-    """MA007: the best Dice of the first half of the steps against the best of all."""
-    if len(watched.dices) < 4 or any(watched.beyond):
-        return None
-    half = torch.stack(watched.dices[: len(watched.dices) // 2]).amin(0)
-    gained = (half - watched.best).mean()
-    if gained <= MARGIN:
-        return None
-    return Finding("MA007", label, f"the second half of its steps took another {gained:.3f} of Dice")
+@check_too_few_steps.flag
+def check_last_steps(record: RecordingObjective, label: str) -> Iterator[Evidence]:
+    """MA007: the second half of the strongest attack's steps lowers Dice by more than 0.02 on a few cases."""
+    if len(record.dices) < 4 or any(record.beyond):
+        return
+    half = torch.stack(record.dices[: len(record.dices) // 2]).amin(0)
+    extra = (half - record.best).mean()
+    if extra > MARGIN:
+        yield Evidence(label, f"the second half of its steps took another {extra:.3f} of Dice")
 
 
-def beaten_by_search(scene: Scene, attack: Any, watched: RecordingObjective, label: str) -> Finding | None:
-    """MA010, at the attack's own budget."""
-    found = search(scene, attack.ball)
-    if (watched.final.mean() - found.mean()) <= MARGIN:
-        return None
-    seen = f"{QUERIES} queries reach Dice {found.mean():.3f}, the attack {watched.final.mean():.3f}"
-    return Finding("MA010", label, seen)
+@check_gradient_free_attacks.flag
+def check_random_search(scene: Scene, attack: Any, record: RecordingObjective, label: str) -> Iterator[Evidence]:
+    """MA010: 24 queries of a random search reach a Dice that is lower by 0.02 than that of the strongest attack by
+    gradients at the same budget.
+    """
+    searched = search(scene, attack.ball)
+    if record.final.mean() - searched.mean() > MARGIN:
+        numbers = f"{QUERIES} queries reach Dice {searched.mean():.3f}, the attack {record.final.mean():.3f}"
+        yield Evidence(label, numbers)
 
 
-def beaten_by_objective(scene: Scene, attack: Any, watched: RecordingObjective, label: str) -> Finding | None:
-    """The same attack with soft_dice, or with bce where the run has soft_dice; against all objectives of the run."""
-    like: list[Any] = [a for a in scene.attacks if _without(a) == _without(attack)]
-    asked = {_named(a): a for a in like if _named(a) != _named(attack)}
+@Flag(
+    "MA023",
+    "another objective does more",
+    "upper bound on robustness",
+    "attack with several objectives, e.g. --loss bce --loss soft_dice, and report the worst",
+)
+def check_other_objective(scene: Scene, attack: Any, record: RecordingObjective, label: str) -> Iterator[Evidence]:
+    """MA023: the run's strongest attack reaches a Dice lower by 0.05 on a few cases if it climbs `soft_dice` (or `bce`,
+    if the run has `soft_dice`) instead of the run's objectives.
+
+    No objective is the strongest everywhere; those that average over pixels forget small organs.
+
+    What to do: Attack with several objectives and report the worst per case.
+    """
+    like: list[Any] = [a for a in scene.attacks if _without_objective(a) == _without_objective(attack)]
+    by_objective = {_objective_name(a): a for a in like if _objective_name(a) != _objective_name(attack)}
     other = bce if soft_dice in [getattr(a, "objective", None) for a in like] else soft_dice
-    of_run = torch.stack([watched.best, *(watch(scene, a).best for a in asked.values())]).amin(0)
-    gained = (of_run - watch(scene, attack, other).best).mean()
-    if gained <= OBJECTIVE_MARGIN:
-        return None
-    return Finding("MA023", label, f"{spec(other)} reaches a Dice lower by {gained:.3f}")
+    of_run = torch.stack([record.best, *(watch(scene, a).best for a in by_objective.values())]).amin(0)
+    extra = (of_run - watch(scene, attack, other).best).mean()
+    if extra > OBJECTIVE_MARGIN:
+        yield Evidence(label, f"{spec(other)} reaches a Dice lower by {extra:.3f}")
 
 
-def unbroken(scene: Scene) -> Finding | None:
-    """PGD on soft_dice at budgets where a model that sees anything at all can be made blind."""
+@check_unlimited_budget.flag
+def check_blindness(scene: Scene) -> Iterator[Evidence]:
+    """MA009: PGD on `soft_dice` leaves more than half of the clean Dice at 64/255 and at 128/255."""
     clean = dice(scene.model, scene.model.decide(scene.log_odds), scene.batch.target).mean()
     left = clean
     if clean < 0.3:  # nothing to break
-        return None
+        return
     for eps in NEARLY_BLIND:
         attack = PGD(Linf(eps), soft_dice, steps=10, random_start=False)
-        found = attack(scene.model, scene.image, scene.batch.target, range(len(scene.image)))
+        result = attack(scene.model, scene.image, scene.batch.target, range(len(scene.image)))
         with torch.no_grad():
-            pred = scene.model.decide(scene.model(found.image))
+            pred = scene.model.decide(scene.model(result.image))
         left = dice(scene.model, pred, scene.batch.target).mean()
         if left <= clean / 2:
-            return None
-    return Finding("MA009", "pgd with soft_dice", f"Dice {left:.3f} of {clean:.3f} is left at eps 128/255")
+            return
+    yield Evidence("pgd with soft_dice", f"Dice {left:.3f} of {clean:.3f} is left at eps 128/255")
 
 
-def averaging(scene: Scene) -> Finding | None:
-    """Of a randomised model: the same PGD on one pass per step and on the mean of four, scored on fresh passes."""
-    own = PGD(Linf(scene.eps), soft_dice, steps=10, keep_worst=False)
+@Flag(
+    "MA034",
+    "averaging over the model's randomness makes the attack stronger",
+    "upper bound on robustness",
+    "attack the average of several passes",
+)
+def check_averaging(scene: Scene) -> Iterator[Evidence]:
+    """MA034: the model is randomised, and PGD on the mean of four passes per step reaches a Dice lower by 0.02 than PGD
+    on one pass.
+
+    The randomness hides the direction; its average does not.
+
+    What to do: Attack the average, and score fresh passes.
+    """
+    attack = PGD(Linf(scene.eps), soft_dice, steps=10, keep_worst=False)
     reached = []
     for model in (scene.model, Averaged(scene.model, 4)):
-        found = own(model, scene.image, scene.batch.target, range(len(scene.image)))
+        result = attack(model, scene.image, scene.batch.target, range(len(scene.image)))
         with torch.no_grad():
-            fresh = [scene.model.decide(scene.model(found.image)) for _ in range(8)]
+            fresh = [scene.model.decide(scene.model(result.image)) for _ in range(8)]
         reached.append(torch.stack([dice(scene.model, pred, scene.batch.target) for pred in fresh]).mean())
     single, averaged = reached
-    if single - averaged <= MARGIN:
-        return None
-    return Finding("MA034", "pgd with soft_dice", f"Dice {averaged:.3f} instead of {single:.3f} with 4 passes a step")
+    if single - averaged > MARGIN:
+        yield Evidence("pgd with soft_dice", f"Dice {averaged:.3f} instead of {single:.3f} with 4 passes a step")
 
 
 @dataclass(frozen=True)
@@ -286,11 +313,11 @@ def _sign(uniform: Tensor) -> Tensor:
     return (uniform < 0.5).to(uniform) * 2 - 1
 
 
-def _without(attack: Any) -> Any:
+def _without_objective(attack: Any) -> Any:
     return replace(attack, objective=bce) if hasattr(attack, "objective") else attack
 
 
-def _named(attack: Any) -> str:
+def _objective_name(attack: Any) -> str:
     objective = getattr(attack, "objective", None)
     try:
         return spec(objective) if objective else ""
@@ -299,4 +326,4 @@ def _named(attack: Any) -> str:
 
 
 def _label(attack: Any) -> str:
-    return f"{attack.steps}-step attack, {_named(attack)}, eps {spec(attack.ball.eps)}"
+    return f"{attack.steps}-step attack, {_objective_name(attack)}, eps {spec(attack.ball.eps)}"

@@ -1,18 +1,18 @@
-"""After a run: do its rows contradict themselves? Table in, findings out. No torch in here.
+"""Checks after a run: do its rows contradict themselves? Table in, findings out. No torch in here.
 
 Comparisons are paired: a difference between two attacks counts if it is more than 0.005 of Dice and more than twice
 its standard error over the scored units.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from medseg_attack.checks.flags import Finding, by_severity
+from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severity
 from medseg_attack.errors import plural
 from medseg_attack.registry import spec
 from medseg_attack.stats.scores import Empty, Unit, pooled, scored
@@ -67,17 +67,14 @@ class Runs:
         row = self.facts.loc[run]
         return " ".join(filter(None, [str(row["attack"]), str(row["loss"]), f"eps {spec(float(str(row['eps'])))}"]))
 
-    def finding(self, code: str, run: str, seen: str) -> Finding:
-        return Finding(code, self.name(run), seen, run)
+    def evidence(self, run: str, numbers: str) -> Evidence:
+        return Evidence(self.name(run), numbers, run)
 
 
 def check_rows(rows: pd.DataFrame, *, unit: Unit = "volume", empty: Empty = "one") -> list[Finding]:
-    """Findings on the rows of one or several runs (as `results.read_runs` gives them), model by model."""
-    found: list[Finding] = []
-    for _, of_model in rows.groupby("model", sort=False):
-        runs = _runs(of_model, unit, empty)
-        found += [finding for check in CHECKS for finding in check(runs)]
-    return by_severity(found)
+    """Findings on the rows of one or several runs (as `runs.reading.read_runs` gives them), model by model."""
+    models = [_runs(of_model, unit, empty) for _, of_model in rows.groupby("model", sort=False)]
+    return by_severity(finding for runs in models for check in CHECKS for finding in check(runs))
 
 
 def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
@@ -88,178 +85,386 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
         backwards=("backwards", "mean"), size=("size", "max"), patients=("group", "nunique")
     )
     heads = rows.drop_duplicates("run").set_index("run")
-    wanted = [c for c in ("model", "attack", "loss", "eps", "role", "ball", "partial", "val_dice") if c in heads]
-    facts = numbers.join(heads[wanted])
+    kept = [c for c in ("model", "attack", "loss", "eps", "role", "ball", "partial", "val_dice") if c in heads]
+    facts = numbers.join(heads[kept])
     facts["loss"] = facts["loss"].fillna("")
     facts["aimed"] = rows.groupby("run")["success"].count() > 0 if "success" in rows else False
     facts["ball"] = facts["ball"] if "ball" in facts else "linf(" + facts["eps"].astype(str) + ")"
     return Runs(facts, adv, clean, cases)
 
 
-def noise_as_good(runs: Runs) -> Iterator[Finding]:
-    """MA008 where noise of the same ball does 80 % of what the attack does; MA033 where it wins on some units."""
+def _noise_in_the_same_ball(runs: Runs) -> Iterator[tuple[str, str, bool]]:
+    """Each attack by gradients with each noise in its ball, and whether the noise does nearly as much harm."""
     for run, row in runs.gradient_runs.iterrows():
-        for other in runs.noise_runs.index[runs.noise_runs["ball"] == row["ball"]]:
-            noise, attack = runs.harm(other), runs.harm(str(run))
-            won = runs.adv[other] < runs.adv[run] - 0.02
-            if noise > 2 * LEAST and noise >= 0.8 * attack:
-                yield runs.finding("MA008", str(run), f"noise takes {noise:.3f} of Dice, the attack {attack:.3f}")
-            elif won.sum() >= 2 and won.mean() > 0.05:
-                yield runs.finding("MA033", str(run), f"{int(won.sum())} of {len(won)} lose more to noise")
+        for noise in runs.noise_runs.index[runs.noise_runs["ball"] == row["ball"]]:
+            harm = runs.harm(noise)
+            yield str(run), noise, harm > 2 * LEAST and harm >= 0.8 * runs.harm(str(run))
 
 
-def beaten_without_gradients(runs: Runs) -> Iterator[Finding]:
-    """MA011 and MA010: the best white-box run of a ball against runs that spent no gradient."""
-    attacks = runs.facts[runs.facts["role"] == "attack"]
-    for run, row in attacks[attacks["backwards"] == 0].iterrows():
+@Flag(
+    "MA008",
+    "noise of the same size did nearly as well as the attack",
+    "upper bound on robustness",
+    "distrust the attack: look for masked gradients, change objective or step size",
+)
+def check_noise_as_good(runs: Runs) -> Iterator[Evidence]:
+    """MA008: noise of the same budget takes more than 0.01 of Dice and at least 80 % of what the attack takes.
+
+    An attack that knows the model must do better than chance. If it does not, it is broken or its gradients are
+    masked.
+
+    What to do: Look for MA001 and MA021; try another objective, a smaller step, or an attack without gradients.
+    """
+    for run, noise, as_good in _noise_in_the_same_ball(runs):
+        if as_good:
+            numbers = f"noise takes {runs.harm(noise):.3f} of Dice, the attack {runs.harm(run):.3f}"
+            yield runs.evidence(run, numbers)
+
+
+@Flag(
+    "MA033",
+    "noise beats the attack on some cases",
+    "upper bound on robustness",
+    "take the worse of the two per case, or add restarts",
+)
+def check_noise_better_on_some_cases(runs: Runs) -> Iterator[Evidence]:
+    """MA033: on at least 2 cases and more than 5 % of them noise of the same budget is worse for the model by 0.02 of
+    Dice.
+
+    The attack got stuck on these cases.
+
+    What to do: Add restarts, or take the worse of the two per case.
+    """
+    for run, noise, as_good in _noise_in_the_same_ball(runs):
+        worse = runs.adv[noise] < runs.adv[run] - 0.02
+        if not as_good and worse.sum() >= 2 and worse.mean() > 0.05:
+            yield runs.evidence(run, f"{int(worse.sum())} of {len(worse)} lose more to noise")
+
+
+def _beaten_without_gradients(runs: Runs, foreign: bool) -> Iterator[Evidence]:
+    """The best white-box run of each ball that a run without gradients beats, with images from elsewhere or not."""
+    attacks = runs.facts[(runs.facts["role"] == "attack") & (runs.facts["backwards"] == 0)]
+    attacks = attacks[~attacks["attack"].str.startswith("uap")]  # which spent its gradients on other patients
+    for run, row in attacks[attacks["attack"].str.startswith(FOREIGN) == foreign].iterrows():
         rivals = runs.gradient_runs.index[runs.gradient_runs["ball"] == row["ball"]]
-        if str(row["attack"]).startswith("uap") or not len(rivals):
+        if not len(rivals):
             continue
         best = str(runs.adv[list(rivals)].mean().idxmin())
-        if gain := runs.extra_harm(best, str(run)):
-            code = "MA011" if str(row["attack"]).startswith(FOREIGN) else "MA010"
-            yield runs.finding(code, best, f"{runs.name(str(run))} reaches a Dice lower by {gain:.3f}")
+        if extra := runs.extra_harm(best, str(run)):
+            yield runs.evidence(best, f"{runs.name(str(run))} reaches a Dice lower by {extra:.3f}")
 
 
-def budgets_out_of_order(runs: Runs) -> Iterator[Finding]:
-    """MA012: the same attack at the next larger budget does less."""
+@Flag(
+    "MA010",
+    "a search without gradients beats the attack",
+    "upper bound on robustness",
+    "report the gradient-free attack, too, and look for masked gradients",
+)
+def check_gradient_free_attacks(runs: Runs) -> Iterator[Evidence]:
+    """MA010: a gradient-free attack of the run reaches a lower Dice than the attack by gradients, by more than the
+    scatter of the cases.
+
+    An attack that sees the model should beat one that does not. The gradients mislead it.
+
+    What to do: Report the gradient-free number as well, and find out what masks the gradients.
+    """
+    yield from _beaten_without_gradients(runs, foreign=False)
+
+
+@Flag(
+    "MA011",
+    "images from elsewhere beat the white-box attack",
+    "upper bound on robustness",
+    "report the transferred images, too, and look for masked gradients",
+)
+def check_foreign_images(runs: Runs) -> Iterator[Evidence]:
+    """MA011: replayed or transferred images reach a lower Dice than the best attack by gradients at the same budget.
+
+    Images that were made for another model should not be worse for this one than images made for it.
+
+    What to do: Report the transferred number as well, and find out what masks the gradients.
+    """
+    yield from _beaten_without_gradients(runs, foreign=True)
+
+
+@Flag(
+    "MA012",
+    "a larger budget does less",
+    "upper bound on robustness",
+    "raise steps, or take a smaller step_size; keep the worst over budgets",
+)
+def check_order_of_budgets(runs: Runs) -> Iterator[Evidence]:
+    """MA012: the same attack at the next larger budget leaves a higher Dice.
+
+    The larger ball holds the smaller one, so its worst case is at least as bad: the attack did not find it. Single
+    steps often overshoot.
+
+    What to do: Raise `steps`, lower `step_size`; carry the worst image over from budget to budget.
+    """
     kind = runs.facts["ball"].str.partition("(")[0]
     attacks = runs.facts[runs.facts["backwards"] > 0].assign(kind=kind)
     for _, line in attacks.groupby(["attack", "loss", "kind"], sort=False):
-        order = line.sort_values("eps").index
-        for small, large in pairwise(order):
-            if gain := runs.extra_harm(large, small):
-                yield runs.finding("MA012", large, f"{runs.name(small)} reaches a Dice lower by {gain:.3f}")
+        for small, large in pairwise(line.sort_values("eps").index):
+            if extra := runs.extra_harm(large, small):
+                yield runs.evidence(large, f"{runs.name(small)} reaches a Dice lower by {extra:.3f}")
 
 
-def floor_not_reached(runs: Runs) -> Iterator[Finding]:
-    """MA009: an iterative attack that may turn every image grey leaves half the score."""
+@Flag(
+    "MA009",
+    "a budget without limit does not break the model",
+    "upper bound on robustness",
+    "distrust the attack: at eps 128/255 every image can be made the same grey",
+)
+def check_unlimited_budget(runs: Runs) -> Iterator[Evidence]:
+    """MA009: an iterative attack of the run leaves more than half of the clean Dice at 128/255 or more.
+
+    At 128/255 every image can be turned into the same grey one, on which no model can be right. Whoever does not
+    reach the floor there has an attack that does not work.
+
+    What to do: Do not report smaller budgets before this one breaks the model.
+    """
     able = runs.gradient_runs[(runs.gradient_runs["backwards"] > 1) & (runs.gradient_runs["eps"] >= 128 / 255)]
     for run in able.index[able["ball"].str.startswith("linf")]:
         left, clean = runs.adv[run].mean(), runs.clean[run].mean()
         if left > clean / 2:
-            yield runs.finding("MA009", run, f"Dice {left:.3f} of {clean:.3f} is left")
+            yield runs.evidence(run, f"Dice {left:.3f} of {clean:.3f} is left")
 
 
-def outside_budget(runs: Runs) -> Iterator[Finding]:
-    """MA013."""
+@Flag(
+    "MA013",
+    "an image moved further than the stated budget",
+    "invalid",
+    "state the budget that was used: a blended step moves pixels by up to 2 eps",
+)
+def check_changes_within_budget(runs: Runs) -> Iterator[Evidence]:
+    """MA013: a stored change is larger than the eps of its run.
+
+    The number belongs to another budget than the one beside it. A blended step, (1 - eps) x + eps sign(g), moves
+    pixels by up to 2 eps.
+
+    What to do: State the budget that was used, or add the step instead of blending it.
+    """
     for run, row in runs.facts.iterrows():
         if "%window" in row["ball"] or row["ball"].endswith(("HU)", "raw)", "sigma)")):
             continue  # another fraction for every case; the loop holds each to its own
         if row["size"] > row["eps"] * (1 + 1e-6) + 1e-6:
-            yield runs.finding("MA013", str(run), f"a change of {row['size']:.4g}")
+            yield runs.evidence(str(run), f"a change of {row['size']:.4g}")
 
 
-def single_beats_iterative(runs: Runs) -> Iterator[Finding]:
-    """MA018: at one loss and budget."""
+@Flag(
+    "MA018",
+    "one step does more than many",
+    "upper bound on robustness",
+    "give the iterative attack more steps, a smaller step_size or restarts",
+)
+def check_single_step_better(runs: Runs) -> Iterator[Evidence]:
+    """MA018: an attack of one step reaches a lower Dice than one of many steps with the same loss and budget.
+
+    Many small steps contain the one large step. They went wrong: a step that is too long or too short, or a rugged
+    loss.
+
+    What to do: Tune `step_size`, add steps or restarts.
+    """
     single = runs.gradient_runs[runs.gradient_runs["backwards"] == 1]
     for run, row in runs.gradient_runs[runs.gradient_runs["backwards"] > 1].iterrows():
         for other in single.index[(single["ball"] == row["ball"]) & (single["loss"] == row["loss"])]:
-            if gain := runs.extra_harm(str(run), other):
-                yield runs.finding("MA018", str(run), f"{runs.name(other)} reaches a Dice lower by {gain:.3f}")
+            if extra := runs.extra_harm(str(run), other):
+                yield runs.evidence(str(run), f"{runs.name(other)} reaches a Dice lower by {extra:.3f}")
 
 
-def steps_out_of_order(runs: Runs) -> Iterator[Finding]:
-    """MA007 and MA006: attacks that differ in their steps alone."""
+def _pairs_by_steps(runs: Runs) -> Iterator[tuple[str, str]]:
+    """Of attacks that differ in their steps alone, the run of second most steps and that of most."""
     stem = runs.facts["attack"].map(lambda label: re.sub(r"\bsteps=\d+,? ?", "", label))
     attacks = runs.facts.assign(stem=stem)[runs.facts["backwards"] > 1]
     for _, line in attacks.groupby(["stem", "loss", "ball"], sort=False):
         order = line.sort_values("backwards").index
-        if len(order) < 2:
-            continue
-        fewer, most = order[-2], order[-1]
-        if runs.extra_harm(fewer, most) > 0.01:
-            yield runs.finding("MA007", most, f"its last steps took another {runs.extra_harm(fewer, most):.3f} of Dice")
-        elif gain := runs.extra_harm(most, fewer):
-            yield runs.finding("MA006", most, f"{runs.name(fewer)} reaches a Dice lower by {gain:.3f}")
+        if len(order) > 1:
+            yield order[-2], order[-1]
 
 
-def improves(runs: Runs) -> Iterator[Finding]:
-    """MA024, for attacks that know the gradient."""
+@Flag("MA007", "more steps would do more", "upper bound on robustness", "raise steps until the numbers stand still")
+def check_too_few_steps(runs: Runs) -> Iterator[Evidence]:
+    """MA007: in the table, the next larger number of steps lowers Dice by more than 0.01.
+
+    The attack was stopped before it arrived.
+
+    What to do: Raise `steps` until the numbers stand still, and report that value.
+    """
+    for fewer, most in _pairs_by_steps(runs):
+        if (extra := runs.extra_harm(fewer, most)) > 0.01:
+            yield runs.evidence(most, f"its last steps took another {extra:.3f} of Dice")
+
+
+@Flag(
+    "MA006",
+    "the attack does not climb, or returns a worse image than it saw",
+    "upper bound on robustness",
+    "check the objective's sign, lower step_size, or set keep_worst=True",
+)
+def check_order_of_steps(runs: Runs) -> Iterator[Evidence]:
+    """MA006: in the table, the same attack does less with more steps.
+
+    The sign is wrong, the step is too long, or the last instead of the worst image is returned.
+
+    What to do: Check the sign of the objective, lower `step_size`, set `keep_worst=True`.
+    """
+    for fewer, most in _pairs_by_steps(runs):
+        if extra := runs.extra_harm(most, fewer):
+            yield runs.evidence(most, f"{runs.name(fewer)} reaches a Dice lower by {extra:.3f}")
+
+
+@Flag(
+    "MA024",
+    "the attack improves the segmentation",
+    "invalid",
+    "check the sign of the objective and the order of its arguments",
+)
+def check_improvement(runs: Runs) -> Iterator[Evidence]:
+    """MA024: Dice is higher under an attack by gradients than on clean images.
+
+    The attack descends: a wrong sign, or arguments in the wrong order.
+
+    What to do: Check objective and attack; run `medattack selftest`.
+    """
     for run in runs.gradient_runs.index:
         rise = (runs.adv[run] - runs.clean[run]).dropna()
         error = 2 * rise.std() / np.sqrt(len(rise)) if len(rise) > 1 else 0.0
         if rise.mean() > max(LEAST, error):
-            yield runs.finding("MA024", run, f"Dice rises by {rise.mean():.3f}")
+            yield runs.evidence(run, f"Dice rises by {rise.mean():.3f}")
 
 
-def clean_score(runs: Runs) -> Iterator[Finding]:
-    """MA014: below 0.3, or 0.15 below what the checkpoint's card says of its validation cases."""
+@Flag(
+    "MA014", "clean Dice is implausible", "invalid", "check preprocessing, channel order and weights before attacking"
+)
+def check_clean_dice(runs: Runs) -> Iterator[Evidence]:
+    """MA014: the mean clean Dice is below 0.3, or 0.15 below the validation Dice on the checkpoint's card.
+
+    There is little to attack, or the model is not fed as it was trained.
+
+    What to do: Check window, orientation, channel order and weights; run `medattack evaluate`.
+    """
     clean = float(runs.clean.iloc[:, 0].mean())
-    said = pd.to_numeric(runs.facts["val_dice"]).iloc[0] if "val_dice" in runs.facts else float("nan")
+    validation = pd.to_numeric(runs.facts["val_dice"]).iloc[0] if "val_dice" in runs.facts else float("nan")
     if clean < 0.3:
-        yield Finding("MA014", "clean images", f"Dice {clean:.3f} before any attack")
-    elif said - clean > 0.15:
-        yield Finding("MA014", "clean images", f"Dice {clean:.3f}, the checkpoint's card says {said:.3f}")
+        yield Evidence("clean images", f"Dice {clean:.3f} before any attack")
+    elif validation - clean > 0.15:
+        yield Evidence("clean images", f"Dice {clean:.3f}, the checkpoint's card says {validation:.3f}")
 
 
-def answers_differ(runs: Runs) -> Iterator[Finding]:
-    """MA003 from rows: the clean prediction must be the same in every run."""
-    apart = (runs.clean.max(axis=1) - runs.clean.min(axis=1)).max()
-    if apart > 0.01:  # another GPU moves a few pixels
-        yield Finding("MA003", "clean images", f"clean Dice of one case differs by {apart:.3f} between runs")
+@Flag(
+    "MA003",
+    "the same image gets different answers",
+    "upper bound on robustness",
+    "switch the randomness off, or average gradients and scores over it",
+)
+def check_same_clean_dice(runs: Runs) -> Iterator[Evidence]:
+    """MA003: the clean Dice of a case differs by more than 0.01 between runs.
+
+    The model is randomised (dropout that is left on, noise, random resizing). One pass per step gives a gradient of a
+    model that will not be asked again.
+
+    What to do: Switch the randomness off, or average the gradients of several passes and report the mean score over
+    fresh ones.
+    """
+    difference = (runs.clean.max(axis=1) - runs.clean.min(axis=1)).max()
+    if difference > 0.01:  # another GPU moves a few pixels
+        yield Evidence("clean images", f"clean Dice of one case differs by {difference:.3f} between runs")
 
 
-def single_step_only(runs: Runs) -> Iterator[Finding]:
-    """MA027."""
+@Flag(
+    "MA027",
+    "only single-step attacks were run",
+    "upper bound on robustness",
+    "add --attack 'pgd(steps=40)' before speaking of robustness",
+)
+def check_single_steps_alone(runs: Runs) -> Iterator[Evidence]:
+    """MA027: all attacks by gradients of the run took one step.
+
+    One step is far from the worst case; models trained against it are the best example.
+
+    What to do: Add `--attack 'pgd(steps=40)'`.
+    """
     if len(runs.gradient_runs) and not (runs.gradient_runs["backwards"] > 1).any():
-        yield Finding("MA027", "all attacks", "1 gradient per case")
+        yield Evidence("all attacks", "1 gradient per case")
 
 
-def nothing_moved(runs: Runs) -> Iterator[Finding]:
-    """MA028."""
-    drops = [runs.harm(run) for run in runs.gradient_runs.index]
-    if drops and max(drops) < 0.01:
-        yield Finding("MA028", "all attacks", f"the largest drop is {max(drops):.3f}")
+@Flag(
+    "MA028",
+    "no attack by gradients moved the score",
+    "note",
+    "raise eps until something breaks: a flat line alone proves nothing",
+)
+def check_nothing_moved(runs: Runs) -> Iterator[Evidence]:
+    """MA028: no attack by gradients lowered the mean Dice by 0.01.
+
+    Either the budgets are too small to say anything, or no attack worked.
+
+    What to do: Raise eps until the curve falls.
+    """
+    harm = max(map(runs.harm, runs.gradient_runs.index), default=np.inf)
+    if harm < 0.01:
+        yield Evidence("all attacks", f"the largest drop is {harm:.3f}")
 
 
-def patients(runs: Runs) -> Iterator[Finding]:
-    """MA029."""
+@Flag("MA029", "too few patients", "note", "do not generalise: intervals from fewer than 6 patients are hints")
+def check_few_patients(runs: Runs) -> Iterator[Evidence]:
+    """MA029: the run has fewer than 6 patients.
+
+    Slices of a patient are alike: patients, not slices, are what an interval is made of.
+
+    What to do: Treat intervals as hints; add patients.
+    """
     n = int(runs.facts["patients"].min())
     if n < FEW_PATIENTS:
-        yield Finding("MA029", "all runs", plural(n, "patient"))
+        yield Evidence("all runs", plural(n, "patient"))
 
 
-def empty_masks(runs: Runs) -> Iterator[Finding]:
-    """MA030."""
+@Flag(
+    "MA030",
+    "the rule for empty masks decides many scores",
+    "note",
+    "compare --empty one with --empty nan, or score volumes instead of slices",
+)
+def check_empty_masks(runs: Runs) -> Iterator[Evidence]:
+    """MA030: the rule for empty masks decides more than a quarter of a run's scores.
+
+    Dice of an organ that neither mask has is a convention. Here the convention is a large part of the mean.
+
+    What to do: Show both `--empty one` and `--empty nan`, or score volumes.
+    """
     share = runs.cases.groupby("run")["touched"].mean().max()
     if share > 0.25:
-        yield Finding("MA030", "all runs", f"it decides {share:.0%} of a run's scores")
+        yield Evidence("all runs", f"it decides {share:.0%} of a run's scores")
 
 
-def partial(runs: Runs) -> Iterator[Finding]:
-    """MA031."""
+@Flag("MA031", "part of the cases was left out", "note", "run without --limit before reporting")
+def check_partial_runs(runs: Runs) -> Iterator[Evidence]:
+    """MA031: `--limit` left cases out.
+
+    A part of the cases is good for trying things out.
+
+    What to do: Run all of them before reporting.
+    """
     if runs.facts["partial"].any():
-        yield Finding("MA031", "all runs", "--limit left cases out")
+        yield Evidence("all runs", "--limit left cases out")
 
 
-def small_organs(runs: Runs) -> Iterator[Finding]:
-    """MA032 on the run that does most harm while large organs still score: thirds by size, 6 entries each at least."""
+@Flag("MA032", "small organs fare much worse than large ones", "note", "report by size: the mean hides it")
+def check_small_organs(runs: Runs) -> Iterator[Evidence]:
+    """MA032: under attack the smallest third of the organs scores less than half of the largest third, which still
+    scores more than 0.3.
+
+    A mean over sizes hides that small structures are lost first.
+
+    What to do: Report by size.
+    """
     present = runs.cases[runs.cases["n_target"] > 0]
     for run, cases in present[present["run"].isin(runs.gradient_runs.index)].groupby("run", sort=False):
         thirds = np.array_split(cases.sort_values("n_target")["dice_adv"].to_numpy(), 3)
         small, large = thirds[0], thirds[2]
         if len(small) >= 6 and large.mean() > 0.3 and small.mean() < large.mean() / 2:
-            yield runs.finding(
-                "MA032", str(run), f"Dice {small.mean():.2f} (smallest third), {large.mean():.2f} (largest)"
-            )
+            numbers = f"Dice {small.mean():.2f} (smallest third), {large.mean():.2f} (largest)"
+            yield runs.evidence(str(run), numbers)
 
 
-CHECKS: tuple[Callable[[Runs], Iterator[Finding]], ...] = (
-    noise_as_good,
-    beaten_without_gradients,
-    budgets_out_of_order,
-    floor_not_reached,
-    outside_budget,
-    single_beats_iterative,
-    steps_out_of_order,
-    improves,
-    clean_score,
-    answers_differ,
-    single_step_only,
-    nothing_moved,
-    patients,
-    empty_masks,
-    partial,
-    small_organs,
-)
+CHECKS: tuple[Check[[Runs]], ...] = tuple(check for check in vars().copy().values() if isinstance(check, Check))

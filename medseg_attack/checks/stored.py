@@ -1,4 +1,4 @@
-"""Findings beside results: those on the model in `checks.json`, those on a run in its `run.json`. No torch in here."""
+"""Findings stored beside results: on a model in `checks.json`, on a run in its `run.json`. No torch in here."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,36 +15,37 @@ FILE = "checks.json"
 
 
 def write_before(folder: Path, findings: Sequence[Finding], cases: Sequence[str]) -> None:
-    """Stores what was found on a model before its runs, and on which cases it was looked for."""
+    """Stores the findings on a model before its runs, with the cases that the checks looked at."""
     write_json(folder / FILE, {"cases": list(cases), "flags": [finding.record() for finding in findings]})
 
 
 def read_before(folder: Path) -> list[Finding]:
-    """What was found on a model before its runs; nothing if nobody looked."""
+    """The stored findings on a model before its runs; none if no checks were made."""
     if not (folder / FILE).exists():
         return []
-    return [Finding(one["code"], one["about"], one["seen"]) for one in read_json(folder / FILE)["flags"]]
+    return [Finding.from_record(record) for record in read_json(folder / FILE)["flags"]]
 
 
 def of_runs(headers: Mapping[Path, dict[str, Any]], before: Sequence[Finding]) -> dict[Path, list[dict[str, str]]]:
-    """Per run of one model its flags as they are stored: its own and those that concern all.
+    """The records of findings for each run of one model: its own and those that concern all its runs.
 
     Args:
-        headers: what is going to be in each run's run.json.
+        headers: what each run.json will hold, by the folder of the run.
     """
     tables = [RunFolder(path).rows().assign(run=str(path), **_flat(header)) for path, header in headers.items()]
     findings = [*before, *(check_rows(pd.concat(tables, ignore_index=True)) if tables else [])]
-    return {path: [one.record() for one in by_severity(findings) if one.run in ("", str(path))] for path in headers}
+    findings = by_severity(findings)
+    return {path: [each.record() for each in findings if each.run in ("", str(path))] for path in headers}
 
 
 def of_stored(runs: Iterable[Path]) -> list[Finding]:
-    """The flags that finished runs hold, with their model; what runs of a model share once, invalid first."""
+    """The findings that finished runs hold, about their model; those that runs of a model share are listed once."""
     headers = [read_json(path / "run.json") for path in runs]
     return by_severity(
         [
-            Finding(one["code"], f"{header['model']}, {one['about']}", one["seen"])
+            Finding.from_record(record | {"about": f"{header['model']}, {record['about']}"})
             for header in headers
-            for one in header.get("flags", [])
+            for record in header.get("flags", [])
         ]
     )
 

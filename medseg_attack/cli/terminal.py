@@ -67,7 +67,7 @@ def print_flags(
         out().print(f"{none}\n")
         return
     for one in findings:
-        text = f"{one.code} {one.flag.verdict} - {one.about}: {one.flag.title} ({one.seen}); {one.flag.todo}"
+        text = f"{one.code} {one.flag.verdict} - {one.about}: {one.flag.title} ({one.numbers}); {one.flag.todo}"
         out().print(Padding(text, (0, 0, 0, 2)), markup=False)
     print()
 

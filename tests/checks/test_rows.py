@@ -2,16 +2,21 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from medseg_attack.checks.flags import FLAGS, Finding, by_severity
+from medseg_attack.checks import flags_page, model
+from medseg_attack.checks import rows as after
+from medseg_attack.checks.flags import Finding, by_severity
+from medseg_attack.checks.flags_page import page
 from medseg_attack.checks.rows import check_rows
 from medseg_attack.runs.rows import role_of
 
 EPS = 4 / 255
+CHECKS = flags_page.checks()
 
 
 def run(
@@ -200,30 +205,44 @@ def test_models_are_not_compared_with_each_other() -> None:
 
 
 def test_findings_are_ordered_by_severity_and_not_repeated() -> None:
-    some = [Finding("MA029", "a", ""), Finding("MA024", "b", ""), Finding("MA007", "c", ""), Finding("MA024", "b", "")]
-    assert [one.code for one in by_severity(some)] == ["MA024", "MA007", "MA029"]
+    order = ["MA029", "MA024", "MA007", "MA024"]
+    findings = [Finding(CHECKS[code][0].flag, code, "") for code in order]
+    assert [finding.code for finding in by_severity(findings)] == ["MA024", "MA007", "MA029"]
+
+
+def test_a_stored_finding_is_read_with_the_flag_that_was_raised() -> None:
+    (finding,) = found(run("pgd", 0.3, partial=True))
+    assert Finding.from_record(finding.record()) == finding
 
 
 # the page
 
-PAGE = (Path(__file__).parents[2] / "docs" / "flags.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parents[2] / "docs" / "flags.md"
 TESTS = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
 
 
-def test_page_and_code_list_agree() -> None:
-    heads = re.findall(r"^### (MA\d{3}) - (.+)$", PAGE, re.M)
-    assert heads == [(code, flag.title) for code, flag in FLAGS.items()]
+def test_the_page_is_the_one_that_the_declarations_make() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m medseg_attack.checks.flags_page > docs/flags.md"
 
 
-@pytest.mark.parametrize("code", FLAGS)
-def test_the_page_explains_every_flag_and_names_a_test_that_raises_it(code: str) -> None:
-    section = PAGE.split(f"### {code} - ")[1].split("\n### ")[0]
-    assert f"Verdict: **{FLAGS[code].verdict}**" in section
-    for part in ("*Raised if*", "*Explanation*", "*What to do*"):
+def test_codes_are_declared_once_and_none_is_missing() -> None:
+    assert list(CHECKS) == [f"MA{number:03}" for number in range(1, len(CHECKS) + 1)]
+    assert all(check.flag is raised_by[0].flag for raised_by in CHECKS.values() for check in raised_by)
+
+
+@pytest.mark.parametrize("module", [after, model])
+def test_every_check_of_a_module_is_asked(module: ModuleType) -> None:
+    asked = {after: after.CHECKS, model: (*model.ANSWERS, *model.SLOPES, *model.DIFFERENCES)}[module]
+    apart = {model.check_gradient_path, model.check_finite}  # asked before the others
+    assert {check for raised_by in flags_page.checks(module).values() for check in raised_by} - apart == set(asked)
+
+
+@pytest.mark.parametrize("code", CHECKS)
+def test_the_page_explains_every_flag_and_a_test_named_after_it_raises_it(code: str) -> None:
+    section = page().split(f"### {code} - ")[1].split("\n### ")[0]
+    for part in (f"Verdict: **{CHECKS[code][0].flag.verdict}**", "*Raised if*", "*Explanation*", "*What to do*"):
         assert part in section
-    tests = re.findall(r"`(test_\w+)`", section)
+    tests = re.findall(rf"^def test_\w*{code.lower()}\w*\(.*?(?=\ndef |\n@pytest|\Z)", TESTS, re.S | re.M)
     assert tests
-    for name in tests:
-        body = re.search(rf"def {name}\(.*?(?=\ndef |\n@pytest|\Z)", TESTS, re.S)
-        assert body is not None, name
-        assert code in body[0], f"{name} does not speak of {code}"
+    for body in tests:
+        assert code in body

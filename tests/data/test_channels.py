@@ -13,7 +13,7 @@ from helpers.command import medattack
 from helpers.scans import NAMES, SCALES, channels, set_scale, write_channels, write_pair
 
 from medseg_attack import registry
-from medseg_attack.checks.model import Scene, window_edges
+from medseg_attack.checks.model import Scene, check_window
 from medseg_attack.data.datasets.source import open_source
 from medseg_attack.data.formats.scan import Lattice
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
@@ -191,9 +191,8 @@ def test_organ_pixels_at_the_window_s_ends_are_counted_by_channel() -> None:
     target[0, 0, :2, :4] = True
     one = Case("c", "v", "g", image[0], target[0], (1.0, 1.0), Window(0, 1))
     model = SegModel(torch.nn.Conv2d(2, 1, 1), Task("t", ("a",), channels=2))
-    finding = window_edges(Scene(model, Batch.of([one]), (), torch.zeros(1, 1, 4, 4)))
-    assert finding is not None
-    assert "25%" in finding.seen
+    (finding,) = check_window(Scene(model, Batch.of([one]), (), torch.zeros(1, 1, 4, 4)))
+    assert "25%" in finding.numbers
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["one file", "a file each"])

@@ -1,0 +1,76 @@
+"""`docs/flags.md`, made from the declarations of flags: python -m medseg_attack.checks.flags_page > docs/flags.md"""
+
+import inspect
+import textwrap
+from types import ModuleType
+from typing import Any
+
+from medseg_attack.checks import model, probes, rows
+from medseg_attack.checks.flags import Check
+
+_INTRODUCTION = """\
+# Flags
+
+<!-- Made by python -m medseg_attack.checks.flags_page from the docstrings of the checks: edit those. -->
+
+`medattack attack` looks at each model and a few cases before it runs, and at the rows afterwards. What it finds is
+printed below the table, stored in each `run.json` (`flags`) and part of `--json`. What is found before a run is kept
+beside the runs in `checks.json`. The look before costs about as much as attacking ten to twenty more cases;
+`--no-checks` leaves both out. No flag is no proof of robustness.
+
+A flag has a code that never changes its meaning, and a verdict:
+
+- **invalid**: the number does not mean what the table says; mend the cause before reporting.
+- **upper bound on robustness**: somebody who tries harder gets further; report it as a bound, or try harder.
+- **note**: true, but to be said beside the number.
+
+Comparisons of runs are paired over the scored units: a difference counts if it is more than 0.005 of Dice and more
+than twice its standard error.
+"""
+
+
+def checks(*modules: ModuleType) -> dict[str, list[Check[Any]]]:
+    """The checks of the modules (by default of all), by the code that they raise, in the order of codes."""
+    by_code: dict[str, list[Check[Any]]] = {}
+    for module in modules or (model, probes, rows):
+        for value in vars(module).values():
+            if isinstance(value, Check) and value.evidence.__module__ == module.__name__:
+                by_code.setdefault(value.flag.code, []).append(value)
+    return dict(sorted(by_code.items()))
+
+
+def page() -> str:
+    """The text of `docs/flags.md`."""
+    by_code = checks()
+    table = [
+        f"| {code} | {raised_by[0].flag.verdict} | {raised_by[0].flag.title} |" for code, raised_by in by_code.items()
+    ]
+    sections = [_section(raised_by) for raised_by in by_code.values()]
+    return "\n".join([_INTRODUCTION, "| code | verdict | title |", "| --- | --- | --- |", *table, "", *sections])
+
+
+def _section(raised_by: list[Check[Any]]) -> str:
+    flag = raised_by[0].flag
+    conditions, explanations = zip(*(_parts(check) for check in raised_by), strict=True)
+    (explanation,) = (text for text in explanations if text)
+    condition = "; or ".join(text.removesuffix(".") for text in conditions)
+    explanation, todo = explanation.split("\n\nWhat to do: ")
+    paragraphs = [f"*Raised if* {condition}.", f"*Explanation* {explanation}", f"*What to do* {todo}"]
+    head = f"### {flag.code} - {flag.title}\n\nVerdict: **{flag.verdict}**."
+    return "\n\n".join([head, *map(_filled, paragraphs)]) + "\n"
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(paragraph, 118, break_long_words=False, break_on_hyphens=False)
+
+
+def _parts(check: Check[Any]) -> tuple[str, str]:
+    """The condition and the rest of a check's docstring; in the rest each paragraph is a line."""
+    paragraphs = [" ".join(text.split()) for text in inspect.cleandoc(check.evidence.__doc__ or "").split("\n\n")]
+    code, _, condition = paragraphs[0].partition(": ")
+    assert code == check.flag.code, f"the docstring of {check.evidence.__name__} speaks of {code}"
+    return condition, "\n\n".join(paragraphs[1:])
+
+
+if __name__ == "__main__":
+    print(page(), end="")
