@@ -89,7 +89,7 @@ def parse_call(text: str, kind: str | None = None) -> tuple[str, dict[str, Any]]
     Args:
         kind: that the name must be of.
 
-    >>> call("linf(4/255)") == ("linf", {"eps": 4 / 255})
+    >>> parse_call("linf(4/255)") == ("linf", {"eps": 4 / 255})
     True
     """
     node = _parsed(text)
@@ -100,7 +100,7 @@ def parse_call(text: str, kind: str | None = None) -> tuple[str, dict[str, Any]]
 def arguments_as_typed(text: str) -> dict[str, str]:
     """The arguments of a spec as they were typed: an attack among them by its name, not by what that stands for.
 
-    >>> typed("restarts(strongest, n=2)")
+    >>> arguments_as_typed("restarts(strongest, n=2)")
     {'attack': 'strongest', 'n': '2'}
     """
     node = _parsed(text)

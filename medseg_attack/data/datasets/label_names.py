@@ -11,7 +11,7 @@ LabelPatterns = Mapping[str, tuple[str, ...]]
 def parse(text: str) -> dict[str, tuple[str, ...]]:
     """Class -> patterns of label names, in the order of the text; `|` separates patterns.
 
-    >>> choice("liver=Liver,kidney=Kidney*|Niere*")
+    >>> parse("liver=Liver,kidney=Kidney*|Niere*")
     {'liver': ('Liver',), 'kidney': ('Kidney*', 'Niere*')}
 
     Raises:

@@ -40,7 +40,7 @@ class Reoriented(nn.Module):
     def of_scan(self, sides: tuple[int, ...]) -> tuple[int, ...]:
         """Sides in the network's order, in the scan's.
 
-        >>> Turned(nn.Identity(), (2, 1, 0)).of_scan((16, 12, 8))
+        >>> Reoriented(nn.Identity(), (2, 1, 0)).of_scan((16, 12, 8))
         (8, 12, 16)
         """
         return tuple(side for _, side in sorted(zip(self.order, sides, strict=True)))
