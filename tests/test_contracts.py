@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from medseg_attack import registry
 from medseg_attack.attacks.physical.ascent import Parametrised
-from medseg_attack.checks.attack_profile import family
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.threat.balls.base import covered, size_of
@@ -180,7 +179,7 @@ def test_an_attack_that_keeps_the_worst_is_never_better_than_clean(
 
 
 # a random network has no larger structure for a blurred gradient; what blends copies has its own control
-WHITE_BOX = [n for n in ATTACKS if family(n).startswith("Gradients") and n not in ("fgsm_wang2024", "ti_fgsm")]
+WHITE_BOX = [n for n in ATTACKS if registry.find(n).family == "gradient" and n not in ("fgsm_wang2024", "ti_fgsm")]
 
 
 @pytest.mark.parametrize("name", [*WHITE_BOX, "sea"])

@@ -17,8 +17,8 @@ from medseg_attack.types import Adversarial, Attack, Batch, Case, Fittable, Task
 
 BUDGET = {"steps": 4, "queries": 60, "searches": 2, "epochs": 2}
 # whose ball may be linf or l2, less those that look for the least change, which search all of [0, 1]
-MINIMAL = [name for name in registry.names("attack") if registry.takes(name, "success")]
-ANY_BALL = [name for name in registry.names("attack") if registry.takes_any_ball(name) and name not in MINIMAL]
+MINIMAL = [name for name in registry.names("attack") if registry.find(name).takes("success")]
+ANY_BALL = [name for name in registry.names("attack") if registry.find(name).accepts_any_ball and name not in MINIMAL]
 PHYSICAL = ["bef", "bias_field", "cbef", "ghosting", "motion", "rician", "speckle", "vafa"]
 
 
@@ -115,7 +115,7 @@ def test_what_may_change_is_told_by_the_ball() -> None:
     assert torch.equal(free(region, batch.image), expected)
 
 
-CLIMBERS = [name for name in registry.names("attack") if registry.takes(name, "objective")]
+CLIMBERS = [name for name in registry.names("attack") if registry.find(name).takes("objective")]
 APART = ("fgsm_wang2024", "igsm")  # the paper's four losses alone; an objective as it is typed
 
 

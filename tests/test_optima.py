@@ -188,7 +188,7 @@ def agreeing(pred: Tensor, wanted: Tensor, task: Task) -> Tensor:
 
 def least(name: str, attack: Attack, image: Tensor) -> Tensor:
     """In the attack's norm."""
-    norm = registry.spec(attack.ball).partition("(")[0]
+    norm = registry.spec_of(attack.ball).name
     needed = nearest(image)
     if name == "asma":  # to erase: one in a hundred may stay, the brightest
         above = (image - 0.5).clamp(min=0).flatten(1).sort(1).values

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.judging import judge
-from medseg_attack.checks.attack_profile import family
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.criteria import ByDice
@@ -21,14 +20,14 @@ FEW = {"steps": 12, "queries": 40, "searches": 4}
 NEED = {"for_organ": "for_organ(pgd(steps=12), 'round')"}
 
 
-def of(start: str) -> list[str]:
-    return [name for name in registry.names("attack") if family(name).startswith(start)]
+def of(family: str) -> list[str]:
+    return [name for name in registry.names("attack") if registry.find(name).family == family]
 
 
-MADE = [name for name in of("Made") if name != "least_of"]
-WHITE_BOX = [*of("Gradients"), *MADE]
-LEAST = [*of("The least"), "least_of"]
-PHYSICAL = of("What scanners")
+MADE = [name for name in of("composed") if name not in ("least_of", "medis")]
+WHITE_BOX = [*of("gradient"), *MADE]
+LEAST = [*of("minimal"), "least_of", "medis"]
+PHYSICAL = of("physical")
 OWN_BALL = {"fgsm_wang2024"}  # blends three copies of the channel
 
 
@@ -114,7 +113,11 @@ def test_a_search_for_the_worst_scan_finds_worse_than_a_draw_of_it(name: str) ->
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in of("Gradients") if registry.takes(name, "objective") and name not in ("apgd", "daa", "padam")],
+    [
+        name
+        for name in of("gradient")
+        if registry.find(name).takes("objective") and name not in ("apgd", "daa", "padam")
+    ],
 )
 def test_a_tiny_step_raises_the_objective_and_one_against_it_lowers_it(name: str) -> None:
     """To first order what a step gains is positive; towards the truth it is negative. Not of those that start at

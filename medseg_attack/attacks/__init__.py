@@ -1,1 +1,1 @@
-"""Attacks: frozen dataclasses, one family per file."""
+"""Attacks: frozen dataclasses; a folder is a family, whose title is its docstring."""

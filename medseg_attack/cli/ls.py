@@ -1,13 +1,16 @@
 """`medattack ls`: what is registered."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.terminal import Json
 from medseg_attack.errors import InputError
+
+if TYPE_CHECKING:
+    from medseg_attack.registry import Entry
 
 KINDS = {
     "attacks": "attack",
@@ -20,7 +23,7 @@ KINDS = {
     "datasets": "dataset",
     "metrics": "metric",
 }
-FOUND = ("checkpoint", "others")  # models that stand for trained ones
+SAVED = ("checkpoint", "others")  # models that stand for trained ones
 
 
 @terminal.command
@@ -47,23 +50,23 @@ def ls(
     from medseg_attack import registry
 
     kind = KINDS[what]
+    entries = [registry.find(name) for name in registry.names(kind)]
     rows: list[dict[str, Any]] = [
-        {"name": name, "options": registry.options(name), "what": registry.describe(name)}
-        for name in registry.names(kind)
+        {"name": entry.name, "options": registry.options(entry), "what": entry.summary} for entry in entries
     ]
     if explain:
         from medseg_attack.checks.attack_profile import profile
 
-        rows = [dict(profile(name)) for name in registry.names(kind)]
+        rows = [dict(profile(entry.name)) for entry in entries]
     if kind == "model":
         from medseg_attack.models.networks.smp import count_parameters
 
-        rows = [row | {"parameters": count_parameters(row["name"])} for row in rows if row["name"] not in FOUND]
+        rows = [row | {"parameters": count_parameters(row["name"])} for row in rows if row["name"] not in SAVED]
     if json:
         terminal.print_json(rows)
         return
     if kind == "attack":
-        _print_attacks(rows)
+        _print_attacks(entries, rows)
         return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in rows[0]:
@@ -73,23 +76,25 @@ def ls(
     terminal.out().print(table)
 
 
-def _print_attacks(rows: Sequence[dict[str, Any]]) -> None:
-    """Attacks by family: of each one its name, what it does or costs, and below that its options."""
+def _print_attacks(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) -> None:
+    """Attacks by family, controls first: of each its name, what it does or costs, and below that its options."""
     from rich.table import Table
     from rich.text import Text
 
-    from medseg_attack.checks.attack_profile import FAMILIES, family
-
-    width = max(len(row["name"]) for row in rows)
-    for of in FAMILIES:
-        table = Table(title=of, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    width = max(len(entry.name) for entry in entries)
+    for family in sorted({entry.family for entry in entries}, key=lambda family: (family != "controls", family)):
+        members = [(entry, row) for entry, row in zip(entries, rows, strict=True) if entry.family == family]
+        title = members[0][0].family_title
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False
+        )
         table.add_column(width=width, no_wrap=True)
         table.add_column(overflow="fold")
-        for row in (row for row in rows if family(row["name"]) == of):
-            said = row["what"]
+        for entry, row in members:
+            text = row["what"]
             if "passes" in row:
-                said = f"{row['threat']}; norm {row['norm']}; passes {row['passes']}; {row['paper']}"
+                text = f"{row['threat']}; norm {row['norm']}; passes {row['passes']}; {row['paper']}"
             options = row.get("options", row.get("defaults", ""))
-            table.add_row(row["name"], Text.assemble(said, (f"\n{options}" if options else "", "dim")))
+            table.add_row(entry.name, Text.assemble(text, (f"\n{options}" if options else "", "dim")))
         terminal.out().print(table)
         terminal.out().print()

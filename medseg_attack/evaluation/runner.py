@@ -179,7 +179,7 @@ def _check_levels(benchmark: OpenedStudy, refs: Sequence[CaseRef]) -> None:
         check_organ(benchmark.study.region, benchmark.data.task.classes)
     finest = min(benchmark.data.level(ref) for ref in refs)
     for cell in cells(benchmark.study):
-        if 0 < cell.attack.ball.eps < finest * (1 - 1e-9) and registry.spec(cell.attack.ball).startswith("linf"):
+        if 0 < cell.attack.ball.eps < finest * (1 - 1e-9) and registry.spec_of(cell.attack.ball).name == "linf":
             raise InputError(
                 f"expected eps of one stored value or more, got {registry.spec(cell.eps)} where one is {finest:.3g} of "
                 f"the window in the finest scan of {benchmark.data.root}; take a larger eps, such as 1raw"

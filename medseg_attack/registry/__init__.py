@@ -1,29 +1,21 @@
 """Names to objects and back: `register`, `build("pgd(linf(4/255), steps=40)", "attack")`, `spec`."""
 
+from medseg_attack.registry.grammar import Spec as Spec
+from medseg_attack.registry.grammar import parse as parse
 from medseg_attack.registry.parts import with_eps as with_eps
 from medseg_attack.registry.parts import within as within
-from medseg_attack.registry.specs import arguments_as_typed as arguments_as_typed
 from medseg_attack.registry.specs import build as build
 from medseg_attack.registry.specs import leaves_open as leaves_open
+from medseg_attack.registry.specs import named as named
 from medseg_attack.registry.specs import options as options
 from medseg_attack.registry.specs import parse_call as parse_call
 from medseg_attack.registry.specs import spec as spec
-from medseg_attack.registry.table import KINDS as KINDS
-from medseg_attack.registry.table import VALUES as VALUES
+from medseg_attack.registry.specs import spec_of as spec_of
 from medseg_attack.registry.table import About as About
 from medseg_attack.registry.table import Bound as Bound
 from medseg_attack.registry.table import Entry as Entry
-from medseg_attack.registry.table import about as about
 from medseg_attack.registry.table import brings_weights as brings_weights
-from medseg_attack.registry.table import default as default
-from medseg_attack.registry.table import describe as describe
-from medseg_attack.registry.table import document as document
-from medseg_attack.registry.table import entries as entries
-from medseg_attack.registry.table import fields_of as fields_of
-from medseg_attack.registry.table import kind_of as kind_of
-from medseg_attack.registry.table import known_as as known_as
-from medseg_attack.registry.table import load as load
+from medseg_attack.registry.table import entry_of as entry_of
+from medseg_attack.registry.table import find as find
 from medseg_attack.registry.table import names as names
 from medseg_attack.registry.table import register as register
-from medseg_attack.registry.table import takes as takes
-from medseg_attack.registry.table import takes_any_ball as takes_any_ball

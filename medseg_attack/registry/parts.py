@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from medseg_attack.registry.specs import build
-from medseg_attack.registry.table import entries, fields_of, kind_of, known_as
+from medseg_attack.registry.table import entry_of, kind_of
 
 
 def replace_parts(thing: Any, change: Callable[[Any], Any]) -> Any:
@@ -63,10 +63,12 @@ def with_eps(thing: Any, eps: float) -> Any:
     """A copy of an attack (or a ball, or a tuple of them) with that budget, however deep its balls sit."""
 
     def change(part: Any) -> Any:
-        kind = kind_of(part)
-        if kind == "ball" and "eps" in fields_of(entries[known_as[type(part)]]):
+        entry = entry_of(part)
+        if entry is None or entry.kind == "attack":
+            return None
+        if entry.kind == "ball" and entry.takes("eps"):
             return dataclasses.replace(part, eps=eps)
-        return None if kind in ("attack", "ball", "") else part  # one that wraps another has its eps from there
+        return None if entry.kind == "ball" else part  # a ball that wraps another has its eps from there
 
     return replace_parts(thing, change)
 

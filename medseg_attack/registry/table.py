@@ -1,27 +1,39 @@
 """Names and what they stand for: every attack, ball, objective, model ... is registered under one.
 
-Modules are searched on first look-up, so a new file in `attacks`, `data`, `metrics` or `models` is the only edit that a
-new name takes.
+Modules are imported on first look-up, so a new file in the folder of its kind is the only edit that a new name takes.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from medseg_attack.errors import InputError, nearest
+from medseg_attack.registry.grammar import Node, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-KINDS = ("attack", "ball", "criterion", "dataset", "goal", "metric", "model", "network", "objective")
+# each kind's folder
+KINDS: Mapping[str, str] = {
+    "attack": "attacks",
+    "ball": "threat/balls",
+    "criterion": "threat/goals",
+    "dataset": "data/datasets",
+    "goal": "threat/goals",
+    "metric": "metrics",
+    "model": "models",
+    "network": "models/networks",
+    "objective": "threat/objectives",
+}
 
 
 VALUES = ("metric", "objective")  # kinds whose functions are used as they are; elsewhere a function is a factory
-
-
-_PACKAGES = ("attacks", "data.datasets", "metrics", "models", "threat")
 
 
 @dataclass(frozen=True)
@@ -29,7 +41,7 @@ class About:
     """What `medattack ls attacks --explain` cannot read off an attack itself; "" leaves it to be read off.
 
     Attributes:
-        paper: whose it is; otherwise what the docstring cites in brackets.
+        paper: its authors and where it was published; otherwise what the docstring cites in brackets.
         threat: what the attacker must have: "white box", "queries", "surrogate" ...; otherwise told by its passes.
         norm: of an attack that is not held to any ball it is given, such as "l0" or "least l2".
     """
@@ -37,15 +49,6 @@ class About:
     paper: str = ""
     threat: str = ""
     norm: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    name: str
-    kind: str
-    make: Callable[..., Any]
-    about: About
-    trained: bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,114 @@ class Bound:
 
     def __call__(self, *args: Any) -> Any:
         return self.function(*args, **dict(self.options))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is registered under a name.
+
+    Attributes:
+        make: a class, a factory, or a function that is used as it is.
+        about: what an attack says of itself beyond its docstring.
+        trained: whether a model brings its weights.
+    """
+
+    name: str
+    kind: str
+    make: Callable[..., Any]
+    about: About
+    trained: bool
+
+    @functools.cached_property
+    def fields(self) -> Mapping[str, inspect.Parameter]:
+        """What can be set in a spec, in order."""
+        parameters = inspect.signature(self.make).parameters
+        if self._is_value:  # tensors are not options
+            return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        if dataclasses.is_dataclass(self.make):
+            return {n: p for n, p in parameters.items() if n in option_names(self.make)}
+        return {n: p for n, p in parameters.items() if n != "task" or self.kind != "model"}
+
+    @property
+    def _is_value(self) -> bool:
+        return self.kind in VALUES and not inspect.isclass(self.make)
+
+    @property
+    def accepts_any_ball(self) -> bool:
+        """Whether a norm may stand in for the attack's ball; a published variant's own ball is part of it."""
+        return self.takes("ball") and not self.about.norm and known_as.get(type(self.default("ball"))) in ("linf", "l2")
+
+    @property
+    def doc(self) -> str:
+        """The docstring."""
+        return inspect.getdoc(self.make) or ""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return self.doc.partition("\n")[0]
+
+    @property
+    def family(self) -> str:
+        """Name of the folder of its module: "gradient" of an attack in `attacks/gradient/`."""
+        return self._package.rpartition(".")[2]
+
+    @property
+    def family_title(self) -> str:
+        """What the docstring of that folder says it holds, without the full stop."""
+        return (inspect.getdoc(sys.modules[self._package]) or self.family).partition("\n")[0].rstrip(".")
+
+    @property
+    def _package(self) -> str:
+        return self.make.__module__.rpartition(".")[0]
+
+    def takes(self, field: str) -> bool:
+        """Whether a spec can set the field."""
+        return field in self.fields
+
+    def default(self, field: str) -> Any:
+        """The value of a field that a spec leaves open; `inspect.Parameter.empty` of one that must be set."""
+        return self.fields[field].default
+
+    def place(self, spec: Spec) -> dict[str, Node]:
+        """The arguments of a spec by field.
+
+        Raises:
+            InputError: there are too many, one is of no field, or one stands twice; a name in them is not known.
+        """
+        if len(spec.positional) > len(self.fields):
+            raise InputError(
+                f"{self.name} takes {len(self.fields)} values, got {len(spec.positional)} in '{spec}'; drop some"
+            )
+        arguments = dict(zip(self.fields, spec.positional, strict=False))
+        for field, node in spec.keywords:
+            if field not in self.fields:
+                raise InputError(f"{self.name} has no field {field!r}; {nearest(field, self.fields)}")
+            if field in arguments:
+                raise InputError(f"{self.name} got {field!r} twice in '{spec}'; drop one")
+            arguments[field] = node
+        for field, node in arguments.items():
+            if isinstance(node, Spec) and node.name not in entries:
+                find(node.name, kind_of(self.default(field)) or None)  # refuses it, with the names of the right kind
+        return arguments
+
+    def instance(self, arguments: Mapping[str, Any]) -> Any:
+        """What a spec of these arguments stands for: a function, an object, or a model that waits for its task.
+
+        Raises:
+            InputError: an argument is missing, or its value is refused.
+        """
+        if self._is_value:
+            return Bound(self.make, tuple(arguments.items())) if arguments else self.make
+        if self.kind == "model":  # a model is built for a task, which its spec does not name
+            return functools.partial(self.make, **arguments)
+        missing = [n for n, p in self.fields.items() if p.default is p.empty and n not in arguments]
+        if missing:
+            raise InputError(f"{self.name} needs {', '.join(missing)}, got {arguments or 'nothing'}; add it")
+        try:
+            return self.make(**arguments)
+        except (TypeError, ValueError) as error:
+            raise error if isinstance(error, InputError) else InputError(f"{self.name}: {error}") from error
 
 
 entries: dict[str, Entry] = {}
@@ -77,7 +188,7 @@ def register(name: str, *, kind: str, about: About = About(), trained: bool = Fa
         if taken and (taken.make.__module__, taken.make.__qualname__) != (make.__module__, make.__qualname__):
             raise ValueError(f"the name {name!r} is taken by {taken.make.__module__}.{taken.make.__qualname__}")
         if kind not in KINDS:
-            raise ValueError(f"expected a kind among {KINDS}, got {kind!r}")
+            raise ValueError(f"expected a kind among {', '.join(KINDS)}, got {kind!r}")
         entries[name] = Entry(name, kind, make, about, trained)
         known_as[make] = name
         return make
@@ -87,10 +198,33 @@ def register(name: str, *, kind: str, about: About = About(), trained: bool = Fa
 
 @functools.cache
 def load() -> None:
-    for package in _PACKAGES:
-        found = importlib.import_module(f"medseg_attack.{package}")
-        for info in pkgutil.walk_packages(found.__path__, f"{found.__name__}."):
-            importlib.import_module(info.name)
+    """Imports every module in the folders of all kinds."""
+    for folder in dict.fromkeys(KINDS.values()):
+        package = importlib.import_module(f"medseg_attack.{folder.replace('/', '.')}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
+def find(name: str, kind: str | None = None) -> Entry:
+    """What is registered under a name.
+
+    Raises:
+        InputError: nothing is, or something of another kind.
+    """
+    load()
+    entry = entries.get(name)
+    if entry is not None and kind in (None, entry.kind):
+        return entry
+    if kind is None:
+        raise InputError(
+            f"unknown name: expected one that is registered, got {name!r}; write it in quotes if it is a text, such as "
+            f"an organ, or look it up with 'medattack ls': {nearest(name, entries)}"
+        )
+    got = f"the {entry.kind} {name!r}" if entry else f"{name!r}"
+    raise InputError(
+        f"unknown {kind}: expected one that is registered, got {got}; {nearest(name, names(kind))}; "
+        f"a new one is a file in medseg_attack/{KINDS[kind]}"
+    )
 
 
 def names(kind: str) -> list[str]:
@@ -99,59 +233,31 @@ def names(kind: str) -> list[str]:
     return sorted(entry.name for entry in entries.values() if entry.kind == kind)
 
 
-def describe(name: str) -> str:
-    """The first line of a registered thing's docstring."""
-    return document(name).partition("\n")[0]
-
-
-def document(name: str) -> str:
-    """A registered thing's docstring."""
-    load()
-    return inspect.getdoc(entries[name].make) or ""
-
-
-def about(name: str) -> About:
-    """What a registered attack says of itself beyond its docstring."""
-    load()
-    return entries[name].about
-
-
 def brings_weights(text: str) -> bool:
-    """Whether a spec is of a model that needs no training here."""
+    """Whether a spec is of a model that needs no training; False of the path of a checkpoint."""
     load()
     entry = entries.get(text.partition("(")[0].strip())
     return entry is not None and entry.trained
 
 
-def takes(name: str, parameter: str) -> bool:
-    """Whether the registered thing has a field or parameter of that name."""
-    load()
-    return parameter in inspect.signature(entries[name].make).parameters
+def option_names(thing: Any) -> list[str]:
+    """Names of the fields of a dataclass that can be set in a spec: those by which two of its kind differ."""
+    return [field.name for field in dataclasses.fields(thing) if field.init and field.compare]
 
 
-def default(name: str, parameter: str) -> Any:
-    """What stands in a field that a spec leaves open."""
-    load()
-    return inspect.signature(entries[name].make).parameters[parameter].default
+def options_of(thing: Any) -> dict[str, Any]:
+    """Values of those fields."""
+    return {name: getattr(thing, name) for name in option_names(thing)}
 
 
-def takes_any_ball(name: str) -> bool:
-    """Whether a norm may stand in for the attack's ball; a published variant's own ball is part of it."""
-    load()
-    field = inspect.signature(entries[name].make).parameters.get("ball")
-    return field is not None and not entries[name].about.norm and known_as.get(type(field.default)) in ("linf", "l2")
-
-
-def fields_of(entry: Entry) -> dict[str, inspect.Parameter]:
-    """What can be set, in order."""
-    parameters = inspect.signature(entry.make).parameters
-    if entry.kind in VALUES and not inspect.isclass(entry.make):  # tensors are not options
-        return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    return {n: p for n, p in parameters.items() if n != "task" or entry.kind != "model"}
+def entry_of(thing: Any) -> Entry | None:
+    """The entry of a registered function, or of an instance of a registered class; None of anything else."""
+    function = thing.function if isinstance(thing, Bound) else thing
+    name = known_as.get(function if inspect.isfunction(function) else type(function))
+    return None if name is None else entries[name]
 
 
 def kind_of(thing: Any) -> str:
     """The kind of a registered object or of an instance of a registered class; "" of anything else."""
-    make = thing.function if isinstance(thing, Bound) else thing
-    known = make if inspect.isfunction(make) else type(make)
-    return entries[known_as[known]].kind if known in known_as else ""
+    entry = entry_of(thing)
+    return entry.kind if entry else ""

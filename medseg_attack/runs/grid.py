@@ -11,7 +11,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.rows import Role, role_of
 from medseg_attack.runs.study import Study
-from medseg_attack.threat.budgets import Budget, parse_budget, stated
+from medseg_attack.threat.budgets import Budget, parse_budget
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,16 @@ class Cell:
 
     @property
     def spec(self) -> str:
-        return stated(registry.spec(self.attack), self.budget)
+        return self._text(self.attack)
 
     @property
     def ball(self) -> str:
-        return stated(registry.spec(self.attack.ball), self.budget)
+        return self._text(self.attack.ball)
+
+    def _text(self, part: Any) -> str:
+        """Spec of a part, with the budget where it has a unit, which no ball can hold: `pgd(ball=linf(eps=5HU))`."""
+        spec = registry.spec_of(part)
+        return str(spec.replace(eps=self.budget) if self.budget else spec)
 
     @property
     def slug(self) -> str:
@@ -61,45 +66,46 @@ def cells(study: Study) -> list[Cell]:
     `losses`, `norm` and `steps` set that field of each attack that has it and does not set it itself, also of those
     that an attack is made of; `region` holds the ball of every attack to a part of the image.
     """
-    _check_reach(study)
-    made = [cell for text in study.attacks for cell in _of_attack(text, study)]
+    attacks = [registry.parse(text, "attack") for text in study.attacks]
+    _check_reach(attacks, study)
+    grid = [cell for spec in attacks for cell in _cells(spec, study)]
     if study.control:
-        made = [*map(_control, (cell for cell in made if cell.budget or cell.attack.ball.eps > 0)), *made]
+        grid = [*map(_control, (cell for cell in grid if cell.budget or cell.attack.ball.eps > 0)), *grid]
     if study.region:
-        made = [_within(cell, study.region) for cell in made]
-    return list({(registry.spec(cell.attack), cell.budget): cell for cell in made}.values())
+        grid = [_within(cell, study.region) for cell in grid]
+    return list({(registry.spec(cell.attack), cell.budget): cell for cell in grid}.values())
 
 
 NORMS = ("linf", "l2", "l0")
 
 
-_BALL = re.compile(r"\b(linf|l2|l0)\b")  # spelled in an attack
-
-
-def _check_reach(study: Study) -> None:
-    """Refuses a loss, a goal or a norm that no attack would follow, or that some attack would not."""
-    climbing = [
-        text for text in study.attacks if registry.about(registry.parse_call(text, "attack")[0]).threat != "no model"
-    ]
-    own = [text for text in climbing if not registry.leaves_open(text, "objective") and "objective" not in text]
+def _check_reach(attacks: Sequence[registry.Spec], study: Study) -> None:
+    """Refuses a loss, a goal or a norm that no attack would follow, or that one of them would not."""
+    climbing = [spec for spec in attacks if registry.find(spec.name, "attack").about.threat != "no model"]
+    fixed = [spec for spec in climbing if not _takes_objective(spec)]
     objectives = {text: registry.build(text, "objective") for text in study.losses}
     goals = [text for text, one in objectives.items() if any(hasattr(part, "goal") for part in walk(one))]
-    lost = goals or (study.losses if len(own) == len(climbing) else [])
-    if own and lost:
+    unused = goals or (study.losses if len(fixed) == len(climbing) else [])
+    if fixed and unused:
         raise InputError(
-            f"expected attacks that take an objective for --loss {lost[0]}, got {own[0]}, which takes none; "
+            f"expected attacks that take an objective for --loss {unused[0]}, got {fixed[0]}, which takes none; "
             "drop --loss or that attack"
         )
     if study.norm is None:
         return
     ball = registry.build(study.norm, "ball")
-    for text in climbing:
-        kind = _kind(registry.build(text, "attack", {"ball": ball}).ball)
-        if not _BALL.search(text) and kind in NORMS and kind != _kind(ball):
+    for spec in climbing:
+        kind = _kind(registry.build(spec, "attack", {"ball": ball}).ball)
+        names_norm = any(part.name in NORMS for part in spec.walk())
+        if not names_norm and kind in NORMS and kind != study.norm:
             raise InputError(
-                f"expected attacks in any norm for --norm {study.norm}, got {text}, which is one of {kind}; "
+                f"expected attacks in any norm for --norm {study.norm}, got {spec}, which is one of {kind}; "
                 "drop --norm or that attack"
             )
+
+
+def _takes_objective(spec: registry.Spec) -> bool:
+    return registry.leaves_open(spec, "objective") or registry.named(spec).sets("objective")
 
 
 def _within(cell: Cell, region: str) -> Cell:
@@ -115,7 +121,7 @@ def _control(cell: Cell) -> Cell:
     if unit or hasattr(inner, "render"):
         return Cell(f"noise {cell.label}", "", cell.eps, replace(inner, steps=0), cell.budget)
     noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
-    return Cell(_in_unit(_label("noise", {}, noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
+    return Cell(_in_unit(_label(registry.Spec("noise"), noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
 
 
 def _innermost(attack: Any) -> Any:
@@ -125,26 +131,21 @@ def _innermost(attack: Any) -> Any:
     return attack
 
 
-def _of_attack(text: str, study: Study) -> list[Cell]:
-    name, given = registry.parse_call(text, "attack")
-    said = {
-        field: as_typed if "attack" in field else registry.spec(given[field])
-        for field, as_typed in registry.arguments_as_typed(text).items()
-    }
-    losses: Sequence[str | None] = [None]
-    if registry.leaves_open(text, "objective"):
-        losses = study.losses or [None]
+def _cells(spec: registry.Spec, study: Study) -> list[Cell]:
+    """One attack with every loss and budget of the study."""
+    losses: Sequence[str | None] = study.losses if registry.leaves_open(spec, "objective") else []
     overrides: dict[str, Any] = {"steps": study.steps} if study.steps else {}
     if study.norm is not None:
         overrides["ball"] = registry.build(study.norm, "ball")
     budgets: list[Budget | None] = [parse_budget(eps) for eps in study.eps]
-    made = []
-    for loss in losses:
+    grid = []
+    for loss in losses or [None]:
         objective = {} if loss is None else {"objective": registry.build(loss, "objective")}
-        attack = registry.build(text, "attack", overrides | objective)
-        label, shown = _label(name, said, attack.ball), objective.get("objective", getattr(attack, "objective", None))
-        made += [_cell(label, registry.spec(shown) if shown else "", attack, budget) for budget in budgets or [None]]
-    return made
+        attack = registry.build(spec, "attack", overrides | objective)
+        climbed = objective.get("objective", getattr(attack, "objective", None))
+        label, loss_text = _label(spec, attack.ball), registry.spec(climbed) if climbed else ""
+        grid += [_cell(label, loss_text, attack, budget) for budget in budgets or [None]]
+    return grid
 
 
 def _cell(label: str, loss: str, attack: Any, budget: Budget | None) -> Cell:
@@ -165,16 +166,20 @@ def _in_unit(label: str, budget: Budget | None) -> str:
     return f"{label} {budget}" if budget else label
 
 
-def _label(name: str, given: dict[str, str], ball: Any) -> str:
-    """The attack as it was typed, less what the columns beside it say; a ball that is not plain Linf is named."""
-    said = [f"{field}={value}" for field, value in given.items() if field not in ("objective", "ball")]
-    kind = _kind(ball)
-    its_own = registry.takes(name, "ball") and not registry.takes_any_ball(name)
-    if kind != (_kind(registry.default(name, "ball")) if its_own else "linf"):
-        said = [kind, *said]
-    return f"{name}({', '.join(said)})" if said else name
+def _label(spec: registry.Spec, ball: Any) -> str:
+    """The attack as it was typed, less what the columns beside it show; a ball that is not plain Linf is named."""
+    entry, (_, values) = registry.find(spec.name), registry.parse_call(spec)
+    arguments = [
+        f"{field}={node if 'attack' in field else registry.spec(values[field])}"
+        for field, node in entry.place(spec).items()
+        if field not in ("objective", "ball")
+    ]
+    kind, own_ball = _kind(ball), entry.takes("ball") and not entry.accepts_any_ball
+    if kind != (_kind(entry.default("ball")) if own_ball else "linf"):
+        arguments = [kind, *arguments]
+    return f"{spec.name}({', '.join(arguments)})" if arguments else spec.name
 
 
 def _kind(ball: Any) -> str:
     """A ball's spec less its size."""
-    return re.sub(r"\(eps=0\.0\)|\beps=0\.0, |, eps=0\.0\b", "", registry.spec(registry.with_eps(ball, 0.0)))
+    return str(registry.spec_of(registry.with_eps(ball, 0.0)).replace(eps=None))

@@ -52,20 +52,20 @@ def read_study(file: Path | None, flags: dict[str, Any]) -> Study:
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"expected a study in YAML at {file}, got {error}; check the file") from error
+            raise InputError(f"expected a study in YAML at {file}, got {error}; correct it there") from error
         if not isinstance(content, dict):
-            raise InputError(f"expected fields such as 'models: [unet]' in {file}, got {content!r}; check the file")
-    given = {key: value for key, value in flags.items() if value is not None and value != []}
+            raise InputError(f"expected fields such as 'models: [unet]' in {file}, got {content!r}; write fields")
+    set_flags = {key: value for key, value in flags.items() if value is not None and value != []}
     try:
-        study = Study.model_validate(content | given)
+        study = Study.model_validate(content | set_flags)
     except ValidationError as error:
-        raise InputError(_told(error, file)) from error
+        raise InputError(_sentence(error, file)) from error
     if not study.models:
         raise InputError(f"expected models, got none{f' in {file}' if file else ''}; give --model NAME")
     return study
 
 
-def _told(error: ValidationError, file: Path | None) -> str:
+def _sentence(error: ValidationError, file: Path | None) -> str:
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
@@ -73,4 +73,4 @@ def _told(error: ValidationError, file: Path | None) -> str:
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     place = f" in {file}" if file else ""
-    return f"{where}{place}: {first['msg'].lower()}, got {first['input']!r}; check it"
+    return f"{where}{place}: {first['msg'].lower()}, got {first['input']!r}; write another value"

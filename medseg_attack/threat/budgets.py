@@ -68,27 +68,22 @@ class Budget:
                 f"{case}; give eps as a fraction of each channel's own window (4/255)"
             )
         # one division each: the same budget in two units is the same float
-        found = {
+        fraction = {
             "": self.value,
             "%window": self.value / 100,
             "HU": self.value / width,
             "raw": self.value * abs(slope) / width,
             "sigma": self.value * noise,
         }[self.unit]
-        if found >= 1:
+        if fraction >= 1:
             raise InputError(
                 f"expected eps below the intensity window of {case} ({width:g} {unit}), got {self.text}; take less"
             )
-        return found
-
-
-def stated(spec: str, budget: Budget | None) -> str:
-    """An attack's spec with the budget where it has a unit, which no ball can hold: `pgd(ball=linf(eps=5HU))`."""
-    return re.sub(r"\beps=0\.0\b", f"eps={budget}", spec) if budget else spec
+        return fraction
 
 
 def buildable(spec: str, budget: str | None) -> str:
-    """The inverse of `stated`: a spec that can be built, of no budget where it had one with a unit."""
+    """An attack's spec that can be built, of no budget where it has the given one with a unit."""
     return spec.replace(f"eps={budget}", "eps=0.0") if budget else spec
 
 
@@ -108,7 +103,9 @@ def parse_budget(text: str) -> Budget:
         value = float("nan")
     if match is None or value != value:
         known = ", ".join(unit for unit in UNITS if unit)
-        raise InputError(f"expected eps as 0.01, 4/255, or a number with a unit ({known}), got {text!r}; check it")
+        raise InputError(
+            f"expected eps as 0.01, 4/255, or a number with a unit ({known}), got {text!r}; write one of these"
+        )
     if value < 0:
         raise InputError(f"expected eps >= 0, got {text}; the sign of an attack is not in its budget")
     unit = (match[3] or "").replace("hu", "HU")

@@ -119,7 +119,7 @@ def test_a_failure_is_the_untouched_image_and_says_so(name: str) -> None:
     assert found.size.max() == 0
 
 
-@pytest.mark.parametrize("name", [name for name in MINIMAL if registry.takes(name, "goal")])
+@pytest.mark.parametrize("name", [name for name in MINIMAL if registry.find(name).takes("goal")])
 @pytest.mark.parametrize("goal", [None, Erase("organ")], ids=["away", "goal"])
 def test_every_gradient_of_an_image_is_counted(name: str, goal: Erase | None) -> None:
     if name.startswith("asma") and goal is None:
@@ -138,7 +138,7 @@ def test_an_image_that_meets_the_rule_is_left_alone(name: str) -> None:
     image, model = images(), oracle(ORGAN)
     truth = torch.zeros(3, 1, 24, 20, dtype=torch.bool)
     few = {"steps": 3, "searches": 2, "success": ByPixels(0.3)}
-    if registry.takes(name, "goal"):
+    if registry.find(name).takes("goal"):
         few["goal"] = Erase("organ")
     dark = image - 0.2
     found = registry.build(name, "attack", few)(model, dark, truth, SEEDS)

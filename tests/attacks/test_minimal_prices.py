@@ -65,7 +65,7 @@ class OutOfReach:
         return log_odds >= 0
 
 
-@pytest.mark.parametrize("name", [name for name in registry.names("attack") if registry.takes(name, "success")])
+@pytest.mark.parametrize("name", [name for name in registry.names("attack") if registry.find(name).takes("success")])
 def test_every_image_that_a_search_shows_lies_in_the_box(name: str) -> None:
     image, model = images(0.5), OutOfReach()
     attack = registry.build(name, "attack", {"steps": 8, "searches": 2})

@@ -10,7 +10,6 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.physical.deformation import ShapeAndGain
 from medseg_attack.attacks.physical.exposure import BRACKET
-from medseg_attack.checks.attack_profile import family
 from medseg_attack.numerics.flows import warped
 from medseg_attack.registry.parts import told
 from medseg_attack.threat.balls.base import size_of
@@ -18,7 +17,7 @@ from medseg_attack.types import Adversarial, Attack, Case, Image, Model, Task, W
 
 TASK = Task("square", ("organ",))
 SPACING = (0.5, 2.0)
-PHYSICAL = [name for name in registry.names("attack") if family(name).startswith("What scanners")]
+PHYSICAL = [name for name in registry.names("attack") if registry.find(name).family == "physical"]
 
 
 def scene() -> tuple[Model, list[Case]]:

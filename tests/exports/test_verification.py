@@ -57,7 +57,7 @@ def write_nifti(root: Path, dtype: str) -> Path:
 def short(name: str) -> str:
     """An attack with as few queries and searches as it takes."""
     options = {"queries": 45, "searches": 1}
-    given = ", ".join(f"{option}={n}" for option, n in options.items() if registry.takes(name, option))
+    given = ", ".join(f"{option}={n}" for option, n in options.items() if registry.find(name).takes(option))
     return f"{name}({given})" if given else name
 
 

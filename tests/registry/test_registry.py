@@ -32,18 +32,18 @@ def test_a_spec_builds_what_it_was_made_from(attack: PGD) -> None:
 @pytest.mark.parametrize("kind", ["attack", "ball", "metric", "objective"])
 def test_every_name_round_trips(kind: str) -> None:
     for name in registry.names(kind):
-        made = registry.build(name, kind)
-        assert registry.build(registry.spec(made), kind) == made
+        thing = registry.build(name, kind)
+        assert registry.build(registry.spec(thing), kind) == thing
 
 
 def test_positional_values_fill_fields_in_order() -> None:
-    made = registry.build("pgd(linf(4/255), soft_dice, steps=40)", "attack")
-    assert (made.ball, made.objective, made.steps) == (Linf(4 / 255), soft_dice, 40)
+    attack = registry.build("pgd(linf(4/255), soft_dice, steps=40)", "attack")
+    assert (attack.ball, attack.objective, attack.steps) == (Linf(4 / 255), soft_dice, 40)
 
 
 def test_overrides_fill_what_the_text_leaves_open() -> None:
-    made = registry.build("pgd(steps=3)", "attack", {"steps": 9, "restarts": 2, "unknown": 1})
-    assert (made.steps, made.restarts) == (3, 2)
+    attack = registry.build("pgd(steps=3)", "attack", {"steps": 9, "restarts": 2, "unknown": 1})
+    assert (attack.steps, attack.restarts) == (3, 2)
 
 
 def test_with_eps_reaches_the_ball_and_leaves_the_original() -> None:
@@ -53,7 +53,7 @@ def test_with_eps_reaches_the_ball_and_leaves_the_original() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "sentence"),
     [
         ("pgdd", "did you mean pgd"),
         ("pgd(step=3)", "did you mean steps or step_size?"),
@@ -74,24 +74,48 @@ def test_with_eps_reaches_the_ball_and_leaves_the_original() -> None:
         ("pgd(linf, steps=lambda: 1)", "expected a value"),
     ],
 )
-def test_a_wrong_spec_is_told(text: str, told: str) -> None:
+def test_a_wrong_spec_is_told(text: str, sentence: str) -> None:
     with pytest.raises(InputError) as error:
         registry.build(text, "attack")
-    assert told in str(error.value)
+    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "sentence"),
     [
         ("monai(Bogus)", "got 'Bogus'; there is: DynUNet, SegResNet, SwinUNETR, UNETR, UNet"),
         ("monai(Bogus(depth=3))", "got 'Bogus'; there is: DynUNet, SegResNet, SwinUNETR, UNETR, UNet"),
         ("monai(SegResnet)", "got 'SegResnet'; did you mean SegResNet"),
     ],
 )
-def test_networks_are_told_where_one_is_wanted(text: str, told: str) -> None:
+def test_networks_are_told_where_one_is_wanted(text: str, sentence: str) -> None:
     with pytest.raises(InputError) as error:
         registry.build(text, "model")
-    assert f"unknown network: expected one that is registered, {told}" in str(error.value)
+    assert f"unknown network: expected one that is registered, {sentence}" in str(error.value)
+
+
+def test_a_name_that_is_not_known_is_told_with_the_folder_of_a_new_one() -> None:
+    with pytest.raises(InputError, match=r"did you mean linf.*; a new one is a file in medseg_attack/threat/balls$"):
+        registry.build("lnf", "ball")
+
+
+def test_a_function_without_options_is_itself_however_it_is_written() -> None:
+    assert registry.build("focal()", "objective") is registry.build("focal", "objective") is focal
+
+
+def test_arguments_are_named_by_their_fields_at_any_depth() -> None:
+    named = registry.named("best_of((restarts(pgd(linf, bce), 2), apgd))")
+    assert str(named) == "best_of(attacks=(restarts(attack=pgd(ball=linf, objective=bce), n=2), apgd))"
+    assert named.sets("objective")
+    assert not registry.named("sea(linf)").sets("objective")
+
+
+def test_the_tree_of_an_object_has_its_name_and_what_differs_from_its_defaults() -> None:
+    tree = registry.spec_of(PGD(ball=L2(0.5), objective=focal))
+    assert (tree.name, str(tree)) == ("pgd", "pgd(ball=l2(eps=0.5), objective=focal)")
+    assert registry.build(tree, "attack") == PGD(ball=L2(0.5), objective=focal)
+    with pytest.raises(TypeError, match="has no registered name"):
+        registry.spec_of(3)
 
 
 def test_a_name_cannot_be_taken_twice() -> None:

@@ -78,6 +78,13 @@ def test_what_others_follow_is_not_refused() -> None:
     controls = ["pgd", "noise", "clean", "uap_gaussian", "replay"]
     assert cells(Study(models=["m"], attacks=controls, losses=["toward(bce, erase)"], norm="l2"))
     assert cells(Study(models=["m"], attacks=["noise"], losses=["bce"]))
+    by_position = Study(models=["m"], attacks=["pgd(linf, ce)"], losses=["bce"])
+    assert [cell.loss for cell in cells(by_position)] == ["", "ce"]  # as by name
+
+
+def test_a_norm_in_a_string_is_none_of_the_attacks() -> None:
+    with pytest.raises(InputError, match=re.escape("got for_organ(cw, organ='linf'), which is one of l2")):
+        cells(Study(models=["m"], attacks=["for_organ(cw, organ='linf')"], norm="linf"))
 
 
 def test_a_variant_with_its_own_ball_has_its_own_noise() -> None:

@@ -1,1 +1,1 @@
-"""Without the model's gradient."""
+"""Black box: without the model's gradient."""

@@ -1,1 +1,1 @@
-"""Made of other attacks."""
+"""Composed: made of other attacks."""

@@ -1,1 +1,1 @@
-"""Gradients, in a ball."""
+"""Gradient: uphill along the model's gradient, within a ball."""

@@ -1,1 +1,1 @@
-"""The least change that succeeds."""
+"""Minimal: the least change that succeeds."""

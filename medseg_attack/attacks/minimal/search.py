@@ -17,7 +17,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import widen
-from medseg_attack.registry import spec
+from medseg_attack.registry import spec_of
 from medseg_attack.threat.goals.aim import Aim
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import Criterion
@@ -120,7 +120,7 @@ def check(attack: Any, *norms: str) -> None:
     Raises:
         InputError: its ball is of a norm that it does not search in, or it takes no step.
     """
-    kind = spec(attack.ball).partition("(")[0]
+    kind = spec_of(attack.ball).name
     if kind == "within":
         raise InputError(
             "expected attacks in a ball for --region, got one of the least change, which searches the whole image; "

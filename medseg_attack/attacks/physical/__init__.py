@@ -1,1 +1,1 @@
-"""What scanners and bodies do."""
+"""Physical: changes that scanners and bodies make."""

@@ -1,1 +1,1 @@
-"""One perturbation for all scans."""
+"""Universal: one perturbation for all scans."""

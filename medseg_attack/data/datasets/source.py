@@ -78,7 +78,7 @@ def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None 
     given = {name: value for name, value in (options or {}).items() if value}
     name, said = registry.parse_call(format_spec, "dataset")
     for option in given:
-        if not registry.takes(name, option) or option in said:
+        if not registry.find(name).takes(option) or option in said:
             got = "it is in --format, too" if option in said else "it has no such option"
             raise InputError(f"--{option}: expected an option of {format_spec}, got that {got}; drop --{option}")
     reader: Reader = replace(registry.build(format_spec, "dataset"), **given)
