@@ -47,7 +47,8 @@ def main() -> None:
             axis.set_visible(False)
         for one in craft(model, batch, attacks, [None] * len(attacks), seed=0):
             row, truth = axes[one.index + 1], moved(batch.target, one.flow, data.task.exclusive)
-            size = f"{args.attack[one.index]}\nof {one.ball.limit:g} {getattr(one.ball, 'unit', 'of the window')}"
+            unit = getattr(one.attack.ball, "unit", "") or "of the window"
+            size = f"{args.attack[one.index]}\nof {one.attack.ball.limit:g} {unit}"
             drawn(row, size, model, one.image, batch.image, truth)
             cause(row[2], one)
     figure.tight_layout()
@@ -58,15 +59,15 @@ def drawn(row: np.ndarray, title: str, model: Model, x: Image, image: Image, tru
     """The attacked image with outlines (truth solid, prediction dashed), and how it differs from the case."""
     with torch.no_grad():
         pred = model.decide(model(x))
-    row[0].imshow(x[0, 0], cmap="gray", vmin=0, vmax=1)
+    row[0].imshow(x[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
     for colour, k in zip(("gold", "cyan", "magenta", "lime"), model.task.scored, strict=False):
         for mask, style in ((truth, "solid"), (pred, "dashed")):
             if mask[0, k].any():
-                row[0].contour(mask[0, k].float(), [0.5], colors=colour, linestyles=style, linewidths=1)
+                row[0].contour(mask[0, k].float().numpy(), [0.5], colors=colour, linestyles=style, linewidths=1)
     row[0].set_title(title, fontsize=9)
     change = (x - image)[0, 0]
     most = max(float(change.abs().max()), 1e-6)
-    row[1].imshow(change, cmap="seismic", vmin=-most, vmax=most)
+    row[1].imshow(change.numpy(), cmap="seismic", vmin=-most, vmax=most)
     row[1].set_title(f"{COLUMNS[1]}, up to {most:.3f}", fontsize=9)
     for axis in row:
         axis.set_axis_off()
@@ -80,7 +81,7 @@ def cause(axis: "plt.Axes", found: Crafted) -> None:
         y, x = np.meshgrid(rows, columns, indexing="ij")
         longest = float(np.hypot(*flow).max())
         times = max(1, int(PIXELS_PER_ARROW / max(longest, 1e-6)))
-        axis.imshow(found.before[0, 0], cmap="gray", vmin=0, vmax=1, alpha=0.4)
+        axis.imshow(found.before[0, 0].numpy(), cmap="gray", vmin=0, vmax=1, alpha=0.4)
         axis.quiver(
             x + times * flow[1, y, x],
             y + times * flow[0, y, x],
@@ -97,7 +98,7 @@ def cause(axis: "plt.Axes", found: Crafted) -> None:
         axis.set_axis_off()
         return
     factor = torch.where(found.before > 0.02, found.image / found.before.clamp(min=0.02), 1.0)[0, 0]
-    shown = axis.imshow(factor, cmap="PiYG", vmin=0.5, vmax=1.5)
+    shown = axis.imshow(factor.numpy(), cmap="PiYG", vmin=0.5, vmax=1.5)
     axis.figure.colorbar(shown, ax=axis, shrink=0.8)
     axis.set_title("factor of each pixel", fontsize=9)
 
