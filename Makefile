@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/medattack
-ORACLE := .venv-oracle
+REFERENCES := .venv-references
 
-.PHONY: install demo test check slow oracle clean
+.PHONY: install demo test check slow references clean
 
 install: $(VENV)/.installed
 demo: $(VENV)/.installed
@@ -19,10 +19,10 @@ check: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-oracle: $(ORACLE)/.installed
-	$(ORACLE)/bin/python -m medseg_attack selftest --oracle torchattacks,adv_lib,foolbox
+references: $(REFERENCES)/.installed
+	$(REFERENCES)/bin/python -m medseg_attack selftest --against torchattacks,adv_lib,foolbox
 clean:
-	rm -rf $(VENV) $(ORACLE)
+	rm -rf $(VENV) $(REFERENCES)
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "expected Python 3.11 or newer; run make PYTHON=python3.12"; exit 2; }
@@ -41,10 +41,10 @@ $(VENV)/.lint: $(VENV)/.test
 
 # The libraries that attacks are compared with pin packages of 2020: they stand in an environment of their own, which
 # looks up what it lacks (torch) in the other. One of their dependencies cannot be built by a newer setuptools.
-$(ORACLE)/.installed: $(VENV)/.installed
-	$(BIN)/python -m venv $(ORACLE)
-	echo "import site; site.addsitedir('$$(cd $(VENV)/lib/python*/site-packages && pwd)')" > $(ORACLE)/beside.pth
-	mv $(ORACLE)/beside.pth $(ORACLE)/lib/python*/site-packages/
-	echo 'setuptools<81' > $(ORACLE)/constraints.txt
-	PIP_CONSTRAINT=$(ORACLE)/constraints.txt $(ORACLE)/bin/python -m pip install --quiet '.[oracle]'
+$(REFERENCES)/.installed: $(VENV)/.installed
+	$(BIN)/python -m venv $(REFERENCES)
+	echo "import site; site.addsitedir('$$(cd $(VENV)/lib/python*/site-packages && pwd)')" > $(REFERENCES)/beside.pth
+	mv $(REFERENCES)/beside.pth $(REFERENCES)/lib/python*/site-packages/
+	echo 'setuptools<81' > $(REFERENCES)/constraints.txt
+	PIP_CONSTRAINT=$(REFERENCES)/constraints.txt $(REFERENCES)/bin/python -m pip install --quiet '.[references]'
 	@touch $@

@@ -1,6 +1,6 @@
 """Are our attacks as strong as those of other libraries at equal gradient evaluations on the same small model?
 
-    python benchmarks/attack_strength.py            # in an environment with the extra `oracle`
+    python benchmarks/attack_strength.py            # in an environment with the extra `references`
 
 The libraries attack classifiers, so the model is one: stripes of four directions under noise, trained here in seconds.
 We see its logits on every pixel, they once per image; both sides get the same images, budgets and cross-entropy.

@@ -2,7 +2,7 @@
 
     TORCHDYNAMO_DISABLE=1 python benchmarks/attack_strength_minimal.py
 
-in an environment with the extra `oracle`. Segmentation attacks meet a network that finds discs, squares and bars,
+in an environment with the extra `references`. Segmentation attacks meet a network that finds discs, squares and bars,
 trained here in seconds; C&W, DeepFool and JSMA, which the libraries have for classifiers alone, a classifier whose one
 answer we see on every pixel. Success: 99 % of the pixels are background, or another class; of JSMA, the first class.
 Both sides' finds are judged here: share of images, median size among the images that both sides broke, and the

@@ -29,7 +29,7 @@ _SHAPE = (3, 1, 24, 20)
 
 
 class WrongError(Exception):
-    """A check came out otherwise; the text says how far apart the two sides are."""
+    """The two sides of a check differ; the text says by how much."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def run(checks: Sequence[Callable[[], None]] | None = None) -> Iterator[Outcome]:
-    """The outcome of each check; whatever a check raises is its problem."""
+    """Outcomes of the checks, one by one; whatever a check raises is its problem."""
     for check in CHECKS if checks is None else checks:
         start = time.perf_counter()
         try:
@@ -55,13 +55,13 @@ def run(checks: Sequence[Callable[[], None]] | None = None) -> Iterator[Outcome]
         yield Outcome(check.__name__, compared, problem, time.perf_counter() - start)
 
 
-def same(found: Tensor, expected: Tensor, what: str, tolerance: float = 1e-9) -> None:
+def same(result: Tensor, expected: Tensor, what: str, tolerance: float = 1e-9) -> None:
     """Raises `WrongError` unless the tensors agree in shape and, entry by entry, within the tolerance."""
-    if found.shape != expected.shape:
-        raise WrongError(f"{what}: expected the shape {tuple(expected.shape)}, got {tuple(found.shape)}")
-    apart = (found.double() - expected.double()).abs().max().item()
-    if not apart <= tolerance:  # NaN is wrong, too
-        raise WrongError(f"{what}: up to {apart:.3g} apart")
+    if result.shape != expected.shape:
+        raise WrongError(f"{what}: expected the shape {tuple(expected.shape)}, got {tuple(result.shape)}")
+    distance = (result.double() - expected.double()).abs().max().item()
+    if not distance <= tolerance:  # NaN is wrong, too
+        raise WrongError(f"{what}: up to {distance:.3g} apart")
 
 
 def oracle(name: str = "oracle", exclusive: bool = False) -> Model:
@@ -78,7 +78,7 @@ def images(spread: float = 0.5) -> Tensor:
 
 
 def attacked(text: str, model: Model, image: Tensor, target: Mask | None = None) -> Adversarial:
-    """What a registered attack makes of the images; by default the model's own answer is the truth."""
+    """The result of a registered attack on the images; by default the model's own answer is the truth."""
     attack: Attack = registry.build(text, "attack")
     return attack(model, image, model.decide(model(image)) if target is None else target, SEEDS)
 
@@ -108,9 +108,9 @@ def l2_step() -> None:
     model, image = oracle(), images(0.2)
     step = 0.5 / math.sqrt(image[0].numel())
     expected = image + step * torch.where(image >= 0.5, -1.0, 1.0)
-    found = attacked("fgsm(l2(0.5), margin)", model, image)
-    same(found.image, expected, "image")
-    same(found.size, torch.full((3,), 0.5), "size")
+    result = attacked("fgsm(l2(0.5), margin)", model, image)
+    same(result.image, expected, "image")
+    same(result.size, torch.full((3,), 0.5), "size")
 
 
 def l2_optimum() -> None:
@@ -118,9 +118,9 @@ def l2_optimum() -> None:
     model, image = oracle(), images(0.2)
     target = model.decide(model(image))
     margin: Objective = registry.build("margin", "objective")
-    found = attacked("pgd(l2(0.5), margin, steps=40, keep_worst=False)", model, image)
+    result = attacked("pgd(l2(0.5), margin, steps=40, keep_worst=False)", model, image)
     optimum = margin(model(image), target) + 10 * 0.5 / math.sqrt(image[0].numel())
-    same(margin(model(found.image), target), optimum, "margin", 1e-6)
+    same(margin(model(result.image), target), optimum, "margin", 1e-6)
 
 
 def adjoint_of_a_blur() -> None:
@@ -186,8 +186,8 @@ def objective_slopes() -> None:
     for name, slope in expected.items():
         z = m.clone().view(-1, 1, 1, 1).requires_grad_()
         objective: Objective = registry.build(name, "objective")
-        (found,) = torch.autograd.grad(objective(z, torch.ones_like(z, dtype=torch.bool), 0.0).sum(), z)
-        same(found.flatten(), slope, name)
+        (result,) = torch.autograd.grad(objective(z, torch.ones_like(z, dtype=torch.bool), 0.0).sum(), z)
+        same(result.flatten(), slope, name)
 
 
 def objective_values() -> None:
@@ -196,17 +196,17 @@ def objective_values() -> None:
     z = torch.cat((z, -z))
     target = torch.tensor([1, 1, 0, 0, 1, 0], dtype=torch.bool).view(1, 1, 2, 3).expand(2, -1, -1, -1)
     for name, values in VALUES.items():
-        found = registry.build(name, "objective")(z, target, 0.0)
-        same(found, torch.tensor(values, dtype=torch.float64), name, 1e-6)
+        result = registry.build(name, "objective")(z, target, 0.0)
+        same(result, torch.tensor(values, dtype=torch.float64), name, 1e-6)
 
 
 def softmax_as_log_odds() -> None:
     """sigmoid of the log-odds of a softmax head: softmax, for logits up to +-90."""
     rng = torch.Generator().manual_seed(1)
     logits = 30 * torch.randn(4, 5, 6, 7, generator=rng, dtype=torch.float64)
-    found = softmax_log_odds(logits)
-    same(torch.sigmoid(found), logits.softmax(1), "probability", 1e-12)
-    same(found.argmax(1), logits.argmax(1), "winner")
+    result = softmax_log_odds(logits)
+    same(torch.sigmoid(result), logits.softmax(1), "probability", 1e-12)
+    same(result.argmax(1), logits.argmax(1), "winner")
 
 
 def empty_budget() -> None:
@@ -223,10 +223,10 @@ def the_worst_is_kept() -> None:
     target = model.decide(model(image)).roll(2, 3)
     before = harm(model.decide(model(image)), target).double()
     for steps in (1, 3, 9):
-        found = PGD(Linf(EPS), steps=steps)(model, image, target, SEEDS).harm
-        if not (found >= before).all():
+        result = PGD(Linf(EPS), steps=steps)(model, image, target, SEEDS).harm
+        if not (result >= before).all():
             raise WrongError(f"{steps} steps do less harm than before")
-        before = found
+        before = result
     small = Adversarial(image[:2], torch.tensor([0.5, 0.2]), torch.tensor([0.1, 0.1]))
     large = replace(small, harm=torch.tensor([0.5, 0.3]), size=torch.tensor([0.2, 0.2]))
     same((large | small).size, torch.tensor([0.1, 0.2]), "merged", 0.0)
@@ -258,8 +258,8 @@ def stored_images() -> None:
     target = images().roll(5, 3) > 0.6
     weights = torch.cos(torch.arange(image[0].numel(), dtype=torch.float64)).view_as(image[:1])
     for text, values in GOLDEN.items():
-        found = attacked(text, model, image, target).image
-        same(((found - image) * weights).flatten(1).sum(1), torch.tensor(values, dtype=torch.float64), text, 1e-6)
+        result = attacked(text, model, image, target).image
+        same(((result - image) * weights).flatten(1).sum(1), torch.tensor(values, dtype=torch.float64), text, 1e-6)
 
 
 @dataclass(frozen=True)

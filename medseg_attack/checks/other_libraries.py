@@ -21,7 +21,7 @@ from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.registry import build
 from medseg_attack.types import Image, LogOdds, Mask, Task
 
-EPS, LENGTH, STEPS, SIZE = 0.03, 0.4, 5, 0.25  # of linf, of l2, of all; of a step, as a fraction of the budget
+EPS, LENGTH, STEPS, SIZE = 0.03, 0.4, 5, 0.25  # radius in linf, in l2; steps; a step per radius
 
 
 TOLERANCE = 1e-9  # of a pixel; lengths are kept from 0 by different small numbers, which leaves 1.4e-10
@@ -34,18 +34,18 @@ Iterates = list[Tensor]
 
 
 class Classifier(nn.Module):
-    """Two convolutions and a mean over the image; it keeps what it was shown with gradients."""
+    """Two convolutions and a mean over the image; it keeps the images at which a gradient is taken."""
 
     def __init__(self) -> None:
         super().__init__()
         rng = torch.Generator().manual_seed(3)
         self.first = nn.Parameter(torch.randn(6, 1, 3, 3, generator=rng, dtype=torch.float64))
         self.last = nn.Parameter(torch.randn(CLASSES, 6, 3, 3, generator=rng, dtype=torch.float64))
-        self.shown: Iterates = []
+        self.images: Iterates = []
 
     def forward(self, image: Tensor) -> Tensor:
         if image.requires_grad:
-            self.shown.append(image.detach().clone())
+            self.images.append(image.detach().clone())
         hidden = torch.tanh(nn.functional.conv2d(image - 0.5, self.first, padding=1))
         return nn.functional.conv2d(hidden, self.last, padding=1).mean((2, 3))
 
@@ -79,19 +79,19 @@ def ours(text: str) -> Iterates:
     image, labels = scene()
     net = Classifier()
     target = nn.functional.one_hot(labels, CLASSES).bool()[:, :, None, None].expand(-1, -1, *image.shape[2:])
-    found = build(text, "attack")(OneClass(net), image, target, (1, 2, 3, 4))
-    return [*net.shown, found.image]
+    result = build(text, "attack")(OneClass(net), image, target, (1, 2, 3, 4))
+    return [*net.images, result.image]
 
 
 Theirs = Callable[[Classifier, Tensor, Tensor], Tensor | None]
 
 
 def theirs(attack: Theirs) -> Iterates:
-    """The same of another library's attack; one that does not return its last image is given a step more."""
+    """The images that another library's attack goes through; one that returns no last image is given a step more."""
     image, labels = scene()
     net = Classifier()
     last = attack(net, image, labels)
-    return net.shown if last is None else [*net.shown, last.detach()]
+    return net.images if last is None else [*net.images, last.detach()]
 
 
 def _torchattacks() -> dict[str, Theirs]:
@@ -112,10 +112,10 @@ def _adv_lib() -> dict[str, Theirs]:
     library: Any = importlib.import_module("adv_lib.attacks")
 
     def attack(steps: int, size: float) -> Theirs:
-        def shown(net: Classifier, x: Tensor, y: Tensor) -> None:  # it returns the best image, not the last
+        def without_last(net: Classifier, x: Tensor, y: Tensor) -> None:  # it returns the best image, not the last
             library.pgd_linf(net, x, y, EPS, steps=steps + 1, random_init=False, relative_step_size=size)
 
-        return shown
+        return without_last
 
     return {FGSM: attack(1, 1.0), BIM: attack(STEPS, SIZE), PGD: attack(STEPS, SIZE)}
 
@@ -125,21 +125,21 @@ def _foolbox() -> dict[str, Theirs]:
     plain = {"random_start": False}
 
     def attack(make: Any, eps: float) -> Theirs:
-        def last(net: Classifier, x: Tensor, y: Tensor) -> Tensor:
+        def with_last(net: Classifier, x: Tensor, y: Tensor) -> Tensor:
             model = library.PyTorchModel(net.eval(), bounds=(0, 1))
             moved: Tensor = make.run(model, x, library.criteria.Misclassification(y), epsilon=eps)
             return moved
 
-        return last
+        return with_last
 
-    made = library.attacks
+    attacks = library.attacks
     small, small_l2 = {"abs_stepsize": SIZE * EPS, "steps": STEPS}, {"abs_stepsize": SIZE * LENGTH, "steps": STEPS}
     return {
-        FGSM: attack(made.LinfFastGradientAttack(**plain), EPS),
-        BIM: attack(made.LinfBasicIterativeAttack(**small, **plain), EPS),
-        PGD: attack(made.LinfPGD(**small, **plain), EPS),
-        FGSM_L2: attack(made.L2FastGradientAttack(**plain), LENGTH),
-        PGD_L2: attack(made.L2PGD(**small_l2, **plain), LENGTH),
+        FGSM: attack(attacks.LinfFastGradientAttack(**plain), EPS),
+        BIM: attack(attacks.LinfBasicIterativeAttack(**small, **plain), EPS),
+        PGD: attack(attacks.LinfPGD(**small, **plain), EPS),
+        FGSM_L2: attack(attacks.L2FastGradientAttack(**plain), LENGTH),
+        PGD_L2: attack(attacks.L2PGD(**small_l2, **plain), LENGTH),
     }
 
 
@@ -188,7 +188,7 @@ def comparisons(names: Sequence[str]) -> list[Callable[[], None]]:
             raise InputError(f"expected a library to compare with, got {name!r}; {nearest(name, LIBRARIES)}")
         if importlib.util.find_spec(name) is None:
             raise InputError(
-                f"expected {name} to be installed for --oracle, got none; run 'pip install {PIP[name]}' in an "
+                f"expected {name} to be installed for --against, got none; run 'pip install {PIP[name]}' in an "
                 "environment of its own, since these libraries pin old packages"
             )
     return [_check(name, text, attack) for name in names for text, attack in LIBRARIES[name]().items()]
@@ -196,10 +196,10 @@ def comparisons(names: Sequence[str]) -> list[Callable[[], None]]:
 
 def _check(name: str, text: str, attack: Theirs) -> Callable[[], None]:
     def compare() -> None:
-        found, expected = ours(text), theirs(attack)
-        if len(found) != len(expected):
-            raise AssertionError(f"{len(found)} iterates of ours, {len(expected)} of {name}")
-        for step, (x, other) in enumerate(zip(found, expected, strict=True)):
+        iterates, expected = ours(text), theirs(attack)
+        if len(iterates) != len(expected):
+            raise AssertionError(f"{len(iterates)} iterates of ours, {len(expected)} of {name}")
+        for step, (x, other) in enumerate(zip(iterates, expected, strict=True)):
             same(x, other, f"iterate {step}", TOLERANCE)
 
     compare.__name__ = f"{name}_{text.partition('(')[0]}_{'l2' if 'l2(' in text else 'linf'}"

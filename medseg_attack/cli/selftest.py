@@ -10,22 +10,21 @@ from medseg_attack.cli.terminal import FAILED, Json
 
 @terminal.command
 def selftest(
-    oracle: Annotated[
+    against: Annotated[
         str, typer.Option(help="Compare with other libraries, too: torchattacks, adv_lib, foolbox.", show_default=False)
     ] = "",
     json: Json = False,
 ) -> None:
     """Check attacks, balls and objectives against closed forms and stored values; exit code 1 if one is off.
 
-    Example: medattack selftest --oracle torchattacks,adv_lib,foolbox
+    Example: medattack selftest --against torchattacks,adv_lib,foolbox
     """
     from dataclasses import asdict
 
-    from medseg_attack.checks import installation as checks
-    from medseg_attack.checks import other_libraries as oracles
+    from medseg_attack.checks import installation, other_libraries
 
-    names = [name.strip() for name in oracle.split(",") if name.strip()]
-    outcomes = list(checks.run([*checks.CHECKS, *oracles.comparisons(names)]))
+    names = [name.strip() for name in against.split(",") if name.strip()]
+    outcomes = list(installation.run([*installation.CHECKS, *other_libraries.comparisons(names)]))
     if json:
         terminal.print_json({"checks": [asdict(one) for one in outcomes]})
     else:

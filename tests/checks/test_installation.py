@@ -14,7 +14,7 @@ from medseg_attack.attacks.gradient import pgd as gradient
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.gradient.wang2024 import Blend
 from medseg_attack.checks import installation as selftest
-from medseg_attack.checks import other_libraries as oracles
+from medseg_attack.checks import other_libraries
 from medseg_attack.cli import app
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives import losses as objectives
@@ -122,38 +122,38 @@ def test_nan_is_not_the_same() -> None:
         selftest.same(torch.tensor([float("nan")]), torch.tensor([0.0]), "x")
 
 
-def test_an_oracle_that_is_not_known_or_not_installed_is_named(monkeypatch: Patch) -> None:
-    result = CliRunner().invoke(app, ["selftest", "--oracle", "folbox"])
+def test_a_library_that_is_not_known_or_not_installed_is_named(monkeypatch: Patch) -> None:
+    result = CliRunner().invoke(app, ["selftest", "--against", "folbox"])
     assert result.exit_code == 2
     assert "did you mean foolbox?" in " ".join(result.stderr.split())
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    result = CliRunner().invoke(app, ["selftest", "--oracle", "adv_lib"])
+    result = CliRunner().invoke(app, ["selftest", "--against", "adv_lib"])
     assert result.exit_code == 2
     assert "pip install adv-lib" in " ".join(result.stderr.split())
 
 
-@pytest.mark.parametrize("name", oracles.LIBRARIES)
+@pytest.mark.parametrize("name", other_libraries.LIBRARIES)
 def test_other_libraries_go_the_same_way(name: str) -> None:
     if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed; pip install '.[oracle]' in an environment of its own")
-    for compare in oracles.comparisons([name]):
+        pytest.skip(f"{name} is not installed; pip install '.[references]' in an environment of its own")
+    for compare in other_libraries.comparisons([name]):
         compare()
 
 
 def test_the_comparison_sees_every_iterate_and_a_difference(monkeypatch: Patch) -> None:
     """A library that is written here: textbook steps agree, a blended one does not."""
 
-    def textbook(net: oracles.Classifier, image: Tensor, labels: Tensor) -> Tensor:
+    def textbook(net: other_libraries.Classifier, image: Tensor, labels: Tensor) -> Tensor:
         x = image
-        for _ in range(oracles.STEPS):
+        for _ in range(other_libraries.STEPS):
             x = x.detach().requires_grad_()
             (grad,) = torch.autograd.grad(torch.nn.functional.cross_entropy(net(x), labels), x)
-            x = x.detach() + oracles.SIZE * oracles.EPS * grad.sign()
-            x = x.clamp(image - oracles.EPS, image + oracles.EPS).clamp(0, 1)
+            x = x.detach() + other_libraries.SIZE * other_libraries.EPS * grad.sign()
+            x = x.clamp(image - other_libraries.EPS, image + other_libraries.EPS).clamp(0, 1)
         return x
 
-    compare = oracles._check("textbook", oracles.BIM, textbook)
-    assert len(oracles.ours(oracles.BIM)) == oracles.STEPS + 1
+    compare = other_libraries._check("textbook", other_libraries.BIM, textbook)
+    assert len(other_libraries.ours(other_libraries.BIM)) == other_libraries.STEPS + 1
     compare()
     monkeypatch.setattr(Linf, "step", Blend.step)
     with pytest.raises(selftest.WrongError, match="iterate 1"):
