@@ -12,6 +12,7 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,12 +47,12 @@ class Stripes(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         self.forwards += 1
-        logits = self.layers(image).mean((2, 3))
+        logits: Tensor = self.layers(image).mean((2, 3))
         if logits.requires_grad:
-            logits.register_hook(self._counted)
+            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
         return logits
 
-    def _counted(self, grad: Tensor) -> None:
+    def _count(self, grad: Tensor) -> None:
         self.backwards += 1
 
 
@@ -91,7 +92,7 @@ def trained(rng: torch.Generator) -> Stripes:
     for _ in range(250):
         image, labels = stripes(64, rng)
         optimiser.zero_grad()
-        nn.functional.cross_entropy(net(image), labels).backward()
+        nn.functional.cross_entropy(net(image), labels).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return net.eval().requires_grad_(False)
 
@@ -203,19 +204,18 @@ class Scene:
             return (self.net(found).argmax(1) != self.labels).float().mean().item(), *passes
 
 
+def image_of(attack: Attack, scene: Scene, target: Mask) -> Image:
+    return attack(OneClass(scene.net), scene.image, target, list(range(len(scene.image)))).image
+
+
 def compared(pair: Pair, scene: Scene) -> tuple[list[float], list[float], list[str]]:
     ours, theirs, passes = [], [], []
     target = nn.functional.one_hot(scene.labels, CLASSES).bool()[:, :, None, None].expand(-1, -1, SIZE, SIZE)
-    seeds = list(range(len(scene.image)))
     for eps in pair.budgets:
         torch.manual_seed(0)  # theirs draw from the global generator
-        of_theirs, forwards, backwards = scene.lost(
-            lambda eps=eps: pair.theirs(scene.net, scene.image, scene.labels, eps)
-        )
+        of_theirs, forwards, backwards = scene.lost(partial(pair.theirs, scene.net, scene.image, scene.labels, eps))
         attack = pair.ours(pair.ball(eps), max(backwards, 1))
-        of_ours, our_forwards, our_backwards = scene.lost(
-            lambda attack=attack: attack(OneClass(scene.net), scene.image, target, seeds).image
-        )
+        of_ours, our_forwards, our_backwards = scene.lost(partial(image_of, attack, scene, target))
         ours.append(of_ours)
         theirs.append(of_theirs)
         passes.append(f"{our_backwards}/{backwards}" if backwards else f"{our_forwards}/{forwards}")

@@ -38,7 +38,7 @@ class Counted(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.net(image)
         if out.requires_grad:
-            out.register_hook(self._count)
+            out.register_hook(self._count)  # type: ignore[no-untyped-call]
         return out
 
     def _count(self, grad: Tensor) -> None:
@@ -71,7 +71,7 @@ def trained() -> nn.Module:
     for step in range(200):
         image, labels = shapes(16, step)
         optimiser.zero_grad()
-        functional.cross_entropy(net(image), labels).backward()
+        functional.cross_entropy(net(image), labels).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     return net.eval().requires_grad_(False)
 
@@ -184,8 +184,9 @@ class Library:
         return found
 
 
-def sizes(found: Tensor, image: Tensor, norm: float) -> Tensor:
-    return (found - image).flatten(1).norm(p=norm, dim=1)
+def sizes(x: Tensor, image: Tensor, norm: float) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm((x - image).flatten(1), norm, dim=1)
+    return length
 
 
 def fought(duel: Duel, library: Library, net: nn.Module) -> tuple[list[tuple[float, int]], list[Tensor]]:

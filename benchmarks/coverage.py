@@ -60,8 +60,8 @@ COHORTS = {
 def by_patient(study: Study) -> tuple[Array, Array]:
     """Sums of Dice and numbers of scans, (patients, organs)."""
     dice, patient = study
-    sums = np.stack([np.bincount(patient, of_organ) for of_organ in dice.T], axis=1)
-    return sums, np.broadcast_to(np.bincount(patient)[:, None], sums.shape).astype(float)
+    sums = np.stack([np.bincount(patient, organ) for organ in dice.T], axis=1).astype(np.float64)
+    return sums, np.broadcast_to(np.bincount(patient)[:, None], sums.shape).astype(np.float64)
 
 
 def mean(sums: Array, counts: Array) -> float:

@@ -7,23 +7,16 @@ of truth and prediction.
 import argparse
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
 import torch
 
 from medseg_attack import registry
-from medseg_attack.data.prepared.reading import open_prepared
-from medseg_attack.evaluation.crafting import Crafted, craft
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
+from medseg_attack.evaluation.crafting import craft
 from medseg_attack.models.checkpoints import load
-from medseg_attack.models.segmodel import frozen
+from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.flows import moved
-from medseg_attack.types import Batch, Image, Mask, Model
-
-COLUMNS = ("attacked, with truth and prediction", "difference", "what did it")
-PIXELS_PER_ARROW = 10
+from medseg_attack.report.figures import Panel, gallery
+from medseg_attack.types import Batch, Case, Flow, Image, informed
 
 
 def main() -> None:
@@ -35,72 +28,36 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("gallery.png"))
     args = parser.parse_args()
     data = open_prepared(args.data)
-    cases = [data.read(ref) for ref in data.refs("test") if args.case in (None, ref.id)]
-    case = max(cases, key=lambda one: int(one.target[list(data.task.scored)].sum()))
-    batch = Batch.of([case])
-    attacks = [registry.build(text, "attack") for text in args.attack]
-    model = load(args.model, data.task, torch.device("cpu"))
-    figure, axes = plt.subplots(len(attacks) + 1, 3, figsize=(10, 3.4 * (len(attacks) + 1)), squeeze=False)
+    draw(data, load(args.model, data.task, torch.device("cpu")), args.attack, pick(data, args.case), args.out)
+
+
+def pick(data: Prepared, case_id: str | None) -> Case:
+    """The case of the test split with that id; without an id the one with most organ pixels."""
+    cases = [data.read(ref) for ref in data.refs("test") if case_id in (None, ref.id)]
+    if not cases:
+        raise SystemExit(f"expected a case of the test split, got {case_id!r}; leave out --case for the largest organs")
+    return max(cases, key=lambda case: int(case.target[list(data.task.scored)].sum()))
+
+
+def draw(data: Prepared, model: SegModel, texts: list[str], case: Case, file: Path) -> None:
+    """Attacks the case and draws the results into `file`."""
+    batch, scored = Batch.of([case]), list(data.task.scored)
+    model = informed(model, batch.cases)
+
+    def panel(title: str, image: Image, before: Image, flow: Flow | None = None) -> Panel:
+        truth = moved(batch.target, flow, data.task.exclusive)
+        with torch.no_grad():
+            prediction = model.decide(model(image))
+        masks = truth[0, scored].numpy(), prediction[0, scored].numpy()
+        arrow = None if flow is None else flow[0].numpy()
+        return Panel(title, image[0, 0].numpy(), *masks, batch.image[0, 0].numpy(), before[0, 0].numpy(), arrow)
+
+    attacks = [registry.build(text, "attack") for text in texts]
+    clean = panel(case.id, batch.image, batch.image)
     with frozen(model):
-        drawn(axes[0], case.id, model, batch.image, batch.image, batch.target)
-        for axis in axes[0, 1:]:
-            axis.set_visible(False)
-        for one in craft(model, batch, attacks, [None] * len(attacks), seed=0):
-            row, truth = axes[one.index + 1], moved(batch.target, one.flow, data.task.exclusive)
-            unit = getattr(one.attack.ball, "unit", "") or "of the window"
-            size = f"{args.attack[one.index]}\nof {one.attack.ball.limit:g} {unit}"
-            drawn(row, size, model, one.image, batch.image, truth)
-            cause(row[2], one)
-    figure.tight_layout()
-    figure.savefig(args.out, dpi=90)
-
-
-def drawn(row: np.ndarray, title: str, model: Model, x: Image, image: Image, truth: Mask) -> None:
-    """The attacked image with outlines (truth solid, prediction dashed), and how it differs from the case."""
-    with torch.no_grad():
-        pred = model.decide(model(x))
-    row[0].imshow(x[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
-    for colour, k in zip(("gold", "cyan", "magenta", "lime"), model.task.scored, strict=False):
-        for mask, style in ((truth, "solid"), (pred, "dashed")):
-            if mask[0, k].any():
-                row[0].contour(mask[0, k].float().numpy(), [0.5], colors=colour, linestyles=style, linewidths=1)
-    row[0].set_title(title, fontsize=9)
-    change = (x - image)[0, 0]
-    most = max(float(change.abs().max()), 1e-6)
-    row[1].imshow(change.numpy(), cmap="seismic", vmin=-most, vmax=most)
-    row[1].set_title(f"{COLUMNS[1]}, up to {most:.3f}", fontsize=9)
-    for axis in row:
-        axis.set_axis_off()
-
-
-def cause(axis: "plt.Axes", found: Crafted) -> None:
-    """The movement as arrows (where a pixel's content came from is their tail), else the factor of each pixel."""
-    if found.flow is not None:
-        flow = found.flow[0].numpy()
-        rows, columns = (np.arange(PIXELS_PER_ARROW // 2, n, PIXELS_PER_ARROW) for n in flow.shape[1:])
-        y, x = np.meshgrid(rows, columns, indexing="ij")
-        longest = float(np.hypot(*flow).max())
-        times = max(1, int(PIXELS_PER_ARROW / max(longest, 1e-6)))
-        axis.imshow(found.before[0, 0].numpy(), cmap="gray", vmin=0, vmax=1, alpha=0.4)
-        axis.quiver(
-            x + times * flow[1, y, x],
-            y + times * flow[0, y, x],
-            -times * flow[1, y, x],
-            -times * flow[0, y, x],
-            color="tab:red",
-            angles="xy",
-            scale_units="xy",
-            scale=1,
-            width=0.004,
-        )
-        drawn_larger = f", drawn {times} times as long" if times > 1 else ""
-        axis.set_title(f"movement, up to {longest:.1f} pixels{drawn_larger}", fontsize=9)
-        axis.set_axis_off()
-        return
-    factor = torch.where(found.before > 0.02, found.image / found.before.clamp(min=0.02), 1.0)[0, 0]
-    shown = axis.imshow(factor.numpy(), cmap="PiYG", vmin=0.5, vmax=1.5)
-    axis.figure.colorbar(shown, ax=axis, shrink=0.8)
-    axis.set_title("factor of each pixel", fontsize=9)
+        results = sorted(craft(model, batch, attacks, [None] * len(attacks), seed=0), key=lambda result: result.index)
+        panels = [panel(texts[each.index], each.image, each.before, each.flow) for each in results]
+    gallery(clean, panels, [data.task.classes[k] for k in scored], file)
 
 
 if __name__ == "__main__":

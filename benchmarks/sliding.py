@@ -53,7 +53,7 @@ def step(model: SegModel, image: Tensor) -> Callable[[], Tensor]:
     return run
 
 
-def measured(kind: str, slices: int, side: int, window: int, device: torch.device) -> dict[str, float]:
+def measure(kind: str, slices: int, side: int, window: int, device: torch.device) -> dict[str, float]:
     """One step, after one on a single window that pays for what later ones have."""
     torch.manual_seed(0)
     net, size = DynUNet()(3, 1, 2, ()), (window,) * 3
@@ -80,7 +80,7 @@ def main() -> None:
     options.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.kind:
-        print(json.dumps(measured(given.kind, *given.slices, given.side, given.window, pick_device(given.device))))
+        print(json.dumps(measure(given.kind, given.slices[0], given.side, given.window, pick_device(given.device))))
         return
     print("| scan | " + " | ".join(f"{kind}, MB | s" for kind in KINDS) + " |")
     print("| --- |" + " ---: |" * 2 * len(KINDS))

@@ -10,6 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -79,7 +80,7 @@ def main() -> None:
         for text in ATTACKS:
             attack = registry.build(text, "attack")
             counted = attack_chunk(model, [one], [attack])[0].rows
-            seconds = median_seconds(lambda attack=attack: attack_chunk(model, [one], [attack]), device)
+            seconds = median_seconds(partial(attack_chunk, model, [one], [attack]), device)
             floor = (counted[0].forwards + 2) * plain["forward"] + counted[0].backwards * plain["backward"]
             rows.append(
                 {

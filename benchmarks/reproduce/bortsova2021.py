@@ -103,7 +103,7 @@ def read(runs: Path) -> pd.DataFrame:
     table = cases.groupby(["run", "group"], sort=False)[["dice_clean", "dice_adv"]].mean().reset_index()
     table["attack"] = table["run"].map(heads["attack"])
     table["eps"] = table["run"].map(heads["eps"])
-    table["target"] = table["run"].map(lambda run: re.search(r"unet-(\w+)-target", target_of(run))[1])  # type: ignore[index]
+    table["target"] = table["run"].map(lambda run: target_of(run).split("-")[1])
     more = pd.DataFrame([facts(label) for label in table["attack"]], index=table.index)
     # "fgsm" alone is a label of one step
     more.loc[table["attack"].str.startswith("fgsm"), "steps"] = "1"
@@ -163,10 +163,10 @@ def report(table: pd.DataFrame) -> str:
     for network, pre, of in WANTED:
         if of == "target":
             continue
-        one = {"network": network, "pre": pre, "of": of}
         row = [
-            f"{cell(table, t, **one)['dice_adv'].mean():.3f} | "
-            f"{cell(table, t, **one, kind='shuffled')['dice_adv'].mean():.3f} | {shown(ratio(table, t, **one))}"
+            f"{cell(table, t, network=network, pre=pre, of=of)['dice_adv'].mean():.3f} | "
+            f"{cell(table, t, network=network, pre=pre, of=of, kind='shuffled')['dice_adv'].mean():.3f} | "
+            + shown(ratio(table, t, network=network, pre=pre, of=of))
             for t in targets
         ]
         lines.append(f"| {network}, {pre}, {SAID[of]} | " + " | ".join(row) + " |")

@@ -94,7 +94,7 @@ def report(cases: pd.DataFrame, models: int) -> str:
     lines.append("\nDoes BCE take more Dice than the training loss (dice_focal)?\n")
     for swapped, order in ((False, "right order"), (True, "swapped")):
         for step in STEPS:
-            pair = (cell(cases, loss, swapped, step) for loss in ("bce", "dice_focal"))
+            pair = cell(cases, "bce", swapped, step), cell(cases, "dice_focal", swapped, step)
             lines.append(said(f"{order}, {step}", stronger(*pair)))
     lines.append("\nDoes the swap add to BCE's lead?\n")
     lines += [said(step, order_effect(cases, step)) for step in STEPS]

@@ -4,21 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from medseg_attack.errors import InputError
-from medseg_attack.files import whole
+from medseg_attack.report.figures import save
 
 
 def curve(summary: pd.DataFrame, file: Path) -> None:
     """Mean Dice over the budget, a line per model, attack and loss with its interval; controls are dashed."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    formats = ("png", "pdf", "svg")
-    if file.suffix.lower().lstrip(".") not in ("", *formats):
-        raise InputError(f"expected a file .{', .'.join(formats)} to draw, got {file}; change its ending")
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
     several = summary["model"].nunique() > 1
     for key, line in summary.groupby(["model", "attack", "loss"], sort=False):
         model, attack, loss = map(str, key)
@@ -41,6 +35,4 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    with whole(file) as part:
-        figure.savefig(part, format=file.suffix.lower().lstrip(".") or "png", dpi=150)
-    plt.close(figure)
+    save(figure, file)

@@ -1,0 +1,127 @@
+"""Pictures of what attacks do to one case, and how a figure is written. No torch in here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_attack.errors import InputError
+from medseg_attack.files import whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Pixels = NDArray[np.float32]
+Masks = NDArray[np.bool_]
+
+FORMATS = ("png", "pdf", "svg")
+COLOURS = ("gold", "cyan", "magenta", "lime", "orange", "deepskyblue")
+PIXELS_PER_ARROW = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One image with its masks, and how it came out of the untouched one.
+
+    Attributes:
+        image: (rows, columns), in [0, 1] of the window.
+        truth, prediction: (classes, rows, columns).
+        clean: the untouched image.
+        before: the untouched image after its anatomy moved; it is `clean` where nothing moves.
+        flow: (2, rows, columns), from each pixel to the place where its content came from, in pixels; None where
+            nothing moves.
+    """
+
+    title: str
+    image: Pixels
+    truth: Masks
+    prediction: Masks
+    clean: Pixels
+    before: Pixels
+    flow: Pixels | None = None
+
+
+def gallery(clean: Panel, attacked: Sequence[Panel], classes: Sequence[str], file: Path) -> None:
+    """Draws a case, and below it a row per attack: the image with outlines, the difference, and its cause.
+
+    Args:
+        classes: names of the masks, in their order.
+    """
+    from matplotlib.figure import Figure
+
+    n_rows = len(attacked) + 1
+    figure = Figure(figsize=(10, 3.4 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, 3, squeeze=False)
+    _outlines(axes[0, 0], clean)
+    _legend(axes[0, 1], classes)
+    for row, panel in zip(axes[1:], attacked, strict=True):
+        _outlines(row[0], panel)
+        _difference(row[1], panel)
+        _factor(row[2], panel) if panel.flow is None else _movement(row[2], panel.before, panel.flow)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    save(figure, file)
+
+
+def save(figure: "Figure", file: Path) -> None:
+    """Writes a figure; the ending of the file's name says the format, PNG if it has none.
+
+    Raises:
+        InputError: an ending of another format.
+    """
+    ending = file.suffix.lower().lstrip(".")
+    if ending not in ("", *FORMATS):
+        raise InputError(f"expected a file .{', .'.join(FORMATS)} to draw, got {file}; change its ending")
+    with whole(file) as part:
+        figure.savefig(part, format=ending or "png", dpi=150)
+
+
+def _outlines(axis: "Axes", panel: Panel) -> None:
+    """The image with the outlines of truth (solid) and prediction (dashed)."""
+    axis.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
+    for masks, style in ((panel.truth, "solid"), (panel.prediction, "dashed")):
+        for i, mask in enumerate(masks):
+            if mask.any() and not mask.all():
+                colour = COLOURS[i % len(COLOURS)]
+                axis.contour(mask.astype(float), [0.5], colors=colour, linestyles=style, linewidths=1)
+    axis.set_title(panel.title, fontsize=9)
+
+
+def _legend(axis: "Axes", classes: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(classes)]
+    lines += [Line2D([], [], color="0.3", label="truth"), Line2D([], [], color="0.3", ls="--", label="prediction")]
+    axis.legend(handles=lines, loc="center left", fontsize=9, frameon=False)
+
+
+def _difference(axis: "Axes", panel: Panel) -> None:
+    change = panel.image - panel.clean
+    most = max(float(np.abs(change).max()), 1e-6)
+    axis.imshow(change, cmap="seismic", vmin=-most, vmax=most)
+    axis.set_title(f"difference, up to {most:.3f}", fontsize=9)
+
+
+def _movement(axis: "Axes", before: Pixels, flow: Pixels) -> None:
+    """Arrows from where content came from to where it is."""
+    rows, columns = (np.arange(PIXELS_PER_ARROW // 2, n, PIXELS_PER_ARROW) for n in flow.shape[1:])
+    y, x = np.meshgrid(rows, columns, indexing="ij")
+    longest = float(np.hypot(*flow).max())
+    times = max(1, int(PIXELS_PER_ARROW / max(longest, 1e-6)))
+    dy, dx = times * flow[:, y, x]
+    axis.imshow(before, cmap="gray", vmin=0, vmax=1, alpha=0.4)
+    axis.quiver(x + dx, y + dy, -dx, -dy, color="tab:red", angles="xy", scale_units="xy", scale=1, width=0.004)
+    enlarged = f", drawn {times} times as long" if times > 1 else ""
+    axis.set_title(f"movement, up to {longest:.1f} pixels{enlarged}", fontsize=9)
+
+
+def _factor(axis: "Axes", panel: Panel) -> None:
+    """What each pixel was multiplied by; 1 where the image is nearly black."""
+    factor = np.where(panel.before > 0.02, panel.image / panel.before.clip(0.02), 1.0)
+    mapped = axis.imshow(factor, cmap="PiYG", vmin=0.5, vmax=1.5)
+    axis.get_figure().colorbar(mapped, ax=axis, shrink=0.8)  # type: ignore[union-attr]
+    axis.set_title("factor of each pixel", fontsize=9)
