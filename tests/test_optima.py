@@ -124,17 +124,6 @@ def test_with_half_of_the_budget_it_is_not(name: str) -> None:
 # objectives whose sign is not against every wrong entry where classes may overlap, and what they reach instead
 ORGANS_ALONE = ("bce_swapped", "ce", "focal_swapped")
 LESS = ("dice_focal_swapped", "dice_swapped", "exp_log_shukla2023", "medis_combined_shukla2023")
-SOFTMAX_ALONE = (
-    "balanced_ce",
-    "cosine_ce",
-    "dlr",
-    "js_softmax",
-    "margin_softmax",
-    "masked_ce",
-    "masked_spherical",
-    "progressive_ce",
-    "spherical",
-)
 PULLS_BOTH_WAYS = ("exp_log_shukla2023", "medis_combined_shukla2023")  # under a softmax, too
 
 
@@ -142,7 +131,7 @@ PULLS_BOTH_WAYS = ("exp_log_shukla2023", "medis_combined_shukla2023")  # under a
 @pytest.mark.parametrize("attack", ["pgd(steps=20, step_size=1/3, keep_worst=False)", "apgd(steps=20)"])
 @TASKS
 def test_every_objective_is_climbed_to_the_optimum(task: Task, attack: str, name: str) -> None:
-    if not task.exclusive and name in SOFTMAX_ALONE:
+    if not task.exclusive and registry.find(name).exclusive:
         return  # refused: test_objectives.py
     model, image = oracle(task), images()
     objective = registry.build(name, "objective")

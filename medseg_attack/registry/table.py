@@ -70,13 +70,19 @@ class Entry:
         make: a class, a factory, or a function that is used as it is.
         about: what an attack says of itself beyond its docstring.
         trained: whether a model brings its weights.
+        softmax: form of an objective per entry for classes that exclude each other; None: there the same one is used.
+        exclusive: whether an objective is for classes that exclude each other alone.
+        unweighted: the objective over all entries alike, of one that masks or weighs them.
     """
 
     name: str
     kind: str
     make: Callable[..., Any]
-    about: About
-    trained: bool
+    about: About = About()
+    trained: bool = False
+    softmax: Callable[..., Any] | None = None
+    exclusive: bool = False
+    unweighted: Callable[..., Any] | None = None
 
     @functools.cached_property
     def fields(self) -> Mapping[str, inspect.Parameter]:
@@ -176,11 +182,12 @@ entries: dict[str, Entry] = {}
 known_as: dict[Any, str] = {}
 
 
-def register(name: str, *, kind: str, about: About = About(), trained: bool = False) -> Callable[[F], F]:
+def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
     """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere.
 
     Args:
-        trained: of a model: it brings its weights, so that it can be attacked without a checkpoint.
+        facts: what else its `Entry` holds: `about` of an attack, `trained` of a model, `softmax`, `exclusive` and
+            `unweighted` of an objective.
     """
 
     def add(make: F) -> F:
@@ -189,7 +196,7 @@ def register(name: str, *, kind: str, about: About = About(), trained: bool = Fa
             raise ValueError(f"the name {name!r} is taken by {taken.make.__module__}.{taken.make.__qualname__}")
         if kind not in KINDS:
             raise ValueError(f"expected a kind among {', '.join(KINDS)}, got {kind!r}")
-        entries[name] = Entry(name, kind, make, about, trained)
+        entries[name] = Entry(name, kind, make, **facts)
         known_as[make] = name
         return make
 

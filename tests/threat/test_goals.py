@@ -21,7 +21,7 @@ from medseg_attack.threat.goals.masks import Erase, Grow, Shift, Shrink, Swap, a
 from medseg_attack.threat.goals.stored import AnotherPatient, FromFile
 from medseg_attack.threat.goals.toward import Toward
 from medseg_attack.threat.objectives.losses import bce, ce, margin
-from medseg_attack.threat.objectives.per_task import EXCLUSIVE_ONLY, for_task, progress_of
+from medseg_attack.threat.objectives.per_task import for_task, progress_of
 from medseg_attack.threat.objectives.weighted import REVERSED, cosine_bce, cosine_ce, masked_bce, progressive_ce
 from medseg_attack.types import Case, Mask, Stack, Task, Window
 
@@ -189,7 +189,7 @@ def test_toward_climbs_the_form_of_its_task() -> None:
 @pytest.mark.parametrize("progress", [0.0, 0.5])
 def test_what_weighs_entries_pushes_towards_a_goal_what_is_not_there_yet(name: str, progress: float) -> None:
     objective = registry.build(name, "objective")
-    task = ONE if objective in EXCLUSIVE_ONLY else FREE
+    task = ONE if registry.find(name).exclusive else FREE
     goal = drawing(["aab.bbbbbb"] if task.exclusive else ["aa.....bb."], task)
     model = registry.build("oracle", "model")(task).double().eval()
     log_odds = torch.randn(goal.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 3

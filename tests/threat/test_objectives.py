@@ -10,9 +10,19 @@ from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.threat.objectives.harm import harm
-from medseg_attack.threat.objectives.losses import bce, bce_dice, ce, dice_focal, focal, js, margin, soft_dice
-from medseg_attack.threat.objectives.per_task import EXCLUSIVE_ONLY, SOFTMAX_FORM, for_task
-from medseg_attack.threat.objectives.softmax import dlr, js_softmax, margin_softmax, spherical
+from medseg_attack.threat.objectives.losses import (
+    bce,
+    bce_dice,
+    ce,
+    dice_focal,
+    focal,
+    js,
+    js_softmax,
+    margin,
+    soft_dice,
+)
+from medseg_attack.threat.objectives.per_task import for_task, progress_of
+from medseg_attack.threat.objectives.softmax import dlr, margin_softmax, spherical
 from medseg_attack.threat.objectives.swapped import bce_swapped, dice_focal_swapped, dice_swapped, focal_swapped
 from medseg_attack.threat.objectives.weighted import (
     balanced_bce,
@@ -34,7 +44,7 @@ DETACHED = ("cosine_bce", "cosine_ce")  # their weights are no part of the gradi
 
 def truths(name: str, y: torch.Tensor) -> torch.Tensor:
     """Masks that the objective is for: one class per pixel where it compares classes."""
-    if registry.build(name, "objective") not in EXCLUSIVE_ONLY:
+    if not registry.find(name).exclusive:
         return y
     return torch.nn.functional.one_hot(y.long().argmax(1), y.shape[1]).movedim(-1, 1).bool()
 
@@ -293,14 +303,32 @@ def test_dlr_of_two_classes_is_refused_with_the_reason() -> None:
         dlr(torch.zeros(1, 2, 2, 2), torch.ones(1, 2, 2, 2, dtype=torch.bool))
 
 
-def test_attacks_climb_the_form_that_suits_the_task() -> None:
+WITH_SOFTMAX_FORM = [name for name in OBJECTIVES if registry.find(name).softmax]
+
+
+@pytest.mark.parametrize("name", WITH_SOFTMAX_FORM)
+def test_attacks_climb_the_form_that_suits_the_task(name: str) -> None:
     exclusive, overlapping = Task("e", ("background", "a", "b"), exclusive=True), Task("o", ("a", "b"))
-    for entries, softmax in SOFTMAX_FORM.items():
-        assert for_task(entries, exclusive) is softmax
-        assert for_task(entries, overlapping) is entries
-        with pytest.raises(InputError, match=rf"take {registry.spec(entries)}$"):
-            for_task(softmax, overlapping)
+    per_entry, softmax = registry.build(name, "objective"), registry.find(name).softmax
+    assert for_task(per_entry, exclusive) is softmax
+    assert for_task(softmax, exclusive) is softmax
+    assert for_task(per_entry, overlapping) is per_entry
+    with pytest.raises(InputError, match=rf"take {name}$"):
+        for_task(softmax, overlapping)
+
+
+def test_an_objective_without_a_form_of_its_own_is_climbed_as_it_is_or_refused() -> None:
+    exclusive, overlapping = Task("e", ("background", "a", "b"), exclusive=True), Task("o", ("a", "b"))
+    assert {"js", "masked_bce", "cosine_bce"} <= set(WITH_SOFTMAX_FORM)
+    assert for_task(cosine_bce, exclusive) is cosine_ce
     assert for_task(dlr, exclusive) is dlr
     assert for_task(bce, exclusive) is bce
     with pytest.raises(InputError, match=r"take margin$"):
         for_task(dlr, overlapping)
+
+
+def test_steps_are_judged_by_the_objective_without_its_weights() -> None:
+    unweighted = {masked_bce: bce, balanced_ce: ce, progressive_bce: bce, masked_margin: margin}
+    assert {objective: progress_of(objective) for objective in unweighted} == unweighted
+    assert progress_of(masked_spherical) is spherical
+    assert [progress_of(objective) for objective in (bce, cosine_bce, cosine_ce, dlr)] == [None] * 4

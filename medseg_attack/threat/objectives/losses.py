@@ -1,4 +1,4 @@
-"""Objectives per entry: pure functions of log-odds and truth, per sample, larger = worse for the model."""
+"""Objectives: pure functions of log-odds and truth, per sample, larger = worse for the model."""
 
 import math
 
@@ -71,7 +71,13 @@ def margin(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     return mean(-margin_of(log_odds, target))
 
 
-@register("js", kind="objective")
+@register("js_softmax", kind="objective", exclusive=True)
+def js_softmax(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+    """Jensen-Shannon divergence of softmax and truth, per pixel: of all classes it depends on the true one alone."""
+    return mean((_js(log_odds) * target).sum(1))
+
+
+@register("js", kind="objective", softmax=js_softmax)
 def js(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """Jensen-Shannon divergence of prediction and truth, per entry (arXiv 2306.12941): fades at both certain ends."""
     return mean(_js(margin_of(log_odds, target)))

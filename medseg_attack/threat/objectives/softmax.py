@@ -7,24 +7,18 @@ from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
-from medseg_attack.threat.objectives.losses import _js, mean
+from medseg_attack.threat.objectives.losses import mean
 from medseg_attack.types import LogOdds, Mask, PerSample
 
 
-@register("js_softmax", kind="objective")
-def js_softmax(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """Jensen-Shannon divergence of softmax and truth, per pixel: of all classes it depends on the true one alone."""
-    return mean((_js(log_odds) * target).sum(1))
-
-
-@register("margin_softmax", kind="objective")
+@register("margin_softmax", kind="objective", exclusive=True)
 def margin_softmax(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """The best other class's logit less the true one's, mean over pixels."""
     true, best, *_ = contest(log_odds, target)
     return mean(best - true)
 
 
-@register("spherical", kind="objective")
+@register("spherical", kind="objective", exclusive=True)
 def spherical(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """Minus the true logit over the length of the pixel's logits, which are centred first: blind to their scale.
 
@@ -33,7 +27,7 @@ def spherical(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSamp
     return mean(spherical_of(log_odds, target))
 
 
-@register("dlr", kind="objective")
+@register("dlr", kind="objective", exclusive=True)
 def dlr(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """Difference of logits ratio (arXiv 2003.01690, eq. 6), mean over pixels; classes must exclude each other.
 

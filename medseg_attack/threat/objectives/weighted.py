@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medseg_attack.registry import register
-from medseg_attack.threat.objectives.losses import margin_of, mean
-from medseg_attack.threat.objectives.softmax import PerPixel, contest, nll, spherical_of
+from medseg_attack.threat.objectives.losses import bce, ce, margin, margin_of, mean
+from medseg_attack.threat.objectives.softmax import PerPixel, contest, nll, spherical, spherical_of
 from medseg_attack.types import LogOdds, Mask, Objective, PerSample
 
 Weigh = Callable[[Tensor], Tensor]
@@ -38,14 +38,53 @@ def reversible(of: Callable[[LogOdds, Mask, float, Weigh], PerSample]) -> Object
     return away
 
 
-@register("masked_bce", kind="objective")
+@register("masked_ce", kind="objective", exclusive=True, unweighted=ce)
+@reversible
+def masked_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """ce of the pixels that are still right: masked_bce in its softmax form."""
+    return mean(weigh(_won(log_odds, target)) * nll(log_odds, target))
+
+
+@register("balanced_ce", kind="objective", exclusive=True, unweighted=ce)
+@reversible
+def balanced_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """masked_ce in which every class of the image weighs the same: balanced_bce in its softmax form."""
+    loss = (weigh(_won(log_odds, target)) * nll(log_odds, target)).unsqueeze(1)
+    per_class = (loss * target).flatten(2).sum(2) / target.flatten(2).sum(2).clamp(min=1)
+    return per_class.mean(1)
+
+
+@register("progressive_ce", kind="objective", exclusive=True, unweighted=ce)
+@reversible
+def progressive_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """ce with SegPGD's weights, as published: progressive_bce in its softmax form."""
+    return mean(weigh(_progressive(_won(log_odds, target), progress)) * nll(log_odds, target))
+
+
+@register("cosine_ce", kind="objective", exclusive=True)
+@reversible
+def cosine_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """ce times the cosine of softmax and truth, as published (arXiv 2302.02213): cosine_bce in its softmax form."""
+    p = torch.sigmoid(log_odds)
+    cosine = (p * target).sum(1) / (p.square().sum(1) + 1e-12).sqrt()
+    return mean(weigh(cosine.detach()) * nll(log_odds, target))
+
+
+@register("masked_spherical", kind="objective", exclusive=True, unweighted=spherical)
+@reversible
+def masked_spherical(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
+    """spherical of the pixels that are still right (arXiv 2306.12941): masked_margin in its softmax form."""
+    return mean(weigh(_won(log_odds, target)) * spherical_of(log_odds, target))
+
+
+@register("masked_bce", kind="objective", softmax=masked_ce, unweighted=bce)
 @reversible
 def masked_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce of the entries that are still right (MCE of arXiv 2306.12941): nothing is spent on what is lost."""
     return mean(weigh(_right(log_odds, target)) * _bce(log_odds, target))
 
 
-@register("balanced_bce", kind="objective")
+@register("balanced_bce", kind="objective", softmax=balanced_ce, unweighted=bce)
 @reversible
 def balanced_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """masked_bce in which organ and surroundings of every class weigh the same (MCE-Bal of arXiv 2306.12941).
@@ -58,21 +97,21 @@ def balanced_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh)
     return (inside + outside).mean(1) / 2
 
 
-@register("masked_margin", kind="objective")
+@register("masked_margin", kind="objective", softmax=masked_spherical, unweighted=margin)
 @reversible
 def masked_margin(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """Minus the mean margin of the entries that are still right: each is pushed alike until it falls."""
     return mean(-weigh(_right(log_odds, target)) * margin_of(log_odds, target))
 
 
-@register("progressive_bce", kind="objective")
+@register("progressive_bce", kind="objective", softmax=progressive_ce, unweighted=bce)
 @reversible
 def progressive_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce with SegPGD's weights (arXiv 2207.12391, eq. 4): 1 - progress/2 where right, progress/2 where wrong."""
     return mean(weigh(_progressive(_right(log_odds, target), progress)) * _bce(log_odds, target))
 
 
-@register("cosine_bce", kind="objective")
+@register("cosine_bce", kind="objective", softmax=cosine_ce)
 @reversible
 def cosine_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce with CosPGD's weights (arXiv 2302.02213), of each entry against its own complement.
@@ -80,49 +119,10 @@ def cosine_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -
     The paper's cosine runs over the classes of a pixel, which is 0 wherever no organ is; per entry it is that of
     (p, 1 - p) with the truth. Its gradient is even in the margin: entries near the boundary are pushed most.
     """
-    margin = margin_of(log_odds, target)
-    true, wrong = torch.sigmoid(margin), torch.sigmoid(-margin)
+    margins = margin_of(log_odds, target)
+    true, wrong = torch.sigmoid(margins), torch.sigmoid(-margins)
     cosine = true / (true.square() + wrong.square()).sqrt()
-    return mean(weigh(cosine.detach()) * F.softplus(-margin))
-
-
-@register("masked_ce", kind="objective")
-@reversible
-def masked_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
-    """ce of the pixels that are still right: masked_bce in its softmax form."""
-    return mean(weigh(_won(log_odds, target)) * nll(log_odds, target))
-
-
-@register("balanced_ce", kind="objective")
-@reversible
-def balanced_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
-    """masked_ce in which every class of the image weighs the same: balanced_bce in its softmax form."""
-    loss = (weigh(_won(log_odds, target)) * nll(log_odds, target)).unsqueeze(1)
-    per_class = (loss * target).flatten(2).sum(2) / target.flatten(2).sum(2).clamp(min=1)
-    return per_class.mean(1)
-
-
-@register("progressive_ce", kind="objective")
-@reversible
-def progressive_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
-    """ce with SegPGD's weights, as published: progressive_bce in its softmax form."""
-    return mean(weigh(_progressive(_won(log_odds, target), progress)) * nll(log_odds, target))
-
-
-@register("cosine_ce", kind="objective")
-@reversible
-def cosine_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
-    """ce times the cosine of softmax and truth, as published (arXiv 2302.02213): cosine_bce in its softmax form."""
-    p = torch.sigmoid(log_odds)
-    cosine = (p * target).sum(1) / (p.square().sum(1) + 1e-12).sqrt()
-    return mean(weigh(cosine.detach()) * nll(log_odds, target))
-
-
-@register("masked_spherical", kind="objective")
-@reversible
-def masked_spherical(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
-    """spherical of the pixels that are still right (arXiv 2306.12941): masked_margin in its softmax form."""
-    return mean(weigh(_won(log_odds, target)) * spherical_of(log_odds, target))
+    return mean(weigh(cosine.detach()) * F.softplus(-margins))
 
 
 def _bce(log_odds: LogOdds, target: Mask) -> LogOdds:
