@@ -18,22 +18,22 @@ from medseg_attack.cli.train import train
 from medseg_attack.cli.verify import verify
 
 # idle threads of one process must not spin on cores that another needs: two trainings side by side took 20 times as
-# long otherwise. Read when torch is loaded, which happens inside the commands.
+# long otherwise. The variable is read when torch is loaded, which happens inside the commands.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(
     name="medattack",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     help="How far does a perturbation that nobody can see move a medical segmentation model, organ by organ?",
 )
-for one in (prepare, train, attack, evaluate, compare, verify, demo, ls, doctor, selftest):
-    app.command()(one)
+for command in (prepare, train, attack, evaluate, compare, verify, demo, ls, doctor, selftest):
+    app.command()(command)
 
 
-def _version(wanted: bool | None) -> None:
-    if wanted:
+def _version(is_asked: bool | None) -> None:
+    if is_asked:
         print(f"medattack {__version__}")
         raise typer.Exit
 
@@ -41,7 +41,7 @@ def _version(wanted: bool | None) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = None,
 ) -> None:
     pass

@@ -1,84 +1,129 @@
 """`medattack attack`: models x attacks x losses x budgets -> the table."""
 
-import dataclasses
 import time
-from collections.abc import Iterable, Sequence
-from math import prod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.terminal import Device, Home, Json, ShowProgress
+from medseg_attack.cli.options import (
+    BatchSize,
+    Data,
+    Device,
+    EmptyRule,
+    Home,
+    Json,
+    Limit,
+    ShowProgress,
+    Unit,
+    read_saved,
+    read_shard,
+    repeated,
+)
 from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from medseg_attack.checks.flags import Finding
+    from medseg_attack.evaluation.costs import Estimate
     from medseg_attack.evaluation.runner import OpenedStudy
 
-Data = Annotated[
-    Path | None, typer.Option("--data", "-d", help="Prepared data set. [default: the newest]", show_default=False)
-]
-Unit = Annotated[Literal["slice", "volume", "patient"], typer.Option("--unit", help="What is scored.")]
-EmptyRule = Annotated[
-    Literal["one", "nan", "zero"], typer.Option("--empty", help="Dice of an organ that is absent; nan: left out.")
-]
-
-
-def _many(*names: str, help: str) -> Any:
-    return typer.Option(*names, help=help + " Repeat for several.", show_default=False)
+OWN = "each attack's own"
 
 
 @terminal.command
 def attack(
     data: Data = None,
     model: Annotated[
-        list[str] | None, _many("--model", "-m", help="Name of a trained model, its folder, or 'own(...)'.")
+        list[str] | None,
+        repeated(
+            "--model",
+            "-m",
+            help="Model to attack: the name of a trained one, its folder, or a spec such as \"own('net.py:build')\".",
+        ),
     ] = None,
-    attack: Annotated[list[str] | None, _many("--attack", "-a", help="fgsm [default], 'pgd(steps=40)' ...")] = None,
-    loss: Annotated[list[str] | None, _many("--loss", help="Objective of every attack: bce, soft_dice ...")] = None,
+    attack: Annotated[
+        list[str] | None,
+        repeated("--attack", "-a", help="Attack with its options, such as 'pgd(steps=40)'.", default="fgsm"),
+    ] = None,
+    loss: Annotated[
+        list[str] | None,
+        repeated("--loss", help="Objective that every attack maximises, such as bce or soft_dice.", default=OWN),
+    ] = None,
     eps: Annotated[
-        list[str] | None, _many("--eps", "-e", help="Budget: 0.01 or 4/255; of bias fields, poses ... in their unit.")
+        list[str] | None,
+        repeated(
+            "--eps",
+            "-e",
+            help="Budget, such as 0.01, 4/255 or 5HU; of physical changes (bias fields, poses ...) in their own unit.",
+            default=OWN,
+        ),
     ] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2, of every attack.", show_default=False)] = None,
-    steps: Annotated[int | None, typer.Option(help="Of every attack that has steps.", show_default=False)] = None,
+    norm: Annotated[str | None, typer.Option(help="Norm of every attack: linf or l2.", show_default=OWN)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of steps of every attack that has steps.", show_default=OWN)
+    ] = None,
     region: Annotated[
         str | None,
-        typer.Option(help="Where pixels may change: body, outside:ORGAN, ring:10mm or mask:FILE.", show_default=False),
+        typer.Option(
+            help="Pixels that may change: body, outside:ORGAN, ring:10mm or mask:FILE.", show_default="everywhere"
+        ),
     ] = None,
-    metrics: Annotated[list[str] | None, _many("--metric", help="hd95_mm, 'nsd(tolerance_mm=1)' ...")] = None,
+    metrics: Annotated[
+        list[str] | None,
+        repeated("--metric", help="Measure beside Dice, such as hd95_mm or 'nsd(tolerance_mm=1)'.", default="none"),
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Study in YAML; flags go before it.", show_default=False)
+        Path | None,
+        typer.Option("--config", "-c", help="Study file in YAML; options override its fields.", show_default=False),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results.", show_default=False)] = None,
-    split: Annotated[str | None, typer.Option(help="test, val, train or all.", show_default="test")] = None,
-    fold: Annotated[int | None, typer.Option(help="Of the val and train splits.", show_default="0")] = None,
-    limit: Annotated[
-        float | None, typer.Option(help="Only so many cases, or a share below 1.", show_default=False)
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/<data>-<hash>"),
     ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Cases to attack: the test, val or train split, or all.", show_default="test")
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option(help="Cross-validation fold of the val and train splits.", show_default="0")
+    ] = None,
+    limit: Limit = None,
     control: Annotated[
-        bool | None, typer.Option("--control/--no-control", help="Noise of the same size.", show_default="on")
+        bool | None,
+        typer.Option("--control/--no-control", help="Add random noise of the same size.", show_default="control"),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 16,
-    shard: Annotated[str, typer.Option(help="k/N: run the k-th of N parts, from 0.")] = "0/1",
+    batch_size: BatchSize = 16,
+    shard: Annotated[str, typer.Option(help="k/N: run only the k-th of N parts, counted from 0.")] = "0/1",
     save_adversarial: Annotated[
-        str, typer.Option(help="Write perturbed scans in the source's format: all, worst:N or none.")
+        str,
+        typer.Option(
+            help="Perturbed scans to write, in the source's format: all, worst:N (the N of lowest Dice) or none."
+        ),
     ] = "none",
     keep_headers: Annotated[
-        bool, typer.Option("--keep-headers", help="Perturbed scans keep names, dates and other headers of patients.")
+        bool, typer.Option("--keep-headers", help="Keep names, dates and other headers of patients in written scans.")
     ] = False,
-    checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Look for what makes numbers doubtful.")] = True,
-    plan: Annotated[bool, typer.Option("--plan", help="Print the grid and what it would cost; write nothing.")] = False,
+    checks: Annotated[
+        bool, typer.Option("--checks/--no-checks", help="Examine what makes the numbers doubtful, and print flags.")
+    ] = True,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the runs and what they would cost; write nothing.")
+    ] = False,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
     json: Json = False,
     device: Device = "auto",
-    seed: Annotated[int | None, typer.Option(envvar="MEDATTACK_SEED", help="Of it all.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(envvar="MEDATTACK_SEED", help="Seed of every random choice.", show_default="0")
+    ] = None,
     home: Home = None,
     progress: ShowProgress = True,
 ) -> None:
-    """Attack trained models and print clean and adversarial Dice per organ, beside noise of the same size.
+    """Attack trained models and print their Dice per organ. The table has clean and attacked Dice, beside random noise
+    of the same size.
 
     Example: medattack attack --model unet --attack fgsm --attack 'pgd(steps=40)' --loss bce --eps 4/255
 
@@ -100,118 +145,56 @@ def attack(
         "control": control,
         "seed": seed,
     }
-    save = _saved(save_adversarial)
+    save, parts = read_saved(save_adversarial), read_shard(shard)
     if keep_headers and save == "none":
         raise InputError("expected --save-adversarial beside --keep-headers, got none; add --save-adversarial all")
-    benchmark = opened(config, flags, home, device, out, batch_size, _shard(shard), save, keep_headers)
-    check_unit(unit, [resolve.dims for resolve in benchmark.models])
-    if plan:
-        _print_plan(benchmark, json)
-        return
-    benchmark = dataclasses.replace(benchmark, checks=checks)
-    run_and_print(benchmark, unit, empty, json, progress)
-
-
-def opened(
-    config: Path | None,
-    flags: dict[str, Any],
-    home: Path | None,
-    device: str,
-    out: Path | None,
-    batch_size: int,
-    shard: tuple[int, int],
-    save: str,
-    keep_headers: bool = False,
-) -> "OpenedStudy":
-    """The study that file and flags describe, its data and checkpoints found; says which were taken."""
-    from dataclasses import replace
-
-    from medseg_attack.runs.grid import cells
     from medseg_attack.runs.study import read_study
     from medseg_attack.runs.workspace import home as workspace_of
-    from medseg_attack.runs.workspace import newest_data
+    from medseg_attack.runs.workspace import with_newest_data
 
     workspace = workspace_of(home)
-    study = read_study(config, flags)
-    prepared = (
-        Path(study.data) if study.data else newest_data(workspace)
-    )  # nothing there is told before torch is loaded
-    cells(study)  # a typing error in an attack is told before anything slow happens
-    from medseg_attack.data.prepared.reading import open_prepared
-    from medseg_attack.evaluation.runner import OpenedStudy, default_out, with_distinct_labels
-    from medseg_attack.models.model_ref import resolve
+    study = with_newest_data(workspace, read_study(config, flags))  # reported before torch is loaded
+    from medseg_attack.evaluation.opening import open_study
+    from medseg_attack.evaluation.runner import RunOptions
     from medseg_attack.runtime import pick_device
+    from medseg_attack.stats.scores import check_unit
 
-    names = [named(workspace, name) for name in study.models]
-    data = open_prepared(prepared)
-    models = with_distinct_labels([resolve(name, data.task) for name in names])
-    study = study.model_copy(update={"data": str(data.root), "models": names})
-    where = pick_device(device)
-    terminal.say(f"data {data.root}; {', '.join(f'model {name}' for name in names)}; on {where}")
-    benchmark = OpenedStudy(study, data, models, out or Path(), where, batch_size, shard, save, keep_headers)
-    return benchmark if out else replace(benchmark, out=default_out(workspace, benchmark))
+    options = RunOptions(batch_size, parts, save, keep_headers, checks)
+    opened = open_study(study, workspace, pick_device(device), options, out)
+    terminal.say(opened.summary)
+    check_unit(unit, [model_ref.dims for model_ref in opened.models])
+    if plan:
+        from medseg_attack.evaluation.costs import estimate
 
-
-def named(workspace: Path, name: str) -> str:
-    """The folder of the checkpoint of that name, or the spec itself if its model needs no training and has none."""
-    from medseg_attack import registry
-    from medseg_attack.runs.workspace import newest_model
-
-    ready = registry.brings_weights(name) and not Path(name).exists()
-    label = _canonical(name, strict=ready)
-    try:
-        return str(newest_model(workspace, label))
-    except InputError:
-        if not ready:
-            raise
-    return label
+        _print_plan(estimate(opened), opened.out, json)
+    else:
+        _run_and_print(opened, unit, empty, json, progress)
 
 
-def _canonical(name: str, *, strict: bool) -> str:
-    """A spec as checkpoints spell it; anything else as it is, unless it must be one."""
-    from medseg_attack import registry
-
-    try:
-        return registry.spec(registry.build(name, "model")) if strict or "(" in name else name
-    except InputError:
-        if strict:
-            raise
-        return name
-
-
-def check_unit(unit: Unit, dims: Iterable[float]) -> None:
-    """Refuses slices of a model that sees whole scans, whose rows are of scans."""
-    if unit == "slice" and 3 in dims:
-        raise InputError(
-            "expected --unit volume or patient for a 3-D model, whose rows are of whole scans, got slice; choose one"
-        )
-
-
-def run_and_print(benchmark: "OpenedStudy", unit: Unit, empty: EmptyRule, json: bool, progress: bool) -> None:
+def _run_and_print(opened: "OpenedStudy", unit: Unit, empty: EmptyRule, json: bool, progress: bool) -> None:
     """Runs what is missing, then prints the tables of all runs, or says which shards are still to come."""
     from medseg_attack.evaluation.runner import run
 
-    runs = benchmark.runs()
+    folders = opened.run_folders
     start = time.monotonic()
-    with terminal.progress("attack", benchmark.total, show=progress) as advance:
-        for done, _ in run(benchmark):
-            advance(done)
-    folders = [folder for _, _, folder in runs]
+    with terminal.progress("attack", opened.total, show=progress) as advance:
+        for n_done, _ in run(opened):
+            advance(n_done)
     if not all((folder / "run.json").exists() for folder in folders):
-        k, n = benchmark.shard
-        terminal.say(f"shard {k}/{n} is done; run the others into {benchmark.out}, the last one prints the table")
+        k, n = opened.options.shard
+        terminal.say(f"shard {k}/{n} is done; run the others into {opened.out}, the last one prints the table")
         if json:
-            terminal.print_json({"finished": False, "shard": [k, n], "out": str(benchmark.out)})
+            terminal.print_json({"finished": False, "shard": [k, n], "out": str(opened.out)})
         return
-    print_runs(folders, unit, empty, json, checks=benchmark.checks)
-    terminal.say(f"results: {benchmark.out}; {time.monotonic() - start:.0f} s")
-    partial = [] if benchmark.study.limit is None else ["--allow-partial"]
-    deltas = ["--deltas"] if benchmark.study.metrics else []  # where distances, volumes and lost organs are shown
-    terminal.next_step(terminal.shell(["compare", str(benchmark.out), *partial, *deltas]))
+    _print_runs(folders, unit, empty, json, checks=opened.options.checks)
+    terminal.say(f"results: {opened.out}; {time.monotonic() - start:.0f} s")
+    partial = [] if opened.study.limit is None else ["--allow-partial"]
+    deltas = ["--deltas"] if opened.study.metrics else []  # shows distances, volumes and lost organs
+    terminal.next_step(terminal.shell(["compare", str(opened.out), *partial, *deltas]))
 
 
-def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool, *, checks: bool = False) -> None:
-    """One table per model on stdout with its flags below, or the summary as JSON."""
+def _print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool, *, checks: bool) -> None:
+    """Prints one table per model with its flags below, or the summary as JSON."""
     from medseg_attack.report.sheet import rich_table
     from medseg_attack.report.tables import attack_sheet
     from medseg_attack.runs.reading import read_runs
@@ -220,66 +203,46 @@ def print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool
 
     rows = read_runs(folders, allow_partial=True)
     table = summary(rows, unit=unit, empty=empty, header=HEADER)
-    flags = {of: _flags(of, rows, unit, empty) for of in dict.fromkeys(folder.parent for folder in folders) if checks}
+    models = dict.fromkeys(folder.parent for folder in folders)
+    flags = {model: _flags(model, rows, unit, empty) for model in models if checks}
     if json:
-        told = [{"model": of.name} | one.record() for of, found in flags.items() for one in found]
-        terminal.print_json({"unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": told})
+        records = [{"model": model.name} | flag.record() for model, findings in flags.items() for flag in findings]
+        terminal.print_json({"unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": records})
         return
-    for of, of_model in table.groupby(table["run"].map(lambda run: Path(run).parent), sort=False):
-        terminal.out().print(rich_table(attack_sheet(of_model, unit=unit, empty=empty)))
+    for model, table_of_model in table.groupby(table["run"].map(lambda run: Path(run).parent), sort=False):
+        terminal.out().print(rich_table(attack_sheet(table_of_model, unit=unit, empty=empty)))
         if checks:
-            terminal.print_flags(flags[of])
+            terminal.print_flags(flags[model])
 
 
-def _flags(of: Path, rows: Any, unit: Unit, empty: EmptyRule) -> "list[Finding]":
+def _flags(model: Path, rows: "pd.DataFrame", unit: Unit, empty: EmptyRule) -> "list[Finding]":
+    """The flags of a model and of its runs, the gravest first."""
     from medseg_attack.checks.flags import by_severity
     from medseg_attack.checks.rows import check_rows
     from medseg_attack.checks.stored import read_before
 
-    mine = rows[rows["run"].map(lambda run: Path(run).parent == of)]
-    return by_severity([*read_before(of), *check_rows(mine, unit=unit, empty=empty)])
+    rows_of_model = rows[rows["run"].map(lambda run: Path(run).parent == model)]
+    return by_severity([*read_before(model), *check_rows(rows_of_model, unit=unit, empty=empty)])
 
 
-def _saved(text: str) -> str:
-    if text in ("all", "none") or (text.startswith("worst:") and text[6:].isdigit() and int(text[6:]) > 0):
-        return text
-    raise InputError(f"expected --save-adversarial all, worst:N or none, got {text!r}; write worst:20 for twenty files")
-
-
-def _shard(text: str) -> tuple[int, int]:
-    k, _, n = text.partition("/")
-    if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
-        raise InputError(f"expected --shard as k/N with 0 <= k < N, got {text!r}; write 0/4 for the first of four")
-    return int(k), int(n)
-
-
-def _print_plan(benchmark: "OpenedStudy", json: bool) -> None:
+def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:
     from dataclasses import asdict
 
     from rich import box
     from rich.table import Table
 
-    from medseg_attack.evaluation.costs import estimate
     from medseg_attack.registry import spec
 
-    costs = list(estimate(benchmark))
-    sizes = [[prod(ref.shape) for ref in benchmark.refs(model)] for model in benchmark.models]
-    n, pixels = max(map(len, sizes)), max(map(sum, sizes))
-    megabytes = len(costs) * (n * 100 * len(benchmark.data.task.scored) + 8 * pixels * (benchmark.save != "none")) / 1e6
-    seconds = sum(one.seconds for one in costs) / benchmark.shard[1]
-    peak = max(one.peak_mb for one in costs)
     if json:
-        runs = [asdict(one) for one in costs]
-        told = {"seconds": seconds, "disk_mb": megabytes, "memory_mb": peak}
-        terminal.print_json({"cases": n, "runs": runs} | told)
+        terminal.print_json(asdict(estimate))
         return
-    table = Table(
-        "model", "attack", "loss", "eps", "forwards", "backwards", "seconds", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for one in costs:
-        table.add_row(
-            one.model, one.attack, one.loss, spec(one.eps), f"{one.forwards}", f"{one.backwards}", f"{one.seconds:.0f}"
-        )
+    columns = ("model", "attack", "loss", "eps", "forwards", "backwards", "seconds")
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for run in estimate.runs:
+        passes = f"{run.forwards}", f"{run.backwards}"
+        table.add_row(run.model, run.attack, run.loss, spec(run.eps), *passes, f"{run.seconds:.0f}")
     terminal.out().print(table)
-    runs_of = f"{plural(len(costs), 'run')} of {plural(n, 'case')}"
-    print(f"{runs_of}: about {seconds:.0f} s, {peak:.0f} MB of memory, {megabytes:.1f} MB in {benchmark.out}")
+    print(
+        f"{plural(len(estimate.runs), 'run')} of {plural(estimate.cases, 'case')}: about {estimate.seconds:.0f} s, "
+        f"{estimate.memory_mb:.0f} MB of memory, {estimate.disk_mb:.1f} MB in {out}"
+    )

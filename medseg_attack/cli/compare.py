@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.attack import EmptyRule, Unit, check_unit
-from medseg_attack.cli.terminal import Json
+from medseg_attack.cli.options import EmptyRule, Json, Unit, repeated
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,54 +20,78 @@ if TYPE_CHECKING:
 @terminal.command
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs or of studies.")],
-    by: Annotated[str, typer.Option(help="What rows are told apart by: any of model,attack,loss,eps,organ.")] = "model",
+    by: Annotated[
+        str, typer.Option(help="Columns that distinguish the rows: any of model,attack,loss,eps,organ.")
+    ] = "model",
     sort: Annotated[
-        Literal["by", "clean", "adv", "drop"], typer.Option(help="Rows, by this; by: as --by lists them.")
+        Literal["by", "clean", "adv", "drop"],
+        typer.Option(help="Order of the rows: by clean Dice, adversarial Dice, its drop, or (by) the columns of --by."),
     ] = "by",
     reference: Annotated[
         Path | None,
-        typer.Option("--reference", "-r", help="Runs of an older model, to be paired with.", show_default=False),
-    ] = None,
-    fail_if: Annotated[
-        list[str] | None,
         typer.Option(
-            "--fail-if",
-            help="Exit with 1 if so: 'adv_dice<0.70@organ=stomach', 'dice_drop>0.02@sig'. Repeat for several.",
+            "--reference",
+            "-r",
+            help="Runs of an older model, to compare the runs with pair by pair.",
             show_default=False,
         ),
     ] = None,
-    deltas: Annotated[bool, typer.Option("--deltas", help="Also per scan: mm, ml, organs lost and made up.")] = False,
+    fail_if: Annotated[
+        list[str] | None,
+        repeated(
+            "--fail-if",
+            help="Rule of the gate: exit with code 1 if it holds, such as 'adv_dice<0.70@organ=stomach' or "
+            "'dice_drop>0.02@sig'.",
+        ),
+    ] = None,
+    deltas: Annotated[
+        bool,
+        typer.Option("--deltas", help="Add a table of changes per scan: distances in mm, volumes in ml, lost organs."),
+    ] = False,
     paired: Annotated[
         Literal["model", "attack"] | None,
-        typer.Option(help="Also these two by two, over patients, and their ranks.", show_default=False),
+        typer.Option(
+            help="Add tables that compare models or attacks two by two over patients, and rank them.",
+            show_default=False,
+        ),
     ] = None,
-    costs: Annotated[bool, typer.Option("--costs", help="Passes and seconds in place of shares.")] = False,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Show passes and seconds instead of the shares of halved and missed organs.")
+    ] = False,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
     csv: Annotated[
         Path | None,
-        typer.Option("--csv", help="Write all numbers there; with --deltas: of every scan.", show_default=False),
+        typer.Option(
+            "--csv", help="Write all numbers to this file; with --deltas, those of every scan.", show_default=False
+        ),
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
-    latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print the tables as LaTeX.")] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw Dice over eps to this PNG, PDF or SVG.", show_default=False)
+        Path | None,
+        typer.Option("--plot", help="Draw Dice over eps into this PNG, PDF or SVG file.", show_default=False),
     ] = None,
     junit: Annotated[
-        Path | None, typer.Option("--junit", help="Write the gate's verdicts as JUnit XML.", show_default=False)
+        Path | None,
+        typer.Option("--junit", help="Write the verdicts of the gate to this file as JUnit XML.", show_default=False),
     ] = None,
-    github: Annotated[bool, typer.Option("--github", help="Print them as GitHub annotations, too.")] = False,
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 even if the gate fails.")] = False,
+    github: Annotated[
+        bool, typer.Option("--github", help="Print the verdicts of the gate as GitHub annotations, too.")
+    ] = False,
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with code 0 even if the gate fails.")] = False,
     json: Json = False,
-    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="Take runs made with --limit.")] = False,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Accept runs of part of the cases (--limit).")
+    ] = False,
 ) -> None:
-    """Put runs side by side: clean and adversarial Dice per model and organ. Or ask: did it get worse?
+    """Put runs side by side, or ask whether models got worse. Tables have clean and attacked Dice per model and organ.
 
     Example: medattack compare medattack_runs/runs/uw-1a2b3c4d --by organ,model --markdown
 
     Example: medattack compare NEW --reference OLD --fail-if 'dice_drop>0.02@sig'
     """
-    keys = _checked(by, sort)
+    keys = _keys(by)
     _refuse_combinations(fail_if, junit is not None or github or exit_zero, github, json)
     if costs and reference is not None:
         raise InputError("expected --costs or --reference, got both, which print other tables; choose one")
@@ -79,51 +102,48 @@ def compare(
     from medseg_attack.gate.verdicts import judge
     from medseg_attack.report.tables import compare_sheet
     from medseg_attack.runs.rows import HEADER
-    from medseg_attack.stats.scores import summary
+    from medseg_attack.stats.scores import check_unit, summary
 
     rules = [parse(text) for text in fail_if or []]
     rows, old = _rows(runs, reference, allow_partial)
-    both = [table for table in (rows, old) if table is not None]  # a flag of the reference counts for the gate, too
-    for one in both:
-        check_unit(unit, one["dims"].unique().tolist() if "dims" in one else ())
-    table = every = summary(rows, unit=unit, empty=empty, header=HEADER)
-    flags = of_stored(Path(run) for table in both for run in table["run"].unique())
+    sides = [side for side in (rows, old) if side is not None]  # a flag of the reference counts for the gate, too
+    for side in sides:
+        check_unit(unit, side["dims"].unique().tolist() if "dims" in side else ())
+    table = csv_table = summary(rows, unit=unit, empty=empty, header=HEADER)
+    flags = of_stored(Path(run) for side in sides for run in side["run"].unique())
     content: dict[str, Any] = {
         "unit": unit,
         "empty": empty,
         "runs": table.to_dict("records"),
-        "flags": [one.record() for one in flags],
+        "flags": [flag.record() for flag in flags],
     }
     sheets = [compare_sheet(table, keys, sort=sort, unit=unit, empty=empty, costs=costs)]
     if old is not None:
         sheets = [_changes(rows, old, unit, empty, content)]
     if deltas:
-        every = _deltas(rows, empty, content, sheets)
+        csv_table = _deltas(rows, empty, content, sheets)
     if paired:
         _paired(rows, paired, unit, empty, content, sheets)
     verdicts = judge(rules, rows, old, unit=unit, empty=empty)
     if verdicts:
         content["gate"] = verdict_json(verdicts)
         sheets.append(verdict_sheet(verdicts))
-    _write(csv, every, plot, table, junit, verdicts)
+    _write(csv, csv_table, plot, table, junit, verdicts)
     _print(content, sheets, json, markdown, latex)
     if flags and not (json or markdown or latex):
         terminal.print_flags(flags)
     if github:
         print("\n".join(annotations(verdicts)))
-    if any(one.failed for one in verdicts) and not exit_zero:
+    if any(verdict.failed for verdict in verdicts) and not exit_zero:
         raise typer.Exit(terminal.FAILED)
 
 
-def _checked(by: str, sort: str) -> list[str]:
+def _keys(by: str) -> list[str]:
     keys = [key.strip() for key in by.split(",")]
     known = ["model", "attack", "loss", "eps", "organ"]
-    for value, among, option in [
-        *((key, known, "--by") for key in keys),
-        (sort, ["by", "clean", "adv", "drop"], "--sort"),
-    ]:
-        if value not in among:
-            raise InputError(f"expected {option} among {', '.join(among)}, got {value!r}; choose from them")
+    for key in keys:
+        if key not in known:
+            raise InputError(f"expected --by among {', '.join(known)}, got {key!r}; choose from them")
     return keys
 
 
@@ -183,9 +203,9 @@ def _paired(
 
 def _write(
     csv: Path | None,
-    every: "pd.DataFrame",
+    csv_table: "pd.DataFrame",
     plot: Path | None,
-    plotted: "pd.DataFrame",
+    plot_table: "pd.DataFrame",
     junit: Path | None,
     verdicts: "list[Verdict]",
 ) -> None:
@@ -196,9 +216,9 @@ def _write(
 
     if csv is not None:
         with whole(csv) as part:
-            part.write_text(csv_text(every), encoding="utf-8")
+            part.write_text(csv_text(csv_table), encoding="utf-8")
     if plot is not None:
-        curve(plotted, plot)
+        curve(plot_table, plot)
     if junit is not None:
         write_junit(verdicts, junit)
     for file in filter(None, (csv, plot, junit)):

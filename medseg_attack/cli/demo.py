@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.terminal import Home
+from medseg_attack.cli.options import Home
 from medseg_attack.errors import InputError
 
 BUDGETS = ("1/255", "2/255", "4/255", "8/255")
@@ -53,10 +53,13 @@ def steps(workspace: Path) -> list[list[str]]:
 
 @terminal.command
 def demo(
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for all of it.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of everything that is made.", show_default="<home>/demo")
+    ] = None,
     home: Home = None,
 ) -> None:
-    """See it work: make phantom scans, train a small U-Net on them, attack it, print the table and draw the curve.
+    """See it work on phantom scans. Makes the scans, trains a small U-Net on them, attacks it, prints the table and
+    draws the curve.
 
     Takes minutes on two CPU cores. Started again, it goes on where it stopped.
     """
@@ -68,7 +71,7 @@ def demo(
     for i, words in enumerate(commands, 1):
         terminal.err().rule(f"{i} of {len(commands)}: medattack {words[0]}", align="left")
         # each step is the command that is shown: what works here works when it is typed
-        # compare would print the table of attack again: its files are what is wanted
+        # compare would print the table of attack again: only its files are of use
         quiet = subprocess.DEVNULL if words[0] == "compare" else None
         code = subprocess.run([sys.executable, "-m", "medseg_attack", *words], check=False, stdout=quiet).returncode
         if code == terminal.INTERRUPTED:

@@ -1,38 +1,67 @@
 """`medattack evaluate`: scores of clean or of stored images, per organ and case."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.attack import Data, EmptyRule, Unit, check_unit, opened
-from medseg_attack.cli.terminal import Device, Home, Json, ShowProgress
+from medseg_attack.cli.options import (
+    BatchSize,
+    Data,
+    Device,
+    EmptyRule,
+    Home,
+    Json,
+    Limit,
+    ShowProgress,
+    Split,
+    Unit,
+    repeated,
+)
 from medseg_attack.errors import InputError
+
+if TYPE_CHECKING:
+    from medseg_attack.evaluation.runner import OpenedStudy
+
+METRICS = ["hd95_mm", "assd_mm", "nsd"]
 
 
 @terminal.command
 def evaluate(
     data: Data = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="Name of a trained model, or its folder.")] = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model to score: the name of a trained one, its folder, or a spec such as \"own('net.py:build')\".",
+        ),
+    ] = "",
     images: Annotated[
         Path | None,
         typer.Option(
-            "--images", help="Score the images that this run stored instead of clean ones.", show_default=False
+            "--images",
+            help="Run or study whose stored images are scored, with the cases that it chose.",
+            show_default="clean images",
         ),
     ] = None,
     metrics: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="Beside Dice and IoU.", show_default="hd95_mm, assd_mm, nsd(tolerance_mm=2)"),
+        repeated("--metric", help="Measure beside Dice and IoU.", default="hd95_mm, assd_mm, nsd(tolerance_mm=2)"),
     ] = None,
-    split: Annotated[str, typer.Option(help="test, val, train or all.")] = "test",
-    fold: Annotated[int, typer.Option(help="Of the val and train splits.")] = 0,
-    limit: Annotated[float | None, typer.Option(help="Only so many cases, or a share.", show_default=False)] = None,
+    split: Split = "test",
+    fold: Annotated[int, typer.Option(help="Cross-validation fold of the val and train splits.")] = 0,
+    limit: Limit = None,
     csv: Annotated[
-        Path | None, typer.Option("--csv", help="Write every case and organ to this file.", show_default=False)
+        Path | None,
+        typer.Option("--csv", help="Write the scores of every case and organ to this file.", show_default=False),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the results.", show_default=False)] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Cases at a time.")] = 16,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/<data>-<hash>"),
+    ] = None,
+    batch_size: BatchSize = 16,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
     json: Json = False,
@@ -40,63 +69,57 @@ def evaluate(
     home: Home = None,
     progress: ShowProgress = True,
 ) -> None:
-    """Score a trained model on clean images, or on the perturbed images of a run (what transfers to this model).
+    """Score a trained model on clean or on stored images. Images that were perturbed for another model show what
+    transfers to this one.
 
     Example: medattack evaluate --model unet --images medattack_runs/runs/uw-1a2b3c4d
     """
     if not model:
         raise InputError("expected a model, got none; give --model NAME")
-    attacks = ["clean"] if images is None else [_replay(run) for run in _stored(images)]
-    if images is not None:
-        split, fold, limit = _cases_of(_stored(images)[0], split, fold, limit)
-    flags = {
+    fields = {
         "data": str(data) if data else None,
         "models": [model],
-        "attacks": attacks,
+        "attacks": ["clean"],
         "control": False,
         "split": split,
         "fold": fold,
         "limit": limit,
-        "metrics": metrics or ["hd95_mm", "assd_mm", "nsd"],
+        "metrics": metrics or METRICS,
     }
-    benchmark = opened(None, flags, home, device, out, batch_size, (0, 1), "none")
-    check_unit(unit, [given.dims for given in benchmark.models])
+    opened = _opened(fields, images, home, out, device, batch_size)
     from medseg_attack.evaluation.runner import run
+    from medseg_attack.stats.scores import check_unit
 
-    with terminal.progress("evaluate", benchmark.total, show=progress) as advance:
-        for done, _ in run(benchmark):
-            advance(done)
-    _print([folder for _, _, folder in benchmark.runs()], unit, empty, csv, json)
-    terminal.say(f"results: {benchmark.out}")
-    where = ["--data", str(data)] if data else []
-    how = ["--attack", "square"] if benchmark.models[0].black_box else ["--loss", "bce"]
-    terminal.next_step(terminal.shell(["attack", *where, "--model", model, *how, "--eps", "4/255"]))
-
-
-def _stored(images: Path) -> list[Path]:
-    from medseg_attack.runs.reading import find_runs
-
-    runs = [run for run in find_runs([images]) if (run / "images").is_dir()]
-    if not runs:
-        raise InputError(f"expected stored images in {images}, got none; run the attack with --save-adversarial all")
-    return [run.resolve() for run in runs]
+    check_unit(unit, [model_ref.dims for model_ref in opened.models])
+    with terminal.progress("evaluate", opened.total, show=progress) as advance:
+        for n_done, _ in run(opened):
+            advance(n_done)
+    _print(opened.run_folders, unit, empty, csv, json)
+    terminal.say(f"results: {opened.out}")
+    words = ["--data", str(data)] if data else []
+    attack = ["--attack", "square"] if opened.models[0].black_box else ["--loss", "bce"]
+    terminal.next_step(terminal.shell(["attack", *words, "--model", model, *attack, "--eps", "4/255"]))
 
 
-def _replay(run: Path) -> str:
-    from medseg_attack.files import digest, read_json
+def _opened(
+    fields: dict[str, Any], images: Path | None, home: Path | None, out: Path | None, device: str, batch_size: int
+) -> "OpenedStudy":
+    """The study of clean images, or that of the images which a run stored."""
+    from medseg_attack.runs.replays import replay_fields
+    from medseg_attack.runs.study import read_study
+    from medseg_attack.runs.workspace import home as workspace_of
+    from medseg_attack.runs.workspace import with_newest_data
 
-    return f"replay(run={str(run)!r}, content={digest(read_json(run / 'config.json'))[:12]!r})"
+    workspace = workspace_of(home)
+    study = read_study(None, fields | (replay_fields(images) if images else {}))
+    study = with_newest_data(workspace, study)  # reported before torch is loaded
+    from medseg_attack.evaluation.opening import open_study
+    from medseg_attack.evaluation.runner import RunOptions
+    from medseg_attack.runtime import pick_device
 
-
-def _cases_of(run: Path, split: str, fold: int, limit: float | None) -> tuple[str, int, float | None]:
-    """The choice of cases that the run was made with; what is asked for if that is not known."""
-    import yaml
-
-    study = run.parent.parent / "study.yaml"
-    if not study.exists():
-        return split, fold, limit
-    made = yaml.safe_load(study.read_text(encoding="utf-8"))
-    return made["split"], made["fold"], made["limit"]
+    opened = open_study(study, workspace, pick_device(device), RunOptions(batch_size), out)
+    terminal.say(opened.summary)
+    return opened
 
 
 def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.terminal import Json
+from medseg_attack.cli.options import Json
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,10 +29,14 @@ SAVED = ("checkpoint", "others")  # models that stand for trained ones
 @terminal.command
 def ls(
     what: Annotated[
-        str, typer.Argument(help="attacks, objectives, goals, criteria, balls, models, networks, datasets or metrics.")
+        str,
+        typer.Argument(
+            help="Kind to list: attacks, objectives, goals, criteria, balls, models, networks, datasets or metrics."
+        ),
     ],
     explain: Annotated[
-        bool, typer.Option("--explain", help="Of attacks: paper, threat model, norm and passes of the defaults.")
+        bool,
+        typer.Option("--explain", help="Show paper, threat model, norm and passes of every attack with its defaults."),
     ] = False,
     json: Json = False,
 ) -> None:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg_attack.cli.terminal import Home, Json, Seed, ShowProgress, command, next_step, out, print_json, say
-from medseg_attack.cli.terminal import progress as progress_bar
+from medseg_attack.cli import terminal
+from medseg_attack.cli.options import Home, Json, Seed, ShowProgress, read_size, repeated
 
 if TYPE_CHECKING:
     from medseg_attack.data.datasets.source import Source
@@ -14,62 +14,70 @@ if TYPE_CHECKING:
     from medseg_attack.data.prepared.writing import Options
 
 SourcePath = Annotated[
-    Path, typer.Argument(metavar="SOURCE", help="Folder of the scans; only read. (phantom: made if absent.)")
+    Path,
+    typer.Argument(metavar="SOURCE", help="Folder of the scans, which is only read; a phantom is made where none is."),
 ]
 Format = Annotated[
     str,
     typer.Option(
         "--format",
-        help='phantom, uw_madison, acdc, decathlon, folder or dicom; options as in "dicom(exclusive=True)", '
-        '"dicom(patients=\'folder\')", "folder(spacing_mm=(0.5, 0.5))"; all: medattack ls datasets.',
+        help="Format of the scans: phantom, uw_madison, acdc, decathlon, folder or dicom, with options as in "
+        '"dicom(exclusive=True)", "dicom(patients=\'folder\')" or "folder(spacing_mm=(0.5, 0.5))". All of them: '
+        "medattack ls datasets.",
     ),
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="Where to. [default: <home>/data/<format>]", show_default=False)
+    Path | None, typer.Option("--out", help="Folder of the prepared data set.", show_default="<home>/data/<format>")
 ]
-Size = Annotated[str, typer.Option("--size", help="ROWS,COLUMNS to resample to. [default: each scan's own grid]")]
+Size = Annotated[
+    str, typer.Option("--size", help="ROWS,COLUMNS to resample slices to.", show_default="each scan's own grid")
+]
 WindowText = Annotated[
     str,
     typer.Option(
         "--window",
-        help="What is shown as 0 and 1: percentile, range, slice_max or LOW,HIGH. [default: percentile; pictures of 8 "
-        "bits 0,255]",
+        help="Intensities that are shown as 0 and 1: percentile, range, slice_max or LOW,HIGH.",
+        show_default="percentile; 0,255 for pictures of 8 bits",
     ),
 ]
 Labels = Annotated[
     str,
     typer.Option(
         "--labels",
-        help="Classes and what they are made of: of folder values, colours or files, 'disc=128|255' (each value once: "
-        "a cup in its disc has a file of its own); of dicom segments, 'liver=Liver,kidney=Kidney*'.",
+        help="Classes and what they consist of. Format folder: values, colours or files, as in 'disc=128|255'; a value "
+        "belongs to one class only, so a cup inside its disc needs a file of its own. Format dicom: names of segments, "
+        "as in 'liver=Liver,kidney=Kidney*'.",
+        show_default=False,
     ),
 ]
 Threshold = Annotated[
     float,
     typer.Option(
         "--threshold",
-        help="Of folder: masks' grey levels from here on are the class; of dicom: fractions of FRACTIONAL segments. "
-        "[default: none; of dicom 0.5]",
+        help="Smallest value that belongs to the class. Format folder: a grey level of masks. Format dicom: a fraction "
+        "in FRACTIONAL segments.",
+        show_default="none; 0.5 for dicom",
     ),
 ]
 Patient = Annotated[
-    str, typer.Option("--patient", help="Of folder: regular expression that finds the patient in a file's name.")
+    str,
+    typer.Option(
+        "--patient",
+        help="Regular expression that finds the patient in a file's name. Format folder only.",
+        show_default="each image is a patient",
+    ),
 ]
 SeriesUIDs = Annotated[
     list[str] | None,
-    typer.Option(
-        "--series",
-        help="Of dicom: UID of a series to take; repeat it for each but those to leave out.",
-        show_default=False,
-    ),
+    repeated("--series", help="UID of a series to take, all others being left out. Format dicom only.", default="all"),
 ]
-Folds = Annotated[int, typer.Option("--folds", help="For cross-validation, by patient.")]
+Folds = Annotated[int, typer.Option("--folds", help="Number of cross-validation folds; patients are not split.")]
 TestFraction = Annotated[
-    float, typer.Option("--test", help="Fraction of the patients held out, at least one; 1: all of them.")
+    float, typer.Option("--test", help="Fraction of the patients that is held out for testing, at least one; 1: all.")
 ]
 
 
-@command
+@terminal.command
 def prepare(
     source: SourcePath,
     format: Format,
@@ -87,7 +95,7 @@ def prepare(
     json: Json = False,
     progress: ShowProgress = True,
 ) -> None:
-    """Turn a folder of scans into a data set with splits by patient, and say what is in it.
+    """Turn scans into a data set that is split by patient. Prints what is in it.
 
     SOURCE is not changed. Interrupted or killed, the same command goes on where it was.
 
@@ -98,53 +106,41 @@ def prepare(
     from medseg_attack.data.prepared.writing import Options
     from medseg_attack.runs import workspace
 
-    grid, rule = _grid(size), window_rule(window) if window else None
-    asked = {"labels": labels, "series": tuple(series or ()), "threshold": threshold, "patient": patient}
-    found = open_source(format, source, asked)
-    options = Options(grid, rule or window_rule(found.window), folds, test, seed)
-    where = out or workspace.home(home) / "data" / format.partition("(")[0].strip()
-    for note in found.notes:
-        say(f"note: {note}")
-    prepared = _run(found, where, options, progress)
-    for note in prepared.notes[len(found.notes) :]:
-        say(f"note: {note}")
+    grid, rule = read_size(size), window_rule(window) if window else None
+    fields = {"labels": labels, "series": tuple(series or ()), "threshold": threshold, "patient": patient}
+    scans = open_source(format, source, fields)
+    options = Options(grid, rule or window_rule(scans.window), folds, test, seed)
+    folder = out or workspace.home(home) / "data" / format.partition("(")[0].strip()
+    for note in scans.notes:
+        terminal.say(f"note: {note}")
+    prepared = _write(scans, folder, options, progress)
+    for note in prepared.notes[len(scans.notes) :]:
+        terminal.say(f"note: {note}")
     if json:
-        print_json({"data": str(where), "fingerprint": prepared.fingerprint, **prepared.summary})
+        terminal.print_json({"data": str(folder), "fingerprint": prepared.fingerprint, **prepared.summary})
     else:
         _show(prepared)
     own = "attack --data {} --model \"own('FILE.py:FACTORY', weights='FILE')\""
-    next_step(f"medattack {(own if test == 1 else 'train --data {} --model unet_small').format(where)}")
+    train = "train --data {} --model unet_small"
+    terminal.next_step(f"medattack {(own if test == 1 else train).format(folder)}")
 
 
-def _run(found: "Source", where: Path, options: "Options", show: bool) -> "Prepared":
+def _write(source: "Source", folder: Path, options: "Options", show: bool) -> "Prepared":
+    """Writes what is missing of the data set and opens it."""
     from medseg_attack.data.prepared.reading import open_prepared
-    from medseg_attack.data.prepared.writing import prepare as write
+    from medseg_attack.data.prepared.writing import prepare
 
-    was_finished = (where / "dataset.json").is_file()
-    reused = 0
-    with progress_bar("prepare", len(found.scans), show=show) as advance:
-        for done in write(found, where, options):
-            reused += done.reused
-            advance(1, note=done.scan)
-    if reused == len(found.scans) and was_finished:
-        say(f"{where} is prepared already, and {found.root} has not changed")
-    elif reused:
-        say(f"{reused} of {len(found.scans)} scans were there already")
-    return open_prepared(where)
-
-
-def _grid(text: str) -> tuple[int, int] | None:
-    from medseg_attack.errors import InputError
-
-    if not text:
-        return None
-    try:
-        rows, columns = (int(part) for part in text.split(","))
-    except ValueError:
-        rows = columns = 0
-    if min(rows, columns) < 1:
-        raise InputError(f"--size: expected ROWS,COLUMNS in pixels, got {text!r}; write for instance --size 224,224")
-    return rows, columns
+    was_finished = (folder / "dataset.json").is_file()
+    n_reused = 0
+    with terminal.progress("prepare", len(source.scans), show=show) as advance:
+        for record in prepare(source, folder, options):
+            n_reused += record.reused
+            advance(1, note=record.scan)
+    if n_reused == len(source.scans) and was_finished:
+        terminal.say(f"{folder} is prepared already, and {source.root} has not changed")
+    elif n_reused:
+        terminal.say(f"{n_reused} of {len(source.scans)} scans were there already")
+    return open_prepared(folder)
 
 
 def _show(prepared: "Prepared") -> None:
@@ -152,7 +148,7 @@ def _show(prepared: "Prepared") -> None:
     from rich.table import Table
 
     facts = prepared.summary
-    console = out()
+    console = terminal.out()
     table = Table(
         "",
         "patients",
@@ -179,9 +175,9 @@ def _show(prepared: "Prepared") -> None:
     spacing = facts["spacing_mm"]
     console.print(f"grid        {_range(facts['rows'])} rows x {_range(facts['columns'])} columns")
     console.print(f"scans of    {_range(facts['slices_per_scan'])} slices")
-    apart = " x ".join(_range(spacing[axis]) for axis in ("row", "column"))
+    in_plane = " x ".join(_range(spacing[axis]) for axis in ("row", "column"))
     through = f", {_range(spacing['through'])} mm between slices" if spacing["through"][1] else ""
-    console.print(f"spacing     {apart} mm in plane{through}")
+    console.print(f"spacing     {in_plane} mm in plane{through}")
     console.print(f"intensity   {_range(facts['intensity'])} {facts['unit']}".rstrip())
     console.print(f"fingerprint {prepared.fingerprint[:12]}")
 

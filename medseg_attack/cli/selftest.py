@@ -1,21 +1,29 @@
 """`medattack selftest`: is this installation right?"""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.terminal import FAILED, Json
+from medseg_attack.cli.options import Json
+from medseg_attack.cli.terminal import FAILED
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from medseg_attack.checks.installation import Outcome
 
 
 @terminal.command
 def selftest(
     against: Annotated[
-        str, typer.Option(help="Compare with other libraries, too: torchattacks, adv_lib, foolbox.", show_default=False)
+        str,
+        typer.Option(help="Libraries to compare with, too: any of torchattacks,adv_lib,foolbox.", show_default="none"),
     ] = "",
     json: Json = False,
 ) -> None:
-    """Check attacks, balls and objectives against closed forms and stored values; exit code 1 if one is off.
+    """Check this installation against closed forms. Exit code 1 if an attack, ball or objective is off.
 
     Example: medattack selftest --against torchattacks,adv_lib,foolbox
     """
@@ -26,20 +34,20 @@ def selftest(
     names = [name.strip() for name in against.split(",") if name.strip()]
     outcomes = list(installation.run([*installation.CHECKS, *other_libraries.comparisons(names)]))
     if json:
-        terminal.print_json({"checks": [asdict(one) for one in outcomes]})
+        terminal.print_json({"checks": [asdict(outcome) for outcome in outcomes]})
     else:
         terminal.out().print(_table(outcomes))
-    if any(one.problem for one in outcomes):
+    if any(outcome.problem for outcome in outcomes):
         raise typer.Exit(FAILED)
 
 
-def _table(outcomes: Any) -> Any:
+def _table(outcomes: "Sequence[Outcome]") -> "Table":
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     table = Table("check", "ok", "what was compared", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for one in outcomes:
-        told = f"{one.compared}; WRONG: {one.problem}" if one.problem else one.compared
-        table.add_row(one.name, "NO" if one.problem else "yes", escape(told))
+    for outcome in outcomes:
+        text = f"{outcome.compared}; WRONG: {outcome.problem}" if outcome.problem else outcome.compared
+        table.add_row(outcome.name, "NO" if outcome.problem else "yes", escape(text))
     return table

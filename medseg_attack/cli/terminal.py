@@ -1,4 +1,4 @@
-"""What every command shares: results on stdout, progress on stderr, errors as a sentence, common options."""
+"""What every command does alike: results on stdout, progress on stderr, errors as a sentence."""
 
 import functools
 import json
@@ -9,8 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 from rich.console import Console
@@ -24,56 +23,46 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-Home = Annotated[
-    Path | None,
-    typer.Option("--home", envvar="MEDATTACK_HOME", help="Workspace. [default: ./medattack_runs]", show_default=False),
-]
-Device = Annotated[str, typer.Option("--device", envvar="MEDATTACK_DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
-Seed = Annotated[int, typer.Option("--seed", envvar="MEDATTACK_SEED", help="Of every random choice.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
-ShowProgress = Annotated[
-    bool, typer.Option("--progress/--no-progress", envvar="MEDATTACK_PROGRESS", help="Progress on stderr.")
-]
-
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def out() -> Console:
-    """Where results go; at least 100 columns wide when it is not a terminal."""
+    """The console of results, stdout; 100 columns wide when it is not a terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=100)
 
 
 def err() -> Console:
-    """Where everything goes that is not a result."""
+    """The console of everything that is not a result, stderr."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
+    """Prints one line on stderr."""
     err().print(text, markup=False)
 
 
 def next_step(command: str) -> None:
-    """The command that most users type after this one."""
+    """Prints the command that most users type after this one."""
     say(f"Next: {command}")
 
 
 def print_flags(
     findings: "Sequence[Finding]", none: str = "No flag was raised; that does not prove robustness."
 ) -> None:
-    """What is doubtful about the numbers above, on stdout; docs/flags.md explains the codes."""
+    """Prints what is doubtful about the numbers above on stdout; docs/flags.md explains the codes."""
     if not findings:
         out().print(f"{none}\n")
         return
-    for one in findings:
-        text = f"{one.code} {one.flag.verdict} - {one.about}: {one.flag.title} ({one.numbers}); {one.flag.todo}"
+    for finding in findings:
+        flag = finding.flag
+        text = f"{finding.code} {flag.verdict} - {finding.about}: {flag.title} ({finding.numbers}); {flag.todo}"
         out().print(Padding(text, (0, 0, 0, 2)), markup=False)
     print()
 
 
 def print_json(content: Any) -> None:
-    """Pure JSON on stdout; a number that is not one is null."""
+    """Prints JSON and nothing else on stdout; NaN and infinity become null."""
     print(json.dumps(_plain(content), indent=2, allow_nan=False))
 
 
@@ -88,10 +77,10 @@ def _plain(value: Any) -> Any:
 
 
 def command(body: Callable[P, None]) -> Callable[P, None]:
-    """Tells bad input in a sentence (exit code 2) and an interruption with what to do about it (130).
+    """The command with its errors reported: bad input in a sentence (exit code 2), an interruption with a remedy (130).
 
-    Anything else that is raised is a defect of this package: its traceback, and a line that says so (2, since 1 means
-    that a check did not pass).
+    Any other exception is a defect of this package and is reported as such, with its traceback. Its exit code is 2,
+    because 1 means that a check failed.
     """
 
     @functools.wraps(body)
@@ -118,20 +107,21 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
 
 
 def escaped(text: str) -> str:
+    """The text with its brackets escaped, so that rich does not read them as markup."""
     return text.replace("[", r"\[")
 
 
 def shell(words: Sequence[str]) -> str:
-    """A `medattack` command line that a shell takes."""
+    """A `medattack` command line, quoted for a shell."""
     return shlex.join(["medattack", *words])
 
 
 @contextmanager
 def progress(title: str, total: int, *, show: bool = True) -> Iterator[Callable[..., None]]:
-    """A bar with an ETA on a terminal, a plain line a minute elsewhere, nothing if not wanted.
+    """Shows a progress bar with the time left on a terminal, a plain line per minute elsewhere, nothing if not `show`.
 
     Yields:
-        advance(n=1, note=""): call it after each finished piece.
+        advance(n=1, note=""): to be called after each n finished pieces.
     """
     console = err()
     if not show:

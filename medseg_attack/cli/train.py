@@ -1,58 +1,56 @@
 """`medattack train`: a prepared data set -> a checkpoint."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from medseg_attack.cli.terminal import (
-    Device,
-    Home,
-    Json,
-    Seed,
-    ShowProgress,
-    command,
-    next_step,
-    out,
-    print_json,
-    say,
-    shell,
-)
-from medseg_attack.cli.terminal import progress as progress_bar
+from medseg_attack.cli import terminal
+from medseg_attack.cli.options import Data, Device, Home, Json, Seed, ShowProgress, read_size
 
-if TYPE_CHECKING:
-    from medseg_attack.training.augment import TrainingData
-    from medseg_attack.training.options import Options
-
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="What 'medattack prepare' wrote. [default: the newest one]", show_default=False),
-]
 ModelSpec = Annotated[
-    str, typer.Option("--model", help="A registered model, e.g. unet or \"smp(encoder='resnet18')\".")
+    str, typer.Option("--model", help="Network to train, such as unet or \"smp(encoder='resnet18')\".")
 ]
-LossName = Annotated[str, typer.Option("--loss", help="dice_focal, dice_ce, dice, focal, bce or ce.")]
-Epochs = Annotated[int, typer.Option("--epochs", help="0: enough for 3000 optimiser steps.")]
-LearningRate = Annotated[float, typer.Option("--lr", help="AdamW's at the start; it falls along a cosine.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Slices per optimiser step.")]
-Fold = Annotated[int, typer.Option("--fold", help="The patients to validate on.")]
-Size = Annotated[str, typer.Option("--size", help="ROWS,COLUMNS that the network sees. [default: the model's choice]")]
+LossName = Annotated[str, typer.Option("--loss", help="Loss: dice_focal, dice_ce, dice, focal, bce or ce.")]
+Epochs = Annotated[int, typer.Option("--epochs", help="Number of epochs; 0: enough for 3000 optimiser steps.")]
+LearningRate = Annotated[
+    float, typer.Option("--lr", help="Learning rate of AdamW at the start; it falls to 0 along a cosine.")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Cases per optimiser step.")]
+Fold = Annotated[int, typer.Option("--fold", help="Cross-validation fold whose patients are validated on.")]
+Size = Annotated[
+    str,
+    typer.Option("--size", help="ROWS,COLUMNS that the network sees images in.", show_default="the model's own choice"),
+]
 Weights = Annotated[
-    str, typer.Option("--encoder-weights", help="imagenet: download them. [default: random, nothing is downloaded]")
+    str,
+    typer.Option(
+        "--encoder-weights",
+        help="Initial weights of the encoder; imagenet downloads them.",
+        show_default="random, nothing is downloaded",
+    ),
 ]
 Patients = Annotated[
-    str, typer.Option("--patients", help="k/N: only the k-th of N parts of them, from 0. [default: all]")
+    str,
+    typer.Option(
+        "--patients", help="k/N: train on the k-th of N parts of the patients only, counted from 0.", show_default="all"
+    ),
 ]
 Init = Annotated[
-    str, typer.Option("--init", help="Checkpoint to begin with, as far as its weights fit. [default: random]")
+    str,
+    typer.Option(
+        "--init",
+        help="Checkpoint whose weights training starts from, as far as they fit.",
+        show_default="random weights",
+    ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", help="Checkpoint. [default: <home>/models/<model>-<data>-<hash>]", show_default=False),
+    typer.Option("--out", help="Folder of the checkpoint.", show_default="<home>/models/<model>-<data>-<hash>"),
 ]
 
 
-@command
+@terminal.command
 def train(
     data: Data = None,
     model: ModelSpec = "unet_small",
@@ -72,7 +70,7 @@ def train(
     json: Json = False,
     progress: ShowProgress = True,
 ) -> None:
-    """Train a segmentation model on a prepared data set and keep its best epoch.
+    """Train a segmentation model and keep its best epoch.
 
     Killed at any moment, the same command goes on from the last finished epoch to the same weights.
 
@@ -84,49 +82,25 @@ def train(
     from medseg_attack.training import loop
     from medseg_attack.training import options as planning
 
-    where = workspace.home(home)
-    source = open_prepared(data or workspace.newest_data(where))
-    asked = planning.Options(
-        model, loss, epochs, lr, batch_size, fold, _grid(size), encoder_weights, seed, patients, init
+    home = workspace.home(home)
+    prepared = open_prepared(data or workspace.newest_data(home))
+    options = planning.Options(
+        model, loss, epochs, lr, batch_size, fold, read_size(size) or (), encoder_weights, seed, patients, init
     )
-    plan = planning.resolve(asked, source)
-    folder = out or where / "models" / _name(plan, source)
-    for line in planning.warnings(plan, source):
-        say(f"warning: {line}")
+    plan = planning.resolve(options, prepared)
+    folder = out or home / "models" / planning.folder_name(plan, prepared)
+    for line in planning.warnings(plan, prepared):
+        terminal.say(f"warning: {line}")
     if loop.finished(folder):
-        say(f"{folder} is trained already")
-    done = len(loop.past(folder))
-    with progress_bar("train", plan.epochs - done, show=progress and not loop.finished(folder)) as advance:
-        for record in loop.train(plan, source, folder, pick_device(device)):
+        terminal.say(f"{folder} is trained already")
+    n_left = plan.epochs - len(loop.past(folder))
+    with terminal.progress("train", n_left, show=progress and not loop.finished(folder)) as advance:
+        for record in loop.train(plan, prepared, folder, pick_device(device)):
             advance(1, note=_note(record.loss, record.dice))
     _show(folder, json)
+    words = ["--data", str(data)] if data else []
     name = str(folder) if out else planning.label(plan.model)
-    given = ["--data", str(data)] if data else []
-    next_step(shell(["attack", *given, "--model", name, "--loss", "bce", "--eps", "0.01"]))
-
-
-def _grid(text: str) -> tuple[int, ...]:
-    from medseg_attack.errors import InputError
-
-    if not text:
-        return ()
-    parts = text.replace("x", ",").split(",")
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        raise InputError(f"expected --size ROWS,COLUMNS, got {text!r}; e.g. --size 160,160")
-    return tuple(int(part) for part in parts)
-
-
-def _name(plan: "Options", source: "TrainingData") -> str:
-    import dataclasses
-    import json
-    import re
-
-    from medseg_attack.files import digest
-    from medseg_attack.training.options import label
-
-    options = json.loads(json.dumps(dataclasses.asdict(plan)))
-    plain = re.sub(r"[^A-Za-z0-9_.]+", "-", label(plan.model)).strip("-")
-    return f"{plain}-{source.name}-{digest([options, source.fingerprint])[:6]}"
+    terminal.next_step(terminal.shell(["attack", *words, "--model", name, "--loss", "bce", "--eps", "0.01"]))
 
 
 def _note(loss: float, dice: dict[str, float | None]) -> str:
@@ -143,7 +117,7 @@ def _show(folder: Path, as_json: bool) -> None:
 
     card: dict[str, Any] = read_card(folder)
     if as_json:
-        print_json({"folder": str(folder), **card})
+        terminal.print_json({"folder": str(folder), **card})
         return
     from rich import box
     from rich.table import Table
@@ -164,4 +138,4 @@ def _show(folder: Path, as_json: bool) -> None:
     table.add_row("weights", f"{card['n_parameters']:,}")
     table.add_row("time", f"{card['seconds']:.0f} s")
     table.add_row("folder", str(folder))
-    out().print(table)
+    terminal.out().print(table)

@@ -1,13 +1,15 @@
-"""`medattack verify`: what a run wrote, read again."""
+"""`medattack verify`: the perturbed scans of a run, read again from their files."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.terminal import FAILED, Device, Json, ShowProgress
-from medseg_attack.errors import InputError
+from medseg_attack.cli.options import Device, Json, ShowProgress
+
+if TYPE_CHECKING:
+    from medseg_attack.exports.verification import Mismatch
 
 
 @terminal.command
@@ -17,64 +19,45 @@ def verify(
     device: Device = "auto",
     progress: ShowProgress = True,
 ) -> None:
-    """Read stored scans again: hash, geometry, budget, and Dice to the last pixel. Exit code 1 on any mismatch.
+    """Read stored scans again and check them. Hash, geometry, budget and Dice, to the last pixel; exit code 1 on any
+    mismatch.
 
     Example: medattack verify medattack_runs/runs/uw-1a2b3c4d
     """
     from medseg_attack.runs.reading import find_runs
 
     folders = list(dict.fromkeys(find_runs(runs)))
-    found: dict[Path, list[Any]] = {}
+    mismatches: dict[Path, list[Mismatch]] = {}
     with terminal.progress("verify", len(folders), show=progress) as advance:
         for folder in folders:
-            found[folder] = _mismatches(folder, device)
+            mismatches[folder] = _mismatches(folder, device)
             advance()
     if json:
         content = [
-            {"run": str(run), "verified": not wrong, "mismatches": [{"case": w.what, "what": w.said} for w in wrong]}
-            for run, wrong in found.items()
+            {
+                "run": str(run),
+                "verified": not of_run,
+                "mismatches": [{"case": mismatch.what, "what": mismatch.said} for mismatch in of_run],
+            }
+            for run, of_run in mismatches.items()
         ]
         terminal.print_json(content)
     else:
-        for run, wrong in found.items():
-            print(f"{'ok  ' if not wrong else 'FAIL'} {run}")
-            for one in wrong:
-                print(f"     {one.what}: {one.said}")
-    if any(found.values()):
-        raise typer.Exit(FAILED)
+        for run, of_run in mismatches.items():
+            print(f"{'FAIL' if of_run else 'ok  '} {run}")
+            for mismatch in of_run:
+                print(f"     {mismatch.what}: {mismatch.said}")
+    if any(mismatches.values()):
+        raise typer.Exit(terminal.FAILED)
 
 
-def _mismatches(folder: Path, device: str) -> list[Any]:
-    from medseg_attack.data.prepared.reading import open_prepared
-    from medseg_attack.exports.verification import verify as verified
-    from medseg_attack.files import read_json, read_yaml
-    from medseg_attack.models.model_ref import resolve
+def _mismatches(run: Path, device: str) -> "list[Mismatch]":
+    from medseg_attack.evaluation.opening import open_run
+    from medseg_attack.exports import verification
     from medseg_attack.models.segmodel import frozen
     from medseg_attack.runtime import deterministic, pick_device
 
-    if not (folder / "run.json").exists():
-        raise InputError(f"expected a finished run in {folder}, got one without run.json; run its attack again")
-    study = read_yaml(folder.parent.parent / "study.yaml")
-    config, where = read_json(folder / "config.json"), pick_device(device)
-    data = open_prepared(Path(study["data"]))
-    if data.fingerprint != config["data"]:
-        raise InputError(f"expected the data of {folder} in {data.root}, got another fingerprint; prepare it again")
-    models = [resolve(name, data.task) for name in study["models"]]
-    same = [model for model in models if model.weights == config["weights"]]
-    if not same:
-        raise InputError(f"expected the model of {folder} among {study['models']}, got others; {_restore(study)}")
-    model = same[0].load(data.task, where)
+    where = pick_device(device)
+    data, model = open_run(run, where)
     with frozen(model), deterministic(where):
-        return list(verified(folder, data, model, where))
-
-
-def _restore(study: Any) -> str:
-    """What may have changed since the run: a checkpoint, or any file that a spec names."""
-    from medseg_attack.models.checkpoints import CARD
-    from medseg_attack.models.model_ref import files_of
-
-    specs = [name for name in study["models"] if not (Path(name) / CARD).is_file()]
-    files = [str(path) for name in specs for path in files_of(name)]
-    if not files:
-        return "restore the checkpoint"
-    return f"restore what changed since ({', '.join(dict.fromkeys(files))}), or attack again into another --out"
+        return list(verification.verify(run, data, model, where))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
+from medseg_attack.runs.study import Study
 
 
 def home(given: Path | None = None) -> Path:
@@ -24,6 +25,15 @@ def newest_data(workspace: Path) -> Path:
             f"expected a prepared data set in {workspace / 'data'}, got none; run 'medattack prepare', or give --data"
         )
     return max(found, key=_age).parent
+
+
+def with_newest_data(workspace: Path, study: Study) -> Study:
+    """The study, with the data set that was prepared last if it names none.
+
+    Raises:
+        InputError: there is none.
+    """
+    return study if study.data else study.model_copy(update={"data": str(newest_data(workspace))})
 
 
 def newest_model(workspace: Path, label: str) -> Path:

@@ -3,12 +3,13 @@
 A *case* below is the unit that is scored (slice, volume or patient): the counts of its slices are added up first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
 
+from medseg_attack.errors import InputError
 from medseg_attack.runs.rows import AXES
 from medseg_attack.stats.patients import interval
 
@@ -23,6 +24,18 @@ EMPTY_RULES: dict[Empty, str] = {
     "nan": "an organ absent from the truth is left out",
     "zero": "an organ absent from truth and prediction scores 0",
 }
+
+
+def check_unit(unit: Unit, dims: Iterable[float]) -> None:
+    """Refuses scores of slices for models that take whole scans, whose rows are of scans.
+
+    Args:
+        dims: of the models: 2 takes slices, 3 scans.
+    """
+    if unit == "slice" and 3 in dims:
+        raise InputError(
+            "expected --unit volume or patient for a 3-D model, whose rows are of whole scans, got slice; choose one"
+        )
 
 
 def measures(rows: pd.DataFrame) -> list[str]:

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import inspect
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 from zlib import crc32
 
 from medseg_attack.errors import InputError, plural
+from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.registry import build, parse_call, spec
 from medseg_attack.training.augment import TrainingData, parts
@@ -146,6 +149,13 @@ def label(model: str) -> str:
     name, arguments = parse_call(model, "model")
     kept = {field: value for field, value in arguments.items() if field not in ("size", "encoder_weights")}
     return spec(functools.partial(build(name, "model").func, **kept))
+
+
+def folder_name(plan: Options, data: TrainingData) -> str:
+    """The name of the checkpoint's folder: model, data set and a hash of both and of every option."""
+    options = json.loads(json.dumps(dataclasses.asdict(plan)))
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", label(plan.model)).strip("-")
+    return f"{name}-{data.name}-{digest([options, data.fingerprint])[:6]}"
 
 
 def warnings(plan: Options, data: TrainingData) -> list[str]:

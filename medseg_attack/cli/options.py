@@ -1,0 +1,87 @@
+"""Options that several commands share, and readers of options that are more than a word."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from medseg_attack.errors import InputError
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", "-d", help="Folder of a prepared data set.", show_default="the newest in the workspace"),
+]
+Split = Annotated[str, typer.Option("--split", help="Cases to score: the test, val or train split, or all.")]
+Limit = Annotated[
+    float | None,
+    typer.Option("--limit", help="Score only this many cases, or this share of them if below 1.", show_default="all"),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Cases per batch.")]
+Unit = Annotated[
+    Literal["slice", "volume", "patient"],
+    typer.Option("--unit", help="Unit that is scored: a slice, a scan (volume) or all scans of a patient."),
+]
+EmptyRule = Annotated[
+    Literal["one", "nan", "zero"],
+    typer.Option(
+        "--empty",
+        help="Dice of an organ that is absent from truth and prediction: one or zero; nan leaves out every organ that "
+        "is absent from the truth.",
+    ),
+]
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        "--home",
+        envvar="MEDATTACK_HOME",
+        help="Workspace: the folder of data sets, models and runs.",
+        show_default="./medattack_runs",
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", envvar="MEDATTACK_DEVICE", help="Device to run on: auto, cpu, cuda, cuda:1 or mps.")
+]
+Seed = Annotated[int, typer.Option("--seed", envvar="MEDATTACK_SEED", help="Seed of every random choice.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
+ShowProgress = Annotated[
+    bool, typer.Option("--progress/--no-progress", envvar="MEDATTACK_PROGRESS", help="Show progress on stderr.")
+]
+
+
+def repeated(*names: str, help: str, default: str | bool = False) -> Any:
+    """An option that may be given several times; `default` is shown in its help."""
+    return typer.Option(*names, help=help + " Repeat for several.", show_default=default)
+
+
+def read_size(text: str) -> tuple[int, int] | None:
+    """Rows and columns in pixels; None for an empty text.
+
+    >>> read_size("160,128")
+    (160, 128)
+    """
+    if not text:
+        return None
+    parts = text.replace("x", ",").split(",")
+    sizes = [int(part) for part in parts if part.strip().isdigit()]
+    if len(parts) != 2 or len(sizes) != 2 or min(sizes) < 1:
+        raise InputError(f"expected --size ROWS,COLUMNS in pixels, got {text!r}; write for instance --size 224,224")
+    return sizes[0], sizes[1]
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """Index and number of shards.
+
+    >>> read_shard("0/4")
+    (0, 4)
+    """
+    k, _, n = text.partition("/")
+    if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
+        raise InputError(f"expected --shard as k/N with 0 <= k < N, got {text!r}; write 0/4 for the first of four")
+    return int(k), int(n)
+
+
+def read_saved(text: str) -> str:
+    """Which perturbed scans are to be written: all, worst:N or none."""
+    if text in ("all", "none") or (text.startswith("worst:") and text[6:].isdigit() and int(text[6:]) > 0):
+        return text
+    raise InputError(f"expected --save-adversarial all, worst:N or none, got {text!r}; write worst:20 for twenty files")

@@ -1,0 +1,116 @@
+"""Opening a study: its data set, its models by their names and the folder of its results; and runs opened again."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medseg_attack import registry
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
+from medseg_attack.errors import InputError
+from medseg_attack.evaluation.runner import OpenedStudy, RunOptions
+from medseg_attack.files import digest, read_json, read_yaml
+from medseg_attack.models.checkpoints import CARD
+from medseg_attack.models.model_ref import ModelRef, files_of, resolve
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.runs.grid import cells
+from medseg_attack.runs.study import Study
+from medseg_attack.runs.workspace import newest_data, newest_model
+
+
+def open_study(
+    study: Study, workspace: Path, device: torch.device, options: RunOptions, out: Path | None = None
+) -> OpenedStudy:
+    """The study with its attacks parsed, its data set open and its models found.
+
+    Args:
+        out: folder of the results; one in the workspace by default, the same for the same study, data and weights.
+
+    Raises:
+        InputError: an attack cannot be parsed, a data set or a model is not found, or a model does not fit the data.
+    """
+    grid = tuple(cells(study))  # a misspelled attack is reported before anything slow happens
+    names = [find_model(workspace, name) for name in study.models]
+    data = open_prepared(Path(study.data) if study.data else newest_data(workspace))
+    models = with_distinct_labels([resolve(name, data.task) for name in names])
+    study = study.model_copy(update={"data": str(data.root), "models": names})
+    opened = OpenedStudy(study, grid, data, models, out or Path(), device, options)
+    return opened if out else replace(opened, out=workspace / "runs" / f"{data.name}-{digest(opened.identity)[:8]}")
+
+
+def open_model(name: str, workspace: Path, data: Path | None) -> tuple[ModelRef, Prepared]:
+    """The model of that name for a data set, by default the newest of the workspace, and that data set."""
+    name = find_model(workspace, name)
+    prepared = open_prepared(data or newest_data(workspace))
+    return resolve(name, prepared.task), prepared
+
+
+def find_model(workspace: Path, name: str) -> str:
+    """The newest checkpoint's folder for a model's name; the name itself for a spec that brings its own weights.
+
+    Args:
+        name: of a registered model, a spec, or the folder of a checkpoint.
+
+    Raises:
+        InputError: there is no such checkpoint, or a spec that brings its weights is misspelled.
+    """
+    brings_weights = registry.brings_weights(name) and not Path(name).exists()
+    label = _canonical(name, strict=brings_weights)
+    try:
+        return str(newest_model(workspace, label))
+    except InputError:
+        if not brings_weights:
+            raise
+    return label
+
+
+def _canonical(name: str, *, strict: bool) -> str:
+    """A spec as checkpoints spell it; anything else unchanged, or refused if `strict`."""
+    try:
+        return registry.spec(registry.build(name, "model")) if strict or "(" in name else name
+    except InputError:
+        if strict:
+            raise
+        return name
+
+
+def with_distinct_labels(models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
+    """The models; labels that several of them share are followed by each one's folder: its name, or its whole path."""
+    uses = Counter(model.label for model in models)
+    folders = Counter(Path(model.name).name for model in models)
+
+    def relabelled(model: ModelRef) -> ModelRef:
+        folder = Path(model.name).name if folders[Path(model.name).name] == 1 else model.name
+        return replace(model, card={**model.card, "label": f"{model.label} ({folder})"})
+
+    return tuple(model if uses[model.label] == 1 else relabelled(model) for model in models)
+
+
+def open_run(run: Path, device: torch.device) -> tuple[Prepared, SegModel]:
+    """The data set and the model of a finished run.
+
+    Raises:
+        InputError: the run is not finished, or its data or the weights of its model have changed since.
+    """
+    if not (run / "run.json").exists():
+        raise InputError(f"expected a finished run in {run}, got one without run.json; run its attack again")
+    study, config = read_yaml(run.parent.parent / "study.yaml"), read_json(run / "config.json")
+    data = open_prepared(Path(study["data"]))
+    if data.fingerprint != config["data"]:
+        raise InputError(f"expected the data of {run} in {data.root}, got another fingerprint; prepare it again")
+    for model_ref in [resolve(name, data.task) for name in study["models"]]:
+        if model_ref.weights == config["weights"]:
+            return data, model_ref.load(data.task, device)
+    raise InputError(f"expected the model of {run} among {study['models']}, got others; {_how_to_restore(study)}")
+
+
+def _how_to_restore(study: Mapping[str, Any]) -> str:
+    """What may have changed since a run: a checkpoint, or any file that a model's spec names."""
+    specs = [name for name in study["models"] if not (Path(name) / CARD).is_file()]
+    files = [str(path) for name in specs for path in files_of(name)]
+    if not files:
+        return "restore the checkpoint"
+    return f"restore what changed since ({', '.join(dict.fromkeys(files))}), or attack again into another --out"
