@@ -122,8 +122,8 @@ def attack(
     home: Home = None,
     progress: ShowProgress = True,
 ) -> None:
-    """Attack trained models and print their Dice per organ. The table has clean and attacked Dice, beside random noise
-    of the same size.
+    """Attack trained models and print their Dice per organ. The table has clean and adversarial Dice, and Dice under
+    random noise of the same size.
 
     Example: medattack attack --model unet --attack fgsm --attack 'pgd(steps=40)' --loss bce --eps 4/255
 

@@ -85,7 +85,8 @@ def compare(
         bool, typer.Option("--allow-partial", help="Accept runs of part of the cases (--limit).")
     ] = False,
 ) -> None:
-    """Put runs side by side, or ask whether models got worse. Tables have clean and attacked Dice per model and organ.
+    """Put runs side by side, or ask whether models got worse. Tables have clean and adversarial Dice per model
+    and organ.
 
     Example: medattack compare medattack_runs/runs/uw-1a2b3c4d --by organ,model --markdown
 

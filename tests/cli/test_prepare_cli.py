@@ -316,9 +316,3 @@ def test_bad_input_does_not_cost_what_a_killed_run_had_finished(tmp_path: Path) 
     acdc_paths(root, 4)[0].write_bytes(b"")
     assert run(root, "--format", "acdc", "--out", tmp_path / "out")[0] == 2
     assert (tmp_path / "out" / "scans" / "patient001_frame01.json").exists()
-
-
-def test_help_answers_without_torch() -> None:
-    code = "import sys; from medseg_attack.cli import app; app(['prepare', '--help'], standalone_mode=False); "
-    code += "assert not {'torch', 'numpy', 'pandas'} & set(sys.modules), 'imported'"
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
