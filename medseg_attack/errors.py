@@ -1,4 +1,4 @@
-"""What is raised when the input, not the code, is at fault."""
+"""Errors that are raised when the input, not the code, is at fault, and the words they are made of."""
 
 import difflib
 import re
@@ -21,22 +21,22 @@ class NotFiniteError(InputError):
     """A network answered NaN or infinity."""
 
 
-def absent(what: str, path: Path) -> InputError:
-    """Of a file that was found once and is there no more."""
-    return InputError(f"expected {what} at {path}, got no file; put it back, or prepare the data again")
+def absent(content: str, path: Path) -> InputError:
+    """The error for a file that existed when the data were prepared and exists no more; `content` is "a PNG"."""
+    return InputError(f"expected {content} at {path}, got no file; put it back, or prepare the data again")
 
 
-def plural(n: SupportsInt, thing: str) -> str:
-    """A number of things in words.
+def plural(n: SupportsInt, noun: str) -> str:
+    """A number with its noun, which gets an "s" unless the number is 1.
 
     >>> plural(1, "patient"), plural(2, "patient")
     ('1 patient', '2 patients')
     """
-    return f"{n} {thing}" if int(n) == 1 else f"{n} {thing}s"
+    return f"{n} {noun}" if int(n) == 1 else f"{n} {noun}s"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The tail of a look-up error: what the user may have meant, and what there is.
+    """The tail of a look-up error: the known words that the user may have meant, and those there are.
 
     >>> nearest("pgdd", ["fgsm", "pgd"])
     'did you mean pgd? There is: fgsm, pgd'
@@ -50,7 +50,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Of what a library says; without torch's place in its own code, and its guess at what became of a zip file.
+    """The first line of a library's error, without torch's line number and its guesses about zip files.
 
     >>> first_line(RuntimeError("[enforce fail at reader.cc:229] . Too new. This is an internal miniz error. If you"))
     'Too new.'
@@ -61,10 +61,15 @@ def first_line(error: BaseException) -> str:
 
 
 def raised(error: BaseException) -> str:
-    """An error of another's code, with the place in the file that raised it."""
+    """An error of somebody else's code in words, with the file and line that raised it."""
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
-    where = f" in {Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno}" if frame else ""
-    told = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}{told and ': '}{told}{where}"
+    place = f" in {Path(frame.tb_frame.f_code.co_filename).name}, line {frame.tb_lineno}" if frame else ""
+    text = one_line(error)
+    return f"{type(error).__name__}{text and ': '}{text}{place}"
+
+
+def one_line(error: BaseException) -> str:
+    """At most 300 characters of an error's text on one line."""
+    return " ".join(str(error).split())[:300]

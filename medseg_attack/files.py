@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from medseg_attack.errors import InputError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # what a full disk is told by
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
 
 
 @contextmanager
@@ -47,14 +47,14 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def _parts(path: Path) -> list[Path]:
-    """What writers of `path` that did not end have left."""
+    """The `.part` files of writers of `path` that did not end."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.part")
     return [path.with_name(other) for other in os.listdir(path.parent) if name.fullmatch(other)]
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Tells in a sentence why the system does not let `path` be written.
+    """A scope in which the system's refusal to write `path` becomes a sentence.
 
     Raises:
         InputError: in place of an OSError, or of an error of safetensors that is one.
@@ -66,30 +66,29 @@ def writing(path: Path) -> Iterator[None]:
         if number is None and isinstance(error, SafetensorError):
             raise
         reason = str(error) if number is None else os.strerror(number)
-        where = getattr(error, "filename", None)
-        if where is not None and not str(where).endswith(".part"):
-            reason = f"{reason}: {where}"
+        file = error.filename if isinstance(error, OSError) else None
+        if file is not None and not str(file).endswith(".part"):
+            reason = f"{reason}: {file}"
         if number in FULL:
             raise InputError(
                 f"expected room on the disk to write {path}, got '{reason}'; "
                 "free some space and run the same command again: what was finished is kept"
             ) from error
         raise InputError(
-            f"expected to be able to write {path}, got '{reason}'; "
-            "check the path and its permissions, or write somewhere else"
+            f"expected to be able to write {path}, got '{reason}'; make its folder writable, or choose another folder"
         ) from error
 
 
 def errno_of(error: BaseException | None) -> int | None:
-    """The system's number of an error: safetensors tells it in its message alone; None if it is of another kind."""
+    """The system's number of an error, which safetensors has in its message alone; None of any other error."""
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
-    return int(found[1]) if found else None
+    number = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+    return int(number[1]) if number else None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes sorted, indented JSON; not-a-number is refused, since other readers do not know it."""
+    """Writes sorted, indented JSON; not-a-number raises ValueError, since other readers do not know it."""
     with whole(path) as part:
         part.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -103,9 +102,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"expected a JSON file at {path}, got {error}; check the path") from error
+        raise InputError(f"expected a JSON file at {path}, got {error}; restore it, or name another") from error
     if not isinstance(content, dict):
-        raise InputError(f"expected a JSON object in {path}, got {type(content).__name__}; check the file")
+        raise InputError(f"expected a JSON object in {path}, got {type(content).__name__}; restore the file")
     return content
 
 
@@ -118,9 +117,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        told = " ".join(str(error).split())
         raise InputError(
-            f"expected YAML at {path}, got '{told}'; restore the file, or choose another folder"
+            f"expected YAML at {path}, got '{' '.join(str(error).split())}'; restore the file, or choose another folder"
         ) from error
     if not isinstance(content, dict):
         raise InputError(

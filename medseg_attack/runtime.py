@@ -28,11 +28,11 @@ def pick_device(text: str = "auto") -> torch.device:
     except RuntimeError:
         device = torch.device("meta")
     if device.type not in ("cpu", "cuda", "mps"):
-        raise InputError(f"expected a device such as auto, cpu, cuda, cuda:1 or mps, got {text!r}; check --device")
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
-    if (device.index or 0) >= there:
+        raise InputError(f"expected a device such as auto, cpu, cuda, cuda:1 or mps, got {text!r}; write --device cpu")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
+    if (device.index or 0) >= count:
         raise InputError(
-            f"expected {text} on this machine, got {there} {device.type} devices; use --device cpu, "
+            f"expected {text} on this machine, got {count} {device.type} devices; use --device cpu, "
             "or install a torch that was built for this GPU"
         )
     return device
@@ -40,9 +40,9 @@ def pick_device(text: str = "auto") -> torch.device:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """On the CPU only kernels that give the same bits twice (with as many threads); afterwards as before.
+    """A scope in which the CPU uses only kernels that give the same bits twice, with as many threads.
 
-    On a GPU nothing changes: several kernels that networks need have no such form there.
+    A GPU is left as it is: several kernels that networks need have no such form on it.
     """
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -59,7 +59,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
 
 
 def peak_mb(device: torch.device) -> float:
-    """The most memory so far in MB: of the tensors on a GPU, else of this process; NaN where nobody can tell."""
+    """The most memory so far in MB: of the tensors on a GPU, else of this process; NaN where it is not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:
@@ -71,7 +71,7 @@ def peak_mb(device: torch.device) -> float:
 
 
 def memory_mb(work: Callable[[], object], device: torch.device) -> float:
-    """The most memory in MB that a call takes on top of what is taken before it; NaN where nobody can tell."""
+    """The most memory in MB that a call adds to what is in use before it; NaN where it is not known."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -89,7 +89,7 @@ def memory_mb(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _trim() -> None:
-    """Gives back what is free but kept for later and would be taken again unseen; does nothing without glibc."""
+    """Returns freed memory that the allocator keeps, which a later call would reuse uncounted; needs glibc."""
     import ctypes
 
     with suppress(OSError, AttributeError):
@@ -102,11 +102,11 @@ def _status_kib(name: str) -> int:
 
 
 def versions() -> dict[str, str]:
-    """What the result was made with, by package; "" for one that is not installed as a package."""
-    found = {"python": platform.python_version()}
+    """The versions of Python and of the packages that decide a result; "" for one without a version."""
+    result = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name.replace("-", "_")] = importlib.metadata.version(name)
+            result[name.replace("-", "_")] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name.replace("-", "_")] = ""
-    return found
+            result[name.replace("-", "_")] = ""
+    return result

@@ -1,1 +1,1 @@
-"""What stands before a model and may have no gradient of its own."""
+"""Defences: a defended model is a model. A layer before it may have no gradient of its own."""

@@ -1,4 +1,4 @@
-"""Classes that a file of others names: it is data, and must not choose what else is imported or called."""
+"""Guards for class names in files of others: such a file is data and must not choose what is imported or called."""
 
 import importlib
 from typing import Any
@@ -7,12 +7,12 @@ from torch import nn
 
 
 def allowed_layer(path: str, package: str) -> type[nn.Module] | None:
-    """The network or layer of that dotted path, None if it is no such class of the package or a module below it."""
+    """The network or layer at a dotted path inside `package`; None if the path leads to anything else."""
     module, _, name = path.rpartition(".")
     if module != package and not module.startswith(f"{package}."):
         return None
     try:
-        found: Any = getattr(importlib.import_module(module), name, None)
+        layer: Any = getattr(importlib.import_module(module), name, None)
     except ImportError:
         return None
-    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
+    return layer if isinstance(layer, type) and issubclass(layer, nn.Module) else None

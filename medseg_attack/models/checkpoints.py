@@ -24,21 +24,21 @@ WEIGHTS, CARD = "weights.safetensors", "card.json"
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A sha256 of all stored tensors with their names, types and shapes: the same on every device."""
+    """SHA-256 of all stored tensors with their names, types and shapes, in hex: the same on every device."""
     return fingerprint_of(model.state_dict())
 
 
 def fingerprint_of(state: Mapping[str, Tensor]) -> str:
-    """The same, of a state dict."""
-    whole_state = hashlib.sha256()
+    """SHA-256 of the tensors of a state dict with their names, types and shapes, in hex."""
+    state_hash = hashlib.sha256()
     for name, tensor in sorted(state.items()):
-        whole_state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        whole_state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return whole_state.hexdigest()
+        state_hash.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        state_hash.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state_hash.hexdigest()
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
+    """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -58,7 +58,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of one safetensors file, on the CPU.
 
     Raises:
-        InputError: it is absent, cut off, or not such a file.
+        InputError: the file is absent, cut off, or of another format.
     """
     try:
         tensors: dict[str, Tensor] = load_file(path)
@@ -71,10 +71,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save(folder: Path, model: SegModel, card: dict[str, Any]) -> dict[str, Any]:
-    """Writes weights, then card, and returns the card with what the model itself knows.
+    """Writes the weights, then the card, and returns the card with the model's own facts added.
 
     Args:
-        card: at least `label` (what the command line calls it) and `spec` (what the registry builds it from).
+        card: at least `label` (its name on the command line) and `spec` (the text that the registry builds it from).
     """
     state = model.state_dict()
     full = {
@@ -93,19 +93,19 @@ def save(folder: Path, model: SegModel, card: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(folder: Path, task: Task | None = None, device: torch.device | str = "cpu") -> SegModel:
-    """The trained model in eval mode.
+    """The trained model of a checkpoint, in eval mode.
 
     Args:
-        task: of the data that it is wanted for; None: whatever it was trained for.
+        task: the task of the data; None: the task that the model was trained for.
 
     Raises:
-        InputError: not a checkpoint, broken or changed weights, or trained for other classes.
+        InputError: the folder is no checkpoint, its weights are broken or changed, or the model has other classes.
     """
     card = read_card(folder)
     trained = _task(folder, card)
-    if task is not None and _kind(task) != _kind(trained):
+    if task is not None and _signature(task) != _signature(trained):
         raise InputError(
-            f"checkpoint {folder} was trained for {_shown(trained)}; the data has {_shown(task)}; "
+            f"checkpoint {folder} was trained for {_in_words(trained)}; the data has {_in_words(task)}; "
             "train on this data, or give the data that it was trained for"
         )
     model = untrained(str(card["spec"]), trained)
@@ -126,12 +126,12 @@ def load(folder: Path, task: Task | None = None, device: torch.device | str = "c
 
 
 def begin_with(model: SegModel, folder: Path) -> None:
-    """Copies those weights of a checkpoint that `model` has by name and shape.
+    """Copies the weights of a checkpoint whose name and shape `model` has, too.
 
     A network for other classes keeps its own last layer.
 
     Raises:
-        InputError: less than half of the model is there, or the folder is not a checkpoint.
+        InputError: the checkpoint has less than half of the model's weights, or the folder is not a checkpoint.
     """
     read_card(folder)
     own = model.state_dict()
@@ -140,42 +140,42 @@ def begin_with(model: SegModel, folder: Path) -> None:
         for name, tensor in load_tensors(folder / WEIGHTS).items()
         if name in own and own[name].shape == tensor.shape
     }
-    whole, found = (sum(tensor.numel() for tensor in state.values()) for state in (own, fitting))
-    if 2 * found < whole:
+    n_weights, n_fitting = (sum(tensor.numel() for tensor in state.values()) for state in (own, fitting))
+    if 2 * n_fitting < n_weights:
         raise InputError(
-            f"expected weights in {folder} that fit the model to be trained, got {found:,} of {whole:,}; take a "
-            "checkpoint of the same architecture"
+            f"expected weights in {folder} that fit the model to be trained, got {n_fitting:,} of {n_weights:,}; take "
+            "a checkpoint of the same architecture"
         )
     model.load_state_dict(fitting, strict=False)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What is known about the checkpoint.
+    """The card of a checkpoint: how its model is built, what it was trained on, and its scores.
 
     Raises:
         InputError: the folder is not a checkpoint, or its card lacks what every checkpoint has.
     """
     if not (folder / CARD).is_file():
         raise InputError(
-            f"expected a checkpoint with {WEIGHTS} and {CARD} in {folder}, got no {CARD}; check the path, "
+            f"expected a checkpoint with {WEIGHTS} and {CARD} in {folder}, got no {CARD}; name its folder, "
             "or finish the training with the same 'medattack train' command"
         )
     card = read_json(folder / CARD)
     absent = [field for field in ("task", "label", "spec", "weights_sha256") if field not in card]
     if absent:
         raise InputError(
-            f"expected the field {absent[0]!r} in {folder / CARD}, got none; the card was edited, or is of another "
-            "program"
+            f"expected the field {absent[0]!r} in {folder / CARD}, got none; copy the whole folder again, or train the "
+            "model again"
         )
     return card
 
 
 def untrained(spec: str, task: Task) -> SegModel:
-    """The architecture of a spec with random weights; the first ones that it names are not read."""
+    """The model of a spec with random weights; pretrained weights that the spec names are not read."""
     name, options = parse_call(spec, "model")
     for initial in ("encoder_weights", "weights"):
         options.pop(initial, None)
-    with torch.random.fork_rng(devices=[]):  # a network draws its first weights; the caller's random numbers stay
+    with torch.random.fork_rng(devices=[]):  # drawing weights must not change the caller's random numbers
         model: SegModel = build(name, "model").func(task, **options)
     return model
 
@@ -185,14 +185,15 @@ def _task(folder: Path, card: dict[str, Any]) -> Task:
         return Task.from_json(card["task"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"expected the field 'task' in {folder / CARD}, got {error}; the card was edited, or is of another program"
+            f"expected the field 'task' in {folder / CARD}, got {error}; copy the whole folder again, or train the "
+            "model again"
         ) from error
 
 
-def _kind(task: Task) -> tuple[object, ...]:
+def _signature(task: Task) -> tuple[object, ...]:
     return task.classes, task.exclusive, task.channels, task.channel_names
 
 
-def _shown(task: Task) -> str:
-    named = f" {task.channel_names}" if task.channel_names else ""
-    return f"{task.classes}{' (exclusive)' if task.exclusive else ''} on {task.channels} channel(s){named}"
+def _in_words(task: Task) -> str:
+    names = f" {task.channel_names}" if task.channel_names else ""
+    return f"{task.classes}{' (exclusive)' if task.exclusive else ''} on {task.channels} channel(s){names}"

@@ -1,4 +1,4 @@
-"""Models whose worst case can be written down; attacks are tested against it."""
+"""Linear models: their worst case has a closed form, which attacks are tested against."""
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,11 @@ from medseg_attack.types import Task
 
 
 class _Oracle(nn.Module):
-    """`scale * (x - 1/2)` for every class; of an exclusive task (0, that, -50, -50, ...)."""
+    """Logits `z = scale * (x - 1/2)` for every class, and (0, z, -50, -50, ...) for an exclusive task.
+
+    Attributes:
+        blur: whether `x` is the mean of each pixel's 3 x 3 (x 3) neighbourhood.
+    """
 
     def __init__(self, task: Task, scale: float, blur: bool) -> None:
         super().__init__()
@@ -33,11 +37,19 @@ def _box_mean(x: Float[Tensor, "b 1 *s"]) -> Float[Tensor, "b 1 *s"]:
 
 @register("oracle", kind="model", trained=True)
 def oracle(task: Task, *, scale: float = 10.0) -> SegModel:
-    """A pixel is of every class if it is at least 1/2, so that a Linf attack flips where |x - 1/2| < eps."""
+    """A pixel has every class if it is at least 1/2, so that a Linf attack flips where |x - 1/2| < eps.
+
+    Args:
+        scale: slope of the logits, per unit of the image in [0, 1]; above 0.
+    """
     return SegModel(_Oracle(task, scale, blur=False), task)
 
 
 @register("blurred_oracle", kind="model", trained=True)
 def blurred_oracle(task: Task, *, scale: float = 10.0) -> SegModel:
-    """The oracle behind a 3 x 3 box filter: the gradient of an attack must be the filter's adjoint."""
+    """The oracle behind a 3 x 3 box filter: the gradient of an attack must be the filter's adjoint.
+
+    Args:
+        scale: slope of the logits, per unit of the blurred image in [0, 1]; above 0.
+    """
     return SegModel(_Oracle(task, scale, blur=True), task)

@@ -15,16 +15,16 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import build, parse_call, spec
 from medseg_attack.types import Task
 
-PATHS = ("net", "weights", "folder")  # options of models; other texts may happen to be the name of a folder, too
+PATH_OPTIONS = ("net", "weights", "folder")  # any other option may have the name of a folder by accident
 
 
 @dataclass(frozen=True, eq=False)
 class ModelRef:
-    """A model that can be loaded.
+    """A reference to a model that can be loaded.
 
     Attributes:
-        name: what names it in a study: a folder or a spec.
-        card: what is known about it: at least label, weights_sha256, n_parameters and dims.
+        name: its name in a study: the folder of a checkpoint, or a spec.
+        card: facts about it: at least label, weights_sha256, n_parameters and dims.
     """
 
     name: str
@@ -32,7 +32,7 @@ class ModelRef:
 
     @property
     def weights(self) -> str:
-        """What stands for it in the identity of a run: the same weights, read the same way."""
+        """Hash that identifies the model in a run: equal for the same weights that are read the same way."""
         return str(self.card["weights_sha256"])
 
     @property
@@ -41,17 +41,17 @@ class ModelRef:
 
     @property
     def dims(self) -> int:
-        """2: its cases are slices; 3: scans."""
+        """Number of spatial axes of a case: 2 for slices, 3 for scans."""
         return int(self.card.get("dims", 2))
 
     @property
     def black_box(self) -> bool:
-        """Whether it has no gradients, because it runs outside of torch."""
+        """Whether the model has no gradients, because it runs outside of torch."""
         return bool(self.card.get("black_box", False))
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """A scope in which it is told by name that its answer is not finite."""
+        """A scope in which an error about an answer that is not finite begins with the model's name."""
         try:
             yield
         except NotFiniteError as error:
@@ -61,23 +61,23 @@ class ModelRef:
         """The model in eval mode.
 
         Raises:
-            InputError: it is broken, or of other classes than `task`.
+            InputError: the model is broken, or has other classes than `task`.
         """
         if (Path(self.name) / checkpoints.CARD).is_file():
             return checkpoints.load(Path(self.name), task, device)
-        return _built(self.name, task).to(device).eval()
+        return _build(self.name, task).to(device).eval()
 
 
 def resolve(name: str, task: Task) -> ModelRef:
-    """The model of that name; a spec is built once, to see what it is.
+    """The model of that name; a model that is a spec is built once, to fill its card.
 
     Raises:
-        InputError: there is none, or it is broken.
+        InputError: no model has that name, or it is broken.
     """
     folder = Path(name)
     if (folder / checkpoints.CARD).is_file():
         return ModelRef(name, checkpoints.read_card(folder))
-    model = _built(name, task)
+    model = _build(name, task)
     card = {
         "label": name,
         "spec": name,
@@ -89,9 +89,8 @@ def resolve(name: str, task: Task) -> ModelRef:
     return ModelRef(name, card)
 
 
-def _built(name: str, task: Task) -> SegModel:
-    """Factories may draw weights: always the same ones, and nobody else's random numbers."""
-    with torch.random.fork_rng(devices=[]):
+def _build(name: str, task: Task) -> SegModel:
+    with torch.random.fork_rng(devices=[]):  # a factory may draw weights: each time the same, apart from other draws
         torch.manual_seed(0)
         model: SegModel = build(name, "model")(task)
     return model
@@ -100,30 +99,30 @@ def _built(name: str, task: Task) -> SegModel:
 def files_of(name: str) -> list[Path]:
     """The files and folders that a spec names."""
     _, options = parse_call(name, "model")
-    return [found[0] for found in map(_place, options, options.values()) if found]
+    return [path[0] for path in map(_split_path, options, options.values()) if path]
 
 
 def _fingerprint_parts(name: str) -> dict[str, Any]:
-    """A spec with the files that it names replaced by what is in them, so that it may be moved but not changed."""
+    """A spec with hashes in place of the files that it names: these may be moved, but not changed."""
     owner, options = parse_call(name, "model")
-    return {"model": owner} | {field: _content(field, value) for field, value in options.items()}
+    return {"model": owner} | {field: _fingerprint_part(field, value) for field, value in options.items()}
 
 
-def _content(field: str, value: Any) -> str:
-    found = _place(field, value)
-    if found is None:
+def _fingerprint_part(field: str, value: Any) -> str:
+    option = _split_path(field, value)
+    if option is None:
         return value if isinstance(value, str) else spec(value)
-    path, rest = found
+    path, factory = option
     if path.is_file():
-        return checkpoints.sha256_of(path) + rest
-    # what stands beside the weights, which the fingerprint covers
-    described = [file for kind in ("*.json", "*.yaml", "*.yml") for file in path.rglob(kind)]
-    return digest(sorted([file.relative_to(path).as_posix(), checkpoints.sha256_of(file)] for file in described))
+        return checkpoints.sha256_of(path) + factory
+    # of a folder only the configurations: the fingerprint of the model covers its weights
+    configurations = [file for kind in ("*.json", "*.yaml", "*.yml") for file in path.rglob(kind)]
+    return digest(sorted([file.relative_to(path).as_posix(), checkpoints.sha256_of(file)] for file in configurations))
 
 
-def _place(field: str, value: Any) -> tuple[Path, str] | None:
-    """Where an option that is a path leads, and what follows it: the ':factory' of a Python file."""
-    if field not in PATHS or not value or not isinstance(value, str):
+def _split_path(field: str, value: Any) -> tuple[Path, str] | None:
+    """The existing path of an option and the ":factory" behind it ("" if there is none); None if it is no path."""
+    if field not in PATH_OPTIONS or not value or not isinstance(value, str):
         return None
     if Path(value).exists():
         return Path(value), ""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
-from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow
+from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.types import Case, Image, LogOdds, Mask, Task
 
@@ -23,17 +23,17 @@ HEADS: tuple[Head, ...] = ("sigmoid", "softmax", "probabilities")
 M = TypeVar("M", bound=nn.Module)
 
 
-TINY = 1e-8  # of a standard deviation, so that a constant image has a z-score
+TINY = 1e-8  # least standard deviation, so that a constant image has a z-score
 
 
-CERTAIN = 2.0**-24  # nearest to 0 or 1 that a probability is taken for: float32 knows none between this and 1
+CERTAIN = 2.0**-24  # least distance of a probability from 0 and 1: float32 has no number between 1 - CERTAIN and 1
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Normalise(nn.Module):
-    """`(x - mean) / std` per channel; part of the architecture, so not of the stored weights."""
+    """The layer `(x - mean) / std` per channel; it is part of the architecture and not of the stored weights."""
 
     mean: Tensor
     std: Tensor
@@ -49,7 +49,7 @@ class Normalise(nn.Module):
 
 
 class ZScore(nn.Module):
-    """Each channel of each image less its mean, over its standard deviation: of the whole scan, before any window."""
+    """The layer `(x - mean) / std` with the statistics of each channel of each whole image, before any window."""
 
     def forward(self, image: Image) -> Image:
         axes = tuple(range(2, image.ndim))
@@ -58,19 +58,23 @@ class ZScore(nn.Module):
 
 
 class SegModel(nn.Module):
-    """What is attacked: everything between the stored scan and the decision is inside, and differentiable.
+    """A segmentation model that can be attacked: a network with all that lies between the stored scan and the decision.
+
+    All of it is differentiable, unless the network is a black box.
 
     Attributes:
         task: its classes are the output's channels.
         net: (b, in_channels, *s) -> (b, k, *s), one logit per class.
-        normalise: of the network's input; nothing by default.
-        head: how `net` is meant to be read; by default softmax if the task is exclusive, else sigmoid.
-            "probabilities": it has done that itself. Of two exclusive classes one channel is enough for a sigmoid.
-        in_channels: of `net`; a grey scan is repeated. An image that has them already is taken as it is: a
-            published attack perturbs the copies one by one.
-        size: what the image is resized to for `net`. None: the scan's own grid.
-        stride: `net` sees that grid padded at the end to a multiple of it with 0, the scan's darkest value.
-        dims: 2: a case is a slice; 3: it is a scan.
+        normalise: layer on the network's input; the identity by default.
+        head: activation that the logits of `net` are meant for, "softmax" or "sigmoid"; by default softmax if the
+            task is exclusive, else sigmoid. "probabilities": `net` applies it itself. A sigmoid of two exclusive
+            classes may have one channel.
+        in_channels: channels of the network's input, for which a grey scan is repeated. An image that has them
+            already is taken as it is: a published attack perturbs the copies one by one.
+        size: grid that the image is resized to for `net`, in pixels. None: the scan's own grid.
+        stride: `net` gets that grid padded at the end to a multiple of `stride`, with 0, the scan's darkest value.
+        dims: number of spatial axes of a case: 2 for slices, 3 for scans.
+        black_box: whether `net` runs outside of torch and has no gradient by the image.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class SegModel(nn.Module):
         size: tuple[int, ...] | None = None,
         stride: int = 1,
         dims: int = 2,
+        black_box: bool = False,
     ) -> None:
         super().__init__()
         if size and len(size) != dims:
@@ -96,17 +101,12 @@ class SegModel(nn.Module):
         self.size = size or None
         self.stride = stride
         self.dims = dims
+        self.black_box = black_box
 
     @property
     def window(self) -> tuple[int, ...] | None:
-        """What `net` sees at a time; None: the whole image."""
+        """Sides of the part of an image that `net` gets at a time; None: the whole image."""
         return self.net.size if isinstance(self.net, SlidingWindow) else None
-
-    @property
-    def black_box(self) -> bool:
-        """Whether there is no gradient by the image, because `net` runs outside of torch."""
-        inner = self.net.net if isinstance(self.net, SlidingWindow | MirrorAverage) else self.net
-        return bool(getattr(inner, "black_box", False))
 
     def on(self, cases: Sequence[Case]) -> "SegModel":
         """The model of these cases, with the same network; itself, unless what is in it must know them."""
@@ -124,6 +124,7 @@ class SegModel(nn.Module):
             tell(what),
             self.task,
             normalise=self.normalise,
+            black_box=self.black_box,
             head=self.head,
             in_channels=self.in_channels,
             size=self.size,
@@ -134,15 +135,15 @@ class SegModel(nn.Module):
         return told
 
     def forward(self, image: Image) -> LogOdds:
-        """Log-odds on the image's grid: `sigmoid` of them is the probability, for either head.
+        """Log-odds on the image's grid, (b, k, *s): `sigmoid` of them is the probability, for every head.
 
         Raises:
             InputError: the image has neither the scan's nor the network's number of channels, or the network's
                 answer is not one map per class on its input's grid.
         """
         grid = tuple(image.shape[2:])
-        seen = self.normalise(self._channels(self._onto_net_grid(image)))
-        logits = self._onto_scan_grid(self._checked(self.net(seen), tuple(seen.shape[2:])), grid)
+        net_input = self.normalise(self._channels(self._onto_net_grid(image)))
+        logits = self._onto_scan_grid(self._checked(self.net(net_input), tuple(net_input.shape[2:])), grid)
         return self._log_odds(logits)
 
     def decide(self, log_odds: LogOdds) -> Mask:
@@ -153,14 +154,14 @@ class SegModel(nn.Module):
         return torch.zeros_like(log_odds, dtype=torch.bool).scatter_(1, winner, True)
 
     def _checked(self, logits: Tensor, grid: tuple[int, ...]) -> Tensor:
-        """What the network returned, if it can be what the task asks for."""
+        """The network's output, if its channels and grid fit the task and the input."""
         classes = self.task.classes
-        channels = {len(classes)} | ({1} if self._one_for_two else set())
+        channels = {len(classes)} | ({1} if self._foreground_alone else set())
         if logits.ndim != len(grid) + 2 or logits.shape[1] not in channels:
             got = f"{logits.shape[1]} channels" if logits.ndim == len(grid) + 2 else f"shape {tuple(logits.shape)}"
             raise InputError(
                 f"expected {len(classes)} channels from the network, one for each of {', '.join(classes)}, got {got}; "
-                "give the data that it was trained for, or the output that is meant"
+                "give the data that it was trained for, or name another part with output="
             )
         if tuple(logits.shape[2:]) != grid:
             raise InputError(
@@ -170,7 +171,8 @@ class SegModel(nn.Module):
         return logits
 
     @property
-    def _one_for_two(self) -> bool:
+    def _foreground_alone(self) -> bool:
+        """Whether one channel is enough, because the other class is its complement."""
         return self.task.exclusive and len(self.task.classes) == 2 and self.head != "softmax"
 
     def _log_odds(self, logits: Tensor) -> LogOdds:
@@ -207,7 +209,7 @@ class SegModel(nn.Module):
 
 
 def resized(x: Float[Tensor, "b c *s"], grid: tuple[int, ...]) -> Float[Tensor, "b c *t"]:
-    """`x` on another grid: linear, and in 2-D averaged where it shrinks (3-D has no such kernel in torch)."""
+    """`x` on another grid by linear interpolation; where a 2-D image shrinks it is averaged (torch cannot in 3-D)."""
     if tuple(x.shape[2:]) == tuple(grid):
         return x
     if len(grid) == 2:
@@ -217,14 +219,14 @@ def resized(x: Float[Tensor, "b c *s"], grid: tuple[int, ...]) -> Float[Tensor, 
 
 @contextmanager
 def frozen(model: M) -> Iterator[M]:
-    """The model in eval mode, without parameter gradients; afterwards every flag is as it was."""
+    """A scope with the model in eval mode and without parameter gradients; afterwards every flag is as before."""
     training = [(module, module.training) for module in model.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval().requires_grad_(False)
     try:
         yield model
     finally:
         for module, flag in training:
             module.training = flag
-        for parameter, flag in wanted:
+        for parameter, flag in gradients:
             parameter.requires_grad_(flag)

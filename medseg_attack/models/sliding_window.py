@@ -1,9 +1,9 @@
-"""A network that sees windows, shown a whole scan: windows are blended, and gradients pass at the memory of one window.
+"""Sliding windows over a whole scan: windows are blended, and gradients pass at the memory of one window.
 
 Blended logits are Z = sum_w place(g_w * f(x_w)) / sum_w place(g_w). A loss on Z does not split into windows (Dice is
-over the whole organ), so the gradient of a window alone is not that of the pipeline. Here it is, in two passes: the
-first makes Z without a graph, the second runs each window again and sends back the part g_w / G of dL/dZ that lies on
-it. The result is what autograd gives on the full graph.
+over the whole organ), so the gradient of a window alone is not that of the pipeline. This module computes the
+pipeline's gradient in two passes: the first computes Z without a graph, the second runs each window again and sends
+back the part g_w / G of dL/dZ that lies on it. The result equals autograd on the full graph.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from medseg_attack.errors import InputError
 
-Place: TypeAlias = tuple[slice, ...]  # of a window in the spatial axes of a scan
+Place: TypeAlias = tuple[slice, ...]  # a window's part of each spatial axis of a scan
 
 
 Flip: TypeAlias = tuple[int, ...]  # spatial axes, from 0, that are mirrored
@@ -35,16 +35,16 @@ def tiled(
     flips: Sequence[Flip] = ((),),
     sums: torch.dtype | None = None,
 ) -> Float[Tensor, "b k *s"]:
-    """`net` on every window of `x`, blended; as differentiable as `net`, by `x` and by the weights of `net`.
+    """The blended output of `net` on every window of `x`; differentiable by `x` and by the weights of `net`.
 
     Args:
         places: windows of the shape of `importance` that cover `x` together.
-        importance: of a window's voxels, positive.
-        flips: the mean over these mirrored copies of each window is taken, turned back.
-        sums: what windows are summed in, by default that of `x`; rounding passes gradients as they are.
+        importance: weight of each voxel of a window, above 0.
+        flips: axes of each mirrored copy of a window; the mean over the copies, mirrored back, is taken.
+        sums: type in which windows are summed, by default that of `x`; gradients ignore its rounding.
 
     Raises:
-        InputError: `net` does not answer on the grid of its window.
+        InputError: the output of `net` is not on the grid of its window.
     """
     weights = [parameter for parameter in net.parameters() if parameter.requires_grad]
     result: Tensor = _Tiled.apply(x, net, tuple(places), importance.to(x), tuple(flips), sums or x.dtype, *weights)
@@ -54,14 +54,14 @@ def tiled(
 class SlidingWindow(nn.Module):
     """A network behind MONAI's sliding windows: the same places, padding and importance as its inferer.
 
-    In training mode it is the network itself, since what it is then given are patches of a window's size.
+    In training mode it is the network itself, since training cuts patches of a window's size.
 
     Attributes:
-        size: of a window. A scan that is smaller is padded with 0 on both sides.
-        overlap: of neighbouring windows, as a fraction of their size.
-        importance: of a window's voxels: "gaussian" (standard deviation an eighth of the size) or "constant".
-        mirror: spatial axes, from 0, along which windows are also mirrored (test-time augmentation): with n axes the
-            mean of 2^n answers is taken.
+        size: sides of a window, in voxels. A scan that is smaller is padded with 0 on both sides.
+        overlap: of neighbouring windows, as a fraction of their size in [0, 1).
+        importance: weight of a window's voxels: "gaussian" (standard deviation an eighth of the size) or "constant".
+        flips: axes of each mirrored copy of a window (test-time augmentation): all subsets of `mirror`, which are
+            spatial axes from 0, so that n of them take the mean of 2^n outputs.
     """
 
     def __init__(
@@ -75,7 +75,10 @@ class SlidingWindow(nn.Module):
     ) -> None:
         super().__init__()
         if len(size) not in (2, 3) or any(type(n) is not int or n < 1 for n in size):
-            raise InputError(f"expected window=(rows, columns) or (slices, rows, columns), got {size}; check it")
+            raise InputError(
+                f"expected window=(rows, columns) or (slices, rows, columns), got {size}; "
+                "write whole numbers from 1, e.g. window=(64, 64, 64)"
+            )
         if not 0 <= overlap < 1:
             raise InputError(f"expected 0 <= overlap < 1, got {overlap}; write overlap=0.5")
         if importance not in IMPORTANCE:
@@ -96,14 +99,14 @@ class SlidingWindow(nn.Module):
         return blended
 
     def _importance(self) -> Float[Tensor, "*w"]:
-        from monai.data.utils import compute_importance_map  # here: it takes seconds to load
+        from monai.data.utils import compute_importance_map  # imported late: it takes seconds to load
 
-        found: Tensor = compute_importance_map(self.size, mode=self.importance, sigma_scale=0.125)
-        return found
+        weights: Tensor = compute_importance_map(self.size, mode=self.importance, sigma_scale=0.125)
+        return weights
 
 
 class MirrorAverage(nn.Module):
-    """The mean over mirrored copies of a network's answers, of one that sees the whole image."""
+    """The mean of a network's outputs over mirrored copies of the whole image."""
 
     def __init__(self, net: nn.Module, axes: Flip, dims: int) -> None:
         super().__init__()
@@ -118,13 +121,13 @@ class MirrorAverage(nn.Module):
 
 
 def flips_of(axes: Flip, dims: int) -> tuple[Flip, ...]:
-    """All subsets of the axes, smaller ones first.
+    """All subsets of the axes, the smaller ones first.
 
     >>> flips_of((0, 2), 3)
     ((), (0,), (2,), (0, 2))
 
     Raises:
-        InputError: there is no such axis.
+        InputError: an axis is named twice, or the image does not have it.
     """
     if len(set(axes)) != len(axes) or any(type(axis) is not int or not 0 <= axis < dims for axis in axes):
         raise InputError(f"expected mirror as different axes from 0 to {dims - 1}, got {axes}; e.g. mirror=(0, 1)")
@@ -132,16 +135,16 @@ def flips_of(axes: Flip, dims: int) -> tuple[Flip, ...]:
 
 
 def places_of(grid: Sequence[int], size: Sequence[int], overlap: float) -> list[Place]:
-    """Where MONAI's inferer puts windows: `size * (1 - overlap)` apart, the last ones moved back into the scan."""
-    from monai.data.utils import dense_patch_slices  # here: it takes seconds to load
+    """The windows of MONAI's inferer: `size * (1 - overlap)` apart, the last ones moved back into the scan."""
+    from monai.data.utils import dense_patch_slices  # imported late: it takes seconds to load
 
     apart = [n if n == m else max(int(n * (1 - overlap)), 1) for n, m in zip(size, grid, strict=True)]
-    found: list[Place] = dense_patch_slices(grid, size, apart)
-    return found
+    places: list[Place] = dense_patch_slices(grid, size, apart)
+    return places
 
 
 class _Tiled(torch.autograd.Function):
-    """The two passes. Draws of a net with random parts are the same in both."""
+    """The two passes of the module's header; a network with random parts draws the same numbers in both."""
 
     @staticmethod
     def forward(
@@ -160,7 +163,7 @@ class _Tiled(torch.autograd.Function):
         blended: Tensor | None = None
         for place in places:
             window = (slice(None), slice(None), *place)
-            logits = _mean_answer(net, x[window], flips)
+            logits = _mean_output(net, x[window], flips)
             if blended is None:
                 blended = x.new_zeros((len(x), logits.shape[1], *x.shape[2:]), dtype=sums)
             blended[window] += importance * logits
@@ -172,24 +175,25 @@ class _Tiled(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, importance, *weights = ctx.saved_tensors
         net, places, flips = ctx.parts
-        by_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        by_weights = [torch.zeros_like(weight) for weight in weights]
+        x_grad = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        weight_grads = [torch.zeros_like(weight) for weight in weights]
         upstream = upstream / _total(x, places, importance, x.dtype) / len(flips)
-        with _again(x, ctx.rng, ctx.amp):
+        with _repeat(x, ctx.rng, ctx.amp):
             for place, flip in product(places, flips):
                 window = (slice(None), slice(None), *place)
-                seen = x[window].detach().requires_grad_(by_x is not None)
-                logits = _answer(net, seen, flip)
-                wanted = [*([seen] if by_x is not None else []), *weights]
-                found = torch.autograd.grad(
-                    logits, wanted, (importance * upstream[window]).to(logits), allow_unused=True
+                x_window = x[window].detach().requires_grad_(x_grad is not None)
+                logits = _output(net, x_window, flip)
+                inputs = [*([x_window] if x_grad is not None else []), *weights]
+                sums = [*([x_grad[window]] if x_grad is not None else []), *weight_grads]
+                grads = torch.autograd.grad(
+                    logits, inputs, (importance * upstream[window]).to(logits), allow_unused=True
                 )
-                for sum_, part in zip([*([by_x[window]] if by_x is not None else []), *by_weights], found, strict=True):
-                    sum_ += 0 if part is None else part
-        return by_x, None, None, None, None, None, *by_weights
+                for sum_, grad in zip(sums, grads, strict=True):
+                    sum_ += 0 if grad is None else grad
+        return x_grad, None, None, None, None, None, *weight_grads
 
 
-def _answer(net: nn.Module, window: Tensor, flip: Flip) -> Tensor:
+def _output(net: nn.Module, window: Tensor, flip: Flip) -> Tensor:
     axes = [axis + 2 for axis in flip]
     logits: Tensor = net(window.flip(axes) if axes else window)
     if logits.shape[2:] != window.shape[2:]:
@@ -200,10 +204,10 @@ def _answer(net: nn.Module, window: Tensor, flip: Flip) -> Tensor:
     return logits.flip(axes) if axes else logits
 
 
-def _mean_answer(net: nn.Module, window: Tensor, flips: Sequence[Flip]) -> Tensor:
-    total = _answer(net, window, flips[0]).to(window.dtype)
+def _mean_output(net: nn.Module, window: Tensor, flips: Sequence[Flip]) -> Tensor:
+    total = _output(net, window, flips[0]).to(window.dtype)
     for flip in flips[1:]:
-        total = total + _answer(net, window, flip)
+        total = total + _output(net, window, flip)
     return total / len(flips)
 
 
@@ -219,8 +223,8 @@ def _rng(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 @contextmanager
-def _again(x: Tensor, rng: tuple[Tensor, Tensor | None], amp: torch.dtype | None) -> Iterator[None]:
-    """A scope in which a pass draws what the first pass drew, in its precision; afterwards all is as before."""
+def _repeat(x: Tensor, rng: tuple[Tensor, Tensor | None], amp: torch.dtype | None) -> Iterator[None]:
+    """A scope with the random numbers and the precision of the first pass; afterwards both are as before."""
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         torch.set_rng_state(rng[0])
         if rng[1] is not None:
@@ -230,6 +234,6 @@ def _again(x: Tensor, rng: tuple[Tensor, Tensor | None], amp: torch.dtype | None
 
 
 def _amp(x: Tensor) -> torch.dtype | None:
-    """The precision of an autocast scope around; backward may run outside of it."""
+    """The precision of the autocast scope around the forward pass; backward may run outside of it."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -1,4 +1,4 @@
-"""Trained models that an attack brings along: read once, held to the weights that a run was begun with."""
+"""Surrogates: trained models that belong to an attack, read once and held to the weights that a run began with."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,8 @@ from medseg_attack.registry import register
 from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.types import Task
 
-KEPT = 8  # models in memory: an ensemble is asked for with every batch
-DIGITS = 12  # of a hash, in a spec
+MODELS_IN_MEMORY = 8  # every batch asks for the models of an ensemble
+HASH_DIGITS = 12  # of weights, in a spec
 
 
 @register("checkpoint", kind="model")
@@ -21,23 +21,24 @@ def checkpoint(task: Task, *, folder: str = "", content: str = "") -> SegModel:
     """A trained model by its folder, as a surrogate: `transfer(surrogate=checkpoint('models/unet'))`.
 
     Args:
-        content: of the weights' hash, which a run adds by itself; other weights in the folder are then refused.
+        folder: the folder of the checkpoint.
+        content: the first 12 digits of the weights' hash, which a run adds by itself; other weights are then refused.
 
     Raises:
-        InputError: it is no checkpoint, holds other weights, or was trained for other classes.
+        InputError: the folder is no checkpoint, holds other weights, or its model was trained for other classes.
     """
     if not folder:
         raise InputError("expected checkpoint('FOLDER'), got no folder; give the folder of a trained model")
-    found = read_card(Path(folder))["weights_sha256"][:DIGITS]
-    if content and content != found:
+    stored = _content(Path(folder))
+    if content and content != stored:
         raise InputError(
-            f"expected the weights {content} in {folder}, got {found}: it was trained again; choose another --out"
+            f"expected the weights {content} in {folder}, got {stored}: it was trained again; choose another --out"
         )
-    return _loaded(folder, found, task)
+    return _load(folder, stored, task)
 
 
-@functools.lru_cache(maxsize=KEPT)
-def _loaded(folder: str, content: str, task: Task) -> SegModel:
+@functools.lru_cache(maxsize=MODELS_IN_MEMORY)
+def _load(folder: str, content: str, task: Task) -> SegModel:
     return load(Path(folder), task).requires_grad_(False)
 
 
@@ -47,45 +48,50 @@ def others(task: Task) -> SegModel:
     raise InputError("expected a study for the surrogate others, got none; run it through 'medattack attack'")
 
 
+def _content(folder: Path) -> str:
+    return str(read_card(folder)["weights_sha256"])[:HASH_DIGITS]
+
+
 def _pinned(folder: str) -> Callable[[Task], SegModel]:
-    return _one(folder, read_card(Path(folder))["weights_sha256"][:DIGITS])
+    return _surrogate(folder, _content(Path(folder)))
 
 
 @functools.lru_cache(maxsize=256)
-def _one(folder: str, content: str) -> Callable[[Task], SegModel]:
-    """One object per checkpoint, so that attacks which differ in their budget alone are known for it."""
+def _surrogate(folder: str, content: str) -> Callable[[Task], SegModel]:
+    """The one object of a checkpoint, so that attacks which differ only in their budget compare as such."""
     return functools.partial(checkpoint, folder=folder, content=content)
 
 
 def pin_surrogates(attack: Any, victim: Path, models: Sequence[Path]) -> Any:
-    """The attack, at any depth, with the hash of its surrogates' weights, and with models in place of `others`.
+    """The attack with the weights' hash in each of its surrogates, and with models in place of `others`.
 
     Args:
-        victim: checkpoint that is attacked.
-        models: of the study.
+        attack: its surrogates may be parts of parts.
+        victim: the checkpoint that is attacked.
+        models: all checkpoints of the study.
 
     Raises:
         InputError: a surrogate is no checkpoint, or is to be trained first, or there are no others.
     """
     return replace_parts(
-        attack, lambda part: _found(part, victim, models) if isinstance(part, functools.partial) else None
+        attack, lambda part: _pin(part, victim, models) if isinstance(part, functools.partial) else None
     )
 
 
-def _found(made: "functools.partial[SegModel]", victim: Path, models: Sequence[Path]) -> Any:
-    if made.func is checkpoint:
-        return _pinned(made.keywords.get("folder", ""))
-    if made.func is not others:
-        return made
+def _pin(surrogate: "functools.partial[SegModel]", victim: Path, models: Sequence[Path]) -> Any:
+    if surrogate.func is checkpoint:
+        return _pinned(surrogate.keywords.get("folder", ""))
+    if surrogate.func is not others:
+        return surrogate
     own = read_card(victim)["weights_sha256"]
-    found = tuple(_pinned(str(model)) for model in models if read_card(model)["weights_sha256"] != own)
-    if not found:
+    rest = tuple(_pinned(str(model)) for model in models if read_card(model)["weights_sha256"] != own)
+    if not rest:
         raise InputError("expected two models or more for the surrogate others, got one; repeat --model")
-    return found
+    return rest
 
 
 def surrogates(attack: Any) -> Iterator[str]:
-    """Folder and hash of every checkpoint that a pinned attack brings along."""
+    """Folder and hash of every surrogate of a pinned attack."""
     for part in walk(attack):
         if isinstance(part, functools.partial) and part.func is checkpoint:
             yield f"{part.keywords['folder']} {part.keywords['content']}"

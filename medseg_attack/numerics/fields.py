@@ -12,21 +12,30 @@ MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def zeros(image: Image, side: int) -> Tensor:
-    """A change of nothing, (b, c, side, ...), no finer than the image; `side` 0: as fine."""
+    """A change of nothing, (b, c, side, ...), at most as fine as the image; with `side` 0 as fine as the image."""
     return image.new_zeros(*image.shape[:2], *(min(side or n, n) for n in image.shape[2:]))
 
 
 def stretched(change: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """The change on another grid: linearly between its values, so that none grows; itself on its own."""
+    """The change on another grid, linear between its values, so that none grows.
+
+    Args:
+        change: (b, c, *p), an additive change of images.
+        grid: the spatial shape of the result.
+    """
     if tuple(change.shape[2:]) == grid:
         return change
     return F.interpolate(change, grid, mode=MODES[len(grid)], align_corners=False)
 
 
 def blurred(grad: Image, width: int) -> Image:
-    """Every channel convolved with a Gaussian of `width` pixels, three standard deviations to a side, zeros outside."""
-    at = torch.arange(width, dtype=grad.dtype, device=grad.device) - width // 2
-    kernel = torch.exp(-0.5 * (at * 6 / max(width - 1, 1)).square())
+    """Every channel convolved with a Gaussian of `width` pixels, three standard deviations to a side, zeros outside.
+
+    Args:
+        width: side of the kernel in pixels, odd.
+    """
+    offset = torch.arange(width, dtype=grad.dtype, device=grad.device) - width // 2
+    kernel = torch.exp(-0.5 * (offset * 6 / max(width - 1, 1)).square())
     kernel = kernel / kernel.sum()
     for axis in range(2, grad.ndim):
         lines = grad.movedim(axis, -1)
@@ -38,7 +47,7 @@ def blurred(grad: Image, width: int) -> Image:
 def smooth(weights: Float[Tensor, "b c *p"], grid: tuple[int, ...]) -> Float[Tensor, "b c *s"]:
     """A field on `grid` from weights of cubic B-splines, at equal distances from border to border.
 
-    At every pixel a weighted mean of at most 4 weights per axis, hence never beyond the largest of them.
+    A pixel's value is a weighted mean of at most 4 weights per axis, so it never exceeds the largest weight.
     """
     for axis, n in enumerate(grid, start=2):
         weights = _along(weights, splines(n, weights.shape[axis]).to(weights), axis)
@@ -46,7 +55,7 @@ def smooth(weights: Float[Tensor, "b c *p"], grid: tuple[int, ...]) -> Float[Ten
 
 
 def polynomial(weights: Float[Tensor, "b c *p"], grid: tuple[int, ...]) -> Float[Tensor, "b c *s"]:
-    """A field on `grid` from weights of products of Legendre polynomials, of a total degree below their number."""
+    """A field on `grid` from weights of products of Legendre polynomials whose total degree is below `p`."""
     order = weights.shape[-1]
     degree = _indices(weights).sum(1, keepdim=True)
     weights = weights * (degree < order)
@@ -56,9 +65,13 @@ def polynomial(weights: Float[Tensor, "b c *p"], grid: tuple[int, ...]) -> Float
 
 
 def splines(n: int, points: int) -> Float[Tensor, "n points"]:
-    """Uniform cubic B-splines at `n` pixels; rows are non-negative and add up to 1. At least 4 points."""
-    at = torch.linspace(0, points - 3, n, dtype=torch.float64)
-    distance = (at[:, None] - torch.arange(-1, points - 1, dtype=torch.float64)).abs()
+    """Uniform cubic B-splines at `n` pixels; rows are non-negative and add up to 1.
+
+    Args:
+        points: number of splines, at least 4.
+    """
+    position = torch.linspace(0, points - 3, n, dtype=torch.float64)
+    distance = (position[:, None] - torch.arange(-1, points - 1, dtype=torch.float64)).abs()
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = (2 - distance).clamp(min=0) ** 3 / 6
     return torch.where(distance < 1, near, far)
@@ -66,10 +79,10 @@ def splines(n: int, points: int) -> Float[Tensor, "n points"]:
 
 def legendre(n: int, order: int) -> Float[Tensor, "n order"]:
     """Legendre polynomials of degree 0 to `order` - 1 at `n` pixels in [-1, 1]; powers would be nearly dependent."""
-    at = torch.linspace(-1, 1, n, dtype=torch.float64)
-    columns = [torch.ones_like(at), at]
+    position = torch.linspace(-1, 1, n, dtype=torch.float64)
+    columns = [torch.ones_like(position), position]
     for k in range(1, order - 1):
-        columns.append(((2 * k + 1) * at * columns[k] - k * columns[k - 1]) / (k + 1))
+        columns.append(((2 * k + 1) * position * columns[k] - k * columns[k - 1]) / (k + 1))
     return torch.stack(columns[:order], 1)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medseg_attack.types import Flow, Mask
 
-SQUARINGS = 6  # of a velocity: steps of 1/64 of it, composed
+SQUARINGS = 6  # a velocity is composed of 2^6 steps of 1/64 of it
 
 
 def warped(x: Float[Tensor, "b c *s"], flow: Flow) -> Float[Tensor, "b c *s"]:
@@ -40,7 +40,12 @@ def warped(x: Float[Tensor, "b c *s"], flow: Flow) -> Float[Tensor, "b c *s"]:
 
 
 def moved(target: Mask, flow: Flow | None, exclusive: bool) -> Mask:
-    """The truth carried along: a pixel is of what most of it came from; of one class, if classes exclude each other."""
+    """The truth after the anatomy moved: a pixel has the classes that most of it came from.
+
+    Args:
+        flow: None where nothing moved.
+        exclusive: whether a pixel has exactly one class, the one with the largest share.
+    """
     if flow is None:
         return target
     soft = warped(target.to(flow.dtype), flow)
@@ -51,9 +56,9 @@ def moved(target: Mask, flow: Flow | None, exclusive: bool) -> Mask:
 
 
 def exponential(velocity: Flow) -> Flow:
-    """The flow after one unit of time of a velocity that stands still, by scaling and squaring.
+    """The flow after one unit of time of a velocity that is constant in time, by scaling and squaring.
 
-    It moves no pixel further than the largest velocity, and that of minus the velocity undoes it.
+    It moves no pixel further than the largest velocity. The exponential of minus the velocity undoes it.
     """
     flow = velocity / 2**SQUARINGS
     for _ in range(SQUARINGS):

@@ -1,4 +1,4 @@
-"""How much noise an image has of its own."""
+"""The noise that an image has of its own."""
 
 import torch
 
@@ -16,8 +16,8 @@ def noise_of(image: Image) -> PerSample:
     response = torch.nn.functional.conv2d(planes, kernel[None, None]).reshape(len(image), -1)
     inner = planes[..., 1:-1, 1:-1].reshape(len(image), -1)
     inside = (inner > 0) & (inner < 1)
-    found = [
-        values[kept].abs().median() if kept.any() else values.new_zeros(())
-        for values, kept in zip(response, inside, strict=True)
+    deviations = [
+        values[mask].abs().median() if mask.any() else values.new_zeros(())
+        for values, mask in zip(response, inside, strict=True)
     ]
-    return torch.stack(found) / 0.6744897501960817 / 6
+    return torch.stack(deviations) / 0.6744897501960817 / 6

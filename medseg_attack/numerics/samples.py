@@ -10,20 +10,20 @@ from torch import Tensor
 from medseg_attack.types import Image, PerSample
 
 
-def gradient_of(of: Float[Tensor, "b *n"], x: Image) -> Image:
-    """The gradient of each sample's sum."""
-    return torch.autograd.grad(of.sum(), x)[0]
+def gradient_of(values: Float[Tensor, "b *n"], x: Image) -> Image:
+    """The gradient of each sample's sum of `values` by that sample of `x`."""
+    return torch.autograd.grad(values.sum(), x)[0]
 
 
 def length(x: Tensor) -> PerSample:
-    """Euclidean, per sample."""
+    """The Euclidean norm of each sample."""
     return x.flatten(1).square().sum(1).sqrt()
 
 
 def reseeded(seeds: Sequence[int], *purpose: int | str) -> list[int]:
-    """Other seeds for another purpose: a run, a step."""
-    told = "/".join(map(str, purpose))
-    return [crc32(f"{seed}/{told}".encode()) for seed in seeds]
+    """Seeds for another purpose, such as a restart or a step: independent of `seeds`, the same on every machine."""
+    name = "/".join(map(str, purpose))
+    return [crc32(f"{seed}/{name}".encode()) for seed in seeds]
 
 
 def scaled(grad: Image) -> Image:

@@ -19,14 +19,15 @@ FLOAT32_SLACK = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a c
 
 @dataclass(frozen=True, eq=False)
 class StoredValues:
-    """What the images of one batch are stored as, each in its own file's type.
+    """Stored values of the images of one batch, each in its own file's type.
 
     Attributes:
         stored: the scan's own values, (b, c, *s), float64, which holds every 32-bit integer.
-        slope, inter, low, high: of each case and channel, (b, c, 1, ...).
-        dtypes: of each case's file.
-        least, most: what the file's bits hold, of each case; infinite where floats are stored.
-        padding: least and largest stored value that stands for no measurement; NaN where there is none.
+        slope, inter: a native intensity is `stored * slope + inter`; (b, c, 1, ...), as all that follow.
+        low, high: native intensities that an image shows as 0 and 1.
+        dtypes: the type of each case's file.
+        least, most: the range that a file's bits hold; infinite where floats are stored.
+        padding: least and largest stored value that stands for no measurement; NaN where no value does.
     """
 
     stored: Tensor
@@ -41,7 +42,7 @@ class StoredValues:
 
     @classmethod
     def of(cls, cases: Sequence[Case], device: torch.device | str) -> "StoredValues | None":
-        """The levels of cases that know how they are stored, None if one does not."""
+        """The stored values of `cases`; None if one of them has no storage."""
         storages = [case.storage for case in cases if case.storage is not None]
         if len(storages) < len(cases):
             return None
@@ -74,7 +75,7 @@ class StoredValues:
 
     @property
     def outside(self) -> Tensor:
-        """Where the scan is padding or outside of its intensity window, (b, c, *s)."""
+        """Whether a value is padding or outside of its intensity window, (b, c, *s)."""
         native = self.stored * self.slope + self.inter
         return (native < self.low) | (native > self.high) | self._padded(self.stored)
 
@@ -87,9 +88,10 @@ class StoredValues:
         return ((native - self.low) / (self.high - self.low)).clamp(0, 1).to(torch.float32).to(like)
 
     def in_float64(self, stored: Tensor) -> tuple[Image, Image]:
-        """What a ball measures, in float64, where a level is a level: the image stored as `stored`, and these levels'.
+        """Two images for a ball to measure in float64, where one level is exactly one level.
 
-        Unlike `image`, what lies outside of the window is not cut off from the change.
+        The first is of `stored`, the second of the scan's own values. Unlike `image`, the first keeps a change that
+        lies outside of the window.
         """
         before = ((self.stored * self.slope + self.inter - self.low) / (self.high - self.low)).clamp(0, 1)
         return before + (stored - self.stored) * self.slope / (self.high - self.low), before
@@ -97,34 +99,34 @@ class StoredValues:
     def warped(self, flow: Flow) -> "StoredValues":
         """The scan after its anatomy moved: values between stored ones are rounded to the nearest.
 
-        This is the one change that is not rounded towards the untouched scan, of which a moved scan is no neighbour.
+        This change alone is not rounded towards the untouched scan, since a moved scan is no neighbour of it.
         """
         stored = warped(self.stored, flow.to(torch.float64))
-        whole = self._by_type(lambda dtype: stored.to(dtype).double() if dtype.is_floating_point else stored.round())
-        return replace(self, stored=whole)
+        rounded = self._by_type(lambda dtype: stored.to(dtype).double() if dtype.is_floating_point else stored.round())
+        return replace(self, stored=rounded)
 
     def files(self, stored: Tensor) -> list[Tensor]:
         """Stored values of each case as its file holds them."""
         return [values.to(dtype) for values, dtype in zip(stored, self.dtypes, strict=True)]
 
-    def _by_type(self, made: Callable[[torch.dtype], Tensor]) -> Tensor:
-        """Of each case what `made`, which answers for all of them, gives for its type."""
+    def _by_type(self, compute: Callable[[torch.dtype], Tensor]) -> Tensor:
+        """The result of `compute`, which computes all cases for one type, taken for each case from its own type."""
         first, *others = dict.fromkeys(self.dtypes)
-        found = made(first)
+        result = compute(first)
         for dtype in others:
-            mine = torch.tensor([own == dtype for own in self.dtypes], device=found.device)
-            found = torch.where(widen(mine, found), made(dtype), found)
-        return found
+            has_dtype = torch.tensor([own == dtype for own in self.dtypes], device=result.device)
+            result = torch.where(widen(has_dtype, result), compute(dtype), result)
+        return result
 
     def at(self, index: Tensor) -> "StoredValues":
-        """Those of some of the images."""
-        each = ("stored", "slope", "inter", "low", "high", "least", "most")
+        """The stored values of some of the images."""
+        tensors = ("stored", "slope", "inter", "low", "high", "least", "most")
         padding = (self.padding[0][index], self.padding[1][index])
         dtypes = tuple(self.dtypes[n] for n in index.tolist())
-        return replace(self, padding=padding, dtypes=dtypes, **{name: getattr(self, name)[index] for name in each})
+        return replace(self, padding=padding, dtypes=dtypes, **{name: getattr(self, name)[index] for name in tensors})
 
     def nearest(self, x: Image, x0: Image, ball: Ball) -> Tensor:
-        """Stored values for `x`: rounded towards those of `x0`, so that no norm grows, in `ball` and in the window."""
+        """Stored values for `x`, in `ball` and in the window: rounded towards those of `x0`, so that no norm grows."""
         delta = (x - x0).to(torch.float64)
         stored = self._moved(delta, FLOAT32_SLACK)
         grown = ball.size(*self.in_float64(stored)) > ball.limit * (1 + 1e-9)
@@ -156,5 +158,5 @@ class StoredValues:
 def _limits(storage: Storage) -> tuple[float, float]:
     if storage.stored.dtype.is_floating_point:
         return -math.inf, math.inf
-    whole = torch.iinfo(storage.stored.dtype)
-    return storage.limits or (whole.min, whole.max)
+    integers = torch.iinfo(storage.stored.dtype)
+    return storage.limits or (integers.min, integers.max)

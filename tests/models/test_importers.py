@@ -426,7 +426,7 @@ def test_windows_and_mirrors_are_options(place: Path) -> None:
         ("own('nothing')", "neither of these"),
         ("own('none.py:net')", "expected a Python file at none.py, got none"),
         ("own('no_such_package:net')", "expected to import no_such_package .* ModuleNotFoundError"),
-        ("own('net.py:nett')", "expected 'nett' in net.py, got no such name there"),
+        ("own('net.py:nett')", "expected 'nett' in net.py, got no such name"),
         ("own('net.py:fails')", r"to make a network, got KeyError: 'weights' in net.py, line \d+"),
         ("own('net.py:text')", "expected a torch.nn.Module from own.* got str"),
         ("own('broken.py:net')", "expected to import broken.py .* got SyntaxError"),

@@ -16,7 +16,7 @@ from medseg_attack.checks.model_profile import profile
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.nnunet.predictor import Predictor, importance, normalised, windows
-from medseg_attack.models.nnunet.resampling import Resampling, coarse_axis, resampled, shape_at
+from medseg_attack.models.nnunet.resampling import Resampling, coarse_axis, resampled, resampled_shape
 from medseg_attack.models.nnunet.results_folder import Plan, Scheme
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import build
@@ -62,7 +62,7 @@ def test_resampling_is_that_of_nnunet() -> None:
     ]:
         x = rng.normal(size=(2, 17, 21, 19))
         grid = library.compute_new_shape(x.shape[1:], spacing, target)
-        assert shape_at(x.shape[1:], spacing, target) == tuple(grid)
+        assert resampled_shape(x.shape[1:], spacing, target) == tuple(grid)
         options = {"order": how.order, "order_z": how.order_z, "force_separate_z": how.separate}
         there = library.resample_data_or_seg_to_shape(x.copy(), grid, spacing, target, **options)
         found = resampled(torch.from_numpy(x), [int(n) for n in grid], spacing, target, how)
@@ -81,7 +81,7 @@ def test_gradient_of_resampling_also_where_overshoot_is_cut() -> None:
 
 
 def test_grids_axes_windows_and_importance() -> None:
-    assert shape_at((110, 64), (1.0, 3.0), (1.5, 1.2)) == (73, 160)
+    assert resampled_shape((110, 64), (1.0, 3.0), (1.5, 1.2)) == (73, 160)
     assert [coarse_axis(mm, to, None) for mm, to in [((1, 1, 1), (1, 1, 1)), ((4, 1, 1), (1, 1, 1))]] == [None, 0]
     assert coarse_axis((1, 1, 1), (1, 1, 5), None) == 2  # only the target has one
     assert coarse_axis((4, 4, 1), (1, 1, 5), None) is None  # the scan's own spacing decides, and has two of them

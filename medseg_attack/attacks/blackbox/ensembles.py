@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.types import Image, LogOdds, Mask, Model, Objective, PerSample, Task
 
 
@@ -26,7 +26,7 @@ class MeanLogits:
         every = torch.stack([model(image) for model in self.models])
         if not self.task.exclusive:
             return every.mean(0)
-        return _softmax_log_odds(F.logsigmoid(every).mean(0))
+        return softmax_log_odds(F.logsigmoid(every).mean(0))
 
     def decide(self, log_odds: LogOdds) -> Mask:
         return self.models[0].decide(log_odds)
@@ -68,10 +68,3 @@ class MeanLoss:
     def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
         pairs = zip(log_odds.chunk(self.n, 1), target.chunk(self.n, 1), strict=True)
         return torch.stack([self.objective(*pair, progress) for pair in pairs]).mean(0)
-
-
-def _softmax_log_odds(logits: Tensor) -> LogOdds:
-    """`z_k - logsumexp` of the others, over dimension 1."""
-    k, wide = logits.shape[1], (1,) * (logits.ndim - 2)
-    own = torch.zeros(k, k).masked_fill(torch.eye(k, dtype=torch.bool), -torch.inf).to(logits)
-    return logits - torch.logsumexp(logits.unsqueeze(1) + own.view(1, k, k, *wide), 2)

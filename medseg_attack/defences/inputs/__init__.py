@@ -1,1 +1,1 @@
-"""Layers before a model."""
+"""Layers that change an image before the model sees it."""

@@ -17,10 +17,12 @@ def identity(image: Image) -> Image:
 
 
 class Bpda(nn.Module):
-    """`forward` in value, `backward` in slope (Athalye, Carlini & Wagner, arXiv 1802.00420, section 4.1).
+    """A layer with the values of `forward` and the gradient of `backward`.
+
+    Athalye, Carlini & Wagner, arXiv 1802.00420, section 4.1.
 
     Attributes:
-        exact: what is computed, of the same shape as its input; its own gradient, if any, is not used.
+        exact: the layer that is computed; it keeps the shape of its input, and its own gradient is not used.
         smooth: a differentiable function that is close to it; the identity for quantising, JPEG or denoising.
     """
 
@@ -31,12 +33,12 @@ class Bpda(nn.Module):
     def forward(self, image: Image) -> Image:
         with torch.no_grad():
             exact = self.exact(image)
-        near = self.smooth(image)
-        return exact + (near - near.detach())  # exactly `exact`: the bracket is 0
+        smooth = self.smooth(image)
+        return exact + (smooth - smooth.detach())  # the bracket is 0 and carries the gradient
 
 
 class Guarded(nn.Module):
-    """A model behind a layer; attacks go through both, and see of the layer the gradient that it offers."""
+    """A model behind a layer: attacks go through both, with the gradient that the layer offers."""
 
     def __init__(self, model: Model, layer: Layer) -> None:
         super().__init__()

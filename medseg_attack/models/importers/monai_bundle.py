@@ -13,26 +13,26 @@ MONAI = "monai.networks"
 
 
 def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a MONAI bundle, and how it is run: `axes`, and `dims` and its sliding `window` if it tells them.
+    """The network of a MONAI bundle, and its options: `axes`, and `dims` and its sliding `window` if it has them.
 
-    MONAI's loaders give x first. Transforms are not applied: they are what `prepare --window` and `normalise` say.
+    MONAI's loaders put x first. Transforms are not applied: `prepare --window` and `normalise` take their place.
 
     Raises:
         InputError: the configuration has no plain `network_def`, or the weights are broken.
     """
     from monai.bundle import ConfigParser
 
-    found = [folder / "configs" / f"inference.{kind}" for kind in ("json", "yaml", "yml")]
-    config = next((path for path in found if path.is_file()), None)
+    paths = [folder / "configs" / f"inference.{kind}" for kind in ("json", "yaml", "yml")]
+    config = next((path for path in paths if path.is_file()), None)
     if config is None:
         raise InputError(
             f"expected a network's folder at {folder}, with SMP's config.json or a MONAI bundle's "
-            "configs/inference.json or .yaml, got neither; check the path"
+            "configs/inference.json or .yaml, got neither; name the folder that holds one of them"
         )
     parser = ConfigParser()
     try:
         parser.read_config(str(config))
-    except Exception as error:  # whatever its parsers raise
+    except Exception as error:  # its parsers raise many types
         raise InputError(f"expected JSON or YAML in {config}, got {raised(error)}; copy the file again") from error
     definition = parser.get("network_def")
     if not isinstance(definition, dict) or "_target_" not in definition:
@@ -40,7 +40,7 @@ def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             f"expected a network_def with a _target_ in {config}, got {definition!r}; make the network in a function "
             "of your own: own('file.py:factory', weights=...)"
         )
-    net: nn.Module = _made(definition, config)
+    net: nn.Module = _build(definition, config)
     weights = [folder / "models" / f"model.{kind}" for kind in ("safetensors", "pt")]
     load_into(net, next((path for path in weights if path.is_file()), weights[-1]))
     window = _window(parser, config)
@@ -48,16 +48,17 @@ def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     dims = definition.get("spatial_dims") or sides
     if sides not in (0, dims):
         raise InputError(
-            f"expected roi_size of {dims} sides in {config}, which its network is of, got {sides}; repair it"
+            f"expected roi_size of {dims} sides in {config}, as its network has, got {sides}; write "
+            f"roi_size with {dims} sides"
         )
-    told = {"axes": "xyz", "window": window, "dims": dims}
-    return net, {name: value for name, value in told.items() if value}
+    options = {"axes": "xyz", "window": window, "dims": dims}
+    return net, {name: value for name, value in options.items() if value}
 
 
-def _made(definition: Any, config: Path) -> Any:
-    """What a definition describes; MONAI's own parser would run expressions, and anything that can be imported."""
+def _build(definition: Any, config: Path) -> Any:
+    """The network of a definition, built without MONAI's parser, which runs expressions and imports anything."""
     if isinstance(definition, list):
-        return [_made(value, config) for value in definition]
+        return [_build(value, config) for value in definition]
     if isinstance(definition, str) and definition.startswith(("$", "@", "%")):
         raise InputError(
             f"expected a network_def without expressions and references in {config}, got {definition!r}; make the "
@@ -65,22 +66,24 @@ def _made(definition: Any, config: Path) -> Any:
         )
     if not isinstance(definition, dict):
         return definition
-    made = {key: _made(value, config) for key, value in definition.items() if key not in ("_target_", "_desc_")}
-    if made.get("pretrained"):
-        made["pretrained"] = False  # what it would download is overwritten by the bundle's own weights
+    options = {key: _build(value, config) for key, value in definition.items() if key not in ("_target_", "_desc_")}
+    if options.get("pretrained"):
+        options["pretrained"] = False  # the bundle's own weights replace those that it would download
     if "_target_" not in definition:
-        return made
+        return options
     name = str(definition["_target_"])
-    make = allowed_layer(name if "." in name else f"{MONAI}.nets.{name}", MONAI)
-    if make is None:
+    layer = allowed_layer(name if "." in name else f"{MONAI}.nets.{name}", MONAI)
+    if layer is None:
         raise InputError(
             f"expected a network or layer of {MONAI} in network_def of {config}, got {name}; make the network in a "
             "function of your own: own('file.py:factory', weights=...)"
         )
     try:
-        return make(**made)
-    except Exception as error:  # whatever the network's constructor raises
-        raise InputError(f"expected options of {name} in {config}, got {raised(error)}; repair it") from error
+        return layer(**options)
+    except Exception as error:  # constructors raise many types
+        raise InputError(
+            f"expected options of {name} in {config}, got {raised(error)}; correct them in network_def"
+        ) from error
 
 
 def _window(parser: Any, config: Path) -> dict[str, Any]:
@@ -88,12 +91,12 @@ def _window(parser: Any, config: Path) -> dict[str, Any]:
     if not isinstance(inferer, dict) or not str(inferer.get("_target_", "")).endswith("SlidingWindowInferer"):
         return {}
 
-    def plain(name: str, default: Any) -> Any:
+    def resolve(name: str, default: Any) -> Any:
         value = inferer.get(name, default)
-        refers = isinstance(value, str) and value.startswith("@")
-        return parser.get(value[1:]) if refers else value
+        is_reference = isinstance(value, str) and value.startswith("@")
+        return parser.get(value[1:]) if is_reference else value
 
-    size, overlap, mode = plain("roi_size", None), plain("overlap", 0.25), plain("mode", "constant")
+    size, overlap, mode = resolve("roi_size", None), resolve("overlap", 0.25), resolve("mode", "constant")
     if (
         not isinstance(size, list)
         or not all(type(n) is int and n > 0 for n in size)
@@ -102,6 +105,6 @@ def _window(parser: Any, config: Path) -> dict[str, Any]:
     ):
         raise InputError(
             f"expected roi_size and overlap of the inferer in {config} as numbers, got {size!r} and {overlap!r}; "
-            "write them there, since a whole scan is another input"
+            "write the numbers into that file"
         )
     return {"window": tuple(size), "overlap": float(overlap), "importance": str(mode)}

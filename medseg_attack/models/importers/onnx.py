@@ -1,4 +1,4 @@
-"""Networks in ONNX files: answers, and no gradients."""
+"""Networks in ONNX files: they have outputs and no gradients."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,23 +12,27 @@ from medseg_attack.errors import InputError, first_line, plural
 
 
 class Onnx(nn.Module):
-    """An ONNX file in onnxruntime: answers, and no gradients."""
+    """A network that onnxruntime runs: it has outputs and no gradients.
+
+    Attributes:
+        shape: of the input, (b, c, ...); an entry is a number only where the file fixes it.
+        names: of the outputs; several are returned as a dict.
+    """
 
     black_box = True
 
     def __init__(self, session: Any) -> None:
         super().__init__()
         self.session, self.input = session, session.get_inputs()[0]
-        self.shape = [*self.input.shape, None, None]  # which a file need not say
+        self.shape = [*self.input.shape, None, None]  # a file may leave the shape out
         self.names = [output.name for output in session.get_outputs()]
 
     def forward(self, x: Tensor) -> Any:
-        first = self.shape[0]
-        at_once = first if isinstance(first, int) else None
-        found = _in_parts(self._answers, x, at_once)
-        return found[0] if len(found) == 1 else dict(zip(self.names, found, strict=True))
+        batch_size = self.shape[0]
+        outputs = in_batches(self._outputs, x, batch_size if isinstance(batch_size, int) else None)
+        return outputs[0] if len(outputs) == 1 else dict(zip(self.names, outputs, strict=True))
 
-    def _answers(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _outputs(self, x: Tensor) -> tuple[Tensor, ...]:
         channels = self.shape[1]
         if isinstance(channels, int) and channels != x.shape[1]:
             grey = f", or channels={channels} to repeat a grey scan" if channels > 1 else ""
@@ -37,23 +41,22 @@ class Onnx(nn.Module):
                 f"data that it was trained for{grey}"
             )
         dtype = np.float16 if self.input.type == "tensor(float16)" else np.float32
-        seen = x.detach().cpu().numpy().astype(dtype)
         try:
-            answers = self.session.run(None, {self.input.name: seen})
+            outputs = self.session.run(None, {self.input.name: x.detach().cpu().numpy().astype(dtype)})
         except Exception as error:  # its errors have no common type
             raise InputError(
                 f"expected the ONNX network to take an image of shape {tuple(x.shape)}, got '{first_line(error)}'; "
                 f"it was made for {self.input.shape}: give window= or size="
             ) from error
-        return tuple(_NoGradient.apply(x, torch.from_numpy(answer).to(x)) for answer in answers)
+        return tuple(_NoGradient.apply(x, torch.from_numpy(output).to(x)) for output in outputs)
 
 
 class _NoGradient(torch.autograd.Function):
-    """What was computed elsewhere from `x`; asking for its gradient is refused."""
+    """An output that was computed from `x` outside of torch; asking for its gradient is refused."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, answer: Tensor) -> Tensor:
-        return answer
+    def forward(ctx: Any, x: Tensor, output: Tensor) -> Tensor:
+        return output
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
@@ -67,7 +70,7 @@ def onnx(path: Path) -> nn.Module:
     """The network of an ONNX file.
 
     Raises:
-        InputError: it is broken, or onnxruntime is not installed.
+        InputError: the file is broken, or onnxruntime is not installed.
     """
     try:
         import onnxruntime
@@ -76,25 +79,25 @@ def onnx(path: Path) -> nn.Module:
             f"expected onnxruntime to run {path}, got none; install it: pip install 'medseg-attack[onnx]'"
         ) from error
     if not path.is_file():
-        raise InputError(f"expected an ONNX file at {path}, got none; check the path")
+        raise InputError(f"expected an ONNX file at {path}, got none; name the file")
     try:
         return Onnx(onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers()))
     except Exception as error:  # its errors have no common type
         raise InputError(f"expected an ONNX network in {path}, got '{first_line(error)}'; export it again") from error
 
 
-def _in_parts(net: Callable[[Tensor], Any], x: Tensor, at_once: int | None) -> Any:
-    """`net` on a batch, `at_once` cases at a time."""
-    if at_once is None or len(x) == at_once:
+def in_batches(net: Callable[[Tensor], Any], x: Tensor, batch_size: int | None) -> Any:
+    """The output of `net` on `x`, which is run in batches of `batch_size`; None: any size will do."""
+    if batch_size is None or len(x) == batch_size:
         return net(x)
-    if len(x) % at_once:
+    if len(x) % batch_size:
         raise InputError(
-            f"expected a number of cases that {at_once} divides, as the network was exported for, got {len(x)}; "
+            f"expected a number of cases that {batch_size} divides, as the network was exported for, got {len(x)}; "
             "export it with a batch of 1 or of any size"
         )
-    parts = [net(part) for part in torch.split(x, at_once)]
+    parts = [net(part) for part in torch.split(x, batch_size)]
     if isinstance(parts[0], tuple | list):
-        return tuple(torch.cat(together) for together in zip(*parts, strict=True))
+        return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
     if isinstance(parts[0], dict):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""What a network returns, brought to one tensor: an entry of a dict, a part of a tuple, a level of deep supervision."""
+"""The one tensor of a network's output: an entry of a dict, a part of a tuple, a level of deep supervision."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,68 +10,69 @@ from medseg_attack.errors import InputError, raised
 
 
 class PickOutput(nn.Module):
-    """A network of whose answer one part is taken.
+    """A network with one part of its output taken.
 
     Attributes:
         path: keys and positions, joined by dots: "out", "0", "logits.0". A position in a tensor that has one axis more
-            than an image is a level of deep supervision, stacked behind the batch. "": the answer itself.
+            than an image is a level of deep supervision, stacked behind the batch. "": the output itself.
+        dims: number of spatial axes of that part, 2 or 3.
     """
 
     def __init__(self, net: nn.Module, path: str, dims: int) -> None:
         super().__init__()
         self.net, self.path, self.dims = net, path, dims
 
-    @property
-    def black_box(self) -> bool:
-        return bool(getattr(self.net, "black_box", False))
-
     def forward(self, x: Tensor) -> Tensor:
-        """Raises InputError if the answer has no such part, or more than one and none was named."""
-        answer = self._asked(x)
+        """The part, (b, k, *s).
+
+        Raises:
+            InputError: the network fails, its output has no such part, or it has several and none was named.
+        """
+        output = self._run(x)
         for step in filter(None, self.path.split(".")):
-            answer = _part(answer, step, self.path, self.dims)
-        if isinstance(answer, Tensor) and answer.ndim == self.dims + 2:
-            return answer
+            output = _part(output, step, self.path, self.dims)
+        if isinstance(output, Tensor) and output.ndim == self.dims + 2:
+            return output
         axes = "rows, columns" if self.dims == 2 else "slices, rows, columns"
         raise InputError(
             f"expected maps of shape (batch, classes, {axes}) "
-            f"from the network, got {described(answer)}; name the part that is meant with output="
+            f"from the network, got {describe(output)}; name the part that is meant with output="
         )
 
-    def _asked(self, x: Tensor) -> Any:
+    def _run(self, x: Tensor) -> Any:
         try:
             return self.net(x)
         except (torch.OutOfMemoryError, InputError):
             raise
         except Exception as error:  # another's code may raise anything
-            told = str(error).strip().splitlines()[-1:] if isinstance(error, RuntimeError) else []
+            reason = str(error).strip().splitlines()[-1:] if isinstance(error, RuntimeError) else []
             raise InputError(
                 f"expected an answer from the network to an input of shape {tuple(x.shape)}, got "
-                f"'{''.join(told) or raised(error)}'; check its dims=, channels= and size="
+                f"'{''.join(reason) or raised(error)}'; give the dims=, channels= and size= that it was trained with"
             ) from error
 
 
-def _part(answer: Any, step: str, path: str, dims: int) -> Any:
-    if isinstance(answer, Mapping) and step in answer:
-        return answer[step]
-    if isinstance(answer, Tensor):
-        if step.isdigit() and answer.ndim == dims + 3 and int(step) < answer.shape[1]:
-            return answer[:, int(step)]
-    elif isinstance(answer, Sequence) and step.isdigit() and int(step) < len(answer):
-        return answer[int(step)]
-    elif isinstance(getattr(answer, step, None), Tensor):  # an object with named results
-        return getattr(answer, step)
+def _part(output: Any, step: str, path: str, dims: int) -> Any:
+    if isinstance(output, Mapping) and step in output:
+        return output[step]
+    if isinstance(output, Tensor):
+        if step.isdigit() and output.ndim == dims + 3 and int(step) < output.shape[1]:
+            return output[:, int(step)]
+    elif isinstance(output, Sequence) and step.isdigit() and int(step) < len(output):
+        return output[int(step)]
+    elif isinstance(getattr(output, step, None), Tensor):  # an object with named results
+        return getattr(output, step)
     raise InputError(
-        f"expected {step!r} of output={path!r} in the network's answer, got {described(answer)}; change it"
+        f"expected {step!r} of output={path!r} in the network's answer, got {describe(output)}; name a part that it has"
     )
 
 
-def described(answer: Any) -> str:
-    """What a network returned, in words."""
-    if isinstance(answer, Tensor):
-        return f"a tensor of shape {tuple(answer.shape)}"
-    if isinstance(answer, Mapping):
-        return f"a dict with {', '.join(map(str, answer)) or 'nothing'}"
-    if isinstance(answer, Sequence) and not isinstance(answer, str):
-        return f"{len(answer)} parts: {', '.join(described(part) for part in answer[:4])}"
-    return f"an object of type {type(answer).__name__}"
+def describe(output: Any) -> str:
+    """The kind and shape of a network's output, in words."""
+    if isinstance(output, Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        return f"a dict with {', '.join(map(str, output)) or 'nothing'}"
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        return f"{len(output)} parts: {', '.join(describe(part) for part in output[:4])}"
+    return f"an object of type {type(output).__name__}"

@@ -1,4 +1,4 @@
-"""The user's own network, whatever it is kept as, as a model that can be attacked, with or without training here."""
+"""The user's own network, in any of the formats below, as a model that can be attacked."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from medseg_attack.models.importers.smp_folder import smp_folder
 from medseg_attack.models.importers.torch_export import exported
 from medseg_attack.models.importers.torchscript import torchscript
 from medseg_attack.models.importers.weights import load_into
-from medseg_attack.models.networks.monai import seen_through
+from medseg_attack.models.networks.monai import with_windows
 from medseg_attack.models.segmodel import HEADS, IMAGENET_MEAN, IMAGENET_STD, Head, Normalise, SegModel, ZScore
 from medseg_attack.registry import register
 from medseg_attack.types import Task
@@ -48,35 +48,45 @@ def own(
 ) -> SegModel:
     """One's own: 'file.py:factory', 'package.module:factory', .ts, .pt2, .onnx, an SMP folder or a MONAI bundle.
 
-    It sees the scan's window as 0 to 1, and what `normalise` makes of it: "zscore" of the whole scan, "imagenet", or
-    "symmetric" (-1 to 1). A factory may return a SegModel, which knows all of this itself.
+    A factory may return a SegModel; all options but `dims` are then its own.
 
     Args:
-        weights: of a factory's network: safetensors, or a state dict of torch.save.
-        axes: that it is shown: "zyx" are slices, rows, columns, as prepared (rows, columns: "yx"); "xyz" the order of
-            NIfTI, the default of a MONAI bundle; "-x-yz" with columns and rows reversed. `window`, `mirror` and `size`
-            are those of slices, rows, columns whatever it says.
-        output: which part of its answer: "out", "0"; see `outputs.Output`.
-        head: "softmax", "sigmoid" or "probabilities"; by default what the classes ask for, of logits.
-        channels: of its input, for which a grey scan is repeated; by default those of the scan.
+        net: the network: one of the above.
+        weights: file with the weights of a factory's network: safetensors, or a state dict of torch.save.
+        dims: 2 for slices, 3 for scans; a MONAI bundle has its own.
+        axes: order of the axes that the network gets: "zyx" is slices, rows, columns, as prepared ("yx" in 2-D); "xyz"
+            the order of NIfTI, the default of a MONAI bundle; "-x-yz" with columns and rows reversed. `window`,
+            `mirror` and `size` are those of slices, rows, columns in any case.
+        output: part of the output that is taken: "out", "0"; "": all of it.
+        head: activation of the network: "softmax" or "sigmoid" for logits, or "probabilities" if it applies one;
+            by default softmax if the classes exclude each other, else sigmoid.
+        normalise: layer on the scan's window as 0 to 1: "none", "zscore" of the whole scan, "imagenet", or
+            "symmetric" (-1 to 1).
+        channels: of the network's input, for which a grey scan is repeated; by default those of the scan.
+        window: sides of the sliding windows, in voxels; (): the network gets the whole image.
+        overlap: of neighbouring windows, as a fraction of their size in [0, 1).
+        importance: weight of a window's voxels: "gaussian" or "constant".
+        mirror: spatial axes, from 0, along which inputs are also mirrored; the mean of all copies is taken.
+        size: grid that the image is resized to, in voxels; (): the scan's own grid.
+        stride: number that sides of the input must be multiples of; the image is padded with 0.
         trust: whether a .pt2 may be read, which runs whatever it holds.
 
     Raises:
-        InputError: any of it is missing, broken, or does not fit the rest.
+        InputError: a file is missing or broken, or the options do not fit each other or the data.
     """
     _check(net, dims, head, normalise)
-    made, found = _read(net, task, weights, trust)
-    if isinstance(made, SegModel):
-        if made.dims != dims:
-            raise InputError(f"expected dims={made.dims}, as the SegModel of own({net!r}) has, got {dims}; write it")
-        return made
-    seeing: dict[str, Any] = {"window": window, "overlap": overlap, "importance": importance}
-    dims = found.get("dims", dims)
-    inner = PickOutput(made, output, dims)
-    usual = found.get("axes", LETTERS)
-    turn = reorient(inner, axes or (usual if dims == 3 else usual.replace("z", "")), dims)
-    if "window" in found and not window:
-        seeing = found["window"] | {"window": turn.of_scan(found["window"]["window"])}
+    network, config = _read(net, task, weights, trust)
+    if isinstance(network, SegModel):
+        if network.dims != dims:
+            raise InputError(f"expected dims={network.dims}, as the SegModel of own({net!r}) has, got {dims}; write it")
+        return network
+    windows: dict[str, Any] = {"window": window, "overlap": overlap, "importance": importance}
+    dims = config.get("dims", dims)
+    default_axes = config.get("axes", LETTERS)
+    picked = PickOutput(network, output, dims)
+    reoriented = reorient(picked, axes or (default_axes if dims == 3 else default_axes.replace("z", "")), dims)
+    if "window" in config and not window:
+        windows = config["window"] | {"window": reoriented.in_scan_order(config["window"]["window"])}
     channels = channels or task.channels
     layers: dict[str, nn.Module] = {
         "none": nn.Identity(),
@@ -84,17 +94,17 @@ def own(
         "imagenet": Normalise(IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]),
         "symmetric": Normalise((0.5,) * channels, (0.5,) * channels),
     }
-    chosen: Head | None = next((one for one in HEADS if one == head), None)
-    seen = seen_through(inner if turn.as_prepared else turn, dims, mirror=mirror, **seeing)
+    known_head: Head | None = next((known for known in HEADS if known == head), None)
     return SegModel(
-        seen,
+        with_windows(picked if reoriented.as_prepared else reoriented, dims, mirror=mirror, **windows),
         task,
         normalise=layers[normalise],
-        head=chosen,
+        head=known_head,
         in_channels=channels,
         size=size or None,
-        stride=1 if seeing["window"] else stride,
+        stride=1 if windows["window"] else stride,
         dims=dims,
+        black_box=bool(getattr(network, "black_box", False)),
     )
 
 
@@ -102,14 +112,14 @@ def _check(net: str, dims: int, head: str, normalise: str) -> None:
     if not net:
         raise InputError(f"expected own(NETWORK), got own(); name it: {KINDS}")
     if dims not in (2, 3):
-        raise InputError(f"expected dims=2 or dims=3, got {dims} in own({net!r}); write one")
+        raise InputError(f"expected dims=2 or dims=3, got {dims} in own({net!r}); write dims=3 for scans")
     for name, value, known in (("head", head or HEADS[0], HEADS), ("normalise", normalise, NORMALISE)):
         if value not in known:
             raise InputError(f"unknown {name}: expected one of these, got {value!r}; {nearest(value, known)}")
 
 
 def _read(net: str, task: Task, weights: str, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
-    """The network, and how its folder says that it is to be run: `dims`, `axes` and `window` with its overlap."""
+    """The network, and the options that its folder sets: `dims`, `axes` and `window` with its overlap."""
     path = Path(net)
     if path.is_dir() or path.suffix in (".ts", ".pt", ".pth", ".jit", ".pt2", ".onnx"):
         if weights:
@@ -117,13 +127,14 @@ def _read(net: str, task: Task, weights: str, trust: bool) -> tuple[nn.Module, d
         return _read_path(path, trust)
     if ":" not in net:
         got = "a Python file without :factory" if path.suffix == ".py" else "neither of these"
-        raise InputError(f"expected {KINDS}, got {got} in own({net!r}); check the path")
-    made = from_python(net, task)
-    if not isinstance(made, nn.Module):
-        raise InputError(f"expected a torch.nn.Module from own({net!r}), got {type(made).__name__}; return the network")
+        raise InputError(f"expected {KINDS}, got {got} in own({net!r}); name one of them")
+    network = from_python(net, task)
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise InputError(f"expected a torch.nn.Module from own({net!r}), got {kind}; return the network")
     if weights:
-        load_into(made, Path(weights))
-    return made, {}
+        load_into(network, Path(weights))
+    return network, {}
 
 
 def _read_path(path: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
@@ -132,7 +143,7 @@ def _read_path(path: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
             return smp_folder(path), {}
         return bundle(path)
     if not path.is_file():
-        raise InputError(f"expected a network in {path}, got no such file; check the path")
+        raise InputError(f"expected a network in {path}, got no such file; name the file")
     if path.suffix == ".pt2":
         return exported(path, trust), {}
     return (onnx if path.suffix == ".onnx" else torchscript)(path), {}

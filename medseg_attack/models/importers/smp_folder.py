@@ -14,7 +14,7 @@ def smp_folder(folder: Path) -> nn.Module:
     """The network that segmentation-models-pytorch wrote with `save_pretrained`; nothing is downloaded.
 
     Raises:
-        InputError: the folder is of another kind, or its weights are broken.
+        InputError: the folder has another format, or its weights are broken.
     """
     import segmentation_models_pytorch as library
 
@@ -26,12 +26,15 @@ def smp_folder(folder: Path) -> nn.Module:
             f"expected an architecture of segmentation-models-pytorch in {folder / 'config.json'}, got {name!r}; "
             "save it with save_pretrained of release 0.4 or later"
         )
-    given = {key: value for key, value in options.items() if not key.startswith("_")} | {"encoder_weights": None}
-    if "encoder_name" in given:
-        check_encoder(str(given["encoder_name"]))  # timm would ask its hub for a name that is not its own
+    arguments = {key: value for key, value in options.items() if not key.startswith("_")} | {"encoder_weights": None}
+    if "encoder_name" in arguments:
+        check_encoder(str(arguments["encoder_name"]))  # timm would ask its hub for a name that is not its own
     try:
-        net: nn.Module = archs[name](**given)
+        net: nn.Module = archs[name](**arguments)
     except Exception as error:  # the library checks its options in many ways
-        raise InputError(f"expected options of {name} in {folder / 'config.json'}, got {raised(error)}") from error
+        raise InputError(
+            f"expected options of {name} in {folder / 'config.json'}, got {raised(error)}; save it with "
+            "save_pretrained again"
+        ) from error
     load_into(net, folder / "model.safetensors")
     return net

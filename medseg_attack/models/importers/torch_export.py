@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, first_line
-from medseg_attack.models.importers.onnx import _in_parts
+from medseg_attack.models.importers.onnx import in_batches
 
 
 class Exported(nn.Module):
-    """A program of torch.export, which knows no training mode and perhaps one size of batch.
+    """A program of torch.export, which has no training mode and perhaps a fixed size of batch.
 
     Attributes:
-        at_once: None: any number.
+        batch_size: number of cases that the program takes; None: any number.
     """
 
-    def __init__(self, net: nn.Module, at_once: int | None) -> None:
+    def __init__(self, net: nn.Module, batch_size: int | None) -> None:
         super().__init__()
-        self.net, self.at_once = net, at_once
+        self.net, self.batch_size = net, batch_size
 
     def forward(self, x: Tensor) -> Any:
-        return _in_parts(self.net, x, self.at_once)
+        return in_batches(self.net, x, self.batch_size)
 
     def train(self, mode: bool = True) -> "Exported":
         self.training = mode
@@ -35,11 +35,14 @@ class Exported(nn.Module):
 def exported(path: Path, trust: bool) -> nn.Module:
     """The network of a torch.export file.
 
-    torch unpickles its sample inputs, some of its weights and its constants, evaluates its shapes as Python and loads
-    libraries that it brings: nothing short of the whole file could be looked through beforehand.
+    torch unpickles the file's sample inputs, some of its weights and its constants, evaluates its shapes as Python and
+    loads libraries that it contains. No check of a part of the file could make that safe.
+
+    Args:
+        trust: whether the file may run whatever it holds.
 
     Raises:
-        InputError: it is not trusted, broken, or of a torch that this one does not read.
+        InputError: the file is not trusted, is broken, or is of a torch version that this one does not read.
     """
     if not trust:
         raise InputError(
@@ -51,9 +54,9 @@ def exported(path: Path, trust: bool) -> nn.Module:
             program = torch.export.load(path)
         inputs = program.graph_signature.user_inputs
         nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name == inputs[0]]
-        first = nodes[0].meta["val"].shape[0]
-        return Exported(program.module(), first if isinstance(first, int) else None)
-    except Exception as error:  # the reader raises whatever its JSON, zip and schema parsers do
+        batch_size = nodes[0].meta["val"].shape[0]
+        return Exported(program.module(), batch_size if isinstance(batch_size, int) else None)
+    except Exception as error:  # the reader's JSON, zip and schema parsers raise many types
         raise InputError(
             f"expected a torch.export file that torch {torch.__version__} reads in {path}, got '{first_line(error)}'; "
             "copy it again, or export it again with this torch"
@@ -62,7 +65,7 @@ def exported(path: Path, trust: bool) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """A scope without torch's log, where it shows a traceback before it raises."""
+    """A scope without torch's log, which shows a traceback before torch raises."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

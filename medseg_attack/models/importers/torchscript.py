@@ -13,7 +13,7 @@ def torchscript(path: Path) -> nn.Module:
     """The network of a TorchScript file.
 
     Raises:
-        InputError: it is broken, or of a torch that this one does not read.
+        InputError: the file is broken, or of a torch version that this one does not read.
     """
     try:
         with warnings.catch_warnings():
@@ -21,7 +21,7 @@ def torchscript(path: Path) -> nn.Module:
             net: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
         todo = "copy it again, or save it again with this torch"
-        if "constants.pkl" in str(error):  # of TorchScript alone
+        if "constants.pkl" in str(error):  # a part that only TorchScript files have
             todo = "if torch.save wrote it, give it beside its Python: own('file.py:factory', weights=...)"
         raise InputError(
             f"expected a TorchScript file that torch {torch.__version__} reads in {path}, got '{first_line(error)}'; "

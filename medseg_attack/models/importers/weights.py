@@ -1,4 +1,4 @@
-"""Weights in files of others: safetensors, or what torch.save wrote, never unpickled beyond tensors."""
+"""Weights in files of others: safetensors, or torch.save's, of which only tensors are unpickled."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError, first_line
+from medseg_attack.errors import InputError, first_line, one_line
 from medseg_attack.models.checkpoints import load_tensors
 
-NESTED = ("state_dict", "model_state_dict", "network_weights", "model", "net")  # under which trainers keep them
+NESTED = ("state_dict", "model_state_dict", "network_weights", "model", "net")  # keys of weights in trainers' files
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; a trainer's checkpoint is searched for them, `module.` is taken off.
+    """The tensors of a file by name, without the prefix `module.`; a trainer's checkpoint is searched for them.
 
     Raises:
-        InputError: it is absent, broken, holds objects that only unpickling would bring back, or no weights.
+        InputError: the file is absent or broken, holds objects that only unpickling could read, or no weights.
     """
     if not path.is_file():
-        raise InputError(f"expected weights in {path}, got no such file; check the path")
+        raise InputError(f"expected weights in {path}, got no such file; name the file")
     if path.suffix == ".safetensors":
         return load_tensors(path)
     try:
@@ -48,12 +48,12 @@ def load_into(net: nn.Module, path: Path) -> None:
     """Loads the weights of a file into `net`, all of them.
 
     Raises:
-        InputError: the file is broken, or of another network.
+        InputError: the file is broken, or its weights are those of another network.
     """
     try:
         net.load_state_dict(read_weights(path), strict=True)
     except RuntimeError as error:
-        told = " ".join(str(error).split())
         raise InputError(
-            f"expected the weights of this network in {path}, got '{told[:300]}'; check weights="
+            f"expected the weights of this network in {path}, got '{one_line(error)}'; name the file that was saved "
+            "from it"
         ) from error

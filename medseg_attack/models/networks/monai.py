@@ -18,27 +18,41 @@ from medseg_attack.types import Task
 
 @runtime_checkable
 class Network(Protocol):
-    """An architecture whose every choice is a field."""
+    """An architecture: every choice is a field, and a call builds the network."""
 
     @property
     def stride(self) -> int:
-        """What the sides of its input must be multiples of."""
+        """Number that each side of the input must be a multiple of."""
         ...
 
     @property
     def deepest(self) -> int:
-        """How many voxels its deepest level must have: 2 where a norm is over the voxels of an image."""
+        """Least number of voxels at the deepest level: 2 where a norm is over the voxels of an image, else 1."""
         ...
 
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
-        """The network with random weights; `grid` is what it will see at a time, () if that differs."""
+        """The network with random weights.
+
+        Args:
+            dims: number of spatial axes, 2 or 3.
+            channels: of the input.
+            classes: channels of the output.
+            grid: spatial shape of the input; () where it may vary.
+        """
         ...
 
 
 @register("SegResNet", kind="network")
 @dataclass(frozen=True)
 class SegResNet:
-    """Residual encoder and a thin decoder (Myronenko, arXiv 1810.11654, without the autoencoder)."""
+    """Residual encoder and a thin decoder (Myronenko, arXiv 1810.11654, without the autoencoder).
+
+    Attributes:
+        init_filters: channels of the first level, a multiple of 8; each level below has twice as many.
+        blocks_down: residual blocks of each encoder level, from the top.
+        blocks_up: residual blocks of each decoder level, from the bottom; one entry less than `blocks_down`.
+        dropout: probability in [0, 1) that a channel of the first level is zeroed in training.
+    """
 
     init_filters: int = 8
     blocks_down: tuple[int, ...] = (1, 2, 2, 4)
@@ -56,7 +70,7 @@ class SegResNet:
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.segresnet import SegResNet as Net
 
-        made: nn.Module = Net(
+        net: nn.Module = Net(
             dims,
             self.init_filters,
             channels,
@@ -65,13 +79,20 @@ class SegResNet:
             blocks_up=self.blocks_up,
             dropout_prob=self.dropout or None,
         )
-        return made
+        return net
 
 
 @register("UNet", kind="network")
 @dataclass(frozen=True)
 class UNet:
-    """U-Net with residual units."""
+    """U-Net with residual units.
+
+    Attributes:
+        channels: channels of each level, from the top; 2 levels or more.
+        num_res_units: convolutions in each residual unit; 0: one plain convolution.
+        norm: "instance" or "batch", or another norm of MONAI's.
+        dropout: probability in [0, 1) that a channel is zeroed in training.
+    """
 
     channels: tuple[int, ...] = (16, 32, 64, 128)
     num_res_units: int = 2
@@ -90,7 +111,7 @@ class UNet:
         from monai.networks.nets.unet import UNet as Net
 
         down = (2,) * (len(self.channels) - 1)
-        made: nn.Module = Net(
+        net: nn.Module = Net(
             dims,
             channels,
             classes,
@@ -100,13 +121,20 @@ class UNet:
             norm=self.norm,
             dropout=self.dropout,
         )
-        return made
+        return net
 
 
 @register("DynUNet", kind="network")
 @dataclass(frozen=True)
 class DynUNet:
-    """The U-Net of nnU-Net, without deep supervision; `kernel_size`, `strides` of each level."""
+    """The U-Net of nnU-Net, without deep supervision. All tuples have one entry per level, from the top.
+
+    Attributes:
+        filters: channels.
+        kernel_size: sides of the convolutions, in voxels; odd.
+        strides: factors by which a level's grid is coarser than the one above; 1 for the first.
+        res_block: whether blocks are residual.
+    """
 
     filters: tuple[int, ...] = (16, 32, 64, 128)
     kernel_size: tuple[int, ...] = (3, 3, 3, 3)
@@ -124,7 +152,7 @@ class DynUNet:
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.dynunet import DynUNet as Net
 
-        made: nn.Module = Net(
+        net: nn.Module = Net(
             dims,
             channels,
             classes,
@@ -134,13 +162,20 @@ class DynUNet:
             filters=self.filters,
             res_block=self.res_block,
         )
-        return made
+        return net
 
 
 @register("UNETR", kind="network")
 @dataclass(frozen=True)
 class UNETR:
-    """Transformer encoder on 16-voxel patches, U-Net decoder (Hatamizadeh et al., arXiv 2103.10504)."""
+    """Transformer encoder on 16-voxel patches, U-Net decoder (Hatamizadeh et al., arXiv 2103.10504).
+
+    Attributes:
+        feature_size: channels of the decoder's top level.
+        hidden_size: length of a patch's embedding, a multiple of `num_heads`.
+        mlp_dim: width of the hidden layer of each transformer block.
+        num_heads: attention heads of each transformer block.
+    """
 
     feature_size: int = 16
     hidden_size: int = 768
@@ -162,7 +197,7 @@ class UNETR:
             raise InputError(
                 "expected the grid of UNETR, which is part of its weights, got none; give window=(96, 96, 96) or size"
             )
-        made: nn.Module = Net(
+        net: nn.Module = Net(
             channels,
             classes,
             grid,
@@ -172,13 +207,19 @@ class UNETR:
             self.num_heads,
             spatial_dims=dims,
         )
-        return made
+        return net
 
 
 @register("SwinUNETR", kind="network")
 @dataclass(frozen=True)
 class SwinUNETR:
-    """Shifted-window transformer encoder, U-Net decoder (Hatamizadeh et al., arXiv 2201.01266)."""
+    """Shifted-window transformer encoder, U-Net decoder (Hatamizadeh et al., arXiv 2201.01266).
+
+    Attributes:
+        feature_size: channels of the top level, a multiple of 12; each level below has twice as many.
+        depths: transformer blocks of each of the 4 stages.
+        num_heads: attention heads of each of the 4 stages.
+    """
 
     feature_size: int = 24
     depths: tuple[int, ...] = (2, 2, 2, 2)
@@ -195,7 +236,7 @@ class SwinUNETR:
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         from monai.networks.nets.swin_unetr import SwinUNETR as Net
 
-        made: nn.Module = Net(
+        net: nn.Module = Net(
             channels,
             classes,
             depths=self.depths,
@@ -203,7 +244,7 @@ class SwinUNETR:
             feature_size=self.feature_size,
             spatial_dims=dims,
         )
-        return made
+        return net
 
 
 _DEFAULT = SegResNet()
@@ -221,9 +262,22 @@ def monai(
     mirror: tuple[int, ...] = (),
     size: tuple[int, ...] = (),
 ) -> SegModel:
-    """UNETR, SwinUNETR, DynUNet, SegResNet or UNet, e.g. monai(SegResNet, window=(64, 64, 64)); `dims` 2 or 3."""
+    """UNETR, SwinUNETR, DynUNet, SegResNet or UNet, e.g. monai(SegResNet, window=(64, 64, 64)).
+
+    Args:
+        net: the architecture with its options.
+        dims: 2 for slices, 3 for scans.
+        window: sides of the sliding windows, in voxels; (): the network gets the whole image.
+        overlap: of neighbouring windows, as a fraction of their size in [0, 1).
+        importance: weight of a window's voxels: "gaussian" or "constant".
+        mirror: spatial axes, from 0, along which inputs are also mirrored; the mean of all copies is taken.
+        size: grid that the image is resized to, in voxels; (): the scan's own grid.
+
+    Raises:
+        InputError: the options do not fit each other, or MONAI refuses them.
+    """
     if dims not in (2, 3):
-        raise InputError(f"expected dims=2 or dims=3, got {dims}; check the model")
+        raise InputError(f"expected dims=2 or dims=3, got {dims}; write dims=3 for scans")
     for name, grid in (("window", window), ("size", size)):
         if grid and (len(grid) != dims or any(type(n) is not int or n < 1 or n % net.stride for n in grid)):
             raise InputError(
@@ -236,11 +290,13 @@ def monai(
                 f"voxel to normalise over, got {grid}; enlarge it"
             )
     try:
-        made = net(dims, task.channels, len(task.classes), window or size)
+        network = net(dims, task.channels, len(task.classes), window or size)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise InputError(f"expected a network that MONAI can build, got '{error}' for {spec(net)}; check it") from error
+        raise InputError(
+            f"expected a network that MONAI can build, got '{error}' for {spec(net)}; change its options"
+        ) from error
     return SegModel(
-        seen_through(made, dims, window, overlap, importance, mirror),
+        with_windows(network, dims, window, overlap, importance, mirror),
         task,
         size=size or None,
         stride=1 if window else net.stride,
@@ -248,10 +304,10 @@ def monai(
     )
 
 
-def seen_through(
+def with_windows(
     net: nn.Module, dims: int, window: tuple[int, ...], overlap: float, importance: str, mirror: Flip
 ) -> nn.Module:
-    """`net` behind sliding windows, mirrored copies, both or neither."""
+    """The network behind sliding windows, mirrored copies, both or neither; see `monai` for the options."""
     if window:
         if len(window) != dims:
             raise InputError(f"expected window of {dims} sides for dims={dims}, got {window}; change one of them")

@@ -1,7 +1,7 @@
 """2-D networks: those of segmentation-models-pytorch, and a small U-Net of MONAI's for CPUs.
 
 Both libraries are imported inside the functions: they cost seconds, and every look-up in the registry imports
-this file. Nothing is downloaded unless `encoder_weights` says so.
+this file. Nothing is downloaded unless `encoder_weights` asks for it.
 """
 
 import functools
@@ -20,24 +20,42 @@ from medseg_attack.types import Task
 PAPER_SIZE = (224, 224)  # arXiv 2401.11224, section 3
 
 
-_STRIDE = 32  # of every encoder of the library
+_STRIDE = 32  # the stride of every encoder of the library
 
 
 @register("unet", kind="model")
 def unet(task: Task, *, size: tuple[int, ...] = PAPER_SIZE, encoder_weights: str = "") -> SegModel:
-    """U-Net with a VGG-13 encoder (arXiv 2401.11224)."""
+    """U-Net with a VGG-13 encoder (arXiv 2401.11224).
+
+    Args:
+        size: rows and columns that the slice is resized to, at least 8 each; (): the scan's own grid.
+        encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
+            are not in the cache; "": random weights.
+    """
     return _segmenter(task, "Unet", "vgg13", size, encoder_weights)
 
 
 @register("unet_resnext101", kind="model")
 def unet_resnext101(task: Task, *, size: tuple[int, ...] = PAPER_SIZE, encoder_weights: str = "") -> SegModel:
-    """U-Net with a ResNeXt-101 32x8d encoder (arXiv 2401.11224)."""
+    """U-Net with a ResNeXt-101 32x8d encoder (arXiv 2401.11224).
+
+    Args:
+        size: rows and columns that the slice is resized to, at least 8 each; (): the scan's own grid.
+        encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
+            are not in the cache; "": random weights.
+    """
     return _segmenter(task, "Unet", "resnext101_32x8d", size, encoder_weights)
 
 
 @register("unet_efficientnet_b7", kind="model")
 def unet_efficientnet_b7(task: Task, *, size: tuple[int, ...] = PAPER_SIZE, encoder_weights: str = "") -> SegModel:
-    """U-Net with an EfficientNet-B7 encoder (arXiv 2401.11224)."""
+    """U-Net with an EfficientNet-B7 encoder (arXiv 2401.11224).
+
+    Args:
+        size: rows and columns that the slice is resized to, at least 8 each; (): the scan's own grid.
+        encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
+            are not in the cache; "": random weights.
+    """
     return _segmenter(task, "Unet", "efficientnet-b7", size, encoder_weights)
 
 
@@ -45,7 +63,13 @@ def unet_efficientnet_b7(task: Task, *, size: tuple[int, ...] = PAPER_SIZE, enco
 def unetplusplus_efficientnet_b7(
     task: Task, *, size: tuple[int, ...] = PAPER_SIZE, encoder_weights: str = ""
 ) -> SegModel:
-    """U-Net++ with an EfficientNet-B7 encoder (arXiv 2401.11224)."""
+    """U-Net++ with an EfficientNet-B7 encoder (arXiv 2401.11224).
+
+    Args:
+        size: rows and columns that the slice is resized to, at least 8 each; (): the scan's own grid.
+        encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
+            are not in the cache; "": random weights.
+    """
     return _segmenter(task, "UnetPlusPlus", "efficientnet-b7", size, encoder_weights)
 
 
@@ -53,13 +77,26 @@ def unetplusplus_efficientnet_b7(
 def smp(
     task: Task, *, arch: str = "Unet", encoder: str = "resnet34", size: tuple[int, ...] = (), encoder_weights: str = ""
 ) -> SegModel:
-    """Any architecture and encoder of segmentation-models-pytorch; `size=()` keeps the scan's grid."""
+    """Any architecture and encoder of segmentation-models-pytorch.
+
+    Args:
+        arch: name of the architecture, such as "Unet", "FPN" or "DeepLabV3Plus".
+        encoder: name of the encoder, such as "resnet34"; "tu-" before a name of timm's.
+        size: rows and columns that the slice is resized to, at least 8 each; (): the scan's own grid.
+        encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
+            are not in the cache; "": random weights.
+    """
     return _segmenter(task, arch, encoder, size, encoder_weights)
 
 
 @register("unet_small", kind="model")
 def unet_small(task: Task, *, channels: tuple[int, ...] = (16, 32, 64, 128), size: tuple[int, ...] = ()) -> SegModel:
-    """A residual U-Net of 0.4 M parameters for CPUs (MONAI's UNet), on the scan's own grid."""
+    """A residual U-Net of 0.4 M parameters for CPUs (MONAI's UNet), on the scan's own grid.
+
+    Args:
+        channels: channels of each level, from the top; 2 levels or more.
+        size: rows and columns that the slice is resized to, at least 8 each; (): the scan's own grid.
+    """
     from monai.networks.nets.unet import UNet
 
     if len(channels) < 2 or any(type(n) is not int or n < 1 for n in channels):
@@ -68,8 +105,8 @@ def unet_small(task: Task, *, channels: tuple[int, ...] = (16, 32, 64, 128), siz
             "e.g. channels=(16, 32, 64, 128)"
         )
     down = (2,) * (len(channels) - 1)
-    # the library normalises the classes' own channels before its last convolution: one alone would be a bottleneck of
-    # one channel, which does not learn a small organ in thousands of steps
+    # the library's last convolution is between as many channels as there are classes, after a norm: a single class
+    # would be a bottleneck of one channel, which does not learn a small organ in thousands of steps
     features = len(task.classes) if len(task.classes) > 1 else channels[0]
     net: nn.Module = UNet(2, task.channels, features, channels, down, num_res_units=2, norm="batch")
     if features != len(task.classes):
@@ -78,9 +115,9 @@ def unet_small(task: Task, *, channels: tuple[int, ...] = (16, 32, 64, 128), siz
 
 
 def count_parameters(name: str) -> int | None:
-    """How many weights the registered model has for three overlapping classes; nothing is allocated.
+    """The number of weights of a registered model for three overlapping classes; nothing is allocated.
 
-    None of a model that brings its own.
+    None for a model that has its own weights.
     """
     if brings_weights(name):
         return None
@@ -90,8 +127,10 @@ def count_parameters(name: str) -> int | None:
 
 
 def _segmenter(task: Task, arch: str, encoder: str, size: tuple[int, ...], encoder_weights: str) -> SegModel:
-    """Inputs are normalised as ImageNet's with or without its weights: one architecture, however its training
-    began, so that a checkpoint can be loaded without a download."""
+    """A model of the library's, whose inputs are normalised as ImageNet's with or without its weights.
+
+    So the architecture does not depend on how training began, and a checkpoint loads without a download.
+    """
     import segmentation_models_pytorch as library
 
     archs = {make.__name__: make for make in library.MODEL_ARCHITECTURES_MAPPING.values()}
@@ -114,6 +153,7 @@ def _grid(size: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def check_encoder(encoder: str) -> None:
+    """Raises InputError unless the library, or timm after "tu-", has an encoder of that name."""
     from segmentation_models_pytorch.encoders import get_encoder_names
 
     known = list(get_encoder_names())
@@ -129,16 +169,16 @@ def check_encoder(encoder: str) -> None:
 
 
 def _check_weights(encoder: str, weights: str) -> None:
-    """Fetches the weights into the cache: what can go wrong with a download goes wrong here, in a sentence."""
+    """Fetches the weights into the cache, so that a download that fails is refused in a sentence."""
     from huggingface_hub import constants, hf_hub_download
     from segmentation_models_pytorch.encoders import encoders
 
     settings = encoders.get(encoder, {}).get("pretrained_settings") or {}
     if weights not in settings:
         raise InputError(f"expected weights that {encoder} has, got {weights!r}; {nearest(weights, settings)}")
-    where = settings[weights]
+    source = settings[weights]
     files = ("config.json", "model.safetensors")
-    get = functools.partial(hf_hub_download, where["repo_id"], revision=where["revision"])
+    get = functools.partial(hf_hub_download, source["repo_id"], revision=source["revision"])
     try:
         if not all(_cached(get, file) for file in files):
             urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()  # the library would try for 20 s
@@ -146,7 +186,7 @@ def _check_weights(encoder: str, weights: str) -> None:
                 get(filename=file)
     except Exception as error:  # the library raises a dozen unrelated types, its HTTP client as many again
         raise InputError(
-            f"expected to download the {weights} weights of {encoder} ({where['repo_id']}), got "
+            f"expected to download the {weights} weights of {encoder} ({source['repo_id']}), got "
             f"'{error}'; connect this machine, copy them into the Hugging Face cache, "
             "or leave --encoder-weights out to train from random weights"
         ) from error

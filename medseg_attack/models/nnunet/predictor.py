@@ -1,8 +1,8 @@
-"""nnU-Net v2 as it predicts, from the stored scan to classes on its grid, with a gradient all the way.
+"""nnU-Net v2's prediction, from the stored scan to classes on its grid, with a gradient all the way.
 
-What is decided by comparing (the box around what is not 0) is decided anew for every image and has no gradient. What
-nnU-Net keeps in half precision (logits, from their sums over windows on) is rounded to it here, since that decides
-voxels; gradients pass as if it were not, and a model in double precision rounds nothing.
+The box around the voxels that are not 0 is computed anew for every image and has no gradient. nnU-Net keeps logits,
+from their sums over windows on, in half precision. They are rounded to it, since that decides voxels; gradients ignore
+the rounding, and a model in double precision rounds nothing.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
-from medseg_attack.models.nnunet.resampling import resampled, shape_at
-from medseg_attack.models.nnunet.results_folder import Plan, Scheme, needed, read_folder, spacings
+from medseg_attack.models.nnunet.resampling import resampled, resampled_shape
+from medseg_attack.models.nnunet.results_folder import Plan, Scheme, distinguished_range, read_folder, spacings
 from medseg_attack.models.segmodel import CERTAIN, SegModel
 from medseg_attack.models.sliding_window import Place, flips_of, tiled
 from medseg_attack.registry import register
 from medseg_attack.types import Case, Image, Storage, Task, per_channel
 
-EPS = 1e-8  # nnU-Net's, of a standard deviation and of a range
+EPS = 1e-8  # nnU-Net's least standard deviation and range
 
 
-BESIDE = 1e-6  # of the window: how far float32 takes a native 0 from 0
+ZERO_TOLERANCE = 1e-6  # fraction of the window by which float32 may move a native 0
 
 
 @register("nnunet", kind="model", trained=True)
@@ -43,19 +43,23 @@ def nnunet(
 ) -> SegModel:
     """nnU-Net v2's results folder, DATASET/TRAINER__PLANS__CONFIGURATION, with all that its predictor does.
 
-    Data are to be prepared with a window that cuts nothing off which it looks at: --window range, or for CT LOW,HIGH.
+    Prepare the data with a window that cuts off no values which nnU-Net uses: --window range, or for CT LOW,HIGH.
 
     Args:
+        folder: the results folder.
         fold: 0, 1, ... or 'all'; by default the only one there is.
-        step: from one window to the next, as a fraction of their size.
-        mirror: whether mirrored copies are averaged, where training allows for it.
+        checkpoint: name of the file with the weights, in the folder of the fold.
+        step: distance of neighbouring windows, as a fraction of their size in (0, 1].
+        mirror: whether mirrored copies are averaged, along the axes that training mirrored.
         trust: whether the checkpoint may be unpickled, which runs whatever it holds.
 
     Raises:
-        InputError: a part of the folder is missing or broken, or of other channels or classes than the data.
+        InputError: a part of the folder is missing or broken, or has other channels or classes than the data.
     """
     if not folder:
-        raise InputError("expected nnunet('RESULTS/DATASET/TRAINER__PLANS__CONFIGURATION'), got nnunet(); name it")
+        raise InputError(
+            "expected nnunet('RESULTS/DATASET/TRAINER__PLANS__CONFIGURATION'), got nnunet(); name a folder"
+        )
     if not 0 < step <= 1:
         raise InputError(f"expected 0 < step <= 1, got {step}; write step=0.5")
     plan, net = read_folder(Path(folder), task, fold, checkpoint, trust)
@@ -63,7 +67,7 @@ def nnunet(
 
 
 class Predictor(nn.Module):
-    """Scans in [0, 1] of their windows -> logits on their grids; each scan by itself.
+    """The map from scans in [0, 1] of their windows to logits on their grids, scan by scan.
 
     Attributes:
         cases: what the images are made of: window, spacing, order of axes. `on` tells them.
@@ -76,8 +80,8 @@ class Predictor(nn.Module):
 
     @property
     def grid(self) -> str:
-        """What becomes of a scan's grid, in words."""
-        mm, sides = (" x ".join(f"{n:g}" for n in of) for of in (self.plan.spacing, self.plan.patch))
+        """The grid that the network gets, in words."""
+        mm, sides = (" x ".join(f"{n:g}" for n in axes) for axes in (self.plan.spacing, self.plan.patch))
         return f"resampled to {mm} mm, in windows of {sides}, {len(self.windows.flips)} mirrored copies each"
 
     def on(self, cases: Sequence[Case]) -> "Predictor":
@@ -107,33 +111,32 @@ class Predictor(nn.Module):
                 f"expected the {len(self.cases)} scans that nnU-Net was told of, got {len(image)}; it must know their "
                 "windows and spacings, and cannot stand where scans are not known, as for a surrogate"
             )
-        return torch.stack([self._one(x, case) for x, case in zip(image, self.cases, strict=True)])
+        return torch.stack([self._predict(x, case) for x, case in zip(image, self.cases, strict=True)])
 
-    def _one(self, x: Float[Tensor, "c *s"], case: Case) -> Float[Tensor, "k *s"]:
+    def _predict(self, x: Float[Tensor, "c *s"], case: Case) -> Float[Tensor, "k *s"]:
         order, flips = _order(case, self.plan)
         spacing = tuple(case.spacing_mm[axis] for axis in order)
         target = spacings(self.plan, spacing)
         native, tolerance = _native(x.flip(flips).permute(0, *(axis + 1 for axis in order)), case)
-        there = _filled(native, tolerance)
-        box = _box(there)
-        seen = torch.stack(
-            [
-                normalised(channel, scheme, there[box])
-                for channel, scheme in zip(native[(slice(None), *box)], self.plan.schemes, strict=True)
-            ]
-        )
-        before = tuple(seen.shape[1:])
-        seen = resampled(seen, shape_at(before, spacing, target), spacing, target, self.plan.image)
-        logits = _kept(resampled(self.windows(seen[None])[0], before, target, spacing, self.plan.logits))
-        back = [order.index(axis) + 1 for axis in range(3)]
-        return _uncropped(logits, box, tuple(there.shape)).permute(0, *back).flip(flips)
+        foreground = _foreground(native, tolerance)
+        box = _box(foreground)
+        cropped = zip(native[(slice(None), *box)], self.plan.schemes, strict=True)
+        net_input = torch.stack([normalised(channel, scheme, foreground[box]) for channel, scheme in cropped])
+        grid = tuple(net_input.shape[1:])
+        shape = resampled_shape(grid, spacing, target)
+        net_input = resampled(net_input, shape, spacing, target, self.plan.image)
+        logits = _rounded(resampled(self.windows(net_input[None])[0], grid, target, spacing, self.plan.logits))
+        inverse = [order.index(axis) + 1 for axis in range(3)]
+        return _uncropped(logits, box, tuple(foreground.shape)).permute(0, *inverse).flip(flips)
 
 
 class Windows(nn.Module):
-    """nnU-Net's sliding windows: preprocessed scans -> logits on their grids.
+    """nnU-Net's sliding windows: the map from preprocessed scans to logits on their grids.
 
     Attributes:
-        patch: of the three axes; a 2-D network's has one slice.
+        step: distance of neighbouring windows, as a fraction of their size.
+        patch: sides of a window along the three axes, in voxels; 1 slice for a 2-D network.
+        flips: axes of each mirrored copy of a window.
     """
 
     def __init__(self, net: nn.Module, plan: Plan, step: float, mirror: bool) -> None:
@@ -147,14 +150,14 @@ class Windows(nn.Module):
         missing = [max(n - m, 0) for n, m in zip(self.patch, x.shape[2:], strict=True)]
         padded = functional.pad(x, [n for m in reversed(missing) for n in (m // 2, m - m // 2)]) if any(missing) else x
         places = windows(tuple(padded.shape[2:]), self.patch, self.step)
-        net = OfSlices(self.net) if self.flat else self.net
+        net = SliceNetwork(self.net) if self.flat else self.net
         logits = tiled(net, padded, places, importance(self.patch), self.flips, _precision(x))
         for axis, (m, n) in enumerate(zip(missing, x.shape[2:], strict=True), start=2):
             logits = logits.narrow(axis, m // 2, n)
         return logits
 
 
-class OfSlices(nn.Module):
+class SliceNetwork(nn.Module):
     """A 2-D network on windows of one slice."""
 
     def __init__(self, net: nn.Module) -> None:
@@ -166,18 +169,19 @@ class OfSlices(nn.Module):
         return logits[:, :, None]
 
 
-def normalised(x: Float[Tensor, "*s"], scheme: Scheme, there: Bool[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """A channel as the network is to see it.
+def normalised(x: Float[Tensor, "*s"], scheme: Scheme, foreground: Bool[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """A channel with nnU-Net's normalisation.
 
     Args:
-        there: what is not 0 in the scan, of which a masked scheme takes the statistics and which alone it changes.
+        foreground: voxels that are not 0 in the scan. A masked scheme computes its statistics on them and changes
+            them alone.
     """
     match scheme.name:
         case "ZScoreNormalization":
-            seen = x[there] if scheme.masked else x
-            centred = x - seen.mean()
-            z = centred / seen.std(correction=0).clamp(min=EPS)
-            return torch.where(there, z, x) if scheme.masked else z
+            values = x[foreground] if scheme.masked else x
+            centred = x - values.mean()
+            z = centred / values.std(correction=0).clamp(min=EPS)
+            return torch.where(foreground, z, x) if scheme.masked else z
         case "CTNormalization":
             return (x.clamp(scheme.low, scheme.high) - scheme.mean) / max(scheme.std, EPS)
         case "RescaleTo01Normalization":
@@ -189,7 +193,7 @@ def normalised(x: Float[Tensor, "*s"], scheme: Scheme, there: Bool[Tensor, "*s"]
 
 
 def windows(grid: Sequence[int], patch: Sequence[int], step: float) -> list[Place]:
-    """Where nnU-Net puts windows: evenly from end to end, at most `step` of their size apart."""
+    """The windows of nnU-Net: evenly from end to end, at most `step` of their size apart."""
     starts = []
     for n, m in zip(grid, patch, strict=True):
         count = int(np.ceil((n - m) / (m * step))) + 1
@@ -202,71 +206,71 @@ def importance(patch: Sequence[int]) -> Float[Tensor, "*w"]:
     """nnU-Net's weights of a window's voxels: a Gaussian up to 10, as half precision holds it."""
     from scipy.ndimage import gaussian_filter
 
-    within = [n for n in patch if n > 1] or [1]  # of a slice: its own two axes
-    peak = np.zeros(within)
-    peak[tuple(n // 2 for n in within)] = 1
-    found = gaussian_filter(peak, [n / 8 for n in within], mode="constant")
-    half = torch.from_numpy(found / (found.max() / 10)).half()
+    sides = [n for n in patch if n > 1] or [1]  # a slice has two axes
+    peak = np.zeros(sides)
+    peak[tuple(n // 2 for n in sides)] = 1
+    gaussian = gaussian_filter(peak, [n / 8 for n in sides], mode="constant")
+    half = torch.from_numpy(gaussian / (gaussian.max() / 10)).half()
     return half.clamp(min=half[half > 0].min().item()).float().reshape(tuple(patch))
 
 
 def _precision(x: Tensor) -> torch.dtype:
-    """In which nnU-Net would keep logits."""
+    """The type in which nnU-Net keeps logits."""
     return torch.float64 if x.dtype == torch.float64 else torch.float16
 
 
-def _kept(logits: Float[Tensor, "k *s"]) -> Float[Tensor, "k *s"]:
-    """Rounded as nnU-Net keeps them, with the gradient of what was not."""
+def _rounded(logits: Float[Tensor, "k *s"]) -> Float[Tensor, "k *s"]:
+    """Logits rounded to nnU-Net's precision, with the gradient of those that are not."""
     return logits.detach().to(_precision(logits)).to(logits) + (logits - logits.detach())
 
 
 def _native(x: Float[Tensor, "c *s"], case: Case) -> tuple[Float[Tensor, "c *s"], list[float]]:
-    """Intensities in the scan's unit, and for each channel how near to 0 they are 0."""
+    """Intensities in the scan's unit, and for each channel the magnitude up to which one counts as 0."""
     n, storage = len(x), case.storage or Storage(torch.zeros(0))
     low, width = (per_channel(ends, n) for ends in (case.window.low, case.window.width))
     shape = (-1, *(1 for _ in x.shape[1:]))
     native = x * x.new_tensor(width).view(shape) + x.new_tensor(low).view(shape)
     if storage.stored.dtype.is_floating_point:
-        return native, [BESIDE * mm for mm in width]
+        return native, [ZERO_TOLERANCE * channel_width for channel_width in width]
     return native, [abs(slope) / 2 for slope in per_channel(storage.slope, n)]
 
 
-def _filled(native: Float[Tensor, "c *s"], tolerance: Sequence[float]) -> Bool[Tensor, "*s"]:
-    """What is not 0 in any channel, without holes."""
+def _foreground(native: Float[Tensor, "c *s"], tolerance: Sequence[float]) -> Bool[Tensor, "*s"]:
+    """The voxels that are not 0 in some channel, with holes filled."""
     from scipy.ndimage import binary_fill_holes
 
     bounds = native.new_tensor(tolerance).view(-1, 1, 1, 1)
-    there = (native.detach().abs() > bounds).any(0)
-    return torch.from_numpy(binary_fill_holes(there.cpu().numpy())).to(native.device)
+    nonzero = (native.detach().abs() > bounds).any(0)
+    return torch.from_numpy(binary_fill_holes(nonzero.cpu().numpy())).to(native.device)
 
 
-def _box(there: Bool[Tensor, "*s"]) -> Place:
-    """The smallest box around it; everything where there is nothing."""
-    if not there.any():
-        return tuple(slice(0, n) for n in there.shape)
-    ends = [there.any(1).any(1), there.any(0).any(1), there.any(0).any(0)]
-    where = [found.nonzero()[:, 0].tolist() for found in ends]
-    return tuple(slice(found[0], found[-1] + 1) for found in where)
+def _box(mask: Bool[Tensor, "d h w"]) -> Place:
+    """The smallest box around a mask; the whole grid for an empty one."""
+    if not mask.any():
+        return tuple(slice(0, n) for n in mask.shape)
+    projections = [mask.any(1).any(1), mask.any(0).any(1), mask.any(0).any(0)]
+    indices = [projection.nonzero()[:, 0].tolist() for projection in projections]
+    return tuple(slice(axis[0], axis[-1] + 1) for axis in indices)
 
 
 def _uncropped(logits: Float[Tensor, "k *s"], box: Place, grid: Sequence[int]) -> Float[Tensor, "k *t"]:
-    """Outside of the box there is background, for certain."""
+    """Logits on the whole grid, with certain background outside of the box."""
     if tuple(logits.shape[1:]) == tuple(grid):
         return logits
-    whole = logits.new_zeros(len(logits), *grid)
-    whole[0] = -float(np.log(CERTAIN))
-    whole[(slice(None), *box)] = logits
-    return whole
+    result = logits.new_zeros(len(logits), *grid)
+    result[0] = -float(np.log(CERTAIN))
+    result[(slice(None), *box)] = logits
+    return result
 
 
 def _order(case: Case, plan: Plan) -> tuple[tuple[int, ...], list[int]]:
-    """Axes of the image in the order of the network's, and the axes of an image (c, *s) to be reversed before."""
+    """The image's spatial axes in the network's order, and the axes of (c, *s) that are reversed before."""
     order, flips = (case.storage.order, case.storage.flips) if case.storage else ((0, 1, 2), ())
     return tuple(order[axis] for axis in plan.transpose), [axis + 1 for axis in flips]
 
 
 def _check_window(case: Case, plan: Plan) -> None:
-    """Refuses a scan with values beyond its window: nnU-Net sees them, and so must the model."""
+    """Refuses a scan with values beyond its window that nnU-Net uses, since the model would not get them."""
     if case.storage is None:
         return
     n = len(case.image)
@@ -274,10 +278,10 @@ def _check_window(case: Case, plan: Plan) -> None:
         per_channel(value, n) for value in (case.window.low, case.window.high, case.storage.slope, case.storage.inter)
     ]
     for scheme, values, low, high, slope, inter in zip(plan.schemes, case.storage.stored, *ends, strict=True):
-        both = sorted((values.min().item() * slope + inter, values.max().item() * slope + inter))
-        least, most = needed(scheme, *both)
-        beyond = BESIDE * (high - low)
-        if least < low - beyond or most > high + beyond:
+        native = sorted((values.min().item() * slope + inter, values.max().item() * slope + inter))
+        least, most = distinguished_range(scheme, *native)
+        tolerance = ZERO_TOLERANCE * (high - low)
+        if least < low - tolerance or most > high + tolerance:
             raise InputError(
                 f"expected a window that holds {least:g} to {most:g}, which nnU-Net sees of {case.id}, got {low:g} to "
                 f"{high:g}; prepare the data with --window range, or for CT or padded scans with --window=LOW,HIGH"

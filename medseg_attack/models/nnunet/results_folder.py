@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from medseg_attack.errors import InputError, first_line
+from medseg_attack.errors import InputError, first_line, one_line
 from medseg_attack.files import read_json
 from medseg_attack.models.allowed_layers import allowed_layer
 from medseg_attack.models.nnunet.resampling import Resampling
@@ -19,9 +19,7 @@ from medseg_attack.types import Task
 
 LIBRARY = "dynamic_network_architectures"
 
-
-READERS = ("SimpleITKIO", "NibabelIO")  # take voxels in the order of the file, as we do
-
+READERS = ("SimpleITKIO", "NibabelIO")  # these keep the file's order of voxels, as this package does
 
 SCHEMES = (
     "ZScoreNormalization",
@@ -34,11 +32,13 @@ SCHEMES = (
 
 @dataclass(frozen=True)
 class Scheme:
-    """How nnU-Net normalises a channel.
+    """nnU-Net's normalisation of a channel.
 
     Attributes:
-        masked: whether only what is not 0 in the scan counts and is changed.
-        mean, std, low, high: of the training data's foreground; low and high are its 0.5 and 99.5 percentile.
+        name: the name of its class in nnU-Net, one of `SCHEMES`.
+        masked: whether only voxels that are not 0 in the scan count and change.
+        mean, std: of the training data's foreground, in the scan's unit.
+        low, high: 0.5 and 99.5 percentile of the same.
     """
 
     name: str
@@ -51,12 +51,15 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Plan:
-    """What nnU-Net does around the network; axes are those of its reader, (z, y, x) of the file, before `transpose`.
+    """nnU-Net's processing around the network.
 
     Attributes:
-        spacing: in mm; one entry less than there are axes: slices keep theirs.
-        patch: of the network's input; one entry less than there are axes: a slice.
-        mirror: axes of the patch.
+        transpose: the reader's axes, (z, y, x) of the file, in the order of the network's.
+        spacing: spacing of the network's input, in mm; a 2-D network has two entries, and slices keep their distance.
+        patch: sides of the network's input, in voxels; two of a 2-D network.
+        schemes: normalisation of each channel.
+        image, logits: resampling of the scan before the network, and of its output after it.
+        mirror: axes of the patch along which copies may be mirrored.
     """
 
     transpose: tuple[int, ...]
@@ -71,14 +74,15 @@ class Plan:
 def read_folder(
     folder: Path, task: Task, fold: int | str | None, checkpoint: str, trust: bool
 ) -> tuple[Plan, nn.Module]:
-    """The plan, and the network with its weights.
+    """The plan of a results folder, and its network with its weights.
 
     Args:
-        fold: None: the only one.
+        fold: 0, 1, ... or "all"; None: the only fold.
+        checkpoint: name of the file in the folder of the fold.
         trust: whether the checkpoint may be unpickled, which runs whatever it holds.
 
     Raises:
-        InputError: a part is missing, broken or of a kind that is not known, or of other channels or classes.
+        InputError: a part is missing, broken or not supported, or has other channels or classes than `task`.
     """
     for name in ("plans.json", "dataset.json"):
         if not (folder / name).is_file():
@@ -88,12 +92,12 @@ def read_folder(
             )
     plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
     file = _fold(folder, fold) / checkpoint
-    content = _loaded(file, trust)
+    content = _load(file, trust)
     try:
         _check_task(dataset, task, folder)
-        described = _configuration(plans, content["init_args"]["configuration"])
-        plan = _plan(plans, described, tuple(content.get("inference_allowed_mirroring_axes") or ()), folder)
-        net = _network(described, task, folder)
+        configuration = _configuration(plans, content["init_args"]["configuration"])
+        plan = _plan(plans, configuration, tuple(content.get("inference_allowed_mirroring_axes") or ()), folder)
+        net = _network(configuration, task, folder)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -104,34 +108,33 @@ def read_folder(
     try:
         net.load_state_dict(content["network_weights"])
     except (RuntimeError, KeyError) as error:
-        told = " ".join(str(error).split())[:300]
         raise InputError(
-            f"expected the weights of the network that {folder / 'plans.json'} describes in {file}, got '{told}'; a "
-            "trainer of one's own may have built another: give it as own('file.py:factory')"
+            f"expected the weights of the network that {folder / 'plans.json'} describes in {file}, got "
+            f"'{one_line(error)}'; if a custom trainer built another network, give it as own('file.py:factory')"
         ) from error
     return plan, net
 
 
 def _fold(folder: Path, fold: int | str | None) -> Path:
-    there = sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*") if path.is_dir())
-    if not there:
+    folds = sorted(path.name.removeprefix("fold_") for path in folder.glob("fold_*") if path.is_dir())
+    if not folds:
         raise InputError(f"expected fold_0 or another fold in {folder}, got none; name the folder that holds the folds")
-    if fold is None and len(there) == 1:
-        return folder / f"fold_{there[0]}"
-    if fold is None or str(fold) not in there:
+    if fold is None and len(folds) == 1:
+        return folder / f"fold_{folds[0]}"
+    if fold is None or str(fold) not in folds:
         got = "none was named" if fold is None else f"got {fold!r}"
-        raise InputError(f"expected one of the folds {', '.join(there)} of {folder}, {got}; write fold={there[0]}")
+        raise InputError(f"expected one of the folds {', '.join(folds)} of {folder}, {got}; write fold={folds[0]}")
     return folder / f"fold_{fold}"
 
 
-def _loaded(file: Path, trust: bool) -> dict[str, Any]:
-    """What the trainer saved: tensors, plain values and numpy's numbers, of its log."""
+def _load(file: Path, trust: bool) -> dict[str, Any]:
+    """The trainer's checkpoint: tensors, plain values, and numpy's numbers in its log."""
     if not file.is_file():
-        there = sorted(path.name for path in file.parent.glob("*.pth"))
-        todo = f"name it: checkpoint={there[0]!r}" if there else "copy the folder again, with its weights"
-        raise InputError(f"expected {file}, got {', '.join(there) or 'no checkpoint'}; {todo}")
+        others = sorted(path.name for path in file.parent.glob("*.pth"))
+        todo = f"name it: checkpoint={others[0]!r}" if others else "copy the folder again, with its weights"
+        raise InputError(f"expected {file}, got {', '.join(others) or 'no checkpoint'}; {todo}")
     try:
-        with torch.serialization.safe_globals(_numbers()):
+        with torch.serialization.safe_globals(_number_types()):
             content: Any = torch.load(file, map_location="cpu", weights_only=not trust)
     except UnpicklingError as error:
         raise InputError(
@@ -147,14 +150,14 @@ def _loaded(file: Path, trust: bool) -> dict[str, Any]:
     return content
 
 
-def _numbers() -> list[Any]:
-    """What numpy's scalars are pickled with: it can make numbers, and nothing else."""
+def _number_types() -> list[Any]:
+    """The functions and types in pickles of numpy's scalars: they construct numbers, and nothing else."""
     import _codecs
 
     scalar: Any = np.float64(0).__reduce__()[0]
     kinds = (np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_)
-    made: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, _codecs.encode]
-    return made + [type(np.dtype(kind)) for kind in kinds]
+    constructors: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, _codecs.encode]
+    return constructors + [type(np.dtype(kind)) for kind in kinds]
 
 
 def _check_task(dataset: Mapping[str, Any], task: Task, folder: Path) -> None:
@@ -162,7 +165,8 @@ def _check_task(dataset: Mapping[str, Any], task: Task, folder: Path) -> None:
     file = folder / "dataset.json"
     if any(isinstance(value, list | tuple) for value in labels.values()):
         raise InputError(
-            f"expected one label for each class in {file}, got regions of several; they are not known so far"
+            f"expected one label for each class in {file}, got regions of several; take a model that was "
+            "trained with one label for each class"
         )
     classes = tuple(sorted(labels, key=lambda name: int(labels[name])))
     if classes != task.classes or not task.exclusive:
@@ -171,8 +175,8 @@ def _check_task(dataset: Mapping[str, Any], task: Task, folder: Path) -> None:
             f"expected data with the classes {', '.join(classes)} of {file}, got "
             f"{', '.join(task.classes)}{kind} in {task.name}; give the data that it was trained for"
         )
-    named = dataset.get("channel_names", dataset.get("modality", {}))
-    channels = tuple(str(named[key]) for key in sorted(named, key=int))
+    names = dataset.get("channel_names", dataset.get("modality", {}))
+    channels = tuple(str(names[key]) for key in sorted(names, key=int))
     if len(channels) != task.channels or [*map(str.casefold, task.channel_names or channels)] != [
         *map(str.casefold, channels)
     ]:
@@ -184,56 +188,62 @@ def _check_task(dataset: Mapping[str, Any], task: Task, folder: Path) -> None:
 
 
 def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration with what it inherits."""
+    """The configuration of that name, with the fields that it inherits."""
     own: dict[str, Any] = plans["configurations"][name]
     parent = own.get("inherits_from")
     return {**(_configuration(plans, parent) if parent else {}), **own}
 
 
-def _plan(plans: Mapping[str, Any], described: Mapping[str, Any], mirror: tuple[int, ...], folder: Path) -> Plan:
+def _plan(plans: Mapping[str, Any], configuration: Mapping[str, Any], mirror: tuple[int, ...], folder: Path) -> Plan:
     reader = plans.get("image_reader_writer", READERS[0])
     if reader not in READERS:
-        raise InputError(f"expected {' or '.join(READERS)} to have read the scans of {folder}, got {reader}")
-    if described.get("previous_stage"):
+        raise InputError(
+            f"expected {' or '.join(READERS)} to have read the scans of {folder}, got {reader}; "
+            "plan and train with one of these"
+        )
+    if configuration.get("previous_stage"):
         raise InputError(f"expected one stage in {folder}, got a cascade; take 3d_fullres, 3d_lowres or 2d")
-    facts = plans.get("foreground_intensity_properties_per_channel")
-    facts = plans["foreground_intensity_properties_by_modality"] if facts is None else facts
+    statistics = plans.get("foreground_intensity_properties_per_channel")
+    statistics = plans["foreground_intensity_properties_by_modality"] if statistics is None else statistics
     schemes = [
-        _scheme(name, bool(masked), facts[str(n)], folder)
+        _scheme(name, bool(masked), statistics[str(n)], folder)
         for n, (name, masked) in enumerate(
-            zip(described["normalization_schemes"], described["use_mask_for_norm"], strict=True)
+            zip(configuration["normalization_schemes"], configuration["use_mask_for_norm"], strict=True)
         )
     ]
     return Plan(
         tuple(plans["transpose_forward"]),
-        tuple(described["spacing"]),
-        tuple(described["patch_size"]),
+        tuple(configuration["spacing"]),
+        tuple(configuration["patch_size"]),
         tuple(schemes),
-        _resampling(described, "resampling_fn_data", folder),
-        _resampling(described, "resampling_fn_probabilities", folder),
+        _resampling(configuration, "resampling_fn_data", folder),
+        _resampling(configuration, "resampling_fn_probabilities", folder),
         mirror,
     )
 
 
-def _scheme(name: str, masked: bool, facts: Mapping[str, float], folder: Path) -> Scheme:
+def _scheme(name: str, masked: bool, statistics: Mapping[str, float], folder: Path) -> Scheme:
     if name not in SCHEMES:
-        raise InputError(f"expected a normalisation of nnU-Net's own in {folder}, got {name}; known: {SCHEMES}")
+        raise InputError(
+            f"expected a normalisation of nnU-Net's own in {folder}, got {name}; plan and train with one of "
+            f"{', '.join(SCHEMES)}"
+        )
     if name != "CTNormalization":
         return Scheme(name, masked)
-    return Scheme(name, masked, *(facts[key] for key in ("mean", "std", "percentile_00_5", "percentile_99_5")))
+    return Scheme(name, masked, *(statistics[key] for key in ("mean", "std", "percentile_00_5", "percentile_99_5")))
 
 
-def _resampling(described: Mapping[str, Any], name: str, folder: Path) -> Resampling:
-    if described[name] != "resample_data_or_seg_to_shape":
+def _resampling(configuration: Mapping[str, Any], name: str, folder: Path) -> Resampling:
+    if configuration[name] != "resample_data_or_seg_to_shape":
         raise InputError(
-            f"expected resample_data_or_seg_to_shape as {name} in {folder}, got {described[name]}; it is not known so "
-            "far"
+            f"expected resample_data_or_seg_to_shape as {name} in {folder}, got {configuration[name]}; plan and train "
+            "with nnU-Net's default"
         )
-    options = described[f"{name}_kwargs"]
+    options = configuration[f"{name}_kwargs"]
     return Resampling(options.get("order", 3), options.get("order_z", 0), options.get("force_separate_z", False))
 
 
-def _network(described: Mapping[str, Any], task: Task, folder: Path) -> nn.Module:
+def _network(configuration: Mapping[str, Any], task: Task, folder: Path) -> nn.Module:
     try:
         importlib.import_module(LIBRARY)
     except ImportError as error:
@@ -241,32 +251,30 @@ def _network(described: Mapping[str, Any], task: Task, folder: Path) -> nn.Modul
             f"expected {LIBRARY} to build the network of {folder}, got none; install it: "
             "pip install 'medseg-attack[nnunet]'"
         ) from error
-    kind = described.get("architecture") or _architecture(described)
-    options = dict(kind["arch_kwargs"])
-    for name in kind["_kw_requires_import"]:
-        options[name] = options[name] and _named(options[name], "torch.nn", folder)
-    net: nn.Module = _named(kind["network_class_name"], LIBRARY, folder)(
+    architecture = configuration.get("architecture") or _architecture(configuration)
+    options = dict(architecture["arch_kwargs"])
+    for name in architecture["_kw_requires_import"]:
+        options[name] = options[name] and _layer(options[name], "torch.nn", folder)
+    net: nn.Module = _layer(architecture["network_class_name"], LIBRARY, folder)(
         input_channels=task.channels, num_classes=len(task.classes), **(options | {"deep_supervision": False})
     )
     return net
 
 
-def _architecture(described: Mapping[str, Any]) -> dict[str, Any]:
-    """Of plans before nnU-Net 2.5, which knew two kinds of U-Net."""
-    kind, stages = described["UNet_class_name"], len(described["n_conv_per_stage_encoder"])
-    dims, width = len(described["patch_size"]), described["UNet_base_num_features"]
-    most, per_stage = (
-        described["unet_max_num_features"],
-        "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage",
-    )
+def _architecture(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture of a plan from before nnU-Net 2.5, which had two kinds of U-Net, in the form of later plans."""
+    kind, stages = configuration["UNet_class_name"], len(configuration["n_conv_per_stage_encoder"])
+    dims, width = len(configuration["patch_size"]), configuration["UNet_base_num_features"]
+    widest = configuration["unet_max_num_features"]
+    per_stage = "n_conv_per_stage" if kind == "PlainConvUNet" else "n_blocks_per_stage"
     options = {
         "n_stages": stages,
-        "features_per_stage": [min(width * 2**n, most) for n in range(stages)],
+        "features_per_stage": [min(width * 2**n, widest) for n in range(stages)],
         "conv_op": f"torch.nn.Conv{dims}d",
-        "kernel_sizes": described["conv_kernel_sizes"],
-        "strides": described["pool_op_kernel_sizes"],
-        per_stage: described["n_conv_per_stage_encoder"],
-        "n_conv_per_stage_decoder": described["n_conv_per_stage_decoder"],
+        "kernel_sizes": configuration["conv_kernel_sizes"],
+        "strides": configuration["pool_op_kernel_sizes"],
+        per_stage: configuration["n_conv_per_stage_encoder"],
+        "n_conv_per_stage_decoder": configuration["n_conv_per_stage_decoder"],
         "conv_bias": True,
         "norm_op": f"torch.nn.InstanceNorm{dims}d",
         "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -282,23 +290,23 @@ def _architecture(described: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _named(path: str, package: str, folder: Path) -> type[nn.Module]:
-    found = allowed_layer(path, package)
-    if found is None:
+def _layer(path: str, package: str, folder: Path) -> type[nn.Module]:
+    layer = allowed_layer(path, package)
+    if layer is None:
         raise InputError(
             f"expected a network or layer of {package} in {folder / 'plans.json'}, got {path}; build it in a function "
             "of your own: own('file.py:factory')"
         )
-    return found
+    return layer
 
 
-def needed(scheme: Scheme, low: float, high: float) -> tuple[float, float]:
-    """Of a channel with values from `low` to `high` those that its normalisation tells apart."""
+def distinguished_range(scheme: Scheme, low: float, high: float) -> tuple[float, float]:
+    """The part of a channel's range from `low` to `high` in which its normalisation distinguishes values."""
     if scheme.name != "CTNormalization":
         return low, high
     return min(max(low, scheme.low), scheme.high), max(min(high, scheme.high), scheme.low)
 
 
 def spacings(plan: Plan, spacing: Sequence[float]) -> tuple[float, ...]:
-    """What a scan of that spacing is resampled to."""
+    """The spacing that a scan is resampled to, in mm: a 2-D network keeps the distance of its slices."""
     return (*spacing[: len(spacing) - len(plan.spacing)], *plan.spacing)
