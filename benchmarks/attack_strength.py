@@ -198,10 +198,10 @@ class Scene:
     def lost(self, run: Callable[[], Tensor]) -> tuple[float, int, int]:
         """The share of images that end in another class, and the passes that a batch took."""
         self.net.forwards = self.net.backwards = 0
-        found = run()
+        result = run()
         passes = self.net.forwards, self.net.backwards
         with torch.no_grad():
-            return (self.net(found).argmax(1) != self.labels).float().mean().item(), *passes
+            return (self.net(result).argmax(1) != self.labels).float().mean().item(), *passes
 
 
 def image_of(attack: Attack, scene: Scene, target: Mask) -> Image:

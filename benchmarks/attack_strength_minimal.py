@@ -180,8 +180,8 @@ class Library:
     def jsma(self, net: nn.Module, image: Tensor, labels: Tensor) -> Tensor:
         attack = self._jsma(net, theta=1.0, gamma=1.0)
         attack.set_mode_targeted_by_label(quiet=True)
-        found: Tensor = attack(image, labels)
-        return found
+        result: Tensor = attack(image, labels)
+        return result
 
 
 def sizes(x: Tensor, image: Tensor, norm: float) -> Tensor:
@@ -203,13 +203,13 @@ def fought(duel: Duel, library: Library, net: nn.Module) -> tuple[list[tuple[flo
     told, measured = [], []
     for side in ("ours", "theirs"):
         counted = Counted(Classifier() if duel.classifier else net)
-        found = _ours(duel, counted, image, truth) if side == "ours" else duel.theirs(library, counted, image, labels)
+        result = _ours(duel, counted, image, truth) if side == "ours" else duel.theirs(library, counted, image, labels)
         with torch.no_grad():
-            pred = counted(found.detach()).argmax(1)
+            pred = counted(result.detach()).argmax(1)
         adversarial = (pred == labels) if duel.towards is not None else (pred != labels)
         success = adversarial.reshape(len(image), -1).double().mean(1) >= 0.99
         told.append((success.double().mean().item(), counted.backwards))
-        measured.append(sizes(found.detach(), image, duel.norm).masked_fill(~success, torch.inf))
+        measured.append(sizes(result.detach(), image, duel.norm).masked_fill(~success, torch.inf))
     return told, measured
 
 
@@ -228,10 +228,10 @@ def main() -> None:
     print("| attack | ours: success | least | gradients | theirs: success | least | gradients | where ours differs |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
     for duel in DUELS:
-        told, (mine, other) = fought(duel, library, net)
-        both = mine.isfinite() & other.isfinite()
+        outcomes, (own, other) = fought(duel, library, net)
+        both = own.isfinite() & other.isfinite()
         cells = []
-        for (share, gradients), size in zip(told, (mine, other), strict=True):
+        for (share, gradients), size in zip(outcomes, (own, other), strict=True):
             least = f"{size[both].median():.4f}" if both.any() else "-"
             cells += [f"{share:.0%}", least, str(gradients)]
         print(f"| {duel.name} | {' | '.join(cells)} | {duel.why} |", flush=True)

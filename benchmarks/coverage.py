@@ -27,7 +27,7 @@ MOST_SCANS = 5
 
 @dataclass(frozen=True)
 class Cohort:
-    """How Dice is distributed.
+    """A distribution of Dice.
 
     Attributes:
         organs: mean logit of Dice, per organ.
@@ -65,12 +65,12 @@ def by_patient(study: Study) -> tuple[Array, Array]:
 
 
 def mean(sums: Array, counts: Array) -> float:
-    """Over organs, of scans."""
+    """The mean over organs of the mean over scans."""
     return float((sums.sum(0) / counts.sum(0)).mean())
 
 
-def printed(study: Study, seed: int) -> Interval:
-    """What the tables print, without its bounds."""
+def interval_of_tables(study: Study, seed: int) -> Interval:
+    """The interval that tables print, without its bounds."""
     return bootstrap_t(*by_patient(study), draws=500, seed=seed)
 
 
@@ -101,7 +101,7 @@ def _percentile(sums: Array, counts: Array, seed: int, draws: int = 500) -> Inte
 
 
 METHODS: dict[str, Method] = {
-    "bootstrap-t": printed,
+    "bootstrap-t": interval_of_tables,
     "Student's t": student,
     "percentile": percentile,
     "percentile over scans": over_scans,
@@ -129,8 +129,8 @@ def main() -> None:
     print("| --- | ---: |" + " ---: |" * len(METHODS))
     for name, cohort in COHORTS.items():
         for n in options.patients:
-            found = [coverage(cohort, n, method, options.simulations) for method in METHODS.values()]
-            shown = [f"{100 * share:.1f} % ({width:.3f})" for share, width in found]
+            result = [coverage(cohort, n, method, options.simulations) for method in METHODS.values()]
+            shown = [f"{100 * share:.1f} % ({width:.3f})" for share, width in result]
             print(f"| {name} | {n} | " + " | ".join(shown) + " |", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What the exact gradient through sliding windows costs: memory and seconds of one step on scans of growing size.
+"""The cost of the exact gradient through sliding windows: memory and seconds of one step on scans of growing size.
 
     python benchmarks/sliding.py --slices 32 64 128
 
@@ -57,8 +57,8 @@ def measure(kind: str, slices: int, side: int, window: int, device: torch.device
     """One step, after one on a single window that pays for what later ones have."""
     torch.manual_seed(0)
     net, size = DynUNet()(3, 1, 2, ()), (window,) * 3
-    seen = Full(net, size) if kind == "full graph" else SlidingWindow(net, size)
-    model = SegModel(seen, TASK, dims=3).to(device)
+    windows = Full(net, size) if kind == "full graph" else SlidingWindow(net, size)
+    model = SegModel(windows, TASK, dims=3).to(device)
     grid = size if kind == "one window" else (slices, side, side)
     with frozen(model):
         step(model, torch.rand(1, 1, *size, device=device))()
@@ -78,21 +78,21 @@ def main() -> None:
     options.add_argument("--window", type=int, default=32)
     options.add_argument("--device", default="auto")
     options.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
-    given = options.parse_args()
-    if given.kind:
-        print(json.dumps(measure(given.kind, given.slices[0], given.side, given.window, pick_device(given.device))))
+    args = options.parse_args()
+    if args.kind:
+        print(json.dumps(measure(args.kind, args.slices[0], args.side, args.window, pick_device(args.device))))
         return
     print("| scan | " + " | ".join(f"{kind}, MB | s" for kind in KINDS) + " |")
     print("| --- |" + " ---: |" * 2 * len(KINDS))
-    for slices in given.slices:
-        cells = [f"{slices} x {given.side} x {given.side}"]
+    for slices in args.slices:
+        cells = [f"{slices} x {args.side} x {args.side}"]
         for kind in KINDS:
-            words = [__file__, "--kind", kind, "--slices", slices, "--side", given.side, "--window", given.window]
-            ran = subprocess.run(
-                [sys.executable, *map(str, words), "--device", given.device], check=True, capture_output=True, text=True
+            words = [__file__, "--kind", kind, "--slices", slices, "--side", args.side, "--window", args.window]
+            process = subprocess.run(
+                [sys.executable, *map(str, words), "--device", args.device], check=True, capture_output=True, text=True
             )
-            found = json.loads(ran.stdout)
-            cells += [f"{found['mb']:.0f}", f"{found['seconds']:.1f}"]
+            cost = json.loads(process.stdout)
+            cells += [f"{cost['mb']:.0f}", f"{cost['seconds']:.1f}"]
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""How fast the loop is: slices and passes per second of each attack, and what the loop costs beside the network.
+"""The speed of the loop: slices and passes per second of each attack, and the loop's cost beside the network.
 
     python benchmarks/throughput.py --model unet_small --size 96 --cases 32
 
@@ -43,7 +43,7 @@ def batch(cases: int, size: int, device: torch.device) -> Batch:
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, runs: int = 5) -> float:
-    """Of `runs` after one that warms up."""
+    """The median time of `runs` calls, in seconds, after one that warms up."""
     times = []
     for _ in range(runs + 1):
         start = time.perf_counter()
@@ -60,10 +60,10 @@ def main() -> None:
     options.add_argument("--size", type=int, default=96)
     options.add_argument("--cases", type=int, default=16)
     options.add_argument("--device", default="auto")
-    given = options.parse_args()
-    device = pick_device(given.device)
-    model = registry.build(given.model, "model")(TASK).to(device)
-    one = batch(given.cases, given.size, device)
+    args = options.parse_args()
+    device = pick_device(args.device)
+    model = registry.build(args.model, "model")(TASK).to(device)
+    one = batch(args.cases, args.size, device)
 
     def forward_backward() -> torch.Tensor:
         x = one.image.clone().requires_grad_()
@@ -85,7 +85,7 @@ def main() -> None:
             rows.append(
                 {
                     "attack": text,
-                    "slices_per_second": given.cases / seconds,
+                    "slices_per_second": args.cases / seconds,
                     "seconds": seconds,
                     "over_the_network_alone": seconds / floor,
                 }
@@ -93,7 +93,7 @@ def main() -> None:
         budgets = [registry.with_eps(registry.build("fgsm", "attack"), n / 255) for n in range(1, 9)]
         together = median_seconds(lambda: attack_chunk(model, [one], budgets), device)
         apart = median_seconds(lambda: [attack_chunk(model, [one], [attack]) for attack in budgets], device)
-    shape = {"model": given.model, "size": given.size, "cases": given.cases, "device": str(device)}
+    shape = {"model": args.model, "size": args.size, "cases": args.cases, "device": str(device)}
     shared = {"eight_budgets_together_over_apart": together / apart}
     print(json.dumps({**shape, "attacks": rows, **shared, "versions": versions()}, indent=2))
 

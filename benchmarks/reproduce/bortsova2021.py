@@ -1,4 +1,4 @@
-"""What makes an attack transfer: shared pre-training, architecture, development data, or the size of the change?
+"""Causes of transfer between models: shared pre-training, architecture, development data, or the size of the change?
 
     python benchmarks/reproduce/bortsova2021.py --data DATA --pretraining PHANTOM --out FOLDER
 
@@ -88,7 +88,7 @@ def train(data: Path, pretraining: Path, out: Path) -> None:
 
 
 def facts(label: str) -> dict[str, str]:
-    """What a run's label says: the surrogate's factors ("" for the white-box attack), and what was done with it."""
+    """Facts in a run's label: the surrogate's factors ("" for the white-box attack), the kind of run and its steps."""
     surrogate = re.search(r"models/(\w+)-(\w+)-(\w+)", label)
     network, pre, data = surrogate.groups() if surrogate else ("", "", "")
     kind = "shuffled" if label.startswith("shuffled") else "noise" if label.startswith("noise") else "attack"
@@ -122,18 +122,18 @@ def target_of(run: str) -> str:
 
 
 def cell(table: pd.DataFrame, target: str, eps: float = 0.02, steps: str = "5", **of: str) -> "pd.DataFrame":
-    mine = table[(table["target"] == target) & (table["eps"] == eps) & (table["steps"] == steps)]
+    chosen = table[(table["target"] == target) & (table["eps"] == eps) & (table["steps"] == steps)]
     for column, value in ({"kind": "attack"} | of).items():
-        mine = mine[mine[column] == value]
-    assert len(mine) == mine["group"].nunique(), f"expected one run of {target}, {eps}, {steps}, {of}"
-    return mine.set_index("group").sort_index()
+        chosen = chosen[chosen[column] == value]
+    assert len(chosen) == chosen["group"].nunique(), f"expected one run of {target}, {eps}, {steps}, {of}"
+    return chosen.set_index("group").sort_index()
 
 
 def ratio(table: pd.DataFrame, target: str, eps: float = 0.02, steps: str = "5", **of: str) -> "pd.Series[float]":
     """Per patient, the share of the white-box drop in Dice that the surrogate's attack makes."""
     white = cell(table, target, eps, steps, network="")
-    found = cell(table, target, eps, steps, **of)
-    return (found["dice_clean"] - found["dice_adv"]) / (white["dice_clean"] - white["dice_adv"])
+    result = cell(table, target, eps, steps, **of)
+    return (result["dice_clean"] - result["dice_adv"]) / (white["dice_clean"] - white["dice_adv"])
 
 
 def framed(values: "pd.Series[float]") -> pd.DataFrame:
@@ -146,9 +146,9 @@ def shown(values: "pd.Series[float]") -> str:
 
 
 def verdict(what: str, values: "pd.Series[float]") -> str:
-    found: Difference = difference(framed(values), bounds=(-2.0, 2.0))
-    sure = "yes" if found.low > 0 else "no, the reverse" if found.high < 0 else "undecided"
-    return f"- {what}: {found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}], p = {found.p:.3f}: **{sure}**"
+    result: Difference = difference(framed(values), bounds=(-2.0, 2.0))
+    sure = "yes" if result.low > 0 else "no, the reverse" if result.high < 0 else "undecided"
+    return f"- {what}: {result.mean:+.2f} [{result.low:+.2f}, {result.high:+.2f}], p = {result.p:.3f}: **{sure}**"
 
 
 def report(table: pd.DataFrame) -> str:
@@ -213,12 +213,12 @@ def main() -> None:
     options.add_argument("--data", type=Path, required=True)
     options.add_argument("--pretraining", type=Path, required=True)
     options.add_argument("--out", type=Path, required=True)
-    given = options.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    data = given.data.resolve()
-    train(data, given.pretraining.resolve(), given.out)
-    medattack(given.out, "attack", "--config", STUDY, "--data", data, "--no-checks", "--out", "runs")
-    print(report(read(given.out / "runs")))
+    args = options.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    data = args.data.resolve()
+    train(data, args.pretraining.resolve(), args.out)
+    medattack(args.out, "attack", "--config", STUDY, "--data", data, "--no-checks", "--out", "runs")
+    print(report(read(args.out / "runs")))
 
 
 if __name__ == "__main__":

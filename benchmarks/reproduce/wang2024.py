@@ -28,9 +28,9 @@ PAPER = {"clean": 0.8024, "BCE": 0.3750}  # U-Net++/EfficientNet-B7 on UW-Madiso
 def cell(cases: pd.DataFrame, loss: str, swapped: bool, step: str) -> pd.DataFrame:
     """Dice under one attack, averaged over models: a row per patient's case and organ."""
     name = f"{loss}_swapped" if swapped else LOSSES[loss]
-    mine = cases[(cases["loss"] == name) & (cases["norm"] == STEPS[step]) & ~cases["control"]]
+    chosen = cases[(cases["loss"] == name) & (cases["norm"] == STEPS[step]) & ~cases["control"]]
     keys = ["group", "unit", "cls"]
-    return mine.groupby(keys, sort=False)[["dice_clean", "dice_adv"]].mean().reset_index().assign(run="mean")
+    return chosen.groupby(keys, sort=False)[["dice_clean", "dice_adv"]].mean().reset_index().assign(run="mean")
 
 
 def read(out: Path) -> pd.DataFrame:
@@ -47,15 +47,15 @@ def shown(table: pd.DataFrame) -> str:
 
 
 def stronger(first: pd.DataFrame, second: pd.DataFrame) -> Difference:
-    """By how much Dice is lower under the first than under the second, paired over patients."""
+    """The Dice that the first takes beyond the second, paired over patients."""
     return difference(paired(second, first, "dice_adv"))
 
 
-def said(what: str, found: Difference) -> str:
+def verdict_line(what: str, result: Difference) -> str:
     sure = "undecided"
-    if found.p < 0.05:  # interval and test must agree
-        sure = "yes" if found.low > 0 else "no, the reverse" if found.high < 0 else sure
-    return f"- {what}: {found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {_p(found.p)}: **{sure}**"
+    if result.p < 0.05:  # interval and test must agree
+        sure = "yes" if result.low > 0 else "no, the reverse" if result.high < 0 else sure
+    return f"- {what}: {result.mean:+.3f} [{result.low:+.3f}, {result.high:+.3f}], p {_p(result.p)}: **{sure}**"
 
 
 def _p(p: float) -> str:
@@ -64,7 +64,7 @@ def _p(p: float) -> str:
 
 
 def order_effect(cases: pd.DataFrame, step: str) -> Difference:
-    """How much the swap adds to BCE's lead over the training loss: a difference of differences."""
+    """The swap's addition to BCE's lead over the training loss: a difference of differences."""
     lead = {}
     for swapped in (False, True):
         bce, ours = cell(cases, "bce", swapped, step), cell(cases, "dice_focal", swapped, step)
@@ -95,13 +95,13 @@ def report(cases: pd.DataFrame, models: int) -> str:
     for swapped, order in ((False, "right order"), (True, "swapped")):
         for step in STEPS:
             pair = cell(cases, "bce", swapped, step), cell(cases, "dice_focal", swapped, step)
-            lines.append(said(f"{order}, {step}", stronger(*pair)))
+            lines.append(verdict_line(f"{order}, {step}", stronger(*pair)))
     lines.append("\nDoes the swap add to BCE's lead?\n")
-    lines += [said(step, order_effect(cases, step)) for step in STEPS]
+    lines += [verdict_line(step, order_effect(cases, step)) for step in STEPS]
     lines.append("\nDoes right-order dice_focal take more Dice than swapped BCE?\n")
     for step in STEPS:
         pair = cell(cases, "dice_focal", False, step), cell(cases, "bce", True, step)
-        lines.append(said(step, stronger(*pair)))
+        lines.append(verdict_line(step, stronger(*pair)))
     return "\n".join([*lines, *filter(None, ["", warning(patients)])])
 
 
@@ -111,12 +111,12 @@ def main() -> None:
     options.add_argument("--model", action="append", required=True)
     options.add_argument("--out", type=Path, required=True)
     options.add_argument("--eps", default="0.009")
-    given = options.parse_args()
-    models = [word for model in given.model for word in ("--model", model)]
-    words = ["attack", "--config", str(STUDY), "--data", str(given.data), *models, "--eps", given.eps]
-    words += ["--out", str(given.out)]
+    args = options.parse_args()
+    models = [word for model in args.model for word in ("--model", model)]
+    words = ["attack", "--config", str(STUDY), "--data", str(args.data), *models, "--eps", args.eps]
+    words += ["--out", str(args.out)]
     subprocess.run([sys.executable, "-m", "medseg_attack", *words], check=True, stdout=subprocess.DEVNULL)
-    print(report(read(given.out), len(given.model)))
+    print(report(read(args.out), len(args.model)))
 
 
 if __name__ == "__main__":

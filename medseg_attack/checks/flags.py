@@ -18,7 +18,7 @@ SEVERITY: dict[Verdict, int] = {"invalid": 0, "upper bound on robustness": 1, "n
 
 
 class Evidence(NamedTuple):
-    """What speaks for a flag.
+    """Grounds for raising a flag.
 
     Attributes:
         about: the case, attack or input concerned.

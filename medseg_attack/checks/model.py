@@ -428,7 +428,7 @@ def slope(scene: Scene, objective: Objective) -> Image | None:
 
 
 def organs(scene: Scene) -> Tensor:
-    """Where any scored class is; the whole image of a case that has none."""
+    """A mask of all scored classes, (samples, *grid); the whole image of a case that has none."""
     organ = scene.batch.target[:, list(scene.model.task.scored)].any(1)
     empty = ~organ.flatten(1).any(1)
     return organ | widen(empty, organ)

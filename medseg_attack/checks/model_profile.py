@@ -91,17 +91,17 @@ def _dice(model: SegModel, batch: Batch, log_odds: Tensor) -> dict[str, float]:
 
 def _memory(model: SegModel, batch: Batch) -> str:
     """Memory of a pass on one case, with its gradient where there is one."""
-    one, target = batch.image[:1], batch.target[:1]
+    image, target = batch.image[:1], batch.target[:1]
     model = model.on(batch.cases[:1])
 
     def step() -> None:
-        x = one.clone().requires_grad_(not model.black_box)
+        x = image.clone().requires_grad_(not model.black_box)
         loss = bce(model(x), target).sum()
         if loss.requires_grad:
             torch.autograd.grad(loss, x, allow_unused=True)
 
-    megabytes = memory_mb(step, one.device)
-    shape = f"{_sides(tuple(one.shape[2:]))} {'voxels' if model.dims == 3 else 'pixels'}"
+    megabytes = memory_mb(step, image.device)
+    shape = f"{_sides(tuple(image.shape[2:]))} {'voxels' if model.dims == 3 else 'pixels'}"
     return f"{megabytes:.0f} MB for one case of {shape}" if megabytes == megabytes else "not known on this system"
 
 

@@ -273,7 +273,7 @@ def check_single_step_better(runs: Runs) -> Iterator[Evidence]:
 
 
 def _pairs_by_steps(runs: Runs) -> Iterator[tuple[str, str]]:
-    """Of attacks that differ in their steps alone, the run of second most steps and that of most."""
+    """The run of second most steps and that of most, among attacks that differ in their steps alone."""
     stem = runs.facts["attack"].map(lambda label: re.sub(r"\bsteps=\d+,? ?", "", label))
     attacks = runs.facts.assign(stem=stem)[runs.facts["backwards"] > 1]
     for _, line in attacks.groupby(["stem", "loss", "ball"], sort=False):

@@ -23,12 +23,12 @@ NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(/\d+\.?\d*)?")
 
 @dataclass(frozen=True)
 class Rule:
-    """What must not hold.
+    """A condition that must not hold.
 
     Attributes:
-        level: what is scored: adv_dice.
+        level: the score that is compared, such as adv_dice.
         change: "" for the new run's level, "drop" or "rise" for its change from the reference.
-        where: filters.
+        where: values by filter.
         significant: whether chance must be ruled out.
     """
 
@@ -66,17 +66,17 @@ def parse(text: str) -> Rule:
     metric = re.match(r"\s*(\w+)\s*", text)
     if metric is None:
         raise _at(text, 0, "a metric such as adv_dice or dice_drop")
-    comparator = next((one for one in _COMPARATORS if text.startswith(one, metric.end())), None)
+    comparator = next((sign for sign in _COMPARATORS if text.startswith(sign, metric.end())), None)
     if comparator is None:
         raise _at(text, metric.end(), "<, <=, > or >=")
     start = metric.end() + len(comparator)
     start += len(text[start:]) - len(text[start:].lstrip())
-    found = NUMBER.match(text, start)
-    if found is None:
+    value = NUMBER.match(text, start)
+    if value is None:
         raise _at(text, start, "a number such as 0.02 or 8/255")
-    where, significant = _filters(text, found.end())
+    where, significant = _filters(text, value.end())
     level, change = _level(metric[1])
-    return Rule(text, level, change, comparator, number(found[0]), where, significant)
+    return Rule(text, level, change, comparator, number(value[0]), where, significant)
 
 
 def _filters(text: str, position: int) -> tuple[dict[str, str], bool]:

@@ -63,18 +63,18 @@ def verdict_sheet(verdicts: Sequence[Verdict]) -> Sheet:
     """Every rule's verdict on every run it looked at."""
     rows = [
         [
-            one.rule,
-            " ".join(filter(None, [one.model, one.attack, one.loss, spec(one.eps)])),
-            one.organ,
-            f"{one.value:.3f}",
-            from_to(one.low, one.high),
-            p_value(one.p),
-            "FAILS" if one.failed else "passes",
+            verdict.rule,
+            " ".join(filter(None, [verdict.model, verdict.attack, verdict.loss, spec(verdict.eps)])),
+            verdict.organ,
+            f"{verdict.value:.3f}",
+            from_to(verdict.low, verdict.high),
+            p_value(verdict.p),
+            "FAILS" if verdict.failed else "passes",
         ]
-        for one in verdicts
+        for verdict in verdicts
     ]
-    n_failed = sum(one.failed for one in verdicts)
-    n = min(one.n for one in verdicts)
+    n_failed = sum(verdict.failed for verdict in verdicts)
+    n = min(verdict.n for verdict in verdicts)
     text = (
         f"{n_failed} of {len(verdicts)} checks fail, {plural(n, 'patient')}. p: signed-rank against the rule's number, "
         f"Holm over what the rule looks at; it decides with @sig alone. {warning(n)}"
@@ -84,21 +84,24 @@ def verdict_sheet(verdicts: Sequence[Verdict]) -> Sheet:
 
 def verdict_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """All verdicts, and whether the gate is passed."""
-    return {"passed": not any(one.failed for one in verdicts), "checks": [asdict(one) for one in verdicts]}
+    return {
+        "passed": not any(verdict.failed for verdict in verdicts),
+        "checks": [asdict(verdict) for verdict in verdicts],
+    }
 
 
 def write_junit(verdicts: Sequence[Verdict], file: Path) -> None:
     """JUnit XML: a test case per verdict, a failure with its sentence where it fails."""
-    failed = sum(one.failed for one in verdicts)
+    failed = sum(verdict.failed for verdict in verdicts)
     suite = ElementTree.Element(
         "testsuite", name="medattack compare", tests=str(len(verdicts)), failures=str(failed), errors="0", skipped="0"
     )
-    for one in verdicts:
-        run = " ".join(filter(None, [one.model, one.attack, one.loss, f"eps={spec(one.eps)}"]))
-        case = ElementTree.SubElement(suite, "testcase", classname=run, name=f"{one.rule} ({one.organ})")
-        if one.failed:
-            failure = ElementTree.SubElement(case, "failure", type="gate", message=one.sentence)
-            failure.text = one.sentence
+    for verdict in verdicts:
+        run = " ".join(filter(None, [verdict.model, verdict.attack, verdict.loss, f"eps={spec(verdict.eps)}"]))
+        case = ElementTree.SubElement(suite, "testcase", classname=run, name=f"{verdict.rule} ({verdict.organ})")
+        if verdict.failed:
+            failure = ElementTree.SubElement(case, "failure", type="gate", message=verdict.sentence)
+            failure.text = verdict.sentence
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -108,12 +111,12 @@ def write_junit(verdicts: Sequence[Verdict], file: Path) -> None:
 
 def github(verdicts: Sequence[Verdict]) -> list[str]:
     """Workflow commands: an error per failure, a notice if there is none."""
-    failed = [one for one in verdicts if one.failed]
+    failed = [verdict for verdict in verdicts if verdict.failed]
     if not failed:
         return [f"::notice title=medattack gate::{len(verdicts)} checks pass"]
-    return [f"::error title=medattack gate::{_escaped(one.sentence)}" for one in failed]
+    return [f"::error title=medattack gate::{_escaped(verdict.sentence)}" for verdict in failed]
 
 
 def _escaped(text: str) -> str:
-    """As workflow commands want their message."""
+    """A message as workflow commands want it."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

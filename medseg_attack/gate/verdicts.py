@@ -18,13 +18,13 @@ from medseg_attack.stats.scores import Empty, Unit, measures, pooled, scored
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one rule says of one run.
+    """A rule's verdict on one run.
 
     Attributes:
         organ: "mean" for all.
         value: the level, or its change from the reference, with its 95 % interval over patients.
-        p: of the signed-rank test against the rule's number, Holm over what the rule looks at.
-        n: patients.
+        p: that of the signed-rank test against the rule's number, Holm over what the rule looks at.
+        n: number of patients.
     """
 
     rule: str
@@ -45,49 +45,50 @@ class Verdict:
         """The verdict in words."""
         run = " ".join(filter(None, [self.model, self.attack, self.loss, f"eps {self.eps:.4g}"]))
         patients = plural(self.n, "patient")
-        said = f"{self.value:.4f}, 95 % interval {self.low:.4f} to {self.high:.4f}, p {self.p:.2g}, {patients}"
-        return f"{self.rule} {'fails' if self.failed else 'passes'} for {run}, {self.organ}: {said}"
+        numbers = f"{self.value:.4f}, 95 % interval {self.low:.4f} to {self.high:.4f}, p {self.p:.2g}, {patients}"
+        return f"{self.rule} {'fails' if self.failed else 'passes'} for {run}, {self.organ}: {numbers}"
 
 
 def judge(
     rules: Sequence[Rule], new: pd.DataFrame, old: pd.DataFrame | None, *, unit: Unit, empty: Empty
 ) -> list[Verdict]:
-    """What every rule says of every run it looks at.
+    """The verdict of every rule on every run that it looks at.
 
     Args:
-        new, old: rows of runs; those to be paired have the same `pair`.
+        new: rows of the new runs.
+        old: rows of the reference's runs; a run and its reference have the same `pair`.
 
     Raises:
         InputError: a rule is about something that is not there, or so few patients can never fail it.
     """
-    return [verdict for rule in rules for verdict in _judged(rule, new, old, unit, empty)]
+    return [verdict for rule in rules for verdict in _verdicts(rule, new, old, unit, empty)]
 
 
-def _judged(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Unit, empty: Empty) -> list[Verdict]:
+def _verdicts(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Unit, empty: Empty) -> list[Verdict]:
     if rule.change and old is None:
         raise InputError(f"expected a reference for --fail-if '{rule.text}', got none; give --reference OLD")
-    chosen = _chosen(rule, new)
-    seen = [
-        (run, _values(rule, rows, None if old is None else old[old["pair"] == run], unit, empty))
-        for run, rows in chosen.groupby("pair", sort=False)
+    rows = _filtered(rule, new)
+    values = [
+        (of_run.iloc[0], _values(rule, of_run, None if old is None else old[old["pair"] == run], unit, empty))
+        for run, of_run in rows.groupby("pair", sort=False)
     ]
-    found = [_verdict(rule, chosen[chosen["pair"] == run].iloc[0], values) for run, values in seen]
+    verdicts = [_verdict(rule, header, of_run) for header, of_run in values]
     if rule.significant:
-        _refuse_powerless(rule, found)
-    adjusted = holm([one.p for one in found])
-    return [replace(one, p=p, failed=_fails(rule, one, p)) for one, p in zip(found, adjusted, strict=True)]
+        _refuse_powerless(rule, verdicts)
+    adjusted = holm([verdict.p for verdict in verdicts])
+    return [replace(each, p=p, failed=_fails(rule, each, p)) for each, p in zip(verdicts, adjusted, strict=True)]
 
 
-def _chosen(rule: Rule, rows: pd.DataFrame) -> pd.DataFrame:
+def _filtered(rule: Rule, rows: pd.DataFrame) -> pd.DataFrame:
     for key, wanted in rule.where.items():
         if key == "organ":
             continue
-        there = rows[key].unique().tolist()
-        matches = [value for value in there if _is(value, wanted)]
+        values = rows[key].unique().tolist()
+        matches = [value for value in values if _is(value, wanted)]
         if not matches:
             raise InputError(
                 f"expected a run with {key} {wanted!r} for --fail-if '{rule.text}', got none; "
-                + nearest(wanted, map(str, there))
+                + nearest(wanted, map(str, values))
             )
         rows = rows[rows[key].isin(matches)]
     return rows
@@ -132,10 +133,10 @@ def _of_organ(rule: Rule, cases: pd.DataFrame) -> pd.DataFrame:
     organ = rule.where.get("organ")
     if organ is None:
         return cases
-    there = cases["cls"].unique().tolist()
-    if organ not in there:
+    organs = cases["cls"].unique().tolist()
+    if organ not in organs:
         raise InputError(
-            f"expected an organ of the runs in --fail-if '{rule.text}', got {organ!r}; " + nearest(organ, there)
+            f"expected an organ of the runs in --fail-if '{rule.text}', got {organ!r}; " + nearest(organ, organs)
         )
     return cases[cases["cls"] == organ]
 
@@ -143,9 +144,9 @@ def _of_organ(rule: Rule, cases: pd.DataFrame) -> pd.DataFrame:
 def _verdict(rule: Rule, header: "pd.Series[float]", values: pd.DataFrame) -> Verdict:
     of_mm = rule.level.endswith("_mm")
     least = (-np.inf if of_mm else -1.0) if rule.change else 0.0
-    found = difference(values, beyond=rule.number, bounds=(least, np.inf if of_mm else 1.0))
+    result = difference(values, beyond=rule.number, bounds=(least, np.inf if of_mm else 1.0))
     organ = rule.where.get("organ", "mean")
-    if found.mean != found.mean:
+    if result.mean != result.mean:
         raise InputError(
             f"expected a value of {rule.level} ({organ}) to judge by --fail-if '{rule.text}', got none in any case; "
             "choose another metric or organ"
@@ -158,11 +159,11 @@ def _verdict(rule: Rule, header: "pd.Series[float]", values: pd.DataFrame) -> Ve
         str(loss),
         float(eps),
         organ,
-        found.mean,
-        found.low,
-        found.high,
-        found.p,
-        found.n,
+        result.mean,
+        result.low,
+        result.high,
+        result.p,
+        result.n,
         False,
     )
 

@@ -1,1 +1,1 @@
-"""What people look at: tables for the terminal, markdown, LaTeX and CSV, and curves."""
+"""Reports for people: tables for the terminal, markdown, LaTeX and CSV, curves and pictures."""

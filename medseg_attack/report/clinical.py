@@ -15,10 +15,10 @@ _MEASURED = {"hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 
 
 def delta_sheet(summary: pd.DataFrame, header: pd.DataFrame) -> Sheet:
-    """What every attack does to every organ: per organ the clean prediction, then each run, means over scans.
+    """The effect of every attack on every organ: per organ the clean prediction, then each run, means over scans.
 
     Args:
-        summary: of `deltas.delta_summary`.
+        summary: the table of `stats.clinical.delta_summary`.
         header: model, attack, loss and eps by run.
     """
     measured = [n for n in summary.columns if n.endswith("_adv") and not n.startswith(("dice_", "iou_", "volume_"))]
@@ -100,7 +100,7 @@ def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:
 
 
 def _common(table: pd.DataFrame, side: Side) -> list[str]:
-    """What both sides have in common; balls are named where several have the same eps."""
+    """Columns that both sides have in common; balls are named where several have the same eps."""
     several = table.groupby("eps")["ball"].nunique().max() > 1
     return (["attack", "loss"] if side == "model" else ["model"]) + (["ball"] if several else [])
 
@@ -112,7 +112,7 @@ def _named(label: object) -> str:
 
 
 def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
-    """How often each model, or attack, keeps its rank when patients are drawn anew."""
+    """The shares of draws of patients in which each model, or attack, has each rank."""
     common = _common(table, side)
     places = sorted(set(table.columns) & set(range(1, len(table) + 1)))
     rows = [

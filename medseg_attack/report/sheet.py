@@ -1,4 +1,4 @@
-"""How a table is written: for the terminal, as Markdown, LaTeX or CSV."""
+"""Tables as text: for the terminal, as Markdown, LaTeX or CSV."""
 
 import csv
 import io
@@ -54,7 +54,7 @@ def p_value(p: float) -> str:
 
 
 def rich_table(sheet: Sheet) -> Table:
-    """For the terminal, at most 100 columns wide; underscores give way to spaces so that heads can wrap."""
+    """A table for the terminal, at most 100 columns wide; underscores give way to spaces so that heads can wrap."""
     table = Table(
         title=sheet.title,
         caption=sheet.caption,
@@ -82,11 +82,11 @@ def _widest(sheet: Sheet, column: int) -> int:
 
 
 def _repeated(sheet: Sheet, row: int) -> int:
-    """How many of a row's first words are those of the row above: they need not be read again."""
+    """The number of a row's first words that are those of the row above: they need not be read again."""
     if row == 0 or row - 1 in sheet.rules:
         return 0
     pairs = zip(sheet.rows[row][: sheet.left], sheet.rows[row - 1], strict=False)
-    return next((i for i, (here, above) in enumerate(pairs) if here != above), sheet.left)
+    return next((i for i, (word, above) in enumerate(pairs) if word != above), sheet.left)
 
 
 def markdown(sheet: Sheet) -> str:

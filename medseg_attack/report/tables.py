@@ -1,4 +1,4 @@
-"""Which scores stand in which table. No torch."""
+"""Tables of attacks on one model, of runs side by side, and of scores. No torch in here."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -45,11 +45,11 @@ def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
 
 
 def _queries(summary: pd.DataFrame) -> str:
-    """How often attacks that ask the model, and know no gradient, asked it about a case; "" if there is none."""
+    """The queries per case of attacks that know no gradient, in a sentence; "" if there is no such attack."""
     if "queries" not in summary:
         return ""
-    asked = summary[summary["queries"].eq(True)]
-    each = {f"{row['attack']} {row['forwards']:.0f}": None for _, row in asked.iterrows()}
+    by_queries = summary[summary["queries"].eq(True)]
+    each = {f"{row['attack']} {row['forwards']:.0f}": None for _, row in by_queries.iterrows()}
     return f" Queries per case, no gradients: {', '.join(each)}." if each else ""
 
 
@@ -110,7 +110,7 @@ def _attacked(row: "pd.Series[float]", shown: Sequence[str]) -> list[str]:
 
 
 def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0, costs: bool = False) -> str:
-    """What the numbers of a table are, in sentences."""
+    """The meaning of a table's numbers, in sentences."""
     first = summary.iloc[0]
     parts = [
         f"Dice per {unit}, {plural(first['cases'], unit)} of {plural(first['patients'], 'patient')} "
@@ -150,7 +150,7 @@ def compare_sheet(
     Args:
         costs: what each run cost, in the place of the statements of success.
     """
-    summary = _told_apart(summary)
+    summary = _with_distinct_models(summary)
     keys = [*by, *(key for key in [*NAMES, *LESS] if key not in by and summary[key].nunique() > 1)]
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])
     table = table.sort_values(keys if sort == "by" else sort, kind="stable", key=_rank if sort == "by" else None)
@@ -196,7 +196,7 @@ def _share(row: "pd.Series[float]", column: str) -> str:
     return percent(row[column])
 
 
-def _told_apart(summary: pd.DataFrame) -> pd.DataFrame:
+def _with_distinct_models(summary: pd.DataFrame) -> pd.DataFrame:
     """With the norm as a column, and checkpoints of one label by the folder that says their weights."""
     folder = summary["run"].map(lambda run: Path(run).parent.name)
     norm = summary["ball"].str.partition("(")[0] if "ball" in summary else "linf"
@@ -205,10 +205,10 @@ def _told_apart(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _title(summary: pd.DataFrame, keys: Sequence[str]) -> str:
-    """What all runs of a table have in common."""
+    """A title that names what all runs of a table have in common."""
     same = [key for key in [*NAMES, *LESS] if key not in keys and summary[key].nunique() == 1]
-    said = [f"{key} {_key(summary.iloc[0], key)}" for key in same if str(summary.iloc[0][key])]
-    return "Runs side by side" + (": " + ", ".join(said) if said else "")
+    common = [f"{key} {_key(summary.iloc[0], key)}" for key in same if str(summary.iloc[0][key])]
+    return "Runs side by side" + (": " + ", ".join(common) if common else "")
 
 
 def _rank(column: "pd.Series[str]") -> "pd.Series[float]":

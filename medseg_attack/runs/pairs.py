@@ -1,4 +1,4 @@
-"""Which run is compared with which: those that differ in their weights alone. No torch in here.
+"""Pairs of runs that are compared: those that differ in their weights alone. No torch in here.
 
 A gate that compared unlike runs would be worse than none: another budget or other cases move Dice more than a
 retrained model does.
@@ -24,6 +24,9 @@ class Run:
     """A finished run.
 
     Attributes:
+        folder: where its rows and header lie.
+        model: its label.
+        weights: SHA-256 of the model's weights.
         config: all that determined its rows, but for the weights.
     """
 
@@ -42,7 +45,7 @@ class Pair:
 
 
 def pairs(new: Sequence[Path], reference: Path) -> list[Pair]:
-    """Every run at or below `new` with its like in `reference`.
+    """Every run at or below `new` paired with its like in `reference`.
 
     If the reference holds several models, the one of the same name is taken.
 
@@ -50,21 +53,21 @@ def pairs(new: Sequence[Path], reference: Path) -> list[Pair]:
         InputError: a run has no like, or more than one, or a run of the reference is left over; says what differs.
     """
     olds = [_read(folder) for folder in find_runs([reference])]
-    made = [Pair(run, _like(run, olds)) for folder in dict.fromkeys(find_runs(new)) for run in [_read(folder)]]
-    compared = {pair.old.weights for pair in made}
-    used = {pair.old.folder for pair in made}
+    matched = [Pair(run, _like(run, olds)) for folder in dict.fromkeys(find_runs(new)) for run in [_read(folder)]]
+    compared = {pair.old.weights for pair in matched}
+    used = {pair.old.folder for pair in matched}
     left = [old for old in olds if old.weights in compared and old.folder not in used]
     if left:
         raise InputError(
             f"expected every run of {left[0].model} in {reference} to have its like among the new ones, got none for "
             f"{', '.join(old.folder.name for old in left)}; run the same attacks and budgets on the new model"
         )
-    return made
+    return matched
 
 
-def read_pairs(made: Sequence[Pair], *, allow_partial: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_pairs(matched: Sequence[Pair], *, allow_partial: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of the new runs and those of the reference's; the column `pair` is the same in both."""
-    numbered = [(i, pair.new.folder, pair.old.folder) for i, pair in enumerate(made)]
+    numbered = [(i, pair.new.folder, pair.old.folder) for i, pair in enumerate(matched)]
     new = [read_runs([folder], allow_partial=allow_partial).assign(pair=i) for i, folder, _ in numbered]
     old = [read_runs([folder], allow_partial=allow_partial).assign(pair=i) for i, _, folder in numbered]
     return pd.concat(new, ignore_index=True), pd.concat(old, ignore_index=True)

@@ -1,4 +1,4 @@
-"""What an attack does to an organ in the clinic's units: per scan, clean to adversarial. No torch in here.
+"""An attack's effect on an organ in the clinic's units: per scan, clean to adversarial. No torch in here.
 
 Always per scan, whatever unit other tables score: a volume in ml and a centroid belong to one scan.
 """
@@ -72,8 +72,8 @@ def delta_summary(table: pd.DataFrame) -> pd.DataFrame:
     ]
     by = table.groupby(["run", "cls"], sort=False)
     lost = (table["state_adv"] == "missed") & (table["state_clean"] == "ok")
-    made = (table["state_adv"] == "hallucinated") & (table["state_clean"] == "absent")
-    counted = table.assign(missed=lost, hallucinated=made).groupby(["run", "cls"], sort=False)
+    invented = (table["state_adv"] == "hallucinated") & (table["state_clean"] == "absent")
+    counted = table.assign(missed=lost, hallucinated=invented).groupby(["run", "cls"], sort=False)
     return pd.concat(
         [
             by[means].mean(),

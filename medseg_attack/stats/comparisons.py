@@ -1,4 +1,4 @@
-"""What differs between models, or attacks, on the same cases, paired by patient. No torch in here."""
+"""Differences between models, or attacks, on the same cases, paired by patient. No torch in here."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -30,9 +30,11 @@ def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -
             for when in ("clean", "adv")
         }
         for organ in ["mean", *dict.fromkeys(after["cls"])]:
-            one, other = (cases if organ == "mean" else cases[cases["cls"] == organ] for cases in (after, before))
+            new_cases, old_cases = (
+                cases if organ == "mean" else cases[cases["cls"] == organ] for cases in (after, before)
+            )
             level = {name: float(of_organs[organ]) for name, of_organs in levels.items()}
-            table.append(facts | {"organ": organ} | level | vars(difference(paired(one, other, "dice_adv"))))
+            table.append(facts | {"organ": organ} | level | vars(difference(paired(new_cases, old_cases, "dice_adv"))))
     frame = pd.DataFrame(table)
     return frame.assign(p_holm=frame.groupby("organ", sort=False)["p"].transform(lambda p: holm(p.tolist())))
 
@@ -40,7 +42,7 @@ def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -
 def _sides(
     rows: pd.DataFrame, side: Side, unit: Unit, empty: Empty
 ) -> Iterator[tuple[dict[str, Any], dict[str, pd.DataFrame]]]:
-    """What the sides have in common, and the cases of each of them, wherever there are several.
+    """The settings that several sides share, and the cases of each side.
 
     Attacks have one set of weights in common: the folder that their runs lie in.
     """

@@ -34,7 +34,7 @@ def interval(
     seed: int = 0,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[float, float]:
-    """Where the mean over classes of a score lies: `bootstrap_t` over patients, within the score's `bounds`.
+    """The interval of a score's mean over classes: `bootstrap_t` over patients, within the score's `bounds`.
 
     (NaN, NaN) with fewer than two patients.
     """
@@ -79,8 +79,8 @@ def _per_patient(cases: pd.DataFrame, score: str) -> tuple[Array, Array]:
 
 def _mean(sums: Array, counts: Array) -> Array:
     """The mean over those classes that there are, of their means."""
-    there = counts > 0
-    return np.asarray((sums / np.where(there, counts, 1)).sum(-1) / np.maximum(there.sum(-1), 1))
+    present = counts > 0
+    return np.asarray((sums / np.where(present, counts, 1)).sum(-1) / np.maximum(present.sum(-1), 1))
 
 
 def _jackknife(sums: Array, counts: Array) -> float:
@@ -93,9 +93,9 @@ def _drawn(weights: Array, sums: Array, counts: Array) -> tuple[Array, Array]:
     """Estimate and standard error of each draw of patients; the error is that of the linearised mean of ratios."""
     n = len(sums)
     total, count = weights @ sums, weights @ counts
-    there = count > 0
-    means = total / np.where(there, count, 1)
-    share = np.where(there, n / np.where(there, count, 1), 0) / np.maximum(there.sum(1), 1)[:, None]
+    present = count > 0
+    means = total / np.where(present, count, 1)
+    share = np.where(present, n / np.where(present, count, 1), 0) / np.maximum(present.sum(1), 1)[:, None]
     influence = share @ sums.T - (share * means) @ counts.T
     return _mean(total, count), np.sqrt((weights * influence**2).sum(1) / (n * (n - 1)))
 
@@ -128,13 +128,13 @@ def paired(new: pd.DataFrame, old: pd.DataFrame, score: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Difference:
-    """What paired patients say of a difference.
+    """A difference between paired patients.
 
     Attributes:
-        mean: over classes, of cases.
+        mean: mean over classes of the mean over cases.
         low, high: its 95 % interval over patients.
-        p: of the two-sided Wilcoxon signed-rank test on patient means.
-        n: patients.
+        p: that of the two-sided Wilcoxon signed-rank test on patient means.
+        n: number of patients.
     """
 
     mean: float
@@ -202,7 +202,7 @@ def pairwise(models: dict[str, pd.DataFrame], score: str, **options: Any) -> pd.
 def rank_stability(
     models: dict[str, pd.DataFrame], score: str, *, lower_is_better: bool = False, draws: int = DRAWS, seed: int = 0
 ) -> pd.DataFrame:
-    """In which share of bootstrap draws of patients each model (row) has each rank (column, from 1 = best).
+    """Shares of bootstrap draws of patients in which each model (row) has each rank (column, from 1 = best).
 
     All models are scored on the same draw; equal models share the better rank. `seen` is the rank on all patients.
 
@@ -216,25 +216,27 @@ def rank_stability(
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
     sign = 1 if lower_is_better else -1
     scores = np.stack([sign * _mean(weights @ sums, weights @ counts) for sums, counts in tables], axis=1)
-    seen = np.array([sign * float(_mean(sums.sum(0), counts.sum(0))) for sums, counts in tables])
+    on_all = np.array([sign * float(_mean(sums.sum(0), counts.sum(0))) for sums, counts in tables])
     rank: Callable[[Array], Array] = lambda x: scipy_stats.rankdata(np.round(x, 12), method="min", axis=-1)  # noqa: E731
     ranks = rank(scores)
     shares = {place: (ranks == place).mean(0) for place in range(1, len(models) + 1)}
-    return pd.DataFrame(shares, index=list(models)).assign(seen=rank(seen).astype(int))
+    return pd.DataFrame(shares, index=list(models)).assign(seen=rank(on_all).astype(int))
 
 
 def warning(n: int, comparisons: int = 1) -> str:
-    """What `n` patients cannot show, in a sentence; empty where there is nothing to warn of."""
+    """A sentence on what `n` patients cannot show; empty where there is nothing to warn of."""
     if n < 2:
         return f"{n} patient: a number of this patient, of no others; no interval, no test."
-    said = []
+    limits = []
     if n < HOLDS_FROM:
-        said.append(f"{n} patients are few: below {HOLDS_FROM}, intervals are wide and were not shown to cover 93-97 %")
+        limits.append(
+            f"{n} patients are few: below {HOLDS_FROM}, intervals are wide and were not shown to cover 93-97 %"
+        )
     least = 2.0 ** (1 - n)
     if least * comparisons >= 1 - LEVEL:
-        said.append(
+        limits.append(
             f"no signed-rank test of {n} patients"
             + (f" and {comparisons} comparisons" if comparisons > 1 else "")
             + f" can reach p < 0.05 (least possible {min(1.0, least * comparisons):.2g})"
         )
-    return "; ".join(said) + "." if said else ""
+    return "; ".join(limits) + "." if limits else ""

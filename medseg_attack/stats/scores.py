@@ -39,7 +39,7 @@ def check_unit(unit: Unit, dims: Iterable[float]) -> None:
 
 
 def measures(rows: pd.DataFrame) -> list[str]:
-    """What was measured of each scan beside its counts: hd95_mm, for one, of columns hd95_mm_clean and hd95_mm_adv."""
+    """Names of the measures of a scan beside its counts: hd95_mm, for one, of columns hd95_mm_clean and hd95_mm_adv."""
     known = {*COUNTS, *(f"{axis}_adv" for axis in AXES)}
     return [column.removesuffix("_adv") for column in rows.columns if column.endswith("_adv") and column not in known]
 
@@ -88,11 +88,11 @@ def success(cases: pd.DataFrame) -> dict[str, float]:
     clean = float(by_organ(cases, "dice_clean")["mean"].iloc[0])
     adv = float(by_organ(cases, "dice_adv")["mean"].iloc[0])
     present = cases[(cases["n_target"] > 0) & (cases["dice_clean"] > 0)]
-    found = cases[cases["hit_clean"] > 0]
+    detected = cases[cases["hit_clean"] > 0]
     return {
         "relative_drop": (clean - adv) / clean if clean > 0 else float("nan"),
         "below_half": _share(present["dice_adv"] < present["dice_clean"] / 2),
-        "missed": _share(found["n_adv"] == 0),
+        "missed": _share(detected["n_adv"] == 0),
     }
 
 
@@ -104,7 +104,7 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
     """One row per run: clean and adversarial Dice per class and on average, intervals, drop, success, cost.
 
     Args:
-        header: columns of `rows` that are constant within a run and are kept, where they are there.
+        header: columns of `rows` that are constant within a run; those that `rows` has are kept.
     """
     cases = scored(pooled(rows, unit), empty)
     extra = [
@@ -138,7 +138,7 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
 
 
 def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
-    """What one run's attack reached, if it had a goal or a criterion of success; NaN if it had none.
+    """Success of one run's attack by its goal or criterion; NaN if it had none.
 
     Returns:
         success: share of attacked images on which the attack succeeded; success_of_clean: the share that met the
@@ -151,15 +151,15 @@ def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
         return nothing
     cases = rows.drop_duplicates("case")
     sizes = cases.loc[(cases["success"] == 1) & (cases["success_of_clean"] == 0), "size"]
-    found = nothing | {"success": float(cases["success"].mean()), "least": float(sizes.median())}
-    found |= {"success_of_clean": float(cases["success_of_clean"].mean()), "least_mean": float(sizes.mean())}
+    result = nothing | {"success": float(cases["success"].mean()), "least": float(sizes.median())}
+    result |= {"success_of_clean": float(cases["success_of_clean"].mean()), "least_mean": float(sizes.mean())}
     if "success_on_truth" in cases:
-        found["success_on_truth"] = float(cases["success_on_truth"].mean())
+        result["success_on_truth"] = float(cases["success_on_truth"].mean())
     if "n_goal" in rows and rows["n_goal"].notna().any():
         counts = rows.groupby([UNITS[unit], "cls"])[["n_goal", "n_adv", "hit_goal"]].sum()
         total = counts["n_goal"] + counts["n_adv"]
-        found["goal_dice"] = float((2 * counts["hit_goal"] / total.where(total > 0)).groupby("cls").mean().mean())
-    return found
+        result["goal_dice"] = float((2 * counts["hit_goal"] / total.where(total > 0)).groupby("cls").mean().mean())
+    return result
 
 
 AIMED = ("success", "success_of_clean", "success_on_truth", "least", "least_mean", "goal_dice")

@@ -49,7 +49,7 @@ SOME = [("clean, near 0.9", HOLDS_FROM), ("attacked, all over", 20), ("attacked,
     ("cohort", "n"), [one if one in SOME else pytest.param(*one, marks=pytest.mark.slow) for one in ALL]
 )
 def test_95_percent_cover_93_to_97(cohort: str, n: int) -> None:
-    share, _ = SIMULATION.coverage(SIMULATION.COHORTS[cohort], n, SIMULATION.printed, 1000)
+    share, _ = SIMULATION.coverage(SIMULATION.COHORTS[cohort], n, SIMULATION.interval_of_tables, 1000)
     assert 0.93 <= share <= 0.97
 
 
