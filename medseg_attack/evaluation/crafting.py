@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 from zlib import crc32
 
 import torch
@@ -16,6 +16,7 @@ from medseg_attack.numerics.noise import noise_of
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import with_eps
 from medseg_attack.registry.parts import told
+from medseg_attack.runs.rows import CaseBudget
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Flow, Image, Mask, Model, PerChannel, informed
 
@@ -60,40 +61,27 @@ def craft(
         yield from _attack_cases(model, batch, everywhere, [(i, attacks[i]) for i in indices], seed)
     for i, budget in enumerate(budgets):
         if budget is not None:
-            eps = [size.eps for size in sizes(batch.cases, batch.image, budget)]
+            eps = [case.budget for case in case_budgets(batch.cases, batch.image, budget)]
             for value in dict.fromkeys(eps):  # cases of one budget go together
-                at = [n for n, own in enumerate(eps) if own == value]
+                at = [n for n, own_eps in enumerate(eps) if own_eps == value]
                 yield from _attack_cases(model, batch, at, [(i, with_eps(attacks[i], value))], seed)
 
 
-class Size(NamedTuple):
-    """A budget and its case: `eps` and `noise` in [0, 1] of the window, which is `width` wide in the scan's unit.
-
-    `level` is one stored value in [0, 1], 0 where floats are stored, NaN where nothing is known of the file. NaN, too,
-    stands for a width or level that differs between channels.
-    """
-
-    eps: float
-    width: float
-    level: float
-    noise: float
-
-
-def sizes(cases: Sequence[Case], image: Image, budget: Budget | None, eps: float = 0.0) -> list[Size]:
+def case_budgets(cases: Sequence[Case], image: Image, budget: Budget | None, eps: float = 0.0) -> list[CaseBudget]:
     """The budget of each case; `eps` where there is no budget with a unit.
 
     Raises:
         InputError: a scan has no such unit.
     """
-    made = []
+    result = []
     for case, noise in zip(cases, noise_of(image).tolist(), strict=True):
         width, storage = _one(case.window.width), case.storage
         slope = abs(_one(storage.slope)) if storage else float("nan")
         level = slope / width if storage is None or not storage.stored.dtype.is_floating_point else 0.0
         if budget is not None:
             eps = budget.fraction(width=width, slope=slope, unit=case.window.unit, noise=noise, case=case.id)
-        made.append(Size(eps, width, level, noise))
-    return made
+        result.append(CaseBudget(eps, width, level, noise))
+    return result
 
 
 def _one(value: PerChannel) -> float:

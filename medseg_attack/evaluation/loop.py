@@ -3,22 +3,21 @@ and checks the ball and the box itself."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg_attack.errors import NotFiniteError
-from medseg_attack.evaluation.crafting import Crafted, Size, craft, sizes
-from medseg_attack.metrics.overlap import counts, index_sums
+from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
+from medseg_attack.metrics.counts import Overlap
+from medseg_attack.metrics.overlap import measure
 from medseg_attack.metrics.scans import Bits, by_scan, packed
 from medseg_attack.numerics.flows import moved
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.rows import Row
+from medseg_attack.runs.rows import Change, Row
 from medseg_attack.threat.balls.base import covered, size_of
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.threat.goals.aim import find_aim
@@ -27,7 +26,7 @@ from medseg_attack.types import Attack, Batch, Case, CaseRef, CaseSource, Image,
 TOLERANCE = 1e-6  # of a ball's size: what float32 adds to a budget when x - x0 is taken back
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Result:
     """What one attack did on a chunk, in the order of its cases.
 
@@ -35,9 +34,9 @@ class Result:
         images: if they were asked for: as a file holds them, or floats in [0, 1] where there is no file.
     """
 
-    rows: list[Row] = field(default_factory=list)
-    images: list[Tensor] = field(default_factory=list)
-    seconds: float = 0.0
+    rows: list[Row]
+    images: list[Tensor]
+    seconds: float
 
 
 def attack_chunk(
@@ -60,93 +59,111 @@ def attack_chunk(
         RuntimeError: an attack left its ball or [0, 1].
         NotFiniteError: the model returned NaN or infinity.
     """
-    metrics = metrics or {}
-    budgets = budgets or [None] * len(attacks)
-    results = [Result() for _ in attacks]
-    seen: list[list[PackedMasks]] = [[] for _ in attacks]
-    untouched: list[PackedMasks] = []
+    metrics, budgets = metrics or {}, budgets or [None] * len(attacks)
+    outcomes: list[list[CaseOutcome]] = [[] for _ in attacks]
+    seconds = [0.0] * len(attacks)
+    clean_masks: list[MaskPair] = []
     for batch in batches:
         clean = _decide(model, batch.image, batch.cases)
-        untouched += _seen(clean, batch.target) if metrics else []
-        found: list[dict[int, CaseResult]] = [{} for _ in attacks]
-        for one in craft(model, batch, attacks, budgets, seed):
-            found[one.index] |= _scored(model, batch, clean, one, budgets[one.index], bool(metrics))
-            results[one.index].seconds += one.seconds
-        for index, by_case in enumerate(found):
-            for n in range(len(batch.cases)):
-                results[index].rows += by_case[n].rows
-                seen[index] += [by_case[n].seen] if metrics else []
-                results[index].images += [by_case[n].image] if keep_images else []
+        clean_masks += _packed_pairs(clean, batch.target) if metrics else []
+        by_position: list[dict[int, CaseOutcome]] = [{} for _ in attacks]
+        for crafted in craft(model, batch, attacks, budgets, seed):
+            scored = _score(model, batch, clean, crafted, budgets[crafted.index], bool(metrics), keep_images)
+            by_position[crafted.index] |= zip(crafted.positions, scored, strict=True)
+            seconds[crafted.index] += crafted.seconds
+        for index, in_batch in enumerate(by_position):
+            outcomes[index] += [in_batch[n] for n in range(len(batch.cases))]
+
     cases = [case for batch in batches for case in batch.cases]
-    of_clean = _measured(metrics, model.task, cases, untouched, "clean")
-    for index, result in enumerate(results):
-        of_hit = _measured(metrics, model.task, cases, seen[index], "adv")
-        result.rows = [_with(row, of_clean, of_hit) for row in result.rows]
+    scans_clean = _measure_scans(metrics, model.task, cases, clean_masks, "clean")
+    results = []
+    for index, of_attack in enumerate(outcomes):
+        masks = [outcome.masks for outcome in of_attack if outcome.masks is not None]
+        scans_adv = _measure_scans(metrics, model.task, cases, masks, "adv")
+        rows = [row for outcome in of_attack for row in _rows(model.task, outcome, scans_clean, scans_adv)]
+        images = [outcome.image for outcome in of_attack if outcome.image is not None]
+        results.append(Result(rows, images, seconds[index]))
     return results
 
 
-class PackedMasks(NamedTuple):
-    """A prediction and the truth that it is measured against."""
+class MaskPair(NamedTuple):
+    """A prediction and the truth that it is measured against, packed."""
 
     pred: Bits
     target: Bits
 
 
-class CaseResult(NamedTuple):
-    rows: list[Row]
-    seen: PackedMasks
-    image: Tensor
+@dataclass(frozen=True, eq=False)
+class CaseOutcome:
+    """What one attack did to one case.
+
+    Attributes:
+        clean, adv: of each class of the task, before and under attack.
+        cost: forward and backward passes.
+        aim: further columns of each scored class, of an attack with a goal or a stopping rule.
+        masks: None unless measures of whole scans need them.
+        image: None unless it was asked for.
+    """
+
+    case: Case
+    clean: Sequence[Overlap]
+    adv: Sequence[Overlap]
+    change: Change
+    cost: tuple[int, int]
+    aim: Sequence[Mapping[str, float]]
+    masks: MaskPair | None
+    image: Tensor | None
 
 
-def _scored(
-    model: Model, batch: Batch, clean: Mask, found: Crafted, budget: Budget | None, keep_mask: bool
-) -> dict[int, CaseResult]:
-    """Rows, prediction and image of each case that the attack was run on, by its place in the batch."""
-    cases = [batch.cases[n] for n in found.positions]
-    before = found.before.expand_as(found.image)  # a variant may perturb copies of the channel one by one
-    size = size_of(found.attack.ball, found.image, before, found.flow)
-    _check(found, size, cases)
-    hit = _decide(model, found.image, cases)  # a fresh pass: what the attack saw does not count
-    linf = (found.image - before).abs().flatten(1).amax(1)
-    # the truth goes where the anatomy went; what a patch covers is nobody's to find, before or after
-    kept = ~covered(found.attack.ball, found.image, before)
-    at_clean, hit = clean[found.positions] & kept, hit & kept
-    target, there = (
-        batch.target[found.positions] & kept,
-        moved(batch.target[found.positions], found.flow, model.task.exclusive) & kept,
-    )
-    # the one copy back: counts and index sums of both predictions and both sizes
-    parts = counts(at_clean, target), counts(hit, there), index_sums(at_clean), index_sums(hit)
-    numbers = torch.cat(parts, dim=-1).tolist()
-    own = math.nan if hasattr(found.attack.ball, "unit") else found.attack.ball.eps
-    budgets = sizes(cases, batch.image[found.positions], budget, own)
-    changes = [ChangeSize(*one) for one in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
-    rows = [list(_rows(model.task, *one)) for one in zip(cases, numbers, changes, found.cost, strict=True)]
-    aim = find_aim(found.attack, model.task)
-    if aim is not None:
-        extras = aim.measured(at_clean, hit, target)
-        rows = [
-            [replace(row, extra=extra) for row, extra in zip(*pair, strict=True)]
-            for pair in zip(rows, extras, strict=True)
-        ]
-    seen = _seen(hit, there) if keep_mask else [PackedMasks(_NOTHING, _NOTHING)] * len(cases)
-    images = [image.cpu() for image in (found.image if found.stored is None else found.stored)]
-    return {n: CaseResult(*one) for n, one in zip(found.positions, zip(rows, seen, images, strict=True), strict=True)}
+def _score(
+    model: Model,
+    batch: Batch,
+    clean: Mask,
+    crafted: Crafted,
+    budget: Budget | None,
+    keep_masks: bool,
+    keep_images: bool,
+) -> list[CaseOutcome]:
+    """The outcome of each case that the attack was run on, in the order of `crafted.positions`."""
+    cases, ball = [batch.cases[n] for n in crafted.positions], crafted.attack.ball
+
+    # the change, in the ball and in the box
+    before = crafted.before.expand_as(crafted.image)  # a variant may perturb copies of the channel one by one
+    size = size_of(ball, crafted.image, before, crafted.flow)
+    _check(crafted, size, cases)
+    linf = (crafted.image - before).abs().flatten(1).amax(1)
+    eps = math.nan if hasattr(ball, "unit") else ball.eps
+    limits = case_budgets(cases, batch.image[crafted.positions], budget, eps)
+    changes = [Change(*change) for change in zip(size.tolist(), linf.tolist(), limits, strict=True)]
+
+    # the predictions, and the truth, which goes where the anatomy went; what a patch covers is in none of them
+    kept = ~covered(ball, crafted.image, before)
+    pred_clean, target = clean[crafted.positions] & kept, batch.target[crafted.positions] & kept
+    pred = _decide(model, crafted.image, cases) & kept  # a fresh pass: what the attack saw does not count
+    target_adv = moved(batch.target[crafted.positions], crafted.flow, model.task.exclusive) & kept
+
+    overlaps_clean, overlaps_adv = measure((pred_clean, target), (pred, target_adv))
+    aim = find_aim(crafted.attack, model.task)
+    columns = None if aim is None else aim.measured(pred_clean, pred, target)
+    masks = _packed_pairs(pred, target_adv) if keep_masks else None
+    images = crafted.image if crafted.stored is None else crafted.stored
+    return [
+        CaseOutcome(
+            case=case,
+            clean=overlaps_clean[n],
+            adv=overlaps_adv[n],
+            change=changes[n],
+            cost=crafted.cost[n],
+            aim=[{}] * len(model.task.scored) if columns is None else columns[n],
+            masks=None if masks is None else masks[n],
+            image=images[n].cpu() if keep_images else None,
+        )
+        for n, case in enumerate(cases)
+    ]
 
 
-def _seen(pred: Mask, target: Mask) -> list[PackedMasks]:
-    return [PackedMasks(*one) for one in zip(packed(pred), packed(target), strict=True)]
-
-
-_NOTHING: Bits = np.zeros(0, np.uint8)
-
-
-class ChangeSize(NamedTuple):
-    """How large a case's change is, and how large it might have been."""
-
-    size: float
-    linf: float
-    budget: Size
+def _packed_pairs(pred: Mask, target: Mask) -> list[MaskPair]:
+    return [MaskPair(*pair) for pair in zip(packed(pred), packed(target), strict=True)]
 
 
 def _decide(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
@@ -158,9 +175,9 @@ def _decide(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
     return model.decide(log_odds)
 
 
-def _check(found: Crafted, size: Tensor, cases: Sequence[Case]) -> None:
-    limit = found.attack.ball.limit
-    outside = (found.image < 0).flatten(1).any(1) | (found.image > 1).flatten(1).any(1)
+def _check(crafted: Crafted, size: Tensor, cases: Sequence[Case]) -> None:
+    limit = crafted.attack.ball.limit
+    outside = (crafted.image < 0).flatten(1).any(1) | (crafted.image > 1).flatten(1).any(1)
     wrong = ~(size <= limit * (1 + TOLERANCE) + TOLERANCE) | outside  # NaN is wrong, too
     if wrong.any():
         ids = [case.id for case, bad in zip(cases, wrong.tolist(), strict=True) if bad]
@@ -170,70 +187,35 @@ def _check(found: Crafted, size: Tensor, cases: Sequence[Case]) -> None:
         )
 
 
-OfScans: TypeAlias = dict[tuple[str, str], dict[str, float]]  # (volume, class) -> column -> value
+ScanMeasures: TypeAlias = dict[tuple[str, str], dict[str, float]]  # (volume, class) -> column -> value
 
 
-def _measured(
-    metrics: Mapping[str, Metric], task: Task, cases: Sequence[Case], seen: Sequence[PackedMasks], when: str
-) -> OfScans:
+def _measure_scans(
+    metrics: Mapping[str, Metric], task: Task, cases: Sequence[Case], masks: Sequence[MaskPair], when: str
+) -> ScanMeasures:
     if not metrics:
         return {}
-    named = {f"{name}_{when}": metric for name, metric in metrics.items()}
-    return by_scan(named, cases, [one.pred for one in seen], [one.target for one in seen], task.classes)
+    columns = {f"{name}_{when}": metric for name, metric in metrics.items()}
+    return by_scan(columns, cases, [pair.pred for pair in masks], [pair.target for pair in masks], task.classes)
 
 
-def _with(row: Row, *measured: OfScans) -> Row:
-    """The row with what was measured of its scan."""
-    more = {name: value for of_scans in measured for name, value in of_scans.get((row.volume, row.cls), {}).items()}
-    return replace(row, extra=row.extra | more)
-
-
-def _rows(task: Task, case: Case, numbers: list[list[int]], change: ChangeSize, cost: tuple[int, int]) -> Iterator[Row]:
-    size, linf, (eps, width, level, noise) = change
-    for k in task.scored:
-        n_target, n_clean, hit_clean, n_target_adv, n_adv, hit_adv, *sums = numbers[k]
-        row = Row(
-            case.id,
-            case.volume,
-            case.group,
-            task.classes[k],
-            n_target,
-            n_clean,
-            hit_clean,
-            n_adv,
-            hit_adv,
-            size,
-            linf,
-            *cost,
-            n_target_adv,
-            budget=eps,
-            width=width,
-            level=level,
-            noise=noise,
+def _rows(task: Task, outcome: CaseOutcome, *scans: ScanMeasures) -> Iterator[Row]:
+    """A row for each scored class; measures of a scan stand on each of its slices."""
+    case = outcome.case
+    for k, aim in zip(task.scored, outcome.aim, strict=True):
+        name = task.classes[k]
+        extra = dict(aim)
+        for measures in scans:
+            extra |= measures.get((case.volume, name), {})
+        yield Row.of(
+            case,
+            name,
+            clean=outcome.clean[k],
+            adv=outcome.adv[k],
+            change=outcome.change,
+            cost=outcome.cost,
+            extra=extra,
         )
-        yield _placed(row, case, sums)
-
-
-def _placed(row: Row, case: Case, sums: Sequence[int]) -> Row:
-    """The row with its voxel's size, and its sums of indices counted from the scan's first slice."""
-    z_clean, y_clean, x_clean, z_adv, y_adv, x_adv = sums
-    z_mm = case.spacing_mm[-3] if len(case.spacing_mm) == 3 else math.nan
-    if case.stack is not None:
-        z_mm = case.stack.spacing_mm
-        z_clean, z_adv = case.stack.index * row.n_clean, case.stack.index * row.n_adv
-    y_mm, x_mm = case.spacing_mm[-2:]
-    return replace(
-        row,
-        z_mm=z_mm,
-        y_mm=y_mm,
-        x_mm=x_mm,
-        z_clean=z_clean,
-        y_clean=y_clean,
-        x_clean=x_clean,
-        z_adv=z_adv,
-        y_adv=y_adv,
-        x_adv=x_adv,
-    )
 
 
 @dataclass(frozen=True)
@@ -266,27 +248,22 @@ def run_attacks(
     for number, chunk in enumerate(chunks(refs)):
         if number % shard[1] != shard[0]:
             continue
-        open_ = [one for one in todo if not one.folder.has(number)]
-        if open_:
+        unfinished = [run for run in todo if not run.folder.has(number)]
+        if unfinished:
             cases = [data.read(ref) for ref in chunk]
             batches = [Batch.of(cases[i : i + batch_size], device) for i in range(0, len(cases), batch_size)]
             results = attack_chunk(
                 model,
                 batches,
-                [one.attack for one in open_],
-                budgets=[one.budget for one in open_],
+                [run.attack for run in unfinished],
+                budgets=[run.budget for run in unfinished],
                 metrics=metrics,
                 seed=seed,
                 keep_images=keep_images,
             )
-            for one, result in zip(open_, results, strict=True):
+            for run, result in zip(unfinished, results, strict=True):
                 if keep_images:
-                    ids = [case.id for case in cases]
-                    one.folder.write_images(number, dict(zip(ids, map(_array, result.images), strict=True)))
-                one.folder.write(number, result.rows, result.seconds)
+                    ids, arrays = [case.id for case in cases], [image.numpy() for image in result.images]
+                    run.folder.write_images(number, dict(zip(ids, arrays, strict=True)))
+                run.folder.write(number, result.rows, result.seconds)
         yield len(chunk) * len(todo)
-
-
-def _array(image: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = image.numpy()
-    return array

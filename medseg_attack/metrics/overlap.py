@@ -4,7 +4,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from medseg_attack.metrics.counts import Overlap
 from medseg_attack.types import Mask
+
+
+def measure(*pairs: tuple[Mask, Mask]) -> list[list[list[Overlap]]]:
+    """The overlap of each pair of prediction and truth, by pair, case and class, in one copy from the device."""
+    numbers = [torch.cat([counts(pred, target), index_sums(pred)], dim=-1) for pred, target in pairs]
+    return [
+        [[Overlap(target, pred, hit, (z, y, x)) for target, pred, hit, z, y, x in case] for case in pair]
+        for pair in torch.stack(numbers).tolist()
+    ]
 
 
 def counts(pred: Mask, target: Mask) -> Int[Tensor, "b k 3"]:
@@ -16,9 +26,9 @@ def counts(pred: Mask, target: Mask) -> Int[Tensor, "b k 3"]:
 def index_sums(mask: Mask) -> Int[Tensor, "b k 3"]:
     """Sums over a mask's pixels of their slice, row and column indices; the slice's is 0 where there is no such axis.
 
-    >>> one = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
-    >>> one[0, 0, 1, 3] = one[0, 0, 2, 3] = True
-    >>> index_sums(one).tolist()
+    >>> mask = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    >>> mask[0, 0, 1, 3] = mask[0, 0, 2, 3] = True
+    >>> index_sums(mask).tolist()
     [[[0, 3, 6]]]
     """
     axes = range(2, mask.ndim)

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from medseg_attack.errors import InputError
 from medseg_attack.files import digest, read_json, whole, write_json
-from medseg_attack.runs.rows import Row, _table
+from medseg_attack.runs.rows import Row, table_of
 
 SEAL, TWINS = "verified.json", "adversarial"  # what was written and read again
 
@@ -66,7 +66,7 @@ class RunFolder:
         The clock goes into the file's metadata, since rows are the same in every run; so does a hash of the
         configuration, so that a part that strays into another run's folder is known for what it is.
         """
-        table = _table(rows).replace_schema_metadata({"seconds": f"{seconds:.4f}", "config": digest(self.config)})
+        table = table_of(rows).replace_schema_metadata({"seconds": f"{seconds:.4f}", "config": digest(self.config)})
         with whole(self.part(chunk)) as part:
             pq.write_table(table, part)
 

@@ -2,16 +2,61 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import pyarrow as pa
+
+from medseg_attack.metrics.counts import Overlap
 
 ROWS_VERSION = 4  # raised whenever the same run would give other rows
 
 
 AXES = ("z", "y", "x")  # slices, rows, columns
+
+
+class CaseBudget(NamedTuple):
+    """The budget of an attack on one case; see `Row`."""
+
+    budget: float
+    width: float
+    level: float
+    noise: float
+
+
+class Change(NamedTuple):
+    """How large the change of one case is, and how large it might have been; see `Row`."""
+
+    size: float
+    linf: float
+    budget: CaseBudget
+
+
+@runtime_checkable
+class SliceOfScan(Protocol):
+    """As much of a `types.Stack` as a row depends on."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def spacing_mm(self) -> float: ...
+
+
+@runtime_checkable
+class ScoredCase(Protocol):
+    """As much of a `types.Case` as a row depends on; runs import no torch, and so not the class itself."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def volume(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def spacing_mm(self) -> tuple[float, ...]: ...
+    @property
+    def stack(self) -> SliceOfScan | None: ...
 
 
 NAMES = ("model", "attack", "loss", "eps")  # what a run is called in tables
@@ -57,8 +102,9 @@ class Row:
         linf: largest change of one pixel, whatever the ball.
         forwards, backwards: passes that the attack alone spent on the case.
         budget: the case's eps (NaN where the ball has a unit of its own), `level` one stored value (0: floats are
-        stored), `noise` the standard deviation of its noise, all in [0, 1] of its window, which is `width` wide in the
-        scan's unit: budget * width is in that unit, budget / level in stored values, budget / noise in noise.
+        stored; NaN: nothing is known of a file), `noise` the standard deviation of its noise, all in [0, 1] of its
+        window, which is `width` wide in the scan's unit: budget * width is in that unit, budget / level in stored
+        values, budget / noise in noise. `width` and `level` are NaN where channels differ in them.
         z_mm, y_mm, x_mm: from slice to slice, row to row and column to column; z_mm is NaN for a slice of no scan.
         z_clean, y_clean, x_clean, z_adv, y_adv, x_adv: sums of the slice, row and column indices of a prediction's
         pixels. Like counts they add up over slices, and give the centroid in mm.
@@ -94,11 +140,64 @@ class Row:
     x_adv: int = 0
     extra: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        case: ScoredCase,
+        name: str,
+        *,
+        clean: Overlap,
+        adv: Overlap,
+        change: Change,
+        cost: tuple[int, int],
+        extra: Mapping[str, float],
+    ) -> "Row":
+        """The row of one case and the class `name`.
+
+        Args:
+            clean: of the clean prediction.
+            adv: of the prediction under attack; its truth is the one under attack.
+            cost: forward and backward passes.
+        """
+        z_mm, y_mm, x_mm = (math.nan, *case.spacing_mm)[-3:]
+        first = 0  # slice of the scan that the indices are counted from
+        if case.stack is not None:
+            z_mm, first = case.stack.spacing_mm, case.stack.index
+        z_clean, y_clean, x_clean = clean.index_sums
+        z_adv, y_adv, x_adv = adv.index_sums
+        return cls(
+            case=case.id,
+            volume=case.volume,
+            group=case.group,
+            cls=name,
+            n_target=clean.target,
+            n_clean=clean.pred,
+            hit_clean=clean.hit,
+            n_adv=adv.pred,
+            hit_adv=adv.hit,
+            size=change.size,
+            linf=change.linf,
+            forwards=cost[0],
+            backwards=cost[1],
+            n_target_adv=adv.target,
+            **change.budget._asdict(),
+            z_mm=z_mm,
+            y_mm=y_mm,
+            x_mm=x_mm,
+            z_clean=z_clean + first * clean.pred,
+            y_clean=y_clean,
+            x_clean=x_clean,
+            z_adv=z_adv + first * adv.pred,
+            y_adv=y_adv,
+            x_adv=x_adv,
+            extra=dict(extra),
+        )
+
 
 _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
-def _table(rows: Sequence[Row]) -> pa.Table:
+def table_of(rows: Sequence[Row]) -> pa.Table:
     columns = {name: kind for name, kind in Row.__annotations__.items() if name != "extra"}
     arrays = {name: pa.array([getattr(row, name) for row in rows], _TYPES[kind]) for name, kind in columns.items()}
     for name in sorted({key for row in rows for key in row.extra}):
