@@ -1,5 +1,6 @@
 """A model's profile, from outside: what it expects and does, ranges, logits, agreement of passes, Dice and memory."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from medseg_attack.checks.flags import Finding
 from medseg_attack.checks.model import Scene, check_case_alone, check_model, check_probabilities, check_repeated_passes
-from medseg_attack.metrics.overlap import counts
+from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.runtime import memory_mb
@@ -85,8 +86,9 @@ def _answer(model: SegModel, scene: Scene, out: Tensor) -> dict[str, str]:
 
 def _dice(model: SegModel, batch: Batch, log_odds: Tensor) -> dict[str, float]:
     """Dice by class, over all pixels of the batch; NaN where neither truth nor prediction has it."""
-    total = counts(model.decide(log_odds), batch.target).sum(0).double()
-    return {model.task.classes[k]: (2 * total[k, 2] / (total[k, 0] + total[k, 1])).item() for k in model.task.scored}
+    pixels = counts(model.decide(log_odds), batch.target).sum(0)
+    scores = dice_of(pixels, empty=math.nan, dtype=torch.float64).tolist()
+    return {model.task.classes[k]: scores[k] for k in model.task.scored}
 
 
 def _memory(model: SegModel, batch: Batch) -> str:

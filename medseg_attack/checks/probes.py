@@ -17,6 +17,7 @@ from medseg_attack.checks.rows import (
     check_too_few_steps,
     check_unlimited_budget,
 )
+from medseg_attack.metrics.overlap import dice
 from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.registry import spec
 from medseg_attack.registry.parts import walk
@@ -84,13 +85,12 @@ def _in_norm(ball: Ball) -> bool:
     return not getattr(ball, "unit", "") and plain(ball) is ball
 
 
-def dice(model: Model, pred: Mask, target: Mask) -> PerSample:
+def mean_dice(model: Model, pred: Mask, target: Mask) -> PerSample:
     """Dice of hard masks, mean over the scored classes that the case has; 1 for a case that has none."""
     classes = list(model.task.scored)
-    pred, target = pred[:, classes].flatten(2), target[:, classes].flatten(2)
-    present = target.any(2)
-    each = 2 * (pred & target).sum(2) / (pred.sum(2) + target.sum(2)).clamp(min=1)
-    mean: PerSample = (each * present).sum(1) / present.sum(1).clamp(min=1)
+    pred, target = pred[:, classes], target[:, classes]
+    present = target.flatten(2).any(2)
+    mean: PerSample = (dice(pred, target, empty=0.0) * present).sum(1) / present.sum(1).clamp(min=1)
     return torch.where(present.any(1), mean, torch.ones_like(mean))
 
 
@@ -130,7 +130,7 @@ class RecordingObjective:
         self.beyond.append(not bool(inside))
         loss = self.objective(log_odds, target, progress)
         self.losses.append(loss.detach())
-        reached = dice(self.model, self.model.decide(log_odds), target)
+        reached = mean_dice(self.model, self.model.decide(log_odds), target)
         self.dices.append(reached if inside else torch.ones_like(reached))
         return loss
 
@@ -138,7 +138,7 @@ class RecordingObjective:
         with torch.no_grad():
             log_odds = self.model(x)
         self.losses.append(self.objective(log_odds, target, 1.0))
-        self.final = dice(self.model, self.model.decide(log_odds), target)
+        self.final = mean_dice(self.model, self.model.decide(log_odds), target)
 
     @property
     def best(self) -> Tensor:
@@ -217,7 +217,7 @@ def check_other_objective(scene: Scene, attack: Any, record: RecordingObjective,
 @check_unlimited_budget.flag
 def check_blindness(scene: Scene) -> Iterator[Evidence]:
     """MA009: PGD on `soft_dice` leaves more than half of the clean Dice at 64/255 and at 128/255."""
-    clean = dice(scene.model, scene.model.decide(scene.log_odds), scene.batch.target).mean()
+    clean = mean_dice(scene.model, scene.model.decide(scene.log_odds), scene.batch.target).mean()
     left = clean
     if clean < 0.3:  # nothing to break
         return
@@ -226,7 +226,7 @@ def check_blindness(scene: Scene) -> Iterator[Evidence]:
         result = attack(scene.model, scene.image, scene.batch.target, range(len(scene.image)))
         with torch.no_grad():
             pred = scene.model.decide(scene.model(result.image))
-        left = dice(scene.model, pred, scene.batch.target).mean()
+        left = mean_dice(scene.model, pred, scene.batch.target).mean()
         if left <= clean / 2:
             return
     yield Evidence("pgd with soft_dice", f"Dice {left:.3f} of {clean:.3f} is left at eps 128/255")
@@ -252,7 +252,7 @@ def check_averaging(scene: Scene) -> Iterator[Evidence]:
         result = attack(model, scene.image, scene.batch.target, range(len(scene.image)))
         with torch.no_grad():
             fresh = [scene.model.decide(scene.model(result.image)) for _ in range(8)]
-        reached.append(torch.stack([dice(scene.model, pred, scene.batch.target) for pred in fresh]).mean())
+        reached.append(torch.stack([mean_dice(scene.model, pred, scene.batch.target) for pred in fresh]).mean())
     single, averaged = reached
     if single - averaged > MARGIN:
         yield Evidence("pgd with soft_dice", f"Dice {averaged:.3f} instead of {single:.3f} with 4 passes a step")
@@ -293,7 +293,7 @@ def search(scene: Scene, ball: Ball) -> PerSample:
         better = value > best
         kept = torch.where(widen(better, x), trial, kept)
         best = torch.maximum(best, value)
-        lowest = torch.maximum(lowest, 1 - dice(scene.model, pred, target).to(best))
+        lowest = torch.maximum(lowest, 1 - mean_dice(scene.model, pred, target).to(best))
     return 1 - lowest
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
@@ -13,6 +14,7 @@ from medseg_attack.errors import InputError, plural
 from medseg_attack.exports.copies import copies_of, write_twin
 from medseg_attack.exports.verification import FOLDER, MANIFEST, _ids, _of_scans
 from medseg_attack.files import read_json, write_json
+from medseg_attack.metrics.overlap import dice_of
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.types import CaseRef
 
@@ -78,9 +80,8 @@ def _images(folder: RunFolder, record: Mapping[str, Any], slices: Sequence[int],
 
 
 def _dice(rows: pd.DataFrame, ids: Sequence[str]) -> float:
-    total = rows[rows["case"].isin(ids)][["n_target_adv", "n_adv", "hit_adv"]].sum()
-    both = total["n_target_adv"] + total["n_adv"]
-    return float(2 * total["hit_adv"] / both) if both else 1.0
+    pixels = rows[rows["case"].isin(ids)][["n_target_adv", "n_adv", "hit_adv"]].sum()
+    return dice_of(torch.tensor(pixels.tolist()), empty=1.0, dtype=torch.float64).item()
 
 
 def _number(value: float) -> float | None:

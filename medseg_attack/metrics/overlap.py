@@ -1,7 +1,7 @@
 """Pixel counts and sums of pixel positions, from which overlap, volume and centroid are derived later and exactly."""
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from medseg_attack.metrics.counts import Overlap
@@ -21,6 +21,32 @@ def counts(pred: Mask, target: Mask) -> Int[Tensor, "b k 3"]:
     """Pixels in the truth, in the prediction and in both, per sample and class."""
     pred, target = pred.flatten(2), target.flatten(2)
     return torch.stack([target.sum(2), pred.sum(2), (pred & target).sum(2)], dim=-1)
+
+
+def dice(pred: Mask, target: Mask, *, empty: float, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b k"]:
+    """Dice of hard masks, per sample and class; see `dice_of`."""
+    return dice_of(counts(pred, target), empty=empty, dtype=dtype)
+
+
+def dice_of(pixels: Shaped[Tensor, "*n 3"], *, empty: float, dtype: torch.dtype = torch.float32) -> Float[Tensor, "*n"]:
+    """Dice from pixels in the truth, in the prediction and in both.
+
+    Args:
+        empty: the score where neither mask holds a pixel, by one of the rules of `empty.RULES`: 1, 0, or NaN for a
+            class that is left out.
+    """
+    n_target, n_pred, hit = pixels.unbind(-1)
+    return _ratio(2 * hit, n_target + n_pred, empty, dtype)
+
+
+def iou(pred: Mask, target: Mask, *, empty: float, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b k"]:
+    """Intersection over union of hard masks, per sample and class; `empty` as in `dice_of`."""
+    n_target, n_pred, hit = counts(pred, target).unbind(-1)
+    return _ratio(hit, n_target + n_pred - hit, empty, dtype)
+
+
+def _ratio(part: Tensor, whole: Tensor, empty: float, dtype: torch.dtype) -> Tensor:
+    return torch.where(whole > 0, part.to(dtype) / whole.clamp(min=1).to(dtype), empty)
 
 
 def index_sums(mask: Mask) -> Int[Tensor, "b k 3"]:

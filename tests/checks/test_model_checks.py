@@ -249,9 +249,9 @@ class Mean(nn.Module):
 
 
 def test_the_network_of_these_tests_has_learned_its_task() -> None:
-    from medseg_attack.checks.probes import dice
+    from medseg_attack.checks.probes import mean_dice
 
     model, seen = healthy(), batch(16)
     with torch.no_grad():
-        clean = dice(model, model.decide(model(seen.image)), seen.target)
+        clean = mean_dice(model, model.decide(model(seen.image)), seen.target)
     assert clean.mean() > 0.9

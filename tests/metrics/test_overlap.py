@@ -1,9 +1,12 @@
-"""Counts of masks by name, and one copy for several pairs of them."""
+"""Counts of masks by name, one copy for several pairs of them, and Dice and IoU under each rule for empty masks."""
 
+import math
+
+import pytest
 import torch
 
 from medseg_attack.metrics.counts import Overlap
-from medseg_attack.metrics.overlap import measure
+from medseg_attack.metrics.overlap import dice, dice_of, iou, measure
 
 
 def drawn(*rows: str) -> torch.Tensor:
@@ -25,3 +28,20 @@ def test_several_pairs_are_measured_as_each_alone() -> None:
     random = torch.Generator().manual_seed(0)
     a, b, c, d = (torch.rand(2, 3, 5, 4, generator=random) > 0.5 for _ in range(4))
     assert measure((a, b), (c, d)) == [*measure((a, b)), *measure((c, d))]
+
+
+def test_dice_and_iou_by_class() -> None:
+    pred, target = drawn(".xx", "..x"), drawn("xxx", "x..")
+    assert dice(pred, target, empty=1.0).item() == pytest.approx(2 * 2 / (3 + 4))
+    assert iou(pred, target, empty=1.0).item() == pytest.approx(2 / 5)
+    assert dice(pred, target, empty=1.0, dtype=torch.float64).item() == 4 / 7
+    assert dice_of(torch.tensor([4, 3, 2]), empty=1.0, dtype=torch.float64).item() == 4 / 7
+
+
+@pytest.mark.parametrize("score", [dice, iou])
+@pytest.mark.parametrize("empty", [0.0, 1.0, math.nan])
+def test_the_rule_for_empty_masks_decides_where_both_are_empty_alone(score, empty: float) -> None:
+    full, nothing = drawn("xx"), drawn("..")
+    assert score(nothing, nothing, empty=empty).item() == pytest.approx(empty, nan_ok=True)
+    assert score(full, nothing, empty=empty).item() == score(nothing, full, empty=empty).item() == 0.0
+    assert score(full, full, empty=empty).item() == 1.0

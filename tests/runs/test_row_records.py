@@ -66,9 +66,7 @@ def test_a_row_holds_what_its_records_hold() -> None:
 
 
 @pytest.mark.parametrize(("spacing_mm", "z_mm"), [((1.0, 2.0), math.nan), ((4.0, 1.0, 2.0), 4.0)])
-def test_a_case_that_is_no_slice_counts_from_its_own_first(
-    spacing_mm: tuple[float, ...], z_mm: float
-) -> None:
+def test_a_case_that_is_no_slice_counts_from_its_own_first(spacing_mm: tuple[float, ...], z_mm: float) -> None:
     row = row_of(Scored(spacing_mm=spacing_mm, stack=None))
     assert (row.z_clean, row.z_adv, row.y_mm, row.x_mm) == (0, 0, 1.0, 2.0)
     assert row.z_mm == pytest.approx(z_mm, nan_ok=True)

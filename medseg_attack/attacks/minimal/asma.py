@@ -1,5 +1,6 @@
 """ASMA: raises the wanted class where it is not yet predicted."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch.nn import functional
 from medseg_attack.attacks.minimal.carlini_wagner import WIDEST
 from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
 from medseg_attack.errors import InputError
+from medseg_attack.metrics.overlap import iou
 from medseg_attack.numerics.samples import TINY, gradient_of, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.goals.base import Goal
@@ -76,11 +78,7 @@ def _raised(search: Search, log_odds: LogOdds, wanted: Mask) -> Tensor:
 
 def _overlap(pred: Mask, wanted: Mask, classes: Sequence[int]) -> PerSample:
     """IoU, mean over the classes in either mask; 1 where there are none."""
-    pred, wanted = pred[:, classes].flatten(2), wanted[:, classes].flatten(2)
-    either = (pred | wanted).sum(2)
-    iou = (pred & wanted).sum(2) / either.clamp(min=1)
-    there = (either > 0).sum(1)
-    return torch.where(there > 0, iou.sum(1) / there.clamp(min=1), 1.0)
+    return iou(pred[:, classes], wanted[:, classes], empty=math.nan).nanmean(1).nan_to_num(1.0)
 
 
 @register("asma_ozbulak2019", kind="attack", about=About(norm="least l2"))

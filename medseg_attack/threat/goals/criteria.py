@@ -4,6 +4,7 @@ A rule gives how far an attack came, in [0, 1]: 1 is success. As the judge of an
 "the more harmful, then the smaller" keeps the least perturbation that succeeds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from medseg_attack.errors import InputError
+from medseg_attack.metrics.overlap import dice, iou
 from medseg_attack.registry import register
 from medseg_attack.types import Mask, PerSample, Task
 
@@ -72,10 +74,10 @@ class ByDice:
         _reachable("below", self.below, 1 - self.below)
 
     def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
-        return _capped(1 - _overlap(pred, truth, task, dice=True), 1 - self.below)
+        return _capped(1 - _mean(dice, pred, truth, task), 1 - self.below)
 
     def near(self, pred: Mask, goal: Mask, task: Task) -> PerSample:
-        return _capped(_overlap(pred, goal, task, dice=True), self.above)
+        return _capped(_mean(dice, pred, goal, task), self.above)
 
 
 @register("by_miou", kind="criterion")
@@ -101,7 +103,7 @@ class ByMiou:
         return _capped(self._miou(pred, goal, task), self.above)
 
     def _miou(self, a: Mask, b: Mask, task: Task) -> PerSample:
-        return (_overlap(a, b, task, dice=False) + _overlap(~a, ~b, task, dice=False)) / 2
+        return (_mean(iou, a, b, task) + _mean(iou, ~a, ~b, task)) / 2
 
 
 def _agreeing(a: Mask, b: Mask, task: Task) -> Bool[Tensor, "b n *s"]:
@@ -114,13 +116,10 @@ def _least(adversarial: Bool[Tensor, "b n *s"]) -> PerSample:
     return adversarial.flatten(2).double().mean(2).amin(1)
 
 
-def _overlap(a: Mask, b: Mask, task: Task, *, dice: bool) -> PerSample:
+def _mean(score: Callable[..., Tensor], a: Mask, b: Mask, task: Task) -> PerSample:
     """Dice or IoU, mean over the classes that tables report; 1 for a class in neither."""
     classes = list(task.scored)
-    a, b = a[:, classes].flatten(2), b[:, classes].flatten(2)
-    both, total = (a & b).sum(2).double(), (a.sum(2) + b.sum(2)).double()
-    ratio = 2 * both / total.clamp(min=1) if dice else both / (total - both).clamp(min=1)
-    return torch.where(total > 0, ratio, 1.0).mean(1)
+    return score(a[:, classes], b[:, classes], empty=1.0, dtype=torch.float64).mean(1)
 
 
 def _capped(value: Tensor, goal: float) -> PerSample:
