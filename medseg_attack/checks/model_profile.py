@@ -9,6 +9,7 @@ from torch import Tensor
 from medseg_attack.checks.flags import Finding
 from medseg_attack.checks.model import Scene, check_case_alone, check_model, check_probabilities, check_repeated_passes
 from medseg_attack.metrics.overlap import counts, dice_of
+from medseg_attack.models.nnunet.predictor import Predictor
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.runtime import memory_mb
@@ -24,7 +25,7 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
     model = model.on(batch.cases)
     before_net: list[Tensor] = []
     after_net: list[Tensor] = []
-    net = getattr(model.net, "windows", model.net)  # of nnU-Net: what comes after its own preprocessing, scan by scan
+    net = model.net.windows if isinstance(model.net, Predictor) else model.net  # after nnU-Net's own preprocessing
     hooks = [
         net.register_forward_pre_hook(lambda _, inputs: before_net.append(inputs[0].detach().flatten(2))),
         net.register_forward_hook(lambda *args: after_net.append(args[2].detach().flatten(2))),
@@ -56,7 +57,8 @@ def _agreement(findings: list[Finding]) -> str:
 def _expected(model: SegModel, into: Tensor) -> dict[str, Any]:
     cases = {2: "slices", 3: "whole scans"}[model.dims]
     grid = f"padded to multiples of {model.stride}" if model.stride > 1 else "as they are"
-    grid = getattr(model.net, "grid", grid)
+    if isinstance(model.net, Predictor):
+        grid = model.net.grid
     if model.size:
         grid = f"resized to {_sides(model.size)}"
     if isinstance(model.net, SlidingWindow):

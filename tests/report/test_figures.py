@@ -1,5 +1,6 @@
 """The gallery is drawn from arrays alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +33,15 @@ def test_a_row_is_drawn_per_attack(tmp_path: Path) -> None:
     assert heights[3] == 2 * heights[1]  # the case itself is a row, too
 
 
-def test_outlines_have_the_colour_of_their_class(tmp_path: Path) -> None:
-    gallery(panel("case"), [panel("a", factor=1.2)], ["liver"], tmp_path / "g.png")
-    gold = np.array([255, 215, 0])
+def test_truth_is_outlined_and_a_prediction_dashed_in_the_colour_of_the_class(tmp_path: Path) -> None:
+    both, none = panel("case"), np.zeros((2, SIDE, SIDE), bool)
+    panels = {"truth": replace(both, prediction=none), "prediction": replace(both, truth=none, prediction=both.truth)}
+    golden = {}
+    for name, one in panels.items():
+        gallery(one, [], ["liver"], tmp_path / f"{name}.png")
+        golden[name] = int((np.abs(pixels(tmp_path / f"{name}.png") - [255, 215, 0]).max(2) < 8).sum())
     assert COLOURS[0] == "gold"
-    assert (np.abs(pixels(tmp_path / "g.png") - gold).max(2) < 8).sum() > 100
+    assert 100 < golden["prediction"] < 0.9 * golden["truth"]
 
 
 @pytest.mark.parametrize("shift", [None, 0.2, 3.0])
