@@ -21,6 +21,18 @@ class NotFiniteError(InputError):
     """A network answered NaN or infinity."""
 
 
+def require(thing: object, **least: float) -> None:
+    """Refuses a thing of which a field is below the least that it may be, as in `require(attack, steps=1)`.
+
+    Raises:
+        InputError: a field is below its bound.
+    """
+    for field, bound in least.items():
+        if getattr(thing, field) < bound:
+            value = getattr(thing, field)
+            raise InputError(f"expected {field} >= {bound}, got {value}; write {field}={bound} or more")
+
+
 def absent(content: str, path: Path) -> InputError:
     """The error for a file that existed when the data were prepared and exists no more; `content` is "a PNG"."""
     return InputError(f"expected {content} at {path}, got no file; put it back, or prepare the data again")

@@ -1,5 +1,6 @@
 """Auto-PGD: its schedule, its steps, its optima."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -171,10 +172,16 @@ def test_a_wider_ball_is_left_before_anything_is_returned() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["apgd(steps=0)", "apgd(restarts=0)", "apgd(radii=(2.0, 1.5))", "apgd(radii=(0.5, 1.0))"]
+    ("text", "sentence"),
+    [
+        ("apgd(steps=0)", "expected steps >= 1, got 0; write steps=1 or more"),
+        ("apgd(restarts=0)", "expected restarts >= 1, got 0; write restarts=1 or more"),
+        ("apgd(radii=(2.0, 1.5))", "that end with 1, got (2.0, 1.5); write (2, 1.5, 1)"),
+        ("apgd(radii=(0.5, 1.0))", "radii of at least 1 that end with 1, got (0.5, 1.0); write"),
+    ],
 )
-def test_wrong_options_are_told(text: str) -> None:
-    with pytest.raises(InputError, match="check the attack"):
+def test_wrong_options_are_told(text: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
         registry.build(text, "attack")
 
 

@@ -290,7 +290,7 @@ def test_bad_options(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
         ("adcd", "did you mean acdc?"),
         ("uw_madison(dropp='none')", "did you mean drop?"),
         ("uw_madison(drop='papers')", "did you mean paper?"),
-        ("phantom(patients=2)", "at least 3"),
+        ("phantom(patients=2)", "expected patients >= 3, got 2"),
     ],
 )
 def test_bad_format(tmp_path: Path, form: str, told: str) -> None:

@@ -61,7 +61,7 @@ def test_with_eps_reaches_the_ball_and_leaves_the_original() -> None:
         ("pgd(objective=bce_los)", "unknown objective: expected one that is registered, got 'bce_los'; "),
         ("pgd(steps=2.5)", "takes a value of type int"),
         ("pgd(steps=True)", "takes a value of type int"),
-        ("pgd(steps=0)", "steps >= 1"),
+        ("pgd(steps=0)", "expected steps >= 1, got 0; write steps=1 or more"),
         ("pgd(linf(4))", "write 4/255"),
         ("linf(0.1)", "got the ball 'linf'"),
         ("pgd(bce)", "takes something like linf"),

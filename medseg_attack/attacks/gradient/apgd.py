@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge, judge_prediction
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import reseeded, widen
 from medseg_attack.registry import register, with_eps
 from medseg_attack.threat.balls.norms import Linf
@@ -90,11 +90,9 @@ class APGD:
     radii: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "restarts"):
-            if getattr(self, name) < 1:
-                raise InputError(f"expected {name} >= 1, got {getattr(self, name)}; check the attack")
+        require(self, steps=1, restarts=1)
         if not self.radii or self.radii[-1] != 1 or min(self.radii) < 1:
-            raise InputError(f"expected radii of at least 1 that end with 1, got {self.radii}; check the attack")
+            raise InputError(f"expected radii of at least 1 that end with 1, got {self.radii}; write (2, 1.5, 1)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         runs = (self._run(model, image, target, reseeded(seeds, run) if run else seeds) for run in range(self.restarts))

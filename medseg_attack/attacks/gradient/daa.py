@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge, judge_prediction
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import TINY, reseeded, scaled
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
@@ -44,9 +44,7 @@ class DAA:
     coupling: float = 1.1
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("step_size", 0), ("particles", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"expected {name} >= {least}, got {getattr(self, name)}; check the attack")
+        require(self, steps=1, step_size=0, particles=2)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         best = judge(model, self.ball, image, image, target)

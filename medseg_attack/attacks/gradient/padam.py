@@ -7,7 +7,7 @@ import torch
 
 from medseg_attack.attacks.gradient.input_diversity import reach
 from medseg_attack.attacks.judging import judge, judge_prediction
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
@@ -34,9 +34,7 @@ class PAdam:
     step_size: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.step_size < 0:
-            got = f"steps={self.steps}, step_size={self.step_size:g}"
-            raise InputError(f"expected steps >= 1 and step_size >= 0, got {got}; check the attack")
+        require(self, steps=1, step_size=0)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         objective = for_task(self.objective, model.task)

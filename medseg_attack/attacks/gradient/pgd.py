@@ -10,7 +10,7 @@ import torch
 
 from medseg_attack.attacks.gradient.input_diversity import Shrunk, reach
 from medseg_attack.attacks.judging import judge, judge_prediction
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import blurred
 from medseg_attack.numerics.samples import reseeded, scaled
 from medseg_attack.registry import register
@@ -53,11 +53,11 @@ class PGD:
     keep_worst: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("restarts", 1), ("step_size", 0), ("momentum", 0), ("diversity", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"expected {name} >= {least}, got {getattr(self, name)}; check the attack")
+        require(self, steps=1, restarts=1, step_size=0, momentum=0, diversity=0)
         if self.smooth < 0 or (self.smooth and self.smooth % 2 == 0):
-            raise InputError(f"expected smooth to be 0 or an odd number of pixels, got {self.smooth}; check the attack")
+            raise InputError(
+                f"expected smooth to be 0 or an odd number of pixels, got {self.smooth}; write such a number"
+            )
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         runs = (

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from medseg_attack.attacks.minimal.dag import WIDEST
 from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import gradient_of, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.goals.base import Goal
@@ -58,8 +58,7 @@ class AlmaProx(MinimalAttack):
 
     def __post_init__(self) -> None:
         check(self, "linf")
-        if self.every < 1:
-            raise InputError(f"expected every >= 1, got {self.every}; check the attack")
+        require(self, every=1)
 
     def search(self, search: Search) -> tuple[Adversarial, None]:
         image = search.image

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_attack.attacks.minimal.carlini_wagner import WIDEST
+from medseg_attack.attacks.minimal.priced import WIDEST
 from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import iou

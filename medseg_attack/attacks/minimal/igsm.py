@@ -38,7 +38,7 @@ class Igsm(MinimalAttack):
     def __post_init__(self) -> None:
         check(self, "linf", "l2", "l0")
         if not self.step_size > 0:
-            raise InputError(f"expected step_size > 0, got {self.step_size:g}; check the attack")
+            raise InputError(f"expected step_size > 0, got {self.step_size:g}; write a step above 0")
 
     def search(self, search: Search) -> tuple[Adversarial, Tensor]:
         goal = search.aim.goal

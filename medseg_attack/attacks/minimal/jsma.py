@@ -41,7 +41,7 @@ class Jsma(MinimalAttack):
         check(self, "l0")
         if not (0 < self.share <= 1 and self.theta > 0):
             raise InputError(
-                f"expected 0 < share <= 1 and theta > 0, got {self.share:g} and {self.theta:g}; check them"
+                f"expected 0 < share <= 1 and theta > 0, got {self.share:g} and {self.theta:g}; write share=0.001"
             )
 
     def search(self, search: Search) -> tuple[Adversarial, Tensor]:

@@ -8,9 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_attack.attacks.minimal.carlini_wagner import WIDEST, _next
-from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
-from medseg_attack.errors import InputError
+from medseg_attack.attacks.minimal.priced import WIDEST, Priced
+from medseg_attack.attacks.minimal.search import Search
 from medseg_attack.numerics.samples import TINY, gradient_of, widen
 from medseg_attack.registry import About, register
 from medseg_attack.threat.goals.base import Goal
@@ -20,7 +19,7 @@ from medseg_attack.types import Adversarial, Ball, Image, PerSample
 
 @register("lbfgs", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
-class Lbfgs(MinimalAttack):
+class Lbfgs(Priced):
     """Least squares plus a price on cross-entropy, by L-BFGS within [0, 1] (Szegedy et al., arXiv 1312.6199).
 
     All cases of a batch at once, each with its own memory, step length and price; scipy's optimiser takes one at a
@@ -40,20 +39,8 @@ class Lbfgs(MinimalAttack):
     searches: int = 6
     price: float = 10.0
 
-    def __post_init__(self) -> None:
-        check(self, "l2")
-        if self.searches < 1:
-            raise InputError(f"expected searches >= 1, got {self.searches}; check the attack")
-
-    def search(self, search: Search) -> tuple[Adversarial, None]:
-        best = search.seen(search.image, search.model(search.image))
-        price = torch.full_like(best.size, self.price)
-        low, high = torch.zeros_like(price), torch.full_like(price, torch.inf)
-        for _ in range(self.searches):
-            tried = _descended(search, price, self.steps)
-            best |= tried
-            price, low, high = _next(price, low, high, tried.harm >= 1)
-        return best, None
+    def descend(self, search: Search, price: PerSample) -> Adversarial:
+        return _descended(search, price, self.steps)
 
 
 MEMORY = 10  # pairs of steps and slopes

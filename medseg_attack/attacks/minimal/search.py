@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import spec_of
 from medseg_attack.threat.goals.aim import Aim
@@ -128,5 +128,4 @@ def check(attack: Any, *norms: str) -> None:
         )
     if kind not in norms:
         raise InputError(f"expected a ball of {' or '.join(norms)}, the norm that is made small, got {kind}; change it")
-    if attack.steps < 1:
-        raise InputError(f"expected steps >= 1, got {attack.steps}; check the attack")
+    require(attack, steps=1)

@@ -16,7 +16,7 @@ from medseg_attack.data.datasets.source import Source
 from medseg_attack.data.datasets.uw_madison import COLUMNS, TASK, UWMadison
 from medseg_attack.data.formats import rle
 from medseg_attack.data.formats.png16 import write_png16
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.files import read_json, write_json, writing
 from medseg_attack.registry import register, spec
 
@@ -42,9 +42,7 @@ class Phantom:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("patients", 3), ("slices", 1), ("side", 16), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"phantom.{name}: expected at least {least}, got {getattr(self, name)}; raise it")
+        require(self, patients=3, slices=1, side=16, seed=0)
 
     def listing(self, root: Path) -> Source:
         """The phantom's scans; makes them first where there are none.

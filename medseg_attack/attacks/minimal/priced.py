@@ -1,0 +1,47 @@
+"""Attacks that pay a price for entries that are not adversarial; the price is found by bisection, case by case."""
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
+from medseg_attack.errors import require
+from medseg_attack.threat.balls.norms import L2
+from medseg_attack.types import Adversarial, PerSample
+
+WIDEST = L2(20.0)
+
+
+class Priced(MinimalAttack):
+    """Least squares plus a price: `searches` descents, the first at `price`, ten times that after each failure.
+
+    After a success the price lies half-way between the largest that failed and the least that succeeded.
+    """
+
+    searches: int
+    price: float
+
+    def __post_init__(self) -> None:
+        check(self, "l2")
+        require(self, searches=1)
+
+    @abstractmethod
+    def descend(self, search: Search, price: PerSample) -> Adversarial:
+        """The best of one descent of each sample at its price."""
+
+    def search(self, search: Search) -> tuple[Adversarial, None]:
+        best = search.seen(search.image, search.model(search.image))
+        price = torch.full_like(best.size, self.price)
+        low, high = torch.zeros_like(price), torch.full_like(price, torch.inf)
+        for _ in range(self.searches):
+            attempt = self.descend(search, price)
+            best |= attempt
+            price, low, high = _next(price, low, high, attempt.harm >= 1)
+        return best, None
+
+
+def _next(price: PerSample, low: PerSample, high: PerSample, reached: Tensor) -> tuple[PerSample, PerSample, PerSample]:
+    """The price to try next, between the largest that failed and the least that succeeded."""
+    low, high = torch.where(reached, low, price), torch.where(reached, price, high)
+    return torch.where(high.isinf(), 10 * price, (low + high) / 2), low, high
