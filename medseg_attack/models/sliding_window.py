@@ -90,13 +90,9 @@ class SlidingWindow(nn.Module):
         if self.training:
             logits: Tensor = self.net(x)
             return logits
-        missing = [max(n - m, 0) for n, m in zip(self.size, x.shape[2:], strict=True)]
-        padded = functional.pad(x, [n for m in reversed(missing) for n in (m // 2, m - m // 2)]) if any(missing) else x
-        grid = tuple(padded.shape[2:])
-        blended = tiled(self.net, padded, places_of(grid, self.size, self.overlap), self._importance(), self.flips)
-        for axis, (m, n) in enumerate(zip(missing, x.shape[2:], strict=True), start=2):
-            blended = blended.narrow(axis, m // 2, n)
-        return blended
+        padded, margins = padded_to(x, self.size)
+        places = places_of(padded.shape[2:], self.size, self.overlap)
+        return cropped(tiled(self.net, padded, places, self._importance(), self.flips), margins, x.shape[2:])
 
     def _importance(self) -> Float[Tensor, "*w"]:
         from monai.data.utils import compute_importance_map  # imported late: it takes seconds to load
@@ -132,6 +128,21 @@ def flips_of(axes: Flip, dims: int) -> tuple[Flip, ...]:
     if len(set(axes)) != len(axes) or any(type(axis) is not int or not 0 <= axis < dims for axis in axes):
         raise InputError(f"expected mirror as different axes from 0 to {dims - 1}, got {axes}; e.g. mirror=(0, 1)")
     return tuple(flip for n in range(len(axes) + 1) for flip in combinations(axes, n))
+
+
+def padded_to(x: Float[Tensor, "b c *s"], size: Sequence[int]) -> tuple[Float[Tensor, "b c *t"], list[int]]:
+    """The scan padded with 0 on both sides to at least the size of a window, and the voxels added before each axis."""
+    missing = [max(n - m, 0) for n, m in zip(size, x.shape[2:], strict=True)]
+    if any(missing):
+        x = functional.pad(x, [n for m in reversed(missing) for n in (m // 2, m - m // 2)])
+    return x, [m // 2 for m in missing]
+
+
+def cropped(x: Float[Tensor, "b k *t"], margins: Sequence[int], grid: Sequence[int]) -> Float[Tensor, "b k *s"]:
+    """The part of `x` on `grid`, which begins behind a margin of each axis: the inverse of `padded_to`."""
+    for axis, (margin, n) in enumerate(zip(margins, grid, strict=True), start=2):
+        x = x.narrow(axis, margin, n)
+    return x
 
 
 def places_of(grid: Sequence[int], size: Sequence[int], overlap: float) -> list[Place]:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.numerics.flows import _indices
+from medseg_attack.numerics.flows import pixel_indices
 from medseg_attack.types import Image
 
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -57,7 +57,7 @@ def smooth(weights: Float[Tensor, "b c *p"], grid: tuple[int, ...]) -> Float[Ten
 def polynomial(weights: Float[Tensor, "b c *p"], grid: tuple[int, ...]) -> Float[Tensor, "b c *s"]:
     """A field on `grid` from weights of products of Legendre polynomials whose total degree is below `p`."""
     order = weights.shape[-1]
-    degree = _indices(weights).sum(1, keepdim=True)
+    degree = pixel_indices(weights).sum(1, keepdim=True)
     weights = weights * (degree < order)
     for axis, n in enumerate(grid, start=2):
         weights = _along(weights, legendre(n, order).to(weights), axis)

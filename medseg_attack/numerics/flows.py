@@ -22,7 +22,7 @@ def warped(x: Float[Tensor, "b c *s"], flow: Flow) -> Float[Tensor, "b c *s"]:
     [0.5, 2.5, 4.0]
     """
     grid = x.shape[2:]
-    position = _indices(flow) + flow
+    position = pixel_indices(flow) + flow
     sizes = torch.tensor(grid, device=x.device).view(1, -1, *(1 for _ in grid))
     position = torch.minimum(position.clamp(min=0), (sizes - 1).to(position))
     low = torch.minimum(position.detach().floor(), (sizes - 2).clamp(min=0).to(position)).long()
@@ -67,6 +67,7 @@ def exponential(velocity: Flow) -> Flow:
     return result
 
 
-def _indices(like: Tensor) -> Float[Tensor, "1 n *s"]:
+def pixel_indices(like: Tensor) -> Float[Tensor, "1 n *s"]:
+    """The index of every pixel along each of the `n` spatial axes of `like`."""
     axes = [torch.arange(n, device=like.device, dtype=like.dtype) for n in like.shape[2:]]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]

@@ -66,9 +66,9 @@ def healthy_net() -> SmallUNet:
         net = SmallUNet()
         optimiser = torch.optim.Adam(net.parameters(), 3e-3)
         for step in range(150):
-            seen = Batch.of([case(8 * (step % 40) + i) for i in range(8)])
+            batch = Batch.of([case(8 * (step % 40) + i) for i in range(8)])
             optimiser.zero_grad()
-            F.binary_cross_entropy_with_logits(net(seen.image), seen.target.float()).backward()
+            F.binary_cross_entropy_with_logits(net(batch.image), batch.target.float()).backward()
             optimiser.step()
         optimiser.zero_grad()
     return net.eval().requires_grad_(False)

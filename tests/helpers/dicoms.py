@@ -48,25 +48,35 @@ def native(scan: Scan) -> np.ndarray:
 
 
 def header(patient: str, series: str, sop_class: str, instance: str, modality: str) -> Dataset:
-    made = Dataset()
-    made.file_meta = FileMetaDataset()
-    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    made.file_meta.MediaStorageSOPClassUID, made.file_meta.MediaStorageSOPInstanceUID = sop_class, instance
-    made.SOPClassUID, made.SOPInstanceUID, made.Modality = sop_class, instance, modality
-    made.PatientName, made.PatientID, made.PatientBirthDate, made.PatientSex = NAME, patient, "19700101", "F"
-    made.StudyInstanceUID, made.SeriesInstanceUID = uid(patient, "study"), uid(patient, series)
-    made.FrameOfReferenceUID = uid(patient, "place")
-    made.StudyDate, made.StudyTime, made.AccessionNumber, made.StudyID = "20200101", "120000", "A77", "7"
-    made.ReferringPhysicianName, made.InstitutionName, made.Manufacturer = "Roe^Rick", "Canary Hospital", "M"
-    made.SeriesNumber, made.PositionReferenceIndicator = 1, ""
-    made.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    return made
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID, dataset.file_meta.MediaStorageSOPInstanceUID = sop_class, instance
+    dataset.SOPClassUID, dataset.SOPInstanceUID, dataset.Modality = sop_class, instance, modality
+    dataset.PatientName, dataset.PatientID, dataset.PatientBirthDate, dataset.PatientSex = (
+        NAME,
+        patient,
+        "19700101",
+        "F",
+    )
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = uid(patient, "study"), uid(patient, series)
+    dataset.FrameOfReferenceUID = uid(patient, "place")
+    dataset.StudyDate, dataset.StudyTime, dataset.AccessionNumber, dataset.StudyID = "20200101", "120000", "A77", "7"
+    dataset.ReferringPhysicianName, dataset.InstitutionName, dataset.Manufacturer = "Roe^Rick", "Canary Hospital", "M"
+    dataset.SeriesNumber, dataset.PositionReferenceIndicator = 1, ""
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    return dataset
 
 
-def describe_pixels(made: Dataset, *, bits: int, signed: bool, allocated: int = 16) -> None:
-    made.Rows, made.Columns, made.SamplesPerPixel, made.PhotometricInterpretation = ROWS, COLUMNS, 1, "MONOCHROME2"
-    made.BitsAllocated, made.BitsStored, made.HighBit = allocated, bits, bits - 1
-    made.PixelRepresentation = int(signed)
+def describe_pixels(dataset: Dataset, *, bits: int, signed: bool, allocated: int = 16) -> None:
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel, dataset.PhotometricInterpretation = (
+        ROWS,
+        COLUMNS,
+        1,
+        "MONOCHROME2",
+    )
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = allocated, bits, bits - 1
+    dataset.PixelRepresentation = int(signed)
 
 
 def write_series(
@@ -97,48 +107,48 @@ def write_series(
     paths = []
     for n, pixels in enumerate(stored):
         instance = uid(patient, series, n)
-        made = header(patient, series, CTImageStorage, instance, modality)
-        describe_pixels(made, bits=bits, signed=signed)
-        made.Rows, made.Columns = pixels.shape
-        made.ImagePositionPatient = [-20.0, -30.0, -50 + n * apart]
-        made.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        made.PixelSpacing, made.SliceThickness = [0.8, 0.7], 5.0
-        made.RescaleSlope, made.RescaleIntercept = scale
-        made.InstanceNumber = len(stored) - n
-        made.PixelData = pixels.astype("<i2" if signed else "<u2").tobytes()
-        made["PixelData"].VR = "OW"
+        dataset = header(patient, series, CTImageStorage, instance, modality)
+        describe_pixels(dataset, bits=bits, signed=signed)
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.ImagePositionPatient = [-20.0, -30.0, -50 + n * apart]
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        dataset.PixelSpacing, dataset.SliceThickness = [0.8, 0.7], 5.0
+        dataset.RescaleSlope, dataset.RescaleIntercept = scale
+        dataset.InstanceNumber = len(stored) - n
+        dataset.PixelData = pixels.astype("<i2" if signed else "<u2").tobytes()
+        dataset["PixelData"].VR = "OW"
         for name, value in {**common, **(tags or {}).get(n, {})}.items():
             if value is None:
-                delattr(made, name)
+                delattr(dataset, name)
             else:
-                setattr(made, name, value)
+                setattr(dataset, name, value)
         if syntax is not None and syntax != ExplicitVRLittleEndian:
-            compress(made, syntax)
+            compress(dataset, syntax)
         paths.append(folder / f"IM{len(stored) - n:03d}")
-        made.save_as(paths[-1], enforce_file_format=True)
+        dataset.save_as(paths[-1], enforce_file_format=True)
     return paths
 
 
-def compress(made: Dataset, syntax: str) -> None:
+def compress(dataset: Dataset, syntax: str) -> None:
     if pydicom.uid.UID(syntax).is_encapsulated:
-        made.compress(syntax, generate_instance_uid=False)
+        dataset.compress(syntax, generate_instance_uid=False)
     else:
-        made.file_meta.TransferSyntaxUID = syntax
+        dataset.file_meta.TransferSyntaxUID = syntax
 
 
 def write_enhanced(
     path: Path, stored: np.ndarray, scales: Sequence[tuple[float, float]], order: Sequence[int], *, patient: str = "P1"
 ) -> Path:
     """One enhanced MR file whose frames stand in `order`; each slice has a scale of its own."""
-    made = header(patient, "enhanced", EnhancedMRImageStorage, uid(patient, "enhanced", 0), "MR")
-    describe_pixels(made, bits=16, signed=False)
-    made.NumberOfFrames, made.InstanceNumber = len(order), 1
+    dataset = header(patient, "enhanced", EnhancedMRImageStorage, uid(patient, "enhanced", 0), "MR")
+    describe_pixels(dataset, bits=16, signed=False)
+    dataset.NumberOfFrames, dataset.InstanceNumber = len(order), 1
     measures, turn = Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = [0.8, 0.7], 5.0
     turn.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     shared = Dataset()
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Items([measures]), Items([turn])
-    made.SharedFunctionalGroupsSequence = Items([shared])
+    dataset.SharedFunctionalGroupsSequence = Items([shared])
     frames = []
     for n in order:
         place, scale, content, kind = Dataset(), Dataset(), Dataset(), Dataset()
@@ -151,11 +161,11 @@ def write_enhanced(
         frame.PlanePositionSequence, frame.PixelValueTransformationSequence = Items([place]), Items([scale])
         frame.FrameContentSequence, frame.MRImageFrameTypeSequence = Items([content]), Items([kind])
         frames.append(frame)
-    made.PerFrameFunctionalGroupsSequence = Items(frames)
-    made.PixelData = stored[list(order)].astype("<u2").tobytes()
-    made["PixelData"].VR = "OW"
+    dataset.PerFrameFunctionalGroupsSequence = Items(frames)
+    dataset.PixelData = stored[list(order)].astype("<u2").tobytes()
+    dataset["PixelData"].VR = "OW"
     path.parent.mkdir(parents=True, exist_ok=True)
-    made.save_as(path, enforce_file_format=True)
+    dataset.save_as(path, enforce_file_format=True)
     return path
 
 
@@ -170,7 +180,7 @@ def write_seg(
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = Segmentation(
+        dataset = Segmentation(
             [pydicom.dcmread(image) for image in images],
             masks,
             kind,
@@ -186,7 +196,7 @@ def write_seg(
             **more,
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    made.save_as(path)
+    dataset.save_as(path)
     return path
 
 
@@ -205,38 +215,38 @@ def write_rtstruct(
     kind: str = "CLOSED_PLANAR",
 ) -> Path:
     """Regions of interest by name, each with its contours in mm; without `refers_to`, of a series that is nowhere."""
-    made = header(patient, "rt", RTStructureSetStorage, uid(path), "RTSTRUCT")
-    del made.FrameOfReferenceUID
+    dataset = header(patient, "rt", RTStructureSetStorage, uid(path), "RTSTRUCT")
+    del dataset.FrameOfReferenceUID
     series = Dataset()
     series.SeriesInstanceUID = uid(patient, refers_to) if refers_to else uid("nowhere")
     study, place = Dataset(), Dataset()
     study.RTReferencedSeriesSequence = Items([series])
     place.FrameOfReferenceUID = uid(patient, "place") if refers_to else uid("no place")
     place.RTReferencedStudySequence = Items([study])
-    made.ReferencedFrameOfReferenceSequence = Items([place])
+    dataset.ReferencedFrameOfReferenceSequence = Items([place])
     rois, drawn = [], []
     for number, (name, outlines) in enumerate(contours.items(), start=1):
-        roi, of = Dataset(), Dataset()
-        roi.ROINumber, roi.ROIName, of.ReferencedROINumber = number, name, number
+        roi, drawing = Dataset(), Dataset()
+        roi.ROINumber, roi.ROIName, drawing.ReferencedROINumber = number, name, number
         items = []
         for points in outlines:
             contour = Dataset()
             contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(points) // 3
             contour.ContourData = [f"{mm:.6g}" for mm in points]
             items.append(contour)
-        of.ContourSequence = Items(items)
+        drawing.ContourSequence = Items(items)
         rois.append(roi)
-        drawn.append(of)
-    made.StructureSetROISequence, made.ROIContourSequence = Items(rois), Items(drawn)
+        drawn.append(drawing)
+    dataset.StructureSetROISequence, dataset.ROIContourSequence = Items(rois), Items(drawn)
     path.parent.mkdir(parents=True, exist_ok=True)
-    made.save_as(path, enforce_file_format=True)
+    dataset.save_as(path, enforce_file_format=True)
     return path
 
 
-def box(slices: int, *at: int) -> np.ndarray:
-    """A mask with rows at[0]:at[1] and columns at[2]:at[3] of every slice, (slices, rows, columns, 1)."""
+def box(slices: int, *bounds: int) -> np.ndarray:
+    """A mask of a box in every slice, (slices, rows, columns, 1); `bounds` are its rows, then its columns."""
     mask = np.zeros((slices, ROWS, COLUMNS, 1), np.uint8)
-    mask[:, at[0] : at[1], at[2] : at[3]] = 1
+    mask[:, bounds[0] : bounds[1], bounds[2] : bounds[3]] = 1
     return mask
 
 
@@ -300,5 +310,5 @@ def twins(run: Path, source: Path) -> list[tuple[Path, Path]]:
         if path.is_file() and path.read_bytes()[128:132] == b"DICM"
     }
     files = [run / "adversarial" / file["path"] for file in read_json(run / "adversarial" / "manifest.json")["files"]]
-    of = [pydicom.dcmread(path).SourceImageSequence[0].ReferencedSOPInstanceUID for path in files]
-    return [(by_uid[uid_of], path) for uid_of, path in zip(of, files, strict=True)]
+    source_uids = [pydicom.dcmread(path).SourceImageSequence[0].ReferencedSOPInstanceUID for path in files]
+    return [(by_uid[source_uid], path) for source_uid, path in zip(source_uids, files, strict=True)]

@@ -38,6 +38,6 @@ def attacked(attack: Attack, task: Task, image: Tensor) -> tuple[Adversarial, Te
     """What it finds, and the share of pixels that flipped."""
     model = oracle(task)
     truth = model.decide(model(image))
-    found = attack(model, image, truth, SEEDS)
-    flipped = model.decide(model(found.image)) != truth
-    return found, flipped[:, 1 if task.exclusive else 0].flatten(1).double().mean(1)
+    result = attack(model, image, truth, SEEDS)
+    flipped = model.decide(model(result.image)) != truth
+    return result, flipped[:, 1 if task.exclusive else 0].flatten(1).double().mean(1)

@@ -94,5 +94,5 @@ def edited(folder: Path, name: str, **changes: Any) -> None:
 
 
 def read(folder: Path, options: str = "", task: Task = TASK) -> SegModel:
-    made: SegModel = build(f"nnunet({str(folder)!r}{options})", "model")(task)
-    return made.requires_grad_(False).eval()
+    model: SegModel = build(f"nnunet({str(folder)!r}{options})", "model")(task)
+    return model.requires_grad_(False).eval()

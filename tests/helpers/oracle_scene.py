@@ -34,8 +34,8 @@ def truth(model: Model, image: Tensor) -> Tensor:
 
 def flipped(model: Model, attack: Attack, image: Tensor) -> Tensor:
     target = truth(model, image)
-    found = attack(model, image, target, [1, 2, 3])
-    return model.decide(model(found.image)) != target
+    result = attack(model, image, target, [1, 2, 3])
+    return model.decide(model(result.image)) != target
 
 
 GREY = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)

@@ -50,7 +50,7 @@ def write_run(
     config: dict[str, Any] | None = None,
 ) -> Path:
     """A finished run with that adversarial Dice and a clean Dice of 0.9."""
-    given = {
+    header = {
         "rows_version": ROWS_VERSION,
         "data": "d" * 64,
         "cases": "c" * 64,
@@ -59,7 +59,7 @@ def write_run(
         "metrics": ["hd95_mm"],
         "seed": 0,
     } | (config or {})
-    run = RunFolder.open(folder / f"{model}-{weights}" / f"fgsm_{loss}_{eps}", given)
+    run = RunFolder.open(folder / f"{model}-{weights}" / f"fgsm_{loss}_{eps}", header)
     rows = []
     for (patient, scan, organ), value in np.ndenumerate(dice):
         name, hit = f"p{patient:02d}_s{scan}", round(value * PIXELS)

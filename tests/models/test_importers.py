@@ -77,9 +77,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def namespace() -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    exec(SOURCE, made)
-    return made
+    names: dict[str, Any] = {}
+    exec(SOURCE, names)
+    return names
 
 
 def network(name: str = "Net") -> nn.Module:
@@ -93,18 +93,18 @@ def image(*shape: int) -> Tensor:
     return torch.rand(*(shape or (2, 1, 8, 12)), generator=torch.Generator().manual_seed(0))
 
 
-def made(spec: str, task: Task = TASK) -> SegModel:
+def own_model(spec: str, task: Task = TASK) -> SegModel:
     model: SegModel = build(spec, "model")(task)
     return model.eval()
 
 
 def same(spec: str) -> None:
     """The spec's model answers as the network does, and so do its gradients."""
-    with frozen(made(spec)) as model:
+    with frozen(own_model(spec)) as model:
         x, known = image().requires_grad_(), SegModel(network(), TASK)
         torch.testing.assert_close(model(x), known(x))
-        found = torch.autograd.grad(model(x).square().sum(), x)[0]
-        torch.testing.assert_close(found, torch.autograd.grad(known(x).square().sum(), x)[0])
+        result = torch.autograd.grad(model(x).square().sum(), x)[0]
+        torch.testing.assert_close(result, torch.autograd.grad(known(x).square().sum(), x)[0])
 
 
 # where a network comes from
@@ -120,7 +120,7 @@ def test_a_factory_with_weights(place: Path, factory: str, weights: str) -> None
 
 
 def test_a_factory_may_return_the_whole_model(place: Path) -> None:
-    assert made("own('net.py:whole')").stride == 4
+    assert own_model("own('net.py:whole')").stride == 4
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
@@ -148,7 +148,7 @@ def test_an_smp_folder(place: Path) -> None:
     net.save_pretrained(place / "hub")
     x = image(1, 1, 16, 16)
     with torch.no_grad():
-        torch.testing.assert_close(made("own('hub', stride=8)")(x), SegModel(net, TASK)(x))
+        torch.testing.assert_close(own_model("own('hub', stride=8)")(x), SegModel(net, TASK)(x))
 
 
 def test_a_smp_folder_never_downloads(place: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_smp_folder_never_downloads(place: Path) -> None:
     smp.Unet("mobilenet_v2", encoder_weights=None, classes=3, in_channels=1).save_pretrained(place / "hub")
     config = json.loads((place / "hub" / "config.json").read_text())
     (place / "hub" / "config.json").write_text(json.dumps(config | {"encoder_weights": "imagenet"}))
-    assert made("own('hub', stride=32)").task == TASK
+    assert own_model("own('hub', stride=32)").task == TASK
 
 
 def bundle(place: Path, definition: dict[str, Any], roi: Any = (8, 8, 8)) -> None:
@@ -179,7 +179,7 @@ def test_a_monai_bundle_brings_its_window(place: Path) -> None:
     from monai.networks.nets.unet import UNet
 
     bundle(place, UNET)
-    model, x = made("own('bundle')"), image(1, 1, 10, 9, 8)  # slices, rows, columns
+    model, x = own_model("own('bundle')"), image(1, 1, 10, 9, 8)  # slices, rows, columns
     assert (model.dims, model.window) == (3, (8, 8, 8))
     net = UNet(3, 1, 3, (4, 8), (2,)).eval()
     net.load_state_dict(torch.load(place / "bundle" / "models" / "model.pt", weights_only=True))
@@ -191,33 +191,33 @@ def test_a_monai_bundle_brings_its_window(place: Path) -> None:
 def test_a_bundle_s_window_is_in_the_order_of_monai(place: Path) -> None:
     """roi_size is of x, y, z: the network sees windows of that shape, and a thin one lies along the slices."""
     bundle(place, UNET, [16, 12, 8])
-    model, seen = made("own('bundle')"), []
+    model, shapes = own_model("own('bundle')"), []
     assert model.window == (8, 12, 16)
-    net = next(one for one in model.modules() if type(one).__name__ == "UNet")
-    net.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[2:])))
+    net = next(module for module in model.modules() if type(module).__name__ == "UNet")
+    net.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape[2:])))
     with torch.no_grad():
         model(image(1, 1, 10, 12, 16))
-    assert set(seen) == {(16, 12, 8)}
-    assert made("own('bundle', axes='zyx', window=(8, 8, 16))").window == (8, 8, 16)
+    assert set(shapes) == {(16, 12, 8)}
+    assert own_model("own('bundle', axes='zyx', window=(8, 8, 16))").window == (8, 8, 16)
     config = place / "bundle" / "configs" / "inference.json"
     config.write_text(config.read_text().replace("[16, 12, 8]", "[16, 12]"))
     with pytest.raises(InputError, match="expected roi_size of 3 sides"):
-        made("own('bundle')")
+        own_model("own('bundle')")
 
 
 def test_a_network_is_shown_the_axes_that_it_was_trained_on(place: Path) -> None:
     save_file(network("Cube").state_dict(), place / "cube.safetensors")
-    plain = made("own('net.py:cube', dims=3, window=(4, 4, 4), weights='cube.safetensors')")
-    other = made("own('net.py:cube', dims=3, window=(4, 4, 4), weights='cube.safetensors', axes='-x-yz')")
+    plain = own_model("own('net.py:cube', dims=3, window=(4, 4, 4), weights='cube.safetensors')")
+    other = own_model("own('net.py:cube', dims=3, window=(4, 4, 4), weights='cube.safetensors', axes='-x-yz')")
     x = image(1, 1, 4, 6, 5)
-    there = x.flip(3, 4).permute(0, 1, 4, 3, 2)
-    torch.testing.assert_close(other(x), plain(there).permute(0, 1, 4, 3, 2).flip(3, 4))
+    reoriented = x.flip(3, 4).permute(0, 1, 4, 3, 2)
+    torch.testing.assert_close(other(x), plain(reoriented).permute(0, 1, 4, 3, 2).flip(3, 4))
     assert not torch.allclose(other(x), plain(x))
     leaf = x.clone().requires_grad_()
-    (found,) = torch.autograd.grad(other(leaf).square().sum(), leaf)
-    leaf = there.clone().requires_grad_()
+    (result,) = torch.autograd.grad(other(leaf).square().sum(), leaf)
+    leaf = reoriented.clone().requires_grad_()
     (known,) = torch.autograd.grad(plain(leaf).square().sum(), leaf)
-    torch.testing.assert_close(found, known.permute(0, 1, 4, 3, 2).flip(3, 4))
+    torch.testing.assert_close(result, known.permute(0, 1, 4, 3, 2).flip(3, 4))
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LAS", "LPS", "SRA"])
@@ -255,34 +255,34 @@ class Answering(nn.Module):
 @pytest.mark.parametrize("axes", ["xy", "xxz", "abc", "x y z", "--xyz"])
 def test_axes_are_each_named_once(place: Path, axes: str) -> None:
     with pytest.raises(InputError, match="expected axes of each of z, y, x once"):
-        made(f"own('net.py:cube', dims=3, window=(4, 4, 4), axes={axes!r})")
+        own_model(f"own('net.py:cube', dims=3, window=(4, 4, 4), axes={axes!r})")
 
 
 @pytest.mark.parametrize(("roi", "window"), [("@patch", (8, 8, 8)), ("$(8, 8, 8)", None), ([8, 0, 8], None)])
 def test_a_window_is_never_dropped(place: Path, roi: Any, window: tuple[int, ...] | None) -> None:
     bundle(place, UNET, roi)
     if window:
-        assert made("own('bundle')").window == window
+        assert own_model("own('bundle')").window == window
     else:
         with pytest.raises(InputError, match=r"expected roi_size and overlap .*inference\.json as numbers"):
-            made("own('bundle')")
+            own_model("own('bundle')")
 
 
 def test_weights_of_a_bundle_s_encoder_are_not_downloaded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import monai.networks.nets as nets
 
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
-    class Seen(nets.UNet):
+    class RecordingUNet(nets.UNet):
         def __init__(self, pretrained: bool = True, **options: Any) -> None:
-            asked.append({"pretrained": pretrained})
+            requests.append({"pretrained": pretrained})
             super().__init__(**options)
 
-    Seen.__module__ = "monai.networks.nets.unet"
-    monkeypatch.setattr(nets, "UNet", Seen)
+    RecordingUNet.__module__ = "monai.networks.nets.unet"
+    monkeypatch.setattr(nets, "UNet", RecordingUNet)
     bundle(place, UNET | {"pretrained": True})
-    assert made("own('bundle')").task == TASK
-    assert asked == [{"pretrained": False}]
+    assert own_model("own('bundle')").task == TASK
+    assert requests == [{"pretrained": False}]
 
 
 class TestOnnx:
@@ -314,7 +314,7 @@ class TestOnnx:
 
     def test_it_answers(self) -> None:
         with torch.no_grad():
-            torch.testing.assert_close(made("own('net.onnx')")(image()), SegModel(network(), TASK)(image()))
+            torch.testing.assert_close(own_model("own('net.onnx')")(image()), SegModel(network(), TASK)(image()))
 
     def test_it_answers_where_the_file_does_not_say_of_which_shape(self, place: Path) -> None:
         import onnx
@@ -323,10 +323,10 @@ class TestOnnx:
         model.graph.input[0].type.tensor_type.ClearField("shape")
         onnx.save(model, place / "net.onnx")
         with torch.no_grad():
-            torch.testing.assert_close(made("own('net.onnx')")(image()), SegModel(network(), TASK)(image()))
+            torch.testing.assert_close(own_model("own('net.onnx')")(image()), SegModel(network(), TASK)(image()))
 
     def test_it_is_a_black_box(self) -> None:
-        model, x = made("own('net.onnx')"), image()
+        model, x = own_model("own('net.onnx')"), image()
         target = model.decide(model(x))
         assert model.black_box
         with pytest.raises(InputError, match="expected an attack without gradients for a network in ONNX"):
@@ -335,13 +335,13 @@ class TestOnnx:
 
     def test_other_shapes_are_refused(self) -> None:
         with pytest.raises(InputError, match=r"take an image of shape \(1, 1, 6, 6\)"):
-            made("own('net.onnx')")(image(1, 1, 6, 6))
+            own_model("own('net.onnx')")(image(1, 1, 6, 6))
 
     def test_other_channels_are_refused(self) -> None:
         for spec, task in (("own('net.onnx', channels=3)", TASK), ("own('net.onnx')", replace(TASK, channels=2))):
             n = 3 if task is TASK else 2
             with pytest.raises(InputError, match=f"expected an image of 1 channel for the ONNX network, got {n}"):
-                made(spec, task)(image(1, task.channels, 8, 12))
+                own_model(spec, task)(image(1, task.channels, 8, 12))
 
     def test_two_files_that_differ_are_two_models(self, place: Path) -> None:
         before = resolve("own('net.onnx')", TASK).weights
@@ -357,7 +357,7 @@ class TestOnnx:
 def test_a_part_of_the_answer_is_named(place: Path, output: str, factor: float) -> None:
     spec = f"own('net.py:nested', weights='net.safetensors', output={output!r}, head='sigmoid')"
     with torch.no_grad():
-        torch.testing.assert_close(made(spec)(image()), factor * network()(image()))
+        torch.testing.assert_close(own_model(spec)(image()), factor * network()(image()))
 
 
 @pytest.mark.parametrize(
@@ -373,21 +373,24 @@ def test_a_part_of_the_answer_is_named(place: Path, output: str, factor: float) 
 )
 def test_an_answer_that_is_not_understood_is_described(place: Path, output: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        made(f"own('net.py:nested', output={output!r})")(image())
+        own_model(f"own('net.py:nested', output={output!r})")(image())
 
 
 def test_probabilities_become_the_log_odds_of_the_logits(place: Path) -> None:
-    model, x = made("own('net.py:sure', weights='net.safetensors', head='probabilities')"), image().requires_grad_()
+    model, x = (
+        own_model("own('net.py:sure', weights='net.safetensors', head='probabilities')"),
+        image().requires_grad_(),
+    )
     known = SegModel(network(), TASK)
     torch.testing.assert_close(model(x), known(x), rtol=1e-4, atol=1e-5)
-    found = torch.autograd.grad(model(x).square().sum(), x)[0]
-    torch.testing.assert_close(found, torch.autograd.grad(known(x).square().sum(), x)[0], rtol=1e-3, atol=1e-4)
+    result = torch.autograd.grad(model(x).square().sum(), x)[0]
+    torch.testing.assert_close(result, torch.autograd.grad(known(x).square().sum(), x)[0], rtol=1e-3, atol=1e-4)
 
 
 def test_probabilities_of_exactly_0_and_1_have_finite_log_odds() -> None:
     model = SegModel(nn.Identity(), Task("t", ("a",)), head="probabilities")
-    found = model(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)).flatten().tolist()
-    assert found == pytest.approx([-16.64, 0.0, 16.64], abs=0.01)
+    result = model(torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)).flatten().tolist()
+    assert result == pytest.approx([-16.64, 0.0, 16.64], abs=0.01)
 
 
 @pytest.mark.parametrize("head", ["sigmoid", "probabilities"])
@@ -404,15 +407,15 @@ def test_one_channel_is_enough_for_two_exclusive_classes(place: Path, head: str)
 
 @pytest.mark.parametrize(("normalise", "mean", "std"), [("zscore", 0.0, 1.0), ("symmetric", 0.0, 0.57)])
 def test_inputs_are_normalised_inside(place: Path, normalise: str, mean: float, std: float) -> None:
-    seen = made(f"own('net.py:net', normalise={normalise!r})").normalise(image())
-    assert seen.mean().item() == pytest.approx(mean, abs=0.1)
-    assert seen.std().item() == pytest.approx(std, abs=0.05)
+    normalised = own_model(f"own('net.py:net', normalise={normalise!r})").normalise(image())
+    assert normalised.mean().item() == pytest.approx(mean, abs=0.1)
+    assert normalised.std().item() == pytest.approx(std, abs=0.05)
 
 
 def test_windows_and_mirrors_are_options(place: Path) -> None:
-    model = made("own('net.py:cube', dims=3, window=(4, 4, 4), mirror=(0, 2))")
+    model = own_model("own('net.py:cube', dims=3, window=(4, 4, 4), mirror=(0, 2))")
     assert model(image(1, 1, 5, 6, 7)).shape == (1, 3, 5, 6, 7)
-    assert made("own('net.py:net', mirror=(0,))")(image()).shape == (2, 3, 8, 12)
+    assert own_model("own('net.py:net', mirror=(0,))")(image()).shape == (2, 3, 8, 12)
 
 
 # what goes wrong, in a sentence
@@ -457,7 +460,7 @@ def test_bad_input_is_said(place: Path, spec: str, says: str) -> None:
     (place / "other").mkdir()
     (place / "other" / "config.json").write_text("{}")
     with pytest.raises(InputError, match=says):
-        made(spec)
+        own_model(spec)
 
 
 def test_onnx_without_its_runtime_names_the_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,14 +469,14 @@ def test_onnx_without_its_runtime_names_the_line(place: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     (place / "net.onnx").write_text("")
     with pytest.raises(InputError, match=r"pip install 'medseg-attack\[onnx\]'"):
-        made("own('net.onnx')")
+        own_model("own('net.onnx')")
 
 
 def test_a_network_of_other_classes_or_grids_is_refused(place: Path) -> None:
     with pytest.raises(InputError, match=r"expected 3 channels from the network, .* got 4 channels"):
-        made("own('net.py:four')")(image())
+        own_model("own('net.py:four')")(image())
     with pytest.raises(InputError, match=r"on the grid \(8, 12\) of its input, got \(4, 6\)"):
-        made("own('net.py:shrinks')")(image())
+        own_model("own('net.py:shrinks')")(image())
 
 
 # what stands for it
@@ -537,7 +540,7 @@ def test_a_factory_that_draws_gives_the_same_model_twice(place: Path) -> None:
     ],
 )
 def test_monais_networks_answer_and_have_gradients(spec: str) -> None:
-    model = made(spec)
+    model = own_model(spec)
     assert build(spec, "model").keywords == build(respelled(spec), "model").keywords
     x = image(1, 1, *((10, 9, 11) if model.dims == 3 else (18, 21))).requires_grad_()
     with frozen(model):
@@ -568,14 +571,14 @@ def respelled(spec: str) -> str:
 )
 def test_networks_that_cannot_be_are_said(spec: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        made(spec)
+        own_model(spec)
 
 
 def test_weights_that_share_memory_are_stored(tmp_path: Path) -> None:
     from medseg_attack.models import checkpoints
 
     spec = "monai(DynUNet(filters=(4, 8, 8), kernel_size=(3, 3, 3), strides=(1, 2, 2)), window=(8, 8, 8))"
-    model = made(spec)
+    model = own_model(spec)
     checkpoints.save(tmp_path, model, {"label": spec, "spec": spec})
     again = checkpoints.load(tmp_path, TASK)
     x = image(1, 1, 9, 8, 8)

@@ -25,7 +25,7 @@ PAPER = {  # measured with segmentation-models-pytorch 0.6
 }
 
 
-def made(spec="unet_small", task=ORGANS, seed=0):
+def build_model(spec="unet_small", task=ORGANS, seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(spec, "model")(task).eval()
@@ -43,7 +43,7 @@ class Recorder(nn.Module):
         self.n_classes = n_classes
 
     def forward(self, x):
-        self.seen = x
+        self.net_input = x
         return x[:, :1].repeat(1, self.n_classes, *(1 for _ in x.shape[2:]))
 
 
@@ -66,16 +66,16 @@ def test_log_probabilities_and_gradients_come_back_from_log_odds(scale):
     ).requires_grad_()
     log_p = nn.functional.logsigmoid(softmax_log_odds(z))
     torch.testing.assert_close(log_p, z.log_softmax(1))
-    (found,) = torch.autograd.grad(log_p[:, 1].sum(), z, retain_graph=True)
+    (result,) = torch.autograd.grad(log_p[:, 1].sum(), z, retain_graph=True)
     (known,) = torch.autograd.grad(z.log_softmax(1)[:, 1].sum(), z)
-    torch.testing.assert_close(found, known)
+    torch.testing.assert_close(result, known)
 
 
 def test_decide_takes_ties_as_foreground_and_one_class_of_an_exclusive_task():
-    many, one = SegModel(nn.Identity(), ORGANS), SegModel(nn.Identity(), HEART)
+    overlapping, exclusive = SegModel(nn.Identity(), ORGANS), SegModel(nn.Identity(), HEART)
     log_odds = torch.tensor([[-1.0, 0.0, 2.0]])
-    assert many.decide(log_odds).tolist() == [[False, True, True]]
-    pred = one.decide(images(2, 4, 5, 6))
+    assert overlapping.decide(log_odds).tolist() == [[False, True, True]]
+    pred = exclusive.decide(images(2, 4, 5, 6))
     assert pred.dtype == torch.bool
     assert (pred.sum(1) == 1).all()
 
@@ -87,8 +87,8 @@ def test_the_network_sees_the_padded_scan_and_the_answer_is_cut_back():
     net = Recorder()
     image = images(2, 1, 13, 22)
     log_odds = SegModel(net, ORGANS, stride=8)(image)
-    assert net.seen.shape == (2, 1, 16, 24)
-    assert (net.seen[:, :, 13:] == 0).all()
+    assert net.net_input.shape == (2, 1, 16, 24)
+    assert (net.net_input[:, :, 13:] == 0).all()
     assert torch.equal(log_odds, image.expand(-1, 3, -1, -1))
 
 
@@ -96,7 +96,7 @@ def test_the_network_sees_the_padded_scan_and_the_answer_is_cut_back():
 def test_resizing_comes_back_to_the_scans_grid(grid):
     net = Recorder()
     log_odds = SegModel(net, ORGANS, size=(16, 16))(torch.full((1, 1, *grid), 0.25))
-    assert net.seen.shape == (1, 1, 16, 16)
+    assert net.net_input.shape == (1, 1, 16, 16)
     assert log_odds.shape == (1, 3, *grid)
     torch.testing.assert_close(log_odds, torch.full_like(log_odds, 0.25))
 
@@ -117,17 +117,17 @@ def test_volumes_take_the_same_way():
     net = Recorder()
     assert SegModel(net, ORGANS, size=(8, 8, 8), dims=3)(images(1, 1, 5, 9, 10)).shape == (1, 3, 5, 9, 10)
     assert SegModel(net, ORGANS, stride=4)(images(1, 1, 5, 9, 10)).shape == (1, 3, 5, 9, 10)
-    assert net.seen.shape == (1, 1, 8, 12, 12)
+    assert net.net_input.shape == (1, 1, 8, 12, 12)
 
 
 def test_grey_is_repeated_and_three_channels_are_taken_as_they_are():
     net = Recorder()
     model = SegModel(net, ORGANS, in_channels=3)
     model(images(1, 1, 8, 8))
-    assert torch.equal(net.seen[:, 0], net.seen[:, 2])
+    assert torch.equal(net.net_input[:, 0], net.net_input[:, 2])
     three = images(1, 3, 8, 8)
     model(three)
-    assert torch.equal(net.seen, three)
+    assert torch.equal(net.net_input, three)
     with pytest.raises(ValueError, match="expected an image of 1 or 3 channels for this network, got 2"):
         model(images(1, 2, 8, 8))
 
@@ -135,7 +135,7 @@ def test_grey_is_repeated_and_three_channels_are_taken_as_they_are():
 @pytest.mark.parametrize("spec", ["unet_small", "unet_small(size=(32, 32))", "smp(encoder='resnet18', size=(64, 64))"])
 @pytest.mark.parametrize("task", [ORGANS, HEART])
 def test_gradients_reach_every_part_of_an_odd_scan(spec, task):
-    model = made(spec, task)
+    model = build_model(spec, task)
     image = images(2, 1, 45, 39).requires_grad_()
     with frozen(model):
         log_odds = model(image)
@@ -148,14 +148,14 @@ def test_gradients_reach_every_part_of_an_odd_scan(spec, task):
 @pytest.mark.parametrize("spec", ["unet_small", "unet_small(size=(32, 32))", "oracle", "blurred_oracle"])
 @pytest.mark.parametrize("task", [ORGANS, HEART])
 def test_a_sample_does_not_depend_on_its_neighbours(spec, task):
-    model = made(spec, task).double()
+    model = build_model(spec, task).double()
     image = images(3, 1, 21, 30, dtype=torch.float64)
     with frozen(model), torch.no_grad():
         torch.testing.assert_close(model(image), torch.cat([model(x[None]) for x in image]), rtol=0, atol=1e-12)
 
 
 def test_frozen_puts_every_flag_back():
-    model = made()
+    model = build_model()
     model.train()
     some = next(model.parameters())
     some.requires_grad_(False)
@@ -174,10 +174,10 @@ def test_frozen_puts_every_flag_back():
 
 def test_oracles_are_what_they_say():
     image = torch.tensor([[[[0.2, 0.5], [0.7, 1.0]]]])
-    torch.testing.assert_close(made("oracle")(image), (10 * (image - 0.5)).expand(-1, 3, -1, -1))
-    odds = made("oracle", Task("t", ("background", "a", "b"), exclusive=True))(image)
+    torch.testing.assert_close(build_model("oracle")(image), (10 * (image - 0.5)).expand(-1, 3, -1, -1))
+    odds = build_model("oracle", Task("t", ("background", "a", "b"), exclusive=True))(image)
     torch.testing.assert_close(odds[:, 1:2].sigmoid(), (10 * (image - 0.5)).sigmoid())
-    blurred = made("blurred_oracle")(torch.full((1, 1, 5, 5), 0.8))
+    blurred = build_model("blurred_oracle")(torch.full((1, 1, 5, 5), 0.8))
     torch.testing.assert_close(blurred[:, :, 1:-1, 1:-1], torch.full((1, 3, 3, 3), 3.0))
 
 
@@ -196,7 +196,7 @@ def test_parameters_are_counted_without_building(name):
     ],
 )
 def test_paper_models_run_forward_and_backward_on_a_slice(name):
-    model = made(f"{name}(size=(64, 64))")
+    model = build_model(f"{name}(size=(64, 64))")
     image = images(1, 1, 50, 60).requires_grad_()
     with frozen(model):
         log_odds = model(image)
@@ -241,7 +241,7 @@ def test_weights_that_cannot_be_downloaded_are_said_at_once(monkeypatch, tmp_pat
 @pytest.fixture
 def checkpoint(tmp_path):
     folder = tmp_path / "model"
-    model = made(task=HEART)
+    model = build_model(task=HEART)
     checkpoints.save(folder, model, {"label": "unet_small", "spec": "unet_small"})
     return folder, model
 
@@ -257,11 +257,11 @@ def test_a_checkpoint_comes_back_bit_for_bit(checkpoint):
     assert card["task"]["classes"] == list(HEART.classes)
     assert card["n_parameters"] > 4e5
     assert card["versions"]["torch"] == torch.__version__.partition("+")[0] or card["versions"]["torch"]
-    assert checkpoints.fingerprint(made(task=HEART, seed=1)) != card["weights_sha256"]
+    assert checkpoints.fingerprint(build_model(task=HEART, seed=1)) != card["weights_sha256"]
 
 
 def test_loading_never_downloads(tmp_path):
-    model = made("smp(encoder='resnet18')")
+    model = build_model("smp(encoder='resnet18')")
     spec = "smp(encoder='resnet18', encoder_weights='imagenet')"
     checkpoints.save(tmp_path, model, {"label": "smp(encoder='resnet18')", "spec": spec})
     assert checkpoints.fingerprint(checkpoints.load(tmp_path)) == checkpoints.fingerprint(model)
@@ -286,7 +286,7 @@ def test_broken_weights_name_their_file(checkpoint, spoil):
         case "gone":
             weights.unlink()
         case "swapped":
-            checkpoints.save_tensors(weights, made(task=HEART, seed=1).state_dict())
+            checkpoints.save_tensors(weights, build_model(task=HEART, seed=1).state_dict())
         case "pickle":
             torch.save({"net": torch.zeros(1)}, weights)
     with pytest.raises(InputError, match=r"weights\.safetensors"):

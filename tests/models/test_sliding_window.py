@@ -30,7 +30,7 @@ class Net(nn.Module):
         return logits
 
 
-def made(dims: int = 3, drop: float = 0.0, dtype: torch.dtype = torch.float64) -> Net:
+def small_net(dims: int = 3, drop: float = 0.0, dtype: torch.dtype = torch.float64) -> Net:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return Net(dims, drop).to(dtype).eval()
@@ -72,7 +72,7 @@ WINDOWS = [((9, 8, 11), (4, 5, 6)), ((5, 9), (5, 4)), ((6, 3, 7), (4, 6, 7))]  #
 @pytest.mark.parametrize(("grid", "size"), WINDOWS)
 @pytest.mark.parametrize("importance", ["gaussian", "constant"])
 def test_the_answer_is_that_of_monais_inferer(grid: tuple[int, ...], size: tuple[int, ...], importance: str) -> None:
-    net, x = made(len(grid)), image(*grid)
+    net, x = small_net(len(grid)), image(*grid)
     with torch.no_grad():
         torch.testing.assert_close(
             SlidingWindow(net, size, importance=importance).eval()(x),
@@ -88,39 +88,39 @@ def test_two_passes_give_the_gradient_of_the_full_graph(
     grid: tuple[int, ...], size: tuple[int, ...], importance: str
 ) -> None:
     """In float64, with instance norm in the windows and a z-score around them."""
-    net, x = made(len(grid)), image(*grid)
+    net, x = small_net(len(grid)), image(*grid)
     by_x, by_weights = gradients(SlidingWindow(net, size, importance=importance), x)
     full_by_x, full_by_weights = gradients(Full(net, size, importance), x)
     assert (by_x - full_by_x).abs().max() < 1e-10
     assert by_x.abs().max() > 1e-5
-    for found, known in zip(by_weights, full_by_weights, strict=True):
-        assert (found - known).abs().max() < 1e-10
+    for result, known in zip(by_weights, full_by_weights, strict=True):
+        assert (result - known).abs().max() < 1e-10
 
 
 def test_in_float32_they_differ_by_rounding_alone() -> None:
-    (grid, size), net = WINDOWS[0], made(dtype=torch.float32)
+    (grid, size), net = WINDOWS[0], small_net(dtype=torch.float32)
     x = image(*grid, dtype=torch.float32)
-    found, known = (gradients(kind, x)[0] for kind in (SlidingWindow(net, size), Full(net, size, "gaussian")))
-    assert (found - known).norm() < 1e-5 * known.norm()
+    result, known = (gradients(kind, x)[0] for kind in (SlidingWindow(net, size), Full(net, size, "gaussian")))
+    assert (result - known).norm() < 1e-5 * known.norm()
 
 
 def test_windows_alone_have_another_gradient() -> None:
     """What the exact gradient is for: of a Dice, that of each window by itself has other signs."""
-    net, x = made(), image(8, 8, 8)
+    net, x = small_net(), image(8, 8, 8)
     exact = gradients(SlidingWindow(net, (4, 4, 4), overlap=0.5), x)[0]
     alone = gradients(SlidingWindow(net, (4, 4, 4), overlap=0.0), x)[0]
     assert (exact.sign() == alone.sign()).double().mean() < 0.95
 
 
 def test_one_window_over_the_whole_is_the_network_itself() -> None:
-    net, x = made(), image(6, 5, 7)
-    found, known = gradients(SlidingWindow(net, (6, 5, 7)), x), gradients(net, x)
-    torch.testing.assert_close(found[0], known[0], rtol=0, atol=1e-14)
+    net, x = small_net(), image(6, 5, 7)
+    result, known = gradients(SlidingWindow(net, (6, 5, 7)), x), gradients(net, x)
+    torch.testing.assert_close(result[0], known[0], rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("slid", [True, False])
 def test_mirrored_copies_are_turned_back_and_averaged(slid: bool) -> None:
-    net, x = made(), image(6, 7, 5)
+    net, x = small_net(), image(6, 7, 5)
     size = (4, 4, 5) if slid else (6, 7, 5)
 
     class Turned(nn.Module):
@@ -132,27 +132,27 @@ def test_mirrored_copies_are_turned_back_and_averaged(slid: bool) -> None:
             flips = [(), (2,), (4,), (2, 4)]
             return torch.stack([net(window.flip(f) if f else window).flip(f) for f in flips]).mean(0)
 
-    mine = SlidingWindow(net, size, mirror=(0, 2)) if slid else MirrorAverage(net, (0, 2), 3)
-    found, known = gradients(mine, x), gradients(Full(Turned(), size, "gaussian"), x)
-    torch.testing.assert_close(found[0], known[0], rtol=0, atol=1e-12)
-    for mine_, theirs in zip(found[1], known[1], strict=True):
-        torch.testing.assert_close(mine_, theirs, rtol=0, atol=1e-12)
+    model = SlidingWindow(net, size, mirror=(0, 2)) if slid else MirrorAverage(net, (0, 2), 3)
+    result, known = gradients(model, x), gradients(Full(Turned(), size, "gaussian"), x)
+    torch.testing.assert_close(result[0], known[0], rtol=0, atol=1e-12)
+    for grad, known_grad in zip(result[1], known[1], strict=True):
+        torch.testing.assert_close(grad, known_grad, rtol=0, atol=1e-12)
 
 
 def test_a_net_that_draws_draws_the_same_twice() -> None:
-    net, x = made(drop=0.5), image(6, 6, 6)[:1].requires_grad_()
-    mine = SlidingWindow(net, (4, 4, 4)).eval()
+    net, x = small_net(drop=0.5), image(6, 6, 6)[:1].requires_grad_()
+    model = SlidingWindow(net, (4, 4, 4)).eval()
     net.drop.train()
     torch.manual_seed(5)
-    (found,) = torch.autograd.grad(mine(x).sum(), x)
+    (result,) = torch.autograd.grad(model(x).sum(), x)
     torch.manual_seed(5)
     (known,) = torch.autograd.grad(Full(net, (4, 4, 4), "gaussian")(x).sum(), x)
     assert known.abs().max() > 0
-    torch.testing.assert_close(found, known, rtol=0, atol=1e-12)
+    torch.testing.assert_close(result, known, rtol=0, atol=1e-12)
 
 
 def test_the_random_numbers_of_others_are_left_alone() -> None:
-    net, x = made(), image(6, 6, 6).requires_grad_()
+    net, x = small_net(), image(6, 6, 6).requires_grad_()
     logits = SlidingWindow(net, (4, 4, 4)).eval()(x)
     state = torch.get_rng_state()
     torch.rand(3)
@@ -168,24 +168,24 @@ def test_the_graph_of_a_scan_holds_no_window() -> None:
     kept: list[int] = []
     x = image(12, 12, 12).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
-        SlidingWindow(made().requires_grad_(False), (4, 4, 4)).eval()(x)
+        SlidingWindow(small_net().requires_grad_(False), (4, 4, 4)).eval()(x)
     assert sum(kept) == x.numel() + 64  # the scan and the importance of one window
 
 
 def test_training_sees_patches() -> None:
-    net = made()
+    net = small_net()
     assert torch.equal(SlidingWindow(net, (4, 4, 4)).train()(image(4, 4, 4)), net(image(4, 4, 4)))
 
 
 def test_any_attack_goes_through_windows() -> None:
-    model = SegModel(SlidingWindow(made(dtype=torch.float32), (4, 4, 4)), TASK, dims=3)
+    model = SegModel(SlidingWindow(small_net(dtype=torch.float32), (4, 4, 4)), TASK, dims=3)
     x = image(7, 6, 5, dtype=torch.float32)
     with frozen(model):
         target = model.decide(model(x))
-        found = registry.build("pgd(linf(0.1), steps=3)", "attack")(model, x, target, [1, 2])
+        result = registry.build("pgd(linf(0.1), steps=3)", "attack")(model, x, target, [1, 2])
         alone = registry.build("pgd(linf(0.1), steps=3)", "attack")(model, x[1:], target[1:], [2])
-    assert (found.harm > 0).all()
-    torch.testing.assert_close(found.image[1:], alone.image)
+    assert (result.harm > 0).all()
+    torch.testing.assert_close(result.image[1:], alone.image)
 
 
 def test_places_cover_the_scan_and_stay_in_it() -> None:
@@ -209,7 +209,7 @@ def test_places_cover_the_scan_and_stay_in_it() -> None:
 )
 def test_what_cannot_be_is_said(options: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        SlidingWindow(made(2), **({"size": (4, 4)} | options))  # type: ignore[arg-type]
+        SlidingWindow(small_net(2), **({"size": (4, 4)} | options))  # type: ignore[arg-type]
 
 
 def test_a_network_that_shrinks_its_answer_is_refused() -> None:
@@ -224,17 +224,17 @@ def test_subsets_of_axes() -> None:
 
 def test_own_places_and_importance() -> None:
     """What another library's windows need: any places, any weights."""
-    net, x = made(2), image(4, 6)
+    net, x = small_net(2), image(4, 6)
     places = [(slice(0, 4), slice(0, 4)), (slice(0, 4), slice(2, 6))]
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(4, 4)
     left, right = net(x[..., :4]), net(x[..., 2:])
-    found = tiled(net, x, places, weights)
-    torch.testing.assert_close(found[..., 0], left[..., 0])
-    torch.testing.assert_close(found[..., 2], (3 * left[..., 2] + 1 * right[..., 0]) / 4)
+    result = tiled(net, x, places, weights)
+    torch.testing.assert_close(result[..., 0], left[..., 0])
+    torch.testing.assert_close(result[..., 2], (3 * left[..., 2] + 1 * right[..., 0]) / 4)
 
 
 def test_sums_in_half_precision_have_the_gradient_of_what_was_not_rounded() -> None:
-    net, x = made(dtype=torch.float32), image(6, 7, 6, dtype=torch.float32).requires_grad_()
+    net, x = small_net(dtype=torch.float32), image(6, 7, 6, dtype=torch.float32).requires_grad_()
     places, upstream = places_of((6, 7, 6), (4, 4, 4), 0.5), torch.randn(2, 3, 6, 7, 6)
     plain, rounded = (
         tiled(net, x, places, torch.ones(4, 4, 4), ((), (0,)), kind) for kind in (torch.float32, torch.float16)
@@ -243,5 +243,5 @@ def test_sums_in_half_precision_have_the_gradient_of_what_was_not_rounded() -> N
     assert torch.equal(rounded.half().float(), rounded)
     assert not torch.equal(plain, rounded)
     torch.testing.assert_close(rounded, plain, rtol=4e-3, atol=4e-3)  # sums of up to 8 windows, each rounded
-    known, found = (torch.autograd.grad(answer, x, upstream)[0] for answer in (plain, rounded))
-    torch.testing.assert_close(found, known, rtol=0, atol=0)
+    known, result = (torch.autograd.grad(answer, x, upstream)[0] for answer in (plain, rounded))
+    torch.testing.assert_close(result, known, rtol=0, atol=0)

@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medseg_attack.errors import InputError
 from medseg_attack.models.nnunet.resampling import resampled, resampled_shape
 from medseg_attack.models.nnunet.results_folder import Plan, Scheme, distinguished_range, read_folder, spacings
 from medseg_attack.models.segmodel import CERTAIN, SegModel
-from medseg_attack.models.sliding_window import Place, flips_of, tiled
+from medseg_attack.models.sliding_window import Place, cropped, flips_of, padded_to, tiled
 from medseg_attack.registry import register
 from medseg_attack.types import Case, Image, Storage, Task, per_channel
 
@@ -120,8 +119,8 @@ class Predictor(nn.Module):
         native, tolerance = _native(x.flip(flips).permute(0, *(axis + 1 for axis in order)), case)
         foreground = _foreground(native, tolerance)
         box = _box(foreground)
-        cropped = zip(native[(slice(None), *box)], self.plan.schemes, strict=True)
-        net_input = torch.stack([normalised(channel, scheme, foreground[box]) for channel, scheme in cropped])
+        channels = zip(native[(slice(None), *box)], self.plan.schemes, strict=True)
+        net_input = torch.stack([normalised(channel, scheme, foreground[box]) for channel, scheme in channels])
         grid = tuple(net_input.shape[1:])
         shape = resampled_shape(grid, spacing, target)
         net_input = resampled(net_input, shape, spacing, target, self.plan.image)
@@ -147,14 +146,11 @@ class Windows(nn.Module):
         self.flips = flips_of(tuple(axis + flat for axis in plan.mirror) if mirror else (), 3)
 
     def forward(self, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
-        missing = [max(n - m, 0) for n, m in zip(self.patch, x.shape[2:], strict=True)]
-        padded = functional.pad(x, [n for m in reversed(missing) for n in (m // 2, m - m // 2)]) if any(missing) else x
-        places = windows(tuple(padded.shape[2:]), self.patch, self.step)
+        padded, margins = padded_to(x, self.patch)
+        places = windows(padded.shape[2:], self.patch, self.step)
         net = SliceNetwork(self.net) if self.flat else self.net
         logits = tiled(net, padded, places, importance(self.patch), self.flips, _precision(x))
-        for axis, (m, n) in enumerate(zip(missing, x.shape[2:], strict=True), start=2):
-            logits = logits.narrow(axis, m // 2, n)
-        return logits
+        return cropped(logits, margins, x.shape[2:])
 
 
 class SliceNetwork(nn.Module):
