@@ -16,7 +16,7 @@ from medseg_attack.models.checkpoints import load
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.flows import moved
 from medseg_attack.report.figures import Panel, gallery
-from medseg_attack.types import Batch, Case, Flow, Image, informed
+from medseg_attack.types import Batch, Case, Flow, Image, Setting
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def pick(data: Prepared, case_id: str | None) -> Case:
 def draw(data: Prepared, model: SegModel, texts: list[str], case: Case, file: Path) -> None:
     """Attacks the case and draws the results into `file`."""
     batch, scored = Batch.of([case]), list(data.task.scored)
-    model = informed(model, batch.cases)
+    model = model.bind(Setting(data.task, batch.cases))
 
     def panel(title: str, image: Image, before: Image, flow: Flow | None = None) -> Panel:
         truth = moved(batch.target, flow, data.task.exclusive)

@@ -4,9 +4,11 @@ Shapes: `b` samples, `c` image channels, `k` classes, `*s` spatial, `(H, W)` or 
 this file knows which. Images and `eps` are in [0, 1] of the case's `Window`, lengths in mm.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,7 +19,7 @@ LogOdds: TypeAlias = Float[Tensor, "b k *s"]  # sigmoid(log_odds) is the probabi
 Mask: TypeAlias = Bool[Tensor, "b k *s"]  # one channel per class
 PerSample: TypeAlias = Float[Tensor, "b"]
 PerChannel: TypeAlias = float | tuple[float, ...]  # one number for every channel, or one for each where they differ
-Flow: TypeAlias = Float[Tensor, "b n *s"]  # one channel per spatial axis, in pixels; see `warp.warped`
+Flow: TypeAlias = Float[Tensor, "b n *s"]  # one channel per spatial axis, in pixels; see `numerics.flows.warped`
 
 
 @dataclass(frozen=True)
@@ -210,17 +212,77 @@ class Model(Protocol):
         ...
 
 
-M = TypeVar("M", bound=Model)
+T = TypeVar("T")
 
 
-def informed(model: M, cases: Sequence[Case]) -> M:
-    """The model as it is for these cases, in their order: itself, unless it offers `on(cases)`.
+@dataclass(frozen=True, eq=False)
+class Donors:
+    """Cases whose masks a goal may take."""
 
-    Such a model must know windows or spacings, as nnU-Net does, which resamples; what it is then called with are
-    images of exactly these cases.
+    source: CaseSource
+    refs: tuple[CaseRef, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Surroundings that an attack and its model are bound to.
+
+    Attributes:
+        cases: the samples of the batch, in order; () where they are not known yet.
+        donors: cases of other patients, whose masks a goal may take.
     """
-    tell: Callable[[Sequence[Case]], M] | None = getattr(model, "on", None)
-    return model if tell is None else tell(cases)
+
+    task: Task
+    cases: tuple[Case, ...] = ()
+    donors: Donors | None = None
+    _computed: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def at(self, index: Int[Tensor, "n"]) -> "Setting":
+        """The setting of some of the cases; what was computed for them is kept."""
+        return replace(self, cases=tuple(self.cases[i] for i in index.tolist()))
+
+    def computed(self, key: Hashable, compute: Callable[..., T], *args: Any) -> T:
+        """`compute(*args)`, which is called once for each `key`."""
+        if key not in self._computed:
+            self._computed[key] = compute(*args)
+        value: T = self._computed[key]
+        return value
+
+
+@runtime_checkable
+class Binds(Protocol):
+    """A part of an attack, or a model, that must know its setting; `threat.binding.bind` finds it at any depth."""
+
+    def bind(self, setting: Setting) -> Any:
+        """A copy in that setting.
+
+        Raises:
+            InputError: it cannot be had there, such as an organ that the task does not have.
+        """
+        ...
+
+
+B = TypeVar("B", bound="Bindable")
+
+
+@dataclass(frozen=True)
+class Bindable:
+    """A part of an attack that must know its setting: a base of frozen dataclasses.
+
+    Attributes:
+        setting: None until the part is bound; no option, and equal parts may have different ones.
+    """
+
+    setting: Setting | None = field(default=None, compare=False, repr=False, kw_only=True)
+
+    def bind(self: B, setting: Setting) -> B:
+        """A copy in that setting, prepared for it."""
+        bound = replace(self, setting=setting)
+        bound.prepare(setting)
+        return bound
+
+    def prepare(self, setting: Setting) -> None:
+        """Refuses a setting that does not fit, and computes with `setting.computed` what every step needs."""
 
 
 @runtime_checkable
@@ -233,48 +295,74 @@ class Objective(Protocol):
     def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample: ...
 
 
-@runtime_checkable
-class Judge(Protocol):
-    """How harm is kept score of during an attack: on hard masks, in [0, 1], larger = worse for the model."""
-
-    def __call__(self, pred: Mask, target: Mask) -> PerSample: ...
-
-
-@runtime_checkable
-class Ball(Protocol):
-    """What an attacker may change: a norm and a budget, as a value.
-
-    A ball of images that scanners and bodies make may have further members: `unit`, of its `eps`, where that is no
-    fraction of the intensity window; `on(cases)`, where it must know their spacing; `length(flow)`, in `eps`' unit, if
-    anatomy may move (`project` and `size` are then told of the moved image, not of the untouched one);
-    `covered(x, x0)`, the pixels that are not scored; and `free(image)`, the values that may change, if not all.
+class Ball(ABC):
+    """A set of images around an untouched one: a norm and a budget, as a value (a frozen dataclass).
 
     Attributes:
-        eps: the budget, in [0, 1] of the image.
-        limit: the largest `size` that an honest attack reaches (`eps` for every norm).
+        moves_anatomy: whether a flow may be part of the change, whose `length` counts.
+        restrictable: whether the ball can be held to a region of the image.
     """
 
-    @property
-    def eps(self) -> float: ...
+    moves_anatomy: ClassVar[bool] = False
+    restrictable: ClassVar[bool] = True
 
     @property
-    def limit(self) -> float: ...
+    @abstractmethod
+    def eps(self) -> float:
+        """The budget, in [0, 1] of the image unless the ball has a unit of its own."""
 
+    @property
+    def limit(self) -> float:
+        """The largest `size` that an honest attack reaches."""
+        return self.eps
+
+    @property
+    def unit(self) -> str:
+        """The unit of `eps`; "" is a fraction of the intensity window."""
+        return ""
+
+    @property
+    def unrestricted(self) -> "Ball":
+        """The ball on the whole image, where it is held to a region."""
+        return self
+
+    @abstractmethod
     def step(self, grad: Image, image: Image) -> Image:
         """The steepest move of size `eps` along `grad`, from `image`."""
-        ...
 
+    @abstractmethod
     def project(self, x: Image, x0: Image) -> Image:
         """The nearest point of the ball around `x0`, then of [0, 1]."""
-        ...
 
+    @abstractmethod
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         """A random point of the ball; sample `i` depends on `seeds[i]` alone, on every device."""
-        ...
 
+    @abstractmethod
     def size(self, x: Image, x0: Image) -> PerSample:
-        """The norm of `x - x0`, in the unit of `eps`."""
-        ...
+        """The norm of `x - x0`, in the unit of `eps`; where anatomy moved, `x0` is the moved image."""
+
+    def length(self, flow: Flow) -> PerSample:
+        """The size of a flow, in the unit of `eps`; infinite where anything moves and nothing may."""
+        return torch.where(flow.flatten(1).any(1), math.inf, 0.0).to(flow)
+
+    def total_size(self, x: Image, x0: Image, flow: Flow | None) -> PerSample:
+        """The larger of `size` and the `length` of the flow that led to `x0`."""
+        size = self.size(x, x0)
+        return size if flow is None else torch.maximum(size, self.length(flow))
+
+    def free(self, image: Image) -> Bool[Tensor, "b c *s"]:
+        """The values of an image that may change."""
+        return torch.ones_like(image, dtype=torch.bool)
+
+    def covered(self, x: Image, x0: Image) -> Bool[Tensor, "b 1 *s"]:
+        """The pixels that are not scored, because something lies on them."""
+        return torch.zeros_like(x[:, :1], dtype=torch.bool)
+
+    def clipped(self, change: Tensor) -> Tensor:
+        """A change of no image yet, cut to the ball, each pixel to 1/2 at most, as if added to the middle of [0, 1]."""
+        middle = torch.full_like(change, 0.5)
+        return self.project(middle + change, middle) - middle
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,7 +370,7 @@ class Adversarial:
     """What an attack returns: images, how harmful they are to its judge, and how large the change is.
 
     Attributes:
-        flow: how anatomy moved; `warp.moved` of it is the truth on these images. None where nothing moved.
+        flow: how anatomy moved; `numerics.flows.moved` of it is the truth on these images. None where nothing moved.
         success: whether an attack with a goal reached it; None for one without.
         passes: forward and backward passes that each sample took, of an attack that stops sample by sample; None
             where all took what the batch did.
@@ -332,6 +420,17 @@ class Attack(Protocol):
     def ball(self) -> Ball: ...
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial: ...
+
+
+@runtime_checkable
+class Sweeps(Protocol):
+    """An attack that shares work among several balls."""
+
+    def sweep(
+        self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
+    ) -> Iterator[Adversarial]:
+        """The result in each ball, as the attack in that ball alone has it."""
+        ...
 
 
 @runtime_checkable

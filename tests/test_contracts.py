@@ -10,7 +10,6 @@ from medseg_attack import registry
 from medseg_attack.attacks.physical.ascent import Parametrised
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.flows import moved, warped
-from medseg_attack.threat.balls.base import covered, size_of
 from medseg_attack.types import Attack, Batch, Case, Fittable, Task, Window
 
 TASK = Task("contract", ("a", "b"))
@@ -104,7 +103,7 @@ class TestAttack:
         image = still.expand_as(found.image)
         assert found.image.dtype == image.dtype
         assert found.image.shape[2:] == image.shape[2:]
-        size = size_of(attack.ball, found.image, image, found.flow)
+        size = attack.ball.total_size(found.image, image, found.flow)
         assert (size <= attack.ball.limit + 1e-12).all()
         assert found.image.min() >= 0
         assert found.image.max() <= 1
@@ -162,7 +161,7 @@ class TestAttack:
         model, image, target, seeds = scene
         attack = built(name)
         found = attack(model, image, target, seeds)
-        kept = ~covered(attack.ball, found.image, image.expand_as(found.image))
+        kept = ~attack.ball.covered(found.image, image.expand_as(found.image))
         truth = moved(target, found.flow, model.task.exclusive) & kept
         torch.testing.assert_close(found.harm, harm(model.decide(model(found.image)) & kept, truth).double())
 

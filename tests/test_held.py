@@ -9,11 +9,10 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.registry.parts import told
-from medseg_attack.threat.balls.base import free
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.types import Adversarial, Attack, Batch, Case, Fittable, Task, Window
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Adversarial, Attack, Batch, Case, Fittable, Setting, Task, Window
 
 BUDGET = {"steps": 4, "queries": 60, "searches": 2, "epochs": 2}
 # whose ball may be linf or l2, less those that look for the least change, which search all of [0, 1]
@@ -47,11 +46,11 @@ def scene(channels: int = 1, exclusive: bool = False) -> tuple[SegModel, Batch]:
 
 
 def found_by(attack: Any, model: SegModel, batch: Batch) -> tuple[Adversarial, Attack]:
-    """As the loop does: what learns does so first, then all are told their cases."""
-    ready = told(attack, "within", model.task)
+    """As the loop does: what learns does so first, then all are bound to their cases."""
+    ready = bind(attack, Setting(model.task))
     if isinstance(ready, Fittable):
         ready = ready.with_learned(ready.fit(model, [batch], 0))
-    ready = told(ready, "on", batch.cases)
+    ready = bind(ready, Setting(model.task, batch.cases))
     return ready(model, batch.image, batch.target, [1, 2]), ready
 
 
@@ -103,16 +102,17 @@ def test_a_search_for_the_least_change_refuses_a_part_of_the_image(name: str) ->
 
 def test_what_may_change_is_told_by_the_ball() -> None:
     image = torch.zeros(2, 3, 4, 5)
-    assert free(Linf(), image).all()
-    assert free(L2(), image).all()
-    only = free(Channels(Linf(), (1,)), image)
+    assert Linf().free(image).all()
+    assert L2().free(image).all()
+    only = Channels(Linf(), (1,)).free(image)
     assert only[:, 1].all()
     assert only.sum() == 2 * 4 * 5
-    _, batch = scene(channels=3)
-    region = registry.build("within(channels(channels=(2,)), 'outside:b')", "ball").on(batch.cases)
+    model, batch = scene(channels=3)
+    ball = registry.build("within(channels(channels=(2,)), 'outside:b')", "ball")
+    region = bind(ball, Setting(model.task, batch.cases))
     expected = torch.zeros_like(batch.image, dtype=torch.bool)
     expected[:, 2] = ~batch.target[:, 1]
-    assert torch.equal(free(region, batch.image), expected)
+    assert torch.equal(region.free(batch.image), expected)
 
 
 CLIMBERS = [name for name in registry.names("attack") if registry.find(name).takes("objective")]

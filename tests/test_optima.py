@@ -13,7 +13,6 @@ from helpers.oracle_scene import EPS, EXCLUSIVE, ORGAN, SHAPE, flipped, images, 
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.threat.balls.base import size_of
 from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Fittable, Model, Task, Window
 
 TASKS = pytest.mark.parametrize("task", [ORGAN, EXCLUSIVE], ids=["sigmoid", "softmax"])
@@ -229,7 +228,7 @@ def test_where_the_truth_moves_along_an_image_of_two_levels_loses_nothing(name: 
     assert found.harm.max() == 0
     drawn = registry.build(f"{name}(steps=0)", "attack")(model, image, truth(model, image), SEEDS)
     assert drawn.harm.max() == 0
-    assert (size_of(attack.ball, drawn.image, drawn.image, drawn.flow) > 0.1).all()
+    assert (attack.ball.total_size(drawn.image, drawn.image, drawn.flow) > 0.1).all()
     assert not torch.equal(model.decide(model(drawn.image)), truth(model, image))
 
 

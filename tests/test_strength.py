@@ -13,7 +13,7 @@ from medseg_attack.threat.goals.criteria import ByDice
 from medseg_attack.threat.goals.masks import Erase
 from medseg_attack.threat.goals.toward import Toward
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial
+from medseg_attack.types import Adversarial, Setting
 
 SEEDS = [1, 2, 3]
 FEW = {"steps": 12, "queries": 40, "searches": 4}
@@ -137,7 +137,7 @@ def test_a_tiny_step_raises_the_objective_and_one_against_it_lowers_it(name: str
 
 def toward_truth() -> Toward:
     """The goal that nothing is changed: a whole shift of 0 mm."""
-    goal = registry.build("shift(dx_mm=0.0)", "goal").within(blobs.TASK).on(blobs.batch(3).cases)
+    goal = registry.build("shift(dx_mm=0.0)", "goal").bind(Setting(blobs.TASK, blobs.batch(3).cases))
     return Toward(bce, goal)
 
 
@@ -161,5 +161,5 @@ def test_success_by_dice_is_dice() -> None:
     batch = blobs.batch(3)
     with frozen(blobs.healthy()) as model:
         pred = model.decide(model(found.image))
-    met = ByDice(above=0.5).near(pred, Erase().within(blobs.TASK)(batch.target), blobs.TASK) >= 1
+    met = ByDice(above=0.5).near(pred, Erase().bind(Setting(blobs.TASK))(batch.target), blobs.TASK) >= 1
     assert torch.equal(met, torch.as_tensor(found.success))

@@ -1,10 +1,7 @@
-"""Models that count their passes, and models of some of the samples of a batch."""
+"""Models that count their passes."""
 
-from typing import Any
-
-from torch import Tensor
-
-from medseg_attack.types import Image, LogOdds, Mask, Model, Task
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Image, LogOdds, Mask, Model, Setting, Task
 
 
 class CountedModel:
@@ -28,18 +25,12 @@ class CountedModel:
     def decide(self, log_odds: LogOdds) -> Mask:
         return self.model.decide(log_odds)
 
-    def at(self, index: Tensor) -> "CountedModel":
-        """The model of these samples, whose passes are counted here, too."""
-        return CountedModel(picked(self.model, index), self)
+    def bind(self, setting: Setting) -> "CountedModel":
+        """The model in that setting, whose passes are counted here, too."""
+        return CountedModel(bind(self.model, setting), self)
 
     def _count(self, forwards: int, backwards: int) -> None:
         self.forwards += forwards
         self.backwards += backwards
         if self.whole is not None:
             self.whole._count(forwards, backwards)
-
-
-def picked(model: Any, index: Tensor) -> Any:
-    """The model of some samples of a batch: itself, unless it offers `at(index)` because it knows each of them."""
-    at = getattr(model, "at", None)
-    return model if at is None else at(index)

@@ -8,10 +8,11 @@ from torch import nn
 
 from medseg_attack import registry
 from medseg_attack.attacks.counting import CountedModel
+from medseg_attack.attacks.gradient.wang2024 import FgsmWang2024
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry.parts import walk
-from medseg_attack.types import Image, LogOdds, Task
+from medseg_attack.types import Attack, Image, LogOdds, Task
 
 _CITATION = re.compile(r"\(([^()]*(?:arXiv|doi|ICLR|CVPR|ICCV|ECCV|MICCAI|AISec)[^()]*)\)")
 
@@ -78,23 +79,25 @@ def _threat(passes: tuple[int, int] | None) -> str:
 def _norm(entry: registry.Entry) -> str:
     if entry.accepts_any_ball:
         return "linf or l2"
-    ball = getattr(_default_attack(entry.name), "ball", None)
-    return type(ball).__name__.lower() if ball is not None and entry.takes("ball") else _UNKNOWN
+    attack = _default_attack(entry.name)
+    return type(attack.ball).__name__.lower() if attack is not None and entry.takes("ball") else _UNKNOWN
 
 
-def _default_attack(name: str) -> Any:
+def _default_attack(name: str) -> Attack | None:
     """The attack with its defaults; None of one that needs more."""
     try:
-        return registry.build(name, "attack")
+        attack: Attack = registry.build(name, "attack")
     except InputError:
         return None
+    return attack
 
 
 def _passes(name: str) -> tuple[int, int] | None:
     """Forward and backward passes of the attack's defaults on a 12 x 12 image of which every pixel counts alone."""
     attack = _default_attack(name)
-    copies = getattr(attack, "channels", 1)  # of a published variant that perturbs copies of the one channel
-    channels = copies if isinstance(copies, int) else 1
+    if attack is None:
+        return None
+    channels = attack.channels if isinstance(attack, FgsmWang2024) else 1  # it perturbs copies of the one channel
     net = nn.Conv2d(channels, 1, 1)
     nn.init.constant_(net.weight, 10 / channels)
     nn.init.constant_(net.bias, -5.0)  # type: ignore[arg-type]

@@ -11,11 +11,12 @@ from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severi
 from medseg_attack.checks.rows import check_same_clean_dice
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import draw, widen
-from medseg_attack.registry.parts import told
+from medseg_attack.registry.abilities import Climbs
 from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce, margin
 from medseg_attack.threat.objectives.per_task import for_task
-from medseg_attack.types import Attack, Batch, Image, LogOdds, Model, Objective, PerSample, informed
+from medseg_attack.types import Attack, Batch, Image, LogOdds, Model, Objective, PerSample, Setting
 
 REPEATS = 3  # passes of the same image
 
@@ -47,9 +48,9 @@ class Scene:
     @property
     def objective(self) -> Objective:
         """The first that an attack of the run climbs, on these cases."""
-        found: Sequence[Objective] = [a.objective for a in self.attacks if hasattr(a, "objective")]
+        climbed = [attack.objective for attack in self.attacks if isinstance(attack, Climbs)]
         task = self.model.task
-        return for_task(told(told(found[0], "within", task), "on", self.batch.cases), task) if found else bce
+        return for_task(bind(climbed[0], Setting(task, self.batch.cases)), task) if climbed else bce
 
     @property
     def eps(self) -> float:
@@ -77,7 +78,7 @@ def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = ()) -> l
 
     The model should be as the run uses it (`frozen`). Cases with organs tell more than empty ones.
     """
-    model = informed(model, batch.cases)
+    model = bind(model, Setting(model.task, batch.cases))
     with torch.no_grad():
         log_odds = model(batch.image)
     scene = Scene(model, batch, tuple(attacks), log_odds)
@@ -248,7 +249,7 @@ def check_case_alone(scene: Scene) -> Iterator[Evidence]:
     if len(scene.image) < 2 or check_repeated_passes(scene):  # a randomised model differs from itself anyway
         return
     with torch.no_grad():
-        model = informed(scene.model, scene.batch.cases[:1])
+        model = bind(scene.model, Setting(scene.model.task, scene.batch.cases[:1]))
         distance = _distance(model(scene.image[:1]), scene.log_odds[:1])
     if (distance > 1e-2).any():  # convolutions on a GPU differ by 1e-3 between batch sizes
         yield Evidence(scene.batch.cases[0].id, f"log-odds differ by {distance.max():.2g} of their length")

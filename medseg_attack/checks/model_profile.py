@@ -14,7 +14,7 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.runtime import memory_mb
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Batch
+from medseg_attack.types import Batch, Setting
 
 
 def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding]]:
@@ -22,7 +22,7 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
 
     The model should be frozen. Costs about 30 passes over the batch.
     """
-    model = model.on(batch.cases)
+    model = model.bind(Setting(model.task, batch.cases))
     before_net: list[Tensor] = []
     after_net: list[Tensor] = []
     net = model.net.windows if isinstance(model.net, Predictor) else model.net  # after nnU-Net's own preprocessing
@@ -96,7 +96,7 @@ def _dice(model: SegModel, batch: Batch, log_odds: Tensor) -> dict[str, float]:
 def _memory(model: SegModel, batch: Batch) -> str:
     """Memory of a pass on one case, with its gradient where there is one."""
     image, target = batch.image[:1], batch.target[:1]
-    model = model.on(batch.cases[:1])
+    model = model.bind(Setting(model.task, batch.cases[:1]))
 
     def step() -> None:
         x = image.clone().requires_grad_(not model.black_box)

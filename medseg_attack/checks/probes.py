@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from inspect import isfunction
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from medseg_attack.attacks.counting import CountedModel
+from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Evidence, Finding, Flag, by_severity
 from medseg_attack.checks.model import Scene, check_model
@@ -20,11 +22,12 @@ from medseg_attack.checks.rows import (
 from medseg_attack.metrics.overlap import dice
 from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.registry import spec
+from medseg_attack.registry.abilities import Aimed, Climbs, ClimbsInSteps
 from medseg_attack.registry.parts import walk
-from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce, soft_dice
-from medseg_attack.types import Attack, Ball, Batch, Image, LogOdds, Mask, Model, Objective, PerSample, Task, informed
+from medseg_attack.types import Attack, Ball, Batch, Image, LogOdds, Mask, Model, Objective, PerSample, Setting, Task
 
 MARGIN = 0.02  # of Dice: what another attack must gain to count
 OBJECTIVE_MARGIN = 0.05  # between objectives, which differ by as much on healthy models
@@ -38,12 +41,12 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
     Args:
         batch: a few cases with organs.
     """
-    model = informed(model, batch.cases)
+    model = bind(model, Setting(model.task, batch.cases))
     with torch.no_grad():
         scene = Scene(model, batch, tuple(attacks), model(batch.image))
     findings = check_model(model, batch, attacks)
     codes = {finding.code for finding in findings}
-    if codes & {"MA002", "MA022", "MA025"} or not any(hasattr(attack, "objective") for attack in attacks):
+    if codes & {"MA002", "MA022", "MA025"} or not any(isinstance(attack, Climbs) for attack in attacks):
         return findings
     findings += check_blindness(scene)
     findings += check_averaging(scene) if "MA003" in codes else _try_harder(scene)
@@ -70,19 +73,21 @@ def _try_harder(scene: Scene) -> list[Finding]:
 
 def strongest(attacks: Sequence[Attack]) -> Any:
     """The attack by gradients of most steps, then of the largest budget; None if there is none."""
-    able: list[Any] = [
-        a for a in attacks if hasattr(a, "objective") and hasattr(a, "steps") and a.ball.eps > 0 and _in_norm(a.ball)
+    able = [
+        attack
+        for attack in attacks
+        if isinstance(attack, ClimbsInSteps) and attack.ball.eps > 0 and _in_norm(attack.ball)
     ]
-    return max(able, key=lambda a: (a.steps, a.ball.eps), default=None)
+    return max(able, key=lambda attack: (attack.steps, attack.ball.eps), default=None)
 
 
 def _is_aimed(attack: Attack) -> bool:
-    return any(hasattr(part, "goal") for part in walk(attack))
+    return any(isinstance(part, Aimed) for part in walk(attack))
 
 
 def _in_norm(ball: Ball) -> bool:
     """Whether other attacks can be tried in a ball: not where it has a unit of its own, or another region per case."""
-    return not getattr(ball, "unit", "") and plain(ball) is ball
+    return not ball.unit and ball.unrestricted is ball
 
 
 def mean_dice(model: Model, pred: Mask, target: Mask) -> PerSample:
@@ -150,7 +155,7 @@ def watch(scene: Scene, attack: Any, objective: Objective | None = None) -> Reco
     """A record of one run of the attack (without restarts), with its own objective or another."""
     model = RecordingModel(scene.model)
     record = RecordingObjective(model, objective or attack.objective, attack.ball, scene.image)
-    once = {"restarts": 1} if hasattr(attack, "restarts") else {}
+    once = {"restarts": 1} if isinstance(attack, PGD | APGD) else {}
     result = replace(attack, objective=record, **once)(model, scene.image, scene.batch.target, range(len(scene.image)))
     record.note_final(result.image, scene.batch.target)
     return record
@@ -207,7 +212,7 @@ def check_other_objective(scene: Scene, attack: Any, record: RecordingObjective,
     """
     like: list[Any] = [a for a in scene.attacks if _without_objective(a) == _without_objective(attack)]
     by_objective = {_objective_name(a): a for a in like if _objective_name(a) != _objective_name(attack)}
-    other = bce if soft_dice in [getattr(a, "objective", None) for a in like] else soft_dice
+    other = bce if soft_dice in [one.objective for one in like if isinstance(one, Climbs)] else soft_dice
     of_run = torch.stack([record.best, *(watch(scene, a).best for a in by_objective.values())]).amin(0)
     extra = (of_run - watch(scene, attack, other).best).mean()
     if extra > OBJECTIVE_MARGIN:
@@ -314,15 +319,16 @@ def _sign(uniform: Tensor) -> Tensor:
 
 
 def _without_objective(attack: Any) -> Any:
-    return replace(attack, objective=bce) if hasattr(attack, "objective") else attack
+    return replace(cast(Any, attack), objective=bce) if isinstance(attack, Climbs) else attack
 
 
 def _objective_name(attack: Any) -> str:
-    objective = getattr(attack, "objective", None)
+    if not isinstance(attack, Climbs):
+        return ""
     try:
-        return spec(objective) if objective else ""
+        return spec(attack.objective)
     except TypeError:  # one that was never registered
-        return str(getattr(objective, "__name__", type(objective).__name__))
+        return attack.objective.__name__ if isfunction(attack.objective) else type(attack.objective).__name__
 
 
 def _label(attack: Any) -> str:

@@ -7,12 +7,13 @@ from math import prod
 
 from medseg_attack.evaluation.fitting import fit_once
 from medseg_attack.evaluation.loop import attack_chunk
-from medseg_attack.evaluation.runner import OpenedStudy, bind_data, training_cases
+from medseg_attack.evaluation.runner import OpenedStudy, donors_of, training_cases
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runtime import peak_mb
-from medseg_attack.types import Batch, informed
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Batch, Setting
 
 ROW_BYTES = 100  # of one case and class on disk
 IMAGE_BYTES = 8  # of one pixel: the stored image and the perturbed scan that is written from it
@@ -83,13 +84,13 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
     share = len(refs) / len(cases)
     model = model_ref.load(opened.data.task, opened.device)
     batch = Batch.of(cases, opened.device)
+    donors = donors_of(opened, model_ref)
     with frozen(model):
-        informed(model, cases)(batch.image)  # the first pass pays for what later ones have
+        bind(model, Setting(model.task, batch.cases))(batch.image)  # the first pass pays for what later ones have
         for cell in opened.cells(model_ref):
             attack, fit = fit_once(cell.attack, model, batch, len(training_cases(opened, model_ref, cell)))
             start = time.perf_counter()
-            attack = bind_data(attack, opened, model_ref)
-            rows = attack_chunk(model, [batch], [attack], budgets=[cell.budget])[0].rows
+            rows = attack_chunk(model, [batch], [attack], budgets=[cell.budget], donors=donors)[0].rows
             seconds = (time.perf_counter() - start) * share + fit.seconds
             # two passes of the loop's own per case: the clean prediction and the one that is scored
             forwards = (rows[0].forwards + 2) * len(refs) + fit.forwards

@@ -1,7 +1,7 @@
 """What attacks find on one batch: at each case's own budget, on images that can be stored, with passes counted."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -15,10 +15,24 @@ from medseg_attack.numerics.flows import warped
 from medseg_attack.numerics.noise import noise_of
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import with_eps
-from medseg_attack.registry.parts import told
 from medseg_attack.runs.rows import CaseBudget
+from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
-from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Flow, Image, Mask, Model, PerChannel, informed
+from medseg_attack.types import (
+    Adversarial,
+    Attack,
+    Ball,
+    Batch,
+    Case,
+    Donors,
+    Flow,
+    Image,
+    Mask,
+    Model,
+    PerChannel,
+    Setting,
+    Sweeps,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +41,7 @@ class Crafted:
 
     Attributes:
         index: of the attack.
-        at: positions of the cases in the batch.
+        positions: of the cases in the batch.
         attack: at the budget of these cases and bound to them.
         image: as a file holds it, where the cases know their files.
         before: what the ball is around: the untouched images, or those after their anatomy moved.
@@ -48,23 +62,30 @@ class Crafted:
 
 
 def craft(
-    model: Model, batch: Batch, attacks: Sequence[Attack], budgets: Sequence[Budget | None], seed: int
+    model: Model,
+    batch: Batch,
+    attacks: Sequence[Attack],
+    budgets: Sequence[Budget | None],
+    seed: int,
+    donors: Donors | None = None,
 ) -> Iterator[Crafted]:
-    """Every attack's find; attacks that differ in their budget alone may share work.
+    """Runs every attack on one batch; attacks that differ in their budget alone may share work.
 
     Args:
         budgets: of each attack, where its size is not a fraction of the window; None: the attack's own ball.
+        donors: cases whose masks a goal may take.
     """
+    setting = Setting(model.task, batch.cases, donors)
     plain = [i for i, budget in enumerate(budgets) if budget is None]
     everywhere = list(range(len(batch.cases)))
     for indices in _group_by_attack(attacks, plain):
-        yield from _attack_cases(model, batch, everywhere, [(i, attacks[i]) for i in indices], seed)
+        yield from _attack_cases(model, batch, setting, everywhere, [(i, attacks[i]) for i in indices], seed)
     for i, budget in enumerate(budgets):
         if budget is not None:
             eps = [case.budget for case in case_budgets(batch.cases, batch.image, budget)]
             for value in dict.fromkeys(eps):  # cases of one budget go together
-                at = [n for n, own_eps in enumerate(eps) if own_eps == value]
-                yield from _attack_cases(model, batch, at, [(i, with_eps(attacks[i], value))], seed)
+                positions = [n for n, own_eps in enumerate(eps) if own_eps == value]
+                yield from _attack_cases(model, batch, setting, positions, [(i, with_eps(attacks[i], value))], seed)
 
 
 def case_budgets(cases: Sequence[Case], image: Image, budget: Budget | None, eps: float = 0.0) -> list[CaseBudget]:
@@ -89,19 +110,22 @@ def _one(value: PerChannel) -> float:
 
 
 def _attack_cases(
-    model: Model, batch: Batch, at: list[int], attacks: Sequence[tuple[int, Attack]], seed: int
+    model: Model, batch: Batch, setting: Setting, positions: list[int], attacks: Sequence[tuple[int, Attack]], seed: int
 ) -> Iterator[Crafted]:
-    """What attacks that differ in their ball alone find on the cases `at`."""
-    cases = [batch.cases[n] for n in at]
-    image, target = (batch.image, batch.target) if len(at) == len(batch.cases) else (batch.image[at], batch.target[at])
+    """Runs attacks that differ in their ball alone on some cases of the batch."""
+    image, target = batch.image, batch.target
+    if len(positions) < len(batch.cases):
+        image, target = image[positions], target[positions]
+        setting = setting.at(torch.tensor(positions))
+    cases = setting.cases
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
-    model, levels = informed(model, cases), StoredValues.of(cases, image.device)
-    ready = [told(told(attack, "within", model.task), "on", cases) for _, attack in attacks]
+    model, levels = bind(model, setting), StoredValues.of(cases, image.device)
+    ready = [bind(attack, setting) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
     # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
-    floats = levels is None or any(hasattr(attack.ball, "length") for attack in ready)
-    metered = CountedModel(model if levels is None or floats else RoundedModel(model, levels, image, widest))
+    floats = levels is None or any(attack.ball.moves_anatomy for attack in ready)
+    metered = CountedModel(model if levels is None or floats else RoundedModel(model, levels, image, widest, cases))
     start = time.perf_counter()
     cost: tuple[int, int] | None = None
     for (index, _), attack, found in zip(
@@ -111,9 +135,9 @@ def _attack_cases(
         # what is shared is charged to each in full: a row's cost is that of running the attack alone
         cost = cost or (metered.forwards, metered.backwards)
         shown, before, stored = _shown(found, image, levels, attack.ball)
-        each = [cost] * len(at) if found.passes is None else [(n, m) for n, m in found.passes.tolist()]
+        each = [cost] * len(cases) if found.passes is None else [(n, m) for n, m in found.passes.tolist()]
         seconds = time.perf_counter() - start
-        yield Crafted(index, at, attack, shown, before, found.flow, stored, each, seconds)
+        yield Crafted(index, positions, attack, shown, before, found.flow, stored, each, seconds)
         start = time.perf_counter()
 
 
@@ -136,10 +160,10 @@ def _shown(
 def _attack_balls(
     attacks: Sequence[Attack], model: Model, image: Image, target: Mask, seeds: Sequence[int]
 ) -> Iterator[Adversarial]:
-    sweep: Callable[..., Iterator[Adversarial]] | None = getattr(attacks[0], "sweep", None)
-    if sweep is None:
-        return (attack(model, image, target, seeds) for attack in attacks)
-    return sweep(model, image, target, seeds, [attack.ball for attack in attacks])
+    first = attacks[0]
+    if isinstance(first, Sweeps):
+        return first.sweep(model, image, target, seeds, [attack.ball for attack in attacks])
+    return (attack(model, image, target, seeds) for attack in attacks)
 
 
 def _group_by_attack(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:

@@ -14,10 +14,11 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.errors import InputError
 from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
-from medseg_attack.registry.parts import replace_parts, told, walk
+from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
-from medseg_attack.types import Attack, Batch, CaseRef, CaseSource, Fittable, Model, informed
+from medseg_attack.types import Attack, Batch, CaseRef, CaseSource, Donors, Fittable, Model, Setting
 
 BATCH = 8  # cases of a batch of the fit: it determines what is learned, unlike that of the attack
 
@@ -73,8 +74,8 @@ def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed:
         path = folder.path / f"learned-{next(numbers)}.safetensors"
         if not path.exists():
             start = time.perf_counter()
-            among = told(part, "among", batches.data, batches.all_refs)
-            learned = told(among, "within", model.task).fit(model, batches, seed)
+            donors = Donors(batches.data, batches.all_refs)
+            learned = bind(part, Setting(model.task, donors=donors)).fit(model, batches, seed)
             facts = {"config": digest(folder.config), "seconds": f"{time.perf_counter() - start:.3f}"}
             save_tensors(path, learned, facts)
         tensors = load_tensors(path)  # also by whoever wrote it: shards attack with the same bits
@@ -115,8 +116,9 @@ class Cost:
 
 def fit_once(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost]:
     """The attack as fitted to one batch, and what the fit to `n` cases would take."""
-    metered, start = CountedModel(informed(model, batch.cases)), time.perf_counter()
-    known = fit_parts(attack, lambda part: part.with_learned(told(part, "within", model.task).fit(metered, [batch], 0)))
+    metered, start = CountedModel(model), time.perf_counter()
+    setting = Setting(model.task)
+    known = fit_parts(attack, lambda part: part.with_learned(bind(part, setting).fit(metered, [batch], 0)))
     seconds = time.perf_counter() - start
     return known, Cost(metered.forwards * n, metered.backwards * n, seconds * n / len(batch.image))
 

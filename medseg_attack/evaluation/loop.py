@@ -18,10 +18,23 @@ from medseg_attack.numerics.flows import moved
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import Change, Row
-from medseg_attack.threat.balls.base import covered, size_of
+from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.threat.goals.aim import find_aim
-from medseg_attack.types import Attack, Batch, Case, CaseRef, CaseSource, Image, Mask, Metric, Model, Task, informed
+from medseg_attack.types import (
+    Attack,
+    Batch,
+    Case,
+    CaseRef,
+    CaseSource,
+    Donors,
+    Image,
+    Mask,
+    Metric,
+    Model,
+    Setting,
+    Task,
+)
 
 TOLERANCE = 1e-6  # of a ball's size: what float32 adds to a budget when x - x0 is taken back
 
@@ -48,12 +61,14 @@ def attack_chunk(
     metrics: Mapping[str, Metric] | None = None,
     seed: int = 0,
     keep_images: bool = False,
+    donors: Donors | None = None,
 ) -> list[Result]:
     """The result of every attack on the batches of one chunk; the clean prediction is made once for all of them.
 
     Args:
         budgets: of each attack, where its size is not a fraction of the window; none by default.
         metrics: further measures of whole scans, by column name.
+        donors: cases whose masks a goal may take.
 
     Raises:
         RuntimeError: an attack left its ball or [0, 1].
@@ -67,7 +82,7 @@ def attack_chunk(
         clean = _decide(model, batch.image, batch.cases)
         clean_masks += _packed_pairs(clean, batch.target) if metrics else []
         by_position: list[dict[int, CaseOutcome]] = [{} for _ in attacks]
-        for crafted in craft(model, batch, attacks, budgets, seed):
+        for crafted in craft(model, batch, attacks, budgets, seed, donors):
             scored = _score(model, batch, clean, crafted, budgets[crafted.index], bool(metrics), keep_images)
             by_position[crafted.index] |= zip(crafted.positions, scored, strict=True)
             seconds[crafted.index] += crafted.seconds
@@ -129,15 +144,15 @@ def _score(
 
     # the change, in the ball and in the box
     before = crafted.before.expand_as(crafted.image)  # a variant may perturb copies of the channel one by one
-    size = size_of(ball, crafted.image, before, crafted.flow)
+    size = ball.total_size(crafted.image, before, crafted.flow)
     _check(crafted, size, cases)
     linf = (crafted.image - before).abs().flatten(1).amax(1)
-    eps = math.nan if hasattr(ball, "unit") else ball.eps
+    eps = math.nan if ball.unit else ball.eps
     limits = case_budgets(cases, batch.image[crafted.positions], budget, eps)
     changes = [Change(*change) for change in zip(size.tolist(), linf.tolist(), limits, strict=True)]
 
     # the predictions, and the truth, which goes where the anatomy went; what a patch covers is in none of them
-    kept = ~covered(ball, crafted.image, before)
+    kept = ~ball.covered(crafted.image, before)
     pred_clean, target = clean[crafted.positions] & kept, batch.target[crafted.positions] & kept
     pred = _decide(model, crafted.image, cases) & kept  # a fresh pass: what the attack saw does not count
     target_adv = moved(batch.target[crafted.positions], crafted.flow, model.task.exclusive) & kept
@@ -168,7 +183,7 @@ def _packed_pairs(pred: Mask, target: Mask) -> list[MaskPair]:
 
 def _decide(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
     with torch.no_grad():
-        log_odds = informed(model, cases)(image)
+        log_odds = bind(model, Setting(model.task, tuple(cases)))(image)
     if not torch.isfinite(log_odds).all():
         ids = ", ".join(case.id for case in cases[:3])
         raise NotFiniteError(f"expected finite log-odds, got NaN or infinity on {ids}; check the network's weights")
@@ -239,6 +254,7 @@ def run_attacks(
     seed: int = 0,
     shard: tuple[int, int] = (0, 1),
     keep_images: bool = False,
+    donors: Donors | None = None,
 ) -> Iterator[int]:
     """Writes the rows of every attack into its folder, chunk by chunk, skipping what is there.
 
@@ -260,6 +276,7 @@ def run_attacks(
                 metrics=metrics,
                 seed=seed,
                 keep_images=keep_images,
+                donors=donors,
             )
             for run, result in zip(unfinished, results, strict=True):
                 if keep_images:

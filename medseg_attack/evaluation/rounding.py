@@ -1,23 +1,27 @@
 """A model that is shown only what a file can hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import Tensor
+import torch
 
-from medseg_attack.attacks.counting import picked
 from medseg_attack.numerics.stored_values import StoredValues
-from medseg_attack.registry.parts import told
-from medseg_attack.types import Ball, Image, LogOdds, Mask, Model, Task
+from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, Setting, Task
 
 
 @dataclass(frozen=True, eq=False)
 class RoundedModel:
-    """A model that sees of every image only what can be stored of it; gradients pass as if it saw the image itself."""
+    """A model that sees of every image only what can be stored of it; gradients pass as if it saw the image itself.
+
+    Attributes:
+        levels: what the cases store.
+        image: of the cases, untouched.
+    """
 
     model: Model
     levels: StoredValues
     image: Image
     ball: Ball
+    cases: tuple[Case, ...]
 
     @property
     def task(self) -> Task:
@@ -32,8 +36,7 @@ class RoundedModel:
     def decide(self, log_odds: LogOdds) -> Mask:
         return self.model.decide(log_odds)
 
-    def at(self, index: Tensor) -> "RoundedModel":
-        """The model of some of the images."""
-        return RoundedModel(
-            picked(self.model, index), self.levels.at(index), self.image[index], told(self.ball, "at", index)
-        )
+    def bind(self, setting: Setting) -> "RoundedModel":
+        """The model of some of its cases."""
+        index = torch.tensor([self.cases.index(case) for case in setting.cases], device=self.image.device)
+        return replace(self, levels=self.levels.at(index), image=self.image[index], cases=setting.cases)

@@ -28,7 +28,7 @@ from medseg_attack.files import digest, whole, write_json
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pin_surrogates, surrogates
-from medseg_attack.registry.parts import told
+from medseg_attack.registry.abilities import Climbs
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder, refuse_other
 from medseg_attack.runs.grid import Cell, safe
@@ -36,7 +36,8 @@ from medseg_attack.runs.rows import ROWS_VERSION
 from medseg_attack.runs.study import Study
 from medseg_attack.runtime import deterministic, versions
 from medseg_attack.threat.balls.regions import check_organ
-from medseg_attack.types import Batch, CaseRef
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Batch, CaseRef, Donors, Setting
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ def _run_model(
             seed=opened.study.seed,
             shard=opened.options.shard,
             keep_images=opened.options.save != "none",
+            donors=donors_of(opened, model_ref),
         )
     _finish(opened, model_ref, model, runs, refs)
 
@@ -195,8 +197,7 @@ def _run_model(
 def _fitted(opened: OpenedStudy, model_ref: ModelRef, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
     """The cell's attack, fitted on the training patients of the study's fold if it learns."""
     batches = Batches.of(opened.data, training_cases(opened, model_ref, cell), opened.device)
-    attack = fitted(cell.attack, model, batches, folder, opened.study.seed)
-    return bind_data(attack, opened, model_ref)
+    return fitted(cell.attack, model, batches, folder, opened.study.seed)
 
 
 def training_cases(opened: OpenedStudy, model_ref: ModelRef, cell: Cell) -> Sequence[CaseRef]:
@@ -204,10 +205,10 @@ def training_cases(opened: OpenedStudy, model_ref: ModelRef, cell: Cell) -> Sequ
     return opened.data.refs("train", opened.study.fold, model_ref.dims) if must_fit(cell.attack) else ()
 
 
-def bind_data(attack: Any, opened: OpenedStudy, model_ref: ModelRef) -> Any:
-    """The attack with the data that it may draw from: the split's, whatever the limit."""
+def donors_of(opened: OpenedStudy, model_ref: ModelRef) -> Donors:
+    """The cases whose masks a goal may take: the split's, whatever the limit."""
     refs = opened.data.refs(opened.study.split, opened.study.fold, model_ref.dims)
-    return told(attack, "among", opened.data, refs)
+    return Donors(opened.data, tuple(refs))
 
 
 def _check_study(opened: OpenedStudy, model_ref: ModelRef) -> None:
@@ -219,7 +220,7 @@ def _check_study(opened: OpenedStudy, model_ref: ModelRef) -> None:
     if opened.options.save != "none":
         _check_storable(opened, refs)
     for cell in opened.grid:
-        told(cell.attack, "within", opened.data.task)  # refuses an unknown organ
+        bind(cell.attack, Setting(opened.data.task))  # refuses an unknown organ
         check_fit(cell.label, cell.budget, training_cases(opened, model_ref, cell), refs)
 
 
@@ -237,7 +238,7 @@ def _check_budgets(opened: OpenedStudy, refs: Sequence[CaseRef]) -> None:
 def _check_storable(opened: OpenedStudy, refs: Sequence[CaseRef]) -> None:
     """Refuses to store moved anatomy, and scans whose format cannot be written back."""
     for cell in opened.grid:
-        if hasattr(cell.attack.ball, "length"):
+        if cell.attack.ball.moves_anatomy:
             raise InputError(
                 f"expected attacks that leave anatomy where it is, got {cell.label.removeprefix('noise ')}; its "
                 "scans need a truth of their own, which is not written: --save-adversarial none"
@@ -294,7 +295,7 @@ def _check_model(
     attacks = [cell.attack for cell in cells]
     # the probes climb gradients, which a black box has none of
     findings = (check_model if model.black_box else preflight)(model, Batch.of(cases, opened.device), attacks)
-    if any(finding.code == "MA002" for finding in findings) and any(hasattr(attack, "objective") for attack in attacks):
+    if any(finding.code == "MA002" for finding in findings) and any(isinstance(attack, Climbs) for attack in attacks):
         raise InputError(
             f"expected a gradient of the output of {model_ref.name} by the image, got none (MA002); "
             "remove detach() and no_grad() from the model"

@@ -18,12 +18,11 @@ from medseg_attack.exports.copies import PerturbedCopy, copies_of, read_stored, 
 from medseg_attack.files import read_json
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.stored_values import StoredValues
-from medseg_attack.registry.parts import told
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import SEAL, TWINS, RunFolder
-from medseg_attack.threat.balls.base import covered
+from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import buildable
-from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, informed
+from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, Setting, Task
 
 FOLDER, MANIFEST = TWINS, "manifest.json"
 
@@ -199,7 +198,9 @@ def predict_copies(
             batch, levels = Batch.of(part, device), StoredValues.of(twins, device)
             assert levels is not None  # prepared cases know their files
             with torch.no_grad():
-                pred = model.decide(informed(model, part)(levels.image(levels.stored, batch.image)))
+                pred = model.decide(
+                    bind(model, Setting(model.task, tuple(part)))(levels.image(levels.stored, batch.image))
+                )
             yield PredictedBatch(part, batch, levels, pred)
 
 
@@ -209,14 +210,14 @@ def _of_batch(
     levels, source = seen.levels, StoredValues.of(seen.cases, device)
     assert source is not None
     image = levels.image(levels.stored, seen.batch.image)
-    kept = ~covered(ball, image, seen.batch.image)  # what a patch covers is in no count
+    kept = ~ball.covered(image, seen.batch.image)  # what a patch covers is in no count
     found = counts(seen.pred & kept, seen.batch.target & kept)
     after, before = source.in_float64(levels.stored)
     for n, case in enumerate(seen.cases):
         if case.id not in values:
             continue
         pair = after[n : n + 1], before[n : n + 1]
-        yield from _of_budget(case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
+        yield from _of_budget(model.task, case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
         if (levels.stored[n] != source.stored[n])[source.outside[n]].any():
             yield Mismatch(case.id, "a voxel outside of the intensity window, or of padding, was changed")
         for k in model.task.scored:
@@ -226,9 +227,9 @@ def _of_batch(
                 yield Mismatch(case.id, f"{cls}: predicted and hit pixels were {there}, from disk {here}")
 
 
-def _of_budget(case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
+def _of_budget(task: Task, case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
     # a ball with a unit of its own has one size for all cases, and no fraction of the window
-    ball = told(ball if math.isnan(budget) else registry.with_eps(ball, budget), "on", [case])
+    ball = bind(ball if math.isnan(budget) else registry.with_eps(ball, budget), Setting(task, (case,)))
     size = ball.size(after, before).item()
     # floats are stored to their own precision only
     slack = LIMIT if not case.storage or not case.storage.stored.dtype.is_floating_point else 1e-6

@@ -1,8 +1,8 @@
 """The wrapper around every network: an image in [0, 1] on the scan's grid in, log-odds on that grid out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch.nn import functional
 from medseg_attack.errors import InputError
 from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.numerics.log_odds import softmax_log_odds
-from medseg_attack.types import Case, Image, LogOdds, Mask, Task
+from medseg_attack.types import Binds, Image, LogOdds, Mask, Setting, Task
 
 Head: TypeAlias = Literal["sigmoid", "softmax", "probabilities"]
 
@@ -108,20 +108,12 @@ class SegModel(nn.Module):
         """Sides of the part of an image that `net` gets at a time; None: the whole image."""
         return self.net.size if isinstance(self.net, SlidingWindow) else None
 
-    def on(self, cases: Sequence[Case]) -> "SegModel":
-        """The model of these cases, with the same network; itself, unless what is in it must know them."""
-        return self._told("on", cases)
-
-    def at(self, index: Tensor) -> "SegModel":
-        """The model of some of the cases that it was told of."""
-        return self._told("at", index)
-
-    def _told(self, of: str, what: Any) -> "SegModel":
-        tell = getattr(self.net, of, None)
-        if tell is None:
+    def bind(self, setting: Setting) -> "SegModel":
+        """The model in that setting, with the same network; itself, unless what is in it must know its cases."""
+        if not isinstance(self.net, Binds):
             return self
-        told = SegModel(
-            tell(what),
+        bound = SegModel(
+            self.net.bind(setting),
             self.task,
             normalise=self.normalise,
             black_box=self.black_box,
@@ -131,8 +123,8 @@ class SegModel(nn.Module):
             stride=self.stride,
             dims=self.dims,
         )
-        told.training = self.training
-        return told
+        bound.training = self.training
+        return bound
 
     def forward(self, image: Image) -> LogOdds:
         """Log-odds on the image's grid, (b, k, *s): `sigmoid` of them is the probability, for every head.

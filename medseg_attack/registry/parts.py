@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from medseg_attack.registry.specs import build
-from medseg_attack.registry.table import entry_of, kind_of
+from medseg_attack.registry.table import entry_of, kind_of, options_of
 
 
 def replace_parts(thing: Any, change: Callable[[Any], Any]) -> Any:
@@ -15,48 +15,32 @@ def replace_parts(thing: Any, change: Callable[[Any], Any]) -> Any:
         change: asked of `thing`, then of each of its parts, for what is to stand there; None: its own parts are asked.
     """
     changed = change(thing)
-    if changed is not None:
-        return changed
-    old = _inner(thing)
+    return replace_inner(thing, change) if changed is None else changed
+
+
+def replace_inner(thing: Any, change: Callable[[Any], Any]) -> Any:
+    """`replace_parts` of the parts of a thing, which itself stays."""
+    old = inner_parts(thing)
     new = {name: replace_parts(part, change) for name, part in old.items()}
     if all(new[name] is old[name] for name in old):  # what is equal stays the same object
         return thing
     return tuple(new.values()) if isinstance(thing, tuple) else dataclasses.replace(thing, **new)
 
 
-def told(thing: Any, of: str, *what: Any) -> Any:
-    """A copy of an attack in which every part, at any depth, that offers the method `of` is what it makes of `what`.
-
-    Parts must know their cases (`on(cases)`), because they read what was stored for them or need their spacing, the
-    names of their classes (`within(task)`), or the data that they draw from (`among(data, refs)`). What is made of
-    cases offers `at(index)`, itself on some of them. Parts that are equal are told once.
-    """
-    made: dict[Any, Any] = {}
-
-    def tell(part: Any) -> Any:
-        method: Callable[..., Any] | None = getattr(part, of, None)
-        if method is None or isinstance(part, type):
-            return None
-        if part not in made:
-            made[part] = method(*what)
-        return made[part]
-
-    return replace_parts(thing, tell)
-
-
 def walk(thing: Any) -> Iterator[Any]:
     """A thing, then all of its parts."""
     yield thing
-    for part in _inner(thing).values():
+    for part in inner_parts(thing).values():
         yield from walk(part)
 
 
-def _inner(thing: Any) -> dict[str, Any]:
+def inner_parts(thing: Any) -> dict[str, Any]:
+    """The parts that a thing is made of, by field or by place in a tuple; none of what is neither."""
     if isinstance(thing, tuple):
         return {str(place): part for place, part in enumerate(thing)}
     if not dataclasses.is_dataclass(thing) or isinstance(thing, type):
         return {}
-    return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
+    return options_of(thing)
 
 
 def with_eps(thing: Any, eps: float) -> Any:

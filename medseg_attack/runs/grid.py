@@ -8,6 +8,7 @@ from typing import Any
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
+from medseg_attack.registry.abilities import Aimed, Climbs, Composed, Controlled
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.rows import Role, role_of
 from medseg_attack.runs.study import Study
@@ -84,7 +85,7 @@ def _check_reach(attacks: Sequence[registry.Spec], study: Study) -> None:
     climbing = [spec for spec in attacks if registry.find(spec.name, "attack").about.threat != "no model"]
     fixed = [spec for spec in climbing if not _takes_objective(spec)]
     objectives = {text: registry.build(text, "objective") for text in study.losses}
-    goals = [text for text, one in objectives.items() if any(hasattr(part, "goal") for part in walk(one))]
+    goals = [text for text, one in objectives.items() if any(isinstance(part, Aimed) for part in walk(one))]
     unused = goals or (study.losses if len(fixed) == len(climbing) else [])
     if fixed and unused:
         raise InputError(
@@ -109,26 +110,20 @@ def _takes_objective(spec: registry.Spec) -> bool:
 
 
 def _within(cell: Cell, region: str) -> Cell:
-    if getattr(cell.attack.ball, "eps", 0.0) == 0 and cell.budget is None:
+    if cell.attack.ball.eps == 0 and cell.budget is None:
         return cell
     return replace(cell, label=f"{cell.label} within {region}", attack=registry.within(cell.attack, region))
 
 
 def _control(cell: Cell) -> Cell:
     """Noise in the attack's ball; of a change that is described (a field, a pose) a random one of its kind."""
-    inner = _innermost(cell.attack)
-    unit: str = getattr(inner.ball, "unit", "")
-    if unit or hasattr(inner, "render"):
-        return Cell(f"noise {cell.label}", "", cell.eps, replace(inner, steps=0), cell.budget)
+    inner = cell.attack
+    while isinstance(inner, Composed):
+        inner = inner.attacks[0]
+    if isinstance(inner, Controlled):
+        return Cell(f"noise {cell.label}", "", cell.eps, inner.control(), cell.budget)
     noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
     return Cell(_in_unit(_label(registry.Spec("noise"), noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
-
-
-def _innermost(attack: Any) -> Any:
-    """The first attack inside one that is made of others."""
-    while hasattr(attack, "attacks") or hasattr(attack, "attack"):
-        attack = attack.attacks[0] if hasattr(attack, "attacks") else attack.attack
-    return attack
 
 
 def _cells(spec: registry.Spec, study: Study) -> list[Cell]:
@@ -142,7 +137,7 @@ def _cells(spec: registry.Spec, study: Study) -> list[Cell]:
     for loss in losses or [None]:
         objective = {} if loss is None else {"objective": registry.build(loss, "objective")}
         attack = registry.build(spec, "attack", overrides | objective)
-        climbed = objective.get("objective", getattr(attack, "objective", None))
+        climbed = objective.get("objective", attack.objective if isinstance(attack, Climbs) else None)
         label, loss_text = _label(spec, attack.ball), registry.spec(climbed) if climbed else ""
         grid += [_cell(label, loss_text, attack, budget) for budget in budgets or [None]]
     return grid
@@ -154,7 +149,7 @@ def _cell(label: str, loss: str, attack: Any, budget: Budget | None) -> Cell:
     if not budget.unit:
         attack = registry.with_eps(attack, budget.value)
         return Cell(label, loss, attack.ball.eps, attack)
-    if own := getattr(attack.ball, "unit", ""):
+    if own := attack.ball.unit:
         raise InputError(
             f"expected the size of {label} in its own unit ({own}) as a plain number, got --eps {budget}; drop the unit"
         )

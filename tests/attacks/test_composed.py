@@ -28,7 +28,20 @@ from medseg_attack.runs.study import Study
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import margin
-from medseg_attack.types import Adversarial, Ball, Batch, Case, Image, Mask, Model, Storage, Task, Window
+from medseg_attack.types import (
+    Adversarial,
+    Ball,
+    Batch,
+    Binds,
+    Case,
+    Image,
+    Mask,
+    Model,
+    Setting,
+    Storage,
+    Task,
+    Window,
+)
 
 SEEDS = [1, 2, 3]
 
@@ -130,29 +143,30 @@ def test_levels_of_some_images_are_the_levels_of_these() -> None:
 
 
 @pytest.mark.parametrize("spec", ["grow(mm=2)", "shrink(mm=2)", "shift(dx_mm=4)"])
-def test_a_goal_on_some_images_is_the_goal_told_of_these(spec: str) -> None:
+def test_a_goal_on_some_images_is_the_goal_bound_to_these(spec: str) -> None:
     cases = [_stored(images(0.5)[0], f"case {n}", mm) for n, mm in enumerate((0.5, 1.0, 2.0))]
-    goal = registry.build(spec, "goal").within(oracle(ORGAN).task)
+    goal, setting = registry.build(spec, "goal"), Setting(oracle(ORGAN).task, tuple(cases))
     truth = torch.zeros(3, 1, *SHAPE, dtype=torch.bool)
     truth[..., 3:-3, 3:-3] = True
     index = torch.tensor([2, 0])
-    wanted = goal.on(cases)(truth)[index]
-    assert torch.equal(goal.on(cases).at(index)(truth[index]), wanted)
+    wanted = goal.bind(setting)(truth)[index]
+    assert torch.equal(goal.bind(setting.at(index))(truth[index]), wanted)
     assert not torch.equal(wanted[0], wanted[1])  # in mm
 
 
-KNOWING = [name for name in registry.names("ball") if hasattr(registry.build(name, "ball"), "on")]
+KNOWING = [name for name in registry.names("ball") if isinstance(registry.build(name, "ball"), Binds)]
 
 
 @pytest.mark.parametrize("name", KNOWING)
-def test_a_ball_of_some_of_its_cases_is_the_ball_told_of_these(name: str) -> None:
-    cases = [_stored(images(spread)[0], f"case {n}", 1.0 + n) for n, spread in enumerate((0.1, 0.5, 0.3))]
-    made, index = registry.build(name, "ball"), torch.tensor([2, 0])
-    some, these = made.on(cases).at(index), made.on([cases[2], cases[0]])
+def test_a_ball_of_some_of_its_cases_is_the_ball_bound_to_these(name: str) -> None:
+    cases = tuple(_stored(images(spread)[0], f"case {n}", 1.0 + n) for n, spread in enumerate((0.1, 0.5, 0.3)))
+    made, task = registry.build(name, "ball"), oracle(ORGAN).task
+    some = made.bind(Setting(task, cases)).bind(Setting(task, cases).at(torch.tensor([2, 0])))
+    these = made.bind(Setting(task, (cases[2], cases[0])))
     x0 = torch.stack([cases[2].image, cases[0].image]).double()
     torch.testing.assert_close(some.project(x0 + 0.3, x0), these.project(x0 + 0.3, x0), atol=1e-12, rtol=0)
     torch.testing.assert_close(some.size(x0.flip(2), x0), these.size(x0.flip(2), x0), atol=1e-12, rtol=0)
-    if hasattr(made, "length"):
+    if made.moves_anatomy:
         flow = torch.full((2, x0.ndim - 2, *SHAPE), 0.5, dtype=torch.float64)
         torch.testing.assert_close(some.length(flow), these.length(flow), atol=1e-12, rtol=0)
         assert len(some.length(flow).unique()) == 2  # mm, not pixels

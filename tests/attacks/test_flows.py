@@ -11,8 +11,7 @@ from medseg_attack.attacks.physical.affine import Affine, Pose
 from medseg_attack.attacks.physical.deformation import Deformation, Displacement
 from medseg_attack.numerics.fields import legendre, smooth, splines
 from medseg_attack.numerics.flows import exponential, moved, warped
-from medseg_attack.threat.balls.base import size_of
-from medseg_attack.types import Adversarial, Batch, Case, Task, Window
+from medseg_attack.types import Adversarial, Batch, Case, Setting, Task, Window
 
 GRIDS = [(9, 8), (5, 6, 7)]
 
@@ -90,7 +89,7 @@ def case(number: int, spacing: tuple[float, float], grid: tuple[int, int] = (20,
 def test_a_deformation_is_held_to_mm_of_its_own_case() -> None:
     batch = Batch.of([case(0, (1.0, 1.0)), case(1, (0.5, 2.0))])
     model = registry.build("blurred_oracle", "model")(Task("t", ("organ",))).eval()
-    attack = Deformation(Displacement(2.0).on(batch.cases), steps=0)
+    attack = Deformation(Displacement(2.0).bind(Setting(model.task, batch.cases)), steps=0)
     found = attack(model, batch.image, batch.target, [1, 2])
     assert found.flow is not None
     mm = found.flow * torch.tensor([[1.0, 1.0], [0.5, 2.0]])[..., None, None]
@@ -119,7 +118,7 @@ def test_a_pose_is_read_off_its_flow(grid: tuple[int, ...]) -> None:
 def test_a_rotation_turns_by_its_degrees_whatever_the_spacing() -> None:
     """A quarter turn would be degenerate to bound; 30 degrees take (0, 10 mm) to (5, 8.66) mm, seen from the pixel."""
     at = Case("c", "v", "g", torch.zeros(1, 41, 41), torch.zeros(1, 41, 41, dtype=torch.bool), (0.5, 1.0), Window(0, 1))
-    pose = Pose(degrees=30, shift_mm=1, scale=0.1).on([at])
+    pose = Pose(degrees=30, shift_mm=1, scale=0.1).bind(Setting(Task("t", ("organ",)), (at,)))
     numbers = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
     made = Affine(pose).render(numbers, torch.zeros(1, 1, 41, 41, dtype=torch.float64), 1.0)
     assert made.flow is not None
@@ -135,10 +134,10 @@ def test_what_moves_is_refused_where_nothing_may_and_found_out() -> None:
         Deformation(Linf(0.1))  # type: ignore[arg-type]
     image, flow = random(2, 1, 9, 8), shift((9, 8), (0.0, 1.0)).repeat(2, 1, 1, 1)
     flow[0] = 0
-    assert size_of(Linf(0.1), image, image, flow).tolist() == [0.0, math.inf]
+    assert Linf(0.1).total_size(image, image, flow).tolist() == [0.0, math.inf]
     ball = Displacement(1.5)
-    assert size_of(ball, image, image, flow).tolist() == [0.0, 1.0]
-    assert size_of(ball, image + 0.01, image, flow).tolist() == [math.inf, math.inf]
+    assert ball.total_size(image, image, flow).tolist() == [0.0, 1.0]
+    assert ball.total_size(image + 0.01, image, flow).tolist() == [math.inf, math.inf]
 
 
 def test_of_a_moved_and_an_unmoved_image_the_worse_keeps_its_own_flow() -> None:

@@ -272,7 +272,8 @@ def test_the_aim_is_found_wherever_it_sits_and_only_if_there_is_one() -> None:
     )
     found = find_aim(inside, ORGAN)
     assert found is not None
-    assert found.goal == Erase("organ").within(ORGAN)
+    assert found.goal == Erase("organ")
+    assert found.goal.setting is not None
     climbed = find_aim(registry.build("pgd(objective=toward(bce, erase('organ'), by_pixels))", "attack"), ORGAN)
     assert climbed is not None
     assert climbed.success == ByPixels()

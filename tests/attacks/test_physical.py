@@ -11,9 +11,8 @@ from medseg_attack import registry
 from medseg_attack.attacks.physical.deformation import ShapeAndGain
 from medseg_attack.attacks.physical.exposure import BRACKET
 from medseg_attack.numerics.flows import warped
-from medseg_attack.registry.parts import told
-from medseg_attack.threat.balls.base import size_of
-from medseg_attack.types import Adversarial, Attack, Case, Image, Model, Task, Window
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Adversarial, Attack, Case, Image, Model, Setting, Task, Window
 
 TASK = Task("square", ("organ",))
 SPACING = (0.5, 2.0)
@@ -33,9 +32,9 @@ def scene() -> tuple[Model, list[Case]]:
 
 
 def drawn(text: str, seeds: Sequence[int] = (1, 2, 3)) -> tuple[Adversarial, Attack, Image]:
-    """A random scan of that kind, the untouched image, and the attack told its cases."""
+    """A random scan of that kind, the untouched image, and the attack bound to its cases."""
     model, cases = scene()
-    attack = told(registry.build(text, "attack", {"steps": 0}), "on", cases)
+    attack = bind(registry.build(text, "attack", {"steps": 0}), Setting(TASK, tuple(cases)))
     image = torch.stack([case.image for case in cases])
     return attack(model, image, torch.stack([case.target for case in cases]), list(seeds)), attack, image
 
@@ -46,7 +45,7 @@ def shares(name: str, n: int = 6) -> Tensor:
     for k in range(n):
         made, attack, image = drawn(name, [97 * k + s for s in (1, 2, 3)])
         still = image if made.flow is None else warped(image, made.flow)
-        size = size_of(attack.ball, made.image, still, made.flow)
+        size = attack.ball.total_size(made.image, still, made.flow)
         torch.testing.assert_close(size, made.size)
         found.append(size / attack.ball.limit)
     return torch.cat(found)
@@ -70,7 +69,8 @@ def test_half_of_the_budget_is_half_of_the_change(name: str) -> None:
     made, attack, image = drawn(name)
     half = registry.with_eps(registry.build(name, "attack", {"steps": 0}), attack.ball.eps / 2)
     model, cases = scene()
-    smaller = told(half, "on", cases)(model, image, torch.stack([case.target for case in cases]), [1, 2, 3])
+    half = bind(half, Setting(TASK, tuple(cases)))
+    smaller = half(model, image, torch.stack([case.target for case in cases]), [1, 2, 3])
     loose = name in ("vafa", "motion", "ghosting", "rician", "speckle")
     torch.testing.assert_close(smaller.size, made.size / 2, rtol=0.4 if loose else 0.1, atol=0)
 
@@ -121,9 +121,9 @@ def test_tissue_is_bounded_in_both_of_its_parts() -> None:
     image = torch.full((1, 1, 6, 5), 0.5, dtype=torch.float64)
     flow = torch.zeros(1, 2, 6, 5, dtype=torch.float64)
     flow[:, 1] = 2.0  # 2 mm of 4: half
-    assert size_of(ball, image, image, flow).item() == pytest.approx(0.5)
-    assert size_of(ball, 1.1 * image, image, 0 * flow).item() == pytest.approx(0.5, abs=1e-4)  # a tenth of a fifth
-    assert size_of(ball, 1.1 * image, image, 2 * flow).item() == pytest.approx(1.0)  # the larger share decides
+    assert ball.total_size(image, image, flow).item() == pytest.approx(0.5)
+    assert ball.total_size(1.1 * image, image, 0 * flow).item() == pytest.approx(0.5, abs=1e-4)  # a tenth of a fifth
+    assert ball.total_size(1.1 * image, image, 2 * flow).item() == pytest.approx(1.0)  # the larger share decides
     assert ball.project(2 * image, image).max().item() == pytest.approx(0.55)
     made, _, image = drawn("deformation_bias")
     assert made.flow is not None

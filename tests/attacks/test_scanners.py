@@ -12,7 +12,7 @@ from medseg_attack.attacks.physical.exposure import BRACKET, Exposure, ExposureS
 from medseg_attack.attacks.physical.ghosting import Ghost, Ghosting
 from medseg_attack.attacks.physical.motion import LineMotion, Motion
 from medseg_attack.attacks.physical.scanner_noise import CUT, Echo, Receiver, Rician, Speckle
-from medseg_attack.types import Attack, Ball, Case, Image, Model, Task, Window
+from medseg_attack.types import Attack, Ball, Case, Image, Model, Setting, Task, Window
 
 TASK = Task("square", ("organ",))
 GRIDS = [(12, 10), (4, 12, 10)]
@@ -158,7 +158,7 @@ def test_motion_is_told_in_mm(spacing: tuple[float, float]) -> None:
     rows = torch.arange(16, dtype=torch.float64)[:, None]
     image = (0.5 + 0.25 * torch.cos(2 * math.pi * rows / 8)).expand(1, 1, 16, 12).contiguous()
     shifted = (0.5 + 0.25 * torch.cos(2 * math.pi * (rows - 0.6) / 8)).expand(1, 1, 16, 12).contiguous()
-    ball = LineMotion(1.0).on([at_spacing((16, 12), spacing)])
+    ball = LineMotion(1.0).bind(Setting(TASK, (at_spacing((16, 12), spacing),)))
     assert ball.size(shifted, image).item() == pytest.approx(0.6 * spacing[0], rel=1e-6)
     assert ball.size(image, image).item() == 0
     flat = torch.full_like(image, 0.5)
@@ -169,7 +169,7 @@ def test_motion_is_told_in_mm(spacing: tuple[float, float]) -> None:
 def test_a_course_never_seems_longer_than_it_is_and_rest_changes_nothing(grid: tuple[int, ...]) -> None:
     image = random(2, 1, *grid)
     spacing = (3.0, 0.7, 1.4)[-len(grid) :]
-    ball = LineMotion(0.9).on([at_spacing(grid, spacing)] * 2)
+    ball = LineMotion(0.9).bind(Setting(TASK, (at_spacing(grid, spacing),) * 2))
     attack = Motion(ball)
     for seed in range(4):
         made = attack.render(attack.start(image, [seed, seed + 9]), image, 1.0).image

@@ -22,10 +22,10 @@ from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.threat.goals.stored import Donors
+from medseg_attack.threat.goals.stored import AnotherPatient
 from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce, margin
-from medseg_attack.types import Batch, Case, Fittable, LogOdds, Mask, PerSample, Task, Window
+from medseg_attack.types import Batch, Case, Donors, Fittable, LogOdds, Mask, PerSample, Task, Window
 
 ONE = Task("one", ("organ",))
 EPS = 0.06
@@ -314,13 +314,13 @@ def test_a_goal_is_learned_on_some_patients_and_scored_on_others(
     """Masks to learn by are those of patients it is fitted on; a goal in mm needs the spacing of every image."""
     asked: list[tuple[str, str]] = []
 
-    def noted(self: Donors, case: Case) -> Case:
-        found = donor(self, case)
+    def noted(self: AnotherPatient, case: Case, donors: Donors) -> Case:
+        found = donor_of(self, case, donors)
         asked.append((case.group, found.group))
         return found
 
-    donor = Donors._donor
-    monkeypatch.setattr(Donors, "_donor", noted)
+    donor_of = AnotherPatient.donor_of
+    monkeypatch.setattr(AnotherPatient, "donor_of", noted)
     medattack(
         "attack",
         "--home",

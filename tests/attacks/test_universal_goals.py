@@ -9,22 +9,23 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.universal.uap import UAP
 from medseg_attack.models.segmodel import frozen
-from medseg_attack.registry.parts import told
-from medseg_attack.types import Batch, Mask
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Attack, Batch, Mask, Setting
 
 TRAIN = [Batch.of([blobs.case(8 * n + i) for i in range(8)]) for n in range(4)]
 
 
 def learned(text: str, data: list[Batch] = TRAIN) -> object:
     with frozen(blobs.healthy()) as model:
-        attack: UAP = told(registry.build(text, "attack"), "within", model.task)
+        attack: UAP = bind(registry.build(text, "attack"), Setting(model.task))
         return attack.with_learned(attack.fit(model, data, 0))
 
 
-def seen(attack: object, batch: Batch) -> tuple[Mask, Tensor]:
+def seen(attack: Attack, batch: Batch) -> tuple[Mask, Tensor]:
     """The prediction on attacked images, and their harm."""
     with frozen(blobs.healthy()) as model:
-        found = told(attack, "on", batch.cases)(model, batch.image, batch.target, list(range(len(batch.image))))
+        attack = bind(attack, Setting(model.task, batch.cases))
+        found = attack(model, batch.image, batch.target, list(range(len(batch.image))))
         return model.decide(model(found.image)), found.harm
 
 
@@ -39,11 +40,10 @@ def test_a_goal_takes_its_organ_from_unseen_images_and_leaves_the_other() -> Non
 
 
 def test_a_goal_that_is_a_plain_name_reaches_the_fit_as_one_for_a_task() -> None:
-    """As the loop fits: what is not within a task yet is told so, at any depth."""
+    """As the loop fits: what is not bound to a task yet is bound, at any depth."""
     with frozen(blobs.healthy()) as model:
-        wrapped = told(
-            registry.build("shuffled(uap(objective=toward(bce, all_background)))", "attack"), "within", model.task
-        )
+        attack = registry.build("shuffled(uap(objective=toward(bce, all_background)))", "attack")
+        wrapped = bind(attack, Setting(model.task))
         change = wrapped.attack.fit(model, TRAIN[:1], 0)["change"]
     assert change.abs().max() > 0
 
@@ -64,7 +64,7 @@ def test_in_a_region_it_is_learned_and_put_there_alone() -> None:
     attack = learned(registry.spec(ring), [train])
     before = batch.image
     with frozen(blobs.healthy()) as model:
-        found = told(attack, "on", batch.cases)(model, before, batch.target, [0] * 4)
+        found = bind(attack, Setting(model.task, batch.cases))(model, before, batch.target, [0] * 4)
     moved = (found.image != before)[:, 0]
     organs = batch.target.any(1)
     assert not (moved & organs).any()

@@ -147,7 +147,7 @@ def test_a_model_behind_storage_sees_levels_and_passes_gradients_on() -> None:
     model = SegModel(torch.nn.Conv2d(1, 1, 1), Task("t", ("a",)))
     one = case(np.uint8, window=(0, 255))
     levels, image = levels_of(one), one.image[None]
-    stored = RoundedModel(model, levels, image, Linf(8 / 255))
+    stored = RoundedModel(model, levels, image, Linf(8 / 255), (one,))
     between = (image + 2.6 / 255).clamp(0, 1).requires_grad_()
     seen = levels.image(levels.nearest(between.detach(), image, Linf(8 / 255)), image)
     assert torch.equal(stored(between), model(seen))
@@ -168,7 +168,8 @@ def test_small_steps_add_up_between_levels() -> None:
     one = case(np.uint8, window=(0, 255))
     levels, image = levels_of(one), one.image[None]
     ball = Linf(1 / 255)
-    found = bim(ball, margin, steps=4, step_size=0.25)(RoundedModel(model, levels, image, ball), image, image < 2, [0])
+    stored = RoundedModel(model, levels, image, ball, (one,))
+    found = bim(ball, margin, steps=4, step_size=0.25)(stored, image, image < 2, [0])
     inner = (levels.stored > 0) & (levels.stored < 255)
     assert ((levels.nearest(found.image, image, ball) - levels.stored)[inner] == -1).all()
 

@@ -20,7 +20,8 @@ from medseg_attack.models.nnunet.resampling import Resampling, coarse_axis, resa
 from medseg_attack.models.nnunet.results_folder import Plan, Scheme
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import build
-from medseg_attack.types import Batch, Case, Storage, Window, informed
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Batch, Case, Setting, Storage, Window
 
 CUBIC, LINEAR = Resampling(3), Resampling(1)
 
@@ -162,7 +163,7 @@ def case(name: str = "a", low: float = -20.0, high: float = 300.0, **changes: An
 
 
 def answers(made: SegModel, *cases: Case) -> Tensor:
-    return informed(made, cases)(torch.stack([one.image for one in cases]))
+    return bind(made, Setting(made.task, tuple(cases)))(torch.stack([one.image for one in cases]))
 
 
 def test_a_scan_has_the_same_answer_through_any_window_that_cuts_nothing() -> None:
@@ -184,18 +185,18 @@ def test_a_batch_of_other_windows_and_spacings_is_what_each_is_alone() -> None:
     for n, one in enumerate(cases):
         assert torch.equal(together[n], answers(model(), one)[0])
     with pytest.raises(InputError, match="expected the 2 scans that nnU-Net was told of, got 1"):
-        informed(model(), cases[:2])(cases[0].image[None])
+        bind(model(), Setting(TASK, tuple(cases[:2])))(cases[0].image[None])
     with pytest.raises(InputError, match="expected the 0 scans"):
         model()(cases[0].image[None])
 
 
-def test_the_model_itself_is_not_changed_by_being_told() -> None:
+def test_the_model_itself_is_not_changed_by_being_bound() -> None:
     made = model()
-    told = made.on([case()])
-    assert told.net.windows.net is made.net.windows.net
+    bound = made.bind(Setting(made.task, (case(),)))
+    assert bound.net.windows.net is made.net.windows.net
     assert made.net.cases == ()
-    assert not told.training
-    assert not told.net.training
+    assert not bound.training
+    assert not bound.net.training
 
 
 def test_outside_of_the_box_there_is_background_alone() -> None:
@@ -225,7 +226,7 @@ def test_a_2d_configuration_goes_through_slices() -> None:
     one = case(spacing_mm=(3.5, 0.9, 1.2))  # no resampling: then a slice's answer is its own
     whole, changed = answers(flat, one), one.image.clone()
     changed[:, 4] = changed[:, 4].flip(-2)  # the same values, so the same mean, and the same box
-    moved = informed(flat, [one])(changed[None])
+    moved = bind(flat, Setting(flat.task, (one,)))(changed[None])
     assert torch.allclose(moved[0, :, 3], whole[0, :, 3], atol=1e-5)
     assert not torch.allclose(moved[0, :, 4], whole[0, :, 4], atol=1e-2)
 
@@ -233,17 +234,17 @@ def test_a_2d_configuration_goes_through_slices() -> None:
 def test_the_gradient_is_that_of_the_whole_pipeline() -> None:
     made = model(schemes=(Scheme("ZScoreNormalization", masked=True),)).double()
     one = case()
-    told = informed(made, [one])
+    bound = bind(made, Setting(made.task, (one,)))
     there = one.storage.stored[None] != 0
     noise = torch.rand(there.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = (one.image.double()[None] + 1e-3 * noise * there).requires_grad_()  # no ties among the extremes
     weights = torch.randn(1, 3, 6, 9, 11, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (grad,) = torch.autograd.grad((told(x).tanh() * weights).sum(), x)
+    (grad,) = torch.autograd.grad((bound(x).tanh() * weights).sum(), x)
     rng = torch.Generator().manual_seed(2)
     for _ in range(3):
         step = 1e-6 * torch.randn(x.shape, generator=rng, dtype=torch.float64) * there
         with torch.no_grad():
-            ends = [(told(x + sign * step).tanh() * weights).sum() for sign in (1, -1)]
+            ends = [(bound(x + sign * step).tanh() * weights).sum() for sign in (1, -1)]
         torch.testing.assert_close((ends[0] - ends[1]) / 2, (grad * step).sum(), rtol=1e-5, atol=1e-12)
 
 
@@ -252,7 +253,7 @@ def test_logits_are_kept_in_half_precision_and_gradients_are_not() -> None:
     found = []
     weights = torch.randn(1, 3, 6, 9, 11, generator=torch.Generator().manual_seed(1))
     for made, x in ((model(), case().image[None]), (model().double(), case().image[None].double())):
-        net, x = informed(made, [replace(case(), image=x[0])]).net, x.requires_grad_()
+        net, x = bind(made, Setting(made.task, (replace(case(), image=x[0]),))).net, x.requires_grad_()
         logits = net(x)
         (grad,) = torch.autograd.grad((logits * weights).sum(), x)
         found.append((logits.detach()[:, :, 2:, :, :-1], grad))  # what is not 0

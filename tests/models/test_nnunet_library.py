@@ -16,7 +16,8 @@ from torch import Tensor
 from medseg_attack.models.nnunet.predictor import normalised
 from medseg_attack.models.nnunet.results_folder import Scheme
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.types import Case, Storage, Task, Window, alike, informed
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Case, Setting, Storage, Task, Window, alike
 
 pytestmark = [
     pytest.mark.slow,
@@ -196,7 +197,7 @@ def test_the_whole_chain(name: str, tmp_path: Path) -> None:
 def answered(model: SegModel, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log-odds on the scan's grid; what goes into the windows, and what comes out of them."""
     seen: list[Tensor] = []
-    told = informed(model, [case])
+    bound = bind(model, Setting(model.task, (case,)))
     told.net.windows.register_forward_hook(lambda _, inputs, answer: seen.extend((inputs[0][0], answer[0])))
-    log_odds = told(case.image[None])[0]
+    log_odds = bound(case.image[None])[0]
     return log_odds.numpy(), seen[0].numpy(), seen[1].numpy()

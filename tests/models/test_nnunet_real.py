@@ -21,7 +21,7 @@ from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.models.model_ref import resolve
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.runs.reading import read_runs
-from medseg_attack.types import informed
+from medseg_attack.types import Case, Setting
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,6 +29,14 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("nnunetv2") is None, reason="nnunetv2 is not installed"),
 ]
 DATASET = "Dataset999_Toy"
+
+
+def prediction(model: SegModel, case: Case) -> Any:
+    """The class of each voxel."""
+    bound = model.bind(Setting(model.task, (case,)))
+    return model.decide(bound(case.image[None]))[0].int().argmax(0).numpy()
+
+
 TRAIN = """
 import json, os, random, sys
 import numpy, torch
@@ -132,7 +140,7 @@ def test_our_model_predicts_what_nnunet_predicts_and_is_attacked(
     model = resolve(spec, toy.data.task).load(toy.data.task, "cpu")
     cases = [toy.data.read(ref) for ref in toy.data.refs("all", dims=3)[:3]]
     with torch.no_grad():
-        found = [model.decide(informed(model, [case])(case.image[None]))[0].int().argmax(0).numpy() for case in cases]
+        found = [prediction(model, case) for case in cases]
     truth = [case.target.int().argmax(0).numpy() for case in cases]
     names = [case.id for case in cases]
     stock = toy.predicted(folder, names)
@@ -166,7 +174,7 @@ def agrees_with_doctor(told: dict[str, Any], model: SegModel, toy: Toy) -> None:
         if ref.id in told["cases"]:
             case = toy.data.read(ref)
             with torch.no_grad():
-                found.append(model.decide(informed(model, [case])(case.image[None]))[0].int().argmax(0).numpy())
+                found.append(prediction(model, case))
             truth.append(case.target.int().argmax(0).numpy())
     assert len(truth) == 1  # scans of several shapes: one at a time
     assert np.mean(list(told["clean Dice"].values())) == pytest.approx(mean_dice(found, truth), abs=1e-6)

@@ -1,7 +1,7 @@
 """Goals on masks that can be drawn by hand, `toward` them, and the rules of success."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ from PIL import Image
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
-from medseg_attack.registry.parts import told
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.threat.goals.base import BoundGoal
+from medseg_attack.threat.binding import bind
+from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByDice, ByMiou, ByPixels, Criterion
 from medseg_attack.threat.goals.masks import Erase, Grow, Shift, Shrink, Swap, all_background
 from medseg_attack.threat.goals.stored import AnotherPatient, FromFile
@@ -23,7 +23,7 @@ from medseg_attack.threat.goals.toward import Toward
 from medseg_attack.threat.objectives.losses import bce, ce, margin
 from medseg_attack.threat.objectives.per_task import for_task, progress_of
 from medseg_attack.threat.objectives.weighted import REVERSED, cosine_bce, cosine_ce, masked_bce, progressive_ce
-from medseg_attack.types import Case, Mask, Stack, Task, Window
+from medseg_attack.types import Case, CaseRef, Donors, Mask, Setting, Stack, Task, Window
 
 FREE = Task("free", ("a", "b"))
 ONE = Task("one", ("background", "a", "b"), exclusive=True)
@@ -44,37 +44,27 @@ def case(
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class Drawn(Goal):
     """A goal that is one mask, whatever the truth."""
 
     mask: Mask
 
-    def within(self, task: Task) -> BoundGoal:
-        return BoundGoal(self, task)
-
-    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
+    def wanted(self, truth: Mask, setting: Setting) -> Mask:
         return self.mask
 
 
-def stated(goal: object, task: Task, truth: Mask, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> BoundGoal:
-    made = goal.within(task).on([case(one, spacing_mm) for one in truth])  # type: ignore[attr-defined]
-    assert isinstance(made, BoundGoal)
-    return made
+def bound(goal: Goal, task: Task, truth: Mask, spacing_mm: tuple[float, float] = (1.0, 1.0)) -> Goal:
+    return bind(goal, Setting(task, tuple(case(one, spacing_mm) for one in truth)))
 
 
 @TASKS
 class TestGoals:
     def wants(
-        self,
-        goal: object,
-        task: Task,
-        before: list[str],
-        after: list[str],
-        spacing_mm: tuple[float, float] = (1.0, 1.0),
+        self, goal: Goal, task: Task, before: list[str], after: list[str], spacing_mm: tuple[float, float] = (1.0, 1.0)
     ) -> None:
         truth = drawing(before, task)
         kept = truth.clone()
-        assert torch.equal(stated(goal, task, truth, spacing_mm)(truth), drawing(after, task))
+        assert torch.equal(bound(goal, task, truth, spacing_mm)(truth), drawing(after, task))
         assert torch.equal(truth, kept)
 
     def test_erase(self, task: Task) -> None:
@@ -120,24 +110,24 @@ class TestGoals:
     )
     def test_what_is_not_there_is_told(self, task: Task, goal: Erase, told: str) -> None:
         with pytest.raises(InputError, match=told):
-            goal.within(task)
+            goal.bind(Setting(task))
 
 
 def test_class_numbers_that_the_task_does_not_have_are_told(tmp_path: Path) -> None:
     np.save(tmp_path / "labels.npy", np.array([[0, 7]]))
     with pytest.raises(InputError, match="class numbers from 0 to 2"):
-        FromFile(str(tmp_path / "labels.npy")).within(FREE)
+        FromFile(str(tmp_path / "labels.npy")).bind(Setting(FREE))
 
 
 def test_a_goal_in_mm_asks_for_its_cases() -> None:
     truth = drawing(["a."], FREE)
-    with pytest.raises(InputError, match="to be told its 1 cases"):
-        Shift().within(FREE)(truth)
+    with pytest.raises(InputError, match="to be bound to its 1 cases"):
+        Shift().bind(Setting(FREE))(truth)
 
 
 def test_cases_of_two_spacings_move_by_their_own() -> None:
     truth = drawing(["a....."], FREE).repeat(2, 1, 1, 1)
-    goal = Shift(dx_mm=4).within(FREE).on([case(truth[0], (1.0, 1.0)), case(truth[1], (1.0, 2.0))])
+    goal = Shift(dx_mm=4).bind(Setting(FREE, (case(truth[0], (1.0, 1.0)), case(truth[1], (1.0, 2.0)))))
     assert torch.equal(goal(truth), torch.cat([drawing(["....a."], FREE), drawing(["..a..."], FREE)]))
 
 
@@ -148,32 +138,39 @@ def test_another_patient_gives_the_slice_of_the_same_height() -> None:
         for group, rows in masks.items()
     }
 
-    class Data:
-        def read(self, ref: Case) -> Case:
-            return ref
+    read: list[str] = []
 
-    refs = [replace(one, id=f"{one.id}{i}") for scan in scans.values() for i, one in enumerate(scan)]
-    goal = AnotherPatient().among(Data(), refs).within(FREE)
+    class Reading:
+        def read(self, ref: CaseRef) -> Case:
+            read.append(ref.id)
+            return slices[ref.id]
+
+    slices = {f"{one.id}{i}": one for scan in scans.values() for i, one in enumerate(scan)}
+    refs = tuple(CaseRef(name, one.volume, one.group, (1, 4)) for name, one in slices.items())
+    setting = Setting(FREE, tuple(scans["p"]), Donors(Reading(), refs))
+    goal = AnotherPatient().bind(setting)
     truth = torch.stack([one.target for one in scans["p"]])
-    wanted = goal.on(scans["p"])(truth)
+    wanted = goal(truth)
     assert torch.equal(wanted, torch.cat([drawing(["..b."], FREE), drawing(["...b"], FREE)]))
-    assert torch.equal(goal.on(scans["p"]).at(torch.tensor([1]))(truth[1:]), wanted[1:])
-    alone = AnotherPatient().among(Data(), refs[:2]).within(FREE)
+    assert torch.equal(AnotherPatient().bind(setting.at(torch.tensor([1])))(truth[1:]), wanted[1:])
+    assert read == ["q10", "q11"]  # once, also for the goal on some of the cases
     with pytest.raises(InputError, match="a patient other than p"):
-        alone.on(scans["p"])
+        AnotherPatient().bind(Setting(FREE, tuple(scans["p"]), Donors(Reading(), refs[:2])))
+    with pytest.raises(InputError, match="takes masks of a data set, got none"):
+        AnotherPatient().bind(Setting(FREE, tuple(scans["p"])))(truth)
 
 
 def test_toward_is_minus_the_objective_at_the_goal() -> None:
     log_odds = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     truth = drawing(["aab.", ".abb", "...."], FREE)
-    wanted = Toward(bce, Erase("a").within(FREE))
+    wanted = Toward(bce, Erase("a").bind(Setting(FREE)))
     torch.testing.assert_close(wanted(log_odds, truth), -bce(log_odds, drawing(["..b.", "..bb", "...."], FREE)))
-    with pytest.raises(InputError, match="within a task"):
+    with pytest.raises(InputError, match="bound to a task"):
         Toward(bce, Erase("a"))(log_odds, truth)
 
 
 def test_toward_climbs_the_form_of_its_task() -> None:
-    goal = Erase("a").within(ONE)
+    goal = Erase("a").bind(Setting(ONE))
     assert for_task(Toward(cosine_bce, goal, ByPixels()), ONE) == Toward(cosine_ce, goal, ByPixels())
     assert for_task(Toward(cosine_bce, Erase()), FREE) == Toward(cosine_bce, Erase())
     with pytest.raises(InputError, match="take cosine_bce"):
@@ -198,7 +195,7 @@ def test_what_weighs_entries_pushes_towards_a_goal_what_is_not_there_yet(name: s
     there = there.all(1, keepdim=True).expand_as(goal) if task.exclusive else there
     assert there.any()
     assert not there.all()
-    climbed = Toward(objective, BoundGoal(Drawn(goal), task))
+    climbed = Toward(objective, Drawn(goal).bind(Setting(task)))
     slope = torch.autograd.grad(climbed(log_odds, ~goal, progress).sum(), log_odds)[0]
     missing = ~there & goal
     assert (slope[missing] > 0).all()
@@ -218,8 +215,9 @@ def test_targeted_weights_are_the_rest_to_one() -> None:
     log_odds = log_odds - torch.log1p(-log_odds.exp())  # log-odds of a softmax
     cosine = 1 / math.sqrt(math.exp(5) ** 2 + 2)  # 0.0067
     loss = -ce(log_odds, goal).item()
-    assert Toward(cosine_ce, BoundGoal(Drawn(goal), ONE))(log_odds, goal).item() == pytest.approx((1 - cosine) * loss)
-    assert Toward(progressive_ce, BoundGoal(Drawn(goal), ONE))(log_odds, goal, 0.5).item() == pytest.approx(0.75 * loss)
+    drawn = Drawn(goal).bind(Setting(ONE))
+    assert Toward(cosine_ce, drawn)(log_odds, goal).item() == pytest.approx((1 - cosine) * loss)
+    assert Toward(progressive_ce, drawn)(log_odds, goal, 0.5).item() == pytest.approx(0.75 * loss)
 
 
 def test_every_attack_can_be_sent_towards_a_goal() -> None:
@@ -230,10 +228,10 @@ def test_every_attack_can_be_sent_towards_a_goal() -> None:
     image = 0.5 + 0.2 * (torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 0.5)
     truth = model.decide(model(image))
     # the two classes cannot be told apart: where one is to go and one to stay, their slopes cancel
-    one = told(registry.build("fgsm(linf(0.05), toward(margin, erase('b')))", "attack"), "within", FREE)
+    one = bind(registry.build("fgsm(linf(0.05), toward(margin, erase('b')))", "attack"), Setting(FREE))
     torch.testing.assert_close(one(model, image, truth, [1, 2]).image, torch.where(truth[:, :1], image, image - 0.05))
     erased = registry.build("fgsm(linf(0.05), toward(margin, all_background))", "attack")
-    found = told(erased, "within", FREE)(model, image, truth, [1, 2])
+    found = bind(erased, Setting(FREE))(model, image, truth, [1, 2])
     torch.testing.assert_close(found.image, image - 0.05)
 
 

@@ -17,7 +17,7 @@ from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.balls.regions import Within, body, region_of
-from medseg_attack.types import Ball, Batch, Case, Stack, Task, Window
+from medseg_attack.types import Ball, Batch, Case, Setting, Stack, Task, Window
 
 TASK = Task("toy", ("background", "organ"), exclusive=True)
 
@@ -91,7 +91,7 @@ def test_nothing_outside_changes_and_the_budget_is_used_inside(ball: Ball) -> No
     cases = [case(0), case(1)]
     image = torch.stack([one.image for one in cases])
     mask = torch.from_numpy(np.stack([region_of(one, "ring:2mm") for one in cases]))[:, None]
-    held = Within(ball, "ring:2mm").on(cases)
+    held = Within(ball, "ring:2mm").bind(Setting(TASK, tuple(cases)))
     far = image + 0.3 * random(2, 1, 20, 18, seed=5) + 0.1
     for x in (held.project(far, image), held.sample(image, [1, 2]), image + held.step(far, image)):
         assert torch.equal(x[~mask], image[~mask])

@@ -12,7 +12,6 @@ from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded, widen
 from medseg_attack.registry import About, register
-from medseg_attack.threat.balls.base import free, held
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, PerSample
 
@@ -82,7 +81,7 @@ class Boundary:
     def _begun(self, model: Model, image: Image, target: Mask, seeds: Sequence[int], need: PerSample) -> "_Place":
         """The nearest adversarial image on the way from the most harmful start to the untouched image."""
         random = draw(torch.rand, image, seeds)
-        held_still = ~free(self.ball, image)
+        held_still = ~self.ball.free(image)
         starts = [
             (start - image).masked_fill(held_still, 0)
             for start in (1 - image, torch.zeros_like(image), torch.ones_like(image), random)
@@ -124,4 +123,4 @@ def _taken(take: Tensor, theirs: _Place, ours: _Place) -> _Place:
 def _cut(ball: Ball, change: Tensor, sizes: PerSample) -> Tensor:
     """The change cut to a ball of that size, another for every sample: scaled to `ball`'s own, and back."""
     scale = widen(ball.eps / sizes.clamp(min=1e-12), change)
-    return held(ball, change * scale) / scale if ball.eps > 0 else torch.zeros_like(change)
+    return ball.clipped(change * scale) / scale if ball.eps > 0 else torch.zeros_like(change)

@@ -17,7 +17,6 @@ from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded, widen
 from medseg_attack.registry import About, register
-from medseg_attack.threat.balls.base import free, held, plain
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
@@ -142,7 +141,7 @@ def _climbed(
 ) -> Adversarial:
     """Adam on the coefficients with estimated gradients; the worst iterate of each sample."""
     ball, eps = attack.ball, attack.ball.eps
-    coarse, moves = plain(ball), free(ball, image)  # a region is one of pixels, which coefficients are not
+    coarse, moves = ball.unrestricted, ball.free(image)  # a region is one of pixels, which coefficients are not
     objective = for_task(attack.objective, model.task)
 
     def shown(change: Tensor) -> Image:
@@ -157,7 +156,7 @@ def _climbed(
     worst = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
     for start in range(attack.starts):
         signs = (draw(torch.rand, change, reseeded(seeds, -1 - start)) < 0.5).to(change) * 2 - 1
-        corner = held(coarse, coarse.step(signs, change))
+        corner = coarse.clipped(coarse.step(signs, change))
         x = ball.project(shown(corner), image)
         with torch.no_grad():
             log_odds = model(x)
@@ -174,7 +173,7 @@ def _climbed(
         square = torch.where(told, SECOND * square + (1 - SECOND) * grad.square(), square)
         unbiased = mean / (1 - FIRST**times).clamp(min=1 - FIRST)
         size = (square / (1 - SECOND**times).clamp(min=1 - SECOND)).sqrt()
-        change = held(coarse, change + attack.step_size * eps * told * unbiased / (size + 1e-12))
+        change = coarse.clipped(change + attack.step_size * eps * told * unbiased / (size + 1e-12))
         x = ball.project(shown(change), image)
         with torch.no_grad():
             best |= judge_prediction(model, ball, x, image, model.decide(model(x)), target)

@@ -2,43 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import About, build, register, with_eps
-from medseg_attack.registry.parts import told
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import buildable
-from medseg_attack.types import Adversarial, Ball, Case, Image, Mask, Model
-
-
-@dataclass(frozen=True, eq=False)
-class _Stored:
-    ball: Ball
-    run: str
-    cases: tuple[Case, ...]
-
-    def at(self, index: Tensor) -> "_Stored":
-        return _Stored(told(self.ball, "at", index), self.run, tuple(self.cases[i] for i in index.tolist()))
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        arrays = RunFolder(Path(self.run)).images([case.id for case in self.cases])
-        stored = torch.stack([torch.from_numpy(array).to(torch.float64) for array in arrays]).to(image.device)
-        levels = StoredValues.of(self.cases, image.device)
-        x = stored.to(image) if levels is None else levels.image(stored, image)
-        return judge(model, self.ball, x, image, target)
+from medseg_attack.types import Adversarial, Ball, Bindable, Image, Mask, Model
 
 
 @register("replay", kind="attack", about=About(threat="no model", norm="that of the run"))
 @dataclass(frozen=True)
-class Replay:
+class Replay(Bindable):
     """The scans that a run stored, held to that run's own ball; it never queries the model.
 
     Attributes:
@@ -49,8 +32,9 @@ class Replay:
     run: str = ""
     content: str = ""
 
-    @property
+    @cached_property
     def ball(self) -> Ball:
+        """The ball of the run."""
         if not self.run:
             return Linf(0.0)
         if not (Path(self.run) / "config.json").is_file():
@@ -61,11 +45,14 @@ class Replay:
         ball: Ball = build(buildable(config["attack"], config.get("budget")), "attack").ball
         if config.get("budget"):  # another fraction for every case: the widest of them holds them all
             ball = with_eps(ball, float(RunFolder(Path(self.run)).rows()["budget"].max()))
-        return ball
-
-    def on(self, cases: Sequence[Case]) -> _Stored:
-        """The attack on these cases."""
-        return _Stored(told(self.ball, "on", cases), self.run, tuple(cases))
+        return ball if self.setting is None else bind(ball, self.setting)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        raise InputError("replay reads stored images by case; run it through 'medattack evaluate --images RUN'")
+        if self.setting is None:
+            raise InputError("replay reads stored images by case; run it through 'medattack evaluate --images RUN'")
+        cases = self.setting.cases
+        arrays = RunFolder(Path(self.run)).images([case.id for case in cases])
+        stored = torch.stack([torch.from_numpy(array).to(torch.float64) for array in arrays]).to(image.device)
+        levels = StoredValues.of(cases, image.device)
+        x = stored.to(image) if levels is None else levels.image(stored, image)
+        return judge(model, self.ball, x, image, target)

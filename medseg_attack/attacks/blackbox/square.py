@@ -11,7 +11,6 @@ from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, reseeded, widen
 from medseg_attack.registry import About, register, spec
-from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import soft_dice
@@ -54,7 +53,7 @@ class Square:
             raise InputError(f"expected queries >= 1, got {self.queries}; an attack without queries is 'noise'")
         if not 0 < self.first <= 1:
             raise InputError(f"expected 0 < first <= 1, a share of the image, got {self.first:g}; check the attack")
-        if not self._linf and type(plain(self.ball)) is not L2:
+        if not self._linf and type(self.ball.unrestricted) is not L2:
             raise InputError(f"expected linf or l2 for square, got {spec(self.ball)}; take one of them")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
@@ -72,7 +71,7 @@ class Square:
     @property
     def _linf(self) -> bool:
         """Whether pixels are bounded one by one, be it in a region or in some channels alone."""
-        ball = plain(self.ball)
+        ball = self.ball.unrestricted
         return type(ball.ball if isinstance(ball, Channels) else ball) is Linf
 
     def _asked(self, model: Model, x: Image, image: Image, target: Mask) -> tuple[PerSample, Adversarial]:

@@ -14,7 +14,8 @@ from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.flows import moved
 from medseg_attack.registry import About, build, register, with_eps
-from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model, Task
+from medseg_attack.registry.abilities import Climbs
+from medseg_attack.types import Adversarial, Attack, Ball, Fittable, Image, Mask, Model, Sweeps, Task
 
 FUSIONS = ("logits", "probabilities", "losses")
 
@@ -43,9 +44,9 @@ class Transfer:
     def __post_init__(self) -> None:
         if self.fuse not in FUSIONS:
             raise InputError(f"expected fuse to be one of {', '.join(FUSIONS)}, got {self.fuse!r}; check it")
-        if self.fuse == "losses" and not hasattr(self.attack, "objective"):
+        if self.fuse == "losses" and not isinstance(self.attack, Climbs):
             raise InputError("expected an attack with an objective to fuse losses, got one without; take fuse='logits'")
-        if hasattr(self.attack, "fit"):
+        if isinstance(self.attack, Fittable):
             raise InputError(
                 "expected an attack that needs no fit for transfer, got one that is fitted to the attacked model; run "
                 "it on the surrogate with --save-adversarial all, then 'medattack evaluate --images'"
@@ -55,6 +56,10 @@ class Transfer:
     @property
     def ball(self) -> Ball:
         return self.attack.ball
+
+    @property
+    def attacks(self) -> tuple[Attack, ...]:
+        return (self.attack,)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         (found,) = self.crafted(model.task, image, target, seeds, [self.ball])
@@ -76,7 +81,7 @@ class Transfer:
             n = len(fused.models)
             target = torch.cat([target] * n, 1)
             attack = replace(attack, objective=MeanLoss(attack.objective, n))  # type: ignore[attr-defined,type-var]
-        if hasattr(attack, "sweep"):
+        if isinstance(attack, Sweeps):
             yield from attack.sweep(fused, image, target, seeds, balls)
             return
         for ball in balls:

@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.counting import CountedModel, picked
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, spec
-from medseg_attack.registry.parts import told
-from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Adversarial, Attack, Ball, Bindable, Image, Mask, Model
 
 EVERYTHING_LOST = 1.0  # the harm of an image on which every organ is lost: there is no worse
 
 
 @register("best_of", kind="attack")
 @dataclass(frozen=True)
-class BestOf:
+class BestOf(Bindable):
     """The worst that any of several attacks finds, image by image; between equals, the smaller change.
 
     No threshold ends the search. An image is settled only when every organ of it is lost; what attacks are left then
@@ -45,28 +45,34 @@ class BestOf:
         """What the attacks find one after the other, each on the images that are not settled (the active set)."""
         best: Adversarial | None = None
         passes = torch.zeros(len(image), 2, dtype=torch.int64, device=image.device)
-        at = torch.arange(len(image), device=image.device)
+        active = torch.arange(len(image), device=image.device)
         for attack in self.attacks:
-            whole = len(at) == len(image)
-            metered = CountedModel(model if whole else picked(model, at))
-            one = attack if whole else told(attack, "at", at)
-            found = one(metered, image[at], target[at], [seeds[i] for i in at.tolist()])
-            spent = torch.tensor([metered.forwards, metered.backwards], device=image.device)
-            passes[at] += spent if found.passes is None else found.passes
-            found = replace(found, passes=None)
-            best = found if best is None else best | _among(found, at, len(image))
-            at = (best.harm < EVERYTHING_LOST).nonzero()[:, 0]
-            if not len(at):
+            counted = CountedModel(model)
+            if self.setting is not None and self.setting.cases and len(active) < len(image):
+                some = self.setting.at(active)
+                attack, counted = bind(attack, some), CountedModel(bind(model, some))
+            result = attack(counted, image[active], target[active], [seeds[i] for i in active.tolist()])
+            spent = torch.tensor([counted.forwards, counted.backwards], device=image.device)
+            passes[active] += spent if result.passes is None else result.passes
+            result = replace(result, passes=None)
+            best = result if best is None else best | _among(result, active, len(image))
+            active = (best.harm < EVERYTHING_LOST).nonzero()[:, 0]
+            if not len(active):
                 break
         assert best is not None  # there is an attack
         return replace(best, passes=passes)
 
 
-def _among(found: Adversarial, at: Tensor, n: int) -> Adversarial:
-    """What was found of some samples, among all `n`: of the others nothing is worse than whatever they have."""
+def _among(result: Adversarial, index: Tensor, n: int) -> Adversarial:
+    """The result of some samples, among all `n`: of the others nothing is worse than whatever they have."""
 
-    def spread(some: Tensor | None, fill: float = 0) -> Tensor | None:
-        return None if some is None else some.new_full((n, *some.shape[1:]), fill).index_copy(0, at, some)
+    def spread(some: Tensor, fill: float = 0) -> Tensor:
+        return some.new_full((n, *some.shape[1:]), fill).index_copy(0, index, some)
 
-    each = {name: spread(getattr(found, name)) for name in ("image", "size", "flow", "success")}
-    return Adversarial(**each, harm=spread(found.harm, -1.0))  # type: ignore[arg-type]
+    return Adversarial(
+        spread(result.image),
+        spread(result.harm, -1.0),
+        spread(result.size),
+        None if result.flow is None else spread(result.flow),
+        None if result.success is None else spread(result.success),
+    )

@@ -1,12 +1,10 @@
 """An attack against one organ alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from medseg_attack.attacks.counting import picked
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.registry import register
@@ -32,6 +30,10 @@ class ForOrgan:
     def ball(self) -> Ball:
         return self.attack.ball
 
+    @property
+    def attacks(self) -> tuple[Attack, ...]:
+        return (self.attack,)
+
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         if not self.organ:
             return self.attack(model, image, target, seeds)
@@ -50,9 +52,6 @@ class _OneOrgan:
 
     model: Model
     k: int
-
-    def at(self, index: Tensor) -> "_OneOrgan":
-        return replace(self, model=picked(self.model, index))
 
     @property
     def task(self) -> Task:

@@ -12,6 +12,7 @@ from medseg_attack.attacks.judging import judge
 from medseg_attack.attacks.minimal.igsm import Igsm
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, spec
+from medseg_attack.registry.abilities import Aimed
 from medseg_attack.threat.objectives.losses import bce, bce_dice
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
@@ -30,10 +31,10 @@ class LeastOf:
     attacks: tuple[Any, ...] = (Igsm(objective=bce), Igsm(objective=bce_dice))
 
     def __post_init__(self) -> None:
-        if not self.attacks or not all(hasattr(attack, "success") for attack in self.attacks):
-            told = ", ".join(map(spec, self.attacks)) or "none"
+        if not self.attacks or not all(isinstance(attack, Aimed) for attack in self.attacks):
+            got = ", ".join(map(spec, self.attacks)) or "none"
             raise InputError(
-                f"expected attacks with a criterion of success, such as igsm or dag, got {told}; change them"
+                f"expected attacks with a criterion of success, such as igsm or dag, got {got}; change them"
             )
         norms = {spec(attack.ball) for attack in self.attacks}
         if len(norms) > 1:

@@ -28,6 +28,10 @@ class Restarts:
     def ball(self) -> Ball:
         return self.attack.ball
 
+    @property
+    def attacks(self) -> tuple[Attack, ...]:
+        return (self.attack,)
+
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         runs = (
             self.attack(model, image, target, reseeded(seeds, "restart", run) if run else seeds)

@@ -26,6 +26,10 @@ class Shuffled:
     def ball(self) -> Ball:
         return self.attack.ball
 
+    @property
+    def attacks(self) -> tuple[Attack, ...]:
+        return (self.attack,)
+
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         found = self.attack(model, image, target, seeds)
         if found.flow is not None:

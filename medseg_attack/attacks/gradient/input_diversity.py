@@ -10,7 +10,6 @@ from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, widen
-from medseg_attack.threat.balls.base import free
 from medseg_attack.types import Ball, Image, LogOdds, PerSample
 
 SMALLEST = 0.9  # of the size, as in the code that reference comparisons are made with
@@ -21,7 +20,7 @@ def reach(ball: Ball, image: Image) -> Image:
 
     0 where the ball lets nothing change.
     """
-    moves = free(ball, image).to(image)
+    moves = ball.free(image).to(image)
     return widen(ball.eps / (ball.size(moves, torch.zeros_like(moves)) + TINY), image) * moves
 
 

@@ -8,21 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
-from medseg_attack.attacks.physical.deformation import Displacement
-from medseg_attack.attacks.physical.in_mm import Spaced, longest, pixel_mm
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.flows import warped
 from medseg_attack.registry import About, register
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial, Ball, Case, Flow, Image, Mask, Model, Objective, PerSample
+from medseg_attack.threat.balls.base import MovingBall, longest
+from medseg_attack.types import Ball, Flow, Image, PerSample
 
 STIFF = 1e-3  # mm: what float32 leaves of a flow beside its own affine part
 
 
 @register("pose", kind="ball")
 @dataclass(frozen=True)
-class Pose:
+class Pose(MovingBall):
     """The body may turn, shift and scale: `eps` times all three bounds; its size is the largest share of one of them.
 
     Told from the flow alone: its best affine fit, which must leave nothing over.
@@ -44,20 +42,8 @@ class Pose:
             raise InputError(f"expected bounds of 0 or more and a rotation below 90 degrees, got {self}; check them")
 
     @property
-    def limit(self) -> float:
-        return self.eps
-
-    @property
     def unit(self) -> str:
         return f"of {self.degrees:g} degrees, {self.shift_mm:g} mm and scale {self.scale:g}"
-
-    def on(self, cases: Sequence[Case]) -> "Pose":
-        spacing = tuple(case.spacing_mm for case in cases)
-        return _Pose(self.eps, self.degrees, self.shift_mm, self.scale, spacing)
-
-    def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
-        """The size of a pixel along each axis."""
-        return pixel_mm((), like)
 
     def length(self, flow: Flow) -> PerSample:
         flow = (flow * self.mm(flow)).double()
@@ -81,23 +67,6 @@ class Pose:
         stiff = (longest(left) <= STIFF) & (sheared <= STIFF)
         return torch.where(stiff, torch.stack(shares).amax(0), math.inf)
 
-    def step(self, grad: Image, image: Image) -> Image:
-        return torch.zeros_like(image)
-
-    def project(self, x: Image, x0: Image) -> Image:
-        return x0.clone()
-
-    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return x0.clone()
-
-    def size(self, x: Image, x0: Image) -> PerSample:
-        return Displacement().size(x, x0)
-
-
-@dataclass(frozen=True)
-class _Pose(Spaced, Pose):
-    """A pose of certain cases."""
-
 
 def _share(value: PerSample, bound: float) -> PerSample:
     return value / bound if bound else torch.where(value > STIFF, math.inf, 0.0).to(value)
@@ -111,7 +80,7 @@ def centred(like: Tensor, mm: Float[Tensor, "b n *ones"]) -> Float[Tensor, "b n 
 
 @register("affine", kind="attack", about=About(paper="Chen et al., advchain, Medical Image Analysis 2022"))
 @dataclass(frozen=True)
-class Affine:
+class Affine(Parametrised):
     """The rotation, shift and scale that harm most, the truth carried along (Chen et al., advchain, MedIA 2022).
 
     In mm, so that a body stays as it is on grids of unequal spacing, and around the middle of the image. One scale
@@ -122,17 +91,11 @@ class Affine:
     """
 
     ball: Ball = Pose()
-    objective: Objective = bce
-    steps: int = 20
-    step_size: float = 0.25
 
     def __post_init__(self) -> None:
-        require_steps(self)
+        super().__post_init__()
         if not isinstance(self.ball, Pose):
             raise InputError(f"expected the ball pose for affine, got {self.ball}; write pose(degrees=10)")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         axes = image.ndim - 2

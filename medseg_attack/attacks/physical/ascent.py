@@ -1,8 +1,10 @@
 """Gradient ascent on what describes a change, not on pixels: the one loop of all attacks that imitate scanners and
 bodies. Each of them says how its numbers become an image; what it may do at most is its ball."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,8 +14,8 @@ from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.numerics.samples import draw
-from medseg_attack.threat.balls.base import size_of
 from medseg_attack.threat.objectives.harm import harm
+from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Flow, Image, LogOdds, Mask, Model, Objective, PerSample
 
@@ -34,31 +36,39 @@ class Rendered(NamedTuple):
     penalty: PerSample | None = None
 
 
-@runtime_checkable
-class Parametrised(Protocol):
-    """An attack that is described by some numbers; `steps=0` is a random draw of it, which is its control."""
+@dataclass(frozen=True)
+class Parametrised(ABC):
+    """An attack that is described by some numbers; `steps=0` is a random draw of it, which is its control.
 
-    @property
-    def ball(self) -> Ball: ...
-    @property
-    def objective(self) -> Objective: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def step_size(self) -> float: ...
+    Attributes:
+        steps: of the ascent.
+        step_size: of the numbers, which range over [-1, 1].
+    """
 
+    ball: Ball
+    objective: Objective = bce
+    steps: int = 20
+    step_size: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, value in (("steps", self.steps), ("step_size", self.step_size)):
+            if value < 0:
+                raise InputError(f"expected {name} >= 0, got {value}; check the attack")
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        return ascend(self, model, image, target, seeds)
+
+    def control(self) -> "Parametrised":
+        """A random change of the kind that the attack describes."""
+        return replace(self, steps=0)
+
+    @abstractmethod
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         """Where the ascent begins."""
-        ...
 
-    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered: ...
-
-
-def require_steps(attack: Parametrised) -> None:
-    """Refuses what no ascent can be."""
-    for name in ("steps", "step_size"):
-        if getattr(attack, name) < 0:
-            raise InputError(f"expected {name} >= 0, got {getattr(attack, name)}; check the attack")
+    @abstractmethod
+    def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+        """What the numbers make of the image; `progress` in [0, 1] is the fraction of the ascent that is done."""
 
 
 def random_numbers(image: Image, m: int, seeds: Sequence[int]) -> Numbers:
@@ -114,4 +124,4 @@ def described(
 ) -> Adversarial:
     """`x` with its harm to the truth on it, and its size."""
     classes = list(model.task.scored)
-    return Adversarial(x, harm(pred[:, classes], truth[:, classes]).to(x), size_of(ball, x, still, flow), flow)
+    return Adversarial(x, harm(pred[:, classes], truth[:, classes]).to(x), ball.total_size(x, still, flow), flow)

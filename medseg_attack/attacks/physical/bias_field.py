@@ -5,21 +5,20 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import polynomial, smooth
 from medseg_attack.numerics.samples import draw
 from medseg_attack.numerics.stored_values import FLOAT32_SLACK
 from medseg_attack.registry import register
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+from medseg_attack.types import Ball, Image, PerSample
 
 BASES = ("spline", "polynomial")
 
 
 @register("gain", kind="ball")
 @dataclass(frozen=True)
-class FieldStrength:
+class FieldStrength(Ball):
     """Every pixel may be multiplied by 1 - `eps` to 1 + `eps`, the strength of a bias field; black stays black.
 
     Rounding towards the untouched image and cutting at white only bring it closer, so both keep it in the ball.
@@ -31,10 +30,6 @@ class FieldStrength:
     def __post_init__(self) -> None:
         if not 0 <= self.eps < 1:
             raise InputError(f"expected a field strength from 0 to 1, got {self.eps:g}; 0.3 is a field from 0.7 to 1.3")
-
-    @property
-    def limit(self) -> float:
-        return self.eps
 
     @property
     def unit(self) -> str:
@@ -61,7 +56,7 @@ def relative(x: Image, x0: Image) -> Image:
 
 @register("bias_field", kind="attack")
 @dataclass(frozen=True)
-class BiasField:
+class BiasField(Parametrised):
     """The bias field that harms most (Chen et al., AdvBias, MICCAI 2020; Tian et al., arXiv 2009.09247).
 
     The field is exp(b) with b smooth and the field itself between 1 - eps and 1 + eps. Signed steps on its weights in
@@ -76,22 +71,16 @@ class BiasField:
     """
 
     ball: Ball = FieldStrength()
-    objective: Objective = bce
-    steps: int = 20
-    step_size: float = 0.25
     basis: str = "spline"
     order: int = 5
 
     def __post_init__(self) -> None:
-        require_steps(self)
+        super().__post_init__()
         if self.basis not in BASES:
             raise InputError(f"expected basis to be one of {', '.join(BASES)}, got {self.basis!r}; check it")
         least = 4 if self.basis == "spline" else 1
         if self.order < least:
             raise InputError(f"expected order >= {least} of basis {self.basis!r}, got {self.order}; take more")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, self.order ** (image.ndim - 2), seeds)

@@ -5,31 +5,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.attacks.physical.bias_field import FieldStrength, biased
-from medseg_attack.attacks.physical.in_mm import Spaced, longest, needs_length, pixel_mm
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.flows import exponential, warped
 from medseg_attack.registry import About, register
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial, Ball, Case, Flow, Image, Mask, Model, Objective, PerSample
-
-SAME = 1e-6  # of intensities: what two machines' float32 may differ by in an interpolated value
+from medseg_attack.threat.balls.base import MovingBall, longest
+from medseg_attack.types import Ball, Flow, Image, PerSample
 
 
 @register("displacement", kind="ball")
 @dataclass(frozen=True)
-class Displacement:
-    """Anatomy may move by `eps` mm; intensities are carried along and do not change beyond that.
-
-       Its size is the longest displacement of a pixel, read off the flow that an attack returns, since no image tells
-    how far its content moved. What the loop checks of the image is that this flow, and nothing else, made it. Where the
-    cases are not known, a pixel is taken for 1 mm.
-    """
+class Displacement(MovingBall):
+    """Anatomy may move by `eps` mm, the longest displacement of a pixel; intensities are carried along."""
 
     eps: float = 3.0
 
@@ -38,44 +28,16 @@ class Displacement:
             raise InputError(f"expected a displacement of 0 mm or more, got {self.eps:g}; check it")
 
     @property
-    def limit(self) -> float:
-        return self.eps
-
-    @property
     def unit(self) -> str:
         return "mm"
-
-    def on(self, cases: Sequence[Case]) -> "Displacement":
-        return _Displacement(self.eps, tuple(case.spacing_mm for case in cases))
-
-    def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
-        """The size of a pixel along each axis."""
-        return pixel_mm((), like)
 
     def length(self, flow: Flow) -> PerSample:
         return longest(flow * self.mm(flow))
 
-    def step(self, grad: Image, image: Image) -> Image:
-        return torch.zeros_like(image)
-
-    def project(self, x: Image, x0: Image) -> Image:
-        return x0.clone()
-
-    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return x0.clone()
-
-    def size(self, x: Image, x0: Image) -> PerSample:
-        return torch.where((x - x0).abs().flatten(1).amax(1) > SAME, math.inf, 0.0).to(x0)
-
-
-@dataclass(frozen=True)
-class _Displacement(Spaced, Displacement):
-    """Displacement of certain cases."""
-
 
 @register("deformation", kind="attack", about=About(paper="Chen et al., advchain, Medical Image Analysis 2022"))
 @dataclass(frozen=True)
-class Deformation:
+class Deformation(Parametrised):
     """The smooth deformation that harms most, its truth carried along (Chen et al., advchain, MedIA 2022).
 
     A velocity of cubic B-splines in place of a Gaussian-smoothed coarse grid: no pixel of it exceeds its control
@@ -87,40 +49,37 @@ class Deformation:
     """
 
     ball: Ball = Displacement()
-    objective: Objective = bce
-    steps: int = 20
-    step_size: float = 0.25
     order: int = 8
 
     def __post_init__(self) -> None:
-        require_steps(self)
-        needs_length(self.ball, "deformation", "displacement(3)")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return ascend(self, model, image, target, seeds)
+        super().__post_init__()
+        if not isinstance(self.ball, MovingBall):
+            raise InputError(
+                f"expected a ball in which anatomy may move for deformation, got {self.ball}; write displacement(3)"
+            )
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         axes = image.ndim - 2
         return random_numbers(image, axes * self.order**axes, seeds)
 
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+        assert isinstance(self.ball, MovingBall)
         flow, back = bent(numbers, image, self.ball, self.ball.eps, self.order)
         return Rendered(warped(image, flow), flow, back)
 
 
-def bent(numbers: Numbers, image: Image, ball: Ball, most_mm: float, order: int) -> tuple[Flow, Flow]:
+def bent(numbers: Numbers, image: Image, ball: MovingBall, most_mm: float, order: int) -> tuple[Flow, Flow]:
     """The deformation of these weights and the one that undoes it; no pixel moves further than `most_mm`."""
     axes = image.ndim - 2
     grid = tuple(image.shape[2:])
     field = smooth(numbers.view(len(image), axes, *(order for _ in grid)), grid)
-    mm: Tensor = ball.mm(image)  # type: ignore[attr-defined]
-    velocity = most_mm / math.sqrt(axes) * field / mm
+    velocity = most_mm / math.sqrt(axes) * field / ball.mm(image)
     return exponential(velocity), exponential(-velocity)
 
 
 @register("tissue", kind="ball")
 @dataclass(frozen=True)
-class ShapeAndGain:
+class ShapeAndGain(MovingBall):
     """Anatomy may move and intensities may be biased: `eps` times both bounds; its size is the larger share of them.
 
     Attributes:
@@ -137,23 +96,12 @@ class ShapeAndGain:
             raise InputError(f"expected bounds above 0 and a field strength below 1, got {self}; check them")
 
     @property
-    def limit(self) -> float:
-        return self.eps
-
-    @property
     def unit(self) -> str:
         return f"of {self.shift_mm:g} mm and field strength {self.strength:g}"
 
     @property
     def gain(self) -> FieldStrength:
         return FieldStrength(self.eps * self.strength)
-
-    def on(self, cases: Sequence[Case]) -> "ShapeAndGain":
-        return _Tissue(self.eps, self.shift_mm, self.strength, tuple(case.spacing_mm for case in cases))
-
-    def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
-        """The size of a pixel along each axis."""
-        return pixel_mm((), like)
 
     def length(self, flow: Flow) -> PerSample:
         return longest(flow * self.mm(flow)) / self.shift_mm
@@ -171,14 +119,9 @@ class ShapeAndGain:
         return self.gain.size(x, x0) / self.strength
 
 
-@dataclass(frozen=True)
-class _Tissue(Spaced, ShapeAndGain):
-    """ShapeAndGain of certain cases."""
-
-
 @register("deformation_bias", kind="attack", about=About(paper="Chen et al., SASHIMI 2019 (in its spirit)"))
 @dataclass(frozen=True)
-class DeformationBias:
+class DeformationBias(Parametrised):
     """Deformation and intensity together, in the spirit of the clinical variation of Chen et al. (SASHIMI 2019).
 
     They draw both from a VAE-GAN that is fitted to CT; here a deformation and a bias field are searched for at once,
@@ -190,18 +133,12 @@ class DeformationBias:
     """
 
     ball: Ball = ShapeAndGain()
-    objective: Objective = bce
-    steps: int = 20
-    step_size: float = 0.25
     order: int = 8
 
     def __post_init__(self) -> None:
-        require_steps(self)
+        super().__post_init__()
         if not isinstance(self.ball, ShapeAndGain):
             raise InputError(f"expected the ball tissue for deformation_bias, got {self.ball}; write tissue(eps=1)")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         axes = image.ndim - 2

@@ -9,15 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.samples import draw
 from medseg_attack.numerics.stored_values import FLOAT32_SLACK
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+from medseg_attack.types import Ball, Image, Objective, PerSample
 
 BRACKET = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of the ball's stops
 
@@ -27,7 +26,7 @@ CONTRAST = 6.0  # of the weights' logits: all of it in one exposure leaves the o
 
 @register("stops", kind="ball")
 @dataclass(frozen=True)
-class ExposureStops:
+class ExposureStops(Ball):
     """Every pixel may be brightened or darkened by `eps` stops, a factor of 2 each.
 
     Attributes:
@@ -41,10 +40,6 @@ class ExposureStops:
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf or self.reach < 0:
             raise InputError(f"expected stops >= 0 and a reach >= 0, got {self.eps:g} and {self.reach}; check them")
-
-    @property
-    def limit(self) -> float:
-        return self.eps
 
     @property
     def unit(self) -> str:
@@ -78,7 +73,7 @@ class ExposureStops:
 
 @register("bef", kind="attack")
 @dataclass(frozen=True)
-class Exposure:
+class Exposure(Parametrised):
     """Bracketed exposures, fused with the weights that harm most (Cheng et al., arXiv 2009.09231).
 
     Five exposures, mixed at every pixel with non-negative weights that add up to 1 and change smoothly. The paper
@@ -91,18 +86,12 @@ class Exposure:
     """
 
     ball: Ball = ExposureStops()
-    objective: Objective = bce
-    steps: int = 20
-    step_size: float = 0.25
     order: int = 8
 
     def __post_init__(self) -> None:
-        require_steps(self)
+        super().__post_init__()
         if self.order < 4:
             raise InputError(f"expected order >= 4, got {self.order}; cubic splines need as many points")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, len(BRACKET) * self._taps(image) * self.order ** (image.ndim - 2), seeds)
@@ -114,7 +103,8 @@ class Exposure:
 
     @property
     def _reach(self) -> int:
-        return int(getattr(plain(self.ball), "reach", 0))
+        ball = self.ball.unrestricted
+        return ball.reach if isinstance(ball, ExposureStops) else 0
 
     def _taps(self, image: Image) -> int:
         return int((2 * self._reach + 1) ** (image.ndim - 2))

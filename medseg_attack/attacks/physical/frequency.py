@@ -9,20 +9,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, widen
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import plain
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+from medseg_attack.types import Ball, Image, Objective, PerSample
 
 GREY = 255.0  # the levels that a table counts in
 
 
 @register("quantised", kind="ball")
 @dataclass(frozen=True)
-class Quantised:
+class Quantised(Ball):
     """The cosine coefficients of each block may be rounded to multiples of `eps` grey levels of 255.
 
     Each moves by half of that at most, so no block's root mean square does more; that is what is measured. It is kept
@@ -82,7 +81,7 @@ class Quantised:
 
 @register("vafa", kind="attack")
 @dataclass(frozen=True)
-class Vafa:
+class Vafa(Parametrised):
     """The quantisation table of cosine coefficients that harms most (Hanif et al., VAFA, MICCAI 2023).
 
     One table for all blocks of an image, from `least` to the ball's `eps`, in signed steps; rounding is a staircase of
@@ -98,22 +97,17 @@ class Vafa:
     """
 
     ball: Ball = Quantised()
-    objective: Objective = bce
-    steps: int = 20
     step_size: float = 0.1
     least: float = 1.0
     ssim: float = 0.0
     random_start: bool = True
 
     def __post_init__(self) -> None:
-        require_steps(self)
-        if not isinstance(plain(self.ball), Quantised):
+        super().__post_init__()
+        if not isinstance(self.ball.unrestricted, Quantised):
             raise InputError(f"expected the ball quantised for vafa, got {self.ball}; write quantised(20)")
         if self.least < 0:
             raise InputError(f"expected least >= 0 grey levels, got {self.least:g}; check it")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         numbers = random_numbers(image, math.prod(self._ball.sides(image.ndim - 2)), seeds)
@@ -132,7 +126,7 @@ class Vafa:
 
     @property
     def _ball(self) -> Quantised:
-        ball = plain(self.ball)
+        ball = self.ball.unrestricted
         assert isinstance(ball, Quantised)
         return ball
 

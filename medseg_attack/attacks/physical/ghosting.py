@@ -6,18 +6,17 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.attacks.physical.scanner_noise import rms
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, widen
 from medseg_attack.registry import register
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+from medseg_attack.types import Ball, Image, PerSample
 
 
 @register("ghost", kind="ball")
 @dataclass(frozen=True)
-class Ghost:
+class Ghost(Ball):
     """The change may have `eps` times the amplitude of the image, root mean square: a ghost-to-signal ratio."""
 
     eps: float = 0.1
@@ -25,10 +24,6 @@ class Ghost:
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
             raise InputError(f"expected a ghost of 0 or more, got {self.eps:g}; check it")
-
-    @property
-    def limit(self) -> float:
-        return self.eps
 
     @property
     def unit(self) -> str:
@@ -51,7 +46,7 @@ class Ghost:
 
 @register("ghosting", kind="attack")
 @dataclass(frozen=True)
-class Ghosting:
+class Ghosting(Parametrised):
     """Errors that repeat every few lines of k-space, as pulsation leaves them: ghosts along the rows that harm most.
 
     Each of `period` groups of lines has its own complex error, of magnitude `eps` at most; the image shows fainter
@@ -62,18 +57,12 @@ class Ghosting:
     """
 
     ball: Ball = Ghost()
-    objective: Objective = bce
-    steps: int = 20
-    step_size: float = 0.25
     period: int = 4
 
     def __post_init__(self) -> None:
-        require_steps(self)
+        super().__post_init__()
         if self.period < 2:
             raise InputError(f"expected a period of 2 lines or more, got {self.period}; fewer leave no ghost")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, 2 * self.period, seeds)

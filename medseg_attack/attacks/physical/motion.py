@@ -8,22 +8,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
-from medseg_attack.attacks.physical.in_mm import Spaced, pixel_mm
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import splines
 from medseg_attack.numerics.samples import TINY, draw, widen
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import plain
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial, Ball, Case, Image, Mask, Model, Objective, PerSample
+from medseg_attack.threat.balls.base import BallInMm
+from medseg_attack.types import Ball, Image, PerSample
 
 HALVINGS = 40  # of an interval in mm, until it is below what float32 tells apart
 
 
 @register("trembling", kind="ball")
 @dataclass(frozen=True)
-class LineMotion:
+class LineMotion(BallInMm):
     """The body may be up to `eps` mm from its place while a line of k-space is acquired.
 
     Its size is the least motion that can explain how much the image changed: a shift by d mm turns the phase of a
@@ -38,19 +36,8 @@ class LineMotion:
             raise InputError(f"expected a motion of 0 mm or more, got {self.eps:g}; check it")
 
     @property
-    def limit(self) -> float:
-        return self.eps
-
-    @property
     def unit(self) -> str:
         return "mm"
-
-    def on(self, cases: Sequence[Case]) -> "LineMotion":
-        return _Trembling(self.eps, tuple(case.spacing_mm for case in cases))
-
-    def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
-        """The size of a pixel along each axis."""
-        return pixel_mm((), like)
 
     def step(self, grad: Image, image: Image) -> Image:
         energy = self._energy(image, torch.full_like(image[:, 0].flatten(1)[:, 0], self.eps))
@@ -86,11 +73,6 @@ class LineMotion:
         return energy
 
 
-@dataclass(frozen=True)
-class _Trembling(Spaced, LineMotion):
-    """Motion of certain cases."""
-
-
 def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, Tensor]:
     """Per mm, of the lines (rows) and along them (columns), as a transform over both axes orders them."""
     down, across = (torch.fft.fftfreq(n, device=image.device, dtype=image.dtype) for n in image.shape[-2:])
@@ -101,7 +83,7 @@ def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, T
 
 @register("motion", kind="attack")
 @dataclass(frozen=True)
-class Motion:
+class Motion(Parametrised):
     """The motion between lines of k-space that harms most: blur and ghosts, with the body where it was on average.
 
     In plane, a smooth course over the lines in the order in which they lie; the truth is that of the body at rest.
@@ -112,26 +94,20 @@ class Motion:
     """
 
     ball: Ball = LineMotion()
-    objective: Objective = bce
-    steps: int = 20
-    step_size: float = 0.25
     order: int = 12
 
     def __post_init__(self) -> None:
-        require_steps(self)
-        if not isinstance(plain(self.ball), LineMotion):
+        super().__post_init__()
+        if not isinstance(self.ball.unrestricted, LineMotion):
             raise InputError(f"expected the ball trembling for motion, got {self.ball}; write trembling(1)")
         if self.order < 4:
             raise InputError(f"expected order >= 4, got {self.order}; cubic splines need as many points")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, 2 * self.order, seeds)
 
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
-        ball = plain(self.ball)
+        ball = self.ball.unrestricted
         assert isinstance(ball, LineMotion)
         course = numbers.view(len(image), 2, self.order) @ splines(image.shape[-2], self.order).to(numbers).T
         # the line of no frequency is acquired at rest, or the whole image would be shifted

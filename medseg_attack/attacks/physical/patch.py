@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 from zlib import crc32
 
 import torch
@@ -23,12 +24,14 @@ SURE = 50.0  # log-odds of what is not to be looked at: no objective gains from 
 
 @register("area", kind="ball")
 @dataclass(frozen=True)
-class Area:
+class Area(Ball):
     """At most a share `eps` of the pixels may change, by anything; what lies under them is not scored.
 
     Attributes:
         margin: pixels around them that are not scored either.
     """
+
+    restrictable: ClassVar[bool] = False
 
     eps: float = 0.02
     margin: int = 0
@@ -39,10 +42,6 @@ class Area:
                 f"expected a patch smaller than the image, eps from 0 to 1 of its area, and a margin >= 0, got "
                 f"{self.eps:g} and {self.margin}; take less, such as area(0.02)"
             )
-
-    @property
-    def limit(self) -> float:
-        return self.eps
 
     @property
     def unit(self) -> str:
@@ -125,9 +124,13 @@ class Patch:
         with torch.no_grad():
             pred = model.decide(model(x))
         classes = list(model.task.scored)
-        under = self.ball.covered(x, image)  # type: ignore[attr-defined]
+        under = self.ball.covered(x, image)
         found = harm(pred[:, classes] & ~under, target[:, classes] & ~under).to(x)
         return Adversarial(x, found, self.ball.size(x, image))
+
+    def control(self) -> "Patch":
+        """A random patch."""
+        return replace(self, steps=0)
 
     def _checked(self, image: Image) -> int:
         side = self._side(image)

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Rendered, ascend, random_numbers, require_steps
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.attacks.physical.bias_field import relative
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, widen
 from medseg_attack.registry import About, register
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+from medseg_attack.types import Ball, Image, PerSample
 
 CUT = 0.9973  # of a normal distribution lies within 3 standard deviations: no pixel's noise is larger
 
 
 @register("receiver", kind="ball")
 @dataclass(frozen=True)
-class Receiver:
+class Receiver(Ball):
     """A root mean square change of sqrt(2) `eps`: what noise of that deviation in each of two channels can do.
 
     The magnitude of a sum differs from that of its first part by the length of the second at most.
@@ -31,10 +30,6 @@ class Receiver:
     def __post_init__(self) -> None:
         if not 0 <= self.eps < 1:
             raise InputError(f"expected a noise of 0 to 1 of the intensity window, got {self.eps:g}; check it")
-
-    @property
-    def limit(self) -> float:
-        return self.eps
 
     def step(self, grad: Image, image: Image) -> Image:
         return math.sqrt(2) * self.eps * grad / (widen(rms(grad), grad) + TINY)
@@ -52,7 +47,7 @@ class Receiver:
 
 @register("echo", kind="ball")
 @dataclass(frozen=True)
-class Echo:
+class Echo(Ball):
     """A root mean square change of `eps`, of each pixel as a share of itself; black stays black."""
 
     eps: float = 0.1
@@ -60,10 +55,6 @@ class Echo:
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
             raise InputError(f"expected a deviation of 0 or more, got {self.eps:g}; check it")
-
-    @property
-    def limit(self) -> float:
-        return self.eps
 
     @property
     def unit(self) -> str:
@@ -101,7 +92,7 @@ def no_louder(noise: Tensor, deviation: float) -> Tensor:
 
 @register("rician", kind="attack", about=About(paper="Gudbjartsson and Patz, MRM 1995 (the noise)"))
 @dataclass(frozen=True)
-class Rician:
+class Rician(Parametrised):
     """The noise of both receiver channels that harms most in their magnitude (the Rician model of Gudbjartsson 1995).
 
     Attributes:
@@ -109,15 +100,6 @@ class Rician:
     """
 
     ball: Ball = Receiver()
-    objective: Objective = bce
-    steps: int = 20
-    step_size: float = 0.25
-
-    def __post_init__(self) -> None:
-        require_steps(self)
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, 2 * image[0].numel(), seeds)
@@ -135,7 +117,7 @@ def magnitude(image: Image, real: Image, imaginary: Image) -> Image:
 
 @register("speckle", kind="attack", about=About(paper="Jain 1989 (the noise)"))
 @dataclass(frozen=True)
-class Speckle:
+class Speckle(Parametrised):
     """The multiplicative noise that harms most, x (1 + n) as in ultrasound and SAR (Jain 1989).
 
     Attributes:
@@ -143,15 +125,6 @@ class Speckle:
     """
 
     ball: Ball = Echo()
-    objective: Objective = bce
-    steps: int = 20
-    step_size: float = 0.25
-
-    def __post_init__(self) -> None:
-        require_steps(self)
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return ascend(self, model, image, target, seeds)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, image[0].numel(), seeds)

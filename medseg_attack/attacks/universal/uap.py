@@ -11,12 +11,11 @@ from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import stretched
 from medseg_attack.registry import About, register
-from medseg_attack.registry.parts import told
-from medseg_attack.threat.balls.base import held, plain
 from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
-from medseg_attack.types import Adversarial, Ball, Batch, Image, Mask, Model, Objective, informed
+from medseg_attack.types import Adversarial, Ball, Batch, Bindable, Image, Mask, Model, Objective, Setting
 
 FITS = ("resize", "tile")
 
@@ -26,7 +25,7 @@ FIT = About(threat="white box, on other patients")
 
 @register("uap", kind="attack", about=FIT)
 @dataclass(frozen=True)
-class UAP:
+class UAP(Bindable):
     """One learned perturbation (Moosavi-Dezfooli et al., arXiv 1610.08401), by gradients as segmentation needs it.
 
     Where the paper adds the least change that fools a classifier on one image, this takes a signed step along the
@@ -92,17 +91,17 @@ class UAP:
         """Of the objective's sum by the change: of all its tiles, of all pixels that it was stretched to."""
         change = change.detach().requires_grad_()
         on_grid = placed(change, tuple(batch.image.shape[2:]), self.onto)
-        here = told(self, "on", batch.cases)
-        x = here.ball.project(batch.image + on_grid, batch.image)
-        objective = for_task(here.objective, model.task)
-        loss = objective(informed(model, batch.cases)(x), batch.target, progress).sum()
+        setting = Setting(model.task, batch.cases, self.setting.donors if self.setting else None)
+        ball, objective = bind(self.ball, setting), bind(for_task(self.objective, model.task), setting)
+        x = ball.project(batch.image + on_grid, batch.image)
+        loss = objective(bind(model, setting)(x), batch.target, progress).sum()
         return torch.autograd.grad(loss, change)[0]
 
     def _stepped(self, change: Tensor, direction: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         scale = grad.abs().mean()
         direction = self.momentum * direction + grad / torch.where(scale > 0, scale, torch.ones_like(scale))
-        ball, middle = plain(self.ball), torch.full_like(change, 0.5)  # a region is one of images
-        return held(ball, change + self.step_size * ball.step(direction, middle)), direction
+        ball, middle = self.ball.unrestricted, torch.full_like(change, 0.5)  # a region is one of images
+        return ball.clipped(change + self.step_size * ball.step(direction, middle)), direction
 
 
 @dataclass(frozen=True, eq=False)

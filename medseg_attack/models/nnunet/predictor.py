@@ -21,7 +21,7 @@ from medseg_attack.models.nnunet.results_folder import Plan, Scheme, distinguish
 from medseg_attack.models.segmodel import CERTAIN, SegModel
 from medseg_attack.models.sliding_window import Place, cropped, flips_of, padded_to, tiled
 from medseg_attack.registry import register
-from medseg_attack.types import Case, Image, Storage, Task, per_channel
+from medseg_attack.types import Case, Image, Setting, Storage, Task, per_channel
 
 EPS = 1e-8  # nnU-Net's least standard deviation and range
 
@@ -69,7 +69,7 @@ class Predictor(nn.Module):
     """The map from scans in [0, 1] of their windows to logits on their grids, scan by scan.
 
     Attributes:
-        cases: what the images are made of: window, spacing, order of axes. `on` tells them.
+        cases: what the images are made of: window, spacing, order of axes; `bind` gives them.
     """
 
     def __init__(self, net: nn.Module, plan: Plan, step: float, mirror: bool, cases: Sequence[Case] = ()) -> None:
@@ -83,28 +83,22 @@ class Predictor(nn.Module):
         mm, sides = (" x ".join(f"{n:g}" for n in axes) for axes in (self.plan.spacing, self.plan.patch))
         return f"resampled to {mm} mm, in windows of {sides}, {len(self.windows.flips)} mirrored copies each"
 
-    def on(self, cases: Sequence[Case]) -> "Predictor":
-        """The predictor of these cases, with the same network.
+    def bind(self, setting: Setting) -> "Predictor":
+        """The predictor of the setting's cases, with the same network.
 
         Raises:
             InputError: their window hides what nnU-Net would see.
         """
-        for case in cases:
-            _check_window(case, self.plan)
-        return self._of(cases)
-
-    def at(self, index: Tensor) -> "Predictor":
-        """The predictor of some of its cases."""
-        return self._of([self.cases[i] for i in index.tolist()])
-
-    def _of(self, cases: Sequence[Case]) -> "Predictor":
-        told = Predictor(self.windows.net, self.plan, self.windows.step, self.windows.mirror, cases)
-        for mine, theirs in zip(told.modules(), self.modules(), strict=True):
-            mine.training = theirs.training
-        return told
+        for case in setting.cases:
+            if case not in self.cases:  # whose window was looked at already
+                _check_window(case, self.plan)
+        bound = Predictor(self.windows.net, self.plan, self.windows.step, self.windows.mirror, setting.cases)
+        for module, original in zip(bound.modules(), self.modules(), strict=True):
+            module.training = original.training
+        return bound
 
     def forward(self, image: Image) -> Float[Tensor, "b k *s"]:
-        """Raises InputError if it was not told of as many cases."""
+        """Raises InputError if it was not bound to as many cases."""
         if len(image) != len(self.cases):
             raise InputError(
                 f"expected the {len(self.cases)} scans that nnU-Net was told of, got {len(image)}; it must know their "

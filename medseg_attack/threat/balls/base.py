@@ -1,49 +1,61 @@
-"""What a ball may offer beside norm and budget, and what it is where a ball does not."""
+"""Balls that must know their cases: lengths in mm, and anatomy that moves."""
 
 import math
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.types import Ball, Flow, Image, PerSample
+from medseg_attack.types import Ball, Bindable, Flow, Image, PerSample
+
+SAME = 1e-6  # of intensities: what two machines' float32 may differ by in an interpolated value
 
 
-def held(ball: Ball, change: Tensor) -> Tensor:
-    """A change of no image yet, cut to the ball; every pixel to 1/2 at most, as if added to the middle of [0, 1]."""
-    middle = torch.full_like(change, 0.5)
-    return ball.project(middle + change, middle) - middle
+@dataclass(frozen=True)
+class BallInMm(Bindable, Ball):
+    """A ball that must know the spacing of its cases; unbound, it takes a pixel for 1 mm."""
+
+    def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
+        """The size of a pixel of each sample along each axis."""
+        axes = like.ndim - 2
+        cases = () if self.setting is None else self.setting.cases
+        spacings = [case.spacing_mm for case in cases] or [(1.0,) * axes] * len(like)
+        return like.new_tensor(spacings).view(len(spacings), axes, *(1 for _ in range(axes)))
 
 
-def size_of(ball: Ball, x: Image, x0: Image, flow: Flow | None) -> PerSample:
-    """How large a change is in its ball, of images whose anatomy may have moved.
+@dataclass(frozen=True)
+class MovingBall(BallInMm):
+    """A ball in which anatomy may move; intensities are carried along and do not change beyond that.
 
-    Args:
-        x0: the untouched images; where there is a flow, those after their anatomy moved.
+    No image tells how far its content moved, so the size of a change is the `length` of the flow that an attack
+    returns. What is checked of the image is that this flow, and nothing else, made it.
     """
-    size = ball.size(x, x0)
-    if flow is None:
-        return size
-    length: Callable[[Flow], PerSample] | None = getattr(ball, "length", None)
-    if length is None:  # nothing may move in such a ball
-        return torch.where(flow.flatten(1).any(1), math.inf, size)
-    return torch.maximum(size, length(flow))
+
+    moves_anatomy: ClassVar[bool] = True
+    restrictable: ClassVar[bool] = False
+
+    @abstractmethod
+    def length(self, flow: Flow) -> PerSample:
+        """The size of a flow, in the unit of `eps`."""
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return torch.zeros_like(image)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        return x0.clone()
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return x0.clone()
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        """Infinite where intensities changed, else 0."""
+        return torch.where((x - x0).abs().flatten(1).amax(1) > SAME, math.inf, 0.0).to(x0)
 
 
-def plain(ball: Ball) -> Ball:
-    """The ball itself, of one that is held to a region."""
-    inner: Ball = getattr(ball, "plain", ball)
-    return inner
-
-
-def free(ball: Ball, image: Image) -> Bool[Tensor, "b c *s"]:
-    """The values that the ball lets an image change: all of them, unless it is held to a region or to some channels."""
-    where: Callable[[Image], Tensor] | None = getattr(ball, "free", None)
-    return torch.ones_like(image, dtype=torch.bool) if where is None else where(image)
-
-
-def covered(ball: Ball, x: Image, x0: Image) -> Bool[Tensor, "b 1 *s"]:
-    """The pixels that are not scored, because something lies on them."""
-    what: Callable[[Image, Image], Tensor] | None = getattr(ball, "covered", None)
-    return torch.zeros_like(x[:, :1], dtype=torch.bool) if what is None else what(x, x0)
+def longest(flow: Flow) -> PerSample:
+    """The length of the longest displacement."""
+    return flow.square().sum(1).sqrt().flatten(1).amax(1)

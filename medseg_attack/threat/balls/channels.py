@@ -15,7 +15,7 @@ from medseg_attack.types import Ball, Image, PerSample
 
 @register("channels", kind="ball")
 @dataclass(frozen=True)
-class Channels:
+class Channels(Ball):
     """Only some channels may move, each in a ball of its own: modalities of one scan, with a budget per modality.
 
     Attributes:

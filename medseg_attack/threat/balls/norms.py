@@ -10,12 +10,12 @@ from torch import Tensor
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, length, widen
 from medseg_attack.registry import register
-from medseg_attack.types import Image, PerSample
+from medseg_attack.types import Ball, Image, PerSample
 
 
 @register("linf", kind="ball")
 @dataclass(frozen=True)
-class Linf:
+class Linf(Ball):
     """Every pixel may move by `eps`, a fraction of the image's range."""
 
     eps: float = 8 / 255
@@ -26,10 +26,6 @@ class Linf:
                 f"expected 0 <= eps < 1, a fraction of the image's range, got {self.eps:g}; "
                 f"for grey levels of 255 write {abs(self.eps):g}/255"
             )
-
-    @property
-    def limit(self) -> float:
-        return self.eps
 
     def step(self, grad: Image, image: Image) -> Image:
         return self.eps * grad.sign()
@@ -46,7 +42,7 @@ class Linf:
 
 @register("l2", kind="ball")
 @dataclass(frozen=True)
-class L2:
+class L2(Ball):
     """The whole change of an image has Euclidean length `eps` at most, in units of the image's range.
 
     It grows with the square root of the number of pixels: linf(8/255) on 224 x 224 reaches l2(7.03).
@@ -57,10 +53,6 @@ class L2:
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
             raise InputError(f"expected eps >= 0, got {self.eps:g}; write a length such as l2(1.0)")
-
-    @property
-    def limit(self) -> float:
-        return self.eps
 
     def step(self, grad: Image, image: Image) -> Image:
         return self.eps * grad / (widen(length(grad), grad) + TINY)
@@ -81,7 +73,7 @@ class L2:
 
 @register("l0", kind="ball")
 @dataclass(frozen=True)
-class L0:
+class L0(Ball):
     """At most that share of the image's values may change, each as far as it likes."""
 
     eps: float = 0.1
@@ -89,10 +81,6 @@ class L0:
     def __post_init__(self) -> None:
         if not 0 <= self.eps <= 1:
             raise InputError(f"expected 0 <= eps <= 1, the share of pixels that may change, got {self.eps:g}; check it")
-
-    @property
-    def limit(self) -> float:
-        return self.eps
 
     def step(self, grad: Image, image: Image) -> Image:
         """The pixels of the largest slopes, to black or white."""

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,10 +17,8 @@ from torch import Tensor
 from medseg_attack.data.formats.pictures import read_mask
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.registry import register
-from medseg_attack.registry.parts import told
-from medseg_attack.threat.balls.base import free
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.types import Ball, Case, Image, PerSample
+from medseg_attack.types import Ball, Bindable, Case, Image, PerSample, Setting
 
 FORMS = "body, outside:ORGAN, ring:10mm or mask:FILE"
 
@@ -29,10 +28,10 @@ Where = NDArray[np.bool_]
 
 @register("within", kind="ball")
 @dataclass(frozen=True)
-class Within:
+class Within(Bindable, Ball):
     """A ball of which only a region of the image may be used; pixels outside of it stay as they are.
 
-    Every case has its own region, so that an attack must be told its cases; the loop does.
+    Every case has its own region, so that the ball must be bound to its cases; the loop does.
 
     Attributes:
         region: "body" (the largest part of the image that is not dark, and what it encloses), "outside:ORGAN" (not on
@@ -41,17 +40,18 @@ class Within:
         content: a hash of that file, so that rows are not taken for those of another mask in the same place.
     """
 
+    restrictable: ClassVar[bool] = False
+
     ball: Ball = Linf()
     region: str = "body"
     content: str = ""
 
     def __post_init__(self) -> None:
-        parts(self.region)
-        if hasattr(self.ball, "length") or hasattr(self.ball, "covered"):
+        kind, value = parts(self.region)
+        if not self.ball.restrictable:
             raise InputError(
                 f"expected an attack on intensities for --region {self.region}, got one in {self.ball}; drop --region"
             )
-        kind, value = parts(self.region)
         if kind == "mask":
             found = _digest(Path(value))
             if self.content not in ("", found):
@@ -67,66 +67,48 @@ class Within:
         return self.ball.limit
 
     @property
-    def plain(self) -> Ball:
+    def unrestricted(self) -> Ball:
         return self.ball
 
-    def on(self, cases: Sequence[Case]) -> "_Here":
-        """The ball around these cases."""
-        mask = torch.stack([torch.from_numpy(region_of(case, self.region)) for case in cases])[:, None]
-        return _Here(told(self.ball, "on", cases), self.region, mask)
+    def prepare(self, setting: Setting) -> None:
+        for case in setting.cases:
+            self._region_of(case, setting)
 
-    def step(self, grad: Image, image: Image) -> Image:
-        raise self._lost()
+    @cached_property
+    def mask(self) -> Bool[Tensor, "b 1 *s"]:
+        """The region of each case.
 
-    def project(self, x: Image, x0: Image) -> Image:
-        raise self._lost()
+        Raises:
+            InputError: the ball was not bound to its cases.
+        """
+        if self.setting is None or not self.setting.cases:
+            raise InputError(
+                f"region {self.region!r} is another one for every case; run the attack through 'medattack'"
+            )
+        regions = [self._region_of(case, self.setting) for case in self.setting.cases]
+        return torch.stack([torch.from_numpy(region) for region in regions])[:, None]
 
-    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        raise self._lost()
-
-    def size(self, x: Image, x0: Image) -> PerSample:
-        raise self._lost()
-
-    def _lost(self) -> InputError:
-        return InputError(f"region {self.region!r} is another one for every case; run the attack through 'medattack'")
-
-
-@dataclass(frozen=True)
-class _Here:
-    plain: Ball
-    region: str
-    mask: Bool[Tensor, "b 1 *s"] = field(compare=False)  # the same region of the same cases
-
-    @property
-    def eps(self) -> float:
-        return self.plain.eps
-
-    @property
-    def limit(self) -> float:
-        return self.plain.limit
-
-    def at(self, index: Tensor) -> "_Here":
-        """The ball around some of the cases."""
-        return _Here(told(self.plain, "at", index), self.region, self.mask[index.to(self.mask.device)])
+    def _region_of(self, case: Case, setting: Setting) -> Where:
+        return setting.computed((self.region, case), region_of, case, self.region)
 
     def free(self, image: Image) -> Bool[Tensor, "b c *s"]:
-        return free(self.plain, image) & self.mask.to(image.device)
+        return self.ball.free(image) & self.mask.to(image.device)
 
     def step(self, grad: Image, image: Image) -> Image:
         mask = self.mask.to(grad.device)
-        return self.plain.step(grad * mask, image) * mask
+        return self.ball.step(grad * mask, image) * mask
 
     def project(self, x: Image, x0: Image) -> Image:
         mask = self.mask.to(x.device)
         # cut first, so that what cannot be used does not take from what can; a ball may still give black pixels back
-        return torch.where(mask, self.plain.project(torch.where(mask, x, x0), x0), x0)
+        return torch.where(mask, self.ball.project(torch.where(mask, x, x0), x0), x0)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(self.plain.sample(x0, seeds), x0)
+        return self.project(self.ball.sample(x0, seeds), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         outside = ((x != x0) & ~self.mask.to(x.device)).flatten(1).any(1)
-        return torch.where(outside, torch.inf, self.plain.size(x, x0))
+        return torch.where(outside, torch.inf, self.ball.size(x, x0))
 
 
 def parts(region: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """What an attack with a goal or a stopping rule is after: constraints to climb, and whether they are met."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.registry import build, names
-from medseg_attack.threat.goals.base import BoundGoal, Goal
+from medseg_attack.registry.abilities import Aimed
+from medseg_attack.registry.parts import inner_parts
+from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import Criterion
 from medseg_attack.threat.goals.toward import Toward
-from medseg_attack.types import LogOdds, Mask, Objective, PerSample, Task
+from medseg_attack.types import LogOdds, Mask, Objective, PerSample, Setting, Task
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,14 @@ class Aim:
         goal: None: anything but the truth.
     """
 
-    goal: BoundGoal | None
+    goal: Goal | None
     success: Criterion
     task: Task
 
     @classmethod
     def of(cls, goal: Goal | None, success: Criterion, task: Task) -> "Aim":
-        """The aim among the classes of `task`."""
-        return cls(None if goal is None else goal.within(task), success, task)
+        """The aim among the classes of `task`; a goal that is bound already stays as it is."""
+        return cls(goal if goal is None or goal.setting else goal.bind(Setting(task)), success, task)
 
     def excess(self, log_odds: LogOdds, target: Mask) -> Float[Tensor, "b n *s"]:
         """By how much each entry is over the decision's boundary: > 0 is adversarial, to be climbed where it is not.
@@ -60,12 +62,13 @@ class Aim:
         `success` by the attack's own criterion and by every registered one, `success_on_truth` by its own as if it had
         no goal, and pixels: of the goal, and of both predictions in it.
         """
-        told = {"success": self.reached(hit, target), "success_of_clean": self.reached(at_clean, target)}
-        told["success_on_truth"] = replace(self, goal=None).reached(hit, target)
+        successes = {"success": self.reached(hit, target), "success_of_clean": self.reached(at_clean, target)}
+        successes["success_on_truth"] = replace(self, goal=None).reached(hit, target)
         for name in names("criterion"):
-            told[f"success_{name}"] = replace(self, success=build(name, "criterion")).reached(hit, target)
+            successes[f"success_{name}"] = replace(self, success=build(name, "criterion")).reached(hit, target)
         reached = [
-            dict(zip(told, map(float, facts), strict=True)) for facts in torch.stack(list(told.values()), 1).tolist()
+            dict(zip(successes, map(float, facts), strict=True))
+            for facts in torch.stack(list(successes.values()), 1).tolist()
         ]
         goal = target if self.goal is None else self.goal(target)
         pixels = [(mask & goal).flatten(2).sum(2) for mask in (goal, hit, at_clean)]
@@ -91,20 +94,14 @@ def _over_exclusive(log_odds: LogOdds, mask: Mask, progress: float = 1.0) -> Flo
 
 def find_aim(attack: Any, task: Task) -> Aim | None:
     """The aim of an attack, at whatever depth its goal or its stopping rule sits; None if there is none, or several."""
-    found = {(one.goal, one.success): one for one in _aimed(attack)}
-    if len(found) != 1:
-        return None
-    ((goal, success),) = found
-    return Aim.of(goal, success, task)
+    aims = list(dict.fromkeys((part.goal, part.success) for part in _aimed_parts(attack)))
+    return Aim.of(*aims[0], task) if len(aims) == 1 else None
 
 
-def _aimed(thing: Any) -> Iterator[Any]:
-    if isinstance(thing, tuple):
-        for item in thing:
-            yield from _aimed(item)
-    elif is_dataclass(thing) and not isinstance(thing, type):
-        if hasattr(thing, "goal") and isinstance(getattr(thing, "success", None), Criterion):
-            yield thing
-            return
-        for one in fields(thing):
-            yield from _aimed(getattr(thing, one.name))
+def _aimed_parts(thing: Any) -> Iterator[Aimed]:
+    """The outermost parts that have a goal or a stopping rule."""
+    if isinstance(thing, Aimed):
+        yield thing
+        return
+    for part in inner_parts(thing).values():
+        yield from _aimed_parts(part)

@@ -46,11 +46,6 @@ class ByPixels:
     def __post_init__(self) -> None:
         _reachable("share", self.share, self.share)
 
-    @property
-    def may_fail(self) -> float:
-        """The share of entries that need not be adversarial."""
-        return 1 - self.share
-
     def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
         return _capped(_least(~_agreeing(pred, truth, task)), self.share)
 

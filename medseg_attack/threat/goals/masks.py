@@ -10,8 +10,8 @@ from torch.nn import functional
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register, spec
-from medseg_attack.threat.goals.base import BoundGoal, Goal
-from medseg_attack.types import Mask, Task
+from medseg_attack.threat.goals.base import Goal
+from medseg_attack.types import Case, Mask, Setting, Task
 
 
 def _organ(name: str, task: Task, of: Goal) -> int:
@@ -23,7 +23,7 @@ def _organ(name: str, task: Task, of: Goal) -> int:
 
 @register("erase", kind="goal")
 @dataclass(frozen=True)
-class Erase:
+class Erase(Goal):
     """That organ is not there, or, without a name, none.
 
     Attributes:
@@ -32,11 +32,15 @@ class Erase:
 
     organ: str = ""
 
-    def within(self, task: Task) -> BoundGoal:
-        return BoundGoal(self, task, (_organ(self.organ, task, self),) if self.organ else tuple(task.scored))
+    def prepare(self, setting: Setting) -> None:
+        self._classes(setting.task)
 
-    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
-        kept = [k not in stated.classes for k in range(truth.shape[1])]
+    def _classes(self, task: Task) -> Sequence[int]:
+        return [_organ(self.organ, task, self)] if self.organ else task.scored
+
+    def wanted(self, truth: Mask, setting: Setting) -> Mask:
+        classes = self._classes(setting.task)
+        kept = [k not in classes for k in range(truth.shape[1])]
         return truth & widen(torch.tensor(kept, device=truth.device), truth[0])
 
 
@@ -48,29 +52,32 @@ def all_background() -> Erase:
 
 @register("swap", kind="goal")
 @dataclass(frozen=True)
-class Swap:
+class Swap(Goal):
     """Each of two organs where the other is; by default the first and the last of the task."""
 
     a: str = ""
     b: str = ""
 
-    def within(self, task: Task) -> BoundGoal:
+    def prepare(self, setting: Setting) -> None:
+        self._classes(setting.task)
+
+    def _classes(self, task: Task) -> tuple[int, int]:
         names = self.a or task.classes[task.scored[0]], self.b or task.classes[task.scored[-1]]
         a, b = (_organ(name, task, self) for name in names)
         if a == b:
             raise InputError(f"expected two organs of {task.name} to swap, got {names[0]!r} twice; name another")
-        return BoundGoal(self, task, (a, b))
+        return a, b
 
-    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
+    def wanted(self, truth: Mask, setting: Setting) -> Mask:
         order = list(range(truth.shape[1]))
-        a, b = stated.classes
+        a, b = self._classes(setting.task)
         order[a], order[b] = b, a
         return truth[:, order]
 
 
 @register("shift", kind="goal")
 @dataclass(frozen=True)
-class Shift:
+class Shift(Goal):
     """All organs moved, rounded to whole pixels; what leaves the image is lost.
 
     Attributes:
@@ -80,16 +87,13 @@ class Shift:
     dx_mm: float = 10.0
     dy_mm: float = 0.0
 
-    def within(self, task: Task) -> BoundGoal:
-        return BoundGoal(self, task)
-
-    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
+    def wanted(self, truth: Mask, setting: Setting) -> Mask:
         def moved(mask: Mask, spacing_mm: Sequence[float]) -> Mask:
             for axis, mm in ((-1, self.dx_mm), (-2, self.dy_mm)):
                 mask = _moved(mask, round(mm / spacing_mm[axis]), axis) if mm else mask
             return mask
 
-        return _by_spacing(truth, stated, moved)
+        return _by_spacing(truth, self.cases_of(truth, setting), moved)
 
 
 def _moved(mask: Mask, n: int, axis: int) -> Mask:
@@ -102,7 +106,7 @@ def _moved(mask: Mask, n: int, axis: int) -> Mask:
 
 @register("grow", kind="goal")
 @dataclass(frozen=True)
-class Grow:
+class Grow(Goal):
     """Every organ with a rim of that width; of an exclusive task only background is taken, first come, first served."""
 
     mm: float = 5.0
@@ -110,12 +114,11 @@ class Grow:
     def __post_init__(self) -> None:
         _positive(self, self.mm)
 
-    def within(self, task: Task) -> BoundGoal:
-        return BoundGoal(self, task)
-
-    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
-        grown = _by_spacing(truth, stated, lambda mask, spacing_mm: _dilated(mask, self.mm, spacing_mm))
-        if not stated.task.exclusive:
+    def wanted(self, truth: Mask, setting: Setting) -> Mask:
+        grown = _by_spacing(
+            truth, self.cases_of(truth, setting), lambda mask, spacing_mm: _dilated(mask, self.mm, spacing_mm)
+        )
+        if not setting.task.exclusive:
             return grown
         free = ~truth[:, 1:].any(1)
         organs = []
@@ -127,7 +130,7 @@ class Grow:
 
 @register("shrink", kind="goal")
 @dataclass(frozen=True)
-class Shrink:
+class Shrink(Goal):
     """Every organ without a rim of that width; the image's edge takes nothing away."""
 
     mm: float = 5.0
@@ -135,11 +138,10 @@ class Shrink:
     def __post_init__(self) -> None:
         _positive(self, self.mm)
 
-    def within(self, task: Task) -> BoundGoal:
-        return BoundGoal(self, task)
-
-    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
-        return ~_by_spacing(~truth, stated, lambda mask, spacing_mm: _dilated(mask, self.mm, spacing_mm))
+    def wanted(self, truth: Mask, setting: Setting) -> Mask:
+        return ~_by_spacing(
+            ~truth, self.cases_of(truth, setting), lambda mask, spacing_mm: _dilated(mask, self.mm, spacing_mm)
+        )
 
 
 def _positive(goal: Goal, mm: float) -> None:
@@ -147,14 +149,13 @@ def _positive(goal: Goal, mm: float) -> None:
         raise InputError(f"expected a width above 0 mm, got {spec(goal)}; shrink is the opposite of grow")
 
 
-def _by_spacing(truth: Mask, stated: BoundGoal, change: Callable[[Mask, Sequence[float]], Mask]) -> Mask:
+def _by_spacing(truth: Mask, cases: Sequence[Case], change: Callable[[Mask, Sequence[float]], Mask]) -> Mask:
     """Each case's mask changed at its own spacing."""
-    spacings = [case.spacing_mm for case in stated.known(truth)]
-    made = torch.empty_like(truth)
-    for spacing_mm in dict.fromkeys(spacings):
-        at = [i for i, own in enumerate(spacings) if own == spacing_mm]
-        made[at] = change(truth[at], spacing_mm)
-    return made
+    changed = torch.empty_like(truth)
+    for spacing_mm in dict.fromkeys(case.spacing_mm for case in cases):
+        positions = [i for i, case in enumerate(cases) if case.spacing_mm == spacing_mm]
+        changed[positions] = change(truth[positions], spacing_mm)
+    return changed
 
 
 def _dilated(mask: Mask, mm: float, spacing_mm: Sequence[float]) -> Mask:

@@ -1,9 +1,8 @@
 """Goals that were drawn by somebody: a mask in a file, and another patient's."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -15,13 +14,13 @@ from torch.nn import functional
 from medseg_attack.data.formats.pictures import read_mask
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
-from medseg_attack.threat.goals.base import BoundGoal, Labels
-from medseg_attack.types import Case, Mask, Task
+from medseg_attack.threat.goals.base import Goal
+from medseg_attack.types import Case, Donors, Mask, Setting, Task
 
 
 @register("mask", kind="goal")
 @dataclass(frozen=True)
-class FromFile:
+class FromFile(Goal):
     """The mask in a file, the same for every case, stretched onto its grid (nearest pixel).
 
     Attributes:
@@ -31,14 +30,16 @@ class FromFile:
 
     file: str = ""
 
-    def within(self, task: Task) -> BoundGoal:
+    def prepare(self, setting: Setting) -> None:
         if not self.file:
             raise InputError("expected a file for the goal mask, got none; write mask('wanted.png')")
-        return BoundGoal(self, task, labels=Labels(_stored(Path(self.file), task)))
+        self._labels(setting)
 
-    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
-        assert stated.labels is not None
-        return _stretched(stated.labels.mask.to(truth.device), truth).expand_as(truth)
+    def wanted(self, truth: Mask, setting: Setting) -> Mask:
+        return _stretched(self._labels(setting).to(truth.device), truth).expand_as(truth)
+
+    def _labels(self, setting: Setting) -> Mask:
+        return setting.computed((self, setting.task), _stored, Path(self.file), setting.task)
 
 
 def _stored(file: Path, task: Task) -> Mask:
@@ -65,7 +66,7 @@ def _stretched(mask: Bool[Tensor, "n k *t"], like: Mask) -> Bool[Tensor, "n k *s
 
 @register("another_patient", kind="goal")
 @dataclass(frozen=True)
-class AnotherPatient:
+class AnotherPatient(Goal):
     """The mask of another patient's slice at the same relative height, stretched onto the grid (nearest pixel).
 
     Attributes:
@@ -74,43 +75,35 @@ class AnotherPatient:
 
     draw: int = 0
 
-    def among(self, data: Any, refs: Sequence[Any]) -> "Donors":
-        """The goal with the cases whose masks it may take."""
-        return Donors(self.draw, data, tuple(refs))
+    def prepare(self, setting: Setting) -> None:
+        if setting.donors is not None:
+            for case in setting.cases:
+                self._mask_for(case, setting)
 
-    def within(self, task: Task) -> BoundGoal:
-        return BoundGoal(self, task)
+    def wanted(self, truth: Mask, setting: Setting) -> Mask:
+        self.cases_of(truth, setting)
+        return self._masks.to(truth.device)
 
-    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
-        raise InputError("another_patient takes masks of a data set, got none; run it through 'medattack attack'")
+    @cached_property
+    def _masks(self) -> Mask:
+        """The donors' masks for the cases that the goal is bound to."""
+        assert self.setting is not None
+        return torch.stack([self._mask_for(case, self.setting) for case in self.setting.cases])
 
+    def _mask_for(self, case: Case, setting: Setting) -> Bool[Tensor, "k *s"]:
+        if setting.donors is None:
+            raise InputError("another_patient takes masks of a data set, got none; run it through 'medattack attack'")
+        return setting.computed((self, case), self._stretched_mask, case, setting.donors)
 
-@dataclass(frozen=True)
-class Donors:
-    """`another_patient` on a data set: `data.read(ref)` gives the case of each of `refs`."""
+    def _stretched_mask(self, case: Case, donors: Donors) -> Bool[Tensor, "k *s"]:
+        return _stretched(self.donor_of(case, donors).target[None], case.target[None])[0]
 
-    draw: int
-    data: Any = field(compare=False)
-    refs: tuple[Any, ...]
-
-    def within(self, task: Task) -> BoundGoal:
-        return BoundGoal(self, task)
-
-    def wanted(self, truth: Mask, stated: BoundGoal) -> Mask:
-        stated.known(truth)
-        assert stated.labels is not None
-        return stated.labels.mask.to(truth.device)
-
-    def read(self, cases: Sequence[Case]) -> Labels:
-        """The masks for these cases."""
-        return Labels(torch.cat([_stretched(self._donor(case).target[None], case.target[None]) for case in cases]))
-
-    def _donor(self, case: Case) -> Case:
-        others = sorted({ref.volume for ref in self.refs if ref.group != case.group})
+    def donor_of(self, case: Case, donors: Donors) -> Case:
+        """The case whose mask is wanted for `case`."""
+        others = sorted({ref.volume for ref in donors.refs if ref.group != case.group})
         if not others:
             raise InputError(f"expected a patient other than {case.group} in the split, got none; attack more patients")
         scan = others[crc32(f"{self.draw}/{case.volume}".encode()) % len(others)]  # the same for all of a scan's slices
-        slices = sorted((ref for ref in self.refs if ref.volume == scan), key=lambda ref: ref.id)
+        slices = sorted((ref for ref in donors.refs if ref.volume == scan), key=lambda ref: ref.id)
         height = 0.5 if case.stack is None else (case.stack.index + 0.5) / case.stack.slices
-        donor: Case = self.data.read(slices[int(height * len(slices))])
-        return donor
+        return donors.source.read(slices[int(height * len(slices))])

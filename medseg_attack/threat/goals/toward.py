@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from medseg_attack.errors import InputError
-from medseg_attack.registry import register, spec
-from medseg_attack.threat.goals.base import BoundGoal, Goal
+from medseg_attack.registry import register
+from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByDice, Criterion
 from medseg_attack.threat.goals.masks import Erase
 from medseg_attack.threat.objectives.losses import bce
@@ -30,7 +29,5 @@ class Toward:
     success: Criterion = ByDice()
 
     def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Tensor:
-        if not isinstance(self.goal, BoundGoal):
-            raise InputError(f"expected {spec(self.goal)} within a task, got it unbound; state it .within(task)")
         objective = REVERSED.get(self.objective, self.objective)
         return -objective(log_odds, self.goal(target), progress)

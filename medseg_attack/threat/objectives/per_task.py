@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from medseg_attack.errors import InputError
 from medseg_attack.registry import entry_of, find, names, spec
+from medseg_attack.registry.abilities import Climbs
 from medseg_attack.threat.objectives.losses import margin
 from medseg_attack.types import Objective, Task
 
@@ -17,9 +18,8 @@ def for_task(objective: Objective, task: Task) -> Objective:
     Raises:
         InputError: the objective compares classes that exclude each other, and these may overlap.
     """
-    climbed: Objective | None = getattr(objective, "objective", None)
-    if climbed is not None:
-        return cast(Objective, replace(cast(Any, objective), objective=for_task(climbed, task)))
+    if isinstance(objective, Climbs):
+        return cast(Objective, replace(cast(Any, objective), objective=for_task(objective.objective, task)))
     entry = entry_of(objective)
     if entry is None:
         return objective
@@ -39,9 +39,8 @@ def progress_of(objective: Objective) -> Objective | None:
 
     By this an attack tells whether its steps pay (arXiv 2306.12941): a mask falls as the attack succeeds.
     """
-    climbed: Objective | None = getattr(objective, "objective", None)
-    if climbed is None:
+    if not isinstance(objective, Climbs):
         entry = entry_of(objective)
         return None if entry is None else entry.unweighted
-    whole = progress_of(climbed)
+    whole = progress_of(objective.objective)
     return None if whole is None else cast(Objective, replace(cast(Any, objective), objective=whole))

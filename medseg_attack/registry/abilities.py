@@ -1,0 +1,49 @@
+"""What an attack, or a part of it, may be able to do: asked with `isinstance`. No torch in here."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Climbs(Protocol):
+    """An attack that climbs an objective, or an objective that is made of another."""
+
+    @property
+    def objective(self) -> Callable[..., Any]: ...
+
+
+@runtime_checkable
+class ClimbsInSteps(Climbs, Protocol):
+    """An attack that climbs an objective in a number of steps."""
+
+    @property
+    def ball(self) -> Any: ...
+
+    @property
+    def steps(self) -> int: ...
+
+
+@runtime_checkable
+class Aimed(Protocol):
+    """An attack or an objective with a goal (None: anything but the truth) and a criterion of success."""
+
+    @property
+    def goal(self) -> Any: ...
+
+    @property
+    def success(self) -> Any: ...
+
+
+@runtime_checkable
+class Composed(Protocol):
+    """An attack that is made of others, of which the first says what its control is."""
+
+    @property
+    def attacks(self) -> tuple[Any, ...]: ...
+
+
+@runtime_checkable
+class Controlled(Protocol):
+    """An attack whose control is a random change of its own kind, and not noise in its ball."""
+
+    def control(self) -> Any: ...

@@ -1,0 +1,20 @@
+"""Attacks and models bound to what they are run on."""
+
+from typing import Any, TypeVar
+
+from medseg_attack.registry.parts import replace_inner, replace_parts
+from medseg_attack.types import Binds, Setting
+
+T = TypeVar("T")
+
+
+def bind(thing: T, setting: Setting) -> T:
+    """A copy of an attack or a model in which every part that must know its setting does, inner parts first."""
+
+    def in_setting(part: Any) -> Any:
+        if not isinstance(part, Binds) or isinstance(part, type):
+            return None
+        return replace_inner(part, in_setting).bind(setting)
+
+    result: T = replace_parts(thing, in_setting)
+    return result
