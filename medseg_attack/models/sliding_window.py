@@ -82,7 +82,7 @@ class SlidingWindow(nn.Module):
         if not 0 <= overlap < 1:
             raise InputError(f"expected 0 <= overlap < 1, got {overlap}; write overlap=0.5")
         if importance not in IMPORTANCE:
-            raise InputError(f"expected the importance {' or '.join(IMPORTANCE)}, got {importance!r}; choose one")
+            raise InputError(f"expected the importance {' or '.join(IMPORTANCE)}, got {importance!r}; leave it out")
         self.net, self.size, self.overlap, self.importance = net, size, overlap, importance
         self.flips = flips_of(mirror, len(size))
 

@@ -78,7 +78,8 @@ def own(
     network, config = _read(net, task, weights, trust)
     if isinstance(network, SegModel):
         if network.dims != dims:
-            raise InputError(f"expected dims={network.dims}, as the SegModel of own({net!r}) has, got {dims}; write it")
+            own_dims = f"dims={network.dims}"
+            raise InputError(f"expected {own_dims}, as the SegModel of own({net!r}) has, got {dims}; write {own_dims}")
         return network
     windows: dict[str, Any] = {"window": window, "overlap": overlap, "importance": importance}
     dims = config.get("dims", dims)

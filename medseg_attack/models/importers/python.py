@@ -42,7 +42,9 @@ def _module(source: str, text: str) -> Any:
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # another's code may raise anything
-        raise InputError(f"expected to import {source} for own({text!r}), got {raised(error)}; repair it") from error
+        raise InputError(
+            f"expected to import {source} for own({text!r}), got {raised(error)}; repair that code"
+        ) from error
     return module
 
 
@@ -53,4 +55,4 @@ def _call(factory: Any, text: str, task: Task) -> Any:
     try:
         return factory(task=task) if "task" in inspect.signature(factory).parameters else factory()
     except (Exception, SystemExit) as error:  # another's code may raise anything
-        raise InputError(f"expected own({text!r}) to make a network, got {raised(error)}; repair it") from error
+        raise InputError(f"expected own({text!r}) to make a network, got {raised(error)}; repair that code") from error

@@ -287,7 +287,7 @@ def monai(
         if grid and prod(n // net.stride for n in grid) < net.deepest:
             raise InputError(
                 f"expected {name} with a side above {net.stride} for {spec(net)}, whose deepest level has else one "
-                f"voxel to normalise over, got {grid}; enlarge it"
+                f"voxel to normalise over, got {grid}; write {2 * net.stride} or more for one of them"
             )
     try:
         network = net(dims, task.channels, len(task.classes), window or size)
