@@ -109,7 +109,7 @@ class SegModel(nn.Module):
         return self.net.size if isinstance(self.net, SlidingWindow) else None
 
     def bind(self, setting: Setting) -> "SegModel":
-        """The model in that setting, with the same network; itself, unless what is in it must know its cases."""
+        """A model with the same weights and a network bound to the setting; itself if its network needs none."""
         if not isinstance(self.net, Binds):
             return self
         bound = SegModel(

@@ -35,18 +35,18 @@ def zoomed(x: np.ndarray, grid: tuple[int, ...], order: int) -> np.ndarray:
 @pytest.mark.parametrize("order", [1, 3])
 def test_resampling_is_scipys_over_all_axes_at_once(order: int) -> None:
     x = np.random.default_rng(0).normal(size=(2, 9, 14, 11))
-    found = resampled(torch.from_numpy(x), (7, 19, 11), (1, 1, 1), (1.3, 0.74, 1), Resampling(order))
-    for channel, made in zip(x, found.numpy(), strict=True):
-        np.testing.assert_allclose(made, zoomed(channel, (7, 19, 11), order), atol=1e-12)
-    assert (found.amax((1, 2, 3)) <= torch.from_numpy(x).amax((1, 2, 3))).all()
+    result = resampled(torch.from_numpy(x), (7, 19, 11), (1, 1, 1), (1.3, 0.74, 1), Resampling(order))
+    for channel, resampled_channel in zip(x, result.numpy(), strict=True):
+        np.testing.assert_allclose(resampled_channel, zoomed(channel, (7, 19, 11), order), atol=1e-12)
+    assert (result.amax((1, 2, 3)) <= torch.from_numpy(x).amax((1, 2, 3))).all()
 
 
 def test_a_coarse_axis_is_resampled_by_itself_slice_by_slice() -> None:
     x = np.random.default_rng(1).normal(size=(1, 5, 12, 10))
-    found = resampled(torch.from_numpy(x), (7, 8, 13), (5, 0.8, 0.8), (3.6, 1.2, 0.6), CUBIC)[0].numpy()
-    slices = np.stack([zoomed(one, (8, 13), 3) for one in x[0]])
+    result = resampled(torch.from_numpy(x), (7, 8, 13), (5, 0.8, 0.8), (3.6, 1.2, 0.6), CUBIC)[0].numpy()
+    slices = np.stack([zoomed(plane, (8, 13), 3) for plane in x[0]])
     nearest = np.clip(np.floor(5 / 7 * (np.arange(7) + 0.5)).astype(int), 0, 4)
-    np.testing.assert_allclose(found, slices[nearest], atol=1e-12)
+    np.testing.assert_allclose(result, slices[nearest], atol=1e-12)
 
 
 def test_resampling_is_that_of_nnunet() -> None:
@@ -65,17 +65,17 @@ def test_resampling_is_that_of_nnunet() -> None:
         grid = library.compute_new_shape(x.shape[1:], spacing, target)
         assert resampled_shape(x.shape[1:], spacing, target) == tuple(grid)
         options = {"order": how.order, "order_z": how.order_z, "force_separate_z": how.separate}
-        there = library.resample_data_or_seg_to_shape(x.copy(), grid, spacing, target, **options)
-        found = resampled(torch.from_numpy(x), [int(n) for n in grid], spacing, target, how)
-        np.testing.assert_allclose(found.numpy(), there, atol=1e-12)
+        expected = library.resample_data_or_seg_to_shape(x.copy(), grid, spacing, target, **options)
+        result = resampled(torch.from_numpy(x), [int(n) for n in grid], spacing, target, how)
+        np.testing.assert_allclose(result.numpy(), expected, atol=1e-12)
 
 
 def test_gradient_of_resampling_also_where_overshoot_is_cut() -> None:
     x = torch.zeros(1, 6, 6, 6, dtype=torch.float64)
     x[:, :3] = 1  # an edge: splines overshoot on both sides
     x += 1e-2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
-    made = resampled(x, (8, 7, 6), (1, 1, 1), (0.75, 0.86, 1), CUBIC)
-    assert ((made == x.amax()) | (made == x.amin())).sum() > 10
+    clipped = resampled(x, (8, 7, 6), (1, 1, 1), (0.75, 0.86, 1), CUBIC)
+    assert ((clipped == x.amax()) | (clipped == x.amin())).sum() > 10
     assert torch.autograd.gradcheck(
         lambda y: resampled(y, (8, 7, 6), (1, 1, 1), (0.75, 0.86, 1), CUBIC), x.requires_grad_()
     )
@@ -99,8 +99,8 @@ def test_grids_axes_windows_and_importance() -> None:
 def test_importance_and_windows_are_those_of_nnunet() -> None:
     library = pytest.importorskip("nnunetv2.inference.sliding_window_prediction")
     for patch, grid in [((24, 32, 40), (26, 47, 90)), ((96, 16), (100, 100))]:
-        there = library.compute_gaussian(patch, value_scaling_factor=10, device=torch.device("cpu"))
-        assert torch.equal(importance(patch), there.float())
+        expected = library.compute_gaussian(patch, value_scaling_factor=10, device=torch.device("cpu"))
+        assert torch.equal(importance(patch), expected.float())
         starts = library.compute_steps_for_sliding_window(grid, patch, 0.5)
         assert [sorted({place[axis].start for place in windows(grid, patch, 0.5)}) for axis in range(len(patch))] == [
             sorted(set(start)) for start in starts
@@ -109,17 +109,19 @@ def test_importance_and_windows_are_those_of_nnunet() -> None:
 
 def test_normalisation() -> None:
     x = torch.tensor([0.0, 2.0, 4.0, 300.0])
-    there = x != 0
-    z = normalised(x, Scheme("ZScoreNormalization"), there)
+    foreground = x != 0
+    z = normalised(x, Scheme("ZScoreNormalization"), foreground)
     np.testing.assert_allclose(z, (x - x.mean()) / x.numpy().std(), rtol=1e-6)
-    masked = normalised(x, Scheme("ZScoreNormalization", masked=True), there).numpy()
+    masked = normalised(x, Scheme("ZScoreNormalization", masked=True), foreground).numpy()
     inside = x[1:].numpy()
     np.testing.assert_allclose(masked, [0, *((inside - inside.mean()) / inside.std())], rtol=1e-6)
-    ct = normalised(x, Scheme("CTNormalization", False, 10.0, 4.0, 1.0, 200.0), there)
+    ct = normalised(x, Scheme("CTNormalization", False, 10.0, 4.0, 1.0, 200.0), foreground)
     assert ct.tolist() == [-2.25, -2.0, -1.5, 47.5]
-    assert normalised(x, Scheme("RescaleTo01Normalization"), there).tolist()[1:] == pytest.approx([2 / 300, 4 / 300, 1])
-    assert normalised(x, Scheme("RGBTo01Normalization"), there)[3].item() == pytest.approx(300 / 255)
-    assert torch.equal(normalised(x, Scheme("NoNormalization"), there), x)
+    assert normalised(x, Scheme("RescaleTo01Normalization"), foreground).tolist()[1:] == pytest.approx(
+        [2 / 300, 4 / 300, 1]
+    )
+    assert normalised(x, Scheme("RGBTo01Normalization"), foreground)[3].item() == pytest.approx(300 / 255)
+    assert torch.equal(normalised(x, Scheme("NoNormalization"), foreground), x)
 
 
 class Net(nn.Module):
@@ -138,13 +140,13 @@ class Net(nn.Module):
 
 
 def plan(**changes: Any) -> Plan:
-    made = Plan((0, 1, 2), (1.5, 0.9, 1.2), (4, 6, 8), (Scheme("ZScoreNormalization"),), CUBIC, LINEAR, (0, 2))
-    return replace(made, **changes)
+    default = Plan((0, 1, 2), (1.5, 0.9, 1.2), (4, 6, 8), (Scheme("ZScoreNormalization"),), CUBIC, LINEAR, (0, 2))
+    return replace(default, **changes)
 
 
 def model(**changes: Any) -> SegModel:
-    made = plan(**changes)
-    net = Predictor(Net(len(made.patch)), made, 0.5, True)
+    changed_plan = plan(**changes)
+    net = Predictor(Net(len(changed_plan.patch)), changed_plan, 0.5, True)
     return SegModel(net, TASK, head="softmax", dims=3).requires_grad_(False).eval()
 
 
@@ -162,8 +164,8 @@ def case(name: str = "a", low: float = -20.0, high: float = 300.0, **changes: An
     )
 
 
-def answers(made: SegModel, *cases: Case) -> Tensor:
-    return bind(made, Setting(made.task, tuple(cases)))(torch.stack([one.image for one in cases]))
+def answers(nnunet: SegModel, *cases: Case) -> Tensor:
+    return bind(nnunet, Setting(nnunet.task, tuple(cases)))(torch.stack([scan.image for scan in cases]))
 
 
 def test_a_scan_has_the_same_answer_through_any_window_that_cuts_nothing() -> None:
@@ -182,28 +184,28 @@ def test_a_window_that_hides_what_nnunet_sees_is_refused() -> None:
 def test_a_batch_of_other_windows_and_spacings_is_what_each_is_alone() -> None:
     cases = case("a"), case("bb", low=-500, high=900), case("ccc", spacing_mm=(3.0, 0.7, 1.4))
     together = answers(model(), *cases)
-    for n, one in enumerate(cases):
-        assert torch.equal(together[n], answers(model(), one)[0])
-    with pytest.raises(InputError, match="expected the 2 scans that nnU-Net was told of, got 1"):
+    for n, scan in enumerate(cases):
+        assert torch.equal(together[n], answers(model(), scan)[0])
+    with pytest.raises(InputError, match="expected the 2 scans that nnU-Net is bound to, got 1"):
         bind(model(), Setting(TASK, tuple(cases[:2])))(cases[0].image[None])
     with pytest.raises(InputError, match="expected the 0 scans"):
         model()(cases[0].image[None])
 
 
 def test_the_model_itself_is_not_changed_by_being_bound() -> None:
-    made = model()
-    bound = made.bind(Setting(made.task, (case(),)))
-    assert bound.net.windows.net is made.net.windows.net
-    assert made.net.cases == ()
+    nnunet = model()
+    bound = nnunet.bind(Setting(nnunet.task, (case(),)))
+    assert bound.net.windows.net is nnunet.net.windows.net
+    assert nnunet.net.cases == ()
     assert not bound.training
     assert not bound.net.training
 
 
 def test_outside_of_the_box_there_is_background_alone() -> None:
-    found = model().decide(answers(model(), case()))[0]
-    assert found[0, :2].all()
-    assert found[0, ..., -1].all()
-    assert found[1:, 2:, :, :-1].any()
+    result = model().decide(answers(model(), case()))[0]
+    assert result[0, :2].all()
+    assert result[0, ..., -1].all()
+    assert result[1:, 2:, :, :-1].any()
 
 
 def test_orientation_of_the_file_is_what_the_network_sees() -> None:
@@ -223,26 +225,26 @@ def test_orientation_of_the_file_is_what_the_network_sees() -> None:
 def test_a_2d_configuration_goes_through_slices() -> None:
     flat = model(spacing=(0.9, 1.2), patch=(6, 8), mirror=(0, 1))
     assert flat.net.windows.flips == ((), (1,), (2,), (1, 2))
-    one = case(spacing_mm=(3.5, 0.9, 1.2))  # no resampling: then a slice's answer is its own
-    whole, changed = answers(flat, one), one.image.clone()
+    scan = case(spacing_mm=(3.5, 0.9, 1.2))  # no resampling: then a slice's answer is its own
+    whole, changed = answers(flat, scan), scan.image.clone()
     changed[:, 4] = changed[:, 4].flip(-2)  # the same values, so the same mean, and the same box
-    moved = bind(flat, Setting(flat.task, (one,)))(changed[None])
+    moved = bind(flat, Setting(flat.task, (scan,)))(changed[None])
     assert torch.allclose(moved[0, :, 3], whole[0, :, 3], atol=1e-5)
     assert not torch.allclose(moved[0, :, 4], whole[0, :, 4], atol=1e-2)
 
 
 def test_the_gradient_is_that_of_the_whole_pipeline() -> None:
-    made = model(schemes=(Scheme("ZScoreNormalization", masked=True),)).double()
-    one = case()
-    bound = bind(made, Setting(made.task, (one,)))
-    there = one.storage.stored[None] != 0
-    noise = torch.rand(there.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = (one.image.double()[None] + 1e-3 * noise * there).requires_grad_()  # no ties among the extremes
+    nnunet = model(schemes=(Scheme("ZScoreNormalization", masked=True),)).double()
+    scan = case()
+    bound = bind(nnunet, Setting(nnunet.task, (scan,)))
+    foreground = scan.storage.stored[None] != 0
+    noise = torch.rand(foreground.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (scan.image.double()[None] + 1e-3 * noise * foreground).requires_grad_()  # no ties among the extremes
     weights = torch.randn(1, 3, 6, 9, 11, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (grad,) = torch.autograd.grad((bound(x).tanh() * weights).sum(), x)
     rng = torch.Generator().manual_seed(2)
     for _ in range(3):
-        step = 1e-6 * torch.randn(x.shape, generator=rng, dtype=torch.float64) * there
+        step = 1e-6 * torch.randn(x.shape, generator=rng, dtype=torch.float64) * foreground
         with torch.no_grad():
             ends = [(bound(x + sign * step).tanh() * weights).sum() for sign in (1, -1)]
         torch.testing.assert_close((ends[0] - ends[1]) / 2, (grad * step).sum(), rtol=1e-5, atol=1e-12)
@@ -250,14 +252,14 @@ def test_the_gradient_is_that_of_the_whole_pipeline() -> None:
 
 def test_logits_are_kept_in_half_precision_and_gradients_are_not() -> None:
     """As nnU-Net keeps them, since voxels hang on it; the gradient is that of the model that rounds nothing."""
-    found = []
+    result = []
     weights = torch.randn(1, 3, 6, 9, 11, generator=torch.Generator().manual_seed(1))
-    for made, x in ((model(), case().image[None]), (model().double(), case().image[None].double())):
-        net, x = bind(made, Setting(made.task, (replace(case(), image=x[0]),))).net, x.requires_grad_()
+    for nnunet, x in ((model(), case().image[None]), (model().double(), case().image[None].double())):
+        net, x = bind(nnunet, Setting(nnunet.task, (replace(case(), image=x[0]),))).net, x.requires_grad_()
         logits = net(x)
         (grad,) = torch.autograd.grad((logits * weights).sum(), x)
-        found.append((logits.detach()[:, :, 2:, :, :-1], grad))  # what is not 0
-    (logits, grad), (known, exact) = found
+        result.append((logits.detach()[:, :, 2:, :, :-1], grad))  # what is not 0
+    (logits, grad), (known, exact) = result
     assert torch.equal(logits.half().float(), logits)
     assert not torch.equal(known.half().double(), known)
     apart = (logits - known).abs()  # large in corners alone, where a window's weights are half precision's smallest
@@ -269,9 +271,9 @@ def test_logits_are_kept_in_half_precision_and_gradients_are_not() -> None:
 def test_the_loop_tells_the_model_whose_images_it_sees() -> None:
     cases = case("a"), case("bb", low=-500, high=900)
     attacks = [build("pgd(linf(8/255), steps=2)", "attack"), build("square(queries=3)", "attack")]
-    with frozen(model()) as made:
-        together = attack_chunk(made, [Batch.of(cases)], attacks, seed=3)
-        alone = [attack_chunk(made, [Batch.of([one])], attacks, seed=3) for one in cases]
+    with frozen(model()) as nnunet:
+        together = attack_chunk(nnunet, [Batch.of(cases)], attacks, seed=3)
+        alone = [attack_chunk(nnunet, [Batch.of([scan])], attacks, seed=3) for scan in cases]
     for n, result in enumerate(together):
         rows = [row for part in alone for row in part[n].rows]
         assert [(row.case, row.hit_adv, row.hit_clean) for row in result.rows] == [
@@ -281,21 +283,21 @@ def test_the_loop_tells_the_model_whose_images_it_sees() -> None:
 
 def test_a_results_folder_is_read(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
-    made = read(folder)
-    assert made.net.plan.patch == (4, 8, 8)
-    assert made.net.plan.image == Resampling(3, 0, None)
-    assert len(made.net.windows.flips) == 8
+    nnunet = read(folder)
+    assert nnunet.net.plan.patch == (4, 8, 8)
+    assert nnunet.net.plan.image == Resampling(3, 0, None)
+    assert len(nnunet.net.windows.flips) == 8
     assert len(read(folder, ", mirror=False").net.windows.flips) == 1
-    found = answers(made, case())
-    assert found.shape == (1, 3, 6, 9, 11)
+    result = answers(nnunet, case())
+    assert result.shape == (1, 3, 6, 9, 11)
     weights = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    assert all(torch.equal(made.net.windows.net.state_dict()[name], value) for name, value in weights.items())
+    assert all(torch.equal(nnunet.net.windows.net.state_dict()[name], value) for name, value in weights.items())
 
 
 def test_a_configuration_inherits(tmp_path: Path) -> None:
-    made = read(write_folder(tmp_path, configuration="3d_small"))
-    assert made.net.plan.patch == (2, 4, 4)
-    assert made.net.plan.spacing == (2.0, 1.0, 1.0)
+    nnunet = read(write_folder(tmp_path, configuration="3d_small"))
+    assert nnunet.net.plan.patch == (2, 4, 4)
+    assert nnunet.net.plan.spacing == (2.0, 1.0, 1.0)
 
 
 def test_plans_from_before_release_2_5(tmp_path: Path) -> None:
@@ -329,7 +331,7 @@ def test_a_checkpoint_is_unpickled_only_on_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "told"),
+    ("name", "changes", "says"),
     [
         ("dataset.json", {"labels": {"background": 0, "heart": 1}}, "expected data with the classes background, heart"),
         ("dataset.json", {"labels": {"background": 0, "liver": [1, 2]}}, "got regions of several"),
@@ -346,18 +348,18 @@ def test_a_checkpoint_is_unpickled_only_on_request(tmp_path: Path) -> None:
         ("plans.json", {"previous_stage": "3d_lowres"}, None),
     ],
 )
-def test_what_does_not_fit_is_told(tmp_path: Path, name: str, changes: dict[str, Any], told: str | None) -> None:
+def test_what_does_not_fit_is_told(tmp_path: Path, name: str, changes: dict[str, Any], says: str | None) -> None:
     folder = write_folder(tmp_path)
-    if told is None:
+    if says is None:
         content = json.loads((folder / name).read_text(encoding="utf-8"))
         content["configurations"]["3d_fullres"] |= changes
         write(folder / name, content)
-        told = "got a cascade"
+        says = "got a cascade"
     else:
         edited(folder, name, **changes)
-    with pytest.raises(InputError, match=told) as found:
+    with pytest.raises(InputError, match=says) as refusal:
         read(folder)
-    assert str(found.value).count("expected") == 1  # one sentence, not one within another
+    assert str(refusal.value).count("expected") == 1  # one sentence, not one within another
 
 
 def test_channels_of_other_names_are_refused(tmp_path: Path) -> None:
@@ -370,12 +372,12 @@ def test_channels_of_other_names_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
-    for options, told in [
+    for options, says in [
         (", fold=1", "expected one of the folds 0 of .* got 1; write fold=0"),
         (", checkpoint='checkpoint_best.pth'", "got checkpoint_final.pth; name it: checkpoint='checkpoint_final.pth'"),
         (", step=0.0", "expected 0 < step <= 1"),
     ]:
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=says):
             read(folder, options)
     (folder / "fold_0" / "checkpoint_final.pth").rename(folder / "elsewhere")
     with pytest.raises(InputError, match=r"checkpoint_final.pth, got no checkpoint; copy the folder again"):
@@ -389,8 +391,8 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
 
 
 def test_doctor_sees_what_comes_after_its_preprocessing() -> None:
-    with frozen(model()) as made:
-        facts, _ = profile(made, Batch.of([case("a"), case("bb", low=-500, high=900)]))
+    with frozen(model()) as nnunet:
+        facts, _ = profile(nnunet, Batch.of([case("a"), case("bb", low=-500, high=900)]))
     low, high = map(float, facts["input"]["after its preprocessing"].split(" to "))
     assert low < -1
     assert high > 1  # z-scores, where the scan is in [0, 1]

@@ -31,11 +31,11 @@ def scan(shape: tuple[int, ...], low: int, high: int, seed: int) -> np.ndarray:
     """Random, with structure of several sizes; 0 around it, in a corner of what is left and in a hole inside."""
     rng = np.random.default_rng(seed)
     noise = sum(ndimage.gaussian_filter(rng.normal(size=shape), width) * (1 + width) ** 1.5 for width in (0, 1, 3))
-    made = np.interp(noise, (noise.min(), noise.max()), (low, high)).round().astype(np.int16)
-    made[made == 0] = 1
-    made[:2], made[:, -1:], made[..., :3], made[:4, :5] = 0, 0, 0, 0
-    made[tuple(slice(n // 2, n // 2 + 2) for n in shape)] = 0
-    return made
+    values = np.interp(noise, (noise.min(), noise.max()), (low, high)).round().astype(np.int16)
+    values[values == 0] = 1
+    values[:2], values[:, -1:], values[..., :3], values[:4, :5] = 0, 0, 0, 0
+    values[tuple(slice(n // 2, n // 2 + 2) for n in shape)] = 0
+    return values
 
 
 @pytest.mark.parametrize(
@@ -51,16 +51,16 @@ def test_normalisation(name: str, masked: bool, low: int, high: int) -> None:
     if name == "RGBTo01Normalization" and low < 0:
         pytest.skip("it refuses other than bytes")
     x = scan((9, 14, 11), low, high, seed=3).astype(np.float32)
-    there = create_nonzero_mask(x[None])
-    assert 0 < there.mean() < 1
-    theirs = getattr(library, name)(masked, CT).run(x.copy(), np.where(there, 0, -1))
+    foreground = create_nonzero_mask(x[None])
+    assert 0 < foreground.mean() < 1
+    expected = getattr(library, name)(masked, CT).run(x.copy(), np.where(foreground, 0, -1))
     scheme = Scheme(name, masked, *CT.values())
-    ours = normalised(torch.from_numpy(x), scheme, torch.from_numpy(there)).numpy()
-    assert ours.dtype == theirs.dtype
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=4 * FLOAT * np.abs(theirs).max())
+    result = normalised(torch.from_numpy(x), scheme, torch.from_numpy(foreground)).numpy()
+    assert result.dtype == expected.dtype
+    np.testing.assert_allclose(result, expected, rtol=0, atol=4 * FLOAT * np.abs(expected).max())
     if name == "ZScoreNormalization":  # and the mask matters
-        other = normalised(torch.from_numpy(x), Scheme(name, not masked), torch.from_numpy(there)).numpy()
-        assert np.abs(other - theirs).max() > 0.01
+        other = normalised(torch.from_numpy(x), Scheme(name, not masked), torch.from_numpy(foreground)).numpy()
+        assert np.abs(other - expected).max() > 0.01
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -142,7 +142,7 @@ def test_the_whole_chain(name: str, tmp_path: Path) -> None:
     from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 
-    given = {
+    example = {
         "masked": [False] * 2,
         "values": [(1, 900)],
         "window": [(0.0, 900.0)],
@@ -150,43 +150,43 @@ def test_the_whole_chain(name: str, tmp_path: Path) -> None:
         "target": (1.5, 0.9, 1.2),
         "transpose": (0, 1, 2),
     } | CASES[name]
-    n, spacing = len(given["schemes"]), given["spacing"]
+    n, spacing = len(example["schemes"]), example["spacing"]
     folder, plans, configuration = library_of(
-        tmp_path, given["schemes"], given["masked"][:n], given["target"], given["transpose"]
+        tmp_path, example["schemes"], example["masked"][:n], example["target"], example["transpose"]
     )
-    stored = np.stack([scan((12, 22, 19), *values, seed) for seed, values in enumerate(given["values"])])
+    stored = np.stack([scan((12, 22, 19), *values, seed) for seed, values in enumerate(example["values"])])
     dataset = json.loads((folder / "dataset.json").read_text())
     properties: dict[str, Any] = {"spacing": list(spacing)}
-    theirs, *_ = DefaultPreprocessor(verbose=False).run_case_npy(
+    expected, *_ = DefaultPreprocessor(verbose=False).run_case_npy(
         stored, None, properties, plans, configuration, dataset
     )
 
     model = read(folder, task=Task("toy", TASK.classes, exclusive=True, channels=n))
-    one = case_of(stored, spacing, given["window"])
-    log_odds, preprocessed, logits = answered(model, one)
-    assert preprocessed.shape == theirs.shape
+    case = case_of(stored, spacing, example["window"])
+    log_odds, preprocessed, logits = answered(model, case)
+    assert preprocessed.shape == expected.shape
     # what float32 loses of a native intensity, as it is normalised
     scale = max(
         np.ptp(part) / min(np.ptp(channel[channel != 0]), high - low)
-        for part, channel, (low, high) in zip(theirs, stored, given["window"], strict=True)
+        for part, channel, (low, high) in zip(expected, stored, example["window"], strict=True)
     )
-    widest = max(high - low for low, high in given["window"])
-    apart = np.abs(preprocessed - theirs).max()
+    widest = max(high - low for low, high in example["window"])
+    apart = np.abs(preprocessed - expected).max()
     bound = 4 * FLOAT * widest * scale
-    print(f"\n{name}: preprocessed differ by {apart:.2g} (bound {bound:.2g}) of {np.ptp(theirs):.3g}")
+    print(f"\n{name}: preprocessed differ by {apart:.2g} (bound {bound:.2g}) of {np.ptp(expected):.3g}")
     assert apart <= bound
 
     def exported(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found: tuple[np.ndarray, np.ndarray] = convert_predicted_logits_to_segmentation_with_correct_shape(
+        segmentation: tuple[np.ndarray, np.ndarray] = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits, plans, configuration, plans.get_label_manager(dataset), properties, True, 1
         )
-        return found
+        return segmentation
 
     assert (logits.astype(np.float16) == logits).all()  # sums of windows are kept in half precision
     segmentation, _ = exported(logits.astype(np.float16))
     assert len(np.unique(segmentation)) > 1
     assert (log_odds.argmax(0) == segmentation).all()
-    log_odds, _, logits = answered(model.double(), replace(one, image=one.image.double()))  # rounds nothing
+    log_odds, _, logits = answered(model.double(), replace(case, image=case.image.double()))  # rounds nothing
     assert logits.dtype == np.float64
     _, probabilities = exported(logits)
     apart = np.abs(1 / (1 + np.exp(-log_odds)) - probabilities).max()
@@ -196,8 +196,8 @@ def test_the_whole_chain(name: str, tmp_path: Path) -> None:
 
 def answered(model: SegModel, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log-odds on the scan's grid; what goes into the windows, and what comes out of them."""
-    seen: list[Tensor] = []
+    recorded: list[Tensor] = []
     bound = bind(model, Setting(model.task, (case,)))
-    told.net.windows.register_forward_hook(lambda _, inputs, answer: seen.extend((inputs[0][0], answer[0])))
+    bound.net.windows.register_forward_hook(lambda _, inputs, answer: recorded.extend((inputs[0][0], answer[0])))
     log_odds = bound(case.image[None])[0]
-    return log_odds.numpy(), seen[0].numpy(), seen[1].numpy()
+    return log_odds.numpy(), recorded[0].numpy(), recorded[1].numpy()

@@ -52,9 +52,9 @@ if __name__ == "__main__":
     extract_fingerprints([999], num_processes=1, check_dataset_integrity=False)
     plan_experiments([999])
     plans = json.loads((folder / "nnUNetPlans.json").read_text()) | {"continue_training": False}
-    mine, dims = plans["configurations"][configuration], len(patch)
-    mine |= {"spacing": spacing, "patch_size": patch, "batch_size": {2: 12, 3: 2}[dims]}
-    mine["architecture"]["arch_kwargs"] |= {
+    own, dims = plans["configurations"][configuration], len(patch)
+    own |= {"spacing": spacing, "patch_size": patch, "batch_size": {2: 12, 3: 2}[dims]}
+    own["architecture"]["arch_kwargs"] |= {
         "n_stages": 3, "features_per_stage": [8, 16, 32], "kernel_sizes": [[3] * dims] * 3,
         "strides": [[1] * dims, [2] * dims, [2] * dims], "n_conv_per_stage": [2] * 3,
         "n_conv_per_stage_decoder": [2] * 2,
@@ -140,23 +140,23 @@ def test_our_model_predicts_what_nnunet_predicts_and_is_attacked(
     model = resolve(spec, toy.data.task).load(toy.data.task, "cpu")
     cases = [toy.data.read(ref) for ref in toy.data.refs("all", dims=3)[:3]]
     with torch.no_grad():
-        found = [prediction(model, case) for case in cases]
+        predictions = [prediction(model, case) for case in cases]
     truth = [case.target.int().argmax(0).numpy() for case in cases]
     names = [case.id for case in cases]
     stock = toy.predicted(folder, names)
-    ours, theirs = mean_dice(found, truth), mean_dice(stock, truth)
-    differ = [int((a != b).sum()) for a, b in zip(found, stock, strict=True)]
-    print(f"\n{configuration}: Dice {ours:.5f}, nnU-Net's {theirs:.5f}; voxels that differ {differ}")
-    assert abs(ours - theirs) < 1e-4  # about one voxel: sums in another order, rounded to half, may turn a tie
-    assert ours > least  # trained at all: an empty prediction is easily the same
-    told = json.loads(medattack("doctor", "--data", toy.data.root, "--model", spec, "--json").stdout)
-    print(told)
-    agrees_with_doctor(told, model, toy)
+    dice, stock_dice = mean_dice(predictions, truth), mean_dice(stock, truth)
+    differ = [int((a != b).sum()) for a, b in zip(predictions, stock, strict=True)]
+    print(f"\n{configuration}: Dice {dice:.5f}, nnU-Net's {stock_dice:.5f}; voxels that differ {differ}")
+    assert abs(dice - stock_dice) < 1e-4  # about one voxel: sums in another order, rounded to half, may turn a tie
+    assert dice > least  # trained at all: an empty prediction is easily the same
+    facts = json.loads(medattack("doctor", "--data", toy.data.root, "--model", spec, "--json").stdout)
+    print(facts)
+    agrees_with_doctor(facts, model, toy)
     words = ["--data", toy.data.root, "--model", spec, "--split", "test", "--attack", "pgd(steps=3)", "--eps", "8/255"]
-    said = medattack(
+    stdout = medattack(
         "attack", *words, "--loss", "soft_dice", "--save-adversarial", "all", "--json", "--out", tmp_path / "runs"
     ).stdout
-    flags = {flag["code"] for flag in json.loads(said)["flags"]}
+    flags = {flag["code"] for flag in json.loads(stdout)["flags"]}
     assert flags <= {"MA029"}, flags  # few patients; nothing ails the model or the attack
     runs = sorted((tmp_path / "runs").rglob("run.json"))
     rows = read_runs([path.parent for path in runs])
@@ -167,23 +167,23 @@ def test_our_model_predicts_what_nnunet_predicts_and_is_attacked(
         medattack("verify", path.parent)
 
 
-def agrees_with_doctor(told: dict[str, Any], model: SegModel, toy: Toy) -> None:
+def agrees_with_doctor(facts: dict[str, Any], model: SegModel, toy: Toy) -> None:
     """What `doctor` says of the model is what the model does."""
-    truth, found = [], []
+    truth, predictions = [], []
     for ref in toy.data.refs("test", dims=3):
-        if ref.id in told["cases"]:
+        if ref.id in facts["cases"]:
             case = toy.data.read(ref)
             with torch.no_grad():
-                found.append(prediction(model, case))
+                predictions.append(prediction(model, case))
             truth.append(case.target.int().argmax(0).numpy())
     assert len(truth) == 1  # scans of several shapes: one at a time
-    assert np.mean(list(told["clean Dice"].values())) == pytest.approx(mean_dice(found, truth), abs=1e-6)
-    assert told["two passes agree"] == "yes"
-    assert re.fullmatch(r"\d+ MB for one case of \d+ x \d+ x \d+ voxels", told["memory of one step"])
-    assert told["flags"] == []
+    assert np.mean(list(facts["clean Dice"].values())) == pytest.approx(mean_dice(predictions, truth), abs=1e-6)
+    assert facts["two passes agree"] == "yes"
+    assert re.fullmatch(r"\d+ MB for one case of \d+ x \d+ x \d+ voxels", facts["memory of one step"])
+    assert facts["flags"] == []
 
 
-def mean_dice(found: list[Array], truth: list[Array]) -> float:
+def mean_dice(predictions: list[Array], truth: list[Array]) -> float:
     """Over organs and cases."""
-    pairs = [(a == k, b == k) for a, b in zip(found, truth, strict=True) for k in (1, 2)]
+    pairs = [(a == k, b == k) for a, b in zip(predictions, truth, strict=True) for k in (1, 2)]
     return float(np.mean([2 * (a & b).sum() / (a.sum() + b.sum()) for a, b in pairs]))

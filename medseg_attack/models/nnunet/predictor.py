@@ -69,7 +69,7 @@ class Predictor(nn.Module):
     """The map from scans in [0, 1] of their windows to logits on their grids, scan by scan.
 
     Attributes:
-        cases: what the images are made of: window, spacing, order of axes; `bind` gives them.
+        cases: the cases of the images, for their window, spacing and order of axes; `bind` sets them.
     """
 
     def __init__(self, net: nn.Module, plan: Plan, step: float, mirror: bool, cases: Sequence[Case] = ()) -> None:
@@ -87,10 +87,10 @@ class Predictor(nn.Module):
         """The predictor of the setting's cases, with the same network.
 
         Raises:
-            InputError: their window hides what nnU-Net would see.
+            InputError: the window of a case hides values that nnU-Net uses.
         """
         for case in setting.cases:
-            if case not in self.cases:  # whose window was looked at already
+            if case not in self.cases:  # their windows are checked already
                 _check_window(case, self.plan)
         bound = Predictor(self.windows.net, self.plan, self.windows.step, self.windows.mirror, setting.cases)
         for module, original in zip(bound.modules(), self.modules(), strict=True):
@@ -98,10 +98,14 @@ class Predictor(nn.Module):
         return bound
 
     def forward(self, image: Image) -> Float[Tensor, "b k *s"]:
-        """Raises InputError if it was not bound to as many cases."""
+        """Logits of the images of the bound cases, in their order.
+
+        Raises:
+            InputError: the number of images is not that of the cases.
+        """
         if len(image) != len(self.cases):
             raise InputError(
-                f"expected the {len(self.cases)} scans that nnU-Net was told of, got {len(image)}; it must know their "
+                f"expected the {len(self.cases)} scans that nnU-Net is bound to, got {len(image)}; it must know their "
                 "windows and spacings, and cannot stand where scans are not known, as for a surrogate"
             )
         return torch.stack([self._predict(x, case) for x, case in zip(image, self.cases, strict=True)])
