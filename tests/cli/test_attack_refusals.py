@@ -54,7 +54,7 @@ def attack(home: Path, out: Path, data: str, *words: object, code: int = 0) -> A
 
 
 @pytest.mark.parametrize(
-    ("data", "words", "told"),
+    ("data", "words", "message"),
     [
         ("organs", ["--attack", "pgd(objective=toward(bce, erase('heart')))"], "to name an organ of phantom"),
         ("organs", ["--attack", "dag(goal=swap('stomach', 'heart'))"], "to name an organ of phantom"),
@@ -87,12 +87,12 @@ def attack(home: Path, out: Path, data: str, *words: object, code: int = 0) -> A
     ],
 )
 def test_it_is_told_in_a_sentence_and_nothing_is_left(
-    home: Path, tmp_path: Path, data: str, words: list[str], told: str
+    home: Path, tmp_path: Path, data: str, words: list[str], message: str
 ) -> None:
     out = tmp_path / "out"
-    said = attack(home, out, data, *(word.replace("HOME", str(home)) for word in words), code=2).stderr
-    assert told in " ".join(said.split())
-    assert said.count("error:") == 1
+    stderr = attack(home, out, data, *(word.replace("HOME", str(home)) for word in words), code=2).stderr
+    assert message in " ".join(stderr.split())
+    assert stderr.count("error:") == 1
     assert not out.exists()
 
 
@@ -125,9 +125,9 @@ def test_a_region_is_kept_from_the_command_line(home: Path, tmp_path: Path, text
 
 
 def test_the_shuffled_control_and_the_queries_of_every_black_box_are_shown(home: Path, tmp_path: Path) -> None:
-    asked = {"zoo(queries=50)": 42, "spsa(queries=50)": 43, "square(queries=9)": 9, "boundary(queries=20)": 20}
-    words = [word for text in (*asked, "shuffled(pgd(steps=2))") for word in ("--attack", text)]
+    least_queries = {"zoo(queries=50)": 42, "spsa(queries=50)": 43, "square(queries=9)": 9, "boundary(queries=20)": 20}
+    words = [word for text in (*least_queries, "shuffled(pgd(steps=2))") for word in ("--attack", text)]
     shown = " ".join(attack(home, tmp_path / "out", "organs", *words).stdout.split())
-    for text, queries in asked.items():
+    for text, queries in least_queries.items():
         assert f"{text} {queries}" in shown
     assert "shuffled(" in shown

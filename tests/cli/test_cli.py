@@ -22,7 +22,7 @@ MEDATTACK = [sys.executable, "-m", "medseg_attack"]
 QUIET = {"MEDATTACK_PROGRESS": "0"}
 
 
-def told(result: Any) -> str:
+def stderr_of(result: Any) -> str:
     """What was said on stderr, on one line."""
     return " ".join(result.stderr.split())
 
@@ -45,7 +45,7 @@ def test_the_short_form_finds_model_and_data_and_prints_the_table(home: Path) ->
         assert word in result.stdout
     assert "Empty masks: an organ absent from truth and prediction scores 1" in " ".join(result.stdout.split())
     assert "data" in result.stderr
-    assert "Next: medattack compare" in told(result)
+    assert "Next: medattack compare" in stderr_of(result)
 
 
 def test_json_is_json_and_agrees_with_the_rows(home: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_limit_is_stamped_and_not_compared_unless_allowed(home: Path, tmp_path
     out = tmp_path / "part"
     result = medattack("attack", "--home", home, "-m", "unet_small", "--eps", "0.01", "--limit", "2", "--out", out)
     assert "PARTIAL" in result.stdout
-    assert "--allow-partial" in told(medattack("compare", out, code=2))
+    assert "--allow-partial" in stderr_of(medattack("compare", out, code=2))
     medattack("compare", out, "--allow-partial")
 
 
@@ -202,7 +202,7 @@ def test_shards_print_the_table_when_the_last_is_done(home: Path, tmp_path: Path
     words = ["attack", "--home", home, "-m", "unet_small", "--eps", "0.01", "--out", tmp_path / "shards"]
     first = medattack(*words, "--shard", "1/2")
     assert first.stdout == ""
-    assert "the last one prints the table" in told(first)
+    assert "the last one prints the table" in stderr_of(first)
     assert "fgsm" in medattack(*words, "--shard", "0/2").stdout
 
 
@@ -247,7 +247,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(home: Path, tmp_path: P
     killed_when([*words, "--out", str(cut)], lambda: any(cut.rglob("*.parquet")))
     assert not list(cut.rglob("run.json"))
     unfinished = medattack("compare", cut, code=2)
-    assert "without run.json" in told(unfinished)
+    assert "without run.json" in stderr_of(unfinished)
     for out in (cut, whole):
         subprocess.run(
             [*MEDATTACK, *words, "--out", str(out)],
@@ -255,11 +255,11 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(home: Path, tmp_path: P
             check=True,
             capture_output=True,
         )
-    one, two = rows_of(cut), rows_of(whole)
-    assert list(one) == list(two)
-    assert len(one) > 2
-    for name, rows in one.items():
-        pd.testing.assert_frame_equal(rows, two[name], check_exact=True)
+    resumed, undisturbed = rows_of(cut), rows_of(whole)
+    assert list(resumed) == list(undisturbed)
+    assert len(resumed) > 2
+    for name, rows in resumed.items():
+        pd.testing.assert_frame_equal(rows, undisturbed[name], check_exact=True)
 
 
 def _heeds_interrupts() -> None:
@@ -288,9 +288,9 @@ def test_interrupted_it_says_how_to_go_on(home: Path, tmp_path: Path) -> None:
     while not any(out.rglob("config.json")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "go on with the same command" in said
+    assert "go on with the same command" in message
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ UNET = ["-m", "unet_small"]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([*UNET, "--attack", "pgdd"], "did you mean pgd"),
         ([*UNET, "--attack", "pgd(step=3)"], "did you mean steps or step_size?"),
@@ -358,10 +358,10 @@ UNET = ["-m", "unet_small"]
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )
-def test_attack_refuses(home: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_attack_refuses(home: Path, tmp_path: Path, words: list[str], message: str) -> None:
     out = tmp_path / "out"
     result = medattack("attack", "--home", home, *words, "--out", out, code=2)
-    assert said in told(result)
+    assert message in stderr_of(result)
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert not out.exists()
@@ -371,7 +371,7 @@ def test_results_of_another_configuration_are_not_mixed(home: Path, tmp_path: Pa
     words = ["attack", "--home", home, *UNET, "--out", tmp_path / "out"]
     medattack(*words, "--eps", "0.01")
     result = medattack(*words, "--eps", "0.02", code=2)
-    assert "eps: there ['0.01'], asked ['0.02']" in told(result)
+    assert "eps: there ['0.01'], asked ['0.02']" in stderr_of(result)
     medattack(*words, "--eps", "0.01")
 
 
@@ -383,13 +383,13 @@ def test_results_of_other_weights_are_not_mixed(home: Path, tmp_path: Path) -> N
     folder = next((tmp_path / "out").rglob("config.json"))
     content = json.loads(folder.read_text())
     folder.write_text(json.dumps(content | {"weights": "0" * 64}))
-    assert "weights: there '000" in told(medattack(*words, code=2))
+    assert "weights: there '000" in stderr_of(medattack(*words, code=2))
 
 
 def test_a_folder_of_other_things_is_not_written_to(home: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("do not touch")
     result = medattack("attack", "--home", home, *UNET, "--out", tmp_path, code=2)
-    assert "a folder of other things" in told(result)
+    assert "a folder of other things" in stderr_of(result)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -400,8 +400,8 @@ def test_a_checkpoint_of_other_classes_is_refused(home: Path, tmp_path: Path) ->
     card["task"]["classes"] = ["liver", "spleen", "aorta"]
     (model / "card.json").write_text(json.dumps(card))
     result = medattack("attack", "--home", home, "-m", model, "--out", tmp_path / "out", code=2)
-    assert "was trained for" in told(result)
-    assert "liver" in told(result)
+    assert "was trained for" in stderr_of(result)
+    assert "liver" in stderr_of(result)
     assert not list(tmp_path.rglob("*.parquet"))
 
 
@@ -410,7 +410,7 @@ def test_damaged_rows_are_named(home: Path, tmp_path: Path) -> None:
     medattack(*words)
     part = next((tmp_path / "out").rglob("*.parquet"))
     part.write_bytes(part.read_bytes()[:100])
-    assert part.name in told(medattack("compare", tmp_path / "out", code=2))
+    assert part.name in stderr_of(medattack("compare", tmp_path / "out", code=2))
 
 
 def test_a_full_disk_is_told_and_what_was_finished_is_kept(
@@ -433,7 +433,7 @@ def test_a_full_disk_is_told_and_what_was_finished_is_kept(
     monkeypatch.setattr(pyarrow.parquet, "write_table", full)
     words = ["attack", "--home", home, *UNET, "--eps", "0.01", "--out", tmp_path / "out"]
     result = medattack(*words, code=2)
-    assert "room on the disk" in told(result)
+    assert "room on the disk" in stderr_of(result)
     assert len(list((tmp_path / "out").rglob("*.parquet"))) == 1
     assert not list((tmp_path / "out").rglob("*.part"))
     monkeypatch.undo()
@@ -451,8 +451,8 @@ def test_a_region_is_named_held_stored_and_verified(home: Path, tmp_path: Path) 
     (run,) = (tmp_path / "held").rglob("01_fgsm*")
     medattack("verify", run)
     result = medattack(*words, "--region", "outside:stomac", "--out", tmp_path / "none", code=2)
-    assert "expected an organ of this data set in --region outside:stomac" in told(result)
-    assert "stomach" in told(result)
+    assert "expected an organ of this data set in --region outside:stomac" in stderr_of(result)
+    assert "stomach" in stderr_of(result)
     assert not (tmp_path / "none").exists()
 
 
@@ -465,4 +465,4 @@ def test_moved_scans_are_scored_and_not_stored(home: Path, tmp_path: Path) -> No
     assert (rows["size"] <= 1 + 1e-6).all()
     medattack("compare", tmp_path / "runs", "--deltas")
     result = medattack(*words, "--save-adversarial", "all", "--out", tmp_path / "stored", code=2)
-    assert "expected attacks that leave anatomy where it is, got affine(steps=1)" in told(result)
+    assert "expected attacks that leave anatomy where it is, got affine(steps=1)" in stderr_of(result)

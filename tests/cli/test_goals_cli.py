@@ -98,7 +98,7 @@ def test_what_the_budget_cannot_hold_is_a_failure_in_the_rows(home: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("attack", "said"),
+    ("attack", "message"),
     [
         ("dag(goal=erase('liver'))", "to name an organ of"),
         ("pgd(objective=toward(bce, swap('stomach', 'spleen')))", "got 'spleen'"),
@@ -106,10 +106,10 @@ def test_what_the_budget_cannot_hold_is_a_failure_in_the_rows(home: Path) -> Non
         ("alma_prox(l2(1.0))", "a ball of linf"),
     ],
 )
-def test_what_is_not_there_is_told_before_anything_is_written(home: Path, attack: str, said: str) -> None:
+def test_what_is_not_there_is_told_before_anything_is_written(home: Path, attack: str, message: str) -> None:
     out = home / "refused"
     result = medattack("attack", "--home", home, "-m", SMALL, "--attack", attack, "--out", out, code=2)
-    assert said in " ".join(result.stderr.split())
+    assert message in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert not out.exists()
 

@@ -83,8 +83,8 @@ def copied(source: Path, target: Path, name: str, content: bytes) -> None:
 
 
 def run(*words: object) -> tuple[int, str]:
-    code, _, said = printed(*words)
-    return code, said
+    code, _, stderr = printed(*words)
+    return code, stderr
 
 
 def printed(*words: object) -> tuple[int, str, str]:
@@ -94,7 +94,7 @@ def printed(*words: object) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    ("spec", "told"),
+    ("spec", "message"),
     [
         (
             "own('net.py:two')",
@@ -125,16 +125,16 @@ def printed(*words: object) -> tuple[int, str, str]:
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # torch's, of what it then raises
-def test_it_is_told(place: Path, spec: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_told(place: Path, spec: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     words = ["--data", place / "data", "--model", spec]
     attack = "attack", *words, "--attack", "noise", "--eps", "0.01", "--no-checks", "--out", tmp_path / "runs"
     for command in (attack, ("doctor", *words)):
-        code, said = run(*command)
-        (sentence,) = " ".join(said.split()).split("error: ")[1:]
-        assert told in sentence
+        code, stderr = run(*command)
+        (sentence,) = " ".join(stderr.split()).split("error: ")[1:]
+        assert message in sentence
         assert code == 2
-        assert "Traceback" not in said
+        assert "Traceback" not in stderr
     assert not (tmp_path / "runs").exists()
 
 
@@ -144,10 +144,10 @@ def attack(data: Path, spec: str, out: Path, *more: object) -> tuple[int, str, s
 
 @pytest.mark.parametrize("more", [(), ("--no-checks",)])
 def test_a_network_that_answers_nan_is_told_by_name(place: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
-    code, _, said = attack(place / "data", f"own('{place}/net.py:nan')", tmp_path / "runs", *more)
+    code, _, stderr = attack(place / "data", f"own('{place}/net.py:nan')", tmp_path / "runs", *more)
     assert code == 2
-    assert f"error: own(net='{place}/net.py:nan'): expected finite log-odds, got NaN or infinity on " in said
-    assert "Traceback" not in said
+    assert f"error: own(net='{place}/net.py:nan'): expected finite log-odds, got NaN or infinity on " in stderr
+    assert "Traceback" not in stderr
 
 
 def test_doctor_says_that_the_output_is_nan(place: Path) -> None:
@@ -165,10 +165,12 @@ def test_a_black_box_is_no_defect(place: Path, tmp_path: Path) -> None:
     assert "gradient none, a black box: use attacks without gradients" in shown
     code, shown, _ = attack(data, spec, tmp_path / "runs", "--attack", "square(queries=2)")
     assert (code, "MA002" in shown) == (0, False)
-    code, _, said = printed("evaluate", "--data", data, "--model", spec, "--out", tmp_path / "clean")
-    assert (code, "--attack square" in said, "--loss" in said) == (0, True, False)
-    _, _, said = printed("evaluate", "--data", data, "--model", f"own('{place}/net.py:four')", "--out", tmp_path / "on")
-    assert "--loss bce" in said
+    code, _, stderr = printed("evaluate", "--data", data, "--model", spec, "--out", tmp_path / "clean")
+    assert (code, "--attack square" in stderr, "--loss" in stderr) == (0, True, False)
+    _, _, stderr = printed(
+        "evaluate", "--data", data, "--model", f"own('{place}/net.py:four')", "--out", tmp_path / "on"
+    )
+    assert "--loss bce" in stderr
 
 
 def test_doctor_promises_nothing_about_attacks(place: Path) -> None:
@@ -180,13 +182,13 @@ def test_doctor_promises_nothing_about_attacks(place: Path) -> None:
 def test_a_scan_is_never_counted_as_a_slice(place: Path, tmp_path: Path) -> None:
     spec, says = f"own('{place}/net.py:cube', dims=3)", "expected --unit volume or patient for a 3-D model"
     slices = ("--unit", "slice")
-    code, _, said = attack(place / "data", spec, tmp_path / "runs", *slices)
-    assert (code, says in said, (tmp_path / "runs").exists()) == (2, True, False)
-    code, _, said = printed("evaluate", "--data", place / "data", "--model", spec, "--out", tmp_path / "e", *slices)
-    assert (code, says in said, (tmp_path / "e").exists()) == (2, True, False)
+    code, _, stderr = attack(place / "data", spec, tmp_path / "runs", *slices)
+    assert (code, says in stderr, (tmp_path / "runs").exists()) == (2, True, False)
+    code, _, stderr = printed("evaluate", "--data", place / "data", "--model", spec, "--out", tmp_path / "e", *slices)
+    assert (code, says in stderr, (tmp_path / "e").exists()) == (2, True, False)
     assert attack(place / "data", spec, tmp_path / "runs", "--no-checks")[0] == 0
-    code, _, said = printed("compare", tmp_path / "runs", *slices)
-    assert (code, says in said) == (2, True)
+    code, _, stderr = printed("compare", tmp_path / "runs", *slices)
+    assert (code, says in stderr) == (2, True)
     assert printed("compare", tmp_path / "runs", "--unit", "patient")[0] == 0
 
 
@@ -197,12 +199,12 @@ def test_verify_names_the_files_of_a_model_that_changed(place: Path, tmp_path: P
     assert attack(place / "data", f"own('{own}:four')", tmp_path / "runs", *words)[0] == 0
     assert printed("verify", tmp_path / "runs")[0] == 0
     own.write_text(SOURCE + "\n# changed")
-    code, _, said = printed("verify", tmp_path / "runs")
+    code, _, stderr = printed("verify", tmp_path / "runs")
     assert code == 2
-    assert f"got others; restore what changed since ({own}), or attack again" in said
+    assert f"got others; restore what changed since ({own}), or attack again" in stderr
 
 
 def test_headers_cannot_be_kept_of_scans_that_are_not_written(place: Path, tmp_path: Path) -> None:
-    code, _, said = attack(place / "data", f"own('{place}/net.py:four')", tmp_path / "runs", "--keep-headers")
+    code, _, stderr = attack(place / "data", f"own('{place}/net.py:four')", tmp_path / "runs", "--keep-headers")
     assert (code, (tmp_path / "runs").exists()) == (2, False)
-    assert "expected --save-adversarial beside --keep-headers, got none" in said
+    assert "expected --save-adversarial beside --keep-headers, got none" in stderr

@@ -36,20 +36,20 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_summary_then_the_next_command(tmp_path: Path) -> None:
     root = write_uw(tmp_path / "uw")
     before = files(root)
-    code, shown, told = run(root, "--format", "uw_madison", "--home", tmp_path / "home")
+    code, stdout, message = run(root, "--format", "uw_madison", "--home", tmp_path / "home")
     out = tmp_path / "home" / "data" / "uw_madison"
     assert code == 0
-    assert max(map(len, shown.splitlines())) <= 100
+    assert max(map(len, stdout.splitlines())) <= 100
     for word in ("large_bowel", "stomach", "patients", "12 rows x 16 columns", "1.63 x 1.5 mm", "3 mm between"):
-        assert word in shown
-    assert told.splitlines()[-1] == f"Next: medattack train --data {out} --model unet_small"
+        assert word in stdout
+    assert message.splitlines()[-1] == f"Next: medattack train --data {out} --model unet_small"
     assert files(root) == before
 
 
 def test_json_is_json_and_the_same_facts(tmp_path: Path) -> None:
     words = (write_uw(tmp_path / "uw"), "--format", "uw_madison", "--out", tmp_path / "out", "--json")
-    code, shown, _ = run(*words)
-    facts = json.loads(shown)
+    code, stdout, _ = run(*words)
+    facts = json.loads(stdout)
     assert code == 0
     assert (facts["patients"], facts["scans"], facts["slices"]) == (4, 4, 8)
     assert facts["classes"] == {
@@ -60,16 +60,16 @@ def test_json_is_json_and_the_same_facts(tmp_path: Path) -> None:
     assert facts["spacing_mm"] == {"through": [3, 3], "row": [1.63, 1.63], "column": [1.5, 1.5]}
     assert sum(part["patients"] for part in facts["splits"].values()) == 4
     before = files(tmp_path / "out")
-    code, again, told = run(*words)
+    code, again, message = run(*words)
     assert (code, json.loads(again)) == (0, facts)
-    assert "prepared already" in told
+    assert "prepared already" in message
     assert files(tmp_path / "out") == before
 
 
 def test_options_reach_the_data_set(tmp_path: Path) -> None:
     words = ("--size", "8,24", "--window=0,2000", "--folds", 2, "--test", 0.4, "--json")
-    code, shown, _ = run(write_acdc(tmp_path / "acdc"), "--format", "acdc", "--out", tmp_path / "out", *words)
-    facts = json.loads(shown)
+    code, stdout, _ = run(write_acdc(tmp_path / "acdc"), "--format", "acdc", "--out", tmp_path / "out", *words)
+    facts = json.loads(stdout)
     assert code == 0
     assert (facts["rows"], facts["columns"]) == ([8, 8], [24, 24])
     assert set(facts["splits"]) == {"0", "1", "test"}
@@ -80,16 +80,16 @@ def test_unpaired_files_are_named(tmp_path: Path) -> None:
     root = write_decathlon(tmp_path / "task", cases=5)
     (root / "imagesTr" / "liver_0.nii.gz").unlink()
     (root / "labelsTr" / "liver_3.nii.gz").unlink()
-    code, shown, told = run(root, "--format", "decathlon", "--out", tmp_path / "out", "--json")
-    assert (code, json.loads(shown)["patients"]) == (0, 3)
-    assert "liver_0 is left out: it has a mask but no image" in told
-    assert "liver_3 is left out: it has an image but no mask" in told
+    code, stdout, message = run(root, "--format", "decathlon", "--out", tmp_path / "out", "--json")
+    assert (code, json.loads(stdout)["patients"]) == (0, 3)
+    assert "liver_0 is left out: it has a mask but no image" in message
+    assert "liver_3 is left out: it has an image but no mask" in message
 
 
 def test_the_phantom_is_made_where_nothing_is(tmp_path: Path) -> None:
     words = ("--format", "phantom(patients=3, slices=2, side=32)", "--home", tmp_path / "home", "--json")
-    code, shown, _ = run(tmp_path / "phantom", *words)
-    facts = json.loads(shown)
+    code, stdout, _ = run(tmp_path / "phantom", *words)
+    facts = json.loads(stdout)
     assert (code, facts["patients"], facts["name"]) == (0, 3, "phantom")
     assert facts["data"] == str(tmp_path / "home" / "data" / "phantom")
     assert (tmp_path / "phantom" / "train.csv").is_file()
@@ -107,22 +107,22 @@ def test_kill_9_and_again(tmp_path: Path) -> None:
     n_done = len(list((tmp_path / "out" / "scans").glob("*.json")))
     assert 0 < n_done < 40
     assert not (tmp_path / "out" / "dataset.json").exists()
-    code, _, told = run(root, "--format", "acdc", "--out", tmp_path / "out")
+    code, _, message = run(root, "--format", "acdc", "--out", tmp_path / "out")
     assert code == 0
-    assert f"{n_done} of 40 scans were there already" in told
+    assert f"{n_done} of 40 scans were there already" in message
     run(root, "--format", "acdc", "--out", tmp_path / "undisturbed")
     assert files(tmp_path / "out") == files(tmp_path / "undisturbed")
 
 
-def refused(root: Path, form: str, *told: str, words: tuple[object, ...] = ()) -> None:
-    """Exit code 2, one sentence with all of `told`, and nothing left behind."""
+def refused(root: Path, form: str, *messages: str, words: tuple[object, ...] = ()) -> None:
+    """Exit code 2, one sentence with all of `messages`, and nothing left behind."""
     out = root.parent / "out"
-    code, shown, error = run(root, "--format", form, "--out", out, "--no-progress", *words)
-    assert (code, shown) == (2, "")
+    code, stdout, error = run(root, "--format", form, "--out", out, "--no-progress", *words)
+    assert (code, stdout) == (2, "")
     assert "Traceback" not in error
     sentence = " ".join(error.split())
     assert "error: " in sentence
-    for part in (*told, "expected", "got", ";"):
+    for part in (*messages, "expected", "got", ";"):
         assert part in sentence
     assert not out.exists()
 
@@ -143,7 +143,7 @@ def colour(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "told"),
+    ("spoil", "message"),
     [
         (lambda p: Image.fromarray(np.eye(16, dtype=np.uint8)).save(p), "16-bit greyscale"),
         (colour, "16-bit greyscale"),
@@ -155,24 +155,24 @@ def colour(path: Path) -> None:
         (lambda p: p.rename(p.with_name("slice_1.png")), "names like slice_0001"),
     ],
 )
-def test_bad_png(tmp_path: Path, spoil: Callable[[Path], object], told: str) -> None:
+def test_bad_png(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
     root = write_uw(tmp_path / "uw")
     spoil(first_png(root))
-    refused(root, "uw_madison", told, "case1_day0", "slice_")
+    refused(root, "uw_madison", message, "case1_day0", "slice_")
 
 
 @pytest.mark.parametrize(
-    ("runs", "told"),
+    ("runs", "message"),
     [("1 2 3", "odd count"), ("1 5 3 2", "overlap"), ("9 1 3 1", "sorted"), ("190 9", "inside"), ("1 x", "whole")],
 )
-def test_bad_run_lengths(tmp_path: Path, runs: str, told: str) -> None:
+def test_bad_run_lengths(tmp_path: Path, runs: str, message: str) -> None:
     root = write_uw(tmp_path / "uw")
     edit_csv(root, lambda rows: rows[3].__setitem__(2, runs))
-    refused(root, "uw_madison", "train.csv", "case1_day0_slice_0001", "stomach", told)
+    refused(root, "uw_madison", "train.csv", "case1_day0_slice_0001", "stomach", message)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda rows: rows[0].__setitem__(2, "mask"), "segmentation"),
         (lambda rows: rows.clear(), "columns id, class, segmentation"),
@@ -183,10 +183,10 @@ def test_bad_run_lengths(tmp_path: Path, runs: str, told: str) -> None:
         (lambda rows: rows.__delitem__(slice(1, 4)), "slice_0001_16_12"),
     ],
 )
-def test_bad_csv(tmp_path: Path, change: Callable[[list[list[str]]], None], told: str) -> None:
+def test_bad_csv(tmp_path: Path, change: Callable[[list[list[str]]], None], message: str) -> None:
     root = write_uw(tmp_path / "uw")
     edit_csv(root, change)
-    refused(root, "uw_madison", "train.csv", told)
+    refused(root, "uw_madison", "train.csv", message)
 
 
 def test_missing_csv(tmp_path: Path) -> None:
@@ -214,15 +214,15 @@ def test_mask_of_another_affine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (None, "3.0 in every voxel")]
+    ("value", "message"), [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (None, "3.0 in every voxel")]
 )
-def test_nan_or_constant_image(tmp_path: Path, value: float | None, told: str) -> None:
+def test_nan_or_constant_image(tmp_path: Path, value: float | None, message: str) -> None:
     root = write_acdc(tmp_path / "acdc")
     image = np.full((8, 10, 5), 3, dtype=np.float32)
     if value is not None:
         image[0, 0, 0] = value
     write_pair(*acdc_paths(root, 2), image=image)
-    refused(root, "acdc", "patient002_frame01.nii.gz", told)
+    refused(root, "acdc", "patient002_frame01.nii.gz", message)
 
 
 def test_constant_png_scan(tmp_path: Path) -> None:
@@ -260,10 +260,10 @@ def test_too_few_patients(tmp_path: Path) -> None:
 def test_one_patient_is_enough_for_a_network_that_is_trained_already(tmp_path: Path) -> None:
     out = tmp_path / "out"
     root = write_acdc(tmp_path / "acdc", patients=1)
-    code, shown, told = run(root, "--format", "acdc", "--out", out, "--test", 1, "--json", "--no-progress")
+    code, stdout, message = run(root, "--format", "acdc", "--out", out, "--test", 1, "--json", "--no-progress")
     assert code == 0
-    assert "attack --data" in told
-    assert list(json.loads(shown)["splits"]) == ["test"]
+    assert "attack --data" in message
+    assert list(json.loads(stdout)["splits"]) == ["test"]
     data = open_prepared(out)
     assert data.refs("test") == data.refs("all") != ()
     with pytest.raises(InputError, match="all are held out; prepare it with less than --test 1"):
@@ -271,7 +271,7 @@ def test_one_patient_is_enough_for_a_network_that_is_trained_already(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--size", "224"), "--size"),
         (("--size", "0,5"), "--size"),
@@ -280,12 +280,12 @@ def test_one_patient_is_enough_for_a_network_that_is_trained_already(tmp_path: P
         (("--folds", "1"), "--folds"),
     ],
 )
-def test_bad_options(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
-    refused(write_acdc(tmp_path / "acdc"), "acdc", told, words=words)
+def test_bad_options(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+    refused(write_acdc(tmp_path / "acdc"), "acdc", message, words=words)
 
 
 @pytest.mark.parametrize(
-    ("form", "told"),
+    ("form", "message"),
     [
         ("adcd", "did you mean acdc?"),
         ("uw_madison(dropp='none')", "did you mean drop?"),
@@ -293,10 +293,10 @@ def test_bad_options(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
         ("phantom(patients=2)", "expected patients >= 3, got 2"),
     ],
 )
-def test_bad_format(tmp_path: Path, form: str, told: str) -> None:
-    code, shown, error = run(write_acdc(tmp_path / "acdc"), "--format", form, "--out", tmp_path / "out")
-    assert (code, shown) == (2, "")
-    assert told in " ".join(error.split())
+def test_bad_format(tmp_path: Path, form: str, message: str) -> None:
+    code, stdout, error = run(write_acdc(tmp_path / "acdc"), "--format", form, "--out", tmp_path / "out")
+    assert (code, stdout) == (2, "")
+    assert message in " ".join(error.split())
     assert not (tmp_path / "out").exists()
 
 

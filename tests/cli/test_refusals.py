@@ -43,9 +43,9 @@ def medattack(*words: str | Path, code: int = 2) -> tuple[str, str]:
 
 
 def refused(*words: str | Path) -> str:
-    said = medattack(*words)[1]
-    assert "Traceback" not in said
-    return said
+    message = medattack(*words)[1]
+    assert "Traceback" not in message
+    return message
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +148,18 @@ def test_any_size_is_padded_to_what_the_network_takes(home: Path, tmp_path: Path
     model = registry.build("unet_small(channels=(4, 8, 8), size=(33, 18))", "model")(Task("t", ("a", "b"))).eval()
     image = torch.rand(1, 1, 20, 30)
     assert model(image).shape == (1, 2, 20, 30)
-    seen: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
     net = torch.nn.Conv2d(1, 2, 1)
-    net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    net.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
     SegModel(net, Task("t", ("a", "b")), size=(33, 18), stride=4)(image)
-    assert seen[0].shape[2:] == (36, 20)
-    assert not seen[0][..., 33:, :].any()
+    assert inputs[0].shape[2:] == (36, 20)
+    assert not inputs[0][..., 33:, :].any()
     words = ["--home", home, "--model", SMALL, "--epochs", "1", "--size", "33,33", "--out", tmp_path / "out"]
     medattack("train", *words, "--device", "cpu", code=0)
+    for size in ("33", "33,x", "0,33", "33,33,33"):
+        assert f"expected --size ROWS,COLUMNS in pixels, got '{size}'" in refused(
+            "train", "--home", home, "--size", size
+        )
 
 
 def test_what_cannot_be_built_leaves_no_folder(home: Path, tmp_path: Path) -> None:
@@ -214,10 +218,10 @@ def test_a_defect_says_that_it_is_one(capfd: pytest.CaptureFixture[str]) -> None
     with pytest.raises(terminal.typer.Exit) as exited:
         broken()
     assert exited.value.exit_code == 2
-    said = capfd.readouterr().err
-    assert "Traceback" in said
-    assert "KeyError: 'inner'" in said
-    assert "defect of medattack" in said
+    message = capfd.readouterr().err
+    assert "Traceback" in message
+    assert "KeyError: 'inner'" in message
+    assert "defect of medattack" in message
 
 
 @pytest.mark.parametrize(
@@ -267,45 +271,45 @@ def test_channels_are_said_as_a_person_would() -> None:
 
 
 def test_an_unknown_attack_is_answered_with_attacks(home: Path) -> None:
-    said = refused("attack", "--home", home, "--model", SMALL, "--attack", "pgdd")
-    assert "unknown attack" in said
-    assert "did you mean pgd" in said
-    assert "unet_small" not in said
+    message = refused("attack", "--home", home, "--model", SMALL, "--attack", "pgdd")
+    assert "unknown attack" in message
+    assert "did you mean pgd" in message
+    assert "unet_small" not in message
 
 
 def test_one_is_not_plural(tmp_path: Path) -> None:
     assert errors.plural(1, "volume") == "1 volume"
-    shown, _ = medattack("compare", write_run(tmp_path, dice_of(0, 1, 1)), "--deltas", code=0)
-    assert "1 patient" in shown
+    stdout, _ = medattack("compare", write_run(tmp_path, dice_of(0, 1, 1)), "--deltas", code=0)
+    assert "1 patient" in stdout
     for wrong in ("1 patients", "1 volumes", "1 scans"):
-        assert wrong not in " ".join(shown.split())
+        assert wrong not in " ".join(stdout.split())
 
 
 def test_a_clean_run_keeps_its_name(home: Path, tmp_path: Path) -> None:
     words = ["--home", home, "--model", SMALL, "--attack", "clean", "--device", "cpu", "--out", tmp_path / "out"]
-    shown, _ = medattack("attack", *words, code=0)
-    assert len([line for line in shown.splitlines() if line.split()[:1] == ["clean"]]) == 2
+    stdout, _ = medattack("attack", *words, code=0)
+    assert len([line for line in stdout.splitlines() if line.split()[:1] == ["clean"]]) == 2
 
 
 def test_a_folder_of_another_kind_is_called_what_it_is(home: Path, tmp_path: Path) -> None:
     data, model = next((home / "data").iterdir()), model_of(home)
-    said = refused("train", "--home", home, "--model", SMALL, "--epochs", "1", "--out", data)
-    assert "got data" in said
-    assert "None" not in said
+    message = refused("train", "--home", home, "--model", SMALL, "--epochs", "1", "--out", data)
+    assert "got data" in message
+    assert "None" not in message
     assert "got a model" in refused("train", "--home", home, "--data", model, "--model", SMALL)
-    with pytest.raises(InputError, match="got a data set") as told:
+    with pytest.raises(InputError, match="got a data set") as raised_error:
         newest_model(home, str(data))
-    assert "medattack train --model" not in str(told.value)
+    assert "medattack train --model" not in str(raised_error.value)
     assert "--batch-size of at least 1, got 0" in refused("train", "--home", home, "--batch-size", "0")
 
 
 def test_an_unfinished_shard_is_json_too(home: Path, tmp_path: Path) -> None:
     words = ["--home", home, "--model", SMALL, "--device", "cpu", "--out", tmp_path / "out", "--split", "all", "--json"]
-    shown, said = medattack("attack", *words, "--shard", "0/2", code=0)
-    assert json.loads(shown) == {"finished": False, "shard": [0, 2], "out": str(tmp_path / "out")}
-    assert "shard 0/2 is done" in said
-    shown, _ = medattack("attack", *words, "--shard", "1/2", code=0)
-    assert json.loads(shown)["runs"]
+    stdout, message = medattack("attack", *words, "--shard", "0/2", code=0)
+    assert json.loads(stdout) == {"finished": False, "shard": [0, 2], "out": str(tmp_path / "out")}
+    assert "shard 0/2 is done" in message
+    stdout, _ = medattack("attack", *words, "--shard", "1/2", code=0)
+    assert json.loads(stdout)["runs"]
 
 
 def test_a_curve_is_drawn_where_its_name_has_no_ending(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a step takes is told whether or not the process had as much before."""
+"""Memory of a step is measured whether or not the process had as much before."""
 
 import sys
 
@@ -13,6 +13,6 @@ def test_memory_that_was_free_but_kept_counts_when_it_is_taken_again() -> None:
     torch.zeros(7_500_000)  # from now on the allocator keeps pieces of this size
     pieces, last = [torch.ones(100_000) for _ in range(200)], torch.ones(100_000)
     del pieces  # below the last one, so that they cannot leave by themselves
-    found = memory_mb(lambda: [torch.ones(100_000) for _ in range(100)], torch.device("cpu"))
-    assert 36 < found < 60  # 40 MB
+    n_megabytes = memory_mb(lambda: [torch.ones(100_000) for _ in range(100)], torch.device("cpu"))
+    assert 36 < n_megabytes < 60  # 40 MB
     assert last.sum() == 100_000
