@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded, widen
 from medseg_attack.registry import About, register
@@ -51,11 +51,10 @@ class Boundary:
     def __post_init__(self) -> None:
         if self.queries < LEAST:
             raise InputError(f"expected queries >= {LEAST} to begin with, got {self.queries}; allow more")
-        for name in ("goal", "spread", "shrink"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"expected 0 < {name} < 1, got {getattr(self, name)}; check the attack")
-        if self.grid < 0:
-            raise InputError(f"expected grid >= 0, got {self.grid}; check the attack")
+        for name, value in (("goal", self.goal), ("spread", self.spread), ("shrink", self.shrink)):
+            if not 0 < value < 1:
+                raise InputError(f"expected 0 < {name} < 1, got {value}; write {name}=0.5")
+        require(self, grid=0)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         clean = judge(model, self.ball, image, image, target)

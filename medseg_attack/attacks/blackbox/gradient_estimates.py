@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge, judge_prediction
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded, widen
 from medseg_attack.registry import About, register
@@ -59,7 +59,8 @@ class ZOO:
     starts: int = 8
 
     def __post_init__(self) -> None:
-        _check(self, (("coordinates", 1), ("grid", 0), ("starts", 0)), 2 * self.coordinates)
+        require(self, coordinates=1, grid=0, starts=0)
+        _check(self, 2 * self.coordinates)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         def estimate(score: Score, at: Tensor, step: int) -> Tensor:
@@ -92,7 +93,8 @@ class SPSA:
     starts: int = 8
 
     def __post_init__(self) -> None:
-        _check(self, (("directions", 1), ("grid", 0), ("starts", 0)), 2 * self.directions)
+        require(self, directions=1, grid=0, starts=0)
+        _check(self, 2 * self.directions)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         def estimate(score: Score, at: Tensor, step: int) -> Tensor:
@@ -180,13 +182,11 @@ def _climbed(
     return best
 
 
-def _check(attack: ZOO | SPSA, least: Sequence[tuple[str, int]], per_step: int) -> None:
-    for name, low in least:
-        if getattr(attack, name) < low:
-            raise InputError(f"expected {name} >= {low}, got {getattr(attack, name)}; check the attack")
-    for name in ("probe", "step_size"):
-        if not 0 < getattr(attack, name) < math.inf:
-            raise InputError(f"expected {name} above 0, got {getattr(attack, name)}; check the attack")
+def _check(attack: ZOO | SPSA, per_step: int) -> None:
+    """Refuses lengths that are not positive, and fewer queries than the starts and one step take."""
+    for name, value in (("probe", attack.probe), ("step_size", attack.step_size)):
+        if not 0 < value < math.inf:
+            raise InputError(f"expected {name} above 0, got {value}; write {name}=0.5")
     needed = per_step + 2 + attack.starts
     if attack.queries < needed:
         raise InputError(

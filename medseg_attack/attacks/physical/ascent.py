@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.numerics.samples import draw
 from medseg_attack.threat.objectives.harm import harm
@@ -51,9 +51,7 @@ class Parametrised(ABC):
     step_size: float = 0.25
 
     def __post_init__(self) -> None:
-        for name, value in (("steps", self.steps), ("step_size", self.step_size)):
-            if value < 0:
-                raise InputError(f"expected {name} >= 0, got {value}; check the attack")
+        require(self, steps=0, step_size=0)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         return ascend(self, model, image, target, seeds)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched
 from medseg_attack.registry import About, register
 from medseg_attack.threat.balls.norms import Linf
@@ -53,9 +53,7 @@ class UAP(Bindable):
     onto: str = "resize"
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("step_size", 0), ("momentum", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"expected {name} >= {least}, got {getattr(self, name)}; check the attack")
+        require(self, epochs=1, step_size=0, momentum=0)
         if self.onto not in FITS:
             raise InputError(f"expected onto to be one of {', '.join(FITS)}, got {self.onto!r}; check the attack")
         if any(type(n) is not int or n < 1 for n in self.grid):
