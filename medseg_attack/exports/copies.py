@@ -19,7 +19,8 @@ from medseg_attack.data.formats.dicom.series import decoded
 from medseg_attack.data.formats.dicom.writing import geometry, twin_bytes
 from medseg_attack.data.formats.nifti import read_nifti
 from medseg_attack.data.formats.pictures import is_picture, lossless, read_picture, reduced, write_picture
-from medseg_attack.data.formats.scan import Array, Lattice
+from medseg_attack.data.formats.scan import Array
+from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError
 from medseg_attack.files import digest, whole, write_json
 
@@ -56,37 +57,36 @@ class PerturbedCopy:
         return {} if self.name else {"source": self.path}
 
 
-def copies_of(record: Mapping[str, Any]) -> list[PerturbedCopy]:
+def copies_of(record: ScanRecord) -> list[PerturbedCopy]:
     """The image files of a prepared scan, from its record.
 
     Raises:
         InputError: the scan was resampled, or stands in a format that has no writer.
     """
-    if record["shape"] != record["shape_before"]:
+    if record.shape != record.shape_before:
         raise InputError(
-            f"expected scans on their own grid to write them back, got {record['id']} resampled to "
-            f"{record['shape'][1:]}; prepare without --size, or attack with --save-adversarial none"
+            f"expected scans on their own grid to write them back, got {record.id} resampled to "
+            f"{list(record.shape[1:])}; prepare without --size, or attack with --save-adversarial none"
         )
-    slices, channels = tuple(range(len(record["case_ids"]))), tuple(range(record.get("channels", 1)))
-    if record.get("frames"):
+    slices, channels = tuple(range(len(record.case_ids))), tuple(range(record.channels))
+    if record.frames:
         return [
-            PerturbedCopy(path, mine, channels, _name(record, mine))
-            for path, mine in _by_file(record["frames"]).items()
+            PerturbedCopy(path, mine, channels, _name(record, mine)) for path, mine in _by_file(record.frames).items()
         ]
-    first = record["sources"][0]["path"]
-    n = record.get("n_images", len(slices) if first.endswith(".png") else 1)  # absent from the first version's records
-    paths = [source["path"] for source in record["sources"][:n]]
+    first = record.sources[0].path
+    n = record.n_images or (len(slices) if first.endswith(".png") else 1)
+    paths = [source.path for source in record.sources[:n]]
     if is_picture(Path(first)) and n == len(slices):
         return [PerturbedCopy(path, (index,), channels) for index, path in enumerate(paths)]
-    if record["lattice"] and first.endswith((".nii", ".nii.gz")):
+    if record.lattice and first.endswith((".nii", ".nii.gz")):
         return [PerturbedCopy(path, slices, channels if n == 1 else (index,)) for index, path in enumerate(paths)]
     raise InputError(f"expected pictures, NIfTI or DICOM to write twins of, got {first}; use --save-adversarial none")
 
 
-def _name(record: Mapping[str, Any], slices: Sequence[int]) -> str:
+def _name(record: ScanRecord, slices: Sequence[int]) -> str:
     """Of a DICOM twin: made of ids alone."""
-    ids = record["case_ids"]
-    return f"{record['id']}/{record['id'] if len(slices) == len(ids) else ids[min(slices)]}.dcm"
+    ids = record.case_ids
+    return f"{record.id}/{record.id if len(slices) == len(ids) else ids[min(slices)]}.dcm"
 
 
 def _by_file(frames: Sequence[Sequence[Any]]) -> dict[str, tuple[int, ...]]:
@@ -101,7 +101,7 @@ def write_twin(
     root: Path,
     twin: PerturbedCopy,
     source: Path,
-    record: Mapping[str, Any],
+    record: ScanRecord,
     stored: Array,
     facts: Mapping[str, Any],
     *,
@@ -121,11 +121,11 @@ def write_twin(
         raise InputError(f"expected a folder outside of {source} to write twins to, got {root}; give another --out")
     mine = stored[list(twin.channels)][:, list(twin.slices)]
     with whole(path) as part:
-        if record.get("frames"):
+        if record.frames:
             content = twin_bytes(
                 source / twin.path,
                 mine[0],
-                patient=record["group"],
+                patient=record.group,
                 attack=facts["told"],
                 key=run_key(facts),
                 keep_headers=keep_headers,
@@ -134,7 +134,8 @@ def write_twin(
         elif is_picture(path):
             write_picture(part, mine[:, 0], source / twin.path, path.name)
         else:
-            layout = _layout(record)
+            layout = record.lattice
+            assert layout is not None  # `copies_of` refuses such scans
             volumes = np.stack([layout.to_file(one) for one in mine], axis=-1)
             part.write_bytes(_nifti(source / twin.path, volumes, keep_headers))
     sidecar = {"mark": MARK, "sha256": sha256(path), **twin.source, **facts}
@@ -148,7 +149,7 @@ def run_key(facts: Mapping[str, Any]) -> str:
     return digest({name: facts[name] for name in ("attack", "eps", "weights")})
 
 
-def read_stored(path: Path, record: Mapping[str, Any]) -> tuple[Array, dict[str, Any]]:
+def read_stored(path: Path, record: ScanRecord) -> tuple[Array, dict[str, Any]]:
     """Stored values (channels, slices, rows, columns) of an image file of a scan, and its geometry and scale.
 
     The slices are in the order of `Twin.slices`.
@@ -156,10 +157,10 @@ def read_stored(path: Path, record: Mapping[str, Any]) -> tuple[Array, dict[str,
     Raises:
         InputError: the file is broken, or of another shape.
     """
-    if record.get("frames"):
+    if record.frames:
         return decoded(path)[None], dict(geometry(path))
     if is_picture(path):
-        pixels = reduced(read_picture(path), record.get("channels", 1), path)
+        pixels = reduced(read_picture(path), record.channels, path)
         return pixels[:, None], {"shape": list(pixels.shape[1:]), "type": str(pixels.dtype)}
     volume = read_nifti(path, several=True)
     facts = {
@@ -170,7 +171,8 @@ def read_stored(path: Path, record: Mapping[str, Any]) -> tuple[Array, dict[str,
         "affine": volume.affine.tolist(),
         "spacing_mm": volume.spacing_mm.tolist(),
     }
-    layout = _layout(record)
+    layout = record.lattice
+    assert layout is not None  # `copies_of` refuses such scans
     channels = volume.channels
     if channels.shape[1:] != layout.shape:
         raise InputError(f"expected a volume of {layout.shape}, got {channels.shape[1:]} in {path}; write it again")
@@ -179,11 +181,6 @@ def read_stored(path: Path, record: Mapping[str, Any]) -> tuple[Array, dict[str,
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _layout(record: Mapping[str, Any]) -> Lattice:
-    kept = record["lattice"]
-    return Lattice(tuple(kept["shape"]), tuple(kept["axes"]), tuple(kept["flips"]))
 
 
 def _nifti(source: Path, stored: Array, keep_headers: bool) -> bytes:

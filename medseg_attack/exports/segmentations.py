@@ -20,7 +20,7 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     They are in the manifest, as the twins are. Predicted from what stands on the disk, in the batches of the run.
     """
     manifest = read_json(run / FOLDER / MANIFEST)
-    files = [file for file in manifest["files"] if data.records[file["scan"]].get("frames")]
+    files = [file for file in manifest["files"] if data.records[file["scan"]].frames]
     if not files or "segmentations" in manifest:
         return
     values, wrong = read_twins(run, data, files)
@@ -38,7 +38,7 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     for scan in dict.fromkeys(file["scan"] for file in files):
         mine = [file for file in files if file["scan"] == scan]
         twins = [run / FOLDER / file["path"] for file in mine]
-        cases = [data.records[scan]["case_ids"][n] for file in mine for n in file["slices"]]
+        cases = [data.records[scan].case_ids[n] for file in mine for n in file["slices"]]
         path = twins[0].parent / f"{scan}.seg.dcm"
         content = seg_bytes(
             twins, np.stack([np.moveaxis(masks[case], 0, -1) for case in cases]), classes, _key(twins[0])
@@ -53,7 +53,7 @@ def _by_slice(mask: Array, case: str, data: Prepared) -> dict[str, Array]:
     """A case's mask by the ids of its slices; a case may be a whole scan."""
     if mask.ndim == 3:
         return {case: mask}
-    return dict(zip(data.records[case]["case_ids"], np.moveaxis(mask, 1, 0), strict=True))
+    return dict(zip(data.records[case].case_ids, np.moveaxis(mask, 1, 0), strict=True))
 
 
 def _key(twin: Path) -> str:

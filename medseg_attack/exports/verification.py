@@ -58,7 +58,7 @@ def _of_scans(header: Mapping[str, Any]) -> bool:
 
 
 def _ids(data: Prepared, scan: str, twin: PerturbedCopy, whole: bool) -> list[str]:
-    return [scan] if whole else [data.records[scan]["case_ids"][n] for n in twin.slices]
+    return [scan] if whole else [data.records[scan].case_ids[n] for n in twin.slices]
 
 
 def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Iterator[Mismatch]:
@@ -127,7 +127,7 @@ def read_twins(
 
 def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) -> dict[str, Array]:
     """The scans whose every slice was read, by their id."""
-    slices = {scan: data.records[scan]["case_ids"] for scan in scans}
+    slices = {scan: data.records[scan].case_ids for scan in scans}
     return {
         scan: np.stack([values[one] for one in ids], axis=1)
         for scan, ids in slices.items()
@@ -157,11 +157,11 @@ def _of_file(
         if geometry.get(name) != value:
             yield Mismatch(file["scan"], f"{name} of {path}: expected {value}, got {geometry.get(name)}")
     channels = file.get("channels", [0])
-    if stored.shape[2:] != tuple(record["shape"][1:]) or len(stored) != len(channels):
+    if stored.shape[2:] != tuple(record.shape[1:]) or len(stored) != len(channels):
         return  # there is no slice to score
     for n, values_of in zip(twin.slices, stored.swapaxes(0, 1), strict=False):
         if n in file["slices"]:
-            case = values.setdefault(record["case_ids"][n], np.array(data.stored(file["scan"])[:, n]))
+            case = values.setdefault(record.case_ids[n], np.array(data.stored(file["scan"])[:, n]))
             case[channels] = values_of
 
 

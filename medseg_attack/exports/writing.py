@@ -1,8 +1,7 @@
 """Perturbed copies of a run's scans, written from the stored values it kept."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ import torch
 
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError, plural
 from medseg_attack.exports.copies import copies_of, write_twin
 from medseg_attack.exports.verification import FOLDER, MANIFEST, _ids, _of_scans
@@ -42,7 +42,7 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
     for scan, twin in files:
         record, ids = data.records[scan], _ids(data, scan, twin, whole)
         mine = rows[rows["case"].isin(ids)].drop_duplicates("case").set_index("case")
-        here = [n for n in twin.slices if whole or record["case_ids"][n] in mine.index]
+        here = [n for n in twin.slices if whole or record.case_ids[n] in mine.index]
         if mine.empty:
             continue
         stored = np.array(data.stored(scan))
@@ -71,11 +71,11 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
     write_json(run / FOLDER / MANIFEST, {"which": which, "files": saved})
 
 
-def _images(folder: RunFolder, record: Mapping[str, Any], slices: Sequence[int], whole: bool) -> list[Array]:
+def _images(folder: RunFolder, record: ScanRecord, slices: Sequence[int], whole: bool) -> list[Array]:
     """What was found of these slices, each (channels, rows, columns)."""
     if not whole:
-        return folder.images([record["case_ids"][n] for n in slices])
-    (scan,) = folder.images([record["id"]])
+        return folder.images([record.case_ids[n] for n in slices])
+    (scan,) = folder.images([record.id])
     return [scan[:, n] for n in slices]
 
 

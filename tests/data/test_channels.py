@@ -15,7 +15,6 @@ from helpers.scans import NAMES, SCALES, channels, set_scale, write_channels, wr
 from medseg_attack import registry
 from medseg_attack.checks.model import Scene, check_window
 from medseg_attack.data.datasets.source import open_source
-from medseg_attack.data.formats.scan import Lattice
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.data.prepared.windows import Fixed
 from medseg_attack.data.prepared.writing import Options, prepare
@@ -44,8 +43,8 @@ def test_a_case_has_every_channel_in_its_own_window(tmp_path: Path, together: bo
     case = data.read(next(ref for ref in data.refs("all") if ref.id == "brain_1_slice_002"))
     assert case.image.shape == (2, 10, 8)
     assert case.storage is not None
-    kept = data.records["brain_1"]["lattice"]
-    lattice = Lattice(tuple(kept["shape"]), tuple(kept["axes"]), tuple(kept["flips"]))
+    lattice = data.records["brain_1"].lattice
+    assert lattice is not None
     both = case.storage.stored.numpy()
     for channel, (slope, inter) in enumerate([(1.0, 0.0)] * 2 if together else SCALES):
         native = channels(1)[..., channel] * slope + inter
@@ -242,13 +241,13 @@ def test_what_was_scored_is_on_the_disk(study: Path) -> None:
 def test_every_channel_is_changed_inside_its_own_budget_and_file(study: Path) -> None:
     data = open_prepared(study / "data")
     paths = sorted((attacked(study) / "adversarial" / "imagesTr").glob("*.nii.gz"))
-    assert len(paths) == sum(record["n_images"] for record in data.records.values())
+    assert len(paths) == sum(record.n_images for record in data.records.values())
     for path in paths:
         before, after = nibabel.load(study / "raw" / "imagesTr" / path.name), nibabel.load(path)
         assert (after.shape, after.get_data_dtype()) == (before.shape, before.get_data_dtype())
         assert np.array_equal(after.affine, before.affine)
         change = np.abs(np.asarray(after.dataobj, dtype=float) - np.asarray(before.dataobj, dtype=float))
-        windows = np.array(data.records[path.name[:7]]["windows"])
+        windows = np.array(data.records[path.name[:7]].windows)
         own = range(2) if change.ndim == 4 else [int(path.name[8:12])]
         for channel, moved in zip(own, np.moveaxis(np.atleast_3d(change).reshape(8, 10, 5, -1), -1, 0), strict=True):
             low, high = windows[0, :, channel]

@@ -12,7 +12,6 @@ from helpers.command import medattack
 from monai.inferers import sliding_window_inference
 
 from medseg_attack import registry
-from medseg_attack.data.formats.scan import Lattice
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.models.checkpoints import load, save
 from medseg_attack.models.segmodel import SegModel
@@ -93,8 +92,7 @@ def run_of(study: Path, attack: str) -> Path:
 def stored(path: Path, data: Prepared) -> torch.Tensor:
     """A 4-D file as (channels, slices, rows, columns) in [0, 1] of each channel's window."""
     record = data.records[path.name.removesuffix(".nii.gz")]
-    kept, (low, high) = record["lattice"], np.array(record["windows"])[0]
-    lattice = Lattice(tuple(kept["shape"]), tuple(kept["axes"]), tuple(kept["flips"]))
+    lattice, (low, high) = record.lattice, np.array(record.windows)[0]
     values = np.asarray(nibabel.load(path).dataobj, np.float64)
     channels = [(lattice.from_file(values[..., n]) - low[n]) / (high[n] - low[n]) for n in range(2)]
     return torch.from_numpy(np.stack(channels).clip(0, 1)).float()
@@ -142,7 +140,7 @@ def test_each_modality_is_changed_by_its_own_budget(study: Path, place: Path) ->
         assert after.ndim == 4
         assert np.array_equal(after.affine, before.affine)
         change = np.abs(np.asarray(after.dataobj, float) - np.asarray(before.dataobj, float)).max((0, 1, 2))
-        low, high = np.array(data.records[path.name.removesuffix(".nii.gz")]["windows"])[0]
+        low, high = np.array(data.records[path.name.removesuffix(".nii.gz")].windows)[0]
         assert (change <= EPS * (high - low)).all()
         assert (change > EPS * (high - low) - 1).all()  # and used up, to a whole level
 

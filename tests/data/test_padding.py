@@ -59,8 +59,8 @@ def test_padding_is_as_stored_and_in_no_window_and_no_range(tmp_path: Path, quir
     measured = scan.stored[scan.stored != -2000] - 1024.0
     list(prepare(open_source("dicom", root), tmp_path / "data", Options()))
     data = open_prepared(tmp_path / "data")
-    expected = np.percentile(measured, (0.5, 99.5)).tolist()
-    assert expected in [record["windows"][0] for record in data.records.values()]
+    expected = tuple(np.percentile(measured, (0.5, 99.5)).tolist())
+    assert expected in [record.windows[0] for record in data.records.values()]
     assert data.summary["intensity"][0] >= -100 - 1024
     assert data.read(data.refs("all")[0]).storage.padding == (-2000, -2000)  # type: ignore[union-attr]
 

@@ -87,7 +87,7 @@ def test_another_size_is_resampled_and_recorded(tmp_path: Path) -> None:
     assert case.target[0].any(dim=0).nonzero().flatten().tolist() == [1, 2, 3, 4]
     assert case.target[0].any(dim=1).nonzero().flatten().tolist() == list(range(4, 12))
     record = data.records["case1_day0"]
-    assert (record["shape_before"], record["lattice"]) == ([2, 12, 16], None)
+    assert (record.shape_before, record.lattice) == ((2, 12, 16), None)
 
 
 def test_a_killed_run_goes_on_to_the_same_files(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_no_name_of_the_source_is_in_what_a_run_writes(run: Path) -> None:
         assert b"pat1" not in file.read_bytes(), file
         assert b"IM001" not in file.read_bytes(), file
     data = open_prepared(run.parents[2] / "data")
-    told = {f"{scan}/{case}.dcm" for scan, record in data.records.items() for case in record["case_ids"]}
+    told = {f"{scan}/{case}.dcm" for scan, record in data.records.items() for case in record.case_ids}
     assert {file["path"] for file in read_json(run / "adversarial" / "manifest.json")["files"]} == told
 
 
@@ -126,7 +126,7 @@ def test_twins_of_monochrome1_are_inside_the_budget(tmp_path: Path, modality: st
     options = {"modality": modality, "PhotometricInterpretation": "MONOCHROME1"}
     run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3, **options))
     data = open_prepared(tmp_path / "data")
-    assert {record["slope"] for record in data.records.values()} == {sign}
+    assert {record.slope for record in data.records.values()} == {sign}
     for pair in twins(run, tmp_path / "scans"):
         before, after = map(pydicom.dcmread, pair)
         assert after.PhotometricInterpretation == "MONOCHROME1"
@@ -167,7 +167,7 @@ def test_the_segmentation_is_what_the_model_sees_in_the_twin(run: Path) -> None:
         assert seg.SeriesDescription == DESCRIPTION
         assert [one.SegmentLabel for one in seg.SegmentSequence] == ["Liver"]
         record = data.records[path.name.removesuffix(".seg.dcm")]
-        for case in record["case_ids"]:
+        for case in record.case_ids:
             twin = pydicom.dcmread(path.parent / f"{case}.dcm").SOPInstanceUID
             if twin in {source for _, _, source in seg.get_source_image_uids()}:
                 n = int(seg.get_pixels_by_source_instance([twin], segment_numbers=[1]).sum())
@@ -249,7 +249,7 @@ def test_a_model_scores_twins_as_the_run_did(run: Path, tmp_path: Path) -> None:
         record = before.records[ref.volume]
         twin = pydicom.dcmread(run / "adversarial" / ref.volume / f"{ref.id}.dcm")
         native = twin.pixel_array * float(twin.RescaleSlope) + float(twin.RescaleIntercept)
-        low, high = record["windows"][ref.index]
+        low, high = record.windows[ref.index]
         image = torch.from_numpy(np.clip((native - low) / (high - low), 0, 1).astype(np.float32))[None, None]
         target = Batch.of([before.read(ref)]).target
         with frozen(model), torch.no_grad():

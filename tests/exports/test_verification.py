@@ -139,9 +139,9 @@ def test_worst_of_two_are_the_two_files_of_lowest_dice(study: tuple[Path, Path],
     rows = RunFolder(run).rows()
     sources: dict[str, str] = {}  # a case's own slice, or the one file of its scan
     for record in open_prepared(root / "data").records.values():
-        images = [one["path"] for one in record["sources"] if one["path"] in written or "label" not in one["path"]]
+        images = [one.path for one in record.sources if one.path in written or "label" not in one.path]
         slices = [path for path in images if path.endswith(".png")]
-        sources |= dict(zip(record["case_ids"], slices or images[:1] * len(record["case_ids"]), strict=True))
+        sources |= dict(zip(record.case_ids, slices or images[:1] * len(record.case_ids), strict=True))
     counts = rows.groupby(rows["case"].map(sources))[["n_target", "n_adv", "hit_adv"]].sum()
     dice = (2 * counts["hit_adv"] / (counts["n_target"] + counts["n_adv"])).sort_values()
     assert dice.iloc[1] < dice.iloc[2]
@@ -159,12 +159,12 @@ def test_every_attack_moves_stored_values_by_whole_levels_inside_its_budget(stud
             before, after = source / path.relative_to(run / "adversarial"), path
             if path.suffix == ".png":
                 a, b = (np.asarray(Image.open(file)).astype(int) for file in (before, after))
-                width = next(r for r in data.records.values() if r["group"] in str(path))["windows"][0]
+                width = next(r for r in data.records.values() if r.group in str(path)).windows[0]
                 limit = 8 / 255 * (width[1] - width[0])
             else:
                 a, b = (np.asarray(nibabel.load(file).dataobj.get_unscaled()) for file in (before, after))
                 record = data.records[path.name.removesuffix("_0000.nii.gz")]
-                limit = 8 / 255 * (record["windows"][0][1] - record["windows"][0][0]) / record["slope"]
+                limit = 8 / 255 * (record.windows[0][1] - record.windows[0][0]) / record.slope
                 assert nibabel.load(after).get_data_dtype() == nibabel.load(before).get_data_dtype()
                 assert np.array_equal(nibabel.load(after).affine, nibabel.load(before).affine)
                 assert b"Jane" not in gzip.decompress(after.read_bytes())

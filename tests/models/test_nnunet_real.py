@@ -16,7 +16,7 @@ import pytest
 import torch
 from helpers.command import medattack
 
-from medseg_attack.data.formats.scan import Array, Lattice
+from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.models.model_ref import resolve
 from medseg_attack.models.segmodel import SegModel
@@ -122,8 +122,7 @@ class Toy:
         return [self._onto_grid(out / f"{name}.nii.gz", name) for name in names]
 
     def _onto_grid(self, path: Path, name: str) -> Array:
-        kept = self.data.records[name]["lattice"]
-        lattice = Lattice(tuple(kept["shape"]), tuple(kept["axes"]), tuple(kept["flips"]))
+        lattice = self.data.records[name].lattice
         return lattice.from_file(np.asarray(nibabel.load(path).dataobj))
 
 

@@ -108,8 +108,10 @@ class Dicom:
             files = (*images, *sorted({label.file.path for labels in of.values() for label in labels}))
             read = functools.partial(read_scan, name, series, of, task, self.threshold, root)
             scans.append(ScanFile(name, groups[uid], series.frames[0].path.parent, files, read, len(images)))
-        told = (*found.notes, *dict.fromkeys(notes))  # a label may be in several classes
-        return Source(root, spec(self), task, tuple(sorted(scans, key=lambda s: s.id)), told)
+        all_notes = (*found.notes, *dict.fromkeys(notes))  # a label may be in several classes
+        threshold = 0.0 if self.threshold == type(self).threshold else self.threshold
+        ordered = tuple(sorted(scans, key=lambda scan: scan.id))
+        return Source(root, spec(self), task, ordered, all_notes, threshold=threshold)
 
     def _chosen(self, found: Index, root: Path) -> Index:
         """What `series` and `masks` leave, with the NIfTI label maps that `masks` names."""

@@ -93,7 +93,7 @@ class Folder:
             for name, path in paths.items()
         ]
         notes = [note for one in found for note in one.notes] + self._notes(groups, set(parts.values()))
-        return Source(root, spec(self), task, tuple(scans), tuple(notes), window)
+        return Source(root, spec(self), task, tuple(scans), tuple(notes), window, self.threshold)
 
     def _marks(self, root: Path, masks: Mapping[str, Mapping[str, Path]]) -> MaskCodes:
         wanted = parse(self.labels)

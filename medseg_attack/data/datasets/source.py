@@ -43,6 +43,7 @@ class Source:
         scans: sorted by id.
         notes: what was left out and why, a sentence each.
         window: what its intensities are best shown by, as `windows.window_rule` reads it.
+        threshold: of masks, if one was asked for; from there on a pixel belongs to the class.
     """
 
     root: Path
@@ -51,6 +52,7 @@ class Source:
     scans: tuple[ScanFile, ...]
     notes: tuple[str, ...] = ()
     window: str = "percentile"
+    threshold: float = 0.0
 
 
 @runtime_checkable

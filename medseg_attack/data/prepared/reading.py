@@ -1,7 +1,7 @@
 """A prepared data set, read: cases are cut out of memory maps when they are asked for."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from medseg_attack.data.formats.scan import Array
+from medseg_attack.data.prepared.record import ScanRecord, mapped, read_record
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
@@ -58,9 +59,13 @@ class Prepared:
         return len(set(self.splits.values()) - {TEST})
 
     @cached_property
-    def records(self) -> dict[str, dict[str, Any]]:
-        """Per scan, what `prepare` wrote beside its arrays."""
-        return {scan: read_json(self.root / "scans" / f"{scan}.json") for scan in self.scans}
+    def records(self) -> dict[str, ScanRecord]:
+        """What `prepare` wrote beside the arrays of each scan.
+
+        Raises:
+            InputError: a record is missing or was changed.
+        """
+        return {scan: read_record(self.root, scan) for scan in self.scans}
 
     def refs(self, split: Split, fold: int = 0, dims: int = 2) -> tuple[CaseRef, ...]:
         """The cases of a split, sorted by (shape, id): neighbours can be stacked.
@@ -82,13 +87,13 @@ class Prepared:
             )
         if split in ("train", "val") and not 0 <= fold < self.folds:
             raise InputError(f"expected a fold from 0 to {self.folds - 1} of {self.root}, got {fold}; choose one")
-        found = [
+        refs = [
             ref
-            for scan, record in self.records.items()
-            if _belongs(self.splits[record["group"]], split, fold)
-            for ref in _cases(scan, record, dims)
+            for record in self.records.values()
+            if _belongs(self.splits[record.group], split, fold)
+            for ref in _cases(record, dims)
         ]
-        return tuple(sorted(found, key=lambda ref: (ref.shape, ref.id)))
+        return tuple(sorted(refs, key=lambda ref: (ref.shape, ref.id)))
 
     def read(self, ref: CaseRef) -> Case:
         """The case: image (channels, rows, columns) in [0, 1], target (classes, rows, columns).
@@ -100,25 +105,37 @@ class Prepared:
         """
         record = self.records[ref.volume]
         images, labels = self._opened(ref.volume)
-        at = slice(None) if ref.index is None else ref.index
-        window = _window(record, ref)
-        here, seen = labels[at], images[:, at]
-        slope, inter = _scale(record, ref)
-        low, high = (_wide(value, seen.ndim) for value in (window.low, window.high))
-        native = seen.astype(np.float64) * _wide(slope, seen.ndim) + _wide(inter, seen.ndim)
+        slices = slice(None) if ref.index is None else ref.index
+        codes, stored = labels[slices], images[:, slices]
+        window, (slope, inter) = _window(record, ref), _scale(record, ref)
+        low, high = (_wide(value, stored.ndim) for value in (window.low, window.high))
+        native = stored.astype(np.float64) * _wide(slope, stored.ndim) + _wide(inter, stored.ndim)
         image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
-        classes = np.arange(len(self.task.classes)).reshape(-1, *(1 for _ in here.shape))
-        target = here == classes if self.task.exclusive else ((here >> classes) & 1).astype(bool)
-        spacing = tuple(record["spacing_mm"])[-here.ndim :]
-        through = record["spacing_mm"][0]
-        stack = Stack(ref.index, len(record["case_ids"]), through) if through and ref.index is not None else None
-        pair = torch.from_numpy(image), torch.from_numpy(target)
-        # copied: the map is read-only, and a tensor must not be
-        limits = tuple(record.get("limits") or ()) or None
-        padding = tuple(record.get("padding") or ()) or None
-        storage = Storage(torch.from_numpy(seen.copy()), slope, inter, limits, *_order(record), padding)
-        names = ref.id, ref.volume, ref.group
-        return Case(*names, *pair, spacing, window, stack, storage, self.task.classes)
+        classes = np.arange(len(self.task.classes)).reshape(-1, *(1 for _ in codes.shape))
+        target = codes == classes if self.task.exclusive else ((codes >> classes) & 1).astype(bool)
+        through = record.spacing_mm[0]
+        stack = Stack(ref.index, len(record.case_ids), through) if through and ref.index is not None else None
+        order, flips = _order(record)
+        return Case(
+            id=ref.id,
+            volume=ref.volume,
+            group=ref.group,
+            image=torch.from_numpy(image),
+            target=torch.from_numpy(target),
+            spacing_mm=record.spacing_mm[-codes.ndim :],
+            window=window,
+            stack=stack,
+            storage=Storage(
+                stored=torch.from_numpy(stored.copy()),  # the map is read-only, and a tensor must not be
+                slope=slope,
+                inter=inter,
+                limits=record.limits,
+                order=order,
+                flips=flips,
+                padding=record.padding,
+            ),
+            classes=self.task.classes,
+        )
 
     def stored(self, scan: str) -> Array:
         """A scan's values as its files hold them, (channels, slices, rows, columns), mapped from the disk."""
@@ -127,7 +144,7 @@ class Prepared:
     def level(self, ref: CaseRef) -> float:
         """One stored value as a fraction of the case's window, in the finest channel; 0 where floats are stored."""
         record = self.records[ref.volume]
-        if record["stored_type"].startswith("float"):
+        if record.stored_type.startswith("float"):
             return 0.0
         width = _wide(_window(record, ref).width, 1)
         return float((np.abs(_wide(_scale(record, ref)[0], 1)) / width).min())
@@ -136,7 +153,7 @@ class Prepared:
         if scan in self._maps:
             self._maps.move_to_end(scan)
         else:
-            shapes = array_shapes(self.records[scan]).items()
+            shapes = self.records[scan].array_shapes.items()
             images, labels = (mapped(self.root / kind / f"{scan}.npy", shape) for kind, shape in shapes)
             self._maps[scan] = images if images.ndim == 4 else images[None], labels
             if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
@@ -144,55 +161,54 @@ class Prepared:
         return self._maps[scan]
 
 
-def _cases(scan: str, record: dict[str, Any], dims: int) -> Iterator[CaseRef]:
-    shape = tuple(record["shape"])
+def _cases(record: ScanRecord, dims: int) -> Iterator[CaseRef]:
     if dims == 3:
-        if not record["spacing_mm"][0]:
-            raise InputError(f"expected scans for a 3-D model, got the picture {scan}; use a 2-D model")
-        yield CaseRef(scan, scan, record["group"], shape, None)
+        if not record.spacing_mm[0]:
+            raise InputError(f"expected scans for a 3-D model, got the picture {record.id}; use a 2-D model")
+        yield CaseRef(record.id, record.id, record.group, record.shape, None)
         return
-    for index, case in enumerate(record["case_ids"]):
-        yield CaseRef(case, scan, record["group"], shape[1:], index)
+    for index, case in enumerate(record.case_ids):
+        yield CaseRef(case, record.id, record.group, record.shape[1:], index)
 
 
-def _window(record: Mapping[str, Any], ref: CaseRef) -> Window:
-    """What the case shows as 0 and 1.
+def _window(record: ScanRecord, ref: CaseRef) -> Window:
+    """The intensities that the case shows as 0 and 1.
 
     Raises:
         InputError: a whole scan whose slices differ in it: one grey level would not be one change everywhere.
     """
-    low, high = record["windows"][ref.index or 0]
-    if ref.index is None and any(window != [low, high] for window in record["windows"]):
+    low, high = record.windows[ref.index or 0]
+    if ref.index is None and any(window != (low, high) for window in record.windows):
         raise InputError(
             f"expected one intensity window for all slices of {ref.volume} to take it as a volume, got one for each; "
             "prepare with --window percentile or LOW,HIGH, or use a 2-D model"
         )
-    return Window(_per_channel(low), _per_channel(high), record["unit"])
+    return Window(_per_channel(low), _per_channel(high), record.unit)
 
 
-def _scale(record: Mapping[str, Any], ref: CaseRef) -> tuple[PerChannel, PerChannel]:
+def _scale(record: ScanRecord, ref: CaseRef) -> tuple[PerChannel, PerChannel]:
     """Slope and intercept of the case.
 
     Raises:
         InputError: a whole scan whose slices differ in them.
     """
-    scales = record.get("scales") or [(record["slope"], record["inter"])]
-    if ref.index is None and any(scale != scales[0] for scale in scales):
+    if record.slope is not None and record.inter is not None:
+        return _per_channel(record.slope), _per_channel(record.inter)
+    if ref.index is None and any(scale != record.scales[0] for scale in record.scales):
         raise InputError(
             f"expected one rescale slope and intercept for all slices of {ref.volume} to take it as a volume, got one "
             "for each; use a 2-D model"
         )
-    slope, inter = scales[ref.index or 0] if len(scales) > 1 else scales[0]
-    return _per_channel(slope), _per_channel(inter)
+    return record.scales[ref.index or 0] if len(record.scales) > 1 else record.scales[0]
 
 
-def _order(record: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _order(record: ScanRecord) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """`order` and `flips` of a scan's storage: NIfTI's array has x first, where ITK has z."""
-    lattice, files = record.get("lattice"), record.get("sources") or [{"path": ""}]
-    if not lattice or not str(files[0]["path"]).endswith((".nii", ".nii.gz")):
+    lattice = record.lattice
+    if lattice is None or not record.sources or not record.sources[0].path.endswith((".nii", ".nii.gz")):
         return (0, 1, 2), ()
-    order = tuple(lattice["axes"].index(axis) for axis in (2, 1, 0))
-    return order, tuple(axis for axis, flip in enumerate(lattice["flips"]) if flip)
+    order = tuple(lattice.axes.index(axis) for axis in (2, 1, 0))
+    return order, tuple(axis for axis, flip in enumerate(lattice.flips) if flip)
 
 
 def _belongs(part: str | int, split: Split, fold: int) -> bool:
@@ -207,34 +223,13 @@ def _belongs(part: str | int, split: Split, fold: int) -> bool:
             return part not in (TEST, fold)
 
 
-def _per_channel(value: float | list[float]) -> PerChannel:
-    """A number, or one for each channel, as it stands in a record."""
-    return alike(value) if isinstance(value, list) else value
+def _per_channel(value: PerChannel) -> PerChannel:
+    """One number where those of all channels are the same."""
+    return alike(value) if isinstance(value, tuple) else value
 
 
 def _wide(value: PerChannel, ndim: int) -> Array:
     return np.reshape(value, (-1, *(1 for _ in range(ndim - 1))))
-
-
-def array_shapes(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """What the two arrays of a scan are in shape."""
-    grid, channels = tuple(record["shape"]), record.get("channels", 1)
-    return {"images": grid if channels == 1 else (channels, *grid), "labels": grid}
-
-
-def mapped(path: Path, shape: tuple[int, ...]) -> Array:
-    """The array of that shape, as a memory map.
-
-    Raises:
-        InputError: it is missing, was cut off, or is not an array of that shape.
-    """
-    try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"expected an array in {path}, got {error}; run medattack prepare again") from error
-    if array.shape != shape:
-        raise InputError(f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again")
-    return array
 
 
 def open_prepared(path: Path) -> Prepared:

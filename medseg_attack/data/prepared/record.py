@@ -1,170 +1,133 @@
-"""One scan of a prepared data set: its two arrays, and the record that says what they are."""
+"""What a prepared data set says of each of its scans, beside the two arrays."""
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from medseg_attack.data.datasets.source import ScanFile, Source
-from medseg_attack.data.formats.scan import Array, Scan
-from medseg_attack.data.prepared.reading import array_shapes, mapped
-from medseg_attack.data.prepared.resampling import resampled
-from medseg_attack.data.prepared.summary import counts
-from medseg_attack.data.prepared.windows import WindowRule
-from medseg_attack.errors import InputError, plural
-from medseg_attack.files import digest, read_json, whole, write_json
-from medseg_attack.types import Task
+from medseg_attack.data.formats.scan import Array, Lattice
+from medseg_attack.errors import InputError
+from medseg_attack.files import read_json
+
+Number: TypeAlias = int | float  # whole numbers stay whole in the file
+Numbers: TypeAlias = Number | tuple[Number, ...]  # one for every channel, or one for each
 
 
-def source_files(source: Source, scan: ScanFile) -> list[dict[str, Any]]:
-    """The files that a scan is read from, as they are now."""
-    pointers = []
-    for path in scan.sources:
-        state = path.stat()
-        place = path.relative_to(source.root).as_posix()
-        pointers.append({"path": place, "size": state.st_size, "mtime_ns": state.st_mtime_ns})
-    return pointers
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
 
 
-def is_written(out: Path, scan: ScanFile, key: str) -> bool:
-    """Whether `write_scan` has been there with this key, and its arrays still are."""
-    path = out / "scans" / f"{scan.id}.json"
-    if not path.is_file() or (record := read_json(path)).get("key") != key:
-        return False
-    try:
-        for kind, shape in array_shapes(record).items():
-            mapped(out / kind / f"{scan.id}.npy", shape)
-    except InputError:  # deleted or cut off since: write it again
-        return False
-    return True
+class SourceFile(_Frozen):
+    """A file that a scan was read from, relative to the source, and its state then."""
+
+    path: str
+    size: int
+    mtime_ns: int
 
 
-def write_scan(
-    source: Source, file: ScanFile, out: Path, window: WindowRule, size: tuple[int, int] | None, key: str
-) -> None:
-    """Writes the arrays, then the record.
+class ClassPixels(_Frozen):
+    """Labelled slices and voxels of a class."""
 
-    Args:
-        size: rows, columns to resample to.
-        key: what `is_written` will be asked for.
+    slices: int
+    voxels: int
+
+
+class ScanRecord(_Frozen):
+    """One scan of a prepared data set; lengths and stored values are those of `data.formats.scan.Scan`.
+
+    Attributes:
+        key: changes if what would be written for this scan may have changed.
+        digest: of pixels, labels, geometry, names and windows.
+        id: of the scan.
+        group: its patient.
+        case_ids: of its slices.
+        shape: slices, rows and columns of the two arrays.
+        shape_before: those of the source, before it was resampled.
+        stored_type: of the stored values.
+        slope, inter: of all slices; None where `scales` has those of each.
+        windows: low and high of each slice.
+        affine: voxel of the file's array to mm, 4 x 4, if the file has one.
+        lattice: the way back to the file's array; None where there is none.
+        sources: all files that it was read from, those of the image first.
+        n_images: how many of them are of the image; None in records of the first version.
+        intensity: least and largest of the scan, in its unit.
+        classes: by name, of those that are scored.
+    """
+
+    key: str
+    digest: str
+    id: str
+    group: str
+    case_ids: tuple[str, ...]
+    shape: tuple[int, int, int]
+    shape_before: tuple[int, int, int]
+    channels: int = 1
+    spacing_mm: tuple[Number, Number, Number]
+    stored_type: str
+    slope: Numbers | None
+    inter: Numbers | None
+    scales: tuple[tuple[Number, Number], ...] = ()
+    limits: tuple[int, int] | None = None
+    padding: tuple[int, int] | None = None
+    frames: tuple[tuple[str, int], ...] = ()
+    unit: str
+    windows: tuple[tuple[Numbers, Numbers], ...]
+    affine: tuple[tuple[Number, ...], ...] | None
+    lattice: Lattice | None
+    sources: tuple[SourceFile, ...]
+    n_images: int | None = None
+    intensity: tuple[Number, Number]
+    classes: dict[str, ClassPixels]
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as its file holds it."""
+        return self.model_dump()
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any], file: Path) -> "ScanRecord":
+        """The inverse of `to_json`.
+
+        Raises:
+            InputError: a field of `file` is absent, or not of its type.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            field = str(error.errors()[0]["loc"][0])
+            got = f"{fields[field]!r:.60}" if field in fields else "none"
+            raise InputError(
+                f"expected the field {field!r} in {file} as 'medattack prepare' writes it, got {got}; "
+                "delete that file and prepare the data again"
+            ) from error
+
+    @property
+    def array_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the scan's two arrays, by their folder."""
+        return {"images": self.shape if self.channels == 1 else (self.channels, *self.shape), "labels": self.shape}
+
+
+def read_record(root: Path, scan: str) -> ScanRecord:
+    """The record of a scan of the prepared data set at `root`.
 
     Raises:
-        InputError: the scan cannot be used.
+        InputError: there is none, or it was changed.
     """
-    scan = file.read()
-    _check(scan, file, source.task)
-    windows = _windows(scan, file, window)
-    shape_before = scan.labels.shape
-    if size is not None:
-        scan = resampled(scan, source.task, size)
-    scan_digest = _digest(scan, file, windows)
-    (out / "scans" / f"{file.id}.json").unlink(missing_ok=True)
-    _write_array(out / "images" / f"{file.id}.npy", scan.stored)
-    _write_array(out / "labels" / f"{file.id}.npy", scan.labels)
-    record = {
-        "key": key,
-        "digest": scan_digest,
-        "id": file.id,
-        "group": file.group,
-        "case_ids": list(scan.case_ids),
-        "shape": list(scan.labels.shape),
-        "shape_before": list(shape_before),
-        "channels": len(scan.channels),
-        "spacing_mm": list(scan.spacing_mm),
-        "stored_type": str(scan.stored.dtype),
-        "slope": None if scan.scales else scan.slope,
-        "inter": None if scan.scales else scan.inter,
-        "scales": [list(scale) for scale in scan.scales],
-        "limits": scan.limits,
-        "padding": scan.padding,
-        "frames": [list(frame) for frame in scan.frames],
-        "unit": scan.unit,
-        "windows": windows.tolist(),
-        "affine": None if scan.affine is None else scan.affine.tolist(),
-        "lattice": None if scan.lattice is None else _lattice_json(scan),
-        "sources": source_files(source, file),
-        "n_images": file.n_images,
-        **counts(scan, source.task),
-    }
-    write_json(out / "scans" / f"{file.id}.json", record)
+    file = root / "scans" / f"{scan}.json"
+    return ScanRecord.from_json(read_json(file), file)
 
 
-def _windows(scan: Scan, file: ScanFile, rule: WindowRule) -> NDArray[np.float64]:
-    """Low and high of each slice, (slices, 2), with several channels (slices, 2, channels)."""
-    each = [rule(values) for values in scan.native()]
-    for channel, windows in enumerate(each):
-        if not (windows[:, 0] < windows[:, 1]).all():
-            raise InputError(
-                f"expected more than one intensity in every channel, got one in channel {channel} of {file.path}; "
-                "leave the case out, or give a window such as --window=0,255"
-            )
-    return each[0] if scan.stored.ndim == 3 else np.stack(each, axis=-1)
+def mapped(path: Path, shape: tuple[int, ...]) -> Array:
+    """The array of that shape, as a memory map.
 
-
-def _lattice_json(scan: Scan) -> dict[str, Any]:
-    assert scan.lattice is not None
-    return {"shape": list(scan.lattice.shape), "axes": list(scan.lattice.axes), "flips": list(scan.lattice.flips)}
-
-
-def _check(scan: Scan, file: ScanFile, task: Task) -> None:
-    stored, labels = scan.stored, scan.labels
-    grid = scan.channels.shape[1:]
-    if grid != labels.shape or len(labels) != len(scan.case_ids):
-        raise InputError(
-            f"expected image and mask of one shape, got {grid} and {labels.shape} in {file.path}; "
-            "check that they belong together"
-        )
-    if len(scan.channels) != task.channels:
-        raise InputError(
-            f"expected {plural(task.channels, 'channel')} as the other cases have, got {len(scan.channels)} in "
-            f"{file.path}; leave it out, or make its channels those of the others"
-        )
-    if not np.isfinite(stored).all():
-        n = int((~np.isfinite(stored)).sum())
-        raise InputError(f"expected finite intensities, got {n} that are NaN or infinite in {file.path}; repair it")
-    if scan.padded.all():
-        raise InputError(f"expected an image, got PixelPaddingValue in every voxel of {file.path}; leave it out")
-    if stored.min() == stored.max():
-        raise InputError(f"expected an image, got {stored.min()} in every voxel of {file.path}; leave it out")
-    n_labels = len(task.classes) if task.exclusive else 2 ** len(task.classes)
-    if labels.max() >= n_labels:
-        raise InputError(
-            f"expected labels of {', '.join(task.classes)}, got {labels.max()} in {file.path}; check the mask"
-        )
-    alone = len(scan.labels) == 1 and scan.spacing_mm[0] == 0
-    if not all(0 < mm < np.inf for mm in scan.spacing_mm[alone:]):
-        raise InputError(f"spacing_mm: expected positive lengths, got {scan.spacing_mm} in {file.path}; check the file")
-
-
-def _digest(scan: Scan, file: ScanFile, windows: NDArray[np.float64]) -> str:
-    """Of pixels, labels, geometry, names and windows: not of paths, times, or how the file was compressed."""
-    described = {
-        "id": file.id,
-        "group": file.group,
-        "case_ids": list(scan.case_ids),
-        "shape": list(scan.stored.shape),
-        "types": [_portable(scan.stored).dtype.str, _portable(scan.labels).dtype.str],
-        "spacing_mm": list(scan.spacing_mm),
-        "scale": [scan.slope, scan.inter, scan.unit, *map(list, scan.scales)],
-        "affine": None if scan.affine is None else scan.affine.tolist(),
-        "windows": windows.tolist(),
-        **({} if scan.padding is None else {"padding": list(scan.padding)}),
-    }
-    total = hashlib.sha256(digest(described).encode())
-    total.update(_portable(scan.stored).data)
-    total.update(_portable(scan.labels).data)
-    return total.hexdigest()
-
-
-def _portable(array: Array) -> Array:
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-
-
-def _write_array(path: Path, array: Array) -> None:
-    array = _portable(array)
-    with whole(path) as part, part.open("wb") as file:
-        # np.save would lose the errno of a full disk, and with it the sentence that tells of it
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.data)
+    Raises:
+        InputError: it is missing, was cut off, or is not an array of that shape.
+    """
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"expected an array in {path}, got {error}; run medattack prepare again") from error
+    if array.shape != shape:
+        raise InputError(f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again")
+    return array

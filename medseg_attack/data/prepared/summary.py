@@ -5,53 +5,43 @@ from typing import Any
 
 import numpy as np
 
-from medseg_attack.data.formats.scan import Scan
+from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.types import Task
 
 
-def counts(scan: Scan, task: Task) -> dict[str, Any]:
-    """Intensity range, and per class the labelled slices and voxels, of one scan."""
-    classes: dict[str, dict[str, int]] = {}
-    for k in task.scored:
-        mask = scan.labels == k if task.exclusive else ((scan.labels >> k) & 1).astype(bool)
-        classes[task.classes[k]] = {"slices": int(mask.any(axis=(1, 2)).sum()), "voxels": int(mask.sum())}
-    ends = [float(end) for values in scan.native() for end in (np.nanmin(values), np.nanmax(values))]
-    return {"intensity": [min(ends), max(ends)], "classes": classes}
-
-
-def summary(records: Sequence[dict[str, Any]], task: Task, splits: dict[str, str | int]) -> dict[str, Any]:
+def summary(records: Sequence[ScanRecord], task: Task, splits: dict[str, str | int]) -> dict[str, Any]:
     """The scans' records put together; ranges are [least, largest], spacing in mm."""
-    spacing = np.array([record["spacing_mm"] for record in records])
-    _, rows, columns = zip(*(record["shape"] for record in records), strict=True)
+    spacing = np.array([record.spacing_mm for record in records])
+    _, rows, columns = zip(*(record.shape for record in records), strict=True)
     return {
         "name": task.name,
         **_sizes(records),
         "classes": {
             name: {
-                "slices": sum(record["classes"][name]["slices"] for record in records),
-                "voxels": sum(record["classes"][name]["voxels"] for record in records),
+                "slices": sum(record.classes[name].slices for record in records),
+                "voxels": sum(record.classes[name].voxels for record in records),
             }
             for name in (task.classes[k] for k in task.scored)
         },
         "rows": [min(rows), max(rows)],
         "columns": [min(columns), max(columns)],
-        "slices_per_scan": [min(r["shape"][0] for r in records), max(r["shape"][0] for r in records)],
+        "slices_per_scan": [min(r.shape[0] for r in records), max(r.shape[0] for r in records)],
         "spacing_mm": {
             axis: [float(spacing[:, i].min()), float(spacing[:, i].max())]
             for i, axis in enumerate(("through", "row", "column"))
         },
-        "intensity": [min(r["intensity"][0] for r in records), max(r["intensity"][1] for r in records)],
-        "unit": records[0]["unit"],
+        "intensity": [min(r.intensity[0] for r in records), max(r.intensity[1] for r in records)],
+        "unit": records[0].unit,
         "splits": {
-            str(part): _sizes([record for record in records if splits[record["group"]] == part])
+            str(part): _sizes([record for record in records if splits[record.group] == part])
             for part in sorted(set(splits.values()), key=str)
         },
     }
 
 
-def _sizes(records: Sequence[dict[str, Any]]) -> dict[str, int]:
+def _sizes(records: Sequence[ScanRecord]) -> dict[str, int]:
     return {
-        "patients": len({record["group"] for record in records}),
+        "patients": len({record.group for record in records}),
         "scans": len(records),
-        "slices": sum(record["shape"][0] for record in records),
+        "slices": sum(record.shape[0] for record in records),
     }

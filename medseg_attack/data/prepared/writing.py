@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medseg_attack import registry
 from medseg_attack.data.datasets.source import ScanFile, Source
-from medseg_attack.data.prepared.record import is_written, source_files, write_scan
+from medseg_attack.data.prepared.record import read_record
+from medseg_attack.data.prepared.scan_writing import is_written, source_files, write_scan
 from medseg_attack.data.prepared.splits import split
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
@@ -138,15 +138,16 @@ def _claim(source: Source, out: Path, options: Options) -> bool:
 def _key(source: Source, scan: ScanFile, options: Options) -> str:
     """Changes if what `write_scan` would write for this scan may have changed."""
     asked = {k: v for k, v in _asked(source, options).items() if k in ("version", "format", "size", "window")}
-    return digest({"options": asked, "task": source.task.to_json(), "sources": source_files(source, scan)})
+    files = [file.model_dump() for file in source_files(source, scan)]
+    return digest({"options": asked, "task": source.task.to_json(), "sources": files})
 
 
 def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
     ids = [scan.id for scan in source.scans]
     _prune(out, set(ids))
-    records = [read_json(out / "scans" / f"{scan}.json") for scan in ids]
+    records = [read_record(out, scan) for scan in ids]
     # sorted, so that it does not depend on the order in which the scans were found
-    fingerprint = digest({"task": source.task.to_json(), "scans": sorted(record["digest"] for record in records)})
+    fingerprint = digest({"task": source.task.to_json(), "scans": sorted(record.digest for record in records)})
     facts = summary(records, source.task, splits)
     content = {
         "version": VERSION,
@@ -168,12 +169,11 @@ def _absent(source: Source, classes: Mapping[str, Mapping[str, int]]) -> list[st
     Raises:
         InputError: none has any, and a threshold was given, which is then above all that the masks hold.
     """
-    absent = [name for name, found in classes.items() if not found["voxels"]]
-    threshold = registry.parse_call(source.format, "dataset")[1].get("threshold")
-    if threshold and len(absent) == len(classes):
+    absent = [name for name, pixels in classes.items() if not pixels["voxels"]]
+    if source.threshold and len(absent) == len(classes):
         raise InputError(
             f"--threshold: expected {' or '.join(absent)} in at least one mask of {source.root}, got none from "
-            f"{threshold:g} on; lower it below the masks' values"
+            f"{source.threshold:g} on; lower it below the masks' values"
         )
     return [f"no scan has {name}: nothing of it can be scored" for name in absent]
 

@@ -1,0 +1,182 @@
+"""Writes one scan of a prepared data set: its two arrays, then the record that says what they are."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medseg_attack.data.datasets.source import ScanFile, Source
+from medseg_attack.data.formats.scan import Array, Scan
+from medseg_attack.data.prepared.record import ClassPixels, ScanRecord, SourceFile, mapped, read_record
+from medseg_attack.data.prepared.resampling import resampled
+from medseg_attack.data.prepared.windows import WindowRule
+from medseg_attack.errors import InputError, plural
+from medseg_attack.files import digest, whole, write_json
+from medseg_attack.types import Task
+
+
+def source_files(source: Source, scan: ScanFile) -> tuple[SourceFile, ...]:
+    """The files that a scan is read from, as they are now."""
+    states = [(path.relative_to(source.root).as_posix(), path.stat()) for path in scan.sources]
+    return tuple(SourceFile(path=path, size=state.st_size, mtime_ns=state.st_mtime_ns) for path, state in states)
+
+
+def is_written(out: Path, scan: ScanFile, key: str) -> bool:
+    """Whether `write_scan` has been there with this key, and its arrays still are."""
+    if not (out / "scans" / f"{scan.id}.json").is_file():
+        return False
+    try:
+        record = read_record(out, scan.id)
+        for kind, shape in record.array_shapes.items():
+            mapped(out / kind / f"{scan.id}.npy", shape)
+    except InputError:  # changed, deleted or cut off since: write it again
+        return False
+    return record.key == key
+
+
+def write_scan(
+    source: Source, file: ScanFile, out: Path, window: WindowRule, size: tuple[int, int] | None, key: str
+) -> None:
+    """Writes the arrays, then the record.
+
+    Args:
+        size: rows, columns to resample to.
+        key: what `is_written` will be asked for.
+
+    Raises:
+        InputError: the scan cannot be used.
+    """
+    scan = file.read()
+    _check(scan, file, source.task)
+    windows = _windows(scan, file, window)
+    shape_before = scan.labels.shape
+    if size is not None:
+        scan = resampled(scan, source.task, size)
+    scan_digest = _digest(scan, file, windows)
+    (out / "scans" / f"{file.id}.json").unlink(missing_ok=True)
+    _write_array(out / "images" / f"{file.id}.npy", scan.stored)
+    _write_array(out / "labels" / f"{file.id}.npy", scan.labels)
+    write_json(
+        out / "scans" / f"{file.id}.json",
+        ScanRecord(
+            key=key,
+            digest=scan_digest,
+            id=file.id,
+            group=file.group,
+            case_ids=scan.case_ids,
+            shape=scan.labels.shape,
+            shape_before=shape_before,
+            channels=len(scan.channels),
+            spacing_mm=scan.spacing_mm,
+            stored_type=str(scan.stored.dtype),
+            slope=None if scan.scales else scan.slope,
+            inter=None if scan.scales else scan.inter,
+            scales=scan.scales,
+            limits=scan.limits,
+            padding=scan.padding,
+            frames=scan.frames,
+            unit=scan.unit,
+            windows=windows.tolist(),
+            affine=None if scan.affine is None else scan.affine.tolist(),
+            lattice=scan.lattice,
+            sources=source_files(source, file),
+            n_images=file.n_images,
+            intensity=_intensity(scan),
+            classes=_pixels_by_class(scan, source.task),
+        ).to_json(),
+    )
+
+
+def _windows(scan: Scan, file: ScanFile, rule: WindowRule) -> NDArray[np.float64]:
+    """Low and high of each slice, (slices, 2), with several channels (slices, 2, channels)."""
+    each = [rule(values) for values in scan.native()]
+    for channel, windows in enumerate(each):
+        if not (windows[:, 0] < windows[:, 1]).all():
+            raise InputError(
+                f"expected more than one intensity in every channel, got one in channel {channel} of {file.path}; "
+                "leave the case out, or give a window such as --window=0,255"
+            )
+    return each[0] if scan.stored.ndim == 3 else np.stack(each, axis=-1)
+
+
+def _intensity(scan: Scan) -> tuple[float, float]:
+    """The least and the largest intensity of the scan."""
+    ends = [float(end) for values in scan.native() for end in (np.nanmin(values), np.nanmax(values))]
+    return min(ends), max(ends)
+
+
+def _pixels_by_class(scan: Scan, task: Task) -> dict[str, ClassPixels]:
+    """Labelled slices and voxels of each class that is scored."""
+    classes: dict[str, ClassPixels] = {}
+    for k in task.scored:
+        mask = scan.labels == k if task.exclusive else ((scan.labels >> k) & 1).astype(bool)
+        slices, voxels = int(mask.any(axis=(1, 2)).sum()), int(mask.sum())
+        classes[task.classes[k]] = ClassPixels(slices=slices, voxels=voxels)
+    return classes
+
+
+def _check(scan: Scan, file: ScanFile, task: Task) -> None:
+    stored, labels = scan.stored, scan.labels
+    grid = scan.channels.shape[1:]
+    if grid != labels.shape or len(labels) != len(scan.case_ids):
+        raise InputError(
+            f"expected image and mask of one shape, got {grid} and {labels.shape} in {file.path}; "
+            "give each image its own mask, or leave it out"
+        )
+    if len(scan.channels) != task.channels:
+        raise InputError(
+            f"expected {plural(task.channels, 'channel')} as the other cases have, got {len(scan.channels)} in "
+            f"{file.path}; leave it out, or make its channels those of the others"
+        )
+    if not np.isfinite(stored).all():
+        n = int((~np.isfinite(stored)).sum())
+        raise InputError(f"expected finite intensities, got {n} that are NaN or infinite in {file.path}; repair it")
+    if scan.padded.all():
+        raise InputError(f"expected an image, got PixelPaddingValue in every voxel of {file.path}; leave it out")
+    if stored.min() == stored.max():
+        raise InputError(f"expected an image, got {stored.min()} in every voxel of {file.path}; leave it out")
+    n_labels = len(task.classes) if task.exclusive else 2 ** len(task.classes)
+    if labels.max() >= n_labels:
+        raise InputError(
+            f"expected labels of {', '.join(task.classes)}, got {labels.max()} in {file.path}; "
+            "leave the case out, or name the classes with --labels"
+        )
+    alone = len(scan.labels) == 1 and scan.spacing_mm[0] == 0
+    if not all(0 < mm < np.inf for mm in scan.spacing_mm[alone:]):
+        raise InputError(
+            f"spacing_mm: expected positive lengths, got {scan.spacing_mm} in {file.path}; "
+            "correct its header, or leave it out"
+        )
+
+
+def _digest(scan: Scan, file: ScanFile, windows: NDArray[np.float64]) -> str:
+    """Of pixels, labels, geometry, names and windows: not of paths, times, or how the file was compressed."""
+    described = {
+        "id": file.id,
+        "group": file.group,
+        "case_ids": list(scan.case_ids),
+        "shape": list(scan.stored.shape),
+        "types": [_portable(scan.stored).dtype.str, _portable(scan.labels).dtype.str],
+        "spacing_mm": list(scan.spacing_mm),
+        "scale": [scan.slope, scan.inter, scan.unit, *map(list, scan.scales)],
+        "affine": None if scan.affine is None else scan.affine.tolist(),
+        "windows": windows.tolist(),
+        **({} if scan.padding is None else {"padding": list(scan.padding)}),
+    }
+    total = hashlib.sha256(digest(described).encode())
+    total.update(_portable(scan.stored).data)
+    total.update(_portable(scan.labels).data)
+    return total.hexdigest()
+
+
+def _portable(array: Array) -> Array:
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+
+
+def _write_array(path: Path, array: Array) -> None:
+    array = _portable(array)
+    with whole(path) as part, part.open("wb") as file:
+        # np.save would lose the errno of a full disk, and with it the sentence that tells of it
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
