@@ -37,7 +37,7 @@ def verify(
             {
                 "run": str(run),
                 "verified": not of_run,
-                "mismatches": [{"case": mismatch.what, "what": mismatch.said} for mismatch in of_run],
+                "mismatches": [{"case": mismatch.what, "what": mismatch.problem} for mismatch in of_run],
             }
             for run, of_run in mismatches.items()
         ]
@@ -46,7 +46,7 @@ def verify(
         for run, of_run in mismatches.items():
             print(f"{'FAIL' if of_run else 'ok  '} {run}")
             for mismatch in of_run:
-                print(f"     {mismatch.what}: {mismatch.said}")
+                print(f"     {mismatch.what}: {mismatch.problem}")
     if any(mismatches.values()):
         raise typer.Exit(terminal.FAILED)
 

@@ -38,7 +38,7 @@ class PerturbedCopy:
         path: of the source, relative to its root.
         slices: positions of its slices in the scan, in the order of the file.
         channels: positions of its channels.
-        name: of the twin, where the source's is not to be told.
+        name: of the twin, where the source's must stay private.
     """
 
     path: str
@@ -48,12 +48,12 @@ class PerturbedCopy:
 
     @property
     def written(self) -> str:
-        """Where the twin is in the root of the twins: `path`, but PNG where that format would change the pixels."""
+        """The twin's path in the root of the twins: `path`, but PNG where that format would change the pixels."""
         return self.name or lossless(self.path, len(self.channels))
 
     @property
     def source(self) -> dict[str, str]:
-        """What files beside the twin say of its source."""
+        """The field of the files beside the twin that names its source; none where that must stay private."""
         return {} if self.name else {"source": self.path}
 
 
@@ -71,7 +71,8 @@ def copies_of(record: ScanRecord) -> list[PerturbedCopy]:
     slices, channels = tuple(range(len(record.case_ids))), tuple(range(record.channels))
     if record.frames:
         return [
-            PerturbedCopy(path, mine, channels, _name(record, mine)) for path, mine in _by_file(record.frames).items()
+            PerturbedCopy(path, in_file, channels, _name(record, in_file))
+            for path, in_file in _by_file(record.frames).items()
         ]
     first = record.sources[0].path
     n = record.n_images or (len(slices) if first.endswith(".png") else 1)
@@ -84,17 +85,17 @@ def copies_of(record: ScanRecord) -> list[PerturbedCopy]:
 
 
 def _name(record: ScanRecord, slices: Sequence[int]) -> str:
-    """Of a DICOM twin: made of ids alone."""
+    """The name of a DICOM twin, built from ids alone."""
     ids = record.case_ids
     return f"{record.id}/{record.id if len(slices) == len(ids) else ids[min(slices)]}.dcm"
 
 
 def _by_file(frames: Sequence[Sequence[Any]]) -> dict[str, tuple[int, ...]]:
     """Per file the scan's slices, in the order of the file's frames."""
-    found: dict[str, list[tuple[int, int]]] = {}
+    by_file: dict[str, list[tuple[int, int]]] = {}
     for n, (path, frame) in enumerate(frames):
-        found.setdefault(path, []).append((frame, n))
-    return {path: tuple(n for _, n in sorted(here)) for path, here in found.items()}
+        by_file.setdefault(path, []).append((frame, n))
+    return {path: tuple(n for _, n in sorted(frames_of_file)) for path, frames_of_file in by_file.items()}
 
 
 def write_twin(
@@ -119,12 +120,12 @@ def write_twin(
     path = root / twin.written
     if path.resolve().is_relative_to(source.resolve()):
         raise InputError(f"expected a folder outside of {source} to write twins to, got {root}; give another --out")
-    mine = stored[list(twin.channels)][:, list(twin.slices)]
+    values = stored[list(twin.channels)][:, list(twin.slices)]
     with whole(path) as part:
         if record.frames:
             content = twin_bytes(
                 source / twin.path,
-                mine[0],
+                values[0],
                 patient=record.group,
                 attack=facts["told"],
                 key=run_key(facts),
@@ -132,11 +133,11 @@ def write_twin(
             )
             part.write_bytes(content)
         elif is_picture(path):
-            write_picture(part, mine[:, 0], source / twin.path, path.name)
+            write_picture(part, values[:, 0], source / twin.path, path.name)
         else:
             layout = record.lattice
             assert layout is not None  # `copies_of` refuses such scans
-            volumes = np.stack([layout.to_file(one) for one in mine], axis=-1)
+            volumes = np.stack([layout.to_file(channel) for channel in values], axis=-1)
             part.write_bytes(_nifti(source / twin.path, volumes, keep_headers))
     sidecar = {"mark": MARK, "sha256": sha256(path), **twin.source, **facts}
     if twin.written not in (twin.path, twin.name):
@@ -145,7 +146,7 @@ def write_twin(
 
 
 def run_key(facts: Mapping[str, Any]) -> str:
-    """What tells the UIDs of one run from those of another."""
+    """A key of the run: another one gives other UIDs."""
     return digest({name: facts[name] for name in ("attack", "eps", "weights")})
 
 

@@ -1,4 +1,4 @@
-"""What a model saw in the DICOM twins of a run, written as DICOM SEG beside them."""
+"""Predictions on the DICOM twins of a run, written as DICOM SEG beside them."""
 
 from pathlib import Path
 
@@ -28,17 +28,17 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     masks: dict[str, Array] = {}
     scored = list(model.task.scored)
     with frozen(model):
-        for seen in predict_copies(run, data, model, device, values):
-            pred = seen.pred[:, scored].cpu().numpy()
-            for n, case in enumerate(seen.cases):
+        for predicted in predict_copies(run, data, model, device, values):
+            pred = predicted.pred[:, scored].cpu().numpy()
+            for n, case in enumerate(predicted.cases):
                 if case.id in values:
                     masks |= _by_slice(pred[n], case.id, data)
     classes = [model.task.classes[k] for k in scored]
     written = []
     for scan in dict.fromkeys(file["scan"] for file in files):
-        mine = [file for file in files if file["scan"] == scan]
-        twins = [run / FOLDER / file["path"] for file in mine]
-        cases = [data.records[scan].case_ids[n] for file in mine for n in file["slices"]]
+        of_scan = [file for file in files if file["scan"] == scan]
+        twins = [run / FOLDER / file["path"] for file in of_scan]
+        cases = [data.records[scan].case_ids[n] for file in of_scan for n in file["slices"]]
         path = twins[0].parent / f"{scan}.seg.dcm"
         content = seg_bytes(
             twins, np.stack([np.moveaxis(masks[case], 0, -1) for case in cases]), classes, _key(twins[0])
@@ -57,5 +57,5 @@ def _by_slice(mask: Array, case: str, data: Prepared) -> dict[str, Array]:
 
 
 def _key(twin: Path) -> str:
-    """Of the run and the scan."""
+    """A key of the run and the scan: another one gives other UIDs."""
     return run_key(read_json(twin.with_name(f"{twin.name}.json"))) + twin.parent.name

@@ -32,15 +32,15 @@ LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
 
 @dataclass(frozen=True)
 class Mismatch:
-    """What does not hold of a case or file."""
+    """A case or file, and what is wrong with it."""
 
     what: str
-    said: str
+    problem: str
 
 
 @dataclass(frozen=True, eq=False)
 class PredictedBatch:
-    """A batch of the run as it stands on the disk, and what the model makes of it.
+    """A batch of the run as it stands on the disk, and the prediction on it.
 
     Attributes:
         cases: without their twins.
@@ -76,16 +76,16 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
     (run / SEAL).unlink(missing_ok=True)
     manifest = read_json(run / FOLDER / MANIFEST)
     files = manifest["files"]
-    values, found = read_twins(run, data, files)
-    found += _left_out(run, data, manifest)
-    found += [
+    values, mismatches = read_twins(run, data, files)
+    mismatches += _left_out(run, data, manifest)
+    mismatches += [
         Mismatch(one["scan"], f"{one['path']} is missing or not the segmentation that was written (sha256)")
         for one in manifest.get("segmentations", ())
         if not (run / FOLDER / one["path"]).exists() or sha256(run / FOLDER / one["path"]) != one["sha256"]
     ]
-    found += _of_dice(run, data, model, device, values)
-    yield from found
-    if not found:
+    mismatches += _check_scores(run, data, model, device, values)
+    yield from mismatches
+    if not mismatches:
         RunFolder(run).seal({"files": len(files), "cases": len(values)})
 
 
@@ -119,10 +119,10 @@ def read_twins(
     scans = dict.fromkeys(file["scan"] for file in files)
     twins = {(scan, twin.written): twin for scan in scans for twin in copies_of(data.records[scan])}
     known = ((file, twins.get((file["scan"], file["path"]))) for file in files)  # of strangers `_left_out` tells
-    found = [wrong for file, twin in known if twin for wrong in _of_file(run, data, file, twin, values)]
+    mismatches = [wrong for file, twin in known if twin for wrong in _check_file(run, data, file, twin, values)]
     if _of_scans(read_json(run / "run.json")):
         values = _stacked(data, {file["scan"] for file in files}, values)
-    return values, found
+    return values, mismatches
 
 
 def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) -> dict[str, Array]:
@@ -135,7 +135,7 @@ def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) 
     }
 
 
-def _of_file(
+def _check_file(
     run: Path, data: Prepared, file: Mapping[str, Any], twin: PerturbedCopy, values: dict[str, Array]
 ) -> Iterator[Mismatch]:
     """Hash and geometry of a twin; its slices go to `values` by case, (channels, rows, columns)."""
@@ -158,28 +158,28 @@ def _of_file(
             yield Mismatch(file["scan"], f"{name} of {path}: expected {value}, got {geometry.get(name)}")
     channels = file.get("channels", [0])
     if stored.shape[2:] != tuple(record.shape[1:]) or len(stored) != len(channels):
-        return  # there is no slice to score
+        return  # no slice can be scored
     for n, values_of in zip(twin.slices, stored.swapaxes(0, 1), strict=False):
         if n in file["slices"]:
             case = values.setdefault(record.case_ids[n], np.array(data.stored(file["scan"])[:, n]))
             case[channels] = values_of
 
 
-def _of_dice(
+def _check_scores(
     run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
 ) -> Iterator[Mismatch]:
     """Budget, window and counts of every stored case."""
     config = RunFolder(run).config
     attack = registry.build(buildable(config["attack"], config.get("budget")), "attack")
     rows = RunFolder(run).rows().set_index(["case", "cls"])
-    for seen in predict_copies(run, data, model, device, values):
-        yield from _of_batch(seen, values, model, attack.ball, rows, device)
+    for predicted in predict_copies(run, data, model, device, values):
+        yield from _check_batch(predicted, values, model, attack.ball, rows, device)
 
 
 def predict_copies(
     run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
 ) -> Iterator[PredictedBatch]:
-    """What the model makes of stored cases, in the batches of the run itself; other cases stay clean.
+    """The predictions on stored cases, in the batches of the run itself; other cases stay clean.
 
     Args:
         values: the stored values by case.
@@ -204,30 +204,30 @@ def predict_copies(
             yield PredictedBatch(part, batch, levels, pred)
 
 
-def _of_batch(
-    seen: PredictedBatch, values: Mapping[str, Array], model: Model, ball: Ball, rows: pd.DataFrame, device: Any
+def _check_batch(
+    predicted: PredictedBatch, values: Mapping[str, Array], model: Model, ball: Ball, rows: pd.DataFrame, device: Any
 ) -> Iterator[Mismatch]:
-    levels, source = seen.levels, StoredValues.of(seen.cases, device)
+    levels, source = predicted.levels, StoredValues.of(predicted.cases, device)
     assert source is not None
-    image = levels.image(levels.stored, seen.batch.image)
-    kept = ~ball.covered(image, seen.batch.image)  # what a patch covers is in no count
-    found = counts(seen.pred & kept, seen.batch.target & kept)
+    image = levels.image(levels.stored, predicted.batch.image)
+    kept = ~ball.covered(image, predicted.batch.image)  # what a patch covers is in no count
+    pixels = counts(predicted.pred & kept, predicted.batch.target & kept)
     after, before = source.in_float64(levels.stored)
-    for n, case in enumerate(seen.cases):
+    for n, case in enumerate(predicted.cases):
         if case.id not in values:
             continue
         pair = after[n : n + 1], before[n : n + 1]
-        yield from _of_budget(model.task, case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
+        yield from _check_budget(model.task, case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
         if (levels.stored[n] != source.stored[n])[source.outside[n]].any():
             yield Mismatch(case.id, "a voxel outside of the intensity window, or of padding, was changed")
         for k in model.task.scored:
-            cls, here = model.task.classes[k], found[n, k, 1:].tolist()
-            there = [int(rows.at[(case.id, cls), name]) for name in ("n_adv", "hit_adv")]  # type: ignore[arg-type]
-            if there != here:
-                yield Mismatch(case.id, f"{cls}: predicted and hit pixels were {there}, from disk {here}")
+            cls, on_disk = model.task.classes[k], pixels[n, k, 1:].tolist()
+            in_rows = [int(rows.at[(case.id, cls), name]) for name in ("n_adv", "hit_adv")]  # type: ignore[arg-type]
+            if in_rows != on_disk:
+                yield Mismatch(case.id, f"{cls}: predicted and hit pixels were {in_rows}, from disk {on_disk}")
 
 
-def _of_budget(task: Task, case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
+def _check_budget(task: Task, case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
     # a ball with a unit of its own has one size for all cases, and no fraction of the window
     ball = bind(ball if math.isnan(budget) else registry.with_eps(ball, budget), Setting(task, (case,)))
     size = ball.size(after, before).item()

@@ -41,12 +41,12 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
     saved = []
     for scan, twin in files:
         record, ids = data.records[scan], _ids(data, scan, twin, whole)
-        mine = rows[rows["case"].isin(ids)].drop_duplicates("case").set_index("case")
-        here = [n for n in twin.slices if whole or record.case_ids[n] in mine.index]
-        if mine.empty:
+        rows_of_file = rows[rows["case"].isin(ids)].drop_duplicates("case").set_index("case")
+        slices = [n for n in twin.slices if whole or record.case_ids[n] in rows_of_file.index]
+        if rows_of_file.empty:
             continue
         stored = np.array(data.stored(scan))
-        for n, image in zip(here, _images(RunFolder(run), record, here, whole), strict=True):
+        for n, image in zip(slices, _images(RunFolder(run), record, slices, whole), strict=True):
             if image.dtype != stored.dtype or len(image) != len(stored):
                 raise InputError(
                     f"expected {plural(len(stored), 'channel')} of {stored.dtype}, got {len(image)} of {image.dtype} "
@@ -60,19 +60,19 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
             "weights": config["weights"],
             "cases": {
                 case: {"budget": _number(row["budget"]), "linf": row["linf"], "width": _number(row["width"])}
-                for case, row in mine.iterrows()
+                for case, row in rows_of_file.iterrows()
             },
         }
         source = Path(data.options["source"])
         write_twin(run / FOLDER, twin, source, record, stored, facts, keep_headers=keep_headers)
         saved.append(
-            {"scan": scan, "path": twin.written, **twin.source, "slices": here, "channels": list(twin.channels)}
+            {"scan": scan, "path": twin.written, **twin.source, "slices": slices, "channels": list(twin.channels)}
         )
     write_json(run / FOLDER / MANIFEST, {"which": which, "files": saved})
 
 
 def _images(folder: RunFolder, record: ScanRecord, slices: Sequence[int], whole: bool) -> list[Array]:
-    """What was found of these slices, each (channels, rows, columns)."""
+    """The stored images of these slices, each (channels, rows, columns)."""
     if not whole:
         return folder.images([record.case_ids[n] for n in slices])
     (scan,) = folder.images([record.id])

@@ -1,1 +1,1 @@
-"""What is measured between a prediction and the truth."""
+"""Measures of a prediction against the truth."""

@@ -1,4 +1,4 @@
-"""What a measure is where a mask is empty: the one table of rules, which tests read row by row. No torch in here.
+"""The value of each measure where a mask is empty: one table of rules, which tests read row by row. No torch in here.
 
 Under attack an empty prediction is the main event. A measure that quietly left it out would improve with every organ
 that the attack erases.
@@ -14,7 +14,7 @@ BY_OPTION = "1, left out or 0, as --empty one, nan or zero says"
 
 @dataclass(frozen=True)
 class Rule:
-    """What a measure is worth.
+    """The value of a measure where a mask is empty.
 
     Attributes:
         absent: neither truth nor prediction holds a pixel.

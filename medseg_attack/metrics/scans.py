@@ -1,4 +1,4 @@
-"""From slices back to scans: a distance is measured on all slices of a scan at once, in 3-D.
+"""Slices put back into scans: a distance is measured on all slices of a scan at once, in 3-D.
 
 A slice knows nothing of its neighbours: an organ that is lost on one slice of forty is 40 mm away from the truth
 there, and a few mm in the patient. So predictions are kept, one bit per pixel, until their scan is whole.

@@ -9,7 +9,7 @@ from medseg_attack.runs.folder import CHUNK
 
 @runtime_checkable
 class Chunkable(Protocol):
-    """As much of a `types.CaseRef` as chunks depend on; runs import no torch, and so not the class itself."""
+    """The part of a `types.CaseRef` that chunks depend on; runs import no torch, and so not the class itself."""
 
     @property
     def id(self) -> str: ...

@@ -38,11 +38,11 @@ class RunFolder:
         Raises:
             InputError: the folder holds a run of another configuration.
         """
-        there = path / "config.json"
-        if there.exists():
-            refuse_other(there, config, "a run")
+        file = path / "config.json"
+        if file.exists():
+            refuse_other(file, config, "a run")
         else:
-            write_json(there, config)
+            write_json(file, config)
         return cls(path)
 
     @property
@@ -89,23 +89,23 @@ class RunFolder:
                 f"expected the images of all cases in {self.path / 'images'}, got none of {', '.join(absent[:3])}; "
                 "run the attack with --save-adversarial all"
             )
-        found: dict[str, NDArray[Any]] = {}
+        images: dict[str, NDArray[Any]] = {}
         for file in dict.fromkeys(index[case] for case in cases):
             with safe_open(file, framework="numpy") as stored:
-                found |= {case: stored.get_tensor(case) for case in cases if index[case] == file}
-        return [found[case] for case in cases]
+                images |= {case: stored.get_tensor(case) for case in cases if index[case] == file}
+        return [images[case] for case in cases]
 
     def seal(self, facts: dict[str, Any]) -> None:
         """Marks the run as verified, as it is now."""
-        write_json(self.path / SEAL, {**facts, "seal": self._looked_at()})
+        write_json(self.path / SEAL, {**facts, "seal": self._state_digest()})
 
     @property
     def verified(self) -> bool:
         """Whether it was verified and nothing that was looked at changed since."""
-        there = self.path / SEAL
-        return there.exists() and read_json(there).get("seal") == self._looked_at()
+        seal = self.path / SEAL
+        return seal.exists() and read_json(seal).get("seal") == self._state_digest()
 
-    def _looked_at(self) -> str:
+    def _state_digest(self) -> str:
         files = [self.path / "config.json", *sorted(self.path.glob("parts/*.parquet"))]
         files += sorted(file for file in (self.path / TWINS).rglob("*") if file.is_file())
         return digest([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files])

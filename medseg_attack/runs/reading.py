@@ -1,4 +1,4 @@
-"""Runs read again: folders found, rows with the fields of their header."""
+"""Runs read again: their folders, and rows with the fields of their header."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,10 +18,10 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
         InputError: a path holds no run.
     """
     for path in paths:
-        found = sorted(file.parent for file in path.rglob("config.json") if (file.parent / "parts").is_dir())
-        if not found:
+        folders = sorted(file.parent for file in path.rglob("config.json") if (file.parent / "parts").is_dir())
+        if not folders:
             raise InputError(f"expected a run in {path}, got none; give a folder that 'medattack attack' wrote")
-        yield from found
+        yield from folders
 
 
 def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataFrame:

@@ -35,7 +35,7 @@ class Change(NamedTuple):
 
 @runtime_checkable
 class SliceOfScan(Protocol):
-    """As much of a `types.Stack` as a row depends on."""
+    """The part of a `types.Stack` that a row depends on."""
 
     @property
     def index(self) -> int: ...
@@ -45,7 +45,7 @@ class SliceOfScan(Protocol):
 
 @runtime_checkable
 class ScoredCase(Protocol):
-    """As much of a `types.Case` as a row depends on; runs import no torch, and so not the class itself."""
+    """The part of a `types.Case` that a row depends on; runs import no torch, and so not the class itself."""
 
     @property
     def id(self) -> str: ...

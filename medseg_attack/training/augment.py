@@ -24,7 +24,7 @@ CACHE_BYTES = 2**31  # of decoded training cases; beyond it they are read again 
 
 @runtime_checkable
 class TrainingData(CaseSource, Protocol):
-    """As much of a prepared data set as training needs.
+    """The part of a prepared data set that training needs.
 
     Attributes:
         root: its folder; None where it is in none.
@@ -74,8 +74,8 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         ref = self.refs[index]
         image, code = self.cached[index] if index < len(self.cached) else self._decoded(ref)
         self.transform.set_random_state(seed=crc(self.seed, self.epoch, ref.id, *([part] if part else [])))
-        made = self.transform({"image": image, "target": code})
-        changed = made[0] if self.patches else made  # the library's patches come in a list
+        transformed = self.transform({"image": image, "target": code})
+        changed = transformed[0] if self.patches else transformed  # the library's patches come in a list
         target = decoded(_plain(changed["target"]), self.data.task)
         return _plain(changed["image"]).clamp(0, 1), target.float()
 
@@ -174,5 +174,5 @@ def _transform(grid: tuple[int, ...], patches: bool) -> Any:
 
 
 def _plain(tensor: Any) -> Tensor:
-    found: Tensor = tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
-    return found
+    plain: Tensor = tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+    return plain

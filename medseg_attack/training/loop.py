@@ -89,10 +89,10 @@ def train(plan: Options, data: TrainingData, folder: Path, device: torch.device)
 def _check(folder: Path, wanted: dict[str, Any]) -> None:
     """Refuses a folder in which something else was trained."""
     if (folder / OPTIONS).is_file():
-        there = dataclasses.asdict(Options(model="")) | read_json(folder / OPTIONS)  # an older one lacks some
-        if not there["model"]:
+        begun = dataclasses.asdict(Options(model="")) | read_json(folder / OPTIONS)  # an older one lacks some
+        if not begun["model"]:
             raise InputError(f"expected an empty folder or a training in {folder}, got data; use another --out")
-        other = [f"{k} {there.get(k)!r} instead of {wanted[k]!r}" for k in wanted if there.get(k) != wanted[k]]
+        other = [f"{k} {begun.get(k)!r} instead of {wanted[k]!r}" for k in wanted if begun.get(k) != wanted[k]]
         if other:
             raise InputError(
                 f"expected a training with these options in {folder}, got {', '.join(other)}; "
@@ -172,8 +172,8 @@ class _Training:
         workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 0
         half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         losses = []
-        found = batches(self.cases, number, self.plan.batch_size, self.device, workers)
-        for step, (image, target) in enumerate(found):
+        epoch_batches = batches(self.cases, number, self.plan.batch_size, self.device, workers)
+        for step, (image, target) in enumerate(epoch_batches):
             for group in self.optimiser.param_groups:
                 group["lr"] = self._rate(number - 1, step / per_epoch)
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):

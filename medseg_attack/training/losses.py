@@ -1,4 +1,4 @@
-"""What training minimises: MONAI's and torch's losses of log-odds. No objectives: they average over a batch."""
+"""Losses that training minimises: MONAI's and torch's, of log-odds. No objectives: these average over a batch."""
 
 from collections.abc import Callable
 from typing import TypeAlias

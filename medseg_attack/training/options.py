@@ -1,4 +1,4 @@
-"""What is going to be trained: the options as they were given, and with nothing left open."""
+"""The options of a training, as they were written and with nothing left open."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ MANY_GRIDS = (160, 160)  # where scans of several shapes meet if neither the mod
 
 @dataclass(frozen=True)
 class Options:
-    """What determines the weights, besides the data.
+    """Everything that determines the weights, besides the data.
 
     Attributes:
         model: a registry spec.
@@ -98,7 +98,7 @@ def _common_grid(options: Options, data: TrainingData, dims: int) -> tuple[int, 
 
 
 def _architecture(model: str) -> tuple[Any, str, dict[str, Any]]:
-    """What makes it, its name and its options."""
+    """The function that makes the model of a spec, the model's name, and its options."""
     owner, arguments = parse_call(model, "model")
     if owner in ("checkpoint", "others"):
         raise InputError(
@@ -145,7 +145,7 @@ def _meets_nowhere(fields: Mapping[str, inspect.Parameter], arguments: Mapping[s
 
 
 def label(model: str) -> str:
-    """What the command line calls a trained model: its spec without grid and initial weights."""
+    """The name of a trained model on the command line: its spec without grid and initial weights."""
     name, arguments = parse_call(model, "model")
     kept = {field: value for field, value in arguments.items() if field not in ("size", "encoder_weights")}
     return spec(functools.partial(build(name, "model").func, **kept))
@@ -159,13 +159,13 @@ def folder_name(plan: Options, data: TrainingData) -> str:
 
 
 def warnings(plan: Options, data: TrainingData) -> list[str]:
-    """What a person should know before the training: parts without patients, classes that cannot be learnt."""
+    """Notes on what a person should know before the training: parts without patients, classes that cannot be learnt."""
     name, arguments = parse_call(plan.model, "model")
     dims = _dims(inspect.signature(build(name, "model").func).parameters, arguments)
     refs = cases_of(plan, data, dims)
-    found = []
+    notes = []
     if not data.refs("val", plan.fold, dims):
-        found.append(f"{data.name} has no patients to validate on; the last epoch is taken, not the best one")
+        notes.append(f"{data.name} has no patients to validate on; the last epoch is taken, not the best one")
     missing = set(data.task.scored)
     for ref in refs:
         missing -= {k for k in missing if bool(data.read(ref).target[k].any())}
@@ -173,5 +173,5 @@ def warnings(plan: Options, data: TrainingData) -> list[str]:
             break
     if missing:
         names = ", ".join(data.task.classes[k] for k in sorted(missing))
-        found.append(f"no training case of {data.name} has {names}; the model cannot learn that")
-    return found
+        notes.append(f"no training case of {data.name} has {names}; the model cannot learn that")
+    return notes

@@ -44,7 +44,9 @@ class Decathlon:
         images = _channels(_by_stem(root / "imagesTr"), masks)
         pairs = {name: (images[name], masks[name]) for name in sorted(images.keys() & masks.keys())}
         if not pairs:
-            raise InputError(f"expected images and masks of one name in {root}, got no pair; check the names")
+            raise InputError(
+                f"expected images and masks of one name in {root}, got no pair; name each mask like its image"
+            )
         described = read_json(root / "dataset.json") if (root / "dataset.json").exists() else {}
         values = self._labels(root, described, [mask for _, mask in pairs.values()])
         n = _count({name: files for name, (files, _) in pairs.items()})
@@ -77,14 +79,14 @@ class Decathlon:
             return {"background": 0} | {name: i for i, name in enumerate(self.classes, start=1)}
         if "labels" in described:
             return _described_labels(described["labels"], root / "dataset.json")
-        found = {float(value) for mask in masks for value in label_values(mask)} - {0.0}
-        wrong = [value for value in found if value != int(value) or not 0 < value < 256]
-        if wrong or not found:
+        values = {float(value) for mask in masks for value in label_values(mask)} - {0.0}
+        wrong = [value for value in values if value != int(value) or not 0 < value < 256]
+        if wrong or not values:
             raise InputError(
                 f"expected labels 1, 2, ... in {root / 'labelsTr'}, "
-                f"got {wrong[0] if wrong else 'none'}; check the masks"
+                f"got {wrong[0] if wrong else 'none'}; write whole numbers from 1 to 255"
             )
-        return {"background": 0} | {f"label_{int(value)}": int(value) for value in sorted(found)}
+        return {"background": 0} | {f"label_{int(value)}": int(value) for value in sorted(values)}
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -94,19 +96,19 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def _channels(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
     """The files of an image by the name of its mask: nnU-Net numbers its channels `_0000`, `_0001`, ..."""
-    found: dict[str, list[Path]] = {}
+    channels: dict[str, list[Path]] = {}
     for name, path in sorted(images.items()):
         numbered = None if name in masks else _CHANNEL.fullmatch(name)
         if numbered and numbered[1] not in masks and f"{numbered[1]}_0000" not in images:
             numbered = None  # a number of its own
-        mine = found.setdefault(numbered[1] if numbered else name, [])
-        if numbered and int(numbered[2]) != len(mine):
+        of_case = channels.setdefault(numbered[1] if numbered else name, [])
+        if numbered and int(numbered[2]) != len(of_case):
             raise InputError(
                 f"expected channels to be numbered from 0000 without gaps, got {path} "
-                f"{'first' if not mine else f'after {mine[-1].name}'}; rename or complete the files"
+                f"{'first' if not of_case else f'after {of_case[-1].name}'}; rename or complete the files"
             )
-        mine.append(path)
-    return {name: tuple(paths) for name, paths in found.items()}
+        of_case.append(path)
+    return {name: tuple(paths) for name, paths in channels.items()}
 
 
 def _count(images: Mapping[str, tuple[Path, ...]]) -> int:

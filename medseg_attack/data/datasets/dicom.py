@@ -82,24 +82,24 @@ class Dicom:
             InputError: there is none, or one of them or its labels cannot be used.
         """
         require_folder(root, "DICOM series and their labels")
-        found = self._chosen(index(root), root)
-        owned, notes = self._owned(found, root)
+        objects = self._chosen(index(root), root)
+        owned, notes = self._owned(objects, root)
         if not owned:
-            raise InputError(no_labels(found, root))
+            raise InputError(no_labels(objects, root))
         notes += [
             f"{_place(one, root)} is left out: {one.modality} of {plural(len(one.frames), 'image')} without labels"
-            for uid, one in found.images.items()
+            for uid, one in objects.images.items()
             if uid not in owned
         ]
-        all_series = {uid: series_of(found.images[uid]) for uid in owned}
+        all_series = {uid: series_of(objects.images[uid]) for uid in owned}
         notes += [_displayed(one, root) for one in all_series.values() if one.pixels.photometric == "MONOCHROME1"]
-        picked = self._picked(owned, found, root)
+        picked = self._picked(owned, objects, root)
         for uid, of in picked.items():
             notes += _off_slices(of, all_series[uid]) + _uncovered(of, all_series[uid])
         names = tuple(next(iter(picked.values())))
         classes = ("background", *names) if self.exclusive else names
         task = Task("dicom", classes, self.exclusive)
-        groups = self._groups(found, root)
+        groups = self._groups(objects, root)
         scans = []
         for uid, of in picked.items():
             series = all_series[uid]
@@ -108,75 +108,77 @@ class Dicom:
             files = (*images, *sorted({label.file.path for labels in of.values() for label in labels}))
             read = functools.partial(read_scan, name, series, of, task, self.threshold, root)
             scans.append(ScanFile(name, groups[uid], series.frames[0].path.parent, files, read, len(images)))
-        all_notes = (*found.notes, *dict.fromkeys(notes))  # a label may be in several classes
+        all_notes = (*objects.notes, *dict.fromkeys(notes))  # a label may be in several classes
         threshold = 0.0 if self.threshold == type(self).threshold else self.threshold
         ordered = tuple(sorted(scans, key=lambda scan: scan.id))
         return Source(root, spec(self), task, ordered, all_notes, threshold=threshold)
 
-    def _chosen(self, found: Index, root: Path) -> Index:
-        """What `series` and `masks` leave, with the NIfTI label maps that `masks` names."""
-        missing = [uid for uid in self.series if uid not in found.images]
+    def _chosen(self, objects: Index, root: Path) -> Index:
+        """The objects that `series` and `masks` leave, with the NIfTI label maps that `masks` names."""
+        missing = [uid for uid in self.series if uid not in objects.images]
         if missing:
-            there = ", ".join(f"{uid} ({_place(one, root)})" for uid, one in found.images.items())
-            raise InputError(f"expected the series {missing[0]} in {root}, got {there or 'none'}; choose among them")
-        images = {uid: one for uid, one in found.images.items() if not self.series or uid in self.series}
+            available = ", ".join(f"{uid} ({_place(one, root)})" for uid, one in objects.images.items())
+            raise InputError(
+                f"expected the series {missing[0]} in {root}, got {available or 'none'}; choose among them"
+            )
+        images = {uid: one for uid, one in objects.images.items() if not self.series or uid in self.series}
         if not self.masks:
-            return replace(found, images=images)
-        labels = [label for label in found.labels if label.path.relative_to(root).match(self.masks)]
+            return replace(objects, images=images)
+        labels = [label for label in objects.labels if label.path.relative_to(root).match(self.masks)]
         labels += [
             LabelFile(path, NIFTI, "", "", frozenset(), frozenset(), values_of(path))
             for path in sorted(root.rglob("*.nii*"))
             if stem(path) and path.relative_to(root).match(self.masks)
         ]
-        return replace(found, images=images, labels=tuple(labels))
+        return replace(objects, images=images, labels=tuple(labels))
 
-    def _owned(self, found: Index, root: Path) -> tuple[dict[str, list[LabelFile]], list[str]]:
+    def _owned(self, objects: Index, root: Path) -> tuple[dict[str, list[LabelFile]], list[str]]:
         """Series UID -> its label files; and notes on files that belong to none."""
         owned: dict[str, list[LabelFile]] = defaultdict(list)
         notes = []
-        for label in found.labels:
-            mine = series_of_label(label, found.images)
-            if len(mine) > 1:
+        for label in objects.labels:
+            owners = series_of_label(label, objects.images)
+            if len(owners) > 1:
                 raise InputError(
-                    f"expected one series that {label.path} belongs to, got {', '.join(mine)}; choose with --series"
+                    f"expected one series that {label.path} belongs to, got {', '.join(owners)}; choose with --series"
                 )
-            for uid in mine:
+            for uid in owners:
                 owned[uid].append(label)
-            if not mine and not self.series:
+            if not owners and not self.series:
                 notes.append(left_out(label, root))
         return dict(sorted(owned.items())), notes
 
-    def _picked(self, owned: Mapping[str, Sequence[LabelFile]], found: Index, root: Path) -> dict[str, Picked]:
+    def _picked(self, owned: Mapping[str, Sequence[LabelFile]], objects: Index, root: Path) -> dict[str, Picked]:
         picked: dict[str, Picked] = {}
         for uid, files in owned.items():
             where = ", ".join(str(file.path) for file in files)
             pool = [Label(file, number, name) for file in files for number, name in file.names]
             names = tuple(dict.fromkeys(label.name for label in pool))
             chosen = match(parse(self.labels), names, where, _CHOOSE) if self.labels else {n: (n,) for n in names}
-            told = f"the series {uid} in {_place(found.images[uid], root)}"
-            picked[uid] = {cls: _labels(pool, hits, told) for cls, hits in chosen.items()}
+            series = f"the series {uid} in {_place(objects.images[uid], root)}"
+            picked[uid] = {cls: _labels(pool, hits, series) for cls, hits in chosen.items()}
         first_uid, first = next(iter(picked.items()))
         for uid, of in picked.items():
             if set(of) != set(first) or not of:
-                told = " and ".join(
-                    f"{', '.join(p) or 'none'} in {_place(found.images[u], root)}"
+                labels = " and ".join(
+                    f"{', '.join(p) or 'none'} in {_place(objects.images[u], root)}"
                     for u, p in ((first_uid, first), (uid, of))
                 )
                 raise InputError(
-                    f"expected the same labels for all series, got {told}; choose with --labels CLASS=NAME"
+                    f"expected the same labels for all series, got {labels}; choose with --labels CLASS=NAME"
                 )
             picked[uid] = {cls: of[cls] for cls in first}
         return picked
 
-    def _groups(self, found: Index, root: Path) -> dict[str, str]:
+    def _groups(self, objects: Index, root: Path) -> dict[str, str]:
         """Series UID -> patient: a hash that tells nothing without the source."""
         by_folder = self.patients == "folder"
         own = {
             uid: one.frames[0].path.relative_to(root).parts[0] if by_folder else one.patient
-            for uid, one in found.images.items()
+            for uid, one in objects.images.items()
         }
         studies: dict[str, str] = {}
-        for uid, one in found.images.items():  # names are short and could be guessed from their hash, UIDs are not
+        for uid, one in objects.images.items():  # names are short and could be guessed from their hash, UIDs are not
             studies[own[uid]] = min(studies.get(own[uid], one.study), one.study)
         # folders may share a study, whose UID was then wiped as the ids were
         return {
@@ -257,11 +259,11 @@ def _off_slices(picked: Picked, series: Series) -> list[str]:
     notes = []
     for label in (label for labels in picked.values() for label in labels if label.file.kind == "RTSTRUCT"):
         placed, off = contours_on(label.file.path, series.grid)
-        n, here = off[label.number], sum(contour.roi == label.number for contour in placed)
-        if not here:
+        n, n_placed = off[label.number], sum(contour.roi == label.number for contour in placed)
+        if not n_placed:
             raise InputError(
                 f"expected contours of {label.name!r} on the slices of the series {series.images.uid}, got "
-                f"{plural(n, 'contour')} elsewhere in {label.file.path}; check that they belong together"
+                f"{plural(n, 'contour')} elsewhere in {label.file.path}; leave that file out by --masks"
             )
         if n:
             notes.append(f"{plural(n, 'contour')} of {label.name} in {label.file.path.name} ignored: on no slice")
@@ -277,11 +279,11 @@ def _displayed(series: Series, root: Path) -> str:
 def _uncovered(picked: Picked, series: Series) -> list[str]:
     """Notes on label maps that are a part of their series."""
     files = {label.file.path for labels in picked.values() for label in labels if label.file.kind == NIFTI}
-    found = {path: overlay_of(read_nifti(path), series.grid) for path in sorted(files)}
+    overlays = {path: overlay_of(read_nifti(path), series.grid) for path in sorted(files)}
     return [
         f"{path.name} is a part of its series; the rest of that counts as background"
-        for path, one in found.items()
-        if one is not None and not one.covers
+        for path, overlay in overlays.items()
+        if overlay is not None and not overlay.covers
     ]
 
 

@@ -69,12 +69,14 @@ class Folder:
     def listing(self, root: Path) -> Source:
         """The pairs; masks are read as well unless `labels` or `threshold` say what they hold."""
         require_folder(root, "images/ and masks/")
-        found = [_images(folder, prefix, part) for folder, prefix, part in _parts(root)]
-        images = {name: path for one in found for name, path in one.images.items()}
-        masks = {name: files for one in found for name, files in one.masks.items()}
-        parts = {name: one.part for one in found for name in one.images}
+        listings = [_images(folder, prefix, part) for folder, prefix, part in _parts(root)]
+        images = {name: path for listing in listings for name, path in listing.images.items()}
+        masks = {name: files for listing in listings for name, files in listing.masks.items()}
+        parts = {name: listing.part for listing in listings for name in listing.images}
         if not masks:
-            raise InputError(f"expected a mask of one name for each image in {root}, got no pair; check the names")
+            raise InputError(
+                f"expected a mask of one name for each image in {root}, got no pair; name each mask like its image"
+            )
         marks = self._marks(root, masks)
         paths = {name: images[name] for name in sorted(masks)}
         channels, window = _kind(list(paths.values()))
@@ -92,7 +94,7 @@ class Folder:
             )
             for name, path in paths.items()
         ]
-        notes = [note for one in found for note in one.notes] + self._notes(groups, set(parts.values()))
+        notes = [note for listing in listings for note in listing.notes] + self._notes(groups, set(parts.values()))
         return Source(root, spec(self), task, tuple(scans), tuple(notes), window, self.threshold)
 
     def _marks(self, root: Path, masks: Mapping[str, Mapping[str, Path]]) -> MaskCodes:
@@ -116,7 +118,7 @@ class Folder:
             match = re.search(self.patient, path.name)
         except re.error as error:
             raise InputError(
-                f"--patient: expected a regular expression, got {self.patient!r} ({error}); check it"
+                f"--patient: expected a regular expression, got {self.patient!r} ({error}); write one such as '^[^_]+'"
             ) from error
         if match is None or not (match[1] if match.re.groups else match[0]):
             raise InputError(f"--patient: expected {self.patient!r} in every file's name, got {path.name}; change it")
@@ -150,17 +152,17 @@ def _parts(root: Path) -> list[tuple[Path, str, str]]:
     """Folders that hold images/ and masks/, what their ids begin with, and their part of the data set's own split."""
     if (root / "images").is_dir():
         return [(root, "", "")]
-    found = [
+    parts = [
         (folder, f"{folder.name}_", PARTS[folder.name.lower()])
         for folder in sorted(root.iterdir())
         if folder.name.lower() in PARTS and (folder / "images").is_dir()
     ]
-    if not found:
+    if not parts:
         raise InputError(
             f"expected images/ and masks/ in {root}, or in train/ and test/ below it, got "
             f"{', '.join(sorted(path.name for path in root.iterdir())[:5])}; give the folder that holds them"
         )
-    return found
+    return parts
 
 
 def _images(folder: Path, prefix: str, part: str) -> _Part:

@@ -36,16 +36,16 @@ def match(
     """Class -> those of `names` that one of its patterns matches, whatever their case.
 
     Raises:
-        InputError: nothing matches a class; `where` and what to do are told.
+        InputError: nothing matches a class; the sentence holds `where` and what to do.
     """
-    found = {
+    matches = {
         cls: tuple(n for n in names if any(fnmatchcase(n.lower(), pattern.lower()) for pattern in patterns))
         for cls, patterns in wanted.items()
     }
-    for cls, hits in found.items():
+    for cls, hits in matches.items():
         if not hits:
             raise InputError(
                 f"expected a label {' or '.join(wanted[cls])} for {cls}, got {', '.join(names) or 'none'} in {where}; "
                 f"{todo}"
             )
-    return found
+    return matches

@@ -9,7 +9,7 @@ from medseg_attack.data.datasets.source import require_folder
 from medseg_attack.data.formats.pictures import is_picture
 from medseg_attack.errors import InputError
 
-MaskFiles: TypeAlias = dict[str, Path]  # what tells the masks of one image apart -> file; "" if there is one alone
+MaskFiles: TypeAlias = dict[str, Path]  # what differs in the names of one image's masks -> file; "" for a single mask
 
 
 def match_masks(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, MaskFiles], list[Path]]:
@@ -25,7 +25,7 @@ def match_masks(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Mas
         raise InputError(
             f"expected masks or folders of masks in {folder}, got both ({folders[0].name}/); keep one kind"
         )
-    found: dict[str, MaskFiles] = {}
+    by_image: dict[str, MaskFiles] = {}
     lost = []
     per_image = bool(folders) and all(one.name in images for one in folders)
     pairs: list[tuple[str | None, Path]] = [(None, path) for path in files]
@@ -36,11 +36,13 @@ def match_masks(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Mas
             lost.append(path)
             continue
         name = within if within and not per_image else name
-        mine = found.setdefault(stem, {})
-        if name in mine:
-            raise InputError(f"expected one mask of each name, got {mine[name]} and {path}; take one away or rename it")
-        mine[name] = path
-    return _plain(found, numbered=per_image), lost
+        masks = by_image.setdefault(stem, {})
+        if name in masks:
+            raise InputError(
+                f"expected one mask of each name, got {masks[name]} and {path}; take one away or rename it"
+            )
+        masks[name] = path
+    return _plain(by_image, numbered=per_image), lost
 
 
 def _split(stem: str, images: Mapping[str, Path]) -> tuple[str | None, str]:
@@ -53,11 +55,11 @@ def _split(stem: str, images: Mapping[str, Path]) -> tuple[str | None, str]:
     return None, ""
 
 
-def _plain(found: dict[str, MaskFiles], *, numbered: bool) -> dict[str, MaskFiles]:
+def _plain(by_image: dict[str, MaskFiles], *, numbered: bool) -> dict[str, MaskFiles]:
     """Masks that all have one ending, such as `_mask`, are masks without one; objects are numbered."""
     if numbered:
-        return {stem: {str(i): path for i, path in enumerate(mine.values())} for stem, mine in found.items()}
-    endings = {name for mine in found.values() for name in mine}
+        return {stem: {str(i): path for i, path in enumerate(masks.values())} for stem, masks in by_image.items()}
+    endings = {name for masks in by_image.values() for name in masks}
     if len(endings) > 1:
-        return found
-    return {stem: dict.fromkeys([""], path) for stem, mine in found.items() for path in mine.values()}
+        return by_image
+    return {stem: dict.fromkeys([""], path) for stem, masks in by_image.items() for path in masks.values()}

@@ -1,4 +1,4 @@
-"""What the pixels of mask pictures mean: classes by value, colour, file or threshold."""
+"""The meaning of the pixels of mask pictures: classes by value, colour, file or threshold."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,10 +46,10 @@ class MaskCodes:
             if self.values is not None and self.exclusive:
                 labels = np.maximum(labels, self._classes(path, image, shape).astype(labels.dtype))
                 continue
-            here = self._foreground(path, image, shape)
+            foreground = self._foreground(path, image, shape)
             for bit, cls in enumerate(self.classes):
                 if self.files is None or name in self.files[cls]:
-                    labels |= (here.astype(labels.dtype) << bit).astype(labels.dtype)
+                    labels |= (foreground.astype(labels.dtype) << bit).astype(labels.dtype)
         return labels
 
     def _foreground(self, path: Path, image: Path, shape: tuple[int, ...]) -> Array:
@@ -63,8 +63,8 @@ class MaskCodes:
             return first
         values, in_colour = _exact(path)
         _check_size(values, path, image, shape)
-        if len(found := np.unique(values[values != 0])) > 1:
-            raise _many(found, in_colour, path)
+        if len(distinct := np.unique(values[values != 0])) > 1:
+            raise _many(distinct, in_colour, path)
         marked: Array = values != 0
         return marked
 
@@ -94,7 +94,7 @@ class MaskCodes:
 
 
 def codes_of_values(wanted: LabelPatterns, threshold: float, masks: Sequence[Path]) -> MaskCodes:
-    """Of masks that show all classes in one picture; they are read if nothing says what they hold.
+    """The codes of masks that show all classes in one picture; masks are read if no option says what they hold.
 
     Raises:
         InputError: they have several values beside 0 and nobody said which, or options that contradict each other.
@@ -128,20 +128,20 @@ def codes_of_values(wanted: LabelPatterns, threshold: float, masks: Sequence[Pat
 
 
 def codes_of_files(wanted: LabelPatterns, threshold: float, names: Sequence[str], root: Path) -> MaskCodes:
-    """Of masks with a file per class; by default a class for each name."""
+    """The codes of masks with a file per class; by default a class for each name."""
     files = match(wanted, names, f"the masks of {root}") if wanted else {name: (name,) for name in names}
     return MaskCodes(tuple(files), files=files, threshold=threshold)
 
 
 def _check_one_value(masks: Sequence[Path]) -> None:
     """That all masks have one and the same value beside 0."""
-    found: dict[int, Path] = {}
+    files_by_value: dict[int, Path] = {}
     for path in masks:
         marks, in_colour = _exact(path)
         values = np.unique(marks)
-        found |= {int(value): path for value in values[values != 0]}
-        if len(found) > 1:
-            raise _many(np.array(sorted(found)), in_colour, path)
+        files_by_value |= {int(value): path for value in values[values != 0]}
+        if len(files_by_value) > 1:
+            raise _many(np.array(sorted(files_by_value)), in_colour, path)
 
 
 def _exact(path: Path) -> tuple[Array, bool]:
@@ -169,7 +169,7 @@ def _check_size(marks: Array, path: Path, image: Path, shape: tuple[int, ...]) -
     if marks.shape != shape:
         raise InputError(
             f"expected image and mask of one size, got {shape[0]} x {shape[1]} in {image} and "
-            f"{marks.shape[0]} x {marks.shape[1]} in {path}; check that they belong together"
+            f"{marks.shape[0]} x {marks.shape[1]} in {path}; give each image its own mask"
         )
 
 

@@ -54,11 +54,11 @@ class Phantom:
             self.write(root)
         if not (root / CARD).is_file():
             raise InputError(f"expected an empty folder or a phantom in {root}, got something else; give another one")
-        made = read_json(root / CARD).get("format")
-        if made != spec(self):
-            raise InputError(f"expected the phantom {spec(self)} in {root}, got {made}; give another folder")
-        found = UWMadison(drop="none").listing(root)
-        return dataclasses.replace(found, format=spec(self), task=dataclasses.replace(TASK, name="phantom"))
+        written = read_json(root / CARD).get("format")
+        if written != spec(self):
+            raise InputError(f"expected the phantom {spec(self)} in {root}, got {written}; give another folder")
+        source = UWMadison(drop="none").listing(root)
+        return dataclasses.replace(source, format=spec(self), task=dataclasses.replace(TASK, name="phantom"))
 
     def write(self, root: Path) -> None:
         """Writes the tree, in one move, so that a killed run leaves nothing that looks like one.

@@ -20,7 +20,7 @@ ORGANS = ("large_bowel", "small_bowel", "stomach")
 
 @dataclass(frozen=True)
 class Body:
-    """What stays the same between two days of a patient."""
+    """The anatomy of a patient, which is the same on every day."""
 
     axes: tuple[float, float]
     fat: float  # thickness of the rim
@@ -33,7 +33,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Day:
-    """What moves from day to day."""
+    """The pose of the organs on one day."""
 
     shift: tuple[float, float]
     bowel_radius: float

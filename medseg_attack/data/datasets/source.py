@@ -1,4 +1,4 @@
-"""What a reader provides: a cheap listing of scans, each of which can then be read."""
+"""The protocol of readers: a cheap listing of scans, each of which can then be read."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -60,7 +60,7 @@ class Reader(Protocol):
     """A format: a frozen dataclass whose fields are its options."""
 
     def listing(self, root: Path) -> Source:
-        """What there is under `root`, without reading pixels.
+        """The data set at `root`, without reading pixels.
 
         Raises:
             InputError: `root` is not of this format.
@@ -77,13 +77,13 @@ def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None 
     Raises:
         InputError: the format is not known, has not such an option, or `root` is not of it.
     """
-    given = {name: value for name, value in (options or {}).items() if value}
-    name, said = registry.parse_call(format_spec, "dataset")
-    for option in given:
-        if not registry.find(name).takes(option) or option in said:
-            got = "it is in --format, too" if option in said else "it has no such option"
+    chosen = {name: value for name, value in (options or {}).items() if value}
+    name, arguments = registry.parse_call(format_spec, "dataset")
+    for option in chosen:
+        if not registry.find(name).takes(option) or option in arguments:
+            got = "it is in --format, too" if option in arguments else "it has no such option"
             raise InputError(f"--{option}: expected an option of {format_spec}, got that {got}; drop --{option}")
-    reader: Reader = replace(registry.build(format_spec, "dataset"), **given)
+    reader: Reader = replace(registry.build(format_spec, "dataset"), **chosen)
     return reader.listing(root)
 
 
@@ -95,9 +95,9 @@ def require_folder(root: Path, what: str) -> Path:
     """
     if not root.is_dir():
         got = "a file" if root.exists() else "nothing there"
-        raise InputError(f"expected {what} in the folder {root}, got {got}; check the path")
+        raise InputError(f"expected {what} in the folder {root}, got {got}; give the folder that holds it")
     if not any(root.iterdir()):
-        raise InputError(f"expected {what} in the folder {root}, got an empty folder; check the path")
+        raise InputError(f"expected {what} in the folder {root}, got an empty folder; give the one that holds it")
     return root
 
 

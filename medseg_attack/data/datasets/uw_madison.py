@@ -98,7 +98,7 @@ class UWMadison:
                 _check_complete(table, rows, files)
                 scans.append(_scan_file(scan, files, rows, table))
         if not scans:
-            raise InputError(f"expected labelled scans in {root}, got none; check that {table} belongs to them")
+            raise InputError(f"expected labelled scans in {root}, got none; take the {table.name} of these scans")
         return Source(root, spec(self), TASK, tuple(scans), tuple(notes))
 
 
@@ -115,12 +115,14 @@ def read_rows(table: Path) -> Rows:
             reader = csv.DictReader(file)
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
-                found = ", ".join(reader.fieldnames or ()) or "none"
-                raise InputError(f"expected the columns {', '.join(COLUMNS)} in {table}, got {found}; add {missing[0]}")
+                columns = ", ".join(reader.fieldnames or ()) or "none"
+                raise InputError(
+                    f"expected the columns {', '.join(COLUMNS)} in {table}, got {columns}; add {missing[0]}"
+                )
             for row in reader:
                 _add(rows, row["id"] or "", row["class"] or "", row["segmentation"] or "", table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"expected a csv file at {table}, got '{error}'; check the file") from error
+        raise InputError(f"expected a csv file at {table}, got '{error}'; copy it again") from error
     return dict(rows)
 
 
@@ -135,7 +137,7 @@ def _add(rows: dict[str, dict[str, str]], case: str, name: str, runs: str, table
 
 def _slices(root: Path) -> dict[str, dict[str, Path]]:
     """Scan -> slice id -> file, all three in order."""
-    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    slices: dict[str, dict[str, Path]] = defaultdict(dict)
     for path in sorted(root.glob("train/case*/case*_day*/scans/*")):
         if path.name.startswith("."):  # what desktops leave behind
             continue
@@ -146,20 +148,20 @@ def _slices(root: Path) -> dict[str, dict[str, Path]]:
             )
         scan = path.parent.parent.name
         case = f"{scan}_slice_{name[1]}"
-        if case in found[scan]:
-            raise InputError(f"expected one file for {case}, got {found[scan][case]} and {path}; take one away")
-        found[scan][case] = path
-    if not found:
+        if case in slices[scan]:
+            raise InputError(f"expected one file for {case}, got {slices[scan][case]} and {path}; take one away")
+        slices[scan][case] = path
+    if not slices:
         raise InputError(
             f"expected slices like train/case2/case2_day1/scans/slice_0001_266_234_1.50_1.50.png in {root}, "
             "got none; give the folder that holds train.csv and train/"
         )
-    return {scan: dict(sorted(found[scan].items())) for scan in sorted(found)}
+    return {scan: dict(sorted(slices[scan].items())) for scan in sorted(slices)}
 
 
 def _check_ids(table: Path, rows: Rows, slices: Mapping[str, Mapping[str, Path]]) -> None:
-    there = {case for files in slices.values() for case in files}
-    lost = sorted(rows.keys() - there)
+    cases = {case for files in slices.values() for case in files}
+    lost = sorted(rows.keys() - cases)
     if lost:
         raise InputError(
             f"expected a file for each id of {table}, got none for {lost[0]!r} ({len(lost)} such); "
@@ -213,7 +215,7 @@ def _check_same(what: str, values: Sequence[object], paths: Sequence[Path]) -> N
     for value, path in _others(values, paths):
         raise InputError(
             f"expected slices of one {what} in {path.parent}, got {values[0]} in {paths[0].name} and {value} "
-            f"in {path.name}; check that they belong to one scan"
+            f"in {path.name}; leave the slices of other scans out"
         )
 
 

@@ -189,7 +189,7 @@ def _check_grid(scan: Nifti, other: Nifti, path: Path, of_other: Path, what: str
     if scan.grid != other.grid:
         raise InputError(
             f"expected {what} of one shape, got {scan.grid} in {path} "
-            f"and {other.grid} in {of_other}; check that they belong together"
+            f"and {other.grid} in {of_other}; give files of one grid"
         )
     corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.grid), [1])).reshape(4, -1)
     apart = np.linalg.norm(((scan.affine - other.affine) @ corners)[:3], axis=0).max()
@@ -210,7 +210,7 @@ def _classes(truth: Nifti, values: tuple[int, ...], path: Path) -> Array:
     if wrong.any():
         raise InputError(
             f"expected the labels {', '.join(map(str, sorted(values)))}, got {marks[wrong][0]:g} in "
-            f"{int(wrong.sum())} voxels of {path}; check the mask"
+            f"{int(wrong.sum())} voxels of {path}; write whole numbers"
         )
     classes: Array = order[place].astype(np.min_scalar_type(len(known) - 1))
     return classes

@@ -100,7 +100,7 @@ def read_mask(path: Path) -> Array:
         InputError: it is not there, cannot be read, or is a JPEG, which changes values.
     """
     if not path.is_file():
-        raise InputError(f"expected a mask in {path}, got no file; check the path")
+        raise InputError(f"expected a mask in {path}, got no file; give the path of a picture")
     if path.suffix.lower() != ".npy":
         if not is_picture(path) or path.suffix.lower() in LOSSY:
             raise InputError(f"expected a mask as NPY or as a picture without loss, got {path}; write it as PNG")

@@ -40,7 +40,7 @@ def decode(text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
             starts,
             lengths,
             outside,
-            "check that the run belongs to this image",
+            "take the run of this image",
         )
     unsorted = np.append(False, starts[1:] <= starts[:-1])
     if unsorted.any():
@@ -60,11 +60,13 @@ def _pairs(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     try:
         numbers = np.array([int(word) for word in words], dtype=np.int64)
     except (ValueError, OverflowError) as error:
-        raise InputError(f"expected whole numbers in the run lengths, got {_excerpt(text)}; check the row") from error
+        raise InputError(
+            f"expected whole numbers in the run lengths, got {_excerpt(text)}; write pairs of start and length"
+        ) from error
     if len(numbers) % 2:
         raise InputError(
             f"expected pairs of start and length, got an odd count of {len(numbers)} numbers; "
-            "check that the row was not cut off"
+            "copy the table again, the row may be cut off"
         )
     return numbers[::2], numbers[1::2]
 

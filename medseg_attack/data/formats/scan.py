@@ -76,7 +76,7 @@ class Scan:
 
     @property
     def padded(self) -> Array:
-        """Where there is padding, in the shape of `channels`."""
+        """A mask of the padding, in the shape of `channels`."""
         low, high = self.padding or (1, 0)
         where: Array = (self.channels >= low) & (self.channels <= high)
         return where

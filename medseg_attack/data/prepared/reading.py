@@ -25,7 +25,7 @@ Split = Literal["train", "val", "test", "all"]
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What `open_prepared` returns.
+    """A prepared data set, whose cases can be read.
 
     Attributes:
         fingerprint: of pixels, labels, geometry and windows; the same wherever the data set is.
@@ -55,12 +55,12 @@ class Prepared:
 
     @property
     def folds(self) -> int:
-        """How many there are."""
+        """The number of folds."""
         return len(set(self.splits.values()) - {TEST})
 
     @cached_property
     def records(self) -> dict[str, ScanRecord]:
-        """What `prepare` wrote beside the arrays of each scan.
+        """The record of each scan, by its id.
 
         Raises:
             InputError: a record is missing or was changed.

@@ -1,4 +1,4 @@
-"""What a prepared data set says of each of its scans, beside the two arrays."""
+"""The record of each scan of a prepared data set: all that is known of it beside the two arrays."""
 
 from collections.abc import Mapping
 from pathlib import Path

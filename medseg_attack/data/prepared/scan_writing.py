@@ -151,7 +151,7 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
 
 
 def _digest(scan: Scan, file: ScanFile, windows: NDArray[np.float64]) -> str:
-    """Of pixels, labels, geometry, names and windows: not of paths, times, or how the file was compressed."""
+    """A digest of pixels, labels, geometry, names and windows: not of paths, times, or the file's compression."""
     described = {
         "id": file.id,
         "group": file.group,

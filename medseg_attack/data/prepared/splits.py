@@ -38,10 +38,10 @@ def split(
             f"expected at least 3 patients to train, validate and test on, got {len(patients)} "
             f"({', '.join(patients)}); add scans of other patients, or give --test 1 to train on none"
         )
-    given = parts or {}
+    own_parts = parts or {}
     order = [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]
-    test = [patient for patient in order if given.get(patient) == TEST]
-    val = [patient for patient in order if given.get(patient) == VAL]
+    test = [patient for patient in order if own_parts.get(patient) == TEST]
+    val = [patient for patient in order if own_parts.get(patient) == VAL]
     kept = [patient for patient in order if patient not in {*test, *val}]
     if not test:
         n_test = min(max(1, round(test_fraction * len(patients))), len(patients) - 2)
@@ -53,6 +53,6 @@ def split(
         )
     first = 1 if val else 0  # a fold that is the data set's own
     n_folds = min(folds - first, len(kept))
-    found: dict[str, str | int] = dict.fromkeys(test, TEST) | dict.fromkeys(val, 0)
-    found |= {patient: first + i % n_folds for i, patient in enumerate(kept)}
-    return dict(sorted(found.items()))
+    result: dict[str, str | int] = dict.fromkeys(test, TEST) | dict.fromkeys(val, 0)
+    result |= {patient: first + i % n_folds for i, patient in enumerate(kept)}
+    return dict(sorted(result.items()))

@@ -23,8 +23,8 @@ def informative(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
     some = _shuffled(refs)[:64]
     alike = [ref for ref in some if ref.shape == some[0].shape]
     read = (data.read(ref) for ref in alike)
-    found = list(islice((case for case in read if case.target[scored].any()), n))  # one at a time: scans are large
-    return found or [data.read(ref) for ref in alike[:n]]
+    chosen = list(islice((case for case in read if case.target[scored].any()), n))  # one at a time: scans are large
+    return chosen or [data.read(ref) for ref in alike[:n]]
 
 
 def _shuffled(refs: Sequence[CaseRef]) -> list[CaseRef]:

@@ -1,4 +1,4 @@
-"""What a prepared data set holds, as numbers."""
+"""The contents of a prepared data set, as numbers."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -11,7 +11,7 @@ from medseg_attack.errors import InputError
 
 @runtime_checkable
 class WindowRule(Protocol):
-    """From a scan's intensities, (slices, rows, columns), to low and high of each slice: (slices, 2).
+    """A rule that maps a scan's intensities, (slices, rows, columns), to low and high of each slice: (slices, 2).
 
     NaN stands for pixels that were never measured. `str(rule)` is the text that `window_rule` turns into it.
     """

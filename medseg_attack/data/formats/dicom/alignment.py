@@ -12,7 +12,7 @@ from medseg_attack.data.formats.scan import Array, Lattice
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where an array lies on a grid.
+    """The place of an array on a grid.
 
     Attributes:
         lattice: from the array to (slice, row, column).
@@ -47,8 +47,8 @@ class Alignment:
         """The part of the grid that the array has, the mask there, and how many of its voxels lie beyond."""
         ends = list(zip(self.start, self.stop, self.grid, strict=True))
         where = tuple(slice(max(first, 0), max(min(last, n), 0)) for first, last, n in ends)
-        mine = tuple(slice(max(-first, 0), max(min(last, n) - first, 0)) for first, last, n in ends)
-        part = self.lattice.from_file(mask)[mine]
+        overlap = tuple(slice(max(-first, 0), max(min(last, n) - first, 0)) for first, last, n in ends)
+        part = self.lattice.from_file(mask)[overlap]
         return where, part, int(mask.sum()) - int(part.sum())
 
 

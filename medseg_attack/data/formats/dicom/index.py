@@ -1,4 +1,4 @@
-"""What a folder of DICOM files holds, by their headers alone: series of images, and objects with labels."""
+"""The contents of a folder of DICOM files, by their headers alone: series of images, and objects with labels."""
 
 import os
 from collections import defaultdict
@@ -63,10 +63,10 @@ class Frame:
     Attributes:
         number: of the frame in its file, from 0.
         uid: of the file's SOP instance.
-        position: of the centre of the first pixel, in mm of the patient (left, posterior, head); None if not told.
-        orientation: direction of a row's pixels, then of a column's; None if not told.
-        spacing: mm between rows and between columns; None if not told.
-        thickness: mm, for a series of one slice; 0 if not told.
+        position: of the centre of the first pixel, in mm of the patient (left, posterior, head); None if absent.
+        orientation: direction of a row's pixels, then of a column's; None if absent.
+        spacing: mm between rows and between columns; None if absent.
+        thickness: mm, for a series of one slice; 0 if absent.
         slope, inter: from stored values to the unit.
         padding: least and largest stored value that stands for no measurement; None if there is none.
         unit: that the file itself gives to rescaled values; "" if none.
@@ -104,7 +104,7 @@ class Pixels:
 
 @dataclass(frozen=True)
 class FoundSeries:
-    """A series as it was found: its frames in no order, nothing checked.
+    """A series as its headers have it: its frames in no order, nothing checked.
 
     Attributes:
         uid: of the series; its folder where that is empty.
@@ -146,7 +146,7 @@ class LabelFile:
 
 @dataclass(frozen=True)
 class Index:
-    """What `index` found; notes say what was left out."""
+    """Series of images and objects with labels of a folder; notes say what was left out."""
 
     images: dict[str, FoundSeries]
     labels: tuple[LabelFile, ...]
@@ -159,7 +159,7 @@ def index(root: Path) -> Index:
     Raises:
         InputError: a header is cut off.
     """
-    found: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
+    headers: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
     labels, notes = [], []
     for path in _files(root):
         if not is_dicom(path):
@@ -175,8 +175,8 @@ def index(root: Path) -> Index:
                 continue
         if "Rows" in header and header.get("SamplesPerPixel", 1) == 1:
             # where UIDs were wiped, a folder is a series
-            found[str(header.get("SeriesInstanceUID") or path.relative_to(root).parent)].append((path, header))
-    series = {uid: _images(uid, files) for uid, files in sorted(found.items())}
+            headers[str(header.get("SeriesInstanceUID") or path.relative_to(root).parent)].append((path, header))
+    series = {uid: _images(uid, files) for uid, files in sorted(headers.items())}
     notes += [
         f"{plural(one.duplicates, 'file')} left out beside {one.frames[0].path.relative_to(root)}: copies of its series"
         for one in series.values()
@@ -227,8 +227,10 @@ def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> FoundSeries:
 
 
 def _patient(header: Dataset) -> str:
-    found = (header.get(name) for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID"))
-    return next((str(value) for value in found if value), "")
+    values = (
+        header.get(name) for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID")
+    )
+    return next((str(value) for value in values if value), "")
 
 
 def _pixels(header: Dataset) -> Pixels:
@@ -268,9 +270,9 @@ def _frames(path: Path, header: Dataset) -> Iterator[Frame]:
 
 def _padding(header: Dataset) -> tuple[int, int] | None:
     """The values used for padding, as they are stored: neither slope nor intercept applies to them (PS3.3 C.7.5.1)."""
-    said = (header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit"))
-    values = [int(value) for value in said if value is not None]
-    if said[0] is None:
+    range_ends = (header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit"))
+    values = [int(value) for value in range_ends if value is not None]
+    if range_ends[0] is None:
         return None
     bits = int(header.get("BitsAllocated", 16))
     half = 2 ** (bits - 1) if header.get("PixelRepresentation", 0) else 0
@@ -280,8 +282,8 @@ def _padding(header: Dataset) -> tuple[int, int] | None:
 
 def _unit(scale: Dataset, header: Dataset) -> str:
     """RescaleType, of which US says that there is none, or what PET calls Units."""
-    told = str(scale.get("RescaleType") or header.get("Units") or "")
-    return "" if told == "US" else told
+    unit = str(scale.get("RescaleType") or header.get("Units") or "")
+    return "" if unit == "US" else unit
 
 
 def _float(dataset: Dataset, name: str, default: float) -> float:

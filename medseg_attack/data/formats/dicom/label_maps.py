@@ -19,22 +19,22 @@ def overlay_of(volume: Nifti, grid: Grid) -> Alignment | None:
     if not np.isfinite(volume.affine).all():
         return None
     to_grid = np.linalg.inv(grid.affine) @ volume.affine
-    found = align(volume.stored.shape, to_grid[:3, 3], to_grid[:3, :3], grid)
-    return found if found is not None and found.meets else None
+    overlay = align(volume.stored.shape, to_grid[:3, 3], to_grid[:3, :3], grid)
+    return overlay if overlay is not None and overlay.meets else None
 
 
 def read_label_map(path: Path, grid: Grid, numbers: Iterable[int]) -> Array:
-    """Where the volume, which lies on the grid, has one of the numbers; outside of it nothing is labelled.
+    """A mask of the voxels where the volume, which lies on the grid, has one of the numbers; none outside of it.
 
     Raises:
         InputError: the file is broken, or has labels beyond the grid.
     """
     volume = read_nifti(path)
-    found = overlay_of(volume, grid)
-    assert found is not None  # or it would not belong to the series
+    overlay = overlay_of(volume, grid)
+    assert overlay is not None  # or it would not belong to the series
     labels = volume.stored * np.float64(volume.slope) + volume.inter
     mask = np.zeros(grid.shape, bool)
-    where, part, beyond = found.put(np.isin(labels, list(numbers)))
+    where, part, beyond = overlay.put(np.isin(labels, list(numbers)))
     if beyond:
         raise InputError(
             f"expected labels within the series, got {plural(beyond, 'labelled voxel')} beyond its "

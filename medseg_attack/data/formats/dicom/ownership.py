@@ -27,9 +27,9 @@ def _of_nifti(label: LabelFile, images: Mapping[str, FoundSeries]) -> list[str]:
     """Series of exactly its voxels, or else those of which it has a part, or which are a part of it."""
     volume = read_nifti(label.path)
     usable = {uid: _usable(one) for uid, one in images.items()}
-    found = {uid: overlay_of(volume, series.grid) for uid, series in usable.items() if series is not None}
-    hits = {uid: one for uid, one in found.items() if one is not None}
-    return [uid for uid, one in hits.items() if one.inside and one.covers] or list(hits)
+    overlays = {uid: overlay_of(volume, series.grid) for uid, series in usable.items() if series is not None}
+    hits = {uid: overlay for uid, overlay in overlays.items() if overlay is not None}
+    return [uid for uid, overlay in hits.items() if overlay.inside and overlay.covers] or list(hits)
 
 
 def _usable(images: FoundSeries) -> Series | None:
@@ -47,18 +47,18 @@ def left_out(label: LabelFile, root: Path) -> str:
     return f"{place} is left out: a {label.kind} of a series that is not in SOURCE"
 
 
-def no_labels(found: Index, root: Path) -> str:
+def no_labels(objects: Index, root: Path) -> str:
     """The sentence about a folder in which no series has labels."""
-    if not found.images:
-        return f"expected DICOM series in {root}, got none; check the path"
-    if not found.labels:
+    if not objects.images:
+        return f"expected DICOM series in {root}, got none; give the folder that holds them"
+    if not objects.labels:
         return (
             f"expected a SEG or RTSTRUCT with the series in {root}, got none; add one, or name NIfTI label maps with "
             "dicom(masks='*.nii.gz')"
         )
-    label = found.labels[0]
+    label = objects.labels[0]
     if label.kind == NIFTI:
-        usable = [series for one in found.images.values() if (series := _usable(one)) is not None]
+        usable = [series for one in objects.images.values() if (series := _usable(one)) is not None]
         theirs = " or ".join(_voxels(series.grid.shape[::-1], series.grid.spacing_mm[::-1]) for series in usable[:3])
         return (
             f"expected labels on the voxels of a series in {root} ({theirs or 'none is a scan'}), got {label.path} of "
@@ -66,8 +66,8 @@ def no_labels(found: Index, root: Path) -> str:
         )
     of = f" of the series {', '.join(sorted(label.series))}" if label.series else ""
     return (
-        f"expected labels of a series in {root} ({', '.join(found.images)}), got {label.path}{of}; add that series, or "
-        "labels of these"
+        f"expected labels of a series in {root} ({', '.join(objects.images)}), got {label.path}{of}; "
+        "add that series, or labels of these"
     )
 
 

@@ -30,8 +30,8 @@ def reading(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise absent("a DICOM file", path) from error
     except _BROKEN as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"expected a whole DICOM file in {path}, got '{said}'; copy it again") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"expected a whole DICOM file in {path}, got '{reason}'; copy it again") from error
 
 
 class _Whole(io.BufferedReader):
@@ -42,11 +42,11 @@ class _Whole(io.BufferedReader):
         self._size = path.stat().st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        found = super().read(size)
+        content = super().read(size)
         # an element begins with 8 bytes, and where none of them is left the file has ended as it should
-        if size is not None and len(found) < size and (found or size != 8):
+        if size is not None and len(content) < size and (content or size != 8):
             raise OSError(f"it ends after {self._size} bytes, within an element")
-        return found
+        return content
 
     def seek(self, target: int, whence: int = 0, /) -> int:
         place = super().seek(target, whence)

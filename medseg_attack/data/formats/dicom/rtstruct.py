@@ -32,15 +32,15 @@ def contours_on(path: Path, grid: Grid) -> tuple[list[Contour], Counter[int]]:
     Raises:
         InputError: the file is broken.
     """
-    found, off = [], Counter[int]()
+    contours, off = [], Counter[int]()
     for roi, points in _contours(path):
         at = grid.index(points)
         slices = np.unique(np.round(at[:, 0]))
         if len(slices) == 1 and 0 <= slices[0] < grid.shape[0] and np.abs(at[:, 0] - slices[0]).max() <= NEAR:
-            found.append(Contour(roi, int(slices[0]), at[:, 1:]))
+            contours.append(Contour(roi, int(slices[0]), at[:, 1:]))
         else:
             off[roi] += 1
-    return found, off
+    return contours, off
 
 
 def read_rtstruct(path: Path, grid: Grid, rois: Iterable[int]) -> dict[int, Array]:
@@ -78,11 +78,11 @@ def inside(polygon: NDArray[np.float64], shape: tuple[int, int]) -> Array:
 
 def _contours(path: Path) -> list[tuple[int, NDArray[np.float64]]]:
     """ROI number and points in mm, (n, 3); no points for a contour that is not closed."""
-    found = []
+    polygons = []
     with reading(path):
         for roi in read_whole(path).get("ROIContourSequence") or []:
             for contour in roi.get("ContourSequence") or []:
                 points = np.array([float(value) for value in contour.get("ContourData") or []])
                 closed = contour.get("ContourGeometricType") in _CLOSED
-                found.append((int(roi.ReferencedROINumber), points.reshape(-1, 3)[: len(points) if closed else 0]))
-    return found
+                polygons.append((int(roi.ReferencedROINumber), points.reshape(-1, 3)[: len(points) if closed else 0]))
+    return polygons

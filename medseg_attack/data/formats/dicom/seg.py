@@ -34,11 +34,11 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
         frames = Segmentation.from_dataset(dataset, copy=False).get_stored_frames()
     kind = str(dataset.SegmentationType)
     for n, frame in enumerate(frames):
-        here = wanted if kind == "LABELMAP" else {_segment(dataset, n)} & wanted
-        if not here:
+        numbers_in_frame = wanted if kind == "LABELMAP" else {_segment(dataset, n)} & wanted
+        if not numbers_in_frame:
             continue
         place = _on(dataset, n, frame.shape, grid, path)
-        for number in here:
+        for number in numbers_in_frame:
             where, part, beyond = place.put(_inside(frame, kind, number, dataset, threshold)[None])
             if beyond:
                 raise InputError(
@@ -64,7 +64,7 @@ def _segment(dataset: Any, n: int) -> int:
 
 
 def _on(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path) -> Alignment:
-    """Where the pixels of a frame lie: in a slice of the grid, or across its slices."""
+    """The alignment of a frame's pixels: in a slice of the grid, or across its slices."""
     position = numbers(group(dataset, n, "PlanePositionSequence"), "ImagePositionPatient")
     turn = numbers(group(dataset, n, "PlaneOrientationSequence"), "ImageOrientationPatient")
     spacing = numbers(group(dataset, n, "PixelMeasuresSequence"), "PixelSpacing")
@@ -76,12 +76,12 @@ def _on(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path) ->
     first, down, across = grid.index(np.array(position) + np.stack((0 * rows_mm, rows_mm, columns_mm)))
     down, across = down - first, across - first
     through = np.eye(3)[np.abs(down + across).argmin()]  # a frame is one voxel thick
-    found = align((1, *shape), first, np.stack((through, down, across), axis=1), grid)
-    if found is None:
+    alignment = align((1, *shape), first, np.stack((through, down, across), axis=1), grid)
+    if alignment is None:
         theirs, ours = (" x ".join(f"{mm:.3g}" for mm in pair) for pair in (spacing, grid.spacing_mm[1:]))
         raise InputError(
             f"expected frames on the slices of the series, {grid.shape[1]} x {grid.shape[2]} pixels of {ours} mm, got "
             f"frame {n} of {shape[0]} x {shape[1]} pixels of {theirs} mm at {position} in {path}; resample it onto the "
             "series, or leave it out"
         )
-    return found
+    return alignment

@@ -31,7 +31,7 @@ _TURNED = 1e-3  # of a direction's cosine
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where voxels lie.
+    """A grid of voxels in the patient.
 
     Attributes:
         origin: centre of voxel (0, 0, 0), in mm.
@@ -52,7 +52,7 @@ class Grid:
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """From (slice, row, column) to mm towards right, front and head, as NIfTI has it; 4 x 4."""
+        """The map from (slice, row, column) to mm towards right, front and head, as NIfTI has it; 4 x 4."""
         result = np.eye(4)
         result[:3, :3], result[:3, 3] = self.steps, self.origin
         return np.diag((-1.0, -1.0, 1.0, 1.0)) @ result
@@ -78,11 +78,11 @@ class Series:
     @property
     def scales(self) -> tuple[tuple[float, float], ...]:
         """Slope and intercept of each slice, turned round where `inverted`."""
-        found = ((frame.slope, frame.inter) for frame in self.frames)
+        scales = ((frame.slope, frame.inter) for frame in self.frames)
         if not self.inverted:
-            return tuple(found)
+            return tuple(scales)
         ends = sum(self.pixels.limits)
-        return tuple((-slope, slope * ends + inter) for slope, inter in found)
+        return tuple((-slope, slope * ends + inter) for slope, inter in scales)
 
     @property
     def inverted(self) -> bool:
@@ -96,8 +96,8 @@ class Series:
     @property
     def padding(self) -> tuple[int, int] | None:
         """Least and largest stored value that stands for no measurement."""
-        said = {frame.padding for frame in self.frames} - {None}
-        return next(iter(said), None)
+        paddings = {frame.padding for frame in self.frames} - {None}
+        return next(iter(paddings), None)
 
 
 def series_of(images: FoundSeries) -> Series:
@@ -141,9 +141,9 @@ def read_stored(series: Series) -> Array:
         by_file.setdefault(frame.path, []).append(n)
     kind = f"{'i' if series.pixels.signed else 'u'}{series.pixels.allocated // 8}"
     stored = np.empty(series.grid.shape, np.dtype(kind))
-    for path, here in by_file.items():
+    for path, slices in by_file.items():
         frames = decoded(path)
-        for n in here:
+        for n in slices:
             stored[n] = frames[series.frames[n].number]
     return stored
 
@@ -189,15 +189,15 @@ def _located(images: FoundSeries) -> list[Frame]:
             if value is None or len(value) != n or not np.isfinite(value).all():
                 raise _wrong(images, f"{name} in every slice, got {value} in {frame.path}", "export it again")
         if np.abs(np.array(frame.orientation) - np.array(frames[0].orientation)).max() > _TURNED:
-            told = " and ".join(f"{one.orientation} in {one.path.name}" for one in (frames[0], frame))
-            raise _wrong(images, f"slices of one orientation, got {told}", "leave the localizer out")
+            got = " and ".join(f"{one.orientation} in {one.path.name}" for one in (frames[0], frame))
+            raise _wrong(images, f"slices of one orientation, got {got}", "leave the localizer out")
         if not np.allclose(np.array(frame.spacing), np.array(frames[0].spacing), rtol=1e-3):
-            told = " and ".join(f"{one.spacing} in {one.path.name}" for one in (frames[0], frame))
-            raise _wrong(images, f"slices of one pixel spacing, got {told}", "split the series")
+            got = " and ".join(f"{one.spacing} in {one.path.name}" for one in (frames[0], frame))
+            raise _wrong(images, f"slices of one pixel spacing, got {got}", "split the series")
     paddings = {frame.padding: frame.path.name for frame in frames if frame.padding is not None}
     if len(paddings) > 1:
-        told = " and ".join(f"{low} to {high} in {name}" for (low, high), name in sorted(paddings.items())[:2])
-        raise _wrong(images, f"one PixelPaddingValue in all slices, got {told}", "export it again")
+        got = " and ".join(f"{low} to {high} in {name}" for (low, high), name in sorted(paddings.items())[:2])
+        raise _wrong(images, f"one PixelPaddingValue in all slices, got {got}", "export it again")
     return frames
 
 
@@ -228,8 +228,8 @@ def _check_line(images: FoundSeries, at: NDArray[np.float64], through: NDArray[n
         raise _wrong(images, f"slices at equal distances on one line, got {got}", "resample it, or leave it out")
 
 
-def _wrong(images: FoundSeries, said: str, todo: str) -> InputError:
-    return InputError(f"the series {images.uid} in {images.frames[0].path.parent}: expected {said}; {todo}")
+def _wrong(images: FoundSeries, expected: str, todo: str) -> InputError:
+    return InputError(f"the series {images.uid} in {images.frames[0].path.parent}: expected {expected}; {todo}")
 
 
 def files_of(series: Series) -> Iterator[Path]:

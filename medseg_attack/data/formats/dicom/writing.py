@@ -1,4 +1,4 @@
-"""Perturbed copies of DICOM images, and SEG of what a model saw in them: told apart from the source in every viewer.
+"""Perturbed copies of DICOM images, and SEG of predictions on them: told apart from the source in every viewer.
 
 What is copied from the source is what an image needs to be read and placed; nothing else, unless headers are kept.
 """
@@ -114,7 +114,7 @@ def twin_bytes(source: Path, stored: Array, *, patient: str, attack: str, key: s
     Args:
         stored: (frames, rows, columns), in the order of the source's frames.
         patient: stands for name and id, unless headers are kept.
-        attack: told in the image comment.
+        attack: for the image comment.
         key: of the run; another one gives other UIDs.
 
     Raises:
@@ -151,7 +151,7 @@ def seg_bytes(twins: Sequence[Path], masks: Array, classes: Sequence[str], key: 
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an organ that was nowhere found, which is what attacks are for
-        made = Segmentation(
+        segmentation = Segmentation(
             [pydicom.dcmread(path) for path in twins],
             masks.astype(np.uint8),
             "BINARY",
@@ -168,12 +168,12 @@ def seg_bytes(twins: Sequence[Path], masks: Array, classes: Sequence[str], key: 
             content_description="Prediction on a perturbed copy",
         )
     stream = BytesIO()
-    made.save_as(stream)
+    segmentation.save_as(stream)
     return stream.getvalue()
 
 
 def _needed(before: Dataset) -> Dataset:
-    """What `_KEPT` names, in sequences too; items of which nothing is left are left out."""
+    """The elements that `_KEPT` names, in sequences too; items of which nothing is left are left out."""
     after = Dataset()
     for element in before:
         if element.keyword not in _KEPT:
@@ -225,9 +225,9 @@ def _derive_frames(before: Iterable[Dataset], after: Iterable[Dataset]) -> None:
     for old, new in zip(before, after, strict=False):
         for name in ("CTImageFrameTypeSequence", "MRImageFrameTypeSequence"):
             for item in old.get(name) or []:
-                made = _needed(item)
-                made.FrameType = _derived(item.get("FrameType"))
-                setattr(new, name, Items([made]))
+                frame_type = _needed(item)
+                frame_type.FrameType = _derived(item.get("FrameType"))
+                setattr(new, name, Items([frame_type]))
 
 
 def _derived(kind: Any) -> list[str]:
@@ -251,13 +251,15 @@ def _file(dataset: Dataset) -> bytes:
 
 
 def geometry(path: Path) -> Mapping[str, Any]:
-    """What a twin shares with its source: where its pixels lie and what they mean.
+    """The facts that a twin shares with its source: where its pixels lie and what they mean.
 
     Raises:
         InputError: the file is broken.
     """
     frames, pixels = frames_and_pixels(path)
-    told = {"pixels": [pixels.rows, pixels.columns, pixels.allocated, pixels.bits, pixels.signed, pixels.photometric]}
+    facts: dict[str, Any] = {
+        "pixels": [pixels.rows, pixels.columns, pixels.allocated, pixels.bits, pixels.signed, pixels.photometric]
+    }
     for name in ("position", "orientation", "spacing", "slope", "inter"):
-        told[name] = [getattr(frame, name) for frame in frames]
-    return told
+        facts[name] = [getattr(frame, name) for frame in frames]
+    return facts
