@@ -301,7 +301,7 @@ def test_harm_of_a_find_is_capped_so_that_the_smaller_wins() -> None:
 
     def at(size: float) -> Adversarial:
         x = image + torch.where(truth, -size, size)
-        return search.seen(x, model(x))
+        return search.candidate(x, model(x))
 
     best = at(0.015) | at(0.02) | at(0.004)
     torch.testing.assert_close(best.size, torch.full_like(best.size, 0.015))

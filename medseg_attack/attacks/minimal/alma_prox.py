@@ -19,10 +19,11 @@ HALVINGS = 40  # of the search for a proximal point: to 1e-12 of its start
 
 
 def prox_linf(change: Image, weight: PerSample, metric: Image, image: Image) -> Image:
-    """argmin_v weight |v|_inf + 1/2 sum(metric (v - change)^2) with image + v in [0, 1].
+    """The proximal point of the Linf norm in a diagonal metric, within [0, 1].
 
-    v is `change` cut to the box and to [-a, a]; the slope in a, weight - sum of metric (|change| - a) over what is cut,
-    rises with a, so its zero is found by bisection.
+    It is argmin_v weight |v|_inf + 1/2 sum(metric (v - change)^2) with image + v in [0, 1]. v is `change` cut to the
+    box and to [-a, a]; the slope in a, weight - sum of metric (|change| - a) over what is cut, rises with a, so its
+    zero is found by bisection.
     """
     boxed = (image + change).clamp(0, 1) - image
     sizes, whole, metric = boxed.abs().flatten(1), change.abs().flatten(1), metric.flatten(1)
@@ -38,15 +39,15 @@ def prox_linf(change: Image, weight: PerSample, metric: Image, image: Image) -> 
 @register("alma_prox", kind="attack", about=About(norm="least linf"))
 @dataclass(frozen=True)
 class AlmaProx(MinimalAttack):
-    """Augmented Lagrangian per entry, proximal step in Linf (ALMAProx; Rony et al., CVPR 2023, arXiv 2206.07179).
+    """Least change by an augmented Lagrangian, with a proximal step in Linf (ALMAProx; Rony et al., arXiv 2206.07179).
 
-    The penalty's slope is the true one: the released code drops a term for entries that are just not adversarial, so
-    that they get next to no push. Margins are divided by the spread of the logits (DLR) where there are three classes
-    or more, else by their mean size in the case.
+    Published at CVPR 2023. Every entry has a multiplier of its own. The penalty's slope is the true one: the released
+    code drops a term for entries that are just not adversarial, so that they get next to no push. Margins are divided
+    by the spread of the logits (DLR) where there are three classes or more, else by their mean size in the case.
 
     Attributes:
-        step_size: learning rate, falling to a tenth.
-        every: steps between two looks at which penalties must rise.
+        step_size: learning rate > 0 of the image in [0, 1], absolute; it falls to a tenth after the first success.
+        every: steps between two checks of which penalties must rise, at least 1.
     """
 
     ball: Ball = WIDEST
@@ -63,15 +64,15 @@ class AlmaProx(MinimalAttack):
     def search(self, search: Search) -> tuple[Adversarial, None]:
         image = search.image
         change, moment = torch.zeros_like(image), torch.zeros_like(image)
-        best = search.seen(image, search.model(image))
+        best = search.candidate(image, search.model(image))
         scale = torch.ones_like(best.size)
         first = torch.full_like(best.size, self.steps / 2)  # the step of the first success, if in the first half
         state: _Multipliers | None = None
         for step in range(self.steps):
             x, log_odds = search.look(image + change)
-            seen = search.seen(x, log_odds)
-            best |= seen
-            reached = seen.harm >= 1
+            candidate = search.candidate(x, log_odds)
+            best |= candidate
+            reached = candidate.harm >= 1
             first = torch.where(reached & (step < first), float(step), first)
             scale = torch.where(reached, scale / 1.02, scale / 0.98).clamp(0.1, 1.0)
             excess = search.excess(log_odds)
@@ -84,7 +85,7 @@ class AlmaProx(MinimalAttack):
             rate = self._rate(step, first)
             change = prox_linf(change - widen(rate, grad) * grad / metric, rate, metric, image)
         last = image + change
-        return best | search.seen(last, search.model(last)), None
+        return best | search.candidate(last, search.model(last)), None
 
     def _rate(self, step: int, first: PerSample) -> PerSample:
         """Constant until the first success, then like 1 / step down to a tenth at the end."""
@@ -93,7 +94,7 @@ class AlmaProx(MinimalAttack):
 
 
 def _spread(search: Search, log_odds: LogOdds) -> Tensor:
-    """What margins are divided by, so that they do not depend on the logits' scale."""
+    """The spread of the logits: margins are divided by it, so that they do not depend on the logits' scale."""
     if search.aim.task.exclusive and log_odds.shape[1] > 2:
         ranked = functional.logsigmoid(log_odds).sort(1, descending=True).values
         third = ranked[:, 2:3] if search.aim.goal is None else ranked[:, 2:4].mean(1, keepdim=True)
@@ -125,7 +126,14 @@ def _penalty(y: Tensor, weight: Tensor, rise: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Multipliers:
-    """Per entry: the multiplier (mu), its penalty (rho), and what was seen since penalties were last looked at."""
+    """The state of the augmented Lagrangian, for each entry.
+
+    Attributes:
+        weight: the multiplier (mu).
+        rise: its penalty parameter (rho).
+        met: whether the constraint was met since penalties were last checked.
+        before: the constraint when they were.
+    """
 
     weight: Tensor
     rise: Tensor

@@ -23,15 +23,16 @@ from medseg_attack.types import Adversarial, Ball, LogOdds, Mask, PerSample
 @register("asma", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
 class Asma(MinimalAttack):
-    """Raises the wanted class where it is not yet seen, less the change's square (Ozbulak et al., arXiv 1907.13124).
+    """Least change that raises the wanted class where it is not predicted yet (Ozbulak et al., arXiv 1907.13124).
 
-    Targeted alone. Steps grow with the overlap that is reached. Exclusive tasks raise log-probabilities, since raw
-    logits are known up to a constant only; an overlap is per case and over the classes that are there.
+    What is climbed is the wanted class's logit less the square of the change. It must have a goal. Steps grow with the
+    overlap that is reached. Exclusive tasks raise log-probabilities, since raw logits are known up to a constant only;
+    an overlap is per case and over the classes that are there.
 
     Attributes:
-        step_size: root mean square of a step at full overlap, on top of `least`.
-        least: root mean square of any step.
-        normalised: False multiplies raw gradients, as published, whose scale is that of network and image.
+        step_size: root mean square of a step at full overlap, on top of `least`; in intensities of [0, 1].
+        least: root mean square of any step, in intensities of [0, 1].
+        normalised: False multiplies raw gradients by both, as published; their scale is that of network and image.
     """
 
     ball: Ball = WIDEST
@@ -53,22 +54,22 @@ class Asma(MinimalAttack):
         assert search.aim.goal is not None
         wanted, task = search.aim.goal(search.target), search.aim.task
         x = search.image
-        best = search.seen(x, search.model(x))
+        best = search.candidate(x, search.model(x))
         for step in range(self.steps):
-            here, log_odds = search.look(x)
-            best |= search.seen(here, log_odds)
+            leaf, log_odds = search.look(x)
+            best |= search.candidate(leaf, log_odds)
             overlap = _overlap(search.model.decide(log_odds.detach()), wanted, list(task.scored)).to(x)
-            grad = gradient_of(_raised(search, log_odds, wanted), here) - 2 * (x - search.image)
+            grad = gradient_of(_raised(search, log_odds, wanted), leaf) - 2 * (x - search.image)
             if self.normalised:
                 grad = grad / (widen(grad.flatten(1).square().mean(1).sqrt(), grad) + TINY)
             # the paper's first step knows of no overlap yet
             rate = self.least + self.step_size * (overlap if step else torch.zeros_like(overlap))
             x = (x + widen(rate, x) * grad).clamp(0, 1)
-        return best | search.seen(x, search.model(x)), None
+        return best | search.candidate(x, search.model(x)), None
 
 
 def _raised(search: Search, log_odds: LogOdds, wanted: Mask) -> Tensor:
-    """What is raised of each entry that is not as wanted."""
+    """The quantity that is raised for each entry which is not as wanted yet; 0 for the others."""
     excess = search.excess(log_odds)
     if search.aim.task.exclusive:
         excess, missing = torch.where(wanted, functional.logsigmoid(log_odds), 0.0), excess.detach() <= 0
@@ -85,5 +86,5 @@ def _overlap(pred: Mask, wanted: Mask, classes: Sequence[int]) -> PerSample:
 def asma_ozbulak2019(
     ball: Ball = WIDEST, goal: Goal | None = Erase(), success: Criterion = ByPixels(), steps: int = 200
 ) -> Asma:
-    """ASMA with raw gradients and the published rates (arXiv 1907.13124): made for one network's logits."""
+    """ASMA with raw gradients and the published rates, which suit one network's logits (arXiv 1907.13124)."""
     return Asma(ball, goal, success, steps, step_size=1e-6, least=1e-7, normalised=False)

@@ -17,14 +17,17 @@ from medseg_attack.types import Adversarial, Ball, PerSample
 @register("cw", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
 class CarliniWagner(Priced):
-    """Least squares plus a price on entries that are not adversarial (Carlini & Wagner, S&P 2017, arXiv 1608.04644).
+    """Least change in L2, by a price on entries that are not adversarial (C&W; Carlini & Wagner, arXiv 1608.04644).
 
     The price is searched for each case by itself, by bisection. Adam works on the image and is cut to [0, 1]: the
     paper's tanh would freeze pixels that are exactly 0 or 1, of which the air around a patient is made.
 
     Attributes:
-        searches: prices tried, each with `steps` steps from the image itself.
-        kappa: margin in log-odds that entries are pushed beyond the boundary.
+        steps: of Adam for each price, from the image itself.
+        searches: prices that are tried for each case, at least 1.
+        step_size: learning rate of Adam on intensities in [0, 1], absolute.
+        price: the first; the next is ten times that after a failure.
+        kappa: margin, in log-odds, that entries are pushed beyond the boundary.
     """
 
     ball: Ball = WIDEST
@@ -41,12 +44,12 @@ class CarliniWagner(Priced):
         best: Adversarial | None = None
         for step in range(self.steps):
             leaf, log_odds = search.look(x)
-            candidate = search.seen(leaf, log_odds)
+            candidate = search.candidate(leaf, log_odds)
             best = candidate if best is None else best | candidate
             lack = functional.relu(self.kappa - search.excess(log_odds))
             grad = 2 * (x - search.image) + widen(price, x) * gradient_of(lack, leaf)
             first, second = 0.9 * first + 0.1 * grad, 0.999 * second + 0.001 * grad.square()
             metric = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
             x = (x - self.step_size / (1 - 0.9 ** (step + 1)) * first / metric).clamp(0, 1)
-        last = search.seen(x, search.model(x))
+        last = search.candidate(x, search.model(x))
         return last if best is None else best | last

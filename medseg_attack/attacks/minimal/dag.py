@@ -22,11 +22,12 @@ class Dag(MinimalAttack):
     """Small steps against the entries that are not adversarial yet (DAG; Xie et al., ICCV 2017, arXiv 1703.08603).
 
     The gradient of their summed margins, divided by its largest entry, is added until the case succeeds; so the change
-    is at most a step larger than needed. Kept within [0, 1] in every step, which the paper's code does not; a case
-    that fails is a failure and not a clean success. Against any norm: the step is of Linf.
+    is at most a step larger than needed. Every step ends within [0, 1], which those of the paper's code do not; a case
+    that fails counts as a failure and not as a clean success. The step is of Linf; the change may be measured in any
+    norm.
 
     Attributes:
-        step_size: gamma; the paper's 0.5 grey levels of 255 is 0.002.
+        step_size: gamma, the largest change of a pixel in one step, absolute, > 0; the paper's 0.5 of 255 is 0.002.
     """
 
     ball: Ball = WIDEST
@@ -38,7 +39,7 @@ class Dag(MinimalAttack):
     def __post_init__(self) -> None:
         check(self, "linf", "l2", "l0")
         if not self.step_size > 0:
-            raise InputError(f"expected step_size > 0, got {self.step_size:g}; write a step above 0")
+            raise InputError(f"expected step_size > 0, got {self.step_size:g}; write step_size=0.001")
 
     def search(self, search: Search) -> tuple[Adversarial, Tensor]:
         def move(x: Image, log_odds: LogOdds) -> Moved:

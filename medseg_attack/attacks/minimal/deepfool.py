@@ -23,17 +23,18 @@ NUDGE = 1e-4  # of the norm, as in the released code: a step that [0, 1] cuts wo
 @register("deepfool", kind="attack")
 @dataclass(frozen=True)
 class DeepFool(MinimalAttack):
-    """Steps to the nearest boundary of a model taken as linear (Moosavi-Dezfooli et al., arXiv 1511.04599, alg. 2).
+    """Steps to the nearest boundary of a model taken as linear (DeepFool; Moosavi-Dezfooli et al., arXiv 1511.04599).
 
-    Dense by our adaptation: the entries that are not adversarial yet add up to one function, whose zero is stepped to.
-    On a single linear entry one step ends at the boundary; on several, small margins are overshot while the large ones
-    take more steps. Where classes exclude each other and there is no goal, there is such a function per class, the sum
-    of log p_class - log p_truth over those pixels; each sample takes the one that is zero at the least distance, for a
-    backward pass each. Those whose truth is that class wait for another step: so organs fall before their surroundings.
+    Algorithm 2, adapted by us to dense outputs: the entries that are not adversarial yet add up to one function, whose
+    zero is stepped to. On a single linear entry one step ends at the boundary; on several, small margins are overshot
+    while the large ones take more steps. Where classes exclude each other and there is no goal, there is such a
+    function per class, the sum of log p_class - log p_truth over those pixels; each sample takes the one that is zero
+    at the least distance, for a backward pass each. Those whose truth is that class wait for another step: so organs
+    fall before their surroundings.
 
     Attributes:
-        ball: in l2 the step is along the gradient, in linf along its signs.
-        overshoot: each step is longer by this share.
+        ball: l2 steps along the gradient, linf along its signs.
+        overshoot: share of its length by which each step is longer, 0 or more.
     """
 
     ball: Ball = WIDEST
@@ -49,13 +50,13 @@ class DeepFool(MinimalAttack):
         def move(x: Image, log_odds: LogOdds) -> Moved:
             nearest, direction = torch.full_like(x.detach().flatten(1)[:, 0], torch.inf), torch.zeros_like(x)
             backwards = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-            for missing, there in _boundaries(search, log_odds):
-                if not there.any():
+            for missing, unmet in _boundaries(search, log_odds):
+                if not unmet.any():
                     continue
-                backwards += there
+                backwards += unmet
                 (grad,) = torch.autograd.grad(missing.sum(), x, retain_graph=True)
                 distance, along = _linear(-missing.detach().flatten(1).sum(1), grad, search.ball)
-                nearer = there & (distance < nearest)
+                nearer = unmet & (distance < nearest)
                 nearest = torch.where(nearer, distance, nearest)
                 direction = torch.where(widen(nearer, along), along, direction)
             reach = torch.where(nearest.isfinite(), nearest + NUDGE, 0.0)
@@ -65,7 +66,7 @@ class DeepFool(MinimalAttack):
 
 
 def _boundaries(search: Search, log_odds: LogOdds) -> Iterator[tuple[Float[Tensor, "b n *s"], Bool[Tensor, "b"]]]:
-    """By how much the entries miss each boundary (<= 0), and which samples have entries that miss it."""
+    """The distance (<= 0) by which entries miss each boundary, and which samples have entries that miss it."""
     excess = search.excess(log_odds)
     active = excess.detach() <= 0
     if search.aim.goal is not None or not search.aim.task.exclusive:
@@ -79,7 +80,7 @@ def _boundaries(search: Search, log_odds: LogOdds) -> Iterator[tuple[Float[Tenso
 
 
 def _linear(lack: PerSample, grad: Image, ball: Ball) -> tuple[PerSample, Image]:
-    """How far off a linear function that lacks so much is zero, and the direction there, of size 1 in the norm."""
+    """The distance at which a linear function that lacks so much is zero, and the direction, of size 1 in the norm."""
     if isinstance(ball, Linf):
         return lack / (grad.abs().flatten(1).sum(1) + TINY), grad.sign()
     return lack / (length(grad) + TINY), grad / (widen(length(grad), grad) + TINY)

@@ -20,12 +20,12 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Objective
 @register("igsm", kind="attack", about=About(paper="Shukla et al., Multimedia Tools and Applications 2023"))
 @dataclass(frozen=True)
 class Igsm(MinimalAttack):
-    """Steps along the signs until the case succeeds: MedIS with one loss (Shukla et al. 2023).
+    """Steps along the signs of the gradient until the case succeeds (I-GSM: MedIS with one loss; Shukla et al. 2023).
 
     Updates are counted, so that the change is step_size times their number; the published step count is one more.
 
     Attributes:
-        step_size: of one step, absolute.
+        step_size: change of every pixel in one step, absolute, > 0.
     """
 
     ball: Ball = Linf(10 / 255)
@@ -38,7 +38,7 @@ class Igsm(MinimalAttack):
     def __post_init__(self) -> None:
         check(self, "linf", "l2", "l0")
         if not self.step_size > 0:
-            raise InputError(f"expected step_size > 0, got {self.step_size:g}; write a step above 0")
+            raise InputError(f"expected step_size > 0, got {self.step_size:g}; write step_size=1/255")
 
     def search(self, search: Search) -> tuple[Adversarial, Tensor]:
         goal = search.aim.goal

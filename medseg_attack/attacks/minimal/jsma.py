@@ -26,8 +26,9 @@ class Jsma(MinimalAttack):
     both alike, and the search gets stuck. Single pixels, not pairs, which a scan has too many of.
 
     Attributes:
-        steps: rounds, of which each changes `share` of all pixels; none is changed twice.
-        theta: by how much; 1 goes to black or white.
+        steps: rounds; no pixel is changed twice.
+        share: of all pixels that one round changes, above 0 and up to 1.
+        theta: change of such a pixel, above 0; 1 goes to black or white.
     """
 
     ball: Ball = L0()

@@ -20,15 +20,15 @@ from medseg_attack.types import Adversarial, Ball, Image, PerSample
 @register("lbfgs", kind="attack", about=About(norm="least l2"))
 @dataclass(frozen=True)
 class Lbfgs(Priced):
-    """Least squares plus a price on cross-entropy, by L-BFGS within [0, 1] (Szegedy et al., arXiv 1312.6199).
+    """Least change in L2, by a price on cross-entropy and L-BFGS within [0, 1] (Szegedy et al., arXiv 1312.6199).
 
     All cases of a batch at once, each with its own memory, step length and price; scipy's optimiser takes one at a
     time. Cross-entropy is that of the wanted side of each entry against the strongest other, mean over entries: away
     from the truth it is bounded, where minus the truth's own is not.
 
     Attributes:
-        steps: evaluations per price.
-        searches: prices tried.
+        steps: evaluations of the model for each price.
+        searches: prices that are tried for each case, at least 1.
         price: the first; the next is ten times that after a failure.
     """
 
@@ -50,35 +50,35 @@ Flat = Float[Tensor, "b n"]
 
 
 def _descended(search: Search, price: PerSample, steps: int) -> Adversarial:
-    """The best that projected L-BFGS saw with these prices: `steps` evaluations, Armijo's rule, per sample."""
+    """The best image that projected L-BFGS visits at these prices: `steps` evaluations, Armijo's rule, per sample."""
 
-    def valued(x: Image) -> tuple[PerSample, Flat, Adversarial]:
-        here, log_odds = search.look(x)
+    def evaluate(x: Image) -> tuple[PerSample, Flat, Adversarial]:
+        leaf, log_odds = search.look(x)
         entries = functional.softplus(-search.excess(log_odds)).flatten(1).mean(1)
-        value = (here - search.image).square().flatten(1).sum(1) + price * entries
-        return value.detach(), gradient_of(value, here).flatten(1), search.seen(here, log_odds)
+        value = (leaf - search.image).square().flatten(1).sum(1) + price * entries
+        return value.detach(), gradient_of(value, leaf).flatten(1), search.candidate(leaf, log_odds)
 
     x = search.image
-    value, grad, best = valued(x)
+    value, grad, best = evaluate(x)
     pairs: list[tuple[Flat, Flat]] = []
     unit = 1 / (grad.norm(dim=1) + TINY)  # the first step has length 1
     stride = torch.ones_like(value)
     for _ in range(steps - 1):
         flat = x.flatten(1)
         free = ~(((flat <= 0) & (grad > 0)) | ((flat >= 1) & (grad < 0)))
-        way = _newton(grad * free, pairs, unit) * free
-        way = torch.where(((way * grad).sum(1) > 0)[:, None], way, unit[:, None] * grad * free)
-        trial = (x - (stride[:, None] * way).view_as(x)).clamp(0, 1)
-        new_value, new_grad, seen = valued(trial)
-        best |= seen
+        direction = _newton(grad * free, pairs, unit) * free
+        direction = torch.where(((direction * grad).sum(1) > 0)[:, None], direction, unit[:, None] * grad * free)
+        trial = (x - (stride[:, None] * direction).view_as(x)).clamp(0, 1)
+        new_value, new_grad, candidate = evaluate(trial)
+        best |= candidate
         moved = (trial - x).flatten(1)
         taken = new_value <= value + 1e-4 * (grad * moved).sum(1)
-        bent = torch.where(taken[:, None], new_grad - grad, 0.0)
+        grad_change = torch.where(taken[:, None], new_grad - grad, 0.0)
         moved = torch.where(taken[:, None], moved, 0.0)
-        curved = (moved * bent).sum(1)
-        unit = torch.where(curved > TINY, curved / (bent.square().sum(1) + TINY), unit)
+        curved = (moved * grad_change).sum(1)
+        unit = torch.where(curved > TINY, curved / (grad_change.square().sum(1) + TINY), unit)
         kept = (curved > TINY)[:, None]
-        pairs = [*pairs[1 - MEMORY :], (moved * kept, bent * kept)]
+        pairs = [*pairs[1 - MEMORY :], (moved * kept, grad_change * kept)]
         x = torch.where(widen(taken, x), trial, x)
         value, grad = torch.where(taken, new_value, value), torch.where(taken[:, None], new_grad, grad)
         stride = torch.where(taken, 1.0, stride / 4)
@@ -86,17 +86,17 @@ def _descended(search: Search, price: PerSample, steps: int) -> Adversarial:
 
 
 def _newton(grad: Flat, pairs: Sequence[tuple[Flat, Flat]], unit: PerSample) -> Flat:
-    """The inverse Hessian of the pairs times the gradient (two loops); a pair of zeros is none."""
+    """The inverse Hessian of the pairs times the gradient, by the two-loop recursion; a pair of zeros is none."""
 
     def times(a: Flat, b: Flat) -> Float[Tensor, "b 1"]:
         return (a * b).sum(1, keepdim=True)
 
     shares = []
-    for moved, bent in reversed(pairs):
-        share = times(moved, grad) / (times(moved, bent) + TINY)
+    for moved, grad_change in reversed(pairs):
+        share = times(moved, grad) / (times(moved, grad_change) + TINY)
         shares.append(share)
-        grad = grad - share * bent
+        grad = grad - share * grad_change
     grad = unit[:, None] * grad
-    for (moved, bent), share in zip(pairs, reversed(shares), strict=True):
-        grad = grad + moved * (share - times(bent, grad) / (times(moved, bent) + TINY))
+    for (moved, grad_change), share in zip(pairs, reversed(shares), strict=True):
+        grad = grad + moved * (share - times(grad_change, grad) / (times(moved, grad_change) + TINY))
     return grad

@@ -1,4 +1,4 @@
-"""Attacks that pay a price for entries that are not adversarial; the price is found by bisection, case by case."""
+"""Attacks that pay a price for entries that are not adversarial; bisection finds the price, case by case."""
 
 from abc import abstractmethod
 
@@ -28,10 +28,10 @@ class Priced(MinimalAttack):
 
     @abstractmethod
     def descend(self, search: Search, price: PerSample) -> Adversarial:
-        """The best of one descent of each sample at its price."""
+        """The best image of one descent of each sample at its price."""
 
     def search(self, search: Search) -> tuple[Adversarial, None]:
-        best = search.seen(search.image, search.model(search.image))
+        best = search.candidate(search.image, search.model(search.image))
         price = torch.full_like(best.size, self.price)
         low, high = torch.zeros_like(price), torch.full_like(price, torch.inf)
         for _ in range(self.searches):

@@ -22,14 +22,15 @@ from medseg_attack.types import Adversarial, Ball
 @register("pdpgd", kind="attack")
 @dataclass(frozen=True)
 class PrimalDual(MinimalAttack):
-    """Descends on norm and constraints while their weights climb (PDPGD, PDGD; Matyasko & Chau, arXiv 2106.01538).
+    """Least change by descent on norm and constraints whose weights climb (PDPGD; Matyasko & Chau, arXiv 2106.01538).
 
-    Per entry as in adv_lib: weights are a softmax with one place for the norm. In linf the norm enters through its
-    proximal operator, solved exactly instead of in five rounds; in l2 through its gradient.
+    Every entry is a constraint, as in adv_lib: weights are a softmax with one place for the norm. In linf the norm
+    enters through its proximal operator, solved exactly instead of in five rounds; in l2 through its gradient.
 
     Attributes:
-        step_size: of Adam on the image, falling to a hundredth.
-        dual_step_size: of the weights' logarithms, falling to a tenth.
+        ball: linf (PDPGD) or l2 (PDGD).
+        step_size: learning rate of Adam on intensities in [0, 1], absolute; it falls to a hundredth.
+        dual_step_size: step of the logarithms of the weights; it falls to a tenth.
     """
 
     ball: Ball = WIDEST
@@ -45,13 +46,13 @@ class PrimalDual(MinimalAttack):
     def search(self, search: Search) -> tuple[Adversarial, None]:
         image, in_linf = search.image, isinstance(search.ball, Linf)
         change, first, second = (torch.zeros_like(image) for _ in range(3))
-        best = search.seen(image, search.model(image))
+        best = search.candidate(image, search.model(image))
         duals: Tensor | None = None
         shares = torch.zeros_like(image)
         bound = math.log(1e12 if in_linf else 1e6)
         for step in range(self.steps):
             x, log_odds = search.look(image + change)
-            best |= search.seen(x, log_odds)
+            best |= search.candidate(x, log_odds)
             lack = -search.excess(log_odds)
             if duals is None:
                 duals = torch.full_like(lack, -math.log(lack[0].numel())).detach()
@@ -72,11 +73,11 @@ class PrimalDual(MinimalAttack):
             climb = self.dual_step_size * (1 - 0.9 * step / max(self.steps - 1, 1))
             duals = (duals + climb * lack.detach().sign()).clamp(-bound, bound)
         last = image + change
-        return best | search.seen(last, search.model(last)), None
+        return best | search.candidate(last, search.model(last)), None
 
 
 def _shares(duals: Float[Tensor, "b n *s"]) -> Float[Tensor, "b n *s"]:
-    """Softmax over a case's entries and one more of weight 1, the norm's."""
+    """Weights of a case's entries: the softmax over them and one more place, the norm's, whose logit is 0."""
     flat = functional.pad(duals.flatten(1), (1, 0))
     return flat.softmax(1)[:, 1:].view_as(duals)
 
@@ -85,5 +86,5 @@ def _shares(duals: Float[Tensor, "b n *s"]) -> Float[Tensor, "b n *s"]:
 def pdgd(
     ball: Ball = L2(20.0), goal: Goal | None = None, success: Criterion = ByPixels(), steps: int = 500
 ) -> PrimalDual:
-    """PDPGD in L2, where no proximal step is needed (Matyasko & Chau, arXiv 2106.01538)."""
+    """Least change in L2 by primal-dual descent: PDPGD without a proximal step (Matyasko & Chau, arXiv 2106.01538)."""
     return PrimalDual(ball, goal, success, steps)

@@ -1,4 +1,4 @@
-"""What all attacks that look for the least perturbation share: what they measure, keep and return.
+"""The search for the least perturbation, as all attacks that look for it share it: measuring, keeping, returning.
 
 Such an attack searches all of [0, 1], whatever its ball: the ball says in which norm changes are measured, and its eps
 is the largest one that counts. A case whose least change is larger, or of which none was found, is a failure: the
@@ -37,24 +37,24 @@ class Search:
     target: Mask
 
     def look(self, x: Image) -> tuple[Image, LogOdds]:
-        """`x` with a gradient to come, and the model's answer."""
+        """`x` as a leaf of the graph, and the model's log-odds on it."""
         x = x.detach().requires_grad_()
         return x, self.model(x)
 
     def excess(self, log_odds: LogOdds) -> Float[Tensor, "b n *s"]:
-        """By how much each entry is over the boundary; > 0 is adversarial."""
+        """The distance of each entry from the boundary, in log-odds; > 0 is adversarial."""
         return self.aim.excess(log_odds, self.target)
 
-    def seen(self, x: Image, log_odds: LogOdds) -> Adversarial:
-        """`x` as far as it came: its harm is capped at success, so that `|` keeps the smallest that succeeds."""
+    def candidate(self, x: Image, log_odds: LogOdds) -> Adversarial:
+        """`x` with its size and its progress as harm, capped at success: so `|` keeps the smallest that succeeds."""
         progress = self.aim.progress(self.model.decide(log_odds.detach()), self.target).to(x)
         return Adversarial(x.detach(), progress, self.ball.size(x.detach(), self.image))
 
     def within(self, best: Adversarial, ball: Ball, passes: Tensor | None = None) -> Adversarial:
-        """What counts of the best find: itself where it succeeds in the ball, elsewhere the untouched image."""
+        """The best image where it succeeds in the ball, elsewhere the untouched one; judged in that ball."""
         success = (best.harm >= 1) & (best.size <= ball.limit * (1 + ROUNDING))
         x = torch.where(widen(success, best.image), best.image, self.image)
-        if passes is not None:  # and the one that judges it
+        if passes is not None:  # one more forward pass judges it
             passes = passes + torch.tensor([1, 0], device=passes.device)
         return replace(judge(self.model, ball, x, self.image, self.target), success=success, passes=passes)
 
@@ -68,7 +68,7 @@ class MinimalAttack(ABC):
 
     @abstractmethod
     def search(self, search: Search) -> tuple[Adversarial, Tensor | None]:
-        """The smallest success of each sample, or how far it came; and its passes, if samples stop by themselves."""
+        """The smallest success of each sample, or else its best progress; its passes, if samples stop separately."""
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         return next(self.sweep(model, image, target, seeds, [self.ball]))
@@ -84,38 +84,38 @@ class MinimalAttack(ABC):
             yield search.within(best, ball, passes)
 
 
-Moved: TypeAlias = tuple[Image, Int[Tensor, "b"] | int]  # where to, and the backward passes that it took
+Moved: TypeAlias = tuple[Image, Int[Tensor, "b"] | int]  # the next image, and the backward passes that it took
 
 
-Move: TypeAlias = Callable[[Image, LogOdds], Moved]  # from where a gradient can be had, and the answer there
+Move: TypeAlias = Callable[[Image, LogOdds], Moved]  # takes a leaf and its log-odds
 
 
 def walk(search: Search, steps: int, move: Move) -> tuple[Adversarial, Tensor]:
     """Moves each sample until it succeeds, `steps` times at most.
 
     Returns:
-        Its first success, or how far it came, and its forward and backward passes.
+        The first success of each sample, or else its best progress; and its forward and backward passes.
     """
     x, best = search.image, None
-    left = torch.ones(len(x), dtype=torch.bool, device=x.device)
+    active = torch.ones(len(x), dtype=torch.bool, device=x.device)
     passes = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
     for step in range(steps + 1):
-        here, log_odds = search.look(x)
-        seen = search.seen(x, log_odds)
-        best = seen if best is None else best | seen
-        passes[:, 0] += left
-        left = best.harm < 1
-        if step == steps or not left.any():
+        leaf, log_odds = search.look(x)
+        candidate = search.candidate(x, log_odds)
+        best = candidate if best is None else best | candidate
+        passes[:, 0] += active
+        active = best.harm < 1
+        if step == steps or not active.any():
             break
-        moved, backwards = move(here, log_odds)
-        passes[:, 1] += left * backwards
-        x = torch.where(widen(left, x), moved.detach().clamp(0, 1), x)
+        moved, backwards = move(leaf, log_odds)
+        passes[:, 1] += active * backwards
+        x = torch.where(widen(active, x), moved.detach().clamp(0, 1), x)
     assert best is not None
     return best, passes
 
 
 def check(attack: Any, *norms: str) -> None:
-    """Refuses what a least-perturbation attack cannot be built with.
+    """Refuses a least-perturbation attack with a ball or a number of steps that it cannot have.
 
     Raises:
         InputError: its ball is of a norm that it does not search in, or it takes no step.
@@ -127,5 +127,7 @@ def check(attack: Any, *norms: str) -> None:
             "drop --region or that attack"
         )
     if kind not in norms:
-        raise InputError(f"expected a ball of {' or '.join(norms)}, the norm that is made small, got {kind}; change it")
+        raise InputError(
+            f"expected a ball of {' or '.join(norms)}, the norm that is made small, got {kind}; write {norms[0]}(...)"
+        )
     require(attack, steps=1)
