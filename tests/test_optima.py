@@ -1,10 +1,13 @@
 """Every registered attack against the worst case of models for which it can be written down.
 
 On an oracle a pixel flips if it comes to the other side of 1/2, whatever its neighbours do. What an attack may reach
-there is known of every ball; which attacks must reach it is told by `KIND`, so that a new one has to be placed.
+there is known of every ball; which attacks must reach it they say themselves, by `About(reaches=...)` where they are
+registered.
 """
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,80 +20,36 @@ from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Fittable
 
 TASKS = pytest.mark.parametrize("task", [ORGAN, EXCLUSIVE], ids=["sigmoid", "softmax"])
 SEEDS = [1, 2, 3]
-# that reach, in Linf, exactly what is within eps, as they come or with what is written here
-EXACT = {
-    "apgd": "apgd(steps=20)",
-    "best_of": "best_of((pgd(steps=6), apgd(steps=10)))",
-    "bim": "bim",
-    "cospgd": "cospgd",
-    "daa": "daa(steps=9)",
-    "di2_fgsm": "di2_fgsm(diversity=0.0)",  # a shrunk copy mixes pixels
-    "fgsm": "fgsm",
-    "for_organ": "for_organ(organ='organ')",
-    "mi_fgsm": "mi_fgsm",
-    "ni_fgsm": "ni_fgsm",
-    "padam": "padam(steps=20)",
-    "pgd": "pgd",
-    "restarts": "restarts(pgd(steps=8, keep_worst=False))",
-    "sea": "sea(steps=20)",
-    "segpgd": "segpgd",
-    "strongest": "strongest(steps=20, queries=5)",
-    "ti_fgsm": "ti_fgsm(smooth=1)",  # so does a blur
-    "transfer": "transfer(surrogate=oracle)",
-}
-# that look for the least change: to that factor of what is needed to flip 99 % of the pixels
-LEAST = {
-    "alma_prox": ("alma_prox", 1.01),
-    "asma": ("asma(l2(100), steps=400)", 1.04),
-    "cw": ("cw(l2(100), steps=100, searches=6, step_size=0.004)", 1.1),
-    "dag": ("dag(linf(0.5), steps=300)", 1.01),
-    "deepfool": ("deepfool(linf(0.5))", 1.03),
-    "igsm": ("igsm(linf(0.5), success=by_pixels, steps=60)", 1.02),
-    "jsma": ("jsma(l0(1.0), steps=480)", 1.01),
-    "lbfgs": ("lbfgs(l2(100), searches=8)", 1.4),  # cross-entropy goes on beyond the boundary
-    "least_of": ("least_of((dag(linf(0.5), steps=300), deepfool(linf(0.5))))", 1.01),
-    "medis": ("medis(linf(0.5), success=by_pixels, steps=60)", 1.02),
-    "pdgd": ("pdgd(l2(100))", 1.5),
-    "pdpgd": ("pdpgd(linf(0.5))", 1.02),
-}
-# whose find is bounded by their ball alone: no gradient, another basis than pixels, or an aim of their own
-BOUNDED = {
-    "asma_ozbulak2019": "asma_ozbulak2019(steps=9)",  # rates for one network's logits
-    "bef": "bef(steps=4)",
-    "bias_field": "bias_field(steps=4)",
-    "boundary": "boundary(linf(0.1), queries=90)",
-    "cbef": "cbef(steps=4)",
-    "clean": "clean",
-    "fgsm_wang2024": "fgsm_wang2024(channels=1)",
-    "ghosting": "ghosting(steps=4)",
-    "noise": "noise",
-    "patch": "patch(steps=3)",
-    "rician": "rician(steps=4)",
-    "shuffled": "shuffled",
-    "speckle": "speckle(steps=4)",
-    "spsa": "spsa(queries=90)",
-    "square": "square(queries=90)",
-    "uap": "uap",
-    "uap_gaussian": "uap_gaussian",
-    "uap_metzen": "uap_metzen(epochs=4)",
-    "vafa": "vafa(steps=4)",
-    "zoo": "zoo(queries=90)",
-}
-# whose truth moves along, so that on an image of two levels nothing is lost
-MOVING = {"affine": "affine(steps=4)", "deformation": "deformation(steps=4)"}
-# of which nothing can be written down here, and where it is tested instead
-ELSEWHERE = {
-    "deformation_bias": "moves and changes intensities: test_physical.py",
-    "motion": "measured in mm: test_scanners.py",
-    "replay": "needs a run: cli/test_cli.py",
-    "vafa_hanif2023": "its stretch bounds nothing: test_frequency.py",
-}
-LISTS: list[dict[str, object]] = [dict(EXACT), dict(LEAST), dict(BOUNDED), dict(MOVING), dict(ELSEWHERE)]
+ATTACKS = {name: registry.find(name).about for name in registry.names("attack")}
 
 
-def test_every_registered_attack_is_held_against_an_optimum() -> None:
-    placed = [name for group in LISTS for name in group]
-    assert sorted(placed) == registry.names("attack")
+def that_reach(optimum: str) -> dict[str, str]:
+    """The spec by which each attack of that `reaches` shows it."""
+    return {name: about.shown_by or name for name, about in ATTACKS.items() if re.fullmatch(optimum, about.reaches)}
+
+
+EXACT = that_reach("all in eps")
+LEAST = that_reach(r"within [0-9.]+ of the least")
+BOUNDED = that_reach("its ball")
+MOVING = that_reach("nothing, as the truth moves along")
+ELSEWHERE = that_reach(r"what is known in \S+\.py, as .+")
+
+
+def test_every_attack_states_the_optimum_that_it_reaches() -> None:
+    stated = {**EXACT, **LEAST, **BOUNDED, **MOVING, **ELSEWHERE}
+    assert sorted(stated) == registry.names("attack")
+    for name, text in stated.items():
+        assert name in {part.name for part in registry.named(text).walk()}
+
+
+def test_no_kind_of_optimum_stands_empty() -> None:
+    assert all([EXACT, LEAST, BOUNDED, MOVING, ELSEWHERE])
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_is_tested_elsewhere_is_named_there(name: str) -> None:
+    file = Path(__file__).parents[1] / ATTACKS[name].reaches.split()[4].rstrip(",")
+    assert name.partition("_")[0] in file.read_text(encoding="utf-8").lower()  # a variant by its attack and an option
 
 
 def built(text: str, model: Model, eps: float | None = None, **short: int) -> Attack:
@@ -156,9 +115,9 @@ def built_with(text: str, objective: object) -> Attack:
 @TASKS
 @pytest.mark.parametrize("name", LEAST)
 def test_the_least_change_is_found(name: str, task: Task) -> None:
-    text, bound = LEAST[name]
+    bound = float(ATTACKS[name].reaches.split()[1])
     model, image = oracle(task), images(0.2)
-    attack = built(text, model)
+    attack = built(LEAST[name], model)
     target = truth(model, image)
     found = attack(model, image, target, SEEDS)
     wanted = target if name != "asma" else torch.zeros_like(target)

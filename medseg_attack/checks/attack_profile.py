@@ -80,7 +80,7 @@ def _norm(entry: registry.Entry) -> str:
     if entry.accepts_any_ball:
         return "linf or l2"
     attack = _default_attack(entry.name)
-    return type(attack.ball).__name__.lower() if attack is not None and entry.takes("ball") else _UNKNOWN
+    return registry.spec_of(attack.ball).name if attack is not None and entry.takes("ball") else _UNKNOWN
 
 
 def _default_attack(name: str) -> Attack | None:

@@ -23,6 +23,7 @@ def test_what_it_leaves_open_is_read_off_the_attack() -> None:
     assert (facts["threat"], facts["norm"], facts["passes"]) == ("white box", "linf or l2", "22 forward, 20 backward")
     assert facts["defaults"] == registry.options(registry.find("pgd"))
     assert profile("noise")["threat"] == "no model"
+    assert profile("bias_field")["norm"] == "gain"  # the ball as it is typed
 
 
 def test_an_attack_that_cannot_run_by_itself_is_told_without_a_cost() -> None:

@@ -19,11 +19,11 @@ def expand(**flags: object) -> list[tuple[str, str, str]]:
 
 
 def test_a_study_is_the_product_with_noise_on_top() -> None:
-    made = expand(attacks=["fgsm", "pgd(steps=3)"], losses=["bce", "focal"], eps=["1/255", "0.01"])
-    assert made[:2] == [("noise", "", "1/255"), ("noise", "", "0.01")]
+    rows = expand(attacks=["fgsm", "pgd(steps=3)"], losses=["bce", "focal"], eps=["1/255", "0.01"])
+    assert rows[:2] == [("noise", "", "1/255"), ("noise", "", "0.01")]
     product = {(a, o, e) for a in ("fgsm", "pgd(steps=3)") for o in ("bce", "focal") for e in ("1/255", "0.01")}
-    assert set(made[2:]) == product
-    assert len(made) == 10
+    assert set(rows[2:]) == product
+    assert len(rows) == 10
 
 
 def test_nothing_runs_twice() -> None:
@@ -34,27 +34,27 @@ def test_nothing_runs_twice() -> None:
 
 
 def test_an_attack_keeps_what_it_says_itself() -> None:
-    made = cells(
+    rows = cells(
         read_study(
             None, {"models": ["m"], "attacks": ["pgd(objective=margin, steps=7)"], "losses": ["bce"], "steps": 9}
         )
     )
-    assert (made[-1].loss, made[-1].attack.steps) == ("margin", 7)
+    assert (rows[-1].loss, rows[-1].attack.steps) == ("margin", 7)
 
 
 def test_steps_reach_attacks_that_have_them_alone() -> None:
-    made = cells(read_study(None, {"models": ["m"], "attacks": ["fgsm", "bim"], "steps": 9}))
-    assert [cell.attack.steps for cell in made if cell.label != "noise"] == [1, 9]
+    rows = cells(read_study(None, {"models": ["m"], "attacks": ["fgsm", "bim"], "steps": 9}))
+    assert [cell.attack.steps for cell in rows if cell.label != "noise"] == [1, 9]
 
 
 def test_norm_reaches_every_ball() -> None:
-    made = cells(read_study(None, {"models": ["m"], "attacks": ["fgsm"], "norm": "l2", "eps": ["0.5"]}))
-    assert [registry.spec(cell.attack.ball) for cell in made] == ["l2(eps=0.5)", "l2(eps=0.5)"]
-    assert made[0].label == "noise(l2)"
+    rows = cells(read_study(None, {"models": ["m"], "attacks": ["fgsm"], "norm": "l2", "eps": ["0.5"]}))
+    assert [registry.spec(cell.attack.ball) for cell in rows] == ["l2(eps=0.5)", "l2(eps=0.5)"]
+    assert rows[0].label == "noise(l2)"
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "sentence"),
     [
         ({"attacks": ["sea"], "losses": ["bce"]}, "an objective for --loss bce, got sea, which takes none"),
         ({"attacks": ["pgd", "strongest"], "losses": ["toward(bce, erase)"]}, "toward(bce, erase), got strongest"),
@@ -64,16 +64,16 @@ def test_norm_reaches_every_ball() -> None:
         ({"attacks": ["cw"], "region": "body"}, "in a ball for --region, got one of the least change"),
     ],
 )
-def test_what_an_attack_would_not_follow_is_refused(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=re.escape(told)):
+def test_what_an_attack_would_not_follow_is_refused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=re.escape(sentence)):
         cells(Study(models=["m"], **given))
 
 
 def test_what_others_follow_is_not_refused() -> None:
-    made = cells(
+    rows = cells(
         Study(models=["m"], attacks=["pgd", "sea", "pgd(objective=ce)", "bias_field"], losses=["bce"], norm="l2")
     )
-    assert [cell.loss for cell in made if cell.label.startswith("pgd")] == ["bce", "ce"]
+    assert [cell.loss for cell in rows if cell.label.startswith("pgd")] == ["bce", "ce"]
     assert cells(Study(models=["m"], attacks=["pgd(linf(0.1))", "dag"], norm="l2"))
     controls = ["pgd", "noise", "clean", "uap_gaussian", "replay"]
     assert cells(Study(models=["m"], attacks=controls, losses=["toward(bce, erase)"], norm="l2"))
@@ -88,8 +88,8 @@ def test_a_norm_in_a_string_is_none_of_the_attacks() -> None:
 
 
 def test_a_variant_with_its_own_ball_has_its_own_noise() -> None:
-    made = expand(attacks=["fgsm_wang2024"], eps=["0.009"])
-    assert made == [("noise(blend)", "", "0.009"), ("fgsm_wang2024", "bce", "0.009")]
+    rows = expand(attacks=["fgsm_wang2024"], eps=["0.009"])
+    assert rows == [("noise(blend)", "", "0.009"), ("fgsm_wang2024", "bce", "0.009")]
 
 
 def test_flags_go_before_the_file(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "sentence"),
     [
         ("models: [a]\nepsilon: 3\n", "unknown field 'epsilon'"),
         ("models: [a]\nattakcs: fgsm\n", "did you mean attacks?"),
@@ -110,12 +110,12 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ("models: [a\n", "expected a study in YAML"),
     ],
 )
-def test_a_wrong_file_is_told_by_field(tmp_path: Path, content: str, told: str) -> None:
+def test_a_wrong_file_is_told_by_field(tmp_path: Path, content: str, sentence: str) -> None:
     file = tmp_path / "study.yaml"
     file.write_text(content)
     with pytest.raises(InputError) as error:
         read_study(file, {})
-    assert told in str(error.value)
+    assert sentence in str(error.value)
     assert "study.yaml" in str(error.value)
 
 
@@ -127,13 +127,13 @@ def test_budgets(text: str, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "sentence"),
     [("-0.1", "eps >= 0"), ("x", "0.01, 4/255, or"), ("1/0", "0.01, 4/255, or"), ("nan", "0.01, 4/255, or")],
 )
-def test_budgets_that_are_refused(text: str, told: str) -> None:
+def test_budgets_that_are_refused(text: str, sentence: str) -> None:
     with pytest.raises(InputError) as error:
         parse_budget(text)
-    assert told in str(error.value)
+    assert sentence in str(error.value)
 
 
 @pytest.mark.parametrize("eps", ["4", "1", "1.5"])
@@ -165,8 +165,8 @@ def test_a_variant_keeps_its_ball_and_its_swap_under_every_flag() -> None:
     ],
 )
 def test_a_budget_in_each_unit(text: str, width: float, slope: float, noise: float, fraction: float) -> None:
-    found = parse_budget(text).fraction(width=width, slope=slope, unit="HU", noise=noise, case="c")
-    assert found == fraction
+    size = parse_budget(text).fraction(width=width, slope=slope, unit="HU", noise=noise, case="c")
+    assert size == fraction
 
 
 def test_one_budget_in_two_units_is_one_float() -> None:
@@ -183,8 +183,8 @@ def test_hu_are_refused_where_there_are_none() -> None:
 
 
 def test_a_described_change_has_a_random_one_of_its_kind_as_control() -> None:
-    made = expand(attacks=["deformation(steps=3)", "bef", "rician"], losses=["bce"])
-    assert [label for label, _, _ in made] == [
+    rows = expand(attacks=["deformation(steps=3)", "bef", "rician"], losses=["bce"])
+    assert [label for label, _, _ in rows] == [
         "noise deformation(steps=3)",
         "noise bef",
         "noise rician",
@@ -207,28 +207,28 @@ def test_a_unit_of_intensities_is_refused_where_there_is_another() -> None:
 
 def test_a_region_holds_every_attack_and_its_noise() -> None:
     study = read_study(None, {"models": ["m"], "attacks": ["pgd", "bias_field"], "eps": ["0.1"], "region": "ring:5mm"})
-    made = cells(study)
-    assert [cell.label for cell in made] == [
+    rows = cells(study)
+    assert [cell.label for cell in rows] == [
         f"{name} within ring:5mm" for name in ("noise", "noise bias_field", "pgd", "bias_field")
     ]
-    assert {cell.attack.ball.region for cell in made} == {"ring:5mm"}
-    assert all(registry.build(registry.spec(cell.attack), "attack") == cell.attack for cell in made)
-    moved = registry.with_eps(made[2].attack, 0.2)
+    assert {cell.attack.ball.region for cell in rows} == {"ring:5mm"}
+    assert all(registry.build(registry.spec(cell.attack), "attack") == cell.attack for cell in rows)
+    moved = registry.with_eps(rows[2].attack, 0.2)
     assert (moved.ball.eps, moved.ball.region) == (0.2, "ring:5mm")
 
 
-def made(**flags: object) -> list[Cell]:
+def grid(**flags: object) -> list[Cell]:
     return cells(read_study(None, {"models": ["m"], "control": False, **flags}))
 
 
 def test_a_budget_with_a_unit_is_named_in_spec_ball_and_folder() -> None:
-    (cell,) = made(attacks=["pgd(channels(linf, channels=(0, 2)), steps=3)"], eps=["5HU"])
+    (cell,) = grid(attacks=["pgd(channels(linf, channels=(0, 2)), steps=3)"], eps=["5HU"])
     assert cell.label == "pgd(channels(ball=linf, channels=(0, 2)), steps=3) 5HU"
     assert cell.ball == "channels(ball=linf(eps=5HU), channels=(0, 2))"
     assert cell.spec == f"pgd(ball={cell.ball}, steps=3)"
     assert cell.slug.endswith("_bce_eps5HU")
     assert registry.build(buildable(cell.spec, "5HU"), "attack") == cell.attack
-    (plain,) = made(attacks=["pgd"], eps=["4/255"])
+    (plain,) = grid(attacks=["pgd"], eps=["4/255"])
     assert (plain.spec, plain.slug) == (registry.spec(plain.attack), "pgd_bce_eps4of255")
 
 
@@ -245,4 +245,4 @@ def test_a_budget_with_a_unit_is_named_in_spec_ball_and_folder() -> None:
     ],
 )
 def test_a_label_says_what_differs_from_the_default_less_the_size(typed: str, label: str) -> None:
-    assert [cell.label for cell in made(attacks=[typed])] == [label]
+    assert [cell.label for cell in grid(attacks=[typed])] == [label]

@@ -70,11 +70,11 @@ MARGINS = [-5.0, -2.0, 0.0, 2.0, 5.0, 8.0]
     ],
 )
 def test_gradients_match_the_formulas(objective: Objective, expected: list[float]) -> None:
-    found = gradient(objective, MARGINS, 1)
-    assert found.tolist() == pytest.approx(expected, rel=1e-3)  # the digits that the table gives
+    result = gradient(objective, MARGINS, 1)
+    assert result.tolist() == pytest.approx(expected, rel=1e-3)  # the digits that the table gives
     # a wrong background entry is pushed the other way, by as much
     mirrored = gradient(objective, [-m for m in MARGINS], 0)
-    torch.testing.assert_close(mirrored, -found)
+    torch.testing.assert_close(mirrored, -result)
 
 
 def test_gradients_match_closed_forms_to_1e6() -> None:
@@ -115,8 +115,8 @@ def test_swapped_losses_are_monais_with_swapped_arguments() -> None:
 def test_swapped_gradients_match_the_derivation() -> None:
     assert gradient(bce_swapped, MARGINS, 1).tolist() == pytest.approx([-1.0] * 6, abs=1e-9)
     assert gradient(bce_swapped, MARGINS, 0).tolist() == pytest.approx([0.0] * 6, abs=1e-9)
-    found = gradient(focal_swapped, [-5, -2, 0, 2, 5], 1).tolist()
-    assert found == pytest.approx([-1.0004, -1.0742, -1.2895, 0.00364, 2.1e-7], rel=5e-3)
+    result = gradient(focal_swapped, [-5, -2, 0, 2, 5], 1).tolist()
+    assert result == pytest.approx([-1.0004, -1.0742, -1.2895, 0.00364, 2.1e-7], rel=5e-3)
     below, above = gradient(focal_swapped, [1.5914, 1.5915], 1).tolist()
     assert below < 0 < above
 
@@ -176,7 +176,7 @@ def test_values_worked_by_hand() -> None:
     target[0, 0, 0] = True  # of class 0 the upper two pixels, of class 1 all but one
     target[0, 1] = torch.tensor([[True, True], [True, False]])
     sure = torch.where(target, 60.0, -60.0).double()
-    sure[0, 1] = -60  # class 0 is right; class 1 is found nowhere: (0 + 1) / (0 + 3 + 1)
+    sure[0, 1] = -60  # class 0 is right; class 1 is result nowhere: (0 + 1) / (0 + 3 + 1)
     assert soft_dice(sure, target).item() == pytest.approx((0 + 3 / 4) / 2)
     assert soft_dice(sure, target, smooth=2).item() == pytest.approx((0 + 3 / 5) / 2)
     open_, half = torch.zeros(1, 2, 2, 2, dtype=torch.float64), math.log(2)
@@ -264,8 +264,8 @@ def test_softmax_forms_match_their_formulas_in_logits(u: tuple[float, ...], labe
         ),
     }
     for objective, (value, grad) in expected.items():
-        found = logits_and_gradient(objective, list(u), label, progress=0.4)
-        assert found == pytest.approx([float(value), *grad.tolist()], abs=1e-9), registry.spec(objective)
+        result = logits_and_gradient(objective, list(u), label, progress=0.4)
+        assert result == pytest.approx([float(value), *grad.tolist()], abs=1e-9), registry.spec(objective)
 
 
 def test_margins_of_logits() -> None:
@@ -279,8 +279,8 @@ def test_spherical_is_blind_to_the_scale_and_to_the_sum_of_logits() -> None:
     u = torch.tensor([2.0, 0.5, -1.0], dtype=torch.float64)
     centred = u - u.mean()
     for scale, offset in ((1, 0), (20, 0), (1, 7)):
-        found = logits_and_gradient(spherical, (scale * u + offset).tolist(), 1)[0]
-        assert found == pytest.approx((-centred[1] / centred.norm()).item())
+        result = logits_and_gradient(spherical, (scale * u + offset).tolist(), 1)[0]
+        assert result == pytest.approx((-centred[1] / centred.norm()).item())
     unit, length = centred / centred.norm(), centred.norm()
     one = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
     slope = -(one - one.mean() - unit * unit[1]) / length

@@ -21,7 +21,11 @@ STARTS, HALVINGS = 4, 8  # queries: images to begin from; between the best of th
 LEAST = 1 + STARTS + HALVINGS + 2  # with the untouched image, one step and the result
 
 
-@register("boundary", kind="attack", about=About(threat="queries, decisions alone"))
+@register(
+    "boundary",
+    kind="attack",
+    about=About(threat="queries, decisions alone", reaches="its ball", shown_by="boundary(linf(0.1), queries=90)"),
+)
 @dataclass(frozen=True)
 class Boundary:
     """A walk from a ruined image towards the untouched one (Brendel et al., arXiv 1712.04248), on hard masks.

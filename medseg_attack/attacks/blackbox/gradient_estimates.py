@@ -31,7 +31,7 @@ Score: TypeAlias = Callable[[Tensor], PerSample]  # of coefficients (b, c, *t)
 Estimate: TypeAlias = Callable[[Score, Tensor, int], Tensor]  # (score, coefficients, step) -> gradient
 
 
-@register("zoo", kind="attack", about=About(threat="queries (scores)"))
+@register("zoo", kind="attack", about=About(threat="queries (scores)", reaches="its ball", shown_by="zoo(queries=90)"))
 @dataclass(frozen=True)
 class ZOO:
     """Differences along single coordinates, climbed with Adam (Chen et al., arXiv 1708.03999).
@@ -69,7 +69,9 @@ class ZOO:
         return _climbed(self, model, image, target, seeds, estimate, 2 * self.coordinates)
 
 
-@register("spsa", kind="attack", about=About(threat="queries (scores)"))
+@register(
+    "spsa", kind="attack", about=About(threat="queries (scores)", reaches="its ball", shown_by="spsa(queries=90)")
+)
 @dataclass(frozen=True)
 class SPSA:
     """Differences along random signs of all coordinates at once, climbed with Adam (Uesato et al., arXiv 1802.05666).

@@ -19,7 +19,13 @@ from medseg_attack.threat.budgets import buildable
 from medseg_attack.types import Adversarial, Ball, Bindable, Image, Mask, Model
 
 
-@register("replay", kind="attack", about=About(threat="no model", norm="that of the run"))
+@register(
+    "replay",
+    kind="attack",
+    about=About(
+        threat="no model", norm="that of the run", reaches="what is known in tests/cli/test_cli.py, as it needs a run"
+    ),
+)
 @dataclass(frozen=True)
 class Replay(Bindable):
     """The scans that a run stored, held to that run's own ball; it never queries the model.

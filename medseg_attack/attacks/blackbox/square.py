@@ -29,7 +29,9 @@ def share(query: int, queries: int, first: float) -> float:
     return first / 2.0 ** sum(query * 10000 // queries > at for at in HALVED)
 
 
-@register("square", kind="attack", about=About(threat="queries (scores)"))
+@register(
+    "square", kind="attack", about=About(threat="queries (scores)", reaches="its ball", shown_by="square(queries=90)")
+)
 @dataclass(frozen=True)
 class Square:
     """Random squares, kept where they raise the objective (Andriushchenko et al., arXiv 1912.00049).
@@ -52,7 +54,7 @@ class Square:
         if self.queries < 1:
             raise InputError(f"expected queries >= 1, got {self.queries}; an attack without queries is 'noise'")
         if not 0 < self.first <= 1:
-            raise InputError(f"expected 0 < first <= 1, a share of the image, got {self.first:g}; check the attack")
+            raise InputError(f"expected 0 < first <= 1, a share of the image, got {self.first:g}; write such as 0.3")
         if not self._linf and type(self.ball.unrestricted) is not L2:
             raise InputError(f"expected linf or l2 for square, got {spec(self.ball)}; take one of them")
 

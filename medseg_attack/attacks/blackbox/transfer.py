@@ -20,7 +20,13 @@ from medseg_attack.types import Adversarial, Attack, Ball, Fittable, Image, Mask
 FUSIONS = ("logits", "probabilities", "losses")
 
 
-@register("transfer", kind="attack", about=About(threat="surrogate", norm="that of its attack"))
+@register(
+    "transfer",
+    kind="attack",
+    about=About(
+        threat="surrogate", norm="that of its attack", reaches="all in eps", shown_by="transfer(surrogate=oracle)"
+    ),
+)
 @dataclass(frozen=True)
 class Transfer:
     """What another attack finds on surrogates (factors: Bortsova et al., arXiv 2006.06356).
@@ -43,7 +49,7 @@ class Transfer:
 
     def __post_init__(self) -> None:
         if self.fuse not in FUSIONS:
-            raise InputError(f"expected fuse to be one of {', '.join(FUSIONS)}, got {self.fuse!r}; check it")
+            raise InputError(f"expected fuse to be one of {', '.join(FUSIONS)}, got {self.fuse!r}; write one of them")
         if self.fuse == "losses" and not isinstance(self.attack, Climbs):
             raise InputError("expected an attack with an objective to fuse losses, got one without; take fuse='logits'")
         if isinstance(self.attack, Fittable):
@@ -109,7 +115,7 @@ def _by_folder(surrogate: Any) -> Any:
     if isinstance(surrogate, str):
         return build(f"checkpoint({surrogate!r})", "model")
     if surrogate is not None and not isinstance(surrogate, functools.partial):
-        raise InputError(f"expected surrogate to be a checkpoint's folder or a model, got {surrogate!r}; check it")
+        raise InputError(f"expected surrogate to be a checkpoint's folder or a model, got {surrogate!r}; write such")
     return surrogate
 
 

@@ -10,14 +10,16 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
-from medseg_attack.registry import register, spec
+from medseg_attack.registry import About, register, spec
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Adversarial, Attack, Ball, Bindable, Image, Mask, Model
 
 EVERYTHING_LOST = 1.0  # the harm of an image on which every organ is lost: there is no worse
 
 
-@register("best_of", kind="attack")
+@register(
+    "best_of", kind="attack", about=About(reaches="all in eps", shown_by="best_of((pgd(steps=6), apgd(steps=10)))")
+)
 @dataclass(frozen=True)
 class BestOf(Bindable):
     """The worst that any of several attacks finds, image by image; between equals, the smaller change.

@@ -6,13 +6,15 @@ from functools import reduce
 from operator import or_
 
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import reseeded
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
 
 
-@register("restarts", kind="attack")
+@register(
+    "restarts", kind="attack", about=About(reaches="all in eps", shown_by="restarts(pgd(steps=8, keep_worst=False))")
+)
 @dataclass(frozen=True)
 class Restarts:
     """The worst of several runs of an attack from other random numbers, image by image."""
@@ -21,8 +23,7 @@ class Restarts:
     n: int = 3
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise InputError(f"expected n >= 1, got {self.n}; check restarts")
+        require(self, n=1)
 
     @property
     def ball(self) -> Ball:

@@ -9,7 +9,7 @@ from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 
-@register("clean", kind="attack", about=About(threat="no model"))
+@register("clean", kind="attack", about=About(threat="no model", reaches="its ball"))
 @dataclass(frozen=True)
 class Clean:
     """The untouched image."""

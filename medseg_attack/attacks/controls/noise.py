@@ -15,7 +15,7 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 DRAWS = ("sign", "uniform", "gaussian")
 
 
-@register("noise", kind="attack", about=About(threat="no model"))
+@register("noise", kind="attack", about=About(threat="no model", reaches="its ball"))
 @dataclass(frozen=True)
 class Noise:
     """Random change of the ball's size: the control that says what of an attack's effect is mere disturbance.
@@ -30,7 +30,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         if self.draw not in DRAWS:
-            raise InputError(f"expected draw to be one of {', '.join(DRAWS)}, got {self.draw!r}; check it")
+            raise InputError(f"expected draw to be one of {', '.join(DRAWS)}, got {self.draw!r}; write one of them")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         return judge(model, self.ball, self._drawn(image, seeds), image, target)

@@ -12,7 +12,9 @@ from medseg_attack.registry import About, register
 from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
 
 
-@register("shuffled", kind="attack", about=About(threat="that of its attack", norm="that of its attack"))
+@register(
+    "shuffled", kind="attack", about=About(threat="that of its attack", norm="that of its attack", reaches="its ball")
+)
 @dataclass(frozen=True)
 class Shuffled:
     """Another attack's change with its pixels in random places: its size without its structure.

@@ -41,7 +41,13 @@ class Blend(Linf):
         return self.project(x0 + self.step(draw(torch.rand, x0, seeds) - 0.5, x0), x0)
 
 
-@register("fgsm_wang2024", kind="attack", about=About(paper="Wang & Xu, arXiv 2401.11224, as released"))
+@register(
+    "fgsm_wang2024",
+    kind="attack",
+    about=About(
+        paper="Wang & Xu, arXiv 2401.11224, as released", reaches="its ball", shown_by="fgsm_wang2024(channels=1)"
+    ),
+)
 @dataclass(frozen=True)
 class FgsmWang2024:
     """One blended step with swapped arguments on three independent copies of the grey channel.

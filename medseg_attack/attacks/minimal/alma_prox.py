@@ -36,7 +36,7 @@ def prox_linf(change: Image, weight: PerSample, metric: Image, image: Image) -> 
     return boxed.clamp(-a, a)
 
 
-@register("alma_prox", kind="attack", about=About(norm="least linf"))
+@register("alma_prox", kind="attack", about=About(norm="least linf", reaches="within 1.01 of the least"))
 @dataclass(frozen=True)
 class AlmaProx(MinimalAttack):
     """Least change by an augmented Lagrangian, with a proximal step in Linf (ALMAProx; Rony et al., arXiv 2206.07179).

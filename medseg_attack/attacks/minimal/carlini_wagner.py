@@ -14,7 +14,15 @@ from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, PerSample
 
 
-@register("cw", kind="attack", about=About(norm="least l2"))
+@register(
+    "cw",
+    kind="attack",
+    about=About(
+        norm="least l2",
+        reaches="within 1.1 of the least",
+        shown_by="cw(l2(100), steps=100, searches=6, step_size=0.004)",
+    ),
+)
 @dataclass(frozen=True)
 class CarliniWagner(Priced):
     """Least change in L2, by a price on entries that are not adversarial (C&W; Carlini & Wagner, arXiv 1608.04644).

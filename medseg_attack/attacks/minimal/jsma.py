@@ -15,7 +15,11 @@ from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds
 
 
-@register("jsma", kind="attack", about=About(norm="least l0"))
+@register(
+    "jsma",
+    kind="attack",
+    about=About(norm="least l0", reaches="within 1.01 of the least", shown_by="jsma(l0(1.0), steps=480)"),
+)
 @dataclass(frozen=True)
 class Jsma(MinimalAttack):
     """The few pixels that matter most, changed as far as they go (JSMA; Papernot et al., arXiv 1511.07528).

@@ -78,7 +78,15 @@ def centred(like: Tensor, mm: Float[Tensor, "b n *ones"]) -> Float[Tensor, "b n 
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None] * mm
 
 
-@register("affine", kind="attack", about=About(paper="Chen et al., advchain, Medical Image Analysis 2022"))
+@register(
+    "affine",
+    kind="attack",
+    about=About(
+        paper="Chen et al., advchain, Medical Image Analysis 2022",
+        reaches="nothing, as the truth moves along",
+        shown_by="affine(steps=4)",
+    ),
+)
 @dataclass(frozen=True)
 class Affine(Parametrised):
     """The rotation, shift and scale that harm most, the truth carried along (Chen et al., advchain, MedIA 2022).

@@ -35,7 +35,15 @@ class Displacement(MovingBall):
         return longest(flow * self.mm(flow))
 
 
-@register("deformation", kind="attack", about=About(paper="Chen et al., advchain, Medical Image Analysis 2022"))
+@register(
+    "deformation",
+    kind="attack",
+    about=About(
+        paper="Chen et al., advchain, Medical Image Analysis 2022",
+        reaches="nothing, as the truth moves along",
+        shown_by="deformation(steps=4)",
+    ),
+)
 @dataclass(frozen=True)
 class Deformation(Parametrised):
     """The smooth deformation that harms most, its truth carried along (Chen et al., advchain, MedIA 2022).
@@ -119,7 +127,14 @@ class ShapeAndGain(MovingBall):
         return self.gain.size(x, x0) / self.strength
 
 
-@register("deformation_bias", kind="attack", about=About(paper="Chen et al., SASHIMI 2019 (in its spirit)"))
+@register(
+    "deformation_bias",
+    kind="attack",
+    about=About(
+        paper="Chen et al., SASHIMI 2019 (in its spirit)",
+        reaches="what is known in tests/attacks/test_physical.py, as it moves and changes intensities",
+    ),
+)
 @dataclass(frozen=True)
 class DeformationBias(Parametrised):
     """Deformation and intensity together, in the spirit of the clinical variation of Chen et al. (SASHIMI 2019).

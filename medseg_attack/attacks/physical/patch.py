@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import draw
-from medseg_attack.registry import register
+from medseg_attack.registry import About, register
 from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
@@ -77,7 +77,7 @@ def _largest(value: Float[Tensor, "b 1 *s"], n: int) -> Bool[Tensor, "b 1 *s"]:
     return (chosen & (flat > 0)).view_as(value)
 
 
-@register("patch", kind="attack")
+@register("patch", kind="attack", about=About(reaches="its ball", shown_by="patch(steps=3)"))
 @dataclass(frozen=True)
 class Patch:
     """A patch made for any place, turn and size (EOT; Brown et al., arXiv 1712.09665; Nesti et al., WACV 2022).
@@ -103,8 +103,9 @@ class Patch:
     scale: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.samples < 1 or not 0 <= self.scale < 1:
-            raise InputError(f"expected steps >= 0, samples >= 1 and 0 <= scale < 1, got {self}; check the attack")
+        require(self, steps=0, samples=1, scale=0)
+        if self.scale >= 1:
+            raise InputError(f"expected 0 <= scale < 1, got {self.scale}; write a smaller one, such as 0.2")
         if not isinstance(self.ball, Area):
             raise InputError(f"expected the ball area for patch, got {self.ball}; write area(0.02)")
 

@@ -90,7 +90,11 @@ def no_louder(noise: Tensor, deviation: float) -> Tensor:
     return noise * widen((deviation / (rms(noise.detach()) + TINY)).clamp(max=1), noise)
 
 
-@register("rician", kind="attack", about=About(paper="Gudbjartsson and Patz, MRM 1995 (the noise)"))
+@register(
+    "rician",
+    kind="attack",
+    about=About(paper="Gudbjartsson and Patz, MRM 1995 (the noise)", reaches="its ball", shown_by="rician(steps=4)"),
+)
 @dataclass(frozen=True)
 class Rician(Parametrised):
     """The noise of both receiver channels that harms most in their magnitude (the Rician model of Gudbjartsson 1995).
@@ -115,7 +119,11 @@ def magnitude(image: Image, real: Image, imaginary: Image) -> Image:
     return torch.complex(image + real, imaginary).abs().clamp(max=1)
 
 
-@register("speckle", kind="attack", about=About(paper="Jain 1989 (the noise)"))
+@register(
+    "speckle",
+    kind="attack",
+    about=About(paper="Jain 1989 (the noise)", reaches="its ball", shown_by="speckle(steps=4)"),
+)
 @dataclass(frozen=True)
 class Speckle(Parametrised):
     """The multiplicative noise that harms most, x (1 + n) as in ultrasound and SAR (Jain 1989).

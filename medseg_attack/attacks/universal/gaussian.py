@@ -13,7 +13,11 @@ from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 
-@register("uap_gaussian", kind="attack", about=About(paper="Cheng & Ji, IEEE Access 8:206009, 2020", threat="no model"))
+@register(
+    "uap_gaussian",
+    kind="attack",
+    about=About(paper="Cheng & Ji, IEEE Access 8:206009, 2020", threat="no model", reaches="its ball"),
+)
 @dataclass(frozen=True)
 class GaussianUAP:
     """One Gaussian pattern for every patient, cut to the ball (Cheng & Ji, IEEE Access 8:206009, 2020).
@@ -32,7 +36,7 @@ class GaussianUAP:
 
     def __post_init__(self) -> None:
         if not 0 < self.deviation < math.inf:
-            raise InputError(f"expected deviation above 0, got {self.deviation}; check the attack")
+            raise InputError(f"expected deviation above 0, got {self.deviation}; write a larger one")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         rng = torch.Generator().manual_seed(self.draw)

@@ -20,10 +20,7 @@ from medseg_attack.types import Adversarial, Ball, Batch, Bindable, Image, Mask,
 FITS = ("resize", "tile")
 
 
-FIT = About(threat="white box, on other patients")
-
-
-@register("uap", kind="attack", about=FIT)
+@register("uap", kind="attack", about=About(threat="white box, on other patients", reaches="its ball"))
 @dataclass(frozen=True)
 class UAP(Bindable):
     """One learned perturbation (Moosavi-Dezfooli et al., arXiv 1610.08401), by gradients as segmentation needs it.
@@ -55,9 +52,9 @@ class UAP(Bindable):
     def __post_init__(self) -> None:
         require(self, epochs=1, step_size=0, momentum=0)
         if self.onto not in FITS:
-            raise InputError(f"expected onto to be one of {', '.join(FITS)}, got {self.onto!r}; check the attack")
+            raise InputError(f"expected onto to be one of {', '.join(FITS)}, got {self.onto!r}; write one of them")
         if any(type(n) is not int or n < 1 for n in self.grid):
-            raise InputError(f"expected grid=(rows, columns) of 1 or more, got {self.grid}; check the attack")
+            raise InputError(f"expected grid=(rows, columns) of 1 or more, got {self.grid}; write such as grid=(8, 8)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         raise InputError("uap has to be fitted first, got no perturbation; run it through 'medattack attack'")
@@ -120,7 +117,11 @@ class Universal:
         return judge(model, self.ball, self.ball.project(image + change, image), image, target)
 
 
-@register("uap_metzen", kind="attack", about=FIT)
+@register(
+    "uap_metzen",
+    kind="attack",
+    about=About(threat="white box, on other patients", reaches="its ball", shown_by="uap_metzen(epochs=4)"),
+)
 def uap_metzen(ball: Ball = Linf(10 / 255), objective: Objective = bce, epochs: int = 60) -> UAP:
     """A periodic perturbation, one signed step of a tenth of the ball per epoch (Metzen et al., arXiv 1704.05712)."""
     return UAP(ball, objective, epochs, step_size=0.1, momentum=0.0, whole_epochs=True, onto="tile")

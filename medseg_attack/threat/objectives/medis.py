@@ -29,9 +29,9 @@ def log_cosh_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Per
 def exp_log(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """Half (-log Dice)^2, half (-log p of the true side)^2, without class weights (arXiv 1809.00076)."""
     y = target.to(log_odds.dtype)
-    of_dice = -_dice(torch.sigmoid(log_odds), y).log()
-    of_entries = functional.softplus(-(2 * y - 1) * log_odds)
-    return (of_dice**GAMMA).mean(1) / 2 + (of_entries**GAMMA).flatten(1).mean(1) / 2
+    dice_term = -_dice(torch.sigmoid(log_odds), y).log()
+    entry_term = functional.softplus(-(2 * y - 1) * log_odds)
+    return (dice_term**GAMMA).mean(1) / 2 + (entry_term**GAMMA).flatten(1).mean(1) / 2
 
 
 @register("boundary_iou", kind="objective")
@@ -40,7 +40,7 @@ def boundary_iou(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerS
     y = target.to(log_odds.dtype)
     weight = _near_boundary(y).flatten(2)
     entries = functional.softplus(-(2 * y - 1) * log_odds).flatten(2)
-    return ((weight * entries).sum(2) / weight.sum(2)).mean(1) + _lost_iou(torch.sigmoid(log_odds), y)
+    return ((weight * entries).sum(2) / weight.sum(2)).mean(1) + _iou_loss(torch.sigmoid(log_odds), y)
 
 
 @register("lovasz_hinge", kind="objective")
@@ -72,15 +72,15 @@ def bce_dice_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) 
 def exp_log_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """exp_log of what is lost instead of what is kept: it grows with Dice, and falls as cross-entropy grows below 1."""
     p, y = _stretched(log_odds), target.to(log_odds.dtype)
-    of_dice = -(1 - _dice(p, y)).clamp(min=1e-7).log()
-    return (of_dice**GAMMA).mean(1) / 2 + (-bce(p, target).log()) ** GAMMA / 2
+    dice_term = -(1 - _dice(p, y)).clamp(min=1e-7).log()
+    return (dice_term**GAMMA).mean(1) / 2 + (-bce(p, target).log()) ** GAMMA / 2
 
 
 @register("boundary_iou_shukla2023", kind="objective")
 def boundary_iou_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """boundary_iou whose weights cancel in its cross-entropy, with stretched probabilities for logits."""
     p, y = _stretched(log_odds), target.to(log_odds.dtype)
-    return bce(p, target) + _lost_iou(torch.sigmoid(p), y)
+    return bce(p, target) + _iou_loss(torch.sigmoid(p), y)
 
 
 @register("lovasz_hinge_shukla2023", kind="objective")
@@ -140,17 +140,17 @@ def _near_boundary(y: Maps) -> Maps:
     return 1 + 5 * (pool(y, BOUNDARY, stride=1, padding=BOUNDARY // 2) - y).abs()
 
 
-def _lost_iou(p: Maps, y: Maps) -> PerSample:
+def _iou_loss(p: Maps, y: Maps) -> PerSample:
     weight = _near_boundary(y).flatten(2)
     p, y = p.flatten(2), y.flatten(2)
-    both, either = (weight * p * y).sum(2), (weight * (p + y - p * y)).sum(2)
-    return (1 - (both + 1) / (either + 1)).mean(1)
+    intersection, union = (weight * p * y).sum(2), (weight * (p + y - p * y)).sum(2)
+    return (1 - (intersection + 1) / (union + 1)).mean(1)
 
 
 def _lovasz(z: Maps, y: Maps) -> PerSample:
     errors, order = (1 - (2 * y - 1) * z).flatten(2).sort(2, descending=True)
-    here = y.flatten(2).gather(2, order)
-    there = here.sum(2, keepdim=True)
-    lost = 1 - (there - here.cumsum(2)) / (there + (1 - here).cumsum(2))
-    gain = torch.cat((lost[..., :1], lost[..., 1:] - lost[..., :-1]), 2)
-    return (functional.relu(errors) * gain).sum(2).mean(1)
+    organ = y.flatten(2).gather(2, order)
+    size = organ.sum(2, keepdim=True)
+    jaccard_loss = 1 - (size - organ.cumsum(2)) / (size + (1 - organ).cumsum(2))
+    slope = torch.cat((jaccard_loss[..., :1], jaccard_loss[..., 1:] - jaccard_loss[..., :-1]), 2)
+    return (functional.relu(errors) * slope).sum(2).mean(1)

@@ -23,16 +23,16 @@ Weigh = Callable[[Tensor], Tensor]
 REVERSED: dict[Objective, Objective] = {}
 
 
-def reversible(of: Callable[[LogOdds, Mask, float, Weigh], PerSample]) -> Objective:
+def reversible(weighted: Callable[[LogOdds, Mask, float, Weigh], PerSample]) -> Objective:
     """The objective as it leads away from the truth; `REVERSED` of it is the one that leads to a goal."""
 
     def away(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-        return of(log_odds, target, progress, lambda weight: weight)
+        return weighted(log_odds, target, progress, lambda weight: weight)
 
     def toward(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-        return of(log_odds, target, progress, lambda weight: 1 - weight)
+        return weighted(log_odds, target, progress, lambda weight: 1 - weight)
 
-    update_wrapper(away, of)
+    update_wrapper(away, weighted)
     del away.__wrapped__  # type: ignore[attr-defined]  # the way is no option of an objective's
     REVERSED[away] = toward
     return away
