@@ -1,11 +1,15 @@
-"""Models that count their passes."""
+"""A model that counts its forward and backward passes."""
 
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Image, LogOdds, Mask, Model, Setting, Task
 
 
 class CountedModel:
-    """A model that counts its passes; everything else is the model's own."""
+    """A model that counts its forward and backward passes, one for each batch; all else is the model's own.
+
+    Attributes:
+        whole: the counted model that this one is a bound copy of; it counts these passes as well.
+    """
 
     def __init__(self, model: Model, whole: "CountedModel | None" = None) -> None:
         self.model, self.whole = model, whole
@@ -26,7 +30,7 @@ class CountedModel:
         return self.model.decide(log_odds)
 
     def bind(self, setting: Setting) -> "CountedModel":
-        """The model in that setting, whose passes are counted here, too."""
+        """The model bound to a setting; its passes are counted here as well."""
         return CountedModel(bind(self.model, setting), self)
 
     def _count(self, forwards: int, backwards: int) -> None:

@@ -1,4 +1,4 @@
-"""An image judged: its harm on the classes that tables report, and its size in its ball."""
+"""The harm of a perturbed image on the classes that tables report, and the size of its change in its ball."""
 
 import torch
 
@@ -7,13 +7,13 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 
 def judge(model: Model, ball: Ball, x: Image, image: Image, target: Mask) -> Adversarial:
-    """`x` with its harm on the classes that tables report, and its size."""
+    """The perturbed image `x` with its harm and the size of its change from `image`; one forward pass."""
     with torch.no_grad():
         pred = model.decide(model(x))
     return judge_prediction(model, ball, x, image, pred, target)
 
 
 def judge_prediction(model: Model, ball: Ball, x: Image, image: Image, pred: Mask, target: Mask) -> Adversarial:
-    """`x` with its harm, where the prediction on it is already known."""
+    """The perturbed image `x` with its harm and size, where its prediction `pred` is already known."""
     classes = list(model.task.scored)
     return Adversarial(x.detach(), harm(pred[:, classes], target[:, classes]).to(x), ball.size(x.detach(), image))

@@ -1,4 +1,4 @@
-"""Auto-PGD: projected ascent that finds its own step size, per sample, and its start from wider balls."""
+"""Auto-PGD: projected gradient ascent that adapts its step size for each sample, with or without wider balls first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,50 +18,46 @@ from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task, progress_of
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
 
-OFTEN = 0.75  # the share of a block's steps that must raise the objective (rho of the paper)
-
-
-FORWARD = 0.75  # of a step, the rest is the last step again (alpha of the paper)
-
-
-WIDER = 0.3  # of all steps, for each of the radii before the last
+RHO = 0.75  # the share of the steps between two checks that must raise the objective
+ALPHA = 0.75  # the weight of a new step; the rest is the step before it again
+SHARE_PER_WIDER_BALL = 0.3  # of all steps, for each of the radii before the last (arXiv 2306.12941)
 
 
 def checkpoints(steps: int) -> list[int]:
-    """After how many steps the step size is looked at (arXiv 2003.01690, sec. 3.1).
+    """The numbers of steps after which APGD may halve its step size (arXiv 2003.01690, sec. 3.1).
 
     >>> checkpoints(100)
     [22, 41, 57, 70, 80, 87, 93, 99]
     """
-    block, less, least = (max(steps * percent // 100, 1) for percent in (22, 3, 6))
-    found, at = [], block
-    while at <= steps:
-        found.append(at)
-        block = max(block - less, least)
-        at += block
-    return found
+    period, decrease, least = (max(steps * percent // 100, 1) for percent in (22, 3, 6))
+    checks, step = [], period
+    while step <= steps:
+        checks.append(step)
+        period = max(period - decrease, least)
+        step += period
+    return checks
 
 
 def phases(steps: int, radii: Sequence[float]) -> list[tuple[float, int]]:
-    """Radius and number of steps of each phase.
+    """The radius, a multiple of eps, and the number of steps of each phase.
 
     >>> phases(300, (2.0, 1.5, 1.0)), phases(20, (2.0, 1.5, 1.0))
     ([(2.0, 90), (1.5, 90), (1.0, 120)], [(2.0, 6), (1.5, 6), (1.0, 8)])
     """
-    before = int(WIDER * steps)
-    return [(radius, before) for radius in radii[:-1]] + [(radii[-1], steps - before * (len(radii) - 1))]
+    wider = int(SHARE_PER_WIDER_BALL * steps)
+    return [(radius, wider) for radius in radii[:-1]] + [(radii[-1], steps - wider * (len(radii) - 1))]
 
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """Where an attack is, how high that is, and which way is up."""
+    """An iterate of the ascent, with the objective's value and gradient there."""
 
     x: Image
     height: PerSample
     grad: Image
 
     def where(self, take: Bool[Tensor, "b"], other: "_Point") -> "_Point":
-        """Per sample the other where `take`."""
+        """The other point in the samples of `take`, this one elsewhere."""
         return _Point(
             torch.where(widen(take, self.x), other.x, self.x),
             torch.where(take, other.height, self.height),
@@ -72,15 +68,19 @@ class _Point:
 @register("apgd", kind="attack", about=About(reaches="all in eps", shown_by="apgd(steps=20)"))
 @dataclass(frozen=True)
 class APGD:
-    """Auto-PGD (Croce & Hein, arXiv 2003.01690): steps of twice the ball, halved where they stop paying.
+    """Gradient ascent whose steps, at first twice the ball, are halved where they stop paying (Auto-PGD).
 
-    Its own best point, to which it returns when it halves, is that of the objective; what is returned is each
-    sample's most harmful iterate. An objective that masks what is lost steers the steps alone: whether they pay is
-    told by its unmasked form (arXiv 2306.12941).
+    Croce & Hein, arXiv 2003.01690. When it halves its step it returns to the iterate with the largest objective; the
+    result is each sample's most harmful iterate. An objective that masks what is lost steers the steps alone: its
+    unmasked form decides whether they pay (arXiv 2306.12941).
 
     Attributes:
-        radii: of the balls that it goes through, as multiples of `ball`; the last must be 1. (2, 1.5, 1) is the
-            schedule of arXiv 2306.12941: 30 % of the steps at each of the first two.
+        steps: gradients in all phases together, 1 or more.
+        radii: radii of the balls that it goes through, as multiples of eps, each 1 or more; the last must be 1.
+            (2, 1.5, 1) is the schedule of arXiv 2306.12941: 30 % of the steps in each of the first two balls.
+
+    Raises:
+        InputError: `radii` is empty, does not end with 1 or has a radius below 1.
     """
 
     ball: Ball = Linf()
@@ -99,30 +99,28 @@ class APGD:
         return reduce(or_, runs, judge(model, self.ball, image, image, target))
 
     def _run(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        x, found, done = None, None, 0
+        worst, done = None, 0
         for radius, steps in phases(self.steps, self.radii):
             ball = _widened(self.ball, radius)
-            x = ball.sample(image, seeds) if x is None else ball.project(x, image)
-            found = _Ascent(model, ball, for_task(self.objective, model.task), image, target, self.steps).climb(
-                x, steps, done
-            )
-            x, done = found.image, done + steps
-        assert found is not None
-        return found
+            x = ball.sample(image, seeds) if worst is None else ball.project(worst.image, image)
+            ascent = _Ascent(model, ball, for_task(self.objective, model.task), image, target, self.steps)
+            worst, done = ascent.climb(x, steps, done), done + steps
+        assert worst is not None
+        return worst
 
 
 def _widened(ball: Ball, radius: float) -> Ball:
-    """The ball at a multiple of its budget; as it is where that would hold every image."""
+    """The ball with eps times `radius`, or the ball itself where that would hold every image."""
     wider: Ball = with_eps(ball, ball.eps * radius) if ball.eps * radius < 1 or ball.eps >= 1 else ball
     return wider
 
 
 @dataclass(frozen=True, eq=False)
 class _Ascent:
-    """One phase: a fixed ball around the image.
+    """One phase of the attack: an ascent in a fixed ball around the image.
 
     Attributes:
-        total: steps of the whole attack, of which objectives are told the fraction that is done.
+        total: steps of the whole attack, of which the objective gets the fraction that is done.
     """
 
     model: Model
@@ -133,43 +131,45 @@ class _Ascent:
     total: int
 
     def climb(self, x: Image, steps: int, done: int) -> Adversarial:
-        """The most harmful of the iterates."""
+        """The most harmful of the iterates, per sample; `done` steps of the attack lie before this phase."""
         if steps == 0:
             return judge(self.model, self.ball, x, self.image, self.target)
-        here, found = self._look(x, done)
-        best, before = here, x
-        size = torch.full_like(here.height, 2.0)  # of a step, as a fraction of the ball
+        point, worst = self._evaluate(x, done)
+        highest, previous = point, x
+        size = torch.full_like(point.height, 2.0)  # of a step, as a fraction of the ball
         rises = torch.zeros_like(size)
-        halved, best_then, last = torch.ones_like(size, dtype=torch.bool), best.height, 0
+        halved, height_at_check, last_check = torch.ones_like(size, dtype=torch.bool), highest.height, 0
         for step in range(1, steps + 1):
-            x, before = self._moved(here, before, size, 1.0 if step == 1 else FORWARD), here.x
-            if step == steps:  # where it ends, no gradient is needed
-                return found | judge(self.model, self.ball, x, self.image, self.target)
-            there, seen = self._look(x, done + step)
-            found |= seen
-            rises = rises + (there.height > here.height)
-            best = best.where(there.height > best.height, there)
-            here = there
+            x, previous = self._step(point, previous, size, 1.0 if step == 1 else ALPHA), point.x
+            if step == steps:  # the last iterate needs no gradient
+                break
+            new, judged = self._evaluate(x, done + step)
+            worst |= judged
+            rises = rises + (new.height > point.height)
+            highest = highest.where(new.height > highest.height, new)
+            point = new
             if step in checkpoints(steps):
-                few = rises <= OFTEN * (step - last)
-                stuck = ~halved & (best.height <= best_then)
-                halved, best_then, last = few | stuck, best.height, step
+                few = rises <= RHO * (step - last_check)
+                stuck = ~halved & (highest.height <= height_at_check)
+                halved, height_at_check, last_check = few | stuck, highest.height, step
                 size = torch.where(halved, size / 2, size)
-                here, rises = here.where(halved, best), torch.zeros_like(rises)
-        return found
+                point, rises = point.where(halved, highest), torch.zeros_like(rises)
+        return worst | judge(self.model, self.ball, x, self.image, self.target)
 
-    def _moved(self, here: _Point, before: Image, size: PerSample, forward: float) -> Image:
-        x = here.x
-        there = self.ball.project(x + widen(size, x) * self.ball.step(here.grad, x), self.image)
-        return self.ball.project(x + forward * (there - x) + (1 - forward) * (x - before), self.image)
+    def _step(self, point: _Point, previous: Image, size: PerSample, alpha: float) -> Image:
+        """The next iterate: a projected step, and the step before it once more with weight 1 - alpha."""
+        x = point.x
+        ahead = self.ball.project(x + widen(size, x) * self.ball.step(point.grad, x), self.image)
+        return self.ball.project(x + alpha * (ahead - x) + (1 - alpha) * (x - previous), self.image)
 
-    def _look(self, x: Image, done: int) -> tuple[_Point, Adversarial]:
+    def _evaluate(self, x: Image, done: int) -> tuple[_Point, Adversarial]:
+        """The objective and its gradient at `x`, and `x` with its harm, all of one forward pass."""
         x = x.detach().requires_grad_()
         log_odds = self.model(x)
-        climbed = self.objective(log_odds, self.target, done / self.total)
-        (grad,) = torch.autograd.grad(climbed.sum(), x)
+        loss = self.objective(log_odds, self.target, done / self.total)
+        (grad,) = torch.autograd.grad(loss.sum(), x)
         log_odds = log_odds.detach()
-        watched = progress_of(self.objective)
-        height = climbed.detach() if watched is None else watched(log_odds, self.target, 1.0)
-        seen = judge_prediction(self.model, self.ball, x, self.image, self.model.decide(log_odds), self.target)
-        return _Point(x.detach(), height, grad), seen
+        unmasked = progress_of(self.objective)
+        height = loss.detach() if unmasked is None else unmasked(log_odds, self.target, 1.0)
+        judged = judge_prediction(self.model, self.ball, x, self.image, self.model.decide(log_odds), self.target)
+        return _Point(x.detach(), height, grad), judged

@@ -1,4 +1,4 @@
-"""The distributionally adversarial attack: several runs that feel each other."""
+"""The distributionally adversarial attack (DAA): several PGD runs on one image, coupled by a kernel."""
 
 import math
 from collections.abc import Sequence
@@ -25,15 +25,15 @@ Particles = Float[Tensor, "m b c *s"]
 @register("daa", kind="attack", about=About(reaches="all in eps", shown_by="daa(steps=9)"))
 @dataclass(frozen=True)
 class DAA:
-    """PGD runs coupled by a kernel, in the BLOB form (Zheng et al., arXiv 1808.05537); each sample's worst iterate.
+    """Several PGD runs that a kernel keeps apart; the worst iterate of all of them (Zheng et al., arXiv 1808.05537).
 
-    The paper couples different images of a batch, so that a case's number depends on its neighbours. Here the
-    particles are runs on one image from different starts of the ball. Gradients and kernel term are each divided by
-    their mean magnitude, without which the term vanishes on images of this size.
+    This is the paper's BLOB form. The paper couples different images of a batch, so that a case's number depends on
+    its neighbours. Here the particles are runs on one image from different starts in the ball. Gradients and kernel
+    term are each divided by their mean magnitude, without which the term vanishes on images of this size.
 
     Attributes:
-        particles: how many runs.
-        coupling: weight of what the others do (c of the paper); 0 is PGD with as many restarts.
+        particles: number of runs, 2 or more.
+        coupling: weight of the kernel term (c of the paper), without unit; 0 is PGD with as many restarts.
     """
 
     ball: Ball = Linf()
@@ -47,21 +47,24 @@ class DAA:
         require(self, steps=1, step_size=0, particles=2)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        best = judge(model, self.ball, image, image, target)
+        worst = judge(model, self.ball, image, image, target)
         starts = [self.ball.sample(image, reseeded(seeds, run) if run else seeds) for run in range(self.particles)]
         particles = torch.stack(starts)
         for step in range(self.steps):
-            looks = [self._look(model, x, image, target, step / self.steps) for x in particles]
-            best = reduce(or_, (seen for _, seen in looks), best)
-            directions = coupled(particles, torch.stack([grad for grad, _ in looks]), self.coupling)
-            moved = [
+            iterates = [self._evaluate(model, x, image, target, step / self.steps) for x in particles]
+            worst = reduce(or_, (judged for _, judged in iterates), worst)
+            directions = coupled(particles, torch.stack([grad for grad, _ in iterates]), self.coupling)
+            steps = [
                 self.ball.project(x + self.step_size * self.ball.step(direction, x), image)
                 for x, direction in zip(particles, directions, strict=True)
             ]
-            particles = torch.stack(moved)
-        return reduce(or_, (judge(model, self.ball, x, image, target) for x in particles), best)
+            particles = torch.stack(steps)
+        return reduce(or_, (judge(model, self.ball, x, image, target) for x in particles), worst)
 
-    def _look(self, model: Model, x: Image, image: Image, target: Mask, progress: float) -> tuple[Image, Adversarial]:
+    def _evaluate(
+        self, model: Model, x: Image, image: Image, target: Mask, progress: float
+    ) -> tuple[Image, Adversarial]:
+        """The gradient at `x`, divided by its mean magnitude, and `x` with its harm, of one forward pass."""
         x = x.detach().requires_grad_()
         log_odds = model(x)
         (grad,) = torch.autograd.grad(for_task(self.objective, model.task)(log_odds, target, progress).sum(), x)
@@ -69,16 +72,16 @@ class DAA:
 
 
 def coupled(particles: Particles, grads: Particles, coupling: float) -> Particles:
-    """Each particle's gradient plus `coupling / m` of what the kernel makes of the others' gradients and places.
+    """Each particle's gradient plus `coupling / m` times the kernel's sum of gradients less its push apart.
 
-    The kernel's width is that of the paper, h^2 = median |x_i - x_j|^2 / (2 log m), per sample.
+    The kernel is Gaussian with the width of the paper, h^2 = median |x_i - x_j|^2 / (2 log m), per sample.
     """
     m = len(particles)
     theta = particles.flatten(2)
-    apart = (theta[:, None] - theta[None]).square().sum(3)  # (m, m, b)
-    width = apart.flatten(0, 1).median(0).values / (2 * math.log(m)) + TINY
-    kernel = torch.exp(-apart / (2 * width))
-    places = theta * kernel.sum(1)[..., None] - torch.einsum("ijb,jbn->ibn", kernel, theta)
-    others = torch.einsum("ijb,jbn->ibn", kernel, grads.flatten(2)).view_as(grads)
-    away = torch.stack([scaled(one) for one in places.view_as(grads)])
-    return grads + coupling / m * (others - away)
+    distance = (theta[:, None] - theta[None]).square().sum(3)  # (m, m, b)
+    width = distance.flatten(0, 1).median(0).values / (2 * math.log(m)) + TINY
+    kernel = torch.exp(-distance / (2 * width))
+    repulsion = theta * kernel.sum(1)[..., None] - torch.einsum("ijb,jbn->ibn", kernel, theta)
+    repulsion = torch.stack([scaled(particle) for particle in repulsion.view_as(grads)])
+    attraction = torch.einsum("ijb,jbn->ibn", kernel, grads.flatten(2)).view_as(grads)
+    return grads + coupling / m * (attraction - repulsion)

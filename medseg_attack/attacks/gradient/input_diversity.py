@@ -1,4 +1,4 @@
-"""Smaller copies of an image that gradients are taken through (DI2-FGSM), and how far pixels may move."""
+"""Smaller copies of an image that gradients are taken through (DI2-FGSM), and how far each pixel may move."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ SMALLEST = 0.9  # of the size, as in the code that reference comparisons are mad
 
 
 def reach(ball: Ball, image: Image) -> Image:
-    """What every pixel moves by when all move alike up to the ball's edge: eps in Linf, eps/sqrt(n) in L2.
+    """The change of every pixel when all change alike up to the ball's edge: eps in Linf, eps/sqrt(n) in L2.
 
-    0 where the ball lets nothing change.
+    It is 0 where the ball lets nothing change.
     """
     moves = ball.free(image).to(image)
     return widen(ball.eps / (ball.size(moves, torch.zeros_like(moves)) + TINY), image) * moves
@@ -26,14 +26,14 @@ def reach(ball: Ball, image: Image) -> Image:
 
 @dataclass(frozen=True, eq=False)
 class Shrunk:
-    """Images as smaller copies of themselves somewhere on their own grid, zeros around; one size for all axes.
+    """A random placement of smaller copies of images on the images' own grid, with zeros around them.
 
-    Of some samples only (`chosen`); the others stay as they are. Log-odds found on the copies are carried back to
-    where the pixels came from, so that truth and image stay aligned.
+    The log-odds of a copy are carried back to the pixels that it shows, so that truth and image stay aligned.
 
     Attributes:
-        size: of the copy, as a fraction.
-        centre: of the copy, with -1 and 1 at the edges of the grid.
+        chosen: the samples that are shrunk; the others stay as they are.
+        size: side of the copy as a share of the image's, the same along all axes, in [0.9, 1].
+        centre: middle of the copy along each axis, with -1 and 1 at the edges of the grid.
     """
 
     chosen: Bool[Tensor, "b"]
@@ -42,6 +42,11 @@ class Shrunk:
 
     @classmethod
     def draw(cls, image: Image, chance: float, seeds: Sequence[int]) -> "Shrunk":
+        """A placement for each image, drawn with its seed; `chance` in [0, 1] is that of being shrunk at all.
+
+        Raises:
+            InputError: the images have not 2 or 3 axes.
+        """
         axes = image.ndim - 2
         if axes not in (2, 3):
             raise InputError(f"expected 2 or 3 axes to shrink an image along, got {axes}; set diversity=0")
@@ -50,18 +55,18 @@ class Shrunk:
         return cls(dice[:, 0] < chance, size, (2 * dice[:, 2:] - 1) * (1 - size[:, None]))
 
     def to(self, image: Image) -> Image:
-        """The copies."""
+        """The images with the chosen ones shrunk, zeros around them."""
         warped = _sampled(image, 1 / self.size, -self.centre / self.size[:, None], outside="zeros")
         return torch.where(widen(self.chosen, image), warped, image)
 
     def back(self, log_odds: LogOdds) -> LogOdds:
-        """What was found on the copies, on the images' own grid."""
+        """Log-odds of the copies on the images' own grid; outside of a copy those of its border."""
         warped = _sampled(log_odds, self.size, self.centre, outside="border")
         return torch.where(widen(self.chosen, log_odds), warped, log_odds)
 
 
 def _sampled(x: Tensor, zoom: PerSample, shift: Float[Tensor, "b d"], *, outside: str) -> Tensor:
-    """`x` at `zoom * u + shift`, linearly."""
+    """`x` sampled linearly at `zoom * u + shift` for each pixel's coordinates u in [-1, 1]."""
     eye = torch.eye(shift.shape[1], dtype=x.dtype, device=x.device)
     # grid_sample counts axes from the last one
     theta = torch.cat((zoom.view(-1, 1, 1) * eye, shift.flip(1).unsqueeze(2)), 2)

@@ -1,4 +1,4 @@
-"""Projected Adam: every pixel finds its own step size."""
+"""Projected Adam: every pixel has a step size of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +14,19 @@ from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
 
-FIRST, SECOND, LEAST = 0.9, 0.999, 1e-8  # Adam's memories of gradients and of their squares, and its epsilon
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's decay of gradients and of their squares, and its epsilon
 
 
 @register("padam", kind="attack", about=About(reaches="all in eps", shown_by="padam(steps=20)"))
 @dataclass(frozen=True)
 class PAdam:
-    """Adam on the perturbation (Halmosi et al., arXiv 2407.01982), keeping each sample's worst iterate.
+    """Gradient ascent with Adam in place of signed steps; the worst iterate (Halmosi et al., arXiv 2407.01982).
 
-    AMSGrad (doi 10.48550/arXiv.1904.09237), per pixel, so that a sample's steps are its own.
+    Adam is that of AMSGrad (arXiv 1904.09237), per pixel, so that a sample's steps do not depend on other samples.
 
     Attributes:
-        step_size: Adam's learning rate, as a fraction of what every pixel may move by (2/255 of 8/255 as published).
+        step_size: Adam's learning rate as a share of the largest change of a pixel (`reach`), 0 or more; the
+            published 2/255 in a ball of 8/255 is 0.25.
     """
 
     ball: Ball = Linf()
@@ -38,7 +39,7 @@ class PAdam:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         objective = for_task(self.objective, model.task)
-        best = judge(model, self.ball, image, image, target)
+        worst = judge(model, self.ball, image, image, target)
         x = self.ball.sample(image, seeds)
         mean, square, largest = (torch.zeros_like(image) for _ in range(3))
         for step in range(self.steps):
@@ -46,11 +47,11 @@ class PAdam:
             log_odds = model(x)
             (grad,) = torch.autograd.grad(objective(log_odds, target, step / self.steps).sum(), x)
             x = x.detach()
-            best |= judge_prediction(model, self.ball, x, image, model.decide(log_odds.detach()), target)
-            mean = FIRST * mean + (1 - FIRST) * grad
-            square = SECOND * square + (1 - SECOND) * grad.square()
+            worst |= judge_prediction(model, self.ball, x, image, model.decide(log_odds.detach()), target)
+            mean = BETA1 * mean + (1 - BETA1) * grad
+            square = BETA2 * square + (1 - BETA2) * grad.square()
             largest = torch.maximum(largest, square)
-            rise = mean / (1 - FIRST ** (step + 1))
-            spread = (largest / (1 - SECOND ** (step + 1))).sqrt() + LEAST
-            x = self.ball.project(x + self.step_size * reach(self.ball, x) * rise / spread, image)
-        return best | judge(model, self.ball, x, image, target)
+            mean_unbiased = mean / (1 - BETA1 ** (step + 1))
+            deviation = (largest / (1 - BETA2 ** (step + 1))).sqrt() + EPSILON
+            x = self.ball.project(x + self.step_size * reach(self.ball, x) * mean_unbiased / deviation, image)
+        return worst | judge(model, self.ball, x, image, target)

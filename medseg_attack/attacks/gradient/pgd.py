@@ -24,20 +24,21 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, 
 @register("pgd", kind="attack", about=About(reaches="all in eps"))
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient ascent (Madry et al., arXiv 1706.06083), keeping each sample's worst iterate.
+    """Projected gradient ascent from random starts; the worst iterate of each image (Madry et al., arXiv 1706.06083).
 
     Attributes:
-        step_size: of one step, as a fraction of the ball.
-        momentum: decay of the accumulated direction (Dong et al., arXiv 1710.06081, eq. 6-7: each gradient is
-            first divided by its mean magnitude, so the objective's scale does not matter).
-        look_ahead: take the gradient where the momentum is leading (Lin et al., arXiv 1908.06281, eq. 6).
-        diversity: chance of each gradient to be taken through a smaller copy of the image (`Shrunk`).
-        smooth: width in pixels of the Gaussian that gradients are blurred with, as the released code does
-            (Dong et al., arXiv 1904.02884), three standard deviations to a side; 0 for none.
-        random_start: begin at a random point of the ball instead of at the image.
-        restarts: independent runs, of which each sample keeps its worst.
-        keep_worst: False returns the last iterate, as FGSM, BIM and MI-FGSM were published; True never returns
-            anything less harmful than the untouched image.
+        momentum: weight of the last direction in the next one, 0 or more (Dong et al., arXiv 1710.06081, eq. 6-7).
+            Each gradient is first divided by its mean magnitude, so the objective's scale does not matter.
+        look_ahead: True takes the gradient where the momentum leads (Lin et al., arXiv 1908.06281, eq. 6).
+        diversity: chance in [0, 1] that a gradient is taken through a smaller copy of the image (`Shrunk`).
+        smooth: width in pixels, an odd number, of the Gaussian that blurs gradients, three standard deviations to a
+            side as in the released code (Dong et al., arXiv 1904.02884); 0 blurs nothing.
+        random_start: True begins at a random point of the ball, False at the image.
+        keep_worst: False returns the last iterate, as FGSM, BIM and MI-FGSM were published. True never returns an
+            image that is less harmful than the untouched one.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     ball: Ball = Linf()
@@ -55,9 +56,7 @@ class PGD:
     def __post_init__(self) -> None:
         require(self, steps=1, restarts=1, step_size=0, momentum=0, diversity=0)
         if self.smooth < 0 or (self.smooth and self.smooth % 2 == 0):
-            raise InputError(
-                f"expected smooth to be 0 or an odd number of pixels, got {self.smooth}; write such a number"
-            )
+            raise InputError(f"expected smooth to be 0 or an odd number of pixels, got {self.smooth}; write smooth=15")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         runs = (
@@ -68,30 +67,31 @@ class PGD:
     def sweep(
         self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
-        """The same attack in several balls; a single step from the image shares one gradient among them."""
+        """The attack in several balls, one result for each; a single step from the image takes one gradient for all."""
         if self.steps > 1 or self.random_start or self.keep_worst:
             yield from (replace(self, ball=ball)(model, image, target, seeds) for ball in balls)
             return
-        direction = self._turned(torch.zeros_like(image), self._gradient(model, image, target, 0, seeds)[1])
+        direction = self._direction(torch.zeros_like(image), self._gradient(model, image, target, 0, seeds)[1])
         for ball in balls:
             x = ball.project(image + self.step_size * ball.step(direction, image), image)
             yield judge(model, ball, x, image, target)
 
     def _climb(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         x = self.ball.sample(image, seeds) if self.random_start else image
-        best = judge(model, self.ball, image, image, target) if self.keep_worst else None
+        worst = judge(model, self.ball, image, image, target) if self.keep_worst else None
         direction = torch.zeros_like(image)
         for step in range(self.steps):
-            at = self._ahead(x, direction) if self.look_ahead else x
-            log_odds, grad = self._gradient(model, at, target, step, seeds)
-            if best is not None and (step or self.random_start):
-                best |= self._seen(model, x, image, target, log_odds)
-            direction = self._turned(direction, grad)
+            base = self._ahead(x, direction) if self.look_ahead else x
+            log_odds, grad = self._gradient(model, base, target, step, seeds)
+            if worst is not None and (step or self.random_start):
+                worst |= self._judged(model, x, image, target, log_odds)
+            direction = self._direction(direction, grad)
             x = self.ball.project(x + self.step_size * self.ball.step(direction, x), image)
         last = judge(model, self.ball, x, image, target)
-        return last if best is None else best | last
+        return last if worst is None else worst | last
 
     def _gradient(self, model: Model, x: Image, target: Mask, step: int, seeds: Sequence[int]) -> tuple[LogOdds, Image]:
+        """Log-odds and the objective's gradient at `x`, or of a smaller copy of it."""
         x = x.detach().requires_grad_()
         if self.diversity:
             shrunk = Shrunk.draw(x, self.diversity, reseeded(seeds, "shrunk", step))
@@ -102,42 +102,45 @@ class PGD:
         loss = objective(log_odds, target, step / self.steps).sum()
         return log_odds.detach(), torch.autograd.grad(loss, x)[0]
 
-    def _seen(self, model: Model, x: Image, image: Image, target: Mask, log_odds: LogOdds) -> Adversarial:
-        """The iterate, judged by the log-odds of its gradient's pass unless that saw another image."""
+    def _judged(self, model: Model, x: Image, image: Image, target: Mask, log_odds: LogOdds) -> Adversarial:
+        """The iterate with its harm, of the gradient's forward pass where that was of the same image."""
         if self.look_ahead or self.diversity:
             return judge(model, self.ball, x, image, target)
         return judge_prediction(model, self.ball, x, image, model.decide(log_odds), target)
 
     def _ahead(self, x: Image, direction: Image) -> Image:
-        """Where the momentum leads; the paper lets it leave [0, 1], where no scan is."""
+        """The point that the momentum leads to, cut to [0, 1]; the paper does not cut it."""
         return (x + self.step_size * self.momentum * reach(self.ball, x) * direction).clamp(0, 1)
 
-    def _turned(self, direction: Image, grad: Image) -> Image:
-        """The direction after one more gradient."""
+    def _direction(self, direction: Image, grad: Image) -> Image:
+        """The direction with one more gradient accumulated."""
         return self.momentum * direction + scaled(blurred(grad, self.smooth) if self.smooth else grad)
 
 
 @register("fgsm", kind="attack", about=About(reaches="all in eps"))
 def fgsm(ball: Ball = Linf(), objective: Objective = bce) -> PGD:
-    """One full step along the gradient (Goodfellow et al., arXiv 1412.6572)."""
+    """One step along the gradient to the edge of the ball (Goodfellow et al., arXiv 1412.6572)."""
     return PGD(ball, objective, steps=1, step_size=1.0, random_start=False, keep_worst=False)
 
 
 @register("bim", kind="attack", about=About(reaches="all in eps"))
 def bim(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, step_size: float = 0.25) -> PGD:
-    """FGSM in small steps (Kurakin et al., arXiv 1607.02533): PGD from the image itself, last iterate."""
+    """FGSM in several small steps from the image itself; the last iterate (Kurakin et al., arXiv 1607.02533)."""
     return PGD(ball, objective, steps, step_size, random_start=False, keep_worst=False)
 
 
 @register("mi_fgsm", kind="attack", about=About(reaches="all in eps"))
 def mi_fgsm(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0) -> PGD:
-    """BIM with momentum (Dong et al., arXiv 1710.06081), steps of 1/steps of the ball."""
+    """FGSM in several steps with momentum; the last iterate (Dong et al., arXiv 1710.06081).
+
+    Each step is 1 / `steps` of the ball.
+    """
     return PGD(ball, objective, steps, 1 / steps, momentum, random_start=False, keep_worst=False)
 
 
 @register("ni_fgsm", kind="attack", about=About(reaches="all in eps"))
 def ni_fgsm(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0) -> PGD:
-    """mi_fgsm with Nesterov's look-ahead (Lin et al., arXiv 1908.06281)."""
+    """`mi_fgsm` whose gradients are taken where the momentum leads (Nesterov; Lin et al., arXiv 1908.06281)."""
     return replace(mi_fgsm(ball, objective, steps, momentum), look_ahead=True)
 
 
@@ -146,7 +149,11 @@ def ni_fgsm(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, mo
 def di2_fgsm(
     ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0, diversity: float = 0.5
 ) -> PGD:
-    """mi_fgsm through smaller copies of the image (Xie et al., arXiv 1803.06978); log-odds are carried back."""
+    """`mi_fgsm` with gradients through smaller copies of the image (Xie et al., arXiv 1803.06978).
+
+    A copy's log-odds are carried back to the image's grid. `diversity` in [0, 1] is the chance of each gradient to be
+    taken through a copy.
+    """
     return replace(mi_fgsm(ball, objective, steps, momentum), diversity=diversity)
 
 
@@ -154,17 +161,20 @@ def di2_fgsm(
 def ti_fgsm(
     ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0, smooth: int = 15
 ) -> PGD:
-    """mi_fgsm with blurred gradients (Dong et al., arXiv 1904.02884)."""
+    """`mi_fgsm` with gradients blurred by a Gaussian (Dong et al., arXiv 1904.02884).
+
+    `smooth` is the Gaussian's width in pixels, an odd number, or 0 for no blur.
+    """
     return replace(mi_fgsm(ball, objective, steps, momentum), smooth=smooth)
 
 
 @register("segpgd", kind="attack", about=About(reaches="all in eps"))
 def segpgd(ball: Ball = Linf(), steps: int = 20, step_size: float = 0.25, keep_worst: bool = False) -> PGD:
-    """PGD on right pixels first and on wrong ones ever more (Gu et al., arXiv 2207.12391); last iterate."""
+    """PGD that weighs right pixels at first and wrong ones ever more; last iterate (Gu et al., arXiv 2207.12391)."""
     return PGD(ball, progressive_bce, steps, step_size, keep_worst=keep_worst)
 
 
 @register("cospgd", kind="attack", about=About(reaches="all in eps"))
 def cospgd(ball: Ball = Linf(), steps: int = 20, step_size: float = 0.25, keep_worst: bool = False) -> PGD:
-    """PGD weighing pixels by how well they align with the truth (Agnihotri et al., arXiv 2302.02213); last iterate."""
+    """PGD that weighs pixels by their alignment with the truth; last iterate (Agnihotri et al., arXiv 2302.02213)."""
     return PGD(ball, cosine_bce, steps, step_size, keep_worst=keep_worst)

@@ -1,4 +1,4 @@
-"""The step of the code released with arXiv 2401.11224, as a named variant beside the textbook `fgsm`.
+"""The single step of the code released with arXiv 2401.11224, a named variant beside the textbook `fgsm`.
 
 It differs from FGSM in three ways, each of which can be had alone here: it blends the image with the signs instead
 of adding them (`Blend`), it hands mask and output to the loss in swapped order (the `*_swapped` objectives), and it
@@ -23,7 +23,13 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
 @register("blend", kind="ball")
 @dataclass(frozen=True)
 class Blend(Linf):
-    """(1 - eps) x + eps sign(g), cut to [0, 1]: moves bright pixels down by up to 2 eps, and darkens where g = 0."""
+    """A blend of image and signs, (1 - eps) x + eps sign(g), cut to [0, 1]: pixels change by up to 2 eps.
+
+    Bright pixels may fall by 2 eps, and pixels without a gradient grow darker.
+
+    Attributes:
+        eps: weight of the signs, a share of the intensity range [0, 1].
+    """
 
     eps: float = 0.009
 
@@ -50,14 +56,19 @@ class Blend(Linf):
 )
 @dataclass(frozen=True)
 class FgsmWang2024:
-    """One blended step with swapped arguments on three independent copies of the grey channel.
+    """One blended step with swapped arguments of the loss, on three independent copies of the grey channel.
 
-    The result has three channels and cannot be stored as a scan. The network must take three channels. A scan of
-    several channels is not copied: its own are perturbed, and it can be stored.
+    This is the code released with Wang & Xu, arXiv 2401.11224. The network must take `channels` channels. The result
+    has as many and cannot be stored as a scan. A scan of several channels is not copied: its own are perturbed, and it
+    can be stored.
 
     Attributes:
-        objective: as the paper calls it; what is climbed is its swapped form.
-        swapped: False hands the arguments over in the right order, to tell what the swap alone does.
+        objective: the loss under the paper's name; the attack makes its swapped form large.
+        swapped: False hands the loss its arguments in the right order, which shows what the swap alone does.
+        channels: copies of a grey image, 1 or more.
+
+    Raises:
+        InputError: `swapped` is True and the objective has no swapped form.
     """
 
     ball: Ball = Blend()
@@ -69,7 +80,7 @@ class FgsmWang2024:
         if self.swapped and self.objective not in SWAPPED:
             known = ", ".join(map(spec, SWAPPED))
             raise InputError(
-                f"expected an objective that the paper used ({known}), got {spec(self.objective)}; or set swapped=False"
+                f"expected an objective of the paper ({known}), got {spec(self.objective)}; or write swapped=False"
             )
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
@@ -77,5 +88,5 @@ class FgsmWang2024:
         x = copies.detach().clone().requires_grad_()
         objective = SWAPPED[self.objective] if self.swapped else self.objective
         (grad,) = torch.autograd.grad(objective(model(x), target, 0.0).sum(), x)
-        moved = self.ball.project(copies + self.ball.step(grad, copies), copies)
-        return judge(model, self.ball, moved, copies, target)
+        x = self.ball.project(copies + self.ball.step(grad, copies), copies)
+        return judge(model, self.ball, x, copies, target)
