@@ -1,1 +1,1 @@
-"""Composed: made of other attacks."""
+"""Composed: attacks that run other attacks."""

@@ -1,4 +1,4 @@
-"""The worst that any of several attacks finds, image by image."""
+"""The worst result of several attacks, image by image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +22,16 @@ EVERYTHING_LOST = 1.0  # the harm of an image on which every organ is lost: ther
 )
 @dataclass(frozen=True)
 class BestOf(Bindable):
-    """The worst that any of several attacks finds, image by image; between equals, the smaller change.
+    """The worst result of several attacks, image by image; between equals, the smaller change.
 
-    No threshold ends the search. An image is settled only when every organ of it is lost; what attacks are left then
-    are not run on it.
+    No threshold ends the search. An image is settled when every organ of it is lost; the attacks after that are not
+    run on it.
 
     Attributes:
-        attacks: of one ball.
+        attacks: attacks of one ball, in the order in which they run; at least one.
+
+    Raises:
+        InputError: the attacks have different balls, or there is none.
     """
 
     attacks: tuple[Attack, ...] = (PGD(), APGD())
@@ -44,15 +47,15 @@ class BestOf(Bindable):
         return self.attacks[0].ball
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        """What the attacks find one after the other, each on the images that are not settled (the active set)."""
+        """Runs the attacks one after the other, each on the images that are not settled yet (the active set)."""
         best: Adversarial | None = None
         passes = torch.zeros(len(image), 2, dtype=torch.int64, device=image.device)
         active = torch.arange(len(image), device=image.device)
         for attack in self.attacks:
             counted = CountedModel(model)
             if self.setting is not None and self.setting.cases and len(active) < len(image):
-                some = self.setting.at(active)
-                attack, counted = bind(attack, some), CountedModel(bind(model, some))
+                setting = self.setting.at(active)
+                attack, counted = bind(attack, setting), CountedModel(bind(model, setting))
             result = attack(counted, image[active], target[active], [seeds[i] for i in active.tolist()])
             spent = torch.tensor([counted.forwards, counted.backwards], device=image.device)
             passes[active] += spent if result.passes is None else result.passes
@@ -66,10 +69,10 @@ class BestOf(Bindable):
 
 
 def _among(result: Adversarial, index: Tensor, n: int) -> Adversarial:
-    """The result of some samples, among all `n`: of the others nothing is worse than whatever they have."""
+    """The result of the samples at `index` as one of all `n`; the others get a harm of -1, so that any is worse."""
 
-    def spread(some: Tensor, fill: float = 0) -> Tensor:
-        return some.new_full((n, *some.shape[1:]), fill).index_copy(0, index, some)
+    def spread(values: Tensor, fill: float = 0) -> Tensor:
+        return values.new_full((n, *values.shape[1:]), fill).index_copy(0, index, values)
 
     return Adversarial(
         spread(result.image),

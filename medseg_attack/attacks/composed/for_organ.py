@@ -1,4 +1,4 @@
-"""An attack against one organ alone."""
+"""An attack on one organ alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,16 @@ from medseg_attack.types import Adversarial, Attack, Ball, Image, LogOdds, Mask,
 @register("for_organ", kind="attack", about=About(reaches="all in eps", shown_by="for_organ(organ='organ')"))
 @dataclass(frozen=True)
 class ForOrgan:
-    """The attack against one organ: climbed, judged and kept by that organ's Dice alone.
+    """An attack on one organ: its objective and the Dice that it keeps its worst by are of that organ alone.
 
-    An attack returns one image per case, the worst on the mean of the organs; the worst case of an organ is another
-    image, and another run. Read the organ's own column of it: the others are not what was attacked.
+    An attack returns one image per case, the worst on the mean of the organs. The worst image for one organ is another
+    image, and another run. Read only that organ's column: the others were not attacked.
 
     Attributes:
-        organ: its name; "" attacks all organs at once.
+        organ: name of a class of the task; "" attacks all organs at once.
+
+    Raises:
+        InputError: the task has no organ of that name.
     """
 
     attack: Attack = PGD()
@@ -48,7 +51,7 @@ class ForOrgan:
 
 @dataclass(frozen=True, eq=False)
 class _OneOrgan:
-    """A model that is asked for one class: whether a pixel is of it, and how sure."""
+    """A model reduced to one class; its log-odds are positive where the model decides for the class."""
 
     model: Model
     k: int
@@ -58,7 +61,7 @@ class _OneOrgan:
         return Task(self.model.task.name, (self.model.task.classes[self.k],), channels=self.model.task.channels)
 
     def __call__(self, image: Image) -> LogOdds:
-        """Positive where the model's decision is this class: of an exclusive task, its logit less the best other."""
+        """The class's log-odds; of an exclusive task, its log-probability less that of the best other class."""
         log_odds = self.model(image)
         own = log_odds[:, self.k : self.k + 1]
         if not self.model.task.exclusive:

@@ -1,4 +1,4 @@
-"""Per case the least change that any of several attacks succeeds with."""
+"""The least change with which any of several attacks succeeds, case by case."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +26,16 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 )
 @dataclass(frozen=True)
 class LeastOf:
-    """Per case the least change that any of several attacks succeeds with (parallel fusion as in MedIS).
+    """The least change with which any of several attacks succeeds, case by case (MedIS's parallel fusion).
 
-    It succeeds wherever one of them does; it costs what they cost together. Between equal changes the first decides.
+    It succeeds wherever one of them does, and it costs what they cost together. Between equal changes the first
+    attack's is kept.
 
     Attributes:
-        attacks: that look for the least change, with the same norm and aim.
+        attacks: attacks of the least change, with the same ball, goal and criterion of success.
+
+    Raises:
+        InputError: an attack has no criterion of success, or they differ in ball, goal or criterion.
     """
 
     attacks: tuple[Any, ...] = (Igsm(objective=bce), Igsm(objective=bce_dice))
@@ -40,13 +44,15 @@ class LeastOf:
         if not self.attacks or not all(isinstance(attack, Aimed) for attack in self.attacks):
             got = ", ".join(map(spec, self.attacks)) or "none"
             raise InputError(
-                f"expected attacks with a criterion of success, such as igsm or dag, got {got}; change them"
+                f"expected attacks with a criterion of success, such as igsm or dag, got {got}; write such attacks"
             )
         norms = {spec(attack.ball) for attack in self.attacks}
         if len(norms) > 1:
-            raise InputError(f"expected attacks of one ball, got {', '.join(sorted(norms))}; their sizes must compare")
+            raise InputError(
+                f"expected attacks of one ball, got {', '.join(sorted(norms))}; write the same ball in all of them"
+            )
         if len({(attack.goal, attack.success) for attack in self.attacks}) > 1:
-            raise InputError("expected attacks of one goal and criterion, got several; their successes must compare")
+            raise InputError("expected attacks of one goal and criterion, got several; write the same ones in all")
 
     @property
     def ball(self) -> Ball:
@@ -54,9 +60,9 @@ class LeastOf:
         return ball
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        found = [attack(model, image, target, seeds) for attack in self.attacks]
+        results = [attack(model, image, target, seeds) for attack in self.attacks]
         # success in the place of harm: "the more harmful, then the smaller" is then the least that succeeds
-        best = reduce(or_, [replace(one, harm=one.success.to(one.harm)) for one in found])
+        best = reduce(or_, [replace(result, harm=result.success.to(result.harm)) for result in results])
         passes = None if best.passes is None else best.passes + torch.tensor([1, 0], device=image.device)
-        again = judge(model, self.ball, best.image, image, target)
-        return replace(again, success=best.success, passes=passes)
+        judged = judge(model, self.ball, best.image, image, target)
+        return replace(judged, success=best.success, passes=passes)

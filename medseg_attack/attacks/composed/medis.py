@@ -1,4 +1,4 @@
-"""MedIS: several losses, each case by the one that needs least."""
+"""MedIS: one attack per loss, and for each case the loss that needs the least change."""
 
 from medseg_attack.attacks.composed.least_of import LeastOf
 from medseg_attack.attacks.minimal.igsm import Igsm
@@ -26,9 +26,10 @@ def medis(
     steps: int = 10,
     released: bool = False,
 ) -> LeastOf:
-    """MedIS: its five losses and their sum run apart, per case the one that needs least (Shukla et al. 2023).
+    """MedIS: one attack for each of five losses and their sum; for each case the least change (Shukla et al. 2023).
 
-    released: the losses as the released notebooks compute them.
+    Args:
+        released: True takes the losses as the released notebooks compute them, False as the paper defines them.
     """
     last = medis_combined_shukla2023 if released else medis_combined
     losses: list[Objective] = [*(RELEASED if released else LOSSES), last]

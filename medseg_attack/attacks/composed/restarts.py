@@ -1,4 +1,4 @@
-"""An attack several times, from other random numbers."""
+"""The worst of several runs of an attack."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,14 @@ from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
 )
 @dataclass(frozen=True)
 class Restarts:
-    """The worst of several runs of an attack from other random numbers, image by image."""
+    """The worst of several runs of an attack with other random numbers, image by image.
+
+    Attributes:
+        n: number of runs, 1 or more.
+
+    Raises:
+        InputError: `n` is below 1.
+    """
 
     attack: Attack = PGD()
     n: int = 3

@@ -15,10 +15,11 @@ RADII_OF_SEA = (2.0, 1.5, 1.0)
 
 @register("sea", kind="attack", about=About(reaches="all in eps", shown_by="sea(steps=20)"))
 def sea(ball: Ball = Linf(), steps: int = 300) -> BestOf:
-    """The worst of four APGD runs from wider balls, one per objective (Croce et al., arXiv 2306.12941).
+    """The worst of four APGD runs from wider balls, one per objective (SEA; Croce et al., arXiv 2306.12941).
 
     The objectives are masked_bce, balanced_bce, js and masked_margin, for an exclusive task in their softmax forms:
-    masked, balanced and Jensen-Shannon as in the paper, spherical as in its code. Kept by Dice instead of accuracy.
+    masked, balanced and Jensen-Shannon as in the paper, spherical as in its code. It keeps the worst by Dice, where
+    the paper keeps it by accuracy.
     """
     objectives: tuple[Objective, ...] = (masked_bce, balanced_bce, js, masked_margin)
     return BestOf(tuple(APGD(ball, objective, steps, radii=RADII_OF_SEA) for objective in objectives))
@@ -26,17 +27,18 @@ def sea(ball: Ball = Linf(), steps: int = 300) -> BestOf:
 
 @register("strongest", kind="attack", about=About(reaches="all in eps", shown_by="strongest(steps=20, queries=5)"))
 def strongest(ball: Ball = Linf(), steps: int = 100, queries: int = 500) -> BestOf:
-    """The worst of sea, CosPGD, APGD on soft Dice, PGD with restarts, and square: what to report robustness with.
+    """The worst of sea, CosPGD, APGD on soft Dice, PGD with restarts, and square: report robustness with this.
 
-    Every member is kept by its worst iterate. PGD and CosPGD move by 5 balls in all, at most a quarter per step.
+    Every member keeps its worst iterate. The steps of PGD and CosPGD add up to 5 balls, each at most a quarter of it.
+    `queries` are those of square.
     """
-    size = min(5 / steps, 0.25)
+    step_size = min(5 / steps, 0.25)
     return BestOf(
         (
             *sea(ball, steps).attacks,
-            PGD(ball, cosine_bce, steps, size),
+            PGD(ball, cosine_bce, steps, step_size),
             APGD(ball, soft_dice, steps, radii=RADII_OF_SEA),
-            PGD(ball, bce, steps, size, restarts=2),
+            PGD(ball, bce, steps, step_size, restarts=2),
             Square(ball, soft_dice, queries),
         )
     )

@@ -1,4 +1,4 @@
-"""No change: the number that every other one is compared with."""
+"""The control that changes nothing: every other result is compared with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 @register("clean", kind="attack", about=About(threat="no model", reaches="its ball"))
 @dataclass(frozen=True)
 class Clean:
-    """The untouched image."""
+    """The untouched image, scored like any other result."""
 
     @property
     def ball(self) -> Ball:

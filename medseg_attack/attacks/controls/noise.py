@@ -1,4 +1,4 @@
-"""Random change of the size that an attack may have."""
+"""The control that changes images at random, by as much as an attack may."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,15 @@ DRAWS = ("sign", "uniform", "gaussian")
 @register("noise", kind="attack", about=About(threat="no model", reaches="its ball"))
 @dataclass(frozen=True)
 class Noise:
-    """Random change of the ball's size: the control that says what of an attack's effect is mere disturbance.
+    """Random noise of the ball's size: what an attack does beyond it is due to its structure.
 
     Attributes:
-        draw: "sign" (random signs at full size: the same norms as FGSM, hence the fair control), "uniform" (in the
-            ball) or "gaussian" (the uniform draw's root mean square, cut to the ball).
+        draw: "sign" draws random signs at full size, which have the norms of FGSM and are hence the fair control.
+            "uniform" draws from the whole ball. "gaussian" draws with the root mean square of the uniform noise and
+            is cut to the ball.
+
+    Raises:
+        InputError: `draw` is none of these.
     """
 
     ball: Ball = Linf()
@@ -33,9 +37,9 @@ class Noise:
             raise InputError(f"expected draw to be one of {', '.join(DRAWS)}, got {self.draw!r}; write one of them")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        return judge(model, self.ball, self._drawn(image, seeds), image, target)
+        return judge(model, self.ball, self._noisy(image, seeds), image, target)
 
-    def _drawn(self, image: Image, seeds: Sequence[int]) -> Image:
+    def _noisy(self, image: Image, seeds: Sequence[int]) -> Image:
         if self.draw == "sign":
             signs = (draw(torch.rand, image, seeds) < 0.5).to(image) * 2 - 1
             return self.ball.project(image + self.ball.step(signs, image), image)

@@ -1,4 +1,4 @@
-"""Another attack's change with its pixels in random places: its size without its structure."""
+"""The control that moves the pixels of an attack's change to random places."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
 class Shuffled:
     """Another attack's change with its pixels in random places: its size without its structure.
 
-    The control of Bortsova et al., arXiv 2006.06356: what transfers no better than this does not transfer.
+    It is the control of Bortsova et al., arXiv 2006.06356: an attack that transfers no better than this does not
+    transfer. It refuses an attack that moves the image (InputError).
     """
 
     attack: Attack = PGD()
@@ -33,12 +34,14 @@ class Shuffled:
         return (self.attack,)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        found = self.attack(model, image, target, seeds)
-        if found.flow is not None:
+        result = self.attack(model, image, target, seeds)
+        if result.flow is not None:
             raise InputError("expected an attack that adds to the image for shuffled, got one that moves it; drop it")
-        image = image.expand_as(found.image)
-        change = (found.image - image).flatten(2)
-        places = [torch.randperm(change.shape[2], generator=torch.Generator().manual_seed(s ^ 1)) for s in seeds]
-        elsewhere = torch.stack([one[:, at.to(one.device)] for one, at in zip(change, places, strict=True)])
-        x = self.ball.project(image + elsewhere.view_as(image), image)
+        image = image.expand_as(result.image)
+        change = (result.image - image).flatten(2)
+        orders = [torch.randperm(change.shape[2], generator=torch.Generator().manual_seed(s ^ 1)) for s in seeds]
+        shuffled = torch.stack(
+            [sample[:, order.to(image.device)] for sample, order in zip(change, orders, strict=True)]
+        )
+        x = self.ball.project(image + shuffled.view_as(image), image)
         return judge(model, self.ball, x, image, target)

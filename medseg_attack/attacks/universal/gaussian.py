@@ -1,4 +1,4 @@
-"""One Gaussian pattern for every image."""
+"""One Gaussian noise pattern for every image."""
 
 import math
 from collections.abc import Sequence
@@ -20,14 +20,17 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 )
 @dataclass(frozen=True)
 class GaussianUAP:
-    """One Gaussian pattern for every patient, cut to the ball (Cheng & Ji, IEEE Access 8:206009, 2020).
+    """One Gaussian noise pattern for every patient, cut to the ball (Cheng & Ji, IEEE Access 8:206009, 2020).
 
-    With the ball `channels(linf(4/255), channels=(0, 2))` it is put on these modalities only. Images of one grid get
-    one pattern; another grid gets another.
+    The ball `channels(linf(4/255), channels=(0, 2))` puts it on these modalities only. Images of one grid get one
+    pattern; images of another grid get another.
 
     Attributes:
-        deviation: standard deviation, as a fraction of the ball.
-        draw: which pattern.
+        deviation: standard deviation of the pattern as a share of eps, above 0.
+        draw: seed of the pattern, an integer.
+
+    Raises:
+        InputError: `deviation` is not a finite number above 0.
     """
 
     ball: Ball = Linf()

@@ -1,4 +1,4 @@
-"""One perturbation for every image, learned on the images of some patients."""
+"""One perturbation for every image, learned on the images of other patients."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,21 +23,24 @@ FITS = ("resize", "tile")
 @register("uap", kind="attack", about=About(threat="white box, on other patients", reaches="its ball"))
 @dataclass(frozen=True)
 class UAP(Bindable):
-    """One learned perturbation (Moosavi-Dezfooli et al., arXiv 1610.08401), by gradients as segmentation needs it.
+    """One perturbation for all images, learned on the training patients (Moosavi-Dezfooli et al., arXiv 1610.08401).
 
-    Where the paper adds the least change that fools a classifier on one image, this takes a signed step along the
-    gradient summed over a batch (stochastic gradient ascent), or over all images (`uap_metzen`). A targeted one has
-    a targeted objective. The truth of the images it is fitted on is used, that of others is not.
+    The paper adds up the least changes that fool a classifier on one image each. For segmentation, this takes a signed
+    step along the gradient summed over a batch (stochastic gradient ascent), or over all images (`uap_metzen`). A
+    targeted perturbation needs a targeted objective. Only the truth of the images that it is fitted on is used.
 
     Attributes:
-        objective: summed over images.
-        epochs: passes over the images it is fitted on.
-        step_size: of one step, as a fraction of the ball.
-        momentum: decay of the accumulated direction, to which each step adds its gradient of unit mean magnitude.
-        whole_epochs: one step per pass, along the gradient of all images; else one per batch.
-        grid: of the perturbation; (): that of most images it is fitted on.
-        onto: other grids: "resize" stretches it (linearly, so that no pixel grows), "tile" repeats it from the first
-            pixel on and cuts it off.
+        objective: function that the attack makes large, summed over the images of a step.
+        epochs: passes over the images that it is fitted on, 1 or more.
+        momentum: weight of the last direction in the next one, 0 or more; each step adds its gradient, divided by its
+            mean magnitude.
+        whole_epochs: True takes one step per pass, along the gradient of all images; False one per batch.
+        grid: spatial shape of the perturbation in pixels; () takes the shape of most images that it is fitted on.
+        onto: how it is put on another grid. "resize" stretches it linearly, so that no pixel grows; "tile" repeats it
+            from the first pixel on and cuts it off.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     ball: Ball = Linf()
@@ -60,7 +63,11 @@ class UAP(Bindable):
         raise InputError("uap has to be fitted first, got no perturbation; run it through 'medattack attack'")
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
-        """The perturbation, `change` (1, c, *grid); the batches come in an order that `seed` draws for every epoch."""
+        """The learned perturbation as `change` (1, c, *grid); `seed` draws the order of the batches in every epoch.
+
+        Raises:
+            InputError: there is no batch.
+        """
         if not batches:
             raise InputError("expected images to fit uap on, got none; prepare data with patients to train on")
         first = batches[0].image
@@ -72,18 +79,18 @@ class UAP(Bindable):
             for index in torch.randperm(len(batches), generator=rng).tolist():
                 total = total + self._gradient(model, batches[index], change, epoch / self.epochs)
                 if not self.whole_epochs:
-                    change, direction = self._stepped(change, direction, total)
+                    change, direction = self._step(change, direction, total)
                     total = torch.zeros_like(change)
             if self.whole_epochs:
-                change, direction = self._stepped(change, direction, total)
+                change, direction = self._step(change, direction, total)
         return {"change": change.detach()}
 
     def with_learned(self, learned: Mapping[str, Tensor]) -> "Universal":
-        """The perturbation as an attack."""
+        """The attack that adds a learned perturbation."""
         return Universal(self.ball, self.onto, learned["change"], self.objective)
 
     def _gradient(self, model: Model, batch: Batch, change: Tensor, progress: float) -> Tensor:
-        """Of the objective's sum by the change: of all its tiles, of all pixels that it was stretched to."""
+        """The gradient of the objective's sum by the change, through all tiles or pixels that it was put on."""
         change = change.detach().requires_grad_()
         on_grid = placed(change, tuple(batch.image.shape[2:]), self.onto)
         setting = Setting(model.task, batch.cases, self.setting.donors if self.setting else None)
@@ -92,7 +99,8 @@ class UAP(Bindable):
         loss = objective(bind(model, setting)(x), batch.target, progress).sum()
         return torch.autograd.grad(loss, change)[0]
 
-    def _stepped(self, change: Tensor, direction: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, change: Tensor, direction: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """The change after one signed step along the direction, and the direction with the gradient accumulated."""
         scale = grad.abs().mean()
         direction = self.momentum * direction + grad / torch.where(scale > 0, scale, torch.ones_like(scale))
         ball, middle = self.ball.unrestricted, torch.full_like(change, 0.5)  # a region is one of images
@@ -101,10 +109,12 @@ class UAP(Bindable):
 
 @dataclass(frozen=True, eq=False)
 class Universal:
-    """One perturbation (1, c, *t), put on every image and cut to the ball around it.
+    """A learned perturbation that is added to every image and cut to the ball around it.
 
     Attributes:
-        objective: that it was learned by, whose goal, if it has one, it is judged by.
+        onto: "resize" or "tile", how it is put on another grid.
+        change: the perturbation (1, c, *t).
+        objective: the objective that it was learned with; its goal, if any, decides what counts as success.
     """
 
     ball: Ball
@@ -123,12 +133,20 @@ class Universal:
     about=About(threat="white box, on other patients", reaches="its ball", shown_by="uap_metzen(epochs=4)"),
 )
 def uap_metzen(ball: Ball = Linf(10 / 255), objective: Objective = bce, epochs: int = 60) -> UAP:
-    """A periodic perturbation, one signed step of a tenth of the ball per epoch (Metzen et al., arXiv 1704.05712)."""
+    """One periodic perturbation for all images, learned on the training patients (Metzen et al., arXiv 1704.05712).
+
+    It is one tile, repeated. Each of `epochs` passes over the training images takes one signed step of a tenth of the
+    ball, along the gradient of all images.
+    """
     return UAP(ball, objective, epochs, step_size=0.1, momentum=0.0, whole_epochs=True, onto="tile")
 
 
 def placed(change: Tensor, grid: tuple[int, ...], onto: str) -> Tensor:
-    """A perturbation (1, c, *t) on another grid, (1, c, *grid)."""
+    """The perturbation (1, c, *t) on another grid, (1, c, *grid), stretched or tiled.
+
+    Raises:
+        InputError: the grids have different numbers of axes.
+    """
     if len(grid) != change.ndim - 2:
         raise InputError(f"expected images of {change.ndim - 2} axes, as uap was fitted on, got {len(grid)}; fit again")
     if onto == "tile":
@@ -138,7 +156,7 @@ def placed(change: Tensor, grid: tuple[int, ...], onto: str) -> Tensor:
 
 
 def _usual(batches: Sequence[Batch]) -> tuple[int, ...]:
-    """The grid of most images; between equals the smaller."""
+    """The spatial shape of most images; between equals the smaller."""
     counts: dict[tuple[int, ...], int] = {}
     for batch in batches:
         grid = tuple(batch.image.shape[2:])
