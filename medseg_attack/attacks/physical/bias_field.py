@@ -77,7 +77,7 @@ class BiasField(Parametrised):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.basis not in BASES:
-            raise InputError(f"expected basis to be one of {', '.join(BASES)}, got {self.basis!r}; check it")
+            raise InputError(f"expected basis to be one of {', '.join(BASES)}, got {self.basis!r}; write one of them")
         least = 4 if self.basis == "spline" else 1
         if self.order < least:
             raise InputError(f"expected order >= {least} of basis {self.basis!r}, got {self.order}; take more")

@@ -107,7 +107,7 @@ class Vafa(Parametrised):
         if not isinstance(self.ball.unrestricted, Quantised):
             raise InputError(f"expected the ball quantised for vafa, got {self.ball}; write quantised(20)")
         if self.least < 0:
-            raise InputError(f"expected least >= 0 grey levels, got {self.least:g}; check it")
+            raise InputError(f"expected least >= 0 grey levels, got {self.least:g}; write 0 or more")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         numbers = random_numbers(image, math.prod(self._ball.sides(image.ndim - 2)), seeds)

@@ -23,7 +23,7 @@ class Ghost(Ball):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a ghost of 0 or more, got {self.eps:g}; check it")
+            raise InputError(f"expected a ghost of 0 or more, got {self.eps:g}; write 0 or more")
 
     @property
     def unit(self) -> str:

@@ -33,7 +33,7 @@ class LineMotion(BallInMm):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a motion of 0 mm or more, got {self.eps:g}; check it")
+            raise InputError(f"expected a motion of 0 mm or more, got {self.eps:g}; write 0 or more")
 
     @property
     def unit(self) -> str:

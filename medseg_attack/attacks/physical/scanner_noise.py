@@ -29,7 +29,7 @@ class Receiver(Ball):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < 1:
-            raise InputError(f"expected a noise of 0 to 1 of the intensity window, got {self.eps:g}; check it")
+            raise InputError(f"expected a noise of 0 to 1 of the intensity window, got {self.eps:g}; write such")
 
     def step(self, grad: Image, image: Image) -> Image:
         return math.sqrt(2) * self.eps * grad / (widen(rms(grad), grad) + TINY)
@@ -54,7 +54,7 @@ class Echo(Ball):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a deviation of 0 or more, got {self.eps:g}; check it")
+            raise InputError(f"expected a deviation of 0 or more, got {self.eps:g}; write 0 or more")
 
     @property
     def unit(self) -> str:

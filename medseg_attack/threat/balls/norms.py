@@ -80,7 +80,9 @@ class L0(Ball):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps <= 1:
-            raise InputError(f"expected 0 <= eps <= 1, the share of pixels that may change, got {self.eps:g}; check it")
+            raise InputError(
+                f"expected 0 <= eps <= 1, the share of pixels that may change, got {self.eps:g}; write a share"
+            )
 
     def step(self, grad: Image, image: Image) -> Image:
         """The pixels of the largest slopes, to black or white."""

@@ -127,7 +127,7 @@ def parts(region: str) -> tuple[str, str]:
             return kind, value
     if (kind == "body" and not value) or (kind in ("outside", "mask") and value):
         return kind, value
-    raise InputError(f"expected --region {FORMS}, got {region!r}; check it")
+    raise InputError(f"expected --region {FORMS}, got {region!r}; write one of these")
 
 
 def check_organ(region: str, classes: Sequence[str]) -> None:

@@ -124,4 +124,6 @@ def _capped(value: Tensor, goal: float) -> PerSample:
 
 def _reachable(name: str, value: float, way: float) -> None:
     if not 0 < way <= 1:
-        raise InputError(f"expected a share for {name} that is not reached from the start, got {value:g}; check it")
+        raise InputError(
+            f"expected a share for {name} that is not reached from the start, got {value:g}; write another"
+        )
