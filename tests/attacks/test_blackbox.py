@@ -82,7 +82,7 @@ def test_queries_are_counted_and_never_exceeded(attack: Any, expected: int) -> N
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("queries", [0, -1, 1, 5])
 def test_a_budget_that_allows_no_step_is_refused(name: str, queries: int) -> None:
-    with pytest.raises(InputError, match=f"expected queries >= .*, got {queries}; allow more"):
+    with pytest.raises(InputError, match=rf"expected queries >= (\d+) .*, got {queries}; write queries=\1 or more"):
         registry.build(f"{name}(queries={queries})", "attack")
 
 

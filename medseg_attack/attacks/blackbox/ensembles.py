@@ -1,4 +1,4 @@
-"""Several surrogates as one model: their logits, their probabilities or their losses."""
+"""Several models as one: the mean of their logits, of their probabilities or of their losses."""
 
 from dataclasses import dataclass, replace
 
@@ -11,9 +11,13 @@ from medseg_attack.types import Image, LogOdds, Mask, Model, Objective, PerSampl
 
 @dataclass(frozen=True)
 class MeanLogits:
-    """Several models as one with the mean of their logits.
+    """Several models as one: its logits are the mean of theirs (Dong et al., arXiv 1710.06081).
 
-    Log-probabilities are logits less what a pixel's classes share, so their mean has the softmax of the mean logits.
+    Log-probabilities are logits less a number that a pixel's classes share, so the mean of log-probabilities has the
+    softmax of the mean logits.
+
+    Attributes:
+        models: models of one task.
     """
 
     models: tuple[Model, ...]
@@ -23,10 +27,10 @@ class MeanLogits:
         return self.models[0].task
 
     def __call__(self, image: Image) -> LogOdds:
-        every = torch.stack([model(image) for model in self.models])
+        stacked = torch.stack([model(image) for model in self.models])
         if not self.task.exclusive:
-            return every.mean(0)
-        return softmax_log_odds(F.logsigmoid(every).mean(0))
+            return stacked.mean(0)
+        return softmax_log_odds(F.logsigmoid(stacked).mean(0))
 
     def decide(self, log_odds: LogOdds) -> Mask:
         return self.models[0].decide(log_odds)
@@ -34,21 +38,21 @@ class MeanLogits:
 
 @dataclass(frozen=True)
 class MeanProbabilities(MeanLogits):
-    """Several models as one with the mean of their probabilities."""
+    """Several models as one: its probabilities are the mean of theirs (Liu et al., arXiv 1611.02770)."""
 
     def __call__(self, image: Image) -> LogOdds:
-        every = torch.stack([model(image) for model in self.models])
-        return torch.logsumexp(F.logsigmoid(every), 0) - torch.logsumexp(F.logsigmoid(-every), 0)
+        stacked = torch.stack([model(image) for model in self.models])
+        return torch.logsumexp(F.logsigmoid(stacked), 0) - torch.logsumexp(F.logsigmoid(-stacked), 0)
 
 
 @dataclass(frozen=True)
 class Apart(MeanLogits):
-    """Several models side by side as one with n times as many classes; each decides for itself."""
+    """Several models as one with the classes of all of them; each decides for itself."""
 
     @property
     def task(self) -> Task:
-        own = self.models[0].task
-        return replace(own, classes=own.classes * len(self.models))
+        task = self.models[0].task
+        return replace(task, classes=task.classes * len(self.models))
 
     def __call__(self, image: Image) -> LogOdds:
         return torch.cat([model(image) for model in self.models], 1)
@@ -60,7 +64,11 @@ class Apart(MeanLogits):
 
 @dataclass(frozen=True)
 class MeanLoss:
-    """The mean of an objective over models side by side, whose truth is repeated as their classes are."""
+    """The mean of an objective over the models of `Apart`; the truth is repeated as the classes are.
+
+    Attributes:
+        n: number of models.
+    """
 
     objective: Objective
     n: int

@@ -1,7 +1,8 @@
-"""Attacks that ask the model for its scores alone: ZOO and SPSA, in a space of few dimensions.
+"""ZOO and SPSA, which estimate gradients from the model's scores, in a space of few dimensions.
 
-A *query* is one image shown to the model: one forward pass of the batch asks once about each of its images. The score
-is an objective of the log-odds; nothing is differentiated.
+A *query* is one image shown to the model: one forward pass of a batch asks once about each of its images. The score
+is an objective of the log-odds; nothing is differentiated. The change of an image is stretched from coefficients
+(b, c, *t) on a coarse grid.
 """
 
 import math
@@ -22,31 +23,32 @@ from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
 
-FIRST, SECOND = 0.9, 0.999  # decays of Adam's moments, as in the papers
-
-
-Score: TypeAlias = Callable[[Tensor], PerSample]  # of coefficients (b, c, *t)
-
-
+BETA1, BETA2 = 0.9, 0.999  # decays of Adam's moments, as in the papers
+Score: TypeAlias = Callable[[Tensor], PerSample]  # coefficients (b, c, *t) -> objective
 Estimate: TypeAlias = Callable[[Score, Tensor, int], Tensor]  # (score, coefficients, step) -> gradient
 
 
 @register("zoo", kind="attack", about=About(threat="queries (scores)", reaches="its ball", shown_by="zoo(queries=90)"))
 @dataclass(frozen=True)
 class ZOO:
-    """Differences along single coordinates, climbed with Adam (Chen et al., arXiv 1708.03999).
+    """Adam on gradients estimated from scores, one coordinate at a time (Chen et al., arXiv 1708.03999).
 
     The coordinates are those of a coarse grid that is stretched onto the image, the paper's reduced attack space at
-    one level; an objective within a ball takes the place of its weighted sum with the squared distance.
+    one level. The attack makes the objective large within a ball, where the paper adds the squared distance to it.
 
     Attributes:
-        queries: that the model may be asked about each image, all included.
-        coordinates: estimated per step, two queries each.
-        grid: values per axis of the change; 0: every pixel.
-        probe: half of a difference's width, as a fraction of the ball: as large as a stored grey level at least, or
-            scores do not differ.
-        step_size: Adam's, as a fraction of the ball.
-        starts: random corners of the ball that are asked about first, one query each; the worst is begun from.
+        queries: number of times that the model may be asked about each image, the untouched one and all iterates
+            included; enough for `starts` and one step.
+        coordinates: number of coordinates estimated per step, 1 or more, two queries each.
+        grid: number of the change's values per axis, 0 or more; 0 is one per pixel.
+        probe: half of a difference's width as a share of the ball, above 0. Below a stored grey level scores do not
+            differ.
+        step_size: Adam's learning rate as a share of the ball, above 0.
+        starts: number of random corners of the ball that are tried first, 0 or more, one query each; the ascent begins
+            at the worst.
+
+    Raises:
+        InputError: a field is out of range, or the queries do not suffice for one step.
     """
 
     ball: Ball = Linf()
@@ -63,10 +65,10 @@ class ZOO:
         _check(self, 2 * self.coordinates)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        def estimate(score: Score, at: Tensor, step: int) -> Tensor:
-            return by_coordinates(score, at, self.probe * self.ball.eps, reseeded(seeds, step), self.coordinates)
+        def estimate(score: Score, x: Tensor, step: int) -> Tensor:
+            return by_coordinates(score, x, self.probe * self.ball.eps, reseeded(seeds, step), self.coordinates)
 
-        return _climbed(self, model, image, target, seeds, estimate, 2 * self.coordinates)
+        return _ascend(self, model, image, target, seeds, estimate, 2 * self.coordinates)
 
 
 @register(
@@ -74,15 +76,20 @@ class ZOO:
 )
 @dataclass(frozen=True)
 class SPSA:
-    """Differences along random signs of all coordinates at once, climbed with Adam (Uesato et al., arXiv 1802.05666).
+    """Adam on gradients estimated from scores, along random signs of all pixels (Uesato et al., arXiv 1802.05666).
 
     Attributes:
-        queries: that the model may be asked about each image, all included.
-        directions: averaged per step, two queries each.
-        grid: values per axis of the change; 0: every pixel, as in the paper.
-        probe: half of a difference's width, as a fraction of the ball.
-        step_size: Adam's, as a fraction of the ball.
-        starts: random corners of the ball that are asked about first, one query each; the worst is begun from.
+        queries: number of times that the model may be asked about each image, the untouched one and all iterates
+            included; enough for `starts` and one step.
+        directions: number of random directions averaged per step, 1 or more, two queries each.
+        grid: number of the change's values per axis, 0 or more; 0 is one per pixel, as in the paper.
+        probe: half of a difference's width as a share of the ball, above 0.
+        step_size: Adam's learning rate as a share of the ball, above 0.
+        starts: number of random corners of the ball that are tried first, 0 or more, one query each; the ascent begins
+            at the worst.
+
+    Raises:
+        InputError: a field is out of range, or the queries do not suffice for one step.
     """
 
     ball: Ball = Linf()
@@ -99,42 +106,50 @@ class SPSA:
         _check(self, 2 * self.directions)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        def estimate(score: Score, at: Tensor, step: int) -> Tensor:
-            return by_signs(score, at, self.probe * self.ball.eps, reseeded(seeds, step), self.directions)
+        def estimate(score: Score, x: Tensor, step: int) -> Tensor:
+            return by_signs(score, x, self.probe * self.ball.eps, reseeded(seeds, step), self.directions)
 
-        return _climbed(self, model, image, target, seeds, estimate, 2 * self.directions)
+        return _ascend(self, model, image, target, seeds, estimate, 2 * self.directions)
 
 
-def by_coordinates(score: Score, at: Tensor, width: float, seeds: Sequence[int], n: int) -> Tensor:
-    """Central differences of `n` coordinates that each sample draws for itself, 0 elsewhere; 2 n queries."""
-    flat = at.flatten(1)
+def by_coordinates(score: Score, x: Tensor, width: float, seeds: Sequence[int], n: int) -> Tensor:
+    """Central differences of the score at `x` along `n` coordinates drawn for each sample, 0 elsewhere; 2 n queries.
+
+    Args:
+        width: half of a difference's width.
+    """
+    flat = x.flatten(1)
     orders = [torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    order = torch.stack(orders).to(at.device)
+    order = torch.stack(orders).to(x.device)
     grad = torch.zeros_like(flat)
     for column in range(n):
-        place = order[:, column % flat.shape[1]].unsqueeze(1)
-        axis = torch.zeros_like(flat).scatter_(1, place, width).view_as(at)
-        grad.scatter_(1, place, _slope(score, at, axis, width).to(flat).unsqueeze(1))
-    return grad.view_as(at)
+        coordinate = order[:, column % flat.shape[1]].unsqueeze(1)
+        probe = torch.zeros_like(flat).scatter_(1, coordinate, width).view_as(x)
+        grad.scatter_(1, coordinate, _slope(score, x, probe, width).to(flat).unsqueeze(1))
+    return grad.view_as(x)
 
 
-def by_signs(score: Score, at: Tensor, width: float, seeds: Sequence[int], n: int) -> Tensor:
-    """The mean of `n` central differences along random signs, each times its signs; 2 n queries."""
-    grad = torch.zeros_like(at)
+def by_signs(score: Score, x: Tensor, width: float, seeds: Sequence[int], n: int) -> Tensor:
+    """The mean of `n` central differences of the score at `x` along random signs, times those signs; 2 n queries.
+
+    Args:
+        width: half of a difference's width.
+    """
+    grad = torch.zeros_like(x)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     for _ in range(n):
-        drawn = torch.stack([torch.randint(0, 2, at.shape[1:], generator=rng) for rng in generators])
-        signs = 2 * drawn.to(at) - 1
-        grad = grad + signs * widen(_slope(score, at, width * signs, width).to(at), at) / n
+        bits = torch.stack([torch.randint(0, 2, x.shape[1:], generator=rng) for rng in generators])
+        signs = 2 * bits.to(x) - 1
+        grad = grad + signs * widen(_slope(score, x, width * signs, width).to(x), x) / n
     return grad
 
 
-def _slope(score: Score, at: Tensor, axis: Tensor, width: float) -> PerSample:
-    """In double precision: the two scores are nearly equal."""
-    return (score(at + axis) - score(at - axis)) / (2 * width) if width > 0 else score(at) * 0
+def _slope(score: Score, x: Tensor, probe: Tensor, width: float) -> PerSample:
+    """The central difference of the score along `probe`, in double precision: the two scores are nearly equal."""
+    return (score(x + probe) - score(x - probe)) / (2 * width) if width > 0 else score(x) * 0
 
 
-def _climbed(
+def _ascend(
     attack: ZOO | SPSA,
     model: Model,
     image: Image,
@@ -143,45 +158,45 @@ def _climbed(
     estimate: Estimate,
     per_step: int,
 ) -> Adversarial:
-    """Adam on the coefficients with estimated gradients; the worst iterate of each sample."""
+    """The worst iterate of each sample when Adam climbs the coefficients along estimated gradients."""
     ball, eps = attack.ball, attack.ball.eps
-    coarse, moves = ball.unrestricted, ball.free(image)  # a region is one of pixels, which coefficients are not
+    coarse, free = ball.unrestricted, ball.free(image)  # a region is one of pixels, which coefficients are not
     objective = for_task(attack.objective, model.task)
 
-    def shown(change: Tensor) -> Image:
-        return image + stretched(change, tuple(image.shape[2:])) * moves
+    def changed(change: Tensor) -> Image:
+        return image + stretched(change, tuple(image.shape[2:])) * free
 
     @torch.no_grad()
     def score(change: Tensor) -> PerSample:
-        return objective(model(shown(change).clamp(0, 1)).double(), target, 1.0)
+        return objective(model(changed(change).clamp(0, 1)).double(), target, 1.0)
 
-    best = judge(model, ball, image, image, target)
+    worst = judge(model, ball, image, image, target)
     change = zeros(image, attack.grid)
-    worst = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
+    highest = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
     for start in range(attack.starts):
         signs = (draw(torch.rand, change, reseeded(seeds, -1 - start)) < 0.5).to(change) * 2 - 1
         corner = coarse.clipped(coarse.step(signs, change))
-        x = ball.project(shown(corner), image)
+        x = ball.project(changed(corner), image)
         with torch.no_grad():
             log_odds = model(x)
-        best |= judge_prediction(model, ball, x, image, model.decide(log_odds), target)
-        found = objective(log_odds.double(), target, 1.0)
-        change = torch.where(widen(found > worst, change), corner, change)
-        worst = torch.maximum(found, worst)
+        worst |= judge_prediction(model, ball, x, image, model.decide(log_odds), target)
+        height = objective(log_odds.double(), target, 1.0)
+        change = torch.where(widen(height > highest, change), corner, change)
+        highest = torch.maximum(height, highest)
     mean, square, times = torch.zeros_like(change), torch.zeros_like(change), torch.zeros_like(change)
     for step in range(1, (attack.queries - 1 - attack.starts) // (per_step + 1) + 1):
         grad = estimate(score, change, step)
-        told = grad != 0  # a coordinate that was not asked about, or that said nothing, stays
-        times = times + told
-        mean = torch.where(told, FIRST * mean + (1 - FIRST) * grad, mean)
-        square = torch.where(told, SECOND * square + (1 - SECOND) * grad.square(), square)
-        unbiased = mean / (1 - FIRST**times).clamp(min=1 - FIRST)
-        size = (square / (1 - SECOND**times).clamp(min=1 - SECOND)).sqrt()
-        change = coarse.clipped(change + attack.step_size * eps * told * unbiased / (size + 1e-12))
-        x = ball.project(shown(change), image)
+        known = grad != 0  # other coordinates stay: they were not drawn, or the score did not differ
+        times = times + known
+        mean = torch.where(known, BETA1 * mean + (1 - BETA1) * grad, mean)
+        square = torch.where(known, BETA2 * square + (1 - BETA2) * grad.square(), square)
+        mean_unbiased = mean / (1 - BETA1**times).clamp(min=1 - BETA1)
+        deviation = (square / (1 - BETA2**times).clamp(min=1 - BETA2)).sqrt()
+        change = coarse.clipped(change + attack.step_size * eps * known * mean_unbiased / (deviation + 1e-12))
+        x = ball.project(changed(change), image)
         with torch.no_grad():
-            best |= judge_prediction(model, ball, x, image, model.decide(model(x)), target)
-    return best
+            worst |= judge_prediction(model, ball, x, image, model.decide(model(x)), target)
+    return worst
 
 
 def _check(attack: ZOO | SPSA, per_step: int) -> None:
@@ -193,5 +208,5 @@ def _check(attack: ZOO | SPSA, per_step: int) -> None:
     if attack.queries < needed:
         raise InputError(
             f"expected queries >= {needed} ({attack.starts} starts, {per_step + 1} of one step, 1 of the untouched "
-            f"image), got {attack.queries}; allow more"
+            f"image), got {attack.queries}; write queries={needed} or more"
         )

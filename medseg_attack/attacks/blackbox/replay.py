@@ -1,4 +1,4 @@
-"""Images that another run stored, as an attack: what transfers to this model."""
+"""The attack that replays the images which another run stored, on this model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,11 +28,14 @@ from medseg_attack.types import Adversarial, Ball, Bindable, Image, Mask, Model
 )
 @dataclass(frozen=True)
 class Replay(Bindable):
-    """The scans that a run stored, held to that run's own ball; it never queries the model.
+    """The perturbed scans that another run stored, within that run's own ball; it asks the model nothing.
 
     Attributes:
-        run: folder of one run.
-        content: a hash of what it holds, so that rows are not taken for those of another run in the same place.
+        run: folder of one run that has stored images.
+        content: hash of the run's images, which tells its rows from those of another run in the same folder.
+
+    Raises:
+        InputError: when called, the folder has no run, or the attack is not bound to its cases.
     """
 
     run: str = ""

@@ -1,4 +1,4 @@
-"""The square attack: random search that sees the model's answers alone."""
+"""The square attack: a random search that asks the model for its scores alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +21,15 @@ HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 queries, a
 
 
 def share(query: int, queries: int, first: float) -> float:
-    """The part of the image that the square of that number covers, the first being 0.
+    """The share of the image that a query's square covers; queries count from 0.
+
+    Args:
+        first: share of query 0, in (0, 1].
 
     >>> share(0, 10000, 0.8), share(11, 10000, 0.8), share(9000, 10000, 0.8)
     (0.8, 0.4, 0.0015625)
     """
-    return first / 2.0 ** sum(query * 10000 // queries > at for at in HALVED)
+    return first / 2.0 ** sum(query * 10000 // queries > halving for halving in HALVED)
 
 
 @register(
@@ -34,15 +37,19 @@ def share(query: int, queries: int, first: float) -> float:
 )
 @dataclass(frozen=True)
 class Square:
-    """Random squares, kept where they raise the objective (Andriushchenko et al., arXiv 1912.00049).
+    """A search with random squares, kept where they raise the objective (Andriushchenko et al., arXiv 1912.00049).
 
-    Every query is one forward pass. Squares reach the last row and column, which the released code's never do; in
-    3-D they are cubes. What is returned is each sample's most harmful query.
+    Every query is one forward pass. Squares reach the last row and column, which those of the released code never do;
+    in 3-D they are cubes. The result is each sample's most harmful query.
 
     Attributes:
-        objective: of the log-odds; soft_dice, since a change that wins a margin but no Dice is of no use.
-        queries: per image.
-        first: share of the image that the first squares cover; the paper's 0.8 is for one answer per image.
+        ball: a ball of linf or l2, possibly in a region; linf may be in some channels alone.
+        objective: score of a query; soft_dice, since a change that wins a margin but no Dice is of no use.
+        queries: number of times that the model is asked about each image, 1 or more.
+        first: share of the image that the first squares cover, in (0, 1]; the paper's 0.8 is for one answer per image.
+
+    Raises:
+        InputError: a field is out of range, or the ball is of another norm.
     """
 
     ball: Ball = Linf()
@@ -56,27 +63,28 @@ class Square:
         if not 0 < self.first <= 1:
             raise InputError(f"expected 0 < first <= 1, a share of the image, got {self.first:g}; write such as 0.3")
         if not self._linf and type(self.ball.unrestricted) is not L2:
-            raise InputError(f"expected linf or l2 for square, got {spec(self.ball)}; take one of them")
+            raise InputError(f"expected linf or l2 for square, got {spec(self.ball)}; write linf(4/255)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         search = _InLinf(self.ball, image) if self._linf else _InL2(self.ball, image)
-        x = search.first(reseeded(seeds, "first"))
-        height, best = self._asked(model, x, image, target)
+        x = search.start(reseeded(seeds, "first"))
+        height, worst = self._evaluate(model, x, image, target)
         for query in range(1, self.queries):
-            tried = search.next(x, share(query - 1, self.queries, self.first), reseeded(seeds, query))
-            tried_height, found = self._asked(model, tried, image, target)
-            best |= found
-            up = tried_height > height
-            x, height = torch.where(widen(up, x), tried, x), torch.where(up, tried_height, height)
-        return best
+            trial = search.next(x, share(query - 1, self.queries, self.first), reseeded(seeds, query))
+            trial_height, judged = self._evaluate(model, trial, image, target)
+            worst |= judged
+            higher = trial_height > height
+            x, height = torch.where(widen(higher, x), trial, x), torch.where(higher, trial_height, height)
+        return worst
 
     @property
     def _linf(self) -> bool:
-        """Whether pixels are bounded one by one, be it in a region or in some channels alone."""
+        """Whether the ball bounds each pixel by itself, possibly in a region or in some channels alone."""
         ball = self.ball.unrestricted
         return type(ball.ball if isinstance(ball, Channels) else ball) is Linf
 
-    def _asked(self, model: Model, x: Image, image: Image, target: Mask) -> tuple[PerSample, Adversarial]:
+    def _evaluate(self, model: Model, x: Image, image: Image, target: Mask) -> tuple[PerSample, Adversarial]:
+        """The objective at `x`, and `x` with its harm; one query."""
         with torch.no_grad():
             log_odds: LogOdds = model(x)
             height = for_task(self.objective, model.task)(log_odds, target, 1.0)
@@ -85,17 +93,18 @@ class Square:
 
 @dataclass(frozen=True, eq=False)
 class _InLinf:
-    """Every pixel at an end of its range, one sign per square and channel."""
+    """The search in linf: every pixel changes by eps up or down, with one sign per square and channel."""
 
     ball: Ball
     image: Image
 
-    def first(self, seeds: Sequence[int]) -> Image:
-        """Stripes along the first axis."""
+    def start(self, seeds: Sequence[int]) -> Image:
+        """The first query: stripes along the first axis."""
         signs = _signs(self.image[:, :, :1], seeds)
         return self.ball.project(self.image + self.ball.eps * signs, self.image)
 
     def next(self, x: Image, share: float, seeds: Sequence[int]) -> Image:
+        """The next query: `x` with a random square set to one end of its range."""
         inside, _ = _square(x, _side(x, share), seeds)
         signs = _signs(_corner(x), reseeded(seeds, "signs"))
         return self.ball.project(x + 2 * self.ball.eps * signs * inside, self.image)
@@ -103,67 +112,73 @@ class _InLinf:
 
 @dataclass(frozen=True, eq=False)
 class _InL2:
-    """The whole length spent on bumps; a step moves what lies in one square to another, their sides odd, 3 or more."""
+    """The search in l2: the change has length eps; a step moves the change of one square to another.
+
+    Sides of squares are odd, 3 or more.
+    """
 
     ball: Ball
     image: Image
 
-    def first(self, seeds: Sequence[int]) -> Image:
-        """Bumps on a lattice of fifths of the image."""
+    def start(self, seeds: Sequence[int]) -> Image:
+        """The first query: bumps on a lattice, each a fifth of the image wide."""
         delta, shape = torch.zeros_like(self.image), self.image.shape[2:]
         side = max(min(shape) // 5, 1)
         tiles = torch.cartesian_prod(*(torch.arange(0, n - side + 1, side) for n in shape)).view(-1, len(shape))
         for number, corner in enumerate(tiles.tolist()):
-            at = torch.tensor([corner] * len(self.image), device=delta.device)
-            delta += _bump(self.image, at, side, reseeded(seeds, number))
-        return self._of_length(delta)
+            corners = torch.tensor([corner] * len(self.image), device=delta.device)
+            delta += _bump(self.image, corners, side, reseeded(seeds, number))
+        return self._stepped(delta)
 
     def next(self, x: Image, share: float, seeds: Sequence[int]) -> Image:
+        """The next query: the change of one square goes to another, with a new bump and all unspent length."""
         delta = x - self.image
         side = _odd(_side(x, share), min(x.shape[2:]))
-        here, corner = _square(x, side, seeds)
-        there, _ = _square(x, side, reseeded(seeds, "there"))
+        square, corner = _square(x, side, seeds)
+        source, _ = _square(x, side, reseeded(seeds, "there"))
         axes = tuple(range(2, x.ndim))
 
         def length(part: Tensor) -> Tensor:
             return part.square().sum(axes, keepdim=True).sqrt()
 
         unspent = (self.ball.eps**2 - delta.flatten(1).square().sum(1)).clamp(min=0) / x.shape[1]
-        length_then = (widen(unspent, x) + length(delta * torch.maximum(here, there)).square()).sqrt()
+        either = torch.maximum(square, source)
+        available = (widen(unspent, x) + length(delta * either).square()).sqrt()
         bump = _bump(x, corner, side, reseeded(seeds, "bump"))
-        old = delta * here
+        old = delta * square
         new = bump + old / (length(old) + TINY)
-        new = new / (length(new) + TINY) * length_then
-        kept = delta * (1 - torch.maximum(here, there))
-        return self._of_length(kept + new)
+        new = new / (length(new) + TINY) * available
+        return self._stepped(delta * (1 - either) + new)
 
-    def _of_length(self, delta: Image) -> Image:
+    def _stepped(self, delta: Image) -> Image:
+        """The image with the change scaled to length eps."""
         return self.ball.project(self.image + self.ball.step(delta, self.image), self.image)
 
 
 def _corner(x: Image) -> Tensor:
-    """One pixel of every channel."""
+    """The first pixel of every channel, (b, c, 1, ...)."""
     return x[(slice(None), slice(None), *(slice(0, 1) for _ in x.shape[2:]))]
 
 
 def _signs(like: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Random signs, 1 or -1, in the shape of `like`."""
     return (draw(torch.rand, like, seeds) < 0.5).to(like) * 2 - 1
 
 
 def _side(x: Image, share: float) -> int:
-    """Of a square that covers that part of the image, as far as it is long enough."""
+    """The side in pixels of a square that covers a share of the image, at most the image's shortest side."""
     shape = x.shape[2:]
     side: int = min(max(round((share * x[0, 0].numel()) ** (1 / len(shape))), 1), *shape)
     return side
 
 
 def _odd(side: int, most: int) -> int:
-    """The next odd one, 3 or more, as in the released code; a bump of fewer pixels has no hills."""
+    """The next odd side, 3 or more as in the released code: a bump of fewer pixels has no hills."""
     return min(max(side // 2 * 2 + 1, 3), (most - 1) // 2 * 2 + 1)
 
 
 def _square(x: Image, side: int, seeds: Sequence[int]) -> tuple[Float[Tensor, "b 1 *s"], Tensor]:
-    """1 in a random square of each image and 0 elsewhere, and its first corner (b, axes)."""
+    """A random square of each image, 1 inside and 0 elsewhere, and its first corner (b, axes)."""
     shape = x.shape[2:]
     room = torch.tensor([n - side + 1 for n in shape], dtype=x.dtype, device=x.device)
     like = x[:, :1].flatten(1)[:, :1].expand(-1, len(shape))
@@ -172,20 +187,20 @@ def _square(x: Image, side: int, seeds: Sequence[int]) -> tuple[Float[Tensor, "b
 
 
 def _offsets(x: Image, corner: Tensor, side: int) -> Tensor:
-    """Each pixel's place in its image's square along every axis, (axes, b, 1, *s); -1 outside of it."""
-    found = []
+    """Each pixel's index within its image's square along every axis, (axes, b, 1, *s); -1 outside of it."""
+    offsets = []
     for axis, n in enumerate(x.shape[2:]):
-        at = torch.arange(n, device=x.device).view(1, 1, *(n if other == axis else 1 for other in range(x.ndim - 2)))
-        offset = at - widen(corner[:, axis], x)
+        index = torch.arange(n, device=x.device).view(1, 1, *(n if other == axis else 1 for other in range(x.ndim - 2)))
+        offset = index - widen(corner[:, axis], x)
         outside = (offset < 0) | (offset >= side)
-        found.append(torch.where(outside, -1, offset).expand(-1, -1, *x.shape[2:]))
-    return torch.stack(found)
+        offsets.append(torch.where(outside, -1, offset).expand(-1, -1, *x.shape[2:]))
+    return torch.stack(offsets)
 
 
 def _bump(x: Image, corner: Tensor, side: int, seeds: Sequence[int]) -> Image:
     """Two opposite hills side by side in each image's square, of length 1 in every channel.
 
-    A hill falls off from its middle as sum_{k >= r} 1/(k + 1)^2, r the larger of the distances along the axes.
+    A hill falls off from its middle as sum_{k >= r} 1/(k + 1)^2, where r is the largest distance along an axis.
     """
     offsets = _offsets(x, corner, side)
     inside = (offsets >= 0).all(0)

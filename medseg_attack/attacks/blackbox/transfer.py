@@ -1,4 +1,4 @@
-"""Images made on other models than the attacked one, and the control that tells their structure from their size."""
+"""The transfer attack, which perturbs images on other models than the attacked one."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -29,18 +29,21 @@ FUSIONS = ("logits", "probabilities", "losses")
 )
 @dataclass(frozen=True)
 class Transfer:
-    """What another attack finds on surrogates (factors: Bortsova et al., arXiv 2006.06356).
+    """Another attack run on surrogate models; its images are then shown to the attacked model.
 
-    The image is made from the surrogates alone: the attacked model sees it finished, once, to be scored as every
-    result is.
+    The attacked model sees each image once, to score it. What decides whether an attack transfers is studied in
+    Bortsova et al., arXiv 2006.06356.
 
     Attributes:
-        surrogate: a checkpoint's folder, a registered model, a tuple of them, or `others`: the study's other models,
-            so that each is attacked from those left.
-        attack: what is run on them.
-        fuse: how several are one. "logits": their mean (Dong et al., arXiv 1710.06081), of an exclusive task before the
-            softmax; "probabilities": their mean (Liu et al., arXiv 1611.02770); "losses": the mean
-            of the objective.
+        surrogate: folder of a checkpoint, a registered model, a tuple of these, or `others`: the study's other models,
+            so that each model is attacked from those left.
+        attack: the attack that runs on the surrogates.
+        fuse: how several surrogates become one. "logits" takes the mean of their logits, of an exclusive task before
+            the softmax (Dong et al., arXiv 1710.06081); "probabilities" the mean of their probabilities (Liu et al.,
+            arXiv 1611.02770); "losses" the mean of the objective.
+
+    Raises:
+        InputError: a field has no such value, the attack must be fitted, or it has no objective to fuse.
     """
 
     surrogate: Any = None
@@ -51,7 +54,9 @@ class Transfer:
         if self.fuse not in FUSIONS:
             raise InputError(f"expected fuse to be one of {', '.join(FUSIONS)}, got {self.fuse!r}; write one of them")
         if self.fuse == "losses" and not isinstance(self.attack, Climbs):
-            raise InputError("expected an attack with an objective to fuse losses, got one without; take fuse='logits'")
+            raise InputError(
+                "expected an attack with an objective to fuse losses, got one without; write fuse='logits'"
+            )
         if isinstance(self.attack, Fittable):
             raise InputError(
                 "expected an attack that needs no fit for transfer, got one that is fitted to the attacked model; run "
@@ -68,20 +73,20 @@ class Transfer:
         return (self.attack,)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        (found,) = self.crafted(model.task, image, target, seeds, [self.ball])
-        return _scored(model, self.ball, found, image, target)
+        (result,) = self.crafted(model.task, image, target, seeds, [self.ball])
+        return _scored(model, self.ball, result, image, target)
 
     def sweep(
         self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
-        """The same in several balls; they share what they share in the attack on the surrogates."""
-        found = self.crafted(model.task, image, target, seeds, balls)
-        return (_scored(model, ball, one, image, target) for ball, one in zip(balls, found, strict=True))
+        """The attack in several balls, one result for each; they share what the attack on the surrogates shares."""
+        results = self.crafted(model.task, image, target, seeds, balls)
+        return (_scored(model, ball, result, image, target) for ball, result in zip(balls, results, strict=True))
 
     def crafted(
         self, task: Task, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
-        """What the attack finds on the surrogates, judged by them, in each ball."""
+        """The attack's results on the surrogates in each ball, with the surrogates' harm."""
         fused, attack = self._fused(task, image), self.attack
         if isinstance(fused, Apart):
             n = len(fused.models)
@@ -94,22 +99,32 @@ class Transfer:
             yield with_eps(attack, ball.eps)(fused, image, target, seeds)
 
     def _fused(self, task: Task, image: Image) -> Model:
-        given = self.surrogate if isinstance(self.surrogate, tuple) else (self.surrogate,)
-        if not given or None in given:
+        """The surrogates as one model on the image's device.
+
+        Raises:
+            InputError: there is no surrogate.
+        """
+        surrogates = self.surrogate if isinstance(self.surrogate, tuple) else (self.surrogate,)
+        if not surrogates or None in surrogates:
             raise InputError("transfer needs a surrogate, got none; write transfer(surrogate='FOLDER OF A MODEL')")
-        models = tuple(_ready(make(task), image) for make in given)
+        models = tuple(_ready(make(task), image) for make in surrogates)
         if len(models) == 1:
             return models[0]
         return {"logits": MeanLogits, "probabilities": MeanProbabilities, "losses": Apart}[self.fuse](models)
 
 
-def _scored(model: Model, ball: Ball, found: Adversarial, image: Image, target: Mask) -> Adversarial:
-    """What was found elsewhere as the attacked model sees it, against the truth that an attack moved along."""
-    truth = moved(target, found.flow, model.task.exclusive)
-    return replace(judge(model, ball, found.image, image, truth), size=found.size, flow=found.flow)
+def _scored(model: Model, ball: Ball, result: Adversarial, image: Image, target: Mask) -> Adversarial:
+    """The result on the surrogates with the attacked model's harm, against the truth moved as the result moved it."""
+    truth = moved(target, result.flow, model.task.exclusive)
+    return replace(judge(model, ball, result.image, image, truth), size=result.size, flow=result.flow)
 
 
 def _by_folder(surrogate: Any) -> Any:
+    """The surrogate with folders replaced by the registered models that load them.
+
+    Raises:
+        InputError: it is neither a folder nor a model.
+    """
     if isinstance(surrogate, tuple):
         return tuple(map(_by_folder, surrogate))
     if isinstance(surrogate, str):
@@ -120,7 +135,7 @@ def _by_folder(surrogate: Any) -> Any:
 
 
 def _ready(model: Model, image: Image) -> Model:
-    """On the image's device and of its type, with nothing in it that would change."""
+    """The model on the image's device and of its type, in evaluation mode and with fixed weights."""
     if isinstance(model, nn.Module):
         return model.to(image).eval().requires_grad_(False)
     return model
