@@ -21,14 +21,16 @@ STIFF = 1e-3  # mm: what float32 leaves of a flow beside its own affine part
 @register("pose", kind="ball")
 @dataclass(frozen=True)
 class Pose(MovingBall):
-    """The body may turn, shift and scale: `eps` times all three bounds; its size is the largest share of one of them.
+    """The body may turn, shift and scale, each by `eps` times a bound of its own; the largest share of one is measured.
 
-    Told from the flow alone: its best affine fit, which must leave nothing over.
+    The size is measured on the flow alone: on its best affine fit, which must leave nothing over.
 
     Attributes:
-        degrees: of rotation around the middle of the image; in 3-D around any axis.
-        shift_mm: of the middle.
-        scale: 0.1 is a tenth larger or smaller by as much.
+        eps: factor of all three bounds, 0 or more.
+        degrees: bound of the rotation around the middle of the image, in degrees; in 3-D around any axis. With the
+            factor `eps` it must be below 90.
+        shift_mm: bound of the shift of the middle, in mm.
+        scale: bound of the scaling, as a share: 0.1 is a tenth larger, or smaller by the same factor.
     """
 
     eps: float = 1.0
@@ -39,7 +41,9 @@ class Pose(MovingBall):
     def __post_init__(self) -> None:
         bounds = (self.eps, self.degrees, self.shift_mm, self.scale)
         if min(bounds) < 0 or not math.isfinite(sum(bounds)) or self.eps * self.degrees >= 90:
-            raise InputError(f"expected bounds of 0 or more and a rotation below 90 degrees, got {self}; check them")
+            raise InputError(
+                f"expected bounds of 0 or more and a rotation below 90 degrees, got {self}; write pose(degrees=10)"
+            )
 
     @property
     def unit(self) -> str:
@@ -51,8 +55,8 @@ class Pose(MovingBall):
         shift = flow.flatten(2).mean(2)
         spread = place.square().flatten(2).sum(2).clamp(min=1e-9)
         linear = torch.einsum("bi...,bj...->bij", flow, place) / spread[:, None]
-        left = flow - shift.view(*shift.shape, *(1 for _ in place.shape[2:]))
-        left = left - torch.einsum("bij,bj...->bi...", linear, place)
+        residual = flow - shift.view(*shift.shape, *(1 for _ in place.shape[2:]))
+        residual = residual - torch.einsum("bij,bj...->bi...", linear, place)
         matrix = linear + torch.eye(linear.shape[1]).to(linear)
         scale = matrix.det().clamp(min=1e-9) ** (1 / linear.shape[1])
         turn = matrix / scale[:, None, None]
@@ -64,16 +68,17 @@ class Pose(MovingBall):
             _share(shift.square().sum(1).sqrt(), self.shift_mm),
             _share(scale.log().abs(), math.log1p(self.scale)),
         ]
-        stiff = (longest(left) <= STIFF) & (sheared <= STIFF)
+        stiff = (longest(residual) <= STIFF) & (sheared <= STIFF)
         return torch.where(stiff, torch.stack(shares).amax(0), math.inf)
 
 
 def _share(value: PerSample, bound: float) -> PerSample:
+    """The value as a share of its bound; infinite where the bound is 0 and the value is not."""
     return value / bound if bound else torch.where(value > STIFF, math.inf, 0.0).to(value)
 
 
 def centred(like: Tensor, mm: Float[Tensor, "b n *ones"]) -> Float[Tensor, "b n *s"]:
-    """Where each pixel lies from the middle of the image, in mm."""
+    """The place of each pixel relative to the middle of the image, in mm along each axis."""
     axes = [torch.arange(n, device=like.device, dtype=like.dtype) - (n - 1) / 2 for n in like.shape[2:]]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None] * mm
 
@@ -91,11 +96,12 @@ def centred(like: Tensor, mm: Float[Tensor, "b n *ones"]) -> Float[Tensor, "b n 
 class Affine(Parametrised):
     """The rotation, shift and scale that harm most, the truth carried along (Chen et al., advchain, MedIA 2022).
 
-    In mm, so that a body stays as it is on grids of unequal spacing, and around the middle of the image. One scale
-    for all axes: bodies are not stretched.
+    The change is computed in mm, so that a body keeps its form on grids of unequal spacing, around the middle of the
+    image. One scale holds for all axes: bodies are not stretched.
 
     Attributes:
-        steps: 0 draws a pose at random.
+        ball: `pose`, which bounds rotation, shift and scale.
+        steps: of signed ascent, 0 or more; 0 draws a pose at random.
     """
 
     ball: Ball = Pose()

@@ -1,5 +1,7 @@
-"""Gradient ascent on what describes a change, not on pixels: the one loop of all attacks that imitate scanners and
-bodies. Each of them says how its numbers become an image; what it may do at most is its ball."""
+"""Gradient ascent on the numbers that describe a change: the one loop of attacks that imitate scanners and bodies.
+
+Each attack says how its numbers become an image; its ball says how large the change may be.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,11 +25,12 @@ Numbers = Float[Tensor, "b m"]  # in [-1, 1]; 0 of all is no change, 1 the most 
 
 
 class Rendered(NamedTuple):
-    """What numbers make of an image.
+    """The image that some numbers describe.
 
     Attributes:
-        flow: how anatomy moved, and `back` the flow that undoes it; None where nothing moves.
-        penalty: what it costs beside the objective.
+        flow: how anatomy moved; None where nothing moves.
+        back: the flow that undoes it.
+        penalty: number of each sample that is taken off its objective; None for none.
     """
 
     image: Image
@@ -38,11 +41,11 @@ class Rendered(NamedTuple):
 
 @dataclass(frozen=True)
 class Parametrised(ABC):
-    """An attack that is described by some numbers; `steps=0` is a random draw of it, which is its control.
+    """An attack whose change some numbers describe; `steps=0` is a random draw of them, which is its control.
 
     Attributes:
-        steps: of the ascent.
-        step_size: of the numbers, which range over [-1, 1].
+        steps: of signed ascent, 0 or more.
+        step_size: change of every number in a step, 0 or more; the numbers range over [-1, 1].
     """
 
     ball: Ball
@@ -62,11 +65,11 @@ class Parametrised(ABC):
 
     @abstractmethod
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
-        """Where the ascent begins."""
+        """The numbers at which the ascent begins, (b, m) in [-1, 1]."""
 
     @abstractmethod
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
-        """What the numbers make of the image; `progress` in [0, 1] is the fraction of the ascent that is done."""
+        """The image that the numbers describe; `progress` in [0, 1] is the fraction of the ascent that is done."""
 
 
 def random_numbers(image: Image, m: int, seeds: Sequence[int]) -> Numbers:
@@ -75,31 +78,31 @@ def random_numbers(image: Image, m: int, seeds: Sequence[int]) -> Numbers:
 
 
 def ascend(attack: Parametrised, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-    """The worst that `steps` signed steps of `step_size` met, of each sample; never less harmful than the image itself.
+    """The most harmful image that `steps` signed steps visit, of each sample; the image itself counts as visited.
 
     Where anatomy moves, the output is carried back to be compared with the truth as it was: that has a gradient in
-    the movement, which a truth that is carried along and decided again has not. What is kept score of, and reported,
-    is the other way round: the prediction on the moved image against the moved truth.
+    the movement, which a truth that is carried along and decided again has not. Harm is measured the other way round:
+    it compares the prediction on the moved image with the moved truth.
     """
     numbers = attack.start(image, seeds)
     best = judge(model, attack.ball, image, image, target)
-    if attack.steps == 0:  # a control is what was drawn, be it harmless
-        return _tried(attack, model, numbers, image, target, 1.0)[0]
+    if attack.steps == 0:  # a control is the draw itself, be it harmless
+        return _evaluate(attack, model, numbers, image, target, 1.0)[0]
     for step in range(attack.steps + 1):
         last = step == attack.steps
         numbers = numbers.detach().requires_grad_(not last)
-        found, loss = _tried(attack, model, numbers, image, target, step / attack.steps)
-        best |= found
+        candidate, loss = _evaluate(attack, model, numbers, image, target, step / attack.steps)
+        best |= candidate
         if not last:
             (grad,) = torch.autograd.grad(loss.sum(), numbers)
             numbers = (numbers + attack.step_size * grad.sign()).clamp(-1, 1)
     return best
 
 
-def _tried(
+def _evaluate(
     attack: Parametrised, model: Model, numbers: Numbers, image: Image, target: Mask, progress: float
 ) -> tuple[Adversarial, PerSample]:
-    """What the numbers do, and the objective there."""
+    """The image of these numbers, judged, and the objective there."""
     with torch.set_grad_enabled(numbers.requires_grad):
         rendered = attack.render(numbers, image, progress)
         still = image if rendered.flow is None else warped(image, rendered.flow.detach())
@@ -110,16 +113,22 @@ def _tried(
     flow = None if rendered.flow is None else rendered.flow.detach()
     x = attack.ball.project(rendered.image.detach(), still)
     truth = moved(target, flow, model.task.exclusive)
-    return described(model, attack.ball, x, still, model.decide(log_odds.detach()), truth, flow), loss
+    return judge_moved(model, attack.ball, x, still, model.decide(log_odds.detach()), truth, flow), loss
 
 
 def carried_back(log_odds: LogOdds, back: Flow | None) -> LogOdds:
+    """Log-odds on the grid of the untouched image; as they are where nothing moved."""
     return log_odds if back is None else warped(log_odds, back)
 
 
-def described(
+def judge_moved(
     model: Model, ball: Ball, x: Image, still: Image, pred: Mask, truth: Mask, flow: Flow | None
 ) -> Adversarial:
-    """`x` with its harm to the truth on it, and its size."""
+    """`x` with its harm and its size.
+
+    Args:
+        still: the untouched image after the flow.
+        truth: the truth after the flow.
+    """
     classes = list(model.task.scored)
     return Adversarial(x, harm(pred[:, classes], truth[:, classes]).to(x), ball.total_size(x, still, flow), flow)

@@ -1,4 +1,4 @@
-"""A coil's uneven sensitivity: intensities times a smooth field."""
+"""Bias fields: intensities times a smooth field, as the uneven sensitivity of a coil leaves them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,13 +23,16 @@ class FieldStrength(Ball):
 
     Rounding towards the untouched image and cutting at white only bring it closer, so both keep it in the ball.
     What float32 loses of a difference counts as none.
+
+    Attributes:
+        eps: largest relative change of a pixel, from 0 to below 1.
     """
 
     eps: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < 1:
-            raise InputError(f"expected a field strength from 0 to 1, got {self.eps:g}; 0.3 is a field from 0.7 to 1.3")
+            raise InputError(f"expected a field strength from 0 to below 1, got {self.eps:g}; write gain(0.3)")
 
     @property
     def unit(self) -> str:
@@ -49,7 +52,7 @@ class FieldStrength(Ball):
 
 
 def relative(x: Image, x0: Image) -> Image:
-    """The change of every pixel as a share of it."""
+    """The change of every pixel as a share of its untouched intensity."""
     change = ((x - x0).abs() - FLOAT32_SLACK).clamp(min=0)
     return torch.where(change > 0, change / x0, 0)
 
@@ -59,15 +62,15 @@ def relative(x: Image, x0: Image) -> Image:
 class BiasField(Parametrised):
     """The bias field that harms most (Chen et al., AdvBias, MICCAI 2020; Tian et al., arXiv 2009.09247).
 
-    The field is exp(b) with b smooth and the field itself between 1 - eps and 1 + eps. Signed steps on its weights in
-    place of normalised gradients, since every weight has a bound of its own. Tian's warp of the coordinates and soft
-    penalties are left out: the ball bounds the field itself.
+    The field is exp(b) with b smooth and the field itself between 1 - eps and 1 + eps. Steps on its weights follow
+    signs in place of normalised gradients, since every weight has a bound of its own. Tian's warp of the coordinates
+    and soft penalties are left out: the ball bounds the field itself.
 
     Attributes:
         basis: "spline" (cubic B-splines, AdvBias) or "polynomial" (Legendre in place of Tian's powers, which are
             nearly dependent).
-        order: of control points along each axis, or of polynomial degrees.
-        steps: 0 draws a field at random.
+        order: number of control points along each axis (4 or more), or of polynomials (1 or more).
+        steps: of signed ascent, 0 or more; 0 draws a field at random.
     """
 
     ball: Ball = FieldStrength()
@@ -77,10 +80,14 @@ class BiasField(Parametrised):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.basis not in BASES:
-            raise InputError(f"expected basis to be one of {', '.join(BASES)}, got {self.basis!r}; write one of them")
+            raise InputError(
+                f"expected basis to be one of {', '.join(BASES)}, got {self.basis!r}; write basis='spline'"
+            )
         least = 4 if self.basis == "spline" else 1
         if self.order < least:
-            raise InputError(f"expected order >= {least} of basis {self.basis!r}, got {self.order}; take more")
+            raise InputError(
+                f"expected order >= {least} of basis {self.basis!r}, got {self.order}; write order={least}"
+            )
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, self.order ** (image.ndim - 2), seeds)
@@ -90,7 +97,7 @@ class BiasField(Parametrised):
 
 
 def biased(numbers: Numbers, image: Image, strength: float, basis: str = "spline", order: int = 5) -> Image:
-    """The image under the field of these weights."""
+    """The image times the field that these weights in [-1, 1] describe, between 1 - strength and 1 + strength."""
     grid = tuple(image.shape[2:])
     weights = numbers.view(len(image), 1, *(order for _ in grid))
     if basis == "spline":

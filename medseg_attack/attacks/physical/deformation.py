@@ -1,4 +1,4 @@
-"""Bodies that lie otherwise: smooth deformations that invert, and poses, each with the truth carried along."""
+"""Smooth deformations of the body that can be undone, with the truth carried along."""
 
 import math
 from collections.abc import Sequence
@@ -19,13 +19,17 @@ from medseg_attack.types import Ball, Flow, Image, PerSample
 @register("displacement", kind="ball")
 @dataclass(frozen=True)
 class Displacement(MovingBall):
-    """Anatomy may move by `eps` mm, the longest displacement of a pixel; intensities are carried along."""
+    """Anatomy may move by up to `eps` mm; intensities are carried along.
+
+    Attributes:
+        eps: longest displacement of a pixel, in mm, 0 or more.
+    """
 
     eps: float = 3.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a displacement of 0 mm or more, got {self.eps:g}; write 0 or more")
+            raise InputError(f"expected a displacement of 0 mm or more, got {self.eps:g}; write displacement(3)")
 
     @property
     def unit(self) -> str:
@@ -46,14 +50,16 @@ class Displacement(MovingBall):
 )
 @dataclass(frozen=True)
 class Deformation(Parametrised):
-    """The smooth deformation that harms most, its truth carried along (Chen et al., advchain, MedIA 2022).
+    """The smooth deformation that harms most, the truth carried along (Chen et al., advchain, MedIA 2022).
 
-    A velocity of cubic B-splines in place of a Gaussian-smoothed coarse grid: no pixel of it exceeds its control
-    points, so a bound on these is one on the displacement in mm. Integrated by scaling and squaring: it inverts.
+    The velocity is of cubic B-splines in place of a Gaussian-smoothed coarse grid: no pixel of it exceeds its control
+    points, so a bound on these is one on the displacement in mm. Scaling and squaring integrate it, so the deformation
+    has an inverse.
 
     Attributes:
-        order: control points along each axis, at least 4; more of them are a rougher field.
-        steps: 0 draws a deformation at random.
+        ball: one in which anatomy may move, such as `displacement`.
+        order: number of control points along each axis, 4 or more; more of them make a rougher field.
+        steps: of signed ascent, 0 or more; 0 draws a deformation at random.
     """
 
     ball: Ball = Displacement()
@@ -88,11 +94,12 @@ def bent(numbers: Numbers, image: Image, ball: MovingBall, most_mm: float, order
 @register("tissue", kind="ball")
 @dataclass(frozen=True)
 class ShapeAndGain(MovingBall):
-    """Anatomy may move and intensities may be biased: `eps` times both bounds; its size is the larger share of them.
+    """Anatomy may move and a bias field may lie over it, each up to `eps` times a bound; the larger share is measured.
 
     Attributes:
-        shift_mm: of a pixel.
-        strength: of the bias field, as in `gain`.
+        eps: factor of both bounds, 0 or more.
+        shift_mm: bound of the displacement of a pixel, in mm, above 0.
+        strength: bound of the bias field, as in `gain`; times `eps` it must be below 1.
     """
 
     eps: float = 1.0
@@ -101,7 +108,7 @@ class ShapeAndGain(MovingBall):
 
     def __post_init__(self) -> None:
         if not ((0 <= self.eps < math.inf and self.shift_mm > 0 and 0 < self.eps * self.strength < 1) or self.eps == 0):
-            raise InputError(f"expected bounds above 0 and a field strength below 1, got {self}; check them")
+            raise InputError(f"expected bounds above 0 and a field strength below 1, got {self}; write tissue(eps=1)")
 
     @property
     def unit(self) -> str:
@@ -109,6 +116,7 @@ class ShapeAndGain(MovingBall):
 
     @property
     def gain(self) -> FieldStrength:
+        """The ball of the bias field alone."""
         return FieldStrength(self.eps * self.strength)
 
     def length(self, flow: Flow) -> PerSample:
@@ -137,14 +145,15 @@ class ShapeAndGain(MovingBall):
 )
 @dataclass(frozen=True)
 class DeformationBias(Parametrised):
-    """Deformation and intensity together, in the spirit of the clinical variation of Chen et al. (SASHIMI 2019).
+    """The deformation and bias field that harm most together, in the spirit of Chen et al. (SASHIMI 2019).
 
-    They draw both from a VAE-GAN that is fitted to CT; here a deformation and a bias field are searched for at once,
-    each within bounds that can be stated in mm and field strength.
+    They draw both, as clinical variation, from a VAE-GAN that is fitted to CT. We search for a deformation and a bias
+    field at once, each within bounds that can be stated in mm and field strength.
 
     Attributes:
-        order: control points of the deformation along each axis; the field has 5.
-        steps: 0 draws both at random.
+        ball: `tissue`, which bounds both.
+        order: number of control points of the deformation along each axis, 4 or more; the field has 5.
+        steps: of signed ascent, 0 or more; 0 draws both at random.
     """
 
     ball: Ball = ShapeAndGain()

@@ -27,11 +27,12 @@ CONTRAST = 6.0  # of the weights' logits: all of it in one exposure leaves the o
 @register("stops", kind="ball")
 @dataclass(frozen=True)
 class ExposureStops(Ball):
-    """Every pixel may be brightened or darkened by `eps` stops, a factor of 2 each.
+    """Every pixel may be brightened or darkened by up to `eps` stops, a factor of 2 each.
 
     Attributes:
-        reach: in pixels; further than 0, a pixel may take the value of a neighbour, so exposed, if it may be exposed
-            at all.
+        eps: largest change of exposure, in stops, 0 or more.
+        reach: distance in pixels, 0 or more, from which a pixel may take the value of a neighbour, so exposed, unless
+            `eps` is 0.
     """
 
     eps: float = 0.5
@@ -39,7 +40,9 @@ class ExposureStops(Ball):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf or self.reach < 0:
-            raise InputError(f"expected stops >= 0 and a reach >= 0, got {self.eps:g} and {self.reach}; check them")
+            raise InputError(
+                f"expected stops >= 0 and a reach >= 0, got {self.eps:g} and {self.reach}; write stops(0.5)"
+            )
 
     @property
     def unit(self) -> str:
@@ -74,15 +77,15 @@ class ExposureStops(Ball):
 @register("bef", kind="attack", about=About(reaches="its ball", shown_by="bef(steps=4)"))
 @dataclass(frozen=True)
 class Exposure(Parametrised):
-    """Bracketed exposures, fused with the weights that harm most (Cheng et al., arXiv 2009.09231).
+    """Brighter and darker versions, fused with the weights that harm most (BEF; Cheng et al., arXiv 2009.09231).
 
     Five exposures, mixed at every pixel with non-negative weights that add up to 1 and change smoothly. The paper
     fuses Laplacian pyramids so that rough weights leave no seams; smooth ones leave none. A ball with a `reach` gives
     every pixel kernels over its neighbours in each exposure in place of weights, as CBEF does (`cbef`).
 
     Attributes:
-        order: control points of the weights along each axis.
-        steps: 0 draws weights at random.
+        order: number of control points of the weights along each axis, 4 or more.
+        steps: of signed ascent, 0 or more; 0 draws weights at random.
     """
 
     ball: Ball = ExposureStops()
@@ -91,7 +94,7 @@ class Exposure(Parametrised):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.order < 4:
-            raise InputError(f"expected order >= 4, got {self.order}; cubic splines need as many points")
+            raise InputError(f"expected order >= 4, got {self.order}; write order=8")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, len(BRACKET) * self._taps(image) * self.order ** (image.ndim - 2), seeds)
@@ -111,18 +114,18 @@ class Exposure(Parametrised):
 
 
 def fused(weights: Tensor, image: Image, stops: float, reach: int) -> Image:
-    """The exposures of each neighbour in turn, times their weights."""
+    """The sum of the exposures of each neighbour in turn, times their weights."""
     axes = image.ndim - 2
-    wide = F.pad(image, [reach] * (2 * axes), mode="replicate")
-    shown = []
+    padded = F.pad(image, [reach] * (2 * axes), mode="replicate")
+    exposures = []
     for offset in product(range(2 * reach + 1), repeat=axes):
-        near = wide
-        for axis, by in enumerate(offset, start=2):
-            near = near.narrow(axis, by, image.shape[axis])
-        shown += [(near * 2 ** (stops * s)).clamp(max=1) for s in BRACKET]
+        neighbour = padded
+        for axis, shift in enumerate(offset, start=2):
+            neighbour = neighbour.narrow(axis, shift, image.shape[axis])
+        exposures += [(neighbour * 2 ** (stops * s)).clamp(max=1) for s in BRACKET]
     result = torch.zeros_like(image)
-    for n, one in enumerate(shown):
-        result = result + weights[:, n : n + 1] * one
+    for n, exposure in enumerate(exposures):
+        result = result + weights[:, n : n + 1] * exposure
     return result
 
 
@@ -134,5 +137,9 @@ def cbef(
     step_size: float = 0.25,
     order: int = 8,
 ) -> Exposure:
-    """Bracketed exposures fused with kernels of 3 x 3 pixels (Cheng et al., arXiv 2009.09231)."""
+    """Brighter and darker versions fused with kernels of 3 x 3 pixels (CBEF; Cheng et al., arXiv 2009.09231).
+
+    Args:
+        order: number of control points of the weights along each axis, 4 or more.
+    """
     return Exposure(ball, objective, steps, step_size, order)

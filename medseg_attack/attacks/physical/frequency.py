@@ -1,4 +1,4 @@
-"""Frequencies that are stored too coarsely, as JPEG does, with the table that harms most."""
+"""Quantised frequencies: cosine coefficients of blocks stored too coarsely, as by JPEG, with the most harmful table."""
 
 import math
 from collections.abc import Sequence
@@ -24,14 +24,15 @@ GREY = 255.0  # the levels that a table counts in
 class Quantised(Ball):
     """The cosine coefficients of each block may be rounded to multiples of `eps` grey levels of 255.
 
-    Each moves by half of that at most, so no block's root mean square does more; that is what is measured. It is kept
-    by rounding towards the untouched image, which a bound on single coefficients would not be.
+    Each moves by half of that at most, so no block's root mean square does more; twice that root mean square is what
+    is measured. Rounding towards the untouched image keeps it, which it does not do to a bound on coefficients.
 
     Attributes:
-        block: side in pixels; a volume has cubes.
-        planes: blocks of a volume are squares in each of its planes (VAFA-2D).
-        stretch: the image is then stretched to [0, 1] in each plane, as the released code does: a change of contrast
-            that no table bounds, so that everything in [0, 1] is in the ball.
+        eps: largest step of the quantisation, in grey levels of 255, from 0 to 255.
+        block: side of a block in pixels, 2 or more; a volume has cubes.
+        planes: True: blocks of a volume are squares in each of its planes (VAFA-2D).
+        stretch: True: the image is then stretched to [0, 1] in each plane, as the released code does: a change of
+            contrast that no table bounds, so that everything in [0, 1] is in the ball.
     """
 
     eps: float = 20.0
@@ -41,7 +42,7 @@ class Quantised(Ball):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps <= GREY or self.block < 2:
-            raise InputError(f"expected 0 to 255 grey levels and blocks of 2 or more, got {self}; check them")
+            raise InputError(f"expected 0 to 255 grey levels and blocks of 2 or more, got {self}; write quantised(20)")
 
     @property
     def limit(self) -> float:
@@ -52,7 +53,7 @@ class Quantised(Ball):
         return "grey levels of 255"
 
     def sides(self, axes: int) -> tuple[int, ...]:
-        """Of a block along each axis."""
+        """The side of a block along each of so many axes, in pixels."""
         return (1,) * (axes - 2) + (self.block,) * 2 if self.planes else (self.block,) * axes
 
     def step(self, grad: Image, image: Image) -> Image:
@@ -72,7 +73,7 @@ class Quantised(Ball):
         return self._rms(x - x0).amax(1)
 
     def _rms(self, change: Image) -> Float[Tensor, "b blocks"]:
-        """Twice the root mean square of each block in grey levels; a block that the border cuts is filled with 0."""
+        """Twice the root mean square of each block, in grey levels; a block that the border cuts is filled with 0."""
         sides = self.sides(change.ndim - 2)
         pool = F.avg_pool2d if change.ndim == 4 else F.avg_pool3d
         squares = pool(_filled(change, sides, "constant").square(), sides)
@@ -84,16 +85,19 @@ class Quantised(Ball):
 class Vafa(Parametrised):
     """The quantisation table of cosine coefficients that harms most (Hanif et al., VAFA, MICCAI 2023).
 
-    One table for all blocks of an image, from `least` to the ball's `eps`, in signed steps; rounding is a staircase of
-    hyperbolic tangents that grows sharp (their eq. 3), and what is scored last is rounded. Blocks at the border repeat
-    it. The objective is a saw of the table, on which a search from its least entries does not get far; hence the start.
+    All blocks of an image share one table, from `least` to the ball's `eps`, which is searched in signed steps.
+    Rounding is a staircase of hyperbolic tangents that grows sharp (their eq. 3); the last image is rounded. Blocks
+    that reach over the border repeat it. The objective is a saw of the table, on which a search from its least entries
+    does not get far; hence the random start.
 
     Attributes:
-        step_size: of the table, as a fraction of its range: 0.1 is about one grey level of 20.
-        least: the smallest entry in grey levels: 1 in the paper.
+        ball: `quantised`, which bounds the table.
+        step_size: change of every number in a step, 0 or more; the table's range is 2 long, so that 0.1 is about one
+            grey level of 20.
+        least: smallest entry of the table, in grey levels, 0 or more; 1 in the paper.
         ssim: weight of 1 - SSIM (windows of 3 pixels), taken off the objective ("+SSIM" in the paper).
-        random_start: begin at a table drawn at random; False begins at the least entries, as the paper does.
-        steps: 0 draws a table at random.
+        random_start: True begins at a table drawn at random, False at the least entries, as the paper does.
+        steps: of signed ascent, 0 or more; 0 draws a table at random.
     """
 
     ball: Ball = Quantised()
@@ -107,7 +111,7 @@ class Vafa(Parametrised):
         if not isinstance(self.ball.unrestricted, Quantised):
             raise InputError(f"expected the ball quantised for vafa, got {self.ball}; write quantised(20)")
         if self.least < 0:
-            raise InputError(f"expected least >= 0 grey levels, got {self.least:g}; write 0 or more")
+            raise InputError(f"expected least >= 0 grey levels, got {self.least:g}; write least=1")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         numbers = random_numbers(image, math.prod(self._ball.sides(image.ndim - 2)), seeds)
@@ -137,7 +141,7 @@ class Vafa(Parametrised):
     about=About(reaches="what is known in tests/attacks/test_frequency.py, as its stretch bounds nothing"),
 )
 def vafa_hanif2023(ball: Ball = Quantised(stretch=True), objective: Objective = bce, steps: int = 20) -> Vafa:
-    """VAFA as released: tables from 5, one grey level a step, and each plane stretched (Hanif et al., MICCAI 2023)."""
+    """VAFA as released: tables from 5, one grey level a step, each plane stretched (Hanif et al., MICCAI 2023)."""
     return Vafa(ball, objective, steps, 2 / 15, 5.0, random_start=False)
 
 
@@ -148,14 +152,14 @@ def quantised(image: Image, table: Float[Tensor, "b *block"], soft: float) -> Im
         soft: 0 rounds; up to 0.1, the staircase has slopes.
     """
     sides = tuple(table.shape[1:])
-    found = dct(image * GREY - 128, sides)
+    coefficients = dct(image * GREY - 128, sides)
     steps = table.view(len(table), 1, *(n for side in sides for n in (1, side))).clamp(min=1e-6)
-    whole = idct(staircase(found / steps, soft) * steps)
+    whole = idct(staircase(coefficients / steps, soft) * steps)
     return ((whole[_first(image)] + 128) / GREY).clamp(0, 1)
 
 
 def staircase(v: Tensor, soft: float) -> Tensor:
-    """Rounding with a slope that `soft` leaves: whole numbers stay, halves lie between; 0 rounds, without a gradient.
+    """Soft rounding: whole numbers stay, halves lie between; `soft` = 0 rounds, without a gradient (eq. 3 of VAFA).
 
     >>> [round(staircase(torch.tensor(2.25), soft).item(), 4) for soft in (0.1, 0.01)]
     [2.1518, 2.0618]
@@ -172,25 +176,25 @@ def dct(x: Image, sides: Sequence[int]) -> Tensor:
     x = _filled(x, sides, "replicate")
     for axis in reversed(range(len(sides))):
         x = x.view(*x.shape[: 2 + axis], -1, sides[axis], *x.shape[3 + axis :])
-    return _turned(x, inverse=False)
+    return _transformed(x, inverse=False)
 
 
 def idct(coefficients: Tensor) -> Image:
     """The image that has these coefficients, with the border that was repeated."""
-    x = _turned(coefficients, inverse=True)
+    x = _transformed(coefficients, inverse=True)
     for axis in range((x.ndim - 2) // 2):
         x = x.flatten(2 + axis, 3 + axis)
     return x
 
 
 def stretched(x: Image) -> Image:
-    """Each plane from 0 to 1; one of a single value stays as it is."""
+    """The image with each plane stretched to [0, 1]; a plane of a single value stays as it is."""
     low, high = x.amin((-2, -1), keepdim=True), x.amax((-2, -1), keepdim=True)
     flat = high - low < TINY
     return torch.where(flat, x, (x - low) / torch.where(flat, 1, high - low))
 
 
-def _turned(x: Tensor, inverse: bool) -> Tensor:
+def _transformed(x: Tensor, inverse: bool) -> Tensor:
     for axis in range(3, x.ndim, 2):
         n = x.shape[axis]
         k, place = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64) + 0.5
@@ -201,7 +205,7 @@ def _turned(x: Tensor, inverse: bool) -> Tensor:
 
 
 def _filled(x: Image, sides: Sequence[int], mode: str) -> Tensor:
-    """Padded at the end to whole blocks."""
+    """`x` padded at the end of each axis to whole blocks."""
     missing = [-n % side for n, side in zip(x.shape[2:], sides, strict=True)]
     pad = [n for m in reversed(missing) for n in (0, m)]
     return F.pad(x, pad, mode=mode) if any(missing) else x
@@ -212,8 +216,8 @@ def _first(image: Image) -> tuple[slice, ...]:
 
 
 def _unlike(x: Image, image: Image) -> PerSample:
-    """1 - SSIM of each sample."""
-    from monai.losses import SSIMLoss  # here: it takes seconds to load
+    """Structural dissimilarity of each sample: 1 - SSIM."""
+    from monai.losses import SSIMLoss  # imported late: it takes seconds to load
 
     loss = SSIMLoss(spatial_dims=image.ndim - 2, kernel_type="uniform", win_size=3, reduction="none")
     value: Tensor = loss(x, image)

@@ -17,13 +17,17 @@ from medseg_attack.types import Ball, Image, PerSample
 @register("ghost", kind="ball")
 @dataclass(frozen=True)
 class Ghost(Ball):
-    """The change may have `eps` times the amplitude of the image, root mean square: a ghost-to-signal ratio."""
+    """The root mean square of the change may be `eps` times that of the image: a ghost-to-signal ratio.
+
+    Attributes:
+        eps: largest ratio, 0 or more.
+    """
 
     eps: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a ghost of 0 or more, got {self.eps:g}; write 0 or more")
+            raise InputError(f"expected a ghost of 0 or more, got {self.eps:g}; write ghost(0.1)")
 
     @property
     def unit(self) -> str:
@@ -47,13 +51,14 @@ class Ghost(Ball):
 @register("ghosting", kind="attack", about=About(reaches="its ball", shown_by="ghosting(steps=4)"))
 @dataclass(frozen=True)
 class Ghosting(Parametrised):
-    """Errors that repeat every few lines of k-space, as pulsation leaves them: ghosts along the rows that harm most.
+    """The ghosts that harm most: errors that repeat every few lines of k-space, as pulsation leaves them.
 
     Each of `period` groups of lines has its own complex error, of magnitude `eps` at most; the image shows fainter
     copies of itself, a `period`-th of its height apart.
 
     Attributes:
-        steps: 0 draws errors at random.
+        period: number of lines after which the error repeats, 2 or more.
+        steps: of signed ascent, 0 or more; 0 draws errors at random.
     """
 
     ball: Ball = Ghost()
@@ -62,7 +67,7 @@ class Ghosting(Parametrised):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.period < 2:
-            raise InputError(f"expected a period of 2 lines or more, got {self.period}; fewer leave no ghost")
+            raise InputError(f"expected a period of 2 lines or more, got {self.period}; write period=4")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, 2 * self.period, seeds)

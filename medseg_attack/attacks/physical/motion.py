@@ -1,4 +1,4 @@
-"""Motion between the lines of k-space: blur and ghosts."""
+"""Motion of the body between the lines of k-space: blur and ghosts."""
 
 import math
 from collections.abc import Sequence
@@ -22,18 +22,21 @@ HALVINGS = 40  # of an interval in mm, until it is below what float32 tells apar
 @register("trembling", kind="ball")
 @dataclass(frozen=True)
 class LineMotion(BallInMm):
-    """The body may be up to `eps` mm from its place while a line of k-space is acquired.
+    """The body may be up to `eps` mm from its place while any line of k-space is acquired.
 
     Its size is the least motion that can explain how much the image changed: a shift by d mm turns the phase of a
     frequency f by 2 pi f d at most, which bounds the change of energy (Parseval), and magnitudes change less.
     Where the cases are not known, a pixel is taken for 1 mm.
+
+    Attributes:
+        eps: largest distance in mm, 0 or more.
     """
 
     eps: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a motion of 0 mm or more, got {self.eps:g}; write 0 or more")
+            raise InputError(f"expected a motion of 0 mm or more, got {self.eps:g}; write trembling(1)")
 
     @property
     def unit(self) -> str:
@@ -74,7 +77,7 @@ class LineMotion(BallInMm):
 
 
 def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, Tensor]:
-    """Per mm, of the lines (rows) and along them (columns), as a transform over both axes orders them."""
+    """Frequencies per mm of the lines (rows) and along them (columns), in the order of a transform over both axes."""
     down, across = (torch.fft.fftfreq(n, device=image.device, dtype=image.dtype) for n in image.shape[-2:])
     sizes = mm.flatten(1)[:, -2:]
     row, column = (widen(sizes[:, n], image) for n in (0, 1))
@@ -90,11 +93,13 @@ def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, T
 class Motion(Parametrised):
     """The motion between lines of k-space that harms most: blur and ghosts, with the body where it was on average.
 
-    In plane, a smooth course over the lines in the order in which they lie; the truth is that of the body at rest.
+    The motion is in plane: a smooth course over the lines in the order in which they lie. The truth is that of the body
+    at rest.
 
     Attributes:
-        order: control points of the course; more of them are a faster motion.
-        steps: 0 draws a course at random.
+        ball: `trembling`, which bounds the distance.
+        order: number of control points of the course, 4 or more; more of them make a faster motion.
+        steps: of signed ascent, 0 or more; 0 draws a course at random.
     """
 
     ball: Ball = LineMotion()
@@ -105,7 +110,7 @@ class Motion(Parametrised):
         if not isinstance(self.ball.unrestricted, LineMotion):
             raise InputError(f"expected the ball trembling for motion, got {self.ball}; write trembling(1)")
         if self.order < 4:
-            raise InputError(f"expected order >= 4, got {self.order}; cubic splines need as many points")
+            raise InputError(f"expected order >= 4, got {self.order}; write order=12")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, 2 * self.order, seeds)

@@ -1,4 +1,4 @@
-"""A patch in the picture: all intensities of a small area, wherever and however it lies; scored beside it."""
+"""Patches: all intensities of a small area may change, wherever and however it lies; the rest is scored."""
 
 import math
 from collections.abc import Sequence
@@ -19,16 +19,17 @@ from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
 
-SURE = 50.0  # log-odds of what is not to be looked at: no objective gains from it
+SURE = 50.0  # log-odds of pixels that are left out: no objective gains from them
 
 
 @register("area", kind="ball")
 @dataclass(frozen=True)
 class Area(Ball):
-    """At most a share `eps` of the pixels may change, by anything; what lies under them is not scored.
+    """At most a share `eps` of the pixels may change, each to any intensity; they are not scored.
 
     Attributes:
-        margin: pixels around them that are not scored either.
+        eps: share of the image's area, from 0 to below 1.
+        margin: width in pixels, 0 or more, of the rim around them that is not scored either.
     """
 
     restrictable: ClassVar[bool] = False
@@ -51,7 +52,7 @@ class Area(Ball):
         return grad.sign()
 
     def project(self, x: Image, x0: Image) -> Image:
-        """The largest changes, as many as fit."""
+        """`x` with as many of its largest changes as fit into the area; elsewhere `x0`."""
         change = (x - x0).abs().amax(1, keepdim=True)
         return torch.where(_largest(change, self._pixels(x0)), x, x0).clamp(0, 1)
 
@@ -71,7 +72,7 @@ class Area(Ball):
 
 
 def _largest(value: Float[Tensor, "b 1 *s"], n: int) -> Bool[Tensor, "b 1 *s"]:
-    """The `n` largest of each sample that are above 0."""
+    """Marks the `n` largest values of each sample, of those above 0."""
     flat = value.flatten(1)
     chosen = torch.zeros_like(flat, dtype=torch.bool).scatter(1, flat.topk(n, 1).indices, True)
     return (chosen & (flat > 0)).view_as(value)
@@ -80,18 +81,19 @@ def _largest(value: Float[Tensor, "b 1 *s"], n: int) -> Bool[Tensor, "b 1 *s"]:
 @register("patch", kind="attack", about=About(reaches="its ball", shown_by="patch(steps=3)"))
 @dataclass(frozen=True)
 class Patch:
-    """A patch made for any place, turn and size (EOT; Brown et al., arXiv 1712.09665; Nesti et al., WACV 2022).
+    """A patch that harms at any place, turn and size (EOT; Brown et al., arXiv 1712.09665; Nesti et al., WACV 2022).
 
-    A square of its own for every image, fitted to random placements by signed steps on its pixels, then put down once
-    more at a random place that it was not fitted to. While it is fitted, the model counts as right below it; the loop
-    leaves those pixels out of truth and predictions, clean and attacked. In 3-D a cube, turned in plane.
+    Every image has a square of its own. Signed steps on its pixels fit it to random placements; then it is put down
+    once more at a random place that it was not fitted to. While it is fitted, the model counts as right below it; the
+    loop leaves those pixels out of truth and predictions, clean and attacked. In 3-D it is a cube, turned in plane.
 
     Attributes:
-        steps: 0 leaves a random patch, which is the control.
-        step_size: of intensities.
-        samples: placements per step.
-        degrees: of rotation to either side.
-        scale: 0.2 is up to a fifth smaller than the ball allows along each axis.
+        ball: `area`, which says how large the patch is.
+        steps: of signed ascent on its pixels, 0 or more; 0 leaves a random patch, which is the control.
+        step_size: change of every pixel of the patch in a step, absolute, in intensities of [0, 1].
+        samples: number of random placements in each step, 1 or more.
+        degrees: largest rotation to either side, in degrees.
+        scale: share by which a placement may be smaller than the ball allows along each axis, from 0 to below 1.
     """
 
     ball: Ball = Area()
@@ -103,14 +105,13 @@ class Patch:
     scale: float = 0.2
 
     def __post_init__(self) -> None:
-        require(self, steps=0, samples=1, scale=0)
-        if self.scale >= 1:
-            raise InputError(f"expected 0 <= scale < 1, got {self.scale}; write a smaller one, such as 0.2")
+        if self.steps < 0 or self.samples < 1 or not 0 <= self.scale < 1:
+            raise InputError(f"expected steps >= 0, samples >= 1 and 0 <= scale < 1, got {self}; write patch(steps=40)")
         if not isinstance(self.ball, Area):
             raise InputError(f"expected the ball area for patch, got {self.ball}; write area(0.02)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        n = self._checked(image)
+        n = self._pixels_of_side(image)
         texture = draw(torch.rand, image.new_empty(len(image), image.shape[1], *(n for _ in image.shape[2:])), seeds)
         objective = for_task(self.objective, model.task)
         for step in range(self.steps):
@@ -126,14 +127,15 @@ class Patch:
             pred = model.decide(model(x))
         classes = list(model.task.scored)
         under = self.ball.covered(x, image)
-        found = harm(pred[:, classes] & ~under, target[:, classes] & ~under).to(x)
-        return Adversarial(x, found, self.ball.size(x, image))
+        lost = harm(pred[:, classes] & ~under, target[:, classes] & ~under).to(x)
+        return Adversarial(x, lost, self.ball.size(x, image))
 
     def control(self) -> "Patch":
         """A random patch."""
         return replace(self, steps=0)
 
-    def _checked(self, image: Image) -> int:
+    def _pixels_of_side(self, image: Image) -> int:
+        """The side of the patch in its own pixels; refuses one that is longer than the image."""
         side = self._side(image)
         if side > min(image.shape[2:]):
             raise InputError(
@@ -149,18 +151,20 @@ class Patch:
         self, texture: Tensor, image: Image, seeds: Sequence[int], which: str
     ) -> tuple[Image, Bool[Tensor, "b 1 *s"]]:
         """The image with the patch on it at a place drawn for `which`, and the pixels below it."""
-        at = self._coordinates(image, [crc32(f"{seed}/{which}".encode()) for seed in seeds])
+        coordinates = self._coordinates(image, [crc32(f"{seed}/{which}".encode()) for seed in seeds])
         # rotated, a square holds more pixels than its area on some places: the outermost give way
-        depth = 1 - at.abs().amax(1, keepdim=True)
+        depth = 1 - coordinates.abs().amax(1, keepdim=True)
         under = _largest(depth.clamp(min=0), self.ball._pixels(image))  # type: ignore[attr-defined]
-        shown = F.grid_sample(texture, at.flip(1).movedim(1, -1), align_corners=False, padding_mode="border")
-        return torch.where(under, shown, image), under
+        resampled = F.grid_sample(
+            texture, coordinates.flip(1).movedim(1, -1), align_corners=False, padding_mode="border"
+        )
+        return torch.where(under, resampled, image), under
 
     def _coordinates(self, image: Image, seeds: Sequence[int]) -> Float[Tensor, "b n *s"]:
-        """Where each pixel lies on the patch, which reaches from -1 to 1 along each axis."""
+        """The place of each pixel on the patch, which reaches from -1 to 1 along each axis."""
         axes, b = image.ndim - 2, len(image)
         numbers = draw(torch.rand, image.new_empty(b, 2 + axes), seeds)
-        wide = (b, *(1 for _ in range(axes)))
+        one_per_sample = (b, *(1 for _ in range(axes)))
         angle = math.radians(self.degrees) * (2 * numbers[:, 0] - 1)
         half = self._side(image) / 2 * (1 - self.scale * numbers[:, 1])
         places = []
@@ -170,13 +174,13 @@ class Patch:
             middle = (n - 1) / 2 + room * (2 * numbers[:, 2 + axis] - 1)
             along = torch.arange(n, device=image.device, dtype=image.dtype)
             along = along.view(1, *(n if other == axis else 1 for other in range(axes)))
-            places.append((along - middle.view(wide)).expand(b, *image.shape[2:]))
+            places.append((along - middle.view(one_per_sample)).expand(b, *image.shape[2:]))
         y, x = places[-2:]
-        cos, sin = angle.cos().view(wide), angle.sin().view(wide)
+        cos, sin = angle.cos().view(one_per_sample), angle.sin().view(one_per_sample)
         places[-2:] = [cos * y - sin * x, sin * y + cos * x]
         return torch.stack(places, 1) / half.clamp(min=1e-6).view(b, 1, *(1 for _ in range(axes)))
 
 
 def _right(log_odds: LogOdds, target: Mask, under: Bool[Tensor, "b 1 *s"]) -> LogOdds:
-    """The output, right where the patch lies."""
+    """Log-odds in which the model counts as right where the patch lies."""
     return torch.where(under, torch.where(target, SURE, -SURE).to(log_odds), log_odds)

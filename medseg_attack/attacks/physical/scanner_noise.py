@@ -20,16 +20,22 @@ CUT = 0.9973  # of a normal distribution lies within 3 standard deviations: no p
 @register("receiver", kind="ball")
 @dataclass(frozen=True)
 class Receiver(Ball):
-    """A root mean square change of sqrt(2) `eps`: what noise of that deviation in each of two channels can do.
+    """The change may be as large as noise of deviation `eps` in each of two receiver channels can make it.
 
-    The magnitude of a sum differs from that of its first part by the length of the second at most.
+    Its root mean square is sqrt(2) `eps` at most: the magnitude of a sum differs from that of its first part by the
+    length of the second at most.
+
+    Attributes:
+        eps: standard deviation of the noise, as a share of the intensity window, from 0 to below 1.
     """
 
     eps: float = 0.05
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < 1:
-            raise InputError(f"expected a noise of 0 to 1 of the intensity window, got {self.eps:g}; write such")
+            raise InputError(
+                f"expected a noise from 0 to below 1 of the intensity window, got {self.eps:g}; write receiver(0.05)"
+            )
 
     def step(self, grad: Image, image: Image) -> Image:
         return math.sqrt(2) * self.eps * grad / (widen(rms(grad), grad) + TINY)
@@ -48,13 +54,17 @@ class Receiver(Ball):
 @register("echo", kind="ball")
 @dataclass(frozen=True)
 class Echo(Ball):
-    """A root mean square change of `eps`, of each pixel as a share of itself; black stays black."""
+    """The relative change of the pixels may have a root mean square of `eps`; black stays black.
+
+    Attributes:
+        eps: largest root mean square of the change of a pixel as a share of its intensity, 0 or more.
+    """
 
     eps: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a deviation of 0 or more, got {self.eps:g}; write 0 or more")
+            raise InputError(f"expected a deviation of 0 or more, got {self.eps:g}; write echo(0.1)")
 
     @property
     def unit(self) -> str:
@@ -81,12 +91,12 @@ def rms(x: Tensor) -> PerSample:
 
 
 def normal(numbers: Numbers) -> Numbers:
-    """Standard normal, up to 3 deviations, where the numbers are uniform."""
+    """Standard normal numbers, up to 3 deviations, of numbers that are uniform in [-1, 1]."""
     return math.sqrt(2) * torch.erfinv(CUT * numbers)
 
 
 def no_louder(noise: Tensor, deviation: float) -> Tensor:
-    """The noise, made quieter where its root mean square is above that."""
+    """The noise, scaled down where its root mean square is above `deviation`."""
     return noise * widen((deviation / (rms(noise.detach()) + TINY)).clamp(max=1), noise)
 
 
@@ -97,10 +107,10 @@ def no_louder(noise: Tensor, deviation: float) -> Tensor:
 )
 @dataclass(frozen=True)
 class Rician(Parametrised):
-    """The noise of both receiver channels that harms most in their magnitude (the Rician model of Gudbjartsson 1995).
+    """The noise in both receiver channels that harms most in their magnitude (Rician noise; Gudbjartsson 1995).
 
     Attributes:
-        steps: 0 draws Rician noise.
+        steps: of signed ascent, 0 or more; 0 draws Rician noise at random.
     """
 
     ball: Ball = Receiver()
@@ -115,7 +125,7 @@ class Rician(Parametrised):
 
 
 def magnitude(image: Image, real: Image, imaginary: Image) -> Image:
-    """Of the image and complex noise."""
+    """The magnitude of the image plus complex noise, cut at 1."""
     return torch.complex(image + real, imaginary).abs().clamp(max=1)
 
 
@@ -126,10 +136,10 @@ def magnitude(image: Image, real: Image, imaginary: Image) -> Image:
 )
 @dataclass(frozen=True)
 class Speckle(Parametrised):
-    """The multiplicative noise that harms most, x (1 + n) as in ultrasound and SAR (Jain 1989).
+    """The multiplicative noise that harms most, x (1 + n), as in ultrasound and SAR (speckle; Jain 1989).
 
     Attributes:
-        steps: 0 draws speckle.
+        steps: of signed ascent, 0 or more; 0 draws speckle at random.
     """
 
     ball: Ball = Echo()
