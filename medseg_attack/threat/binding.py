@@ -1,4 +1,4 @@
-"""Attacks and models bound to what they are run on."""
+"""Binding: attacks and models prepared for the cases that they are run on."""
 
 from typing import Any, TypeVar
 

@@ -1,4 +1,4 @@
-"""Budgets with a unit: what `eps` is for one case, as a fraction of its intensity window. No torch in here."""
+"""Budgets with a unit, and the fraction of a case's intensity window that they are. Imports no torch."""
 
 import math
 import re
@@ -17,7 +17,7 @@ UNITS: Mapping[str, str] = {
 }
 
 
-_SHARED = ("HU", "raw", "sigma")  # would be another fraction in every channel
+_SHARED = ("HU", "raw", "sigma")  # units that would be another fraction in every channel
 
 
 _FORM = re.compile(r"\s*(-?[0-9.]+(?:e-?[0-9]+)?)\s*(?:/\s*([0-9.]+))?\s*(%window|HU|hu|raw|sigma)?\s*")
@@ -26,12 +26,12 @@ _FORM = re.compile(r"\s*(-?[0-9.]+(?:e-?[0-9]+)?)\s*(?:/\s*([0-9.]+))?\s*(%windo
 @total_ordering
 @dataclass(frozen=True)
 class Budget:
-    """A size of change.
+    """The size of a change, in a unit.
 
     Attributes:
-        value: in `unit`.
-        unit: a key of `UNITS`.
-        text: as it was typed.
+        value: number of units, 0 or more.
+        unit: a key of `UNITS`; "" is a fraction of the intensity window.
+        text: the budget as it was typed.
     """
 
     value: float
@@ -48,10 +48,11 @@ class Budget:
         """The budget for one case as a fraction of its window.
 
         Args:
-            width: of the window, in the scan's unit; NaN where channels have windows of their own.
-            slope: of a stored value, in the scan's unit; NaN where channels have scales of their own.
-            unit: the scan's.
-            noise: standard deviation, as a fraction of the window.
+            width: width of the window, in the scan's unit; NaN where channels have windows of their own.
+            slope: size of a stored value, in the scan's unit; NaN where channels have scales of their own.
+            unit: unit of the scan's intensities.
+            noise: standard deviation of the noise, as a fraction of the window.
+            case: name of the case, for messages.
 
         Raises:
             InputError: the scan has no such unit, its channels do not share it, or the window is not wide enough for
@@ -77,13 +78,13 @@ class Budget:
         }[self.unit]
         if fraction >= 1:
             raise InputError(
-                f"expected eps below the intensity window of {case} ({width:g} {unit}), got {self.text}; take less"
+                f"expected eps below the intensity window of {case} ({width:g} {unit}), got {self.text}; lower it"
             )
         return fraction
 
 
 def buildable(spec: str, budget: str | None) -> str:
-    """An attack's spec that can be built, of no budget where it has the given one with a unit."""
+    """The spec of an attack as it can be built: with `eps=0.0` in place of a budget that has a unit."""
     return spec.replace(f"eps={budget}", "eps=0.0") if budget else spec
 
 
@@ -107,6 +108,6 @@ def parse_budget(text: str) -> Budget:
             f"expected eps as 0.01, 4/255, or a number with a unit ({known}), got {text!r}; write one of these"
         )
     if value < 0:
-        raise InputError(f"expected eps >= 0, got {text}; the sign of an attack is not in its budget")
+        raise InputError(f"expected eps >= 0, got {text}; write it without the minus sign")
     unit = (match[3] or "").replace("hu", "HU")
     return Budget(value, unit, text.strip().replace(" ", ""))

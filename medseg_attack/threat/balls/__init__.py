@@ -1,1 +1,1 @@
-"""What an attacker may change, and by how much."""
+"""Balls: what an attacker may change in an image, and by how much."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseg_attack.types import Ball, Bindable, Flow, Image, PerSample
 
-SAME = 1e-6  # of intensities: what two machines' float32 may differ by in an interpolated value
+SAME = 1e-6  # of intensities: float32 of two machines may differ by so much in an interpolated value
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class BallInMm(Bindable, Ball):
     """A ball that must know the spacing of its cases; unbound, it takes a pixel for 1 mm."""
 
     def mm(self, like: Tensor) -> Float[Tensor, "b n *ones"]:
-        """The size of a pixel of each sample along each axis."""
+        """The size of a pixel of each sample along each axis, in mm."""
         axes = like.ndim - 2
         cases = () if self.setting is None else self.setting.cases
         spacings = [case.spacing_mm for case in cases] or [(1.0,) * axes] * len(like)
@@ -57,5 +57,5 @@ class MovingBall(BallInMm):
 
 
 def longest(flow: Flow) -> PerSample:
-    """The length of the longest displacement."""
+    """The length of the longest displacement of each sample, in the unit of the flow."""
     return flow.square().sum(1).sqrt().flatten(1).amax(1)

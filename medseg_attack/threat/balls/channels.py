@@ -1,4 +1,4 @@
-"""Some channels alone, each in a ball of its own."""
+"""Balls of some channels alone, one for each channel."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from medseg_attack.types import Ball, Image, PerSample
 @register("channels", kind="ball")
 @dataclass(frozen=True)
 class Channels(Ball):
-    """Only some channels may move, each in a ball of its own: modalities of one scan, with a budget per modality.
+    """Only some channels may change, each in a ball of its own: modalities of one scan, with a budget for each.
 
     Attributes:
-        ball: of one channel.
-        channels: that may move, from 0.
-        shares: of `ball.eps` that each of them has; (): all of it.
+        ball: the ball of one channel.
+        channels: numbers of the channels that may change, from 0, each once.
+        shares: share of `ball.eps` that each of them has, above 0 and up to 1; (): all of it.
     """
 
     ball: Ball = Linf()
@@ -46,44 +46,45 @@ class Channels(Ball):
         return self.ball.limit
 
     def _each(self, image: Image) -> Iterator[tuple[slice, Ball, float]]:
-        """Place, ball and share of every channel that may move."""
+        """Index, ball and share of every channel that may change."""
         self._check(image)
-        for at, share in zip(self.channels, self.shares or (1.0,) * len(self.channels), strict=True):
-            yield slice(at, at + 1), with_eps(self.ball, share * self.ball.eps), share
+        for n, share in zip(self.channels, self.shares or (1.0,) * len(self.channels), strict=True):
+            yield slice(n, n + 1), with_eps(self.ball, share * self.ball.eps), share
 
     def _check(self, image: Image) -> None:
         if max(self.channels) >= image.shape[1]:
             raise InputError(
-                f"expected channels below {image.shape[1]}, which the image has, got {self.channels}; check the ball"
+                f"expected channels below {image.shape[1]}, which the image has, got {self.channels}; "
+                "write channels=(0,)"
             )
 
     def free(self, image: Image) -> Bool[Tensor, "b c *s"]:
         self._check(image)
-        where = torch.zeros_like(image, dtype=torch.bool)
-        where[:, list(self.channels)] = True
-        return where
+        free = torch.zeros_like(image, dtype=torch.bool)
+        free[:, list(self.channels)] = True
+        return free
 
     def step(self, grad: Image, image: Image) -> Image:
         moved = torch.zeros_like(grad)
-        for at, ball, _ in self._each(image):
-            moved[:, at] = ball.step(grad[:, at], image[:, at])
+        for index, ball, _ in self._each(image):
+            moved[:, index] = ball.step(grad[:, index], image[:, index])
         return moved
 
     def project(self, x: Image, x0: Image) -> Image:
         kept = x0.expand_as(x).clone()
-        for at, ball, _ in self._each(x):
-            kept[:, at] = ball.project(x[:, at], x0[:, at])
+        for index, ball, _ in self._each(x):
+            kept[:, index] = ball.project(x[:, index], x0[:, index])
         return kept
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         kept = x0.clone()
-        for number, (at, ball, _) in enumerate(self._each(x0)):
-            kept[:, at] = ball.sample(x0[:, at], [(seed + number * 0x9E3779B9) % 2**32 for seed in seeds])
+        for number, (index, ball, _) in enumerate(self._each(x0)):
+            kept[:, index] = ball.sample(x0[:, index], [(seed + number * 0x9E3779B9) % 2**32 for seed in seeds])
         return kept
 
     def size(self, x: Image, x0: Image) -> PerSample:
         """The largest of the channels' sizes over their shares; infinite where another channel moved."""
-        sizes = [ball.size(x[:, at], x0[:, at]) / share for at, ball, share in self._each(x)]
+        sizes = [ball.size(x[:, index], x0[:, index]) / share for index, ball, share in self._each(x)]
         others = [n for n in range(x.shape[1]) if n not in self.channels]
         moved = (x[:, others] != x0[:, others]).flatten(1).any(1)
         return torch.stack(sizes).amax(0).masked_fill(moved, torch.inf)

@@ -16,7 +16,11 @@ from medseg_attack.types import Ball, Image, PerSample
 @register("linf", kind="ball")
 @dataclass(frozen=True)
 class Linf(Ball):
-    """Every pixel may move by `eps`, a fraction of the image's range."""
+    """Every pixel may change by up to `eps`, a fraction of the image's range.
+
+    Attributes:
+        eps: from 0 to below 1; 4/255 is 4 grey levels.
+    """
 
     eps: float = 8 / 255
 
@@ -46,6 +50,9 @@ class L2(Ball):
     """The whole change of an image has Euclidean length `eps` at most, in units of the image's range.
 
     It grows with the square root of the number of pixels: linf(8/255) on 224 x 224 reaches l2(7.03).
+
+    Attributes:
+        eps: 0 or more.
     """
 
     eps: float = 1.0
@@ -62,7 +69,7 @@ class L2(Ball):
         return (x0 + widen(shrink, x) * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        """Uniform in the ball: radius eps * U^(1/n), not eps * U, which would crowd the centre."""
+        """A point uniform in the ball: its radius is eps * U^(1/n); eps * U would crowd the centre."""
         direction = self.step(draw(torch.randn, x0, seeds), x0)
         radius = draw(torch.rand, x0[:, :1].flatten(1)[:, :1], [seed ^ 1 for seed in seeds]).flatten()
         return self.project(x0 + widen(radius ** (1 / x0[0].numel()), x0) * direction, x0)
@@ -74,34 +81,38 @@ class L2(Ball):
 @register("l0", kind="ball")
 @dataclass(frozen=True)
 class L0(Ball):
-    """At most that share of the image's values may change, each as far as it likes."""
+    """At most a share `eps` of the image's values may change, each to any intensity.
+
+    Attributes:
+        eps: from 0 to 1.
+    """
 
     eps: float = 0.1
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps <= 1:
             raise InputError(
-                f"expected 0 <= eps <= 1, the share of pixels that may change, got {self.eps:g}; write a share"
+                f"expected 0 <= eps <= 1, the share of pixels that may change, got {self.eps:g}; write l0(0.1)"
             )
 
     def step(self, grad: Image, image: Image) -> Image:
-        """The pixels of the largest slopes, to black or white."""
+        """The move of the pixels with the largest slopes, to black or white."""
         return torch.where(self._largest(grad.abs()), grad.sign(), 0.0)
 
     def project(self, x: Image, x0: Image) -> Image:
         return torch.where(self._largest((x - x0).abs()), x, x0).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        """Random pixels with random values."""
+        """`x0` with random values at random pixels."""
         chosen = self._largest(draw(torch.rand, x0, [seed ^ 1 for seed in seeds]))
         return torch.where(chosen, draw(torch.rand, x0, seeds), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return (x != x0).flatten(1).to(x0.dtype).mean(1)
 
-    def _largest(self, of: Tensor) -> Tensor:
-        """The share `eps` of each sample's largest values, none of which is 0."""
-        flat = of.flatten(1)
+    def _largest(self, values: Tensor) -> Tensor:
+        """Marks the share `eps` of each sample's largest values, none of which is 0."""
+        flat = values.flatten(1)
         n = math.floor(self.eps * flat.shape[1] * (1 + 1e-9))
         top = flat.topk(n, 1)
-        return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, top.indices, top.values > 0).view_as(of)
+        return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, top.indices, top.values > 0).view_as(values)

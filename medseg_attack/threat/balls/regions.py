@@ -1,4 +1,4 @@
-"""Where an attacker may change an image: a ball held to a part of it."""
+"""Regions: balls that are held to a part of the image."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,24 +20,26 @@ from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Ball, Bindable, Case, Image, PerSample, Setting
 
-FORMS = "body, outside:ORGAN, ring:10mm or mask:FILE"
+REGIONS = "body, outside:ORGAN, ring:10mm or mask:FILE"
 
 
-Where = NDArray[np.bool_]
+RegionMask = NDArray[np.bool_]
 
 
 @register("within", kind="ball")
 @dataclass(frozen=True)
 class Within(Bindable, Ball):
-    """A ball of which only a region of the image may be used; pixels outside of it stay as they are.
+    """Only a region of the image may change, in a ball; pixels outside of it stay as they are.
 
-    Every case has its own region, so that the ball must be bound to its cases; the loop does.
+    Every case has its own region, so the ball must be bound to its cases; the loop does that.
 
     Attributes:
+        ball: how the region may change.
         region: "body" (the largest part of the image that is not dark, and what it encloses), "outside:ORGAN" (not on
             the truth of that organ), "ring:10mm" (outside of all organs, and no further than that from one) or
             "mask:FILE" (an NPY or PNG of the case's grid, or an NPY of its whole scan, slices first; not 0 is inside).
-        content: a hash of that file, so that rows are not taken for those of another mask in the same place.
+        content: SHA-256 of that file, 16 hex digits; "" is computed. So rows are not taken for those of another mask
+            under the same name.
     """
 
     restrictable: ClassVar[bool] = False
@@ -47,16 +49,18 @@ class Within(Bindable, Ball):
     content: str = ""
 
     def __post_init__(self) -> None:
-        kind, value = parts(self.region)
+        kind, value = parse_region(self.region)
         if not self.ball.restrictable:
             raise InputError(
                 f"expected an attack on intensities for --region {self.region}, got one in {self.ball}; drop --region"
             )
         if kind == "mask":
-            found = _digest(Path(value))
-            if self.content not in ("", found):
-                raise InputError(f"expected the mask with hash {self.content} in {value}, got {found}; it was changed")
-            object.__setattr__(self, "content", found)
+            content = _digest(Path(value))
+            if self.content not in ("", content):
+                raise InputError(
+                    f"expected the mask with hash {self.content} in {value}, got {content}; restore that file"
+                )
+            object.__setattr__(self, "content", content)
 
     @property
     def eps(self) -> float:
@@ -76,7 +80,7 @@ class Within(Bindable, Ball):
 
     @cached_property
     def mask(self) -> Bool[Tensor, "b 1 *s"]:
-        """The region of each case.
+        """The region of each case, (b, 1, *s), on the CPU.
 
         Raises:
             InputError: the ball was not bound to its cases.
@@ -88,7 +92,7 @@ class Within(Bindable, Ball):
         regions = [self._region_of(case, self.setting) for case in self.setting.cases]
         return torch.stack([torch.from_numpy(region) for region in regions])[:, None]
 
-    def _region_of(self, case: Case, setting: Setting) -> Where:
+    def _region_of(self, case: Case, setting: Setting) -> RegionMask:
         return setting.computed((self.region, case), region_of, case, self.region)
 
     def free(self, image: Image) -> Bool[Tensor, "b c *s"]:
@@ -111,11 +115,11 @@ class Within(Bindable, Ball):
         return torch.where(outside, torch.inf, self.ball.size(x, x0))
 
 
-def parts(region: str) -> tuple[str, str]:
+def parse_region(region: str) -> tuple[str, str]:
     """Kind and value of a region as it is typed.
 
     Raises:
-        InputError: it is none.
+        InputError: the text is not a region.
 
     >>> parts("ring:2.5mm")
     ('ring', '2.5')
@@ -127,25 +131,25 @@ def parts(region: str) -> tuple[str, str]:
             return kind, value
     if (kind == "body" and not value) or (kind in ("outside", "mask") and value):
         return kind, value
-    raise InputError(f"expected --region {FORMS}, got {region!r}; write one of these")
+    raise InputError(f"expected --region {REGIONS}, got {region!r}; write ring:10mm")
 
 
 def check_organ(region: str, classes: Sequence[str]) -> None:
     """Refuses a region of an organ that is not among `classes`."""
-    kind, value = parts(region)
+    kind, value = parse_region(region)
     if kind == "outside" and value not in classes:
         raise InputError(
             f"expected an organ of this data set in --region {region}, got {value!r}; {nearest(value, classes)}"
         )
 
 
-def region_of(case: Case, region: str) -> Where:
+def region_of(case: Case, region: str) -> RegionMask:
     """The pixels of a case that belong to the region, on its grid.
 
     Raises:
         InputError: the organ is not known, or the mask has another grid.
     """
-    kind, value = parts(region)
+    kind, value = parse_region(region)
     if kind == "body":
         return body(case.image[0].numpy())
     if kind == "mask":
@@ -153,45 +157,45 @@ def region_of(case: Case, region: str) -> Where:
     target = case.target.numpy()
     if kind == "outside":
         check_organ(region, case.classes)
-        outside: Where = ~target[case.classes.index(value)]
+        outside: RegionMask = ~target[case.classes.index(value)]
         return outside
     organs = target[[k for k, name in enumerate(case.classes) if name != "background"]].any(0)
     if not organs.any():
         return np.zeros_like(organs)
     away = ndimage.distance_transform_edt(~organs, sampling=case.spacing_mm)
-    ring: Where = (away > 0) & (away <= float(value))
+    ring: RegionMask = (away > 0) & (away <= float(value))
     return ring
 
 
-def body(image: NDArray[Any]) -> Where:
-    """The largest part of an image that is brighter than a tenth of the way from its 2nd to its 98th percentile (the
-    threshold of BET, Smith 2002), after a median filter, its holes filled.
+def body(image: NDArray[Any]) -> RegionMask:
+    """The largest bright part of an image, its holes filled: the body of a patient.
 
-    Not Otsu's threshold: in cardiac MRI that parts blood and fat from everything else. Lungs that touch the border of
-    the image are outside.
+    Bright is what lies more than a tenth of the way from the 2nd to the 98th percentile (the threshold of BET, Smith
+    2002) after a median filter. Otsu's threshold does not do: in cardiac MRI it parts blood and fat from everything
+    else. Lungs that touch the border of the image count as outside.
     """
     calm = ndimage.median_filter(image.astype(np.float64), 3)
     dark, bright = np.percentile(calm, [2, 98])
-    labels, n = ndimage.label(calm > dark + 0.1 * (bright - dark))
-    if n == 0:
+    labels, count = ndimage.label(calm > dark + 0.1 * (bright - dark))
+    if count == 0:
         return np.ones(image.shape, bool)
     largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    filled: Where = ndimage.binary_fill_holes(largest)
+    filled: RegionMask = ndimage.binary_fill_holes(largest)
     return filled
 
 
 def _digest(file: Path) -> str:
     if not file.is_file():
-        raise InputError(f"expected a mask in {file}, got no file; check --region")
+        raise InputError(f"expected a mask in {file}, got no file; write the path of one after mask:")
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def _from_file(file: Path, case: Case) -> Where:
+def _from_file(file: Path, case: Case) -> RegionMask:
     array = read_mask(file)
     grid = tuple(case.image.shape[1:])
     if array.shape[1:] == grid and case.stack is not None and len(array) == case.stack.slices:
         array = array[case.stack.index]
     if array.shape != grid:
-        raise InputError(f"expected a mask of {grid} for {case.id}, got {array.shape} in {file}; make one of its grid")
-    inside: Where = array != 0
+        raise InputError(f"expected a mask of {grid} for {case.id}, got {array.shape} in {file}; write one of its grid")
+    inside: RegionMask = array != 0
     return inside

@@ -1,1 +1,1 @@
-"""What an attacker wants to see, and when it counts as reached."""
+"""Goals: the segmentation that an attacker wants, and when it counts as reached."""

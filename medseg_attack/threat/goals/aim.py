@@ -1,4 +1,4 @@
-"""What an attack with a goal or a stopping rule is after: constraints to climb, and whether they are met."""
+"""The aim of an attack with a goal or a stopping rule: constraints to climb, and whether they are met."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,10 +20,11 @@ from medseg_attack.types import LogOdds, Mask, Objective, PerSample, Setting, Ta
 
 @dataclass(frozen=True)
 class Aim:
-    """Away from the truth, or towards a goal, until a criterion is met.
+    """A direction, away from the truth or towards a goal, and the criterion that ends it.
 
     Attributes:
-        goal: None: anything but the truth.
+        goal: mask that is wanted; None for any mask but the truth.
+        success: criterion that says how far an attack came.
     """
 
     goal: Goal | None
@@ -36,50 +37,50 @@ class Aim:
         return cls(goal if goal is None or goal.setting else goal.bind(Setting(task)), success, task)
 
     def excess(self, log_odds: LogOdds, target: Mask) -> Float[Tensor, "b n *s"]:
-        """By how much each entry is over the decision's boundary: > 0 is adversarial, to be climbed where it is not.
+        """The distance of each entry from the decision's boundary, in log-odds: > 0 is adversarial.
 
         Entries are the classes of a pixel where these may overlap, else pixels (n = 1): the log-odds themselves, or the
         largest other log-probability less that of the true class, which is the difference of the logits.
         """
-        over = _over_exclusive if self.task.exclusive else _over
+        excess = _over_exclusive if self.task.exclusive else _over
         if self.goal is None:
-            return over(log_odds, target)
-        return Toward(cast(Objective, over), self.goal)(log_odds, target)
+            return excess(log_odds, target)
+        return Toward(cast(Objective, excess), self.goal)(log_odds, target)
 
     def progress(self, pred: Mask, target: Mask) -> PerSample:
-        """In [0, 1]; 1 is success."""
+        """The progress of each sample, in [0, 1]; 1 is success."""
         if self.goal is None:
             return self.success.away(pred, target, self.task)
         return self.success.near(pred, self.goal(target), self.task)
 
     def reached(self, pred: Mask, target: Mask) -> Bool[Tensor, "b"]:
-        """Whether the attack succeeded."""
+        """Whether each sample met the criterion."""
         return self.progress(pred, target) >= 1
 
-    def measured(self, at_clean: Mask, hit: Mask, target: Mask) -> list[list[dict[str, float]]]:
+    def measured(self, clean: Mask, pred: Mask, target: Mask) -> list[list[dict[str, float]]]:
         """Columns of each case and class that tables report, from the predictions before and under attack.
 
         `success` by the attack's own criterion and by every registered one, `success_on_truth` by its own as if it had
         no goal, and pixels: of the goal, and of both predictions in it.
         """
-        successes = {"success": self.reached(hit, target), "success_of_clean": self.reached(at_clean, target)}
-        successes["success_on_truth"] = replace(self, goal=None).reached(hit, target)
+        successes = {"success": self.reached(pred, target), "success_of_clean": self.reached(clean, target)}
+        successes["success_on_truth"] = replace(self, goal=None).reached(pred, target)
         for name in names("criterion"):
-            successes[f"success_{name}"] = replace(self, success=build(name, "criterion")).reached(hit, target)
+            successes[f"success_{name}"] = replace(self, success=build(name, "criterion")).reached(pred, target)
         reached = [
             dict(zip(successes, map(float, facts), strict=True))
             for facts in torch.stack(list(successes.values()), 1).tolist()
         ]
         goal = target if self.goal is None else self.goal(target)
-        pixels = [(mask & goal).flatten(2).sum(2) for mask in (goal, hit, at_clean)]
-        of_goal = torch.stack(pixels, 2).tolist() if self.goal is not None else [[()] * target.shape[1]] * len(target)
+        pixels = [(mask & goal).flatten(2).sum(2) for mask in (goal, pred, clean)]
+        in_goal = torch.stack(pixels, 2).tolist() if self.goal is not None else [[()] * target.shape[1]] * len(target)
         return [
-            [case | dict(zip(OF_GOAL, map(float, counted[k]), strict=False)) for k in self.task.scored]
-            for case, counted in zip(reached, of_goal, strict=True)
+            [case | dict(zip(GOAL_COLUMNS, map(float, counted[k]), strict=False)) for k in self.task.scored]
+            for case, counted in zip(reached, in_goal, strict=True)
         ]
 
 
-OF_GOAL = ("n_goal", "hit_goal", "hit_goal_of_clean")
+GOAL_COLUMNS = ("n_goal", "hit_goal", "hit_goal_of_clean")
 
 
 def _over(log_odds: LogOdds, mask: Mask, progress: float = 1.0) -> Float[Tensor, "b n *s"]:
@@ -88,8 +89,8 @@ def _over(log_odds: LogOdds, mask: Mask, progress: float = 1.0) -> Float[Tensor,
 
 def _over_exclusive(log_odds: LogOdds, mask: Mask, progress: float = 1.0) -> Float[Tensor, "b 1 *s"]:
     log_p = functional.logsigmoid(log_odds)
-    own = torch.where(mask, log_p, 0.0).sum(1, keepdim=True)
-    return log_p.masked_fill(mask, -torch.inf).amax(1, keepdim=True) - own
+    true_log_p = torch.where(mask, log_p, 0.0).sum(1, keepdim=True)
+    return log_p.masked_fill(mask, -torch.inf).amax(1, keepdim=True) - true_log_p
 
 
 def find_aim(attack: Any, task: Task) -> Aim | None:

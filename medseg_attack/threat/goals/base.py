@@ -1,4 +1,4 @@
-"""A wanted segmentation, among the classes of a task and on certain cases."""
+"""Goals: wanted segmentations, among the classes of a task and on certain cases."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Goal(Bindable, ABC):
 
     @abstractmethod
     def wanted(self, truth: Mask, setting: Setting) -> Mask:
-        """The mask that is wanted where `truth` is; of an exclusive task the background need not be filled."""
+        """The mask that is wanted in place of `truth`; of an exclusive task its background need not be filled."""
 
     def __call__(self, truth: Mask) -> Mask:
         if self.setting is None:

@@ -1,6 +1,6 @@
-"""When an attack with a goal is done: rules on hard masks, each stated for both directions.
+"""Criteria: rules on hard masks that say when an attack succeeded, each stated for both directions.
 
-A rule gives how far an attack came, in [0, 1]: 1 is success. As the judge of an attack it is capped, so that
+A rule gives the progress of an attack, in [0, 1]: 1 is success. As the judge of an attack it is capped, so that
 "the more harmful, then the smaller" keeps the least perturbation that succeeds.
 """
 
@@ -20,31 +20,34 @@ from medseg_attack.types import Mask, PerSample, Task
 
 @runtime_checkable
 class Criterion(Protocol):
-    """How far an attack came, of what it takes to succeed; 1 is success."""
+    """The progress of an attack: a number in [0, 1] for each sample, of which 1 is success."""
 
     def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
-        """From the truth."""
+        """Progress away from the truth."""
         ...
 
     def near(self, pred: Mask, goal: Mask, task: Task) -> PerSample:
-        """To the goal."""
+        """Progress towards the goal."""
         ...
 
 
 @register("by_pixels", kind="criterion")
 @dataclass(frozen=True)
 class ByPixels:
-    """That share of the pixels is adversarial: other than the truth, or as the goal wants (as adv_lib counts).
+    """At least a share of the pixels is adversarial: other than the truth, or as the goal wants (as adv_lib counts).
 
     Classes that may overlap are counted one by one and the least of them decides: over all entries together, organs
     that are absent would make the share cheap or dear. 99 % away from a truth is nearly its inverse: much more than a
     Dice of 0.
+
+    Attributes:
+        share: of the pixels, above 0 and up to 1.
     """
 
     share: float = 0.99
 
     def __post_init__(self) -> None:
-        _reachable("share", self.share, self.share)
+        _check_share("share", self.share, self.share)
 
     def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
         return _capped(_least(~_agreeing(pred, truth, task)), self.share)
@@ -59,14 +62,18 @@ class ByDice:
     """Mean Dice over the classes that tables report: at most `below` with the truth, or at least `above` with the goal.
 
     A class in neither mask agrees.
+
+    Attributes:
+        below: Dice with the truth, from 0 to below 1.
+        above: Dice with the goal, above 0 and up to 1.
     """
 
     below: float = 0.5
     above: float = 0.9
 
     def __post_init__(self) -> None:
-        _reachable("above", self.above, self.above)
-        _reachable("below", self.below, 1 - self.below)
+        _check_share("above", self.above, self.above)
+        _check_share("below", self.below, 1 - self.below)
 
     def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
         return _capped(1 - _mean(dice, pred, truth, task), 1 - self.below)
@@ -78,18 +85,23 @@ class ByDice:
 @register("by_miou", kind="criterion")
 @dataclass(frozen=True)
 class ByMiou:
-    """Mean IoU over {class, not class} and the classes: as MedIS counts it (0.5 with the truth, 0.45 with the goal).
+    """Mean IoU, as MedIS counts it: at most `below` with the truth, or at least `above` with the goal.
 
-    Its thresholds admit trivial wins: two disjoint masks of 5 % of the image agree by 0.45. So read it beside the
-    share that the clean images reach.
+    The mean runs over the classes that tables report, and over each class and its complement. The thresholds admit
+    trivial wins: two disjoint masks of 5 % of the image agree by 0.45. So read it beside the share that the clean
+    images reach.
+
+    Attributes:
+        below: IoU with the truth, from 0 to below 1.
+        above: IoU with the goal, above 0 and up to 1.
     """
 
     below: float = 0.5
     above: float = 0.45
 
     def __post_init__(self) -> None:
-        _reachable("above", self.above, self.above)
-        _reachable("below", self.below, 1 - self.below)
+        _check_share("above", self.above, self.above)
+        _check_share("below", self.below, 1 - self.below)
 
     def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
         return _capped(1 - self._miou(pred, truth, task), 1 - self.below)
@@ -102,12 +114,12 @@ class ByMiou:
 
 
 def _agreeing(a: Mask, b: Mask, task: Task) -> Bool[Tensor, "b n *s"]:
-    """Which entries agree; a pixel of an exclusive task is one entry."""
+    """Marks the entries that agree; a pixel of an exclusive task is one entry."""
     return (a == b).all(1, keepdim=True) if task.exclusive else a == b
 
 
 def _least(adversarial: Bool[Tensor, "b n *s"]) -> PerSample:
-    """The share of entries, of the class where it is least."""
+    """The share of entries that are marked, in the class where it is least."""
     return adversarial.flatten(2).double().mean(2).amin(1)
 
 
@@ -122,8 +134,9 @@ def _capped(value: Tensor, goal: float) -> PerSample:
     return torch.where(value >= goal * (1 - 1e-12), 1.0, value / goal)
 
 
-def _reachable(name: str, value: float, way: float) -> None:
-    if not 0 < way <= 1:
+def _check_share(name: str, value: float, distance: float) -> None:
+    """Refuses a threshold whose distance from the start is not above 0 and up to 1."""
+    if not 0 < distance <= 1:
         raise InputError(
-            f"expected a share for {name} that is not reached from the start, got {value:g}; write another"
+            f"expected a share for {name} that is not reached from the start, got {value:g}; write {name}=0.5"
         )

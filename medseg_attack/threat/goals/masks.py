@@ -1,4 +1,4 @@
-"""Wanted segmentations made of the true one: erased, swapped, shifted, grown, shrunk."""
+"""Goals that change the true segmentation: erased, swapped, shifted, grown, shrunk."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,23 @@ from medseg_attack.threat.goals.base import Goal
 from medseg_attack.types import Case, Mask, Setting, Task
 
 
-def _organ(name: str, task: Task, of: Goal) -> int:
+def _organ(name: str, task: Task, goal: Goal) -> int:
+    """The index of an organ that a goal names."""
     organs = [task.classes[k] for k in task.scored]
     if name not in organs:
-        raise InputError(f"expected {spec(of)} to name an organ of {task.name}, got {name!r}; {nearest(name, organs)}")
+        raise InputError(
+            f"expected {spec(goal)} to name an organ of {task.name}, got {name!r}; {nearest(name, organs)}"
+        )
     return task.classes.index(name)
 
 
 @register("erase", kind="goal")
 @dataclass(frozen=True)
 class Erase(Goal):
-    """That organ is not there, or, without a name, none.
+    """The truth without one organ, or without any.
 
     Attributes:
-        organ: by name; "" is every organ.
+        organ: its name; "" is every organ.
     """
 
     organ: str = ""
@@ -46,14 +49,19 @@ class Erase(Goal):
 
 @register("all_background", kind="goal")
 def all_background() -> Erase:
-    """No organ anywhere."""
+    """An empty segmentation: no organ anywhere."""
     return Erase()
 
 
 @register("swap", kind="goal")
 @dataclass(frozen=True)
 class Swap(Goal):
-    """Each of two organs where the other is; by default the first and the last of the task."""
+    """The truth with two organs exchanged: each lies where the other was.
+
+    Attributes:
+        a: name of one organ; "" is the first of the task.
+        b: name of the other; "" is the last of the task.
+    """
 
     a: str = ""
     b: str = ""
@@ -78,10 +86,11 @@ class Swap(Goal):
 @register("shift", kind="goal")
 @dataclass(frozen=True)
 class Shift(Goal):
-    """All organs moved, rounded to whole pixels; what leaves the image is lost.
+    """The truth with all organs moved, rounded to whole pixels; what leaves the image is lost.
 
     Attributes:
-        dx_mm, dy_mm: towards higher columns and rows.
+        dx_mm: distance towards higher columns, in mm; negative towards lower ones.
+        dy_mm: distance towards higher rows, in mm.
     """
 
     dx_mm: float = 10.0
@@ -107,7 +116,11 @@ def _moved(mask: Mask, n: int, axis: int) -> Mask:
 @register("grow", kind="goal")
 @dataclass(frozen=True)
 class Grow(Goal):
-    """Every organ with a rim of that width; of an exclusive task only background is taken, first come, first served."""
+    """The truth with a rim around every organ; of an exclusive task earlier organs take background first.
+
+    Attributes:
+        mm: width of the rim, in mm between centres of pixels, above 0.
+    """
 
     mm: float = 5.0
 
@@ -131,7 +144,11 @@ class Grow(Goal):
 @register("shrink", kind="goal")
 @dataclass(frozen=True)
 class Shrink(Goal):
-    """Every organ without a rim of that width; the image's edge takes nothing away."""
+    """The truth with every organ less its rim; the image's edge takes nothing away.
+
+    Attributes:
+        mm: width of the rim, in mm between centres of pixels, above 0.
+    """
 
     mm: float = 5.0
 
@@ -146,7 +163,7 @@ class Shrink(Goal):
 
 def _positive(goal: Goal, mm: float) -> None:
     if not mm > 0:
-        raise InputError(f"expected a width above 0 mm, got {spec(goal)}; shrink is the opposite of grow")
+        raise InputError(f"expected a width above 0 mm, got {spec(goal)}; write grow(5), or shrink(5) for its opposite")
 
 
 def _by_spacing(truth: Mask, cases: Sequence[Case], change: Callable[[Mask, Sequence[float]], Mask]) -> Mask:
@@ -159,7 +176,7 @@ def _by_spacing(truth: Mask, cases: Sequence[Case], change: Callable[[Mask, Sequ
 
 
 def _dilated(mask: Mask, mm: float, spacing_mm: Sequence[float]) -> Mask:
-    """What lies at most `mm` from a pixel of the mask, between centres."""
+    """The pixels at most `mm` from a pixel of the mask, between centres."""
     reach = [int(mm / own) for own in spacing_mm]
     offsets = [torch.arange(-n, n + 1, dtype=torch.float64) * own for n, own in zip(reach, spacing_mm, strict=True)]
     squares = [offset.square() for offset in offsets]

@@ -1,4 +1,4 @@
-"""Goals that were drawn by somebody: a mask in a file, and another patient's."""
+"""Goals that somebody drew: a mask in a file, and the mask of another patient."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,11 +21,12 @@ from medseg_attack.types import Case, Donors, Mask, Setting, Task
 @register("mask", kind="goal")
 @dataclass(frozen=True)
 class FromFile(Goal):
-    """The mask in a file, the same for every case, stretched onto its grid (nearest pixel).
+    """The mask in a file, the same for every case, stretched onto the grid of each (nearest pixel).
 
     Attributes:
-        file: a PNG (grey levels, or the indices of a coloured palette) or an integer NPY of class numbers (of a task
-            whose classes may overlap 0 is none and classes count from 1), or a boolean NPY with a channel per class.
+        file: path of a PNG (grey levels, or the indices of a coloured palette) or an integer NPY of class numbers (of a
+            task whose classes may overlap 0 is none and classes count from 1), or a boolean NPY with a channel per
+            class.
     """
 
     file: str = ""
@@ -43,7 +44,7 @@ class FromFile(Goal):
 
 
 def _stored(file: Path, task: Task) -> Mask:
-    """(1, k, *s)."""
+    """The mask of a file, (1, k, *s)."""
     n = len(task.classes)
     array = read_mask(file)
     if array.dtype == np.bool_ and array.shape[0] == n:
@@ -70,7 +71,7 @@ class AnotherPatient(Goal):
     """The mask of another patient's slice at the same relative height, stretched onto the grid (nearest pixel).
 
     Attributes:
-        draw: which patient; another number is another one.
+        draw: number of the draw that picks the patient; another number picks another.
     """
 
     draw: int = 0

@@ -1,4 +1,4 @@
-"""An objective turned towards a goal: the one place with a minus sign."""
+"""Objectives turned towards a goal: the one place with a minus sign."""
 
 from dataclasses import dataclass
 
@@ -16,12 +16,14 @@ from medseg_attack.types import LogOdds, Mask, Objective
 @register("toward", kind="objective")
 @dataclass(frozen=True)
 class Toward:
-    """Climbs towards a goal: what an objective would lose if the goal were the truth, negated.
+    """An objective turned towards a goal: minus the objective of the goal in place of the truth.
 
-    The one place with a minus sign. It takes functions of every entry as it takes objectives.
+    This is the one place with a minus sign. Functions of every entry may stand in place of an objective.
 
     Attributes:
-        success: when the goal counts as reached, in the tables.
+        objective: function of log-odds and truth that is turned.
+        goal: mask that is wanted.
+        success: criterion that says, in the tables, when the goal counts as reached.
     """
 
     objective: Objective = bce

@@ -1,1 +1,1 @@
-"""What an attacker climbs."""
+"""Objectives: functions of log-odds and truth that an attacker climbs."""

@@ -10,10 +10,12 @@ from medseg_attack.types import LogOdds, Mask, PerSample
 
 
 def margin_of(log_odds: LogOdds, target: Mask) -> LogOdds:
+    """The margin of each entry: its log-odds on the true side, > 0 where it is right."""
     return torch.where(target, log_odds, -log_odds)
 
 
 def mean(x: LogOdds) -> PerSample:
+    """The mean over all entries of each sample."""
     return x.flatten(1).mean(1)
 
 
@@ -36,10 +38,11 @@ def ce(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
 
 @register("soft_dice", kind="objective")
 def soft_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, smooth: float = 1.0) -> PerSample:
-    """1 - soft Dice, mean over classes.
+    """Soft Dice loss: 1 - Dice of the probabilities, mean over classes.
 
-    `smooth` (in pixels) is added above and below, so that an organ that is absent still has a gradient: an attack
-    can make the model hallucinate it.
+    Args:
+        smooth: pixels, 0 or more, that are added above and below, so that an organ that is absent still has a
+            gradient: an attack can make the model hallucinate it.
     """
     p, y = torch.sigmoid(log_odds).flatten(2), target.flatten(2).to(log_odds.dtype)
     dice = (2 * (p * y).sum(2) + smooth) / (p.sum(2) + y.sum(2) + smooth)
@@ -48,20 +51,24 @@ def soft_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, smooth:
 
 @register("focal", kind="objective")
 def focal(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, gamma: float = 2.0) -> PerSample:
-    """Focal loss (arXiv 1708.02002) without class weights: blind to entries that are confidently right."""
+    """Focal loss (arXiv 1708.02002) without class weights: blind to entries that are confidently right.
+
+    Args:
+        gamma: exponent of the weight 1 - p of each entry, 0 or more; 0 weighs all alike.
+    """
     margin = margin_of(log_odds, target)
     return mean(torch.sigmoid(-margin) ** gamma * F.softplus(-margin))
 
 
 @register("dice_focal", kind="objective")
 def dice_focal(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """soft_dice + focal, the loss most of these networks are trained with."""
+    """The sum of soft_dice and focal, the loss most of these networks are trained with."""
     return soft_dice(log_odds, target) + focal(log_odds, target)
 
 
 @register("bce_dice", kind="objective")
 def bce_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """bce + soft_dice."""
+    """The sum of bce and soft_dice."""
     return bce(log_odds, target) + soft_dice(log_odds, target)
 
 

@@ -21,22 +21,22 @@ GAMMA, BOUNDARY = 2.0, 31  # of exp_log; pixels across the neighbourhood whose m
 
 @register("log_cosh_dice", kind="objective")
 def log_cosh_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """log cosh(1 - soft Dice) (arXiv 2006.14822)."""
+    """Log-cosh Dice loss, log cosh(1 - soft Dice), mean over classes (arXiv 2006.14822)."""
     return _log_cosh_dice(torch.sigmoid(log_odds), target.to(log_odds.dtype))
 
 
 @register("exp_log", kind="objective")
 def exp_log(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """Half (-log Dice)^2, half (-log p of the true side)^2, without class weights (arXiv 1809.00076)."""
+    """Exponential logarithmic loss: half (-log Dice)^2, half (-log p)^2, without class weights (arXiv 1809.00076)."""
     y = target.to(log_odds.dtype)
-    dice_term = -_dice(torch.sigmoid(log_odds), y).log()
-    entry_term = functional.softplus(-(2 * y - 1) * log_odds)
-    return (dice_term**GAMMA).mean(1) / 2 + (entry_term**GAMMA).flatten(1).mean(1) / 2
+    dice_loss = -_dice(torch.sigmoid(log_odds), y).log()
+    entropy = functional.softplus(-(2 * y - 1) * log_odds)
+    return (dice_loss**GAMMA).mean(1) / 2 + (entropy**GAMMA).flatten(1).mean(1) / 2
 
 
 @register("boundary_iou", kind="objective")
 def boundary_iou(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """Cross-entropy and 1 - soft IoU, both with weights of up to 6 at boundaries (PraNet, arXiv 2006.11392)."""
+    """Cross-entropy plus 1 - soft IoU, both with weights of up to 6 at boundaries (PraNet, arXiv 2006.11392)."""
     y = target.to(log_odds.dtype)
     weight = _near_boundary(y).flatten(2)
     entries = functional.softplus(-(2 * y - 1) * log_odds).flatten(2)
@@ -45,53 +45,56 @@ def boundary_iou(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerS
 
 @register("lovasz_hinge", kind="objective")
 def lovasz_hinge(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """The Lovasz extension of 1 - IoU on hinges, per case and class (arXiv 1705.08790)."""
+    """Lovasz hinge: the Lovasz extension of 1 - IoU on hinges, per case and class (arXiv 1705.08790)."""
     return _lovasz(log_odds, target.to(log_odds.dtype))
 
 
 @register("medis_combined", kind="objective")
 def medis_combined(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """The five losses of MedIS in its proportions."""
+    """The weighted sum of the five losses of MedIS, in its proportions."""
     return _weighted(LOSSES, log_odds, target)
 
 
 @register("log_cosh_dice_shukla2023", kind="objective")
 def log_cosh_dice_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """log_cosh_dice on stretched probabilities."""
+    """log_cosh_dice as MedIS released it: on probabilities stretched to [0, 1] of each image."""
     return _log_cosh_dice(_stretched(log_odds), target.to(log_odds.dtype))
 
 
 @register("bce_dice_shukla2023", kind="objective")
 def bce_dice_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """bce_dice with stretched probabilities for logits: what it takes for a probability lies in [0.5, 0.731]."""
+    """bce_dice as MedIS released it, with stretched probabilities for logits: all it sees lies in [0.5, 0.731]."""
     p, y = _stretched(log_odds), target.to(log_odds.dtype)
     return bce(p, target) + (1 - _dice(torch.sigmoid(p), y)).mean(1)
 
 
 @register("exp_log_shukla2023", kind="objective")
 def exp_log_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """exp_log of what is lost instead of what is kept: it grows with Dice, and falls as cross-entropy grows below 1."""
+    """exp_log as MedIS released it, of 1 - Dice in place of Dice: it grows with Dice.
+
+    And it falls as cross-entropy grows, while that is below 1.
+    """
     p, y = _stretched(log_odds), target.to(log_odds.dtype)
-    dice_term = -(1 - _dice(p, y)).clamp(min=1e-7).log()
-    return (dice_term**GAMMA).mean(1) / 2 + (-bce(p, target).log()) ** GAMMA / 2
+    dice_loss = -(1 - _dice(p, y)).clamp(min=1e-7).log()
+    return (dice_loss**GAMMA).mean(1) / 2 + (-bce(p, target).log()) ** GAMMA / 2
 
 
 @register("boundary_iou_shukla2023", kind="objective")
 def boundary_iou_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """boundary_iou whose weights cancel in its cross-entropy, with stretched probabilities for logits."""
+    """boundary_iou as MedIS released it: weights cancel in cross-entropy, stretched probabilities are its logits."""
     p, y = _stretched(log_odds), target.to(log_odds.dtype)
     return bce(p, target) + _iou_loss(torch.sigmoid(p), y)
 
 
 @register("lovasz_hinge_shukla2023", kind="objective")
 def lovasz_hinge_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """lovasz_hinge with stretched probabilities for logits: organ pixels never pay less than nothing."""
+    """lovasz_hinge as MedIS released it, with stretched probabilities for logits: no organ pixel passes its hinge."""
     return _lovasz(_stretched(log_odds), target.to(log_odds.dtype))
 
 
 @register("medis_combined_shukla2023", kind="objective")
 def medis_combined_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """The five losses as released, in the same proportions."""
+    """The weighted sum of the five losses of MedIS as released, in the same proportions."""
     return _weighted(RELEASED, log_odds, target)
 
 
@@ -118,7 +121,7 @@ def _weighted(losses: dict[Objective, float], log_odds: LogOdds, target: Mask) -
 
 
 def _stretched(log_odds: LogOdds) -> Maps:
-    """Probabilities with each image's least at 0 and largest at 1."""
+    """Probabilities, of each image stretched so that the least is 0 and the largest 1."""
     p = torch.sigmoid(log_odds)
     flat = p.flatten(1)
     low, high = (widen(end, p) for end in (flat.amin(1), flat.amax(1)))
@@ -126,7 +129,7 @@ def _stretched(log_odds: LogOdds) -> Maps:
 
 
 def _dice(p: Maps, y: Maps) -> Float[Tensor, "b k"]:
-    """Soft Dice, one pixel above and below."""
+    """Soft Dice of each class, with one pixel added above and below."""
     p, y = p.flatten(2), y.flatten(2)
     return (2 * (p * y).sum(2) + 1) / (p.sum(2) + y.sum(2) + 1)
 
@@ -150,7 +153,7 @@ def _iou_loss(p: Maps, y: Maps) -> PerSample:
 def _lovasz(z: Maps, y: Maps) -> PerSample:
     errors, order = (1 - (2 * y - 1) * z).flatten(2).sort(2, descending=True)
     organ = y.flatten(2).gather(2, order)
-    size = organ.sum(2, keepdim=True)
-    jaccard_loss = 1 - (size - organ.cumsum(2)) / (size + (1 - organ).cumsum(2))
-    slope = torch.cat((jaccard_loss[..., :1], jaccard_loss[..., 1:] - jaccard_loss[..., :-1]), 2)
-    return (functional.relu(errors) * slope).sum(2).mean(1)
+    total = organ.sum(2, keepdim=True)
+    lost = 1 - (total - organ.cumsum(2)) / (total + (1 - organ).cumsum(2))
+    gain = torch.cat((lost[..., :1], lost[..., 1:] - lost[..., :-1]), 2)
+    return (functional.relu(errors) * gain).sum(2).mean(1)

@@ -1,4 +1,4 @@
-"""Which form of an objective an attack climbs on a task, and by which it tells whether its steps pay."""
+"""Forms of an objective: the one that is climbed on a task, and the one that measures whether steps pay."""
 
 from dataclasses import replace
 from typing import Any, cast

@@ -13,14 +13,14 @@ from medseg_attack.types import LogOdds, Mask, PerSample
 
 @register("margin_softmax", kind="objective", exclusive=True)
 def margin_softmax(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """The best other class's logit less the true one's, mean over pixels."""
+    """Softmax margin: the best other class's logit less the true one's, mean over pixels."""
     true, best, *_ = contest(log_odds, target)
     return mean(best - true)
 
 
 @register("spherical", kind="objective", exclusive=True)
 def spherical(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """Minus the true logit over the length of the pixel's logits, which are centred first: blind to their scale.
+    """Minus the true logit on the sphere of a pixel's centred logits (arXiv 2306.12941): blind to their scale.
 
     The released code takes raw logits, on which an addition to all of them has an effect that no probability shows.
     """
@@ -48,7 +48,7 @@ PerPixel = Float[Tensor, "b *s"]
 
 
 def nll(log_odds: LogOdds, target: Mask) -> PerPixel:
-    """-log p of the true class."""
+    """Negative log-likelihood: -log p of the true class of each pixel."""
     return (F.softplus(-log_odds) * target).sum(1)
 
 
@@ -60,6 +60,7 @@ def contest(log_odds: LogOdds, target: Mask) -> tuple[PerPixel, PerPixel, LogOdd
 
 
 def spherical_of(log_odds: LogOdds, target: Mask) -> PerPixel:
+    """Minus the true logit over the length of the logits of each pixel, which are centred first."""
     logits = F.logsigmoid(log_odds)
     centred = logits - logits.mean(1, keepdim=True)
     return -(centred * target).sum(1) / (centred.square().sum(1) + 1e-12).sqrt()

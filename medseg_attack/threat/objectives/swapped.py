@@ -17,7 +17,11 @@ def bce_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSa
 
 @register("focal_swapped", kind="objective")
 def focal_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, gamma: float = 2.0) -> PerSample:
-    """MONAI's sigmoid focal loss(input=mask, target=log-odds): pushes only organ pixels below log-odds of 1.59."""
+    """MONAI's sigmoid focal loss(input=mask, target=log-odds): pushes only organ pixels below log-odds of 1.59.
+
+    Args:
+        gamma: exponent of the focal weight, 0 or more.
+    """
     y = target.to(log_odds.dtype)
     weight = torch.sigmoid(-y * (2 * log_odds - 1)) ** gamma
     return (weight * (F.softplus(y) - y * log_odds)).flatten(1).mean(1)
@@ -25,7 +29,11 @@ def focal_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, gam
 
 @register("dice_swapped", kind="objective")
 def dice_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, smooth: float = 1e-5) -> PerSample:
-    """MONAI's sigmoid Dice loss(input=mask, target=log-odds): the sigmoid falls on the mask."""
+    """MONAI's sigmoid Dice loss(input=mask, target=log-odds): the sigmoid falls on the mask.
+
+    Args:
+        smooth: pixels, 0 or more, that are added above and below.
+    """
     a, z = torch.sigmoid(target.to(log_odds.dtype)).flatten(2), log_odds.flatten(2)
     ratio = (2 * (a * z).sum(2) + smooth) / (a.sum(2) + z.sum(2) + smooth)
     return (1 - ratio).mean(1)
@@ -33,7 +41,7 @@ def dice_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, smoo
 
 @register("dice_focal_swapped", kind="objective")
 def dice_focal_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-    """dice_swapped + focal_swapped."""
+    """The sum of dice_swapped and focal_swapped."""
     return dice_swapped(log_odds, target) + focal_swapped(log_odds, target)
 
 

@@ -1,8 +1,8 @@
 """Objectives whose entries weigh differently as an attack goes on: masked, balanced, progressive, cosine.
 
 A weight in [0, 1], a constant of the gradient, says how much of an entry's loss is climbed on the way from the truth.
-On the way to a goal it is the rest to 1 (`REVERSED`), as targeted SegPGD and CosPGD have it: what is there already
-weighs least, where with the weight itself an attack would push nothing but what is there.
+On the way to a goal the weight is its rest to 1 (`REVERSED`), as targeted SegPGD and CosPGD have it: entries that are
+as wanted already weigh least. With the weight itself an attack would push those alone.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,11 @@ REVERSED: dict[Objective, Objective] = {}
 
 
 def reversible(weighted: Callable[[LogOdds, Mask, float, Weigh], PerSample]) -> Objective:
-    """The objective as it leads away from the truth; `REVERSED` of it is the one that leads to a goal."""
+    """The objective that leads away from the truth; `REVERSED` of it is the one that leads to a goal.
+
+    Args:
+        weighted: a function that takes, beside log-odds, truth and progress, the map that its weights go through.
+    """
 
     def away(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
         return weighted(log_odds, target, progress, lambda weight: weight)
@@ -41,14 +45,14 @@ def reversible(weighted: Callable[[LogOdds, Mask, float, Weigh], PerSample]) -> 
 @register("masked_ce", kind="objective", exclusive=True, unweighted=ce)
 @reversible
 def masked_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
-    """ce of the pixels that are still right: masked_bce in its softmax form."""
+    """ce of the pixels that are still right: the softmax form of masked_bce."""
     return mean(weigh(_won(log_odds, target)) * nll(log_odds, target))
 
 
 @register("balanced_ce", kind="objective", exclusive=True, unweighted=ce)
 @reversible
 def balanced_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
-    """masked_ce in which every class of the image weighs the same: balanced_bce in its softmax form."""
+    """masked_ce in which every class of the image weighs the same: the softmax form of balanced_bce."""
     loss = (weigh(_won(log_odds, target)) * nll(log_odds, target)).unsqueeze(1)
     per_class = (loss * target).flatten(2).sum(2) / target.flatten(2).sum(2).clamp(min=1)
     return per_class.mean(1)
@@ -57,14 +61,14 @@ def balanced_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) 
 @register("progressive_ce", kind="objective", exclusive=True, unweighted=ce)
 @reversible
 def progressive_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
-    """ce with SegPGD's weights, as published: progressive_bce in its softmax form."""
+    """ce with SegPGD's weights, as published (arXiv 2207.12391): the softmax form of progressive_bce."""
     return mean(weigh(_progressive(_won(log_odds, target), progress)) * nll(log_odds, target))
 
 
 @register("cosine_ce", kind="objective", exclusive=True)
 @reversible
 def cosine_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
-    """ce times the cosine of softmax and truth, as published (arXiv 2302.02213): cosine_bce in its softmax form."""
+    """ce times the cosine of softmax and truth, as published (arXiv 2302.02213): the softmax form of cosine_bce."""
     p = torch.sigmoid(log_odds)
     cosine = (p * target).sum(1) / (p.square().sum(1) + 1e-12).sqrt()
     return mean(weigh(cosine.detach()) * nll(log_odds, target))
@@ -73,7 +77,7 @@ def cosine_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) ->
 @register("masked_spherical", kind="objective", exclusive=True, unweighted=spherical)
 @reversible
 def masked_spherical(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
-    """spherical of the pixels that are still right (arXiv 2306.12941): masked_margin in its softmax form."""
+    """spherical of the pixels that are still right (arXiv 2306.12941): the softmax form of masked_margin."""
     return mean(weigh(_won(log_odds, target)) * spherical_of(log_odds, target))
 
 
@@ -89,7 +93,7 @@ def masked_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -
 def balanced_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """masked_bce in which organ and surroundings of every class weigh the same (MCE-Bal of arXiv 2306.12941).
 
-    The paper weighs by pixels of the training set; here the image's own are counted, so no data set is needed.
+    The paper weighs by pixels of the training set; we count those of the image itself, so no data set is needed.
     """
     loss, organ = (weigh(_right(log_odds, target)) * _bce(log_odds, target)).flatten(2), target.flatten(2)
     inside = (loss * organ).sum(2) / organ.sum(2).clamp(min=1)
@@ -134,7 +138,7 @@ def _right(log_odds: LogOdds, target: Mask) -> LogOdds:
 
 
 def _won(log_odds: LogOdds, target: Mask) -> PerPixel:
-    """1 where the true class has the largest log-odds."""
+    """Weights of the pixels: 1 where the true class has the largest log-odds, else 0."""
     true, best, _ = contest(log_odds.detach(), target)
     return (true >= best).to(log_odds.dtype)
 
