@@ -10,30 +10,30 @@ from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.registry.abilities import Aimed, Climbs, Composed, Controlled
 from medseg_attack.registry.parts import walk
-from medseg_attack.runs.rows import Role, role_of
+from medseg_attack.runs.rows import Role
 from medseg_attack.runs.study import Study
 from medseg_attack.threat.budgets import Budget, parse_budget
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One attack at one budget; `label` and `loss` are what tables show.
+    """One attack at one budget.
 
     Attributes:
-        eps: a fraction of the window; NaN for a budget with a unit, which is another fraction for every case.
-        budget: if it has a unit.
+        label: the attack as tables show it.
+        loss: spec of the objective that it climbs; "" for none.
+        eps: size of its ball, a fraction of the window unless the ball has a unit; NaN for a budget with a unit, which
+            is another fraction for every case.
+        role: purpose of the run, as its header says.
+        budget: the budget, if it has a unit.
     """
 
     label: str
     loss: str
     eps: float
     attack: Any
+    role: Role
     budget: Budget | None = None
-
-    @property
-    def role(self) -> Role:
-        """What the run is for, as its header says."""
-        return role_of(self.label)
 
     @property
     def spec(self) -> str:
@@ -50,14 +50,14 @@ class Cell:
 
     @property
     def slug(self) -> str:
-        """For the name of a folder."""
+        """The cell as a part of the name of a folder."""
         size = str(self.budget or (registry.spec(self.eps) if self.eps else "")).replace("/", "of")
         label = self.label.replace(f" {self.budget}", "")
         return "_".join(filter(None, [safe(label)[:50], safe(self.loss)[:20], size and safe(f"eps{size}")]))
 
 
 def safe(text: str) -> str:
-    """What a file system takes."""
+    """The text with all characters replaced that a file system may refuse."""
     return re.sub(r"[^A-Za-z0-9.=-]+", "_", text).strip("_")
 
 
@@ -85,7 +85,7 @@ def _check_reach(attacks: Sequence[registry.Spec], study: Study) -> None:
     climbing = [spec for spec in attacks if registry.find(spec.name, "attack").about.threat != "no model"]
     fixed = [spec for spec in climbing if not _takes_objective(spec)]
     objectives = {text: registry.build(text, "objective") for text in study.losses}
-    goals = [text for text, one in objectives.items() if any(isinstance(part, Aimed) for part in walk(one))]
+    goals = [text for text, goal in objectives.items() if any(isinstance(part, Aimed) for part in walk(goal))]
     unused = goals or (study.losses if len(fixed) == len(climbing) else [])
     if fixed and unused:
         raise InputError(
@@ -116,18 +116,20 @@ def _within(cell: Cell, region: str) -> Cell:
 
 
 def _control(cell: Cell) -> Cell:
-    """Noise in the attack's ball; of a change that is described (a field, a pose) a random one of its kind."""
+    """The control of an attack: noise in its ball, or a random change of its own kind (a field, a pose)."""
     inner = cell.attack
     while isinstance(inner, Composed):
         inner = inner.attacks[0]
     if isinstance(inner, Controlled):
-        return Cell(f"noise {cell.label}", "", cell.eps, inner.control(), cell.budget)
+        return Cell(f"noise {cell.label}", "", cell.eps, inner.control(), "control", cell.budget)
     noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
-    return Cell(_in_unit(_label(registry.Spec("noise"), noise.ball), cell.budget), "", cell.eps, noise, cell.budget)
+    label = _in_unit(_label(registry.Spec("noise"), noise.ball), cell.budget)
+    return Cell(label, "", cell.eps, noise, "control", cell.budget)
 
 
 def _cells(spec: registry.Spec, study: Study) -> list[Cell]:
-    """One attack with every loss and budget of the study."""
+    """The cells of one attack: with every loss and budget of the study."""
+    role = _role(registry.find(spec.name, "attack"))
     losses: Sequence[str | None] = study.losses if registry.leaves_open(spec, "objective") else []
     overrides: dict[str, Any] = {"steps": study.steps} if study.steps else {}
     if study.norm is not None:
@@ -139,22 +141,27 @@ def _cells(spec: registry.Spec, study: Study) -> list[Cell]:
         attack = registry.build(spec, "attack", overrides | objective)
         climbed = objective.get("objective", attack.objective if isinstance(attack, Climbs) else None)
         label, loss_text = _label(spec, attack.ball), registry.spec(climbed) if climbed else ""
-        grid += [_cell(label, loss_text, attack, budget) for budget in budgets or [None]]
+        grid += [_cell(label, loss_text, attack, role, budget) for budget in budgets or [None]]
     return grid
 
 
-def _cell(label: str, loss: str, attack: Any, budget: Budget | None) -> Cell:
-    if budget is None:
-        return Cell(label, loss, attack.ball.eps, attack)
-    if not budget.unit:
-        attack = registry.with_eps(attack, budget.value)
-        return Cell(label, loss, attack.ball.eps, attack)
+def _role(entry: registry.Entry) -> Role:
+    """The role of an attack that a study names, by the family it is registered in."""
+    if entry.name == "clean":
+        return "clean"
+    return "control" if entry.family == "controls" else "attack"
+
+
+def _cell(label: str, loss: str, attack: Any, role: Role, budget: Budget | None) -> Cell:
+    if budget is None or not budget.unit:
+        attack = attack if budget is None else registry.with_eps(attack, budget.value)
+        return Cell(label, loss, attack.ball.eps, attack, role)
     if own := attack.ball.unit:
         raise InputError(
             f"expected the size of {label} in its own unit ({own}) as a plain number, got --eps {budget}; drop the unit"
         )
     attack = registry.with_eps(attack, 0.0)  # the loop sets each case's own
-    return Cell(_in_unit(label, budget), loss, math.nan, attack, budget)
+    return Cell(_in_unit(label, budget), loss, math.nan, attack, role, budget)
 
 
 def _in_unit(label: str, budget: Budget | None) -> str:
@@ -162,7 +169,7 @@ def _in_unit(label: str, budget: Budget | None) -> str:
 
 
 def _label(spec: registry.Spec, ball: Any) -> str:
-    """The attack as it was typed, less what the columns beside it show; a ball that is not plain Linf is named."""
+    """The attack as it was typed, less the fields that other columns show; a ball that is not plain Linf is named."""
     entry, (_, values) = registry.find(spec.name), registry.parse_call(spec)
     arguments = [
         f"{field}={node if 'attack' in field else registry.spec(values[field])}"

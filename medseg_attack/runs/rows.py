@@ -79,7 +79,7 @@ Role: TypeAlias = Literal["control", "attack", "clean"]
 
 
 def role_of(attack: str) -> Role:
-    """The role of a run by the first word of its attack, which is a registered name.
+    """The role of a stored run whose header says none: by the first word of its attack, which is a registered name.
 
     >>> role_of("noise deformation(folds=False)"), role_of("pgd(steps=40)")
     ('control', 'attack')

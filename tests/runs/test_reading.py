@@ -61,3 +61,36 @@ def test_a_study_makes_a_control_of_every_attack_and_says_so() -> None:
         ("noise", "control"),
         ("noise deformation", "control"),
     ]
+
+
+def test_an_attack_that_is_typed_has_the_role_of_its_family() -> None:
+    from medseg_attack.runs.grid import cells
+
+    attacks = ["clean", "noise(l2(1))", "shuffled(attack=pgd)", "uap_gaussian", "best_of(attacks=(noise, fgsm))"]
+    study = Study(models=["unet"], attacks=attacks, eps=["5HU"], region="body", control=False)
+    assert [cell.role for cell in cells(study)] == ["clean", "control", "control", "attack", "attack"]
+
+
+@pytest.mark.parametrize(("name", "family", "role"), [("salt", "controls", "control"), ("noise", "gradient", "attack")])
+def test_a_role_does_not_depend_on_how_a_label_begins(
+    name: str, family: str, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medseg_attack.registry.table import Entry, entries, find, known_as
+    from medseg_attack.runs.grid import cells
+
+    noise = find("noise", "attack").make
+    new = type("New", (noise,), {"__module__": f"medseg_attack.attacks.{family}.new"})
+    monkeypatch.setitem(entries, name, Entry(name, "attack", new))
+    monkeypatch.setitem(known_as, new, name)
+    (cell,) = cells(Study(models=["unet"], attacks=[name], eps=[], control=False))
+    assert (cell.label, cell.role) == (name, role)
+    assert role_of(cell.label) != role
+
+
+def test_every_control_of_a_study_is_one_whatever_its_label() -> None:
+    from medseg_attack.runs.grid import cells
+
+    study = Study(models=["unet"], attacks=["restarts(motion, n=2)", "pgd(l2)"], eps=["0", "2/255"], region="body")
+    roles = {cell.label: cell.role for cell in cells(study)}
+    assert {role for label, role in roles.items() if not label.startswith(("restarts", "pgd"))} == {"control"}
+    assert {role for label, role in roles.items() if label.startswith(("restarts", "pgd"))} == {"attack"}
