@@ -24,13 +24,14 @@ Flow: TypeAlias = Float[Tensor, "b n *s"]  # one channel per spatial axis, in pi
 
 @dataclass(frozen=True)
 class Task:
-    """What is segmented.
+    """A segmentation task: its classes, and the channels of its images.
 
     Attributes:
+        name: name of the data set.
         classes: names in channel order; an exclusive task has "background" first.
         exclusive: True: one class per pixel (softmax); False: channels are independent and may overlap (sigmoid).
-        channels: of the stored scan, 1 for CT and MRI; otherwise modalities, or red, green and blue.
-        channel_names: one for each; () where nobody named them.
+        channels: number of channels of a scan: 1 for CT and MRI; otherwise modalities, or red, green and blue.
+        channel_names: a name for each; () where nobody named them.
     """
 
     name: str
@@ -66,6 +67,11 @@ class Window:
     """The native intensities shown as 0 and 1: `eps * width` is `eps` in `unit`.
 
     Channels may have windows of their own; an `eps` is the same fraction of each.
+
+    Attributes:
+        low: intensity that is shown as 0.
+        high: intensity that is shown as 1.
+        unit: unit of both, such as "HU"; "" where it is not known.
     """
 
     low: PerChannel
@@ -96,12 +102,12 @@ def alike(values: Sequence[float]) -> PerChannel:
 
 @dataclass(frozen=True)
 class Stack:
-    """Where a slice lies in its scan.
+    """The place of a slice in its scan.
 
     Attributes:
-        index: from 0.
-        slices: how many the scan has.
-        spacing_mm: from the centre of one slice to that of the next.
+        index: number of the slice, from 0.
+        slices: number of slices of the scan.
+        spacing_mm: distance from the centre of one slice to that of the next.
     """
 
     index: int
@@ -111,10 +117,12 @@ class Stack:
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """How an image stands in its file: a native intensity is `stored * slope + inter`.
+    """The form in which a file holds an image: a native intensity is `stored * slope + inter`.
 
     Attributes:
         stored: the file's values in the file's type, of the shape of the image.
+        slope: native intensity of one stored step.
+        inter: native intensity of a stored 0.
         limits: least and largest value that the file's bits hold; None for all of its type.
         order: the spatial axes of a whole scan's image as the file has them, from the slowest (z, y, x in ITK).
         flips: those of them that run against the file.
@@ -135,12 +143,16 @@ class Case:
     """One image to attack and score, on the CPU and on the scan's own grid.
 
     Attributes:
+        id: name of the case, unique in its data set.
+        volume: name of the scan that a slice belongs to.
+        group: name of the patient; splits and intervals never separate cases that share it.
+        image: intensities in [0, 1].
+        target: the true segmentation, one channel per class.
+        spacing_mm: size of a pixel along each spatial axis of `image`, in their order.
+        window: native intensities that the image shows as 0 and 1.
+        stack: place of a slice; None for a whole scan, and for an image that has no neighbours.
+        storage: form in which a file holds the image; None for an image that is in no file: it is attacked in floats.
         classes: names of the channels of `target`, where something asks for an organ by name.
-        volume: the scan that a slice belongs to.
-        group: the patient; splits and intervals never separate what shares it.
-        spacing_mm: of the spatial axes of `image`, in their order.
-        storage: None for an image that is in no file; it is attacked in floats.
-        stack: of a slice; None for a whole scan, and for an image that has no neighbours.
     """
 
     id: str
@@ -157,7 +169,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Cases of one shape, stacked."""
+    """Cases of one shape, with their images and targets stacked."""
 
     image: Image
     target: Mask
@@ -178,10 +190,11 @@ class CaseRef:
     """A slice or a whole scan that a `CaseSource` can read.
 
     Attributes:
-        volume: its scan.
-        group: its patient.
+        id: name of the case.
+        volume: name of its scan.
+        group: name of its patient.
         shape: rows, columns; of a whole scan slices, rows, columns.
-        index: of the slice in its scan; None: the whole scan, whose id is that of the scan.
+        index: number of the slice in its scan, from 0; None: the whole scan, whose id is that of the scan.
     """
 
     id: str
@@ -200,7 +213,7 @@ class CaseSource(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """What an attack sees of a network."""
+    """A segmentation network, as far as an attack can see it."""
 
     @property
     def task(self) -> Task: ...
@@ -208,7 +221,7 @@ class Model(Protocol):
     def __call__(self, image: Image) -> LogOdds: ...
 
     def decide(self, log_odds: LogOdds) -> Mask:
-        """The segmentation: log-odds >= 0, or the one-hot argmax of an exclusive task."""
+        """The segmentation of these log-odds: those >= 0, or the one-hot argmax of an exclusive task."""
         ...
 
 
@@ -217,7 +230,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Donors:
-    """Cases whose masks a goal may take."""
+    """Cases whose masks a goal may take, and the source that reads them."""
 
     source: CaseSource
     refs: tuple[CaseRef, ...]
@@ -228,6 +241,7 @@ class Setting:
     """Surroundings that an attack and its model are bound to.
 
     Attributes:
+        task: classes and channels of the model.
         cases: the samples of the batch, in order; () where they are not known yet.
         donors: cases of other patients, whose masks a goal may take.
     """
@@ -254,10 +268,10 @@ class Binds(Protocol):
     """A part of an attack, or a model, that must know its setting; `threat.binding.bind` finds it at any depth."""
 
     def bind(self, setting: Setting) -> Any:
-        """A copy in that setting.
+        """A copy in this setting.
 
         Raises:
-            InputError: it cannot be had there, such as an organ that the task does not have.
+            InputError: the setting does not fit, such as a task without the organ that a goal names.
         """
         ...
 
@@ -287,7 +301,7 @@ class Bindable:
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the attacker climbs: differentiable, per sample, larger = worse for the model.
+    """A function that the attacker climbs: differentiable, per sample, larger = worse for the model.
 
     `progress` in [0, 1] is the fraction of the attack that is done; most objectives ignore it.
     """
@@ -367,9 +381,12 @@ class Ball(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Adversarial:
-    """What an attack returns: images, how harmful they are to its judge, and how large the change is.
+    """The result of an attack: images, how harmful they are to its judge, and how large the change is.
 
     Attributes:
+        image: perturbed images in [0, 1].
+        harm: score of each by the attack's judge, larger = worse for the model.
+        size: size of each change, in the unit of the ball's `eps`.
         flow: how anatomy moved; `numerics.flows.moved` of it is the truth on these images. None where nothing moved.
         success: whether an attack with a goal reached it; None for one without.
         passes: forward and backward passes that each sample took, of an attack that stops sample by sample; None
@@ -399,17 +416,17 @@ class Adversarial:
         )
 
 
-def _flow_taken(take: Bool[Tensor, "b"], theirs: Flow | None, ours: Flow | None) -> Flow | None:
-    """Where one side moved anatomy and the other did not, the other moved it by 0."""
-    if theirs is None and ours is None:
+def _flow_taken(take: Bool[Tensor, "b"], other: Flow | None, own: Flow | None) -> Flow | None:
+    """Per sample the flow of one side; a side that moved no anatomy has one of 0."""
+    if other is None and own is None:
         return None
-    still = torch.zeros_like(ours if theirs is None else theirs)  # type: ignore[arg-type]
-    return _taken(take, still if theirs is None else theirs, still if ours is None else ours)
+    still = torch.zeros_like(own if other is None else other)  # type: ignore[arg-type]
+    return _taken(take, still if other is None else other, still if own is None else own)
 
 
-def _taken(take: Bool[Tensor, "b"], theirs: Tensor, ours: Tensor) -> Tensor:
-    """Per sample `theirs` where `take`, else `ours`."""
-    return torch.where(take.view(-1, *(1 for _ in ours.shape[1:])), theirs, ours)
+def _taken(take: Bool[Tensor, "b"], other: Tensor, own: Tensor) -> Tensor:
+    """Per sample `other` where `take`, else `own`."""
+    return torch.where(take.view(-1, *(1 for _ in own.shape[1:])), other, own)
 
 
 @runtime_checkable
@@ -429,7 +446,7 @@ class Sweeps(Protocol):
     def sweep(
         self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
-        """The result in each ball, as the attack in that ball alone has it."""
+        """The results in the order of `balls`, each as the attack in that ball alone has it."""
         ...
 
 
@@ -438,11 +455,11 @@ class Fittable(Protocol):
     """An attack that learns from some cases before it attacks others."""
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> Mapping[str, Tensor]:
-        """What it learns, by name."""
+        """Tensors that it learns, by name."""
         ...
 
     def with_learned(self, learned: Mapping[str, Tensor]) -> Attack:
-        """The attack that knows it."""
+        """The attack that uses them."""
         ...
 
 

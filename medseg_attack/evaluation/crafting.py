@@ -1,4 +1,4 @@
-"""What attacks find on one batch: at each case's own budget, on images that can be stored, with passes counted."""
+"""Attacks run on one batch: at each case's own budget, on images that can be stored, with passes counted."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -37,17 +37,18 @@ from medseg_attack.types import (
 
 @dataclass(frozen=True, eq=False)
 class Crafted:
-    """What one attack found on some cases of a batch.
+    """The result of one attack on some cases of a batch.
 
     Attributes:
-        index: of the attack.
-        positions: of the cases in the batch.
-        attack: at the budget of these cases and bound to them.
-        image: as a file holds it, where the cases know their files.
-        before: what the ball is around: the untouched images, or those after their anatomy moved.
-        flow: how it moved.
+        index: place of the attack among all that are run.
+        positions: places of the cases in the batch.
+        attack: the attack at the budget of these cases, bound to them.
+        image: perturbed images, as a file holds them where the cases know their files.
+        before: centres of the ball: the untouched images, or those after their anatomy moved.
+        flow: how anatomy moved; None where nothing did.
         stored: the values of each case's file; None where there is none that could hold the image.
         cost: forward and backward passes that each case took.
+        seconds: wall time of the attack.
     """
 
     index: int
@@ -72,7 +73,7 @@ def craft(
     """Runs every attack on one batch; attacks that differ in their budget alone may share work.
 
     Args:
-        budgets: of each attack, where its size is not a fraction of the window; None: the attack's own ball.
+        budgets: budget of each attack whose size is not a fraction of the window; None: the attack's own ball.
         donors: cases whose masks a goal may take.
     """
     setting = Setting(model.task, batch.cases, donors)
@@ -96,8 +97,8 @@ def case_budgets(cases: Sequence[Case], image: Image, budget: Budget | None, eps
     """
     result = []
     for case, noise in zip(cases, noise_of(image).tolist(), strict=True):
-        width, storage = _one(case.window.width), case.storage
-        slope = abs(_one(storage.slope)) if storage else float("nan")
+        width, storage = _common(case.window.width), case.storage
+        slope = abs(_common(storage.slope)) if storage else float("nan")
         level = slope / width if storage is None or not storage.stored.dtype.is_floating_point else 0.0
         if budget is not None:
             eps = budget.fraction(width=width, slope=slope, unit=case.window.unit, noise=noise, case=case.id)
@@ -105,7 +106,8 @@ def case_budgets(cases: Sequence[Case], image: Image, budget: Budget | None, eps
     return result
 
 
-def _one(value: PerChannel) -> float:
+def _common(value: PerChannel) -> float:
+    """The number that all channels share; NaN where they differ."""
     return float("nan") if isinstance(value, tuple) else value
 
 
@@ -125,32 +127,32 @@ def _attack_cases(
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
     # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
     floats = levels is None or any(attack.ball.moves_anatomy for attack in ready)
-    metered = CountedModel(model if levels is None or floats else RoundedModel(model, levels, image, widest, cases))
+    counted = CountedModel(model if levels is None or floats else RoundedModel(model, levels, image, widest, cases))
     start = time.perf_counter()
     cost: tuple[int, int] | None = None
-    for (index, _), attack, found in zip(
-        attacks, ready, _attack_balls(ready, metered, image, target, seeds), strict=True
+    for (index, _), attack, adversarial in zip(
+        attacks, ready, _attack_balls(ready, counted, image, target, seeds), strict=True
     ):
-        _synchronise(found.image)
+        _synchronise(adversarial.image)
         # what is shared is charged to each in full: a row's cost is that of running the attack alone
-        cost = cost or (metered.forwards, metered.backwards)
-        shown, before, stored = _shown(found, image, levels, attack.ball)
-        each = [cost] * len(cases) if found.passes is None else [(n, m) for n, m in found.passes.tolist()]
+        cost = cost or (counted.forwards, counted.backwards)
+        x, before, stored = _as_stored(adversarial, image, levels, attack.ball)
+        passes = adversarial.passes
+        costs = [cost] * len(cases) if passes is None else [(n, m) for n, m in passes.tolist()]
         seconds = time.perf_counter() - start
-        yield Crafted(index, positions, attack, shown, before, found.flow, stored, each, seconds)
+        yield Crafted(index, positions, attack, x, before, adversarial.flow, stored, costs, seconds)
         start = time.perf_counter()
 
 
-def _shown(
-    found: Adversarial, image: Image, levels: StoredValues | None, ball: Ball
+def _as_stored(
+    adversarial: Adversarial, image: Image, levels: StoredValues | None, ball: Ball
 ) -> tuple[Image, Image, list[Tensor] | None]:
-    """What an attack found as a file holds it, what its ball is around, and the values of that file."""
-    if levels is None or found.image.shape != image.shape:
-        before = image if found.flow is None else warped(image, found.flow)
-        return found.image, before, None
-    x = found.image
-    if found.flow is not None:
-        levels = levels.warped(found.flow)
+    """The images of an attack as a file holds them, the centres of its ball, and the values of that file."""
+    x, flow = adversarial.image, adversarial.flow
+    if levels is None or x.shape != image.shape:
+        return x, image if flow is None else warped(image, flow), None
+    if flow is not None:
+        levels = levels.warped(flow)
         image = levels.image(levels.stored, image)
         x = ball.project(x, image)  # interpolated before the window was cut, not after it: not the same where it cuts
     stored = levels.nearest(x, image, ball)
@@ -160,15 +162,17 @@ def _shown(
 def _attack_balls(
     attacks: Sequence[Attack], model: Model, image: Image, target: Mask, seeds: Sequence[int]
 ) -> Iterator[Adversarial]:
+    """The result of each of several attacks that differ in their ball alone."""
     first = attacks[0]
     if isinstance(first, Sweeps):
         return first.sweep(model, image, target, seeds, [attack.ball for attack in attacks])
     return (attack(model, image, target, seeds) for attack in attacks)
 
 
-def _group_by_attack(attacks: Sequence[Attack], among: Sequence[int]) -> list[list[int]]:
+def _group_by_attack(attacks: Sequence[Attack], indices: Sequence[int]) -> list[list[int]]:
+    """Groups of those attacks that differ in their budget alone."""
     groups: dict[Any, list[int]] = {}
-    for index in among:
+    for index in indices:
         groups.setdefault(with_eps(attacks[index], 0.0), []).append(index)
     return list(groups.values())
 

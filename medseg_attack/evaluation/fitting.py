@@ -29,7 +29,7 @@ def must_fit(attack: Any) -> bool:
 
 
 def fit_parts(attack: Any, learn: Callable[[Fittable], Attack]) -> Any:
-    """The attack with each part that learns, at any depth, replaced by what `learn` makes of it."""
+    """The attack with each part that learns, at any depth, replaced by what `learn` returns for it."""
     return replace_parts(attack, lambda part: learn(part) if isinstance(part, Fittable) else None)
 
 
@@ -43,17 +43,18 @@ class Batches(Sequence[Batch]):
 
     @classmethod
     def of(cls, data: CaseSource, refs: Sequence[CaseRef], device: torch.device) -> "Batches":
+        """Groups cases by shape, then by id, into batches of at most `BATCH`."""
         ordered = sorted(refs, key=lambda ref: (ref.shape, ref.id))
-        cut: list[tuple[Any, ...]] = []
-        for _, alike in groupby(ordered, key=lambda ref: ref.shape):
-            same = tuple(alike)
-            cut += [same[start : start + BATCH] for start in range(0, len(same), BATCH)]
-        return cls(data, tuple(cut), device)
+        batches: list[tuple[CaseRef, ...]] = []
+        for _, group in groupby(ordered, key=lambda ref: ref.shape):
+            same_shape = tuple(group)
+            batches += [same_shape[start : start + BATCH] for start in range(0, len(same_shape), BATCH)]
+        return cls(data, tuple(batches), device)
 
     @property
     def all_refs(self) -> tuple[CaseRef, ...]:
         """The cases of all batches."""
-        return tuple(ref for some in self.refs for ref in some)
+        return tuple(ref for batch in self.refs for ref in batch)
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -63,10 +64,10 @@ class Batches(Sequence[Batch]):
 
 
 def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed: int) -> Any:
-    """The attack that knows what it learned: read from the run's folder, or learned and written there.
+    """The attack with what it learned, which is read from the run's folder, or learned and written into it.
 
     Raises:
-        InputError: what is there was learned for a run of another configuration.
+        InputError: the folder holds what was learned for a run of another configuration.
     """
     numbers = iter(range(1000))
 
@@ -89,13 +90,13 @@ def check_fit(label: str, budget: Budget | None, known: Sequence[CaseRef], refs:
     """Refuses to score an attack on patients that it is fitted on, and one perturbation of several sizes.
 
     Args:
-        known: cases that it is fitted on.
+        known: cases that the attack is fitted on.
         refs: cases that it is scored on.
     """
-    both = sorted({ref.group for ref in known} & {ref.group for ref in refs})
-    if both:
+    shared = sorted({ref.group for ref in known} & {ref.group for ref in refs})
+    if shared:
         raise InputError(
-            f"expected {label} to be scored on other patients than it is fitted on, got {both[0]} among both; take "
+            f"expected {label} to be scored on other patients than it is fitted on, got {shared[0]} among both; take "
             "--split test or val"
         )
     if known and budget:
@@ -107,7 +108,7 @@ def check_fit(label: str, budget: Budget | None, known: Sequence[CaseRef], refs:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a fit takes."""
+    """The cost of a fit: forward and backward passes, and seconds of wall time."""
 
     forwards: int
     backwards: int
@@ -115,16 +116,16 @@ class Cost:
 
 
 def fit_once(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost]:
-    """The attack as fitted to one batch, and what the fit to `n` cases would take."""
-    metered, start = CountedModel(model), time.perf_counter()
+    """The attack fitted to one batch, and the cost that a fit to `n` cases would have."""
+    counted, start = CountedModel(model), time.perf_counter()
     setting = Setting(model.task)
-    known = fit_parts(attack, lambda part: part.with_learned(bind(part, setting).fit(metered, [batch], 0)))
+    fitted_attack = fit_parts(attack, lambda part: part.with_learned(bind(part, setting).fit(counted, [batch], 0)))
     seconds = time.perf_counter() - start
-    return known, Cost(metered.forwards * n, metered.backwards * n, seconds * n / len(batch.image))
+    return fitted_attack, Cost(counted.forwards * n, counted.backwards * n, seconds * n / len(batch.image))
 
 
 def fit_seconds(folder: RunFolder) -> float:
-    """How long the fits of a run took."""
+    """Seconds that the fits of a run took."""
     return sum(float(_facts(path).get("seconds", "0")) for path in folder.path.glob("learned-*.safetensors"))
 
 
@@ -134,9 +135,9 @@ def _facts(path: Path) -> dict[str, str]:
 
 
 def _check(path: Path, config: str) -> None:
-    there = _facts(path).get("config", "none")
-    if there != config:
+    stored = _facts(path).get("config", "none")
+    if stored != config:
         raise InputError(
-            f"expected in {path} what was learned for this run ({config[:12]}), got it of another ({there[:12]}); "
+            f"expected in {path} what was learned for this run ({config[:12]}), got it of another ({stored[:12]}); "
             "delete the file and run the attack again"
         )

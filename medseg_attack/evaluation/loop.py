@@ -1,5 +1,7 @@
-"""THE loop: model x cases x attacks -> rows. It trusts nobody: it runs the model again on what an attack returned,
-and checks the ball and the box itself."""
+"""The loop: model x cases x attacks -> rows.
+
+It trusts nobody: it runs the model again on what an attack returned, and checks the ball and the box itself.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,10 +43,12 @@ TOLERANCE = 1e-6  # of a ball's size: what float32 adds to a budget when x - x0 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one attack did on a chunk, in the order of its cases.
+    """The result of one attack on a chunk, in the order of its cases.
 
     Attributes:
-        images: if they were asked for: as a file holds them, or floats in [0, 1] where there is no file.
+        rows: a row for each case and scored class.
+        images: perturbed images if they were asked for: as a file holds them, or floats in [0, 1] where there is none.
+        seconds: wall time of the attack.
     """
 
     rows: list[Row]
@@ -66,7 +70,7 @@ def attack_chunk(
     """The result of every attack on the batches of one chunk; the clean prediction is made once for all of them.
 
     Args:
-        budgets: of each attack, where its size is not a fraction of the window; none by default.
+        budgets: budget of each attack whose size is not a fraction of the window; none by default.
         metrics: further measures of whole scans, by column name.
         donors: cases whose masks a goal may take.
 
@@ -92,11 +96,11 @@ def attack_chunk(
     cases = [case for batch in batches for case in batch.cases]
     scans_clean = _measure_scans(metrics, model.task, cases, clean_masks, "clean")
     results = []
-    for index, of_attack in enumerate(outcomes):
-        masks = [outcome.masks for outcome in of_attack if outcome.masks is not None]
+    for index, attack_outcomes in enumerate(outcomes):
+        masks = [outcome.masks for outcome in attack_outcomes if outcome.masks is not None]
         scans_adv = _measure_scans(metrics, model.task, cases, masks, "adv")
-        rows = [row for outcome in of_attack for row in _rows(model.task, outcome, scans_clean, scans_adv)]
-        images = [outcome.image for outcome in of_attack if outcome.image is not None]
+        rows = [row for outcome in attack_outcomes for row in _rows(model.task, outcome, scans_clean, scans_adv)]
+        images = [outcome.image for outcome in attack_outcomes if outcome.image is not None]
         results.append(Result(rows, images, seconds[index]))
     return results
 
@@ -110,10 +114,12 @@ class MaskPair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CaseOutcome:
-    """What one attack did to one case.
+    """The effect of one attack on one case.
 
     Attributes:
-        clean, adv: of each class of the task, before and under attack.
+        clean: pixel counts of each class of the task before the attack.
+        adv: the same under attack.
+        change: size of the change.
         cost: forward and backward passes.
         aim: further columns of each scored class, of an attack with a goal or a stopping rule.
         masks: None unless measures of whole scans need them.
@@ -215,7 +221,7 @@ def _measure_scans(
 
 
 def _rows(task: Task, outcome: CaseOutcome, *scans: ScanMeasures) -> Iterator[Row]:
-    """A row for each scored class; measures of a scan stand on each of its slices."""
+    """The rows of one case, one for each scored class; measures of a scan stand on each of its slices."""
     case = outcome.case
     for k, aim in zip(task.scored, outcome.aim, strict=True):
         name = task.classes[k]
@@ -235,7 +241,7 @@ def _rows(task: Task, outcome: CaseOutcome, *scans: ScanMeasures) -> Iterator[Ro
 
 @dataclass(frozen=True)
 class PendingRun:
-    """An attack, its budget if that has a unit, and where its rows go."""
+    """An attack that is to be run, its budget if that has a unit, and the folder for its rows."""
 
     attack: Attack
     folder: RunFolder
@@ -256,7 +262,7 @@ def run_attacks(
     keep_images: bool = False,
     donors: Donors | None = None,
 ) -> Iterator[int]:
-    """Writes the rows of every attack into its folder, chunk by chunk, skipping what is there.
+    """Writes the rows of every attack into its folder, chunk by chunk, skipping chunks that are done.
 
     Yields:
         After each chunk, the number of (case, attack) pairs that are done with it.

@@ -1,4 +1,4 @@
-"""A model that is shown only what a file can hold."""
+"""Models that get only such images as a file can hold."""
 
 from dataclasses import dataclass, replace
 
@@ -10,11 +10,12 @@ from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, Setting
 
 @dataclass(frozen=True, eq=False)
 class RoundedModel:
-    """A model that sees of every image only what can be stored of it; gradients pass as if it saw the image itself.
+    """A model that rounds every image to the values of its file; gradients pass as if it did not.
 
     Attributes:
-        levels: what the cases store.
-        image: of the cases, untouched.
+        levels: the values that the cases' files can hold.
+        image: the untouched images of the cases.
+        ball: the ball that a rounded image stays in.
     """
 
     model: Model
@@ -30,8 +31,8 @@ class RoundedModel:
     def __call__(self, image: Image) -> LogOdds:
         if image.shape != self.image.shape:  # copies of the channel that differ have no place in a file
             return self.model(image)
-        seen = self.levels.image(self.levels.nearest(image.detach(), self.image, self.ball), image)
-        return self.model(seen + (image - image.detach()))  # the value of `seen`, the gradient of `image`
+        rounded = self.levels.image(self.levels.nearest(image.detach(), self.image, self.ball), image)
+        return self.model(rounded + (image - image.detach()))  # the value of `rounded`, the gradient of `image`
 
     def decide(self, log_odds: LogOdds) -> Mask:
         return self.model.decide(log_odds)

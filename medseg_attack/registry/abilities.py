@@ -1,4 +1,4 @@
-"""What an attack, or a part of it, may be able to do: asked with `isinstance`. No torch in here."""
+"""Abilities of attacks and of their parts, asked for with `isinstance`. Imports no torch."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -46,4 +46,6 @@ class Composed(Protocol):
 class Controlled(Protocol):
     """An attack whose control is a random change of its own kind, and not noise in its ball."""
 
-    def control(self) -> Any: ...
+    def control(self) -> Any:
+        """The attack that makes such a change."""
+        ...

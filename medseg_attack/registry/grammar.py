@@ -28,7 +28,7 @@ class Literal:
 
 @dataclass(frozen=True)
 class Items:
-    """A tuple."""
+    """A tuple of nodes, and its text in brackets."""
 
     items: tuple["Node", ...]
 
@@ -126,9 +126,9 @@ def _node(tree: ast.expr, text: str) -> Node:
             return Items(tuple(_node(item, text) for item in items))
         case ast.Name(id=name):
             return Spec(name)
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if all(one.arg for one in keywords):
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if all(keyword.arg for keyword in keywords):
             positional = tuple(_node(arg, text) for arg in args)
-            return Spec(name, positional, tuple((str(one.arg), _node(one.value, text)) for one in keywords))
+            return Spec(name, positional, tuple((str(keyword.arg), _node(keyword.value, text)) for keyword in keywords))
     raise InputError(
         f"expected a value, got {ast.unparse(tree)!r} in {text!r}; write a number, a string, a tuple, a name or a call"
     )
@@ -147,4 +147,4 @@ def _number(tree: ast.expr, text: str) -> int | float:
             return value
         case ast.Name(id="inf"):
             return math.inf
-    raise InputError(f"expected a number, got {ast.unparse(tree)!r} in {text!r}; write a number there")
+    raise InputError(f"expected a number, got {ast.unparse(tree)!r} in {text!r}; write one in its place")

@@ -1,4 +1,4 @@
-"""The parts that an attack is made of, at any depth: looked through, and exchanged in a copy. No torch in here."""
+"""Parts that an attack is made of, at any depth: walked through, and exchanged in a copy. Imports no torch."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -12,30 +12,30 @@ def replace_parts(thing: Any, change: Callable[[Any], Any]) -> Any:
     """A copy of a frozen dataclass, or of a tuple of such, with parts exchanged.
 
     Args:
-        change: asked of `thing`, then of each of its parts, for what is to stand there; None: its own parts are asked.
+        change: gives the replacement of `thing`, then of each of its parts; None keeps a part and goes on to its own.
     """
     changed = change(thing)
     return replace_inner(thing, change) if changed is None else changed
 
 
 def replace_inner(thing: Any, change: Callable[[Any], Any]) -> Any:
-    """`replace_parts` of the parts of a thing, which itself stays."""
+    """A copy of a thing in which `replace_parts` was applied to its parts, but not to itself."""
     old = inner_parts(thing)
     new = {name: replace_parts(part, change) for name, part in old.items()}
-    if all(new[name] is old[name] for name in old):  # what is equal stays the same object
+    if all(new[name] is old[name] for name in old):  # equal copies stay the same object
         return thing
     return tuple(new.values()) if isinstance(thing, tuple) else dataclasses.replace(thing, **new)
 
 
 def walk(thing: Any) -> Iterator[Any]:
-    """A thing, then all of its parts."""
+    """Yields a thing, then all of its parts, at any depth."""
     yield thing
     for part in inner_parts(thing).values():
         yield from walk(part)
 
 
 def inner_parts(thing: Any) -> dict[str, Any]:
-    """The parts that a thing is made of, by field or by place in a tuple; none of what is neither."""
+    """The parts of a dataclass by field, or of a tuple by place; {} of anything else."""
     if isinstance(thing, tuple):
         return {str(place): part for place, part in enumerate(thing)}
     if not dataclasses.is_dataclass(thing) or isinstance(thing, type):
@@ -59,7 +59,8 @@ def with_eps(thing: Any, eps: float) -> Any:
 
 def within(thing: Any, region: str) -> Any:
     """A copy of an attack (or of a tuple of them) whose every ball is held to a region of the image."""
-    held = build("within", "ball")
+    region_ball = build("within", "ball")
     return replace_parts(
-        thing, lambda part: dataclasses.replace(held, ball=part, region=region) if kind_of(part) == "ball" else None
+        thing,
+        lambda part: dataclasses.replace(region_ball, ball=part, region=region) if kind_of(part) == "ball" else None,
     )

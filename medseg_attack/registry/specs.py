@@ -28,7 +28,7 @@ def parse_call(spec: str | Spec, kind: str | None = None) -> tuple[str, dict[str
     """A spec's name and its arguments by field, without building it.
 
     Args:
-        kind: that the name must be of.
+        kind: kind that the name must be of; None for any.
 
     >>> parse_call("linf(4/255)") == ("linf", {"eps": 4 / 255})
     True
@@ -74,7 +74,7 @@ def leaves_open(spec: str | Spec, field: str) -> bool:
 
 
 def options(entry: Entry) -> str:
-    """What can be set in a spec of that name, with defaults, as one line."""
+    """Fields that a spec of that name can set, with defaults, as one line."""
     return ", ".join(n if p.default is p.empty else f"{n}={spec(p.default)}" for n, p in entry.fields.items())
 
 
@@ -137,7 +137,7 @@ def _leaves_open(entry: Entry, field: str, arguments: Mapping[str, Any]) -> bool
 
 
 def _default_attacks(entry: Entry, arguments: Mapping[str, Any]) -> dict[str, Node]:
-    """The attacks in the defaults of an attack's open fields."""
+    """The attacks in the defaults of an attack's open fields, by field."""
     if entry.kind != "attack":
         return {}
     return {n: _node(p.default) for n, p in entry.fields.items() if n not in arguments and _is_attack(p.default)}

@@ -19,8 +19,7 @@ from medseg_attack.registry.grammar import Node, Spec
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-# each kind's folder
-KINDS: Mapping[str, str] = {
+KINDS: Mapping[str, str] = {  # to the folder of each kind
     "attack": "attacks",
     "ball": "threat/balls",
     "criterion": "threat/goals",
@@ -38,11 +37,7 @@ VALUES = ("metric", "objective")  # kinds whose functions are used as they are; 
 
 @dataclass(frozen=True)
 class About:
-    """What an attack says of itself beyond its docstring.
-
-    `paper`, `threat` and `norm` are what `medattack ls attacks --explain` shows; "" leaves them to be read off the
-    attack. `reaches` and `shown_by` are what `tests/test_optima.py` holds every attack to, on models that decide each
-    pixel by its own value, of which the worst case can be written down.
+    """Facts for `medattack ls attacks --explain` that cannot be read off an attack; "" leaves one to be read off.
 
     Attributes:
         paper: its authors and where it was published; otherwise what the docstring cites in brackets.
@@ -75,11 +70,13 @@ class Bound:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is registered under a name.
+    """A registered name and the object that it stands for.
 
     Attributes:
+        name: the name.
+        kind: a key of `KINDS`.
         make: a class, a factory, or a function that is used as it is.
-        about: what an attack says of itself beyond its docstring.
+        about: facts that an attack states beyond its docstring.
         trained: whether a model brings its weights.
         softmax: form of an objective per entry for classes that exclude each other; None: there the same one is used.
         exclusive: whether an objective is for classes that exclude each other alone.
@@ -97,7 +94,7 @@ class Entry:
 
     @functools.cached_property
     def fields(self) -> Mapping[str, inspect.Parameter]:
-        """What can be set in a spec, in order."""
+        """Parameters that a spec can set, by name, in order."""
         parameters = inspect.signature(self.make).parameters
         if self._is_value:  # tensors are not options
             return {n: p for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -116,12 +113,12 @@ class Entry:
 
     @property
     def doc(self) -> str:
-        """The docstring."""
+        """Docstring of the object, without indentation."""
         return inspect.getdoc(self.make) or ""
 
     @property
     def summary(self) -> str:
-        """The first line of the docstring."""
+        """First line of the docstring."""
         return self.doc.partition("\n")[0]
 
     @property
@@ -131,7 +128,7 @@ class Entry:
 
     @property
     def family_title(self) -> str:
-        """What the docstring of that folder says it holds, without the full stop."""
+        """First line of that folder's docstring, without the full stop."""
         return (inspect.getdoc(sys.modules[self._package]) or self.family).partition("\n")[0].rstrip(".")
 
     @property
@@ -169,7 +166,7 @@ class Entry:
         return arguments
 
     def instance(self, arguments: Mapping[str, Any]) -> Any:
-        """What a spec of these arguments stands for: a function, an object, or a model that waits for its task.
+        """The object of a spec with these arguments: a function, an object, or a model that waits for its task.
 
         Raises:
             InputError: an argument is missing, or its value is refused.
@@ -197,7 +194,7 @@ def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
     """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere.
 
     Args:
-        facts: what else its `Entry` holds: `about` of an attack, `trained` of a model, `softmax`, `exclusive` and
+        facts: further fields of its `Entry`: `about` of an attack, `trained` of a model, `softmax`, `exclusive` and
             `unweighted` of an objective.
     """
 
@@ -224,10 +221,10 @@ def load() -> None:
 
 
 def find(name: str, kind: str | None = None) -> Entry:
-    """What is registered under a name.
+    """The entry of a name.
 
     Raises:
-        InputError: nothing is, or something of another kind.
+        InputError: nothing is registered under it, or something of another kind.
     """
     load()
     entry = entries.get(name)
@@ -264,7 +261,7 @@ def option_names(thing: Any) -> list[str]:
 
 
 def options_of(thing: Any) -> dict[str, Any]:
-    """Values of those fields."""
+    """Values of the fields of `option_names`, by name."""
     return {name: getattr(thing, name) for name in option_names(thing)}
 
 
