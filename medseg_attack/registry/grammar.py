@@ -147,4 +147,4 @@ def _number(tree: ast.expr, text: str) -> int | float:
             return value
         case ast.Name(id="inf"):
             return math.inf
-    raise InputError(f"expected a number, got {ast.unparse(tree)!r} in {text!r}; write one in its place")
+    raise InputError(f"expected a number, got {ast.unparse(tree)!r} in {text!r}; write a number there")

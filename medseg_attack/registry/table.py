@@ -37,12 +37,16 @@ VALUES = ("metric", "objective")  # kinds whose functions are used as they are; 
 
 @dataclass(frozen=True)
 class About:
-    """Facts for `medattack ls attacks --explain` that cannot be read off an attack; "" leaves one to be read off.
+    """Facts that an attack states beyond its docstring.
+
+    `paper`, `threat` and `norm` are what `medattack ls attacks --explain` shows; "" leaves them to be read off the
+    attack. `reaches` and `shown_by` are what `tests/test_optima.py` holds every attack to, on models that decide each
+    pixel by its own value, of which the worst case can be written down.
 
     Attributes:
         paper: its authors and where it was published; otherwise what the docstring cites in brackets.
-        threat: what the attacker must have: "white box", "queries", "surrogate" ...; otherwise told by its passes.
-        norm: of an attack that is not held to any ball it is given, such as "l0" or "least l2".
+        threat: access that the attacker needs: "white box", "queries", "surrogate" ...; "" reads it off its passes.
+        norm: norm of an attack that does not keep to every ball it gets, such as "l0" or "least l2".
         reaches: the optimum that it comes to. "all in eps": it flips the pixels within eps of the decision and no
             other. "within 1.02 of the least": its change is at most so many times the least that succeeds. "its
             ball": it flips nothing that a change in its ball could not flip. "nothing, as the truth moves along": on

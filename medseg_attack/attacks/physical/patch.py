@@ -105,8 +105,9 @@ class Patch:
     scale: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.steps < 0 or self.samples < 1 or not 0 <= self.scale < 1:
-            raise InputError(f"expected steps >= 0, samples >= 1 and 0 <= scale < 1, got {self}; write patch(steps=40)")
+        require(self, steps=0, samples=1, scale=0)
+        if self.scale >= 1:
+            raise InputError(f"expected 0 <= scale < 1, got {self.scale}; write a smaller one, such as 0.2")
         if not isinstance(self.ball, Area):
             raise InputError(f"expected the ball area for patch, got {self.ball}; write area(0.02)")
 

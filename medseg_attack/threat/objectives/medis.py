@@ -29,9 +29,9 @@ def log_cosh_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Per
 def exp_log(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """Exponential logarithmic loss: half (-log Dice)^2, half (-log p)^2, without class weights (arXiv 1809.00076)."""
     y = target.to(log_odds.dtype)
-    dice_loss = -_dice(torch.sigmoid(log_odds), y).log()
-    entropy = functional.softplus(-(2 * y - 1) * log_odds)
-    return (dice_loss**GAMMA).mean(1) / 2 + (entropy**GAMMA).flatten(1).mean(1) / 2
+    dice_term = -_dice(torch.sigmoid(log_odds), y).log()
+    entry_term = functional.softplus(-(2 * y - 1) * log_odds)
+    return (dice_term**GAMMA).mean(1) / 2 + (entry_term**GAMMA).flatten(1).mean(1) / 2
 
 
 @register("boundary_iou", kind="objective")
@@ -72,11 +72,11 @@ def bce_dice_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) 
 def exp_log_shukla2023(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """exp_log as MedIS released it, of 1 - Dice in place of Dice: it grows with Dice.
 
-    And it falls as cross-entropy grows, while that is below 1.
+    While cross-entropy is below 1, it falls as that grows.
     """
     p, y = _stretched(log_odds), target.to(log_odds.dtype)
-    dice_loss = -(1 - _dice(p, y)).clamp(min=1e-7).log()
-    return (dice_loss**GAMMA).mean(1) / 2 + (-bce(p, target).log()) ** GAMMA / 2
+    dice_term = -(1 - _dice(p, y)).clamp(min=1e-7).log()
+    return (dice_term**GAMMA).mean(1) / 2 + (-bce(p, target).log()) ** GAMMA / 2
 
 
 @register("boundary_iou_shukla2023", kind="objective")
@@ -153,7 +153,7 @@ def _iou_loss(p: Maps, y: Maps) -> PerSample:
 def _lovasz(z: Maps, y: Maps) -> PerSample:
     errors, order = (1 - (2 * y - 1) * z).flatten(2).sort(2, descending=True)
     organ = y.flatten(2).gather(2, order)
-    total = organ.sum(2, keepdim=True)
-    lost = 1 - (total - organ.cumsum(2)) / (total + (1 - organ).cumsum(2))
-    gain = torch.cat((lost[..., :1], lost[..., 1:] - lost[..., :-1]), 2)
-    return (functional.relu(errors) * gain).sum(2).mean(1)
+    size = organ.sum(2, keepdim=True)
+    jaccard_loss = 1 - (size - organ.cumsum(2)) / (size + (1 - organ).cumsum(2))
+    slope = torch.cat((jaccard_loss[..., :1], jaccard_loss[..., 1:] - jaccard_loss[..., :-1]), 2)
+    return (functional.relu(errors) * slope).sum(2).mean(1)
