@@ -65,30 +65,30 @@ def test_ce_moves_organ_pixels_alone_where_there_is_no_background_class() -> Non
 def test_l2_fgsm_is_the_gradient_itself() -> None:
     model, image = oracle(ORGAN), images(0.2)
     target = truth(model, image)
-    found = fgsm(L2(0.5), margin)(model, image, target, [1, 2, 3])
+    result = fgsm(L2(0.5), margin)(model, image, target, [1, 2, 3])
     # the margin's gradient is the same for every pixel: the step is eps / sqrt(n) against each polarity
     expected = image + 0.5 / image[0].numel() ** 0.5 * torch.where(target, -1.0, 1.0)
-    torch.testing.assert_close(found.image, expected, atol=1e-9, rtol=0)
-    torch.testing.assert_close(found.size, torch.full((3,), 0.5, dtype=torch.float64))
+    torch.testing.assert_close(result.image, expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(result.size, torch.full((3,), 0.5, dtype=torch.float64))
 
 
 def test_l2_pgd_reaches_the_optimum_of_a_linear_objective() -> None:
     model, image = oracle(ORGAN), images(0.2)
     target = truth(model, image)
     attack = PGD(L2(0.5), margin, steps=40, step_size=0.25, keep_worst=False)
-    found = attack(model, image, target, [1, 2, 3])
+    result = attack(model, image, target, [1, 2, 3])
     optimum = margin(model(image), target) + 10 * 0.5 / image[0].numel() ** 0.5
-    torch.testing.assert_close(margin(model(found.image), target), optimum, rtol=1e-6, atol=0)
+    torch.testing.assert_close(margin(model(result.image), target), optimum, rtol=1e-6, atol=0)
 
 
 def test_gradients_pass_through_a_blur_as_its_adjoint() -> None:
     model, image = oracle(ORGAN, "blurred_oracle"), images()
     target = truth(model, image)
-    found = fgsm(Linf(0.01), bce)(model, image, target, [1, 2, 3])
+    result = fgsm(Linf(0.01), bce)(model, image, target, [1, 2, 3])
     upstream = torch.sigmoid(model(image)) - target.double()
     padded = torch.nn.functional.pad(upstream, (1, 1, 1, 1))
     filtered = sum(padded[:, :, i : i + SHAPE[0], j : j + SHAPE[1]] for i in range(3) for j in range(3))
-    moved = found.image - image
+    moved = result.image - image
     inside = (image > 0.01) & (image < 0.99) & (torch.as_tensor(filtered).abs() > 1e-9)
     assert torch.equal(moved.sign()[inside], torch.as_tensor(filtered).sign()[inside])
 
@@ -107,14 +107,14 @@ def test_the_same_code_attacks_any_number_of_axes(shape: tuple[int, ...]) -> Non
 def test_the_family_agrees_at_one_step() -> None:
     model, image = oracle(ORGAN), images()
     target = truth(model, image)
-    one: list[Callable[[], PGD]] = [
+    attacks: list[Callable[[], PGD]] = [
         lambda: fgsm(Linf(EPS)),
         lambda: bim(Linf(EPS), steps=1, step_size=1.0),
         lambda: mi_fgsm(Linf(EPS), steps=1),
         lambda: PGD(Linf(EPS), steps=1, step_size=1.0, random_start=False, keep_worst=False),
     ]
-    found = [make()(model, image, target, [1, 2, 3]).image for make in one]
-    assert all(torch.equal(found[0], other) for other in found[1:])
+    perturbed = [make()(model, image, target, [1, 2, 3]).image for make in attacks]
+    assert all(torch.equal(perturbed[0], other) for other in perturbed[1:])
 
 
 def test_momentum_does_not_feel_the_scale_of_the_objective() -> None:
@@ -138,19 +138,19 @@ def test_best_iterate_never_gets_worse_with_more_steps() -> None:
 def test_wang2024_blends() -> None:
     model, image = oracle(ORGAN), images()
     target = truth(model, image)
-    found = FgsmWang2024(Blend(0.009), bce, swapped=False, channels=1)(model, image, target, [1, 2, 3]).image
+    perturbed = FgsmWang2024(Blend(0.009), bce, swapped=False, channels=1)(model, image, target, [1, 2, 3]).image
     x = image.clone().requires_grad_()
     (grad,) = torch.autograd.grad(bce(model(x), target).sum(), x)
-    torch.testing.assert_close(found, ((1 - 0.009) * image + 0.009 * grad.sign()).clamp(0, 1), atol=1e-15, rtol=0)
-    assert 0.009 < (found - image).abs().max() <= 2 * 0.009
+    torch.testing.assert_close(perturbed, ((1 - 0.009) * image + 0.009 * grad.sign()).clamp(0, 1), atol=1e-15, rtol=0)
+    assert 0.009 < (perturbed - image).abs().max() <= 2 * 0.009
 
 
 def test_wang2024_only_darkens_a_slice_without_organs() -> None:
     model = oracle(ORGAN)
     image = images() * 0.5
     empty = torch.zeros_like(truth(model, image))
-    found = FgsmWang2024(Blend(0.009), channels=1)(model, image, empty, [1, 2, 3]).image
-    torch.testing.assert_close(found, (1 - 0.009) * image, atol=1e-15, rtol=0)
+    perturbed = FgsmWang2024(Blend(0.009), channels=1)(model, image, empty, [1, 2, 3]).image
+    torch.testing.assert_close(perturbed, (1 - 0.009) * image, atol=1e-15, rtol=0)
 
 
 def test_wang2024_perturbs_three_copies_of_the_channel() -> None:
@@ -165,9 +165,9 @@ def test_wang2024_perturbs_three_copies_of_the_channel() -> None:
     model = SegModel(Weighted(), task, in_channels=3)
     image = images().float()
     target = truth(model, image)
-    found = FgsmWang2024(Blend(0.02), bce, swapped=False)(model, image, target, [1, 2, 3]).image
-    assert found.shape == (3, 3, *SHAPE)
-    down = found < image
+    perturbed = FgsmWang2024(Blend(0.02), bce, swapped=False)(model, image, target, [1, 2, 3]).image
+    assert perturbed.shape == (3, 3, *SHAPE)
+    down = perturbed < image
     assert torch.equal(down[:, 0], ~down[:, 1])
     assert torch.equal(down[:, 0], down[:, 2])
 
@@ -182,15 +182,15 @@ class Levelled:
 
     Attributes:
         lost: after no step, after one, ...
-        seen: every image that it was shown.
+        shown: the images that the model was called with, in order.
     """
 
     lost: tuple[int, ...] = (0,)
-    seen: list[Tensor] = field(default_factory=list)
+    shown: list[Tensor] = field(default_factory=list)
     task: Task = ORGAN
 
     def __call__(self, image: Tensor) -> LogOdds:
-        self.seen.append(image.detach().clone())
+        self.shown.append(image.detach().clone())
         return image * 1.0
 
     def decide(self, log_odds: LogOdds) -> Mask:
@@ -227,20 +227,20 @@ def test_pgd_returns_its_worst_iterate_wherever_that_lies(worst: int) -> None:
 def test_each_sample_keeps_its_own_worst_iterate() -> None:
     attack = PGD(Linf(0.2), upwards, steps=2, step_size=0.5, random_start=False)
     image = torch.cat([GREY, GREY + 0.2])
-    found = attack(Levelled((0, 2, 0, 0, 3)), image, ALL.expand(2, -1, -1, -1), [1, 2])
-    torch.testing.assert_close(found.image, torch.cat([GREY + 0.1, GREY + 0.4]))
-    assert found.harm.tolist() == pytest.approx([harm_of(2), harm_of(3)])
+    result = attack(Levelled((0, 2, 0, 0, 3)), image, ALL.expand(2, -1, -1, -1), [1, 2])
+    torch.testing.assert_close(result.image, torch.cat([GREY + 0.1, GREY + 0.4]))
+    assert result.harm.tolist() == pytest.approx([harm_of(2), harm_of(3)])
 
 
 def test_an_objective_is_told_how_much_of_the_attack_is_done() -> None:
-    told: list[float] = []
+    fractions: list[float] = []
 
     def listening(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
-        told.append(progress)
+        fractions.append(progress)
         return upwards(log_odds, target)
 
     PGD(Linf(0.1), listening, steps=4)(oracle(ORGAN), GREY, ALL, [1])
-    assert told == [0, 0.25, 0.5, 0.75]
+    assert fractions == [0, 0.25, 0.5, 0.75]
 
 
 def still(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
@@ -259,16 +259,18 @@ def test_restarts_begin_elsewhere_and_each_sample_keeps_the_worst_of_them(keep_w
         return still(log_odds, target)
 
     attack = PGD(Linf(0.05), noting, steps=1, restarts=4, keep_worst=keep_worst)
-    found = attack(oracle(ORGAN), image, target, seeds)
+    result = attack(oracle(ORGAN), image, target, seeds)
     assert len(starts) == 4
-    assert all((one - other).abs().amax((1, 2, 3)).min() > 0.01 for n, one in enumerate(starts) for other in starts[:n])
+    assert all(
+        (later - other).abs().amax((1, 2, 3)).min() > 0.01 for n, later in enumerate(starts) for other in starts[:n]
+    )
     torch.testing.assert_close(starts[0], attack.ball.sample(image, seeds))
     harms = torch.stack([harm(start >= 0.5, target).double() for start in starts])
     sizes = torch.stack([attack.ball.size(start, image) for start in starts])
     worst = [max(range(4), key=lambda run: (harms[run, i].item(), -sizes[run, i].item())) for i in range(8)]
     assert len(set(worst)) > 2  # no restart is the worst of all samples
-    torch.testing.assert_close(found.harm, harms.amax(0))
-    torch.testing.assert_close(found.image, torch.stack([starts[run][i] for i, run in enumerate(worst)]))
+    torch.testing.assert_close(result.harm, harms.amax(0))
+    torch.testing.assert_close(result.image, torch.stack([starts[run][i] for i, run in enumerate(worst)]))
 
 
 @pytest.mark.parametrize(
@@ -315,26 +317,26 @@ def finds(draw: st.DrawFn, samples: int = 5) -> Adversarial:
     return Adversarial(values([0.1, 0.2, 0.3]).view(-1, 1, 1, 1), values([0.0, 0.5, 1.0]), values([0.0, 0.01, 0.02]))
 
 
-def same(one: Adversarial, other: Adversarial) -> bool:
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("image", "harm", "size"))
+def same(first: Adversarial, other: Adversarial) -> bool:
+    return all(torch.equal(getattr(first, name), getattr(other, name)) for name in ("image", "harm", "size"))
 
 
 @given(finds(), finds(), finds())
 def test_the_worse_of_finds_is_an_algebra(a: Adversarial, b: Adversarial, c: Adversarial) -> None:
     assert same((a | b) | c, a | (b | c))
     assert same(a | a, a)
-    one, other = a | b, b | a
-    assert torch.equal(one.harm, other.harm)
-    assert torch.equal(one.size, other.size)
+    first, other = a | b, b | a
+    assert torch.equal(first.harm, other.harm)
+    assert torch.equal(first.size, other.size)
     tied = (a.harm == b.harm) & (a.size == b.size)
-    assert torch.equal(one.image[~tied], other.image[~tied])
-    assert torch.equal(one.image[tied], a.image[tied])
+    assert torch.equal(first.image[~tied], other.image[~tied])
+    assert torch.equal(first.image[tied], a.image[tied])
 
 
 @given(finds(), finds())
 def test_the_worse_of_two_finds_is_the_more_harmful_and_then_the_smaller(a: Adversarial, b: Adversarial) -> None:
-    found = a | b
+    worse = a | b
     for i in range(5):
-        harmful = max((a, b), key=lambda one: (one.harm[i].item(), -one.size[i].item()))
-        assert (found.harm[i], found.size[i]) == (harmful.harm[i], harmful.size[i])
-        assert found.image[i] == harmful.image[i]
+        harmful = max((a, b), key=lambda result: (result.harm[i].item(), -result.size[i].item()))
+        assert (worse.harm[i], worse.size[i]) == (harmful.harm[i], harmful.size[i])
+        assert worse.image[i] == harmful.image[i]

@@ -98,24 +98,24 @@ class TestAttack:
     ) -> None:
         model, image, target, seeds = scene
         attack = built(name)
-        found = attack(model, image, target, seeds)
-        still = image if found.flow is None else warped(image, found.flow)
-        image = still.expand_as(found.image)
-        assert found.image.dtype == image.dtype
-        assert found.image.shape[2:] == image.shape[2:]
-        size = attack.ball.total_size(found.image, image, found.flow)
+        result = attack(model, image, target, seeds)
+        still = image if result.flow is None else warped(image, result.flow)
+        image = still.expand_as(result.image)
+        assert result.image.dtype == image.dtype
+        assert result.image.shape[2:] == image.shape[2:]
+        size = attack.ball.total_size(result.image, image, result.flow)
         assert (size <= attack.ball.limit + 1e-12).all()
-        assert found.image.min() >= 0
-        assert found.image.max() <= 1
-        assert torch.isfinite(found.image).all()
-        torch.testing.assert_close(found.size, size)
+        assert result.image.min() >= 0
+        assert result.image.max() <= 1
+        assert torch.isfinite(result.image).all()
+        torch.testing.assert_close(result.size, size)
 
     def test_a_budget_of_nothing_changes_nothing(
         self, name: str, scene: tuple[SegModel, Tensor, Tensor, list[int]]
     ) -> None:
         model, image, target, seeds = scene
-        found = built(name, 0.0)(model, image, target, seeds)
-        assert torch.equal(found.image, image.expand_as(found.image))
+        result = built(name, 0.0)(model, image, target, seeds)
+        assert torch.equal(result.image, image.expand_as(result.image))
 
     def test_the_same_seeds_give_the_same_bits(
         self, name: str, scene: tuple[SegModel, Tensor, Tensor, list[int]]
@@ -160,10 +160,10 @@ class TestAttack:
 
         model, image, target, seeds = scene
         attack = built(name)
-        found = attack(model, image, target, seeds)
-        kept = ~attack.ball.covered(found.image, image.expand_as(found.image))
-        truth = moved(target, found.flow, model.task.exclusive) & kept
-        torch.testing.assert_close(found.harm, harm(model.decide(model(found.image)) & kept, truth).double())
+        result = attack(model, image, target, seeds)
+        kept = ~attack.ball.covered(result.image, image.expand_as(result.image))
+        truth = moved(target, result.flow, model.task.exclusive) & kept
+        torch.testing.assert_close(result.harm, harm(model.decide(model(result.image)) & kept, truth).double())
 
 
 @pytest.mark.parametrize("name", [n for n in ATTACKS if getattr(registry.build(n, "attack"), "keep_worst", False)])
@@ -173,8 +173,8 @@ def test_an_attack_that_keeps_the_worst_is_never_better_than_clean(
     from medseg_attack.threat.objectives.harm import harm
 
     model, image, target, seeds = scene
-    found = built(name)(model, image, target, seeds)
-    assert (found.harm >= harm(model.decide(model(image)), target) - 1e-12).all()
+    result = built(name)(model, image, target, seeds)
+    assert (result.harm >= harm(model.decide(model(image)), target) - 1e-12).all()
 
 
 # a random network has no larger structure for a blurred gradient; what blends copies has its own control
@@ -199,8 +199,8 @@ def test_a_sweep_gives_each_budget_what_it_gets_alone() -> None:
     with frozen(model):
         balls = [Linf(0.01), Linf(0.05), L2(0.5)]
         swept = fgsm().sweep(model, image, target, [1, 2, 3], balls)
-        for ball, found in zip(balls, swept, strict=True):
-            assert torch.equal(found.image, fgsm(ball)(model, image, target, [1, 2, 3]).image)
+        for ball, result in zip(balls, swept, strict=True):
+            assert torch.equal(result.image, fgsm(ball)(model, image, target, [1, 2, 3]).image)
 
 
 MASKS = torch.zeros(4, 3, 9, 7, dtype=torch.bool)

@@ -38,8 +38,8 @@ OTHER_TOOLS = {"--simulations", "--side", "--slices"}  # options of the programs
 
 def blocks(page: str, *languages: str) -> list[str]:
     """Fenced blocks in one of the languages."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.S | re.M)
-    return [text for language, text in found if language in languages]
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.S | re.M)
+    return [text for language, text in fenced if language in languages]
 
 
 def inline(page: str) -> list[str]:

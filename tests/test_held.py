@@ -45,7 +45,7 @@ def scene(channels: int = 1, exclusive: bool = False) -> tuple[SegModel, Batch]:
     )
 
 
-def found_by(attack: Any, model: SegModel, batch: Batch) -> tuple[Adversarial, Attack]:
+def attacked(attack: Any, model: SegModel, batch: Batch) -> tuple[Adversarial, Attack]:
     """As the loop does: what learns does so first, then all are bound to their cases."""
     ready = bind(attack, Setting(model.task))
     if isinstance(ready, Fittable):
@@ -58,13 +58,13 @@ def found_by(attack: Any, model: SegModel, batch: Batch) -> tuple[Adversarial, A
 def test_held_to_a_region_it_attacks_there_and_nowhere_else(name: str) -> None:
     model, batch = scene()
     attack = registry.within(registry.build(name, "attack", BUDGET), "outside:a")
-    found, ready = found_by(attack, model, batch)
+    result, ready = attacked(attack, model, batch)
     still = batch.target[:, :1]
-    assert torch.equal(found.image[still], batch.image[still])
-    assert (found.image != batch.image).flatten(1).any(1).all()
-    assert (found.size <= ready.ball.limit + 1e-12).all()
+    assert torch.equal(result.image[still], batch.image[still])
+    assert (result.image != batch.image).flatten(1).any(1).all()
+    assert (result.size <= ready.ball.limit + 1e-12).all()
     if name in ANY_BALL:
-        assert (found.size > 0.05 * ready.ball.limit).all()
+        assert (result.size > 0.05 * ready.ball.limit).all()
 
 
 @pytest.mark.parametrize("ball", ["linf(0.05)", "l2(0.5)"])
@@ -74,7 +74,7 @@ def test_in_a_region_it_does_more_than_noise(name: str, ball: str) -> None:
 
     def harm(text: str) -> Tensor:
         attack = registry.within(registry.build(text, "attack"), "outside:a")
-        return found_by(attack, model, batch)[0].harm
+        return attacked(attack, model, batch)[0].harm
 
     asks = name in ("square", "zoo", "spsa", "boundary")
     options = "queries=300" if asks else "steps=10"
@@ -87,8 +87,8 @@ def test_held_to_channels_it_changes_each_by_its_share_and_no_other(name: str) -
     model, batch = scene(channels=3)
     ball = Channels(Linf(0.06), (0, 2), (1.0, 0.5))
     attack = registry.build(name, "attack", BUDGET | {"ball": ball})
-    found, _ = found_by(attack, model, batch)
-    moved = (found.image - batch.image).abs().amax((2, 3))
+    result, _ = attacked(attack, model, batch)
+    moved = (result.image - batch.image).abs().amax((2, 3))
     assert (moved[:, 1] == 0).all()
     assert (moved <= torch.tensor([0.06, 0, 0.03], dtype=torch.float64) + 1e-12).all()
     assert (moved[:, [0, 2]] > 0.05 * 0.06).all()
@@ -126,7 +126,7 @@ class TestSuited:
     def test_it_climbs_the_form_of_its_task(self, name: str) -> None:
         model, batch = scene(exclusive=True)
         entries, softmax = (
-            found_by(registry.build(name, "attack", BUDGET | {"objective": objective(text)}), model, batch)[0].image
+            attacked(registry.build(name, "attack", BUDGET | {"objective": objective(text)}), model, batch)[0].image
             for text in ("cosine_bce", "cosine_ce")
         )
         assert torch.equal(entries, softmax)
@@ -135,7 +135,7 @@ class TestSuited:
         model, batch = scene()
         attack = registry.build(name, "attack", BUDGET | {"objective": objective("masked_ce")})
         with pytest.raises(InputError, match="take masked_bce"):
-            found_by(attack, model, batch)
+            attacked(attack, model, batch)
 
 
 def objective(text: str) -> Any:

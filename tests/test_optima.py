@@ -119,13 +119,13 @@ def test_the_least_change_is_found(name: str, task: Task) -> None:
     model, image = oracle(task), images(0.2)
     attack = built(LEAST[name], model)
     target = truth(model, image)
-    found = attack(model, image, target, SEEDS)
+    result = attack(model, image, target, SEEDS)
     wanted = target if name != "asma" else torch.zeros_like(target)
-    share = agreeing(model.decide(model(found.image)), wanted, task)
-    assert torch.as_tensor(found.success).all()
+    share = agreeing(model.decide(model(result.image)), wanted, task)
+    assert torch.as_tensor(result.success).all()
     assert ((1 - share if name != "asma" else share) >= 0.99 - 1e-12).all()
-    assert (found.size <= bound * least(name, attack, image)).all()
-    assert (found.size >= least(name, attack, image) * (1 - 1e-9)).all()
+    assert (result.size <= bound * least(name, attack, image)).all()
+    assert (result.size >= least(name, attack, image) * (1 - 1e-9)).all()
 
 
 def agreeing(pred: Tensor, wanted: Tensor, task: Task) -> Tensor:
@@ -154,8 +154,8 @@ def test_nothing_beyond_the_ball_is_flipped(name: str, task: Task) -> None:
     """The least change that flips what was flipped, each such pixel to 1/2 and no other, is in the ball."""
     model, image = oracle(task), images(0.3)
     attack = built(STILL[name], model, steps=3, searches=2)
-    found = attack(model, image, truth(model, image), SEEDS)
-    assert (needed(found, model, image, attack.ball) <= attack.ball.limit + 1e-9).all()
+    result = attack(model, image, truth(model, image), SEEDS)
+    assert (needed(result, model, image, attack.ball) <= attack.ball.limit + 1e-9).all()
 
 
 @pytest.mark.parametrize("name", ["pgd", "bias_field", "bef", "rician", "speckle"])
@@ -163,15 +163,15 @@ def test_more_than_the_ball_is_noticed(name: str) -> None:
     """The test above can fail: what a whole budget flips is beyond a fifth of it."""
     model, image = oracle(ORGAN), images(0.3)
     attack = registry.build(name, "attack")
-    found = attack(model, image, truth(model, image), SEEDS)
+    result = attack(model, image, truth(model, image), SEEDS)
     smaller = registry.with_eps(attack.ball, attack.ball.eps / 5)
-    assert (needed(found, model, image, smaller) > smaller.limit).any()
+    assert (needed(result, model, image, smaller) > smaller.limit).any()
 
 
-def needed(found: Adversarial, model: Model, image: Tensor, ball: Ball) -> Tensor:
+def needed(result: Adversarial, model: Model, image: Tensor, ball: Ball) -> Tensor:
     """The size of the least change that flips what was flipped."""
     organ = 1 if model.task.exclusive else 0
-    wrong = (model.decide(model(found.image)) != truth(model, image))[:, organ : organ + 1]
+    wrong = (model.decide(model(result.image)) != truth(model, image))[:, organ : organ + 1]
     return ball.size(torch.where(wrong, torch.full_like(image, 0.5), image), image)
 
 
@@ -182,9 +182,9 @@ def test_where_the_truth_moves_along_an_image_of_two_levels_loses_nothing(name: 
     model = oracle(task)
     image = torch.where(images(0.5) >= 0.5, 0.7, 0.3).double()
     attack = built(MOVING[name], model)
-    found = attack(model, image, truth(model, image), SEEDS)
-    assert found.flow is not None
-    assert found.harm.max() == 0
+    result = attack(model, image, truth(model, image), SEEDS)
+    assert result.flow is not None
+    assert result.harm.max() == 0
     drawn = registry.build(f"{name}(steps=0)", "attack")(model, image, truth(model, image), SEEDS)
     assert drawn.harm.max() == 0
     assert (attack.ball.total_size(drawn.image, drawn.image, drawn.flow) > 0.1).all()

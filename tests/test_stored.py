@@ -65,7 +65,7 @@ def _agree(before: Any, now: Any) -> None:
             _agree(value, now[name])
     elif isinstance(before, list):
         assert len(before) == len(now)
-        for one, other in zip(before, now, strict=True):
-            _agree(one, other)
+        for old, new in zip(before, now, strict=True):
+            _agree(old, new)
     else:
         assert now == (pytest.approx(before, rel=1e-9, nan_ok=True) if isinstance(before, float) else before)

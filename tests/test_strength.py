@@ -20,14 +20,14 @@ FEW = {"steps": 12, "queries": 40, "searches": 4}
 NEED = {"for_organ": "for_organ(pgd(steps=12), 'round')"}
 
 
-def of(family: str) -> list[str]:
+def family_members(family: str) -> list[str]:
     return [name for name in registry.names("attack") if registry.find(name).family == family]
 
 
-MADE = [name for name in of("composed") if name not in ("least_of", "medis")]
-WHITE_BOX = [*of("gradient"), *MADE]
-LEAST = [*of("minimal"), "least_of", "medis"]
-PHYSICAL = of("physical")
+COMPOSED = [name for name in family_members("composed") if name not in ("least_of", "medis")]
+WHITE_BOX = [*family_members("gradient"), *COMPOSED]
+LEAST = [*family_members("minimal"), "least_of", "medis"]
+PHYSICAL = family_members("physical")
 OWN_BALL = {"fgsm_wang2024"}  # blends three copies of the channel
 
 
@@ -48,8 +48,8 @@ def clean() -> Tensor:
 def noise() -> Tensor:
     attack, batch = registry.build("noise(linf(0.03))", "attack"), blobs.batch(3)
     with frozen(blobs.healthy()) as model:
-        found = [attack(model, batch.image, batch.target, [97 * n + s for s in SEEDS]).harm for n in range(20)]
-    return torch.stack(found).mean(0)
+        harms = [attack(model, batch.image, batch.target, [97 * n + s for s in SEEDS]).harm for n in range(20)]
+    return torch.stack(harms).mean(0)
 
 
 @pytest.mark.parametrize("name", [name for name in WHITE_BOX if name not in OWN_BALL])
@@ -82,9 +82,9 @@ MUCH = {
 @pytest.mark.parametrize("name", [name for name in LEAST if name not in ("asma_ozbulak2019", "least_of")])
 def test_every_search_for_the_least_change_succeeds_when_it_may_change_much(name: str) -> None:
     """Half of Dice, or for ASMA, which needs a goal, organs that are gone; its published rates fit one network."""
-    found = run(MUCH.get(name, f"{name}(steps=200, success=by_dice)"))
-    assert torch.as_tensor(found.success).all()
-    assert (found.harm >= 0.5 - 1e-6).all()
+    result = run(MUCH.get(name, f"{name}(steps=200, success=by_dice)"))
+    assert torch.as_tensor(result.success).all()
+    assert (result.harm >= 0.5 - 1e-6).all()
 
 
 @pytest.mark.parametrize("name", LEAST)
@@ -96,26 +96,26 @@ def test_where_the_goal_is_met_already_nothing_is_done(name: str) -> None:
     text = f"least_of({inner})" if name == "least_of" else f"{name}(goal=erase, success=by_dice)"
     with frozen(blobs.healthy()) as model:
         assert not model.decide(model(dark)).any()
-        found = registry.build(text, "attack", {"steps": 3, "searches": 2})(model, dark, empty, SEEDS)
-    assert torch.as_tensor(found.success).all()
-    assert torch.equal(found.image, dark)
-    assert found.size.max() == 0
-    if found.passes is not None:
-        assert found.passes[:, 1].max() == 0
+        result = registry.build(text, "attack", {"steps": 3, "searches": 2})(model, dark, empty, SEEDS)
+    assert torch.as_tensor(result.success).all()
+    assert torch.equal(result.image, dark)
+    assert result.size.max() == 0
+    if result.passes is not None:
+        assert result.passes[:, 1].max() == 0
 
 
 @pytest.mark.parametrize("name", [name for name in PHYSICAL if name != "vafa_hanif2023"])
 def test_a_search_for_the_worst_scan_finds_worse_than_a_draw_of_it(name: str) -> None:
     """Released VAFA begins at its least table, and a draw is a coarser one."""
-    drawn, found = (run(f"{name}(steps={steps})").harm for steps in (0, 10))
-    assert found.mean() > drawn.mean()
+    drawn, harm = (run(f"{name}(steps={steps})").harm for steps in (0, 10))
+    assert harm.mean() > drawn.mean()
 
 
 @pytest.mark.parametrize(
     "name",
     [
         name
-        for name in of("gradient")
+        for name in family_members("gradient")
         if registry.find(name).takes("objective") and name not in ("apgd", "daa", "padam")
     ],
 )
@@ -151,15 +151,15 @@ def test_harm_is_what_the_loop_will_see() -> None:
     batch = blobs.batch(3)
     with frozen(blobs.healthy()) as model:
         for name in ("pgd", "daa", "sea", "restarts"):
-            found = run(NEED.get(name, name), 0.03)
-            again = judge(model, Linf(0.03), found.image, batch.image, batch.target)
-            torch.testing.assert_close(found.harm, again.harm)
+            result = run(NEED.get(name, name), 0.03)
+            again = judge(model, Linf(0.03), result.image, batch.image, batch.target)
+            torch.testing.assert_close(result.harm, again.harm)
 
 
 def test_success_by_dice_is_dice() -> None:
-    found = run("dag(goal=erase, success=by_dice(above=0.5))")
+    result = run("dag(goal=erase, success=by_dice(above=0.5))")
     batch = blobs.batch(3)
     with frozen(blobs.healthy()) as model:
-        pred = model.decide(model(found.image))
+        pred = model.decide(model(result.image))
     met = ByDice(above=0.5).near(pred, Erase().bind(Setting(blobs.TASK))(batch.target), blobs.TASK) >= 1
-    assert torch.equal(met, torch.as_tensor(found.success))
+    assert torch.equal(met, torch.as_tensor(result.success))

@@ -48,8 +48,8 @@ def test_pixels_within_reach_are_flipped_and_no_others(attack: Attack, task: Tas
     image = images()
     wrong = flipped(oracle(task), attack, image)
     assert torch.equal(wrong[:, 1 if task.exclusive else 0], (image[:, 0] - 0.5).abs() < EPS)
-    found = attack(oracle(task), image, truth(oracle(task), image), SEEDS)
-    assert (found.size <= EPS + 1e-12).all()
+    result = attack(oracle(task), image, truth(oracle(task), image), SEEDS)
+    assert (result.size <= EPS + 1e-12).all()
 
 
 def test_half_the_budget_flips_fewer() -> None:
@@ -62,16 +62,16 @@ def test_half_the_budget_flips_fewer() -> None:
 def test_l2_reaches_the_optimum_of_a_linear_objective() -> None:
     model, image = oracle(ORGAN), images(0.2)
     target = truth(model, image)
-    best: list[Tensor] = []
+    heights: list[Tensor] = []
 
     def noting(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
-        found = margin(log_odds, target)
-        best.append(found.detach())
-        return found
+        height = margin(log_odds, target)
+        heights.append(height.detach())
+        return height
 
     APGD(L2(0.5), noting, 30)(model, image, target, SEEDS)
     optimum = margin(model(image), target) + 10 * 0.5 / image[0].numel() ** 0.5
-    torch.testing.assert_close(torch.stack(best).amax(0), optimum, rtol=1e-6, atol=0)
+    torch.testing.assert_close(torch.stack(heights).amax(0), optimum, rtol=1e-6, atol=0)
 
 
 class Shown:
@@ -129,16 +129,16 @@ def test_a_step_worked_by_hand() -> None:
 def test_steps_are_halved_per_sample() -> None:
     """One sample's objective always rises and keeps the full step, the other's oscillates around its top."""
     shown = Shown()
-    seen: list[Tensor] = []
+    iterates: list[Tensor] = []
 
     def two(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
         x = log_odds.flatten(1).sum(1)
-        seen.append(x.detach())
+        iterates.append(x.detach())
         return torch.stack([-(x[0] - 0.51).square(), 1000 * progress + 0 * x[1] + x[1]])
 
     image = torch.full((2, 1, 1, 1), 0.5, dtype=torch.float64)
     APGD(Linf(0.1), two, 100)(shown, image, image > 0, [4, 5])
-    path = torch.stack(seen)
+    path = torch.stack(iterates)
     assert (path[1:, 1] == 0.6).all()
     assert abs(path[-1, 0].item() - 0.51) < 0.01
 
@@ -159,16 +159,16 @@ def test_what_it_returns_is_never_less_harmful_than_the_image() -> None:
     def still(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
         return 0 * log_odds.flatten(1).sum(1)
 
-    found = APGD(Linf(0.2), still, 5)(model, image, target, SEEDS)
-    assert (found.harm == 1).all()
+    result = APGD(Linf(0.2), still, 5)(model, image, target, SEEDS)
+    assert (result.harm == 1).all()
 
 
 def test_a_wider_ball_is_left_before_anything_is_returned() -> None:
     model, image = oracle(ORGAN, "blurred_oracle"), images()
     target = truth(model, image)
     for eps in (EPS, 0.7):  # twice 0.7 would be every image
-        found = APGD(Linf(eps), bce, 10, radii=(2.0, 1.5, 1.0))(model, image, target, SEEDS)
-        assert (found.size <= eps + 1e-12).all()
+        result = APGD(Linf(eps), bce, 10, radii=(2.0, 1.5, 1.0))(model, image, target, SEEDS)
+        assert (result.size <= eps + 1e-12).all()
 
 
 @pytest.mark.parametrize(
@@ -188,6 +188,6 @@ def test_wrong_options_are_told(text: str, sentence: str) -> None:
 def test_restarts_keep_the_worst_of_each_sample() -> None:
     model, image = oracle(ORGAN, "blurred_oracle"), images()
     target = truth(model, image)
-    one = APGD(Linf(EPS), steps=3)
-    single = one(model, image, target, SEEDS)
-    assert (replace(one, restarts=3)(model, image, target, SEEDS).harm >= single.harm).all()
+    single_run = APGD(Linf(EPS), steps=3)
+    single = single_run(model, image, target, SEEDS)
+    assert (replace(single_run, restarts=3)(model, image, target, SEEDS).harm >= single.harm).all()

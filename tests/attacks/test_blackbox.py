@@ -56,8 +56,8 @@ class Closed(SegModel):
 @pytest.mark.parametrize("text", SMALL.values())
 def test_nothing_is_differentiated(text: str) -> None:
     model = Closed(oracle().net, ONE)
-    found = registry.build(text, "attack")(model, IMAGE, IMAGE >= 0.5, SEEDS)
-    assert torch.isfinite(found.image).all()
+    result = registry.build(text, "attack")(model, IMAGE, IMAGE >= 0.5, SEEDS)
+    assert torch.isfinite(result.image).all()
     with pytest.raises(AssertionError), torch.enable_grad():
         registry.build("fgsm", "attack")(model, IMAGE, IMAGE >= 0.5, SEEDS)
 
@@ -98,14 +98,14 @@ def test_differences_along_coordinates_are_the_gradient(width: float) -> None:
     def score(change: Tensor) -> Tensor:
         return bce(double(image + change), target)
 
-    at = torch.zeros_like(image).requires_grad_()
-    (exact,) = torch.autograd.grad(score(at).sum(), at)
+    origin = torch.zeros_like(image).requires_grad_()
+    (exact,) = torch.autograd.grad(score(origin).sum(), origin)
     with torch.no_grad():
-        found = by_coordinates(score, torch.zeros_like(image), width, [1, 2], 20)
-    asked = found != 0
+        estimate = by_coordinates(score, torch.zeros_like(image), width, [1, 2], 20)
+    asked = estimate != 0
     assert asked.flatten(1).sum(1).tolist() == [20, 20]
     assert not torch.equal(asked[0], asked[1])
-    wrong = (found - exact)[asked].norm() / exact[asked].norm()
+    wrong = (estimate - exact)[asked].norm() / exact[asked].norm()
     assert wrong < (0.2 if width > 1e-3 else 1e-2)
 
 
@@ -117,8 +117,8 @@ def _double(model: SegModel) -> torch.nn.Module:
 
 def test_the_mean_of_differences_along_signs_is_the_gradient() -> None:
     slope = torch.linspace(-1, 1, 12, dtype=torch.float64).view(1, 1, 3, 4)
-    found = by_signs(lambda c: (slope * c).flatten(1).sum(1), torch.zeros(1, 1, 3, 4).double(), 0.1, [0], 4000)
-    torch.testing.assert_close(found, slope, atol=0.15, rtol=0)  # its standard error is 2 / sqrt(4000) = 0.03
+    estimate = by_signs(lambda c: (slope * c).flatten(1).sum(1), torch.zeros(1, 1, 3, 4).double(), 0.1, [0], 4000)
+    torch.testing.assert_close(estimate, slope, atol=0.15, rtol=0)  # its standard error is 2 / sqrt(4000) = 0.03
 
 
 @pytest.mark.parametrize("name", ["zoo", "spsa", "boundary"])
@@ -137,8 +137,8 @@ def test_no_black_box_beats_the_optimum_and_each_gets_near(name: str) -> None:
         "spsa": f"spsa(linf({eps}), margin, queries=1300, directions=64, grid=0, step_size=0.5)",
         "boundary": f"boundary(linf({eps}), queries=900, grid=0, goal=0.9)",
     }[name]
-    found = registry.build(many, "attack")(model, IMAGE, target, SEEDS)
-    flipped = model.decide(model(found.image)) != target
+    result = registry.build(many, "attack")(model, IMAGE, target, SEEDS)
+    flipped = model.decide(model(result.image)) != target
     within = (IMAGE - 0.5).abs() <= eps
     if name == "boundary":
         assert not (flipped & ~within).any()
@@ -162,13 +162,13 @@ def test_more_queries_never_do_less(name: str) -> None:
 @pytest.mark.parametrize("name", ["zoo", "spsa"])
 def test_scores_help_more_than_a_random_draw_does(name: str) -> None:
     batch, model = blobs.batch(3), blobs.healthy()
-    found = registry.build(f"{name}(linf(0.08), queries=170)", "attack")(model, batch.image, batch.target, SEEDS).harm
+    harms = registry.build(f"{name}(linf(0.08), queries=170)", "attack")(model, batch.image, batch.target, SEEDS).harm
     draws = []  # corners of the ball in the attack's own space: coarse changes hurt this network more than fine ones
     for seed in range(170):
         signs = torch.rand(zeros(batch.image, 8).shape, generator=torch.Generator().manual_seed(seed)) < 0.5
         change = 0.08 * stretched(signs.float() * 2 - 1, (32, 32))
         draws.append(harm(model.decide(model((batch.image + change).clamp(0, 1))), batch.target))
-    assert found.mean() > torch.stack(draws).mean(0).mean()
+    assert harms.mean() > torch.stack(draws).mean(0).mean()
 
 
 def test_the_walk_sees_masks_alone() -> None:
@@ -204,25 +204,25 @@ def test_a_walk_that_reaches_the_ball_says_so_and_one_that_cannot_says_no(ball: 
 
 def test_success_is_of_the_image_that_is_returned() -> None:
     batch, model = blobs.batch(3), blobs.healthy()
-    found = Boundary(Linf(0.004), queries=60)(model, batch.image, batch.target, SEEDS)
-    assert found.success is not None
+    result = Boundary(Linf(0.004), queries=60)(model, batch.image, batch.target, SEEDS)
+    assert result.success is not None
     need = 1 - 0.5 * (1 - registry.build("clean", "attack")(model, batch.image, batch.target, SEEDS).harm)
-    assert torch.equal(found.success, found.harm >= need)
-    assert not found.success.any()
-    assert (found.size <= 0.004 + 1e-7).all()
+    assert torch.equal(result.success, result.harm >= need)
+    assert not result.success.any()
+    assert (result.size <= 0.004 + 1e-7).all()
 
 
 @pytest.mark.parametrize("text", SMALL.values())
 def test_volumes_are_attacked_by_the_same_code(text: str) -> None:
     image = torch.rand(2, 1, 4, 6, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     model: Model = oracle()
-    found = registry.build(text, "attack")(model, image, image >= 0.5, SEEDS[:2])
-    assert found.image.shape == image.shape
-    assert (found.image - image).abs().max() <= 8 / 255 + 1e-12
+    result = registry.build(text, "attack")(model, image, image >= 0.5, SEEDS[:2])
+    assert result.image.shape == image.shape
+    assert (result.image - image).abs().max() <= 8 / 255 + 1e-12
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("zoo(coordinates=0)", "coordinates >= 1"),
         ("zoo(probe=0.0)", "probe above 0"),
@@ -232,6 +232,6 @@ def test_volumes_are_attacked_by_the_same_code(text: str) -> None:
         ("boundary(grid=-2)", "grid >= 0"),
     ],
 )
-def test_bad_options_are_told(text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_bad_options_are_told(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         registry.build(text, "attack")

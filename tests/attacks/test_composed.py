@@ -63,11 +63,11 @@ class Fixed:
 
 def test_each_image_keeps_the_worst_of_all_attacks() -> None:
     image, asked = images(), [[0]]
-    found = BestOf((Fixed((0.1, 0.9, 0.5), 0.1, asked), Fixed((0.2, 0.3, 0.5), 0.05, asked)))(
+    result = BestOf((Fixed((0.1, 0.9, 0.5), 0.1, asked), Fixed((0.2, 0.3, 0.5), 0.05, asked)))(
         oracle(ORGAN), image, image > 0.5, SEEDS
     )
-    assert found.harm.tolist() == [0.2, 0.9, 0.5]
-    assert found.image[:, 0, 0, 0].tolist() == [0.05, 0.1, 0.05]  # between equals the smaller change
+    assert result.harm.tolist() == [0.2, 0.9, 0.5]
+    assert result.image[:, 0, 0, 0].tolist() == [0.05, 0.1, 0.05]  # between equals the smaller change
 
 
 def test_what_is_left_of_a_batch_is_what_is_not_settled() -> None:
@@ -75,9 +75,9 @@ def test_what_is_left_of_a_batch_is_what_is_not_settled() -> None:
     image = images()
     later: list[list[int]] = []
     first, second = Fixed((1.0, 0.99, 1.0), 0.1, []), Fixed((1.0,), 0.05, later)
-    found = BestOf((first, second, second))(oracle(ORGAN), image, image > 0.5, SEEDS)
+    result = BestOf((first, second, second))(oracle(ORGAN), image, image > 0.5, SEEDS)
     assert later == [[2]]  # by its own seed, and nobody is asked again
-    assert found.image[:, 0, 0, 0].tolist() == [0.1, 0.05, 0.1]
+    assert result.image[:, 0, 0, 0].tolist() == [0.1, 0.05, 0.1]
     model, image = oracle(ORGAN), torch.cat((images(0.1)[:1], images()[:1], images(0.1)[:1]))
     target = truth(model, image)
     ball = Linf(0.3)  # holds what takes the organ of the first and the last
@@ -85,7 +85,7 @@ def test_what_is_left_of_a_batch_is_what_is_not_settled() -> None:
     alone = [suite(model, image[i : i + 1], target[i : i + 1], SEEDS[i : i + 1]) for i in range(3)]
     together = suite(model, image, target, SEEDS)
     assert together.passes is not None
-    assert torch.equal(together.passes, torch.cat([one.passes for one in alone if one.passes is not None]))
+    assert torch.equal(together.passes, torch.cat([result.passes for result in alone if result.passes is not None]))
     assert len(together.passes.unique(dim=0)) == 2
     for name in ("image", "harm", "size"):  # a kernel may sum another batch in another order
         parts = torch.cat([getattr(part, name) for part in alone])
@@ -103,8 +103,8 @@ def backwards_of(cases: list[Case], attack: object) -> list[int]:
         (alone,) = attack_chunk(model, [Batch.of([case])], [attack], keep_images=True)
         torch.testing.assert_close(alone.images[0], together.images[n], atol=1e-9, rtol=0)
         rows = [row for row in together.rows if row.case == case.id]
-        for ours, theirs in zip(rows, alone.rows, strict=True):
-            assert _flat(ours) == pytest.approx(_flat(theirs), abs=1e-9, nan_ok=True)
+        for batch_row, alone_row in zip(rows, alone.rows, strict=True):
+            assert _flat(batch_row) == pytest.approx(_flat(alone_row), abs=1e-9, nan_ok=True)
     return [row.backwards for row in together.rows]
 
 
@@ -118,11 +118,11 @@ def _flat(row: Row) -> dict[str, object]:
 def test_what_is_left_knows_its_files_and_regions(held: bool, tmp_path: Path) -> None:
     """Through the loop, where images are stored, regions differ and a batch shrinks: as each case by itself."""
     cases = [_stored(images(spread)[0], f"case {n}") for n, spread in enumerate((0.1, 0.5, 0.1))]
-    made = registry.build(
+    anywhere = registry.build(
         "best_of((fgsm, pgd(steps=2), pgd(objective=margin, steps=2)))", "attack", {"ball": Linf(0.3)}
     )
     Picture.new("L", SHAPE[::-1], 255).save(tmp_path / "mask.png")
-    attack = registry.within(made, f"mask:{tmp_path / 'mask.png'}") if held else made
+    attack = registry.within(anywhere, f"mask:{tmp_path / 'mask.png'}") if held else anywhere
     assert backwards_of(cases, attack) == [1, 5, 1]
 
 
@@ -131,15 +131,15 @@ def test_levels_of_some_images_are_the_levels_of_these() -> None:
     cases = []
     for n, dtype in enumerate((torch.uint8, torch.int16, torch.float32)):
         storage = Storage((images(0.5)[n] * 200).to(dtype), slope=1.0 + n, inter=-3.0 * n, padding=(10 * n, 11 * n))
-        one = _stored(images(0.5)[n], f"case {n}")
-        cases.append(replace(one, storage=storage, window=Window(5.0 * n, 200 + n)))
+        case = _stored(images(0.5)[n], f"case {n}")
+        cases.append(replace(case, storage=storage, window=Window(5.0 * n, 200 + n)))
     levels = StoredValues.of(cases, "cpu")
     these = StoredValues.of([cases[2], cases[0]], "cpu")
     assert levels is not None
-    some = levels.at(torch.tensor([2, 0]))
+    selected = levels.at(torch.tensor([2, 0]))
     for field in fields(StoredValues):
-        for mine, theirs in zip(*(tuple(getattr(one, field.name)) for one in (some, these)), strict=True):
-            assert torch.equal(mine, theirs) if isinstance(mine, Tensor) else mine == theirs, field.name
+        for part, expected in zip(*(tuple(getattr(case, field.name)) for case in (selected, these)), strict=True):
+            assert torch.equal(part, expected) if isinstance(part, Tensor) else part == expected, field.name
 
 
 @pytest.mark.parametrize("spec", ["grow(mm=2)", "shrink(mm=2)", "shift(dx_mm=4)"])
@@ -160,16 +160,16 @@ KNOWING = [name for name in registry.names("ball") if isinstance(registry.build(
 @pytest.mark.parametrize("name", KNOWING)
 def test_a_ball_of_some_of_its_cases_is_the_ball_bound_to_these(name: str) -> None:
     cases = tuple(_stored(images(spread)[0], f"case {n}", 1.0 + n) for n, spread in enumerate((0.1, 0.5, 0.3)))
-    made, task = registry.build(name, "ball"), oracle(ORGAN).task
-    some = made.bind(Setting(task, cases)).bind(Setting(task, cases).at(torch.tensor([2, 0])))
-    these = made.bind(Setting(task, (cases[2], cases[0])))
+    ball, task = registry.build(name, "ball"), oracle(ORGAN).task
+    selected = ball.bind(Setting(task, cases)).bind(Setting(task, cases).at(torch.tensor([2, 0])))
+    these = ball.bind(Setting(task, (cases[2], cases[0])))
     x0 = torch.stack([cases[2].image, cases[0].image]).double()
-    torch.testing.assert_close(some.project(x0 + 0.3, x0), these.project(x0 + 0.3, x0), atol=1e-12, rtol=0)
-    torch.testing.assert_close(some.size(x0.flip(2), x0), these.size(x0.flip(2), x0), atol=1e-12, rtol=0)
-    if made.moves_anatomy:
+    torch.testing.assert_close(selected.project(x0 + 0.3, x0), these.project(x0 + 0.3, x0), atol=1e-12, rtol=0)
+    torch.testing.assert_close(selected.size(x0.flip(2), x0), these.size(x0.flip(2), x0), atol=1e-12, rtol=0)
+    if ball.moves_anatomy:
         flow = torch.full((2, x0.ndim - 2, *SHAPE), 0.5, dtype=torch.float64)
-        torch.testing.assert_close(some.length(flow), these.length(flow), atol=1e-12, rtol=0)
-        assert len(some.length(flow).unique()) == 2  # mm, not pixels
+        torch.testing.assert_close(selected.length(flow), these.length(flow), atol=1e-12, rtol=0)
+        assert len(selected.length(flow).unique()) == 2  # mm, not pixels
 
 
 @pytest.mark.parametrize("goal", ["grow(mm=2)", "shift(dx_mm=3)", "all_background"])
@@ -236,12 +236,12 @@ def test_an_attack_for_one_organ_takes_that_organ_down() -> None:
     for organ in ("a", "b"):
         k = ORGANS.classes.index(organ)
         whole = PGD(Linf(EPS), steps=10)(model, image, target, SEEDS)
-        one = ForOrgan(PGD(Linf(EPS), steps=10), organ)(model, image, target, SEEDS)
+        by_organ = ForOrgan(PGD(Linf(EPS), steps=10), organ)(model, image, target, SEEDS)
         taken, of_one = (
-            harm(model.decide(model(found.image))[:, k : k + 1], target[:, k : k + 1]) for found in (whole, one)
+            harm(model.decide(model(result.image))[:, k : k + 1], target[:, k : k + 1]) for result in (whole, by_organ)
         )
         assert (of_one >= taken - 1e-12).all()
-        torch.testing.assert_close(one.harm, of_one.double())  # what it reports is that organ's
+        torch.testing.assert_close(by_organ.harm, of_one.double())  # what it reports is that organ's
 
 
 def test_one_organ_of_an_exclusive_task_is_decided_as_the_task_decides() -> None:
@@ -260,9 +260,9 @@ def test_one_organ_of_an_exclusive_task_is_decided_as_the_task_decides() -> None
 
     whole = Fixed().decide(Fixed()(logits))
     for k in range(3):
-        one = _OneOrgan(Fixed(), k)
-        log_odds = one(logits[:, :1])
-        assert torch.equal(one.decide(log_odds), whole[:, k : k + 1])
+        single = _OneOrgan(Fixed(), k)
+        log_odds = single(logits[:, :1])
+        assert torch.equal(single.decide(log_odds), whole[:, k : k + 1])
         others = logits[:, [j for j in range(3) if j != k]].amax(1)
         torch.testing.assert_close(log_odds[:, 0], logits[:, k] - others)
 
@@ -277,16 +277,16 @@ def test_an_unknown_organ_is_told() -> None:
 
 
 def test_options_reach_the_attacks_that_an_attack_is_made_of() -> None:
-    made = registry.build(
+    composed = registry.build(
         "best_of(attacks=(pgd(steps=3), restarts(apgd), square))",
         "attack",
         {"steps": 9, "objective": margin, "ball": L2(0.5)},
     )
-    pgd, apgd, square = made.attacks[0], made.attacks[1].attack, made.attacks[2]
+    pgd, apgd, square = composed.attacks[0], composed.attacks[1].attack, composed.attacks[2]
     assert (pgd.steps, apgd.steps) == (3, 9)
     assert pgd.objective is apgd.objective is square.objective is margin
-    assert made.ball == L2(0.5)
-    assert registry.with_eps(made, 0.1).attacks[1].attack.ball == L2(0.1)
+    assert composed.ball == L2(0.5)
+    assert registry.with_eps(composed, 0.1).attacks[1].attack.ball == L2(0.1)
     # also those that stand in defaults
     assert {attack.steps for attack in registry.build("best_of", "attack", {"steps": 9}).attacks} == {9}
     assert registry.build("restarts(n=2)", "attack", {"steps": 9}).attack.steps == 9
@@ -304,11 +304,11 @@ def test_a_study_sets_losses_steps_and_norms_within() -> None:
         eps=["0.5"],
         control=False,
     )
-    made = cells(study)
-    assert [(cell.label, cell.loss) for cell in made] == [
+    grid = cells(study)
+    assert [(cell.label, cell.loss) for cell in grid] == [
         ("best_of(l2, attacks=(pgd, apgd(steps=4)))", "margin"),
         ("best_of(l2, attacks=(pgd, apgd(steps=4)))", "js"),
         ("sea(l2)", ""),
     ]
-    pgd, apgd = made[0].attack.attacks
+    pgd, apgd = grid[0].attack.attacks
     assert (pgd.steps, apgd.steps, pgd.objective, pgd.ball) == (7, 4, margin, L2(0.5))

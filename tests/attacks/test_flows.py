@@ -41,13 +41,13 @@ def test_the_truth_moves_by_exactly_as_many_pixels(grid: tuple[int, ...], exclus
     organ = torch.zeros(1, 1, *grid, dtype=torch.bool)
     organ[(..., *(slice(2, 4) for _ in grid))] = True
     target = torch.cat([~organ, organ], 1)
-    found = moved(target, shift(grid, (0,) * (len(grid) - 2) + (-1, 1)), exclusive)
-    rows = found[0, 1].any(-1) if len(grid) == 2 else found[0, 1].any(-1).any(0)
-    columns = found[0, 1].flatten(0, -2).any(0)
+    result = moved(target, shift(grid, (0,) * (len(grid) - 2) + (-1, 1)), exclusive)
+    rows = result[0, 1].any(-1) if len(grid) == 2 else result[0, 1].any(-1).any(0)
+    columns = result[0, 1].flatten(0, -2).any(0)
     assert rows.nonzero().flatten().tolist() == [3, 4]  # looked up one row before: one row further down
     assert columns.nonzero().flatten().tolist() == [1, 2]
-    assert found[0, 1].sum() == organ.sum()
-    assert torch.equal(found[:, :1], ~found[:, 1:])
+    assert result[0, 1].sum() == organ.sum()
+    assert torch.equal(result[:, :1], ~result[:, 1:])
 
 
 def test_where_classes_exclude_each_other_every_pixel_has_one_of_them() -> None:
@@ -60,13 +60,13 @@ def test_where_classes_exclude_each_other_every_pixel_has_one_of_them() -> None:
 @pytest.mark.parametrize("grid", [(24, 20), (10, 12, 11)])
 def test_a_velocity_is_undone_by_its_opposite_folds_nothing_and_goes_no_further(grid: tuple[int, ...]) -> None:
     velocity = 2 * smooth(2 * random(1, len(grid), *(4 for _ in grid)) - 1, grid)
-    there, back = exponential(velocity), exponential(-velocity)
+    forth, back = exponential(velocity), exponential(-velocity)
     most = velocity.square().sum(1).sqrt().max()
-    assert 0.5 < there.square().sum(1).sqrt().max() <= most
+    assert 0.5 < forth.square().sum(1).sqrt().max() <= most
     inner = (..., *(slice(3, -3) for _ in grid))
-    assert (there + warped(back, there))[inner].abs().max() < 0.05
+    assert (forth + warped(back, forth))[inner].abs().max() < 0.05
     if len(grid) == 2:
-        (yy, yx), (xy, xx) = (torch.gradient(there[0, n]) for n in (0, 1))
+        (yy, yx), (xy, xx) = (torch.gradient(forth[0, n]) for n in (0, 1))
         assert ((1 + yy) * (1 + xx) - yx * xy).min() > 0
 
 
@@ -90,12 +90,12 @@ def test_a_deformation_is_held_to_mm_of_its_own_case() -> None:
     batch = Batch.of([case(0, (1.0, 1.0)), case(1, (0.5, 2.0))])
     model = registry.build("blurred_oracle", "model")(Task("t", ("organ",))).eval()
     attack = Deformation(Displacement(2.0).bind(Setting(model.task, batch.cases)), steps=0)
-    found = attack(model, batch.image, batch.target, [1, 2])
-    assert found.flow is not None
-    mm = found.flow * torch.tensor([[1.0, 1.0], [0.5, 2.0]])[..., None, None]
-    torch.testing.assert_close(found.size, mm.square().sum(1).sqrt().flatten(1).amax(1))
-    assert (found.size <= 2).all()
-    assert (found.size > 0.5).all()
+    result = attack(model, batch.image, batch.target, [1, 2])
+    assert result.flow is not None
+    mm = result.flow * torch.tensor([[1.0, 1.0], [0.5, 2.0]])[..., None, None]
+    torch.testing.assert_close(result.size, mm.square().sum(1).sqrt().flatten(1).amax(1))
+    assert (result.size <= 2).all()
+    assert (result.size > 0.5).all()
 
 
 @pytest.mark.parametrize("grid", [(21, 25), (9, 11, 10)])
@@ -103,26 +103,28 @@ def test_a_pose_is_read_off_its_flow(grid: tuple[int, ...]) -> None:
     """Half of every bound, each alone; a flow that is not stiff is in no pose."""
     image, axes = random(1, 1, *grid), len(grid)
     turns = axes * (axes - 1) // 2
-    for at, share in [(0, 0.5 / math.sqrt(turns)), (turns, 0.5), (turns + 1, 0.5 / math.sqrt(axes))]:
+    for index, share in [(0, 0.5 / math.sqrt(turns)), (turns, 0.5), (turns + 1, 0.5 / math.sqrt(axes))]:
         numbers = torch.zeros(1, turns + 1 + axes, dtype=torch.float64)
-        numbers[0, at] = 0.5
-        made = Affine(Pose(degrees=20, shift_mm=3, scale=0.2)).render(numbers, image, 1.0)
-        assert made.flow is not None
-        assert made.back is not None
-        assert Pose(degrees=20, shift_mm=3, scale=0.2).length(made.flow).item() == pytest.approx(share, abs=1e-9)
+        numbers[0, index] = 0.5
+        rendered = Affine(Pose(degrees=20, shift_mm=3, scale=0.2)).render(numbers, image, 1.0)
+        assert rendered.flow is not None
+        assert rendered.back is not None
+        assert Pose(degrees=20, shift_mm=3, scale=0.2).length(rendered.flow).item() == pytest.approx(share, abs=1e-9)
         inner = (..., *(slice(3, -3) for _ in grid))
-        assert (made.flow + warped(made.back, made.flow))[inner].abs().max() < 1e-6
+        assert (rendered.flow + warped(rendered.back, rendered.flow))[inner].abs().max() < 1e-6
     assert Pose().length(random(1, axes, *grid)).item() == math.inf
 
 
 def test_a_rotation_turns_by_its_degrees_whatever_the_spacing() -> None:
     """A quarter turn would be degenerate to bound; 30 degrees take (0, 10 mm) to (5, 8.66) mm, seen from the pixel."""
-    at = Case("c", "v", "g", torch.zeros(1, 41, 41), torch.zeros(1, 41, 41, dtype=torch.bool), (0.5, 1.0), Window(0, 1))
-    pose = Pose(degrees=30, shift_mm=1, scale=0.1).bind(Setting(Task("t", ("organ",)), (at,)))
+    case = Case(
+        "c", "v", "g", torch.zeros(1, 41, 41), torch.zeros(1, 41, 41, dtype=torch.bool), (0.5, 1.0), Window(0, 1)
+    )
+    pose = Pose(degrees=30, shift_mm=1, scale=0.1).bind(Setting(Task("t", ("organ",)), (case,)))
     numbers = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
-    made = Affine(pose).render(numbers, torch.zeros(1, 1, 41, 41, dtype=torch.float64), 1.0)
-    assert made.flow is not None
-    y, x = made.flow[0, :, 20, 30].tolist()  # 10 mm to the right of the middle
+    rendered = Affine(pose).render(numbers, torch.zeros(1, 1, 41, 41, dtype=torch.float64), 1.0)
+    assert rendered.flow is not None
+    y, x = rendered.flow[0, :, 20, 30].tolist()  # 10 mm to the right of the middle
     assert (y * 0.5, 10 + x) == pytest.approx((5.0, 8.660254), abs=1e-6)
 
 
@@ -154,8 +156,8 @@ def test_a_velocity_that_grows_with_the_place_moves_exponentially() -> None:
     place = torch.arange(21, dtype=torch.float64) - 10
     velocity = torch.zeros(1, 2, 5, 21, dtype=torch.float64)
     velocity[:, 1] = 0.2 * place
-    found = exponential(velocity)[0, 1, 2, 5:-5]
-    torch.testing.assert_close(found, math.expm1(0.2) * place[5:-5], atol=0.01, rtol=0)
+    inner = exponential(velocity)[0, 1, 2, 5:-5]
+    torch.testing.assert_close(inner, math.expm1(0.2) * place[5:-5], atol=0.01, rtol=0)
 
 
 def test_the_objective_of_a_moved_image_is_that_of_the_organ_where_it_was() -> None:
@@ -166,7 +168,7 @@ def test_the_objective_of_a_moved_image_is_that_of_the_organ_where_it_was() -> N
     image = torch.full((1, 1, 12, 11), 0.3, dtype=torch.float64)
     image[..., 4:7, 4:8] = 0.8
     model = registry.build("oracle", "model")(Task("t", ("organ",))).double().eval()
-    there, back = shift((12, 11), (2.0, -1.0)), shift((12, 11), (-2.0, 1.0))
-    seen = carried_back(model(warped(image, there)), back)
-    torch.testing.assert_close(bce(seen, image > 0.5), bce(model(image), image > 0.5))
-    assert bce(model(warped(image, there)), image > 0.5) > 2 * bce(seen, image > 0.5)
+    forth, back = shift((12, 11), (2.0, -1.0)), shift((12, 11), (-2.0, 1.0))
+    carried = carried_back(model(warped(image, forth)), back)
+    torch.testing.assert_close(bce(carried, image > 0.5), bce(model(image), image > 0.5))
+    assert bce(model(warped(image, forth)), image > 0.5) > 2 * bce(carried, image > 0.5)

@@ -21,12 +21,12 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize(("grid", "sides"), SHAPES)
 def test_the_transform_inverts_and_keeps_energy(grid: tuple[int, ...], sides: tuple[int, ...]) -> None:
     image = random(2, 1, *grid)
-    there = dct(image, sides)
-    back = idct(there)[(..., *(slice(n) for n in grid))]
+    coefficients = dct(image, sides)
+    back = idct(coefficients)[(..., *(slice(n) for n in grid))]
     torch.testing.assert_close(back, image)
     if all(n % side == 0 for n, side in zip(grid, sides, strict=True)):
-        assert there.square().sum().item() == pytest.approx(image.square().sum().item())
-        block = there[0, 0][tuple(0 if n % 2 == 0 else slice(None) for n in range(2 * len(grid)))]
+        assert coefficients.square().sum().item() == pytest.approx(image.square().sum().item())
+        block = coefficients[0, 0][tuple(0 if n % 2 == 0 else slice(None) for n in range(2 * len(grid)))]
         first = image[(0, 0, *(slice(side) for side in sides))].numpy()
         torch.testing.assert_close(block, torch.from_numpy(dctn(first, norm="ortho")))
 
@@ -52,11 +52,11 @@ def test_the_staircase_has_the_published_values(value: float, soft: float, expec
 def test_no_block_moves_by_more_than_half_of_the_table(q: float) -> None:
     image = 0.3 + 0.4 * random(2, 1, 24, 16)
     table = torch.full((2, 8, 8), q, dtype=torch.float64)
-    found = quantised(image, table, 0.0)
-    size = Quantised().size(found, image)
+    rounded = quantised(image, table, 0.0)
+    size = Quantised().size(rounded, image)
     assert (size <= q).all()
     # evenly spread errors have a root mean square of q / sqrt(12); twice that is what is measured
-    assert (2 * 255 * (found - image).square().mean().sqrt()).item() == pytest.approx(2 * q / math.sqrt(12), rel=0.12)
+    assert (2 * 255 * (rounded - image).square().mean().sqrt()).item() == pytest.approx(2 * q / math.sqrt(12), rel=0.12)
     tiny = quantised(image, torch.full_like(table, 1e-4), 0.0)
     torch.testing.assert_close(tiny, image, atol=1e-6, rtol=0)
 
@@ -64,9 +64,9 @@ def test_no_block_moves_by_more_than_half_of_the_table(q: float) -> None:
 def test_a_stretch_fills_every_plane_and_leaves_flat_ones() -> None:
     image = 0.3 + 0.2 * random(1, 1, 3, 8, 8)
     image[:, :, 1] = 0.4
-    found = stretched(image)
-    assert found.amin((-2, -1)).flatten().tolist() == pytest.approx([0, 0.4, 0])
-    assert found.amax((-2, -1)).flatten().tolist() == pytest.approx([1, 0.4, 1])
+    contrasted = stretched(image)
+    assert contrasted.amin((-2, -1)).flatten().tolist() == pytest.approx([0, 0.4, 0])
+    assert contrasted.amax((-2, -1)).flatten().tolist() == pytest.approx([1, 0.4, 1])
 
 
 @pytest.mark.parametrize("planes", [False, True])
@@ -75,11 +75,11 @@ def test_a_search_does_no_less_than_tables_at_random_and_stays_in_its_ball(plane
     image = 0.45 + 0.1 * random(4, 1, 8, 16, 8)
     target = model.decide(model(image))
     ball = Quantised(20, planes=planes)
-    found = Vafa(ball, steps=20)(model, image, target, [1, 2, 3, 4])
+    result = Vafa(ball, steps=20)(model, image, target, [1, 2, 3, 4])
     drawn = Vafa(ball, steps=0)(model, image, target, [1, 2, 3, 4])
-    assert found.harm.mean() >= drawn.harm.mean() > 0
-    assert (found.size <= 20).all()
-    assert (found.size > 1).all()
+    assert result.harm.mean() >= drawn.harm.mean() > 0
+    assert (result.size <= 20).all()
+    assert (result.size > 1).all()
 
 
 def test_likeness_is_taken_off_the_objective() -> None:

@@ -88,11 +88,11 @@ def test_the_change_is_the_number_of_updates_times_the_step() -> None:
     batch_ = batch()
     attack = Igsm(Linf(20 / 255), soft_dice, success=ByDice(below=0.8), steps=9, step_size=1 / 255)
     with frozen(healthy()) as model:
-        found = attack(model, batch_.image, batch_.target, [1, 2, 3, 4])
-    assert found.success is not None
-    assert found.success.any()
-    updates = torch.as_tensor(found.passes)[:, 1][found.success]
-    torch.testing.assert_close(found.size[found.success] * 255, updates.float(), atol=1e-3, rtol=0)
+        result = attack(model, batch_.image, batch_.target, [1, 2, 3, 4])
+    assert result.success is not None
+    assert result.success.any()
+    updates = torch.as_tensor(result.passes)[:, 1][result.success]
+    torch.testing.assert_close(result.size[result.success] * 255, updates.float(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("released", [False, True])
@@ -100,17 +100,17 @@ def test_the_fusion_succeeds_wherever_a_member_does_with_the_least_change(releas
     batch_ = batch(6)
     fused = medis(success=ByDice(below=0.89), steps=4, released=released)
     with frozen(healthy()) as model:
-        members = [one(model, batch_.image, batch_.target, range(6)) for one in fused.attacks]
-        found = fused(model, batch_.image, batch_.target, range(6))
-        assert torch.equal(found.harm, harm(model.decide(model(found.image)), batch_.target))
-    success = torch.stack([torch.as_tensor(one.success) for one in members])
-    sizes = torch.stack([one.size for one in members]).masked_fill(~success, torch.inf)
-    assert torch.equal(torch.as_tensor(found.success), success.any(0))
-    assert torch.equal(found.size, torch.where(success.any(0), sizes.amin(0), 0.0))
+        members = [member(model, batch_.image, batch_.target, range(6)) for member in fused.attacks]
+        result = fused(model, batch_.image, batch_.target, range(6))
+        assert torch.equal(result.harm, harm(model.decide(model(result.image)), batch_.target))
+    success = torch.stack([torch.as_tensor(member.success) for member in members])
+    sizes = torch.stack([member.size for member in members]).masked_fill(~success, torch.inf)
+    assert torch.equal(torch.as_tensor(result.success), success.any(0))
+    assert torch.equal(result.size, torch.where(success.any(0), sizes.amin(0), 0.0))
     assert success.any()
     assert not success.all()
-    spent = sum(torch.as_tensor(one.passes) for one in members)
-    assert torch.equal(torch.as_tensor(found.passes), spent + torch.tensor([1, 0]))
+    spent = sum(torch.as_tensor(member.passes) for member in members)
+    assert torch.equal(torch.as_tensor(result.passes), spent + torch.tensor([1, 0]))
 
 
 def test_the_fusion_can_hold_any_attacks_for_the_least_change() -> None:
@@ -122,7 +122,7 @@ def test_the_fusion_can_hold_any_attacks_for_the_least_change() -> None:
 
 
 def test_medis_is_its_five_losses_and_their_sum() -> None:
-    assert [registry.spec(one.objective) for one in medis().attacks] == [
+    assert [registry.spec(member.objective) for member in medis().attacks] == [
         "boundary_iou",
         "log_cosh_dice",
         "bce_dice",
@@ -131,7 +131,7 @@ def test_medis_is_its_five_losses_and_their_sum() -> None:
         "medis_combined",
     ]
     assert medis().attacks[0].success == ByMiou(below=0.5, above=0.45)
-    assert all(registry.spec(one.objective).endswith("_shukla2023") for one in medis(released=True).attacks)
+    assert all(registry.spec(member.objective).endswith("_shukla2023") for member in medis(released=True).attacks)
 
 
 def quantised(image: Tensor) -> Tensor:

@@ -40,13 +40,13 @@ class TestOptima:
     )
     def test_linf(self, task: Task, text: str, bound: float) -> None:
         image = images()
-        found, flipped = attacked(registry.build(text, "attack"), task, image)
+        result, flipped = attacked(registry.build(text, "attack"), task, image)
         optimum = nearest(image)[:, -1]
         assert (flipped >= 0.99).all()
-        assert found.success is not None
-        assert found.success.all()
-        assert (found.size >= optimum - 1e-12).all()
-        assert (found.size <= optimum * (1 + bound)).all()
+        assert result.success is not None
+        assert result.success.all()
+        assert (result.size >= optimum - 1e-12).all()
+        assert (result.size <= optimum * (1 + bound)).all()
 
     @pytest.mark.parametrize(
         ("text", "bound"),
@@ -60,19 +60,19 @@ class TestOptima:
     )
     def test_l2(self, task: Task, text: str, bound: float) -> None:
         image = images()
-        found, flipped = attacked(registry.build(text, "attack"), task, image)
+        result, flipped = attacked(registry.build(text, "attack"), task, image)
         optimum = nearest(image).square().sum(1).sqrt()
         assert (flipped >= 0.99).all()
-        assert (found.size >= optimum - 1e-12).all()
-        assert (found.size <= optimum * (1 + bound)).all()
+        assert (result.size >= optimum - 1e-12).all()
+        assert (result.size <= optimum * (1 + bound)).all()
 
     def test_l0_flips_what_theta_reaches(self, task: Task) -> None:
         image = images(0.4)
         share = 0.5
         attack = Jsma(L0(1.0), success=ByPixels(share), share=0.01, theta=0.5)
-        found, flipped = attacked(attack, task, image)
+        result, flipped = attacked(attack, task, image)
         assert (flipped >= share).all()
-        assert (found.size - share < 0.02).all()  # every change flips its pixel; the last round may be cut short
+        assert (result.size - share < 0.02).all()  # every change flips its pixel; the last round may be cut short
         short, flipped = attacked(replace(attack, theta=0.1, success=ByPixels(0.99)), task, image)
         assert not torch.as_tensor(short.success).any()
         assert torch.equal(short.image, image)
@@ -81,11 +81,11 @@ class TestOptima:
         image = images()
         goal = Erase("organ")
         for attack in (Dag(goal=goal, steps=40), Asma(goal=goal, steps=60)):
-            found, _ = attacked(attack, task, image)
-            assert torch.as_tensor(found.success).all()
+            result, _ = attacked(attack, task, image)
+            assert torch.as_tensor(result.success).all()
             model = oracle(task)
             organ = model.decide(model(image))[:, 1 if task.exclusive else 0]
-            moved = (found.image - image)[:, 0]
+            moved = (result.image - image)[:, 0]
             assert (moved[organ] <= 0).all()
             assert moved[~organ].abs().max() < 1e-12
 
@@ -94,8 +94,8 @@ def test_dag_moves_by_gamma_and_stops_where_it_succeeds() -> None:
     image = images()
     model = oracle(ORGAN)
     truth = model.decide(model(image))
-    one = Dag(steps=1, step_size=GAMMA, success=ByPixels(0.02))(model, image, truth, SEEDS)
-    torch.testing.assert_close(one.size, torch.full_like(one.size, GAMMA))
+    single_step = Dag(steps=1, step_size=GAMMA, success=ByPixels(0.02))(model, image, truth, SEEDS)
+    torch.testing.assert_close(single_step.size, torch.full_like(single_step.size, GAMMA))
     half = Dag(success=ByPixels(0.5))(model, image, truth, SEEDS)
     steps = torch.as_tensor(half.passes)[:, 1]
     torch.testing.assert_close(half.size, steps.double() * GAMMA)
@@ -112,11 +112,11 @@ def test_a_failure_is_the_untouched_image_and_says_so(name: str) -> None:
     truth = model.decide(model(image))
     few = {"steps": 3, "searches": 2}
     attack = registry.with_eps(registry.build(name, "attack", few), 0.001)
-    found = attack(model, image, truth, SEEDS)
-    assert found.success is not None
-    assert not found.success.any()
-    assert torch.equal(found.image, image)
-    assert found.size.max() == 0
+    result = attack(model, image, truth, SEEDS)
+    assert result.success is not None
+    assert not result.success.any()
+    assert torch.equal(result.image, image)
+    assert result.size.max() == 0
 
 
 @pytest.mark.parametrize("name", [name for name in MINIMAL if registry.find(name).takes("goal")])
@@ -128,9 +128,9 @@ def test_every_gradient_of_an_image_is_counted(name: str, goal: Erase | None) ->
     truth = model.decide(model(image))
     model.forwards = 0
     attack = registry.build(name, "attack", {"steps": 2, "searches": 2, "goal": goal, "success": ByPixels(1.0)})
-    found = attack(model, image, truth, SEEDS[:1])
-    if found.passes is not None:
-        assert found.passes.tolist() == [[model.forwards, model.backwards]]
+    result = attack(model, image, truth, SEEDS[:1])
+    if result.passes is not None:
+        assert result.passes.tolist() == [[model.forwards, model.backwards]]
 
 
 @pytest.mark.parametrize("name", MINIMAL)
@@ -141,11 +141,11 @@ def test_an_image_that_meets_the_rule_is_left_alone(name: str) -> None:
     if registry.find(name).takes("goal"):
         few["goal"] = Erase("organ")
     dark = image - 0.2
-    found = registry.build(name, "attack", few)(model, dark, truth, SEEDS)
+    result = registry.build(name, "attack", few)(model, dark, truth, SEEDS)
     if name == "least_of":
         return  # of its own criterion
-    assert torch.as_tensor(found.success).all()
-    assert torch.equal(found.image, dark)
+    assert torch.as_tensor(result.success).all()
+    assert torch.equal(result.image, dark)
 
 
 @pytest.mark.parametrize("text", ["dag", "alma_prox(steps=40)", "pdgd(steps=60)"])
@@ -160,14 +160,14 @@ def test_one_search_serves_every_budget(text: str) -> None:
     swept = list(attack.sweep(model, image, truth, SEEDS, balls))
     assert torch.as_tensor(swept[0].success).tolist() == [True, False, False]
     assert torch.as_tensor(swept[1].success).tolist() == [True, True, True]
-    for ball, found in zip(balls, swept, strict=True):
+    for ball, result in zip(balls, swept, strict=True):
         alone = replace(attack, ball=ball)(model, image, truth, SEEDS)
-        assert torch.equal(found.image, alone.image)
-        assert (found.size <= ball.eps).all()
+        assert torch.equal(result.image, alone.image)
+        assert (result.size <= ball.eps).all()
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("alma_prox(l2(1))", "a ball of linf"),
         ("cw(linf(0.1))", "a ball of l2"),
@@ -183,8 +183,8 @@ def test_one_search_serves_every_budget(text: str) -> None:
         ("l0(1.5)", "share of pixels"),
     ],
 )
-def test_what_cannot_be_is_told(text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_cannot_be_is_told(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         registry.build(text, "ball" if text.startswith("l0") else "attack")
 
 
@@ -210,8 +210,8 @@ def test_margins_of_an_exclusive_task_are_differences_of_its_logits() -> None:
     truth = oracle(EXCLUSIVE).decide(logits.roll(1, 1))
     own = (logits * truth).sum(1)
     other = logits.masked_fill(truth, -torch.inf).amax(1)
-    found = Aim.of(None, ByPixels(), EXCLUSIVE).excess(softmax_log_odds(logits), truth)
-    torch.testing.assert_close(found[:, 0], other - own)
+    excess = Aim.of(None, ByPixels(), EXCLUSIVE).excess(softmax_log_odds(logits), truth)
+    torch.testing.assert_close(excess[:, 0], other - own)
 
 
 def test_the_proximal_point_meets_its_condition() -> None:
@@ -220,18 +220,18 @@ def test_the_proximal_point_meets_its_condition() -> None:
     change = 0.1 * torch.randn(5, 1, 6, 7, generator=rng, dtype=torch.float64)  # stays inside of the box
     metric = torch.rand(5, 1, 6, 7, generator=rng, dtype=torch.float64) + 0.1
     weight = torch.tensor([0.01, 0.1, 0.5, 1e9, 0.0], dtype=torch.float64)
-    found = prox_linf(change, weight, metric, image)
-    a = found.abs().flatten(1).amax(1)
+    prox = prox_linf(change, weight, metric, image)
+    a = prox.abs().flatten(1).amax(1)
     pull = (metric * (change.abs() - a.view(-1, 1, 1, 1)).clamp(min=0)).flatten(1).sum(1)
     torch.testing.assert_close(pull[:3], weight[:3], atol=1e-9, rtol=0)
     assert a[3] < 1e-9
-    torch.testing.assert_close(found[4], change[4])
+    torch.testing.assert_close(prox[4], change[4])
 
 
 def test_the_penalty_has_its_slope_at_the_boundary_and_is_smooth_there() -> None:
     y = torch.tensor([-1e-9, 0.0, 1e-9, 0.5], dtype=torch.float64, requires_grad=True)
-    one, rise = torch.ones(4, dtype=torch.float64), torch.full((4,), 0.01, dtype=torch.float64)
-    (grad,) = torch.autograd.grad(_penalty(y, one, rise).sum(), y)
+    ones, rise = torch.ones(4, dtype=torch.float64), torch.full((4,), 0.01, dtype=torch.float64)
+    (grad,) = torch.autograd.grad(_penalty(y, ones, rise).sum(), y)
     assert grad[0].item() == pytest.approx(1.0)
     assert grad[2].item() == pytest.approx(1.0)
     assert grad[3].item() == pytest.approx(1.01, abs=1e-4)  # the released derivative gives 0.51
@@ -242,8 +242,8 @@ def test_asma_at_its_goal_only_shrinks_the_change() -> None:
     image, model = images(), oracle(ORGAN)
     dark = image - 0.3
     wanted = torch.zeros(3, 1, 24, 20, dtype=torch.bool)
-    found = Asma(goal=Erase(), steps=5)(model, dark, wanted, SEEDS)
-    assert torch.equal(found.image, dark)
+    result = Asma(goal=Erase(), steps=5)(model, dark, wanted, SEEDS)
+    assert torch.equal(result.image, dark)
 
 
 def test_no_pixel_is_changed_twice_by_jsma() -> None:
@@ -270,10 +270,10 @@ def test_the_aim_is_found_wherever_it_sits_and_only_if_there_is_one() -> None:
         ),
         "attack",
     )
-    found = find_aim(inside, ORGAN)
-    assert found is not None
-    assert found.goal == Erase("organ")
-    assert found.goal.setting is not None
+    aim = find_aim(inside, ORGAN)
+    assert aim is not None
+    assert aim.goal == Erase("organ")
+    assert aim.goal.setting is not None
     climbed = find_aim(registry.build("pgd(objective=toward(bce, erase('organ'), by_pixels))", "attack"), ORGAN)
     assert climbed is not None
     assert climbed.success == ByPixels()
@@ -299,11 +299,11 @@ def test_harm_of_a_find_is_capped_so_that_the_smaller_wins() -> None:
     truth = model.decide(model(image))
     search = Search(model, Linf(0.5), Aim.of(None, ByPixels(0.5), ORGAN), image, truth)
 
-    def at(size: float) -> Adversarial:
+    def candidate(size: float) -> Adversarial:
         x = image + torch.where(truth, -size, size)
         return search.candidate(x, model(x))
 
-    best = at(0.015) | at(0.02) | at(0.004)
+    best = candidate(0.015) | candidate(0.02) | candidate(0.004)
     torch.testing.assert_close(best.size, torch.full_like(best.size, 0.015))
 
 

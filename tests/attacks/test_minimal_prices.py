@@ -21,20 +21,20 @@ OPTIMA = [0.0199, 0.0198, 0.0198]
 def test_alma_prox_ends_at_the_optimum_of_pixels_near_the_boundary(task: Task) -> None:
     image = images(0.02)
     assert nearest(image)[:, -1].tolist() == pytest.approx(OPTIMA, abs=5e-5)
-    found, flipped = attacked(registry.build("alma_prox(step_size=0.0001)", "attack"), task, image)
+    result, flipped = attacked(registry.build("alma_prox(step_size=0.0001)", "attack"), task, image)
     assert (flipped >= 0.99).all()
-    torch.testing.assert_close(found.size, nearest(image)[:, -1], rtol=0.01, atol=0)
+    torch.testing.assert_close(result.size, nearest(image)[:, -1], rtol=0.01, atol=0)
 
 
 def test_a_high_price_makes_every_pixel_flip_for_the_length_of_all_distances() -> None:
     """C&W with one price so high that nothing else counts: all flip, for sqrt(sum d^2) and what Adam overshoots."""
     image = images(0.2)
     text = "cw(l2(100), success=by_pixels(1.0), searches=1, price=1000.0, steps=400, step_size=0.001)"
-    found, flipped = attacked(registry.build(text, "attack"), ORGAN, image)
+    result, flipped = attacked(registry.build(text, "attack"), ORGAN, image)
     assert (flipped == 1).all()
     optimum = nearest(image, 1.0).square().sum(1).sqrt()
-    assert (found.size >= optimum * (1 - 1e-9)).all()
-    assert (found.size <= 1.15 * optimum).all()
+    assert (result.size >= optimum * (1 - 1e-9)).all()
+    assert (result.size <= 1.15 * optimum).all()
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.5])
@@ -42,8 +42,8 @@ def test_margins_end_at_kappa(kappa: float) -> None:
     """Of pixels that flipped: pushed as far beyond the boundary as asked, and no further than a step of Adam."""
     image, model = images(0.2), oracle(ORGAN)
     text = f"cw(l2(100), searches=6, steps=150, step_size=0.002, kappa={kappa})"
-    found, _ = attacked(registry.build(text, "attack"), ORGAN, image)
-    over = -model(found.image) * torch.where(image >= 0.5, 1.0, -1.0)  # the oracle's log-odds, > 0 where flipped
+    result, _ = attacked(registry.build(text, "attack"), ORGAN, image)
+    over = -model(result.image) * torch.where(image >= 0.5, 1.0, -1.0)  # the oracle's log-odds, > 0 where flipped
     middle = over.flatten(1).median(1).values
     assert (middle >= kappa - 0.02).all()
     assert (middle <= kappa + 0.25).all()
@@ -69,17 +69,17 @@ class OutOfReach:
 def test_every_image_that_a_search_shows_lies_in_the_box(name: str) -> None:
     image, model = images(0.5), OutOfReach()
     attack = registry.build(name, "attack", {"steps": 8, "searches": 2})
-    found = attack(model, image, image < 0, SEEDS)
+    result = attack(model, image, image < 0, SEEDS)
     assert len(model.shown) > 3
     assert all(((x >= 0) & (x <= 1)).all() for x in model.shown)
-    assert not torch.as_tensor(found.success).any() or name.startswith("asma")
+    assert not torch.as_tensor(result.success).any() or name.startswith("asma")
 
 
 def test_lbfgs_needs_no_more_than_pgd_at_the_same_success() -> None:
     """PGD in the smallest of balls, each 5 % larger than the last, in which it flips as many pixels as asked."""
     image, model, share = images(0.2), oracle(ORGAN), 0.9
     target = model.decide(model(image))
-    found, flipped = attacked(
+    result, flipped = attacked(
         registry.build(f"lbfgs(l2(100), success=by_pixels({share}), searches=8)", "attack"), ORGAN, image
     )
     assert (flipped >= share).all()
@@ -90,7 +90,7 @@ def test_lbfgs_needs_no_more_than_pgd_at_the_same_success() -> None:
         success = ByPixels(share).away(model.decide(model(hit.image)), target, ORGAN) >= 1
         needed = torch.where(success & needed.isinf(), hit.size, needed)
     assert needed.isfinite().all()
-    assert (found.size <= needed).all()
+    assert (result.size <= needed).all()
 
 
 def test_dag_changes_by_gamma_per_step_at_most_and_no_more_once_it_is_there() -> None:
@@ -98,8 +98,8 @@ def test_dag_changes_by_gamma_per_step_at_most_and_no_more_once_it_is_there() ->
     target = model.decide(model(image))
     for steps in (1, 2, 5):
         text = f"dag(steps={steps}, success=by_pixels({0.04 * steps}))"
-        found = registry.build(text, "attack")(model, image, target, SEEDS)
-        assert (found.size <= steps * 0.001 + 1e-12).all()
+        result = registry.build(text, "attack")(model, image, target, SEEDS)
+        assert (result.size <= steps * 0.001 + 1e-12).all()
     enough = [registry.build(f"dag(steps={steps})", "attack")(model, image, target, SEEDS).image for steps in (40, 80)]
     assert torch.equal(*enough)
 
@@ -110,10 +110,10 @@ def test_jsma_flips_a_pixel_if_and_only_if_theta_reaches_it(theta: float) -> Non
     image, model = images(0.3), oracle(ORGAN)
     target = model.decide(model(image))
     attack = registry.build(f"jsma(l0(1.0), steps=1, share=1.0, theta={theta}, success=by_pixels(0.05))", "attack")
-    found = attack(model, image, target, SEEDS)
-    flipped = model.decide(model(found.image)) != target
+    result = attack(model, image, target, SEEDS)
+    flipped = model.decide(model(result.image)) != target
     assert torch.equal(flipped, (image - 0.5).abs() < theta)
-    assert torch.as_tensor(found.success).all()
+    assert torch.as_tensor(result.success).all()
 
 
 def test_failures_are_told_apart_from_images_that_needed_nothing() -> None:
@@ -123,7 +123,7 @@ def test_failures_are_told_apart_from_images_that_needed_nothing() -> None:
     target[0] = ~target[0]
     image[2] = torch.where(image[2] >= 0.5, 0.95, 0.05)
     target[2] = image[2] >= 0.5
-    found = registry.build("dag(linf(0.1))", "attack")(model, image, target, SEEDS)
-    assert torch.as_tensor(found.success).tolist() == [True, True, False]
-    assert (found.size > 0).tolist() == [False, True, False]
-    assert Linf(0.1).size(found.image, image).tolist() == found.size.tolist()
+    result = registry.build("dag(linf(0.1))", "attack")(model, image, target, SEEDS)
+    assert torch.as_tensor(result.success).tolist() == [True, True, False]
+    assert (result.size > 0).tolist() == [False, True, False]
+    assert Linf(0.1).size(result.image, image).tolist() == result.size.tolist()

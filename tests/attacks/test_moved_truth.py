@@ -36,8 +36,8 @@ class Shift:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         flow = torch.tensor(self.pixels).view(1, 2, 1, 1).expand(len(image), 2, *image.shape[2:]).to(image)
-        found = judge(model, self.ball, warped(image, flow) + self.more, image, target)
-        return replace(found, flow=flow - self.less)
+        judged = judge(model, self.ball, warped(image, flow) + self.more, image, target)
+        return replace(judged, flow=flow - self.less)
 
 
 def case(number: int, dtype: type | None = None, spacing: tuple[float, float] = (1.0, 1.0)) -> Case:
@@ -51,8 +51,8 @@ def case(number: int, dtype: type | None = None, spacing: tuple[float, float] = 
 
 @pytest.fixture
 def model() -> SegModel:
-    made: SegModel = registry.build("oracle", "model")(TASK)
-    return made
+    oracle: SegModel = registry.build("oracle", "model")(TASK)
+    return oracle
 
 
 @pytest.mark.parametrize("dtype", [None, np.int16, np.uint8, np.float32])
@@ -60,15 +60,15 @@ def test_a_model_that_follows_the_anatomy_loses_nothing(model: SegModel, dtype: 
     """Two columns to the right, half of the organ leaves the image: 8 of 16 pixels are left of truth and prediction."""
     batch = Batch.of([case(n, dtype) for n in range(2)])
     with frozen(model):
-        (found,) = attack_chunk(model, [batch], [Shift((0.0, -2.0))], metrics={"hd95_mm": hd95_mm})
-    for row in found.rows:
+        (result,) = attack_chunk(model, [batch], [Shift((0.0, -2.0))], metrics={"hd95_mm": hd95_mm})
+    for row in result.rows:
         assert (row.n_target, row.n_clean, row.hit_clean) == (16, 16, 16)
         assert (row.n_target_adv, row.n_adv, row.hit_adv) == (8, 8, 8)
         assert row.size == pytest.approx(2.0)
         assert row.linf == 0.0  # beside the movement
         assert np.isnan(row.budget)
         assert row.extra == {"hd95_mm_clean": 0.0, "hd95_mm_adv": 0.0}
-    rows = pd.DataFrame([vars(row) | row.extra for row in found.rows]).drop(columns="extra").assign(run="r")
+    rows = pd.DataFrame([vars(row) | row.extra for row in result.rows]).drop(columns="extra").assign(run="r")
     (score,) = scored(pooled(rows, "volume"), "one").to_dict("records")
     assert (score["dice_clean"], score["dice_adv"]) == (1.0, 1.0)
     (delta,) = deltas(rows, empty="one").to_dict("records")
@@ -82,8 +82,8 @@ def test_a_model_that_does_not_follow_is_scored_against_where_the_organ_went(mod
             return 10 * (torch.stack([case(n).image for n in range(2)]) - 0.5)
 
     with frozen(SegModel(Stays(), TASK)) as stays:
-        (found,) = attack_chunk(stays, [Batch.of([case(n) for n in range(2)])], [Shift((-3.0, 0.0))])
-    for row in found.rows:
+        (result,) = attack_chunk(stays, [Batch.of([case(n) for n in range(2)])], [Shift((-3.0, 0.0))])
+    for row in result.rows:
         assert (row.n_target_adv, row.n_adv, row.hit_adv) == (16, 16, 4)  # rows 4-7 against rows 7-10
 
 
@@ -104,8 +104,8 @@ def test_the_loop_trusts_no_flow(model: SegModel, attack: Shift, dtype: type | N
     honest = dtype is not None and (attack.less or attack.more)
     with frozen(model):
         if honest:
-            (found,) = attack_chunk(model, [batch], [attack])
-            assert found.rows[0].size == pytest.approx(math.hypot(attack.less, 2 - attack.less))
+            (result,) = attack_chunk(model, [batch], [attack])
+            assert result.rows[0].size == pytest.approx(math.hypot(attack.less, 2 - attack.less))
             return
         with pytest.raises(RuntimeError, match="expected changes of size"):
             attack_chunk(model, [batch], [attack])
@@ -123,15 +123,15 @@ def test_moved_scans_can_be_stored_inside_the_window_and_beyond_it(text: str, dt
     """Rounding does not leave the ball, and what is cut off by the window moves as well."""
     model = registry.build("blurred_oracle", "model")(TASK)
     rng = np.random.default_rng(0)
-    made = []
+    cases = []
     for n in range(2):
         stored = rng.integers(0, 250, (1, 12, 10)).astype(dtype)
         image = torch.from_numpy(((stored.astype(np.float64) - 20) / 180).clip(0, 1).astype(np.float32))
-        made.append(replace(case(n), image=image, window=Window(20, 200), storage=Storage(torch.from_numpy(stored))))
+        cases.append(replace(case(n), image=image, window=Window(20, 200), storage=Storage(torch.from_numpy(stored))))
     with frozen(model):
-        (found,) = attack_chunk(model, [Batch.of(made)], [registry.build(text, "attack")], keep_images=True)
-    for one, image in zip(made, found.images, strict=True):
-        assert one.storage is not None
-        assert image.dtype == one.storage.stored.dtype
-        beyond = (one.storage.stored < 20) | (one.storage.stored > 200)
-        assert (image != one.storage.stored)[beyond].float().mean() > 0.5
+        (result,) = attack_chunk(model, [Batch.of(cases)], [registry.build(text, "attack")], keep_images=True)
+    for scan, image in zip(cases, result.images, strict=True):
+        assert scan.storage is not None
+        assert image.dtype == scan.storage.stored.dtype
+        beyond = (scan.storage.stored < 20) | (scan.storage.stored > 200)
+        assert (image != scan.storage.stored)[beyond].float().mean() > 0.5

@@ -41,23 +41,23 @@ def drawn(text: str, seeds: Sequence[int] = (1, 2, 3)) -> tuple[Adversarial, Att
 
 def shares(name: str, n: int = 6) -> Tensor:
     """The sizes of several draws, as shares of the ball's limit."""
-    found = []
+    sizes = []
     for k in range(n):
-        made, attack, image = drawn(name, [97 * k + s for s in (1, 2, 3)])
-        still = image if made.flow is None else warped(image, made.flow)
-        size = attack.ball.total_size(made.image, still, made.flow)
-        torch.testing.assert_close(size, made.size)
-        found.append(size / attack.ball.limit)
-    return torch.cat(found)
+        rendered, attack, image = drawn(name, [97 * k + s for s in (1, 2, 3)])
+        still = image if rendered.flow is None else warped(image, rendered.flow)
+        size = attack.ball.total_size(rendered.image, still, rendered.flow)
+        torch.testing.assert_close(size, rendered.size)
+        sizes.append(size / attack.ball.limit)
+    return torch.cat(sizes)
 
 
 @pytest.mark.parametrize("name", [name for name in PHYSICAL if name != "vafa_hanif2023"])
 def test_draws_are_as_large_as_their_unit_allows_and_no_larger(name: str) -> None:
     """Released VAFA alone has no bound of its own: its stretch is held to [0, 1]."""
-    found = shares(name)
-    assert (found <= 1 + 1e-9).all()
-    assert found.max() > (0.05 if name in ("motion", "vafa") else 0.35)
-    assert len(set(found.tolist())) > 3  # every draw is another
+    sizes = shares(name)
+    assert (sizes <= 1 + 1e-9).all()
+    assert sizes.max() > (0.05 if name in ("motion", "vafa") else 0.35)
+    assert len(set(sizes.tolist())) > 3  # every draw is another
 
 
 @pytest.mark.parametrize("name", [name for name in PHYSICAL if name not in ("cbef", "patch", "vafa_hanif2023")])
@@ -66,34 +66,36 @@ def test_half_of_the_budget_is_half_of_the_change(name: str) -> None:
 
     Not of a patch, whose pixels are counted, nor where a pixel may take a neighbour's value, which has no size.
     """
-    made, attack, image = drawn(name)
+    rendered, attack, image = drawn(name)
     half = registry.with_eps(registry.build(name, "attack", {"steps": 0}), attack.ball.eps / 2)
     model, cases = scene()
     half = bind(half, Setting(TASK, tuple(cases)))
     smaller = half(model, image, torch.stack([case.target for case in cases]), [1, 2, 3])
     loose = name in ("vafa", "motion", "ghosting", "rician", "speckle")
-    torch.testing.assert_close(smaller.size, made.size / 2, rtol=0.4 if loose else 0.1, atol=0)
+    torch.testing.assert_close(smaller.size, rendered.size / 2, rtol=0.4 if loose else 0.1, atol=0)
 
 
 def test_bias_fields_lie_between_their_strengths() -> None:
-    made, _, image = drawn("bias_field")
+    rendered, _, image = drawn("bias_field")
     body = image > 0
-    field = (made.image / image)[body]
+    field = (rendered.image / image)[body]
     assert 0.7 - 1e-9 <= field.min() < 0.95
     assert 1.05 < field.max() <= 1.3 + 1e-9
-    assert (made.image[~body] == 0).all()
+    assert (rendered.image[~body] == 0).all()
 
 
 @pytest.mark.parametrize("name", ["bef", "cbef"])
 def test_exposures_lie_between_the_darkest_and_the_brightest(name: str) -> None:
     """Weights that add up to 1 mix exposures of half a stop either way: of a pixel, or with CBEF of those around."""
-    made, _, image = drawn(name)
+    rendered, _, image = drawn(name)
     low, high = (image * 2 ** (0.5 * stops) for stops in (BRACKET[0], BRACKET[-1]))
     if name == "cbef":
-        low, high = (torch.nn.functional.max_pool2d(sign * one, 3, 1, 1) * sign for sign, one in ((-1, low), (1, high)))
-    assert (made.image >= low - 1e-9).all()
-    assert (made.image <= high.clamp(max=1) + 1e-9).all()
-    assert (made.image != image)[image > 0].double().mean() > 0.9
+        low, high = (
+            torch.nn.functional.max_pool2d(sign * bound, 3, 1, 1) * sign for sign, bound in ((-1, low), (1, high))
+        )
+    assert (rendered.image >= low - 1e-9).all()
+    assert (rendered.image <= high.clamp(max=1) + 1e-9).all()
+    assert (rendered.image != image)[image > 0].double().mean() > 0.9
     attack = registry.build(f"{name}(steps=0)", "attack")
     numbers = torch.full_like(attack.start(image, [1, 2, 3]), -1).view(3, 5, -1, 8, 8)
     numbers[:, 2] = 1  # all weight on the exposure of 0 stops
@@ -105,15 +107,15 @@ def test_exposures_lie_between_the_darkest_and_the_brightest(name: str) -> None:
 @pytest.mark.parametrize("name", ["deformation", "affine", "deformation_bias"])
 def test_what_moves_does_so_in_mm(name: str) -> None:
     """3 mm at 0.5 and 2 mm a pixel; of a pose 5 mm, and on top what 10 degrees and a tenth of scale move a corner."""
-    made, _, _ = drawn(name)
-    assert made.flow is not None
-    mm = (made.flow * torch.tensor(SPACING, dtype=torch.float64).view(1, 2, 1, 1)).square().sum(1).sqrt()
+    rendered, _, _ = drawn(name)
+    assert rendered.flow is not None
+    mm = (rendered.flow * torch.tensor(SPACING, dtype=torch.float64).view(1, 2, 1, 1)).square().sum(1).sqrt()
     corner = math.hypot(19.5 * SPACING[0], 11.5 * SPACING[1])
     most = 3.0 if name != "affine" else 5.0 + corner * (2 * math.sin(math.radians(10) / 2) + 0.1)
     assert mm.max() <= most + 1e-9
     assert mm.max() > 0.25 * most
     # one draw on a grid of other spacing moves by as many mm, so by other numbers of pixels
-    assert made.flow[:, 0].abs().max() > made.flow[:, 1].abs().max()
+    assert rendered.flow[:, 0].abs().max() > rendered.flow[:, 1].abs().max()
 
 
 def test_tissue_is_bounded_in_both_of_its_parts() -> None:
@@ -125,11 +127,11 @@ def test_tissue_is_bounded_in_both_of_its_parts() -> None:
     assert ball.total_size(1.1 * image, image, 0 * flow).item() == pytest.approx(0.5, abs=1e-4)  # a tenth of a fifth
     assert ball.total_size(1.1 * image, image, 2 * flow).item() == pytest.approx(1.0)  # the larger share decides
     assert ball.project(2 * image, image).max().item() == pytest.approx(0.55)
-    made, _, image = drawn("deformation_bias")
-    assert made.flow is not None
-    still = warped(image, made.flow)
+    rendered, _, image = drawn("deformation_bias")
+    assert rendered.flow is not None
+    still = warped(image, rendered.flow)
     body = still > 0.05
-    field = (made.image / still)[body]
+    field = (rendered.image / still)[body]
     assert 0.7 - 1e-9 <= field.min() < field.max() <= 1.3 + 1e-9
     assert (field - 1).abs().max() > 0.03
 
@@ -155,13 +157,13 @@ def test_a_ghost_has_its_share_of_the_signal_and_repeats() -> None:
     ratio = change.square().mean().sqrt() / image.square().mean().sqrt()
     assert 0.01 < ratio.item() <= 0.1
     lit = (change.abs() > 1e-6).any(-1)[0, 0].nonzero().flatten().tolist()
-    assert set(lit) <= {row % 40 for at in (0, 10, 20, 30) for row in range(18 + at, 22 + at)}
+    assert set(lit) <= {row % 40 for offset in (0, 10, 20, 30) for row in range(18 + offset, 22 + offset)}
     assert len(lit) > 4
 
 
 def test_frequencies_move_by_half_of_their_table() -> None:
-    made, _, image = drawn("vafa(quantised(20))")
-    blocks = torch.nn.functional.avg_pool2d((255 * (made.image - image)).square(), 8).sqrt()
+    rendered, _, image = drawn("vafa(quantised(20))")
+    blocks = torch.nn.functional.avg_pool2d((255 * (rendered.image - image)).square(), 8).sqrt()
     assert blocks.max() <= 10
     assert blocks.max() > 0.5
     fine = registry.build("vafa(quantised(1), steps=0)", "attack")
@@ -176,9 +178,9 @@ def test_the_released_stretch_alone_is_a_control_that_can_be_run() -> None:
     attack = registry.build("vafa(quantised(0.001, stretch=True), steps=0)", "attack")
     model, _ = scene()
     image = 0.3 + 0.2 * torch.rand(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = attack(model, image, image > 0.4, [1, 2]).image
+    perturbed = attack(model, image, image > 0.4, [1, 2]).image
     low, high = image.amin((-2, -1), keepdim=True), image.amax((-2, -1), keepdim=True)
-    torch.testing.assert_close(found, (image - low) / (high - low), atol=1e-3, rtol=0)
+    torch.testing.assert_close(perturbed, (image - low) / (high - low), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("planes", [True, False], ids=["2-D", "3-D"])
@@ -187,9 +189,9 @@ def test_vafa_takes_planes_and_cubes_stretched_or_not(planes: bool, stretch: boo
     model = registry.build("oracle", "model")(TASK).double().eval()
     image = 0.4 + 0.2 * torch.rand(2, 1, 8, 16, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     attack = registry.build(f"vafa(quantised(20, planes={planes}, stretch={stretch}), steps=4)", "attack")
-    found = attack(model, image, model.decide(model(image)), [1, 2])
-    assert (found.harm > 0).all()
-    ends = found.image.amin((-2, -1)).max().item(), found.image.amax((-2, -1)).min().item()
+    result = attack(model, image, model.decide(model(image)), [1, 2])
+    assert (result.harm > 0).all()
+    ends = result.image.amin((-2, -1)).max().item(), result.image.amax((-2, -1)).min().item()
     assert (ends == (0.0, 1.0)) == stretch
     sides = attack.ball.sides(3)
     assert sides == ((1, 8, 8) if planes else (8, 8, 8))

@@ -109,19 +109,19 @@ def test_rician_noise_has_rayleigh_s_mean_in_air_and_its_own_deviation_in_tissue
     attack = Rician(Receiver(0.02), steps=0)
     image = torch.zeros(1, 1, 200, 200, dtype=torch.float64)
     image[..., 100:, :] = 0.7
-    made = attack.render(attack.start(image, [3]), image, 1.0).image
-    air, tissue = made[..., :100, :], made[..., 100:, :]
+    rendered = attack.render(attack.start(image, [3]), image, 1.0).image
+    air, tissue = rendered[..., :100, :], rendered[..., 100:, :]
     cut = 1 - 2 * 3 * math.exp(-4.5) / math.sqrt(2 * math.pi) / CUT  # variance that is left when tails are cut at 3
     assert air.mean().item() == pytest.approx(0.02 * math.sqrt(math.pi / 2), rel=0.02)
     assert tissue.std().item() == pytest.approx(0.02 * math.sqrt(cut), rel=0.02)
-    assert Receiver(0.02).size(made, image).item() <= 0.02
+    assert Receiver(0.02).size(rendered, image).item() <= 0.02
 
 
 @pytest.mark.parametrize("attack", [Rician(Receiver(0.02)), Speckle(Echo(0.05))], ids=["rician", "speckle"])
 def test_noise_uses_its_budget_but_no_more_than_it(attack: Attack) -> None:
     image = 0.2 + 0.5 * random(2, 1, 16, 16)
-    made = attack.render(numbers(attack, image, 1.0), image, 1.0).image  # type: ignore[attr-defined]
-    size = attack.ball.size(made, image)
+    rendered = attack.render(numbers(attack, image, 1.0), image, 1.0).image  # type: ignore[attr-defined]
+    size = attack.ball.size(rendered, image)
     assert (size <= attack.ball.limit + 1e-9).all()
     assert (size > 0.6 * attack.ball.limit).all()
 
@@ -131,10 +131,10 @@ def test_an_alternating_error_of_lines_makes_one_ghost_of_its_amplitude(grid: tu
     """Lines times 1 + a and 1 - a in turn: the image, and a times it shifted by half of the rows."""
     image = random(1, 1, *grid)
     attack = Ghosting(Ghost(0.2), period=2)
-    made = attack.render(torch.tensor([[1.0, -1.0, 0.0, 0.0]], dtype=torch.float64), image, 1.0).image
+    rendered = attack.render(torch.tensor([[1.0, -1.0, 0.0, 0.0]], dtype=torch.float64), image, 1.0).image
     amplitude = 0.2 / math.sqrt(2)
-    torch.testing.assert_close(made, (image + amplitude * image.roll(6, -2)).clamp(max=1))
-    assert Ghost().size(made, image).item() <= amplitude
+    torch.testing.assert_close(rendered, (image + amplitude * image.roll(6, -2)).clamp(max=1))
+    assert Ghost().size(rendered, image).item() <= amplitude
     assert torch.equal(
         attack.render(numbers(attack, image, 0.0), image, 1.0).image.round(decimals=12), image.round(decimals=12)
     )
@@ -144,8 +144,8 @@ def test_ghosts_never_have_more_energy_than_their_errors() -> None:
     image = random(4, 1, 12, 10)
     attack = Ghosting(Ghost(0.3))
     for seed in range(5):
-        made = attack.render(attack.start(image, [seed] * 4), image, 1.0).image
-        assert (Ghost().size(made, image) <= 0.3).all()
+        rendered = attack.render(attack.start(image, [seed] * 4), image, 1.0).image
+        assert (Ghost().size(rendered, image) <= 0.3).all()
 
 
 def at_spacing(grid: tuple[int, ...], spacing: tuple[float, ...]) -> Case:
@@ -172,9 +172,9 @@ def test_a_course_never_seems_longer_than_it_is_and_rest_changes_nothing(grid: t
     ball = LineMotion(0.9).bind(Setting(TASK, (at_spacing(grid, spacing),) * 2))
     attack = Motion(ball)
     for seed in range(4):
-        made = attack.render(attack.start(image, [seed, seed + 9]), image, 1.0).image
-        assert (ball.size(made, image) <= 0.9).all()
-        assert (ball.size(made, image) > 0.05).all()
+        rendered = attack.render(attack.start(image, [seed, seed + 9]), image, 1.0).image
+        assert (ball.size(rendered, image) <= 0.9).all()
+        assert (ball.size(rendered, image) > 0.05).all()
     torch.testing.assert_close(
         attack.render(numbers(attack, image, 0.7), image, 1.0).image, image
     )  # one place, no motion
@@ -189,6 +189,6 @@ def test_a_search_finds_worse_than_a_draw(name: str) -> None:
     target = (disc > 0).expand(6, 1, 16, 14)
     seeds = list(range(6))
     random_draw = registry.build(f"{name}(steps=0)", "attack")(model, image, target, seeds).harm
-    found = registry.build(f"{name}(steps=8)", "attack")(model, image, target, seeds).harm
-    assert found.mean() > random_draw.mean()
-    assert (found >= registry.build("clean", "attack")(model, image, target, seeds).harm).all()
+    harm = registry.build(f"{name}(steps=8)", "attack")(model, image, target, seeds).harm
+    assert harm.mean() > random_draw.mean()
+    assert (harm >= registry.build("clean", "attack")(model, image, target, seeds).harm).all()

@@ -55,12 +55,12 @@ def pixels() -> tuple[Tensor, Mask]:
 FORMS = [(entries, False, progressive_bce, masked_bce, bce), (pixels, True, progressive_ce, masked_ce, ce)]
 
 
-@pytest.mark.parametrize(("made", "softmax", "weighed", "masked", "plain"), FORMS, ids=["sigmoid", "softmax"])
+@pytest.mark.parametrize(("scores", "softmax", "weighed", "masked", "plain"), FORMS, ids=["sigmoid", "softmax"])
 def test_segpgd_goes_from_the_masked_gradient_to_half_of_the_plain_one(
-    made: Callable[[], tuple[Tensor, Mask]], softmax: bool, weighed: Objective, masked: Objective, plain: Objective
+    scores: Callable[[], tuple[Tensor, Mask]], softmax: bool, weighed: Objective, masked: Objective, plain: Objective
 ) -> None:
     """lambda = progress / 2: right entries weigh 1 - lambda, wrong ones lambda, and N counts all of both."""
-    z, target = made()
+    z, target = scores()
     first, half, last = (slope(weighed, z, target, progress, softmax) for progress in (0.0, 0.5, 1.0))
     of_right, of_all = slope(masked, z, target, softmax=softmax), slope(plain, z, target, softmax=softmax)
     torch.testing.assert_close(first, of_right)
@@ -82,13 +82,13 @@ def test_cosines_of_two_classes_and_of_an_entry() -> None:
     """The entry's gradient t p q / sqrt(p^2 + q^2) is even in the margin and largest, 2^-3/2 = .3536, at 0."""
     m = torch.linspace(-9, 9, 721, dtype=torch.float64)
     z, organ = m.view(-1, 1, 1, 1), torch.ones(721, 1, 1, 1, dtype=torch.bool)
-    found = slope(cosine_bce, z, organ).flatten()
+    gradient = slope(cosine_bce, z, organ).flatten()
     p, q = torch.sigmoid(m), torch.sigmoid(-m)
-    torch.testing.assert_close(found, -p * q / (p**2 + q**2).sqrt())
-    torch.testing.assert_close(found, found.flip(0))
-    assert found.abs().argmax() == 360
-    assert found.abs().max().item() == pytest.approx(2**-1.5)
-    torch.testing.assert_close(slope(cosine_bce, z, ~organ).flatten(), -found)
+    torch.testing.assert_close(gradient, -p * q / (p**2 + q**2).sqrt())
+    torch.testing.assert_close(gradient, gradient.flip(0))
+    assert gradient.abs().argmax() == 360
+    assert gradient.abs().max().item() == pytest.approx(2**-1.5)
+    torch.testing.assert_close(slope(cosine_bce, z, ~organ).flatten(), -gradient)
     # of a softmax pixel: weights between 0 and 1, nearly 1 where it is sure and right, nearly 0 where sure and wrong
     logits, target = pixels()
     ratio = slope(cosine_ce, logits, target, softmax=True) / slope(ce, logits, target, softmax=True)
@@ -141,7 +141,7 @@ def test_steps_of_apgd_are_twice_the_ball_halved_a_whole_number_of_times() -> No
         halvings.append(math.log2(2 * 0.2 / moved[alike][0, 0].item()))
     assert halvings == pytest.approx([round(n) for n in halvings], abs=1e-6)
     assert halvings[0] == pytest.approx(0)
-    jumps = [n for n, (one, after) in enumerate(pairwise(map(round, halvings)), start=1) if after != one]
+    jumps = [n for n, (before, after) in enumerate(pairwise(map(round, halvings)), start=1) if after != before]
     assert all(round(halvings[n]) - round(halvings[n - 1]) == 1 for n in jumps)
     assert set(jumps) <= {22, 41, 57, 70, 80, 87, 93, 99}
     assert len(jumps) > 2
@@ -161,15 +161,15 @@ def test_each_member_of_sea_goes_through_the_radii(steps: int, expected: list[tu
     target = truth(model.model, image)
     for member in sea(Linf(EPS), steps).attacks:
         model.shown.clear()
-        found = member(model, image, target, SEEDS)
+        result = member(model, image, target, SEEDS)
         far = torch.stack([(x - image).abs().amax() for x in model.shown]) / EPS
         assert len(far) == steps  # the first of a phase is where it starts, what it ends with needs no gradient
-        at = 0
+        start = 0
         for radius, n in expected:
-            assert far[at] <= radius + 1e-9
-            assert far[at + 1 : at + n].tolist() == pytest.approx([radius] * (n - 1))
-            at += n
-        assert (found.size <= EPS + 1e-12).all()
+            assert far[start] <= radius + 1e-9
+            assert far[start + 1 : start + n].tolist() == pytest.approx([radius] * (n - 1))
+            start += n
+        assert (result.size <= EPS + 1e-12).all()
 
 
 def test_a_larger_ball_and_more_members_never_do_less() -> None:
@@ -190,12 +190,12 @@ FAMILY: list[tuple[Attack, Attack]] = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), FAMILY, ids=lambda a: registry.spec(a)[:40])
-def test_members_of_the_family_are_each_other_without_what_sets_them_apart(one: Attack, other: Attack) -> None:
+@pytest.mark.parametrize(("special", "other"), FAMILY, ids=lambda a: registry.spec(a)[:40])
+def test_members_of_the_family_are_each_other_without_what_sets_them_apart(special: Attack, other: Attack) -> None:
     model, image = oracle(ORGAN, "blurred_oracle"), images()
     target = truth(model, image)
     torch.testing.assert_close(
-        one(model, image, target, SEEDS).image, other(model, image, target, SEEDS).image, atol=1e-9, rtol=0
+        special(model, image, target, SEEDS).image, other(model, image, target, SEEDS).image, atol=1e-9, rtol=0
     )
 
 

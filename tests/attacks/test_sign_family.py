@@ -73,14 +73,14 @@ def test_the_family_agrees_at_one_step() -> None:
     model, image = oracle(ORGAN, "blurred_oracle"), images()
     target = truth(model, image)
     single = fgsm(Linf(EPS))(model, image, target, SEEDS).image
-    for one in (
+    for variant in (
         mi_fgsm(Linf(EPS), steps=1),
         ni_fgsm(Linf(EPS), steps=1),
         di2_fgsm(Linf(EPS), steps=1, diversity=0.0),
         ti_fgsm(Linf(EPS), steps=1, smooth=1),
         replace(segpgd(Linf(EPS), steps=1, step_size=1.0), random_start=False, objective=bce),
     ):
-        assert torch.equal(one(model, image, target, SEEDS).image, single)
+        assert torch.equal(variant(model, image, target, SEEDS).image, single)
     plain = mi_fgsm(Linf(EPS))(model, image, target, SEEDS).image
     assert torch.equal(di2_fgsm(Linf(EPS), diversity=0.0)(model, image, target, SEEDS).image, plain)
     torch.testing.assert_close(ti_fgsm(Linf(EPS), smooth=1)(model, image, target, SEEDS).image, plain)
@@ -125,27 +125,27 @@ def test_what_every_pixel_may_move_by() -> None:
 
 def test_segpgd_weighs_by_progress() -> None:
     """Three steps: 0, 1/6 and 1/3 of the weight on what is lost already."""
-    told: list[float] = []
+    weights: list[float] = []
 
     def listening(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
         wrong = torch.full_like(log_odds, -3.0).requires_grad_()
         (grad,) = torch.autograd.grad(progressive_bce(wrong, torch.ones_like(target), progress).sum(), wrong)
-        told.append((grad.sum() / -torch.sigmoid(torch.tensor(3.0))).item())
+        weights.append((grad.sum() / -torch.sigmoid(torch.tensor(3.0))).item())
         return bce(log_odds, target)
 
     replace(segpgd(Linf(0.1), steps=3), objective=listening)(oracle(ORGAN), GREY, GREY > 0, [1])
-    assert told == pytest.approx([0, 1 / 6, 1 / 3], abs=1e-6)
+    assert weights == pytest.approx([0, 1 / 6, 1 / 3], abs=1e-6)
 
 
 def test_a_blur_keeps_a_constant_and_sums_to_one() -> None:
     grad = torch.zeros(1, 2, 21, 19, dtype=torch.float64)
     grad[0, 0, 10, 9] = 1
     grad[0, 1] = 3
-    found = blurred(grad, 7)
-    assert found[0, 0].sum().item() == pytest.approx(1)
-    torch.testing.assert_close(found[0, 1, 4:-4, 4:-4], torch.full((13, 11), 3.0, dtype=torch.float64))
-    assert found[0, 1, 0, 0] < 3  # zeros outside
-    assert (found[0, 0, 10, 8] / found[0, 0, 10, 9]).item() == pytest.approx(math.exp(-0.5))
+    blur = blurred(grad, 7)
+    assert blur[0, 0].sum().item() == pytest.approx(1)
+    torch.testing.assert_close(blur[0, 1, 4:-4, 4:-4], torch.full((13, 11), 3.0, dtype=torch.float64))
+    assert blur[0, 1, 0, 0] < 3  # zeros outside
+    assert (blur[0, 0, 10, 8] / blur[0, 0, 10, 9]).item() == pytest.approx(math.exp(-0.5))
     volume = torch.zeros(1, 1, 9, 9, 9)
     volume[0, 0, 4, 4, 4] = 1
     assert blurred(volume, 5).sum().item() == pytest.approx(1)
@@ -190,8 +190,8 @@ def test_diverse_inputs_still_attack_the_right_pixels() -> None:
     image = torch.full((2, 1, 32, 32), 0.45, dtype=torch.float64)
     image[..., 8:24] = 0.55
     target = truth(model, image)
-    found = di2_fgsm(Linf(0.1), margin, steps=4, diversity=1.0)(model, image, target, [5, 6])
-    inside = (found.image - image).sign() == torch.where(target, -1.0, 1.0)
+    result = di2_fgsm(Linf(0.1), margin, steps=4, diversity=1.0)(model, image, target, [5, 6])
+    inside = (result.image - image).sign() == torch.where(target, -1.0, 1.0)
     assert inside.double().mean() > 0.99
 
 
@@ -209,9 +209,9 @@ def test_the_kernel_of_two_particles_worked_by_hand() -> None:
     """|x_1 - x_2|^2 = 4: h^2 = median(0, 0, 4, 4) / (2 log 2), the lower of the middle two, hence TINY; of three: 4."""
     theta = torch.tensor([0.0, 2.0, 0.0]).double().view(3, 1, 1, 1, 1)  # distances 0 x 5, 4 x 4
     grads = torch.tensor([1.0, -1.0, 0.5]).double().view(3, 1, 1, 1, 1)
-    found = coupled(theta, grads, 3.0).flatten()
+    directions = coupled(theta, grads, 3.0).flatten()
     # the median of 5 zeros and 4 fours is 0: the kernel is 1 between equals and 0 else; nothing pulls
-    torch.testing.assert_close(found, torch.tensor([1 + 1.5, -1 - 1.0, 0.5 + 1.5]).double())
+    torch.testing.assert_close(directions, torch.tensor([1 + 1.5, -1 - 1.0, 0.5 + 1.5]).double())
     theta = torch.tensor([0.0, 2.0, -2.0]).double().view(3, 1, 1, 1, 1)  # squares 0 x 3, 4 x 4, 16 x 2
     width = 4 / (2 * math.log(3))
     near, far = math.exp(-4 / (2 * width)), math.exp(-16 / (2 * width))
@@ -241,7 +241,7 @@ def test_padam_saturates_the_ball_in_a_few_steps_and_steps_per_pixel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("daa(particles=1)", "particles >= 2"),
         ("padam(steps=0)", "steps >= 1"),
@@ -249,7 +249,7 @@ def test_padam_saturates_the_ball_in_a_few_steps_and_steps_per_pixel() -> None:
         ("daa(steps=0)", "steps >= 1"),
     ],
 )
-def test_wrong_options_are_told(text: str, told: str) -> None:
+def test_wrong_options_are_told(text: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         registry.build(text, "attack")
-    assert told in str(error.value)
+    assert message in str(error.value)

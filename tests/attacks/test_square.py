@@ -19,9 +19,9 @@ SEEDS = [1, 2, 3]
 def test_every_pixel_ends_at_an_end_of_its_range() -> None:
     model, image = oracle(ORGAN), images()
     target = truth(model, image)
-    found = Square(Linf(EPS), margin, queries=60)(model, image, target, SEEDS)
+    result = Square(Linf(EPS), margin, queries=60)(model, image, target, SEEDS)
     low, high = (image - EPS).clamp(min=0), (image + EPS).clamp(max=1)
-    at_an_end = torch.isclose(found.image, low, atol=1e-12) | torch.isclose(found.image, high, atol=1e-12)
+    at_an_end = torch.isclose(result.image, low, atol=1e-12) | torch.isclose(result.image, high, atol=1e-12)
     assert at_an_end.all()
 
 
@@ -30,8 +30,8 @@ def test_nothing_out_of_reach_is_flipped_and_the_search_finds_more_than_its_stri
     target = truth(model, image)
     within, flips = (image - 0.5).abs() < EPS, []
     for queries in (1, 400):
-        found = Square(Linf(EPS), margin, queries, first=0.05)(model, image, target, SEEDS)
-        wrong = model.decide(model(found.image)) != target
+        result = Square(Linf(EPS), margin, queries, first=0.05)(model, image, target, SEEDS)
+        wrong = model.decide(model(result.image)) != target
         assert not (wrong & ~within).any()
         flips.append(wrong.flatten(1).sum(1))
     assert (flips[1] > 1.1 * flips[0]).all()
@@ -44,10 +44,10 @@ def test_queries_are_counted_and_the_first_is_never_lost(ball: Linf | L2) -> Non
     harms = []
     for queries in (1, 7, 40):
         metered = CountedModel(model)
-        found = Square(ball, soft_dice, queries)(metered, image, target, SEEDS)
+        result = Square(ball, soft_dice, queries)(metered, image, target, SEEDS)
         assert (metered.forwards, metered.backwards) == (queries, 0)
-        assert (ball.size(found.image, image) <= ball.limit + 1e-12).all()
-        harms.append(found.harm)
+        assert (ball.size(result.image, image) <= ball.limit + 1e-12).all()
+        harms.append(result.harm)
     assert (harms[0] <= torch.minimum(harms[1], harms[2])).all()  # the schedule of squares is that of the budget
     assert (harms[0] < harms[2]).all()
 
@@ -93,16 +93,16 @@ def test_squares_shrink_as_published() -> None:
 
 def shown(ball: Linf | L2, image: Image, queries: int, first: float) -> list[Image]:
     """What the attack asks about."""
-    seen: list[Image] = []
+    queried: list[Image] = []
 
     class Watched(CountedModel):
         def __call__(self, image: Image) -> LogOdds:
-            seen.append(image.detach().clone())
+            queried.append(image.detach().clone())
             return super().__call__(image)
 
     model = oracle(ORGAN)
     Square(ball, margin, queries, first)(Watched(model), image, truth(model, image), SEEDS)
-    return seen
+    return queried
 
 
 def test_the_first_square_is_the_largest() -> None:
@@ -113,7 +113,7 @@ def test_the_first_square_is_the_largest() -> None:
         assert len(rows) == rows[-1] - rows[0] + 1 == 16  # of 20: 0.64 of the image
         columns = (first[i, 0] != stripes[i, 0]).any(0).nonzero().flatten()
         assert columns[-1] - columns[0] < 16
-        assert min((second[i, 0] != one[i, 0]).sum() for one in (stripes, first)) <= 64
+        assert min((second[i, 0] != before[i, 0]).sum() for before in (stripes, first)) <= 64
 
 
 @pytest.mark.parametrize(("share_of_all", "side"), [(1 / 400, 3), (4 / 400, 3), (9 / 400, 3), (16 / 400, 5), (1.0, 19)])
@@ -138,19 +138,19 @@ def test_a_bump_is_two_opposite_hills_of_length_one(shape: tuple[int, ...]) -> N
 
 def test_l2_spends_its_whole_length() -> None:
     model, image = oracle(ORGAN), images(0.1)
-    found = Square(L2(0.5), margin, queries=30)(model, image, truth(model, image), SEEDS)
-    torch.testing.assert_close(found.size, torch.full((3,), 0.5, dtype=torch.float64), atol=1e-6, rtol=0)
+    result = Square(L2(0.5), margin, queries=30)(model, image, truth(model, image), SEEDS)
+    torch.testing.assert_close(result.size, torch.full((3,), 0.5, dtype=torch.float64), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("square(queries=0)", "queries >= 1, got 0"),
         ("square(first=0.0)", "0 < first <= 1"),
         ("square(blend)", "linf or l2 for square, got blend"),
     ],
 )
-def test_wrong_options_are_told(text: str, told: str) -> None:
+def test_wrong_options_are_told(text: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         registry.build(text, "attack")
-    assert told in str(error.value)
+    assert message in str(error.value)

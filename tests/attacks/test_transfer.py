@@ -48,11 +48,11 @@ def net(task: Task, seed: int, scale: float = 4.0) -> SegModel:
 
 def from_models(*models: Model, attack: Any = None, fuse: str = "logits") -> Transfer:
     """A transfer whose surrogates are there already."""
-    made = Transfer(attack=attack or PGD(steps=3), fuse=fuse)
-    return replace(made, surrogate=tuple(functools.partial(_there, model) for model in models))
+    transfer = Transfer(attack=attack or PGD(steps=3), fuse=fuse)
+    return replace(transfer, surrogate=tuple(functools.partial(_ready, model) for model in models))
 
 
-def _there(model: Model, task: Task) -> Model:
+def _ready(model: Model, task: Task) -> Model:
     assert model.task == task
     return model
 
@@ -74,9 +74,9 @@ class Untouched(SegModel):
 def test_a_surrogate_with_the_victims_weights_is_white_box(task: Task) -> None:
     model, attack = net(task, 0), PGD(steps=4, restarts=2)
     target = net(task, 9).decide(net(task, 9)(IMAGE))
-    found, white = (a(model, IMAGE, target, SEEDS) for a in (from_models(model, attack=attack), attack))
-    assert torch.equal(found.image, white.image)
-    assert torch.equal(found.harm, white.harm)
+    result, white = (a(model, IMAGE, target, SEEDS) for a in (from_models(model, attack=attack), attack))
+    assert torch.equal(result.image, white.image)
+    assert torch.equal(result.harm, white.harm)
 
 
 @pytest.mark.parametrize("fuse", ["logits", "probabilities", "losses"])
@@ -144,23 +144,23 @@ def test_a_sweep_is_what_each_budget_gets_alone() -> None:
     for text in ("fgsm", "pgd(steps=2)"):
         attack = from_models(net(MASKS, 1), net(MASKS, 2), attack=registry.build(text, "attack"))
         balls = [Linf(0.02), Linf(0.07)]
-        for ball, found in zip(balls, attack.sweep(net(MASKS, 3), IMAGE, target, SEEDS, balls), strict=True):
+        for ball, result in zip(balls, attack.sweep(net(MASKS, 3), IMAGE, target, SEEDS, balls), strict=True):
             alone = registry.with_eps(attack, ball.eps)(net(MASKS, 3), IMAGE, target, SEEDS)
-            assert torch.equal(found.image, alone.image)
+            assert torch.equal(result.image, alone.image)
 
 
 @pytest.mark.parametrize("fuse", ["logits", "losses"])
 def test_the_truth_that_an_attack_moves_goes_along(fuse: str) -> None:
     target, victim = net(MASKS, 9).decide(net(MASKS, 9)(IMAGE)), net(MASKS, 9)
     flow = torch.full((3, 2, 12, 10), 1.0, dtype=torch.float64)
-    found = from_models(net(MASKS, 1), net(MASKS, 2), attack=Moved(flow=Flowing(flow)), fuse=fuse)(
+    result = from_models(net(MASKS, 1), net(MASKS, 2), attack=Moved(flow=Flowing(flow)), fuse=fuse)(
         victim, IMAGE, target, SEEDS
     )
-    assert found.flow is not None
-    assert torch.equal(found.flow, flow)
+    assert result.flow is not None
+    assert torch.equal(result.flow, flow)
     truth = moved(target, flow, exclusive=False)
     assert not torch.equal(truth, target)
-    torch.testing.assert_close(found.harm, harm(victim.decide(victim(found.image)), truth).double())
+    torch.testing.assert_close(result.harm, harm(victim.decide(victim(result.image)), truth).double())
     with pytest.raises(InputError, match="one that moves it"):
         Shuffled(Moved(flow=Flowing(flow)))(victim, IMAGE, target, SEEDS)
 
@@ -181,8 +181,8 @@ class Moved:
     objective: Any = bce
 
     def __call__(self, model: Model, image: Tensor, target: Tensor, seeds: Any) -> Adversarial:
-        found = PGD(self.ball, self.objective, steps=1)(model, image, target, seeds)
-        return replace(found, flow=self.flow.flow)
+        result = PGD(self.ball, self.objective, steps=1)(model, image, target, seeds)
+        return replace(result, flow=self.flow.flow)
 
 
 @pytest.mark.parametrize("ball", [Linf(0.05), L2(0.4)])
@@ -206,7 +206,7 @@ def test_shuffling_takes_the_harm_away() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("transfer(fuse='votes')", "fuse to be one of logits, probabilities, losses"),
         ("transfer(attack=clean, fuse='losses')", "attack with an objective"),
@@ -214,8 +214,8 @@ def test_shuffling_takes_the_harm_away() -> None:
         ("transfer(surrogate=3)", "a checkpoint's folder or a model, got 3"),
     ],
 )
-def test_what_cannot_be_transferred_is_told(text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_what_cannot_be_transferred_is_told(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         registry.build(text, "attack")
 
 
@@ -286,10 +286,10 @@ def test_each_model_is_left_out_in_turn(home: Path, tmp_path: Path) -> None:
 
 
 def test_bad_surrogates_are_refused_in_one_sentence(home: Path, tmp_path: Path) -> None:
-    for name, told in (("liver", "was trained for ('liver',)"), ("absent", "expected a checkpoint")):
+    for name, message in (("liver", "was trained for ('liver',)"), ("absent", "expected a checkpoint")):
         text = f"transfer(surrogate='{home / name}', attack=fgsm)"
         refused = attack(home, tmp_path / "out", text, "--model", home / "m2", code=2)
-        assert told in " ".join(refused.stderr.split())
+        assert message in " ".join(refused.stderr.split())
         assert not (tmp_path / "out").exists()
 
 
@@ -304,7 +304,7 @@ def test_an_ensemble_on_its_own_member_hurts_more_than_its_shuffled_change(home:
 
 
 def test_ls_lists_models_that_can_be_trained(home: Path) -> None:
-    listed = {one["name"] for one in json.loads(medattack("ls", "models", "--json").stdout)}
+    listed = {row["name"] for row in json.loads(medattack("ls", "models", "--json").stdout)}
     assert "unet_small" in listed
     assert not listed & {"checkpoint", "others"}
     refused = medattack("train", "--home", home, "--model", f"checkpoint('{home / 'm2'}')", code=2)

@@ -56,8 +56,8 @@ def test_on_a_linear_model_the_optimum_is_learned(onto: str) -> None:
     change = attack.fit(oracle(), [bright(6, 5), bright(6, 5)], 0)["change"]
     torch.testing.assert_close(change, torch.full((1, 1, 6, 5), -EPS, dtype=torch.float64))
     batch = bright(6, 5, n=3)
-    found = attack.with_learned({"change": change})(oracle(), batch.image, batch.target, [1, 2, 3])
-    flipped = oracle().decide(oracle()(found.image)) != batch.target
+    result = attack.with_learned({"change": change})(oracle(), batch.image, batch.target, [1, 2, 3])
+    flipped = oracle().decide(oracle()(result.image)) != batch.target
     assert torch.equal(flipped, batch.image - 0.5 < EPS)
 
 
@@ -106,9 +106,9 @@ def test_it_is_fitted_on_the_grid_of_most_images_and_put_on_others() -> None:
         attack = UAP(Linf(EPS), margin, epochs=2, step_size=0.5, onto=onto)
         change = attack.fit(oracle(), batches, 0)["change"]
         assert change.shape == (1, 1, 8, 8)
-        found = attack.with_learned({"change": change})(oracle(), batches[0].image, batches[0].target, [1, 2])
-        assert (found.size <= EPS + 1e-12).all()
-        assert (found.image < batches[0].image).all()
+        result = attack.with_learned({"change": change})(oracle(), batches[0].image, batches[0].target, [1, 2])
+        assert (result.size <= EPS + 1e-12).all()
+        assert (result.image < batches[0].image).all()
     assert UAP(Linf(EPS), grid=(3, 4), epochs=1).fit(oracle(), batches, 0)["change"].shape == (1, 1, 3, 4)
 
 
@@ -169,7 +169,7 @@ def test_it_says_that_it_was_not_fitted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("uap(epochs=0)", "epochs >= 1"),
         ("uap(onto='crop')", "onto to be one of resize, tile"),
@@ -181,8 +181,8 @@ def test_it_says_that_it_was_not_fitted() -> None:
         ("pgd(channels(channels=(0,), shares=(0.0,)))", "leave a channel out"),
     ],
 )
-def test_bad_options_are_told(text: str, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_bad_options_are_told(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         registry.build(text, "attack")
 
 
@@ -232,11 +232,11 @@ def test_more_modalities_do_more_harm() -> None:
     far = (image.mean(1, keepdim=True) - 0.5).abs()
     harms = []
     for channels in ((0,), (0, 2), (0, 1, 2, 3)):
-        found = registry.build(f"fgsm(channels(linf(0.04), channels={channels}))", "attack")(
+        result = registry.build(f"fgsm(channels(linf(0.04), channels={channels}))", "attack")(
             model, image, target, [1, 2, 3]
         )
-        assert torch.equal(model.decide(model(found.image)) != target, far < 0.01 * len(channels))
-        harms.append(found.harm.mean())
+        assert torch.equal(model.decide(model(result.image)) != target, far < 0.01 * len(channels))
+        harms.append(result.harm.mean())
     assert harms[0] < harms[1] < harms[2]
 
 
@@ -315,9 +315,9 @@ def test_a_goal_is_learned_on_some_patients_and_scored_on_others(
     asked: list[tuple[str, str]] = []
 
     def noted(self: AnotherPatient, case: Case, donors: Donors) -> Case:
-        found = donor_of(self, case, donors)
-        asked.append((case.group, found.group))
-        return found
+        donor = donor_of(self, case, donors)
+        asked.append((case.group, donor.group))
+        return donor
 
     donor_of = AnotherPatient.donor_of
     monkeypatch.setattr(AnotherPatient, "donor_of", noted)
@@ -357,13 +357,13 @@ def test_what_another_run_learned_is_refused(home: Path, tmp_path: Path) -> None
 
 
 def test_patients_it_is_fitted_on_and_budgets_of_several_sizes_are_refused(home: Path, tmp_path: Path) -> None:
-    for more, told in (
+    for more, message in (
         (("--eps", "8/255", "--split", "train"), "other patients than it is fitted on"),
         (("--eps", "8/255", "--split", "all"), "other patients than it is fitted on"),
         (("--eps", "5raw"), "one perturbation for all scans"),
     ):
         refused = attack(home, tmp_path / "out", *more, code=2)
-        assert told in " ".join(refused.stderr.split())
+        assert message in " ".join(refused.stderr.split())
         assert not (tmp_path / "out").exists()
 
 
@@ -383,7 +383,7 @@ def test_the_plan_counts_the_fit(home: Path, tmp_path: Path) -> None:
 
 def test_harm_is_that_of_the_image() -> None:
     batch = bright(6, 5)
-    found = Universal(Linf(EPS), "tile", torch.full((1, 1, 2, 2), -EPS), bce)(
+    result = Universal(Linf(EPS), "tile", torch.full((1, 1, 2, 2), -EPS), bce)(
         oracle(), batch.image, batch.target, [1] * 4
     )
-    torch.testing.assert_close(found.harm, harm(oracle().decide(oracle()(found.image)), batch.target).double())
+    torch.testing.assert_close(result.harm, harm(oracle().decide(oracle()(result.image)), batch.target).double())
