@@ -1,4 +1,4 @@
-"""What a reader asks of an attack before trusting its number: whose it is, what it must know, what it costs."""
+"""Facts that a reader asks for before trusting an attack's number: its authors, what it must know, what it costs."""
 
 import re
 from typing import Any

@@ -1,4 +1,7 @@
-"""`docs/flags.md`, made from the declarations of flags: python -m medseg_attack.checks.flags_page > docs/flags.md"""
+"""The page `docs/flags.md`, written from the declarations of flags.
+
+python -m medseg_attack.checks.flags_page > docs/flags.md
+"""
 
 import inspect
 import textwrap

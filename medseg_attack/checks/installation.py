@@ -201,7 +201,7 @@ def objective_values() -> None:
 
 
 def softmax_as_log_odds() -> None:
-    """sigmoid of the log-odds of a softmax head: softmax, for logits up to +-90."""
+    """The sigmoid of the log-odds of a softmax head is the softmax, for logits up to +-90."""
     rng = torch.Generator().manual_seed(1)
     logits = 30 * torch.randn(4, 5, 6, 7, generator=rng, dtype=torch.float64)
     result = softmax_log_odds(logits)

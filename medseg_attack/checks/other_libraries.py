@@ -74,7 +74,7 @@ def scene() -> tuple[Tensor, Tensor]:
     return image, torch.tensor([0, 1, 2, 0])
 
 
-def ours(text: str) -> Iterates:
+def our_iterates(text: str) -> Iterates:
     """The images that a registered attack goes through, the last one included."""
     image, labels = scene()
     net = Classifier()
@@ -86,7 +86,7 @@ def ours(text: str) -> Iterates:
 Theirs = Callable[[Classifier, Tensor, Tensor], Tensor | None]
 
 
-def theirs(attack: Theirs) -> Iterates:
+def their_iterates(attack: Theirs) -> Iterates:
     """The images that another library's attack goes through; one that returns no last image is given a step more."""
     image, labels = scene()
     net = Classifier()
@@ -196,7 +196,7 @@ def comparisons(names: Sequence[str]) -> list[Callable[[], None]]:
 
 def _check(name: str, text: str, attack: Theirs) -> Callable[[], None]:
     def compare() -> None:
-        iterates, expected = ours(text), theirs(attack)
+        iterates, expected = our_iterates(text), their_iterates(attack)
         if len(iterates) != len(expected):
             raise AssertionError(f"{len(iterates)} iterates of ours, {len(expected)} of {name}")
         for step, (x, other) in enumerate(zip(iterates, expected, strict=True)):

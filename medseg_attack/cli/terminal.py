@@ -1,4 +1,4 @@
-"""What every command does alike: results on stdout, progress on stderr, errors as a sentence."""
+"""Behaviour that all commands share: results on stdout, progress on stderr, errors as a sentence."""
 
 import functools
 import json
@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, runtime_checkable
 
 import typer
 from rich.console import Console
@@ -66,6 +66,13 @@ def print_json(content: Any) -> None:
     print(json.dumps(_plain(content), indent=2, allow_nan=False))
 
 
+@runtime_checkable
+class _Scalar(Protocol):
+    """A number of numpy's or torch's."""
+
+    def item(self) -> float: ...
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
@@ -73,7 +80,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float) and not (float("-inf") < value < float("inf")):
         return None
-    return value.item() if hasattr(value, "item") else value
+    return value.item() if isinstance(value, _Scalar) else value
 
 
 def command(body: Callable[P, None]) -> Callable[P, None]:

@@ -1,4 +1,4 @@
-"""What a study would cost: passes, time, memory and disk, estimated from one batch per model."""
+"""The cost of a study: passes, time, memory and disk, estimated from one batch per model."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ IMAGE_BYTES = 8  # of one pixel: the stored image and the perturbed scan that is
 
 @dataclass(frozen=True)
 class RunCost:
-    """What one run would cost, from one batch that was attacked for it.
+    """The cost of one run, from one batch that was attacked for it.
 
     Attributes:
         forwards, backwards: passes for all cases of the run.
@@ -40,7 +40,7 @@ class RunCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a study would cost.
+    """The cost of a study.
 
     Attributes:
         cases: of the model with the most cases.

@@ -108,7 +108,7 @@ def open_run(run: Path, device: torch.device) -> tuple[Prepared, SegModel]:
 
 
 def _how_to_restore(study: Mapping[str, Any]) -> str:
-    """What may have changed since a run: a checkpoint, or any file that a model's spec names."""
+    """The parts of a model that may have changed since a run: a checkpoint, or any file that a model's spec names."""
     specs = [name for name in study["models"] if not (Path(name) / CARD).is_file()]
     files = [str(path) for name in specs for path in files_of(name)]
     if not files:

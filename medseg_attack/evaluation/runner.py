@@ -122,7 +122,7 @@ class OpenedStudy:
 
     @property
     def summary(self) -> str:
-        """What was opened, in a sentence."""
+        """The data, the models and the device, in a sentence."""
         models = ", ".join(f"model {name}" for name in self.study.models)
         return f"data {self.data.root}; {models}; on {self.device}"
 

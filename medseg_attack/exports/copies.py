@@ -181,6 +181,7 @@ def read_stored(path: Path, record: ScanRecord) -> tuple[Array, dict[str, Any]]:
 
 
 def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -77,7 +77,7 @@ class SegModel(nn.Module):
         black_box: whether `net` runs outside of torch and has no gradient by the image.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only options
         self,
         net: nn.Module,
         task: Task,

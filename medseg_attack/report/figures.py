@@ -120,7 +120,7 @@ def _movement(axis: "Axes", before: Pixels, flow: Pixels) -> None:
 
 
 def _factor(axis: "Axes", panel: Panel) -> None:
-    """What each pixel was multiplied by; 1 where the image is nearly black."""
+    """The factor by which each pixel changed; 1 where the image is nearly black."""
     factor = np.where(panel.before > 0.02, panel.image / panel.before.clip(0.02), 1.0)
     mapped = axis.imshow(factor, cmap="PiYG", vmin=0.5, vmax=1.5)
     axis.get_figure().colorbar(mapped, ax=axis, shrink=0.8)  # type: ignore[union-attr]

@@ -1,1 +1,1 @@
-"""What is to be run, and what a run leaves on disk. No torch in here."""
+"""Runs: what is asked for, and what a run leaves on disk. No torch in here."""

@@ -198,6 +198,7 @@ _TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 
 
 def table_of(rows: Sequence[Row]) -> pa.Table:
+    """The rows as an Arrow table; measures of single runs are columns after those of all."""
     columns = {name: kind for name, kind in Row.__annotations__.items() if name != "extra"}
     arrays = {name: pa.array([getattr(row, name) for row in rows], _TYPES[kind]) for name, kind in columns.items()}
     for name in sorted({key for row in rows for key in row.extra}):

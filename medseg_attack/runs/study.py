@@ -11,7 +11,7 @@ from medseg_attack.threat.budgets import parse_budget
 
 
 class Study(BaseModel):
-    """What a study file may hold; every field is an option of `medattack attack` of the same meaning."""
+    """The fields of a study file; every one is an option of `medattack attack` of the same meaning."""
 
     model_config = ConfigDict(extra="forbid")
 

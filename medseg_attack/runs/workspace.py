@@ -1,4 +1,4 @@
-"""Where things are found when no path was given: one folder with `data/`, `models/` and `runs/`."""
+"""The workspace, where names without a path are looked up: one folder with `data/`, `models/` and `runs/`."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,9 @@ from medseg_attack.files import read_json
 from medseg_attack.runs.study import Study
 
 
-def home(given: Path | None = None) -> Path:
-    """The workspace: what was given, else MEDATTACK_HOME, else ./medattack_runs."""
-    return given or Path(os.environ.get("MEDATTACK_HOME", "medattack_runs"))
+def home(path: Path | None = None) -> Path:
+    """The workspace: `path`, else MEDATTACK_HOME, else ./medattack_runs."""
+    return path or Path(os.environ.get("MEDATTACK_HOME", "medattack_runs"))
 
 
 def newest_data(workspace: Path) -> Path:
@@ -19,12 +19,12 @@ def newest_data(workspace: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    found = list((workspace / "data").glob("*/dataset.json"))
-    if not found:
+    files = list((workspace / "data").glob("*/dataset.json"))
+    if not files:
         raise InputError(
             f"expected a prepared data set in {workspace / 'data'}, got none; run 'medattack prepare', or give --data"
         )
-    return max(found, key=_age).parent
+    return max(files, key=_age).parent
 
 
 def with_newest_data(workspace: Path, study: Study) -> Study:

@@ -173,6 +173,8 @@ def _transform(grid: tuple[int, ...], patches: bool) -> Any:
     )
 
 
-def _plain(tensor: Any) -> Tensor:
-    plain: Tensor = tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+def _plain(tensor: Tensor) -> Tensor:
+    from monai.data import MetaTensor
+
+    plain: Tensor = tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor
     return plain

@@ -1,5 +1,6 @@
 """The sign-gradient family: one loop, of which FGSM, BIM, PGD, MI-, NI-, DI2- and TI-FGSM, SegPGD and CosPGD are
-configurations."""
+configurations.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -6,7 +6,7 @@ Pillow reads and writes them; it cuts colours of 16 bits to 8, so those are tiff
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -36,6 +36,7 @@ _BITS, _KIND = 258, 339  # tags of a TIFF: bits per sample; 1 unsigned, 2 signed
 
 
 def is_picture(path: Path) -> bool:
+    """Whether a file is a picture by its name; hidden files are none."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
@@ -185,8 +186,15 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
         raise InputError(f"expected a whole picture in {path}, got '{error}'; copy it again") from error
 
 
+@runtime_checkable
+class _SeveralFrames(Protocol):
+    """A picture of a format that can hold several."""
+
+    n_frames: int
+
+
 def _check(image: Any, bits: int, path: Path) -> None:
-    if getattr(image, "n_frames", 1) > 1:
+    if isinstance(image, _SeveralFrames) and image.n_frames > 1:
         raise InputError(f"expected one picture in {path}, got {image.n_frames}; write each to a file of its own")
     if image.mode not in _KNOWN:
         raise InputError(f"expected grey levels or red, green and blue, got {image.mode} in {path}; convert it")

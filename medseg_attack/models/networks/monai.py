@@ -262,7 +262,7 @@ def monai(
     mirror: tuple[int, ...] = (),
     size: tuple[int, ...] = (),
 ) -> SegModel:
-    """UNETR, SwinUNETR, DynUNet, SegResNet or UNet, e.g. monai(SegResNet, window=(64, 64, 64)).
+    """A network of MONAI (UNETR, SwinUNETR, DynUNet, SegResNet, UNet), attacked through windows in 3-D.
 
     Args:
         net: the architecture with its options.

@@ -59,9 +59,9 @@ def no_labels(objects: Index, root: Path) -> str:
     label = objects.labels[0]
     if label.kind == NIFTI:
         usable = [series for one in objects.images.values() if (series := _usable(one)) is not None]
-        theirs = " or ".join(_voxels(series.grid.shape[::-1], series.grid.spacing_mm[::-1]) for series in usable[:3])
+        voxels = " or ".join(_voxels(series.grid.shape[::-1], series.grid.spacing_mm[::-1]) for series in usable[:3])
         return (
-            f"expected labels on the voxels of a series in {root} ({theirs or 'none is a scan'}), got {label.path} of "
+            f"expected labels on the voxels of a series in {root} ({voxels or 'none is a scan'}), got {label.path} of "
             f"{_size(label.path)}, or elsewhere; resample it onto its series (nearest neighbour), or add that series"
         )
     of = f" of the series {', '.join(sorted(label.series))}" if label.series else ""

@@ -78,10 +78,10 @@ def _on(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path) ->
     through = np.eye(3)[np.abs(down + across).argmin()]  # a frame is one voxel thick
     alignment = align((1, *shape), first, np.stack((through, down, across), axis=1), grid)
     if alignment is None:
-        theirs, ours = (" x ".join(f"{mm:.3g}" for mm in pair) for pair in (spacing, grid.spacing_mm[1:]))
+        frame_mm, series_mm = (" x ".join(f"{mm:.3g}" for mm in pair) for pair in (spacing, grid.spacing_mm[1:]))
         raise InputError(
-            f"expected frames on the slices of the series, {grid.shape[1]} x {grid.shape[2]} pixels of {ours} mm, got "
-            f"frame {n} of {shape[0]} x {shape[1]} pixels of {theirs} mm at {position} in {path}; resample it onto the "
-            "series, or leave it out"
+            f"expected frames on the slices of the series, {grid.shape[1]} x {grid.shape[2]} pixels of {series_mm} mm, "
+            f"got frame {n} of {shape[0]} x {shape[1]} pixels of {frame_mm} mm at {position} in {path}; resample it "
+            "onto the series, or leave it out"
         )
     return alignment
