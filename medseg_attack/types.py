@@ -1,7 +1,7 @@
 """The nouns: what is segmented, what is attacked, what an attack is and what it returns.
 
-Shapes: `b` samples, `c` image channels, `k` classes, `*s` spatial, `(H, W)` or `(D, H, W)`; nothing that is built on
-this file knows which. Images and `eps` are in [0, 1] of the case's `Window`, lengths in mm.
+Shapes: `b` samples, `c` image channels, `k` classes, `*s` spatial, `(H, W)` or `(D, H, W)`. Code for both takes the
+number of spatial axes from the shape. Images and `eps` are in [0, 1] of the case's `Window`, lengths in mm.
 """
 
 import math

@@ -32,7 +32,8 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 OPTIONS = {"--help"} | {word for command in COMMANDS.values() for option in command.params for word in option.opts}
 OPTIONS |= {word for command in COMMANDS.values() for option in command.params for word in option.secondary_opts}
 # calls in the pages that are Python, of this project or of another, and no spec
-PYTHON = {"Orientationd", "__call__", "attack", "attack_chunk", "listing", "model", "sigmoid"}
+PYTHON = {"Flag", "Orientationd", "__call__", "attack", "attack_chunk", "away", "listing", "model", "near"}
+PYTHON |= {"sigmoid", "wanted"}
 OTHER_TOOLS = {"--simulations", "--side", "--slices"}  # options of the programs in benchmarks/
 
 

@@ -2,6 +2,10 @@
 
 Under attack an empty prediction is the main event. A measure that quietly left it out would improve with every organ
 that the attack erases.
+
+`RULES` states the rules; these functions apply them: `stats.scores.scored` to the Dice and IoU of tables,
+`metrics.overlap` to those of tensors (its caller passes the value), `metrics.surface` to distances of surfaces, and
+`stats.clinical.deltas` to volumes and centroids.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Surface distances in mm through MONAI, behind one rule for empty masks.
 
 MONAI's percentile Hausdorff distance of a missed organ is not a number and drops out of averages, so that erasing
-organs would improve it. Here `empty.RULES` decides: both masks empty: NaN (left out); one empty: the diagonal of the
-grid in mm for a distance, 0 for the normalised surface Dice.
+organs would improve it. Here, as `empty.RULES` states, two empty masks give NaN (left out), and one gives the diagonal
+of the grid in mm for a distance, 0 for the normalised surface Dice.
 
 The surface of a mask is its pixels that have a neighbour, up and down, left and right (and before and behind in 3-D),
 outside of it or of the grid.

@@ -107,9 +107,12 @@ _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}  # where the source does
 
 
 def twin_bytes(source: Path, stored: Array, *, patient: str, attack: str, key: str, keep_headers: bool) -> bytes:
-    """A DICOM file with the source's geometry, scale and bits, other stored values, and UIDs of its own.
+    """A DICOM file with the source's geometry, scale and bits, and other stored values.
 
-    The same arguments give the same bytes. Pixels are written uncompressed.
+    Instance and series get UIDs of their own, and so does the study unless headers are kept. FrameOfReferenceUID is
+    the source's, as the copy lies in the same space. Of headers that are kept, private elements at the top level are
+    left out, and those that mark the copy are replaced. The same arguments give the same bytes. Pixels are written
+    uncompressed.
 
     Args:
         stored: (frames, rows, columns), in the order of the source's frames.
