@@ -56,9 +56,9 @@ def model() -> Iterator[SegModel]:
         )
         with torch.no_grad():
             net[3].weight.mul_(8)
-    made = SegModel(net, TASK)
-    with frozen(made):
-        yield made
+    model = SegModel(net, TASK)
+    with frozen(model):
+        yield model
 
 
 def attacks(*texts: str) -> list[Attack]:
@@ -88,19 +88,19 @@ TWO = attacks("pgd(steps=3)", "noise")
 
 def test_chunks_hold_one_shape_and_do_not_depend_on_order() -> None:
     refs = Toy().refs()
-    made = chunks(refs)
-    assert made == chunks(refs[::-1])
-    assert all(len({ref.shape for ref in chunk}) == 1 and len(chunk) <= 32 for chunk in made)
-    assert len(made) < len({ref.volume for ref in refs})
-    assert sorted(ref.id for chunk in made for ref in chunk) == sorted(ref.id for ref in refs)
+    parts = chunks(refs)
+    assert parts == chunks(refs[::-1])
+    assert all(len({ref.shape for ref in chunk}) == 1 and len(chunk) <= 32 for chunk in parts)
+    assert len(parts) < len({ref.volume for ref in refs})
+    assert sorted(ref.id for chunk in parts for ref in chunk) == sorted(ref.id for ref in refs)
 
 
 def test_a_scan_is_never_cut_however_long_it_is() -> None:
     refs = [CaseRef(f"{volume}_{i:03d}", volume, volume, (8, 8)) for volume in ("a", "b", "c") for i in range(50)]
     refs += [CaseRef(f"d{n}_{i}", f"d{n}", f"d{n}", (8, 8)) for n in range(9) for i in range(10)]
-    made = chunks(refs)
-    assert [len(chunk) for chunk in made] == [50, 50, 50, 30, 30, 30]
-    assert sum(len({ref.volume for ref in chunk}) for chunk in made) == len({ref.volume for ref in refs})
+    parts = chunks(refs)
+    assert [len(chunk) for chunk in parts] == [50, 50, 50, 30, 30, 30]
+    assert sum(len({ref.volume for ref in chunk}) for chunk in parts) == len({ref.volume for ref in refs})
 
 
 def test_order_does_not_change_a_bit(tmp_path: Path, model: SegModel) -> None:
@@ -275,9 +275,9 @@ def test_attacks_of_different_losses_share_no_gradient(model: SegModel) -> None:
     batch = Batch.of([Toy().read(Toy().refs()[0])])
     texts = [f"fgsm(linf({eps}), {loss})" for loss in ("bce", "margin") for eps in ("1/255", "4/255")]
     together = attack_chunk(model, [batch], attacks(*texts), keep_images=True)
-    for text, found in zip(texts, together, strict=True):
+    for text, result in zip(texts, together, strict=True):
         (alone,) = attack_chunk(model, [batch], attacks(text), keep_images=True)
-        assert torch.equal(found.images[0], alone.images[0])
+        assert torch.equal(result.images[0], alone.images[0])
     assert not torch.equal(together[1].images[0], together[3].images[0])
 
 
@@ -285,13 +285,13 @@ def test_attacks_of_different_losses_share_no_gradient(model: SegModel) -> None:
 def test_another_seed_is_another_attack_and_so_is_another_case(tmp_path: Path, model: SegModel, text: str) -> None:
     case = Toy().read(Toy().refs()[0])
     twin = replace(case, id="other")
-    found = [
+    images = [
         attack_chunk(model, [Batch.of([case, twin])], attacks(text), seed=seed, keep_images=True)[0].images
         for seed in (0, 1, 0)
     ]
-    assert torch.equal(found[0][0], found[2][0])
-    assert not torch.equal(found[0][0], found[1][0])
-    assert not torch.equal(found[0][0], found[0][1])
+    assert torch.equal(images[0][0], images[2][0])
+    assert not torch.equal(images[0][0], images[1][0])
+    assert not torch.equal(images[0][0], images[0][1])
     rows = []
     for seed in (0, 1):
         folder = RunFolder.open(tmp_path / str(seed), {"seed": seed})

@@ -44,9 +44,9 @@ def case(dtype: type, slope: float = 1.0, inter: float = 0.0, window: tuple[floa
 
 
 def levels_of(one: Case) -> StoredValues:
-    found = StoredValues.of([one], "cpu")
-    assert found is not None
-    return found
+    values = StoredValues.of([one], "cpu")
+    assert values is not None
+    return values
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -106,12 +106,12 @@ def test_cases_of_several_types_are_stored_as_each_would_be_alone(ball: Linf | L
     image = torch.stack([one.image for one in MIXED])
     wish = ball.project((image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1))), image)
     moved = both.warped(0.3 * torch.ones(len(MIXED), 2, 9, 7))
-    found = both.files(both.nearest(wish, image, ball))
+    files = both.files(both.nearest(wish, image, ball))
     for n, one in enumerate(MIXED):
         alone = levels_of(one)
         (known,) = alone.files(alone.nearest(wish[n : n + 1], image[n : n + 1], ball))
-        assert found[n].dtype == known.dtype == one.storage.stored.dtype  # type: ignore[union-attr]
-        assert torch.equal(found[n], known)
+        assert files[n].dtype == known.dtype == one.storage.stored.dtype  # type: ignore[union-attr]
+        assert torch.equal(files[n], known)
         assert not torch.equal(known, one.storage.stored)  # type: ignore[union-attr]
         assert torch.equal(both.step[n], alone.step[0])
         assert torch.equal(moved.stored[n], alone.warped(0.3 * torch.ones(1, 2, 9, 7)).stored[0])
@@ -149,9 +149,9 @@ def test_a_model_behind_storage_sees_levels_and_passes_gradients_on() -> None:
     levels, image = levels_of(one), one.image[None]
     stored = RoundedModel(model, levels, image, Linf(8 / 255), (one,))
     between = (image + 2.6 / 255).clamp(0, 1).requires_grad_()
-    seen = levels.image(levels.nearest(between.detach(), image, Linf(8 / 255)), image)
-    assert torch.equal(stored(between), model(seen))
-    assert not torch.equal(seen, between)
+    rounded = levels.image(levels.nearest(between.detach(), image, Linf(8 / 255)), image)
+    assert torch.equal(stored(between), model(rounded))
+    assert not torch.equal(rounded, between)
     (grad,) = torch.autograd.grad(stored(between).sum(), between)
     torch.testing.assert_close(grad, torch.full_like(image, model.net.weight.item()))  # type: ignore[arg-type]
 
@@ -169,9 +169,9 @@ def test_small_steps_add_up_between_levels() -> None:
     levels, image = levels_of(one), one.image[None]
     ball = Linf(1 / 255)
     stored = RoundedModel(model, levels, image, ball, (one,))
-    found = bim(ball, margin, steps=4, step_size=0.25)(stored, image, image < 2, [0])
+    result = bim(ball, margin, steps=4, step_size=0.25)(stored, image, image < 2, [0])
     inner = (levels.stored > 0) & (levels.stored < 255)
-    assert ((levels.nearest(found.image, image, ball) - levels.stored)[inner] == -1).all()
+    assert ((levels.nearest(result.image, image, ball) - levels.stored)[inner] == -1).all()
 
 
 def test_noise_is_estimated_from_the_image() -> None:

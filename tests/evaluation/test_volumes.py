@@ -106,10 +106,10 @@ def test_windows_of_single_slices_are_refused_in_a_volume(place: Path, tmp_path:
     data = open_prepared(tmp_path / "data")
     with pytest.raises(InputError, match="expected one intensity window for all slices of p0"):
         data.read(data.refs("all", dims=3)[0])
-    said = medattack(
+    output = medattack(
         "attack", "--data", tmp_path / "data", "-m", own(place, "cube", "dims=3"), "--out", tmp_path / "runs", code=2
     )
-    assert "expected one intensity window" in said.output
+    assert "expected one intensity window" in output.output
     assert not (tmp_path / "runs").exists()
 
 
@@ -152,12 +152,12 @@ def by_scan(runs: Path, attack: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows = rows[rows["attack"].str.startswith(attack)]
     sums = ["n_target", "n_clean", "hit_clean", "n_adv", "hit_adv", "z_clean", "y_clean", "x_clean"]
     firsts = ["hd95_mm_clean", "z_mm", "y_mm", "x_mm"]
-    found = []
+    summaries = []
     for spec in ("flat", "cube"):
-        mine = rows[rows["model"].str.contains(f"net.py:{spec}", regex=False)]
-        groups = mine.groupby(["volume", "cls"])
-        found.append(pd.concat([groups[sums].sum(), groups[firsts].first()], axis=1))
-    return found[0], found[1]
+        model_rows = rows[rows["model"].str.contains(f"net.py:{spec}", regex=False)]
+        groups = model_rows.groupby(["volume", "cls"])
+        summaries.append(pd.concat([groups[sums].sum(), groups[firsts].first()], axis=1))
+    return summaries[0], summaries[1]
 
 
 def test_slices_and_scans_are_scored_alike(study: Path) -> None:
@@ -180,9 +180,9 @@ def test_an_attack_on_a_scan_has_one_row_per_organ(study: Path) -> None:
 
 
 def test_a_stored_scan_is_verified_from_disk(study: Path, place: Path) -> None:
-    found = json.loads(medattack("verify", study, "--json").stdout)
-    assert len(found) == 8
-    assert all(one["verified"] for one in found), found
+    report = json.loads(medattack("verify", study, "--json").stdout)
+    assert len(report) == 8
+    assert all(one["verified"] for one in report), report
     twin = min(study.glob("*cube*/*pgd*/adversarial/imagesTr/p*.nii.gz"))
     before = np.asarray(nibabel.load(place / "scans" / "imagesTr" / twin.name).dataobj)
     after = np.asarray(nibabel.load(twin).dataobj)
@@ -201,8 +201,8 @@ def test_one_changed_voxel_is_noticed(study: Path, place: Path, tmp_path: Path) 
     stored = np.asarray(file.dataobj).copy()
     stored[5, 5, 1] += 100
     nibabel.save(nibabel.Nifti1Image(stored, file.affine, file.header), twin)
-    said = medattack("verify", tmp_path / "runs", code=1).output
-    assert "more than its budget" in said
+    output = medattack("verify", tmp_path / "runs", code=1).output
+    assert "more than its budget" in output
 
 
 def test_worst_stores_scans_whole(place: Path, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_worst_stores_scans_whole(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_counts_scans(place: Path, tmp_path: Path) -> None:
-    said = medattack(
+    output = medattack(
         "attack",
         "--data",
         place / "data",
@@ -244,7 +244,7 @@ def test_a_plan_counts_scans(place: Path, tmp_path: Path) -> None:
         "--out",
         tmp_path / "runs",
     )
-    assert json.loads(said.stdout)["cases"] == 2
+    assert json.loads(output.stdout)["cases"] == 2
     assert not (tmp_path / "runs").exists()
 
 
@@ -285,7 +285,7 @@ def test_a_3d_model_is_trained_and_attacked_by_its_name(place: Path) -> None:
     medattack("train", "--data", place / "data", "--model", spec, "--epochs", "2", "--out", place / "seg3d")
     card = json.loads((place / "seg3d" / "card.json").read_text())
     assert (card["dims"], card["training_grid"]) == (3, [4, 8, 8])
-    said = medattack(
+    output = medattack(
         "attack",
         "--data",
         place / "data",
@@ -299,7 +299,7 @@ def test_a_3d_model_is_trained_and_attacked_by_its_name(place: Path) -> None:
         "--out",
         place / "runs3d",
     )
-    assert len(json.loads(said.stdout)["runs"]) == 2
+    assert len(json.loads(output.stdout)["runs"]) == 2
     assert (read_runs([place / "runs3d"])["case"].nunique()) == 2
 
 
@@ -315,7 +315,7 @@ def test_a_3d_model_without_a_window_cannot_be_trained_on_scans_of_many_shapes(d
 
 
 def test_doctor_tells_what_a_model_expects_and_does(place: Path) -> None:
-    said = medattack(
+    output = medattack(
         "doctor",
         "--model",
         own(place, "cube", "dims=3", WINDOW, "normalise='zscore'"),
@@ -323,7 +323,7 @@ def test_doctor_tells_what_a_model_expects_and_does(place: Path) -> None:
         place / "data",
         "--json",
     )
-    facts = json.loads(said.stdout)
+    facts = json.loads(output.stdout)
     assert facts["expects"] == {
         "cases": "whole scans, as they are, in windows of 3 x 12 x 14 that overlap by 50%",
         "channels": 1,
@@ -352,8 +352,8 @@ def test_doctor_sees_what_is_wrong(place: Path, tmp_path: Path, change: str, say
         f"x = self.last(torch.tanh(8 * self.first(x)))\n        x = {change}",
     )
     (tmp_path / "odd.py").write_text(source)
-    said = medattack("doctor", "--model", f"own('{tmp_path}/odd.py:flat')", "--data", place / "data", code=code)
-    assert says in " ".join(said.stdout.split())
+    output = medattack("doctor", "--model", f"own('{tmp_path}/odd.py:flat')", "--data", place / "data", code=code)
+    assert says in " ".join(output.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_doctor_sees_what_is_wrong(place: Path, tmp_path: Path, change: str, say
 )
 def test_a_model_that_cannot_be_read_is_bad_input(place: Path, tmp_path: Path, spec: str, says: str) -> None:
     model = spec.format(place=place)
-    said = medattack("attack", "--data", place / "data", "-m", model, "-o", tmp_path / "runs", code=2).output
-    assert says in " ".join(said.split())
-    assert "defect" not in said
+    output = medattack("attack", "--data", place / "data", "-m", model, "-o", tmp_path / "runs", code=2).output
+    assert says in " ".join(output.split())
+    assert "defect" not in output
     assert not (tmp_path / "runs").exists()

@@ -38,7 +38,7 @@ def test_what_is_not_changed_is_the_same_object() -> None:
 
 
 def test_every_part_is_seen_and_classes_are_not_looked_into() -> None:
-    seen = list(walk((DEEP, Box)))
-    assert [part for part in seen if isinstance(part, int)] == [1, 2]
-    assert sum(isinstance(part, Box) for part in seen) == 4
-    assert any(part is Box for part in seen)
+    parts = list(walk((DEEP, Box)))
+    assert [part for part in parts if isinstance(part, int)] == [1, 2]
+    assert sum(isinstance(part, Box) for part in parts) == 4
+    assert any(part is Box for part in parts)

@@ -39,8 +39,8 @@ def moments(moved: Image) -> tuple[float, float, float]:
     ],
 )
 def test_noise_has_the_moments_of_its_name(draw: str, expected: tuple[float, float, float]) -> None:
-    found = Noise(Linf(EPS), draw)(oracle(SQUARE), MANY, MANY >= 0.5, SEEDS)
-    assert moments(found.image) == pytest.approx(expected, abs=0.02)
+    result = Noise(Linf(EPS), draw)(oracle(SQUARE), MANY, MANY >= 0.5, SEEDS)
+    assert moments(result.image) == pytest.approx(expected, abs=0.02)
 
 
 def test_random_starts_fill_the_linf_ball_evenly() -> None:
@@ -87,9 +87,9 @@ def test_what_is_projected_lies_in_the_box(ball: Ball) -> None:
 @pytest.mark.parametrize(("ball", "limit"), [(Linf(0.03), 0.03), (L2(0.7), 0.7), (Blend(0.03), 0.06)])
 def test_the_limit_is_the_largest_change_that_one_step_makes(ball: Ball, limit: float) -> None:
     white = torch.ones(1, 1, 4, 4, dtype=torch.float64)
-    found = ball.project(white + ball.step(-white, white), white)
+    projected = ball.project(white + ball.step(-white, white), white)
     assert ball.limit == pytest.approx(limit)
-    assert ball.size(found, white).item() == pytest.approx(limit)
+    assert ball.size(projected, white).item() == pytest.approx(limit)
 
 
 def harm_of(task: Task, image: Tensor, target: Tensor) -> float:

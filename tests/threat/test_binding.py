@@ -43,10 +43,10 @@ def test_a_change_of_the_budget_leaves_an_attack_bound() -> None:
 
 
 def test_a_region_is_found_once_for_a_setting_and_those_of_some_of_its_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    found: list[str] = []
+    names: list[str] = []
 
     def counted(case: Any, region: str) -> Any:
-        found.append(case.id)
+        names.append(case.id)
         return region_of(case, region)
 
     region_of = regions.region_of
@@ -59,7 +59,7 @@ def test_a_region_is_found_once_for_a_setting_and_those_of_some_of_its_cases(mon
         ball.size(image, image)
     some = bind(attack, setting.at(torch.tensor([2, 0]))).ball
     assert torch.equal(some.mask, ball.mask[[2, 0]])
-    assert found == [case.id for case in setting.cases]
+    assert names == [case.id for case in setting.cases]
 
 
 def test_the_names_of_a_goal_are_looked_up_when_it_is_bound() -> None:

@@ -99,7 +99,7 @@ class TestGoals:
             self.wants(FromFile(str(tmp_path / name)), task, ["....", "...."], ["..aa", "bb.."])
 
     @pytest.mark.parametrize(
-        ("goal", "told"),
+        ("goal", "message"),
         [
             (Erase("liver"), "to name an organ of"),
             (Erase("background"), "to name an organ of"),
@@ -108,8 +108,8 @@ class TestGoals:
             (FromFile("nowhere.png"), "expected a mask in nowhere.png, got no file"),
         ],
     )
-    def test_what_is_not_there_is_told(self, task: Task, goal: Erase, told: str) -> None:
-        with pytest.raises(InputError, match=told):
+    def test_what_is_not_there_is_told(self, task: Task, goal: Erase, message: str) -> None:
+        with pytest.raises(InputError, match=message):
             goal.bind(Setting(task))
 
 
@@ -191,16 +191,16 @@ def test_what_weighs_entries_pushes_towards_a_goal_what_is_not_there_yet(name: s
     model = registry.build("oracle", "model")(task).double().eval()
     log_odds = torch.randn(goal.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 3
     log_odds = (log_odds.log_softmax(1) if task.exclusive else log_odds).requires_grad_()
-    there = model.decide(log_odds.detach()) == goal
-    there = there.all(1, keepdim=True).expand_as(goal) if task.exclusive else there
-    assert there.any()
-    assert not there.all()
+    reached = model.decide(log_odds.detach()) == goal
+    reached = reached.all(1, keepdim=True).expand_as(goal) if task.exclusive else reached
+    assert reached.any()
+    assert not reached.all()
     climbed = Toward(objective, Drawn(goal).bind(Setting(task)))
     slope = torch.autograd.grad(climbed(log_odds, ~goal, progress).sum(), log_odds)[0]
-    missing = ~there & goal
+    missing = ~reached & goal
     assert (slope[missing] > 0).all()
     if name.startswith("masked") or name.startswith("balanced") or (name.startswith("progressive") and progress == 0):
-        assert (slope[there] == 0).all()
+        assert (slope[reached] == 0).all()
 
 
 def test_whether_steps_towards_a_goal_pay_is_told_without_masks() -> None:
@@ -231,8 +231,8 @@ def test_every_attack_can_be_sent_towards_a_goal() -> None:
     one = bind(registry.build("fgsm(linf(0.05), toward(margin, erase('b')))", "attack"), Setting(FREE))
     torch.testing.assert_close(one(model, image, truth, [1, 2]).image, torch.where(truth[:, :1], image, image - 0.05))
     erased = registry.build("fgsm(linf(0.05), toward(margin, all_background))", "attack")
-    found = bind(erased, Setting(FREE))(model, image, truth, [1, 2])
-    torch.testing.assert_close(found.image, image - 0.05)
+    result = bind(erased, Setting(FREE))(model, image, truth, [1, 2])
+    torch.testing.assert_close(result.image, image - 0.05)
 
 
 PRED = torch.tensor([[[1, 1, 0, 0, 0, 0, 0, 0, 0, 0], [0] * 10]], dtype=torch.bool)[:, :, None]

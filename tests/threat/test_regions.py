@@ -67,11 +67,11 @@ def test_masks_come_from_files_of_the_grid_or_of_the_scan(tmp_path: Path) -> Non
     np.save(tmp_path / "other.npy", flat[:7])
     with pytest.raises(InputError, match=r"\(20, 18\) for c0, got \(7, 18\)"):
         region_of(case(), f"mask:{tmp_path}/other.npy")
-    made = Within(region=f"mask:{tmp_path}/flat.npy")
-    assert registry.build(registry.spec(made), "ball") == made
+    ball = Within(region=f"mask:{tmp_path}/flat.npy")
+    assert registry.build(registry.spec(ball), "ball") == ball
     np.save(tmp_path / "flat.npy", 1 - flat)
     with pytest.raises(InputError, match=r"with hash [0-9a-f]{16} in .*; restore that file"):
-        registry.build(registry.spec(made), "ball")
+        registry.build(registry.spec(ball), "ball")
 
 
 @pytest.mark.parametrize("region", ["heart", "ring:10", "ring:-1mm", "body:lv", "outside:", "mask:/nowhere.npy"])
@@ -130,17 +130,17 @@ def test_a_patch_covers_what_it_may_and_nothing_else(grid: tuple[int, ...]) -> N
     image = random(3, 1, *grid)
     target = model.decide(model(image))
     ball = Area(0.05)
-    found = Patch(ball, steps=2, samples=2)(model, image, target, [1, 2, 3])
+    result = Patch(ball, steps=2, samples=2)(model, image, target, [1, 2, 3])
     n = math.floor(0.05 * image[0].numel())
-    changed = (found.image != image).flatten(1).sum(1)
+    changed = (result.image != image).flatten(1).sum(1)
     assert (changed <= n).all()
     assert (changed > 0.4 * n).all()
-    where = [found.image[i, 0].ne(image[i, 0]).nonzero() for i in range(3)]
+    where = [result.image[i, 0].ne(image[i, 0]).nonzero() for i in range(3)]
     side = (0.05 * image[0].numel()) ** (1 / len(grid))
     assert all((at.amax(0) - at.amin(0)).max() <= side * math.sqrt(2) + 1 for at in where)  # one piece
     assert len({tuple(at[0].tolist()) for at in where}) == 3  # each at a place of its own
     # a model that looks at single pixels is right everywhere but below the patch
-    assert found.harm.tolist() == [0, 0, 0]
+    assert result.harm.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("margin", [0, 1])
