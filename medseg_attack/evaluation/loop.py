@@ -192,7 +192,7 @@ def _decide(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
         log_odds = bind(model, Setting(model.task, tuple(cases)))(image)
     if not torch.isfinite(log_odds).all():
         ids = ", ".join(case.id for case in cases[:3])
-        raise NotFiniteError(f"expected finite log-odds, got NaN or infinity on {ids}; check the network's weights")
+        raise NotFiniteError(f"expected finite log-odds, got NaN or infinity on {ids}; train or load other weights")
     return model.decide(log_odds)
 
 

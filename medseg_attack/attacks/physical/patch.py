@@ -41,7 +41,7 @@ class Area(Ball):
         if not 0 <= self.eps < 1 or self.margin < 0:
             raise InputError(
                 f"expected a patch smaller than the image, eps from 0 to 1 of its area, and a margin >= 0, got "
-                f"{self.eps:g} and {self.margin}; take less, such as area(0.02)"
+                f"{self.eps:g} and {self.margin}; write area(0.02)"
             )
 
     @property
