@@ -14,8 +14,8 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD, bim, fgsm, mi_fgsm
 from medseg_attack.attacks.gradient.wang2024 import Blend, FgsmWang2024
+from medseg_attack.metrics.harm import harm
 from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce, ce, margin, soft_dice
 from medseg_attack.types import Adversarial, Batch, LogOdds, Mask, Task
 

@@ -156,7 +156,7 @@ class TestAttack:
     def test_its_harm_is_what_the_model_does_on_its_image(
         self, name: str, scene: tuple[SegModel, Tensor, Tensor, list[int]]
     ) -> None:
-        from medseg_attack.threat.objectives.harm import harm
+        from medseg_attack.metrics.harm import harm
 
         model, image, target, seeds = scene
         attack = built(name)
@@ -170,7 +170,7 @@ class TestAttack:
 def test_an_attack_that_keeps_the_worst_is_never_better_than_clean(
     name: str, scene: tuple[SegModel, Tensor, Tensor, list[int]]
 ) -> None:
-    from medseg_attack.threat.objectives.harm import harm
+    from medseg_attack.metrics.harm import harm
 
     model, image, target, seeds = scene
     result = built(name)(model, image, target, seeds)

@@ -2,7 +2,7 @@
 
 import torch
 
-from medseg_attack.threat.objectives.harm import harm
+from medseg_attack.metrics.harm import harm
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 

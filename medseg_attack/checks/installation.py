@@ -13,10 +13,10 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.types import Adversarial, Attack, Mask, Model, Objective, Task
 
 EPS = 0.03

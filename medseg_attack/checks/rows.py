@@ -14,8 +14,9 @@ import pandas as pd
 
 from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severity
 from medseg_attack.errors import plural
+from medseg_attack.metrics.empty import Empty
 from medseg_attack.registry import spec
-from medseg_attack.stats.scores import Empty, Unit, pooled, scored
+from medseg_attack.stats.scores import Unit, pooled, scored
 
 LEAST = 0.005  # of Dice
 

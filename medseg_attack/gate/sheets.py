@@ -11,10 +11,11 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.files import whole
 from medseg_attack.gate.verdicts import Verdict
+from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.registry import spec
 from medseg_attack.report.sheet import Sheet, from_to, number, p_value
 from medseg_attack.stats.patients import warning
-from medseg_attack.stats.scores import EMPTY_RULES, Empty, Unit
+from medseg_attack.stats.scores import Unit
 
 
 def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:

@@ -11,9 +11,10 @@ import pandas as pd
 
 from medseg_attack.errors import InputError, nearest, plural
 from medseg_attack.gate.rules import NUMBER, Rule, number
+from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.rows import NAMES
 from medseg_attack.stats.patients import difference, holm, paired, warning
-from medseg_attack.stats.scores import Empty, Unit, measures, pooled, scored
+from medseg_attack.stats.scores import Unit, measures, pooled, scored
 
 
 @dataclass(frozen=True)

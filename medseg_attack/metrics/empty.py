@@ -1,14 +1,24 @@
-"""The value of each measure where a mask is empty: one table of rules, which tests read row by row. No torch in here.
+"""The value of each measure where a mask is empty. No torch in here.
 
 Under attack an empty prediction is the main event. A measure that quietly left it out would improve with every organ
 that the attack erases.
 
 `RULES` states the rules; these functions apply them: `stats.scores.scored` to the Dice and IoU of tables,
 `metrics.overlap` to those of tensors (its caller passes the value), `metrics.surface` to distances of surfaces, and
-`stats.clinical.deltas` to volumes and centroids.
+`stats.clinical.deltas` to volumes and centroids. A test holds them to it, row by row.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Empty: TypeAlias = Literal["one", "nan", "zero"]  # the values of --empty
+EMPTY_RULES: dict[Empty, str] = {
+    "one": "an organ absent from truth and prediction scores 1 (as UW-Madison scores)",
+    "nan": "an organ absent from the truth is left out",
+    "zero": "an organ absent from truth and prediction scores 0",
+}
+ABSENT_SCORE: dict[Empty, float] = {"one": 1.0, "nan": math.nan, "zero": 0.0}  # Dice and IoU where both masks are empty
 
 LEFT_OUT = "left out"  # not a number: takes no part in averages
 DIAGONAL = "the grid's diagonal in mm"

@@ -32,8 +32,8 @@ def dice_of(pixels: Shaped[Tensor, "*n 3"], *, empty: float, dtype: torch.dtype 
     """Dice from pixels in the truth, in the prediction and in both.
 
     Args:
-        empty: the score where neither mask holds a pixel, by one of the rules of `empty.RULES`: 1, 0, or NaN for a
-            class that is left out.
+        empty: the score where neither mask holds a pixel, as in `empty.ABSENT_SCORE`: 1, 0, or NaN for a class
+            that is left out.
     """
     n_target, n_pred, hit = pixels.unbind(-1)
     return _ratio(2 * hit, n_target + n_pred, empty, dtype)

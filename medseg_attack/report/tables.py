@@ -8,11 +8,12 @@ from typing import TypeAlias
 import pandas as pd
 
 from medseg_attack.errors import plural
+from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.registry import spec
 from medseg_attack.report.sheet import Sheet, between, number, percent
 from medseg_attack.runs.rows import NAMES
 from medseg_attack.stats.patients import HOLDS_FROM, warning
-from medseg_attack.stats.scores import EMPTY_RULES, Empty, Unit
+from medseg_attack.stats.scores import Unit
 
 MOST_ORGANS = 4  # columns that fit 100 characters beside the rest
 LESS = ("norm", "data", "split")  # what seldom differs between the runs of a table

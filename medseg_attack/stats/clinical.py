@@ -6,8 +6,9 @@ Always per scan, whatever unit other tables score: a volume in ml and a centroid
 import numpy as np
 import pandas as pd
 
+from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.rows import AXES
-from medseg_attack.stats.scores import COUNTS, TRUTH, Empty, measures, scored
+from medseg_attack.stats.scores import COUNTS, TRUTH, measures, scored
 
 STATES = ("ok", "missed", "hallucinated", "absent")
 

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.rows import NAMES
 from medseg_attack.stats.patients import difference, holm, paired, pairwise, rank_stability
-from medseg_attack.stats.scores import Empty, Unit, by_organ, pooled, scored
+from medseg_attack.stats.scores import Unit, by_organ, pooled, scored
 
 Side = Literal["model", "attack"]
 

@@ -6,24 +6,18 @@ A *case* below is the unit that is scored (slice, volume or patient): the counts
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import pandas as pd
 
 from medseg_attack.errors import InputError
+from medseg_attack.metrics.empty import ABSENT_SCORE, Empty
 from medseg_attack.runs.rows import AXES
 from medseg_attack.stats.patients import interval
 
 Unit: TypeAlias = Literal["slice", "volume", "patient"]
-Empty: TypeAlias = Literal["one", "nan", "zero"]
 
 UNITS: dict[Unit, str] = {"slice": "case", "volume": "volume", "patient": "group"}
 COUNTS = ["n_target", "n_clean", "hit_clean", "n_target_adv", "n_adv", "hit_adv"]
 TRUTH = {"clean": "n_target", "adv": "n_target_adv"}  # anatomy may move under attack
-EMPTY_RULES: dict[Empty, str] = {
-    "one": "an organ absent from truth and prediction scores 1 (as UW-Madison scores)",
-    "nan": "an organ absent from the truth is left out",
-    "zero": "an organ absent from truth and prediction scores 0",
-}
 
 
 def check_unit(unit: Unit, dims: Iterable[float]) -> None:
@@ -62,9 +56,8 @@ def scored(cases: pd.DataFrame, empty: Empty) -> pd.DataFrame:
     for when, truth in TRUTH.items():
         total, hit = cases[truth] + cases[f"n_{when}"], cases[f"hit_{when}"]
         absent, neither = cases[truth] == 0, total == 0
-        value = {"one": 1.0, "nan": np.nan, "zero": 0.0}[empty]
-        dice = (2 * hit / total.where(~neither, 1)).where(~neither, value)
-        iou = (hit / (total - hit).where(~neither, 1)).where(~neither, value)
+        dice = (2 * hit / total.where(~neither, 1)).where(~neither, ABSENT_SCORE[empty])
+        iou = (hit / (total - hit).where(~neither, 1)).where(~neither, ABSENT_SCORE[empty])
         result[f"dice_{when}"] = dice.mask(absent) if empty == "nan" else dice
         result[f"iou_{when}"] = iou.mask(absent) if empty == "nan" else iou
         touched = touched | (absent if empty == "nan" else neither)

@@ -12,10 +12,10 @@ from medseg_attack.attacks.blackbox.boundary import HALVINGS, LEAST, STARTS, Bou
 from medseg_attack.attacks.blackbox.gradient_estimates import SPSA, ZOO, by_coordinates, by_signs
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.errors import InputError
+from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce, margin
 from medseg_attack.types import Model, Task
 

@@ -19,6 +19,7 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD, fgsm
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.numerics.stored_values import StoredValues
@@ -26,7 +27,6 @@ from medseg_attack.runs.grid import cells
 from medseg_attack.runs.rows import Row
 from medseg_attack.runs.study import Study
 from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import margin
 from medseg_attack.types import (
     Adversarial,

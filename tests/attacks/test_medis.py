@@ -11,10 +11,10 @@ from medseg_attack.attacks.composed.medis import medis
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.minimal.igsm import Igsm
 from medseg_attack.defences.inputs.bpda import Bpda, Guarded
+from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.criteria import ByDice, ByMiou
-from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce, soft_dice
 from medseg_attack.threat.objectives.medis import LOSSES, exp_log, exp_log_shukla2023, lovasz_hinge
 from medseg_attack.types import Objective

@@ -19,11 +19,11 @@ from medseg_attack.attacks.controls.shuffled import Shuffled
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
+from medseg_attack.metrics.harm import harm
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.flows import moved
 from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce, ce
 from medseg_attack.types import Adversarial, Model, Task
 

@@ -18,12 +18,12 @@ from medseg_attack.attacks.universal.gaussian import GaussianUAP
 from medseg_attack.attacks.universal.uap import UAP, Universal, placed, uap_metzen
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import fit_parts, must_fit
+from medseg_attack.metrics.harm import harm
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.goals.stored import AnotherPatient
-from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce, margin
 from medseg_attack.types import Batch, Case, Donors, Fittable, LogOdds, Mask, PerSample, Task, Window
 

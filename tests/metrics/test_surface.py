@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from medseg_attack.metrics import empty
+from medseg_attack.metrics.empty import Empty
 from medseg_attack.metrics.surface import assd_mm, hd95_mm, nsd
 from medseg_attack.stats.clinical import deltas
-from medseg_attack.stats.scores import Empty
 
 Mask = NDArray[np.bool_]
 Spacing = tuple[float, ...]

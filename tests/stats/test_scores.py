@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, jaccard_score
 
+from medseg_attack.metrics.empty import Empty
 from medseg_attack.stats.patients import interval
-from medseg_attack.stats.scores import Empty, by_organ, pooled, scored, scores, success, summary
+from medseg_attack.stats.scores import by_organ, pooled, scored, scores, success, summary
 
 NAN = float("nan")
 

@@ -8,8 +8,8 @@ from torch.autograd import gradcheck
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
+from medseg_attack.metrics.harm import harm
 from medseg_attack.numerics.log_odds import softmax_log_odds
-from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import (
     bce,
     bce_dice,

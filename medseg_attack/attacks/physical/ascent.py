@@ -14,9 +14,9 @@ from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import require
+from medseg_attack.metrics.harm import harm
 from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.numerics.samples import draw
-from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Flow, Image, LogOdds, Mask, Model, Objective, PerSample

@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medseg_attack.errors import InputError, require
+from medseg_attack.metrics.harm import harm
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import About, register
-from medseg_attack.threat.objectives.harm import harm
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
