@@ -44,7 +44,7 @@ class Crafted:
         positions: places of the cases in the batch.
         attack: the attack at the budget of these cases, bound to them.
         image: perturbed images, as a file holds them where the cases know their files.
-        before: centres of the ball: the untouched images, or those after their anatomy moved.
+        x0: centres of the ball: the untouched images, or those after their anatomy moved.
         flow: how anatomy moved; None where nothing did.
         stored: the values of each case's file; None where there is none that could hold the image.
         cost: forward and backward passes that each case took.
@@ -55,7 +55,7 @@ class Crafted:
     positions: list[int]
     attack: Attack
     image: Image
-    before: Image
+    x0: Image
     flow: Flow | None
     stored: list[Tensor] | None
     cost: Sequence[tuple[int, int]]
@@ -78,9 +78,9 @@ def craft(
     """
     setting = Setting(model.task, batch.cases, donors)
     plain = [i for i, budget in enumerate(budgets) if budget is None]
-    everywhere = list(range(len(batch.cases)))
+    all_positions = list(range(len(batch.cases)))
     for indices in _group_by_attack(attacks, plain):
-        yield from _attack_cases(model, batch, setting, everywhere, [(i, attacks[i]) for i in indices], seed)
+        yield from _attack_cases(model, batch, setting, all_positions, [(i, attacks[i]) for i in indices], seed)
     for i, budget in enumerate(budgets):
         if budget is not None:
             eps = [case.budget for case in case_budgets(batch.cases, batch.image, budget)]
@@ -126,21 +126,23 @@ def _attack_cases(
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
     # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
-    floats = levels is None or any(attack.ball.moves_anatomy for attack in ready)
-    counted = CountedModel(model if levels is None or floats else RoundedModel(model, levels, image, widest, cases))
+    sees_floats = levels is None or any(attack.ball.moves_anatomy for attack in ready)
+    counted = CountedModel(
+        model if levels is None or sees_floats else RoundedModel(model, levels, image, widest, cases)
+    )
     start = time.perf_counter()
     cost: tuple[int, int] | None = None
     for (index, _), attack, adversarial in zip(
         attacks, ready, _attack_balls(ready, counted, image, target, seeds), strict=True
     ):
         _synchronise(adversarial.image)
-        # what is shared is charged to each in full: a row's cost is that of running the attack alone
+        # shared passes are charged to each in full, as if the attack ran alone; seconds are those that it added
         cost = cost or (counted.forwards, counted.backwards)
-        x, before, stored = _as_stored(adversarial, image, levels, attack.ball)
+        x, x0, stored = _as_stored(adversarial, image, levels, attack.ball)
         passes = adversarial.passes
         costs = [cost] * len(cases) if passes is None else [(n, m) for n, m in passes.tolist()]
         seconds = time.perf_counter() - start
-        yield Crafted(index, positions, attack, x, before, adversarial.flow, stored, costs, seconds)
+        yield Crafted(index, positions, attack, x, x0, adversarial.flow, stored, costs, seconds)
         start = time.perf_counter()
 
 
@@ -154,7 +156,9 @@ def _as_stored(
     if flow is not None:
         levels = levels.warped(flow)
         image = levels.image(levels.stored, image)
-        x = ball.project(x, image)  # interpolated before the window was cut, not after it: not the same where it cuts
+        x = ball.project(
+            x, image
+        )  # the flow moved stored values, the attack moved windowed ones: they differ where the window clips
     stored = levels.nearest(x, image, ball)
     return levels.image(stored, image), image, levels.files(stored)
 

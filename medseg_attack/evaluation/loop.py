@@ -149,16 +149,16 @@ def _score(
     cases, ball = [batch.cases[n] for n in crafted.positions], crafted.attack.ball
 
     # the change, in the ball and in the box
-    before = crafted.before.expand_as(crafted.image)  # a variant may perturb copies of the channel one by one
-    size = ball.total_size(crafted.image, before, crafted.flow)
+    x0 = crafted.x0.expand_as(crafted.image)  # a variant may perturb copies of the channel one by one
+    size = ball.total_size(crafted.image, x0, crafted.flow)
     _check(crafted, size, cases)
-    linf = (crafted.image - before).abs().flatten(1).amax(1)
+    linf = (crafted.image - x0).abs().flatten(1).amax(1)
     eps = math.nan if ball.unit else ball.eps
-    limits = case_budgets(cases, batch.image[crafted.positions], budget, eps)
-    changes = [Change(*change) for change in zip(size.tolist(), linf.tolist(), limits, strict=True)]
+    budgets = case_budgets(cases, batch.image[crafted.positions], budget, eps)
+    changes = [Change(*change) for change in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
 
     # the predictions, and the truth, which goes where the anatomy went; what a patch covers is in none of them
-    kept = ~ball.covered(crafted.image, before)
+    kept = ~ball.covered(crafted.image, x0)
     pred_clean, target = clean[crafted.positions] & kept, batch.target[crafted.positions] & kept
     pred = _decide(model, crafted.image, cases) & kept  # a fresh pass: what the attack saw does not count
     target_adv = moved(batch.target[crafted.positions], crafted.flow, model.task.exclusive) & kept
