@@ -56,7 +56,7 @@ def draw(data: Prepared, model: SegModel, texts: list[str], case: Case, file: Pa
     clean = panel(case.id, batch.image, batch.image)
     with frozen(model):
         results = sorted(craft(model, batch, attacks, [None] * len(attacks), seed=0), key=lambda result: result.index)
-        panels = [panel(texts[each.index], each.image, each.before, each.flow) for each in results]
+        panels = [panel(texts[each.index], each.image, each.x0, each.flow) for each in results]
     gallery(clean, panels, [data.task.classes[k] for k in scored], file)
 
 

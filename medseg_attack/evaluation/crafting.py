@@ -136,7 +136,7 @@ def _attack_cases(
         attacks, ready, _attack_balls(ready, counted, image, target, seeds), strict=True
     ):
         _synchronise(adversarial.image)
-        # shared passes are charged to each in full, as if the attack ran alone; seconds are those that it added
+        # shared passes are charged to each in full, as if it ran alone; seconds are those that it added
         cost = cost or (counted.forwards, counted.backwards)
         x, x0, stored = _as_stored(adversarial, image, levels, attack.ball)
         passes = adversarial.passes
