@@ -1,11 +1,19 @@
 """Flags and the checks that raise them: a flag is declared once, on its check. No torch in here.
 
-`checks.rows`, `checks.model` and `checks.probes` hold the checks, and `docs/flags.md` is made from them
-(`checks.flags_page`).
+A check stands in the file of its moment, at the place of its code:
+
+- after a run, from its rows: `checks.rows`, which asks every check in it;
+- before a run, without an attack: `checks.model`; the check is also named in `ANSWERS`, `SLOPES` or `DIFFERENCES`, by
+  what must be known before it can be asked;
+- before a run, by attacking a few cases: `checks.probes`; `preflight` or `_try_harder` also calls the check.
+
+A check of a flag that has one elsewhere is decorated with that one's flag: `@check_too_few_steps.flag`. Afterwards
+`python -m medseg_attack.checks.flags_page > docs/flags.md` writes the page.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeAlias
 
 P = ParamSpec("P")
@@ -89,6 +97,12 @@ class Check(Generic[P]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> list[Finding]:
         return [Finding(self.flag, *evidence) for evidence in self.evidence(*args, **kwargs)]
+
+
+def checks_in(module: ModuleType) -> list[Check[Any]]:
+    """The checks that a module declares, not those that it imports, in the order of its text."""
+    checks = [value for value in vars(module).values() if isinstance(value, Check)]
+    return [check for check in checks if check.evidence.__module__ == module.__name__]
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:

@@ -5,11 +5,11 @@ python -m medseg_attack.checks.flags_page > docs/flags.md
 
 import inspect
 import textwrap
-from types import ModuleType
+from itertools import chain
 from typing import Any
 
 from medseg_attack.checks import model, probes, rows
-from medseg_attack.checks.flags import Check
+from medseg_attack.checks.flags import Check, checks_in
 
 _INTRODUCTION = """\
 # Flags
@@ -32,13 +32,11 @@ than twice its standard error.
 """
 
 
-def checks(*modules: ModuleType) -> dict[str, list[Check[Any]]]:
-    """The checks of the modules (by default of all), by the code that they raise, in the order of codes."""
+def checks() -> dict[str, list[Check[Any]]]:
+    """All checks, by the code that they raise, in the order of codes."""
     by_code: dict[str, list[Check[Any]]] = {}
-    for module in modules or (model, probes, rows):
-        for value in vars(module).values():
-            if isinstance(value, Check) and value.evidence.__module__ == module.__name__:
-                by_code.setdefault(value.flag.code, []).append(value)
+    for check in chain.from_iterable(map(checks_in, (model, probes, rows))):
+        by_code.setdefault(check.flag.code, []).append(check)
     return dict(sorted(by_code.items()))
 
 

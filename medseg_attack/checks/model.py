@@ -97,128 +97,44 @@ def _check_gradient(scene: Scene, random: bool) -> list[Finding]:
     return findings or [finding for check in checks for finding in check(scene)]
 
 
-@Flag("MA025", "image values outside [0, 1]", "invalid", "keep images in [0, 1] and normalise inside the model")
-def check_image_range(scene: Scene) -> Iterator[Evidence]:
-    """MA025: an image has values outside [0, 1].
-
-    Every attack cuts its result to [0, 1]; such an image changes by that alone, with no attack at all.
-
-    What to do: Scale images to [0, 1] of their window; z-score inside the model.
-    """
-    low, high = scene.image.flatten(1).amin(1), scene.image.flatten(1).amax(1)
-    wrong = ~((low >= 0) & (high <= 1))  # NaN is wrong, too
-    if wrong.any():
-        yield Evidence(scene.names(wrong), f"values from {low.min():.3g} to {high.max():.3g}")
-
-
 @Flag(
-    "MA026",
-    "the image looks like a z-score cut to [0, 1]",
-    "invalid",
-    "give images in [0, 1] of their window and z-score inside the model",
-)
-def check_cut_z_score(scene: Scene) -> Iterator[Evidence]:
-    """MA026: more than 30 % of all pixels are 0 and more than 10 % are 1.
-
-    A z-scored image that was cut to [0, 1] looks like this. Half of its contrast is gone before the attack.
-
-    What to do: Give images in [0, 1] of their window; z-score inside the model.
-    """
-    at_zero, at_one = (scene.image <= 0).float().mean().item(), (scene.image >= 1).float().mean().item()
-    if at_zero > 0.3 and at_one > 0.1:
-        yield Evidence("all cases", f"{at_zero:.0%} of the pixels are 0 and {at_one:.0%} are 1")
-
-
-@Flag(
-    "MA016",
-    "many organ pixels lie at the end of the intensity window",
-    "note",
-    "check the window; pixels at its end can be attacked in one direction only",
-)
-def check_window(scene: Scene) -> Iterator[Evidence]:
-    """MA016: more than 10 % of a case's organ pixels are exactly 0 or 1.
-
-    Such pixels were cut off by the window and can be moved in one direction only. In CT with a narrow window this may
-    be meant.
-
-    What to do: Check the window that `prepare` used.
-    """
-    if check_cut_z_score(scene):
-        return
-    organ = organs(scene)
-    edge = ((scene.image <= 0) | (scene.image >= 1)) & organ[:, None]
-    share = _share(edge, organ[:, None].expand_as(edge))
-    if share.max() > 0.1:
-        yield Evidence(scene.names(share > 0.1), f"{share.max():.0%} of a case's organ pixels are 0 or 1")
-
-
-@Flag(
-    "MA015",
-    "the budget is below one stored grey level",
-    "invalid",
-    "raise eps to one level at least: what is smaller cannot be stored",
-)
-def check_grey_level(scene: Scene) -> Iterator[Evidence]:
-    """MA015: the smallest eps is less than the distance between two grey levels of an image (seen where its values lie
-    on a lattice).
-
-    A change that is smaller than one stored level is gone once the image is stored.
-
-    What to do: Raise eps to one level at least.
-    """
-    budgets = [a.ball.eps for a in scene.attacks if isinstance(a.ball, Linf) and a.ball.eps > 0]
-    levels = torch.tensor([max(map(_level, image)) for image in scene.image])
-    if budgets and (min(budgets) < levels * 0.999).any():
-        wrong = min(budgets) < levels
-        yield Evidence(scene.names(wrong), f"eps {min(budgets):.3g}, one grey level is {levels.max():.3g}")
-
-
-def _level(image: Tensor) -> float:
-    """The step of the lattice that a channel's values lie on, 0 where none can be seen."""
-    values = torch.unique(image[(image > 0) & (image < 1)].double())
-    if len(values) < 32:
-        return 0.0
-    gaps = values.diff()
-    step = gaps.min()
-    near = gaps[gaps < 8 * step] / step  # float32 blurs longer ones
-    on_lattice = step > 1e-5 and bool(((near - near.round()).abs() < 0.05).all())
-    return float(step) if on_lattice else 0.0
-
-
-@Flag(
-    "MA017",
-    "the model answers in half precision",
+    "MA001",
+    "input gradient is exactly 0 in organs",
     "upper bound on robustness",
-    "run the attack in float32: small gradients vanish in half precision",
+    "make the step that blocks it differentiable (straight-through), or use an attack without gradients",
 )
-def check_precision(scene: Scene) -> Iterator[Evidence]:
-    """MA017: the log-odds arrive in half precision.
+def check_blocked_gradient(scene: Scene) -> Iterator[Evidence]:
+    """MA001: the gradient of the model's margins by the image is exactly 0 on more than 5 % of a case's organ pixels.
 
-    Small gradients become 0 in float16 and lose their sign's reliability in bfloat16.
+    A step with no slope (rounding, thresholding, clipping) lies between image and output. An attack that follows
+    gradients stands still there, and the model looks robust. A median filter raises it innocently, since it passes
+    the gradient to one pixel of each window.
 
-    What to do: Craft in float32; keep half precision for training.
+    What to do: Replace the backward pass of that step by the identity or a smooth stand-in and attack again; compare
+    with an attack without gradients.
     """
-    if scene.log_odds.dtype in (torch.float16, torch.bfloat16):
-        yield Evidence("all cases", f"log-odds are {scene.log_odds.dtype}".replace("torch.", ""))
+    organ = organs(scene)
+    share = _share((_gradient(scene) == 0).all(1) & organ, organ)
+    if share.max() > 0.05:
+        yield Evidence(scene.names(share > 0.05), f"0 on {share.max():.0%} of a case's organ pixels")
 
 
-@Flag("MA005", "outputs look like probabilities", "invalid", "return the values before sigmoid or softmax")
-def check_probabilities(scene: Scene) -> Iterator[Evidence]:
-    """MA005: all outputs lie between 0 and 1, or where the log-odds of a softmax over probabilities must lie.
+@Flag(
+    "MA002",
+    "no gradient path from the output to the image",
+    "invalid",
+    "remove detach() and no_grad() from the model, or use an attack without gradients",
+)
+def check_gradient_path(scene: Scene) -> Iterator[Evidence]:
+    """MA002: the output does not depend on the image as far as automatic differentiation knows.
 
-    The network ends in a sigmoid or softmax. Decisions at log-odds of 0 then call every pixel organ, and losses that
-    expect log-odds are nearly flat.
+    `detach()`, `no_grad()` or a detour through NumPy cuts the path. Attacks by gradients cannot run; `medattack
+    attack` refuses them. A network in ONNX is a black box by its nature and is not flagged.
 
-    What to do: Return what the network computes before its last sigmoid or softmax.
+    What to do: Remove the cut, or use an attack without gradients.
     """
-    k = scene.log_odds.shape[1]
-    low, high = 0.0, 1.0
-    if scene.model.task.exclusive:
-        low = -float(torch.tensor(torch.e + k - 2).log())
-        high = 1 - float(torch.tensor(float(k - 1)).log())
-    least, most = scene.log_odds.min().item(), scene.log_odds.max().item()
-    if low - 1e-3 <= least and most <= high + 1e-3:
-        yield Evidence("all cases", f"all outputs lie in [{least:.3g}, {most:.3g}]")
+    if scene.gradient is None:
+        yield Evidence("all cases", "the gradient of the output by the image does not exist")
 
 
 @check_same_clean_dice.flag
@@ -255,66 +171,84 @@ def check_case_alone(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.batch.cases[0].id, f"log-odds differ by {distance.max():.2g} of their length")
 
 
+@Flag("MA005", "outputs look like probabilities", "invalid", "return the values before sigmoid or softmax")
+def check_probabilities(scene: Scene) -> Iterator[Evidence]:
+    """MA005: all outputs lie between 0 and 1, or where the log-odds of a softmax over probabilities must lie.
+
+    The network ends in a sigmoid or softmax. Decisions at log-odds of 0 then call every pixel organ, and losses that
+    expect log-odds are nearly flat.
+
+    What to do: Return what the network computes before its last sigmoid or softmax.
+    """
+    k = scene.log_odds.shape[1]
+    low, high = 0.0, 1.0
+    if scene.model.task.exclusive:
+        low = -float(torch.tensor(torch.e + k - 2).log())
+        high = 1 - float(torch.tensor(float(k - 1)).log())
+    least, most = scene.log_odds.min().item(), scene.log_odds.max().item()
+    if low - 1e-3 <= least and most <= high + 1e-3:
+        yield Evidence("all cases", f"all outputs lie in [{least:.3g}, {most:.3g}]")
+
+
 @Flag(
-    "MA002",
-    "no gradient path from the output to the image",
+    "MA015",
+    "the budget is below one stored grey level",
     "invalid",
-    "remove detach() and no_grad() from the model, or use an attack without gradients",
+    "raise eps to one level at least: what is smaller cannot be stored",
 )
-def check_gradient_path(scene: Scene) -> Iterator[Evidence]:
-    """MA002: the output does not depend on the image as far as automatic differentiation knows.
+def check_grey_level(scene: Scene) -> Iterator[Evidence]:
+    """MA015: the smallest eps is less than the distance between two grey levels of an image (seen where its values lie
+    on a lattice).
 
-    `detach()`, `no_grad()` or a detour through NumPy cuts the path. Attacks by gradients cannot run; `medattack
-    attack` refuses them. A network in ONNX is a black box by its nature and is not flagged.
+    A change that is smaller than one stored level is gone once the image is stored.
 
-    What to do: Remove the cut, or use an attack without gradients.
+    What to do: Raise eps to one level at least.
     """
-    if scene.gradient is None:
-        yield Evidence("all cases", "the gradient of the output by the image does not exist")
+    budgets = [a.ball.eps for a in scene.attacks if isinstance(a.ball, Linf) and a.ball.eps > 0]
+    levels = torch.tensor([max(map(_level, image)) for image in scene.image])
+    if budgets and (min(budgets) < levels * 0.999).any():
+        wrong = min(budgets) < levels
+        yield Evidence(scene.names(wrong), f"eps {min(budgets):.3g}, one grey level is {levels.max():.3g}")
 
 
 @Flag(
-    "MA022",
-    "the output or its gradient is not finite",
-    "invalid",
-    "find the operation that overflows: log, sqrt or division at 0",
+    "MA016",
+    "many organ pixels lie at the end of the intensity window",
+    "note",
+    "check the window; pixels at its end can be attacked in one direction only",
 )
-def check_finite(scene: Scene) -> Iterator[Evidence]:
-    """MA022: the output on an untouched image, or the gradient by the image, contains NaN or infinity.
+def check_window(scene: Scene) -> Iterator[Evidence]:
+    """MA016: more than 10 % of a case's organ pixels are exactly 0 or 1.
 
-    An operation overflows, often in its backward pass alone, such as a square root or a logarithm at 0. A model whose
-    output itself is not finite cannot be scored, and `medattack attack` stops at it.
+    Such pixels were cut off by the window and can be moved in one direction only. In CT with a narrow window this may
+    be meant.
 
-    What to do: Find it with `torch.autograd.detect_anomaly()` and keep its argument away from 0.
+    What to do: Check the window that `prepare` used.
     """
-    values, numbers = scene.log_odds, "the output itself is NaN or infinite"
-    if torch.isfinite(values).all() and scene.gradient is not None:
-        values, numbers = scene.gradient, "NaN or infinity in the gradient by the image"
-    wrong = ~torch.isfinite(values).flatten(1).all(1)
-    if wrong.any():
-        yield Evidence(scene.names(wrong), numbers)
-
-
-@Flag(
-    "MA001",
-    "input gradient is exactly 0 in organs",
-    "upper bound on robustness",
-    "make the step that blocks it differentiable (straight-through), or use an attack without gradients",
-)
-def check_blocked_gradient(scene: Scene) -> Iterator[Evidence]:
-    """MA001: the gradient of the model's margins by the image is exactly 0 on more than 5 % of a case's organ pixels.
-
-    A step with no slope (rounding, thresholding, clipping) lies between image and output. An attack that follows
-    gradients stands still there, and the model looks robust. A median filter raises it innocently, since it passes
-    the gradient to one pixel of each window.
-
-    What to do: Replace the backward pass of that step by the identity or a smooth stand-in and attack again; compare
-    with an attack without gradients.
-    """
+    if check_cut_z_score(scene):
+        return
     organ = organs(scene)
-    share = _share((_gradient(scene) == 0).all(1) & organ, organ)
-    if share.max() > 0.05:
-        yield Evidence(scene.names(share > 0.05), f"0 on {share.max():.0%} of a case's organ pixels")
+    edge = ((scene.image <= 0) | (scene.image >= 1)) & organ[:, None]
+    share = _share(edge, organ[:, None].expand_as(edge))
+    if share.max() > 0.1:
+        yield Evidence(scene.names(share > 0.1), f"{share.max():.0%} of a case's organ pixels are 0 or 1")
+
+
+@Flag(
+    "MA017",
+    "the model answers in half precision",
+    "upper bound on robustness",
+    "run the attack in float32: small gradients vanish in half precision",
+)
+def check_precision(scene: Scene) -> Iterator[Evidence]:
+    """MA017: the log-odds arrive in half precision.
+
+    Small gradients become 0 in float16 and lose their sign's reliability in bfloat16.
+
+    What to do: Craft in float32; keep half precision for training.
+    """
+    if scene.log_odds.dtype in (torch.float16, torch.bfloat16):
+        yield Evidence("all cases", f"log-odds are {scene.log_odds.dtype}".replace("torch.", ""))
 
 
 @Flag(
@@ -393,6 +327,72 @@ def check_step_along_gradient(scene: Scene) -> Iterator[Evidence]:
     if weak.double().mean() > 0.5:
         rises = f"by {along.median():.2g}, by {chance.median():.2g} at random (best of {RANDOM_STEPS})"
         yield Evidence(scene.names(weak), f"the loss rises {rises}")
+
+
+@Flag(
+    "MA022",
+    "the output or its gradient is not finite",
+    "invalid",
+    "find the operation that overflows: log, sqrt or division at 0",
+)
+def check_finite(scene: Scene) -> Iterator[Evidence]:
+    """MA022: the output on an untouched image, or the gradient by the image, contains NaN or infinity.
+
+    An operation overflows, often in its backward pass alone, such as a square root or a logarithm at 0. A model whose
+    output itself is not finite cannot be scored, and `medattack attack` stops at it.
+
+    What to do: Find it with `torch.autograd.detect_anomaly()` and keep its argument away from 0.
+    """
+    values, numbers = scene.log_odds, "the output itself is NaN or infinite"
+    if torch.isfinite(values).all() and scene.gradient is not None:
+        values, numbers = scene.gradient, "NaN or infinity in the gradient by the image"
+    wrong = ~torch.isfinite(values).flatten(1).all(1)
+    if wrong.any():
+        yield Evidence(scene.names(wrong), numbers)
+
+
+@Flag("MA025", "image values outside [0, 1]", "invalid", "keep images in [0, 1] and normalise inside the model")
+def check_image_range(scene: Scene) -> Iterator[Evidence]:
+    """MA025: an image has values outside [0, 1].
+
+    Every attack cuts its result to [0, 1]; such an image changes by that alone, with no attack at all.
+
+    What to do: Scale images to [0, 1] of their window; z-score inside the model.
+    """
+    low, high = scene.image.flatten(1).amin(1), scene.image.flatten(1).amax(1)
+    wrong = ~((low >= 0) & (high <= 1))  # NaN is wrong, too
+    if wrong.any():
+        yield Evidence(scene.names(wrong), f"values from {low.min():.3g} to {high.max():.3g}")
+
+
+@Flag(
+    "MA026",
+    "the image looks like a z-score cut to [0, 1]",
+    "invalid",
+    "give images in [0, 1] of their window and z-score inside the model",
+)
+def check_cut_z_score(scene: Scene) -> Iterator[Evidence]:
+    """MA026: more than 30 % of all pixels are 0 and more than 10 % are 1.
+
+    A z-scored image that was cut to [0, 1] looks like this. Half of its contrast is gone before the attack.
+
+    What to do: Give images in [0, 1] of their window; z-score inside the model.
+    """
+    at_zero, at_one = (scene.image <= 0).float().mean().item(), (scene.image >= 1).float().mean().item()
+    if at_zero > 0.3 and at_one > 0.1:
+        yield Evidence("all cases", f"{at_zero:.0%} of the pixels are 0 and {at_one:.0%} are 1")
+
+
+def _level(image: Tensor) -> float:
+    """The step of the lattice that a channel's values lie on, 0 where none can be seen."""
+    values = torch.unique(image[(image > 0) & (image < 1)].double())
+    if len(values) < 32:
+        return 0.0
+    gaps = values.diff()
+    step = gaps.min()
+    near = gaps[gaps < 8 * step] / step  # float32 blurs longer ones
+    on_lattice = step > 1e-5 and bool(((near - near.round()).abs() < 0.05).all())
+    return float(step) if on_lattice else 0.0
 
 
 ANSWERS: tuple[Check[[Scene]], ...] = (

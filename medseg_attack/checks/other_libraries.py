@@ -178,7 +178,7 @@ PIP = {"torchattacks": "torchattacks", "adv_lib": "adv-lib", "foolbox": "foolbox
 
 
 def comparisons(names: Sequence[str]) -> list[Callable[[], None]]:
-    """One check per library and attack that both sides have, for `selftest.run`.
+    """One check per library and attack that both sides have, for `installation.run`.
 
     Raises:
         InputError: a name is not known, or that library is not installed.

@@ -11,7 +11,7 @@ from medseg_attack.errors import plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.registry import spec
 from medseg_attack.report.sheet import Sheet, between, number, percent
-from medseg_attack.runs.rows import NAMES
+from medseg_attack.runs.rows import NAMES, ball_spec, norm_of
 from medseg_attack.stats.patients import HOLDS_FROM, warning
 from medseg_attack.stats.scores import Unit
 
@@ -200,7 +200,7 @@ def _share(row: "pd.Series[float]", column: str) -> str:
 def _with_distinct_models(summary: pd.DataFrame) -> pd.DataFrame:
     """With the norm as a column, and checkpoints of one label by the folder that says their weights."""
     folder = summary["run"].map(lambda run: Path(run).parent.name)
-    norm = summary["ball"].str.partition("(")[0] if "ball" in summary else "linf"
+    norm = summary["ball"].map(lambda ball: norm_of(ball_spec(ball))) if "ball" in summary else "linf"
     several = folder.groupby(summary["model"]).transform("nunique") > 1
     return summary.assign(norm=norm, model=summary["model"].where(~several, folder))
 

@@ -25,26 +25,16 @@ TESTS_FROM = 6  # patients below which no two-sided signed-rank test reaches p <
 Array = NDArray[np.float64]
 
 
-def interval(
-    cases: pd.DataFrame,
-    score: str,
-    *,
-    level: float = LEVEL,
-    draws: int = DRAWS,
-    seed: int = 0,
-    bounds: tuple[float, float] = (0.0, 1.0),
-) -> tuple[float, float]:
+def interval(cases: pd.DataFrame, score: str, *, bounds: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
     """The interval of a score's mean over classes: `bootstrap_t` over patients, within the score's `bounds`.
 
     (NaN, NaN) with fewer than two patients.
     """
-    low, high = bootstrap_t(*_per_patient(cases, score), level=level, draws=draws, seed=seed)
+    low, high = bootstrap_t(*_per_patient(cases, score))
     return float(np.clip(low, *bounds)), float(np.clip(high, *bounds))
 
 
-def bootstrap_t(
-    sums: Array, counts: Array, *, level: float = LEVEL, draws: int = DRAWS, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_t(sums: Array, counts: Array, *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
     """The interval from each patient's sum of scores and how many they are, (patients, classes).
 
     Studentised, since the plain percentile bootstrap of ten patients covers 87 %, not 95 %; each draw's standard
@@ -64,7 +54,7 @@ def bootstrap_t(
     # a draw of one patient n times has no spread: it says that the estimate may be anywhere on its side
     nowhere = np.where(np.abs(shift) > 1e-12, np.copysign(np.inf, shift), 0)
     t = np.where(some, shift / np.where(some, errors, 1), nowhere)
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     low_t, high_t = np.quantile(t, [tail, 1 - tail], method="inverted_cdf")
     return estimate - float(high_t) * error, estimate - float(low_t) * error
 
@@ -199,9 +189,7 @@ def pairwise(models: dict[str, pd.DataFrame], score: str, **options: Any) -> pd.
     return frame.assign(p_holm=holm(frame["p"].tolist()))
 
 
-def rank_stability(
-    models: dict[str, pd.DataFrame], score: str, *, lower_is_better: bool = False, draws: int = DRAWS, seed: int = 0
-) -> pd.DataFrame:
+def rank_stability(models: dict[str, pd.DataFrame], score: str, *, lower_is_better: bool = False) -> pd.DataFrame:
     """Shares of bootstrap draws of patients in which each model (row) has each rank (column, from 1 = best).
 
     All models are scored on the same draw; equal models share the better rank. `seen` is the rank on all patients.
@@ -213,7 +201,7 @@ def rank_stability(
     n = len(tables[0][0])
     if {frozenset(cases["group"]) for cases in models.values()} != {frozenset(next(iter(models.values()))["group"])}:
         raise InputError("expected all models to have the same patients, got others; run them on the same data")
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws).astype(float)
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(float)
     sign = 1 if lower_is_better else -1
     scores = np.stack([sign * _mean(weights @ sums, weights @ counts) for sums, counts in tables], axis=1)
     on_all = np.array([sign * float(_mean(sums.sum(0), counts.sum(0))) for sums, counts in tables])

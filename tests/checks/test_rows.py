@@ -8,12 +8,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from medseg_attack import registry
 from medseg_attack.checks import flags_page, model
 from medseg_attack.checks import rows as after
-from medseg_attack.checks.flags import Finding, by_severity
+from medseg_attack.checks.flags import Finding, by_severity, checks_in
 from medseg_attack.checks.flags_page import page
 from medseg_attack.checks.rows import check_rows
 from medseg_attack.runs.rows import role_of
+from medseg_attack.stats.patients import TESTS_FROM
 
 EPS = 4 / 255
 CHECKS = flags_page.checks()
@@ -141,6 +143,84 @@ def test_ma013_a_change_beyond_the_budget() -> None:
     assert (one.code, one.flag.verdict) == ("MA013", "invalid")
 
 
+@pytest.mark.parametrize(
+    "ball",
+    [
+        "linf(eps={})",
+        "channels(ball=linf(eps={}), channels=(0, 2))",
+        "within(ball=channels(ball=linf(eps={})))",
+        "within(ball=linf(eps={}), region='body')",
+        "within(ball=linf(eps={}))",
+    ],
+)
+def test_ma013_a_budget_with_a_unit_is_another_one_for_every_case(ball: str) -> None:
+    """Each case is held to its own budget, not to their mean, which the header says."""
+    own = pd.Series([EPS / 2, 3 * EPS / 2] * 4)
+    table = run("pgd(steps=40) 5HU", 0.3, ball=ball.format("5HU")).assign(budget=own, size=own)
+    assert codes(table) == set()
+    table.loc[0, "size"] = 1.5 * own[0]
+    assert codes(table) == {"MA013"}
+
+
+def test_ma013_a_ball_with_a_unit_of_its_own_is_held_to_the_header() -> None:
+    table = run("deformation", 0.3, eps=2.0, ball="displacement(eps=2.0)").assign(budget=float("nan"))
+    assert codes(table) == set()
+    assert codes(table.assign(size=2.1)) == {"MA013"}
+
+
+def test_ma012_norms_in_a_region_are_not_compared() -> None:
+    short = run("pgd(steps=40)", 0.3, eps=EPS, ball=f"within(ball=linf(eps={EPS}))")
+    long = run("pgd(steps=40)", 0.5, eps=0.5, ball="within(ball=l2(eps=0.5))")
+    assert codes(short, long) == set()
+    assert codes(short, long.assign(ball="within(ball=linf(eps=0.5))")) == {"MA012"}
+    assert codes(short, long.assign(ball="within(ball=linf(eps=0.5), region='ring:10mm')")) == set()
+
+
+def test_ma012_a_size_left_at_its_default_is_of_the_same_ball() -> None:
+    small = run("pgd(steps=40)", 0.3, ball=f"within(ball=linf(eps={EPS}))")
+    large = run("pgd(steps=40)", 0.5, eps=8 / 255, ball="within")
+    assert codes(small, large) == {"MA012"}
+
+
+def test_ma012_budgets_in_one_unit_are_compared_and_in_two_are_not() -> None:
+    small = run("pgd(steps=40) 5HU", 0.3, ball="linf(eps=5HU)")
+    large = run("pgd(steps=40) 10HU", 0.5, eps=8 / 255, ball="linf(eps=10HU)")
+    assert codes(small, large) == {"MA012"}
+    assert codes(small, large.assign(ball="linf(eps=1sigma)")) == set()
+
+
+def test_ma009_inside_a_region() -> None:
+    """A grey body shows no organ; where a region or other channels stay as they were, the model may still be right."""
+    every = run("bim", 0.5, eps=128 / 255)
+    for ball in (
+        "linf(eps=128/255)",
+        "within(ball=linf(eps=128/255), region='body')",
+        "within(ball=linf(eps=128/255))",
+    ):
+        assert "MA009" in codes(*HEALTHY, every.assign(ball=ball))
+    for ball in ("within(ball=linf(eps=0.5), region='outside:liver')", "channels(ball=linf(eps=0.5))", "l2(eps=0.5)"):
+        assert "MA009" not in codes(*HEALTHY, every.assign(ball=ball))
+
+
+def test_ma007_steps_left_at_their_default_are_compared() -> None:
+    few = run("pgd(l2)", 0.3, backwards=10)
+    assert codes(noise(), few, run("pgd(l2, steps=80)", 0.1, backwards=80)) == {"MA007"}
+    assert codes(noise(), few, run("pgd(l2, steps=80, step_size=0.1)", 0.1, backwards=80)) == set()
+
+
+def test_attacks_that_are_judged_apart_are_the_registered_ones() -> None:
+    entries = [registry.find(name, "attack") for name in registry.names("attack")]
+    assert set(after.UNIVERSAL) == {entry.name for entry in entries if entry.family == "universal"}
+    assert set(after.FOREIGN) == {
+        entry.name for entry in entries if entry.family == "blackbox" and not entry.about.threat.startswith("queries")
+    }
+
+
+def test_a_name_that_begins_like_another_is_another() -> None:
+    assert codes(*HEALTHY, run("replayed", 0.2, backwards=0)) == {"MA010"}
+    assert codes(*HEALTHY, run("uaparable", 0.2, backwards=0)) == {"MA010"}
+
+
 @pytest.mark.parametrize(("clean", "said"), [(0.2, None), (0.6, 0.9)])
 def test_ma014_clean_scores_that_cannot_be(clean: float, said: float | None) -> None:
     assert "MA014" in codes(run("pgd", 0.1, clean=clean, val_dice=said))
@@ -167,6 +247,7 @@ def test_ma028_nothing_moves() -> None:
 
 
 def test_ma029_few_patients() -> None:
+    assert f"fewer than {TESTS_FROM} patients" in page()
     assert codes(noise(patients=5), run("pgd", 0.3, patients=5)) == {"MA029"}
     assert codes(noise(patients=6), run("pgd", 0.3, patients=6)) == set()
 
@@ -231,10 +312,16 @@ def test_codes_are_declared_once_and_none_is_missing() -> None:
 
 
 @pytest.mark.parametrize("module", [after, model])
+def test_checks_stand_in_the_order_of_their_codes(module: ModuleType) -> None:
+    order = [check.flag.code for check in checks_in(module)]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("module", [after, model])
 def test_every_check_of_a_module_is_asked(module: ModuleType) -> None:
     asked = {after: after.CHECKS, model: (*model.ANSWERS, *model.SLOPES, *model.DIFFERENCES)}[module]
     apart = {model.check_gradient_path, model.check_finite}  # asked before the others
-    assert {check for raised_by in flags_page.checks(module).values() for check in raised_by} - apart == set(asked)
+    assert set(checks_in(module)) - apart == set(asked)
 
 
 @pytest.mark.parametrize("code", CHECKS)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from helpers.runs import dice_of, edit, write_run
 
-from medseg_attack.report.tables import attack_sheet
+from medseg_attack import registry
+from medseg_attack.report.tables import attack_sheet, compare_sheet
 from medseg_attack.runs.reading import read_runs
-from medseg_attack.runs.rows import HEADER, role_of
+from medseg_attack.runs.rows import HEADER, HOLDING, attack_spec, ball_spec, norm_of, role_of, sizeless, unit_of
 from medseg_attack.runs.study import Study
 from medseg_attack.stats.scores import summary
 
@@ -94,3 +95,60 @@ def test_every_control_of_a_study_is_one_whatever_its_label() -> None:
     roles = {cell.label: cell.role for cell in cells(study)}
     assert {role for label, role in roles.items() if not label.startswith(("restarts", "pgd"))} == {"control"}
     assert {role for label, role in roles.items() if label.startswith(("restarts", "pgd"))} == {"attack"}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "unit", "norm"),
+    [
+        ("linf", "linf", "", "linf"),
+        ("linf(4/255)", "linf", "", "linf"),
+        ("l2(eps=inf)", "l2", "", "l2"),
+        ("linf(eps=0.5%window)", "linf", "%window", "linf"),
+        ("within(ball=linf(eps=1e-3sigma), region='body')", "within(ball=linf)", "sigma", "linf"),
+        ("within(linf(20raw), 'ring:10mm')", "within(ball=linf, region='ring:10mm')", "raw", "linf"),
+        (
+            "within(ball=l2(eps=5hu), region='mask:a(eps=5HU.npy')",
+            "within(ball=l2, region='mask:a(eps=5HU.npy')",
+            "HU",
+            "l2",
+        ),
+        ("within(ball=channels)", "within(ball=channels(ball=linf))", "", "linf"),
+        ("displacement(eps=2.0, folds=True)", "displacement(folds=True)", "", "displacement"),
+    ],
+)
+def test_a_ball_of_a_header_is_read_as_a_spec(text: str, kind: str, unit: str, norm: str) -> None:
+    ball = ball_spec(text)
+    assert (str(sizeless(ball)), unit_of(ball), norm_of(ball)) == (kind, unit, norm)
+
+
+def test_balls_that_hold_another_are_the_registered_ones() -> None:
+    entries = {name: registry.find(name, "ball") for name in registry.names("ball")}
+    holding = {name: entry for name, entry in entries.items() if entry.takes("ball")}
+    assert set(HOLDING) == set(holding)
+    for name, entry in holding.items():
+        assert registry.spec_of(entry.default("ball")).name == "linf"
+        assert tuple(entry.fields)[: len(HOLDING[name])] == HOLDING[name]
+    assert {next(iter(entry.fields)) for name, entry in entries.items() if name not in HOLDING} == {"eps"}
+
+
+@pytest.mark.parametrize(
+    ("label", "attack"),
+    [
+        ("pgd", "pgd"),
+        ("pgd(l2, steps=40) 5HU within mask:a (1).npy", "pgd(l2, steps=40)"),
+        ("noise deformation(folds=False)", "noise"),
+        ("replay(run='a b (c)') within body", "replay(run='a b (c)')"),
+        ("what is this?", "what"),
+        ("", ""),
+    ],
+)
+def test_an_attack_of_a_header_is_read_as_a_spec(label: str, attack: str) -> None:
+    assert str(attack_spec(label)) == attack
+
+
+def test_the_norm_of_a_table_is_that_inside_the_region(tmp_path: Path) -> None:
+    for ball in ("l2(eps=0.5)", "linf(eps=0.1)"):
+        edit(write_run(tmp_path / ball[:2], dice_of(0, 6)) / "run.json", ball=f"within(ball={ball})")
+    table = summary(read_runs([tmp_path]), unit="volume", empty="one", header=HEADER)
+    sheet = compare_sheet(table, ["norm"], sort="by", unit="volume", empty="one")
+    assert sorted(row[0] for row in sheet.rows) == ["l2", "linf"]
