@@ -15,11 +15,7 @@ from medseg_attack.registry.parts import walk
 from medseg_attack.types import Attack, Image, LogOdds, Task
 
 _CITATION = re.compile(r"\(([^()]*(?:arXiv|doi|ICLR|CVPR|ICCV|ECCV|MICCAI|AISec)[^()]*)\)")
-
-
 _UNKNOWN = "-"
-
-
 _PASSES = 120  # forward passes after which an attack is no longer followed
 
 

@@ -17,11 +17,7 @@ from types import ModuleType
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeAlias
 
 P = ParamSpec("P")
-
-
 Verdict: TypeAlias = Literal["invalid", "upper bound on robustness", "note"]
-
-
 SEVERITY: dict[Verdict, int] = {"invalid": 0, "upper bound on robustness": 1, "note": 2}
 
 

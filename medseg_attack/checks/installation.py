@@ -20,11 +20,7 @@ from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.types import Adversarial, Attack, Mask, Model, Objective, Task
 
 EPS = 0.03
-
-
 SEEDS = (1, 2, 3)
-
-
 _SHAPE = (3, 1, 24, 20)
 
 
@@ -290,7 +286,6 @@ VALUES: dict[str, tuple[float, float]] = {
     "bce_dice": (0.808158867, 2.370493192),
 }
 
-
 GOLDEN: dict[str, tuple[float, float, float]] = {
     "fgsm(linf(0.03))": (0.128792169, -0.440815538, -0.824266874),
     "bim(linf(0.03), steps=4)": (0.117180187, -0.434395486, -0.816565065),
@@ -298,7 +293,6 @@ GOLDEN: dict[str, tuple[float, float, float]] = {
     "pgd(linf(0.03), dice_focal, steps=4)": (0.107283774, -0.599161929, -0.592392048),
     "pgd(l2(0.5), bce_dice, steps=4)": (0.796591462, -0.157498194, 0.032853967),
 }
-
 
 CHECKS: tuple[Callable[[], None], ...] = (
     linf_reach,

@@ -19,11 +19,7 @@ from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Attack, Batch, Image, LogOdds, Model, Objective, PerSample, Setting
 
 REPEATS = 3  # passes of the same image
-
-
 RANDOM_STEPS = 8  # that a step along the gradient is compared with
-
-
 VANISHED = 1e-12  # of a loss: what float32 no longer adds to a sum
 
 
@@ -406,10 +402,7 @@ ANSWERS: tuple[Check[[Scene]], ...] = (
     check_case_alone,
 )
 
-
 SLOPES: tuple[Check[[Scene]], ...] = (check_blocked_gradient, check_saturated_loss)
-
-
 DIFFERENCES: tuple[Check[[Scene]], ...] = (check_slope, check_step_along_gradient)
 
 

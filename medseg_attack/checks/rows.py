@@ -21,14 +21,8 @@ from medseg_attack.stats.patients import TESTS_FROM
 from medseg_attack.stats.scores import Unit, pooled, scored
 
 SMALLEST_DIFFERENCE = 0.005  # of Dice
-
-
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
-
-
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
-
-
 UNIVERSAL = ("uap", "uap_gaussian", "uap_metzen")  # attacks that spend their gradients on other patients
 
 

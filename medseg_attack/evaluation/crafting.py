@@ -156,9 +156,8 @@ def _as_stored(
     if flow is not None:
         levels = levels.warped(flow)
         image = levels.image(levels.stored, image)
-        x = ball.project(
-            x, image
-        )  # the flow moved stored values, the attack moved windowed ones: they differ where the window clips
+        # the flow moved stored values, the attack moved windowed ones: they differ where the window clips
+        x = ball.project(x, image)
     stored = levels.nearest(x, image, ball)
     return levels.image(stored, image), image, levels.files(stored)
 

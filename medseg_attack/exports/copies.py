@@ -25,8 +25,6 @@ from medseg_attack.errors import InputError
 from medseg_attack.files import digest, whole, write_json
 
 MARK = "perturbed by medattack: not for diagnosis"
-
-
 _PRIVATE = ("descrip", "aux_file", "intent_name", "db_name")  # NIfTI's free texts
 
 

@@ -25,8 +25,6 @@ from medseg_attack.threat.budgets import buildable
 from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, Setting, Task
 
 FOLDER, MANIFEST = TWINS, "manifest.json"
-
-
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
 
 

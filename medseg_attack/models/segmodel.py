@@ -15,20 +15,10 @@ from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.types import Binds, Image, LogOdds, Mask, Setting, Task
 
 Head: TypeAlias = Literal["sigmoid", "softmax", "probabilities"]
-
-
 HEADS: tuple[Head, ...] = ("sigmoid", "softmax", "probabilities")
-
-
 M = TypeVar("M", bound=nn.Module)
-
-
 TINY = 1e-8  # least standard deviation, so that a constant image has a z-score
-
-
 CERTAIN = 2.0**-24  # least distance of a probability from 0 and 1: float32 has no number between 1 - CERTAIN and 1
-
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -19,11 +19,7 @@ from torch.nn import functional
 from medseg_attack.errors import InputError
 
 Place: TypeAlias = tuple[slice, ...]  # a window's part of each spatial axis of a scan
-
-
 Flip: TypeAlias = tuple[int, ...]  # spatial axes, from 0, that are mirrored
-
-
 IMPORTANCE = ("gaussian", "constant")
 
 

@@ -12,8 +12,6 @@ from medseg_attack.numerics.samples import widen
 from medseg_attack.types import Ball, Case, Flow, Image, PerChannel, Storage, per_channel
 
 _NONE = (math.nan, math.nan)  # lies below and above no value
-
-
 FLOAT32_SLACK = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a change meant to be n levels is not n - 1
 
 

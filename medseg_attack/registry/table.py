@@ -18,7 +18,6 @@ from medseg_attack.registry.grammar import Node, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-
 KINDS: Mapping[str, str] = {  # to the folder of each kind
     "attack": "attacks",
     "ball": "threat/balls",
@@ -30,7 +29,6 @@ KINDS: Mapping[str, str] = {  # to the folder of each kind
     "network": "models/networks",
     "objective": "threat/objectives",
 }
-
 
 VALUES = ("metric", "objective")  # kinds whose functions are used as they are; elsewhere a function is a factory
 
@@ -189,8 +187,6 @@ class Entry:
 
 
 entries: dict[str, Entry] = {}
-
-
 known_as: dict[Any, str] = {}
 
 

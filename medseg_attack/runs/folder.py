@@ -20,8 +20,6 @@ from medseg_attack.files import digest, read_json, whole, write_json
 from medseg_attack.runs.rows import Row, table_of
 
 SEAL, TWINS = "verified.json", "adversarial"  # what was written and read again
-
-
 CHUNK = 32  # cases; a scan that has more of them is a chunk of its own
 
 

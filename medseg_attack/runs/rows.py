@@ -16,8 +16,6 @@ from medseg_attack.registry.grammar import Spec, parse
 from medseg_attack.threat.budgets import parse_budget
 
 ROWS_VERSION = 4  # raised whenever the same run would give other rows
-
-
 AXES = ("z", "y", "x")  # slices, rows, columns
 
 
@@ -66,7 +64,6 @@ class ScoredCase(Protocol):
 
 NAMES = ("model", "attack", "loss", "eps")  # what a run is called in tables
 
-
 HEADER = (
     *NAMES,
     "role",
@@ -78,7 +75,6 @@ HEADER = (
     "seconds",
     "queries",
 )  # kept beside scores
-
 
 Role: TypeAlias = Literal["control", "attack", "clean"]
 
@@ -108,7 +104,6 @@ def attack_spec(label: str) -> Spec:
 _STRING_OR_BUDGET = re.compile(
     r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?<=[(=])[0-9.][-+.\w/]*(?i:%window|HU|raw|sigma)\b"""
 )
-
 
 # fields of balls that hold another one, `linf` unless they say, to a part of the image
 HOLDING = {"within": ("ball", "region"), "channels": ("ball", "channels", "shares")}

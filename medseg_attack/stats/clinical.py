@@ -11,8 +11,6 @@ from medseg_attack.runs.rows import AXES
 from medseg_attack.stats.scores import COUNTS, TRUTH, measures, scored
 
 STATES = ("ok", "missed", "hallucinated", "absent")
-
-
 _KEYS = ["run", "group", "volume", "cls"]
 
 

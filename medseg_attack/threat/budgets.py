@@ -16,10 +16,7 @@ UNITS: Mapping[str, str] = {
     "sigma": "the image's own noise",
 }
 
-
 _SHARED = ("HU", "raw", "sigma")  # units that would be another fraction in every channel
-
-
 _FORM = re.compile(r"\s*(-?[0-9.]+(?:e-?[0-9]+)?)\s*(?:/\s*([0-9.]+))?\s*(%window|HU|hu|raw|sigma)?\s*")
 
 

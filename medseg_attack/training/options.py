@@ -21,8 +21,6 @@ from medseg_attack.training.losses import training_loss
 from medseg_attack.types import CaseRef
 
 STEPS = 3000  # of the optimiser, for which the default number of epochs is chosen: 5 minutes on two CPU cores
-
-
 MANY_GRIDS = (160, 160)  # where scans of several shapes meet if neither the model nor --size says so
 
 

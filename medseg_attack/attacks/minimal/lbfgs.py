@@ -49,8 +49,6 @@ class Lbfgs(Priced):
 
 
 MEMORY = 10  # pairs of steps and slopes
-
-
 Flat = Float[Tensor, "b n"]
 
 

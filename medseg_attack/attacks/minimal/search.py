@@ -85,8 +85,6 @@ class MinimalAttack(ABC):
 
 
 Moved: TypeAlias = tuple[Image, Int[Tensor, "b"] | int]  # the next image, and the backward passes that it took
-
-
 Move: TypeAlias = Callable[[Image, LogOdds], Moved]  # takes a leaf and its log-odds
 
 

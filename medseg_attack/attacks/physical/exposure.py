@@ -19,8 +19,6 @@ from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Ball, Image, Objective, PerSample
 
 BRACKET = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of the ball's stops
-
-
 CONTRAST = 6.0  # of the weights' logits: all of it in one exposure leaves the others less than 1 % each
 
 

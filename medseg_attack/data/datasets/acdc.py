@@ -16,8 +16,6 @@ from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
 TASK = Task("acdc", ("background", "rv", "myocardium", "lv"), exclusive=True)
-
-
 _SCAN = re.compile(r"(patient\d+)_frame\d+")
 
 

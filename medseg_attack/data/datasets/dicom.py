@@ -34,8 +34,6 @@ class Label:
 
 
 _CHOOSE = "choose among them with --labels CLASS=NAME, or name the other series, one by one, with --series"
-
-
 Picked = Mapping[str, tuple[Label, ...]]  # by class
 
 

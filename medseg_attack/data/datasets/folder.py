@@ -33,7 +33,6 @@ PARTS = {
     "testing": "test",
 }
 
-
 COLOURS = ("red", "green", "blue")
 
 

@@ -12,8 +12,6 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError
 
 FOREGROUND, BACKGROUND, ANY = "foreground", "background", "*"
-
-
 _SAY = "give --threshold 128 where edges were smoothed, or the classes' values as --labels 'disc=128,cup=255'"
 
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 Field = NDArray[np.float64]
-
-
 ORGANS = ("large_bowel", "small_bowel", "stomach")
 
 

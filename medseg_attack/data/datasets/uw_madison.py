@@ -25,16 +25,9 @@ from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
 TASK = Task("uw_madison", ("large_bowel", "small_bowel", "stomach"))
-
-
 COLUMNS = ("id", "class", "segmentation")
-
-
 SLICE_DISTANCE_MM = 3.0
-
-
 PAPER = ("case7_day0", "case81_day30")  # left out by arXiv 2401.11224, section 4
-
 
 AUTHOR = (  # named by the data set's author as badly annotated
     *PAPER,
@@ -50,13 +43,8 @@ AUTHOR = (  # named by the data set's author as badly annotated
     "case13_day0",
 )
 
-
 DROPPED = {"paper": PAPER, "author": AUTHOR, "none": ()}
-
-
 _NAME = re.compile(r"slice_(\d+)_\d+_\d+_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)\.png")
-
-
 Rows = Mapping[str, Mapping[str, str]]  # slice id -> class -> runs
 
 

@@ -23,14 +23,8 @@ from medseg_attack.errors import InputError, absent
 from medseg_attack.types import alike
 
 SUFFIXES = (".nii.gz", ".nii")
-
-
 _ALIKE = 0.01  # relative; spacings nearer than this are one spacing that was rounded
-
-
 _SAME_PLACE = 0.1  # of the smallest voxel edge: headers round the affine
-
-
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 
 

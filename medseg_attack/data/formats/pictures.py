@@ -15,23 +15,11 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError, absent, plural
 
 LOSSY = (".jpg", ".jpeg")
-
-
 LOSSLESS = (".png", ".tif", ".tiff", ".gif", ".bmp")
-
-
 SUFFIXES = LOSSLESS + LOSSY
-
-
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF", ".bmp": "BMP"}
-
-
 _GREY = ("L", "I;16", "I;16B", "I;16L", "I", "F", "1", "LA")
-
-
 _KNOWN = (*_GREY, "RGB", "RGBA", "P")
-
-
 _BITS, _KIND = 258, 339  # tags of a TIFF: bits per sample; 1 unsigned, 2 signed, 3 float
 
 

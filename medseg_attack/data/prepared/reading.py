@@ -18,8 +18,6 @@ from medseg_attack.files import read_json
 from medseg_attack.types import Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
 
 OPEN = 16  # scans whose files are kept open
-
-
 Split = Literal["train", "val", "test", "all"]
 
 

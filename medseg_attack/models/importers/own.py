@@ -21,8 +21,6 @@ from medseg_attack.registry import register
 from medseg_attack.types import Task
 
 NORMALISE = ("none", "zscore", "imagenet", "symmetric")
-
-
 KINDS = "file.py:factory, package.module:factory, .ts/.pt (TorchScript), .pt2 (torch.export), .onnx, or a folder"
 
 

@@ -18,8 +18,6 @@ from medseg_attack.registry import brings_weights, build, register
 from medseg_attack.types import Task
 
 PAPER_SIZE = (224, 224)  # arXiv 2401.11224, section 3
-
-
 _STRIDE = 32  # the stride of every encoder of the library
 
 

@@ -24,8 +24,6 @@ from medseg_attack.registry import register
 from medseg_attack.types import Case, Image, Setting, Storage, Task, per_channel
 
 EPS = 1e-8  # nnU-Net's least standard deviation and range
-
-
 ZERO_TOLERANCE = 1e-6  # fraction of the window by which float32 may move a native 0
 
 

@@ -21,8 +21,6 @@ from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Ball, Bindable, Case, Image, PerSample, Setting
 
 REGIONS = "body, outside:ORGAN, ring:10mm or mask:FILE"
-
-
 RegionMask = NDArray[np.bool_]
 
 

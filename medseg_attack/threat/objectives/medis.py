@@ -14,8 +14,6 @@ from medseg_attack.threat.objectives.losses import bce, bce_dice
 from medseg_attack.types import LogOdds, Mask, Objective, PerSample
 
 Maps: TypeAlias = Float[Tensor, "b k *s"]
-
-
 GAMMA, BOUNDARY = 2.0, 31  # of exp_log; pixels across the neighbourhood whose mean says how near a boundary is
 
 
@@ -105,7 +103,6 @@ LOSSES: dict[Objective, float] = {
     exp_log: 0.15,
     lovasz_hinge: 0.26,
 }
-
 
 RELEASED: dict[Objective, float] = {
     boundary_iou_shukla2023: 0.21,

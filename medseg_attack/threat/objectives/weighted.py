@@ -18,8 +18,6 @@ from medseg_attack.threat.objectives.softmax import PerPixel, contest, nll, sphe
 from medseg_attack.types import LogOdds, Mask, Objective, PerSample
 
 Weigh = Callable[[Tensor], Tensor]
-
-
 REVERSED: dict[Objective, Objective] = {}
 
 

@@ -9,7 +9,6 @@ from medseg_attack.errors import InputError
 
 _GDCM, _JPEG_LS, _JPEG_2000 = "python-gdcm", "pyjpegls", "pylibjpeg pylibjpeg-openjpeg"
 
-
 # name, what decodes it: "" for what pydicom itself does
 _SYNTAXES = {
     "1.2.840.10008.1.2": ("implicit VR, little endian", ""),

@@ -49,10 +49,7 @@ _TAGS = (
     "StructureSetROISequence",
 )
 
-
 _LABELS = ("SEG", "RTSTRUCT")
-
-
 _IMAGES = (CTImageStorage, MRImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage)
 
 

@@ -21,11 +21,7 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError, plural
 
 NEAR = 0.1  # of a voxel's edge: what counts as one place
-
-
 _UNEVEN = 0.05  # of the distance between slices: positions are rounded
-
-
 _TURNED = 1e-3  # of a direction's cosine
 
 

@@ -23,7 +23,6 @@ from medseg_attack.data.formats.scan import Array
 
 DESCRIPTION = "PERTURBED COPY - NOT FOR CLINICAL USE"
 
-
 _KEPT = frozenset(
     (
         "SOPClassUID",
@@ -85,7 +84,6 @@ _KEPT = frozenset(
     )
 )
 
-
 _EMPTY = (
     "StudyDate",
     "StudyTime",
@@ -99,10 +97,7 @@ _EMPTY = (
     "PositionReferenceIndicator",
 )
 
-
 _OF_THE_PIXELS = ("PixelData", "SmallestImagePixelValue", "LargestImagePixelValue", "IconImageSequence")
-
-
 _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}  # where the source does not say
 
 
