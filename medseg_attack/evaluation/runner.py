@@ -20,9 +20,8 @@ from medseg_attack.data.prepared.subsets import informative, limit
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
-from medseg_attack.exports.copies import copies_of
+from medseg_attack.exports.copies import MANIFEST, copies_of
 from medseg_attack.exports.segmentations import write_segmentations
-from medseg_attack.exports.verification import FOLDER, MANIFEST
 from medseg_attack.exports.writing import export
 from medseg_attack.files import digest, whole, write_json
 from medseg_attack.models.model_ref import ModelRef
@@ -30,7 +29,7 @@ from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pin_surrogates, surrogates
 from medseg_attack.registry.abilities import Climbs
 from medseg_attack.runs.chunks import chunks
-from medseg_attack.runs.folder import RunFolder, refuse_other
+from medseg_attack.runs.folder import COPIES, RunFolder, refuse_other
 from medseg_attack.runs.grid import Cell, safe
 from medseg_attack.runs.rows import ROWS_VERSION
 from medseg_attack.runs.study import Study
@@ -323,7 +322,7 @@ def _finish(
     for path, header in headers.items():
         RunFolder(path).finish(header | ({"flags": flags[path]} if opened.options.checks else {}))
         if opened.options.save != "none":
-            if not (path / FOLDER / MANIFEST).exists():
+            if not (path / COPIES / MANIFEST).exists():
                 export(path, opened.data, refs, opened.options.save, keep_headers=opened.options.keep_headers)
             with deterministic(opened.device):
                 write_segmentations(path, opened.data, model, opened.device)

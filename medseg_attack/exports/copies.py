@@ -1,31 +1,27 @@
-"""Perturbed twins of scans, in the source's own format, each beside a sidecar that says what it is.
+"""Perturbed copies of scans, in the source's own format, each beside a sidecar that says what it is.
 
-RUN/adversarial/<the source's path>             the twin
+RUN/adversarial/<the source's path>             the copy
 RUN/adversarial/<scan's id>/<slice's id>.dcm    of DICOM, whose folders and files are often called by their patients
-<the twin>.json                                 hash, attack, budget: its mark as a perturbed copy
+<the copy>.json                                 hash, attack, budget: its mark as a perturbed copy
 """
 
-import gzip
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 
 from medseg_attack.data.formats.dicom.series import decoded
-from medseg_attack.data.formats.dicom.writing import geometry, twin_bytes
+from medseg_attack.data.formats.dicom.writing import geometry
 from medseg_attack.data.formats.nifti import read_nifti
-from medseg_attack.data.formats.pictures import is_picture, lossless, read_picture, reduced, write_picture
+from medseg_attack.data.formats.pictures import is_picture, lossless, read_picture, reduced
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError
-from medseg_attack.files import digest, whole, write_json
+from medseg_attack.files import digest
 
-MARK = "perturbed by medattack: not for diagnosis"
-_PRIVATE = ("descrip", "aux_file", "intent_name", "db_name")  # NIfTI's free texts
+MANIFEST = "manifest.json"  # beside the copies: the list of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +32,7 @@ class PerturbedCopy:
         path: of the source, relative to its root.
         slices: positions of its slices in the scan, in the order of the file.
         channels: positions of its channels.
-        name: of the twin, where the source's must stay private.
+        name: of the copy, where the source's must stay private.
     """
 
     path: str
@@ -46,13 +42,17 @@ class PerturbedCopy:
 
     @property
     def written(self) -> str:
-        """The twin's path in the root of the twins: `path`, but PNG where that format would change the pixels."""
+        """The copy's path in the root of the copies: `path`, but PNG where that format would change the pixels."""
         return self.name or lossless(self.path, len(self.channels))
 
     @property
     def source(self) -> dict[str, str]:
-        """The field of the files beside the twin that names its source; none where that must stay private."""
+        """The field of the files beside the copy that names its source; none where that must stay private."""
         return {} if self.name else {"source": self.path}
+
+    def cases(self, record: ScanRecord, *, whole_scans: bool) -> list[str]:
+        """The ids of the cases in the file: its slices, or the scan itself in a run on whole scans."""
+        return [record.id] if whole_scans else [record.case_ids[n] for n in self.slices]
 
 
 def copies_of(record: ScanRecord) -> list[PerturbedCopy]:
@@ -79,11 +79,11 @@ def copies_of(record: ScanRecord) -> list[PerturbedCopy]:
         return [PerturbedCopy(path, (index,), channels) for index, path in enumerate(paths)]
     if record.lattice and first.endswith((".nii", ".nii.gz")):
         return [PerturbedCopy(path, slices, channels if n == 1 else (index,)) for index, path in enumerate(paths)]
-    raise InputError(f"expected pictures, NIfTI or DICOM to write twins of, got {first}; use --save-adversarial none")
+    raise InputError(f"expected pictures, NIfTI or DICOM to write copies of, got {first}; use --save-adversarial none")
 
 
 def _name(record: ScanRecord, slices: Sequence[int]) -> str:
-    """The name of a DICOM twin, built from ids alone."""
+    """The name of a DICOM copy, built from ids alone."""
     ids = record.case_ids
     return f"{record.id}/{record.id if len(slices) == len(ids) else ids[min(slices)]}.dcm"
 
@@ -96,51 +96,9 @@ def _by_file(frames: Sequence[Sequence[Any]]) -> dict[str, tuple[int, ...]]:
     return {path: tuple(n for _, n in sorted(frames_of_file)) for path, frames_of_file in by_file.items()}
 
 
-def write_twin(
-    root: Path,
-    twin: PerturbedCopy,
-    source: Path,
-    record: ScanRecord,
-    stored: Array,
-    facts: Mapping[str, Any],
-    *,
-    keep_headers: bool = False,
-) -> None:
-    """Writes the twin, then its sidecar.
-
-    Args:
-        root: of the twins, never inside the source's.
-        source: root of the source.
-        stored: of the whole scan, (channels, slices, rows, columns), in the type of the file.
-        facts: what the sidecar says beside the file's hash; for DICOM with "attack", "told", "eps", "weights".
-        keep_headers: whether the patient's and other headers are copied.
-    """
-    path = root / twin.written
-    if path.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"expected a folder outside of {source} to write twins to, got {root}; give another --out")
-    values = stored[list(twin.channels)][:, list(twin.slices)]
-    with whole(path) as part:
-        if record.frames:
-            content = twin_bytes(
-                source / twin.path,
-                values[0],
-                patient=record.group,
-                attack=facts["told"],
-                key=run_key(facts),
-                keep_headers=keep_headers,
-            )
-            part.write_bytes(content)
-        elif is_picture(path):
-            write_picture(part, values[:, 0], source / twin.path, path.name)
-        else:
-            layout = record.lattice
-            assert layout is not None  # `copies_of` refuses such scans
-            volumes = np.stack([layout.to_file(channel) for channel in values], axis=-1)
-            part.write_bytes(_nifti(source / twin.path, volumes, keep_headers))
-    sidecar = {"mark": MARK, "sha256": sha256(path), **twin.source, **facts}
-    if twin.written not in (twin.path, twin.name):
-        sidecar["format"] = f"PNG, because {Path(twin.path).suffix} would change the pixels again"
-    write_json(path.with_name(path.name + ".json"), sidecar)
+def has_scans(header: Mapping[str, Any]) -> bool:
+    """Whether the cases of the run with that header are whole scans."""
+    return bool(header.get("dims", 2) == 3)
 
 
 def run_key(facts: Mapping[str, Any]) -> str:
@@ -151,7 +109,7 @@ def run_key(facts: Mapping[str, Any]) -> str:
 def read_stored(path: Path, record: ScanRecord) -> tuple[Array, dict[str, Any]]:
     """Stored values (channels, slices, rows, columns) of an image file of a scan, and its geometry and scale.
 
-    The slices are in the order of `Twin.slices`.
+    The slices are in the order of `PerturbedCopy.slices`.
 
     Raises:
         InputError: the file is broken, or of another shape.
@@ -176,29 +134,3 @@ def read_stored(path: Path, record: ScanRecord) -> tuple[Array, dict[str, Any]]:
     if channels.shape[1:] != layout.shape:
         raise InputError(f"expected a volume of {layout.shape}, got {channels.shape[1:]} in {path}; write it again")
     return np.stack([layout.from_file(one) for one in channels]), facts
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _nifti(source: Path, stored: Array, keep_headers: bool) -> bytes:
-    """The source's file with other stored values: same type, scale and geometry, without its free texts."""
-    image: Any = nibabel.load(source)
-    header = image.header.copy()
-    if not keep_headers:
-        header.extensions.clear()  # they may hold a whole DICOM header
-        for field in _PRIVATE:
-            if field in header:
-                header[field] = b""
-    if "descrip" in header:
-        header["descrip"] = MARK.encode()
-    slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
-    data = stored.reshape(image.shape).astype(header.get_data_dtype())
-    content = bytearray(type(image)(data, None, header).to_bytes())
-    # nibabel scales what it writes; the stored values are to stay, so the scale is put in afterwards
-    scaled = type(header)(bytes(content[: header.sizeof_hdr]))
-    scaled["scl_slope"], scaled["scl_inter"] = slope, inter
-    content[: header.sizeof_hdr] = scaled.binaryblock
-    return gzip.compress(bytes(content), mtime=0) if source.name.endswith(".gz") else bytes(content)

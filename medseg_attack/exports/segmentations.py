@@ -1,4 +1,4 @@
-"""Predictions on the DICOM twins of a run, written as DICOM SEG beside them."""
+"""Predictions on the DICOM copies of a run, written as DICOM SEG beside them."""
 
 from pathlib import Path
 
@@ -8,22 +8,23 @@ import torch
 from medseg_attack.data.formats.dicom.writing import seg_bytes
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
-from medseg_attack.exports.copies import run_key, sha256
-from medseg_attack.exports.verification import FOLDER, MANIFEST, predict_copies, read_twins
-from medseg_attack.files import read_json, whole, write_json
+from medseg_attack.exports.copies import MANIFEST, run_key
+from medseg_attack.exports.verification import predict_copies, read_copies
+from medseg_attack.files import file_hash, read_json, whole, write_json
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.runs.folder import COPIES
 
 
 def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torch.device) -> None:
-    """One SEG per DICOM scan of which the run wrote twins: RUN/adversarial/<scan>/<scan>.seg.dcm.
+    """One SEG per DICOM scan of which the run wrote copies: RUN/adversarial/<scan>/<scan>.seg.dcm.
 
-    They are in the manifest, as the twins are. Predicted from what stands on the disk, in the batches of the run.
+    They are in the manifest, as the copies are. Predicted from what stands on the disk, in the batches of the run.
     """
-    manifest = read_json(run / FOLDER / MANIFEST)
+    manifest = read_json(run / COPIES / MANIFEST)
     files = [file for file in manifest["files"] if data.records[file["scan"]].frames]
     if not files or "segmentations" in manifest:
         return
-    values, wrong = read_twins(run, data, files)
+    values, wrong = read_copies(run, data, files)
     assert not wrong, wrong
     masks: dict[str, Array] = {}
     scored = list(model.task.scored)
@@ -37,16 +38,16 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     written = []
     for scan in dict.fromkeys(file["scan"] for file in files):
         of_scan = [file for file in files if file["scan"] == scan]
-        twins = [run / FOLDER / file["path"] for file in of_scan]
+        copies = [run / COPIES / file["path"] for file in of_scan]
         cases = [data.records[scan].case_ids[n] for file in of_scan for n in file["slices"]]
-        path = twins[0].parent / f"{scan}.seg.dcm"
+        path = copies[0].parent / f"{scan}.seg.dcm"
         content = seg_bytes(
-            twins, np.stack([np.moveaxis(masks[case], 0, -1) for case in cases]), classes, _key(twins[0])
+            copies, np.stack([np.moveaxis(masks[case], 0, -1) for case in cases]), classes, _key(copies[0])
         )
         with whole(path) as part:
             part.write_bytes(content)
-        written.append({"scan": scan, "path": path.relative_to(run / FOLDER).as_posix(), "sha256": sha256(path)})
-    write_json(run / FOLDER / MANIFEST, manifest | {"segmentations": written})
+        written.append({"scan": scan, "path": path.relative_to(run / COPIES).as_posix(), "sha256": file_hash(path)})
+    write_json(run / COPIES / MANIFEST, manifest | {"segmentations": written})
 
 
 def _by_slice(mask: Array, case: str, data: Prepared) -> dict[str, Array]:
@@ -56,6 +57,6 @@ def _by_slice(mask: Array, case: str, data: Prepared) -> dict[str, Array]:
     return dict(zip(data.records[case].case_ids, np.moveaxis(mask, 1, 0), strict=True))
 
 
-def _key(twin: Path) -> str:
+def _key(copy: Path) -> str:
     """A key of the run and the scan: another one gives other UIDs."""
-    return run_key(read_json(twin.with_name(f"{twin.name}.json"))) + twin.parent.name
+    return run_key(read_json(copy.with_name(f"{copy.name}.json"))) + copy.parent.name

@@ -14,17 +14,16 @@ from medseg_attack import registry
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.errors import InputError
-from medseg_attack.exports.copies import PerturbedCopy, copies_of, read_stored, sha256
-from medseg_attack.files import read_json
+from medseg_attack.exports.copies import MANIFEST, PerturbedCopy, copies_of, has_scans, read_stored
+from medseg_attack.files import file_hash, read_json
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.chunks import chunks
-from medseg_attack.runs.folder import SEAL, TWINS, RunFolder
+from medseg_attack.runs.folder import COPIES, SEAL, RunFolder
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import buildable
 from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, Setting, Task
 
-FOLDER, MANIFEST = TWINS, "manifest.json"
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
 
 
@@ -41,7 +40,7 @@ class PredictedBatch:
     """A batch of the run as it stands on the disk, and the prediction on it.
 
     Attributes:
-        cases: without their twins.
+        cases: the untouched cases.
     """
 
     cases: Sequence[Case]
@@ -50,36 +49,27 @@ class PredictedBatch:
     pred: Mask
 
 
-def _of_scans(header: Mapping[str, Any]) -> bool:
-    """Whether the run's cases are whole scans."""
-    return bool(header.get("dims", 2) == 3)
-
-
-def _ids(data: Prepared, scan: str, twin: PerturbedCopy, whole: bool) -> list[str]:
-    return [scan] if whole else [data.records[scan].case_ids[n] for n in twin.slices]
-
-
 def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Iterator[Mismatch]:
-    """Everything that does not hold of a run's twins; nothing, and a seal beside the run, if all of it holds.
+    """Everything that does not hold of a run's copies; nothing, and a seal beside the run, if all of it holds.
 
     The model must be the run's own, frozen.
 
     Raises:
-        InputError: the run stored no twins.
+        InputError: the run stored no copies.
     """
-    if not (run / FOLDER / MANIFEST).exists():
+    if not (run / COPIES / MANIFEST).exists():
         raise InputError(
-            f"expected stored scans in {run / FOLDER}, got no {MANIFEST}; attack again with --save-adversarial all"
+            f"expected stored scans in {run / COPIES}, got no {MANIFEST}; attack again with --save-adversarial all"
         )
     (run / SEAL).unlink(missing_ok=True)
-    manifest = read_json(run / FOLDER / MANIFEST)
+    manifest = read_json(run / COPIES / MANIFEST)
     files = manifest["files"]
-    values, mismatches = read_twins(run, data, files)
+    values, mismatches = read_copies(run, data, files)
     mismatches += _left_out(run, data, manifest)
     mismatches += [
         Mismatch(one["scan"], f"{one['path']} is missing or not the segmentation that was written (sha256)")
         for one in manifest.get("segmentations", ())
-        if not (run / FOLDER / one["path"]).exists() or sha256(run / FOLDER / one["path"]) != one["sha256"]
+        if not (run / COPIES / one["path"]).exists() or file_hash(run / COPIES / one["path"]) != one["sha256"]
     ]
     mismatches += _check_scores(run, data, model, device, values)
     yield from mismatches
@@ -91,12 +81,12 @@ def _left_out(run: Path, data: Prepared, manifest: Mapping[str, Any]) -> list[Mi
     """Files that the run wrote and its list no longer has: all of them, or as many as were asked for."""
     rows = RunFolder(run).rows()
     cases, scans = set(rows["case"]), sorted(set(rows["volume"]))
-    whole = _of_scans(read_json(run / "run.json"))
+    whole_scans = has_scans(read_json(run / "run.json"))
     written = {
-        twin.written: scan
+        copy.written: scan
         for scan in scans
-        for twin in copies_of(data.records[scan])
-        if cases & set(_ids(data, scan, twin, whole))
+        for copy in copies_of(data.records[scan])
+        if cases & set(copy.cases(data.records[scan], whole_scans=whole_scans))
     }
     listed = {file["path"] for file in manifest["files"]}
     which = manifest.get("which", "all")
@@ -109,16 +99,16 @@ def _left_out(run: Path, data: Prepared, manifest: Mapping[str, Any]) -> list[Mi
     return [] if len(listed) >= n else [Mismatch(run.name, f"{MANIFEST} lists {len(listed)} files of {n}")]
 
 
-def read_twins(
+def read_copies(
     run: Path, data: Prepared, files: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Array], list[Mismatch]]:
-    """The stored values of a run's twins by case, and what does not hold of the files."""
+    """The stored values of a run's copies by case, and what does not hold of the files."""
     values: dict[str, Array] = {}
     scans = dict.fromkeys(file["scan"] for file in files)
-    twins = {(scan, twin.written): twin for scan in scans for twin in copies_of(data.records[scan])}
-    known = ((file, twins.get((file["scan"], file["path"]))) for file in files)  # of strangers `_left_out` tells
-    mismatches = [wrong for file, twin in known if twin for wrong in _check_file(run, data, file, twin, values)]
-    if _of_scans(read_json(run / "run.json")):
+    copies = {(scan, copy.written): copy for scan in scans for copy in copies_of(data.records[scan])}
+    known = ((file, copies.get((file["scan"], file["path"]))) for file in files)  # of strangers `_left_out` tells
+    mismatches = [wrong for file, copy in known if copy for wrong in _check_file(run, data, file, copy, values)]
+    if has_scans(read_json(run / "run.json")):
         values = _stacked(data, {file["scan"] for file in files}, values)
     return values, mismatches
 
@@ -134,20 +124,20 @@ def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) 
 
 
 def _check_file(
-    run: Path, data: Prepared, file: Mapping[str, Any], twin: PerturbedCopy, values: dict[str, Array]
+    run: Path, data: Prepared, file: Mapping[str, Any], copy: PerturbedCopy, values: dict[str, Array]
 ) -> Iterator[Mismatch]:
-    """Hash and geometry of a twin; its slices go to `values` by case, (channels, rows, columns)."""
-    record, path = data.records[file["scan"]], run / FOLDER / file["path"]
+    """Hash and geometry of a copy; its slices go to `values` by case, (channels, rows, columns)."""
+    record, path = data.records[file["scan"]], run / COPIES / file["path"]
     sidecar = path.with_name(path.name + ".json")
     for needed in (path, sidecar):
         if not needed.exists():
             yield Mismatch(file["scan"], f"{needed} is missing")
             return
-    if sha256(path) != read_json(sidecar).get("sha256"):
+    if file_hash(path) != read_json(sidecar).get("sha256"):
         yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
     try:
         stored, geometry = read_stored(path, record)
-        of_source = read_stored(Path(data.options["source"]) / twin.path, record)[1]
+        of_source = read_stored(Path(data.options["source"]) / copy.path, record)[1]
     except InputError as error:
         yield Mismatch(file["scan"], str(error))
         return
@@ -157,7 +147,7 @@ def _check_file(
     channels = file.get("channels", [0])
     if stored.shape[2:] != tuple(record.shape[1:]) or len(stored) != len(channels):
         return  # no slice can be scored
-    for n, values_of in zip(twin.slices, stored.swapaxes(0, 1), strict=False):
+    for n, values_of in zip(copy.slices, stored.swapaxes(0, 1), strict=False):
         if n in file["slices"]:
             case = values.setdefault(record.case_ids[n], np.array(data.stored(file["scan"])[:, n]))
             case[channels] = values_of
@@ -184,7 +174,7 @@ def predict_copies(
     """
     header = read_json(run / "run.json")
     ids = {str(case) for case in RunFolder(run).rows()["case"]}
-    refs = [ref for ref in data.refs("all", dims=3 if _of_scans(header) else 2) if ref.id in ids]
+    refs = [ref for ref in data.refs("all", dims=3 if has_scans(header) else 2) if ref.id in ids]
     size = int(header["batch_size"])
     for chunk in chunks(refs):
         cases = [data.read(ref) for ref in chunk]
@@ -192,8 +182,8 @@ def predict_copies(
             part = cases[start : start + size]
             if not any(case.id in values for case in part):
                 continue
-            twins = [_twin(case, values[case.id]) if case.id in values else case for case in part]
-            batch, levels = Batch.of(part, device), StoredValues.of(twins, device)
+            perturbed = [_perturbed(case, values[case.id]) if case.id in values else case for case in part]
+            batch, levels = Batch.of(part, device), StoredValues.of(perturbed, device)
             assert levels is not None  # prepared cases know their files
             with torch.no_grad():
                 pred = model.decide(
@@ -235,6 +225,6 @@ def _check_budget(task: Task, case: Case, after: Image, before: Image, ball: Bal
         yield Mismatch(case.id, f"the change has size {size:.9g}, more than its budget of {ball.limit:.9g}")
 
 
-def _twin(case: Case, stored: Array) -> Case:
+def _perturbed(case: Case, stored: Array) -> Case:
     assert case.storage is not None
     return replace(case, storage=replace(case.storage, stored=torch.from_numpy(stored)))

@@ -1,26 +1,33 @@
 """Perturbed copies of a run's scans, written from the stored values it kept."""
 
-from collections.abc import Sequence
+import gzip
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 import torch
 
+from medseg_attack.data.formats.dicom.writing import copy_bytes
+from medseg_attack.data.formats.pictures import is_picture, write_picture
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError, plural
-from medseg_attack.exports.copies import copies_of, write_twin
-from medseg_attack.exports.verification import FOLDER, MANIFEST, _ids, _of_scans
-from medseg_attack.files import read_json, write_json
+from medseg_attack.exports.copies import MANIFEST, PerturbedCopy, copies_of, has_scans, run_key
+from medseg_attack.files import file_hash, read_json, whole, write_json
 from medseg_attack.metrics.overlap import dice_of
-from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.folder import COPIES, RunFolder
 from medseg_attack.types import CaseRef
+
+MARK = "perturbed by medattack: not for diagnosis"
+_PRIVATE = ("descrip", "aux_file", "intent_name", "db_name")  # NIfTI's free texts
 
 
 def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, keep_headers: bool = False) -> None:
-    """Writes twins of the run's scans from the stored values it kept, then the list of them.
+    """Writes copies of the run's scans from the stored values it kept, then the list of them.
 
     Args:
         which: "all", or "worst:N" for the N files with the lowest Dice.
@@ -30,23 +37,23 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
         InputError: the scans cannot be written back, or the attack's images are in no file's type.
     """
     rows, config, header = RunFolder(run).rows(), read_json(run / "config.json"), read_json(run / "run.json")
-    whole = _of_scans(header)
-    files = [(scan, twin) for scan in sorted({ref.volume for ref in refs}) for twin in copies_of(data.records[scan])]
+    whole_scans = has_scans(header)
+    files = [(scan, copy) for scan in sorted({ref.volume for ref in refs}) for copy in copies_of(data.records[scan])]
     if which != "all":
-        dice = {twin.path: _dice(rows, _ids(data, scan, twin, whole)) for scan, twin in files}
-        ranks = {twin.path: (dice[twin.path], scan, () if whole else twin.slices) for scan, twin in files}
+        dice = {copy.path: _dice(rows, copy.cases(data.records[scan], whole_scans=whole_scans)) for scan, copy in files}
+        ranks = {copy.path: (dice[copy.path], scan, () if whole_scans else copy.slices) for scan, copy in files}
         worst = sorted(set(ranks.values()))[: int(which.partition(":")[2])]
         # channels that have files of their own, and slices of a scan that was attacked as one, are stored together
-        files = [(scan, twin) for scan, twin in files if ranks[twin.path] in worst]
+        files = [(scan, copy) for scan, copy in files if ranks[copy.path] in worst]
     saved = []
-    for scan, twin in files:
-        record, ids = data.records[scan], _ids(data, scan, twin, whole)
+    for scan, copy in files:
+        record, ids = data.records[scan], copy.cases(data.records[scan], whole_scans=whole_scans)
         rows_of_file = rows[rows["case"].isin(ids)].drop_duplicates("case").set_index("case")
-        slices = [n for n in twin.slices if whole or record.case_ids[n] in rows_of_file.index]
+        slices = [n for n in copy.slices if whole_scans or record.case_ids[n] in rows_of_file.index]
         if rows_of_file.empty:
             continue
         stored = np.array(data.stored(scan))
-        for n, image in zip(slices, _images(RunFolder(run), record, slices, whole), strict=True):
+        for n, image in zip(slices, _images(RunFolder(run), record, slices, whole_scans), strict=True):
             if image.dtype != stored.dtype or len(image) != len(stored):
                 raise InputError(
                     f"expected {plural(len(stored), 'channel')} of {stored.dtype}, got {len(image)} of {image.dtype} "
@@ -64,16 +71,63 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
             },
         }
         source = Path(data.options["source"])
-        write_twin(run / FOLDER, twin, source, record, stored, facts, keep_headers=keep_headers)
+        write_copy(run / COPIES, copy, source, record, stored, facts, keep_headers=keep_headers)
         saved.append(
-            {"scan": scan, "path": twin.written, **twin.source, "slices": slices, "channels": list(twin.channels)}
+            {"scan": scan, "path": copy.written, **copy.source, "slices": slices, "channels": list(copy.channels)}
         )
-    write_json(run / FOLDER / MANIFEST, {"which": which, "files": saved})
+    write_json(run / COPIES / MANIFEST, {"which": which, "files": saved})
 
 
-def _images(folder: RunFolder, record: ScanRecord, slices: Sequence[int], whole: bool) -> list[Array]:
+def write_copy(
+    root: Path,
+    copy: PerturbedCopy,
+    source: Path,
+    record: ScanRecord,
+    stored: Array,
+    facts: Mapping[str, Any],
+    *,
+    keep_headers: bool = False,
+) -> None:
+    """Writes the copy, then its sidecar.
+
+    Args:
+        root: of the copies, never inside the source's.
+        source: root of the source.
+        stored: of the whole scan, (channels, slices, rows, columns), in the type of the file.
+        facts: what the sidecar says beside the file's hash; for DICOM with "attack", "told", "eps", "weights".
+        keep_headers: whether the patient's and other headers are copied.
+    """
+    path = root / copy.written
+    if path.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"expected a folder outside of {source} to write copies to, got {root}; give another --out")
+    values = stored[list(copy.channels)][:, list(copy.slices)]
+    with whole(path) as part:
+        if record.frames:
+            content = copy_bytes(
+                source / copy.path,
+                values[0],
+                patient=record.group,
+                attack=facts["told"],
+                key=run_key(facts),
+                keep_headers=keep_headers,
+            )
+            part.write_bytes(content)
+        elif is_picture(path):
+            write_picture(part, values[:, 0], source / copy.path, path.name)
+        else:
+            layout = record.lattice
+            assert layout is not None  # `copies_of` refuses such scans
+            volumes = np.stack([layout.to_file(channel) for channel in values], axis=-1)
+            part.write_bytes(_nifti(source / copy.path, volumes, keep_headers))
+    sidecar = {"mark": MARK, "sha256": file_hash(path), **copy.source, **facts}
+    if copy.written not in (copy.path, copy.name):
+        sidecar["format"] = f"PNG, because {Path(copy.path).suffix} would change the pixels again"
+    write_json(path.with_name(path.name + ".json"), sidecar)
+
+
+def _images(folder: RunFolder, record: ScanRecord, slices: Sequence[int], whole_scans: bool) -> list[Array]:
     """The stored images of these slices, each (channels, rows, columns)."""
-    if not whole:
+    if not whole_scans:
         return folder.images([record.case_ids[n] for n in slices])
     (scan,) = folder.images([record.id])
     return [scan[:, n] for n in slices]
@@ -86,3 +140,24 @@ def _dice(rows: pd.DataFrame, ids: Sequence[str]) -> float:
 
 def _number(value: float) -> float | None:
     return None if value != value else float(value)
+
+
+def _nifti(source: Path, stored: Array, keep_headers: bool) -> bytes:
+    """The source's file with other stored values: same type, scale and geometry, without its free texts."""
+    image: Any = nibabel.load(source)
+    header = image.header.copy()
+    if not keep_headers:
+        header.extensions.clear()  # they may hold a whole DICOM header
+        for field in _PRIVATE:
+            if field in header:
+                header[field] = b""
+    if "descrip" in header:
+        header["descrip"] = MARK.encode()
+    slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
+    data = stored.reshape(image.shape).astype(header.get_data_dtype())
+    content = bytearray(type(image)(data, None, header).to_bytes())
+    # nibabel scales what it writes; the stored values are to stay, so the scale is put in afterwards
+    scaled = type(header)(bytes(content[: header.sizeof_hdr]))
+    scaled["scl_slope"], scaled["scl_inter"] = slope, inter
+    content[: header.sizeof_hdr] = scaled.binaryblock
+    return gzip.compress(bytes(content), mtime=0) if source.name.endswith(".gz") else bytes(content)

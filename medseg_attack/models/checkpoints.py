@@ -37,12 +37,6 @@ def fingerprint_of(state: Mapping[str, Tensor]) -> str:
     return state_hash.hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes one safetensors file, whole or not at all."""
     # copied: networks that share a tensor between names (DynUNet does) are refused by the library otherwise

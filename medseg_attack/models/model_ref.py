@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from medseg_attack.errors import InputError, NotFiniteError
-from medseg_attack.files import digest
+from medseg_attack.files import digest, file_hash
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import build, parse_call, spec
@@ -114,10 +114,10 @@ def _fingerprint_part(field: str, value: Any) -> str:
         return value if isinstance(value, str) else spec(value)
     path, factory = option
     if path.is_file():
-        return checkpoints.sha256_of(path) + factory
+        return file_hash(path) + factory
     # of a folder only the configurations: the fingerprint of the model covers its weights
     configurations = [file for kind in ("*.json", "*.yaml", "*.yml") for file in path.rglob(kind)]
-    return digest(sorted([file.relative_to(path).as_posix(), checkpoints.sha256_of(file)] for file in configurations))
+    return digest(sorted([file.relative_to(path).as_posix(), file_hash(file)] for file in configurations))
 
 
 def _split_path(field: str, value: Any) -> tuple[Path, str] | None:

@@ -1,7 +1,6 @@
 """A run's folder: rows in parts that are each written once, a header last."""
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import digest, read_json, whole, write_json
+from medseg_attack.files import digest, file_hash, read_json, whole, write_json
 from medseg_attack.runs.rows import Row, table_of
 
-SEAL, TWINS = "verified.json", "adversarial"  # what was written and read again
+SEAL, COPIES = "verified.json", "adversarial"  # what was written and read again
 CHUNK = 32  # cases; a scan that has more of them is a chunk of its own
 
 
@@ -105,8 +104,8 @@ class RunFolder:
 
     def _state_digest(self) -> str:
         files = [self.path / "config.json", *sorted(self.path.glob("parts/*.parquet"))]
-        files += sorted(file for file in (self.path / TWINS).rglob("*") if file.is_file())
-        return digest([[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files])
+        files += sorted(file for file in (self.path / COPIES).rglob("*") if file.is_file())
+        return digest([[file.name, file_hash(file)] for file in files])
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Writes the header, without which readers take the run for unfinished."""

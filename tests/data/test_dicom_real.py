@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from helpers.dicoms import EPS, attacked, medattack, native, square, twins, uid, values, write_rtstruct, write_series
+from helpers.dicoms import EPS, attacked, copies, medattack, native, square, uid, values, write_rtstruct, write_series
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
@@ -194,7 +194,7 @@ def three_patients(root: Path, real_data: Find) -> None:
 def test_real_series_attacked_written_and_read_by_pydicom_alone(real_data: Find, tmp_path: Path) -> None:
     three_patients(tmp_path / "scans", real_data)
     run = attacked(tmp_path, tmp_path / "scans", labels="organ=GTV-1|Liver|first segment")
-    pairs = twins(run, tmp_path / "scans")
+    pairs = copies(run, tmp_path / "scans")
     assert len(pairs) == 4 + 3 + 1
     for pair in pairs:
         before, after = map(pydicom.dcmread, pair)

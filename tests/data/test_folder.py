@@ -389,13 +389,13 @@ def test_pictures_are_attacked_written_and_verified(tmp_path: Path, kind: str) -
     run = next(file.parent for file in tmp_path.rglob("run.json") if "fgsm" in file.parent.name)
     for number in range(4):
         name = image.format(f"p{number}") + (".png" if kind == "rgb.jpg" else "")
-        twin = run / "adversarial" / "images" / name
-        with Image.open(twin) as after, Image.open(root / "images" / image.format(f"p{number}")) as before:
+        copy = run / "adversarial" / "images" / name
+        with Image.open(copy) as after, Image.open(root / "images" / image.format(f"p{number}")) as before:
             assert after.format == ("PNG" if kind == "rgb.jpg" else before.format)
             mode = "RGB" if colour else "L"
             change = np.abs(np.array(after.convert(mode), int) - np.array(before.convert(mode), int))
         assert change.max() == 4
-        sidecar = json.loads((twin.parent / f"{name}.json").read_text())
+        sidecar = json.loads((copy.parent / f"{name}.json").read_text())
         assert ("format" in sidecar) == (kind == "rgb.jpg")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from helpers.dicoms import EPS, attacked, box, medattack, native, twins, values, write_seg, write_series
+from helpers.dicoms import EPS, attacked, box, copies, medattack, native, values, write_seg, write_series
 
 from medseg_attack.data.datasets.source import open_source
 from medseg_attack.data.formats.scan import Scan
@@ -111,7 +111,7 @@ def test_padding_inside_of_the_window_is_left_alone_and_no_other_pixel_becomes_i
     )
     run = attacked(tmp_path, root, window="0,100")
     n_stopped = 0
-    for pair in twins(run, root):
+    for pair in copies(run, root):
         before, after = (pydicom.dcmread(path).pixel_array.astype(int) for path in pair)
         assert np.array_equal(after == 0, before == 0)
         assert np.abs(after - before).max() == EPS

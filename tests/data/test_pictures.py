@@ -89,11 +89,11 @@ def test_pixels_are_those_of_the_file_and_come_back(tmp_path: Path, name: str, p
     assert np.array_equal(found, planes(pixels))
     changed = found.copy()
     changed[:, 1:3] = changed[:, 2:4]
-    twin = tmp_path / f"twin-{name}"
-    write_picture(twin, changed, source, name)
-    assert np.array_equal(reduced(read_picture(twin), channels, twin), changed)
-    assert read_picture(twin).dtype == pixels.dtype
-    assert kind_of(twin)[0] == kind_of(source)[0]
+    copy = tmp_path / f"copy-{name}"
+    write_picture(copy, changed, source, name)
+    assert np.array_equal(reduced(read_picture(copy), channels, copy), changed)
+    assert read_picture(copy).dtype == pixels.dtype
+    assert kind_of(copy)[0] == kind_of(source)[0]
 
 
 @pytest.mark.parametrize("big", [True, False])
@@ -128,16 +128,16 @@ def test_grey_in_three_channels_comes_back_in_three(tmp_path: Path) -> None:
     source = written(tmp_path / "a.png", np.repeat(GREY[..., None], 3, axis=2))
     pixels = reduced(read_picture(source), 1, source)
     assert pixels.shape == (1, 5, 7)
-    write_picture(tmp_path / "twin.png", pixels // 2, source, "a.png")
-    assert kind_of(tmp_path / "twin.png") == ("PNG", "RGB")
-    assert np.array_equal(pixels_of(tmp_path / "twin.png"), np.repeat((GREY // 2)[..., None], 3, axis=2))
+    write_picture(tmp_path / "copy.png", pixels // 2, source, "a.png")
+    assert kind_of(tmp_path / "copy.png") == ("PNG", "RGB")
+    assert np.array_equal(pixels_of(tmp_path / "copy.png"), np.repeat((GREY // 2)[..., None], 3, axis=2))
 
 
 def test_an_opaque_alpha_is_dropped_and_written_again(tmp_path: Path) -> None:
     source = tmp_path / "a.png"
     Image.fromarray(np.dstack([RGB, np.full((5, 7), 255, np.uint8)])).save(source)
-    write_picture(tmp_path / "twin.png", read_picture(source), source, "a.png")
-    assert np.array_equal(pixels_of(tmp_path / "twin.png"), pixels_of(source))
+    write_picture(tmp_path / "copy.png", read_picture(source), source, "a.png")
+    assert np.array_equal(pixels_of(tmp_path / "copy.png"), pixels_of(source))
 
 
 def test_colours_of_a_palette_are_its_colours(tmp_path: Path) -> None:
@@ -147,14 +147,14 @@ def test_colours_of_a_palette_are_its_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "twin"),
+    ("name", "copy"),
     [("x/a.JPG", "x/a.JPG.png"), ("a.jpeg", "a.jpeg.png"), ("a.gif", "a.gif.png"), ("a.tiff", "a.tiff")],
 )
-def test_what_would_lose_pixels_is_written_as_png(name: str, twin: str) -> None:
-    assert lossless(name, 3) == twin
+def test_what_would_lose_pixels_is_written_as_png(name: str, copy: str) -> None:
+    assert lossless(name, 3) == copy
 
 
-def test_a_twin_of_a_jpeg_is_a_png_without_loss(tmp_path: Path) -> None:
+def test_a_copy_of_a_jpeg_is_a_png_without_loss(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.jpg")
     pixels = read_picture(tmp_path / "a.jpg")
     write_picture(tmp_path / "a.jpg.png", pixels ^ 1, tmp_path / "a.jpg", "a.jpg.png")
@@ -169,9 +169,9 @@ def test_texts_of_a_picture_are_not_copied(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png", pnginfo=info)
     Image.fromarray(GREY).save(tmp_path / "a.tif", tiffinfo={270: "Jane Doe"})
     for name in ("a.png", "a.tif"):
-        write_picture(tmp_path / f"twin-{name}", GREY[None], tmp_path / name, name)
+        write_picture(tmp_path / f"copy-{name}", GREY[None], tmp_path / name, name)
         assert b"Jane" in (tmp_path / name).read_bytes()
-        assert b"Jane" not in (tmp_path / f"twin-{name}").read_bytes()
+        assert b"Jane" not in (tmp_path / f"copy-{name}").read_bytes()
 
 
 def test_marks_are_grey_levels_indices_or_colours(tmp_path: Path) -> None:

@@ -183,9 +183,9 @@ def test_a_stored_scan_is_verified_from_disk(study: Path, place: Path) -> None:
     report = json.loads(medattack("verify", study, "--json").stdout)
     assert len(report) == 8
     assert all(one["verified"] for one in report), report
-    twin = min(study.glob("*cube*/*pgd*/adversarial/imagesTr/p*.nii.gz"))
-    before = np.asarray(nibabel.load(place / "scans" / "imagesTr" / twin.name).dataobj)
-    after = np.asarray(nibabel.load(twin).dataobj)
+    copy = min(study.glob("*cube*/*pgd*/adversarial/imagesTr/p*.nii.gz"))
+    before = np.asarray(nibabel.load(place / "scans" / "imagesTr" / copy.name).dataobj)
+    after = np.asarray(nibabel.load(copy).dataobj)
     assert after.dtype == before.dtype
     change = np.abs(after.astype(int) - before)
     assert 0 < change.max() <= 20
@@ -196,11 +196,11 @@ def test_one_changed_voxel_is_noticed(study: Path, place: Path, tmp_path: Path) 
     import shutil
 
     shutil.copytree(study, tmp_path / "runs")
-    (twin, *_) = sorted((tmp_path / "runs").glob("*cube*/*fgsm*/adversarial/imagesTr/p*.nii.gz"))
-    file = nibabel.load(twin)
+    (copy, *_) = sorted((tmp_path / "runs").glob("*cube*/*fgsm*/adversarial/imagesTr/p*.nii.gz"))
+    file = nibabel.load(copy)
     stored = np.asarray(file.dataobj).copy()
     stored[5, 5, 1] += 100
-    nibabel.save(nibabel.Nifti1Image(stored, file.affine, file.header), twin)
+    nibabel.save(nibabel.Nifti1Image(stored, file.affine, file.header), copy)
     output = medattack("verify", tmp_path / "runs", code=1).output
     assert "more than its budget" in output
 

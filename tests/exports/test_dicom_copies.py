@@ -11,8 +11,8 @@ from helpers.dicoms import (
     EPS,
     attacked,
     box,
+    copies,
     medattack,
-    twins,
     uid,
     values,
     write_enhanced,
@@ -23,7 +23,7 @@ from helpers.dicoms import (
 from highdicom.seg import segread
 
 from medseg_attack import registry
-from medseg_attack.data.formats.dicom.writing import DESCRIPTION, twin_bytes
+from medseg_attack.data.formats.dicom.writing import DESCRIPTION, copy_bytes
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.files import read_json
 from medseg_attack.models.checkpoints import load
@@ -40,12 +40,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pairs(run: Path) -> list[tuple[pydicom.Dataset, pydicom.Dataset]]:
-    found = twins(run, run.parents[2] / "scans")
+    found = copies(run, run.parents[2] / "scans")
     assert len(found) == 12
     return [(pydicom.dcmread(before), pydicom.dcmread(after)) for before, after in found]
 
 
-def test_twins_are_inside_the_budget_on_the_same_grid_and_bits(run: Path) -> None:
+def test_copies_are_inside_the_budget_on_the_same_grid_and_bits(run: Path) -> None:
     moved = 0
     for before, after in pairs(run):
         change = np.abs(after.pixel_array.astype(int) - before.pixel_array)
@@ -73,7 +73,7 @@ def test_twins_are_inside_the_budget_on_the_same_grid_and_bits(run: Path) -> Non
     assert moved == 12
 
 
-def test_twins_say_what_they_are(run: Path) -> None:
+def test_copies_say_what_they_are(run: Path) -> None:
     for before, after in pairs(run):
         assert after.SeriesDescription == DESCRIPTION
         assert "linf(eps=40raw)" in after.ImageComments
@@ -84,8 +84,8 @@ def test_twins_say_what_they_are(run: Path) -> None:
             assert after[name].value != before[name].value
         assert after.file_meta.MediaStorageSOPInstanceUID == after.SOPInstanceUID
     found = [after for _, after in pairs(run)]
-    assert len({twin.SOPInstanceUID for twin in found}) == 12
-    assert len({twin.SeriesInstanceUID for twin in found}) == 4
+    assert len({copy.SOPInstanceUID for copy in found}) == 12
+    assert len({copy.SeriesInstanceUID for copy in found}) == 4
 
 
 def test_nothing_of_the_patient_is_in_what_a_run_writes(run: Path) -> None:
@@ -111,23 +111,23 @@ def test_no_name_of_the_source_is_in_what_a_run_writes(run: Path) -> None:
 
 def test_headers_are_kept_when_asked_for(tmp_path: Path) -> None:
     run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3), "--keep-headers")
-    found = twins(run, tmp_path / "scans")
+    found = copies(run, tmp_path / "scans")
     assert len(found) == 9
-    for twin in (pydicom.dcmread(path) for _, path in found):
-        assert (twin.PatientName, twin.InstitutionName) == ("Doe^Jane", "Canary Hospital")
-        assert twin.StudyInstanceUID == uid(twin.PatientID, "study")
-        assert twin.SeriesInstanceUID != uid(twin.PatientID, "ct")
-        assert twin.SeriesDescription == DESCRIPTION
+    for copy in (pydicom.dcmread(path) for _, path in found):
+        assert (copy.PatientName, copy.InstitutionName) == ("Doe^Jane", "Canary Hospital")
+        assert copy.StudyInstanceUID == uid(copy.PatientID, "study")
+        assert copy.SeriesInstanceUID != uid(copy.PatientID, "ct")
+        assert copy.SeriesDescription == DESCRIPTION
     medattack("verify", run)
 
 
 @pytest.mark.parametrize(("modality", "sign"), [("CT", 1), ("MR", -1)])
-def test_twins_of_monochrome1_are_inside_the_budget(tmp_path: Path, modality: str, sign: int) -> None:
+def test_copies_of_monochrome1_are_inside_the_budget(tmp_path: Path, modality: str, sign: int) -> None:
     options = {"modality": modality, "PhotometricInterpretation": "MONOCHROME1"}
     run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3, **options))
     data = open_prepared(tmp_path / "data")
     assert {record.slope for record in data.records.values()} == {sign}
-    for pair in twins(run, tmp_path / "scans"):
+    for pair in copies(run, tmp_path / "scans"):
         before, after = map(pydicom.dcmread, pair)
         assert after.PhotometricInterpretation == "MONOCHROME1"
         assert 0 < np.abs(after.pixel_array.astype(int) - before.pixel_array).max() <= EPS
@@ -138,15 +138,15 @@ def test_verify_passes_and_finds_one_grey_value_too_many(tmp_path: Path) -> None
     run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3))
     found = json.loads(medattack("verify", run, "--json").stdout)
     assert [one["verified"] for one in found] == [True]
-    before, path = twins(run, tmp_path / "scans")[0]
+    before, path = copies(run, tmp_path / "scans")[0]
     source = pydicom.dcmread(before).pixel_array.astype(int)
-    twin = pydicom.dcmread(path)
-    pixels = twin.pixel_array.copy()
+    copy = pydicom.dcmread(path)
+    pixels = copy.pixel_array.copy()
     at = np.unravel_index(np.abs(pixels - source).argmax(), pixels.shape)
     pixels[at] += np.sign(int(pixels[at]) - source[at])
-    twin.PixelData = pixels.tobytes()
-    twin.PixelSpacing = [0.8, 0.8]
-    twin.save_as(path)
+    copy.PixelData = pixels.tobytes()
+    copy.PixelSpacing = [0.8, 0.8]
+    copy.save_as(path)
     said = medattack("verify", run, "--json", code=1).stdout
     for word in ("sha256", "the change has size", "spacing"):
         assert word in said
@@ -155,7 +155,7 @@ def test_verify_passes_and_finds_one_grey_value_too_many(tmp_path: Path) -> None
     assert "not the segmentation that was written" in medattack("verify", run, "--json", code=1).stdout
 
 
-def test_the_segmentation_is_what_the_model_sees_in_the_twin(run: Path) -> None:
+def test_the_segmentation_is_what_the_model_sees_in_the_copy(run: Path) -> None:
     """Pixels predicted on each attacked slice, by its row in the table, equal those of the SEG that highdicom reads."""
     rows = RunFolder(run).rows().set_index("case")
     segs = list((run / "adversarial").rglob("*.seg.dcm"))
@@ -168,9 +168,9 @@ def test_the_segmentation_is_what_the_model_sees_in_the_twin(run: Path) -> None:
         assert [one.SegmentLabel for one in seg.SegmentSequence] == ["Liver"]
         record = data.records[path.name.removesuffix(".seg.dcm")]
         for case in record.case_ids:
-            twin = pydicom.dcmread(path.parent / f"{case}.dcm").SOPInstanceUID
-            if twin in {source for _, _, source in seg.get_source_image_uids()}:
-                n = int(seg.get_pixels_by_source_instance([twin], segment_numbers=[1]).sum())
+            copy = pydicom.dcmread(path.parent / f"{case}.dcm").SOPInstanceUID
+            if copy in {source for _, _, source in seg.get_source_image_uids()}:
+                n = int(seg.get_pixels_by_source_instance([copy], segment_numbers=[1]).sum())
             else:
                 n = 0  # empty frames are left out
             assert n == rows.loc[case, "n_adv"]
@@ -186,7 +186,7 @@ def test_enhanced_multi_frame_scans_are_written_back(tmp_path: Path) -> None:
         )
         write_seg(tmp_path / "scans" / f"seg{n}.dcm", [path], box(4, 3, 7, 2, 6), ["Liver"])
     run = attacked(tmp_path, tmp_path / "scans")
-    found = twins(run, tmp_path / "scans")
+    found = copies(run, tmp_path / "scans")
     assert [one.name for one, _ in sorted(found)] == ["p1.dcm", "p2.dcm", "p3.dcm"]
     for pair in found:
         before, after = map(pydicom.dcmread, pair)
@@ -234,21 +234,21 @@ def test_equal_runs_write_equal_bytes_and_others_other_uids(tmp_path: Path) -> N
     path = write_series(tmp_path, values(1))[0]
     stored = values(1).astype(np.uint16)
     options = {"patient": "p", "attack": "a", "keep_headers": False}
-    first, again, other = (twin_bytes(path, stored, key=key, **options) for key in ("k", "k", "l"))  # type: ignore[arg-type]
+    first, again, other = (copy_bytes(path, stored, key=key, **options) for key in ("k", "k", "l"))  # type: ignore[arg-type]
     assert first == again
     assert first != other
 
 
-def test_a_model_scores_twins_as_the_run_did(run: Path, tmp_path: Path) -> None:
-    """The twins as a new source, with RTSTRUCTs of the truth: prepared, predicted, and the same pixels are found."""
+def test_a_model_scores_copies_as_the_run_did(run: Path, tmp_path: Path) -> None:
+    """The copies as a new source, with RTSTRUCTs of the truth: prepared, predicted, and the same pixels are found."""
     root = run.parents[2]
     before = open_prepared(root / "data")
     model = load(root / "model", before.task, torch.device("cpu"))
     rows = RunFolder(run).rows().set_index("case")
     for ref in before.refs("all"):
         record = before.records[ref.volume]
-        twin = pydicom.dcmread(run / "adversarial" / ref.volume / f"{ref.id}.dcm")
-        native = twin.pixel_array * float(twin.RescaleSlope) + float(twin.RescaleIntercept)
+        copy = pydicom.dcmread(run / "adversarial" / ref.volume / f"{ref.id}.dcm")
+        native = copy.pixel_array * float(copy.RescaleSlope) + float(copy.RescaleIntercept)
         low, high = record.windows[ref.index]
         image = torch.from_numpy(np.clip((native - low) / (high - low), 0, 1).astype(np.float32))[None, None]
         target = Batch.of([before.read(ref)]).target

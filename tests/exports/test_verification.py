@@ -204,11 +204,11 @@ def resealed(change: Callable[[Path], None]) -> Callable[[Path], None]:
     """The change, with a sidecar that was brought in line: only the content can give it away."""
 
     def act(path: Path) -> None:
-        from medseg_attack.exports.copies import sha256
+        from medseg_attack.files import file_hash
 
         change(path)
         sidecar = path.with_name(path.name + ".json")
-        sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"sha256": sha256(path)}))
+        sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"sha256": file_hash(path)}))
 
     return act
 
@@ -247,12 +247,12 @@ def test_tampering_is_caught_by_name(
     study_copy = tmp_path / "runs"
     shutil.copytree(runs, study_copy)
     run = next(file.parent for file in sorted(study_copy.rglob("run.json")) if "fgsm" in file.parent.name)
-    twin = min(file for file in (run / "adversarial").rglob("*") if file.suffix in (".png", ".gz"))
-    tamper(twin)
+    copy = min(file for file in (run / "adversarial").rglob("*") if file.suffix in (".png", ".gz"))
+    tamper(copy)
     result = medattack("verify", run, code=1)
     assert "FAIL" in result.stdout
     assert said in " ".join(result.stdout.split())
-    scan = twin.name.partition("_0000")[0] if twin.suffix == ".gz" else "case"
+    scan = copy.name.partition("_0000")[0] if copy.suffix == ".gz" else "case"
     assert scan in result.stdout
 
 

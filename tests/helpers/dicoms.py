@@ -274,7 +274,7 @@ def tiny_model(out: Path, data: Prepared) -> Path:
 
 
 def attacked(root: Path, source: Path, *words: object, labels: str = "", window: str = "percentile") -> Path:
-    """The run of FGSM on all of a prepared source, its twins written."""
+    """The run of FGSM on all of a prepared source, its copies written."""
     medattack("prepare", source, "--format", "dicom", "--out", root / "data", "--labels", labels, "--window", window)
     tiny_model(root / "model", open_prepared(root / "data"))
     medattack(
@@ -302,8 +302,8 @@ def attacked(root: Path, source: Path, *words: object, labels: str = "", window:
     return next(file.parent for file in root.rglob("run.json"))
 
 
-def twins(run: Path, source: Path) -> list[tuple[Path, Path]]:
-    """Files of the source and of the run's twins, which say themselves of which image they are a copy."""
+def copies(run: Path, source: Path) -> list[tuple[Path, Path]]:
+    """Files of the source and of the run's copies, which say themselves of which image they are a copy."""
     by_uid = {
         str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID): path
         for path in source.rglob("*")

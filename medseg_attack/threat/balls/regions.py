@@ -1,6 +1,5 @@
 """Regions: balls that are held to a part of the image."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from medseg_attack.data.formats.pictures import read_mask
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.files import file_hash
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Ball, Bindable, Case, Image, PerSample, Setting
@@ -185,7 +185,7 @@ def body(image: NDArray[Any]) -> RegionMask:
 def _digest(file: Path) -> str:
     if not file.is_file():
         raise InputError(f"expected a mask in {file}, got no file; write the path of one after mask:")
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    return file_hash(file)[:16]
 
 
 def _from_file(file: Path, case: Case) -> RegionMask:

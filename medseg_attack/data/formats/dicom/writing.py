@@ -101,7 +101,7 @@ _OF_THE_PIXELS = ("PixelData", "SmallestImagePixelValue", "LargestImagePixelValu
 _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}  # where the source does not say
 
 
-def twin_bytes(source: Path, stored: Array, *, patient: str, attack: str, key: str, keep_headers: bool) -> bytes:
+def copy_bytes(source: Path, stored: Array, *, patient: str, attack: str, key: str, keep_headers: bool) -> bytes:
     """A DICOM file with the source's geometry, scale and bits, and other stored values.
 
     Instance and series get UIDs of their own, and so does the study unless headers are kept. FrameOfReferenceUID is
@@ -129,11 +129,11 @@ def twin_bytes(source: Path, stored: Array, *, patient: str, attack: str, key: s
         return _file(after)
 
 
-def seg_bytes(twins: Sequence[Path], masks: Array, classes: Sequence[str], key: str) -> bytes:
-    """A BINARY DICOM SEG of predictions on twins, which it refers to.
+def seg_bytes(copies: Sequence[Path], masks: Array, classes: Sequence[str], key: str) -> bytes:
+    """A BINARY DICOM SEG of predictions on copies, which it refers to.
 
     Args:
-        masks: (slices, rows, columns, classes) of booleans, in the order of `twins`, or of the frames of the one.
+        masks: (slices, rows, columns, classes) of booleans, in the order of `copies`, or of the frames of the one.
     """
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation, SegmentDescription
@@ -150,7 +150,7 @@ def seg_bytes(twins: Sequence[Path], masks: Array, classes: Sequence[str], key: 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an organ that was nowhere found, which is what attacks are for
         segmentation = Segmentation(
-            [pydicom.dcmread(path) for path in twins],
+            [pydicom.dcmread(path) for path in copies],
             masks.astype(np.uint8),
             "BINARY",
             segments,
@@ -249,7 +249,7 @@ def _file(dataset: Dataset) -> bytes:
 
 
 def geometry(path: Path) -> Mapping[str, Any]:
-    """The facts that a twin shares with its source: where its pixels lie and what they mean.
+    """The facts that a copy shares with its source: where its pixels lie and what they mean.
 
     Raises:
         InputError: the file is broken.
