@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from medseg_attack.errors import InputError
 
+CARD = "card.json"  # written last into the folder of a checkpoint
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
 
 
@@ -142,3 +143,8 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the folder holds a trained model, whole."""
+    return (folder / CARD).is_file()

@@ -119,6 +119,9 @@ class Stack:
 class Storage:
     """The form in which a file holds an image: a native intensity is `stored * slope + inter`.
 
+    It belongs to one case. `numerics.stored_values.StoredValues` is that of a batch, with the arithmetic, and
+    `evaluation.rounding.RoundedModel` a model whose images take such values only.
+
     Attributes:
         stored: the file's values in the file's type, of the shape of the image.
         slope: native intensity of one stored step.

@@ -77,6 +77,7 @@ def train(
     Example: medattack train --data medattack_runs/data/acdc --model unet_small
     """
     from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.files import is_checkpoint
     from medseg_attack.runs import workspace
     from medseg_attack.runtime import pick_device
     from medseg_attack.training import loop
@@ -91,10 +92,10 @@ def train(
     folder = out or home / "models" / planning.folder_name(plan, prepared)
     for line in planning.warnings(plan, prepared):
         terminal.say(f"warning: {line}")
-    if loop.finished(folder):
+    if is_checkpoint(folder):
         terminal.say(f"{folder} is trained already")
     n_left = plan.epochs - len(loop.past(folder))
-    with terminal.progress("train", n_left, show=progress and not loop.finished(folder)) as advance:
+    with terminal.progress("train", n_left, show=progress and not is_checkpoint(folder)) as advance:
         for record in loop.train(plan, prepared, folder, pick_device(device)):
             advance(1, note=_note(record.loss, record.dice))
     _show(folder, json)

@@ -12,8 +12,7 @@ from medseg_attack import registry
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.runner import OpenedStudy, RunOptions
-from medseg_attack.files import digest, read_json, read_yaml
-from medseg_attack.models.checkpoints import CARD
+from medseg_attack.files import digest, is_checkpoint, read_json, read_yaml
 from medseg_attack.models.model_ref import ModelRef, files_of, resolve
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.runs.grid import cells
@@ -102,14 +101,14 @@ def open_run(run: Path, device: torch.device) -> tuple[Prepared, SegModel]:
     if data.fingerprint != config["data"]:
         raise InputError(f"expected the data of {run} in {data.root}, got another fingerprint; prepare it again")
     for model_ref in [resolve(name, data.task) for name in study["models"]]:
-        if model_ref.weights == config["weights"]:
+        if model_ref.weights_hash == config["weights"]:
             return data, model_ref.load(data.task, device)
     raise InputError(f"expected the model of {run} among {study['models']}, got others; {_how_to_restore(study)}")
 
 
 def _how_to_restore(study: Mapping[str, Any]) -> str:
     """The parts of a model that may have changed since a run: a checkpoint, or any file that a model's spec names."""
-    specs = [name for name in study["models"] if not (Path(name) / CARD).is_file()]
+    specs = [name for name in study["models"] if not is_checkpoint(Path(name))]
     files = [str(path) for name in specs for path in files_of(name)]
     if not files:
         return "restore the checkpoint"

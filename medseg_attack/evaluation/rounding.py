@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from medseg_attack.numerics.samples import straight_through
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, Setting, Task
 
@@ -11,6 +12,8 @@ from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, Setting
 @dataclass(frozen=True, eq=False)
 class RoundedModel:
     """A model that rounds every image to the values of its file; gradients pass as if it did not.
+
+    Attacks see it in place of the model. `StoredValues` does the rounding, from the `Storage` of every case.
 
     Attributes:
         levels: the values that the cases' files can hold.
@@ -32,7 +35,7 @@ class RoundedModel:
         if image.shape != self.image.shape:  # copies of the channel that differ have no place in a file
             return self.model(image)
         rounded = self.levels.image(self.levels.nearest(image.detach(), self.image, self.ball), image)
-        return self.model(rounded + (image - image.detach()))  # the value of `rounded`, the gradient of `image`
+        return self.model(straight_through(rounded, image))
 
     def decide(self, log_odds: LogOdds) -> Mask:
         return self.model.decide(log_odds)

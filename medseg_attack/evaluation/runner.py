@@ -86,7 +86,7 @@ class OpenedStudy:
 
     def folder(self, model: ModelRef) -> Path:
         """The folder of all runs on that model."""
-        return self.out / f"{safe(model.label)[:80]}-{model.weights[:6]}"
+        return self.out / f"{safe(model.label)[:80]}-{model.weights_hash[:6]}"
 
     def runs(self, model: ModelRef) -> list[tuple[Cell, Path]]:
         """Attack and folder of every run on that model."""
@@ -112,7 +112,7 @@ class OpenedStudy:
             self.study.model_dump(exclude={"data", "models"})
             | {
                 "data": self.data.fingerprint,
-                "weights": sorted(model.weights for model in self.models),
+                "weights": sorted(model.weights_hash for model in self.models),
                 "save_adversarial": self.options.save,
             }
             | ({"surrogates": pinned} if pinned else {})
@@ -170,7 +170,7 @@ def _run_model(
     refs = opened.refs(model_ref)
     model = model_ref.load(opened.data.task, opened.device)
     folders = [RunFolder.open(folder, _config(opened, model_ref, cell, refs)) for cell, folder in runs]
-    with frozen(model), deterministic(opened.device), model_ref.named():
+    with frozen(model), deterministic(opened.device), model_ref.errors_named():
         pending = [
             PendingRun(_fitted(opened, model_ref, model, cell, folder), folder, cell.budget)
             for (cell, _), folder in zip(runs, folders, strict=True)
@@ -271,7 +271,7 @@ def _config(opened: OpenedStudy, model_ref: ModelRef, cell: Cell, refs: Sequence
         "rows_version": ROWS_VERSION,
         "data": opened.data.fingerprint,
         "cases": digest(sorted(ref.id for ref in refs)),
-        "weights": model_ref.weights,
+        "weights": model_ref.weights_hash,
         "attack": cell.spec,
         "budget": str(cell.budget) if cell.budget else None,
         "metrics": sorted(opened.study.metrics),

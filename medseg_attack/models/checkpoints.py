@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json, whole, write_json
+from medseg_attack.files import CARD, is_checkpoint, read_json, whole, write_json
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.registry import build, parse_call
+from medseg_attack.registry import find, parse, parse_call
 from medseg_attack.runtime import versions
 from medseg_attack.types import Task
 
-WEIGHTS, CARD = "weights.safetensors", "card.json"
+WEIGHTS = "weights.safetensors"
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -102,7 +102,7 @@ def load(folder: Path, task: Task | None = None, device: torch.device | str = "c
             f"checkpoint {folder} was trained for {_in_words(trained)}; the data has {_in_words(task)}; "
             "train on this data, or give the data that it was trained for"
         )
-    model = untrained(str(card["spec"]), trained)
+    model = build_model(str(card["spec"]), trained, pretrained=False)
     state = load_tensors(folder / WEIGHTS)
     if fingerprint_of(state) != card.get("weights_sha256"):
         raise InputError(
@@ -149,7 +149,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the folder is not a checkpoint, or its card lacks what every checkpoint has.
     """
-    if not (folder / CARD).is_file():
+    if not is_checkpoint(folder):
         raise InputError(
             f"expected a checkpoint with {WEIGHTS} and {CARD} in {folder}, got no {CARD}; name its folder, "
             "or finish the training with the same 'medattack train' command"
@@ -164,13 +164,21 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def untrained(spec: str, task: Task) -> SegModel:
-    """The model of a spec with random weights; pretrained weights that the spec names are not read."""
-    name, options = parse_call(spec, "model")
-    for initial in ("encoder_weights", "weights"):
-        options.pop(initial, None)
-    with torch.random.fork_rng(devices=[]):  # drawing weights must not change the caller's random numbers
-        model: SegModel = build(name, "model").func(task, **options)
+def build_model(spec: str, task: Task, *, pretrained: bool = True, seed: int | None = None) -> SegModel:
+    """The model of a spec, built so that the caller's random numbers stay as they are.
+
+    Args:
+        pretrained: whether weights that the spec names are read; without, all are random.
+        seed: of the weights that the model's factory draws; None: they follow the caller's random numbers.
+    """
+    name, options = parse_call(parse(spec, "model"), "model")
+    if not pretrained:
+        for initial in ("encoder_weights", "weights"):
+            options.pop(initial, None)
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        model: SegModel = find(name, "model").make(task, **options)
     return model
 
 

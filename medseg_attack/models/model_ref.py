@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from medseg_attack.errors import InputError, NotFiniteError
-from medseg_attack.files import digest, file_hash
+from medseg_attack.files import digest, file_hash, is_checkpoint
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.registry import build, parse_call, spec
+from medseg_attack.registry import parse_call, spec
 from medseg_attack.types import Task
 
 PATH_OPTIONS = ("net", "weights", "folder")  # any other option may have the name of a folder by accident
@@ -31,8 +31,8 @@ class ModelRef:
     card: Mapping[str, Any]
 
     @property
-    def weights(self) -> str:
-        """Hash that identifies the model in a run: equal for the same weights that are read the same way."""
+    def weights_hash(self) -> str:
+        """A hash that identifies the model in a run: equal for the same weights that are read the same way."""
         return str(self.card["weights_sha256"])
 
     @property
@@ -50,7 +50,7 @@ class ModelRef:
         return bool(self.card.get("black_box", False))
 
     @contextmanager
-    def named(self) -> Iterator[None]:
+    def errors_named(self) -> Iterator[None]:
         """A scope in which an error about an answer that is not finite begins with the model's name."""
         try:
             yield
@@ -63,9 +63,9 @@ class ModelRef:
         Raises:
             InputError: the model is broken, or has other classes than `task`.
         """
-        if (Path(self.name) / checkpoints.CARD).is_file():
+        if is_checkpoint(Path(self.name)):
             return checkpoints.load(Path(self.name), task, device)
-        return _build(self.name, task).to(device).eval()
+        return checkpoints.build_model(self.name, task, seed=0).to(device).eval()
 
 
 def resolve(name: str, task: Task) -> ModelRef:
@@ -75,25 +75,18 @@ def resolve(name: str, task: Task) -> ModelRef:
         InputError: no model has that name, or it is broken.
     """
     folder = Path(name)
-    if (folder / checkpoints.CARD).is_file():
+    if is_checkpoint(folder):
         return ModelRef(name, checkpoints.read_card(folder))
-    model = _build(name, task)
+    model = checkpoints.build_model(name, task, seed=0)  # the same hash in every process
     card = {
         "label": name,
         "spec": name,
         "dims": model.dims,
         "black_box": model.black_box,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "weights_sha256": digest([checkpoints.fingerprint(model), _fingerprint_parts(name)]),
+        "weights_sha256": digest([checkpoints.fingerprint(model), _spec_with_file_hashes(name)]),
     }
     return ModelRef(name, card)
-
-
-def _build(name: str, task: Task) -> SegModel:
-    with torch.random.fork_rng(devices=[]):  # a factory may draw weights: each time the same, apart from other draws
-        torch.manual_seed(0)
-        model: SegModel = build(name, "model")(task)
-    return model
 
 
 def files_of(name: str) -> list[Path]:
@@ -102,13 +95,13 @@ def files_of(name: str) -> list[Path]:
     return [path[0] for path in map(_split_path, options, options.values()) if path]
 
 
-def _fingerprint_parts(name: str) -> dict[str, Any]:
+def _spec_with_file_hashes(name: str) -> dict[str, Any]:
     """A spec with hashes in place of the files that it names: these may be moved, but not changed."""
     owner, options = parse_call(name, "model")
-    return {"model": owner} | {field: _fingerprint_part(field, value) for field, value in options.items()}
+    return {"model": owner} | {field: _option_with_file_hash(field, value) for field, value in options.items()}
 
 
-def _fingerprint_part(field: str, value: Any) -> str:
+def _option_with_file_hash(field: str, value: Any) -> str:
     option = _split_path(field, value)
     if option is None:
         return value if isinstance(value, str) else spec(value)

@@ -15,6 +15,17 @@ def gradient_of(values: Float[Tensor, "b *n"], x: Image) -> Image:
     return torch.autograd.grad(values.sum(), x)[0]
 
 
+def straight_through(value: Tensor, like: Tensor) -> Tensor:
+    """The numbers of `value` with the gradient of `like` (the straight-through estimator, arXiv 1308.3432).
+
+    >>> x = torch.tensor([0.4, 1.6], requires_grad=True)
+    >>> rounded = straight_through(x.round(), 3 * x)
+    >>> rounded.tolist(), torch.autograd.grad(rounded.sum(), x)[0].tolist()
+    ([0.0, 2.0], [3.0, 3.0])
+    """
+    return value.detach() + (like - like.detach())  # the bracket is 0 and carries the gradient
+
+
 def length(x: Tensor) -> PerSample:
     """The Euclidean norm of each sample."""
     return x.flatten(1).square().sum(1).sqrt()

@@ -19,6 +19,9 @@ FLOAT32_SLACK = 2.0**-23  # in [0, 1]: what float32 loses of x - x0, so that a c
 class StoredValues:
     """Stored values of the images of one batch, each in its own file's type.
 
+    It puts the `Storage` of several cases into tensors that go with a batch. `RoundedModel` uses it to keep attacks
+    on the values of files.
+
     Attributes:
         stored: the scan's own values, (b, c, *s), float64, which holds every 32-bit integer.
         slope, inter: a native intensity is `stored * slope + inter`; (b, c, 1, ...), as all that follow.

@@ -38,7 +38,7 @@ def parse_call(spec: str | Spec, kind: str | None = None) -> tuple[str, dict[str
     return entry.name, _arguments(entry, tree, {})
 
 
-def named(spec: str | Spec, kind: str | None = None) -> Spec:
+def named(spec: str | Spec) -> Spec:
     """The tree of a spec with the field's name before every argument.
 
     >>> str(named("restarts(pgd(linf, bce), n=2)"))
@@ -54,7 +54,7 @@ def named(spec: str | Spec, kind: str | None = None) -> Spec:
         return node
 
     tree = _tree(spec)
-    arguments = find(tree.name, kind).place(tree)
+    arguments = find(tree.name).place(tree)
     return Spec(tree.name, (), tuple((field, node_named(node)) for field, node in arguments.items()))
 
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json
+from medseg_attack.files import CARD, is_checkpoint, read_json
 from medseg_attack.runs.study import Study
 
 
@@ -42,16 +42,16 @@ def newest_model(workspace: Path, label: str) -> Path:
     Raises:
         InputError: there is none, or its training did not finish.
     """
-    if (Path(label) / "card.json").is_file():
+    if is_checkpoint(Path(label)):
         return Path(label)
     if Path(label).is_dir():
-        got = "a data set" if (Path(label) / "dataset.json").is_file() else "a folder without card.json"
+        got = "a data set" if (Path(label) / "dataset.json").is_file() else f"a folder without {CARD}"
         raise InputError(
             f"expected a trained model in {label}, got {got}; give the folder of a checkpoint, or finish its training"
         )
-    cards = [path for path in (workspace / "models").glob("*/card.json") if read_json(path).get("label") == label]
+    cards = [path for path in (workspace / "models").glob(f"*/{CARD}") if read_json(path).get("label") == label]
     if not cards:
-        trained = sorted({str(read_json(p).get("label")) for p in (workspace / "models").glob("*/card.json")})
+        trained = sorted({str(read_json(p).get("label")) for p in (workspace / "models").glob(f"*/{CARD}")})
         raise InputError(
             f"expected a trained {label!r} in {workspace / 'models'}, got {', '.join(trained) or 'none'}; "
             f"run 'medattack train --model {label}', or give the folder of a checkpoint"

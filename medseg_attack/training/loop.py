@@ -17,9 +17,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json, whole, write_json
+from medseg_attack.files import is_checkpoint, read_json, whole, write_json
 from medseg_attack.models import checkpoints
-from medseg_attack.registry import build
 from medseg_attack.runtime import deterministic
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.losses import finite, training_loss
@@ -50,11 +49,6 @@ class EpochRecord:
     seconds: float
 
 
-def finished(folder: Path) -> bool:
-    """Whether the folder holds a checkpoint."""
-    return (folder / checkpoints.CARD).is_file()
-
-
 def past(folder: Path) -> list[EpochRecord]:
     """The epochs that are finished."""
     if not (folder / STATE).is_file():
@@ -68,7 +62,7 @@ def train(plan: Options, data: TrainingData, folder: Path, device: torch.device)
     """Trains until `folder` is a checkpoint and yields the epochs that were still to do, none if it is one.
 
     Args:
-        plan: from `planned`.
+        plan: options with nothing left open, from `training.options.resolve`.
 
     Raises:
         InputError: the folder holds a training with other options or data, or the loss is not finite.
@@ -77,7 +71,7 @@ def train(plan: Options, data: TrainingData, folder: Path, device: torch.device)
     if plan.init:
         asked["init_weights"] = checkpoints.read_card(Path(plan.init))["weights_sha256"]
     _check(folder, asked)
-    if finished(folder):
+    if is_checkpoint(folder):
         return
     training = _Training(plan, data, folder, device)  # what cannot be trained leaves no folder behind
     write_json(folder / OPTIONS, asked)
@@ -98,7 +92,7 @@ def _check(folder: Path, wanted: dict[str, Any]) -> None:
                 f"expected a training with these options in {folder}, got {', '.join(other)}; "
                 "use another --out, or the same options to go on"
             )
-    elif finished(folder):
+    elif is_checkpoint(folder):
         raise InputError(f"expected an empty folder, got a checkpoint without {OPTIONS} in {folder}; use another --out")
 
 
@@ -109,12 +103,9 @@ class _Training:
         self.plan, self.data, self.folder, self.device = plan, data, folder, device
         self.history = past(folder)
         with _drawing(crc(plan.seed, "weights"), device):
-            if self.history:
-                self.model = checkpoints.untrained(plan.model, data.task).to(device)
-            else:
-                self.model = build(plan.model, "model")(data.task).to(device)
-                if plan.init:
-                    checkpoints.begin_with(self.model, Path(plan.init))
+            self.model = checkpoints.build_model(plan.model, data.task, pretrained=not self.history).to(device)
+            if plan.init and not self.history:
+                checkpoints.begin_with(self.model, Path(plan.init))
         weights = list(self.model.parameters())
         if not weights:
             raise InputError(f"expected a model with weights, got {plan.model}, which has none; choose another --model")

@@ -15,7 +15,7 @@ from zlib import crc32
 from medseg_attack.errors import InputError, plural
 from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import read_card
-from medseg_attack.registry import build, parse_call, spec
+from medseg_attack.registry import find, parse_call, spec
 from medseg_attack.training.augment import TrainingData, parts
 from medseg_attack.training.losses import training_loss
 from medseg_attack.types import CaseRef
@@ -102,7 +102,7 @@ def _architecture(model: str) -> tuple[Any, str, dict[str, Any]]:
         raise InputError(
             f"expected an architecture for --model, got {owner}, which is trained; start from it by --init"
         )
-    return build(model, "model").func, owner, arguments
+    return find(owner, "model").make, owner, arguments
 
 
 def cases_of(options: Options, data: TrainingData, dims: int) -> Sequence[CaseRef]:
@@ -146,7 +146,7 @@ def label(model: str) -> str:
     """The name of a trained model on the command line: its spec without grid and initial weights."""
     name, arguments = parse_call(model, "model")
     kept = {field: value for field, value in arguments.items() if field not in ("size", "encoder_weights")}
-    return spec(functools.partial(build(name, "model").func, **kept))
+    return spec(functools.partial(find(name, "model").make, **kept))
 
 
 def folder_name(plan: Options, data: TrainingData) -> str:
@@ -159,7 +159,7 @@ def folder_name(plan: Options, data: TrainingData) -> str:
 def warnings(plan: Options, data: TrainingData) -> list[str]:
     """Notes on what a person should know before the training: parts without patients, classes that cannot be learnt."""
     name, arguments = parse_call(plan.model, "model")
-    dims = _dims(inspect.signature(build(name, "model").func).parameters, arguments)
+    dims = _dims(inspect.signature(find(name, "model").make).parameters, arguments)
     refs = cases_of(plan, data, dims)
     notes = []
     if not data.refs("val", plan.fold, dims):

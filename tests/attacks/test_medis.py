@@ -10,14 +10,14 @@ from medseg_attack.attacks.composed.least_of import LeastOf
 from medseg_attack.attacks.composed.medis import medis
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.minimal.igsm import Igsm
-from medseg_attack.defences.inputs.bpda import Bpda, Guarded
+from medseg_attack.defences.inputs.bpda import Bpda, Layer
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.criteria import ByDice, ByMiou
 from medseg_attack.threat.objectives.losses import bce, soft_dice
 from medseg_attack.threat.objectives.medis import LOSSES, exp_log, exp_log_shukla2023, lovasz_hinge
-from medseg_attack.types import Objective
+from medseg_attack.types import Image, LogOdds, Mask, Model, Objective
 
 TRUTH = torch.zeros(1, 1, 4, 5, dtype=torch.bool)
 TRUTH[..., 1:3, 1:4] = True
@@ -139,11 +139,24 @@ def quantised(image: Tensor) -> Tensor:
     return (7 * image).round() / 7
 
 
+class Layered:
+    """A model behind a layer."""
+
+    def __init__(self, model: Model, layer: Layer) -> None:
+        self.task, self.model, self.layer = model.task, model, layer
+
+    def __call__(self, image: Image) -> LogOdds:
+        return self.model(self.layer(image))
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return self.model.decide(log_odds)
+
+
 def test_a_staircase_hides_the_gradient_and_bpda_finds_it() -> None:
     batch_ = batch()
     attack = PGD(Linf(0.1), bce, steps=8, random_start=False)
     with frozen(healthy()) as model:
-        hidden, shown = Guarded(model, quantised), Guarded(model, Bpda(quantised))
+        hidden, shown = Layered(model, quantised), Layered(model, Bpda(quantised))
         torch.testing.assert_close(hidden(batch_.image), shown(batch_.image))
         before = harm(shown.decide(shown(batch_.image)), batch_.target)
         blind = attack(hidden, batch_.image, batch_.target, range(4))

@@ -20,12 +20,12 @@ from typer.testing import CliRunner
 from medseg_attack import runtime
 from medseg_attack.cli import app
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json
+from medseg_attack.files import is_checkpoint, read_json
 from medseg_attack.models import checkpoints
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.training import augment
-from medseg_attack.training.loop import finished, past, train
+from medseg_attack.training.loop import past, train
 from medseg_attack.training.losses import LOSSES, training_loss
 from medseg_attack.training.options import Options, cases_of, label, resolve, warnings
 from medseg_attack.training.validation import validated
@@ -133,7 +133,7 @@ def test_kill_9_in_the_middle_of_an_epoch(tmp_path):
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "1\n"
         os.kill(process.pid, signal.SIGKILL)
-    assert not finished(tmp_path / "killed")
+    assert not is_checkpoint(tmp_path / "killed")
     assert trained(tmp_path / "killed") == trained(tmp_path / "whole")
 
 

@@ -14,7 +14,7 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord, mapped, read_record
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json
+from medseg_attack.files import is_checkpoint, read_json
 from medseg_attack.types import Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
 
 OPEN = 16  # scans whose files are kept open
@@ -238,7 +238,7 @@ def open_prepared(path: Path) -> Prepared:
     """
     if not (path / "dataset.json").is_file():
         begun = read_json(path / "options.json") if (path / "options.json").is_file() else {}
-        if "model" in begun or (path / "card.json").is_file():
+        if "model" in begun or is_checkpoint(path):
             raise InputError(f"expected a prepared data set in {path}, got a model; give its data, or no --data")
         got = "one that was not finished" if begun else "none"
         raise InputError(f"expected a prepared data set in {path}, got {got}; run medattack prepare --out {path}")

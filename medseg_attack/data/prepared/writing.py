@@ -43,14 +43,14 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Done:
+class PreparedScan:
     """One scan that is now in the prepared data set; `reused` if it was there before."""
 
     scan: str
     reused: bool
 
 
-def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator[Done]:
+def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator[PreparedScan]:
     """Writes `source` to `out`, and yields after each scan.
 
     Scans that are there already, from the same files (by size and time of change) and options, are reused;
@@ -65,9 +65,9 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
         folds=options.folds,
         test_fraction=options.test_fraction,
         seed=options.seed,
-        parts=_parts(source),
+        parts=_own_split(source),
     )
-    fresh = _claim(source, out, options)
+    is_new = _begin(source, out, options)
     try:
         for scan in source.scans:
             key = _key(source, scan, options)
@@ -75,15 +75,15 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
             if not reused:
                 (out / "dataset.json").unlink(missing_ok=True)
                 write_scan(source, scan, out, options.window, options.size, key)
-            yield Done(scan.id, reused)
+            yield PreparedScan(scan.id, reused)
         _finish(source, out, splits)
     except InputError as error:
-        if fresh and errno_of(error.__cause__) not in FULL:
+        if is_new and errno_of(error.__cause__) not in FULL:
             shutil.rmtree(out)
         raise
 
 
-def _parts(source: Source) -> dict[str, str]:
+def _own_split(source: Source) -> dict[str, str]:
     """Each patient's part in the data set's own split, of those that have one.
 
     Raises:
@@ -112,8 +112,8 @@ def _asked(source: Source, options: Options) -> dict[str, Any]:
     }
 
 
-def _claim(source: Source, out: Path, options: Options) -> bool:
-    """Makes `out` this data set's folder; True if nothing was there before."""
+def _begin(source: Source, out: Path, options: Options) -> bool:
+    """Writes the options to `out`, or checks that those there are the same; True if nothing was there before."""
     if out.resolve().is_relative_to(source.root.resolve()):
         raise InputError(f"expected a folder outside of {source.root} to write to, got {out}; give another --out")
     if out.exists() and not out.is_dir():

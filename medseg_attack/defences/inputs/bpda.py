@@ -6,7 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from medseg_attack.types import Image, LogOdds, Mask, Model, Task
+from medseg_attack.numerics.samples import straight_through
+from medseg_attack.types import Image
 
 Layer: TypeAlias = Callable[[Image], Image]
 
@@ -33,23 +34,4 @@ class Bpda(nn.Module):
     def forward(self, image: Image) -> Image:
         with torch.no_grad():
             exact = self.exact(image)
-        smooth = self.smooth(image)
-        return exact + (smooth - smooth.detach())  # the bracket is 0 and carries the gradient
-
-
-class Guarded(nn.Module):
-    """A model behind a layer: attacks go through both, with the gradient that the layer offers."""
-
-    def __init__(self, model: Model, layer: Layer) -> None:
-        super().__init__()
-        self.model, self.layer = model, layer
-
-    @property
-    def task(self) -> Task:
-        return self.model.task
-
-    def forward(self, image: Image) -> LogOdds:
-        return self.model(self.layer(image))
-
-    def decide(self, log_odds: LogOdds) -> Mask:
-        return self.model.decide(log_odds)
+        return straight_through(exact, self.smooth(image))

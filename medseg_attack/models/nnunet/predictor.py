@@ -20,6 +20,7 @@ from medseg_attack.models.nnunet.resampling import resampled, resampled_shape
 from medseg_attack.models.nnunet.results_folder import Plan, Scheme, distinguished_range, read_folder, spacings
 from medseg_attack.models.segmodel import CERTAIN, SegModel
 from medseg_attack.models.sliding_window import Place, cropped, flips_of, padded_to, tiled
+from medseg_attack.numerics.samples import straight_through
 from medseg_attack.registry import register
 from medseg_attack.types import Case, Image, Setting, Storage, Task, per_channel
 
@@ -213,7 +214,7 @@ def _precision(x: Tensor) -> torch.dtype:
 
 def _rounded(logits: Float[Tensor, "k *s"]) -> Float[Tensor, "k *s"]:
     """Logits rounded to nnU-Net's precision, with the gradient of those that are not."""
-    return logits.detach().to(_precision(logits)).to(logits) + (logits - logits.detach())
+    return straight_through(logits.detach().to(_precision(logits)).to(logits), logits)
 
 
 def _native(x: Float[Tensor, "c *s"], case: Case) -> tuple[Float[Tensor, "c *s"], list[float]]:
