@@ -153,7 +153,7 @@ def test_the_comparison_sees_every_iterate_and_a_difference(monkeypatch: Patch) 
         return x
 
     compare = other_libraries._check("textbook", other_libraries.BIM, textbook)
-    assert len(other_libraries.ours(other_libraries.BIM)) == other_libraries.STEPS + 1
+    assert len(other_libraries.our_iterates(other_libraries.BIM)) == other_libraries.STEPS + 1
     compare()
     monkeypatch.setattr(Linf, "step", Blend.step)
     with pytest.raises(selftest.WrongError, match="iterate 1"):
