@@ -29,10 +29,9 @@ FUSIONS = ("logits", "probabilities", "losses")
 )
 @dataclass(frozen=True)
 class Transfer:
-    """Another attack run on surrogate models; its images are then shown to the attacked model.
+    """An attack on surrogate models, whose images the attacked model scores (Bortsova et al., arXiv 2006.06356).
 
-    The attacked model sees each image once, to score it. What decides whether an attack transfers is studied in
-    Bortsova et al., arXiv 2006.06356.
+    The attacked model sees each image once. The paper studies what decides whether an attack transfers.
 
     Attributes:
         surrogate: folder of a checkpoint, a registered model, a tuple of these, or `others`: the study's other models,

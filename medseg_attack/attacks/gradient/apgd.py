@@ -68,9 +68,9 @@ class _Point:
 @register("apgd", kind="attack", about=About(reaches="all in eps", shown_by="apgd(steps=20)"))
 @dataclass(frozen=True)
 class APGD:
-    """Gradient ascent whose steps, at first twice the ball, are halved where they stop paying (Auto-PGD).
+    """Gradient ascent whose steps are halved where they stop paying (Auto-PGD; Croce & Hein, arXiv 2003.01690).
 
-    Croce & Hein, arXiv 2003.01690. When it halves its step it returns to the iterate with the largest objective; the
+    Steps begin at twice the ball. When it halves its step it returns to the iterate with the largest objective; the
     result is each sample's most harmful iterate. An objective that masks what is lost steers the steps alone: its
     unmasked form decides whether they pay (arXiv 2306.12941).
 

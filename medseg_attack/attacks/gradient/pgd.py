@@ -141,7 +141,7 @@ def mi_fgsm(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, mo
 
 @register("ni_fgsm", kind="attack", about=About(reaches="all in eps"))
 def ni_fgsm(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0) -> PGD:
-    """`mi_fgsm` whose gradients are taken where the momentum leads (Nesterov; Lin et al., arXiv 1908.06281)."""
+    """`mi_fgsm` whose gradients are taken where the momentum leads, as Nesterov's (Lin et al., arXiv 1908.06281)."""
     return replace(mi_fgsm(ball, objective, steps, momentum), look_ahead=True)
 
 
