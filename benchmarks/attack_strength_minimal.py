@@ -25,7 +25,6 @@ from medseg_attack.types import Attack, Image, Mask, Task
 
 TASK = Task("shapes", ("background", "disc", "square", "bar"), exclusive=True)
 SIDE, IMAGES = 32, 16
-Net = Callable[[Tensor], Tensor]
 
 
 class Counted(nn.Module):

@@ -388,7 +388,7 @@ class Adversarial:
 
     Attributes:
         image: perturbed images in [0, 1].
-        harm: score of each by the attack's judge, larger = worse for the model.
+        harm: score of each, larger = worse for the model: `metrics.harm`, or progress while a least change is searched.
         size: size of each change, in the unit of the ball's `eps`.
         flow: how anatomy moved; `numerics.flows.moved` of it is the truth on these images. None where nothing moved.
         success: whether an attack with a goal reached it; None for one without.

@@ -16,7 +16,7 @@ from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severi
 from medseg_attack.errors import plural
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.registry import spec
-from medseg_attack.runs.rows import attack_spec, ball_spec, sizeless, unit_of
+from medseg_attack.runs.stored_specs import attack_spec, ball_spec, sizeless, unit_of
 from medseg_attack.stats.patients import TESTS_FROM
 from medseg_attack.stats.scores import Unit, pooled, scored
 

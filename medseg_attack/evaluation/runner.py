@@ -242,7 +242,7 @@ def _check_storable(opened: OpenedStudy, refs: Sequence[CaseRef]) -> None:
                 f"expected attacks that leave anatomy where it is, got {cell.label.removeprefix('noise ')}; its "
                 "scans need a truth of their own, which is not written: --save-adversarial none"
             )
-    for scan in {ref.volume for ref in refs}:
+    for scan in {ref.volume for ref in refs}:  # refuses a scan whose format cannot be written
         copies_of(opened.data.records[scan])
 
 

@@ -1,4 +1,6 @@
-"""Perturbed copies of scans, in the source's own format, each beside a sidecar that says what it is.
+"""The files that perturbed copies of a scan consist of, and how they are read, each beside a sidecar of facts.
+
+`exports.writing` writes them; `data.formats.dicom.writing` gives those in DICOM their UIDs.
 
 RUN/adversarial/<the source's path>             the copy
 RUN/adversarial/<scan's id>/<slice's id>.dcm    of DICOM, whose folders and files are often called by their patients

@@ -20,8 +20,8 @@ from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import COPIES, SEAL, RunFolder
+from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.threat.binding import bind
-from medseg_attack.threat.budgets import buildable
 from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, Setting, Task
 
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
@@ -158,7 +158,7 @@ def _check_scores(
 ) -> Iterator[Mismatch]:
     """Budget, window and counts of every stored case."""
     config = RunFolder(run).config
-    attack = registry.build(buildable(config["attack"], config.get("budget")), "attack")
+    attack = registry.build(attack_of(config), "attack")
     rows = RunFolder(run).rows().set_index(["case", "cls"])
     for predicted in predict_copies(run, data, model, device, values):
         yield from _check_batch(predicted, values, model, attack.ball, rows, device)

@@ -3,9 +3,10 @@
 Under attack an empty prediction is the main event. A measure that quietly left it out would improve with every organ
 that the attack erases.
 
-`RULES` states the rules; these functions apply them: `stats.scores.scored` to the Dice and IoU of tables,
-`metrics.overlap` to those of tensors (its caller passes the value), `metrics.surface` to distances of surfaces, and
-`stats.clinical.deltas` to volumes and centroids. A test holds them to it, row by row.
+`RULES` states the rules of tables; these functions apply them: `stats.scores.scored` to Dice and IoU,
+`metrics.surface` to distances of surfaces, and `stats.clinical.deltas` to volumes and centroids. A test holds them to
+it, row by row. What steers a computation passes its own value to `metrics.overlap`: harm, criteria and the choice of
+the worst scans count an absent class as right (1), validation, ASMA and the profile of a model leave it out (NaN).
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Harm: the score of an attack, on hard masks and without a gradient; `attacks.judging` gives it to an image."""
+"""Harm: the score of an attack, on hard masks and without a gradient; `attacks.judging` gives it to an image.
+
+While they search, attacks that look for the least change rank by their progress instead: `attacks.minimal.search`.
+"""
 
 from medseg_attack.metrics.overlap import dice
 from medseg_attack.types import Mask, PerSample

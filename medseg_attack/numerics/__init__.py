@@ -1,1 +1,1 @@
-"""Pure functions of tensors; they know nothing of attacks, models or files."""
+"""Functions of tensors alone: no attack, no model and no file is read here."""

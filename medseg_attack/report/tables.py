@@ -11,7 +11,8 @@ from medseg_attack.errors import plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.registry import spec
 from medseg_attack.report.sheet import Sheet, between, number, percent
-from medseg_attack.runs.rows import NAMES, ball_spec, norm_of
+from medseg_attack.runs.rows import NAMES
+from medseg_attack.runs.stored_specs import ball_spec, norm_of
 from medseg_attack.stats.patients import HOLDS_FROM, warning
 from medseg_attack.stats.scores import Unit
 

@@ -1,4 +1,7 @@
-"""A study's grid: the product of attacks, losses and budgets, with its controls."""
+"""A study's grid: the product of attacks, losses and budgets, with its controls.
+
+`evaluation.runner` runs it on every model of the study.
+"""
 
 import math
 import re

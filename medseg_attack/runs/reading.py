@@ -8,7 +8,7 @@ import pandas as pd
 from medseg_attack.errors import InputError
 from medseg_attack.files import read_json
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.rows import role_of
+from medseg_attack.runs.stored_specs import role_of
 
 
 def find_runs(paths: Iterable[Path]) -> Iterator[Path]:

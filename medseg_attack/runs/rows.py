@@ -1,19 +1,13 @@
 """Rows: pixel counts of one case and class under one attack; and the fields of a run's header that tables show."""
 
-import contextlib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import pyarrow as pa
 
-from medseg_attack.errors import InputError
 from medseg_attack.metrics.counts import Overlap
-from medseg_attack.registry.grammar import Literal as Value
-from medseg_attack.registry.grammar import Spec, parse
-from medseg_attack.threat.budgets import parse_budget
 
 ROWS_VERSION = 4  # raised whenever the same run would give other rows
 AXES = ("z", "y", "x")  # slices, rows, columns
@@ -77,74 +71,6 @@ HEADER = (
 )  # kept beside scores
 
 Role: TypeAlias = Literal["control", "attack", "clean"]
-
-
-def role_of(attack: str) -> Role:
-    """The role of a stored run whose header says none: by the first word of its attack, which is a registered name.
-
-    >>> role_of("noise deformation(folds=False)"), role_of("pgd(steps=40)")
-    ('control', 'attack')
-    """
-    roles: dict[str, Role] = {"noise": "control", "shuffled": "control", "clean": "clean"}
-    return roles.get(attack_spec(attack).name, "attack")
-
-
-def attack_spec(label: str) -> Spec:
-    """The attack that a label begins with; a budget with a unit or a region may follow it.
-
-    >>> str(attack_spec("pgd(l2, steps=40) 5HU within ring:10mm"))
-    'pgd(l2, steps=40)'
-    """
-    for gap in re.finditer(r" |$", label):
-        with contextlib.suppress(InputError):
-            return parse(label[: gap.start()])
-    return Spec(label)
-
-
-_STRING_OR_BUDGET = re.compile(
-    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?<=[(=])[0-9.][-+.\w/]*(?i:%window|HU|raw|sigma)\b"""
-)
-
-# fields of balls that hold another one, `linf` unless they say, to a part of the image
-HOLDING = {"within": ("ball", "region"), "channels": ("ball", "channels", "shares")}
-
-
-def ball_spec(text: str) -> Spec:
-    """The ball of a header, with the default of a ball that holds another; a size with a unit is a string in it.
-
-    >>> str(ball_spec("within(linf(5HU))")), str(ball_spec("channels"))
-    ("within(ball=linf(eps='5HU'))", 'channels(ball=linf)')
-    """
-    # a size with a unit is no Python; the name of a mask, which is in quotes, may look like one
-    return _named_ball(parse(_STRING_OR_BUDGET.sub(lambda m: m[0] if m[0][0] in "'\"" else repr(m[0]), text)))
-
-
-def _named_ball(ball: Spec) -> Spec:
-    fields = HOLDING.get(ball.name, ("eps",))
-    values = dict(zip(fields, ball.positional, strict=False)) | dict(ball.keywords)
-    if ball.name in HOLDING:
-        held = values.pop("ball", Spec("linf"))
-        values = {"ball": _named_ball(held) if isinstance(held, Spec) else held, **values}
-    if str(values.get("region")) == "'body'":  # its default
-        del values["region"]
-    return Spec(ball.name, ball.positional[len(fields) :], tuple(values.items()))
-
-
-def sizeless(ball: Spec) -> Spec:
-    """A ball less its size: the same of balls that differ in nothing else."""
-    return ball.replace(eps=None)
-
-
-def norm_of(ball: Spec) -> str:
-    """The name of the innermost ball."""
-    return list(ball.walk())[-1].name
-
-
-def unit_of(ball: Spec) -> str:
-    """The unit of a ball's size, a key of `budgets.UNITS`; "" also of a ball that has a unit of its own."""
-    sizes = [node for part in ball.walk() for name, node in part.keywords if name == "eps"]
-    texts = [node.value for node in sizes if isinstance(node, Value) and isinstance(node.value, str)]
-    return parse_budget(texts[0]).unit if texts else ""
 
 
 @dataclass(frozen=True)

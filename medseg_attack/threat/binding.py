@@ -1,4 +1,7 @@
-"""Binding: attacks and models prepared for the cases that they are run on."""
+"""Binding: attacks, balls, goals and models are told their task, their cases (spacing in mm) and their donors.
+
+`evaluation.crafting` calls it; what is not bound takes a pixel for 1 mm, or refuses.
+"""
 
 from typing import Any, TypeVar
 

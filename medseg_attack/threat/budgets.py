@@ -80,11 +80,6 @@ class Budget:
         return fraction
 
 
-def buildable(spec: str, budget: str | None) -> str:
-    """The spec of an attack as it can be built: with `eps=0.0` in place of a budget that has a unit."""
-    return spec.replace(f"eps={budget}", "eps=0.0") if budget else spec
-
-
 def parse_budget(text: str) -> Budget:
     """A budget as it is typed: 0.01, 4/255, 0.5%window, 5HU, 20raw, 1sigma.
 

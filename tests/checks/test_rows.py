@@ -14,7 +14,7 @@ from medseg_attack.checks import rows as after
 from medseg_attack.checks.flags import Finding, by_severity, checks_in
 from medseg_attack.checks.flags_page import page
 from medseg_attack.checks.rows import check_rows
-from medseg_attack.runs.rows import role_of
+from medseg_attack.runs.stored_specs import role_of
 from medseg_attack.stats.patients import TESTS_FROM
 
 EPS = 4 / 255

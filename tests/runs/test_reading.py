@@ -9,7 +9,8 @@ from helpers.runs import dice_of, edit, write_run
 from medseg_attack import registry
 from medseg_attack.report.tables import attack_sheet, compare_sheet
 from medseg_attack.runs.reading import read_runs
-from medseg_attack.runs.rows import HEADER, HOLDING, attack_spec, ball_spec, norm_of, role_of, sizeless, unit_of
+from medseg_attack.runs.rows import HEADER
+from medseg_attack.runs.stored_specs import HOLDING, attack_spec, ball_spec, norm_of, role_of, sizeless, unit_of
 from medseg_attack.runs.study import Study
 from medseg_attack.stats.scores import summary
 

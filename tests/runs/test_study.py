@@ -9,8 +9,9 @@ import pytest
 from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.runs.grid import Cell, cells
+from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.runs.study import Study, read_study
-from medseg_attack.threat.budgets import buildable, parse_budget
+from medseg_attack.threat.budgets import parse_budget
 
 
 def expand(**flags: object) -> list[tuple[str, str, str]]:
@@ -227,7 +228,7 @@ def test_a_budget_with_a_unit_is_named_in_spec_ball_and_folder() -> None:
     assert cell.ball == "channels(ball=linf(eps=5HU), channels=(0, 2))"
     assert cell.spec == f"pgd(ball={cell.ball}, steps=3)"
     assert cell.slug.endswith("_bce_eps5HU")
-    assert registry.build(buildable(cell.spec, "5HU"), "attack") == cell.attack
+    assert registry.build(attack_of({"attack": cell.spec, "budget": "5HU"}), "attack") == cell.attack
     (plain,) = grid(attacks=["pgd"], eps=["4/255"])
     assert (plain.spec, plain.slug) == (registry.spec(plain.attack), "pgd_bce_eps4of255")
 

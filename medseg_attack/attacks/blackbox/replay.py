@@ -13,9 +13,9 @@ from medseg_attack.files import read_json
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import About, build, register, with_eps
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
-from medseg_attack.threat.budgets import buildable
 from medseg_attack.types import Adversarial, Ball, Bindable, Image, Mask, Model
 
 
@@ -51,7 +51,7 @@ class Replay(Bindable):
                 f"expected the folder of one run, got {self.run} without config.json; give RUN, not its study"
             )
         config = read_json(Path(self.run) / "config.json")
-        ball: Ball = build(buildable(config["attack"], config.get("budget")), "attack").ball
+        ball: Ball = build(attack_of(config), "attack").ball
         if config.get("budget"):  # another fraction for every case: the widest of them holds them all
             ball = with_eps(ball, float(RunFolder(Path(self.run)).rows()["budget"].max()))
         return ball if self.setting is None else bind(ball, self.setting)

@@ -18,7 +18,7 @@ def identity(image: Image) -> Image:
 
 
 class Bpda(nn.Module):
-    """A layer with the values of `forward` and the gradient of `backward`.
+    """A layer with the values of `exact` and the gradient of `smooth`.
 
     Athalye, Carlini & Wagner, arXiv 1802.00420, section 4.1.
 
@@ -27,9 +27,9 @@ class Bpda(nn.Module):
         smooth: a differentiable function that is close to it; the identity for quantising, JPEG or denoising.
     """
 
-    def __init__(self, forward: Layer, backward: Layer = identity) -> None:
+    def __init__(self, exact: Layer, smooth: Layer = identity) -> None:
         super().__init__()
-        self.exact, self.smooth = forward, backward
+        self.exact, self.smooth = exact, smooth
 
     def forward(self, image: Image) -> Image:
         with torch.no_grad():

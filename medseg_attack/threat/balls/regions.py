@@ -119,7 +119,7 @@ def parse_region(region: str) -> tuple[str, str]:
     Raises:
         InputError: the text is not a region.
 
-    >>> parts("ring:2.5mm")
+    >>> parse_region("ring:2.5mm")
     ('ring', '2.5')
     """
     kind, _, value = region.partition(":")

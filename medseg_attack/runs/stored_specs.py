@@ -1,0 +1,96 @@
+"""Attacks and balls as runs store them, in text: parsed without torch, and without the registry.
+
+A stored spec may hold a size with a unit, such as `linf(eps=5HU)`, which cannot be built: it is another for each case.
+"""
+
+import contextlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from medseg_attack.errors import InputError
+from medseg_attack.registry.grammar import Literal, Spec, parse
+from medseg_attack.runs.rows import Role
+from medseg_attack.threat.budgets import parse_budget
+
+
+def role_of(attack: str) -> Role:
+    """The role of a stored run whose header says none: by the first word of its attack, which is a registered name.
+
+    >>> role_of("noise deformation(folds=False)"), role_of("pgd(steps=40)")
+    ('control', 'attack')
+    """
+    roles: dict[str, Role] = {"noise": "control", "shuffled": "control", "clean": "clean"}
+    return roles.get(attack_spec(attack).name, "attack")
+
+
+def attack_spec(label: str) -> Spec:
+    """The attack that a label begins with; a budget with a unit or a region may follow it.
+
+    >>> str(attack_spec("pgd(l2, steps=40) 5HU within ring:10mm"))
+    'pgd(l2, steps=40)'
+    """
+    for gap in re.finditer(r" |$", label):
+        with contextlib.suppress(InputError):
+            return parse(label[: gap.start()])
+    return Spec(label)
+
+
+_STRING_OR_BUDGET = re.compile(
+    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|(?<=[(=])[0-9.][-+.\w/]*(?i:%window|HU|raw|sigma)\b"""
+)
+
+# fields of balls that hold another one, `linf` unless they say, to a part of the image
+HOLDING = {"within": ("ball", "region"), "channels": ("ball", "channels", "shares")}
+
+
+def ball_spec(text: str) -> Spec:
+    """The ball of a header, with the default of a ball that holds another; a size with a unit is a string in it.
+
+    >>> str(ball_spec("within(linf(5HU))")), str(ball_spec("channels"))
+    ("within(ball=linf(eps='5HU'))", 'channels(ball=linf)')
+    """
+    return _named_ball(_parsed(text))
+
+
+def attack_of(config: Mapping[str, Any]) -> Spec:
+    """The attack of a run's config; a budget with a unit, which is another size for every case, is 0 in it.
+
+    >>> str(attack_of({"attack": "pgd(ball=linf(eps=5HU), steps=3)", "budget": "5HU"}))
+    'pgd(ball=linf(eps=0.0), steps=3)'
+    """
+    spec = _parsed(config["attack"])
+    return spec.replace(eps=0.0) if config.get("budget") else spec
+
+
+def _parsed(text: str) -> Spec:
+    """The tree of a stored spec, whose sizes with a unit are no Python; a mask's name, in quotes, may look like one."""
+    return parse(_STRING_OR_BUDGET.sub(lambda m: m[0] if m[0][0] in "'\"" else repr(m[0]), text))
+
+
+def _named_ball(ball: Spec) -> Spec:
+    fields = HOLDING.get(ball.name, ("eps",))
+    values = dict(zip(fields, ball.positional, strict=False)) | dict(ball.keywords)
+    if ball.name in HOLDING:
+        held = values.pop("ball", Spec("linf"))
+        values = {"ball": _named_ball(held) if isinstance(held, Spec) else held, **values}
+    if str(values.get("region")) == "'body'":  # its default
+        del values["region"]
+    return Spec(ball.name, ball.positional[len(fields) :], tuple(values.items()))
+
+
+def sizeless(ball: Spec) -> Spec:
+    """A ball less its size: the same of balls that differ in nothing else."""
+    return ball.replace(eps=None)
+
+
+def norm_of(ball: Spec) -> str:
+    """The name of the innermost ball."""
+    return list(ball.walk())[-1].name
+
+
+def unit_of(ball: Spec) -> str:
+    """The unit of a ball's size, a key of `budgets.UNITS`; "" also of a ball that has a unit of its own."""
+    sizes = [node for part in ball.walk() for name, node in part.keywords if name == "eps"]
+    texts = [node.value for node in sizes if isinstance(node, Literal) and isinstance(node.value, str)]
+    return parse_budget(texts[0]).unit if texts else ""
