@@ -181,9 +181,12 @@ class Entry:
         if missing:
             raise InputError(f"{self.name} needs {', '.join(missing)}, got {arguments or 'nothing'}; add it")
         try:
-            return self.make(**arguments)
+            thing = self.make(**arguments)
         except (TypeError, ValueError) as error:
             raise error if isinstance(error, InputError) else InputError(f"{self.name}: {error}") from error
+        if self.kind == "attack" and "ball" not in {*dir(type(thing)), *vars(thing)}:
+            raise InputError(f"expected a ball of the attack {self.name}, got none; give it a field or property 'ball'")
+        return thing
 
 
 entries: dict[str, Entry] = {}

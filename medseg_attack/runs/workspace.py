@@ -1,5 +1,6 @@
 """The workspace, where names without a path are looked up: one folder with `data/`, `models/` and `runs/`."""
 
+import difflib
 import os
 from pathlib import Path
 
@@ -54,7 +55,8 @@ def newest_model(workspace: Path, label: str) -> Path:
         trained = sorted({str(read_json(p).get("label")) for p in (workspace / "models").glob(f"*/{CARD}")})
         raise InputError(
             f"expected a trained {label!r} in {workspace / 'models'}, got {', '.join(trained) or 'none'}; "
-            f"run 'medattack train --model {label}', or give the folder of a checkpoint"
+            + "".join(f"did you mean {name}? If not, " for name in difflib.get_close_matches(label, trained, 1, 0.8))
+            + f"run 'medattack train --model {label}', or give the folder of a checkpoint"
         )
     return max(cards, key=_age).parent
 

@@ -300,6 +300,8 @@ def test_a_folder_of_another_kind_is_called_what_it_is(home: Path, tmp_path: Pat
     with pytest.raises(InputError, match="got a data set") as raised_error:
         newest_model(home, str(data))
     assert "medattack train --model" not in str(raised_error.value)
+    with pytest.raises(InputError, match="did you mean unet_small"):
+        newest_model(home, SMALL.replace("unet_small", "unet_smal"))
     assert "--batch-size of at least 1, got 0" in refused("train", "--home", home, "--batch-size", "0")
 
 

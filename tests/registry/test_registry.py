@@ -1,5 +1,7 @@
 """Specs and names: what is typed is what is built, labelled and built again."""
 
+from dataclasses import dataclass
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
+from medseg_attack.registry import table
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import focal, soft_dice
 
@@ -123,3 +126,17 @@ def test_a_name_cannot_be_taken_twice() -> None:
     with pytest.raises(ValueError, match="is taken"):
         registry.register("pgd", kind="attack")(lambda: None)
     assert registry.build("pgd", "attack") == PGD()
+
+
+def test_an_attack_without_a_ball_is_refused_where_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Bare:
+        """An attack that forgot its ball."""
+
+        steps: int = 1
+
+    monkeypatch.setattr(table, "entries", {**table.entries})
+    monkeypatch.setattr(table, "known_as", {**table.known_as})
+    registry.register("bare", kind="attack")(Bare)
+    with pytest.raises(InputError, match="give it a field or property 'ball'"):
+        table.entries["bare"].instance({})
