@@ -1,15 +1,20 @@
 """The machine: which device, repeatable kernels, and the facts that are stored beside a result."""
 
+import functools
 import importlib.metadata
+import json
 import platform
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from medseg_attack import __version__
 from medseg_attack.errors import InputError
 
 _PACKAGES = ("torch", "monai", "segmentation-models-pytorch", "numpy", "medseg-attack")
@@ -110,3 +115,26 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             result[name.replace("-", "_")] = ""
     return result
+
+
+def provenance() -> dict[str, str]:
+    """Date (UTC), host, and the version and commit of this code; the commit is "" where it is not known."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"date": now, "host": platform.node(), "version": __version__, "commit": commit()}
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of this code, with "+" if files were changed since: of its git checkout, or of its installation.
+
+    An installation from a repository names its commit in `direct_url.json` (PEP 610).
+    """
+    root = Path(__file__).parents[1]
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(command, capture_output=True, check=True, text=True, timeout=10).stdout.strip()
+    with suppress(importlib.metadata.PackageNotFoundError, ValueError, KeyError):
+        text = importlib.metadata.distribution("medseg-attack").read_text("direct_url.json")
+        return str(json.loads(text or "{}")["vcs_info"]["commit_id"])
+    return ""

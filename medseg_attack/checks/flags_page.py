@@ -19,7 +19,8 @@ _INTRODUCTION = """\
 `medattack attack` looks at each model and a few cases before it runs, and at the rows afterwards. What it finds is
 printed below the table, stored in each `run.json` (`flags`) and part of `--json`. What is found before a run is kept
 beside the runs in `checks.json`. The look before costs about as much as attacking ten to twenty more cases;
-`--no-checks` leaves both out. No flag is no proof of robustness.
+`--no-checks` leaves both out, and `run.json` then says so (`checks`). `medattack evaluate` looks as well, but at no
+gradient. No flag is no proof of robustness.
 
 A flag has a code that never changes its meaning, and a verdict:
 

@@ -69,10 +69,13 @@ class Scene:
             return objective(self.model(x).double(), self.batch.target, 0.0)
 
 
-def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = ()) -> list[Finding]:
+def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = (), *, gradient: bool = True) -> list[Finding]:
     """Findings on the model and the images; they cost about 20 passes over the batch.
 
     The model should be as the run uses it (`frozen`). Cases with organs tell more than empty ones.
+
+    Args:
+        gradient: whether the gradient is looked at, which scores of clean images do not depend on.
     """
     model = bind(model, Setting(model.task, batch.cases))
     with torch.no_grad():
@@ -81,7 +84,7 @@ def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = ()) -> l
     if not torch.isfinite(log_odds).all():
         return by_severity([*check_image_range(scene), *check_finite(scene)])
     findings = [finding for check in ANSWERS for finding in check(scene)]
-    if not (isinstance(model, SegModel) and model.black_box):  # a black box has no gradient to ask for
+    if gradient and not (isinstance(model, SegModel) and model.black_box):  # which has no gradient to ask for
         findings += _check_gradient(scene, random=any(finding.code == "MA003" for finding in findings))
     return by_severity(findings)
 

@@ -6,12 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from medseg_attack.checks.flags import Finding, by_severity
+from medseg_attack.checks.flags import SEVERITY, Finding, by_severity
 from medseg_attack.checks.rows import check_rows
 from medseg_attack.files import read_json, write_json
+from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.reading import ids_of
+from medseg_attack.stats.scores import Unit
 
-FILE = "checks.json"
+FILE, HEADER_FILE = "checks.json", "run.json"
 
 
 def write_before(folder: Path, findings: Sequence[Finding], cases: Sequence[str]) -> None:
@@ -40,7 +43,7 @@ def of_runs(headers: Mapping[Path, dict[str, Any]], before: Sequence[Finding]) -
 
 def of_stored(runs: Iterable[Path]) -> list[Finding]:
     """The findings that finished runs hold, about their model; those that runs of a model share are listed once."""
-    headers = [read_json(path / "run.json") for path in runs]
+    headers = [read_json(path / HEADER_FILE) for path in runs]
     return by_severity(
         [
             Finding.from_record(record | {"about": f"{header['model']}, {record['about']}"})
@@ -48,6 +51,57 @@ def of_stored(runs: Iterable[Path]) -> list[Finding]:
             for record in header.get("flags", [])
         ]
     )
+
+
+def flags_of(runs: Sequence[Path], rows: pd.DataFrame, unit: Unit, empty: Empty) -> dict[Path, list[Finding]]:
+    """The findings on each model and its runs, by the model's folder; the gravest first.
+
+    Args:
+        runs: folders of the runs.
+        rows: their rows, from `runs.reading.read_runs`.
+    """
+    models = rows["run"].map(lambda run: Path(run).parent)
+    return {
+        model: by_severity([*read_before(model), *check_rows(rows[models == model], unit=unit, empty=empty)])
+        for model in dict.fromkeys(run.parent for run in runs)
+    }
+
+
+def with_ids(runs: Sequence[Path], findings: Mapping[Path, Sequence[Finding]]) -> list[dict[str, Any]]:
+    """The flags as JSON shows them: each with its model and the ids of the runs that it concerns.
+
+    Args:
+        findings: from `flags_of`.
+    """
+    headers = {run: read_json(run / HEADER_FILE) for run in runs}
+    return _joined(
+        (run, headers[run]["model"], finding.record())
+        for model, of_model in findings.items()
+        for finding in of_model
+        for run in runs
+        if run.parent == model and finding.run in ("", str(run))
+    )
+
+
+def records_of_stored(runs: Iterable[Path]) -> list[dict[str, Any]]:
+    """The flags that finished runs hold, as `with_ids` gives them; the gravest first."""
+    headers = {path: read_json(path / HEADER_FILE) for path in runs}
+    flags = _joined(
+        (path, header["model"], record | {"about": f"{header['model']}, {record['about']}"})
+        for path, header in headers.items()
+        for record in header.get("flags", [])
+    )
+    return sorted(flags, key=lambda flag: (SEVERITY[flag["verdict"]], flag["code"]))
+
+
+def _joined(flags: Iterable[tuple[Path, str, dict[str, str]]]) -> list[dict[str, Any]]:
+    """Flags of single runs (run, label of its model, record), those that are alike in one record, in their order."""
+    result: dict[tuple[str, ...], dict[str, Any]] = {}
+    for run, model, record in flags:
+        ids = ids_of(run)
+        flag = {"model": model, "model_id": ids["model_id"], **record}
+        result.setdefault(tuple(flag.values()), {**flag, "runs": []})["runs"].append(ids["run_id"])
+    return list(result.values())
 
 
 def _flat(header: dict[str, Any]) -> dict[str, Any]:

@@ -25,9 +25,6 @@ from medseg_attack.cli.options import (
 from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from medseg_attack.checks.flags import Finding
     from medseg_attack.evaluation.costs import Estimate
     from medseg_attack.evaluation.runner import OpenedStudy
 
@@ -195,6 +192,7 @@ def _run_and_print(opened: "OpenedStudy", unit: Unit, empty: EmptyRule, json: bo
 
 def _print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool, *, checks: bool) -> None:
     """Prints one table per model with its flags below, or the summary as JSON."""
+    from medseg_attack.checks.stored import flags_of, with_ids
     from medseg_attack.report.sheet import rich_table
     from medseg_attack.report.tables import attack_sheet
     from medseg_attack.runs.reading import read_runs
@@ -203,26 +201,15 @@ def _print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: boo
 
     rows = read_runs(folders, allow_partial=True)
     table = summary(rows, unit=unit, empty=empty, header=HEADER)
-    models = dict.fromkeys(folder.parent for folder in folders)
-    flags = {model: _flags(model, rows, unit, empty) for model in models if checks}
+    flags = flags_of(folders, rows, unit, empty) if checks else {}
     if json:
-        records = [{"model": model.name} | flag.record() for model, findings in flags.items() for flag in findings]
+        records = with_ids(folders, flags)
         terminal.print_json({"unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": records})
         return
     for model, table_of_model in table.groupby(table["run"].map(lambda run: Path(run).parent), sort=False):
         terminal.out().print(rich_table(attack_sheet(table_of_model, unit=unit, empty=empty)))
         if checks:
             terminal.print_flags(flags[model])
-
-
-def _flags(model: Path, rows: "pd.DataFrame", unit: Unit, empty: EmptyRule) -> "list[Finding]":
-    """The flags of a model and of its runs, the gravest first."""
-    from medseg_attack.checks.flags import by_severity
-    from medseg_attack.checks.rows import check_rows
-    from medseg_attack.checks.stored import read_before
-
-    rows_of_model = rows[rows["run"].map(lambda run: Path(run).parent == model)]
-    return by_severity([*read_before(model), *check_rows(rows_of_model, unit=unit, empty=empty)])
 
 
 def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:

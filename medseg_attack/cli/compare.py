@@ -96,7 +96,7 @@ def compare(
     _refuse_combinations(fail_if, junit is not None or github or exit_zero, github, json)
     if costs and reference is not None:
         raise InputError("expected --costs or --reference, got both, which print other tables; choose one")
-    from medseg_attack.checks.stored import of_stored
+    from medseg_attack.checks.stored import of_stored, records_of_stored
     from medseg_attack.gate.rules import parse
     from medseg_attack.gate.sheets import github as annotations
     from medseg_attack.gate.sheets import verdict_json, verdict_sheet
@@ -111,12 +111,13 @@ def compare(
     for side in sides:
         check_unit(unit, side["dims"].unique().tolist() if "dims" in side else ())
     table = csv_table = summary(rows, unit=unit, empty=empty, header=HEADER)
-    flags = of_stored(Path(run) for side in sides for run in side["run"].unique())
+    folders = [Path(run) for side in sides for run in side["run"].unique()]
+    flags = of_stored(folders)
     content: dict[str, Any] = {
         "unit": unit,
         "empty": empty,
         "runs": table.to_dict("records"),
-        "flags": [flag.record() for flag in flags],
+        "flags": records_of_stored(folders),
     }
     sheets = [compare_sheet(table, keys, sort=sort, unit=unit, empty=empty, costs=costs)]
     if old is not None:

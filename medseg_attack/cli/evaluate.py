@@ -1,5 +1,6 @@
 """`medattack evaluate`: scores of clean or of stored images, per organ and case."""
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,12 +118,13 @@ def _opened(
     from medseg_attack.evaluation.runner import RunOptions
     from medseg_attack.runtime import pick_device
 
-    opened = open_study(study, workspace, pick_device(device), RunOptions(batch_size), out)
+    opened = open_study(study, workspace, pick_device(device), RunOptions(batch_size, checks=True), out)
     terminal.say(opened.summary)
     return opened
 
 
 def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, json: bool) -> None:
+    from medseg_attack.checks.stored import flags_of, with_ids
     from medseg_attack.files import whole
     from medseg_attack.report.sheet import csv_text, rich_table
     from medseg_attack.report.tables import score_sheet
@@ -131,10 +133,13 @@ def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, 
 
     rows = read_runs(folders, allow_partial=True)
     table, cases = scores(rows, unit=unit, empty=empty)
+    flags = flags_of(folders, rows, unit, empty)
     if csv is not None:
         with whole(csv) as part:
             part.write_text(csv_text(cases), encoding="utf-8")
     if json:
-        terminal.print_json({"unit": unit, "empty": empty, "scores": table.to_dict("records")})
+        records = with_ids(folders, flags)
+        terminal.print_json({"unit": unit, "empty": empty, "scores": table.to_dict("records"), "flags": records})
     else:
         terminal.out().print(rich_table(score_sheet(table, unit=unit, empty=empty)))
+        terminal.print_flags(list(chain.from_iterable(flags.values())), none="No flag was raised.")

@@ -288,5 +288,5 @@ def run_attacks(
                 if keep_images:
                     ids, arrays = [case.id for case in cases], [image.numpy() for image in result.images]
                     run.folder.write_images(number, dict(zip(ids, arrays, strict=True)))
-                run.folder.write(number, result.rows, result.seconds)
+                run.folder.write(number, result.rows, result.seconds, batch_size)
         yield len(chunk) * len(todo)

@@ -12,8 +12,8 @@ import yaml
 
 from medseg_attack import registry
 from medseg_attack.checks import stored
-from medseg_attack.checks.attack_profile import uses_queries
-from medseg_attack.checks.model import check_model
+from medseg_attack.checks.attack_profile import asks_model, uses_queries
+from medseg_attack.checks.model import check_case_alone, check_model
 from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
@@ -23,7 +23,7 @@ from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import MANIFEST, copies_of
 from medseg_attack.exports.segmentations import write_segmentations
 from medseg_attack.exports.writing import export
-from medseg_attack.files import digest, whole, write_json
+from medseg_attack.files import digest, read_json, whole, write_json
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pin_surrogates, surrogates
@@ -31,12 +31,17 @@ from medseg_attack.registry.abilities import Climbs
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import COPIES, RunFolder, refuse_other
 from medseg_attack.runs.grid import Cell, safe
+from medseg_attack.runs.reading import ids_of
 from medseg_attack.runs.rows import ROWS_VERSION
 from medseg_attack.runs.study import Study
-from medseg_attack.runtime import deterministic, versions
+from medseg_attack.runtime import deterministic, provenance, versions
 from medseg_attack.threat.balls.regions import check_organ
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, CaseRef, Donors, Setting
+
+HEADER_FILE = "run.json"
+COMPUTATION = ("device", "batch_size", "versions", "provenance")  # fields of a header that say how it was computed
+CASE_ALONE = check_case_alone.flag.code
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class RunOptions:
     """How a study is run; of these only `save` and `keep_headers` are part of what identifies its results.
 
     Attributes:
-        batch_size: cases at a time; changes no score by more than float32 kernels do.
+        batch_size: cases at a time; changes no score by more than float32 kernels do, unless MA004 is raised.
         shard: k, N: only every N-th chunk, from the k-th, is run here.
         save: which perturbed scans are written: "all", "worst:N" (the N files with the lowest Dice) or "none".
         keep_headers: whether perturbed scans keep the headers of the patients.
@@ -170,6 +175,7 @@ def _run_model(
     refs = opened.refs(model_ref)
     model = model_ref.load(opened.data.task, opened.device)
     folders = [RunFolder.open(folder, _config(opened, model_ref, cell, refs)) for cell, folder in runs]
+    finished = {folder.path: read_json(folder.path / HEADER_FILE) for folder in folders if _is_finished(folder, refs)}
     with frozen(model), deterministic(opened.device), model_ref.errors_named():
         pending = [
             PendingRun(_fitted(opened, model_ref, model, cell, folder), folder, cell.budget)
@@ -190,7 +196,16 @@ def _run_model(
             keep_images=opened.options.save != "none",
             donors=donors_of(opened, model_ref),
         )
-    _finish(opened, model_ref, model, runs, refs)
+    _finish(opened, model_ref, model, runs, refs, finished)
+
+
+def _is_finished(folder: RunFolder, refs: Sequence[CaseRef]) -> bool:
+    return (folder.path / HEADER_FILE).exists() and _is_whole(folder, refs)
+
+
+def _is_whole(folder: RunFolder, refs: Sequence[CaseRef]) -> bool:
+    """Whether every chunk is on disk, whichever shard wrote it."""
+    return all(folder.has(number) for number in range(len(chunks(refs))))
 
 
 def _fitted(opened: OpenedStudy, model_ref: ModelRef, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
@@ -285,15 +300,38 @@ def _check_model(
     """Writes the flags of a model beside its runs, once.
 
     Raises:
-        InputError: an attack needs gradients and the model has none.
+        InputError: an attack needs gradients and the model has none, or the answers depend on the batch size and some
+            were computed with another.
     """
     folder = opened.folder(model_ref)
-    if (folder / stored.FILE).exists():
-        return
+    if not (folder / stored.FILE).exists():
+        _examine(opened, model, model_ref, cells, refs)
+    if any(finding.code == CASE_ALONE for finding in stored.read_before(folder)):
+        _check_batch_size(opened, model_ref)
+
+
+def _check_batch_size(opened: OpenedStudy, model_ref: ModelRef) -> None:
+    """Refuses to go on with, or to show again, rows that were computed with another batch size."""
+    size = opened.options.batch_size
+    for _, folder in opened.runs(model_ref):
+        other = [str(n) for n in RunFolder(folder).batch_sizes if n != size]
+        if other:
+            raise InputError(
+                f"expected --batch-size {', '.join(other)}, with which {folder} was computed, got {size}, while the "
+                f"answers of {model_ref.name} depend on the batch ({CASE_ALONE}); use that batch size, or another --out"
+            )
+
+
+def _examine(
+    opened: OpenedStudy, model: SegModel, model_ref: ModelRef, cells: Sequence[Cell], refs: Sequence[CaseRef]
+) -> None:
+    folder = opened.folder(model_ref)
     cases = informative(opened.data, refs)
-    attacks = [cell.attack for cell in cells]
-    # the probes climb gradients, which a black box has none of
-    findings = (check_model if model.black_box else preflight)(model, Batch.of(cases, opened.device), attacks)
+    attacks, batch = [cell.attack for cell in cells], Batch.of(cases, opened.device)
+    if not any(map(asks_model, attacks)):
+        findings = check_model(model, batch, attacks, gradient=False)
+    else:  # the probes climb gradients, which a black box has none of
+        findings = (check_model if model.black_box else preflight)(model, batch, attacks)
     if any(finding.code == "MA002" for finding in findings) and any(isinstance(attack, Climbs) for attack in attacks):
         raise InputError(
             f"expected a gradient of the output of {model_ref.name} by the image, got none (MA002); "
@@ -308,19 +346,25 @@ def _finish(
     model: SegModel,
     runs: Sequence[tuple[Cell, Path]],
     refs: Sequence[CaseRef],
+    finished: Mapping[Path, dict[str, Any]],
 ) -> None:
-    """Writes the headers of runs whose every chunk is on disk, whichever shard wrote it."""
-    n_chunks = len(chunks(refs))
+    """Writes the headers of runs whose every chunk is on disk.
+
+    Args:
+        finished: headers of the runs that were finished before; what they say of their computation stays true.
+    """
     headers = {
         path: _header(opened, model_ref, cell, RunFolder(path), refs)
+        | {key: value for key, value in finished.get(path, {}).items() if key in COMPUTATION}
         for cell, path in runs
-        if all(RunFolder(path).has(number) for number in range(n_chunks))
+        if _is_whole(RunFolder(path), refs)
     }
-    flags: dict[Path, Any] = {}
+    flags: dict[Path, Any] = {path: finished.get(path, {}).get("flags") for path in headers}
     if opened.options.checks:
         flags = stored.of_runs(headers, stored.read_before(opened.folder(model_ref)))
     for path, header in headers.items():
-        RunFolder(path).finish(header | ({"flags": flags[path]} if opened.options.checks else {}))
+        checked = {"checks": flags[path] is not None} | ({} if flags[path] is None else {"flags": flags[path]})
+        RunFolder(path).finish(header | checked)
         if opened.options.save != "none":
             if not (path / COPIES / MANIFEST).exists():
                 export(path, opened.data, refs, opened.options.save, keep_headers=opened.options.keep_headers)
@@ -335,6 +379,7 @@ def _header(
     fit_time = {"fit_seconds": fit_seconds(folder)} if must_fit(cell.attack) else {}
     return {
         "model": model_ref.label,
+        **ids_of(folder.path),
         "dims": model_ref.dims,
         "n_parameters": card["n_parameters"],
         "val_dice": float(np.mean(list(card["val_dice"].values()))) if card.get("val_dice") else None,
@@ -348,11 +393,12 @@ def _header(
         "cases": len(refs),
         "partial": opened.study.limit is not None,
         "device": str(opened.device),
-        "batch_size": opened.options.batch_size,
+        "batch_size": max(folder.batch_sizes, default=opened.options.batch_size),
         "seconds": folder.seconds + sum(fit_time.values()),
         **fit_time,
         **({"queries": True} if uses_queries(cell.attack) else {}),
         "versions": versions(),
+        "provenance": provenance(),
     }
 
 

@@ -57,13 +57,14 @@ class RunFolder:
     def has(self, chunk: int) -> bool:
         return self.part(chunk).exists()
 
-    def write(self, chunk: int, rows: Sequence[Row], seconds: float) -> None:
+    def write(self, chunk: int, rows: Sequence[Row], seconds: float, batch_size: int) -> None:
         """Writes a chunk's rows.
 
-        The clock goes into the file's metadata, since rows are the same in every run; so does a hash of the
-        configuration, so that a part that strays into another run's folder is known for what it is.
+        The clock and the batch size go into the file's metadata, since rows are the same in every run; so does a hash
+        of the configuration, so that a part that strays into another run's folder is known for what it is.
         """
-        table = table_of(rows).replace_schema_metadata({"seconds": f"{seconds:.4f}", "config": digest(self.config)})
+        facts = {"seconds": f"{seconds:.4f}", "batch_size": str(batch_size), "config": digest(self.config)}
+        table = table_of(rows).replace_schema_metadata(facts)
         with whole(self.part(chunk)) as part:
             pq.write_table(table, part)
 
@@ -114,8 +115,18 @@ class RunFolder:
     @property
     def seconds(self) -> float:
         """Time that the finished parts took."""
-        files = self.path.glob("parts/*.parquet")
-        return sum(float((pq.read_schema(file).metadata or {}).get(b"seconds", b"0")) for file in files)
+        return sum(float(seconds) for seconds in self._metadata("seconds"))
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The batch sizes that the finished parts were computed with, as far as they say."""
+        return sorted({int(size) for size in self._metadata("batch_size")})
+
+    def _metadata(self, key: str) -> list[str]:
+        """A field of the metadata of each finished part that has it."""
+        files = sorted(self.path.glob("parts/*.parquet"))
+        each = [pq.read_schema(file).metadata or {} for file in files]
+        return [metadata[key.encode()].decode() for metadata in each if key.encode() in metadata]
 
     def rows(self) -> pd.DataFrame:
         """All rows that are there, in the order of chunks.

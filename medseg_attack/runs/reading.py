@@ -24,6 +24,16 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
         yield from folders
 
 
+def ids_of(run: Path) -> dict[str, str]:
+    """The ids of a run and of its model, which join the JSON of every command: the names of their folders.
+
+    >>> ids_of(Path("runs/acdc-1a2b3c4d/unet-f8d0b2/01_fgsm"))
+    {'model_id': 'unet-f8d0b2', 'run_id': 'unet-f8d0b2/01_fgsm'}
+    """
+    model = run.resolve().parent.name
+    return {"model_id": model, "run_id": f"{model}/{run.resolve().name}"}
+
+
 def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataFrame:
     """The rows of all runs at or below `paths`, their header's fields as further columns.
 
@@ -50,6 +60,7 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
                 "run its attack again, it writes the parts that are missing"
             )
         flat = {key: value for key, value in header.items() if not isinstance(value, dict | list)}
-        flat.setdefault("role", role_of(str(header.get("attack"))))  # older headers say none
+        # what older headers do not say
+        flat = ids_of(folder) | {"role": role_of(str(header.get("attack"))), "checks": "flags" in header} | flat
         tables.append(rows.assign(run=str(folder), verified=RunFolder(folder).verified, **flat))
     return pd.concat(tables, ignore_index=True)

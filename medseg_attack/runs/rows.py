@@ -60,11 +60,14 @@ NAMES = ("model", "attack", "loss", "eps")  # what a run is called in tables
 
 HEADER = (
     *NAMES,
+    "model_id",
+    "run_id",
     "role",
     "ball",
     "data",
     "split",
     "partial",
+    "checks",
     "n_parameters",
     "seconds",
     "queries",

@@ -2,14 +2,19 @@
 
 import json
 import os
+import platform
+import re
+import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.command import medattack
 
+from medseg_attack import __version__
 from medseg_attack.models import linear
 
 
@@ -54,7 +59,7 @@ def test_flags_are_printed_stored_and_part_of_the_json(home: Path, tmp_path: Pat
     assert "MA014 invalid - clean images: clean Dice is implausible" in " ".join(printed.split())
     assert "MA027 upper bound on robustness" in printed
     told = json.loads(attack(home, tmp_path / "run", "--json").stdout)["flags"]
-    assert {"code", "verdict", "title", "about", "seen", "todo", "model"} == set(told[0])
+    assert {"code", "verdict", "title", "about", "seen", "todo", "model", "model_id", "runs"} == set(told[0])
     compared = medattack("compare", tmp_path / "run").stdout
     assert " ".join(compared.split()).count("MA014 invalid - oracle, clean images: clean Dice is implausible") == 1
     stored = json.loads(medattack("compare", tmp_path / "run", "--json").stdout)["flags"]
@@ -79,7 +84,57 @@ def test_no_checks_looks_at_nothing(home: Path, tmp_path: Path) -> None:
     printed = attack(home, tmp_path / "run", "--no-checks").stdout
     assert "MA0" not in printed
     assert not list((tmp_path / "run").rglob("checks.json"))
-    assert all("flags" not in json.loads(file.read_text()) for file in (tmp_path / "run").rglob("run.json"))
+    headers = [json.loads(file.read_text()) for file in (tmp_path / "run").rglob("run.json")]
+    assert all("flags" not in header and header["checks"] is False for header in headers)
+    runs = json.loads(medattack("compare", tmp_path / "run", "--json").stdout)["runs"]
+    assert [run["checks"] for run in runs] == [False, False]
+
+
+def test_flags_that_were_raised_stay_where_the_same_run_is_shown_without_checks(home: Path, tmp_path: Path) -> None:
+    attack(home, tmp_path / "run")
+    attack(home, tmp_path / "run", "--no-checks")
+    headers = [json.loads(file.read_text()) for file in (tmp_path / "run").rglob("run.json")]
+    assert all(header["checks"] and header["flags"] for header in headers)
+
+
+def test_the_json_of_attack_and_compare_names_runs_and_models_alike(home: Path, tmp_path: Path) -> None:
+    """Two models of one label are told apart by their ids, in runs, in flags and in run.json."""
+    same = home / "models" / "same"
+    if not same.exists():
+        shutil.copytree(home / "models" / "blurred_oracle", same)
+        card = json.loads((same / "card.json").read_text())
+        (same / "card.json").write_text(json.dumps(card | {"label": "oracle"}))
+    of_attack = json.loads(attack(home, tmp_path / "run", "--model", str(same), "--json").stdout)
+    of_compare = json.loads(medattack("compare", tmp_path / "run", "--json").stdout)
+    headers = [json.loads(file.read_text()) for file in (tmp_path / "run").rglob("run.json")]
+    ids = {(run["model"], run["model_id"], run["run_id"]) for run in of_attack["runs"]}
+    assert ids == {(run["model"], run["model_id"], run["run_id"]) for run in of_compare["runs"]}
+    assert ids == {(header["model"], header["model_id"], header["run_id"]) for header in headers}
+    assert len(ids) == 4
+    assert len({model_id for _, model_id, _ in ids}) == 2
+    for flags in (of_attack["flags"], of_compare["flags"]):
+        assert flags
+        for flag in flags:
+            assert {(flag["model"], flag["model_id"], run) for run in flag["runs"]} <= ids
+    key = ("code", "model_id", "seen")
+    assert {tuple(flag[k] for k in key) for flag in of_attack["flags"]} == {
+        tuple(flag[k] for k in key) for flag in of_compare["flags"]
+    }
+
+
+def test_a_header_says_when_where_and_with_which_code_it_was_computed(home: Path, tmp_path: Path) -> None:
+    attack(home, tmp_path / "run")
+    (first, _) = sorted((tmp_path / "run").rglob("run.json"))
+    header = json.loads(first.read_text())
+    facts = header["provenance"]
+    assert datetime.fromisoformat(facts["date"]).tzinfo is not None
+    assert (facts["host"], facts["version"]) == (platform.node(), __version__)
+    if (Path(__file__).parents[2] / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{40}\+?", facts["commit"])
+    first.write_text(json.dumps(header | {"provenance": facts | {"host": "elsewhere"}, "batch_size": 3}))
+    attack(home, tmp_path / "run")  # computes nothing, and claims nothing
+    again = json.loads(first.read_text())
+    assert (again["provenance"]["host"], again["batch_size"]) == ("elsewhere", 3)
 
 
 def test_the_rows_are_the_same_with_and_without(home: Path, tmp_path: Path) -> None:
@@ -119,7 +174,7 @@ def test_a_model_without_gradients_is_refused_in_a_sentence(
 def test_every_model_has_its_own_flags(home: Path, tmp_path: Path) -> None:
     words = ["--model", str(home / "models" / "blurred_oracle"), "--json"]
     told = json.loads(attack(home, tmp_path / "run", *words).stdout)["flags"]
-    assert {one["model"].partition("-")[0] for one in told} == {"oracle", "blurred_oracle"}
+    assert {one["model"] for one in told} == {"oracle", "blurred_oracle"}
 
 
 def test_what_reads_rows_needs_no_torch() -> None:

@@ -86,7 +86,7 @@ def write_run(
                 extra=far,
             )
         )
-    run.write(0, rows, 1.0)
+    run.write(0, rows, 1.0, batch_size=16)
     facts = {
         "model": model,
         "attack": "fgsm",

@@ -1,0 +1,60 @@
+"""`medattack evaluate`: flags below the table of scores, and rows of another batch size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.bright import write_bright
+from helpers.command import medattack
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with three prepared scans and a file of networks."""
+    home = tmp_path_factory.mktemp("evaluate")
+    write_bright(home / "scans")
+    medattack("prepare", home / "scans", "--format", "decathlon", "--home", home, "--test", "1")
+    return home
+
+
+def evaluate(home: Path, net: str, *more: Any, code: int = 0) -> Any:
+    words = ["evaluate", "--home", home, "--model", f"own('{home}/scans/nets.py:{net}')", "--metric", "hd95_mm"]
+    return medattack(*words, *more, code=code)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(("net", "code"), [("OfBatch", "MA004"), ("Sigmoid", "MA005")])
+def test_what_is_wrong_with_a_model_stands_below_its_clean_scores(home: Path, net: str, code: str) -> None:
+    assert f"{code} invalid" in one_line(evaluate(home, net).stdout)
+    content = json.loads(evaluate(home, net, "--json").stdout)
+    (flag,) = [flag for flag in content["flags"] if flag["code"] == code]
+    assert flag["runs"] == [f"{flag['model_id']}/00_clean"]
+
+
+def test_a_sound_model_has_no_grave_flag_and_is_not_asked_for_gradients(home: Path) -> None:
+    flags = json.loads(evaluate(home, "Net", "--json").stdout)["flags"]
+    assert {flag["verdict"] for flag in flags} == {"note"}
+    assert "MA022" not in evaluate(home, "NanGradient").stdout  # no score of clean images depends on it
+
+
+def test_scores_of_another_batch_size_are_not_shown_where_answers_depend_on_it(home: Path, tmp_path: Path) -> None:
+    def dice(batch_size: int, out: str) -> float:
+        result = evaluate(home, "OfBatch", "--batch-size", batch_size, "--out", tmp_path / out, "--json")
+        return float(json.loads(result.stdout)["scores"][0]["dice"])
+
+    single = dice(1, "single")
+    refused = evaluate(home, "OfBatch", "--batch-size", 16, "--out", tmp_path / "single", code=2)
+    assert "expected --batch-size 1, with which" in one_line(refused.stderr)
+    assert "(MA004); use that batch size, or another --out" in one_line(refused.stderr)
+    assert dice(1, "single") == single != dice(16, "many")
+
+
+def test_scores_of_another_batch_size_are_shown_where_nothing_depends_on_it(home: Path, tmp_path: Path) -> None:
+    for batch_size in (1, 16):
+        evaluate(home, "Net", "--batch-size", batch_size, "--out", tmp_path / "out")
+    (header,) = (tmp_path / "out").rglob("run.json")
+    assert json.loads(header.read_text())["batch_size"] == 1  # by which it was computed
