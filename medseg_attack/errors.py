@@ -1,6 +1,7 @@
 """Errors that are raised when the input, not the code, is at fault, and the words they are made of."""
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,6 +71,19 @@ def first_line(error: BaseException) -> str:
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     line = re.sub(r"^\[enforce fail at \S+\] \. ", "", line)
     return re.split(" This is an internal miniz error| Please check the warnings above", line)[0]
+
+
+def reason(error: BaseException) -> str:
+    """An error in words: the system's own where the system refused, without Python's numbers and brackets.
+
+    >>> reason(PermissionError(13, "Permission denied", "scan.nii")), reason(ValueError("a  b"))
+    ('Permission denied', 'a b')
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    if isinstance(error, UnicodeDecodeError):
+        return f"bytes that are no {error.encoding.upper()} text, from byte {error.start} on"
+    return one_line(error) or type(error).__name__
 
 
 def raised(error: BaseException) -> str:

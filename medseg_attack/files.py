@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are regular where they are read, and either whole or absent where they are written."""
 
 import errno
 import hashlib
@@ -6,18 +6,137 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import yaml
 from safetensors import SafetensorError
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, absent, reason
 
 CARD = "card.json"  # written last into the folder of a checkpoint
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def require_file(path: Path, content: str = "a file") -> Path:
+    """`path`, if it is a regular file or a link to one; a pipe or a device would be waited for without an end.
+
+    Args:
+        content: what the file should hold, with its article, such as "a PNG".
+
+    Raises:
+        InputError: it is anything else, is not there, or its folder may not be entered.
+    """
+    kind = stat.S_IFMT(_state(path, content).st_mode)
+    if kind != stat.S_IFREG:
+        raise InputError(f"expected {content} at {path}, got {_KINDS.get(kind, 'no regular file')}; take it away")
+    return path
+
+
+def _state(path: Path, content: str) -> os.stat_result:
+    """The state of what `path` names or links to.
+
+    Raises:
+        InputError: there is nothing, the link leads nowhere or to itself, or the system does not say.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        if path.is_symlink():
+            raise InputError(
+                f"expected {content} at {path}, got a link that leads nowhere ({reason(error)}); "
+                "restore what it links to, or delete the link"
+            ) from error
+        if isinstance(error, FileNotFoundError):
+            raise absent(content, path) from error
+        raise refused_read(path, content, error) from error
+
+
+def refused_read(path: Path, content: str, error: OSError) -> InputError:
+    """The error for something that the system does not let be read."""
+    return InputError(
+        f"expected to be able to read {content} at {path}, got '{reason(error)}'; "
+        "make it and its folders readable, or leave it out"
+    )
+
+
+def listed(folder: Path) -> list[Path]:
+    """Paths of all that is in a folder, sorted by name.
+
+    Raises:
+        InputError: there is no such folder, or it may not be read.
+    """
+    try:
+        return [folder / name for name in sorted(os.listdir(folder))]
+    except FileNotFoundError as error:
+        raise InputError(f"expected the folder {folder}, got nothing there; restore it, or give another") from error
+    except OSError as error:
+        raise refused_read(folder, "a folder", error) from error
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder and the links to such, sorted by name; hidden ones are passed over.
+
+    Raises:
+        InputError: it may not be read, or a link in it leads nowhere.
+    """
+    paths = [path for path in listed(folder) if not path.name.startswith(".")]
+    return [path for path in paths if stat.S_ISDIR(_state(path, "a file or folder").st_mode)]
+
+
+def matching(root: Path, pattern: str) -> list[Path]:
+    """The paths below `root` that match a pattern such as `patient*/*`, sorted.
+
+    Raises:
+        InputError: a folder may not be read, or a link leads nowhere; `Path.glob` would pass over both.
+    """
+    *folders, name = pattern.split("/")
+    parents = [root]
+    for part in folders:
+        parents = [path for parent in parents for path in subfolders(parent) if fnmatchcase(path.name, part)]
+    return [path for parent in parents for path in listed(parent) if fnmatchcase(path.name, name)]
+
+
+def walk(root: Path) -> tuple[list[Path], list[Path]]:
+    """All files below `root`, folder by folder, and the links to folders, which are not followed.
+
+    Hidden files and folders are passed over.
+
+    Raises:
+        InputError: a folder may not be read; `os.walk` would pass over it.
+    """
+    files: list[Path] = []
+    links: list[Path] = []
+    folders = [root]
+    while folders:
+        folder, below = folders.pop(), []
+        try:
+            with os.scandir(folder) as entries:
+                named = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        except OSError as error:
+            raise refused_read(folder, "a folder", error) from error
+        for name, is_folder in named:
+            path = folder / name
+            if name.startswith("."):
+                continue
+            if is_folder:
+                below.append(path)
+            else:
+                (links if os.path.isdir(path) else files).append(path)
+        folders += reversed(below)
+    return files, links
 
 
 @contextmanager
@@ -101,9 +220,9 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: the file is absent or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(require_file(path, "a JSON file").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"expected a JSON file at {path}, got {error}; restore it, or name another") from error
+        raise InputError(f"expected a JSON file at {path}, got {reason(error)}; restore it, or name another") from error
     if not isinstance(content, dict):
         raise InputError(f"expected a JSON object in {path}, got {type(content).__name__}; restore the file")
     return content

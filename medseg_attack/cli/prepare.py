@@ -75,6 +75,16 @@ Folds = Annotated[int, typer.Option("--folds", help="Number of cross-validation 
 TestFraction = Annotated[
     float, typer.Option("--test", help="Fraction of the patients that is held out for testing, at least one; 1: all.")
 ]
+MaxGB = Annotated[
+    float | None,
+    typer.Option(
+        "--max-gb",
+        envvar="MEDATTACK_MAX_GB",
+        min=0.001,
+        help="Memory that one scan may take; a file that claims more is refused before it is read.",
+        show_default="6",
+    ),
+]
 
 
 @terminal.command
@@ -91,6 +101,7 @@ def prepare(
     folds: Folds = 5,
     test: TestFraction = 0.2,
     seed: Seed = 0,
+    max_gb: MaxGB = None,
     home: Home = None,
     json: Json = False,
     progress: ShowProgress = True,
@@ -102,18 +113,21 @@ def prepare(
     Example: medattack prepare acdc/training --format acdc
     """
     from medseg_attack.data.datasets.source import open_source
+    from medseg_attack.data.formats.memory import memory_limit
     from medseg_attack.data.prepared.windows import window_rule
     from medseg_attack.data.prepared.writing import Options
     from medseg_attack.runs import workspace
 
     grid, rule = read_size(size), window_rule(window) if window else None
     fields = {"labels": labels, "series": tuple(series or ()), "threshold": threshold, "patient": patient}
-    scans = open_source(format, source, fields)
+    with memory_limit(max_gb):
+        scans = open_source(format, source, fields)
     options = Options(grid, rule or window_rule(scans.window), folds, test, seed)
     folder = out or workspace.home(home) / "data" / format.partition("(")[0].strip()
     for note in scans.notes:
         terminal.say(f"note: {note}")
-    prepared = _write(scans, folder, options, progress)
+    with memory_limit(max_gb):
+        prepared = _write(scans, folder, options, progress)
     for note in prepared.notes[len(scans.notes) :]:
         terminal.say(f"note: {note}")
     if json:

@@ -5,6 +5,7 @@ SOURCE/training/patient001/patient001_frame01_gt.nii.gz    its mask
 """
 
 import functools
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats.nifti import read_pair, stem
 from medseg_attack.errors import InputError
+from medseg_attack.files import matching
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
@@ -30,12 +32,12 @@ class ACDC:
     def listing(self, root: Path) -> Source:
         """The frames that have a mask."""
         require_folder(root, "ACDC's training/patient001/...")
-        images = sorted(path for path in _patients(root).glob("patient*/*") if _SCAN.fullmatch(stem(path) or ""))
+        images = sorted(path for path in matching(_patients(root), "patient*/*") if _SCAN.fullmatch(stem(path) or ""))
         scans, notes = [], []
         for image in images:
             name = stem(image) or ""
             mask = image.with_name(image.name.replace(name, f"{name}_gt", 1))
-            if mask.is_file():
+            if os.path.lexists(mask):  # a link to nothing, say, is refused when it is read
                 read = functools.partial(read_pair, name, image, mask, (0, 1, 2, 3))
                 scans.append(ScanFile(name, name.partition("_")[0], image, (image, mask), read))
             else:

@@ -7,6 +7,7 @@ SOURCE/dataset.json                    "labels": {"1": "liver"}, or {"liver": 1}
 """
 
 import functools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats.nifti import channels_of, label_values, read_pair, stem
 from medseg_attack.errors import InputError, plural
-from medseg_attack.files import read_json
+from medseg_attack.files import listed, read_json
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
@@ -47,7 +48,7 @@ class Decathlon:
             raise InputError(
                 f"expected images and masks of one name in {root}, got no pair; name each mask like its image"
             )
-        described = read_json(root / "dataset.json") if (root / "dataset.json").exists() else {}
+        described = read_json(root / "dataset.json") if os.path.lexists(root / "dataset.json") else {}
         values = self._labels(root, described, [mask for _, mask in pairs.values()])
         n = _count({name: files for name, (files, _) in pairs.items()})
         names = _channel_names(root / "dataset.json", described, n)
@@ -91,7 +92,7 @@ class Decathlon:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     require_folder(folder, "NIfTI files")
-    return {name: path for path in sorted(folder.iterdir()) if (name := stem(path)) is not None}
+    return {name: path for path in listed(folder) if (name := stem(path)) is not None}
 
 
 def _channels(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:

@@ -20,6 +20,7 @@ from medseg_attack.data.formats.dicom.series import Series, files_of, read_store
 from medseg_attack.data.formats.nifti import read_nifti, stem
 from medseg_attack.data.formats.scan import Array, Scan
 from medseg_attack.errors import InputError, plural
+from medseg_attack.files import walk
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
@@ -125,7 +126,7 @@ class Dicom:
         labels = [label for label in objects.labels if label.path.relative_to(root).match(self.masks)]
         labels += [
             LabelFile(path, NIFTI, "", "", frozenset(), frozenset(), values_of(path))
-            for path in sorted(root.rglob("*.nii*"))
+            for path in walk(root)[0]
             if stem(path) and path.relative_to(root).match(self.masks)
         ]
         return replace(objects, images=images, labels=tuple(labels))

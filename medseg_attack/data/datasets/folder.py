@@ -20,6 +20,7 @@ from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats.pictures import header, is_grey, is_picture, read_picture, reduced
 from medseg_attack.data.formats.scan import Lattice, Scan
 from medseg_attack.errors import InputError, plural
+from medseg_attack.files import listed, subfolders
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
@@ -153,13 +154,13 @@ def _parts(root: Path) -> list[tuple[Path, str, str]]:
         return [(root, "", "")]
     parts = [
         (folder, f"{folder.name}_", PARTS[folder.name.lower()])
-        for folder in sorted(root.iterdir())
+        for folder in subfolders(root)
         if folder.name.lower() in PARTS and (folder / "images").is_dir()
     ]
     if not parts:
         raise InputError(
             f"expected images/ and masks/ in {root}, or in train/ and test/ below it, got "
-            f"{', '.join(sorted(path.name for path in root.iterdir())[:5])}; give the folder that holds them"
+            f"{', '.join([path.name for path in listed(root)][:5])}; give the folder that holds them"
         )
     return parts
 
@@ -167,7 +168,7 @@ def _parts(root: Path) -> list[tuple[Path, str, str]]:
 def _images(folder: Path, prefix: str, part: str) -> _Part:
     require_folder(folder / "images", "pictures")
     stems: dict[str, Path] = {}
-    for path in sorted(path for path in (folder / "images").iterdir() if is_picture(path)):
+    for path in filter(is_picture, listed(folder / "images")):
         if path.stem in stems:
             raise InputError(
                 f"expected one picture of each name, got {stems[path.stem]} and {path}; take one away or rename it"

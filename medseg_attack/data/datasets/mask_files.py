@@ -8,6 +8,7 @@ from typing import TypeAlias
 from medseg_attack.data.datasets.source import require_folder
 from medseg_attack.data.formats.pictures import is_picture
 from medseg_attack.errors import InputError
+from medseg_attack.files import listed, subfolders
 
 MaskFiles: TypeAlias = dict[str, Path]  # what differs in the names of one image's masks -> file; "" for a single mask
 
@@ -19,8 +20,8 @@ def match_masks(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Mas
         InputError: the folder is missing, holds files and folders at once, or two files for one thing.
     """
     require_folder(folder, "masks")
-    files = sorted(path for path in folder.iterdir() if is_picture(path))
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    files = [path for path in listed(folder) if is_picture(path)]
+    folders = subfolders(folder)
     if files and folders:
         raise InputError(
             f"expected masks or folders of masks in {folder}, got both ({folders[0].name}/); keep one kind"
@@ -29,7 +30,7 @@ def match_masks(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Mas
     lost = []
     per_image = bool(folders) and all(one.name in images for one in folders)
     pairs: list[tuple[str | None, Path]] = [(None, path) for path in files]
-    pairs += [(one.name, path) for one in folders for path in sorted(one.iterdir()) if is_picture(path)]
+    pairs += [(one.name, path) for one in folders for path in listed(one) if is_picture(path)]
     for within, path in pairs:
         stem, name = (within, str(path.stem)) if per_image else _split(path.stem, images)
         if stem is None:

@@ -10,6 +10,7 @@ import numpy as np
 from medseg_attack import registry
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError
+from medseg_attack.files import listed
 from medseg_attack.types import Task
 
 
@@ -96,7 +97,7 @@ def require_folder(root: Path, what: str) -> Path:
     if not root.is_dir():
         got = "a file" if root.exists() else "nothing there"
         raise InputError(f"expected {what} in the folder {root}, got {got}; give the folder that holds it")
-    if not any(root.iterdir()):
+    if not listed(root):
         raise InputError(f"expected {what} in the folder {root}, got an empty folder; give the one that holds it")
     return root
 

@@ -20,7 +20,8 @@ from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats import rle
 from medseg_attack.data.formats.png16 import read_png16
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
-from medseg_attack.errors import InputError, nearest
+from medseg_attack.errors import InputError, nearest, reason
+from medseg_attack.files import matching, require_file
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
@@ -99,7 +100,7 @@ def read_rows(table: Path) -> Rows:
     """
     rows: dict[str, dict[str, str]] = defaultdict(dict)
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
+        with require_file(table, "a csv file").open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
             if missing:
@@ -110,7 +111,7 @@ def read_rows(table: Path) -> Rows:
             for row in reader:
                 _add(rows, row["id"] or "", row["class"] or "", row["segmentation"] or "", table)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"expected a csv file at {table}, got '{error}'; copy it again") from error
+        raise InputError(f"expected a csv file at {table}, got '{reason(error)}'; copy it again") from error
     return dict(rows)
 
 
@@ -126,7 +127,7 @@ def _add(rows: dict[str, dict[str, str]], case: str, name: str, runs: str, table
 def _slices(root: Path) -> dict[str, dict[str, Path]]:
     """Scan -> slice id -> file, all three in order."""
     slices: dict[str, dict[str, Path]] = defaultdict(dict)
-    for path in sorted(root.glob("train/case*/case*_day*/scans/*")):
+    for path in matching(root, "train/case*/case*_day*/scans/*"):
         if path.name.startswith("."):  # what desktops leave behind
             continue
         name = _NAME.fullmatch(path.name)

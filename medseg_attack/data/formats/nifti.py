@@ -16,10 +16,13 @@ from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import array_from_file
 from numpy.typing import NDArray
 
+from medseg_attack.data.formats.memory import gunzipped, require_room
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
-from medseg_attack.errors import InputError, absent
+from medseg_attack.errors import InputError, reason
+from medseg_attack.files import require_file
 from medseg_attack.types import alike
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -65,17 +68,19 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
     Raises:
         InputError: it was cut off, is not NIfTI, or is not in three dimensions and one channel.
     """
+    require_file(path, "a NIfTI file")
     try:
         file: Any = nibabel.load(path)
-        stored = np.asanyarray(file.dataobj.get_unscaled())
+        require_room(path, file.shape)
+        stored = _unscaled(file, path)
         slope, inter = float(file.dataobj.slope), float(file.dataobj.inter)
         affine = np.array(file.affine, dtype=np.float64)
         # pixdim, as ITK does: ACDC, for one, has affines without a scale
         spacing = np.array(file.header.get_zooms()[:3], dtype=np.float64)
-    except FileNotFoundError as error:
-        raise absent("a NIfTI file", path) from error
+    except InputError:
+        raise
     except _UNREADABLE as error:
-        raise InputError(f"expected a whole NIfTI file in {path}, got '{error}'; copy it again") from error
+        raise InputError(f"expected a whole NIfTI file in {path}, got '{reason(error)}'; copy it again") from error
     shape = stored.shape
     if stored.ndim > 3:  # axes of length 1 between the voxels and the channels say nothing
         stored = stored.reshape(shape[:3] + tuple(n for n in shape[3:] if n > 1))
@@ -85,6 +90,15 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
             f"in {path}; write one channel to a file of its own"
         )
     return Nifti(stored, slope, inter, affine, spacing)
+
+
+def _unscaled(file: Any, path: Path) -> Array:
+    """The stored values; of a compressed file after a look at its checksum, which nibabel leaves out."""
+    if not path.name.endswith(".gz"):
+        return np.asanyarray(file.dataobj.get_unscaled())
+    with gunzipped(path) as stream:
+        values: Array = array_from_file(file.shape, file.get_data_dtype(), stream, file.dataobj.offset)
+    return values
 
 
 def read_pair(
@@ -132,10 +146,11 @@ def channels_of(path: Path) -> int:
     Raises:
         InputError: it is not NIfTI.
     """
+    require_file(path, "a NIfTI file")
     try:
         shape = nibabel.load(path).shape
     except _UNREADABLE as error:
-        raise InputError(f"expected a whole NIfTI file in {path}, got '{error}'; copy it again") from error
+        raise InputError(f"expected a whole NIfTI file in {path}, got '{reason(error)}'; copy it again") from error
     return int(np.prod(shape[3:]))
 
 

@@ -11,9 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from medseg_attack.data.formats.memory import require_room
 from medseg_attack.data.formats.scan import Array
-from medseg_attack.errors import InputError, absent, plural
+from medseg_attack.errors import InputError, plural, reason
+from medseg_attack.files import require_file
 
+Image.MAX_IMAGE_PIXELS = None  # `require_room` refuses large pictures, with a limit that an option raises
 LOSSY = (".jpg", ".jpeg")
 LOSSLESS = (".png", ".tif", ".tiff", ".gif", ".bmp")
 SUFFIXES = LOSSLESS + LOSSY
@@ -88,20 +91,22 @@ def read_mask(path: Path) -> Array:
     Raises:
         InputError: it is not there, cannot be read, or is a JPEG, which changes values.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"expected a mask in {path}, got no file; give the path of a picture")
+    require_file(path, "a mask")
     if path.suffix.lower() != ".npy":
         if not is_picture(path) or path.suffix.lower() in LOSSY:
             raise InputError(f"expected a mask as NPY or as a picture without loss, got {path}; write it as PNG")
         return read_marks(path)[0]
     try:
-        array: Array = np.load(path, allow_pickle=False)
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"expected a mask in {path}, got '{error}'; write it again") from error
+        raise InputError(f"expected a mask in {path}, got '{reason(error)}'; write it again") from error
     if not isinstance(array, np.ndarray) or array.ndim < 2 or not array.size or array.dtype.kind not in "biuf":
         got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
         raise InputError(f"expected a mask of numbers in {path}, got {got}; write one number per pixel")
-    return array
+    require_room(path, array.shape)
+    return np.array(array)
 
 
 def is_grey(pixels: Array) -> bool:
@@ -159,8 +164,10 @@ def write_picture(path: Path, pixels: Array, source: Path, name: str) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, int]]:
     """The picture, and its bits per channel, which Pillow forgets once it has read the pixels."""
+    require_file(path, "a picture")
     try:
         with Image.open(path) as image:
+            require_room(path, (image.height, image.width, len(image.getbands())))
             bits = _bits(image)
             _check(image, bits, path)
             yield image, bits
@@ -168,10 +175,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
         raise InputError(f"expected a picture in {path}, got a file that is none; replace it") from error
     except InputError:
         raise
-    except FileNotFoundError as error:
-        raise absent("a picture", path) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"expected a whole picture in {path}, got '{error}'; copy it again") from error
+        raise InputError(f"expected a whole picture in {path}, got '{reason(error)}'; copy it again") from error
 
 
 @runtime_checkable
@@ -217,10 +222,10 @@ def _tiff(path: Path) -> Array:
     import tifffile
 
     try:
-        pixels: Array = np.asarray(tifffile.imread(path))
+        pixels: Array = np.asarray(tifffile.imread(path, key=0))  # other pages would be claims of its metadata
     except (ValueError, OSError, KeyError, ImportError, tifffile.TiffFileError) as error:
         raise InputError(
-            f"expected a TIFF without compression or with deflate in {path}, got '{error}'; write it anew"
+            f"expected a TIFF without compression or with deflate in {path}, got '{reason(error)}'; write it anew"
         ) from error
     return np.moveaxis(pixels, 0, 2) if pixels.ndim == 3 and pixels.shape[2] != 3 else pixels
 

@@ -6,7 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from medseg_attack.errors import InputError, absent
+from medseg_attack.data.formats.memory import require_room
+from medseg_attack.errors import InputError, reason
+from medseg_attack.files import require_file
+
+Image.MAX_IMAGE_PIXELS = None  # `require_room` refuses large pictures, with a limit that an option raises
 
 
 def read_png16(path: Path) -> NDArray[np.uint16]:
@@ -15,17 +19,19 @@ def read_png16(path: Path) -> NDArray[np.uint16]:
     Raises:
         InputError: the file is cut off, is not an image, or is not 16-bit greyscale.
     """
+    require_file(path, "a PNG")
     try:
         with Image.open(path) as image:
+            require_room(path, (image.height, image.width))
             image.load()
             mode, kind = image.mode, image.format
             pixels = np.array(image)
     except UnidentifiedImageError as error:
         raise InputError(f"expected a PNG in {path}, got a file that is not an image; replace it") from error
-    except FileNotFoundError as error:
-        raise absent("a PNG", path) from error
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"expected a whole PNG in {path}, got '{error}'; copy it again") from error
+        raise InputError(f"expected a whole PNG in {path}, got '{reason(error)}'; copy it again") from error
     if kind != "PNG" or not mode.startswith("I"):
         raise InputError(
             f"expected a 16-bit greyscale PNG in {path}, got {kind} of mode {mode}; "

@@ -1,6 +1,5 @@
 """The contents of a folder of DICOM files, by their headers alone: series of images, and objects with labels."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, EnhancedMRI
 
 from medseg_attack.data.formats.dicom.reading import group, is_dicom, numbers, read_whole, reading
 from medseg_attack.errors import plural
+from medseg_attack.files import walk
 
 _TAGS = (
     "SOPClassUID",
@@ -157,8 +157,9 @@ def index(root: Path) -> Index:
         InputError: a header is cut off.
     """
     headers: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
-    labels, notes = [], []
-    for path in _files(root):
+    files, links = walk(root)
+    labels, notes = [], [f"{path.relative_to(root)} is left out: it is a link to a folder" for path in links]
+    for path in files:
         if not is_dicom(path):
             if path.suffix.lower() == ".dcm":
                 notes.append(f"{path.relative_to(root)} is left out: it does not begin as a DICOM file")
@@ -191,12 +192,6 @@ def frames_and_pixels(path: Path) -> tuple[list[Frame], Pixels]:
     with reading(path):
         header = read_whole(path, _TAGS)
         return list(_frames(path, header)), _pixels(header)
-
-
-def _files(root: Path) -> Iterator[Path]:
-    for folder, inner, files in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        yield from (Path(folder) / name for name in sorted(files) if not name.startswith("."))
 
 
 def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> FoundSeries:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
-from medseg_attack.errors import InputError, absent
+from medseg_attack.errors import InputError, reason
+from medseg_attack.files import require_file
 
 _BROKEN = (OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, NotImplementedError, RuntimeError)
 
@@ -21,17 +22,15 @@ def reading(path: Path) -> Iterator[None]:
     Raises:
         InputError: in place of what pydicom raises on a file that is cut off or broken.
     """
+    require_file(path, "a DICOM file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except InputError:
         raise
-    except FileNotFoundError as error:
-        raise absent("a DICOM file", path) from error
     except _BROKEN as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"expected a whole DICOM file in {path}, got '{reason}'; copy it again") from error
+        raise InputError(f"expected a whole DICOM file in {path}, got '{reason(error)}'; copy it again") from error
 
 
 class _Whole(io.BufferedReader):
@@ -67,7 +66,7 @@ def read_whole(path: Path, tags: Sequence[str] = ()) -> Dataset:
 
 def is_dicom(path: Path) -> bool:
     """Whether the file begins as DICOM files do, whatever its name is."""
-    with path.open("rb") as file:
+    with require_file(path).open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
