@@ -22,7 +22,7 @@ Format = Annotated[
     typer.Option(
         "--format",
         help="Format of the scans: phantom, uw_madison, acdc, decathlon, folder or dicom, with options as in "
-        '"dicom(exclusive=True)", "dicom(patients=\'folder\')" or "folder(spacing_mm=(0.5, 0.5))". All of them: '
+        '"dicom(exclusive=True)" or "folder(spacing_mm=(0.5, 0.5))". All of them: '
         "medattack ls datasets.",
     ),
 ]
@@ -46,7 +46,7 @@ Labels = Annotated[
         "--labels",
         help="Classes and what they consist of. Format folder: values, colours or files, as in 'disc=128|255'; a value "
         "belongs to one class only, so a cup inside its disc needs a file of its own. Format dicom: names of segments, "
-        "as in 'liver=Liver,kidney=Kidney*'.",
+        "as in 'liver=Liver,kidney=Kidney*' or 'GTV-1'. A name with signs is written in double quotes.",
         show_default=False,
     ),
 ]
@@ -63,8 +63,18 @@ Patient = Annotated[
     str,
     typer.Option(
         "--patient",
-        help="Regular expression that finds the patient in a file's name. Format folder only.",
-        show_default="each image is a patient",
+        help="Who is a patient: a regular expression that finds it in a case's name (with a slash: in the path below "
+        "SOURCE), or 'folder' if each patient has a folder.",
+        show_default="by the format's own rule, which the summary names",
+    ),
+]
+Missing = Annotated[
+    str,
+    typer.Option(
+        "--missing",
+        help="What is done about a label that a scan lacks: absent (the organ is not in it), drop (the scan is left "
+        "out) or refuse.",
+        show_default="absent; refuse for uw_madison",
     ),
 ]
 SeriesUIDs = Annotated[
@@ -98,6 +108,7 @@ def prepare(
     series: SeriesUIDs = None,
     threshold: Threshold = 0,
     patient: Patient = "",
+    missing: Missing = "",
     folds: Folds = 5,
     test: TestFraction = 0.2,
     seed: Seed = 0,
@@ -119,7 +130,13 @@ def prepare(
     from medseg_attack.runs import workspace
 
     grid, rule = read_size(size), window_rule(window) if window else None
-    fields = {"labels": labels, "series": tuple(series or ()), "threshold": threshold, "patient": patient}
+    fields = {
+        "labels": labels,
+        "series": tuple(series or ()),
+        "threshold": threshold,
+        "patient": patient,
+        "missing": missing,
+    }
     with memory_limit(max_gb):
         scans = open_source(format, source, fields)
     options = Options(grid, rule or window_rule(scans.window), folds, test, seed)
@@ -187,6 +204,7 @@ def _show(prepared: "Prepared") -> None:
         organs.add_row(name, f"{organ['slices']:,}", f"{organ['voxels']:,}")
     console.print(organs)
     spacing = facts["spacing_mm"]
+    console.print(f"patients    told apart {facts.get('patient_rule', 'by their names')}")
     console.print(f"grid        {_range(facts['rows'])} rows x {_range(facts['columns'])} columns")
     console.print(f"scans of    {_range(facts['slices_per_scan'])} slices")
     in_plane = " x ".join(_range(spacing[axis]) for axis in ("row", "column"))

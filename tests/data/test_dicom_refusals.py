@@ -256,7 +256,7 @@ def test_options_of_dicom_are_refused_elsewhere(tmp_path: Path) -> None:
     assert "it is in --format, too" in said
 
 
-@pytest.mark.parametrize("spec", ["dicom(threshold=0.0)", "dicom(patients='name')", "dicom(labels='liver')"])
+@pytest.mark.parametrize("spec", ["dicom(threshold=0.0)", "dicom(patient='(')", "dicom(labels='liver=')"])
 def test_options_out_of_range(root: Path, spec: str) -> None:
     assert "expected" in refused(root, format=spec)
 

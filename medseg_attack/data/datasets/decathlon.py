@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg_attack.data.cohort.doubles import unique
+from medseg_attack.data.cohort.patients import Named, patients
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats.nifti import channels_of, label_values, read_pair, stem
 from medseg_attack.errors import InputError, plural
@@ -34,9 +36,11 @@ class Decathlon:
 
     Attributes:
         classes: names of the labels 1, 2, ..., for a data set without dataset.json.
+        patient: pattern of the patients' names, or "folder"; see `cohort.patients`.
     """
 
     classes: tuple[str, ...] = ()
+    patient: str = ""
 
     def listing(self, root: Path) -> Source:
         """The pairs of imagesTr and labelsTr."""
@@ -60,11 +64,13 @@ class Decathlon:
             channels=n,
             channel_names=names if n > 1 else (),
         )
+        named = {name: Named(name, files[0], name) for name, (files, _) in pairs.items()}
+        who = patients(named, self.patient, root / "imagesTr", "by their cases: each counts as a patient")
         read = functools.partial(read_pair, values=tuple(values.values()), unit=unit)
         scans = [
             ScanFile(
                 name,
-                name,
+                who.groups[name],
                 files[0],
                 (*files, mask),
                 functools.partial(read, name, files, mask, several=n > len(files)),
@@ -72,7 +78,8 @@ class Decathlon:
             )
             for name, (files, mask) in pairs.items()
         ]
-        return Source(root, spec(self), task, tuple(scans), _unpaired(images, masks))
+        notes = (*_unpaired(images, masks), *who.warnings)
+        return Source(root, spec(self), task, tuple(scans), notes, patient_rule=who.rule)
 
     def _labels(self, root: Path, described: Mapping[str, Any], masks: Sequence[Path]) -> dict[str, int]:
         """Name -> value in the masks, background first."""
@@ -92,7 +99,7 @@ class Decathlon:
 
 def _by_stem(folder: Path) -> dict[str, Path]:
     require_folder(folder, "NIfTI files")
-    return {name: path for path in listed(folder) if (name := stem(path)) is not None}
+    return unique(((name, path) for path in listed(folder) if (name := stem(path)) is not None), folder.name)
 
 
 def _channels(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:

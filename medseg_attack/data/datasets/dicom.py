@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medseg_attack.data.cohort.patients import Named, Patients, one_for_many, patients
 from medseg_attack.data.datasets.label_names import match, parse
 from medseg_attack.data.datasets.source import ScanFile, Source, label_type, require_folder
 from medseg_attack.data.formats.dicom.index import FoundSeries, Index, LabelFile, index
@@ -56,8 +57,8 @@ class Dicom:
         masks: pattern of the paths of label files, such as `*/reader1/*.dcm` or `*_seg.nii.gz`.
         threshold: of FRACTIONAL segments, in (0, 1].
         exclusive: one class per voxel, for a softmax network; labels that overlap are then refused.
-        patients: `id`, or `folder` to tell patients apart by the folders of SOURCE, where ids were wiped; either is
-            called by a hash.
+        patient: where ids were wiped, `folder` to tell patients apart by the folders of SOURCE, or a pattern of the
+            paths of their series; see `cohort.patients`. Either is called by a hash.
     """
 
     labels: str = ""
@@ -65,14 +66,12 @@ class Dicom:
     masks: str = ""
     threshold: float = 0.5
     exclusive: bool = False
-    patients: str = "id"
+    patient: str = ""
 
     def __post_init__(self) -> None:
         parse(self.labels)
         if not 0 < self.threshold <= 1:
             raise InputError(f"dicom.threshold: expected a fraction in (0, 1], got {self.threshold}; 0.5 is usual")
-        if self.patients not in ("id", "folder"):
-            raise InputError(f"dicom.patients: expected id or folder, got {self.patients!r}; choose one")
 
     def listing(self, root: Path) -> Source:
         """The series that have labels.
@@ -98,7 +97,9 @@ class Dicom:
         names = tuple(next(iter(picked.values())))
         classes = ("background", *names) if self.exclusive else names
         task = Task("dicom", classes, self.exclusive)
-        groups = self._groups(objects, root)
+        who = self._patients(objects, root)
+        groups = who.groups
+        notes += [*who.warnings, *_one_for_many(self.patient, [objects.images[uid] for uid in owned], root)]
         scans = []
         for uid, of in picked.items():
             series = all_series[uid]
@@ -110,7 +111,7 @@ class Dicom:
         all_notes = (*objects.notes, *dict.fromkeys(notes))  # a label may be in several classes
         threshold = 0.0 if self.threshold == type(self).threshold else self.threshold
         ordered = tuple(sorted(scans, key=lambda scan: scan.id))
-        return Source(root, spec(self), task, ordered, all_notes, threshold=threshold)
+        return Source(root, spec(self), task, ordered, all_notes, threshold=threshold, patient_rule=who.rule)
 
     def _chosen(self, objects: Index, root: Path) -> Index:
         """The objects that `series` and `masks` leave, with the NIfTI label maps that `masks` names."""
@@ -169,20 +170,20 @@ class Dicom:
             picked[uid] = {cls: of[cls] for cls in first}
         return picked
 
-    def _groups(self, objects: Index, root: Path) -> dict[str, str]:
+    def _patients(self, objects: Index, root: Path) -> Patients:
         """Series UID -> patient: a hash that tells nothing without the source."""
-        by_folder = self.patients == "folder"
-        own = {
-            uid: one.frames[0].path.relative_to(root).parts[0] if by_folder else one.patient
-            for uid, one in objects.images.items()
-        }
+        places = {uid: one.frames[0].path.parent for uid, one in objects.images.items()}
+        named = {uid: Named(_place(one, root), places[uid], one.patient) for uid, one in objects.images.items()}
+        who = patients(named, self.patient, root, "by their PatientID")
+        by_path, own = bool(self.patient), who.groups
         studies: dict[str, str] = {}
         for uid, one in objects.images.items():  # names are short and could be guessed from their hash, UIDs are not
             studies[own[uid]] = min(studies.get(own[uid], one.study), one.study)
         # folders may share a study, whose UID was then wiped as the ids were
-        return {
-            uid: f"p{_hash(studies[name] + name if by_folder else studies[name] or name)}" for uid, name in own.items()
+        hashes = {
+            uid: f"p{_hash(studies[name] + name if by_path else studies[name] or name)}" for uid, name in own.items()
         }
+        return replace(who, groups=hashes, warnings=())  # names of folders are no case names
 
 
 def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: float, root: Path) -> Scan:
@@ -288,6 +289,11 @@ def _uncovered(picked: Picked, series: Series) -> list[str]:
 
 def _place(images: FoundSeries, root: Path) -> str:
     return images.frames[0].path.relative_to(root).parent.as_posix()
+
+
+def _one_for_many(option: str, series: Sequence[FoundSeries], root: Path) -> tuple[str, ...]:
+    """A warning if a PatientID stands for several patients, as it seems, unless `--patient` says who is who."""
+    return () if option else one_for_many(((one.patient, one.frames[0].path.parent) for one in series), root)
 
 
 def _hash(text: str) -> str:

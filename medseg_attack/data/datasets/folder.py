@@ -8,11 +8,13 @@ SOURCE/train/images/...  SOURCE/test/images/...                  a split of the 
 """
 
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg_attack.data.cohort.doubles import canonical, unique
+from medseg_attack.data.cohort.missing import require_rule, without
+from medseg_attack.data.cohort.patients import Named, Patients, patients
 from medseg_attack.data.datasets.label_names import parse
 from medseg_attack.data.datasets.mask_files import MaskFiles, match_masks
 from medseg_attack.data.datasets.mask_values import MaskCodes, codes_of_files, codes_of_values
@@ -51,7 +53,9 @@ class Folder:
             Of masks with a file per class: their names. "": masks have one value beside 0, the class "foreground".
         threshold: masks' grey levels from here on are the class; 0: masks must hold nothing but their values.
         patient: regular expression that is searched for in the file's name; its first group, or all of it, is the
-            patient. "": every image counts as one.
+            patient; "folder": the folders of images/. "": every image counts as one. See `cohort.patients`.
+        missing: of masks with a file per class, what is done about an image without one of them: "absent" (the class
+            has no pixel), "drop" (the image is left out) or "refuse".
         spacing_mm: between rows and between columns; (): not known, distances are in pixels.
     """
 
@@ -59,8 +63,10 @@ class Folder:
     threshold: float = 0.0
     patient: str = ""
     spacing_mm: tuple[float, ...] = ()
+    missing: str = "absent"
 
     def __post_init__(self) -> None:
+        require_rule(self.missing)
         if self.spacing_mm and (len(self.spacing_mm) != 2 or min(self.spacing_mm) <= 0):
             raise InputError(f"spacing_mm: expected two positive lengths, got {self.spacing_mm}; e.g. (0.5, 0.5)")
         if self.threshold < 0:
@@ -78,15 +84,26 @@ class Folder:
                 f"expected a mask of one name for each image in {root}, got no pair; name each mask like its image"
             )
         marks = self._marks(root, masks)
-        paths = {name: images[name] for name in sorted(masks)}
+        lacking = without(_lacking(marks, masks), self.missing)
+        paths = {name: images[name] for name in sorted(masks) if name not in lacking.dropped}
+        if not paths:
+            raise InputError(
+                f"--missing drop: expected an image of {root} with a mask for each of {', '.join(marks.classes)}, got "
+                "none; give --missing absent"
+            )
         channels, window = _kind(list(paths.values()))
         task = Task(root.resolve().name, marks.classes, marks.exclusive, channels, COLOURS if channels == 3 else ())
-        groups = {name: self._patient(path, name) for name, path in paths.items()}
+        who = patients(
+            {name: Named(path.name, path, name) for name, path in paths.items()},
+            self.patient,
+            root / "images" if (root / "images").is_dir() else root,
+            "by their images: each counts as a patient",
+        )
         read = functools.partial(_read, marks=marks, channels=channels, spacing_mm=self.spacing_mm)
         scans = [
             ScanFile(
                 name,
-                groups[name],
+                who.groups[name],
                 path,
                 (path, *masks[name].values()),
                 functools.partial(read, name, path, masks[name]),
@@ -94,8 +111,17 @@ class Folder:
             )
             for name, path in paths.items()
         ]
-        notes = [note for listing in listings for note in listing.notes] + self._notes(groups, set(parts.values()))
-        return Source(root, spec(self), task, tuple(scans), tuple(notes), window, self.threshold)
+        notes = [note for listing in listings for note in listing.notes] + self._notes(who, set(parts.values()))
+        return Source(
+            root,
+            spec(self),
+            task,
+            tuple(scans),
+            (*notes, *lacking.notes),
+            window,
+            self.threshold,
+            patient_rule=who.rule,
+        )
 
     def _marks(self, root: Path, masks: Mapping[str, Mapping[str, Path]]) -> MaskCodes:
         wanted = parse(self.labels)
@@ -111,22 +137,9 @@ class Folder:
             )
         return codes_of_files(wanted, self.threshold, names, root)
 
-    def _patient(self, path: Path, name: str) -> str:
-        if not self.patient:
-            return name
-        try:
-            match = re.search(self.patient, path.name)
-        except re.error as error:
-            raise InputError(
-                f"--patient: expected a regular expression, got {self.patient!r} ({error}); write one such as '^[^_]+'"
-            ) from error
-        if match is None or not (match[1] if match.re.groups else match[0]):
-            raise InputError(f"--patient: expected {self.patient!r} in every file's name, got {path.name}; change it")
-        return match[1] if match.re.groups else match[0]
-
-    def _notes(self, groups: Mapping[str, str], parts: set[str]) -> list[str]:
-        notes = []
-        if len(set(groups.values())) == len(groups):
+    def _notes(self, who: Patients, parts: set[str]) -> list[str]:
+        notes = list(who.warnings)
+        if len(set(who.groups.values())) == len(who.groups):
             notes.append(
                 "every image counts as a patient of its own; if some are of one patient, give --patient, or "
                 "splits share patients and intervals are too narrow"
@@ -167,13 +180,8 @@ def _parts(root: Path) -> list[tuple[Path, str, str]]:
 
 def _images(folder: Path, prefix: str, part: str) -> _Part:
     require_folder(folder / "images", "pictures")
-    stems: dict[str, Path] = {}
-    for path in filter(is_picture, listed(folder / "images")):
-        if path.stem in stems:
-            raise InputError(
-                f"expected one picture of each name, got {stems[path.stem]} and {path}; take one away or rename it"
-            )
-        stems[path.stem] = path
+    pictures = filter(is_picture, listed(folder / "images"))
+    stems = unique(((path.stem, path) for path in pictures), "picture")
     if not stems:
         raise InputError(f"expected PNG, TIFF, GIF, BMP or JPEG pictures in {folder / 'images'}, got none; add some")
     masks, lost = match_masks(folder / "masks", stems)
@@ -182,6 +190,15 @@ def _images(folder: Path, prefix: str, part: str) -> _Part:
     notes += [f"{path} is left out: it has no image" for path in lost]
     named = {f"{prefix}{name}": path for name, path in stems.items()}
     return _Part(part, named, {f"{prefix}{name}": files for name, files in masks.items()}, notes)
+
+
+def _lacking(marks: MaskCodes, masks: Mapping[str, MaskFiles]) -> dict[str, list[str]]:
+    """Image -> the classes of which it has no file, where classes have files."""
+    files = marks.files or {}
+    return {
+        image: [cls for cls, names in files.items() if not any(canonical(name) in present for name in names)]
+        for image, present in masks.items()
+    }
 
 
 def _kind(paths: Sequence[Path]) -> tuple[int, str]:

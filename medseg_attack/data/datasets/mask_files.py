@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from medseg_attack.data.cohort.doubles import canonical
 from medseg_attack.data.datasets.source import require_folder
 from medseg_attack.data.formats.pictures import is_picture
 from medseg_attack.errors import InputError
@@ -28,20 +29,19 @@ def match_masks(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Mas
         )
     by_image: dict[str, MaskFiles] = {}
     lost = []
-    per_image = bool(folders) and all(one.name in images for one in folders)
+    per_image = bool(folders) and all(canonical(one.name) in images for one in folders)
     pairs: list[tuple[str | None, Path]] = [(None, path) for path in files]
-    pairs += [(one.name, path) for one in folders for path in listed(one) if is_picture(path)]
+    pairs += [(canonical(one.name), path) for one in folders for path in listed(one) if is_picture(path)]
     for within, path in pairs:
-        stem, name = (within, str(path.stem)) if per_image else _split(path.stem, images)
+        stem, name = (within, canonical(path.stem)) if per_image else _split(canonical(path.stem), images)
         if stem is None:
             lost.append(path)
             continue
         name = within if within and not per_image else name
         masks = by_image.setdefault(stem, {})
-        if name in masks:
-            raise InputError(
-                f"expected one mask of each name, got {masks[name]} and {path}; take one away or rename it"
-            )
+        other = next((other for key, other in masks.items() if key.casefold() == name.casefold()), None)
+        if other is not None:
+            raise InputError(f"expected one mask of each name, got {other} and {path}; take one away or rename it")
         masks[name] = path
     return _plain(by_image, numbered=per_image), lost
 

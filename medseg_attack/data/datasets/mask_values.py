@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg_attack.data.datasets.label_names import LabelPatterns, match
+from medseg_attack.data.datasets.label_names import LabelPattern, LabelPatterns, match
 from medseg_attack.data.formats.pictures import LOSSY, read_marks, read_picture
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError
@@ -98,8 +98,9 @@ def codes_of_values(wanted: LabelPatterns, threshold: float, masks: Sequence[Pat
         InputError: they have several values beside 0 and nobody said which, or options that contradict each other.
     """
     names = [cls for cls in wanted if cls != BACKGROUND]
-    if threshold or all(patterns == (ANY,) for patterns in wanted.values()):
-        if len(wanted) > 1 or any(patterns != (ANY,) for patterns in wanted.values()):
+    any_value = (LabelPattern(ANY),)
+    if threshold or all(patterns == any_value for patterns in wanted.values()):
+        if len(wanted) > 1 or any(patterns != any_value for patterns in wanted.values()):
             raise InputError(
                 f"--threshold: expected one class, got {', '.join(wanted)} with values of their own in --labels; "
                 "write --labels 'polyp=*' or drop one of the two"
@@ -109,16 +110,16 @@ def codes_of_values(wanted: LabelPatterns, threshold: float, masks: Sequence[Pat
         return MaskCodes(tuple(names) or (FOREGROUND,), threshold=threshold)
     if not names:
         raise InputError("--labels: expected a class beside the background, got none; write 'disc=128,background=255'")
-    in_colour = {pattern.startswith("#") for patterns in wanted.values() for pattern in patterns}
+    in_colour = {pattern.text.startswith("#") for patterns in wanted.values() for pattern in patterns}
     if len(in_colour) > 1:
         raise InputError("--labels: expected values or colours, got both; write all as 'disc=128' or as 'disc=#00ff00'")
     colours = in_colour.pop()
     values = {BACKGROUND: frozenset({0})} | {
-        cls: frozenset(_value(pattern) for pattern in patterns) for cls, patterns in wanted.items()
+        cls: frozenset(_value(pattern.text) for pattern in patterns) for cls, patterns in wanted.items()
     }
     if len({value for each in values.values() for value in each}) < sum(map(len, values.values())):
         raise InputError(
-            f"--labels: expected each value once, got {dict(wanted)} (0 is background); for classes "
+            f"--labels: expected each value once, got {_texts(wanted)} (0 is background); for classes "
             "within one another give each masks of its own, as masks/disc/ and masks/cup/"
         )
     classes = tuple(names) if len(names) == 1 else (BACKGROUND, *names)
@@ -129,6 +130,11 @@ def codes_of_files(wanted: LabelPatterns, threshold: float, names: Sequence[str]
     """The codes of masks with a file per class; by default a class for each name."""
     files = match(wanted, names, f"the masks of {root}") if wanted else {name: (name,) for name in names}
     return MaskCodes(tuple(files), files=files, threshold=threshold)
+
+
+def _texts(wanted: LabelPatterns) -> str:
+    """The patterns as they are written."""
+    return ", ".join(f"{cls}={'|'.join(map(str, patterns))}" for cls, patterns in wanted.items())
 
 
 def _check_one_value(masks: Sequence[Path]) -> None:

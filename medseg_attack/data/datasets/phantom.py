@@ -34,12 +34,14 @@ class Phantom:
         slices: per scan.
         side: rows and columns of each.
         seed: of the patients.
+        patient: pattern of the patients' names, or "folder"; see `cohort.patients`.
     """
 
     patients: int = 18
     slices: int = 10
     side: int = 96
     seed: int = 0
+    patient: str = ""
 
     def __post_init__(self) -> None:
         require(self, patients=3, slices=1, side=16, seed=0)
@@ -55,10 +57,15 @@ class Phantom:
         if not (root / CARD).is_file():
             raise InputError(f"expected an empty folder or a phantom in {root}, got something else; give another one")
         written = read_json(root / CARD).get("format")
-        if written != spec(self):
-            raise InputError(f"expected the phantom {spec(self)} in {root}, got {written}; give another folder")
-        source = UWMadison(drop="none").listing(root)
+        if written != self._card:
+            raise InputError(f"expected the phantom {self._card} in {root}, got {written}; give another folder")
+        source = UWMadison(drop="none", patient=self.patient).listing(root)
         return dataclasses.replace(source, format=spec(self), task=dataclasses.replace(TASK, name="phantom"))
+
+    @property
+    def _card(self) -> str:
+        """The spec of what is written."""
+        return spec(dataclasses.replace(self, patient=""))
 
     def write(self, root: Path) -> None:
         """Writes the tree, in one move, so that a killed run leaves nothing that looks like one.
@@ -78,7 +85,7 @@ class Phantom:
                     table.writerows(
                         (case, organ, rle.encode(masks[anatomy.ORGANS.index(organ)])) for organ in TASK.classes
                     )
-            write_json(part / CARD, {"format": spec(self)})
+            write_json(part / CARD, {"format": self._card})
             os.replace(part, root)
 
     def _slices(self) -> Iterator[tuple[str, NDArray[np.uint16], NDArray[np.bool_]]]:

@@ -1,17 +1,20 @@
 """The protocol of readers: a cheap listing of scans, each of which can then be read."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from medseg_attack import registry
+from medseg_attack.data.cohort.doubles import unique
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError
 from medseg_attack.files import listed
 from medseg_attack.types import Task
+
+MOST_OVERLAPPING = 32  # classes that share a voxel's bits
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Source:
         notes: what was left out and why, a sentence each.
         window: what its intensities are best shown by, as `windows.window_rule` reads it.
         threshold: of masks, if one was asked for; from there on a pixel belongs to the class.
+        patient_rule: how patients were told apart, as in "by their PatientID".
     """
 
     root: Path
@@ -54,6 +58,7 @@ class Source:
     notes: tuple[str, ...] = ()
     window: str = "percentile"
     threshold: float = 0.0
+    patient_rule: str = field(kw_only=True)
 
 
 @runtime_checkable
@@ -85,7 +90,21 @@ def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None 
             got = "it is in --format, too" if option in arguments else "it has no such option"
             raise InputError(f"--{option}: expected an option of {format_spec}, got that {got}; drop --{option}")
     reader: Reader = replace(registry.build(format_spec, "dataset"), **chosen)
-    return reader.listing(root)
+    source = reader.listing(root)
+    unique(((scan.id, scan.path) for scan in source.scans), "scan")
+    _check_classes(source)
+    return source
+
+
+def _check_classes(source: Source) -> None:
+    """Refuses classes that later steps could not tell apart or hold."""
+    names = source.task.classes
+    unique(((name, repr(name)) for name in names), "class")
+    if not source.task.exclusive and len(names) > MOST_OVERLAPPING:
+        raise InputError(
+            f"expected at most {MOST_OVERLAPPING} classes that may overlap, got {len(names)} in {source.root}; choose "
+            "among them with --labels CLASS=NAME, or for DICOM take one class per voxel with dicom(exclusive=True)"
+        )
 
 
 def require_folder(root: Path, what: str) -> Path:

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from medseg_attack.data.cohort.missing import require_rule, without
+from medseg_attack.data.cohort.patients import Named, patients
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats import rle
 from medseg_attack.data.formats.png16 import read_png16
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
-from medseg_attack.errors import InputError, nearest, reason
+from medseg_attack.errors import InputError, nearest, plural, reason
 from medseg_attack.files import matching, require_file
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
@@ -60,15 +62,20 @@ class UWMadison:
 
     Attributes:
         drop: scans left out as badly annotated: "paper" (two), "author" (twelve) or "none".
+        patient: pattern of the patients' names, or "folder"; see `cohort.patients`.
+        missing: what is done about a slice without a row of an organ: "refuse", "absent" or "drop" its scan.
     """
 
     drop: str = "paper"
+    patient: str = ""
+    missing: str = "refuse"
 
     def __post_init__(self) -> None:
         if self.drop not in DROPPED:
             raise InputError(
                 f"uw_madison.drop: expected a list's name, got {self.drop!r}; {nearest(self.drop, DROPPED)}"
             )
+        require_rule(self.missing)
 
     def listing(self, root: Path) -> Source:
         """The scans of the competition's tree; reads the csv and the names of the files."""
@@ -77,18 +84,28 @@ class UWMadison:
         rows = read_rows(table)
         slices = _slices(root)
         _check_ids(table, rows, slices)
-        notes, scans = [], []
+        folders = {scan: next(iter(files.values())).parent.parent for scan, files in slices.items()}
+        named = {scan: Named(scan, folder, scan.partition("_")[0]) for scan, folder in folders.items()}
+        who = patients(named, self.patient, root / "train", "by the first word of their scans' names")
+        notes, scans = list(who.warnings), []
         for scan, files in slices.items():
             if scan in DROPPED[self.drop]:
                 notes.append(f"{scan} is left out as badly annotated (drop={self.drop!r})")
-            elif not any(case in rows for case in files):
+                continue
+            if not any(case in rows for case in files):
                 notes.append(f"{scan} is left out: it has no row in {table}")
-            else:
+                continue
+            if self.missing == "refuse":
                 _check_complete(table, rows, files)
-                scans.append(_scan_file(scan, files, rows, table))
+            lacking = without({case: set(TASK.classes) - rows.get(case, {}).keys() for case in files}, self.missing)
+            if lacking.dropped:
+                notes.append(f"{scan} is left out: {plural(len(lacking.dropped), 'slice')} lack rows in {table}")
+            else:
+                notes += [f"{scan}: {note}" for note in lacking.notes]
+                scans.append(_scan_file(scan, who.groups[scan], files, rows, table))
         if not scans:
             raise InputError(f"expected labelled scans in {root}, got none; take the {table.name} of these scans")
-        return Source(root, spec(self), TASK, tuple(scans), tuple(notes))
+        return Source(root, spec(self), TASK, tuple(scans), tuple(notes), patient_rule=who.rule)
 
 
 def read_rows(table: Path) -> Rows:
@@ -139,6 +156,9 @@ def _slices(root: Path) -> dict[str, dict[str, Path]]:
         case = f"{scan}_slice_{name[1]}"
         if case in slices[scan]:
             raise InputError(f"expected one file for {case}, got {slices[scan][case]} and {path}; take one away")
+        other = next(iter(slices[scan].values()), path)
+        if other.parent != path.parent:
+            raise InputError(f"expected one folder for {scan}, got {other.parent} and {path.parent}; take one away")
         slices[scan][case] = path
     if not slices:
         raise InputError(
@@ -164,14 +184,15 @@ def _check_complete(table: Path, rows: Rows, files: Mapping[str, Path]) -> None:
         if len(got) < len(TASK.classes):
             raise InputError(
                 f"expected a row for each of {', '.join(TASK.classes)} for {path} in {table}, "
-                f"got {', '.join(got) or 'none'}; add the missing rows, with no runs where an organ is absent"
+                f"got {', '.join(got) or 'none'}; add the missing rows, with no runs where an organ is absent, or "
+                "give --missing absent or --missing drop"
             )
 
 
-def _scan_file(scan: str, files: Mapping[str, Path], rows: Rows, table: Path) -> ScanFile:
+def _scan_file(scan: str, group: str, files: Mapping[str, Path], rows: Rows, table: Path) -> ScanFile:
     paths = tuple(files.values())
-    read = functools.partial(_read, dict(files), {case: rows[case] for case in files}, table)
-    return ScanFile(scan, scan.partition("_")[0], paths[0].parent, (*paths, table), read, len(paths))
+    read = functools.partial(_read, dict(files), {case: rows.get(case, {}) for case in files}, table)
+    return ScanFile(scan, group, paths[0].parent, (*paths, table), read, len(paths))
 
 
 def _read(files: Mapping[str, Path], rows: Rows, table: Path) -> Scan:
@@ -188,7 +209,7 @@ def _labels(case: str, runs: Mapping[str, str], shape: tuple[int, int], table: P
     labels = np.zeros(shape, dtype=np.uint8)
     for k, name in enumerate(TASK.classes):
         try:
-            labels |= rle.decode(runs[name], shape).astype(np.uint8) << k
+            labels |= rle.decode(runs.get(name, ""), shape).astype(np.uint8) << k
         except InputError as error:
             raise InputError(f"{name} of {case} in {table}: {error}") from error
     return labels

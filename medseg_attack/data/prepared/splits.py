@@ -36,7 +36,8 @@ def split(
     if len(patients) < 3:
         raise InputError(
             f"expected at least 3 patients to train, validate and test on, got {len(patients)} "
-            f"({', '.join(patients)}); add scans of other patients, or give --test 1 to train on none"
+            f"({', '.join(patients)}); add scans of other patients, say who is one with --patient (a "
+            "pattern, or folder), or give --test 1 to train on none"
         )
     own_parts = parts or {}
     order = [patients[i] for i in np.random.default_rng(seed).permutation(len(patients))]

@@ -156,7 +156,7 @@ def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
         "scans": ids,
         "splits": splits,
         "notes": [*source.notes, *_absent(source, facts["classes"])],
-        "summary": facts,
+        "summary": facts | {"patient_rule": source.patient_rule},
     }
     path = out / "dataset.json"
     if not path.exists() or read_json(path) != content:  # an unchanged data set keeps its age

@@ -1,0 +1,222 @@
+"""Who is a patient, which files are one thing, and what is done about a label that a scan lacks, in every format."""
+
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from helpers.command import medattack
+from helpers.dicoms import write_hospital
+from helpers.scans import acdc_paths, edit_csv, write_acdc, write_decathlon, write_pair, write_uw
+from PIL import Image
+
+from medseg_attack import registry
+from medseg_attack.data.cohort.patients import Named, patients
+from medseg_attack.data.datasets.label_names import matching, parse
+from medseg_attack.data.datasets.source import Source, open_source
+from medseg_attack.errors import InputError
+
+
+def pictures(root: Path, names: tuple[str, ...] = ("a1", "a2", "a3", "a4"), masks: tuple[str, ...] = ("",)) -> Path:
+    for n, name in enumerate(names):
+        for path in (root / "images" / f"{name}.png", *(root / "masks" / f"{name}{mask}.png" for mask in masks)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(n).integers(0, 255, (8, 9)) if path.parent.name == "images" else np.eye(8, 9)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return root
+
+
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "uw_madison": write_uw,
+    "acdc": write_acdc,
+    "decathlon": write_decathlon,
+    "folder": pictures,
+    "dicom": lambda root: write_hospital(root, patients=4),
+    "phantom": lambda root: root,
+}
+
+
+def listing(form: str, root: Path, **options: Any) -> Source:
+    return open_source(form, root, options)
+
+
+@pytest.mark.parametrize("form", registry.names("dataset"))
+def test_every_format_says_who_is_a_patient_and_can_be_told(tmp_path: Path, form: str) -> None:
+    spec = "phantom(patients=3, slices=1, side=32)" if form == "phantom" else form
+    root = WRITERS[form](tmp_path / "scans")
+    assert listing(spec, root).patient_rule
+    one = listing(spec, root, patient="^.")
+    assert "--patient '^.'" in one.patient_rule
+    assert len({scan.group for scan in one.scans}) < len(one.scans)
+    with pytest.raises(InputError, match=r"--patient: expected 'nobody' in every file's name"):
+        listing(spec, root, patient="nobody")
+    with pytest.raises(InputError, match="expected a regular expression"):
+        listing(spec, root, patient="(")
+
+
+@pytest.mark.parametrize("form", ["uw_madison", "acdc", "dicom"])
+def test_each_folder_is_a_patient(tmp_path: Path, form: str) -> None:
+    source = listing(form, WRITERS[form](tmp_path / "scans"), patient="folder")
+    assert len({scan.group for scan in source.scans}) == 4
+    assert "folders" in source.patient_rule
+
+
+@pytest.mark.parametrize("form", ["decathlon", "folder"])
+def test_files_beside_one_another_have_no_folder(tmp_path: Path, form: str) -> None:
+    with pytest.raises(InputError, match=r"--patient folder: expected a folder for each patient.*got the file"):
+        listing(form, WRITERS[form](tmp_path / "scans"), patient="folder")
+
+
+def test_time_points_of_one_patient_are_pointed_out_and_kept_together(tmp_path: Path) -> None:
+    for n in range(12):
+        name = f"patient{n // 2:03d}_frame{1 + 11 * (n % 2):02d}"
+        write_pair(tmp_path / "in" / "imagesTr" / f"{name}_0000.nii", tmp_path / "in" / "labelsTr" / f"{name}.nii")
+    source = listing("decathlon", tmp_path / "in")
+    (note,) = [note for note in source.notes if "--patient" in note]
+    assert "12 patients by the format's own rule, but names suggest 6" in note
+    assert "patient000_frame01 and patient000_frame12" in note
+    advice = note.split("'")[-2]
+    told = listing("decathlon", tmp_path / "in", patient=advice)
+    assert len({scan.group for scan in told.scans}) == 6
+    assert not any("--patient" in note for note in told.notes)
+    medattack("prepare", tmp_path / "in", "--format", "decathlon", "--patient", advice, "--out", tmp_path / "out")
+    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert content["splits"].keys() == {f"patient{n:03d}" for n in range(6)}
+    assert "--patient" in content["summary"]["patient_rule"]
+
+
+@pytest.mark.parametrize(
+    ("names", "shared"),
+    [
+        (("liver_0", "liver_1", "liver_10"), False),
+        (("IMG_2020_001", "IMG_2020_002"), False),
+        (("P01L", "P01R", "P02L", "P02R"), True),
+        (("BraTS-GLI-00000-000", "BraTS-GLI-00000-001", "BraTS-GLI-00002-000"), True),
+    ],
+)
+def test_names_suggest_a_shared_patient_by_their_first_number(names: tuple[str, ...], shared: bool) -> None:
+    cases = {name: Named(name, Path(name), name) for name in names}
+    assert bool(patients(cases, "", Path(), "by their names").warnings) is shared
+
+
+def test_one_id_for_all_studies_is_asked_about(tmp_path: Path) -> None:
+    import pydicom
+
+    root = write_hospital(tmp_path / "scans", patients=4)
+    for path in (path for path in root.rglob("*") if path.is_file()):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = "ANONYMOUS"
+        dataset.save_as(path)
+    (note,) = [note for note in listing("dicom", root).notes if "PatientID" in note]
+    assert note.startswith("all 4 series of ")
+    assert "--patient folder" in note
+    said = medattack("prepare", root, "--format", "dicom", "--out", tmp_path / "out", code=2).stderr
+    assert "--patient" in " ".join(said.split())
+    source = listing("dicom", root, patient="folder")
+    assert len({scan.group for scan in source.scans}) == 4
+    assert not any("PatientID" in note for note in source.notes)
+
+
+def test_two_files_for_one_scan_are_refused_in_every_format(tmp_path: Path) -> None:
+    root = write_decathlon(tmp_path / "endings")
+    write_pair(root / "imagesTr" / "liver_1.nii", tmp_path / "other.nii")
+    with pytest.raises(InputError, match=r"expected one imagesTr of each name.*liver_1\.nii.*liver_1\.nii\.gz"):
+        listing("decathlon", root)
+    root = write_acdc(tmp_path / "acdc")
+    image = acdc_paths(root)[0]
+    nibabel.save(nibabel.load(image), image.with_name(image.name.removesuffix(".gz")))
+    with pytest.raises(InputError, match="expected one scan of each name"):
+        listing("acdc", root)
+    root = write_uw(tmp_path / "uw")
+    (root / "train" / "case9").mkdir()
+    (root / "train" / "case1" / "case1_day0").rename(root / "train" / "case9" / "case2_day0")
+    with pytest.raises(InputError, match=r"expected one f.* for case2_day0"):
+        listing("uw_madison", root)
+
+
+@pytest.mark.parametrize("pair", [("scan", "SCAN"), ("é", unicodedata.normalize("NFD", "é"))])
+@pytest.mark.parametrize("form", ["decathlon", "folder"])
+def test_names_that_are_one_on_another_disk_are_refused(tmp_path: Path, form: str, pair: tuple[str, str]) -> None:
+    for name in pair:
+        if form == "folder":
+            pictures(tmp_path / "in", (name,))
+        else:
+            write_pair(tmp_path / "in" / "imagesTr" / f"{name}.nii", tmp_path / "in" / "labelsTr" / f"{name}.nii")
+    with pytest.raises(InputError, match=r"expected one .* of each name, whatever its case, accents or ending"):
+        listing(form, tmp_path / "in")
+
+
+def test_accents_in_two_forms_are_one_name(tmp_path: Path) -> None:
+    """A Mac names the image, Linux its mask."""
+    pictures(tmp_path, ("é1", "é2", "é3"))
+    for path in (tmp_path / "masks").iterdir():
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+    assert [scan.id for scan in listing("folder", tmp_path).scans] == ["é1", "é2", "é3"]
+
+
+def test_a_label_is_taken_by_its_name_before_any_pattern() -> None:
+    names = ["Lung L", "Lung [L]", "lung l", "GTV|boost", "PTV=60,Gy", 'say "ah"', "Kidney L", "Kidney R", "*"]
+
+    def taken(text: str) -> dict[str, tuple[str, ...]]:
+        return matching(parse(text), names)
+
+    assert taken("lung=Lung [L]") == {"lung": ("Lung [L]",)}
+    assert taken("lung=Lung L") == {"lung": ("Lung L",)}
+    assert taken("lung=LUNG L") == {"lung": ("Lung L", "lung l")}
+    assert taken('gtv="GTV|boost",ptv="PTV=60,Gy"') == {"gtv": ("GTV|boost",), "ptv": ("PTV=60,Gy",)}
+    assert taken('a="say ""ah"""') == {"a": ('say "ah"',)}
+    assert taken("kidney=Kidney *|Lung [L]") == {"kidney": ("Lung [L]", "Kidney L", "Kidney R")}
+    assert taken("star=*") == {"star": ("*",)}
+    assert taken('kidney="Kidney *"') == {"kidney": ()}  # in quotes nothing is a wildcard
+    assert taken("Kidney L,Lung [L]") == {"Kidney L": ("Kidney L",), "Lung [L]": ("Lung [L]",)}  # named after its label
+    assert taken('"GTV|boost"') == {"GTV|boost": ("GTV|boost",)}
+
+
+@pytest.mark.parametrize("text", ["a=", "=x", "a=x,a=y", "a=x|", "a,", ",a", 'a="x', 'a="x"y', "a=b=c", '""'])
+def test_labels_of_no_form_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected CLASS=NAME"):
+        parse(text)
+
+
+def test_an_image_without_a_mask_of_a_class_lacks_the_organ_or_is_left_out(tmp_path: Path) -> None:
+    pictures(tmp_path, masks=("_disc", "_cup"))
+    (tmp_path / "masks" / "a2_cup.png").unlink()
+    source = listing("folder", tmp_path)
+    assert len(source.scans) == 4
+    assert "cup is taken as absent from 1 of 4 scans, which have no label of it: a2" in source.notes
+    dropped = listing("folder", tmp_path, missing="drop")
+    assert [scan.id for scan in dropped.scans] == ["a1", "a3", "a4"]
+    assert "a2 is left out: it has no cup" in dropped.notes
+    with pytest.raises(InputError, match=r"expected a label of cup in a2.*--missing drop"):
+        listing("folder", tmp_path, missing="refuse")
+    with pytest.raises(InputError, match="expected absent, drop or refuse, got 'dorp'; did you mean drop"):
+        listing("folder", tmp_path, missing="dorp")
+
+
+def test_a_slice_without_a_row_is_refused_unless_it_may_lack_the_organ(tmp_path: Path) -> None:
+    root = write_uw(tmp_path / "uw")
+    edit_csv(root, lambda rows: rows.remove(next(row for row in rows if row[0].startswith("case1_") and row[2])))
+    with pytest.raises(InputError, match=r"expected a row for each.*--missing absent"):
+        listing("uw_madison", root)
+    absent = listing("uw_madison", root, missing="absent")
+    assert not (absent.scans[0].read().labels[0] & 1).any()
+    assert any("large_bowel is taken as absent from 1 of 2" in note for note in absent.notes)
+    assert [scan.id for scan in listing("uw_madison", root, missing="drop").scans] == [
+        f"case{n}_day0" for n in (2, 3, 4)
+    ]
+
+
+def test_more_overlapping_classes_than_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", ("a",), masks=tuple(f"_organ{n}" for n in range(33)))
+    with pytest.raises(InputError, match="expected at most 32 classes that may overlap, got 33"):
+        listing("folder", tmp_path / "in")
+
+
+def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
+    accents = ("é", unicodedata.normalize("NFD", "é"))
+    with pytest.raises(InputError, match="expected one class of each name"):
+        listing(f"decathlon(classes={accents!r})", write_decathlon(tmp_path / "in"))
