@@ -131,6 +131,6 @@ def one_for_many(ids: Iterable[tuple[str, Path]], base: Path) -> tuple[str, ...]
     most = max(shared.values(), key=len)
     many = f"all {len(most)} series" if alone else f"series in {len(set(most))} folders"
     return (
-        f"{many} of {base} have one PatientID and count as one patient: if an anonymiser wrote it, give --patient folder, or --patient "
-        "with a pattern of the paths",
+        f"{many} of {base} have one PatientID and count as one patient: if an anonymiser wrote it, give --patient "
+        "folder, or --patient with a pattern of the paths",
     )
