@@ -100,6 +100,11 @@ def alike(values: Sequence[float]) -> PerChannel:
     return values[0] if len(set(values)) == 1 else tuple(values)
 
 
+def common(value: PerChannel) -> float:
+    """The number that all channels share; NaN where they differ."""
+    return math.nan if isinstance(value, tuple) else value
+
+
 @dataclass(frozen=True)
 class Stack:
     """The place of a slice in its scan.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severity
-from medseg_attack.checks.rows import check_same_clean_dice
+from medseg_attack.checks.rows import check_same_clean_dice, check_stored_level
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.registry.abilities import Climbs
@@ -189,19 +189,10 @@ def check_probabilities(scene: Scene) -> Iterator[Evidence]:
         yield Evidence("all cases", f"all outputs lie in [{least:.3g}, {most:.3g}]")
 
 
-@Flag(
-    "MA015",
-    "the budget is below one stored grey level",
-    "invalid",
-    "raise eps to one level at least: what is smaller cannot be stored",
-)
+@check_stored_level.flag
 def check_grey_level(scene: Scene) -> Iterator[Evidence]:
     """MA015: the smallest eps is less than the distance between two grey levels of an image (seen where its values lie
     on a lattice).
-
-    A change that is smaller than one stored level is gone once the image is stored.
-
-    What to do: Raise eps to one level at least.
     """
     budgets = [a.ball.eps for a in scene.attacks if isinstance(a.ball, Linf) and a.ball.eps > 0]
     levels = torch.tensor([max(map(_level, image)) for image in scene.image])

@@ -16,7 +16,7 @@ from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severi
 from medseg_attack.errors import plural
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.registry import spec
-from medseg_attack.runs.stored_specs import attack_spec, ball_spec, sizeless, unit_of
+from medseg_attack.runs.stored_specs import attack_spec, ball_spec, norm_of, sizeless, unit_of
 from medseg_attack.stats.patients import TESTS_FROM
 from medseg_attack.stats.scores import Unit, pooled, scored
 
@@ -33,9 +33,10 @@ class Runs:
     Attributes:
         facts: a row per run. From its header: model, attack, loss, eps, role, ball, partial, val_dice. From its rows:
             `backwards` (mean of the passes), `excess` (the largest change beyond its case's budget; NaN for none),
-            `patients` (how many), `aimed` (whether it has a goal or stops when it succeeds). Parsed from its header:
-            `spec` (the attack), `name` (the attack's name), `ball_spec`, `kind` (the ball less its size), `unit` (of
-            its size: a key of `budgets.UNITS`).
+            `patients` (how many), `mean_budget` and `realised` (the same in whole stored values; NaN where floats are
+            stored), `below_level` (share of cases whose budget is less than one stored value), `aimed` (whether it
+            has a goal or stops when it succeeds). Parsed from its header: `spec` (the attack), `name` (the attack's
+            name), `ball_spec`, `kind` (the ball less its size), `unit` (of its size: a key of `budgets.UNITS`).
         adv, clean: Dice, mean over organs; a row per unit, a column per run.
         cases: what `stats.scores.scored` gives.
     """
@@ -87,10 +88,19 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     adv, clean = (means.pivot(index="unit", columns="run", values=f"dice_{when}") for when in ("adv", "clean"))
     budget = rows["budget"].fillna(rows["eps"]) if "budget" in rows else rows["eps"]  # NaN: the ball's own unit
     excess = rows["size"].where(rows["size"] > budget * (1 + 1e-6) + 1e-6)
+    level = rows["level"] if "level" in rows else pd.Series(np.nan, index=rows.index)
+    whole = np.floor(budget / level.where(level > 0) + 1e-6)  # how many stored values the budget holds
     numbers = (
-        rows.assign(excess=excess)
+        rows.assign(excess=excess, budget=budget, realised=whole * level, below_level=(whole == 0) & (budget > 0))
         .groupby("run", sort=False)
-        .agg(backwards=("backwards", "mean"), excess=("excess", "max"), patients=("group", "nunique"))
+        .agg(
+            backwards=("backwards", "mean"),
+            excess=("excess", "max"),
+            patients=("group", "nunique"),
+            mean_budget=("budget", "mean"),
+            realised=("realised", "mean"),
+            below_level=("below_level", "mean"),
+        )
     )
     heads = rows.drop_duplicates("run").set_index("run")
     kept = [c for c in ("model", "attack", "loss", "eps", "role", "ball", "partial", "val_dice") if c in heads]
@@ -289,6 +299,24 @@ def check_clean_dice(runs: Runs) -> Iterator[Evidence]:
 
 
 @Flag(
+    "MA015",
+    "the budget is below one stored grey level",
+    "invalid",
+    "raise eps to one level at least: what is smaller cannot be stored",
+)
+def check_stored_level(runs: Runs) -> Iterator[Evidence]:
+    """MA015: in the rows, the budget of a case is less than one stored value of its file, which holds integers.
+
+    A change that is smaller than one stored level is gone once the image is stored.
+
+    What to do: Raise eps to one level at least.
+    """
+    for ball, of_ball in _linf_runs(runs).groupby("ball", sort=False):
+        if (share := of_ball["below_level"].max()) > 0:
+            yield Evidence(str(ball), f"it changes nothing on {share:.0%} of the cases")
+
+
+@Flag(
     "MA018",
     "one step does more than many",
     "upper bound on robustness",
@@ -445,6 +473,31 @@ def check_noise_better_on_some_cases(runs: Runs) -> Iterator[Evidence]:
         worse = runs.adv[noise] < runs.adv[run] - 0.02
         if not as_good and worse.sum() >= 2 and worse.mean() > 0.05:
             yield runs.evidence(run, f"{int(worse.sum())} of {len(worse)} lose more to noise")
+
+
+@Flag(
+    "MA035",
+    "the budget is rounded down to whole stored values",
+    "note",
+    "report the realised eps, or give eps in stored values, such as 2raw",
+)
+def check_realised_budget(runs: Runs) -> Iterator[Evidence]:
+    """MA035: where files hold integers, the whole stored values in a budget per pixel are less than 95 % of it.
+
+    A pixel of such a file moves by whole stored values only. The attack had the realised eps, not the one that was
+    asked for.
+
+    What to do: Report the realised eps, or give eps in stored values, such as `2raw`.
+    """
+    for ball, of_ball in _linf_runs(runs).groupby("ball", sort=False):
+        budget, realised = of_ball["mean_budget"].max(), of_ball["realised"].max()
+        if 0 < realised < 0.95 * budget:
+            yield Evidence(str(ball), f"of {budget:.4f} of the window {realised:.4f} is realised, mean over cases")
+
+
+def _linf_runs(runs: Runs) -> pd.DataFrame:
+    """Runs whose budget bounds the change of each pixel."""
+    return runs.facts[runs.facts["ball_spec"].map(norm_of) == "linf"]
 
 
 def _noise_in_the_same_ball(runs: Runs) -> Iterator[tuple[str, str, bool]]:

@@ -159,6 +159,8 @@ def attack(
     options = RunOptions(batch_size, parts, save, keep_headers, checks)
     opened = open_study(study, workspace, pick_device(device), options, out)
     terminal.say(opened.summary)
+    for note in opened.notes:
+        terminal.say(f"note: {note}")
     check_unit(unit, [model_ref.dims for model_ref in opened.models])
     if plan:
         from medseg_attack.evaluation.costs import estimate

@@ -29,9 +29,9 @@ from medseg_attack.types import (
     Image,
     Mask,
     Model,
-    PerChannel,
     Setting,
     Sweeps,
+    common,
 )
 
 
@@ -97,18 +97,13 @@ def case_budgets(cases: Sequence[Case], image: Image, budget: Budget | None, eps
     """
     result = []
     for case, noise in zip(cases, noise_of(image).tolist(), strict=True):
-        width, storage = _common(case.window.width), case.storage
-        slope = abs(_common(storage.slope)) if storage else float("nan")
+        width, storage = common(case.window.width), case.storage
+        slope = abs(common(storage.slope)) if storage else float("nan")
         level = slope / width if storage is None or not storage.stored.dtype.is_floating_point else 0.0
         if budget is not None:
             eps = budget.fraction(width=width, slope=slope, unit=case.window.unit, noise=noise, case=case.id)
         result.append(CaseBudget(eps, width, level, noise))
     return result
-
-
-def _common(value: PerChannel) -> float:
-    """The number that all channels share; NaN where they differ."""
-    return float("nan") if isinstance(value, tuple) else value
 
 
 def _attack_cases(

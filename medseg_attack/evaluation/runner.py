@@ -18,6 +18,7 @@ from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import MANIFEST, copies_of
@@ -37,7 +38,8 @@ from medseg_attack.runs.study import Study
 from medseg_attack.runtime import deterministic, provenance, versions
 from medseg_attack.threat.balls.regions import check_organ
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Batch, CaseRef, Donors, Setting
+from medseg_attack.threat.budgets import UNITS
+from medseg_attack.types import Batch, CaseRef, Donors, Setting, common
 
 HEADER_FILE = "run.json"
 COMPUTATION = ("device", "batch_size", "versions", "provenance")  # fields of a header that say how it was computed
@@ -129,6 +131,15 @@ class OpenedStudy:
         """The data, the models and the device, in a sentence."""
         models = ", ".join(f"model {name}" for name in self.study.models)
         return f"data {self.data.root}; {models}; on {self.device}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the study should know before it runs."""
+        units = {cell.attack.ball.unit: cell for cell in self.grid if cell.role == "attack" and self.study.eps}
+        if len(units) < 2:
+            return []
+        meanings = [f"{unit or UNITS['']} for {cell.label}" for unit, cell in units.items()]
+        return [f"--eps {', '.join(self.study.eps)} has several meanings: {', '.join(meanings)}"]
 
     def require_cases(self) -> None:
         """Refuses a split without cases for one of the models."""
@@ -240,13 +251,25 @@ def _check_study(opened: OpenedStudy, model_ref: ModelRef) -> None:
 
 def _check_budgets(opened: OpenedStudy, refs: Sequence[CaseRef]) -> None:
     """Refuses a budget in Linf that is smaller than one stored value of every scan."""
-    finest = min(opened.data.level(ref) for ref in refs)
     for cell in opened.grid:
-        if 0 < cell.attack.ball.eps < finest * (1 - 1e-9) and registry.spec_of(cell.attack.ball).name == "linf":
+        if registry.spec_of(cell.attack.ball.unrestricted).name != "linf":
+            continue
+        # in noise it is known when the image is read: the rows tell, by MA015
+        shares = [(_fraction(opened.data, ref, cell), opened.data.level(ref)) for ref in refs]
+        if all(0 < fraction < level * (1 - 1e-9) for fraction, level in shares):
+            finest = min(level for _, level in shares)
             raise InputError(
-                f"expected eps of one stored value or more, got {registry.spec(cell.eps)} where one is {finest:.3g} of "
-                f"the window in the finest scan of {opened.data.root}; take a larger eps, such as 1raw"
+                f"expected eps of one stored value or more, got {cell.budget or registry.spec(cell.eps)} where one is "
+                f"{finest:.3g} of the window in the finest scan of {opened.data.root}; take a larger eps, such as 1raw"
             )
+
+
+def _fraction(data: Prepared, ref: CaseRef, cell: Cell) -> float:
+    """The budget of a cell on a case as a fraction of the window; NaN for one in the noise of the image."""
+    if cell.budget is None:
+        return float(cell.attack.ball.eps)
+    width, slope = common(data.window(ref).width), abs(common(data.slope(ref)))
+    return cell.budget.fraction(width=width, slope=slope, unit=data.window(ref).unit, noise=float("nan"), case=ref.id)
 
 
 def _check_storable(opened: OpenedStudy, refs: Sequence[CaseRef]) -> None:
@@ -327,7 +350,8 @@ def _examine(
 ) -> None:
     folder = opened.folder(model_ref)
     cases = informative(opened.data, refs)
-    attacks, batch = [cell.attack for cell in cells], Batch.of(cases, opened.device)
+    batch = Batch.of(cases, opened.device)
+    attacks = [_at_budget(cell, batch) for cell in cells]
     if not any(map(asks_model, attacks)):
         findings = check_model(model, batch, attacks, gradient=False)
     else:  # the probes climb gradients, which a black box has none of
@@ -338,6 +362,14 @@ def _examine(
             "remove detach() and no_grad() from the model"
         )
     stored.write_before(folder, findings, [case.id for case in cases])
+
+
+def _at_budget(cell: Cell, batch: Batch) -> Any:
+    """The cell's attack; one whose budget has a unit at the mean of what that is on the cases of the batch."""
+    if cell.budget is None:
+        return cell.attack
+    budgets = case_budgets(batch.cases, batch.image, cell.budget)
+    return registry.with_eps(cell.attack, float(np.mean([case.budget for case in budgets])))
 
 
 def _finish(
@@ -388,6 +420,7 @@ def _header(
         "role": cell.role,
         "loss": cell.loss,
         "eps": _eps(cell, folder),
+        "eps_unit": cell.attack.ball.unit,
         "ball": cell.ball,
         "split": opened.study.split,
         "cases": len(refs),

@@ -62,6 +62,7 @@ HEADER = (
     *NAMES,
     "model_id",
     "run_id",
+    "eps_unit",
     "role",
     "ball",
     "data",

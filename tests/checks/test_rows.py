@@ -168,6 +168,23 @@ def test_ma013_a_ball_with_a_unit_of_its_own_is_held_to_the_header() -> None:
     assert codes(table.assign(size=2.1)) == {"MA013"}
 
 
+def test_ma015_a_budget_below_one_stored_value_of_some_files() -> None:
+    table = run("pgd(steps=40)", 0.3).assign(budget=EPS, level=1 / 255)
+    assert codes(table) == set()
+    table.loc[:1, "level"] = 5 / 255
+    (one,) = found(table)
+    assert (one.code, one.numbers) == ("MA015", "it changes nothing on 25% of the cases")
+    assert codes(table.assign(ball=f"l2(eps={EPS})")) == set()  # which bounds no single pixel
+
+
+def test_ma035_a_budget_that_is_rounded_down_to_whole_stored_values() -> None:
+    table = run("pgd(steps=40)", 0.3).assign(budget=EPS, level=0.012)
+    (one,) = found(table)
+    assert (one.code, one.numbers) == ("MA035", "of 0.0157 of the window 0.0120 is realised, mean over cases")
+    for level in (EPS, EPS / 30, 0.0, float("nan")):  # 0: floats are stored; NaN: nothing is known of a file
+        assert codes(table.assign(level=level)) == set()
+
+
 def test_ma012_norms_in_a_region_are_not_compared() -> None:
     short = run("pgd(steps=40)", 0.3, eps=EPS, ball=f"within(ball=linf(eps={EPS}))")
     long = run("pgd(steps=40)", 0.5, eps=0.5, ball="within(ball=l2(eps=0.5))")

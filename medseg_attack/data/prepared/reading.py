@@ -139,13 +139,19 @@ class Prepared:
         """A scan's values as its files hold them, (channels, slices, rows, columns), mapped from the disk."""
         return self._opened(scan)[0]
 
+    def window(self, ref: CaseRef) -> Window:
+        """The intensities that the case shows as 0 and 1."""
+        return _window(self.records[ref.volume], ref)
+
+    def slope(self, ref: CaseRef) -> PerChannel:
+        """The size of one stored value of the case, in the unit of its window."""
+        return _scale(self.records[ref.volume], ref)[0]
+
     def level(self, ref: CaseRef) -> float:
         """One stored value as a fraction of the case's window, in the finest channel; 0 where floats are stored."""
-        record = self.records[ref.volume]
-        if record.stored_type.startswith("float"):
+        if self.records[ref.volume].stored_type.startswith("float"):
             return 0.0
-        width = _wide(_window(record, ref).width, 1)
-        return float((np.abs(_wide(_scale(record, ref)[0], 1)) / width).min())
+        return float((np.abs(_wide(self.slope(ref), 1)) / _wide(self.window(ref).width, 1)).min())
 
     def _opened(self, scan: str) -> tuple[Array, Array]:
         if scan in self._maps:
