@@ -172,8 +172,9 @@ def test_ma015_a_budget_below_one_stored_value_of_some_files() -> None:
     table = run("pgd(steps=40)", 0.3).assign(budget=EPS, level=1 / 255)
     assert codes(table) == set()
     table.loc[:1, "level"] = 5 / 255
-    (one,) = found(table)
-    assert (one.code, one.numbers) == ("MA015", "it changes nothing on 25% of the cases")
+    grave, note = found(table)
+    assert (grave.code, grave.numbers) == ("MA015", "it changes nothing on 25% of the cases")
+    assert note.code == "MA035"
     assert codes(table.assign(ball=f"l2(eps={EPS})")) == set()  # which bounds no single pixel
 
 
