@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from medseg_attack.data.formats.dicom.series import decoded
+from medseg_attack.data.formats.dicom.decoders import decoded
 from medseg_attack.data.formats.dicom.writing import geometry
 from medseg_attack.data.formats.nifti import read_nifti
 from medseg_attack.data.formats.pictures import is_picture, lossless, read_picture, reduced

@@ -34,9 +34,10 @@ from pydicom.uid import (
 
 from medseg_attack.data.datasets.label_names import match, parse
 from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.formats.dicom.decoders import decoded
 from medseg_attack.data.formats.dicom.index import index
 from medseg_attack.data.formats.dicom.rtstruct import inside
-from medseg_attack.data.formats.dicom.series import decoded, read_stored, series_of
+from medseg_attack.data.formats.dicom.series import read_stored, series_of
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.data.prepared.writing import prepare

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -12,12 +12,13 @@ import numpy as np
 from medseg_attack.data.cohort.patients import Named, Patients, one_for_many, patients
 from medseg_attack.data.datasets.label_names import match, parse
 from medseg_attack.data.datasets.source import ScanFile, Source, label_type, require_folder
-from medseg_attack.data.formats.dicom.index import FoundSeries, Index, LabelFile, index
+from medseg_attack.data.formats.dicom.index import FoundSeries, Index, index
+from medseg_attack.data.formats.dicom.label_files import LabelFile
 from medseg_attack.data.formats.dicom.label_maps import NIFTI, overlay_of, read_label_map, values_of
-from medseg_attack.data.formats.dicom.ownership import left_out, no_labels, series_of_label
-from medseg_attack.data.formats.dicom.rtstruct import contours_on, read_rtstruct
+from medseg_attack.data.formats.dicom.ownership import is_referred_to, left_out, no_labels, series_of_label
+from medseg_attack.data.formats.dicom.rtstruct import read_drawing, read_rtstruct
 from medseg_attack.data.formats.dicom.seg import read_seg
-from medseg_attack.data.formats.dicom.series import Series, files_of, read_stored, series_of
+from medseg_attack.data.formats.dicom.series import NEAR, Series, files_of, read_stored, series_of
 from medseg_attack.data.formats.nifti import read_nifti, stem
 from medseg_attack.data.formats.scan import Array, Scan
 from medseg_attack.errors import InputError, plural
@@ -56,6 +57,8 @@ class Dicom:
         series: SeriesInstanceUIDs to take; all that have labels where it is empty.
         masks: pattern of the paths of label files, such as `*/reader1/*.dcm` or `*_seg.nii.gz`.
         threshold: of FRACTIONAL segments, in (0, 1].
+        off_mm: how far from its slice a contour of an RTSTRUCT may lie; a tenth of the distance of slices at least, and
+            half of it at most.
         exclusive: one class per voxel, for a softmax network; labels that overlap are then refused.
         patient: where ids were wiped, `folder` to tell patients apart by the folders of SOURCE, or a pattern of the
             paths of their series; see `cohort.patients`. Either is called by a hash.
@@ -65,6 +68,7 @@ class Dicom:
     series: tuple[str, ...] = ()
     masks: str = ""
     threshold: float = 0.5
+    off_mm: float = 0.0
     exclusive: bool = False
     patient: str = ""
 
@@ -72,6 +76,8 @@ class Dicom:
         parse(self.labels)
         if not 0 < self.threshold <= 1:
             raise InputError(f"dicom.threshold: expected a fraction in (0, 1], got {self.threshold}; 0.5 is usual")
+        if not 0 <= self.off_mm < np.inf:
+            raise InputError(f"dicom.off_mm: expected a length in mm, got {self.off_mm}; 0.5 is usual")
 
     def listing(self, root: Path) -> Source:
         """The series that have labels.
@@ -91,9 +97,11 @@ class Dicom:
         ]
         all_series = {uid: series_of(objects.images[uid]) for uid in owned}
         notes += [_displayed(one, root) for one in all_series.values() if one.pixels.photometric == "MONOCHROME1"]
+        notes += [f"{_place(one.images, root)}: {remark}" for one in all_series.values() for remark in one.remarks]
         picked = self._picked(owned, objects, root)
         for uid, of in picked.items():
-            notes += _off_slices(of, all_series[uid]) + _uncovered(of, all_series[uid])
+            series = all_series[uid]
+            notes += [*_off_slices(of, series, self.off_mm), *_uncovered(of, series), *_label_remarks(of, series, root)]
         names = tuple(next(iter(picked.values())))
         classes = ("background", *names) if self.exclusive else names
         task = Task("dicom", classes, self.exclusive)
@@ -106,7 +114,7 @@ class Dicom:
             name = f"{groups[uid]}_{_hash(uid)}"
             images = tuple(files_of(series))
             files = (*images, *sorted({label.file.path for labels in of.values() for label in labels}))
-            read = functools.partial(read_scan, name, series, of, task, self.threshold, root)
+            read = functools.partial(read_scan, name, series, of, task, self, root)
             scans.append(ScanFile(name, groups[uid], series.frames[0].path.parent, files, read, len(images)))
         all_notes = (*objects.notes, *dict.fromkeys(notes))  # a label may be in several classes
         threshold = 0.0 if self.threshold == type(self).threshold else self.threshold
@@ -143,6 +151,8 @@ class Dicom:
                     f"expected one series that {label.path} belongs to, got {', '.join(owners)}; choose with --series"
                 )
             for uid in owners:
+                if label.refusal:
+                    raise InputError(f"{label.refusal} in {label.path}; write it again, or leave it out")
                 owned[uid].append(label)
             if not owners and not self.series:
                 notes.append(left_out(label, root))
@@ -152,7 +162,8 @@ class Dicom:
         picked: dict[str, Picked] = {}
         for uid, files in owned.items():
             where = ", ".join(str(file.path) for file in files)
-            pool = [Label(file, number, name) for file in files for number, name in file.names]
+            place = objects.images[uid].place
+            pool = [Label(file, number, name) for file in files for number, name in file.names_in(place)]
             names = tuple(dict.fromkeys(label.name for label in pool))
             chosen = match(parse(self.labels), names, where, _CHOOSE) if self.labels else {n: (n,) for n in names}
             series = f"the series {uid} in {_place(objects.images[uid], root)}"
@@ -186,7 +197,7 @@ class Dicom:
         return replace(who, groups=hashes, warnings=())  # names of folders are no case names
 
 
-def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: float, root: Path) -> Scan:
+def read_scan(name: str, series: Series, picked: Picked, task: Task, reader: Dicom, root: Path) -> Scan:
     """The series with its labels.
 
     Raises:
@@ -195,7 +206,7 @@ def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: 
     labels = np.zeros(series.grid.shape, label_type(task))
     first = 1 if task.exclusive else 0
     for k, (cls, parts) in enumerate(picked.items(), start=first):
-        mask = _mask(parts, series, threshold)
+        mask = _mask(parts, series, reader)
         if task.exclusive:
             if labels[mask].any():
                 raise InputError(
@@ -213,7 +224,7 @@ def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: 
         tuple(f"{name}_slice_{i:03d}" for i in range(len(labels))),
         series.grid.spacing_mm,
         *(scales[0] if same else (1.0, 0.0)),
-        unit="HU" if series.images.modality == "CT" else "",
+        unit=series.unit,
         affine=series.grid.affine,
         scales=() if same else scales,
         limits=series.pixels.limits,
@@ -222,7 +233,7 @@ def read_scan(name: str, series: Series, picked: Picked, task: Task, threshold: 
     )
 
 
-def _mask(parts: Sequence[Label], series: Series, threshold: float) -> Array:
+def _mask(parts: Sequence[Label], series: Series, reader: Dicom) -> Array:
     """Voxels in at least one of the labels."""
     result = np.zeros(series.grid.shape, bool)
     for file in dict.fromkeys(label.file for label in parts):
@@ -231,9 +242,9 @@ def _mask(parts: Sequence[Label], series: Series, threshold: float) -> Array:
             result |= read_label_map(file.path, series.grid, numbers)
             continue
         masks = (
-            read_seg(file.path, series.grid, numbers, threshold)
+            read_seg(file.path, series.grid, numbers, reader.threshold)
             if file.kind == "SEG"
-            else read_rtstruct(file.path, series.grid, numbers)
+            else read_rtstruct(file.path, series.grid, numbers, reader.off_mm)
         )
         for mask in masks.values():
             result |= mask
@@ -250,24 +261,68 @@ def _labels(pool: Sequence[Label], names: Sequence[str], series: str) -> tuple[L
     return hits
 
 
-def _off_slices(picked: Picked, series: Series) -> list[str]:
-    """Notes on contours that lie on none of the slices.
+def _off_slices(picked: Picked, series: Series, tolerance_mm: float) -> Iterator[str]:
+    """Notes on contours that lie beside the slices, whether within the tolerance or not.
 
     Raises:
-        InputError: all of a region do.
+        InputError: all of a region lie on none.
     """
-    notes = []
-    for label in (label for labels in picked.values() for label in labels if label.file.kind == "RTSTRUCT"):
-        placed, off = contours_on(label.file.path, series.grid)
-        n, n_placed = off[label.number], sum(contour.roi == label.number for contour in placed)
-        if not n_placed:
+    labels = dict.fromkeys(label for labels in picked.values() for label in labels if label.file.kind == "RTSTRUCT")
+    drawings = {file: read_drawing(file.path, series.grid, tolerance_mm) for file in {label.file for label in labels}}
+    for label in labels:
+        drawing, place = drawings[label.file], f"{label.name} in {label.file.path.name}"
+        on, off = drawing.on_slices(label.number), drawing.off_slices(label.number)
+        nearest = min((contour.off_mm for contour in off if contour.slice is not None), default=np.inf)
+        if off and not on:
             raise InputError(
                 f"expected contours of {label.name!r} on the slices of the series {series.images.uid}, got "
-                f"{plural(n, 'contour')} elsewhere in {label.file.path}; leave that file out by --masks"
+                f"{plural(len(off), 'contour')} {_beside(nearest)} in {label.file.path}; {_remedy(nearest, series)}"
             )
-        if n:
-            notes.append(f"{plural(n, 'contour')} of {label.name} in {label.file.path.name} ignored: on no slice")
-    return notes
+        if off:
+            yield f"{plural(len(off), 'contour')} of {place} left out: {_beside(nearest)}"
+        moved = max((contour.off_mm for contour in on), default=0.0)
+        if moved > NEAR * series.grid.spacing_mm[0]:
+            yield f"contours of {place} lie up to {moved:.2g} mm beside their slices: each is taken for the nearest"
+
+
+def _beside(nearest_mm: float) -> str:
+    return f"{nearest_mm:.2g} mm or more beside the nearest slice" if nearest_mm < np.inf else "beyond its slices"
+
+
+def _remedy(nearest_mm: float, series: Series) -> str:
+    if not nearest_mm < np.inf:
+        return "leave that file out by --masks"
+    return f"take them for the nearest slice by dicom(off_mm={np.ceil(nearest_mm * 10) / 10:g}), or leave that file out"
+
+
+def _label_remarks(picked: Picked, series: Series, root: Path) -> Iterator[str]:
+    """Notes on labels that are empty, share a name, or belong to the series by their place alone."""
+    labels = [label for labels in picked.values() for label in labels if label.file.kind != NIFTI]
+    for file in dict.fromkeys(label.file for label in labels):
+        place = file.path.relative_to(root).as_posix()
+        names = [label.name for label in dict.fromkeys(labels) if label.file == file]
+        yield from (f"{place}: {remark}" for remark in file.remarks)
+        for name, n in Counter(names).items():
+            if n > 1:
+                yield f"{place}: {n} labels are called {name}: they are united"
+        empty = [label.name for label in dict.fromkeys(labels) if label.file == file and label.number in file.empty]
+        if empty:
+            yield f"{place}: {', '.join(empty)} without a contour or frame: absent in this scan"
+        left = len(file.names) - len(file.names_in(series.images.place))
+        if left:
+            yield f"{place}: {plural(left, 'region')} left out: in another frame of reference"
+        if not is_referred_to(series.images, file):
+            yield f"{place} names no image of its series: it is matched by its {_matched_by(file, series)} alone"
+        through = series.grid.spacing_mm[0]
+        if file.apart and abs(file.apart - through) > 0.05 * through:
+            yield (
+                f"{place} has slices {file.apart:.3g} mm apart, its series {through:.3g} mm: "
+                "slices without a frame count as background"
+            )
+
+
+def _matched_by(file: LabelFile, series: Series) -> str:
+    return "frame of reference" if file.place and file.place == series.images.place else "patient"
 
 
 def _displayed(series: Series, root: Path) -> str:
@@ -288,7 +343,8 @@ def _uncovered(picked: Picked, series: Series) -> list[str]:
 
 
 def _place(images: FoundSeries, root: Path) -> str:
-    return images.frames[0].path.relative_to(root).parent.as_posix()
+    folder = images.frames[0].path.relative_to(root).parent.as_posix()
+    return "SOURCE" if folder == "." else folder
 
 
 def _one_for_many(option: str, series: Sequence[FoundSeries], root: Path) -> tuple[str, ...]:

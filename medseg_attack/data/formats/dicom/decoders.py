@@ -1,10 +1,14 @@
-"""Which DICOM transfer syntaxes can be decoded here, and what to install for the others; none of it is GPL."""
+"""Stored values of DICOM files: which transfer syntaxes can be decoded here, what to install for others, none GPL."""
 
 from pathlib import Path
 
-from pydicom.pixels import get_decoder
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID
 
+from medseg_attack.data.formats.dicom.reading import reading
+from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError
 
 _GDCM, _JPEG_LS, _JPEG_2000 = "python-gdcm", "pyjpegls", "pylibjpeg pylibjpeg-openjpeg"
@@ -46,6 +50,32 @@ def check_decodable(syntax: str, path: Path) -> None:
     name, needs = _SYNTAXES.get(syntax, (UID(syntax).name, ""))
     todo = f"run: {_install(needs)}" if needs else "export the series uncompressed (explicit VR, little endian)"
     raise InputError(f"expected pixels that can be decoded here, got {name} ({syntax}) in {path}; {todo}")
+
+
+def decoded(path: Path) -> Array:
+    """The stored values of all frames of a file, (frames, rows, columns).
+
+    Raises:
+        InputError: it is cut off or cannot be decoded, or holds no whole numbers.
+    """
+    with reading(path):
+        dataset = pydicom.dcmread(path)
+        check_decodable(str(dataset.file_meta.get("TransferSyntaxUID", "")), path)
+        if "PixelData" not in dataset:
+            raise InputError(f"expected whole numbers in PixelData, got none in {path}; export it as CT or MR images")
+        unused = _align_bits(dataset)
+        pixels: Array = pixel_array(dataset)
+    if unused:
+        pixels = pixels >> unused
+    return pixels if pixels.ndim == 3 else pixels[None]
+
+
+def _align_bits(dataset: Dataset) -> int:
+    """Takes the bits below the stored ones for stored, which is all that decoders can do; returns how many they are."""
+    unused = int(dataset.get("HighBit", dataset.BitsStored - 1)) + 1 - int(dataset.BitsStored)
+    if unused > 0:
+        dataset.BitsStored += unused
+    return max(unused, 0)
 
 
 def _install(needs: str) -> str:

@@ -1,16 +1,20 @@
 """The contents of a folder of DICOM files, by their headers alone: series of images, and objects with labels."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import filecmp
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage, MRImageStorage
 
-from medseg_attack.data.formats.dicom.reading import group, is_dicom, numbers, read_whole, reading
-from medseg_attack.errors import plural
+from medseg_attack.data.formats.dicom import fields
+from medseg_attack.data.formats.dicom.decoders import decoded
+from medseg_attack.data.formats.dicom.label_files import LabelFile, label_file
+from medseg_attack.data.formats.dicom.reading import group, is_dicom, number, numbers, read_whole, reading
+from medseg_attack.errors import InputError, plural
 from medseg_attack.files import walk
 
 _TAGS = (
@@ -41,6 +45,10 @@ _TAGS = (
     "RescaleIntercept",
     "RescaleType",
     "Units",
+    "ModalityLUTSequence",
+    "PixelPresentation",
+    "BurnedInAnnotation",
+    "LossyImageCompression",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
     "SegmentSequence",
@@ -50,6 +58,7 @@ _TAGS = (
 )
 
 _LABELS = ("SEG", "RTSTRUCT")
+_MODALITIES = frozenset(("CR", "CT", "DX", "MG", "MR", "NM", "OT", "PT", "RTDOSE", "US", "XA"))  # others go unnamed
 _IMAGES = (CTImageStorage, MRImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage)
 
 
@@ -64,9 +73,10 @@ class Frame:
         orientation: direction of a row's pixels, then of a column's; None if absent.
         spacing: mm between rows and between columns; None if absent.
         thickness: mm, for a series of one slice; 0 if absent.
+        apart: mm between slices, as the header has it; 0 if absent.
         slope, inter: from stored values to the unit.
         padding: least and largest stored value that stands for no measurement; None if there is none.
-        unit: that the file itself gives to rescaled values; "" if none.
+        unit: of rescaled values; "" if there is none.
     """
 
     path: Path
@@ -80,6 +90,7 @@ class Frame:
     inter: float
     padding: tuple[int, int] | None = None
     unit: str = ""
+    apart: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ class Pixels:
     @property
     def limits(self) -> tuple[int, int]:
         """The least and the largest value that the stored bits hold."""
-        return (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
+        return fields.limits(self.bits, self.signed)
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,9 @@ class FoundSeries:
         place: the frame of reference.
         formats: of its files, each once; more than one cannot be read as one scan.
         syntaxes: the transfer syntaxes, each with a file that has it.
-        duplicates: how many files hold an instance that another one holds, too.
+        duplicates: how many files hold the image of another one once more.
+        refusals: why it cannot be read, each a sentence's end.
+        remarks: what a reader of results should know.
     """
 
     uid: str
@@ -121,24 +134,8 @@ class FoundSeries:
     formats: tuple[Pixels, ...]
     syntaxes: tuple[tuple[str, Path], ...]
     duplicates: int = 0
-
-
-@dataclass(frozen=True)
-class LabelFile:
-    """A DICOM SEG or RTSTRUCT.
-
-    Attributes:
-        series, instances: UIDs of the images that it says it belongs to.
-        names: number and name of its segments or regions of interest, without the background.
-    """
-
-    path: Path
-    kind: str
-    patient: str
-    place: str
-    series: frozenset[str]
-    instances: frozenset[str]
-    names: tuple[tuple[int, str], ...]
+    refusals: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,8 +154,12 @@ def index(root: Path) -> Index:
         InputError: a header is cut off.
     """
     headers: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
+    labels: dict[str, list[LabelFile]] = defaultdict(list)
     files, links = walk(root)
-    labels, notes = [], [f"{path.relative_to(root)} is left out: it is a link to a folder" for path in links]
+    colours, notes = (
+        Counter[str](),
+        [f"{path.relative_to(root)} is left out: it is a link to a folder" for path in links],
+    )
     for path in files:
         if not is_dicom(path):
             if path.suffix.lower() == ".dcm":
@@ -169,18 +170,34 @@ def index(root: Path) -> Index:
             if "Rows" not in header and str(header.file_meta.get("MediaStorageSOPClassUID", "")) in _IMAGES:
                 raise EOFError("it ends before its image")
             if header.get("Modality", "") in _LABELS:
-                labels.append(_label_file(path, header))
+                labels[str(header.get("SOPInstanceUID") or path)].append(label_file(path, header))
                 continue
+        folder = path.relative_to(root).parent.as_posix()
         if "Rows" in header and header.get("SamplesPerPixel", 1) == 1:
             # where UIDs were wiped, a folder is a series
-            headers[str(header.get("SeriesInstanceUID") or path.relative_to(root).parent)].append((path, header))
+            headers[str(header.get("SeriesInstanceUID") or folder)].append((path, header))
+        elif "Rows" in header:
+            colours[folder] += 1
     series = {uid: _images(uid, files) for uid, files in sorted(headers.items())}
+    notes += [f"{plural(n, 'image')} in {folder} left out: in colour" for folder, n in colours.items()]
     notes += [
         f"{plural(one.duplicates, 'file')} left out beside {one.frames[0].path.relative_to(root)}: copies of its series"
         for one in series.values()
         if one.duplicates
     ]
-    return Index(series, tuple(labels), tuple(notes))
+    once = [one for alike in labels.values() for one in _each_once(alike)]
+    n_copies = sum(map(len, labels.values())) - len(once)
+    notes += [f"{plural(n_copies, 'file')} of labels left out: copies, byte for byte"] if n_copies else []
+    return Index(series, tuple(once), tuple(notes))
+
+
+def _each_once(files: Iterable[LabelFile]) -> list[LabelFile]:
+    """The files without those whose bytes another one has."""
+    once: list[LabelFile] = []
+    for file in files:
+        if not any(filecmp.cmp(file.path, other.path, shallow=False) for other in once):
+            once.append(file)
+    return once
 
 
 def frames_and_pixels(path: Path) -> tuple[list[Frame], Pixels]:
@@ -195,34 +212,91 @@ def frames_and_pixels(path: Path) -> tuple[list[Frame], Pixels]:
 
 
 def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> FoundSeries:
-    once = {str(header.get("SOPInstanceUID") or path): (path, header) for path, header in reversed(files)}
-    kept = [once[name] for name in reversed(once)]
+    kept, shared = _without_copies(files)
     first = kept[0][1]
     frames: list[Frame] = []
     formats: dict[Pixels, None] = {}
+    refusals, remarks = dict[str, None](), Counter[str]()
     for path, header in kept:
         with reading(path):
             frames += _frames(path, header)
             formats[_pixels(header)] = None
+            for expected, got, todo in fields.refusals(header):
+                refusals.setdefault(f"expected {expected}, got {got} in {path}; {todo}")
+            remarks.update(fields.remarks(header))
+    if shared:
+        remarks[f"{plural(shared, 'image')} more than it has SOPInstanceUIDs: each is taken, where it lies"] += 1
     syntaxes = {str(header.file_meta.get("TransferSyntaxUID", "")): path for path, header in reversed(kept)}
     return FoundSeries(
         uid,
-        _patient(first),
+        fields.patient_of(first),
         str(first.get("StudyInstanceUID", "")),
         str(first.get("FrameOfReferenceUID", "")),
-        str(first.get("Modality", "")),
+        _modality(first),
         tuple(frames),
         tuple(formats),
         tuple(syntaxes.items()),
         len(files) - len(kept),
+        (*_mixed(kept), *refusals),
+        tuple(remarks),
     )
 
 
-def _patient(header: Dataset) -> str:
-    values = (
-        header.get(name) for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "SeriesInstanceUID")
-    )
-    return next((str(value) for value in values if value), "")
+def _without_copies(files: Sequence[tuple[Path, Dataset]]) -> tuple[list[tuple[Path, Dataset]], int]:
+    """The files, each image once, and how many of them have an identifier that an earlier one has.
+
+    A copy is of the same instance, at the same place, in the same scale, and has the same pixels: identifiers alone are
+    not enough, since some anonymisers write one into all files.
+    """
+    kept: list[tuple[Path, Dataset]] = []
+    alike: dict[tuple[Any, ...], list[Path]] = defaultdict(list)
+    uids = set[str]()
+    shared = 0
+    for path, header in files:
+        uid = str(header.get("SOPInstanceUID") or "")
+        if uid:
+            with reading(path):
+                facts = tuple(replace(frame, path=Path()) for frame in _frames(path, header))
+                key = (uid, facts, _pixels(header))
+            if any(_same_pixels(path, other) for other in alike[key]):
+                continue
+            alike[key].append(path)
+            shared += uid in uids
+            uids.add(uid)
+        kept.append((path, header))
+    return kept, shared
+
+
+def _same_pixels(path: Path, other: Path) -> bool:
+    if filecmp.cmp(path, other, shallow=False):
+        return True
+    try:
+        return bool((decoded(path) == decoded(other)).all())
+    except InputError:  # it cannot be known, and is refused where the two are read
+        return False
+
+
+def _mixed(files: Sequence[tuple[Path, Dataset]]) -> Iterator[str]:
+    """Refusals of files that share the series' UID and nothing else."""
+    for name, noun in (
+        ("PatientID", "patient"),
+        ("StudyInstanceUID", "study"),
+        ("FrameOfReferenceUID", "frame of reference"),
+        ("Modality", "modality"),
+    ):
+        first = {str(header.get(name)): path for path, header in reversed(files) if header.get(name)}
+        if len(first) > 1:
+            one, other = sorted(first.values())[:2]
+            yield (
+                f"expected one {noun} in a series, got {len(first)}, such as those of {one} and {other}; "
+                "give each series a SeriesInstanceUID of its own, or leave one out"
+            )
+
+
+def _modality(header: Dataset) -> str:
+    """The modality, if it is a word of the standard."""
+    modality = str(header.get("Modality", ""))
+    return modality if modality in _MODALITIES else "image"
 
 
 def _pixels(header: Dataset) -> Pixels:
@@ -238,13 +312,13 @@ def _pixels(header: Dataset) -> Pixels:
 
 
 def _frames(path: Path, header: Dataset) -> Iterator[Frame]:
-    padding = _padding(header)
-    for n in range(int(header.get("NumberOfFrames") or 1)):
-        many = "PerFrameFunctionalGroupsSequence" in header
-        place = group(header, n, "PlanePositionSequence") if many else header
-        turn = group(header, n, "PlaneOrientationSequence") if many else header
-        measures = group(header, n, "PixelMeasuresSequence") if many else header
-        scale = group(header, n, "PixelValueTransformationSequence") if many else header
+    padding = fields.padding(header)
+    for n in range(fields.frame_count(header)):
+        place, turn, measures, scale = (
+            group(header, n, f"{name}Sequence") or header
+            for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation")
+        )
+        apart = abs(number(measures, "SpacingBetweenSlices", 0.0))
         yield Frame(
             path,
             n,
@@ -252,72 +326,10 @@ def _frames(path: Path, header: Dataset) -> Iterator[Frame]:
             numbers(place, "ImagePositionPatient"),
             numbers(turn, "ImageOrientationPatient"),
             numbers(measures, "PixelSpacing"),
-            _float(measures, "SpacingBetweenSlices", 0.0) or _float(measures, "SliceThickness", 0.0),
-            _float(scale, "RescaleSlope", 1.0),
-            _float(scale, "RescaleIntercept", 0.0),
+            apart or number(measures, "SliceThickness", 0.0),
+            number(scale, "RescaleSlope", 1.0),
+            number(scale, "RescaleIntercept", 0.0),
             padding,
-            _unit(scale, header),
+            fields.unit_of(scale, header),
+            apart,
         )
-
-
-def _padding(header: Dataset) -> tuple[int, int] | None:
-    """The values used for padding, as they are stored: neither slope nor intercept applies to them (PS3.3 C.7.5.1)."""
-    range_ends = (header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit"))
-    values = [int(value) for value in range_ends if value is not None]
-    if range_ends[0] is None:
-        return None
-    bits = int(header.get("BitsAllocated", 16))
-    half = 2 ** (bits - 1) if header.get("PixelRepresentation", 0) else 0
-    values = [(value + half) % 2**bits - half for value in values]  # some scanners write -2000 as 63536
-    return min(values), max(values)
-
-
-def _unit(scale: Dataset, header: Dataset) -> str:
-    """RescaleType, of which US says that there is none, or what PET calls Units."""
-    unit = str(scale.get("RescaleType") or header.get("Units") or "")
-    return "" if unit == "US" else unit
-
-
-def _float(dataset: Dataset, name: str, default: float) -> float:
-    value = dataset.get(name)
-    return default if value is None or value == "" else float(value)
-
-
-def _label_file(path: Path, header: Dataset) -> LabelFile:
-    referenced = list(_referenced(header))
-    if header.Modality == "SEG":
-        names = [(int(one.SegmentNumber), str(one.get("SegmentLabel", ""))) for one in header.SegmentSequence]
-    else:
-        rois = header.get("StructureSetROISequence") or []
-        names = [(int(one.ROINumber), str(one.get("ROIName", ""))) for one in rois]
-    series = frozenset(str(one.get("SeriesInstanceUID")) for one in referenced if one.get("SeriesInstanceUID"))
-    instances = frozenset(
-        str(item.ReferencedSOPInstanceUID)
-        for one in referenced
-        for item in one.get("ReferencedInstanceSequence") or one.get("ContourImageSequence") or []
-    )
-    return LabelFile(
-        path,
-        str(header.Modality),
-        _patient(header),
-        _place(header),
-        series,
-        instances,
-        tuple((number, name) for number, name in names if number),
-    )
-
-
-def _referenced(header: Dataset) -> Iterator[Dataset]:
-    """The items that name a series, of SEG and of RTSTRUCT."""
-    yield from header.get("ReferencedSeriesSequence") or []
-    for place in header.get("ReferencedFrameOfReferenceSequence") or []:
-        for study in place.get("RTReferencedStudySequence") or []:
-            yield from study.get("RTReferencedSeriesSequence") or []
-
-
-def _place(header: Dataset) -> str:
-    own: Any = header.get("FrameOfReferenceUID")
-    if own:
-        return str(UID(own))
-    places = [str(one.get("FrameOfReferenceUID", "")) for one in header.get("ReferencedFrameOfReferenceSequence") or []]
-    return places[0] if len(set(places)) == 1 else ""

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from medseg_attack.data.formats.dicom.index import FoundSeries, Index, LabelFile
+from medseg_attack.data.formats.dicom.index import FoundSeries, Index
+from medseg_attack.data.formats.dicom.label_files import LabelFile
 from medseg_attack.data.formats.dicom.label_maps import NIFTI, overlay_of
 from medseg_attack.data.formats.dicom.series import Series, series_of
 from medseg_attack.data.formats.nifti import read_nifti
@@ -15,12 +16,17 @@ def series_of_label(label: LabelFile, images: Mapping[str, FoundSeries]) -> list
     if label.kind == NIFTI:
         return _of_nifti(label, images)
     named = [uid for uid in images if uid in label.series]
-    named = named or [uid for uid, one in images.items() if label.instances & {frame.uid for frame in one.frames}]
+    named = named or [uid for uid, one in images.items() if is_referred_to(one, label)]
     if named or (label.kind == "SEG" and (label.series or label.instances)):
         return named
     near = [uid for uid, one in images.items() if label.place and one.place == label.place]
     near = near or [uid for uid, one in images.items() if one.patient == label.patient]
     return near if len(near) < 2 else [uid for uid in near if _usable(images[uid])]
+
+
+def is_referred_to(images: FoundSeries, label: LabelFile) -> bool:
+    """Whether the file with labels names the series, or one of its images."""
+    return images.uid in label.series or not label.instances.isdisjoint(frame.uid for frame in images.frames)
 
 
 def _of_nifti(label: LabelFile, images: Mapping[str, FoundSeries]) -> list[str]:

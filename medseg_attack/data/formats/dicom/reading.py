@@ -84,3 +84,9 @@ def numbers(dataset: Dataset, name: str) -> tuple[float, ...] | None:
     """The values of an attribute as numbers, None if it is absent or empty."""
     value = dataset.get(name)
     return None if value is None or len(value) == 0 else tuple(float(one) for one in value)
+
+
+def number(dataset: Dataset, name: str, default: float) -> float:
+    """The value of an attribute, or `default` if it is absent or empty."""
+    value = dataset.get(name)
+    return default if value is None or value == "" else float(value)

@@ -14,6 +14,8 @@ from medseg_attack.data.formats.dicom.series import Grid
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError, plural
 
+_KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
+
 
 def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) -> dict[int, Array]:
     """Per segment number a mask of the grid's shape; a slice without a frame is empty.
@@ -31,13 +33,22 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
     with reading(path):
         dataset = pydicom.dcmread(path)
         check_decodable(str(dataset.file_meta.TransferSyntaxUID), path)
+        if not _check(dataset, path):
+            return masks
         frames = Segmentation.from_dataset(dataset, copy=False).get_stored_frames()
     kind = str(dataset.SegmentationType)
+    once: dict[tuple[int, Alignment], int] = {}
     for n, frame in enumerate(frames):
         numbers_in_frame = wanted if kind == "LABELMAP" else {_segment(dataset, n)} & wanted
         if not numbers_in_frame:
             continue
         place = _on(dataset, n, frame.shape, grid, path)
+        first = once.setdefault((0 if kind == "LABELMAP" else _segment(dataset, n), place), n)
+        if not np.array_equal(frames[first], frame):
+            raise InputError(
+                f"expected one frame of a segment in each place, got frames {first} and {n}, which differ, in {path}; "
+                "leave it out, or write each version into a file of its own"
+            )
         for number in numbers_in_frame:
             where, part, beyond = place.put(_inside(frame, kind, number, dataset, threshold)[None])
             if beyond:
@@ -47,6 +58,31 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
                 )
             masks[number][where] |= part
     return masks
+
+
+def _check(dataset: Any, path: Path) -> int:
+    """The number of frames; 0 for a file whose segments are all empty.
+
+    Raises:
+        InputError: the header contradicts itself, or says what this package does not know.
+    """
+    kind = str(dataset.get("SegmentationType", ""))
+    groups = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    n, described = int(dataset.get("NumberOfFrames") or 0), len(groups)
+    most = int(dataset.get("MaximumFractionalValue") or 0) if kind == "FRACTIONAL" else 1
+    segments = {int(one.SegmentNumber) for one in dataset.get("SegmentSequence") or []}
+    strangers = set() if kind == "LABELMAP" else {_segment(dataset, i) for i in range(described)} - segments
+    problems = {
+        "a SegmentationType of BINARY, FRACTIONAL or LABELMAP, got another": kind not in _KINDS,
+        f"Rows and Columns above 0, got {dataset.Rows} and {dataset.Columns}": min(dataset.Rows, dataset.Columns) < 1,
+        f"a description of each frame, got {described} of {n}": n != described,
+        f"a MaximumFractionalValue from 1 to 255, got {most}": not 1 <= most <= 255,
+        f"segments that SegmentSequence describes, got frames of {sorted(strangers)[:3]}": bool(strangers),
+    }
+    for expected, holds in problems.items():
+        if holds:
+            raise InputError(f"expected {expected} in {path}; write the segmentation again, or leave it out")
+    return n
 
 
 def _inside(frame: Array, kind: str, number: int, dataset: Any, threshold: float) -> Array:

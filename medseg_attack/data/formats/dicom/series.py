@@ -10,19 +10,18 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels import pixel_array
 
-from medseg_attack.data.formats.dicom.decoders import check_decodable
+from medseg_attack.data.formats.dicom.decoders import check_decodable, decoded
+from medseg_attack.data.formats.dicom.fields import ASSUMED_HU, is_direction
 from medseg_attack.data.formats.dicom.index import FoundSeries, Frame, Pixels
-from medseg_attack.data.formats.dicom.reading import reading
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError, plural
 
 NEAR = 0.1  # of a voxel's edge: what counts as one place
 _UNEVEN = 0.05  # of the distance between slices: positions are rounded
 _TURNED = 1e-3  # of a direction's cosine
+_UPRIGHT = 0.1  # degrees that the way through the slices may lean
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +44,12 @@ class Grid:
         through = abs(self.steps[:, 0] @ normal) / np.linalg.norm(normal)
         row, column = np.linalg.norm(self.steps[:, 1:], axis=0)
         return float(through), float(row), float(column)
+
+    @property
+    def lean(self) -> float:
+        """Degrees between the way through the slices and their normal."""
+        cosine = self.spacing_mm[0] / float(np.linalg.norm(self.steps[:, 0]))
+        return float(np.degrees(np.arccos(min(cosine, 1.0))))
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -86,8 +91,29 @@ class Series:
 
         MONOCHROME1 is about display alone (PS3.3 C.7.6.3.1.2): Hounsfield units and whatever else has a unit stay.
         """
-        measured = self.images.modality == "CT" or any(frame.unit for frame in self.frames)
-        return self.pixels.photometric == "MONOCHROME1" and not measured
+        return self.pixels.photometric == "MONOCHROME1" and not self.unit
+
+    @property
+    def unit(self) -> str:
+        """The unit of intensities, a word of the standard; "" if there is none."""
+        return self.frames[0].unit
+
+    @property
+    def remarks(self) -> Iterator[str]:
+        """What a reader of results should know of it."""
+        yield from self.images.remarks
+        if self.unit == ASSUMED_HU:
+            yield "a CT without RescaleSlope and RescaleIntercept: its stored values are assumed to be HU"
+        through, apart = self.grid.spacing_mm[0], self.frames[0].apart
+        if len(self.frames) == 1 and not self.frames[0].thickness:
+            yield "one slice without a thickness: 1 mm is assumed"
+        if len(self.frames) > 1 and apart and abs(apart - through) > _UNEVEN * through:
+            yield f"SpacingBetweenSlices is {apart:.4g} mm, and positions are {through:.4g} mm apart: positions count"
+        if self.grid.lean > _UPRIGHT:
+            yield (
+                f"its slices are stacked at {self.grid.lean:.3g} degrees (a tilted gantry): "
+                "distances in mm are measured as if they were stacked upright"
+            )
 
     @property
     def padding(self) -> tuple[int, int] | None:
@@ -101,8 +127,10 @@ def series_of(images: FoundSeries) -> Series:
 
     Raises:
         InputError: it is not one scan: slices are missing, doubled, not parallel, not told where they are, or stored
-            in different ways; or its pixels cannot be decoded here.
+            in different ways; or its pixels cannot be decoded here, or mean what this package does not read.
     """
+    if images.refusals:
+        raise InputError(f"the series {images.uid} in {images.frames[0].path.parent}: {images.refusals[0]}")
     pixels = _one_format(images)
     for syntax, path in images.syntaxes:
         check_decodable(syntax, path)
@@ -144,19 +172,6 @@ def read_stored(series: Series) -> Array:
     return stored
 
 
-def decoded(path: Path) -> Array:
-    """The stored values of all frames of a file, (frames, rows, columns).
-
-    Raises:
-        InputError: it is cut off or cannot be decoded.
-    """
-    with reading(path):
-        dataset = pydicom.dcmread(path)
-        check_decodable(str(dataset.file_meta.get("TransferSyntaxUID", "")), path)
-        pixels: Array = pixel_array(dataset)
-    return pixels if pixels.ndim == 3 else pixels[None]
-
-
 def _one_format(images: FoundSeries) -> Pixels:
     first = images.formats[0]
     if len(images.formats) > 1:
@@ -184,17 +199,36 @@ def _located(images: FoundSeries) -> list[Frame]:
         ):
             if value is None or len(value) != n or not np.isfinite(value).all():
                 raise _wrong(images, f"{name} in every slice, got {value} in {frame.path}", "export it again")
+        _check_frame(images, frame)
         if np.abs(np.array(frame.orientation) - np.array(frames[0].orientation)).max() > _TURNED:
             got = " and ".join(f"{one.orientation} in {one.path.name}" for one in (frames[0], frame))
             raise _wrong(images, f"slices of one orientation, got {got}", "leave the localizer out")
         if not np.allclose(np.array(frame.spacing), np.array(frames[0].spacing), rtol=1e-3):
             got = " and ".join(f"{one.spacing} in {one.path.name}" for one in (frames[0], frame))
             raise _wrong(images, f"slices of one pixel spacing, got {got}", "split the series")
+    units = sorted({frame.unit for frame in frames})
+    if len(units) > 1:
+        got = " and ".join(unit or "none" for unit in units)
+        raise _wrong(images, f"one unit in all slices, got {got}", "split the series")
     paddings = {frame.padding: frame.path.name for frame in frames if frame.padding is not None}
     if len(paddings) > 1:
         got = " and ".join(f"{low} to {high} in {name}" for (low, high), name in sorted(paddings.items())[:2])
         raise _wrong(images, f"one PixelPaddingValue in all slices, got {got}", "export it again")
     return frames
+
+
+def _check_frame(images: FoundSeries, frame: Frame) -> None:
+    """Raises on directions, lengths and scales that no image can have."""
+    assert frame.orientation is not None
+    assert frame.spacing is not None
+    if not is_direction(frame.orientation):
+        got = f"{frame.orientation} in {frame.path.name}"
+        raise _wrong(images, f"two unit vectors at a right angle in ImageOrientationPatient, got {got}", "repair it")
+    if min(frame.spacing) <= 0:
+        raise _wrong(images, f"PixelSpacing above 0, got {frame.spacing} in {frame.path.name}", "repair it")
+    if not np.isfinite((frame.slope, frame.inter)).all() or frame.slope == 0:
+        got = f"{frame.slope:g} and {frame.inter:g} in {frame.path.name}"
+        raise _wrong(images, f"a RescaleSlope other than 0 and a RescaleIntercept, got {got}", "export it again")
 
 
 def _check_places(images: FoundSeries, frames: Sequence[Frame], along: NDArray[np.float64]) -> None:
@@ -213,7 +247,7 @@ def _check_places(images: FoundSeries, frames: Sequence[Frame], along: NDArray[n
         n = round(mm / usual)
         if n > 1 and abs(mm / usual - n) <= n * _UNEVEN:
             gap = f"{mm:.4g} mm between {one.path.name} and {other.path.name}: {plural(n - 1, 'slice')} missing"
-            raise _wrong(images, f"slices {usual:.4g} mm apart, got {gap}", "export it again")
+            raise _wrong(images, f"slices {usual:.4g} mm apart, got {gap}", "export it again, or resample it")
 
 
 def _check_line(images: FoundSeries, at: NDArray[np.float64], through: NDArray[np.float64]) -> None:
