@@ -52,7 +52,7 @@ def refusals(header: Dataset) -> Iterator[tuple[str, str, str]]:
 
 
 def remarks(header: Dataset) -> Iterator[str]:
-    """What a reader of results should know of an image."""
+    """Doubts about an image that a reader of results should know, a sentence each."""
     if header.get("BurnedInAnnotation") == "YES":
         yield "its pixels hold text (BurnedInAnnotation)"
     if str(header.get("LossyImageCompression", "")) == "01":

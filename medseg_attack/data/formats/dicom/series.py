@@ -100,7 +100,7 @@ class Series:
 
     @property
     def remarks(self) -> Iterator[str]:
-        """What a reader of results should know of it."""
+        """Doubts about it that a reader of results should know, a sentence each."""
         yield from self.images.remarks
         if self.unit == ASSUMED_HU:
             yield "a CT without RescaleSlope and RescaleIntercept: its stored values are assumed to be HU"
