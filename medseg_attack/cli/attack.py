@@ -17,6 +17,7 @@ from medseg_attack.cli.options import (
     Json,
     Limit,
     ShowProgress,
+    Trust,
     Unit,
     read_saved,
     read_shard,
@@ -117,6 +118,7 @@ def attack(
         int | None, typer.Option(envvar="MEDATTACK_SEED", help="Seed of every random choice.", show_default="0")
     ] = None,
     home: Home = None,
+    trust: Trust = False,
     progress: ShowProgress = True,
 ) -> None:
     """Attack trained models and print their Dice per organ. The table has clean and adversarial Dice, and Dice under
@@ -145,11 +147,13 @@ def attack(
     save, parts = read_saved(save_adversarial), read_shard(shard)
     if keep_headers and save == "none":
         raise InputError("expected --save-adversarial beside --keep-headers, got none; add --save-adversarial all")
+    from medseg_attack.models.trust import use_trust
     from medseg_attack.runs.study import read_study
     from medseg_attack.runs.workspace import home as workspace_of
     from medseg_attack.runs.workspace import with_newest_data
 
     workspace = workspace_of(home)
+    use_trust(workspace, trust)
     study = with_newest_data(workspace, read_study(config, flags))  # reported before torch is loaded
     from medseg_attack.evaluation.opening import open_study
     from medseg_attack.evaluation.runner import RunOptions

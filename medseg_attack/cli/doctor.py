@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import Data, Device, Home, Json
+from medseg_attack.cli.options import Data, Device, Home, Json, Trust
 from medseg_attack.cli.terminal import FAILED, escaped
 
 
@@ -24,6 +24,7 @@ def doctor(
     data: Data = None,
     device: Device = "auto",
     home: Home = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Check this machine, or what a model expects and does. Exit code 1 if something is wrong.
@@ -31,6 +32,10 @@ def doctor(
     Example: medattack doctor --model "own('net.py:build', weights='net.pth')" --data medattack_runs/data/acdc
     """
     if model:
+        from medseg_attack.models.trust import use_trust
+        from medseg_attack.runs.workspace import home as workspace_of
+
+        use_trust(workspace_of(home), trust)
         _print_model(model, data, home, device, json)
     else:
         _print_machine(home, json)

@@ -17,6 +17,7 @@ from medseg_attack.cli.options import (
     Limit,
     ShowProgress,
     Split,
+    Trust,
     Unit,
     repeated,
 )
@@ -68,6 +69,7 @@ def evaluate(
     json: Json = False,
     device: Device = "auto",
     home: Home = None,
+    trust: Trust = False,
     progress: ShowProgress = True,
 ) -> None:
     """Score a trained model on clean or on stored images. Images that were perturbed for another model show what
@@ -87,6 +89,10 @@ def evaluate(
         "limit": limit,
         "metrics": metrics or METRICS,
     }
+    from medseg_attack.models.trust import use_trust
+    from medseg_attack.runs.workspace import home as workspace_of
+
+    use_trust(workspace_of(home), trust)
     opened = _opened(fields, images, home, out, device, batch_size)
     from medseg_attack.evaluation.runner import run
     from medseg_attack.stats.scores import check_unit

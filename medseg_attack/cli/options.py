@@ -38,6 +38,12 @@ Home = Annotated[
         show_default="./medattack_runs",
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the code that a checkpoint, a study file or a run names; remember it until it changes."
+    ),
+]
 Device = Annotated[
     str, typer.Option("--device", envvar="MEDATTACK_DEVICE", help="Device to run on: auto, cpu, cuda, cuda:1 or mps.")
 ]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import Device, Json, ShowProgress
+from medseg_attack.cli.options import Device, Home, Json, ShowProgress, Trust
 
 if TYPE_CHECKING:
     from medseg_attack.exports.verification import Mismatch
@@ -17,6 +17,8 @@ def verify(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs or of studies.")],
     json: Json = False,
     device: Device = "auto",
+    home: Home = None,
+    trust: Trust = False,
     progress: ShowProgress = True,
 ) -> None:
     """Read stored scans again and check them. Hash, geometry, budget and Dice, to the last pixel; exit code 1 on any
@@ -24,8 +26,11 @@ def verify(
 
     Example: medattack verify medattack_runs/runs/uw-1a2b3c4d
     """
+    from medseg_attack.models.trust import use_trust
     from medseg_attack.runs.reading import find_runs
+    from medseg_attack.runs.workspace import home as workspace_of
 
+    use_trust(workspace_of(home), trust)
     folders = list(dict.fromkeys(find_runs(runs)))
     mismatches: dict[Path, list[Mismatch]] = {}
     with terminal.progress("verify", len(folders), show=progress) as advance:

@@ -15,6 +15,7 @@ from medseg_attack.evaluation.runner import OpenedStudy, RunOptions
 from medseg_attack.files import digest, is_checkpoint, read_json, read_yaml
 from medseg_attack.models.model_ref import ModelRef, files_of, resolve
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.runs.grid import cells
 from medseg_attack.runs.study import Study
 from medseg_attack.runs.workspace import newest_data, newest_model
@@ -29,8 +30,11 @@ def open_study(
         out: folder of the results; one in the workspace by default, the same for the same study, data and weights.
 
     Raises:
-        InputError: an attack cannot be parsed, a data set or a model is not found, or a model does not fit the data.
+        InputError: an attack cannot be parsed, a data set or a model is not found, a model does not fit the data, or
+            the study's file names code that was not trusted.
     """
+    if study.file is not None:
+        refuse_untrusted(study.file_specs, study.file)
     grid = tuple(cells(study))  # a misspelled attack is reported before anything slow happens
     names = [find_model(workspace, name) for name in study.models]
     data = open_prepared(Path(study.data) if study.data else newest_data(workspace))
@@ -92,11 +96,14 @@ def open_run(run: Path, device: torch.device) -> tuple[Prepared, SegModel]:
     """The data set and the model of a finished run.
 
     Raises:
-        InputError: the run is not finished, or its data or the weights of its model have changed since.
+        InputError: the run is not finished, its data or the weights of its model have changed since, or its study
+            names code that was not trusted.
     """
     if not (run / "run.json").exists():
         raise InputError(f"expected a finished run in {run}, got one without run.json; run its attack again")
-    study, config = read_yaml(run.parent.parent / "study.yaml"), read_json(run / "config.json")
+    file = run.parent.parent / "study.yaml"
+    study, config = read_yaml(file), read_json(run / "config.json")
+    refuse_untrusted(study["models"], file)
     data = open_prepared(Path(study["data"]))
     if data.fingerprint != config["data"]:
         raise InputError(f"expected the data of {run} in {data.root}, got another fingerprint; prepare it again")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medseg_attack.errors import InputError
 from medseg_attack.files import CARD, is_checkpoint, read_json, whole, write_json
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call
 from medseg_attack.runtime import versions
 from medseg_attack.types import Task
@@ -95,7 +96,7 @@ def load(folder: Path, task: Task | None = None, device: torch.device | str = "c
     Raises:
         InputError: the folder is no checkpoint, its weights are broken or changed, or the model has other classes.
     """
-    card = read_card(folder)
+    card = read_buildable_card(folder)
     trained = _task(folder, card)
     if task is not None and _signature(task) != _signature(trained):
         raise InputError(
@@ -161,6 +162,20 @@ def read_card(folder: Path) -> dict[str, Any]:
             f"expected the field {absent[0]!r} in {folder / CARD}, got none; copy the whole folder again, or train the "
             "model again"
         )
+    return card
+
+
+def read_buildable_card(folder: Path) -> dict[str, Any]:
+    """The card of a checkpoint whose model may be built.
+
+    Raises:
+        InputError: the folder is not a checkpoint, or its card names code that was not trusted, or no network.
+    """
+    card = read_card(folder)
+    file, spec = folder / CARD, str(card["spec"])
+    if parse_call(spec, "model")[0] in ("checkpoint", "others"):
+        raise InputError(f"expected a network as 'spec' in {file}, got {spec}; copy the whole folder again")
+    refuse_untrusted([spec], file)
     return card
 
 

@@ -76,7 +76,7 @@ def resolve(name: str, task: Task) -> ModelRef:
     """
     folder = Path(name)
     if is_checkpoint(folder):
-        return ModelRef(name, checkpoints.read_card(folder))
+        return ModelRef(name, checkpoints.read_buildable_card(folder))
     model = checkpoints.build_model(name, task, seed=0)  # the same hash in every process
     card = {
         "label": name,

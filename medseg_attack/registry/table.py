@@ -11,6 +11,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from medseg_attack.errors import InputError, nearest
@@ -71,6 +72,19 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Code:
+    """Code that building a model runs.
+
+    Attributes:
+        call: the function that is called; "" of files that run when they are read.
+        files: the files that the code is in, and those that it names.
+    """
+
+    call: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
 class Entry:
     """A registered name and the object that it stands for.
 
@@ -80,6 +94,7 @@ class Entry:
         make: a class, a factory, or a function that is used as it is.
         about: facts that an attack states beyond its docstring.
         trained: whether a model brings its weights.
+        code: the code that a model of these options runs when it is built, or None; None: no options make it run any.
         softmax: form of an objective per entry for classes that exclude each other; None: there the same one is used.
         exclusive: whether an objective is for classes that exclude each other alone.
         unweighted: the objective over all entries alike, of one that masks or weighs them.
@@ -90,6 +105,7 @@ class Entry:
     make: Callable[..., Any]
     about: About = About()
     trained: bool = False
+    code: Callable[[Mapping[str, Any]], Code | None] | None = None
     softmax: Callable[..., Any] | None = None
     exclusive: bool = False
     unweighted: Callable[..., Any] | None = None
@@ -197,8 +213,8 @@ def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
     """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere.
 
     Args:
-        facts: further fields of its `Entry`: `about` of an attack, `trained` of a model, `softmax`, `exclusive` and
-            `unweighted` of an objective.
+        facts: further fields of its `Entry`: `about` of an attack, `trained` and `code` of a model, `softmax`,
+            `exclusive` and `unweighted` of an objective.
     """
 
     def add(make: F) -> F:

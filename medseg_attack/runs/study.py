@@ -4,16 +4,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.threat.budgets import parse_budget
 
 
 class Study(BaseModel):
-    """The fields of a study file; every one is an option of `medattack attack` of the same meaning."""
+    """The fields of a study file; every one is an option of `medattack attack` of the same meaning.
+
+    Attributes:
+        file: the study file; None: there is none.
+        file_specs: the texts in that file that something is built from.
+    """
 
     model_config = ConfigDict(extra="forbid")
+
+    _file: Path | None = PrivateAttr(None)
+    _file_specs: tuple[str, ...] = PrivateAttr(())
 
     data: str | None = None
     models: list[str] = []
@@ -29,6 +37,14 @@ class Study(BaseModel):
     metrics: list[str] = []
     control: bool = True
     seed: int = 0
+
+    @property
+    def file(self) -> Path | None:
+        return self._file
+
+    @property
+    def file_specs(self) -> tuple[str, ...]:
+        return self._file_specs
 
     @field_validator("models", "attacks", "losses", "eps", "metrics", mode="before")
     @classmethod
@@ -62,6 +78,10 @@ def read_study(file: Path | None, flags: dict[str, Any]) -> Study:
         raise InputError(_sentence(error, file)) from error
     if not study.models:
         raise InputError(f"expected models, got none{f' in {file}' if file else ''}; give --model NAME")
+    if file is not None:
+        built = ("models", "attacks", "losses", "metrics")
+        specs = study.model_dump(include={*built} & content.keys() - set_flags.keys())
+        study._file, study._file_specs = file, tuple(text for texts in specs.values() for text in texts)
     return study
 
 

@@ -1,5 +1,6 @@
 """The user's own network, in any of the formats below, as a model that can be attacked."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,34 @@ from medseg_attack.models.importers.onnx import onnx
 from medseg_attack.models.importers.output import PickOutput
 from medseg_attack.models.importers.python import from_python
 from medseg_attack.models.importers.smp_folder import smp_folder
+from medseg_attack.models.importers.source_code import source_of
 from medseg_attack.models.importers.torch_export import exported
 from medseg_attack.models.importers.torchscript import torchscript
 from medseg_attack.models.importers.weights import load_into
 from medseg_attack.models.networks.monai import with_windows
 from medseg_attack.models.segmodel import HEADS, IMAGENET_MEAN, IMAGENET_STD, Head, Normalise, SegModel, ZScore
-from medseg_attack.registry import register
+from medseg_attack.registry import Code, register
 from medseg_attack.types import Task
 
+PROGRAMS = (".ts", ".pt", ".pth", ".jit")  # of TorchScript
 NORMALISE = ("none", "zscore", "imagenet", "symmetric")
 KINDS = "file.py:factory, package.module:factory, .ts/.pt (TorchScript), .pt2 (torch.export), .onnx, or a folder"
 
 
-@register("own", kind="model", trained=True)
+def _code(options: Mapping[str, Any]) -> Code | None:
+    """The code of a network: a factory's modules, a TorchScript program, a torch.export file that is trusted."""
+    net = str(options.get("net", ""))
+    path = Path(net)
+    if path.suffix in PROGRAMS or path.suffix == ".pt2":
+        runs = path.suffix in PROGRAMS or options.get("trust", False)
+        return Code("", (path,) if path.is_file() else ()) if runs else None
+    if path.suffix == ".onnx" or path.is_dir() or ":" not in net:
+        return None
+    source = source_of(net)
+    return Code(net.rpartition(":")[2], source.modules + source.files)
+
+
+@register("own", kind="model", trained=True, code=_code)
 def own(
     task: Task,
     net: str = "",
@@ -120,7 +136,7 @@ def _check(net: str, dims: int, head: str, normalise: str) -> None:
 def _read(net: str, task: Task, weights: str, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
     """The network, and the options that its folder sets: `dims`, `axes` and `window` with its overlap."""
     path = Path(net)
-    if path.is_dir() or path.suffix in (".ts", ".pt", ".pth", ".jit", ".pt2", ".onnx"):
+    if path.is_dir() or path.suffix in (*PROGRAMS, ".pt2", ".onnx"):
         if weights:
             raise InputError(f"expected no weights= beside {net}, which has its own, got {weights!r}; leave it out")
         return _read_path(path, trust)

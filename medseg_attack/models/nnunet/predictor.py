@@ -5,7 +5,7 @@ from their sums over windows on, in half precision. They are rounded to it, sinc
 the rounding, and a model in double precision rounds nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,23 @@ from medseg_attack.models.nnunet.results_folder import Plan, Scheme, distinguish
 from medseg_attack.models.segmodel import CERTAIN, SegModel
 from medseg_attack.models.sliding_window import Place, cropped, flips_of, padded_to, tiled
 from medseg_attack.numerics.samples import straight_through
-from medseg_attack.registry import register
+from medseg_attack.registry import Code, register
 from medseg_attack.types import Case, Image, Setting, Storage, Task, per_channel
 
 EPS = 1e-8  # nnU-Net's least standard deviation and range
 ZERO_TOLERANCE = 1e-6  # fraction of the window by which float32 may move a native 0
 
 
-@register("nnunet", kind="model", trained=True)
+def _code(options: Mapping[str, Any]) -> Code | None:
+    """The checkpoints that may be unpickled."""
+    if not options.get("trust", False):
+        return None
+    name = str(options.get("checkpoint", "checkpoint_final.pth"))
+    files = [fold / name for fold in sorted(Path(str(options.get("folder", ""))).glob("fold_*"))]
+    return Code("", tuple(file for file in files if file.is_file()))
+
+
+@register("nnunet", kind="model", trained=True, code=_code)
 def nnunet(
     task: Task,
     folder: str = "",
