@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ def pick_device(text: str = "auto") -> torch.device:
             "or install a torch that was built for this GPU"
         )
     return device
+
+
+def stdout_on_stderr() -> AbstractContextManager[Any]:
+    """A scope in which what is printed goes to stderr: code of others runs in it, and stdout is for results."""
+    return redirect_stdout(sys.stderr)
 
 
 @contextmanager

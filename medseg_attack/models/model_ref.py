@@ -1,5 +1,6 @@
 """A model as the command line names it: the folder of a checkpoint, or a spec that brings its own weights."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ import torch
 from medseg_attack.errors import InputError, NotFiniteError
 from medseg_attack.files import digest, file_hash, is_checkpoint
 from medseg_attack.models import checkpoints
+from medseg_attack.models.importers.onnx import external_files
+from medseg_attack.models.importers.source_code import Source, source_of
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.models.trust import code_in
 from medseg_attack.registry import parse_call, spec
 from medseg_attack.types import Task
 
@@ -76,7 +80,8 @@ def resolve(name: str, task: Task) -> ModelRef:
     """
     folder = Path(name)
     if is_checkpoint(folder):
-        return ModelRef(name, checkpoints.read_buildable_card(folder))
+        card = checkpoints.read_buildable_card(folder)
+        return ModelRef(name, card | {"weights_sha256": checkpoint_hash(card)})
     model = checkpoints.build_model(name, task, seed=0)  # the same hash in every process
     card = {
         "label": name,
@@ -89,16 +94,46 @@ def resolve(name: str, task: Task) -> ModelRef:
     return ModelRef(name, card)
 
 
+def checkpoint_hash(card: Mapping[str, Any]) -> str:
+    """A hash of all that determines a checkpoint's answers: its weights, and the code that its spec names."""
+    weights, text = str(card["weights_sha256"]), str(card["spec"])
+    return digest([weights, _spec_with_file_hashes(text)]) if any(code_in(text)) else weights
+
+
 def files_of(name: str) -> list[Path]:
-    """The files and folders that a spec names."""
+    """The files and folders that a spec names, and those that they depend on."""
     _, options = parse_call(name, "model")
-    return [path[0] for path in map(_split_path, options, options.values()) if path]
+    named = [path[0] for path in map(_split_path, options, options.values()) if path]
+    net = str(options.get("net", ""))
+    if net.endswith(".onnx"):
+        return [*named, *external_files(Path(net))]
+    source = source_of(net) if ":" in net else Source(())
+    known = [path.resolve() for path in named]
+    return [*named, *(path for path in (*source.modules, *source.files) if path not in known)]
 
 
 def _spec_with_file_hashes(name: str) -> dict[str, Any]:
-    """A spec with hashes in place of the files that it names: these may be moved, but not changed."""
+    """A spec with hashes in place of the files that it names: these may be moved, but not changed.
+
+    What a network depends on beyond its own file is listed, too: further modules, files and variables of its code, and
+    weights of an ONNX network that lie in other files.
+    """
     owner, options = parse_call(name, "model")
-    return {"model": owner} | {field: _option_with_file_hash(field, value) for field, value in options.items()}
+    fields = {field: _option_with_file_hash(field, value) for field, value in options.items()}
+    return {"model": owner} | fields | _dependencies(str(options.get("net", "")))
+
+
+def _dependencies(net: str) -> dict[str, Any]:
+    if net.endswith(".onnx"):
+        files = external_files(Path(net))
+        return {"external": [file_hash(file) for file in files]} if files else {}
+    if ":" not in net or Path(net).exists():
+        return {}
+    source = source_of(net)
+    own_file = {Path(net.rpartition(":")[0]).resolve()}  # its hash stands in the option
+    others = [[path.name, file_hash(path)] for path in (*source.modules, *source.files) if path not in own_file]
+    values = {name: os.environ.get(name) for name in source.variables}
+    return ({"reads": sorted(others)} if others else {}) | ({"environment": values} if values else {})
 
 
 def _option_with_file_hash(field: str, value: Any) -> str:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from medseg_attack.errors import InputError
 from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.numerics.log_odds import softmax_log_odds
+from medseg_attack.runtime import stdout_on_stderr
 from medseg_attack.types import Binds, Image, LogOdds, Mask, Setting, Task
 
 Head: TypeAlias = Literal["sigmoid", "softmax", "probabilities"]
@@ -125,7 +126,9 @@ class SegModel(nn.Module):
         """
         grid = tuple(image.shape[2:])
         net_input = self.normalise(self._channels(self._onto_net_grid(image)))
-        logits = self._onto_scan_grid(self._checked(self.net(net_input), tuple(net_input.shape[2:])), grid)
+        with stdout_on_stderr():  # a network that prints must not print between results
+            output = self.net(net_input.clone())  # it may change its input in place
+        logits = self._onto_scan_grid(self._checked(output, tuple(net_input.shape[2:])), grid)
         return self._log_odds(logits)
 
     def decide(self, log_odds: LogOdds) -> Mask:

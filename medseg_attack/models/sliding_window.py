@@ -202,7 +202,7 @@ class _Tiled(torch.autograd.Function):
 
 def _output(net: nn.Module, window: Tensor, flip: Flip) -> Tensor:
     axes = [axis + 2 for axis in flip]
-    logits: Tensor = net(window.flip(axes) if axes else window)
+    logits: Tensor = net(window.flip(axes) if axes else window.clone())  # a network may change its input in place
     if logits.shape[2:] != window.shape[2:]:
         raise InputError(
             f"expected the network's answer on the grid {tuple(window.shape[2:])} of its window, got "

@@ -7,6 +7,7 @@ from typing import Any
 
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load, read_buildable_card, read_card
+from medseg_attack.models.model_ref import checkpoint_hash
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import register
 from medseg_attack.registry.parts import replace_parts, walk
@@ -49,7 +50,7 @@ def others(task: Task) -> SegModel:
 
 
 def _content(folder: Path) -> str:
-    return str(read_buildable_card(folder)["weights_sha256"])[:HASH_DIGITS]
+    return checkpoint_hash(read_buildable_card(folder))[:HASH_DIGITS]
 
 
 def _pinned(folder: str) -> Callable[[Task], SegModel]:

@@ -192,14 +192,20 @@ def test_a_scan_is_never_counted_as_a_slice(place: Path, tmp_path: Path) -> None
     assert printed("compare", tmp_path / "runs", "--unit", "patient")[0] == 0
 
 
-def test_verify_names_the_files_of_a_model_that_changed(place: Path, tmp_path: Path) -> None:
+def test_verify_names_the_files_of_a_model_that_changed(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    home = "--home", tmp_path / "home"
     own = tmp_path / "own.py"
     own.write_text(SOURCE)
     words = "--save-adversarial", "all", "--no-checks"
     assert attack(place / "data", f"own('{own}:four')", tmp_path / "runs", *words)[0] == 0
-    assert printed("verify", tmp_path / "runs")[0] == 0
+    assert printed("verify", tmp_path / "runs", *home)[0] == 2
+    assert printed("verify", tmp_path / "runs", *home, "--trust")[0] == 0
+    assert printed("verify", tmp_path / "runs", *home)[0] == 0
     own.write_text(SOURCE + "\n# changed")
-    code, _, stderr = printed("verify", tmp_path / "runs")
+    code, _, stderr = printed("verify", tmp_path / "runs", *home, "--trust")
     assert code == 2
     assert f"got others; restore what changed since ({own}), or attack again" in stderr
 

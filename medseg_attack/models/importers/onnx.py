@@ -1,6 +1,6 @@
 """Networks in ONNX files: they have outputs and no gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,51 @@ def onnx(path: Path) -> nn.Module:
         ) from error
     if not path.is_file():
         raise InputError(f"expected an ONNX file at {path}, got none; name the file")
+    external_files(path)
     try:
         return Onnx(onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers()))
     except Exception as error:  # its errors have no common type
         raise InputError(f"expected an ONNX network in {path}, got '{first_line(error)}'; export it again") from error
+
+
+def external_files(path: Path) -> list[Path]:
+    """The files with weights that an ONNX file names.
+
+    Raises:
+        InputError: the file is broken, one of them is absent or lies outside of the file's folder, or the package onnx
+            is not installed.
+    """
+    try:
+        import onnx as library
+    except ImportError as error:
+        raise InputError(
+            f"expected the package onnx to read {path}, got none; install it: pip install 'medseg-attack[onnx]'"
+        ) from error
+    try:
+        model = library.load(path, load_external_data=False)
+    except Exception as error:  # its errors have no common type
+        raise InputError(f"expected an ONNX network in {path}, got '{first_line(error)}'; export it again") from error
+    names = sorted(
+        {entry.value for tensor in _tensors(model) for entry in tensor.external_data if entry.key == "location"}
+    )
+    files = [path.parent / name for name in names]
+    for name, file in zip(names, files, strict=True):
+        if not file.resolve().is_relative_to(path.parent.resolve()) or not file.is_file():
+            raise InputError(
+                f"expected the weights of {path} in a file beside it, got {name!r}; copy it there, or export it again"
+            )
+    return files
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """The tensors in a protobuf message, at any depth."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(part)
 
 
 def in_batches(net: Callable[[Tensor], Any], x: Tensor, batch_size: int | None) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import InputError, raised
+from medseg_attack.runtime import stdout_on_stderr
 from medseg_attack.types import Task
 
 
@@ -29,7 +30,8 @@ def from_python(text: str, task: Task) -> Any:
 def _module(source: str, text: str) -> Any:
     try:
         if not source.endswith(".py"):
-            return importlib.import_module(source)
+            with stdout_on_stderr():
+                return importlib.import_module(source)
         path = Path(source)
         if not path.is_file():
             raise InputError(f"expected a Python file at {path}, got none; name the file in own({text!r})")
@@ -38,7 +40,8 @@ def _module(source: str, text: str) -> Any:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses of the file look themselves up in it
-        spec.loader.exec_module(module)
+        with stdout_on_stderr():
+            spec.loader.exec_module(module)
     except InputError:
         raise
     except (Exception, SystemExit) as error:  # another's code may raise anything
@@ -53,6 +56,7 @@ def _call(factory: Any, text: str, task: Task) -> Any:
         kind = type(factory).__name__
         raise InputError(f"expected a function in own({text!r}), got a {kind}; name the function that makes the net")
     try:
-        return factory(task=task) if "task" in inspect.signature(factory).parameters else factory()
+        with stdout_on_stderr():
+            return factory(task=task) if "task" in inspect.signature(factory).parameters else factory()
     except (Exception, SystemExit) as error:  # another's code may raise anything
         raise InputError(f"expected own({text!r}) to make a network, got {raised(error)}; repair that code") from error

@@ -43,7 +43,7 @@ def source_of(net: str) -> Source:
 
 @dataclass(frozen=True)
 class _Search:
-    """Where imports are looked for.
+    """Folders in which imports are looked for.
 
     Attributes:
         start: the files of the factory's own module and of the packages around it.
