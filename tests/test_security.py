@@ -19,7 +19,7 @@ READERS = {
 }  # fmt: skip
 # import what is registered, layers of two libraries, and libraries that the code names
 NAMED = {"registry/table.py", "models/allowed_layers.py", "checks/other_libraries.py"}
-ITS_OWN = {"checks/machine.py", "training/options.py"}  # read what they wrote to memory
+ITS_OWN = {"checks/machine.py", "training/options.py", "runtime.py"}  # read what they or pip wrote
 
 
 def calls() -> Iterator[tuple[str, str, ast.Call]]:

@@ -1,4 +1,4 @@
-"""What the code behind a factory depends on, read from its source: modules, files and variables. Nothing is run."""
+"""Dependencies of the code behind a factory, read from its source: modules, files, variables. Nothing is run."""
 
 import ast
 import sys
