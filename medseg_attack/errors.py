@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import SupportsInt
 
@@ -46,6 +46,16 @@ def plural(n: SupportsInt, noun: str) -> str:
     ('1 patient', '2 patients')
     """
     return f"{n} {noun}" if int(n) == 1 else f"{n} {noun}s"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first names and how many more there are.
+
+    >>> listed(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

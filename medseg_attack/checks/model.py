@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severity
-from medseg_attack.checks.rows import check_same_clean_dice, check_stored_level
+from medseg_attack.checks.rows import check_lost_gradients, check_same_clean_dice, check_stored_level
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.registry.abilities import Climbs
@@ -319,20 +319,9 @@ def check_step_along_gradient(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.names(weak), f"the loss rises {rises}")
 
 
-@Flag(
-    "MA022",
-    "the output or its gradient is not finite",
-    "invalid",
-    "find the operation that overflows: log, sqrt or division at 0",
-)
+@check_lost_gradients.flag
 def check_finite(scene: Scene) -> Iterator[Evidence]:
-    """MA022: the output on an untouched image, or the gradient by the image, contains NaN or infinity.
-
-    An operation overflows, often in its backward pass alone, such as a square root or a logarithm at 0. A model whose
-    output itself is not finite cannot be scored, and `medattack attack` stops at it.
-
-    What to do: Find it with `torch.autograd.detect_anomaly()` and keep its argument away from 0.
-    """
+    """MA022: the output on an untouched image, or the gradient by the image, contains NaN or infinity."""
     values, numbers = scene.log_odds, "the output itself is NaN or infinite"
     if torch.isfinite(values).all() and scene.gradient is not None:
         values, numbers = scene.gradient, "NaN or infinity in the gradient by the image"

@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.counting import CountedModel
+from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Evidence, Finding, Flag, by_severity
-from medseg_attack.checks.model import Scene, check_model
+from medseg_attack.checks.model import Scene, check_finite, check_model
 from medseg_attack.checks.rows import (
     check_gradient_free_attacks,
     check_order_of_steps,
     check_too_few_steps,
     check_unlimited_budget,
 )
+from medseg_attack.errors import listed
 from medseg_attack.metrics.overlap import dice
 from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.registry import spec
@@ -48,9 +50,19 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
     codes = {finding.code for finding in findings}
     if codes & {"MA002", "MA022", "MA025"} or not any(isinstance(attack, Climbs) for attack in attacks):
         return findings
+    finite = FiniteModel(model, batch.cases)
+    scene = replace(scene, model=finite)
     findings += check_blindness(scene)
     findings += check_averaging(scene) if "MA003" in codes else _try_harder(scene)
-    return by_severity(findings)
+    return by_severity([*findings, *check_finite_probes(finite)])
+
+
+@check_finite.flag
+def check_finite_probes(model: FiniteModel) -> Iterator[Evidence]:
+    """MA022: a gradient of the probes is NaN or infinite on a few cases."""
+    if not model.is_finite:
+        cases = listed([case.id for case in model.wrong_cases])
+        yield Evidence(cases, "NaN or infinity in the gradient of an objective by the image")
 
 
 def _try_harder(scene: Scene) -> list[Finding]:

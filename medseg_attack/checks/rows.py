@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severity, checks_in
-from medseg_attack.errors import plural
+from medseg_attack.errors import listed, plural
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.registry import spec
+from medseg_attack.runs.rows import FIT_WITHOUT_GRADIENT, WITHOUT_GRADIENT
 from medseg_attack.runs.stored_specs import attack_spec, ball_spec, norm_of, sizeless, unit_of
 from medseg_attack.stats.patients import TESTS_FROM
 from medseg_attack.stats.scores import Unit, pooled, scored
@@ -35,8 +36,9 @@ class Runs:
             `backwards` (mean of the passes), `excess` (the largest change beyond its case's budget; NaN for none),
             `patients` (how many), `mean_budget` and `realised` (the same in whole stored values; NaN where floats are
             stored), `below_level` (share of cases whose budget is less than one stored value), `aimed` (whether it
-            has a goal or stops when it succeeds). Parsed from its header: `spec` (the attack), `name` (the attack's
-            name), `ball_spec`, `kind` (the ball less its size), `unit` (of its size: a key of `budgets.UNITS`).
+            has a goal or stops when it succeeds), `without_gradient` (cases whose gradient was not finite). Parsed
+            from its header: `spec` (the attack), `name` (the attack's name), `ball_spec`, `kind` (the ball less its
+            size), `unit` (of its size: a key of `budgets.UNITS`).
         adv, clean: Dice, mean over organs; a row per unit, a column per run.
         cases: what `stats.scores.scored` gives.
     """
@@ -106,6 +108,7 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     kept = [c for c in ("model", "attack", "loss", "eps", "role", "ball", "partial", "val_dice") if c in heads]
     facts = numbers.join(heads[kept])
     facts["loss"] = facts["loss"].fillna("")
+    facts["without_gradient"] = facts.index.map(_without_gradient(rows))
     facts["aimed"] = rows.groupby("run")["success"].count() > 0 if "success" in rows else False
     facts["ball"] = facts["ball"] if "ball" in facts else "linf(" + facts["eps"].astype(str) + ")"
     facts["spec"] = facts["attack"].map(attack_spec)
@@ -114,6 +117,18 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     facts["kind"] = facts["ball_spec"].map(lambda ball: str(sizeless(ball)))
     facts["unit"] = facts["ball_spec"].map(unit_of)
     return Runs(facts, adv, clean, cases)
+
+
+def _without_gradient(rows: pd.DataFrame) -> dict[str, str]:
+    """The cases of each run on which a gradient was not finite, those of its fit among them; "" for none."""
+    result = dict.fromkeys(rows["run"], "")
+    if FIT_WITHOUT_GRADIENT in rows:
+        fits = rows.dropna(subset=[FIT_WITHOUT_GRADIENT]).drop_duplicates("run").set_index("run")
+        result |= {str(run): f"{cases} (in the fit)" for run, cases in fits[FIT_WITHOUT_GRADIENT].items()}
+    if WITHOUT_GRADIENT in rows:
+        for run, cases in rows[rows[WITHOUT_GRADIENT] == 1].groupby("run")["case"]:
+            result[str(run)] = ", ".join(filter(None, [listed(sorted(set(cases))), result[str(run)]]))
+    return result
 
 
 @Flag(
@@ -335,6 +350,26 @@ def check_single_step_better(runs: Runs) -> Iterator[Evidence]:
         for other in single.index[(single["ball"] == row["ball"]) & (single["loss"] == row["loss"])]:
             if extra := runs.dice_lost_beyond(str(run), other):
                 yield runs.evidence(str(run), f"{runs.name(other)} reaches a Dice lower by {extra:.3f}")
+
+
+@Flag(
+    "MA022",
+    "the output or its gradient is not finite",
+    "invalid",
+    "find the operation that overflows: log, sqrt or division at 0",
+)
+def check_lost_gradients(runs: Runs) -> Iterator[Evidence]:
+    """MA022: a gradient that an attack of the run asked for is NaN or infinite on a case.
+
+    An operation overflows, often in its backward pass alone, such as a square root or a logarithm at 0. The attack
+    got 0 in the place of such numbers, so the case looks robust. A model whose output itself is not finite cannot be
+    scored, and `medattack attack` stops at it.
+
+    What to do: Find it with `torch.autograd.detect_anomaly()` and keep its argument away from 0.
+    """
+    for run, cases in runs.facts["without_gradient"].items():
+        if cases:
+            yield runs.evidence(str(run), f"NaN or infinity in the gradient by the image on {cases}")
 
 
 @Flag(

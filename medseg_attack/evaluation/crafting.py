@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.counting import CountedModel
+from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.evaluation.rounding import RoundedModel
 from medseg_attack.numerics.flows import warped
 from medseg_attack.numerics.noise import noise_of
@@ -48,6 +49,7 @@ class Crafted:
         flow: how anatomy moved; None where nothing did.
         stored: the values of each case's file; None where there is none that could hold the image.
         cost: forward and backward passes that each case took.
+        without_gradient: the cases on which a gradient was NaN or infinite, 0 in its place.
         seconds: wall time of the attack.
     """
 
@@ -59,6 +61,7 @@ class Crafted:
     flow: Flow | None
     stored: list[Tensor] | None
     cost: Sequence[tuple[int, int]]
+    without_gradient: Sequence[Case]
     seconds: float
 
 
@@ -116,14 +119,14 @@ def _attack_cases(
         setting = setting.at(torch.tensor(positions))
     cases = setting.cases
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
-    model, levels = bind(model, setting), StoredValues.of(cases, image.device)
+    finite, levels = FiniteModel(bind(model, setting), cases), StoredValues.of(cases, image.device)
     ready = [bind(attack, setting) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
     # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
     sees_floats = levels is None or any(attack.ball.moves_anatomy for attack in ready)
     counted = CountedModel(
-        model if levels is None or sees_floats else RoundedModel(model, levels, image, widest, cases)
+        finite if levels is None or sees_floats else RoundedModel(finite, levels, image, widest, cases)
     )
     start = time.perf_counter()
     cost: tuple[int, int] | None = None
@@ -137,7 +140,7 @@ def _attack_cases(
         passes = adversarial.passes
         costs = [cost] * len(cases) if passes is None else [(n, m) for n, m in passes.tolist()]
         seconds = time.perf_counter() - start
-        yield Crafted(index, positions, attack, x, x0, adversarial.flow, stored, costs, seconds)
+        yield Crafted(index, positions, attack, x, x0, adversarial.flow, stored, costs, finite.wrong_cases, seconds)
         start = time.perf_counter()
 
 

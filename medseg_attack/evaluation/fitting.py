@@ -11,11 +11,13 @@ import torch
 from safetensors import safe_open
 
 from medseg_attack.attacks.counting import CountedModel
-from medseg_attack.errors import InputError
+from medseg_attack.attacks.finite import FiniteModel
+from medseg_attack.errors import InputError, listed
 from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.rows import WITHOUT_GRADIENT
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.types import Attack, Batch, CaseRef, CaseSource, Donors, Fittable, Model, Setting
@@ -76,8 +78,10 @@ def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed:
         if not path.exists():
             start = time.perf_counter()
             donors = Donors(batches.data, batches.all_refs)
-            learned = bind(part, Setting(model.task, donors=donors)).fit(model, batches, seed)
+            finite = FiniteModel(model)
+            learned = bind(part, Setting(model.task, donors=donors)).fit(finite, batches, seed)
             facts = {"config": digest(folder.config), "seconds": f"{time.perf_counter() - start:.3f}"}
+            facts[WITHOUT_GRADIENT] = listed(sorted(case.id for case in finite.wrong_cases))
             save_tensors(path, learned, facts)
         tensors = load_tensors(path)  # also by whoever wrote it: shards attack with the same bits
         _check(path, digest(folder.config))
@@ -127,6 +131,12 @@ def fit_once(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost
 def fit_seconds(folder: RunFolder) -> float:
     """Seconds that the fits of a run took."""
     return sum(float(_facts(path).get("seconds", "0")) for path in folder.path.glob("learned-*.safetensors"))
+
+
+def fit_without_gradient(folder: RunFolder) -> str:
+    """The cases on which a fit of the run had a gradient of NaN or infinity; "" for none."""
+    each = [_facts(path).get(WITHOUT_GRADIENT, "") for path in sorted(folder.path.glob("learned-*.safetensors"))]
+    return ", ".join(filter(None, each))
 
 
 def _facts(path: Path) -> dict[str, str]:

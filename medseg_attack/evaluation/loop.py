@@ -5,13 +5,13 @@ It trusts nobody: it runs the model again on what an attack returned, and checks
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from medseg_attack.errors import NotFiniteError
+from medseg_attack.errors import NotFiniteError, listed
 from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
 from medseg_attack.metrics.counts import Overlap
 from medseg_attack.metrics.overlap import measure
@@ -19,7 +19,7 @@ from medseg_attack.metrics.scans import Bits, by_scan, packed
 from medseg_attack.numerics.flows import moved
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.rows import Change, Row
+from medseg_attack.runs.rows import WITHOUT_GRADIENT, Change, Row
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.threat.goals.aim import find_aim
@@ -99,10 +99,18 @@ def attack_chunk(
     for index, attack_outcomes in enumerate(outcomes):
         masks = [outcome.masks for outcome in attack_outcomes if outcome.masks is not None]
         scans_adv = _measure_scans(metrics, model.task, cases, masks, "adv")
+        if any(outcome.without_gradient for outcome in attack_outcomes):
+            attack_outcomes = [_with_gradient_flag(outcome) for outcome in attack_outcomes]
         rows = [row for outcome in attack_outcomes for row in _rows(model.task, outcome, scans_clean, scans_adv)]
         images = [outcome.image for outcome in attack_outcomes if outcome.image is not None]
         results.append(Result(rows, images, seconds[index]))
     return results
+
+
+def _with_gradient_flag(outcome: "CaseOutcome") -> "CaseOutcome":
+    """The outcome with a column that says whether a gradient of the case was NaN or infinite."""
+    flag = {WITHOUT_GRADIENT: float(outcome.without_gradient)}
+    return replace(outcome, aim=[{**columns, **flag} for columns in outcome.aim])
 
 
 class MaskPair(NamedTuple):
@@ -122,6 +130,7 @@ class CaseOutcome:
         change: size of the change.
         cost: forward and backward passes.
         aim: further columns of each scored class, of an attack with a goal or a stopping rule.
+        without_gradient: whether a gradient of the case was NaN or infinite.
         masks: None unless measures of whole scans need them.
         image: None unless it was asked for.
     """
@@ -132,6 +141,7 @@ class CaseOutcome:
     change: Change
     cost: tuple[int, int]
     aim: Sequence[Mapping[str, float]]
+    without_gradient: bool
     masks: MaskPair | None
     image: Tensor | None
 
@@ -176,6 +186,7 @@ def _score(
             change=changes[n],
             cost=crafted.cost[n],
             aim=[{}] * len(model.task.scored) if columns is None else columns[n],
+            without_gradient=case in crafted.without_gradient,
             masks=None if masks is None else masks[n],
             image=images[n].cpu() if keep_images else None,
         )
@@ -190,9 +201,12 @@ def _packed_pairs(pred: Mask, target: Mask) -> list[MaskPair]:
 def _decide(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
     with torch.no_grad():
         log_odds = bind(model, Setting(model.task, tuple(cases)))(image)
-    if not torch.isfinite(log_odds).all():
-        ids = ", ".join(case.id for case in cases[:3])
-        raise NotFiniteError(f"expected finite log-odds, got NaN or infinity on {ids}; train or load other weights")
+    finite = torch.isfinite(log_odds).flatten(1).all(1)
+    if not finite.all():
+        ids = [case.id for case, fine in zip(cases, finite.tolist(), strict=True) if not fine]
+        raise NotFiniteError(
+            f"expected finite log-odds, got NaN or infinity on {listed(ids)}; train or load other weights"
+        )
     return model.decide(log_odds)
 
 

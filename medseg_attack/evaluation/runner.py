@@ -19,7 +19,7 @@ from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.crafting import case_budgets
-from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fitted, must_fit
+from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fit_without_gradient, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import MANIFEST, copies_of
 from medseg_attack.exports.segmentations import write_segmentations
@@ -33,7 +33,7 @@ from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import COPIES, RunFolder, refuse_other
 from medseg_attack.runs.grid import Cell, safe
 from medseg_attack.runs.reading import ids_of
-from medseg_attack.runs.rows import ROWS_VERSION
+from medseg_attack.runs.rows import FIT_WITHOUT_GRADIENT, ROWS_VERSION
 from medseg_attack.runs.study import Study
 from medseg_attack.runtime import deterministic, provenance, versions
 from medseg_attack.threat.balls.regions import check_organ
@@ -409,6 +409,7 @@ def _header(
 ) -> dict[str, Any]:
     card = model_ref.card
     fit_time = {"fit_seconds": fit_seconds(folder)} if must_fit(cell.attack) else {}
+    fit_lacks = fit_without_gradient(folder)
     return {
         "model": model_ref.label,
         **ids_of(folder.path),
@@ -429,6 +430,7 @@ def _header(
         "batch_size": max(folder.batch_sizes, default=opened.options.batch_size),
         "seconds": folder.seconds + sum(fit_time.values()),
         **fit_time,
+        **({FIT_WITHOUT_GRADIENT: fit_lacks} if fit_lacks else {}),
         **({"queries": True} if uses_queries(cell.attack) else {}),
         "versions": versions(),
         "provenance": provenance(),

@@ -10,6 +10,8 @@ import pyarrow as pa
 from medseg_attack.metrics.counts import Overlap
 
 ROWS_VERSION = 4  # raised whenever the same run would give other rows
+WITHOUT_GRADIENT = "without_gradient"  # column: 1 where a gradient of the case was NaN or infinite; absent if nowhere
+FIT_WITHOUT_GRADIENT = "fit_without_gradient"  # field of a header: such cases among those that an attack was fitted to
 AXES = ("z", "y", "x")  # slices, rows, columns
 
 

@@ -186,6 +186,16 @@ def test_ma035_a_budget_that_is_rounded_down_to_whole_stored_values() -> None:
         assert codes(table.assign(level=level)) == set()
 
 
+def test_ma022_gradients_that_are_not_finite_name_their_cases() -> None:
+    table = run("pgd(steps=40)", 0.3)
+    table["without_gradient"] = [float(i in (1, 2, 4, 6, 7)) for i in range(len(table))]
+    (one,) = found(table)
+    assert (one.code, one.flag.verdict) == ("MA022", "invalid")
+    assert one.numbers.endswith("on c1, c2, c4 and 2 more")
+    fitted = run("uap", 0.3, backwards=0).assign(fit_without_gradient="t3")
+    assert "on t3 (in the fit)" in "".join(each.numbers for each in found(*HEALTHY, fitted))
+
+
 def test_ma012_norms_in_a_region_are_not_compared() -> None:
     short = run("pgd(steps=40)", 0.3, eps=EPS, ball=f"within(ball=linf(eps={EPS}))")
     long = run("pgd(steps=40)", 0.5, eps=0.5, ball="within(ball=l2(eps=0.5))")

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from medseg_attack.attacks.blackbox.ensembles import Apart, MeanLogits, MeanLoss, MeanProbabilities
+from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, NotFiniteError
 from medseg_attack.numerics.flows import moved
 from medseg_attack.registry import About, build, register, with_eps
 from medseg_attack.registry.abilities import Climbs
@@ -91,11 +92,18 @@ class Transfer:
             n = len(fused.models)
             target = torch.cat([target] * n, 1)
             attack = replace(attack, objective=MeanLoss(attack.objective, n))  # type: ignore[attr-defined,type-var]
+        finite = FiniteModel(fused)
         if isinstance(attack, Sweeps):
-            yield from attack.sweep(fused, image, target, seeds, balls)
-            return
-        for ball in balls:
-            yield with_eps(attack, ball.eps)(fused, image, target, seeds)
+            results = attack.sweep(finite, image, target, seeds, balls)
+        else:
+            results = (with_eps(attack, ball.eps)(finite, image, target, seeds) for ball in balls)
+        for result in results:
+            if not finite.is_finite:
+                raise NotFiniteError(
+                    "expected a finite gradient of the surrogate of transfer, got NaN or infinity (MA022); take "
+                    "another surrogate, or find the operation that overflows"
+                )
+            yield result
 
     def _fused(self, task: Task, image: Image) -> Model:
         """The surrogates as one model on the image's device.
