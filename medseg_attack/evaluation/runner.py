@@ -134,7 +134,7 @@ class OpenedStudy:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the study should know before it runs."""
+        """Sentences that a reader of the study should know before it runs."""
         units = {cell.attack.ball.unit: cell for cell in self.grid if cell.role == "attack" and self.study.eps}
         if len(units) < 2:
             return []
