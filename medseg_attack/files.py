@@ -3,14 +3,16 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatchcase
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -19,6 +21,8 @@ from safetensors import SafetensorError
 from medseg_attack.errors import InputError, absent, reason
 
 CARD = "card.json"  # written last into the folder of a checkpoint
+_NO_LINK = 0 if sys.platform == "win32" else os.O_NOFOLLOW
+LOCK = ".lock"  # in a folder that a process writes to
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
 
 _KINDS = {
@@ -39,13 +43,13 @@ def require_file(path: Path, content: str = "a file") -> Path:
     Raises:
         InputError: it is anything else, is not there, or its folder may not be entered.
     """
-    kind = stat.S_IFMT(_state(path, content).st_mode)
+    kind = stat.S_IFMT(state_of(path, content).st_mode)
     if kind != stat.S_IFREG:
         raise InputError(f"expected {content} at {path}, got {_KINDS.get(kind, 'no regular file')}; take it away")
     return path
 
 
-def _state(path: Path, content: str) -> os.stat_result:
+def state_of(path: Path, content: str) -> os.stat_result:
     """The state of what `path` names or links to.
 
     Raises:
@@ -72,92 +76,189 @@ def refused_read(path: Path, content: str, error: OSError) -> InputError:
     )
 
 
-def listed(folder: Path) -> list[Path]:
-    """Paths of all that is in a folder, sorted by name.
+def is_below(name: str) -> bool:
+    """Whether a path that a file names is relative and goes up nowhere.
+
+    >>> is_below("p1/scan.nii"), is_below("../scan.nii"), is_below("/etc/passwd"), is_below("")
+    (True, False, False, False)
+    """
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path `name` below `folder`: what everything that is written below a folder is asked for by.
 
     Raises:
-        InputError: there is no such folder, or it may not be read.
+        InputError: it leads out of the folder, by its own words or through a link.
     """
+    root = os.path.realpath(folder)
+    if not is_below(name) or not os.path.realpath(folder / name).startswith(os.path.join(root, "")):
+        raise InputError(
+            f"expected a path inside of {folder}, got {name!r}, which leads out of it; delete what names or links it so"
+        )
+    return folder / name
+
+
+def require_outside(path: Path, source: Path) -> None:
+    """Refuses to write into a source.
+
+    Raises:
+        InputError: `path` lies in the folder `source`.
+    """
+    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source)):
+        raise InputError(f"expected a folder outside of {source} to write to, got {path}; give another --out")
+
+
+@contextmanager
+def locked(folder: Path, *, shared: bool = False) -> Iterator["Lock"]:
+    """A scope in which no other process writes to `folder`: they wait for each other. The folder is made if absent.
+
+    The lock ends with the process, however that ends. A disk that offers no locks is written to without one.
+
+    Args:
+        shared: whether others that share it may write, too.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+    is_new = not folder.exists()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder, shared=shared)
     try:
-        return [folder / name for name in sorted(os.listdir(folder))]
-    except FileNotFoundError as error:
-        raise InputError(f"expected the folder {folder}, got nothing there; restore it, or give another") from error
-    except OSError as error:
-        raise refused_read(folder, "a folder", error) from error
+        yield lock
+    finally:
+        lock.release()
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()  # only if nothing was written
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder and the links to such, sorted by name; hidden ones are passed over.
+class Lock:
+    """A lock of the system's on the file `.lock` of a folder, which goes with the last process that holds it."""
 
-    Raises:
-        InputError: it may not be read, or a link in it leads nowhere.
-    """
-    paths = [path for path in listed(folder) if not path.name.startswith(".")]
-    return [path for path in paths if stat.S_ISDIR(_state(path, "a file or folder").st_mode)]
+    def __init__(self, folder: Path, *, shared: bool) -> None:
+        self._path = folder / LOCK
+        self._descriptor = self._opened("shared" if shared else "sole")
+
+    def is_alone(self) -> bool:
+        """Whether no other process shares the lock; from then on none can."""
+        if self._descriptor is None or _flock(self._descriptor, "sole", wait=False):
+            return True
+        _flock(self._descriptor, "shared", wait=True)  # the system gave the lock up to try for the other kind
+        return False
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            if self.is_alone():
+                with suppress(OSError):
+                    self._path.unlink()
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _opened(self, kind: str) -> int | None:
+        while True:
+            try:
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
+            except OSError:  # nothing can be written there: whoever writes is refused by name
+                return None
+            try:
+                if not _flock(descriptor, kind, wait=False):
+                    logging.getLogger(__name__).warning("waiting for another process that writes %s", self._path.parent)
+                    _flock(descriptor, kind, wait=True)
+                if os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
+                    return descriptor
+            except FileNotFoundError:  # the one that was waited for took the file away
+                pass
+            except OSError:
+                os.close(descriptor)
+                return None
+            os.close(descriptor)
 
 
-def matching(root: Path, pattern: str) -> list[Path]:
-    """The paths below `root` that match a pattern such as `patient*/*`, sorted.
+def _flock(descriptor: int, kind: str, *, wait: bool) -> bool:
+    """Whether the system's lock of a file was taken."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
 
-    Raises:
-        InputError: a folder may not be read, or a link leads nowhere; `Path.glob` would pass over both.
-    """
-    *folders, name = pattern.split("/")
-    parents = [root]
-    for part in folders:
-        parents = [path for parent in parents for path in subfolders(parent) if fnmatchcase(path.name, part)]
-    return [path for parent in parents for path in listed(parent) if fnmatchcase(path.name, name)]
+    operation = fcntl.LOCK_SH if kind == "shared" else fcntl.LOCK_EX
+    try:
+        fcntl.flock(descriptor, operation if wait else operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def walk(root: Path) -> tuple[list[Path], list[Path]]:
-    """All files below `root`, folder by folder, and the links to folders, which are not followed.
-
-    Hidden files and folders are passed over.
-
-    Raises:
-        InputError: a folder may not be read; `os.walk` would pass over it.
-    """
-    files: list[Path] = []
-    links: list[Path] = []
-    folders = [root]
-    while folders:
-        folder, below = folders.pop(), []
+def claim_json(path: Path, content: dict[str, Any]) -> bool:
+    """Writes JSON if there is no file yet; False if there is. Of processes that do so at once, one gets True."""
+    part = _part_of(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with os.scandir(folder) as entries:
-                named = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+            _write(part, _json_text(content))
+            os.link(part, path)
+        except FileExistsError:
+            return False
         except OSError as error:
-            raise refused_read(folder, "a folder", error) from error
-        for name, is_folder in named:
-            path = folder / name
-            if name.startswith("."):
-                continue
-            if is_folder:
-                below.append(path)
-            else:
-                (links if os.path.isdir(path) else files).append(path)
-        folders += reversed(below)
-    return files, links
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                raise
+            if path.exists():
+                return False
+            os.replace(part, path)  # a disk without hard links
+        finally:
+            with suppress(OSError):
+                part.unlink()
+    return True
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+
+
+def is_part(name: str, target: str = r".+") -> bool:
+    """Whether a file's name is that of a `.part` which this package writes, of the file `target` (a pattern)."""
+    return re.fullmatch(rf"\.(?:{target})\.[0-9a-f]+\.part", name) is not None
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    _synchronise(path)
+
+
+def _synchronise(path: Path) -> None:
+    """Waits until the disk has the file: a power cut would leave an empty one under its final name otherwise."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it takes `path`'s place when the block ends without an error.
 
-    A killed process leaves at most a `.part` file, which no reader looks at and the next writer of `path` removes.
-    The name has a random part, since two processes may write the same file (two shards the header of a run, each
-    for itself); whichever is ready first removes the other's, too, and the other takes the file that is there.
+    A killed process leaves at most a `.part` file, which no reader looks at and the next process that writes `path`
+    removes. The name has a random part, since two processes may write the same file (two shards the header of a run,
+    each for itself); the file is then of the one that is ready first.
 
     Raises:
         InputError: the system refuses: the disk is full, a folder is a file or may not be written to.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = _part_of(path)
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            left = [name for name in _parts_in(path.parent) if is_part(name, re.escape(path.name))]
+            before = _inode(path)
             yield part
-            os.replace(part, path)
-            for other in _parts(path):
-                other.unlink(missing_ok=True)
+            if _inode(path) in (None, before):
+                _synchronise(part)
+                os.replace(part, path)
+            for name in left:
+                path.with_name(name).unlink(missing_ok=True)
         except FileNotFoundError as error:
             if error.filename is None or Path(error.filename) != part or not path.exists():
                 raise
@@ -166,10 +267,17 @@ def whole(path: Path) -> Iterator[Path]:
                 part.unlink()
 
 
-def _parts(path: Path) -> list[Path]:
-    """The `.part` files of writers of `path` that did not end."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.part")
-    return [path.with_name(other) for other in os.listdir(path.parent) if name.fullmatch(other)]
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def _parts_in(folder: Path) -> tuple[str, ...]:
+    """The `.part` files in a folder; looked for once, since a folder may hold thousands of files that are written."""
+    return tuple(name for name in os.listdir(folder) if is_part(name))
 
 
 @contextmanager
@@ -210,7 +318,11 @@ def errno_of(error: BaseException | None) -> int | None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes sorted, indented JSON; not-a-number raises ValueError, since other readers do not know it."""
     with whole(path) as part:
-        part.write_text(json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+        part.write_text(_json_text(content), encoding="utf-8")
+
+
+def _json_text(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -27,10 +27,11 @@ def doctor(
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Check this machine, or what a model expects and does. Exit code 1 if something is wrong.
+    """Check this machine, the arrays of --data, or what a model expects and does. Exit code 1 if something is wrong.
 
     Example: medattack doctor --model "own('net.py:build', weights='net.pth')" --data medattack_runs/data/acdc
     """
+    damages = _damages(data) if data else []
     if model:
         from medseg_attack.models.trust import use_trust
         from medseg_attack.runs.workspace import home as workspace_of
@@ -38,15 +39,29 @@ def doctor(
         use_trust(workspace_of(home), trust)
         _print_model(model, data, home, device, json)
     else:
-        _print_machine(home, json)
+        _print_machine(home, json, damages if data else None)
+    for text in damages:
+        terminal.say(f"damaged: {text}")
+    if damages:
+        raise typer.Exit(FAILED)
 
 
-def _print_machine(home: Path | None, json: bool) -> None:
-    """Prints versions, devices, decoders and disk."""
+def _damages(data: Path) -> list[str]:
+    """A sentence for each scan of a prepared data set whose arrays are not what was prepared."""
+    from medseg_attack.data.prepared.reading import open_prepared
+
+    prepared = open_prepared(data)
+    return prepared.damages(prepared.scans)
+
+
+def _print_machine(home: Path | None, json: bool, damages: list[str] | None) -> None:
+    """Prints versions, devices, decoders and disk; of a data set, if one was looked at, whether it is whole."""
     from medseg_attack.checks.machine import machine_facts
     from medseg_attack.runs.workspace import home as workspace_of
 
     facts = machine_facts(workspace_of(home))
+    if damages is not None:
+        facts["data"] = not damages
     if json:
         terminal.print_json(facts)
     else:

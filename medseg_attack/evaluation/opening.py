@@ -16,7 +16,7 @@ from medseg_attack.files import digest, is_checkpoint, read_json, read_yaml
 from medseg_attack.models.model_ref import ModelRef, files_of, resolve
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.trust import refuse_untrusted
-from medseg_attack.runs.grid import cells
+from medseg_attack.runs.grid import cells, safe
 from medseg_attack.runs.study import Study
 from medseg_attack.runs.workspace import newest_data, newest_model
 
@@ -41,7 +41,8 @@ def open_study(
     models = with_distinct_labels([resolve(name, data.task) for name in names])
     study = study.model_copy(update={"data": str(data.root), "models": names})
     opened = OpenedStudy(study, grid, data, models, out or Path(), device, options)
-    return opened if out else replace(opened, out=workspace / "runs" / f"{data.name}-{digest(opened.identity)[:8]}")
+    name = f"{safe(data.name)}-{digest(opened.identity)[:8]}"
+    return opened if out else replace(opened, out=workspace / "runs" / name)
 
 
 def open_model(name: str, workspace: Path, data: Path | None) -> tuple[ModelRef, Prepared]:

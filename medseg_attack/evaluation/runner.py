@@ -1,6 +1,5 @@
 """Running a study: every model under every attack, each pair a run of its own in the study's folder."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +23,14 @@ from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import MANIFEST, copies_of
 from medseg_attack.exports.segmentations import write_segmentations
 from medseg_attack.exports.writing import export
-from medseg_attack.files import digest, read_json, whole, write_json
+from medseg_attack.files import digest, inside, locked, read_json, require_outside
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pin_surrogates, surrogates
 from medseg_attack.registry.abilities import Climbs
 from medseg_attack.runs.chunks import chunks
-from medseg_attack.runs.folder import COPIES, RunFolder, refuse_other
+from medseg_attack.runs.claim import claim, withdraw
+from medseg_attack.runs.folder import COPIES, RunFolder
 from medseg_attack.runs.grid import Cell, safe
 from medseg_attack.runs.reading import ids_of
 from medseg_attack.runs.rows import FIT_WITHOUT_GRADIENT, ROWS_VERSION
@@ -93,7 +93,7 @@ class OpenedStudy:
 
     def folder(self, model: ModelRef) -> Path:
         """The folder of all runs on that model."""
-        return self.out / f"{safe(model.label)[:80]}-{model.weights_hash[:6]}"
+        return inside(self.out, f"{safe(model.label)[:80]}-{model.weights_hash[:6]}")
 
     def runs(self, model: ModelRef) -> list[tuple[Cell, Path]]:
         """Attack and folder of every run on that model."""
@@ -158,25 +158,23 @@ def run(opened: OpenedStudy) -> Iterator[tuple[int, int]]:
     Raises:
         InputError: the folder holds another study; a checkpoint does not fit the data.
     """
-    is_new = not opened.out.exists()
-    try:
-        yield from _run(opened)
-    except InputError:
-        if is_new and not any(opened.out.rglob("*.parquet")):  # nothing was computed: leave nothing behind
-            shutil.rmtree(opened.out, ignore_errors=True)
-        raise
-
-
-def _run(opened: OpenedStudy) -> Iterator[tuple[int, int]]:
     runs = [opened.runs(model_ref) for model_ref in opened.models]
     opened.require_cases()
+    require_outside(opened.out, Path(opened.data.options["source"]))
     for model_ref in opened.models:
         _check_study(opened, model_ref)
     metrics = {text: registry.build(text, "metric") for text in opened.study.metrics}
-    _claim(opened)
-    for model_ref, runs_on_model in zip(opened.models, runs, strict=True):
-        for n_done in _run_model(opened, model_ref, runs_on_model, metrics):
-            yield n_done, opened.total
+    with locked(opened.out, shared=True) as lock:  # shards may run at the same time
+        study = yaml.safe_dump(opened.study.model_dump(), sort_keys=False)
+        is_new = claim(opened.out, opened.identity, study)
+        try:
+            for model_ref, runs_on_model in zip(opened.models, runs, strict=True):
+                for n_done in _run_model(opened, model_ref, runs_on_model, metrics):
+                    yield n_done, opened.total
+        except InputError:
+            if is_new and lock.is_alone() and not any(opened.out.rglob("*.parquet")):
+                withdraw(opened.out, map(opened.folder, opened.models))  # nothing was computed: leave nothing behind
+            raise
 
 
 def _run_model(
@@ -282,24 +280,6 @@ def _check_storable(opened: OpenedStudy, refs: Sequence[CaseRef]) -> None:
             )
     for scan in {ref.volume for ref in refs}:  # refuses a scan whose format cannot be written
         copies_of(opened.data.records[scan])
-
-
-def _claim(opened: OpenedStudy) -> None:
-    """Writes the resolved study beside the results, or checks that what is there is of the same one.
-
-    study.yaml can be run again with --config; identity.json is what is compared, since paths may be written otherwise.
-    """
-    file = opened.out / "identity.json"
-    if file.exists():
-        refuse_other(file, opened.identity, "results")
-        return
-    if opened.out.is_dir() and any(opened.out.iterdir()):
-        raise InputError(
-            f"expected {opened.out} to be new or to hold this study, got a folder of other things; choose another --out"
-        )
-    with whole(opened.out / "study.yaml") as part:
-        part.write_text(yaml.safe_dump(opened.study.model_dump(), sort_keys=False), encoding="utf-8")
-    write_json(file, opened.identity)
 
 
 def _config(opened: OpenedStudy, model_ref: ModelRef, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.exports.copies import MANIFEST, run_key
 from medseg_attack.exports.verification import predict_copies, read_copies
-from medseg_attack.files import file_hash, read_json, whole, write_json
+from medseg_attack.files import file_hash, inside, read_json, whole, write_json
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.folder import COPIES
 
@@ -38,7 +38,7 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     written = []
     for scan in dict.fromkeys(file["scan"] for file in files):
         of_scan = [file for file in files if file["scan"] == scan]
-        copies = [run / COPIES / file["path"] for file in of_scan]
+        copies = [inside(run / COPIES, file["path"]) for file in of_scan]
         cases = [data.records[scan].case_ids[n] for file in of_scan for n in file["slices"]]
         path = copies[0].parent / f"{scan}.seg.dcm"
         content = seg_bytes(

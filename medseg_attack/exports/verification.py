@@ -13,6 +13,7 @@ import torch
 from medseg_attack import registry
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.data.prepared.record import damage
 from medseg_attack.errors import InputError
 from medseg_attack.exports.copies import MANIFEST, PerturbedCopy, copies_of, has_scans, read_stored
 from medseg_attack.files import file_hash, read_json
@@ -66,6 +67,7 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
     files = manifest["files"]
     values, mismatches = read_copies(run, data, files)
     mismatches += _left_out(run, data, manifest)
+    mismatches += [Mismatch(scan, text) for scan in _scans(run) if (text := damage(data.root, data.records[scan]))]
     mismatches += [
         Mismatch(one["scan"], f"{one['path']} is missing or not the segmentation that was written (sha256)")
         for one in manifest.get("segmentations", ())
@@ -77,10 +79,14 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
         RunFolder(run).seal({"files": len(files), "cases": len(values)})
 
 
+def _scans(run: Path) -> list[str]:
+    return sorted(set(RunFolder(run).rows()["volume"]))
+
+
 def _left_out(run: Path, data: Prepared, manifest: Mapping[str, Any]) -> list[Mismatch]:
     """Files that the run wrote and its list no longer has: all of them, or as many as were asked for."""
     rows = RunFolder(run).rows()
-    cases, scans = set(rows["case"]), sorted(set(rows["volume"]))
+    cases, scans = set(rows["case"]), _scans(run)
     whole_scans = has_scans(read_json(run / "run.json"))
     written = {
         copy.written: scan

@@ -17,7 +17,7 @@ from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError, plural
 from medseg_attack.exports.copies import MANIFEST, PerturbedCopy, copies_of, has_scans, run_key
-from medseg_attack.files import file_hash, read_json, whole, write_json
+from medseg_attack.files import file_hash, inside, read_json, require_file, require_outside, whole, write_json
 from medseg_attack.metrics.overlap import dice_of
 from medseg_attack.runs.folder import COPIES, RunFolder
 from medseg_attack.types import CaseRef
@@ -97,9 +97,8 @@ def write_copy(
         facts: what the sidecar says beside the file's hash; for DICOM with "attack", "told", "eps", "weights".
         keep_headers: whether the patient's and other headers are copied.
     """
-    path = root / copy.written
-    if path.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"expected a folder outside of {source} to write copies to, got {root}; give another --out")
+    require_outside(root, source)
+    path = inside(root, copy.written)
     values = stored[list(copy.channels)][:, list(copy.slices)]
     with whole(path) as part:
         if record.frames:
@@ -144,7 +143,7 @@ def _number(value: float) -> float | None:
 
 def _nifti(source: Path, stored: Array, keep_headers: bool) -> bytes:
     """The source's file with other stored values: same type, scale and geometry, without its free texts."""
-    image: Any = nibabel.load(source)
+    image: Any = nibabel.load(require_file(source, "a NIfTI file"))
     header = image.header.copy()
     if not keep_headers:
         header.extensions.clear()  # they may hold a whole DICOM header

@@ -1,7 +1,8 @@
 """A run's folder: rows in parts that are each written once, a header last."""
 
 import functools
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from medseg_attack.errors import InputError
-from medseg_attack.files import digest, file_hash, read_json, whole, write_json
+from medseg_attack.errors import InputError, reason
+from medseg_attack.files import claim_json, digest, file_hash, inside, read_json, require_file, whole, write_json
 from medseg_attack.runs.rows import Row, table_of
 
 SEAL, COPIES = "verified.json", "adversarial"  # what was written and read again
@@ -36,10 +37,9 @@ class RunFolder:
             InputError: the folder holds a run of another configuration.
         """
         file = path / "config.json"
-        if file.exists():
-            refuse_other(file, config, "a run")
-        else:
-            write_json(file, config)
+        if not file.exists():
+            claim_json(file, config)
+        refuse_other(file, config, "a run")
         return cls(path)
 
     @property
@@ -52,25 +52,37 @@ class RunFolder:
         return read_json(self.path / "config.json")
 
     def part(self, chunk: int) -> Path:
-        return self.path / "parts" / f"{chunk:05d}.parquet"
+        return inside(self.path, f"parts/{chunk:05d}.parquet")
 
     def has(self, chunk: int) -> bool:
-        return self.part(chunk).exists()
+        """Whether a chunk's rows are there, and its images if it has any, both as they were written."""
+        try:
+            state = self.part(chunk).stat()
+        except FileNotFoundError:
+            return False
+        return _is_whole(self.part(chunk), self._images(chunk), state.st_mtime_ns, state.st_size)
+
+    def _images(self, chunk: int) -> Path:
+        return inside(self.path, f"images/{chunk:05d}.safetensors")
 
     def write(self, chunk: int, rows: Sequence[Row], seconds: float, batch_size: int) -> None:
         """Writes a chunk's rows.
 
         The clock and the batch size go into the file's metadata, since rows are the same in every run; so does a hash
-        of the configuration, so that a part that strays into another run's folder is known for what it is.
+        of the configuration, so that a part that strays into another run's folder is known for what it is, and one of
+        rows and images, since Parquet takes changed bytes for other numbers.
         """
         facts = {"seconds": f"{seconds:.4f}", "batch_size": str(batch_size), "config": digest(self.config)}
-        table = table_of(rows).replace_schema_metadata(facts)
+        if (images := self._images(chunk)).exists():
+            facts["images"] = file_hash(images)
+        table = table_of(rows)
+        table = table.replace_schema_metadata({**facts, "digest": _content_digest(table, facts)})
         with whole(self.part(chunk)) as part:
             pq.write_table(table, part)
 
     def write_images(self, chunk: int, images: dict[str, NDArray[Any]]) -> None:
         """Writes a chunk's perturbed images: stored values in the file's type, or float32 in [0, 1] without a file."""
-        with whole(self.path / "images" / f"{chunk:05d}.safetensors") as part:
+        with whole(self._images(chunk)) as part:
             save_file({case: np.ascontiguousarray(image) for case, image in images.items()}, part)
 
     def images(self, cases: Sequence[str]) -> list[NDArray[Any]]:
@@ -151,11 +163,47 @@ def _index(folder: Path, changed_ns: int) -> dict[str, Path]:
     return index
 
 
-def _read(file: Path, config: str) -> pd.DataFrame:
+@functools.lru_cache(maxsize=100_000)
+def _is_whole(file: Path, images: Path, changed_ns: int, size: int) -> bool:
+    """Whether a part can be read and is as it was written; parts of older versions say nothing of their content."""
     try:
-        table = pq.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"expected rows in {file}, got {error}; delete that file and run the attack again") from error
+        written = _table(file).schema.metadata or {}
+    except InputError:
+        return False
+    return b"images" not in written or (images.is_file() and file_hash(images).encode() == written[b"images"])
+
+
+def _content_digest(table: pa.Table, facts: Mapping[str, str]) -> str:
+    """A hash of the rows and of what is stored beside them."""
+    total = hashlib.sha256(digest(dict(facts)).encode())
+    for name in table.column_names:
+        column = table.column(name)
+        total.update(f"\n{name} {column.type}\n".encode())
+        is_text = pa.types.is_string(column.type)
+        total.update(digest(column.to_pylist()).encode() if is_text else column.to_numpy().tobytes())
+    return total.hexdigest()
+
+
+def _table(file: Path) -> pa.Table:
+    """The rows of a part.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        table = pq.read_table(require_file(file, "rows"))
+        written = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+        content = written.pop("digest", "")
+        is_changed = bool(content) and content != _content_digest(table, written)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"expected rows in {file}, got '{reason(error)}'; run the attack again") from error
+    if is_changed:
+        raise InputError(f"expected the rows that were written in {file}, got others; run the attack again")
+    return table
+
+
+def _read(file: Path, config: str) -> pd.DataFrame:
+    table = _table(file)
     written_for = (table.schema.metadata or {}).get(b"config", b"none").decode()
     if written_for != config:
         raise InputError(

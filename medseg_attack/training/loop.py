@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import is_checkpoint, read_json, whole, write_json
+from medseg_attack.files import LOCK, is_checkpoint, is_part, locked, read_json, require_outside, whole, write_json
 from medseg_attack.models import checkpoints
 from medseg_attack.runtime import deterministic
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
@@ -25,6 +26,7 @@ from medseg_attack.training.losses import finite, training_loss
 from medseg_attack.training.options import Options, cases_of, label
 from medseg_attack.training.validation import validated
 
+_OWN = r"(?:options|card)\.json|history\.csv|(?:state|weights|best-\d+)\.safetensors"
 STATE, OPTIONS, HISTORY = "state.safetensors", "options.json", "history.csv"
 
 
@@ -70,14 +72,17 @@ def train(plan: Options, data: TrainingData, folder: Path, device: torch.device)
     asked = {**json.loads(json.dumps(dataclasses.asdict(plan))), "data": data.fingerprint}
     if plan.init:
         asked["init_weights"] = checkpoints.read_card(Path(plan.init))["weights_sha256"]
-    _check(folder, asked)
-    if is_checkpoint(folder):
-        return
-    training = _Training(plan, data, folder, device)  # what cannot be trained leaves no folder behind
-    write_json(folder / OPTIONS, asked)
-    while len(training.history) < plan.epochs:
-        yield training.epoch(len(training.history) + 1)
-    training.finish()
+    if data.root is not None:
+        require_outside(folder, Path(data.options.get("source", data.root)))
+    with locked(folder):
+        _check(folder, asked)
+        if is_checkpoint(folder):
+            return
+        training = _Training(plan, data, folder, device)  # what cannot be trained leaves no folder behind
+        write_json(folder / OPTIONS, asked)
+        while len(training.history) < plan.epochs:
+            yield training.epoch(len(training.history) + 1)
+        training.finish()
 
 
 def _check(folder: Path, wanted: dict[str, Any]) -> None:
@@ -94,6 +99,8 @@ def _check(folder: Path, wanted: dict[str, Any]) -> None:
             )
     elif is_checkpoint(folder):
         raise InputError(f"expected an empty folder, got a checkpoint without {OPTIONS} in {folder}; use another --out")
+    elif others := [path.name for path in folder.iterdir() if path.name != LOCK and not is_part(path.name, _OWN)]:
+        raise InputError(f"expected an empty folder or a training in {folder}, got {others[0]}; use another --out")
 
 
 class _Training:
@@ -153,7 +160,7 @@ class _Training:
             "window": self.data.options.get("window"),
         }
         checkpoints.save(self.folder, self.model, card)
-        for path in (self.folder / STATE, *self.folder.glob("best-*.safetensors")):
+        for path in (self.folder / STATE, *self._best_weights()):
             path.unlink()
 
     def _fit(self, number: int) -> float:
@@ -185,6 +192,9 @@ class _Training:
     def _weights_of(self, epoch: int) -> Path:
         return self.folder / f"best-{epoch}.safetensors"
 
+    def _best_weights(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if re.fullmatch(r"best-\d+\.safetensors", path.name)]
+
     def _store(self, record: EpochRecord) -> None:
         """Best weights, then the state that names them: a kill in between leaves the epoch before, whole."""
         self.history.append(record)
@@ -199,7 +209,7 @@ class _Training:
         history = json.dumps([dataclasses.asdict(r) for r in self.history], allow_nan=False)
         checkpoints.save_tensors(self.folder / STATE, weights | moments, {"history": history})
         _write_history(self.folder / HISTORY, self.history)
-        for path in self.folder.glob("best-*.safetensors"):
+        for path in self._best_weights():
             if path != self._weights_of(self._best().epoch):
                 path.unlink()
 

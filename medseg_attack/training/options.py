@@ -153,7 +153,8 @@ def folder_name(plan: Options, data: TrainingData) -> str:
     """The name of the checkpoint's folder: model, data set and a hash of both and of every option."""
     options = json.loads(json.dumps(dataclasses.asdict(plan)))
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", label(plan.model)).strip("-")
-    return f"{name}-{data.name}-{digest([options, data.fingerprint])[:6]}"
+    data_name = re.sub(r"[^A-Za-z0-9_.]+", "-", data.name).strip("-")
+    return f"{name}-{data_name}-{digest([options, data.fingerprint])[:6]}"
 
 
 def warnings(plan: Options, data: TrainingData) -> list[str]:

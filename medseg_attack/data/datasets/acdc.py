@@ -13,9 +13,9 @@ from pathlib import Path
 from medseg_attack.data.cohort.doubles import unique
 from medseg_attack.data.cohort.patients import Named, patients
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
+from medseg_attack.data.formats.folders import matching
 from medseg_attack.data.formats.nifti import read_pair, stem
 from medseg_attack.errors import InputError
-from medseg_attack.files import matching
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 

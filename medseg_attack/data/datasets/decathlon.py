@@ -17,9 +17,10 @@ from typing import Any
 from medseg_attack.data.cohort.doubles import unique
 from medseg_attack.data.cohort.patients import Named, patients
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
+from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.nifti import channels_of, label_values, read_pair, stem
 from medseg_attack.errors import InputError, plural
-from medseg_attack.files import listed, read_json
+from medseg_attack.files import read_json
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 

@@ -19,10 +19,10 @@ from medseg_attack.data.formats.dicom.ownership import is_referred_to, left_out,
 from medseg_attack.data.formats.dicom.rtstruct import read_drawing, read_rtstruct
 from medseg_attack.data.formats.dicom.seg import read_seg
 from medseg_attack.data.formats.dicom.series import NEAR, Series, files_of, read_stored, series_of
+from medseg_attack.data.formats.folders import walk
 from medseg_attack.data.formats.nifti import read_nifti, stem
 from medseg_attack.data.formats.scan import Array, Scan
 from medseg_attack.errors import InputError, plural
-from medseg_attack.files import walk
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 

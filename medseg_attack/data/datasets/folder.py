@@ -19,10 +19,10 @@ from medseg_attack.data.datasets.label_names import parse
 from medseg_attack.data.datasets.mask_files import MaskFiles, match_masks
 from medseg_attack.data.datasets.mask_values import MaskCodes, codes_of_files, codes_of_values
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
+from medseg_attack.data.formats.folders import listed, subfolders
 from medseg_attack.data.formats.pictures import header, is_grey, is_picture, read_picture, reduced
 from medseg_attack.data.formats.scan import Lattice, Scan
 from medseg_attack.errors import InputError, plural
-from medseg_attack.files import listed, subfolders
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 

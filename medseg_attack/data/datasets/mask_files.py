@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 from medseg_attack.data.cohort.doubles import canonical
 from medseg_attack.data.datasets.source import require_folder
+from medseg_attack.data.formats.folders import listed, subfolders
 from medseg_attack.data.formats.pictures import is_picture
 from medseg_attack.errors import InputError
-from medseg_attack.files import listed, subfolders
 
 MaskFiles: TypeAlias = dict[str, Path]  # what differs in the names of one image's masks -> file; "" for a single mask
 

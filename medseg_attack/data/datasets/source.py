@@ -9,9 +9,9 @@ import numpy as np
 
 from medseg_attack import registry
 from medseg_attack.data.cohort.doubles import unique
+from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError
-from medseg_attack.files import listed
 from medseg_attack.types import Task
 
 MOST_OVERLAPPING = 32  # classes that share a voxel's bits

@@ -20,10 +20,11 @@ from medseg_attack.data.cohort.missing import require_rule, without
 from medseg_attack.data.cohort.patients import Named, patients
 from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
 from medseg_attack.data.formats import rle
+from medseg_attack.data.formats.folders import matching
 from medseg_attack.data.formats.png16 import read_png16
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
 from medseg_attack.errors import InputError, nearest, plural, reason
-from medseg_attack.files import matching, require_file
+from medseg_attack.files import require_file
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 

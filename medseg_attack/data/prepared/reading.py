@@ -1,7 +1,7 @@
 """A prepared data set, read: cases are cut out of memory maps when they are asked for."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from medseg_attack.data.formats.scan import Array
-from medseg_attack.data.prepared.record import ScanRecord, mapped, read_record
+from medseg_attack.data.prepared.record import ScanRecord, damage, is_id, mapped, read_record
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.errors import InputError
 from medseg_attack.files import is_checkpoint, read_json
@@ -147,6 +147,10 @@ class Prepared:
         """The size of one stored value of the case, in the unit of its window."""
         return _scale(self.records[ref.volume], ref)[0]
 
+    def damages(self, scans: Iterable[str]) -> list[str]:
+        """A sentence for each of these scans whose files are not what `prepare` wrote."""
+        return [text for scan in scans if (text := damage(self.root, self.records[scan]))]
+
     def level(self, ref: CaseRef) -> float:
         """One stored value as a fraction of the case's window, in the finest channel; 0 where floats are stored."""
         if self.records[ref.volume].stored_type.startswith("float"):
@@ -250,6 +254,8 @@ def open_prepared(path: Path) -> Prepared:
         raise InputError(f"expected a prepared data set in {path}, got {got}; run medattack prepare --out {path}")
     content = read_json(path / "dataset.json")
     try:
+        if wrong := [scan for scan in content["scans"] if not is_id(scan)]:
+            raise ValueError(f"the scan {wrong[0]!r}, whose id is no name of a file")
         return Prepared(
             root=path,
             task=Task.from_json(content["task"]),

@@ -1,18 +1,45 @@
 """The record of each scan of a prepared data set: all that is known of it beside the two arrays."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from medseg_attack.data.formats.scan import Array, Lattice
-from medseg_attack.errors import InputError
-from medseg_attack.files import read_json
+from medseg_attack.errors import InputError, reason
+from medseg_attack.files import digest, inside, is_below, read_json, require_file
 
 Number: TypeAlias = int | float  # whole numbers stay whole in the file
 Numbers: TypeAlias = Number | tuple[Number, ...]  # one for every channel, or one for each
+
+
+def _require_below(path: str) -> str:
+    if not is_below(path):
+        raise ValueError("a path that leads out of its folder")
+    return path
+
+
+def is_id(name: str) -> bool:
+    """Whether a name can be that of a file in any folder.
+
+    >>> is_id("case1_day0"), is_id("../case1"), is_id("a/b"), is_id("..")
+    (True, False, False, False)
+    """
+    return is_below(name) and "/" not in name
+
+
+def _require_id(name: str) -> str:
+    if not is_id(name):
+        raise ValueError("an id that is no name of a file")
+    return name
+
+
+Below: TypeAlias = Annotated[str, AfterValidator(_require_below)]  # a path below the source
+Id: TypeAlias = Annotated[str, AfterValidator(_require_id)]
 
 
 class _Frozen(BaseModel):
@@ -22,7 +49,7 @@ class _Frozen(BaseModel):
 class SourceFile(_Frozen):
     """A file that a scan was read from, relative to the source, and its state then."""
 
-    path: str
+    path: Below
     size: int
     mtime_ns: int
 
@@ -58,9 +85,9 @@ class ScanRecord(_Frozen):
 
     key: str
     digest: str
-    id: str
+    id: Id
     group: str
-    case_ids: tuple[str, ...]
+    case_ids: tuple[Id, ...]
     shape: tuple[int, int, int]
     shape_before: tuple[int, int, int]
     channels: int = 1
@@ -71,7 +98,7 @@ class ScanRecord(_Frozen):
     scales: tuple[tuple[Number, Number], ...] = ()
     limits: tuple[int, int] | None = None
     padding: tuple[int, int] | None = None
-    frames: tuple[tuple[str, int], ...] = ()
+    frames: tuple[tuple[Below, int], ...] = ()
     unit: str
     windows: tuple[tuple[Numbers, Numbers], ...]
     affine: tuple[tuple[Number, ...], ...] | None
@@ -107,6 +134,37 @@ class ScanRecord(_Frozen):
         """Shapes of the scan's two arrays, by their folder."""
         return {"images": self.shape if self.channels == 1 else (self.channels, *self.shape), "labels": self.shape}
 
+    def content_digest(self, stored: Array, labels: Array) -> str:
+        """A digest of pixels, labels, geometry, names and windows: not of paths, times, or the file's compression.
+
+        Args:
+            stored: the array in images/.
+            labels: the array in labels/.
+        """
+        slope = 1.0 if self.slope is None else self.slope
+        inter = 0.0 if self.inter is None else self.inter
+        described = {
+            "id": self.id,
+            "group": self.group,
+            "case_ids": self.case_ids,
+            "shape": stored.shape,
+            "types": [portable(stored).dtype.str, portable(labels).dtype.str],
+            "spacing_mm": self.spacing_mm,
+            "scale": [slope, inter, self.unit, *self.scales],
+            "affine": self.affine,
+            "windows": self.windows,
+            **({} if self.padding is None else {"padding": self.padding}),
+        }
+        total = hashlib.sha256(digest(described).encode())
+        total.update(portable(stored).data)
+        total.update(portable(labels).data)
+        return total.hexdigest()
+
+
+def portable(array: Array) -> NDArray[Any]:
+    """The array as it is written, the same on every machine: little-endian, row by row."""
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+
 
 def read_record(root: Path, scan: str) -> ScanRecord:
     """The record of a scan of the prepared data set at `root`.
@@ -114,8 +172,29 @@ def read_record(root: Path, scan: str) -> ScanRecord:
     Raises:
         InputError: there is none, or it was changed.
     """
-    file = root / "scans" / f"{scan}.json"
-    return ScanRecord.from_json(read_json(file), file)
+    file = inside(root, f"scans/{scan}.json")
+    record = ScanRecord.from_json(read_json(file), file)
+    if record.id != scan:
+        raise InputError(f"expected the scan {scan} in {file}, got {record.id}; delete that file and prepare again")
+    return record
+
+
+def damage(root: Path, record: ScanRecord) -> str:
+    """The files of a scan whose content is another than `prepare` wrote; "" if there are none.
+
+    Its two arrays and its record have one digest, so that it does not say which of them was changed.
+    """
+    paths = {kind: root / kind / f"{record.id}.npy" for kind in record.array_shapes}
+    try:
+        stored, labels = (mapped(paths[kind], shape) for kind, shape in record.array_shapes.items())
+    except InputError as error:
+        return str(error)
+    if record.content_digest(stored, labels) == record.digest:
+        return ""
+    return (
+        f"expected the pixels, labels and geometry that were prepared in {' and '.join(map(str, paths.values()))}, got "
+        "others; run 'medattack prepare' again, which writes them anew"
+    )
 
 
 def mapped(path: Path, shape: tuple[int, ...]) -> Array:
@@ -124,10 +203,11 @@ def mapped(path: Path, shape: tuple[int, ...]) -> Array:
     Raises:
         InputError: it is missing, was cut off, or is not an array of that shape.
     """
+    require_file(path, "an array")
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"expected an array in {path}, got {error}; run medattack prepare again") from error
+        raise InputError(f"expected an array in {path}, got {reason(error)}; run medattack prepare again") from error
     if array.shape != shape:
         raise InputError(f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again")
     return array

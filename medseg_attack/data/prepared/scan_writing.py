@@ -1,6 +1,5 @@
 """Writes one scan of a prepared data set: its two arrays, then the record that says what they are."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +7,11 @@ from numpy.typing import NDArray
 
 from medseg_attack.data.datasets.source import ScanFile, Source
 from medseg_attack.data.formats.scan import Array, Scan
-from medseg_attack.data.prepared.record import ClassPixels, ScanRecord, SourceFile, mapped, read_record
+from medseg_attack.data.prepared.record import ClassPixels, ScanRecord, SourceFile, damage, portable, read_record
 from medseg_attack.data.prepared.resampling import resampled
 from medseg_attack.data.prepared.windows import WindowRule
 from medseg_attack.errors import InputError, plural
-from medseg_attack.files import digest, whole, write_json
+from medseg_attack.files import inside, whole, write_json
 from medseg_attack.types import Task
 
 
@@ -23,16 +22,14 @@ def source_files(source: Source, scan: ScanFile) -> tuple[SourceFile, ...]:
 
 
 def is_written(out: Path, scan: ScanFile, key: str) -> bool:
-    """Whether `write_scan` has been there with this key, and its arrays still are."""
-    if not (out / "scans" / f"{scan.id}.json").is_file():
+    """Whether `write_scan` has been there with this key, and what it wrote is there, bit for bit."""
+    if not inside(out, f"scans/{scan.id}.json").is_file():
         return False
     try:
         record = read_record(out, scan.id)
-        for kind, shape in record.array_shapes.items():
-            mapped(out / kind / f"{scan.id}.npy", shape)
-    except InputError:  # changed, deleted or cut off since: write it again
+    except InputError:  # changed since: write it again
         return False
-    return record.key == key
+    return record.key == key and not damage(out, record)
 
 
 def write_scan(
@@ -53,39 +50,38 @@ def write_scan(
     shape_before = scan.labels.shape
     if size is not None:
         scan = resampled(scan, source.task, size)
-    scan_digest = _digest(scan, file, windows)
-    (out / "scans" / f"{file.id}.json").unlink(missing_ok=True)
-    _write_array(out / "images" / f"{file.id}.npy", scan.stored)
-    _write_array(out / "labels" / f"{file.id}.npy", scan.labels)
-    write_json(
-        out / "scans" / f"{file.id}.json",
-        ScanRecord(
-            key=key,
-            digest=scan_digest,
-            id=file.id,
-            group=file.group,
-            case_ids=scan.case_ids,
-            shape=scan.labels.shape,
-            shape_before=shape_before,
-            channels=len(scan.channels),
-            spacing_mm=scan.spacing_mm,
-            stored_type=str(scan.stored.dtype),
-            slope=None if scan.scales else scan.slope,
-            inter=None if scan.scales else scan.inter,
-            scales=scan.scales,
-            limits=scan.limits,
-            padding=scan.padding,
-            frames=scan.frames,
-            unit=scan.unit,
-            windows=windows.tolist(),
-            affine=None if scan.affine is None else scan.affine.tolist(),
-            lattice=scan.lattice,
-            sources=source_files(source, file),
-            n_images=file.n_images,
-            intensity=_intensity(scan),
-            classes=_pixels_by_class(scan, source.task),
-        ).to_json(),
+    record = ScanRecord(
+        key=key,
+        digest="",
+        id=file.id,
+        group=file.group,
+        case_ids=scan.case_ids,
+        shape=scan.labels.shape,
+        shape_before=shape_before,
+        channels=len(scan.channels),
+        spacing_mm=scan.spacing_mm,
+        stored_type=str(scan.stored.dtype),
+        slope=None if scan.scales else scan.slope,
+        inter=None if scan.scales else scan.inter,
+        scales=scan.scales,
+        limits=scan.limits,
+        padding=scan.padding,
+        frames=scan.frames,
+        unit=scan.unit,
+        windows=windows.tolist(),
+        affine=None if scan.affine is None else scan.affine.tolist(),
+        lattice=scan.lattice,
+        sources=source_files(source, file),
+        n_images=file.n_images,
+        intensity=_intensity(scan),
+        classes=_pixels_by_class(scan, source.task),
     )
+    record = record.model_copy(update={"digest": record.content_digest(scan.stored, scan.labels)})
+    of_record = inside(out, f"scans/{file.id}.json")
+    of_record.unlink(missing_ok=True)
+    _write_array(inside(out, f"images/{file.id}.npy"), scan.stored)
+    _write_array(inside(out, f"labels/{file.id}.npy"), scan.labels)
+    write_json(of_record, record.to_json())
 
 
 def _windows(scan: Scan, file: ScanFile, rule: WindowRule) -> NDArray[np.float64]:
@@ -150,32 +146,8 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
         )
 
 
-def _digest(scan: Scan, file: ScanFile, windows: NDArray[np.float64]) -> str:
-    """A digest of pixels, labels, geometry, names and windows: not of paths, times, or the file's compression."""
-    described = {
-        "id": file.id,
-        "group": file.group,
-        "case_ids": list(scan.case_ids),
-        "shape": list(scan.stored.shape),
-        "types": [_portable(scan.stored).dtype.str, _portable(scan.labels).dtype.str],
-        "spacing_mm": list(scan.spacing_mm),
-        "scale": [scan.slope, scan.inter, scan.unit, *map(list, scan.scales)],
-        "affine": None if scan.affine is None else scan.affine.tolist(),
-        "windows": windows.tolist(),
-        **({} if scan.padding is None else {"padding": list(scan.padding)}),
-    }
-    total = hashlib.sha256(digest(described).encode())
-    total.update(_portable(scan.stored).data)
-    total.update(_portable(scan.labels).data)
-    return total.hexdigest()
-
-
-def _portable(array: Array) -> Array:
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-
-
 def _write_array(path: Path, array: Array) -> None:
-    array = _portable(array)
+    array = portable(array)
     with whole(path) as part, part.open("wb") as file:
         # np.save would lose the errno of a full disk, and with it the sentence that tells of it
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))

@@ -7,8 +7,8 @@ DATA/scans/<scan>.json    geometry, windows, counts, pointers to the sources; wr
 DATA/dataset.json         task, splits, fingerprint, summary; written last, so that it stands for the whole
 """
 
-import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,21 @@ from medseg_attack.data.prepared.splits import split
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
 from medseg_attack.errors import InputError
-from medseg_attack.files import FULL, digest, errno_of, read_json, write_json
+from medseg_attack.files import (
+    FULL,
+    LOCK,
+    digest,
+    errno_of,
+    inside,
+    is_part,
+    locked,
+    read_json,
+    require_outside,
+    write_json,
+)
 
+_TOP = r"(?:options|dataset)\.json"
+_FOLDERS = (("images", ".npy"), ("labels", ".npy"), ("scans", ".json"))
 VERSION = 2  # of what is written for the same input; raise it with every change of that
 
 
@@ -54,8 +67,8 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
     """Writes `source` to `out`, and yields after each scan.
 
     Scans that are there already, from the same files (by size and time of change) and options, are reused;
-    what is written is the same as that of an undisturbed run. After bad input, an `out` that this call made
-    is removed.
+    what is written is the same as that of an undisturbed run. After bad input, what this call wrote into a new or
+    empty `out` is removed. Of two processes that write to `out`, one waits for the other.
 
     Raises:
         InputError: bad input, other options than those `out` was begun with, or a full disk.
@@ -67,20 +80,24 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
         seed=options.seed,
         parts=_own_split(source),
     )
-    is_new = _begin(source, out, options)
-    try:
-        for scan in source.scans:
-            key = _key(source, scan, options)
-            reused = is_written(out, scan, key)
-            if not reused:
-                (out / "dataset.json").unlink(missing_ok=True)
-                write_scan(source, scan, out, options.window, options.size, key)
-            yield PreparedScan(scan.id, reused)
-        _finish(source, out, splits)
-    except InputError as error:
-        if is_new and errno_of(error.__cause__) not in FULL:
-            shutil.rmtree(out)
-        raise
+    require_outside(out, source.root)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
+    with locked(out):
+        is_new = _begin(source, out, options)
+        try:
+            for scan in source.scans:
+                key = _key(source, scan, options)
+                reused = is_written(out, scan, key)
+                if not reused:
+                    (out / "dataset.json").unlink(missing_ok=True)
+                    write_scan(source, scan, out, options.window, options.size, key)
+                yield PreparedScan(scan.id, reused)
+            _finish(source, out, splits)
+        except InputError as error:
+            if is_new and errno_of(error.__cause__) not in FULL:
+                _withdraw(out)
+            raise
 
 
 def _own_split(source: Source) -> dict[str, str]:
@@ -114,10 +131,6 @@ def _asked(source: Source, options: Options) -> dict[str, Any]:
 
 def _begin(source: Source, out: Path, options: Options) -> bool:
     """Writes the options to `out`, or checks that those there are the same; True if nothing was there before."""
-    if out.resolve().is_relative_to(source.root.resolve()):
-        raise InputError(f"expected a folder outside of {source.root} to write to, got {out}; give another --out")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
     asked = _asked(source, options)
     if (out / "options.json").exists():
         begun = read_json(out / "options.json")
@@ -129,7 +142,7 @@ def _begin(source: Source, out: Path, options: Options) -> bool:
                 "give another --out, or delete the folder"
             )
         return False
-    if out.exists() and any(path for path in out.iterdir() if not path.name.endswith(".part")):
+    if any(path.name != LOCK and not is_part(path.name, _TOP) for path in out.iterdir()):
         raise InputError(f"expected {out} to be empty or a prepared data set, got other files; give another --out")
     write_json(out / "options.json", asked)
     return True
@@ -180,9 +193,21 @@ def _absent(source: Source, classes: Mapping[str, Mapping[str, int]]) -> list[st
 
 def _prune(out: Path, ids: set[str]) -> None:
     """Removes what a killed run, or a scan that is no longer in the source, left behind."""
-    for folder, suffix in (("images", ".npy"), ("labels", ".npy"), ("scans", ".json")):
-        for path in (out / folder).iterdir():
-            if path.name.removesuffix(suffix) not in ids or not path.name.endswith(suffix):
+    for folder, suffix in _FOLDERS:
+        for path in inside(out, folder).iterdir() if (out / folder).is_dir() else ():
+            is_stale = path.name.endswith(suffix) and path.name.removesuffix(suffix) not in ids
+            if is_stale or is_part(path.name):
                 path.unlink()
-    for path in out.glob(".*.part"):
-        path.unlink(missing_ok=True)
+    for path in out.iterdir():
+        if is_part(path.name, _TOP):
+            path.unlink()
+
+
+def _withdraw(out: Path) -> None:
+    """Removes what was written into a folder that held nothing before."""
+    _prune(out, set())
+    for name in ("options.json", "dataset.json"):
+        (out / name).unlink(missing_ok=True)
+    for folder, _ in _FOLDERS:
+        with suppress(OSError):  # it is not there, or somebody else put a file into it
+            (out / folder).rmdir()

@@ -14,8 +14,8 @@ from medseg_attack.data.formats.dicom import fields
 from medseg_attack.data.formats.dicom.decoders import decoded
 from medseg_attack.data.formats.dicom.label_files import LabelFile, label_file
 from medseg_attack.data.formats.dicom.reading import group, is_dicom, number, numbers, read_whole, reading
+from medseg_attack.data.formats.folders import walk
 from medseg_attack.errors import InputError, plural
-from medseg_attack.files import walk
 
 _TAGS = (
     "SOPClassUID",
