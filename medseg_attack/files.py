@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
 from medseg_attack.errors import InputError, absent, reason
@@ -325,39 +327,104 @@ def _json_text(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+class Form(BaseModel):
+    """Fields of a JSON or YAML file with their types; further fields may stand in the file."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class TaskForm(Form):
+    """A task as a card or a prepared data set holds it."""
+
+    name: str
+    classes: list[str] = Field(min_length=1)
+    exclusive: bool
+    channels: int = Field(1, ge=1, le=10_000)
+    channel_names: list[str] = Field(default_factory=list)
+
+
+def read_json(path: Path, form: type[BaseModel] | None = None) -> dict[str, Any]:
     """Reads a JSON object.
 
+    Args:
+        form: the fields that it must have, with their types.
+
     Raises:
-        InputError: the file is absent or is not a JSON object.
+        InputError: the file is absent, is not a JSON object, or a field or number of it is of the wrong kind.
     """
     try:
-        content = json.loads(require_file(path, "a JSON file").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        text = require_file(path, "a JSON file").read_text(encoding="utf-8")
+        content = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except RecursionError as error:
+        raise InputError(f"expected a JSON file at {path}, got one that is nested too deeply; restore it") from error
+    except (OSError, ValueError) as error:  # also of numbers with thousands of digits
         raise InputError(f"expected a JSON file at {path}, got {reason(error)}; restore it, or name another") from error
     if not isinstance(content, dict):
         raise InputError(f"expected a JSON object in {path}, got {type(content).__name__}; restore the file")
+    return content if form is None else check_form(content, form, path)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:20]}, which is not finite")
+    return number
+
+
+def check_form(content: dict[str, Any], form: type[BaseModel], path: Path) -> dict[str, Any]:
+    """The content of a file, if its fields are those of a form.
+
+    Raises:
+        InputError: a field is absent, or not of its type.
+    """
+    try:
+        form.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        got = "none" if first["type"] == "missing" else f"{first['input']!r:.60}"
+        raise InputError(
+            f"expected the field {field!r} in {path} as medattack writes it ({first['msg'].lower()}), got {got}; "
+            "restore the file, or name another folder"
+        ) from error
     return content
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads YAML that this package wrote.
+def read_yaml(path: Path, form: type[BaseModel] | None = None) -> dict[str, Any]:
+    """Reads fields in YAML, without tags and aliases; an empty file has none.
+
+    Args:
+        form: the fields that it must have, with their types.
 
     Raises:
         InputError: the file is absent, was cut off, or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(require_file(path, "a YAML file").read_text(encoding="utf-8"), Loader=_PlainLoader)
+    except RecursionError as error:
         raise InputError(
-            f"expected YAML at {path}, got '{' '.join(str(error).split())}'; restore the file, or choose another folder"
+            f"expected a study in YAML at {path}, got one that is nested too deeply; restore it"
         ) from error
-    if not isinstance(content, dict):
+    except (OSError, ValueError, yaml.YAMLError) as error:  # also of numbers with thousands of digits
         raise InputError(
-            f"expected fields and values in {path}, got {type(content).__name__}; restore the file, or choose another "
-            "folder"
+            f"expected a study in YAML at {path}, got '{reason(error)}'; correct it there, or name another file"
+        ) from error
+    content = {} if content is None else content
+    if not isinstance(content, dict) or not all(isinstance(field, str) for field in content):
+        raise InputError(
+            f"expected fields such as 'models: [unet]' in {path}, got {type(content).__name__}; write fields"
         )
-    return content
+    return content if form is None else check_form(content, form, path)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """A loader without aliases, of which a short text makes a list with billions of entries."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.YAMLError(f"the alias *{event.anchor}, where the value itself must stand")
+        return super().compose_node(parent, index)
 
 
 def digest(content: Any) -> str:

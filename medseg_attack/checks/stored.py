@@ -8,13 +8,20 @@ import pandas as pd
 
 from medseg_attack.checks.flags import SEVERITY, Finding, by_severity
 from medseg_attack.checks.rows import check_rows
-from medseg_attack.files import read_json, write_json
+from medseg_attack.files import Form, read_json, write_json
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import ids_of
+from medseg_attack.runs.stored_files import FlagRecord, read_header
 from medseg_attack.stats.scores import Unit
 
-FILE, HEADER_FILE = "checks.json", "run.json"
+FILE = "checks.json"
+
+
+class _Before(Form):
+    """The findings on a model before its runs."""
+
+    flags: list[FlagRecord]
 
 
 def write_before(folder: Path, findings: Sequence[Finding], cases: Sequence[str]) -> None:
@@ -26,7 +33,7 @@ def read_before(folder: Path) -> list[Finding]:
     """The stored findings on a model before its runs; none if no checks were made."""
     if not (folder / FILE).exists():
         return []
-    return [Finding.from_record(record) for record in read_json(folder / FILE)["flags"]]
+    return [Finding.from_record(record) for record in read_json(folder / FILE, _Before)["flags"]]
 
 
 def of_runs(headers: Mapping[Path, dict[str, Any]], before: Sequence[Finding]) -> dict[Path, list[dict[str, str]]]:
@@ -43,7 +50,7 @@ def of_runs(headers: Mapping[Path, dict[str, Any]], before: Sequence[Finding]) -
 
 def of_stored(runs: Iterable[Path]) -> list[Finding]:
     """The findings that finished runs hold, about their model; those that runs of a model share are listed once."""
-    headers = [read_json(path / HEADER_FILE) for path in runs]
+    headers = [read_header(path) for path in runs]
     return by_severity(
         [
             Finding.from_record(record | {"about": f"{header['model']}, {record['about']}"})
@@ -73,7 +80,7 @@ def with_ids(runs: Sequence[Path], findings: Mapping[Path, Sequence[Finding]]) -
     Args:
         findings: from `flags_of`.
     """
-    headers = {run: read_json(run / HEADER_FILE) for run in runs}
+    headers = {run: read_header(run) for run in runs}
     return _joined(
         (run, headers[run]["model"], finding.record())
         for model, of_model in findings.items()
@@ -85,7 +92,7 @@ def with_ids(runs: Sequence[Path], findings: Mapping[Path, Sequence[Finding]]) -
 
 def records_of_stored(runs: Iterable[Path]) -> list[dict[str, Any]]:
     """The flags that finished runs hold, as `with_ids` gives them; the gravest first."""
-    headers = {path: read_json(path / HEADER_FILE) for path in runs}
+    headers = {path: read_header(path) for path in runs}
     flags = _joined(
         (path, header["model"], record | {"about": f"{header['model']}, {record['about']}"})
         for path, header in headers.items()

@@ -12,11 +12,12 @@ from medseg_attack import registry
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.runner import OpenedStudy, RunOptions
-from medseg_attack.files import digest, is_checkpoint, read_json, read_yaml
+from medseg_attack.files import digest, is_checkpoint
 from medseg_attack.models.model_ref import ModelRef, files_of, resolve
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.runs.grid import cells, safe
+from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
 from medseg_attack.runs.study import Study
 from medseg_attack.runs.workspace import newest_data, newest_model
 
@@ -102,9 +103,8 @@ def open_run(run: Path, device: torch.device) -> tuple[Prepared, SegModel]:
     """
     if not (run / "run.json").exists():
         raise InputError(f"expected a finished run in {run}, got one without run.json; run its attack again")
-    file = run.parent.parent / "study.yaml"
-    study, config = read_yaml(file), read_json(run / "config.json")
-    refuse_untrusted(study["models"], file)
+    study, config = read_stored_study(run.parent.parent), read_config(run)
+    refuse_untrusted(study["models"], run.parent.parent / STUDY_FILE)
     data = open_prepared(Path(study["data"]))
     if data.fingerprint != config["data"]:
         raise InputError(f"expected the data of {run} in {data.root}, got another fingerprint; prepare it again")

@@ -23,7 +23,7 @@ from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import MANIFEST, copies_of
 from medseg_attack.exports.segmentations import write_segmentations
 from medseg_attack.exports.writing import export
-from medseg_attack.files import digest, inside, locked, read_json, require_outside
+from medseg_attack.files import digest, inside, locked, require_outside
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pin_surrogates, surrogates
@@ -34,6 +34,7 @@ from medseg_attack.runs.folder import COPIES, RunFolder
 from medseg_attack.runs.grid import Cell, safe
 from medseg_attack.runs.reading import ids_of
 from medseg_attack.runs.rows import FIT_WITHOUT_GRADIENT, ROWS_VERSION
+from medseg_attack.runs.stored_files import HEADER_FILE, read_header
 from medseg_attack.runs.study import Study
 from medseg_attack.runtime import deterministic, provenance, versions
 from medseg_attack.threat.balls.regions import check_organ
@@ -41,7 +42,6 @@ from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import UNITS
 from medseg_attack.types import Batch, CaseRef, Donors, Setting, common
 
-HEADER_FILE = "run.json"
 COMPUTATION = ("device", "batch_size", "versions", "provenance")  # fields of a header that say how it was computed
 CASE_ALONE = check_case_alone.flag.code
 
@@ -184,7 +184,7 @@ def _run_model(
     refs = opened.refs(model_ref)
     model = model_ref.load(opened.data.task, opened.device)
     folders = [RunFolder.open(folder, _config(opened, model_ref, cell, refs)) for cell, folder in runs]
-    finished = {folder.path: read_json(folder.path / HEADER_FILE) for folder in folders if _is_finished(folder, refs)}
+    finished = {folder.path: read_header(folder.path) for folder in folders if _is_finished(folder, refs)}
     with frozen(model), deterministic(opened.device), model_ref.errors_named():
         pending = [
             PendingRun(_fitted(opened, model_ref, model, cell, folder), folder, cell.budget)

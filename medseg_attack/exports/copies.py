@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from medseg_attack.data.formats.dicom.decoders import decoded
 from medseg_attack.data.formats.dicom.writing import geometry
@@ -21,9 +22,53 @@ from medseg_attack.data.formats.pictures import is_picture, lossless, read_pictu
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError
-from medseg_attack.files import digest
+from medseg_attack.files import Form, digest, read_json
+from medseg_attack.runs.folder import COPIES
 
 MANIFEST = "manifest.json"  # beside the copies: the list of them
+
+
+class _ListedFile(Form):
+    """A copy or a segmentation in the manifest."""
+
+    scan: str
+    path: str
+    slices: list[int] = Field(default_factory=list)
+    channels: list[int] = Field(default_factory=list)
+
+
+class _ListedSegmentation(Form):
+    """A segmentation in the manifest."""
+
+    scan: str
+    path: str
+    sha256: str
+
+
+class _Manifest(Form):
+    """The list of a run's copies."""
+
+    files: list[_ListedFile]
+    which: str = Field("all", pattern="^(all|worst:[0-9]{1,9})$")
+    segmentations: list[_ListedSegmentation] = Field(default_factory=list)
+
+
+class Sidecar(Form):
+    """The facts beside a copy."""
+
+    sha256: str
+    attack: str
+    weights: str
+    eps: float | None
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """The list of a run's copies.
+
+    Raises:
+        InputError: there is none, or a field of it is not what it should be.
+    """
+    return read_json(run / COPIES / MANIFEST, _Manifest)
 
 
 @dataclass(frozen=True, eq=False)

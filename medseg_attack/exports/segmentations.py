@@ -8,7 +8,7 @@ import torch
 from medseg_attack.data.formats.dicom.writing import seg_bytes
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
-from medseg_attack.exports.copies import MANIFEST, run_key
+from medseg_attack.exports.copies import MANIFEST, Sidecar, read_manifest, run_key
 from medseg_attack.exports.verification import predict_copies, read_copies
 from medseg_attack.files import file_hash, inside, read_json, whole, write_json
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -20,7 +20,7 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
 
     They are in the manifest, as the copies are. Predicted from what stands on the disk, in the batches of the run.
     """
-    manifest = read_json(run / COPIES / MANIFEST)
+    manifest = read_manifest(run)
     files = [file for file in manifest["files"] if data.records[file["scan"]].frames]
     if not files or "segmentations" in manifest:
         return
@@ -59,4 +59,4 @@ def _by_slice(mask: Array, case: str, data: Prepared) -> dict[str, Array]:
 
 def _key(copy: Path) -> str:
     """A key of the run and the scan: another one gives other UIDs."""
-    return run_key(read_json(copy.with_name(f"{copy.name}.json"))) + copy.parent.name
+    return run_key(read_json(copy.with_name(f"{copy.name}.json"), Sidecar)) + copy.parent.name

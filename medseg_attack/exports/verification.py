@@ -15,12 +15,21 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.record import damage
 from medseg_attack.errors import InputError
-from medseg_attack.exports.copies import MANIFEST, PerturbedCopy, copies_of, has_scans, read_stored
+from medseg_attack.exports.copies import (
+    MANIFEST,
+    PerturbedCopy,
+    Sidecar,
+    copies_of,
+    has_scans,
+    read_manifest,
+    read_stored,
+)
 from medseg_attack.files import file_hash, read_json
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import COPIES, SEAL, RunFolder
+from medseg_attack.runs.stored_files import read_header
 from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, Setting, Task
@@ -63,7 +72,7 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
             f"expected stored scans in {run / COPIES}, got no {MANIFEST}; attack again with --save-adversarial all"
         )
     (run / SEAL).unlink(missing_ok=True)
-    manifest = read_json(run / COPIES / MANIFEST)
+    manifest = read_manifest(run)
     files = manifest["files"]
     values, mismatches = read_copies(run, data, files)
     mismatches += _left_out(run, data, manifest)
@@ -87,7 +96,7 @@ def _left_out(run: Path, data: Prepared, manifest: Mapping[str, Any]) -> list[Mi
     """Files that the run wrote and its list no longer has: all of them, or as many as were asked for."""
     rows = RunFolder(run).rows()
     cases, scans = set(rows["case"]), _scans(run)
-    whole_scans = has_scans(read_json(run / "run.json"))
+    whole_scans = has_scans(read_header(run))
     written = {
         copy.written: scan
         for scan in scans
@@ -114,7 +123,7 @@ def read_copies(
     copies = {(scan, copy.written): copy for scan in scans for copy in copies_of(data.records[scan])}
     known = ((file, copies.get((file["scan"], file["path"]))) for file in files)  # of strangers `_left_out` tells
     mismatches = [wrong for file, copy in known if copy for wrong in _check_file(run, data, file, copy, values)]
-    if has_scans(read_json(run / "run.json")):
+    if has_scans(read_header(run)):
         values = _stacked(data, {file["scan"] for file in files}, values)
     return values, mismatches
 
@@ -139,7 +148,7 @@ def _check_file(
         if not needed.exists():
             yield Mismatch(file["scan"], f"{needed} is missing")
             return
-    if file_hash(path) != read_json(sidecar).get("sha256"):
+    if file_hash(path) != read_json(sidecar, Sidecar)["sha256"]:
         yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
     try:
         stored, geometry = read_stored(path, record)
@@ -178,7 +187,7 @@ def predict_copies(
     Args:
         values: the stored values by case.
     """
-    header = read_json(run / "run.json")
+    header = read_header(run)
     ids = {str(case) for case in RunFolder(run).rows()["case"]}
     refs = [ref for ref in data.refs("all", dims=3 if has_scans(header) else 2) if ref.id in ids]
     size = int(header["batch_size"])

@@ -17,9 +17,10 @@ from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError, plural
 from medseg_attack.exports.copies import MANIFEST, PerturbedCopy, copies_of, has_scans, run_key
-from medseg_attack.files import file_hash, inside, read_json, require_file, require_outside, whole, write_json
+from medseg_attack.files import file_hash, inside, require_file, require_outside, whole, write_json
 from medseg_attack.metrics.overlap import dice_of
 from medseg_attack.runs.folder import COPIES, RunFolder
+from medseg_attack.runs.stored_files import read_config, read_header
 from medseg_attack.types import CaseRef
 
 MARK = "perturbed by medattack: not for diagnosis"
@@ -36,7 +37,7 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
     Raises:
         InputError: the scans cannot be written back, or the attack's images are in no file's type.
     """
-    rows, config, header = RunFolder(run).rows(), read_json(run / "config.json"), read_json(run / "run.json")
+    rows, config, header = RunFolder(run).rows(), read_config(run), read_header(run)
     whole_scans = has_scans(header)
     files = [(scan, copy) for scan in sorted({ref.volume for ref in refs}) for copy in copies_of(data.records[scan])]
     if which != "all":

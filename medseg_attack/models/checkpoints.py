@@ -6,7 +6,7 @@ Weights are never unpickled, and loading never downloads.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import CARD, is_checkpoint, read_json, whole, write_json
+from medseg_attack.files import CARD, Form, TaskForm, is_checkpoint, read_json, whole, write_json
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call
@@ -22,6 +22,18 @@ from medseg_attack.runtime import versions
 from medseg_attack.types import Task
 
 WEIGHTS = "weights.safetensors"
+
+
+class _Card(Form):
+    """The facts that every checkpoint has."""
+
+    task: TaskForm
+    label: str
+    spec: str
+    weights_sha256: str
+    dims: Literal[2, 3] = 2
+    n_parameters: int = 0
+    val_dice: dict[str, float | None] | None = None
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -155,14 +167,7 @@ def read_card(folder: Path) -> dict[str, Any]:
             f"expected a checkpoint with {WEIGHTS} and {CARD} in {folder}, got no {CARD}; name its folder, "
             "or finish the training with the same 'medattack train' command"
         )
-    card = read_json(folder / CARD)
-    absent = [field for field in ("task", "label", "spec", "weights_sha256") if field not in card]
-    if absent:
-        raise InputError(
-            f"expected the field {absent[0]!r} in {folder / CARD}, got none; copy the whole folder again, or train the "
-            "model again"
-        )
-    return card
+    return read_json(folder / CARD, _Card)
 
 
 def read_buildable_card(folder: Path) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import find_runs, read_runs
+from medseg_attack.runs.stored_files import read_header
 
 MAY_DIFFER = frozenset({"weights"})
 
@@ -81,7 +81,7 @@ def _read(folder: Path) -> Run:
         )
     config = RunFolder(folder).config
     rest = {key: value for key, value in config.items() if key not in MAY_DIFFER}
-    return Run(folder, str(read_json(folder / "run.json").get("model")), str(config.get("weights")), rest)
+    return Run(folder, str(read_header(folder)["model"]), str(config.get("weights")), rest)
 
 
 def _like(run: Run, olds: Sequence[Run]) -> Run:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.stored_files import read_header
 from medseg_attack.runs.stored_specs import role_of
 
 
@@ -47,7 +47,7 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
                 f"expected a finished run in {folder}, got one without run.json; run its attack again, it goes on "
                 "where it stopped"
             )
-        header = read_json(folder / "run.json")
+        header = read_header(folder)
         if header.get("partial") and not allow_partial:
             raise InputError(
                 f"expected a run of all cases in {folder}, got one of {header.get('cases')} (--limit); "

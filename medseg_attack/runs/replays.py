@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import digest, read_json, read_yaml
+from medseg_attack.files import digest
 from medseg_attack.runs.reading import find_runs
+from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
 
 
 def replay_fields(images: Path) -> dict[str, Any]:
@@ -19,12 +20,12 @@ def replay_fields(images: Path) -> dict[str, Any]:
     runs = [run.resolve() for run in find_runs([images]) if (run / "images").is_dir()]
     if not runs:
         raise InputError(f"expected stored images in {images}, got none; run the attack with --save-adversarial all")
-    study = runs[0].parent.parent / "study.yaml"
-    content = read_yaml(study) if study.exists() else {}
+    results = runs[0].parent.parent
+    content = read_stored_study(results) if (results / STUDY_FILE).exists() else {}
     choice = {field: content[field] for field in ("split", "fold", "limit") if field in content}
     return {"attacks": [_replay(run) for run in runs]} | choice
 
 
 def _replay(run: Path) -> str:
     """The spec of the attack that returns the run's images, held to the run's configuration by its hash."""
-    return f"replay(run={str(run)!r}, content={digest(read_json(run / 'config.json'))[:12]!r})"
+    return f"replay(run={str(run)!r}, content={digest(read_config(run))[:12]!r})"

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.files import read_yaml
 from medseg_attack.threat.budgets import parse_budget
 
 
@@ -65,12 +65,7 @@ def read_study(file: Path | None, flags: dict[str, Any]) -> Study:
     """
     content: Any = {}
     if file is not None:
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"expected a study in YAML at {file}, got {error}; correct it there") from error
-        if not isinstance(content, dict):
-            raise InputError(f"expected fields such as 'models: [unet]' in {file}, got {content!r}; write fields")
+        content = read_yaml(file)
     set_flags = {key: value for key, value in flags.items() if value is not None and value != []}
     try:
         study = Study.model_validate(content | set_flags)
@@ -93,4 +88,4 @@ def _sentence(error: ValidationError, file: Path | None) -> str:
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
     place = f" in {file}" if file else ""
-    return f"{where}{place}: {first['msg'].lower()}, got {first['input']!r}; write another value"
+    return f"{where}{place}: {first['msg'].lower()}, got {first['input']!r:.60}; write another value"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
@@ -57,7 +58,14 @@ def past(folder: Path) -> list[EpochRecord]:
         return []
     checkpoints.load_tensors(folder / STATE)
     with safe_open(folder / STATE, framework="pt") as file:
-        return [EpochRecord(**record) for record in json.loads(file.metadata()["history"])]
+        text = (file.metadata() or {}).get("history", "")
+    try:
+        return TypeAdapter(list[EpochRecord]).validate_json(text)
+    except ValidationError as error:
+        raise InputError(
+            f"expected the history of a training in {folder / STATE}, got '{text[:20]}'; delete {folder} and "
+            "train again"
+        ) from error
 
 
 def train(plan: Options, data: TrainingData, folder: Path, device: torch.device) -> Iterator[EpochRecord]:

@@ -9,10 +9,10 @@ import torch
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import About, build, register, with_eps
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.stored_files import read_config
 from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
@@ -50,7 +50,7 @@ class Replay(Bindable):
             raise InputError(
                 f"expected the folder of one run, got {self.run} without config.json; give RUN, not its study"
             )
-        config = read_json(Path(self.run) / "config.json")
+        config = read_config(Path(self.run))
         ball: Ball = build(attack_of(config), "attack").ball
         if config.get("budget"):  # another fraction for every case: the widest of them holds them all
             ball = with_eps(ball, float(RunFolder(Path(self.run)).rows()["budget"].max()))

@@ -14,11 +14,28 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord, damage, is_id, mapped, read_record
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.errors import InputError
-from medseg_attack.files import is_checkpoint, read_json
+from medseg_attack.files import Form, TaskForm, is_checkpoint, read_json
 from medseg_attack.types import Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
 
 OPEN = 16  # scans whose files are kept open
 Split = Literal["train", "val", "test", "all"]
+
+
+class _Description(Form):
+    """The description of a prepared data set."""
+
+    task: TaskForm
+    fingerprint: str
+    summary: dict[str, Any]
+    splits: dict[str, int | str]
+    notes: list[str]
+    scans: list[str]
+
+
+class _Options(Form):
+    """The options that a data set was prepared with, as far as they are read again."""
+
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +269,7 @@ def open_prepared(path: Path) -> Prepared:
             raise InputError(f"expected a prepared data set in {path}, got a model; give its data, or no --data")
         got = "one that was not finished" if begun else "none"
         raise InputError(f"expected a prepared data set in {path}, got {got}; run medattack prepare --out {path}")
-    content = read_json(path / "dataset.json")
+    content = read_json(path / "dataset.json", _Description)
     try:
         if wrong := [scan for scan in content["scans"] if not is_id(scan)]:
             raise ValueError(f"the scan {wrong[0]!r}, whose id is no name of a file")
@@ -260,7 +277,7 @@ def open_prepared(path: Path) -> Prepared:
             root=path,
             task=Task.from_json(content["task"]),
             fingerprint=content["fingerprint"],
-            options=read_json(path / "options.json"),
+            options=read_json(path / "options.json", _Options),
             summary=content["summary"],
             splits=content["splits"],
             notes=tuple(content["notes"]),

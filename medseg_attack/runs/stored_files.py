@@ -1,0 +1,88 @@
+"""Forms of the files beside the rows of a run: a field that is absent or of another type is refused by its name."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from medseg_attack.files import Form, read_json, read_yaml
+
+HEADER_FILE, CONFIG_FILE, STUDY_FILE = "run.json", "config.json", "study.yaml"
+
+
+class FlagRecord(Form):
+    """A flag as `run.json` and `checks.json` hold it."""
+
+    code: str
+    title: str
+    verdict: Literal["invalid", "upper bound on robustness", "note"]
+    todo: str
+    about: str
+    numbers: str = Field(alias="seen")
+
+
+class Header(Form):
+    """The header of a finished run, `run.json`; older ones lack some fields."""
+
+    model: str
+    attack: str
+    cases: int = Field(ge=0)
+    loss: str = ""
+    ball: str = ""
+    eps: float | None = None
+    dims: Literal[2, 3] = 2
+    batch_size: int = Field(1, ge=1)
+    partial: bool = False
+    data: str = ""
+    split: str = ""
+    n_parameters: int = 0
+    val_dice: float | None = None
+    seconds: float = 0
+    flags: list[FlagRecord] = Field(default_factory=list)
+
+
+class Config(Form):
+    """All that determined the rows of a run, `config.json`."""
+
+    attack: str
+    weights: str
+    data: str
+    budget: str | None = None
+    metrics: list[str] = Field(default_factory=list)
+
+
+class StoredStudy(Form):
+    """The fields of a run's `study.yaml` that are read again."""
+
+    data: str
+    models: list[str]
+    split: Literal["test", "val", "train", "all"] = "test"
+    fold: int = Field(0, ge=0)
+    limit: float | None = Field(None, gt=0)
+
+
+def read_header(run: Path) -> dict[str, Any]:
+    """The header of a finished run.
+
+    Raises:
+        InputError: there is none, or a field of it is not what it should be.
+    """
+    return read_json(run / HEADER_FILE, Header)
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """All that determined the rows of a run.
+
+    Raises:
+        InputError: there is nothing, or a field of it is not what it should be.
+    """
+    return read_json(run / CONFIG_FILE, Config)
+
+
+def read_stored_study(results: Path) -> dict[str, Any]:
+    """The study in a folder of results.
+
+    Raises:
+        InputError: there is none, or a field of it is not what it should be.
+    """
+    return read_yaml(results / STUDY_FILE, StoredStudy)
