@@ -6,9 +6,9 @@ python -m medseg_attack.checks.flags_page > docs/flags.md
 import inspect
 import textwrap
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
-from medseg_attack.checks import model, probes, rows
+from medseg_attack.checks import model, model_profile, probes, rows
 from medseg_attack.checks.flags import Check, checks_in
 
 _INTRODUCTION = """\
@@ -36,28 +36,46 @@ than twice its standard error.
 def checks() -> dict[str, list[Check[Any]]]:
     """All checks, by the code that they raise, in the order of codes."""
     by_code: dict[str, list[Check[Any]]] = {}
-    for check in chain.from_iterable(map(checks_in, (model, probes, rows))):
+    for check in chain.from_iterable(map(checks_in, (model, model_profile, probes, rows))):
         by_code.setdefault(check.flag.code, []).append(check)
     return dict(sorted(by_code.items()))
 
 
 def page() -> str:
     """The text of `docs/flags.md`."""
-    by_code = checks()
-    table = [
-        f"| {code} | {raised_by[0].flag.verdict} | {raised_by[0].flag.title} |" for code, raised_by in by_code.items()
-    ]
-    sections = [_section(raised_by) for raised_by in by_code.values()]
+    flags = explanations().values()
+    table = [f"| {flag.code} | {flag.verdict} | {flag.title} |" for flag in flags]
+    sections = map(_section, flags)
     return "\n".join([_INTRODUCTION, "| code | verdict | title |", "| --- | --- | --- |", *table, "", *sections])
 
 
-def _section(raised_by: list[Check[Any]]) -> str:
+class Explanation(NamedTuple):
+    """A flag in words, without line breaks: see `Flag`, and the docstrings of its checks."""
+
+    code: str
+    verdict: str
+    title: str
+    raised_if: str
+    explanation: str
+    todo: str
+
+
+def explanations() -> dict[str, Explanation]:
+    """The explanation of every flag, by its code."""
+    return {code: _explanation(raised_by) for code, raised_by in checks().items()}
+
+
+def _explanation(raised_by: list[Check[Any]]) -> Explanation:
     flag = raised_by[0].flag
-    conditions, explanations = zip(*(_parts(check) for check in raised_by), strict=True)
-    (explanation,) = (text for text in explanations if text)
+    conditions, texts = zip(*(_parts(check) for check in raised_by), strict=True)
+    (text,) = (text for text in texts if text)
     condition = "; or ".join(text.removesuffix(".") for text in conditions)
-    explanation, todo = explanation.split("\n\nWhat to do: ")
-    paragraphs = [f"*Raised if* {condition}.", f"*Explanation* {explanation}", f"*What to do* {todo}"]
+    meaning, todo = text.split("\n\nWhat to do: ")
+    return Explanation(flag.code, flag.verdict, flag.title, f"{condition}.", meaning, todo)
+
+
+def _section(flag: Explanation) -> str:
+    paragraphs = [f"*Raised if* {flag.raised_if}", f"*Explanation* {flag.explanation}", f"*What to do* {flag.todo}"]
     head = f"### {flag.code} - {flag.title}\n\nVerdict: **{flag.verdict}**."
     return "\n\n".join([head, *map(_filled, paragraphs)]) + "\n"
 

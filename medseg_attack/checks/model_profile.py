@@ -1,13 +1,15 @@
 """A model's profile, from outside: what it expects and does, ranges, logits, agreement of passes, Dice and memory."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medseg_attack.checks.flags import Finding
+from medseg_attack.checks.flags import Evidence, Finding, by_severity
 from medseg_attack.checks.model import Scene, check_case_alone, check_model, check_probabilities, check_repeated_passes
+from medseg_attack.checks.rows import IMPLAUSIBLE, check_clean_dice
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.models.nnunet.predictor import Predictor
 from medseg_attack.models.segmodel import SegModel
@@ -36,6 +38,7 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
         hook.remove()
     into, out = torch.cat(before_net, 2), torch.cat(after_net, 2)
     scene = Scene(model, batch, (), log_odds)
+    dice = _dice(model, batch, log_odds)
     differ = check_repeated_passes(scene)
     differ_alone = check_case_alone(scene)
     return {
@@ -45,9 +48,17 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
         **({"gradient": "none, a black box: use attacks without gradients"} if model.black_box else {}),
         "two passes agree": _agreement(differ),
         "alone as in a batch": _agreement(differ_alone) if len(batch.cases) > 1 and not differ else "not asked",
-        "clean Dice": _dice(model, batch, log_odds),
+        "clean Dice": dice,
         "memory of one step": _memory(model, batch),
-    }, check_model(model, batch)
+    }, by_severity([*check_model(model, batch), *check_dice_of_cases(dice)])
+
+
+@check_clean_dice.flag
+def check_dice_of_cases(dice: dict[str, float]) -> Iterator[Evidence]:
+    """MA014: in `medattack doctor`, the mean Dice of the few cases is below 0.3."""
+    scores = [score for score in dice.values() if not math.isnan(score)]
+    if scores and (mean := sum(scores) / len(scores)) < IMPLAUSIBLE:
+        yield Evidence("clean images", f"Dice {mean:.3f} on these cases")
 
 
 def _agreement(findings: list[Finding]) -> str:

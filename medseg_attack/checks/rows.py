@@ -22,6 +22,7 @@ from medseg_attack.stats.patients import TESTS_FROM
 from medseg_attack.stats.scores import Unit, pooled, scored
 
 SMALLEST_DIFFERENCE = 0.005  # of Dice
+IMPLAUSIBLE = 0.3  # clean Dice below which there is little to attack
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
 UNIVERSAL = ("uap", "uap_gaussian", "uap_metzen")  # attacks that spend their gradients on other patients
@@ -307,7 +308,7 @@ def check_clean_dice(runs: Runs) -> Iterator[Evidence]:
     """
     clean = float(runs.clean.iloc[:, 0].mean())
     validation = pd.to_numeric(runs.facts["val_dice"]).iloc[0] if "val_dice" in runs.facts else float("nan")
-    if clean < 0.3:
+    if clean < IMPLAUSIBLE:
         yield Evidence("clean images", f"Dice {clean:.3f} before any attack")
     elif validation - clean > 0.15:
         yield Evidence("clean images", f"Dice {clean:.3f}, the checkpoint's card says {validation:.3f}")

@@ -11,6 +11,7 @@ from medseg_attack.cli.compare import compare
 from medseg_attack.cli.demo import demo
 from medseg_attack.cli.doctor import doctor
 from medseg_attack.cli.evaluate import evaluate
+from medseg_attack.cli.explain import explain
 from medseg_attack.cli.ls import ls
 from medseg_attack.cli.prepare import prepare
 from medseg_attack.cli.selftest import selftest
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="How far does a perturbation that nobody can see move a medical segmentation model, organ by organ?",
 )
-for command in (prepare, train, attack, evaluate, compare, verify, demo, ls, doctor, selftest):
+for command in (prepare, train, attack, evaluate, compare, verify, demo, ls, explain, doctor, selftest):
     app.command()(command)
 
 

@@ -126,6 +126,8 @@ def _opened(
 
     opened = open_study(study, workspace, pick_device(device), RunOptions(batch_size, checks=True), out)
     terminal.say(opened.summary)
+    for note in opened.notes:
+        terminal.say(f"note: {note}")
     return opened
 
 

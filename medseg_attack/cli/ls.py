@@ -23,6 +23,7 @@ KINDS = {
     "datasets": "dataset",
     "metrics": "metric",
 }
+FLAGS = "flags"  # which are declared on their checks, not registered
 SAVED = ("checkpoint", "others")  # models that stand for trained ones
 
 
@@ -31,7 +32,8 @@ def ls(
     what: Annotated[
         str,
         typer.Argument(
-            help="Kind to list: attacks, objectives, goals, criteria, balls, models, networks, datasets or metrics."
+            help="Kind to list: attacks, objectives, goals, criteria, balls, models, networks, datasets, metrics or "
+            "flags."
         ),
     ],
     explain: Annotated[
@@ -44,10 +46,13 @@ def ls(
 
     Example: medattack ls attacks --explain
     """
-    if what not in KINDS:
-        raise InputError(f"expected one of {', '.join(KINDS)}, got {what!r}; choose one")
+    if what not in (*KINDS, FLAGS):
+        raise InputError(f"expected one of {', '.join((*KINDS, FLAGS))}, got {what!r}; choose one")
     if explain and what != "attacks":
         raise InputError(f"expected attacks for --explain, got {what}; drop it")
+    if what == FLAGS:
+        _print_flags(json)
+        return
     from rich import box
     from rich.table import Table
 
@@ -78,6 +83,24 @@ def ls(
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else value or "" for value in row.values()))
     terminal.out().print(table)
+
+
+def _print_flags(json: bool) -> None:
+    """Codes, verdicts and titles of all flags; `medattack explain CODE` says more."""
+    from rich import box
+    from rich.table import Table
+
+    from medseg_attack.checks.flags_page import explanations
+
+    rows = [{"code": flag.code, "verdict": flag.verdict, "title": flag.title} for flag in explanations().values()]
+    if json:
+        terminal.print_json(rows)
+        return
+    table = Table(*rows[0], box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for row in rows:
+        table.add_row(*row.values())
+    terminal.out().print(table)
+    terminal.next_step("medattack explain MA007")
 
 
 def _print_attacks(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) -> None:

@@ -14,7 +14,12 @@ Data = Annotated[
 Split = Annotated[str, typer.Option("--split", help="Cases to score: the test, val or train split, or all.")]
 Limit = Annotated[
     float | None,
-    typer.Option("--limit", help="Score only this many cases, or this share of them if below 1.", show_default="all"),
+    typer.Option(
+        "--limit",
+        help="Score only this many cases, or this share of them if below 1; with --metric, whole scans until there are "
+        "so many.",
+        show_default="all",
+    ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Cases per batch.")]
 Unit = Annotated[

@@ -7,7 +7,7 @@ from math import prod
 
 from medseg_attack.evaluation.fitting import fit_once
 from medseg_attack.evaluation.loop import attack_chunk
-from medseg_attack.evaluation.runner import OpenedStudy, donors_of, training_cases
+from medseg_attack.evaluation.runner import OpenedStudy, donors_of, refuse_unrunnable, training_cases
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.runs.chunks import chunks
@@ -62,7 +62,7 @@ def estimate(opened: OpenedStudy) -> Estimate:
     Raises:
         InputError: the split has no cases.
     """
-    opened.require_cases()
+    refuse_unrunnable(opened)
     runs = tuple(cost for model_ref in opened.models for cost in _run_costs(opened, model_ref))
     n_pixels = [[prod(ref.shape) for ref in opened.refs(model_ref)] for model_ref in opened.models]
     cases = max(map(len, n_pixels))

@@ -1,6 +1,6 @@
 """Running a study: every model under every attack, each pair a run of its own in the study's folder."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from medseg_attack.checks.model import check_case_alone, check_model
 from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fit_without_gradient, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
@@ -84,7 +84,8 @@ class OpenedStudy:
 
     def refs(self, model: ModelRef) -> list[CaseRef]:
         """The cases of the study's split, slices or scans as the model takes them."""
-        return limit(self.data.refs(self.study.split, self.study.fold, model.dims), self.study.limit)
+        refs = self.data.refs(self.study.split, self.study.fold, model.dims)
+        return limit(refs, self.study.limit, whole_scans=bool(self.study.metrics))
 
     def cells(self, model: ModelRef) -> list[Cell]:
         """The study's attacks on that model, their surrogates named with the hash of their weights."""
@@ -135,11 +136,16 @@ class OpenedStudy:
     @property
     def notes(self) -> list[str]:
         """Sentences that a reader of the study should know before it runs."""
+        notes = []
         units = {cell.attack.ball.unit: cell for cell in self.grid if cell.role == "attack" and self.study.eps}
-        if len(units) < 2:
-            return []
-        meanings = [f"{unit or UNITS['']} for {cell.label}" for unit, cell in units.items()]
-        return [f"--eps {', '.join(self.study.eps)} has several meanings: {', '.join(meanings)}"]
+        if len(units) > 1:
+            meanings = [f"{unit or UNITS['']} for {cell.label}" for unit, cell in units.items()]
+            notes.append(f"--eps {', '.join(self.study.eps)} has several meanings: {', '.join(meanings)}")
+        if self.study.limit is not None and self.study.metrics and any(model.dims == 2 for model in self.models):
+            refs = self.refs(next(model for model in self.models if model.dims == 2))
+            scans = plural(len({ref.volume for ref in refs}), "whole scan")
+            notes.append(f"--limit {self.study.limit:g} takes {scans} ({len(refs)} slices), which --metric measures")
+        return notes
 
     def require_cases(self) -> None:
         """Refuses a split without cases for one of the models."""
@@ -159,11 +165,7 @@ def run(opened: OpenedStudy) -> Iterator[tuple[int, int]]:
         InputError: the folder holds another study; a checkpoint does not fit the data.
     """
     runs = [opened.runs(model_ref) for model_ref in opened.models]
-    opened.require_cases()
-    require_outside(opened.out, Path(opened.data.options["source"]))
-    for model_ref in opened.models:
-        _check_study(opened, model_ref)
-    metrics = {text: registry.build(text, "metric") for text in opened.study.metrics}
+    metrics = refuse_unrunnable(opened)
     with locked(opened.out, shared=True) as lock:  # shards may run at the same time
         study = yaml.safe_dump(opened.study.model_dump(), sort_keys=False)
         is_new = claim(opened.out, opened.identity, study)
@@ -175,6 +177,20 @@ def run(opened: OpenedStudy) -> Iterator[tuple[int, int]]:
             if is_new and lock.is_alone() and not any(opened.out.rglob("*.parquet")):
                 withdraw(opened.out, map(opened.folder, opened.models))  # nothing was computed: leave nothing behind
             raise
+
+
+def refuse_unrunnable(opened: OpenedStudy) -> dict[str, Any]:
+    """Refuses what cannot be run, before anything slow happens; the metrics of the study, built.
+
+    Raises:
+        InputError: the sentence says what cannot be run.
+    """
+    metrics = {text: registry.build(text, "metric") for text in opened.study.metrics}
+    opened.require_cases()
+    require_outside(opened.out, Path(opened.data.options["source"]))
+    for model_ref in opened.models:
+        _check_study(opened, model_ref)
+    return metrics
 
 
 def _run_model(
@@ -395,7 +411,7 @@ def _header(
         **ids_of(folder.path),
         "dims": model_ref.dims,
         "n_parameters": card["n_parameters"],
-        "val_dice": float(np.mean(list(card["val_dice"].values()))) if card.get("val_dice") else None,
+        "val_dice": _mean_of_known((card.get("val_dice") or {}).values()),
         "data": opened.data.name,
         "attack": cell.label,
         "role": cell.role,
@@ -415,6 +431,12 @@ def _header(
         "versions": versions(),
         "provenance": provenance(),
     }
+
+
+def _mean_of_known(scores: Iterable[float | None]) -> float | None:
+    """The mean of the scores of organs that the validation patients have; None if they have none."""
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _eps(cell: Cell, folder: RunFolder) -> float:

@@ -51,6 +51,16 @@ class Study(BaseModel):
     def _one_is_a_list(cls, value: Any) -> Any:
         return value if isinstance(value, list) else [value]
 
+    @field_validator("limit")
+    @classmethod
+    def _whole_or_share(cls, value: float | None) -> float | None:
+        if value is not None and value > 1 and not value.is_integer():
+            raise InputError(
+                f"expected --limit as a whole number of cases or a share below 1, got {value:g}; "
+                f"write {int(value)} or {int(value) + 1}"
+            )
+        return value
+
     @field_validator("eps", mode="before")
     @classmethod
     def _fractions(cls, value: Any) -> Any:

@@ -180,3 +180,19 @@ def test_every_model_has_its_own_flags(home: Path, tmp_path: Path) -> None:
 def test_what_reads_rows_needs_no_torch() -> None:
     loaded = "import sys, medseg_attack.checks.stored; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", loaded], env=os.environ.copy(), check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("val_dice", "mean"),
+    [({"large_bowel": None, "small_bowel": 0.5, "stomach": 0.7}, 0.6), ({"stomach": None}, None), (None, None)],
+)
+def test_an_organ_that_no_validation_patient_has_is_left_out_of_the_mean(
+    home: Path, tmp_path: Path, val_dice: Any, mean: float | None
+) -> None:
+    model = shutil.copytree(home / "models" / "oracle", tmp_path / "model")
+    card = json.loads((model / "card.json").read_text())
+    (model / "card.json").write_text(json.dumps(card | {"val_dice": val_dice}))
+    words = ["--home", home, "--model", model, "--eps", "8/255", "--out", tmp_path / "run", "--limit", 2]
+    medattack("attack", *words)
+    headers = [json.loads(file.read_text()) for file in (tmp_path / "run").rglob("run.json")]
+    assert [header["val_dice"] for header in headers] == [mean if mean is None else pytest.approx(mean)] * 2

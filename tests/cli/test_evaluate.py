@@ -58,3 +58,39 @@ def test_scores_of_another_batch_size_are_shown_where_nothing_depends_on_it(home
         evaluate(home, "Net", "--batch-size", batch_size, "--out", tmp_path / "out")
     (header,) = (tmp_path / "out").rglob("run.json")
     assert json.loads(header.read_text())["batch_size"] == 1  # by which it was computed
+
+
+def test_a_limit_takes_whole_scans_where_scans_are_measured(home: Path, tmp_path: Path) -> None:
+    words = ["--data", home / "data" / "decathlon", "--home", home, "--model", f"own('{home}/scans/nets.py:Net')"]
+    words += ["--metric", "hd95_mm", "--limit", 3, "--json"]
+    attacked = medattack("attack", *words, "--eps", "0.45", "--out", tmp_path / "attack")
+    assert "note: --limit 3 takes 1 whole scan (5 slices), which --metric measures" in one_line(attacked.stderr)
+    assert all(run["adv_hd95_mm"] is not None for run in json.loads(attacked.stdout)["runs"])
+    evaluated = medattack("evaluate", *words, "--out", tmp_path / "evaluate")
+    assert "takes 1 whole scan" in evaluated.stderr
+    assert all(score["hd95_mm"] is not None for score in json.loads(evaluated.stdout)["scores"])
+    plain = medattack("attack", *words[:-5], "--limit", 3, "--eps", "0.45", "--out", tmp_path / "slices")
+    assert "whole scan" not in plain.stderr
+    (header, _) = (tmp_path / "slices").rglob("run.json")
+    assert json.loads(header.read_text())["cases"] == 3
+
+
+@pytest.mark.parametrize("command", ["attack", "evaluate"])
+def test_a_limit_between_two_numbers_of_cases_is_refused(home: Path, command: str) -> None:
+    words = ["--home", home, "--model", f"own('{home}/scans/nets.py:Net')", "--limit", 1.5]
+    said = one_line(medattack(command, *words, code=2).stderr)
+    assert "a whole number of cases or a share below 1, got 1.5; write 1 or 2" in said
+
+
+def test_a_plan_refuses_what_the_run_refuses(home: Path) -> None:
+    words = ["--home", home, "--model", f"own('{home}/scans/nets.py:Net')"]
+    for more in (["--metric", "hd59"], ["--eps", "0.001"], ["--region", "outside:spleen"]):
+        plan = medattack("attack", *words, *more, "--plan", code=2).stderr
+        assert plan.splitlines()[-1] == medattack("attack", *words, *more, code=2).stderr.splitlines()[-1]
+
+
+def test_doctor_flags_a_model_that_finds_nothing(home: Path) -> None:
+    words = ["--home", home, "--model", f"own('{home}/scans/nets.py:Blind')"]
+    assert "MA014 invalid - clean images" in one_line(medattack("doctor", *words, code=1).stdout)
+    sound = medattack("doctor", "--home", home, "--model", f"own('{home}/scans/nets.py:Net')").stdout
+    assert "MA014" not in sound

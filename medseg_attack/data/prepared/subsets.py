@@ -8,12 +8,26 @@ from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.types import Case, CaseRef
 
 
-def limit(refs: Sequence[CaseRef], limit: float | None) -> list[CaseRef]:
-    """So many of the cases, or such a share of them if the limit is below 1; all without a limit."""
+def limit(refs: Sequence[CaseRef], limit: float | None, *, whole_scans: bool = False) -> list[CaseRef]:
+    """So many of the cases, or such a share of them if the limit is below 1; all without a limit.
+
+    Args:
+        whole_scans: whether all slices of a scan are taken; then so many scans that the limit is reached.
+    """
     if limit is None:
         return list(refs)
     n = int(limit) if limit >= 1 else max(1, round(limit * len(refs)))
-    return _shuffled(refs)[:n]
+    shuffled = _shuffled(refs)
+    if not whole_scans:
+        return shuffled[:n]
+    by_scan: dict[str, list[CaseRef]] = {}
+    for ref in shuffled:
+        by_scan.setdefault(ref.volume, []).append(ref)
+    result: list[CaseRef] = []
+    for scan in by_scan.values():
+        if len(result) < n:
+            result += scan
+    return result
 
 
 def informative(data: Prepared, refs: Sequence[CaseRef]) -> list[Case]:
