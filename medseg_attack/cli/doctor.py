@@ -27,7 +27,7 @@ def doctor(
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Check this machine, the arrays of --data, or what a model expects and does. Exit code 1 if something is wrong.
+    """Check this machine, the arrays of --data, or a model. Exit code 1 if something is wrong.
 
     Example: medattack doctor --model "own('net.py:build', weights='net.pth')" --data medattack_runs/data/acdc
     """

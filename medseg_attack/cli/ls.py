@@ -22,8 +22,8 @@ KINDS = {
     "networks": "network",
     "datasets": "dataset",
     "metrics": "metric",
+    "flags": "flag",  # which are declared on their checks, not registered
 }
-FLAGS = "flags"  # which are declared on their checks, not registered
 SAVED = ("checkpoint", "others")  # models that stand for trained ones
 
 
@@ -46,11 +46,11 @@ def ls(
 
     Example: medattack ls attacks --explain
     """
-    if what not in (*KINDS, FLAGS):
-        raise InputError(f"expected one of {', '.join((*KINDS, FLAGS))}, got {what!r}; choose one")
+    if what not in KINDS:
+        raise InputError(f"expected one of {', '.join(KINDS)}, got {what!r}; choose one")
     if explain and what != "attacks":
         raise InputError(f"expected attacks for --explain, got {what}; drop it")
-    if what == FLAGS:
+    if what == "flags":
         _print_flags(json)
         return
     from rich import box

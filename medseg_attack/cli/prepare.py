@@ -72,7 +72,7 @@ Missing = Annotated[
     str,
     typer.Option(
         "--missing",
-        help="What is done about a label that a scan lacks: absent (the organ is not in it), drop (the scan is left "
+        help="Treatment of a label that a scan lacks: absent (the organ is not in it), drop (the scan is left "
         "out) or refuse.",
         show_default="absent; refuse for uw_madison",
     ),
