@@ -343,6 +343,21 @@ class TaskForm(Form):
     channel_names: list[str] = Field(default_factory=list)
 
 
+def load_json(path: Path) -> Any:
+    """Reads JSON of any kind.
+
+    Raises:
+        InputError: the file is absent, is not JSON, or a number of it is of the wrong kind.
+    """
+    try:
+        text = require_file(path, "a JSON file").read_text(encoding="utf-8")
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except RecursionError as error:
+        raise InputError(f"expected a JSON file at {path}, got one that is nested too deeply; restore it") from error
+    except (OSError, ValueError) as error:  # also of numbers with thousands of digits
+        raise InputError(f"expected a JSON file at {path}, got {reason(error)}; restore it, or name another") from error
+
+
 def read_json(path: Path, form: type[BaseModel] | None = None) -> dict[str, Any]:
     """Reads a JSON object.
 
@@ -352,13 +367,7 @@ def read_json(path: Path, form: type[BaseModel] | None = None) -> dict[str, Any]
     Raises:
         InputError: the file is absent, is not a JSON object, or a field or number of it is of the wrong kind.
     """
-    try:
-        text = require_file(path, "a JSON file").read_text(encoding="utf-8")
-        content = json.loads(text, parse_float=_finite, parse_constant=_finite)
-    except RecursionError as error:
-        raise InputError(f"expected a JSON file at {path}, got one that is nested too deeply; restore it") from error
-    except (OSError, ValueError) as error:  # also of numbers with thousands of digits
-        raise InputError(f"expected a JSON file at {path}, got {reason(error)}; restore it, or name another") from error
+    content = load_json(path)
     if not isinstance(content, dict):
         raise InputError(f"expected a JSON object in {path}, got {type(content).__name__}; restore the file")
     return content if form is None else check_form(content, form, path)

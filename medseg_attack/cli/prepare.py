@@ -81,6 +81,23 @@ SeriesUIDs = Annotated[
     list[str] | None,
     repeated("--series", help="UID of a series to take, all others being left out. Format dicom only.", default="all"),
 ]
+Plane = Annotated[
+    str,
+    typer.Option(
+        "--plane",
+        help="Plane of the slices of volumes in NIfTI: axial, coronal, sagittal, or acquired for each scan's own.",
+        show_default="that in which most scans were acquired",
+    ),
+]
+SplitBy = Annotated[
+    str,
+    typer.Option(
+        "--split-by",
+        help="The split: 'folder' for the data set's own folders (ACDC's testing/, nnU-Net's imagesTs/ and labelsTs/, "
+        "test/ of pictures), or a JSON file of cases such as nnU-Net's splits_final.json.",
+        show_default="by chance, patient by patient",
+    ),
+]
 Folds = Annotated[int, typer.Option("--folds", help="Number of cross-validation folds; patients are not split.")]
 TestFraction = Annotated[
     float, typer.Option("--test", help="Fraction of the patients that is held out for testing, at least one; 1: all.")
@@ -109,6 +126,8 @@ def prepare(
     threshold: Threshold = 0,
     patient: Patient = "",
     missing: Missing = "",
+    plane: Plane = "",
+    split_by: SplitBy = "",
     folds: Folds = 5,
     test: TestFraction = 0.2,
     seed: Seed = 0,
@@ -136,10 +155,19 @@ def prepare(
         "threshold": threshold,
         "patient": patient,
         "missing": missing,
+        "plane": plane,
+        "split_by": split_by if split_by == "folder" else "",
     }
     with memory_limit(max_gb):
         scans = open_source(format, source, fields)
-    options = Options(grid, rule or window_rule(scans.window), folds, test, seed)
+    options = Options(
+        grid,
+        rule or window_rule(scans.window),
+        folds,
+        test,
+        seed,
+        Path(split_by) if split_by not in ("", "folder") else None,
+    )
     folder = out or workspace.home(home) / "data" / format.partition("(")[0].strip()
     for note in scans.notes:
         terminal.say(f"note: {note}")
@@ -205,6 +233,8 @@ def _show(prepared: "Prepared") -> None:
     console.print(organs)
     spacing = facts["spacing_mm"]
     console.print(f"patients    told apart {facts.get('patient_rule', 'by their names')}")
+    if plane := facts.get("plane"):
+        console.print(f"slices      {plane if plane != 'acquired' else 'as each scan was acquired'}")
     console.print(f"grid        {_range(facts['rows'])} rows x {_range(facts['columns'])} columns")
     console.print(f"scans of    {_range(facts['slices_per_scan'])} slices")
     in_plane = " x ".join(_range(spacing[axis]) for axis in ("row", "column"))

@@ -11,6 +11,7 @@ from helpers.scans import acdc_paths, edit_csv, write_acdc, write_decathlon, wri
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.formats.label_values import LabelValues
 from medseg_attack.data.formats.nifti import read_pair
 from medseg_attack.data.formats.scan import Lattice
 from medseg_attack.errors import InputError
@@ -67,7 +68,7 @@ def test_orientation_and_spacing_do_not_depend_on_the_file_s_order(tmp_path: Pat
     image, mask = tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz"
     stored = np.asarray(turned.dataobj)
     write_pair(image, mask, image=stored, mask=stored % 4, affine=turned.affine)
-    scan = read_pair("a", image, mask, (0, 1, 2, 3))
+    scan = read_pair("a", image, mask, LabelValues.single(0, 1, 2, 3))
     head_up = np.asarray(canonical.dataobj).transpose(2, 1, 0)  # RAS: x to the right, y to the front, z to the head
     assert np.array_equal(scan.stored, head_up[:, ::-1, ::-1])
     assert np.array_equal(scan.labels, scan.stored % 4)
@@ -85,7 +86,7 @@ def test_slices_lie_along_the_axis_whose_spacing_differs(
     tmp_path: Path, spacing: tuple[float, float, float], through: int
 ) -> None:
     write_pair(tmp_path / "image.nii", tmp_path / "mask.nii", affine=np.diag((*spacing, 1.0)))
-    scan = read_pair("a", tmp_path / "image.nii", tmp_path / "mask.nii", (0, 1, 2, 3))
+    scan = read_pair("a", tmp_path / "image.nii", tmp_path / "mask.nii", LabelValues.single(0, 1, 2, 3))
     assert scan.lattice is not None
     assert scan.lattice.axes[0] == through
     assert scan.spacing_mm[0] == pytest.approx(spacing[through])
@@ -146,7 +147,7 @@ def test_labels_with_gaps_become_consecutive_classes(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ({"modality": {"0": "T1", "1": "T2"}}, "expected 2 channels"),
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "regions_class_order"),
         ({"labels": {"liver": 1, "tumour": 2}}, "0 for background"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "different labels"),
     ],

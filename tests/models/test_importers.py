@@ -232,7 +232,7 @@ def test_axes_of_an_axial_scan_are_those_of_monai_s_orientation(tmp_path: Path, 
     path = tmp_path / "scan.nii.gz"
     nibabel.save(nibabel.Nifti1Image(values, np.diag((1.0, 1.0, 3.0, 1.0))).as_reoriented(turn), path)
     volume = read_nifti(path)
-    prepared = layout(volume, path)[0].from_file(volume.stored)
+    prepared = layout(volume)[0].from_file(volume.stored)
     shown: list[Tensor] = []
     net = reorient(Answering(shown), "-x-yz", 3)
     net(torch.from_numpy(prepared.copy())[None, None])

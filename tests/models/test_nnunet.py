@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.nnunet_folder import TASK, edited, read, write, write_folder
+from helpers.scans import write_pair
 from scipy import ndimage
 from torch import Tensor, nn
 
 from medseg_attack.checks.model_profile import profile
+from medseg_attack.data.datasets.source import open_source
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.nnunet.predictor import Predictor, importance, normalised, windows
@@ -334,7 +336,10 @@ def test_a_checkpoint_is_unpickled_only_on_request(tmp_path: Path) -> None:
     ("name", "changes", "says"),
     [
         ("dataset.json", {"labels": {"background": 0, "heart": 1}}, "expected data with the classes background, heart"),
-        ("dataset.json", {"labels": {"background": 0, "liver": [1, 2]}}, "got regions of several"),
+        ("dataset.json", {"labels": {"background": 0, "liver": [1, 2]}}, "regions_class_order: expected one value"),
+        ("plans.json", {"label_manager": "MyLabels"}, "label_manager: expected LabelManager .* got MyLabels"),
+        ("plans.json", {"preprocessor_name": "Mine"}, "preprocessor_name: expected DefaultPreprocessor .* got Mine"),
+        ("plans.json", {"transpose_backward": [1, 0, 2]}, r"transpose_backward: expected the inverse of \[0, 1, 2\]"),
         ("dataset.json", {"channel_names": {"0": "T1", "1": "T2"}}, "expected data with the channels T1, T2"),
         ("plans.json", {"image_reader_writer": "NaturalImage2DIO"}, "got NaturalImage2DIO"),
         ("plans.json", {"resampling_fn_data": "resample_torch_simple"}, "got resample_torch_simple"),
@@ -360,6 +365,46 @@ def test_what_does_not_fit_is_told(tmp_path: Path, name: str, changes: dict[str,
     with pytest.raises(InputError, match=says) as refusal:
         read(folder)
     assert str(refusal.value).count("expected") == 1  # one sentence, not one within another
+
+
+def test_a_model_of_regions_fits_the_data_that_it_was_trained_on(tmp_path: Path) -> None:
+    """The same dataset.json lies beside both; a voxel's regions follow from the one map that nnU-Net writes."""
+    content = {
+        "labels": {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4},
+        "regions_class_order": [1, 2, 3],
+        "channel_names": {"0": "MRI 0"},
+    }
+    for n in range(3):
+        write_pair(tmp_path / "raw" / "imagesTr" / f"p_{n}_0000.nii", tmp_path / "raw" / "labelsTr" / f"p_{n}.nii")
+    write(tmp_path / "raw" / "dataset.json", content)
+    task = open_source("decathlon", tmp_path / "raw").task
+    folder = write_folder(tmp_path)
+    write(folder / "dataset.json", content)
+    one = case("a")
+    regions = read(folder, task=task).bind(Setting(task, (one,)))
+    log_odds = regions(one.image[None])
+    whole, core, enhancing = regions.decide(log_odds)[0]
+    assert not (enhancing & ~core).any()  # painted: what is enhancing is core, and whole
+    assert not (core & ~whole).any()
+    assert 0 < whole.float().mean() < 1
+    image = one.image[None].clone().requires_grad_()
+    regions(image).sum().backward()
+    assert image.grad is not None
+    assert image.grad.abs().sum() > 0
+    with pytest.raises(InputError, match="expected data with the regions, which may overlap, whole, core, enhancing"):
+        read(folder, task=replace(task, exclusive=True))
+
+
+def test_a_voxel_outside_of_the_box_is_in_no_region(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path)
+    edited(folder, "dataset.json", labels={"background": 0, "a": [1, 2], "b": 2, "c": 3}, regions_class_order=[1, 2, 3])
+    task = replace(TASK, classes=("a", "b", "c"), exclusive=False)
+    one = case("a")
+    bound = read(folder, task=task).bind(Setting(task, (one,)))
+    decided = bound.decide(bound(one.image[None]))[0]
+    assert decided.any()
+    assert not decided[:, :2].any()
+    assert not decided[..., -1].any()
 
 
 def test_channels_of_other_names_are_refused(tmp_path: Path) -> None:

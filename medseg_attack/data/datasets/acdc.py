@@ -12,8 +12,10 @@ from pathlib import Path
 
 from medseg_attack.data.cohort.doubles import unique
 from medseg_attack.data.cohort.patients import Named, patients
-from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
+from medseg_attack.data.datasets.source import ScanFile, Source, require_folder, require_split
+from medseg_attack.data.datasets.volumes import require_plane, survey
 from medseg_attack.data.formats.folders import matching
+from medseg_attack.data.formats.label_values import LabelValues
 from medseg_attack.data.formats.nifti import read_pair, stem
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, spec
@@ -32,33 +34,73 @@ class ACDC:
 
     Attributes:
         patient: pattern of the patients' names, or "folder"; see `cohort.patients`.
+        plane: that of the slices, axial, coronal, sagittal, or acquired for each scan's own; "": that of most scans.
+        split_by: "folder": training/ is trained on and testing/ is the test split; "": testing/ is left out.
     """
 
     patient: str = ""
+    plane: str = ""
+    split_by: str = ""
+
+    def __post_init__(self) -> None:
+        require_split(self.split_by)
+        require_plane(self.plane)
 
     def listing(self, root: Path) -> Source:
         """The frames that have a mask."""
         require_folder(root, "ACDC's training/patient001/...")
-        paths = [path for path in matching(_patients(root), "patient*/*") if _SCAN.fullmatch(stem(path) or "")]
-        images = unique(((stem(path) or "", path) for path in paths), "scan")
-        named = {name: Named(name, path, name.partition("_")[0]) for name, path in images.items()}
-        who = patients(named, self.patient, _patients(root), "by the first word of their files' names")
-        scans, notes = [], list(who.warnings)
-        for name, image in images.items():
-            mask = image.with_name(image.name.replace(name, f"{name}_gt", 1))
-            if os.path.lexists(mask):  # a link to nothing, say, is refused when it is read
-                read = functools.partial(read_pair, name, image, mask, (0, 1, 2, 3))
-                scans.append(ScanFile(name, who.groups[name], image, (image, mask), read))
-            else:
-                notes.append(f"{name} is left out: expected its mask {mask.name} beside it, got none")
-        if not scans:
+        parts = self._parts(root)
+        paths = [(path, part) for part, folder in parts.items() for path in matching(folder, "patient*/*")]
+        images = unique(((stem(path) or "", (path, part)) for path, part in paths if _is_frame(path)), "scan")
+        groups: dict[str, str] = {}
+        notes: list[str] = []
+        rule = ""
+        for part, folder in parts.items():
+            named = {
+                name: Named(name, path, name.partition("_")[0]) for name, (path, of) in images.items() if of == part
+            }
+            who = patients(named, self.patient, folder, "by the first word of their files' names")
+            groups, rule = groups | dict(who.groups), who.rule
+            notes += who.warnings
+        masks = {name: path.with_name(path.name.replace(name, f"{name}_gt", 1)) for name, (path, _) in images.items()}
+        # a link to nothing, say, is refused when it is read
+        paired = {name: image for name, image in images.items() if os.path.lexists(masks[name])}
+        if not paired:
             raise InputError(
                 f"expected patient001/patient001_frame01.nii.gz, patient001_frame01_gt.nii.gz and so on "
                 f"in {root}, got none; give the folder that holds training/ or the patients"
             )
-        ordered = tuple(sorted(scans, key=lambda scan: scan.id))
-        return Source(root, spec(self), TASK, ordered, tuple(notes), patient_rule=who.rule)
+        alone = [name for name in images if name not in paired]
+        notes += [f"{name} is left out: expected its mask {masks[name].name} beside it, got none" for name in alone]
+        volumes = survey({name: (path,) for name, (path, _) in paired.items()}, self.plane)
+        read = functools.partial(read_pair, values=LabelValues.single(0, 1, 2, 3), plane=volumes.scan_plane)
+        scans = [
+            ScanFile(
+                name,
+                groups[name],
+                path,
+                (path, masks[name]),
+                functools.partial(read, name, path, masks[name]),
+                part=part,
+            )
+            for name, (path, part) in sorted(paired.items())
+        ]
+        all_notes = (*notes, *volumes.notes, *self._unused(root))
+        return Source(root, spec(self), TASK, tuple(scans), all_notes, plane=volumes.plane, patient_rule=rule)
+
+    def _parts(self, root: Path) -> dict[str, Path]:
+        """Folders of patients by their part of the split; "" if it is not the data set's own."""
+        if not self.split_by:
+            return {"": root / "training" if (root / "training").is_dir() else root}
+        for name in ("training", "testing"):
+            require_folder(root / name, f"the {name} patients of ACDC")
+        return {"train": root / "training", "test": root / "testing"}
+
+    def _unused(self, root: Path) -> tuple[str, ...]:
+        if self.split_by or not (root / "testing").is_dir():
+            return ()
+        return ("testing/ is left out: --split-by folder takes it as the test split",)
 
 
-def _patients(root: Path) -> Path:
-    return root / "training" if (root / "training").is_dir() else root
+def _is_frame(path: Path) -> bool:
+    return bool(_SCAN.fullmatch(stem(path) or ""))

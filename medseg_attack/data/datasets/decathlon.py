@@ -2,6 +2,7 @@
 
 SOURCE/imagesTr/liver_1.nii.gz         channels along the fourth axis; nnU-Net: liver_1_0000.nii.gz, liver_1_0001.nii.gz
 SOURCE/labelsTr/liver_1.nii.gz
+SOURCE/imagesTs/, SOURCE/labelsTs/     the test split, where --split-by folder asks for it
 SOURCE/dataset.json                    "labels": {"1": "liver"}, or {"liver": 1} as nnU-Net v2 writes it;
                                        "modality" or "channel_names": {"0": "T1", "1": "FLAIR"}
 """
@@ -16,21 +17,25 @@ from typing import Any
 
 from medseg_attack.data.cohort.doubles import unique
 from medseg_attack.data.cohort.patients import Named, patients
-from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
+from medseg_attack.data.datasets.source import FOLDER, ScanFile, Source, require_folder, require_split
+from medseg_attack.data.datasets.volumes import Survey, require_plane, survey
 from medseg_attack.data.formats.folders import listed
-from medseg_attack.data.formats.nifti import channels_of, label_values, read_pair, stem
+from medseg_attack.data.formats.label_values import LabelValues
+from medseg_attack.data.formats.nifti import label_values, read_pair, stem
 from medseg_attack.errors import InputError, plural
 from medseg_attack.files import read_json
 from medseg_attack.registry import register, spec
+from medseg_attack.specifications.nnunet import CT, channel_names_of, labels_of, require_nifti
 from medseg_attack.types import Task
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
+Pairs = Mapping[str, tuple[tuple[Path, ...], Path]]  # the files of the image and the mask of each case
 
 
 @register("decathlon", kind="dataset")
 @dataclass(frozen=True)
 class Decathlon:
-    """Medical Segmentation Decathlon or nnU-Net raw: NIfTI, one class per voxel, one or several channels.
+    """Medical Segmentation Decathlon or nnU-Net raw: NIfTI, one or several channels, one class per voxel or regions.
 
     Images without a mask and masks without an image are left out and named. Each case counts as a patient.
     Without dataset.json the masks are read twice, once to see which labels there are.
@@ -38,36 +43,45 @@ class Decathlon:
     Attributes:
         classes: names of the labels 1, 2, ..., for a data set without dataset.json.
         patient: pattern of the patients' names, or "folder"; see `cohort.patients`.
+        plane: that of the slices, axial, coronal, sagittal, or acquired for each scan's own; "": that of most scans.
+        split_by: "folder": imagesTs and labelsTs are the test split; "": they are left out.
     """
 
     classes: tuple[str, ...] = ()
     patient: str = ""
+    plane: str = ""
+    split_by: str = ""
+
+    def __post_init__(self) -> None:
+        require_plane(self.plane)
+        require_split(self.split_by)
 
     def listing(self, root: Path) -> Source:
         """The pairs of imagesTr and labelsTr."""
         require_folder(root, "imagesTr/ and labelsTr/")
-        masks = _by_stem(root / "labelsTr")
-        images = _channels(_by_stem(root / "imagesTr"), masks)
-        pairs = {name: (images[name], masks[name]) for name in sorted(images.keys() & masks.keys())}
-        if not pairs:
-            raise InputError(
-                f"expected images and masks of one name in {root}, got no pair; name each mask like its image"
-            )
-        described = read_json(root / "dataset.json") if os.path.lexists(root / "dataset.json") else {}
-        values = self._labels(root, described, [mask for _, mask in pairs.values()])
-        n = _count({name: files for name, (files, _) in pairs.items()})
-        names = _channel_names(root / "dataset.json", described, n)
-        unit = "HU" if names and all(name.upper().startswith("CT") for name in names) else ""
+        file = root / "dataset.json"
+        described = read_json(file) if os.path.lexists(file) else {}
+        ending = require_nifti(described, file)
+        pairs, notes = _pairs(root, "Tr", ending)
+        tests, test_notes = _pairs(root, "Ts", ending) if self.split_by == FOLDER else ({}, _unused(root))
+        both: dict[str, tuple[tuple[Path, ...], Path]] = unique([*pairs.items(), *tests.items()], "case")
+        both = dict(sorted(both.items()))
+        values, classes = self._labels(root, described, [mask for _, mask in both.values()])
+        volumes = survey({name: files for name, (files, _) in both.items()}, self.plane)
+        n = _count({name: files for name, (files, _) in both.items()}, volumes)
+        names = _channel_names(file, described, n)
+        unit = "HU" if names and all(name.casefold() == CT for name in names) else ""
         task = Task(
             str(described.get("name") or root.resolve().name),
-            tuple(values),
-            exclusive=True,
+            classes,
+            exclusive=values.exclusive,
             channels=n,
             channel_names=names if n > 1 else (),
         )
-        named = {name: Named(name, files[0], name) for name, (files, _) in pairs.items()}
-        who = patients(named, self.patient, root / "imagesTr", "by their cases: each counts as a patient")
-        read = functools.partial(read_pair, values=tuple(values.values()), unit=unit)
+        named = {name: Named(name, files[0], name) for name, (files, _) in both.items()}
+        base = root if tests else root / "imagesTr"
+        who = patients(named, self.patient, base, "by their cases: each counts as a patient")
+        read = functools.partial(read_pair, values=values, unit=unit, plane=volumes.scan_plane)
         scans = [
             ScanFile(
                 name,
@@ -76,31 +90,76 @@ class Decathlon:
                 (*files, mask),
                 functools.partial(read, name, files, mask, several=n > len(files)),
                 len(files),
+                part="test" if name in tests else "train" if tests else "",
             )
-            for name, (files, mask) in pairs.items()
+            for name, (files, mask) in both.items()
         ]
-        notes = (*_unpaired(images, masks), *who.warnings)
-        return Source(root, spec(self), task, tuple(scans), notes, patient_rule=who.rule)
+        all_notes = (*notes, *test_notes, *_counted(described, len(pairs), file), *who.warnings, *volumes.notes)
+        return Source(root, spec(self), task, tuple(scans), all_notes, plane=volumes.plane, patient_rule=who.rule)
 
-    def _labels(self, root: Path, described: Mapping[str, Any], masks: Sequence[Path]) -> dict[str, int]:
-        """Name -> value in the masks, background first."""
+    def _labels(
+        self, root: Path, described: Mapping[str, Any], masks: Sequence[Path]
+    ) -> tuple[LabelValues, tuple[str, ...]]:
+        """The values of the masks, and the classes that they are."""
         if self.classes:
-            return {"background": 0} | {name: i for i, name in enumerate(self.classes, start=1)}
+            if "labels" in described:
+                raise InputError(
+                    f"classes: expected them for a data set without labels in {root / 'dataset.json'}, got both; "
+                    "drop classes"
+                )
+            return LabelValues.single(*range(len(self.classes) + 1)), ("background", *self.classes)
         if "labels" in described:
-            return _described_labels(described["labels"], root / "dataset.json")
+            labels = labels_of(described, root / "dataset.json")
+            return LabelValues(labels.values, not labels.regions, labels.ignore), labels.classes
         values = {float(value) for mask in masks for value in label_values(mask)} - {0.0}
         wrong = [value for value in values if value != int(value) or not 0 < value < 256]
         if wrong or not values:
             raise InputError(
                 f"expected labels 1, 2, ... in {root / 'labelsTr'}, "
-                f"got {wrong[0] if wrong else 'none'}; write whole numbers from 1 to 255"
+                f"got {f'{wrong[0]:g}' if wrong else 'none'}; write whole numbers from 1 to 255"
             )
-        return {"background": 0} | {f"label_{int(value)}": int(value) for value in sorted(values)}
+        ordered = [int(value) for value in sorted(values)]
+        return LabelValues.single(0, *ordered), ("background", *(f"label_{value}" for value in ordered))
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _pairs(root: Path, suffix: str, ending: str) -> tuple[Pairs, tuple[str, ...]]:
+    """The cases of imagesTr and labelsTr, or of imagesTs and labelsTs, and notes on what is left out."""
+    masks = _by_stem(root / f"labels{suffix}", ending)
+    images = _channels(_by_stem(root / f"images{suffix}", ending), masks)
+    pairs = {name: (images[name], masks[name]) for name in sorted(images.keys() & masks.keys())}
+    if not pairs:
+        raise InputError(
+            f"expected images and masks of one name in {root / f'images{suffix}'} and {root / f'labels{suffix}'}, got "
+            f"no pair{f' ending in {ending}' if ending else ''}; name each mask like its image"
+        )
+    return pairs, _unpaired(images, masks)
+
+
+def _unused(root: Path) -> tuple[str, ...]:
+    """Notes on files that hold a split of the data set's own."""
+    notes = []
+    if (root / "labelsTs").is_dir():
+        notes.append("labelsTs is left out: --split-by folder takes imagesTs and labelsTs as the test split")
+    if (root / "splits_final.json").is_file():
+        notes.append(f"splits_final.json is not used: --split-by {root / 'splits_final.json'} takes its folds")
+    return tuple(notes)
+
+
+def _counted(described: Mapping[str, Any], n: int, file: Path) -> tuple[str, ...]:
+    """A note where dataset.json counts or lists other cases than there are."""
+    listed_cases = described.get("training")
+    wanted = described.get("numTraining", len(listed_cases) if isinstance(listed_cases, list) else n)
+    return () if wanted == n else (f"{file.name} speaks of {wanted} cases for training, and there are {n}",)
+
+
+def _by_stem(folder: Path, ending: str) -> dict[str, Path]:
+    """The NIfTI files of a folder by their names, those of one ending if dataset.json names it."""
     require_folder(folder, "NIfTI files")
-    return unique(((name, path) for path in listed(folder) if (name := stem(path)) is not None), folder.name)
+    files = [(name, path) for path in listed(folder) if (name := stem(path)) is not None]
+    if not files:
+        got = ", ".join(path.name for path in listed(folder)[:3])
+        raise InputError(f"expected NIfTI files (.nii.gz or .nii) in {folder}, got {got}; convert them")
+    return unique(((name, path) for name, path in files if path.name == f"{name}{ending}" or not ending), "file")
 
 
 def _channels(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
@@ -120,7 +179,7 @@ def _channels(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str
     return {name: tuple(paths) for name, paths in channels.items()}
 
 
-def _count(images: Mapping[str, tuple[Path, ...]]) -> int:
+def _count(images: Mapping[str, tuple[Path, ...]], volumes: Survey) -> int:
     """How many channels the images have; files that hold several are asked when they are read."""
     first, *others = images
     n = len(images[first])
@@ -130,39 +189,18 @@ def _count(images: Mapping[str, tuple[Path, ...]]) -> int:
                 f"expected {plural(n, 'file')} for {name} as for {first}, one per channel, got {len(images[name])} "
                 f"({images[name][0].name} ...); complete the case or leave it out"
             )
-    return n if n > 1 else channels_of(images[first][0])
+    return n if n > 1 else volumes.channels[first]
 
 
-def _channel_names(path: Path, described: Mapping[str, Any], n: int) -> tuple[str, ...]:
-    """Names from both dialects, "modality" and "channel_names"; () where there are none."""
-    names = described.get("channel_names", described.get("modality", {}))
-    try:
-        ordered = tuple(str(names[key]) for key in sorted(names, key=int))
-    except (TypeError, ValueError, KeyError) as error:
-        raise InputError(f"expected channels such as {{'0': 'T1'}} in {path}, got {names!r}; correct them") from error
-    if ordered and len(ordered) != n:
+def _channel_names(file: Path, described: Mapping[str, Any], n: int) -> tuple[str, ...]:
+    """Names of the channels; () where there are none."""
+    names = channel_names_of(described, file)
+    if names and len(names) != n:
         raise InputError(
-            f"expected {plural(len(ordered), 'channel')} as named in {path} ({', '.join(ordered)}), got {n} in the "
-            "images; correct one of them"
+            f"expected {plural(len(names), 'channel')} as named in {file} ({', '.join(names)}), got {n} in the images; "
+            "correct one of them"
         )
-    return ordered
-
-
-def _described_labels(labels: Any, path: Path) -> dict[str, int]:
-    """Both dialects, {"1": "liver"} and {"liver": 1}, as name -> value in the order of the values."""
-    try:
-        by_value = all(str(key).isdecimal() for key in labels)
-        pairs = [(int(k), str(v)) if by_value else (int(v), str(k)) for k, v in labels.items()]
-        values = {name: value for value, name in sorted(pairs)}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"expected labels such as {{'background': 0, 'liver': 1}} in {path}, got {labels!r}; "
-            "regions of several labels are not known so far"
-        ) from error
-    if not values or min(values.values()) != 0 or len(set(values.values())) != len(pairs):
-        raise InputError(f"expected different labels with 0 for background in {path}, got {labels!r}; correct them")
-    names = list(values)
-    return {"background": 0} | {name: values[name] for name in names[1:]}
+    return names
 
 
 def _unpaired(images: Mapping[str, Any], masks: Mapping[str, Path]) -> tuple[str, ...]:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from medseg_attack.data.cohort.doubles import canonical, unique
 from medseg_attack.data.cohort.missing import require_rule, without
+from medseg_attack.data.cohort.notes import notes_on_scans
 from medseg_attack.data.cohort.patients import Named, Patients, patients
 from medseg_attack.data.datasets.label_names import parse
 from medseg_attack.data.datasets.mask_files import MaskFiles, match_masks
 from medseg_attack.data.datasets.mask_values import MaskCodes, codes_of_files, codes_of_values
-from medseg_attack.data.datasets.source import ScanFile, Source, require_folder
+from medseg_attack.data.datasets.source import ScanFile, Source, require_folder, require_split
 from medseg_attack.data.formats.folders import listed, subfolders
-from medseg_attack.data.formats.pictures import header, is_grey, is_picture, read_picture, reduced
+from medseg_attack.data.formats.pictures import header, is_grey, is_picture, notes_of, read_picture, reduced
 from medseg_attack.data.formats.scan import Lattice, Scan
 from medseg_attack.errors import InputError, plural
 from medseg_attack.registry import register, spec
@@ -54,6 +55,7 @@ class Folder:
         threshold: masks' grey levels from here on are the class; 0: masks must hold nothing but their values.
         patient: regular expression that is searched for in the file's name; its first group, or all of it, is the
             patient; "folder": the folders of images/. "": every image counts as one. See `cohort.patients`.
+        split_by: "folder": refuses a folder without train/ and test/; their split is kept in any case.
         missing: of masks with a file per class, what is done about an image without one of them: "absent" (the class
             has no pixel), "drop" (the image is left out) or "refuse".
         spacing_mm: between rows and between columns; (): not known, distances are in pixels.
@@ -64,8 +66,10 @@ class Folder:
     patient: str = ""
     spacing_mm: tuple[float, ...] = ()
     missing: str = "absent"
+    split_by: str = ""
 
     def __post_init__(self) -> None:
+        require_split(self.split_by)
         require_rule(self.missing)
         if self.spacing_mm and (len(self.spacing_mm) != 2 or min(self.spacing_mm) <= 0):
             raise InputError(f"spacing_mm: expected two positive lengths, got {self.spacing_mm}; e.g. (0.5, 0.5)")
@@ -79,6 +83,10 @@ class Folder:
         images = {name: path for listing in listings for name, path in listing.images.items()}
         masks = {name: files for listing in listings for name, files in listing.masks.items()}
         parts = {name: listing.part for listing in listings for name in listing.images}
+        if self.split_by and "test" not in parts.values():
+            raise InputError(
+                f"--split-by folder: expected train/ and test/ with pictures in {root}, got no test/; drop --split-by"
+            )
         if not masks:
             raise InputError(
                 f"expected a mask of one name for each image in {root}, got no pair; name each mask like its image"
@@ -117,7 +125,7 @@ class Folder:
             spec(self),
             task,
             tuple(scans),
-            (*notes, *lacking.notes),
+            (*notes, *lacking.notes, *self._header_notes(paths)),
             window,
             self.threshold,
             patient_rule=who.rule,
@@ -126,16 +134,20 @@ class Folder:
     def _marks(self, root: Path, masks: Mapping[str, Mapping[str, Path]]) -> MaskCodes:
         wanted = parse(self.labels)
         names = sorted({name for files in masks.values() for name in files})
+        paths = [path for files in masks.values() for path in files.values()]
         if names == [""] or all(not name or name.isdigit() for name in names):
-            return codes_of_values(
-                wanted, self.threshold, [path for files in masks.values() for path in files.values()]
-            )
+            return codes_of_values(wanted, self.threshold, paths)
         if "" in names:
             raise InputError(
                 f"expected for every image one mask, or one for each of {', '.join(names[1:])}, got both in {root}; "
                 "keep one kind"
             )
-        return codes_of_files(wanted, self.threshold, names, root)
+        return codes_of_files(wanted, self.threshold, names, paths, root)
+
+    def _header_notes(self, paths: Mapping[str, Path]) -> tuple[str, ...]:
+        if self.spacing_mm:
+            return ()
+        return notes_on_scans({name: notes_of(path) for name, path in paths.items()})
 
     def _notes(self, who: Patients, parts: set[str]) -> list[str]:
         notes = list(who.warnings)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medseg_attack.data.datasets.label_names import LabelPattern, LabelPatterns, match
-from medseg_attack.data.formats.pictures import LOSSY, read_marks, read_picture
+from medseg_attack.data.formats.pictures import LOSSY, is_coloured_palette, read_marks, read_picture
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError
 
@@ -24,6 +24,7 @@ class MaskCodes:
         colours: whether they are.
         files: of each class, where classes have files of their own.
         threshold: 0: none.
+        by_index: whether palettes stand for their indices, since some mask of the data set has colours in its own.
     """
 
     classes: tuple[str, ...]
@@ -32,6 +33,7 @@ class MaskCodes:
     colours: bool = False
     files: Mapping[str, tuple[str, ...]] | None = None
     threshold: float = 0.0
+    by_index: bool = False
 
     def read(self, masks: Mapping[str, Path], image: Path, shape: tuple[int, ...]) -> Array:
         """Labels (rows, columns) as `Scan.labels` has them, of the masks of one image by name.
@@ -59,7 +61,7 @@ class MaskCodes:
         if self.values is not None:
             first: Array = self._classes(path, image, shape) == 1
             return first
-        values, in_colour = _exact(path)
+        values, in_colour = _exact(path, self.by_index)
         _check_size(values, path, image, shape)
         if len(distinct := np.unique(values[values != 0])) > 1:
             raise _many(distinct, in_colour, path)
@@ -69,7 +71,7 @@ class MaskCodes:
     def _classes(self, path: Path, image: Path, shape: tuple[int, ...]) -> Array:
         """0 for the background, 1 for the first class that has values, and so on."""
         assert self.values is not None
-        marks, in_colour = _exact(path)
+        marks, in_colour = _exact(path, self.by_index)
         _check_size(marks, path, image, shape)
         if in_colour != self.colours and marks.any():
             raise InputError(
@@ -105,9 +107,10 @@ def codes_of_values(wanted: LabelPatterns, threshold: float, masks: Sequence[Pat
                 f"--threshold: expected one class, got {', '.join(wanted)} with values of their own in --labels; "
                 "write --labels 'polyp=*' or drop one of the two"
             )
+        by_index = not threshold and _by_index(masks)
         if not threshold:
-            _check_one_value(masks)
-        return MaskCodes(tuple(names) or (FOREGROUND,), threshold=threshold)
+            _check_one_value(masks, by_index)
+        return MaskCodes(tuple(names) or (FOREGROUND,), threshold=threshold, by_index=by_index)
     if not names:
         raise InputError("--labels: expected a class beside the background, got none; write 'disc=128,background=255'")
     in_colour = {pattern.text.startswith("#") for patterns in wanted.values() for pattern in patterns}
@@ -123,13 +126,21 @@ def codes_of_values(wanted: LabelPatterns, threshold: float, masks: Sequence[Pat
             "within one another give each masks of its own, as masks/disc/ and masks/cup/"
         )
     classes = tuple(names) if len(names) == 1 else (BACKGROUND, *names)
-    return MaskCodes(classes, len(names) > 1, values, colours)
+    return MaskCodes(classes, len(names) > 1, values, colours, by_index=_by_index(masks))
 
 
-def codes_of_files(wanted: LabelPatterns, threshold: float, names: Sequence[str], root: Path) -> MaskCodes:
+def codes_of_files(
+    wanted: LabelPatterns, threshold: float, names: Sequence[str], masks: Sequence[Path], root: Path
+) -> MaskCodes:
     """The codes of masks with a file per class; by default a class for each name."""
     files = match(wanted, names, f"the masks of {root}") if wanted else {name: (name,) for name in names}
-    return MaskCodes(tuple(files), files=files, threshold=threshold)
+    by_index = not threshold and _by_index(masks)
+    return MaskCodes(tuple(files), files=files, threshold=threshold, by_index=by_index)
+
+
+def _by_index(masks: Sequence[Path]) -> bool:
+    """Whether some mask shows colours of a palette: a grey class is then an index, also where it is alone."""
+    return any(is_coloured_palette(path) for path in masks if path.suffix.lower() not in LOSSY)
 
 
 def _texts(wanted: LabelPatterns) -> str:
@@ -137,24 +148,24 @@ def _texts(wanted: LabelPatterns) -> str:
     return ", ".join(f"{cls}={'|'.join(map(str, patterns))}" for cls, patterns in wanted.items())
 
 
-def _check_one_value(masks: Sequence[Path]) -> None:
+def _check_one_value(masks: Sequence[Path], by_index: bool) -> None:
     """That all masks have one and the same value beside 0."""
     files_by_value: dict[int, Path] = {}
     for path in masks:
-        marks, in_colour = _exact(path)
+        marks, in_colour = _exact(path, by_index)
         values = np.unique(marks)
         files_by_value |= {int(value): path for value in values[values != 0]}
         if len(files_by_value) > 1:
             raise _many(np.array(sorted(files_by_value)), in_colour, path)
 
 
-def _exact(path: Path) -> tuple[Array, bool]:
+def _exact(path: Path, by_index: bool) -> tuple[Array, bool]:
     if path.suffix.lower() in LOSSY:
         raise InputError(
             f"expected a mask without loss, got the JPEG {path}, whose values are blurred; give --threshold 128 if it "
             "shows one class (which --labels 'polyp=*' names), or write the masks of several classes as PNG"
         )
-    return read_marks(path)
+    return read_marks(path, by_index=by_index)
 
 
 def _many(values: Array, in_colour: bool, path: Path) -> InputError:

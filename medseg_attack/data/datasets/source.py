@@ -14,6 +14,7 @@ from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError
 from medseg_attack.types import Task
 
+FOLDER = "folder"  # the split of a data set's own folders
 MOST_OVERLAPPING = 32  # classes that share a voxel's bits
 
 
@@ -48,6 +49,7 @@ class Source:
         notes: what was left out and why, a sentence each.
         window: what its intensities are best shown by, as `windows.window_rule` reads it.
         threshold: of masks, if one was asked for; from there on a pixel belongs to the class.
+        plane: that of the slices, where the reader chooses it for all scans; "" where files hold slices.
         patient_rule: how patients were told apart, as in "by their PatientID".
     """
 
@@ -58,6 +60,7 @@ class Source:
     notes: tuple[str, ...] = ()
     window: str = "percentile"
     threshold: float = 0.0
+    plane: str = ""
     patient_rule: str = field(kw_only=True)
 
 
@@ -87,8 +90,9 @@ def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None 
     name, arguments = registry.parse_call(format_spec, "dataset")
     for option in chosen:
         if not registry.find(name).takes(option) or option in arguments:
+            flag = option.replace("_", "-")
             got = "it is in --format, too" if option in arguments else "it has no such option"
-            raise InputError(f"--{option}: expected an option of {format_spec}, got that {got}; drop --{option}")
+            raise InputError(f"--{flag}: expected an option of {format_spec}, got that {got}; drop --{flag}")
     reader: Reader = replace(registry.build(format_spec, "dataset"), **chosen)
     source = reader.listing(root)
     unique(((scan.id, scan.path) for scan in source.scans), "scan")
@@ -119,6 +123,16 @@ def require_folder(root: Path, what: str) -> Path:
     if not listed(root):
         raise InputError(f"expected {what} in the folder {root}, got an empty folder; give the one that holds it")
     return root
+
+
+def require_split(split_by: str) -> None:
+    """Refuses a split that no reader knows.
+
+    Raises:
+        InputError: it is neither "folder" nor "".
+    """
+    if split_by not in ("", FOLDER):
+        raise InputError(f"split_by: expected 'folder' or none, got {split_by!r}; give a file as --split-by FILE.json")
 
 
 def label_type(task: Task) -> np.dtype[Any]:

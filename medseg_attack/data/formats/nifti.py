@@ -1,34 +1,28 @@
 """NIfTI volumes through nibabel: stored values as they are, axes in the order of slices, rows, columns.
 
-Slices lie along the axis whose spacing differs most from the other two (the one nearest to head-foot if
-none does). As radiologists look at them, rows run from anterior to posterior or from head to foot, columns
-from the patient's right to the left or from anterior to posterior.
+As radiologists look at them, rows run from anterior to posterior or from head to foot, columns from the patient's
+right to the left or from anterior to posterior.
 """
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import io_orientation
-from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import array_from_file
 from numpy.typing import NDArray
 
+from medseg_attack.data.formats.label_values import LabelValues, whole
 from medseg_attack.data.formats.memory import gunzipped, require_room
+from medseg_attack.data.formats.nifti_header import PLANES, UNREADABLE, NiftiHeader, load_nifti
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
 from medseg_attack.errors import InputError, reason
-from medseg_attack.files import require_file
 from medseg_attack.types import alike
 
 SUFFIXES = (".nii.gz", ".nii")
-_ALIKE = 0.01  # relative; spacings nearer than this are one spacing that was rounded
 _SAME_PLACE = 0.1  # of the smallest voxel edge: headers round the affine
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +30,31 @@ class Nifti:
     """A volume in the file's own order of axes, channels (if any) last: intensity is `stored * slope + inter`."""
 
     stored: Array
-    slope: float
-    inter: float
-    affine: NDArray[np.float64]
-    spacing_mm: NDArray[np.float64]  # of the three axes
+    header: NiftiHeader
+
+    @property
+    def slope(self) -> float:
+        return self.header.slope
+
+    @property
+    def inter(self) -> float:
+        return self.header.inter
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """Voxel to mm, 4 x 4."""
+        return self.header.affine
+
+    @property
+    def spacing_mm(self) -> NDArray[np.float64]:
+        """Lengths of a voxel along the three axes."""
+        return self.header.spacing_mm
+
+    @property
+    def values(self) -> Array:
+        """The intensities."""
+        values: Array = self.stored * np.float64(self.slope) + self.inter
+        return values
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -68,18 +83,13 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
     Raises:
         InputError: it was cut off, is not NIfTI, or is not in three dimensions and one channel.
     """
-    require_file(path, "a NIfTI file")
+    file, header = load_nifti(path)
+    require_room(path, header.shape)
     try:
-        file: Any = nibabel.load(path)
-        require_room(path, file.shape)
         stored = _unscaled(file, path)
-        slope, inter = float(file.dataobj.slope), float(file.dataobj.inter)
-        affine = np.array(file.affine, dtype=np.float64)
-        # pixdim, as ITK does: ACDC, for one, has affines without a scale
-        spacing = np.array(file.header.get_zooms()[:3], dtype=np.float64)
     except InputError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(f"expected a whole NIfTI file in {path}, got '{reason(error)}'; copy it again") from error
     shape = stored.shape
     if stored.ndim > 3:  # axes of length 1 between the voxels and the channels say nothing
@@ -89,7 +99,7 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
             f"expected three dimensions{'' if several else ' and one channel'}, got {stored.dtype} of shape {shape} "
             f"in {path}; write one channel to a file of its own"
         )
-    return Nifti(stored, slope, inter, affine, spacing)
+    return Nifti(stored, header)
 
 
 def _unscaled(file: Any, path: Path) -> Array:
@@ -105,15 +115,18 @@ def read_pair(
     name: str,
     images: Path | tuple[Path, ...],
     mask: Path,
-    values: tuple[int, ...],
+    values: LabelValues,
     *,
+    plane: str = "",
     unit: str = "",
     several: bool = False,
 ) -> Scan:
-    """An image and its mask as the scan `name`; `values[k]` is class k in the mask.
+    """An image and its mask as the scan `name`.
 
     Args:
         images: one file, or one for each channel.
+        values: which value of the mask is which class.
+        plane: axial, coronal or sagittal; "": that in which the scan seems to have been acquired.
         several: whether a file alone holds several channels.
 
     Raises:
@@ -131,67 +144,41 @@ def read_pair(
                 f"{part.stored.dtype} in {path}; write them in one type"
             )
     _check_grid(first, truth, paths[0], mask, "image and mask")
-    lattice, spacing = layout(first, paths[0])
+    lattice, spacing = layout(first, plane)
     channels = [lattice.from_file(channel) for part in parts for channel in part.channels]
     stored = np.stack(channels) if len(channels) > 1 else np.ascontiguousarray(channels[0])
-    labels = np.ascontiguousarray(lattice.from_file(_classes(truth, values, mask)))
+    marks, moved = whole(truth.values)
+    labels = np.ascontiguousarray(lattice.from_file(values.labels(marks, mask)))
     case_ids = tuple(f"{name}_slice_{i:03d}" for i in range(len(labels)))
     slope, inter = alike([part.slope for part in parts]), alike([part.inter for part in parts])
-    return Scan(stored, labels, case_ids, spacing, slope, inter, unit, lattice, first.affine)
-
-
-def channels_of(path: Path) -> int:
-    """How many channels there are along the fourth axis, from the header alone.
-
-    Raises:
-        InputError: it is not NIfTI.
-    """
-    require_file(path, "a NIfTI file")
-    try:
-        shape = nibabel.load(path).shape
-    except _UNREADABLE as error:
-        raise InputError(f"expected a whole NIfTI file in {path}, got '{reason(error)}'; copy it again") from error
-    return int(np.prod(shape[3:]))
+    notes = ("labels near to whole numbers, which are taken for these",) if moved else ()
+    return Scan(stored, labels, case_ids, spacing, slope, inter, unit, lattice, first.affine, notes=notes)
 
 
 def label_values(path: Path) -> NDArray[Any]:
-    """The distinct values of a mask, sorted."""
+    """The distinct values of a mask, sorted; those near to a whole number are that number."""
     mask = read_nifti(path)
-    return np.unique(mask.stored) * mask.slope + mask.inter
+    values, _ = whole(np.unique(mask.stored) * np.float64(mask.slope) + mask.inter)
+    return np.unique(values)
 
 
-def layout(volume: Nifti, path: Path) -> tuple[Lattice, tuple[float, float, float]]:
+def layout(volume: Nifti, plane: str = "") -> tuple[Lattice, tuple[float, float, float]]:
     """Slices, rows and columns of a volume, and the mm between them.
 
-    Raises:
-        InputError: the affine is not one.
+    Args:
+        plane: axial, coronal or sagittal; "": that in which the scan seems to have been acquired, or axial.
     """
-    directions = io_orientation(volume.affine) if np.isfinite(volume.affine).all() else np.full((3, 2), np.nan)
-    if np.isnan(directions).any():
-        raise InputError(
-            f"expected an affine that maps voxels to mm in {path}, got {volume.affine.tolist()}; repair it"
-        )
-    spacing = volume.spacing_mm
-    if not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise InputError(f"spacing_mm: expected positive lengths, got {spacing.tolist()} in {path}; repair pixdim")
+    directions = io_orientation(volume.affine)
     file_axis = {int(world): axis for axis, (world, _) in enumerate(directions)}  # world: 0 right, 1 anterior, 2 head
-    through = _through_axis(spacing, file_axis[2])
-    world = int(directions[through, 0])
+    world = PLANES[plane or volume.header.acquired or "axial"]
+    through = file_axis[world]
     in_plane = [w for w in (2, 1, 0) if w != world]  # rows: head before anterior; columns: what is left
     axes = (through, file_axis[in_plane[0]], file_axis[in_plane[1]])
     # towards left, posterior and head, but rows of sagittal and coronal slices go down from the head
     to_plus = [world == 2, False, False]
     flips = tuple(bool((directions[axis, 1] > 0) != up) for axis, up in zip(axes, to_plus, strict=True))
-    mm = tuple(float(spacing[axis]) for axis in axes)
+    mm = tuple(float(volume.spacing_mm[axis]) for axis in axes)
     return Lattice(volume.grid, axes, (flips[0], flips[1], flips[2])), (mm[0], mm[1], mm[2])
-
-
-def _through_axis(spacing: NDArray[np.float64], head: int) -> int:
-    """The axis whose spacing differs most from the other two's, `head` if all are alike."""
-    logs = np.log(spacing)
-    if logs.max() - logs.min() < _ALIKE:
-        return head
-    return int(np.argmax([abs(logs[i] - np.delete(logs, i).mean()) for i in range(3)]))
 
 
 def _check_grid(scan: Nifti, other: Nifti, path: Path, of_other: Path, what: str) -> None:
@@ -207,19 +194,3 @@ def _check_grid(scan: Nifti, other: Nifti, path: Path, of_other: Path, what: str
             f"expected {what} in one place, got affines that are {apart:.3g} mm apart "
             f"in {path} and {of_other}; resample the second onto the first"
         )
-
-
-def _classes(truth: Nifti, values: tuple[int, ...], path: Path) -> Array:
-    """Class indices of a mask."""
-    marks = truth.stored * np.float64(truth.slope) + truth.inter
-    known = np.array(values)
-    order = np.argsort(known)
-    place = np.searchsorted(known[order], marks).clip(max=len(known) - 1)
-    wrong = known[order][place] != marks
-    if wrong.any():
-        raise InputError(
-            f"expected the labels {', '.join(map(str, sorted(values)))}, got {marks[wrong][0]:g} in "
-            f"{int(wrong.sum())} voxels of {path}; write whole numbers"
-        )
-    classes: Array = order[place].astype(np.min_scalar_type(len(known) - 1))
-    return classes

@@ -3,6 +3,7 @@
 Pillow reads and writes them; it cuts colours of 16 bits to 8, so those are tifffile's, as are signed and float TIFFs.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,11 @@ SUFFIXES = LOSSLESS + LOSSY
 _FORMATS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF", ".bmp": "BMP"}
 _GREY = ("L", "I;16", "I;16B", "I;16L", "I", "F", "1", "LA")
 _KNOWN = (*_GREY, "RGB", "RGBA", "P")
-_BITS, _KIND = 258, 339  # tags of a TIFF: bits per sample; 1 unsigned, 2 signed, 3 float
+# tags of a TIFF; of _KIND, 1 is unsigned, 2 signed and 3 float
+_BITS, _COMPRESSION, _PHOTOMETRIC, _DESCRIPTION = 258, 259, 262, 270
+_X_RESOLUTION, _Y_RESOLUTION, _PLANAR, _KIND = 282, 283, 284, 339
+_LOSSY_TIFF = (6, 7, 33003, 33004, 33005, 34712, 34892, 50001, 50002)  # JPEG, JPEG 2000, WebP and JPEG XL
+_SCREENS = (72, 96)  # dots per inch that programs write where nothing was measured
 
 
 def is_picture(path: Path) -> bool:
@@ -47,8 +52,13 @@ def read_picture(path: Path) -> Array:
     Raises:
         InputError: it is cut off or no picture, is transparent, turned, animated, or of two colours.
     """
+    return _read(path, opaque=True)
+
+
+def _read(path: Path, *, opaque: bool) -> Array:
+    """The pixels of `read_picture`; of a mask, whose colours mean classes, a transparent colour is one as well."""
     with _opened(path) as (image, bits):
-        pixels = _tiff(path) if _of_tifffile(image, bits) else np.array(_plain(image, path))
+        pixels = _tiff(image, path) if _of_tifffile(image, bits) else np.array(_plain(image, path, opaque=opaque))
     if pixels.dtype == bool:
         raise InputError(f"expected a picture of grey levels or colours, got black and white in {path}; export it anew")
     if pixels.ndim == 2:
@@ -61,28 +71,75 @@ def read_picture(path: Path) -> Array:
     return np.ascontiguousarray(np.moveaxis(pixels, 2, 0).astype(pixels.dtype.newbyteorder("="), copy=False))
 
 
-def read_marks(path: Path) -> tuple[Array, bool]:
+def read_marks(path: Path, *, by_index: bool = False) -> tuple[Array, bool]:
     """A mask's value in each pixel, (rows, columns), and whether these are colours (0xrrggbb).
 
     Values are grey levels; those of a coloured palette are its indices, as its class numbers are usually stored.
 
+    Args:
+        by_index: whether those of a grey palette are its indices, too, since other masks of the data set have colours.
+
     Raises:
-        InputError: as `read_picture`.
+        InputError: as `read_picture`, or its compression changes values.
     """
     with _opened(path) as (image, _):
         indices = np.array(image) if image.mode == "P" else None
         plain = np.array(image.convert("L")) if image.mode == "1" else None
+        if image.format == "TIFF" and image.tag_v2.get(_COMPRESSION, 1) in _LOSSY_TIFF:
+            raise InputError(
+                f"expected a mask without loss, got a TIFF with JPEG compression in {path}, whose values are blurred; "
+                "write it with deflate or LZW, or give --threshold 128 if it shows one class"
+            )
     if plain is not None:
         return plain, False
-    pixels = read_picture(path)
+    pixels = _read(path, opaque=False)
+    if indices is not None and (by_index or not is_grey(pixels)):
+        return indices, False
     if is_grey(pixels):
         return pixels[0], False
-    if indices is not None:
-        return indices, False
     if pixels.dtype != np.uint8:
         raise InputError(f"expected a mask of colours of 8 bits, got {pixels.dtype} in {path}; convert it")
     red, green, blue = pixels.astype(np.int32)
     return (red << 16) | (green << 8) | blue, True
+
+
+def is_coloured_palette(path: Path) -> bool:
+    """Whether a picture has a palette and shows colours of it."""
+    with _opened(path) as (image, _):
+        has_palette = image.mode == "P"
+    return has_palette and not is_grey(_read(path, opaque=False))
+
+
+def notes_of(path: Path) -> tuple[str, ...]:
+    """Phrases about a picture's header fields that are not used: the size of a pixel, and a calibration of values."""
+    with _opened(path) as (image, _):
+        size, text = _pixel_mm(image), _description(image)
+    notes = []
+    if size is not None:
+        notes.append(
+            f"a pixel size in the header, {size[0]:.4g} x {size[1]:.4g} mm, which is not used: give it as "
+            "folder(spacing_mm=(ROWS, COLUMNS)) if it is right"
+        )
+    if re.search(r"^c[01f]=", text, re.MULTILINE):
+        notes.append("a calibration of values by ImageJ, which is not used: values are taken as they are stored")
+    return tuple(notes)
+
+
+def _pixel_mm(image: Any) -> tuple[float, float] | None:
+    """Rows and columns of a pixel in mm, by the header; None if it has none, or that of a screen."""
+    unit = re.search(r"^unit=(mm|cm|um|micron|\\u00B5m)$", _description(image), re.MULTILINE)
+    if unit is not None and image.format == "TIFF":
+        scale = {"mm": 1.0, "cm": 10.0}.get(unit[1], 0.001)
+        across, down = (float(image.tag_v2.get(tag, 0)) for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+        return (scale / down, scale / across) if across > 0 and down > 0 else None
+    across, down = (float(value) for value in image.info.get("dpi", (0, 0)))
+    if not (0 < across < np.inf and 0 < down < np.inf) or (round(across) == round(down) and round(across) in _SCREENS):
+        return None
+    return 25.4 / down, 25.4 / across
+
+
+def _description(image: Any) -> str:
+    return str(image.tag_v2.get(_DESCRIPTION, "")) if image.format == "TIFF" else ""
 
 
 def read_mask(path: Path) -> Array:
@@ -172,7 +229,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
             _check(image, bits, path)
             yield image, bits
     except UnidentifiedImageError as error:
-        raise InputError(f"expected a picture in {path}, got a file that is none; replace it") from error
+        kind = "a file that is none"
+        if path.suffix.lower() in (".tif", ".tiff"):
+            kind += ", or a TIFF of a kind that is not known, such as colours in floats"
+        raise InputError(f"expected a picture in {path}, got {kind}; replace it") from error
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError) as error:
@@ -189,6 +249,8 @@ class _SeveralFrames(Protocol):
 def _check(image: Any, bits: int, path: Path) -> None:
     if isinstance(image, _SeveralFrames) and image.n_frames > 1:
         raise InputError(f"expected one picture in {path}, got {image.n_frames}; write each to a file of its own")
+    if image.format == "TIFF":
+        _check_tiff(image, bits, path)
     if image.mode not in _KNOWN:
         raise InputError(f"expected grey levels or red, green and blue, got {image.mode} in {path}; convert it")
     if (turned := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
@@ -199,6 +261,17 @@ def _check(image: Any, bits: int, path: Path) -> None:
     if image.format == "PNG" and bits == 16 and not image.mode.startswith("I"):
         raise InputError(
             f"expected colours of 8 bits in a PNG, got 16 in {path}; write it as TIFF, of which 16 bits can be read"
+        )
+
+
+def _check_tiff(image: Any, bits: int, path: Path) -> None:
+    pages = re.search(r"^images=(\d+)$", _description(image), re.MULTILINE)  # ImageJ's stacks have one directory
+    if pages is not None and int(pages[1]) > 1:
+        raise InputError(f"expected one picture in {path}, got {pages[1]} of ImageJ; write each to a file of its own")
+    if image.tag_v2.get(_PHOTOMETRIC, 1) == 0 and bits > 1:
+        raise InputError(
+            f"PhotometricInterpretation: expected 0 as black in {path}, got WhiteIsZero; invert the values and write "
+            "BlackIsZero"
         )
 
 
@@ -218,7 +291,7 @@ def _of_tifffile(image: Any, bits: int) -> bool:
     return bits > 16 or signed or (bits == 16 and image.mode not in ("I;16", "I;16B", "I;16L"))
 
 
-def _tiff(path: Path) -> Array:
+def _tiff(image: Any, path: Path) -> Array:
     import tifffile
 
     try:
@@ -227,11 +300,14 @@ def _tiff(path: Path) -> Array:
         raise InputError(
             f"expected a TIFF without compression or with deflate in {path}, got '{reason(error)}'; write it anew"
         ) from error
-    return np.moveaxis(pixels, 0, 2) if pixels.ndim == 3 and pixels.shape[2] != 3 else pixels
+    planar = pixels.ndim == 3 and image.tag_v2.get(_PLANAR, 1) == 2
+    return np.moveaxis(pixels, 0, 2) if planar else pixels
 
 
-def _plain(image: Any, path: Path) -> Any:
+def _plain(image: Any, path: Path, *, opaque: bool) -> Any:
     """Without palette and transparency."""
+    if opaque and "transparency" in image.info and _has_transparent(image):
+        raise InputError(f"expected a picture that is opaque, got transparent pixels in {path}; flatten it")
     if image.mode in ("RGBA", "LA"):
         if np.array(image)[..., -1].min() < 255:
             raise InputError(f"expected a picture that is opaque, got transparent pixels in {path}; flatten it")
@@ -239,3 +315,10 @@ def _plain(image: Any, path: Path) -> Any:
     if image.format == "PNG" and image.mode == "I":
         return image.convert("I;16")
     return image.convert("RGB") if image.mode == "P" else image
+
+
+def _has_transparent(image: Any) -> bool:
+    """Whether a pixel has the colour, or the entry of the palette, that is transparent."""
+    if image.mode in ("P", "L", "RGB", "1"):
+        return bool(np.array(image.convert("RGBA"))[..., 3].min() < 255)
+    return bool((np.array(image) == image.info["transparency"]).any())

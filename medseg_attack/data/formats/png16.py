@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from medseg_attack.data.formats.memory import require_room
 from medseg_attack.errors import InputError, reason
@@ -25,6 +25,7 @@ def read_png16(path: Path) -> NDArray[np.uint16]:
             require_room(path, (image.height, image.width))
             image.load()
             mode, kind = image.mode, image.format
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1)
             pixels = np.array(image)
     except UnidentifiedImageError as error:
         raise InputError(f"expected a PNG in {path}, got a file that is not an image; replace it") from error
@@ -37,6 +38,8 @@ def read_png16(path: Path) -> NDArray[np.uint16]:
             f"expected a 16-bit greyscale PNG in {path}, got {kind} of mode {mode}; "
             "export the scan without converting it to 8 bits or to colour"
         )
+    if turned != 1:
+        raise InputError(f"expected rows from top to bottom in {path}, got EXIF orientation {turned}; remove the tag")
     return pixels.astype(np.uint16)
 
 

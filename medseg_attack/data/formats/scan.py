@@ -52,6 +52,7 @@ class Scan:
         scales: slope and inter of each slice, where they differ from slice to slice; else empty.
         limits: least and largest value that the stored bits hold, if they are not those of the type.
         padding: least and largest stored value that stands for no measurement.
+        notes: what was decided while it was read, a phrase about the scan each.
         frames: per slice the file, relative to the source, and the frame in it, where slices have files.
     """
 
@@ -68,6 +69,7 @@ class Scan:
     limits: tuple[int, int] | None = None
     padding: tuple[int, int] | None = None
     frames: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def channels(self) -> Array:

@@ -78,6 +78,7 @@ class ScanRecord(_Frozen):
         affine: voxel of the file's array to mm, 4 x 4, if the file has one.
         lattice: the way back to the file's array; None where there is none.
         sources: all files that it was read from, those of the image first.
+        notes: what was decided while it was read, a phrase about the scan each.
         n_images: how many of them are of the image; None in records of the first version.
         intensity: least and largest of the scan, in its unit.
         classes: by name, of those that are scored.
@@ -99,6 +100,7 @@ class ScanRecord(_Frozen):
     limits: tuple[int, int] | None = None
     padding: tuple[int, int] | None = None
     frames: tuple[tuple[Below, int], ...] = ()
+    notes: tuple[str, ...] = ()
     unit: str
     windows: tuple[tuple[Numbers, Numbers], ...]
     affine: tuple[tuple[Number, ...], ...] | None

@@ -67,6 +67,7 @@ def write_scan(
         limits=scan.limits,
         padding=scan.padding,
         frames=scan.frames,
+        notes=scan.notes,
         unit=scan.unit,
         windows=windows.tolist(),
         affine=None if scan.affine is None else scan.affine.tolist(),

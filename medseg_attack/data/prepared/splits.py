@@ -1,10 +1,13 @@
 """Who is trained on and who is held out: always whole patients."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medseg_attack.errors import InputError
+from medseg_attack.files import load_json
 
 TEST, VAL = "test", "val"
 
@@ -57,3 +60,58 @@ def split(
     result: dict[str, str | int] = dict.fromkeys(test, TEST) | dict.fromkeys(val, 0)
     result |= {patient: first + i % n_folds for i, patient in enumerate(kept)}
     return dict(sorted(result.items()))
+
+
+def split_of_file(file: Path, groups: Mapping[str, str]) -> dict[str, str | int]:
+    """Each patient's part, by a file that names cases: nnU-Net's splits_final.json, or one split of three parts.
+
+    nnU-Net's is a list of folds, `[{"train": [...], "val": [...]}, ...]`: those of "val" validate the fold. One split
+    is `{"train": [...], "val": [...], "test": [...]}`, of which "val" is fold 0.
+
+    Args:
+        groups: case -> patient.
+
+    Raises:
+        InputError: the file is of neither form, names other cases, or separates cases of one patient.
+    """
+    content: Any = load_json(file)
+    parts: dict[str, list[str | int]] = {case: [] for case in groups}
+    for part, cases in _parts_of(content, file).items():
+        for case in cases:
+            if case not in parts:
+                raise InputError(
+                    f"--split-by: expected cases of the data in {file}, got {case!r}; write their names, such as "
+                    f"{', '.join([*groups][:3])}"
+                )
+            parts[case].append(part)
+    result: dict[str, str | int] = {}
+    for case, places in parts.items():
+        if len(places) != 1:
+            got = " and ".join(map(str, places)) or "none"
+            raise InputError(
+                f"--split-by: expected {case} in one part of {file}, got {got}; complete or correct the file"
+            )
+        if result.setdefault(groups[case], places[0]) != places[0]:
+            raise InputError(
+                f"--split-by: expected the cases of the patient {groups[case]} in one part of {file}, got "
+                f"{result[groups[case]]} and {places[0]}; correct the file, or say who is a patient with --patient"
+            )
+    return dict(sorted(result.items()))
+
+
+def _parts_of(content: Any, file: Path) -> dict[str | int, list[str]]:
+    folds = content if isinstance(content, list) else [content]
+    names = {"train", "val"} if isinstance(content, list) else {"train", "val", TEST}
+    for fold in folds:
+        if not isinstance(fold, dict) or not fold.keys() <= names or not all(map(_are_names, fold.values())):
+            raise InputError(
+                f"--split-by: expected lists of cases under train and val (and test, in one split) in {file}, got "
+                f"{fold!r:.100}; write nnU-Net's splits_final.json"
+            )
+    if isinstance(content, list):
+        return {number: fold.get("val", []) for number, fold in enumerate(folds)}
+    return {TEST: content.get(TEST, []), 0: content.get("val", []), 1: content.get("train", [])}
+
+
+def _are_names(cases: Any) -> bool:
+    return isinstance(cases, list) and all(isinstance(case, str) for case in cases)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medseg_attack.data.cohort.notes import notes_on_scans
 from medseg_attack.data.datasets.source import ScanFile, Source
 from medseg_attack.data.prepared.record import read_record
 from medseg_attack.data.prepared.scan_writing import is_written, source_files, write_scan
-from medseg_attack.data.prepared.splits import split
+from medseg_attack.data.prepared.splits import split, split_of_file
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
 from medseg_attack.errors import InputError
@@ -25,6 +26,7 @@ from medseg_attack.files import (
     LOCK,
     digest,
     errno_of,
+    file_hash,
     inside,
     is_part,
     locked,
@@ -35,7 +37,7 @@ from medseg_attack.files import (
 
 _TOP = r"(?:options|dataset)\.json"
 _FOLDERS = (("images", ".npy"), ("labels", ".npy"), ("scans", ".json"))
-VERSION = 2  # of what is written for the same input; raise it with every change of that
+VERSION = 3  # of what is written for the same input; raise it with every change of that
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Options:
         size: rows, columns to resample to; None keeps each scan's own grid.
         test_fraction: of the patients, at least one.
         seed: of the split by patient.
+        split_file: JSON that names the cases of each part; see `splits.split_of_file`. It replaces the three before.
     """
 
     size: tuple[int, int] | None = None
@@ -53,6 +56,7 @@ class Options:
     folds: int = 5
     test_fraction: float = 0.2
     seed: int = 0
+    split_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,7 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
     Raises:
         InputError: bad input, other options than those `out` was begun with, or a full disk.
     """
-    splits = split(
-        (scan.group for scan in source.scans),
-        folds=options.folds,
-        test_fraction=options.test_fraction,
-        seed=options.seed,
-        parts=_own_split(source),
-    )
+    splits = _split(source, options)
     require_outside(out, source.root)
     if out.exists() and not out.is_dir():
         raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
@@ -98,6 +96,18 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
             if is_new and errno_of(error.__cause__) not in FULL:
                 _withdraw(out)
             raise
+
+
+def _split(source: Source, options: Options) -> dict[str, str | int]:
+    if options.split_file is not None:
+        return split_of_file(options.split_file, {scan.id: scan.group for scan in source.scans})
+    return split(
+        (scan.group for scan in source.scans),
+        folds=options.folds,
+        test_fraction=options.test_fraction,
+        seed=options.seed,
+        parts=_own_split(source),
+    )
 
 
 def _own_split(source: Source) -> dict[str, str]:
@@ -123,9 +133,11 @@ def _asked(source: Source, options: Options) -> dict[str, Any]:
         "format": source.format,
         "size": None if options.size is None else list(options.size),
         "window": str(options.window),
+        **({"plane": source.plane} if source.plane else {}),
         "folds": options.folds,
         "test_fraction": options.test_fraction,
         "seed": options.seed,
+        **({"split_file": file_hash(options.split_file)} if options.split_file else {}),
     }
 
 
@@ -150,7 +162,7 @@ def _begin(source: Source, out: Path, options: Options) -> bool:
 
 def _key(source: Source, scan: ScanFile, options: Options) -> str:
     """Changes if what `write_scan` would write for this scan may have changed."""
-    asked = {k: v for k, v in _asked(source, options).items() if k in ("version", "format", "size", "window")}
+    asked = {k: v for k, v in _asked(source, options).items() if k in ("version", "format", "size", "window", "plane")}
     files = [file.model_dump() for file in source_files(source, scan)]
     return digest({"options": asked, "task": source.task.to_json(), "sources": files})
 
@@ -162,14 +174,15 @@ def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
     # sorted, so that it does not depend on the order in which the scans were found
     fingerprint = digest({"task": source.task.to_json(), "scans": sorted(record.digest for record in records)})
     facts = summary(records, source.task, splits)
+    notes = notes_on_scans({record.id: record.notes for record in records})
     content = {
         "version": VERSION,
         "task": source.task.to_json(),
         "fingerprint": fingerprint,
         "scans": ids,
         "splits": splits,
-        "notes": [*source.notes, *_absent(source, facts["classes"])],
-        "summary": facts | {"patient_rule": source.patient_rule},
+        "notes": [*source.notes, *notes, *_absent(source, facts["classes"])],
+        "summary": facts | {"patient_rule": source.patient_rule, "plane": source.plane},
     }
     path = out / "dataset.json"
     if not path.exists() or read_json(path) != content:  # an unchanged data set keeps its age

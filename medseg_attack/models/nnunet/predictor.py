@@ -70,7 +70,7 @@ def nnunet(
     if not 0 < step <= 1:
         raise InputError(f"expected 0 < step <= 1, got {step}; write step=0.5")
     plan, net = read_folder(Path(folder), task, fold, checkpoint, trust)
-    return SegModel(Predictor(net, plan, step, mirror), task, head="softmax", dims=3)
+    return SegModel(Predictor(net, plan, step, mirror), task, head="sigmoid" if plan.regions else "softmax", dims=3)
 
 
 class Predictor(nn.Module):
@@ -132,7 +132,10 @@ class Predictor(nn.Module):
         net_input = resampled(net_input, shape, spacing, target, self.plan.image)
         logits = _rounded(resampled(self.windows(net_input[None])[0], grid, target, spacing, self.plan.logits))
         inverse = [order.index(axis) + 1 for axis in range(3)]
-        return _uncropped(logits, box, tuple(foreground.shape)).permute(0, *inverse).flip(flips)
+        if regions := self.plan.regions:
+            logits = painted(logits, regions.values, regions.order)
+        logits = _uncropped(logits, box, tuple(foreground.shape), background=regions is None)
+        return logits.permute(0, *inverse).flip(flips)
 
 
 class Windows(nn.Module):
@@ -192,6 +195,32 @@ def normalised(x: Float[Tensor, "*s"], scheme: Scheme, foreground: Bool[Tensor, 
         case "RGBTo01Normalization":
             return x / 255
     return x
+
+
+def painted(
+    logits: Float[Tensor, "k *s"], regions: Sequence[Sequence[int]], order: Sequence[int]
+) -> Float[Tensor, "k *s"]:
+    """Log-odds that a voxel of nnU-Net's one label map is in each region.
+
+    nnU-Net writes `order[0]` where the first region is predicted, then `order[1]` over it, and so on. A voxel is in a
+    region if the last value that was written to it is one of the region's.
+
+    Args:
+        regions: the values of each.
+        order: the value that is written for each.
+    """
+    result = []
+    for values in regions:
+        uncovered: Tensor | None = None  # how surely no later region writes another value
+        reached: Tensor | None = None
+        for logit, value in zip(reversed(logits), reversed(order), strict=True):
+            if value in values:
+                own = logit if uncovered is None else torch.minimum(logit, uncovered)
+                reached = own if reached is None else torch.maximum(reached, own)
+            else:
+                uncovered = -logit if uncovered is None else torch.minimum(uncovered, -logit)
+        result.append(torch.full_like(logits[0], float(np.log(CERTAIN))) if reached is None else reached)
+    return torch.stack(result)
 
 
 def windows(grid: Sequence[int], patch: Sequence[int], step: float) -> list[Place]:
@@ -255,12 +284,21 @@ def _box(mask: Bool[Tensor, "d h w"]) -> Place:
     return tuple(slice(axis[0], axis[-1] + 1) for axis in indices)
 
 
-def _uncropped(logits: Float[Tensor, "k *s"], box: Place, grid: Sequence[int]) -> Float[Tensor, "k *t"]:
-    """Logits on the whole grid, with certain background outside of the box."""
+def _uncropped(
+    logits: Float[Tensor, "k *s"], box: Place, grid: Sequence[int], *, background: bool
+) -> Float[Tensor, "k *t"]:
+    """Logits on the whole grid, with certain background outside of the box.
+
+    Args:
+        background: whether it is the first class; else no class is there.
+    """
     if tuple(logits.shape[1:]) == tuple(grid):
         return logits
     result = logits.new_zeros(len(logits), *grid)
-    result[0] = -float(np.log(CERTAIN))
+    if background:
+        result[0] = -float(np.log(CERTAIN))
+    else:
+        result += float(np.log(CERTAIN))
     result[(slice(None), *box)] = logits
     return result
 

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,6 +15,7 @@ from medseg_attack.errors import InputError, first_line, one_line
 from medseg_attack.files import read_json
 from medseg_attack.models.allowed_layers import allowed_layer
 from medseg_attack.models.nnunet.resampling import Resampling
+from medseg_attack.specifications.nnunet import Labels, channel_names_of, labels_of
 from medseg_attack.types import Task
 
 LIBRARY = "dynamic_network_architectures"
@@ -60,6 +61,7 @@ class Plan:
         schemes: normalisation of each channel.
         image, logits: resampling of the scan before the network, and of its output after it.
         mirror: axes of the patch along which copies may be mirrored.
+        regions: labels that are regions, which become one map; None: each voxel has one class.
     """
 
     transpose: tuple[int, ...]
@@ -69,6 +71,7 @@ class Plan:
     image: Resampling
     logits: Resampling
     mirror: tuple[int, ...] = ()
+    regions: Labels | None = None
 
 
 def read_folder(
@@ -94,9 +97,10 @@ def read_folder(
     file = _fold(folder, fold) / checkpoint
     content = _load(file, trust)
     try:
-        _check_task(dataset, task, folder)
+        labels = _check_task(dataset, task, folder)
         configuration = _configuration(plans, content["init_args"]["configuration"])
         plan = _plan(plans, configuration, tuple(content.get("inference_allowed_mirroring_axes") or ()), folder)
+        plan = replace(plan, regions=labels if labels.regions else None)
         net = _network(configuration, task, folder)
     except InputError:
         raise
@@ -160,23 +164,18 @@ def _number_types() -> list[Any]:
     return constructors + [type(np.dtype(kind)) for kind in kinds]
 
 
-def _check_task(dataset: Mapping[str, Any], task: Task, folder: Path) -> None:
-    labels = {name: value for name, value in dataset["labels"].items() if name != "ignore"}
+def _check_task(dataset: Mapping[str, Any], task: Task, folder: Path) -> Labels:
+    """The labels of the model, if they and its channels are those of the task."""
     file = folder / "dataset.json"
-    if any(isinstance(value, list | tuple) for value in labels.values()):
-        raise InputError(
-            f"expected one label for each class in {file}, got regions of several; take a model that was "
-            "trained with one label for each class"
-        )
-    classes = tuple(sorted(labels, key=lambda name: int(labels[name])))
-    if classes != task.classes or not task.exclusive:
+    labels = labels_of(dataset, file)
+    if labels.classes != task.classes or labels.regions == task.exclusive:
         kind = "" if task.exclusive else ", which may overlap,"
+        wanted = "regions, which may overlap," if labels.regions else "classes"
         raise InputError(
-            f"expected data with the classes {', '.join(classes)} of {file}, got "
+            f"expected data with the {wanted} {', '.join(labels.classes)} of {file}, got "
             f"{', '.join(task.classes)}{kind} in {task.name}; give the data that it was trained for"
         )
-    names = dataset.get("channel_names", dataset.get("modality", {}))
-    channels = tuple(str(names[key]) for key in sorted(names, key=int))
+    channels = channel_names_of(dataset, file)
     if len(channels) != task.channels or [*map(str.casefold, task.channel_names or channels)] != [
         *map(str.casefold, channels)
     ]:
@@ -185,6 +184,7 @@ def _check_task(dataset: Mapping[str, Any], task: Task, folder: Path) -> None:
             f"expected data with the channels {', '.join(channels)} of {file}, got {got} in {task.name}; "
             "prepare them in that order"
         )
+    return labels
 
 
 def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -201,6 +201,20 @@ def _plan(plans: Mapping[str, Any], configuration: Mapping[str, Any], mirror: tu
             f"expected {' or '.join(READERS)} to have read the scans of {folder}, got {reader}; "
             "plan and train with one of these"
         )
+    defaults = {"label_manager": "LabelManager", "preprocessor_name": "DefaultPreprocessor"}
+    for field, default in defaults.items():
+        name = configuration.get(field, plans.get(field)) or default
+        if name != default:
+            raise InputError(
+                f"{field}: expected {default} in {folder / 'plans.json'}, got {name}; plan with nnU-Net's own"
+            )
+    forward = plans["transpose_forward"]
+    backward = plans.get("transpose_backward", [forward.index(axis) for axis in range(3)])
+    if [forward[axis] for axis in backward] != [0, 1, 2]:
+        raise InputError(
+            f"transpose_backward: expected the inverse of {forward} in {folder / 'plans.json'}, got {backward}; plan "
+            "again"
+        )
     if configuration.get("previous_stage"):
         raise InputError(f"expected one stage in {folder}, got a cascade; take 3d_fullres, 3d_lowres or 2d")
     statistics = plans.get("foreground_intensity_properties_per_channel")
@@ -212,7 +226,7 @@ def _plan(plans: Mapping[str, Any], configuration: Mapping[str, Any], mirror: tu
         )
     ]
     return Plan(
-        tuple(plans["transpose_forward"]),
+        tuple(forward),
         tuple(configuration["spacing"]),
         tuple(configuration["patch_size"]),
         tuple(schemes),

@@ -7,7 +7,8 @@ import numpy as np
 
 from medseg_attack.data.formats.dicom.alignment import Alignment, align
 from medseg_attack.data.formats.dicom.series import Grid
-from medseg_attack.data.formats.nifti import Nifti, read_nifti
+from medseg_attack.data.formats.label_values import whole
+from medseg_attack.data.formats.nifti import Nifti, label_values, read_nifti
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError, plural
 
@@ -32,7 +33,7 @@ def read_label_map(path: Path, grid: Grid, numbers: Iterable[int]) -> Array:
     volume = read_nifti(path)
     overlay = overlay_of(volume, grid)
     assert overlay is not None  # or it would not belong to the series
-    labels = volume.stored * np.float64(volume.slope) + volume.inter
+    labels, _ = whole(volume.values)
     mask = np.zeros(grid.shape, bool)
     where, part, beyond = overlay.put(np.isin(labels, list(numbers)))
     if beyond:
@@ -50,6 +51,8 @@ def values_of(path: Path) -> tuple[tuple[int, str], ...]:
     Raises:
         InputError: the file is broken.
     """
-    volume = read_nifti(path)
-    values = np.unique(volume.stored) * np.float64(volume.slope) + volume.inter
-    return tuple((int(value), str(int(value))) for value in values if value and value == int(value))
+    values = label_values(path)
+    wrong = values[values != np.round(values)]
+    if len(wrong):
+        raise InputError(f"expected whole numbers as labels in {path}, got {wrong[0]:g}; write whole numbers")
+    return tuple((int(value), str(int(value))) for value in values if value)
