@@ -124,7 +124,7 @@ def test_one_id_for_all_studies_is_asked_about(tmp_path: Path) -> None:
 def test_two_files_for_one_scan_are_refused_in_every_format(tmp_path: Path) -> None:
     root = write_decathlon(tmp_path / "endings")
     write_pair(root / "imagesTr" / "liver_1.nii", tmp_path / "other.nii")
-    with pytest.raises(InputError, match=r"expected one imagesTr of each name.*liver_1\.nii.*liver_1\.nii\.gz"):
+    with pytest.raises(InputError, match=r"expected one file of each name.*liver_1\.nii.*liver_1\.nii\.gz"):
         listing("decathlon", root)
     root = write_acdc(tmp_path / "acdc")
     image = acdc_paths(root)[0]
