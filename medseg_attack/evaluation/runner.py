@@ -20,9 +20,9 @@ from medseg_attack.errors import InputError, plural
 from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fit_without_gradient, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
-from medseg_attack.exports.copies import MANIFEST, copies_of
+from medseg_attack.exports.copies import MANIFEST
 from medseg_attack.exports.segmentations import write_segmentations
-from medseg_attack.exports.writing import export
+from medseg_attack.exports.writing import export, require_copies
 from medseg_attack.files import digest, inside, locked, require_outside
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -294,8 +294,8 @@ def _check_storable(opened: OpenedStudy, refs: Sequence[CaseRef]) -> None:
                 f"expected attacks that leave anatomy where it is, got {cell.label.removeprefix('noise ')}; its "
                 "scans need a truth of their own, which is not written: --save-adversarial none"
             )
-    for scan in {ref.volume for ref in refs}:  # refuses a scan whose format cannot be written
-        copies_of(opened.data.records[scan])
+    for scan in dict.fromkeys(ref.volume for ref in refs):
+        require_copies(opened.data, scan, keep_headers=opened.options.keep_headers)
 
 
 def _config(opened: OpenedStudy, model_ref: ModelRef, cell: Cell, refs: Sequence[CaseRef]) -> dict[str, Any]:

@@ -42,7 +42,11 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
         cases = [data.records[scan].case_ids[n] for file in of_scan for n in file["slices"]]
         path = copies[0].parent / f"{scan}.seg.dcm"
         content = seg_bytes(
-            copies, np.stack([np.moveaxis(masks[case], 0, -1) for case in cases]), classes, _key(copies[0])
+            copies,
+            np.stack([np.moveaxis(masks[case], 0, -1) for case in cases]),
+            classes,
+            _key(copies[0]),
+            float(data.records[scan].spacing_mm[0]),
         )
         with whole(path) as part:
             part.write_bytes(content)

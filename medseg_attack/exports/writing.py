@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from medseg_attack.data.formats.dicom.writing import copy_bytes
+from medseg_attack.data.formats.dicom.writing import copy_bytes, require_copy
 from medseg_attack.data.formats.pictures import is_picture, write_picture
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
@@ -77,6 +77,18 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
             {"scan": scan, "path": copy.written, **copy.source, "slices": slices, "channels": list(copy.channels)}
         )
     write_json(run / COPIES / MANIFEST, {"which": which, "files": saved})
+
+
+def require_copies(data: Prepared, scan: str, *, keep_headers: bool) -> None:
+    """Passes if copies of a scan can be written: what fails should do so before an attack, not after it.
+
+    Raises:
+        InputError: they cannot.
+    """
+    record = data.records[scan]
+    first = copies_of(record)[0]
+    if record.frames:
+        require_copy(Path(data.options["source"]) / first.path, float(record.spacing_mm[0]), keep_headers=keep_headers)
 
 
 def write_copy(

@@ -303,12 +303,10 @@ def attacked(root: Path, source: Path, *words: object, labels: str = "", window:
 
 
 def copies(run: Path, source: Path) -> list[tuple[Path, Path]]:
-    """Files of the source and of the run's copies, which say themselves of which image they are a copy."""
-    by_uid = {
-        str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID): path
-        for path in source.rglob("*")
-        if path.is_file() and path.read_bytes()[128:132] == b"DICM"
-    }
-    files = [run / "adversarial" / file["path"] for file in read_json(run / "adversarial" / "manifest.json")["files"]]
-    source_uids = [pydicom.dcmread(path).SourceImageSequence[0].ReferencedSOPInstanceUID for path in files]
-    return [(by_uid[source_uid], path) for source_uid, path in zip(source_uids, files, strict=True)]
+    """Files of the source and of the run's copies; the prepared data alone say which is a copy of which."""
+    records = open_prepared(run.parents[2] / "data").records
+    files = read_json(run / "adversarial" / "manifest.json")["files"]
+    return [
+        (source / records[file["scan"]].frames[file["slices"][0]][0], run / "adversarial" / file["path"])
+        for file in files
+    ]

@@ -47,9 +47,11 @@ def check_decodable(syntax: str, path: Path) -> None:
     """
     if syntax in _SYNTAXES and _decoded_by(syntax):
         return
-    name, needs = _SYNTAXES.get(syntax, (UID(syntax).name, ""))
+    uid = UID(syntax)
+    name, needs = _SYNTAXES.get(syntax, (uid.name if uid.is_transfer_syntax else "a syntax of its own", ""))
+    number = f" ({syntax})" if uid.is_valid else ""
     todo = f"run: {_install(needs)}" if needs else "export the series uncompressed (explicit VR, little endian)"
-    raise InputError(f"expected pixels that can be decoded here, got {name} ({syntax}) in {path}; {todo}")
+    raise InputError(f"expected pixels that can be decoded here, got {name}{number} in {path}; {todo}")
 
 
 def decoded(path: Path) -> Array:

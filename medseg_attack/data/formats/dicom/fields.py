@@ -20,6 +20,8 @@ PET_UNITS = frozenset(
         *("1CM", "UMOLML", "PROPCNTS", "PROPCPS", "MLMINML", "MLML", "GML", "STDDEV"),
     )
 )
+_MODALITIES = frozenset(("CR", "CT", "DX", "MG", "MR", "NM", "OT", "PT", "RTDOSE", "US", "XA"))
+_PHOTOMETRIC = frozenset(("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422"))
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _IMAGE_CLASSES = {
     _STORAGE + end
@@ -31,6 +33,18 @@ _IMAGE_CLASSES = {
         *("13.1.1", "13.1.2"),  # cone beam
     )
 }
+
+
+def modality_of(header: Dataset) -> str:
+    """The modality; "OT" for a word that is none of those of images."""
+    modality = str(header.get("Modality") or "")
+    return modality if modality in _MODALITIES else "OT"
+
+
+def photometric_of(header: Dataset) -> str:
+    """The photometric interpretation; "unknown" for a word that the standard lacks."""
+    kind = str(header.get("PhotometricInterpretation") or "no")
+    return kind if kind in (*_PHOTOMETRIC, "no") else "unknown"
 
 
 def storage_class(header: Dataset) -> str:

@@ -58,7 +58,6 @@ _TAGS = (
 )
 
 _LABELS = ("SEG", "RTSTRUCT")
-_MODALITIES = frozenset(("CR", "CT", "DX", "MG", "MR", "NM", "OT", "PT", "RTDOSE", "US", "XA"))  # others go unnamed
 _IMAGES = (CTImageStorage, MRImageStorage, EnhancedCTImageStorage, EnhancedMRImageStorage)
 
 
@@ -232,7 +231,7 @@ def _images(uid: str, files: Sequence[tuple[Path, Dataset]]) -> FoundSeries:
         fields.patient_of(first),
         str(first.get("StudyInstanceUID", "")),
         str(first.get("FrameOfReferenceUID", "")),
-        _modality(first),
+        fields.modality_of(first),
         tuple(frames),
         tuple(formats),
         tuple(syntaxes.items()),
@@ -293,12 +292,6 @@ def _mixed(files: Sequence[tuple[Path, Dataset]]) -> Iterator[str]:
             )
 
 
-def _modality(header: Dataset) -> str:
-    """The modality, if it is a word of the standard."""
-    modality = str(header.get("Modality", ""))
-    return modality if modality in _MODALITIES else "image"
-
-
 def _pixels(header: Dataset) -> Pixels:
     bits = int(header.get("BitsStored", 0))
     return Pixels(
@@ -307,7 +300,7 @@ def _pixels(header: Dataset) -> Pixels:
         int(header.get("BitsAllocated", 0)),
         bits,
         bool(header.get("PixelRepresentation", 0)),
-        str(header.get("PhotometricInterpretation", "")),
+        fields.photometric_of(header),
     )
 
 

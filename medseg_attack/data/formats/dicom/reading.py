@@ -1,6 +1,7 @@
 """DICOM files through pydicom, which goes on with half a file where this one refuses."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,10 @@ def reading(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except _BROKEN as error:
-        raise InputError(f"expected a whole DICOM file in {path}, got '{reason(error)}'; copy it again") from error
+        text = reason(error)
+        if not isinstance(error, OSError | EOFError):  # headers of patients are in no message
+            text = re.sub(r"""(['"]).*\1""", "a value", text)
+        raise InputError(f"expected a whole DICOM file in {path}, got '{text}'; copy it again") from error
 
 
 class _Whole(io.BufferedReader):

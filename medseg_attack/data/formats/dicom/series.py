@@ -183,7 +183,7 @@ def _one_format(images: FoundSeries) -> Pixels:
         got = ", ".join(sorted({str(getattr(one, differ)) for one in images.formats}))
         raise _wrong(images, f"slices stored in one way, got {differ} {got}", "split the series")
     if not first.photometric.startswith("MONOCHROME") or first.allocated not in (8, 16, 32):
-        what = f"{first.photometric or 'no'} pixels in {first.allocated} bits"
+        what = f"{first.photometric} pixels in {first.allocated} bits"
         raise _wrong(images, f"grey values of 8, 16 or 32 bits, got {what}", "export it as CT or MR images")
     return first
 

@@ -1,11 +1,13 @@
 """Perturbed copies of DICOM images, and SEG of predictions on them: told apart from the source in every viewer.
 
-What is copied from the source is what an image needs to be read and placed; nothing else, unless headers are kept.
+What is copied from the source stands in `copied_headers`; nothing else is, unless headers are kept.
 """
 
 import copy
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,75 +16,24 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    generate_uid,
+)
+from pydicom.valuerep import DS
 
 import medseg_attack
+from medseg_attack.data.formats.dicom.copied_headers import deidentified, derived, needed
+from medseg_attack.data.formats.dicom.fields import modality_of, storage_class
 from medseg_attack.data.formats.dicom.index import frames_and_pixels
 from medseg_attack.data.formats.dicom.reading import reading
 from medseg_attack.data.formats.scan import Array
+from medseg_attack.errors import InputError
 
 DESCRIPTION = "PERTURBED COPY - NOT FOR CLINICAL USE"
-
-_KEPT = frozenset(
-    (
-        "SOPClassUID",
-        "Modality",
-        "FrameOfReferenceUID",
-        "InstanceNumber",
-        "PatientPosition",
-        "Rows",
-        "Columns",
-        "SamplesPerPixel",
-        "PhotometricInterpretation",
-        "NumberOfFrames",
-        "BitsAllocated",
-        "BitsStored",
-        "HighBit",
-        "PixelRepresentation",
-        "PixelPaddingValue",
-        "PixelPaddingRangeLimit",
-        "ImagePositionPatient",
-        "ImageOrientationPatient",
-        "PixelSpacing",
-        "SliceThickness",
-        "SpacingBetweenSlices",
-        "SliceLocation",
-        "RescaleSlope",
-        "RescaleIntercept",
-        "RescaleType",
-        "Units",
-        "WindowCenter",
-        "WindowWidth",
-        "LossyImageCompression",
-        "LossyImageCompressionRatio",
-        "LossyImageCompressionMethod",
-        "KVP",
-        "ScanningSequence",
-        "SequenceVariant",
-        "MRAcquisitionType",
-        "EchoTime",
-        "RepetitionTime",
-        "SharedFunctionalGroupsSequence",
-        "PerFrameFunctionalGroupsSequence",
-        "PixelMeasuresSequence",
-        "PlanePositionSequence",
-        "PlaneOrientationSequence",
-        "PixelValueTransformationSequence",
-        "FrameVOILUTSequence",
-        "FrameContentSequence",
-        "StackID",
-        "InStackPositionNumber",
-        "DimensionIndexValues",
-        "DimensionOrganizationSequence",
-        "DimensionOrganizationUID",
-        "DimensionIndexSequence",
-        "DimensionIndexPointer",
-        "FunctionalGroupPointer",
-        "VolumetricProperties",
-        "VolumeBasedCalculationTechnique",
-        "PixelPresentation",
-    )
-)
 
 _EMPTY = (
     "StudyDate",
@@ -97,17 +48,35 @@ _EMPTY = (
     "PositionReferenceIndicator",
 )
 
-_OF_THE_PIXELS = ("PixelData", "SmallestImagePixelValue", "LargestImagePixelValue", "IconImageSequence")
-_CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}  # where the source does not say
+_FORMS = {  # of what highdicom copies from the first image
+    "PatientName": ".+",
+    "PatientID": ".{1,64}",
+    "PatientBirthDate": r"\d{8}",
+    "PatientSex": "[MFO]",
+    "AccessionNumber": ".{1,16}",
+    "StudyID": ".{1,16}",
+    "StudyDate": r"\d{8}",
+    "StudyTime": r"([01]\d|2[0-3])[0-5]\d[0-5]\d(\.\d{1,6})?",
+    "ReferringPhysicianName": ".+",
+}
+_OF_THE_PIXELS = (
+    *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelDataProviderURL"),
+    *("SmallestImagePixelValue", "LargestImagePixelValue", "IconImageSequence"),
+    *("DigitalSignaturesSequence", "MACParametersSequence"),  # of pixels that are no more
+)
+_CLASSES = {
+    "MR": MRImageStorage,
+    "PT": PositronEmissionTomographyImageStorage,
+}  # where the source does not say; else CT
+_FRAME_TYPES = ("CTImageFrameTypeSequence", "MRImageFrameTypeSequence", "PETFrameTypeSequence")
 
 
 def copy_bytes(source: Path, stored: Array, *, patient: str, attack: str, key: str, keep_headers: bool) -> bytes:
     """A DICOM file with the source's geometry, scale and bits, and other stored values.
 
-    Instance and series get UIDs of their own, and so does the study unless headers are kept. FrameOfReferenceUID is
-    the source's, as the copy lies in the same space. Of headers that are kept, private elements at the top level are
-    left out, and those that mark the copy are replaced. The same arguments give the same bytes. Pixels are written
-    uncompressed.
+    Instance and series get UIDs of their own. So do study and frame of reference unless headers are kept, the same for
+    all files of one. Of headers that are kept, private elements at the top level are left out, and those that mark the
+    copy are replaced. The same arguments give the same bytes. Pixels are written uncompressed.
 
     Args:
         stored: (frames, rows, columns), in the order of the source's frames.
@@ -119,27 +88,76 @@ def copy_bytes(source: Path, stored: Array, *, patient: str, attack: str, key: s
         InputError: the source cannot be read.
     """
     with reading(source):
-        before = pydicom.dcmread(source)
-        after = _all_public(before) if keep_headers else _needed(before)
-        if not keep_headers:
-            _anonymous(after, before, patient, key)
-        _marked(after, before, attack, key, source.name)
+        after = _header(pydicom.dcmread(source), source.name, patient, attack, key, keep_headers)
         after.PixelData = stored.astype(stored.dtype.newbyteorder("<")).tobytes() + b"\0" * (stored.nbytes % 2)
         after["PixelData"].VR = "OW" if after.BitsAllocated > 8 else "OB"
         return _file(after)
 
 
-def seg_bytes(copies: Sequence[Path], masks: Array, classes: Sequence[str], key: str) -> bytes:
+def require_copy(source: Path, thickness_mm: float, *, keep_headers: bool) -> None:
+    """Passes if a copy of the file, and a SEG on it, can be written.
+
+    Raises:
+        InputError: they cannot.
+    """
+    with reading(source):
+        before = pydicom.dcmread(source, stop_before_pixels=True)
+        after = _header(before, source.name, "patient", "attack", "key", keep_headers)
+        copied = pydicom.dcmread(BytesIO(_file(after)))
+        shape = (int(copied.get("NumberOfFrames") or 1), copied.Rows, copied.Columns, 1)
+    try:
+        _segmentation([copied], np.zeros(shape, bool), ["organ"], "key", thickness_mm)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(
+            f"expected a header that a SEG can refer to, got a {type(error).__name__} of highdicom for {source}; "
+            "attack with --save-adversarial none, or without --keep-headers"
+        ) from error
+
+
+def _header(before: Dataset, name: str, patient: str, attack: str, key: str, keep_headers: bool) -> Dataset:
+    """The header of a copy of the file `name`; arguments are those of `copy_bytes`."""
+    uids = _NewUids(key)
+    after = _all_public(before) if keep_headers else needed(before, uids.of)
+    if not keep_headers:
+        _anonymous(after, before, patient, uids)
+    _marked(after, before, attack, uids, name)
+    if not keep_headers:
+        for item in after.get("SourceImageSequence") or []:
+            item.ReferencedSOPInstanceUID = uids.of("source", item.ReferencedSOPInstanceUID)
+    if "PixelRepresentation" in before and "BitsStored" in before:
+        after.HighBit = int(before.BitsStored) - 1  # stored values are those that were read
+    return after
+
+
+@dataclass(frozen=True)
+class _NewUids:
+    """UIDs in place of others: the same for the same key, and no way back without it."""
+
+    key: str
+
+    def of(self, what: str, uid: object) -> str:
+        return str(generate_uid(entropy_srcs=[self.key, what, str(uid)]))
+
+
+def seg_bytes(copies: Sequence[Path], masks: Array, classes: Sequence[str], key: str, thickness_mm: float) -> bytes:
     """A BINARY DICOM SEG of predictions on copies, which it refers to.
 
     Args:
         masks: (slices, rows, columns, classes) of booleans, in the order of `copies`, or of the frames of the one.
+        thickness_mm: of slices that do not say it themselves.
     """
+    headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in copies]
+    return _segmentation(headers, masks, classes, key, thickness_mm)
+
+
+def _segmentation(
+    copies: Sequence[Dataset], masks: Array, classes: Sequence[str], key: str, thickness_mm: float
+) -> bytes:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation, SegmentDescription
     from pydicom.sr.codedict import codes
 
-    version = medseg_attack.__version__
+    version, uids = medseg_attack.__version__, _NewUids(key)
     algorithm = AlgorithmIdentificationSequence(
         name="model under attack", family=codes.DCM.ArtificialIntelligence, version=version
     )
@@ -147,16 +165,18 @@ def seg_bytes(copies: Sequence[Path], masks: Array, classes: Sequence[str], key:
         SegmentDescription(n, name[:64], codes.SCT.Tissue, codes.SCT.Tissue, "AUTOMATIC", algorithm)
         for n, name in enumerate(classes, start=1)
     ]
+    for header in copies:
+        _complete(header, thickness_mm)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an organ that was nowhere found, which is what attacks are for
         segmentation = Segmentation(
-            [pydicom.dcmread(path) for path in copies],
+            copies,
             masks.astype(np.uint8),
             "BINARY",
             segments,
-            series_instance_uid=generate_uid(entropy_srcs=[key, "SEG series"]),
+            series_instance_uid=uids.of("series", "SEG"),
             series_number=1,
-            sop_instance_uid=generate_uid(entropy_srcs=[key, "SEG"]),
+            sop_instance_uid=uids.of("instance", "SEG"),
             instance_number=1,
             manufacturer="medattack",
             manufacturer_model_name="medattack",
@@ -170,44 +190,51 @@ def seg_bytes(copies: Sequence[Path], masks: Array, classes: Sequence[str], key:
     return stream.getvalue()
 
 
-def _needed(before: Dataset) -> Dataset:
-    """The elements that `_KEPT` names, in sequences too; items of which nothing is left are left out."""
-    after = Dataset()
-    for element in before:
-        if element.keyword not in _KEPT:
-            continue
-        if element.VR == "SQ":
-            setattr(after, element.keyword, Items(_needed(item) for item in element.value))
-        else:
-            after.add(copy.deepcopy(element))
-    return after
+def _complete(header: Dataset, thickness_mm: float) -> None:
+    """Makes of a header, perhaps a kept one, what highdicom takes: odd facts are emptied, a thickness is put in."""
+    for name, form in _FORMS.items():
+        if not re.fullmatch(form, str(header.get(name) or "")):
+            setattr(header, name, None)
+    groups = [
+        *(header.get("SharedFunctionalGroupsSequence") or []),
+        *(header.get("PerFrameFunctionalGroupsSequence") or []),
+    ]
+    measures = [item for one in groups for item in one.get("PixelMeasuresSequence") or []]
+    for item in measures or [header]:
+        if not item.get("SliceThickness"):
+            item.SliceThickness = DS(thickness_mm, auto_format=True)
 
 
 def _all_public(before: Dataset) -> Dataset:
     after = Dataset()
     for element in before:
-        if element.keyword not in _OF_THE_PIXELS and not element.tag.is_private:
+        group = element.tag.group
+        in_pixels = group & 0xFF00 == 0x6000 and (group, 0x3000) not in before  # an overlay in their upper bits
+        if element.keyword not in _OF_THE_PIXELS and not element.tag.is_private and not in_pixels:
             after.add(copy.deepcopy(element))
     return after
 
 
-def _anonymous(after: Dataset, before: Dataset, patient: str, key: str) -> None:
+def _anonymous(after: Dataset, before: Dataset, patient: str, uids: _NewUids) -> None:
     for name in _EMPTY:
         setattr(after, name, None)
     after.PatientName = after.PatientID = patient
-    after.PatientIdentityRemoved = "YES"
-    after.DeidentificationMethod = "medattack: only what the image needs was copied"
-    after.StudyInstanceUID = _uid(key, "study", before.get("StudyInstanceUID") or patient)
+    after.StudyInstanceUID = uids.of("study", before.get("StudyInstanceUID") or patient)
+    after.Modality = modality_of(before)
+    deidentified(after, before)
 
 
-def _marked(after: Dataset, before: Dataset, attack: str, key: str, name: str) -> None:
+def _marked(after: Dataset, before: Dataset, attack: str, uids: _NewUids, name: str) -> None:
     """Everything that says that this is no scan, and of which one it is a copy."""
-    uid = before.get("SOPInstanceUID")
-    kind = after.get("SOPClassUID") or _CLASSES.get(before.get("Modality", ""), CTImageStorage)
+    uid, series = before.get("SOPInstanceUID"), before.get("SeriesInstanceUID")
+    kind = storage_class(before) or _CLASSES.get(modality_of(before), CTImageStorage)
     after.SOPClassUID = kind
-    after.SOPInstanceUID = _uid(key, "instance", uid or name)
-    after.SeriesInstanceUID = _uid(key, "series", before.get("SeriesInstanceUID") or before.get("FrameOfReferenceUID"))
-    after.ImageType = _derived(before.get("ImageType"))
+    # anonymisers write one UID into several files, which differ in name or place
+    after.SOPInstanceUID = uids.of("instance", (uid, name, before.get("ImagePositionPatient")))
+    after.SeriesInstanceUID = uids.of("series", series or before.get("FrameOfReferenceUID"))
+    if not after.get("FrameOfReferenceUID"):
+        after.FrameOfReferenceUID = uids.of("FrameOfReferenceUID", series)
+    after.ImageType = derived(before.get("ImageType"))
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         _derive_frames(before.get(groups) or [], after.get(groups) or [])
     after.SeriesDescription = DESCRIPTION
@@ -221,21 +248,11 @@ def _marked(after: Dataset, before: Dataset, attack: str, key: str, name: str) -
 
 def _derive_frames(before: Iterable[Dataset], after: Iterable[Dataset]) -> None:
     for old, new in zip(before, after, strict=False):
-        for name in ("CTImageFrameTypeSequence", "MRImageFrameTypeSequence"):
+        for name in _FRAME_TYPES:
             for item in old.get(name) or []:
-                frame_type = _needed(item)
-                frame_type.FrameType = _derived(item.get("FrameType"))
+                frame_type = needed(item, lambda _, uid: uid)
+                frame_type.FrameType = derived(item.get("FrameType"))
                 setattr(new, name, Items([frame_type]))
-
-
-def _derived(kind: Any) -> list[str]:
-    """An image type whose first two values say: made from other images, by something else than the scanner."""
-    rest = list(kind)[2:] if isinstance(kind, Iterable) and not isinstance(kind, str) else []
-    return ["DERIVED", "SECONDARY", *(str(word) for word in rest)]
-
-
-def _uid(key: str, what: str, of: object) -> str:
-    return str(generate_uid(entropy_srcs=[key, what, str(of)]))
 
 
 def _file(dataset: Dataset) -> bytes:
