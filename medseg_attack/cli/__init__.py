@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from medseg_attack import __version__
+from medseg_attack.cli import terminal
 from medseg_attack.cli.attack import attack
 from medseg_attack.cli.compare import compare
 from medseg_attack.cli.demo import demo
@@ -49,5 +50,5 @@ def _root(
 
 
 def main() -> None:
-    """The console script."""
-    app()
+    """Runs a command line; results that cannot be written are an error, unless nobody reads on."""
+    terminal.exit_with(app)

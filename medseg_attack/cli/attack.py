@@ -185,6 +185,8 @@ def _run_and_print(opened: "OpenedStudy", unit: Unit, empty: EmptyRule, json: bo
             advance(n_done)
     if not all((folder / "run.json").exists() for folder in folders):
         k, n = opened.options.shard
+        if n == 1:
+            raise InputError(f"expected all rows in {opened.out}, got a part of them; run the same command again")
         terminal.say(f"shard {k}/{n} is done; run the others into {opened.out}, the last one prints the table")
         if json:
             terminal.print_json({"finished": False, "shard": [k, n], "out": str(opened.out)})

@@ -4,11 +4,13 @@ import functools
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, runtime_checkable
 
 import typer
@@ -16,20 +18,28 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, reason
+from medseg_attack.files import FULL
 
 if TYPE_CHECKING:
     from medseg_attack.checks.flags import Finding
 
 P = ParamSpec("P")
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
+
+
+class _Console(Console):
+    """A console whose reader may go away, which rich takes for a failed check (exit code 1)."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def out() -> Console:
     """The console of results, stdout; 100 columns wide when it is not a terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=100)
+    console = _Console(highlight=False)
+    return console if console.is_terminal else _Console(highlight=False, width=100)
 
 
 def err() -> Console:
@@ -93,16 +103,24 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             body(*args, **kwargs)
+            _flush()
         except InputError as error:
-            err().print(f"[bold red]error:[/] {escaped(str(error))}")
+            _print_error(str(error))
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
             say(f"interrupted: what was finished is kept; go on with the same command:\n  {shell(sys.argv[1:])}")
             raise typer.Exit(INTERRUPTED) from None
-        except (typer.Exit, typer.Abort, BrokenPipeError):
+        except (typer.Exit, typer.Abort):
             raise
+        except BrokenPipeError:
+            raise typer.Exit(UNREAD) from None
         except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                _print_error(refusal(error))
+                raise typer.Exit(BAD_INPUT) from None
             traceback.print_exc()
             say(
                 f"error: this is a defect of medattack, not of what it was given ({type(error).__name__}); report it "
@@ -111,6 +129,52 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(BAD_INPUT) from None
 
     return run
+
+
+def refusal(error: OSError) -> str:
+    """A sentence on what the system refused: too long a name, a folder that may not be entered, a full disk."""
+    why = reason(error)
+    if error.filename is None:
+        return f"expected to be able to write the output, got '{why}'; direct it elsewhere, or make room for it"
+    name = str(error.filename)
+    if len(name) > 300:
+        name = f"{name[:140]} ... {name[-140:]}"
+    if error.errno in FULL:
+        return f"expected room on the disk for {name}, got '{why}'; free some space, then run the same command again"
+    return (
+        f"expected to be able to read or write {name}, got '{why}'; make it and its folders accessible, or name another"
+    )
+
+
+def _print_error(sentence: str) -> None:
+    err().print(f"[bold red]error:[/] {escaped(sentence)}")
+
+
+def exit_with(app: Callable[[], None]) -> None:
+    """Runs the app and exits with its code; with another one if what it printed could not be written."""
+    code: int | str | None = 0
+    try:
+        try:
+            app()
+        except SystemExit as exit:
+            code = exit.code
+        _flush()
+    except BrokenPipeError:  # nobody reads on, as after `| head`
+        code = UNREAD
+    except OSError as error:
+        code = BAD_INPUT
+        with suppress(OSError):  # stderr may be full, too
+            _print_error(refusal(error))
+    if code in (UNREAD, BAD_INPUT):  # the interpreter would try once more to write, and print a traceback
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _flush() -> None:
+    """Writes what was printed, so that it is known whether that worked; there may be no stdout at all."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def escaped(text: str) -> str:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, reason
 from medseg_attack.files import CARD, Form, TaskForm, is_checkpoint, read_json, whole, write_json
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.trust import refuse_untrusted
@@ -71,7 +71,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(
-            f"expected weights in the safetensors format in {path}, got '{error}'; "
+            f"expected weights in the safetensors format in {path}, got '{reason(error)}'; "
             "copy the file again, or train the model again"
         ) from error
     return tensors

@@ -1,0 +1,175 @@
+"""Results that cannot be written, interruptions, and what the system refuses: no traceback, and the right exit code."""
+
+import errno
+import io
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.command import medattack
+from helpers.dicoms import tiny_model
+from helpers.sources import write_pictures
+
+from medseg_attack.data.prepared.reading import open_prepared
+
+TOOL = f"{sys.executable} -m medseg_attack"
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (f"{TOOL} ls attacks > /dev/full", 2),
+        (f"{TOOL} ls attacks > /dev/full 2> /dev/full", 2),
+        (f"{TOOL} --help > /dev/full", 2),
+        (f"{TOOL} ls attacks --json | true; exit ${{PIPESTATUS[0]}}", 141),
+        (f"{TOOL} ls attacks | true; exit ${{PIPESTATUS[0]}}", 141),
+        (f"{TOOL} ls attacks >&-", 0),
+    ],
+)
+def test_output_that_cannot_be_written_is_an_error_and_one_that_nobody_reads_is_none(line: str, code: int) -> None:
+    result = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert result.returncode == code
+    assert "Traceback" not in result.stderr
+    assert "defect" not in result.stderr
+    sentence = "expected to be able to write the output, got 'No space left on device'"
+    assert (sentence in result.stderr) == (code == 2 and "2>" not in line)
+
+
+@pytest.mark.parametrize("after", [0.12, 0.3])
+def test_an_interruption_while_the_command_starts_leaves_no_traceback(after: float) -> None:
+    process = subprocess.Popen([*TOOL.split(), "ls", "attacks"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while b"medseg_attack/cli" not in (maps := _imported(process.pid)) and maps is not None:  # python's own start
+        time.sleep(0.01)
+        after -= 0.01
+        if after < 0:
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate()
+    if b"runpy" not in stderr:  # before the first line of the package
+        assert b"Traceback" not in stderr
+        assert process.returncode in (0, 130)
+
+
+def _imported(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b"medseg_attack/cli"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("workspace")
+    medattack("prepare", write_pictures(root / "source"), "--format", "folder", "--out", root / "data")
+    tiny_model(root / "model", open_prepared(root / "data"))
+    words = "--data", root / "data", "-m", root / "model", "--no-checks", "--no-control"
+    medattack("attack", *words, "--save-adversarial", "all", "--out", root / "out")
+    return root
+
+
+COMMANDS = {
+    "prepare SOURCE": ("prepare", "source", "--format", "folder", "--out", "new"),
+    "prepare --out": ("prepare", "source", "--format", "folder", "--out", "closed/new"),
+    "train --data": ("train", "--data", "closed/data", "--out", "new"),
+    "attack --data": ("attack", "--data", "closed/data", "-m", "model", "--out", "new"),
+    "attack --model": ("attack", "--data", "data", "-m", "closed/model", "--out", "new"),
+    "attack --out": ("attack", "--data", "data", "-m", "model", "--out", "closed/new"),
+    "attack --config": ("attack", "--data", "data", "--config", "closed/study.yaml", "--out", "new"),
+    "evaluate": ("evaluate", "--data", "closed/data", "-m", "model"),
+    "compare": ("compare", "closed/out"),
+    "compare --csv": ("compare", "out", "--csv", "closed/a.csv"),
+    "verify": ("verify", "closed/out"),
+    "doctor": ("doctor", "--data", "closed/data"),
+}
+
+
+@pytest.mark.parametrize("kind", [errno.EACCES, errno.ENAMETOOLONG, errno.EIO])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_the_system_refuses_is_told_with_its_name(
+    name: str, kind: int, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As below a folder that may not be entered, which a test that runs as root has none of."""
+    monkeypatch.chdir(workspace)
+    closed = "source" if name == "prepare SOURCE" else "closed"
+
+    def wrapped(system_call: Any) -> Any:
+        def call(path: Any, *words: Any, **options: Any) -> Any:
+            if not isinstance(path, int) and (f"/{closed}" in str(path) or str(path).startswith(closed)):
+                raise OSError(kind, os.strerror(kind), str(path))
+            return system_call(path, *words, **options)
+
+        return call
+
+    monkeypatch.setattr(io, "open", wrapped(io.open))
+    for system_call in ("stat", "open", "scandir", "listdir", "mkdir"):
+        monkeypatch.setattr(os, system_call, wrapped(getattr(os, system_call)))
+    stderr = " ".join(medattack(*COMMANDS[name], code=2).stderr.split())
+    assert os.strerror(kind) in stderr
+    assert closed in stderr
+    assert "[Errno" not in stderr
+    assert not (workspace / "new").exists()
+
+
+@pytest.mark.parametrize("length", [300, 5000])
+def test_long_names_are_refused_in_a_sentence(length: int, workspace: Path) -> None:
+    name = "a" * 300 if length == 300 else "a/" * 2500
+    for words in (
+        ("prepare", workspace / name, "--format", "folder"),
+        ("prepare", workspace / "source", "--format", "folder", "--out", workspace / name),
+        ("train", "--data", workspace / name),
+        ("attack", "--data", workspace / "data", "-m", workspace / "model", "--out", workspace / name),
+        ("compare", workspace / name),
+    ):
+        stderr = medattack(*words, code=2).stderr
+        assert "Traceback" not in stderr
+        assert len(stderr) < 6000
+
+
+def test_a_run_that_may_not_be_written_to_is_verified_and_not_marked(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "verified.json")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    assert "ok" in medattack("verify", workspace / "out").stdout
+    assert "is not marked beside it" in caplog.text
+    assert not list((workspace / "out").rglob("verified.json"))
+
+
+def test_a_full_disk_is_never_a_finished_run(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some disks say so only when the file is synchronised, long after it was written."""
+    fsync, calls = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = "--data", workspace / "data", "-m", workspace / "model", "--no-checks", "--no-control"
+    failing = 0
+    while True:
+        failing, calls = failing + 1, 0
+        out = tmp_path / str(failing)
+        command = "attack", *words, "--save-adversarial", "all", "--out", out
+        if failing > 40:
+            pytest.fail("there is no end")
+        try:
+            stderr = medattack(*command, code=2).stderr
+        except AssertionError:
+            assert calls < failing  # so many files are written, and no more
+            break
+        assert "room on the disk" in " ".join(stderr.split())
+        failing, kept = -1, failing
+        medattack(*command)
+        failing = kept
+    assert failing > 8
