@@ -146,7 +146,7 @@ def shown(values: "pd.Series[float]") -> str:
 
 
 def verdict(what: str, values: "pd.Series[float]") -> str:
-    result: Difference = difference(framed(values), bounds=(-2.0, 2.0))
+    result: Difference = difference(framed(values))
     sure = "yes" if result.low > 0 else "no, the reverse" if result.high < 0 else "undecided"
     return f"- {what}: {result.mean:+.2f} [{result.low:+.2f}, {result.high:+.2f}], p = {result.p:.3f}: **{sure}**"
 

@@ -40,7 +40,7 @@ def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     n = int(shown["n"].min())
     text = (
         f"Mean Dice per {unit}; change of the adversarial one, new minus reference, paired over "
-        f"{plural(n, 'patient')} with its 95 % interval (bootstrap-t); p: signed-rank on patients' means, Holm over "
+        f"{plural(n, 'patient')} with its 95 % interval (Gaffke); p: signed-rank on patients' means, Holm over "
         f"the rows. "
         f"Empty masks: {EMPTY_RULES[empty]}. {warning(n, len(shown))}"
     ).strip()

@@ -144,8 +144,8 @@ def _of_organ(rule: Rule, cases: pd.DataFrame) -> pd.DataFrame:
 
 def _verdict(rule: Rule, header: "pd.Series[float]", values: pd.DataFrame) -> Verdict:
     of_mm = rule.level.endswith("_mm")
-    least = (-np.inf if of_mm else -1.0) if rule.change else 0.0
-    result = difference(values, beyond=rule.number, bounds=(least, np.inf if of_mm else 1.0))
+    bounds = (-np.inf, np.inf) if rule.change else (0.0, np.inf if of_mm else 1.0)
+    result = difference(values, beyond=rule.number, bounds=bounds)
     organ = rule.where.get("organ", "mean")
     if result.mean != result.mean:
         raise InputError(

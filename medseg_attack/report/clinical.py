@@ -91,7 +91,7 @@ def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     text = (
         f"Adversarial Dice {'of' if side == 'model' else 'under'} the first {side} minus that "
         f"{'of' if side == 'model' else 'under'} the second, mean over organs, paired over "
-        f"{plural(n, 'patient')}; 95 % interval: bootstrap-t; p: signed-rank on patients' means, Holm over "
+        f"{plural(n, 'patient')}; 95 % interval: Gaffke; p: signed-rank on patients' means, Holm over "
         f"the {len(table)} rows. "
         f"{warning(n, len(table))}"
     ).strip()
@@ -127,7 +127,7 @@ def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     ]
     first = "most" if side == "model" else "least"
     text = (
-        f"Rank in adversarial Dice, the {first} first, and the share of bootstrap draws of patients in which "
+        f"Rank in adversarial Dice, the {first} first, and the share of random weights of patients in which "
         f"{'a model' if side == 'model' else 'an attack'} has each rank."
     )
     columns = [*common, "eps", side, "rank", *(f"as {place}." for place in places)]

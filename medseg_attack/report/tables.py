@@ -13,7 +13,7 @@ from medseg_attack.registry import spec
 from medseg_attack.report.sheet import Sheet, between, number, percent
 from medseg_attack.runs.rows import NAMES
 from medseg_attack.runs.stored_specs import ball_spec, norm_of
-from medseg_attack.stats.patients import HOLDS_FROM, warning
+from medseg_attack.stats.patients import FEW, warning
 from medseg_attack.stats.scores import Unit
 
 MOST_ORGANS = 4  # columns that fit 100 characters beside the rest
@@ -116,7 +116,7 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0,
     first = summary.iloc[0]
     parts = [
         f"Dice per {unit}, {plural(first['cases'], unit)} of {plural(first['patients'], 'patient')} "
-        f"({first['split']} split); interval: of the mean under attack, bootstrap-t over patients.",
+        f"({first['split']} split); interval: of the mean under attack, Gaffke over patients.",
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(summary['touched'].max())} of {first['entries']} scores.",
     ]
     if costs:
@@ -126,7 +126,7 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0,
             "rel. drop: of the mean; < half: share of scores below half their clean Dice; missed: share of organs "
             "found on the clean image and lost under attack."
         )
-    if first["patients"] < HOLDS_FROM:
+    if first["patients"] < FEW:
         parts.append(warning(int(first["patients"])))
     if summary["verified"].any():
         parts.append(f"Verified from disk: {int(summary['verified'].sum())} of {len(summary)} runs.")

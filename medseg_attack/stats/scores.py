@@ -71,26 +71,29 @@ def by_organ(cases: pd.DataFrame, score: str) -> pd.DataFrame:
 
 
 def success(cases: pd.DataFrame) -> dict[str, float]:
-    """Three statements of how well an attack did on one run's cases.
+    """Three statements of how well an attack did on one run's cases, rates with their interval over patients.
 
     Returns:
         relative_drop: of the mean Dice over classes. below_half: share of (case, organ) whose Dice is below half of
         its clean Dice, among those whose clean Dice is not 0. missed: share of (case, organ) that the model found
-        on the clean image and predicts no pixel of under attack.
+        on the clean image and predicts no pixel of under attack. below_half_low, below_half_high, missed_low and
+        missed_high are the 95 % intervals of the two shares.
     """
     clean = float(by_organ(cases, "dice_clean")["mean"].iloc[0])
     adv = float(by_organ(cases, "dice_adv")["mean"].iloc[0])
     present = cases[(cases["n_target"] > 0) & (cases["dice_clean"] > 0)]
     detected = cases[cases["hit_clean"] > 0]
-    return {
-        "relative_drop": (clean - adv) / clean if clean > 0 else float("nan"),
-        "below_half": _share(present["dice_adv"] < present["dice_clean"] / 2),
-        "missed": _share(detected["n_adv"] == 0),
-    }
+    return (
+        {"relative_drop": (clean - adv) / clean if clean > 0 else float("nan")}
+        | _rate("below_half", present, present["dice_adv"] < present["dice_clean"] / 2)
+        | _rate("missed", detected, detected["n_adv"] == 0)
+    )
 
 
-def _share(true: "pd.Series[bool]") -> float:
-    return float(true.mean()) if len(true) else float("nan")
+def _rate(name: str, cases: pd.DataFrame, events: "pd.Series[bool]") -> dict[str, float]:
+    low, high = interval(cases.assign(cls="all", event=events.astype(float)), "event")
+    share = float(events.mean()) if len(events) else float("nan")
+    return {name: share, f"{name}_low": low, f"{name}_high": high}
 
 
 def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[str] = ()) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import f1_score, jaccard_score
 
 from medseg_attack.metrics.empty import Empty
@@ -82,9 +83,19 @@ def test_means_are_over_cases_then_over_organs() -> None:
 
 
 def test_success_is_three_stated_numbers() -> None:
-    found = success(scored(pooled(ROWS, "volume"), "one"))
+    rates = success(scored(pooled(ROWS, "volume"), "one"))
     clean, adv = np.mean([1.0, 1.0, 1.0, 0.5]), np.mean([60 / 70, 10 / 30, 1.0, 0.0])
-    assert found == pytest.approx({"relative_drop": 1 - adv / clean, "below_half": 2 / 4, "missed": 1 / 4})
+    assert rates["relative_drop"] == pytest.approx(1 - adv / clean)
+    assert (rates["below_half"], rates["missed"]) == (2 / 4, 1 / 4)
+
+
+def test_a_rate_has_the_interval_of_its_patients() -> None:
+    patients = [(f"p{i}", f"v{i}", f"s{i}", "a", 100, 100, 100, 100 * (i > 0), 100 * (i > 0)) for i in range(8)]
+    rates = success(scored(table(*patients).rename(columns={"case": "unit"}), "one"))
+    exact = binomtest(1, 8).proportion_ci(method="exact")
+    for name in ("below_half", "missed"):
+        assert rates[name] == 1 / 8
+        assert (rates[f"{name}_low"], rates[f"{name}_high"]) == pytest.approx((exact.low, exact.high), abs=0.015)
 
 
 def test_an_average_is_a_mean_of_cases_and_of_organs_and_no_median() -> None:
@@ -143,7 +154,7 @@ def test_an_interval_is_over_patients_not_over_slices() -> None:
 
 def test_an_interval_matches_the_normal_one_when_patients_are_many() -> None:
     rng = np.random.default_rng(1)
-    values = rng.integers(20, 80, 400)
+    values = rng.integers(20, 80, 1600)
     cases = scored(
         table(*[(f"p{i}", f"v{i}", f"s{i}", "a", 100, 100, 100, 100, int(v)) for i, v in enumerate(values)]).rename(
             columns={"case": "unit"}
@@ -151,7 +162,7 @@ def test_an_interval_matches_the_normal_one_when_patients_are_many() -> None:
         "one",
     )
     low, high = interval(cases, "dice_adv")
-    half = 1.96 * (values / 100).std(ddof=1) / 20
+    half = 1.96 * (values / 100).std(ddof=1) / 40
     assert (low, high) == pytest.approx(((values / 100).mean() - half, (values / 100).mean() + half), abs=0.001)
 
 
