@@ -12,9 +12,9 @@ import numpy as np
 from medseg_attack.data.cohort.patients import Named, Patients, one_for_many, patients
 from medseg_attack.data.datasets.label_names import match, parse
 from medseg_attack.data.datasets.source import ScanFile, Source, label_type, require_folder
+from medseg_attack.data.formats.dicom.alignment import NIFTI, overlay_of, read_label_map, values_of
 from medseg_attack.data.formats.dicom.index import FoundSeries, Index, index
 from medseg_attack.data.formats.dicom.label_files import LabelFile
-from medseg_attack.data.formats.dicom.label_maps import NIFTI, overlay_of, read_label_map, values_of
 from medseg_attack.data.formats.dicom.ownership import is_referred_to, left_out, no_labels, series_of_label
 from medseg_attack.data.formats.dicom.rtstruct import read_drawing, read_rtstruct
 from medseg_attack.data.formats.dicom.seg import read_seg

@@ -75,7 +75,7 @@ _IMAGE_TYPES = frozenset(
 
 
 def needed(before: Dataset, new_uid: NewUid) -> Dataset:
-    """What an image needs of its source's header, in sequences too."""
+    """The elements of a header that an image needs, in sequences too."""
     after = Dataset()
     for element in before:
         keyword = element.keyword

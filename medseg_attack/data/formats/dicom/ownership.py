@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from medseg_attack.data.formats.dicom.alignment import NIFTI, overlay_of
 from medseg_attack.data.formats.dicom.index import FoundSeries, Index
 from medseg_attack.data.formats.dicom.label_files import LabelFile
-from medseg_attack.data.formats.dicom.label_maps import NIFTI, overlay_of
 from medseg_attack.data.formats.dicom.series import Series, series_of
 from medseg_attack.data.formats.nifti import read_nifti
 from medseg_attack.errors import InputError
