@@ -14,8 +14,11 @@ class InputError(ValueError):
     """Bad input in one sentence: *expected ..., got ...; do ...*, naming the file, case or field.
 
     The command line prints the sentence without a traceback and exits with 2; everything else that is raised
-    is a defect of this package and keeps its traceback.
+    is a defect of this package and keeps its traceback. Further arguments are lines that stand below the sentence.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class NotFiniteError(InputError):

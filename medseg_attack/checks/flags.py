@@ -65,6 +65,12 @@ class Finding:
     def code(self) -> str:
         return self.flag.code
 
+    @property
+    def sentence(self) -> str:
+        """The finding as it is printed; docs/flags.md explains the codes."""
+        flag = self.flag
+        return f"{flag.code} {flag.verdict} - {self.about}: {flag.title} ({self.numbers}); {flag.todo}"
+
     def record(self) -> dict[str, str]:
         """The fields that run.json and checks.json store."""
         flag = self.flag

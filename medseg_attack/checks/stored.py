@@ -48,16 +48,22 @@ def of_runs(headers: Mapping[Path, dict[str, Any]], before: Sequence[Finding]) -
     return {path: [each.record() for each in findings if each.run in ("", str(path))] for path in headers}
 
 
-def of_stored(runs: Iterable[Path]) -> list[Finding]:
-    """The findings that finished runs hold, about their model; those that runs of a model share are listed once."""
-    headers = [read_header(path) for path in runs]
-    return by_severity(
-        [
-            Finding.from_record(record | {"about": f"{header['model']}, {record['about']}"})
-            for header in headers
-            for record in header.get("flags", [])
-        ]
-    )
+def of_stored(models: Mapping[str, str]) -> dict[str, list[Finding]]:
+    """The findings that finished runs hold, by run and about the run's model.
+
+    Args:
+        models: what the model of each run is called.
+    """
+    return {run: [_about(model, record) for record in _records(Path(run))] for run, model in models.items()}
+
+
+def _records(run: Path) -> list[dict[str, str]]:
+    records: list[dict[str, str]] = read_header(run).get("flags", [])
+    return records
+
+
+def _about(model: str, record: Mapping[str, str]) -> Finding:
+    return Finding.from_record({**record, "about": f"{model}, {record['about']}"})
 
 
 def flags_of(runs: Sequence[Path], rows: pd.DataFrame, unit: Unit, empty: Empty) -> dict[Path, list[Finding]]:

@@ -201,7 +201,6 @@ def _run_and_print(opened: "OpenedStudy", unit: Unit, empty: EmptyRule, json: bo
 def _print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool, *, checks: bool) -> None:
     """Prints one table per model with its flags below, or the summary as JSON."""
     from medseg_attack.checks.stored import flags_of, with_ids
-    from medseg_attack.report.sheet import rich_table
     from medseg_attack.report.tables import attack_sheet
     from medseg_attack.runs.reading import read_runs
     from medseg_attack.runs.rows import HEADER
@@ -215,7 +214,7 @@ def _print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: boo
         terminal.print_json({"unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": records})
         return
     for model, table_of_model in table.groupby(table["run"].map(lambda run: Path(run).parent), sort=False):
-        terminal.out().print(rich_table(attack_sheet(table_of_model, unit=unit, empty=empty)))
+        terminal.print_sheet(attack_sheet(table_of_model, unit=unit, empty=empty))
         if checks:
             terminal.print_flags(flags[model])
 
@@ -237,7 +236,7 @@ def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:
         passes = f"{run.forwards}", f"{run.backwards}"
         table.add_row(run.model, run.attack, run.loss, spec(run.eps), *passes, f"{run.seconds:.0f}")
     terminal.out().print(table)
-    print(
+    terminal.show(
         f"{plural(len(estimate.runs), 'run')} of {plural(estimate.cases, 'case')}: about {estimate.seconds:.0f} s, "
         f"{estimate.memory_mb:.0f} MB of memory, {estimate.disk_mb:.1f} MB in {out}"
     )

@@ -1,5 +1,6 @@
 """`medattack compare`: runs side by side, or against a reference and a gate's rules, from their rows alone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -96,6 +97,7 @@ def compare(
     _refuse_combinations(fail_if, junit is not None or github or exit_zero, github, json)
     if costs and reference is not None:
         raise InputError("expected --costs or --reference, got both, which print other tables; choose one")
+    from medseg_attack.checks.flags import by_severity
     from medseg_attack.checks.stored import of_stored, records_of_stored
     from medseg_attack.gate.rules import parse
     from medseg_attack.gate.sheets import github as annotations
@@ -110,32 +112,35 @@ def compare(
     sides = [side for side in (rows, old) if side is not None]  # a flag of the reference counts for the gate, too
     for side in sides:
         check_unit(unit, side["dims"].unique().tolist() if "dims" in side else ())
-    table = csv_table = summary(rows, unit=unit, empty=empty, header=HEADER)
-    folders = [Path(run) for side in sides for run in side["run"].unique()]
-    flags = of_stored(folders)
+    table = summary(rows, unit=unit, empty=empty, header=HEADER)
+    models = {run: model for side in sides for run, model in _models(side).items()}
+    findings = of_stored(models)
+    flags = by_severity(finding for of_run in findings.values() for finding in of_run)
     content: dict[str, Any] = {
         "unit": unit,
         "empty": empty,
         "runs": table.to_dict("records"),
-        "flags": records_of_stored(folders),
+        "flags": records_of_stored(map(Path, models)),
     }
-    sheets = [compare_sheet(table, keys, sort=sort, unit=unit, empty=empty, costs=costs)]
-    if old is not None:
-        sheets = [_changes(rows, old, unit, empty, content)]
+    csv_table = table
+    if old is None:
+        first = compare_sheet(table, keys, sort=sort, unit=unit, empty=empty, costs=costs)
+    else:
+        first = _changes(rows, old, unit, empty, content)
+    sheets = [replace(first, flags=[flag.sentence for flag in flags])]
     if deltas:
         csv_table = _deltas(rows, empty, content, sheets)
     if paired:
         _paired(rows, paired, unit, empty, content, sheets)
-    verdicts = judge(rules, rows, old, unit=unit, empty=empty)
+    verdicts = judge(rules, rows, old, findings, unit=unit, empty=empty)
     if verdicts:
         content["gate"] = verdict_json(verdicts)
         sheets.append(verdict_sheet(verdicts))
-    _write(csv, csv_table, plot, table, junit, verdicts)
+    codes = {run: " ".join(sorted({finding.code for finding in of_run})) for run, of_run in findings.items()}
+    _write(csv, csv_table.assign(flags=csv_table["run"].map(codes)), plot, table, junit, verdicts)
     _print(content, sheets, json, markdown, latex)
-    if flags and not (json or markdown or latex):
-        terminal.print_flags(flags)
     if github:
-        print("\n".join(annotations(verdicts)))
+        terminal.show(*annotations(verdicts))
     if any(verdict.failed for verdict in verdicts) and not exit_zero:
         raise typer.Exit(terminal.FAILED)
 
@@ -166,6 +171,11 @@ def _rows(runs: list[Path], reference: Path | None, allow_partial: bool) -> "tup
     return rows.assign(pair=rows["run"]), None
 
 
+def _models(rows: "pd.DataFrame") -> dict[str, str]:
+    """The name of each run's model."""
+    return dict(rows.drop_duplicates("run").set_index("run")["model"])
+
+
 def _changes(
     rows: "pd.DataFrame", old: "pd.DataFrame", unit: Unit, empty: EmptyRule, content: dict[str, Any]
 ) -> "Sheet":
@@ -181,7 +191,7 @@ def _deltas(rows: "pd.DataFrame", empty: EmptyRule, content: dict[str, Any], she
     from medseg_attack.report.clinical import delta_sheet
     from medseg_attack.stats.clinical import delta_summary, deltas
 
-    header = rows.drop_duplicates("run").set_index("run")[["model", "attack", "loss", "eps"]]
+    header = rows.drop_duplicates("run").set_index("run")[["model", "attack", "loss", "eps", "ball"]]
     table = deltas(rows, empty=empty)
     sheets.append(delta_sheet(delta_summary(table), header))
     table = table.join(header, on="run")
@@ -230,13 +240,13 @@ def _write(
 def _print(content: dict[str, Any], sheets: "list[Sheet]", json: bool, markdown: bool, latex: bool) -> None:
     from medseg_attack.report.sheet import latex as as_latex
     from medseg_attack.report.sheet import markdown as as_markdown
-    from medseg_attack.report.sheet import rich_table
 
     if json:
         terminal.print_json(content)
         return
     for sheet in sheets:
         if markdown or latex:
-            print(as_markdown(sheet) if markdown else as_latex(sheet), end="\n" if len(sheets) > 1 else "")
+            text = as_markdown(sheet) if markdown else as_latex(sheet)
+            terminal.show(*text.removesuffix("\n").split("\n"), *([""] if len(sheets) > 1 else []))
         else:
-            terminal.out().print(rich_table(sheet))
+            terminal.print_sheet(sheet)

@@ -78,8 +78,7 @@ def demo(
             raise KeyboardInterrupt
         if code:
             raise InputError(f"expected 'medattack {words[0]}' to finish, got exit code {code}; see its message above")
-    terminal.say(f"\nDone in {time.monotonic() - start:.0f} s. The curve over budgets: {workspace / 'eps-curve.png'}")
-    terminal.say("What was run, to go on from:")
-    for words in commands:
-        terminal.say(f"  {terminal.shell(words)}")
+    terminal.say("")
+    terminal.say(f"Done in {time.monotonic() - start:.0f} s. The curve over budgets: {workspace / 'eps-curve.png'}")
+    terminal.say("What was run, to go on from:", *(f"  {terminal.shell(words)}" for words in commands))
     terminal.next_step(f"medattack prepare YOUR_SCANS --format decathlon --out {workspace.parent / 'data' / 'mine'}")

@@ -7,7 +7,8 @@ import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import Data, Device, Home, Json, Trust
-from medseg_attack.cli.terminal import FAILED, escaped
+from medseg_attack.cli.terminal import FAILED
+from medseg_attack.escaping import visible
 
 
 @terminal.command
@@ -66,7 +67,7 @@ def _print_machine(home: Path | None, json: bool, damages: list[str] | None) -> 
         terminal.print_json(facts)
     else:
         for name, value in facts.items():
-            terminal.out().print(f"[bold]{name:<12}[/] {_text(value)}")
+            _print_fact(f"{name:<12}", value)
     if not all(facts["decoders"].values()):
         raise typer.Exit(FAILED)
 
@@ -93,10 +94,16 @@ def _print_model(name: str, data: Path | None, home: Path | None, device: str, j
         terminal.print_json(facts | {"flags": [flag.record() for flag in flags]})
     else:
         for fact, value in facts.items():
-            terminal.out().print(f"[bold]{fact:<20}[/] {_text(value)}", highlight=False)
+            _print_fact(f"{fact:<20}", value)
         terminal.print_flags(flags, none="No flag was raised: nothing speaks against measuring this model.")
     if any(finding.flag.verdict == "invalid" for finding in flags):
         raise typer.Exit(FAILED)
+
+
+def _print_fact(name: str, value: Any) -> None:
+    from rich.text import Text
+
+    terminal.out().print(Text.assemble((name, "bold"), f" {visible(_text(value))}"))
 
 
 def _text(value: Any) -> str:
@@ -107,4 +114,4 @@ def _text(value: Any) -> str:
         return ", ".join(value) or "none"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return {True: "ok", False: "BROKEN"}.get(value, str(value)) if isinstance(value, bool) else escaped(str(value))
+    return {True: "ok", False: "BROKEN"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -134,7 +134,7 @@ def _opened(
 def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, json: bool) -> None:
     from medseg_attack.checks.stored import flags_of, with_ids
     from medseg_attack.files import whole
-    from medseg_attack.report.sheet import csv_text, rich_table
+    from medseg_attack.report.sheet import csv_text
     from medseg_attack.report.tables import score_sheet
     from medseg_attack.runs.reading import read_runs
     from medseg_attack.stats.scores import scores
@@ -149,5 +149,5 @@ def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, 
         records = with_ids(folders, flags)
         terminal.print_json({"unit": unit, "empty": empty, "scores": table.to_dict("records"), "flags": records})
     else:
-        terminal.out().print(rich_table(score_sheet(table, unit=unit, empty=empty)))
+        terminal.print_sheet(score_sheet(table, unit=unit, empty=empty))
         terminal.print_flags(list(chain.from_iterable(flags.values())), none="No flag was raised.")

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import textwrap
 import threading
 import time
 import traceback
@@ -17,57 +18,95 @@ import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from medseg_attack.errors import InputError, reason
+from medseg_attack.escaping import visible
 from medseg_attack.files import FULL
 
 if TYPE_CHECKING:
     from medseg_attack.checks.flags import Finding
+    from medseg_attack.report.sheet import Sheet
 
 P = ParamSpec("P")
 
 FAILED, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
+WIDTH = 100  # columns of what is not printed on a terminal
 
 
-class _Console(Console):
-    """A console whose reader may go away, which rich takes for a failed check (exit code 1)."""
+class _PlainConsole(Console):
+    """A console that takes strings for text: no markup, no names of emoji, no escape sequences but its own."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+        if not self.is_terminal:
+            self.width = WIDTH
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The string as text; only the lines of this package's own are kept apart."""
+        return super().render_str("\n".join(map(visible, text.split("\n"))), **options)
 
     def on_broken_pipe(self) -> None:
+        """The reader may go away, which rich takes for a failed check (exit code 1)."""
         raise BrokenPipeError
 
 
 def out() -> Console:
     """The console of results, stdout; 100 columns wide when it is not a terminal."""
-    console = _Console(highlight=False)
-    return console if console.is_terminal else _Console(highlight=False, width=100)
+    return _PlainConsole()
 
 
 def err() -> Console:
-    """The console of everything that is not a result, stderr."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    """The console of everything that is not a result, stderr; 100 columns wide when it is not a terminal."""
+    return _PlainConsole(stderr=True)
 
 
-def say(text: str) -> None:
-    """Prints one line on stderr."""
-    err().print(text, markup=False)
+def say(*lines: str) -> None:
+    """Prints lines on stderr. The first is a sentence, which wraps between words; the others stay whole."""
+    console = err()
+    for line in [*_wrapped(visible(lines[0]), console.width), *map(visible, lines[1:])]:
+        console.print(line, soft_wrap=True)
+
+
+def _wrapped(sentence: str, width: int) -> list[str]:
+    """The lines of a sentence; a path that is longer than a line stays whole."""
+    return textwrap.wrap(sentence, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def show(*lines: str) -> None:
+    """Prints lines on stdout, which wrap nowhere."""
+    for line in lines:
+        out().print(visible(line), soft_wrap=True)
 
 
 def next_step(command: str) -> None:
     """Prints the command that most users type after this one."""
-    say(f"Next: {command}")
+    err().print(visible(f"Next: {command}"), soft_wrap=True)
 
 
 def print_flags(
     findings: "Sequence[Finding]", none: str = "No flag was raised; that does not prove robustness."
 ) -> None:
     """Prints what is doubtful about the numbers above on stdout; docs/flags.md explains the codes."""
-    if not findings:
+    if findings:
+        _print_lines([finding.sentence for finding in findings])
+    else:
         out().print(f"{none}\n")
-        return
-    for finding in findings:
-        flag = finding.flag
-        text = f"{finding.code} {flag.verdict} - {finding.about}: {flag.title} ({finding.numbers}); {flag.todo}"
-        out().print(Padding(text, (0, 0, 0, 2)), markup=False)
+
+
+def print_sheet(sheet: "Sheet") -> None:
+    """Prints a table with the flags of its numbers on stdout."""
+    from medseg_attack.report.sheet import rich_table
+
+    console = out()
+    console.print(rich_table(sheet, min(console.width, WIDTH)))
+    if sheet.flags:
+        _print_lines(sheet.flags)
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    for line in lines:
+        out().print(Padding(visible(line), (0, 0, 0, 2)))
     print()
 
 
@@ -108,10 +147,10 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             body(*args, **kwargs)
             _flush()
         except InputError as error:
-            _print_error(str(error))
+            _print_error(*map(str, error.args))
             raise typer.Exit(BAD_INPUT) from None
         except KeyboardInterrupt:
-            say(f"interrupted: what was finished is kept; go on with the same command:\n  {shell(sys.argv[1:])}")
+            say("interrupted: what was finished is kept; go on with the same command:", f"  {shell(sys.argv[1:])}")
             raise typer.Exit(INTERRUPTED) from None
         except (typer.Exit, typer.Abort):
             raise
@@ -121,10 +160,11 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             if isinstance(error, OSError) and error.errno is not None:
                 _print_error(refusal(error))
                 raise typer.Exit(BAD_INPUT) from None
-            traceback.print_exc()
+            err().print(traceback.format_exc(), soft_wrap=True)
             say(
                 f"error: this is a defect of medattack, not of what it was given ({type(error).__name__}); report it "
-                f"with the lines above and the command:\n  {shell(sys.argv[1:])}"
+                "with the lines above and the command:",
+                f"  {shell(sys.argv[1:])}",
             )
             raise typer.Exit(BAD_INPUT) from None
 
@@ -146,8 +186,13 @@ def refusal(error: OSError) -> str:
     )
 
 
-def _print_error(sentence: str) -> None:
-    err().print(f"[bold red]error:[/] {escaped(sentence)}")
+def _print_error(sentence: str, *lines: str) -> None:
+    """Prints a sentence, and below it the lines that it came with."""
+    console = err()
+    first, *more = _wrapped(f"error: {visible(sentence)}", console.width)
+    console.print(Text.assemble(("error:", "bold red"), first.removeprefix("error:")), soft_wrap=True)
+    for line in (*more, *map(visible, lines)):
+        console.print(line, soft_wrap=True)
 
 
 def exit_with(app: Callable[[], None]) -> None:
@@ -177,11 +222,6 @@ def _flush() -> None:
         sys.stdout.flush()
 
 
-def escaped(text: str) -> str:
-    """The text with its brackets escaped, so that rich does not read them as markup."""
-    return text.replace("[", r"\[")
-
-
 def shell(words: Sequence[str]) -> str:
     """A `medattack` command line, quoted for a shell."""
     return shlex.join(["medattack", *words])
@@ -205,11 +245,11 @@ def progress(title: str, total: int, *, show: bool = True) -> Iterator[Callable[
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(title, total=total, note="")
-            yield lambda n=1, note="": bar.update(task, advance=n, note=note)
+            yield lambda n=1, note="": bar.update(task, advance=n, note=visible(note))
     else:
         yield _lines(title, total)
 

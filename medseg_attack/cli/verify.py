@@ -49,9 +49,9 @@ def verify(
         terminal.print_json(content)
     else:
         for run, of_run in mismatches.items():
-            print(f"{'FAIL' if of_run else 'ok  '} {run}")
+            terminal.show(f"{'FAIL' if of_run else 'ok  '} {run}")
             for mismatch in of_run:
-                print(f"     {mismatch.what}: {mismatch.problem}")
+                terminal.show(f"     {mismatch.what}: {mismatch.problem}")
     if any(mismatches.values()):
         raise typer.Exit(terminal.FAILED)
 

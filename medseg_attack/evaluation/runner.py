@@ -419,6 +419,7 @@ def _header(
         "eps": _eps(cell, folder),
         "eps_unit": cell.attack.ball.unit,
         "ball": cell.ball,
+        "unit": cell.attack.ball.unit,
         "split": opened.study.split,
         "cases": len(refs),
         "partial": opened.study.limit is not None,

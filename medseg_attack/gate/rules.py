@@ -1,12 +1,14 @@
 """The rules that a comparison fails by: `adv_dice<0.70@organ=stomach`, `dice_drop>0.02@sig`. No torch in here.
 
-    rule    = metric comparator number filter*
+    rule    = metric comparator number filter* | flag=NAME filter*
     metric  = level, or level_drop (reference minus new), or level_rise (new minus reference);
               dice_drop is short for adv_dice_drop
     level   = clean_dice, adv_dice, clean_iou, adv_iou, missed, and clean_ and adv_ of what was measured (adv_hd95_mm)
     filter  = @organ=NAME, @model=NAME, @attack=NAME, @loss=NAME, @eps=4/255, or @sig
 
-Without @organ a rule is about the mean over organs; without the others it looks at every run. With @sig chance is
+Without @organ a rule is about the mean over organs. Without @attack it looks at attacks, not at controls. A rule
+`flag=NAME` fails a run that raised a flag of that code or verdict: flag=MA007, flag=invalid; it looks at controls, too,
+and takes neither @organ nor @sig. With @sig chance is
 ruled out: a rule then fails only if the 95 % interval over patients lies wholly beyond the number and the signed-rank
 test of patients' values against that number has p < 0.05, by Holm over all that the rule looks at.
 """
@@ -14,7 +16,9 @@ test of patients' values against that number has p < 0.05, by Holm over all that
 import re
 from dataclasses import dataclass, field
 
+from medseg_attack.checks.flags import SEVERITY
 from medseg_attack.errors import InputError
+from medseg_attack.escaping import visible
 
 FILTERS = ("organ", "model", "attack", "loss", "eps")
 _COMPARATORS = ("<=", ">=", "<", ">")
@@ -57,7 +61,21 @@ class Rule:
                 return value >= self.number
 
 
-def parse(text: str) -> Rule:
+@dataclass(frozen=True)
+class FlagRule:
+    """A flag that no run may raise.
+
+    Attributes:
+        flag: a code such as MA007, or a verdict such as invalid.
+        where: values by filter.
+    """
+
+    text: str
+    flag: str
+    where: dict[str, str] = field(default_factory=dict)
+
+
+def parse(text: str) -> Rule | FlagRule:
     """The rule that a text states.
 
     Raises:
@@ -66,6 +84,8 @@ def parse(text: str) -> Rule:
     metric = re.match(r"\s*(\w+)\s*", text)
     if metric is None:
         raise _at(text, 0, "a metric such as adv_dice or dice_drop")
+    if metric[1] == "flag":
+        return _flag_rule(text, metric.end())
     comparator = next((sign for sign in _COMPARATORS if text.startswith(sign, metric.end())), None)
     if comparator is None:
         raise _at(text, metric.end(), "<, <=, > or >=")
@@ -77,6 +97,16 @@ def parse(text: str) -> Rule:
     where, significant = _filters(text, value.end())
     level, change = _level(metric[1])
     return Rule(text, level, change, comparator, number(value[0]), where, significant)
+
+
+def _flag_rule(text: str, position: int) -> FlagRule:
+    name = re.compile(rf"=\s*({'|'.join(SEVERITY)}|MA\d{{3}})\s*").match(text, position)
+    if name is None:
+        raise _at(text, position, f"=CODE such as =MA007, or ={', ='.join(SEVERITY)}")
+    where, significant = _filters(text, name.end())
+    if significant or "organ" in where:
+        raise _at(text, name.end(), "neither @sig nor @organ in a rule on flags")
+    return FlagRule(text, name[1], where)
 
 
 def _filters(text: str, position: int) -> tuple[dict[str, str], bool]:
@@ -105,7 +135,9 @@ def _at(text: str, position: int, expected: str) -> InputError:
     got = text[position:].strip() or "the end"
     return InputError(
         f"expected {expected} at position {position + 1} of --fail-if, got {got!r}; write it like "
-        f"'adv_dice<0.70@organ=stomach' or 'dice_drop>0.02@sig'\n  {text}\n  {' ' * position}^"
+        "'adv_dice<0.70@organ=stomach' or 'dice_drop>0.02@sig'",
+        f"  {text}",
+        f"  {' ' * len(visible(text[:position]))}^",
     )
 
 

@@ -8,12 +8,14 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
+from medseg_attack import escaping
 from medseg_attack.errors import plural
+from medseg_attack.escaping import visible
 from medseg_attack.files import whole
 from medseg_attack.gate.verdicts import Verdict
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
-from medseg_attack.registry import spec
 from medseg_attack.report.sheet import Sheet, from_to, number, p_value
+from medseg_attack.report.tables import budget
 from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
 
@@ -26,7 +28,7 @@ def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
             str(row["model"]),
             str(row["attack"]),
             str(row["loss"]),
-            spec(float(row["eps"])),
+            budget(row),
             number(row["clean_old"]),
             number(row["clean_new"]),
             number(row["adv_old"]),
@@ -37,12 +39,12 @@ def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
         ]
         for _, row in shown.iterrows()
     ]
-    n = int(shown["n"].min())
+    n, n_tests = int(shown["n"].min()), int(shown["p_holm"].notna().sum())
     text = (
         f"Mean Dice per {unit}; change of the adversarial one, new minus reference, paired over "
         f"{plural(n, 'patient')} with its 95 % interval (Gaffke); p: signed-rank on patients' means, Holm over "
-        f"the rows. "
-        f"Empty masks: {EMPTY_RULES[empty]}. {warning(n, len(shown))}"
+        f"the attacks' rows. "
+        f"Empty masks: {EMPTY_RULES[empty]}. {warning(n, n_tests)}"
     ).strip()
     columns = [
         "model",
@@ -65,9 +67,9 @@ def verdict_sheet(verdicts: Sequence[Verdict]) -> Sheet:
     rows = [
         [
             verdict.rule,
-            " ".join(filter(None, [verdict.model, verdict.attack, verdict.loss, spec(verdict.eps)])),
+            verdict.run,
             verdict.organ,
-            f"{verdict.value:.3f}",
+            f"{verdict.value:.3f}" if verdict.organ else " ".join(verdict.flags) or "none",
             from_to(verdict.low, verdict.high),
             p_value(verdict.p),
             "FAILS" if verdict.failed else "passes",
@@ -98,11 +100,12 @@ def write_junit(verdicts: Sequence[Verdict], file: Path) -> None:
         "testsuite", name="medattack compare", tests=str(len(verdicts)), failures=str(failed), errors="0", skipped="0"
     )
     for verdict in verdicts:
-        run = " ".join(filter(None, [verdict.model, verdict.attack, verdict.loss, f"eps={spec(verdict.eps)}"]))
-        case = ElementTree.SubElement(suite, "testcase", classname=run, name=f"{verdict.rule} ({verdict.organ})")
+        run = " ".join(filter(None, [verdict.model, verdict.attack, verdict.loss, f"eps={verdict.budget}"]))
+        name = f"{verdict.rule} ({verdict.organ})" if verdict.organ else verdict.rule
+        case = ElementTree.SubElement(suite, "testcase", classname=visible(run), name=visible(name))
         if verdict.failed:
-            failure = ElementTree.SubElement(case, "failure", type="gate", message=verdict.sentence)
-            failure.text = verdict.sentence
+            failure = ElementTree.SubElement(case, "failure", type="gate", message=visible(verdict.sentence))
+            failure.text = visible(verdict.sentence)
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
@@ -115,9 +118,4 @@ def github(verdicts: Sequence[Verdict]) -> list[str]:
     failed = [verdict for verdict in verdicts if verdict.failed]
     if not failed:
         return [f"::notice title=medattack gate::{len(verdicts)} checks pass"]
-    return [f"::error title=medattack gate::{_escaped(verdict.sentence)}" for verdict in failed]
-
-
-def _escaped(text: str) -> str:
-    """A message as workflow commands want it."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return [f"::error title=medattack gate::{escaping.github(verdict.sentence)}" for verdict in failed]

@@ -3,18 +3,21 @@
 A drop or a rise is paired: the difference is taken case by case, and its interval and test are over patients.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from medseg_attack.checks.flags import Finding
 from medseg_attack.errors import InputError, nearest, plural
-from medseg_attack.gate.rules import NUMBER, Rule, number
+from medseg_attack.gate.rules import NUMBER, FlagRule, Rule, number
 from medseg_attack.metrics.empty import Empty
+from medseg_attack.report.tables import budget
 from medseg_attack.runs.rows import NAMES
-from medseg_attack.stats.patients import difference, holm, paired, warning
-from medseg_attack.stats.scores import Unit, measures, pooled, scored
+from medseg_attack.stats.patients import LEVEL, TESTS_FROM, Difference, difference, holm, paired, warning
+from medseg_attack.stats.scores import Unit, measures, pooled, scans, scored
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Verdict:
         value: the level, or its change from the reference, with its 95 % interval over patients.
         p: that of the signed-rank test against the rule's number, Holm over what the rule looks at.
         n: number of patients.
+        flags: codes of the flags that a rule on flags found; `value` is how many they are.
     """
 
     rule: str
@@ -40,35 +44,91 @@ class Verdict:
     p: float
     n: int
     failed: bool
+    budget: str
+    flags: tuple[str, ...] = ()
+
+    @property
+    def run(self) -> str:
+        """The run by its model, attack, loss and budget."""
+        return " ".join(filter(None, [self.model, self.attack, self.loss, self.budget]))
 
     @property
     def sentence(self) -> str:
         """The verdict in words."""
-        run = " ".join(filter(None, [self.model, self.attack, self.loss, f"eps {self.eps:.4g}"]))
+        run = " ".join(filter(None, [self.model, self.attack, self.loss, f"eps {self.budget}"]))
+        start = f"{self.rule} {'fails' if self.failed else 'passes'} for {run}"
+        if not self.organ:
+            return f"{start}: {', '.join(self.flags) or 'no such flag'}"
         patients = plural(self.n, "patient")
         numbers = f"{self.value:.4f}, 95 % interval {self.low:.4f} to {self.high:.4f}, p {self.p:.2g}, {patients}"
-        return f"{self.rule} {'fails' if self.failed else 'passes'} for {run}, {self.organ}: {numbers}"
+        return f"{start}, {self.organ}: {numbers}"
 
 
 def judge(
-    rules: Sequence[Rule], new: pd.DataFrame, old: pd.DataFrame | None, *, unit: Unit, empty: Empty
+    rules: Sequence[Rule | FlagRule],
+    new: pd.DataFrame,
+    old: pd.DataFrame | None,
+    flags: Mapping[str, Sequence[Finding]],
+    *,
+    unit: Unit,
+    empty: Empty,
 ) -> list[Verdict]:
-    """The verdict of every rule on every run that it looks at.
+    """The verdict of every rule on every run that it looks at; unless a rule is on flags, no flag may say invalid.
 
     Args:
         new: rows of the new runs.
         old: rows of the reference's runs; a run and its reference have the same `pair`.
+        flags: the findings on each run, the reference's among them.
 
     Raises:
         InputError: a rule is about something that is not there, or so few patients can never fail it.
     """
-    return [verdict for rule in rules for verdict in _verdicts(rule, new, old, unit, empty)]
+    of_rules = [
+        verdict
+        for rule in rules
+        for verdict in (
+            _verdicts(rule, new, old, unit, empty) if isinstance(rule, Rule) else _flag_verdicts(rule, new, old, flags)
+        )
+    ]
+    if not rules or any(isinstance(rule, FlagRule) for rule in rules):
+        return of_rules
+    return of_rules + [each for each in _flag_verdicts(NO_INVALID, new, old, flags) if each.failed]
+
+
+NO_INVALID = FlagRule("flag=invalid", "invalid")
+
+
+def _flag_verdicts(
+    rule: FlagRule, new: pd.DataFrame, old: pd.DataFrame | None, flags: Mapping[str, Sequence[Finding]]
+) -> list[Verdict]:
+    rows = _filtered(rule, new if old is None else pd.concat([new, old], ignore_index=True))
+    if rule is not NO_INVALID and not rows["checks"].all():
+        run = rows.loc[~rows["checks"].astype(bool), "run"].iloc[0]
+        raise InputError(
+            f"expected runs with their flags for --fail-if '{rule.text}', got {run}, made with --no-checks; "
+            "run its attack again without --no-checks into another --out"
+        )
+    verdicts = []
+    for run, of_run in rows.groupby("run", sort=False):
+        codes = {each.code for each in flags[str(run)] if rule.flag in (each.code, each.flag.verdict)}
+        n = of_run["group"].nunique()
+        verdict = _of_run(rule.text, of_run.iloc[0], "", Difference(len(codes), math.nan, math.nan, math.nan, n))
+        verdicts.append(replace(verdict, failed=bool(codes), flags=tuple(sorted(codes))))
+    return verdicts
+
+
+def _of_run(rule: str, header: "pd.Series[float]", organ: str, result: Difference) -> Verdict:
+    model, attack, loss, eps = (header[key] for key in NAMES)
+    numbers = result.mean, result.low, result.high, result.p, result.n
+    return Verdict(rule, str(model), str(attack), str(loss), float(eps), organ, *numbers, False, budget(header))
 
 
 def _verdicts(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Unit, empty: Empty) -> list[Verdict]:
     if rule.change and old is None:
         raise InputError(f"expected a reference for --fail-if '{rule.text}', got none; give --reference OLD")
     rows = _filtered(rule, new)
+    if "attack" not in rule.where and (rows["role"] == "attack").any():
+        rows = rows[rows["role"] == "attack"]  # a control is no claim
     values = [
         (of_run.iloc[0], _values(rule, of_run, None if old is None else old[old["pair"] == run], unit, empty))
         for run, of_run in rows.groupby("pair", sort=False)
@@ -80,18 +140,19 @@ def _verdicts(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Uni
     return [replace(each, p=p, failed=_fails(rule, each, p)) for each, p in zip(verdicts, adjusted, strict=True)]
 
 
-def _filtered(rule: Rule, rows: pd.DataFrame) -> pd.DataFrame:
+def _filtered(rule: Rule | FlagRule, rows: pd.DataFrame) -> pd.DataFrame:
     for key, wanted in rule.where.items():
         if key == "organ":
             continue
-        values = rows[key].unique().tolist()
+        names = [key, "label"] if key == "model" else [key]  # models of one label have longer names
+        values = list(dict.fromkeys(value for name in names for value in rows[name].unique().tolist()))
         matches = [value for value in values if _is(value, wanted)]
         if not matches:
             raise InputError(
                 f"expected a run with {key} {wanted!r} for --fail-if '{rule.text}', got none; "
                 + nearest(wanted, map(str, values))
             )
-        rows = rows[rows[key].isin(matches)]
+        rows = rows[rows[names].isin(matches).any(axis=1)]
     return rows
 
 
@@ -116,8 +177,7 @@ def _levels(rule: Rule, rows: pd.DataFrame, unit: Unit, empty: Empty) -> pd.Data
     """Cases with the rule's level; distances are a scan's, whatever the unit."""
     when, _, name = rule.level.partition("_")
     if name in measures(rows) and when in ("clean", "adv"):
-        cases = rows.drop_duplicates(["run", "volume", "cls"]).rename(columns={f"{name}_{when}": rule.level})
-        return cases.assign(unit=cases["volume"])
+        return scans(rows).rename(columns={f"{name}_{when}": rule.level})
     cases = scored(pooled(rows, unit), empty)
     levels = {f"{when}_{name}": cases[f"{name}_{when}"] for when in ("clean", "adv") for name in ("dice", "iou")}
     levels["missed"] = (cases["n_adv"] == 0).astype(float).where(cases["hit_clean"] > 0)
@@ -152,21 +212,7 @@ def _verdict(rule: Rule, header: "pd.Series[float]", values: pd.DataFrame) -> Ve
             f"expected a value of {rule.level} ({organ}) to judge by --fail-if '{rule.text}', got none in any case; "
             "choose another metric or organ"
         )
-    model, attack, loss, eps = (header[key] for key in NAMES)
-    return Verdict(
-        rule.text,
-        str(model),
-        str(attack),
-        str(loss),
-        float(eps),
-        organ,
-        result.mean,
-        result.low,
-        result.high,
-        result.p,
-        result.n,
-        False,
-    )
+    return _of_run(rule.text, header, organ, result)
 
 
 def _fails(rule: Rule, verdict: Verdict, p: float) -> bool:
@@ -178,8 +224,11 @@ def _fails(rule: Rule, verdict: Verdict, p: float) -> bool:
 def _refuse_powerless(rule: Rule, verdicts: Sequence[Verdict]) -> None:
     """A gate that cannot fail is not one."""
     n = min(verdict.n for verdict in verdicts)
-    if 2.0 ** (1 - n) * len(verdicts) >= 0.05:
+    if 2.0 ** (1 - n) * len(verdicts) >= 1 - LEVEL:
+        enough, remedy = "enough patients", "narrow the rule with @attack= or @eps="
+        if n < TESTS_FROM:
+            enough, remedy = f"{TESTS_FROM} patients or more", "attack more patients"
         raise InputError(
-            f"expected enough patients for --fail-if '{rule.text}' to be able to fail, got {n}: "
-            f"{warning(n, len(verdicts)).removesuffix('.')}; drop @sig, or narrow the rule with @attack= or @eps="
+            f"expected {enough} for --fail-if '{rule.text}' to be able to fail, got {n}: "
+            f"{warning(n, len(verdicts)).removesuffix('.')}; drop @sig, or {remedy}"
         )

@@ -1,13 +1,12 @@
 """Tables of clinical deltas, of models or attacks paired by patient, and of how stable ranks are. No torch in here."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
 from medseg_attack.errors import plural
-from medseg_attack.registry import spec
 from medseg_attack.report.sheet import Sheet, from_to, number, p_value, percent
+from medseg_attack.report.tables import budget, several
 from medseg_attack.stats.comparisons import Side
 from medseg_attack.stats.patients import warning
 
@@ -23,16 +22,16 @@ def delta_sheet(summary: pd.DataFrame, header: pd.DataFrame) -> Sheet:
     """
     measured = [n for n in summary.columns if n.endswith("_adv") and not n.startswith(("dice_", "iou_", "volume_"))]
     names = ["dice", *(column.removesuffix("_adv") for column in measured)]
-    several = header["model"].nunique() > 1
+    models = header["model"].nunique() > 1
     rows: list[list[str]] = []
     ends = set()
     for cls, of_organ in summary.groupby("cls", sort=False):
         organ = str(cls).replace("_", " ")  # so that it can wrap
         for model, of_model in of_organ.groupby(of_organ["run"].map(header["model"]), sort=False):
             first = of_model.iloc[0]
-            rows.append([organ, f"{model} clean" if several else "clean", *_levels(first, names, "clean"), *[""] * 4])
+            rows.append([organ, f"{model} clean" if models else "clean", *_levels(first, names, "clean"), *[""] * 4])
             for _, row in of_model.iterrows():
-                rows.append([organ, _run(header.loc[row["run"]], several), *_levels(row, names, "adv"), *_moved(row)])
+                rows.append([organ, _run(header.loc[row["run"]], models), *_levels(row, names, "adv"), *_moved(row)])
         ends.add(len(rows) - 1)
     heads = [_MEASURED.get(name, name.partition("(")[0].upper()) for name in names[1:]]
     columns = ["organ", "run", "Dice", *heads, "ml", "change %", "shift mm", "missed", "halluc."]
@@ -40,24 +39,19 @@ def delta_sheet(summary: pd.DataFrame, header: pd.DataFrame) -> Sheet:
 
 
 def _delta_caption(summary: pd.DataFrame) -> str:
-    scans, n = int(summary["scans"].max()), int(summary["patients"].max())
+    n = int(summary["patients"].min())
     return (
-        f"Means over {plural(scans, 'scan')} of {plural(n, 'patient')}; ml: volume, its change in % of the clean "
-        "prediction's, and the shift of its centroid from "
-        "there. missed: scans whose organ is found clean and lost under attack; halluc.: "
+        f"Means over {several(summary['scans'], 'scan')} of {several(summary['patients'], 'patient')}; ml: volume, its "
+        "change in % of the clean prediction's, and the shift of its centroid from there. missed: scans "
+        "whose organ is found clean and lost under attack; halluc.: "
         "predicted only under attack, where there is none. Distances: in neither mask: left out; in one alone: the "
         "grid's diagonal (NSD: 0). Change and shift are left out where a mask that they need is empty. "
         f"{warning(n)}"
     ).strip()
 
 
-def _run(facts: "pd.Series[float]", several: bool) -> str:
-    words = [
-        str(facts["model"]) if several else "",
-        str(facts["attack"]),
-        str(facts["loss"]),
-        spec(float(facts["eps"])),
-    ]
+def _run(facts: "pd.Series[float]", models: bool) -> str:
+    words = [str(facts["model"]) if models else "", str(facts["attack"]), str(facts["loss"]), budget(facts)]
     return " ".join(filter(None, words))
 
 
@@ -77,23 +71,23 @@ def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     common = _common(table, side)
     rows = [
         [
-            _named(row["new"]),
-            _named(row["old"]),
+            str(row["new"]),
+            str(row["old"]),
             *(str(row[name]) for name in common),
-            spec(float(row["eps"])),
+            budget(row),
             f"{row['mean']:+.3f}",
             from_to(row["low"], row["high"], "+"),
             p_value(row["p_holm"]),
         ]
         for _, row in table.iterrows()
     ]
-    n = int(table["n"].min())
+    n, n_tests = int(table["n"].min()), int(table["p_holm"].notna().sum())
     text = (
         f"Adversarial Dice {'of' if side == 'model' else 'under'} the first {side} minus that "
         f"{'of' if side == 'model' else 'under'} the second, mean over organs, paired over "
         f"{plural(n, 'patient')}; 95 % interval: Gaffke; p: signed-rank on patients' means, Holm over "
-        f"the {len(table)} rows. "
-        f"{warning(n, len(table))}"
+        f"the {n_tests} rows{' under an attack' if n_tests < len(table) else ''}. "
+        f"{warning(n, n_tests)}"
     ).strip()
     columns = [side, "against", *common, "eps", "difference", "95 % CI", "p"]
     return Sheet(f"{side.capitalize()}s, paired by patient", columns, rows, text, left=2 + len(common))
@@ -101,14 +95,8 @@ def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:
 
 def _common(table: pd.DataFrame, side: Side) -> list[str]:
     """Columns that both sides have in common; balls are named where several have the same eps."""
-    several = table.groupby("eps")["ball"].nunique().max() > 1
-    return (["attack", "loss"] if side == "model" else ["model"]) + (["ball"] if several else [])
-
-
-def _named(label: object) -> str:
-    """The label; of a run's path, the two last folders."""
-    name, bracket, run = str(label).partition(" (")
-    return f"{name} ({'/'.join(Path(run.removesuffix(')')).parts[-2:])})" if bracket else name
+    balls = table.groupby("eps")["ball"].nunique().max() > 1
+    return (["attack", "loss"] if side == "model" else ["model"]) + (["ball"] if balls else [])
 
 
 def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
@@ -118,8 +106,8 @@ def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     rows = [
         [
             *(str(row[name]) for name in common),
-            spec(float(row["eps"])),
-            _named(row[side]),
+            budget(row),
+            str(row[side]),
             str(int(row["seen"])),
             *("" if pd.isna(row[place]) else percent(row[place]) for place in places),
         ]

@@ -1,38 +1,58 @@
 """The curve over budgets."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from medseg_attack.escaping import figure as figure_text
 from medseg_attack.report.figures import save
+from medseg_attack.runs.stored_specs import ball_spec, norm_of, sizeless
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LINE = ("model", "attack", "loss", "ball", "data", "split", "cases_id")  # what the runs of a line have in common
+WINDOW = "1/255 of the intensity window"
 
 
 def curve(summary: pd.DataFrame, file: Path) -> None:
-    """Mean Dice over the budget, a line per model, attack and loss with its interval; controls are dashed."""
+    """Mean Dice over the budget, a line per model, attack, loss, ball and set of cases with its interval.
+
+    Controls are dashed. Budgets in another unit have axes of their own.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    several = summary["model"].nunique() > 1
-    for key, line in summary.groupby(["model", "attack", "loss"], sort=False):
-        model, attack, loss = map(str, key)
-        line = line.sort_values("eps")
-        control = line["role"].iloc[0] == "control"
-        start = pd.DataFrame({"eps": [0.0], "mean_adv": line["mean_clean"].head(1).to_numpy()})
-        points = pd.concat([start, line[["eps", "mean_adv"]]])
-        name = " ".join(filter(None, [model if several else "", attack, loss]))
-        (drawn,) = axes.plot(
-            points["eps"] * 255,
-            points["mean_adv"],
-            "--" if control else "-",
-            marker="o",
-            ms=3,
-            label=name,
-            color="0.4" if control and not several else None,
-        )
-        axes.fill_between(line["eps"] * 255, line["low"], line["high"], alpha=0.12, color=drawn.get_color(), lw=0)
-    axes.set(xlabel="eps in 1/255 of the intensity window", ylabel="mean Dice", ylim=(0, 1))
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    runs = summary.assign(ball=summary["ball"].map(lambda ball: str(sizeless(ball_spec(ball)))))
+    runs = runs.assign(unit=runs["unit"].fillna("") if "unit" in runs else "")
+    panels = list(runs.groupby("unit", sort=False))
+    n_lines = len(runs[list(LINE)].drop_duplicates())
+    figure = Figure(figsize=(7 * len(panels), 4.5 + 0.2 * n_lines), layout="constrained")
+    for axes, (unit, of_unit) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for _, line in of_unit.groupby(list(LINE), sort=False):
+            _draw(axes, line.sort_values("eps"), _label(line.iloc[0], runs), scale=1 if unit else 255)
+        axes.set(xlabel=f"eps in {figure_text(str(unit)) or WINDOW}", ylabel="mean Dice", ylim=(0, 1))
+        axes.set_xlim(left=0)
+        axes.grid(alpha=0.3)
+    figure.legend(fontsize=8, loc="outside lower left")
     save(figure, file)
+
+
+def _label(run: "pd.Series[float]", runs: pd.DataFrame) -> str:
+    """The name of a line: its attack, and what else differs between lines."""
+    several = {name for name in LINE if runs[name].nunique() > 1}
+    words = [str(run["model"]) if "model" in several else "", str(run["attack"]), str(run["loss"])]
+    norms = runs["ball"].map(lambda ball: norm_of(ball_spec(ball))).nunique() > 1
+    words += [norm_of(ball_spec(str(run["ball"]))) if norms else ""]
+    words += [str(run[name]) for name in ("data", "split") if name in several]
+    words += [f"cases {run['cases_id']}" if "cases_id" in several else ""]
+    return " ".join(filter(None, words))
+
+
+def _draw(axes: "Axes", line: pd.DataFrame, label: str, *, scale: int) -> None:
+    is_control = line["role"].iloc[0] == "control"
+    start = pd.DataFrame({"eps": [0.0], "mean_adv": line["mean_clean"].head(1).to_numpy()})
+    points = pd.concat([start, line[["eps", "mean_adv"]]])
+    style = "--" if is_control else "-"
+    (drawn,) = axes.plot(points["eps"] * scale, points["mean_adv"], style, marker="o", ms=3, label=figure_text(label))
+    axes.fill_between(line["eps"] * scale, line["low"], line["high"], alpha=0.12, color=drawn.get_color(), lw=0)

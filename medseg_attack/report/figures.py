@@ -1,5 +1,6 @@
 """Pictures of what attacks do to one case, and how a figure is written. No torch in here."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medseg_attack.errors import InputError
+from medseg_attack.escaping import figure as figure_text
 from medseg_attack.files import whole
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ def save(figure: "Figure", file: Path) -> None:
     ending = file.suffix.lower().lstrip(".")
     if ending not in ("", *FORMATS):
         raise InputError(f"expected a file .{', .'.join(FORMATS)} to draw, got {file}; change its ending")
-    with whole(file) as part:
+    with whole(file) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a name in a script of few fonts
         figure.savefig(part, format=ending or "png", dpi=150)
 
 
@@ -88,13 +91,13 @@ def _outlines(axis: "Axes", panel: Panel) -> None:
             if mask.any() and not mask.all():
                 colour = COLOURS[i % len(COLOURS)]
                 axis.contour(mask.astype(float), [0.5], colors=colour, linestyles=style, linewidths=1)
-    axis.set_title(panel.title, fontsize=9)
+    axis.set_title(figure_text(panel.title), fontsize=9)
 
 
 def _legend(axis: "Axes", classes: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
-    lines = [Line2D([], [], color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(classes)]
+    lines = [Line2D([], [], color=COLOURS[i % len(COLOURS)], label=figure_text(name)) for i, name in enumerate(classes)]
     lines += [Line2D([], [], color="0.3", label="truth"), Line2D([], [], color="0.3", ls="--", label="prediction")]
     axis.legend(handles=lines, loc="center left", fontsize=9, frameon=False)
 

@@ -2,13 +2,20 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from rich import box
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
+
+from medseg_attack import escaping
+from medseg_attack.escaping import csv_cell, visible
 
 
 @dataclass(frozen=True)
@@ -18,6 +25,7 @@ class Sheet:
     Attributes:
         left: how many columns at the left are words; the others are numbers.
         rules: rows after which a line is drawn.
+        flags: what makes the numbers doubtful, a sentence each.
     """
 
     title: str
@@ -26,6 +34,7 @@ class Sheet:
     caption: str = ""
     left: int = 1
     rules: frozenset[int] = field(default_factory=frozenset)
+    flags: Sequence[str] = ()
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -53,11 +62,14 @@ def p_value(p: float) -> str:
     return "-" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def rich_table(sheet: Sheet) -> Table:
-    """A table for the terminal, at most 100 columns wide; underscores give way to spaces so that heads can wrap."""
+def rich_table(sheet: Sheet, width: int = 100) -> Table:
+    """A table for the terminal, at most `width` columns wide; underscores in heads of numbers give way to spaces.
+
+    Words wrap between words and at punctuation, numbers stay whole.
+    """
     table = Table(
-        title=sheet.title,
-        caption=sheet.caption,
+        title=Text(visible(sheet.title)),
+        caption=Text(visible(sheet.caption)),
         box=box.SIMPLE_HEAD,
         padding=0,
         title_justify="left",
@@ -65,20 +77,72 @@ def rich_table(sheet: Sheet) -> Table:
         title_style="bold",
         pad_edge=False,
     )
-    for i, column in enumerate(sheet.columns):
-        words = column.replace("_", " ") if i >= sheet.left else column
+    cells = _terminal_cells(sheet)
+    widths = _widths(cells, sheet.left, width)
+    for i, (head, *_) in enumerate(zip(*cells, strict=True)):
         justify: Literal["left", "right"] = "left" if i < sheet.left else "right"
-        # numbers stay whole; what is too wide for the screen makes the words at the left fold
-        table.add_column(words, justify=justify, overflow="fold", width=_widest(sheet, i) if i >= sheet.left else None)
-    for i, row in enumerate(sheet.rows):
+        table.add_column(_wrapped(head, widths[i]), justify=justify, overflow="fold", width=widths[i])
+    for i, row in enumerate(cells[1:]):
         same = _repeated(sheet, i)
-        table.add_row(*["" if j < same else cell for j, cell in enumerate(row)], end_section=i in sheet.rules)
+        texts = [Text("") if j < same else _wrapped(cell, widths[j]) for j, cell in enumerate(row)]
+        table.add_row(*texts, end_section=i in sheet.rules)
     return table
 
 
-def _widest(sheet: Sheet, column: int) -> int:
-    words = sheet.columns[column].replace("_", " ").split() if column >= sheet.left else [sheet.columns[column]]
-    return max(len(text) for text in [*words, *(row[column] for row in sheet.rows)])
+def fits(sheet: Sheet, width: int = 100) -> bool:
+    """Whether a terminal of that many columns can show the table without breaking a word."""
+    return _taken(_least_widths(_terminal_cells(sheet), sheet.left)) <= width
+
+
+def _terminal_cells(sheet: Sheet) -> list[list[str]]:
+    """The heads, then the rows."""
+    heads = [column.replace("_", " ") if i >= sheet.left else column for i, column in enumerate(sheet.columns)]
+    return [[visible(cell) for cell in row] for row in [heads, *sheet.rows]]
+
+
+def _taken(widths: Sequence[int]) -> int:
+    """The width of a table: one column lies between columns, and one at either edge."""
+    return sum(widths) + len(widths) + 1
+
+
+def _least_widths(cells: Sequence[Sequence[str]], left: int) -> list[int]:
+    """The width of each column's longest piece; a cell of numbers is one piece."""
+    widths = []
+    for i, (head, *column) in enumerate(zip(*cells, strict=True)):
+        pieces = [piece for cell in column for piece in _pieces(cell)] if i < left else column
+        widths.append(max(map(cell_len, [*_pieces(head), *pieces])))
+    return widths
+
+
+def _widths(cells: Sequence[Sequence[str]], left: int, width: int) -> list[int]:
+    """The width of each column; words share what numbers leave."""
+    natural = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    widths = _least_widths(cells, left)
+    while _taken(widths) > width and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1  # no other way: the longest pieces break
+    while _taken(widths) < width:
+        lacking = [natural[i] / widths[i] if natural[i] > widths[i] else 0.0 for i in range(left)]
+        if not any(lacking):
+            break
+        widths[lacking.index(max(lacking))] += 1
+    return widths
+
+
+_PIECE = re.compile(r"[^\s(,_=/-]*[(,_=/-]*\s*")
+
+
+def _pieces(text: str) -> list[str]:
+    """The parts of a text between which a line may end."""
+    return [piece.rstrip() for piece in _PIECE.findall(text) if piece] or [""]
+
+
+def _wrapped(text: str, width: int) -> Text:
+    lines = [""]
+    for piece in _PIECE.findall(text):
+        if lines[-1] and cell_len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return Text("\n".join(line.rstrip() for line in lines))
 
 
 def _repeated(sheet: Sheet, row: int) -> int:
@@ -90,45 +154,45 @@ def _repeated(sheet: Sheet, row: int) -> int:
 
 
 def markdown(sheet: Sheet) -> str:
-    """A GitHub table."""
-    head = ["| " + " | ".join(sheet.columns) + " |"]
+    """A GitHub table below its title; its caption and the flags of its numbers follow."""
+    as_cell = escaping.markdown
     marks = ["---" if i < sheet.left else "---:" for i in range(len(sheet.columns))]
-    body = ["| " + " | ".join(row) + " |" for row in sheet.rows]
-    return "\n".join([*head, "| " + " | ".join(marks) + " |", *body, "", sheet.caption]) + "\n"
+    rows = [list(map(as_cell, sheet.columns)), marks, *(list(map(as_cell, row)) for row in sheet.rows)]
+    flags = [f"- {as_cell(flag)}" for flag in sheet.flags]
+    lines = [f"**{as_cell(sheet.title)}**", "", *(f"| {' | '.join(row)} |" for row in rows), "", as_cell(sheet.caption)]
+    return "\n".join([*lines, *([""] if flags else []), *flags]) + "\n"
 
 
 def latex(sheet: Sheet) -> str:
-    """A booktabs table."""
+    """A booktabs table; its title stands in its caption, and the flags of its numbers below that."""
+    tex = escaping.latex
     columns = "".join("l" if i < sheet.left else "r" for i in range(len(sheet.columns)))
-    lines = [" & ".join(map(_tex, row)) + r" \\" for row in [sheet.columns, *sheet.rows]]
-    return (
-        "\n".join(
-            [
-                r"\begin{table}",
-                r"\centering",
-                rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule",
-                lines[0],
-                r"\midrule",
-                *lines[1:],
-                r"\bottomrule",
-                r"\end{tabular}",
-                rf"\caption{{{_tex(sheet.caption)}}}",
-                r"\end{table}",
-            ]
-        )
-        + "\n"
-    )
-
-
-def _tex(text: str) -> str:
-    for plain, escaped in (("\\", r"\textbackslash "), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("<", "$<$")):
-        text = text.replace(plain, escaped)
-    return text
+    head, *rows = [" & ".join(map(tex, row)) + r" \\" for row in [sheet.columns, *sheet.rows]]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\caption{{{tex(f'{sheet.title}. {sheet.caption}')}}}",
+        *(rf"\par{{\footnotesize {tex(flag)}\par}}" for flag in sheet.flags),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def csv_text(table: pd.DataFrame) -> str:
-    """All numbers at full precision."""
+    """All numbers at full precision; no name in it is a formula."""
+    words = {name: table[name].map(_csv_cell) for name in table.columns if not is_numeric_dtype(table[name])}
+    safe = table.assign(**words).rename(columns=_csv_cell)
     buffer = io.StringIO()
-    table.to_csv(buffer, index=False, quoting=csv.QUOTE_MINIMAL)
+    safe.to_csv(buffer, index=False, quoting=csv.QUOTE_MINIMAL)
     return buffer.getvalue()
+
+
+def _csv_cell(value: object) -> object:
+    return csv_cell(value) if isinstance(value, str) else value

@@ -10,9 +10,9 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.registry import spec
-from medseg_attack.report.sheet import Sheet, between, number, percent
+from medseg_attack.report.sheet import Sheet, between, fits, number, percent
 from medseg_attack.runs.rows import NAMES
-from medseg_attack.runs.stored_specs import ball_spec, norm_of
+from medseg_attack.runs.stored_specs import ball_spec, budget_of, norm_of
 from medseg_attack.stats.patients import FEW, warning
 from medseg_attack.stats.scores import Unit
 
@@ -30,8 +30,17 @@ CellFormat: TypeAlias = "Callable[[pd.Series[float]], str]"
 
 def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     """One model's table: clean on top, then controls, then attacks, adversarial Dice per organ."""
+    return _fitting(lambda n: _attack_sheet(summary, _worst(summary, n), unit=unit, empty=empty))
+
+
+def _fitting(sheet_of: Callable[[int], Sheet]) -> Sheet:
+    """The sheet with as many organs, at most `MOST_ORGANS`, as 100 columns hold without breaking a word."""
+    sheets = map(sheet_of, range(MOST_ORGANS, 0, -1))
+    return next((sheet for sheet in sheets if fits(sheet)), sheet_of(1))
+
+
+def _attack_sheet(summary: pd.DataFrame, shown: Sequence[str], *, unit: Unit, empty: Empty) -> Sheet:
     first = summary.iloc[0]
-    shown = _worst(summary)
     rows = [_clean(first, shown), *(_attacked(row, shown) for _, row in _ordered(summary).iterrows())]
     n_controls = int((summary["role"] != "attack").sum())
     last = [*_shares(summary), *_aims(summary)]
@@ -56,9 +65,12 @@ def _queries(summary: pd.DataFrame) -> str:
 
 
 def _shares(summary: pd.DataFrame) -> list[tuple[str, CellFormat]]:
-    """Head and cell of three ways to state success; none where goals state it."""
+    """Head and cell of three ways to state success; none where goals state that of every attack."""
     shares = [("rel. drop", "relative_drop"), ("< half", "below_half"), ("missed", "missed")]
-    return [] if _has_goals(summary) else [(head, partial(_share, column=column)) for head, column in shares]
+    attacks = summary[summary["role"] == "attack"]
+    if _has_goals(summary) and attacks["goal_dice"].notna().all():
+        return []
+    return [(head, partial(_share, column=column)) for head, column in shares]
 
 
 def _has_goals(summary: pd.DataFrame) -> bool:
@@ -82,9 +94,9 @@ def _success(row: "pd.Series[float]") -> str:
     return percent(row["success"]) + (f" ({percent(before)})" if before > 0 else "")
 
 
-def _worst(summary: pd.DataFrame) -> list[str]:
+def _worst(summary: pd.DataFrame, n: int) -> list[str]:
     drops = {o: (summary[f"{o}_clean"] - summary[f"{o}_adv"]).max() for o in organs(summary)}
-    kept = sorted(drops, key=lambda organ: -drops[organ])[:MOST_ORGANS]
+    kept = sorted(drops, key=lambda organ: -drops[organ])[:n]
     return [organ for organ in drops if organ in kept]
 
 
@@ -104,7 +116,7 @@ def _attacked(row: "pd.Series[float]", shown: Sequence[str]) -> list[str]:
     return [
         str(row["attack"]),
         str(row["loss"]),
-        spec(float(row["eps"])),
+        budget(row),
         *(number(row[f"{organ}_adv"]) for organ in [*shown, "mean"]),
         between(row["low"], row["high"]),
         number(row["drop"]),
@@ -113,25 +125,26 @@ def _attacked(row: "pd.Series[float]", shown: Sequence[str]) -> list[str]:
 
 def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0, costs: bool = False) -> str:
     """The meaning of a table's numbers, in sentences."""
-    first = summary.iloc[0]
     parts = [
-        f"Dice per {unit}, {plural(first['cases'], unit)} of {plural(first['patients'], 'patient')} "
-        f"({first['split']} split); interval: of the mean under attack, Gaffke over patients.",
-        f"Empty masks: {EMPTY_RULES[empty]}; decided {int(summary['touched'].max())} of {first['entries']} scores.",
+        *_doubts(summary),
+        f"Dice per {unit}, {several(summary['cases'], unit)} of {several(summary['patients'], 'patient')} "
+        f"({', '.join(dict.fromkeys(summary['split']))} split); interval: of the mean under attack, Gaffke over "
+        "patients.",
+        f"Empty masks: {EMPTY_RULES[empty]}; decided {int(summary['touched'].max())} of "
+        f"{int(summary['entries'].max())} scores.",
     ]
     if costs:
         parts.append("Passes: per case, without a fit's; s: of the whole run, with its fit.")
-    elif not _has_goals(summary):
+    elif _shares(summary):
         parts.append(
             "rel. drop: of the mean; < half: share of scores below half their clean Dice; missed: share of organs "
             "found on the clean image and lost under attack."
         )
-    if first["patients"] < FEW:
-        parts.append(warning(int(first["patients"])))
+    n_least = int(summary["patients"].min())
+    if n_least < FEW:
+        parts.append(warning(n_least))
     if summary["verified"].any():
         parts.append(f"Verified from disk: {int(summary['verified'].sum())} of {len(summary)} runs.")
-    if summary["partial"].any():
-        parts.append("PARTIAL: --limit left cases out.")
     if _aims(summary):
         parts.append(
             "success: share of images that met the attack's goal or criterion (in brackets: of untouched images); "
@@ -139,9 +152,24 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0,
         )
         if _has_goals(summary):
             parts.append("on truth: share that misses the truth by that criterion; goal Dice: Dice with the goal.")
+    if units := _units(summary):
+        parts.append(f"eps: {units}.")
     if hidden:
-        parts.append(f"{hidden} organs with smaller drops are not shown; --csv and --json have all.")
+        parts.append(f"Not shown: {plural(hidden, 'organ')} with smaller drops; --csv and --json have all.")
     return " ".join(parts)
+
+
+def _doubts(summary: pd.DataFrame) -> list[str]:
+    """Sentences on runs whose numbers say less than they seem to."""
+    sentences = []
+    if summary["partial"].any():
+        sentences.append("PARTIAL: --limit left cases out.")
+    if _has_unlike_cases(summary):
+        sentences.append("UNLIKE: the runs are of different cases, which moves Dice, too.")
+    if "checks" in summary and not summary["checks"].all():
+        n = int((~summary["checks"].astype(bool)).sum())
+        sentences.append(f"NOT CHECKED: {n} of {plural(len(summary), 'run')} made with --no-checks.")
+    return sentences
 
 
 def compare_sheet(
@@ -152,21 +180,25 @@ def compare_sheet(
     Args:
         costs: what each run cost, in the place of the statements of success.
     """
-    summary = _with_distinct_models(summary)
-    keys = [*by, *(key for key in [*NAMES, *LESS] if key not in by and summary[key].nunique() > 1)]
+    summary = _with_columns_that_may_differ(summary, unit)
+    less = [*LESS, f"{unit}s"]
+    keys = [*by, *(key for key in [*NAMES, *less] if key not in by and summary[key].nunique() > 1)]
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])
     table = table.sort_values(keys if sort == "by" else sort, kind="stable", key=_rank if sort == "by" else None)
-    shown = [] if "organ" in keys else _worst(summary)
-    heads, cells = zip(*_columns(summary, keys, shown, costs), *_aims(summary), strict=True)
-    rows = [[cell(row) for cell in cells] for _, row in table.iterrows()]
-    hidden = len(organs(summary)) - len(shown) if shown else 0
-    return Sheet(
-        _title(summary, keys),
-        list(heads),
-        rows,
-        caption(summary, unit=unit, empty=empty, hidden=hidden, costs=costs) + _queries(summary),
-        left=len(keys),
-    )
+
+    def sheet(n: int) -> Sheet:
+        shown = [] if "organ" in keys else _worst(summary, n)
+        heads, cells = zip(*_columns(summary, keys, shown, costs), *_aims(summary), strict=True)
+        hidden = len(organs(summary)) - len(shown) if shown else 0
+        return Sheet(
+            _title(summary, keys),
+            list(heads),
+            [[cell(row) for cell in cells] for _, row in table.iterrows()],
+            caption(summary, unit=unit, empty=empty, hidden=hidden, costs=costs) + _queries(summary),
+            left=len(keys),
+        )
+
+    return _fitting(sheet)
 
 
 def _columns(
@@ -198,12 +230,40 @@ def _share(row: "pd.Series[float]", column: str) -> str:
     return percent(row[column])
 
 
-def _with_distinct_models(summary: pd.DataFrame) -> pd.DataFrame:
-    """With the norm as a column, and checkpoints of one label by the folder that says their weights."""
-    folder = summary["run"].map(lambda run: Path(run).parent.name)
+def _with_columns_that_may_differ(summary: pd.DataFrame, unit: Unit) -> pd.DataFrame:
+    """With the norm and the number of cases as columns, and data sets of one name told apart where cases differ."""
     norm = summary["ball"].map(lambda ball: norm_of(ball_spec(ball))) if "ball" in summary else "linf"
-    several = folder.groupby(summary["model"]).transform("nunique") > 1
-    return summary.assign(norm=norm, model=summary["model"].where(~several, folder))
+    summary = summary.assign(norm=norm, **{f"{unit}s": summary["cases"].map(str)})
+    sizes = summary.groupby("data")["cases"].transform("nunique")
+    if not _has_unlike_cases(summary):
+        return summary
+    several = (summary.groupby("data")["cases_id"].transform("nunique") > 1) & (sizes == 1)
+    return summary.assign(data=summary["data"].where(~several, summary["data"] + " " + summary["cases_id"].str[:6]))
+
+
+def _has_unlike_cases(summary: pd.DataFrame) -> bool:
+    return "cases_id" in summary and summary["cases_id"].nunique() > 1
+
+
+def several(numbers: "pd.Series[int]", noun: str) -> str:
+    """A number with its noun, or the range of several."""
+    least, most = int(numbers.min()), int(numbers.max())
+    return plural(most, noun) if least == most else f"{least} to {plural(most, noun)}"
+
+
+def _units(summary: pd.DataFrame) -> str:
+    """The units of `eps` of attacks whose ball has one of its own; "" if there is none."""
+    if "unit" not in summary:
+        return ""
+    of_attacks = summary[summary["unit"].fillna("") != ""].drop_duplicates(["attack", "unit"])
+    return "; ".join(f"of {row['attack']} in {row['unit']}" for _, row in of_attacks.iterrows())
+
+
+def budget(row: "pd.Series[float]") -> str:
+    """The budget of a run as it was typed: with its unit, if it has one."""
+    if "ball" in row and (text := budget_of(ball_spec(str(row["ball"])))):
+        return text
+    return spec(float(row["eps"]))
 
 
 def _title(summary: pd.DataFrame, keys: Sequence[str]) -> str:
@@ -233,7 +293,7 @@ def long(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _key(row: "pd.Series[float]", key: str) -> str:
-    return spec(float(row[key])) if key == "eps" else str(row[key])
+    return budget(row) if key == "eps" else str(row[key])
 
 
 def score_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:

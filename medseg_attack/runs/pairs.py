@@ -13,7 +13,7 @@ import pandas as pd
 
 from medseg_attack.errors import InputError
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.reading import find_runs, read_runs
+from medseg_attack.runs.reading import find_runs, read_runs, with_distinct_models
 from medseg_attack.runs.stored_files import read_header
 
 MAY_DIFFER = frozenset({"weights"})
@@ -70,7 +70,8 @@ def read_pairs(matched: Sequence[Pair], *, allow_partial: bool = False) -> tuple
     numbered = [(i, pair.new.folder, pair.old.folder) for i, pair in enumerate(matched)]
     new = [read_runs([folder], allow_partial=allow_partial).assign(pair=i) for i, folder, _ in numbered]
     old = [read_runs([folder], allow_partial=allow_partial).assign(pair=i) for i, _, folder in numbered]
-    return pd.concat(new, ignore_index=True), pd.concat(old, ignore_index=True)
+    rows_new, rows_old = (with_distinct_models(pd.concat(tables, ignore_index=True)) for tables in (new, old))
+    return rows_new, rows_old
 
 
 def _read(folder: Path) -> Run:

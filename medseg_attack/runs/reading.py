@@ -6,9 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 from medseg_attack.errors import InputError
+from medseg_attack.escaping import whole_characters
+from medseg_attack.files import digest
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.stored_files import read_header
 from medseg_attack.runs.stored_specs import role_of
+
+# organs whose columns would be those of the mean over organs, and of the success on clean images
+RESERVED = {"mean": "mean (organ)", "success_of": "success_of (organ)"}
 
 
 def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
@@ -59,8 +64,30 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
                 f"expected the {header['cases']} cases of run.json in {folder}, got {rows['case'].nunique()}; "
                 "run its attack again, it writes the parts that are missing"
             )
-        flat = {key: value for key, value in header.items() if not isinstance(value, dict | list)}
+        if str(folder) != whole_characters(str(folder)):
+            raise InputError(f"expected the path of a run in UTF-8, got {folder}; rename its folders")
+        flat = {
+            key: whole_characters(value) if isinstance(value, str) else value
+            for key, value in header.items()
+            if not isinstance(value, dict | list)
+        }
         # what older headers do not say
         flat = ids_of(folder) | {"role": role_of(str(header.get("attack"))), "checks": "flags" in header} | flat
-        tables.append(rows.assign(run=str(folder), verified=RunFolder(folder).verified, **flat))
-    return pd.concat(tables, ignore_index=True)
+        config = RunFolder(folder).config
+        facts = {
+            "run": str(folder),
+            "verified": RunFolder(folder).verified,
+            "cases_id": digest([config.get("data"), config.get("cases")])[:12],
+        }
+        tables.append(rows.assign(cls=rows["cls"].replace(RESERVED), **(flat | facts)))
+    return with_distinct_models(pd.concat(tables, ignore_index=True))
+
+
+def with_distinct_models(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows; models of one label that differ in their weights are called by their id, which says both.
+
+    The column `label` keeps what their headers call them.
+    """
+    label = rows["label"] if "label" in rows else rows["model"]
+    several = rows["model_id"].groupby(label).transform("nunique") > 1
+    return rows.assign(label=label, model=label.where(~several, rows["model_id"]))

@@ -74,6 +74,8 @@ HEADER = (
     "n_parameters",
     "seconds",
     "queries",
+    "unit",
+    "cases_id",
 )  # kept beside scores
 
 Role: TypeAlias = Literal["control", "attack", "clean"]

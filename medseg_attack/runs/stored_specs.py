@@ -89,8 +89,13 @@ def norm_of(ball: Spec) -> str:
     return list(ball.walk())[-1].name
 
 
+def budget_of(ball: Spec) -> str:
+    """A ball's size with its unit, such as 5HU; "" for a plain number, also one in a unit of the ball's own."""
+    sizes = [node for part in ball.walk() for name, node in part.keywords if name == "eps"]
+    return next((node.value for node in sizes if isinstance(node, Literal) and isinstance(node.value, str)), "")
+
+
 def unit_of(ball: Spec) -> str:
     """The unit of a ball's size, a key of `budgets.UNITS`; "" also of a ball that has a unit of its own."""
-    sizes = [node for part in ball.walk() for name, node in part.keywords if name == "eps"]
-    texts = [node.value for node in sizes if isinstance(node, Literal) and isinstance(node.value, str)]
-    return parse_budget(texts[0]).unit if texts else ""
+    text = budget_of(ball)
+    return parse_budget(text).unit if text else ""

@@ -8,7 +8,7 @@ import pandas as pd
 
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.rows import AXES
-from medseg_attack.stats.scores import COUNTS, TRUTH, measures, scored
+from medseg_attack.stats.scores import COUNTS, TRUTH, by_class, measures, scored
 
 STATES = ("ok", "missed", "hallucinated", "absent")
 _KEYS = ["run", "group", "volume", "cls"]
@@ -69,15 +69,14 @@ def delta_summary(table: pd.DataFrame) -> pd.DataFrame:
     means = [
         c for c in table.columns if c not in (*_KEYS, *COUNTS, "touched") and pd.api.types.is_float_dtype(table[c])
     ]
-    by = table.groupby(["run", "cls"], sort=False)
     lost = (table["state_adv"] == "missed") & (table["state_clean"] == "ok")
     invented = (table["state_adv"] == "hallucinated") & (table["state_clean"] == "absent")
     counted = table.assign(missed=lost, hallucinated=invented).groupby(["run", "cls"], sort=False)
     return pd.concat(
         [
-            by[means].mean(),
+            by_class(table, means),
             counted[["missed", "hallucinated"]].sum(),
-            by.agg(scans=("volume", "nunique"), patients=("group", "nunique")),
+            counted.agg(scans=("volume", "nunique"), patients=("group", "nunique")),
         ],
         axis=1,
     ).reset_index()

@@ -19,12 +19,12 @@ def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -
     """New runs against those of a reference (rows of one `pair`): Dice of both, per organ and on average.
 
     Columns: model, attack, loss, eps, organ ("mean": of all), clean_old, clean_new, adv_old, adv_new; mean, low, high
-    and p of the adversarial difference, new minus old; p_holm over all rows of the same organ; n patients.
+    and p of the adversarial difference, new minus old; p_holm over all attacks' rows of the same organ; n patients.
     """
     table = []
     for pair, of_new in new.groupby("pair", sort=False):
         after, before = (scored(pooled(rows, unit), empty) for rows in (of_new, old[old["pair"] == pair]))
-        facts = of_new.iloc[0][list(NAMES)].to_dict()
+        facts = of_new.iloc[0][[*NAMES, "role", "ball"]].to_dict()
         levels = {
             f"{when}_{name}": by_organ(cases, f"dice_{when}").iloc[0]
             for name, cases in (("old", before), ("new", after))
@@ -37,7 +37,8 @@ def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -
             level = {name: float(of_organs[organ]) for name, of_organs in levels.items()}
             table.append(facts | {"organ": organ} | level | vars(difference(paired(new_cases, old_cases, "dice_adv"))))
     frame = pd.DataFrame(table)
-    return frame.assign(p_holm=frame.groupby("organ", sort=False)["p"].transform(lambda p: holm(p.tolist())))
+    counted = frame["p"].where(frame["role"] != "control")
+    return frame.assign(p_holm=counted.groupby(frame["organ"], sort=False).transform(lambda p: holm(p.tolist())))
 
 
 def _sides(
@@ -48,14 +49,16 @@ def _sides(
     Attacks have one set of weights in common: the folder that their runs lie in.
     """
     rows = rows.assign(weights=rows["run"].map(lambda run: Path(run).parent.name), loss=rows["loss"].fillna(""))
-    keys = {"model": ["attack", "loss"], "attack": ["model", "weights"]}[side] + ["eps", "ball"]
+    keys = {"model": ["attack", "loss", "role"], "attack": ["model", "weights"]}[side] + ["eps", "ball"]
     for key, same in rows.groupby(keys, sort=False, dropna=False):
         first = same.drop_duplicates("run").set_index("run")
         names = dict(first["model"] if side == "model" else (first["attack"] + " " + first["loss"]).str.strip())
         if len(names) < 2:
             continue
-        uses = Counter(names.values())  # two sets of weights may bear one name
-        labels = {run: name if uses[name] == 1 else f"{name} ({run})" for run, name in names.items()}
+        uses = Counter(names.values())  # the same attack in two studies, or two seeds of it
+        folders = {run: "/".join(Path(run).parts[-2:]) for run in names}
+        folders = folders if len(set(folders.values())) == len(folders) else {run: run for run in names}
+        labels = {run: name if uses[name] == 1 else f"{name} ({folders[run]})" for run, name in names.items()}
         cases = {labels[run]: scored(pooled(same[same["run"] == run], unit), empty) for run in names}
         yield dict(zip(keys, key, strict=True)), cases
 
@@ -63,13 +66,15 @@ def _sides(
 def between(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.DataFrame:
     """Every two models under the same attack, or attacks on the same model, in the same ball.
 
-    Columns: those that both have in common, and those of `pairwise` on adversarial Dice; Holm over all rows.
+    Columns: those that both have in common, and those of `pairwise` on adversarial Dice; Holm over all rows, but for
+    models under a control, which is no claim.
     """
     tables = [pairwise(cases, "dice_adv").assign(**facts) for facts, cases in _sides(rows, side, unit, empty)]
     if not tables:
         return pd.DataFrame()
     frame = pd.concat(tables, ignore_index=True)
-    return frame.assign(p_holm=holm(frame["p"].tolist()))
+    counted = frame["p"].where(frame["role"] != "control") if side == "model" else frame["p"]
+    return frame.assign(p_holm=holm(counted.tolist()))
 
 
 def ranks(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.DataFrame:

@@ -4,7 +4,7 @@ A *case* below is the unit that is scored (slice, volume or patient): the counts
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import pandas as pd
 
@@ -17,6 +17,7 @@ Unit: TypeAlias = Literal["slice", "volume", "patient"]
 
 UNITS: dict[Unit, str] = {"slice": "case", "volume": "volume", "patient": "group"}
 COUNTS = ["n_target", "n_clean", "hit_clean", "n_target_adv", "n_adv", "hit_adv"]
+MEAN = "mean"  # over classes
 TRUTH = {"clean": "n_target", "adv": "n_target_adv"}  # anatomy may move under attack
 
 
@@ -64,10 +65,20 @@ def scored(cases: pd.DataFrame, empty: Empty) -> pd.DataFrame:
     return result.assign(touched=touched)
 
 
+def scans(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per run, scan and class: what is measured of a scan stands on each of its slices, and counts once."""
+    return rows.drop_duplicates(["run", "volume", "cls"]).assign(unit=lambda table: table["volume"])
+
+
+def by_class(cases: pd.DataFrame, scores: Sequence[str]) -> pd.DataFrame:
+    """The mean of each score over the cases of a run and class; NaN is left out."""
+    return cases.groupby(["run", "cls"], sort=False)[list(scores)].mean()
+
+
 def by_organ(cases: pd.DataFrame, score: str) -> pd.DataFrame:
     """Mean of a score per run (rows) and class (columns, in order of appearance), and `mean` over the classes."""
-    table = cases.pivot_table(index="run", columns="cls", values=score, aggfunc="mean", dropna=False, sort=False)
-    return table.assign(mean=table.mean(axis=1))
+    table = by_class(cases, [score])[score].unstack("cls", sort=False)
+    return table.assign(**{MEAN: table.mean(axis=1)})
 
 
 def success(cases: pd.DataFrame) -> dict[str, float]:
@@ -79,8 +90,8 @@ def success(cases: pd.DataFrame) -> dict[str, float]:
         on the clean image and predicts no pixel of under attack. below_half_low, below_half_high, missed_low and
         missed_high are the 95 % intervals of the two shares.
     """
-    clean = float(by_organ(cases, "dice_clean")["mean"].iloc[0])
-    adv = float(by_organ(cases, "dice_adv")["mean"].iloc[0])
+    clean = float(by_organ(cases, "dice_clean")[MEAN].iloc[0])
+    adv = float(by_organ(cases, "dice_adv")[MEAN].iloc[0])
     present = cases[(cases["n_target"] > 0) & (cases["dice_clean"] > 0)]
     detected = cases[cases["hit_clean"] > 0]
     return (
@@ -103,11 +114,16 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
         header: columns of `rows` that are constant within a run; those that `rows` has are kept.
     """
     cases = scored(pooled(rows, unit), empty)
-    extra = [
-        c for c in rows.columns if c.endswith(("_clean", "_adv")) and c not in COUNTS and c[1] != "_"
-    ]  # all but x_adv ...
-    measured = rows.groupby("run", sort=False)[extra].mean()
-    of_verified: Any = rows.groupby("run")["verified"].all() if "verified" in rows else {}
+    scans_of_runs = scans(rows)
+    measured = pd.DataFrame(
+        {
+            f"{when}_{name}": by_organ(scans_of_runs, f"{name}_{when}")[MEAN]
+            for name in measures(rows)
+            for when in ("clean", "adv")
+        }
+    )
+    rows_of = dict(iter(rows.groupby("run", sort=False)))
+    kept = [name for name in header if name in rows]
     cost = rows.groupby("run", sort=False).agg(
         linf=("linf", "max"), forwards=("forwards", "mean"), backwards=("backwards", "mean")
     )
@@ -115,19 +131,19 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
     for run, of_run in cases.groupby("run", sort=False):
         adv, clean = by_organ(of_run, "dice_adv").iloc[0], by_organ(of_run, "dice_clean").iloc[0]
         low, high = interval(of_run, "dice_adv")
-        first = rows.loc[rows["run"] == run, [name for name in header if name in rows]].iloc[0].to_dict()
+        of_rows = rows_of[run]
         table.append(
             {"run": run}
-            | first
+            | of_rows.iloc[0][kept].to_dict()
             | {f"{cls}_clean": clean[cls] for cls in clean.index}
             | {f"{cls}_adv": adv[cls] for cls in adv.index}
-            | {"low": low, "high": high, "drop": clean["mean"] - adv["mean"]}
+            | {"low": low, "high": high, "drop": clean[MEAN] - adv[MEAN]}
             | success(of_run)
             | cost.loc[run].to_dict()
-            | {"{2}_{0}".format(*str(name).rpartition("_")): value for name, value in measured.loc[run].items()}
+            | (measured.loc[run].to_dict() if len(measured) else {})
             | {"cases": of_run["unit"].nunique(), "patients": of_run["group"].nunique()}
-            | aimed(rows[rows["run"] == run], unit)
-            | {"verified": bool(of_verified.get(run, False))}
+            | aimed(of_rows, unit)
+            | {"verified": "verified" in of_rows and bool(of_rows["verified"].all())}
             | {"touched": int(of_run["touched"].sum()), "entries": len(of_run)}
         )
     return pd.DataFrame(table)
@@ -170,12 +186,9 @@ def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFram
     facts = rows.drop_duplicates("run").set_index("run")[header]
     cases = scored(pooled(rows, unit), empty).rename(columns={"dice_adv": "dice", "iou_adv": "iou"})
     measured = [f"{name}_adv" for name in measures(rows)]
-    scans = rows.drop_duplicates(["run", "volume", "cls"])  # a scan's distance stands on each of its slices
-    table = cases.groupby(["run", "cls"], sort=False).agg(
-        dice=("dice", "mean"), iou=("iou", "mean"), cases=("unit", "nunique"), touched=("touched", "sum")
-    )
-    for column in measured:
-        table[column.removesuffix("_adv")] = scans.groupby(["run", "cls"], sort=False)[column].mean()
+    counted = cases.groupby(["run", "cls"], sort=False).agg(cases=("unit", "nunique"), touched=("touched", "sum"))
+    table = by_class(cases, ["dice", "iou"]).join(counted)
+    table = table.join(by_class(scans(rows), measured).rename(columns=lambda name: str(name).removesuffix("_adv")))
     each = rows[["run", "case", "volume", "group", "cls", "n_target_adv", "n_adv", "hit_adv", *measured]]
     each = scored(each.assign(n_target=each["n_target_adv"], n_clean=each["n_adv"], hit_clean=each["hit_adv"]), empty)
     columns = {"n_adv": "n_pred", "hit_adv": "hit", "dice_adv": "dice", "iou_adv": "iou"}

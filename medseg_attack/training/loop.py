@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from medseg_attack.errors import InputError
+from medseg_attack.escaping import csv_cell
 from medseg_attack.files import LOCK, is_checkpoint, is_part, locked, read_json, require_outside, whole, write_json
 from medseg_attack.models import checkpoints
 from medseg_attack.runtime import deterministic
@@ -246,6 +247,6 @@ def _write_history(path: Path, history: list[EpochRecord]) -> None:
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         classes = list(history[0].dice)
-        table.writerow(["epoch", "loss", "lr", *(f"dice_{name}" for name in classes), "mean_dice", "seconds"])
+        table.writerow(["epoch", "loss", "lr", *(csv_cell(f"dice_{name}") for name in classes), "mean_dice", "seconds"])
         for r in history:
             table.writerow([r.epoch, r.loss, r.lr, *r.dice.values(), r.mean_dice, round(r.seconds, 3)])

@@ -141,7 +141,7 @@ def test_compare_puts_runs_side_by_side_in_every_form(home: Path, tmp_path: Path
     table = medattack("compare", out).stdout
     assert max(map(len, table.splitlines())) <= 100
     assert "8/255" in table
-    assert medattack("compare", out, "--markdown").stdout.startswith("| model")
+    assert "\n| model" in medattack("compare", out, "--markdown").stdout
     assert r"\toprule" in medattack("compare", out, "--latex").stdout
     by_organ = medattack("compare", out, "--by", "organ,attack", "--sort", "drop", "--json")
     assert len(json.loads(by_organ.stdout)["runs"]) == 4

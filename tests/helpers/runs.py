@@ -1,12 +1,14 @@
 """Runs of a made-up model, written as a real one is: patients, scans and organs whose Dice is known."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.grid import safe
 from medseg_attack.runs.rows import ROWS_VERSION, Row
 
 ORGANS = ("large_bowel", "small_bowel", "stomach")
@@ -48,9 +50,19 @@ def write_run(
     loss: str = "bce",
     ball: str = "",
     config: dict[str, Any] | None = None,
+    organs: Sequence[str] = ORGANS,
+    slices: Sequence[int] = (),
+    names: str = "{}",
+    **facts: Any,
 ) -> Path:
-    """A finished run with that adversarial Dice and a clean Dice of 0.9."""
-    header = {
+    """A finished run with that adversarial Dice and a clean Dice of 0.9.
+
+    Args:
+        slices: how many slices each scan of a patient has, each with the scan's distances; none: scans are whole.
+        names: what ids of patients, scans and slices look like.
+        facts: further fields of the header.
+    """
+    settings = {
         "rows_version": ROWS_VERSION,
         "data": "d" * 64,
         "cases": "c" * 64,
@@ -59,17 +71,17 @@ def write_run(
         "metrics": ["hd95_mm"],
         "seed": 0,
     } | (config or {})
-    run = RunFolder.open(folder / f"{model}-{weights}" / f"fgsm_{loss}_{eps}", header)
+    run = RunFolder.open(folder / f"{safe(model)}-{weights}" / f"fgsm_{safe(loss)}_{eps}", settings)
     rows = []
     for (patient, scan, organ), value in np.ndenumerate(dice):
-        name, hit = f"p{patient:02d}_s{scan}", round(value * PIXELS)
+        name, hit = names.format(f"p{patient:02d}_s{scan}"), round(value * PIXELS)
         far = {"hd95_mm_clean": 2.0, "hd95_mm_adv": 40 * (1 - value)}
-        rows.append(
+        rows += [
             Row(
-                case=name,
+                case=f"{name}_{i}" if slices else name,
                 volume=name,
-                group=f"p{patient:02d}",
-                cls=ORGANS[organ],
+                group=names.format(f"p{patient:02d}"),
+                cls=organs[organ],
                 n_target=PIXELS,
                 n_clean=PIXELS,
                 hit_clean=round(0.9 * PIXELS),
@@ -85,9 +97,10 @@ def write_run(
                 x_mm=1.0,
                 extra=far,
             )
-        )
+            for i in range(slices[scan] if slices else 1)
+        ]
     run.write(0, rows, 1.0, batch_size=16)
-    facts = {
+    header = {
         "model": model,
         "attack": "fgsm",
         "role": "attack",
@@ -99,9 +112,9 @@ def write_run(
         "partial": False,
         "n_parameters": 1,
         "seconds": 1.0,
-        "cases": dice.shape[0] * dice.shape[1],
+        "cases": len({row.case for row in rows}),
     }
-    run.finish(facts)
+    run.finish(header | facts)
     return run.path
 
 

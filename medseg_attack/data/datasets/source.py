@@ -12,6 +12,7 @@ from medseg_attack.data.cohort.doubles import unique
 from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError
+from medseg_attack.escaping import whole_characters
 from medseg_attack.types import Task
 
 FOLDER = "folder"  # the split of a data set's own folders
@@ -95,6 +96,8 @@ def open_source(format_spec: str, root: Path, options: Mapping[str, Any] | None 
             raise InputError(f"--{flag}: expected an option of {format_spec}, got that {got}; drop --{flag}")
     reader: Reader = replace(registry.build(format_spec, "dataset"), **chosen)
     source = reader.listing(root)
+    scans = (replace(scan, id=whole_characters(scan.id), group=whole_characters(scan.group)) for scan in source.scans)
+    source = replace(source, scans=tuple(scans))
     unique(((scan.id, scan.path) for scan in source.scans), "scan")
     _check_classes(source)
     return source
@@ -104,6 +107,12 @@ def _check_classes(source: Source) -> None:
     """Refuses classes that later steps could not tell apart or hold."""
     names = source.task.classes
     unique(((name, repr(name)) for name in names), "class")
+    broken = [name for name in names if name != whole_characters(name)]
+    if broken:
+        raise InputError(
+            f"expected names of classes in UTF-8, got {whole_characters(broken[0])} in {source.root}; name that class "
+            "with --labels"
+        )
     if not source.task.exclusive and len(names) > MOST_OVERLAPPING:
         raise InputError(
             f"expected at most {MOST_OVERLAPPING} classes that may overlap, got {len(names)} in {source.root}; choose "

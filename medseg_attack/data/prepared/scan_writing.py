@@ -1,5 +1,6 @@
 """Writes one scan of a prepared data set: its two arrays, then the record that says what they are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from medseg_attack.data.prepared.record import ClassPixels, ScanRecord, SourceFi
 from medseg_attack.data.prepared.resampling import resampled
 from medseg_attack.data.prepared.windows import WindowRule
 from medseg_attack.errors import InputError, plural
+from medseg_attack.escaping import whole_characters
 from medseg_attack.files import inside, whole, write_json
 from medseg_attack.types import Task
 
@@ -45,6 +47,7 @@ def write_scan(
         InputError: the scan cannot be used.
     """
     scan = file.read()
+    scan = replace(scan, case_ids=tuple(map(whole_characters, scan.case_ids)))
     _check(scan, file, source.task)
     windows = _windows(scan, file, window)
     shape_before = scan.labels.shape

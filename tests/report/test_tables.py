@@ -1,0 +1,214 @@
+"""Tables of runs: one average per measure, flags beside numbers, models and cases told apart, whole labels."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.command import medattack
+from helpers.runs import dice_of, edit, worse, write_run
+
+from medseg_attack.report.curve import curve
+from medseg_attack.report.sheet import Sheet, fits, rich_table
+from medseg_attack.report.tables import attack_sheet
+from medseg_attack.runs.reading import read_runs
+from medseg_attack.runs.rows import HEADER
+from medseg_attack.stats.scores import scores, summary
+
+
+def flag(code: str = "MA014", verdict: str = "invalid") -> dict[str, str]:
+    words = {"about": "all runs", "title": "clean Dice is implausible", "seen": "0.1", "todo": "look at the model"}
+    return {"code": code, "verdict": verdict, **words}
+
+
+def compared(*words: object) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(medattack("compare", *words, "--json").stdout)
+    return content
+
+
+def table_of(folder: Path) -> Any:
+    return summary(read_runs([folder]), unit="volume", empty="one", header=HEADER)
+
+
+def test_a_measure_has_one_average_wherever_it_is_shown(tmp_path: Path) -> None:
+    """Scans of 1 and of 9 slices: a distance stands on each slice, and counts once per scan."""
+    dice = dice_of(0, 8)
+    run = write_run(tmp_path, dice, slices=(1, 9))
+    file = tmp_path / "scans.csv"
+    content = compared(run, "--deltas", "--csv", file, "--fail-if", "adv_hd95_mm>999", "--fail-if", "adv_dice<0")
+    right = {"hd95_mm": float((40 * (1 - dice)).mean()), "dice": float((np.round(dice * 4000) * 2 / 8000).mean())}
+    (one,) = content["runs"]
+    with file.open() as text:
+        rows = list(csv.DictReader(text))
+    table, _ = scores(read_runs([run]), unit="volume", empty="one")  # what evaluate shows
+    assert {"adv_hd95_mm": one["adv_hd95_mm"], "mean_adv": one["mean_adv"]} == {
+        "adv_hd95_mm": pytest.approx(right["hd95_mm"]),
+        "mean_adv": pytest.approx(right["dice"]),
+    }
+    for name, value in right.items():
+        assert np.mean([float(row[f"{name}_adv"]) for row in rows]) == pytest.approx(value)
+        assert table[name].mean() == pytest.approx(value)
+    assert [check["value"] for check in content["gate"]["checks"]] == pytest.approx(list(right.values()))
+    medattack("compare", run, "--csv", file)
+    with file.open() as text:
+        (line,) = csv.DictReader(text)
+    assert float(line["adv_hd95_mm"]) == pytest.approx(right["hd95_mm"])
+    assert f"{right['hd95_mm']:.1f}" in medattack("compare", run, "--deltas").stdout
+
+
+@pytest.mark.parametrize("form", [[], ["--markdown"], ["--latex"]])
+def test_flags_title_and_doubts_stand_in_every_form(tmp_path: Path, form: list[str]) -> None:
+    write_run(tmp_path, dice_of(0, 8), flags=[flag()])
+    write_run(tmp_path, dice_of(0, 8), eps=0.02, checks=False)
+    text = " ".join(medattack("compare", tmp_path, *form).stdout.replace("\\_", "_").split())
+    for words in (
+        "MA014 invalid",
+        "clean Dice is implausible",
+        "unet",
+        "norm linf, data toy, split test",
+        "NOT CHECKED: 1 of 2 runs",
+    ):
+        assert words in text
+
+
+def test_every_row_of_csv_has_the_codes_of_its_flags(tmp_path: Path) -> None:
+    write_run(tmp_path, dice_of(0, 8), flags=[flag(), flag("MA029", "note")])
+    write_run(tmp_path, dice_of(0, 8), eps=0.02, flags=[])
+    for words in ([], ["--deltas"]):
+        medattack("compare", tmp_path, *words, "--csv", tmp_path / "table.csv")
+        with (tmp_path / "table.csv").open() as text:
+            assert {(row["eps"], row["flags"]) for row in csv.DictReader(text)} == {
+                ("0.01", "MA014 MA029"),
+                ("0.02", ""),
+            }
+
+
+def test_runs_of_unlike_cases_are_called_so(tmp_path: Path) -> None:
+    write_run(tmp_path / "8", dice_of(0, 4))
+    write_run(tmp_path / "12", dice_of(0, 6), eps=0.02, config={"cases": "e" * 64})
+    text = " ".join(medattack("compare", tmp_path).stdout.split())
+    assert "UNLIKE: the runs are of different cases" in text
+    assert "8 to 12 volumes of 4 to 6 patients" in text
+    assert "volumes" in medattack("compare", tmp_path).stdout.splitlines()[2:6].__str__()
+    assert "UNLIKE" not in medattack("compare", tmp_path / "8").stdout
+
+
+def test_models_of_one_name_are_told_apart_in_every_output(tmp_path: Path) -> None:
+    for weights, by in (("a", 0.0), ("b", 0.1)):
+        write_run(tmp_path, worse(dice_of(0, 8), by), weights=weights, flags=[flag("MA029", "note")])
+    text = medattack("compare", tmp_path, "--deltas", "--paired", "model", "--plot", tmp_path / "curve.svg").stdout
+    for model in ("unet-a", "unet-b"):
+        assert f"{model} clean" in " ".join(text.split())
+        assert f"{model}, all runs" in " ".join(text.split())
+    content = compared(tmp_path, "--paired", "model", "--fail-if", "adv_dice<0@model=unet")
+    assert {run["model"] for run in content["runs"]} == {"unet-a", "unet-b"}
+    assert {check["model"] for check in content["gate"]["checks"]} == {"unet-a", "unet-b"}
+    assert (content["paired"][0]["new"], content["paired"][0]["old"]) == ("unet-b", "unet-a")
+
+
+def test_a_line_of_the_plot_is_one_model_and_its_legend_covers_no_curve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for weights, by in (("a", 0.0), ("b", 0.1)):
+        for eps in (0.01, 0.02):
+            write_run(tmp_path, worse(dice_of(0, 8), by + eps), weights=weights, eps=eps)
+    write_run(tmp_path, dice_of(0, 8), loss="shift", eps=3.0, ball="rigid(eps=3.0)", unit="mm")
+    figures: list[Any] = []
+    monkeypatch.setattr("medseg_attack.report.curve.save", lambda figure, _: figures.append(figure))
+    curve(table_of(tmp_path), tmp_path / "curve.png")
+    window, millimetres = figures[0].axes
+    assert [len(line.get_xdata()) for line in window.lines] == [3, 3]
+    assert millimetres.get_xlabel() == "eps in mm"
+    assert [len(line.get_xdata()) for line in millimetres.lines] == [2]
+    assert window.get_legend() is None
+    (legend,) = figures[0].legends
+    assert len(legend.get_texts()) == 3
+    figures[0].canvas.draw()
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_window_extent()) for axes in figures[0].axes)
+
+
+def test_a_budget_is_shown_with_its_unit(tmp_path: Path) -> None:
+    write_run(tmp_path, dice_of(0, 8), eps=0.0125, ball="linf(eps=5HU)")
+    write_run(tmp_path, dice_of(0, 8), eps=0.3, ball="bias(eps=0.3)", loss="bias", unit="field strength")
+    table = attack_sheet(table_of(tmp_path), unit="volume", empty="one")
+    assert [row[2] for row in table.rows] == ["", "0.3", "5HU"] or [row[2] for row in table.rows] == ["", "5HU", "0.3"]
+    assert "eps: of fgsm in field strength." in table.caption
+
+
+def test_one_run_with_a_goal_hides_no_share_of_the_others(tmp_path: Path) -> None:
+    write_run(tmp_path, dice_of(0, 8))
+    write_run(tmp_path, dice_of(0, 8), eps=0.02)
+    frame = table_of(tmp_path)
+    frame.loc[1, ["success", "success_of_clean", "success_on_truth", "least", "goal_dice"]] = [0.5, 0.0, 0.6, 0.01, 0.7]
+    heads = attack_sheet(frame, unit="volume", empty="one").columns
+    assert {"rel. drop", "< half", "missed", "success", "goal Dice"} <= set(heads)
+    frame.loc[0, ["success", "success_of_clean", "goal_dice"]] = [0.5, 0.0, 0.7]
+    assert "missed" not in attack_sheet(frame, unit="volume", empty="one").columns
+
+
+def test_labels_break_between_words_and_organs_give_way() -> None:
+    words = ["pgd(steps=10, objective=bce) within ring:10mm", "dice_focal(gamma=2)"]
+    sheet = Sheet("", ["attack", "loss", *(f"organ_{i}" for i in range(9))], [[*words, *["0.123"] * 9]], left=2)
+    from rich.console import Console
+
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(rich_table(sheet))
+    lines = capture.get().split("\n")
+    assert max(map(len, lines)) <= 100
+    parts = {part for line in lines for part in line.split()}
+    assert {"pgd(steps=10,", "objective=bce)", "within"} <= parts or {"pgd(", "steps=10,"} <= parts
+    assert fits(sheet)
+    assert not fits(Sheet("", ["a", *"bcdefghij"], [["x", *["1" * 12] * 9]]))
+
+
+GATE = ["--fail-if", "adv_dice<0.01"]
+
+
+def test_the_gate_fails_what_a_flag_calls_invalid(tmp_path: Path) -> None:
+    run = write_run(tmp_path, dice_of(0, 8), flags=[flag()])
+    gate = json.loads(medattack("compare", run, *GATE, "--json", code=1).stdout)["gate"]
+    assert [(check["rule"], check["failed"], check["flags"]) for check in gate["checks"]] == [
+        ("adv_dice<0.01", False, []),
+        ("flag=invalid", True, ["MA014"]),
+    ]
+    assert "flag=invalid" in medattack("compare", run, *GATE, "--junit", tmp_path / "gate.xml", code=1).stdout
+    medattack("compare", run, *GATE, "--fail-if", "flag=MA007")  # a rule on flags takes the place of the usual one
+    medattack("compare", run, "--fail-if", "flag=MA014", code=1)
+    medattack("compare", run, "--fail-if", "flag=note@attack=fgsm")
+
+
+def test_a_flag_of_the_reference_counts_too_and_unchecked_runs_are_refused(tmp_path: Path) -> None:
+    old = write_run(tmp_path / "old", dice_of(0, 8), flags=[flag()])
+    new = write_run(tmp_path / "new", dice_of(0, 8), weights="b", flags=[])
+    medattack("compare", new, "-r", old, *GATE, code=1)
+    edit(old / "run.json", checks=False, flags=None)
+    header = json.loads((old / "run.json").read_text())
+    (old / "run.json").write_text(json.dumps({key: value for key, value in header.items() if key != "flags"}))
+    medattack("compare", new, "-r", old, *GATE)
+    assert "--no-checks" in medattack("compare", new, "-r", old, "--fail-if", "flag=invalid", code=2).stderr
+
+
+def test_a_control_is_no_comparison(tmp_path: Path) -> None:
+    for side, weights, by in (("old", "a", 0.0), ("new", "b", 0.1)):
+        write_run(tmp_path / side, worse(dice_of(0, 8), by), weights=weights)
+        write_run(tmp_path / side, dice_of(0, 8), weights=weights, loss="", attack="noise", role="control", eps=0.02)
+    words = [tmp_path / "new", "-r", tmp_path / "old", "--fail-if", "dice_drop>0.02@sig", "--json"]
+    content = json.loads(medattack("compare", *words, code=1).stdout)
+    (check,) = content["gate"]["checks"]
+    assert check["attack"] == "fgsm"
+    tests = {one["attack"]: (one["p"], one["p_holm"]) for one in content["changes"] if one["organ"] == "mean"}
+    assert tests["fgsm"][0] == tests["fgsm"][1]
+    assert tests["noise"][1] is None
+    medattack("compare", tmp_path / "new", "--fail-if", "adv_dice<0.9@attack=noise", code=1)
+
+
+def test_the_remedy_for_too_few_patients_is_possible(tmp_path: Path) -> None:
+    few = write_run(tmp_path / "few", dice_of(0, 4))
+    message = " ".join(medattack("compare", few, "--fail-if", "adv_dice<0.5@sig", code=2).stderr.split())
+    assert "expected 6 patients or more" in message
+    assert "attack more patients" in message
+    assert "narrow" not in message
