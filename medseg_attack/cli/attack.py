@@ -230,13 +230,15 @@ def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:
     if json:
         terminal.print_json(asdict(estimate))
         return
-    columns = ("model", "attack", "loss", "eps", "forwards", "backwards", "seconds")
+    columns = ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "seconds")
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for run in estimate.runs:
-        passes = f"{run.forwards}", f"{run.backwards}"
+        passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
         table.add_row(run.model, run.attack, run.loss, spec(run.eps), *passes, f"{run.seconds:.0f}")
     terminal.out().print(table)
     terminal.show(
+        "Passes: per case, in full of attacks that stop when they succeed.
+"
         f"{plural(len(estimate.runs), 'run')} of {plural(estimate.cases, 'case')}: about {estimate.seconds:.0f} s, "
         f"{estimate.memory_mb:.0f} MB of memory, {estimate.disk_mb:.1f} MB in {out}"
     )

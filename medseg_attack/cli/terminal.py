@@ -227,9 +227,17 @@ def shell(words: Sequence[str]) -> str:
     return shlex.join(["medattack", *words])
 
 
+MINUTE = 60.0  # seconds between two lines of progress off a terminal
+
+
 @contextmanager
-def progress(title: str, total: int, *, show: bool = True) -> Iterator[Callable[..., None]]:
+def progress(
+    title: str, total: int, *, show: bool = True, line_per_piece: bool = False
+) -> Iterator[Callable[..., None]]:
     """Shows a progress bar with the time left on a terminal, a plain line per minute elsewhere, nothing if not `show`.
+
+    Args:
+        line_per_piece: off a terminal, a line after every piece as well: for pieces that say something, as epochs do.
 
     Yields:
         advance(n=1, note=""): to be called after each n finished pieces.
@@ -251,20 +259,35 @@ def progress(title: str, total: int, *, show: bool = True) -> Iterator[Callable[
             task = bar.add_task(title, total=total, note="")
             yield lambda n=1, note="": bar.update(task, advance=n, note=visible(note))
     else:
-        yield _lines(title, total)
+        lines = _Lines(title, total, line_per_piece)
+        ended = threading.Event()
+        clock = threading.Thread(target=lines.tick, args=(ended,), daemon=True)
+        clock.start()
+        try:
+            yield lines.advance
+        finally:
+            ended.set()
+            clock.join()
 
 
-def _lines(title: str, total: int) -> Callable[..., None]:
-    start = last = time.monotonic()
-    done = 0
+class _Lines:
+    """Progress as plain lines: a log of a long piece shows that it is still at work."""
 
-    def advance(n: int = 1, note: str = "") -> None:
-        nonlocal done, last
-        done += n
-        now = time.monotonic()
-        if now - last >= 60:
-            last = now
-            left = (now - start) / max(done, 1) * (total - done)
-            say(f"{title}: {done}/{total}, {left:.0f} s left {note}".rstrip())
+    def __init__(self, title: str, total: int, line_per_piece: bool) -> None:
+        self.title, self.total, self.line_per_piece = title, total, line_per_piece
+        self.done, self.note, self.start = 0, "", time.monotonic()
 
-    return advance
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.done, self.note = self.done + n, note
+        if self.line_per_piece:
+            self._say()
+
+    def tick(self, ended: threading.Event) -> None:
+        """Says a line every minute until the work has ended."""
+        while not ended.wait(MINUTE):
+            self._say()
+
+    def _say(self) -> None:
+        seconds = time.monotonic() - self.start
+        left = f"{seconds / self.done * (self.total - self.done):.0f} s left" if self.done else f"after {seconds:.0f} s"
+        say(f"{self.title}: {self.done}/{self.total}, {left} {self.note}".rstrip())

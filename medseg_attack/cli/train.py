@@ -95,7 +95,8 @@ def train(
     if is_checkpoint(folder):
         terminal.say(f"{folder} is trained already")
     n_left = plan.epochs - len(loop.past(folder))
-    with terminal.progress("train", n_left, show=progress and not is_checkpoint(folder)) as advance:
+    show = progress and not is_checkpoint(folder)
+    with terminal.progress("train", n_left, show=show, line_per_piece=True) as advance:
         for record in loop.train(plan, prepared, folder, pick_device(device)):
             advance(1, note=_note(record.loss, record.dice))
     _show(folder, json)

@@ -1,30 +1,45 @@
-"""The cost of a study: passes, time, memory and disk, estimated from one batch per model."""
+"""The cost of a study: passes, time, memory and disk, from counted passes times one measured forward and backward.
+
+Attacks are counted on a small part of one case, against a model that costs nothing and that no attack moves. So
+attacks that stop when they succeed are counted in full, and a plan takes seconds whatever the study costs.
+"""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import fit_once
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.evaluation.runner import OpenedStudy, donors_of, refuse_unrunnable, training_cases
 from medseg_attack.models.model_ref import ModelRef
-from medseg_attack.models.segmodel import frozen
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry import with_eps
 from medseg_attack.runs.chunks import chunks
+from medseg_attack.runs.grid import Cell
 from medseg_attack.runtime import peak_mb
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Batch, Setting
+from medseg_attack.types import Batch, Case, Image, LogOdds, Mask, Setting, Task
 
+SIDE = 32  # pixels of the part of a case that attacks are counted on
+CERTAIN = 4.0  # log-odds of the model that no attack moves
 ROW_BYTES = 100  # of one case and class on disk
 IMAGE_BYTES = 8  # of one pixel: the stored image and the perturbed scan that is written from it
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """The cost of one run, from one batch that was attacked for it.
+    """The cost of one run, as far as this shard computes it.
 
     Attributes:
-        forwards, backwards: passes for all cases of the run.
+        cases: that the shard attacks.
+        case_forwards, case_backwards: passes that the attack spends on a case, as `compare --costs` shows them.
+        forwards, backwards: passes for all cases, with those of a fit and two of the loop's own per case.
         peak_mb: memory that this process (on a GPU: its tensors) took at most so far.
     """
 
@@ -32,6 +47,9 @@ class RunCost:
     attack: str
     loss: str
     eps: float
+    cases: int
+    case_forwards: int
+    case_backwards: int
     forwards: int
     backwards: int
     seconds: float
@@ -40,11 +58,10 @@ class RunCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of a study.
+    """The cost of a study, or of one shard of it.
 
     Attributes:
-        cases: of the model with the most cases.
-        seconds: of one shard.
+        cases: of the run with the most cases.
         disk_mb: rows and, where they are kept, perturbed scans of all runs.
         memory_mb: peak memory of the process; on a GPU, of its tensors.
     """
@@ -57,22 +74,21 @@ class Estimate:
 
 
 def estimate(opened: OpenedStudy) -> Estimate:
-    """Attacks one batch per model with every attack and writes nothing.
+    """Counts the passes of every attack, measures one forward and one backward pass per model, and writes nothing.
 
     Raises:
-        InputError: the split has no cases.
+        InputError: the study cannot be run.
     """
     refuse_unrunnable(opened)
     runs = tuple(cost for model_ref in opened.models for cost in _run_costs(opened, model_ref))
-    n_pixels = [[prod(ref.shape) for ref in opened.refs(model_ref)] for model_ref in opened.models]
-    cases = max(map(len, n_pixels))
-    row_bytes = cases * ROW_BYTES * len(opened.data.task.scored)
-    image_bytes = 0 if opened.options.save == "none" else IMAGE_BYTES * max(map(sum, n_pixels))
+    n_cases = sum(run.cases for run in runs)
+    n_pixels = max(prod(ref.shape) for model_ref in opened.models for ref in opened.refs(model_ref))
+    image_bytes = 0 if opened.options.save == "none" else IMAGE_BYTES * n_pixels
     return Estimate(
-        cases,
+        max(run.cases for run in runs),
         runs,
-        seconds=sum(run.seconds for run in runs) / opened.options.shard[1],
-        disk_mb=len(runs) * (row_bytes + image_bytes) / 1e6,
+        seconds=sum(run.seconds for run in runs),
+        disk_mb=n_cases * (ROW_BYTES * len(opened.data.task.scored) + image_bytes) / 1e6,
         memory_mb=max(run.peak_mb for run in runs),
     )
 
@@ -81,19 +97,109 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
     refs = opened.refs(model_ref)
     groups = chunks(refs)
     cases = [opened.data.read(ref) for ref in groups[len(groups) // 2][: opened.options.batch_size]]
-    share = len(refs) / len(cases)
     model = model_ref.load(opened.data.task, opened.device)
-    batch = Batch.of(cases, opened.device)
-    donors = donors_of(opened, model_ref)
     with frozen(model):
-        bind(model, Setting(model.task, batch.cases))(batch.image)  # the first pass pays for what later ones have
-        for cell in opened.cells(model_ref):
-            attack, fit = fit_once(cell.attack, model, batch, len(training_cases(opened, model_ref, cell)))
-            start = time.perf_counter()
-            rows = attack_chunk(model, [batch], [attack], budgets=[cell.budget], donors=donors)[0].rows
-            seconds = (time.perf_counter() - start) * share + fit.seconds
-            # two passes of the loop's own per case: the clean prediction and the one that is scored
-            forwards = (rows[0].forwards + 2) * len(refs) + fit.forwards
-            backwards = rows[0].backwards * len(refs) + fit.backwards
-            peak = peak_mb(opened.device)
-            yield RunCost(model_ref.label, cell.label, cell.loss, cell.eps, forwards, backwards, seconds, peak)
+        forward, backward = _pass_seconds(model, Batch.of(cases, opened.device))
+    peak = peak_mb(opened.device)
+    counted: dict[Any, _Passes] = {}  # an attack takes the same passes at every budget
+    for cell, n_cases in zip(opened.cells(model_ref), opened.cases_of_runs(model_ref), strict=True):
+        key = with_eps(cell.attack, 0.0)
+        if key not in counted:
+            n_training = len(training_cases(opened, model_ref, cell))
+            counted[key] = _counted_passes(opened, model_ref, cell, cases[0], n_training)
+        passes = counted[key]
+        forwards = (passes.forwards + 2) * n_cases + passes.fit_forwards  # 2: the clean prediction and the scored one
+        backwards = passes.backwards * n_cases + passes.fit_backwards
+        yield RunCost(
+            model=model_ref.label,
+            attack=cell.label,
+            loss=cell.loss,
+            eps=cell.eps,
+            cases=n_cases,
+            case_forwards=passes.forwards,
+            case_backwards=passes.backwards,
+            forwards=forwards,
+            backwards=backwards,
+            seconds=forwards * forward + backwards * backward,
+            peak_mb=peak,
+        )
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Passes of an attack per case, and of its fit to all training cases."""
+
+    forwards: int
+    backwards: int
+    fit_forwards: int
+    fit_backwards: int
+
+
+def _counted_passes(opened: OpenedStudy, model_ref: ModelRef, cell: Cell, case: Case, n_training: int) -> _Passes:
+    """The passes of one attack, counted on a part of a case; on all of it where a part has no meaning for the attack.
+
+    Raises:
+        InputError: the attack refuses the case.
+    """
+    for image in (_part(case), case):
+        batch = Batch.of([image], opened.device)
+        model = _Unmoved(opened.data.task, batch.target)
+        try:
+            attack, fit = fit_once(cell.attack, model, batch, n_training)
+            donors = donors_of(opened, model_ref)
+            (row, *_) = attack_chunk(model, [batch], [attack], budgets=[cell.budget], donors=donors)[0].rows
+        except InputError:
+            if image is case:
+                raise
+            continue
+        return _Passes(row.forwards, row.backwards, fit.forwards, fit.backwards)
+    raise AssertionError  # the whole case was counted, or it raised
+
+
+def _part(case: Case) -> Case:
+    """The middle of a case, at most `SIDE` pixels along each axis."""
+    window = (slice(None), *(slice((n - min(n, SIDE)) // 2, (n + min(n, SIDE)) // 2) for n in case.image.shape[1:]))
+    storage = case.storage and replace(case.storage, stored=case.storage.stored[window])
+    return replace(case, image=case.image[window], target=case.target[window], storage=storage)
+
+
+@dataclass(frozen=True, eq=False)
+class _Unmoved:
+    """A model that answers the truth whatever the image is, with a gradient that leads nowhere."""
+
+    task: Task
+    target: Mask
+
+    def __call__(self, image: Image) -> LogOdds:
+        truth = CERTAIN * (2 * self.target.to(image) - 1)
+        return truth + 1e-3 * image.mean(1, keepdim=True)
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return log_odds >= 0
+
+    def bind(self, setting: Setting) -> "_Unmoved":
+        targets = [case.target for case in setting.cases]
+        return replace(self, target=torch.stack(targets).to(self.target.device)) if targets else self
+
+
+def _pass_seconds(model: SegModel, batch: Batch) -> tuple[float, float]:
+    """Seconds per case of one forward pass, and of one backward pass; the first pass pays for what later ones have."""
+    bound = bind(model, Setting(model.task, batch.cases))
+    with torch.no_grad():
+        bound(batch.image)
+        forward = _seconds(lambda: bound(batch.image))
+    backward = 0.0
+    if not model.black_box:
+        x = batch.image.detach().requires_grad_()
+        log_odds = bound(x)
+        if log_odds.requires_grad:
+            backward = _seconds(lambda: torch.autograd.grad(log_odds.sum(), x, allow_unused=True)[0])
+    return forward / len(batch.cases), backward / len(batch.cases)
+
+
+def _seconds(work: Callable[[], Tensor | None]) -> float:
+    start = time.perf_counter()
+    result = work()
+    if result is not None and result.is_cuda:
+        torch.cuda.synchronize(result.device)
+    return time.perf_counter() - start

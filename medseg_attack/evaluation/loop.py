@@ -17,7 +17,7 @@ from medseg_attack.metrics.counts import Overlap
 from medseg_attack.metrics.overlap import measure
 from medseg_attack.metrics.scans import Bits, by_scan, packed
 from medseg_attack.numerics.flows import moved
-from medseg_attack.runs.chunks import chunks
+from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import WITHOUT_GRADIENT, Change, Row
 from medseg_attack.threat.binding import bind
@@ -255,11 +255,12 @@ def _rows(task: Task, outcome: CaseOutcome, *scans: ScanMeasures) -> Iterator[Ro
 
 @dataclass(frozen=True)
 class PendingRun:
-    """An attack that is to be run, its budget if that has a unit, and the folder for its rows."""
+    """An attack that is to be run, its budget if that has a unit, the folder for its rows, its number in the study."""
 
     attack: Attack
     folder: RunFolder
     budget: Budget | None = None
+    number: int = 0
 
 
 def run_attacks(
@@ -281,10 +282,10 @@ def run_attacks(
     Yields:
         After each chunk, the number of (case, attack) pairs that are done with it.
     """
-    for number, chunk in enumerate(chunks(refs)):
-        if number % shard[1] != shard[0]:
-            continue
-        unfinished = [run for run in todo if not run.folder.has(number)]
+    all_chunks = chunks(refs)
+    for number, chunk in enumerate(all_chunks):
+        of_shard = [run for run in todo if in_shard(number, run.number, len(all_chunks), shard)]
+        unfinished = [run for run in of_shard if not run.folder.has(number)]
         if unfinished:
             cases = [data.read(ref) for ref in chunk]
             batches = [Batch.of(cases[i : i + batch_size], device) for i in range(0, len(cases), batch_size)]
@@ -303,4 +304,5 @@ def run_attacks(
                     ids, arrays = [case.id for case in cases], [image.numpy() for image in result.images]
                     run.folder.write_images(number, dict(zip(ids, arrays, strict=True)))
                 run.folder.write(number, result.rows, result.seconds, batch_size)
-        yield len(chunk) * len(todo)
+        if of_shard:
+            yield len(chunk) * len(of_shard)

@@ -28,7 +28,7 @@ from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pin_surrogates, surrogates
 from medseg_attack.registry.abilities import Climbs
-from medseg_attack.runs.chunks import chunks
+from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.claim import claim, withdraw
 from medseg_attack.runs.folder import COPIES, RunFolder
 from medseg_attack.runs.grid import Cell, safe
@@ -52,7 +52,7 @@ class RunOptions:
 
     Attributes:
         batch_size: cases at a time; changes no score by more than float32 kernels do, unless MA004 is raised.
-        shard: k, N: only every N-th chunk, from the k-th, is run here.
+        shard: k, N: only the k-th of N parts of the work is run here.
         save: which perturbed scans are written: "all", "worst:N" (the N files with the lowest Dice) or "none".
         keep_headers: whether perturbed scans keep the headers of the patients.
         checks: whether model and rows are examined for what makes their numbers doubtful.
@@ -107,8 +107,20 @@ class OpenedStudy:
 
     @property
     def total(self) -> int:
-        """Number of (case, attack) pairs."""
-        return sum(len(self.refs(model)) for model in self.models) * len(self.grid)
+        """Number of (case, attack) pairs of this shard."""
+        return sum(sum(self.cases_of_runs(model)) for model in self.models)
+
+    def first_run(self, model: ModelRef) -> int:
+        """The number in the study of the first run on that model."""
+        return self.models.index(model) * len(self.grid)
+
+    def cases_of_runs(self, model: ModelRef) -> list[int]:
+        """The number of cases that this shard attacks in each run on that model."""
+        groups, first = chunks(self.refs(model)), self.first_run(model)
+        return [
+            sum(len(group) for n, group in enumerate(groups) if in_shard(n, run, len(groups), self.options.shard))
+            for run in range(first, first + len(self.grid))
+        ]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -203,8 +215,8 @@ def _run_model(
     finished = {folder.path: read_header(folder.path) for folder in folders if _is_finished(folder, refs)}
     with frozen(model), deterministic(opened.device), model_ref.errors_named():
         pending = [
-            PendingRun(_fitted(opened, model_ref, model, cell, folder), folder, cell.budget)
-            for (cell, _), folder in zip(runs, folders, strict=True)
+            PendingRun(_fitted(opened, model_ref, model, cell, folder), folder, cell.budget, number)
+            for number, ((cell, _), folder) in enumerate(zip(runs, folders, strict=True), opened.first_run(model_ref))
         ]
         if opened.options.checks:
             _check_model(opened, model, model_ref, [cell for cell, _ in runs], refs)

@@ -39,5 +39,21 @@ def chunks(refs: Sequence[R]) -> list[tuple[R, ...]]:
     return result
 
 
+def in_shard(chunk: int, run: int, n_chunks: int, shard: tuple[int, int]) -> bool:
+    """Whether a shard computes a chunk of a run: whole chunks are dealt out, or, where those are too few, pairs.
+
+    The runs of a chunk share its clean predictions, so that they stay together as long as every shard has work.
+
+    Args:
+        run: number of the run in its study.
+        shard: k, N.
+
+    >>> [in_shard(chunk, run, 2, (1, 4)) for run in range(2) for chunk in range(2)]
+    [False, True, False, False]
+    """
+    k, n = shard
+    return (chunk if n_chunks >= n else chunk + n_chunks * run) % n == k
+
+
 def _slices(refs: Sequence[Chunkable]) -> int:
     return sum(ref.shape[0] if len(ref.shape) == 3 else 1 for ref in refs)

@@ -1,0 +1,78 @@
+"""A plan: counted passes times one measured pass, of the shard that is asked for; and how shards divide the work."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.bright import write_bright
+from helpers.command import medattack
+
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.runs.chunks import in_shard
+
+ATTACKS = ["clean", "fgsm", "pgd(steps=3)", "pgd(steps=2, restarts=2)", "apgd(steps=5)", "bias_field(steps=3)"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with three scans of 15 slices together: one chunk."""
+    home = tmp_path_factory.mktemp("plan")
+    write_bright(home / "scans")
+    medattack("prepare", home / "scans", "--format", "decathlon", "--home", home, "--test", "1")
+    return home
+
+
+def words(home: Path, attacks: list[str], *more: Any) -> list[Any]:
+    network = f"own('{home}/scans/nets.py:Net')"
+    named = [word for attack in attacks for word in ("--attack", attack)]
+    return ["attack", "--home", home, "--model", network, *named, "--eps", "0.1", "--no-checks", *more]
+
+
+def plan(home: Path, attacks: list[str], *more: Any) -> Any:
+    return json.loads(medattack(*words(home, attacks, *more), "--plan", "--json").stdout)
+
+
+def test_the_passes_of_a_plan_are_those_that_the_run_takes(home: Path, tmp_path: Path) -> None:
+    planned = {run["attack"]: run for run in plan(home, ATTACKS)["runs"]}
+    medattack(*words(home, ATTACKS, "--out", tmp_path / "run"))
+    runs = json.loads(medattack("compare", tmp_path / "run", "--costs", "--json").stdout)["runs"]
+    assert len(runs) == len(planned)
+    for run in runs:
+        cost = planned[run["attack"]]
+        assert (cost["case_forwards"], cost["case_backwards"]) == (run["forwards"], run["backwards"])
+        assert cost["forwards"] == (run["forwards"] + 2) * 15
+
+
+@pytest.mark.parametrize("attack", ["strongest", "cw", "square", "for_organ(pgd, organ='organ')"])
+def test_a_plan_asks_the_model_for_a_few_passes_alone(home: Path, monkeypatch: pytest.MonkeyPatch, attack: str) -> None:
+    real, passes = SegModel.forward, []
+    monkeypatch.setattr(SegModel, "forward", lambda self, image: (passes.append(1), real(self, image))[1])
+    costs = plan(home, [attack], "--no-control")
+    assert costs["runs"][0]["case_forwards"] >= 1
+    assert len(passes) <= 3
+
+
+def test_a_plan_of_a_shard_is_a_part_of_the_plan(home: Path) -> None:
+    whole = plan(home, ATTACKS)["runs"]
+    parts = [plan(home, ATTACKS, "--shard", f"{k}/4")["runs"] for k in range(4)]
+    assert [sum(part[n]["cases"] for part in parts) for n in range(len(whole))] == [15] * len(whole)
+    assert all(any(run["cases"] for run in part) for part in parts)  # no shard is idle
+
+
+def test_shards_of_one_chunk_divide_its_runs(home: Path, tmp_path: Path) -> None:
+    for k in (1, 0):
+        medattack(*words(home, ["fgsm"], "--out", tmp_path / "run", "--shard", f"{k}/2"))
+        assert len(list((tmp_path / "run").rglob("*.parquet"))) == 2 - k
+    assert len(list((tmp_path / "run").rglob("run.json"))) == 2
+
+
+@pytest.mark.parametrize(("n_chunks", "n_runs", "n_shards"), [(1, 7, 3), (2, 3, 4), (5, 2, 4), (8, 1, 8), (1, 1, 2)])
+def test_every_pair_belongs_to_one_shard(n_chunks: int, n_runs: int, n_shards: int) -> None:
+    sizes = [0] * n_shards
+    for run in range(n_runs):
+        for chunk in range(n_chunks):
+            (k,) = [k for k in range(n_shards) if in_shard(chunk, run, n_chunks, (k, n_shards))]
+            sizes[k] += 1
+    assert sum(sizes) == n_chunks * n_runs
+    assert min(sizes) > 0 or n_chunks * n_runs < n_shards
