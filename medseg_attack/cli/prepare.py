@@ -74,7 +74,7 @@ Missing = Annotated[
         "--missing",
         help="Treatment of a label that a scan lacks: absent (the organ is not in it), drop (the scan is left "
         "out) or refuse.",
-        show_default="absent; refuse for uw_madison",
+        show_default="absent; refuse for uw_madison, and for dicom without --labels",
     ),
 ]
 SeriesUIDs = Annotated[

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from helpers.command import medattack
-from helpers.dicoms import write_hospital
+from helpers.dicoms import square, values, write_hospital, write_rtstruct, write_series
 from helpers.scans import acdc_paths, edit_csv, write_acdc, write_decathlon, write_pair, write_uw
 from PIL import Image
 
@@ -220,3 +220,37 @@ def test_classes_of_one_name_are_refused(tmp_path: Path) -> None:
     accents = ("é", unicodedata.normalize("NFD", "é"))
     with pytest.raises(InputError, match="expected one class of each name"):
         listing(f"decathlon(classes={accents!r})", write_decathlon(tmp_path / "in"))
+
+
+def cohort(root: Path) -> Path:
+    """Four patients, the last of whom has no gallbladder, or calls it otherwise."""
+    for n in range(4):
+        write_series(root / f"p{n}" / "CT", values(3, seed=n), patient=f"P{n}")
+        regions = {"Liver": [square(3, 2, 4, -50 + z * 2.5) for z in range(3)]}
+        regions["gall bladder" if n == 3 else "Gallbladder"] = [square(6, 2, 4, -50 + z * 2.5) for z in range(3)]
+        write_rtstruct(root / f"p{n}" / "rs.dcm", regions, patient=f"P{n}")
+    return root
+
+
+def test_one_patient_without_an_organ_does_not_stop_a_cohort(tmp_path: Path) -> None:
+    root, labels = cohort(tmp_path / "in"), "liver=Liver,gallbladder=Gallbladder"
+    with pytest.raises(InputError, match=r"expected the same labels for all series.*--missing absent or drop"):
+        listing("dicom", root)
+    source = listing("dicom", root, labels=labels)
+    assert len(source.scans) == 4
+    (note,) = [note for note in source.notes if "gallbladder" in note]
+    assert note.startswith("gallbladder is taken as absent from 1 of 4 scans, which have no label of it: p3")
+    present = [bool((scan.read().labels & 2).any()) for scan in source.scans]
+    assert sorted(present) == [False, True, True, True]
+    assert len(listing("dicom", root, labels=labels, missing="drop").scans) == 3
+    with pytest.raises(InputError, match=r"expected a label of gallbladder in p3.*, got Liver, gall bladder; add it"):
+        listing("dicom", root, labels=labels, missing="refuse")
+    every = listing("dicom", root, missing="absent")
+    assert every.task.classes == ("Liver", "Gallbladder", "gall bladder")
+    only = listing("dicom", root, labels="gb=gall bladder")
+    assert len(only.scans) == 1  # the others have none of the labels
+    assert sum("left out: it has none of the labels" in note for note in only.notes) == 3
+    with pytest.raises(InputError, match='expected a label "pancreas" for pancreas'):
+        listing("dicom", root, labels="pancreas")
+    with pytest.raises(InputError, match="--missing drop: expected a series"):
+        listing("dicom", root, labels="a=Gallbladder,b=gall bladder", missing="drop")

@@ -133,9 +133,14 @@ def test_an_rtstruct_without_a_region_of_that_name(root: Path) -> None:
     said = refused(root, "--labels", "liver=Liver*,heart=Heart")
     assert "a label Heart for heart, got Liver in" in said
     write_rtstruct(root / "pat3" / "rt" / "rs.dcm", {"Lung": [square(3, 2, 4, -50)]}, patient="P3")
-    said = refused(root, "--labels", "liver=Liver")
-    assert "a label Liver for liver, got Lung in" in said
-    assert "rs.dcm" in said
+    said = refused(root, "--labels", "liver=Liver", "--missing", "refuse")
+    assert "expected a label of liver in pat3/CT, got Lung" in said
+    assert (
+        "pat3/CT is left out: it has none of the labels"
+        in run(
+            "prepare", root, "--format", "dicom", "--labels", "liver=Liver", "--out", root.parent / "out", "--test", 1
+        )[2]
+    )
 
 
 def test_an_rtstruct_with_all_contours_off_the_series(root: Path) -> None:

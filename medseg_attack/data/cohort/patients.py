@@ -74,7 +74,7 @@ def patients(cases: Mapping[str, Named], option: str, base: Path, default_rule: 
     texts = {
         case: named.path.relative_to(base).as_posix() if "/" in option else named.name for case, named in cases.items()
     }
-    return Patients({case: _searched(pattern, text) for case, text in texts.items()}, f"by --patient {option!r}")
+    return Patients({case: _searched(pattern, text) for case, text in texts.items()}, f"by --patient '{option}'")
 
 
 def _folder(path: Path, base: Path) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from medseg_attack.data.cohort.missing import Lacking, require_rule, without
 from medseg_attack.data.cohort.patients import Named, Patients, one_for_many, patients
-from medseg_attack.data.datasets.label_names import match, parse
+from medseg_attack.data.datasets.label_names import LabelPattern, match, matching, parse
 from medseg_attack.data.datasets.source import ScanFile, Source, label_type, require_folder
 from medseg_attack.data.formats.dicom.alignment import NIFTI, overlay_of, read_label_map, values_of
 from medseg_attack.data.formats.dicom.index import FoundSeries, Index, index
@@ -62,6 +63,8 @@ class Dicom:
         exclusive: one class per voxel, for a softmax network; labels that overlap are then refused.
         patient: where ids were wiped, `folder` to tell patients apart by the folders of SOURCE, or a pattern of the
             paths of their series; see `cohort.patients`. Either is called by a hash.
+        missing: what is done about a series without one of the labels: "absent" (the organ is not in it), "drop" (it
+            is left out) or "refuse". "": absent if `labels` chooses them, else refused.
     """
 
     labels: str = ""
@@ -71,8 +74,11 @@ class Dicom:
     off_mm: float = 0.0
     exclusive: bool = False
     patient: str = ""
+    missing: str = ""
 
     def __post_init__(self) -> None:
+        if self.missing:
+            require_rule(self.missing)
         parse(self.labels)
         if not 0 < self.threshold <= 1:
             raise InputError(f"dicom.threshold: expected a fraction in (0, 1], got {self.threshold}; 0.5 is usual")
@@ -98,7 +104,12 @@ class Dicom:
         all_series = {uid: series_of(objects.images[uid]) for uid in owned}
         notes += [_displayed(one, root) for one in all_series.values() if one.pixels.photometric == "MONOCHROME1"]
         notes += [f"{_place(one.images, root)}: {remark}" for one in all_series.values() for remark in one.remarks]
-        picked = self._picked(owned, objects, root)
+        picked = self._picked(owned, objects, root, notes)
+        if not picked:
+            raise InputError(
+                f"--missing drop: expected a series of {root} with all labels, got none; give --missing absent, or "
+                "choose fewer with --labels"
+            )
         for uid, of in picked.items():
             series = all_series[uid]
             notes += [*_off_slices(of, series, self.off_mm), *_uncovered(of, series), *_label_remarks(of, series, root)]
@@ -158,28 +169,53 @@ class Dicom:
                 notes.append(left_out(label, root))
         return dict(sorted(owned.items())), notes
 
-    def _picked(self, owned: Mapping[str, Sequence[LabelFile]], objects: Index, root: Path) -> dict[str, Picked]:
-        picked: dict[str, Picked] = {}
-        for uid, files in owned.items():
-            where = ", ".join(str(file.path) for file in files)
-            place = objects.images[uid].place
-            pool = [Label(file, number, name) for file in files for number, name in file.names_in(place)]
-            names = tuple(dict.fromkeys(label.name for label in pool))
-            chosen = match(parse(self.labels), names, where, _CHOOSE) if self.labels else {n: (n,) for n in names}
-            series = f"the series {uid} in {_place(objects.images[uid], root)}"
-            picked[uid] = {cls: _labels(pool, hits, series) for cls, hits in chosen.items()}
-        first_uid, first = next(iter(picked.items()))
-        for uid, of in picked.items():
-            if set(of) != set(first) or not of:
-                labels = " and ".join(
-                    f"{', '.join(p) or 'none'} in {_place(objects.images[u], root)}"
-                    for u, p in ((first_uid, first), (uid, of))
-                )
-                raise InputError(
-                    f"expected the same labels for all series, got {labels}; choose with --labels CLASS=NAME"
-                )
-            picked[uid] = {cls: of[cls] for cls in first}
-        return picked
+    def _picked(
+        self, owned: Mapping[str, Sequence[LabelFile]], objects: Index, root: Path, notes: list[str]
+    ) -> dict[str, Picked]:
+        """Series UID -> class -> its labels; adds notes on what series lack."""
+        pools = {
+            uid: [
+                Label(file, number, name) for file in files for number, name in file.names_in(objects.images[uid].place)
+            ]
+            for uid, files in owned.items()
+        }
+        names = {uid: tuple(dict.fromkeys(label.name for label in pool)) for uid, pool in pools.items()}
+        chosen, lacking = self._chosen_labels(owned, names, objects, root)
+        notes += lacking.notes
+        return {
+            uid: {
+                cls: _labels(pools[uid], hits, f"the series {uid} in {_place(objects.images[uid], root)}")
+                for cls, hits in chosen[uid].items()
+            }
+            for uid in owned
+            if uid not in lacking.dropped
+        }
+
+    def _chosen_labels(
+        self, owned: Mapping[str, Sequence[LabelFile]], names: Mapping[str, tuple[str, ...]], objects: Index, root: Path
+    ) -> tuple[dict[str, dict[str, tuple[str, ...]]], Lacking]:
+        """Series UID -> class -> names of its labels, and what is done about series that lack some."""
+        every = tuple(dict.fromkeys(name for own in names.values() for name in own))
+        wanted = parse(self.labels) or {name: (LabelPattern(name, literal=True),) for name in every}
+        files = [str(file.path) for files in owned.values() for file in files]
+        match(wanted, every, ", ".join(files[:3]) + (", ..." if len(files) > 3 else ""), _CHOOSE)
+        chosen = {uid: matching(wanted, own) for uid, own in names.items()}
+        missing = {uid: [cls for cls, hits in by_class.items() if not hits] for uid, by_class in chosen.items()}
+        places = _places([objects.images[uid] for uid in owned], root)
+        if not wanted or (not self.labels and not self.missing and any(missing.values())):
+            fewest, most = (choose(missing, key=lambda uid: len(missing[uid])) for choose in (max, min))
+            labels = " and ".join(f"{', '.join(names[uid]) or 'none'} in {places[uid]}" for uid in (most, fewest))
+            raise InputError(
+                f"expected the same labels for all series, got {labels}; choose with --labels CLASS=NAME, or say with "
+                "--missing absent or drop what a label means that a series lacks"
+            )
+        rule = self.missing or "absent"
+        none = {uid for uid in owned if rule == "absent" and len(missing[uid]) == len(wanted)}
+        kept = {places[uid]: classes for uid, classes in missing.items() if uid not in none}
+        lacking = without(kept, rule, {places[uid]: own for uid, own in names.items()})
+        dropped = none | {uid for uid in owned if places[uid] in lacking.dropped}
+        alone = [f"{places[uid]} is left out: it has none of the labels" for uid in owned if uid in none]
+        return chosen, Lacking(frozenset(dropped), (*lacking.notes, *alone))
 
     def _patients(self, objects: Index, root: Path) -> Patients:
         """Series UID -> patient: a hash that tells nothing without the source."""
@@ -340,6 +376,14 @@ def _uncovered(picked: Picked, series: Series) -> list[str]:
         for path, overlay in overlays.items()
         if overlay is not None and not overlay.covers
     ]
+
+
+def _places(series: Sequence[FoundSeries], root: Path) -> dict[str, str]:
+    """Series UID -> its folder, with its UID if others lie in the same."""
+    shared = Counter(_place(one, root) for one in series)
+    return {
+        one.uid: place if shared[place := _place(one, root)] == 1 else f"{place} (series {one.uid})" for one in series
+    }
 
 
 def _place(images: FoundSeries, root: Path) -> str:
