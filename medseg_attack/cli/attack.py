@@ -237,8 +237,7 @@ def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:
         table.add_row(run.model, run.attack, run.loss, spec(run.eps), *passes, f"{run.seconds:.0f}")
     terminal.out().print(table)
     terminal.show(
-        "Passes: per case, in full of attacks that stop when they succeed.
-"
+        "Passes: per case, in full of attacks that stop when they succeed.\n"
         f"{plural(len(estimate.runs), 'run')} of {plural(estimate.cases, 'case')}: about {estimate.seconds:.0f} s, "
         f"{estimate.memory_mb:.0f} MB of memory, {estimate.disk_mb:.1f} MB in {out}"
     )
