@@ -13,7 +13,7 @@ import pytest
 from helpers.dicoms import box, square, uid, values, write_hospital, write_rtstruct, write_seg, write_series
 from helpers.scans import write_acdc
 from pydicom.encaps import encapsulate
-from pydicom.uid import MPEG2MPML, JPEGLosslessSV1
+from pydicom.uid import MPEG2MPML, DeflatedExplicitVRLittleEndian, JPEGLosslessSV1
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
@@ -272,3 +272,29 @@ def test_a_file_that_ends_within_an_element_that_nobody_asks_for(tmp_path: Path)
     path.write_bytes(content[: content.index(b"Canary") + 3])
     with pytest.raises(OSError, match="too early"):
         read_whole(path, ("SOPClassUID", "Rows"))
+
+
+def test_a_deflated_file_of_more_than_is_allowed(root: Path) -> None:
+    """40 MB of zeros in 40 kB: the size is known before memory is taken."""
+
+    def bomb(image: pydicom.Dataset) -> None:
+        image.Rows = image.Columns = 4500
+        image.PixelData = bytes(2 * 4500**2)
+        image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+
+    edit(first(root), bomb)
+    assert first(root).stat().st_size < 60_000
+    assert "takes at most 0.03 GB of memory, got a deflated file" in refused(root, "--max-gb", "0.03")
+
+
+@pytest.mark.parametrize("place", ["pat1/CT/IM002", "pat1/labels/seg.dcm"])
+def test_frames_that_are_claimed_are_not_waited_for(root: Path, place: str) -> None:
+    """2,147,483,647 frames, which are as many as the format can count."""
+    edit(root / place, lambda image: setattr(image, "NumberOfFrames", 2**31 - 1))
+    assert "frame" in refused(root)
+
+
+def test_an_image_of_more_than_is_allowed(root: Path) -> None:
+    for path in (root / "pat1" / "CT").iterdir():
+        edit(path, lambda image: [setattr(image, name, 30_000) for name in ("Rows", "Columns")])
+    assert "takes at most 6 GB of memory, got 3 x 30,000 x 30,000 values" in refused(root)

@@ -44,6 +44,7 @@ def planted(path: Path) -> None:
     dataset.add_new(0x00091010, "LO", NAME)
     dataset.add_new(0x00290010, "UN", NAME.encode())
     dataset.ImageType = ["ORIGINAL", "PRIMARY", NAME]
+    dataset.ReconstructionDiameter, dataset.ExposureTime, dataset.SAR = 350.5, 700, 0.1
     dataset.save_as(path)
 
 

@@ -348,17 +348,14 @@ def _label_remarks(picked: Picked, series: Series, root: Path) -> Iterator[str]:
         if left:
             yield f"{place}: {plural(left, 'region')} left out: in another frame of reference"
         if not is_referred_to(series.images, file):
-            yield f"{place} names no image of its series: it is matched by its {_matched_by(file, series)} alone"
+            rule = "frame of reference" if file.place and file.place == series.images.place else "patient"
+            yield f"{place} names no image of its series: it is matched by its {rule} alone"
         through = series.grid.spacing_mm[0]
         if file.apart and abs(file.apart - through) > 0.05 * through:
             yield (
                 f"{place} has slices {file.apart:.3g} mm apart, its series {through:.3g} mm: "
                 "slices without a frame count as background"
             )
-
-
-def _matched_by(file: LabelFile, series: Series) -> str:
-    return "frame of reference" if file.place and file.place == series.images.place else "patient"
 
 
 def _displayed(series: Series, root: Path) -> str:

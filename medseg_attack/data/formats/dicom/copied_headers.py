@@ -113,7 +113,9 @@ def _is_kept(element: DataElement) -> bool:
     """Whether an element is a number, a word that the standard defines, or names an element of the standard."""
     if element.keyword in _NUMBERS:
         return element.VR in _NUMERIC
+    if element.keyword not in _TERMS.keys() | _POINTERS:
+        return False
     values = [element.value] if isinstance(element.value, str | int) else list(element.value or [])
     if element.keyword in _TERMS:
         return bool(values) and all(str(value) in _TERMS[element.keyword] for value in values)
-    return element.keyword in _POINTERS and all(not (int(tag) >> 16) % 2 for tag in values)
+    return element.VR == "AT" and all(not (int(tag) >> 16) % 2 for tag in values)

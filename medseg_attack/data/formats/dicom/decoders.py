@@ -8,6 +8,7 @@ from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID
 
 from medseg_attack.data.formats.dicom.reading import reading
+from medseg_attack.data.formats.memory import require_room
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError
 
@@ -65,6 +66,7 @@ def decoded(path: Path) -> Array:
         check_decodable(str(dataset.file_meta.get("TransferSyntaxUID", "")), path)
         if "PixelData" not in dataset:
             raise InputError(f"expected whole numbers in PixelData, got none in {path}; export it as CT or MR images")
+        require_room(path, (dataset.get("NumberOfFrames") or 1, dataset.Rows, dataset.Columns))
         unused = _align_bits(dataset)
         pixels: Array = pixel_array(dataset)
     if unused:

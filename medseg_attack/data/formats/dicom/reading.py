@@ -3,16 +3,20 @@
 import io
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from medseg_attack.data.formats.memory import inflated
 from medseg_attack.errors import InputError, reason
 from medseg_attack.files import require_file
 
+_META = 144  # bytes before the file meta elements whose length is counted
 _BROKEN = (OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, NotImplementedError, RuntimeError)
 
 
@@ -64,8 +68,23 @@ def read_whole(path: Path, tags: Sequence[str] = ()) -> Dataset:
     Raises:
         OSError: it is cut off.
     """
+    _require_inflated(path)
     with _Whole(path) as file:
         return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags) or None)
+
+
+def _require_inflated(path: Path) -> None:
+    """Refuses a deflated data set that would take more memory than is allowed: pydicom inflates it in one go."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+        if DeflatedExplicitVRLittleEndian.encode() not in head:
+            return
+        meta = pydicom.filereader.read_file_meta_info(path)
+        file.seek(_META + int(meta.FileMetaInformationGroupLength))
+        try:
+            inflated(file.read(), path)
+        except zlib.error as error:
+            raise OSError(f"its deflated data set is broken: {error}") from error
 
 
 def is_dicom(path: Path) -> bool:

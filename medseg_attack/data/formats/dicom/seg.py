@@ -11,6 +11,7 @@ from medseg_attack.data.formats.dicom.alignment import Alignment, align
 from medseg_attack.data.formats.dicom.decoders import check_decodable
 from medseg_attack.data.formats.dicom.reading import group, numbers, reading
 from medseg_attack.data.formats.dicom.series import Grid
+from medseg_attack.data.formats.memory import require_room
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError, plural
 
@@ -33,18 +34,18 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
     with reading(path):
         dataset = pydicom.dcmread(path)
         check_decodable(str(dataset.file_meta.TransferSyntaxUID), path)
-        if not _check(dataset, path):
-            return masks
-        frames = Segmentation.from_dataset(dataset, copy=False).get_stored_frames()
+        n_frames = _check(dataset, path)
+        image = Segmentation.from_dataset(dataset, copy=False) if n_frames else None
     kind = str(dataset.SegmentationType)
     once: dict[tuple[int, Alignment], int] = {}
-    for n, frame in enumerate(frames):
+    for n in range(n_frames):
         numbers_in_frame = wanted if kind == "LABELMAP" else {_segment(dataset, n)} & wanted
         if not numbers_in_frame:
             continue
+        frame = _frame(image, n, path)
         place = _on(dataset, n, frame.shape, grid, path)
         first = once.setdefault((0 if kind == "LABELMAP" else _segment(dataset, n), place), n)
-        if not np.array_equal(frames[first], frame):
+        if first != n and not np.array_equal(_frame(image, first, path), frame):
             raise InputError(
                 f"expected one frame of a segment in each place, got frames {first} and {n}, which differ, in {path}; "
                 "leave it out, or write each version into a file of its own"
@@ -58,6 +59,12 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
                 )
             masks[number][where] |= part
     return masks
+
+
+def _frame(image: Any, n: int, path: Path) -> Array:
+    with reading(path):
+        frame: Array = image.get_stored_frame(n, as_index=True)
+    return frame
 
 
 def _check(dataset: Any, path: Path) -> int:
@@ -82,6 +89,7 @@ def _check(dataset: Any, path: Path) -> int:
     for expected, holds in problems.items():
         if holds:
             raise InputError(f"expected {expected} in {path}; write the segmentation again, or leave it out")
+    require_room(path, (dataset.Rows, dataset.Columns))
     return n
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medseg_attack.data.formats.dicom.decoders import check_decodable, decoded
 from medseg_attack.data.formats.dicom.fields import ASSUMED_HU, is_direction
 from medseg_attack.data.formats.dicom.index import FoundSeries, Frame, Pixels
+from medseg_attack.data.formats.memory import require_room
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.errors import InputError, plural
 
@@ -149,6 +150,7 @@ def series_of(images: FoundSeries) -> Series:
         _check_line(images, at, through)
     else:
         through = normal * (frames[0].thickness or 1.0)
+    require_room(frames[0].path, (len(frames), pixels.rows, pixels.columns))
     between_rows, between_columns = frames[0].spacing
     steps = np.stack((through, row_step * between_rows, column_step * between_columns), axis=1)
     return Series(images, tuple(frames), Grid((len(frames), pixels.rows, pixels.columns), at[0], steps), pixels)
