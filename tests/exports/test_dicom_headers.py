@@ -44,7 +44,12 @@ def planted(path: Path) -> None:
     dataset.add_new(0x00091010, "LO", NAME)
     dataset.add_new(0x00290010, "UN", NAME.encode())
     dataset.ImageType = ["ORIGINAL", "PRIMARY", NAME]
-    dataset.ReconstructionDiameter, dataset.ExposureTime, dataset.SAR = 350.5, 700, 0.1
+    for keyword, vr, number in (
+        ("ReconstructionDiameter", "DS", 350.5),
+        ("ExposureTime", "IS", 700),
+        ("SAR", "FD", 0.1),
+    ):
+        dataset.add_new(keyword, vr, number)
     dataset.save_as(path)
 
 
