@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/medattack
 REFERENCES := .venv-references
 
-.PHONY: install demo test check slow references clean
+.PHONY: install demo test check slow kills references clean
 
 install: $(VENV)/.installed
 demo: $(VENV)/.installed
@@ -14,6 +14,8 @@ test: $(VENV)/.test
 	$(BIN)/pytest
 slow: $(VENV)/.test
 	$(BIN)/pytest -m slow -n 0
+kills: $(VENV)/.test
+	$(BIN)/python tests/kills.py --kills 100
 check: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

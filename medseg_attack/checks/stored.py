@@ -73,7 +73,7 @@ def flags_of(runs: Sequence[Path], rows: pd.DataFrame, unit: Unit, empty: Empty)
         runs: folders of the runs.
         rows: their rows, from `runs.reading.read_runs`.
     """
-    models = rows["run"].map(lambda run: Path(run).parent)
+    models = rows["run"].map({run: Path(run).parent for run in rows["run"].unique()})
     return {
         model: by_severity([*read_before(model), *check_rows(rows[models == model], unit=unit, empty=empty)])
         for model in dict.fromkeys(run.parent for run in runs)

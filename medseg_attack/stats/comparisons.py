@@ -48,7 +48,8 @@ def _sides(
 
     Attacks have one set of weights in common: the folder that their runs lie in.
     """
-    rows = rows.assign(weights=rows["run"].map(lambda run: Path(run).parent.name), loss=rows["loss"].fillna(""))
+    weights = {run: Path(run).parent.name for run in rows["run"].unique()}
+    rows = rows.assign(weights=rows["run"].map(weights), loss=rows["loss"].fillna(""))
     keys = {"model": ["attack", "loss", "role"], "attack": ["model", "weights"]}[side] + ["eps", "ball"]
     for key, same in rows.groupby(keys, sort=False, dropna=False):
         first = same.drop_duplicates("run").set_index("run")
@@ -59,7 +60,8 @@ def _sides(
         folders = {run: "/".join(Path(run).parts[-2:]) for run in names}
         folders = folders if len(set(folders.values())) == len(folders) else {run: run for run in names}
         labels = {run: name if uses[name] == 1 else f"{name} ({folders[run]})" for run, name in names.items()}
-        cases = {labels[run]: scored(pooled(same[same["run"] == run], unit), empty) for run in names}
+        rows_of = dict(iter(same.groupby("run", sort=False)))  # not looked for once per run: n runs would take n²
+        cases = {labels[run]: scored(pooled(rows_of[run], unit), empty) for run in names}
         yield dict(zip(keys, key, strict=True)), cases
 
 

@@ -1,0 +1,158 @@
+"""Kills commands with SIGKILL at random moments, starts them again, and compares what they leave with a quiet run.
+
+`make kills` runs 100; the gate runs a few (tests/test_kills.py). In 40 % of them two processes write to one folder.
+Commands are forked from a process that has loaded torch, since most kills would hit the import otherwise.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from medseg_attack.cli import app
+from medseg_attack.evaluation import opening, runner  # noqa: F401 - loaded before the forks
+from medseg_attack.training import loop  # noqa: F401
+
+PHANTOM = "phantom(patients=6, slices=3, side=32)"
+STEPS: dict[str, tuple[str, ...]] = {
+    "data": ("prepare", "{root}/scans", "--format", PHANTOM, "--out", "data"),
+    "model": ("train", "--data", "data", "--model", "unet_small(channels=(4, 8))", "--epochs", "3", "--out", "model"),
+    "out": (
+        *("attack", "--data", "data", "--model", "model", "--attack", "fgsm", "--attack", "pgd(steps=2)"),
+        *("--split", "all", "--save-adversarial", "all", "--out", "out"),
+    ),
+}
+CLOCKS = {"seconds", "fit_seconds", "date"}
+PAIRED = 0.4
+
+
+def start(step: str, root: Path, folder: Path, log: Path) -> int:
+    """Forks the command and returns its process id."""
+    if pid := os.fork():
+        return pid
+    code: Any = 70
+    try:
+        os.chdir(folder)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.stdout, sys.stderr = (
+            io.TextIOWrapper(io.FileIO(n, "w", closefd=False), write_through=True) for n in (1, 2)
+        )
+        app([word.format(root=root) for word in STEPS[step]])
+    except SystemExit as exit:
+        code = exit.code
+    finally:
+        os._exit(code or 0)
+
+
+def end_of(pid: int) -> int:
+    """The exit code of a process, negative if a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def run(step: str, root: Path, folder: Path) -> float:
+    """Runs a step undisturbed and returns its seconds."""
+    log, begin = root / "log.txt", time.monotonic()
+    code = end_of(start(step, root, folder, log))
+    if code:
+        raise SystemExit(f"{step} in {folder} ended with {code}:\n{log.read_text()[-2000:]}")
+    return time.monotonic() - begin
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """All files of a folder, their clock times apart."""
+    return {str(path.relative_to(folder)): _content(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _content(path: Path) -> Any:
+    if path.suffix == ".json":
+        return _timeless(json.loads(path.read_text()))
+    if path.suffix == ".csv":
+        return [_timeless(row) for row in csv.DictReader(path.read_text().splitlines())]
+    if path.suffix == ".parquet":
+        return repr(pq.read_table(path).to_pydict())  # where NaN is NaN
+    return path.read_bytes()
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _timeless(item) for key, item in value.items() if key not in CLOCKS}
+    return [_timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def trial(rng: random.Random, root: Path, seconds: dict[str, float]) -> str:
+    """One step, killed at a random moment and run again; what is wrong, if anything."""
+    step = rng.choice(list(STEPS))
+    folder = Path(tempfile.mkdtemp(dir=root))
+    for name in list(STEPS)[: list(STEPS).index(step)]:
+        (folder / name).symlink_to(root / "quiet" / name)
+    paired = rng.random() < PAIRED
+    moment = rng.uniform(0, 1.1 * seconds[step] * (1 + paired))
+    log = root / "log.txt"
+    log.unlink(missing_ok=True)
+    first = start(step, root, folder, log)
+    others = []
+    if paired:
+        time.sleep(rng.choice((0, rng.uniform(0, seconds[step]))))
+        others.append(start(step, root, folder, log))
+    time.sleep(moment)
+    os.kill(first, signal.SIGKILL)
+    codes = [end_of(first), *map(end_of, others)]
+    problem = "" if all(code in (0, -signal.SIGKILL) for code in codes) else f"exit codes {codes}"
+    if not problem:
+        with contextlib.suppress(SystemExit):
+            run(step, root, folder)
+            problem = "; ".join(_differences(content(root / "quiet" / step), content(folder / step)))
+            shutil.rmtree(folder)
+            return problem and f"{step} killed after {moment:.2f} s, paired={paired}: {problem}"
+        problem = "the next run failed"
+    return f"{step} killed after {moment:.2f} s, paired={paired}: {problem}\n{log.read_text()[-2000:]}"
+
+
+def _differences(quiet: dict[str, Any], killed: dict[str, Any]) -> list[str]:
+    names = sorted(quiet.keys() | killed.keys())
+    return [
+        f"{name} {'is missing' if name not in killed else 'is left' if name not in quiet else 'differs'}"
+        for name in names
+        if quiet.get(name) != killed.get(name) or (name in quiet) != (name in killed)
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    os.environ["MEDATTACK_PROGRESS"] = "0"
+    torch.set_num_threads(1)
+    rng = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "quiet").mkdir()
+        seconds = {step: run(step, root, root / "quiet") for step in STEPS}
+        seconds["data"] = run("data", root, root)  # without the making of the phantom
+        problems = []
+        for n in range(options.kills):
+            if problem := trial(rng, root, seconds):
+                problems.append(f"kill {n}: {problem}")
+                print(problems[-1], flush=True)
+    print(f"{options.kills} kills, {len(problems)} left something else than a quiet run")
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()
