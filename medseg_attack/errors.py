@@ -61,6 +61,37 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def close_matches(word: str, known: Iterable[str]) -> list[str]:
+    """At most two known words that a misspelt one may stand for, the likeliest first.
+
+    A letter that is added, missing, wrong or swapped with its neighbour counts as one slip. Words that have the same
+    letters go before others.
+
+    >>> close_matches("pdg", ["pdgd", "pgd", "dag"]), close_matches("unet", ["cat"])
+    (['pgd'], [])
+    """
+    slips = {name: _slips(word, name) for name in known}
+    ratio = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in slips}
+    close = [name for name in slips if ratio[name] >= 0.6]
+    close.sort(key=lambda name: (slips[name], sorted(name) != sorted(word), -ratio[name], name))
+    swapped = [name for name in close if slips[name] == 1 and sorted(name) == sorted(word)]
+    return (swapped or close)[:2]
+
+
+def _slips(word: str, other: str) -> int:
+    """The Damerau-Levenshtein distance of two words, in which swapped neighbours count as one (optimal alignment)."""
+    rows = [list(range(len(other) + 1))]
+    for i, letter in enumerate(word, 1):
+        row = [i]
+        for j, wanted in enumerate(other, 1):
+            steps = [rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != wanted)]
+            if i > 1 and j > 1 and (letter, word[i - 2]) == (other[j - 2], wanted):
+                steps.append(rows[-2][j - 2] + 1)
+            row.append(min(steps))
+        rows.append(row)
+    return rows[-1][-1]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The tail of a look-up error: the known words that the user may have meant, and those there are.
 
@@ -68,7 +99,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     'did you mean pgd? There is: fgsm, pgd'
     """
     known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    close = close_matches(word, known)
     start = f"did you mean {' or '.join(close)}? There" if close else "there"
     if len(known) > MOST:
         return f"{start} are {len(known)}, among them {', '.join(known[:: len(known) // 5][:5])}"

@@ -15,6 +15,7 @@ from medseg_attack.evaluation.runner import OpenedStudy, RunOptions
 from medseg_attack.files import digest, is_checkpoint
 from medseg_attack.models.model_ref import ModelRef, files_of, resolve
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.models.surrogates import with_folders
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.runs.grid import cells, safe
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
@@ -36,7 +37,10 @@ def open_study(
     """
     if study.file is not None:
         refuse_untrusted(study.file_specs, study.file)
-    grid = tuple(cells(study))  # a misspelled attack is reported before anything slow happens
+    grid = tuple(  # a misspelled attack is reported before anything slow happens
+        replace(cell, attack=with_folders(cell.attack, lambda name: find_model(workspace, name)))
+        for cell in cells(study)
+    )
     names = [find_model(workspace, name) for name in study.models]
     data = open_prepared(Path(study.data) if study.data else newest_data(workspace))
     models = with_distinct_labels([resolve(name, data.task) for name in names])

@@ -146,7 +146,7 @@ class SegModel(nn.Module):
             got = f"{logits.shape[1]} channels" if logits.ndim == len(grid) + 2 else f"shape {tuple(logits.shape)}"
             raise InputError(
                 f"expected {len(classes)} channels from the network, one for each of {', '.join(classes)}, got {got}; "
-                "give the data that it was trained for, or name another part with output="
+                f"{self._remedy(logits.shape[1])}"
             )
         if tuple(logits.shape[2:]) != grid:
             raise InputError(
@@ -154,6 +154,15 @@ class SegModel(nn.Module):
                 "let the network resize it, or give a stride that divides its grid"
             )
         return logits
+
+    def _remedy(self, channels: int) -> str:
+        """An action for a network with another number of channels than the task has classes."""
+        n_classes = len(self.task.classes)
+        if self.task.exclusive and n_classes == 2 and channels == 1:
+            return "write head='sigmoid' if its answer is a logit, or head='probabilities' if it ends in a sigmoid"
+        if not self.task.exclusive and channels == n_classes + 1:
+            return "if its first channel is the background, prepare the data so that classes exclude each other"
+        return "give the data that it was trained for, or name another part with output="
 
     @property
     def _foreground_alone(self) -> bool:

@@ -63,6 +63,22 @@ def _surrogate(folder: str, content: str) -> Callable[[Task], SegModel]:
     return functools.partial(checkpoint, folder=folder, content=content)
 
 
+def with_folders(attack: Any, folder_of: Callable[[str], str]) -> Any:
+    """The attack with the folder of each surrogate in place of its name in the workspace.
+
+    Args:
+        folder_of: the folder of the checkpoint of a name.
+    """
+
+    def change(part: Any) -> Any:
+        if not isinstance(part, functools.partial) or part.func is not checkpoint:
+            return None
+        name = part.keywords.get("folder", "")
+        return functools.partial(checkpoint, **part.keywords | {"folder": folder_of(name)}) if name else None
+
+    return replace_parts(attack, change)
+
+
 def pin_surrogates(attack: Any, victim: Path, models: Sequence[Path]) -> Any:
     """The attack with the weights' hash in each of its surrogates, and with models in place of `others`.
 

@@ -1,12 +1,14 @@
 """The workspace, where names without a path are looked up: one folder with `data/`, `models/` and `runs/`."""
 
-import difflib
 import os
 from pathlib import Path
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, close_matches
 from medseg_attack.files import CARD, is_checkpoint, read_json
 from medseg_attack.runs.study import Study
+
+WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".safetensors")
+NETWORK_FILES = (*WEIGHT_FILES, ".ts", ".jit", ".pt2", ".onnx")
 
 
 def home(path: Path | None = None) -> Path:
@@ -51,11 +53,18 @@ def newest_model(workspace: Path, label: str) -> Path:
             f"expected a trained model in {label}, got {got}; give the folder of a checkpoint, or finish its training"
         )
     cards = [path for path in (workspace / "models").glob(f"*/{CARD}") if read_json(path).get("label") == label]
+    if not cards and Path(label).suffix in NETWORK_FILES:
+        spec = f"own({label!r})"
+        if Path(label).suffix in WEIGHT_FILES:
+            spec = f"own('file.py:factory', weights={label!r})"
+        raise InputError(
+            f'expected the name of a trained model, its folder or a spec, got the file {label}; write --model "{spec}"'
+        )
     if not cards:
         trained = sorted({str(read_json(p).get("label")) for p in (workspace / "models").glob(f"*/{CARD}")})
         raise InputError(
             f"expected a trained {label!r} in {workspace / 'models'}, got {', '.join(trained) or 'none'}; "
-            + "".join(f"did you mean {name}? If not, " for name in difflib.get_close_matches(label, trained, 1, 0.8))
+            + "".join(f"did you mean {name}? If not, " for name in close_matches(label, trained)[:1])
             + f"run 'medattack train --model {label}', or give the folder of a checkpoint"
         )
     return max(cards, key=_age).parent

@@ -35,8 +35,8 @@ class Transfer:
     The attacked model sees each image once. The paper studies what decides whether an attack transfers.
 
     Attributes:
-        surrogate: folder of a checkpoint, a registered model, a tuple of these, or `others`: the study's other models,
-            so that each model is attacked from those left.
+        surrogate: name or folder of a trained model, a registered model, a tuple of these, or `others`: the study's
+            other models, so that each model is attacked from those left.
         attack: the attack that runs on the surrogates.
         fuse: how several surrogates become one. "logits" takes the mean of their logits, of an exclusive task before
             the softmax (Dong et al., arXiv 1710.06081); "probabilities" the mean of their probabilities (Liu et al.,

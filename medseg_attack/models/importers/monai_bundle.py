@@ -10,6 +10,7 @@ from medseg_attack.models.allowed_layers import allowed_layer
 from medseg_attack.models.importers.weights import load_into
 
 MONAI = "monai.networks"
+MOST_VOXELS = 100_000  # along a side of a window
 
 
 def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -99,7 +100,7 @@ def _window(parser: Any, config: Path) -> dict[str, Any]:
     size, overlap, mode = resolve("roi_size", None), resolve("overlap", 0.25), resolve("mode", "constant")
     if (
         not isinstance(size, list)
-        or not all(type(n) is int and n > 0 for n in size)
+        or not all(type(n) is int and 0 < n <= MOST_VOXELS for n in size)
         or type(overlap) is bool
         or (not isinstance(overlap, int | float))
     ):

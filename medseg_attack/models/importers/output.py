@@ -1,5 +1,6 @@
 """The one tensor of a network's output: an entry of a dict, a part of a tuple, a level of deep supervision."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,10 +46,13 @@ class PickOutput(nn.Module):
         except (torch.OutOfMemoryError, InputError):
             raise
         except Exception as error:  # another's code may raise anything
-            reason = str(error).strip().splitlines()[-1:] if isinstance(error, RuntimeError) else []
+            reason = "".join(str(error).strip().splitlines()[-1:] if isinstance(error, RuntimeError) else [])
+            todo = "give the dims=, channels= and size= that it was trained with"
+            if re.search(r"Half|BFloat16|Double|dtype", reason):
+                todo = "give the network in single precision: net.float()"
             raise InputError(
                 f"expected an answer from the network to an input of shape {tuple(x.shape)}, got "
-                f"'{''.join(reason) or raised(error)}'; give the dims=, channels= and size= that it was trained with"
+                f"'{reason or raised(error)}'; {todo}"
             ) from error
 
 

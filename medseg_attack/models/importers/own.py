@@ -14,7 +14,7 @@ from medseg_attack.models.importers.output import PickOutput
 from medseg_attack.models.importers.python import from_python
 from medseg_attack.models.importers.smp_folder import smp_folder
 from medseg_attack.models.importers.source_code import source_of
-from medseg_attack.models.importers.torch_export import exported
+from medseg_attack.models.importers.torch_export import Exported, exported
 from medseg_attack.models.importers.torchscript import torchscript
 from medseg_attack.models.importers.weights import load_into
 from medseg_attack.models.networks.monai import with_windows
@@ -90,6 +90,8 @@ def own(
     """
     _check(net, dims, head, normalise)
     network, config = _read(net, task, weights, trust)
+    if not isinstance(network, Exported):  # whose program is for one precision
+        network.float()  # images are in single precision, and so are gradients
     if isinstance(network, SegModel):
         if network.dims != dims:
             own_dims = f"dims={network.dims}"

@@ -21,7 +21,7 @@ def smp_folder(folder: Path) -> nn.Module:
     options = read_json(folder / "config.json")
     archs = {make.__name__: make for make in library.MODEL_ARCHITECTURES_MAPPING.values()}
     name = options.get("_model_class")
-    if name not in archs:
+    if not isinstance(name, str) or name not in archs:
         raise InputError(
             f"expected an architecture of segmentation-models-pytorch in {folder / 'config.json'}, got {name!r}; "
             "save it with save_pretrained of release 0.4 or later"

@@ -1,6 +1,7 @@
-"""Weights in files of others: safetensors, or torch.save's, of which only tensors are unpickled."""
+"""Weights in files of others: safetensors, or torch.save's, of which only tensors and plain values are unpickled."""
 
-from collections.abc import Mapping
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -8,52 +9,133 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError, first_line, one_line
+from medseg_attack.errors import InputError, first_line
+from medseg_attack.files import require_file
+from medseg_attack.models.allowed_layers import number_types
 from medseg_attack.models.checkpoints import load_tensors
 
-NESTED = ("state_dict", "model_state_dict", "network_weights", "model", "net")  # keys of weights in trainers' files
+COMPILED = "_orig_mod."  # torch.compile puts it into the names of weights, at any depth
+DEEPEST = 3  # dicts in dicts in a trainer's file
+NAMES = 4  # of weights, in a sentence
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, without the prefix `module.`; a trainer's checkpoint is searched for them.
+def read_tensors(path: Path) -> Mapping[str, Any]:
+    """The content of a file of weights: tensors by name, or a trainer's dict that holds such.
 
     Raises:
-        InputError: the file is absent or broken, holds objects that only unpickling could read, or no weights.
+        InputError: the file is absent or broken, or holds objects that only unpickling could read.
     """
-    if not path.is_file():
-        raise InputError(f"expected weights in {path}, got no such file; name the file")
+    require_file(path, "weights")
     if path.suffix == ".safetensors":
         return load_tensors(path)
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([*number_types(), argparse.Namespace]):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise InputError(
             f"expected tensors alone in {path}, got objects that would have to be unpickled, which may run anything; "
             "save model.state_dict() with safetensors.torch.save_file"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes its reader raise anything
         raise InputError(f"expected weights in {path}, got '{first_line(error)}'; copy the file again") from error
-    for name in NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise InputError(
-            f"expected tensors by name in {path}, got something else; save model.state_dict() of the network"
-        )
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+    if isinstance(content, Mapping):
+        return content
+    raise InputError(f"expected tensors by name in {path}, got something else; save model.state_dict() of the network")
 
 
 def load_into(net: nn.Module, path: Path) -> None:
     """Loads the weights of a file into `net`, all of them.
 
+    A prefix that all names share, such as `module.` or `model.`, is dropped where the names then fit.
+
     Raises:
-        InputError: the file is broken, or its weights are those of another network.
+        InputError: the file is broken, its weights are those of another network, or several of its dicts would fit.
     """
+    content = read_tensors(path)
+    states = dict(_states(content))
+    if not states:
+        raise InputError(
+            f"expected tensors by name in {path}, got something else; save model.state_dict() of the network"
+        )
+    wanted = {name: tensor.shape for name, tensor in net.state_dict().items() if isinstance(tensor, Tensor)}
+    renamed = {place: without_prefix(state, wanted) for place, state in states.items()}
+    fitting = [place for place, state in renamed.items() if _shapes(state) == wanted]
+    if len(fitting) > 1:
+        raise InputError(
+            f"expected one set of weights of this network in {path}, got {len(fitting)}: {', '.join(fitting)}; save "
+            f"the one that is meant in a file of its own: torch.save(torch.load(FILE){_subscript(fitting[0])}, OTHER)"
+        )
+    if not fitting:
+        closest = max(renamed.values(), key=lambda state: len(state.keys() & wanted.keys()))
+        raise InputError(
+            f"expected the weights of this network in {path}, got others: {_differences(closest, wanted)}; name the "
+            "file that was saved from it, or build the network with the options that it was trained with"
+        )
     try:
-        net.load_state_dict(read_weights(path), strict=True)
+        net.load_state_dict(renamed[fitting[0]], strict=True)
     except RuntimeError as error:
         raise InputError(
-            f"expected the weights of this network in {path}, got '{one_line(error)}'; name the file that was saved "
+            f"expected the weights of this network in {path}, got '{first_line(error)}'; name the file that was saved "
             "from it"
         ) from error
+
+
+def without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors by names without what torch.compile and trainers put before them, if the names are then the wanted ones.
+
+    >>> without_prefix({"module.net.weight": torch.ones(1)}, {"weight": (1,)}).keys() == {"weight"}
+    True
+    """
+    renamed = {name.replace(COMPILED, ""): tensor for name, tensor in state.items()}
+    steps = next(iter(renamed)).split(".")
+    for n in range(len(steps)):
+        prefix = "".join(f"{step}." for step in steps[:n])
+        if (
+            all(name.startswith(prefix) for name in renamed)
+            and {name.removeprefix(prefix) for name in renamed} == wanted.keys()
+        ):
+            return {name.removeprefix(prefix): tensor for name, tensor in renamed.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in renamed.items()}
+
+
+def _states(
+    content: Mapping[Any, Any], place: str = "", depth: int = DEEPEST
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every dict of tensors in a trainer's file, by the keys that lead to it."""
+    if content and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
+        yield place, dict(content)
+    elif depth:
+        for key, value in content.items():
+            if isinstance(value, Mapping):
+                yield from _states(value, f"{place}.{key}".lstrip("."), depth - 1)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def _subscript(place: str) -> str:
+    return "".join(f"[{key!r}]" for key in place.split("."))
+
+
+def _differences(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> str:
+    """The names that only one side has, and shapes that differ, in words."""
+    shapes = [
+        f"{name} {tuple(tensor.shape)} instead of {tuple(wanted[name])}"
+        for name, tensor in state.items()
+        if name in wanted and tensor.shape != wanted[name]
+    ]
+    lists = {
+        "missing": [name for name in wanted if name not in state],
+        "unexpected": [name for name in state if name not in wanted],
+        "other shapes": shapes,
+    }
+    return "; ".join(f"{kind}: {_shortened(names)}" for kind, names in lists.items() if names)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """The names, without those in the middle if there are many."""
+    if len(names) <= NAMES:
+        return ", ".join(names)
+    half = NAMES // 2
+    return f"{', '.join(names[:half])} ... {', '.join(names[-half:])} ({len(names)})"

@@ -7,13 +7,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from medseg_attack.errors import InputError, first_line, one_line
+from medseg_attack.errors import InputError, first_line, one_line, raised
 from medseg_attack.files import read_json
-from medseg_attack.models.allowed_layers import allowed_layer
+from medseg_attack.models.allowed_layers import allowed_layer, number_types
+from medseg_attack.models.importers.weights import without_prefix
 from medseg_attack.models.nnunet.resampling import Resampling
 from medseg_attack.specifications.nnunet import Labels, channel_names_of, labels_of
 from medseg_attack.types import Task
@@ -104,14 +104,15 @@ def read_folder(
         net = _network(configuration, task, folder)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # fields of wrong kinds, and the network's own constructor, raise many types
         raise InputError(
             f"expected plans.json, dataset.json and {file.name} as nnU-Net v2 writes them in {folder}, got "
-            f"{type(error).__name__}: {error}; copy the folder again"
+            f"{raised(error)}; copy the folder again"
         ) from error
     try:
-        net.load_state_dict(content["network_weights"])
-    except (RuntimeError, KeyError) as error:
+        state = content["network_weights"]
+        net.load_state_dict(without_prefix(state, net.state_dict()) if state else state)
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"expected the weights of the network that {folder / 'plans.json'} describes in {file}, got "
             f"'{one_line(error)}'; if a custom trainer built another network, give it as own('file.py:factory')"
@@ -138,30 +139,20 @@ def _load(file: Path, trust: bool) -> dict[str, Any]:
         todo = f"name it: checkpoint={others[0]!r}" if others else "copy the folder again, with its weights"
         raise InputError(f"expected {file}, got {', '.join(others) or 'no checkpoint'}; {todo}")
     try:
-        with torch.serialization.safe_globals(_number_types()):
+        with torch.serialization.safe_globals(number_types()):
             content: Any = torch.load(file, map_location="cpu", weights_only=not trust)
     except UnpicklingError as error:
         raise InputError(
             f"expected tensors and numbers alone in {file}, got objects that would have to be unpickled, which may "
             "run anything; if you trust who made it, write trust=True"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes its reader raise anything
         raise InputError(
             f"expected a checkpoint of nnU-Net in {file}, got '{first_line(error)}'; copy the file again"
         ) from error
     if not isinstance(content, dict) or not {"network_weights", "init_args"} <= content.keys():
         raise InputError(f"expected network_weights and init_args in {file}, got neither; take nnU-Net v2's checkpoint")
     return content
-
-
-def _number_types() -> list[Any]:
-    """The functions and types in pickles of numpy's scalars: they construct numbers, and nothing else."""
-    import _codecs
-
-    scalar: Any = np.float64(0).__reduce__()[0]
-    kinds = (np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_)
-    constructors: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, _codecs.encode]
-    return constructors + [type(np.dtype(kind)) for kind in kinds]
 
 
 def _check_task(dataset: Mapping[str, Any], task: Task, folder: Path) -> Labels:

@@ -1,0 +1,26 @@
+"""How models are named on the command line: trained ones, surrogates, files of networks; and misspelt attacks."""
+
+from pathlib import Path
+
+from helpers.command import medattack
+
+
+def test_a_surrogate_is_named_as_a_model_is(tmp_path: Path) -> None:
+    """The name of a trained model stands for its newest checkpoint in the workspace; a network's file for a spec."""
+    workspace, data = tmp_path / "home", tmp_path / "data"
+    medattack("prepare", tmp_path / "scans", "--format", "phantom(patients=4, slices=2, side=32)", "--out", data)
+    common = "--data", data, "--home", workspace
+    medattack("train", *common, "--model", "unet_small", "--epochs", "1")
+    words = "attack", *common, "--model", "oracle", "--split", "all", "--eps", "0.1", "--no-checks"
+    medattack(*words, "--attack", "transfer(surrogate='unet_small')", "--out", tmp_path / "runs")
+    stderr = " ".join(
+        medattack(
+            *words, "--attack", "transfer(surrogate='unet_smal')", "--out", tmp_path / "other", code=2
+        ).stderr.split()
+    )
+    assert "did you mean unet_small? If not, run 'medattack train --model unet_smal'" in stderr
+    for name, spec in (("net.ts", "own('net.ts')"), ("net.pth", "own('file.py:factory', weights='net.pth')")):
+        stderr = " ".join(medattack("attack", *common, "--model", name, code=2).stderr.split())
+        assert f'got the file {name}; write --model "{spec}"' in stderr
+    stderr = " ".join(medattack("attack", *common, "--model", "unet_small", "--attack", "pdg", code=2).stderr.split())
+    assert "did you mean pgd? There are" in stderr
