@@ -25,6 +25,8 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
     Raises:
         InputError: the file is absent or broken, or holds objects that only unpickling could read.
     """
+    if not path.exists():
+        raise InputError(f"expected weights in {path}, got no such file; name the file")
     require_file(path, "weights")
     if path.suffix == ".safetensors":
         return load_tensors(path)
