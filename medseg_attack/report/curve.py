@@ -30,7 +30,8 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
     figure = Figure(figsize=(7 * len(panels), 4.5 + 0.2 * n_lines), layout="constrained")
     for axes, (unit, of_unit) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for _, line in of_unit.groupby(list(LINE), sort=False):
-            _draw(axes, line.sort_values("eps"), _label(line.iloc[0], runs), scale=1 if unit else 255)
+            colour = f"C{sum(len(drawn.lines) for drawn in figure.axes)}"
+            _draw(axes, line.sort_values("eps"), _label(line.iloc[0], runs), colour, scale=1 if unit else 255)
         axes.set(xlabel=f"eps in {figure_text(str(unit)) or WINDOW}", ylabel="mean Dice", ylim=(0, 1))
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
@@ -49,10 +50,17 @@ def _label(run: "pd.Series[float]", runs: pd.DataFrame) -> str:
     return " ".join(filter(None, words))
 
 
-def _draw(axes: "Axes", line: pd.DataFrame, label: str, *, scale: int) -> None:
+def _draw(axes: "Axes", line: pd.DataFrame, label: str, colour: str, *, scale: int) -> None:
     is_control = line["role"].iloc[0] == "control"
     start = pd.DataFrame({"eps": [0.0], "mean_adv": line["mean_clean"].head(1).to_numpy()})
     points = pd.concat([start, line[["eps", "mean_adv"]]])
-    style = "--" if is_control else "-"
-    (drawn,) = axes.plot(points["eps"] * scale, points["mean_adv"], style, marker="o", ms=3, label=figure_text(label))
-    axes.fill_between(line["eps"] * scale, line["low"], line["high"], alpha=0.12, color=drawn.get_color(), lw=0)
+    axes.plot(
+        points["eps"] * scale,
+        points["mean_adv"],
+        "--" if is_control else "-",
+        marker="o",
+        ms=3,
+        label=figure_text(label),
+        color=colour,
+    )
+    axes.fill_between(line["eps"] * scale, line["low"], line["high"], alpha=0.12, color=colour, lw=0)

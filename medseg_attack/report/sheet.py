@@ -121,11 +121,18 @@ def _widths(cells: Sequence[Sequence[str]], left: int, width: int) -> list[int]:
     while _taken(widths) > width and max(widths) > 1:
         widths[widths.index(max(widths))] -= 1  # no other way: the longest pieces break
     while _taken(widths) < width:
-        lacking = [natural[i] / widths[i] if natural[i] > widths[i] else 0.0 for i in range(left)]
+        # a short label is made whole first, then the one that takes most lines
+        lacking = [_need(natural[i], widths[i]) for i in range(left)]
         if not any(lacking):
             break
         widths[lacking.index(max(lacking))] += 1
     return widths
+
+
+def _need(natural: int, width: int) -> float:
+    if natural <= width:
+        return 0.0
+    return float("inf") if natural - width <= 3 else natural / width
 
 
 _PIECE = re.compile(r"[^\s(,_=/-]*[(,_=/-]*\s*")
