@@ -175,6 +175,10 @@ def prepare(
         prepared = _write(scans, folder, options, progress)
     for note in prepared.notes[len(scans.notes) :]:
         terminal.say(f"note: {note}")
+    if grid is not None:
+        terminal.say(
+            "note: resampled scans cannot be written back (attack --save-adversarial); leave out --size for that"
+        )
     if json:
         terminal.print_json({"data": str(folder), "fingerprint": prepared.fingerprint, **prepared.summary})
     else:

@@ -43,16 +43,37 @@ def _attack_sheet(summary: pd.DataFrame, shown: Sequence[str], *, unit: Unit, em
     first = summary.iloc[0]
     rows = [_clean(first, shown), *(_attacked(row, shown) for _, row in _ordered(summary).iterrows())]
     n_controls = int((summary["role"] != "attack").sum())
-    last = [*_shares(summary), *_aims(summary)]
-    ends = [[""] * len(last), *([cell(row) for _, cell in last] for _, row in _ordered(summary).iterrows())]
+    names = _measures(summary)
+    of_measures: list[tuple[str, CellFormat]] = [(name, partial(_of, column=f"adv_{name}")) for name in names]
+    last = [*of_measures, *_shares(summary), *_aims(summary)]
+    clean_end = [number(first[f"clean_{name}"]) for name in names] + [""] * (len(last) - len(names))
+    ends = [clean_end, *([cell(row) for _, cell in last] for _, row in _ordered(summary).iterrows())]
     return Sheet(
         f"{first['model']} on {first['data']}",
         ["attack", "loss", "eps", *shown, "mean", "95 % CI", "drop", *(head for head, _ in last)],
         [[*row, *more] for row, more in zip(rows, ends, strict=True)],
-        caption(summary, unit=unit, empty=empty, hidden=len(organs(summary)) - len(shown)) + _queries(summary),
+        caption(summary, unit=unit, empty=empty, hidden=len(organs(summary)) - len(shown))
+        + (f" {', '.join(names)}: means over whole scans." if names else "")
+        + _eps_units(summary)
+        + _queries(summary),
         left=2,
         rules=frozenset({0, n_controls}),
     )
+
+
+def _measures(summary: pd.DataFrame) -> list[str]:
+    """The measures of whole scans that were asked for beside Dice."""
+    names = [column.removeprefix("adv_") for column in summary.columns if column.startswith("adv_")]
+    return [name for name in names if f"clean_{name}" in summary and not name.endswith(("_adv", "_clean"))]
+
+
+def _eps_units(summary: pd.DataFrame) -> str:
+    """The unit of eps of each attack whose size is no fraction of the window, in a sentence; "" if there is none."""
+    if "eps_unit" not in summary:
+        return ""
+    own = summary[summary["eps_unit"].notna() & (summary["eps_unit"] != "")]
+    units = dict(zip(own["attack"], own["eps_unit"], strict=True))
+    return f" eps: {'; '.join(f'{attack} in {unit}' for attack, unit in units.items())}." if units else ""
 
 
 def _queries(summary: pd.DataFrame) -> str:

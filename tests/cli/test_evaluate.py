@@ -89,8 +89,31 @@ def test_a_plan_refuses_what_the_run_refuses(home: Path) -> None:
         assert plan.splitlines()[-1] == medattack("attack", *words, *more, code=2).stderr.splitlines()[-1]
 
 
+def test_the_table_of_attacks_shows_measures_and_units(home: Path, tmp_path: Path) -> None:
+    words = ["attack", "--home", home, "--model", f"own('{home}/scans/nets.py:Net')", "--eps", "0.45"]
+    words += ["--attack", "fgsm", "--attack", "bias_field(steps=1)", "--no-control", "--no-checks"]
+    shown = medattack(*words, "--metric", "hd95_mm", "--out", tmp_path / "measured").stdout
+    assert "hd95_mm: means over whole scans." in one_line(shown)
+    assert "eps: bias_field(steps=1) in field strength." in one_line(shown)
+    clean, fgsm = (
+        next(line for line in shown.splitlines() if line.split()[:1] == [name]) for name in ("clean", "fgsm")
+    )
+    assert clean.split()[-1] == "0.000"
+    assert "0.000" != fgsm.split()[-4] != "-"
+    assert "hd95" not in medattack(*words, "--out", tmp_path / "plain").stdout
+
+
 def test_doctor_flags_a_model_that_finds_nothing(home: Path) -> None:
     words = ["--home", home, "--model", f"own('{home}/scans/nets.py:Blind')"]
     assert "MA014 invalid - clean images" in one_line(medattack("doctor", *words, code=1).stdout)
     sound = medattack("doctor", "--home", home, "--model", f"own('{home}/scans/nets.py:Net')").stdout
     assert "MA014" not in sound
+
+
+def test_prepare_says_early_that_resampled_scans_cannot_be_written_back(home: Path, tmp_path: Path) -> None:
+    words = ["prepare", home / "scans", "--format", "decathlon", "--test", "1", "--out", tmp_path / "data"]
+    assert "resampled scans cannot be written back" in one_line(medattack(*words, "--size", "20,20").stderr)
+    words = ["attack", "--data", tmp_path / "data", "--model", f"own('{home}/scans/nets.py:Net')", "--eps", "0.1"]
+    said = medattack(*words, "--save-adversarial", "all", "--out", tmp_path / "run", code=2).stderr
+    assert "resampled to [20, 20]" in one_line(said)
+    assert not (tmp_path / "run").exists()  # nothing was computed
