@@ -1,7 +1,7 @@
 """Every registered attack against the worst case of models for which it can be written down.
 
 On an oracle a pixel flips if it comes to the other side of 1/2, whatever its neighbours do. What an attack may reach
-there is known of every ball; which attacks must reach it they say themselves, by `About(reaches=...)` where they are
+there is known of every ball; which attacks must reach it they say themselves, by `reaches=...` where they are
 registered.
 """
 
@@ -20,12 +20,12 @@ from medseg_attack.types import Adversarial, Attack, Ball, Batch, Case, Fittable
 
 TASKS = pytest.mark.parametrize("task", [ORGAN, EXCLUSIVE], ids=["sigmoid", "softmax"])
 SEEDS = [1, 2, 3]
-ATTACKS = {name: registry.find(name).about for name in registry.names("attack")}
+ATTACKS = {name: registry.find(name) for name in registry.names("attack")}
 
 
 def that_reach(optimum: str) -> dict[str, str]:
     """The spec by which each attack of that `reaches` shows it."""
-    return {name: about.shown_by or name for name, about in ATTACKS.items() if re.fullmatch(optimum, about.reaches)}
+    return {name: entry.shown_by or name for name, entry in ATTACKS.items() if re.fullmatch(optimum, entry.reaches)}
 
 
 EXACT = that_reach("all in eps")

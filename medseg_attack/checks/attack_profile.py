@@ -35,7 +35,7 @@ class _LimitedModel(CountedModel):
 def uses_queries(attack: Any) -> bool:
     """Whether the attack, or a part of it, asks the model without its gradient."""
     return any(
-        entry.about.threat.startswith("queries") for entry in map(registry.entry_of, walk(attack)) if entry is not None
+        entry.threat.startswith("queries") for entry in map(registry.entry_of, walk(attack)) if entry is not None
     )
 
 
@@ -48,17 +48,17 @@ def asks_model(attack: Any) -> bool:
 def profile(name: str) -> dict[str, str]:
     """Paper, threat model, norm, passes and defaults of a registered attack.
 
-    What its `About` leaves open is read off the attack: the paper that its docstring cites in brackets, the norm of
-    its default ball, the passes that its defaults take on one small image, followed up to a limit. An attack that
+    What its entry leaves open is read off the attack: the paper that its docstring cites in brackets, the norm of its
+    default ball, the passes that its defaults take on one small image, followed up to a limit. An attack that
     needs more than its defaults to run (a stored run, a surrogate) has no measured cost.
     """
     entry, passes = registry.find(name, "attack"), _passes(name)
     citation = _CITATION.search(entry.doc)
     return {
         "name": name,
-        "paper": entry.about.paper or (re.sub(r"\s+", " ", citation[1]) if citation else _UNKNOWN),
-        "threat": entry.about.threat or _threat(passes),
-        "norm": entry.about.norm or _norm(entry),
+        "paper": entry.paper or (re.sub(r"\s+", " ", citation[1]) if citation else _UNKNOWN),
+        "threat": entry.threat or _threat(passes),
+        "norm": entry.norm or _norm(entry),
         "passes": _passes_text(passes),
         "defaults": registry.options(entry),
         "what": entry.summary,

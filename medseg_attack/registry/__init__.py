@@ -11,7 +11,6 @@ from medseg_attack.registry.specs import options as options
 from medseg_attack.registry.specs import parse_call as parse_call
 from medseg_attack.registry.specs import spec as spec
 from medseg_attack.registry.specs import spec_of as spec_of
-from medseg_attack.registry.table import About as About
 from medseg_attack.registry.table import Code as Code
 from medseg_attack.registry.table import Entry as Entry
 from medseg_attack.registry.table import brings_weights as brings_weights

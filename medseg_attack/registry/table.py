@@ -35,32 +35,6 @@ VALUES = ("metric", "objective")  # kinds whose functions are used as they are; 
 
 
 @dataclass(frozen=True)
-class About:
-    """Facts that an attack states beyond its docstring.
-
-    `paper`, `threat` and `norm` are what `medattack ls attacks --explain` shows; "" leaves them to be read off the
-    attack. `reaches` and `shown_by` are what `tests/test_optima.py` holds every attack to, on models that decide each
-    pixel by its own value, of which the worst case can be written down.
-
-    Attributes:
-        paper: its authors and where it was published; otherwise what the docstring cites in brackets.
-        threat: access that the attacker needs: "white box", "queries", "surrogate" ...; "" reads it off its passes.
-        norm: norm of an attack that does not keep to every ball it gets, such as "l0" or "least l2".
-        reaches: the optimum that it comes to. "all in eps": it flips the pixels within eps of the decision and no
-            other. "within 1.02 of the least": its change is at most so many times the least that succeeds. "its
-            ball": it flips nothing that a change in its ball could not flip. "nothing, as the truth moves along": on
-            an image of two levels. "what is known in FILE, as ...": a test of its own.
-        shown_by: spec that reaches it, of an attack whose defaults do not, or take long.
-    """
-
-    paper: str = ""
-    threat: str = ""
-    norm: str = ""
-    reaches: str = ""
-    shown_by: str = ""
-
-
-@dataclass(frozen=True)
 class Bound:
     """A registered function with some of its options set; unlike a partial, equal to another with the same."""
 
@@ -86,13 +60,24 @@ class Code:
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered name and the object that it stands for.
+    """A registered name, the object that it stands for, and facts that this states beyond its docstring.
+
+    `paper`, `threat` and `norm` are what `medattack ls attacks --explain` shows; "" leaves them to be read off the
+    attack. `reaches` and `shown_by` are what `tests/test_optima.py` holds every attack to, on models that decide each
+    pixel by its own value, of which the worst case can be written down.
 
     Attributes:
         name: the name.
         kind: a key of `KINDS`.
         make: a class, a factory, or a function that is used as it is.
-        about: facts that an attack states beyond its docstring.
+        paper: its authors and where it was published; otherwise what the docstring cites in brackets.
+        threat: access that the attacker needs: "white box", "queries", "surrogate" ...; "" reads it off its passes.
+        norm: norm of an attack that does not keep to every ball it gets, such as "l0" or "least l2".
+        reaches: the optimum that an attack comes to. "all in eps": it flips the pixels within eps of the decision and
+            no other. "within 1.02 of the least": its change is at most so many times the least that succeeds. "its
+            ball": it flips nothing that a change in its ball could not flip. "nothing, as the truth moves along": on
+            an image of two levels. "what is known in FILE, as ...": a test of its own.
+        shown_by: spec that reaches it, of an attack whose defaults do not, or take long.
         trained: whether a model brings its weights.
         code: the code that a model of these options runs when it is built, or None; None: no options make it run any.
         softmax: form of an objective per entry for classes that exclude each other; None: there the same one is used.
@@ -103,7 +88,11 @@ class Entry:
     name: str
     kind: str
     make: Callable[..., Any]
-    about: About = About()
+    paper: str = ""
+    threat: str = ""
+    norm: str = ""
+    reaches: str = ""
+    shown_by: str = ""
     trained: bool = False
     code: Callable[[Mapping[str, Any]], Code | None] | None = None
     softmax: Callable[..., Any] | None = None
@@ -127,7 +116,7 @@ class Entry:
     @property
     def accepts_any_ball(self) -> bool:
         """Whether a norm may stand in for the attack's ball; a published variant's own ball is part of it."""
-        return self.takes("ball") and not self.about.norm and known_as.get(type(self.default("ball"))) in ("linf", "l2")
+        return self.takes("ball") and not self.norm and known_as.get(type(self.default("ball"))) in ("linf", "l2")
 
     @property
     def doc(self) -> str:
@@ -213,8 +202,8 @@ def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
     """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere.
 
     Args:
-        facts: further fields of its `Entry`: `about` of an attack, `trained` and `code` of a model, `softmax`,
-            `exclusive` and `unweighted` of an objective.
+        facts: further fields of its `Entry`: `paper`, `threat`, `norm`, `reaches` and `shown_by` of an attack,
+            `trained` and `code` of a model, `softmax`, `exclusive` and `unweighted` of an objective.
     """
 
     def add(make: F) -> F:

@@ -11,7 +11,7 @@ from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, PerSample
 
@@ -23,7 +23,9 @@ LEAST = 1 + STARTS + HALVINGS + 2  # with the untouched image, one step and the 
 @register(
     "boundary",
     kind="attack",
-    about=About(threat="queries, decisions alone", reaches="its ball", shown_by="boundary(linf(0.1), queries=90)"),
+    threat="queries, decisions alone",
+    reaches="its ball",
+    shown_by="boundary(linf(0.1), queries=90)",
 )
 @dataclass(frozen=True)
 class Boundary:

@@ -17,7 +17,7 @@ from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
@@ -28,7 +28,7 @@ Score: TypeAlias = Callable[[Tensor], PerSample]  # coefficients (b, c, *t) -> o
 Estimate: TypeAlias = Callable[[Score, Tensor, int], Tensor]  # (score, coefficients, step) -> gradient
 
 
-@register("zoo", kind="attack", about=About(threat="queries (scores)", reaches="its ball", shown_by="zoo(queries=90)"))
+@register("zoo", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="zoo(queries=90)")
 @dataclass(frozen=True)
 class ZOO:
     """Adam on gradients estimated from scores, one coordinate at a time (Chen et al., arXiv 1708.03999).
@@ -71,9 +71,7 @@ class ZOO:
         return _ascend(self, model, image, target, seeds, estimate, 2 * self.coordinates)
 
 
-@register(
-    "spsa", kind="attack", about=About(threat="queries (scores)", reaches="its ball", shown_by="spsa(queries=90)")
-)
+@register("spsa", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="spsa(queries=90)")
 @dataclass(frozen=True)
 class SPSA:
     """Adam on gradients estimated from scores, along random signs of all pixels (Uesato et al., arXiv 1802.05666).

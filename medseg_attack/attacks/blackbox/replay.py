@@ -10,7 +10,7 @@ import torch
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.stored_values import StoredValues
-from medseg_attack.registry import About, build, register, with_eps
+from medseg_attack.registry import build, register, with_eps
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.stored_files import read_config
 from medseg_attack.runs.stored_specs import attack_of
@@ -22,9 +22,9 @@ from medseg_attack.types import Adversarial, Ball, Bindable, Image, Mask, Model
 @register(
     "replay",
     kind="attack",
-    about=About(
-        threat="no model", norm="that of the run", reaches="what is known in tests/cli/test_cli.py, as it needs a run"
-    ),
+    threat="no model",
+    norm="that of the run",
+    reaches="what is known in tests/cli/test_cli.py, as it needs a run",
 )
 @dataclass(frozen=True)
 class Replay(Bindable):

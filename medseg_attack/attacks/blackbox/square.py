@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, reseeded, widen
-from medseg_attack.registry import About, register, spec
+from medseg_attack.registry import register, spec
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import soft_dice
@@ -32,9 +32,7 @@ def share(query: int, queries: int, first: float) -> float:
     return first / 2.0 ** sum(query * 10000 // queries > halving for halving in HALVED)
 
 
-@register(
-    "square", kind="attack", about=About(threat="queries (scores)", reaches="its ball", shown_by="square(queries=90)")
-)
+@register("square", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="square(queries=90)")
 @dataclass(frozen=True)
 class Square:
     """A search with random squares, kept where they raise the objective (Andriushchenko et al., arXiv 1912.00049).

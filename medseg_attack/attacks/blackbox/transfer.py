@@ -14,7 +14,7 @@ from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError, NotFiniteError
 from medseg_attack.numerics.flows import moved
-from medseg_attack.registry import About, build, register, with_eps
+from medseg_attack.registry import build, register, with_eps
 from medseg_attack.registry.abilities import Climbs
 from medseg_attack.types import Adversarial, Attack, Ball, Fittable, Image, Mask, Model, Sweeps, Task
 
@@ -24,9 +24,10 @@ FUSIONS = ("logits", "probabilities", "losses")
 @register(
     "transfer",
     kind="attack",
-    about=About(
-        threat="surrogate", norm="that of its attack", reaches="all in eps", shown_by="transfer(surrogate=oracle)"
-    ),
+    threat="surrogate",
+    norm="that of its attack",
+    reaches="all in eps",
+    shown_by="transfer(surrogate=oracle)",
 )
 @dataclass(frozen=True)
 class Transfer:

@@ -10,16 +10,14 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError
-from medseg_attack.registry import About, register, spec
+from medseg_attack.registry import register, spec
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Adversarial, Attack, Ball, Bindable, Image, Mask, Model
 
 EVERYTHING_LOST = 1.0  # the harm of an image on which every organ is lost: there is no worse
 
 
-@register(
-    "best_of", kind="attack", about=About(reaches="all in eps", shown_by="best_of((pgd(steps=6), apgd(steps=10)))")
-)
+@register("best_of", kind="attack", reaches="all in eps", shown_by="best_of((pgd(steps=6), apgd(steps=10)))")
 @dataclass(frozen=True)
 class BestOf(Bindable):
     """The worst result of several attacks, image by image; between equals, the smaller change.

@@ -7,11 +7,11 @@ import torch
 
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError, nearest
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Attack, Ball, Image, LogOdds, Mask, Model, Task
 
 
-@register("for_organ", kind="attack", about=About(reaches="all in eps", shown_by="for_organ(organ='organ')"))
+@register("for_organ", kind="attack", reaches="all in eps", shown_by="for_organ(organ='organ')")
 @dataclass(frozen=True)
 class ForOrgan:
     """An attack on one organ: its objective and the Dice that it keeps its worst by are of that organ alone.

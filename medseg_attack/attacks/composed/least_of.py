@@ -11,7 +11,7 @@ import torch
 from medseg_attack.attacks.judging import judge
 from medseg_attack.attacks.minimal.igsm import Igsm
 from medseg_attack.errors import InputError
-from medseg_attack.registry import About, register, spec
+from medseg_attack.registry import register, spec
 from medseg_attack.registry.abilities import Aimed
 from medseg_attack.threat.objectives.losses import bce, bce_dice
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
@@ -20,9 +20,8 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 @register(
     "least_of",
     kind="attack",
-    about=About(
-        reaches="within 1.01 of the least", shown_by="least_of((dag(linf(0.5), steps=300), deepfool(linf(0.5))))"
-    ),
+    reaches="within 1.01 of the least",
+    shown_by="least_of((dag(linf(0.5), steps=300), deepfool(linf(0.5))))",
 )
 @dataclass(frozen=True)
 class LeastOf:

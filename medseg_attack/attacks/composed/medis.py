@@ -2,7 +2,7 @@
 
 from medseg_attack.attacks.composed.least_of import LeastOf
 from medseg_attack.attacks.minimal.igsm import Igsm
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByMiou, Criterion
@@ -13,11 +13,9 @@ from medseg_attack.types import Ball, Objective
 @register(
     "medis",
     kind="attack",
-    about=About(
-        paper="Shukla et al., Multimedia Tools and Applications 2023",
-        reaches="within 1.02 of the least",
-        shown_by="medis(linf(0.5), success=by_pixels, steps=60)",
-    ),
+    paper="Shukla et al., Multimedia Tools and Applications 2023",
+    reaches="within 1.02 of the least",
+    shown_by="medis(linf(0.5), success=by_pixels, steps=60)",
 )
 def medis(
     ball: Ball = Linf(10 / 255),

@@ -8,13 +8,11 @@ from operator import or_
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import reseeded
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
 
 
-@register(
-    "restarts", kind="attack", about=About(reaches="all in eps", shown_by="restarts(pgd(steps=8, keep_worst=False))")
-)
+@register("restarts", kind="attack", reaches="all in eps", shown_by="restarts(pgd(steps=8, keep_worst=False))")
 @dataclass(frozen=True)
 class Restarts:
     """The worst of several runs of an attack with other random numbers, image by image.

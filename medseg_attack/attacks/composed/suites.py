@@ -4,7 +4,7 @@ from medseg_attack.attacks.blackbox.square import Square
 from medseg_attack.attacks.composed.best_of import BestOf
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce, js, soft_dice
 from medseg_attack.threat.objectives.weighted import balanced_bce, cosine_bce, masked_bce, masked_margin
@@ -13,7 +13,7 @@ from medseg_attack.types import Ball, Objective
 RADII_OF_SEA = (2.0, 1.5, 1.0)
 
 
-@register("sea", kind="attack", about=About(reaches="all in eps", shown_by="sea(steps=20)"))
+@register("sea", kind="attack", reaches="all in eps", shown_by="sea(steps=20)")
 def sea(ball: Ball = Linf(), steps: int = 300) -> BestOf:
     """The worst of four APGD runs from wider balls, one per objective (SEA; Croce et al., arXiv 2306.12941).
 
@@ -25,7 +25,7 @@ def sea(ball: Ball = Linf(), steps: int = 300) -> BestOf:
     return BestOf(tuple(APGD(ball, objective, steps, radii=RADII_OF_SEA) for objective in objectives))
 
 
-@register("strongest", kind="attack", about=About(reaches="all in eps", shown_by="strongest(steps=20, queries=5)"))
+@register("strongest", kind="attack", reaches="all in eps", shown_by="strongest(steps=20, queries=5)")
 def strongest(ball: Ball = Linf(), steps: int = 100, queries: int = 500) -> BestOf:
     """The worst of sea, CosPGD, APGD on soft Dice, PGD with restarts, and square: report robustness with this.
 

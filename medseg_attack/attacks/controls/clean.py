@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 
-@register("clean", kind="attack", about=About(threat="no model", reaches="its ball"))
+@register("clean", kind="attack", threat="no model", reaches="its ball")
 @dataclass(frozen=True)
 class Clean:
     """The untouched image, scored like any other result."""

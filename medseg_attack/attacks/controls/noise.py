@@ -8,14 +8,14 @@ import torch
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import draw, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 DRAWS = ("sign", "uniform", "gaussian")
 
 
-@register("noise", kind="attack", about=About(threat="no model", reaches="its ball"))
+@register("noise", kind="attack", threat="no model", reaches="its ball")
 @dataclass(frozen=True)
 class Noise:
     """Random noise of the ball's size: what an attack does beyond it is due to its structure.

@@ -8,13 +8,11 @@ import torch
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
 
 
-@register(
-    "shuffled", kind="attack", about=About(threat="that of its attack", norm="that of its attack", reaches="its ball")
-)
+@register("shuffled", kind="attack", threat="that of its attack", norm="that of its attack", reaches="its ball")
 @dataclass(frozen=True)
 class Shuffled:
     """Another attack's change with its pixels in random places: its size without its structure.

@@ -12,7 +12,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import reseeded, widen
-from medseg_attack.registry import About, register, with_eps
+from medseg_attack.registry import register, with_eps
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task, progress_of
@@ -65,7 +65,7 @@ class _Point:
         )
 
 
-@register("apgd", kind="attack", about=About(reaches="all in eps", shown_by="apgd(steps=20)"))
+@register("apgd", kind="attack", reaches="all in eps", shown_by="apgd(steps=20)")
 @dataclass(frozen=True)
 class APGD:
     """Gradient ascent whose steps are halved where they stop paying (Auto-PGD; Croce & Hein, arXiv 2003.01690).

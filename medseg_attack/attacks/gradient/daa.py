@@ -13,7 +13,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import TINY, reseeded, scaled
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
@@ -22,7 +22,7 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
 Particles = Float[Tensor, "m b c *s"]
 
 
-@register("daa", kind="attack", about=About(reaches="all in eps", shown_by="daa(steps=9)"))
+@register("daa", kind="attack", reaches="all in eps", shown_by="daa(steps=9)")
 @dataclass(frozen=True)
 class DAA:
     """Several PGD runs that a kernel keeps apart; the worst iterate of all of them (Zheng et al., arXiv 1808.05537).

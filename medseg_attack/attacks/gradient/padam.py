@@ -8,7 +8,7 @@ import torch
 from medseg_attack.attacks.gradient.input_diversity import reach
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import require
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
@@ -17,7 +17,7 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's decay of gradients and of their squares, and its epsilon
 
 
-@register("padam", kind="attack", about=About(reaches="all in eps", shown_by="padam(steps=20)"))
+@register("padam", kind="attack", reaches="all in eps", shown_by="padam(steps=20)")
 @dataclass(frozen=True)
 class PAdam:
     """Gradient ascent with Adam in place of signed steps; the worst iterate (Halmosi et al., arXiv 2407.01982).

@@ -13,7 +13,7 @@ import torch
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import draw
-from medseg_attack.registry import About, register, spec
+from medseg_attack.registry import register, spec
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.swapped import SWAPPED
@@ -50,9 +50,9 @@ class Blend(Linf):
 @register(
     "fgsm_wang2024",
     kind="attack",
-    about=About(
-        paper="Wang & Xu, arXiv 2401.11224, as released", reaches="its ball", shown_by="fgsm_wang2024(channels=1)"
-    ),
+    paper="Wang & Xu, arXiv 2401.11224, as released",
+    reaches="its ball",
+    shown_by="fgsm_wang2024(channels=1)",
 )
 @dataclass(frozen=True)
 class FgsmWang2024:

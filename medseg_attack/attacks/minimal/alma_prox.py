@@ -10,7 +10,7 @@ from medseg_attack.attacks.minimal.dag import WIDEST
 from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import gradient_of, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, PerSample
@@ -36,7 +36,7 @@ def prox_linf(change: Image, weight: PerSample, metric: Image, image: Image) -> 
     return boxed.clamp(-a, a)
 
 
-@register("alma_prox", kind="attack", about=About(norm="least linf", reaches="within 1.01 of the least"))
+@register("alma_prox", kind="attack", norm="least linf", reaches="within 1.01 of the least")
 @dataclass(frozen=True)
 class AlmaProx(MinimalAttack):
     """Least change by an augmented Lagrangian, with a proximal step in Linf (ALMAProx; Rony et al., arXiv 2206.07179).

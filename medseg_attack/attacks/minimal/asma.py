@@ -13,7 +13,7 @@ from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import iou
 from medseg_attack.numerics.samples import TINY, gradient_of, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.threat.goals.masks import Erase
@@ -21,9 +21,7 @@ from medseg_attack.types import Adversarial, Ball, LogOdds, Mask, PerSample
 
 
 @register(
-    "asma",
-    kind="attack",
-    about=About(norm="least l2", reaches="within 1.04 of the least", shown_by="asma(l2(100), steps=400)"),
+    "asma", kind="attack", norm="least l2", reaches="within 1.04 of the least", shown_by="asma(l2(100), steps=400)"
 )
 @dataclass(frozen=True)
 class Asma(MinimalAttack):
@@ -87,11 +85,7 @@ def _overlap(pred: Mask, wanted: Mask, classes: Sequence[int]) -> PerSample:
 
 
 # its rates are for one network's logits, so that its find is bounded by the ball alone
-@register(
-    "asma_ozbulak2019",
-    kind="attack",
-    about=About(norm="least l2", reaches="its ball", shown_by="asma_ozbulak2019(steps=9)"),
-)
+@register("asma_ozbulak2019", kind="attack", norm="least l2", reaches="its ball", shown_by="asma_ozbulak2019(steps=9)")
 def asma_ozbulak2019(
     ball: Ball = WIDEST, goal: Goal | None = Erase(), success: Criterion = ByPixels(), steps: int = 200
 ) -> Asma:

@@ -8,7 +8,7 @@ from torch.nn import functional
 from medseg_attack.attacks.minimal.priced import WIDEST, Priced
 from medseg_attack.attacks.minimal.search import Search
 from medseg_attack.numerics.samples import gradient_of, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, PerSample
@@ -17,11 +17,9 @@ from medseg_attack.types import Adversarial, Ball, PerSample
 @register(
     "cw",
     kind="attack",
-    about=About(
-        norm="least l2",
-        reaches="within 1.1 of the least",
-        shown_by="cw(l2(100), steps=100, searches=6, step_size=0.004)",
-    ),
+    norm="least l2",
+    reaches="within 1.1 of the least",
+    shown_by="cw(l2(100), steps=100, searches=6, step_size=0.004)",
 )
 @dataclass(frozen=True)
 class CarliniWagner(Priced):

@@ -7,7 +7,7 @@ from torch import Tensor
 from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, gradient_of, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
@@ -16,7 +16,7 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds
 WIDEST = Linf(64 / 255)
 
 
-@register("dag", kind="attack", about=About(reaches="within 1.01 of the least", shown_by="dag(linf(0.5), steps=300)"))
+@register("dag", kind="attack", reaches="within 1.01 of the least", shown_by="dag(linf(0.5), steps=300)")
 @dataclass(frozen=True)
 class Dag(MinimalAttack):
     """Small steps against the entries that are not adversarial yet (DAG; Xie et al., ICCV 2017, arXiv 1703.08603).

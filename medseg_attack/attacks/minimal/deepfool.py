@@ -11,7 +11,7 @@ from torch.nn import functional
 from medseg_attack.attacks.minimal.dag import WIDEST
 from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
 from medseg_attack.numerics.samples import TINY, length, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
@@ -20,7 +20,7 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds, PerSample
 NUDGE = 1e-4  # of the norm, as in the released code: a step that [0, 1] cuts would creep up to the boundary for ever
 
 
-@register("deepfool", kind="attack", about=About(reaches="within 1.03 of the least", shown_by="deepfool(linf(0.5))"))
+@register("deepfool", kind="attack", reaches="within 1.03 of the least", shown_by="deepfool(linf(0.5))")
 @dataclass(frozen=True)
 class DeepFool(MinimalAttack):
     """Steps to the nearest boundary of a model taken as linear (DeepFool; Moosavi-Dezfooli et al., arXiv 1511.04599).

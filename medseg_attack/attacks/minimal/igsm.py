@@ -7,7 +7,7 @@ from torch import Tensor
 from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import gradient_of
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByMiou, Criterion
@@ -20,11 +20,9 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Objective
 @register(
     "igsm",
     kind="attack",
-    about=About(
-        paper="Shukla et al., Multimedia Tools and Applications 2023",
-        reaches="within 1.02 of the least",
-        shown_by="igsm(linf(0.5), success=by_pixels, steps=60)",
-    ),
+    paper="Shukla et al., Multimedia Tools and Applications 2023",
+    reaches="within 1.02 of the least",
+    shown_by="igsm(linf(0.5), success=by_pixels, steps=60)",
 )
 @dataclass(frozen=True)
 class Igsm(MinimalAttack):

@@ -8,7 +8,7 @@ from torch import Tensor
 from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import gradient_of
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import L0
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
@@ -16,9 +16,7 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds
 
 
 @register(
-    "jsma",
-    kind="attack",
-    about=About(norm="least l0", reaches="within 1.01 of the least", shown_by="jsma(l0(1.0), steps=480)"),
+    "jsma", kind="attack", norm="least l0", reaches="within 1.01 of the least", shown_by="jsma(l0(1.0), steps=480)"
 )
 @dataclass(frozen=True)
 class Jsma(MinimalAttack):

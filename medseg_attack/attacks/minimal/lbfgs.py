@@ -11,7 +11,7 @@ from torch.nn import functional
 from medseg_attack.attacks.minimal.priced import WIDEST, Priced
 from medseg_attack.attacks.minimal.search import Search
 from medseg_attack.numerics.samples import TINY, gradient_of, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, Image, PerSample
@@ -19,9 +19,7 @@ from medseg_attack.types import Adversarial, Ball, Image, PerSample
 
 # cross-entropy goes on beyond the boundary
 @register(
-    "lbfgs",
-    kind="attack",
-    about=About(norm="least l2", reaches="within 1.4 of the least", shown_by="lbfgs(l2(100), searches=8)"),
+    "lbfgs", kind="attack", norm="least l2", reaches="within 1.4 of the least", shown_by="lbfgs(l2(100), searches=8)"
 )
 @dataclass(frozen=True)
 class Lbfgs(Priced):

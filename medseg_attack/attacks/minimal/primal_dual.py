@@ -12,14 +12,14 @@ from medseg_attack.attacks.minimal.alma_prox import prox_linf
 from medseg_attack.attacks.minimal.dag import WIDEST
 from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
 from medseg_attack.numerics.samples import TINY, gradient_of, length, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball
 
 
-@register("pdpgd", kind="attack", about=About(reaches="within 1.02 of the least", shown_by="pdpgd(linf(0.5))"))
+@register("pdpgd", kind="attack", reaches="within 1.02 of the least", shown_by="pdpgd(linf(0.5))")
 @dataclass(frozen=True)
 class PrimalDual(MinimalAttack):
     """Least change by descent on norm and constraints whose weights climb (PDPGD; Matyasko & Chau, arXiv 2106.01538).
@@ -82,9 +82,7 @@ def _shares(duals: Float[Tensor, "b n *s"]) -> Float[Tensor, "b n *s"]:
     return flat.softmax(1)[:, 1:].view_as(duals)
 
 
-@register(
-    "pdgd", kind="attack", about=About(norm="least l2", reaches="within 1.5 of the least", shown_by="pdgd(l2(100))")
-)
+@register("pdgd", kind="attack", norm="least l2", reaches="within 1.5 of the least", shown_by="pdgd(l2(100))")
 def pdgd(
     ball: Ball = L2(20.0), goal: Goal | None = None, success: Criterion = ByPixels(), steps: int = 500
 ) -> PrimalDual:

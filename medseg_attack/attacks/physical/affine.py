@@ -11,7 +11,7 @@ from torch import Tensor
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.flows import warped
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import MovingBall, longest
 from medseg_attack.types import Ball, Flow, Image, PerSample
 
@@ -86,11 +86,9 @@ def centred(like: Tensor, mm: Float[Tensor, "b n *ones"]) -> Float[Tensor, "b n 
 @register(
     "affine",
     kind="attack",
-    about=About(
-        paper="Chen et al., advchain, Medical Image Analysis 2022",
-        reaches="nothing, as the truth moves along",
-        shown_by="affine(steps=4)",
-    ),
+    paper="Chen et al., advchain, Medical Image Analysis 2022",
+    reaches="nothing, as the truth moves along",
+    shown_by="affine(steps=4)",
 )
 @dataclass(frozen=True)
 class Affine(Parametrised):

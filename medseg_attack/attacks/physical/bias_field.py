@@ -10,7 +10,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import polynomial, smooth
 from medseg_attack.numerics.samples import draw
 from medseg_attack.numerics.stored_values import FLOAT32_SLACK
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.types import Ball, Image, PerSample
 
 BASES = ("spline", "polynomial")
@@ -57,7 +57,7 @@ def relative(x: Image, x0: Image) -> Image:
     return torch.where(change > 0, change / x0, 0)
 
 
-@register("bias_field", kind="attack", about=About(reaches="its ball", shown_by="bias_field(steps=4)"))
+@register("bias_field", kind="attack", reaches="its ball", shown_by="bias_field(steps=4)")
 @dataclass(frozen=True)
 class BiasField(Parametrised):
     """The bias field that harms most (Chen et al., AdvBias, MICCAI 2020; Tian et al., arXiv 2009.09247).

@@ -11,7 +11,7 @@ from medseg_attack.attacks.physical.bias_field import FieldStrength, biased
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.flows import exponential, warped
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import MovingBall, longest
 from medseg_attack.types import Ball, Flow, Image, PerSample
 
@@ -42,11 +42,9 @@ class Displacement(MovingBall):
 @register(
     "deformation",
     kind="attack",
-    about=About(
-        paper="Chen et al., advchain, Medical Image Analysis 2022",
-        reaches="nothing, as the truth moves along",
-        shown_by="deformation(steps=4)",
-    ),
+    paper="Chen et al., advchain, Medical Image Analysis 2022",
+    reaches="nothing, as the truth moves along",
+    shown_by="deformation(steps=4)",
 )
 @dataclass(frozen=True)
 class Deformation(Parametrised):
@@ -138,10 +136,8 @@ class ShapeAndGain(MovingBall):
 @register(
     "deformation_bias",
     kind="attack",
-    about=About(
-        paper="Chen et al., SASHIMI 2019 (in its spirit)",
-        reaches="what is known in tests/attacks/test_physical.py, as it moves and changes intensities",
-    ),
+    paper="Chen et al., SASHIMI 2019 (in its spirit)",
+    reaches="what is known in tests/attacks/test_physical.py, as it moves and changes intensities",
 )
 @dataclass(frozen=True)
 class DeformationBias(Parametrised):

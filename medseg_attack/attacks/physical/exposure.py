@@ -14,7 +14,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.samples import draw
 from medseg_attack.numerics.stored_values import FLOAT32_SLACK
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Ball, Image, Objective, PerSample
 
@@ -72,7 +72,7 @@ class ExposureStops(Ball):
         return -pool(-x0, width, 1, self.reach), pool(x0, width, 1, self.reach)
 
 
-@register("bef", kind="attack", about=About(reaches="its ball", shown_by="bef(steps=4)"))
+@register("bef", kind="attack", reaches="its ball", shown_by="bef(steps=4)")
 @dataclass(frozen=True)
 class Exposure(Parametrised):
     """Brighter and darker versions, fused with the weights that harm most (BEF; Cheng et al., arXiv 2009.09231).
@@ -127,7 +127,7 @@ def fused(weights: Tensor, image: Image, stops: float, reach: int) -> Image:
     return result
 
 
-@register("cbef", kind="attack", about=About(reaches="its ball", shown_by="cbef(steps=4)"))
+@register("cbef", kind="attack", reaches="its ball", shown_by="cbef(steps=4)")
 def cbef(
     ball: Ball = ExposureStops(reach=1),
     objective: Objective = bce,

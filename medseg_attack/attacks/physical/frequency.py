@@ -12,7 +12,7 @@ from torch import Tensor
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Ball, Image, Objective, PerSample
 
@@ -80,7 +80,7 @@ class Quantised(Ball):
         return 2 * GREY * squares.flatten(1).sqrt()
 
 
-@register("vafa", kind="attack", about=About(reaches="its ball", shown_by="vafa(steps=4)"))
+@register("vafa", kind="attack", reaches="its ball", shown_by="vafa(steps=4)")
 @dataclass(frozen=True)
 class Vafa(Parametrised):
     """The quantisation table of cosine coefficients that harms most (Hanif et al., VAFA, MICCAI 2023).
@@ -138,7 +138,7 @@ class Vafa(Parametrised):
 @register(
     "vafa_hanif2023",
     kind="attack",
-    about=About(reaches="what is known in tests/attacks/test_frequency.py, as its stretch bounds nothing"),
+    reaches="what is known in tests/attacks/test_frequency.py, as its stretch bounds nothing",
 )
 def vafa_hanif2023(ball: Ball = Quantised(stretch=True), objective: Objective = bce, steps: int = 20) -> Vafa:
     """VAFA as released: tables from 5, one grey level a step, each plane stretched (Hanif et al., MICCAI 2023)."""

@@ -10,7 +10,7 @@ from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendere
 from medseg_attack.attacks.physical.scanner_noise import rms
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.types import Ball, Image, PerSample
 
 
@@ -48,7 +48,7 @@ class Ghost(Ball):
         return torch.where(change > 0, change / signal, 0)
 
 
-@register("ghosting", kind="attack", about=About(reaches="its ball", shown_by="ghosting(steps=4)"))
+@register("ghosting", kind="attack", reaches="its ball", shown_by="ghosting(steps=4)")
 @dataclass(frozen=True)
 class Ghosting(Parametrised):
     """The ghosts that harm most: errors that repeat every few lines of k-space, as pulsation leaves them.

@@ -12,7 +12,7 @@ from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendere
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import splines
 from medseg_attack.numerics.samples import TINY, draw, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import BallInMm
 from medseg_attack.types import Ball, Image, PerSample
 
@@ -84,11 +84,7 @@ def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, T
     return down[:, None] / row, across[None] / column
 
 
-@register(
-    "motion",
-    kind="attack",
-    about=About(reaches="what is known in tests/attacks/test_scanners.py, as it is measured in mm"),
-)
+@register("motion", kind="attack", reaches="what is known in tests/attacks/test_scanners.py, as it is measured in mm")
 @dataclass(frozen=True)
 class Motion(Parametrised):
     """The motion between lines of k-space that harms most: blur and ghosts, with the body where it was on average.

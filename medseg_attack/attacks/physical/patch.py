@@ -14,7 +14,7 @@ from torch import Tensor
 from medseg_attack.errors import InputError, require
 from medseg_attack.metrics.harm import harm
 from medseg_attack.numerics.samples import draw
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
@@ -78,7 +78,7 @@ def _largest(value: Float[Tensor, "b 1 *s"], n: int) -> Bool[Tensor, "b 1 *s"]:
     return (chosen & (flat > 0)).view_as(value)
 
 
-@register("patch", kind="attack", about=About(reaches="its ball", shown_by="patch(steps=3)"))
+@register("patch", kind="attack", reaches="its ball", shown_by="patch(steps=3)")
 @dataclass(frozen=True)
 class Patch:
     """A patch that harms at any place, turn and size (EOT; Brown et al., arXiv 1712.09665; Nesti et al., WACV 2022).

@@ -11,7 +11,7 @@ from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendere
 from medseg_attack.attacks.physical.bias_field import relative
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, widen
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.types import Ball, Image, PerSample
 
 CUT = 0.9973  # of a normal distribution lies within 3 standard deviations: no pixel's noise is larger
@@ -103,7 +103,9 @@ def no_louder(noise: Tensor, deviation: float) -> Tensor:
 @register(
     "rician",
     kind="attack",
-    about=About(paper="Gudbjartsson and Patz, MRM 1995 (the noise)", reaches="its ball", shown_by="rician(steps=4)"),
+    paper="Gudbjartsson and Patz, MRM 1995 (the noise)",
+    reaches="its ball",
+    shown_by="rician(steps=4)",
 )
 @dataclass(frozen=True)
 class Rician(Parametrised):
@@ -129,11 +131,7 @@ def magnitude(image: Image, real: Image, imaginary: Image) -> Image:
     return torch.complex(image + real, imaginary).abs().clamp(max=1)
 
 
-@register(
-    "speckle",
-    kind="attack",
-    about=About(paper="Jain 1989 (the noise)", reaches="its ball", shown_by="speckle(steps=4)"),
-)
+@register("speckle", kind="attack", paper="Jain 1989 (the noise)", reaches="its ball", shown_by="speckle(steps=4)")
 @dataclass(frozen=True)
 class Speckle(Parametrised):
     """The multiplicative noise that harms most, x (1 + n), as in ultrasound and SAR (speckle; Jain 1989).

@@ -8,15 +8,13 @@ import torch
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 
 @register(
-    "uap_gaussian",
-    kind="attack",
-    about=About(paper="Cheng & Ji, IEEE Access 8:206009, 2020", threat="no model", reaches="its ball"),
+    "uap_gaussian", kind="attack", paper="Cheng & Ji, IEEE Access 8:206009, 2020", threat="no model", reaches="its ball"
 )
 @dataclass(frozen=True)
 class GaussianUAP:

@@ -10,7 +10,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched
-from medseg_attack.registry import About, register
+from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce
@@ -20,7 +20,7 @@ from medseg_attack.types import Adversarial, Ball, Batch, Bindable, Image, Mask,
 FITS = ("resize", "tile")
 
 
-@register("uap", kind="attack", about=About(threat="white box, on other patients", reaches="its ball"))
+@register("uap", kind="attack", threat="white box, on other patients", reaches="its ball")
 @dataclass(frozen=True)
 class UAP(Bindable):
     """One perturbation for all images, learned on the training patients (Moosavi-Dezfooli et al., arXiv 1610.08401).
@@ -130,7 +130,9 @@ class Universal:
 @register(
     "uap_metzen",
     kind="attack",
-    about=About(threat="white box, on other patients", reaches="its ball", shown_by="uap_metzen(epochs=4)"),
+    threat="white box, on other patients",
+    reaches="its ball",
+    shown_by="uap_metzen(epochs=4)",
 )
 def uap_metzen(ball: Ball = Linf(10 / 255), objective: Objective = bce, epochs: int = 60) -> UAP:
     """One periodic perturbation for all images, learned on the training patients (Metzen et al., arXiv 1704.05712).
