@@ -85,7 +85,7 @@ NORMS = ("linf", "l2", "l0")
 
 def _check_reach(attacks: Sequence[registry.Spec], study: Study) -> None:
     """Refuses a loss, a goal or a norm that no attack would follow, or that one of them would not."""
-    climbing = [spec for spec in attacks if registry.find(spec.name, "attack").about.threat != "no model"]
+    climbing = [spec for spec in attacks if registry.find(spec.name, "attack").threat != "no model"]
     fixed = [spec for spec in climbing if not _takes_objective(spec)]
     objectives = {text: registry.build(text, "objective") for text in study.losses}
     goals = [text for text, goal in objectives.items() if any(isinstance(part, Aimed) for part in walk(goal))]

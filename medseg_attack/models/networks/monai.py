@@ -3,9 +3,10 @@
 The library is imported inside the functions: it costs seconds, and every look-up in the registry imports this file.
 """
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
 from math import prod
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 from torch import nn
 
@@ -16,19 +17,23 @@ from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
 
-@runtime_checkable
-class Network(Protocol):
-    """An architecture: every choice is a field, and a call builds the network."""
+@dataclass(frozen=True)
+class Network(ABC):
+    """An architecture of MONAI's, by its name there: every choice is a field, and a call builds the network."""
 
     @property
+    @abstractmethod
     def stride(self) -> int:
         """Number that each side of the input must be a multiple of."""
-        ...
 
     @property
     def deepest(self) -> int:
         """Least number of voxels at the deepest level: 2 where a norm is over the voxels of an image, else 1."""
-        ...
+        return 1
+
+    def options(self, grid: tuple[int, ...]) -> dict[str, Any]:
+        """MONAI's options by name, without dims and channels: by default the fields."""
+        return asdict(self)
 
     def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
         """The network with random weights.
@@ -39,12 +44,16 @@ class Network(Protocol):
             classes: channels of the output.
             grid: spatial shape of the input; () where it may vary.
         """
-        ...
+        from monai.networks import nets
+
+        channel_options = {"spatial_dims": dims, "in_channels": channels, "out_channels": classes}
+        net: nn.Module = getattr(nets, type(self).__name__)(**channel_options, **self.options(grid))
+        return net
 
 
 @register("SegResNet", kind="network")
 @dataclass(frozen=True)
-class SegResNet:
+class SegResNet(Network):
     """Residual encoder and a thin decoder (Myronenko, arXiv 1810.11654, without the autoencoder).
 
     Attributes:
@@ -63,28 +72,15 @@ class SegResNet:
     def stride(self) -> int:
         return int(2 ** (len(self.blocks_down) - 1))
 
-    @property
-    def deepest(self) -> int:
-        return 1
-
-    def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
-        from monai.networks.nets.segresnet import SegResNet as Net
-
-        net: nn.Module = Net(
-            dims,
-            self.init_filters,
-            channels,
-            classes,
-            blocks_down=self.blocks_down,
-            blocks_up=self.blocks_up,
-            dropout_prob=self.dropout or None,
-        )
-        return net
+    def options(self, grid: tuple[int, ...]) -> dict[str, Any]:
+        options = asdict(self)
+        options["dropout_prob"] = options.pop("dropout") or None
+        return options
 
 
 @register("UNet", kind="network")
 @dataclass(frozen=True)
-class UNet:
+class UNet(Network):
     """U-Net with residual units.
 
     Attributes:
@@ -107,26 +103,13 @@ class UNet:
     def deepest(self) -> int:
         return 2 if self.norm.lower() == "instance" else 1
 
-    def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
-        from monai.networks.nets.unet import UNet as Net
-
-        down = (2,) * (len(self.channels) - 1)
-        net: nn.Module = Net(
-            dims,
-            channels,
-            classes,
-            self.channels,
-            down,
-            num_res_units=self.num_res_units,
-            norm=self.norm,
-            dropout=self.dropout,
-        )
-        return net
+    def options(self, grid: tuple[int, ...]) -> dict[str, Any]:
+        return asdict(self) | {"strides": (2,) * (len(self.channels) - 1)}
 
 
 @register("DynUNet", kind="network")
 @dataclass(frozen=True)
-class DynUNet:
+class DynUNet(Network):
     """The U-Net of nnU-Net, without deep supervision. All tuples have one entry per level, from the top.
 
     Attributes:
@@ -135,6 +118,8 @@ class DynUNet:
         strides: factors by which a level's grid is coarser than the one above; 1 for the first.
         res_block: whether blocks are residual.
     """
+
+    deepest = 2
 
     filters: tuple[int, ...] = (16, 32, 64, 128)
     kernel_size: tuple[int, ...] = (3, 3, 3, 3)
@@ -145,29 +130,13 @@ class DynUNet:
     def stride(self) -> int:
         return prod(self.strides)
 
-    @property
-    def deepest(self) -> int:
-        return 2
-
-    def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
-        from monai.networks.nets.dynunet import DynUNet as Net
-
-        net: nn.Module = Net(
-            dims,
-            channels,
-            classes,
-            self.kernel_size,
-            self.strides,
-            self.strides[1:],
-            filters=self.filters,
-            res_block=self.res_block,
-        )
-        return net
+    def options(self, grid: tuple[int, ...]) -> dict[str, Any]:
+        return asdict(self) | {"upsample_kernel_size": self.strides[1:]}
 
 
 @register("UNETR", kind="network")
 @dataclass(frozen=True)
-class UNETR:
+class UNETR(Network):
     """Transformer encoder on 16-voxel patches, U-Net decoder (Hatamizadeh et al., arXiv 2103.10504).
 
     Attributes:
@@ -177,42 +146,24 @@ class UNETR:
         num_heads: attention heads of each transformer block.
     """
 
+    stride = 16
+
     feature_size: int = 16
     hidden_size: int = 768
     mlp_dim: int = 3072
     num_heads: int = 12
 
-    @property
-    def stride(self) -> int:
-        return 16
-
-    @property
-    def deepest(self) -> int:
-        return 1
-
-    def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
-        from monai.networks.nets.unetr import UNETR as Net  # noqa: N811
-
+    def options(self, grid: tuple[int, ...]) -> dict[str, Any]:
         if not grid:
             raise InputError(
                 "expected the grid of UNETR, which is part of its weights, got none; give window=(96, 96, 96) or size"
             )
-        net: nn.Module = Net(
-            channels,
-            classes,
-            grid,
-            self.feature_size,
-            self.hidden_size,
-            self.mlp_dim,
-            self.num_heads,
-            spatial_dims=dims,
-        )
-        return net
+        return asdict(self) | {"img_size": grid}
 
 
 @register("SwinUNETR", kind="network")
 @dataclass(frozen=True)
-class SwinUNETR:
+class SwinUNETR(Network):
     """Shifted-window transformer encoder, U-Net decoder (Hatamizadeh et al., arXiv 2201.01266).
 
     Attributes:
@@ -221,30 +172,12 @@ class SwinUNETR:
         num_heads: attention heads of each of the 4 stages.
     """
 
+    stride = 32
+    deepest = 2
+
     feature_size: int = 24
     depths: tuple[int, ...] = (2, 2, 2, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
-
-    @property
-    def stride(self) -> int:
-        return 32
-
-    @property
-    def deepest(self) -> int:
-        return 2
-
-    def __call__(self, dims: int, channels: int, classes: int, grid: tuple[int, ...]) -> nn.Module:
-        from monai.networks.nets.swin_unetr import SwinUNETR as Net
-
-        net: nn.Module = Net(
-            channels,
-            classes,
-            depths=self.depths,
-            num_heads=self.num_heads,
-            feature_size=self.feature_size,
-            spatial_dims=dims,
-        )
-        return net
 
 
 _DEFAULT = SegResNet()
