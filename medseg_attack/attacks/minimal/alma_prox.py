@@ -7,11 +7,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.dag import WIDEST
-from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import gradient_of, widen
 from medseg_attack.registry import register
-from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, PerSample
 
@@ -50,18 +49,18 @@ class AlmaProx(MinimalAttack):
         every: steps between two checks of which penalties must rise, at least 1.
     """
 
+    norms = ("linf",)
+
     ball: Ball = WIDEST
-    goal: Goal | None = None
-    success: Criterion = ByPixels()
     steps: int = 500
     step_size: float = 0.001
     every: int = 10
 
     def __post_init__(self) -> None:
-        check(self, "linf")
+        super().__post_init__()
         require(self, every=1)
 
-    def search(self, search: Search) -> tuple[Adversarial, None]:
+    def search(self, search: Search) -> Adversarial:
         image = search.image
         change, moment = torch.zeros_like(image), torch.zeros_like(image)
         best = search.candidate(image, search.model(image))
@@ -85,7 +84,7 @@ class AlmaProx(MinimalAttack):
             rate = self._rate(step, first)
             change = prox_linf(change - widen(rate, grad) * grad / metric, rate, metric, image)
         last = image + change
-        return best | search.candidate(last, search.model(last)), None
+        return best | search.candidate(last, search.model(last))
 
     def _rate(self, step: int, first: PerSample) -> PerSample:
         """Constant until the first success, then like 1 / step down to a tenth at the end."""

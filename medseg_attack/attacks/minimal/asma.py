@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.priced import WIDEST
-from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import iou
 from medseg_attack.numerics.samples import TINY, gradient_of, widen
@@ -37,22 +37,23 @@ class Asma(MinimalAttack):
         normalised: False multiplies raw gradients by both, as published; their scale is that of network and image.
     """
 
+    norms = ("l2",)
+
     ball: Ball = WIDEST
     goal: Goal | None = Erase()
-    success: Criterion = ByPixels()
     steps: int = 200
     step_size: float = 1 / 255
     least: float = 0.1 / 255
     normalised: bool = True
 
     def __post_init__(self) -> None:
-        check(self, "l2")
+        super().__post_init__()
         if self.goal is None:
             raise InputError(
                 "expected a goal for asma, which can only go towards one, got none; give goal=erase('liver')"
             )
 
-    def search(self, search: Search) -> tuple[Adversarial, None]:
+    def search(self, search: Search) -> Adversarial:
         assert search.aim.goal is not None
         wanted, task = search.aim.goal(search.target), search.aim.task
         x = search.image
@@ -67,7 +68,7 @@ class Asma(MinimalAttack):
             # the paper's first step knows of no overlap yet
             rate = self.least + self.step_size * (overlap if step else torch.zeros_like(overlap))
             x = (x + widen(rate, x) * grad).clamp(0, 1)
-        return best | search.candidate(x, search.model(x)), None
+        return best | search.candidate(x, search.model(x))
 
 
 def _raised(search: Search, log_odds: LogOdds, wanted: Mask) -> Tensor:

@@ -9,8 +9,6 @@ from medseg_attack.attacks.minimal.priced import WIDEST, Priced
 from medseg_attack.attacks.minimal.search import Search
 from medseg_attack.numerics.samples import gradient_of, widen
 from medseg_attack.registry import register
-from medseg_attack.threat.goals.base import Goal
-from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, PerSample
 
 
@@ -37,8 +35,6 @@ class CarliniWagner(Priced):
     """
 
     ball: Ball = WIDEST
-    goal: Goal | None = None
-    success: Criterion = ByPixels()
     steps: int = 100
     searches: int = 9
     step_size: float = 0.01

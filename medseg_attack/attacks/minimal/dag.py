@@ -2,15 +2,11 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
+from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, walk
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, gradient_of, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.threat.goals.base import Goal
-from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds
 
 WIDEST = Linf(64 / 255)
@@ -31,17 +27,15 @@ class Dag(MinimalAttack):
     """
 
     ball: Ball = WIDEST
-    goal: Goal | None = None
-    success: Criterion = ByPixels()
     steps: int = 200
     step_size: float = 0.001
 
     def __post_init__(self) -> None:
-        check(self, "linf", "l2", "l0")
+        super().__post_init__()
         if not self.step_size > 0:
             raise InputError(f"expected step_size > 0, got {self.step_size:g}; write step_size=0.001")
 
-    def search(self, search: Search) -> tuple[Adversarial, Tensor]:
+    def search(self, search: Search) -> Adversarial:
         def move(x: Image, log_odds: LogOdds) -> Moved:
             grad = gradient_of(search.excess(log_odds).clamp(max=0), x)
             return x + self.step_size * grad / (widen(grad.abs().flatten(1).amax(1), grad) + TINY), 1

@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.attacks.minimal.dag import WIDEST
-from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
+from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, walk
 from medseg_attack.numerics.samples import TINY, length, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.threat.goals.base import Goal
-from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, PerSample
 
 NUDGE = 1e-4  # of the norm, as in the released code: a step that [0, 1] cuts would creep up to the boundary for ever
@@ -37,16 +35,13 @@ class DeepFool(MinimalAttack):
         overshoot: share of its length by which each step is longer, 0 or more.
     """
 
+    norms = ("linf", "l2")
+
     ball: Ball = WIDEST
-    goal: Goal | None = None
-    success: Criterion = ByPixels()
     steps: int = 50
     overshoot: float = 0.02
 
-    def __post_init__(self) -> None:
-        check(self, "linf", "l2")
-
-    def search(self, search: Search) -> tuple[Adversarial, Tensor]:
+    def search(self, search: Search) -> Adversarial:
         def move(x: Image, log_odds: LogOdds) -> Moved:
             nearest, direction = torch.full_like(x.detach().flatten(1)[:, 0], torch.inf), torch.zeros_like(x)
             backwards = torch.zeros(len(x), dtype=torch.int64, device=x.device)

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
+from medseg_attack.attacks.minimal.search import LeastChange, Moved, Search, walk
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import gradient_of
 from medseg_attack.registry import register
@@ -25,7 +23,7 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Objective
     shown_by="igsm(linf(0.5), success=by_pixels, steps=60)",
 )
 @dataclass(frozen=True)
-class Igsm(MinimalAttack):
+class Igsm(LeastChange):
     """Steps along the signs of the gradient until the case succeeds (I-GSM: MedIS with one loss; Shukla et al. 2023).
 
     Updates are counted, so that the change is step_size times their number; the published step count is one more.
@@ -42,11 +40,11 @@ class Igsm(MinimalAttack):
     step_size: float = 1 / 255
 
     def __post_init__(self) -> None:
-        check(self, "linf", "l2", "l0")
+        super().__post_init__()
         if not self.step_size > 0:
             raise InputError(f"expected step_size > 0, got {self.step_size:g}; write step_size=1/255")
 
-    def search(self, search: Search) -> tuple[Adversarial, Tensor]:
+    def search(self, search: Search) -> Adversarial:
         goal = search.aim.goal
         climbed = for_task(self.objective if goal is None else Toward(self.objective, goal), search.aim.task)
 

@@ -3,15 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, check, walk
+from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, walk
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import gradient_of
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import L0
-from medseg_attack.threat.goals.base import Goal
-from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds
 
 
@@ -33,21 +30,21 @@ class Jsma(MinimalAttack):
         theta: change of such a pixel, above 0; 1 goes to black or white.
     """
 
+    norms = ("l0",)
+
     ball: Ball = L0()
-    goal: Goal | None = None
-    success: Criterion = ByPixels()
     steps: int = 100
     share: float = 0.001
     theta: float = 1.0
 
     def __post_init__(self) -> None:
-        check(self, "l0")
+        super().__post_init__()
         if not (0 < self.share <= 1 and self.theta > 0):
             raise InputError(
                 f"expected 0 < share <= 1 and theta > 0, got {self.share:g} and {self.theta:g}; write share=0.001"
             )
 
-    def search(self, search: Search) -> tuple[Adversarial, Tensor]:
+    def search(self, search: Search) -> Adversarial:
         n = max(1, round(self.share * search.image[0].numel()))
 
         def move(x: Image, log_odds: LogOdds) -> Moved:

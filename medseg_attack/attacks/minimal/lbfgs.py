@@ -12,8 +12,6 @@ from medseg_attack.attacks.minimal.priced import WIDEST, Priced
 from medseg_attack.attacks.minimal.search import Search
 from medseg_attack.numerics.samples import TINY, gradient_of, widen
 from medseg_attack.registry import register
-from medseg_attack.threat.goals.base import Goal
-from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, Image, PerSample
 
 
@@ -36,8 +34,6 @@ class Lbfgs(Priced):
     """
 
     ball: Ball = WIDEST
-    goal: Goal | None = None
-    success: Criterion = ByPixels()
     steps: int = 50
     searches: int = 6
     price: float = 10.0

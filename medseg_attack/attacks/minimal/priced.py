@@ -5,7 +5,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search
 from medseg_attack.errors import require
 from medseg_attack.threat.balls.norms import L2
 from medseg_attack.types import Adversarial, PerSample
@@ -19,18 +19,20 @@ class Priced(MinimalAttack):
     After a success the price lies half-way between the largest that failed and the least that succeeded.
     """
 
+    norms = ("l2",)
+
     searches: int
     price: float
 
     def __post_init__(self) -> None:
-        check(self, "l2")
+        super().__post_init__()
         require(self, searches=1)
 
     @abstractmethod
     def descend(self, search: Search, price: PerSample) -> Adversarial:
         """The best image of one descent of each sample at its price."""
 
-    def search(self, search: Search) -> tuple[Adversarial, None]:
+    def search(self, search: Search) -> Adversarial:
         best = search.candidate(search.image, search.model(search.image))
         price = torch.full_like(best.size, self.price)
         low, high = torch.zeros_like(price), torch.full_like(price, torch.inf)
@@ -38,7 +40,7 @@ class Priced(MinimalAttack):
             attempt = self.descend(search, price)
             best |= attempt
             price, low, high = _next(price, low, high, attempt.harm >= 1)
-        return best, None
+        return best
 
 
 def _next(price: PerSample, low: PerSample, high: PerSample, reached: Tensor) -> tuple[PerSample, PerSample, PerSample]:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from medseg_attack.attacks.minimal.alma_prox import prox_linf
 from medseg_attack.attacks.minimal.dag import WIDEST
-from medseg_attack.attacks.minimal.search import MinimalAttack, Search, check
+from medseg_attack.attacks.minimal.search import MinimalAttack, Search
 from medseg_attack.numerics.samples import TINY, gradient_of, length, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import L2, Linf
@@ -33,17 +33,14 @@ class PrimalDual(MinimalAttack):
         dual_step_size: step of the logarithms of the weights; it falls to a tenth.
     """
 
+    norms = ("linf", "l2")
+
     ball: Ball = WIDEST
-    goal: Goal | None = None
-    success: Criterion = ByPixels()
     steps: int = 500
     step_size: float = 0.1
     dual_step_size: float = 0.1
 
-    def __post_init__(self) -> None:
-        check(self, "linf", "l2")
-
-    def search(self, search: Search) -> tuple[Adversarial, None]:
+    def search(self, search: Search) -> Adversarial:
         image, in_linf = search.image, isinstance(search.ball, Linf)
         change, first, second = (torch.zeros_like(image) for _ in range(3))
         best = search.candidate(image, search.model(image))
@@ -73,7 +70,7 @@ class PrimalDual(MinimalAttack):
             climb = self.dual_step_size * (1 - 0.9 * step / max(self.steps - 1, 1))
             duals = (duals + climb * lack.detach().sign()).clamp(-bound, bound)
         last = image + change
-        return best | search.candidate(last, search.model(last)), None
+        return best | search.candidate(last, search.model(last))
 
 
 def _shares(duals: Float[Tensor, "b n *s"]) -> Float[Tensor, "b n *s"]:

@@ -8,7 +8,7 @@ untouched image comes back with `success` False, and tables count it as such. So
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +20,7 @@ from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import spec_of
 from medseg_attack.threat.goals.aim import Aim
 from medseg_attack.threat.goals.base import Goal
-from medseg_attack.threat.goals.criteria import Criterion
+from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model
 
 ROUNDING = 1e-9  # of a ball's size
@@ -50,25 +50,46 @@ class Search:
         progress = self.aim.progress(self.model.decide(log_odds.detach()), self.target).to(x)
         return Adversarial(x.detach(), progress, self.ball.size(x.detach(), self.image))
 
-    def within(self, best: Adversarial, ball: Ball, passes: Tensor | None = None) -> Adversarial:
+    def within(self, best: Adversarial, ball: Ball) -> Adversarial:
         """The best image where it succeeds in the ball, elsewhere the untouched one; judged in that ball."""
         success = (best.harm >= 1) & (best.size <= ball.limit * (1 + ROUNDING))
         x = torch.where(widen(success, best.image), best.image, self.image)
-        if passes is not None:  # one more forward pass judges it
-            passes = passes + torch.tensor([1, 0], device=passes.device)
+        # one more forward pass judges it
+        passes = None if best.passes is None else best.passes + torch.tensor([1, 0], device=x.device)
         return replace(judge(self.model, ball, x, self.image, self.target), success=success, passes=passes)
 
 
-class MinimalAttack(ABC):
-    """An attack that looks for the least change; a frozen dataclass says how in `search`."""
+class LeastChange(ABC):
+    """An attack that looks for the least change; a frozen dataclass says how in `search`.
+
+    Attributes:
+        norms: names of the balls whose norm it can make small.
+    """
+
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l0")
 
     ball: Ball
     goal: Goal | None
     success: Criterion
 
+    def __post_init__(self) -> None:
+        """Refuses a ball of a norm that it does not search in, and a number of steps below 1."""
+        kind = spec_of(self.ball).name
+        if kind == "within":
+            raise InputError(
+                "expected attacks in a ball for --region, got one of the least change, which searches the whole image; "
+                "drop --region or that attack"
+            )
+        if kind not in self.norms:
+            norms = " or ".join(self.norms)
+            raise InputError(
+                f"expected a ball of {norms}, the norm that is made small, got {kind}; write {self.norms[0]}(...)"
+            )
+        require(self, steps=1)
+
     @abstractmethod
-    def search(self, search: Search) -> tuple[Adversarial, Tensor | None]:
-        """The smallest success of each sample, or else its best progress; its passes, if samples stop separately."""
+    def search(self, search: Search) -> Adversarial:
+        """The smallest success of each sample, or else its best progress; with passes, if samples stop separately."""
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         return next(self.sweep(model, image, target, seeds, [self.ball]))
@@ -79,21 +100,26 @@ class MinimalAttack(ABC):
         """One search, cut to each of several balls of one norm."""
         aim = Aim.of(self.goal, self.success, model.task)
         search = Search(model, max(balls, key=lambda ball: ball.limit), aim, image, target)
-        best, passes = self.search(search)
+        best = self.search(search)
         for ball in balls:
-            yield search.within(best, ball, passes)
+            yield search.within(best, ball)
+
+
+@dataclass(frozen=True)
+class MinimalAttack(LeastChange):
+    """An attack that looks for the least change with which a share of the pixels is adversarial, unless told else."""
+
+    ball: Ball
+    goal: Goal | None = None
+    success: Criterion = ByPixels()
 
 
 Moved: TypeAlias = tuple[Image, Int[Tensor, "b"] | int]  # the next image, and the backward passes that it took
 Move: TypeAlias = Callable[[Image, LogOdds], Moved]  # takes a leaf and its log-odds
 
 
-def walk(search: Search, steps: int, move: Move) -> tuple[Adversarial, Tensor]:
-    """Moves each sample until it succeeds, `steps` times at most.
-
-    Returns:
-        The first success of each sample, or else its best progress; and its forward and backward passes.
-    """
+def walk(search: Search, steps: int, move: Move) -> Adversarial:
+    """The first success of each sample, or else its best progress, when it moves until then, `steps` times at most."""
     x, best = search.image, None
     active = torch.ones(len(x), dtype=torch.bool, device=x.device)
     passes = torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
@@ -109,23 +135,4 @@ def walk(search: Search, steps: int, move: Move) -> tuple[Adversarial, Tensor]:
         passes[:, 1] += active * backwards
         x = torch.where(widen(active, x), moved.detach().clamp(0, 1), x)
     assert best is not None
-    return best, passes
-
-
-def check(attack: Any, *norms: str) -> None:
-    """Refuses a least-perturbation attack with a ball or a number of steps that it cannot have.
-
-    Raises:
-        InputError: its ball is of a norm that it does not search in, or it takes no step.
-    """
-    kind = spec_of(attack.ball).name
-    if kind == "within":
-        raise InputError(
-            "expected attacks in a ball for --region, got one of the least change, which searches the whole image; "
-            "drop --region or that attack"
-        )
-    if kind not in norms:
-        raise InputError(
-            f"expected a ball of {' or '.join(norms)}, the norm that is made small, got {kind}; write {norms[0]}(...)"
-        )
-    require(attack, steps=1)
+    return replace(best, passes=passes)
