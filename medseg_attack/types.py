@@ -233,6 +233,19 @@ class Model(Protocol):
         ...
 
 
+class AroundModel:
+    """A model that asks another one and decides as that one does; subclasses say what they change."""
+
+    model: Model
+
+    @property
+    def task(self) -> Task:
+        return self.model.task
+
+    def decide(self, log_odds: LogOdds) -> Mask:
+        return self.model.decide(log_odds)
+
+
 T = TypeVar("T")
 
 
@@ -445,6 +458,20 @@ class Attack(Protocol):
     def ball(self) -> Ball: ...
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial: ...
+
+
+class AroundAttack:
+    """An attack that runs another one inside, in the ball of that one; a base of frozen dataclasses."""
+
+    attack: Attack
+
+    @property
+    def ball(self) -> Ball:
+        return self.attack.ball
+
+    @property
+    def attacks(self) -> tuple[Attack, ...]:
+        return (self.attack,)
 
 
 @runtime_checkable

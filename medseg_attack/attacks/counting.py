@@ -1,10 +1,10 @@
 """A model that counts its forward and backward passes."""
 
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Image, LogOdds, Mask, Model, Setting, Task
+from medseg_attack.types import AroundModel, Image, LogOdds, Model, Setting
 
 
-class CountedModel:
+class CountedModel(AroundModel):
     """A model that counts its forward and backward passes, one for each batch; all else is the model's own.
 
     Attributes:
@@ -15,19 +15,12 @@ class CountedModel:
         self.model, self.whole = model, whole
         self.forwards = self.backwards = 0
 
-    @property
-    def task(self) -> Task:
-        return self.model.task
-
     def __call__(self, image: Image) -> LogOdds:
         self._count(1, 0)
         log_odds = self.model(image)
         if log_odds.requires_grad:
             log_odds.register_hook(lambda grad: self._count(0, 1))  # type: ignore[no-untyped-call]
         return log_odds
-
-    def decide(self, log_odds: LogOdds) -> Mask:
-        return self.model.decide(log_odds)
 
     def bind(self, setting: Setting) -> "CountedModel":
         """The model bound to a setting; its passes are counted here as well."""

@@ -29,7 +29,19 @@ from medseg_attack.registry.parts import walk
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce, soft_dice
-from medseg_attack.types import Attack, Ball, Batch, Image, LogOdds, Mask, Model, Objective, PerSample, Setting, Task
+from medseg_attack.types import (
+    AroundModel,
+    Attack,
+    Ball,
+    Batch,
+    Image,
+    LogOdds,
+    Mask,
+    Model,
+    Objective,
+    PerSample,
+    Setting,
+)
 
 MARGIN = 0.02  # of Dice: what another attack must gain to count
 OBJECTIVE_MARGIN = 0.05  # between objectives, which differ by as much on healthy models
@@ -276,21 +288,14 @@ def check_averaging(scene: Scene) -> Iterator[Evidence]:
 
 
 @dataclass(frozen=True)
-class Averaged:
+class Averaged(AroundModel):
     """The mean log-odds of several passes of a randomised model (expectation over transformation)."""
 
     model: Model
     passes: int
 
-    @property
-    def task(self) -> Task:
-        return self.model.task
-
     def __call__(self, image: Image) -> LogOdds:
         return torch.stack([self.model(image) for _ in range(self.passes)]).mean(0)
-
-    def decide(self, log_odds: LogOdds) -> Mask:
-        return self.model.decide(log_odds)
 
 
 def search(scene: Scene, ball: Ball) -> PerSample:

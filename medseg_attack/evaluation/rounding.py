@@ -6,11 +6,11 @@ import torch
 
 from medseg_attack.numerics.samples import straight_through
 from medseg_attack.numerics.stored_values import StoredValues
-from medseg_attack.types import Ball, Case, Image, LogOdds, Mask, Model, Setting, Task
+from medseg_attack.types import AroundModel, Ball, Case, Image, LogOdds, Model, Setting
 
 
 @dataclass(frozen=True, eq=False)
-class RoundedModel:
+class RoundedModel(AroundModel):
     """A model that rounds every image to the values of its file; gradients pass as if it did not.
 
     Attacks see it in place of the model. `StoredValues` does the rounding, from the `Storage` of every case.
@@ -27,18 +27,11 @@ class RoundedModel:
     ball: Ball
     cases: tuple[Case, ...]
 
-    @property
-    def task(self) -> Task:
-        return self.model.task
-
     def __call__(self, image: Image) -> LogOdds:
         if image.shape != self.image.shape:  # copies of the channel that differ have no place in a file
             return self.model(image)
         rounded = self.levels.image(self.levels.nearest(image.detach(), self.image, self.ball), image)
         return self.model(straight_through(rounded, image))
-
-    def decide(self, log_odds: LogOdds) -> Mask:
-        return self.model.decide(log_odds)
 
     def bind(self, setting: Setting) -> "RoundedModel":
         """The model of some of its cases."""

@@ -8,38 +8,30 @@ from typing import Any, Protocol, runtime_checkable
 class Climbs(Protocol):
     """An attack that climbs an objective, or an objective that is made of another."""
 
-    @property
-    def objective(self) -> Callable[..., Any]: ...
+    objective: Callable[..., Any]
 
 
 @runtime_checkable
 class ClimbsInSteps(Climbs, Protocol):
     """An attack that climbs an objective in a number of steps."""
 
-    @property
-    def ball(self) -> Any: ...
-
-    @property
-    def steps(self) -> int: ...
+    ball: Any
+    steps: int
 
 
 @runtime_checkable
 class Aimed(Protocol):
     """An attack or an objective with a goal (None: anything but the truth) and a criterion of success."""
 
-    @property
-    def goal(self) -> Any: ...
-
-    @property
-    def success(self) -> Any: ...
+    goal: Any
+    success: Any
 
 
 @runtime_checkable
 class Composed(Protocol):
     """An attack that is made of others, of which the first says what its control is."""
 
-    @property
-    def attacks(self) -> tuple[Any, ...]: ...
+    attacks: tuple[Any, ...]
 
 
 @runtime_checkable

@@ -2,34 +2,22 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING
 
 from medseg_attack.runs.folder import CHUNK
 
-
-@runtime_checkable
-class Chunkable(Protocol):
-    """The part of a `types.CaseRef` that chunks depend on; runs import no torch, and so not the class itself."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def volume(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
+if TYPE_CHECKING:  # runs import no torch
+    from medseg_attack.types import CaseRef
 
 
-R = TypeVar("R", bound=Chunkable)
-
-
-def chunks(refs: Sequence[R]) -> list[tuple[R, ...]]:
+def chunks(refs: "Sequence[CaseRef]") -> "list[tuple[CaseRef, ...]]":
     """Whole scans of one shape, at most 32 slices together unless a scan has more, in an order of the cases' own.
 
     Whole scans, so that what is measured in 3-D needs no other chunk: nothing is carried from one to the next, and
     resuming stays skipping.
     """
     ordered = sorted(refs, key=lambda ref: (ref.shape, ref.volume, ref.id))
-    result: list[tuple[R, ...]] = []
+    result: list[tuple[CaseRef, ...]] = []
     for (shape, _), group in groupby(ordered, key=lambda ref: (ref.shape, ref.volume)):
         scan = tuple(group)
         if result and result[-1][0].shape == shape and _slices(result[-1]) + _slices(scan) <= CHUNK:
@@ -55,5 +43,5 @@ def in_shard(chunk: int, run: int, n_chunks: int, shard: tuple[int, int]) -> boo
     return (chunk if n_chunks >= n else chunk + n_chunks * run) % n == k
 
 
-def _slices(refs: Sequence[Chunkable]) -> int:
+def _slices(refs: "Sequence[CaseRef]") -> int:
     return sum(ref.shape[0] if len(ref.shape) == 3 else 1 for ref in refs)

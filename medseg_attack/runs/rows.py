@@ -3,11 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
 from medseg_attack.metrics.counts import Overlap
+
+if TYPE_CHECKING:  # runs import no torch
+    from medseg_attack.types import Case
 
 ROWS_VERSION = 4  # raised whenever the same run would give other rows
 WITHOUT_GRADIENT = "without_gradient"  # column: 1 where a gradient of the case was NaN or infinite; absent if nowhere
@@ -30,32 +33,6 @@ class Change(NamedTuple):
     size: float
     linf: float
     budget: CaseBudget
-
-
-@runtime_checkable
-class SliceOfScan(Protocol):
-    """The part of a `types.Stack` that a row depends on."""
-
-    @property
-    def index(self) -> int: ...
-    @property
-    def spacing_mm(self) -> float: ...
-
-
-@runtime_checkable
-class ScoredCase(Protocol):
-    """The part of a `types.Case` that a row depends on; runs import no torch, and so not the class itself."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def volume(self) -> str: ...
-    @property
-    def group(self) -> str: ...
-    @property
-    def spacing_mm(self) -> tuple[float, ...]: ...
-    @property
-    def stack(self) -> SliceOfScan | None: ...
 
 
 NAMES = ("model", "attack", "loss", "eps")  # what a run is called in tables
@@ -135,7 +112,7 @@ class Row:
     @classmethod
     def of(
         cls,
-        case: ScoredCase,
+        case: "Case",
         name: str,
         *,
         clean: Overlap,

@@ -16,7 +16,7 @@ from medseg_attack.errors import InputError, NotFiniteError
 from medseg_attack.numerics.flows import moved
 from medseg_attack.registry import build, register, with_eps
 from medseg_attack.registry.abilities import Climbs
-from medseg_attack.types import Adversarial, Attack, Ball, Fittable, Image, Mask, Model, Sweeps, Task
+from medseg_attack.types import Adversarial, AroundAttack, Attack, Ball, Fittable, Image, Mask, Model, Sweeps, Task
 
 FUSIONS = ("logits", "probabilities", "losses")
 
@@ -30,7 +30,7 @@ FUSIONS = ("logits", "probabilities", "losses")
     shown_by="transfer(surrogate=oracle)",
 )
 @dataclass(frozen=True)
-class Transfer:
+class Transfer(AroundAttack):
     """An attack on surrogate models, whose images the attacked model scores (Bortsova et al., arXiv 2006.06356).
 
     The attacked model sees each image once. The paper studies what decides whether an attack transfers.
@@ -64,14 +64,6 @@ class Transfer:
                 "it on the surrogate with --save-adversarial all, then 'medattack evaluate --images'"
             )
         object.__setattr__(self, "surrogate", _by_folder(self.surrogate))
-
-    @property
-    def ball(self) -> Ball:
-        return self.attack.ball
-
-    @property
-    def attacks(self) -> tuple[Attack, ...]:
-        return (self.attack,)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         (result,) = self.crafted(model.task, image, target, seeds, [self.ball])

@@ -8,12 +8,12 @@ import torch
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.registry import register
-from medseg_attack.types import Adversarial, Attack, Ball, Image, LogOdds, Mask, Model, Task
+from medseg_attack.types import Adversarial, AroundAttack, Attack, Image, LogOdds, Mask, Model, Task
 
 
 @register("for_organ", kind="attack", reaches="all in eps", shown_by="for_organ(organ='organ')")
 @dataclass(frozen=True)
-class ForOrgan:
+class ForOrgan(AroundAttack):
     """An attack on one organ: its objective and the Dice that it keeps its worst by are of that organ alone.
 
     An attack returns one image per case, the worst on the mean of the organs. The worst image for one organ is another
@@ -28,14 +28,6 @@ class ForOrgan:
 
     attack: Attack = PGD()
     organ: str = ""
-
-    @property
-    def ball(self) -> Ball:
-        return self.attack.ball
-
-    @property
-    def attacks(self) -> tuple[Attack, ...]:
-        return (self.attack,)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         if not self.organ:

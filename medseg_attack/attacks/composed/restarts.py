@@ -9,12 +9,12 @@ from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import reseeded
 from medseg_attack.registry import register
-from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
+from medseg_attack.types import Adversarial, AroundAttack, Attack, Image, Mask, Model
 
 
 @register("restarts", kind="attack", reaches="all in eps", shown_by="restarts(pgd(steps=8, keep_worst=False))")
 @dataclass(frozen=True)
-class Restarts:
+class Restarts(AroundAttack):
     """The worst of several runs of an attack with other random numbers, image by image.
 
     Attributes:
@@ -29,14 +29,6 @@ class Restarts:
 
     def __post_init__(self) -> None:
         require(self, n=1)
-
-    @property
-    def ball(self) -> Ball:
-        return self.attack.ball
-
-    @property
-    def attacks(self) -> tuple[Attack, ...]:
-        return (self.attack,)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         runs = (

@@ -9,12 +9,12 @@ from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
-from medseg_attack.types import Adversarial, Attack, Ball, Image, Mask, Model
+from medseg_attack.types import Adversarial, AroundAttack, Attack, Image, Mask, Model
 
 
 @register("shuffled", kind="attack", threat="that of its attack", norm="that of its attack", reaches="its ball")
 @dataclass(frozen=True)
-class Shuffled:
+class Shuffled(AroundAttack):
     """Another attack's change with its pixels in random places: its size without its structure.
 
     It is the control of Bortsova et al., arXiv 2006.06356: an attack that transfers no better than this does not
@@ -22,14 +22,6 @@ class Shuffled:
     """
 
     attack: Attack = PGD()
-
-    @property
-    def ball(self) -> Ball:
-        return self.attack.ball
-
-    @property
-    def attacks(self) -> tuple[Attack, ...]:
-        return (self.attack,)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         result = self.attack(model, image, target, seeds)

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.flows import warped
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import MovingBall, longest
-from medseg_attack.types import Ball, Flow, Image, PerSample
+from medseg_attack.types import Flow, Image, PerSample
 
 STIFF = 1e-3  # mm: what float32 leaves of a flow beside its own affine part
 
@@ -102,12 +102,11 @@ class Affine(Parametrised):
         steps: of signed ascent, 0 or more; 0 draws a pose at random.
     """
 
-    ball: Ball = Pose()
+    ball: Pose = Pose()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.ball, Pose):
-            raise InputError(f"expected the ball pose for affine, got {self.ball}; write pose(degrees=10)")
+        require_ball(self.ball, Pose, "the ball pose for affine", "pose(degrees=10)")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         axes = image.ndim - 2
@@ -115,7 +114,6 @@ class Affine(Parametrised):
 
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         pose = self.ball
-        assert isinstance(pose, Pose)
         axes = image.ndim - 2
         turns = axes * (axes - 1) // 2
         turn, size, shift = torch.split(numbers, [turns, 1, axes], dim=1)

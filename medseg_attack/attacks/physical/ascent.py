@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import require
+from medseg_attack.errors import InputError, require
 from medseg_attack.metrics.harm import harm
 from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.numerics.samples import draw
@@ -22,6 +22,16 @@ from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Flow, Image, LogOdds, Mask, Model, Objective, PerSample
 
 Numbers = Float[Tensor, "b m"]  # in [-1, 1]; 0 of all is no change, 1 the most that the ball allows
+
+
+def require_ball(ball: Ball, kind: type, needed: str, example: str) -> None:
+    """Refuses a ball that is of another kind, or held to a region and of another kind there.
+
+    Args:
+        needed: the ball and the attack in words, such as "the ball pose for affine".
+    """
+    if not isinstance(ball.unrestricted, kind):
+        raise InputError(f"expected {needed}, got {ball}; write {example}")
 
 
 class Rendered(NamedTuple):

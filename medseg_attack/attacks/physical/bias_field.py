@@ -28,15 +28,13 @@ class FieldStrength(Ball):
         eps: largest relative change of a pixel, from 0 to below 1.
     """
 
+    unit = "field strength"
+
     eps: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < 1:
             raise InputError(f"expected a field strength from 0 to below 1, got {self.eps:g}; write gain(0.3)")
-
-    @property
-    def unit(self) -> str:
-        return "field strength"
 
     def step(self, grad: Image, image: Image) -> Image:
         return self.eps * image * grad.sign()

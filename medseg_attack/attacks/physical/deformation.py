@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
 from medseg_attack.attacks.physical.bias_field import FieldStrength, biased
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.flows import exponential, warped
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import MovingBall, longest
-from medseg_attack.types import Ball, Flow, Image, PerSample
+from medseg_attack.types import Flow, Image, PerSample
 
 
 @register("displacement", kind="ball")
@@ -25,15 +25,13 @@ class Displacement(MovingBall):
         eps: longest displacement of a pixel, in mm, 0 or more.
     """
 
+    unit = "mm"
+
     eps: float = 3.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
             raise InputError(f"expected a displacement of 0 mm or more, got {self.eps:g}; write displacement(3)")
-
-    @property
-    def unit(self) -> str:
-        return "mm"
 
     def length(self, flow: Flow) -> PerSample:
         return longest(flow * self.mm(flow))
@@ -60,22 +58,18 @@ class Deformation(Parametrised):
         steps: of signed ascent, 0 or more; 0 draws a deformation at random.
     """
 
-    ball: Ball = Displacement()
+    ball: MovingBall = Displacement()
     order: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.ball, MovingBall):
-            raise InputError(
-                f"expected a ball in which anatomy may move for deformation, got {self.ball}; write displacement(3)"
-            )
+        require_ball(self.ball, MovingBall, "a ball in which anatomy may move for deformation", "displacement(3)")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         axes = image.ndim - 2
         return random_numbers(image, axes * self.order**axes, seeds)
 
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
-        assert isinstance(self.ball, MovingBall)
         flow, back = bent(numbers, image, self.ball, self.ball.eps, self.order)
         return Rendered(warped(image, flow), flow, back)
 
@@ -152,13 +146,12 @@ class DeformationBias(Parametrised):
         steps: of signed ascent, 0 or more; 0 draws both at random.
     """
 
-    ball: Ball = ShapeAndGain()
+    ball: ShapeAndGain = ShapeAndGain()
     order: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.ball, ShapeAndGain):
-            raise InputError(f"expected the ball tissue for deformation_bias, got {self.ball}; write tissue(eps=1)")
+        require_ball(self.ball, ShapeAndGain, "the ball tissue for deformation_bias", "tissue(eps=1)")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         axes = image.ndim - 2
@@ -166,7 +159,6 @@ class DeformationBias(Parametrised):
 
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         ball = self.ball
-        assert isinstance(ball, ShapeAndGain)
         axes = image.ndim - 2
         shape, field = torch.split(numbers, [axes * self.order**axes, 5**axes], dim=1)
         flow, back = bent(shape, image, ball, ball.eps * ball.shift_mm, self.order)

@@ -33,6 +33,8 @@ class ExposureStops(Ball):
             `eps` is 0.
     """
 
+    unit = "stops"
+
     eps: float = 0.5
     reach: int = 0
 
@@ -41,10 +43,6 @@ class ExposureStops(Ball):
             raise InputError(
                 f"expected stops >= 0 and a reach >= 0, got {self.eps:g} and {self.reach}; write stops(0.5)"
             )
-
-    @property
-    def unit(self) -> str:
-        return "stops"
 
     def step(self, grad: Image, image: Image) -> Image:
         return image * (2 ** (self.eps * grad.sign()) - 1)

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, draw, widen
+from medseg_attack.numerics.samples import TINY
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import LengthBall
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Ball, Image, Objective, PerSample
 
@@ -21,7 +22,7 @@ GREY = 255.0  # the levels that a table counts in
 
 @register("quantised", kind="ball")
 @dataclass(frozen=True)
-class Quantised(Ball):
+class Quantised(LengthBall):
     """The cosine coefficients of each block may be rounded to multiples of `eps` grey levels of 255.
 
     Each moves by half of that at most, so no block's root mean square does more; twice that root mean square is what
@@ -34,6 +35,8 @@ class Quantised(Ball):
         stretch: True: the image is then stretched to [0, 1] in each plane, as the released code does: a change of
             contrast that no table bounds, so that everything in [0, 1] is in the ball.
     """
+
+    unit = "grey levels of 255"
 
     eps: float = 20.0
     block: int = 8
@@ -48,10 +51,6 @@ class Quantised(Ball):
     def limit(self) -> float:
         return 2 * GREY if self.stretch else self.eps
 
-    @property
-    def unit(self) -> str:
-        return "grey levels of 255"
-
     def sides(self, axes: int) -> tuple[int, ...]:
         """The side of a block along each of so many axes, in pixels."""
         return (1,) * (axes - 2) + (self.block,) * 2 if self.planes else (self.block,) * axes
@@ -62,12 +61,7 @@ class Quantised(Ball):
     def project(self, x: Image, x0: Image) -> Image:
         if self.stretch:
             return x.clamp(0, 1)
-        most = self._rms(x - x0).amax(1)
-        shrink = widen((self.eps / (most + TINY)).clamp(max=1), x0)
-        return (x0 + shrink * (x - x0)).clamp(0, 1)
-
-    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
+        return super().project(x, x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return self._rms(x - x0).amax(1)
@@ -108,8 +102,7 @@ class Vafa(Parametrised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.ball.unrestricted, Quantised):
-            raise InputError(f"expected the ball quantised for vafa, got {self.ball}; write quantised(20)")
+        require_ball(self.ball, Quantised, "the ball quantised for vafa", "quantised(20)")
         if self.least < 0:
             raise InputError(f"expected least >= 0 grey levels, got {self.least:g}; write least=1")
 

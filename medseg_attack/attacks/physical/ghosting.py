@@ -9,19 +9,22 @@ import torch
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.attacks.physical.scanner_noise import rms
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, draw, widen
+from medseg_attack.numerics.samples import TINY, widen
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import LengthBall
 from medseg_attack.types import Ball, Image, PerSample
 
 
 @register("ghost", kind="ball")
 @dataclass(frozen=True)
-class Ghost(Ball):
+class Ghost(LengthBall):
     """The root mean square of the change may be `eps` times that of the image: a ghost-to-signal ratio.
 
     Attributes:
         eps: largest ratio, 0 or more.
     """
+
+    unit = "ghost-to-signal ratio"
 
     eps: float = 0.1
 
@@ -29,19 +32,11 @@ class Ghost(Ball):
         if not 0 <= self.eps < math.inf:
             raise InputError(f"expected a ghost of 0 or more, got {self.eps:g}; write ghost(0.1)")
 
-    @property
-    def unit(self) -> str:
-        return "ghost-to-signal ratio"
-
     def step(self, grad: Image, image: Image) -> Image:
         return self.eps * grad * widen(rms(image) / (rms(grad) + TINY), grad)
 
-    def project(self, x: Image, x0: Image) -> Image:
-        shrink = (self.eps * rms(x0) / (rms(x - x0) + TINY)).clamp(max=1)
-        return (x0 + widen(shrink, x) * (x - x0)).clamp(0, 1)
-
-    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
+    def shrink(self, x: Image, x0: Image) -> PerSample:
+        return self.eps * rms(x0) / (rms(x - x0) + TINY)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         change, signal = rms(x - x0), rms(x0)

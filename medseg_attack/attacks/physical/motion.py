@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
+from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import splines
-from medseg_attack.numerics.samples import TINY, draw, widen
+from medseg_attack.numerics.samples import TINY, widen
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import BallInMm
+from medseg_attack.threat.balls.base import BallInMm, LengthBall
 from medseg_attack.types import Ball, Image, PerSample
 
 HALVINGS = 40  # of an interval in mm, until it is below what float32 tells apart
@@ -21,7 +21,7 @@ HALVINGS = 40  # of an interval in mm, until it is below what float32 tells apar
 
 @register("trembling", kind="ball")
 @dataclass(frozen=True)
-class LineMotion(BallInMm):
+class LineMotion(LengthBall, BallInMm):
     """The body may be up to `eps` mm from its place while any line of k-space is acquired.
 
     Its size is the least motion that can explain how much the image changed: a shift by d mm turns the phase of a
@@ -32,27 +32,21 @@ class LineMotion(BallInMm):
         eps: largest distance in mm, 0 or more.
     """
 
+    unit = "mm"
+
     eps: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.eps < math.inf:
             raise InputError(f"expected a motion of 0 mm or more, got {self.eps:g}; write trembling(1)")
 
-    @property
-    def unit(self) -> str:
-        return "mm"
-
     def step(self, grad: Image, image: Image) -> Image:
         energy = self._energy(image, torch.full_like(image[:, 0].flatten(1)[:, 0], self.eps))
         return grad * widen(energy.sqrt() / (grad.flatten(1).square().sum(1).sqrt() + TINY), grad)
 
-    def project(self, x: Image, x0: Image) -> Image:
+    def shrink(self, x: Image, x0: Image) -> PerSample:
         most = self._energy(x0, torch.full_like(x0[:, 0].flatten(1)[:, 0], self.eps))
-        shrink = (most / ((x - x0).flatten(1).square().sum(1) + TINY**2)).sqrt().clamp(max=1)
-        return (x0 + widen(shrink, x) * (x - x0)).clamp(0, 1)
-
-    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
+        return (most / ((x - x0).flatten(1).square().sum(1) + TINY**2)).sqrt()
 
     def size(self, x: Image, x0: Image) -> PerSample:
         change = (x - x0).flatten(1).square().sum(1)
@@ -103,8 +97,7 @@ class Motion(Parametrised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.ball.unrestricted, LineMotion):
-            raise InputError(f"expected the ball trembling for motion, got {self.ball}; write trembling(1)")
+        require_ball(self.ball, LineMotion, "the ball trembling for motion", "trembling(1)")
         if self.order < 4:
             raise InputError(f"expected order >= 4, got {self.order}; write order=12")
 

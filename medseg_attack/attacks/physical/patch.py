@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 from zlib import crc32
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.errors import InputError, require
 from medseg_attack.metrics.harm import harm
 from medseg_attack.numerics.samples import draw
@@ -32,7 +32,8 @@ class Area(Ball):
         margin: width in pixels, 0 or more, of the rim around them that is not scored either.
     """
 
-    restrictable: ClassVar[bool] = False
+    unit = "share of the image's area"
+    restrictable = False
 
     eps: float = 0.02
     margin: int = 0
@@ -43,10 +44,6 @@ class Area(Ball):
                 f"expected a patch smaller than the image, eps from 0 to 1 of its area, and a margin >= 0, got "
                 f"{self.eps:g} and {self.margin}; write area(0.02)"
             )
-
-    @property
-    def unit(self) -> str:
-        return "share of the image's area"
 
     def step(self, grad: Image, image: Image) -> Image:
         return grad.sign()
@@ -96,7 +93,7 @@ class Patch:
         scale: share by which a placement may be smaller than the ball allows along each axis, from 0 to below 1.
     """
 
-    ball: Ball = Area()
+    ball: Area = Area()
     objective: Objective = bce
     steps: int = 40
     step_size: float = 0.1
@@ -108,8 +105,7 @@ class Patch:
         require(self, steps=0, samples=1, scale=0)
         if self.scale >= 1:
             raise InputError(f"expected 0 <= scale < 1, got {self.scale}; write a smaller one, such as 0.2")
-        if not isinstance(self.ball, Area):
-            raise InputError(f"expected the ball area for patch, got {self.ball}; write area(0.02)")
+        require_ball(self.ball, Area, "the ball area for patch", "area(0.02)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         n = self._pixels_of_side(image)
@@ -155,7 +151,7 @@ class Patch:
         coordinates = self._coordinates(image, [crc32(f"{seed}/{which}".encode()) for seed in seeds])
         # rotated, a square holds more pixels than its area on some places: the outermost give way
         depth = 1 - coordinates.abs().amax(1, keepdim=True)
-        under = _largest(depth.clamp(min=0), self.ball._pixels(image))  # type: ignore[attr-defined]
+        under = _largest(depth.clamp(min=0), self.ball._pixels(image))
         resampled = F.grid_sample(
             texture, coordinates.flip(1).movedim(1, -1), align_corners=False, padding_mode="border"
         )

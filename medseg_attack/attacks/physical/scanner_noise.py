@@ -10,8 +10,9 @@ from torch import Tensor
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.attacks.physical.bias_field import relative
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, draw, widen
+from medseg_attack.numerics.samples import TINY, widen
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import LengthBall
 from medseg_attack.types import Ball, Image, PerSample
 
 CUT = 0.9973  # of a normal distribution lies within 3 standard deviations: no pixel's noise is larger
@@ -19,7 +20,7 @@ CUT = 0.9973  # of a normal distribution lies within 3 standard deviations: no p
 
 @register("receiver", kind="ball")
 @dataclass(frozen=True)
-class Receiver(Ball):
+class Receiver(LengthBall):
     """The change may be as large as noise of deviation `eps` in each of two receiver channels can make it.
 
     Its root mean square is sqrt(2) `eps` at most: the magnitude of a sum differs from that of its first part by the
@@ -40,25 +41,20 @@ class Receiver(Ball):
     def step(self, grad: Image, image: Image) -> Image:
         return math.sqrt(2) * self.eps * grad / (widen(rms(grad), grad) + TINY)
 
-    def project(self, x: Image, x0: Image) -> Image:
-        shrink = (self.eps / (self.size(x, x0) + TINY)).clamp(max=1)
-        return (x0 + widen(shrink, x) * (x - x0)).clamp(0, 1)
-
-    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
-
     def size(self, x: Image, x0: Image) -> PerSample:
         return rms(x - x0) / math.sqrt(2)
 
 
 @register("echo", kind="ball")
 @dataclass(frozen=True)
-class Echo(Ball):
+class Echo(LengthBall):
     """The relative change of the pixels may have a root mean square of `eps`; black stays black.
 
     Attributes:
         eps: largest root mean square of the change of a pixel as a share of its intensity, 0 or more.
     """
+
+    unit = "deviation of a pixel as a share of it"
 
     eps: float = 0.1
 
@@ -66,20 +62,11 @@ class Echo(Ball):
         if not 0 <= self.eps < math.inf:
             raise InputError(f"expected a deviation of 0 or more, got {self.eps:g}; write echo(0.1)")
 
-    @property
-    def unit(self) -> str:
-        return "deviation of a pixel as a share of it"
-
     def step(self, grad: Image, image: Image) -> Image:
         return self.eps * image * grad / (widen(rms(grad), grad) + TINY)
 
     def project(self, x: Image, x0: Image) -> Image:
-        kept = torch.where(x0 > 0, x, x0)
-        shrink = (self.eps / (self.size(kept, x0) + TINY)).clamp(max=1)
-        return (x0 + widen(shrink, x) * (kept - x0)).clamp(0, 1)
-
-    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
+        return super().project(torch.where(x0 > 0, x, x0), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return rms(relative(x, x0))

@@ -1,18 +1,47 @@
-"""Balls that must know their cases: lengths in mm, and anatomy that moves."""
+"""What balls share: one length for the whole change, an inner ball, lengths in mm, and anatomy that moves."""
 
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medseg_attack.numerics.samples import TINY, draw, widen
 from medseg_attack.types import Ball, Bindable, Flow, Image, PerSample
 
 SAME = 1e-6  # of intensities: float32 of two machines may differ by so much in an interpolated value
+
+
+class LengthBall(Ball):
+    """A ball that bounds one length of the whole change: what is too long is scaled down."""
+
+    def project(self, x: Image, x0: Image) -> Image:
+        return (x0 + widen(self.shrink(x, x0).clamp(max=1), x) * (x - x0)).clamp(0, 1)
+
+    def shrink(self, x: Image, x0: Image) -> PerSample:
+        """The factor that brings the change of each sample to the edge of the ball."""
+        return self.eps / (self.size(x, x0) + TINY)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        """A step in a random direction, cut to the ball."""
+        return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
+
+
+class AroundBall(Ball):
+    """A ball that lets a part of the image change, in another ball."""
+
+    ball: Ball
+
+    @property
+    def eps(self) -> float:
+        return self.ball.eps
+
+    @property
+    def limit(self) -> float:
+        return self.ball.limit
 
 
 @dataclass(frozen=True)
@@ -35,8 +64,8 @@ class MovingBall(BallInMm):
     returns. What is checked of the image is that this flow, and nothing else, made it.
     """
 
-    moves_anatomy: ClassVar[bool] = True
-    restrictable: ClassVar[bool] = False
+    moves_anatomy = True
+    restrictable = False
 
     @abstractmethod
     def length(self, flow: Flow) -> PerSample:

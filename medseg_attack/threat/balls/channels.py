@@ -9,13 +9,14 @@ from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, with_eps
+from medseg_attack.threat.balls.base import AroundBall
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Ball, Image, PerSample
 
 
 @register("channels", kind="ball")
 @dataclass(frozen=True)
-class Channels(Ball):
+class Channels(AroundBall):
     """Only some channels may change, each in a ball of its own: modalities of one scan, with a budget for each.
 
     Attributes:
@@ -36,14 +37,6 @@ class Channels(Ball):
                 f"expected a share above 0, up to 1, for each of the channels {self.channels}, got {self.shares}; "
                 "leave a channel out instead of giving it nothing"
             )
-
-    @property
-    def eps(self) -> float:
-        return self.ball.eps
-
-    @property
-    def limit(self) -> float:
-        return self.ball.limit
 
     def _each(self, image: Image) -> Iterator[tuple[slice, Ball, float]]:
         """Index, ball and share of every channel that may change."""

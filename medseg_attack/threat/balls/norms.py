@@ -10,6 +10,7 @@ from torch import Tensor
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, length, widen
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import LengthBall
 from medseg_attack.types import Ball, Image, PerSample
 
 
@@ -46,7 +47,7 @@ class Linf(Ball):
 
 @register("l2", kind="ball")
 @dataclass(frozen=True)
-class L2(Ball):
+class L2(LengthBall):
     """The whole change of an image has Euclidean length `eps` at most, in units of the image's range.
 
     It grows with the square root of the number of pixels: linf(8/255) on 224 x 224 reaches l2(7.03).
@@ -63,10 +64,6 @@ class L2(Ball):
 
     def step(self, grad: Image, image: Image) -> Image:
         return self.eps * grad / (widen(length(grad), grad) + TINY)
-
-    def project(self, x: Image, x0: Image) -> Image:
-        shrink = (self.eps / (length(x - x0) + TINY)).clamp(max=1)
-        return (x0 + widen(shrink, x) * (x - x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         """A point uniform in the ball: its radius is eps * U^(1/n); eps * U would crowd the centre."""

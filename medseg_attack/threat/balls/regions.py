@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from medseg_attack.data.formats.pictures import read_mask
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.files import file_hash
 from medseg_attack.registry import register
+from medseg_attack.threat.balls.base import AroundBall
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Ball, Bindable, Case, Image, PerSample, Setting
 
@@ -26,7 +27,7 @@ RegionMask = NDArray[np.bool_]
 
 @register("within", kind="ball")
 @dataclass(frozen=True)
-class Within(Bindable, Ball):
+class Within(Bindable, AroundBall):
     """Only a region of the image may change, in a ball; pixels outside of it stay as they are.
 
     Every case has its own region, so the ball must be bound to its cases; the loop does that.
@@ -40,7 +41,7 @@ class Within(Bindable, Ball):
             under the same name.
     """
 
-    restrictable: ClassVar[bool] = False
+    restrictable = False
 
     ball: Ball = Linf()
     region: str = "body"
@@ -59,14 +60,6 @@ class Within(Bindable, Ball):
                     f"expected the mask with hash {self.content} in {value}, got {content}; restore that file"
                 )
             object.__setattr__(self, "content", content)
-
-    @property
-    def eps(self) -> float:
-        return self.ball.eps
-
-    @property
-    def limit(self) -> float:
-        return self.ball.limit
 
     @property
     def unrestricted(self) -> Ball:

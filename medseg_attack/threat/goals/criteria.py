@@ -76,15 +76,19 @@ class ByDice:
         _check_share("below", self.below, 1 - self.below)
 
     def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
-        return _capped(1 - _mean(dice, pred, truth, task), 1 - self.below)
+        return _capped(1 - self.agreement(pred, truth, task), 1 - self.below)
 
     def near(self, pred: Mask, goal: Mask, task: Task) -> PerSample:
-        return _capped(_mean(dice, pred, goal, task), self.above)
+        return _capped(self.agreement(pred, goal, task), self.above)
+
+    def agreement(self, a: Mask, b: Mask, task: Task) -> PerSample:
+        """The agreement of two masks of each sample, in [0, 1]."""
+        return _mean(dice, a, b, task)
 
 
 @register("by_miou", kind="criterion")
 @dataclass(frozen=True)
-class ByMiou:
+class ByMiou(ByDice):
     """Mean IoU, as MedIS counts it: at most `below` with the truth, or at least `above` with the goal.
 
     The mean runs over the classes that tables report, and over each class and its complement. The thresholds admit
@@ -96,20 +100,9 @@ class ByMiou:
         above: IoU with the goal, above 0 and up to 1.
     """
 
-    below: float = 0.5
     above: float = 0.45
 
-    def __post_init__(self) -> None:
-        _check_share("above", self.above, self.above)
-        _check_share("below", self.below, 1 - self.below)
-
-    def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
-        return _capped(1 - self._miou(pred, truth, task), 1 - self.below)
-
-    def near(self, pred: Mask, goal: Mask, task: Task) -> PerSample:
-        return _capped(self._miou(pred, goal, task), self.above)
-
-    def _miou(self, a: Mask, b: Mask, task: Task) -> PerSample:
+    def agreement(self, a: Mask, b: Mask, task: Task) -> PerSample:
         return (_mean(iou, a, b, task) + _mean(iou, ~a, ~b, task)) / 2
 
 

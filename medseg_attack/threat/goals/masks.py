@@ -113,10 +113,9 @@ def _moved(mask: Mask, n: int, axis: int) -> Mask:
     return torch.cat((lost, kept) if n > 0 else (kept, lost), axis)
 
 
-@register("grow", kind="goal")
 @dataclass(frozen=True)
-class Grow(Goal):
-    """The truth with a rim around every organ; of an exclusive task earlier organs take background first.
+class Rim(Goal):
+    """A goal that differs from the truth in a rim of every organ.
 
     Attributes:
         mm: width of the rim, in mm between centres of pixels, above 0.
@@ -125,12 +124,28 @@ class Grow(Goal):
     mm: float = 5.0
 
     def __post_init__(self) -> None:
-        _positive(self, self.mm)
+        if not self.mm > 0:
+            raise InputError(
+                f"expected a width above 0 mm, got {spec(self)}; write grow(5), or shrink(5) for its opposite"
+            )
+
+    def dilated(self, mask: Mask, setting: Setting) -> Mask:
+        """The mask of each case with the rim around it."""
+        cases = self.cases_of(mask, setting)
+        return _by_spacing(mask, cases, lambda part, spacing_mm: _dilated(part, self.mm, spacing_mm))
+
+
+@register("grow", kind="goal")
+@dataclass(frozen=True)
+class Grow(Rim):
+    """The truth with a rim around every organ; of an exclusive task earlier organs take background first.
+
+    Attributes:
+        mm: width of the rim, in mm between centres of pixels, above 0.
+    """
 
     def wanted(self, truth: Mask, setting: Setting) -> Mask:
-        grown = _by_spacing(
-            truth, self.cases_of(truth, setting), lambda mask, spacing_mm: _dilated(mask, self.mm, spacing_mm)
-        )
+        grown = self.dilated(truth, setting)
         if not setting.task.exclusive:
             return grown
         free = ~truth[:, 1:].any(1)
@@ -143,27 +158,15 @@ class Grow(Goal):
 
 @register("shrink", kind="goal")
 @dataclass(frozen=True)
-class Shrink(Goal):
+class Shrink(Rim):
     """The truth with every organ less its rim; the image's edge takes nothing away.
 
     Attributes:
         mm: width of the rim, in mm between centres of pixels, above 0.
     """
 
-    mm: float = 5.0
-
-    def __post_init__(self) -> None:
-        _positive(self, self.mm)
-
     def wanted(self, truth: Mask, setting: Setting) -> Mask:
-        return ~_by_spacing(
-            ~truth, self.cases_of(truth, setting), lambda mask, spacing_mm: _dilated(mask, self.mm, spacing_mm)
-        )
-
-
-def _positive(goal: Goal, mm: float) -> None:
-    if not mm > 0:
-        raise InputError(f"expected a width above 0 mm, got {spec(goal)}; write grow(5), or shrink(5) for its opposite")
+        return ~self.dilated(~truth, setting)
 
 
 def _by_spacing(truth: Mask, cases: Sequence[Case], change: Callable[[Mask, Sequence[float]], Mask]) -> Mask:

@@ -6,7 +6,8 @@ as wanted already weigh least. With the weight itself an attack would push those
 """
 
 from collections.abc import Callable
-from functools import update_wrapper
+from functools import wraps
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,37 +19,38 @@ from medseg_attack.threat.objectives.softmax import PerPixel, contest, nll, sphe
 from medseg_attack.types import LogOdds, Mask, Objective, PerSample
 
 Weigh = Callable[[Tensor], Tensor]
+Weighted = Callable[[LogOdds, Mask, float, Weigh], PerSample]
 REVERSED: dict[Objective, Objective] = {}
 
 
-def reversible(weighted: Callable[[LogOdds, Mask, float, Weigh], PerSample]) -> Objective:
-    """The objective that leads away from the truth; `REVERSED` of it is the one that leads to a goal.
+def reversible(name: str, **facts: Any) -> Callable[[Weighted], Objective]:
+    """Registers the objective that leads away from the truth; `REVERSED` of it is the one that leads to a goal.
+
+    It decorates a function that takes, beside log-odds, truth and progress, the map that its weights go through.
 
     Args:
-        weighted: a function that takes, beside log-odds, truth and progress, the map that its weights go through.
+        facts: what `register` takes of an objective.
     """
 
-    def away(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-        return weighted(log_odds, target, progress, lambda weight: weight)
+    def add(weighted: Weighted) -> Objective:
+        @register(name, kind="objective", **facts)
+        @wraps(weighted)
+        def away(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
+            return weighted(log_odds, target, progress, lambda weight: weight)
 
-    def toward(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-        return weighted(log_odds, target, progress, lambda weight: 1 - weight)
+        REVERSED[away] = lambda log_odds, target, progress=1.0: weighted(log_odds, target, progress, lambda w: 1 - w)
+        return away
 
-    update_wrapper(away, weighted)
-    del away.__wrapped__  # type: ignore[attr-defined]  # the way is no option of an objective's
-    REVERSED[away] = toward
-    return away
+    return add
 
 
-@register("masked_ce", kind="objective", exclusive=True, unweighted=ce)
-@reversible
+@reversible("masked_ce", exclusive=True, unweighted=ce)
 def masked_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """ce of the pixels that are still right: the softmax form of masked_bce."""
     return mean(weigh(_won(log_odds, target)) * nll(log_odds, target))
 
 
-@register("balanced_ce", kind="objective", exclusive=True, unweighted=ce)
-@reversible
+@reversible("balanced_ce", exclusive=True, unweighted=ce)
 def balanced_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """masked_ce in which every class of the image weighs the same: the softmax form of balanced_bce."""
     loss = (weigh(_won(log_odds, target)) * nll(log_odds, target)).unsqueeze(1)
@@ -56,15 +58,13 @@ def balanced_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) 
     return per_class.mean(1)
 
 
-@register("progressive_ce", kind="objective", exclusive=True, unweighted=ce)
-@reversible
+@reversible("progressive_ce", exclusive=True, unweighted=ce)
 def progressive_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """ce with SegPGD's weights, as published (arXiv 2207.12391): the softmax form of progressive_bce."""
     return mean(weigh(_progressive(_won(log_odds, target), progress)) * nll(log_odds, target))
 
 
-@register("cosine_ce", kind="objective", exclusive=True)
-@reversible
+@reversible("cosine_ce", exclusive=True)
 def cosine_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """ce times the cosine of softmax and truth, as published (arXiv 2302.02213): the softmax form of cosine_bce."""
     p = torch.sigmoid(log_odds)
@@ -72,22 +72,19 @@ def cosine_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) ->
     return mean(weigh(cosine.detach()) * nll(log_odds, target))
 
 
-@register("masked_spherical", kind="objective", exclusive=True, unweighted=spherical)
-@reversible
+@reversible("masked_spherical", exclusive=True, unweighted=spherical)
 def masked_spherical(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """spherical of the pixels that are still right (arXiv 2306.12941): the softmax form of masked_margin."""
     return mean(weigh(_won(log_odds, target)) * spherical_of(log_odds, target))
 
 
-@register("masked_bce", kind="objective", softmax=masked_ce, unweighted=bce)
-@reversible
+@reversible("masked_bce", softmax=masked_ce, unweighted=bce)
 def masked_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce of the entries that are still right (MCE of arXiv 2306.12941): nothing is spent on what is lost."""
     return mean(weigh(_right(log_odds, target)) * _bce(log_odds, target))
 
 
-@register("balanced_bce", kind="objective", softmax=balanced_ce, unweighted=bce)
-@reversible
+@reversible("balanced_bce", softmax=balanced_ce, unweighted=bce)
 def balanced_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """masked_bce in which organ and surroundings of every class weigh the same (MCE-Bal of arXiv 2306.12941).
 
@@ -99,22 +96,19 @@ def balanced_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh)
     return (inside + outside).mean(1) / 2
 
 
-@register("masked_margin", kind="objective", softmax=masked_spherical, unweighted=margin)
-@reversible
+@reversible("masked_margin", softmax=masked_spherical, unweighted=margin)
 def masked_margin(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """Minus the mean margin of the entries that are still right: each is pushed alike until it falls."""
     return mean(-weigh(_right(log_odds, target)) * margin_of(log_odds, target))
 
 
-@register("progressive_bce", kind="objective", softmax=progressive_ce, unweighted=bce)
-@reversible
+@reversible("progressive_bce", softmax=progressive_ce, unweighted=bce)
 def progressive_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce with SegPGD's weights (arXiv 2207.12391, eq. 4): 1 - progress/2 where right, progress/2 where wrong."""
     return mean(weigh(_progressive(_right(log_odds, target), progress)) * _bce(log_odds, target))
 
 
-@register("cosine_bce", kind="objective", softmax=cosine_ce)
-@reversible
+@reversible("cosine_bce", softmax=cosine_ce)
 def cosine_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce with CosPGD's weights (arXiv 2302.02213), of each entry against its own complement.
 
