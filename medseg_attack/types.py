@@ -426,7 +426,10 @@ class Adversarial:
 
         Associative, commutative up to ties in both, idempotent. Both sides must come from one judge on one model.
         """
-        take = (other.harm > self.harm) | ((other.harm == self.harm) & (other.size < self.size))
+        return self.where((other.harm > self.harm) | ((other.harm == self.harm) & (other.size < self.size)), other)
+
+    def where(self, take: Bool[Tensor, "b"], other: "Adversarial") -> "Adversarial":
+        """The other result in the samples of `take`, this one elsewhere; both were paid for."""
         return Adversarial(
             _taken(take, other.image, self.image),
             _taken(take, other.harm, self.harm),

@@ -3,8 +3,7 @@
 A check stands in the file of its moment, at the place of its code:
 
 - after a run, from its rows: `checks.rows`, which asks every check in it;
-- before a run, without an attack: `checks.model`; the check is also named in `ANSWERS`, `SLOPES` or `DIFFERENCES`, by
-  what must be known before it can be asked;
+- before a run, without an attack: `checks.model`; `needs` of the flag says what the model must give to be asked;
 - before a run, by attacking a few cases: `checks.probes`; `preflight` or `_try_harder` also calls the check.
 
 A check of a flag that has one elsewhere is decorated with that one's flag: `@check_too_few_steps.flag`. Afterwards
@@ -12,12 +11,13 @@ A check of a flag that has one elsewhere is decorated with that one's flag: `@ch
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeAlias
 
 P = ParamSpec("P")
 Verdict: TypeAlias = Literal["invalid", "upper bound on robustness", "note"]
+Needs: TypeAlias = Literal["nothing", "a gradient", "a gradient, and the same answer twice"]
 SEVERITY: dict[Verdict, int] = {"invalid": 0, "upper bound on robustness": 1, "note": 2}
 
 
@@ -41,12 +41,16 @@ class Flag:
 
     The function yields the evidence. Its docstring says the code and the condition, then, once per flag, an
     explanation and what to do.
+
+    Attributes:
+        needs: what a check before the run asks of the model beside an answer.
     """
 
     code: str
     title: str
     verdict: Verdict
     todo: str
+    needs: Needs = field(default="nothing", compare=False)
 
     def __call__(self, evidence: Callable[P, Iterator[Evidence]]) -> "Check[P]":
         return Check(self, evidence)

@@ -1,5 +1,6 @@
 """Checks before a run: can this model's robustness be measured? Small questions to a model and a few cases."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,10 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severity
+from medseg_attack.checks.flags import Evidence, Finding, Flag, Needs, by_severity, checks_in
 from medseg_attack.checks.rows import check_lost_gradients, check_same_clean_dice, check_stored_level
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.numerics.samples import draw, widen
+from medseg_attack.numerics.samples import draw_signs, widen
 from medseg_attack.registry.abilities import Climbs
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
@@ -18,6 +19,7 @@ from medseg_attack.threat.objectives.losses import bce, margin
 from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Attack, Batch, Image, LogOdds, Model, Objective, PerSample, Setting
 
+BROKEN = ("MA002", "MA022", "MA025")  # no gradient, not finite, out of range: such a model is not attacked
 REPEATS = 3  # passes of the same image
 RANDOM_STEPS = 8  # that a step along the gradient is compared with
 VANISHED = 1e-12  # of a loss: what float32 no longer adds to a sum
@@ -83,17 +85,23 @@ def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = (), *, g
     scene = Scene(model, batch, tuple(attacks), log_odds)
     if not torch.isfinite(log_odds).all():
         return by_severity([*check_image_range(scene), *check_finite(scene)])
-    findings = [finding for check in ANSWERS for finding in check(scene)]
-    if gradient and not (isinstance(model, SegModel) and model.black_box):  # which has no gradient to ask for
-        findings += _check_gradient(scene, random=any(finding.code == "MA003" for finding in findings))
-    return by_severity(findings)
+    findings = _ask(scene, "nothing")
+    if not gradient or (isinstance(model, SegModel) and model.black_box):  # which has no gradient to ask for
+        return by_severity(findings)
+    is_random = any(finding.flag == check_repeated_passes.flag for finding in findings)
+    broken = [*check_gradient_path(scene), *check_finite(scene)]
+    if not broken:
+        findings += _ask(scene, "a gradient")
+        # a randomised model does not stand checks that compare passes with each other
+        findings += [] if is_random else _ask(scene, "a gradient, and the same answer twice")
+    return by_severity(findings + broken)
 
 
-def _check_gradient(scene: Scene, random: bool) -> list[Finding]:
-    findings = [*check_gradient_path(scene), *check_finite(scene)]
-    # a randomised model does not stand checks that compare passes with each other
-    checks = SLOPES if random else (*SLOPES, *DIFFERENCES)
-    return findings or [finding for check in checks for finding in check(scene)]
+def _ask(scene: Scene, needs: Needs) -> list[Finding]:
+    """The findings of the checks that need this of the model, but for the two that say whether it has it."""
+    checks = [check for check in checks_in(sys.modules[__name__]) if check.flag.needs == needs]
+    asked = [check for check in checks if check not in (check_gradient_path, check_finite)]
+    return [finding for check in asked for finding in check(scene)]
 
 
 @Flag(
@@ -101,6 +109,7 @@ def _check_gradient(scene: Scene, random: bool) -> list[Finding]:
     "input gradient is exactly 0 in organs",
     "upper bound on robustness",
     "make the step that blocks it differentiable (straight-through), or use an attack without gradients",
+    needs="a gradient",
 )
 def check_blocked_gradient(scene: Scene) -> Iterator[Evidence]:
     """MA001: the gradient of the model's margins by the image is exactly 0 on more than 5 % of a case's organ pixels.
@@ -246,6 +255,7 @@ def check_precision(scene: Scene) -> Iterator[Evidence]:
     "the loss is numerically 0 where the model is right",
     "upper bound on robustness",
     "attack with --loss margin, which does not saturate",
+    needs="a gradient",
 )
 def check_saturated_loss(scene: Scene) -> Iterator[Evidence]:
     """MA019: on more than half of the organ pixels that are right the objective's pull is below 1e-12 of the margin's.
@@ -270,6 +280,7 @@ def check_saturated_loss(scene: Scene) -> Iterator[Evidence]:
     "the gradient does not predict how the loss changes",
     "upper bound on robustness",
     "look for a custom backward pass, or for steps that hide the true slope",
+    needs="a gradient, and the same answer twice",
 )
 def check_slope(scene: Scene) -> Iterator[Evidence]:
     """MA020: the slope along the gradient differs by more than 20 % (median over cases) from central differences at
@@ -297,6 +308,7 @@ def check_slope(scene: Scene) -> Iterator[Evidence]:
     "a step along the gradient is no better than a random one",
     "upper bound on robustness",
     "look for masked gradients; use an attack without gradients",
+    needs="a gradient, and the same answer twice",
 )
 def check_step_along_gradient(scene: Scene) -> Iterator[Evidence]:
     """MA021: a step of eps/8 along the gradient's signs raises the loss by less than twice what the best of 8 random
@@ -374,21 +386,6 @@ def _level(image: Tensor) -> float:
     return float(step) if on_lattice else 0.0
 
 
-ANSWERS: tuple[Check[[Scene]], ...] = (
-    check_image_range,
-    check_cut_z_score,
-    check_window,
-    check_grey_level,
-    check_precision,
-    check_probabilities,
-    check_repeated_passes,
-    check_case_alone,
-)
-
-SLOPES: tuple[Check[[Scene]], ...] = (check_blocked_gradient, check_saturated_loss)
-DIFFERENCES: tuple[Check[[Scene]], ...] = (check_slope, check_step_along_gradient)
-
-
 def _gradient(scene: Scene) -> Image:
     return torch.as_tensor(scene.gradient)
 
@@ -422,5 +419,4 @@ def _distance(a: LogOdds, b: LogOdds) -> PerSample:
 
 
 def _signs(scene: Scene, number: int) -> Image:
-    seeds = [1000 * number + i for i in range(len(scene.image))]
-    return (draw(torch.rand, scene.image, seeds) < 0.5).to(scene.image) * 2 - 1
+    return draw_signs(scene.image, [1000 * number + i for i in range(len(scene.image))])

@@ -13,7 +13,7 @@ from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Evidence, Finding, Flag, by_severity
-from medseg_attack.checks.model import Scene, check_finite, check_model
+from medseg_attack.checks.model import BROKEN, Scene, check_finite, check_model, check_repeated_passes
 from medseg_attack.checks.rows import (
     check_gradient_free_attacks,
     check_order_of_steps,
@@ -22,7 +22,7 @@ from medseg_attack.checks.rows import (
 )
 from medseg_attack.errors import listed
 from medseg_attack.metrics.overlap import dice
-from medseg_attack.numerics.samples import draw, widen
+from medseg_attack.numerics.samples import draw_signs, widen
 from medseg_attack.registry import spec
 from medseg_attack.registry.abilities import Aimed, Climbs, ClimbsInSteps
 from medseg_attack.registry.parts import walk
@@ -59,13 +59,13 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
     with torch.no_grad():
         scene = Scene(model, batch, tuple(attacks), model(batch.image))
     findings = check_model(model, batch, attacks)
-    codes = {finding.code for finding in findings}
-    if codes & {"MA002", "MA022", "MA025"} or not any(isinstance(attack, Climbs) for attack in attacks):
+    flags = {finding.flag for finding in findings}
+    if any(flag.code in BROKEN for flag in flags) or not any(isinstance(attack, Climbs) for attack in attacks):
         return findings
     finite = FiniteModel(model, batch.cases)
     scene = replace(scene, model=finite)
     findings += check_blindness(scene)
-    findings += check_averaging(scene) if "MA003" in codes else _try_harder(scene)
+    findings += check_averaging(scene) if check_repeated_passes.flag in flags else _try_harder(scene)
     return by_severity([*findings, *check_finite_probes(finite)])
 
 
@@ -82,7 +82,8 @@ def _try_harder(scene: Scene) -> list[Finding]:
 
     Of an attack with a goal, or that stops when it succeeds, Dice with the truth does not say how far it got.
     """
-    scene = replace(scene, attacks=tuple(attack for attack in scene.attacks if not _is_aimed(attack)))
+    unaimed = (attack for attack in scene.attacks if not any(isinstance(part, Aimed) for part in walk(attack)))
+    scene = replace(scene, attacks=tuple(unaimed))
     attack = strongest(scene.attacks)
     if attack is None:
         return []
@@ -96,22 +97,13 @@ def _try_harder(scene: Scene) -> list[Finding]:
 
 
 def strongest(attacks: Sequence[Attack]) -> Any:
-    """The attack by gradients of most steps, then of the largest budget; None if there is none."""
-    able = [
-        attack
-        for attack in attacks
-        if isinstance(attack, ClimbsInSteps) and attack.ball.eps > 0 and _in_norm(attack.ball)
-    ]
+    """The attack by gradients of most steps, then of the largest budget; None if there is none.
+
+    Other attacks cannot be tried in a ball that has a unit of its own, or another region for every case.
+    """
+    climbing = [attack for attack in attacks if isinstance(attack, ClimbsInSteps)]
+    able = [a for a in climbing if a.ball.eps > 0 and not a.ball.unit and a.ball.unrestricted is a.ball]
     return max(able, key=lambda attack: (attack.steps, attack.ball.eps), default=None)
-
-
-def _is_aimed(attack: Attack) -> bool:
-    return any(isinstance(part, Aimed) for part in walk(attack))
-
-
-def _in_norm(ball: Ball) -> bool:
-    """Whether other attacks can be tried in a ball: not where it has a unit of its own, or another region per case."""
-    return not ball.unit and ball.unrestricted is ball
 
 
 def mean_dice(model: Model, pred: Mask, target: Mask) -> PerSample:
@@ -300,8 +292,8 @@ class Averaged(AroundModel):
 
 def search(scene: Scene, ball: Ball) -> PerSample:
     """The Dice that random search reaches: a draw of signs whose squares are flipped while that does harm."""
-    target, seeds = scene.batch.target, range(len(scene.image))
-    signs = _sign(draw(torch.rand, scene.image, seeds))
+    target = scene.batch.target
+    signs = draw_signs(scene.image, range(len(scene.image)))
     rng = torch.Generator().manual_seed(0)
     best = lowest = torch.full((len(scene.image),), -torch.inf, device=scene.image.device)
     kept = signs
@@ -329,10 +321,6 @@ def _flipped(signs: Image, rng: torch.Generator, query: int) -> Image:
         window.append(slice(start, start + side))
     moved[tuple(window)] *= -1
     return moved
-
-
-def _sign(uniform: Tensor) -> Tensor:
-    return (uniform < 0.5).to(uniform) * 2 - 1
 
 
 def _without_objective(attack: Any) -> Any:

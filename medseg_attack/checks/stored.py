@@ -11,7 +11,7 @@ from medseg_attack.checks.rows import check_rows
 from medseg_attack.files import Form, read_json, write_json
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.reading import ids_of
+from medseg_attack.runs.reading import flat, ids_of
 from medseg_attack.runs.stored_files import FlagRecord, read_header
 from medseg_attack.stats.scores import Unit
 
@@ -42,9 +42,8 @@ def of_runs(headers: Mapping[Path, dict[str, Any]], before: Sequence[Finding]) -
     Args:
         headers: what each run.json will hold, by the folder of the run.
     """
-    tables = [RunFolder(path).rows().assign(run=str(path), **_flat(header)) for path, header in headers.items()]
-    findings = [*before, *(check_rows(pd.concat(tables, ignore_index=True)) if tables else [])]
-    findings = by_severity(findings)
+    tables = [RunFolder(path).rows().assign(run=str(path), **flat(header)) for path, header in headers.items()]
+    findings = by_severity([*before, *(check_rows(pd.concat(tables, ignore_index=True)) if tables else [])])
     return {path: [each.record() for each in findings if each.run in ("", str(path))] for path in headers}
 
 
@@ -115,7 +114,3 @@ def _joined(flags: Iterable[tuple[Path, str, dict[str, str]]]) -> list[dict[str,
         flag = {"model": model, "model_id": ids["model_id"], **record}
         result.setdefault(tuple(flag.values()), {**flag, "runs": []})["runs"].append(ids["run_id"])
     return list(result.values())
-
-
-def _flat(header: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in header.items() if not isinstance(value, dict | list)}

@@ -133,7 +133,8 @@ def _attack_cases(
     for (index, _), attack, adversarial in zip(
         attacks, ready, _attack_balls(ready, counted, image, target, seeds), strict=True
     ):
-        _synchronise(adversarial.image)
+        if image.is_cuda:
+            torch.cuda.synchronize(image.device)
         # shared passes are charged to each in full, as if it ran alone; seconds are those that it added
         cost = cost or (counted.forwards, counted.backwards)
         x, x0, stored = _as_stored(adversarial, image, levels, attack.ball)
@@ -176,8 +177,3 @@ def _group_by_attack(attacks: Sequence[Attack], indices: Sequence[int]) -> list[
     for index in indices:
         groups.setdefault(with_eps(attacks[index], 0.0), []).append(index)
     return list(groups.values())
-
-
-def _synchronise(image: Tensor) -> None:
-    if image.device.type == "cuda":
-        torch.cuda.synchronize(image.device)

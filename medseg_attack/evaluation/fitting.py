@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,6 @@ class Batches(Sequence[Batch]):
             batches += [same_shape[start : start + BATCH] for start in range(0, len(same_shape), BATCH)]
         return cls(data, tuple(batches), device)
 
-    @property
-    def all_refs(self) -> tuple[CaseRef, ...]:
-        """The cases of all batches."""
-        return tuple(ref for batch in self.refs for ref in batch)
-
     def __len__(self) -> int:
         return len(self.refs)
 
@@ -77,7 +72,7 @@ def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed:
         path = folder.path / f"learned-{next(numbers)}.safetensors"
         if not path.exists():
             start = time.perf_counter()
-            donors = Donors(batches.data, batches.all_refs)
+            donors = Donors(batches.data, tuple(chain(*batches.refs)))
             finite = FiniteModel(model)
             learned = bind(part, Setting(model.task, donors=donors)).fit(finite, batches, seed)
             facts = {"config": digest(folder.config), "seconds": f"{time.perf_counter() - start:.3f}"}

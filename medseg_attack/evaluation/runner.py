@@ -12,7 +12,7 @@ import yaml
 from medseg_attack import registry
 from medseg_attack.checks import stored
 from medseg_attack.checks.attack_profile import asks_model, uses_queries
-from medseg_attack.checks.model import check_case_alone, check_model
+from medseg_attack.checks.model import check_case_alone, check_gradient_path, check_model
 from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
@@ -214,10 +214,11 @@ def _run_model(
     folders = [RunFolder.open(folder, _config(opened, model_ref, cell, refs)) for cell, folder in runs]
     finished = {folder.path: read_header(folder.path) for folder in folders if _is_finished(folder, refs)}
     with frozen(model), deterministic(opened.device), model_ref.errors_named():
-        pending = [
-            PendingRun(_fitted(opened, model_ref, model, cell, folder), folder, cell.budget, number)
-            for number, ((cell, _), folder) in enumerate(zip(runs, folders, strict=True), opened.first_run(model_ref))
-        ]
+        pending = []
+        for number, ((cell, _), folder) in enumerate(zip(runs, folders, strict=True), opened.first_run(model_ref)):
+            batches = Batches.of(opened.data, training_cases(opened, model_ref, cell), opened.device)
+            attack = fitted(cell.attack, model, batches, folder, opened.study.seed)
+            pending.append(PendingRun(attack, folder, cell.budget, number))
         if opened.options.checks:
             _check_model(opened, model, model_ref, [cell for cell, _ in runs], refs)
         yield from run_attacks(
@@ -243,12 +244,6 @@ def _is_finished(folder: RunFolder, refs: Sequence[CaseRef]) -> bool:
 def _is_whole(folder: RunFolder, refs: Sequence[CaseRef]) -> bool:
     """Whether every chunk is on disk, whichever shard wrote it."""
     return all(folder.has(number) for number in range(len(chunks(refs))))
-
-
-def _fitted(opened: OpenedStudy, model_ref: ModelRef, model: SegModel, cell: Cell, folder: RunFolder) -> Any:
-    """The cell's attack, fitted on the training patients of the study's fold if it learns."""
-    batches = Batches.of(opened.data, training_cases(opened, model_ref, cell), opened.device)
-    return fitted(cell.attack, model, batches, folder, opened.study.seed)
 
 
 def training_cases(opened: OpenedStudy, model_ref: ModelRef, cell: Cell) -> Sequence[CaseRef]:
@@ -364,7 +359,8 @@ def _examine(
         findings = check_model(model, batch, attacks, gradient=False)
     else:  # the probes climb gradients, which a black box has none of
         findings = (check_model if model.black_box else preflight)(model, batch, attacks)
-    if any(finding.code == "MA002" for finding in findings) and any(isinstance(attack, Climbs) for attack in attacks):
+    no_path = any(finding.flag == check_gradient_path.flag for finding in findings)
+    if no_path and any(isinstance(attack, Climbs) for attack in attacks):
         raise InputError(
             f"expected a gradient of the output of {model_ref.name} by the image, got none (MA002); "
             "remove detach() and no_grad() from the model"
@@ -428,7 +424,7 @@ def _header(
         "attack": cell.label,
         "role": cell.role,
         "loss": cell.loss,
-        "eps": _eps(cell, folder),
+        "eps": float(f"{folder.rows()['budget'].mean():.3g}") if cell.budget else cell.eps,  # the mean over cases
         "eps_unit": cell.attack.ball.unit,
         "ball": cell.ball,
         "unit": cell.attack.ball.unit,
@@ -450,8 +446,3 @@ def _mean_of_known(scores: Iterable[float | None]) -> float | None:
     """The mean of the scores of organs that the validation patients have; None if they have none."""
     known = [score for score in scores if score is not None]
     return float(np.mean(known)) if known else None
-
-
-def _eps(cell: Cell, folder: RunFolder) -> float:
-    """The budget as a fraction of the window; with a unit it is the mean over cases, to three digits."""
-    return float(f"{folder.rows()['budget'].mean():.3g}") if cell.budget else cell.eps

@@ -36,7 +36,8 @@ def by_scan(
     result: dict[tuple[str, str], dict[str, float]] = {}
     for volume, indices in _scans(cases).items():
         values = {name: [math.nan] * len(classes) for name in metrics}
-        if _is_whole([cases[i] for i in indices]):
+        stack = cases[indices[0]].stack
+        if len(indices) == (1 if stack is None else stack.slices):
             pred, target, spacing = _stacked(cases, predictions, targets, indices)
             values = {name: metric(pred, target, [spacing])[0].tolist() for name, metric in metrics.items()}
         for k, cls in enumerate(classes):
@@ -51,23 +52,17 @@ def _scans(cases: Sequence[Case]) -> dict[str, list[int]]:
     return scans
 
 
-def _is_whole(cases: Sequence[Case]) -> bool:
-    stack = cases[0].stack
-    return len(cases) == (1 if stack is None else stack.slices)
-
-
 def _stacked(
     cases: Sequence[Case], predictions: Sequence[Bits], targets: Sequence[Bits], indices: Sequence[int]
 ) -> tuple[Mask, Mask, tuple[float, ...]]:
     first = cases[indices[0]]
+    shape = tuple(first.target.shape)
     pred, target = (
-        torch.from_numpy(np.stack([_unpacked(bits[i], first.target) for i in indices], axis=1)).bool()
+        torch.from_numpy(
+            np.stack([np.unpackbits(bits[i], count=math.prod(shape)).reshape(shape) for i in indices], axis=1)
+        ).bool()
         for bits in (predictions, targets)
     )
     if first.stack is None or len(indices) == 1:
         return pred.transpose(0, 1), target.transpose(0, 1), first.spacing_mm
     return pred[None], target[None], (first.stack.spacing_mm, *first.spacing_mm)
-
-
-def _unpacked(bits: Bits, like: torch.Tensor) -> Bits:
-    return np.unpackbits(bits, count=like.numel()).reshape(like.shape)

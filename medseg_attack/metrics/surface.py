@@ -11,6 +11,8 @@ outside of it or of the grid.
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,11 +28,7 @@ def hd95_mm(pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]) -
     """95th percentile of the symmetric Hausdorff distance between surfaces, in mm."""
     from monai.metrics import compute_hausdorff_distance  # here: it takes seconds to load
 
-    def distance(p: Mask, t: Mask, spacing: list[tuple[float, ...]]) -> Tensor:
-        return torch.as_tensor(
-            compute_hausdorff_distance(p, t, include_background=True, percentile=95, spacing=spacing)
-        )
-
+    distance = partial(compute_hausdorff_distance, percentile=95)
     return _guarded(distance, pred, target, spacing_mm, _diagonal_mm(pred, spacing_mm))
 
 
@@ -39,11 +37,7 @@ def assd_mm(pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]) -
     """Average symmetric surface distance: mean over both surfaces of the distance to the other one, in mm."""
     from monai.metrics import compute_average_surface_distance  # here: it takes seconds to load
 
-    def distance(p: Mask, t: Mask, spacing: list[tuple[float, ...]]) -> Tensor:
-        return torch.as_tensor(
-            compute_average_surface_distance(p, t, include_background=True, symmetric=True, spacing=spacing)
-        )
-
+    distance = partial(compute_average_surface_distance, symmetric=True)
     return _guarded(distance, pred, target, spacing_mm, _diagonal_mm(pred, spacing_mm))
 
 
@@ -60,9 +54,7 @@ def nsd(
         raise InputError(f"nsd: expected tolerance_mm of 0 or more, got {tolerance_mm}; e.g. nsd(tolerance_mm=2)")
     from monai.metrics import compute_surface_dice  # here: it takes seconds to load
 
-    def share(p: Mask, t: Mask, spacing: list[tuple[float, ...]]) -> Tensor:
-        return torch.as_tensor(compute_surface_dice(p, t, [tolerance_mm], include_background=True, spacing=spacing))
-
+    share = partial(compute_surface_dice, class_thresholds=[tolerance_mm])
     return _guarded(share, pred, target, spacing_mm, torch.zeros(pred.shape[:2], dtype=torch.float64))
 
 
@@ -72,7 +64,7 @@ def _diagonal_mm(pred: Mask, spacing_mm: Sequence[tuple[float, ...]]) -> Float[T
 
 
 def _guarded(
-    measure: Callable[[Mask, Mask, list[tuple[float, ...]]], Tensor],
+    measure: Callable[..., Any],
     pred: Mask,
     target: Mask,
     spacing_mm: Sequence[tuple[float, ...]],
@@ -87,5 +79,6 @@ def _guarded(
         spacing = [spacing_mm[i] for i in both.nonzero()[:, 0].tolist()]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # MONAI calls its own deprecated arguments
-            result[both] = measure(pred[both][:, None], target[both][:, None], spacing)[:, 0].to(torch.float64)
+            values = measure(pred[both][:, None], target[both][:, None], include_background=True, spacing=spacing)
+            result[both] = torch.as_tensor(values)[:, 0].to(torch.float64)
     return result

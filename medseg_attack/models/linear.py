@@ -22,17 +22,14 @@ class _Oracle(nn.Module):
         self.n_classes, self.exclusive, self.scale, self.blur = len(task.classes), task.exclusive, scale, blur
 
     def forward(self, image: Float[Tensor, "b 1 *s"]) -> Float[Tensor, "b k *s"]:
-        z = self.scale * (_box_mean(image) if self.blur else image) - self.scale / 2
+        if self.blur:  # zeros outside: linear and its own adjoint
+            pool = functional.avg_pool2d if image.ndim == 4 else functional.avg_pool3d
+            image = pool(image, 3, stride=1, padding=1)
+        z = self.scale * image - self.scale / 2
         if not self.exclusive:
             return z.expand(-1, self.n_classes, *z.shape[2:])
         never = torch.full_like(z, -50.0).expand(-1, self.n_classes - 2, *z.shape[2:])
         return torch.cat((torch.zeros_like(z), z, never), 1)
-
-
-def _box_mean(x: Float[Tensor, "b 1 *s"]) -> Float[Tensor, "b 1 *s"]:
-    """The mean of 3 x 3 (x 3) pixels with zeros outside: linear and its own adjoint."""
-    pool = functional.avg_pool2d if x.ndim == 4 else functional.avg_pool3d
-    return pool(x, 3, stride=1, padding=1)
 
 
 @register("oracle", kind="model", trained=True)

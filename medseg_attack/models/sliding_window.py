@@ -166,7 +166,9 @@ class _Tiled(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, importance, *weights)
         ctx.parts = net, places, flips
-        ctx.rng, ctx.amp = _rng(x), _amp(x)
+        ctx.rng = torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if x.is_cuda else None
+        kind = x.device.type  # the scope around the forward pass; backward may run outside of it
+        ctx.amp = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         blended: Tensor | None = None
         for place in places:
             window = (slice(None), slice(None), *place)
@@ -225,10 +227,6 @@ def _total(x: Tensor, places: Sequence[Place], importance: Tensor, sums: torch.d
     return total
 
 
-def _rng(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if x.is_cuda else None
-
-
 @contextmanager
 def _repeat(x: Tensor, rng: tuple[Tensor, Tensor | None], amp: torch.dtype | None) -> Iterator[None]:
     """A scope with the random numbers and the precision of the first pass; afterwards both are as before."""
@@ -238,9 +236,3 @@ def _repeat(x: Tensor, rng: tuple[Tensor, Tensor | None], amp: torch.dtype | Non
             torch.cuda.set_rng_state(rng[1], x.device)
         with torch.autocast(x.device.type, dtype=amp, enabled=amp is not None), torch.enable_grad():
             yield
-
-
-def _amp(x: Tensor) -> torch.dtype | None:
-    """The precision of the autocast scope around the forward pass; backward may run outside of it."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

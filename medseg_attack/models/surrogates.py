@@ -1,7 +1,7 @@
 """Surrogates: trained models that belong to an attack, read once and held to the weights that a run began with."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,9 @@ from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load, read_buildable_card, read_card
 from medseg_attack.models.model_ref import checkpoint_hash
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.registry import register
+from medseg_attack.registry import entry_of, register
 from medseg_attack.registry.parts import replace_parts, walk
+from medseg_attack.registry.table import Bound, kind_of
 from medseg_attack.types import Task
 
 MODELS_IN_MEMORY = 8  # every batch asks for the models of an ensemble
@@ -53,14 +54,8 @@ def _content(folder: Path) -> str:
     return checkpoint_hash(read_buildable_card(folder))[:HASH_DIGITS]
 
 
-def _pinned(folder: str) -> Callable[[Task], SegModel]:
-    return _surrogate(folder, _content(Path(folder)))
-
-
-@functools.lru_cache(maxsize=256)
-def _surrogate(folder: str, content: str) -> Callable[[Task], SegModel]:
-    """The one object of a checkpoint, so that attacks which differ only in their budget compare as such."""
-    return functools.partial(checkpoint, folder=folder, content=content)
+def _pinned(folder: str) -> Bound:
+    return Bound(checkpoint, (("folder", folder), ("content", _content(Path(folder)))))
 
 
 def with_folders(attack: Any, folder_of: Callable[[str], str]) -> Any:
@@ -90,15 +85,14 @@ def pin_surrogates(attack: Any, victim: Path, models: Sequence[Path]) -> Any:
     Raises:
         InputError: a surrogate is no checkpoint, or is to be trained first, or there are no others.
     """
-    return replace_parts(
-        attack, lambda part: _pin(part, victim, models) if isinstance(part, functools.partial) else None
-    )
+    return replace_parts(attack, lambda part: _pin(part, victim, models) if kind_of(part) == "model" else None)
 
 
-def _pin(surrogate: "functools.partial[SegModel]", victim: Path, models: Sequence[Path]) -> Any:
-    if surrogate.func is checkpoint:
-        return _pinned(surrogate.keywords.get("folder", ""))
-    if surrogate.func is not others:
+def _pin(surrogate: Any, victim: Path, models: Sequence[Path]) -> Any:
+    entry = entry_of(surrogate)
+    if entry is not None and entry.make is checkpoint:
+        return _pinned(dict(surrogate.options)["folder"] if isinstance(surrogate, Bound) else "")
+    if surrogate is not others:
         return surrogate
     own = read_card(victim)["weights_sha256"]
     rest = tuple(_pinned(str(model)) for model in models if read_card(model)["weights_sha256"] != own)
@@ -110,5 +104,5 @@ def _pin(surrogate: "functools.partial[SegModel]", victim: Path, models: Sequenc
 def surrogates(attack: Any) -> Iterator[str]:
     """Folder and hash of every surrogate of a pinned attack."""
     for part in walk(attack):
-        if isinstance(part, functools.partial) and part.func is checkpoint:
-            yield f"{part.keywords['folder']} {part.keywords['content']}"
+        if isinstance(part, Bound) and part.function is checkpoint:
+            yield "{folder} {content}".format(**dict(part.options))

@@ -47,6 +47,11 @@ def widen(per_sample: Shaped[Tensor, "b"], like: Tensor) -> Tensor:
     return per_sample.view(-1, *(1 for _ in like.shape[1:]))
 
 
+def draw_signs(like: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Random signs, 1 or -1, of the shape of `like`; sample `i` depends on `seeds[i]` alone."""
+    return (draw(torch.rand, like, seeds) < 0.5).to(like) * 2 - 1
+
+
 TINY = 1e-12  # keeps the direction of a zero gradient zero instead of not-a-number
 
 

@@ -69,12 +69,6 @@ class StoredValues:
         )
 
     @property
-    def step(self) -> Tensor:
-        """One stored level in [0, 1], (b, c, 1, ...); 0 where floats are stored."""
-        width = (self.slope / (self.high - self.low)).abs()
-        return self._by_type(lambda dtype: torch.zeros_like(width) if dtype.is_floating_point else width)
-
-    @property
     def outside(self) -> Tensor:
         """Whether a value is padding or outside of its intensity window, (b, c, *s)."""
         native = self.stored * self.slope + self.inter

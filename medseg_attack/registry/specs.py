@@ -1,7 +1,6 @@
 """Specs to objects and back: `build("pgd(linf(4/255), steps=40)", "attack")` and its inverse `spec`."""
 
 import dataclasses
-import functools
 import inspect
 import math
 from collections.abc import Mapping
@@ -169,8 +168,6 @@ def _checked(entry: Entry, field: str, value: Any) -> Any:
 
 
 def _node(thing: Any) -> Node:
-    if isinstance(thing, functools.partial):
-        return _call(known_as[thing.func], {}, thing.keywords)
     if isinstance(thing, Bound):
         return _call(known_as[thing.function], {}, dict(thing.options))
     if callable(thing) and not dataclasses.is_dataclass(thing) and thing in known_as:

@@ -178,10 +178,8 @@ class Entry:
         Raises:
             InputError: an argument is missing, or its value is refused.
         """
-        if self._is_value:
+        if self._is_value or self.kind == "model":  # a model is built for a task, which its spec does not name
             return Bound(self.make, tuple(arguments.items())) if arguments else self.make
-        if self.kind == "model":  # a model is built for a task, which its spec does not name
-            return functools.partial(self.make, **arguments)
         missing = [n for n, p in self.fields.items() if p.default is p.empty and n not in arguments]
         if missing:
             raise InputError(f"{self.name} needs {', '.join(missing)}, got {arguments or 'nothing'}; add it")

@@ -86,7 +86,11 @@ NORMS = ("linf", "l2", "l0")
 def _check_reach(attacks: Sequence[registry.Spec], study: Study) -> None:
     """Refuses a loss, a goal or a norm that no attack would follow, or that one of them would not."""
     climbing = [spec for spec in attacks if registry.find(spec.name, "attack").threat != "no model"]
-    fixed = [spec for spec in climbing if not _takes_objective(spec)]
+    fixed = [
+        spec
+        for spec in climbing
+        if not (registry.leaves_open(spec, "objective") or registry.named(spec).sets("objective"))
+    ]
     objectives = {text: registry.build(text, "objective") for text in study.losses}
     goals = [text for text, goal in objectives.items() if any(isinstance(part, Aimed) for part in walk(goal))]
     unused = goals or (study.losses if len(fixed) == len(climbing) else [])
@@ -106,10 +110,6 @@ def _check_reach(attacks: Sequence[registry.Spec], study: Study) -> None:
                 f"expected attacks in any norm for --norm {study.norm}, got {spec}, which is one of {kind}; "
                 "drop --norm or that attack"
             )
-
-
-def _takes_objective(spec: registry.Spec) -> bool:
-    return registry.leaves_open(spec, "objective") or registry.named(spec).sets("objective")
 
 
 def _within(cell: Cell, region: str) -> Cell:

@@ -1,7 +1,8 @@
 """Runs read again: their folders, and rows with the fields of their header."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -66,20 +67,16 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
             )
         if str(folder) != whole_characters(str(folder)):
             raise InputError(f"expected the path of a run in UTF-8, got {folder}; rename its folders")
-        flat = {
-            key: whole_characters(value) if isinstance(value, str) else value
-            for key, value in header.items()
-            if not isinstance(value, dict | list)
-        }
+        said = {k: whole_characters(value) if isinstance(value, str) else value for k, value in flat(header).items()}
         # what older headers do not say
-        flat = ids_of(folder) | {"role": role_of(str(header.get("attack"))), "checks": "flags" in header} | flat
+        said = ids_of(folder) | {"role": role_of(str(header.get("attack"))), "checks": "flags" in header} | said
         config = RunFolder(folder).config
         facts = {
             "run": str(folder),
             "verified": RunFolder(folder).verified,
             "cases_id": digest([config.get("data"), config.get("cases")])[:12],
         }
-        tables.append(rows.assign(cls=rows["cls"].replace(RESERVED), **(flat | facts)))
+        tables.append(rows.assign(cls=rows["cls"].replace(RESERVED), **(said | facts)))
     return with_distinct_models(pd.concat(tables, ignore_index=True))
 
 
@@ -91,3 +88,8 @@ def with_distinct_models(rows: pd.DataFrame) -> pd.DataFrame:
     label = rows["label"] if "label" in rows else rows["model"]
     several = rows["model_id"].groupby(label).transform("nunique") > 1
     return rows.assign(label=label, model=label.where(~several, rows["model_id"]))
+
+
+def flat(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a header that are one value, which become columns."""
+    return {key: value for key, value in header.items() if not isinstance(value, dict | list)}

@@ -136,27 +136,20 @@ def _transform(grid: tuple[int, ...], patches: bool) -> Any:
 
     A scan is neither flipped nor turned: which way is up, front and left is what tells some of its organs apart.
     """
-    from monai.transforms import (
-        Compose,
-        RandAdjustContrastd,
-        RandAffined,
-        RandCropByPosNegLabeld,
-        RandFlipd,
-        RandRotate90d,
-        RandScaleIntensityd,
-        SpatialPadd,
-    )
+    from monai import transforms
 
     both = ("image", "target")
-    flips = [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in (0, 1)] if len(grid) == 2 else []
-    turns = [RandRotate90d(both, prob=0.5, max_k=3)] if len(grid) == 2 and len(set(grid)) == 1 else []
-    cut = [SpatialPadd(both, grid), RandCropByPosNegLabeld(both, "target", grid, pos=2, neg=1)] if patches else []
-    return Compose(
+    flips = [transforms.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in (0, 1)] if len(grid) == 2 else []
+    turns = [transforms.RandRotate90d(both, prob=0.5, max_k=3)] if len(grid) == 2 and len(set(grid)) == 1 else []
+    pad = [transforms.SpatialPadd(both, grid)] if patches else []
+    cut = [transforms.RandCropByPosNegLabeld(both, "target", grid, pos=2, neg=1)] if patches else []
+    return transforms.Compose(
         [
+            *pad,
             *cut,
             *flips,
             *turns,
-            RandAffined(
+            transforms.RandAffined(
                 both,
                 prob=0.7,
                 rotate_range=0.26,
@@ -167,8 +160,8 @@ def _transform(grid: tuple[int, ...], patches: bool) -> Any:
                 cache_grid=True,
                 spatial_size=grid,
             ),
-            RandScaleIntensityd("image", factors=0.2, prob=0.5),
-            RandAdjustContrastd("image", gamma=(0.7, 1.4), prob=0.5),
+            transforms.RandScaleIntensityd("image", factors=0.2, prob=0.5),
+            transforms.RandAdjustContrastd("image", gamma=(0.7, 1.4), prob=0.5),
         ]
     )
 

@@ -1,7 +1,6 @@
 """The options of a training, as they were written and with nothing left open."""
 
 import dataclasses
-import functools
 import inspect
 import json
 import math
@@ -16,6 +15,7 @@ from medseg_attack.errors import InputError, plural
 from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.registry import find, parse_call, spec
+from medseg_attack.registry.table import Bound
 from medseg_attack.training.augment import TrainingData, parts
 from medseg_attack.training.losses import training_loss
 from medseg_attack.types import CaseRef
@@ -74,25 +74,22 @@ def resolve(options: Options, data: TrainingData) -> Options:
             if field not in fields:
                 raise InputError(f"{owner} has no {field}, got {value!r}; leave it out or choose another --model")
             arguments[field] = value
-    if _meets_nowhere(fields, arguments) and len({ref.shape for ref in refs}) > 1:
-        arguments["size"] = _common_grid(options, data, dims)
+    own_grids = [arguments.get(name, fields[name].default) for name in ("size", "window") if name in fields]
+    if "size" in fields and not any(own_grids) and len({ref.shape for ref in refs}) > 1:
+        if dims == 3:
+            raise InputError(
+                f"expected a window that patches of the scans of {data.name} are cut to, got none in {options.model}; "
+                "add window=(SLICES, ROWS, COLUMNS)"
+            )
+        arguments["size"] = MANY_GRIDS
     if options.init:
         read_card(Path(options.init))
     window = arguments.get("window", ())
     cases = sum(parts(ref, window) for ref in refs) if window else len(refs)
     per_epoch = max(cases // options.batch_size, 1)
     epochs = options.epochs or math.ceil(STEPS / per_epoch)
-    full = spec(functools.partial(make, **arguments))
+    full = spec(Bound(make, tuple(arguments.items())))
     return dataclasses.replace(options, model=full, epochs=epochs, size=(), encoder_weights="")
-
-
-def _common_grid(options: Options, data: TrainingData, dims: int) -> tuple[int, ...]:
-    if dims == 3:
-        raise InputError(
-            f"expected a window that patches of the scans of {data.name} are cut to, got none in {options.model}; "
-            "add window=(SLICES, ROWS, COLUMNS)"
-        )
-    return MANY_GRIDS
 
 
 def _architecture(model: str) -> tuple[Any, str, dict[str, Any]]:
@@ -135,18 +132,11 @@ def _dims(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any])
     return int(arguments.get("dims", fields["dims"].default)) if "dims" in fields else 2
 
 
-def _meets_nowhere(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> bool:
-    """Whether a model that could would bring its cases to no common grid."""
-    return "size" in fields and not any(
-        arguments.get(name, fields[name].default) for name in ("size", "window") if name in fields
-    )
-
-
 def label(model: str) -> str:
     """The name of a trained model on the command line: its spec without grid and initial weights."""
     name, arguments = parse_call(model, "model")
     kept = {field: value for field, value in arguments.items() if field not in ("size", "encoder_weights")}
-    return spec(functools.partial(find(name, "model").make, **kept))
+    return spec(Bound(find(name, "model").make, tuple(kept.items())))
 
 
 def folder_name(plan: Options, data: TrainingData) -> str:

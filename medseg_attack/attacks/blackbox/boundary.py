@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
@@ -76,14 +75,15 @@ class Boundary:
         for step in range(self.queries - LEAST + 1):
             inside = walk.size <= self.ball.eps
             size = torch.where(inside, torch.full_like(shrink, self.ball.eps), walk.size * (1 - shrink))
-            noise = widen(spread * walk.size, image) * self._noise(image, reseeded(seeds, step))
+            coarse = draw(torch.randn, zeros(image, self.grid), reseeded(seeds, step))
+            noise = widen(spread * walk.size, image) * stretched(coarse, tuple(image.shape[2:]))
             trial = self._evaluate(model, image, target, _cut(self.ball, walk.image - image + noise, size))
             better = torch.where(
                 inside,
                 (trial.harm > walk.harm) & (trial.size <= self.ball.eps),
                 (trial.harm >= need) & (trial.size < walk.size),
             )
-            walk = _where(better, trial, walk)
+            walk = walk.where(better, trial)
             spread = (spread * torch.where(better, 1.1, 0.97)).clamp(1e-3, 1)
             shrink = (shrink * torch.where(better, 1.3, 0.9)).clamp(1e-3, 0.5)
         best = clean | judge(model, self.ball, self.ball.project(walk.image, image), image, target)
@@ -100,32 +100,19 @@ class Boundary:
         nearest = self._evaluate(model, image, target, starts[0])
         for start in starts[1:]:
             trial = self._evaluate(model, image, target, start)
-            nearest = _where(trial.harm > nearest.harm, trial, nearest)
+            nearest = nearest.where(trial.harm > nearest.harm, trial)
         low, high, change = torch.zeros_like(need), torch.ones_like(need), nearest.image - image
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             trial = self._evaluate(model, image, target, widen(middle, image) * change)
             harmful = trial.harm >= need
-            nearest = _where(harmful, trial, nearest)
+            nearest = nearest.where(harmful, trial)
             low, high = torch.where(harmful, low, middle), torch.where(harmful, middle, high)
         return nearest
 
     def _evaluate(self, model: Model, image: Image, target: Mask, change: Tensor) -> Adversarial:
         """The changed image, cut to [0, 1], with its harm and the change's size; one query."""
         return judge(model, self.ball, (image + change).clamp(0, 1), image, target)
-
-    def _noise(self, image: Image, seeds: Sequence[int]) -> Tensor:
-        """Gaussian noise of `grid` values per axis, stretched onto the image."""
-        return stretched(draw(torch.randn, zeros(image, self.grid), seeds), tuple(image.shape[2:]))
-
-
-def _where(take: Bool[Tensor, "b"], new: Adversarial, old: Adversarial) -> Adversarial:
-    """The new one in the samples of `take`, the old one elsewhere."""
-    return Adversarial(
-        torch.where(widen(take, old.image), new.image, old.image),
-        torch.where(take, new.harm, old.harm),
-        torch.where(take, new.size, old.size),
-    )
 
 
 def _cut(ball: Ball, change: Tensor, sizes: PerSample) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched, zeros
-from medseg_attack.numerics.samples import draw, reseeded, widen
+from medseg_attack.numerics.samples import draw_signs, reseeded, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
@@ -25,7 +25,7 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
 
 BETA1, BETA2 = 0.9, 0.999  # decays of Adam's moments, as in the papers
 Score: TypeAlias = Callable[[Tensor], PerSample]  # coefficients (b, c, *t) -> objective
-Estimate: TypeAlias = Callable[[Score, Tensor, int], Tensor]  # (score, coefficients, step) -> gradient
+Estimate: TypeAlias = Callable[[Score, Tensor, float, Sequence[int], int], Tensor]  # as `by_signs`
 
 
 @register("zoo", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="zoo(queries=90)")
@@ -65,10 +65,7 @@ class ZOO:
         _check(self, 2 * self.coordinates)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        def estimate(score: Score, x: Tensor, step: int) -> Tensor:
-            return by_coordinates(score, x, self.probe * self.ball.eps, reseeded(seeds, step), self.coordinates)
-
-        return _ascend(self, model, image, target, seeds, estimate, 2 * self.coordinates)
+        return _ascend(self, by_coordinates, self.coordinates, model, image, target, seeds)
 
 
 @register("spsa", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="spsa(queries=90)")
@@ -104,10 +101,7 @@ class SPSA:
         _check(self, 2 * self.directions)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        def estimate(score: Score, x: Tensor, step: int) -> Tensor:
-            return by_signs(score, x, self.probe * self.ball.eps, reseeded(seeds, step), self.directions)
-
-        return _ascend(self, model, image, target, seeds, estimate, 2 * self.directions)
+        return _ascend(self, by_signs, self.directions, model, image, target, seeds)
 
 
 def by_coordinates(score: Score, x: Tensor, width: float, seeds: Sequence[int], n: int) -> Tensor:
@@ -148,13 +142,7 @@ def _slope(score: Score, x: Tensor, probe: Tensor, width: float) -> PerSample:
 
 
 def _ascend(
-    attack: ZOO | SPSA,
-    model: Model,
-    image: Image,
-    target: Mask,
-    seeds: Sequence[int],
-    estimate: Estimate,
-    per_step: int,
+    attack: ZOO | SPSA, estimate: Estimate, n: int, model: Model, image: Image, target: Mask, seeds: Sequence[int]
 ) -> Adversarial:
     """The worst iterate of each sample when Adam climbs the coefficients along estimated gradients."""
     ball, eps = attack.ball, attack.ball.eps
@@ -172,8 +160,7 @@ def _ascend(
     change = zeros(image, attack.grid)
     highest = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
     for start in range(attack.starts):
-        signs = (draw(torch.rand, change, reseeded(seeds, -1 - start)) < 0.5).to(change) * 2 - 1
-        corner = coarse.clipped(coarse.step(signs, change))
+        corner = coarse.clipped(coarse.step(draw_signs(change, reseeded(seeds, -1 - start)), change))
         x = ball.project(changed(corner), image)
         with torch.no_grad():
             log_odds = model(x)
@@ -181,9 +168,9 @@ def _ascend(
         height = objective(log_odds.double(), target, 1.0)
         change = torch.where(widen(height > highest, change), corner, change)
         highest = torch.maximum(height, highest)
-    mean, square, times = torch.zeros_like(change), torch.zeros_like(change), torch.zeros_like(change)
-    for step in range(1, (attack.queries - 1 - attack.starts) // (per_step + 1) + 1):
-        grad = estimate(score, change, step)
+    mean, square, times = (torch.zeros_like(change) for _ in range(3))
+    for step in range(1, (attack.queries - 1 - attack.starts) // (2 * n + 1) + 1):
+        grad = estimate(score, change, attack.probe * eps, reseeded(seeds, step), n)
         known = grad != 0  # other coordinates stay: they were not drawn, or the score did not differ
         times = times + known
         mean = torch.where(known, BETA1 * mean + (1 - BETA1) * grad, mean)

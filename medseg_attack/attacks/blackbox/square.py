@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import TINY, draw, reseeded, widen
+from medseg_attack.numerics.samples import TINY, draw, draw_signs, reseeded, widen
 from medseg_attack.registry import register, spec
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
@@ -98,13 +98,13 @@ class _InLinf:
 
     def start(self, seeds: Sequence[int]) -> Image:
         """The first query: stripes along the first axis."""
-        signs = _signs(self.image[:, :, :1], seeds)
+        signs = draw_signs(self.image[:, :, :1], seeds)
         return self.ball.project(self.image + self.ball.eps * signs, self.image)
 
     def next(self, x: Image, share: float, seeds: Sequence[int]) -> Image:
         """The next query: `x` with a random square set to one end of its range."""
         inside, _ = _square(x, _side(x, share), seeds)
-        signs = _signs(_corner(x), reseeded(seeds, "signs"))
+        signs = draw_signs(_corner(x), reseeded(seeds, "signs"))
         return self.ball.project(x + 2 * self.ball.eps * signs * inside, self.image)
 
 
@@ -131,7 +131,8 @@ class _InL2:
     def next(self, x: Image, share: float, seeds: Sequence[int]) -> Image:
         """The next query: the change of one square goes to another, with a new bump and all unspent length."""
         delta = x - self.image
-        side = _odd(_side(x, share), min(x.shape[2:]))
+        # odd, 3 or more as in the released code: a bump of fewer pixels has no hills
+        side = min(max(_side(x, share) // 2 * 2 + 1, 3), (min(x.shape[2:]) - 1) // 2 * 2 + 1)
         square, corner = _square(x, side, seeds)
         source, _ = _square(x, side, reseeded(seeds, "there"))
         axes = tuple(range(2, x.ndim))
@@ -158,21 +159,11 @@ def _corner(x: Image) -> Tensor:
     return x[(slice(None), slice(None), *(slice(0, 1) for _ in x.shape[2:]))]
 
 
-def _signs(like: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Random signs, 1 or -1, in the shape of `like`."""
-    return (draw(torch.rand, like, seeds) < 0.5).to(like) * 2 - 1
-
-
 def _side(x: Image, share: float) -> int:
     """The side in pixels of a square that covers a share of the image, at most the image's shortest side."""
     shape = x.shape[2:]
     side: int = min(max(round((share * x[0, 0].numel()) ** (1 / len(shape))), 1), *shape)
     return side
-
-
-def _odd(side: int, most: int) -> int:
-    """The next odd side, 3 or more as in the released code: a bump of fewer pixels has no hills."""
-    return min(max(side // 2 * 2 + 1, 3), (most - 1) // 2 * 2 + 1)
 
 
 def _square(x: Image, side: int, seeds: Sequence[int]) -> tuple[Float[Tensor, "b 1 *s"], Tensor]:
@@ -216,4 +207,4 @@ def _bump(x: Image, corner: Tensor, side: int, seeds: Sequence[int]) -> Image:
     height = falling.flip(0).cumsum(0).flip(0)
     hills = height[distance.clamp(max=side)] * inside * (1 - 2 * second)
     hills = hills / (widen(hills.flatten(1).square().sum(1).sqrt(), x) + TINY)
-    return hills * _signs(_corner(x), reseeded(seeds, "signs"))
+    return hills * draw_signs(_corner(x), reseeded(seeds, "signs"))

@@ -1,6 +1,5 @@
 """The transfer attack, which perturbs images on other models than the attacked one."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from medseg_attack.errors import InputError, NotFiniteError
 from medseg_attack.numerics.flows import moved
 from medseg_attack.registry import build, register, with_eps
 from medseg_attack.registry.abilities import Climbs
+from medseg_attack.registry.table import kind_of
 from medseg_attack.types import Adversarial, AroundAttack, Attack, Ball, Fittable, Image, Mask, Model, Sweeps, Task
 
 FUSIONS = ("logits", "probabilities", "losses")
@@ -129,7 +129,7 @@ def _by_folder(surrogate: Any) -> Any:
         return tuple(map(_by_folder, surrogate))
     if isinstance(surrogate, str):
         return build(f"checkpoint({surrogate!r})", "model")
-    if surrogate is not None and not isinstance(surrogate, functools.partial):
+    if surrogate is not None and not (callable(surrogate) and kind_of(surrogate) in ("model", "")):
         raise InputError(f"expected surrogate to be a checkpoint's folder or a model, got {surrogate!r}; write such")
     return surrogate
 

@@ -7,7 +7,7 @@ import torch
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.samples import draw, widen
+from medseg_attack.numerics.samples import draw, draw_signs, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
@@ -41,8 +41,7 @@ class Noise:
 
     def _noisy(self, image: Image, seeds: Sequence[int]) -> Image:
         if self.draw == "sign":
-            signs = (draw(torch.rand, image, seeds) < 0.5).to(image) * 2 - 1
-            return self.ball.project(image + self.ball.step(signs, image), image)
+            return self.ball.project(image + self.ball.step(draw_signs(image, seeds), image), image)
         uniform = self.ball.sample(image, seeds)
         if self.draw == "uniform":
             return uniform

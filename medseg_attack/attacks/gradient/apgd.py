@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judge, judge_prediction
+from medseg_attack.attacks.judging import judge, visit
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import reseeded, widen
 from medseg_attack.registry import register, with_eps
@@ -101,18 +101,14 @@ class APGD:
     def _run(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         worst, done = None, 0
         for radius, steps in phases(self.steps, self.radii):
-            ball = _widened(self.ball, radius)
+            wide = self.ball.eps * radius
+            # the ball itself where a wider one would hold every image
+            ball: Ball = with_eps(self.ball, wide) if wide < 1 or self.ball.eps >= 1 else self.ball
             x = ball.sample(image, seeds) if worst is None else ball.project(worst.image, image)
             ascent = _Ascent(model, ball, for_task(self.objective, model.task), image, target, self.steps)
             worst, done = ascent.climb(x, steps, done), done + steps
         assert worst is not None
         return worst
-
-
-def _widened(ball: Ball, radius: float) -> Ball:
-    """The ball with eps times `radius`, or the ball itself where that would hold every image."""
-    wider: Ball = with_eps(ball, ball.eps * radius) if ball.eps * radius < 1 or ball.eps >= 1 else ball
-    return wider
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,12 +160,8 @@ class _Ascent:
 
     def _evaluate(self, x: Image, done: int) -> tuple[_Point, Adversarial]:
         """The objective and its gradient at `x`, and `x` with its harm, all of one forward pass."""
-        x = x.detach().requires_grad_()
-        log_odds = self.model(x)
-        loss = self.objective(log_odds, self.target, done / self.total)
-        (grad,) = torch.autograd.grad(loss.sum(), x)
-        log_odds = log_odds.detach()
+        judged, log_odds, height, grad = visit(
+            self.model, self.ball, self.objective, x, self.image, self.target, done / self.total
+        )
         unmasked = progress_of(self.objective)
-        height = loss.detach() if unmasked is None else unmasked(log_odds, self.target, 1.0)
-        judged = judge_prediction(self.model, self.ball, x, self.image, self.model.decide(log_odds), self.target)
-        return _Point(x.detach(), height, grad), judged
+        return _Point(x.detach(), height if unmasked is None else unmasked(log_odds, self.target, 1.0), grad), judged

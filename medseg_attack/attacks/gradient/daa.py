@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judge, judge_prediction
+from medseg_attack.attacks.judging import judge, visit
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import TINY, reseeded, scaled
 from medseg_attack.registry import register
@@ -50,25 +50,17 @@ class DAA:
         worst = judge(model, self.ball, image, image, target)
         starts = [self.ball.sample(image, reseeded(seeds, run) if run else seeds) for run in range(self.particles)]
         particles = torch.stack(starts)
+        objective = for_task(self.objective, model.task)
         for step in range(self.steps):
-            iterates = [self._evaluate(model, x, image, target, step / self.steps) for x in particles]
-            worst = reduce(or_, (judged for _, judged in iterates), worst)
-            directions = coupled(particles, torch.stack([grad for grad, _ in iterates]), self.coupling)
+            visits = [visit(model, self.ball, objective, x, image, target, step / self.steps) for x in particles]
+            worst = reduce(or_, (judged for judged, *_ in visits), worst)
+            directions = coupled(particles, torch.stack([scaled(grad) for *_, grad in visits]), self.coupling)
             steps = [
                 self.ball.project(x + self.step_size * self.ball.step(direction, x), image)
                 for x, direction in zip(particles, directions, strict=True)
             ]
             particles = torch.stack(steps)
         return reduce(or_, (judge(model, self.ball, x, image, target) for x in particles), worst)
-
-    def _evaluate(
-        self, model: Model, x: Image, image: Image, target: Mask, progress: float
-    ) -> tuple[Image, Adversarial]:
-        """The gradient at `x`, divided by its mean magnitude, and `x` with its harm, of one forward pass."""
-        x = x.detach().requires_grad_()
-        log_odds = model(x)
-        (grad,) = torch.autograd.grad(for_task(self.objective, model.task)(log_odds, target, progress).sum(), x)
-        return scaled(grad), judge_prediction(model, self.ball, x, image, model.decide(log_odds.detach()), target)
 
 
 def coupled(particles: Particles, grads: Particles, coupling: float) -> Particles:

@@ -1,6 +1,6 @@
 """Smaller copies of an image that gradients are taken through (DI2-FGSM), and how far each pixel may move."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,10 @@ class Shrunk:
         dice = draw(torch.rand, image[:, :1].flatten(1)[:, :1].expand(-1, 2 + axes), seeds)
         size = SMALLEST + (1 - SMALLEST) * dice[:, 1]
         return cls(dice[:, 0] < chance, size, (2 * dice[:, 2:] - 1) * (1 - size[:, None]))
+
+    def through(self, model: Callable[[Image], LogOdds]) -> Callable[[Image], LogOdds]:
+        """The model as it sees images through their copies."""
+        return lambda image: self.back(model(self.to(image)))
 
     def to(self, image: Image) -> Image:
         """The images with the chosen ones shrunk, zeros around them."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.attacks.gradient.input_diversity import reach
-from medseg_attack.attacks.judging import judge, judge_prediction
+from medseg_attack.attacks.judging import judge, visit
 from medseg_attack.errors import require
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
@@ -43,11 +43,8 @@ class PAdam:
         x = self.ball.sample(image, seeds)
         mean, square, largest = (torch.zeros_like(image) for _ in range(3))
         for step in range(self.steps):
-            x = x.detach().requires_grad_()
-            log_odds = model(x)
-            (grad,) = torch.autograd.grad(objective(log_odds, target, step / self.steps).sum(), x)
-            x = x.detach()
-            worst |= judge_prediction(model, self.ball, x, image, model.decide(log_odds.detach()), target)
+            judged, _, _, grad = visit(model, self.ball, objective, x, image, target, step / self.steps)
+            worst |= judged
             mean = BETA1 * mean + (1 - BETA1) * grad
             square = BETA2 * square + (1 - BETA2) * grad.square()
             largest = torch.maximum(largest, square)

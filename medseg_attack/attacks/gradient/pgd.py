@@ -10,7 +10,7 @@ from operator import or_
 import torch
 
 from medseg_attack.attacks.gradient.input_diversity import Shrunk, reach
-from medseg_attack.attacks.judging import judge, judge_prediction
+from medseg_attack.attacks.judging import climb, judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import blurred
 from medseg_attack.numerics.samples import reseeded, scaled
@@ -82,7 +82,9 @@ class PGD:
         worst = judge(model, self.ball, image, image, target) if self.keep_worst else None
         direction = torch.zeros_like(image)
         for step in range(self.steps):
-            base = self._ahead(x, direction) if self.look_ahead else x
+            base = x
+            if self.look_ahead:  # where the momentum leads to, cut to [0, 1]; the paper does not cut it
+                base = (x + self.step_size * self.momentum * reach(self.ball, x) * direction).clamp(0, 1)
             log_odds, grad = self._gradient(model, base, target, step, seeds)
             if worst is not None and (step or self.random_start):
                 worst |= self._judged(model, x, image, target, log_odds)
@@ -93,25 +95,16 @@ class PGD:
 
     def _gradient(self, model: Model, x: Image, target: Mask, step: int, seeds: Sequence[int]) -> tuple[LogOdds, Image]:
         """Log-odds and the objective's gradient at `x`, or of a smaller copy of it."""
-        x = x.detach().requires_grad_()
-        if self.diversity:
-            shrunk = Shrunk.draw(x, self.diversity, reseeded(seeds, "shrunk", step))
-            log_odds = shrunk.back(model(shrunk.to(x)))
-        else:
-            log_odds = model(x)
-        objective = for_task(self.objective, model.task)
-        loss = objective(log_odds, target, step / self.steps).sum()
-        return log_odds.detach(), torch.autograd.grad(loss, x)[0]
+        shrunk = Shrunk.draw(x, self.diversity, reseeded(seeds, "shrunk", step)) if self.diversity else None
+        through = model if shrunk is None else shrunk.through(model)
+        log_odds, _, grad = climb(through, for_task(self.objective, model.task), x, target, step / self.steps)
+        return log_odds, grad
 
     def _judged(self, model: Model, x: Image, image: Image, target: Mask, log_odds: LogOdds) -> Adversarial:
         """The iterate with its harm, of the gradient's forward pass where that was of the same image."""
         if self.look_ahead or self.diversity:
             return judge(model, self.ball, x, image, target)
         return judge_prediction(model, self.ball, x, image, model.decide(log_odds), target)
-
-    def _ahead(self, x: Image, direction: Image) -> Image:
-        """The point that the momentum leads to, cut to [0, 1]; the paper does not cut it."""
-        return (x + self.step_size * self.momentum * reach(self.ball, x) * direction).clamp(0, 1)
 
     def _direction(self, direction: Image, grad: Image) -> Image:
         """The direction with one more gradient accumulated."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.judging import judge
+from medseg_attack.attacks.judging import climb, judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import register, spec
@@ -85,8 +85,7 @@ class FgsmWang2024:
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         copies = image.expand(-1, self.channels, *image.shape[2:]) if image.shape[1] == 1 else image
-        x = copies.detach().clone().requires_grad_()
         objective = SWAPPED[self.objective] if self.swapped else self.objective
-        (grad,) = torch.autograd.grad(objective(model(x), target, 0.0).sum(), x)
+        _, _, grad = climb(model, objective, copies.clone(), target, 0.0)
         x = self.ball.project(copies + self.ball.step(grad, copies), copies)
         return judge(model, self.ball, x, copies, target)

@@ -11,7 +11,7 @@ from medseg_attack.attacks.minimal.search import MinimalAttack, Search
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import gradient_of, widen
 from medseg_attack.registry import register
-from medseg_attack.threat.goals.criteria import ByPixels, Criterion
+from medseg_attack.threat.goals.criteria import ByPixels
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, PerSample
 
 HALVINGS = 40  # of the search for a proximal point: to 1e-12 of its start
@@ -67,6 +67,8 @@ class AlmaProx(MinimalAttack):
         scale = torch.ones_like(best.size)
         first = torch.full_like(best.size, self.steps / 2)  # the step of the first success, if in the first half
         state: _Multipliers | None = None
+        success = search.aim.success
+        may_fail = 1 - success.share if isinstance(success, ByPixels) else 0.0  # share that need not be adversarial
         for step in range(self.steps):
             x, log_odds = search.look(image + change)
             candidate = search.candidate(x, log_odds)
@@ -77,7 +79,7 @@ class AlmaProx(MinimalAttack):
             excess = search.excess(log_odds)
             constraint = widen(scale, excess) * (1e-4 - excess) / _spread(search, log_odds)
             state = _Multipliers.start(constraint) if state is None else state.after(constraint, step, self.every)
-            kept = _kept(constraint.detach(), _may_fail(search.aim.success) * step / (self.steps - 1 or 1))
+            kept = _kept(constraint.detach(), may_fail * step / (self.steps - 1 or 1))
             grad = gradient_of(torch.where(kept, _penalty(constraint, state.weight, state.rise), 0.0), x)
             moment = 0.8 * moment + 0.2 * grad.square()
             metric = (moment / (1 - 0.8 ** (step + 1))).sqrt().clamp(min=1e-8)
@@ -99,11 +101,6 @@ def _spread(search: Search, log_odds: LogOdds) -> Tensor:
         third = ranked[:, 2:3] if search.aim.goal is None else ranked[:, 2:4].mean(1, keepdim=True)
         return ranked[:, :1] - third + 1e-8
     return widen(log_odds.detach().abs().flatten(1).mean(1), log_odds) + 1e-8
-
-
-def _may_fail(success: Criterion) -> float:
-    """The share of entries that need not be adversarial."""
-    return 1 - success.share if isinstance(success, ByPixels) else 0.0
 
 
 def _kept(constraint: Tensor, share: float) -> Tensor:

@@ -1,7 +1,6 @@
 """ASMA: raises the wanted class where it is not yet predicted."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from medseg_attack.registry import register
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.threat.goals.masks import Erase
-from medseg_attack.types import Adversarial, Ball, LogOdds, Mask, PerSample
+from medseg_attack.types import Adversarial, Ball, LogOdds, Mask
 
 
 @register(
@@ -55,13 +54,15 @@ class Asma(MinimalAttack):
 
     def search(self, search: Search) -> Adversarial:
         assert search.aim.goal is not None
-        wanted, task = search.aim.goal(search.target), search.aim.task
+        wanted, classes = search.aim.goal(search.target), list(search.aim.task.scored)
         x = search.image
         best = search.candidate(x, search.model(x))
         for step in range(self.steps):
             leaf, log_odds = search.look(x)
             best |= search.candidate(leaf, log_odds)
-            overlap = _overlap(search.model.decide(log_odds.detach()), wanted, list(task.scored)).to(x)
+            pred = search.model.decide(log_odds.detach())
+            # mean over the classes in either mask; 1 where there are none
+            overlap = iou(pred[:, classes], wanted[:, classes], empty=math.nan).nanmean(1).nan_to_num(1.0).to(x)
             grad = gradient_of(_raised(search, log_odds, wanted), leaf) - 2 * (x - search.image)
             if self.normalised:
                 grad = grad / (widen(grad.flatten(1).square().mean(1).sqrt(), grad) + TINY)
@@ -74,15 +75,8 @@ class Asma(MinimalAttack):
 def _raised(search: Search, log_odds: LogOdds, wanted: Mask) -> Tensor:
     """The quantity that is raised for each entry which is not as wanted yet; 0 for the others."""
     excess = search.excess(log_odds)
-    if search.aim.task.exclusive:
-        excess, missing = torch.where(wanted, functional.logsigmoid(log_odds), 0.0), excess.detach() <= 0
-        return torch.where(missing, excess, 0.0)
-    return torch.where(excess.detach() <= 0, excess, 0.0)
-
-
-def _overlap(pred: Mask, wanted: Mask, classes: Sequence[int]) -> PerSample:
-    """IoU, mean over the classes in either mask; 1 where there are none."""
-    return iou(pred[:, classes], wanted[:, classes], empty=math.nan).nanmean(1).nan_to_num(1.0)
+    raised = torch.where(wanted, functional.logsigmoid(log_odds), 0.0) if search.aim.task.exclusive else excess
+    return torch.where(excess.detach() <= 0, raised, 0.0)
 
 
 # its rates are for one network's logits, so that its find is bounded by the ball alone

@@ -14,6 +14,9 @@ from medseg_attack.numerics.samples import TINY, gradient_of, widen
 from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Ball, Image, PerSample
 
+MEMORY = 10  # pairs of steps and slopes
+Flat = Float[Tensor, "b n"]
+
 
 # cross-entropy goes on beyond the boundary
 @register(
@@ -39,47 +42,39 @@ class Lbfgs(Priced):
     price: float = 10.0
 
     def descend(self, search: Search, price: PerSample) -> Adversarial:
-        return _descended(search, price, self.steps)
+        """The best image that projected L-BFGS visits at these prices, in `steps` evaluations, by Armijo's rule."""
 
+        def evaluate(x: Image) -> tuple[PerSample, Flat, Adversarial]:
+            leaf, log_odds = search.look(x)
+            entries = functional.softplus(-search.excess(log_odds)).flatten(1).mean(1)
+            value = (leaf - search.image).square().flatten(1).sum(1) + price * entries
+            return value.detach(), gradient_of(value, leaf).flatten(1), search.candidate(leaf, log_odds)
 
-MEMORY = 10  # pairs of steps and slopes
-Flat = Float[Tensor, "b n"]
-
-
-def _descended(search: Search, price: PerSample, steps: int) -> Adversarial:
-    """The best image that projected L-BFGS visits at these prices: `steps` evaluations, Armijo's rule, per sample."""
-
-    def evaluate(x: Image) -> tuple[PerSample, Flat, Adversarial]:
-        leaf, log_odds = search.look(x)
-        entries = functional.softplus(-search.excess(log_odds)).flatten(1).mean(1)
-        value = (leaf - search.image).square().flatten(1).sum(1) + price * entries
-        return value.detach(), gradient_of(value, leaf).flatten(1), search.candidate(leaf, log_odds)
-
-    x = search.image
-    value, grad, best = evaluate(x)
-    pairs: list[tuple[Flat, Flat]] = []
-    unit = 1 / (grad.norm(dim=1) + TINY)  # the first step has length 1
-    stride = torch.ones_like(value)
-    for _ in range(steps - 1):
-        flat = x.flatten(1)
-        free = ~(((flat <= 0) & (grad > 0)) | ((flat >= 1) & (grad < 0)))
-        direction = _newton(grad * free, pairs, unit) * free
-        direction = torch.where(((direction * grad).sum(1) > 0)[:, None], direction, unit[:, None] * grad * free)
-        trial = (x - (stride[:, None] * direction).view_as(x)).clamp(0, 1)
-        new_value, new_grad, candidate = evaluate(trial)
-        best |= candidate
-        moved = (trial - x).flatten(1)
-        taken = new_value <= value + 1e-4 * (grad * moved).sum(1)
-        grad_change = torch.where(taken[:, None], new_grad - grad, 0.0)
-        moved = torch.where(taken[:, None], moved, 0.0)
-        curved = (moved * grad_change).sum(1)
-        unit = torch.where(curved > TINY, curved / (grad_change.square().sum(1) + TINY), unit)
-        kept = (curved > TINY)[:, None]
-        pairs = [*pairs[1 - MEMORY :], (moved * kept, grad_change * kept)]
-        x = torch.where(widen(taken, x), trial, x)
-        value, grad = torch.where(taken, new_value, value), torch.where(taken[:, None], new_grad, grad)
-        stride = torch.where(taken, 1.0, stride / 4)
-    return best
+        x = search.image
+        value, grad, best = evaluate(x)
+        pairs: list[tuple[Flat, Flat]] = []
+        unit = 1 / (grad.norm(dim=1) + TINY)  # the first step has length 1
+        stride = torch.ones_like(value)
+        for _ in range(self.steps - 1):
+            flat = x.flatten(1)
+            free = ~(((flat <= 0) & (grad > 0)) | ((flat >= 1) & (grad < 0)))
+            direction = _newton(grad * free, pairs, unit) * free
+            direction = torch.where(((direction * grad).sum(1) > 0)[:, None], direction, unit[:, None] * grad * free)
+            trial = (x - (stride[:, None] * direction).view_as(x)).clamp(0, 1)
+            new_value, new_grad, candidate = evaluate(trial)
+            best |= candidate
+            moved = (trial - x).flatten(1)
+            taken = new_value <= value + 1e-4 * (grad * moved).sum(1)
+            grad_change = torch.where(taken[:, None], new_grad - grad, 0.0)
+            moved = torch.where(taken[:, None], moved, 0.0)
+            curved = (moved * grad_change).sum(1)
+            unit = torch.where(curved > TINY, curved / (grad_change.square().sum(1) + TINY), unit)
+            kept = (curved > TINY)[:, None]
+            pairs = [*pairs[1 - MEMORY :], (moved * kept, grad_change * kept)]
+            x = torch.where(widen(taken, x), trial, x)
+            value, grad = torch.where(taken, new_value, value), torch.where(taken[:, None], new_grad, grad)
+            stride = torch.where(taken, 1.0, stride / 4)
+        return best
 
 
 def _newton(grad: Flat, pairs: Sequence[tuple[Flat, Flat]], unit: PerSample) -> Flat:

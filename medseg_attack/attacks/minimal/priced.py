@@ -3,7 +3,6 @@
 from abc import abstractmethod
 
 import torch
-from torch import Tensor
 
 from medseg_attack.attacks.minimal.search import MinimalAttack, Search
 from medseg_attack.errors import require
@@ -39,11 +38,8 @@ class Priced(MinimalAttack):
         for _ in range(self.searches):
             attempt = self.descend(search, price)
             best |= attempt
-            price, low, high = _next(price, low, high, attempt.harm >= 1)
+            reached = attempt.harm >= 1
+            low, high = torch.where(reached, low, price), torch.where(reached, price, high)
+            # between the largest that failed and the least that succeeded
+            price = torch.where(high.isinf(), 10 * price, (low + high) / 2)
         return best
-
-
-def _next(price: PerSample, low: PerSample, high: PerSample, reached: Tensor) -> tuple[PerSample, PerSample, PerSample]:
-    """The price to try next, between the largest that failed and the least that succeeded."""
-    low, high = torch.where(reached, low, price), torch.where(reached, price, high)
-    return torch.where(high.isinf(), 10 * price, (low + high) / 2), low, high

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.flows import warped
+from medseg_attack.numerics.flows import pixel_indices, warped
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import MovingBall, longest
 from medseg_attack.types import Flow, Image, PerSample
@@ -79,8 +79,8 @@ def _share(value: PerSample, bound: float) -> PerSample:
 
 def centred(like: Tensor, mm: Float[Tensor, "b n *ones"]) -> Float[Tensor, "b n *s"]:
     """The place of each pixel relative to the middle of the image, in mm along each axis."""
-    axes = [torch.arange(n, device=like.device, dtype=like.dtype) - (n - 1) / 2 for n in like.shape[2:]]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None] * mm
+    middle = (like.new_tensor(like.shape[2:]) - 1) / 2
+    return (pixel_indices(like) - middle.view(1, -1, *(1 for _ in like.shape[2:]))) * mm
 
 
 @register(

@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judge
+from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
-from medseg_attack.metrics.harm import harm
 from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.numerics.samples import draw
 from medseg_attack.threat.objectives.losses import bce
@@ -123,22 +122,9 @@ def _evaluate(
     flow = None if rendered.flow is None else rendered.flow.detach()
     x = attack.ball.project(rendered.image.detach(), still)
     truth = moved(target, flow, model.task.exclusive)
-    return judge_moved(model, attack.ball, x, still, model.decide(log_odds.detach()), truth, flow), loss
+    return judge_prediction(model, attack.ball, x, still, model.decide(log_odds.detach()), truth, flow), loss
 
 
 def carried_back(log_odds: LogOdds, back: Flow | None) -> LogOdds:
     """Log-odds on the grid of the untouched image; as they are where nothing moved."""
     return log_odds if back is None else warped(log_odds, back)
-
-
-def judge_moved(
-    model: Model, ball: Ball, x: Image, still: Image, pred: Mask, truth: Mask, flow: Flow | None
-) -> Adversarial:
-    """`x` with its harm and its size.
-
-    Args:
-        still: the untouched image after the flow.
-        truth: the truth after the flow.
-    """
-    classes = list(model.task.scored)
-    return Adversarial(x, harm(pred[:, classes], truth[:, classes]).to(x), ball.total_size(x, still, flow), flow)

@@ -93,7 +93,8 @@ class Exposure(Parametrised):
             raise InputError(f"expected order >= 4, got {self.order}; write order=8")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
-        return random_numbers(image, len(BRACKET) * self._taps(image) * self.order ** (image.ndim - 2), seeds)
+        taps = (2 * self._reach + 1) * self.order
+        return random_numbers(image, len(BRACKET) * taps ** (image.ndim - 2), seeds)
 
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         grid = tuple(image.shape[2:])
@@ -104,9 +105,6 @@ class Exposure(Parametrised):
     def _reach(self) -> int:
         ball = self.ball.unrestricted
         return ball.reach if isinstance(ball, ExposureStops) else 0
-
-    def _taps(self, image: Image) -> int:
-        return int((2 * self._reach + 1) ** (image.ndim - 2))
 
 
 def fused(weights: Tensor, image: Image, stops: float, reach: int) -> Image:

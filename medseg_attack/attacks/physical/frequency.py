@@ -148,7 +148,8 @@ def quantised(image: Image, table: Float[Tensor, "b *block"], soft: float) -> Im
     coefficients = dct(image * GREY - 128, sides)
     steps = table.view(len(table), 1, *(n for side in sides for n in (1, side))).clamp(min=1e-6)
     whole = idct(staircase(coefficients / steps, soft) * steps)
-    return ((whole[_first(image)] + 128) / GREY).clamp(0, 1)
+    shown = (slice(None), slice(None), *(slice(n) for n in image.shape[2:]))
+    return ((whole[shown] + 128) / GREY).clamp(0, 1)
 
 
 def staircase(v: Tensor, soft: float) -> Tensor:
@@ -202,10 +203,6 @@ def _filled(x: Image, sides: Sequence[int], mode: str) -> Tensor:
     missing = [-n % side for n, side in zip(x.shape[2:], sides, strict=True)]
     pad = [n for m in reversed(missing) for n in (0, m)]
     return F.pad(x, pad, mode=mode) if any(missing) else x
-
-
-def _first(image: Image) -> tuple[slice, ...]:
-    return (slice(None), slice(None), *(slice(n) for n in image.shape[2:]))
 
 
 def _unlike(x: Image, image: Image) -> PerSample:

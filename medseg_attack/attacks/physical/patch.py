@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.errors import InputError, require
-from medseg_attack.metrics.harm import harm
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
@@ -119,13 +119,11 @@ class Patch:
                 loss = loss + objective(_right(model(x), target, under), target, step / self.steps)
             (grad,) = torch.autograd.grad(loss.sum(), texture)
             texture = (texture + self.step_size * grad.sign()).clamp(0, 1)
-        x, under = self._placed(texture.detach(), image, seeds, "last")
+        x, _ = self._placed(texture.detach(), image, seeds, "last")
         with torch.no_grad():
             pred = model.decide(model(x))
-        classes = list(model.task.scored)
-        under = self.ball.covered(x, image)
-        lost = harm(pred[:, classes] & ~under, target[:, classes] & ~under).to(x)
-        return Adversarial(x, lost, self.ball.size(x, image))
+        scored = ~self.ball.covered(x, image)
+        return judge_prediction(model, self.ball, x, image, pred & scored, target & scored)
 
     def control(self) -> "Patch":
         """A random patch."""

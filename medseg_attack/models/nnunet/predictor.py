@@ -130,7 +130,8 @@ class Predictor(nn.Module):
         grid = tuple(net_input.shape[1:])
         shape = resampled_shape(grid, spacing, target)
         net_input = resampled(net_input, shape, spacing, target, self.plan.image)
-        logits = _rounded(resampled(self.windows(net_input[None])[0], grid, target, spacing, self.plan.logits))
+        logits = resampled(self.windows(net_input[None])[0], grid, target, spacing, self.plan.logits)
+        logits = straight_through(logits.detach().to(_precision(logits)).to(logits), logits)
         inverse = [order.index(axis) + 1 for axis in range(3)]
         if regions := self.plan.regions:
             logits = painted(logits, regions.values, regions.order)
@@ -248,11 +249,6 @@ def importance(patch: Sequence[int]) -> Float[Tensor, "*w"]:
 def _precision(x: Tensor) -> torch.dtype:
     """The type in which nnU-Net keeps logits."""
     return torch.float64 if x.dtype == torch.float64 else torch.float16
-
-
-def _rounded(logits: Float[Tensor, "k *s"]) -> Float[Tensor, "k *s"]:
-    """Logits rounded to nnU-Net's precision, with the gradient of those that are not."""
-    return straight_through(logits.detach().to(_precision(logits)).to(logits), logits)
 
 
 def _native(x: Float[Tensor, "c *s"], case: Case) -> tuple[Float[Tensor, "c *s"], list[float]]:

@@ -1,7 +1,6 @@
 """Goals that somebody drew: a mask in a file, and the mask of another patient."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from zlib import crc32
 
@@ -82,22 +81,16 @@ class AnotherPatient(Goal):
                 self._mask_for(case, setting)
 
     def wanted(self, truth: Mask, setting: Setting) -> Mask:
-        self.cases_of(truth, setting)
-        return self._masks.to(truth.device)
-
-    @cached_property
-    def _masks(self) -> Mask:
-        """The donors' masks for the cases that the goal is bound to."""
-        assert self.setting is not None
-        return torch.stack([self._mask_for(case, self.setting) for case in self.setting.cases])
+        masks = [self._mask_for(case, setting) for case in self.cases_of(truth, setting)]
+        return torch.stack(masks).to(truth.device)
 
     def _mask_for(self, case: Case, setting: Setting) -> Bool[Tensor, "k *s"]:
-        if setting.donors is None:
+        donors = setting.donors
+        if donors is None:
             raise InputError("another_patient takes masks of a data set, got none; run it through 'medattack attack'")
-        return setting.computed((self, case), self._stretched_mask, case, setting.donors)
-
-    def _stretched_mask(self, case: Case, donors: Donors) -> Bool[Tensor, "k *s"]:
-        return _stretched(self.donor_of(case, donors).target[None], case.target[None])[0]
+        return setting.computed(
+            (self, case), lambda: _stretched(self.donor_of(case, donors).target[None], case.target[None])[0]
+        )
 
     def donor_of(self, case: Case, donors: Donors) -> Case:
         """The case whose mask is wanted for `case`."""
