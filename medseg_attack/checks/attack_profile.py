@@ -42,7 +42,7 @@ def uses_queries(attack: Any) -> bool:
 def asks_model(attack: Any) -> bool:
     """Whether the attack, or a part of it, depends on the model; clean, stored and random images do not."""
     entries = [entry for entry in map(registry.entry_of, walk(attack)) if entry is not None and entry.kind == "attack"]
-    return any(entry.about.threat != "no model" for entry in entries)
+    return any(entry.threat != "no model" for entry in entries)
 
 
 def profile(name: str) -> dict[str, str]:

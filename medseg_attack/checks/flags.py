@@ -12,6 +12,7 @@ A check of a flag that has one elsewhere is decorated with that one's flag: `@ch
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from types import ModuleType
 from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeAlias
 
@@ -46,14 +47,19 @@ class Flag:
         needs: what a check before the run asks of the model beside an answer.
     """
 
+    verdict: Verdict
     code: str
     title: str
-    verdict: Verdict
     todo: str
     needs: Needs = field(default="nothing", compare=False)
 
     def __call__(self, evidence: Callable[P, Iterator[Evidence]]) -> "Check[P]":
         return Check(self, evidence)
+
+
+invalid = partial(Flag, "invalid")
+upper_bound = partial(Flag, "upper bound on robustness")
+note = partial(Flag, "note")
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class Finding:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Finding":
         """The finding that `record` stored; its flag is the one that was raised then."""
-        flag = Flag(record["code"], record["title"], record["verdict"], record["todo"])
+        flag = Flag(record["verdict"], record["code"], record["title"], record["todo"])
         return cls(flag, record["about"], record["seen"])
 
 

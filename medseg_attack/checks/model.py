@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from medseg_attack.checks.flags import Evidence, Finding, Flag, Needs, by_severity, checks_in
+from medseg_attack.checks.flags import Evidence, Finding, Needs, by_severity, checks_in, invalid, note, upper_bound
 from medseg_attack.checks.rows import check_lost_gradients, check_same_clean_dice, check_stored_level
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import draw_signs, widen
@@ -104,10 +104,9 @@ def _ask(scene: Scene, needs: Needs) -> list[Finding]:
     return [finding for check in asked for finding in check(scene)]
 
 
-@Flag(
+@upper_bound(
     "MA001",
     "input gradient is exactly 0 in organs",
-    "upper bound on robustness",
     "make the step that blocks it differentiable (straight-through), or use an attack without gradients",
     needs="a gradient",
 )
@@ -127,10 +126,9 @@ def check_blocked_gradient(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.names(share > 0.05), f"0 on {share.max():.0%} of a case's organ pixels")
 
 
-@Flag(
+@invalid(
     "MA002",
     "no gradient path from the output to the image",
-    "invalid",
     "remove detach() and no_grad() from the model, or use an attack without gradients",
 )
 def check_gradient_path(scene: Scene) -> Iterator[Evidence]:
@@ -156,10 +154,9 @@ def check_repeated_passes(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.names(distance > 1e-4), numbers)
 
 
-@Flag(
+@invalid(
     "MA004",
     "a case alone differs from the case in a batch",
-    "invalid",
     "put batch normalisation in eval mode and give it running statistics",
 )
 def check_case_alone(scene: Scene) -> Iterator[Evidence]:
@@ -179,7 +176,7 @@ def check_case_alone(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.batch.cases[0].id, f"log-odds differ by {distance.max():.2g} of their length")
 
 
-@Flag("MA005", "outputs look like probabilities", "invalid", "return the values before sigmoid or softmax")
+@invalid("MA005", "outputs look like probabilities", "return the values before sigmoid or softmax")
 def check_probabilities(scene: Scene) -> Iterator[Evidence]:
     """MA005: all outputs lie between 0 and 1, or where the log-odds of a softmax over probabilities must lie.
 
@@ -210,10 +207,9 @@ def check_grey_level(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.names(wrong), f"eps {min(budgets):.3g}, one grey level is {levels.max():.3g}")
 
 
-@Flag(
+@note(
     "MA016",
     "many organ pixels lie at the end of the intensity window",
-    "note",
     "check the window; pixels at its end can be attacked in one direction only",
 )
 def check_window(scene: Scene) -> Iterator[Evidence]:
@@ -233,10 +229,9 @@ def check_window(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.names(share > 0.1), f"{share.max():.0%} of a case's organ pixels are 0 or 1")
 
 
-@Flag(
+@upper_bound(
     "MA017",
     "the model answers in half precision",
-    "upper bound on robustness",
     "run the attack in float32: small gradients vanish in half precision",
 )
 def check_precision(scene: Scene) -> Iterator[Evidence]:
@@ -250,10 +245,9 @@ def check_precision(scene: Scene) -> Iterator[Evidence]:
         yield Evidence("all cases", f"log-odds are {scene.log_odds.dtype}".replace("torch.", ""))
 
 
-@Flag(
+@upper_bound(
     "MA019",
     "the loss is numerically 0 where the model is right",
-    "upper bound on robustness",
     "attack with --loss margin, which does not saturate",
     needs="a gradient",
 )
@@ -275,10 +269,9 @@ def check_saturated_loss(scene: Scene) -> Iterator[Evidence]:
         yield Evidence("all cases", f"no pull on {share:.0%} of the organ pixels that are right")
 
 
-@Flag(
+@upper_bound(
     "MA020",
     "the gradient does not predict how the loss changes",
-    "upper bound on robustness",
     "look for a custom backward pass, or for steps that hide the true slope",
     needs="a gradient, and the same answer twice",
 )
@@ -303,10 +296,9 @@ def check_slope(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.names(error > 0.2), f"the slope is wrong by {error.median():.0%} (median)")
 
 
-@Flag(
+@upper_bound(
     "MA021",
     "a step along the gradient is no better than a random one",
-    "upper bound on robustness",
     "look for masked gradients; use an attack without gradients",
     needs="a gradient, and the same answer twice",
 )
@@ -342,7 +334,7 @@ def check_finite(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.names(wrong), numbers)
 
 
-@Flag("MA025", "image values outside [0, 1]", "invalid", "keep images in [0, 1] and normalise inside the model")
+@invalid("MA025", "image values outside [0, 1]", "keep images in [0, 1] and normalise inside the model")
 def check_image_range(scene: Scene) -> Iterator[Evidence]:
     """MA025: an image has values outside [0, 1].
 
@@ -356,10 +348,9 @@ def check_image_range(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.names(wrong), f"values from {low.min():.3g} to {high.max():.3g}")
 
 
-@Flag(
+@invalid(
     "MA026",
     "the image looks like a z-score cut to [0, 1]",
-    "invalid",
     "give images in [0, 1] of their window and z-score inside the model",
 )
 def check_cut_z_score(scene: Scene) -> Iterator[Evidence]:

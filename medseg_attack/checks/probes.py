@@ -12,7 +12,7 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.checks.flags import Evidence, Finding, Flag, by_severity
+from medseg_attack.checks.flags import Evidence, Finding, by_severity, upper_bound
 from medseg_attack.checks.model import BROKEN, Scene, check_finite, check_model, check_repeated_passes
 from medseg_attack.checks.rows import (
     check_gradient_free_attacks,
@@ -212,10 +212,9 @@ def check_random_search(scene: Scene, attack: Any, record: RecordingObjective, l
         yield Evidence(label, numbers)
 
 
-@Flag(
+@upper_bound(
     "MA023",
     "another objective does more",
-    "upper bound on robustness",
     "attack with several objectives, e.g. --loss bce --loss soft_dice, and report the worst",
 )
 def check_other_objective(scene: Scene, attack: Any, record: RecordingObjective, label: str) -> Iterator[Evidence]:
@@ -253,11 +252,8 @@ def check_blindness(scene: Scene) -> Iterator[Evidence]:
     yield Evidence("pgd with soft_dice", f"Dice {left:.3f} of {clean:.3f} is left at eps 128/255")
 
 
-@Flag(
-    "MA034",
-    "averaging over the model's randomness makes the attack stronger",
-    "upper bound on robustness",
-    "attack the average of several passes",
+@upper_bound(
+    "MA034", "averaging over the model's randomness makes the attack stronger", "attack the average of several passes"
 )
 def check_averaging(scene: Scene) -> Iterator[Evidence]:
     """MA034: the model is randomised, and PGD on the mean of four passes per step reaches a Dice lower by 0.02 than PGD

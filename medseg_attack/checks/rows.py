@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from medseg_attack.checks.flags import Check, Evidence, Finding, Flag, by_severity, checks_in
+from medseg_attack.checks.flags import Check, Evidence, Finding, by_severity, checks_in, invalid, note, upper_bound
 from medseg_attack.errors import listed, plural
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.registry import spec
@@ -132,10 +132,9 @@ def _without_gradient(rows: pd.DataFrame) -> dict[str, str]:
     return result
 
 
-@Flag(
+@upper_bound(
     "MA003",
     "the same image gets different answers",
-    "upper bound on robustness",
     "switch the randomness off, or average gradients and scores over it",
 )
 def check_same_clean_dice(runs: Runs) -> Iterator[Evidence]:
@@ -152,10 +151,9 @@ def check_same_clean_dice(runs: Runs) -> Iterator[Evidence]:
         yield Evidence("clean images", f"clean Dice of one case differs by {difference:.3f} between runs")
 
 
-@Flag(
+@upper_bound(
     "MA006",
     "the attack does not climb, or returns a worse image than it saw",
-    "upper bound on robustness",
     "check the objective's sign, lower step_size, or set keep_worst=True",
 )
 def check_order_of_steps(runs: Runs) -> Iterator[Evidence]:
@@ -170,7 +168,7 @@ def check_order_of_steps(runs: Runs) -> Iterator[Evidence]:
             yield runs.evidence(most, f"{runs.name(fewer)} reaches a Dice lower by {extra:.3f}")
 
 
-@Flag("MA007", "more steps would do more", "upper bound on robustness", "raise steps until the numbers stand still")
+@upper_bound("MA007", "more steps would do more", "raise steps until the numbers stand still")
 def check_too_few_steps(runs: Runs) -> Iterator[Evidence]:
     """MA007: in the table, the next larger number of steps lowers Dice by more than 0.01.
 
@@ -183,10 +181,9 @@ def check_too_few_steps(runs: Runs) -> Iterator[Evidence]:
             yield runs.evidence(most, f"its last steps took another {extra:.3f} of Dice")
 
 
-@Flag(
+@upper_bound(
     "MA008",
     "noise of the same size did nearly as well as the attack",
-    "upper bound on robustness",
     "distrust the attack: look for masked gradients, change objective or step size",
 )
 def check_noise_as_good(runs: Runs) -> Iterator[Evidence]:
@@ -203,10 +200,9 @@ def check_noise_as_good(runs: Runs) -> Iterator[Evidence]:
             yield runs.evidence(run, numbers)
 
 
-@Flag(
+@upper_bound(
     "MA009",
     "a budget without limit does not break the model",
-    "upper bound on robustness",
     "distrust the attack: at eps 128/255 every image can be made the same grey",
 )
 def check_unlimited_budget(runs: Runs) -> Iterator[Evidence]:
@@ -224,10 +220,9 @@ def check_unlimited_budget(runs: Runs) -> Iterator[Evidence]:
             yield runs.evidence(run, f"Dice {left:.3f} of {clean:.3f} is left")
 
 
-@Flag(
+@upper_bound(
     "MA010",
     "a search without gradients beats the attack",
-    "upper bound on robustness",
     "report the gradient-free attack, too, and look for masked gradients",
 )
 def check_gradient_free_attacks(runs: Runs) -> Iterator[Evidence]:
@@ -241,10 +236,9 @@ def check_gradient_free_attacks(runs: Runs) -> Iterator[Evidence]:
     yield from _beaten_without_gradients(runs, foreign=False)
 
 
-@Flag(
+@upper_bound(
     "MA011",
     "images from elsewhere beat the white-box attack",
-    "upper bound on robustness",
     "report the transferred images, too, and look for masked gradients",
 )
 def check_foreign_images(runs: Runs) -> Iterator[Evidence]:
@@ -257,11 +251,8 @@ def check_foreign_images(runs: Runs) -> Iterator[Evidence]:
     yield from _beaten_without_gradients(runs, foreign=True)
 
 
-@Flag(
-    "MA012",
-    "a larger budget does less",
-    "upper bound on robustness",
-    "raise steps, or take a smaller step_size; keep the worst over budgets",
+@upper_bound(
+    "MA012", "a larger budget does less", "raise steps, or take a smaller step_size; keep the worst over budgets"
 )
 def check_order_of_budgets(runs: Runs) -> Iterator[Evidence]:
     """MA012: the same attack at the next larger budget leaves a higher Dice.
@@ -278,10 +269,9 @@ def check_order_of_budgets(runs: Runs) -> Iterator[Evidence]:
                 yield runs.evidence(large, f"{runs.name(small)} reaches a Dice lower by {extra:.3f}")
 
 
-@Flag(
+@invalid(
     "MA013",
     "an image moved further than the stated budget",
-    "invalid",
     "state the budget that was used: a blended step moves pixels by up to 2 eps",
 )
 def check_changes_within_budget(runs: Runs) -> Iterator[Evidence]:
@@ -296,9 +286,7 @@ def check_changes_within_budget(runs: Runs) -> Iterator[Evidence]:
         yield runs.evidence(str(run), f"a change of {size:.4g}")
 
 
-@Flag(
-    "MA014", "clean Dice is implausible", "invalid", "check preprocessing, channel order and weights before attacking"
-)
+@invalid("MA014", "clean Dice is implausible", "check preprocessing, channel order and weights before attacking")
 def check_clean_dice(runs: Runs) -> Iterator[Evidence]:
     """MA014: the mean clean Dice is below 0.3, or 0.15 below the validation Dice on the checkpoint's card.
 
@@ -314,10 +302,9 @@ def check_clean_dice(runs: Runs) -> Iterator[Evidence]:
         yield Evidence("clean images", f"Dice {clean:.3f}, the checkpoint's card says {validation:.3f}")
 
 
-@Flag(
+@invalid(
     "MA015",
     "the budget is below one stored grey level",
-    "invalid",
     "raise eps to one level at least: what is smaller cannot be stored",
 )
 def check_stored_level(runs: Runs) -> Iterator[Evidence]:
@@ -332,11 +319,8 @@ def check_stored_level(runs: Runs) -> Iterator[Evidence]:
             yield Evidence(str(ball), f"it changes nothing on {share:.0%} of the cases")
 
 
-@Flag(
-    "MA018",
-    "one step does more than many",
-    "upper bound on robustness",
-    "give the iterative attack more steps, a smaller step_size or restarts",
+@upper_bound(
+    "MA018", "one step does more than many", "give the iterative attack more steps, a smaller step_size or restarts"
 )
 def check_single_step_better(runs: Runs) -> Iterator[Evidence]:
     """MA018: an attack of one step reaches a lower Dice than one of many steps with the same loss and budget.
@@ -353,11 +337,8 @@ def check_single_step_better(runs: Runs) -> Iterator[Evidence]:
                 yield runs.evidence(str(run), f"{runs.name(other)} reaches a Dice lower by {extra:.3f}")
 
 
-@Flag(
-    "MA022",
-    "the output or its gradient is not finite",
-    "invalid",
-    "find the operation that overflows: log, sqrt or division at 0",
+@invalid(
+    "MA022", "the output or its gradient is not finite", "find the operation that overflows: log, sqrt or division at 0"
 )
 def check_lost_gradients(runs: Runs) -> Iterator[Evidence]:
     """MA022: a gradient that an attack of the run asked for is NaN or infinite on a case.
@@ -373,11 +354,8 @@ def check_lost_gradients(runs: Runs) -> Iterator[Evidence]:
             yield runs.evidence(str(run), f"NaN or infinity in the gradient by the image on {cases}")
 
 
-@Flag(
-    "MA024",
-    "the attack improves the segmentation",
-    "invalid",
-    "check the sign of the objective and the order of its arguments",
+@invalid(
+    "MA024", "the attack improves the segmentation", "check the sign of the objective and the order of its arguments"
 )
 def check_improvement(runs: Runs) -> Iterator[Evidence]:
     """MA024: Dice is higher under an attack by gradients than on clean images.
@@ -393,12 +371,7 @@ def check_improvement(runs: Runs) -> Iterator[Evidence]:
             yield runs.evidence(run, f"Dice rises by {rise.mean():.3f}")
 
 
-@Flag(
-    "MA027",
-    "only single-step attacks were run",
-    "upper bound on robustness",
-    "add --attack 'pgd(steps=40)' before speaking of robustness",
-)
+@upper_bound("MA027", "only single-step attacks were run", "add --attack 'pgd(steps=40)' before speaking of robustness")
 def check_single_steps_alone(runs: Runs) -> Iterator[Evidence]:
     """MA027: all attacks by gradients of the run took one step.
 
@@ -410,10 +383,9 @@ def check_single_steps_alone(runs: Runs) -> Iterator[Evidence]:
         yield Evidence("all attacks", "1 gradient per case")
 
 
-@Flag(
+@note(
     "MA028",
     "no attack by gradients moved the score",
-    "note",
     "raise eps until something breaks: a flat line alone proves nothing",
 )
 def check_nothing_moved(runs: Runs) -> Iterator[Evidence]:
@@ -428,9 +400,7 @@ def check_nothing_moved(runs: Runs) -> Iterator[Evidence]:
         yield Evidence("all attacks", f"the largest drop is {largest:.3f}")
 
 
-@Flag(
-    "MA029", "too few patients", "note", f"do not generalise: intervals from fewer than {TESTS_FROM} patients are hints"
-)
+@note("MA029", "too few patients", f"do not generalise: intervals from fewer than {TESTS_FROM} patients are hints")
 def check_few_patients(runs: Runs) -> Iterator[Evidence]:
     """MA029: the run has fewer than 6 patients.
 
@@ -443,10 +413,9 @@ def check_few_patients(runs: Runs) -> Iterator[Evidence]:
         yield Evidence("all runs", plural(n, "patient"))
 
 
-@Flag(
+@note(
     "MA030",
     "the rule for empty masks decides many scores",
-    "note",
     "compare --empty one with --empty nan, or score volumes instead of slices",
 )
 def check_empty_masks(runs: Runs) -> Iterator[Evidence]:
@@ -461,7 +430,7 @@ def check_empty_masks(runs: Runs) -> Iterator[Evidence]:
         yield Evidence("all runs", f"it decides {share:.0%} of a run's scores")
 
 
-@Flag("MA031", "part of the cases was left out", "note", "run without --limit before reporting")
+@note("MA031", "part of the cases was left out", "run without --limit before reporting")
 def check_partial_runs(runs: Runs) -> Iterator[Evidence]:
     """MA031: `--limit` left cases out.
 
@@ -473,7 +442,7 @@ def check_partial_runs(runs: Runs) -> Iterator[Evidence]:
         yield Evidence("all runs", "--limit left cases out")
 
 
-@Flag("MA032", "small organs fare much worse than large ones", "note", "report by size: the mean hides it")
+@note("MA032", "small organs fare much worse than large ones", "report by size: the mean hides it")
 def check_small_organs(runs: Runs) -> Iterator[Evidence]:
     """MA032: under attack the smallest third of the organs scores less than half of the largest third, which still
     scores more than 0.3.
@@ -491,12 +460,7 @@ def check_small_organs(runs: Runs) -> Iterator[Evidence]:
             yield runs.evidence(str(run), numbers)
 
 
-@Flag(
-    "MA033",
-    "noise beats the attack on some cases",
-    "upper bound on robustness",
-    "take the worse of the two per case, or add restarts",
-)
+@upper_bound("MA033", "noise beats the attack on some cases", "take the worse of the two per case, or add restarts")
 def check_noise_better_on_some_cases(runs: Runs) -> Iterator[Evidence]:
     """MA033: on at least 2 cases and more than 5 % of them noise of the same budget is worse for the model by 0.02 of
     Dice.
@@ -511,10 +475,9 @@ def check_noise_better_on_some_cases(runs: Runs) -> Iterator[Evidence]:
             yield runs.evidence(run, f"{int(worse.sum())} of {len(worse)} lose more to noise")
 
 
-@Flag(
+@note(
     "MA035",
     "the budget is rounded down to whole stored values",
-    "note",
     "report the realised eps, or give eps in stored values, such as 2raw",
 )
 def check_realised_budget(runs: Runs) -> Iterator[Evidence]:

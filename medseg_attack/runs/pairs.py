@@ -75,14 +75,9 @@ def read_pairs(matched: Sequence[Pair], *, allow_partial: bool = False) -> tuple
 
 
 def _read(folder: Path) -> Run:
-    if not (folder / "run.json").exists():
-        raise InputError(
-            f"expected a finished run in {folder}, got one without run.json; run its attack again, it goes on where it "
-            "stopped"
-        )
-    config = RunFolder(folder).config
+    header, config = read_header(folder), RunFolder(folder).config
     rest = {key: value for key, value in config.items() if key not in MAY_DIFFER}
-    return Run(folder, str(read_header(folder)["model"]), str(config.get("weights")), rest)
+    return Run(folder, str(header["model"]), str(config.get("weights")), rest)
 
 
 def _like(run: Run, olds: Sequence[Run]) -> Run:

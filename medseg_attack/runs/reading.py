@@ -48,11 +48,6 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
     """
     tables = []
     for folder in dict.fromkeys(find_runs(paths)):
-        if not (folder / "run.json").exists():
-            raise InputError(
-                f"expected a finished run in {folder}, got one without run.json; run its attack again, it goes on "
-                "where it stopped"
-            )
         header = read_header(folder)
         if header.get("partial") and not allow_partial:
             raise InputError(

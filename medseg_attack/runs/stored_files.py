@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from medseg_attack.errors import InputError
 from medseg_attack.files import Form, read_json, read_yaml
 
 HEADER_FILE, CONFIG_FILE, STUDY_FILE = "run.json", "config.json", "study.yaml"
@@ -65,8 +66,13 @@ def read_header(run: Path) -> dict[str, Any]:
     """The header of a finished run.
 
     Raises:
-        InputError: there is none, or a field of it is not what it should be.
+        InputError: the run did not finish, or a field of its header is not what it should be.
     """
+    if not (run / HEADER_FILE).exists():
+        raise InputError(
+            f"expected a finished run in {run}, got one without {HEADER_FILE}; run its attack again, it goes on where "
+            "it stopped"
+        )
     return read_json(run / HEADER_FILE, Header)
 
 
