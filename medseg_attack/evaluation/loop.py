@@ -5,7 +5,7 @@ It trusts nobody: it runs the model again on what an attack returned, and checks
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from medseg_attack.errors import NotFiniteError, listed
 from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
-from medseg_attack.metrics.counts import Overlap
 from medseg_attack.metrics.overlap import measure
 from medseg_attack.metrics.scans import Bits, by_scan, packed
 from medseg_attack.numerics.flows import moved
@@ -81,6 +80,7 @@ def attack_chunk(
     metrics, budgets = metrics or {}, budgets or [None] * len(attacks)
     outcomes: list[list[CaseOutcome]] = [[] for _ in attacks]
     seconds = [0.0] * len(attacks)
+    lost: list[set[str]] = [set() for _ in attacks]  # ids of cases on which a gradient was NaN or infinite
     clean_masks: list[MaskPair] = []
     for batch in batches:
         clean = _decide(model, batch.image, batch.cases)
@@ -90,6 +90,7 @@ def attack_chunk(
             scored = _score(model, batch, clean, crafted, budgets[crafted.index], bool(metrics), keep_images)
             by_position[crafted.index] |= zip(crafted.positions, scored, strict=True)
             seconds[crafted.index] += crafted.seconds
+            lost[crafted.index] |= {case.id for case in crafted.without_gradient}
         for index, in_batch in enumerate(by_position):
             outcomes[index] += [in_batch[n] for n in range(len(batch.cases))]
 
@@ -99,18 +100,15 @@ def attack_chunk(
     for index, attack_outcomes in enumerate(outcomes):
         masks = [outcome.masks for outcome in attack_outcomes if outcome.masks is not None]
         scans_adv = _measure_scans(metrics, model.task, cases, masks, "adv")
-        if any(outcome.without_gradient for outcome in attack_outcomes):
-            attack_outcomes = [_with_gradient_flag(outcome) for outcome in attack_outcomes]
-        rows = [row for outcome in attack_outcomes for row in _rows(model.task, outcome, scans_clean, scans_adv)]
+        rows = [row for outcome in attack_outcomes for row in outcome.rows]
+        for row in rows:  # measures of a scan stand on each of its slices
+            for measures in (scans_clean, scans_adv):
+                row.extra.update(measures.get((row.volume, row.cls), {}))
+            if lost[index]:
+                row.extra[WITHOUT_GRADIENT] = float(row.case in lost[index])
         images = [outcome.image for outcome in attack_outcomes if outcome.image is not None]
         results.append(Result(rows, images, seconds[index]))
     return results
-
-
-def _with_gradient_flag(outcome: "CaseOutcome") -> "CaseOutcome":
-    """The outcome with a column that says whether a gradient of the case was NaN or infinite."""
-    flag = {WITHOUT_GRADIENT: float(outcome.without_gradient)}
-    return replace(outcome, aim=[{**columns, **flag} for columns in outcome.aim])
 
 
 class MaskPair(NamedTuple):
@@ -120,28 +118,16 @@ class MaskPair(NamedTuple):
     target: Bits
 
 
-@dataclass(frozen=True, eq=False)
-class CaseOutcome:
+class CaseOutcome(NamedTuple):
     """The effect of one attack on one case.
 
     Attributes:
-        clean: pixel counts of each class of the task before the attack.
-        adv: the same under attack.
-        change: size of the change.
-        cost: forward and backward passes.
-        aim: further columns of each scored class, of an attack with a goal or a stopping rule.
-        without_gradient: whether a gradient of the case was NaN or infinite.
+        rows: one for each scored class.
         masks: None unless measures of whole scans need them.
         image: None unless it was asked for.
     """
 
-    case: Case
-    clean: Sequence[Overlap]
-    adv: Sequence[Overlap]
-    change: Change
-    cost: tuple[int, int]
-    aim: Sequence[Mapping[str, float]]
-    without_gradient: bool
+    rows: list[Row]
     masks: MaskPair | None
     image: Tensor | None
 
@@ -175,23 +161,27 @@ def _score(
 
     overlaps_clean, overlaps_adv = measure((pred_clean, target), (pred, target_adv))
     aim = find_aim(crafted.attack, model.task)
+    # further columns of each scored class, of an attack with a goal or a stopping rule
     columns = None if aim is None else aim.measured(pred_clean, pred, target)
     masks = _packed_pairs(pred, target_adv) if keep_masks else None
     images = crafted.image if crafted.stored is None else crafted.stored
-    return [
-        CaseOutcome(
-            case=case,
-            clean=overlaps_clean[n],
-            adv=overlaps_adv[n],
-            change=changes[n],
-            cost=crafted.cost[n],
-            aim=[{}] * len(model.task.scored) if columns is None else columns[n],
-            without_gradient=case in crafted.without_gradient,
-            masks=None if masks is None else masks[n],
-            image=images[n].cpu() if keep_images else None,
-        )
-        for n, case in enumerate(cases)
-    ]
+    outcomes = []
+    for n, case in enumerate(cases):
+        rows = [
+            Row.of(
+                case,
+                model.task.classes[k],
+                clean=overlaps_clean[n][k],
+                adv=overlaps_adv[n][k],
+                change=changes[n],
+                cost=crafted.cost[n],
+                extra={} if columns is None else columns[n][i],
+            )
+            for i, k in enumerate(model.task.scored)
+        ]
+        image = images[n].cpu() if keep_images else None
+        outcomes.append(CaseOutcome(rows, None if masks is None else masks[n], image))
+    return outcomes
 
 
 def _packed_pairs(pred: Mask, target: Mask) -> list[MaskPair]:
@@ -232,25 +222,6 @@ def _measure_scans(
         return {}
     columns = {f"{name}_{when}": metric for name, metric in metrics.items()}
     return by_scan(columns, cases, [pair.pred for pair in masks], [pair.target for pair in masks], task.classes)
-
-
-def _rows(task: Task, outcome: CaseOutcome, *scans: ScanMeasures) -> Iterator[Row]:
-    """The rows of one case, one for each scored class; measures of a scan stand on each of its slices."""
-    case = outcome.case
-    for k, aim in zip(task.scored, outcome.aim, strict=True):
-        name = task.classes[k]
-        extra = dict(aim)
-        for measures in scans:
-            extra |= measures.get((case.volume, name), {})
-        yield Row.of(
-            case,
-            name,
-            clean=outcome.clean[k],
-            adv=outcome.adv[k],
-            change=outcome.change,
-            cost=outcome.cost,
-            extra=extra,
-        )
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_every_attack_is_explained(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert facts["what"].endswith(".")
     assert facts["threat"]
     # papers in brackets further down are cited for a detail
-    assert registry.find(name).about.paper or facts["paper"] == "-" or f"({facts['paper']})" in facts["what"]
+    assert registry.find(name).paper or facts["paper"] == "-" or f"({facts['paper']})" in facts["what"]
 
 
 def test_the_command_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,7 +240,7 @@ def test_attacks_that_are_judged_apart_are_the_registered_ones() -> None:
     entries = [registry.find(name, "attack") for name in registry.names("attack")]
     assert set(after.UNIVERSAL) == {entry.name for entry in entries if entry.family == "universal"}
     assert set(after.FOREIGN) == {
-        entry.name for entry in entries if entry.family == "blackbox" and not entry.about.threat.startswith("queries")
+        entry.name for entry in entries if entry.family == "blackbox" and not entry.threat.startswith("queries")
     }
 
 

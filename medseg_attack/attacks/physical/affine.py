@@ -13,7 +13,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.numerics.flows import pixel_indices, warped
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import MovingBall, longest
-from medseg_attack.types import Flow, Image, PerSample
+from medseg_attack.types import Ball, Flow, Image, PerSample
 
 STIFF = 1e-3  # mm: what float32 leaves of a flow beside its own affine part
 
@@ -102,7 +102,7 @@ class Affine(Parametrised):
         steps: of signed ascent, 0 or more; 0 draws a pose at random.
     """
 
-    ball: Pose = Pose()
+    ball: Ball = Pose()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,6 +114,7 @@ class Affine(Parametrised):
 
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         pose = self.ball
+        assert isinstance(pose, Pose)
         axes = image.ndim - 2
         turns = axes * (axes - 1) // 2
         turn, size, shift = torch.split(numbers, [turns, 1, axes], dim=1)

@@ -13,7 +13,7 @@ from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.flows import exponential, warped
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import MovingBall, longest
-from medseg_attack.types import Flow, Image, PerSample
+from medseg_attack.types import Ball, Flow, Image, PerSample
 
 
 @register("displacement", kind="ball")
@@ -58,7 +58,7 @@ class Deformation(Parametrised):
         steps: of signed ascent, 0 or more; 0 draws a deformation at random.
     """
 
-    ball: MovingBall = Displacement()
+    ball: Ball = Displacement()
     order: int = 8
 
     def __post_init__(self) -> None:
@@ -70,6 +70,7 @@ class Deformation(Parametrised):
         return random_numbers(image, axes * self.order**axes, seeds)
 
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
+        assert isinstance(self.ball, MovingBall)
         flow, back = bent(numbers, image, self.ball, self.ball.eps, self.order)
         return Rendered(warped(image, flow), flow, back)
 
@@ -146,7 +147,7 @@ class DeformationBias(Parametrised):
         steps: of signed ascent, 0 or more; 0 draws both at random.
     """
 
-    ball: ShapeAndGain = ShapeAndGain()
+    ball: Ball = ShapeAndGain()
     order: int = 8
 
     def __post_init__(self) -> None:
@@ -159,6 +160,7 @@ class DeformationBias(Parametrised):
 
     def render(self, numbers: Numbers, image: Image, progress: float) -> Rendered:
         ball = self.ball
+        assert isinstance(ball, ShapeAndGain)
         axes = image.ndim - 2
         shape, field = torch.split(numbers, [axes * self.order**axes, 5**axes], dim=1)
         flow, back = bent(shape, image, ball, ball.eps * ball.shift_mm, self.order)

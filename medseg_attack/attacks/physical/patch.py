@@ -93,7 +93,7 @@ class Patch:
         scale: share by which a placement may be smaller than the ball allows along each axis, from 0 to below 1.
     """
 
-    ball: Area = Area()
+    ball: Ball = Area()
     objective: Objective = bce
     steps: int = 40
     step_size: float = 0.1
@@ -149,7 +149,7 @@ class Patch:
         coordinates = self._coordinates(image, [crc32(f"{seed}/{which}".encode()) for seed in seeds])
         # rotated, a square holds more pixels than its area on some places: the outermost give way
         depth = 1 - coordinates.abs().amax(1, keepdim=True)
-        under = _largest(depth.clamp(min=0), self.ball._pixels(image))
+        under = _largest(depth.clamp(min=0), self.ball._pixels(image))  # type: ignore[attr-defined]
         resampled = F.grid_sample(
             texture, coordinates.flip(1).movedim(1, -1), align_corners=False, padding_mode="border"
         )

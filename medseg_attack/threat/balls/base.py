@@ -1,4 +1,4 @@
-"""What balls share: one length for the whole change, an inner ball, lengths in mm, and anatomy that moves."""
+"""Bases of balls: one length for the whole change, an inner ball, lengths in mm, and anatomy that moves."""
 
 import math
 from abc import abstractmethod
