@@ -7,7 +7,8 @@ A check stands in the file of its moment, at the place of its code:
 - before a run, by attacking a few cases: `checks.probes`; `preflight` or `_try_harder` also calls the check.
 
 The decorator is the verdict: `invalid`, `upper_bound` or `note`. A check of a flag that has one elsewhere is decorated
-with that one's flag: `@check_too_few_steps.flag`. Afterwards `python -m medseg_attack.checks.flags_page > docs/flags.md` writes the page.
+with that one's flag: `@check_too_few_steps.flag`. Afterwards `python -m medseg_attack.checks.flags_page >
+docs/flags.md` writes the page.
 """
 
 from collections.abc import Callable, Iterable, Iterator
