@@ -18,37 +18,20 @@ BUDGETS = ("1/255", "2/255", "4/255", "8/255")
 def steps(workspace: Path) -> list[list[str]]:
     """The commands of the demonstration, as a newcomer would type them."""
     data, model, runs = workspace / "data" / "phantom", workspace / "models" / "demo", workspace / "runs" / "demo"
-    budgets = [word for eps in BUDGETS for word in ("--eps", eps)]
-    losses = [word for loss in ("bce", "dice_focal", "focal") for word in ("--loss", loss)]
+    attacks, losses = ("fgsm", "pgd(steps=10, objective=bce)"), ("bce", "dice_focal", "focal")
+    curve, table = workspace / "eps-curve.png", workspace / "table.csv"
     return [
-        ["prepare", str(workspace / "phantom"), "--format", "phantom", "--out", str(data)],
-        ["train", "--data", str(data), "--model", "unet_small", "--lr", "3e-3", "--epochs", "30", "--out", str(model)],
-        [
-            "attack",
-            "--data",
-            str(data),
-            "--model",
-            str(model),
-            "--attack",
-            "fgsm",
-            "--attack",
-            "pgd(steps=10, objective=bce)",
-            *losses,
-            *budgets,
-            "--out",
-            str(runs),
-        ],
-        [
-            "compare",
-            str(runs),
-            "--plot",
-            str(workspace / "eps-curve.png"),
-            "--csv",
-            str(workspace / "table.csv"),
-            "--by",
-            "attack,loss,eps",
-        ],
+        ["prepare", str(workspace / "phantom"), *_options(format="phantom", out=data)],
+        ["train", *_options(data=data, model="unet_small", lr="3e-3", epochs=30, out=model)],
+        ["attack", *_options(data=data, model=model, attack=attacks, loss=losses, eps=BUDGETS, out=runs)],
+        ["compare", str(runs), *_options(plot=curve, csv=table, by="attack,loss,eps")],
     ]
+
+
+def _options(**values: object) -> list[str]:
+    """Options as they are typed; one with several values stands several times."""
+    several = {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}
+    return [word for name, each in several.items() for value in each for word in (f"--{name}", str(value))]
 
 
 @terminal.command

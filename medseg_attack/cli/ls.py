@@ -8,22 +8,13 @@ import typer
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import Json
 from medseg_attack.errors import InputError
+from medseg_attack.registry import table
 
 if TYPE_CHECKING:
     from medseg_attack.registry import Entry
 
-KINDS = {
-    "attacks": "attack",
-    "objectives": "objective",
-    "goals": "goal",
-    "criteria": "criterion",
-    "balls": "ball",
-    "models": "model",
-    "networks": "network",
-    "datasets": "dataset",
-    "metrics": "metric",
-    "flags": "flag",  # which are declared on their checks, not registered
-}
+# flags are declared on their checks, not registered
+KINDS = {"criteria" if kind == "criterion" else f"{kind}s": kind for kind in (*table.KINDS, "flag")}
 SAVED = ("checkpoint", "others")  # models that stand for trained ones
 
 
@@ -77,12 +68,12 @@ def ls(
     if kind == "attack":
         _print_attacks(entries, rows)
         return
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    listing = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in rows[0]:
-        table.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
+        listing.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else value or "" for value in row.values()))
-    terminal.out().print(table)
+        listing.add_row(*(f"{value:,}" if isinstance(value, int) else value or "" for value in row.values()))
+    terminal.out().print(listing)
 
 
 def _print_flags(json: bool) -> None:
@@ -96,10 +87,10 @@ def _print_flags(json: bool) -> None:
     if json:
         terminal.print_json(rows)
         return
-    table = Table(*rows[0], box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    listing = Table(*rows[0], box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for row in rows:
-        table.add_row(*row.values())
-    terminal.out().print(table)
+        listing.add_row(*row.values())
+    terminal.out().print(listing)
     terminal.next_step("medattack explain MA007")
 
 

@@ -1,5 +1,6 @@
 """The wrapper around every network: an image in [0, 1] on the scan's grid in, log-odds on that grid out."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias, TypeVar
@@ -103,18 +104,8 @@ class SegModel(nn.Module):
         """A model with the same weights and a network bound to the setting; itself if its network needs none."""
         if not isinstance(self.net, Binds):
             return self
-        bound = SegModel(
-            self.net.bind(setting),
-            self.task,
-            normalise=self.normalise,
-            black_box=self.black_box,
-            head=self.head,
-            in_channels=self.in_channels,
-            size=self.size,
-            stride=self.stride,
-            dims=self.dims,
-        )
-        bound.training = self.training
+        bound = copy.copy(self)
+        bound._modules = {**self._modules, "net": self.net.bind(setting)}  # a table of its own, of the same layers
         return bound
 
     def forward(self, image: Image) -> LogOdds:

@@ -21,14 +21,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 KINDS: Mapping[str, str] = {  # to the folder of each kind
     "attack": "attacks",
-    "ball": "threat/balls",
-    "criterion": "threat/goals",
-    "dataset": "data/datasets",
+    "objective": "threat/objectives",
     "goal": "threat/goals",
-    "metric": "metrics",
+    "criterion": "threat/goals",
+    "ball": "threat/balls",
     "model": "models",
     "network": "models/networks",
-    "objective": "threat/objectives",
+    "dataset": "data/datasets",
+    "metric": "metrics",
 }
 
 VALUES = ("metric", "objective")  # kinds whose functions are used as they are; elsewhere a function is a factory
