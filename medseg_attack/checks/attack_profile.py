@@ -52,37 +52,28 @@ def profile(name: str) -> dict[str, str]:
     default ball, the passes that its defaults take on one small image, followed up to a limit. An attack that
     needs more than its defaults to run (a stored run, a surrogate) has no measured cost.
     """
-    entry, passes = registry.find(name, "attack"), _passes(name)
+    entry, attack = registry.find(name, "attack"), _default_attack(name)
     citation = _CITATION.search(entry.doc)
+    passes = None if attack is None else _passes(attack)
+    threat = cost = norm = _UNKNOWN
+    if passes is not None:
+        forwards, backwards = passes
+        # gradients need the weights, several passes need answers; a single pass only judges the result
+        threat = "white box" if backwards else "queries" if forwards > 1 else "no model"
+        cost = f"over {_PASSES}" if forwards >= _PASSES else f"{forwards} forward, {backwards} backward"
+    if entry.accepts_any_ball:
+        norm = "linf or l2"
+    elif attack is not None and entry.takes("ball"):
+        norm = registry.spec_of(attack.ball).name
     return {
         "name": name,
         "paper": entry.paper or (re.sub(r"\s+", " ", citation[1]) if citation else _UNKNOWN),
-        "threat": entry.threat or _threat(passes),
-        "norm": entry.norm or _norm(entry),
-        "passes": _passes_text(passes),
+        "threat": entry.threat or threat,
+        "norm": entry.norm or norm,
+        "passes": cost,
         "defaults": registry.options(entry),
         "what": entry.summary,
     }
-
-
-def _passes_text(passes: tuple[int, int] | None) -> str:
-    if passes is None:
-        return _UNKNOWN
-    return f"over {_PASSES}" if passes[0] >= _PASSES else f"{passes[0]} forward, {passes[1]} backward"
-
-
-def _threat(passes: tuple[int, int] | None) -> str:
-    """Gradients need the weights, several passes need answers; a single pass only judges the result."""
-    if passes is None:
-        return _UNKNOWN
-    return "white box" if passes[1] else "queries" if passes[0] > 1 else "no model"
-
-
-def _norm(entry: registry.Entry) -> str:
-    if entry.accepts_any_ball:
-        return "linf or l2"
-    attack = _default_attack(entry.name)
-    return registry.spec_of(attack.ball).name if attack is not None and entry.takes("ball") else _UNKNOWN
 
 
 def _default_attack(name: str) -> Attack | None:
@@ -94,11 +85,8 @@ def _default_attack(name: str) -> Attack | None:
     return attack
 
 
-def _passes(name: str) -> tuple[int, int] | None:
+def _passes(attack: Attack) -> tuple[int, int] | None:
     """Forward and backward passes of the attack's defaults on a 12 x 12 image of which every pixel counts alone."""
-    attack = _default_attack(name)
-    if attack is None:
-        return None
     channels = attack.channels if isinstance(attack, FgsmWang2024) else 1  # it perturbs copies of the one channel
     net = nn.Conv2d(channels, 1, 1)
     nn.init.constant_(net.weight, 10 / channels)

@@ -13,15 +13,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw_signs, reseeded, widen
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import for_task
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
+from medseg_attack.types import Adversarial, Image, Mask, Model, PerSample
 
 BETA1, BETA2 = 0.9, 0.999  # decays of Adam's moments, as in the papers
 Score: TypeAlias = Callable[[Tensor], PerSample]  # coefficients (b, c, *t) -> objective
@@ -30,7 +28,7 @@ Estimate: TypeAlias = Callable[[Score, Tensor, float, Sequence[int], int], Tenso
 
 @register("zoo", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="zoo(queries=90)")
 @dataclass(frozen=True)
-class ZOO:
+class ZOO(Climbing):
     """Adam on gradients estimated from scores, one coordinate at a time (Chen et al., arXiv 1708.03999).
 
     The coordinates are those of a coarse grid that is stretched onto the image, the paper's reduced attack space at
@@ -51,8 +49,6 @@ class ZOO:
         InputError: a field is out of range, or the queries do not suffice for one step.
     """
 
-    ball: Ball = Linf()
-    objective: Objective = bce
     queries: int = 1000
     coordinates: int = 16
     grid: int = 8
@@ -70,7 +66,7 @@ class ZOO:
 
 @register("spsa", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="spsa(queries=90)")
 @dataclass(frozen=True)
-class SPSA:
+class SPSA(Climbing):
     """Adam on gradients estimated from scores, along random signs of all pixels (Uesato et al., arXiv 1802.05666).
 
     Attributes:
@@ -87,8 +83,6 @@ class SPSA:
         InputError: a field is out of range, or the queries do not suffice for one step.
     """
 
-    ball: Ball = Linf()
-    objective: Objective = bce
     queries: int = 1000
     directions: int = 8
     grid: int = 16
@@ -147,7 +141,7 @@ def _ascend(
     """The worst iterate of each sample when Adam climbs the coefficients along estimated gradients."""
     ball, eps = attack.ball, attack.ball.eps
     coarse, free = ball.unrestricted, ball.free(image)  # a region is one of pixels, which coefficients are not
-    objective = for_task(attack.objective, model.task)
+    objective = attack.climbed(model)
 
     def changed(change: Tensor) -> Image:
         return image + stretched(change, tuple(image.shape[2:])) * free

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, draw_signs, reseeded, widen
@@ -14,7 +15,6 @@ from medseg_attack.registry import register, spec
 from medseg_attack.threat.balls.channels import Channels
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import soft_dice
-from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
 
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10000 queries, as in the released code
@@ -34,7 +34,7 @@ def share(query: int, queries: int, first: float) -> float:
 
 @register("square", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="square(queries=90)")
 @dataclass(frozen=True)
-class Square:
+class Square(Climbing):
     """A search with random squares, kept where they raise the objective (Andriushchenko et al., arXiv 1912.00049).
 
     Every query is one forward pass. Squares reach the last row and column, which those of the released code never do;
@@ -50,7 +50,6 @@ class Square:
         InputError: a field is out of range, or the ball is of another norm.
     """
 
-    ball: Ball = Linf()
     objective: Objective = soft_dice
     queries: int = 1000
     first: float = 0.3
@@ -85,7 +84,7 @@ class Square:
         """The objective at `x`, and `x` with its harm; one query."""
         with torch.no_grad():
             log_odds: LogOdds = model(x)
-            height = for_task(self.objective, model.task)(log_odds, target, 1.0)
+            height = self.climbed(model)(log_odds, target, 1.0)
         return height, judge_prediction(model, self.ball, x, image, model.decide(log_odds), target)
 
 

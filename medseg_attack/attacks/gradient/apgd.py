@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judge, visit
+from medseg_attack.attacks.climbing import Climbing, visit
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import reseeded, widen
 from medseg_attack.registry import register, with_eps
-from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import for_task, progress_of
+from medseg_attack.threat.objectives.per_task import progress_of
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective, PerSample
 
 RHO = 0.75  # the share of the steps between two checks that must raise the objective
@@ -67,7 +66,7 @@ class _Point:
 
 @register("apgd", kind="attack", reaches="all in eps", shown_by="apgd(steps=20)")
 @dataclass(frozen=True)
-class APGD:
+class APGD(Climbing):
     """Gradient ascent whose steps are halved where they stop paying (Auto-PGD; Croce & Hein, arXiv 2003.01690).
 
     Steps begin at twice the ball. When it halves its step it returns to the iterate with the largest objective; the
@@ -83,8 +82,6 @@ class APGD:
         InputError: `radii` is empty, does not end with 1 or has a radius below 1.
     """
 
-    ball: Ball = Linf()
-    objective: Objective = bce
     steps: int = 100
     restarts: int = 1
     radii: tuple[float, ...] = (1.0,)
@@ -105,7 +102,7 @@ class APGD:
             # the ball itself where a wider one would hold every image
             ball: Ball = with_eps(self.ball, wide) if wide < 1 or self.ball.eps >= 1 else self.ball
             x = ball.sample(image, seeds) if worst is None else ball.project(worst.image, image)
-            ascent = _Ascent(model, ball, for_task(self.objective, model.task), image, target, self.steps)
+            ascent = _Ascent(model, ball, self.climbed(model), image, target, self.steps)
             worst, done = ascent.climb(x, steps, done), done + steps
         assert worst is not None
         return worst

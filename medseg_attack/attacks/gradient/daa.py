@@ -10,21 +10,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.attacks.judging import judge, visit
+from medseg_attack.attacks.climbing import Climbing, visit
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import require
 from medseg_attack.numerics.samples import TINY, reseeded, scaled
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import for_task
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
+from medseg_attack.types import Adversarial, Image, Mask, Model
 
 Particles = Float[Tensor, "m b c *s"]
 
 
 @register("daa", kind="attack", reaches="all in eps", shown_by="daa(steps=9)")
 @dataclass(frozen=True)
-class DAA:
+class DAA(Climbing):
     """Several PGD runs that a kernel keeps apart; the worst iterate of all of them (Zheng et al., arXiv 1808.05537).
 
     This is the paper's BLOB form. The paper couples different images of a batch, so that a case's number depends on
@@ -36,8 +34,6 @@ class DAA:
         coupling: weight of the kernel term (c of the paper), without unit; 0 is PGD with as many restarts.
     """
 
-    ball: Ball = Linf()
-    objective: Objective = bce
     steps: int = 20
     step_size: float = 0.25
     particles: int = 4
@@ -50,7 +46,7 @@ class DAA:
         worst = judge(model, self.ball, image, image, target)
         starts = [self.ball.sample(image, reseeded(seeds, run) if run else seeds) for run in range(self.particles)]
         particles = torch.stack(starts)
-        objective = for_task(self.objective, model.task)
+        objective = self.climbed(model)
         for step in range(self.steps):
             visits = [visit(model, self.ball, objective, x, image, target, step / self.steps) for x in particles]
             worst = reduce(or_, (judged for judged, *_ in visits), worst)

@@ -5,21 +5,19 @@ from dataclasses import dataclass
 
 import torch
 
+from medseg_attack.attacks.climbing import Climbing, visit
 from medseg_attack.attacks.gradient.input_diversity import reach
-from medseg_attack.attacks.judging import judge, visit
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import require
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import for_task
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
+from medseg_attack.types import Adversarial, Image, Mask, Model
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's decay of gradients and of their squares, and its epsilon
 
 
 @register("padam", kind="attack", reaches="all in eps", shown_by="padam(steps=20)")
 @dataclass(frozen=True)
-class PAdam:
+class PAdam(Climbing):
     """Gradient ascent with Adam in place of signed steps; the worst iterate (Halmosi et al., arXiv 2407.01982).
 
     Adam is that of AMSGrad (arXiv 1904.09237), per pixel, so that a sample's steps do not depend on other samples.
@@ -29,8 +27,6 @@ class PAdam:
             published 2/255 in a ball of 8/255 is 0.25.
     """
 
-    ball: Ball = Linf()
-    objective: Objective = bce
     steps: int = 200
     step_size: float = 0.25
 
@@ -38,7 +34,7 @@ class PAdam:
         require(self, steps=1, step_size=0)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        objective = for_task(self.objective, model.task)
+        objective = self.climbed(model)
         worst = judge(model, self.ball, image, image, target)
         x = self.ball.sample(image, seeds)
         mean, square, largest = (torch.zeros_like(image) for _ in range(3))

@@ -9,22 +9,22 @@ from operator import or_
 
 import torch
 
+from medseg_attack.attacks.climbing import Climbing, climb
 from medseg_attack.attacks.gradient.input_diversity import Shrunk, reach
-from medseg_attack.attacks.judging import climb, judge, judge_prediction
+from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import blurred
 from medseg_attack.numerics.samples import reseeded, scaled
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.threat.objectives.weighted import cosine_bce, progressive_bce
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective
 
 
 @register("pgd", kind="attack", reaches="all in eps")
 @dataclass(frozen=True)
-class PGD:
+class PGD(Climbing):
     """Projected gradient ascent from random starts; the worst iterate of each image (Madry et al., arXiv 1706.06083).
 
     Attributes:
@@ -42,8 +42,6 @@ class PGD:
         InputError: a field is out of range.
     """
 
-    ball: Ball = Linf()
-    objective: Objective = bce
     steps: int = 20
     step_size: float = 0.25
     momentum: float = 0.0
@@ -97,7 +95,7 @@ class PGD:
         """Log-odds and the objective's gradient at `x`, or of a smaller copy of it."""
         shrunk = Shrunk.draw(x, self.diversity, reseeded(seeds, "shrunk", step)) if self.diversity else None
         through = model if shrunk is None else shrunk.through(model)
-        log_odds, _, grad = climb(through, for_task(self.objective, model.task), x, target, step / self.steps)
+        log_odds, _, grad = climb(through, self.climbed(model), x, target, step / self.steps)
         return log_odds, grad
 
     def _judged(self, model: Model, x: Image, image: Image, target: Mask, log_odds: LogOdds) -> Adversarial:

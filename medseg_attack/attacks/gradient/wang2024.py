@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.attacks.judging import climb, judge
+from medseg_attack.attacks.climbing import Climbing, climb
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import register, spec
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.swapped import SWAPPED
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 
 @register("blend", kind="ball")
@@ -55,7 +55,7 @@ class Blend(Linf):
     shown_by="fgsm_wang2024(channels=1)",
 )
 @dataclass(frozen=True)
-class FgsmWang2024:
+class FgsmWang2024(Climbing):
     """One blended step with swapped arguments of the loss, on three independent copies of the grey channel.
 
     This is the code released with Wang & Xu, arXiv 2401.11224. The network must take `channels` channels. The result
@@ -72,7 +72,6 @@ class FgsmWang2024:
     """
 
     ball: Ball = Blend()
-    objective: Objective = bce
     swapped: bool = True
     channels: int = 3
 

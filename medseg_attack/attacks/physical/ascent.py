@@ -12,13 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.numerics.samples import draw
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import for_task
-from medseg_attack.types import Adversarial, Ball, Flow, Image, LogOdds, Mask, Model, Objective, PerSample
+from medseg_attack.types import Adversarial, Ball, Flow, Image, LogOdds, Mask, Model, PerSample
 
 Numbers = Float[Tensor, "b m"]  # in [-1, 1]; 0 of all is no change, 1 the most that the ball allows
 
@@ -49,7 +48,7 @@ class Rendered(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Parametrised(ABC):
+class Parametrised(Climbing, ABC):
     """An attack whose change some numbers describe; `steps=0` is a random draw of them, which is its control.
 
     Attributes:
@@ -57,8 +56,6 @@ class Parametrised(ABC):
         step_size: change of every number in a step, 0 or more; the numbers range over [-1, 1].
     """
 
-    ball: Ball
-    objective: Objective = bce
     steps: int = 20
     step_size: float = 0.25
 
@@ -117,7 +114,7 @@ def _evaluate(
         still = image if rendered.flow is None else warped(image, rendered.flow.detach())
         x = rendered.image + (attack.ball.project(rendered.image.detach(), still) - rendered.image.detach())
         log_odds = model(x)
-        loss = for_task(attack.objective, model.task)(carried_back(log_odds, rendered.back), target, progress)
+        loss = attack.climbed(model)(carried_back(log_odds, rendered.back), target, progress)
         loss = loss if rendered.penalty is None else loss - rendered.penalty
     flow = None if rendered.flow is None else rendered.flow.detach()
     x = attack.ball.project(rendered.image.detach(), still)

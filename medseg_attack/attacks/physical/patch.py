@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import register
-from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import for_task
-from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective, PerSample
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, PerSample
 
 SURE = 50.0  # log-odds of pixels that are left out: no objective gains from them
 
@@ -77,7 +76,7 @@ def _largest(value: Float[Tensor, "b 1 *s"], n: int) -> Bool[Tensor, "b 1 *s"]:
 
 @register("patch", kind="attack", reaches="its ball", shown_by="patch(steps=3)")
 @dataclass(frozen=True)
-class Patch:
+class Patch(Climbing):
     """A patch that harms at any place, turn and size (EOT; Brown et al., arXiv 1712.09665; Nesti et al., WACV 2022).
 
     Every image has a square of its own. Signed steps on its pixels fit it to random placements; then it is put down
@@ -94,7 +93,6 @@ class Patch:
     """
 
     ball: Ball = Area()
-    objective: Objective = bce
     steps: int = 40
     step_size: float = 0.1
     samples: int = 4
@@ -110,7 +108,7 @@ class Patch:
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         n = self._pixels_of_side(image)
         texture = draw(torch.rand, image.new_empty(len(image), image.shape[1], *(n for _ in image.shape[2:])), seeds)
-        objective = for_task(self.objective, model.task)
+        objective = self.climbed(model)
         for step in range(self.steps):
             texture = texture.detach().requires_grad_()
             loss = torch.zeros_like(image[:, 0].flatten(1)[:, 0])

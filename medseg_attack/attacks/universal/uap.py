@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched
@@ -14,7 +15,6 @@ from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.threat.objectives.per_task import for_task
 from medseg_attack.types import Adversarial, Ball, Batch, Bindable, Image, Mask, Model, Objective, Setting
 
 FITS = ("resize", "tile")
@@ -22,7 +22,7 @@ FITS = ("resize", "tile")
 
 @register("uap", kind="attack", threat="white box, on other patients", reaches="its ball")
 @dataclass(frozen=True)
-class UAP(Bindable):
+class UAP(Bindable, Climbing):
     """One perturbation for all images, learned on the training patients (Moosavi-Dezfooli et al., arXiv 1610.08401).
 
     The paper adds up the least changes that fool a classifier on one image each. For segmentation, this takes a signed
@@ -43,8 +43,6 @@ class UAP(Bindable):
         InputError: a field is out of range.
     """
 
-    ball: Ball = Linf()
-    objective: Objective = bce
     epochs: int = 5
     step_size: float = 0.1
     momentum: float = 0.9
@@ -94,7 +92,7 @@ class UAP(Bindable):
         change = change.detach().requires_grad_()
         on_grid = placed(change, tuple(batch.image.shape[2:]), self.onto)
         setting = Setting(model.task, batch.cases, self.setting.donors if self.setting else None)
-        ball, objective = bind(self.ball, setting), bind(for_task(self.objective, model.task), setting)
+        ball, objective = bind(self.ball, setting), bind(self.climbed(model), setting)
         x = ball.project(batch.image + on_grid, batch.image)
         loss = objective(bind(model, setting)(x), batch.target, progress).sum()
         return torch.autograd.grad(loss, change)[0]
