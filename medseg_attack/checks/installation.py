@@ -259,13 +259,10 @@ def stored_images() -> None:
         same(((result - image) * weights).flatten(1).sum(1), torch.tensor(values, dtype=torch.float64), text, 1e-6)
 
 
-@dataclass(frozen=True)
 class _Conv:
     """Two convolutions with weights from a formula, so that no random generator can change them."""
 
-    @property
-    def task(self) -> Task:
-        return Task("golden", ("organ",))
+    task = Task("golden", ("organ",))
 
     def __call__(self, image: Tensor) -> Tensor:
         first = torch.sin(torch.arange(1, 37, dtype=torch.float64) * 1.7).view(4, 1, 3, 3)

@@ -48,11 +48,9 @@ class Classifier(nn.Module):
 class OneClass:
     """The classifier as our attacks see it: the same class on every pixel."""
 
-    net: Classifier
+    task = Task("one class", ("a", "b", "c"), exclusive=True)
 
-    @property
-    def task(self) -> Task:
-        return Task("one class", ("a", "b", "c"), exclusive=True)
+    net: Classifier
 
     def __call__(self, image: Image) -> LogOdds:
         return softmax_log_odds(self.net(image))[:, :, None, None].expand(-1, -1, *image.shape[2:])

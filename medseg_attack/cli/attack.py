@@ -7,22 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg_attack.cli import terminal
-from medseg_attack.cli.options import (
-    BatchSize,
-    Data,
-    Device,
-    EmptyRule,
-    Home,
-    Json,
-    Limit,
-    ShowProgress,
-    Trust,
-    Unit,
-    read_saved,
-    read_shard,
-    repeated,
-)
+from medseg_attack.cli import options, terminal
+from medseg_attack.cli.studies import open_study
 from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
@@ -34,10 +20,10 @@ OWN = "each attack's own"
 
 @terminal.command
 def attack(
-    data: Data = None,
+    data: options.Data = None,
     model: Annotated[
         list[str] | None,
-        repeated(
+        options.repeated(
             "--model",
             "-m",
             help="Model to attack: the name of a trained one, its folder, or a spec such as \"own('net.py:build')\".",
@@ -45,15 +31,17 @@ def attack(
     ] = None,
     attack: Annotated[
         list[str] | None,
-        repeated("--attack", "-a", help="Attack with its options, such as 'pgd(steps=40)'.", default="fgsm"),
+        options.repeated("--attack", "-a", help="Attack with its options, such as 'pgd(steps=40)'.", default="fgsm"),
     ] = None,
     loss: Annotated[
         list[str] | None,
-        repeated("--loss", help="Objective that every attack maximises, such as bce or soft_dice.", default=OWN),
+        options.repeated(
+            "--loss", help="Objective that every attack maximises, such as bce or soft_dice.", default=OWN
+        ),
     ] = None,
     eps: Annotated[
         list[str] | None,
-        repeated(
+        options.repeated(
             "--eps",
             "-e",
             help="Budget, such as 0.01, 4/255 or 5HU; of physical changes (bias fields, poses ...) in their own unit.",
@@ -72,7 +60,9 @@ def attack(
     ] = None,
     metrics: Annotated[
         list[str] | None,
-        repeated("--metric", help="Measure beside Dice, such as hd95_mm or 'nsd(tolerance_mm=1)'.", default="none"),
+        options.repeated(
+            "--metric", help="Measure beside Dice, such as hd95_mm or 'nsd(tolerance_mm=1)'.", default="none"
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -88,12 +78,12 @@ def attack(
     fold: Annotated[
         int | None, typer.Option(help="Cross-validation fold of the val and train splits.", show_default="0")
     ] = None,
-    limit: Limit = None,
+    limit: options.Limit = None,
     control: Annotated[
         bool | None,
         typer.Option("--control/--no-control", help="Add random noise of the same size.", show_default="control"),
     ] = None,
-    batch_size: BatchSize = 16,
+    batch_size: options.BatchSize = 16,
     shard: Annotated[str, typer.Option(help="k/N: run only the k-th of N parts, counted from 0.")] = "0/1",
     save_adversarial: Annotated[
         str,
@@ -110,16 +100,16 @@ def attack(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print the runs and what they would cost; write nothing.")
     ] = False,
-    unit: Unit = "volume",
-    empty: EmptyRule = "one",
-    json: Json = False,
-    device: Device = "auto",
+    unit: options.Unit = "volume",
+    empty: options.EmptyRule = "one",
+    json: options.Json = False,
+    device: options.Device = "auto",
     seed: Annotated[
         int | None, typer.Option(envvar="MEDATTACK_SEED", help="Seed of every random choice.", show_default="0")
     ] = None,
-    home: Home = None,
-    trust: Trust = False,
-    progress: ShowProgress = True,
+    home: options.Home = None,
+    trust: options.Trust = False,
+    progress: options.ShowProgress = True,
 ) -> None:
     """Attack trained models and print their Dice per organ. The table has clean and adversarial Dice, and Dice under
     random noise of the same size.
@@ -128,7 +118,7 @@ def attack(
 
     Killed and started again, it goes on where it stopped.
     """
-    flags = {
+    fields = {
         "data": str(data) if data else None,
         "models": model,
         "attacks": attack,
@@ -144,27 +134,13 @@ def attack(
         "control": control,
         "seed": seed,
     }
-    save, parts = read_saved(save_adversarial), read_shard(shard)
+    save, parts = options.read_saved(save_adversarial), options.read_shard(shard)
     if keep_headers and save == "none":
         raise InputError("expected --save-adversarial beside --keep-headers, got none; add --save-adversarial all")
-    from medseg_attack.models.trust import use_trust
-    from medseg_attack.runs.study import read_study
-    from medseg_attack.runs.workspace import home as workspace_of
-    from medseg_attack.runs.workspace import with_newest_data
-
-    workspace = workspace_of(home)
-    use_trust(workspace, trust)
-    study = with_newest_data(workspace, read_study(config, flags))  # reported before torch is loaded
-    from medseg_attack.evaluation.opening import open_study
-    from medseg_attack.evaluation.runner import RunOptions
-    from medseg_attack.runtime import pick_device
+    how = {"batch_size": batch_size, "shard": parts, "save": save, "keep_headers": keep_headers, "checks": checks}
+    opened = open_study(fields, config, home=home, out=out, device=device, trust=trust, options=how)
     from medseg_attack.stats.scores import check_unit
 
-    options = RunOptions(batch_size, parts, save, keep_headers, checks)
-    opened = open_study(study, workspace, pick_device(device), options, out)
-    terminal.say(opened.summary)
-    for note in opened.notes:
-        terminal.say(f"note: {note}")
     check_unit(unit, [model_ref.dims for model_ref in opened.models])
     if plan:
         from medseg_attack.evaluation.costs import estimate
@@ -174,7 +150,9 @@ def attack(
         _run_and_print(opened, unit, empty, json, progress)
 
 
-def _run_and_print(opened: "OpenedStudy", unit: Unit, empty: EmptyRule, json: bool, progress: bool) -> None:
+def _run_and_print(
+    opened: "OpenedStudy", unit: options.Unit, empty: options.EmptyRule, json: bool, progress: bool
+) -> None:
     """Runs what is missing, then prints the tables of all runs, or says which shards are still to come."""
     from medseg_attack.evaluation.runner import run
 
@@ -198,7 +176,9 @@ def _run_and_print(opened: "OpenedStudy", unit: Unit, empty: EmptyRule, json: bo
     terminal.next_step(terminal.shell(["compare", str(opened.out), *partial, *deltas]))
 
 
-def _print_runs(folders: Sequence[Path], unit: Unit, empty: EmptyRule, json: bool, *, checks: bool) -> None:
+def _print_runs(
+    folders: Sequence[Path], unit: options.Unit, empty: options.EmptyRule, json: bool, *, checks: bool
+) -> None:
     """Prints one table per model with its flags below, or the summary as JSON."""
     from medseg_attack.checks.stored import flags_of, with_ids
     from medseg_attack.report.tables import attack_sheet

@@ -2,36 +2,20 @@
 
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from medseg_attack.cli import terminal
-from medseg_attack.cli.options import (
-    BatchSize,
-    Data,
-    Device,
-    EmptyRule,
-    Home,
-    Json,
-    Limit,
-    ShowProgress,
-    Split,
-    Trust,
-    Unit,
-    repeated,
-)
+from medseg_attack.cli import options, terminal
+from medseg_attack.cli.studies import open_study
 from medseg_attack.errors import InputError
-
-if TYPE_CHECKING:
-    from medseg_attack.evaluation.runner import OpenedStudy
 
 METRICS = ["hd95_mm", "assd_mm", "nsd"]
 
 
 @terminal.command
 def evaluate(
-    data: Data = None,
+    data: options.Data = None,
     model: Annotated[
         str,
         typer.Option(
@@ -50,11 +34,13 @@ def evaluate(
     ] = None,
     metrics: Annotated[
         list[str] | None,
-        repeated("--metric", help="Measure beside Dice and IoU.", default="hd95_mm, assd_mm, nsd(tolerance_mm=2)"),
+        options.repeated(
+            "--metric", help="Measure beside Dice and IoU.", default="hd95_mm, assd_mm, nsd(tolerance_mm=2)"
+        ),
     ] = None,
-    split: Split = "test",
+    split: options.Split = "test",
     fold: Annotated[int, typer.Option(help="Cross-validation fold of the val and train splits.")] = 0,
-    limit: Limit = None,
+    limit: options.Limit = None,
     csv: Annotated[
         Path | None,
         typer.Option("--csv", help="Write the scores of every case and organ to this file.", show_default=False),
@@ -63,14 +49,14 @@ def evaluate(
         Path | None,
         typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/<data>-<hash>"),
     ] = None,
-    batch_size: BatchSize = 16,
-    unit: Unit = "volume",
-    empty: EmptyRule = "one",
-    json: Json = False,
-    device: Device = "auto",
-    home: Home = None,
-    trust: Trust = False,
-    progress: ShowProgress = True,
+    batch_size: options.BatchSize = 16,
+    unit: options.Unit = "volume",
+    empty: options.EmptyRule = "one",
+    json: options.Json = False,
+    device: options.Device = "auto",
+    home: options.Home = None,
+    trust: options.Trust = False,
+    progress: options.ShowProgress = True,
 ) -> None:
     """Score a trained model on clean or on stored images. Images that were perturbed for another model show what
     transfers to this one.
@@ -79,7 +65,7 @@ def evaluate(
     """
     if not model:
         raise InputError("expected a model, got none; give --model NAME")
-    fields = {
+    fields: dict[str, Any] = {
         "data": str(data) if data else None,
         "models": [model],
         "attacks": ["clean"],
@@ -89,11 +75,11 @@ def evaluate(
         "limit": limit,
         "metrics": metrics or METRICS,
     }
-    from medseg_attack.models.trust import use_trust
-    from medseg_attack.runs.workspace import home as workspace_of
+    from medseg_attack.runs.replays import replay_fields
 
-    use_trust(workspace_of(home), trust)
-    opened = _opened(fields, images, home, out, device, batch_size)
+    fields |= replay_fields(images) if images else {}
+    how = {"batch_size": batch_size, "checks": True}
+    opened = open_study(fields, home=home, out=out, device=device, trust=trust, options=how)
     from medseg_attack.evaluation.runner import run
     from medseg_attack.stats.scores import check_unit
 
@@ -108,30 +94,7 @@ def evaluate(
     terminal.next_step(terminal.shell(["attack", *words, "--model", model, *attack, "--eps", "4/255"]))
 
 
-def _opened(
-    fields: dict[str, Any], images: Path | None, home: Path | None, out: Path | None, device: str, batch_size: int
-) -> "OpenedStudy":
-    """The study of clean images, or that of the images which a run stored."""
-    from medseg_attack.runs.replays import replay_fields
-    from medseg_attack.runs.study import read_study
-    from medseg_attack.runs.workspace import home as workspace_of
-    from medseg_attack.runs.workspace import with_newest_data
-
-    workspace = workspace_of(home)
-    study = read_study(None, fields | (replay_fields(images) if images else {}))
-    study = with_newest_data(workspace, study)  # reported before torch is loaded
-    from medseg_attack.evaluation.opening import open_study
-    from medseg_attack.evaluation.runner import RunOptions
-    from medseg_attack.runtime import pick_device
-
-    opened = open_study(study, workspace, pick_device(device), RunOptions(batch_size, checks=True), out)
-    terminal.say(opened.summary)
-    for note in opened.notes:
-        terminal.say(f"note: {note}")
-    return opened
-
-
-def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, json: bool) -> None:
+def _print(folders: list[Path], unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:
     from medseg_attack.checks.stored import flags_of, with_ids
     from medseg_attack.files import whole
     from medseg_attack.report.sheet import csv_text

@@ -132,7 +132,8 @@ def _control(cell: Cell) -> Cell:
 
 def _cells(spec: registry.Spec, study: Study) -> list[Cell]:
     """The cells of one attack: with every loss and budget of the study."""
-    role = _role(registry.find(spec.name, "attack"))
+    family = registry.find(spec.name, "attack").family
+    role: Role = "clean" if spec.name == "clean" else "control" if family == "controls" else "attack"
     losses: Sequence[str | None] = study.losses if registry.leaves_open(spec, "objective") else []
     overrides: dict[str, Any] = {"steps": study.steps} if study.steps else {}
     if study.norm is not None:
@@ -146,13 +147,6 @@ def _cells(spec: registry.Spec, study: Study) -> list[Cell]:
         label, loss_text = _label(spec, attack.ball), registry.spec(climbed) if climbed else ""
         grid += [_cell(label, loss_text, attack, role, budget) for budget in budgets or [None]]
     return grid
-
-
-def _role(entry: registry.Entry) -> Role:
-    """The role of an attack that a study names, by the family it is registered in."""
-    if entry.name == "clean":
-        return "clean"
-    return "control" if entry.family == "controls" else "attack"
 
 
 def _cell(label: str, loss: str, attack: Any, role: Role, budget: Budget | None) -> Cell:

@@ -186,13 +186,10 @@ def holm(p: Sequence[float]) -> list[float]:
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
-    adjusted = [float("nan")] * len(p)
-    order = sorted((i for i, value in enumerate(p) if value == value), key=lambda i: p[i])
-    highest = 0.0
-    for place, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - place) * p[i]))
-        adjusted[i] = highest
-    return adjusted
+    values = pd.Series(p, dtype=float)
+    ordered = values.dropna().sort_values(kind="stable")
+    adjusted = (ordered * np.arange(len(ordered), 0, -1)).clip(upper=1).cummax()
+    return list(adjusted.reindex(values.index))
 
 
 def pairwise(models: dict[str, pd.DataFrame], score: str) -> pd.DataFrame:

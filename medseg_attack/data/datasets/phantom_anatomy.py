@@ -107,7 +107,11 @@ def draw(
     texture *= 0.025 / texture.std()
     images, masks = [], []
     for z, grain in zip(heights, texture, strict=True):
-        depths = _organs(patient, today, x, y, float(z))
+        depths = {
+            "large_bowel": _large_bowel(patient, today, x, y, float(z)),
+            "small_bowel": _small_bowel(today, x, y, float(z)),
+            "stomach": _stomach(patient, today, x, y, float(z)),
+        }
         images.append(_tissue(patient, x, y, float(z), depths, 2 / side, grain))
         masks.append(np.stack([depths[organ] > 0 for organ in ORGANS]))
     signal = np.stack(images) * np.exp(_bias(today.bias, x, y))
@@ -125,14 +129,6 @@ def _ellipse(x: Field, y: Field, a: float, b: float, angle: float = 0.0) -> Fiel
 def _at_height(half_axis: float, offset: float) -> float:
     """How much of its width an ellipsoid has at `offset` from its middle."""
     return float(np.sqrt(max(0.0, 1 - (offset / half_axis) ** 2)))
-
-
-def _organs(patient: Body, today: Day, x: Field, y: Field, z: float) -> dict[str, Field]:
-    return {
-        "large_bowel": _large_bowel(patient, today, x, y, z),
-        "small_bowel": _small_bowel(today, x, y, z),
-        "stomach": _stomach(patient, today, x, y, z),
-    }
 
 
 def _large_bowel(patient: Body, today: Day, x: Field, y: Field, z: float) -> Field:

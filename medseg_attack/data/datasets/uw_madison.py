@@ -10,7 +10,7 @@ import csv
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,12 +223,9 @@ def _spacing_mm(path: Path) -> tuple[float, float, float]:
 
 
 def _check_same(what: str, values: Sequence[object], paths: Sequence[Path]) -> None:
-    for value, path in _others(values, paths):
-        raise InputError(
-            f"expected slices of one {what} in {path.parent}, got {values[0]} in {paths[0].name} and {value} "
-            f"in {path.name}; leave the slices of other scans out"
-        )
-
-
-def _others(values: Sequence[object], paths: Sequence[Path]) -> Iterator[tuple[object, Path]]:
-    return ((value, path) for value, path in zip(values, paths, strict=True) if value != values[0])
+    for value, path in zip(values, paths, strict=True):
+        if value != values[0]:
+            raise InputError(
+                f"expected slices of one {what} in {path.parent}, got {values[0]} in {paths[0].name} and {value} "
+                f"in {path.name}; leave the slices of other scans out"
+            )

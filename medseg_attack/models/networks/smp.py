@@ -30,7 +30,7 @@ def unet(task: Task, *, size: tuple[int, ...] = PAPER_SIZE, encoder_weights: str
         encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
             are not in the cache; "": random weights.
     """
-    return _segmenter(task, "Unet", "vgg13", size, encoder_weights)
+    return smp(task, arch="Unet", encoder="vgg13", size=size, encoder_weights=encoder_weights)
 
 
 @register("unet_resnext101", kind="model")
@@ -42,7 +42,7 @@ def unet_resnext101(task: Task, *, size: tuple[int, ...] = PAPER_SIZE, encoder_w
         encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
             are not in the cache; "": random weights.
     """
-    return _segmenter(task, "Unet", "resnext101_32x8d", size, encoder_weights)
+    return smp(task, arch="Unet", encoder="resnext101_32x8d", size=size, encoder_weights=encoder_weights)
 
 
 @register("unet_efficientnet_b7", kind="model")
@@ -54,7 +54,7 @@ def unet_efficientnet_b7(task: Task, *, size: tuple[int, ...] = PAPER_SIZE, enco
         encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
             are not in the cache; "": random weights.
     """
-    return _segmenter(task, "Unet", "efficientnet-b7", size, encoder_weights)
+    return smp(task, arch="Unet", encoder="efficientnet-b7", size=size, encoder_weights=encoder_weights)
 
 
 @register("unetplusplus_efficientnet_b7", kind="model")
@@ -68,7 +68,7 @@ def unetplusplus_efficientnet_b7(
         encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
             are not in the cache; "": random weights.
     """
-    return _segmenter(task, "UnetPlusPlus", "efficientnet-b7", size, encoder_weights)
+    return smp(task, arch="UnetPlusPlus", encoder="efficientnet-b7", size=size, encoder_weights=encoder_weights)
 
 
 @register("smp", kind="model")
@@ -77,6 +77,9 @@ def smp(
 ) -> SegModel:
     """Any architecture and encoder of segmentation-models-pytorch.
 
+    Inputs are normalised as ImageNet's with or without its weights, so the architecture does not depend on how training
+    began, and a checkpoint loads without a download.
+
     Args:
         arch: name of the architecture, such as "Unet", "FPN" or "DeepLabV3Plus".
         encoder: name of the encoder, such as "resnet34"; "tu-" before a name of timm's.
@@ -84,7 +87,19 @@ def smp(
         encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
             are not in the cache; "": random weights.
     """
-    return _segmenter(task, arch, encoder, size, encoder_weights)
+    import segmentation_models_pytorch as library
+
+    archs = {make.__name__: make for make in library.MODEL_ARCHITECTURES_MAPPING.values()}
+    if arch not in archs:
+        raise InputError(f"unknown architecture: expected one of the library's, got {arch!r}; {nearest(arch, archs)}")
+    check_encoder(encoder)
+    channels = 3 if task.channels == 1 else task.channels  # a grey scan is repeated
+    options: dict[str, Any] = {"encoder_name": encoder, "in_channels": channels, "classes": len(task.classes)}
+    if encoder_weights:
+        _check_weights(encoder, encoder_weights)
+    net: nn.Module = archs[arch](encoder_weights=encoder_weights or None, **options)
+    normalise = Normalise() if channels == 3 else None  # ImageNet's colours say nothing of other channels
+    return SegModel(net, task, normalise=normalise, in_channels=channels, size=_grid(size), stride=_STRIDE)
 
 
 @register("unet_small", kind="model")
@@ -122,26 +137,6 @@ def count_parameters(name: str) -> int | None:
     with torch.device("meta"):
         model: SegModel = build(name, "model")(Task("abdomen", ("large_bowel", "small_bowel", "stomach")))
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _segmenter(task: Task, arch: str, encoder: str, size: tuple[int, ...], encoder_weights: str) -> SegModel:
-    """A model of the library's, whose inputs are normalised as ImageNet's with or without its weights.
-
-    So the architecture does not depend on how training began, and a checkpoint loads without a download.
-    """
-    import segmentation_models_pytorch as library
-
-    archs = {make.__name__: make for make in library.MODEL_ARCHITECTURES_MAPPING.values()}
-    if arch not in archs:
-        raise InputError(f"unknown architecture: expected one of the library's, got {arch!r}; {nearest(arch, archs)}")
-    check_encoder(encoder)
-    channels = 3 if task.channels == 1 else task.channels  # a grey scan is repeated
-    options: dict[str, Any] = {"encoder_name": encoder, "in_channels": channels, "classes": len(task.classes)}
-    if encoder_weights:
-        _check_weights(encoder, encoder_weights)
-    net: nn.Module = archs[arch](encoder_weights=encoder_weights or None, **options)
-    normalise = Normalise() if channels == 3 else None  # ImageNet's colours say nothing of other channels
-    return SegModel(net, task, normalise=normalise, in_channels=channels, size=_grid(size), stride=_STRIDE)
 
 
 def _grid(size: tuple[int, ...]) -> tuple[int, ...] | None:

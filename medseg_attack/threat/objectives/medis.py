@@ -96,25 +96,19 @@ def medis_combined_shukla2023(log_odds: LogOdds, target: Mask, progress: float =
     return _weighted(RELEASED, log_odds, target)
 
 
-LOSSES: dict[Objective, float] = {
-    boundary_iou: 0.21,
-    log_cosh_dice: 0.18,
-    bce_dice: 0.20,
-    exp_log: 0.15,
-    lovasz_hinge: 0.26,
-}
-
-RELEASED: dict[Objective, float] = {
-    boundary_iou_shukla2023: 0.21,
-    log_cosh_dice_shukla2023: 0.18,
-    bce_dice_shukla2023: 0.20,
-    exp_log_shukla2023: 0.15,
-    lovasz_hinge_shukla2023: 0.26,
-}
+SHARES = (0.21, 0.18, 0.20, 0.15, 0.26)  # of the losses, in this order
+LOSSES: tuple[Objective, ...] = (boundary_iou, log_cosh_dice, bce_dice, exp_log, lovasz_hinge)
+RELEASED: tuple[Objective, ...] = (
+    boundary_iou_shukla2023,
+    log_cosh_dice_shukla2023,
+    bce_dice_shukla2023,
+    exp_log_shukla2023,
+    lovasz_hinge_shukla2023,
+)
 
 
-def _weighted(losses: dict[Objective, float], log_odds: LogOdds, target: Mask) -> PerSample:
-    return torch.stack([share * loss(log_odds, target) for loss, share in losses.items()]).sum(0)
+def _weighted(losses: tuple[Objective, ...], log_odds: LogOdds, target: Mask) -> PerSample:
+    return torch.stack([share * loss(log_odds, target) for loss, share in zip(losses, SHARES, strict=True)]).sum(0)
 
 
 def _stretched(log_odds: LogOdds) -> Maps:
