@@ -25,14 +25,15 @@ from medseg_attack.types import Attack, Batch, CaseRef, CaseSource, Donors, Fitt
 BATCH = 8  # cases of a batch of the fit: it determines what is learned, unlike that of the attack
 
 
-def must_fit(attack: Any) -> bool:
+def must_fit(attack: Attack) -> bool:
     """Whether the attack, or a part of it, learns first."""
     return any(isinstance(part, Fittable) for part in walk(attack))
 
 
-def fit_parts(attack: Any, learn: Callable[[Fittable], Attack]) -> Any:
+def fit_parts(attack: Attack, learn: Callable[[Fittable], Attack]) -> Attack:
     """The attack with each part that learns, at any depth, replaced by what `learn` returns for it."""
-    return replace_parts(attack, lambda part: learn(part) if isinstance(part, Fittable) else None)
+    learnt: Attack = replace_parts(attack, lambda part: learn(part) if isinstance(part, Fittable) else None)
+    return learnt
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class Batches(Sequence[Batch]):
         return Batch.of([self.data.read(ref) for ref in self.refs[index]], self.device)
 
 
-def fitted(attack: Any, model: Model, batches: Batches, folder: RunFolder, seed: int) -> Any:
+def fitted(attack: Attack, model: Model, batches: Batches, folder: RunFolder, seed: int) -> Attack:
     """The attack with what it learned, which is read from the run's folder, or learned and written into it.
 
     Raises:
@@ -114,7 +115,7 @@ class Cost:
     seconds: float
 
 
-def fit_once(attack: Any, model: Model, batch: Batch, n: int) -> tuple[Any, Cost]:
+def fit_once(attack: Attack, model: Model, batch: Batch, n: int) -> tuple[Attack, Cost]:
     """The attack fitted to one batch, and the cost that a fit to `n` cases would have."""
     counted, start = CountedModel(model), time.perf_counter()
     setting = Setting(model.task)

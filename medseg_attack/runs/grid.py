@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
@@ -16,6 +16,9 @@ from medseg_attack.registry.parts import walk
 from medseg_attack.runs.rows import Role
 from medseg_attack.runs.study import Study
 from medseg_attack.threat.budgets import Budget, parse_budget
+
+if TYPE_CHECKING:  # runs import no torch
+    from medseg_attack.types import Attack, Ball
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Cell:
     label: str
     loss: str
     eps: float
-    attack: Any
+    attack: "Attack"
     role: Role
     budget: Budget | None = None
 
@@ -149,7 +152,7 @@ def _cells(spec: registry.Spec, study: Study) -> list[Cell]:
     return grid
 
 
-def _cell(label: str, loss: str, attack: Any, role: Role, budget: Budget | None) -> Cell:
+def _cell(label: str, loss: str, attack: "Attack", role: Role, budget: Budget | None) -> Cell:
     if budget is None or not budget.unit:
         attack = attack if budget is None else registry.with_eps(attack, budget.value)
         return Cell(label, loss, attack.ball.eps, attack, role)
@@ -165,7 +168,7 @@ def _in_unit(label: str, budget: Budget | None) -> str:
     return f"{label} {budget}" if budget else label
 
 
-def _label(spec: registry.Spec, ball: Any) -> str:
+def _label(spec: registry.Spec, ball: "Ball") -> str:
     """The attack as it was typed, less the fields that other columns show; a ball that is not plain Linf is named."""
     entry, (_, values) = registry.find(spec.name), registry.parse_call(spec)
     arguments = [
@@ -179,6 +182,6 @@ def _label(spec: registry.Spec, ball: Any) -> str:
     return f"{spec.name}({', '.join(arguments)})" if arguments else spec.name
 
 
-def _kind(ball: Any) -> str:
+def _kind(ball: "Ball") -> str:
     """A ball's spec less its size."""
     return str(registry.spec_of(registry.with_eps(ball, 0.0)).replace(eps=None))
