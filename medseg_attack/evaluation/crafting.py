@@ -119,14 +119,14 @@ def _attack_cases(
         setting = setting.at(torch.tensor(positions))
     cases = setting.cases
     seeds = [crc32(f"{seed}/{case.id}".encode()) for case in cases]
-    finite, levels = FiniteModel(bind(model, setting), cases), StoredValues.of(cases, image.device)
+    finite, values = FiniteModel(bind(model, setting), cases), StoredValues.of(cases, image.device)
     ready = [bind(attack, setting) for _, attack in attacks]
     # for a sweep the widest ball: the narrower ones round inside it, and what is returned is rounded in its own
     widest = max((attack.ball for attack in ready), key=lambda ball: ball.limit)
     # where anatomy moves there are no stored values yet to round towards: such an attack sees floats
-    sees_floats = levels is None or any(attack.ball.moves_anatomy for attack in ready)
+    sees_floats = values is None or any(attack.ball.moves_anatomy for attack in ready)
     counted = CountedModel(
-        finite if levels is None or sees_floats else RoundedModel(finite, levels, image, widest, cases)
+        finite if values is None or sees_floats else RoundedModel(finite, values, image, widest, cases)
     )
     start = time.perf_counter()
     cost: tuple[int, int] | None = None
@@ -137,7 +137,7 @@ def _attack_cases(
             torch.cuda.synchronize(image.device)
         # shared passes are charged to each in full, as if it ran alone; seconds are those that it added
         cost = cost or (counted.forwards, counted.backwards)
-        x, x0, stored = _as_stored(adversarial, image, levels, attack.ball)
+        x, x0, stored = _as_stored(adversarial, image, values, attack.ball)
         passes = adversarial.passes
         costs = [cost] * len(cases) if passes is None else [(n, m) for n, m in passes.tolist()]
         seconds = time.perf_counter() - start
@@ -146,19 +146,19 @@ def _attack_cases(
 
 
 def _as_stored(
-    adversarial: Adversarial, image: Image, levels: StoredValues | None, ball: Ball
+    adversarial: Adversarial, image: Image, values: StoredValues | None, ball: Ball
 ) -> tuple[Image, Image, list[Tensor] | None]:
     """The images of an attack as a file holds them, the centres of its ball, and the values of that file."""
     x, flow = adversarial.image, adversarial.flow
-    if levels is None or x.shape != image.shape:
+    if values is None or x.shape != image.shape:
         return x, image if flow is None else warped(image, flow), None
     if flow is not None:
-        levels = levels.warped(flow)
-        image = levels.image(levels.stored, image)
+        values = values.warped(flow)
+        image = values.image(values.stored, image)
         # the flow moved stored values, the attack moved windowed ones: they differ where the window clips
         x = ball.project(x, image)
-    stored = levels.nearest(x, image, ball)
-    return levels.image(stored, image), image, levels.files(stored)
+    stored = values.nearest(x, image, ball)
+    return values.image(stored, image), image, values.files(stored)
 
 
 def _attack_balls(

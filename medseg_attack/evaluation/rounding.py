@@ -16,13 +16,13 @@ class RoundedModel(AroundModel):
     Attacks see it in place of the model. `StoredValues` does the rounding, from the `Storage` of every case.
 
     Attributes:
-        levels: the values that the cases' files can hold.
+        values: the values that the cases' files can hold.
         image: the untouched images of the cases.
         ball: the ball that a rounded image stays in.
     """
 
     model: Model
-    levels: StoredValues
+    values: StoredValues
     image: Image
     ball: Ball
     cases: tuple[Case, ...]
@@ -30,10 +30,10 @@ class RoundedModel(AroundModel):
     def __call__(self, image: Image) -> LogOdds:
         if image.shape != self.image.shape:  # copies of the channel that differ have no place in a file
             return self.model(image)
-        rounded = self.levels.image(self.levels.nearest(image.detach(), self.image, self.ball), image)
+        rounded = self.values.image(self.values.nearest(image.detach(), self.image, self.ball), image)
         return self.model(straight_through(rounded, image))
 
     def bind(self, setting: Setting) -> "RoundedModel":
         """The model of some of its cases."""
         index = torch.tensor([self.cases.index(case) for case in setting.cases], device=self.image.device)
-        return replace(self, levels=self.levels.at(index), image=self.image[index], cases=setting.cases)
+        return replace(self, values=self.values.at(index), image=self.image[index], cases=setting.cases)

@@ -29,11 +29,11 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     masks: dict[str, Array] = {}
     scored = list(model.task.scored)
     with frozen(model):
-        for predicted in predict_copies(run, data, model, device, values):
-            pred = predicted.pred[:, scored].cpu().numpy()
-            for n, case in enumerate(predicted.cases):
+        for batch, _, pred in predict_copies(run, data, model, device, values):
+            on_cpu = pred[:, scored].cpu().numpy()
+            for n, case in enumerate(batch.cases):
                 if case.id in values:
-                    masks |= _by_slice(pred[n], case.id, data)
+                    masks |= _by_slice(on_cpu[n], case.id, data)
     classes = [model.task.classes[k] for k in scored]
     written = []
     for scan in dict.fromkeys(file["scan"] for file in files):

@@ -46,20 +46,6 @@ class Mismatch:
     problem: str
 
 
-@dataclass(frozen=True, eq=False)
-class PredictedBatch:
-    """A batch of the run as it stands on the disk, and the prediction on it.
-
-    Attributes:
-        cases: the untouched cases.
-    """
-
-    cases: Sequence[Case]
-    batch: Batch
-    levels: StoredValues
-    pred: Mask
-
-
 def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Iterator[Mismatch]:
     """Everything that does not hold of a run's copies; nothing, and a seal beside the run, if all of it holds.
 
@@ -82,7 +68,10 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
         for one in manifest.get("segmentations", ())
         if not (run / COPIES / one["path"]).exists() or file_hash(run / COPIES / one["path"]) != one["sha256"]
     ]
-    mismatches += _check_scores(run, data, model, device, values)
+    attack = registry.build(attack_of(RunFolder(run).config), "attack")
+    rows = RunFolder(run).rows().set_index(["case", "cls"])
+    for batch, written, pred in predict_copies(run, data, model, device, values):
+        mismatches += _check_batch(batch, written, pred, values, model, attack.ball, rows)
     yield from mismatches
     try:
         if mismatches:
@@ -173,21 +162,10 @@ def _check_file(
             case[channels] = values_of
 
 
-def _check_scores(
-    run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
-) -> Iterator[Mismatch]:
-    """Budget, window and counts of every stored case."""
-    config = RunFolder(run).config
-    attack = registry.build(attack_of(config), "attack")
-    rows = RunFolder(run).rows().set_index(["case", "cls"])
-    for predicted in predict_copies(run, data, model, device, values):
-        yield from _check_batch(predicted, values, model, attack.ball, rows, device)
-
-
 def predict_copies(
     run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
-) -> Iterator[PredictedBatch]:
-    """The predictions on stored cases, in the batches of the run itself; other cases stay clean.
+) -> Iterator[tuple[Batch, StoredValues, Mask]]:
+    """The untouched batches of the run, what is written of them, and the prediction on that; other cases stay clean.
 
     Args:
         values: the stored values by case.
@@ -203,30 +181,35 @@ def predict_copies(
             if not any(case.id in values for case in part):
                 continue
             perturbed = [_perturbed(case, values[case.id]) if case.id in values else case for case in part]
-            batch, levels = Batch.of(part, device), StoredValues.of(perturbed, device)
-            assert levels is not None  # prepared cases know their files
+            batch, written = Batch.of(part, device), StoredValues.of(perturbed, device)
+            assert written is not None  # prepared cases know their files
             with torch.no_grad():
-                pred = model.decide(
-                    bind(model, Setting(model.task, tuple(part)))(levels.image(levels.stored, batch.image))
-                )
-            yield PredictedBatch(part, batch, levels, pred)
+                bound = bind(model, Setting(model.task, batch.cases))
+                pred = model.decide(bound(written.image(written.stored, batch.image)))
+            yield batch, written, pred
 
 
 def _check_batch(
-    predicted: PredictedBatch, values: Mapping[str, Array], model: Model, ball: Ball, rows: pd.DataFrame, device: Any
+    batch: Batch,
+    written: StoredValues,
+    pred: Mask,
+    values: Mapping[str, Array],
+    model: Model,
+    ball: Ball,
+    rows: pd.DataFrame,
 ) -> Iterator[Mismatch]:
-    levels, source = predicted.levels, StoredValues.of(predicted.cases, device)
+    """Budget, window and counts of the stored cases."""
+    source = StoredValues.of(batch.cases, batch.image.device)
     assert source is not None
-    image = levels.image(levels.stored, predicted.batch.image)
-    kept = ~ball.covered(image, predicted.batch.image)  # what a patch covers is in no count
-    pixels = counts(predicted.pred & kept, predicted.batch.target & kept)
-    after, before = source.in_float64(levels.stored)
-    for n, case in enumerate(predicted.cases):
+    kept = ~ball.covered(written.image(written.stored, batch.image), batch.image)  # what a patch covers is in no count
+    pixels = counts(pred & kept, batch.target & kept)
+    after, before = source.in_float64(written.stored)
+    for n, case in enumerate(batch.cases):
         if case.id not in values:
             continue
         pair = after[n : n + 1], before[n : n + 1]
         yield from _check_budget(model.task, case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
-        if (levels.stored[n] != source.stored[n])[source.outside[n]].any():
+        if (written.stored[n] != source.stored[n])[source.outside[n]].any():
             yield Mismatch(case.id, "a voxel outside of the intensity window, or of padding, was changed")
         for k in model.task.scored:
             cls, on_disk = model.task.classes[k], pixels[n, k, 1:].tolist()

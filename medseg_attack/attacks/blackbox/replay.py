@@ -62,6 +62,6 @@ class Replay(Bindable):
         cases = self.setting.cases
         arrays = RunFolder(Path(self.run)).images([case.id for case in cases])
         stored = torch.stack([torch.from_numpy(array).to(torch.float64) for array in arrays]).to(image.device)
-        levels = StoredValues.of(cases, image.device)
-        x = stored.to(image) if levels is None else levels.image(stored, image)
+        values = StoredValues.of(cases, image.device)
+        x = stored.to(image) if values is None else values.image(stored, image)
         return judge(model, self.ball, x, image, target)
