@@ -1,7 +1,7 @@
 """Surrogates: trained models that belong to an attack, read once and held to the weights that a run began with."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
