@@ -1,5 +1,6 @@
 """Runs read again: their folders, and rows with the fields of their header."""
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,11 +10,18 @@ from medseg_attack.errors import InputError
 from medseg_attack.escaping import whole_characters
 from medseg_attack.files import digest
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.stored_files import read_header
+from medseg_attack.runs.rows import HEADER
+from medseg_attack.runs.stored_files import Header, read_header
 from medseg_attack.runs.stored_specs import role_of
 
 # organs whose columns would be those of the mean over organs, and of the success on clean images
 RESERVED = {"mean": "mean (organ)", "success_of": "success_of (organ)"}
+
+
+# values of fields that a header may lack
+DEFAULTS = {
+    name: field.default for name, field in Header.model_fields.items() if name in HEADER and not field.is_required()
+}
 
 
 def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
@@ -69,10 +77,12 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
         flat = {
             key: whole_characters(value) if isinstance(value, str) else value
             for key, value in header.items()
-            if not isinstance(value, dict | list)
+            if not isinstance(value, dict | list) and key not in rows
         }
         # what older headers do not say
-        flat = ids_of(folder) | {"role": role_of(str(header.get("attack"))), "checks": "flags" in header} | flat
+        derived = {"role": role_of(str(header["attack"])), "checks": "flags" in header}
+        flat = DEFAULTS | ids_of(folder) | derived | flat
+        flat["eps"] = math.nan if flat["eps"] is None else flat["eps"]
         config = RunFolder(folder).config
         facts = {
             "run": str(folder),
