@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/medattack
 REFERENCES := .venv-references
+N ?= 5000
+SEED ?= 0
 
-.PHONY: install demo test check slow kills references clean
+.PHONY: install demo test check slow kills fuzz references clean
 
 install: $(VENV)/.installed
 demo: $(VENV)/.installed
@@ -16,6 +18,8 @@ slow: $(VENV)/.test
 	$(BIN)/pytest -m slow -n 0
 kills: $(VENV)/.test
 	$(BIN)/python tests/kills.py --kills 100
+fuzz: $(VENV)/.test
+	$(BIN)/python tests/fuzz.py $(N) --seed $(SEED)
 check: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

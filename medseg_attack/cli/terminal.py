@@ -1,6 +1,7 @@
 """Behaviour that all commands share: results on stdout, progress on stderr, errors as a sentence."""
 
 import functools
+import io
 import json
 import os
 import shlex
@@ -197,6 +198,9 @@ def _print_error(sentence: str, *lines: str) -> None:
 
 def exit_with(app: Callable[[], None]) -> None:
     """Runs the app and exits with its code; with another one if what it printed could not be written."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of few characters shows the codes of others
     code: int | str | None = 0
     try:
         try:

@@ -33,7 +33,7 @@ class _ListedFile(Form):
 
     scan: str
     path: str
-    slices: list[int] = Field(default_factory=list)
+    slices: list[int]
     channels: list[int] = Field(default_factory=list)
 
 

@@ -150,10 +150,11 @@ def _check_file(
     except InputError as error:
         yield Mismatch(file["scan"], str(error))
         return
-    for name, value in of_source.items():
-        if geometry.get(name) != value:
-            yield Mismatch(file["scan"], f"{name} of {path}: expected {value}, got {geometry.get(name)}")
-    channels = file.get("channels", [0])
+    channels = list(copy.channels)
+    expected, got = {**of_source, "channels": channels}, {"channels": file.get("channels", [0]), **geometry}
+    for name, value in expected.items():
+        if got.get(name) != value:
+            yield Mismatch(file["scan"], f"{name} of {path}: expected {value}, got {got.get(name)}")
     if stored.shape[2:] != tuple(record.shape[1:]) or len(stored) != len(channels):
         return  # no slice can be scored
     for n, values_of in zip(copy.slices, stored.swapaxes(0, 1), strict=False):

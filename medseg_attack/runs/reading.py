@@ -1,5 +1,6 @@
 """Runs read again: their folders, and rows with the fields of their header."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,18 @@ from medseg_attack.errors import InputError
 from medseg_attack.escaping import whole_characters
 from medseg_attack.files import digest
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.stored_files import read_header
+from medseg_attack.runs.rows import HEADER
+from medseg_attack.runs.stored_files import Header, read_header
 from medseg_attack.runs.stored_specs import role_of
 
 # organs whose columns would be those of the mean over organs, and of the success on clean images
 RESERVED = {"mean": "mean (organ)", "success_of": "success_of (organ)"}
+
+
+# values of fields that a header may lack
+DEFAULTS = {
+    name: field.default for name, field in Header.model_fields.items() if name in HEADER and not field.is_required()
+}
 
 
 def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
@@ -62,16 +70,22 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
             )
         if str(folder) != whole_characters(str(folder)):
             raise InputError(f"expected the path of a run in UTF-8, got {folder}; rename its folders")
-        said = {k: whole_characters(value) if isinstance(value, str) else value for k, value in flat(header).items()}
+        fields = {
+            key: whole_characters(value) if isinstance(value, str) else value
+            for key, value in flat(header).items()
+            if key not in rows
+        }
         # what older headers do not say
-        said = ids_of(folder) | {"role": role_of(str(header.get("attack"))), "checks": "flags" in header} | said
+        derived = {"role": role_of(str(header["attack"])), "checks": "flags" in header}
+        fields = DEFAULTS | ids_of(folder) | derived | fields
+        fields["eps"] = math.nan if fields["eps"] is None else fields["eps"]
         config = RunFolder(folder).config
         facts = {
             "run": str(folder),
             "verified": RunFolder(folder).verified,
             "cases_id": digest([config.get("data"), config.get("cases")])[:12],
         }
-        tables.append(rows.assign(cls=rows["cls"].replace(RESERVED), **(said | facts)))
+        tables.append(rows.assign(cls=rows["cls"].replace(RESERVED), **(fields | facts)))
     return with_distinct_models(pd.concat(tables, ignore_index=True))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from helpers.command import medattack
 from helpers.dicoms import tiny_model
 from helpers.sources import LABELS, SPECS, WRITERS, opened, write_pictures
 
+from medseg_attack import registry
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.data.prepared.writing import prepare
 from medseg_attack.errors import InputError
@@ -211,6 +213,25 @@ def test_nothing_is_written_into_a_source(workspace: Path, words: tuple[str, ...
         message = medattack(*filled, "--data", workspace / "data", "--out", out, code=2).stderr
         assert "outside of" in message
     assert tree(workspace / "source") == before
+
+
+def test_of_two_processes_that_make_a_phantom_both_have_it_and_nothing_beside_it_is_touched(tmp_path: Path) -> None:
+    (tmp_path / ".scans.part").mkdir()
+    (tmp_path / ".scans.part" / "thesis.txt").write_text("theirs")
+    phantom = registry.build("phantom(patients=4, slices=2, side=16)", "dataset")
+    answers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(len(phantom.listing(tmp_path / "scans").scans)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 4
+    assert len(set(answers)) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".scans.part", "scans"]
+    assert (tmp_path / ".scans.part" / "thesis.txt").exists()
 
 
 @pytest.mark.parametrize("left", [[], [".lock"], [".identity.json.0a1b2c3d.part"], ["study.yaml"]])

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,20 +74,26 @@ class Phantom:
         Raises:
             InputError: the system does not let it be written.
         """
+        part = root.with_name(f".{root.name}.{secrets.token_hex(4)}.part")
         with writing(root):
-            part = root.with_name(f".{root.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            with (part / "train.csv").open("w", encoding="utf-8", newline="") as file:
-                table = csv.writer(file, lineterminator="\n")
-                table.writerow(COLUMNS)
-                for case, image, masks in self._slices():
-                    write_png16(_path(part, case, self.side), image)
-                    table.writerows(
-                        (case, organ, rle.encode(masks[anatomy.ORGANS.index(organ)])) for organ in TASK.classes
-                    )
-            write_json(part / CARD, {"format": self._card})
-            os.replace(part, root)
+            try:
+                self._write(part)
+                os.replace(part, root)
+            except OSError:
+                if not (root / CARD).is_file():  # or another process was ready first
+                    raise
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+
+    def _write(self, root: Path) -> None:
+        root.mkdir(parents=True)
+        with (root / "train.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(COLUMNS)
+            for case, image, masks in self._slices():
+                write_png16(_path(root, case, self.side), image)
+                table.writerows((case, organ, rle.encode(masks[anatomy.ORGANS.index(organ)])) for organ in TASK.classes)
+        write_json(root / CARD, {"format": spec(self)})
 
     def _slices(self) -> Iterator[tuple[str, NDArray[np.uint16], NDArray[np.bool_]]]:
         """Slice id, pixels and masks (organs, rows, columns)."""

@@ -4,6 +4,7 @@
 """
 
 import gzip
+import logging
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 
 from medseg_attack.errors import InputError, reason
 from medseg_attack.files import require_file
+
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what a header lacks is told here, in a sentence
 
 UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}  # the axis between slices: 0 right, 1 anterior, 2 head

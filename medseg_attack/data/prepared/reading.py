@@ -102,6 +102,10 @@ class Prepared:
             )
         if split in ("train", "val") and not 0 <= fold < self.folds:
             raise InputError(f"expected a fold from 0 to {self.folds - 1} of {self.root}, got {fold}; choose one")
+        if lost := sorted({record.group for record in self.records.values()} - self.splits.keys()):
+            raise InputError(
+                f"expected each patient in a split of {self.root}, got none of {lost[0]}; run medattack prepare again"
+            )
         refs = [
             ref
             for record in self.records.values()

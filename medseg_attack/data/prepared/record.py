@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -208,7 +209,7 @@ def mapped(path: Path, shape: tuple[int, ...]) -> Array:
     require_file(path, "an array")
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
         raise InputError(f"expected an array in {path}, got {reason(error)}; run medattack prepare again") from error
     if array.shape != shape:
         raise InputError(f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again")
