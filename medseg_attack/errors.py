@@ -64,18 +64,16 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 def close_matches(word: str, known: Iterable[str]) -> list[str]:
     """At most two known words that a misspelt one may stand for, the likeliest first.
 
-    A letter that is added, missing, wrong or swapped with its neighbour counts as one slip. Words that have the same
-    letters go before others.
+    A letter that is added, missing, wrong or swapped with its neighbour counts as one slip. Of words that are as many
+    slips away, the shorter go first.
 
-    >>> close_matches("pdg", ["pdgd", "pgd", "dag"]), close_matches("unet", ["cat"])
-    (['pgd'], [])
+    >>> close_matches("pdg", ["pdgd", "pgd", "dag"]), close_matches("pgdd", ["pdgd", "pgd"])
+    (['pgd', 'pdgd'], ['pgd', 'pdgd'])
     """
     slips = {name: _slips(word, name) for name in known}
     ratio = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in slips}
     close = [name for name in slips if ratio[name] >= 0.6]
-    close.sort(key=lambda name: (slips[name], sorted(name) != sorted(word), -ratio[name], name))
-    swapped = [name for name in close if slips[name] == 1 and sorted(name) == sorted(word)]
-    return (swapped or close)[:2]
+    return sorted(close, key=lambda name: (slips[name], len(name), -ratio[name], name))[:2]
 
 
 def _slips(word: str, other: str) -> int:

@@ -5,7 +5,6 @@ Commands are forked from a process that has loaded torch, since most kills would
 """
 
 import argparse
-import contextlib
 import csv
 import io
 import json
@@ -16,6 +15,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,31 @@ def _timeless(value: Any) -> Any:
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
-def trial(rng: random.Random, root: Path, seconds: dict[str, float]) -> str:
-    """One step, killed at a random moment and run again; what is wrong, if anything."""
+@dataclass(frozen=True)
+class Kill:
+    """A step that was killed and run again.
+
+    Attributes:
+        paired: whether a second process wrote to the same folder.
+        moment: seconds after which the first was killed.
+        was_running: whether it had not ended by then.
+        problem: what is not as after a quiet run, if anything.
+    """
+
+    step: str
+    paired: bool
+    moment: float
+    was_running: bool
+    problem: str
+
+    def __str__(self) -> str:
+        end = "killed" if self.was_running else "had ended"
+        second = ", beside a second process" if self.paired else ""
+        return f"{STEPS[self.step][0]} {end} after {self.moment:.2f} s{second}: {self.problem or 'as a quiet run'}"
+
+
+def trial(rng: random.Random, root: Path, seconds: dict[str, float]) -> Kill:
+    """One step, killed at a random moment and run again."""
     step = rng.choice(list(STEPS))
     folder = Path(tempfile.mkdtemp(dir=root))
     for name in list(STEPS)[: list(STEPS).index(step)]:
@@ -112,15 +136,17 @@ def trial(rng: random.Random, root: Path, seconds: dict[str, float]) -> str:
     time.sleep(moment)
     os.kill(first, signal.SIGKILL)
     codes = [end_of(first), *map(end_of, others)]
-    problem = "" if all(code in (0, -signal.SIGKILL) for code in codes) else f"exit codes {codes}"
+    problem = "" if codes[0] in (0, -signal.SIGKILL) and not any(codes[1:]) else f"exit codes {codes}"
     if not problem:
-        with contextlib.suppress(SystemExit):
+        try:
             run(step, root, folder)
             problem = "; ".join(_differences(content(root / "quiet" / step), content(folder / step)))
-            shutil.rmtree(folder)
-            return problem and f"{step} killed after {moment:.2f} s, paired={paired}: {problem}"
-        problem = "the next run failed"
-    return f"{step} killed after {moment:.2f} s, paired={paired}: {problem}\n{log.read_text()[-2000:]}"
+        except SystemExit:
+            problem = "the next run failed"
+    if problem:
+        problem += f"\n{log.read_text()[-2000:]}"
+    shutil.rmtree(folder)
+    return Kill(step, paired, moment, codes[0] == -signal.SIGKILL, problem)
 
 
 def _differences(quiet: dict[str, Any], killed: dict[str, Any]) -> list[str]:
@@ -145,13 +171,23 @@ def main() -> None:
         (root / "quiet").mkdir()
         seconds = {step: run(step, root, root / "quiet") for step in STEPS}
         seconds["data"] = run("data", root, root)  # without the making of the phantom
-        problems = []
+        kills = []
         for n in range(options.kills):
-            if problem := trial(rng, root, seconds):
-                problems.append(f"kill {n}: {problem}")
-                print(problems[-1], flush=True)
-    print(f"{options.kills} kills, {len(problems)} left something else than a quiet run")
-    sys.exit(bool(problems))
+            kills.append(trial(rng, root, seconds))
+            print(f"{n + 1}/{options.kills} {kills[-1]}", flush=True)
+    print(summary(kills))
+    sys.exit(any(kill.problem for kill in kills))
+
+
+def summary(kills: list[Kill]) -> str:
+    """How many kills there were, of which command, and how many left something else than a quiet run."""
+    commands = Counter(STEPS[kill.step][0] for kill in kills)
+    return (
+        f"{len(kills)} kills ({', '.join(f'{n} of {command}' for command, n in sorted(commands.items()))}), "
+        f"{sum(kill.paired for kill in kills)} with two processes in one folder, "
+        f"{sum(kill.was_running for kill in kills)} before the end; "
+        f"{sum(bool(kill.problem) for kill in kills)} left something else than a quiet run"
+    )
 
 
 if __name__ == "__main__":

@@ -163,17 +163,21 @@ def check_case_alone(scene: Scene) -> Iterator[Evidence]:
     """MA004: a case alone and the same case in a batch differ by more than 1 % of the length of the log-odds.
 
     Batch normalisation works with the statistics of the batch. Scores then depend on which cases happen to be
-    neighbours.
+    neighbours. Where no other case has its shape, the case stands beside its own negative at half the contrast.
 
     What to do: Put the model in eval mode; give normalisation layers running statistics.
     """
-    if len(scene.image) < 2 or check_repeated_passes(scene):  # a randomised model differs from itself anyway
+    if check_repeated_passes(scene):  # a randomised model differs from itself anyway
         return
+    case, image = scene.batch.cases[:1], scene.image[:1]
+    alone = len(scene.image) == 1
+    # of the negative, unlike of a flipped copy, a batch has another mean and deviation
+    cases, other = (case * 2, torch.cat((image, (1 - image) / 2))) if alone else (case, image)
     with torch.no_grad():
-        model = bind(scene.model, Setting(scene.model.task, scene.batch.cases[:1]))
-        distance = _distance(model(scene.image[:1]), scene.log_odds[:1])
+        model = bind(scene.model, Setting(scene.model.task, cases))
+        distance = _distance(model(other)[:1], scene.log_odds[:1])
     if (distance > 1e-2).any():  # convolutions on a GPU differ by 1e-3 between batch sizes
-        yield Evidence(scene.batch.cases[0].id, f"log-odds differ by {distance.max():.2g} of their length")
+        yield Evidence(case[0].id, f"log-odds differ by {distance.max():.2g} of their length")
 
 
 @invalid("MA005", "outputs look like probabilities", "return the values before sigmoid or softmax")

@@ -47,7 +47,7 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
         "output": _answer(model, scene, out),
         **({"gradient": "none, a black box: use attacks without gradients"} if model.black_box else {}),
         "two passes agree": _agreement(differ),
-        "alone as in a batch": _agreement(differ_alone) if len(batch.cases) > 1 and not differ else "not asked",
+        "alone as in a batch": "not asked" if differ else _agreement(differ_alone),
         "clean Dice": dice,
         "memory of one step": _memory(model, batch),
     }, by_severity([*check_model(model, batch), *check_dice_of_cases(dice)])

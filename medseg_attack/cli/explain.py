@@ -14,7 +14,7 @@ def explain(
     code: Annotated[str, typer.Argument(help="Code of a flag, such as MA007; all of them: medattack ls flags.")],
     json: Json = False,
 ) -> None:
-    """Explain a flag: its verdict, when it is raised, what it means and what to do.
+    """Explain a flag: its verdict, what it means and what to do.
 
     Example: medattack explain MA007
     """

@@ -3,10 +3,11 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.counting import CountedModel
@@ -35,6 +36,8 @@ from medseg_attack.types import (
     common,
 )
 
+Centre: TypeAlias = Float[Tensor, "b own *s"]  # as `Image`, but an attack on copies of one channel has more of them
+
 
 @dataclass(frozen=True, eq=False)
 class Crafted:
@@ -45,7 +48,8 @@ class Crafted:
         positions: places of the cases in the batch.
         attack: the attack at the budget of these cases, bound to them.
         image: perturbed images, as a file holds them where the cases know their files.
-        x0: centres of the ball: the untouched images, or those after their anatomy moved.
+        x0: centres of the ball: the untouched images, or those after their anatomy moved; one channel where `image`
+            has several copies of it.
         flow: how anatomy moved; None where nothing did.
         stored: the values of each case's file; None where there is none that could hold the image.
         cost: forward and backward passes that each case took.
@@ -57,7 +61,7 @@ class Crafted:
     positions: list[int]
     attack: Attack
     image: Image
-    x0: Image
+    x0: Centre
     flow: Flow | None
     stored: list[Tensor] | None
     cost: Sequence[tuple[int, int]]
@@ -146,8 +150,8 @@ def _attack_cases(
 
 
 def _as_stored(
-    adversarial: Adversarial, image: Image, values: StoredValues | None, ball: Ball
-) -> tuple[Image, Image, list[Tensor] | None]:
+    adversarial: Adversarial, image: Centre, values: StoredValues | None, ball: Ball
+) -> tuple[Image, Centre, list[Tensor] | None]:
     """The images of an attack as a file holds them, the centres of its ball, and the values of that file."""
     x, flow = adversarial.image, adversarial.flow
     if values is None or x.shape != image.shape:

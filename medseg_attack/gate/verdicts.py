@@ -129,8 +129,9 @@ def _verdicts(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Uni
     rows = _filtered(rule, new)
     if "attack" not in rule.where and (rows["role"] == "attack").any():
         rows = rows[rows["role"] == "attack"]  # a control is no claim
+    reference = {} if old is None else dict(iter(old.groupby("pair", sort=False)))
     values = [
-        (of_run.iloc[0], _values(rule, of_run, None if old is None else old[old["pair"] == run], unit, empty))
+        (of_run.iloc[0], _values(rule, of_run, reference.get(run), unit, empty))
         for run, of_run in rows.groupby("pair", sort=False)
     ]
     verdicts = [_verdict(rule, header, of_run) for header, of_run in values]

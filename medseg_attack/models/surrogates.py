@@ -66,10 +66,11 @@ def with_folders(attack: Any, folder_of: Callable[[str], str]) -> Any:
     """
 
     def change(part: Any) -> Any:
-        if not isinstance(part, functools.partial) or part.func is not checkpoint:
+        if not isinstance(part, Bound) or part.function is not checkpoint:
             return None
-        name = part.keywords.get("folder", "")
-        return functools.partial(checkpoint, **part.keywords | {"folder": folder_of(name)}) if name else None
+        options = dict(part.options)
+        name = options.get("folder", "")
+        return Bound(checkpoint, tuple((options | {"folder": folder_of(name)}).items())) if name else None
 
     return replace_parts(attack, change)
 

@@ -10,11 +10,13 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.registry import spec
+from medseg_attack.registry.grammar import Literal
 from medseg_attack.report.sheet import Sheet, between, fits, number, percent
+from medseg_attack.runs.reading import ids_of
 from medseg_attack.runs.rows import NAMES
-from medseg_attack.runs.stored_specs import ball_spec, budget_of, norm_of
+from medseg_attack.runs.stored_specs import attack_spec, ball_spec, budget_of, norm_of
 from medseg_attack.stats.patients import FEW, warning
-from medseg_attack.stats.scores import Unit
+from medseg_attack.stats.scores import MEAN, Unit
 
 MOST_ORGANS = 4  # columns that fit 100 characters beside the rest
 LESS = ("norm", "data", "split")  # what seldom differs between the runs of a table
@@ -318,17 +320,16 @@ def _key(row: "pd.Series[float]", key: str) -> str:
 
 
 def score_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
-    """Scores of clean or stored images: a row per run and organ."""
+    """Scores of clean or stored images: a row per run and organ, and one of the mean over the organs of a run."""
     fixed = ["run", "cls", "cases", "touched", "model", "attack", "eps", "data", "split", "partial"]
     measures = [column for column in table.columns if column not in fixed]
-    several = table["run"].nunique() > 1
-    rows = [
-        [*([Path(str(row["run"])).name] if several else []), str(row["cls"]), *(number(row[m]) for m in measures)]
-        for _, row in table.iterrows()
-    ]
-    mean = table[measures].mean()
-    if not several:
-        rows.append(["mean", *(number(mean[m]) for m in measures)])
+    names = _run_names(table)
+    several = len(names) > 1
+    rows: list[list[str]] = []
+    for run, of_run in table.groupby("run", sort=False):
+        name = [names[str(run)]] if several else []
+        rows += [[*name, str(row["cls"]), *(number(row[m]) for m in measures)] for _, row in of_run.iterrows()]
+        rows += [[*name, MEAN, *(number(value) for value in of_run[measures].mean())]]
     first = table.iloc[0]
     text = (
         f"Dice and IoU per {unit}, {plural(first['cases'], unit)} ({first['split']} split). "
@@ -336,6 +337,22 @@ def score_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
         "3-D; an organ in neither mask is left out, one in one mask alone counts as the grid's diagonal (mm) or 0."
     )
     partial = " PARTIAL: --limit left cases out." if table["partial"].any() else ""
-    title = f"{first['model']} on {first['data']}: {'stored images' if first['eps'] > 0 else 'clean images'}"
+    title = f"{first['model']} on {first['data']}: {'clean images' if first['attack'] == 'clean' else 'stored images'}"
     columns = [*(["run"] if several else []), "organ", *measures]
     return Sheet(title, columns, rows, text + partial, left=2 if several else 1)
+
+
+def _run_names(table: pd.DataFrame) -> dict[str, str]:
+    """The name of each run, or of the run whose images it scores: its folder's, after its model's where they repeat."""
+    folders = {str(row["run"]): _scored_run(row) for _, row in table.drop_duplicates("run").iterrows()}
+    names = {run: folder.name for run, folder in folders.items()}
+    if len(set(names.values())) == len(names):
+        return names
+    return {run: ids_of(folder)["run_id"] for run, folder in folders.items()}
+
+
+def _scored_run(row: "pd.Series[float]") -> Path:
+    """The folder of the run whose images are scored: the run itself, or the one that it replays."""
+    attack = attack_spec(str(row["attack"]))
+    fields = {name: node.value for name, node in attack.keywords if isinstance(node, Literal)}
+    return Path(str(fields["run"] if attack.name == "replay" else row["run"]))

@@ -22,8 +22,9 @@ def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -
     and p of the adversarial difference, new minus old; p_holm over all attacks' rows of the same organ; n patients.
     """
     table = []
+    rows_of = dict(iter(old.groupby("pair", sort=False)))
     for pair, of_new in new.groupby("pair", sort=False):
-        after, before = (scored(pooled(rows, unit), empty) for rows in (of_new, old[old["pair"] == pair]))
+        after, before = (scored(pooled(rows, unit), empty) for rows in (of_new, rows_of[pair]))
         facts = of_new.iloc[0][[*NAMES, "role", "ball"]].to_dict()
         levels = {
             f"{when}_{name}": by_organ(cases, f"dice_{when}").iloc[0]

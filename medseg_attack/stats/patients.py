@@ -20,6 +20,7 @@ from medseg_attack.errors import InputError
 LEVEL = 0.95
 DRAWS = 4000
 FEW = 10  # patients below which an interval of Dice is so wide (0.3 and more) that tables warn
+EXACT_UP_TO = 13  # patients whose signed ranks have their exact distribution even with ties
 TESTS_FROM = 6  # patients below which no two-sided signed-rank test reaches p < 0.05: 2 / 2^5 = 0.0625
 
 Array = NDArray[np.float64]
@@ -83,10 +84,23 @@ def _dirichlet(n: int) -> Array:
 
 def _per_patient(cases: pd.DataFrame, score: str) -> tuple[Array, Array]:
     """Sums of a score and how many there are, (patients, classes); NaN are not counted."""
-    by = cases.groupby(["group", "cls"], sort=True)[score]
-    sums, counts = (by.agg(how).unstack("cls").fillna(0).to_numpy(float) for how in ("sum", "count"))
+    (patient, patients), (organ, organs) = (
+        pd.factorize(cases[key], sort=True, use_na_sentinel=False) for key in ("group", "cls")
+    )
+    values = cases[score].to_numpy(float)
+    place, is_score = patient * len(organs) + organ, ~np.isnan(values)
+    sums, counts = (
+        np.bincount(place[is_score], weights, len(patients) * len(organs)).reshape(len(patients), len(organs))
+        for weights in (values[is_score], np.ones(is_score.sum()))
+    )
     some = counts.sum(1) > 0
-    return sums[some], counts[some]
+    return sums[some].astype(float), counts[some].astype(float)
+
+
+def mean_score(cases: pd.DataFrame, score: str) -> float:
+    """The mean over classes of a score's mean over cases; NaN without any."""
+    sums, counts = _per_patient(cases, score)
+    return float(_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
 
 
 def _mean(sums: Array, counts: Array) -> Array:
@@ -159,11 +173,10 @@ def difference(
             no unseen patient differs by far more than those that were measured. With the bounds of a Dice difference no
             ten patients could show a loss of 0.05, however equal they are.
     """
-    sums, counts = _per_patient(pairs, column)
     means = patient_means(pairs, column)
     low, high = interval(pairs, column, bounds=bounds)
-    value = float(_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
-    return Difference(value, low, high, signed_rank(np.asarray(means, np.float64) - beyond), len(means))
+    p = signed_rank(np.asarray(means, np.float64) - beyond)
+    return Difference(mean_score(pairs, column), low, high, p, len(means))
 
 
 def signed_rank(values: Array) -> float:
@@ -177,7 +190,19 @@ def signed_rank(values: Array) -> float:
     rounded = np.round(values, 12)  # what floats add to equal differences is no rank
     if not rounded.any():
         return 1.0
+    if len(rounded) <= EXACT_UP_TO:
+        return _exact_signed_rank(rounded)
     return float(scipy_stats.wilcoxon(rounded, zero_method="pratt").pvalue)
+
+
+def _exact_signed_rank(values: Array) -> float:
+    """p from the distribution of the positive ranks' sum over all signs, with ties and zeros; some are not zero."""
+    doubled = (2 * scipy_stats.rankdata(np.abs(values))).astype(int)  # whole numbers where ranks of ties are halves
+    ways = np.ones(1)  # of signs that give each sum
+    for rank in doubled[values != 0]:
+        ways = np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))
+    total = doubled[values > 0].sum()
+    return float(min(1.0, 2 * min(ways[: total + 1].sum(), ways[total:].sum()) / ways.sum()))
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -11,7 +11,7 @@ import pandas as pd
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.empty import ABSENT_SCORE, Empty
 from medseg_attack.runs.rows import AXES
-from medseg_attack.stats.patients import interval
+from medseg_attack.stats.patients import interval, mean_score
 
 Unit: TypeAlias = Literal["slice", "volume", "patient"]
 
@@ -90,10 +90,9 @@ def success(cases: pd.DataFrame) -> dict[str, float]:
         on the clean image and predicts no pixel of under attack. below_half_low, below_half_high, missed_low and
         missed_high are the 95 % intervals of the two shares.
     """
-    clean = float(by_organ(cases, "dice_clean")[MEAN].iloc[0])
-    adv = float(by_organ(cases, "dice_adv")[MEAN].iloc[0])
     present = cases[(cases["n_target"] > 0) & (cases["dice_clean"] > 0)]
     detected = cases[cases["hit_clean"] > 0]
+    clean, adv = (mean_score(cases, score) for score in ("dice_clean", "dice_adv"))
     return (
         {"relative_drop": (clean - adv) / clean if clean > 0 else float("nan")}
         | _rate("below_half", present, present["dice_adv"] < present["dice_clean"] / 2)
@@ -123,13 +122,14 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
         }
     )
     rows_of = dict(iter(rows.groupby("run", sort=False)))
+    dice = {when: by_organ(cases, f"dice_{when}") for when in ("clean", "adv")}
     kept = [name for name in header if name in rows]
     cost = rows.groupby("run", sort=False).agg(
         linf=("linf", "max"), forwards=("forwards", "mean"), backwards=("backwards", "mean")
     )
     table = []
     for run, of_run in cases.groupby("run", sort=False):
-        adv, clean = by_organ(of_run, "dice_adv").iloc[0], by_organ(of_run, "dice_clean").iloc[0]
+        clean, adv = (means.loc[run] for means in dice.values())
         low, high = interval(of_run, "dice_adv")
         of_rows = rows_of[run]
         table.append(

@@ -106,7 +106,22 @@ def test_ma003_a_randomised_model(draw: str) -> None:
 def test_ma004_a_model_in_train_mode() -> None:
     net = SmallUNet()
     net.load_state_dict(healthy_net().state_dict())
-    assert "MA004" in codes(check_model(SegModel(net.train(), TASK).train(), batch()))
+    model = SegModel(net.train(), TASK).train()
+    assert "MA004" in codes(check_model(model, batch()))
+
+
+class OfBatch(nn.Module):
+    """Takes the mean of all images off each, as batch normalisation in train mode does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean() + 0.3
+
+
+def test_ma004_is_asked_where_a_single_case_has_its_shape() -> None:
+    one = Batch.of(batch().cases[:1])
+    found = codes(check_model(SegModel(nn.Sequential(OfBatch(), healthy_net()), TASK).eval(), one))
+    assert "MA004" in found
+    assert "MA004" not in codes(check_model(healthy(), one))
 
 
 @pytest.mark.parametrize("exclusive", [False, True])

@@ -146,6 +146,7 @@ def test_compare_puts_runs_side_by_side_in_every_form(home: Path, tmp_path: Path
     by_organ = medattack("compare", out, "--by", "organ,attack", "--sort", "drop", "--json")
     assert len(json.loads(by_organ.stdout)["runs"]) == 4
     costs = medattack("compare", out, "--by", "eps,attack", "--costs", "--markdown").stdout.splitlines()
+    costs = [line for line in costs if line.startswith("|")]
     assert [cell.strip() for cell in costs[0].split("|")[-4:-1]] == ["forward passes", "backward passes", "s"]
     assert [line.split("|")[-4:-2] for line in costs[2:6]] == [[" 1 ", " 0 "], [" 2 ", " 1 "]] * 2  # noise, fgsm
     files = tmp_path / "table.csv", tmp_path / "curve.png"

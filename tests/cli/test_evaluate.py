@@ -117,3 +117,27 @@ def test_prepare_says_early_that_resampled_scans_cannot_be_written_back(home: Pa
     said = medattack(*words, "--save-adversarial", "all", "--out", tmp_path / "run", code=2).stderr
     assert "resampled to [20, 20]" in one_line(said)
     assert not (tmp_path / "run").exists()  # nothing was computed
+
+
+def test_stored_images_have_a_row_for_each_organ_and_run_named_as_the_run_is_and_a_mean(
+    home: Path, tmp_path: Path
+) -> None:
+    words = ["--home", home, "--model", f"own('{home}/scans/nets.py:Net')"]
+    attack = ["attack", *words, "--attack", "fgsm", "--eps", "0.1", "--eps", "0.45", "--no-control", "--no-checks"]
+    medattack(*attack, "--save-adversarial", "worst:1", "--out", tmp_path / "run")
+    names = sorted(file.parent.name for file in (tmp_path / "run").rglob("config.json") if "fgsm" in file.parent.name)
+    shown = evaluate(home, "Net", "--images", tmp_path / "run", "--out", tmp_path / "scores").stdout
+    body = shown.rpartition("──")[2].partition("Dice and IoU")[0]
+    heads = [line.split()[0] for line in body.splitlines() if line.strip()]
+    assert len(names) == 2
+    assert heads == [names[0], "mean", names[1], "mean"]
+    assert "on scans: stored images" in one_line(shown)
+    assert "run=" not in shown
+
+
+def test_scores_of_stored_images_are_those_of_all_cases_whatever_was_saved(home: Path, tmp_path: Path) -> None:
+    words = ["--home", home, "--model", f"own('{home}/scans/nets.py:Net')", "--eps", "0.45", "--no-control"]
+    attacked = medattack("attack", *words, "--save-adversarial", "worst:1", "--out", tmp_path / "run", "--json")
+    replayed = evaluate(home, "Net", "--images", tmp_path / "run", "--out", tmp_path / "scores", "--json")
+    (run,), (score,) = json.loads(attacked.stdout)["runs"], json.loads(replayed.stdout)["scores"]
+    assert (score["cases"], score["dice"]) == (3, pytest.approx(run["organ_adv"]))

@@ -187,10 +187,10 @@ def test_an_image_without_a_mask_of_a_class_lacks_the_organ_or_is_left_out(tmp_p
     (tmp_path / "masks" / "a2_cup.png").unlink()
     source = listing("folder", tmp_path)
     assert len(source.scans) == 4
-    assert "cup is taken as absent from 1 of 4 scans, which have no label of it: a2" in source.notes
+    assert "cup is taken as absent from 1 of 4 scans, which have no label of it: a2 (only disc)" in source.notes
     dropped = listing("folder", tmp_path, missing="drop")
     assert [scan.id for scan in dropped.scans] == ["a1", "a3", "a4"]
-    assert "a2 is left out: it has no cup" in dropped.notes
+    assert "a2 is left out: it has no cup, only disc" in dropped.notes
     with pytest.raises(InputError, match=r"expected a label of cup in a2.*--missing drop"):
         listing("folder", tmp_path, missing="refuse")
     with pytest.raises(InputError, match="expected absent, drop or refuse, got 'dorp'; did you mean drop"):
@@ -204,7 +204,8 @@ def test_a_slice_without_a_row_is_refused_unless_it_may_lack_the_organ(tmp_path:
         listing("uw_madison", root)
     absent = listing("uw_madison", root, missing="absent")
     assert not (absent.scans[0].read().labels[0] & 1).any()
-    assert any("large_bowel is taken as absent from 1 of 2" in note for note in absent.notes)
+    (note,) = [note for note in absent.notes if "large_bowel is taken as absent from 1 of 2" in note]
+    assert note.endswith("(only small_bowel, stomach)")
     assert [scan.id for scan in listing("uw_madison", root, missing="drop").scans] == [
         f"case{n}_day0" for n in (2, 3, 4)
     ]
@@ -240,6 +241,7 @@ def test_one_patient_without_an_organ_does_not_stop_a_cohort(tmp_path: Path) -> 
     assert len(source.scans) == 4
     (note,) = [note for note in source.notes if "gallbladder" in note]
     assert note.startswith("gallbladder is taken as absent from 1 of 4 scans, which have no label of it: p3")
+    assert "(only Liver, gall bladder)" in note  # so that the other spelling is noticed
     present = [bool((scan.read().labels & 2).any()) for scan in source.scans]
     assert sorted(present) == [False, True, True, True]
     assert len(listing("dicom", root, labels=labels, missing="drop").scans) == 3
@@ -249,8 +251,10 @@ def test_one_patient_without_an_organ_does_not_stop_a_cohort(tmp_path: Path) -> 
     assert every.task.classes == ("Liver", "Gallbladder", "gall bladder")
     only = listing("dicom", root, labels="gb=gall bladder")
     assert len(only.scans) == 1  # the others have none of the labels
-    assert sum("left out: it has none of the labels" in note for note in only.notes) == 3
+    assert sum("left out: it has none of the labels, only Liver, Gallbladder" in note for note in only.notes) == 3
     with pytest.raises(InputError, match='expected a label "pancreas" for pancreas'):
         listing("dicom", root, labels="pancreas")
+    (note, *_) = listing("dicom", root, labels="Liver,bladder=gall bladder", missing="drop").notes
+    assert "it has no bladder, only Liver, Gallbladder" in note
     with pytest.raises(InputError, match="--missing drop: expected a series"):
         listing("dicom", root, labels="a=Gallbladder,b=gall bladder", missing="drop")

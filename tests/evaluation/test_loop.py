@@ -17,7 +17,7 @@ from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import Row
-from medseg_attack.types import Adversarial, Attack, Batch, Case, CaseRef, Stack, Task, Window
+from medseg_attack.types import Adversarial, Attack, Batch, Case, CaseRef, Stack, Storage, Task, Window
 
 TASK = Task("toy", ("a", "b"))
 
@@ -310,3 +310,16 @@ def test_a_model_that_returns_nan_is_caught_by_case(model: SegModel) -> None:
 
 def test_a_row_has_no_clock() -> None:
     assert not {"seconds", "time"} & set(Row.__annotations__)
+
+
+@pytest.mark.parametrize("storage", [None, Storage(torch.arange(192).view(1, 16, 12))])
+def test_copies_of_one_channel_are_attacked_and_measured_one_by_one(storage: Storage | None) -> None:
+    """An attack on three copies of a grey channel returns three, which no file holds, around the channel that was."""
+    case = replace(Toy().read(Toy().refs()[1]), storage=storage)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1))
+    attack = registry.build("fgsm_wang2024(blend(0.02), channels=3)", "attack")
+    (result,) = attack_chunk(SegModel(net, TASK, in_channels=3).eval(), [Batch.of([case])], [attack], keep_images=True)
+    (image,) = result.images
+    assert image.shape == (3, 16, 12)
+    assert result.rows[0].linf == pytest.approx((image - case.image).abs().max().item())
+    assert 0 < result.rows[0].size <= 0.04

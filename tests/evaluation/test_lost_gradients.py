@@ -105,7 +105,7 @@ def test_every_ball_keeps_what_a_gradient_that_is_not_finite_cannot_move(ball: s
     built: Ball = registry.with_eps(registry.build(ball, "ball"), 0.1)
     if built.moves_anatomy or built.unit:
         pytest.skip(f"{ball} belongs to attacks of its own, which the test of attacks runs")
-    check(PGD(built, steps=1, step_size=1.0, random_start=False) if ball == "blend" else PGD(built, steps=3))
+    check(PGD(built, steps=3))
 
 
 def test_a_case_with_some_lost_pixels_is_still_attacked_on_the_others() -> None:

@@ -135,7 +135,9 @@ def test_rows_and_stored_images_of_several_types_do_not_depend_on_the_batch(tmp_
     for one, x, y in zip(cases, alone.images, together.images, strict=True):
         assert x.dtype == y.dtype == one.storage.stored.dtype  # type: ignore[union-attr]
         assert torch.equal(x, y)
-    folder = RunFolder.open(tmp_path / "run", {"attack": registry.spec(attack), "budget": None})
+    folder = RunFolder.open(
+        tmp_path / "run", {"attack": registry.spec(attack), "budget": None, "weights": "w", "data": "d"}
+    )
     folder.write_images(0, {one.id: x.numpy() for one, x in zip(cases, together.images, strict=True)})
     again = run(build(f"replay(run={str(folder.path)!r})", "attack"), len(cases))
     assert [(row.case, row.n_adv, row.hit_adv, row.linf) for row in again.rows] == counted

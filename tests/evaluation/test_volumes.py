@@ -180,7 +180,7 @@ def test_an_attack_on_a_scan_has_one_row_per_organ(study: Path) -> None:
 
 
 def test_a_stored_scan_is_verified_from_disk(study: Path, place: Path) -> None:
-    report = json.loads(medattack("verify", study, "--json").stdout)
+    report = json.loads(medattack("verify", study, "--json", "--trust", "--home", place).stdout)
     assert len(report) == 8
     assert all(one["verified"] for one in report), report
     copy = min(study.glob("*cube*/*pgd*/adversarial/imagesTr/p*.nii.gz"))
@@ -201,7 +201,7 @@ def test_one_changed_voxel_is_noticed(study: Path, place: Path, tmp_path: Path) 
     stored = np.asarray(file.dataobj).copy()
     stored[5, 5, 1] += 100
     nibabel.save(nibabel.Nifti1Image(stored, file.affine, file.header), copy)
-    output = medattack("verify", tmp_path / "runs", code=1).output
+    output = medattack("verify", tmp_path / "runs", "--trust", "--home", tmp_path, code=1).output
     assert "more than its budget" in output
 
 
@@ -224,7 +224,7 @@ def test_worst_stores_scans_whole(place: Path, tmp_path: Path) -> None:
         tmp_path / "runs",
     )
     assert len(list(tmp_path.rglob("adversarial/imagesTr/*.nii.gz"))) == 1
-    medattack("verify", tmp_path / "runs")
+    medattack("verify", tmp_path / "runs", "--trust", "--home", tmp_path)
 
 
 def test_a_plan_counts_scans(place: Path, tmp_path: Path) -> None:
@@ -322,8 +322,10 @@ def test_doctor_tells_what_a_model_expects_and_does(place: Path) -> None:
         "--data",
         place / "data",
         "--json",
+        code=1,
     )
     facts = json.loads(output.stdout)
+    assert [flag["code"] for flag in facts["flags"]] == ["MA014"]  # its weights are random
     assert facts["expects"] == {
         "cases": "whole scans, as they are, in windows of 3 x 12 x 14 that overlap by 50%",
         "channels": 1,
@@ -339,21 +341,22 @@ def test_doctor_tells_what_a_model_expects_and_does(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says", "code"),
+    ("change", "says", "flag"),
     [
-        ("x.softmax(1)", "probabilities; give head='probabilities'", 1),
-        ("x + torch.rand_like(x)", "log-odds differ by", 0),  # a bound, not an invalid number
-        ("x + x.mean(0, keepdim=True)", "log-odds differ by", 1),
+        ("x.softmax(1)", "probabilities; give head='probabilities'", "MA005 invalid"),
+        ("x + torch.rand_like(x)", "log-odds differ by", "MA003 upper bound"),
+        ("x + x.mean(0, keepdim=True)", "log-odds differ by", "MA004 invalid"),
     ],
 )
-def test_doctor_sees_what_is_wrong(place: Path, tmp_path: Path, change: str, says: str, code: int) -> None:
+def test_doctor_sees_what_is_wrong(place: Path, tmp_path: Path, change: str, says: str, flag: str) -> None:
     source = NET.replace(
         "x = self.last(torch.tanh(8 * self.first(x)))",
         f"x = self.last(torch.tanh(8 * self.first(x)))\n        x = {change}",
     )
     (tmp_path / "odd.py").write_text(source)
-    output = medattack("doctor", "--model", f"own('{tmp_path}/odd.py:flat')", "--data", place / "data", code=code)
+    output = medattack("doctor", "--model", f"own('{tmp_path}/odd.py:flat')", "--data", place / "data", code=1)
     assert says in " ".join(output.stdout.split())
+    assert flag in output.stdout
 
 
 @pytest.mark.parametrize(

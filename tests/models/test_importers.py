@@ -541,7 +541,7 @@ def test_a_factory_that_draws_gives_the_same_model_twice(place: Path) -> None:
 )
 def test_monais_networks_answer_and_have_gradients(spec: str) -> None:
     model = own_model(spec)
-    assert build(spec, "model").keywords == build(respelled(spec), "model").keywords
+    assert build(spec, "model").options == build(respelled(spec), "model").options
     x = image(1, 1, *((10, 9, 11) if model.dims == 3 else (18, 21))).requires_grad_()
     with frozen(model):
         log_odds = model(x)

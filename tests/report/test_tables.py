@@ -12,7 +12,7 @@ from helpers.runs import dice_of, edit, worse, write_run
 
 from medseg_attack.report.curve import curve
 from medseg_attack.report.sheet import Sheet, fits, rich_table
-from medseg_attack.report.tables import attack_sheet
+from medseg_attack.report.tables import attack_sheet, score_sheet
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.stats.scores import scores, summary
@@ -212,3 +212,21 @@ def test_the_remedy_for_too_few_patients_is_possible(tmp_path: Path) -> None:
     assert "expected 6 patients or more" in message
     assert "attack more patients" in message
     assert "narrow" not in message
+
+
+def test_runs_of_one_name_are_told_apart_by_their_models_and_each_has_a_mean(tmp_path: Path) -> None:
+    """Means of Dice are those of the organs of a run, not of all rows."""
+    levels = {"a": 0.8, "b": 0.4}
+    for weights, level in levels.items():
+        write_run(tmp_path, np.full((6, 1, 3), level) + np.array([0, 0.1, 0.2]), weights=weights)
+    table, _ = scores(read_runs([tmp_path]), unit="volume", empty="one")
+    sheet = score_sheet(table, unit="volume", empty="one")
+    means = {row[0]: row[2] for row in sheet.rows if row[1] == "mean"}
+    assert means == {f"unet-{weights}/fgsm_bce_0.01": f"{level + 0.1:.3f}" for weights, level in levels.items()}
+    assert [row[1] for row in sheet.rows] == 2 * ["large_bowel", "small_bowel", "stomach", "mean"]
+    replay = "replay(run='/there/unet-c/01_fgsm of two', content='0')"
+    sheet = score_sheet(table.assign(attack=replay).iloc[:3], unit="volume", empty="one")
+    assert ("stored images" in sheet.title, sheet.columns[0]) == (True, "organ")
+    both = table.assign(attack=[replay] * 3 + [replay.replace("01", "02")] * 3)
+    rows = score_sheet(both, unit="volume", empty="one").rows
+    assert {row[0] for row in rows} == {"01_fgsm of two", "02_fgsm of two"}

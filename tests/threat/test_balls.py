@@ -6,11 +6,26 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.controls.noise import Noise
+from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.gradient.wang2024 import Blend
 from medseg_attack.attacks.judging import judge
+from medseg_attack.evaluation.loop import TOLERANCE
 from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.types import Ball, Image, Model, Task
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Ball, Case, Image, Model, Setting, Task, Window
 
+BALLS = [  # with the options that change what may change
+    *(name for name in registry.names("ball") if name not in ("within", "channels")),
+    "quantised(block=4, planes=True)",
+    "quantised(stretch=True)",
+    "stops(reach=1)",
+    "area(0.1, margin=1)",
+    "within(l2(0.4))",
+    "within(blend(0.1))",
+    "channels(l2(0.4), channels=(1,))",
+    "channels(linf(0.1), channels=(0, 1), shares=(1, 0.5))",
+    "channels(blend(0.1), channels=(0, 1), shares=(1, 0.5))",
+]
 EPS = 0.1
 MANY = torch.full((64, 1, 20, 20), 0.5, dtype=torch.float64)
 SEEDS = list(range(64))
@@ -80,8 +95,60 @@ def test_what_is_projected_lies_in_the_box(ball: Ball) -> None:
     far = image + 2 * torch.randn(image.shape, generator=generator, dtype=torch.float64)
     for x in (ball.project(far, image), ball.sample(image, [1, 2, 3, 4])):
         assert 0 <= x.min() <= x.max() <= 1
-        assert (ball.size(x, image) <= (1 if isinstance(ball, Blend) else ball.limit) + 1e-12).all()
+        assert (ball.size(x, image) <= ball.limit + 1e-12).all()
     assert (ball.project(far, image) == 0).any()
+
+
+def bound(text: str, image: Image) -> Ball:
+    """A ball that knows its cases: a region is the bright part of each image."""
+    scans = [scan.float() for scan in image]
+    grid = image.shape[2:]
+    cases = [
+        Case(f"c{n}", f"c{n}", f"p{n}", scan, torch.zeros(1, *grid, dtype=torch.bool), (1.5,) * len(grid), Window(0, 1))
+        for n, scan in enumerate(scans)
+    ]
+    return bind(registry.build(text, "ball"), Setting(SQUARE, tuple(cases)))
+
+
+def hard_images(grid: tuple[int, ...], channels: int, dtype: torch.dtype) -> Image:
+    """A random, a black, a white and a half-black image, and one with a single pixel that is not black."""
+    rng = torch.Generator().manual_seed(3)
+    image = torch.rand(5, channels, *grid, generator=rng, dtype=torch.float64)
+    image[1], image[2], image[3, ..., :3], image[4] = 0, 1, 0, 0
+    image[4].view(-1)[7] = 0.4
+    return image.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("grid", [(9, 12), (5, 6, 7)], ids=str)
+@pytest.mark.parametrize("text", BALLS)
+def test_after_any_number_of_steps_what_is_projected_is_in_the_ball_and_stays(
+    text: str, grid: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    image = hard_images(grid, 2 if text.startswith("channels") else 1, dtype)
+    ball = bound(text, image)
+    rng = torch.Generator().manual_seed(4)
+    x = ball.sample(image, range(5))
+    for step in range(24):
+        grad = torch.randn(image.shape, generator=rng, dtype=torch.float64).to(dtype) if step % 4 < 2 else -(1 - x)
+        grad = torch.zeros_like(x) if step % 8 == 5 else grad.abs() if step % 4 == 1 else grad
+        x = ball.project(x + (0.25, 1, 3)[step % 3] * ball.step(grad, x), image)
+        assert 0 <= x.min() <= x.max() <= 1
+        assert (ball.size(x, image) <= ball.limit * (1 + TOLERANCE) + TOLERANCE).all()
+        torch.testing.assert_close(ball.project(x, image), x, rtol=0, atol=2e-7)
+    assert torch.equal(ball.project(image, image), image)
+
+
+def test_every_registered_ball_is_tried() -> None:
+    assert {registry.spec_of(registry.build(text, "ball")).name for text in BALLS} == set(registry.names("ball"))
+
+
+@pytest.mark.parametrize("steps", [1, 12])
+def test_pgd_in_the_blend_uses_its_limit_and_keeps_it(steps: int) -> None:
+    """From white, a blend with -1 falls by 2 eps, and no number of steps makes it fall further."""
+    white = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    attack = PGD(Blend(EPS), steps=steps, step_size=1.0, random_start=False, keep_worst=False)
+    assert attack(oracle(SQUARE), white, white > 0, [1]).size.item() == pytest.approx(2 * EPS)
 
 
 @pytest.mark.parametrize(("ball", "limit"), [(Linf(0.03), 0.03), (L2(0.7), 0.7), (Blend(0.03), 0.06)])

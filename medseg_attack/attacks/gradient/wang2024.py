@@ -41,7 +41,9 @@ class Blend(Linf):
         return self.eps * (grad.sign() - image)
 
     def project(self, x: Image, x0: Image) -> Image:
-        return x.clamp(0, 1)
+        """The nearest blend of `x0` with values from -1 to 1, cut to [0, 1]."""
+        one = torch.ones_like(x0)
+        return x.clamp(x0 + self.step(-one, x0), x0 + self.step(one, x0)).clamp(0, 1)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         return self.project(x0 + self.step(draw(torch.rand, x0, seeds) - 0.5, x0), x0)

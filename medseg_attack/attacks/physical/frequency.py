@@ -70,8 +70,9 @@ class Quantised(LengthBall):
         """Twice the root mean square of each block, in grey levels; a block that the border cuts is filled with 0."""
         sides = self.sides(change.ndim - 2)
         pool = F.avg_pool2d if change.ndim == 4 else F.avg_pool3d
-        squares = pool(_filled(change, sides, "constant").square(), sides)
-        return 2 * GREY * squares.flatten(1).sqrt()
+        # in float64: float32 loses more in a sum over a block than the loop tolerates
+        squares = pool(_filled(change.double(), sides, "constant").square(), sides)
+        return (2 * GREY * squares.flatten(1).sqrt()).to(change)
 
 
 @register("vafa", kind="attack", reaches="its ball", shown_by="vafa(steps=4)")

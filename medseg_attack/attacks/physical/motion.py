@@ -41,33 +41,54 @@ class LineMotion(LengthBall, BallInMm):
             raise InputError(f"expected a motion of 0 mm or more, got {self.eps:g}; write trembling(1)")
 
     def step(self, grad: Image, image: Image) -> Image:
-        energy = self._energy(image, torch.full_like(image[:, 0].flatten(1)[:, 0], self.eps))
+        energy = self._energy(image)
         return grad * widen(energy.sqrt() / (grad.flatten(1).square().sum(1).sqrt() + TINY), grad)
 
     def shrink(self, x: Image, x0: Image) -> PerSample:
-        most = self._energy(x0, torch.full_like(x0[:, 0].flatten(1)[:, 0], self.eps))
-        return (most / ((x - x0).flatten(1).square().sum(1) + TINY**2)).sqrt()
+        return (self._energy(x0) / ((x - x0).flatten(1).square().sum(1) + TINY**2)).sqrt()
 
     def size(self, x: Image, x0: Image) -> PerSample:
         change = (x - x0).flatten(1).square().sum(1)
         mm = self.mm(x0)
+        spectrum = Spectrum.of(x0, mm)
         # further than a pixel's diagonal times the grid, every phase is turned round
         high = (mm[:, -2:].flatten(1).amax(1) * max(x0.shape[-2:])).to(x0)
-        possible = change <= self._energy(x0, high) * (1 + 1e-6)
+        possible = change <= spectrum.energy(high) * (1 + 1e-6)
         low = torch.zeros_like(high)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            enough = self._energy(x0, middle) >= change
+            enough = spectrum.energy(middle) >= change
             low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
         return torch.where(change == 0, 0.0, torch.where(possible, low, math.inf)).to(x0)
 
-    def _energy(self, x0: Image, shift_mm: PerSample) -> PerSample:
+    def _energy(self, x0: Image) -> PerSample:
+        """The most by which a motion of `eps` changes the sum of squares of an image's difference."""
+        return Spectrum.of(x0, self.mm(x0)).energy(x0.new_full((len(x0),), self.eps))
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """The frequencies of images along the lines and across them.
+
+    Attributes:
+        power: squared magnitude of each frequency, (b, c, *s), float64: in float32 a flat image has some structure.
+        length: of each frequency, per mm, in a shape that broadcasts to `power`.
+    """
+
+    power: Tensor
+    length: Tensor
+
+    @classmethod
+    def of(cls, image: Image, mm: Float[Tensor, "b n *ones"]) -> "Spectrum":
+        """The spectrum of images with pixels of that size."""
+        down, across = frequencies(image, mm)
+        return cls(torch.fft.fft2(image.double(), norm="ortho").abs().square(), (down**2 + across**2).sqrt())
+
+    def energy(self, shift_mm: PerSample) -> PerSample:
         """The most by which a motion of that size changes the sum of squares of an image's difference."""
-        power = torch.fft.fft2(x0, norm="ortho").abs().square()
-        down, across = frequencies(x0, self.mm(x0))
-        turn = math.pi * widen(shift_mm, x0) * (down**2 + across**2).sqrt()
-        energy: Tensor = (power * 4 * torch.sin(turn.clamp(max=math.pi / 2)).square()).flatten(1).sum(1)
-        return energy
+        turn = math.pi * widen(shift_mm, self.power) * self.length
+        energy: Tensor = (self.power * 4 * torch.sin(turn.clamp(max=math.pi / 2)).square()).flatten(1).sum(1)
+        return energy.to(shift_mm)
 
 
 def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, Tensor]:

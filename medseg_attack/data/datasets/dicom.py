@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg_attack.data.cohort.missing import Lacking, require_rule, without
+from medseg_attack.data.cohort.missing import Lacking, labels_in, require_rule, without
 from medseg_attack.data.cohort.patients import Named, Patients, one_for_many, patients
 from medseg_attack.data.datasets.label_names import LabelPattern, match, matching, parse
 from medseg_attack.data.datasets.source import ScanFile, Source, label_type, require_folder
@@ -214,7 +214,11 @@ class Dicom:
         kept = {places[uid]: classes for uid, classes in missing.items() if uid not in none}
         lacking = without(kept, rule, {places[uid]: own for uid, own in names.items()})
         dropped = none | {uid for uid in owned if places[uid] in lacking.dropped}
-        alone = [f"{places[uid]} is left out: it has none of the labels" for uid in owned if uid in none]
+        alone = [
+            f"{places[uid]} is left out: it has none of the labels, only {labels_in(names[uid])}"
+            for uid in owned
+            if uid in none
+        ]
         return chosen, Lacking(frozenset(dropped), (*lacking.notes, *alone))
 
     def _patients(self, objects: Index, root: Path) -> Patients:

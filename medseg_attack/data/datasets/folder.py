@@ -92,7 +92,7 @@ class Folder:
                 f"expected a mask of one name for each image in {root}, got no pair; name each mask like its image"
             )
         marks = self._marks(root, masks)
-        lacking = without(_lacking(marks, masks), self.missing)
+        lacking = without(_lacking(marks, masks), self.missing, masks)
         paths = {name: images[name] for name in sorted(masks) if name not in lacking.dropped}
         if not paths:
             raise InputError(

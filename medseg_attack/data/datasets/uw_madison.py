@@ -98,7 +98,10 @@ class UWMadison:
                 continue
             if self.missing == "refuse":
                 _check_complete(table, rows, files)
-            lacking = without({case: set(TASK.classes) - rows.get(case, {}).keys() for case in files}, self.missing)
+            organs = {case: list(rows.get(case, {})) for case in files}
+            lacking = without(
+                {case: set(TASK.classes).difference(organs[case]) for case in files}, self.missing, organs
+            )
             if lacking.dropped:
                 notes.append(f"{scan} is left out: {plural(len(lacking.dropped), 'slice')} lack rows in {table}")
             else:
