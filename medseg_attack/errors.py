@@ -65,15 +65,17 @@ def close_matches(word: str, known: Iterable[str]) -> list[str]:
     """At most two known words that a misspelt one may stand for, the likeliest first.
 
     A letter that is added, missing, wrong or swapped with its neighbour counts as one slip. Of words that are as many
-    slips away, the shorter go first.
+    slips away, the shorter go first; one whose letters were swapped stands alone.
 
     >>> close_matches("pdg", ["pdgd", "pgd", "dag"]), close_matches("pgdd", ["pdgd", "pgd"])
-    (['pgd', 'pdgd'], ['pgd', 'pdgd'])
+    (['pgd'], ['pgd', 'pdgd'])
     """
     slips = {name: _slips(word, name) for name in known}
     ratio = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in slips}
     close = [name for name in slips if ratio[name] >= 0.6]
-    return sorted(close, key=lambda name: (slips[name], len(name), -ratio[name], name))[:2]
+    close.sort(key=lambda name: (slips[name], len(name), -ratio[name], name))
+    is_swapped = bool(close) and slips[close[0]] == 1 and sorted(close[0]) == sorted(word)
+    return close[: 1 if is_swapped else 2]
 
 
 def _slips(word: str, other: str) -> int:

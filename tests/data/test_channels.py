@@ -98,7 +98,7 @@ def brain(number: int, window: Window, slope: Any = (0.5, 2.0)) -> Case:
 
 
 def test_a_change_is_whole_levels_of_each_channel() -> None:
-    """A stored value is 0.5/100 of the first window and 2/250 of the second: eps 0.02 is 4 of the one and 2 of the other."""
+    """A stored value is 0.5/100 of the first window, 2/250 of the second: eps 0.02 is 4 of the one, 2 of the other."""
     one = brain(0, Window((0.0, 2100.0), (100.0, 2350.0)))
     levels, image = StoredValues.of([one], "cpu"), one.image[None]
     assert levels is not None
