@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from medseg_attack.errors import InputError, absent, reason
 
@@ -78,6 +78,15 @@ def refused_read(path: Path, content: str, error: OSError) -> InputError:
     )
 
 
+def real_path(path: Path) -> Path:
+    """The absolute path behind all links; of a link to itself its own, on which `Path.resolve` raises in Python 3.12.
+
+    >>> real_path(Path("/a/../b")).as_posix()
+    '/b'
+    """
+    return Path(os.path.realpath(path))
+
+
 def is_below(name: str) -> bool:
     """Whether a path that a file names is relative and goes up nowhere.
 
@@ -94,8 +103,8 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         InputError: it leads out of the folder, by its own words or through a link.
     """
-    root = os.path.realpath(folder)
-    if not is_below(name) or not os.path.realpath(folder / name).startswith(os.path.join(root, "")):
+    root = real_path(folder)
+    if not is_below(name) or root not in real_path(folder / name).parents:
         raise InputError(
             f"expected a path inside of {folder}, got {name!r}, which leads out of it; delete what names or links it so"
         )
@@ -108,7 +117,7 @@ def require_outside(path: Path, source: Path) -> None:
     Raises:
         InputError: `path` lies in the folder `source`.
     """
-    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source)):
+    if real_path(path).is_relative_to(real_path(source)):
         raise InputError(f"expected a folder outside of {source} to write to, got {path}; give another --out")
 
 
@@ -436,6 +445,22 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+@contextmanager
+def open_tensors(path: Path, framework: str = "numpy") -> Iterator[Any]:
+    """An open file of safetensors, which reads single tensors and the metadata.
+
+    Raises:
+        InputError: the file is absent, cut off, or of another format.
+    """
+    try:
+        with safe_open(require_file(path, "tensors"), framework=framework) as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"expected tensors in {path}, got '{reason(error)}'; delete the file and run the same command again"
+        ) from error
+
+
 def digest(content: Any) -> str:
     """A hash of anything JSON can hold, the same on every machine (sha256, 64 hex digits).
 
@@ -448,7 +473,7 @@ def digest(content: Any) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    with require_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.command import medattack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -172,3 +173,11 @@ def test_a_disk_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.
     with locked(tmp_path / "out"):
         write_json(tmp_path / "out" / "a.json", {})
     assert (tmp_path / "out" / "a.json").exists()
+
+
+def test_a_module_that_links_to_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").symlink_to("net.py")
+    Path("study.yaml").write_text("models: [\"own('net.py:build')\"]\n")
+    sentence = medattack("attack", "-c", "study.yaml", "--home", "home", code=2).stderr
+    assert "defect" not in sentence

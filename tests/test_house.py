@@ -90,6 +90,28 @@ def test_abilities_are_asked_by_protocols(name: str) -> None:
     assert wrong == []
 
 
+def test_no_path_is_resolved_that_may_link_to_itself() -> None:
+    """`Path.resolve` raises a RuntimeError on such a link until Python 3.13; `files.real_path` does not."""
+    wrong = [
+        f"{name}:{node.lineno}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "resolve"
+    ]
+    assert wrong == []
+
+
+def test_safetensors_are_opened_by_one_function_alone() -> None:
+    """It opens regular files only: the library would wait for the other end of a pipe, and no signal would end that."""
+    wrong = [
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and node.id == "safe_open" and name != "files.py"
+    ]
+    assert wrong == []
+
+
 def test_advice_is_an_action() -> None:
     """What to do about a refusal is not "check it"."""
     idle = re.compile(r"; (check (it|the attack|the file|them)|see there)\b")

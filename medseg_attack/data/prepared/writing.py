@@ -31,6 +31,7 @@ from medseg_attack.files import (
     is_part,
     locked,
     read_json,
+    real_path,
     require_outside,
     write_json,
 )
@@ -129,7 +130,7 @@ def _own_split(source: Source) -> dict[str, str]:
 def _asked(source: Source, options: Options) -> dict[str, Any]:
     return {
         "version": VERSION,
-        "source": str(source.root.resolve()),
+        "source": str(real_path(source.root)),
         "format": source.format,
         "size": None if options.size is None else list(options.size),
         "window": str(options.window),
