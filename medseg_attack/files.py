@@ -3,13 +3,11 @@
 import errno
 import hashlib
 import json
-import logging
 import math
 import os
 import re
 import secrets
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -23,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from medseg_attack.errors import InputError, absent, reason
 
 CARD = "card.json"  # written last into the folder of a checkpoint
-_NO_LINK = 0 if sys.platform == "win32" else os.O_NOFOLLOW
-LOCK = ".lock"  # in a folder that a process writes to
+ENDS = 4096  # bytes at either end of a file
+PIPED = 2**20  # characters that a pipe may bring
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
 
 _KINDS = {
@@ -121,87 +119,6 @@ def require_outside(path: Path, source: Path) -> None:
         raise InputError(f"expected a folder outside of {source} to write to, got {path}; give another --out")
 
 
-@contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator["Lock"]:
-    """A scope in which no other process writes to `folder`: they wait for each other. The folder is made if absent.
-
-    The lock ends with the process, however that ends. A disk that offers no locks is written to without one.
-
-    Args:
-        shared: whether others that share it may write, too.
-
-    Raises:
-        InputError: the folder cannot be made.
-    """
-    is_new = not folder.exists()
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(folder, shared=shared)
-    try:
-        yield lock
-    finally:
-        lock.release()
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()  # only if nothing was written
-
-
-class Lock:
-    """A lock of the system's on the file `.lock` of a folder, which goes with the last process that holds it."""
-
-    def __init__(self, folder: Path, *, shared: bool) -> None:
-        self._path = folder / LOCK
-        self._descriptor = self._opened("shared" if shared else "sole")
-
-    def is_alone(self) -> bool:
-        """Whether no other process shares the lock; from then on none can."""
-        if self._descriptor is None or _flock(self._descriptor, "sole", wait=False):
-            return True
-        _flock(self._descriptor, "shared", wait=True)  # the system gave the lock up to try for the other kind
-        return False
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            if self.is_alone():
-                with suppress(OSError):
-                    self._path.unlink()
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def _opened(self, kind: str) -> int | None:
-        while True:
-            try:
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
-            except OSError:  # nothing can be written there: whoever writes is refused by name
-                return None
-            try:
-                if not _flock(descriptor, kind, wait=False):
-                    logging.getLogger(__name__).warning("waiting for another process that writes %s", self._path.parent)
-                    _flock(descriptor, kind, wait=True)
-                if os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
-                    return descriptor
-            except FileNotFoundError:  # the one that was waited for took the file away
-                pass
-            except OSError:
-                os.close(descriptor)
-                return None
-            os.close(descriptor)
-
-
-def _flock(descriptor: int, kind: str, *, wait: bool) -> bool:
-    """Whether the system's lock of a file was taken."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
-    operation = fcntl.LOCK_SH if kind == "shared" else fcntl.LOCK_EX
-    try:
-        fcntl.flock(descriptor, operation if wait else operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def claim_json(path: Path, content: dict[str, Any]) -> bool:
     """Writes JSON if there is no file yet; False if there is. Of processes that do so at once, one gets True."""
     part = _part_of(path)
@@ -289,6 +206,30 @@ def _inode(path: Path) -> int | None:
 def _parts_in(folder: Path) -> tuple[str, ...]:
     """The `.part` files in a folder; looked for once, since a folder may hold thousands of files that are written."""
     return tuple(name for name in os.listdir(folder) if is_part(name))
+
+
+def require_own(path: Path, mark: re.Pattern[bytes]) -> None:
+    """Refuses to overwrite a file that this package did not write; an empty one holds nothing that could be lost.
+
+    Args:
+        mark: what stands at the beginning or the end of what this package writes there.
+
+    Raises:
+        InputError: the file lacks the mark, or is no regular file.
+    """
+    if not os.path.lexists(path):
+        return
+    ends = b"\0"  # of a device, a folder or a dangling link
+    if path.is_file():
+        with path.open("rb") as file:
+            ends = file.read(ENDS)
+            file.seek(max(0, path.stat().st_size - ENDS))
+            ends += file.read(ENDS)
+    if ends and not mark.search(ends):
+        raise InputError(
+            f"expected a new file to write to, or one that medattack wrote, got {path}, which is something else; "
+            "name another file"
+        )
 
 
 @contextmanager
@@ -408,17 +349,25 @@ def check_form(content: dict[str, Any], form: type[BaseModel], path: Path) -> di
     return content
 
 
-def read_yaml(path: Path, form: type[BaseModel] | None = None) -> dict[str, Any]:
+def read_yaml(path: Path, form: type[BaseModel] | None = None, *, may_be_pipe: bool = False) -> dict[str, Any]:
     """Reads fields in YAML, without tags and aliases; an empty file has none.
 
     Args:
         form: the fields that it must have, with their types.
+        may_be_pipe: whether a person named the path, who may have meant a pipe, as in `--config <(...)`.
 
     Raises:
         InputError: the file is absent, was cut off, or holds something else.
     """
     try:
-        content = yaml.load(require_file(path, "a YAML file").read_text(encoding="utf-8"), Loader=_PlainLoader)
+        if may_be_pipe and path.is_fifo():
+            with path.open(encoding="utf-8") as pipe:
+                text = pipe.read(PIPED + 1)
+            if len(text) > PIPED:
+                raise ValueError(f"more than {PIPED} characters from a pipe")
+        else:
+            text = require_file(path, "a YAML file").read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=_PlainLoader)
     except RecursionError as error:
         raise InputError(
             f"expected a study in YAML at {path}, got one that is nested too deeply; restore it"

@@ -90,7 +90,11 @@ def evaluate(
         "metrics": metrics or METRICS,
     }
     from medseg_attack.models.trust import use_trust
+    from medseg_attack.report.sheet import require_own_csv
     from medseg_attack.runs.workspace import home as workspace_of
+
+    if csv is not None:
+        require_own_csv(csv)
 
     use_trust(workspace_of(home), trust)
     opened = _opened(fields, images, home, out, device, batch_size)
@@ -133,8 +137,7 @@ def _opened(
 
 def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, json: bool) -> None:
     from medseg_attack.checks.stored import flags_of, with_ids
-    from medseg_attack.files import whole
-    from medseg_attack.report.sheet import csv_text
+    from medseg_attack.report.sheet import write_csv
     from medseg_attack.report.tables import score_sheet
     from medseg_attack.runs.reading import read_runs
     from medseg_attack.stats.scores import scores
@@ -143,8 +146,7 @@ def _print(folders: list[Path], unit: Unit, empty: EmptyRule, csv: Path | None, 
     table, cases = scores(rows, unit=unit, empty=empty)
     flags = flags_of(folders, rows, unit, empty)
     if csv is not None:
-        with whole(csv) as part:
-            part.write_text(csv_text(cases), encoding="utf-8")
+        write_csv(cases, csv)
     if json:
         records = with_ids(folders, flags)
         terminal.print_json({"unit": unit, "empty": empty, "scores": table.to_dict("records"), "flags": records})

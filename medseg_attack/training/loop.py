@@ -19,17 +19,8 @@ from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import csv_cell
-from medseg_attack.files import (
-    LOCK,
-    is_checkpoint,
-    is_part,
-    locked,
-    open_tensors,
-    read_json,
-    require_outside,
-    whole,
-    write_json,
-)
+from medseg_attack.files import is_checkpoint, is_part, open_tensors, read_json, require_outside, whole, write_json
+from medseg_attack.locks import LOCK, locked
 from medseg_attack.models import checkpoints
 from medseg_attack.runtime import deterministic
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
