@@ -23,7 +23,7 @@ OPENINGS = {"Of", "By", "As", "To", "In", "Where", "What"}
 
 def test_the_root_holds_what_everybody_uses() -> None:
     modules = {file.stem for file in PACKAGE.glob("*.py")}
-    assert modules == {"__init__", "__main__", "types", "errors", "escaping", "files", "runtime"}
+    assert modules == {"__init__", "__main__", "types", "errors", "escaping", "files", "locks", "runtime"}
 
 
 def test_a_folder_has_at_most_12_files_at_one_level() -> None:
