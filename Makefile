@@ -6,6 +6,7 @@ RUN := $(BIN)/medattack
 REFERENCES := .venv-references
 N ?= 5000
 SEED ?= 0
+JOBS ?= 2
 
 .PHONY: install demo test check slow kills fuzz references clean
 
@@ -19,7 +20,7 @@ slow: $(VENV)/.test
 kills: $(VENV)/.test
 	$(BIN)/python tests/kills.py --kills 100
 fuzz: $(VENV)/.test
-	$(BIN)/python tests/fuzz.py $(N) --seed $(SEED)
+	$(BIN)/python tests/fuzz.py $(N) --seed $(SEED) --jobs $(JOBS)
 check: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

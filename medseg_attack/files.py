@@ -3,13 +3,11 @@
 import errno
 import hashlib
 import json
-import logging
 import math
 import os
 import re
 import secrets
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -18,13 +16,13 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from medseg_attack.errors import InputError, absent, reason
 
 CARD = "card.json"  # written last into the folder of a checkpoint
-_NO_LINK = 0 if sys.platform == "win32" else os.O_NOFOLLOW
-LOCK = ".lock"  # in a folder that a process writes to
+ENDS = 4096  # bytes at either end of a file
+PIPED = 2**20  # characters that a pipe may bring
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
 
 _KINDS = {
@@ -78,6 +76,15 @@ def refused_read(path: Path, content: str, error: OSError) -> InputError:
     )
 
 
+def real_path(path: Path) -> Path:
+    """The absolute path behind all links; of a link to itself its own, on which `Path.resolve` raises in Python 3.12.
+
+    >>> real_path(Path("/a/../b")).as_posix()
+    '/b'
+    """
+    return Path(os.path.realpath(path))
+
+
 def is_below(name: str) -> bool:
     """Whether a path that a file names is relative and goes up nowhere.
 
@@ -94,8 +101,8 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         InputError: it leads out of the folder, by its own words or through a link.
     """
-    root = os.path.realpath(folder)
-    if not is_below(name) or not os.path.realpath(folder / name).startswith(os.path.join(root, "")):
+    root = real_path(folder)
+    if not is_below(name) or root not in real_path(folder / name).parents:
         raise InputError(
             f"expected a path inside of {folder}, got {name!r}, which leads out of it; delete what names or links it so"
         )
@@ -108,89 +115,8 @@ def require_outside(path: Path, source: Path) -> None:
     Raises:
         InputError: `path` lies in the folder `source`.
     """
-    if Path(os.path.realpath(path)).is_relative_to(os.path.realpath(source)):
+    if real_path(path).is_relative_to(real_path(source)):
         raise InputError(f"expected a folder outside of {source} to write to, got {path}; give another --out")
-
-
-@contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator["Lock"]:
-    """A scope in which no other process writes to `folder`: they wait for each other. The folder is made if absent.
-
-    The lock ends with the process, however that ends. A disk that offers no locks is written to without one.
-
-    Args:
-        shared: whether others that share it may write, too.
-
-    Raises:
-        InputError: the folder cannot be made.
-    """
-    is_new = not folder.exists()
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(folder, shared=shared)
-    try:
-        yield lock
-    finally:
-        lock.release()
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()  # only if nothing was written
-
-
-class Lock:
-    """A lock of the system's on the file `.lock` of a folder, which goes with the last process that holds it."""
-
-    def __init__(self, folder: Path, *, shared: bool) -> None:
-        self._path = folder / LOCK
-        self._descriptor = self._opened("shared" if shared else "sole")
-
-    def is_alone(self) -> bool:
-        """Whether no other process shares the lock; from then on none can."""
-        if self._descriptor is None or _flock(self._descriptor, "sole", wait=False):
-            return True
-        _flock(self._descriptor, "shared", wait=True)  # the system gave the lock up to try for the other kind
-        return False
-
-    def release(self) -> None:
-        if self._descriptor is not None:
-            if self.is_alone():
-                with suppress(OSError):
-                    self._path.unlink()
-            os.close(self._descriptor)
-            self._descriptor = None
-
-    def _opened(self, kind: str) -> int | None:
-        while True:
-            try:
-                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o666)
-            except OSError:  # nothing can be written there: whoever writes is refused by name
-                return None
-            try:
-                if not _flock(descriptor, kind, wait=False):
-                    logging.getLogger(__name__).warning("waiting for another process that writes %s", self._path.parent)
-                    _flock(descriptor, kind, wait=True)
-                if os.path.samestat(os.fstat(descriptor), os.stat(self._path)):
-                    return descriptor
-            except FileNotFoundError:  # the one that was waited for took the file away
-                pass
-            except OSError:
-                os.close(descriptor)
-                return None
-            os.close(descriptor)
-
-
-def _flock(descriptor: int, kind: str, *, wait: bool) -> bool:
-    """Whether the system's lock of a file was taken."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
-    operation = fcntl.LOCK_SH if kind == "shared" else fcntl.LOCK_EX
-    try:
-        fcntl.flock(descriptor, operation if wait else operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def claim_json(path: Path, content: dict[str, Any]) -> bool:
@@ -280,6 +206,30 @@ def _inode(path: Path) -> int | None:
 def _parts_in(folder: Path) -> tuple[str, ...]:
     """The `.part` files in a folder; looked for once, since a folder may hold thousands of files that are written."""
     return tuple(name for name in os.listdir(folder) if is_part(name))
+
+
+def require_own(path: Path, mark: re.Pattern[bytes]) -> None:
+    """Refuses to overwrite a file that this package did not write; an empty one holds nothing that could be lost.
+
+    Args:
+        mark: what stands at the beginning or the end of what this package writes there.
+
+    Raises:
+        InputError: the file lacks the mark, or is no regular file.
+    """
+    if not os.path.lexists(path):
+        return
+    ends = b"\0"  # of a device, a folder or a dangling link
+    if path.is_file():
+        with path.open("rb") as file:
+            ends = file.read(ENDS)
+            file.seek(max(0, path.stat().st_size - ENDS))
+            ends += file.read(ENDS)
+    if ends and not mark.search(ends):
+        raise InputError(
+            f"expected a new file to write to, or one that medattack wrote, got {path}, which is something else; "
+            "name another file"
+        )
 
 
 @contextmanager
@@ -399,17 +349,25 @@ def check_form(content: dict[str, Any], form: type[BaseModel], path: Path) -> di
     return content
 
 
-def read_yaml(path: Path, form: type[BaseModel] | None = None) -> dict[str, Any]:
+def read_yaml(path: Path, form: type[BaseModel] | None = None, *, may_be_pipe: bool = False) -> dict[str, Any]:
     """Reads fields in YAML, without tags and aliases; an empty file has none.
 
     Args:
         form: the fields that it must have, with their types.
+        may_be_pipe: whether a person named the path, who may have meant a pipe, as in `--config <(...)`.
 
     Raises:
         InputError: the file is absent, was cut off, or holds something else.
     """
     try:
-        content = yaml.load(require_file(path, "a YAML file").read_text(encoding="utf-8"), Loader=_PlainLoader)
+        if may_be_pipe and path.is_fifo():
+            with path.open(encoding="utf-8") as pipe:
+                text = pipe.read(PIPED + 1)
+            if len(text) > PIPED:
+                raise ValueError(f"more than {PIPED} characters from a pipe")
+        else:
+            text = require_file(path, "a YAML file").read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=_PlainLoader)
     except RecursionError as error:
         raise InputError(
             f"expected a study in YAML at {path}, got one that is nested too deeply; restore it"
@@ -436,6 +394,22 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+@contextmanager
+def open_tensors(path: Path, framework: str = "numpy") -> Iterator[Any]:
+    """An open file of safetensors, which reads single tensors and the metadata.
+
+    Raises:
+        InputError: the file is absent, cut off, or of another format.
+    """
+    try:
+        with safe_open(require_file(path, "tensors"), framework=framework) as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"expected tensors in {path}, got '{reason(error)}'; delete the file and run the same command again"
+        ) from error
+
+
 def digest(content: Any) -> str:
     """A hash of anything JSON can hold, the same on every machine (sha256, 64 hex digits).
 
@@ -448,7 +422,7 @@ def digest(content: Any) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    with require_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,103 +1,58 @@
 """Damaged files of every kind that medattack reads: `python tests/fuzz.py N [--seed S]`, or `make fuzz N=5000`.
 
-Valid small inputs are mutated by seed and given to the command line, in this process. The only rule: exit code 0, 1 or
-2, no traceback, no defect, bounded time and memory, and nothing changed outside of `--out`.
+Valid small inputs are mutated by seed and given to the command line, in worker processes. The only rule: exit code 0, 1
+or 2, no traceback, no defect, bounded time and memory, and nothing changed outside of `--out`.
 """
 
 import argparse
-import gzip
 import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
-import signal
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import yaml
-from typer.testing import CliRunner
+if TYPE_CHECKING:
+    from helpers.fuzz_kinds import Kind
 
-SECONDS, BYTES = 60, 4 << 30
-ODD = (None, -1, 0, 1, 1e300, float("nan"), 2**63, "", "x" * 5000, "../../x", "[/x]", "\x1b[31m", [], {}, [[[]]], True)
-NAMES = ("[red].bin", "a\x1b[31m", "..x", "x" * 200, "two\nlines", "=1+1", "-rf", "half \udcff", "CON", " ")
-
-
-class TooSlow(BaseException):
-    """A command that ran longer than `SECONDS`; no `except Exception` holds it."""
+SECONDS, MEMORY, SPACE = 60, 2 << 30, 8 << 30
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+FAULTS = ("traceback", "control characters", "hang", "crash", "memory", "outside of --out")
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of input.
+class Outcome:
+    """What came of an input.
 
     Attributes:
-        folder: the valid input, of which one file is damaged.
-        words: the command, with `{input}` and `{out}`.
+        code: exit code of the command; -1: it did not end.
+        fault: one of `FAULTS`, or "".
+        about: the damage, and what the command wrote last.
     """
 
-    name: str
-    folder: Path
-    words: tuple[str, ...]
-
-
-def kinds(root: Path) -> list[Kind]:
-    """Valid inputs of every kind, written below `root`."""
-    sys.path.insert(0, str(Path(__file__).parent))
-    from helpers import runs, sources
-
-    root.mkdir()
-    labels = sources.LABELS | {"folder": "a=255"}
-    result = []
-    for name, write in sources.WRITERS.items():
-        words = ("--format", sources.SPECS[name], *(("--labels", labels[name]) if name in labels else ()))
-        result.append(Kind(name, write(root / name), ("prepare", "{input}", *words, "--out", "{out}")))
-    home = root / "home"
-    data, model = home / "data", home / "model"
-    small = ["--model", "unet_small(channels=(4, 8))", "--epochs", "1", "--device", "cpu"]
-    _valid("prepare", root / "made", "--format", "phantom(patients=3, slices=2, side=16)", "--out", data)
-    _valid("train", "--data", data, *small, "--out", model)
-    study = ["attack", "--data", data, "-m", model, "--eps", "4/255", "--no-control", "--limit", "1"]
-    _valid(*study, "--out", home / "run", "--save-adversarial", "all")
-    runs.write_run(root / "rows", runs.dice_of(0, 4))
-    again = (
-        "attack",
-        "--data",
-        "{input}/data",
-        "-m",
-        "{input}/model",
-        "--eps",
-        "4/255",
-        "--no-control",
-        "--limit",
-        "1",
-    )
-    fields = {"data": "{input}/data", "models": ["{input}/model"], "eps": ["4/255"], "limit": 1, "control": False}
-    (root / "study").mkdir()
-    (root / "study" / "study.yaml").write_text(yaml.safe_dump({**fields, "data": str(data), "models": [str(model)]}))
-    return [
-        *result,
-        Kind("stored", home, (*again, "--out", "{out}")),
-        Kind("doctor", home, ("doctor", "-m", "{input}/model", "--data", "{input}/data")),
-        Kind("verify", home, ("verify", "{input}/run")),
-        Kind("rows", root / "rows", ("compare", "{input}", "--deltas", "--csv", "{out}/t.csv", "--allow-partial")),
-        Kind("study", root / "study", ("attack", "-c", "{input}/study.yaml", "--out", "{out}")),
-    ]
-
-
-def _valid(*words: object) -> None:
-    code, output = invoke([str(word) for word in words])
-    assert code == 0, output
+    code: int
+    fault: str
+    about: str
 
 
 def invoke(words: list[str]) -> tuple[int, str]:
     """Exit code and output of a command; 99 for what escaped it."""
+    from typer.testing import CliRunner
+
     from medseg_attack.cli import app
 
     result = CliRunner().invoke(app, words, env={"MEDATTACK_PROGRESS": "0"})
@@ -107,162 +62,188 @@ def invoke(words: list[str]) -> tuple[int, str]:
     return result.exit_code, output
 
 
-def damage(folder: Path, rng: random.Random) -> str:
-    """Damages one file below `folder`; says how."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    file = rng.choice(files)
-    ways = [flip, flip, truncate, extend, blank, swap, rename, replace_by_odd, remove]
-    if file.suffix in (".json", ".yaml"):
-        ways = [edit_field] * 6 + ways
-    if file.suffix == ".gz":
-        ways = [flip_inside] * 3 + ways
-    way = rng.choice(ways)
-    way(file, files, rng)
-    return f"{way.__name__} {file.relative_to(folder)}"
+def require_success(*words: object) -> None:
+    code, output = invoke([str(word) for word in words])
+    assert code == 0, output
 
 
-def flip(file: Path, _: list[Path], rng: random.Random) -> None:
-    content = bytearray(file.read_bytes())
-    for _n in range(rng.choice((1, 1, 2, 8))):
-        if content:
-            content[rng.randrange(min(len(content), rng.choice((400, 1 << 30))))] ^= 1 << rng.randrange(8)
-    file.write_bytes(bytes(content))
-
-
-def flip_inside(file: Path, _: list[Path], rng: random.Random) -> None:
-    content = bytearray(gzip.decompress(file.read_bytes()))
-    for _n in range(rng.choice((1, 2, 8))):
-        content[rng.randrange(min(len(content), rng.choice((352, 1 << 30))))] ^= 1 << rng.randrange(8)
-    file.write_bytes(gzip.compress(bytes(content), 1))
-
-
-def truncate(file: Path, _: list[Path], rng: random.Random) -> None:
-    content = file.read_bytes()
-    file.write_bytes(content[: rng.randrange(len(content) + 1)])
-
-
-def extend(file: Path, _: list[Path], rng: random.Random) -> None:
-    file.write_bytes(file.read_bytes() + rng.randbytes(rng.choice((1, 100, 5000))))
-
-
-def blank(file: Path, _: list[Path], rng: random.Random) -> None:
-    content = bytearray(file.read_bytes())
-    start = rng.randrange(len(content) + 1)
-    content[start : start + 64] = bytes(len(content[start : start + 64]))
-    file.write_bytes(bytes(content))
-
-
-def swap(file: Path, files: list[Path], rng: random.Random) -> None:
-    file.write_bytes(rng.choice(files).read_bytes())
-
-
-def rename(file: Path, _: list[Path], rng: random.Random) -> None:
-    name = rng.choice(NAMES)
-    file.rename(file.with_name(name + (file.suffix if rng.random() < 0.7 else "")))
-
-
-def remove(file: Path, _: list[Path], rng: random.Random) -> None:
-    file.unlink()
-
-
-def replace_by_odd(file: Path, _: list[Path], rng: random.Random) -> None:
-    """A folder, a link to nothing, to itself or to the world, a pipe."""
-    file.unlink()
-    kind = rng.randrange(5)
-    if kind == 0:
-        file.mkdir()
-    elif kind == 4:
-        os.mkfifo(file)
-    else:
-        file.symlink_to(("/nowhere", file.name, "/etc/hostname")[kind - 1])
-
-
-def edit_field(file: Path, _: list[Path], rng: random.Random) -> None:
-    read, write = (json.loads, json.dumps) if file.suffix == ".json" else (yaml.safe_load, yaml.safe_dump)
-    content = read(file.read_text())
-    places = list(_places(content))
-    if places:
-        holder, key = rng.choice(places)
-        value = rng.choice(ODD)
-        if rng.random() < 0.2 and isinstance(holder, dict):
-            del holder[key]
-        else:
-            holder[key] = value
-    file.write_text(write(content))
-
-
-def _places(content: Any) -> Iterator[tuple[Any, Any]]:
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    for key, value in items:
-        yield content, key
-        yield from _places(value)
-
-
-def state(folder: Path, out: Path) -> str:
-    """A digest of all that lies below `folder`, `out` and the seal that `verify` sets aside."""
+def state(root: Path, out: Path) -> str:
+    """A digest of all that lies below `root`, `out` and the seal that `verify` sets aside."""
     lines = []
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(root.rglob("*")):
         if path != out and out not in path.parents and path.name != "verified.json":
             is_plain = path.is_file() and not path.is_symlink()
             lines.append(f"{path!r} {hashlib.sha256(path.read_bytes()).hexdigest() if is_plain else 'no file'}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="backslashreplace")).hexdigest()
 
 
-def tried(kind: Kind, seed: int, root: Path) -> str:
-    """The problem that an input shows; "" for none."""
-    rng = random.Random(seed)
+def tried(kind: "Kind", seed: int, root: Path) -> Outcome:
+    """The outcome of an input, whose damage the seed chooses."""
+    from helpers.damages import damage
+
     sandbox = root / "sandbox"
+    os.chdir(root)
     shutil.rmtree(sandbox, ignore_errors=True)
-    shutil.copytree(kind.folder, sandbox / "input", symlinks=True)
-    out = sandbox / "out"
-    if kind.name == "rows":
-        out.mkdir()
-    how = damage(sandbox / "input", rng)
-    words = [word.format(input=sandbox / "input", out=out) if "{" in word else word for word in kind.words]
-    before = state(sandbox, out)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
-        code, output = invoke(words)
-    except TooSlow:
-        return f"{kind.name} {seed} ({how}): longer than {SECONDS} s"
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    problem = ""
+    shutil.copytree(kind.folder, sandbox, symlinks=True)
+    (root / "how").write_text("the fuzzer's own fault")
+    how = damage(sandbox, random.Random(seed))
+    (root / "how").write_text(how, errors="backslashreplace")
+    os.chdir(sandbox)
+    before, resident = state(sandbox, sandbox / "out"), _memory("VmRSS")
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    code, output = invoke(list(kind.words))
+    taken = _memory("VmHWM") - resident
+    fault = ""
     if code not in (0, 1, 2) or "Traceback" in output or "defect of medattack" in output:
-        problem = f"exit code {code}: {' | '.join(output.strip().splitlines()[-8:])}"
-    elif state(sandbox, out) != before:
-        problem = "changed something outside of --out"
-    return problem and f"{kind.name} {seed} ({how}): {problem}"
+        fault = "traceback"
+    elif taken > MEMORY:
+        fault = "memory"
+    elif state(sandbox, sandbox / "out") != before:
+        fault = "outside of --out"
+    elif CONTROL.search(output):
+        fault = "control characters"
+    return Outcome(code, fault, f"{how}: {' | '.join(output.strip().splitlines()[-8:])}")
 
 
-def main(n: int, seed: int) -> int:
+def _memory(field: str) -> int:
+    """A field of the process's status, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(rf"{field}:\s+(\d+)", status)[0]) << 10
+
+
+def work(pipe: Connection, root: Path) -> None:
+    """A worker: writes the valid inputs when it gets a folder, and tries one when it gets a kind and a seed."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    root.mkdir(exist_ok=True)
+    os.environ |= {
+        "MEDATTACK_HOME": str(root / "sandbox" / "workspace"),
+        "MEDATTACK_MAX_GB": "1",
+        "XDG_STATE_HOME": str(root.parent / "state"),
+        "TMPDIR": str(root),
+    }
+    resource.setrlimit(resource.RLIMIT_AS, (SPACE + (64 << 30), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(EOFError):
+        while True:
+            order = pipe.recv()
+            pipe.send(prepared(order, root) if isinstance(order, Path) else tried(*order, root))
+
+
+def prepared(folder: Path, root: Path) -> "list[Kind]":
+    """The kinds, each of whose valid inputs is taken."""
+    from helpers.fuzz_kinds import kinds
+
+    every = kinds(folder, require_success)
+    refusals = []
+    for kind in every:
+        os.chdir(root)
+        shutil.rmtree(root / "sandbox", ignore_errors=True)
+        shutil.copytree(kind.folder, root / "sandbox", symlinks=True)
+        os.chdir(root / "sandbox")
+        code, output = invoke(list(kind.words))
+        if code not in (0, 1):
+            refusals.append(f"{kind.name} is not valid: {output}")
+    assert not refusals, "\n".join(refusals)
+    os.chdir(root)
+    return every
+
+
+class Worker:
+    """A process that tries inputs, and is replaced where it hangs or crashes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._start()
+
+    def _start(self) -> None:
+        context = get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process: BaseProcess = context.Process(target=work, args=(other, self.root), daemon=True)
+        self.process.start()
+        other.close()
+        self.since = time.monotonic()
+
+    def order(self, what: object) -> None:
+        self.pipe.send(what)
+        self.since = time.monotonic()
+
+    def lost(self, fault: str) -> Outcome:
+        """The outcome of an input that the process did not survive; another one takes its place."""
+        if fault == "hang":
+            self.process.kill()
+        self.process.join()
+        how = (self.root / "how").read_text()
+        code = self.process.exitcode
+        self._start()
+        return Outcome(-1, fault, f"{how}: ended with {code}")
+
+
+def outcomes(workers: list[Worker], orders: Iterator[tuple["Kind", int]]) -> Iterator[tuple["Kind", int, Outcome]]:
+    """The outcome of every input, in the order in which they end."""
+    busy: dict[Worker, tuple[Kind, int]] = {}
+    idle = list(workers)
+    while True:
+        while idle and (following := next(orders, None)):
+            worker = idle.pop()
+            busy[worker] = following
+            worker.order(following)
+        if not busy:
+            return
+        ready = wait([worker.pipe for worker in busy], timeout=1)
+        for worker in list(busy):
+            outcome = None
+            if worker.pipe in ready:
+                try:
+                    outcome = worker.pipe.recv()
+                except EOFError:
+                    outcome = worker.lost("crash")
+            elif time.monotonic() - worker.since > SECONDS:
+                outcome = worker.lost("hang")
+            if outcome:
+                yield (*busy.pop(worker), outcome)
+                idle.append(worker)
+
+
+def table(rows: dict[str, Counter[str]]) -> str:
+    """Inputs, exit codes and faults of each kind."""
+    heads = ("inputs", "exit 0", "exit 1", "exit 2", *FAULTS)
+    total: Counter[str] = sum(rows.values(), Counter())
+    lines = [f"{'kind':<20} {'  '.join(heads)}"]
+    for name, counts in (*rows.items(), ("all", total)):
+        lines.append(f"{name:<20} {'  '.join(f'{counts[head]:>{len(head)}}' for head in heads)}")
+    return "\n".join(lines)
+
+
+def main(n: int, seed: int, jobs: int, only: str, say: Callable[[str], None]) -> int:
     """Tries `n` inputs from that seed on; the number of problems."""
-
-    def stop(*_: object) -> None:
-        raise TooSlow
-
-    signal.signal(signal.SIGALRM, stop)
     root = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    os.environ["MEDATTACK_HOME"] = str(root / "workspace")
-    problems = 0
+    rows: dict[str, Counter[str]] = {}
+    problems = done = 0
     try:
-        every = kinds(root / "valid")
-        for kind in every:
-            words = [word.format(input=kind.folder, out=root / "check") if "{" in word else word for word in kind.words]
-            shutil.rmtree(root / "check", ignore_errors=True)
-            (root / "check").mkdir()
-            code, output = invoke(words)
-            assert code in (0, 1), f"{kind.name} is not valid: {output}"
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, resource.RLIM_INFINITY))
-        for i in range(seed, seed + n):
-            problem = tried(every[i % len(every)], i, root)
-            if problem:
+        workers = [Worker(root / str(number)) for number in range(jobs)]
+        workers[0].order(root / "valid")
+        every = [kind for kind in workers[0].pipe.recv() if only in ("", kind.name)]
+        rows = {kind.name: Counter() for kind in every}
+        orders = ((every[i % len(every)], i) for i in range(seed, seed + n))
+        start = shown = time.monotonic()
+        for kind, i, outcome in outcomes(workers, orders):
+            done += 1
+            rows[kind.name].update(["inputs", f"exit {outcome.code}", *filter(None, [outcome.fault])])
+            if outcome.fault:
                 problems += 1
-                print(problem, flush=True)
-        print(f"{n} inputs, {problems} problems")
+                say(json.dumps(f"{kind.name} {i}: {outcome.fault}: {outcome.about}"))
+            now = time.monotonic()
+            if now - shown > 10:
+                shown = now
+                left = (now - start) / done * (n - done) / 60
+                say(f"{done} of {n} inputs, {problems} problems, {left:.0f} min left")
+    except KeyboardInterrupt:
+        say("stopped")
     finally:
         shutil.rmtree(root, ignore_errors=True)
+    say(table(rows))
+    say(f"{done} inputs, {problems} problems")
     return problems
 
 
@@ -270,5 +251,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("n", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--kind", default="", help="inputs of this kind only")
     arguments = parser.parse_args()
-    sys.exit(main(arguments.n, arguments.seed) > 0)
+    found = main(arguments.n, arguments.seed, arguments.jobs, arguments.kind, lambda text: print(text, flush=True))
+    sys.exit(found > 0)

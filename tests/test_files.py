@@ -3,21 +3,18 @@
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
+import re
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.command import medattack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medseg_attack import files
 from medseg_attack.errors import InputError, reason
-from medseg_attack.files import LOCK, claim_json, inside, is_below, locked, read_json, write_json
+from medseg_attack.files import claim_json, inside, is_below, read_json, require_own, write_json
 
 PARTS = st.lists(st.sampled_from(["..", ".", "a", "link", "", "x y", "\0", "~", "b.npy"]), max_size=5)
 
@@ -41,65 +38,6 @@ def test_a_folder_that_is_a_link_is_the_folder_that_was_named(tmp_path: Path) ->
     (tmp_path / "real").mkdir()
     (tmp_path / "named").symlink_to("real")
     assert inside(tmp_path / "named", "a/b.npy") == tmp_path / "named" / "a" / "b.npy"
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from medseg_attack.files import locked
-with locked(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def holder(folder: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    process.stdout.close()
-    return process
-
-
-def test_a_lock_is_waited_for_and_ends_with_a_killed_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = tmp_path / "out"
-    process = holder(folder)
-    killer = threading.Timer(0.5, lambda: os.kill(process.pid, signal.SIGKILL))
-    killer.start()
-    start = time.monotonic()
-    with locked(folder) as lock:
-        assert time.monotonic() - start > 0.3
-        assert lock.is_alone()
-        assert (folder / LOCK).exists()
-    assert process.wait() == -signal.SIGKILL
-    assert "waiting for another process" in caplog.text
-    assert list(folder.iterdir()) == []  # it was there before
-
-
-def test_a_folder_in_which_nothing_was_written_goes_again(tmp_path: Path) -> None:
-    with locked(tmp_path / "new"):
-        pass
-    (tmp_path / "old").mkdir()
-    with locked(tmp_path / "old"):
-        pass
-    with locked(tmp_path / "full"):
-        (tmp_path / "full" / "a").touch()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "full", "old"]
-
-
-def test_shared_locks_know_whether_they_are_alone(tmp_path: Path) -> None:
-    with locked(tmp_path, shared=True) as one:
-        with locked(tmp_path, shared=True) as other:
-            assert not one.is_alone()
-            assert not other.is_alone()
-        assert one.is_alone()
-
-
-def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / LOCK).symlink_to(tmp_path / "elsewhere")
-    with locked(tmp_path / "out"):
-        assert not (tmp_path / "elsewhere").exists()
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -164,11 +102,29 @@ def test_reasons_are_words(error: Exception, words: str) -> None:
     assert reason(error) == words
 
 
-def test_a_disk_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> bool:
-        raise OSError(errno.ENOLCK, "No locks available")
+MARK = re.compile(rb"\Arun,")
 
-    monkeypatch.setattr(files, "_flock", refuse)
-    with locked(tmp_path / "out"):
-        write_json(tmp_path / "out" / "a.json", {})
-    assert (tmp_path / "out" / "a.json").exists()
+
+@pytest.mark.parametrize("content", [b"", b"run,model\n", b"run,"])
+def test_own_files_and_empty_ones_are_overwritten(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    require_own(tmp_path / "a.csv", MARK)
+    require_own(tmp_path / "absent.csv", MARK)
+
+
+def test_files_of_others_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("id,run,class\n")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "link").symlink_to("train.csv")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, Path("/dev/null"), *tmp_path.iterdir()):
+        with pytest.raises(InputError, match="expected a new file to write to, or one that medattack wrote"):
+            require_own(path, MARK)
+
+
+def test_a_module_that_links_to_itself_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").symlink_to("net.py")
+    Path("study.yaml").write_text("models: [\"own('net.py:build')\"]\n")
+    sentence = medattack("attack", "-c", "study.yaml", "--home", "home", code=2).stderr
+    assert "defect" not in sentence

@@ -131,6 +131,15 @@ def test_a_field_of_another_type_is_named(kind: str, stored: Path) -> None:
     assert len([text for _, _, text in sentences if text]) > 2 * len(OTHERS)
 
 
+def test_prepared_data_whose_options_lack_the_source_are_refused(stored: Path) -> None:
+    file = stored / "data/options.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    del content["source"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match=r"'source'.*options\.json"):
+        open_prepared(stored / "data")
+
+
 def refusal(read: Callable[..., Any], *given: Any) -> str:
     """The sentence of a reader; "" of one that takes what it reads."""
     try:

@@ -221,14 +221,16 @@ def _write(
     junit: Path | None,
     verdicts: "list[Verdict]",
 ) -> None:
-    from medseg_attack.files import whole
-    from medseg_attack.gate.sheets import write_junit
+    from medseg_attack.gate.sheets import require_own_junit, write_junit
     from medseg_attack.report.curve import curve
-    from medseg_attack.report.sheet import csv_text
+    from medseg_attack.report.figures import require_own_figure
+    from medseg_attack.report.sheet import require_own_csv, write_csv
 
+    for file, require_own in ((csv, require_own_csv), (plot, require_own_figure), (junit, require_own_junit)):
+        if file is not None:
+            require_own(file)  # all of them before one is written
     if csv is not None:
-        with whole(csv) as part:
-            part.write_text(csv_text(csv_table), encoding="utf-8")
+        write_csv(csv_table, csv)
     if plot is not None:
         curve(plot_table, plot)
     if junit is not None:

@@ -75,8 +75,11 @@ def evaluate(
         "limit": limit,
         "metrics": metrics or METRICS,
     }
+    from medseg_attack.report.sheet import require_own_csv
     from medseg_attack.runs.replays import replay_fields
 
+    if csv is not None:
+        require_own_csv(csv)
     fields |= replay_fields(images) if images else {}
     how = {"batch_size": batch_size, "checks": True}
     opened = open_study(fields, home=home, out=out, device=device, trust=trust, options=how)
@@ -96,8 +99,7 @@ def evaluate(
 
 def _print(folders: list[Path], unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:
     from medseg_attack.checks.stored import flags_of, with_ids
-    from medseg_attack.files import whole
-    from medseg_attack.report.sheet import csv_text
+    from medseg_attack.report.sheet import write_csv
     from medseg_attack.report.tables import score_sheet
     from medseg_attack.runs.reading import read_runs
     from medseg_attack.stats.scores import scores
@@ -106,8 +108,7 @@ def _print(folders: list[Path], unit: options.Unit, empty: options.EmptyRule, cs
     table, cases = scores(rows, unit=unit, empty=empty)
     flags = flags_of(folders, rows, unit, empty)
     if csv is not None:
-        with whole(csv) as part:
-            part.write_text(csv_text(cases), encoding="utf-8")
+        write_csv(cases, csv)
     if json:
         records = with_ids(folders, flags)
         terminal.print_json({"unit": unit, "empty": empty, "scores": table.to_dict("records"), "flags": records})

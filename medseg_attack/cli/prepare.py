@@ -177,7 +177,8 @@ def prepare(
         terminal.say(f"note: {note}")
     if grid is not None:
         terminal.say(
-            "note: resampled scans cannot be written back (attack --save-adversarial); leave out --size for that"
+            "note: perturbed copies (attack --save-adversarial) of resampled scans are NIfTI files on the new grid, "
+            "which has no place in the patient; leave out --size for copies in the source's format"
         )
     if json:
         terminal.print_json({"data": str(folder), "fingerprint": prepared.fingerprint, **prepared.summary})

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.errors import InputError, listed
-from medseg_attack.files import digest
+from medseg_attack.files import digest, open_tensors
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.runs.folder import RunFolder
@@ -136,7 +135,7 @@ def fit_without_gradient(folder: RunFolder) -> str:
 
 
 def _facts(path: Path) -> dict[str, str]:
-    with safe_open(path, framework="pt") as file:
+    with open_tensors(path) as file:
         return file.metadata() or {}
 
 

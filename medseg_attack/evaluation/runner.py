@@ -23,7 +23,8 @@ from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import MANIFEST
 from medseg_attack.exports.segmentations import write_segmentations
 from medseg_attack.exports.writing import export, require_copies
-from medseg_attack.files import digest, inside, locked, require_outside
+from medseg_attack.files import digest, inside, require_outside
+from medseg_attack.locks import locked
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pin_surrogates, surrogates

@@ -4,6 +4,7 @@
 
 RUN/adversarial/<the source's path>             the copy
 RUN/adversarial/<scan's id>/<slice's id>.dcm    of DICOM, whose folders and files are often called by their patients
+RUN/adversarial/<scan's id>.nii.gz              of a resampled scan, whatever its source
 <the copy>.json                                 hash, attack, budget: its mark as a perturbed copy
 """
 
@@ -22,6 +23,7 @@ from medseg_attack.data.formats.pictures import is_picture, lossless, read_pictu
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError
+from medseg_attack.exports.resampled import SUFFIX, is_resampled, layout_of
 from medseg_attack.files import Form, digest, read_json
 from medseg_attack.runs.folder import COPIES
 
@@ -79,7 +81,7 @@ class PerturbedCopy:
         path: of the source, relative to its root.
         slices: positions of its slices in the scan, in the order of the file.
         channels: positions of its channels.
-        name: of the copy, where the source's must stay private.
+        name: of the copy, where the source's must stay private, or is that of another format.
     """
 
     path: str
@@ -106,20 +108,17 @@ def copies_of(record: ScanRecord) -> list[PerturbedCopy]:
     """The image files of a prepared scan, from its record.
 
     Raises:
-        InputError: the scan was resampled, or stands in a format that has no writer.
+        InputError: the scan stands in a format that has no writer.
     """
-    if record.shape != record.shape_before:
-        raise InputError(
-            f"expected scans on their own grid to write them back, got {record.id} resampled to "
-            f"{list(record.shape[1:])}; prepare without --size, or attack with --save-adversarial none"
-        )
     slices, channels = tuple(range(len(record.case_ids))), tuple(range(record.channels))
+    first = record.sources[0].path
+    if is_resampled(record):
+        return [PerturbedCopy(first, slices, channels, f"{record.id}{SUFFIX}")]
     if record.frames:
         return [
             PerturbedCopy(path, in_file, channels, _name(record, in_file))
             for path, in_file in _by_file(record.frames).items()
         ]
-    first = record.sources[0].path
     n = record.n_images or (len(slices) if first.endswith(".png") else 1)
     paths = [source.path for source in record.sources[:n]]
     if is_picture(Path(first)) and n == len(slices):
@@ -175,9 +174,7 @@ def read_stored(path: Path, record: ScanRecord) -> tuple[Array, dict[str, Any]]:
         "affine": volume.affine.tolist(),
         "spacing_mm": volume.spacing_mm.tolist(),
     }
-    layout = record.lattice
-    assert layout is not None  # `copies_of` refuses such scans
-    channels = volume.channels
+    layout, channels = layout_of(record), volume.channels
     if channels.shape[1:] != layout.shape:
         raise InputError(f"expected a volume of {layout.shape}, got {channels.shape[1:]} in {path}; write it again")
     return np.stack([layout.from_file(one) for one in channels]), facts

@@ -25,6 +25,7 @@ from medseg_attack.exports.copies import (
     read_manifest,
     read_stored,
 )
+from medseg_attack.exports.resampled import is_resampled, resampled_geometry
 from medseg_attack.files import file_hash, read_json
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.stored_values import StoredValues
@@ -146,7 +147,11 @@ def _check_file(
         yield Mismatch(file["scan"], f"{path} is not the file that its sidecar describes (sha256)")
     try:
         stored, geometry = read_stored(path, record)
-        of_source = read_stored(Path(data.options["source"]) / copy.path, record)[1]
+        of_source = (
+            resampled_geometry(record)
+            if is_resampled(record)
+            else read_stored(Path(data.options["source"]) / copy.path, record)[1]
+        )
     except InputError as error:
         yield Mismatch(file["scan"], str(error))
         return

@@ -17,6 +17,7 @@ from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError, plural
 from medseg_attack.exports.copies import MANIFEST, PerturbedCopy, copies_of, has_scans, run_key
+from medseg_attack.exports.resampled import is_resampled, layout_of, resampled_nifti, with_scale
 from medseg_attack.files import file_hash, inside, require_file, require_outside, whole, write_json
 from medseg_attack.metrics.overlap import dice_of
 from medseg_attack.runs.folder import COPIES, RunFolder
@@ -127,11 +128,15 @@ def write_copy(
         elif is_picture(path):
             write_picture(part, values[:, 0], source / copy.path, path.name)
         else:
-            layout = record.lattice
-            assert layout is not None  # `copies_of` refuses such scans
-            volumes = np.stack([layout.to_file(channel) for channel in values], axis=-1)
-            part.write_bytes(_nifti(source / copy.path, volumes, keep_headers))
+            volumes = np.stack([layout_of(record).to_file(channel) for channel in values], axis=-1)
+            if is_resampled(record):
+                part.write_bytes(resampled_nifti(volumes, record, MARK))
+            else:
+                part.write_bytes(_nifti(source / copy.path, volumes, keep_headers))
     sidecar = {"mark": MARK, "sha256": file_hash(path), **copy.source, **facts}
+    if is_resampled(record):
+        sidecar["grid"] = f"{list(record.shape)}, resampled from {list(record.shape_before)}"
+        sidecar["scales"] = record.scales or [[record.slope, record.inter]]
     if copy.written not in (copy.path, copy.name):
         sidecar["format"] = f"PNG, because {Path(copy.path).suffix} would change the pixels again"
     write_json(path.with_name(path.name + ".json"), sidecar)
@@ -165,11 +170,7 @@ def _nifti(source: Path, stored: Array, keep_headers: bool) -> bytes:
                 header[field] = b""
     if "descrip" in header:
         header["descrip"] = MARK.encode()
-    slope, inter = float(image.dataobj.slope), float(image.dataobj.inter)
     data = stored.reshape(image.shape).astype(header.get_data_dtype())
-    content = bytearray(type(image)(data, None, header).to_bytes())
-    # nibabel scales what it writes; the stored values are to stay, so the scale is put in afterwards
-    scaled = type(header)(bytes(content[: header.sizeof_hdr]))
-    scaled["scl_slope"], scaled["scl_inter"] = slope, inter
-    content[: header.sizeof_hdr] = scaled.binaryblock
-    return gzip.compress(bytes(content), mtime=0) if source.name.endswith(".gz") else bytes(content)
+    copy: Any = type(image)(data, None, header)
+    content = with_scale(copy, float(image.dataobj.slope), float(image.dataobj.inter))
+    return gzip.compress(content, mtime=0) if source.name.endswith(".gz") else content

@@ -1,5 +1,6 @@
 """A gate's verdicts for people (a table) and for machines (JUnit XML, GitHub annotations). No torch in here."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 from medseg_attack import escaping
 from medseg_attack.errors import plural
 from medseg_attack.escaping import visible
-from medseg_attack.files import whole
+from medseg_attack.files import require_own, whole
 from medseg_attack.gate.verdicts import Verdict
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.report.sheet import Sheet, from_to, number, p_value
@@ -109,8 +110,18 @@ def write_junit(verdicts: Sequence[Verdict], file: Path) -> None:
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
+    require_own_junit(file)
     with whole(file) as part:
         ElementTree.ElementTree(root).write(part, encoding="utf-8", xml_declaration=True)
+
+
+def require_own_junit(file: Path) -> None:
+    """Refuses to overwrite what are no verdicts.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    require_own(file, re.compile(rb"medattack compare"))
 
 
 def github(verdicts: Sequence[Verdict]) -> list[str]:

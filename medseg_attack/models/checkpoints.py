@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, reason
-from medseg_attack.files import CARD, Form, TaskForm, is_checkpoint, read_json, whole, write_json
+from medseg_attack.files import CARD, Form, TaskForm, is_checkpoint, read_json, require_file, whole, write_json
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call
@@ -68,7 +68,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         InputError: the file is absent, cut off, or of another format.
     """
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(require_file(path, "weights"))
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"expected weights in the safetensors format in {path}, got '{reason(error)}'; "

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from medseg_attack.errors import InputError, NotFiniteError
-from medseg_attack.files import digest, file_hash, is_checkpoint
+from medseg_attack.files import digest, file_hash, is_checkpoint, real_path
 from medseg_attack.models import checkpoints
 from medseg_attack.models.importers.onnx import external_files
 from medseg_attack.models.importers.source_code import Source, source_of
@@ -108,7 +108,7 @@ def files_of(name: str) -> list[Path]:
     if net.endswith(".onnx"):
         return [*named, *external_files(Path(net))]
     source = source_of(net) if ":" in net else Source(())
-    known = [path.resolve() for path in named]
+    known = [real_path(path) for path in named]
     return [*named, *(path for path in (*source.modules, *source.files) if path not in known)]
 
 
@@ -130,7 +130,7 @@ def _dependencies(net: str) -> dict[str, Any]:
     if ":" not in net or Path(net).exists():
         return {}
     source = source_of(net)
-    own_file = {Path(net.rpartition(":")[0]).resolve()}  # its hash stands in the option
+    own_file = {real_path(Path(net.rpartition(":")[0]))}  # its hash stands in the option
     others = [[path.name, file_hash(path)] for path in (*source.modules, *source.files) if path not in own_file]
     values = {name: os.environ.get(name) for name in source.variables}
     return ({"reads": sorted(others)} if others else {}) | ({"environment": values} if values else {})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from medseg_attack.escaping import figure as figure_text
-from medseg_attack.report.figures import save
+from medseg_attack.report.figures import empty_figure, save
 from medseg_attack.runs.stored_specs import ball_spec, norm_of, sizeless
 
 if TYPE_CHECKING:
@@ -21,13 +21,11 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
 
     Controls are dashed. Budgets in another unit have axes of their own.
     """
-    from matplotlib.figure import Figure
-
     runs = summary.assign(ball=summary["ball"].map(lambda ball: str(sizeless(ball_spec(ball)))))
     runs = runs.assign(unit=runs["unit"].fillna("") if "unit" in runs else "")
     panels = list(runs.groupby("unit", sort=False))
     n_lines = len(runs[list(LINE)].drop_duplicates())
-    figure = Figure(figsize=(7 * len(panels), 4.5 + 0.2 * n_lines), layout="constrained")
+    figure = empty_figure(7 * len(panels), 4.5 + 0.2 * n_lines)
     for axes, (unit, of_unit) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for _, line in of_unit.groupby(list(LINE), sort=False):
             colour = f"C{sum(len(drawn.lines) for drawn in figure.axes)}"

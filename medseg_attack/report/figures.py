@@ -1,5 +1,7 @@
 """Pictures of what attacks do to one case, and how a figure is written. No torch in here."""
 
+import logging
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import figure as figure_text
-from medseg_attack.files import whole
+from medseg_attack.files import require_own, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,10 +55,8 @@ def gallery(clean: Panel, attacked: Sequence[Panel], classes: Sequence[str], fil
     Args:
         classes: names of the masks, in their order.
     """
-    from matplotlib.figure import Figure
-
     n_rows = len(attacked) + 1
-    figure = Figure(figsize=(10, 3.4 * n_rows), layout="constrained")
+    figure = empty_figure(10, 3.4 * n_rows)
     axes = figure.subplots(n_rows, 3, squeeze=False)
     _outlines(axes[0, 0], clean)
     _legend(axes[0, 1], classes)
@@ -69,6 +69,26 @@ def gallery(clean: Panel, attacked: Sequence[Panel], classes: Sequence[str], fil
     save(figure, file)
 
 
+def empty_figure(width: float, height: float) -> "Figure":
+    """A figure of that size in inches.
+
+    matplotlib keeps nothing in a home that cannot be written to, and does not say so: it takes a temporary folder.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def require_own_figure(file: Path) -> None:
+    """Refuses to overwrite what matplotlib did not draw.
+
+    Raises:
+        InputError: the file holds something else, such as a scan.
+    """
+    require_own(file, re.compile(rb"[Mm]atplotlib"))
+
+
 def save(figure: "Figure", file: Path) -> None:
     """Writes a figure; the ending of the file's name says the format, PNG if it has none.
 
@@ -78,6 +98,7 @@ def save(figure: "Figure", file: Path) -> None:
     ending = file.suffix.lower().lstrip(".")
     if ending not in ("", *FORMATS):
         raise InputError(f"expected a file .{', .'.join(FORMATS)} to draw, got {file}; change its ending")
+    require_own_figure(file)
     with whole(file) as part, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a name in a script of few fonts
         figure.savefig(part, format=ending or "png", dpi=150)

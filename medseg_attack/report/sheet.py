@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import pandas as pd
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from medseg_attack import escaping
 from medseg_attack.escaping import csv_cell, visible
+from medseg_attack.files import require_own, whole
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,26 @@ def csv_text(table: pd.DataFrame) -> str:
     buffer = io.StringIO()
     safe.to_csv(buffer, index=False, quoting=csv.QUOTE_MINIMAL)
     return buffer.getvalue()
+
+
+def write_csv(table: pd.DataFrame, file: Path) -> None:
+    """Writes a table whose first column is `run` at full precision.
+
+    Raises:
+        InputError: the file is there and holds something else, or cannot be written.
+    """
+    require_own_csv(file)
+    with whole(file) as part:
+        part.write_text(csv_text(table), encoding="utf-8")
+
+
+def require_own_csv(file: Path) -> None:
+    """Refuses to overwrite what is no table of runs.
+
+    Raises:
+        InputError: the file holds something else, such as the table of a data set.
+    """
+    require_own(file, re.compile(rb"\Arun,(?:model|group|case),"))
 
 
 def _csv_cell(value: object) -> object:

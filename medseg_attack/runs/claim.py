@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import LOCK, claim_json, is_part, require_file, whole
+from medseg_attack.files import claim_json, is_part, require_file, whole
+from medseg_attack.locks import LOCK
 from medseg_attack.runs.folder import refuse_other
 
 IDENTITY, STUDY = "identity.json", "study.yaml"

@@ -12,11 +12,20 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from medseg_attack.errors import InputError, reason
-from medseg_attack.files import claim_json, digest, file_hash, inside, read_json, require_file, whole, write_json
+from medseg_attack.files import (
+    claim_json,
+    digest,
+    file_hash,
+    inside,
+    open_tensors,
+    read_json,
+    require_file,
+    whole,
+    write_json,
+)
 from medseg_attack.runs.rows import Row, table_of
 
 SEAL, COPIES = "verified.json", "adversarial"  # what was written and read again
@@ -101,7 +110,7 @@ class RunFolder:
             )
         images: dict[str, NDArray[Any]] = {}
         for file in dict.fromkeys(index[case] for case in cases):
-            with safe_open(file, framework="numpy") as stored:
+            with open_tensors(file) as stored:
                 images |= {case: stored.get_tensor(case) for case in cases if index[case] == file}
         return [images[case] for case in cases]
 
@@ -158,7 +167,7 @@ def _index(folder: Path, changed_ns: int) -> dict[str, Path]:
     """Which file holds the image of which case."""
     index: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="numpy") as stored:
+        with open_tensors(file) as stored:
             index |= dict.fromkeys(stored.keys(), file)
     return index
 
@@ -195,7 +204,9 @@ def _table(file: Path) -> pa.Table:
         written = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         content = written.pop("digest", "")
         is_changed = bool(content) and content != _content_digest(table, written)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # Arrow raises many types
         raise InputError(f"expected rows in {file}, got '{reason(error)}'; run the attack again") from error
     if is_changed:
         raise InputError(f"expected the rows that were written in {file}, got others; run the attack again")

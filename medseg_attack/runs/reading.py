@@ -9,7 +9,7 @@ import pandas as pd
 
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import whole_characters
-from medseg_attack.files import digest
+from medseg_attack.files import digest, real_path
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_files import Header, read_header
@@ -44,8 +44,8 @@ def ids_of(run: Path) -> dict[str, str]:
     >>> ids_of(Path("runs/acdc-1a2b3c4d/unet-f8d0b2/01_fgsm"))
     {'model_id': 'unet-f8d0b2', 'run_id': 'unet-f8d0b2/01_fgsm'}
     """
-    model = run.resolve().parent.name
-    return {"model_id": model, "run_id": f"{model}/{run.resolve().name}"}
+    model = real_path(run).parent.name
+    return {"model_id": model, "run_id": f"{model}/{real_path(run).name}"}
 
 
 def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataFrame:

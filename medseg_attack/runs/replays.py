@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import digest
+from medseg_attack.files import digest, real_path
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
 
@@ -17,7 +17,7 @@ def replay_fields(images: Path) -> dict[str, Any]:
     Raises:
         InputError: the folder holds no run with stored images.
     """
-    runs = [run.resolve() for run in find_runs([images]) if (run / "images").is_dir()]
+    runs = [real_path(run) for run in find_runs([images]) if (run / "images").is_dir()]
     if not runs:
         raise InputError(f"expected stored images in {images}, got none; run the attack with --save-adversarial all")
     results = runs[0].parent.parent

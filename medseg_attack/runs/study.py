@@ -75,7 +75,7 @@ def read_study(file: Path | None, flags: dict[str, Any]) -> Study:
     """
     content: Any = {}
     if file is not None:
-        content = read_yaml(file)
+        content = read_yaml(file, may_be_pipe=True)
     set_flags = {key: value for key, value in flags.items() if value is not None and value != []}
     try:
         study = Study.model_validate(content | set_flags)

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import safe_open
 from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import csv_cell
-from medseg_attack.files import LOCK, is_checkpoint, is_part, locked, read_json, require_outside, whole, write_json
+from medseg_attack.files import is_checkpoint, is_part, open_tensors, read_json, require_outside, whole, write_json
+from medseg_attack.locks import LOCK, locked
 from medseg_attack.models import checkpoints
 from medseg_attack.runtime import deterministic
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
@@ -57,8 +57,7 @@ def past(folder: Path) -> list[EpochRecord]:
     """The epochs that are finished."""
     if not (folder / STATE).is_file():
         return []
-    checkpoints.load_tensors(folder / STATE)
-    with safe_open(folder / STATE, framework="pt") as file:
+    with open_tensors(folder / STATE) as file:
         text = (file.metadata() or {}).get("history", "")
     try:
         return TypeAdapter(list[EpochRecord]).validate_json(text)

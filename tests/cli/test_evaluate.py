@@ -110,15 +110,6 @@ def test_doctor_flags_a_model_that_finds_nothing(home: Path) -> None:
     assert "MA014" not in sound
 
 
-def test_prepare_says_early_that_resampled_scans_cannot_be_written_back(home: Path, tmp_path: Path) -> None:
-    words = ["prepare", home / "scans", "--format", "decathlon", "--test", "1", "--out", tmp_path / "data"]
-    assert "resampled scans cannot be written back" in one_line(medattack(*words, "--size", "20,20").stderr)
-    words = ["attack", "--data", tmp_path / "data", "--model", f"own('{home}/scans/nets.py:Net')", "--eps", "0.1"]
-    said = medattack(*words, "--save-adversarial", "all", "--out", tmp_path / "run", code=2).stderr
-    assert "resampled to [20, 20]" in one_line(said)
-    assert not (tmp_path / "run").exists()  # nothing was computed
-
-
 def test_stored_images_have_a_row_for_each_organ_and_run_named_as_the_run_is_and_a_mean(
     home: Path, tmp_path: Path
 ) -> None:

@@ -173,3 +173,54 @@ def test_a_full_disk_is_never_a_finished_run(workspace: Path, tmp_path: Path, mo
         medattack(*command)
         failing = kept
     assert failing > 8
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("scan.nii.gz", ["compare", "out", "--csv"]),
+        ("train.csv", ["compare", "out", "--csv"]),
+        ("train.csv", ["evaluate", "--data", "data", "-m", "model", "--out", "new", "--csv"]),
+        ("source/images/p0.png", ["compare", "out", "--csv", "new.csv", "--plot"]),
+        ("scan.nii.gz", ["compare", "out", "--fail-if", "adv_dice<0", "--csv", "new.csv", "--junit"]),
+        ("/dev/null", ["compare", "out", "--csv"]),
+    ],
+)
+def test_an_output_overwrites_nothing_that_another_tool_wrote(
+    file: str, words: list[str], workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    (workspace / "scan.nii.gz").write_bytes(b"\x1f\x8b" + bytes(range(256)))
+    (workspace / "train.csv").write_text("id,class,segmentation\n")
+    before = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()}
+    monkeypatch.setattr(os, "replace", None)  # a test that runs as root would lose /dev/null for all
+    stderr = medattack(*words, file, code=2).stderr
+    assert f"or one that medattack wrote, got {file}" in " ".join(stderr.split())
+    assert {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file()} == before
+
+
+def test_an_output_overwrites_that_of_the_run_before(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    for _ in range(2):
+        medattack("compare", "out", "--deltas", "--csv", "deltas.csv", "--fail-if", "adv_dice<0", "--junit", "a.xml")
+        for ending in ("png", "pdf", "svg"):
+            medattack("compare", "out", "--csv", "a.csv", "--plot", f"a.{ending}")
+
+
+def test_a_figure_is_drawn_without_a_home_and_nothing_is_said_of_it(workspace: Path, tmp_path: Path) -> None:
+    line = [*TOOL.split(), "compare", str(workspace / "out"), "--plot", str(tmp_path / "a.png")]
+    nowhere = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), "/proc/nowhere")
+    result = subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | nowhere)
+    assert result.returncode == 0
+    assert " ".join(result.stderr.split()) == f"wrote {tmp_path / 'a.png'}"
+
+
+def test_a_study_may_come_through_a_pipe(workspace: Path) -> None:
+    words = f"attack --data {workspace / 'data'} --no-control --no-checks --out {workspace / 'piped'} --config"
+    study = f"models: [{workspace / 'model'}]\\nattacks: [fgsm]\\n"
+    line = ["bash", "-c", f"{TOOL} {words} <(printf '{study}')"]
+    result = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    result = subprocess.run(["bash", "-c", f"{TOOL} {words} <(yes)"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "more than 1048576 characters from a pipe" in " ".join(result.stderr.split())

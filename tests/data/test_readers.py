@@ -1,6 +1,9 @@
 """What the readers make of the layouts that are out there, and of real scans."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -186,6 +189,23 @@ def test_a_phantom_has_what_makes_a_scan_hard(tmp_path: Path) -> None:
         assert 0.3 < present.mean() < 1
     assert len({scan.stored.max() for scan in scans}) > 2
     assert Counter(file.group for file in source.scans).keys() == {f"case{i}" for i in range(1, 6)}
+
+
+def test_what_a_killed_process_left_of_a_phantom_is_removed_by_the_next(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from medseg_attack.data.datasets import phantom\n"
+        "phantom.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "phantom.Phantom(patients=3, slices=1, side=32).listing(Path(sys.argv[1]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "phantom")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".phantom.*.part/train.csv"))) == 1
+    (tmp_path / ".phantom.abc.part").mkdir()  # a user's: it has no lock
+    open_source("phantom(patients=3, slices=1, side=32)", tmp_path / "phantom")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".phantom.abc.part", "phantom"]
+    assert sorted(path.name for path in (tmp_path / "phantom").iterdir()) == ["phantom.json", "train", "train.csv"]
 
 
 def test_a_phantom_does_not_mix_with_other_files(tmp_path: Path) -> None:

@@ -350,6 +350,12 @@ def test_a_checkpoint_is_unpickled_only_on_request(tmp_path: Path) -> None:
             {"architecture": {"network_class_name": "os.system", "arch_kwargs": {}, "_kw_requires_import": []}},
             "expected a network or layer of dynamic_network_architectures .* got os.system",
         ),
+        ("plans.json", {"patch_size": [[4], 8, 8]}, r"the field 'patch_size.0' in .*plans.json"),
+        ("plans.json", {"patch_size": [0, 8, 8]}, r"the field 'patch_size.0' in .*plans.json"),
+        ("plans.json", {"patch_size": [4, 8, 10**12]}, r"the field 'patch_size.2' in .*plans.json"),
+        ("plans.json", {"spacing": [2.0, [1.0], 1.0]}, r"the field 'spacing.1' in .*plans.json"),
+        ("plans.json", {"spacing": [2.0, 0.0, 1.0]}, r"the field 'spacing.1' in .*plans.json"),
+        ("plans.json", {"resampling_fn_data_kwargs": {"order": "x"}}, r"'resampling_fn_data_kwargs.order' in"),
         ("plans.json", {"previous_stage": "3d_lowres"}, None),
     ],
 )
@@ -365,6 +371,18 @@ def test_what_does_not_fit_is_told(tmp_path: Path, name: str, changes: dict[str,
     with pytest.raises(InputError, match=says) as refusal:
         read(folder)
     assert str(refusal.value).count("expected") == 1  # one sentence, not one within another
+
+
+def test_a_network_that_fails_is_told(tmp_path: Path) -> None:
+    """Its constructor takes options that it stumbles over when it runs."""
+    folder = write_folder(tmp_path)
+    content = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
+    options = content["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    options["norm_op_kwargs"]["eps"] = "x"
+    write(folder / "plans.json", content)
+    nnunet = read(folder)
+    with pytest.raises(InputError, match=r"expected an answer from the network .* copy the results folder again"):
+        answers(nnunet, case())
 
 
 def test_a_model_of_regions_fits_the_data_that_it_was_trained_on(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.label_values import LabelValues
 from medseg_attack.data.formats.nifti import label_values, read_pair, stem
 from medseg_attack.errors import InputError, plural
-from medseg_attack.files import read_json
+from medseg_attack.files import read_json, real_path
 from medseg_attack.registry import register, spec
 from medseg_attack.specifications.nnunet import CT, channel_names_of, labels_of, require_nifti
 from medseg_attack.types import Task
@@ -72,7 +72,7 @@ class Decathlon:
         names = _channel_names(file, described, n)
         unit = "HU" if names and all(name.casefold() == CT for name in names) else ""
         task = Task(
-            str(described.get("name") or root.resolve().name),
+            str(described.get("name") or real_path(root).name),
             classes,
             exclusive=values.exclusive,
             channels=n,

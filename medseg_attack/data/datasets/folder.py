@@ -24,6 +24,7 @@ from medseg_attack.data.formats.folders import listed, subfolders
 from medseg_attack.data.formats.pictures import header, is_grey, is_picture, notes_of, read_picture, reduced
 from medseg_attack.data.formats.scan import Lattice, Scan
 from medseg_attack.errors import InputError, plural
+from medseg_attack.files import real_path
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
@@ -100,7 +101,7 @@ class Folder:
                 "none; give --missing absent"
             )
         channels, window = _kind(list(paths.values()))
-        task = Task(root.resolve().name, marks.classes, marks.exclusive, channels, COLOURS if channels == 3 else ())
+        task = Task(real_path(root).name, marks.classes, marks.exclusive, channels, COLOURS if channels == 3 else ())
         who = patients(
             {name: Named(path.name, path, name) for name, path in paths.items()},
             self.patient,

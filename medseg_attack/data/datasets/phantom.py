@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from medseg_attack.data.datasets.uw_madison import COLUMNS, TASK, UWMadison
 from medseg_attack.data.formats import rle
 from medseg_attack.data.formats.png16 import write_png16
 from medseg_attack.errors import InputError, require
-from medseg_attack.files import read_json, write_json, writing
+from medseg_attack.files import is_part, read_json, write_json, writing
+from medseg_attack.locks import LOCK, is_abandoned, locked
 from medseg_attack.registry import register, spec
 
 CARD = "phantom.json"  # says what a tree was made with
@@ -76,9 +78,12 @@ class Phantom:
         """
         part = root.with_name(f".{root.name}.{secrets.token_hex(4)}.part")
         with writing(root):
+            _remove_parts(root)
             try:
-                self._write(part)
-                os.replace(part, root)
+                with locked(part):
+                    self._write(part)
+                    (part / LOCK).unlink(missing_ok=True)
+                    os.replace(part, root)
             except OSError:
                 if not (root / CARD).is_file():  # or another process was ready first
                     raise
@@ -86,7 +91,6 @@ class Phantom:
                 shutil.rmtree(part, ignore_errors=True)
 
     def _write(self, root: Path) -> None:
-        root.mkdir(parents=True)
         with (root / "train.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
@@ -107,6 +111,13 @@ class Phantom:
                 pixels = np.round(images * gain).clip(0, 65535).astype(np.uint16)
                 for i in range(self.slices):
                     yield f"case{number}_day{date}_slice_{i + 1:04d}", pixels[i], masks[:, i]
+
+
+def _remove_parts(root: Path) -> None:
+    """Removes what killed processes left of the tree `root`; what a process holds, or a user named so, stays."""
+    for path in root.parent.iterdir() if root.parent.is_dir() else ():
+        if is_part(path.name, re.escape(root.name)) and not path.is_symlink() and is_abandoned(path):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _path(root: Path, case: str, side: int) -> Path:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medseg_attack.data.formats.label_values import LabelValues, whole
 from medseg_attack.data.formats.memory import gunzipped, require_room
-from medseg_attack.data.formats.nifti_header import PLANES, UNREADABLE, NiftiHeader, load_nifti
+from medseg_attack.data.formats.nifti_header import PLANES, NiftiHeader, load_nifti
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
 from medseg_attack.errors import InputError, reason
 from medseg_attack.types import alike
@@ -87,9 +87,9 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
     require_room(path, header.shape)
     try:
         stored = _unscaled(file, path)
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except UNREADABLE as error:
+    except Exception as error:  # nibabel and gzip raise many types
         raise InputError(f"expected a whole NIfTI file in {path}, got '{reason(error)}'; copy it again") from error
     shape = stored.shape
     if stored.ndim > 3:  # axes of length 1 between the voxels and the channels say nothing

@@ -157,7 +157,7 @@ def read_mask(path: Path) -> Array:
         return read_marks(path)[0]
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy parses the header as Python, which raises many types
         raise InputError(f"expected a mask in {path}, got '{reason(error)}'; write it again") from error
     if not isinstance(array, np.ndarray) or array.ndim < 2 or not array.size or array.dtype.kind not in "biuf":
         got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
@@ -233,9 +233,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
         if path.suffix.lower() in (".tif", ".tiff"):
             kind += ", or a TIFF of a kind that is not known, such as colours in floats"
         raise InputError(f"expected a picture in {path}, got {kind}; replace it") from error
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # Pillow's decoders raise many types
         raise InputError(f"expected a whole picture in {path}, got '{reason(error)}'; copy it again") from error
 
 
@@ -296,7 +296,9 @@ def _tiff(image: Any, path: Path) -> Array:
 
     try:
         pixels: Array = np.asarray(tifffile.imread(path, key=0))  # other pages would be claims of its metadata
-    except (ValueError, OSError, KeyError, ImportError, tifffile.TiffFileError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # tifffile and the decoders that it calls raise many types
         raise InputError(
             f"expected a TIFF without compression or with deflate in {path}, got '{reason(error)}'; write it anew"
         ) from error

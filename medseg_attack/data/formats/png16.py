@@ -29,9 +29,9 @@ def read_png16(path: Path) -> NDArray[np.uint16]:
             pixels = np.array(image)
     except UnidentifiedImageError as error:
         raise InputError(f"expected a PNG in {path}, got a file that is not an image; replace it") from error
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's decoders raise many types
         raise InputError(f"expected a whole PNG in {path}, got '{reason(error)}'; copy it again") from error
     if kind != "PNG" or not mode.startswith("I"):
         raise InputError(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from medseg_attack.data.formats.scan import Array
-from medseg_attack.data.prepared.record import ScanRecord, damage, is_id, mapped, read_record
+from medseg_attack.data.prepared.record import ScanRecord, arrays, damage, is_id, read_record
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.errors import InputError
 from medseg_attack.files import Form, TaskForm, is_checkpoint, read_json
@@ -35,7 +35,7 @@ class _Description(Form):
 class _Options(Form):
     """The options that a data set was prepared with, as far as they are read again."""
 
-    source: str = ""
+    source: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +182,7 @@ class Prepared:
         if scan in self._maps:
             self._maps.move_to_end(scan)
         else:
-            shapes = self.records[scan].array_shapes.items()
-            images, labels = (mapped(self.root / kind / f"{scan}.npy", shape) for kind, shape in shapes)
+            images, labels = arrays(self.root, self.records[scan])
             self._maps[scan] = images if images.ndim == 4 else images[None], labels
             if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
                 self._maps.popitem(last=False)

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from tokenize import TokenError
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
@@ -39,6 +38,8 @@ def _require_id(name: str) -> str:
     return name
 
 
+_NUMBERS = {"images": "iuf", "labels": "iu"}  # NumPy's kinds of what the arrays may hold
+_WORDS = {"iuf": "numbers of up to 64 bits", "iu": "whole numbers"}
 Below: TypeAlias = Annotated[str, AfterValidator(_require_below)]  # a path below the source
 Id: TypeAlias = Annotated[str, AfterValidator(_require_id)]
 
@@ -187,30 +188,43 @@ def damage(root: Path, record: ScanRecord) -> str:
 
     Its two arrays and its record have one digest, so that it does not say which of them was changed.
     """
-    paths = {kind: root / kind / f"{record.id}.npy" for kind in record.array_shapes}
     try:
-        stored, labels = (mapped(paths[kind], shape) for kind, shape in record.array_shapes.items())
+        stored, labels = arrays(root, record)
     except InputError as error:
         return str(error)
     if record.content_digest(stored, labels) == record.digest:
         return ""
+    places = " and ".join(str(_place(root, kind, record)) for kind in record.array_shapes)
     return (
-        f"expected the pixels, labels and geometry that were prepared in {' and '.join(map(str, paths.values()))}, got "
+        f"expected the pixels, labels and geometry that were prepared in {places}, got "
         "others; run 'medattack prepare' again, which writes them anew"
     )
 
 
-def mapped(path: Path, shape: tuple[int, ...]) -> Array:
-    """The array of that shape, as a memory map.
+def arrays(root: Path, record: ScanRecord) -> tuple[Array, Array]:
+    """The stored values and the labels of a scan, as memory maps.
 
     Raises:
-        InputError: it is missing, was cut off, or is not an array of that shape.
+        InputError: one is missing, was cut off, or is not an array of the record's shape that holds numbers.
     """
+    stored, labels = (
+        _mapped(_place(root, kind, record), shape, _NUMBERS[kind]) for kind, shape in record.array_shapes.items()
+    )
+    return stored, labels
+
+
+def _place(root: Path, kind: str, record: ScanRecord) -> Path:
+    return root / kind / f"{record.id}.npy"
+
+
+def _mapped(path: Path, shape: tuple[int, ...], numbers: str) -> Array:
     require_file(path, "an array")
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
+    except Exception as error:  # NumPy parses the header as Python, which raises many types
         raise InputError(f"expected an array in {path}, got {reason(error)}; run medattack prepare again") from error
     if array.shape != shape:
         raise InputError(f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again")
+    if array.dtype.kind not in numbers or array.dtype.itemsize > 8 or not array.dtype.isnative:
+        raise InputError(f"expected {_WORDS[numbers]} in {path}, got {array.dtype}; prepare the data again")
     return array

@@ -23,17 +23,17 @@ from medseg_attack.data.prepared.windows import Percentile, WindowRule
 from medseg_attack.errors import InputError
 from medseg_attack.files import (
     FULL,
-    LOCK,
     digest,
     errno_of,
     file_hash,
     inside,
     is_part,
-    locked,
     read_json,
+    real_path,
     require_outside,
     write_json,
 )
+from medseg_attack.locks import LOCK, locked
 
 _TOP = r"(?:options|dataset)\.json"
 _FOLDERS = (("images", ".npy"), ("labels", ".npy"), ("scans", ".json"))
@@ -129,7 +129,7 @@ def _own_split(source: Source) -> dict[str, str]:
 def _asked(source: Source, options: Options) -> dict[str, Any]:
     return {
         "version": VERSION,
-        "source": str(source.root.resolve()),
+        "source": str(real_path(source.root)),
         "format": source.format,
         "size": None if options.size is None else list(options.size),
         "window": str(options.window),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, first_line, plural
+from medseg_attack.files import real_path
 
 
 class Onnx(nn.Module):
@@ -109,7 +110,7 @@ def external_files(path: Path) -> list[Path]:
     )
     files = [path.parent / name for name in names]
     for name, file in zip(names, files, strict=True):
-        if not file.resolve().is_relative_to(path.parent.resolve()) or not file.is_file():
+        if not file.is_file() or not real_path(file).is_relative_to(real_path(path.parent)):
             raise InputError(
                 f"expected the weights of {path} in a file beside it, got {name!r}; copy it there, or export it again"
             )

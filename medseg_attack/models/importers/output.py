@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, raised
 
+OPTIONS = "give the dims=, channels= and size= that it was trained with"
+
 
 class PickOutput(nn.Module):
     """A network with one part of its output taken.
@@ -17,11 +19,12 @@ class PickOutput(nn.Module):
         path: keys and positions, joined by dots: "out", "0", "logits.0". A position in a tensor that has one axis more
             than an image is a level of deep supervision, stacked behind the batch. "": the output itself.
         dims: number of spatial axes of that part, 2 or 3.
+        todo: what to do about a network that fails.
     """
 
-    def __init__(self, net: nn.Module, path: str, dims: int) -> None:
+    def __init__(self, net: nn.Module, path: str, dims: int, todo: str = OPTIONS) -> None:
         super().__init__()
-        self.net, self.path, self.dims = net, path, dims
+        self.net, self.path, self.dims, self.todo = net, path, dims, todo
 
     def forward(self, x: Tensor) -> Tensor:
         """The part, (b, k, *s).
@@ -47,7 +50,7 @@ class PickOutput(nn.Module):
             raise
         except Exception as error:  # another's code may raise anything
             reason = "".join(str(error).strip().splitlines()[-1:] if isinstance(error, RuntimeError) else [])
-            todo = "give the dims=, channels= and size= that it was trained with"
+            todo = self.todo
             if re.search(r"Half|BFloat16|Double|dtype", reason):
                 todo = "give the network in single precision: net.float()"
             raise InputError(

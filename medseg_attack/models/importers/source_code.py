@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from medseg_attack.files import real_path
+
 LONGEST = 255  # characters in the name of a file
 
 
@@ -57,11 +59,11 @@ class _Search:
 
     @classmethod
     def of(cls, text: str) -> "_Search":
-        libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")]
-        folders = [Path(entry).resolve() for entry in sys.path]
+        libraries = [real_path(Path(sysconfig.get_path(name))) for name in ("stdlib", "purelib", "platlib")]
+        folders = [real_path(Path(entry)) for entry in sys.path]
         own = [folder for folder in folders if folder.is_dir() and not any(folder.is_relative_to(p) for p in libraries)]
         if text.endswith(".py"):
-            path = Path(text).resolve()
+            path = real_path(Path(text))
             return cls((path,) if path.is_file() else (), (path.parent, *own))
         for folder in folders:
             if files := _module_files(text, folder):
@@ -115,7 +117,7 @@ def _named_files(tree: ast.Module, folder: Path) -> Iterator[Path]:
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     for text in texts:
         if text and len(text.encode(errors="replace")) <= LONGEST:
-            yield from (path.resolve() for path in (folder / text, Path(text)) if path.is_file())
+            yield from (real_path(path) for path in (folder / text, Path(text)) if path.is_file())
 
 
 def _variables(tree: ast.Module) -> Iterator[str]:

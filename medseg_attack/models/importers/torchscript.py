@@ -19,7 +19,7 @@ def torchscript(path: Path) -> nn.Module:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit")
             net: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # a damaged file makes its reader raise anything
         todo = "copy it again, or save it again with this torch"
         if "constants.pkl" in str(error):  # a part that only TorchScript files have
             todo = "if torch.save wrote it, give it beside its Python: own('file.py:factory', weights=...)"

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError
+from medseg_attack.models.importers.output import PickOutput
 from medseg_attack.models.nnunet.resampling import resampled, resampled_shape
 from medseg_attack.models.nnunet.results_folder import Plan, Scheme, distinguished_range, read_folder, spacings
 from medseg_attack.models.segmodel import CERTAIN, SegModel
@@ -158,7 +159,8 @@ class Windows(nn.Module):
     def forward(self, x: Float[Tensor, "b c *s"]) -> Float[Tensor, "b k *s"]:
         padded, margins = padded_to(x, self.patch)
         places = windows(padded.shape[2:], self.patch, self.step)
-        net = SliceNetwork(self.net) if self.flat else self.net
+        net: nn.Module = PickOutput(self.net, "", 2 if self.flat else 3, "copy the results folder again")
+        net = SliceNetwork(net) if self.flat else net
         logits = tiled(net, padded, places, importance(self.patch), self.flips, _precision(x))
         return cropped(logits, margins, x.shape[2:])
 

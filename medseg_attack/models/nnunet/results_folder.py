@@ -5,19 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from medseg_attack.errors import InputError, first_line, one_line, raised
-from medseg_attack.files import read_json
+from medseg_attack.files import Form, check_form, read_json
 from medseg_attack.models.allowed_layers import allowed_layer, number_types
 from medseg_attack.models.importers.weights import without_prefix
 from medseg_attack.models.nnunet.resampling import Resampling
 from medseg_attack.specifications.nnunet import Labels, channel_names_of, labels_of
 from medseg_attack.types import Task
 
+MOST_VOXELS = 100_000  # along a side of a patch
 LIBRARY = "dynamic_network_architectures"
 
 READERS = ("SimpleITKIO", "NibabelIO")  # these keep the file's order of voxels, as this package does
@@ -74,6 +76,32 @@ class Plan:
     regions: Labels | None = None
 
 
+class _ResamplingForm(Form):
+    """The options of a resampling."""
+
+    order: int = Field(3, ge=0, le=5)
+    order_z: int = Field(0, ge=0, le=5)
+    force_separate_z: bool | None = False
+
+
+class _Configuration(Form):
+    """The fields of a configuration that are numbers, which a network or a resampling would stumble over later."""
+
+    spacing: list[Annotated[float, Field(gt=0)]] = Field(min_length=2, max_length=3)
+    patch_size: list[Annotated[int, Field(gt=0, le=MOST_VOXELS)]] = Field(min_length=2, max_length=3)
+    resampling_fn_data_kwargs: _ResamplingForm
+    resampling_fn_probabilities_kwargs: _ResamplingForm
+
+
+class _Statistics(Form):
+    """The statistics of a channel's foreground, in the scan's unit."""
+
+    mean: float
+    std: float = Field(ge=0)
+    percentile_00_5: float
+    percentile_99_5: float
+
+
 def read_folder(
     folder: Path, task: Task, fold: int | str | None, checkpoint: str, trust: bool
 ) -> tuple[Plan, nn.Module]:
@@ -99,7 +127,14 @@ def read_folder(
     try:
         labels = _check_task(dataset, task, folder)
         configuration = _configuration(plans, content["init_args"]["configuration"])
-        plan = _plan(plans, configuration, tuple(content.get("inference_allowed_mirroring_axes") or ()), folder)
+        check_form(configuration, _Configuration, folder / "plans.json")
+        mirror = tuple(content.get("inference_allowed_mirroring_axes") or ())
+        if not set(mirror) <= set(range(len(configuration["patch_size"]))):
+            raise InputError(
+                f"expected inference_allowed_mirroring_axes in {file} to be axes of the patch, got {mirror}; copy the "
+                "file again"
+            )
+        plan = _plan(plans, configuration, mirror, folder)
         plan = replace(plan, regions=labels if labels.regions else None)
         net = _network(configuration, task, folder)
     except InputError:
@@ -235,6 +270,7 @@ def _scheme(name: str, masked: bool, statistics: Mapping[str, float], folder: Pa
         )
     if name != "CTNormalization":
         return Scheme(name, masked)
+    check_form(dict(statistics), _Statistics, folder / "plans.json")
     return Scheme(name, masked, *(statistics[key] for key in ("mean", "std", "percentile_00_5", "percentile_99_5")))
 
 

@@ -17,7 +17,6 @@ from medseg_attack.errors import InputError, reason
 from medseg_attack.files import require_file
 
 _META = 144  # bytes before the file meta elements whose length is counted
-_BROKEN = (OSError, EOFError, ValueError, AttributeError, KeyError, TypeError, NotImplementedError, RuntimeError)
 
 
 @contextmanager
@@ -32,9 +31,9 @@ def reading(path: Path) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except _BROKEN as error:
+    except Exception as error:  # pydicom and what decodes for it raise many types, some of them of their own
         text = reason(error)
         if not isinstance(error, OSError | EOFError):  # headers of patients are in no message
             text = re.sub(r"""(['"]).*\1""", "a value", text)

@@ -1,0 +1,120 @@
+"""Libraries that decode files raise errors of any type on a damaged one: each is a sentence that names the file."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pyarrow.parquet as pq
+import pydicom
+import pytest
+import tifffile
+import torch
+from helpers.dicoms import write_series
+from helpers.runs import dice_of, write_run
+from helpers.scans import write_pair
+from helpers.sources import WRITERS, opened
+from PIL import Image
+from pydicom.errors import BytesLengthException
+
+from medseg_attack.data.formats.dicom.reading import read_whole, reading
+from medseg_attack.data.formats.nifti import read_nifti
+from medseg_attack.data.formats.pictures import read_mask, read_picture
+from medseg_attack.data.formats.png16 import read_png16
+from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.data.prepared.record import _mapped
+from medseg_attack.data.prepared.writing import prepare
+from medseg_attack.errors import InputError
+from medseg_attack.models.importers.torchscript import torchscript
+from medseg_attack.runs.folder import _table
+
+ERRORS = (IndexError, struct.error, OverflowError, ZeroDivisionError, AssertionError, TypeError, BytesLengthException)
+
+
+def dicom(path: Path) -> Any:
+    with reading(path):
+        return read_whole(path)
+
+
+READERS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
+    "Pillow": (Image, "open", read_picture),
+    "Pillow, 16 bits": (Image, "open", read_png16),
+    "tifffile": (tifffile, "imread", read_picture),
+    "nibabel": (nibabel, "load", read_nifti),
+    "pydicom": (pydicom, "dcmread", dicom),
+    "NumPy": (np, "load", lambda path: _mapped(path, (2,), "iu")),
+    "NumPy's masks": (np, "load", read_mask),
+    "Arrow": (pq, "read_table", _table),
+    "torch": (torch.jit, "load", torchscript),
+}
+
+
+def write(name: str, folder: Path) -> Path:
+    """A file that the reader reaches its library with."""
+    match name:
+        case "tifffile":
+            tifffile.imwrite(folder / "a.tif", np.arange(64, dtype=np.uint32).reshape(8, 8))
+            return folder / "a.tif"
+        case "nibabel":
+            write_pair(folder / "a.nii", folder / "b.nii")
+            return folder / "a.nii"
+        case "NumPy" | "NumPy's masks":
+            np.save(folder / "a.npy", np.zeros((2, 2)))
+            return folder / "a.npy"
+        case "Arrow":
+            return next(write_run(folder, dice_of(0, 3)).rglob("*.parquet"))
+        case "pydicom":
+            return write_series(folder / "ct")[0]
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(folder / "a.png")
+    return folder / "a.png"
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_any_error_of_a_decoder_is_a_sentence(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, call, read = READERS[name]
+    path = write(name, tmp_path)
+    for kind in ERRORS:
+
+        def fails(*_: Any, kind: type[Exception] = kind, **__: Any) -> Any:
+            raise kind("no such thing")
+
+        monkeypatch.setattr(library, call, fails)
+        with pytest.raises(InputError, match=f"expected .*{path.name}, got .*no such thing.*; "):
+            read(path)
+
+
+def test_a_tiff_whose_second_page_has_no_size_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.tif")
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    (start,) = struct.unpack("<I", content[4:8])
+    (tags,) = struct.unpack("<H", content[start : start + 2])
+    link = start + 2 + 12 * tags
+    content[link : link + 4] = struct.pack("<I", len(content))
+    (tmp_path / "a.tif").write_bytes(content + bytes(6))
+    with pytest.raises(InputError, match=r"expected a .*picture in .*a\.tif"):
+        read_picture(tmp_path / "a.tif")
+
+
+def test_a_dicom_number_of_six_bytes_is_refused(tmp_path: Path) -> None:
+    path = write_series(tmp_path / "ct")[0]
+    content = bytearray(path.read_bytes())
+    content[138:140] = struct.pack("<H", 6)  # the length of FileMetaInformationGroupLength, 4 bytes
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"expected a whole DICOM file in .*{path.name}"):
+        dicom(path)
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize("type", ["U3", "complex64", "bool", ">f4", "longdouble", "datetime64[s]", "S2"])
+def test_arrays_of_anything_but_numbers_are_refused(kind: str, type: str, tmp_path: Path) -> None:
+    source = WRITERS["folder"](tmp_path / "source")
+    list(prepare(opened("folder", source), tmp_path / "data"))
+    data = open_prepared(tmp_path / "data")
+    file = tmp_path / "data" / kind / f"{data.scans[0]}.npy"
+    np.save(file, np.zeros(np.load(file).shape, type))
+    ref = next(ref for ref in data.refs("all") if ref.volume == data.scans[0])
+    with pytest.raises(InputError, match=f"expected .* in .*{file.name}, got .*; prepare the data again"):
+        data.read(ref)
+    assert file.name in data.damages(data.scans)[0]
