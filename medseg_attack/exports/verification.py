@@ -98,9 +98,9 @@ def _left_out(run: Path, data: Prepared, manifest: Mapping[str, Any]) -> list[Mi
         for copy in copies_of(data.records[scan])
         if cases & set(copy.cases(data.records[scan], whole_scans=whole_scans))
     }
-    listed = {file["path"] for file in manifest["files"]}
+    listed = {file["path"]: file["scan"] for file in manifest["files"]}
     which = manifest.get("which", "all")
-    strangers = sorted(listed - written.keys())
+    strangers = sorted(path for path, scan in listed.items() if written.get(path) != scan)
     if strangers:
         return [Mismatch(run.name, f"{strangers[0]} is no file of the run's scans")]
     if which == "all":
@@ -114,12 +114,12 @@ def read_copies(
 ) -> tuple[dict[str, Array], list[Mismatch]]:
     """The stored values of a run's copies by case, and what does not hold of the files."""
     values: dict[str, Array] = {}
-    scans = dict.fromkeys(file["scan"] for file in files)
+    scans = dict.fromkeys(file["scan"] for file in files if file["scan"] in data.records)
     copies = {(scan, copy.written): copy for scan in scans for copy in copies_of(data.records[scan])}
     known = ((file, copies.get((file["scan"], file["path"]))) for file in files)  # of strangers `_left_out` tells
     mismatches = [wrong for file, copy in known if copy for wrong in _check_file(run, data, file, copy, values)]
     if has_scans(read_header(run)):
-        values = _stacked(data, {file["scan"] for file in files}, values)
+        values = _stacked(data, scans, values)
     return values, mismatches
 
 

@@ -15,7 +15,7 @@ import torch
 from helpers.dicoms import write_series
 from helpers.runs import dice_of, write_run
 from helpers.scans import write_pair
-from helpers.sources import WRITERS, opened
+from helpers.sources import WRITERS, opened, read_all
 from PIL import Image
 from pydicom.errors import BytesLengthException
 
@@ -118,3 +118,30 @@ def test_arrays_of_anything_but_numbers_are_refused(kind: str, type: str, tmp_pa
     with pytest.raises(InputError, match=f"expected .* in .*{file.name}, got .*; prepare the data again"):
         data.read(ref)
     assert file.name in data.damages(data.scans)[0]
+
+
+@pytest.mark.parametrize(
+    "keyword", ["PatientID", "Rows", "SeriesInstanceUID", "BitsStored", "RescaleSlope", "Modality"]
+)
+def test_an_element_of_no_known_type_is_refused_with_its_file(keyword: str, tmp_path: Path) -> None:
+    root = WRITERS["dicom"](tmp_path / "scans")
+    path = root / "pat1" / "CT" / "IM001"
+    content = bytearray(path.read_bytes())
+    tag = pydicom.datadict.tag_for_keyword(keyword) or 0
+    place = content.index(struct.pack("<HH", tag >> 16, tag & 0xFFFF), 132) + 4
+    content[place : place + 2] = b"LK"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="IM001"):
+        opened("dicom", root)
+
+
+@pytest.mark.parametrize("text", [b"0*0", b"\\", b"1e999"])
+def test_a_frame_of_a_seg_at_no_number_is_refused_with_its_file(text: bytes, tmp_path: Path) -> None:
+    root = WRITERS["dicom"](tmp_path / "scans")
+    path = root / "pat1" / "labels" / "seg.dcm"
+    content = bytearray(path.read_bytes())
+    places = [place for place in range(len(content)) if content[place : place + 6] == b"\x20\x00\x32\x00DS"]
+    content[places[-1] + 8 : places[-1] + 8 + len(text)] = text
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"seg\.dcm"):
+        read_all("dicom", root)

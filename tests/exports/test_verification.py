@@ -301,3 +301,14 @@ def test_a_run_without_stored_scans_cannot_be_verified(study: tuple[Path, Path],
         tmp_path / "plain",
     )
     assert "--save-adversarial all" in medattack("verify", tmp_path / "plain", code=2).stderr.replace("\n", " ")
+
+
+def test_a_file_of_a_scan_that_the_data_lack_is_caught(study: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(study[0], tmp_path / "runs")
+    run = next(file.parent for file in sorted((tmp_path / "runs").rglob("run.json")) if "fgsm" in file.parent.name)
+    manifest = run / "adversarial" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["files"][0]["scan"] += "x"
+    manifest.write_text(json.dumps(content))
+    result = medattack("verify", run, code=1)
+    assert f"{content['files'][0]['path']} is no file of the run's scans" in " ".join(result.stdout.split())

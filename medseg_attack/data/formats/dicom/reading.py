@@ -62,14 +62,18 @@ class _Whole(io.BufferedReader):
 
 
 def read_whole(path: Path, tags: Sequence[str] = ()) -> Dataset:
-    """All elements but the pixels of a file, or those named by `tags`.
+    """All elements but the pixels of a file, or those named by `tags`, whose values are then read at once.
 
     Raises:
         OSError: it is cut off.
     """
     _require_inflated(path)
     with _Whole(path) as file:
-        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags) or None)
+        dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags) or None)
+    if tags:  # a value that cannot be read is refused with its file, and not where somebody asks for it
+        for element in (*dataset.file_meta, *dataset.iterall()):
+            del element
+    return dataset
 
 
 def _require_inflated(path: Path) -> None:

@@ -1,6 +1,6 @@
 """DICOM SEG through highdicom: frames put on the voxels of a series by their positions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
         check_decodable(str(dataset.file_meta.TransferSyntaxUID), path)
         n_frames = _check(dataset, path)
         image = Segmentation.from_dataset(dataset, copy=False) if n_frames else None
+        geometries = [_geometry(dataset, n) for n in range(n_frames)]
     kind = str(dataset.SegmentationType)
     once: dict[tuple[int, Alignment], int] = {}
     for n in range(n_frames):
@@ -43,7 +44,7 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
         if not numbers_in_frame:
             continue
         frame = _frame(image, n, path)
-        place = _on(dataset, n, frame.shape, grid, path)
+        place = _on(geometries[n], n, frame.shape, grid, path)
         first = once.setdefault((0 if kind == "LABELMAP" else _segment(dataset, n), place), n)
         if first != n and not np.array_equal(_frame(image, first, path), frame):
             raise InputError(
@@ -107,12 +108,20 @@ def _segment(dataset: Any, n: int) -> int:
     return int(group(dataset, n, "SegmentIdentificationSequence").ReferencedSegmentNumber)
 
 
-def _on(dataset: Any, n: int, shape: tuple[int, ...], grid: Grid, path: Path) -> Alignment:
+def _geometry(dataset: Any, n: int) -> tuple[tuple[float, ...] | None, ...]:
+    """The position, the orientation and the spacing of a frame, as its header has them."""
+    fields = (
+        ("PlanePositionSequence", "ImagePositionPatient"),
+        ("PlaneOrientationSequence", "ImageOrientationPatient"),
+        ("PixelMeasuresSequence", "PixelSpacing"),
+    )
+    return tuple(numbers(group(dataset, n, sequence), name) for sequence, name in fields)
+
+
+def _on(geometry: Sequence[Any], n: int, shape: tuple[int, ...], grid: Grid, path: Path) -> Alignment:
     """The alignment of a frame's pixels: in a slice of the grid, or across its slices."""
-    position = numbers(group(dataset, n, "PlanePositionSequence"), "ImagePositionPatient")
-    turn = numbers(group(dataset, n, "PlaneOrientationSequence"), "ImageOrientationPatient")
-    spacing = numbers(group(dataset, n, "PixelMeasuresSequence"), "PixelSpacing")
-    if position is None or turn is None or spacing is None:
+    position, turn, spacing = geometry
+    if [len(values or ()) for values in geometry] != [3, 6, 2] or not np.isfinite(np.concatenate(geometry)).all():
         raise InputError(
             f"expected frames with a position in the patient, got none in frame {n} of {path}; leave it out"
         )
