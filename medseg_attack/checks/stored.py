@@ -8,12 +8,12 @@ import pandas as pd
 
 from medseg_attack.checks.flags import SEVERITY, Finding, by_severity
 from medseg_attack.checks.rows import check_rows
-from medseg_attack.files import Form, read_json, write_json
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import flat, ids_of
 from medseg_attack.runs.stored_files import FlagRecord, read_header
 from medseg_attack.stats.scores import Unit
+from medseg_attack.storage.files import Form, read_json, write_json
 
 FILE = "checks.json"
 

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from medseg_attack.errors import InputError, reason
 from medseg_attack.escaping import visible
-from medseg_attack.files import FULL
+from medseg_attack.storage.files import FULL
 
 if TYPE_CHECKING:
     from medseg_attack.checks.flags import Finding

@@ -77,9 +77,9 @@ def train(
     Example: medattack train --data medattack_runs/data/acdc --model unet_small
     """
     from medseg_attack.data.prepared.reading import open_prepared
-    from medseg_attack.files import is_checkpoint
     from medseg_attack.runs import workspace
     from medseg_attack.runtime import pick_device
+    from medseg_attack.storage.files import is_checkpoint
     from medseg_attack.training import loop
     from medseg_attack.training import options as planning
 

@@ -12,11 +12,11 @@ import torch
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.errors import InputError, listed
-from medseg_attack.files import digest, open_tensors
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import WITHOUT_GRADIENT
+from medseg_attack.storage.files import digest, open_tensors
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.types import Attack, Batch, CaseRef, CaseSource, Donors, Fittable, Model, Setting

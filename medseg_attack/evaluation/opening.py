@@ -12,7 +12,6 @@ from medseg_attack import registry
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.runner import OpenedStudy, RunOptions
-from medseg_attack.files import digest, is_checkpoint
 from medseg_attack.models.model_ref import ModelRef, files_of, resolve
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.surrogates import with_folders
@@ -21,6 +20,7 @@ from medseg_attack.runs.grid import cells, safe
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
 from medseg_attack.runs.study import Study
 from medseg_attack.runs.workspace import newest_data, newest_model
+from medseg_attack.storage.files import digest, is_checkpoint
 
 
 def open_study(

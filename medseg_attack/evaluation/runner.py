@@ -23,8 +23,6 @@ from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import MANIFEST
 from medseg_attack.exports.segmentations import write_segmentations
 from medseg_attack.exports.writing import export, require_copies
-from medseg_attack.files import digest, inside, require_outside
-from medseg_attack.locks import locked
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pin_surrogates, surrogates
@@ -38,6 +36,8 @@ from medseg_attack.runs.rows import FIT_WITHOUT_GRADIENT, ROWS_VERSION
 from medseg_attack.runs.stored_files import HEADER_FILE, read_header
 from medseg_attack.runs.study import Study
 from medseg_attack.runtime import deterministic, provenance, versions
+from medseg_attack.storage.files import digest, inside, require_outside
+from medseg_attack.storage.locks import locked
 from medseg_attack.threat.balls.regions import check_organ
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import UNITS

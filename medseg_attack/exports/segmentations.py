@@ -10,9 +10,9 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.exports.copies import MANIFEST, Sidecar, read_manifest, run_key
 from medseg_attack.exports.verification import predict_copies, read_copies
-from medseg_attack.files import file_hash, inside, read_json, whole, write_json
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.folder import COPIES
+from medseg_attack.storage.files import file_hash, inside, read_json, whole, write_json
 
 
 def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torch.device) -> None:

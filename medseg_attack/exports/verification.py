@@ -26,13 +26,13 @@ from medseg_attack.exports.copies import (
     read_stored,
 )
 from medseg_attack.exports.resampled import is_resampled, resampled_geometry
-from medseg_attack.files import file_hash, read_json
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import COPIES, SEAL, RunFolder
 from medseg_attack.runs.stored_files import read_header
 from medseg_attack.runs.stored_specs import attack_of
+from medseg_attack.storage.files import file_hash, read_json
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, Setting, Task
 

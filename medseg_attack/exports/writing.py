@@ -18,10 +18,10 @@ from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError, plural
 from medseg_attack.exports.copies import MANIFEST, PerturbedCopy, copies_of, has_scans, run_key
 from medseg_attack.exports.resampled import is_resampled, layout_of, resampled_nifti, with_scale
-from medseg_attack.files import file_hash, inside, require_file, require_outside, whole, write_json
 from medseg_attack.metrics.overlap import dice_of
 from medseg_attack.runs.folder import COPIES, RunFolder
 from medseg_attack.runs.stored_files import read_config, read_header
+from medseg_attack.storage.files import file_hash, inside, require_file, require_outside, whole, write_json
 from medseg_attack.types import CaseRef
 
 MARK = "perturbed by medattack: not for diagnosis"

@@ -12,13 +12,13 @@ import pandas as pd
 from medseg_attack import escaping
 from medseg_attack.errors import plural
 from medseg_attack.escaping import visible
-from medseg_attack.files import require_own, whole
 from medseg_attack.gate.verdicts import Verdict
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.report.sheet import Sheet, from_to, number, p_value
 from medseg_attack.report.tables import budget
 from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
+from medseg_attack.storage.files import require_own, whole
 
 
 def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, reason
-from medseg_attack.files import CARD, Form, TaskForm, is_checkpoint, read_json, require_file, whole, write_json
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call
 from medseg_attack.runtime import versions
+from medseg_attack.storage.files import CARD, Form, TaskForm, is_checkpoint, read_json, require_file, whole, write_json
 from medseg_attack.types import Task
 
 WEIGHTS = "weights.safetensors"

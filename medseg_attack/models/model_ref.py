@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from medseg_attack.errors import InputError, NotFiniteError
-from medseg_attack.files import digest, file_hash, is_checkpoint, real_path
 from medseg_attack.models import checkpoints
 from medseg_attack.models.importers.onnx import external_files
 from medseg_attack.models.importers.source_code import Source, source_of
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.trust import code_in
 from medseg_attack.registry import parse_call, spec
+from medseg_attack.storage.files import digest, file_hash, is_checkpoint, real_path
 from medseg_attack.types import Task
 
 PATH_OPTIONS = ("net", "weights", "folder")  # any other option may have the name of a folder by accident

@@ -15,9 +15,9 @@ from itertools import chain
 from pathlib import Path
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import digest, file_hash, read_json, whole, write_json
 from medseg_attack.registry import Code, parse, parse_call
 from medseg_attack.registry.table import entries, load
+from medseg_attack.storage.files import digest, file_hash, read_json, whole, write_json
 
 LIST = "trusted.json"
 SHOWN = 3  # files that a sentence names

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import figure as figure_text
-from medseg_attack.files import require_own, whole
+from medseg_attack.storage.files import require_own, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

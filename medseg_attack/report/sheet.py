@@ -17,7 +17,7 @@ from rich.text import Text
 
 from medseg_attack import escaping
 from medseg_attack.escaping import csv_cell, visible
-from medseg_attack.files import require_own, whole
+from medseg_attack.storage.files import require_own, whole
 
 
 @dataclass(frozen=True)

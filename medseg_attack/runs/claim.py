@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import claim_json, is_part, require_file, whole
-from medseg_attack.locks import LOCK
 from medseg_attack.runs.folder import refuse_other
+from medseg_attack.storage.files import claim_json, is_part, require_file, whole
+from medseg_attack.storage.locks import LOCK
 
 IDENTITY, STUDY = "identity.json", "study.yaml"
 

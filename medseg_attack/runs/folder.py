@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from medseg_attack.errors import InputError, reason
-from medseg_attack.files import (
+from medseg_attack.runs.rows import Row, table_of
+from medseg_attack.storage.files import (
     claim_json,
     digest,
     file_hash,
@@ -26,7 +27,6 @@ from medseg_attack.files import (
     whole,
     write_json,
 )
-from medseg_attack.runs.rows import Row, table_of
 
 SEAL, COPIES = "verified.json", "adversarial"  # what was written and read again
 CHUNK = 32  # cases; a scan that has more of them is a chunk of its own

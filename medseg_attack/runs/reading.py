@@ -9,11 +9,11 @@ import pandas as pd
 
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import whole_characters
-from medseg_attack.files import digest, real_path
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_files import Header, read_header
 from medseg_attack.runs.stored_specs import role_of
+from medseg_attack.storage.files import digest, real_path
 
 # organs whose columns would be those of the mean over organs, and of the success on clean images
 RESERVED = {"mean": "mean (organ)", "success_of": "success_of (organ)"}

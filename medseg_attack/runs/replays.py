@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import digest, real_path
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
+from medseg_attack.storage.files import digest, real_path
 
 
 def replay_fields(images: Path) -> dict[str, Any]:

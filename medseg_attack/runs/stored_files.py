@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from medseg_attack.errors import InputError
-from medseg_attack.files import Form, read_json, read_yaml
+from medseg_attack.storage.files import Form, read_json, read_yaml
 
 HEADER_FILE, CONFIG_FILE, STUDY_FILE = "run.json", "config.json", "study.yaml"
 

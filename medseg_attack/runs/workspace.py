@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from medseg_attack.errors import InputError, close_matches
-from medseg_attack.files import CARD, is_checkpoint, read_json
 from medseg_attack.runs.study import Study
+from medseg_attack.storage.files import CARD, is_checkpoint, read_json
 
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".safetensors")
 NETWORK_FILES = (*WEIGHT_FILES, ".ts", ".jit", ".pt2", ".onnx")

@@ -19,10 +19,18 @@ from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import csv_cell
-from medseg_attack.files import is_checkpoint, is_part, open_tensors, read_json, require_outside, whole, write_json
-from medseg_attack.locks import LOCK, locked
 from medseg_attack.models import checkpoints
 from medseg_attack.runtime import deterministic
+from medseg_attack.storage.files import (
+    is_checkpoint,
+    is_part,
+    open_tensors,
+    read_json,
+    require_outside,
+    whole,
+    write_json,
+)
+from medseg_attack.storage.locks import LOCK, locked
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.losses import finite, training_loss
 from medseg_attack.training.options import Options, cases_of, label

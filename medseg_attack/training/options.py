@@ -12,10 +12,10 @@ from typing import Any
 from zlib import crc32
 
 from medseg_attack.errors import InputError, plural
-from medseg_attack.files import digest
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.registry import find, parse_call, spec
 from medseg_attack.registry.table import Bound
+from medseg_attack.storage.files import digest
 from medseg_attack.training.augment import TrainingData, parts
 from medseg_attack.training.losses import training_loss
 from medseg_attack.types import CaseRef

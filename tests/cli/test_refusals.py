@@ -23,12 +23,12 @@ from medseg_attack.data.prepared import reading as prepared
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.data.prepared.splits import split
 from medseg_attack.errors import InputError
-from medseg_attack.files import whole, write_json
 from medseg_attack.metrics.surface import nsd
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.runs import folder as results
 from medseg_attack.runs.workspace import newest_model
+from medseg_attack.storage.files import whole, write_json
 from medseg_attack.types import Task
 
 SMALL = "unet_small(channels=(4, 8))"

@@ -25,11 +25,11 @@ from highdicom.seg import segread
 from medseg_attack import registry
 from medseg_attack.data.formats.dicom.writing import DESCRIPTION, copy_bytes
 from medseg_attack.data.prepared.reading import open_prepared
-from medseg_attack.files import read_json
 from medseg_attack.models.checkpoints import load
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.storage.files import read_json
 from medseg_attack.types import Batch
 
 

@@ -100,7 +100,7 @@ def test_copies_of_resampled_dicom_hold_nothing_of_its_headers(tmp_path: Path) -
 
 @pytest.mark.parametrize(("field", "value", "said"), [("value", 1e4, "its budget"), ("srow_x", 5, "affine of")])
 def test_a_resampled_copy_that_was_changed_is_caught(tmp_path: Path, field: str, value: float, said: str) -> None:
-    from medseg_attack.files import file_hash
+    from medseg_attack.storage.files import file_hash
 
     run = attacked(tmp_path, "uw_madison", "16,8")
     file = min((run / "adversarial").glob("*.nii.gz"))

@@ -204,7 +204,7 @@ def resealed(change: Callable[[Path], None]) -> Callable[[Path], None]:
     """The change, with a sidecar that was brought in line: only the content can give it away."""
 
     def act(path: Path) -> None:
-        from medseg_attack.files import file_hash
+        from medseg_attack.storage.files import file_hash
 
         change(path)
         sidecar = path.with_name(path.name + ".json")

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from medseg_attack import runtime
 from medseg_attack.cli import app
 from medseg_attack.errors import InputError
-from medseg_attack.files import is_checkpoint, read_json
 from medseg_attack.models import checkpoints
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.storage.files import is_checkpoint, read_json
 from medseg_attack.training import augment
 from medseg_attack.training.loop import past, train
 from medseg_attack.training.losses import LOSSES, training_loss

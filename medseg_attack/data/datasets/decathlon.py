@@ -23,9 +23,9 @@ from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.label_values import LabelValues
 from medseg_attack.data.formats.nifti import label_values, read_pair, stem
 from medseg_attack.errors import InputError, plural
-from medseg_attack.files import read_json, real_path
 from medseg_attack.registry import register, spec
 from medseg_attack.specifications.nnunet import CT, channel_names_of, labels_of, require_nifti
+from medseg_attack.storage.files import read_json, real_path
 from medseg_attack.types import Task
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")

@@ -24,8 +24,8 @@ from medseg_attack.data.formats.folders import listed, subfolders
 from medseg_attack.data.formats.pictures import header, is_grey, is_picture, notes_of, read_picture, reduced
 from medseg_attack.data.formats.scan import Lattice, Scan
 from medseg_attack.errors import InputError, plural
-from medseg_attack.files import real_path
 from medseg_attack.registry import register, spec
+from medseg_attack.storage.files import real_path
 from medseg_attack.types import Task
 
 PARTS = {

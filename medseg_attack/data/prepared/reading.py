@@ -14,7 +14,7 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord, arrays, damage, is_id, read_record
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.errors import InputError
-from medseg_attack.files import Form, TaskForm, is_checkpoint, read_json
+from medseg_attack.storage.files import Form, TaskForm, is_checkpoint, read_json
 from medseg_attack.types import Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
 
 OPEN = 16  # scans whose files are kept open

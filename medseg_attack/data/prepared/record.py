@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from medseg_attack.data.formats.scan import Array, Lattice
 from medseg_attack.errors import InputError, reason
-from medseg_attack.files import digest, inside, is_below, read_json, require_file
+from medseg_attack.storage.files import digest, inside, is_below, read_json, require_file
 
 Number: TypeAlias = int | float  # whole numbers stay whole in the file
 Numbers: TypeAlias = Number | tuple[Number, ...]  # one for every channel, or one for each

@@ -13,7 +13,7 @@ from medseg_attack.data.prepared.resampling import resampled
 from medseg_attack.data.prepared.windows import WindowRule
 from medseg_attack.errors import InputError, plural
 from medseg_attack.escaping import whole_characters
-from medseg_attack.files import inside, whole, write_json
+from medseg_attack.storage.files import inside, whole, write_json
 from medseg_attack.types import Task
 
 

@@ -21,7 +21,7 @@ from medseg_attack.data.prepared.splits import split, split_of_file
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
 from medseg_attack.errors import InputError
-from medseg_attack.files import (
+from medseg_attack.storage.files import (
     FULL,
     digest,
     errno_of,
@@ -33,7 +33,7 @@ from medseg_attack.files import (
     require_outside,
     write_json,
 )
-from medseg_attack.locks import LOCK, locked
+from medseg_attack.storage.locks import LOCK, locked
 
 _TOP = r"(?:options|dataset)\.json"
 _FOLDERS = (("images", ".npy"), ("labels", ".npy"), ("scans", ".json"))

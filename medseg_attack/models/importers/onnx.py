@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, first_line, plural
-from medseg_attack.files import real_path
+from medseg_attack.storage.files import real_path
 
 
 class Onnx(nn.Module):

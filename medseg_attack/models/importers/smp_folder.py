@@ -5,9 +5,9 @@ from pathlib import Path
 from torch import nn
 
 from medseg_attack.errors import InputError, raised
-from medseg_attack.files import read_json
 from medseg_attack.models.importers.weights import load_into
 from medseg_attack.models.networks.smp import check_encoder
+from medseg_attack.storage.files import read_json
 
 
 def smp_folder(folder: Path) -> nn.Module:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, first_line
-from medseg_attack.files import require_file
 from medseg_attack.models.allowed_layers import number_types
 from medseg_attack.models.checkpoints import load_tensors
+from medseg_attack.storage.files import require_file
 
 COMPILED = "_orig_mod."  # torch.compile puts it into the names of weights, at any depth
 DEEPEST = 3  # dicts in dicts in a trainer's file

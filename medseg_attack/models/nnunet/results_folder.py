@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import nn
 
 from medseg_attack.errors import InputError, first_line, one_line, raised
-from medseg_attack.files import Form, check_form, read_json
 from medseg_attack.models.allowed_layers import allowed_layer, number_types
 from medseg_attack.models.importers.weights import without_prefix
 from medseg_attack.models.nnunet.resampling import Resampling
 from medseg_attack.specifications.nnunet import Labels, channel_names_of, labels_of
+from medseg_attack.storage.files import Form, check_form, read_json
 from medseg_attack.types import Task
 
 MOST_VOXELS = 100_000  # along a side of a patch

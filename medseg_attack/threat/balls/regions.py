@@ -15,8 +15,8 @@ from torch import Tensor
 
 from medseg_attack.data.formats.pictures import read_mask
 from medseg_attack.errors import InputError, nearest
-from medseg_attack.files import file_hash
 from medseg_attack.registry import register
+from medseg_attack.storage.files import file_hash
 from medseg_attack.threat.balls.base import AroundBall
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Ball, Bindable, Case, Image, PerSample, Setting

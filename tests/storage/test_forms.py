@@ -14,12 +14,12 @@ from helpers.command import medattack
 
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.errors import InputError
-from medseg_attack.files import read_json, read_yaml
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.runs.pairs import pairs
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
 from medseg_attack.runs.study import read_study
+from medseg_attack.storage.files import read_json, read_yaml
 
 STORED = Path(__file__).parent / "stored"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

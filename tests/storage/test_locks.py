@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from medseg_attack import locks
-from medseg_attack.files import write_json
-from medseg_attack.locks import LOCK, is_abandoned, locked
+from medseg_attack.storage import locks
+from medseg_attack.storage.files import write_json
+from medseg_attack.storage.locks import LOCK, is_abandoned, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from medseg_attack.locks import locked
+from medseg_attack.storage.locks import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medseg_attack.files import writing
+from medseg_attack.storage.files import writing
 
 LOCK = ".lock"  # in a folder that a process writes to
 _NO_LINK = 0 if sys.platform == "win32" else os.O_NOFOLLOW

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg_attack.errors import InputError, reason
-from medseg_attack.files import claim_json, inside, is_below, read_json, require_own, write_json
+from medseg_attack.storage.files import claim_json, inside, is_below, read_json, require_own, write_json
 
 PARTS = st.lists(st.sampled_from(["..", ".", "a", "link", "", "x y", "\0", "~", "b.npy"]), max_size=5)
 

@@ -1,0 +1,1 @@
+"""Files that are whole or absent, paths that stay in their folder, and locks between processes."""
