@@ -21,7 +21,7 @@ from medseg_attack.runs.stored_files import read_config, read_header, read_store
 from medseg_attack.runs.study import read_study
 from medseg_attack.storage.files import read_json, read_yaml
 
-STORED = Path(__file__).parent / "stored"
+STORED = Path(__file__).parents[1] / "stored"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )

@@ -1,7 +1,8 @@
 """The elements that a perturbed copy has of its source: a list of what is kept, whatever else there is.
 
 It follows the basic profile of PS3.15 (table E.1-1) with clean descriptors: numbers of geometry and acquisition stay,
-coded strings stay if the standard defines them, UIDs are replaced (in `writing`), and no text, name, date or private element is kept.
+coded strings stay if the standard defines them, UIDs are replaced (in `writing`). No text, name, date or private
+element is kept.
 """
 
 import copy
