@@ -64,18 +64,20 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 def close_matches(word: str, known: Iterable[str]) -> list[str]:
     """At most two known words that a misspelt one may stand for, the likeliest first.
 
-    A letter that is added, missing, wrong or swapped with its neighbour counts as one slip. Of words that are as many
-    slips away, the shorter go first; one whose letters were swapped stands alone.
+    A letter that is added, missing, wrong or swapped with its neighbour counts as one slip. A word with a letter typed
+    twice, or with two letters swapped, is answered alone.
 
     >>> close_matches("pdg", ["pdgd", "pgd", "dag"]), close_matches("pgdd", ["pdgd", "pgd"])
-    (['pgd'], ['pgd', 'pdgd'])
+    (['pgd'], ['pgd'])
     """
     slips = {name: _slips(word, name) for name in known}
     ratio = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in slips}
     close = [name for name in slips if ratio[name] >= 0.6]
-    close.sort(key=lambda name: (slips[name], len(name), -ratio[name], name))
-    is_swapped = bool(close) and slips[close[0]] == 1 and sorted(close[0]) == sorted(word)
-    return close[: 1 if is_swapped else 2]
+    single = re.sub(r"(.)\1", r"\1", word)
+    doubled = [name for name in close if slips[name] == 1 and name == single]
+    swapped = [name for name in close if slips[name] == 1 and sorted(name) == sorted(word)]
+    close.sort(key=lambda name: (slips[name], -ratio[name], name))
+    return (doubled or swapped or close)[:2]
 
 
 def _slips(word: str, other: str) -> int:

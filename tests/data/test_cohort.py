@@ -235,7 +235,10 @@ def cohort(root: Path) -> Path:
 
 def test_one_patient_without_an_organ_does_not_stop_a_cohort(tmp_path: Path) -> None:
     root, labels = cohort(tmp_path / "in"), "liver=Liver,gallbladder=Gallbladder"
-    with pytest.raises(InputError, match=r"expected the same labels for all series.*--missing absent or drop"):
+    unlike = (
+        r"for all series, got Liver, Gallbladder in p[012]\S* and Liver, gall bladder in p3.*--missing absent or drop"
+    )
+    with pytest.raises(InputError, match=unlike):
         listing("dicom", root)
     source = listing("dicom", root, labels=labels)
     assert len(source.scans) == 4
@@ -258,3 +261,13 @@ def test_one_patient_without_an_organ_does_not_stop_a_cohort(tmp_path: Path) -> 
     assert "it has no bladder, only Liver, Gallbladder" in note
     with pytest.raises(InputError, match="--missing drop: expected a series"):
         listing("dicom", root, labels="a=Gallbladder,b=gall bladder", missing="drop")
+
+
+def test_a_region_that_nobody_drew_is_an_absent_organ_or_lacks_as_the_rule_says(tmp_path: Path) -> None:
+    root = cohort(tmp_path / "in")
+    liver = [square(3, 2, 4, -50 + z * 2.5) for z in range(3)]
+    write_rtstruct(root / "p3" / "rs.dcm", {"Liver": liver, "Gallbladder": []}, patient="P3")
+    assert len(listing("dicom", root).scans) == 4
+    assert len(listing("dicom", root, missing="drop").scans) == 3
+    with pytest.raises(InputError, match=r"expected a label of Gallbladder in p3"):
+        listing("dicom", root, missing="refuse")

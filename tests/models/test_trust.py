@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,7 @@ def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path / "work")
     Path("net.py").write_text(SOURCE.format(sprung=str(tmp_path / "sprung")))
     yield tmp_path / "sprung"
+    sys.modules.pop("net", None)  # another test's module has that name, too
     use_trust(None, False)
 
 

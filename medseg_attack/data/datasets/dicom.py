@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -180,7 +180,10 @@ class Dicom:
             for uid, files in owned.items()
         }
         names = {uid: tuple(dict.fromkeys(label.name for label in pool)) for uid, pool in pools.items()}
-        chosen, lacking = self._chosen_labels(owned, names, objects, root)
+        drawn = {
+            uid: {label.name for label in pool if label.number not in label.file.empty} for uid, pool in pools.items()
+        }
+        chosen, lacking = self._chosen_labels(owned, names, drawn, objects, root)
         notes += lacking.notes
         return {
             uid: {
@@ -192,24 +195,40 @@ class Dicom:
         }
 
     def _chosen_labels(
-        self, owned: Mapping[str, Sequence[LabelFile]], names: Mapping[str, tuple[str, ...]], objects: Index, root: Path
+        self,
+        owned: Mapping[str, Sequence[LabelFile]],
+        names: Mapping[str, tuple[str, ...]],
+        drawn: Mapping[str, Set[str]],
+        objects: Index,
+        root: Path,
     ) -> tuple[dict[str, dict[str, tuple[str, ...]]], Lacking]:
-        """Series UID -> class -> names of its labels, and what is done about series that lack some."""
+        """Series UID -> class -> names of its labels, and what is done about series that lack some.
+
+        Args:
+            drawn: series UID -> names of the labels that have a frame or a contour.
+        """
         every = tuple(dict.fromkeys(name for own in names.values() for name in own))
         wanted = parse(self.labels) or {name: (LabelPattern(name, literal=True),) for name in every}
         files = [str(file.path) for files in owned.values() for file in files]
         match(wanted, every, ", ".join(files[:3]) + (", ..." if len(files) > 3 else ""), _CHOOSE)
         chosen = {uid: matching(wanted, own) for uid, own in names.items()}
-        missing = {uid: [cls for cls, hits in by_class.items() if not hits] for uid, by_class in chosen.items()}
+        rule = self.missing or "absent"
+        # a label that nobody drew is an absent organ without further words, and lacks where its series must not
+        missing = {
+            uid: [
+                cls for cls, hits in by_class.items() if not hits or (rule != "absent" and drawn[uid].isdisjoint(hits))
+            ]
+            for uid, by_class in chosen.items()
+        }
         places = _places([objects.images[uid] for uid in owned], root)
         if not wanted or (not self.labels and not self.missing and any(missing.values())):
-            fewest, most = (choose(missing, key=lambda uid: len(missing[uid])) for choose in (max, min))
-            labels = " and ".join(f"{', '.join(names[uid]) or 'none'} in {places[uid]}" for uid in (most, fewest))
+            usual = min(missing, key=lambda uid: len(missing[uid]))
+            other = next((uid for uid in names if set(names[uid]) != set(names[usual])), usual)
+            labels = " and ".join(f"{', '.join(names[uid]) or 'none'} in {places[uid]}" for uid in (usual, other))
             raise InputError(
                 f"expected the same labels for all series, got {labels}; choose with --labels CLASS=NAME, or say with "
                 "--missing absent or drop what a label means that a series lacks"
             )
-        rule = self.missing or "absent"
         none = {uid for uid in owned if rule == "absent" and len(missing[uid]) == len(wanted)}
         kept = {places[uid]: classes for uid, classes in missing.items() if uid not in none}
         lacking = without(kept, rule, {places[uid]: own for uid, own in names.items()})
@@ -389,7 +408,7 @@ def _places(series: Sequence[FoundSeries], root: Path) -> dict[str, str]:
 
 def _place(images: FoundSeries, root: Path) -> str:
     folder = images.frames[0].path.relative_to(root).parent.as_posix()
-    return "SOURCE" if folder == "." else folder
+    return root.name if folder == "." else folder
 
 
 def _one_for_many(option: str, series: Sequence[FoundSeries], root: Path) -> tuple[str, ...]:
