@@ -64,20 +64,19 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 def close_matches(word: str, known: Iterable[str]) -> list[str]:
     """At most two known words that a misspelt one may stand for, the likeliest first.
 
-    A letter that is added, missing, wrong or swapped with its neighbour counts as one slip. A word with a letter typed
-    twice, or with two letters swapped, is answered alone.
+    A letter that is added, missing, wrong or swapped with its neighbour counts as one slip. A word of which a letter
+    was typed twice goes first; one whose letters were swapped stands alone otherwise.
 
     >>> close_matches("pdg", ["pdgd", "pgd", "dag"]), close_matches("pgdd", ["pdgd", "pgd"])
-    (['pgd'], ['pgd'])
+    (['pgd'], ['pgd', 'pdgd'])
     """
     slips = {name: _slips(word, name) for name in known}
     ratio = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in slips}
     close = [name for name in slips if ratio[name] >= 0.6]
     single = re.sub(r"(.)\1", r"\1", word)
-    doubled = [name for name in close if slips[name] == 1 and name == single]
     swapped = [name for name in close if slips[name] == 1 and sorted(name) == sorted(word)]
-    close.sort(key=lambda name: (slips[name], -ratio[name], name))
-    return (doubled or swapped or close)[:2]
+    close.sort(key=lambda name: (slips[name], name != single, -ratio[name], name))
+    return (close if single in close else swapped or close)[:2]
 
 
 def _slips(word: str, other: str) -> int:

@@ -1,6 +1,7 @@
 """Networks that others keep in their own way, each through the one spec that names it."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "net.py").write_text(SOURCE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "net", raising=False)  # another test's module of that name
     save_file(network().state_dict(), tmp_path / "net.safetensors")
     return tmp_path
 
