@@ -33,7 +33,7 @@ OPTIONS = {"--help"} | {word for command in COMMANDS.values() for option in comm
 OPTIONS |= {word for command in COMMANDS.values() for option in command.params for word in option.secondary_opts}
 # calls in the pages that are Python, of this project or of another, and no spec
 PYTHON = {"Flag", "Orientationd", "__call__", "attack", "attack_chunk", "away", "listing", "model", "near"}
-PYTHON |= {"sigmoid", "wanted"}
+PYTHON |= {"loss", "sigmoid", "wanted"}
 OTHER_TOOLS = {"--simulations", "--side", "--slices"}  # options of the programs in benchmarks/
 
 

@@ -11,6 +11,7 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.wang2024 import FgsmWang2024
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry import Entry
 from medseg_attack.registry.parts import walk
 from medseg_attack.types import Attack, Image, LogOdds, Task
 
@@ -45,6 +46,12 @@ def asks_model(attack: Any) -> bool:
     return any(entry.threat != "no model" for entry in entries)
 
 
+def paper_of(entry: Entry) -> str:
+    """The paper of an attack or a defence: that of its entry, or the one that its docstring cites in brackets."""
+    citation = _CITATION.search(entry.doc)
+    return entry.paper or (re.sub(r"\s+", " ", citation[1]) if citation else _UNKNOWN)
+
+
 def profile(name: str) -> dict[str, str]:
     """Paper, threat model, norm, passes and defaults of a registered attack.
 
@@ -53,7 +60,6 @@ def profile(name: str) -> dict[str, str]:
     needs more than its defaults to run (a stored run, a surrogate) has no measured cost.
     """
     entry, attack = registry.find(name, "attack"), _default_attack(name)
-    citation = _CITATION.search(entry.doc)
     passes = None if attack is None else _passes(attack)
     threat = cost = norm = _UNKNOWN
     if passes is not None:
@@ -67,7 +73,7 @@ def profile(name: str) -> dict[str, str]:
         norm = registry.spec_of(attack.ball).name
     return {
         "name": name,
-        "paper": entry.paper or (re.sub(r"\s+", " ", citation[1]) if citation else _UNKNOWN),
+        "paper": paper_of(entry),
         "threat": entry.threat or threat,
         "norm": entry.norm or norm,
         "passes": cost,

@@ -23,13 +23,17 @@ def ls(
     what: Annotated[
         str,
         typer.Argument(
-            help="Kind to list: attacks, objectives, goals, criteria, balls, models, networks, datasets, metrics or "
-            "flags."
+            help="Kind to list: attacks, defences, objectives, goals, criteria, balls, models, networks, datasets, "
+            "metrics or flags."
         ),
     ],
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Show paper, threat model, norm and passes of every attack with its defaults."),
+        typer.Option(
+            "--explain",
+            help="Show paper, threat model, norm and passes of every attack, or paper, passes and adaptive attack of "
+            "every defence.",
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -39,8 +43,8 @@ def ls(
     """
     if what not in KINDS:
         raise InputError(f"expected one of {', '.join(KINDS)}, got {what!r}; choose one")
-    if explain and what != "attacks":
-        raise InputError(f"expected attacks for --explain, got {what}; drop it")
+    if explain and what not in ("attacks", "defences"):
+        raise InputError(f"expected attacks or defences for --explain, got {what}; drop it")
     if what == "flags":
         _print_flags(json)
         return
@@ -55,9 +59,7 @@ def ls(
         {"name": entry.name, "options": registry.options(entry), "what": entry.summary} for entry in entries
     ]
     if explain:
-        from medseg_attack.checks.attack_profile import profile
-
-        rows = [dict(profile(entry.name)) for entry in entries]
+        rows = _explained(entries, rows)
     if kind == "model":
         from medseg_attack.models.networks.smp import count_parameters
 
@@ -65,8 +67,8 @@ def ls(
     if json:
         terminal.print_json(rows)
         return
-    if kind == "attack":
-        _print_attacks(entries, rows)
+    if kind in ("attack", "defence"):
+        _print_families(entries, rows)
         return
     listing = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in rows[0]:
@@ -74,6 +76,16 @@ def ls(
     for row in rows:
         listing.add_row(*(f"{value:,}" if isinstance(value, int) else value or "" for value in row.values()))
     terminal.out().print(listing)
+
+
+def _explained(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a reader asks for before trusting an attack, or a defence."""
+    from medseg_attack.checks.attack_profile import paper_of, profile
+
+    if entries[0].kind == "attack":
+        return [dict(profile(entry.name)) for entry in entries]
+    facts = [{"paper": paper_of(entry), "cost": entry.cost, "attacked_with": entry.attacked_with} for entry in entries]
+    return [row | fact for row, fact in zip(rows, facts, strict=True)]
 
 
 def _print_flags(json: bool) -> None:
@@ -94,8 +106,8 @@ def _print_flags(json: bool) -> None:
     terminal.next_step("medattack explain MA007")
 
 
-def _print_attacks(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) -> None:
-    """Attacks by family, controls first: of each its name, what it does or costs, and below that its options."""
+def _print_families(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) -> None:
+    """Attacks or defences by family, controls first: of each its name, what it does or costs, and its options."""
     from rich.table import Table
     from rich.text import Text
 
@@ -112,6 +124,8 @@ def _print_attacks(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) -
             text = row["what"]
             if "passes" in row:
                 text = f"{row['threat']}; norm {row['norm']}; passes {row['passes']}; {row['paper']}"
+            if "cost" in row:
+                text = f"passes {row['cost']}; attacked with {row['attacked_with']}; {row['paper']}"
             options = row.get("options", row.get("defaults", ""))
             table.add_row(entry.name, Text.assemble(text, (f"\n{options}" if options else "", "dim")))
         terminal.out().print(table)

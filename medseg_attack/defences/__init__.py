@@ -1,1 +1,1 @@
-"""Defences: a defended model is a model. A layer before it may have no gradient of its own."""
+"""Defences: what makes a model harder to attack; a folder is the place where it acts, a file a defence."""

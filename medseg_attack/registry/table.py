@@ -29,6 +29,7 @@ KINDS: Mapping[str, str] = {  # to the folder of each kind
     "network": "models/networks",
     "dataset": "data/datasets",
     "metric": "metrics",
+    "defence": "defences",
 }
 
 VALUES = ("metric", "objective")  # kinds whose functions are used as they are; elsewhere a function is a factory
@@ -64,7 +65,8 @@ class Entry:
 
     `paper`, `threat` and `norm` are what `medattack ls attacks --explain` shows; "" leaves them to be read off the
     attack. `reaches` and `shown_by` are what `tests/test_optima.py` holds every attack to, on models that decide each
-    pixel by its own value, of which the worst case can be written down.
+    pixel by its own value, of which the worst case can be written down. `cost` and `attacked_with` are what
+    `medattack ls defences --explain` shows.
 
     Attributes:
         name: the name.
@@ -83,6 +85,8 @@ class Entry:
         softmax: form of an objective per entry for classes that exclude each other; None: there the same one is used.
         exclusive: whether an objective is for classes that exclude each other alone.
         unweighted: the objective over all entries alike, of one that masks or weighs them.
+        cost: passes that a defence takes, for a training step or for an image.
+        attacked_with: spec of the attack that a defence is measured with, which knows it.
     """
 
     name: str
@@ -98,6 +102,8 @@ class Entry:
     softmax: Callable[..., Any] | None = None
     exclusive: bool = False
     unweighted: Callable[..., Any] | None = None
+    cost: str = ""
+    attacked_with: str = ""
 
     @functools.cached_property
     def fields(self) -> Mapping[str, inspect.Parameter]:
@@ -201,7 +207,8 @@ def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
 
     Args:
         facts: further fields of its `Entry`: `paper`, `threat`, `norm`, `reaches` and `shown_by` of an attack,
-            `trained` and `code` of a model, `softmax`, `exclusive` and `unweighted` of an objective.
+            `trained` and `code` of a model, `softmax`, `exclusive` and `unweighted` of an objective, `cost` and
+            `attacked_with` of a defence.
     """
 
     def add(make: F) -> F:

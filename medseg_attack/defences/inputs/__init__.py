@@ -1,1 +1,1 @@
-"""Layers that change an image before the model sees it."""
+"""Inputs: layers that change the image before the network sees it."""

@@ -1,0 +1,84 @@
+"""What every registered defence must keep, so that a new file is tested by existing."""
+
+import json
+
+import pytest
+import torch
+from helpers.command import medattack
+from torch import Tensor, nn
+
+from medseg_attack import registry
+from medseg_attack.checks.attack_profile import paper_of
+from medseg_attack.defences.inputs.base import InputDefence
+from medseg_attack.defences.training.base import Step, TrainingDefence
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.training.losses import training_loss
+from medseg_attack.types import Task
+
+NAMES = registry.names("defence")
+TRAINING = [name for name in NAMES if registry.find(name).family == "training"]
+INPUTS = [name for name in NAMES if registry.find(name).family == "inputs"]
+TASK = Task("contract", ("a", "b"))
+
+
+def scene() -> tuple[Step, Tensor, Tensor]:
+    """A batch of a small network that has a batch norm."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1))
+        image = torch.rand(3, 1, 12, 10)
+        target = (torch.rand(3, 2, 12, 10) < 0.4).float()
+    return Step(SegModel(net, TASK).train(), training_loss("dice_focal", TASK), (11, 12, 13)), image, target
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_defence_says_who_published_it_what_it_costs_and_what_attacks_it(name: str) -> None:
+    entry = registry.find(name)
+    assert paper_of(entry) != "-"
+    assert "forward" in entry.cost
+    registry.build(entry.attacked_with, "attack")
+    assert registry.build(registry.spec(registry.build(name, "defence")), "defence") == registry.build(name, "defence")
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_the_loss_of_a_batch_is_a_number_with_a_gradient_and_the_same_twice(name: str) -> None:
+    values = []
+    for _ in range(2):
+        step, image, target = scene()
+        before = image.clone(), target.clone()
+        defence: TrainingDefence = registry.build(name, "defence")
+        rng = torch.random.get_rng_state()
+        loss = defence.loss(step, image, target)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert torch.isfinite(loss)
+        assert loss.ndim == 0
+        assert all(weight.grad is not None for weight in step.model.parameters())
+        assert step.model.training
+        assert torch.equal(image, before[0])
+        assert torch.equal(target, before[1])
+        assert torch.equal(rng, torch.random.get_rng_state())
+        values.append([loss.detach(), *(weight.grad for weight in step.model.parameters())])
+    assert all(torch.equal(first, second) for first, second in zip(*values, strict=True))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_an_input_defence_keeps_the_shape_and_says_whether_it_is_random(name: str) -> None:
+    defence: InputDefence = registry.build(name, "defence")
+    image = torch.rand(3, 1, 16, 20, generator=torch.Generator().manual_seed(1))
+    out = defence(image)
+    assert out.shape == image.shape
+    assert torch.isfinite(out).all()
+    assert defence.stochastic or torch.equal(out, defence(image))
+    x = image.clone().requires_grad_()
+    smooth = defence.smooth(x)
+    (grad,) = torch.autograd.grad(smooth.sum(), x)
+    assert grad.abs().max() > 0
+
+
+def test_defences_are_listed_with_what_they_cost_and_what_attacks_them() -> None:
+    rows = {row["name"]: row for row in json.loads(medattack("ls", "defences", "--explain", "--json").stdout)}
+    assert list(rows) == NAMES
+    assert rows["gaussian"]["paper"] == "Zantedeschi et al., arXiv 1707.06728"
+    assert rows["gaussian"]["options"] == "sigma=0.1"
+    text = " ".join(medattack("ls", "defences", "--explain").stdout.split())
+    assert "passes 1 forward, 1 backward; attacked with strongest" in text
