@@ -79,7 +79,7 @@ def ls(
 
 
 def _explained(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What a reader asks for before trusting an attack, or a defence."""
+    """Rows with the facts that a reader asks for before trusting an attack, or a defence."""
     from medseg_attack.checks.attack_profile import paper_of, profile
 
     if entries[0].kind == "attack":
