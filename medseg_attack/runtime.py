@@ -52,20 +52,24 @@ def stdout_on_stderr() -> AbstractContextManager[Any]:
 def deterministic(device: torch.device) -> Iterator[None]:
     """A scope in which the CPU uses only kernels that give the same bits twice, with as many threads.
 
-    A GPU is left as it is: several kernels that networks need have no such form on it.
+    On a GPU several kernels that networks need have no such form. There it is a scope of full float32: cuDNN would
+    otherwise round the inputs of convolutions to the 10 bits of TF32, by default.
     """
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
+    tf32 = torch.backends.cudnn.allow_tf32
     try:
         if device.type == "cpu":
             torch.use_deterministic_algorithms(True)
             memory.fill_uninitialized_memory = False  # costs time; nothing here reads it
+        torch.backends.cudnn.allow_tf32 = False
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         memory.fill_uninitialized_memory = fill
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 def peak_mb(device: torch.device) -> float:
