@@ -44,6 +44,22 @@ Init = Annotated[
         show_default="random weights",
     ),
 ]
+Defences = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defence",
+        help="Training defence, such as \"trades(beta=6)\"; repeat it to combine several. See 'medattack ls defences'.",
+        show_default="none",
+    ),
+]
+RobustBy = Annotated[
+    str,
+    typer.Option(
+        "--robust-by",
+        help="Attack on the validation patients whose Dice chooses the best epoch.",
+        show_default="pgd of 10 steps with a defence, else none: clean Dice chooses",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", help="Folder of the checkpoint.", show_default="<home>/models/<model>-<data>-<hash>"),
@@ -63,6 +79,8 @@ def train(
     encoder_weights: Weights = "",
     patients: Patients = "",
     init: Init = "",
+    defence: Defences = None,
+    robust_by: RobustBy = "",
     seed: Seed = 0,
     device: Device = "auto",
     out: Out = None,
@@ -86,7 +104,19 @@ def train(
     home = workspace.home(home)
     prepared = open_prepared(data or workspace.newest_data(home))
     options = planning.Options(
-        model, loss, epochs, lr, batch_size, fold, read_size(size) or (), encoder_weights, seed, patients, init
+        model,
+        loss,
+        epochs,
+        lr,
+        batch_size,
+        fold,
+        read_size(size) or (),
+        encoder_weights,
+        seed,
+        patients,
+        init,
+        tuple(defence or ()),
+        robust_by,
     )
     plan = planning.resolve(options, prepared)
     folder = out or home / "models" / planning.folder_name(plan, prepared)
@@ -98,16 +128,19 @@ def train(
     show = progress and not is_checkpoint(folder)
     with terminal.progress("train", n_left, show=show, line_per_piece=True) as advance:
         for record in loop.train(plan, prepared, folder, pick_device(device)):
-            advance(1, note=_note(record.loss, record.dice))
+            advance(1, note=_note(record.loss, record.dice, record.mean_robust_dice))
+            if record.stopped:
+                terminal.say(f"warning: training stopped after epoch {record.epoch}: {record.stopped}")
     _show(folder, json)
     words = ["--data", str(data)] if data else []
-    name = str(folder) if out else planning.label(plan.model)
+    name = str(folder) if out else planning.label(plan.model, plan.defences)
     terminal.next_step(terminal.shell(["attack", *words, "--model", name, "--loss", "bce", "--eps", "0.01"]))
 
 
-def _note(loss: float, dice: dict[str, float | None]) -> str:
+def _note(loss: float, dice: dict[str, float | None], robust: float | None) -> str:
     organs = "  ".join(f"{name} {_number(value)}" for name, value in dice.items())
-    return f"loss {loss:.3f}  Dice {organs}"
+    under_attack = "" if robust is None else f"  under attack {robust:.3f}"
+    return f"loss {loss:.3f}  Dice {organs}{under_attack}"
 
 
 def _number(value: float | None) -> str:
@@ -137,6 +170,15 @@ def _show(folder: Path, as_json: bool) -> None:
     for name, value in card["val_dice"].items():
         table.add_row(f"validation Dice, {name}", _number(value))
     table.add_row("validation Dice, mean", _number(card["val_mean_dice"]))
+    if "robust_by" in card:
+        table.add_row("best epoch chosen by", f"Dice under {card['robust_by']}")
+        for name, value in card["val_robust_dice"].items():
+            table.add_row(f"validation Dice under attack, {name}", _number(value))
+        table.add_row("validation Dice under attack, mean", _number(card["val_mean_robust_dice"]))
+    if "cost" in card:
+        table.add_row("cost of a step", f"{card['cost']:.1f} x plain training")
+    if card.get("stopped"):
+        table.add_row("stopped early", card["stopped"])
     table.add_row("weights", f"{card['n_parameters']:,}")
     table.add_row("time", f"{card['seconds']:.0f} s")
     table.add_row("folder", str(folder))

@@ -75,6 +75,31 @@ def with_folders(attack: Any, folder_of: Callable[[str], str]) -> Any:
     return replace_parts(attack, change)
 
 
+def pinned(thing: Any) -> Any:
+    """The thing, such as a defence with a teacher, with the weights' hash in each of its checkpoints.
+
+    Raises:
+        InputError: one of them is no checkpoint.
+    """
+
+    def change(part: Any) -> Any:
+        entry = entry_of(part)
+        return _pin(part, Path(), ()) if entry is not None and entry.make is checkpoint else None
+
+    return replace_parts(thing, change)
+
+
+def without_hash(thing: Any) -> Any:
+    """The thing with the folder's own name alone in each of its checkpoints, for people to read."""
+
+    def change(part: Any) -> Any:
+        if not isinstance(part, Bound) or part.function is not checkpoint:
+            return None
+        return Bound(checkpoint, (("folder", Path(dict(part.options)["folder"]).name),))
+
+    return replace_parts(thing, change)
+
+
 def pin_surrogates(attack: Any, victim: Path, models: Sequence[Path]) -> Any:
     """The attack with the weights' hash in each of its surrogates, and with models in place of `others`.
 

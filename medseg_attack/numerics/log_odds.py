@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from medseg_attack.types import LogOdds
 
@@ -18,3 +19,32 @@ def softmax_log_odds(logits: Float[Tensor, "b k *s"]) -> LogOdds:
     """
     others = [torch.cat((logits[:, :k], logits[:, k + 1 :]), 1) for k in range(logits.shape[1])]
     return torch.stack([logits[:, k] - torch.logsumexp(rest, 1) for k, rest in enumerate(others)], 1)
+
+
+def divergence(
+    log_odds: LogOdds, other: LogOdds, exclusive: bool, weights: Tensor | None = None
+) -> Float[Tensor, "b *s"]:
+    """The Kullback-Leibler divergence from one answer to another, of each pixel, in nats.
+
+    Args:
+        exclusive: whether classes exclude each other; otherwise each is a decision of its own, and they are added up.
+        weights: of the entries, (b, k, *s); None weighs all alike.
+
+    >>> p, q = torch.tensor([0.8, 0.2]).view(1, 2, 1), torch.tensor([0.6, 0.4]).view(1, 2, 1)
+    >>> f"{divergence(p.logit(), q.logit(), True).item():.6f} {divergence(p.logit(), p.logit(), True).item()}"
+    '0.091516 0.0'
+    """
+    p = torch.sigmoid(log_odds)
+    terms = p * (functional.logsigmoid(log_odds) - functional.logsigmoid(other))
+    if not exclusive:
+        terms = terms + (1 - p) * (functional.logsigmoid(-log_odds) - functional.logsigmoid(-other))
+    return (terms if weights is None else terms * weights).sum(1)
+
+
+def softened(log_odds: LogOdds, temperature: float, exclusive: bool) -> LogOdds:
+    """The log-odds of an answer whose logits are divided by a temperature; 1 leaves them."""
+    if temperature == 1:
+        return log_odds
+    if not exclusive:
+        return log_odds / temperature
+    return softmax_log_odds(functional.logsigmoid(log_odds) / temperature)

@@ -1,5 +1,6 @@
 """The training loop; all of it is on disk after every epoch, so that a killed one goes on to the same weights."""
 
+import copy
 import csv
 import dataclasses
 import json
@@ -7,9 +8,9 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import csv_cell
 from medseg_attack.models import checkpoints
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.registry import build
 from medseg_attack.runtime import deterministic
 from medseg_attack.storage.files import (
     is_checkpoint,
@@ -33,8 +37,10 @@ from medseg_attack.storage.files import (
 from medseg_attack.storage.locks import LOCK, locked
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.losses import finite, training_loss
-from medseg_attack.training.options import Options, cases_of, label
-from medseg_attack.training.validation import validated
+from medseg_attack.training.options import Options, cases_of, label, replays
+from medseg_attack.training.passes import counted
+from medseg_attack.training.validation import mean_of, validated
+from medseg_attack.types import Attack
 
 _OWN = r"(?:options|card)\.json|history\.csv|(?:state|weights|best-\d+)\.safetensors"
 STATE, OPTIONS, HISTORY = "state.safetensors", "options.json", "history.csv"
@@ -49,6 +55,11 @@ class EpochRecord:
         dice: by class, mean over patients, each pooled over its slices; None where no patient has it.
         mean_dice: over classes; None without patients to validate on.
         best: no epoch so far was better.
+        robust_dice: `dice` under the attack that chooses the best epoch; {} where clean Dice chooses.
+        mean_robust_dice: over classes.
+        mean_monitored_dice: under the attack that a defence monitors; None where none does.
+        cost: passes as a multiple of those of plain training, for one optimiser step.
+        stopped: why the training ends with this epoch before the last; "" where it does not.
     """
 
     epoch: int
@@ -59,6 +70,16 @@ class EpochRecord:
     mean_dice: float | None
     best: bool
     seconds: float
+    robust_dice: dict[str, float | None] = field(default_factory=dict)
+    mean_robust_dice: float | None = None
+    mean_monitored_dice: float | None = None
+    cost: float = 1.0
+    stopped: str = ""
+
+    @property
+    def score(self) -> float | None:
+        """The Dice that chooses the best epoch."""
+        return self.mean_robust_dice if self.robust_dice else self.mean_dice
 
 
 def past(folder: Path) -> list[EpochRecord]:
@@ -96,7 +117,7 @@ def train(plan: Options, data: TrainingData, folder: Path, device: torch.device)
             return
         training = _Training(plan, data, folder, device)  # what cannot be trained leaves no folder behind
         write_json(folder / OPTIONS, asked)
-        while len(training.history) < plan.epochs:
+        while not training.is_over:
             yield training.epoch(len(training.history) + 1)
         training.finish()
 
@@ -104,7 +125,8 @@ def train(plan: Options, data: TrainingData, folder: Path, device: torch.device)
 def _check(folder: Path, wanted: dict[str, Any]) -> None:
     """Refuses a folder in which something else was trained."""
     if (folder / OPTIONS).is_file():
-        begun = dataclasses.asdict(Options(model="")) | read_json(folder / OPTIONS)  # an older one lacks some
+        older = json.loads(json.dumps(dataclasses.asdict(Options(model=""))))  # lacks some options
+        begun = older | read_json(folder / OPTIONS)
         if not begun["model"]:
             raise InputError(f"expected an empty folder or a training in {folder}, got data; use another --out")
         other = [f"{k} {begun.get(k)!r} instead of {wanted[k]!r}" for k in wanted if begun.get(k) != wanted[k]]
@@ -129,6 +151,10 @@ class _Training:
             self.model = checkpoints.build_model(plan.model, data.task, pretrained=not self.history).to(device)
             if plan.init and not self.history:
                 checkpoints.begin_with(self.model, Path(plan.init))
+        self.defences: list[TrainingDefence] = [build(text, "defence") for text in plan.defences]
+        self.states: list[dict[str, Tensor]] = [{} for _ in self.defences]
+        for defence in self.defences:
+            defence.check(self.model)
         weights = list(self.model.parameters())
         if not weights:
             raise InputError(f"expected a model with weights, got {plan.model}, which has none; choose another --model")
@@ -143,19 +169,43 @@ class _Training:
         self.cases = TrainingSet(data, refs, grid, plan.seed, patches=window is not None)
         self.validation = data.refs("val", plan.fold, self.model.dims)
         self.loss = training_loss(plan.loss, data.task)
+        self.robust_by: Attack | None = build(plan.robust_by, "attack") if plan.robust_by else None
+        if self.defences and not self.history:
+            self._try()
+
+    @property
+    def is_over(self) -> bool:
+        return bool(self.history) and (len(self.history) >= self.plan.epochs or bool(self.history[-1].stopped))
 
     def epoch(self, number: int) -> EpochRecord:
         start = time.monotonic()
         with deterministic(self.device), _drawing(crc(self.plan.seed, number, "noise"), self.device):
-            loss = finite(self._fit(number), number)
-            dice = validated(self.model, self.data, self.validation, self.plan.batch_size, self.device)
-        present = [value for value in dice.values() if value is not None]
-        mean = sum(present) / len(present) if present else None
-        best = all((r.mean_dice or 0) < mean for r in self.history) if mean is not None else True
+            loss, cost = self._fit(number)
+            finite(loss, number)
+            dice = self._validated(None)
+            robust = self._validated(self.robust_by) if self.robust_by is not None else {}
+            monitors = [(defence, defence.monitor) for defence in self.defences if defence.monitor is not None]
+            monitored = mean_of(self._validated(monitors[0][1])) if monitors else None
         rate, seconds = self._rate(number - 1, 0.0), time.monotonic() - start
-        record = EpochRecord(number, self.plan.epochs, loss, rate, dice, mean, best, seconds)
+        record = EpochRecord(number, self.plan.epochs, loss, rate, dice, mean_of(dice), True, seconds)
+        record = replace(record, robust_dice=robust, mean_robust_dice=mean_of(robust), cost=cost)
+        record = replace(record, mean_monitored_dice=monitored, best=self._is_best(record.score))
+        if monitors and monitored is not None:
+            epochs = [*self.history, record]
+            robust_means, monitored_means = (
+                [r.mean_robust_dice or 0.0 for r in epochs],
+                [r.mean_monitored_dice or 0.0 for r in epochs],
+            )
+            record = replace(record, stopped=monitors[0][0].alarm(robust_means, monitored_means))
         self._store(record)
         return record
+
+    def _validated(self, attack: Attack | None) -> dict[str, float | None]:
+        return validated(self.model, self.data, self.validation, self.plan.batch_size, self.device, attack)
+
+    def _is_best(self, score: float | None) -> bool:
+        """Whether no epoch so far was better; the last one is the best without patients to validate on."""
+        return score is None or all((r.score or 0) < score for r in self.history)
 
     def finish(self) -> None:
         """Turns the folder into a checkpoint of the best epoch and removes what only training needs."""
@@ -163,7 +213,7 @@ class _Training:
         self.model.load_state_dict(checkpoints.load_tensors(self._weights_of(best.epoch)))
         root = None if self.data.root is None else str(self.data.root)
         card = {
-            "label": label(self.plan.model),
+            "label": label(self.plan.model, self.plan.defences),
             "spec": self.plan.model,
             "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint, "path": root},
             "training": dataclasses.asdict(self.plan),
@@ -175,29 +225,53 @@ class _Training:
             "val_patients": len({ref.group for ref in self.validation}),
             "window": self.data.options.get("window"),
         }
+        if self.robust_by is not None:
+            card |= {
+                "robust_by": self.plan.robust_by,
+                "val_robust_dice": best.robust_dice,
+                "val_mean_robust_dice": best.mean_robust_dice,
+            }
+        if self.defences:
+            card |= {"cost": self.history[-1].cost, "stopped": self.history[-1].stopped}
         checkpoints.save(self.folder, self.model, card)
         for path in (self.folder / STATE, *self._best_weights()):
             path.unlink()
 
-    def _fit(self, number: int) -> float:
-        """One pass over the training cases; the mean loss."""
+    def _fit(self, number: int) -> tuple[float, float]:
+        """One pass over the training cases; the mean loss, and the cost of a step as a multiple of a plain one."""
         self.model.train()
-        per_epoch = max(len(self.cases) // self.plan.batch_size, 1)
+        per_epoch, n_replays = max(len(self.cases) // self.plan.batch_size, 1), replays(self.defences)
         workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 0
-        half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        losses = []
+        losses: list[Tensor] = []
         epoch_batches = batches(self.cases, number, self.plan.batch_size, self.device, workers)
-        for step, (image, target) in enumerate(epoch_batches):
-            for group in self.optimiser.param_groups:
-                group["lr"] = self._rate(number - 1, step / per_epoch)
-            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
-                log_odds = self.model(image)
-            loss = self.loss(log_odds.float(), target)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
-            losses.append(loss.detach())
-        return float(torch.stack(losses).mean())
+        with counted(self.model) as passes:
+            for batch, (image, target) in enumerate(epoch_batches):
+                for replay in range(n_replays):
+                    share = (batch + replay / n_replays) / per_epoch
+                    for group in self.optimiser.param_groups:
+                        group["lr"] = self._rate(number - 1, share)
+                    seeds = [crc(self.plan.seed, number, batch, replay, i) for i in range(len(image))]
+                    loss = self._step(self.model, seeds, (number - 1 + share) / self.plan.epochs).loss(image, target)
+                    self.optimiser.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    self.optimiser.step()
+                    losses.append(loss.detach())
+        return float(torch.stack(losses).mean()), passes.multiple(len(losses))
+
+    def _step(self, model: SegModel, seeds: Sequence[int], progress: float) -> Step:
+        half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        chain = tuple(zip(self.defences, self.states, strict=True))
+        return Step(model, self.loss, seeds, progress, half, chain)
+
+    def _try(self) -> None:
+        """One step of a copy, so that a defence that does not fit is refused before anything is written."""
+        model, states = copy.deepcopy(self.model).train(), self.states
+        image, target = (part[None].to(self.device) for part in self.cases[0])
+        image, target = (torch.cat([part] * 2) for part in (image, target))  # a batch norm needs two values
+        self.states = [{} for _ in self.defences]
+        with _drawing(0, self.device):
+            self._step(model, [0, 1], 0.0).loss(image, target).backward()  # type: ignore[no-untyped-call]
+        self.states = states
 
     def _rate(self, epochs_done: int, share: float) -> float:
         return self.plan.lr * 0.5 * (1 + math.cos(math.pi * (epochs_done + share) / self.plan.epochs))
@@ -222,8 +296,11 @@ class _Training:
             for name, value in entry.items()
         }
         weights = {f"model/{name}": value for name, value in self.model.state_dict().items()}
+        kept = {
+            f"defence/{index}/{name}": value for index, state in enumerate(self.states) for name, value in state.items()
+        }
         history = json.dumps([dataclasses.asdict(r) for r in self.history], allow_nan=False)
-        checkpoints.save_tensors(self.folder / STATE, weights | moments, {"history": history})
+        checkpoints.save_tensors(self.folder / STATE, weights | moments | kept, {"history": history})
         _write_history(self.folder / HISTORY, self.history)
         for path in self._best_weights():
             if path != self._weights_of(self._best().epoch):
@@ -237,6 +314,9 @@ class _Training:
             if key.startswith("optimiser/"):
                 _, index, name = key.split("/")
                 moments.setdefault(int(index), {})[name] = value
+            if key.startswith("defence/"):
+                _, index, name = key.split("/")
+                self.states[int(index)][name] = value.to(self.device)
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
@@ -253,7 +333,10 @@ def _drawing(seed: int, device: torch.device) -> Iterator[None]:
 def _write_history(path: Path, history: list[EpochRecord]) -> None:
     with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        classes = list(history[0].dice)
-        table.writerow(["epoch", "loss", "lr", *(csv_cell(f"dice_{name}") for name in classes), "mean_dice", "seconds"])
+        names = [csv_cell(f"dice_{name}") for name in history[0].dice]
+        robust = [csv_cell(f"robust_dice_{name}") for name in history[0].robust_dice]
+        robust += ["mean_robust_dice", "cost"] if robust else []
+        table.writerow(["epoch", "loss", "lr", *names, "mean_dice", *robust, "seconds"])
         for r in history:
-            table.writerow([r.epoch, r.loss, r.lr, *r.dice.values(), r.mean_dice, round(r.seconds, 3)])
+            more = [*r.robust_dice.values(), r.mean_robust_dice, r.cost] if robust else []
+            table.writerow([r.epoch, r.loss, r.lr, *r.dice.values(), r.mean_dice, *more, round(r.seconds, 3)])

@@ -1,16 +1,12 @@
 """Losses that training minimises: MONAI's and torch's, of log-odds. No objectives: these average over a batch."""
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medseg_attack.defences.training.base import Criterion as Loss
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.types import Task
-
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (log-odds, 0/1 target), both (b, k, *s) -> ()
 
 LOSSES = ("dice_focal", "dice_ce", "dice", "focal", "bce", "ce")
 

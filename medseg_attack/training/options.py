@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.defences.training.base import TrainingDefence, require_ready
 from medseg_attack.errors import InputError, plural
 from medseg_attack.models.checkpoints import read_card
-from medseg_attack.registry import find, parse_call, spec
-from medseg_attack.registry.table import Bound
+from medseg_attack.models.surrogates import pinned, without_hash
+from medseg_attack.registry import build, find, parse_call, spec
+from medseg_attack.registry.parts import walk
+from medseg_attack.registry.table import Bound, kind_of
 from medseg_attack.storage.files import digest
+from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.training.augment import TrainingData, parts
 from medseg_attack.training.losses import training_loss
-from medseg_attack.types import CaseRef
+from medseg_attack.types import Attack, CaseRef
 
 STEPS = 3000  # of the optimiser, for which the default number of epochs is chosen: 5 minutes on two CPU cores
 MANY_GRIDS = (160, 160)  # where scans of several shapes meet if neither the model nor --size says so
@@ -37,6 +42,9 @@ class Options:
         encoder_weights: "imagenet" downloads; "" does not.
         patients: "k/N": the k-th (from 0) of N parts of the patients to train on; "": all of them.
         init: checkpoint whose weights training begins with, as far as they fit; "": random ones.
+        defences: registry specs of training defences, each of which computes its loss through those after it.
+        robust_by: spec of the attack on validation patients whose Dice chooses the best epoch; "": clean Dice does,
+            unless there are defences.
     """
 
     model: str = "unet_small"
@@ -50,6 +58,8 @@ class Options:
     seed: int = 0
     patients: str = ""
     init: str = ""
+    defences: tuple[str, ...] = ()
+    robust_by: str = ""
 
 
 def resolve(options: Options, data: TrainingData) -> Options:
@@ -86,10 +96,66 @@ def resolve(options: Options, data: TrainingData) -> Options:
         read_card(Path(options.init))
     window = arguments.get("window", ())
     cases = sum(parts(ref, window) for ref in refs) if window else len(refs)
-    per_epoch = max(cases // options.batch_size, 1)
-    epochs = options.epochs or math.ceil(STEPS / per_epoch)
-    full = spec(Bound(make, tuple(arguments.items())))
-    return dataclasses.replace(options, model=full, epochs=epochs, size=(), encoder_weights="")
+    defences = training_defences(options.defences)
+    per_epoch = max(cases // options.batch_size, 1) * replays(defences)
+    return dataclasses.replace(
+        options,
+        model=spec(Bound(make, tuple(arguments.items()))),
+        epochs=options.epochs or math.ceil(STEPS / per_epoch),
+        size=(),
+        encoder_weights="",
+        defences=tuple(spec(defence) for defence in defences),
+        robust_by=_robust_by(options.robust_by, defences),
+    )
+
+
+def training_defences(texts: Sequence[str]) -> list[TrainingDefence]:
+    """The defences of these specs, with the weights' hash of the models that they name.
+
+    Raises:
+        InputError: one of them is no training defence, or names a folder that is no checkpoint.
+    """
+    defences: list[TrainingDefence] = []
+    for text in texts:
+        defence = pinned(build(text, "defence"))
+        if not isinstance(defence, TrainingDefence):
+            raise InputError(
+                f"expected a training defence for --defence, got {spec(defence)}, which stands in front of a model; "
+                "see 'medattack ls defences'"
+            )
+        defences.append(defence)
+    return defences
+
+
+def replays(defences: Sequence[TrainingDefence]) -> int:
+    """Optimiser steps for each batch."""
+    return math.prod(defence.replays for defence in defences)
+
+
+def _robust_by(text: str, defences: Sequence[TrainingDefence]) -> str:
+    """The attack that chooses the best epoch: of 10 steps in the ball of the first defence, if that is of a norm.
+
+    Raises:
+        InputError: the attack must be fitted first.
+    """
+    if text or not defences:
+        attack = build(text, "attack") if text else None
+    else:
+        attack = next(filter(None, map(_short_attack, defences)), PGD(Linf(4 / 255), steps=10))
+    require_ready(attack, "--robust-by")
+    return spec(attack) if attack is not None else ""
+
+
+def _short_attack(defence: TrainingDefence) -> Attack | None:
+    """PGD of 10 steps in the defence's norm ball, or else the attack that it trains with; None without both."""
+    inner: dict[str, Any] = {}
+    for part in walk(defence):
+        inner.setdefault(kind_of(part), part)
+    ball = inner["attack"].ball if "attack" in inner else inner.get("ball")
+    if isinstance(ball, Linf | L2):
+        return PGD(ball, steps=10)
+    attack: Attack | None = inner.get("attack")
+    return attack
 
 
 def _architecture(model: str) -> tuple[Any, str, dict[str, Any]]:
@@ -132,17 +198,21 @@ def _dims(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any])
     return int(arguments.get("dims", fields["dims"].default)) if "dims" in fields else 2
 
 
-def label(model: str) -> str:
-    """The name of a trained model on the command line: its spec without grid and initial weights."""
+def label(model: str, defences: Sequence[str] = ()) -> str:
+    """The name of a trained model on the command line: its spec without grid and initial weights, and its defences."""
     name, arguments = parse_call(model, "model")
     kept = {field: value for field, value in arguments.items() if field not in ("size", "encoder_weights")}
-    return spec(Bound(find(name, "model").make, tuple(kept.items())))
+    own = spec(Bound(find(name, "model").make, tuple(kept.items())))
+    return " + ".join([own, *(spec(without_hash(build(text, "defence"))) for text in defences)])
 
 
 def folder_name(plan: Options, data: TrainingData) -> str:
     """The name of the checkpoint's folder: model, data set and a hash of both and of every option."""
     options = json.loads(json.dumps(dataclasses.asdict(plan)))
-    name = re.sub(r"[^A-Za-z0-9_.]+", "-", label(plan.model)).strip("-")
+    for option in ("defences", "robust_by"):  # so that a plain training has the name that it had before them
+        if not options[option]:
+            del options[option]
+    name = re.sub(r"[^A-Za-z0-9_.]+", "-", label(plan.model, plan.defences)).strip("-")[:80]
     data_name = re.sub(r"[^A-Za-z0-9_.]+", "-", data.name).strip("-")
     return f"{name}-{data_name}-{digest([options, data.fingerprint])[:6]}"
 

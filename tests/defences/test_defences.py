@@ -16,19 +16,25 @@ from medseg_attack.training.losses import training_loss
 from medseg_attack.types import Task
 
 NAMES = registry.names("defence")
-TRAINING = [name for name in NAMES if registry.find(name).family == "training"]
-INPUTS = [name for name in NAMES if registry.find(name).family == "inputs"]
-TASK = Task("contract", ("a", "b"))
+TRAINING = [name for name in NAMES if issubclass(registry.find(name).make, TrainingDefence)]  # type: ignore[arg-type]
+INPUTS = [name for name in NAMES if name not in TRAINING]
+OVERLAPPING, EXCLUSIVE = Task("contract", ("a", "b")), Task("contract", ("background", "a", "b"), exclusive=True)
 
 
-def scene() -> tuple[Step, Tensor, Tensor]:
+def scene(name: str, task: Task, dims: int) -> tuple[Step, Tensor, Tensor]:
     """A batch of a small network that has a batch norm."""
+    conv, norm = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
+    grid, k = (12, 10, 6)[:dims], len(task.classes)
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1))
-        image = torch.rand(3, 1, 12, 10)
-        target = (torch.rand(3, 2, 12, 10) < 0.4).float()
-    return Step(SegModel(net, TASK).train(), training_loss("dice_focal", TASK), (11, 12, 13)), image, target
+        net = nn.Sequential(conv(1, 6, 3, padding=1), norm(6), nn.ReLU(), conv(6, k, 3, padding=1))
+        image = torch.rand(3, 1, *grid)
+        labels = torch.randint(0, k, (3, *grid))
+    target = torch.stack([labels == i for i in range(k)], 1).float()
+    model = SegModel(net, task, dims=dims).train()
+    defence: TrainingDefence = registry.build(name, "defence")
+    defence.check(model)
+    return Step(model, training_loss("dice_focal", task), (11, 12, 13), chain=((defence, {}),)), image, target
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -40,15 +46,16 @@ def test_a_defence_says_who_published_it_what_it_costs_and_what_attacks_it(name:
     assert registry.build(registry.spec(registry.build(name, "defence")), "defence") == registry.build(name, "defence")
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("task", [OVERLAPPING, EXCLUSIVE], ids=["overlapping", "exclusive"])
 @pytest.mark.parametrize("name", TRAINING)
-def test_the_loss_of_a_batch_is_a_number_with_a_gradient_and_the_same_twice(name: str) -> None:
+def test_the_loss_of_a_batch_is_a_number_with_a_gradient_and_the_same_twice(name: str, task: Task, dims: int) -> None:
     values = []
     for _ in range(2):
-        step, image, target = scene()
+        step, image, target = scene(name, task, dims)
         before = image.clone(), target.clone()
-        defence: TrainingDefence = registry.build(name, "defence")
         rng = torch.random.get_rng_state()
-        loss = defence.loss(step, image, target)
+        loss = step.loss(image, target)
         loss.backward()  # type: ignore[no-untyped-call]
         assert torch.isfinite(loss)
         assert loss.ndim == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.discs import CPU, DISCS, LABELS, SMALL, Discs, trained
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from typer.testing import CliRunner
 
@@ -25,59 +26,11 @@ from medseg_attack.models.checkpoints import read_card
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.storage.files import is_checkpoint, read_json
 from medseg_attack.training import augment
-from medseg_attack.training.loop import past, train
+from medseg_attack.training.loop import STATE, past, train
 from medseg_attack.training.losses import LOSSES, training_loss
 from medseg_attack.training.options import Options, cases_of, label, resolve, warnings
 from medseg_attack.training.validation import validated
-from medseg_attack.types import Case, CaseRef, Task, Window
-
-CPU = torch.device("cpu")
-DISCS = Task("discs", ("bright", "dim"))
-LABELS = Task("discs", ("background", "bright", "dim"), exclusive=True)
-SMALL = Options(model="unet_small(channels=(4, 8))", epochs=3, lr=1e-2, batch_size=4)
-
-
-@dataclass(frozen=True)
-class Discs:
-    """Noisy images with a bright and a dim disc; patients 0-3 to train on, 4 to validate on."""
-
-    task: Task = DISCS
-    shapes: tuple[tuple[int, int], ...] = ((24, 24),)
-    slices: int = 4
-    name: str = "discs"
-    fingerprint: str = "f00"
-    root: Path | None = None
-    options: dict[str, str] = field(default_factory=dict)
-
-    def refs(self, split, fold=0, dims=2):
-        groups = {"train": range(4), "val": range(4, 5), "test": range(5, 6)}[split]
-        found = [
-            CaseRef(f"p{g}_s{s}", f"p{g}", f"p{g}", self.shapes[g % len(self.shapes)])
-            for g in groups
-            for s in range(self.slices)
-        ]
-        return tuple(sorted(found, key=lambda ref: (ref.shape, ref.id)))
-
-    def read(self, ref):
-        random = torch.Generator().manual_seed(augment.crc(ref.id))
-        rows, columns = torch.meshgrid(*(torch.arange(n) / n for n in ref.shape), indexing="ij")
-        at = 0.3 + 0.4 * torch.rand(2, 2, generator=random)
-        bright, dim = (((rows - y) ** 2 + (columns - x) ** 2).sqrt() < 0.2 for y, x in at)
-        dim = dim & ~bright
-        image = 0.1 + 0.7 * bright + 0.35 * dim + 0.05 * torch.randn(ref.shape, generator=random)
-        target = torch.stack([bright, dim])
-        if self.task.exclusive:
-            target = torch.cat([~target.any(0, keepdim=True), target])
-        return Case(ref.id, ref.group, ref.group, image.clamp(0, 1)[None].float(), target, (1.0, 1.0), Window(0, 1))
-
-
-def trained(folder, data=None, options=SMALL, epochs=math.inf):
-    """Trains, or abandons the training after some epochs; its checkpoint's fingerprint if it finished."""
-    data = data or Discs()
-    for record in train(resolve(options, data), data, folder, CPU):
-        if record.epoch >= epochs:
-            return None
-    return checkpoints.fingerprint(checkpoints.load(folder, data.task))
+from medseg_attack.types import Case, CaseRef, Window
 
 
 def rows_of(folder):
@@ -412,4 +365,20 @@ def test_a_training_of_before_these_options_goes_on(tmp_path: Path) -> None:
     (tmp_path / "old" / "options.json").write_text(
         json.dumps({k: v for k, v in there.items() if k not in ("patients", "init")})
     )
+    assert trained(tmp_path / "old") == whole
+
+
+def test_a_training_that_an_earlier_version_began_goes_on(tmp_path: Path) -> None:
+    """Its options and its history lack what defences brought."""
+    whole = trained(tmp_path / "whole")
+    trained(tmp_path / "old", epochs=2)
+    options = read_json(tmp_path / "old" / "options.json")
+    later = {"defences", "robust_by"}
+    text = json.dumps({name: value for name, value in options.items() if name not in later})
+    (tmp_path / "old" / "options.json").write_text(text)
+    state = tmp_path / "old" / STATE
+    records = [dataclasses.asdict(record) for record in past(tmp_path / "old")]
+    known = ("epoch", "epochs", "loss", "lr", "dice", "mean_dice", "best", "seconds")
+    history = json.dumps([{name: record[name] for name in known} for record in records])
+    checkpoints.save_tensors(state, checkpoints.load_tensors(state), {"history": history})
     assert trained(tmp_path / "old") == whole

@@ -3,13 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from medseg_attack.models.segmodel import SegModel
-from medseg_attack.types import Image, LogOdds
+from medseg_attack.errors import InputError
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.flows import moved
+from medseg_attack.registry import spec
+from medseg_attack.registry.parts import walk
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Attack, Fittable, Image, LogOdds, Setting
 
 Criterion: TypeAlias = Callable[[LogOdds, Tensor], Tensor]  # (log-odds, 0/1 target), both (b, k, *s) -> ()
 
@@ -23,7 +28,7 @@ class Step:
         criterion: the training loss, of log-odds and the 0/1 target.
         seeds: one per image; they follow from the training's seed, the epoch and the batch.
         progress: fraction of the training that is done, in [0, 1).
-        half: whether forward passes run in bfloat16 where that is safe.
+        half: whether forward passes run in bfloat16 where that is safe; attacks never do.
         chain: the defences behind this one, each with its `state`.
         state: tensors that this defence keeps from batch to batch; they are stored with the training.
     """
@@ -43,11 +48,21 @@ class Step:
         return log_odds.float()
 
     def loss(self, image: Image, target: Tensor) -> Tensor:
-        """The loss of the defences behind this one, and without any the criterion's."""
+        """The loss of the defences behind this one; without any, the criterion's."""
         if not self.chain:
             return self.criterion(self.log_odds(image), target)
         (first, state), *rest = self.chain
         return first.loss(replace(self, chain=tuple(rest), state=state), image, target)
+
+    def attacked(self, attack: Attack, image: Image, target: Tensor) -> tuple[Image, Tensor]:
+        """The images after an attack, and the target, which moves with the anatomy.
+
+        The attack sees the model in eval mode: it neither feeds the statistics of batch norms nor drops out anything.
+        """
+        setting, mask = Setting(self.model.task), target > 0.5
+        with frozen(self.model) as model:
+            result = bind(attack, setting)(bind(model, setting), image.detach(), mask, self.seeds)
+        return result.image.detach(), moved(mask, result.flow, model.task.exclusive).to(target)
 
 
 class TrainingDefence(ABC):
@@ -55,9 +70,11 @@ class TrainingDefence(ABC):
 
     Attributes:
         replays: optimiser steps that each batch is used for.
+        monitor: an attack on the validation patients after each epoch, whose Dice `alarm` looks at; None for none.
     """
 
     replays: int = 1
+    monitor: Attack | None = None
 
     @abstractmethod
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:
@@ -73,3 +90,28 @@ class TrainingDefence(ABC):
         Raises:
             InputError: the model lacks what the defence needs.
         """
+
+    def alarm(self, robust: Sequence[float], monitored: Sequence[float]) -> str:
+        """The reason to stop the training; "" for none.
+
+        Args:
+            robust: mean validation Dice of each epoch under the attack that chooses the best one.
+            monitored: the same under `monitor`.
+        """
+        return ""
+
+
+def require_share(value: float, name: str = "share") -> None:
+    """Refuses a weight of perturbed images outside [0, 1]."""
+    if not 0 <= value <= 1:
+        raise InputError(f"expected {name} in [0, 1], got {value}; write {name}=0.5 for half and half")
+
+
+def require_ready(attack: Any, defence: str) -> None:
+    """Refuses an inner attack that must be fitted first."""
+    for part in walk(attack):
+        if isinstance(part, Fittable):
+            raise InputError(
+                f"expected an attack that needs no fit for {defence}, got {spec(part)}, which learns from other "
+                "images first; take the defence universal, or another attack"
+            )

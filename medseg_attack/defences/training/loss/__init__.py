@@ -1,0 +1,1 @@
+"""Loss: another loss of the images as they are."""

@@ -1,0 +1,1 @@
+"""Noise: the loss of images or features that are perturbed at random."""

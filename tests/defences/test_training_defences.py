@@ -1,0 +1,342 @@
+"""Training defences against closed forms; killed trainings; trainings that are plain; refusals."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.command import medattack
+from helpers.discs import CPU, LABELS, SMALL, Discs, trained
+from torch import Tensor, nn
+
+from medseg_attack import registry
+from medseg_attack.defences.training.base import Step, TrainingDefence
+from medseg_attack.defences.training.inner_attack.fast import Fast
+from medseg_attack.defences.training.inner_attack.trades import Trades, balance
+from medseg_attack.models.checkpoints import load_tensors, read_card
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.numerics.log_odds import divergence, softmax_log_odds
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.training.loop import STATE, past, train
+from medseg_attack.training.losses import training_loss
+from medseg_attack.training.options import Options, label, resolve
+from medseg_attack.types import Task
+
+TRAINING = [
+    name
+    for name in registry.names("defence")
+    if issubclass(registry.find(name).make, TrainingDefence)  # type: ignore[arg-type]
+]
+ONE = Task("one", ("organ",))
+FEW = Discs(slices=2)
+
+
+def defended(*defences: str, robust_by: str = "pgd(linf(4/255), steps=2)", epochs: int = 3) -> Options:
+    return dataclasses.replace(SMALL, defences=defences, robust_by=robust_by, epochs=epochs, batch_size=2)
+
+
+def history_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of a training without what no two trainings share."""
+    rows = csv.DictReader((folder / "history.csv").read_text().splitlines())
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def last_weights(folder: Path, options: Options) -> dict[str, Tensor]:
+    """The weights after the last epoch, before the training turns the best ones into a checkpoint."""
+    for record in train(resolve(options, FEW), FEW, folder, CPU):
+        if record.epoch == options.epochs:
+            return {k: v for k, v in load_tensors(folder / STATE).items() if k.startswith("model/")}
+    raise AssertionError
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_defended_training_that_was_killed_goes_on_to_the_same_weights(name: str, tmp_path: Path) -> None:
+    data = Discs(LABELS, slices=2)
+    whole = trained(tmp_path / "whole", data, defended(name))
+    assert trained(tmp_path / "cut", data, defended(name), epochs=1) is None
+    assert trained(tmp_path / "cut", data, defended(name)) == whole
+    assert history_of(tmp_path / "cut") == history_of(tmp_path / "whole")
+    card = read_card(tmp_path / "whole")
+    assert card["label"] == f"unet_small(channels=(4, 8)) + {name}"
+    assert card["training"]["defences"] == [name]
+    assert card["robust_by"] == "pgd(ball=linf(eps=4/255), steps=2)"
+    assert set(card["val_robust_dice"]) == {"bright", "dim"}
+
+
+@pytest.mark.parametrize(
+    "defence",
+    [
+        "adversarial(share=0.0)",
+        "adversarial(attack=pgd(linf(0.0), steps=2))",
+        "trades(beta=0.0)",
+        "gradient_penalty(weight=0.0)",
+        "gaussian(sigma=0.0)",
+        "fast(linf(0.0))",
+        "free(replays=1, ball=linf(0.0))",
+    ],
+)
+def test_a_defence_of_nothing_is_plain_training_bit_for_bit(defence: str, tmp_path: Path) -> None:
+    options = dataclasses.replace(SMALL, epochs=2, batch_size=2)
+    plain = last_weights(tmp_path / "plain", options)
+    other = last_weights(tmp_path / "other", dataclasses.replace(options, defences=(defence,)))
+    assert all(torch.equal(value, other[name]) for name, value in plain.items())
+    assert past(tmp_path / "plain")[-1].robust_dice == {}
+    assert past(tmp_path / "other")[-1].robust_dice != {}
+
+
+def pointwise(*weights: float, bias: float = 0.0) -> SegModel:
+    """A model that decides each pixel by a weighted sum of its channels."""
+    net = nn.Conv2d(len(weights), 1, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor(weights).view(1, -1, 1, 1))
+        net.bias.fill_(bias)  # type: ignore[union-attr]
+    return SegModel(net, dataclasses.replace(ONE, channels=len(weights))).train()
+
+
+def step_of(model: SegModel, *defences: str, n: int = 1) -> Step:
+    chain = tuple((registry.build(text, "defence"), {}) for text in defences)
+    return Step(model, training_loss("bce", model.task), tuple(range(n)), chain=chain)
+
+
+@pytest.mark.parametrize(
+    "attack", ["fgsm(linf(0.1))", "pgd(linf(0.1), steps=9, keep_worst=False)", "segpgd(linf(0.1))"]
+)
+def test_the_inner_maximum_of_a_linear_model_is_the_loss_at_its_margin(attack: str) -> None:
+    """Logistic loss, w = (1, -2), x = (0.5, 0.25): log 2 clean, log(1 + exp(0.3)) in the worst case."""
+    image, target = torch.tensor([0.5, 0.25]).view(1, 2, 1, 1), torch.ones(1, 1, 1, 1)
+    for share, expected in ((0.0, 0.693147), (1.0, 0.854355), (0.5, 0.773751)):
+        step = step_of(pointwise(1, -2), f"adversarial(attack={attack}, share={share})")
+        assert step.loss(image, target).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_crafting_feeds_no_statistics_and_leaves_the_model_in_training_mode() -> None:
+    norm = nn.BatchNorm2d(1)
+    model = SegModel(nn.Sequential(norm, nn.Dropout(0.5), nn.Conv2d(1, 1, 1)), ONE).train()
+    step = step_of(model, n=2)
+    image = torch.rand(2, 1, 8, 8)
+    step.attacked(registry.build("pgd", "attack"), image, (image > 0.5).float())
+    assert norm.num_batches_tracked == 0
+    assert model.training
+    assert norm.training
+    assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
+
+
+def test_a_physical_attack_moves_the_target_with_the_anatomy() -> None:
+    image = torch.zeros(1, 1, 16, 16)
+    image[..., 4:12, 4:12] = 1
+    target = image.clone()
+    step = step_of(pointwise(8, bias=-4))
+    moved, truth = step.attacked(registry.build("deformation(displacement(3), steps=0)", "attack"), image, target)
+    assert not torch.equal(moved, image)
+    assert not torch.equal(truth, target)
+    assert set(truth.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_the_divergence_is_the_same_in_both_settings(exclusive: bool) -> None:
+    """Bernoulli 0.8 against 0.6: 0.0915162, of one organ that may overlap and of two exclusive classes."""
+    p, q = ([0.8, 0.2], [0.6, 0.4]) if exclusive else ([0.8], [0.6])
+    clean, other = (torch.tensor(x).logit().view(1, -1, 1, 1).expand(-1, -1, 6, 5) for x in (p, q))
+    assert divergence(clean, other, exclusive).mean().item() == pytest.approx(0.0915162, abs=1e-7)
+    assert divergence(clean, clean, exclusive).abs().max() == 0
+
+
+def test_trades_is_the_clean_loss_plus_beta_divergences_whatever_the_grid() -> None:
+    """A pixel of margin 0 moves furthest to either corner of the ball: KL(0.5 || sigmoid(w eps))."""
+    for side in (4, 8):
+        image = torch.full((2, 1, side, side), 0.5)
+        step = step_of(pointwise(4, bias=-2), n=2)
+        loss = Trades(6.0, Linf(0.1), steps=5).loss(step, image, torch.ones(2, 1, side, side))
+        worst = divergence(torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), 0.4), False).item()
+        assert loss.item() == pytest.approx(0.693147 + 6 * worst, abs=1e-5)
+
+
+def test_the_weights_of_trades_have_mean_1_and_raise_small_organs() -> None:
+    logits = torch.zeros(1, 3, 10, 10)
+    logits[:, 0] = 1
+    logits[:, 1, :2, :5] = 2
+    task = Task("three", ("background", "a", "b"), exclusive=True)
+    weights = balance(SegModel(nn.Identity(), task), softmax_log_odds(logits))
+    assert weights.mean().item() == pytest.approx(1)
+    assert (weights[0, 0, 0, 0] / weights[0, 0, 9, 9]).item() == pytest.approx(3)  # sqrt(90 / 10)
+    weights = balance(SegModel(nn.Identity(), ONE), logits[:, 1:2] - 1)
+    assert (weights[0, 0, 0, 0] / weights[0, 0, 9, 9]).item() == pytest.approx(3)
+
+
+def test_free_training_of_weights_that_stand_still_sees_the_images_of_fgsm() -> None:
+    """The second of two replays has the perturbation that the first one's gradient gave: FGSM's, of that model."""
+    torch.manual_seed(0)
+    model = SegModel(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 1, 3, padding=1)), ONE)
+    image = 0.2 + 0.6 * torch.rand(3, 1, 8, 8)
+    target = (torch.rand(3, 1, 8, 8) < 0.5).float()
+    step = step_of(model, "free(ball=linf(8/255))", n=3)
+    first = step.loss(image, target)
+    first.backward()  # type: ignore[no-untyped-call]
+    fgsm = step_of(model, "adversarial(attack=fgsm(linf(8/255)))", n=3).loss(image, target)
+    assert first.item() == step_of(model, n=3).loss(image, target).item()
+    assert step.loss(image, target).item() == pytest.approx(fgsm.item(), abs=1e-7)
+
+
+def test_free_training_with_one_replay_is_fgsm_training_of_a_linear_model() -> None:
+    """There the gradient's signs are those of the weights, whichever image gave them."""
+    losses: dict[str, list[float]] = {}
+    for defence in ("free(replays=1, ball=linf(0.1))", "adversarial(attack=fgsm(linf(0.1)))"):
+        step = step_of(pointwise(1, -2), defence)
+        optimiser = torch.optim.SGD(step.model.parameters(), 0.1)
+        rng = torch.Generator().manual_seed(0)
+        for _ in range(6):
+            loss = step.loss(0.2 + 0.6 * torch.rand(1, 2, 4, 4, generator=rng), torch.ones(1, 1, 4, 4))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            losses.setdefault(defence, []).append(loss.item())
+    free, fgsm = losses.values()
+    assert free[0] < fgsm[0]  # the perturbation begins at 0; the steps after it are from the same weights on
+    # as the first updates differ, the later losses are close, not equal; weights that stand still make them equal
+    assert free[1:] == pytest.approx(fgsm[1:], rel=0.03)
+
+
+def test_the_perturbation_of_free_training_lives_and_stays_in_its_ball(tmp_path: Path) -> None:
+    folder = tmp_path / "free"
+    options = defended("free(replays=4, ball=linf(4/255))", epochs=2)
+    last_weights(folder, options)
+    change = load_tensors(folder / STATE)["defence/0/change"]
+    assert change.abs().max() <= 4 / 255 + 1e-7
+    assert change.abs().mean() > 0.5 * 4 / 255
+    assert resolve(dataclasses.replace(options, epochs=0), FEW).epochs == 188  # 3000 steps, 4 x 4 of them in an epoch
+    assert past(folder)[-1].cost == 1
+
+
+@pytest.mark.parametrize(("norm", "expected"), [("l1", 3.5), ("l2", 2 * 2.5**2)])
+def test_the_gradient_penalty_of_a_linear_model_is_its_closed_form(norm: str, expected: float) -> None:
+    """w = (3, 4), margin 0: the gradient is -0.5 w, of length 2.5 and sum 3.5, in each of two values."""
+    image, target = torch.full((1, 2, 1, 1), 0.5), torch.ones(1, 1, 1, 1)
+    step = step_of(pointwise(3, 4, bias=-3.5), f"gradient_penalty(weight=0.5, norm={norm!r})")
+    assert step.loss(image, target).item() == pytest.approx(0.693147 + 0.5 * expected, abs=1e-5)
+
+
+def test_the_gradient_penalty_does_not_depend_on_the_grid() -> None:
+    for norm in ("l1", "l2"):
+        losses = [
+            step_of(pointwise(3, 4, bias=-3.5), f"gradient_penalty(norm={norm!r})")
+            .loss(torch.full((1, 2, side, side), 0.5), torch.ones(1, 1, side, side))
+            .item()
+            for side in (2, 8)
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_fast_training_stops_where_single_steps_fail_and_several_succeed(tmp_path: Path) -> None:
+    assert Fast().alarm([0.7, 0.6], [0.75, 0.7]) == ""
+    assert Fast().alarm([0.3], [0.9]) == ""
+    assert Fast().alarm([0.4, 0.5], [0.8, 0.85]) == ""  # the gap shrinks
+    assert "0.900 under FGSM, 0.300 under PGD" in Fast().alarm([0.7, 0.3], [0.75, 0.9])
+
+
+def test_a_training_that_a_defence_stops_is_a_checkpoint_that_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fast, "alarm", lambda self, robust, monitored: "it overfits" if len(robust) == 2 else "")
+    trained(tmp_path / "fast", FEW, defended("fast", epochs=5))
+    card = read_card(tmp_path / "fast")
+    assert card["stopped"] == "it overfits"
+    assert len(history_of(tmp_path / "fast")) == 2
+    assert list(train(resolve(defended("fast", epochs=5), FEW), FEW, tmp_path / "fast", CPU)) == []
+
+
+def test_defences_form_a_chain() -> None:
+    image, target = torch.tensor([0.5, 0.25]).view(1, 2, 1, 1), torch.ones(1, 1, 1, 1)
+    adversarial = "adversarial(attack=fgsm(linf(0.1)))"
+    both = step_of(pointwise(1, -2), "gradient_penalty(weight=1.0)", adversarial).loss(image, target).item()
+    assert both == pytest.approx(0.854355 + 1.5, abs=1e-5)  # 0.5 * ||w||_1 at margin 0
+
+
+@pytest.mark.parametrize(
+    ("name", "cost"),
+    [("gaussian", 1), ("free", 1), ("fast", 2.5), ("adversarial(attack=pgd(steps=3, keep_worst=False))", 4.5)],
+)
+def test_the_cost_of_a_step_is_counted(name: str, cost: float, tmp_path: Path) -> None:
+    last_weights(tmp_path, defended(name, epochs=1))
+    assert past(tmp_path)[-1].cost == cost
+
+
+def test_the_best_epoch_is_that_of_the_best_dice_under_attack(tmp_path: Path) -> None:
+    for record in train(resolve(defended("gaussian"), FEW), FEW, tmp_path / "a", CPU):
+        assert record.score == record.mean_robust_dice
+    card = read_card(tmp_path / "a")
+    scores = [float(row["mean_robust_dice"]) for row in history_of(tmp_path / "a")]
+    assert card["val_mean_robust_dice"] == pytest.approx(max(scores))
+    assert card["best_epoch"] == 1 + scores.index(max(scores))
+
+
+@pytest.mark.parametrize(
+    ("defences", "robust_by"),
+    [
+        ((), ""),
+        (("gaussian",), "pgd(ball=linf(eps=4/255), steps=10)"),
+        (("gaussian", "trades(ball=linf(2/255))"), "pgd(ball=linf(eps=2/255), steps=10)"),
+        (("adversarial(attack=restarts(fgsm(l2(1.5)), 2))",), "pgd(ball=l2(eps=1.5), steps=10)"),
+        (("adversarial(attack=bias_field(steps=2))",), "bias_field(steps=2)"),
+    ],
+)
+def test_the_attack_that_chooses_the_best_epoch_has_the_ball_of_the_defence(
+    defences: tuple[str, ...], robust_by: str
+) -> None:
+    assert resolve(defended(*defences, robust_by=""), FEW).robust_by == robust_by
+
+
+def test_the_label_of_a_model_names_its_defences() -> None:
+    assert label("unet_small", ("trades(beta=3.0)", "gaussian")) == "unet_small + trades(beta=3.0) + gaussian"
+    assert label("unet_small") == "unet_small"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--defence", "bit_depth"], "expected a training defence for --defence, got bit_depth"),
+        (["--defence", "tradez"], "did you mean trades"),
+        (["--defence", "adversarial(attack=uap)"], "expected an attack that needs no fit for adversarial, got uap"),
+        (["--defence", "adversarial(attack=replay)"], "replay"),
+        (["--defence", "adversarial(share=2.0)"], "expected share in [0, 1], got 2.0"),
+        (["--robust-by", "uap"], "expected an attack that needs no fit for --robust-by, got uap"),
+        (["--defence", "gradient_penalty(norm='l3')"], "expected norm to be one of l1, l2, got 'l3'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_leaves_nothing(prepared: Path, words: list[str], sentence: str) -> None:
+    small = ["--model", "unet_small(channels=(4, 8))", "--epochs", "1", "--device", "cpu"]
+    out = prepared.parent / "refused"
+    result = medattack("train", "--data", prepared, *small, *words, "--out", out, code=2)
+    assert sentence in " ".join(result.stderr.split())
+    assert not out.exists() or not list(out.glob("[!.]*"))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("defences")
+    phantom = "phantom(patients=6, slices=2, side=32)"
+    medattack("prepare", root / "scans", "--format", phantom, "--test", "0.4", "--out", root / "data")
+    return root / "data"
+
+
+def test_the_command_shows_clean_and_robust_dice_and_the_name_leads_back(prepared: Path) -> None:
+    home = prepared.parent / "home"
+    small = ["--model", "unet_small(channels=(4, 8))", "--epochs", "2", "--device", "cpu", "--home", home]
+    words = [
+        "--defence",
+        "adversarial(attack=fgsm(linf(4/255)), share=0.5)",
+        "--robust-by",
+        "pgd(linf(4/255), steps=2)",
+    ]
+    result = medattack("train", "--data", prepared, *small, *words)
+    text = " ".join(result.stdout.split())
+    assert "best epoch chosen by Dice under pgd(ball=linf(eps=4/255), steps=2)" in text
+    assert "validation Dice under attack, mean" in text
+    assert "cost of a step 3.5 x plain training" in text  # FGSM judges its image, too
+    name = "unet_small(channels=(4, 8)) + adversarial(attack=pgd("
+    medattack("train", "--data", prepared, *small)
+    models = [read_card(folder)["label"] for folder in (home / "models").iterdir()]
+    assert sorted(models)[0] == "unet_small(channels=(4, 8))"
+    (defended_name,) = [model for model in models if model.startswith(name)]
+    run = medattack("attack", "--data", prepared, "-m", defended_name, "--limit", "2", "--home", home)
+    assert "+ adversarial(" in run.stdout
