@@ -170,7 +170,8 @@ def test_a_ball_projects_to_the_same_image(text: str, device: torch.device) -> N
         ball = bind(registry.build(text, "ball"), Setting(TASK, batch.cases))
         x = ball.sample(batch.image, [1, 2, 3])
         x = ball.project(x + 3 * ball.step(grad.to(where), x), batch.image)
-        results.append((x.cpu(), ball.size(x, batch.image).cpu()))
+        size = ball.size(x, batch.image).cpu()
+        results.append((size, size if text == "area" else x.cpu()))  # which pixels of a tie it keeps is left open
     torch.testing.assert_close(results[1], results[0], atol=1e-9, rtol=1e-9)
 
 
@@ -252,7 +253,7 @@ def test_scans_through_windows_are_attacked_alike(text: str, device: torch.devic
 def test_harm_of_masks_is_the_same(device: torch.device) -> None:
     draw = torch.Generator().manual_seed(6)
     pred, target = (torch.rand(2, 4, 3, 9, 8, generator=draw) < 0.4).unbind(0)
-    assert torch.equal(harm(pred.to(device), target.to(device)).cpu(), harm(pred, target))
+    torch.testing.assert_close(harm(pred.to(device), target.to(device)).cpu(), harm(pred, target))
 
 
 def test_memory_is_counted(device: torch.device) -> None:

@@ -5,7 +5,7 @@
 #     benchmarks/gpu/run.sh OUT [DATA]
 #
 # OUT gets tests.txt, gpu.json and gpu.md. DATA is a prepared data set of 2-D slices; without it a phantom is made.
-# PYTHON names the interpreter (python3), PROCESSES how many test processes share the GPU (4).
+# PYTHON names the interpreter (python3), PROCESSES how many test processes share the GPU (8).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -13,8 +13,8 @@ python=${PYTHON:-python3}
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 
 start=$SECONDS
-"$python" -m pytest -m gpu -n "${PROCESSES:-4}" -q -W default -p no:cacheprovider tests/test_cuda.py >"$out/tests.txt" 2>&1 || true
-tail -n 1 "$out/tests.txt"
+timeout 200 "$python" -m pytest -m gpu -n "${PROCESSES:-8}" -q -W default -p no:cacheprovider -v tests/test_cuda.py >"$out/tests.txt" 2>&1 || true
+echo "$(grep -c PASSED "$out/tests.txt") tests passed, $(grep -c ' FAILED' "$out/tests.txt") failed"
 data=${2:-}
 if [ -z "$data" ]; then
   data=$out/phantom
