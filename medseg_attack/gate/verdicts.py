@@ -16,6 +16,7 @@ from medseg_attack.gate.rules import NUMBER, FlagRule, Rule, number
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.report.tables import budget
 from medseg_attack.runs.rows import NAMES
+from medseg_attack.stats.comparisons import by_pair
 from medseg_attack.stats.patients import LEVEL, TESTS_FROM, Difference, difference, holm, paired, warning
 from medseg_attack.stats.scores import Unit, measures, pooled, scans, scored
 
@@ -129,12 +130,9 @@ def _verdicts(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Uni
     rows = _filtered(rule, new)
     if "attack" not in rule.where and (rows["role"] == "attack").any():
         rows = rows[rows["role"] == "attack"]  # a control is no claim
-    reference = {} if old is None else dict(iter(old.groupby("pair", sort=False)))
-    values = [
-        (of_run.iloc[0], _values(rule, of_run, reference.get(run), unit, empty))
-        for run, of_run in rows.groupby("pair", sort=False)
-    ]
-    verdicts = [_verdict(rule, header, of_run) for header, of_run in values]
+    headers = dict(rows.drop_duplicates("pair").set_index("pair").iterrows())
+    values = _values(rule, rows, old, unit, empty)
+    verdicts = [_verdict(rule, headers[pair], of_pair) for pair, of_pair in values.groupby("run", sort=False)]
     if rule.significant:
         _refuse_powerless(rule, verdicts)
     adjusted = holm([verdict.p for verdict in verdicts])
@@ -164,13 +162,13 @@ def _is(value: object, wanted: str) -> bool:
 
 
 def _values(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Unit, empty: Empty) -> pd.DataFrame:
-    """The rule's value per case and class, as the column `difference`."""
-    cases = _of_organ(rule, _levels(rule, new, unit, empty))
+    """The rule's value per pair (in the column `run`), case and class, as the column `difference`."""
+    cases = _of_organ(rule, _levels(rule, by_pair(new), unit, empty))
     if not rule.change:
         return cases.rename(columns={rule.level: "difference"})
     assert old is not None
-    before = _of_organ(rule, _levels(rule, old, unit, empty))
-    change = paired(cases, before, rule.level)
+    like = by_pair(old[old["pair"].isin(new["pair"])])
+    change = paired(cases, _of_organ(rule, _levels(rule, like, unit, empty)), rule.level, within=["run"])
     return change if rule.change == "rise" else change.assign(difference=-change["difference"])
 
 
@@ -195,11 +193,12 @@ def _of_organ(rule: Rule, cases: pd.DataFrame) -> pd.DataFrame:
     organ = rule.where.get("organ")
     if organ is None:
         return cases
-    organs = cases["cls"].unique().tolist()
-    if organ not in organs:
-        raise InputError(
-            f"expected an organ of the runs in --fail-if '{rule.text}', got {organ!r}; " + nearest(organ, organs)
-        )
+    organs_of = cases.groupby("run", sort=False)["cls"].unique()
+    for organs in organs_of:
+        if organ not in organs:
+            raise InputError(
+                f"expected an organ of the runs in --fail-if '{rule.text}', got {organ!r}; " + nearest(organ, organs)
+            )
     return cases[cases["cls"] == organ]
 
 

@@ -6,15 +6,16 @@ retrained model does.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from medseg_attack.errors import InputError
-from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.reading import find_runs, read_runs, with_distinct_models
-from medseg_attack.runs.stored_files import read_header
+from medseg_attack.runs.reading import find_runs, read_runs
+from medseg_attack.runs.stored_files import read_config, read_header
+from medseg_attack.storage.files import digest
 
 MAY_DIFFER = frozenset({"weights"})
 
@@ -35,6 +36,11 @@ class Run:
     weights: str
     config: dict[str, Any]
 
+    @cached_property
+    def key(self) -> str:
+        """What equals that of its like."""
+        return digest(self.config)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -53,7 +59,11 @@ def pairs(new: Sequence[Path], reference: Path) -> list[Pair]:
         InputError: a run has no like, or more than one, or a run of the reference is left over; says what differs.
     """
     olds = [_read(folder) for folder in find_runs([reference])]
-    matched = [Pair(run, _like(run, olds)) for folder in dict.fromkeys(find_runs(new)) for run in [_read(folder)]]
+    of_key: dict[str, list[Run]] = {}
+    for old in olds:
+        of_key.setdefault(old.key, []).append(old)
+    runs = [_read(folder) for folder in dict.fromkeys(find_runs(new))]
+    matched = [Pair(run, _like(run, of_key.get(run.key, []), olds)) for run in runs]
     compared = {pair.old.weights for pair in matched}
     used = {pair.old.folder for pair in matched}
     left = [old for old in olds if old.weights in compared and old.folder not in used]
@@ -67,26 +77,34 @@ def pairs(new: Sequence[Path], reference: Path) -> list[Pair]:
 
 def read_pairs(matched: Sequence[Pair], *, allow_partial: bool = False) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of the new runs and those of the reference's; the column `pair` is the same in both."""
-    numbered = [(i, pair.new.folder, pair.old.folder) for i, pair in enumerate(matched)]
-    new = [read_runs([folder], allow_partial=allow_partial).assign(pair=i) for i, folder, _ in numbered]
-    old = [read_runs([folder], allow_partial=allow_partial).assign(pair=i) for i, _, folder in numbered]
-    rows_new, rows_old = (with_distinct_models(pd.concat(tables, ignore_index=True)) for tables in (new, old))
-    return rows_new, rows_old
+    sides = [pair.new.folder for pair in matched], [pair.old.folder for pair in matched]
+    new, old = (_numbered(read_runs(folders, allow_partial=allow_partial), folders) for folders in sides)
+    return new, old
+
+
+def _numbered(rows: pd.DataFrame, folders: Sequence[Path]) -> pd.DataFrame:
+    """The rows with the numbers of their runs among `folders`; those of a run that is there twice are there twice."""
+    numbers = pd.DataFrame({"run": list(map(str, folders)), "pair": range(len(folders))})
+    return rows.merge(numbers, on="run")
 
 
 def _read(folder: Path) -> Run:
-    header, config = read_header(folder), RunFolder(folder).config
+    header, config = read_header(folder), read_config(folder)
     rest = {key: value for key, value in config.items() if key not in MAY_DIFFER}
     return Run(folder, str(header["model"]), str(config.get("weights")), rest)
 
 
-def _like(run: Run, olds: Sequence[Run]) -> Run:
-    like = [old for old in olds if old.config == run.config]
-    if len(like) > 1:
-        like = [old for old in like if old.model == run.model]
+def _like(run: Run, same: Sequence[Run], olds: Sequence[Run]) -> Run:
+    """The run of the reference that differs from `run` in its weights alone.
+
+    Args:
+        same: runs of the same key.
+        olds: all runs of the reference, of which an error names the nearest.
+    """
+    like = [old for old in same if old.model == run.model] if len(same) > 1 else same
     if len(like) == 1:
         return like[0]
-    if like or any(old.config == run.config for old in olds):
+    if same:
         raise InputError(
             f"expected one model of the reference to compare {run.model} ({run.folder}) with, got several; "
             "give the folder of one of them"

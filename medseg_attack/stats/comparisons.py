@@ -15,28 +15,32 @@ from medseg_attack.stats.scores import Unit, by_organ, pooled, scored
 Side = Literal["model", "attack"]
 
 
+def by_pair(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with their pair as their run: a run of the reference may be the like of several new ones."""
+    return rows.assign(run=rows["pair"])
+
+
 def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
     """New runs against those of a reference (rows of one `pair`): Dice of both, per organ and on average.
 
     Columns: model, attack, loss, eps, organ ("mean": of all), clean_old, clean_new, adv_old, adv_new; mean, low, high
     and p of the adversarial difference, new minus old; p_holm over all attacks' rows of the same organ; n patients.
     """
+    after, before = (scored(pooled(by_pair(rows), unit), empty) for rows in (new, old))
+    levels = {
+        f"{when}_{name}": by_organ(cases, f"dice_{when}").to_dict("index")
+        for name, cases in (("old", before), ("new", after))
+        for when in ("clean", "adv")
+    }
+    differences = dict(iter(paired(after, before, "dice_adv", within=["run"]).groupby("run")))
+    headers = new.drop_duplicates("pair").set_index("pair")[[*NAMES, "role", "ball"]].to_dict("index")
     table = []
-    rows_of = dict(iter(old.groupby("pair", sort=False)))
-    for pair, of_new in new.groupby("pair", sort=False):
-        after, before = (scored(pooled(rows, unit), empty) for rows in (of_new, rows_of[pair]))
-        facts = of_new.iloc[0][[*NAMES, "role", "ball"]].to_dict()
-        levels = {
-            f"{when}_{name}": by_organ(cases, f"dice_{when}").iloc[0]
-            for name, cases in (("old", before), ("new", after))
-            for when in ("clean", "adv")
-        }
-        for organ in ["mean", *dict.fromkeys(after["cls"])]:
-            new_cases, old_cases = (
-                cases if organ == "mean" else cases[cases["cls"] == organ] for cases in (after, before)
-            )
-            level = {name: float(of_organs[organ]) for name, of_organs in levels.items()}
-            table.append(facts | {"organ": organ} | level | vars(difference(paired(new_cases, old_cases, "dice_adv"))))
+    for pair, of_pair in after.groupby("run", sort=False):
+        for organ in ["mean", *dict.fromkeys(of_pair["cls"])]:
+            cases = differences[pair]
+            level = {name: of_pairs[pair][organ] for name, of_pairs in levels.items()}
+            result = difference(cases if organ == "mean" else cases[cases["cls"] == organ])
+            table.append(headers[pair] | {"organ": organ} | level | vars(result))
     frame = pd.DataFrame(table)
     counted = frame["p"].where(frame["role"] != "control")
     return frame.assign(p_holm=counted.groupby(frame["organ"], sort=False).transform(lambda p: holm(p.tolist())))

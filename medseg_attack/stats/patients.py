@@ -9,6 +9,7 @@ A `cases` table has a row per case (slice, scan or patient) and class: columns `
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from medseg_attack.errors import InputError
 LEVEL = 0.95
 DRAWS = 4000
 FEW = 10  # patients below which an interval of Dice is so wide (0.3 and more) that tables warn
+CASE = ["group", "unit", "cls"]  # what tells the rows of a `cases` table apart
 EXACT_UP_TO = 13  # patients whose signed ranks have their exact distribution even with ties
 TESTS_FROM = 6  # patients below which no two-sided signed-rank test reaches p < 0.05: 2 / 2^5 = 0.0625
 
@@ -84,17 +86,36 @@ def _dirichlet(n: int) -> Array:
 
 def _per_patient(cases: pd.DataFrame, score: str) -> tuple[Array, Array]:
     """Sums of a score and how many there are, (patients, classes); NaN are not counted."""
-    (patient, patients), (organ, organs) = (
-        pd.factorize(cases[key], sort=True, use_na_sentinel=False) for key in ("group", "cls")
-    )
-    values = cases[score].to_numpy(float)
-    place, is_score = patient * len(organs) + organ, ~np.isnan(values)
-    sums, counts = (
-        np.bincount(place[is_score], weights, len(patients) * len(organs)).reshape(len(patients), len(organs))
-        for weights in (values[is_score], np.ones(is_score.sum()))
-    )
-    some = counts.sum(1) > 0
-    return sums[some].astype(float), counts[some].astype(float)
+    return _Places.of(cases).totals(cases[score].to_numpy(float))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the rows of a `cases` table belong in an array of (patients, classes).
+
+    Attributes:
+        index: per row, into the flat array.
+    """
+
+    index: NDArray[np.intp]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, cases: pd.DataFrame) -> "_Places":
+        (patient, patients), (organ, organs) = (
+            pd.factorize(cases[key], sort=True, use_na_sentinel=False) for key in ("group", "cls")
+        )
+        return cls(patient * len(organs) + organ, (len(patients), len(organs)))
+
+    def totals(self, values: Array) -> tuple[Array, Array]:
+        """Sums of the values and how many there are, for patients who have any; NaN are not counted."""
+        is_score, size = ~np.isnan(values), self.shape[0] * self.shape[1]
+        sums, counts = (
+            np.bincount(self.index[is_score], weights, size).reshape(self.shape)
+            for weights in (values[is_score], np.ones(is_score.sum()))
+        )
+        some = counts.sum(1) > 0
+        return sums[some].astype(float), counts[some].astype(float)
 
 
 def mean_score(cases: pd.DataFrame, score: str) -> float:
@@ -115,30 +136,31 @@ def _jackknife(sums: Array, counts: Array) -> float:
     return float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
 
 
-def patient_means(cases: pd.DataFrame, score: str) -> "pd.Series[float]":
-    """Per patient the mean over classes of the mean over cases; patients without a score are left out."""
-    of_class = cases.groupby(["group", "cls"], sort=True)[score].mean()
-    return of_class.groupby("group").mean().dropna()
-
-
-def paired(new: pd.DataFrame, old: pd.DataFrame, score: str) -> pd.DataFrame:
+def paired(new: pd.DataFrame, old: pd.DataFrame, score: str, *, within: Sequence[str] = ()) -> pd.DataFrame:
     """The cases of both with `difference`, new minus old.
+
+    Args:
+        within: columns that tell several pairs of tables apart, all of which are paired at once.
 
     Raises:
         InputError: they are not of the same cases and classes.
     """
-    keys = ["group", "unit", "cls"]
-    both = new[[*keys, score]].merge(
-        old[[*keys, score]], on=keys, how="outer", suffixes=("_new", "_old"), indicator=True
+    keys = [*within, *CASE]
+    after, before = (cases.set_index(keys)[score].sort_index() for cases in (new, old))
+    _refuse_other_cases(after.index, before.index, len(within))
+    return (after - before).rename("difference").reset_index()
+
+
+def _refuse_other_cases(new: pd.Index, old: pd.Index, n_within: int = 0) -> None:
+    if new.equals(old):
+        return
+    alone = new.symmetric_difference(old)
+    *pair, _, unit, cls = alone[0]
+    n = sum([*key[:n_within]] == pair for key in alone)
+    raise InputError(
+        f"expected both runs to hold the same cases, got {n} of one only, such as {unit} ({cls}); "
+        "run both on the same data and split"
     )
-    alone = both[both["_merge"] != "both"]
-    if len(alone):
-        first = alone.iloc[0]
-        raise InputError(
-            f"expected both runs to hold the same cases, got {len(alone)} of one only, such as {first['unit']} "
-            f"({first['cls']}); run both on the same data and split"
-        )
-    return both[keys].assign(difference=both[f"{score}_new"] - both[f"{score}_old"])
 
 
 @dataclass(frozen=True)
@@ -173,10 +195,15 @@ def difference(
             no unseen patient differs by far more than those that were measured. With the bounds of a Dice difference no
             ten patients could show a loss of 0.05, however equal they are.
     """
-    means = patient_means(pairs, column)
-    low, high = interval(pairs, column, bounds=bounds)
-    p = signed_rank(np.asarray(means, np.float64) - beyond)
-    return Difference(mean_score(pairs, column), low, high, p, len(means))
+    return _difference(*_per_patient(pairs, column), beyond, bounds)
+
+
+def _difference(
+    sums: Array, counts: Array, beyond: float = 0.0, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> Difference:
+    mean = float(_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
+    low, high = mean_interval(sums, counts, bounds)
+    return Difference(mean, low, high, signed_rank(_mean(sums, counts) - beyond), len(sums))
 
 
 def signed_rank(values: Array) -> float:
@@ -222,11 +249,16 @@ def pairwise(models: dict[str, pd.DataFrame], score: str) -> pd.DataFrame:
 
     Columns: new, old, mean (new minus old), low, high, p, p_holm, n.
     """
-    names = list(models)
+    first, *others = models
+    scores = {first: models[first].set_index(CASE)[score].sort_index()}
+    for name in others:
+        scores[name] = models[name].set_index(CASE)[score].sort_index()
+        _refuse_other_cases(scores[name].index, scores[first].index)
+    places = _Places.of(scores[first].reset_index())
+    values = {name: column.to_numpy(float) for name, column in scores.items()}
     table = [
-        {"new": new, "old": old} | vars(difference(paired(models[new], models[old], score)))
-        for i, old in enumerate(names)
-        for new in names[i + 1 :]
+        {"new": new, "old": old} | vars(_difference(*places.totals(values[new] - values[old])))
+        for old, new in combinations(models, 2)
     ]
     frame = pd.DataFrame(table, columns=["new", "old", "mean", "low", "high", "p", "n"])
     return frame.assign(p_holm=holm(frame["p"].tolist()))

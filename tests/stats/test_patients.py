@@ -21,7 +21,6 @@ from medseg_attack.stats.patients import (
     interval,
     paired,
     pairwise,
-    patient_means,
     rank_stability,
     signed_rank,
     warning,
@@ -129,10 +128,12 @@ def test_a_distance_has_no_greatest_value_and_its_upper_bound_is_students() -> N
 
 
 def test_an_organ_that_a_patient_lacks_is_left_out_of_its_mean() -> None:
-    table = cases(np.array([0.2, 0.8]), organs=2)
-    table.loc[(table["group"] == "p00") & (table["cls"] == "o1"), "dice"] = np.nan
-    table.loc[(table["group"] == "p01") & (table["cls"] == "o1"), "dice"] = 0.4
-    assert patient_means(table, "dice").to_dict() == pytest.approx({"p00": 0.2, "p01": 0.6})
+    table = cases(np.full(8, 0.8), organs=2)
+    table.loc[table["cls"] == "o1", "dice"] = 0.4
+    lacks = table["group"] == "p00"
+    table.loc[lacks, "dice"] = np.where(table.loc[lacks, "cls"] == "o1", np.nan, 0.6)
+    assert difference(table, "dice", beyond=0.6).p == 1.0  # every patient's mean is 0.6
+    assert difference(table, "dice", beyond=0.5).p < 0.01
 
 
 def by_enumeration(values: np.ndarray) -> float:
@@ -199,6 +200,21 @@ def test_a_difference_is_tested_against_the_number_that_is_asked_for() -> None:
 def test_only_the_same_cases_are_paired() -> None:
     with pytest.raises(InputError, match=r"same cases.*p02_0"):
         paired(cases(np.array([0.1, 0.2, 0.3])), cases(np.array([0.1, 0.2])), "dice")
+
+
+def test_pairs_of_models_are_those_of_two_tables_in_any_order_of_rows() -> None:
+    rng = np.random.default_rng(1)
+    models = {name: cases(rng.uniform(0.5, 0.9, 9), organs=2) for name in "abc"}
+    models["b"].loc[3, "dice"] = np.nan
+    models["c"] = models["c"].sample(frac=1, random_state=0)
+    for row in pairwise(models, "dice").to_dict("records"):
+        alone = difference(paired(models[row["new"]], models[row["old"]], "dice"))
+        assert {key: row[key] for key in vars(alone)} == pytest.approx(vars(alone))
+
+
+def test_only_models_of_the_same_cases_are_compared_two_by_two() -> None:
+    with pytest.raises(InputError, match=r"same cases.*p02_0"):
+        pairwise({"a": cases(np.array([0.1, 0.2, 0.3])), "b": cases(np.array([0.1, 0.2]))}, "dice")
 
 
 def test_pairs_of_models_are_corrected_for_how_many_they_are() -> None:
