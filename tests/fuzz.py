@@ -67,11 +67,11 @@ def require_success(*words: object) -> None:
     assert code == 0, output
 
 
-def state(root: Path, out: Path) -> str:
-    """A digest of all that lies below `root`, `out` and the seal that `verify` sets aside."""
+def state(root: Path, *out: Path) -> str:
+    """A digest of all that lies below `root`, the folders `out` and the seal that `verify` sets aside."""
     lines = []
     for path in sorted(root.rglob("*")):
-        if path != out and out not in path.parents and path.name != "verified.json":
+        if not {path, *path.parents} & {*out} and path.name != "verified.json":
             is_plain = path.is_file() and not path.is_symlink()
             lines.append(f"{path!r} {hashlib.sha256(path.read_bytes()).hexdigest() if is_plain else 'no file'}")
     return hashlib.sha256("\n".join(lines).encode(errors="backslashreplace")).hexdigest()
@@ -89,7 +89,8 @@ def tried(kind: "Kind", seed: int, root: Path) -> Outcome:
     how = damage(sandbox, random.Random(seed))
     (root / "how").write_text(how, errors="backslashreplace")
     os.chdir(sandbox)
-    before, resident = state(sandbox, sandbox / "out"), _memory("VmRSS")
+    out = [sandbox / "out", *(sandbox / name for name in kind.makes if not _is_something(sandbox / name))]
+    before, resident = state(sandbox, *out), _memory("VmRSS")
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     code, output = invoke(list(kind.words))
@@ -99,11 +100,16 @@ def tried(kind: "Kind", seed: int, root: Path) -> Outcome:
         fault = "traceback"
     elif taken > MEMORY:
         fault = "memory"
-    elif state(sandbox, sandbox / "out") != before:
+    elif state(sandbox, *out) != before:
         fault = "outside of --out"
     elif CONTROL.search(output):
         fault = "control characters"
     return Outcome(code, fault, f"{how}: {' | '.join(output.strip().splitlines()[-8:])}")
+
+
+def _is_something(path: Path) -> bool:
+    """Whether there is anything but an empty folder."""
+    return os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
 
 
 def _memory(field: str) -> int:

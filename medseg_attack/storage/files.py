@@ -361,10 +361,7 @@ def read_yaml(path: Path, form: type[BaseModel] | None = None, *, may_be_pipe: b
     """
     try:
         if may_be_pipe and path.is_fifo():
-            with path.open(encoding="utf-8") as pipe:
-                text = pipe.read(PIPED + 1)
-            if len(text) > PIPED:
-                raise ValueError(f"more than {PIPED} characters from a pipe")
+            text = _piped(path)
         else:
             text = require_file(path, "a YAML file").read_text(encoding="utf-8")
         content = yaml.load(text, Loader=_PlainLoader)
@@ -382,6 +379,18 @@ def read_yaml(path: Path, form: type[BaseModel] | None = None, *, may_be_pipe: b
             f"expected fields such as 'models: [unet]' in {path}, got {type(content).__name__}; write fields"
         )
     return content if form is None else check_form(content, form, path)
+
+
+def _piped(path: Path) -> str:
+    """The text of a pipe; of one that nobody writes to, at once an error."""
+    with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as pipe:
+        os.set_blocking(pipe.fileno(), True)  # a writer that there is may take its time
+        text = pipe.read(PIPED + 1)
+    if not text:
+        raise ValueError("a pipe that nobody writes to")
+    if len(text) > PIPED:
+        raise ValueError(f"more than {PIPED} characters from a pipe")
+    return text
 
 
 class _PlainLoader(yaml.SafeLoader):

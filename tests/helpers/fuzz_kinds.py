@@ -31,11 +31,13 @@ class Kind:
     Attributes:
         folder: the valid input, of which a file is damaged.
         words: the command, which is run in a copy of the folder and may write below `out` there.
+        makes: folders that it makes where they are absent or empty.
     """
 
     name: str
     folder: Path
     words: tuple[str, ...]
+    makes: tuple[str, ...] = ()
 
 
 def kinds(root: Path, run: Callable[..., None]) -> list[Kind]:
@@ -53,7 +55,8 @@ def _scans(root: Path) -> list[Kind]:
 
     def add(name: str, write: Callable[[Path], object], *words: str) -> None:
         write(root / name / "in")
-        result.append(Kind(name, root / name, ("prepare", "in", "--format", *words, "--out", "out")))
+        command = ("prepare", "in", "--format", *words, "--out", "out")
+        result.append(Kind(name, root / name, command, makes=("in",) if name == "phantom" else ()))
 
     labels = sources.LABELS | {"folder": "a=255"}
     for name, write in sources.WRITERS.items():

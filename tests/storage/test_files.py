@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg_attack.errors import InputError, reason
-from medseg_attack.storage.files import claim_json, inside, is_below, read_json, require_own, write_json
+from medseg_attack.storage.files import claim_json, inside, is_below, read_json, read_yaml, require_own, write_json
 
 PARTS = st.lists(st.sampled_from(["..", ".", "a", "link", "", "x y", "\0", "~", "b.npy"]), max_size=5)
 
@@ -128,3 +129,15 @@ def test_a_module_that_links_to_itself_is_refused(tmp_path: Path, monkeypatch: p
     Path("study.yaml").write_text("models: [\"own('net.py:build')\"]\n")
     sentence = medattack("attack", "-c", "study.yaml", "--home", "home", code=2).stderr
     assert "defect" not in sentence
+
+
+def test_a_study_may_come_from_a_pipe_that_somebody_writes_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "study.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="got 'a pipe that nobody writes to'"):
+        read_yaml(pipe, may_be_pipe=True)
+    source, target = os.pipe()
+    with subprocess.Popen(["/bin/sh", "-c", "sleep 0.1; echo 'models: [unet]'"], stdout=target):
+        os.close(target)
+        assert read_yaml(Path(f"/dev/fd/{source}"), may_be_pipe=True) == {"models": ["unet"]}
+    os.close(source)
