@@ -38,7 +38,7 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """What equals that of its like."""
+        """Digest of its settings, which is that of its like, too."""
         return digest(self.config)
 
 
