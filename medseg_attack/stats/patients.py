@@ -91,7 +91,7 @@ def _per_patient(cases: pd.DataFrame, score: str) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the rows of a `cases` table belong in an array of (patients, classes).
+    """The places of the rows of a `cases` table in an array of (patients, classes).
 
     Attributes:
         index: per row, into the flat array.
