@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -257,6 +257,9 @@ class Donors:
     refs: tuple[CaseRef, ...]
 
 
+Backward: TypeAlias = Literal["own", "adapted", "smooth"]
+
+
 @dataclass(frozen=True, eq=False)
 class Setting:
     """Surroundings that an attack and its model are bound to.
@@ -265,11 +268,17 @@ class Setting:
         task: classes and channels of the model.
         cases: the samples of the batch, in order; () where they are not known yet.
         donors: cases of other patients, whose masks a goal may take.
+        stream: name of the random numbers that a randomised model draws: what an attack sees is drawn apart from what
+            is scored.
+        backward: gradient of a layer in front of the network: "own", or that of its smooth stand-in where its own is
+            of no use ("adapted") or everywhere ("smooth").
     """
 
     task: Task
     cases: tuple[Case, ...] = ()
     donors: Donors | None = None
+    stream: str = "score"
+    backward: Backward = "own"
     _computed: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def at(self, index: Int[Tensor, "n"]) -> "Setting":

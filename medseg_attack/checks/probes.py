@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from medseg_attack.attacks.composed.adaptive import MeanOfPasses
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.apgd import APGD
@@ -29,19 +30,7 @@ from medseg_attack.registry.parts import walk
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce, soft_dice
-from medseg_attack.types import (
-    AroundModel,
-    Attack,
-    Ball,
-    Batch,
-    Image,
-    LogOdds,
-    Mask,
-    Model,
-    Objective,
-    PerSample,
-    Setting,
-)
+from medseg_attack.types import Attack, Ball, Batch, Image, LogOdds, Mask, Model, Objective, PerSample, Setting
 
 MARGIN = 0.02  # of Dice: what another attack must gain to count
 OBJECTIVE_MARGIN = 0.05  # between objectives, which differ by as much on healthy models
@@ -265,7 +254,7 @@ def check_averaging(scene: Scene) -> Iterator[Evidence]:
     """
     attack = PGD(Linf(scene.eps), soft_dice, steps=10, keep_worst=False)
     reached = []
-    for model in (scene.model, Averaged(scene.model, 4)):
+    for model in (scene.model, MeanOfPasses(scene.model, 4)):
         result = attack(model, scene.image, scene.batch.target, range(len(scene.image)))
         with torch.no_grad():
             fresh = [scene.model.decide(scene.model(result.image)) for _ in range(8)]
@@ -273,17 +262,6 @@ def check_averaging(scene: Scene) -> Iterator[Evidence]:
     single, averaged = reached
     if single - averaged > MARGIN:
         yield Evidence("pgd with soft_dice", f"Dice {averaged:.3f} instead of {single:.3f} with 4 passes a step")
-
-
-@dataclass(frozen=True)
-class Averaged(AroundModel):
-    """The mean log-odds of several passes of a randomised model (expectation over transformation)."""
-
-    model: Model
-    passes: int
-
-    def __call__(self, image: Image) -> LogOdds:
-        return torch.stack([self.model(image) for _ in range(self.passes)]).mean(0)
 
 
 def search(scene: Scene, ball: Ball) -> PerSample:

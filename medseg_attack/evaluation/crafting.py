@@ -83,7 +83,7 @@ def craft(
         budgets: budget of each attack whose size is not a fraction of the window; None: the attack's own ball.
         donors: cases whose masks a goal may take.
     """
-    setting = Setting(model.task, batch.cases, donors)
+    setting = Setting(model.task, batch.cases, donors, stream=f"attack {seed}")
     plain = [i for i, budget in enumerate(budgets) if budget is None]
     all_positions = list(range(len(batch.cases)))
     for indices in _group_by_attack(attacks, plain):

@@ -16,6 +16,7 @@ from medseg_attack.models.model_ref import ModelRef, files_of, resolve
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.surrogates import with_folders
 from medseg_attack.models.trust import refuse_untrusted
+from medseg_attack.registry.grammar import Items, Literal, Node
 from medseg_attack.runs.grid import cells, safe
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
 from medseg_attack.runs.study import Study
@@ -68,12 +69,37 @@ def find_model(workspace: Path, name: str) -> str:
     """
     brings_weights = registry.brings_weights(name) and not Path(name).exists()
     label = _canonical(name, strict=brings_weights)
+    if brings_weights:
+        label = str(_with_members(workspace, registry.parse(label)))
     try:
         return str(newest_model(workspace, label))
     except InputError:
         if not brings_weights:
             raise
     return label
+
+
+def _with_members(workspace: Path, spec: registry.Spec) -> registry.Spec:
+    """The spec of a model that is made of others, with their folders or specs in the place of their names."""
+    wraps = registry.find(spec.name).wraps
+
+    def located(node: Node) -> Node:
+        match node:
+            case Items(items):
+                return Items(tuple(map(located, items)))
+            case Literal(str() as name) if name:
+                return _as_node(find_model(workspace, name))
+            case registry.Spec():
+                return _as_node(find_model(workspace, str(node)))
+        return node
+
+    keywords = tuple((field, located(node) if field == wraps else node) for field, node in spec.keywords)
+    return replace(spec, keywords=keywords) if wraps else spec
+
+
+def _as_node(name: str) -> Node:
+    """The folder of a checkpoint in quotes; a spec as it is."""
+    return Literal(name, repr(name)) if is_checkpoint(Path(name)) else registry.parse(name)
 
 
 def _surrogate_folder(workspace: Path, name: str) -> str:
@@ -97,7 +123,8 @@ def with_distinct_labels(models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
     folders = Counter(Path(model.name).name for model in models)
 
     def relabelled(model: ModelRef) -> ModelRef:
-        folder = Path(model.name).name if folders[Path(model.name).name] == 1 else model.name
+        is_folder = is_checkpoint(Path(model.name)) and folders[Path(model.name).name] == 1
+        folder = Path(model.name).name if is_folder else model.name
         return replace(model, card={**model.card, "label": f"{model.label} ({folder})"})
 
     return tuple(model if uses[model.label] == 1 else relabelled(model) for model in models)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from medseg_attack.errors import InputError, NotFiniteError
 from medseg_attack.models import checkpoints
 from medseg_attack.models.importers.onnx import external_files
 from medseg_attack.models.importers.source_code import Source, source_of
-from medseg_attack.models.segmodel import SegModel
+from medseg_attack.models.segmodel import Defended, SegModel
 from medseg_attack.models.trust import code_in
-from medseg_attack.registry import parse_call, spec
+from medseg_attack.registry import Spec, find, parse, parse_call, spec
+from medseg_attack.registry.grammar import Items, Literal, Node
 from medseg_attack.storage.files import digest, file_hash, is_checkpoint, real_path
 from medseg_attack.types import Task
 
@@ -53,6 +55,21 @@ class ModelRef:
         """Whether the model has no gradients, because it runs outside of torch."""
         return bool(self.card.get("black_box", False))
 
+    @property
+    def is_random(self) -> bool:
+        """Whether two passes of one image may differ, as far as the model says."""
+        return bool(self.card.get("is_random", False))
+
+    @property
+    def blocks_gradient(self) -> bool:
+        """Whether the model's own gradient is of no use somewhere, where it has a stand-in."""
+        return bool(self.card.get("blocks_gradient", False))
+
+    @property
+    def base(self) -> str:
+        """The folder or spec of the model within, of several the first; "" of a model that is made of none."""
+        return next(iter(_members(self.name)), "") if not is_checkpoint(Path(self.name)) else ""
+
     @contextmanager
     def errors_named(self) -> Iterator[None]:
         """A scope in which an error about an answer that is not finite begins with the model's name."""
@@ -83,11 +100,13 @@ def resolve(name: str, task: Task) -> ModelRef:
         card = checkpoints.read_buildable_card(folder)
         return ModelRef(name, card | {"weights_sha256": checkpoint_hash(card)})
     model = checkpoints.build_model(name, task, seed=0)  # the same hash in every process
+    defence = {"is_random": model.is_random, "blocks_gradient": model.blocks_gradient, "passes": model.passes}
     card = {
-        "label": name,
+        "label": _label(name),
         "spec": name,
         "dims": model.dims,
         "black_box": model.black_box,
+        **(defence if isinstance(model.net, Defended) else {}),
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": digest([checkpoints.fingerprint(model), _spec_with_file_hashes(name)]),
     }
@@ -102,7 +121,11 @@ def checkpoint_hash(card: Mapping[str, Any]) -> str:
 
 def files_of(name: str) -> list[Path]:
     """The files and folders that a spec names, and those that they depend on."""
+    if is_checkpoint(Path(name)):
+        return [Path(name)]
     _, options = parse_call(name, "model")
+    if members := _members(name):
+        return list(dict.fromkeys(chain.from_iterable(map(files_of, members))))
     named = [path[0] for path in map(_split_path, options, options.values()) if path]
     net = str(options.get("net", ""))
     if net.endswith(".onnx"):
@@ -119,8 +142,48 @@ def _spec_with_file_hashes(name: str) -> dict[str, Any]:
     weights of an ONNX network that lie in other files.
     """
     owner, options = parse_call(name, "model")
-    fields = {field: _option_with_file_hash(field, value) for field, value in options.items()}
+    wraps = find(owner).wraps
+    fields: dict[str, Any] = {
+        field: _option_with_file_hash(field, value) for field, value in options.items() if field != wraps
+    }
+    if wraps:
+        return {"model": owner} | fields | {wraps: list(map(_member_with_file_hashes, _members(name)))}
     return {"model": owner} | fields | _dependencies(str(options.get("net", "")))
+
+
+def _members(name: str) -> list[str]:
+    """The folders and specs of the models that a spec of a model is made of."""
+    owner, options = parse_call(name, "model")
+    value = options.get(find(owner).wraps) or ()
+    return [each if isinstance(each, str) else spec(each) for each in (value if isinstance(value, tuple) else (value,))]
+
+
+def _member_with_file_hashes(name: str) -> Any:
+    if is_checkpoint(Path(name)):
+        return checkpoint_hash(checkpoints.read_buildable_card(Path(name)))
+    return _spec_with_file_hashes(name)
+
+
+def _label(name: str) -> str:
+    """A spec as tables show it: with the labels of trained models in the place of their folders."""
+
+    def labelled(node: Node) -> Node:
+        match node:
+            case Items(items):
+                return Items(tuple(map(labelled, items)))
+            case Literal(str() as folder) if is_checkpoint(Path(folder)):
+                return Literal(folder, repr(str(checkpoints.read_card(Path(folder))["label"])))
+            case Spec(owner, positional, keywords) if wraps := find(owner).wraps:
+                first = (node for field, node in keywords if field == wraps)
+                rest = tuple((field, node) for field, node in keywords if field != wraps)
+                inner = [labelled(each) for each in (*first, *positional)]
+                if find(owner).gathers:
+                    inner = [each for node in inner for each in (node.items if isinstance(node, Items) else (node,))]
+                return Spec(owner, tuple(inner), rest)
+        return node
+
+    tree = parse(name)
+    return str(labelled(tree)) if find(tree.name).wraps else name
 
 
 def _dependencies(net: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,12 +16,33 @@ from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.runtime import stdout_on_stderr
 from medseg_attack.types import Binds, Image, LogOdds, Mask, Setting, Task
 
-Head: TypeAlias = Literal["sigmoid", "softmax", "probabilities"]
-HEADS: tuple[Head, ...] = ("sigmoid", "softmax", "probabilities")
+Head: TypeAlias = Literal["sigmoid", "softmax", "probabilities", "log-odds"]
+HEADS: tuple[Head, ...] = ("sigmoid", "softmax", "probabilities")  # of networks; a model in a model has log-odds
 M = TypeVar("M", bound=nn.Module)
 TINY = 1e-8  # least standard deviation, so that a constant image has a z-score
 CERTAIN = 2.0**-24  # least distance of a probability from 0 and 1: float32 has no number between 1 - CERTAIN and 1
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@runtime_checkable
+class Defended(Protocol):
+    """A network with a defence in it or around it, as far as an attacker must know it.
+
+    Attributes:
+        is_random: whether two passes of one image may differ.
+        blocks_gradient: whether its own gradient is of no use somewhere where a stand-in is known; see
+            `Setting.backward`.
+        passes: passes of the network within for one image.
+    """
+
+    @property
+    def is_random(self) -> bool: ...
+
+    @property
+    def blocks_gradient(self) -> bool: ...
+
+    @property
+    def passes(self) -> int: ...
 
 
 class Normalise(nn.Module):
@@ -60,7 +81,7 @@ class SegModel(nn.Module):
         normalise: layer on the network's input; the identity by default.
         head: activation that the logits of `net` are meant for, "softmax" or "sigmoid"; by default softmax if the
             task is exclusive, else sigmoid. "probabilities": `net` applies it itself. A sigmoid of two exclusive
-            classes may have one channel.
+            classes may have one channel. "log-odds": `net` is made of models, and answers as they do.
         in_channels: channels of the network's input, for which a grey scan is repeated. An image that has them
             already is taken as it is: a published attack perturbs the copies one by one.
         size: grid that the image is resized to for `net`, in pixels. None: the scan's own grid.
@@ -99,6 +120,21 @@ class SegModel(nn.Module):
     def window(self) -> tuple[int, ...] | None:
         """Sides of the part of an image that `net` gets at a time; None: the whole image."""
         return self.net.size if isinstance(self.net, SlidingWindow) else None
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two passes of one image may differ, as far as the model says."""
+        return isinstance(self.net, Defended) and self.net.is_random
+
+    @property
+    def blocks_gradient(self) -> bool:
+        """Whether its own gradient is of no use somewhere, where it has a stand-in: see `Setting.backward`."""
+        return isinstance(self.net, Defended) and self.net.blocks_gradient
+
+    @property
+    def passes(self) -> int:
+        """Passes of the network within for one image."""
+        return self.net.passes if isinstance(self.net, Defended) else 1
 
     def bind(self, setting: Setting) -> "SegModel":
         """A model with the same weights and a network bound to the setting; itself if its network needs none."""
@@ -161,6 +197,8 @@ class SegModel(nn.Module):
         return self.task.exclusive and len(self.task.classes) == 2 and self.head != "softmax"
 
     def _log_odds(self, logits: Tensor) -> LogOdds:
+        if self.head == "log-odds":
+            return logits
         if self.head == "softmax":
             return softmax_log_odds(logits)
         if self.head == "probabilities":

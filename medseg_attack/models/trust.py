@@ -15,7 +15,8 @@ from itertools import chain
 from pathlib import Path
 
 from medseg_attack.errors import InputError
-from medseg_attack.registry import Code, parse, parse_call
+from medseg_attack.registry import Code, Spec, find, parse, parse_call
+from medseg_attack.registry.grammar import Items, Literal
 from medseg_attack.registry.table import entries, load
 from medseg_attack.storage.files import digest, file_hash, read_json, whole, write_json
 
@@ -82,6 +83,16 @@ def code_in(text: str) -> Iterator[tuple[str, Code]]:
         code = entry.code(parse_call(part)[1]) if entry and entry.code else None
         if code is not None:
             yield str(part), code
+        for name in names_in(part, entry.wraps) if entry and entry.wraps else ():
+            yield from code_in(name)
+
+
+def names_in(spec: Spec, field: str) -> Iterator[str]:
+    """The texts in a field of a spec: names or folders of models, or their specs in quotes."""
+    node = find(spec.name).place(spec).get(field)
+    for item in node.items if isinstance(node, Items) else (node,):
+        if isinstance(item, Literal) and isinstance(item.value, str):
+            yield item.value
 
 
 def _is_trusted(text: str, code: Code) -> bool:

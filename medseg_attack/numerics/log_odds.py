@@ -1,7 +1,7 @@
 """Log-odds: the one output that every model has."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -48,3 +48,38 @@ def softened(log_odds: LogOdds, temperature: float, exclusive: bool) -> LogOdds:
     if not exclusive:
         return log_odds / temperature
     return softmax_log_odds(functional.logsigmoid(log_odds) / temperature)
+
+
+def mean_logits(stacked: Float[Tensor, "m b k *s"], weights: Float[Tensor, "m"], exclusive: bool) -> LogOdds:
+    """Log-odds of the weighted mean of several models' logits; of exclusive classes that of the logits of a softmax.
+
+    Log-probabilities are logits less a number that a pixel's classes share, so the mean of log-probabilities has the
+    softmax of the mean logits.
+
+    Args:
+        weights: of the models, of sum 1.
+    """
+    if not exclusive:
+        return torch.einsum("m,m...->...", weights, stacked)
+    return softmax_log_odds(torch.einsum("m,m...->...", weights, functional.logsigmoid(stacked)))
+
+
+def mean_probabilities(stacked: Float[Tensor, "m b k *s"], weights: Float[Tensor, "m"]) -> LogOdds:
+    """Log-odds of the weighted mean of several models' probabilities.
+
+    >>> mean_probabilities(torch.tensor([[0.0], [1.0986123]]), torch.tensor([0.5, 0.5])).sigmoid().tolist()
+    [0.625]
+
+    Args:
+        weights: of the models, of sum 1.
+    """
+    log_weights = weights.log().view(-1, *(1 for _ in stacked.shape[1:]))
+    present, absent = functional.logsigmoid(stacked) + log_weights, functional.logsigmoid(-stacked) + log_weights
+    return torch.logsumexp(present, 0) - torch.logsumexp(absent, 0)
+
+
+def log_odds_of_votes(votes: Bool[Tensor, "m b k *s"], weights: Float[Tensor, "m"], like: Tensor) -> LogOdds:
+    """Log-odds of the weighted share of votes, with half a vote more on either side, so that they are finite."""
+    n = len(votes)
+    share = torch.einsum("m,m...->...", weights, votes.to(like))
+    return ((share * n + 0.5) / (n + 1)).logit()

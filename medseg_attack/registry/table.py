@@ -10,12 +10,12 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medseg_attack.errors import InputError, nearest
-from medseg_attack.registry.grammar import Node, Spec
+from medseg_attack.registry.grammar import Items, Node, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,6 +81,8 @@ class Entry:
             an image of two levels. "what is known in FILE, as ...": a test of its own.
         shown_by: spec that reaches it, of an attack whose defaults do not, or take long.
         trained: whether a model brings its weights.
+        wraps: the field of a model that holds other models: the folder or spec of one, or a tuple of them.
+        gathers: whether all arguments without a name are the items of the first field.
         code: the code that a model of these options runs when it is built, or None; None: no options make it run any.
         softmax: form of an objective per entry for classes that exclude each other; None: there the same one is used.
         exclusive: whether an objective is for classes that exclude each other alone.
@@ -98,6 +100,8 @@ class Entry:
     reaches: str = ""
     shown_by: str = ""
     trained: bool = False
+    wraps: str = ""
+    gathers: bool = False
     code: Callable[[Mapping[str, Any]], Code | None] | None = None
     softmax: Callable[..., Any] | None = None
     exclusive: bool = False
@@ -162,6 +166,8 @@ class Entry:
         Raises:
             InputError: there are too many, one is of no field, or one stands twice; a name in them is not known.
         """
+        if self.gathers and len(spec.positional) > 0 and not isinstance(spec.positional[0], Items):
+            spec = replace(spec, positional=(Items(spec.positional),))
         if len(spec.positional) > len(self.fields):
             raise InputError(
                 f"{self.name} takes {len(self.fields)} values, got {len(spec.positional)} in '{spec}'; drop some"
@@ -207,8 +213,8 @@ def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
 
     Args:
         facts: further fields of its `Entry`: `paper`, `threat`, `norm`, `reaches` and `shown_by` of an attack,
-            `trained` and `code` of a model, `softmax`, `exclusive` and `unweighted` of an objective, `cost` and
-            `attacked_with` of a defence.
+            `trained`, `wraps`, `gathers` and `code` of a model, `softmax`, `exclusive` and `unweighted` of an
+            objective, `cost` and `attacked_with` of a defence.
     """
 
     def add(make: F) -> F:

@@ -1,28 +1,70 @@
-"""The hook in front of a model: a defence that changes the image."""
+"""The hook in front of a model: what a layer must say of itself, and its two backward rules.
+
+A layer is a frozen dataclass, registered with `kind="defence"` in `defences/inputs/`. It maps images in [0, 1] to
+images in [0, 1], 2-D and 3-D alike, and every sample by its own seed alone.
+"""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
 
-from medseg_attack.types import Image
+import torch
+
+from medseg_attack.errors import InputError
+from medseg_attack.numerics.samples import straight_through
+from medseg_attack.types import Backward, Image, LogOdds
 
 
 class InputDefence(ABC):
-    """A layer in front of a model; a base of frozen dataclasses, whose fields are its options.
+    """A layer that changes an image before the model sees it."""
 
-    Attributes:
-        stochastic: whether two calls on one image may differ.
-        geometric: whether the image moves on its grid, so that masks must be moved back.
-        differentiable: whether its own gradient is of use to an attack; otherwise `smooth` stands in for it.
-    """
+    @property
+    def stochastic(self) -> bool:
+        """Whether it draws random numbers."""
+        return False
 
-    stochastic: ClassVar[bool] = False
-    geometric: ClassVar[bool] = False
-    differentiable: ClassVar[bool] = True
+    @property
+    def differentiable(self) -> bool:
+        """Whether its own gradient leads an attack; False where it is 0, or that of a copy instead of a change."""
+        return True
 
     @abstractmethod
-    def __call__(self, image: Image) -> Image:
-        """The image that the network sees, on the same grid."""
+    def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
+        """The changed images; sample `i` depends on `seeds[i]` alone."""
 
-    def smooth(self, image: Image) -> Image:
-        """A differentiable function that is close to the defence: its backward pass under BPDA."""
+    def smooth(self, image: Image, seeds: Sequence[int]) -> Image:
+        """A smooth function near the layer, whose gradient replaces the layer's own; by default the identity."""
         return image
+
+
+class GeometricDefence(InputDefence):
+    """A layer that moves pixels or changes the grid, and carries the model's answer back to the image's grid."""
+
+    @abstractmethod
+    def back(self, log_odds: LogOdds, grid: tuple[int, ...], seeds: Sequence[int]) -> LogOdds:
+        """The answer on the changed images as one on the grid of the untouched ones."""
+
+
+def layered(layer: InputDefence, image: Image, seeds: Sequence[int], backward: Backward) -> Image:
+    """The images behind a layer, with its own gradient or with that of its stand-in (BPDA).
+
+    Athalye, Carlini & Wagner, arXiv 1802.00420, section 4.1.
+
+    Raises:
+        InputError: the layer changes the grid and cannot map masks back, or the number of channels or samples.
+    """
+    is_warp = isinstance(layer, GeometricDefence)  # whose own gradient is the only one that fits its grid
+    is_replaced = not is_warp and (backward == "smooth" or (backward == "adapted" and not layer.differentiable))
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not is_replaced):
+        result = layer(image, seeds)
+    if is_replaced:
+        result = straight_through(result, layer.smooth(image, seeds))
+    elif image.requires_grad and torch.is_grad_enabled() and not result.requires_grad:
+        result = result + 0 * image  # piecewise constant: its gradient is 0, which is not the same as none
+    fixed = 2 if is_warp else image.ndim
+    if result.ndim != image.ndim or result.shape[:fixed] != image.shape[:fixed]:
+        name = type(layer).__name__
+        raise InputError(
+            f"expected {name} to keep the shape {tuple(image.shape)} of its images, got {tuple(result.shape)}; make it "
+            "a GeometricDefence, whose method back maps masks to the images' grid"
+        )
+    return result

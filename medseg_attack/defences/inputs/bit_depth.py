@@ -1,30 +1,45 @@
-"""Grey levels that are rounded to fewer of them."""
+"""Fewer grey levels (feature squeezing)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medseg_attack.defences.inputs.base import InputDefence
-from medseg_attack.errors import require
+from medseg_attack.errors import InputError
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 
 
-@register("bit_depth", kind="defence", cost="1 forward", attacked_with="pgd")
+@register(
+    "bit_depth",
+    kind="defence",
+    paper="Xu et al., NDSS 2018, arXiv 1704.01155",
+    cost="1 forward",
+    attacked_with="bpda(pgd(steps=40))",
+)
 @dataclass(frozen=True)
 class BitDepth(InputDefence):
-    """Intensities are rounded to the nearest of 2^bits levels from 0 to 1 (Xu et al., arXiv 1704.01155).
+    """Intensities rounded to 2^bits levels, from 0 to 1 (Xu et al., arXiv 1704.01155).
 
-    Its gradient is 0 almost everywhere, which hides the model's from an attack that does not know it.
+    Its gradient is 0: the textbook case of a number that looks like robustness.
 
     Attributes:
-        bits: 1 or more.
+        bits: 1 to 16. Guo et al. (arXiv 1711.00117) have one level more for the same name.
+
+    Raises:
+        InputError: `bits` is out of range.
     """
 
-    differentiable = False
     bits: int = 4
 
     def __post_init__(self) -> None:
-        require(self, bits=1)
+        if not 1 <= self.bits <= 16:
+            raise InputError(f"expected bits from 1 to 16 for bit_depth, got {self.bits}; write bit_depth(bits=4)")
 
-    def __call__(self, image: Image) -> Image:
-        levels = float(2**self.bits - 1)
-        return (image * levels).round() / levels
+    @property
+    def differentiable(self) -> bool:
+        return False
+
+    def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
+        steps = 2**self.bits - 1
+        result: Image = (image * steps).round() / steps
+        return result

@@ -1,0 +1,57 @@
+"""A model with layers in front."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from medseg_attack.defences.inputs.base import GeometricDefence, InputDefence, layered
+from medseg_attack.defences.models.around import AroundModels, as_model, member
+from medseg_attack.errors import InputError
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.numerics.samples import reseeded
+from medseg_attack.registry import register
+from medseg_attack.types import Image, LogOdds, Task
+
+
+@register("guarded", kind="model", trained=True, wraps="base")
+def guarded(task: Task, base: Any = "", layers: tuple[Any, ...] = ()) -> SegModel:
+    """A model with layers that change the image before it: `guarded('unet', [bit_depth(bits=4), median(3)])`.
+
+    Args:
+        base: the model: name or folder of a checkpoint, or a spec that brings its weights.
+        layers: defences of `medattack ls defences` that are applied to the image, first to last.
+
+    Raises:
+        InputError: the model is not trained, or a layer is none.
+    """
+    for layer in layers:
+        if not isinstance(layer, InputDefence):
+            raise InputError(f"expected layers such as median for guarded, got {layer!r}; see 'medattack ls defences'")
+    return as_model(Guard(member(base, task, "guarded"), layers))
+
+
+class Guard(AroundModels):
+    """The network of `guarded`."""
+
+    def __init__(self, base: SegModel, layers: Sequence[InputDefence]) -> None:
+        super().__init__([base])
+        self.layers = tuple(layers)
+
+    @property
+    def is_random(self) -> bool:
+        return super().is_random or any(layer.stochastic for layer in self.layers)
+
+    @property
+    def blocks_gradient(self) -> bool:
+        return super().blocks_gradient or not all(layer.differentiable for layer in self.layers)
+
+    def forward(self, image: Image) -> LogOdds:
+        seeds = self.draws.seeds(len(image))
+        grids = [tuple(image.shape[2:])]
+        for number, layer in enumerate(self.layers):
+            image = layered(layer, image, reseeded(seeds, number), self.backward)
+            grids.append(tuple(image.shape[2:]))
+        log_odds: LogOdds = self.members[0](image)
+        for number, layer in reversed(list(enumerate(self.layers))):
+            if isinstance(layer, GeometricDefence):
+                log_odds = layer.back(log_odds, grids[number], reseeded(seeds, number))
+        return log_odds
