@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from medseg_attack import registry
 from medseg_attack.checks.attack_profile import paper_of
-from medseg_attack.defences.inputs.base import InputDefence
 from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.training.losses import training_loss
@@ -66,20 +65,6 @@ def test_the_loss_of_a_batch_is_a_number_with_a_gradient_and_the_same_twice(name
         assert torch.equal(rng, torch.random.get_rng_state())
         values.append([loss.detach(), *(weight.grad for weight in step.model.parameters())])
     assert all(torch.equal(first, second) for first, second in zip(*values, strict=True))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", INPUTS)
-def test_an_input_defence_keeps_the_shape_and_says_whether_it_is_random(name: str) -> None:
-    defence: InputDefence = registry.build(name, "defence")
-    image = torch.rand(3, 1, 16, 20, generator=torch.Generator().manual_seed(1))
-    out = defence(image)
-    assert out.shape == image.shape
-    assert torch.isfinite(out).all()
-    assert defence.stochastic or torch.equal(out, defence(image))
-    x = image.clone().requires_grad_()
-    smooth = defence.smooth(x)
-    (grad,) = torch.autograd.grad(smooth.sum(), x)
-    assert grad.abs().max() > 0
 
 
 def test_defences_are_listed_with_what_they_cost_and_what_attacks_them() -> None:

@@ -8,7 +8,7 @@ import torch
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import require
-from medseg_attack.numerics.log_odds import mean_probabilities
+from medseg_attack.numerics.log_odds import mean_logits
 from medseg_attack.registry import register
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import (
@@ -28,7 +28,7 @@ from medseg_attack.types import (
 
 @dataclass(frozen=True)
 class MeanOfPasses(AroundModel):
-    """The mean probability of several passes of a random model; one that answers the same twice is asked twice.
+    """The mean logits of several passes of a random model; one that answers the same twice is asked twice.
 
     Attributes:
         passes: number of passes, 1 or more.
@@ -42,7 +42,8 @@ class MeanOfPasses(AroundModel):
         if torch.equal(answers[0], answers[-1]):
             return answers[0]
         answers += [self.model(image) for _ in range(self.passes - 2)]
-        return mean_probabilities(torch.stack(answers), answers[0].new_full((self.passes,), 1 / self.passes))
+        weights = answers[0].new_full((self.passes,), 1 / self.passes)
+        return mean_logits(torch.stack(answers), weights, self.task.exclusive)
 
 
 @register("averaged", kind="attack", reaches="all in eps", shown_by="averaged(pgd(steps=8))")
@@ -50,8 +51,8 @@ class MeanOfPasses(AroundModel):
 class Averaged(AroundAttack):
     """An attack on the mean of several passes of a random model, drawn afresh each time (EOT; arXiv 1707.07397).
 
-    Athalye et al. average the loss; here probabilities are averaged within it, which is stronger against votes. On a
-    model without randomness it is the attack itself.
+    Athalye et al. average the loss; here the logits within it are averaged, so that any attack can be averaged and a
+    pass that is certain weighs no less. On a model without randomness it is the attack itself.
 
     Attributes:
         passes: passes for each that the attack makes, 1 or more.

@@ -8,10 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import straight_through
-from medseg_attack.types import Backward, Image, LogOdds
+from medseg_attack.types import Backward, Image
 
 
 class InputDefence(ABC):
@@ -40,11 +42,17 @@ class GeometricDefence(InputDefence):
     """A layer that moves pixels or changes the grid, and carries the model's answer back to the image's grid."""
 
     @abstractmethod
-    def back(self, log_odds: LogOdds, grid: tuple[int, ...], seeds: Sequence[int]) -> LogOdds:
+    def __call__(self, image: Image, seeds: Sequence[int]) -> Float[Tensor, "b c *t"]:
+        """The changed images, on their own grid; sample `i` depends on `seeds[i]` alone."""
+
+    @abstractmethod
+    def back(
+        self, log_odds: Float[Tensor, "b k *t"], grid: tuple[int, ...], seeds: Sequence[int]
+    ) -> Float[Tensor, "b k *s"]:
         """The answer on the changed images as one on the grid of the untouched ones."""
 
 
-def layered(layer: InputDefence, image: Image, seeds: Sequence[int], backward: Backward) -> Image:
+def layered(layer: InputDefence, image: Image, seeds: Sequence[int], backward: Backward) -> Float[Tensor, "b c *t"]:
     """The images behind a layer, with its own gradient or with that of its stand-in (BPDA).
 
     Athalye, Carlini & Wagner, arXiv 1802.00420, section 4.1.

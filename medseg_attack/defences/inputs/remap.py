@@ -35,7 +35,7 @@ class Remap(InputDefence):
         rising = all(a < b for a, b in zip(self.values, self.values[1:], strict=False))
         if len(self.values) < 2 or not rising or self.values[0] < 0 or self.values[-1] > 1:
             raise InputError(
-                f"expected rising values in [0, 1] for remap, got {self.values}; write such as (0.0, 0.15, 0.5, 0.85, 1.0)"
+                f"expected rising values in [0, 1] for remap, got {self.values}; write (0.0, 0.15, 0.5, 0.85, 1.0)"
             )
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:

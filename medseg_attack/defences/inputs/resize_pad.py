@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.defences.inputs.base import GeometricDefence
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.fields import MODES
 from medseg_attack.registry import register
-from medseg_attack.types import Image, LogOdds
+from medseg_attack.types import Image
 
 
 @register(
@@ -45,11 +46,13 @@ class ResizePad(GeometricDefence):
     def stochastic(self) -> bool:
         return self.largest > 1
 
-    def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
+    def __call__(self, image: Image, seeds: Sequence[int]) -> Float[Tensor, "b c *t"]:
         grid = tuple(image.shape[2:])
         return torch.cat([self._placed(image[i : i + 1], grid, seed) for i, seed in enumerate(seeds)])
 
-    def back(self, log_odds: LogOdds, grid: tuple[int, ...], seeds: Sequence[int]) -> LogOdds:
+    def back(
+        self, log_odds: Float[Tensor, "b k *t"], grid: tuple[int, ...], seeds: Sequence[int]
+    ) -> Float[Tensor, "b k *s"]:
         return torch.cat([self._cut(log_odds[i : i + 1], grid, seed) for i, seed in enumerate(seeds)])
 
     def _placed(self, x: Tensor, grid: tuple[int, ...], seed: int) -> Tensor:

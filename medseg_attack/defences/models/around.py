@@ -1,4 +1,4 @@
-"""What every model around models has: its members, their task, and what an attacker must know of them."""
+"""The base of models around models: their members, their task, and what an attacker must know of them."""
 
 import copy
 from abc import ABC, abstractmethod

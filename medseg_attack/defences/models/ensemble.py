@@ -69,7 +69,8 @@ class Ensemble(AroundModels):
         if self.fuse == "votes":
             votes = torch.stack([model.decide(each) for model, each in zip(models, stacked, strict=True)])
             hard = log_odds_of_votes(votes, weights, stacked)
-            return hard if self.backward == "own" else straight_through(hard, mean_probabilities(stacked, weights))
+            slope = 0 * stacked[0] if self.backward == "own" else mean_probabilities(stacked, weights)
+            return straight_through(hard, slope)
         if len(models) == 1:
             return stacked[0]
         if self.fuse == "logits":

@@ -13,7 +13,7 @@ from medseg_attack.types import Image, LogOdds, Task
 
 
 @register("guarded", kind="model", trained=True, wraps="base")
-def guarded(task: Task, base: Any = "", layers: tuple[Any, ...] = ()) -> SegModel:
+def guarded(task: Task, base: Any = None, layers: tuple[Any, ...] = ()) -> SegModel:
     """A model with layers that change the image before it: `guarded('unet', [bit_depth(bits=4), median(3)])`.
 
     Args:

@@ -17,7 +17,7 @@ TINY = 1e-6  # at 0 a root has an infinite slope
 
 @register("tta", kind="model", trained=True, wraps="base")
 def tta(
-    task: Task, base: Any = "", *, mirror: tuple[int, ...] = (0, 1), gammas: tuple[float, ...] = (1.0,)
+    task: Task, base: Any = None, *, mirror: tuple[int, ...] = (0, 1), gammas: tuple[float, ...] = (1.0,)
 ) -> SegModel:
     """Test-time augmentation: the mean probability over mirrored copies of an image, and over its gammas.
 

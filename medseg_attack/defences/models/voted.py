@@ -14,7 +14,7 @@ from medseg_attack.types import Image, LogOdds, Task
 
 
 @register("voted", kind="model", trained=True, wraps="base")
-def voted(task: Task, base: Any = "", *, sigma: float = 0.1, draws: int = 8) -> SegModel:
+def voted(task: Task, base: Any = None, *, sigma: float = 0.1, draws: int = 8) -> SegModel:
     """The vote of a model on noisy copies of an image, pixel by pixel (MedRDF; Xu et al., arXiv 2111.14564).
 
     Its answer is the log-odds of the share of votes. Votes have no gradient: an attack that knows the defence takes
@@ -62,4 +62,5 @@ class Vote(AroundModels):
         stacked = torch.stack([model(noisy) for noisy in copies])
         weights = stacked.new_full((self.n,), 1 / self.n)
         hard = log_odds_of_votes(torch.stack([model.decide(each) for each in stacked]), weights, stacked)
-        return hard if self.backward == "own" else straight_through(hard, mean_probabilities(stacked, weights))
+        slope = 0 * stacked[0] if self.backward == "own" else mean_probabilities(stacked, weights)
+        return straight_through(hard, slope)
