@@ -16,7 +16,6 @@ from medseg_attack.types import Task
 
 NAMES = registry.names("defence")
 TRAINING = [name for name in NAMES if issubclass(registry.find(name).make, TrainingDefence)]  # type: ignore[arg-type]
-INPUTS = [name for name in NAMES if name not in TRAINING]
 OVERLAPPING, EXCLUSIVE = Task("contract", ("a", "b")), Task("contract", ("background", "a", "b"), exclusive=True)
 
 
