@@ -5,14 +5,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load, read_buildable_card, read_card
 from medseg_attack.models.model_ref import checkpoint_hash
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.registry import entry_of, register
+from medseg_attack.registry import build, entry_of, register
 from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.registry.table import Bound, kind_of
-from medseg_attack.types import Task
+from medseg_attack.types import Image, Model, Task
 
 MODELS_IN_MEMORY = 8  # every batch asks for the models of an ensemble
 HASH_DIGITS = 12  # of weights, in a spec
@@ -73,6 +75,31 @@ def with_folders(attack: Any, folder_of: Callable[[str], str]) -> Any:
         return Bound(checkpoint, tuple((options | {"folder": folder_of(name)}).items())) if name else None
 
     return replace_parts(attack, change)
+
+
+def by_folder(model: Any, field: str) -> Any:
+    """A model that a spec names, or a tuple of them, with folders replaced by the registered models that load them.
+
+    Args:
+        field: that names it, for the error.
+
+    Raises:
+        InputError: it is neither a folder nor a model.
+    """
+    if isinstance(model, tuple):
+        return tuple(by_folder(part, field) for part in model)
+    if isinstance(model, str):
+        return build(f"checkpoint({model!r})", "model")
+    if model is not None and not (callable(model) and kind_of(model) in ("model", "")):
+        raise InputError(f"expected {field} to be a checkpoint's folder or a model, got {model!r}; write such")
+    return model
+
+
+def ready(model: Model, image: Image) -> Model:
+    """The model on the image's device and of its type, in evaluation mode and with fixed weights."""
+    if isinstance(model, nn.Module):
+        return model.to(image).eval().requires_grad_(False)
+    return model
 
 
 def pinned(thing: Any) -> Any:

@@ -154,7 +154,7 @@ class _Training:
         self.defences: list[TrainingDefence] = [build(text, "defence") for text in plan.defences]
         self.states: list[dict[str, Tensor]] = [{} for _ in self.defences]
         for defence in self.defences:
-            defence.check(self.model)
+            defence.prepare(self.model)
         weights = list(self.model.parameters())
         if not weights:
             raise InputError(f"expected a model with weights, got {plan.model}, which has none; choose another --model")
@@ -211,10 +211,13 @@ class _Training:
         """Turns the folder into a checkpoint of the best epoch and removes what only training needs."""
         best = self._best()
         self.model.load_state_dict(checkpoints.load_tensors(self._weights_of(best.epoch)))
+        spec = self.plan.model
+        for defence in self.defences:
+            spec = defence.architecture(spec)
         root = None if self.data.root is None else str(self.data.root)
         card = {
             "label": label(self.plan.model, self.plan.defences),
-            "spec": self.plan.model,
+            "spec": spec,
             "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint, "path": root},
             "training": dataclasses.asdict(self.plan),
             "training_grid": list(self.cases.grid),
@@ -315,7 +318,7 @@ class _Training:
                 _, index, name = key.split("/")
                 moments.setdefault(int(index), {})[name] = value
             if key.startswith("defence/"):
-                _, index, name = key.split("/")
+                _, index, name = key.split("/", 2)
                 self.states[int(index)][name] = value.to(self.device)
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})

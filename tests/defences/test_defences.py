@@ -31,7 +31,7 @@ def scene(name: str, task: Task, dims: int) -> tuple[Step, Tensor, Tensor]:
     target = torch.stack([labels == i for i in range(k)], 1).float()
     model = SegModel(net, task, dims=dims).train()
     defence: TrainingDefence = registry.build(name, "defence")
-    defence.check(model)
+    defence.prepare(model)
     return Step(model, training_loss("dice_focal", task), (11, 12, 13), chain=((defence, {}),)), image, target
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from medseg_attack import registry
 from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.defences.training.inner_attack.fast import Fast
 from medseg_attack.defences.training.inner_attack.trades import Trades, balance
-from medseg_attack.models.checkpoints import load_tensors, read_card
+from medseg_attack.errors import InputError
+from medseg_attack.models.checkpoints import load, load_tensors, read_card
+from medseg_attack.models.networks.two_norms import adversarial_norms, two_norms
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.numerics.log_odds import divergence, softmax_log_odds
+from medseg_attack.numerics.log_odds import divergence, softened, softmax_log_odds
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.training.loop import STATE, past, train
 from medseg_attack.training.losses import training_loss
@@ -245,6 +248,72 @@ def test_a_training_that_a_defence_stops_is_a_checkpoint_that_says_why(
     assert list(train(resolve(defended("fast", epochs=5), FEW), FEW, tmp_path / "fast", CPU)) == []
 
 
+def test_the_divergence_of_a_student_is_that_of_the_softened_answers() -> None:
+    """Teacher's logits (2, 0), student's (1, 0): 0.067131 at temperature 1; 0.124803 at 30, times its square."""
+    teacher, student = (softmax_log_odds(torch.tensor([[z, 0.0]]).double()[..., None, None]) for z in (2.0, 1.0))
+    for temperature, expected in ((1, 0.067131), (30, 0.124803)):
+        soft = [softened(log_odds, temperature, True) for log_odds in (teacher, student)]
+        assert temperature**2 * divergence(*soft, True).item() == pytest.approx(expected, abs=2e-6)
+        organ = [softened(log_odds[:, 1:], temperature, False) for log_odds in (teacher, student)]
+        assert temperature**2 * divergence(*organ, False).item() == pytest.approx(expected, abs=2e-6)
+
+
+def test_a_teacher_is_a_trained_model_that_is_held_to_its_weights(tmp_path: Path) -> None:
+    trained(tmp_path / "teacher", FEW, dataclasses.replace(SMALL, epochs=1, batch_size=2))
+    options = defended(f"distil(teacher={str(tmp_path / 'teacher')!r}, weight=1.0)", epochs=1)
+    trained(tmp_path / "student", FEW, options)
+    card = read_card(tmp_path / "student")
+    content = read_card(tmp_path / "teacher")["weights_sha256"][:12]
+    assert content in card["training"]["defences"][0]
+    assert card["label"].endswith(" + distil(teacher=checkpoint(folder='teacher'), weight=1.0)")
+    trained(tmp_path / "other", FEW, dataclasses.replace(SMALL, epochs=1, batch_size=2, seed=1))
+    shutil.copytree(tmp_path / "other", tmp_path / "teacher", dirs_exist_ok=True)
+    with pytest.raises(InputError, match="with these options"):
+        trained(tmp_path / "student", FEW, options)
+
+
+def test_a_student_that_is_its_own_teacher_has_nothing_to_learn_from_it_at_first() -> None:
+    image, target = torch.rand(1, 2, 4, 4), torch.ones(1, 1, 4, 4)
+    step = step_of(pointwise(3, -2), "distil(weight=1.0)")
+    assert step.loss(image, target).item() == pytest.approx(0, abs=1e-7)
+    with torch.no_grad():
+        step.model.net.weight += 1  # type: ignore[operator, union-attr]
+    assert step.loss(image, target).item() > 0.001
+
+
+def test_two_norms_that_are_alike_give_twice_the_loss_and_training_tells_them_apart(tmp_path: Path) -> None:
+    image, target = torch.rand(4, 1, 8, 8), (torch.rand(4, 1, 8, 8) < 0.5).float()
+    model = SegModel(nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 1, 3, padding=1)), ONE).train()
+    plain = step_of(model, n=4).loss(image, target).item()
+    defence: TrainingDefence = registry.build("dual_norm(attack=fgsm(linf(0.0)))", "defence")
+    defence.prepare(model)
+    assert defence.loss(step_of(model, n=4), image, target).item() == pytest.approx(2 * plain)
+    trained(tmp_path / "dual", FEW, defended("dual_norm"))
+    card = read_card(tmp_path / "dual")
+    assert card["spec"] == "two_norms(model=unet_small(channels=(4, 8)))"
+    dual = load(tmp_path / "dual")
+    image = FEW.read(FEW.refs("val")[0]).image[None]
+    with torch.no_grad(), adversarial_norms():
+        through_adversarial = dual(image)
+    with torch.no_grad():
+        assert not torch.equal(dual(image), through_adversarial)
+
+
+def test_the_attack_on_both_norms_is_the_worse_of_two() -> None:
+    model = two_norms(ONE, model=registry.build("unet_small(channels=(4, 8))", "model")).eval().requires_grad_(False)
+    for name, value in model.named_parameters():
+        if ".adversarial." in name:
+            value.mul_(-1)
+    image, target = torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8) < 0.5
+    attack = registry.build("pgd(linf(0.1), steps=3)", "attack")
+    own = attack(model, image, target, range(4))
+    both = registry.build("both_norms(pgd(linf(0.1), steps=3))", "attack")(model, image, target, range(4))
+    assert (both.harm >= own.harm).all()
+    with adversarial_norms():
+        other = attack(model, image, target, range(4)).image
+    assert not torch.equal(other, own.image)
+
+
 def test_defences_form_a_chain() -> None:
     image, target = torch.tensor([0.5, 0.25]).view(1, 2, 1, 1), torch.ones(1, 1, 1, 1)
     adversarial = "adversarial(attack=fgsm(linf(0.1)))"
@@ -300,6 +369,8 @@ def test_the_label_of_a_model_names_its_defences() -> None:
         (["--defence", "adversarial(attack=replay)"], "replay"),
         (["--defence", "adversarial(share=2.0)"], "expected share in [0, 1], got 2.0"),
         (["--robust-by", "uap"], "expected an attack that needs no fit for --robust-by, got uap"),
+        (["--defence", "dual_norm", "--model", "monai(UNet)"], "expected a network with batch norms for dual_norm"),
+        (["--defence", "distil(teacher='nowhere')"], "expected a checkpoint with weights.safetensors and card.json"),
         (["--defence", "gradient_penalty(norm='l3')"], "expected norm to be one of l1, l2, got 'l3'"),
     ],
 )

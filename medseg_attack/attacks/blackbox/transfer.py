@@ -5,17 +5,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from medseg_attack.attacks.blackbox.ensembles import Apart, MeanLogits, MeanLoss, MeanProbabilities
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError, NotFiniteError
+from medseg_attack.models.surrogates import by_folder, ready
 from medseg_attack.numerics.flows import moved
-from medseg_attack.registry import build, register, with_eps
+from medseg_attack.registry import register, with_eps
 from medseg_attack.registry.abilities import Climbs
-from medseg_attack.registry.table import kind_of
 from medseg_attack.types import Adversarial, AroundAttack, Attack, Ball, Fittable, Image, Mask, Model, Sweeps, Task
 
 FUSIONS = ("logits", "probabilities", "losses")
@@ -63,18 +62,18 @@ class Transfer(AroundAttack):
                 "expected an attack that needs no fit for transfer, got one that is fitted to the attacked model; run "
                 "it on the surrogate with --save-adversarial all, then 'medattack evaluate --images'"
             )
-        object.__setattr__(self, "surrogate", _by_folder(self.surrogate))
+        object.__setattr__(self, "surrogate", by_folder(self.surrogate, "surrogate"))
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         (result,) = self.crafted(model.task, image, target, seeds, [self.ball])
-        return _scored(model, self.ball, result, image, target)
+        return rescored(model, self.ball, result, image, target)
 
     def sweep(
         self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
         """The attack in several balls, one result for each; they share what the attack on the surrogates shares."""
         results = self.crafted(model.task, image, target, seeds, balls)
-        return (_scored(model, ball, result, image, target) for ball, result in zip(balls, results, strict=True))
+        return (rescored(model, ball, result, image, target) for ball, result in zip(balls, results, strict=True))
 
     def crafted(
         self, task: Task, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
@@ -107,35 +106,13 @@ class Transfer(AroundAttack):
         surrogates = self.surrogate if isinstance(self.surrogate, tuple) else (self.surrogate,)
         if not surrogates or None in surrogates:
             raise InputError("transfer needs a surrogate, got none; write transfer(surrogate='FOLDER OF A MODEL')")
-        models = tuple(_ready(make(task), image) for make in surrogates)
+        models = tuple(ready(make(task), image) for make in surrogates)
         if len(models) == 1:
             return models[0]
         return {"logits": MeanLogits, "probabilities": MeanProbabilities, "losses": Apart}[self.fuse](models)
 
 
-def _scored(model: Model, ball: Ball, result: Adversarial, image: Image, target: Mask) -> Adversarial:
-    """The result on the surrogates with the attacked model's harm, against the truth moved as the result moved it."""
+def rescored(model: Model, ball: Ball, result: Adversarial, image: Image, target: Mask) -> Adversarial:
+    """A result on another model with the attacked model's harm, against the truth moved as the result moved it."""
     truth = moved(target, result.flow, model.task.exclusive)
     return replace(judge(model, ball, result.image, image, truth), size=result.size, flow=result.flow)
-
-
-def _by_folder(surrogate: Any) -> Any:
-    """The surrogate with folders replaced by the registered models that load them.
-
-    Raises:
-        InputError: it is neither a folder nor a model.
-    """
-    if isinstance(surrogate, tuple):
-        return tuple(map(_by_folder, surrogate))
-    if isinstance(surrogate, str):
-        return build(f"checkpoint({surrogate!r})", "model")
-    if surrogate is not None and not (callable(surrogate) and kind_of(surrogate) in ("model", "")):
-        raise InputError(f"expected surrogate to be a checkpoint's folder or a model, got {surrogate!r}; write such")
-    return surrogate
-
-
-def _ready(model: Model, image: Image) -> Model:
-    """The model on the image's device and of its type, in evaluation mode and with fixed weights."""
-    if isinstance(model, nn.Module):
-        return model.to(image).eval().requires_grad_(False)
-    return model

@@ -84,12 +84,16 @@ class TrainingDefence(ABC):
             target: 0/1 masks as floats, (b, k, *s).
         """
 
-    def check(self, model: SegModel) -> None:  # noqa: B027 - most fit every model
-        """Refuses a model that the defence does not fit.
+    def prepare(self, model: SegModel) -> None:  # noqa: B027 - most leave the model as it is
+        """Refuses a model that the defence does not fit, and changes the layers of one that it does.
 
         Raises:
             InputError: the model lacks what the defence needs.
         """
+
+    def architecture(self, model: str) -> str:
+        """The spec that the trained model is built from, of the one that training began with."""
+        return model
 
     def alarm(self, robust: Sequence[float], monitored: Sequence[float]) -> str:
         """The reason to stop the training; "" for none.
