@@ -82,10 +82,17 @@ def check_values(command: str, values: dict[str, object]) -> None:
     """Builds what the options spell: attacks, objectives, budgets, formats, metrics and rules."""
     if command == "ls" and values:
         assert values["what"] in KINDS
-    for option, kind in (("attack", "attack"), ("loss", "objective"), ("metrics", "metric"), ("format", "dataset")):
+    for option, kind in (
+        ("attack", "attack"),
+        ("defence", "defence"),
+        ("robust_by", "attack"),
+        ("loss", "objective"),
+        ("metrics", "metric"),
+        ("format", "dataset"),
+    ):
         texts = values.get(option) or ()
         for text in [texts] if isinstance(texts, str) else texts:
-            if command != "train":  # whose losses have names of their own
+            if (command, option) != ("train", "loss"):  # losses of trainings have names of their own
                 registry.build(str(text), kind)
     for text in values.get("eps") or ():
         parse_budget(text)

@@ -1,12 +1,13 @@
 """`medattack train`: a prepared data set -> a checkpoint."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import Data, Device, Home, Json, Seed, ShowProgress, read_size
+from medseg_attack.cli.options import Data, Device, Home, Json, Seed, ShowProgress, Trust, read_size
 
 ModelSpec = Annotated[
     str, typer.Option("--model", help="Network to train, such as unet or \"smp(encoder='resnet18')\".")
@@ -85,6 +86,7 @@ def train(
     device: Device = "auto",
     out: Out = None,
     home: Home = None,
+    trust: Trust = False,
     json: Json = False,
     progress: ShowProgress = True,
 ) -> None:
@@ -94,7 +96,11 @@ def train(
 
     Example: medattack train --data medattack_runs/data/acdc --model unet_small
     """
+    from medseg_attack import registry
     from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.evaluation.opening import surrogate_folder
+    from medseg_attack.models.surrogates import with_folders
+    from medseg_attack.models.trust import use_trust
     from medseg_attack.runs import workspace
     from medseg_attack.runtime import pick_device
     from medseg_attack.storage.files import is_checkpoint
@@ -103,6 +109,10 @@ def train(
 
     home = workspace.home(home)
     prepared = open_prepared(data or workspace.newest_data(home))
+    use_trust(home, trust)
+    teachers = [
+        with_folders(registry.build(text, "defence"), partial(surrogate_folder, home)) for text in defence or ()
+    ]
     options = planning.Options(
         model,
         loss,
@@ -115,7 +125,7 @@ def train(
         seed,
         patients,
         init,
-        tuple(defence or ()),
+        tuple(map(registry.spec, teachers)),
         robust_by,
     )
     plan = planning.resolve(options, prepared)

@@ -39,7 +39,7 @@ def open_study(
     if study.file is not None:
         refuse_untrusted(study.file_specs, study.file)
     grid = tuple(  # a misspelled attack is reported before anything slow happens
-        replace(cell, attack=with_folders(cell.attack, lambda name: _surrogate_folder(workspace, name)))
+        replace(cell, attack=with_folders(cell.attack, lambda name: surrogate_folder(workspace, name)))
         for cell in cells(study)
     )
     names = [find_model(workspace, name) for name in study.models]
@@ -102,7 +102,7 @@ def _as_node(name: str) -> Node:
     return Literal(name, repr(name)) if is_checkpoint(Path(name)) else registry.parse(name)
 
 
-def _surrogate_folder(workspace: Path, name: str) -> str:
+def surrogate_folder(workspace: Path, name: str) -> str:
     """The folder of a trained model by its name; what is written as a path is one."""
     return name if len(Path(name).parts) > 1 else find_model(workspace, name)
 
