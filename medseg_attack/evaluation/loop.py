@@ -6,6 +6,7 @@ It trusts nobody: it runs the model again on what an attack returned, and checks
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -184,6 +185,24 @@ def _score(
     return outcomes
 
 
+def in_batches(cases: Sequence[Case], size: int) -> list[list[Case]]:
+    """Cases in batches, the slices of a volume in one where they fit: an attack may look at its volume as a whole.
+
+    A volume of more slices than a batch takes is cut into as few parts as it needs, of almost the same size.
+    """
+    batches: list[list[Case]] = []
+    for _, group in groupby(cases, key=lambda case: case.volume):
+        volume = list(group)
+        n_parts = -(-len(volume) // size)
+        for part in range(n_parts):
+            slices = volume[part * len(volume) // n_parts : (part + 1) * len(volume) // n_parts]
+            if batches and len(batches[-1]) + len(slices) <= size:
+                batches[-1] += slices
+            else:
+                batches.append(slices)
+    return batches
+
+
 def _packed_pairs(pred: Mask, target: Mask) -> list[MaskPair]:
     return [MaskPair(*pair) for pair in zip(packed(pred), packed(target), strict=True)]
 
@@ -259,7 +278,7 @@ def run_attacks(
         unfinished = [run for run in of_shard if not run.folder.has(number)]
         if unfinished:
             cases = [data.read(ref) for ref in chunk]
-            batches = [Batch.of(cases[i : i + batch_size], device) for i in range(0, len(cases), batch_size)]
+            batches = [Batch.of(group, device) for group in in_batches(cases, batch_size)]
             results = attack_chunk(
                 model,
                 batches,

@@ -52,7 +52,8 @@ class RunOptions:
     """How a study is run; of these only `save` and `keep_headers` are part of what identifies its results.
 
     Attributes:
-        batch_size: cases at a time; changes no score by more than float32 kernels do, unless MA004 is raised.
+        batch_size: cases at a time; changes no score by more than float32 kernels do, unless MA004 is raised, or an
+            attack on the Dice of volumes meets volumes of more slices than that.
         shard: k, N: only the k-th of N parts of the work is run here.
         save: which perturbed scans are written: "all", "worst:N" (the N files with the lowest Dice) or "none".
         keep_headers: whether perturbed scans keep the headers of the patients.

@@ -9,7 +9,7 @@ from helpers.oracle_scene import EPS, EXCLUSIVE, ORGAN, flipped, images, oracle,
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.composed.suites import sea
+from medseg_attack.attacks.composed.sea import sea
 from medseg_attack.attacks.gradient.apgd import APGD, checkpoints, phases
 from medseg_attack.errors import InputError
 from medseg_attack.threat.balls.norms import L2, Linf
@@ -40,7 +40,7 @@ def test_phases_of_the_radius_schedule() -> None:
         *(APGD(Linf(EPS), registry.build(name, "objective"), 20) for name in ("bce", "masked_bce", "js", "margin")),
         APGD(Linf(EPS), masked_bce, 30, radii=(2.0, 1.5, 1.0)),
         sea(Linf(EPS), 20),
-        registry.with_eps(registry.build("strongest(steps=20, queries=20)", "attack"), EPS),
+        registry.with_eps(registry.build("strongest(gradients=60)", "attack"), EPS),
     ],
     ids=["bce", "masked_bce", "js", "margin", "radii", "sea", "strongest"],
 )

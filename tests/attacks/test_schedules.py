@@ -11,7 +11,7 @@ from helpers.oracle_scene import EPS, EXCLUSIVE, ORGAN, images, oracle, truth
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.composed.suites import sea
+from medseg_attack.attacks.composed.sea import sea
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD, bim, cospgd, fgsm, mi_fgsm, ni_fgsm, segpgd, ti_fgsm

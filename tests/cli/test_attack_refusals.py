@@ -69,7 +69,7 @@ def attack(home: Path, out: Path, data: str, *words: object, code: int = 0) -> A
         ("organs", ["--attack", "spsa(queries=0)"], "queries >= 26"),
         ("organs", ["--attack", "zoo(queries=0)"], "queries >= 42"),
         ("organs", ["--attack", "boundary(queries=0)"], "queries >= 15"),
-        ("organs", ["--attack", "strongest(queries=0)"], "queries >= 1, got 0"),
+        ("organs", ["--attack", "strongest(gradients=0)"], "gradients >= 1, got 0"),
         ("organs", ["--attack", "pgd", "--eps=-0.01"], "eps >= 0, got -0.01"),
         ("organs", ["--attack", "pgd(linf(-0.01))"], "0 <= eps < 1"),
         ("organs", ["--attack", "pgd", "--loss", "bcee"], "got 'bcee'; did you mean bce"),
@@ -115,9 +115,7 @@ def test_each_modality_has_its_budget_from_the_command_line(home: Path, tmp_path
     assert max(sizes) <= 0.1 + 1e-9
 
 
-@pytest.mark.parametrize(
-    "text", ["strongest(steps=4, queries=5)", "uap(epochs=1)", "padam(steps=3)", "zoo(queries=50)"]
-)
+@pytest.mark.parametrize("text", ["strongest(gradients=9)", "uap(epochs=1)", "padam(steps=3)", "zoo(queries=50)"])
 def test_a_region_is_kept_from_the_command_line(home: Path, tmp_path: Path, text: str) -> None:
     split = "test" if text.startswith("uap") else "all"
     attack(home, tmp_path / "out", "organs", "--attack", text, "--region", "outside:stomach", "--split", split)

@@ -1,0 +1,195 @@
+"""The strongest attack: its cost, its strength at that cost, and whose Dice it lowers."""
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+import pytest
+import torch
+from helpers import blobs
+from helpers.oracle_scene import ORGAN, images, oracle, truth
+from torch import Tensor
+
+from medseg_attack import registry
+from medseg_attack.attacks.composed.strongest import Strongest
+from medseg_attack.attacks.counting import CountedModel
+from medseg_attack.attacks.keeping import Kept, units
+from medseg_attack.errors import InputError
+from medseg_attack.evaluation.loop import in_batches
+from medseg_attack.metrics.harm import harm, harm_of
+from medseg_attack.metrics.overlap import counts
+from medseg_attack.models.segmodel import frozen
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import AroundModel, Batch, Image, LogOdds, Mask, Model, PerSample, Setting, Task
+
+SEEDS = list(range(8))
+
+
+@pytest.mark.parametrize("gradients", [1, 2, 7, 20, 50])
+def test_its_cost_is_told_in_gradients(gradients: int) -> None:
+    batch = blobs.batch(3)
+    with frozen(blobs.healthy()) as net:
+        model = CountedModel(net)
+        result = Strongest(Linf(0.01), gradients)(model, batch.image, batch.target, SEEDS)
+    assert model.backwards == gradients
+    assert model.forwards <= max(1.2 * gradients, gradients + 4)
+    assert result.passes is not None
+    assert result.passes.tolist() == [[model.forwards, gradients]] * 3
+
+
+def test_no_pass_is_spent_on_images_on_which_every_organ_is_lost() -> None:
+    image = torch.cat((images(0.1)[:2], images(0.9)[:1]))
+    model = CountedModel(oracle(ORGAN))
+    target = truth(model, image)
+    model.forwards = 0
+    result = Strongest(Linf(0.2), 40)(model, image, target, SEEDS)
+    assert result.harm.tolist()[:2] == [1, 1]
+    assert result.harm[2] < 1
+    assert result.passes is not None
+    assert result.passes.tolist() == [[12, 10], [12, 10], [44, 40]]  # the first two took the first ascent alone
+
+
+MEMBERS = (
+    "apgd(objective=soft_dice, steps={})",
+    "apgd(objective=masked_bce, radii=(2, 1.5, 1), steps={})",
+    "pgd(objective=soft_dice, steps={})",
+    "pgd(objective=bce, steps={})",
+)
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.02])
+def test_at_equal_gradients_no_other_attack_does_more(eps: float) -> None:
+    batch = blobs.batch(8)
+
+    def mean_harm(text: str) -> float:
+        attack = registry.with_eps(registry.build(text, "attack"), eps)
+        with frozen(blobs.healthy()) as model:
+            return attack(model, batch.image, batch.target, SEEDS).harm.mean().item()
+
+    own = mean_harm("strongest(gradients=60)")
+    others = {text: mean_harm(text.format(60)) for text in MEMBERS} | {"sea": mean_harm("sea(steps=15)")}
+    assert own >= max(others.values()) - 0.003, others
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled(AroundModel):
+    """A model of which every log-odds is a multiple of another's: it decides the same everywhere."""
+
+    model: Model
+    factor: float
+
+    def __call__(self, image: Image) -> LogOdds:
+        return self.factor * self.model(image)
+
+
+@pytest.mark.parametrize("factor", [0.125, 64.0])
+def test_it_does_not_matter_how_certain_a_network_says_it_is(factor: float) -> None:
+    batch = blobs.batch(3)
+    with frozen(blobs.healthy()) as model:
+        plain, scaled = (
+            Strongest(Linf(0.01), 12)(net, batch.image, batch.target, SEEDS) for net in (model, Scaled(model, factor))
+        )
+    torch.testing.assert_close(plain.harm, scaled.harm)
+    torch.testing.assert_close(plain.image, scaled.image)
+
+
+def volumes_of(batch: Batch, slices: int) -> Batch:
+    """The batch as slices of volumes, so many of each."""
+    cases = tuple(replace(case, volume=f"volume {n // slices}") for n, case in enumerate(batch.cases))
+    return replace(batch, cases=cases)
+
+
+def volume_harm(model: Model, image: Image, target: Mask, slices: int) -> PerSample:
+    pixels = counts(model.decide(model(image)), target)[:, list(model.task.scored)]
+    return harm_of(pixels.unflatten(0, (-1, slices)).sum(1))
+
+
+def test_slices_of_a_volume_lower_its_dice_more_than_each_their_own() -> None:
+    batch = volumes_of(blobs.batch(8), 4)
+    with frozen(blobs.healthy()) as model:
+        images = {
+            unit: bind(Strongest(Linf(0.03), 40, unit), Setting(blobs.TASK, batch.cases))(
+                model, batch.image, batch.target, SEEDS
+            ).image
+            for unit in ("slice", "volume")
+        }
+        by_volume = {unit: volume_harm(model, image, batch.target, 4).mean() for unit, image in images.items()}
+    assert by_volume["volume"] > by_volume["slice"] + 0.01
+
+
+TASK = Task("two", ("a", "b"))
+
+
+def masks(seed: int, n: int = 6) -> Tensor:
+    return torch.rand(n, 2, 5, 5, generator=torch.Generator().manual_seed(seed)) < 0.4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_harm_of_a_unit_never_falls_and_is_that_of_what_is_kept(seed: int) -> None:
+    unit, target = torch.tensor([0, 0, 0, 1, 1, 2]), masks(100 + seed)
+    offers = [masks(1000 * seed + n) for n in range(30)]
+    image = torch.zeros(6, 1, 5, 5)
+    kept, before = Kept(TASK, image, target, target, unit), torch.zeros(6)
+    for n, pred in enumerate(offers, start=1):
+        kept.offer(torch.full_like(image, n), pred, torch.arange(6))
+        assert (kept.harm >= before).all()
+        before = kept.harm
+    chosen = [target, *offers]
+    pred = torch.stack([chosen[int(kept.image[n].max())][n] for n in range(6)])
+    pooled = counts(pred, target)
+    for n in range(6):
+        torch.testing.assert_close(kept.harm[n], harm_of(pooled[unit == unit[n]].sum(0, keepdim=True))[0])
+    torch.testing.assert_close(kept.own_harm, harm(pred, target))
+
+
+def test_one_exchange_is_kept_where_it_is_the_best_of_all_pairs() -> None:
+    """Two slices, one offer: against all four choices by hand."""
+    unit = torch.tensor([0, 0])
+    for seed in range(40):
+        target, first, second = (masks(seed * 3 + n, 2) for n in range(3))
+        kept = Kept(TASK, torch.zeros(2, 1, 5, 5), first, target, unit)
+        before = kept.harm[0]
+        kept.offer(torch.ones(2, 1, 5, 5), second, torch.arange(2))
+        every = [
+            harm_of(counts(torch.stack([(first, second)[a][0], (first, second)[b][1]]), target).sum(0, keepdim=True))[0]
+            for a, b in product((0, 1), repeat=2)
+        ]
+        alone = max(every[1], every[2])  # with one slice exchanged
+        assert kept.harm[0] >= before
+        assert kept.harm[0] <= max(every) + 1e-7
+        assert kept.harm[0] > before or alone <= before or every[3] <= before
+
+
+def test_slices_by_themselves_are_units_where_nobody_knows_their_volume() -> None:
+    image = torch.zeros(4, 1, 2, 2)
+    cases = volumes_of(blobs.batch(4), 2).cases
+    assert units("volume", cases, image).tolist() == [0, 0, 1, 1]
+    assert units("slice", cases, image).tolist() == [0, 1, 2, 3]
+    assert units("volume", (), image).tolist() == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="unit='volume', got 'patient'"):
+        registry.build("strongest(unit='patient')", "attack")
+
+
+def test_batches_hold_whole_volumes_where_they_fit() -> None:
+    def lengths(volumes: list[int], size: int) -> list[list[int]]:
+        cases = [replace(case, volume=str(v)) for v, n in enumerate(volumes) for case in [blobs.case(0)] * n]
+        batches = in_batches(cases, size)
+        assert [case for batch in batches for case in batch] == cases
+        return [
+            [[case.volume for case in batch].count(v) for v in dict.fromkeys(c.volume for c in batch)]
+            for batch in batches
+        ]
+
+    assert lengths([10, 10, 10], 16) == [[10], [10], [10]]
+    assert lengths([3, 4, 5, 6], 8) == [[3, 4], [5], [6]]
+    assert lengths([20], 16) == [[10], [10]]
+    assert lengths([2, 20, 3], 8) == [[2, 6], [7], [7], [3]]
+    assert lengths([1, 1, 1], 2) == [[1, 1], [1]]
+
+
+def test_a_ball_of_length_is_kept() -> None:
+    batch = blobs.batch(2)
+    with frozen(blobs.healthy()) as model:
+        result = Strongest(L2(0.5), 8)(model, batch.image, batch.target, SEEDS)
+    assert (result.size <= 0.5 + 1e-6).all()
+    assert (result.harm > 0).all()
