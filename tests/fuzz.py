@@ -130,7 +130,10 @@ def work(pipe: Connection, root: Path) -> None:
     }
     resource.setrlimit(resource.RLIMIT_AS, (SPACE + (64 << 30), resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from helpers import fuzz_kinds  # noqa: F401 - what commands load is no part of their time
+
     with suppress(EOFError):
+        pipe.send("ready")
         while True:
             order = pipe.recv()
             pipe.send(prepared(order, root) if isinstance(order, Path) else tried(*order, root))
@@ -168,6 +171,7 @@ class Worker:
         self.process: BaseProcess = context.Process(target=work, args=(other, self.root), daemon=True)
         self.process.start()
         other.close()
+        self.pipe.recv()
         self.since = time.monotonic()
 
     def order(self, what: object) -> None:

@@ -1,5 +1,7 @@
 """`medattack ls`: what is registered."""
 
+import inspect
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,3 +132,22 @@ def _print_families(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) 
             table.add_row(entry.name, Text.assemble(text, (f"\n{options}" if options else "", "dim")))
         terminal.out().print(table)
         terminal.out().print()
+    if entries[0].kind == "attack":
+        _print_shared_fields()
+
+
+def _print_shared_fields() -> None:
+    """What the options mean that many attacks have, from the docstring of their package."""
+    from rich.table import Table
+
+    from medseg_attack import attacks
+
+    text = (inspect.getdoc(attacks) or "").partition("Fields that many attacks share:\n")[2]
+    title = "Options that many attacks share"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for field in re.split(r"\n(?! )", inspect.cleandoc(text)):
+        name, _, meaning = " ".join(field.split()).partition(": ")
+        table.add_row(name, meaning)
+    terminal.out().print(table)

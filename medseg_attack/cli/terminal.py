@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import logging
 import os
 import shlex
 import signal
@@ -11,6 +12,7 @@ import textwrap
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, runtime_checkable
@@ -198,6 +200,7 @@ def _print_error(sentence: str, *lines: str) -> None:
 
 def exit_with(app: Callable[[], None]) -> None:
     """Runs the app and exits with its code; with another one if what it printed could not be written."""
+    _silence_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal of few characters shows the codes of others
@@ -218,6 +221,14 @@ def exit_with(app: Callable[[], None]) -> None:
         with suppress(OSError, ValueError, AttributeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _silence_libraries() -> None:
+    """Keeps from a user what libraries tell developers, in warnings and logs; PYTHONWARNINGS=default shows warnings."""
+    logging.getLogger().setLevel(logging.CRITICAL + 1)  # which loggers without a level of their own take over
+    logging.getLogger("medseg_attack").setLevel(logging.WARNING)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def _flush() -> None:

@@ -41,6 +41,31 @@ def test_output_that_cannot_be_written_is_an_error_and_one_that_nobody_reads_is_
     assert (sentence in result.stderr) == (code == 2 and "2>" not in line)
 
 
+CHATTER = """
+import logging, warnings
+from medseg_attack.cli import terminal
+def app():
+    import nibabel
+    for kind in (FutureWarning, DeprecationWarning, UserWarning):
+        warnings.warn("of a library", kind)
+    for name in ("nibabel.global", "tifffile", "pydicom", "some.library"):
+        logging.getLogger(name).error("of a library")
+    logging.getLogger("medseg_attack.storage.locks").warning("waiting for another process")
+terminal.exit_with(app)
+"""
+
+
+def test_what_libraries_tell_developers_reaches_no_user() -> None:
+    words = [sys.executable, "-c", CHATTER]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONWARNINGS"}
+    result = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    assert result.stderr == "waiting for another process\n"
+    shown = subprocess.run(
+        words, capture_output=True, text=True, check=True, env=environment | {"PYTHONWARNINGS": "default"}
+    )
+    assert "FutureWarning: of a library" in shown.stderr
+
+
 @pytest.mark.parametrize("after", [0.12, 0.3])
 def test_an_interruption_while_the_command_starts_leaves_no_traceback(after: float) -> None:
     process = subprocess.Popen([*TOOL.split(), "ls", "attacks"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

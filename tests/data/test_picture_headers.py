@@ -96,6 +96,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "expected one picture in .*, got 5 of ImageJ",
     ),
     "tif CMYK": (lambda p: tiff(p, np.stack([GREY] * 4, -1), photometric="separated"), "got CMYK"),
+    "tif floats of 64 bits": (lambda p: tiff(p, GREY.astype(np.float64)), "such as numbers of 64 bits"),
+    "tif floats of 16 bits": (lambda p: tiff(p, GREY.astype(np.float16)), "a TIFF of a kind that is not known"),
+    "tif whole numbers of 64 bits": (lambda p: tiff(p, GREY.astype(np.int64)), "such as numbers of 64 bits"),
     "tif complex SampleFormat": (lambda p: tiff(p, GREY.astype(np.complex64)), "expected"),
 }
 

@@ -231,7 +231,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
     except UnidentifiedImageError as error:
         kind = "a file that is none"
         if path.suffix.lower() in (".tif", ".tiff"):
-            kind += ", or a TIFF of a kind that is not known, such as colours in floats"
+            kind += ", or a TIFF of a kind that is not known, such as numbers of 64 bits or colours in floats"
         raise InputError(f"expected a picture in {path}, got {kind}; replace it") from error
     except (InputError, MemoryError):
         raise
