@@ -137,7 +137,7 @@ def _print_families(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) 
 
 
 def _print_shared_fields() -> None:
-    """What the options mean that many attacks have, from the docstring of their package."""
+    """Prints the options that many attacks have and their meaning, from the docstring of their package."""
     from rich.table import Table
 
     from medseg_attack import attacks
