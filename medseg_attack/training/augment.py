@@ -89,8 +89,11 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
 
 def batches(
     cases: TrainingSet, epoch: int, batch_size: int, device: torch.device, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The epoch's batches in its own order; the last one is dropped unless it is full or the only one."""
+) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+    """The epoch's batches in its own order, with the places of their cases.
+
+    The last one is dropped unless it is full or the only one.
+    """
     cases.epoch = epoch
     order = torch.randperm(len(cases), generator=torch.Generator().manual_seed(crc(cases.seed, epoch)))
     cut = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
@@ -98,8 +101,8 @@ def batches(
         cut.pop()  # batch statistics of a few cases would be stored as the data set's
     on_gpu = device.type == "cuda"
     loader = DataLoader(cases, batch_sampler=cut, num_workers=workers, pin_memory=on_gpu, generator=torch.Generator())
-    for image, target in loader:
-        yield image.to(device, non_blocking=on_gpu), target.to(device, non_blocking=on_gpu)
+    for (image, target), places in zip(loader, cut, strict=True):
+        yield image.to(device, non_blocking=on_gpu), target.to(device, non_blocking=on_gpu), places
 
 
 def parts(ref: CaseRef, window: tuple[int, ...]) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from medseg_attack.training.losses import finite, training_loss
 from medseg_attack.training.options import Options, cases_of, label, replays
 from medseg_attack.training.passes import counted
 from medseg_attack.training.validation import mean_of, validated
-from medseg_attack.types import Attack
+from medseg_attack.types import Attack, Image
 
 _OWN = r"(?:options|card)\.json|history\.csv|(?:state|weights|best-\d+)\.safetensors"
 STATE, OPTIONS, HISTORY = "state.safetensors", "options.json", "history.csv"
@@ -167,6 +168,11 @@ class _Training:
         window = self.model.window
         grid = window or self.model.size or refs[0].shape
         self.cases = TrainingSet(data, refs, grid, plan.seed, patches=window is not None)
+        parts = [defence.unlabelled for defence in self.defences if defence.unlabelled]
+        self.unlabelled = None
+        if parts:
+            others = cases_of(replace(plan, patients=parts[0]), data, self.model.dims)
+            self.unlabelled = TrainingSet(data, others, grid, plan.seed, patches=window is not None)
         self.validation = data.refs("val", plan.fold, self.model.dims)
         self.loss = training_loss(plan.loss, data.task)
         self.robust_by: Attack | None = build(plan.robust_by, "attack") if plan.robust_by else None
@@ -248,23 +254,32 @@ class _Training:
         losses: list[Tensor] = []
         epoch_batches = batches(self.cases, number, self.plan.batch_size, self.device, workers)
         with counted(self.model) as passes:
-            for batch, (image, target) in enumerate(epoch_batches):
+            for batch, (image, target, places) in enumerate(epoch_batches):
                 for replay in range(n_replays):
                     share = (batch + replay / n_replays) / per_epoch
                     for group in self.optimiser.param_groups:
                         group["lr"] = self._rate(number - 1, share)
                     seeds = [crc(self.plan.seed, number, batch, replay, i) for i in range(len(image))]
-                    loss = self._step(self.model, seeds, (number - 1 + share) / self.plan.epochs).loss(image, target)
+                    progress = (number - 1 + share) / self.plan.epochs
+                    loss = self._step(self.model, seeds, places, progress).loss(image, target)
                     self.optimiser.zero_grad(set_to_none=True)
                     loss.backward()  # type: ignore[no-untyped-call]
                     self.optimiser.step()
                     losses.append(loss.detach())
         return float(torch.stack(losses).mean()), passes.multiple(len(losses))
 
-    def _step(self, model: SegModel, seeds: Sequence[int], progress: float) -> Step:
+    def _step(self, model: SegModel, seeds: Sequence[int], places: Sequence[int], progress: float) -> Step:
         half = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         chain = tuple(zip(self.defences, self.states, strict=True))
-        return Step(model, self.loss, seeds, progress, half, chain)
+        unlabelled = partial(self._unlabelled, seeds) if self.unlabelled is not None else None
+        return Step(model, self.loss, seeds, progress, half, chain, places=places, unlabelled=unlabelled)
+
+    def _unlabelled(self, seeds: Sequence[int]) -> Image:
+        """One scan for each seed of the patients whose masks are left aside."""
+        assert self.unlabelled is not None
+        self.unlabelled.epoch = seeds[0]  # so that a scan looks different each time
+        images = [self.unlabelled[seed % len(self.unlabelled)][0] for seed in seeds]
+        return torch.stack(images).to(self.device)
 
     def _try(self) -> None:
         """One step of a copy, so that a defence that does not fit is refused before anything is written."""
@@ -273,7 +288,7 @@ class _Training:
         image, target = (torch.cat([part] * 2) for part in (image, target))  # a batch norm needs two values
         self.states = [{} for _ in self.defences]
         with _drawing(0, self.device):
-            self._step(model, [0, 1], 0.0).loss(image, target).backward()  # type: ignore[no-untyped-call]
+            self._step(model, [0, 1], [0, 1], 0.0).loss(image, target).backward()  # type: ignore[no-untyped-call]
         self.states = states
 
     def _rate(self, epochs_done: int, share: float) -> float:

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from medseg_attack import registry
 from medseg_attack.checks.attack_profile import paper_of
 from medseg_attack.defences.training.base import Step, TrainingDefence
+from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.training.losses import training_loss
 from medseg_attack.types import Task
 
 NAMES = registry.names("defence")
 TRAINING = [name for name in NAMES if issubclass(registry.find(name).make, TrainingDefence)]  # type: ignore[arg-type]
+EXCLUSIVE_ALONE = {"guided_complement"}
 OVERLAPPING, EXCLUSIVE = Task("contract", ("a", "b")), Task("contract", ("background", "a", "b"), exclusive=True)
 
 
@@ -32,7 +34,9 @@ def scene(name: str, task: Task, dims: int) -> tuple[Step, Tensor, Tensor]:
     model = SegModel(net, task, dims=dims).train()
     defence: TrainingDefence = registry.build(name, "defence")
     defence.prepare(model)
-    return Step(model, training_loss("dice_focal", task), (11, 12, 13), chain=((defence, {}),)), image, target
+    criterion, chain = training_loss("dice_focal", task), ((defence, {}),)
+    step = Step(model, criterion, (11, 12, 13), 0.5, chain=chain, places=(0, 4, 2), unlabelled=lambda: 1 - image)
+    return step, image, target
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,6 +52,10 @@ def test_a_defence_says_who_published_it_what_it_costs_and_what_attacks_it(name:
 @pytest.mark.parametrize("task", [OVERLAPPING, EXCLUSIVE], ids=["overlapping", "exclusive"])
 @pytest.mark.parametrize("name", TRAINING)
 def test_the_loss_of_a_batch_is_a_number_with_a_gradient_and_the_same_twice(name: str, task: Task, dims: int) -> None:
+    if name in EXCLUSIVE_ALONE and not task.exclusive:
+        with pytest.raises(InputError, match="that exclude each other"):
+            scene(name, task, dims)
+        return
     values = []
     for _ in range(2):
         step, image, target = scene(name, task, dims)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from medseg_attack import registry
 from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.defences.training.inner_attack.fast import Fast
+from medseg_attack.defences.training.inner_attack.multi_perturbation import doubt
 from medseg_attack.defences.training.inner_attack.trades import Trades, balance
+from medseg_attack.defences.training.loss.guided_complement import guided_complement
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load, load_tensors, read_card
 from medseg_attack.models.networks.two_norms import adversarial_norms, two_norms
@@ -24,7 +26,7 @@ from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.training.loop import STATE, past, train
 from medseg_attack.training.losses import training_loss
 from medseg_attack.training.options import Options, label, resolve
-from medseg_attack.types import Task
+from medseg_attack.types import Case, CaseRef, Task
 
 TRAINING = [
     name
@@ -314,6 +316,96 @@ def test_the_attack_on_both_norms_is_the_worse_of_two() -> None:
     assert not torch.equal(other, own.image)
 
 
+def test_one_perturbation_is_trained_for_all_images() -> None:
+    """A pixel of which all images want one direction; on a linear model it is at the edge of the ball after 4 steps."""
+    step = step_of(pointwise(1, -2), "shared(ball=linf(0.1))", n=3)
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        loss = step.loss(0.2 + 0.6 * torch.rand(3, 2, 4, 4, generator=rng), torch.ones(3, 1, 4, 4))
+        loss.backward()  # type: ignore[no-untyped-call]
+    change = step.chain[0][1]["change"]
+    torch.testing.assert_close(change, torch.tensor([-0.1, 0.1]).view(1, 2, 1, 1).expand(1, 2, 4, 4))
+
+
+def test_the_budget_of_a_case_is_the_one_that_it_stands() -> None:
+    """A pixel of margin 0.2 with w = (1, -2): it fails from eps = 0.2 / 3 on."""
+    step = step_of(pointwise(1, -2, bias=0.2), "margin_aware(largest=0.2, growth=0.05)")
+    step = dataclasses.replace(step, places=(2,))
+    image, target = torch.tensor([0.5, 0.25]).view(1, 2, 1, 1), torch.ones(1, 1, 1, 1)
+    for _ in range(30):
+        step.loss(image, target)
+    budgets = step.chain[0][1]["budgets"]
+    assert budgets[2].item() == pytest.approx(0.2 / 3, abs=0.011)
+    assert budgets[:2].tolist() == pytest.approx([0.01, 0.01])  # cases that were not met
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_doubt_is_one_less_the_probability_of_the_truth(exclusive: bool) -> None:
+    p = torch.tensor([0.7, 0.2, 0.1] if exclusive else [0.7, 0.2]).view(1, -1, 1, 1)
+    truth = torch.zeros_like(p)
+    truth[:, 1] = 1
+    weights = doubt(p.logit(), truth, exclusive).flatten().tolist()
+    assert weights == pytest.approx([0.8] if exclusive else [0.7, 0.8])
+
+
+def test_guided_complement_entropy_is_its_closed_form_and_has_a_gradient_where_a_model_is_certain() -> None:
+    """p = (0.6, 0.2, 0.2): -0.6^(1/3) * log 2 / log 3 = -0.5321."""
+    truth = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    log_odds = torch.tensor([0.6, 0.2, 0.2]).logit().view(1, 3, 1, 1)
+    assert guided_complement(log_odds, truth, 1 / 3).item() == pytest.approx(-0.5321, abs=1e-4)
+    certain = torch.tensor([200.0, -200.0, -250.0]).view(1, 3, 1, 1).requires_grad_()
+    guided_complement(certain, truth, 1 / 3).backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(certain.grad).all()  # type: ignore[arg-type]
+
+
+def test_features_are_noisy_in_training_and_for_no_attack() -> None:
+    image, target = torch.rand(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+    model = SegModel(nn.Conv2d(1, 1, 3, padding=1), ONE).train()
+    assert not torch.equal(step_of(model, "feature_noise", n=2).loss(image, target), step_of(model).loss(image, target))
+    assert torch.equal(
+        step_of(model, "feature_noise(sigma=0.0)", n=2).loss(image, target), step_of(model).loss(image, target)
+    )
+    alone = step_of(model, "adversarial", n=2).attacked(registry.build("fgsm", "attack"), image, target)[0]
+    inside = []
+
+    class Kept(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            inside.append(x.detach())
+            out: Tensor = model.net(x)
+            return out
+
+    watched = SegModel(Kept(), ONE).train()
+    step_of(watched, "feature_noise", "adversarial(attack=fgsm)", n=2).loss(image, target)
+    torch.testing.assert_close(inside[-1], alone)
+
+
+def test_scans_without_masks_are_held_to_what_the_model_says_of_them_where_it_is_sure() -> None:
+    scans = torch.tensor([0.9, 0.5]).view(2, 1, 1, 1)
+    image, target = torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1, 1)
+    step = step_of(pointwise(10, bias=-5), "ssat(attack=fgsm(linf(0.0)), weight=3.0)", n=2)
+    step = dataclasses.replace(step, unlabelled=lambda: scans)
+    labelled = step_of(step.model, n=2).loss(image, target).item()
+    sure = -torch.tensor(4.0).sigmoid().log().item()  # of 0.9 alone: 0.5 is at the decision
+    for progress, weight in ((0.0, 0.0), (0.1, 1.5), (0.5, 3.0)):
+        loss = dataclasses.replace(step, progress=progress).loss(image, target).item()
+        assert loss == pytest.approx(labelled + weight * sure, abs=1e-5)
+
+
+def test_the_scans_without_masks_are_of_the_part_that_was_named(tmp_path: Path) -> None:
+    options = dataclasses.replace(defended("ssat(unlabelled='1/2')", epochs=1), patients="0/2")
+    asked = []
+
+    class Watched(Discs):
+        def read(self, ref: CaseRef) -> Case:
+            asked.append(ref.group)
+            return super().read(ref)
+
+    data = Watched(LABELS, slices=2)
+    for _ in train(resolve(options, data), data, tmp_path / "ssat", CPU):
+        pass
+    assert set(asked) == {"p0", "p1", "p2", "p3", "p4"}
+
+
 def test_defences_form_a_chain() -> None:
     image, target = torch.tensor([0.5, 0.25]).view(1, 2, 1, 1), torch.ones(1, 1, 1, 1)
     adversarial = "adversarial(attack=fgsm(linf(0.1)))"
@@ -370,7 +462,9 @@ def test_the_label_of_a_model_names_its_defences() -> None:
         (["--defence", "adversarial(share=2.0)"], "expected share in [0, 1], got 2.0"),
         (["--robust-by", "uap"], "expected an attack that needs no fit for --robust-by, got uap"),
         (["--defence", "dual_norm", "--model", "monai(UNet)"], "expected a network with batch norms for dual_norm"),
-        (["--defence", "distil(teacher='nowhere')"], "expected a checkpoint with weights.safetensors and card.json"),
+        (["--defence", "guided_complement"], "expected three classes or more that exclude each other"),
+        (["--defence", "ssat(unlabelled='half')"], "expected --patients as k/N"),
+        (["--defence", "distil(teacher='nowhere')"], "expected a trained 'nowhere'"),
         (["--defence", "gradient_penalty(norm='l3')"], "expected norm to be one of l1, l2, got 'l3'"),
     ],
 )

@@ -30,6 +30,8 @@ class Step:
         progress: fraction of the training that is done, in [0, 1).
         half: whether forward passes run in bfloat16 where that is safe; attacks never do.
         chain: the defences behind this one, each with its `state`.
+        places: the numbers of the images' cases among all training cases.
+        unlabelled: draws as many scans of the patients that a defence names as `unlabelled`.
         state: tensors that this defence keeps from batch to batch; they are stored with the training.
     """
 
@@ -40,6 +42,8 @@ class Step:
     half: bool = False
     chain: "tuple[tuple[TrainingDefence, dict[str, Tensor]], ...]" = ()
     state: dict[str, Tensor] = field(default_factory=dict)
+    places: Sequence[int] = (0,)
+    unlabelled: Callable[[], Image] | None = None
 
     def log_odds(self, image: Image) -> LogOdds:
         """The model's answer in training mode; it feeds the statistics of batch norms."""
@@ -70,10 +74,12 @@ class TrainingDefence(ABC):
 
     Attributes:
         replays: optimiser steps that each batch is used for.
+        unlabelled: k/N, a part of the patients of which scans without masks are needed; "" for none.
         monitor: an attack on the validation patients after each epoch, whose Dice `alarm` looks at; None for none.
     """
 
     replays: int = 1
+    unlabelled: str = ""
     monitor: Attack | None = None
 
     @abstractmethod
