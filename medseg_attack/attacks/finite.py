@@ -1,39 +1,85 @@
-"""A model whose gradient by the image is finite, and which knows the cases where it was not."""
+"""A model that is finite in its answers and gradients, and which knows the cases where the network was not."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from medseg_attack.numerics.log_odds import without_nan
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Case, Image, LogOdds, Mask, Model, Setting, Task
+
+
+@dataclass(eq=False)
+class Tally:
+    """Cases on which something held in any pass; the flags stay on the device, so that no step waits for them."""
+
+    _flags: list[tuple[tuple[Case, ...], Tensor]] = field(default_factory=list)
+
+    def note(self, cases: tuple[Case, ...], flags: Tensor) -> None:
+        """Adds the flags of a pass, (samples,).
+
+        Args:
+            cases: the samples; if their number is another one, such as 0, each flag is about all of them.
+        """
+        if self._flags and self._flags[-1][0] == cases and len(self._flags[-1][1]) == len(flags):
+            flags = self._flags.pop()[1] | flags
+        self._flags.append((cases, flags))
+
+    def __bool__(self) -> bool:
+        """Whether it held in any pass, also of cases that are not known."""
+        return any(bool(flags.any()) for _, flags in self._flags)
+
+    @property
+    def by_case(self) -> dict[Case, bool]:
+        """Whether it held in any pass, by case."""
+        result: dict[Case, bool] = {}
+        for cases, flags in self._flags:
+            each = flags.tolist() if len(flags) == len(cases) else [bool(flags.any())] * len(cases)
+            for case, flag in zip(cases, each, strict=True):
+                result[case] = result.get(case, False) or flag
+        return result
+
+    @property
+    def cases(self) -> list[Case]:
+        """The cases on which it held in any pass."""
+        return [case for case, flag in self.by_case.items() if flag]
 
 
 class FiniteModel:
     """A model that gives 0 for each number of its gradient by the image that is NaN or infinite.
 
     The sign of NaN is 0, and a length of NaN spoils all pixels: without this an attack would stand still on such a
-    case, or return NaN, by its own arithmetic.
+    case, or return NaN, by its own arithmetic. For the same reason an answer of NaN becomes the one that a class is
+    not there, which is also how such an image is scored.
 
     Attributes:
         cases: the samples of the images that it gets; () where they are not known.
-        whole: the model that this one is a bound copy of; it knows these cases as well.
+        lost_answers: cases on which an output was NaN or infinite.
+        lost_gradients: cases on which a gradient was NaN or infinite.
+        slopes: cases on which a gradient was anything but 0.
     """
 
     def __init__(self, model: Model, cases: Sequence[Case] = (), whole: "FiniteModel | None" = None) -> None:
-        self.model, self.cases, self.whole = model, tuple(cases), whole
-        self._wrong: list[tuple[tuple[Case, ...], Tensor]] = []  # on the device, so that no step waits for it
+        """A model of `cases`; a bound copy of `whole` shares what that one knows."""
+        self.model, self.cases = model, tuple(cases)
+        self.lost_answers: Tally = whole.lost_answers if whole else Tally()
+        self.lost_gradients: Tally = whole.lost_gradients if whole else Tally()
+        self.slopes: Tally = whole.slopes if whole else Tally()
 
     @property
     def task(self) -> Task:
         return self.model.task
 
     def __call__(self, image: Image) -> LogOdds:
-        if not (torch.is_grad_enabled() and image.requires_grad):
-            return self.model(image)
-        inner = image.view_as(image)  # a node of its own: the hook sees the gradient of this pass alone
-        inner.register_hook(self._finite)  # type: ignore[no-untyped-call]
-        return self.model(inner)
+        asks_gradient = torch.is_grad_enabled() and image.requires_grad
+        if asks_gradient:
+            image = image.view_as(image)  # a node of its own: the hook sees the gradient of this pass alone
+            image.register_hook(self._finite)  # type: ignore[no-untyped-call]
+        log_odds = self.model(image)
+        self.lost_answers.note(self.cases, ~torch.isfinite(log_odds.detach()).flatten(1).all(1))
+        return without_nan(log_odds)
 
     def decide(self, log_odds: LogOdds) -> Mask:
         return self.model.decide(log_odds)
@@ -43,27 +89,12 @@ class FiniteModel:
         return FiniteModel(bind(self.model, setting), setting.cases, self)
 
     @property
-    def is_finite(self) -> bool:
-        """Whether every gradient so far was finite."""
-        return not any(bool(wrong.any()) for _, wrong in self._wrong)
-
-    @property
-    def wrong_cases(self) -> list[Case]:
-        """The cases on which a gradient was not finite."""
-        result: dict[Case, None] = {}
-        for cases, wrong in self._wrong:
-            flags = wrong.tolist() if len(wrong) == len(cases) else [bool(wrong.any())] * len(cases)
-            result |= {case: None for case, flag in zip(cases, flags, strict=True) if flag}
-        return list(result)
+    def flat_cases(self) -> list[Case]:
+        """The cases whose every gradient so far was 0 on the whole image."""
+        return [case for case, flag in self.slopes.by_case.items() if not flag]
 
     def _finite(self, grad: Image) -> Image:
         finite = torch.isfinite(grad)
-        self._note(self.cases, ~finite.flatten(1).all(1))
+        self.lost_gradients.note(self.cases, ~finite.flatten(1).all(1))
+        self.slopes.note(self.cases, (grad != 0).flatten(1).any(1))
         return torch.where(finite, grad, 0.0)
-
-    def _note(self, cases: tuple[Case, ...], wrong: Tensor) -> None:
-        if self._wrong and self._wrong[-1][0] == cases and len(self._wrong[-1][1]) == len(wrong):
-            wrong = self._wrong.pop()[1] | wrong
-        self._wrong.append((cases, wrong))
-        if self.whole is not None:
-            self.whole._note(cases, wrong)

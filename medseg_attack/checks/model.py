@@ -1,15 +1,28 @@
 """Checks before a run: can this model's robustness be measured? Small questions to a model and a few cases."""
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, combinations, permutations
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from medseg_attack.checks.flags import Evidence, Finding, Needs, by_severity, checks_in, invalid, note, upper_bound
-from medseg_attack.checks.rows import check_lost_gradients, check_same_clean_dice, check_stored_level
+from medseg_attack.checks.rows import (
+    check_clean_dice,
+    check_lost_gradients,
+    check_same_clean_dice,
+    check_slope_on_every_case,
+    check_stored_level,
+)
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import draw_signs, widen
 from medseg_attack.registry.abilities import Climbs
@@ -17,11 +30,15 @@ from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce, margin
 from medseg_attack.threat.objectives.per_task import for_task
-from medseg_attack.types import Attack, Batch, Image, LogOdds, Model, Objective, PerSample, Setting
+from medseg_attack.types import Attack, Batch, Image, LogOdds, Mask, Model, Objective, PerSample, Setting
 
 BROKEN = ("MA002", "MA022", "MA025")  # no gradient, not finite, out of range: such a model is not attacked
+SUREST = 0.05  # of a case's organ pixels: a share that counts
 REPEATS = 3  # passes of the same image
 RANDOM_STEPS = 8  # that a step along the gradient is compared with
+BETTER_FIT, PLAUSIBLE_FIT = 0.1, 0.5  # of Dice: what another order of labels must gain, and reach
+AXES = ("slices", "rows", "columns")
+HALF = (torch.float16, torch.bfloat16)
 VANISHED = 1e-12  # of a loss: what float32 no longer adds to a sum
 
 
@@ -104,22 +121,9 @@ def _ask(scene: Scene, needs: Needs) -> list[Finding]:
     return [finding for check in asked for finding in check(scene)]
 
 
-@upper_bound(
-    "MA001",
-    "input gradient is exactly 0 in organs",
-    "make the step that blocks it differentiable (straight-through), or use an attack without gradients",
-    needs="a gradient",
-)
+@check_slope_on_every_case.flag
 def check_blocked_gradient(scene: Scene) -> Iterator[Evidence]:
-    """MA001: the gradient of the model's margins by the image is exactly 0 on more than 5 % of a case's organ pixels.
-
-    A step with no slope (rounding, thresholding, clipping) lies between image and output. An attack that follows
-    gradients stands still there, and the model looks robust. A median filter raises it innocently, since it passes
-    the gradient to one pixel of each window.
-
-    What to do: Replace the backward pass of that step by the identity or a smooth stand-in and attack again; compare
-    with an attack without gradients.
-    """
+    """MA001: the gradient of the model's margins by the image is exactly 0 on over 5 % of a case's organ pixels."""
     organ = organs(scene)
     share = _share((_gradient(scene) == 0).all(1) & organ, organ)
     if share.max() > 0.05:
@@ -182,21 +186,70 @@ def check_case_alone(scene: Scene) -> Iterator[Evidence]:
 
 @invalid("MA005", "outputs look like probabilities", "return the values before sigmoid or softmax")
 def check_probabilities(scene: Scene) -> Iterator[Evidence]:
-    """MA005: all outputs lie between 0 and 1, or where the log-odds of a softmax over probabilities must lie.
+    """MA005: all outputs lie between 0 and 1, or where the log-odds of a softmax over such numbers must lie.
 
-    The network ends in a sigmoid or softmax. Decisions at log-odds of 0 then call every pixel organ, and losses that
-    expect log-odds are nearly flat.
+    The network ends in a sigmoid, hard or not, or in a softmax. Decisions at log-odds of 0 then call every pixel
+    organ, a softmax of them is undecided, and losses that expect log-odds are nearly flat.
 
     What to do: Return what the network computes before its last sigmoid or softmax.
     """
     k = scene.log_odds.shape[1]
     low, high = 0.0, 1.0
     if scene.model.task.exclusive:
-        low = -float(torch.tensor(torch.e + k - 2).log())
-        high = 1 - float(torch.tensor(float(k - 1)).log())
+        low, high = -1 - math.log(k - 1), 1 - math.log(k - 1)  # of one 0 among 1s, of one 1 among 0s
     least, most = scene.log_odds.min().item(), scene.log_odds.max().item()
     if low - 1e-3 <= least and most <= high + 1e-3:
         yield Evidence("all cases", f"all outputs lie in [{least:.3g}, {most:.3g}]")
+
+
+@check_clean_dice.flag
+def check_label_order(scene: Scene) -> Iterator[Evidence]:
+    """MA014: on a few cases, the mean Dice is higher by 0.1, and 0.5 or more, if classes of the prediction change
+    places or its axes are reversed or exchanged.
+    """
+    pred, target = scene.model.decide(scene.log_odds), scene.batch.target
+    present = [k for k in scene.model.task.scored if target[:, k].any()]
+    if not present:
+        return
+    mean = float(_dice_of_pairs(pred, target).diagonal()[present].mean())
+    if mean > 1 - BETTER_FIT:
+        return
+    fits = [(*_best_order(turned, target, present), axes, flips) for turned, axes, flips in _orientations(pred)]
+    best, order, axes, flips = max(fits, key=lambda fit: fit[0])  # the first of several: the least change
+    if best >= max(PLAUSIBLE_FIT, mean + BETTER_FIT):
+        classes = scene.model.task.classes
+        moved = [f"its {classes[own]} is {classes[k]}" for k, own in zip(present, order, strict=True) if own != k]
+        names = AXES[-len(axes) :]
+        exchanged = [names[n] for n, axis in enumerate(axes) if axis != n]
+        turns = [f"its {' and '.join(exchanged)} are exchanged"] if exchanged else []
+        turns += [f"its {' and '.join(names[n] for n in flips)} are reversed"] if flips else []
+        numbers = f"Dice {mean:.3f} on these cases, {best:.3f} if {' and '.join([*moved, *turns])}"
+        yield Evidence("clean images", numbers)
+
+
+def _dice_of_pairs(pred: Mask, target: Mask) -> Float[Tensor, "k j"]:
+    """Dice of each class of a prediction with each class of the truth, over all pixels of the cases."""
+    own, other = (mask.transpose(0, 1).flatten(1).double() for mask in (pred, target))
+    return 2 * own @ other.T / (own.sum(1)[:, None] + other.sum(1)).clamp(min=1)
+
+
+def _best_order(pred: Mask, target: Mask, classes: list[int]) -> tuple[float, list[int]]:
+    """The highest mean Dice that these classes of the truth can have with a class of the prediction each, and which."""
+    pairs = _dice_of_pairs(pred, target)[:, classes].cpu().numpy()
+    own, place = linear_sum_assignment(-pairs)
+    order = own[place.argsort()]
+    return float(pairs[order, range(len(classes))].mean()), order.tolist()
+
+
+def _orientations(mask: Mask) -> Iterator[tuple[Mask, tuple[int, ...], tuple[int, ...]]]:
+    """A mask as it is, then turned: its spatial axes in another order, where their sides allow it, and reversed."""
+    grid = mask.shape[2:]
+    axes = tuple(range(len(grid)))
+    for order in permutations(axes):
+        if tuple(grid[n] for n in order) == tuple(grid):
+            exchanged = mask.permute(0, 1, *(n + 2 for n in order))
+            for flips in chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)):
+                yield exchanged.flip([n + 2 for n in flips]), order, flips
 
 
 @check_stored_level.flag
@@ -233,20 +286,41 @@ def check_window(scene: Scene) -> Iterator[Evidence]:
         yield Evidence(scene.names(share > 0.1), f"{share.max():.0%} of a case's organ pixels are 0 or 1")
 
 
+class Precisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A scope that notes in which half precisions torch computes; attribute `half` is a set of them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.half: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        self.half.update(each.dtype for each in tree_leaves(result) if isinstance(each, Tensor) and each.dtype in HALF)
+        return result
+
+
 @upper_bound(
     "MA017",
     "the model answers in half precision",
     "run the attack in float32: small gradients vanish in half precision",
 )
 def check_precision(scene: Scene) -> Iterator[Evidence]:
-    """MA017: the log-odds arrive in half precision.
+    """MA017: the log-odds, or numbers that they are computed from, are in half precision.
 
-    Small gradients become 0 in float16 and lose their sign's reliability in bfloat16.
+    Small gradients become 0 in float16 and lose their sign's reliability in bfloat16. A cast of the output to float32
+    does not bring them back.
 
     What to do: Craft in float32; keep half precision for training.
     """
-    if scene.log_odds.dtype in (torch.float16, torch.bfloat16):
-        yield Evidence("all cases", f"log-odds are {scene.log_odds.dtype}".replace("torch.", ""))
+    precision = scene.log_odds.dtype
+    if precision in HALF:
+        yield Evidence("all cases", f"log-odds are {precision}".replace("torch.", ""))
+        return
+    with torch.no_grad(), Precisions() as inside:
+        scene.model(scene.image)
+    if inside.half:
+        names = ", ".join(sorted(str(dtype).replace("torch.", "") for dtype in inside.half))
+        yield Evidence("all cases", f"the model computes in {names}, its log-odds are float32")
 
 
 @upper_bound(
@@ -367,6 +441,36 @@ def check_cut_z_score(scene: Scene) -> Iterator[Evidence]:
     at_zero, at_one = (scene.image <= 0).float().mean().item(), (scene.image >= 1).float().mean().item()
     if at_zero > 0.3 and at_one > 0.1:
         yield Evidence("all cases", f"{at_zero:.0%} of the pixels are 0 and {at_one:.0%} are 1")
+
+
+@upper_bound(
+    "MA036",
+    "the gradient is exactly 0 where the model is surest",
+    "remove the bound on the output (clamp, hard sigmoid), or use an attack without gradients",
+    needs="a gradient",
+)
+def check_sure_pixels(scene: Scene) -> Iterator[Evidence]:
+    """MA036: the gradient by the image of the log-odds of the surest 5 % of a case's right organ pixels is exactly 0 on
+    the whole image.
+
+    A bound cuts the output off: a clamp, a hard sigmoid, probabilities that float32 rounds to 1. Pixels beyond it do
+    not pull, however an attack weighs them, so that it sees the edges of an organ only.
+
+    What to do: Remove the bound from the model that is attacked; decisions do not need it. Else compare with an attack
+    without gradients.
+    """
+    x = scene.image.detach().requires_grad_()
+    log_odds = scene.model(x)
+    right = (scene.batch.target & (log_odds > 0))[:, list(scene.model.task.scored)].flatten(1)
+    sure = log_odds[:, list(scene.model.task.scored)].flatten(1).masked_fill(~right, -torch.inf)
+    counts = (SUREST * right.sum(1)).ceil().long()
+    ranks = sure.argsort(1, descending=True).argsort(1)
+    chosen = (ranks < counts[:, None]) & right
+    (gradient,) = torch.autograd.grad(torch.where(chosen, sure, 0.0).sum(), x)
+    blocked = (gradient == 0).flatten(1).all(1) & (right.sum(1) >= 1 / SUREST)
+    if blocked.any():
+        bound = sure.amax(1)[blocked].max()
+        yield Evidence(scene.names(blocked), f"their log-odds stand at {bound:.3g}")
 
 
 def _level(image: Tensor) -> float:

@@ -16,6 +16,8 @@ from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Evidence, Finding, by_severity, upper_bound
 from medseg_attack.checks.model import BROKEN, Scene, check_finite, check_model, check_repeated_passes
 from medseg_attack.checks.rows import (
+    LATE_GAIN,
+    MANY_STEPS,
     check_gradient_free_attacks,
     check_order_of_steps,
     check_too_few_steps,
@@ -60,10 +62,13 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
 
 @check_finite.flag
 def check_finite_probes(model: FiniteModel) -> Iterator[Evidence]:
-    """MA022: a gradient of the probes is NaN or infinite on a few cases."""
-    if not model.is_finite:
-        cases = listed([case.id for case in model.wrong_cases])
+    """MA022: an output or a gradient of the probes is NaN or infinite on a few cases."""
+    if model.lost_gradients:
+        cases = listed([case.id for case in model.lost_gradients.cases])
         yield Evidence(cases, "NaN or infinity in the gradient of an objective by the image")
+    if model.lost_answers:
+        cases = listed([case.id for case in model.lost_answers.cases])
+        yield Evidence(cases, "NaN or infinity in the output on attacked images")
 
 
 def _try_harder(scene: Scene) -> list[Finding]:
@@ -80,7 +85,7 @@ def _try_harder(scene: Scene) -> list[Finding]:
     label = _label(attack)
     findings = check_random_search(scene, attack, record, label)
     if attack.steps > 1:
-        findings += check_climb(record, label) + check_last_steps(record, label)
+        findings += check_climb(record, label) + check_last_steps(scene, attack, record, label)
         findings += check_other_objective(scene, attack, record, label)
     return findings
 
@@ -180,14 +185,22 @@ def check_climb(record: RecordingObjective, label: str) -> Iterator[Evidence]:
 
 
 @check_too_few_steps.flag
-def check_last_steps(record: RecordingObjective, label: str) -> Iterator[Evidence]:
-    """MA007: the second half of the strongest attack's steps lowers Dice by more than 0.02 on a few cases."""
+def check_last_steps(scene: Scene, attack: Any, record: RecordingObjective, label: str) -> Iterator[Evidence]:
+    """MA007: the second half of the strongest attack's steps lowers Dice by more than 0.02 on a few cases, and, if
+    there are 40 steps or more, twice as many lower it by more than 0.05.
+    """
     if len(record.dices) < 4 or any(record.beyond):
         return
     half = torch.stack(record.dices[: len(record.dices) // 2]).amin(0)
     extra = (half - record.best).mean()
-    if extra > MARGIN:
+    if extra <= MARGIN:
+        return
+    if attack.steps < MANY_STEPS:
         yield Evidence(label, f"the second half of its steps took another {extra:.3f} of Dice")
+        return
+    longer = watch(scene, replace(attack, steps=2 * attack.steps))
+    if (extra := (record.best - longer.best).mean()) > LATE_GAIN:
+        yield Evidence(label, f"{2 * attack.steps} steps reach a Dice lower by {extra:.3f}")
 
 
 @check_gradient_free_attacks.flag

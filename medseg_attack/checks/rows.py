@@ -16,12 +16,13 @@ from medseg_attack.checks.flags import Check, Evidence, Finding, by_severity, ch
 from medseg_attack.errors import listed, plural
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.registry import spec
-from medseg_attack.runs.rows import FIT_WITHOUT_GRADIENT, WITHOUT_GRADIENT
+from medseg_attack.runs.rows import FAULTS, FIT, WITHOUT_ANSWER, WITHOUT_GRADIENT, WITHOUT_SLOPE
 from medseg_attack.runs.stored_specs import attack_spec, ball_spec, norm_of, sizeless, unit_of
 from medseg_attack.stats.patients import TESTS_FROM
 from medseg_attack.stats.scores import Unit, pooled, scored
 
 SMALLEST_DIFFERENCE = 0.005  # of Dice
+MANY_STEPS, LATE_GAIN = 40, 0.05  # from so many steps on, so much of Dice must be gained by more of them to count
 IMPLAUSIBLE = 0.3  # clean Dice below which there is little to attack
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
@@ -37,9 +38,10 @@ class Runs:
             `backwards` (mean of the passes), `excess` (the largest change beyond its case's budget; NaN for none),
             `patients` (how many), `mean_budget` and `realised` (the same in whole stored values; NaN where floats are
             stored), `below_level` (share of cases whose budget is less than one stored value), `aimed` (whether it
-            has a goal or stops when it succeeds), `without_gradient` (cases whose gradient was not finite). Parsed
-            from its header: `spec` (the attack), `name` (the attack's name), `ball_spec`, `kind` (the ball less its
-            size), `unit` (of its size: a key of `budgets.UNITS`).
+            has a goal or stops when it succeeds), `without_gradient`, `without_answer`, `without_slope` (the cases on
+            which it met that fault, in words), `untouched` (share of the cases with an organ to lose whose image it
+            returned as it was). Parsed from its header: `spec` (the attack), `name` (the attack's name), `ball_spec`,
+            `kind` (the ball less its size), `unit` (of its size: a key of `budgets.UNITS`).
         adv, clean: Dice, mean over organs; a row per unit, a column per run.
         cases: what `stats.scores.scored` gives.
     """
@@ -109,7 +111,9 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     kept = [c for c in ("model", "attack", "loss", "eps", "role", "ball", "partial", "val_dice") if c in heads]
     facts = numbers.join(heads[kept])
     facts["loss"] = facts["loss"].fillna("")
-    facts["without_gradient"] = facts.index.map(_without_gradient(rows))
+    for fault in FAULTS:
+        facts[fault] = facts.index.map(_cases_of_fault(rows, fault))
+    facts["untouched"] = facts.index.map(_untouched(rows)).fillna(0.0)
     facts["aimed"] = rows.groupby("run")["success"].count() > 0 if "success" in rows else False
     facts["ball"] = facts["ball"] if "ball" in facts else "linf(" + facts["eps"].astype(str) + ")"
     facts["spec"] = facts["attack"].map(attack_spec)
@@ -120,16 +124,47 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     return Runs(facts, adv, clean, cases)
 
 
-def _without_gradient(rows: pd.DataFrame) -> dict[str, str]:
-    """The cases of each run on which a gradient was not finite, those of its fit among them; "" for none."""
+def _cases_of_fault(rows: pd.DataFrame, fault: str) -> dict[str, str]:
+    """The cases of each run on which it met a fault, those of its fit among them; "" for none."""
     result = dict.fromkeys(rows["run"], "")
-    if FIT_WITHOUT_GRADIENT in rows:
-        fits = rows.dropna(subset=[FIT_WITHOUT_GRADIENT]).drop_duplicates("run").set_index("run")
-        result |= {str(run): f"{cases} (in the fit)" for run, cases in fits[FIT_WITHOUT_GRADIENT].items()}
-    if WITHOUT_GRADIENT in rows:
-        for run, cases in rows[rows[WITHOUT_GRADIENT] == 1].groupby("run")["case"]:
+    in_fit = FIT.format(fault)
+    if in_fit in rows:
+        fits = rows.dropna(subset=[in_fit]).drop_duplicates("run").set_index("run")
+        result |= {str(run): f"{cases} (in the fit)" for run, cases in fits[in_fit].items()}
+    if fault in rows:
+        faulty = rows[rows[fault] == 1]
+        if fault == WITHOUT_SLOPE:  # where there is nothing to lose, an objective may have no slope
+            faulty = faulty[faulty["case"].isin(faulty.loc[faulty["hit_clean"] > 0, "case"])]
+        for run, cases in faulty.groupby("run")["case"]:
             result[str(run)] = ", ".join(filter(None, [listed(sorted(set(cases))), result[str(run)]]))
     return result
+
+
+def _untouched(rows: pd.DataFrame) -> dict[str, float]:
+    """The share of each run's cases whose image it returned as it was, among those with an organ to lose."""
+    cases = rows[rows["hit_clean"] > 0].drop_duplicates(["run", "case"])
+    return {str(run): float((of_run["size"] == 0).mean()) for run, of_run in cases.groupby("run")}
+
+
+@upper_bound(
+    "MA001",
+    "input gradient is exactly 0 in organs",
+    "make the step that blocks it differentiable (straight-through), or use an attack without gradients",
+    needs="a gradient",
+)
+def check_slope_on_every_case(runs: Runs) -> Iterator[Evidence]:
+    """MA001: every gradient that an attack of the run asked for is exactly 0 on a case with an organ to lose.
+
+    A step with no slope (rounding, thresholding, clipping) lies between image and output. An attack that follows
+    gradients stands still there, and the model looks robust. A median filter raises it innocently, since it passes
+    the gradient to one pixel of each window.
+
+    What to do: Replace the backward pass of that step by the identity or a smooth stand-in and attack again; compare
+    with an attack without gradients. If MA019 is raised as well, attack with `--loss margin` first.
+    """
+    for run, cases in runs.gradient_runs[WITHOUT_SLOPE].items():
+        if cases:
+            yield runs.evidence(str(run), f"every gradient was 0 on {cases}")
 
 
 @upper_bound(
@@ -170,14 +205,16 @@ def check_order_of_steps(runs: Runs) -> Iterator[Evidence]:
 
 @upper_bound("MA007", "more steps would do more", "raise steps until the numbers stand still")
 def check_too_few_steps(runs: Runs) -> Iterator[Evidence]:
-    """MA007: in the table, the next larger number of steps lowers Dice by more than 0.01.
+    """MA007: in the table, the next larger number of steps lowers Dice by more than 0.01, or by more than 0.05 from 40
+    steps on.
 
-    The attack was stopped before it arrived.
+    The attack was stopped before it arrived. After 40 steps an attack still gains a little, whatever the model.
 
     What to do: Raise `steps` until the numbers stand still, and report that value.
     """
     for fewer, most in _pairs_by_steps(runs):
-        if (extra := runs.dice_lost_beyond(fewer, most)) > 0.01:
+        margin = LATE_GAIN if runs.facts["backwards"][fewer] >= MANY_STEPS else 2 * SMALLEST_DIFFERENCE
+        if (extra := runs.dice_lost_beyond(fewer, most)) > margin:
             yield runs.evidence(most, f"its last steps took another {extra:.3f} of Dice")
 
 
@@ -341,17 +378,19 @@ def check_single_step_better(runs: Runs) -> Iterator[Evidence]:
     "MA022", "the output or its gradient is not finite", "find the operation that overflows: log, sqrt or division at 0"
 )
 def check_lost_gradients(runs: Runs) -> Iterator[Evidence]:
-    """MA022: a gradient that an attack of the run asked for is NaN or infinite on a case.
+    """MA022: an output or a gradient that an attack of the run asked for is NaN or infinite on a case.
 
     An operation overflows, often in its backward pass alone, such as a square root or a logarithm at 0. The attack
-    got 0 in the place of such numbers, so the case looks robust. A model whose output itself is not finite cannot be
-    scored, and `medattack attack` stops at it.
+    got 0 in the place of such a gradient, so the case looks robust; an answer of NaN is scored as if no organ were
+    there. A model whose output is not finite on an untouched image cannot be scored, and `medattack attack` stops at
+    it.
 
     What to do: Find it with `torch.autograd.detect_anomaly()` and keep its argument away from 0.
     """
-    for run, cases in runs.facts["without_gradient"].items():
-        if cases:
-            yield runs.evidence(str(run), f"NaN or infinity in the gradient by the image on {cases}")
+    for fault, numbers in ((WITHOUT_GRADIENT, "gradient by the image"), (WITHOUT_ANSWER, "output")):
+        for run, cases in runs.facts[fault].items():
+            if cases:
+                yield runs.evidence(str(run), f"NaN or infinity in the {numbers} on {cases}")
 
 
 @invalid(
@@ -492,6 +531,25 @@ def check_realised_budget(runs: Runs) -> Iterator[Evidence]:
         budget, realised = of_ball["mean_budget"].max(), of_ball["realised"].max()
         if 0 < realised < 0.95 * budget:
             yield Evidence(str(ball), f"of {budget:.4f} of the window {realised:.4f} is realised, mean over cases")
+
+
+@note(
+    "MA037",
+    "the attack returned images as they were",
+    "raise eps; if other cases fall at this eps, look at these with an attack without gradients",
+)
+def check_untouched_images(runs: Runs) -> Iterator[Evidence]:
+    """MA037: an attack by gradients with a budget returns more than 5 % of the images with an organ to lose as they
+    were.
+
+    It met no image that is worse for the model. That is so at a very small budget, and where the model hides from
+    gradients on some cases only.
+
+    What to do: Raise eps. If other cases fall at this eps, look at these with an attack without gradients.
+    """
+    able = runs.gradient_runs[runs.gradient_runs["eps"] > 0]
+    for run, share in able.loc[able["untouched"] > 0.05, "untouched"].items():
+        yield runs.evidence(str(run), f"{share:.0%} of the images are unchanged")
 
 
 def _linf_runs(runs: Runs) -> pd.DataFrame:

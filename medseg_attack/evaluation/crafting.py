@@ -1,7 +1,7 @@
 """Attacks run on one batch: at each case's own budget, on images that can be stored, with passes counted."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -17,7 +17,7 @@ from medseg_attack.numerics.flows import warped
 from medseg_attack.numerics.noise import noise_of
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import with_eps
-from medseg_attack.runs.rows import CaseBudget
+from medseg_attack.runs.rows import WITHOUT_ANSWER, WITHOUT_GRADIENT, WITHOUT_SLOPE, CaseBudget
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.types import (
@@ -53,7 +53,7 @@ class Crafted:
         flow: how anatomy moved; None where nothing did.
         stored: the values of each case's file; None where there is none that could hold the image.
         cost: forward and backward passes that each case took.
-        without_gradient: the cases on which a gradient was NaN or infinite, 0 in its place.
+        faults: the cases on which the attack met a fault of the model, by its column in the rows.
         seconds: wall time of the attack.
     """
 
@@ -65,7 +65,7 @@ class Crafted:
     flow: Flow | None
     stored: list[Tensor] | None
     cost: Sequence[tuple[int, int]]
-    without_gradient: Sequence[Case]
+    faults: Mapping[str, Sequence[Case]]
     seconds: float
 
 
@@ -145,8 +145,17 @@ def _attack_cases(
         passes = adversarial.passes
         costs = [cost] * len(cases) if passes is None else [(n, m) for n, m in passes.tolist()]
         seconds = time.perf_counter() - start
-        yield Crafted(index, positions, attack, x, x0, adversarial.flow, stored, costs, finite.wrong_cases, seconds)
+        yield Crafted(index, positions, attack, x, x0, adversarial.flow, stored, costs, _faults(finite), seconds)
         start = time.perf_counter()
+
+
+def _faults(model: FiniteModel) -> dict[str, Sequence[Case]]:
+    """The cases on which each fault was met so far; their number is small, and usually 0."""
+    return {
+        WITHOUT_GRADIENT: model.lost_gradients.cases,
+        WITHOUT_ANSWER: model.lost_answers.cases,
+        WITHOUT_SLOPE: model.flat_cases,
+    }
 
 
 def _as_stored(

@@ -15,7 +15,7 @@ from medseg_attack.errors import InputError, listed
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.rows import WITHOUT_GRADIENT
+from medseg_attack.runs.rows import FAULTS, FIT, WITHOUT_ANSWER, WITHOUT_GRADIENT
 from medseg_attack.storage.files import digest, open_tensors
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
@@ -76,7 +76,8 @@ def fitted(attack: Attack, model: Model, batches: Batches, folder: RunFolder, se
             finite = FiniteModel(model)
             learned = bind(part, Setting(model.task, donors=donors)).fit(finite, batches, seed)
             facts = {"config": digest(folder.config), "seconds": f"{time.perf_counter() - start:.3f}"}
-            facts[WITHOUT_GRADIENT] = listed(sorted(case.id for case in finite.wrong_cases))
+            for fault, tally in ((WITHOUT_GRADIENT, finite.lost_gradients), (WITHOUT_ANSWER, finite.lost_answers)):
+                facts[fault] = listed(sorted(case.id for case in tally.cases))
             save_tensors(path, learned, facts)
         tensors = load_tensors(path)  # also by whoever wrote it: shards attack with the same bits
         _check(path, digest(folder.config))
@@ -128,10 +129,11 @@ def fit_seconds(folder: RunFolder) -> float:
     return sum(float(_facts(path).get("seconds", "0")) for path in folder.path.glob("learned-*.safetensors"))
 
 
-def fit_without_gradient(folder: RunFolder) -> str:
-    """The cases on which a fit of the run had a gradient of NaN or infinity; "" for none."""
-    each = [_facts(path).get(WITHOUT_GRADIENT, "") for path in sorted(folder.path.glob("learned-*.safetensors"))]
-    return ", ".join(filter(None, each))
+def fit_faults(folder: RunFolder) -> dict[str, str]:
+    """The fields of a run's header that name the cases on which its fits met a fault; none if they met none."""
+    facts = [_facts(path) for path in sorted(folder.path.glob("learned-*.safetensors"))]
+    cases = {fault: ", ".join(filter(None, (of_fit.get(fault, "") for of_fit in facts))) for fault in FAULTS}
+    return {FIT.format(fault): names for fault, names in cases.items() if names}
 
 
 def _facts(path: Path) -> dict[str, str]:

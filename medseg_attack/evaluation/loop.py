@@ -17,9 +17,10 @@ from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
 from medseg_attack.metrics.overlap import measure
 from medseg_attack.metrics.scans import Bits, by_scan, packed
 from medseg_attack.numerics.flows import moved
+from medseg_attack.numerics.log_odds import without_nan
 from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.rows import WITHOUT_GRADIENT, Change, Row
+from medseg_attack.runs.rows import FAULTS, WITHOUT_ANSWER, Change, Row
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.threat.goals.aim import find_aim
@@ -31,6 +32,7 @@ from medseg_attack.types import (
     CaseSource,
     Donors,
     Image,
+    LogOdds,
     Mask,
     Metric,
     Model,
@@ -76,12 +78,12 @@ def attack_chunk(
 
     Raises:
         RuntimeError: an attack left its ball or [0, 1].
-        NotFiniteError: the model returned NaN or infinity.
+        NotFiniteError: the model returned NaN or infinity on an untouched image.
     """
     metrics, budgets = metrics or {}, budgets or [None] * len(attacks)
     outcomes: list[list[CaseOutcome]] = [[] for _ in attacks]
     seconds = [0.0] * len(attacks)
-    lost: list[set[str]] = [set() for _ in attacks]  # ids of cases on which a gradient was NaN or infinite
+    faulty: list[dict[str, set[str]]] = [{fault: set() for fault in FAULTS} for _ in attacks]  # ids of cases
     clean_masks: list[MaskPair] = []
     for batch in batches:
         clean = _decide(model, batch.image, batch.cases)
@@ -91,7 +93,9 @@ def attack_chunk(
             scored = _score(model, batch, clean, crafted, budgets[crafted.index], bool(metrics), keep_images)
             by_position[crafted.index] |= zip(crafted.positions, scored, strict=True)
             seconds[crafted.index] += crafted.seconds
-            lost[crafted.index] |= {case.id for case in crafted.without_gradient}
+            faulty[crafted.index][WITHOUT_ANSWER] |= {r.case for o in scored if not o.answered for r in o.rows}
+            for fault, cases_of_fault in crafted.faults.items():
+                faulty[crafted.index][fault] |= {case.id for case in cases_of_fault}
         for index, in_batch in enumerate(by_position):
             outcomes[index] += [in_batch[n] for n in range(len(batch.cases))]
 
@@ -105,8 +109,7 @@ def attack_chunk(
         for row in rows:  # measures of a scan stand on each of its slices
             for measures in (scans_clean, scans_adv):
                 row.extra.update(measures.get((row.volume, row.cls), {}))
-            if lost[index]:
-                row.extra[WITHOUT_GRADIENT] = float(row.case in lost[index])
+            row.extra.update({fault: float(row.case in ids) for fault, ids in faulty[index].items() if ids})
         images = [outcome.image for outcome in attack_outcomes if outcome.image is not None]
         results.append(Result(rows, images, seconds[index]))
     return results
@@ -126,11 +129,13 @@ class CaseOutcome(NamedTuple):
         rows: one for each scored class.
         masks: None unless measures of whole scans need them.
         image: None unless it was asked for.
+        answered: whether the model's answer on the image was finite.
     """
 
     rows: list[Row]
     masks: MaskPair | None
     image: Tensor | None
+    answered: bool
 
 
 def _score(
@@ -157,7 +162,9 @@ def _score(
     # the predictions, and the truth, which goes where the anatomy went; what a patch covers is in none of them
     kept = ~ball.covered(crafted.image, x0)
     pred_clean, target = clean[crafted.positions] & kept, batch.target[crafted.positions] & kept
-    pred = _decide(model, crafted.image, cases) & kept  # a fresh pass: what the attack saw does not count
+    log_odds = _answer(model, crafted.image, cases)  # of a fresh pass: what the attack saw does not count
+    answered = _is_finite(log_odds)
+    pred = model.decide(without_nan(log_odds)) & kept
     target_adv = moved(batch.target[crafted.positions], crafted.flow, model.task.exclusive) & kept
 
     overlaps_clean, overlaps_adv = measure((pred_clean, target), (pred, target_adv))
@@ -181,7 +188,7 @@ def _score(
             for i, k in enumerate(model.task.scored)
         ]
         image = images[n].cpu() if keep_images else None
-        outcomes.append(CaseOutcome(rows, None if masks is None else masks[n], image))
+        outcomes.append(CaseOutcome(rows, None if masks is None else masks[n], image, answered[n]))
     return outcomes
 
 
@@ -208,15 +215,23 @@ def _packed_pairs(pred: Mask, target: Mask) -> list[MaskPair]:
 
 
 def _decide(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
-    with torch.no_grad():
-        log_odds = bind(model, Setting(model.task, tuple(cases)))(image)
-    finite = torch.isfinite(log_odds).flatten(1).all(1)
-    if not finite.all():
-        ids = [case.id for case, fine in zip(cases, finite.tolist(), strict=True) if not fine]
+    log_odds = _answer(model, image, cases)
+    if not all(finite := _is_finite(log_odds)):
+        ids = [case.id for case, fine in zip(cases, finite, strict=True) if not fine]
         raise NotFiniteError(
             f"expected finite log-odds, got NaN or infinity on {listed(ids)}; train or load other weights"
         )
     return model.decide(log_odds)
+
+
+def _answer(model: Model, image: Image, cases: Sequence[Case]) -> LogOdds:
+    with torch.no_grad():
+        return bind(model, Setting(model.task, tuple(cases)))(image)
+
+
+def _is_finite(log_odds: LogOdds) -> list[bool]:
+    finite: list[bool] = torch.isfinite(log_odds).flatten(1).all(1).tolist()
+    return finite
 
 
 def _check(crafted: Crafted, size: Tensor, cases: Sequence[Case]) -> None:

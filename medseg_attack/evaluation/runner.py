@@ -18,7 +18,7 @@ from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
 from medseg_attack.errors import InputError, plural
 from medseg_attack.evaluation.crafting import case_budgets
-from medseg_attack.evaluation.fitting import Batches, check_fit, fit_seconds, fit_without_gradient, fitted, must_fit
+from medseg_attack.evaluation.fitting import Batches, check_fit, fit_faults, fit_seconds, fitted, must_fit
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import MANIFEST
 from medseg_attack.exports.segmentations import write_segmentations
@@ -32,7 +32,7 @@ from medseg_attack.runs.claim import claim, withdraw
 from medseg_attack.runs.folder import COPIES, RunFolder
 from medseg_attack.runs.grid import Cell, safe
 from medseg_attack.runs.reading import ids_of
-from medseg_attack.runs.rows import FIT_WITHOUT_GRADIENT, ROWS_VERSION
+from medseg_attack.runs.rows import ROWS_VERSION
 from medseg_attack.runs.stored_files import HEADER_FILE, read_header
 from medseg_attack.runs.study import Study
 from medseg_attack.runtime import deterministic, provenance, versions
@@ -415,7 +415,6 @@ def _header(
 ) -> dict[str, Any]:
     card = model_ref.card
     fit_time = {"fit_seconds": fit_seconds(folder)} if must_fit(cell.attack) else {}
-    fit_lacks = fit_without_gradient(folder)
     return {
         "model": model_ref.label,
         **ids_of(folder.path),
@@ -437,7 +436,7 @@ def _header(
         "batch_size": max(folder.batch_sizes, default=opened.options.batch_size),
         "seconds": folder.seconds + sum(fit_time.values()),
         **fit_time,
-        **({FIT_WITHOUT_GRADIENT: fit_lacks} if fit_lacks else {}),
+        **fit_faults(folder),
         **({"queries": True} if uses_queries(cell.attack) else {}),
         "versions": versions(),
         "provenance": provenance(),

@@ -83,3 +83,15 @@ def log_odds_of_votes(votes: Bool[Tensor, "m b k *s"], weights: Float[Tensor, "m
     n = len(votes)
     share = torch.einsum("m,m...->...", weights, votes.to(like))
     return ((share * n + 0.5) / (n + 1)).logit()
+
+
+NO_ANSWER = 100.0  # exp(-100) is still a number in float32
+
+
+def without_nan(log_odds: LogOdds) -> LogOdds:
+    """Log-odds that are finite: NaN says that a class is not there, infinity that it is, -infinity that it is not.
+
+    >>> without_nan(torch.tensor([[[torch.nan, torch.inf, 2.0]]])).tolist()
+    [[[-100.0, 100.0, 2.0]]]
+    """
+    return torch.nan_to_num(log_odds, nan=-NO_ANSWER, posinf=NO_ANSWER, neginf=-NO_ANSWER)

@@ -13,8 +13,12 @@ if TYPE_CHECKING:  # runs import no torch
     from medseg_attack.types import Case
 
 ROWS_VERSION = 4  # raised whenever the same run would give other rows
-WITHOUT_GRADIENT = "without_gradient"  # column: 1 where a gradient of the case was NaN or infinite; absent if nowhere
-FIT_WITHOUT_GRADIENT = "fit_without_gradient"  # field of a header: such cases among those that an attack was fitted to
+# columns of faults: 1 where an attack met one on the case; absent if it met none on any case of the chunk
+WITHOUT_GRADIENT = "without_gradient"  # a gradient by the image was NaN or infinite
+WITHOUT_ANSWER = "without_answer"  # an output was NaN or infinite
+WITHOUT_SLOPE = "without_slope"  # every gradient by the image was exactly 0
+FAULTS = (WITHOUT_GRADIENT, WITHOUT_ANSWER, WITHOUT_SLOPE)
+FIT = "fit_{}"  # field of a header: the cases of such a fault among those that an attack was fitted to
 AXES = ("z", "y", "x")  # slices, rows, columns
 
 

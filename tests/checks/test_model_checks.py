@@ -136,6 +136,52 @@ def test_ma005_probabilities(exclusive: bool) -> None:
     assert "MA005" in codes(check_model(SegModel(net, task).eval(), replace(seen, target=target)))
 
 
+@pytest.mark.parametrize("squash", [torch.sigmoid, lambda z: (z / 2 + 0.5).clamp(0, 1)])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_ma005_a_sigmoid_of_each_class_before_a_softmax(squash: object, classes: int) -> None:
+    task = Task("blobs", ("background", *(f"c{n}" for n in range(classes - 1))), exclusive=True)
+
+    class Squashed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.cat([healthy_net()(x)] * 3, 1)[:, :classes]
+            result: Tensor = squash(logits)  # type: ignore[operator]
+            return result
+
+    seen = batch()
+    target = torch.zeros(len(seen.image), classes, *seen.image.shape[2:], dtype=torch.bool)
+    target[:, :2] = seen.target
+    assert "MA005" in codes(check_model(SegModel(Squashed(), task).eval(), replace(seen, target=target)))
+
+
+def test_ma014_names_the_order_of_labels_that_would_fit() -> None:
+    def numbers(change: object) -> list[str]:
+        found = check_model(broken(after=change), batch())
+        return [finding.numbers.partition(" if ")[2] for finding in found if finding.code == "MA014"]
+
+    assert numbers(lambda z: z) == []
+    assert numbers(lambda z: z.flip(1)) == ["its square is round and its round is square"]
+    assert numbers(lambda z: z.flip(2)) == ["its rows are reversed"]
+    assert numbers(lambda z: z.flip(2, 3)) == ["its rows and columns are reversed"]
+    assert numbers(lambda z: z.transpose(2, 3)) == ["its rows and columns are exchanged"]
+    both = "its square is round and its round is square and its columns are reversed"
+    assert numbers(lambda z: z.flip(1, 3)) == [both]
+    assert numbers(lambda z: 0 * z - 1) == []  # nothing would fit
+
+
+def test_ma014_is_asked_of_whole_scans_as_well() -> None:
+    rng = torch.Generator().manual_seed(0)
+    target = torch.rand(1, 2, 6, 5, 5, generator=rng) < 0.3
+
+    class Known(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (target.flip(2).transpose(3, 4).float() - 0.5) + 0 * x
+
+    case = replace(batch().cases[0], image=torch.rand(1, 6, 5, 5, generator=rng), target=target[0])
+    found = check_model(SegModel(Known(), TASK, dims=3).eval(), Batch.of([case]), gradient=False)
+    (numbers,) = [finding.numbers for finding in found if finding.code == "MA014"]
+    assert numbers.endswith("1.000 if its rows and columns are exchanged and its slices are reversed")
+
+
 def backwards(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """An objective whose sign is wrong in its gradient only."""
     loss = bce(log_odds, target)
@@ -171,6 +217,14 @@ def test_ma007_steps_too_small_to_arrive() -> None:
     assert "MA007" in codes(preflight(healthy(), batch(), [PGD(Linf(8 / 255), steps=8, step_size=0.06)]))
 
 
+def test_ma007_after_40_steps_only_if_twice_as_many_do_much_more() -> None:
+    model = healthy()
+    small = PGD(Linf(8 / 255), steps=40, step_size=0.012, random_start=False)
+    assert "MA007" in codes(preflight(model, batch(), [small]))  # its steps cannot reach the edge of the ball
+    late = PGD(Linf(10 / 255), steps=40, step_size=0.1)
+    assert "MA007" not in codes(preflight(model, batch(), [late]))
+
+
 def test_ma009_a_model_that_no_gradient_breaks() -> None:
     assert "MA009" in codes(preflight(broken(before=quantiser), batch(), GOOD))
 
@@ -193,6 +247,44 @@ def test_ma016_organs_at_the_end_of_the_window() -> None:
 
 def test_ma017_half_precision() -> None:
     assert "MA017" in codes(check_model(broken(after=lambda z: z.bfloat16()), batch()))
+
+
+def test_ma017_half_precision_inside() -> None:
+    """What is cast back to float32 before it leaves the model has lost as much."""
+
+    class Inside(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                z: Tensor = healthy_net()(x)
+            return z.float()
+
+    (one,) = [each for each in check_model(SegModel(Inside(), TASK).eval(), batch()) if each.code == "MA017"]
+    assert one.numbers == "the model computes in bfloat16, its log-odds are float32"
+    rounded = broken(after=lambda z: z.half().float())
+    assert "MA017" in codes(check_model(rounded, batch()))
+
+
+def test_ma036_an_output_that_is_cut_off() -> None:
+    for bound in (1.0, 3.0):
+        found = check_model(broken(after=lambda z, bound=bound: z.clamp(-bound, bound)), batch())
+        (one,) = [finding for finding in found if finding.code == "MA036"]
+        assert one.numbers == f"their log-odds stand at {bound:.3g}"
+    assert "MA036" not in codes(check_model(broken(after=lambda z: z.clamp(-100, 100)), batch()))
+    assert "MA036" not in codes(check_model(broken(after=lambda z: 3 * torch.tanh(z / 3)), batch()))  # it still pulls
+
+
+def test_ma036_probabilities_that_float32_rounds_to_1() -> None:
+    model = SegModel(Around(after=nn.Sequential(Times(4.0), nn.Sigmoid())), TASK, head="probabilities").eval()
+    assert "MA036" in codes(check_model(model, batch()))
+
+
+class Times(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.factor * z
 
 
 def test_ma019_logits_times_1000() -> None:

@@ -106,6 +106,41 @@ def test_ma007_more_steps_do_more() -> None:
     assert (one.code, one.run) == ("MA007", f"pgd(steps=80)-bce-{EPS}")
 
 
+def test_ma007_what_more_than_40_steps_gain_must_be_more() -> None:
+    """A few hundredths are gained by more steps from any healthy model."""
+    assert codes(*HEALTHY, run("pgd(steps=80)", 0.26, backwards=80)) == set()
+    assert "MA007" in codes(*HEALTHY, run("pgd(steps=80)", 0.24, backwards=80))
+    few = run("pgd(steps=20)", 0.34, backwards=20)
+    assert "MA007" in codes(noise(), few, run("pgd(steps=40)", 0.3))
+
+
+def test_ma001_gradients_that_are_0_on_some_cases() -> None:
+    table = run("pgd(steps=40)", 0.3)
+    table["without_slope"] = [float(i in (1, 2)) for i in range(len(table))]
+    (one,) = found(table)
+    assert (one.code, one.numbers, one.run) == ("MA001", "every gradient was 0 on c1, c2", table["run"][0])
+    table.loc[[1, 2], "hit_clean"] = 0  # nothing to lose
+    assert "MA001" not in codes(table)
+
+
+def test_ma037_images_that_were_returned_as_they_were() -> None:
+    table = run("pgd(steps=40)", 0.3)
+    assert codes(table) == set()
+    table.loc[0, "size"] = 0.0
+    (one,) = found(table)
+    assert (one.code, one.flag.verdict, one.numbers) == ("MA037", "note", "12% of the images are unchanged")
+    assert codes(table.assign(eps=0.0, size=0.0, ball="linf(eps=0.0)")) == set()  # without a budget none can change
+    table.loc[0, "hit_clean"] = 0
+    assert codes(table) == set()
+    assert codes(*HEALTHY, run("square", 0.3, backwards=0, size=0.0)) == set()  # no gradient was followed
+
+
+def test_runs_of_before_the_counts_are_read_like_runs_without_faults() -> None:
+    """Next to a run with such a column, the cells of an older one are empty."""
+    counted = run("bim", 0.3).assign(without_slope=0.0, without_answer=0.0)
+    assert codes(*HEALTHY, counted) == set()
+
+
 def test_ma008_noise_does_as_much() -> None:
     assert "MA008" in codes(noise(0.62), run("pgd", 0.6))
     assert "MA008" in codes(noise(0.6), run("pgd", 0.9))
@@ -192,6 +227,8 @@ def test_ma022_gradients_that_are_not_finite_name_their_cases() -> None:
     (one,) = found(table)
     assert (one.code, one.flag.verdict) == ("MA022", "invalid")
     assert one.numbers.endswith("on c1, c2, c4 and 2 more")
+    answered = run("pgd(steps=40)", 0.3).assign(without_answer=[1.0] + [0.0] * 7)
+    assert [each.numbers for each in found(answered)] == ["NaN or infinity in the output on c0"]
     fitted = run("uap", 0.3, backwards=0).assign(fit_without_gradient="t3")
     assert "on t3 (in the fit)" in "".join(each.numbers for each in found(*HEALTHY, fitted))
 

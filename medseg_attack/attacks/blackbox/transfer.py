@@ -90,10 +90,10 @@ class Transfer(AroundAttack):
         else:
             results = (with_eps(attack, ball.eps)(finite, image, target, seeds) for ball in balls)
         for result in results:
-            if not finite.is_finite:
+            if finite.lost_gradients or finite.lost_answers:
                 raise NotFiniteError(
-                    "expected a finite gradient of the surrogate of transfer, got NaN or infinity (MA022); take "
-                    "another surrogate, or find the operation that overflows"
+                    "expected finite answers and gradients of the surrogate of transfer, got NaN or infinity (MA022); "
+                    "take another surrogate, or find the operation that overflows"
                 )
             yield result
 
