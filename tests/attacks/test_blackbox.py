@@ -235,3 +235,17 @@ def test_volumes_are_attacked_by_the_same_code(text: str) -> None:
 def test_bad_options_are_told(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         registry.build(text, "attack")
+
+
+def test_the_walk_begins_next_to_the_decision() -> None:
+    """The model has the organ below 0.7; on the way from white to an image of 0.5 that is a change of 0.2."""
+
+    class Dark(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.7 - x
+
+    model = SegModel(Dark(), Task("dark", ("organ",))).eval()
+    image = torch.full((1, 1, 8, 8), 0.5)
+    start = Boundary(Linf(0.5))._start(model, image, torch.ones_like(image, dtype=torch.bool), [0], torch.tensor([0.5]))
+    assert start.size.item() == pytest.approx(0.2, abs=0.5 / 2**HALVINGS + 1e-6)
+    assert start.harm.item() >= 0.5

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.physical.affine import Affine, Pose
-from medseg_attack.attacks.physical.deformation import Deformation, Displacement
+from medseg_attack.attacks.physical.deformation import Deformation, Displacement, bent
 from medseg_attack.numerics.fields import legendre, smooth, splines
 from medseg_attack.numerics.flows import exponential, moved, warped
 from medseg_attack.types import Adversarial, Batch, Case, Setting, Task, Window
@@ -172,3 +172,14 @@ def test_the_objective_of_a_moved_image_is_that_of_the_organ_where_it_was() -> N
     carried = carried_back(model(warped(image, forth)), back)
     torch.testing.assert_close(bce(carried, image > 0.5), bce(model(image), image > 0.5))
     assert bce(model(warped(image, forth)), image > 0.5) > 2 * bce(carried, image > 0.5)
+
+
+@pytest.mark.parametrize("grid", [(20, 24), (12, 10, 14)])
+def test_a_field_of_ones_moves_by_the_whole_budget_along_the_diagonal(grid: tuple[int, ...]) -> None:
+    """Each axis gets its share of the length: eps / sqrt(2) in 2-D, eps / sqrt(3) in 3-D."""
+    image = random(1, 1, *grid)
+    flow, _ = bent(torch.ones(1, len(grid) * 4 ** len(grid)), image, Displacement(2.0), 2.0, 4)
+    lengths = flow.square().sum(1).sqrt()
+    middle = lengths[(0, *(n // 2 for n in grid))].item()
+    assert middle == pytest.approx(2.0, rel=0.02)
+    assert lengths.max().item() <= 2.0 * (1 + 1e-4)

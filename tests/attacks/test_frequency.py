@@ -92,3 +92,13 @@ def test_likeness_is_taken_off_the_objective() -> None:
     assert (coarse > still).all()
     assert (still >= 0).all()
     assert (coarse <= 4).all()
+
+
+def test_the_staircase_hardens_until_it_rounds() -> None:
+    """Its slopes fall from 0.1 to 0 as the attack goes on, so that the last image is what is stored."""
+    attack, image = Vafa(Quantised(20)), random(2, 1, 16, 16)
+    numbers = attack.start(image, [1, 2])
+    table = (1 + 19 * (numbers + 1) / 2).view(2, *attack.ball.sides(2))  # type: ignore[attr-defined]
+    for progress, soft in ((0.0, 0.1), (0.5, 0.05), (1.0, 0.0)):
+        torch.testing.assert_close(attack.render(numbers, image, progress).image, quantised(image, table, soft))
+    assert not torch.allclose(quantised(image, table, 0.1), quantised(image, table, 0.0), atol=1e-4)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.counting import CountedModel
-from medseg_attack.attacks.minimal.alma_prox import _penalty, prox_linf
+from medseg_attack.attacks.minimal.alma_prox import AlmaProx, _Multipliers, _penalty, prox_linf
 from medseg_attack.attacks.minimal.asma import Asma
 from medseg_attack.attacks.minimal.dag import Dag
 from medseg_attack.attacks.minimal.jsma import Jsma
@@ -311,3 +311,26 @@ def test_a_goal_in_mm_cannot_be_told_by_a_model_alone() -> None:
     image, model = images(), oracle(ORGAN)
     with pytest.raises(InputError, match="cases"):
         Dag(goal=Shift())(model, image, model.decide(model(image)), SEEDS)
+
+
+def test_a_penalty_doubles_where_it_was_in_vain_and_there_alone() -> None:
+    """A constraint that was met in the meantime, or that fell by 5 %, needs no stronger push."""
+    before = torch.tensor([1.0, 1.0, 1.0, -1.0]).view(1, 1, 4)
+    state = _Multipliers.start(before)
+    assert state.rise.flatten().tolist() == pytest.approx([0.01] * 4)
+    now = torch.tensor([1.0, 0.96, 0.9, 0.5]).view(1, 1, 4)
+    between = state.after(now, 5, 10)
+    assert torch.equal(between.rise, state.rise)  # between two checks none rises
+    checked = state.after(now, 10, 10)
+    assert checked.rise.flatten().tolist() == pytest.approx([0.02, 0.02, 0.01, 0.01])
+    assert checked.after(now, 20, 10).rise.flatten().tolist() == pytest.approx([0.04, 0.04, 0.02, 0.02])
+
+
+def test_the_rate_is_whole_until_the_first_success_and_a_tenth_at_the_end() -> None:
+    attack = AlmaProx(steps=100, step_size=0.5)
+    first = torch.tensor([0.0, 20.0, 50.0])
+    assert attack._rate(0, first).tolist() == pytest.approx([0.5] * 3)
+    assert attack._rate(20, first)[1:].tolist() == pytest.approx([0.5] * 2)
+    assert attack._rate(100, first).tolist() == pytest.approx([0.05] * 3)
+    fall = torch.stack([attack._rate(step, first) for step in range(101)])
+    assert (fall.diff(dim=0) <= 0).all()

@@ -37,7 +37,7 @@ from medseg_attack.data.datasets.source import open_source
 from medseg_attack.data.formats.dicom.decoders import decoded
 from medseg_attack.data.formats.dicom.index import index
 from medseg_attack.data.formats.dicom.rtstruct import inside
-from medseg_attack.data.formats.dicom.series import read_stored, series_of
+from medseg_attack.data.formats.dicom.series import Grid, read_stored, series_of
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.data.prepared.writing import prepare
@@ -246,6 +246,7 @@ def test_seg_of_every_kind(tmp_path: Path, kind: str) -> None:
     if kind == "FRACTIONAL":
         assert not only_scan(tmp_path, "dicom(threshold=0.7)").labels.any()
         assert (only_scan(tmp_path, "dicom(threshold=0.1)").labels == 3).all()
+        assert np.array_equal(only_scan(tmp_path, "dicom(threshold=0.6)").labels, scan.labels)  # 153 of 255 is 0.6
 
 
 def test_segments_are_chosen_named_and_united(tmp_path: Path) -> None:
@@ -345,3 +346,13 @@ def test_choices_of_labels() -> None:
     for text in ("a,", "a=", "=x", "a=x,a=y", "a=x|"):
         with pytest.raises(InputError, match="expected CLASS=NAME"):
             parse(text)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 12.0, 30.0])
+def test_slices_of_a_tilted_gantry_are_apart_along_their_normal(degrees: float) -> None:
+    """The table moves 5 mm; slices that are tilted against it lie 5 mm times the cosine apart."""
+    tilt = np.radians(degrees)
+    rows, columns = np.array([0, np.cos(tilt), np.sin(tilt)]) * 0.8, np.array([0.5, 0, 0])
+    grid = Grid((3, 4, 5), np.zeros(3), np.stack([np.array([0, 0, 5.0]), rows, columns], axis=1))
+    assert grid.spacing_mm == pytest.approx((5 * np.cos(tilt), 0.8, 0.5))
+    assert grid.lean == pytest.approx(degrees, abs=1e-5)

@@ -323,3 +323,21 @@ def test_copies_of_one_channel_are_attacked_and_measured_one_by_one(storage: Sto
     assert image.shape == (3, 16, 12)
     assert result.rows[0].linf == pytest.approx((image - case.image).abs().max().item())
     assert 0 < result.rows[0].size <= 0.04
+
+
+def test_pixels_that_a_patch_covers_are_in_no_count_the_clean_ones_among_them(model: SegModel) -> None:
+    data = Toy()
+    cases = [data.read(ref) for ref in data.refs()[:1]]
+    batch = Batch.of(cases)
+    (attack,) = attacks("patch(area(0.1), steps=0)")
+    (result,) = attack_chunk(model, [batch], [attack], keep_images=True)
+    covered = attack.ball.covered(result.images[0][None], batch.image)[0, 0]
+    assert 0 < covered.sum() < covered.numel() / 2
+    with torch.no_grad():
+        clean = model.decide(model(batch.image))[0] & ~covered
+        adv = model.decide(model(result.images[0][None]))[0] & ~covered
+    target = batch.target[0] & ~covered
+    for k, row in enumerate(result.rows):
+        assert (row.n_target, row.n_clean, row.n_adv) == (target[k].sum(), clean[k].sum(), adv[k].sum())
+        assert (row.hit_clean, row.hit_adv) == ((target & clean)[k].sum(), (target & adv)[k].sum())
+        assert row.n_target_adv == row.n_target

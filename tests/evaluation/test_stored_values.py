@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from medseg_attack import registry
+from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.evaluation.loop import Result, attack_chunk
 from medseg_attack.evaluation.rounding import RoundedModel
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -180,3 +181,47 @@ def test_noise_is_estimated_from_the_image() -> None:
     noisy = ramp + torch.tensor([0.01, 0.03]).view(2, 1, 1, 1) * torch.randn(2, 1, 128, 128, generator=draw)
     assert noise_of(noisy).tolist() == pytest.approx([0.01, 0.03], rel=0.05)
     assert noise_of(torch.zeros(1, 1, 8, 8)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_floats_are_rounded_towards_the_source(dtype: type) -> None:
+    """A change of half a float's precision must not become a whole one: no pixel goes further than was asked."""
+    rng = torch.Generator().manual_seed(0)
+    stored = torch.from_numpy((900 * torch.rand(1, 40, 40, generator=rng)).numpy().astype(dtype))
+    image = (stored.double() / 1000).float()
+    one = Case("c", "v", "g", image, image > 2, (1.0, 1.0), Window(0, 1000), storage=Storage(stored))
+    levels, x0 = levels_of(one), image[None]
+    x = (x0 + 2e-3 * torch.randn(x0.shape, generator=rng)).clamp(0, 1)
+    asked = (x - x0).double().abs() * 1000
+    made = (levels.nearest(x, x0, Linf(0.9)) - levels.stored).abs()
+    assert (made <= asked).all()
+    assert (made > 0).double().mean() > 0.5
+
+
+def test_a_stored_value_is_a_share_of_the_window() -> None:
+    """A slope of 2 HU in a window of 400 HU is a level of 1/200, whatever the window's width."""
+    for width in (400.0, 50.0):
+        one = replace(case(np.int16, 2.0, 0.0, (0.0, width)), window=Window(0.0, width, "HU"))
+        (budget,) = case_budgets([one], one.image[None], None, 0.1)
+        assert budget.level == pytest.approx(2 / width)
+        (negative,) = case_budgets([replace(one, storage=replace(one.storage, slope=-2.0))], one.image[None], None)
+        assert negative.level == budget.level
+    (floats,) = case_budgets([case(np.float32)], one.image[None], None)
+    assert floats.level == 0.0
+
+
+@pytest.mark.parametrize("order", [(2, 16), (16, 2)])
+def test_attacks_of_several_budgets_at_once_are_what_each_is_alone(order: tuple[int, int]) -> None:
+    """They see images that are rounded in the widest of their balls, which must not hold the others back."""
+    one = replace(case(np.uint8, window=(0, 255)), target=torch.ones(1, 9, 7, dtype=torch.bool))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = SegModel(torch.nn.Conv2d(1, 1, 3, padding=1), Task("t", ("organ",))).eval()
+    attacks = [build(f"pgd(linf({n}/255), steps=5, keep_worst=False)", "attack") for n in order]
+    with frozen(model):
+        together = attack_chunk(model, [Batch.of([one])], attacks, keep_images=True)
+        alone = [attack_chunk(model, [Batch.of([one])], [attack], keep_images=True)[0] for attack in attacks]
+    for first, second in zip(together, alone, strict=True):
+        assert torch.equal(first.images[0], second.images[0])
+    sizes = [result.rows[0].linf * 255 for result in together]
+    assert sizes == pytest.approx(order, abs=0.01)

@@ -19,8 +19,13 @@ from PIL import Image
 
 from medseg_attack import registry
 from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.exports.verification import _check_batch, _check_budget
 from medseg_attack.models.checkpoints import save
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.types import Batch, Case, Storage, Task, Window
 
 MOVES = ("affine", "deformation", "deformation_bias")  # refused: their truth moves, and is not written
 LEARNS = ("uap", "uap_metzen")  # scored on patients that they were not fitted on
@@ -312,3 +317,46 @@ def test_a_file_of_a_scan_that_the_data_lack_is_caught(study: tuple[Path, Path],
     manifest.write_text(json.dumps(content))
     result = medattack("verify", run, code=1)
     assert f"{content['files'][0]['path']} is no file of the run's scans" in " ".join(result.stdout.split())
+
+
+def two_voxels(stored: tuple[int, int]) -> Case:
+    """A scan of two voxels in a window from 0 to 100, and of one organ."""
+    values = torch.tensor(stored, dtype=torch.int16).view(1, 1, 2)
+    return Case(
+        "c",
+        "c",
+        "p",
+        (values.float() / 100).clamp(0, 1),
+        torch.ones(1, 1, 2, dtype=torch.bool),
+        (1.0, 1.0),
+        Window(0.0, 100.0),
+        storage=Storage(values),
+    )
+
+
+@pytest.mark.parametrize(("after", "wrong"), [((52, 300), False), ((50, 301), True), ((52, 299), True)])
+def test_a_voxel_beyond_the_window_may_not_change(after: tuple[int, int], wrong: bool) -> None:
+    """The image shows 300 and 301 alike, so that no budget is exceeded and no prediction differs."""
+    case, changed = two_voxels((50, 300)), two_voxels(after)
+    model = SegModel(torch.nn.Identity(), Task("t", ("organ",))).eval()
+    written = StoredValues.of([changed], "cpu")
+    assert written is not None
+    assert case.storage is not None
+    values = {"c": case.storage.stored.numpy()}
+    rows = pd.DataFrame([{"case": "c", "cls": "organ", "n_adv": 2, "hit_adv": 2, "budget": 0.03}])
+    pred = torch.ones(1, 1, 1, 2, dtype=torch.bool)
+    indexed = rows.set_index(["case", "cls"])
+    mismatches = list(_check_batch(Batch.of([case]), written, pred, values, model, Linf(0.03), indexed))
+    assert [one.problem for one in mismatches] == [
+        "a voxel outside of the intensity window, or of padding, was changed"
+    ] * wrong
+
+
+@pytest.mark.parametrize(("budget", "wrong"), [(0.02, False), (0.01, True), (float("nan"), False)])
+def test_a_case_is_held_to_its_own_budget(budget: float, wrong: bool) -> None:
+    """A budget with a unit is another fraction of the window for each case; the run's ball has that of none."""
+    before, after = (torch.full((1, 1, 1, 2), value, dtype=torch.float64) for value in (0.5, 0.52))
+    case = two_voxels((50, 50))
+    mismatches = list(_check_budget(Task("t", ("organ",)), case, after, before, Linf(0.2), budget))
+    assert len(mismatches) == wrong
+    assert all("more than its budget of 0.01" in one.problem for one in mismatches)

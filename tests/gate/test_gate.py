@@ -2,20 +2,25 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+import pandas as pd
 import pytest
-from helpers.runs import dice_of, edit, rerun, retrained, worse, write_run
+from helpers.runs import PIXELS, dice_of, edit, rerun, retrained, worse, write_run
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
 from medseg_attack.errors import InputError
 from medseg_attack.gate.rules import Rule, parse
+from medseg_attack.gate.verdicts import Verdict, judge
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import ROWS_VERSION
+from medseg_attack.stats.patients import signed_rank
 
 PATIENTS = 40
 
@@ -316,3 +321,60 @@ def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     (pair,) = json.loads(compare(tmp_path, "--paired", "model", "--json").stdout)["paired"]
     assert pair["new"] != pair["old"]
     assert pair["mean"] == pytest.approx(-0.1, abs=1e-3)
+
+
+def levels(dice: Sequence[float], **columns: object) -> pd.DataFrame:
+    """Rows of a run: a patient, a scan and an organ for each Dice."""
+    hits = [round(value * PIXELS) for value in dice]
+    names = [f"p{n}" for n in range(len(dice))]
+    head = {"run": "r", "pair": "r", "model": "m", "label": "m", "attack": "pgd", "loss": "bce", "eps": 0.01}
+    head |= {"role": "attack", "ball": "linf(eps=0.01)", "checks": True, "cls": "organ", "eps_unit": ""}
+    same = ("n_target", "n_target_adv", "n_clean", "hit_clean", "n_adv")
+    rows = pd.DataFrame({"case": names, "volume": names, "group": names, "hit_adv": hits})
+    return rows.assign(**dict.fromkeys(same, PIXELS), **head).assign(**columns)
+
+
+def verdict(rule: str, new: pd.DataFrame, old: pd.DataFrame | None = None) -> Verdict:
+    (only,) = judge([parse(rule)], new, old, {"r": ()}, unit="volume", empty="one")
+    return only
+
+
+def drops(*values: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs whose Dice is lower by these numbers than their reference's."""
+    return levels([0.9 - value for value in values]), levels([0.9] * len(values))
+
+
+SIMILAR = [0.28 + 0.01 * n for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "failed"),
+    [
+        ("dice_drop>0.2@sig", SIMILAR, True),
+        ("dice_drop<0.5@sig", SIMILAR, True),
+        ("dice_drop>0.27@sig", [0.3] * 19 + [-0.1], False),  # the interval begins below 0.27, and p is 0.0002
+        ("dice_drop<0.33@sig", [0.3] * 19 + [0.7], False),  # the interval ends above 0.33, and p is 0.0002
+        ("dice_drop>0.25@sig", [0.8] * 8 + [0.24] * 12, False),  # the interval begins at 0.33, and p is 0.3
+    ],
+)
+def test_a_rule_on_certainty_needs_both_ends_of_the_interval_and_the_test(
+    rule: str, values: list[float], failed: bool
+) -> None:
+    assert verdict(rule, *drops(*values)).failed == failed
+
+
+def test_the_test_is_of_the_rules_number_and_not_of_zero() -> None:
+    values = np.array([0.8] * 8 + [0.24] * 12)
+    result = verdict("dice_drop>0.25@sig", *drops(*values))
+    assert result.p == pytest.approx(signed_rank(values - 0.25))
+    assert result.low > 0.25 > signed_rank(values)
+
+
+def test_an_organ_that_was_never_hit_cannot_be_missed() -> None:
+    """A clean prediction beside the organ found nothing that an attack could take."""
+    gone = {"n_adv": 0, "hit_adv": 0}
+    assert verdict("missed>0.5", levels([0.0] * 8, **gone)).failed
+    rows = levels([0.0] * 8, **gone)
+    rows.loc[:5, "hit_clean"] = 0
+    rows.loc[6:, ["n_adv", "hit_adv"]] = PIXELS  # the two that were hit are found
+    assert not verdict("missed>0.0", rows).failed

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from medseg_attack.metrics.counts import Overlap
+from medseg_attack.metrics.harm import harm
 from medseg_attack.metrics.overlap import dice, dice_of, iou, measure
 
 
@@ -45,3 +46,13 @@ def test_the_rule_for_empty_masks_decides_where_both_are_empty_alone(score, empt
     assert score(nothing, nothing, empty=empty).item() == pytest.approx(empty, nan_ok=True)
     assert score(full, nothing, empty=empty).item() == score(nothing, full, empty=empty).item() == 0.0
     assert score(full, full, empty=empty).item() == 1.0
+
+
+def test_harm_is_what_dice_lacks_and_an_organ_that_neither_has_is_right() -> None:
+    target = torch.zeros(2, 2, 4, 4, dtype=torch.bool)
+    target[0, 0, :2], target[1] = True, True
+    pred = target.clone()
+    assert harm(pred, target).tolist() == [0.0, 0.0]
+    pred[0, 0] = False
+    pred[1, 0, 2:] = False
+    assert harm(pred, target).tolist() == pytest.approx([0.5, (1 / 3) / 2])

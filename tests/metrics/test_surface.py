@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from medseg_attack.errors import InputError
 from medseg_attack.metrics import empty
 from medseg_attack.metrics.empty import Empty
+from medseg_attack.metrics.scans import by_scan, packed
 from medseg_attack.metrics.surface import assd_mm, hd95_mm, nsd
 from medseg_attack.stats.clinical import deltas
+from medseg_attack.types import Case, Stack, Window
 
 Mask = NDArray[np.bool_]
 Spacing = tuple[float, ...]
@@ -147,3 +151,49 @@ def test_one_pixel_in_forty_moves_no_95th_percentile(gap: int, spur: int, hd95: 
 )
 def test_the_tolerance_of_nsd_is_two_mm_or_what_was_asked(tolerance: Any, gap: int, share: float) -> None:
     assert nsd(*lines(gap), [(1.0, 1.0)], **tolerance).item() == share
+
+
+def slices_of(scan: torch.Tensor, order: Sequence[int], missing: bool = False) -> list[Case]:
+    """The slices of a scan, (slices, rows, columns), in that order."""
+    stacks = [Stack(n, len(scan) + missing, 4.0) for n in order]
+    return [
+        Case(f"s{n}", "scan", "p", scan[n][None].float(), scan[n][None], (1.0, 2.0), Window(0, 1), stack)
+        for n, stack in zip(order, stacks, strict=True)
+    ]
+
+
+def test_a_scan_is_measured_in_the_order_of_its_slices_whatever_theirs() -> None:
+    pred, target = (torch.from_numpy(blob((7, 9, 8), seed)) for seed in (3, 4))
+    (expected,) = hd95_mm(pred[None, None], target[None, None], [(4.0, 1.0, 2.0)])[0].tolist()
+    for order in ([0, 1, 2, 3, 4, 5, 6], [4, 0, 6, 2, 5, 1, 3]):
+        bits = [[packed(scan[n][None, None])[0] for n in order] for scan in (pred, target)]
+        by_class = by_scan({"hd95": hd95_mm}, slices_of(target, order), *bits, ["organ"])
+        assert by_class == {("scan", "organ"): {"hd95": pytest.approx(expected)}}
+    lacking = by_scan({"hd95": hd95_mm}, slices_of(target, order, missing=True), *bits, ["organ"])
+    assert math.isnan(lacking["scan", "organ"]["hd95"])  # a slice was not attacked
+
+
+def test_scans_are_told_apart_and_those_of_one_slice_are_flat() -> None:
+    pred, target = torch.zeros(2, 1, 6, 6, dtype=torch.bool)
+    pred[0, 2], target[0, 4] = True, True
+    alone = Case("one", "one", "p", target.float(), target, (3.0, 1.0), Window(0, 1))
+    single = replace(alone, id="two", volume="two", stack=Stack(0, 1, 9.0))
+    whole = Case("cube", "cube", "p", target[None].float(), target[None], (9.0, 3.0, 1.0), Window(0, 1))
+    for case, shape in ((alone, (1, 1, 6, 6)), (single, (1, 1, 6, 6)), (whole, (1, 1, 1, 6, 6))):
+        bits = [packed(mask.view(shape)) for mask in (pred, target)]
+        by_class = by_scan({"assd": assd_mm}, [case], *bits, ["organ"])
+        assert by_class == {(case.volume, "organ"): {"assd": pytest.approx(6.0)}}
+    bits = [packed(mask[None]) * 2 for mask in (pred, target)]
+    both = by_scan({"assd": assd_mm}, [alone, single], *bits, ["organ"])
+    assert set(both) == {("one", "organ"), ("two", "organ")}
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, math.inf, math.nan])
+def test_a_tolerance_is_a_length(tolerance: float) -> None:
+    with pytest.raises(InputError, match="tolerance_mm"):
+        nsd(*lines(1), [(1.0, 1.0)], tolerance_mm=tolerance)
+
+
+def test_a_tolerance_of_0_asks_for_the_same_pixels() -> None:
+    assert nsd(*lines(0), [(1.0, 1.0)], tolerance_mm=0).item() == 1
+    assert nsd(*lines(1), [(1.0, 1.0)], tolerance_mm=0).item() == 0

@@ -188,6 +188,13 @@ def test_any_attack_goes_through_windows() -> None:
     torch.testing.assert_close(result.image[1:], alone.image)
 
 
+@pytest.mark.parametrize(("overlap", "starts"), [(0.0, [0, 4, 6]), (0.25, [0, 3, 6]), (0.5, [0, 2, 4, 6])])
+def test_windows_are_what_does_not_overlap_apart(overlap: float, starts: list[int]) -> None:
+    assert [rows.start for rows, _ in places_of((10, 5), (4, 5), overlap)] == starts
+    closest = [rows.start for rows, _ in places_of((10, 5), (4, 5), 0.75)]
+    assert closest == list(range(7))
+
+
 def test_places_cover_the_scan_and_stay_in_it() -> None:
     covered = torch.zeros(10, 7)
     for place in places_of((10, 7), (4, 3), 0.25):

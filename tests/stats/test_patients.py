@@ -266,3 +266,14 @@ def test_a_warning_says_what_so_few_patients_cannot_show() -> None:
     assert "20 comparisons" in warning(8, comparisons=20)
     smallest = signed_rank(np.arange(1.0, TESTS_FROM + 1))
     assert smallest < 0.05 <= signed_rank(np.arange(1.0, TESTS_FROM))
+
+
+@pytest.mark.parametrize("n", [10, 14, 20])
+def test_zeros_rank_and_have_no_sign_whatever_the_number_of_patients(n: int) -> None:
+    """Pratt's rule: without the zeros' ranks, three small losses would weigh next to nothing against seven gains."""
+    values = np.concatenate([np.zeros(n - 10), -np.arange(1.0, 4), np.arange(4.0, 11)]) / 100
+    ranks = pd.Series(np.abs(values)).rank().to_numpy()[values != 0]
+    sums = np.array([ranks[list(signs)].sum() for signs in product((False, True), repeat=len(ranks))])
+    negative = ranks[:3].sum()
+    exact = 2 * np.mean(sums <= negative)
+    assert signed_rank(values) == pytest.approx(exact, abs=1e-9 if n <= 13 else 0.015)

@@ -172,3 +172,14 @@ def test_harm_is_that_of_organs_and_not_of_the_background() -> None:
     assert harm_of(SQUARE, image, organ) == pytest.approx(1 / 3)
     both = harm_of(Task("two", ("all", "organ")), image, torch.cat([~organ, organ], 1))
     assert both == pytest.approx((1 / 3 + 3 / 5) / 2)
+
+
+def test_a_change_of_another_channel_is_outside_of_any_ball_of_channels() -> None:
+    ball = registry.build("channels(linf(0.1), channels=(0, 2))", "ball")
+    x0 = torch.full((3, 3, 4, 5), 0.5)
+    x = x0.clone()
+    x[0, 0] += 0.05
+    x[1, 1, 2, 3] += 1e-6
+    x[2, 2] -= 0.08
+    assert ball.size(x, x0).tolist() == pytest.approx([0.05, float("inf"), 0.08])
+    assert ball.size(ball.project(x, x0), x0).tolist() == pytest.approx([0.05, 0.0, 0.08])
