@@ -15,10 +15,13 @@ from helpers.command import medattack
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import read_card
+from medseg_attack.report.tables import compare_sheet
 from medseg_attack.runs.pairs import pairs
 from medseg_attack.runs.reading import read_runs
+from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
 from medseg_attack.runs.study import read_study
+from medseg_attack.stats.scores import summary
 from medseg_attack.storage.files import read_json, read_yaml
 
 STORED = Path(__file__).parents[1] / "stored"
@@ -149,14 +152,31 @@ def refusal(read: Callable[..., Any], *given: Any) -> str:
     return ""
 
 
+def tabulate(root: Path) -> None:
+    """What `compare` makes of all runs."""
+    rows = read_runs([root])
+    table = summary(rows, unit="volume", empty="one", header=HEADER)
+    compare_sheet(table, ["model"], sort="by", unit="volume", empty="one", costs=False)
+
+
 def test_runs_with_wrong_fields_end_no_command_in_a_traceback(stored: Path) -> None:
     run = the_run(stored)
-    for name in ("run.json", "config.json"):
+    for name, readers in (("run.json", (tabulate,)), ("config.json", (read_runs_of, pairs_of))):
         text = (run / name).read_text(encoding="utf-8")
         content = json.loads(text)
+        for read in readers:
+            read(stored / "run")
         for field in content:
-            for other in OTHERS:
+            for other in (None, "text", [1]) if name == "run.json" else OTHERS:
                 (run / name).write_text(json.dumps(content | {field: other}), encoding="utf-8")
-                for read in (lambda: read_runs([stored / "run"]), lambda: pairs([run], stored / "run")):
-                    assert len(refusal(read)) < 1500
+                for read in readers:
+                    assert len(refusal(read, stored / "run")) < 1500
         (run / name).write_text(text, encoding="utf-8")
+
+
+def read_runs_of(root: Path) -> None:
+    read_runs([root])
+
+
+def pairs_of(root: Path) -> None:
+    pairs([root], root)
