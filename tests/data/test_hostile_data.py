@@ -154,7 +154,8 @@ def spoil(root: Path) -> None:
 @pytest.mark.parametrize("kind", ["absent", "empty", "with a part", "link", "link to an empty folder"])
 def test_after_a_failed_prepare_all_that_was_there_is_there(tmp_path: Path, kind: str) -> None:
     root = write_pictures(tmp_path / "source")
-    spoil(root)
+    source = opened("folder", root)
+    spoil(root)  # after the folder was listed, so that it is the writing which fails
     out = tmp_path / "out"
     if kind == "with a part":
         out.mkdir()
@@ -166,7 +167,7 @@ def test_after_a_failed_prepare_all_that_was_there_is_there(tmp_path: Path, kind
         out.symlink_to(tmp_path / "real")
     before = tree(tmp_path)
     with pytest.raises(InputError):
-        list(prepare(opened("folder", root), out))
+        list(prepare(source, out))
     assert {name: content for name, content in tree(tmp_path).items() if not name.endswith("d.part")} == {
         name: content for name, content in before.items() if not name.endswith("d.part")
     }
