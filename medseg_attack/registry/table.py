@@ -30,6 +30,7 @@ KINDS: Mapping[str, str] = {  # to the folder of each kind
     "dataset": "data/datasets",
     "metric": "metrics",
     "defence": "defences",
+    "certificate": "certificates",
 }
 
 VALUES = ("metric", "objective")  # kinds whose functions are used as they are; elsewhere a function is a factory
@@ -214,7 +215,7 @@ def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
     Args:
         facts: further fields of its `Entry`: `paper`, `threat`, `norm`, `reaches` and `shown_by` of an attack,
             `trained`, `wraps`, `gathers` and `code` of a model, `softmax`, `exclusive` and `unweighted` of an
-            objective, `cost` and `attacked_with` of a defence.
+            objective, `cost` and `attacked_with` of a defence, `paper` of a certificate.
     """
 
     def add(make: F) -> F:

@@ -75,7 +75,11 @@ class RunFolder:
         return inside(self.path, f"images/{chunk:05d}.safetensors")
 
     def write(self, chunk: int, rows: Sequence[Row], seconds: float, batch_size: int) -> None:
-        """Writes a chunk's rows.
+        """Writes a chunk's rows."""
+        self.write_table(chunk, table_of(rows), seconds, batch_size)
+
+    def write_table(self, chunk: int, table: pa.Table, seconds: float, batch_size: int) -> None:
+        """Writes a chunk's table.
 
         The clock and the batch size go into the file's metadata, since rows are the same in every run; so does a hash
         of the configuration, so that a part that strays into another run's folder is known for what it is, and one of
@@ -84,7 +88,6 @@ class RunFolder:
         facts = {"seconds": f"{seconds:.4f}", "batch_size": str(batch_size), "config": digest(self.config)}
         if (images := self._images(chunk)).exists():
             facts["images"] = file_hash(images)
-        table = table_of(rows)
         table = table.replace_schema_metadata({**facts, "digest": _content_digest(table, facts)})
         with whole(self.part(chunk)) as part:
             pq.write_table(table, part)

@@ -1,0 +1,101 @@
+"""The expected Dice of a noisy model, bounded from below."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg_attack.certificates.base import Bound, Certificate, clean_counts, noisy_masks
+from medseg_attack.certificates.bounds import lower_mean, shifted
+from medseg_attack.errors import InputError
+from medseg_attack.metrics.overlap import counts, dice_of
+from medseg_attack.registry import register
+from medseg_attack.types import Batch, Model, Task, common
+
+LEAST = 0.01  # a bound below it shows nothing
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnCounts:
+    """Pixels of truth, prediction and both of a whole scan, by class.
+
+    Attributes:
+        clean: of the plain model.
+        drawn: of each draw of noise.
+    """
+
+    clean: Int[Tensor, "k 3"]
+    drawn: Int[Tensor, "n k 3"]
+
+
+@dataclass(frozen=True)
+class CountsCertificate(Certificate):
+    """A certificate of a number that follows from a scan's pixel counts."""
+
+    def observe(self, model: Model, scan: Batch, seed: int, batch_size: int) -> DrawnCounts:
+        masks = noisy_masks(model, scan, self.sigma, self.draws, seed, "bound", batch_size)
+        drawn = [counts(mask, scan.target).sum(0).cpu() for mask in masks]
+        return DrawnCounts(clean_counts(model, scan, batch_size), torch.stack(drawn))
+
+
+@register("expected_dice", kind="certificate", paper="after Salman et al., NeurIPS 2019")
+@dataclass(frozen=True)
+class ExpectedDice(CountsCertificate):
+    """The expected Dice of the model on the noisy scan cannot fall below a bound within the radius.
+
+    For any score in [0, 1] with expectation G under the noise, a change of L2 norm r leaves at least
+    `Phi(Phi^-1(G) - r / sigma)` (Salman et al., arXiv 1906.04584, lemma 2, for Dice here). G is replaced by its
+    empirical Bernstein bound, at alpha for all classes together. Dice of empty masks is 1.
+    """
+
+    quantity: ClassVar[str] = "Dice"
+    promise: ClassVar[str] = (
+        "Certified is the mean Dice over draws of noise, for every change of the scan within the radius; the Dice of "
+        "one draw, or of the plain model, is not."
+    )
+
+    def require(self, radius: float, task: Task, pixels: int) -> None:
+        best = self._low(np.ones(self.draws), radius, task)
+        if best < LEAST:
+            raise InputError(
+                f"expected a radius at which {self.draws} draws can show a Dice of {LEAST} or more, got {radius:g} "
+                f"with sigma {self.sigma:g}, where a perfect model has {best:.2g}; take a smaller radius, or more draws"
+            )
+
+    def bounds(self, observed: DrawnCounts, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
+        clean, drawn = (dice_of(c, empty=1.0, dtype=torch.float64) for c in (observed.clean, observed.drawn))
+        first = scan.cases[0]
+        return [
+            Bound(
+                first.volume,
+                first.group,
+                model.task.classes[k],
+                radius,
+                clean=clean[k].item(),
+                value=drawn[:, k].mean().item(),
+                low=self._low(drawn[:, k].numpy(), radius, model.task),
+                high=float("nan"),
+                pixels=scan.image.numel(),
+                width=common(first.window.width),
+            )
+            for radius in radii
+            for k in model.task.scored
+        ]
+
+    def _low(self, dice: NDArray[np.float64], radius: float, task: Task) -> float:
+        """The bound of one class, each at its share of alpha."""
+        return shifted(lower_mean(dice, self.alpha / len(task.scored)), radius / self.sigma)
+
+    def refuted(self, observed: DrawnCounts, elsewhere: DrawnCounts, scan: Batch, model: Model, radius: float) -> str:
+        there = dice_of(elsewhere.drawn, empty=1.0, dtype=torch.float64)
+        for bound in self.bounds(observed, scan, model, [radius]):
+            values = there[:, model.task.classes.index(bound.cls)].numpy()
+            upper = 1 - lower_mean(1 - values, self.alpha)
+            if upper < bound.low:
+                return f"expected Dice of {bound.cls} at most {upper:.3f}, certified {bound.low:.3f}"
+        return ""

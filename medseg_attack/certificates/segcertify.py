@@ -1,0 +1,139 @@
+"""SegCertify: the class of single pixels, certified or abstained from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from scipy.stats import binom, norm
+from torch import Tensor
+
+from medseg_attack.certificates.base import Bound, Certificate, clean_counts, noisy_masks
+from medseg_attack.certificates.bounds import fewest_draws, votes_needed
+from medseg_attack.errors import InputError
+from medseg_attack.metrics.overlap import counts, dice_of
+from medseg_attack.registry import register
+from medseg_attack.types import Batch, Mask, Model, Task, common
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """The most frequent answer of the first draws, and how many of the others agree with it.
+
+    Attributes:
+        clean: pixels of truth, prediction and both of the plain model.
+        answer: of the first draws, one-hot where classes exclude each other.
+        agreeing: of the other draws; with a channel for each answer that is a hypothesis of its own.
+    """
+
+    clean: Int[Tensor, "k 3"]
+    answer: Bool[Tensor, "b k *s"]
+    agreeing: Int[Tensor, "b h *s"]
+
+
+@register("segcertify", kind="certificate", paper="Fischer, Baader & Vechev, ICML 2021")
+@dataclass(frozen=True)
+class SegCertify(Certificate):
+    """The smoothed class of every pixel that is not abstained from is the same for every change within the radius.
+
+    Fischer et al. (arXiv 2107.00228): the first draws choose each pixel's class, the others test whether its
+    probability is above tau = Phi(r / sigma), by exactly their own number of trials and Holm's correction over all
+    pixels of the scan. Where classes overlap, every channel is a yes or no of its own. Dice is bounded by counting
+    what is not certified as wrong.
+
+    Attributes:
+        first_draws: of noise, which choose the class and take no part in the test.
+    """
+
+    first_draws: int = 100
+
+    quantity: ClassVar[str] = "Dice"
+    promise: ClassVar[str] = (
+        "Certified is the class of the pixels that are not abstained from, under the smoothed model, for every change "
+        "of the scan within the radius; an abstained pixel counts as wrong, and the plain model is not certified."
+    )
+
+    @property
+    def forwards(self) -> int:
+        return self.draws + self.first_draws + 1
+
+    def require(self, radius: float, task: Task, pixels: int) -> None:
+        answers = pixels * (1 if task.exclusive else len(task.classes))
+        needed = fewest_draws(answers, radius / self.sigma, self.alpha)
+        if needed > self.draws:
+            raise InputError(
+                f"expected {needed:.6g} draws or more to certify one of {answers} answers at the radius {radius:g}, got "
+                f"{self.draws}; take more draws, or a smaller radius"
+            )
+
+    def observe(self, model: Model, scan: Batch, seed: int, batch_size: int) -> Votes:
+        first = torch.zeros(scan.target.shape, dtype=torch.int16, device=scan.image.device)
+        for mask in noisy_masks(model, scan, self.sigma, self.first_draws, seed, "choice", batch_size):
+            first += mask
+        if model.task.exclusive:
+            answer = torch.zeros_like(scan.target).scatter_(1, first.argmax(1, keepdim=True), True)
+        else:
+            answer = 2 * first > self.first_draws
+        agreeing = torch.zeros_like(_agreement(answer, answer, model.task.exclusive), dtype=torch.int16)
+        for mask in noisy_masks(model, scan, self.sigma, self.draws, seed, "bound", batch_size):
+            agreeing += _agreement(mask, answer, model.task.exclusive)
+        return Votes(clean_counts(model, scan, batch_size), answer, agreeing)
+
+    def bounds(self, observed: Votes, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
+        first = scan.cases[0]
+        clean = dice_of(observed.clean, empty=1.0, dtype=torch.float64)
+        smoothed = dice_of(counts(observed.answer, scan.target).sum(0), empty=1.0, dtype=torch.float64)
+        result = []
+        for radius in radii:
+            certified = self.certified(observed, radius)
+            yes, no = certified & observed.answer, certified & ~observed.answer
+            # what is not certified to be of another class may be taken for this one: nothing is better than that
+            worst = torch.where(scan.target, yes, ~no)
+            dice = dice_of(counts(worst, scan.target).sum(0), empty=1.0, dtype=torch.float64)
+            pixels = counts(yes, scan.target).sum(0)
+            result += [
+                Bound(
+                    first.volume,
+                    first.group,
+                    model.task.classes[k],
+                    radius,
+                    clean=clean[k].item(),
+                    value=smoothed[k].item(),
+                    low=dice[k].item(),
+                    high=float("nan"),
+                    abstained=1 - certified.double().mean().item(),
+                    pixels=scan.image.numel(),
+                    width=common(first.window.width),
+                    n_target=int(pixels[k, 0]),
+                    n_certified=int(pixels[k, 1]),
+                    hit_certified=int(pixels[k, 2]),
+                )
+                for k in model.task.scored
+            ]
+        return result
+
+    def certified(self, observed: Votes, radius: float) -> Bool[Tensor, "b h *s"]:
+        """The answers that no change within the radius turns."""
+        votes = observed.agreeing.flatten().cpu().numpy()
+        histogram = np.bincount(votes, minlength=self.draws + 1)
+        return observed.agreeing >= votes_needed(histogram, self._tau(radius), self.alpha)
+
+    def refuted(self, observed: Votes, elsewhere: Votes, scan: Batch, model: Model, radius: float) -> str:
+        """Certified answers that are significantly a minority on the changed scan."""
+        certified = self.certified(observed, radius)
+        # the answers there of its own choice: the same answer's votes, or the rest if another was chosen
+        same = _agreement(elsewhere.answer, observed.answer, model.task.exclusive)
+        most = torch.where(same, elsewhere.agreeing, self.draws - elsewhere.agreeing)
+        few = int(binom.ppf(self.alpha / max(int(certified.sum()), 1), self.draws, 0.5)) - 1
+        turned = int((certified & (most <= few)).sum())
+        return f"{turned} certified answers are others on the changed scan" if turned else ""
+
+    def _tau(self, radius: float) -> float:
+        return float(norm.cdf(radius / self.sigma))
+
+
+def _agreement(mask: Mask, answer: Mask, exclusive: bool) -> Bool[Tensor, "b h *s"]:
+    """Whether a decision is the answer: of each pixel where classes exclude each other, else of each channel."""
+    return (mask & answer).any(1, keepdim=True) if exclusive else mask == answer

@@ -1,0 +1,190 @@
+"""`medattack certify`: bounds that no change within an L2 radius gets below."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import typer
+
+from medseg_attack.cli import options, terminal
+from medseg_attack.errors import InputError
+
+if TYPE_CHECKING:
+    from medseg_attack.evaluation.certifying import Certification
+
+SplitName: TypeAlias = Literal["test", "val", "train", "all"]
+SHARES = (0.25, 0.5, 1.0)  # of sigma: the radii where none are asked for
+
+
+@terminal.command
+def certify(
+    data: options.Data = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model to certify: the name of a trained one, its folder, or a spec such as \"own('net.py:build')\".",
+        ),
+    ] = "",
+    certificate: Annotated[
+        str, typer.Option("--certificate", "-c", help="Certificate with its options; medattack ls certificates.")
+    ] = "expected_dice",
+    radius: Annotated[
+        list[float] | None,
+        options.repeated(
+            "--radius",
+            "-r",
+            help="L2 norm of a change of the whole scan, in [0, 1] of the window.",
+            default="sigma x 0.25, 0.5, 1",
+        ),
+    ] = None,
+    check: Annotated[
+        int, typer.Option("--check", min=0, help="Scans on which an attack within each radius tries to refute it.")
+    ] = 2,
+    split: Annotated[SplitName, typer.Option("--split", help="Cases to certify.")] = "test",
+    fold: Annotated[int, typer.Option(help="Cross-validation fold of the val and train splits.")] = 0,
+    limit: Annotated[
+        float | None,
+        typer.Option(
+            "--limit",
+            help="Certify only this many cases, or this share of them if below 1; whole scans until there are so many.",
+            show_default="all",
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Write the bounds of every scan and organ to this file.", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="Draw the bounds over the radius into this PNG, PDF or SVG.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/certificates/<model>-<hash>"),
+    ] = None,
+    batch_size: options.BatchSize = 32,
+    shard: Annotated[str, typer.Option(help="k/N: certify only the k-th of N parts, counted from 0.")] = "0/1",
+    plan: Annotated[bool, typer.Option("--plan", help="Print the passes that it takes; write nothing.")] = False,
+    json: options.Json = False,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    home: options.Home = None,
+    trust: options.Trust = False,
+    progress: options.ShowProgress = True,
+) -> None:
+    """Certify a trained model: bounds, per organ, that no change of a scan within an L2 radius gets below. No attack is
+    needed for them; one tries to refute them on a few scans, and exit code 1 says that it did.
+
+    Example: medattack certify --model unet_small --certificate 'expected_dice(sigma=0.1, draws=500)' --radius 0.05
+    """
+    if not model:
+        raise InputError("expected a model, got none; give --model NAME")
+    parts = options.read_shard(shard)
+    todo = _opened(model, certificate, radius, data, home, trust, split, fold, limit, check, seed, out)
+    from medseg_attack.evaluation.certifying import certify as run
+    from medseg_attack.report.figures import require_own_figure
+    from medseg_attack.report.sheet import require_own_csv
+    from medseg_attack.runtime import pick_device
+
+    where = pick_device(device)
+    for file, require_own in ((csv, require_own_csv), (plot, require_own_figure)):
+        if file is not None:
+            require_own(file)
+    todo.require()
+    k, n = parts
+    scans = len(todo.scans[k::n])
+    terminal.say(f"data {todo.data.root}; model {todo.model_ref.name}; on {where}")
+    if plan:
+        _print_plan(todo, json)
+        return
+    with terminal.progress("certify", scans, show=progress) as advance:
+        for n_done in run(todo, where, batch_size=batch_size, shard=parts):
+            advance(n_done)
+    terminal.say(f"results: {todo.out}")
+    _print(todo, csv, plot, json)
+
+
+def _opened(
+    model: str,
+    certificate: str,
+    radius: list[float] | None,
+    data: Path | None,
+    home: Path | None,
+    trust: bool,
+    split: SplitName,
+    fold: int,
+    limit: float | None,
+    check: int,
+    seed: int,
+    out: Path | None,
+) -> "Certification":
+    from medseg_attack import registry
+    from medseg_attack.models.trust import use_trust
+    from medseg_attack.runs.workspace import home as workspace_of
+
+    workspace = workspace_of(home)
+    use_trust(workspace, trust)
+    method = registry.build(certificate, "certificate")
+    radii = tuple(sorted(set(radius or [share * method.sigma for share in SHARES])))
+    if not all(0 <= r < float("inf") for r in radii):
+        raise InputError(f"expected a radius of 0 or more, got {min(radii):g}; change --radius")
+    from medseg_attack.data.prepared.subsets import limit as limited
+    from medseg_attack.evaluation.certifying import Certification
+    from medseg_attack.evaluation.opening import open_model
+    from medseg_attack.runs.grid import safe
+    from medseg_attack.storage.files import digest
+
+    model_ref, prepared = open_model(model, workspace, data)
+    refs = limited(prepared.refs(split, fold, model_ref.dims), limit, whole_scans=True)
+    todo = Certification(method, model_ref, prepared, refs, radii, check, seed, out or Path())
+    if out is None:
+        folder = workspace / "certificates" / f"{safe(model_ref.label)[:80]}-{digest(todo.config)[:8]}"
+        todo = Certification(method, model_ref, prepared, refs, radii, check, seed, folder)
+    return todo
+
+
+def _print_plan(todo: "Certification", json: bool) -> None:
+    facts = {"scans": len(todo.scans), "cases": len(todo.refs), "forwards": todo.forwards}
+    if json:
+        terminal.print_json(facts | {"out": str(todo.out)})
+    else:
+        terminal.show(*(f"{name:<9} {value:,}" for name, value in facts.items()), f"out       {todo.out}")
+
+
+def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: bool) -> None:
+    """Prints the table; exit code 1 if an attack refuted a bound."""
+    from medseg_attack import registry
+    from medseg_attack.report.certificates import certificate_curve, certificate_sheet, certificate_summary
+    from medseg_attack.report.sheet import write_csv
+    from medseg_attack.runs.folder import RunFolder
+
+    rows, method = RunFolder(todo.out).rows(), todo.certificate
+    refuted = rows[rows["refuted"] != ""].drop_duplicates(["volume", "radius"])
+    if csv is not None:
+        write_csv(rows.assign(run=str(todo.out)).set_index("run").reset_index(), csv)
+        terminal.say(f"wrote {csv}")
+    if plot is not None:
+        certificate_curve(rows, method.quantity, plot)
+        terminal.say(f"wrote {plot}")
+    if json:
+        content = certificate_summary(rows, method.quantity).to_dict("records")
+        facts = {"certificate": registry.spec(method), "quantity": method.quantity, "radii": content}
+        terminal.print_json(facts | {"refuted": refuted[["volume", "radius", "refuted"]].to_dict("records")})
+    else:
+        unit = todo.data.window(todo.refs[0]).unit
+        title = f"{registry.spec(method)} of {todo.model_ref.label} on {todo.data.name}"
+        sheet = certificate_sheet(rows, title=title, quantity=method.quantity, promise=method.promise, unit=unit)
+        terminal.print_sheet(sheet)
+        terminal.show(_verdict(todo, bool(rows["checked"].any())))
+        for row in refuted.itertuples():
+            terminal.show(f"REFUTED {row.volume} at radius {row.radius:g}: {row.refuted}")
+    if len(refuted):
+        raise typer.Exit(terminal.FAILED)
+
+
+def _verdict(todo: "Certification", is_checked: bool) -> str:
+    if is_checked:
+        return f"An attack within each radius was run against the bounds of {min(todo.checked, len(todo.scans))} scans."
+    reason = "the model has no gradient" if todo.model_ref.black_box else "--check 0"
+    return f"No attack was run against the bounds: {reason}."

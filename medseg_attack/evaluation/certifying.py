@@ -1,0 +1,131 @@
+"""A certificate of a model on a data set: scan by scan, resumed and sharded like an attack, checked by an attack."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from math import prod
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pyarrow as pa
+import torch
+
+from medseg_attack import registry
+from medseg_attack.certificates.base import Bound, Certificate
+from medseg_attack.certificates.soundness import worst_within
+from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.errors import InputError
+from medseg_attack.models.model_ref import ModelRef
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runtime import deterministic, provenance, versions
+from medseg_attack.storage.files import digest, require_outside
+from medseg_attack.storage.locks import locked
+from medseg_attack.types import Batch, CaseRef, Model
+
+VERSION = 1  # of the rows
+
+
+@dataclass(frozen=True, eq=False)
+class Certification:
+    """A certificate that is to be computed for the scans of a split.
+
+    Attributes:
+        radii: in the L2 norm of the change of a whole scan, in [0, 1] of the window.
+        checked: number of scans that an attack within each radius tries to refute, from the first one.
+        out: folder of the rows.
+    """
+
+    certificate: Certificate
+    model_ref: ModelRef
+    data: Prepared
+    refs: Sequence[CaseRef]
+    radii: tuple[float, ...]
+    checked: int
+    seed: int
+    out: Path
+
+    @property
+    def scans(self) -> list[tuple[CaseRef, ...]]:
+        """The cases of each whole scan."""
+        ordered = sorted(self.refs, key=lambda ref: (ref.volume, ref.index or 0))
+        return [tuple(group) for _, group in groupby(ordered, key=lambda ref: ref.volume)]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that determines the rows."""
+        return {
+            "certificate_version": VERSION,
+            "data": self.data.fingerprint,
+            "cases": digest(sorted(ref.id for ref in self.refs)),
+            "weights": self.model_ref.weights_hash,
+            "certificate": registry.spec(self.certificate),
+            "radii": list(self.radii),
+            "checked": self.checked,
+            "seed": self.seed,
+        }
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes for all scans, without those of the attack that checks them."""
+        return len(self.refs) * self.certificate.forwards
+
+    def require(self) -> None:
+        """Refuses what cannot be certified, before anything slow happens.
+
+        Raises:
+            InputError: there are no cases, or a radius is beyond what the draws can show of a scan.
+        """
+        if not self.refs:
+            raise InputError(f"expected cases to certify in {self.data.root}, got none; choose another --split")
+        require_outside(self.out, Path(self.data.options["source"]))
+        largest = max(sum(prod(ref.shape) for ref in scan) for scan in self.scans)
+        for radius in self.radii:
+            self.certificate.require(radius, self.data.task, largest)
+
+
+def certify(
+    todo: Certification, device: torch.device, *, batch_size: int = 16, shard: tuple[int, int] = (0, 1)
+) -> Iterator[int]:
+    """Writes the bounds of every scan that lacks them, scan by scan.
+
+    Yields:
+        After each scan of the shard, 1.
+    """
+    todo.require()
+    with locked(todo.out, shared=True):
+        folder = RunFolder.open(todo.out, todo.config)
+        model: SegModel | None = None
+        k, n = shard
+        for number, scan in enumerate(todo.scans):
+            if number % n != k:
+                continue
+            if not folder.has(number):
+                model = model or todo.model_ref.load(todo.data.task, device)
+                with frozen(model), deterministic(device), todo.model_ref.errors_named():
+                    start = time.perf_counter()
+                    batch = Batch.of([todo.data.read(ref) for ref in scan], device)
+                    rows = _rows(todo, model, batch, batch_size, checked=number < todo.checked)
+                    folder.write_table(number, rows, time.perf_counter() - start, batch_size)
+            yield 1
+        if all(folder.has(number) for number in range(len(todo.scans))):
+            facts = {"model": todo.model_ref.label, "data": todo.data.name, "device": str(device)}
+            folder.finish({**facts, "seconds": folder.seconds, "versions": versions(), "provenance": provenance()})
+
+
+def _rows(todo: Certification, model: Model, batch: Batch, batch_size: int, *, checked: bool) -> pa.Table:
+    """The bounds of one scan, with what an attack within each radius found against them."""
+    certificate, seed = todo.certificate, crc32(f"{todo.seed}/certificate".encode())
+    observed = certificate.observe(model, batch, seed, batch_size)
+    bounds: list[Bound] = certificate.bounds(observed, batch, model, todo.radii)
+    refuted: dict[float, str] = dict.fromkeys(todo.radii, "")
+    for radius in todo.radii if checked and not todo.model_ref.black_box else ():
+        x = worst_within(model, batch, certificate.sigma, radius, seed)
+        elsewhere = certificate.observe(model, Batch(x, batch.target, batch.cases), seed + 1, batch_size)
+        refuted[radius] = certificate.refuted(observed, elsewhere, batch, model, radius)
+    is_checked = checked and not todo.model_ref.black_box
+    return pa.Table.from_pylist(
+        [{**asdict(bound), "checked": is_checked, "refuted": refuted[bound.radius]} for bound in bounds]
+    )

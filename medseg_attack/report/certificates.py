@@ -1,0 +1,93 @@
+"""The table and the curve of a certificate. No torch in here."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from medseg_attack.errors import plural
+from medseg_attack.escaping import figure as figure_text
+from medseg_attack.report.figures import empty_figure, save
+from medseg_attack.report.sheet import Sheet, between, number, percent
+from medseg_attack.stats.patients import interval, mean_score, warning
+
+
+def certificate_summary(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """One row per radius: the mean over scans of what is certified of each class, and over classes with its interval.
+
+    Args:
+        quantity: "Dice", whose bound is from below, or "ml", which is bounded from both sides.
+    """
+    result = []
+    for radius, of_radius in rows.groupby("radius", sort=True):
+        row: dict[str, float] = {"radius": float(str(radius))}
+        for cls, of_class in of_radius.groupby("cls", sort=False):
+            row |= {f"{cls}_{column}": of_class[column].mean() for column in ("clean", "value", "low", "high")}
+        row |= {f"mean_{column}": mean_score(of_radius, column) for column in ("clean", "value", "low", "high")}
+        if quantity == "Dice":
+            row["ci_low"], row["ci_high"] = interval(of_radius, "low")
+        row["abstained"] = of_radius["abstained"].mean()
+        row["rms"] = (of_radius["radius"] / of_radius["pixels"] ** 0.5).mean()
+        row["rms_native"] = (of_radius["radius"] / of_radius["pixels"] ** 0.5 * of_radius["width"]).mean()
+        result.append(row)
+    return pd.DataFrame(result)
+
+
+def certificate_sheet(rows: pd.DataFrame, *, title: str, quantity: str, promise: str, unit: str) -> Sheet:
+    """What is certified at each radius, per class.
+
+    Args:
+        promise: what is certified and what is not, in a sentence.
+        unit: of the window's intensities, such as "HU"; "" where it is not known.
+    """
+    table = certificate_summary(rows, quantity)
+    classes = list(dict.fromkeys(rows["cls"]))
+    is_dice = quantity == "Dice"
+    native = unit if unit and table["rms_native"].notna().all() else ""
+    columns = ["radius", f"rms {native or '1/255'}", *classes, *(["mean", "95 % CI"] if is_dice else [])]
+    has_abstained = bool(table["abstained"].notna().any())
+    columns += ["abstained"] if has_abstained else []
+    first = table.iloc[0]
+    lines = []
+    for name, column in (("plain", "clean"), ("smoothed", "value")):
+        cells = [number(first[f"{cls}_{column}"], 3 if is_dice else 1) for cls in classes]
+        cells += [number(first[f"mean_{column}"]), ""] if is_dice else []
+        lines.append([name, "", *cells, *([""] if has_abstained else [])])
+    for _, row in table.iterrows():
+        if is_dice:
+            cells = [number(row[f"{cls}_low"]) for cls in classes]
+            cells += [number(row["mean_low"]), between(row["ci_low"], row["ci_high"])]
+        else:
+            cells = [f"{row[f'{cls}_low']:.1f}-{row[f'{cls}_high']:.1f}" for cls in classes]
+        size = row["rms_native"] if native else 255 * row["rms"]
+        cells += [percent(row["abstained"])] if has_abstained else []
+        lines.append([f"{row['radius']:.4g}", f"{size:.2g}", *cells])
+    patients, scans = rows["group"].nunique(), rows["volume"].nunique()
+    bound = "Least Dice" if is_dice else "Least and greatest volume in ml"
+    return Sheet(
+        title,
+        columns,
+        lines,
+        f"{bound} per scan, certified within each radius: the L2 norm of the whole scan's change in [0, 1] of the "
+        f"window; rms: its root mean square per pixel. {plural(scans, 'volume')} of {plural(patients, 'patient')}. "
+        f"{promise} {warning(patients)}".strip(),
+        left=1,
+        rules=frozenset({1}),
+    )
+
+
+def certificate_curve(rows: pd.DataFrame, quantity: str, file: Path) -> None:
+    """What is certified over the radius, a line per class; for volumes the band between both bounds."""
+    table = certificate_summary(rows, quantity)
+    figure = empty_figure(7, 4.5)
+    axes = figure.subplots()
+    for n, cls in enumerate(dict.fromkeys(rows["cls"])):
+        axes.plot(table["radius"], table[f"{cls}_low"], marker="o", ms=3, color=f"C{n}", label=figure_text(cls))
+        if quantity != "Dice":
+            axes.plot(table["radius"], table[f"{cls}_high"], marker="o", ms=3, color=f"C{n}")
+            axes.fill_between(table["radius"], table[f"{cls}_low"], table[f"{cls}_high"], color=f"C{n}", alpha=0.12)
+    axes.set(xlabel="L2 radius, in [0, 1] of the window", ylabel=f"certified {quantity}")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    figure.legend(fontsize=8, loc="outside lower left", ncols=4)
+    save(figure, file)

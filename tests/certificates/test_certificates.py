@@ -1,0 +1,263 @@
+"""Every registered certificate: closed forms, repeatable draws, and an attack that finds a bound that is false."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import blobs
+from helpers.command import medattack
+from scipy.stats import norm
+
+from medseg_attack import registry
+from medseg_attack.certificates.base import Certificate
+from medseg_attack.certificates.segcertify import SegCertify, Votes
+from medseg_attack.certificates.soundness import worst_within
+from medseg_attack.errors import InputError
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.samples import length
+from medseg_attack.types import Batch, Case, Stack, Task, Window
+
+CERTIFICATES = registry.names("certificate")
+FREE, ONE = Task("free", ("a", "b")), Task("one", ("background", "a", "b"), exclusive=True)
+
+
+def build(name: str, **fields: object) -> Certificate:
+    short = {"draws": 60, "sigma": 0.1, "alpha": 0.01} | fields
+    options = ", ".join(f"{field}={value}" for field, value in short.items())
+    certificate: Certificate = registry.build(f"{name}({options})", "certificate")
+    return certificate
+
+
+def scan(slices: int = 3) -> Batch:
+    """Slices of one scan of blobs."""
+    cases = [blobs.case(1000 + n) for n in range(slices)]
+    return Batch.of([replace(case, volume="v", group="p", stack=Stack(n, slices, 2.0)) for n, case in enumerate(cases)])
+
+
+def lines(answer: torch.Tensor, exclusive: bool = False) -> tuple[SegModel, Batch]:
+    """A model whose answer is the same for every image."""
+
+    class Constant(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (answer.float() * 20 - 10).expand(len(x), *answer.shape)
+
+    task = ONE if exclusive else FREE
+    cases = [
+        Case(f"c{n}", "v", "p", torch.rand(1, *answer.shape[1:]), answer, (1.0, 2.0), Window(0, 100), Stack(n, 2, 5.0))
+        for n in range(2)
+    ]
+    return SegModel(Constant(), task), Batch.of(cases)
+
+
+@pytest.mark.parametrize("name", CERTIFICATES)
+class TestCertificate:
+    def test_the_same_seed_gives_the_same_bounds_whatever_the_batch(self, name: str) -> None:
+        certificate, batch = build(name), scan()
+        with frozen(blobs.healthy()) as model:
+            results = [
+                certificate.bounds(certificate.observe(model, batch, seed, size), batch, model, [0.0, 0.02])
+                for seed, size in ((1, 32), (1, 2), (2, 32))
+            ]
+        assert repr(results[0]) == repr(results[1])
+        assert repr(results[0]) != repr(results[2]) or name == "segcertify"
+
+    def test_a_wider_radius_bounds_less(self, name: str) -> None:
+        certificate, batch = build(name), scan()
+        with frozen(blobs.healthy()) as model:
+            observed = certificate.observe(model, batch, 1, 32)
+            bounds = certificate.bounds(observed, batch, model, [0.0, 0.02, 0.05, 0.08])
+        for cls in blobs.TASK.classes:
+            of_class = [bound for bound in bounds if bound.cls == cls]
+            assert [bound.low for bound in of_class] == sorted((bound.low for bound in of_class), reverse=True)
+            if certificate.quantity == "ml":
+                assert [bound.high for bound in of_class] == sorted(bound.high for bound in of_class)
+            assert all(bound.low <= bound.value + 1e-12 for bound in of_class)
+
+    @pytest.mark.parametrize("exclusive", [False, True])
+    def test_a_model_that_never_changes_its_answer_is_certified_in_full(self, name: str, exclusive: bool) -> None:
+        answer = torch.zeros(3 if exclusive else 2, 6, 5, dtype=torch.bool)
+        answer[-1, 2:4], answer[0] = True, False
+        if exclusive:
+            answer[0] = ~answer.any(0)
+        model, batch = lines(answer, exclusive)
+        certificate = build(name)
+        (bound,) = (
+            bound
+            for bound in certificate.bounds(certificate.observe(model, batch, 1, 8), batch, model, [0.02])
+            if bound.cls == "b"
+        )
+        if certificate.quantity == "ml":
+            assert bound.low == bound.high == bound.value == pytest.approx(2 * 10 * 10.0 / 1000)
+        elif name == "segcertify":
+            assert bound.low == 1.0
+            assert bound.abstained == 0.0
+            assert bound.n_target == bound.n_certified == bound.hit_certified == 20
+        else:
+            perfect = 1 - 7 * math.log(2 / (0.01 / len(model.task.scored))) / (3 * 59)
+            assert bound.low == pytest.approx(norm.cdf(norm.ppf(perfect) - 0.2))
+        assert bound.pixels == 60
+        assert bound.width == 100
+
+    def test_an_attack_within_the_radius_does_not_refute_it(self, name: str) -> None:
+        certificate, batch = build(name), scan(2)
+        with frozen(blobs.healthy()) as model:
+            observed = certificate.observe(model, batch, 1, 32)
+            x = worst_within(model, batch, certificate.sigma, 0.05, 1, steps=5, passes=2)
+            assert length((x - batch.image).unsqueeze(0)).item() <= 0.05 * (1 + 1e-5)
+            elsewhere = certificate.observe(model, Batch(x, batch.target, batch.cases), 2, 32)
+            assert certificate.refuted(observed, elsewhere, batch, model, 0.05) == ""
+
+    def test_a_false_bound_is_refuted(self, name: str) -> None:
+        """What is certified at a radius of 0.01 does not hold for a change that is 500 times as long."""
+        certificate, batch = build(name, draws=100), scan(2)
+        with frozen(blobs.healthy()) as model:
+            observed = certificate.observe(model, batch, 1, 32)
+            x = worst_within(model, batch, certificate.sigma, 5.0, 1, steps=10, passes=2)
+            elsewhere = certificate.observe(model, Batch(x, batch.target, batch.cases), 2, 32)
+            assert certificate.refuted(observed, elsewhere, batch, model, 0.01) != ""
+
+    def test_a_radius_beyond_the_draws_is_refused(self, name: str) -> None:
+        with pytest.raises(InputError, match=r"expected .* draws"):
+            build(name).require(1.0, FREE, 65536)
+        build(name, draws=500).require(0.001, FREE, 65536)
+
+    @pytest.mark.parametrize(("field", "value"), [("sigma", 0.0), ("draws", 1), ("alpha", 1.0)])
+    def test_options_out_of_range_are_refused(self, name: str, field: str, value: float) -> None:
+        with pytest.raises(InputError, match=f"expected {field}"):
+            build(name, **{field: value})
+
+    def test_scans_are_certified_like_slices(self, name: str) -> None:
+        image = torch.rand(1, 6, 8, 8, generator=torch.Generator().manual_seed(0))
+        case = Case("s", "s", "p", image, (image > 0.5).expand(2, -1, -1, -1), (2.0, 1.0, 1.0), Window(0, 1))
+        model = SegModel(torch.nn.Conv3d(1, 2, 1), FREE, dims=3)
+        batch, certificate = Batch.of([case]), build(name)
+        with frozen(model):
+            bounds = certificate.bounds(certificate.observe(model, batch, 1, 4), batch, model, [0.01])
+        assert [bound.cls for bound in bounds] == ["a", "b"]
+        assert {bound.volume for bound in bounds} == {"s"}
+
+
+def test_an_answer_that_is_a_coin_s_is_abstained_from() -> None:
+    """Each pixel's answer is the sign of its noise."""
+    model = SegModel(torch.nn.Identity(), Task("t", ("a",)))
+    case = Case(
+        "c", "v", "p", torch.zeros(1, 16, 16), torch.ones(1, 16, 16, dtype=torch.bool), (1.0, 1.0), Window(0, 1)
+    )
+    certificate, batch = SegCertify(0.1, 100, 0.01), Batch.of([case])
+    with frozen(model):
+        (bound,) = certificate.bounds(certificate.observe(model, batch, 1, 32), batch, model, [0.01])
+    assert bound.abstained == 1.0
+    assert bound.low == 0.0
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_what_is_not_certified_counts_as_wrong(exclusive: bool) -> None:
+    """By hand: two pixels of organ a are certified, one is not; beside them one wrong pixel, and one abstained from."""
+    task = ONE if exclusive else FREE
+    a = torch.tensor([[1, 1, 1, 0, 0, 0]], dtype=torch.bool)
+    answer_a = torch.tensor([[1, 1, 1, 1, 0, 0]], dtype=torch.bool)
+    nothing = torch.zeros_like(a)
+    target = torch.stack([~a, a, nothing]) if exclusive else torch.stack([a, nothing])
+    answer = torch.stack([~answer_a, answer_a, nothing]) if exclusive else torch.stack([answer_a, nothing])
+    sure = torch.tensor([[100, 100, 0, 100, 0, 100]], dtype=torch.int16)
+    votes = sure[None] if exclusive else torch.stack([sure, torch.full_like(sure, 100)])
+    case = Case("c", "v", "p", torch.zeros(1, 1, 6), target, (1.0, 1.0), Window(0, 1))
+    certificate = SegCertify(0.1, 100, 0.01)
+    observed = Votes(torch.zeros(len(task.classes), 3, dtype=torch.int64), answer[None], votes[None])
+    bounds = certificate.bounds(observed, Batch.of([case]), SegModel(torch.nn.Identity(), task), [0.05])
+    (bound,) = (bound for bound in bounds if bound.cls == "a")
+    assert bound.low == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))  # TP 2, FN 1, FP 1 certified and 1 not certified
+    assert (bound.n_target, bound.n_certified, bound.hit_certified) == (3, 3, 2)
+
+
+def test_slices_of_no_scan_have_no_volume() -> None:
+    certificate, batch = build("volume"), Batch.of([blobs.case(1000)])
+    with frozen(blobs.healthy()) as model, pytest.raises(InputError, match="slices of a scan for a volume"):
+        certificate.bounds(certificate.observe(model, batch, 1, 8), batch, model, [0.01])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("certify")
+    phantom = "phantom(patients=6, slices=3, side=32)"
+    medattack("prepare", root / "scans", "--format", phantom, "--out", root / "data")
+    train = ("--model", "unet_small(channels=(8, 16))", "--lr", "3e-3", "--epochs", 1, "--out", root / "model")
+    medattack("train", "--data", root / "data", *train)
+    return root
+
+
+class TestCommand:
+    def words(self, home: Path, *more: object) -> tuple[object, ...]:
+        where = ("--data", home / "data", "--model", home / "model", "--limit", 1)
+        return ("certify", *where, "--radius", 0.01, "--check", 1, *more)
+
+    def certificate(self, name: str) -> tuple[str, str]:
+        return "--certificate", registry.spec(build(name, draws=60))
+
+    @pytest.mark.parametrize("name", CERTIFICATES)
+    def test_the_table_says_what_is_certified_and_what_is_not(self, home: Path, tmp_path: Path, name: str) -> None:
+        written = ("--csv", tmp_path / "bounds.csv", "--plot", tmp_path / "bounds.png", "--out", tmp_path / "out")
+        result = medattack(*self.words(home, *self.certificate(name), *written))
+        assert "Certified is" in result.stdout
+        assert "An attack within each radius was run against the bounds of 1 scans." in result.stdout
+        assert max(map(len, result.stdout.splitlines())) <= 100
+        assert (tmp_path / "bounds.png").stat().st_size > 1000
+        assert (tmp_path / "bounds.csv").read_text().startswith("run,volume,group,cls,radius")
+
+    def test_it_goes_on_where_it_stopped(self, home: Path, tmp_path: Path) -> None:
+        words = self.words(home, *self.certificate("expected_dice"), "--out", tmp_path / "out", "--json")
+        first = medattack(*words).stdout
+        (part,) = (tmp_path / "out" / "parts").glob("*.parquet")
+        before = part.read_bytes()
+        part.unlink()
+        assert medattack(*words).stdout == first
+        table = part.read_bytes()
+        assert len(table) == len(before)
+        state = part.stat().st_mtime_ns
+        medattack(*words)
+        assert part.stat().st_mtime_ns == state
+
+    def test_shards_add_up(self, home: Path, tmp_path: Path) -> None:
+        certificate = self.certificate("expected_dice")
+        where = ("certify", "--data", home / "data", "--model", home / "model", "--limit", 0.9, "--radius", 0.01)
+        whole = medattack(*where, "--check", 0, *certificate, "--out", tmp_path / "whole", "--json").stdout
+        for k in (1, 0):
+            last = medattack(
+                *where, "--check", 0, *certificate, "--out", tmp_path / "parts", "--json", "--shard", f"{k}/2"
+            ).stdout
+        assert last == whole
+
+    def test_a_plan_writes_nothing(self, home: Path, tmp_path: Path) -> None:
+        result = medattack(*self.words(home, *self.certificate("segcertify"), "--plan", "--out", tmp_path / "out"))
+        assert "forwards" in result.stdout
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (("--radius", -1), "expected a radius of 0 or more"),
+            (("--radius", 5), "take a smaller radius"),
+            (("--certificate", "expected_dices"), "did you mean expected_dice"),
+            (("--certificate", "segcertify(draws=10)"), "draws or more to certify"),
+            (("--certificate", "volume(sigma=0)"), "expected sigma above 0"),
+            (("--split", "nowhere"), "'test', 'val', 'train', 'all'"),
+        ],
+    )
+    def test_bad_input_is_a_sentence(
+        self, home: Path, tmp_path: Path, words: tuple[object, ...], sentence: str
+    ) -> None:
+        result = medattack(*self.words(home, "--out", tmp_path / "out", *words), code=2)
+        assert sentence in " ".join(result.stderr.split())
+        assert not (tmp_path / "out").exists()
+
+    def test_a_bound_that_an_attack_refutes_is_exit_code_1(
+        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from medseg_attack.certificates import expected_dice
+
+        monkeypatch.setattr(expected_dice, "shifted", lambda probability, ratio: 1.0)
+        words = self.words(home, *self.certificate("expected_dice"), "--out", tmp_path / "out")
+        result = medattack(*words, code=1)
+        assert "REFUTED" in result.stdout
