@@ -1,4 +1,4 @@
-"""What a certificate is: noisy answers of a model on one scan, and the bounds that follow from them."""
+"""The base of all certificates: noisy answers of a model on one scan, and the bounds that follow from them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from medseg_attack.types import Batch, Mask, Model, Setting, Task
 
 @dataclass(frozen=True)
 class Bound:
-    """What is certified of one scan and class at one radius.
+    """The certified numbers of one scan and class at one radius.
 
     Attributes:
         volume: name of the scan.

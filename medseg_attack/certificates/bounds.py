@@ -77,4 +77,4 @@ def fewest_draws(hypotheses: int, ratio: float, alpha: float) -> int:
     Args:
         ratio: L2 radius over the standard deviation of the noise; tau is `Phi(ratio)`.
     """
-    return math.ceil(math.log(alpha / hypotheses) / min(norm.logcdf(ratio), -1e-300))
+    return math.ceil(math.log(alpha / hypotheses) / min(float(norm.logcdf(ratio)), -1e-300))

@@ -51,6 +51,11 @@ class ExpectedDice(CountsCertificate):
     For any score in [0, 1] with expectation G under the noise, a change of L2 norm r leaves at least
     `Phi(Phi^-1(G) - r / sigma)` (Salman et al., arXiv 1906.04584, lemma 2, for Dice here). G is replaced by its
     empirical Bernstein bound, at alpha for all classes together. Dice of empty masks is 1.
+
+    Attributes:
+        sigma: standard deviation of the noise in [0, 1] of the window.
+        draws: of noise, for the bounds.
+        alpha: probability that a bound of a scan does not hold, of whatever class, because of the draws.
     """
 
     quantity: ClassVar[str] = "Dice"
@@ -92,9 +97,9 @@ class ExpectedDice(CountsCertificate):
         return shifted(lower_mean(dice, self.alpha / len(task.scored)), radius / self.sigma)
 
     def refuted(self, observed: DrawnCounts, elsewhere: DrawnCounts, scan: Batch, model: Model, radius: float) -> str:
-        there = dice_of(elsewhere.drawn, empty=1.0, dtype=torch.float64)
+        changed = dice_of(elsewhere.drawn, empty=1.0, dtype=torch.float64)
         for bound in self.bounds(observed, scan, model, [radius]):
-            values = there[:, model.task.classes.index(bound.cls)].numpy()
+            values = changed[:, model.task.classes.index(bound.cls)].numpy()
             upper = 1 - lower_mean(1 - values, self.alpha)
             if upper < bound.low:
                 return f"expected Dice of {bound.cls} at most {upper:.3f}, certified {bound.low:.3f}"

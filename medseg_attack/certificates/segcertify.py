@@ -44,6 +44,9 @@ class SegCertify(Certificate):
     what is not certified as wrong.
 
     Attributes:
+        sigma: standard deviation of the noise in [0, 1] of the window.
+        draws: of noise, for the bounds.
+        alpha: probability that a bound of a scan does not hold, of whatever class, because of the draws.
         first_draws: of noise, which choose the class and take no part in the test.
     """
 
@@ -64,8 +67,8 @@ class SegCertify(Certificate):
         needed = fewest_draws(answers, radius / self.sigma, self.alpha)
         if needed > self.draws:
             raise InputError(
-                f"expected {needed:.6g} draws or more to certify one of {answers} answers at the radius {radius:g}, got "
-                f"{self.draws}; take more draws, or a smaller radius"
+                f"expected {needed:.6g} draws or more to certify one of {answers} answers at the radius {radius:g}, "
+                f"got {self.draws}; take more draws, or a smaller radius"
             )
 
     def observe(self, model: Model, scan: Batch, seed: int, batch_size: int) -> Votes:
@@ -123,7 +126,7 @@ class SegCertify(Certificate):
     def refuted(self, observed: Votes, elsewhere: Votes, scan: Batch, model: Model, radius: float) -> str:
         """Certified answers that are significantly a minority on the changed scan."""
         certified = self.certified(observed, radius)
-        # the answers there of its own choice: the same answer's votes, or the rest if another was chosen
+        # an answer that lost the choice on the changed scan has at most the votes that the chosen one left
         same = _agreement(elsewhere.answer, observed.answer, model.task.exclusive)
         most = torch.where(same, elsewhere.agreeing, self.draws - elsewhere.agreeing)
         few = int(binom.ppf(self.alpha / max(int(certified.sum()), 1), self.draws, 0.5)) - 1

@@ -21,6 +21,11 @@ class Volume(CountsCertificate):
     Percentile smoothing (Chiang et al., arXiv 2007.03730, for the hard volume here): the median stays between the
     quantiles `Phi(-r / sigma)` and `Phi(r / sigma)` of the volume under noise. Order statistics bound them, at
     alpha for both sides and all classes together.
+
+    Attributes:
+        sigma: standard deviation of the noise in [0, 1] of the window.
+        draws: of noise, for the bounds.
+        alpha: probability that a bound of a scan does not hold, of whatever class, because of the draws.
     """
 
     quantity: ClassVar[str] = "ml"
@@ -66,10 +71,10 @@ class Volume(CountsCertificate):
 
     def refuted(self, observed: DrawnCounts, elsewhere: DrawnCounts, scan: Batch, model: Model, radius: float) -> str:
         medians = self.bounds(elsewhere, scan, model, [0.0])  # the interval of the median there, from its own draws
-        for bound, there in zip(self.bounds(observed, scan, model, [radius]), medians, strict=True):
-            if there.high < bound.low or there.low > bound.high:
+        for bound, median in zip(self.bounds(observed, scan, model, [radius]), medians, strict=True):
+            if median.high < bound.low or median.low > bound.high:
                 return (
-                    f"median volume of {bound.cls} {there.low:.3g}-{there.high:.3g} ml, certified "
+                    f"median volume of {bound.cls} {median.low:.3g}-{median.high:.3g} ml, certified "
                     f"{bound.low:.3g}-{bound.high:.3g} ml"
                 )
         return ""

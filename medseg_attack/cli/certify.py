@@ -34,7 +34,7 @@ def certify(
         options.repeated(
             "--radius",
             "-r",
-            help="L2 norm of a change of the whole scan, in [0, 1] of the window.",
+            help="L2 norm of a change of the whole scan, where the window is 0 to 1.",
             default="sigma x 0.25, 0.5, 1",
         ),
     ] = None,
@@ -73,8 +73,8 @@ def certify(
     trust: options.Trust = False,
     progress: options.ShowProgress = True,
 ) -> None:
-    """Certify a trained model: bounds, per organ, that no change of a scan within an L2 radius gets below. No attack is
-    needed for them; one tries to refute them on a few scans, and exit code 1 says that it did.
+    """Bound how far any change within a radius can move a trained model. The bounds are per organ, for changes of a
+    scan within an L2 radius; an attack tries to refute them on a few scans, and exit code 1 says that it did.
 
     Example: medattack certify --model unet_small --certificate 'expected_dice(sigma=0.1, draws=500)' --radius 0.05
     """

@@ -33,7 +33,7 @@ def certificate_summary(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 
 def certificate_sheet(rows: pd.DataFrame, *, title: str, quantity: str, promise: str, unit: str) -> Sheet:
-    """What is certified at each radius, per class.
+    """The table of what is certified at each radius, per class.
 
     Args:
         promise: what is certified and what is not, in a sentence.
@@ -76,7 +76,7 @@ def certificate_sheet(rows: pd.DataFrame, *, title: str, quantity: str, promise:
 
 
 def certificate_curve(rows: pd.DataFrame, quantity: str, file: Path) -> None:
-    """What is certified over the radius, a line per class; for volumes the band between both bounds."""
+    """Draws what is certified over the radius, a line per class; for volumes the band between both bounds."""
     table = certificate_summary(rows, quantity)
     figure = empty_figure(7, 4.5)
     axes = figure.subplots()

@@ -45,6 +45,7 @@ def test_an_option_that_may_be_left_out_says_what_it_is_then(command: str) -> No
     """An option whose default is empty tells what stands for it, unless without it nothing is done."""
     nothing_is_done = {
         "attack": {"config", "model"},
+        "certify": {"model", "csv", "plot"},
         "compare": {"reference", "fail_if", "paired", "csv", "plot", "junit"},
         "doctor": {"model"},
         "evaluate": {"model", "csv"},
