@@ -28,7 +28,7 @@ from medseg_attack.registry import build
 from medseg_attack.types import Task
 
 TASK = Task("organs", ("background", "liver"), exclusive=True)
-TRIES = int(os.environ.get("MEDATTACK_DAMAGED", "12"))
+TRIES = int(os.environ.get("MEDATTACK_DAMAGED", "14"))
 VALUES = (
     None,
     True,
