@@ -8,7 +8,7 @@ N ?= 5000
 SEED ?= 0
 JOBS ?= 2
 
-.PHONY: install demo test check slow kills fuzz references clean
+.PHONY: install demo test check slow kills fuzz mutate references clean
 
 install: $(VENV)/.installed
 demo: $(VENV)/.installed
@@ -21,6 +21,8 @@ kills: $(VENV)/.test
 	$(BIN)/python tests/kills.py --kills 100
 fuzz: $(VENV)/.test
 	$(BIN)/python tests/fuzz.py $(N) --seed $(SEED) --jobs $(JOBS)
+mutate: $(VENV)/.mutate
+	$(BIN)/python tests/mutate.py $(FILES) --jobs $(JOBS)
 check: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +43,9 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+$(VENV)/.mutate: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --editable '.[test,mutate]'
 	@touch $@
 $(VENV)/.lint: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'

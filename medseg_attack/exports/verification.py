@@ -27,6 +27,7 @@ from medseg_attack.exports.copies import (
 )
 from medseg_attack.exports.resampled import is_resampled, resampled_geometry
 from medseg_attack.metrics.overlap import counts
+from medseg_attack.numerics.log_odds import without_nan
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import COPIES, SEAL, RunFolder
@@ -191,7 +192,7 @@ def predict_copies(
             assert written is not None  # prepared cases know their files
             with torch.no_grad():
                 bound = bind(model, Setting(model.task, batch.cases))
-                pred = model.decide(bound(written.image(written.stored, batch.image)))
+                pred = model.decide(without_nan(bound(written.image(written.stored, batch.image))))
             yield batch, written, pred
 
 

@@ -1,7 +1,7 @@
 """Auto-PGD: its schedule, its steps, its optima."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -124,6 +124,84 @@ def test_a_step_worked_by_hand() -> None:
     assert (path[1:22] - 0.51).abs().amax() > 0.05
     assert abs(path[-1].item() - 0.51) < 0.01
     assert (path - 0.51).abs().min() < 1e-3
+
+
+def waves(x: Tensor, seed: int, progress: float) -> Tensor:
+    """A hilly landscape over one number, another one for each seed; every third rises after a start that was higher."""
+    a, b, c = (torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.2).tolist()
+    hills = torch.sin(60 * a * x + 6 * b) + 0.5 * torch.sin(170 * c * x + 6 * a) + 3 * b * x
+    return hills if seed % 3 else hills + (2000.0 if progress == 0 else 1000 * progress - 2000)
+
+
+@dataclass
+class Written:
+    """Auto-PGD of one number, written after algorithm 1 and conditions 1 and 2 of the paper.
+
+    Attributes:
+        path: the iterates whose gradient was asked for.
+        even: checkpoints at which exactly 75 % of the steps paid.
+        stuck: checkpoints at which condition 2 alone halved the step.
+        returned: checkpoints at which the best iterate was another one.
+    """
+
+    path: list[float] = field(default_factory=list)
+    even: int = 0
+    stuck: int = 0
+    returned: int = 0
+
+    def climb(self, seed: int, middle: float, start: float, steps: int) -> "Written":
+        def look(x: float) -> tuple[float, float]:
+            at = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+            height = waves(at, seed, len(self.path) / steps)
+            (slope,) = torch.autograd.grad(height, at)
+            self.path.append(x)
+            return height.item(), slope.sign().item()
+
+        def cut(x: float) -> float:
+            return min(max(x, middle - EPS), middle + EPS)
+
+        x = before = start
+        height, sign = look(x)
+        best = (height, x, sign)
+        eta, paid, halved, best_then, last = 2 * EPS, 0, True, height, 0
+        for step in range(1, steps):
+            z = cut(x + eta * sign)
+            alpha = 1.0 if step == 1 else 0.75
+            x, before = cut(x + alpha * (z - x) + (1 - alpha) * (x - before)), x
+            new, sign = look(x)
+            paid += new > height
+            height = new
+            best = max(best, (height, x, sign), key=lambda point: point[0])
+            if step in checkpoints(steps):
+                first, second = paid <= 0.75 * (step - last), not halved and best_then >= best[0]
+                self.even += paid == 0.75 * (step - last)
+                self.stuck += second and not first
+                halved, best_then, last, paid = first or second, best[0], step, 0
+                if halved:
+                    eta /= 2
+                    self.returned += x != best[1]
+                    height, x, sign = best
+        return self
+
+
+def test_iterates_are_those_of_the_algorithm_as_it_is_written() -> None:
+    """On hilly ground: steps that pay exactly as often as they must, a best that stands still, returns to it."""
+    n = 60
+    image = torch.full((n, 1, 1, 1), 0.5, dtype=torch.float64)
+
+    def landscape(log_odds: Tensor, target: Tensor, progress: float = 1.0) -> Tensor:
+        return torch.stack([waves(x, seed, progress) for seed, x in enumerate(log_odds.flatten(1).sum(1))])
+
+    written = []
+    for steps in (20, 60):
+        shown = Shown()
+        APGD(Linf(EPS), landscape, steps)(shown, image, image > 0, range(n))
+        path = torch.cat([x.view(1, n) for x in shown.images])
+        each = [Written().climb(seed, 0.5, path[0, seed].item(), steps) for seed in range(n)]
+        expected = torch.tensor([one.path for one in each], dtype=torch.float64).T
+        torch.testing.assert_close(path, expected, rtol=0, atol=1e-12)
+        written += each
+    assert min(sum(vars(one)[event] for one in written) for event in ("even", "stuck", "returned")) > 0
 
 
 def test_steps_are_halved_per_sample() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medseg_attack.metrics.counts import Overlap
-from medseg_attack.metrics.harm import harm
+from medseg_attack.metrics.harm import harm, summed
 from medseg_attack.metrics.overlap import dice, dice_of, iou, measure
 
 
@@ -56,3 +56,14 @@ def test_harm_is_what_dice_lacks_and_an_organ_that_neither_has_is_right() -> Non
     pred[0, 0] = False
     pred[1, 0, 2:] = False
     assert harm(pred, target).tolist() == pytest.approx([0.5, (1 / 3) / 2])
+
+
+def test_one_pixel_is_a_whole_organ() -> None:
+    pixel, nothing = drawn("..x"), drawn("...")
+    assert iou(pixel, pixel, empty=0.0).item() == dice(pixel, pixel, empty=0.0).item() == 1.0
+    assert iou(pixel, nothing, empty=1.0).item() == dice(pixel, nothing, empty=1.0).item() == 0.0
+
+
+def test_counts_of_slices_add_up_to_those_of_their_volumes() -> None:
+    values = torch.tensor([[1, 2], [3, 4], [5, 6]])
+    assert summed(values, torch.tensor([1, 0, 1])).tolist() == [[3, 4], [6, 8], [0, 0]]

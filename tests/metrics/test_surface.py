@@ -173,19 +173,37 @@ def test_a_scan_is_measured_in_the_order_of_its_slices_whatever_theirs() -> None
     assert math.isnan(lacking["scan", "organ"]["hd95"])  # a slice was not attacked
 
 
-def test_scans_are_told_apart_and_those_of_one_slice_are_flat() -> None:
-    pred, target = torch.zeros(2, 1, 6, 6, dtype=torch.bool)
-    pred[0, 2], target[0, 4] = True, True
-    alone = Case("one", "one", "p", target.float(), target, (3.0, 1.0), Window(0, 1))
+def test_a_scan_of_one_slice_is_flat_and_one_of_two_is_not() -> None:
+    """In 3-D every pixel of a single slice lies on the surface; in 2-D those within do not."""
+    pred, target = (torch.from_numpy(np.stack([blob((9, 8), n), blob((9, 8), n + 1)])) for n in (3, 5))  # two classes
+    flat = assd_mm(pred[None], target[None], [(3.0, 1.0)])[0].tolist()
+    alone = Case("one", "one", "p", target[:1].float(), target, (3.0, 1.0), Window(0, 1))
     single = replace(alone, id="two", volume="two", stack=Stack(0, 1, 9.0))
-    whole = Case("cube", "cube", "p", target[None].float(), target[None], (9.0, 3.0, 1.0), Window(0, 1))
-    for case, shape in ((alone, (1, 1, 6, 6)), (single, (1, 1, 6, 6)), (whole, (1, 1, 1, 6, 6))):
-        bits = [packed(mask.view(shape)) for mask in (pred, target)]
-        by_class = by_scan({"assd": assd_mm}, [case], *bits, ["organ"])
-        assert by_class == {(case.volume, "organ"): {"assd": pytest.approx(6.0)}}
     bits = [packed(mask[None]) * 2 for mask in (pred, target)]
-    both = by_scan({"assd": assd_mm}, [alone, single], *bits, ["organ"])
-    assert set(both) == {("one", "organ"), ("two", "organ")}
+    names = ["first", "second"]
+    by_class = by_scan({"assd": assd_mm}, [alone, single], *bits, names)
+    for volume in ("one", "two"):
+        assert [by_class[volume, cls]["assd"] for cls in names] == pytest.approx(flat)
+
+    pair = [replace(alone, id=f"s{n}", volume="v", stack=Stack(n, 2, 9.0)) for n in range(2)]
+    both = [packed(torch.stack([mask, mask.flip(1)])) for mask in (pred, target)]
+    solid = [torch.stack([mask, mask.flip(1)], 1)[None] for mask in (pred, target)]
+    expected = assd_mm(*solid, [(9.0, 3.0, 1.0)])[0].tolist()
+    by_class = by_scan({"assd": assd_mm}, pair, *both, names)
+    assert [by_class["v", cls]["assd"] for cls in names] == pytest.approx(expected)
+
+
+def test_each_sample_has_its_own_spacing_and_each_class_its_own_gaps() -> None:
+    pred, target = torch.zeros(2, 2, 2, 6, 6, dtype=torch.bool)
+    pred[:, 0, 1], target[:, 0, 4] = True, True  # three rows apart
+    target[:, 1, 2] = True  # missed
+    spacings = [(2.0, 1.0), (5.0, 1.0)]
+    diagonals = [math.hypot(12, 6), math.hypot(30, 6)]
+    for metric, missed in ((hd95_mm, diagonals), (assd_mm, diagonals), (nsd, [0.0, 0.0])):
+        values = metric(pred, target, spacings)
+        near = [6.0, 15.0] if metric is not nsd else [0.0, 0.0]
+        assert values[:, 0].tolist() == pytest.approx(near)
+        assert values[:, 1].tolist() == pytest.approx(missed)
 
 
 @pytest.mark.parametrize("tolerance", [-0.1, math.inf, math.nan])

@@ -1,0 +1,394 @@
+"""Changes the code of the numeric core in one place at a time and asks the tests: `make mutate`, in minutes.
+
+A mutant is a file with one operator, number, condition or call changed. The tests that ran the changed line in a first
+pass are run again on it. A mutant that they let pass survives: it has no test, or it changes nothing.
+
+Neither of the usual programs serves here. mutmut leaves out functions that have a decorator, and here these are all
+registered parts and all properties. cosmic-ray starts a process for each mutant, which spends four seconds on the
+import of torch. Here, processes are forked from one that has loaded the libraries, and none of this package.
+"""
+
+import argparse
+import ast
+import importlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CORE = ("threat", "attacks", "evaluation", "stats", "gate", "metrics", "numerics")
+CONTRACTS = ("test_closed_form.py", "test_optima.py", "test_held.py", "test_contracts.py", "test_strength.py")
+HELD_BY = {  # tests beside those of its own folder, by folder of the code
+    "numerics": ("attacks/test_flows.py", "evaluation/test_stored_values.py", "data/test_padding.py"),
+    "stats": ("metrics/test_surface.py", "report/test_tables.py"),
+    "threat": ("test_closed_form.py",),
+    "attacks": CONTRACTS,
+}
+LIBRARIES = "torch monai.losses segmentation_models_pytorch pandas pyarrow.parquet scipy.ndimage scipy.stats sklearn"
+TOOLS = "hypothesis beartype jaxtyping typer.testing pydantic yaml nibabel pydicom rich.table matplotlib"
+SLACK, PATIENCE = 20.0, 5.0  # a mutant may take so many seconds, and so many times what its tests took at first
+
+SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+RENAMED = {"min": "max", "amin": "amax", "minimum": "maximum", "any": "all", "floor": "ceil", "argmin": "argmax"}
+RENAMED |= {new: old for old, new in RENAMED.items()}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of one expression of a file.
+
+    Attributes:
+        file: below the root of the project.
+        line: where the expression begins.
+        last: where it ends.
+        text: the expression before and after.
+        source: the whole file after the change.
+    """
+
+    file: str
+    line: int
+    last: int
+    text: str
+    source: bytes
+
+
+def mutants(file: Path) -> Iterator[Mutant]:
+    """Every mutant of a file, in the order of its text."""
+    content = file.read_bytes()
+    starts = [0]
+    for line in content.split(b"\n"):
+        starts.append(starts[-1] + len(line) + 1)
+    for node in _code(ast.parse(content)):
+        begin, end = (starts[row - 1] + column for row, column in _place(node))
+        old = content[begin:end].decode()
+        for new in _changes(node):
+            source = content[:begin] + new.encode() + content[end:]
+            name = file.relative_to(ROOT).as_posix()
+            text = " ".join(f"{old} -> {new}".split())
+            yield Mutant(name, node.lineno, node.end_lineno or node.lineno, text, source)
+
+
+def _place(node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+    return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
+
+
+def _code(node: ast.AST) -> Iterator[Any]:
+    """The expressions that compute something: no annotation, decorator, refusal, text or import."""
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if not isinstance(child, ast.AST) or isinstance(child, ast.Raise | ast.JoinedStr | ast.Assert):
+                continue
+            if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+                continue
+            if isinstance(child, ast.expr | ast.AugAssign | ast.Expr):
+                yield child
+            yield from _code(child)
+
+
+def _changes(node: ast.AST) -> Iterator[str]:
+    """The texts that may stand in the place of a node."""
+    yield from _other_operators(node)
+    yield from _other_values(node)
+
+
+def _other_operators(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.Compare(left=left, ops=ops, comparators=right):
+            for n, op in enumerate(ops):
+                changed = [*ops[:n], SWAPPED[type(op)](), *ops[n + 1 :]]
+                yield _in_brackets(ast.Compare(left, changed, right))  # type: ignore[arg-type]
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in SWAPPED:
+            yield _in_brackets(ast.BinOp(left, SWAPPED[type(op)](), right))  # type: ignore[arg-type]
+        case ast.BoolOp(op=op, values=values):
+            yield _in_brackets(ast.BoolOp(SWAPPED[type(op)](), values))  # type: ignore[arg-type]
+        case ast.AugAssign(target=target, op=op, value=value) if type(op) in SWAPPED:
+            yield ast.unparse(ast.AugAssign(target, SWAPPED[type(op)](), value))  # type: ignore[arg-type]
+        case ast.UnaryOp(op=ast.USub() | ast.Not() | ast.Invert(), operand=operand):
+            yield _in_brackets(operand)
+
+
+def _other_values(node: ast.AST) -> Iterator[str]:
+    match node:
+        case ast.Constant(value=bool(value)):
+            yield str(not value)
+        case ast.Constant(value=int(value)):
+            yield str(value + 1)
+        case ast.Constant(value=float(value)):
+            yield str(2 * value or 1.0)
+        case ast.IfExp(test=ast.Name() | ast.Call() | ast.Attribute() as test, body=body, orelse=orelse):
+            yield _in_brackets(ast.IfExp(ast.UnaryOp(ast.Not(), test), body, orelse))
+        case ast.Expr(value=ast.Call()):
+            yield "pass"
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in RENAMED:
+            yield ast.unparse(ast.Call(ast.Name(RENAMED[name]), args, keywords))
+        case ast.Call(func=ast.Attribute(value=owner, attr=name), args=args, keywords=keywords) if name in RENAMED:
+            yield ast.unparse(ast.Call(ast.Attribute(owner, RENAMED[name]), args, keywords))
+
+
+def _in_brackets(node: ast.expr) -> str:
+    return f"({ast.unparse(node)})"
+
+
+@dataclass
+class Chosen:
+    """A plugin of pytest that runs some tests alone, the fastest first.
+
+    Attributes:
+        seconds: what each of them took; None: all are run.
+    """
+
+    seconds: dict[str, float] | None
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        if self.seconds is not None:
+            known = [item for item in items if item.nodeid in self.seconds]
+            items[:] = sorted(known, key=lambda item: self.seconds[item.nodeid])  # type: ignore[index]
+
+
+class Tracing:
+    """A plugin of pytest that notes which lines of the core each test ran, and how long it took."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        from coverage import Coverage
+
+        self.coverage = Coverage(data_file=None, include=files, config_file=False)
+        self.seconds: dict[str, float] = {}
+        self.passed: set[str] = set()
+
+    def pytest_sessionstart(self) -> None:
+        self.coverage.start()
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        self.coverage.switch_context(item.nodeid)
+        begin = time.monotonic()
+        yield
+        self.seconds[item.nodeid] = time.monotonic() - begin
+        self.coverage.switch_context("")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self.passed.add(report.nodeid)
+
+    def lines(self) -> dict[str, dict[int, list[str]]]:
+        """The tests of each line of each file; lines that an import runs have none."""
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        result = {}
+        for file in data.measured_files():
+            contexts = data.contexts_by_lineno(file)
+            tests = {line: sorted(set(ids) & self.passed) for line, ids in contexts.items()}
+            result[Path(file).relative_to(ROOT).as_posix()] = tests
+        return result
+
+
+def tests_of(file: str) -> list[str]:
+    """The folders and files of the tests that a file is held by."""
+    folder = Path(file).parts[1]
+    return [f"tests/{name}" for name in (folder, *HELD_BY.get(folder, ()))]
+
+
+def run_tests(paths: Iterable[str], *plugins: object, stop: bool = True) -> int:
+    imported_already = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+    words = ["-q", "-n", "0", "-p", "no:cacheprovider", *imported_already, *(["-x"] if stop else []), *paths]
+    return int(pytest.main(words, plugins=list(plugins)))
+
+
+def fork(work: Any, log: Path) -> int:
+    """The id of a process, the first of its own group, that does `work` and exits with the code that it returns."""
+    if pid := os.fork():
+        return pid
+    code = 70
+    try:
+        os.setsid()
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        code = work()
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(code)
+
+
+def trace(paths: list[str], files: Sequence[str], folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """The tests of each line, and the seconds that each test takes."""
+    record = folder / "trace.json"
+
+    def work() -> int:
+        tracing = Tracing([str(ROOT / file) for file in files])
+        code = run_tests(paths, tracing, stop=False)
+        record.write_text(json.dumps([tracing.lines(), tracing.seconds]))
+        return code
+
+    _, status = os.waitpid(fork(work, folder / "trace.log"), 0)
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit(
+            f"expected tests that pass before anything is changed, got\n{(folder / 'trace.log').read_text()}"
+        )
+    lines, seconds = json.loads(record.read_text())
+    return {file: {int(n): ids for n, ids in of.items()} for file, of in lines.items()}, seconds
+
+
+def load_instead(mutant: Mutant) -> None:
+    """From now on, an import of the mutant's file loads the mutant."""
+    path, read = str(ROOT / mutant.file), SourceFileLoader.get_data
+
+    def get_data(self: SourceFileLoader, wanted: str) -> bytes:
+        if wanted == path:
+            return mutant.source
+        if wanted.endswith(".pyc") and self.path == path:
+            raise OSError("the compiled file is of the code before the change")
+        return read(self, wanted)
+
+    sys.dont_write_bytecode = True
+    SourceFileLoader.get_data = get_data  # type: ignore[method-assign]
+
+
+@dataclass
+class Trial:
+    """A mutant whose tests run now, and the moment at which they have taken too long."""
+
+    mutant: Mutant
+    log: Path
+    until: float
+
+
+def try_all(todo: Sequence[tuple[Mutant, dict[str, float]]], jobs: int, folder: Path) -> Iterator[tuple[Mutant, bool]]:
+    """Runs the tests of every mutant, several at a time.
+
+    Yields:
+        A mutant, and whether a test failed or did not end.
+    """
+    waiting, running = list(enumerate(todo))[::-1], dict[int, Trial]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            number, (mutant, seconds) = waiting.pop()
+            if not seconds:
+                yield mutant, False
+                continue
+            log = folder / f"{number}.log"
+
+            def work(mutant: Mutant = mutant, seconds: dict[str, float] = seconds) -> int:
+                load_instead(mutant)
+                return run_tests(sorted({name.partition("::")[0] for name in seconds}), Chosen(seconds))
+
+            patience = SLACK + PATIENCE * sum(seconds.values())
+            running[fork(work, log)] = Trial(mutant, log, time.monotonic() + patience)
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid in running:
+            trial = running.pop(pid)
+            trial.log.unlink()
+            yield trial.mutant, os.waitstatus_to_exitcode(status) != 0
+            continue
+        for pid, trial in running.items():
+            if time.monotonic() > trial.until:
+                os.killpg(pid, signal.SIGKILL)  # its code is then that of a signal
+        time.sleep(0.02)
+
+
+def changed_files(since: str) -> list[str]:
+    """The files of the core that differ from a commit, those that nobody added yet among them."""
+    words = [["diff", "--name-only", "--relative", since], ["ls-files", "--others", "--exclude-standard"]]
+    names = "".join(
+        subprocess.run(["git", *w], cwd=ROOT, capture_output=True, text=True, check=True).stdout for w in words
+    )
+    core = tuple(f"medseg_attack/{folder}/" for folder in CORE)
+    return sorted({n for n in names.split() if n.startswith(core) and n.endswith(".py") and (ROOT / n).exists()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", help="files or folders below medseg_attack; by default what has changed")
+    parser.add_argument("--since", default="origin/main", help="the commit that changes are counted from")
+    parser.add_argument("--sample", type=int, default=0, help="so many mutants, drawn at random; 0: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    paths = [
+        path for name in options.files for path in ([Path(name)] if name.endswith(".py") else Path(name).rglob("*.py"))
+    ]
+    files = (
+        sorted(path.resolve().relative_to(ROOT).as_posix() for path in paths) if paths else changed_files(options.since)
+    )
+    if not files:
+        print(f"no file of the core differs from {options.since}")
+        return
+    for library in (*LIBRARIES.split(), *TOOLS.split()):
+        importlib.import_module(library)
+    importlib.import_module("torch").set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = name
+        _report(files, options, Path(name))
+
+
+def _report(files: Sequence[str], options: argparse.Namespace, folder: Path) -> None:
+    lines, seconds = trace(list(dict.fromkeys(path for file in files for path in tests_of(file))), files, folder)
+    todo = [mutant for file in files for mutant in mutants(ROOT / file)]
+    if options.sample:
+        todo = random.Random(options.seed).sample(todo, min(options.sample, len(todo)))
+    counts = {file: [0, 0] for file in files}
+    for mutant, killed in try_all([(m, _tests(m, lines, seconds)) for m in todo], options.jobs, folder):
+        counts[mutant.file][killed] += 1
+        if not killed:
+            print(f"survived {mutant.file}:{mutant.line}: {mutant.text}", flush=True)
+    for file, (survived, killed) in counts.items():
+        if survived + killed:
+            print(f"{file}: {killed} of {survived + killed} killed")
+    n_killed = sum(killed for _, killed in counts.values())
+    print(f"{n_killed} of {len(todo)} mutants killed ({n_killed / max(len(todo), 1):.0%})")
+
+
+def _tests(mutant: Mutant, lines: dict[str, dict[int, list[str]]], seconds: dict[str, float]) -> dict[str, float]:
+    """The tests that ran a line of the mutant's expression.
+
+    Of a line that an import runs, those that ran any of its file; of a file of constants, all.
+    """
+    of_file = lines.get(mutant.file, {})
+    ids = {name for n in range(mutant.line, mutant.last + 1) for name in of_file.get(n, ())}
+    ids = ids or {name for names in of_file.values() for name in names}
+    return {name: seconds[name] for name in ids or seconds}
+
+
+if __name__ == "__main__":
+    main()
