@@ -111,3 +111,22 @@ def test_a_scans_distance_is_not_counted_once_per_slice() -> None:
     long = rows_of(BEFORE, BEFORE, AFTER, volume="long", hd95=(0.0, 10.0))
     short = rows_of(BEFORE[:1], BEFORE[:1], BEFORE[:1], volume="short", hd95=(0.0, 0.0))
     assert delta_summary(deltas(pd.concat([long, short]), empty="one")).iloc[0]["hd95_mm_adv"] == 5.0
+
+
+def test_a_volume_is_of_voxels_and_less_what_the_organ_itself_grew_by() -> None:
+    rows = rows_of(BEFORE, BEFORE, AFTER).assign(x_mm=0.5)
+    row = deltas(rows, empty="one").iloc[0]
+    assert row["volume_ml_adv"] == pytest.approx(32 * 5 * 2 * 0.5 / 1000)
+    grown = rows.assign(n_target_adv=rows["n_target"] + 2, n_adv=rows["n_adv"] + 3)  # 4 slices: by 8 and by 12
+    row = deltas(grown, empty="one").iloc[0]
+    assert row["volume_percent"] == pytest.approx(100 * (12 - 8) / 32)
+    assert row["volume_ml"] == pytest.approx(4 * 5 / 1000)
+
+
+def test_one_pixel_of_an_organ_is_an_organ() -> None:
+    pixel = box(slice(1, 2), slice(2, 3), slice(3, 4))
+    row = deltas(rows_of(pixel, pixel, NOTHING), empty="one").iloc[0]
+    assert (row["state_clean"], row["state_adv"], row["volume_percent"]) == ("ok", "missed", -100)
+    moved = deltas(rows_of(pixel, pixel, pixel.roll(2, 1)), empty="one").iloc[0]
+    assert moved["centroid_shift_mm"] == pytest.approx(4.0)
+    assert np.isnan(deltas(rows_of(pixel, NOTHING, pixel), empty="one").iloc[0]["volume_percent"])

@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score, jaccard_score
 
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.stats.patients import interval
-from medseg_attack.stats.scores import by_organ, pooled, scored, scores, success, summary
+from medseg_attack.stats.scores import aimed, by_organ, pooled, scored, scores, success, summary
 
 NAN = float("nan")
 
@@ -192,3 +192,23 @@ def test_a_summary_says_how_many_scores_the_rule_decided() -> None:
     of_volumes = summary(rows, unit="volume", empty="one").iloc[0]
     assert of_volumes["touched"] == 0
     assert of_volumes["drop"] == pytest.approx(of_volumes["mean_clean"] - of_volumes["mean_adv"])
+
+
+def test_the_success_of_an_attack_with_a_goal_is_worked_out_by_hand() -> None:
+    columns = ["case", "success", "success_of_clean", "success_on_truth", "size", "n_goal", "hit_goal", "n_adv"]
+    numbers = [("s1", 1, 0, 1, 0.2, 10, 5, 10), ("s2", 1, 1, 0, 0.0, 0, 0, 10), ("s3", 0, 0, 0, 0.9, 4, 1, 4)]
+    rows = pd.DataFrame([*numbers, ("s4", 1, 0, 1, 0.6, 0, 0, 0)], columns=columns)
+    rows = rows.assign(volume=rows["case"], group="p", cls="a", run="r")
+    result = aimed(pd.concat([rows, rows.assign(cls="b")], ignore_index=True), "volume")
+    assert result["success"] == 0.75
+    assert result["success_of_clean"] == 0.25
+    assert result["success_on_truth"] == 0.5
+    assert (result["least"], result["least_mean"]) == pytest.approx((0.4, 0.4))  # of s1 and s4
+    assert result["goal_dice"] == pytest.approx((0.5 + 0.0 + 0.25) / 3)  # s4 has neither
+    without = aimed(rows.drop(columns=["n_goal", "success_on_truth"]), "volume")
+    assert np.isnan([without["goal_dice"], without["success_on_truth"]]).all()
+    partly = rows.assign(success=[1.0, NAN, NAN, 1.0], n_goal=[10.0, NAN, NAN, 0.0], n_adv=[10, 0, 0, 0])
+    assert aimed(partly, "volume")["success"] == 1.0
+    assert aimed(partly, "volume")["goal_dice"] == pytest.approx(0.5)
+    assert np.isnan(list(aimed(rows.assign(success=NAN), "volume").values())).all()
+    assert np.isnan(list(aimed(rows.drop(columns="success"), "volume").values())).all()
