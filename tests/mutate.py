@@ -220,9 +220,9 @@ class Tracing:
 
 
 def tests_of(file: str) -> list[str]:
-    """The folders and files of the tests that a file is held by."""
+    """The folders and files of the tests that a file is held by; the examples in its own text are some as well."""
     folder = Path(file).parts[1]
-    return [f"tests/{name}" for name in (folder, *HELD_BY.get(folder, ()))]
+    return [*(f"tests/{name}" for name in (folder, *HELD_BY.get(folder, ()))), file]
 
 
 def run_tests(paths: Iterable[str], *plugins: object, stop: bool = True) -> int:
