@@ -17,6 +17,7 @@ from medseg_attack.errors import InputError, reason
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call
+from medseg_attack.registry.table import Bound
 from medseg_attack.runtime import versions
 from medseg_attack.storage.files import CARD, Form, TaskForm, is_checkpoint, read_json, require_file, whole, write_json
 from medseg_attack.types import Task
@@ -193,13 +194,21 @@ def build_model(spec: str, task: Task, *, pretrained: bool = True, seed: int | N
     """
     name, options = parse_call(parse(spec, "model"), "model")
     if not pretrained:
-        for initial in ("encoder_weights", "weights"):
-            options.pop(initial, None)
+        options = _without_weights(options)
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
         model: SegModel = find(name, "model").make(task, **options)
     return model
+
+
+def _without_weights(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model without its initial weights, nor those of a network that it alters."""
+    kept = {field: value for field, value in options.items() if field not in ("encoder_weights", "weights")}
+    inner = kept.get("model")
+    if isinstance(inner, Bound):
+        kept["model"] = Bound(inner.function, tuple(_without_weights(dict(inner.options)).items()))
+    return kept
 
 
 def _task(folder: Path, card: dict[str, Any]) -> Task:

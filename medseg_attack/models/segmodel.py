@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
+from medseg_attack.models.saturation import Saturated, backward_through
 from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.runtime import stdout_on_stderr
-from medseg_attack.types import Binds, Image, LogOdds, Mask, Setting, Task
+from medseg_attack.types import Backward, Binds, Image, LogOdds, Mask, Setting, Task
 
 Head: TypeAlias = Literal["sigmoid", "softmax", "probabilities", "log-odds"]
 HEADS: tuple[Head, ...] = ("sigmoid", "softmax", "probabilities")  # of networks; a model in a model has log-odds
@@ -88,6 +89,7 @@ class SegModel(nn.Module):
         stride: `net` gets that grid padded at the end to a multiple of `stride`, with 0, the scan's darkest value.
         dims: number of spatial axes of a case: 2 for slices, 3 for scans.
         black_box: whether `net` runs outside of torch and has no gradient by the image.
+        backward: gradient of the activations of `net` that saturate: see `Setting`.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only options
@@ -115,6 +117,7 @@ class SegModel(nn.Module):
         self.stride = stride
         self.dims = dims
         self.black_box = black_box
+        self.backward: Backward = "own"
 
     @property
     def window(self) -> tuple[int, ...] | None:
@@ -129,7 +132,11 @@ class SegModel(nn.Module):
     @property
     def blocks_gradient(self) -> bool:
         """Whether its own gradient is of no use somewhere, where it has a stand-in: see `Setting.backward`."""
-        return isinstance(self.net, Defended) and self.net.blocks_gradient
+        return (isinstance(self.net, Defended) and self.net.blocks_gradient) or self._saturates
+
+    @property
+    def _saturates(self) -> bool:
+        return any(isinstance(layer, Saturated) for layer in self.net.modules())
 
     @property
     def passes(self) -> int:
@@ -138,10 +145,12 @@ class SegModel(nn.Module):
 
     def bind(self, setting: Setting) -> "SegModel":
         """A model with the same weights and a network bound to the setting; itself if its network needs none."""
-        if not isinstance(self.net, Binds):
+        if not isinstance(self.net, Binds) and not self._saturates:
             return self
         bound = copy.copy(self)
-        bound._modules = {**self._modules, "net": self.net.bind(setting)}  # a table of its own, of the same layers
+        bound.backward = setting.backward
+        if isinstance(self.net, Binds):
+            bound._modules = {**self._modules, "net": self.net.bind(setting)}  # a table of its own, of the same layers
         return bound
 
     def forward(self, image: Image) -> LogOdds:
@@ -153,7 +162,8 @@ class SegModel(nn.Module):
         """
         grid = tuple(image.shape[2:])
         net_input = self.normalise(self._channels(self._onto_net_grid(image)))
-        with stdout_on_stderr():  # a network that prints must not print between results
+        # a network that prints must not print between results
+        with backward_through(self.backward), stdout_on_stderr():
             output = self.net(net_input.clone())  # it may change its input in place
         logits = self._onto_scan_grid(self._checked(output, tuple(net_input.shape[2:])), grid)
         return self._log_odds(logits)

@@ -234,6 +234,8 @@ class _Training:
             "val_patients": len({ref.group for ref in self.validation}),
             "window": self.data.options.get("window"),
         }
+        if self.model.blocks_gradient:
+            card["blocks_gradient"] = True
         if self.robust_by is not None:
             card |= {
                 "robust_by": self.plan.robust_by,

@@ -68,9 +68,8 @@ def resolve(options: Options, data: TrainingData) -> Options:
     Raises:
         InputError: an option is out of range or does not fit the model, or there is nothing to train on.
     """
-    make, owner, arguments = _architecture(options.model)
-    fields = inspect.signature(make).parameters
-    dims = _dims(fields, arguments)
+    network = architecture(options.model)
+    fields, arguments, dims = network.fields, network.options, network.dims
     refs = cases_of(options, data, dims)
     if not refs:
         raise InputError(f"expected training cases in {data.name} without fold {options.fold}, got none; check --data")
@@ -82,7 +81,9 @@ def resolve(options: Options, data: TrainingData) -> Options:
     for field in ("size", "encoder_weights"):
         if value := getattr(options, field):
             if field not in fields:
-                raise InputError(f"{owner} has no {field}, got {value!r}; leave it out or choose another --model")
+                raise InputError(
+                    f"{network.name} has no {field}, got {value!r}; leave it out or choose another --model"
+                )
             arguments[field] = value
     own_grids = [arguments.get(name, fields[name].default) for name in ("size", "window") if name in fields]
     if "size" in fields and not any(own_grids) and len({ref.shape for ref in refs}) > 1:
@@ -100,7 +101,7 @@ def resolve(options: Options, data: TrainingData) -> Options:
     per_epoch = max(cases // options.batch_size, 1) * replays(defences)
     return dataclasses.replace(
         options,
-        model=spec(Bound(make, tuple(arguments.items()))),
+        model=network.spec,
         epochs=options.epochs or math.ceil(STEPS / per_epoch),
         size=(),
         encoder_weights="",
@@ -158,14 +159,53 @@ def _short_attack(defence: TrainingDefence) -> Attack | None:
     return attack
 
 
-def _architecture(model: str) -> tuple[Any, str, dict[str, Any]]:
-    """The function that makes the model of a spec, the model's name, and its options."""
-    owner, arguments = parse_call(model, "model")
-    if owner in ("checkpoint", "others"):
-        raise InputError(
-            f"expected an architecture for --model, got {owner}, which is trained; start from it by --init"
-        )
-    return find(owner, "model").make, owner, arguments
+@dataclass(frozen=True)
+class Architecture:
+    """A network to train: the innermost one of a spec, and those that alter its layers.
+
+    Attributes:
+        name: of the innermost network.
+        options: of that network; may be changed.
+        around: the models that alter it, outermost first, without the field `model`.
+    """
+
+    name: str
+    options: dict[str, Any]
+    around: tuple[Bound, ...] = ()
+
+    @property
+    def fields(self) -> Mapping[str, inspect.Parameter]:
+        """The options that the innermost network takes."""
+        return find(self.name).fields
+
+    @property
+    def dims(self) -> int:
+        """The number of spatial axes of its cases."""
+        return int(self.options.get("dims", self.fields["dims"].default)) if "dims" in self.fields else 2
+
+    @property
+    def spec(self) -> str:
+        """The text that all of it is built from."""
+        model = Bound(find(self.name).make, tuple(self.options.items()))
+        for outer in reversed(self.around):
+            model = Bound(outer.function, (("model", model), *outer.options))
+        return spec(model)
+
+
+def architecture(model: str) -> Architecture:
+    """The network of a spec.
+
+    Raises:
+        InputError: it is trained already.
+    """
+    name, options = parse_call(model, "model")
+    if name in ("checkpoint", "others"):
+        raise InputError(f"expected an architecture for --model, got {name}, which is trained; start from it by --init")
+    if not find(name).takes("model"):
+        return Architecture(name, options)
+    network = architecture(spec(options.pop("model", find(name).default("model"))))
+    own = Bound(find(name).make, tuple(options.items()))
+    return dataclasses.replace(network, around=(own, *network.around))
 
 
 def cases_of(options: Options, data: TrainingData, dims: int) -> Sequence[CaseRef]:
@@ -194,15 +234,11 @@ def cases_of(options: Options, data: TrainingData, dims: int) -> Sequence[CaseRe
     return [ref for ref in refs if ref.group in part]
 
 
-def _dims(fields: Mapping[str, inspect.Parameter], arguments: Mapping[str, Any]) -> int:
-    return int(arguments.get("dims", fields["dims"].default)) if "dims" in fields else 2
-
-
 def label(model: str, defences: Sequence[str] = ()) -> str:
     """The name of a trained model on the command line: its spec without grid and initial weights, and its defences."""
-    name, arguments = parse_call(model, "model")
-    kept = {field: value for field, value in arguments.items() if field not in ("size", "encoder_weights")}
-    own = spec(Bound(find(name, "model").make, tuple(kept.items())))
+    network = architecture(model)
+    kept = {field: value for field, value in network.options.items() if field not in ("size", "encoder_weights")}
+    own = dataclasses.replace(network, options=kept).spec
     return " + ".join([own, *(spec(without_hash(build(text, "defence"))) for text in defences)])
 
 
@@ -219,8 +255,7 @@ def folder_name(plan: Options, data: TrainingData) -> str:
 
 def warnings(plan: Options, data: TrainingData) -> list[str]:
     """Notes on what a person should know before the training: parts without patients, classes that cannot be learnt."""
-    name, arguments = parse_call(plan.model, "model")
-    dims = _dims(inspect.signature(find(name, "model").make).parameters, arguments)
+    dims = architecture(plan.model).dims
     refs = cases_of(plan, data, dims)
     notes = []
     if not data.refs("val", plan.fold, dims):

@@ -55,16 +55,16 @@ def split_norms(net: nn.Module) -> int:
 
 
 @register("two_norms", kind="model")
-def two_norms(task: Task, *, model: Any = None) -> SegModel:
+def two_norms(task: Task, model: Any = unet_small) -> SegModel:
     """A network whose batch norms are doubled, as the defence dual_norm trains it; the clean ones answer.
 
     Args:
-        model: a registered model with batch norms; None: unet_small.
+        model: a registered model with batch norms.
 
     Raises:
         InputError: the network has no batch norm.
     """
-    built: SegModel = (model or unet_small)(task)
+    built: SegModel = model(task)
     if not split_norms(built):
         raise InputError("expected a network with batch norms for two_norms, got one without; take unet_small")
     return built

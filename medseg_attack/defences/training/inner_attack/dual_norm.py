@@ -9,8 +9,8 @@ from medseg_attack.defences.training.base import Step, TrainingDefence, require_
 from medseg_attack.errors import InputError
 from medseg_attack.models.networks.two_norms import adversarial_norms, split_norms, two_norms
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.registry import parse_call, register, spec
-from medseg_attack.registry.table import Bound, find
+from medseg_attack.registry import build, register, spec
+from medseg_attack.registry.table import Bound
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Attack, Image
 
@@ -43,10 +43,7 @@ class DualNorm(TrainingDefence):
             raise InputError("expected a network with batch norms for dual_norm, got one without; take unet_small")
 
     def architecture(self, model: str) -> str:
-        name, options = parse_call(model, "model")
-        kept = {field: value for field, value in options.items() if field not in ("encoder_weights", "weights")}
-        inner = Bound(find(name, "model").make, tuple(kept.items()))
-        return spec(Bound(two_norms, (("model", inner),)))
+        return spec(Bound(two_norms, (("model", build(model, "model")),)))
 
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:
         with adversarial_norms():
