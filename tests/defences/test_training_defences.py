@@ -508,3 +508,31 @@ def test_the_command_shows_clean_and_robust_dice_and_the_name_leads_back(prepare
     (defended_name,) = [model for model in models if model.startswith(name)]
     run = medattack("attack", "--data", prepared, "-m", defended_name, "--limit", "2", "--home", home)
     assert "+ adversarial(" in run.stdout
+
+
+def test_a_scan_is_defended_in_patches_and_attacked_whole(tmp_path: Path) -> None:
+    """Dual norms and a physical attack in 3-D: patches to train on, whole scans to choose the best epoch by."""
+    phantom = "phantom(patients=4, slices=8, side=32)"
+    medattack("prepare", tmp_path / "scans", "--format", phantom, "--test", "0.3", "--out", tmp_path / "data")
+    network = "monai(UNet(channels=(4, 8), norm='batch'), window=(8, 16, 16))"
+    short = ["--data", tmp_path / "data", "--model", network, "--epochs", "1", "--device", "cpu"]
+    attack = "deformation(displacement(3), steps=1)"
+    robust_by = "pgd(linf(4/255), steps=1)"
+    defences = ["--defence", f"dual_norm(attack={attack})", "--robust-by", robust_by]
+    medattack("train", *short, *defences, "--out", tmp_path / "model")
+    card = read_card(tmp_path / "model")
+    assert card["dims"] == 3
+    assert card["spec"].startswith("two_norms(model=monai(net=UNet(")
+    assert None not in card["val_robust_dice"].values()
+    medattack(
+        "attack",
+        "--data",
+        tmp_path / "data",
+        "-m",
+        tmp_path / "model",
+        "--limit",
+        "1",
+        "--home",
+        tmp_path,
+        "--no-checks",
+    )
