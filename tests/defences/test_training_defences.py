@@ -2,7 +2,12 @@
 
 import csv
 import dataclasses
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -536,3 +541,22 @@ def test_a_scan_is_defended_in_patches_and_attacked_whole(tmp_path: Path) -> Non
         tmp_path,
         "--no-checks",
     )
+
+
+def test_kill_9_in_the_middle_of_a_defended_epoch(tmp_path: Path) -> None:
+    """Two defences that keep tensors between batches: a perturbation, and the running mean of the weights."""
+    options = defended("distil", "free(replays=2)")
+    code = f"""
+        import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+        import test_training_defences as t
+        t.torch.set_num_threads(1)
+        options = t.resolve(t.defended("distil", "free(replays=2)"), t.FEW)
+        for record in t.train(options, t.FEW, t.Path({str(tmp_path / "killed")!r}), t.CPU):
+            print(record.epoch, flush=True)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        os.kill(process.pid, signal.SIGKILL)
+    assert trained(tmp_path / "killed", FEW, options) == trained(tmp_path / "whole", FEW, options)
+    assert history_of(tmp_path / "killed") == history_of(tmp_path / "whole")
