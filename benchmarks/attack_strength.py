@@ -1,246 +1,395 @@
-"""Are our attacks as strong as those of other libraries at equal gradient evaluations on the same small model?
+"""Is `strongest` the strongest attack at its cost? Attacks of equal gradients on three networks and two data sets.
 
-    python benchmarks/attack_strength.py            # in an environment with the extra `references`
+    python benchmarks/attack_strength.py --acdc ACDC/training --out OUT              # and again: it goes on
+    python benchmarks/attack_strength.py --out OUT --report                          # the table as Markdown
 
-The libraries attack classifiers, so the model is one: stripes of four directions under noise, trained here in seconds.
-We see its logits on every pixel, they once per image; both sides get the same images, budgets and cross-entropy.
-Printed is the share of images that end in another class at three budgets, and the gradients (for Square: the queries)
-that an image took. Both sides' passes are counted, not declared.
+A cell is a data set, a network, a budget and a number of gradients; each attack adds a line to OUT/rows/*.jsonl. With
+`--part k/N` every N-th line is run, so that several processes share the work. The networks are small residual U-Nets.
+They are trained here on one half of the patients and attacked on the other: with Dice and focal loss, with a sigmoid
+head, and adversarially.
 """
 
-import importlib
+import argparse
+import dataclasses
+import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medseg_attack.attacks.blackbox.square import Square
-from medseg_attack.attacks.gradient.apgd import APGD
-from medseg_attack.attacks.gradient.pgd import PGD, bim, di2_fgsm, fgsm, mi_fgsm, ni_fgsm, ti_fgsm
-from medseg_attack.numerics.log_odds import softmax_log_odds
-from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.threat.objectives.losses import ce
-from medseg_attack.threat.objectives.softmax import dlr, margin_softmax
-from medseg_attack.types import Attack, Ball, Image, LogOdds, Mask, Task
+from medseg_attack import registry
+from medseg_attack.attacks.composed import strongest as suite
+from medseg_attack.attacks.composed.strongest import Ascent, Strongest
+from medseg_attack.attacks.counting import CountedModel
+from medseg_attack.attacks.judging import judge, judge_prediction
+from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.metrics.harm import harm, harm_of, summed
+from medseg_attack.metrics.overlap import counts
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.samples import gradient_of, reseeded, scaled
+from medseg_attack.registry import with_eps
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.binding import bind
+from medseg_attack.threat.objectives.losses import soft_dice
+from medseg_attack.threat.objectives.per_task import for_task
+from medseg_attack.threat.objectives.weighted import masked_bce
+from medseg_attack.training.losses import training_loss
+from medseg_attack.types import Adversarial, Attack, Ball, Case, Image, LogOdds, Mask, Model, Objective, Setting, Task
 
-CLASSES, SIZE, IMAGES = 4, 28, 100
-STEPS, QUERIES = 10, 100
-
-
-class Stripes(nn.Module):
-    """Three convolutions and a mean; it counts its passes over a batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 12, 5, padding=2),
-            nn.ReLU(),
-            nn.Conv2d(12, 24, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(24, CLASSES, 3, padding=1),
-        )
-        self.forwards = self.backwards = 0
-
-    def forward(self, image: Tensor) -> Tensor:
-        self.forwards += 1
-        logits: Tensor = self.layers(image).mean((2, 3))
-        if logits.requires_grad:
-            logits.register_hook(self._count)  # type: ignore[no-untyped-call]
-        return logits
-
-    def _count(self, grad: Tensor) -> None:
-        self.backwards += 1
+DATA = ("acdc", "phantom")
+NETWORKS = ("dice_focal", "sigmoid", "adversarial")
+SIDE = 80  # pixels of the middle of a slice, which networks are trained and attacked on
+QUERIES = 100  # of Square in the suite before
+TRAINING_EPS = 4 / 255
 
 
-@dataclass(frozen=True)
-class OneClass:
-    """The classifier as our attacks see it: the same class on every pixel."""
-
-    net: Stripes
-
-    @property
-    def task(self) -> Task:
-        return Task("stripes", tuple("abcd"), exclusive=True, channels=3)
-
-    def __call__(self, image: Image) -> LogOdds:
-        return softmax_log_odds(self.net(image))[:, :, None, None].expand(-1, -1, *image.shape[2:])
-
-    def decide(self, log_odds: LogOdds) -> Mask:
-        return torch.zeros_like(log_odds, dtype=torch.bool).scatter_(1, log_odds.argmax(1, keepdim=True), True)
+# data and networks
 
 
-def stripes(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images in [0, 1] and their direction, 0 to 3."""
-    labels = torch.randint(CLASSES, (n,), generator=rng)
-    angle = labels * math.pi / CLASSES
-    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
-    along = x * angle.cos().view(-1, 1, 1) + y * angle.sin().view(-1, 1, 1)
-    phase = 2 * math.pi * torch.rand(n, 1, 1, generator=rng)
-    wave = 0.5 + 0.12 * torch.sin(along * 2 * math.pi / 6 + phase)
-    return (wave[:, None] + 0.12 * torch.randn(n, 3, SIZE, SIZE, generator=rng)).clamp(0, 1), labels
+def prepare(name: str, acdc: Path | None, out: Path) -> Path:
+    """The prepared data set, half of whose patients are held out."""
+    folder = out / "data" / name
+    if folder.is_dir():
+        return folder
+    source = [str(acdc), "--format", "acdc", "--size", "128,128"]
+    if name == "phantom":
+        source = [str(out / "data" / "scans"), "--format", "phantom(patients=20)"]
+    elif acdc is None:
+        raise SystemExit("expected --acdc with the folder of ACDC's training scans, got none; give it")
+    command = [sys.executable, "-m", "medseg_attack", "prepare", *source, "--test", "0.5", "--out", str(folder)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return folder
 
 
-def trained(rng: torch.Generator) -> Stripes:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = Stripes()
-    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
-    for _ in range(250):
-        image, labels = stripes(64, rng)
+def middle(case: Case, exclusive: bool, task: Task) -> Case:
+    """The middle of a slice, with one class per pixel or with classes that may overlap."""
+    window = (slice(None), *(slice((n - SIDE) // 2, (n + SIDE) // 2) for n in case.image.shape[1:]))
+    organs = case.target[window][list(task.scored)]
+    if exclusive:
+        free = organs.cumsum(0) == organs  # where no organ before it is
+        organs = organs & free
+        organs = torch.cat((~organs.any(0, keepdim=True), organs))
+    return dataclasses.replace(case, image=case.image[window].contiguous(), target=organs.contiguous(), storage=None)
+
+
+def cohort(folder: Path, network: str, split: str, slices: int) -> tuple[list[Case], Task]:
+    """Cases of a split: whole scans, one of each patient before a second of any, until there are so many slices."""
+    data = open_prepared(folder)
+    held_out = {ref.id for ref in data.refs("test")}
+    refs = [ref for ref in data.refs("all") if (ref.id in held_out) == (split == "test")]
+    exclusive = network != "sigmoid"
+    organs = tuple(data.task.classes[k] for k in data.task.scored)
+    task = Task(data.task.name, ("background", *organs) if exclusive else organs, exclusive=exclusive)
+    of_patient: dict[str, list[str]] = {}
+    for ref in sorted(refs, key=lambda ref: ref.volume):
+        if ref.volume not in of_patient.setdefault(ref.group, []):
+            of_patient[ref.group].append(ref.volume)
+    in_turn = sorted((rank, volume) for volumes in of_patient.values() for rank, volume in enumerate(volumes))
+    cases: list[Case] = []
+    for _, volume in in_turn:
+        if len(cases) < slices:
+            cases += [middle(data.read(ref), exclusive, data.task) for ref in refs if ref.volume == volume]
+    return cases, task
+
+
+def stacked(cases: Sequence[Case], device: torch.device) -> tuple[Image, Mask]:
+    return tuple(torch.stack([getattr(case, name) for case in cases]).to(device) for name in ("image", "target"))  # type: ignore[return-value]
+
+
+def network_of(name: str, network: str, folder: Path, out: Path, device: torch.device) -> SegModel:
+    """The trained network, from `out` or trained now."""
+    file = out / "networks" / f"{name}-{network}.pt"
+    cases, task = cohort(folder, network, "train", 10**9) if not file.is_file() else cohort(folder, network, "test", 1)
+    torch.manual_seed(0)
+    model = SegModel(new_network(len(task.classes)), task, stride=8).to(device)
+    if file.is_file():
+        model.load_state_dict(torch.load(file, map_location=device, weights_only=True))
+    else:
+        train(model, network, *stacked(cases, device))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), file)
+    return model.eval().requires_grad_(False)
+
+
+def new_network(classes: int) -> torch.nn.Module:
+    from monai.networks.nets.unet import UNet
+
+    net: torch.nn.Module = UNet(2, 1, classes, (8, 16, 32, 64), (2, 2, 2), num_res_units=2)
+    return net
+
+
+def train(model: SegModel, network: str, image: Image, target: Mask) -> None:
+    """Training in place; adversarially on three steps of PGD for three images of four."""
+    loss = training_loss("dice_focal" if network == "dice_focal" else "dice_ce", model.task)
+    steps, rng = 700 if network == "adversarial" else 900, torch.Generator().manual_seed(0)
+    optimiser = torch.optim.AdamW(model.parameters(), 3e-3)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(image), (12,), generator=rng)
+        x, y = image[chosen], target[chosen].to(image.dtype)
+        shift = torch.randint(-6, 7, (2,), generator=rng).tolist()
+        x, y = x.roll(shift, (2, 3)), y.roll(shift, (2, 3))
+        gain, offset = (torch.rand(len(x), 1, 1, 1, generator=rng).to(x) for _ in range(2))
+        x = (x * (0.8 + 0.4 * gain) + 0.1 * (offset - 0.5)).clamp(0, 1)
+        if network == "adversarial":
+            attacked = climbed(model, loss, x[len(x) // 4 :], y[len(x) // 4 :], rng)
+            x = torch.cat((x[: len(x) // 4], attacked))
         optimiser.zero_grad()
-        nn.functional.cross_entropy(net(image), labels).backward()  # type: ignore[no-untyped-call]
+        loss(model(x), y).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return net.eval().requires_grad_(False)
+        rate.step()
 
 
-Theirs = Callable[[nn.Module, Tensor, Tensor, float], Tensor]
+def climbed(model: SegModel, loss: Callable[..., Tensor], x: Image, y: Tensor, rng: torch.Generator) -> Image:
+    ball = Linf(TRAINING_EPS)
+    attacked = ball.project(x + TRAINING_EPS * (2 * torch.rand(x.shape, generator=rng).to(x) - 1), x)
+    for _ in range(3):
+        attacked.requires_grad_()
+        grad = gradient_of(loss(model(attacked), y), attacked)
+        attacked = ball.project(attacked.detach() + ball.step(grad, x) / 2, x)
+    return attacked.detach()
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One attack of ours and of another library; `ours` is given as many gradients as theirs took."""
-
-    name: str
-    library: str
-    ours: Callable[[Ball, int], Attack]
-    theirs: Theirs
-    budgets: tuple[float, ...] = (0.03, 0.05, 0.07)
-    ball: type[Linf] | type[L2] = Linf
-    why: str = ""
+# attacks
 
 
-def pairs() -> list[Pair]:
-    ta: Any = importlib.import_module("torchattacks")
-    adv: Any = importlib.import_module("adv_lib.attacks")
-    long = (1.2, 2.0, 2.8)
-
-    def made(make: Any, **options: Any) -> Theirs:
-        return lambda net, x, y, eps: make(net, eps=eps, **options)(x, y)
-
-    def stepped(make: Any, share: float, **options: Any) -> Theirs:
-        return lambda net, x, y, eps: make(net, eps=eps, alpha=share * eps, steps=STEPS, **options)(x, y)
-
-    def adv_apgd(loss: str) -> Theirs:
-        return lambda net, x, y, eps: adv.apgd(net, x, y, eps, math.inf, n_iter=20, loss_function=loss)
-
-    return [
-        Pair("fgsm", "torchattacks", lambda ball, n: fgsm(ball, ce), made(ta.FGSM)),
-        Pair("bim", "torchattacks", lambda ball, n: bim(ball, ce, n, 0.25), stepped(ta.BIM, 0.25)),
-        Pair("pgd", "torchattacks", lambda ball, n: PGD(ball, ce, n, 0.25), stepped(ta.PGD, 0.25)),
-        Pair(
-            "pgd l2",
-            "torchattacks",
-            lambda ball, n: PGD(ball, ce, n, 0.25),
-            stepped(ta.PGDL2, 0.25),
-            long,
-            L2,
-            why="our start is uniform in the ball, hence near its edge; theirs crowds the centre",
-        ),
-        Pair("mi_fgsm", "torchattacks", lambda ball, n: mi_fgsm(ball, ce, n), stepped(ta.MIFGSM, 1 / STEPS)),
-        Pair(
-            "ni_fgsm",
-            "torchattacks",
-            lambda ball, n: ni_fgsm(ball, ce, n),
-            stepped(ta.NIFGSM, 1 / STEPS),
-            why="our look-ahead stays in [0, 1]",
-        ),
-        Pair(
-            "di2_fgsm",
-            "torchattacks",
-            lambda ball, n: di2_fgsm(ball, ce, n),
-            stepped(ta.DIFGSM, 1 / STEPS, decay=1.0),
-            why="each image draws its own size and place, theirs one for the batch; log-odds are carried back",
-        ),
-        Pair(
-            "ti_fgsm",
-            "torchattacks",
-            lambda ball, n: ti_fgsm(ball, ce, n),
-            stepped(ta.TIFGSM, 1 / STEPS, decay=1.0, diversity_prob=0.0),
-        ),
-        Pair(
-            "apgd ce",
-            "torchattacks",
-            lambda ball, n: APGD(ball, ce, n),
-            made(ta.APGD, steps=20, loss="ce"),
-            why="our start is uniform in the ball, theirs has a pixel on its edge",
-        ),
-        Pair("apgd ce", "adv_lib", lambda ball, n: APGD(ball, ce, n), adv_apgd("ce")),
-        Pair("apgd dlr", "adv_lib", lambda ball, n: APGD(ball, dlr, n), adv_apgd("dlr")),
-        Pair(
-            "square",
-            "torchattacks",
-            lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
-            made(ta.Square, n_queries=QUERIES),
-            (0.05, 0.1, 0.2),
-            why="every image draws its own squares, theirs share a draw per batch",
-        ),
-        Pair(
-            "square l2",
-            "torchattacks",
-            lambda ball, n: Square(ball, margin_softmax, QUERIES, 0.8),
-            made(ta.Square, n_queries=QUERIES, norm="L2"),
-            (3.0, 5.0, 7.0),
-            L2,
-        ),
-    ]
+def annealed_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Tensor:
+    """Soft Dice over a temperature that falls from 3 to 0.5."""
+    return soft_dice(log_odds / (3.0 * (0.5 / 3.0) ** progress), target)
 
 
-@dataclass(frozen=True)
-class Scene:
-    net: Stripes
-    image: Tensor
-    labels: Tensor
-
-    def lost(self, run: Callable[[], Tensor]) -> tuple[float, int, int]:
-        """The share of images that end in another class, and the passes that a batch took."""
-        self.net.forwards = self.net.backwards = 0
-        result = run()
-        passes = self.net.forwards, self.net.backwards
-        with torch.no_grad():
-            return (self.net(result).argmax(1) != self.labels).float().mean().item(), *passes
+def log_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Tensor:
+    p, y = torch.sigmoid(log_odds).flatten(2), target.flatten(2)
+    return -torch.log((2 * (p * y).sum(2) + 1) / (p.sum(2) + y.sum(2) + 1)).mean(1)
 
 
-def image_of(attack: Attack, scene: Scene, target: Mask) -> Image:
-    return attack(OneClass(scene.net), scene.image, target, list(range(len(scene.image)))).image
+@dataclasses.dataclass(frozen=True)
+class FourClimbs:
+    """Four climbs by sign with momentum, one for each objective, whose radius shrinks from twice the ball."""
+
+    ball: Ball
+    gradients: int
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        worst = judge(model, self.ball, image, image, target)
+        objectives: tuple[Objective, ...] = (soft_dice, annealed_dice, log_dice, for_task(masked_bce, model.task))
+        for number, objective in enumerate(objectives):
+            worst |= self._climb(model, objective, image, target, reseeded(seeds, number))
+        return worst
+
+    def _climb(
+        self, model: Model, objective: Objective, image: Image, target: Mask, seeds: Sequence[int]
+    ) -> Adversarial:
+        steps = max(self.gradients // 4, 1)
+        x, direction, worst = self.ball.sample(image, seeds), torch.zeros_like(image), None
+        for step in range(steps):
+            progress = step / max(steps - 1, 1)
+            ball = with_eps(self.ball, self.ball.eps * max(2 - 2 * progress, 1.0))
+            x = ball.project(x, image).detach().requires_grad_()
+            log_odds = model(x)
+            grad = gradient_of(objective(log_odds, target, progress), x)
+            if progress >= 0.5:
+                judged = judge_prediction(model, self.ball, x, image, model.decide(log_odds.detach()), target)
+                worst = judged if worst is None else worst | judged
+            direction = 0.9 * direction + 0.1 * scaled(grad)
+            length = 0.04 + 0.96 * (1 + math.cos(math.pi * progress)) / 2
+            x = ball.project(x.detach() + length * self.ball.step(direction, image), image)
+        last = judge(model, self.ball, self.ball.project(x, image), image, target)
+        return last if worst is None else worst | last
 
 
-def compared(pair: Pair, scene: Scene) -> tuple[list[float], list[float], list[str]]:
-    ours, theirs, passes = [], [], []
-    target = nn.functional.one_hot(scene.labels, CLASSES).bool()[:, :, None, None].expand(-1, -1, SIZE, SIZE)
-    for eps in pair.budgets:
-        torch.manual_seed(0)  # theirs draw from the global generator
-        of_theirs, forwards, backwards = scene.lost(partial(pair.theirs, scene.net, scene.image, scene.labels, eps))
-        attack = pair.ours(pair.ball(eps), max(backwards, 1))
-        of_ours, our_forwards, our_backwards = scene.lost(partial(image_of, attack, scene, target))
-        ours.append(of_ours)
-        theirs.append(of_theirs)
-        passes.append(f"{our_backwards}/{backwards}" if backwards else f"{our_forwards}/{forwards}")
-    return ours, theirs, passes
+class OneAscent(Strongest):
+    ascents: ClassVar = (Ascent(1.0),)
+
+
+class TwoAscents(Strongest):
+    ascents: ClassVar = (Ascent(0.5), Ascent(1.0))
+
+
+class WithLog(Strongest):
+    ascents: ClassVar = (Ascent(0.5), Ascent(1.0, log=True))
+
+
+def written(text: str) -> Callable[[float, int], Attack]:
+    """The attack of a spec in which G/n stands for a part of the gradients."""
+
+    def make(eps: float, gradients: int) -> Attack:
+        spec = text
+        for part in (8, 4, 2, 1):
+            spec = spec.replace(f"G/{part}", str(max(gradients // part, 1)))
+        attack: Attack = with_eps(registry.build(spec, "attack"), eps)
+        return attack
+
+    return make
+
+
+RADII = "radii=(2, 1.5, 1)"
+SHARED = "steps=G/8, radii=(2, 1.5, 1)"
+BEFORE = (
+    f"best_of((apgd(objective=masked_bce, {SHARED}), apgd(objective=balanced_bce, {SHARED}), apgd(objective=js, "
+    f"{SHARED}), apgd(objective=masked_margin, {SHARED}), pgd(objective=cosine_bce, steps=G/8), "
+    f"apgd(objective=soft_dice, {SHARED}), pgd(objective=bce, steps=G/8, restarts=2), "
+    f"square(objective=soft_dice, queries={QUERIES})))"
+)
+ATTACKS: dict[str, Callable[[float, int], Attack]] = {
+    "strongest, slices": lambda eps, gradients: Strongest(Linf(eps), gradients, "slice"),
+    "strongest, volumes": lambda eps, gradients: Strongest(Linf(eps), gradients, "volume"),
+    "suite before": written(BEFORE),
+    "four climbs": lambda eps, gradients: FourClimbs(Linf(eps), gradients),
+    "three members": written(
+        f"best_of((apgd(objective=soft_dice, steps=G/2), apgd(objective=masked_bce, steps=G/4, {RADII}), "
+        f"apgd(objective=balanced_bce, steps=G/4, {RADII})))"
+    ),
+    "sea": written("sea(steps=G/4)"),
+    "apgd soft_dice": written("apgd(objective=soft_dice, steps=G/1)"),
+    "pgd soft_dice": written("pgd(objective=soft_dice, steps=G/1)"),
+    "apgd masked_bce": written(f"apgd(objective=masked_bce, steps=G/1, {RADII})"),
+    "cospgd": written("cospgd(steps=G/1, keep_worst=True)"),
+    "segpgd": written("segpgd(steps=G/1, keep_worst=True)"),
+}
+ABLATION: dict[str, tuple[type[Strongest], dict[str, float]]] = {
+    "one ascent": (OneAscent, {}),
+    "two ascents": (TwoAscents, {}),
+    "two ascents, one of the log": (WithLog, {}),
+    "one temperature": (Strongest, {"SHARPEST": suite.SOFTEST}),
+    "no wider ball": (Strongest, {"WIDEST": 1.0}),
+}
+
+
+# cells
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One attack in one cell; what identifies a row."""
+
+    data: str
+    network: str
+    eps: float
+    gradients: int
+    attack: str
+
+
+def lines(options: argparse.Namespace) -> Iterator[Line]:
+    attacks = [name for name in (*ATTACKS, *(ABLATION if options.ablation else ())) if name in options.attacks]
+    for gradients in options.gradients:
+        for eps in options.eps:
+            for network in options.networks:
+                for data in options.data:
+                    yield from (Line(data, network, eps, gradients, attack) for attack in attacks)
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for file in sorted((out / "rows").glob("*.jsonl")) for text in file.open()]
+
+
+def attack_of(line: Line) -> Attack:
+    if line.attack in ATTACKS:
+        return ATTACKS[line.attack](line.eps / 255, line.gradients)
+    return ABLATION[line.attack][0](Linf(line.eps / 255), line.gradients, "slice")
+
+
+def measured(line: Line, model: SegModel, cases: Sequence[Case], device: torch.device) -> dict[str, Any]:
+    image, target = stacked(cases, device)
+    setting = Setting(model.task, tuple(cases))
+    attack = bind(attack_of(line), setting)
+    metered, start = CountedModel(model), time.perf_counter()
+    with frozen(model), patch.dict(vars(suite), ABLATION[line.attack][1] if line.attack in ABLATION else {}):
+        result = attack(metered, image, target, list(range(len(cases))))
+        pred = model.decide(model(result.image))
+    names = {case.volume: n for n, case in enumerate(cases)}
+    pixels = counts(pred, target)[:, list(model.task.scored)]
+    by_volume = summed(pixels, torch.tensor([names[case.volume] for case in cases], device=device))
+    return dataclasses.asdict(line) | {
+        "slices": len(cases),
+        "volumes": len(names),
+        "patients": len({case.group for case in cases}),
+        "slice_dice": 1 - harm_of(pixels).mean().item(),
+        "volume_dice": 1 - harm_of(by_volume[list(names.values())]).mean().item(),
+        "clean": 1
+        - harm(model.decide(model(image))[:, list(model.task.scored)], target[:, list(model.task.scored)])
+        .mean()
+        .item(),
+        "forwards": metered.forwards,
+        "gradients_spent": metered.backwards,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def run(options: argparse.Namespace) -> None:
+    k, n = map(int, options.part.split("/"))
+    device, out = torch.device(options.device), options.out
+    done = {tuple(row[field.name] for field in dataclasses.fields(Line)) for row in rows(out)}
+    (out / "rows").mkdir(parents=True, exist_ok=True)
+    folders = {name: prepare(name, options.acdc, out) for name in options.data}
+    load = partial(network_of, out=out, device=device)
+    for line in list(lines(options))[k::n]:
+        if dataclasses.astuple(line) in done:
+            continue
+        model = load(line.data, line.network, folders[line.data])
+        cases, _ = cohort(folders[line.data], line.network, "test", options.slices)
+        row = measured(line, model, cases, device)
+        with (out / "rows" / f"{k}-of-{n}.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{line}: {row['slice_dice']:.4f} {row['volume_dice']:.4f} in {row['seconds']:.0f} s", file=sys.stderr)
+
+
+def report(out: Path) -> None:
+    """A table for each score: a row for each cell, a column for each attack, the lowest in bold."""
+    table = rows(out)
+    attacks = [name for name in (*ATTACKS, *ABLATION) if any(row["attack"] == name for row in table)]
+    for score in ("slice_dice", "volume_dice"):
+        print(f"\n| {score} of | eps | gradients | slices (patients) | " + " | ".join(attacks) + " |")
+        print("| --- " * 4 + "| ---: " * len(attacks) + "|")
+        cells = dict.fromkeys((r["gradients"], r["eps"], r["data"], r["network"]) for r in table)
+        for gradients, eps, data, network in sorted(cells):
+            of_cell = {
+                r["attack"]: r
+                for r in table
+                if (r["gradients"], r["eps"], r["data"], r["network"]) == (gradients, eps, data, network)
+            }
+            least = min(r[score] for r in of_cell.values())
+            first = next(iter(of_cell.values()))
+            shown = [f"{of_cell[name][score]:.3f}" if name in of_cell else "" for name in attacks]
+            bold = [f"**{text}**" if text == f"{least:.3f}" else text for text in shown]
+            size = f"{first['slices']} ({first['patients']})"
+            print(f"| {data} {network} | {eps:g}/255 | {gradients} | {size} | " + " | ".join(bold) + " |")
+    print("\n| attack | forwards / gradients |\n| --- | --- |")
+    for name in attacks:
+        spent = {g: r for r in table if r["attack"] == name for g in [r["gradients"]]}
+        print(
+            f"| {name} | "
+            + ", ".join(f"{r['forwards']}/{r['gradients_spent']}" for _, r in sorted(spent.items()))
+            + " |"
+        )
 
 
 def main() -> None:
-    rng = torch.Generator().manual_seed(1)
-    net = trained(rng)
-    image, labels = stripes(IMAGES, rng)
-    right = net(image).argmax(1) == labels
-    scene = Scene(net, image[right], labels[right])
-    print(
-        f"{int(right.sum())} of {IMAGES} images are classified right and attacked; a share moves by one image in "
-        f"steps of {1 / int(right.sum()):.3f}.\n"
-    )
-    print("| attack | library | budgets | lost, ours | lost, theirs | passes, ours/theirs | differs |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for pair in pairs():
-        ours, theirs, passes = compared(pair, scene)
-        shown = [", ".join(f"{value:.2f}" for value in values) for values in (ours, theirs)]
-        budgets = ", ".join(f"{eps:g}" for eps in pair.budgets)
-        print(
-            f"| {pair.name} | {pair.library} | {budgets} | {shown[0]} | {shown[1]} | {', '.join(passes)} | {pair.why} |"
-        )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--acdc", type=Path, help="folder of ACDC's training scans")
+    parser.add_argument("--out", type=Path, required=True, help="folder of data, networks and rows")
+    parser.add_argument("--slices", type=int, default=100, help="least number of slices that are attacked")
+    parser.add_argument("--gradients", type=int, nargs="+", default=[50, 160, 500])
+    parser.add_argument("--eps", type=float, nargs="+", default=[1, 2, 4, 8], help="budgets, in 255ths")
+    parser.add_argument("--data", nargs="+", default=DATA, choices=DATA)
+    parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
+    parser.add_argument("--attacks", nargs="+", default=[*ATTACKS, *ABLATION])
+    parser.add_argument("--ablation", action="store_true", help="also parts of strongest left out")
+    parser.add_argument("--part", default="0/1", help="k/N: every N-th line, from the k-th on")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--report", action="store_true", help="print the tables and run nothing")
+    options = parser.parse_args()
+    if not options.report:
+        run(options)
+    report(options.out)
 
 
 if __name__ == "__main__":
