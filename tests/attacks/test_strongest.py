@@ -1,15 +1,17 @@
 """The strongest attack: its cost, its strength at that cost, and whose Dice it lowers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import pytest
 import torch
 from helpers import blobs
-from helpers.oracle_scene import ORGAN, images, oracle, truth
+from helpers.oracle_scene import ORGAN, SHAPE, images, oracle, truth
 from torch import Tensor
 
 from medseg_attack import registry
+from medseg_attack.attacks.composed.best_of import BestOf
 from medseg_attack.attacks.composed.strongest import Strongest
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.keeping import Kept, units
@@ -20,7 +22,7 @@ from medseg_attack.metrics.overlap import counts
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import AroundModel, Batch, Image, LogOdds, Mask, Model, PerSample, Setting, Task
+from medseg_attack.types import Adversarial, AroundModel, Batch, Image, LogOdds, Mask, Model, PerSample, Setting, Task
 
 SEEDS = list(range(8))
 
@@ -42,7 +44,7 @@ def test_no_pass_is_spent_on_images_on_which_every_organ_is_lost() -> None:
     model = CountedModel(oracle(ORGAN))
     target = truth(model, image)
     model.forwards = 0
-    result = Strongest(Linf(0.2), 40)(model, image, target, SEEDS)
+    result = Strongest(Linf(0.2), 40)(model, image, target, SEEDS[:3])
     assert result.harm.tolist()[:2] == [1, 1]
     assert result.harm[2] < 1
     assert result.passes is not None
@@ -193,3 +195,42 @@ def test_a_ball_of_length_is_kept() -> None:
         result = Strongest(L2(0.5), 8)(model, batch.image, batch.target, SEEDS)
     assert (result.size <= 0.5 + 1e-6).all()
     assert (result.harm > 0).all()
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Finds the images that it is given; on the oracle they are their own masks."""
+
+    images: tuple[Tensor, ...]
+    ball: Linf = Linf(0.5)
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        found = torch.stack([self.images[SEEDS.index(seed)] for seed in seeds])
+        pred = model.decide(model(found))
+        return Adversarial(found, harm(pred, target), self.ball.size(found, image))
+
+
+@pytest.mark.parametrize(("unit", "choice"), [("slice", "lost"), ("volume", "blown up")])
+def test_members_of_a_suite_compete_for_the_dice_of_the_volume_where_that_is_asked(unit: str, choice: str) -> None:
+    """The second slice has one pixel of organ: its loss is all to the slice, and nearly nothing to the volume."""
+    large, small, grey = torch.zeros(3, 1, *SHAPE, dtype=torch.float64).fill_(0.3).unbind()
+    large[:, :12], small[:, 0, 0] = 0.7, 0.7
+    blown_up = torch.full_like(small, 0.7)
+    image = torch.stack((large, small))
+    batch = volumes_of(blobs.batch(2), 2)
+    suite = BestOf((Painted((large, grey)), Painted((large, blown_up))), unit)
+    model = oracle(ORGAN)
+    bound = bind(suite, Setting(ORGAN, batch.cases))
+    result = bound(model, image, truth(model, image), SEEDS[:2])
+    assert torch.equal(result.image, torch.stack((large, grey if choice == "lost" else blown_up)))
+    torch.testing.assert_close(result.harm.to(image), harm(truth(model, result.image), truth(model, image)).to(image))
+
+
+def test_suites_hand_their_unit_on() -> None:
+    assert registry.build("sea(steps=8, unit='volume')", "attack").unit == "volume"
+    assert registry.build("sea", "attack").unit == "slice"  # as published
+
+
+def test_volumes_have_no_worst_where_anatomy_moves() -> None:
+    with pytest.raises(InputError, match="write it"):
+        registry.build("best_of((deformation,), unit='volume')", "attack")

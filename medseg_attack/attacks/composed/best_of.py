@@ -9,6 +9,7 @@ from torch import Tensor
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.attacks.keeping import Kept, require_unit, units
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, spec
 from medseg_attack.threat.binding import bind
@@ -27,18 +28,25 @@ class BestOf(Bindable):
 
     Attributes:
         attacks: attacks of one ball, in the order in which they run; at least one.
+        unit: what has one Dice. "slice": each image is a score of its own. "volume": of each slice the image is kept
+            that lowers Dice of its whole volume most, as far as its slices are in one batch. That takes a forward pass
+            more for each attack.
 
     Raises:
-        InputError: the attacks have different balls, or there is none.
+        InputError: the attacks have different balls, or there is none; there is no such unit, or anatomy moves.
     """
 
     attacks: tuple[Attack, ...] = (PGD(), APGD())
+    unit: str = "slice"
 
     def __post_init__(self) -> None:
+        require_unit(self.unit)
         balls = list(dict.fromkeys(attack.ball for attack in self.attacks))
         if len(balls) != 1:
             got = ", ".join(map(spec, balls)) or "no attack"
             raise InputError(f"expected attacks of one ball for best_of, got {got}; give all of them the same")
+        if self.unit == "volume" and self.ball.moves_anatomy:
+            raise InputError("expected unit='slice' for best_of of attacks that move anatomy, got 'volume'; write it")
 
     @property
     def ball(self) -> Ball:
@@ -47,6 +55,7 @@ class BestOf(Bindable):
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         """Runs the attacks one after the other, each on the images that are not settled yet (the active set)."""
         best: Adversarial | None = None
+        kept: Kept | None = None
         passes = torch.zeros(len(image), 2, dtype=torch.int64, device=image.device)
         active = torch.arange(len(image), device=image.device)
         for attack in self.attacks:
@@ -55,15 +64,31 @@ class BestOf(Bindable):
                 setting = self.setting.at(active)
                 attack, counted = bind(attack, setting), CountedModel(bind(model, setting))
             result = attack(counted, image[active], target[active], [seeds[i] for i in active.tolist()])
+            if self.unit == "volume":
+                kept = self._kept_with(kept, counted, result, target, active)
             spent = torch.tensor([counted.forwards, counted.backwards], device=image.device)
             passes[active] += spent if result.passes is None else result.passes
             result = replace(result, passes=None)
             best = result if best is None else best | _among(result, active, len(image))
-            active = (best.harm < EVERYTHING_LOST).nonzero()[:, 0]
+            active = ((best.harm if kept is None else kept.harm) < EVERYTHING_LOST).nonzero()[:, 0]
             if not len(active):
                 break
         assert best is not None  # there is an attack
+        if kept is not None:
+            best = Adversarial(kept.image, kept.own_harm.to(image), self.ball.size(kept.image, image))
         return replace(best, passes=passes)
+
+    def _kept_with(
+        self, kept: Kept | None, model: CountedModel, result: Adversarial, target: Mask, index: Tensor
+    ) -> Kept:
+        """The images that are kept after one more result."""
+        with torch.no_grad():
+            pred = model.decide(model(result.image))
+        if kept is None:  # the first attack runs on all images
+            cases = () if self.setting is None else self.setting.cases
+            return Kept(model.task, result.image, pred, target, units(self.unit, cases, result.image))
+        kept.offer(result.image, pred, index)
+        return kept
 
 
 def _among(result: Adversarial, index: Tensor, n: int) -> Adversarial:

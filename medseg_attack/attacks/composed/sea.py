@@ -12,12 +12,12 @@ RADII_OF_SEA = (2.0, 1.5, 1.0)
 
 
 @register("sea", kind="attack", reaches="all in eps", shown_by="sea(steps=20)")
-def sea(ball: Ball = Linf(), steps: int = 300) -> BestOf:
+def sea(ball: Ball = Linf(), steps: int = 300, unit: str = "slice") -> BestOf:
     """The worst of four APGD runs from wider balls, one per objective (SEA; Croce et al., arXiv 2306.12941).
 
     The objectives are masked_bce, balanced_bce, js and masked_margin, for an exclusive task in their softmax forms:
     masked, balanced and Jensen-Shannon as in the paper, spherical as in its code. It keeps the worst by Dice, where
-    the paper keeps it by accuracy.
+    the paper keeps it by accuracy. With `unit='volume'` the worst of the four lowers Dice of the whole volume.
     """
     objectives: tuple[Objective, ...] = (masked_bce, balanced_bce, js, masked_margin)
-    return BestOf(tuple(APGD(ball, objective, steps, radii=RADII_OF_SEA) for objective in objectives))
+    return BestOf(tuple(APGD(ball, objective, steps, radii=RADII_OF_SEA) for objective in objectives), unit)
