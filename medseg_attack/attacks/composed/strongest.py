@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,45 +21,42 @@ from medseg_attack.types import Adversarial, Ball, Bindable, Image, LogOdds, Mas
 WIDEST = 2.0  # radius of the ball that an ascent begins in, as a multiple of eps; it reaches eps half-way
 LONGEST, SHORTEST = 2.0, 0.04  # first and last step, as multiples of eps
 SOFTEST, SHARPEST = 0.25, 0.05  # first and last temperature, as shares of the log-odds of the untouched organs
+ENOUGH = 120  # gradients for two ascents
+PERIOD = 10  # steps after which it is asked whether anything is left to lose
 ALPHA = 0.75  # the weight of a new step; the rest is the step before it again (arXiv 2003.01690)
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """One ascent of the suite.
+    """One ascent from a random point.
 
     Attributes:
         until: the part of all gradients that is spent when it ends, in (0, 1].
         log: True climbs minus the log of each class's Dice, which pulls most at the organ that is nearly lost; False
             minus Dice.
-        begin: 0 begins at a random point with wide balls, long steps and a soft Dice. More skips that part of the
-            schedule and goes on from the worst image so far.
     """
 
     until: float
     log: bool = False
-    begin: float = 0.0
 
 
 @register("strongest", kind="attack", reaches="all in eps", shown_by="strongest(gradients=40)")
 @dataclass(frozen=True)
 class Strongest(Bindable):
-    """The worst of a few ascents of a Dice that grows sharper: report robustness with this.
+    """The worst iterate of one or two ascents of a Dice that grows sharper: report robustness with this.
 
     The soft Dice of a network's probabilities rises with certainty that no mask shows. Divided by a temperature that
     falls, log-odds turn into a mask, and soft Dice into the Dice that tables print. Each ascent begins in twice the
     ball, as SEA's do, and its steps shorten along a cosine. Iterates are judged by the log-odds of their gradient.
 
     Attributes:
-        gradients: that are spent on each image, 1 or more: the cost. Forward passes are 4 more at most.
+        gradients: that are spent on each image, 1 or more: the cost. Forward passes are 3 more at most.
         unit: what has one Dice. "volume": of each slice the image is kept that lowers Dice of its whole volume most,
             as far as its slices are in one batch. "slice": each slice is a score of its own.
 
     Raises:
         InputError: `gradients` is below 1, or there is no such unit.
     """
-
-    ascents: ClassVar[tuple[Ascent, ...]] = (Ascent(0.25), Ascent(0.5, log=True), Ascent(1.0, begin=0.3))
 
     ball: Ball = Linf()
     gradients: int = 160
@@ -69,6 +65,11 @@ class Strongest(Bindable):
     def __post_init__(self) -> None:
         require(self, gradients=1)
         require_unit(self.unit)
+
+    @property
+    def ascents(self) -> tuple[Ascent, ...]:
+        """The ascents, one after the other: one of few gradients goes further than two of half as many."""
+        return (Ascent(1.0),) if self.gradients < ENOUGH else (Ascent(0.6), Ascent(1.0, log=True))
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         """Runs the ascents one after the other, each on the images that are not settled yet."""
@@ -87,12 +88,9 @@ class Strongest(Bindable):
             if not steps or not len(active):
                 continue
             scene = whole if len(active) == len(image) else whole.at(active, self.setting)
-            if ascent.begin:
-                x = kept.image[active]
-            else:
-                x = scene.ball.sample(scene.image, reseeded([seeds[i] for i in active.tolist()], "ascent", number))
-            scene.climb(ascent, steps, x, kept)
-            passes[active] += torch.tensor([steps + 1, steps], device=image.device)
+            own_seeds = reseeded([seeds[i] for i in active.tolist()], "ascent", number)
+            gradients = scene.climb(ascent.log, steps, own_seeds, kept)
+            passes[active] += torch.tensor([gradients + 1, gradients], device=image.device)
             spent += steps
         return Adversarial(kept.image, kept.own_harm.to(image), self.ball.size(kept.image, image), passes=passes)
 
@@ -123,17 +121,24 @@ class _Scene:
         unit = torch.unique(self.unit[index], return_inverse=True)[1]
         return _Scene(model, ball, self.image[index], self.target[index], unit, self.scale[index], index)
 
-    def climb(self, ascent: Ascent, steps: int, x: Image, kept: Kept) -> None:
-        """Offers the iterates inside the ball to `kept`, the last one by a forward pass of its own."""
-        previous = x
+    def climb(self, log: bool, steps: int, seeds: Sequence[int], kept: Kept) -> int:
+        """Offers the iterates inside the ball to `kept`, the last one by a forward pass of its own.
+
+        Returns:
+            The number of gradients: `steps`, or fewer where every organ of all images was lost before.
+        """
+        x = previous = self.ball.sample(self.image, seeds)
+        gradients = 0
         for step in range(steps):
-            progress = ascent.begin + (1 - ascent.begin) * step / max(steps - 1, 1)
+            if step % PERIOD == 0 and not (kept.harm[self.index] < 1).any():
+                break
+            progress = step / max(steps - 1, 1)
             radius = max(WIDEST - 2 * (WIDEST - 1) * progress, 1.0)
             length = SHORTEST + (LONGEST - SHORTEST) * (1 + math.cos(math.pi * progress)) / 2
             ball = self._widened(radius)
             x = ball.project(x, self.image).detach().requires_grad_()
-            log_odds = self.model(x)
-            grad = gradient_of(-self._dice(log_odds, progress, ascent.log), x)
+            log_odds, gradients = self.model(x), step + 1
+            grad = gradient_of(-self._dice(log_odds, progress, log), x)
             x = x.detach()
             if radius == 1:
                 kept.offer(x, self.model.decide(log_odds.detach()), self.index)
@@ -143,6 +148,7 @@ class _Scene:
         x = self.ball.project(x, self.image)
         with torch.no_grad():
             kept.offer(x, self.model.decide(self.model(x)), self.index)
+        return gradients
 
     def _widened(self, radius: float) -> Ball:
         """The ball with its radius that many times; itself where a wider one would hold every image."""
