@@ -423,10 +423,23 @@ def test_defences_form_a_chain() -> None:
 
 @pytest.mark.parametrize(
     ("name", "cost"),
-    [("gaussian", 1), ("free", 1), ("fast", 2.5), ("adversarial(attack=pgd(steps=3, keep_worst=False))", 4.5)],
+    [
+        ("adversarial(attack=pgd(steps=3, keep_worst=False))", 4.5),
+        ("trades", 8),
+        ("free", 1),
+        ("fast", 2.5),
+        ("margin_aware", 9.5),
+        ("ssat", 4),
+        ("dual_norm", 5.5),
+        ("gaussian", 1),
+        ("corruptions", 2),
+        ("gradient_penalty", 2.5),
+        ("distil", 1.5),
+    ],
 )
 def test_the_cost_of_a_step_is_counted(name: str, cost: float, tmp_path: Path) -> None:
-    last_weights(tmp_path, defended(name, epochs=1))
+    """As the page on defences has it."""
+    last_weights(tmp_path, defended(name, epochs=1, robust_by="fgsm(linf(4/255))"))
     assert past(tmp_path)[-1].cost == cost
 
 

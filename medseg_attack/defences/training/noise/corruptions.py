@@ -18,7 +18,7 @@ from medseg_attack.types import Attack, Image
 RANDOM = tuple(make(steps=0) for make in (Affine, BiasField, Exposure, Ghosting, Motion, Rician, Speckle))
 
 
-@register("corruptions", kind="defence", cost="2 forward, 1 backward", attacked_with="strongest")
+@register("corruptions", kind="defence", cost="3 forward, 1 backward", attacked_with="strongest")
 @dataclass(frozen=True)
 class Corruptions(TrainingDefence):
     """The training loss on images after a random physical change, another for each batch (Hendrycks, arXiv 1903.12261).
