@@ -21,6 +21,7 @@ from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.defences.training.inner_attack.fast import Fast
 from medseg_attack.defences.training.inner_attack.multi_perturbation import doubt
 from medseg_attack.defences.training.inner_attack.trades import Trades, balance
+from medseg_attack.defences.training.inner_attack.vaft import inconsistency
 from medseg_attack.defences.training.loss.guided_complement import guided_complement
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load, load_tensors, read_card
@@ -366,6 +367,12 @@ def test_guided_complement_entropy_is_its_closed_form_and_has_a_gradient_where_a
     assert torch.isfinite(certain.grad).all()  # type: ignore[arg-type]
 
 
+def test_answers_of_nine_tenths_are_inconsistent_by_one_tenth() -> None:
+    log_odds = torch.randn(2, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+    assert inconsistency(log_odds, 0.9 * log_odds).item() == pytest.approx(0.1, abs=1e-6)
+    assert inconsistency(log_odds, log_odds).item() == 0
+
+
 def test_features_are_noisy_in_training_and_for_no_attack() -> None:
     image, target = torch.rand(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
     model = SegModel(nn.Conv2d(1, 1, 3, padding=1), ONE).train()
@@ -430,6 +437,7 @@ def test_defences_form_a_chain() -> None:
         ("fast", 2.5),
         ("margin_aware", 9.5),
         ("ssat", 4),
+        ("vaft", 8),
         ("dual_norm", 5.5),
         ("gaussian", 1),
         ("corruptions", 2),
