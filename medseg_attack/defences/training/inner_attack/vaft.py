@@ -11,15 +11,17 @@ from medseg_attack.registry import register
 from medseg_attack.types import Attack, Image, LogOdds
 
 
-@register(
-    "vaft", kind="defence", cost="attack + 2 forward, attack + 2 backward", attacked_with="best_of((vafa, strongest))"
-)
+@register("vaft", kind="defence", cost="attack + 2 forward, attack + 2 backward", attacked_with="strongest")
 @dataclass(frozen=True)
 class Vaft(TrainingDefence):
     """The training losses of clean images and of ones attacked in frequency, and consistency of the answers.
 
     Plus `weight` times the L1 distance of the cosine transforms of both answers over that of the clean one, as in the
     released code (Hanif et al., MICCAI 2023, arXiv 2307.07269).
+
+    Attributes:
+        attack: makes the perturbed images; the paper's moves quantisation tables.
+        weight: weight of the consistency, 0 or more.
     """
 
     attack: Attack = Vafa(steps=5)
