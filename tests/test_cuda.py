@@ -266,7 +266,7 @@ def test_memory_is_counted(device: torch.device) -> None:
 def home(tmp_path_factory: pytest.TempPathFactory, device: torch.device) -> Path:
     """Phantom scans and a network that was trained on the device, in mixed precision where it has that."""
     root = tmp_path_factory.mktemp("cuda")
-    medattack("prepare", "scans", "--format", "phantom(patients=10)", "--out", root / "data")
+    medattack("prepare", root / "scans", "--format", "phantom(patients=10)", "--out", root / "data")
     train = ("train", "--data", root / "data", "--model", "unet_small", "--lr", "3e-3", "--out", root / "model")
     medattack(*train, "--epochs", 3, "--device", device)
     return root
