@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from medseg_attack.attacks.composed.adaptive import backward_of, core, is_averaged
 from medseg_attack.checks.flags import Evidence, Finding, Needs, by_severity, checks_in, invalid, note, upper_bound
 from medseg_attack.checks.rows import (
     check_clean_dice,
@@ -91,26 +92,31 @@ class Scene:
 def check_model(model: Model, batch: Batch, attacks: Sequence[Attack] = (), *, gradient: bool = True) -> list[Finding]:
     """Findings on the model and the images; they cost about 20 passes over the batch.
 
+    Of a model whose defence the attacks know, the gradient that they take is looked at.
+
     The model should be as the run uses it (`frozen`). Cases with organs tell more than empty ones.
 
     Args:
         gradient: whether the gradient is looked at, which scores of clean images do not depend on.
     """
-    model = bind(model, Setting(model.task, batch.cases))
+    backward = backward_of(attacks)
+    model = bind(model, Setting(model.task, batch.cases, backward=backward))
     with torch.no_grad():
         log_odds = model(batch.image)
-    scene = Scene(model, batch, tuple(attacks), log_odds)
+    scene = Scene(model, batch, tuple(map(core, attacks)), log_odds)
     if not torch.isfinite(log_odds).all():
         return by_severity([*check_image_range(scene), *check_finite(scene)])
     findings = _ask(scene, "nothing")
     if not gradient or (isinstance(model, SegModel) and model.black_box):  # which has no gradient to ask for
         return by_severity(findings)
     is_random = any(finding.flag == check_repeated_passes.flag for finding in findings)
+    if is_random and any(map(is_averaged, attacks)):  # they know it
+        findings = [finding for finding in findings if finding.flag != check_repeated_passes.flag]
     broken = [*check_gradient_path(scene), *check_finite(scene)]
     if not broken:
         findings += _ask(scene, "a gradient")
-        # a randomised model does not stand checks that compare passes with each other
-        findings += [] if is_random else _ask(scene, "a gradient, and the same answer twice")
+        # a randomised model does not stand checks that compare passes with each other, nor a stand-in those of slopes
+        findings += [] if is_random or backward != "own" else _ask(scene, "a gradient, and the same answer twice")
     return by_severity(findings + broken)
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from medseg_attack.attacks.composed.adaptive import MeanOfPasses
+from medseg_attack.attacks.composed.adaptive import MeanOfPasses, backward_of, core, is_averaged
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.apgd import APGD
@@ -46,17 +46,21 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
     Args:
         batch: a few cases with organs.
     """
-    model = bind(model, Setting(model.task, batch.cases))
-    with torch.no_grad():
-        scene = Scene(model, batch, tuple(attacks), model(batch.image))
     findings = check_model(model, batch, attacks)
+    model = bind(model, Setting(model.task, batch.cases, backward=backward_of(attacks)))
+    with torch.no_grad():
+        scene = Scene(model, batch, tuple(map(core, attacks)), model(batch.image))
+    is_random = bool(check_repeated_passes(scene))
     flags = {finding.flag for finding in findings}
-    if any(flag.code in BROKEN for flag in flags) or not any(isinstance(attack, Climbs) for attack in attacks):
+    if any(flag.code in BROKEN for flag in flags) or not any(isinstance(attack, Climbs) for attack in scene.attacks):
         return findings
     finite = FiniteModel(model, batch.cases)
     scene = replace(scene, model=finite)
     findings += check_blindness(scene)
-    findings += check_averaging(scene) if check_repeated_passes.flag in flags else _try_harder(scene)
+    if not is_random:
+        findings += _try_harder(scene)
+    elif not any(map(is_averaged, attacks)):
+        findings += check_averaging(scene)
     return by_severity([*findings, *check_finite_probes(finite)])
 
 

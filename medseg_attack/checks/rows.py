@@ -17,12 +17,13 @@ from medseg_attack.errors import listed, plural
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.registry import spec
 from medseg_attack.runs.rows import FAULTS, FIT, WITHOUT_ANSWER, WITHOUT_GRADIENT, WITHOUT_SLOPE
-from medseg_attack.runs.stored_specs import attack_spec, ball_spec, norm_of, sizeless, unit_of
+from medseg_attack.runs.stored_specs import attack_spec, ball_spec, core_of, norm_of, sizeless, unit_of
 from medseg_attack.stats.patients import TESTS_FROM
 from medseg_attack.stats.scores import Unit, pooled, scored
 
 SMALLEST_DIFFERENCE = 0.005  # of Dice
 MANY_STEPS, LATE_GAIN = 40, 0.05  # from so many steps on, so much of Dice must be gained by more of them to count
+KNOWLEDGE_MARGIN = 0.02  # of Dice: what knowing a defence must gain to count
 IMPLAUSIBLE = 0.3  # clean Dice below which there is little to attack
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
@@ -41,7 +42,9 @@ class Runs:
             has a goal or stops when it succeeds), `without_gradient`, `without_answer`, `without_slope` (the cases on
             which it met that fault, in words), `untouched` (share of the cases with an organ to lose whose image it
             returned as it was). Parsed from its header: `spec` (the attack), `name` (the attack's name), `ball_spec`,
-            `kind` (the ball less its size), `unit` (of its size: a key of `budgets.UNITS`).
+            `kind` (the ball less its size), `unit` (of its size: a key of `budgets.UNITS`). `name` is that of the
+            attack within those that know a defence; `knowledge` says whether one does: "native", "adaptive", or "" where
+            there is nothing to know.
         adv, clean: Dice, mean over organs; a row per unit, a column per run.
         cases: what `stats.scores.scored` gives.
     """
@@ -108,7 +111,8 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
         )
     )
     heads = rows.drop_duplicates("run").set_index("run")
-    kept = [c for c in ("model", "attack", "loss", "eps", "role", "ball", "partial", "val_dice") if c in heads]
+    named = ("model", "attack", "loss", "eps", "role", "knowledge", "ball", "partial", "val_dice")
+    kept = [column for column in named if column in heads]
     facts = numbers.join(heads[kept])
     facts["loss"] = facts["loss"].fillna("")
     for fault in FAULTS:
@@ -117,7 +121,8 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     facts["aimed"] = rows.groupby("run")["success"].count() > 0 if "success" in rows else False
     facts["ball"] = facts["ball"] if "ball" in facts else "linf(" + facts["eps"].astype(str) + ")"
     facts["spec"] = facts["attack"].map(attack_spec)
-    facts["name"] = facts["spec"].map(lambda attack: attack.name)
+    facts["name"] = facts["spec"].map(lambda attack: core_of(attack).name)
+    facts["knowledge"] = facts["knowledge"].fillna("") if "knowledge" in facts else ""
     facts["ball_spec"] = facts["ball"].map(ball_spec)
     facts["kind"] = facts["ball_spec"].map(lambda ball: str(sizeless(ball)))
     facts["unit"] = facts["ball_spec"].map(unit_of)
@@ -550,6 +555,31 @@ def check_untouched_images(runs: Runs) -> Iterator[Evidence]:
     able = runs.gradient_runs[runs.gradient_runs["eps"] > 0]
     for run, share in able.loc[able["untouched"] > 0.05, "untouched"].items():
         yield runs.evidence(str(run), f"{share:.0%} of the images are unchanged")
+
+
+@upper_bound(
+    "MA038",
+    "an attack that knows the defence does more",
+    "report the adaptive number: the native one says what the attack did not know",
+)
+def check_knowledge(runs: Runs) -> Iterator[Evidence]:
+    """MA038: an attack that knows the model's defence reaches a Dice that is lower by 0.02, and by more than the
+    scatter of the cases, than every attack by gradients that does not know it, in the same ball.
+
+    The defence hides its gradient or draws at random. An attack that follows the gradient as it is then measures what
+    it does not know, not what the model withstands.
+
+    What to do: Report the adaptive number; leave `--native` out.
+    """
+    attacks = runs.facts[runs.facts["role"] == "attack"]
+    for ball, natives in attacks[attacks["knowledge"] == "native"].groupby("ball", sort=False):
+        adaptives = attacks.index[(attacks["knowledge"] == "adaptive") & (attacks["ball"] == ball)]
+        if not len(adaptives):
+            continue
+        native = str(runs.adv[list(natives.index)].mean().idxmin())
+        adaptive = str(runs.adv[list(adaptives)].mean().idxmin())
+        if (extra := runs.dice_lost_beyond(native, adaptive)) > KNOWLEDGE_MARGIN:
+            yield runs.evidence(native, f"{runs.name(adaptive)} reaches a Dice lower by {extra:.3f}")
 
 
 def _linf_runs(runs: Runs) -> pd.DataFrame:

@@ -83,6 +83,10 @@ def attack(
         bool | None,
         typer.Option("--control/--no-control", help="Add random noise of the same size.", show_default="control"),
     ] = None,
+    native: Annotated[
+        bool | None,
+        typer.Option("--native", help="Attack defended models as if the attacker did not know their defence."),
+    ] = None,
     batch_size: options.BatchSize = 16,
     shard: Annotated[str, typer.Option(help="k/N: run only the k-th of N parts, counted from 0.")] = "0/1",
     save_adversarial: Annotated[
@@ -133,6 +137,7 @@ def attack(
         "limit": limit,
         "control": control,
         "seed": seed,
+        "native": native,
     }
     save, parts = options.read_saved(save_adversarial), options.read_shard(shard)
     if keep_headers and save == "none":

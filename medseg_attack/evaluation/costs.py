@@ -7,6 +7,7 @@ attacks that stop when they succeed are counted in full, and a plan takes second
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from math import prod
 from typing import Any
 
@@ -143,7 +144,7 @@ def _counted_passes(opened: OpenedStudy, model_ref: ModelRef, cell: Cell, case: 
     """
     for image in (_part(case), case):
         batch = Batch.of([image], opened.device)
-        model = _Unmoved(opened.data.task, batch.target)
+        model = _Unmoved(opened.data.task, batch.target, count() if model_ref.is_random else None)
         try:
             attack, fit = fit_once(cell.attack, model, batch, n_training)
             donors = donors_of(opened, model_ref)
@@ -165,14 +166,20 @@ def _part(case: Case) -> Case:
 
 @dataclass(frozen=True, eq=False)
 class _Unmoved:
-    """A model that answers the truth whatever the image is, with a gradient that leads nowhere."""
+    """A model that answers the truth whatever the image is, with a gradient that leads nowhere.
+
+    Attributes:
+        numbers: of the passes, of a model that is to seem random.
+    """
 
     task: Task
     target: Mask
+    numbers: Iterator[int] | None = None
 
     def __call__(self, image: Image) -> LogOdds:
         truth = CERTAIN * (2 * self.target.to(image) - 1)
-        return truth + 1e-3 * image.mean(1, keepdim=True)
+        drawn = 0.0 if self.numbers is None else 1e-4 * (next(self.numbers) % 1000)
+        return truth + 1e-3 * image.mean(1, keepdim=True) + drawn
 
     def decide(self, log_odds: LogOdds) -> Mask:
         return log_odds >= 0

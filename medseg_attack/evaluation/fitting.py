@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from medseg_attack.attacks.composed.adaptive import backward_of
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.errors import InputError, listed
@@ -74,7 +75,8 @@ def fitted(attack: Attack, model: Model, batches: Batches, folder: RunFolder, se
             start = time.perf_counter()
             donors = Donors(batches.data, tuple(chain(*batches.refs)))
             finite = FiniteModel(model)
-            learned = bind(part, Setting(model.task, donors=donors)).fit(finite, batches, seed)
+            setting = Setting(model.task, donors=donors, backward=backward_of((attack,)))
+            learned = bind(part, setting).fit(finite, batches, seed)
             facts = {"config": digest(folder.config), "seconds": f"{time.perf_counter() - start:.3f}"}
             for fault, tally in ((WITHOUT_GRADIENT, finite.lost_gradients), (WITHOUT_ANSWER, finite.lost_answers)):
                 facts[fault] = listed(sorted(case.id for case in tally.cases))

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from medseg_attack import registry
+from medseg_attack.attacks.composed.adaptive import core
 from medseg_attack.checks import stored
 from medseg_attack.checks.attack_profile import asks_model, uses_queries
 from medseg_attack.checks.model import check_case_alone, check_gradient_path, check_model
@@ -19,6 +20,7 @@ from medseg_attack.data.prepared.subsets import informative, limit
 from medseg_attack.errors import InputError, plural
 from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_faults, fit_seconds, fitted, must_fit
+from medseg_attack.evaluation.knowledge import knowing
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import MANIFEST
 from medseg_attack.exports.segmentations import write_segmentations
@@ -90,9 +92,10 @@ class OpenedStudy:
         return limit(refs, self.study.limit, whole_scans=bool(self.study.metrics))
 
     def cells(self, model: ModelRef) -> list[Cell]:
-        """The study's attacks on that model, their surrogates named with the hash of their weights."""
+        """The study's attacks on that model: they know its defence, and the hash of their surrogates' weights."""
         folders = [Path(model_ref.name) for model_ref in self.models]
-        return [replace(cell, attack=pin_surrogates(cell.attack, Path(model.name), folders)) for cell in self.grid]
+        pinned = (replace(cell, attack=pin_surrogates(cell.attack, Path(model.name), folders)) for cell in self.grid)
+        return [knowing(cell, model, native=self.study.native) for cell in pinned]
 
     def folder(self, model: ModelRef) -> Path:
         """The folder of all runs on that model."""
@@ -131,7 +134,7 @@ class OpenedStudy:
             {name for model in self.models for cell in self.cells(model) for name in surrogates(cell.attack)}
         )
         return (
-            self.study.model_dump(exclude={"data", "models"})
+            self.study.model_dump(exclude={"data", "models"} | (set() if self.study.native else {"native"}))
             | {
                 "data": self.data.fingerprint,
                 "weights": sorted(model.weights_hash for model in self.models),
@@ -155,6 +158,8 @@ class OpenedStudy:
         if len(units) > 1:
             meanings = [f"{unit or UNITS['']} for {cell.label}" for unit, cell in units.items()]
             notes.append(f"--eps {', '.join(self.study.eps)} has several meanings: {', '.join(meanings)}")
+        defended = [model for model in self.models if any(cell.knowledge for cell in self.cells(model))]
+        notes += [_knowledge_note(model, self.study.native) for model in defended]
         if self.study.limit is not None and self.study.metrics and any(model.dims == 2 for model in self.models):
             refs = self.refs(next(model for model in self.models if model.dims == 2))
             scans = plural(len({ref.volume for ref in refs}), "whole scan")
@@ -167,6 +172,16 @@ class OpenedStudy:
             raise InputError(
                 f"expected cases in the {self.study.split} split of {self.data.root}, got none; choose another --split"
             )
+
+
+def _knowledge_note(model: ModelRef, native: bool) -> str:
+    """What attacks on a defended model know, in a sentence."""
+    facts = {"is random": model.is_random, "has layers without a useful gradient": model.blocks_gradient}
+    text = f"{model.label} {' and '.join(fact for fact, holds in facts.items() if holds)}"
+    if native:
+        return f"{text}: with --native attacks do not know it, and their numbers are called non_adaptive"
+    ways = {"averaged": model.is_random, "bpda": model.blocks_gradient}
+    return f"{text}: attacks know it ({' and '.join(way for way, holds in ways.items() if holds)}), unless --native"
 
 
 def run(opened: OpenedStudy) -> Iterator[tuple[int, int]]:
@@ -362,7 +377,7 @@ def _examine(
     else:  # the probes climb gradients, which a black box has none of
         findings = (check_model if model.black_box else preflight)(model, batch, attacks)
     no_path = any(finding.flag == check_gradient_path.flag for finding in findings)
-    if no_path and any(isinstance(attack, Climbs) for attack in attacks):
+    if no_path and any(isinstance(core(attack), Climbs) for attack in attacks):
         raise InputError(
             f"expected a gradient of the output of {model_ref.name} by the image, got none (MA002); "
             "remove detach() and no_grad() from the model"
@@ -424,6 +439,7 @@ def _header(
         "data": opened.data.name,
         "attack": cell.label,
         "role": cell.role,
+        **({"knowledge": cell.knowledge} if cell.knowledge else {}),
         "loss": cell.loss,
         "eps": float(f"{folder.rows()['budget'].mean():.3g}") if cell.budget else cell.eps,  # the mean over cases
         "eps_unit": cell.attack.ball.unit,

@@ -32,7 +32,16 @@ CellFormat: TypeAlias = "Callable[[pd.Series[float]], str]"
 
 def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     """One model's table: clean on top, then controls, then attacks, adversarial Dice per organ."""
+    summary = _with_knowledge(summary)
     return _fitting(lambda n: _attack_sheet(summary, _worst(summary, n), unit=unit, empty=empty))
+
+
+def _with_knowledge(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary with attacks that do not know the defence of their model called so."""
+    if "knowledge" not in summary:
+        return summary
+    is_native = summary["knowledge"] == "native"
+    return summary.assign(attack=summary["attack"].where(~is_native, summary["attack"] + " non_adaptive"))
 
 
 def _fitting(sheet_of: Callable[[int], Sheet]) -> Sheet:
@@ -175,6 +184,8 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0,
         )
         if _has_goals(summary):
             parts.append("on truth: share that misses the truth by that criterion; goal Dice: Dice with the goal.")
+    if "knowledge" in summary and (summary["knowledge"] == "native").any():
+        parts.append("non_adaptive: the attack does not know the model's defence; no such number ranks.")
     if units := _units(summary):
         parts.append(f"eps: {units}.")
     if hidden:
@@ -203,7 +214,7 @@ def compare_sheet(
     Args:
         costs: what each run cost, in the place of the statements of success.
     """
-    summary = _with_columns_that_may_differ(summary, unit)
+    summary = _with_columns_that_may_differ(_with_knowledge(summary), unit)
     less = [*LESS, f"{unit}s"]
     keys = [*by, *(key for key in [*NAMES, *less] if key not in by and summary[key].nunique() > 1)]
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])

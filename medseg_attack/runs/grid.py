@@ -13,7 +13,8 @@ from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.registry.abilities import Aimed, Climbs, Composed, Controlled
 from medseg_attack.registry.parts import walk
-from medseg_attack.runs.rows import Role
+from medseg_attack.runs.rows import Knowledge, Role
+from medseg_attack.runs.stored_specs import AROUND
 from medseg_attack.runs.study import Study
 from medseg_attack.threat.budgets import Budget, parse_budget
 
@@ -32,6 +33,7 @@ class Cell:
             is another fraction for every case.
         role: purpose of the run, as its header says.
         budget: the budget, if it has a unit.
+        knowledge: whether the attack knows the model's defence: `evaluation.knowledge` says so for each model.
     """
 
     label: str
@@ -40,6 +42,7 @@ class Cell:
     attack: "Attack"
     role: Role
     budget: Budget | None = None
+    knowledge: Knowledge = ""
 
     @property
     def spec(self) -> str:
@@ -172,7 +175,9 @@ def _label(spec: registry.Spec, ball: "Ball") -> str:
     """The attack as it was typed, less the fields that other columns show; a ball that is not plain Linf is named."""
     entry, (_, values) = registry.find(spec.name), registry.parse_call(spec)
     arguments = [
-        f"{field}={node if 'attack' in field else registry.spec(values[field])}"
+        str(node)
+        if spec.name in AROUND and field == "attack"
+        else f"{field}={node if 'attack' in field else registry.spec(values[field])}"
         for field, node in entry.place(spec).items()
         if field not in ("objective", "ball")
     ]

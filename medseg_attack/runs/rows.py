@@ -47,6 +47,7 @@ HEADER = (
     "run_id",
     "eps_unit",
     "role",
+    "knowledge",
     "ball",
     "data",
     "split",
@@ -60,6 +61,7 @@ HEADER = (
 )  # kept beside scores
 
 Role: TypeAlias = Literal["control", "attack", "clean"]
+Knowledge: TypeAlias = Literal["", "native", "adaptive"]  # of the model's defence; "": it has none, or needs none
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Header(Form):
     cases: int = Field(ge=0)
     loss: str = ""
     ball: str = ""
+    knowledge: Literal["", "native", "adaptive"] = ""
     eps: float | None = None
     dims: Literal[2, 3] = 2
     batch_size: int = Field(1, ge=1)

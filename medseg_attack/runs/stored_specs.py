@@ -30,10 +30,38 @@ def attack_spec(label: str) -> Spec:
     >>> str(attack_spec("pgd(l2, steps=40) 5HU within ring:10mm"))
     'pgd(l2, steps=40)'
     """
+    text, _ = split_label(label)
+    with contextlib.suppress(InputError):
+        return parse(text)
+    return Spec(label)
+
+
+def split_label(label: str) -> tuple[str, str]:
+    """The text of the attack that a label begins with, and what follows; all of a label that begins with none.
+
+    >>> split_label("pgd(l2, steps=40) 5HU within ring:10mm")
+    ('pgd(l2, steps=40)', ' 5HU within ring:10mm')
+    """
     for gap in re.finditer(r" |$", label):
         with contextlib.suppress(InputError):
-            return parse(label[: gap.start()])
-    return Spec(label)
+            parse(label[: gap.start()])
+            return label[: gap.start()], label[gap.start() :]
+    return label, ""
+
+
+AROUND = ("averaged", "bpda")  # attacks that know a defence, around those that do not
+
+
+def core_of(attack: Spec) -> Spec:
+    """The attack within those that know a defence.
+
+    >>> str(core_of(attack_spec("averaged(bpda(pgd(l2, steps=40)), passes=4) 5HU")))
+    'pgd(l2, steps=40)'
+    """
+    if attack.name not in AROUND:
+        return attack
+    first = [*attack.positional, *(node for name, node in attack.keywords if name == "attack")]
+    return core_of(first[0]) if first and isinstance(first[0], Spec) else attack
 
 
 _STRING_OR_BUDGET = re.compile(

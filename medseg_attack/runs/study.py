@@ -37,6 +37,7 @@ class Study(BaseModel):
     metrics: list[str] = []
     control: bool = True
     seed: int = 0
+    native: bool = False
 
     @property
     def file(self) -> Path | None:

@@ -87,8 +87,11 @@ def between(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.D
 def ranks(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.DataFrame:
     """The rank of each model, or attack, in adversarial Dice (`seen`), and the share of bootstrap draws with each rank.
 
-    The first model is the one with most Dice left; the first attack the one that leaves least.
+    The first model is the one with most Dice left; the first attack the one that leaves least. No model ranks by an
+    attack that does not know its defence.
     """
+    if side == "model" and "knowledge" in rows:
+        rows = rows[rows["knowledge"] != "native"]
     tables = [
         rank_stability(cases, "dice_adv", lower_is_better=side == "attack")
         .rename_axis(side)

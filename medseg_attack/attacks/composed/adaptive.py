@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -104,3 +105,23 @@ class ThroughStandIns(Bindable, AroundAttack):
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         setting = self.setting or Setting(model.task, backward=self.backward)
         return self.attack(bind(model, setting), image, target, seeds)
+
+
+def core(attack: Any) -> Any:
+    """The attack within those that know a defence."""
+    return core(attack.attack) if isinstance(attack, Averaged | ThroughStandIns) else attack
+
+
+def is_averaged(attack: Any) -> bool:
+    """Whether the attack is one on the mean of passes."""
+    return isinstance(attack, Averaged) or (isinstance(attack, ThroughStandIns) and is_averaged(attack.attack))
+
+
+def backward_of(attacks: Sequence[Any]) -> Backward:
+    """The gradient that attacks take of a defence's layers: that of stand-ins if one of them does."""
+    for attack in attacks:
+        while isinstance(attack, Averaged):
+            attack = attack.attack
+        if isinstance(attack, ThroughStandIns):
+            return attack.backward
+    return "own"

@@ -91,7 +91,9 @@ class UAP(Bindable, Climbing):
         """The gradient of the objective's sum by the change, through all tiles or pixels that it was put on."""
         change = change.detach().requires_grad_()
         on_grid = placed(change, tuple(batch.image.shape[2:]), self.onto)
-        setting = Setting(model.task, batch.cases, self.setting.donors if self.setting else None)
+        outer = self.setting or Setting(model.task)
+        stream = f"fit {progress:.6f}"  # of a random model another draw in every epoch
+        setting = Setting(model.task, batch.cases, outer.donors, stream, outer.backward)
         ball, objective = bind(self.ball, setting), bind(self.climbed(model), setting)
         x = ball.project(batch.image + on_grid, batch.image)
         loss = objective(bind(model, setting)(x), batch.target, progress).sum()

@@ -1,0 +1,126 @@
+"""Attacks on defended models know the defence by themselves and say so; told not to know it, they say that."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.command import medattack
+
+from medseg_attack.checks.rows import check_rows
+from medseg_attack.runs.reading import read_runs
+from medseg_attack.stats.comparisons import ranks
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a model that has learned something."""
+    root = tmp_path_factory.mktemp("knowledge")
+    phantom = "phantom(patients=8, slices=3, side=32)"
+    medattack("prepare", root / "scans", "--format", phantom, "--test", "0.5", "--out", root / "data/p")
+    train = ("train", "--data", root / "data/p", "--model", "unet_small", "--epochs", "25", "--lr", "3e-3")
+    medattack(*train, "--home", root, "--out", root / "models/m")
+    return root
+
+
+QUANTISED = "guarded('unet_small', [bit_depth(bits=3)])"
+MOVED = "guarded('unet_small', [resize_pad])"
+NOISY = "voted('unet_small', sigma=0.02, draws=2)"
+
+
+def attack(home: Path, out: Path, model: str, *words: str) -> pd.DataFrame:
+    medattack("attack", "--home", home, "--model", model, "--out", out, "--no-checks", *words)
+    rows = read_runs([out], allow_partial=True)
+    return rows[rows["role"] == "attack"]
+
+
+@pytest.mark.parametrize(
+    ("model", "label"),
+    [
+        ("unet_small", "pgd(steps=2)"),
+        (QUANTISED, "bpda(pgd(steps=2))"),
+        (MOVED, "averaged(pgd(steps=2))"),
+        (NOISY, "averaged(bpda(pgd(steps=2)))"),
+    ],
+)
+def test_attacks_know_what_a_model_declares(home: Path, tmp_path: Path, model: str, label: str) -> None:
+    rows = attack(home, tmp_path, model, "--attack", "pgd(steps=2)", "--limit", "2")
+    assert set(rows["attack"]) == {label}
+    assert set(rows["knowledge"]) == ({""} if model == "unet_small" else {"adaptive"})
+    (header,) = [json.loads(file.read_text()) for file in tmp_path.rglob("run.json") if "noise" not in str(file)]
+    assert header["attack"] == label
+    (config,) = [json.loads(file.read_text()) for file in tmp_path.rglob("config.json") if "noise" not in str(file)]
+    assert config["attack"].startswith(label.partition("(")[0])
+
+
+def test_told_not_to_know_they_say_so(home: Path, tmp_path: Path) -> None:
+    words = ("--attack", "pgd(steps=2)", "--limit", "2", "--native")
+    rows = attack(home, tmp_path, QUANTISED, *words)
+    assert set(rows["attack"]) == {"pgd(steps=2)"}
+    assert set(rows["knowledge"]) == {"native"}
+    shown = medattack("attack", "--home", home, "--model", QUANTISED, "--out", tmp_path, "--no-checks", *words)
+    assert "non_adaptive" in shown.stdout
+    assert "no such number ranks" in " ".join(shown.stdout.split())
+    assert "with --native attacks do not know it" in " ".join(shown.stderr.split())
+
+
+def test_a_plan_shows_the_attack_that_knows_and_its_passes(home: Path) -> None:
+    def passes(model: str, *words: str) -> dict[str, tuple[int, int]]:
+        words = ("--attack", "pgd(steps=3)", "--no-control", "--plan", "--json", *words)
+        runs = json.loads(medattack("attack", "--home", home, "--model", model, *words).stdout)["runs"]
+        return {run["attack"]: (run["case_forwards"], run["case_backwards"]) for run in runs}
+
+    (plain,) = passes("unet_small").values()
+    assert passes(MOVED) == {"averaged(pgd(steps=3))": (10 * plain[0], 10 * plain[1])}
+    assert passes(MOVED, "--native") == {"pgd(steps=3)": plain}
+    assert passes(QUANTISED) == {"bpda(pgd(steps=3))": plain}
+
+
+@pytest.mark.parametrize(
+    ("typed", "label"),
+    [
+        ("averaged(pgd(steps=2), passes=3)", "bpda(averaged(pgd(steps=2), passes=3))"),
+        ("bpda(pgd(steps=2), everywhere=True)", "averaged(bpda(pgd(steps=2), everywhere=True))"),
+        ("square(queries=3)", "averaged(square(queries=3))"),
+        (
+            "transfer(surrogate='unet_small', attack=pgd(steps=2))",
+            "transfer(surrogate='unet_small', attack=pgd(steps=2))",
+        ),
+    ],
+)
+def test_what_was_typed_stays_and_what_it_lacks_is_put_around(
+    home: Path, tmp_path: Path, typed: str, label: str
+) -> None:
+    rows = attack(home, tmp_path, NOISY, "--attack", typed, "--limit", "1")
+    assert set(rows["attack"]) == {label}
+
+
+def test_one_perturbation_for_all_is_learned_through_stand_ins(home: Path, tmp_path: Path) -> None:
+    words = ("--attack", "uap(epochs=3)", "--eps", "24/255")
+    lost = {}
+    for name, more in (("adaptive", ()), ("native", ("--native",))):
+        rows = attack(home, tmp_path / name, QUANTISED, *words, *more)
+        lost[name] = (rows["hit_clean"] - rows["hit_adv"]).sum()
+    assert lost["adaptive"] > lost["native"]
+
+
+def test_the_flag_is_raised_where_knowing_gains_and_no_native_number_ranks(home: Path, tmp_path: Path) -> None:
+    words = ("--attack", "pgd(steps=10)", "--loss", "soft_dice", "--eps", "24/255")
+    for name, more in (("adaptive", ()), ("native", ("--native",))):
+        attack(home, tmp_path / name, QUANTISED, *words, *more)
+    attack(home, tmp_path / "plain", "unet_small", *words)
+    rows = read_runs([tmp_path])
+    findings = check_rows(rows[rows["model"] == rows["model"].iloc[0]])
+    assert any(finding.code == "MA038" and "bpda(pgd(steps=10))" in finding.numbers for finding in findings)
+    ranked = ranks(rows[rows["attack"].isin(["pgd(steps=10)", "noise"])], "model", unit="volume", empty="one")
+    assert "pgd(steps=10)" not in set(ranked.get("attack", []))  # the twin alone is left
+
+
+def test_checks_before_a_run_look_at_the_gradient_that_the_attack_takes(home: Path, tmp_path: Path) -> None:
+    codes = {}
+    for name, more in (("adaptive", ()), ("native", ("--native",))):
+        words = ("--attack", "pgd(steps=4)", "--eps", "8/255", "--json", "--out", tmp_path / name, *more)
+        content = json.loads(medattack("attack", "--home", home, "--model", QUANTISED, *words).stdout)
+        codes[name] = {flag["code"] for flag in content["flags"]}
+    assert "MA001" in codes["native"]
+    assert not {"MA001", "MA020"} & codes["adaptive"]
