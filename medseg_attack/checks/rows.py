@@ -90,6 +90,12 @@ def check_rows(rows: pd.DataFrame, *, unit: Unit = "volume", empty: Empty = "one
     return by_severity(finding for runs in models for check in CHECKS for finding in check(runs))
 
 
+def check_knowledge_of(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> list[Finding]:
+    """MA036 of runs that several studies made, model by model."""
+    models = [_runs(of_model, unit, empty) for _, of_model in rows.groupby("model", sort=False)]
+    return by_severity(finding for runs in models for finding in check_knowledge(runs))
+
+
 def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     cases = scored(pooled(rows, unit), empty)
     means = cases.groupby(["run", "unit"])[["dice_adv", "dice_clean"]].mean().reset_index()

@@ -10,6 +10,7 @@ from medseg_attack.cli import terminal
 from medseg_attack.cli.attack import attack
 from medseg_attack.cli.certify import certify
 from medseg_attack.cli.compare import compare
+from medseg_attack.cli.defend import defend
 from medseg_attack.cli.demo import demo
 from medseg_attack.cli.doctor import doctor
 from medseg_attack.cli.evaluate import evaluate
@@ -31,7 +32,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="How far does a perturbation that nobody can see move a medical segmentation model, organ by organ?",
 )
-for command in (prepare, train, attack, evaluate, certify, compare, verify, demo, ls, explain, doctor, selftest):
+for command in (
+    prepare,
+    train,
+    attack,
+    defend,
+    evaluate,
+    certify,
+    compare,
+    verify,
+    demo,
+    ls,
+    explain,
+    doctor,
+    selftest,
+):
     app.command()(command)
 
 

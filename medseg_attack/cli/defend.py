@@ -1,0 +1,176 @@
+"""`medattack defend`: what a defence is worth, against attacks that do not know it and attacks that do."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medseg_attack.cli import options, terminal
+from medseg_attack.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from medseg_attack.evaluation.trials import Trial
+
+
+@terminal.command
+def defend(
+    model: Annotated[
+        list[str],
+        typer.Argument(help="Defended models: names of trained ones, or specs such as \"guarded('unet', [median])\"."),
+    ],
+    against: Annotated[
+        list[str] | None,
+        options.repeated("--against", "-a", help="Attack of the suite, such as strongest.", default="pgd(steps=40)"),
+    ] = None,
+    twin: Annotated[
+        str | None,
+        typer.Option(
+            "--twin", help="Undefended model to compare with.", show_default="the model within each defended one"
+        ),
+    ] = None,
+    data: options.Data = None,
+    loss: Annotated[
+        list[str] | None,
+        options.repeated("--loss", help="Objective that every attack maximises.", default="each attack's own"),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of steps of the attacks that are added to the suite to try harder.",
+            show_default="twice the suite's, 80 or more",
+        ),
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option("--eps", "-e", help="Budget, such as 4/255.", show_default="each attack's own")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/defend-<data>-<hash>"),
+    ] = None,
+    split: options.Split = "test",
+    fold: Annotated[int, typer.Option(help="Cross-validation fold of the val and train splits.")] = 0,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = 16,
+    shard: Annotated[str, typer.Option(help="k/N: run only the k-th of N parts, counted from 0.")] = "0/1",
+    unit: options.Unit = "volume",
+    empty: options.EmptyRule = "one",
+    csv: Annotated[
+        Path | None, typer.Option("--csv", help="Write all numbers to this file.", show_default=False)
+    ] = None,
+    json: options.Json = False,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    home: options.Home = None,
+    trust: options.Trust = False,
+    progress: options.ShowProgress = True,
+) -> None:
+    """Say what defences are worth. Each model and its undefended twin are attacked by a suite that does not know the
+    defence, by one that knows it and tries harder, by images from the twin, without gradients, and by noise.
+
+    Example: medattack defend "guarded('unet_small', [bit_depth(bits=3)])" --against 'pgd(steps=40)' --eps 8/255
+
+    Killed and started again, it goes on where it stopped. The runs are ordinary ones, which compare reads, too.
+    """
+    fields = {
+        "data": str(data) if data else None,
+        "models": model,
+        "attacks": against or ["pgd(steps=40)"],
+        "losses": loss,
+        "eps": [eps] if eps else None,
+        "steps": steps,
+        "split": split,
+        "fold": fold,
+        "limit": limit,
+        "seed": seed,
+    }
+    parts = options.read_shard(shard)
+    from medseg_attack.models.trust import use_trust
+    from medseg_attack.report.sheet import require_own_csv
+    from medseg_attack.runs import workspace
+    from medseg_attack.runs.study import read_study
+
+    if csv is not None:
+        require_own_csv(csv)
+    folder = workspace.home(home)
+    use_trust(folder, trust)
+    study = read_study(None, fields)
+    from medseg_attack.evaluation.runner import RunOptions
+    from medseg_attack.evaluation.trials import open_trials
+    from medseg_attack.runtime import pick_device
+    from medseg_attack.stats.scores import check_unit
+
+    how = RunOptions(batch_size=batch_size, shard=parts, checks=True)
+    trials = open_trials(model, twin, study, folder, pick_device(device), how, out)
+    check_unit(unit, [each.dims for trial in trials for each in trial.parts["native"].models])
+    start = time.monotonic()
+    with terminal.progress("defend", sum(trial.total for trial in trials), show=progress) as advance:
+        for trial in trials:
+            for n_done in trial.run():
+                advance(n_done)
+    root = out or trials[0].parts["native"].out.parent
+    if not all((run / "run.json").exists() for trial in trials for runs in trial.run_folders.values() for run in runs):
+        _say_unfinished(root, parts, json)
+        return
+    _print(trials, unit, empty, csv, json)
+    terminal.say(f"results: {root}; {time.monotonic() - start:.0f} s")
+
+
+def _say_unfinished(root: Path, shard: tuple[int, int], json: bool) -> None:
+    k, n = shard
+    if n == 1:
+        raise InputError(f"expected all rows in {root}, got a part of them; run the same command again")
+    terminal.say(f"shard {k}/{n} is done; run the others into {root}, the last one prints the tables")
+    if json:
+        terminal.print_json({"finished": False, "shard": [k, n], "out": str(root)})
+
+
+def _print(trials: "list[Trial]", unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:
+    """Prints one table per organ and twin, the flags of each, and the verdicts; or all of that as JSON."""
+    from medseg_attack.checks.rows import check_knowledge_of
+    from medseg_attack.report.defences import conclusion, trial_sheets
+    from medseg_attack.report.sheet import write_csv
+    from medseg_attack.stats.defences import worths
+
+    tables, content = [], []
+    for trial in trials:
+        rows = _rows(trial)
+        table = worths(rows, _name(rows, trial.twin), _named(rows, trial.non_adaptive), unit=unit, empty=empty)
+        tables.append(table)
+        flags = check_knowledge_of(rows, unit=unit, empty=empty)
+        content.append({"twin": trial.twin, "models": table.to_dict("records"), "flags": [f.record() for f in flags]})
+        if not json:
+            for sheet in trial_sheets(table, unit=unit, empty=empty):
+                terminal.print_sheet(sheet)
+            terminal.print_flags(flags)
+            terminal.show(*conclusion(table))
+    if csv is not None:
+        import pandas as pd
+
+        numbers = pd.concat(tables, ignore_index=True)
+        write_csv(numbers.assign(run=numbers["model"])[["run", *numbers.columns]], csv)
+    if json:
+        terminal.print_json({"unit": unit, "empty": empty, "trials": content})
+
+
+def _rows(trial: "Trial") -> "pd.DataFrame":
+    """The rows of all runs of a trial, each with its part, and the passes of its model for one answer."""
+    import pandas as pd
+
+    from medseg_attack.runs.reading import read_runs, with_distinct_models
+
+    tables = [read_runs(folders, allow_partial=True).assign(part=part) for part, folders in trial.run_folders.items()]
+    rows = with_distinct_models(pd.concat(tables, ignore_index=True))
+    passes = {model.label: int(model.card.get("passes", 1)) for model in trial.parts["native"].models}
+    return rows.assign(passes=rows["label"].map(passes).fillna(1))
+
+
+def _name(rows: "pd.DataFrame", label: str) -> str:
+    return str(rows.loc[rows["label"] == label, "model"].iloc[0])
+
+
+def _named(rows: "pd.DataFrame", by_label: dict[str, str]) -> dict[str, Any]:
+    return {_name(rows, label): text for label, text in by_label.items()}

@@ -1,0 +1,74 @@
+"""`medattack defend`: a defence that hides its gradient is caught, and the table says so in words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.command import medattack
+
+QUANTISED = "guarded('unet_small', [bit_depth(bits=2)])"
+SUITE = ("--against", "pgd(steps=6, objective=soft_dice)", "--eps", "30/255", "--steps", "6", "--limit", "24")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("defend")
+    phantom = "phantom(patients=16, slices=3, side=32)"
+    medattack("prepare", root / "scans", "--format", phantom, "--test", "0.5", "--out", root / "data/p")
+    train = ("train", "--data", root / "data/p", "--model", "unet_small", "--epochs", "20", "--lr", "3e-3")
+    medattack(*train, "--home", root, "--out", root / "models/m")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trial(home: Path) -> Any:
+    """Shard by shard, as on two machines; the second prints."""
+    words = ("defend", QUANTISED, "guarded('unet_small', [remap])", *SUITE, "--home", home, "--out", home / "trial")
+    first = json.loads(medattack(*words, "--shard", "0/2", "--json").stdout)
+    assert first["finished"] is False
+    medattack(*words, "--shard", "1/2")
+    return medattack(*words, "--json"), medattack(*words)
+
+
+def test_a_defence_that_hides_its_gradient_helps_only_against_attacks_that_do_not_know_it(trial: Any) -> None:
+    content = json.loads(trial[0].stdout)
+    (group,) = content["trials"]
+    rows = {row["model"]: row for row in group["models"] if row["organ"] == "mean"}
+    row = rows["guarded('unet_small', layers=(bit_depth(bits=2),))"]
+    assert row["patients"] >= 6
+    assert row["native"] - row["adaptive"] > 0.1
+    assert row["worst"] <= min(row["native"], row["adaptive"], row["transfer"], row["queries"]) + 1e-9
+    assert row["verdict"] == "helps only against attacks that do not know it"
+    assert any(flag["code"] == "MA036" for flag in group["flags"])
+    other = rows["guarded('unet_small', layers=(remap,))"]
+    assert other["verdict"] in ("does not help", f"not decided with {row['patients']} patients")
+    assert rows["unet_small"]["is_twin"]
+
+
+def test_the_tables_fit_100_columns_one_for_each_organ(trial: Any) -> None:
+    text = trial[1].stdout
+    assert max(map(len, text.splitlines())) <= 100
+    for heading in ("Mean over organs", "large bowel", "stomach"):
+        assert heading.replace(" ", "_") in text or heading in text
+    plain = " ".join(text.split())
+    assert "undefended" in plain
+    assert "guarded('unet_small', layers=(bit_depth(bits=2),)): helps only against attacks that do not know" in plain
+    assert "passes for an answer" in plain
+    assert "verdict" in plain
+
+
+def test_the_runs_are_ordinary_ones(home: Path, trial: Any) -> None:
+    table = medattack("compare", home / "trial/adaptive", "--allow-partial", "--json").stdout
+    attacks = {run["attack"] for run in json.loads(table)["runs"]}
+    assert any(attack.startswith("bpda(pgd(") for attack in attacks)
+    assert {path.name for path in (home / "trial").iterdir()} == {"native", "adaptive", "transfer", "queries"}
+
+
+def test_what_cannot_be_tried_is_refused_in_a_sentence(home: Path) -> None:
+    def refusal(*words: str) -> str:
+        return " ".join(medattack("defend", *words, "--home", home, code=2).output.split())
+
+    assert "expected an undefended twin of" in refusal("unet_small")
+    assert "give --twin NAME" in refusal("unet_small", "--twin", "unet_small")
+    assert "expected" in refusal("guarded('nowhere', [median])")

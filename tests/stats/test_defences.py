@@ -1,0 +1,102 @@
+"""Verdicts on defences from rows: what an interval over patients allows to say, and what ranks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medseg_attack.report.defences import conclusion, trial_sheets
+from medseg_attack.report.sheet import rich_table
+from medseg_attack.stats.defences import HELPS, NATIVE_ONLY, USELESS, worths
+
+TWIN, MODEL, OTHER = "twin", "model", "other"
+
+
+def rows(levels: dict[tuple[str, str, str], float], patients: int = 10, spread: float = 0.02) -> pd.DataFrame:
+    """Rows of runs whose Dice is about a level in each patient: (model, part, role) -> Dice."""
+    rng = np.random.default_rng(0)
+    table = []
+    for number, ((model, part, role), dice) in enumerate(levels.items()):
+        for patient in range(patients):
+            for cls in ("a", "b"):
+                hit = round(1000 * float(np.clip(dice + spread * rng.standard_normal(), 0, 1)))
+                table.append(
+                    {
+                        "run": f"r{number}",
+                        "model": model,
+                        "part": part,
+                        "role": role,
+                        "attack": f"attack{number}",
+                        "group": f"p{patient}",
+                        "volume": f"v{patient}",
+                        "case": f"c{patient}",
+                        "cls": cls,
+                        "n_target": 1000,
+                        "n_clean": 1000,
+                        "hit_clean": 900,
+                        "n_target_adv": 1000,
+                        "n_adv": 1000,
+                        "hit_adv": hit,
+                        "passes": 1,
+                    }
+                )
+    return pd.DataFrame(table)
+
+
+def levels(native: float, adaptive: float, twin: float = 0.3, model: str = MODEL) -> dict[tuple[str, str, str], float]:
+    return {
+        (TWIN, "native", "control"): 0.88,
+        (TWIN, "native", "attack"): twin,
+        (TWIN, "adaptive", "attack"): twin,
+        (TWIN, "queries", "attack"): 0.7,
+        (model, "native", "control"): 0.87,
+        (model, "native", "attack"): native,
+        (model, "adaptive", "attack"): adaptive,
+        (model, "transfer", "attack"): 0.8,
+        (model, "queries", "attack"): 0.8,
+    }
+
+
+def verdict(patients: int = 10, spread: float = 0.02, **of: float) -> str:
+    table = worths(rows(levels(**of), patients, spread), TWIN, {}, unit="volume", empty="one")
+    return str(table[(table["organ"] == "mean") & (table["model"] == MODEL)]["verdict"].item())
+
+
+def test_the_verdict_is_that_of_the_worst_attack() -> None:
+    assert verdict(native=0.7, adaptive=0.6) == HELPS
+    assert verdict(native=0.8, adaptive=0.3) == NATIVE_ONLY
+    assert verdict(native=0.3, adaptive=0.29) == USELESS
+    assert verdict(native=0.3, adaptive=0.1) == USELESS
+
+
+def test_few_patients_and_wide_intervals_decide_nothing() -> None:
+    assert verdict(patients=5, native=0.7, adaptive=0.6) == "not decided with 5 patients"
+    assert verdict(spread=0.3, native=0.35, adaptive=0.45) == "not decided with 10 patients"
+
+
+def test_the_worst_is_taken_case_by_case() -> None:
+    """Two attacks that each break half of the patients break all of them together."""
+    table = rows(levels(0.8, 0.8), spread=0.0)
+    first = (table["model"] == MODEL) & (table["role"] == "attack")
+    even = table["group"].isin([f"p{n}" for n in range(0, 10, 2)])
+    table.loc[first & (table["part"] == "native") & even, "hit_adv"] = 0
+    table.loc[first & (table["part"] == "queries") & ~even, "hit_adv"] = 0
+    result = worths(table, TWIN, {}, unit="volume", empty="one").set_index(["organ", "model"]).loc[("mean", MODEL)]
+    assert (result["native"], result["queries"], result["worst"]) == pytest.approx((0.4, 0.4, 0.0))
+
+
+def test_what_no_attack_knows_has_no_verdict_and_comes_last() -> None:
+    both = levels(0.5, 0.5) | levels(0.9, 0.9, model=OTHER)
+    table = worths(rows(both), TWIN, {OTHER: "MA003"}, unit="volume", empty="one")
+    mean = table[table["organ"] == "mean"]
+    assert list(mean["model"]) == [TWIN, MODEL, OTHER]
+    assert list(mean["verdict"])[1:] == [HELPS, "non_adaptive (MA003)"]
+    assert conclusion(table) == ["model: helps", "other: non_adaptive (MA003)"]
+
+
+def test_every_organ_has_a_table_within_100_columns() -> None:
+    many = {key: value for n in range(5) for key, value in levels(0.5, 0.4, model=f"guarded('unet', {n})").items()}
+    table = worths(rows(many), TWIN, {}, unit="volume", empty="one")
+    sheets = list(trial_sheets(table, unit="volume", empty="one"))
+    assert [sheet.title for sheet in sheets] == ["Mean over organs"] * 2 + ["a"] * 2 + ["b"] * 2
+    assert all(sheet.columns[1] == "twin, undefended" for sheet in sheets)
+    assert all(sum(column.width or 0 for column in rich_table(sheet).columns) < 100 for sheet in sheets)
