@@ -87,6 +87,7 @@ def check_values(command: str, values: dict[str, object]) -> None:
         ("defence", "defence"),
         ("robust_by", "attack"),
         ("loss", "objective"),
+        ("against", "attack"),
         ("metrics", "metric"),
         ("format", "dataset"),
     ):
@@ -94,7 +95,8 @@ def check_values(command: str, values: dict[str, object]) -> None:
         for text in [texts] if isinstance(texts, str) else texts:
             if (command, option) != ("train", "loss"):  # losses of trainings have names of their own
                 registry.build(str(text), kind)
-    for text in values.get("eps") or ():
+    budgets = values.get("eps") or ()
+    for text in [budgets] if isinstance(budgets, str) else budgets:
         parse_budget(text)
     for text in values.get("fail_if") or ():
         parse_rule(text)

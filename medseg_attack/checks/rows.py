@@ -43,8 +43,8 @@ class Runs:
             which it met that fault, in words), `untouched` (share of the cases with an organ to lose whose image it
             returned as it was). Parsed from its header: `spec` (the attack), `name` (the attack's name), `ball_spec`,
             `kind` (the ball less its size), `unit` (of its size: a key of `budgets.UNITS`). `name` is that of the
-            attack within those that know a defence; `knowledge` says whether one does: "native", "adaptive", or "" where
-            there is nothing to know.
+            attack within those that know a defence; `knowledge` says whether one does: "native", "adaptive", or ""
+            where there is nothing to know.
         adv, clean: Dice, mean over organs; a row per unit, a column per run.
         cases: what `stats.scores.scored` gives.
     """
@@ -91,7 +91,7 @@ def check_rows(rows: pd.DataFrame, *, unit: Unit = "volume", empty: Empty = "one
 
 
 def check_knowledge_of(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> list[Finding]:
-    """MA036 of runs that several studies made, model by model."""
+    """MA038 of runs that several studies made, model by model."""
     models = [_runs(of_model, unit, empty) for _, of_model in rows.groupby("model", sort=False)]
     return by_severity(finding for runs in models for finding in check_knowledge(runs))
 

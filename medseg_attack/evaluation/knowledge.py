@@ -1,4 +1,4 @@
-"""What an attack knows of a defence: attacks are made adaptive to models that are random or block gradients."""
+"""Knowledge of a defence: attacks are made adaptive to models that are random or block gradients."""
 
 from dataclasses import replace
 from typing import Any

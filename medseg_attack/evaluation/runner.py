@@ -175,7 +175,7 @@ class OpenedStudy:
 
 
 def _knowledge_note(model: ModelRef, native: bool) -> str:
-    """What attacks on a defended model know, in a sentence."""
+    """The knowledge that attacks on a defended model have, in a sentence."""
     facts = {"is random": model.is_random, "has layers without a useful gradient": model.blocks_gradient}
     text = f"{model.label} {' and '.join(fact for fact, holds in facts.items() if holds)}"
     if native:

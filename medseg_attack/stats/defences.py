@@ -17,7 +17,7 @@ PARTS = ("native", "adaptive", "transfer", "queries")
 
 
 def verdict(worst: Difference, native: Difference, hidden: Difference) -> str:
-    """What a defence does, in words; an interval over patients decides, and few patients decide nothing.
+    """The effect of a defence, in words; an interval over patients decides, and few patients decide nothing.
 
     Args:
         worst: Dice of the defended model less that of its twin, each under its worst attack case by case.

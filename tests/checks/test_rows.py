@@ -168,6 +168,15 @@ def test_ma011_foreign_images_win() -> None:
     assert codes(*HEALTHY, run("replay(run='x')", 0.5, backwards=0, loss="")) == set()
 
 
+def test_ma038_knowing_the_defence_does_more() -> None:
+    native = run("pgd(steps=20)", 0.8, knowledge="native")
+    (one,) = found(native, run("bpda(pgd(steps=20))", 0.3, knowledge="adaptive"))
+    assert (one.code, one.run) == ("MA038", f"pgd(steps=20)-bce-{EPS}")
+    assert "bpda(pgd(steps=20)) bce eps 4/255 reaches a Dice lower by 0.500" in one.numbers
+    assert codes(native, run("bpda(pgd(steps=20))", 0.79, knowledge="adaptive")) == set()  # no more than the tolerance
+    assert codes(native, run("bpda(pgd(steps=20))", 0.3, eps=8 / 255, knowledge="adaptive")) == set()  # another ball
+
+
 def test_ma012_a_larger_budget_does_less() -> None:
     assert codes(*HEALTHY, run("pgd(steps=40)", 0.2, eps=16 / 255)) == {"MA012"}
 

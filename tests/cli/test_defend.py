@@ -40,7 +40,7 @@ def test_a_defence_that_hides_its_gradient_helps_only_against_attacks_that_do_no
     assert row["native"] - row["adaptive"] > 0.1
     assert row["worst"] <= min(row["native"], row["adaptive"], row["transfer"], row["queries"]) + 1e-9
     assert row["verdict"] == "helps only against attacks that do not know it"
-    assert any(flag["code"] == "MA036" for flag in group["flags"])
+    assert any(flag["code"] == "MA038" for flag in group["flags"])
     other = rows["guarded('unet_small', layers=(remap,))"]
     assert other["verdict"] in ("does not help", f"not decided with {row['patients']} patients")
     assert rows["unet_small"]["is_twin"]
