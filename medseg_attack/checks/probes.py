@@ -46,21 +46,18 @@ def preflight(model: Model, batch: Batch, attacks: Sequence[Attack]) -> list[Fin
     Args:
         batch: a few cases with organs.
     """
-    findings = check_model(model, batch, attacks)
     model = bind(model, Setting(model.task, batch.cases, backward=backward_of(attacks)))
     with torch.no_grad():
         scene = Scene(model, batch, tuple(map(core, attacks)), model(batch.image))
-    is_random = bool(check_repeated_passes(scene))
+    findings = check_model(model, batch, attacks)
     flags = {finding.flag for finding in findings}
     if any(flag.code in BROKEN for flag in flags) or not any(isinstance(attack, Climbs) for attack in scene.attacks):
         return findings
     finite = FiniteModel(model, batch.cases)
     scene = replace(scene, model=finite)
     findings += check_blindness(scene)
-    if not is_random:
-        findings += _try_harder(scene)
-    elif not any(map(is_averaged, attacks)):
-        findings += check_averaging(scene)
+    if not any(map(is_averaged, attacks)):  # which knows that the model is random: probes of one pass say nothing
+        findings += check_averaging(scene) if check_repeated_passes.flag in flags else _try_harder(scene)
     return by_severity([*findings, *check_finite_probes(finite)])
 
 

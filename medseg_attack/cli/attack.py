@@ -85,7 +85,9 @@ def attack(
     ] = None,
     native: Annotated[
         bool | None,
-        typer.Option("--native", help="Attack defended models as if the attacker did not know their defence."),
+        typer.Option(
+            "--native", help="Attack defended models as if the attacker did not know their defence.", show_default="no"
+        ),
     ] = None,
     batch_size: options.BatchSize = 16,
     shard: Annotated[str, typer.Option(help="k/N: run only the k-th of N parts, counted from 0.")] = "0/1",

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 @terminal.command
 def defend(
     model: Annotated[
-        list[str],
-        typer.Argument(help="Defended models: names of trained ones, or specs such as \"guarded('unet', [median])\"."),
+        list[str], typer.Argument(help="Defended models: names of trained ones, or specs such as \"voted('unet')\".")
     ],
     against: Annotated[
         list[str] | None,

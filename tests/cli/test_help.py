@@ -47,6 +47,7 @@ def test_an_option_that_may_be_left_out_says_what_it_is_then(command: str) -> No
         "attack": {"config", "model"},
         "certify": {"model", "csv", "plot"},
         "compare": {"reference", "fail_if", "paired", "csv", "plot", "junit"},
+        "defend": {"csv"},
         "doctor": {"model"},
         "evaluate": {"model", "csv"},
         "prepare": {"labels"},
