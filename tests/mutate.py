@@ -4,8 +4,8 @@ A mutant is a file with one operator, number, condition or call changed. The tes
 pass are run again on it. A mutant that they let pass survives: it has no test, or it changes nothing.
 
 Neither of the usual programs serves here. mutmut leaves out functions that have a decorator, and here these are all
-registered parts and all properties. cosmic-ray starts a process for each mutant, which spends four seconds on the
-import of torch. Here, processes are forked from one that has loaded the libraries, and none of this package.
+registered parts and all properties. cosmic-ray starts a process for each mutant, which would import torch each
+time. Here, processes are forked from one that has loaded the libraries, and none of this package.
 """
 
 import argparse
