@@ -138,3 +138,9 @@ def test_every_field_is_explained(name: str) -> None:
     text = entry.doc + (SHARED if entry.kind == "attack" else "")
     silent = [field for field in entry.fields if not re.search(rf"\b{re.escape(field)}\b", text)]
     assert silent == []
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """Pytest imports them by name alone, so that of two only one would run."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -67,7 +67,7 @@ def mean_logits(stacked: Float[Tensor, "m b k *s"], weights: Float[Tensor, "m"],
 def mean_probabilities(stacked: Float[Tensor, "m b k *s"], weights: Float[Tensor, "m"]) -> LogOdds:
     """Log-odds of the weighted mean of several models' probabilities.
 
-    >>> mean = mean_probabilities(torch.tensor([[0.0], [1.0986123]]), torch.tensor([0.5, 0.5]))
+    >>> mean = mean_probabilities(torch.tensor([0.0, 1.0986123]).view(2, 1, 1, 1), torch.tensor([0.5, 0.5]))
     >>> f"{mean.sigmoid().item():.4f}"
     '0.6250'
 
