@@ -13,7 +13,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.samples import draw, reseeded
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Batch, Mask, Model, Setting, Task
+from medseg_attack.types import Batch, Mask, Model, Setting, Task, common
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,20 @@ class Bound:
     clean: float
     value: float
     low: float
-    high: float
+    high: float = float("nan")
     abstained: float = float("nan")
     pixels: int = 0
     width: float = float("nan")
     n_target: int = -1
     n_certified: int = -1
     hit_certified: int = -1
+
+    @classmethod
+    def of(cls, scan: Batch, name: str, radius: float, **numbers: Any) -> "Bound":
+        """The bound of the class `name` of a scan, with the facts that its first case says of all."""
+        first = scan.cases[0]
+        facts: dict[str, Any] = {"volume": first.volume, "group": first.group, "width": common(first.window.width)}
+        return cls(cls=name, radius=radius, pixels=scan.image.numel(), **facts, **numbers)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from medseg_attack.certificates.bounds import lower_mean, shifted
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.registry import register
-from medseg_attack.types import Batch, Model, Task, common
+from medseg_attack.types import Batch, Model, Task
 
 LEAST = 0.01  # a bound below it shows nothing
 
@@ -74,19 +74,14 @@ class ExpectedDice(CountsCertificate):
 
     def bounds(self, observed: DrawnCounts, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
         clean, drawn = (dice_of(c, empty=1.0, dtype=torch.float64) for c in (observed.clean, observed.drawn))
-        first = scan.cases[0]
         return [
-            Bound(
-                first.volume,
-                first.group,
+            Bound.of(
+                scan,
                 model.task.classes[k],
                 radius,
                 clean=clean[k].item(),
                 value=drawn[:, k].mean().item(),
                 low=self._low(drawn[:, k].numpy(), radius, model.task),
-                high=float("nan"),
-                pixels=scan.image.numel(),
-                width=common(first.window.width),
             )
             for radius in radii
             for k in model.task.scored

@@ -15,7 +15,7 @@ from medseg_attack.certificates.bounds import fewest_draws, votes_needed
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.registry import register
-from medseg_attack.types import Batch, Mask, Model, Task, common
+from medseg_attack.types import Batch, Mask, Model, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,6 @@ class SegCertify(Certificate):
         return Votes(clean_counts(model, scan, batch_size), answer, agreeing)
 
     def bounds(self, observed: Votes, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
-        first = scan.cases[0]
         clean = dice_of(observed.clean, empty=1.0, dtype=torch.float64)
         smoothed = dice_of(counts(observed.answer, scan.target).sum(0), empty=1.0, dtype=torch.float64)
         result = []
@@ -97,18 +96,14 @@ class SegCertify(Certificate):
             dice = dice_of(counts(worst, scan.target).sum(0), empty=1.0, dtype=torch.float64)
             pixels = counts(yes, scan.target).sum(0)
             result += [
-                Bound(
-                    first.volume,
-                    first.group,
+                Bound.of(
+                    scan,
                     model.task.classes[k],
                     radius,
                     clean=clean[k].item(),
                     value=smoothed[k].item(),
                     low=dice[k].item(),
-                    high=float("nan"),
                     abstained=1 - certified.double().mean().item(),
-                    pixels=scan.image.numel(),
-                    width=common(first.window.width),
                     n_target=int(pixels[k, 0]),
                     n_certified=int(pixels[k, 1]),
                     hit_certified=int(pixels[k, 2]),

@@ -10,7 +10,7 @@ from medseg_attack.certificates.bounds import percentile_ranks
 from medseg_attack.certificates.expected_dice import CountsCertificate, DrawnCounts
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
-from medseg_attack.types import Batch, Case, Model, Task, common
+from medseg_attack.types import Batch, Case, Model, Task
 
 
 @register("volume", kind="certificate", paper="after Chiang et al., NeurIPS 2020")
@@ -42,24 +42,20 @@ class Volume(CountsCertificate):
             )
 
     def bounds(self, observed: DrawnCounts, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
-        first = scan.cases[0]
-        ml = _pixel_ml(first)
+        ml = _pixel_ml(scan.cases[0])
         drawn = observed.drawn[:, :, 1].sort(0).values.double() * ml
         result = []
         for radius in radii:
             low, high = self._ranks(radius, model.task)
             result += [
-                Bound(
-                    first.volume,
-                    first.group,
+                Bound.of(
+                    scan,
                     model.task.classes[k],
                     radius,
                     clean=observed.clean[k, 1].item() * ml,
                     value=drawn[:, k].median().item(),
                     low=drawn[low - 1, k].item(),
                     high=drawn[high - 1, k].item(),
-                    pixels=scan.image.numel(),
-                    width=common(first.window.width),
                 )
                 for k in model.task.scored
             ]
