@@ -235,6 +235,17 @@ def test_of_two_processes_that_make_a_phantom_both_have_it_and_nothing_beside_it
     assert (tmp_path / ".scans.part" / "thesis.txt").exists()
 
 
+def test_the_part_of_a_process_that_is_about_to_lock_it_stays(tmp_path: Path) -> None:
+    beginning, killed = tmp_path / ".scans.0a1b2c3d.part", tmp_path / ".scans.4e5f6a7b.part"
+    for part in (beginning, killed):
+        part.mkdir()
+        (part / ".lock").touch()
+    (killed / "train.csv").touch()
+    registry.build("phantom(patients=3, slices=1, side=16)", "dataset").listing(tmp_path / "scans")
+    assert beginning.exists()
+    assert not killed.exists()
+
+
 @pytest.mark.parametrize("left", [[], [".lock"], [".identity.json.0a1b2c3d.part"], ["study.yaml"]])
 def test_what_a_kill_leaves_of_a_beginning_is_begun_again(tmp_path: Path, left: list[str]) -> None:
     for name in left:

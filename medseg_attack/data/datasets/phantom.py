@@ -24,6 +24,7 @@ from medseg_attack.storage.files import is_part, read_json, write_json, writing
 from medseg_attack.storage.locks import LOCK, is_abandoned, locked
 
 CARD = "phantom.json"  # says what a tree was made with
+TABLE = "train.csv"
 
 
 @register("phantom", kind="dataset")
@@ -91,7 +92,7 @@ class Phantom:
                 shutil.rmtree(part, ignore_errors=True)
 
     def _write(self, root: Path) -> None:
-        with (root / "train.csv").open("w", encoding="utf-8", newline="") as file:
+        with (root / TABLE).open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
             for case, image, masks in self._slices():
@@ -116,7 +117,9 @@ class Phantom:
 def _remove_parts(root: Path) -> None:
     """Removes what killed processes left of the tree `root`; what a process holds, or a user named so, stays."""
     for path in root.parent.iterdir() if root.parent.is_dir() else ():
-        if is_part(path.name, re.escape(root.name)) and not path.is_symlink() and is_abandoned(path):
+        if not is_part(path.name, re.escape(root.name)) or path.is_symlink():
+            continue
+        if (path / TABLE).exists() and is_abandoned(path):  # earlier, its process may not hold the lock yet
             shutil.rmtree(path, ignore_errors=True)
 
 
