@@ -4,7 +4,8 @@ A check stands in the file of its moment, at the place of its code:
 
 - after a run, from its rows: `checks.rows`, which asks every check in it;
 - before a run, without an attack: `checks.model`; `needs` of the flag says what the model must give to be asked;
-- before a run, by attacking a few cases: `checks.probes`; `preflight` or `_try_harder` also calls the check.
+- before a run, by attacking a few cases: `checks.probes`; `preflight` or `_try_harder` also calls the check;
+- after `medattack certify`, from its rows: `checks.certified`.
 
 The decorator is the verdict: `invalid`, `upper_bound` or `note`. A check of a flag that has one elsewhere is decorated
 with that one's flag: `@check_too_few_steps.flag`. Afterwards `python -m medseg_attack.checks.flags_page >

@@ -153,14 +153,15 @@ def _print_plan(todo: "Certification", json: bool) -> None:
 
 
 def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: bool) -> None:
-    """Prints the table; exit code 1 if an attack refuted a bound."""
+    """Prints the table and its flags; exit code 1 if an attack refuted a bound."""
     from medseg_attack import registry
+    from medseg_attack.checks.certified import check_soundness
     from medseg_attack.report.certificates import certificate_curve, certificate_sheet, certificate_summary
     from medseg_attack.report.sheet import write_csv
     from medseg_attack.runs.folder import RunFolder
 
     rows, method = RunFolder(todo.out).rows(), todo.certificate
-    refuted = rows[rows["refuted"] != ""].drop_duplicates(["volume", "radius"])
+    flags = check_soundness(rows)
     if csv is not None:
         write_csv(rows.assign(run=str(todo.out)).set_index("run").reset_index(), csv)
         terminal.say(f"wrote {csv}")
@@ -170,16 +171,16 @@ def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: boo
     if json:
         content = certificate_summary(rows, method.quantity).to_dict("records")
         facts = {"certificate": registry.spec(method), "quantity": method.quantity, "radii": content}
-        terminal.print_json(facts | {"refuted": refuted[["volume", "radius", "refuted"]].to_dict("records")})
+        terminal.print_json(facts | {"flags": [flag.record() for flag in flags]})
     else:
         unit = todo.data.window(todo.refs[0]).unit
         title = f"{registry.spec(method)} of {todo.model_ref.label} on {todo.data.name}"
         sheet = certificate_sheet(rows, title=title, quantity=method.quantity, promise=method.promise, unit=unit)
         terminal.print_sheet(sheet)
         terminal.show(_verdict(todo, bool(rows["checked"].any())))
-        for row in refuted.itertuples():
-            terminal.show(f"REFUTED {row.volume} at radius {row.radius:g}: {row.refuted}")
-    if len(refuted):
+        if flags:
+            terminal.print_flags(flags)
+    if flags:
         raise typer.Exit(terminal.FAILED)
 
 

@@ -15,6 +15,7 @@ import torch
 from medseg_attack import registry
 from medseg_attack.certificates.base import Bound, Certificate
 from medseg_attack.certificates.soundness import worst_within
+from medseg_attack.checks.certified import check_soundness
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.errors import InputError
 from medseg_attack.models.model_ref import ModelRef
@@ -112,7 +113,9 @@ def certify(
             yield 1
         if all(folder.has(number) for number in range(len(todo.scans))):
             facts = {"model": todo.model_ref.label, "data": todo.data.name, "device": str(device)}
-            folder.finish({**facts, "seconds": folder.seconds, "versions": versions(), "provenance": provenance()})
+            flags = [flag.record() for flag in check_soundness(folder.rows())]
+            source = {"versions": versions(), "provenance": provenance()}
+            folder.finish({**facts, "seconds": folder.seconds, "flags": flags, **source})
 
 
 def _rows(todo: Certification, model: Model, batch: Batch, batch_size: int, *, checked: bool) -> pa.Table:

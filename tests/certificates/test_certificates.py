@@ -1,5 +1,6 @@
 """Every registered certificate: closed forms, repeatable draws, and an attack that finds a bound that is false."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -259,5 +260,7 @@ class TestCommand:
 
         monkeypatch.setattr(expected_dice, "shifted", lambda probability, ratio: 1.0)
         words = self.words(home, *self.certificate("expected_dice"), "--out", tmp_path / "out")
-        result = medattack(*words, code=1)
-        assert "REFUTED" in result.stdout
+        assert "MA039 invalid - " in medattack(*words, code=1).stdout
+        (flag,) = json.loads(medattack(*words, "--json", code=1).stdout)["flags"]
+        assert flag["code"] == "MA039"
+        assert json.loads((tmp_path / "out" / "run.json").read_text())["flags"] == [flag]
