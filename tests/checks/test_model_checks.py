@@ -198,6 +198,13 @@ def test_ma006_an_attack_that_returns_a_worse_image_than_it_saw() -> None:
     assert "MA006" in codes(found)
 
 
+def test_an_attack_too_weak_to_change_a_mask_climbs_all_the_same() -> None:
+    """It returns the untouched image, whose loss is lower than that of its random start."""
+    faint = PGD(Linf(1e-4), steps=5)
+    assert torch.equal(faint(healthy(), batch().image, batch().target, range(4)).image, batch().image)
+    assert "MA006" not in codes(preflight(healthy(), batch(), [faint]))
+
+
 @pytest.mark.parametrize("attack", ["ni_fgsm(steps=4)", "igsm(steps=3)", "di2_fgsm(steps=4)"])
 def test_what_an_attack_looks_at_is_not_what_it_returns(attack: str) -> None:
     """NI looks ahead of its place, beyond the ball; DI looks at resized images; igsm returns failures untouched."""

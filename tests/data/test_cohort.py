@@ -233,6 +233,17 @@ def cohort(root: Path) -> Path:
     return root
 
 
+def test_a_label_that_is_not_drawn_is_not_named_among_those_that_a_scan_has(tmp_path: Path) -> None:
+    root = cohort(tmp_path / "in")
+    undrawn = {"Liver": [square(3, 2, 4, -50 + z * 2.5) for z in range(3)], "Gallbladder": []}
+    write_rtstruct(root / "p3" / "rs.dcm", undrawn, patient="P3")
+    labels = "liver=Liver,gallbladder=Gallbladder"
+    (note,) = [note for note in listing("dicom", root, labels=labels, missing="drop").notes if "left out" in note]
+    assert note.endswith("it has no gallbladder, only Liver")
+    with pytest.raises(InputError, match=r"expected a label of gallbladder in p3.*, got Liver; add it"):
+        listing("dicom", root, labels=labels, missing="refuse")
+
+
 def test_one_patient_without_an_organ_does_not_stop_a_cohort(tmp_path: Path) -> None:
     root, labels = cohort(tmp_path / "in"), "liver=Liver,gallbladder=Gallbladder"
     unlike = (

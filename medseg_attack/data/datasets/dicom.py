@@ -231,7 +231,10 @@ class Dicom:
             )
         none = {uid for uid in owned if rule == "absent" and len(missing[uid]) == len(wanted)}
         kept = {places[uid]: classes for uid, classes in missing.items() if uid not in none}
-        lacking = without(kept, rule, {places[uid]: own for uid, own in names.items()})
+        counted = {
+            uid: tuple(name for name in own if rule == "absent" or name in drawn[uid]) for uid, own in names.items()
+        }
+        lacking = without(kept, rule, {places[uid]: own for uid, own in counted.items()})
         dropped = none | {uid for uid in owned if places[uid] in lacking.dropped}
         alone = [
             f"{places[uid]} is left out: it has none of the labels, only {labels_in(names[uid])}"
