@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg_attack.cli import options, terminal
-from medseg_attack.cli.studies import open_study
+from medseg_attack.cli.studies import open_study, say_unfinished
 from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
@@ -21,14 +21,7 @@ OWN = "each attack's own"
 @terminal.command
 def attack(
     data: options.Data = None,
-    model: Annotated[
-        list[str] | None,
-        options.repeated(
-            "--model",
-            "-m",
-            help="Model to attack: the name of a trained one, its folder, or a spec such as \"own('net.py:build')\".",
-        ),
-    ] = None,
+    model: Annotated[list[str] | None, options.repeated("--model", "-m", help=options.model_to("attack"))] = None,
     attack: Annotated[
         list[str] | None,
         options.repeated("--attack", "-a", help="Attack with its options, such as 'pgd(steps=40)'.", default="fgsm"),
@@ -65,13 +58,9 @@ def attack(
         ),
     ] = None,
     config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="Study file in YAML; options override its fields.", show_default=False),
+        Path | None, options.file_option("--config", "-c", help="Study file in YAML; options override its fields.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/<data>-<hash>"),
-    ] = None,
+    out: options.RunsFolder = None,
     split: Annotated[
         str | None, typer.Option(help="Cases to attack: the test, val or train split, or all.", show_default="test")
     ] = None,
@@ -90,7 +79,7 @@ def attack(
         ),
     ] = None,
     batch_size: options.BatchSize = 16,
-    shard: Annotated[str, typer.Option(help="k/N: run only the k-th of N parts, counted from 0.")] = "0/1",
+    shard: options.Shard = "0/1",
     save_adversarial: Annotated[
         str,
         typer.Option(
@@ -169,12 +158,7 @@ def _run_and_print(
         for n_done, _ in run(opened):
             advance(n_done)
     if not all((folder / "run.json").exists() for folder in folders):
-        k, n = opened.options.shard
-        if n == 1:
-            raise InputError(f"expected all rows in {opened.out}, got a part of them; run the same command again")
-        terminal.say(f"shard {k}/{n} is done; run the others into {opened.out}, the last one prints the table")
-        if json:
-            terminal.print_json({"finished": False, "shard": [k, n], "out": str(opened.out)})
+        say_unfinished(opened.out, opened.options.shard, "table", json)
         return
     _print_runs(folders, unit, empty, json, checks=opened.options.checks)
     terminal.say(f"results: {opened.out}; {time.monotonic() - start:.0f} s")

@@ -18,14 +18,7 @@ SHARES = (0.25, 0.5, 1.0)  # of sigma: the radii where none are asked for
 @terminal.command
 def certify(
     data: options.Data = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Model to certify: the name of a trained one, its folder, or a spec such as \"own('net.py:build')\".",
-        ),
-    ] = "",
+    model: Annotated[str, typer.Option("--model", "-m", help=options.model_to("certify"))] = "",
     certificate: Annotated[
         str, typer.Option("--certificate", "-c", help="Certificate with its options; medattack ls certificates.")
     ] = "expected_dice",
@@ -42,7 +35,7 @@ def certify(
         int, typer.Option("--check", min=0, help="Scans on which an attack within each radius tries to refute it.")
     ] = 2,
     split: Annotated[SplitName, typer.Option("--split", help="Cases to certify.")] = "test",
-    fold: Annotated[int, typer.Option(help="Cross-validation fold of the val and train splits.")] = 0,
+    fold: options.Fold = 0,
     limit: Annotated[
         float | None,
         typer.Option(
@@ -52,12 +45,10 @@ def certify(
         ),
     ] = None,
     csv: Annotated[
-        Path | None,
-        typer.Option("--csv", help="Write the bounds of every scan and organ to this file.", show_default=False),
+        Path | None, options.file_option("--csv", help="Write the bounds of every scan and organ to this file.")
     ] = None,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Draw the bounds over the radius into this PNG, PDF or SVG.", show_default=False),
+        Path | None, options.file_option("--plot", help="Draw the bounds over the radius into this PNG, PDF or SVG.")
     ] = None,
     out: Annotated[
         Path | None,

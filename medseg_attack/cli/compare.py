@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import EmptyRule, Json, Unit, repeated
+from medseg_attack.cli.options import EmptyRule, Json, Unit, file_option, repeated
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,12 +30,7 @@ def compare(
     ] = "by",
     reference: Annotated[
         Path | None,
-        typer.Option(
-            "--reference",
-            "-r",
-            help="Runs of an older model, to compare the runs with pair by pair.",
-            show_default=False,
-        ),
+        file_option("--reference", "-r", help="Runs of an older model, to compare the runs with pair by pair."),
     ] = None,
     fail_if: Annotated[
         list[str] | None,
@@ -62,20 +57,15 @@ def compare(
     unit: Unit = "volume",
     empty: EmptyRule = "one",
     csv: Annotated[
-        Path | None,
-        typer.Option(
-            "--csv", help="Write all numbers to this file; with --deltas, those of every scan.", show_default=False
-        ),
+        Path | None, file_option("--csv", help="Write all numbers to this file; with --deltas, those of every scan.")
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print the tables as LaTeX.")] = False,
     plot: Annotated[
-        Path | None,
-        typer.Option("--plot", help="Draw Dice over eps into this PNG, PDF or SVG file.", show_default=False),
+        Path | None, file_option("--plot", help="Draw Dice over eps into this PNG, PDF or SVG file.")
     ] = None,
     junit: Annotated[
-        Path | None,
-        typer.Option("--junit", help="Write the verdicts of the gate to this file as JUnit XML.", show_default=False),
+        Path | None, file_option("--junit", help="Write the verdicts of the gate to this file as JUnit XML.")
     ] = None,
     github: Annotated[
         bool, typer.Option("--github", help="Print the verdicts of the gate as GitHub annotations, too.")

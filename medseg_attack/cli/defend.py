@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg_attack.cli import options, terminal
-from medseg_attack.errors import InputError
+from medseg_attack.cli.studies import say_unfinished
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,15 +51,13 @@ def defend(
         typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/defend-<data>-<hash>"),
     ] = None,
     split: options.Split = "test",
-    fold: Annotated[int, typer.Option(help="Cross-validation fold of the val and train splits.")] = 0,
+    fold: options.Fold = 0,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 16,
-    shard: Annotated[str, typer.Option(help="k/N: run only the k-th of N parts, counted from 0.")] = "0/1",
+    shard: options.Shard = "0/1",
     unit: options.Unit = "volume",
     empty: options.EmptyRule = "one",
-    csv: Annotated[
-        Path | None, typer.Option("--csv", help="Write all numbers to this file.", show_default=False)
-    ] = None,
+    csv: Annotated[Path | None, options.file_option("--csv", help="Write all numbers to this file.")] = None,
     json: options.Json = False,
     device: options.Device = "auto",
     seed: options.Seed = 0,
@@ -112,19 +110,10 @@ def defend(
                 advance(n_done)
     root = out or trials[0].parts["native"].out.parent
     if not all((run / "run.json").exists() for trial in trials for runs in trial.run_folders.values() for run in runs):
-        _say_unfinished(root, parts, json)
+        say_unfinished(root, parts, "tables", json)
         return
     _print(trials, unit, empty, csv, json)
     terminal.say(f"results: {root}; {time.monotonic() - start:.0f} s")
-
-
-def _say_unfinished(root: Path, shard: tuple[int, int], json: bool) -> None:
-    k, n = shard
-    if n == 1:
-        raise InputError(f"expected all rows in {root}, got a part of them; run the same command again")
-    terminal.say(f"shard {k}/{n} is done; run the others into {root}, the last one prints the tables")
-    if json:
-        terminal.print_json({"finished": False, "shard": [k, n], "out": str(root)})
 
 
 def _print(trials: "list[Trial]", unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import Data, Device, Home, Json, Trust
+from medseg_attack.cli.options import Data, Device, Home, Json, Trust, model_to
 from medseg_attack.cli.terminal import FAILED
 from medseg_attack.escaping import visible
 
@@ -16,10 +16,7 @@ def doctor(
     model: Annotated[
         str,
         typer.Option(
-            "--model",
-            "-m",
-            help="Model to examine instead of the machine: the name of a trained one, its folder, or a spec such as "
-            "\"own('net.py:build')\". It is examined on cases of --data.",
+            "--model", "-m", help=f"{model_to('examine instead of the machine')} It is examined on cases of --data."
         ),
     ] = "",
     data: Data = None,

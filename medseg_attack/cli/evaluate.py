@@ -16,14 +16,7 @@ METRICS = ["hd95_mm", "assd_mm", "nsd"]
 @terminal.command
 def evaluate(
     data: options.Data = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Model to score: the name of a trained one, its folder, or a spec such as \"own('net.py:build')\".",
-        ),
-    ] = "",
+    model: Annotated[str, typer.Option("--model", "-m", help=options.model_to("score"))] = "",
     images: Annotated[
         Path | None,
         typer.Option(
@@ -39,16 +32,12 @@ def evaluate(
         ),
     ] = None,
     split: options.Split = "test",
-    fold: Annotated[int, typer.Option(help="Cross-validation fold of the val and train splits.")] = 0,
+    fold: options.Fold = 0,
     limit: options.Limit = None,
     csv: Annotated[
-        Path | None,
-        typer.Option("--csv", help="Write the scores of every case and organ to this file.", show_default=False),
+        Path | None, options.file_option("--csv", help="Write the scores of every case and organ to this file.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/<data>-<hash>"),
-    ] = None,
+    out: options.RunsFolder = None,
     batch_size: options.BatchSize = 16,
     unit: options.Unit = "volume",
     empty: options.EmptyRule = "one",

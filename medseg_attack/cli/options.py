@@ -12,6 +12,7 @@ Data = Annotated[
     typer.Option("--data", "-d", help="Folder of a prepared data set.", show_default="the newest in the workspace"),
 ]
 Split = Annotated[str, typer.Option("--split", help="Cases to score: the test, val or train split, or all.")]
+Fold = Annotated[int, typer.Option("--fold", help="Cross-validation fold of the val and train splits.")]
 Limit = Annotated[
     float | None,
     typer.Option(
@@ -22,6 +23,10 @@ Limit = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Cases per batch.")]
+Shard = Annotated[str, typer.Option("--shard", help="k/N: run only the k-th of N parts, counted from 0.")]
+RunsFolder = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/<data>-<hash>")
+]
 Unit = Annotated[
     Literal["slice", "volume", "patient"],
     typer.Option("--unit", help="Unit that is scored: a slice, a scan (volume) or all scans of a patient."),
@@ -57,6 +62,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, a
 ShowProgress = Annotated[
     bool, typer.Option("--progress/--no-progress", envvar="MEDATTACK_PROGRESS", help="Show progress on stderr.")
 ]
+
+
+def file_option(*names: str, help: str) -> Any:
+    """An option that names a file or folder of its own; nothing is done without it."""
+    return typer.Option(*names, help=help, show_default=False)
+
+
+def model_to(verb: str) -> str:
+    """Help of the option `--model`: what is done to the model, and how it may be named."""
+    return f"Model to {verb}: the name of a trained one, its folder, or a spec such as \"own('net.py:build')\"."
 
 
 def repeated(*names: str, help: str, default: str | bool = False) -> Any:

@@ -1,10 +1,11 @@
-"""The study that `attack` or `evaluate` runs, opened."""
+"""Studies of the commands: opened, and what is said of one that is not finished."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg_attack.cli import terminal
+from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
     from medseg_attack.evaluation.runner import OpenedStudy
@@ -41,3 +42,13 @@ def open_study(
     for note in opened.notes:
         terminal.say(f"note: {note}")
     return opened
+
+
+def say_unfinished(out: Path, shard: tuple[int, int], tables: str, json: bool) -> None:
+    """Says which shards are still to come before there are `tables`; refuses if there is one shard alone."""
+    k, n = shard
+    if n == 1:
+        raise InputError(f"expected all rows in {out}, got a part of them; run the same command again")
+    terminal.say(f"shard {k}/{n} is done; run the others into {out}, the last one prints the {tables}")
+    if json:
+        terminal.print_json({"finished": False, "shard": [k, n], "out": str(out)})
