@@ -1,4 +1,4 @@
-"""The base of all certificates: noisy answers of a model on one scan, and the bounds that follow from them."""
+"""The base of all certificates: what is observed of a model on one scan, and the bounds that follow from it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import counts
-from medseg_attack.numerics.samples import draw, reseeded
+from medseg_attack.models.segmodel import SegModel
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Batch, Mask, Model, Setting, Task, common
+from medseg_attack.types import Batch, Case, Image, Mask, Model, Setting, Task, common
+
+NORM = "the L2 norm of the whole scan's change in [0, 1] of the window"
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class Bound:
     Attributes:
         volume: name of the scan.
         group: name of the patient.
-        radius: in the L2 norm of the whole scan's change, in [0, 1] of the window.
+        radius: size of the change, as the certificate measures it.
         clean: the plain model's value on the untouched scan.
-        value: the smoothed model's estimated value on it.
-        low, high: nothing within the radius takes the smoothed value below or above; NaN where that is not bounded.
+        value: the certified model's value on it, which may be an estimate.
+        low, high: nothing within the radius takes that value below or above; NaN where that is not bounded.
         abstained: share of the scan's answers that are not certified; NaN where there is no such thing.
-        pixels: of the scan, in all channels: a change of radius r has the root mean square r / sqrt(pixels).
+        pixels: of the scan, in all channels: a change of L2 norm r has the root mean square r / sqrt(pixels).
         width: of the window, in the scan's unit; NaN where channels differ.
         n_target, n_certified, hit_certified: pixels of the truth, those certified to be of the class, and both; -1
             where pixels are not certified one by one.
@@ -59,50 +61,53 @@ class Bound:
 
 @dataclass(frozen=True)
 class Certificate(ABC):
-    """A bound of a smoothed model: its answers on a scan with Gaussian noise, over many draws of it.
+    """A bound of a model's answers on a scan, for every change within a radius.
 
-    Noise is added to the whole scan on its own grid, before anything else, and is not cut to [0, 1]. So windows,
-    resampling and normalisation are parts of the function that is smoothed, and any model can be certified, also one
-    without gradients. It is drawn on the CPU from the seed, the scan's slices and the number of the draw alone.
-
-    Attributes:
-        sigma: standard deviation of the noise in [0, 1] of the window.
-        draws: of noise, for the bounds.
-        alpha: probability that a bound of a scan does not hold, of whatever class, because of the draws.
+    A scan comes as one batch: its slices in their order, or the scan itself as one case.
     """
 
-    sigma: float = 0.25
-    draws: int = 1000
-    alpha: float = 1e-3
-
-    quantity: ClassVar[str]  # that is bounded: "Dice", or "ml"
+    quantity: ClassVar[str]  # that is bounded: "Dice", "ml" or "%"
     promise: ClassVar[str]  # what is certified and what is not, in a sentence below the table
-
-    def __post_init__(self) -> None:
-        for name, fits, limits in (
-            ("sigma", self.sigma > 0, "above 0"),
-            ("draws", self.draws >= 2, "of 2 or more"),
-            ("alpha", 0 < self.alpha < 1, "between 0 and 1"),
-        ):
-            if not fits:
-                raise InputError(f"expected {name} {limits}, got {getattr(self, name)}; change {name}")
+    measure: ClassVar[str] = NORM  # of a radius, in words
+    needs_repeats: ClassVar[bool] = False  # whether the model must answer the same twice
 
     @property
-    def forwards(self) -> int:
-        """Forward passes of each slice, or of each 3-D scan."""
-        return self.draws + 1
+    @abstractmethod
+    def default_radii(self) -> tuple[float, ...]:
+        """The radii where none are asked for."""
 
     @abstractmethod
-    def require(self, radius: float, task: Task, pixels: int) -> None:
-        """Refuses a radius beyond what the draws can show of a scan of so many pixels."""
+    def passes(self, shape: tuple[int, ...], radii: Sequence[float]) -> int:
+        """Forward passes of one case of that shape."""
 
     @abstractmethod
-    def observe(self, model: Model, scan: Batch, seed: int, batch_size: int) -> Any:
-        """The model's answers on the noisy scan: all that the bounds follow from."""
+    def require(self, radius: float, task: Task, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Refuses a radius beyond what can be shown of a scan.
+
+        Args:
+            shapes: of its cases.
+        """
+
+    def require_model(self, model: SegModel) -> None:
+        """Refuses a model of which nothing can be certified."""
+        if self.needs_repeats and model.is_random:
+            name = type(self).__name__.lower()
+            raise InputError(
+                f"expected a model that answers the same twice for {name}, got one that draws at random; certify it "
+                "with expected_dice"
+            )
+
+    @abstractmethod
+    def observe(self, model: Model, scan: Batch, radii: Sequence[float], seed: int, batch_size: int) -> Any:
+        """The model's answers on changed copies of the scan: all that the bounds at these radii follow from."""
 
     @abstractmethod
     def bounds(self, observed: Any, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
         """The bounds at each radius and class."""
+
+    @abstractmethod
+    def attacked(self, model: Model, scan: Batch, radius: float, seed: int) -> Iterator[Image]:
+        """The scan changed within the radius so that the bound might not hold, in one way or in several."""
 
     @abstractmethod
     def refuted(self, observed: Any, elsewhere: Any, scan: Batch, model: Model, radius: float) -> str:
@@ -114,31 +119,17 @@ class Certificate(ABC):
         """
 
 
-def noisy_masks(
-    model: Model, scan: Batch, sigma: float, draws: int, seed: int, purpose: str, batch_size: int
-) -> Iterator[Mask]:
-    """The decision on the scan with each draw of noise, (slices, classes, *s); several draws share a pass if they fit.
-
-    Args:
-        seed: of the certificate; each slice of the scan has its own, by its name.
-        purpose: draws for different purposes are independent.
-    """
-    slices = len(scan.cases)
-    seeds = [reseeded([seed], case.id, purpose)[0] for case in scan.cases]
-    together = max(1, batch_size // slices)
-    for first in range(0, draws, together):
-        numbers = range(first, min(first + together, draws))
-        image = torch.cat([scan.image + sigma * draw(torch.randn, scan.image, reseeded(seeds, n)) for n in numbers])
-        cases = scan.cases * len(numbers)
-        parts = [
-            model_at.decide(model_at(image[begin : begin + batch_size]))
-            for begin in range(0, len(image), batch_size)
-            for model_at in [bind(model, Setting(model.task, cases[begin : begin + batch_size]))]
-        ]
-        yield from torch.cat(parts).view(len(numbers), *scan.target.shape)
+def decided(model: Model, image: Image, cases: Sequence[Case], batch_size: int) -> Mask:
+    """The decision on each of these images of the cases, `batch_size` of them in a pass."""
+    parts = []
+    for begin in range(0, len(image), batch_size):
+        part = slice(begin, begin + batch_size)
+        bound = bind(model, Setting(model.task, tuple(cases[part])))
+        with torch.no_grad():
+            parts.append(bound.decide(bound(image[part])))
+    return torch.cat(parts)
 
 
 def clean_counts(model: Model, scan: Batch, batch_size: int) -> Int[Tensor, "k 3"]:
     """Pixels of truth, prediction and both on the untouched scan."""
-    (mask,) = noisy_masks(model, scan, 0.0, 1, 0, "clean", batch_size)
-    return counts(mask, scan.target).sum(0).cpu()
+    return counts(decided(model, scan.image, scan.cases, batch_size), scan.target).sum(0).cpu()

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from medseg_attack.evaluation.certifying import Certification
 
 SplitName: TypeAlias = Literal["test", "val", "train", "all"]
-SHARES = (0.25, 0.5, 1.0)  # of sigma: the radii where none are asked for
 
 
 @terminal.command
@@ -27,8 +26,8 @@ def certify(
         options.repeated(
             "--radius",
             "-r",
-            help="L2 norm of a change of the whole scan, where the window is 0 to 1.",
-            default="sigma x 0.25, 0.5, 1",
+            help="L2 norm of a change of the whole scan, where the window is 0 to 1; of demasked, columns of a patch.",
+            default="the certificate's own: sigma x 0.25, 0.5, 1",
         ),
     ] = None,
     check: Annotated[
@@ -65,7 +64,8 @@ def certify(
     progress: options.ShowProgress = True,
 ) -> None:
     """Bound how far any change within a radius can move a trained model. The bounds are per organ, for changes of a
-    scan within an L2 radius; an attack tries to refute them on a few scans, and exit code 1 says that it did.
+    scan within an L2 radius, or for patches; an attack tries to refute them on a few scans, and exit code 1 says that
+    it did.
 
     Example: medattack certify --model unet_small --certificate 'expected_dice(sigma=0.1, draws=500)' --radius 0.05
     """
@@ -117,7 +117,7 @@ def _opened(
     workspace = workspace_of(home)
     use_trust(workspace, trust)
     method = registry.build(certificate, "certificate")
-    radii = tuple(sorted(set(radius or [share * method.sigma for share in SHARES])))
+    radii = tuple(sorted(set(radius or method.default_radii)))
     if not all(0 <= r < float("inf") for r in radii):
         raise InputError(f"expected a radius of 0 or more, got {min(radii):g}; change --radius")
     from medseg_attack.data.prepared.subsets import limit as limited
@@ -157,7 +157,7 @@ def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: boo
         write_csv(rows.assign(run=str(todo.out)).set_index("run").reset_index(), csv)
         terminal.say(f"wrote {csv}")
     if plot is not None:
-        certificate_curve(rows, method.quantity, plot)
+        certificate_curve(rows, method, plot)
         terminal.say(f"wrote {plot}")
     if json:
         content = certificate_summary(rows, method.quantity).to_dict("records")
@@ -166,7 +166,7 @@ def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: boo
     else:
         unit = todo.data.window(todo.refs[0]).unit
         title = f"{registry.spec(method)} of {todo.model_ref.label} on {todo.data.name}"
-        sheet = certificate_sheet(rows, title=title, quantity=method.quantity, promise=method.promise, unit=unit)
+        sheet = certificate_sheet(rows, method, title=title, unit=unit)
         terminal.print_sheet(sheet)
         terminal.show(_verdict(todo, bool(rows["checked"].any())))
         if flags:

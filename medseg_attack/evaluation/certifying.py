@@ -1,10 +1,11 @@
 """A certificate of a model on a data set: scan by scan, resumed and sharded like an attack, checked by an attack."""
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from math import prod
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -14,19 +15,18 @@ import torch
 
 from medseg_attack import registry
 from medseg_attack.certificates.base import Bound, Certificate
-from medseg_attack.certificates.soundness import worst_within
 from medseg_attack.checks.certified import check_soundness
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.errors import InputError
 from medseg_attack.models.model_ref import ModelRef
-from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.models.segmodel import frozen
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runtime import deterministic, provenance, versions
 from medseg_attack.storage.files import digest, require_outside
 from medseg_attack.storage.locks import locked
 from medseg_attack.types import Batch, CaseRef, Model
 
-VERSION = 1  # of the rows
+VERSION = 2  # of the rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Certification:
     """A certificate that is to be computed for the scans of a split.
 
     Attributes:
-        radii: in the L2 norm of the change of a whole scan, in [0, 1] of the window.
+        radii: of the change, as the certificate measures it.
         checked: number of scans that an attack within each radius tries to refute, from the first one.
         out: folder of the rows.
     """
@@ -71,20 +71,21 @@ class Certification:
     @property
     def forwards(self) -> int:
         """Forward passes for all scans, without those of the attack that checks them."""
-        return len(self.refs) * self.certificate.forwards
+        return sum(self.certificate.passes(ref.shape, self.radii) for ref in self.refs)
 
     def require(self) -> None:
         """Refuses what cannot be certified, before anything slow happens.
 
         Raises:
-            InputError: there are no cases, or a radius is beyond what the draws can show of a scan.
+            InputError: there are no cases, or a radius is beyond what can be shown of a scan.
         """
         if not self.refs:
             raise InputError(f"expected cases to certify in {self.data.root}, got none; choose another --split")
         require_outside(self.out, Path(self.data.options["source"]))
-        largest = max(sum(prod(ref.shape) for ref in scan) for scan in self.scans)
+        shapes = {tuple(ref.shape for ref in scan) for scan in self.scans}
         for radius in self.radii:
-            self.certificate.require(radius, self.data.task, largest)
+            for of_scan in shapes:
+                self.certificate.require(radius, self.data.task, of_scan)
 
 
 def certify(
@@ -96,15 +97,15 @@ def certify(
         After each scan of the shard, 1.
     """
     todo.require()
+    model = todo.model_ref.load(todo.data.task, device)
+    todo.certificate.require_model(model)
     with locked(todo.out, shared=True):
         folder = RunFolder.open(todo.out, todo.config)
-        model: SegModel | None = None
         k, n = shard
         for number, scan in enumerate(todo.scans):
             if number % n != k:
                 continue
             if not folder.has(number):
-                model = model or todo.model_ref.load(todo.data.task, device)
                 with frozen(model), deterministic(device), todo.model_ref.errors_named():
                     start = time.perf_counter()
                     batch = Batch.of([todo.data.read(ref) for ref in scan], device)
@@ -121,14 +122,25 @@ def certify(
 def _rows(todo: Certification, model: Model, batch: Batch, batch_size: int, *, checked: bool) -> pa.Table:
     """The bounds of one scan, with what an attack within each radius found against them."""
     certificate, seed = todo.certificate, crc32(f"{todo.seed}/certificate".encode())
-    observed = certificate.observe(model, batch, seed, batch_size)
-    bounds: list[Bound] = certificate.bounds(observed, batch, model, todo.radii)
-    refuted: dict[float, str] = dict.fromkeys(todo.radii, "")
-    for radius in todo.radii if checked and not todo.model_ref.black_box else ():
-        x = worst_within(model, batch, certificate.sigma, radius, seed)
-        elsewhere = certificate.observe(model, Batch(x, batch.target, batch.cases), seed + 1, batch_size)
-        refuted[radius] = certificate.refuted(observed, elsewhere, batch, model, radius)
+    observed = certificate.observe(model, batch, todo.radii, seed, batch_size)
+    bounds = certificate.bounds(observed, batch, model, todo.radii)
     is_checked = checked and not todo.model_ref.black_box
-    return pa.Table.from_pylist(
-        [{**asdict(bound), "checked": is_checked, "refuted": refuted[bound.radius]} for bound in bounds]
-    )
+    refuted: dict[float, str] = {}
+    reached: dict[tuple[float, str], list[float]] = defaultdict(list)
+    for radius in todo.radii if is_checked else ():
+        for number, image in enumerate(certificate.attacked(model, batch, radius, seed), start=1):
+            changed = Batch(image, batch.target, batch.cases)
+            elsewhere = certificate.observe(model, changed, [radius], seed + number, batch_size)
+            refuted[radius] = refuted.get(radius) or certificate.refuted(observed, elsewhere, batch, model, radius)
+            for bound in certificate.bounds(elsewhere, changed, model, [radius]):
+                reached[radius, bound.cls].append(bound.value)
+    return pa.Table.from_pylist([_row(bound, is_checked, refuted, reached) for bound in bounds])
+
+
+def _row(
+    bound: Bound, checked: bool, refuted: Mapping[float, str], reached: Mapping[tuple[float, str], list[float]]
+) -> dict[str, Any]:
+    """A bound with the values that the attack reached, from below and from above, which may be estimates."""
+    values = reached.get((bound.radius, bound.cls), [math.nan])
+    ends = {"attacked_low": min(values), "attacked_high": max(values)}
+    return {**asdict(bound), **ends, "checked": checked, "refuted": refuted.get(bound.radius, "")}

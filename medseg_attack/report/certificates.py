@@ -1,6 +1,7 @@
 """The table and the curve of a certificate. No torch in here."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -9,6 +10,15 @@ from medseg_attack.escaping import figure as figure_text
 from medseg_attack.report.figures import empty_figure, save
 from medseg_attack.report.sheet import Sheet, between, number, percent
 from medseg_attack.stats.patients import interval, mean_score, warning
+
+if TYPE_CHECKING:
+    from medseg_attack.certificates.base import Certificate
+
+BOUNDS = {  # in words, by what is bounded
+    "Dice": "Least Dice",
+    "ml": "Least and greatest volume in ml",
+    "%": "Least and greatest ejection fraction in %",
+}
 
 
 def certificate_summary(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
@@ -32,26 +42,28 @@ def certificate_summary(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     return pd.DataFrame(result)
 
 
-def certificate_sheet(rows: pd.DataFrame, *, title: str, quantity: str, promise: str, unit: str) -> Sheet:
+def certificate_sheet(rows: pd.DataFrame, certificate: "Certificate", *, title: str, unit: str) -> Sheet:
     """The table of what is certified at each radius, per class.
 
     Args:
-        promise: what is certified and what is not, in a sentence.
         unit: of the window's intensities, such as "HU"; "" where it is not known.
     """
+    quantity = certificate.quantity
     table = certificate_summary(rows, quantity)
     classes = list(dict.fromkeys(rows["cls"]))
     is_dice = quantity == "Dice"
     native = unit if unit and table["rms_native"].notna().all() else ""
-    columns = ["radius", f"rms {native or '1/255'}", *classes, *(["mean", "95 % CI"] if is_dice else [])]
+    is_norm = "L2 norm" in certificate.measure
+    columns = ["radius", *([f"rms {native or '1/255'}"] if is_norm else [])]
+    columns += [*classes, *(["mean", "95 % CI"] if is_dice else [])]
     has_abstained = bool(table["abstained"].notna().any())
     columns += ["abstained"] if has_abstained else []
     first = table.iloc[0]
     lines = []
-    for name, column in (("plain", "clean"), ("smoothed", "value")):
+    for name, column in (("plain", "clean"), ("certified", "value")):
         cells = [number(first[f"{cls}_{column}"], 3 if is_dice else 1) for cls in classes]
         cells += [number(first[f"mean_{column}"]), ""] if is_dice else []
-        lines.append([name, "", *cells, *([""] if has_abstained else [])])
+        lines.append([name, *([""] if is_norm else []), *cells, *([""] if has_abstained else [])])
     for _, row in table.iterrows():
         if is_dice:
             cells = [number(row[f"{cls}_low"]) for cls in classes]
@@ -60,23 +72,24 @@ def certificate_sheet(rows: pd.DataFrame, *, title: str, quantity: str, promise:
             cells = [f"{row[f'{cls}_low']:.1f}-{row[f'{cls}_high']:.1f}" for cls in classes]
         size = row["rms_native"] if native else 255 * row["rms"]
         cells += [percent(row["abstained"])] if has_abstained else []
-        lines.append([f"{row['radius']:.4g}", f"{size:.2g}", *cells])
+        lines.append([f"{row['radius']:.4g}", *([f"{size:.2g}"] if is_norm else []), *cells])
     patients, scans = rows["group"].nunique(), rows["volume"].nunique()
-    bound = "Least Dice" if is_dice else "Least and greatest volume in ml"
+    rms = "; rms: its root mean square per pixel" if is_norm else ""
     return Sheet(
         title,
         columns,
         lines,
-        f"{bound} per scan, certified within each radius: the L2 norm of the whole scan's change in [0, 1] of the "
-        f"window; rms: its root mean square per pixel. {plural(scans, 'volume')} of {plural(patients, 'patient')}. "
-        f"{promise} {warning(patients)}".strip(),
+        f"{BOUNDS[quantity]} per scan, certified within each radius: {certificate.measure}{rms}. "
+        f"{plural(scans, 'volume')} of {plural(patients, 'patient')}. {certificate.promise} "
+        f"{warning(patients)}".strip(),
         left=1,
         rules=frozenset({1}),
     )
 
 
-def certificate_curve(rows: pd.DataFrame, quantity: str, file: Path) -> None:
+def certificate_curve(rows: pd.DataFrame, certificate: "Certificate", file: Path) -> None:
     """Draws what is certified over the radius, a line per class; for volumes the band between both bounds."""
+    quantity = certificate.quantity
     table = certificate_summary(rows, quantity)
     figure = empty_figure(7, 4.5)
     axes = figure.subplots()
@@ -85,7 +98,8 @@ def certificate_curve(rows: pd.DataFrame, quantity: str, file: Path) -> None:
         if quantity != "Dice":
             axes.plot(table["radius"], table[f"{cls}_high"], marker="o", ms=3, color=f"C{n}")
             axes.fill_between(table["radius"], table[f"{cls}_low"], table[f"{cls}_high"], color=f"C{n}", alpha=0.12)
-    axes.set(xlabel="L2 radius, in [0, 1] of the window", ylabel=f"certified {quantity}")
+    name = "L2 radius, in [0, 1] of the window" if "L2 norm" in certificate.measure else "columns of the patch"
+    axes.set(xlabel=name, ylabel=f"certified {quantity}")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

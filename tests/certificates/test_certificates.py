@@ -12,9 +12,8 @@ from helpers.command import medattack
 from scipy.stats import norm
 
 from medseg_attack import registry
-from medseg_attack.certificates.base import Certificate
-from medseg_attack.certificates.segcertify import SegCertify, Votes
-from medseg_attack.certificates.soundness import worst_within
+from medseg_attack.certificates.base import NORM, Certificate
+from medseg_attack.certificates.smoothing.segcertify import SegCertify, Votes
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.samples import length
@@ -24,11 +23,19 @@ CERTIFICATES = registry.names("certificate")
 FREE, ONE = Task("free", ("a", "b")), Task("one", ("background", "a", "b"), exclusive=True)
 
 
+SHORT = {"draws": 60, "sigma": 0.1, "alpha": 0.01}  # of certificates that smooth; others have small defaults
+RADII = {"demasked": (0.0, 2.0, 8.0, 20.0)}  # of changes, from none on; else in L2
+
+
 def build(name: str, **fields: object) -> Certificate:
-    short = {"draws": 60, "sigma": 0.1, "alpha": 0.01} | fields
+    short = {field: value for field, value in SHORT.items() if registry.find(name).takes(field)} | fields
     options = ", ".join(f"{field}={value}" for field, value in short.items())
     certificate: Certificate = registry.build(f"{name}({options})", "certificate")
     return certificate
+
+
+def radii_of(name: str) -> list[float]:
+    return list(RADII.get(name, (0.0, 0.02, 0.05, 0.08)))
 
 
 def scan(slices: int = 3) -> Batch:
@@ -56,22 +63,27 @@ def lines(answer: torch.Tensor, exclusive: bool = False) -> tuple[SegModel, Batc
 class TestCertificate:
     def test_the_same_seed_gives_the_same_bounds_whatever_the_batch(self, name: str) -> None:
         certificate, batch = build(name), scan()
+        radii = radii_of(name)[:2]
         with frozen(blobs.healthy()) as model:
             results = [
-                certificate.bounds(certificate.observe(model, batch, seed, size), batch, model, [0.0, 0.02])
+                certificate.bounds(certificate.observe(model, batch, radii, seed, size), batch, model, radii)
                 for seed, size in ((1, 32), (1, 2), (2, 32))
             ]
         assert repr(results[0]) == repr(results[1])
-        assert repr(results[0]) != repr(results[2]) or name == "segcertify"
+        assert repr(results[0]) != repr(results[2]) or name in ("segcertify", "demasked")
 
     def test_a_wider_radius_bounds_less(self, name: str) -> None:
         certificate, batch = build(name), scan()
         with frozen(blobs.healthy()) as model:
-            observed = certificate.observe(model, batch, 1, 32)
-            bounds = certificate.bounds(observed, batch, model, [0.0, 0.02, 0.05, 0.08])
+            observed = certificate.observe(model, batch, radii_of(name), 1, 32)
+            bounds = certificate.bounds(observed, batch, model, radii_of(name))
         for cls in blobs.TASK.classes:
             of_class = [bound for bound in bounds if bound.cls == cls]
-            assert [bound.low for bound in of_class] == sorted((bound.low for bound in of_class), reverse=True)
+            lows = [bound.low for bound in of_class]
+            if name == "demasked":  # strips for wider patches stand elsewhere
+                assert max(lows) == lows[0]
+            else:
+                assert lows == sorted(lows, reverse=True)
             if certificate.quantity == "ml":
                 assert [bound.high for bound in of_class] == sorted(bound.high for bound in of_class)
             assert all(bound.low <= bound.value + 1e-12 for bound in of_class)
@@ -84,14 +96,12 @@ class TestCertificate:
             answer[0] = ~answer.any(0)
         model, batch = lines(answer, exclusive)
         certificate = build(name)
-        (bound,) = (
-            bound
-            for bound in certificate.bounds(certificate.observe(model, batch, 1, 8), batch, model, [0.02])
-            if bound.cls == "b"
-        )
+        radius = radii_of(name)[1]
+        observed = certificate.observe(model, batch, [radius], 1, 8)
+        (bound,) = (bound for bound in certificate.bounds(observed, batch, model, [radius]) if bound.cls == "b")
         if certificate.quantity == "ml":
             assert bound.low == bound.high == bound.value == pytest.approx(2 * 10 * 10.0 / 1000)
-        elif name == "segcertify":
+        elif name in ("segcertify", "demasked"):
             assert bound.low == 1.0
             assert bound.abstained == 0.0
             assert bound.n_target == bound.n_certified == bound.hit_certified == 20
@@ -104,30 +114,37 @@ class TestCertificate:
     def test_an_attack_within_the_radius_does_not_refute_it(self, name: str) -> None:
         certificate, batch = build(name), scan(2)
         with frozen(blobs.healthy()) as model:
-            observed = certificate.observe(model, batch, 1, 32)
-            x = worst_within(model, batch, certificate.sigma, 0.05, 1, steps=5, passes=2)
-            assert length((x - batch.image).unsqueeze(0)).item() <= 0.05 * (1 + 1e-5)
-            elsewhere = certificate.observe(model, Batch(x, batch.target, batch.cases), 2, 32)
-            assert certificate.refuted(observed, elsewhere, batch, model, 0.05) == ""
+            radius = radii_of(name)[2]
+            observed = certificate.observe(model, batch, [radius], 1, 32)
+            for x in certificate.attacked(model, batch, radius, 1):
+                if certificate.measure == NORM:
+                    assert length((x - batch.image).unsqueeze(0)).item() <= radius * (1 + 1e-5)
+                elsewhere = certificate.observe(model, Batch(x, batch.target, batch.cases), [radius], 2, 32)
+                assert certificate.refuted(observed, elsewhere, batch, model, radius) == ""
 
     def test_a_false_bound_is_refuted(self, name: str) -> None:
-        """What is certified at a radius of 0.01 does not hold for a change that is 500 times as long."""
-        certificate, batch = build(name, draws=100), scan(2)
+        """What is certified at a small radius does not hold for a change that is much larger."""
+        certificate, batch = build(name, **({"draws": 100} if name != "demasked" else {})), scan(2)
+        claimed, radius = {"demasked": (1.0, 16.0)}.get(name, (0.01, 5.0))
         with frozen(blobs.healthy()) as model:
-            observed = certificate.observe(model, batch, 1, 32)
-            x = worst_within(model, batch, certificate.sigma, 5.0, 1, steps=10, passes=2)
-            elsewhere = certificate.observe(model, Batch(x, batch.target, batch.cases), 2, 32)
-            assert certificate.refuted(observed, elsewhere, batch, model, 0.01) != ""
+            observed = certificate.observe(model, batch, [claimed], 1, 32)
+            changed = [Batch(x, batch.target, batch.cases) for x in certificate.attacked(model, batch, radius, 1)]
+            assert any(
+                certificate.refuted(observed, certificate.observe(model, each, [claimed], 2, 32), batch, model, claimed)
+                for each in changed
+            )
 
-    def test_a_radius_beyond_the_draws_is_refused(self, name: str) -> None:
-        with pytest.raises(InputError, match=r"expected .* draws"):
-            build(name).require(1.0, FREE, 65536)
-        build(name, draws=500).require(0.001, FREE, 65536)
+    def test_a_radius_beyond_what_can_be_shown_is_refused(self, name: str) -> None:
+        with pytest.raises(InputError, match=r"expected .* (draws|columns)"):
+            build(name).require(256.0, FREE, [(256, 256)])
+        fine = build(name, **({"draws": 500} if name != "demasked" else {}))
+        fine.require(radii_of(name)[0] + (name == "demasked") + 0.001 * (name != "demasked"), FREE, [(256, 256)])
 
-    @pytest.mark.parametrize(("field", "value"), [("sigma", 0.0), ("draws", 1), ("alpha", 1.0)])
+    @pytest.mark.parametrize(("field", "value"), [("sigma", 0.0), ("draws", 1), ("alpha", 1.0), ("stride", 0)])
     def test_options_out_of_range_are_refused(self, name: str, field: str, value: float) -> None:
-        with pytest.raises(InputError, match=f"expected {field}"):
-            build(name, **{field: value})
+        if registry.find(name).takes(field):
+            with pytest.raises(InputError, match=f"expected {field}"):
+                build(name, **{field: value})
 
     def test_scans_are_certified_like_slices(self, name: str) -> None:
         image = torch.rand(1, 6, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -135,7 +152,8 @@ class TestCertificate:
         model = SegModel(torch.nn.Conv3d(1, 2, 1), FREE, dims=3)
         batch, certificate = Batch.of([case]), build(name)
         with frozen(model):
-            bounds = certificate.bounds(certificate.observe(model, batch, 1, 4), batch, model, [0.01])
+            radius = radii_of(name)[1]
+            bounds = certificate.bounds(certificate.observe(model, batch, [radius], 1, 4), batch, model, [radius])
         assert [bound.cls for bound in bounds] == ["a", "b"]
         assert {bound.volume for bound in bounds} == {"s"}
 
@@ -148,7 +166,7 @@ def test_an_answer_that_is_a_coin_s_is_abstained_from() -> None:
     )
     certificate, batch = SegCertify(0.1, 100, 0.01), Batch.of([case])
     with frozen(model):
-        (bound,) = certificate.bounds(certificate.observe(model, batch, 1, 32), batch, model, [0.01])
+        (bound,) = certificate.bounds(certificate.observe(model, batch, [0.01], 1, 32), batch, model, [0.01])
     assert bound.abstained == 1.0
     assert bound.low == 0.0
 
@@ -176,7 +194,7 @@ def test_what_is_not_certified_counts_as_wrong(exclusive: bool) -> None:
 def test_slices_of_no_scan_have_no_volume() -> None:
     certificate, batch = build("volume"), Batch.of([blobs.case(1000)])
     with frozen(blobs.healthy()) as model, pytest.raises(InputError, match="slices of a scan for a volume"):
-        certificate.bounds(certificate.observe(model, batch, 1, 8), batch, model, [0.01])
+        certificate.bounds(certificate.observe(model, batch, [0.01], 1, 8), batch, model, [0.01])
 
 
 @pytest.fixture(scope="module")
@@ -192,16 +210,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestCommand:
     def words(self, home: Path, *more: object) -> tuple[object, ...]:
         where = ("--data", home / "data", "--model", home / "model", "--limit", 1)
-        return ("certify", *where, "--radius", 0.01, "--check", 1, *more)
+        return ("certify", *where, "--check", 1, *more)
 
-    def certificate(self, name: str) -> tuple[str, str]:
-        return "--certificate", registry.spec(build(name, draws=60))
+    def certificate(self, name: str) -> tuple[object, ...]:
+        return "--certificate", registry.spec(build(name)), "--radius", 1 if name == "demasked" else 0.01
 
     @pytest.mark.parametrize("name", CERTIFICATES)
     def test_the_table_says_what_is_certified_and_what_is_not(self, home: Path, tmp_path: Path, name: str) -> None:
         written = ("--csv", tmp_path / "bounds.csv", "--plot", tmp_path / "bounds.png", "--out", tmp_path / "out")
         result = medattack(*self.words(home, *self.certificate(name), *written))
-        assert "Certified is" in result.stdout
+        assert "Certified is" in " ".join(result.stdout.split())
         assert "An attack within each radius was run against the bounds of 1 scans." in result.stdout
         assert max(map(len, result.stdout.splitlines())) <= 100
         assert (tmp_path / "bounds.png").stat().st_size > 1000
@@ -222,7 +240,7 @@ class TestCommand:
 
     def test_shards_add_up(self, home: Path, tmp_path: Path) -> None:
         certificate = self.certificate("expected_dice")
-        where = ("certify", "--data", home / "data", "--model", home / "model", "--limit", 0.9, "--radius", 0.01)
+        where = ("certify", "--data", home / "data", "--model", home / "model", "--limit", 0.9)
         whole = medattack(*where, "--check", 0, *certificate, "--out", tmp_path / "whole", "--json").stdout
         for k in (1, 0):
             last = medattack(
@@ -238,6 +256,11 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
+            (("--certificate", "demasked", "--radius", 0.5), "expected a patch of 0 to 31 whole columns"),
+            (
+                ("--certificate", "demasked", "--model", "voted('MODEL')"),
+                "expected a model that answers the same twice",
+            ),
             (("--radius", -1), "expected a radius of 0 or more"),
             (("--radius", 5), "take a smaller radius"),
             (("--certificate", "expected_dices"), "did you mean expected_dice"),
@@ -249,6 +272,7 @@ class TestCommand:
     def test_bad_input_is_a_sentence(
         self, home: Path, tmp_path: Path, words: tuple[object, ...], sentence: str
     ) -> None:
+        words = tuple(str(word).replace("MODEL", str(home / "model")) for word in words)
         result = medattack(*self.words(home, "--out", tmp_path / "out", *words), code=2)
         assert sentence in " ".join(result.stderr.split())
         assert not (tmp_path / "out").exists()
@@ -256,7 +280,7 @@ class TestCommand:
     def test_a_bound_that_an_attack_refutes_is_exit_code_1(
         self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from medseg_attack.certificates import expected_dice
+        from medseg_attack.certificates.smoothing import expected_dice
 
         monkeypatch.setattr(expected_dice, "shifted", lambda probability, ratio: 1.0)
         words = self.words(home, *self.certificate("expected_dice"), "--out", tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import numpy as np
@@ -10,12 +11,13 @@ from jaxtyping import Bool, Int
 from scipy.stats import binom, norm
 from torch import Tensor
 
-from medseg_attack.certificates.base import Bound, Certificate, clean_counts, noisy_masks
+from medseg_attack.certificates.base import Bound, clean_counts
 from medseg_attack.certificates.bounds import fewest_draws, votes_needed
+from medseg_attack.certificates.entries import agreement, entry_bounds
+from medseg_attack.certificates.smoothing.base import Smoothing, noisy_masks
 from medseg_attack.errors import InputError
-from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.registry import register
-from medseg_attack.types import Batch, Mask, Model, Task
+from medseg_attack.types import Batch, Model, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,7 @@ class Votes:
 
 @register("segcertify", kind="certificate", paper="Fischer, Baader & Vechev, ICML 2021")
 @dataclass(frozen=True)
-class SegCertify(Certificate):
+class SegCertify(Smoothing):
     """The smoothed class of every pixel that is not abstained from is the same for every change within the radius.
 
     Fischer et al. (arXiv 2107.00228): the first draws choose each pixel's class, the others test whether its
@@ -58,12 +60,11 @@ class SegCertify(Certificate):
         "of the scan within the radius; an abstained pixel counts as wrong, and the plain model is not certified."
     )
 
-    @property
-    def forwards(self) -> int:
+    def passes(self, shape: tuple[int, ...], radii: Sequence[float]) -> int:
         return self.draws + self.first_draws + 1
 
-    def require(self, radius: float, task: Task, pixels: int) -> None:
-        answers = pixels * (1 if task.exclusive else len(task.classes))
+    def require(self, radius: float, task: Task, shapes: Sequence[tuple[int, ...]]) -> None:
+        answers = sum(map(prod, shapes)) * (1 if task.exclusive else len(task.classes))
         needed = fewest_draws(answers, radius / self.sigma, self.alpha)
         if needed > self.draws:
             raise InputError(
@@ -71,7 +72,7 @@ class SegCertify(Certificate):
                 f"got {self.draws}; take more draws, or a smaller radius"
             )
 
-    def observe(self, model: Model, scan: Batch, seed: int, batch_size: int) -> Votes:
+    def observe(self, model: Model, scan: Batch, radii: Sequence[float], seed: int, batch_size: int) -> Votes:
         first = torch.zeros(scan.target.shape, dtype=torch.int16, device=scan.image.device)
         for mask in noisy_masks(model, scan, self.sigma, self.first_draws, seed, "choice", batch_size):
             first += mask
@@ -79,38 +80,19 @@ class SegCertify(Certificate):
             answer = torch.zeros_like(scan.target).scatter_(1, first.argmax(1, keepdim=True), True)
         else:
             answer = 2 * first > self.first_draws
-        agreeing = torch.zeros_like(_agreement(answer, answer, model.task.exclusive), dtype=torch.int16)
+        agreeing = torch.zeros_like(agreement(answer, answer, model.task.exclusive), dtype=torch.int16)
         for mask in noisy_masks(model, scan, self.sigma, self.draws, seed, "bound", batch_size):
-            agreeing += _agreement(mask, answer, model.task.exclusive)
+            agreeing += agreement(mask, answer, model.task.exclusive)
         return Votes(clean_counts(model, scan, batch_size), answer, agreeing)
 
     def bounds(self, observed: Votes, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
-        clean = dice_of(observed.clean, empty=1.0, dtype=torch.float64)
-        smoothed = dice_of(counts(observed.answer, scan.target).sum(0), empty=1.0, dtype=torch.float64)
-        result = []
-        for radius in radii:
-            certified = self.certified(observed, radius)
-            yes, no = certified & observed.answer, certified & ~observed.answer
-            # what is not certified to be of another class may be taken for this one: nothing is better than that
-            worst = torch.where(scan.target, yes, ~no)
-            dice = dice_of(counts(worst, scan.target).sum(0), empty=1.0, dtype=torch.float64)
-            pixels = counts(yes, scan.target).sum(0)
-            result += [
-                Bound.of(
-                    scan,
-                    model.task.classes[k],
-                    radius,
-                    clean=clean[k].item(),
-                    value=smoothed[k].item(),
-                    low=dice[k].item(),
-                    abstained=1 - certified.double().mean().item(),
-                    n_target=int(pixels[k, 0]),
-                    n_certified=int(pixels[k, 1]),
-                    hit_certified=int(pixels[k, 2]),
-                )
-                for k in model.task.scored
-            ]
-        return result
+        return [
+            bound
+            for radius in radii
+            for bound in entry_bounds(
+                scan, model, radius, observed.answer, self.certified(observed, radius), observed.clean
+            )
+        ]
 
     def certified(self, observed: Votes, radius: float) -> Bool[Tensor, "b h *s"]:
         """The answers that no change within the radius turns."""
@@ -122,7 +104,7 @@ class SegCertify(Certificate):
         """Certified answers that are significantly a minority on the changed scan."""
         certified = self.certified(observed, radius)
         # an answer that lost the choice on the changed scan has at most the votes that the chosen one left
-        same = _agreement(elsewhere.answer, observed.answer, model.task.exclusive)
+        same = agreement(elsewhere.answer, observed.answer, model.task.exclusive)
         most = torch.where(same, elsewhere.agreeing, self.draws - elsewhere.agreeing)
         few = int(binom.ppf(self.alpha / max(int(certified.sum()), 1), self.draws, 0.5)) - 1
         turned = int((certified & (most <= few)).sum())
@@ -130,8 +112,3 @@ class SegCertify(Certificate):
 
     def _tau(self, radius: float) -> float:
         return float(norm.cdf(radius / self.sigma))
-
-
-def _agreement(mask: Mask, answer: Mask, exclusive: bool) -> Bool[Tensor, "b h *s"]:
-    """Whether a decision is the answer: of each pixel where classes exclude each other, else of each channel."""
-    return (mask & answer).any(1, keepdim=True) if exclusive else mask == answer

@@ -10,8 +10,9 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medseg_attack.certificates.base import Bound, Certificate, clean_counts, noisy_masks
+from medseg_attack.certificates.base import Bound, clean_counts
 from medseg_attack.certificates.bounds import lower_mean, shifted
+from medseg_attack.certificates.smoothing.base import Smoothing, noisy_masks
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.registry import register
@@ -34,10 +35,10 @@ class DrawnCounts:
 
 
 @dataclass(frozen=True)
-class CountsCertificate(Certificate):
+class CountsCertificate(Smoothing):
     """A certificate of a number that follows from a scan's pixel counts."""
 
-    def observe(self, model: Model, scan: Batch, seed: int, batch_size: int) -> DrawnCounts:
+    def observe(self, model: Model, scan: Batch, radii: Sequence[float], seed: int, batch_size: int) -> DrawnCounts:
         masks = noisy_masks(model, scan, self.sigma, self.draws, seed, "bound", batch_size)
         drawn = [counts(mask, scan.target).sum(0).cpu() for mask in masks]
         return DrawnCounts(clean_counts(model, scan, batch_size), torch.stack(drawn))
@@ -64,7 +65,7 @@ class ExpectedDice(CountsCertificate):
         "one draw, or of the plain model, is not."
     )
 
-    def require(self, radius: float, task: Task, pixels: int) -> None:
+    def require(self, radius: float, task: Task, shapes: Sequence[tuple[int, ...]]) -> None:
         best = self._low(np.ones(self.draws), radius, task)
         if best < LEAST:
             raise InputError(

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from medseg_attack.certificates.base import Bound
 from medseg_attack.certificates.bounds import percentile_ranks
-from medseg_attack.certificates.expected_dice import CountsCertificate, DrawnCounts
+from medseg_attack.certificates.smoothing.expected_dice import CountsCertificate, DrawnCounts
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
 from medseg_attack.types import Batch, Case, Model, Task
@@ -34,7 +34,7 @@ class Volume(CountsCertificate):
         "that volume is the patient's is not."
     )
 
-    def require(self, radius: float, task: Task, pixels: int) -> None:
+    def require(self, radius: float, task: Task, shapes: Sequence[tuple[int, ...]]) -> None:
         if self._ranks(radius, task)[0] < 1:
             raise InputError(
                 f"expected a radius at which {self.draws} draws bound a volume, got {radius:g} with sigma "
