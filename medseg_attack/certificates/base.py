@@ -30,6 +30,7 @@ class Bound:
         value: the certified model's value on it, which may be an estimate.
         low, high: nothing within the radius takes that value below or above; NaN where that is not bounded.
         abstained: share of the scan's answers that are not certified; NaN where there is no such thing.
+        information: mean of what is certified of each pixel, from 0 to 1; NaN where that is a class or nothing.
         pixels: of the scan, in all channels: a change of L2 norm r has the root mean square r / sqrt(pixels).
         width: of the window, in the scan's unit; NaN where channels differ.
         n_target, n_certified, hit_certified: pixels of the truth, those certified to be of the class, and both; -1
@@ -45,6 +46,7 @@ class Bound:
     low: float
     high: float = float("nan")
     abstained: float = float("nan")
+    information: float = float("nan")
     pixels: int = 0
     width: float = float("nan")
     n_target: int = -1

@@ -19,6 +19,7 @@ BOUNDS = {  # in words, by what is bounded
     "ml": "Least and greatest volume in ml",
     "%": "Least and greatest ejection fraction in %",
 }
+SHARES = ("abstained", "information")  # columns of the table where a certificate has them
 
 
 def certificate_summary(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
@@ -35,7 +36,7 @@ def certificate_summary(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
         row |= {f"mean_{column}": mean_score(of_radius, column) for column in ("clean", "value", "low", "high")}
         if quantity == "Dice":
             row["ci_low"], row["ci_high"] = interval(of_radius, "low")
-        row["abstained"] = of_radius["abstained"].mean()
+        row |= {column: of_radius[column].mean() for column in SHARES}
         row["rms"] = (of_radius["radius"] / of_radius["pixels"] ** 0.5).mean()
         row["rms_native"] = (of_radius["radius"] / of_radius["pixels"] ** 0.5 * of_radius["width"]).mean()
         result.append(row)
@@ -56,14 +57,14 @@ def certificate_sheet(rows: pd.DataFrame, certificate: "Certificate", *, title: 
     is_norm = "L2 norm" in certificate.measure
     columns = ["radius", *([f"rms {native or '1/255'}"] if is_norm else [])]
     columns += [*classes, *(["mean", "95 % CI"] if is_dice else [])]
-    has_abstained = bool(table["abstained"].notna().any())
-    columns += ["abstained"] if has_abstained else []
+    shares = [column for column in SHARES if table[column].notna().any()]
+    columns += shares
     first = table.iloc[0]
     lines = []
     for name, column in (("plain", "clean"), ("certified", "value")):
         cells = [number(first[f"{cls}_{column}"], 3 if is_dice else 1) for cls in classes]
         cells += [number(first[f"mean_{column}"]), ""] if is_dice else []
-        lines.append([name, *([""] if is_norm else []), *cells, *([""] if has_abstained else [])])
+        lines.append([name, *([""] if is_norm else []), *cells, *("" for _ in shares)])
     for _, row in table.iterrows():
         if is_dice:
             cells = [number(row[f"{cls}_low"]) for cls in classes]
@@ -71,7 +72,7 @@ def certificate_sheet(rows: pd.DataFrame, certificate: "Certificate", *, title: 
         else:
             cells = [f"{row[f'{cls}_low']:.1f}-{row[f'{cls}_high']:.1f}" for cls in classes]
         size = row["rms_native"] if native else 255 * row["rms"]
-        cells += [percent(row["abstained"])] if has_abstained else []
+        cells += [percent(row[column]) for column in shares]
         lines.append([f"{row['radius']:.4g}", *([f"{size:.2g}"] if is_norm else []), *cells])
     patients, scans = rows["group"].nunique(), rows["volume"].nunique()
     rms = "; rms: its root mean square per pixel" if is_norm else ""

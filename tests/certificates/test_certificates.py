@@ -2,79 +2,44 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import blobs
+from helpers.certified import BLOBS_ONE, FREE, ONE, build, constant, model_of, radii_of, scan_of, task_of
 from helpers.command import medattack
 from scipy.stats import norm
 
 from medseg_attack import registry
-from medseg_attack.certificates.base import NORM, Certificate
+from medseg_attack.certificates.base import NORM
+from medseg_attack.certificates.entries import information
+from medseg_attack.certificates.smoothing.hierarchical import Hierarchical
 from medseg_attack.certificates.smoothing.segcertify import SegCertify, Votes
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.samples import length
-from medseg_attack.types import Batch, Case, Stack, Task, Window
+from medseg_attack.types import Batch, Case, Task, Window
 
 CERTIFICATES = registry.names("certificate")
-FREE, ONE = Task("free", ("a", "b")), Task("one", ("background", "a", "b"), exclusive=True)
-
-
-SHORT = {"draws": 60, "sigma": 0.1, "alpha": 0.01}  # of certificates that smooth; others have small defaults
-RADII = {"demasked": (0.0, 2.0, 8.0, 20.0)}  # of changes, from none on; else in L2
-
-
-def build(name: str, **fields: object) -> Certificate:
-    short = {field: value for field, value in SHORT.items() if registry.find(name).takes(field)} | fields
-    options = ", ".join(f"{field}={value}" for field, value in short.items())
-    certificate: Certificate = registry.build(f"{name}({options})", "certificate")
-    return certificate
-
-
-def radii_of(name: str) -> list[float]:
-    return list(RADII.get(name, (0.0, 0.02, 0.05, 0.08)))
-
-
-def scan(slices: int = 3) -> Batch:
-    """Slices of one scan of blobs."""
-    cases = [blobs.case(1000 + n) for n in range(slices)]
-    return Batch.of([replace(case, volume="v", group="p", stack=Stack(n, slices, 2.0)) for n, case in enumerate(cases)])
-
-
-def lines(answer: torch.Tensor, exclusive: bool = False) -> tuple[SegModel, Batch]:
-    """A model whose answer is the same for every image."""
-
-    class Constant(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return (answer.float() * 20 - 10).expand(len(x), *answer.shape)
-
-    task = ONE if exclusive else FREE
-    cases = [
-        Case(f"c{n}", "v", "p", torch.rand(1, *answer.shape[1:]), answer, (1.0, 2.0), Window(0, 100), Stack(n, 2, 5.0))
-        for n in range(2)
-    ]
-    return SegModel(Constant(), task), Batch.of(cases)
 
 
 @pytest.mark.parametrize("name", CERTIFICATES)
 class TestCertificate:
     def test_the_same_seed_gives_the_same_bounds_whatever_the_batch(self, name: str) -> None:
-        certificate, batch = build(name), scan()
+        certificate, batch = build(name), scan_of(name)
         radii = radii_of(name)[:2]
-        with frozen(blobs.healthy()) as model:
+        with frozen(model_of(name)) as model:
             results = [
                 certificate.bounds(certificate.observe(model, batch, radii, seed, size), batch, model, radii)
                 for seed, size in ((1, 32), (1, 2), (2, 32))
             ]
         assert repr(results[0]) == repr(results[1])
-        assert repr(results[0]) != repr(results[2]) or name in ("segcertify", "demasked")
+        assert repr(results[0]) != repr(results[2]) or name in ("segcertify", "demasked", "hierarchical")
 
     def test_a_wider_radius_bounds_less(self, name: str) -> None:
-        certificate, batch = build(name), scan()
-        with frozen(blobs.healthy()) as model:
+        certificate, batch = build(name), scan_of(name)
+        with frozen(model_of(name)) as model:
             observed = certificate.observe(model, batch, radii_of(name), 1, 32)
             bounds = certificate.bounds(observed, batch, model, radii_of(name))
         for cls in blobs.TASK.classes:
@@ -94,14 +59,16 @@ class TestCertificate:
         answer[-1, 2:4], answer[0] = True, False
         if exclusive:
             answer[0] = ~answer.any(0)
-        model, batch = lines(answer, exclusive)
+        if task_of(name).exclusive > exclusive:
+            pytest.skip(f"{name} is of classes that exclude each other")
+        model, batch = constant(answer, exclusive)
         certificate = build(name)
         radius = radii_of(name)[1]
         observed = certificate.observe(model, batch, [radius], 1, 8)
         (bound,) = (bound for bound in certificate.bounds(observed, batch, model, [radius]) if bound.cls == "b")
         if certificate.quantity == "ml":
             assert bound.low == bound.high == bound.value == pytest.approx(2 * 10 * 10.0 / 1000)
-        elif name in ("segcertify", "demasked"):
+        elif name in ("segcertify", "demasked", "hierarchical"):
             assert bound.low == 1.0
             assert bound.abstained == 0.0
             assert bound.n_target == bound.n_certified == bound.hit_certified == 20
@@ -112,8 +79,8 @@ class TestCertificate:
         assert bound.width == 100
 
     def test_an_attack_within_the_radius_does_not_refute_it(self, name: str) -> None:
-        certificate, batch = build(name), scan(2)
-        with frozen(blobs.healthy()) as model:
+        certificate, batch = build(name), scan_of(name, 2)
+        with frozen(model_of(name)) as model:
             radius = radii_of(name)[2]
             observed = certificate.observe(model, batch, [radius], 1, 32)
             for x in certificate.attacked(model, batch, radius, 1):
@@ -124,9 +91,9 @@ class TestCertificate:
 
     def test_a_false_bound_is_refuted(self, name: str) -> None:
         """What is certified at a small radius does not hold for a change that is much larger."""
-        certificate, batch = build(name, **({"draws": 100} if name != "demasked" else {})), scan(2)
+        certificate, batch = build(name, **({"draws": 100} if name != "demasked" else {})), scan_of(name, 2)
         claimed, radius = {"demasked": (1.0, 16.0)}.get(name, (0.01, 5.0))
-        with frozen(blobs.healthy()) as model:
+        with frozen(model_of(name)) as model:
             observed = certificate.observe(model, batch, [claimed], 1, 32)
             changed = [Batch(x, batch.target, batch.cases) for x in certificate.attacked(model, batch, radius, 1)]
             assert any(
@@ -136,9 +103,11 @@ class TestCertificate:
 
     def test_a_radius_beyond_what_can_be_shown_is_refused(self, name: str) -> None:
         with pytest.raises(InputError, match=r"expected .* (draws|columns)"):
-            build(name).require(256.0, FREE, [(256, 256)])
+            build(name).require(256.0, task_of(name), [(256, 256)])
         fine = build(name, **({"draws": 500} if name != "demasked" else {}))
-        fine.require(radii_of(name)[0] + (name == "demasked") + 0.001 * (name != "demasked"), FREE, [(256, 256)])
+        fine.require(
+            radii_of(name)[0] + (name == "demasked") + 0.001 * (name != "demasked"), task_of(name), [(256, 256)]
+        )
 
     @pytest.mark.parametrize(("field", "value"), [("sigma", 0.0), ("draws", 1), ("alpha", 1.0), ("stride", 0)])
     def test_options_out_of_range_are_refused(self, name: str, field: str, value: float) -> None:
@@ -148,8 +117,9 @@ class TestCertificate:
 
     def test_scans_are_certified_like_slices(self, name: str) -> None:
         image = torch.rand(1, 6, 8, 8, generator=torch.Generator().manual_seed(0))
-        case = Case("s", "s", "p", image, (image > 0.5).expand(2, -1, -1, -1), (2.0, 1.0, 1.0), Window(0, 1))
-        model = SegModel(torch.nn.Conv3d(1, 2, 1), FREE, dims=3)
+        task, target = task_of(name), torch.cat([image > 0.5, image <= 0.5, image > 1][: len(task_of(name).classes)])
+        case = Case("s", "s", "p", image, target, (2.0, 1.0, 1.0), Window(0, 1))
+        model = SegModel(torch.nn.Conv3d(1, len(task.classes), 1), task, dims=3)
         batch, certificate = Batch.of([case]), build(name)
         with frozen(model):
             radius = radii_of(name)[1]
@@ -181,10 +151,13 @@ def test_what_is_not_certified_counts_as_wrong(exclusive: bool) -> None:
     target = torch.stack([~a, a, nothing]) if exclusive else torch.stack([a, nothing])
     answer = torch.stack([~answer_a, answer_a, nothing]) if exclusive else torch.stack([answer_a, nothing])
     sure = torch.tensor([[100, 100, 0, 100, 0, 100]], dtype=torch.int16)
-    votes = sure[None] if exclusive else torch.stack([sure, torch.full_like(sure, 100)])
+    votes = torch.where(answer, sure, 0 if exclusive else 100 - sure)
+    if not exclusive:
+        votes[1] = 0
     case = Case("c", "v", "p", torch.zeros(1, 1, 6), target, (1.0, 1.0), Window(0, 1))
     certificate = SegCertify(0.1, 100, 0.01)
-    observed = Votes(torch.zeros(len(task.classes), 3, dtype=torch.int64), answer[None], votes[None])
+    clean = torch.zeros(len(task.classes), 3, dtype=torch.int64)
+    observed = Votes(clean, answer[None], answer[None], votes[None], 100)
     bounds = certificate.bounds(observed, Batch.of([case]), SegModel(torch.nn.Identity(), task), [0.05])
     (bound,) = (bound for bound in bounds if bound.cls == "a")
     assert bound.low == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))  # TP 2, FN 1, FP 1 certified and 1 not certified
@@ -195,6 +168,50 @@ def test_slices_of_no_scan_have_no_volume() -> None:
     certificate, batch = build("volume"), Batch.of([blobs.case(1000)])
     with frozen(blobs.healthy()) as model, pytest.raises(InputError, match="slices of a scan for a volume"):
         certificate.bounds(certificate.observe(model, batch, [0.01], 1, 8), batch, model, [0.01])
+
+
+def coarse(first: torch.Tensor, gap: float = 0.3) -> torch.Tensor:
+    """The classes of which a pixel is to be certified as one, from its votes in ten first draws."""
+    answer = torch.zeros(1, 4, 1, 1, dtype=torch.bool).scatter_(1, first.view(1, 4, 1, 1).argmax(1, keepdim=True), True)
+    certificate = Hierarchical(0.1, 100, 0.01, first_draws=10, gap=gap)
+    leaves = certificate._leaves(first.view(1, 4, 1, 1), answer, Task("t", ("background", "a", "b", "c"), True))
+    return leaves.flatten().int()
+
+
+@pytest.mark.parametrize(
+    ("votes", "leaves", "gain"),
+    [
+        ((0, 0, 2, 8), (0, 0, 0, 1), 1.0),
+        ((1, 3, 2, 4), (0, 1, 1, 1), 0.2075),  # an organ, of whatever class
+        ((8, 2, 0, 0), (1, 0, 0, 0), 1.0),
+        ((5, 5, 0, 0), (1, 1, 1, 1), 0.0),
+        ((4, 3, 3, 0), (1, 1, 1, 1), 0.0),  # the most frequent class is the background, which organs outvote
+    ],
+)
+def test_levels_and_their_information(votes: tuple[int, ...], leaves: tuple[int, ...], gain: float) -> None:
+    level = coarse(torch.tensor(votes, dtype=torch.int16))
+    assert tuple(level.tolist()) == leaves
+    one = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    assert information(level.view(1, 4, 1, 1).bool(), one) == pytest.approx(gain, abs=5e-5)
+    assert information(level.view(1, 4, 1, 1).bool(), ~one) == 0.0
+
+
+def test_a_hierarchy_abstains_from_no_pixel_that_segcertify_certifies() -> None:
+    batch = scan_of("hierarchical")
+    flat, deep = SegCertify(0.1, 60, 0.01), Hierarchical(0.1, 60, 0.01)
+    with frozen(model_of("hierarchical")) as model:
+        observed = [certificate.observe(model, batch, [], 1, 32) for certificate in (flat, deep)]
+    for radius in (0.0, 0.03, 0.05):
+        sure, also = (c.certified(o, radius, BLOBS_ONE) for c, o in zip((flat, deep), observed, strict=True))
+        assert bool((sure <= also).all())
+        assert sure.sum() < also.sum()
+
+
+def test_a_level_does_not_depend_on_the_draws_that_test_it() -> None:
+    batch = scan_of("hierarchical")
+    with frozen(model_of("hierarchical")) as model:
+        few, many = (Hierarchical(0.1, draws, 0.01).observe(model, batch, [], 1, 32) for draws in (2, 60))
+    assert torch.equal(few.leaves, many.leaves)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +232,7 @@ class TestCommand:
     def certificate(self, name: str) -> tuple[object, ...]:
         return "--certificate", registry.spec(build(name)), "--radius", 1 if name == "demasked" else 0.01
 
-    @pytest.mark.parametrize("name", CERTIFICATES)
+    @pytest.mark.parametrize("name", [name for name in CERTIFICATES if not task_of(name).exclusive])
     def test_the_table_says_what_is_certified_and_what_is_not(self, home: Path, tmp_path: Path, name: str) -> None:
         written = ("--csv", tmp_path / "bounds.csv", "--plot", tmp_path / "bounds.png", "--out", tmp_path / "out")
         result = medattack(*self.words(home, *self.certificate(name), *written))
@@ -256,6 +273,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
+            (("--certificate", "hierarchical"), "expected classes that exclude each other for hierarchical"),
             (("--certificate", "demasked", "--radius", 0.5), "expected a patch of 0 to 31 whole columns"),
             (
                 ("--certificate", "demasked", "--model", "voted('MODEL')"),

@@ -13,26 +13,36 @@ from torch import Tensor
 
 from medseg_attack.certificates.base import Bound, clean_counts
 from medseg_attack.certificates.bounds import fewest_draws, votes_needed
-from medseg_attack.certificates.entries import agreement, entry_bounds
+from medseg_attack.certificates.entries import entry_bounds
 from medseg_attack.certificates.smoothing.base import Smoothing, noisy_masks
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
-from medseg_attack.types import Batch, Model, Task
+from medseg_attack.types import Batch, Mask, Model, Task
 
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """The most frequent answer of the first draws, and how many of the others agree with it.
+    """The most frequent answer of the first draws, and the votes of the others.
 
     Attributes:
         clean: pixels of truth, prediction and both of the plain model.
         answer: of the first draws, one-hot where classes exclude each other.
-        agreeing: of the other draws; with a channel for each answer that is a hypothesis of its own.
+        leaves: where classes exclude each other, those of which a pixel is to be certified as one; else the answer.
+        votes: of the other draws for each class.
+        draws: their number.
     """
 
     clean: Int[Tensor, "k 3"]
     answer: Bool[Tensor, "b k *s"]
-    agreeing: Int[Tensor, "b h *s"]
+    leaves: Bool[Tensor, "b k *s"]
+    votes: Int[Tensor, "b k *s"]
+    draws: int
+
+    def for_leaves(self, leaves: Mask, exclusive: bool) -> Int[Tensor, "b h *s"]:
+        """Votes for these answers, with a channel for each that is a hypothesis of its own."""
+        if exclusive:
+            return (self.votes * leaves).sum(1, keepdim=True)
+        return torch.where(leaves, self.votes, self.draws - self.votes)
 
 
 @register("segcertify", kind="certificate", paper="Fischer, Baader & Vechev, ICML 2021")
@@ -80,34 +90,39 @@ class SegCertify(Smoothing):
             answer = torch.zeros_like(scan.target).scatter_(1, first.argmax(1, keepdim=True), True)
         else:
             answer = 2 * first > self.first_draws
-        agreeing = torch.zeros_like(agreement(answer, answer, model.task.exclusive), dtype=torch.int16)
+        votes = torch.zeros_like(first)
         for mask in noisy_masks(model, scan, self.sigma, self.draws, seed, "bound", batch_size):
-            agreeing += agreement(mask, answer, model.task.exclusive)
-        return Votes(clean_counts(model, scan, batch_size), answer, agreeing)
+            votes += mask
+        leaves = self._leaves(first, answer, model.task)
+        return Votes(clean_counts(model, scan, batch_size), answer, leaves, votes, self.draws)
+
+    def _leaves(self, first: Int[Tensor, "b k *s"], answer: Mask, task: Task) -> Mask:
+        """The classes of which each pixel is to be certified as one: here its answer alone.
+
+        Args:
+            first: votes of the first draws, which take no part in the test.
+        """
+        return answer
 
     def bounds(self, observed: Votes, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
-        return [
-            bound
-            for radius in radii
-            for bound in entry_bounds(
-                scan, model, radius, observed.answer, self.certified(observed, radius), observed.clean
-            )
-        ]
+        result = []
+        for radius in radii:
+            certified = self.certified(observed, radius, model.task)
+            result += entry_bounds(scan, model, radius, observed.answer, certified, observed.clean)
+        return result
 
-    def certified(self, observed: Votes, radius: float) -> Bool[Tensor, "b h *s"]:
+    def certified(self, observed: Votes, radius: float, task: Task) -> Bool[Tensor, "b h *s"]:
         """The answers that no change within the radius turns."""
-        votes = observed.agreeing.flatten().cpu().numpy()
-        histogram = np.bincount(votes, minlength=self.draws + 1)
-        return observed.agreeing >= votes_needed(histogram, self._tau(radius), self.alpha)
+        agreeing = observed.for_leaves(observed.leaves, task.exclusive)
+        histogram = np.bincount(agreeing.flatten().cpu().numpy(), minlength=self.draws + 1)
+        return agreeing >= votes_needed(histogram, self._tau(radius), self.alpha)
 
     def refuted(self, observed: Votes, elsewhere: Votes, scan: Batch, model: Model, radius: float) -> str:
         """Certified answers that are significantly a minority on the changed scan."""
-        certified = self.certified(observed, radius)
-        # an answer that lost the choice on the changed scan has at most the votes that the chosen one left
-        same = agreement(elsewhere.answer, observed.answer, model.task.exclusive)
-        most = torch.where(same, elsewhere.agreeing, self.draws - elsewhere.agreeing)
+        certified = self.certified(observed, radius, model.task)
+        agreeing = elsewhere.for_leaves(observed.leaves, model.task.exclusive)
         few = int(binom.ppf(self.alpha / max(int(certified.sum()), 1), self.draws, 0.5)) - 1
-        turned = int((certified & (most <= few)).sum())
+        turned = int((certified & (agreeing <= few)).sum())
         return f"{turned} certified answers are others on the changed scan" if turned else ""
 
     def _tau(self, radius: float) -> float:
