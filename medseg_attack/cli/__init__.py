@@ -12,6 +12,7 @@ from medseg_attack.cli.certify import certify
 from medseg_attack.cli.compare import compare
 from medseg_attack.cli.defend import defend
 from medseg_attack.cli.demo import demo
+from medseg_attack.cli.detect import detect
 from medseg_attack.cli.doctor import doctor
 from medseg_attack.cli.evaluate import evaluate
 from medseg_attack.cli.explain import explain
@@ -39,6 +40,7 @@ for command in (
     defend,
     evaluate,
     certify,
+    detect,
     compare,
     verify,
     demo,

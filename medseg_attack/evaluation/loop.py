@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -192,12 +192,15 @@ def _score(
     return outcomes
 
 
-def in_batches(cases: Sequence[Case], size: int) -> list[list[Case]]:
+SliceOrRef = TypeVar("SliceOrRef", Case, CaseRef)
+
+
+def in_batches(cases: Sequence[SliceOrRef], size: int) -> list[list[SliceOrRef]]:
     """Cases in batches, the slices of a volume in one where they fit: an attack may look at its volume as a whole.
 
     A volume of more slices than a batch takes is cut into as few parts as it needs, of almost the same size.
     """
-    batches: list[list[Case]] = []
+    batches: list[list[SliceOrRef]] = []
     for _, group in groupby(cases, key=lambda case: case.volume):
         volume = list(group)
         n_parts = -(-len(volume) // size)

@@ -31,6 +31,7 @@ KINDS: Mapping[str, str] = {  # to the folder of each kind
     "metric": "metrics",
     "defence": "defences",
     "certificate": "certificates",
+    "detector": "detectors",
 }
 
 VALUES = ("metric", "objective")  # kinds whose functions are used as they are; elsewhere a function is a factory
@@ -88,7 +89,7 @@ class Entry:
         softmax: form of an objective per entry for classes that exclude each other; None: there the same one is used.
         exclusive: whether an objective is for classes that exclude each other alone.
         unweighted: the objective over all entries alike, of one that masks or weighs them.
-        cost: passes that a defence takes, for a training step or for an image.
+        cost: passes that a defence takes, for a training step or for an image, or that a detector takes for an image.
         attacked_with: spec of the attack that a defence is measured with, which knows it.
     """
 
@@ -215,7 +216,8 @@ def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
     Args:
         facts: further fields of its `Entry`: `paper`, `threat`, `norm`, `reaches` and `shown_by` of an attack,
             `trained`, `wraps`, `gathers` and `code` of a model, `softmax`, `exclusive` and `unweighted` of an
-            objective, `cost` and `attacked_with` of a defence, `paper` of a certificate.
+            objective, `cost` and `attacked_with` of a defence, `paper` of a certificate, `paper` and `cost` of a
+            detector.
     """
 
     def add(make: F) -> F:

@@ -48,6 +48,7 @@ def test_an_option_that_may_be_left_out_says_what_it_is_then(command: str) -> No
         "certify": {"model", "csv", "plot"},
         "compare": {"reference", "fail_if", "paired", "csv", "plot", "junit"},
         "defend": {"csv"},
+        "detect": {"csv"},
         "doctor": {"model"},
         "evaluate": {"model", "csv"},
         "prepare": {"labels"},

@@ -1,0 +1,124 @@
+"""`medattack detect`: would we notice? A detector with a rate of false alarms, on attacks that know it or do not."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medseg_attack.cli import options, terminal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from medseg_attack.detectors.base import Calibrated
+    from medseg_attack.evaluation.detecting import Detection
+
+
+@terminal.command
+def detect(
+    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs, of one model on test patients.")],
+    detector: Annotated[
+        list[str] | None,
+        options.repeated("--detector", help="Detector with its options; medattack ls detectors.", default="entropy"),
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            "--false-alarms",
+            help="Rate of false alarms that the calibration patients must be able to promise.",
+            show_default="0.05, or the least that they can",
+        ),
+    ] = None,
+    weight: Annotated[
+        list[float] | None,
+        options.repeated(
+            "--weight", help="Weight of the score in attacks that know the detector.", default="0.1, 1 and 10"
+        ),
+    ] = None,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive/--non-adaptive", help="Run each attack again with knowledge of the detector.")
+    ] = True,
+    csv: Annotated[
+        Path | None,
+        typer.Option("--csv", help="Write score and p-value of every patient to this file.", show_default=False),
+    ] = None,
+    batch_size: options.BatchSize = 32,
+    json: options.Json = False,
+    device: options.Device = "auto",
+    seed: options.Seed = 0,
+    home: options.Home = None,
+    trust: options.Trust = False,
+    progress: options.ShowProgress = True,
+) -> None:
+    """Say whether attacks would be noticed. A detector is fitted on training patients and calibrated on validation
+    patients; it is shown the images of runs, clean ones, noise of the same size, and attacks that know it.
+
+    Example: medattack detect medattack_runs/runs/acdc-1a2b3c4d --detector feature_squeezing --detector entropy
+    """
+    from medseg_attack.models.trust import use_trust
+    from medseg_attack.report.sheet import require_own_csv
+    from medseg_attack.runs import workspace
+
+    if csv is not None:
+        require_own_csv(csv)
+    folder = workspace.home(home)
+    use_trust(folder, trust)
+    from medseg_attack import registry
+    from medseg_attack.evaluation.detecting import Detection
+    from medseg_attack.runtime import pick_device
+
+    specs = detector or ["entropy"]
+    built = [registry.build(text, "detector") for text in specs]
+    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
+    if weight or not adaptive:
+        how["weights"] = tuple(weight or ()) if adaptive else ()
+    where = pick_device(device)
+    todo = [Detection.open(each, runs, where, **how) for each in built]
+    if false_alarms is not None:
+        todo[0].require_rate(false_alarms)
+    terminal.say(f"data {todo[0].data.root}; model {todo[0].model_label}; on {where}")
+    content: list[dict[str, Any]] = []
+    tables: list[pd.DataFrame] = []
+    for each in todo:
+        name = registry.spec(each.detector)
+        with terminal.progress(name, each.steps, show=progress) as advance:
+            fitted = each.fit(advance)
+            scores = each.score(fitted, advance)
+        content.append(_print(each, name, fitted, scores, tables, json))
+    if csv is not None:
+        _write_csv(tables, csv)
+    if json:
+        terminal.print_json({"detectors": content})
+
+
+def _print(
+    todo: "Detection", name: str, fitted: "Calibrated", scores: "pd.DataFrame", tables: "list[pd.DataFrame]", json: bool
+) -> dict[str, Any]:
+    """Prints the table of one detector, or returns it for JSON; adds the scores of its patients to `tables`."""
+    from medseg_attack.evaluation.detecting import per_patient
+    from medseg_attack.report.detectors import NON_ADAPTIVE, detector_sheet, is_adaptive
+    from medseg_attack.stats.alarms import alarm_table
+
+    patients = per_patient(scores, fitted)
+    tables.append(patients.assign(detector=name))
+    table = alarm_table(patients, len(fitted.calibration))
+    known = "" if is_adaptive(table) else f" ({NON_ADAPTIVE})"
+    if not json:
+        title = f"{name}{known} of {todo.model_label} on {todo.data.name}"
+        terminal.print_sheet(detector_sheet(table, title=title, n_calibration=len(fitted.calibration)))
+    return {
+        "detector": name,
+        "adaptive": is_adaptive(table),
+        "calibration_patients": len(fitted.calibration),
+        "rows": table.to_dict("records"),
+    }
+
+
+def _write_csv(tables: "list[pd.DataFrame]", csv: Path) -> None:
+    import pandas as pd
+
+    from medseg_attack.report.sheet import write_csv
+
+    columns = ["run", "group", "case", "detector", "kind", "attack", "eps", "score", "p", "dice_clean", "dice"]
+    write_csv(pd.concat(tables, ignore_index=True)[columns], csv)
+    terminal.say(f"wrote {csv}")

@@ -1,0 +1,159 @@
+"""The base of all detectors: statistics of a case that a model answers, and a score that grows with suspicion.
+
+A detector looks at scans in two steps. `observe` asks the model and returns a few numbers per case; `score` compares
+them with what was learned on training patients. Both are differentiable, or carry the gradient of a smooth stand-in,
+so that an attack can climb them. A score means nothing by itself: `Calibrated` turns it into a p-value.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import ClassVar, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medseg_attack.errors import InputError
+from medseg_attack.stats.alarms import limit, p_values
+from medseg_attack.types import Attack, Batch, Case, Image, LogOdds, Model, PerSample
+
+Statistics = Float[Tensor, "b d"]
+D = TypeVar("D", bound="Detector")
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """Statistics of the training patients' cases.
+
+    Attributes:
+        clean: of the untouched cases, (cases, numbers).
+        cases: in the order of `clean`.
+        noisy, attacked: of the same cases under noise and under the detector's own attack; None unless it asks for
+            them.
+    """
+
+    clean: Statistics
+    cases: tuple[Case, ...]
+    noisy: Statistics | None = None
+    attacked: Statistics | None = None
+
+
+@dataclass(frozen=True)
+class Detector(ABC):
+    """A score of cases, larger = more suspicious: a frozen dataclass whose fields are its options.
+
+    Attributes:
+        learned: what it learned on training patients, by name; None before that.
+    """
+
+    learned: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False, kw_only=True)
+
+    learns_from: ClassVar[str] = "clean"  # or "attacked": then it has a field `attack`
+    reason: ClassVar[str]  # what an alarm means, in a few words
+
+    @abstractmethod
+    def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Statistics]:
+        """The model's answer and the statistics of each case; `cases` may be () where they are not known."""
+
+    @abstractmethod
+    def score(self, statistics: Statistics, cases: Sequence[Case]) -> PerSample:
+        """The score of each case; cases of one scan may be looked at together."""
+
+    def learn(self, training: Training) -> dict[str, Tensor]:
+        """Facts about training patients that the score needs; none by default."""
+        return {}
+
+    def training_statistics(self, model: Model, batch: Batch) -> Statistics:
+        """Statistics of training cases; by default those of `observe`."""
+        return self.observe(model, batch.image, batch.cases)[1]
+
+    def fitted(self: D, training: Training) -> D:
+        """The detector with what it learned.
+
+        Raises:
+            InputError: the training patients are too few.
+        """
+        return self.with_learned(self.learn(training))
+
+    def with_learned(self: D, learned: Mapping[str, Tensor]) -> D:
+        """The detector that uses what was learned before."""
+        return replace(self, learned=dict(learned))
+
+    def known(self, name: str, like: Tensor) -> Tensor:
+        """A learned tensor, where `like` is."""
+        if self.learned is None:
+            raise InputError(
+                f"expected {type(self).__name__} to be fitted, got one that is not; fit it with medattack detect and "
+                "write saved('FILE')"
+            )
+        return self.learned[name].to(like)
+
+
+@dataclass(frozen=True)
+class TrainedDetector(Detector):
+    """A detector that learns from attacked scans, too: what it detects best is the attack that it learned from.
+
+    Attributes:
+        attack: the attack on training patients that it learns from.
+    """
+
+    learns_from: ClassVar[str] = "attacked"
+    attack: Attack | None = None
+
+
+def suspicious(scores: PerSample, cases: Sequence[Case]) -> dict[str, float]:
+    """The score of each patient: that of the most suspicious case."""
+    result: dict[str, float] = {}
+    for case, score in zip(cases, scores.tolist(), strict=True):
+        result[case.group] = max(score, result.get(case.group, -np.inf))
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A fitted detector with the scores of calibration patients, by which a score becomes a p-value.
+
+    Attributes:
+        calibration: a score for each clean patient who was neither fitted nor tested on.
+        level: false alarms that an attack which knows the detector keeps under; those that can be promised at least.
+    """
+
+    detector: Detector
+    calibration: tuple[float, ...]
+    level: float = 0.1
+
+    @cached_property
+    def scores(self) -> NDArray[np.float64]:
+        return np.array(self.calibration)
+
+    @property
+    def limit(self) -> float:
+        """The score above which there is an alarm at `level`, or at the least level that can be promised."""
+        return limit(self.scores, max(self.level, 1 / (len(self.scores) + 1)))
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of clean patients' scores: the unit in which an attack weighs them."""
+        return float(self.scores.std()) or abs(float(self.scores.mean())) or 1.0
+
+    def p_values(self, scores: Sequence[float]) -> NDArray[np.float64]:
+        """The share of clean patients, this one included, who are at least as suspicious."""
+        return p_values(np.asarray(scores, float), self.scores)
+
+    def watch(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, PerSample, PerSample]:
+        """The model's answer, the score of each case, and its excess over the limit in `spread`, which attacks lower.
+
+        The excess is below 0 where there is no alarm.
+        """
+        log_odds, statistics = self.detector.observe(model, image, cases)
+        scores = self.detector.score(statistics, cases)
+        return log_odds, scores, (scores - self.limit) / self.spread
+
+
+def as_double(statistics: Tensor) -> Tensor:
+    """Statistics in float64, in which densities are computed."""
+    return statistics.to(torch.float64)

@@ -1,0 +1,1 @@
+"""Detectors that ask the model again, on a changed scan, and compare the answers."""

@@ -1,0 +1,364 @@
+"""A detector of a model: fitted on training, calibrated on validation patients, scored on runs and controls."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medseg_attack import registry
+from medseg_attack.attacks.blackbox.replay import Replay
+from medseg_attack.attacks.composed.evading import WEIGHTS, Evading
+from medseg_attack.attacks.controls.noise import Noise
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.detectors.base import Calibrated, Detector, Training, suspicious
+from medseg_attack.errors import InputError
+from medseg_attack.evaluation.crafting import craft
+from medseg_attack.evaluation.fitting import Batches, fitted, must_fit
+from medseg_attack.evaluation.loop import in_batches
+from medseg_attack.evaluation.opening import open_run
+from medseg_attack.metrics.overlap import counts, dice_of
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry.abilities import Climbs, ClimbsInSteps
+from medseg_attack.registry.parts import walk
+from medseg_attack.runs.chunks import chunks
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.reading import find_runs
+from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
+from medseg_attack.runs.stored_specs import attack_of, split_label
+from medseg_attack.runtime import deterministic
+from medseg_attack.stats.alarms import least_patients, main_rate
+from medseg_attack.threat.binding import bind
+from medseg_attack.threat.budgets import Budget, parse_budget
+from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Image, Model, Setting
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """One row of a detector's table: the images that it is shown.
+
+    Attributes:
+        kind: "clean", "noise", "attack" (which knows nothing of the detector) or "adaptive".
+        label: the attack as tables show it.
+        size: its budget as text.
+        run: folder of the run that the images are from, or are made again from; None of controls.
+    """
+
+    kind: str
+    label: str
+    size: str
+    attack: Attack | None
+    budget: Budget | None = None
+    run: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """A detector that is to be fitted, calibrated and scored on finished runs of one model.
+
+    Attributes:
+        runs: folders of finished runs of attacks.
+        weights: of the detector's score in the attacks that know it; () runs none.
+    """
+
+    detector: Detector
+    runs: tuple[Path, ...]
+    data: Prepared
+    model: SegModel
+    model_label: str
+    weights_hash: str
+    fold: int
+    device: torch.device
+    batch_size: int = 32
+    seed: int = 0
+    weights: tuple[float, ...] = WEIGHTS
+
+    @classmethod
+    def open(cls, detector: Detector, paths: Sequence[Path], device: torch.device, **options: Any) -> "Detection":
+        """Opens the runs at or below some paths, with their data and their model.
+
+        Raises:
+            InputError: there is no finished attack, the runs are of several models or data sets, or they attacked
+                patients whom the detector is fitted or calibrated on.
+        """
+        runs = tuple(run for run in dict.fromkeys(find_runs(paths)) if read_header(run).get("role") == "attack")
+        if not runs:
+            raise InputError(f"expected runs of attacks in {paths[0]}, got none; run medattack attack first")
+        configs = [read_config(run) for run in runs]
+        for field in ("weights", "data"):
+            if len({config[field] for config in configs}) > 1:
+                what = "model" if field == "weights" else "data set"
+                raise InputError(f"expected runs of one {what} for a detector, got several; give those of one alone")
+        data, model = open_run(runs[0], device)
+        study = read_stored_study(runs[0].parent.parent)
+        header = read_header(runs[0])
+        todo = cls(
+            detector,
+            runs,
+            data,
+            model,
+            str(header["model"]),
+            str(configs[0]["weights"]),
+            int(study.get("fold", 0)),
+            device,
+            **options,
+        )
+        todo.require()
+        return todo
+
+    def refs(self, split: Any) -> tuple[CaseRef, ...]:
+        """The cases of a split, as the model takes them."""
+        return self.data.refs(split, self.fold, self.model.dims)
+
+    @cached_property
+    def test_refs(self) -> tuple[CaseRef, ...]:
+        """The cases that every run attacked."""
+        known = [set(RunFolder(run).rows()["case"]) for run in self.runs]
+        common = set.intersection(*known)
+        return tuple(ref for ref in self.refs("all") if ref.id in common)
+
+    def require(self) -> None:
+        """Refuses runs that attacked patients whom the detector learns from."""
+        learned = {ref.group for split in ("train", "val") for ref in self.refs(split)}
+        shared = sorted(learned & {ref.group for ref in self.test_refs})
+        if shared or not self.test_refs:
+            got = f"{shared[0]} among both" if shared else "runs without a case in common"
+            raise InputError(
+                f"expected a detector to be scored on other patients than it is fitted and calibrated on, got {got}; "
+                "run the attacks on --split test"
+            )
+
+    @cached_property
+    def patients(self) -> int:
+        """The number of calibration patients."""
+        return len({ref.group for ref in self.refs("val")})
+
+    def require_rate(self, rate: float) -> None:
+        """Refuses a rate of false alarms that the calibration patients cannot promise."""
+        require_rate(rate, self.patients, str(self.data.root))
+
+    @cached_property
+    def exposures(self) -> tuple[Exposure, ...]:
+        """The rows of the table: clean images, noise of each size, each attack, and each that knows the detector.
+
+        Those that know the detector are still without it; see `score`.
+        """
+        attacks = [self._exposure(run) for run in self.runs]
+        noise: dict[str, Exposure] = {}
+        for each in attacks:
+            noise.setdefault(_ball_of(each), Exposure("noise", "noise", each.size, _noise(each), each.budget))
+        adaptive = {
+            (registry.spec(each.attack), str(each.budget)): each
+            for each in map(_iterated, attacks)
+            if self._knows(each)
+        }
+        return (Exposure("clean", "clean", "", None), *noise.values(), *attacks, *adaptive.values())
+
+    def _knows(self, exposure: Exposure) -> bool:
+        """Whether the attack can be made to know the detector: it climbs an objective of the model, in place."""
+        attack = exposure.attack
+        return bool(
+            self.weights
+            and attack is not None
+            and not self.model.black_box
+            and not attack.ball.moves_anatomy
+            and any(isinstance(part, Climbs) and isinstance(part, Attack) for part in walk(attack))
+        )
+
+    def _exposure(self, run: Path) -> Exposure:
+        config, header = read_config(run), read_header(run)
+        attack = registry.build(attack_of(config), "attack")
+        budget = parse_budget(config["budget"]) if config.get("budget") else None
+        size = config["budget"] if budget else registry.spec(attack.ball.eps)
+        return Exposure("attack", str(header["attack"]), str(size), attack, budget, run)
+
+    @property
+    def steps(self) -> int:
+        """Batches of cases that are looked at, which progress is counted in."""
+        n = sum(len(self._batches(self.refs(split))) for split in ("train", "val"))
+        return n + len(self.exposures) * len(self._batches(self.test_refs))
+
+    def fit(self, advance: Callable[[int], None] = lambda n: None) -> Calibrated:
+        """The detector, fitted on training patients and calibrated on validation patients."""
+        refs = self.refs("train")
+        if not self.patients:
+            raise InputError(
+                f"expected validation patients in {self.data.root} to calibrate on, got none; prepare more"
+            )
+        with frozen(self.model), deterministic(self.device):
+            detector = self.detector.fitted(self._training(refs, advance))
+            scores: dict[str, float] = {}
+            for batch in self._read(self.refs("val"), advance):
+                scores = _worst(scores, self._suspicious(detector, batch.image, batch))
+        level = max(0.1, main_rate(len(scores)))
+        return Calibrated(detector, tuple(sorted(scores.values())), level)
+
+    def _training(self, refs: Sequence[CaseRef], advance: Callable[[int], None]) -> Training:
+        clean: list[Tensor] = []
+        noisy: list[Tensor] = []
+        attacked: list[Tensor] = []
+        cases: list[Case] = []
+        attack = self._own_attack()
+        for batch in self._read(refs, advance):
+            model = bind(self.model, Setting(self.model.task, batch.cases))
+            with torch.no_grad():
+                clean.append(self.detector.training_statistics(model, batch))
+            cases += [*batch.cases]
+            for statistics, control in ((noisy, Noise(attack.ball)), (attacked, attack)) if attack else ():
+                (crafted,) = craft(self.model, batch, [control], [None], self.seed)
+                statistics.append(_observed(self.detector, model, crafted.image, batch.cases))
+        both = (torch.cat(noisy), torch.cat(attacked)) if attack else (None, None)
+        return Training(torch.cat(clean).cpu(), tuple(cases), *(None if each is None else each.cpu() for each in both))
+
+    def _own_attack(self) -> Attack | None:
+        if self.detector.learns_from != "attacked":
+            return None
+        named = [part for part in walk(self.detector) if isinstance(part, Attack)]
+        return named[0] if named else PGD(steps=10)
+
+    def score(self, fitted_detector: Calibrated, advance: Callable[[int], None] = lambda n: None) -> pd.DataFrame:
+        """The scores of every case under every exposure: a row each, with its pixel counts by class.
+
+        Columns: row, kind, attack, eps, noise (row of the noise of the same size), run, case, volume, group, score,
+        and for Dice `pixels_clean` and `pixels`, (classes, 3) each.
+        """
+        exposures = self.exposures
+        noise = {_ball_of(each): row for row, each in enumerate(exposures) if each.kind == "noise"}
+        records: list[dict[str, Any]] = []
+        with frozen(self.model), deterministic(self.device):
+            attacks = [self._attack(each, fitted_detector) for each in exposures]
+            donors = Donors(self.data, self.test_refs)
+            for batch in self._read(self.test_refs, lambda n: None):
+                clean = _pixels(self.model, batch.image, batch)
+                for row, (exposure, attack) in enumerate(zip(exposures, attacks, strict=True)):
+                    image = self._image(batch, attack, exposure.budget, donors)
+                    scores = self._scores(fitted_detector.detector, image, batch)
+                    pixels = clean if exposure.kind == "clean" else _pixels(self.model, image, batch)
+                    facts = {
+                        "row": row,
+                        "kind": exposure.kind,
+                        "attack": exposure.label,
+                        "eps": exposure.size,
+                        "noise": noise.get(_ball_of(exposure), -1),
+                        "run": str(exposure.run or ""),
+                    }
+                    for n, case in enumerate(batch.cases):
+                        of_case = {"case": case.id, "volume": case.volume, "group": case.group, "score": scores[n]}
+                        records.append(facts | of_case | {"pixels_clean": clean[n], "pixels": pixels[n]})
+                    advance(1)
+        return pd.DataFrame(records)
+
+    def _attack(self, exposure: Exposure, detector: Calibrated) -> Attack | None:
+        """The attack of an exposure: stored images are replayed, others made again, with what was learned then."""
+        attack, run = exposure.attack, exposure.run
+        if attack is None or run is None:
+            return attack
+        if exposure.kind == "attack" and (run / "images").is_dir():
+            return Replay(str(run))
+        if must_fit(attack):
+            batches = Batches.of(self.data, self.refs("train"), self.device)
+            attack = fitted(attack, self.model, batches, RunFolder(run), self.seed)
+        return Evading(attack, detector, self.weights) if exposure.kind == "adaptive" else attack
+
+    def _image(self, batch: Batch, attack: Attack | None, budget: Budget | None, donors: Donors) -> Image:
+        if attack is None:
+            return batch.image
+        image = batch.image.clone()
+        is_replay = isinstance(attack, Replay)
+        for crafted in craft(self.model, batch, [attack], [None if is_replay else budget], self.seed, donors):
+            image[crafted.positions] = crafted.image
+        return image
+
+    def _scores(self, detector: Detector, image: Image, batch: Batch) -> list[float]:
+        model = bind(self.model, Setting(self.model.task, batch.cases))
+        observed = _observed(detector, model, image, batch.cases)
+        scores: list[float] = detector.score(observed, batch.cases).tolist()
+        return scores
+
+    def _suspicious(self, detector: Detector, image: Image, batch: Batch) -> dict[str, float]:
+        return suspicious(torch.tensor(self._scores(detector, image, batch), dtype=torch.float64), batch.cases)
+
+    def _batches(self, refs: Sequence[CaseRef]) -> list[tuple[CaseRef, ...]]:
+        """Cases in batches of whole scans, as far as these fit; a 3-D scan is one by itself."""
+        size = 1 if self.model.dims == 3 else self.batch_size
+        return [batch for chunk in chunks(refs) for batch in map(tuple, in_batches(chunk, size))]
+
+    def _read(self, refs: Sequence[CaseRef], advance: Callable[[int], None]) -> Iterator[Batch]:
+        for batch in self._batches(refs):
+            cases: list[Case] = [self.data.read(ref) for ref in batch]
+            yield Batch.of(cases, self.device)
+            advance(1)
+
+
+def require_rate(rate: float, patients: int, source: str) -> None:
+    """Refuses a rate of false alarms that so many calibration patients cannot promise.
+
+    Raises:
+        InputError: the sentence names the number of patients that it takes.
+    """
+    if not 0 < rate < 1:
+        raise InputError(f"expected a rate of false alarms between 0 and 1, got {rate:g}; write 0.05")
+    if patients < least_patients(rate):
+        raise InputError(
+            f"expected {least_patients(rate)} calibration patients or more for {rate:.2g} false alarms, got {patients} "
+            f"in {source}; ask for {1 / (patients + 1):.2g} or more, or prepare more patients with fewer --folds"
+        )
+
+
+def per_patient(scores: pd.DataFrame, detector: Calibrated) -> pd.DataFrame:
+    """A row per patient of the rows of `Detection.score`: score, p, and Dice clean and under attack."""
+    keys = ["row", "kind", "attack", "eps", "noise", "run", "group"]
+    table = []
+    for key, cases in scores.groupby(keys, sort=False):
+        clean, dice = (
+            float(dice_of(torch.tensor(cases[column].tolist()).sum(0), empty=1.0).mean())
+            for column in ("pixels_clean", "pixels")
+        )
+        worst = cases.iloc[int(cases["score"].to_numpy().argmax())]
+        table.append(
+            dict(zip(keys, key, strict=True))
+            | {"score": worst["score"], "case": worst["case"], "dice_clean": clean, "dice": dice}
+        )
+    result = pd.DataFrame(table)
+    return result.assign(p=detector.p_values(result["score"].tolist()))
+
+
+def _observed(detector: Detector, model: Model, image: Image, cases: Sequence[Case]) -> Tensor:
+    with torch.no_grad():
+        return detector.observe(model, image, cases)[1]
+
+
+def _pixels(model: SegModel, image: Image, batch: Batch) -> list[list[list[int]]]:
+    """Pixels of truth, prediction and both, by case and reported class."""
+    classes = list(model.task.scored)
+    with torch.no_grad():
+        pred = model.decide(bind(model, Setting(model.task, batch.cases))(image))
+    pixels: list[list[list[int]]] = counts(pred[:, classes], batch.target[:, classes]).tolist()
+    return pixels
+
+
+def _worst(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
+    return first | {group: max(score, first.get(group, score)) for group, score in second.items()}
+
+
+def _ball_of(exposure: Exposure) -> str:
+    return "" if exposure.attack is None else f"{registry.spec(exposure.attack.ball)} {exposure.budget or ''}"
+
+
+def _iterated(exposure: Exposure) -> Exposure:
+    """The exposure of the attack that knows the detector: one step cannot go around an alarm, so that PGD does."""
+    attack, label = exposure.attack, exposure.label
+    if isinstance(attack, ClimbsInSteps) and attack.steps == 1:
+        _, rest = split_label(label)
+        attack, label = PGD(attack.ball, attack.objective), f"pgd{rest}"
+    return replace(exposure, kind="adaptive", label=f"evading({label})", attack=attack)
+
+
+def _noise(exposure: Exposure) -> Attack:
+    assert exposure.attack is not None  # only clean images have none
+    return Noise(exposure.attack.ball)

@@ -1,0 +1,74 @@
+"""The table of a detector: what it noticed of each attack, and how often it cried wolf. No torch in here."""
+
+import pandas as pd
+
+from medseg_attack.errors import plural
+from medseg_attack.report.sheet import Sheet, between, number, percent
+from medseg_attack.stats.alarms import main_rate, rates
+from medseg_attack.stats.patients import warning
+
+ADAPTIVE, NON_ADAPTIVE = "", "non_adaptive"
+
+
+def detector_sheet(table: pd.DataFrame, *, title: str, n_calibration: int) -> Sheet:
+    """The table of `stats.alarms.alarm_table`."""
+    shown = rates(n_calibration)
+    main = main_rate(n_calibration)
+    heads = ["scored on", "eps", "AUROC", "95 % CI", "to noise", *(f"at {100 * rate:.2g} %" for rate in shown)]
+    heads += ["Dice", "harmed", "noticed", "missed", "risk"]
+    rows, rules, kind = [], set(), None
+    for n, (_, row) in enumerate(table.iterrows()):
+        if kind is not None and row["kind"] != kind:
+            rules.add(n - 1)
+        kind = row["kind"]
+        is_attack = kind in ("attack", "adaptive")
+        rows.append(
+            [
+                str(row["attack"]),
+                str(row["eps"]),
+                number(row.get("auroc", float("nan")), 2),
+                between(row.get("low", float("nan")), row.get("high", float("nan"))),
+                number(row.get("auroc_noise", float("nan")), 2),
+                *(percent(row[f"alarms_{rate:.2g}"]) for rate in shown),
+                number(row["dice"], 2),
+                f"{int(row['harmed'])}/{int(row['patients'])}" if is_attack else "",
+                percent(row["noticed"]) if is_attack else "",
+                percent(row["missed"]) if is_attack else "",
+                number(row["risk"], 2) if is_attack else "",
+            ]
+        )
+    return Sheet(title, heads, rows, _caption(table, n_calibration, main), left=2, rules=frozenset(rules))
+
+
+def is_adaptive(table: pd.DataFrame) -> bool:
+    """Whether an attack of the table knows the detector."""
+    return bool((table["kind"] == "adaptive").any())
+
+
+def _caption(table: pd.DataFrame, n_calibration: int, main: float) -> str:
+    clean = table[table["kind"] == "clean"].iloc[0]
+    patients = int(clean["patients"])
+    rate = f"{main:.2g}"
+    lines = [
+        "AUROC against clean images of the same patients, and to noise of the same size. At X %: share of patients "
+        f"with an alarm where at most X % of clean ones have a false one, by "
+        f"{plural(n_calibration, 'calibration patient')}."
+    ]
+    if n_calibration < 19:
+        lines.append(
+            f"With fewer than 19 of them 5 % cannot be promised: the least is {100 / (n_calibration + 1):.2g} %."
+        )
+    column = f"alarms_{rate}"
+    if clean[column] == clean[column]:
+        low, high = clean[f"{column}_low"], clean[f"{column}_high"]
+        lines.append(
+            f"Realised at {100 * main:.2g} %: {round(clean[column] * patients)} of {patients} clean test patients "
+            f"({100 * low:.0f}-{100 * high:.0f} %)."
+        )
+    lines += [
+        f"harmed: lost half their Dice or more; noticed: share of these with an alarm at {100 * main:.2g} %; missed: "
+        "harmed and unnoticed, of all; risk: missed, and a tenth of the false alarms.",
+        "" if is_adaptive(table) else "non_adaptive: no attack of the table knows the detector.",
+        warning(patients),
+    ]
+    return " ".join(filter(None, lines))

@@ -1,0 +1,79 @@
+"""An attack that knows a detector: as harmful as it can be without an alarm, and never harmful at the price of one."""
+
+import pytest
+import torch
+from helpers import blobs
+from helpers.detectors import calibrated, of_own_patients
+
+from medseg_attack import registry
+from medseg_attack.attacks.composed.best_of import BestOf
+from medseg_attack.attacks.composed.evading import Evading
+from medseg_attack.attacks.gradient.apgd import APGD
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.detectors.base import Calibrated
+from medseg_attack.errors import InputError
+from medseg_attack.models.segmodel import frozen
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.binding import bind
+from medseg_attack.threat.objectives.losses import bce, soft_dice
+from medseg_attack.types import Adversarial, Attack, Batch, Setting
+
+BALL = Linf(12 / 255)
+
+
+@pytest.fixture(scope="module")
+def squeezing() -> Calibrated:
+    with frozen(blobs.healthy()) as model:
+        fit, calibration = of_own_patients(blobs.batch(4, 3000)), of_own_patients(blobs.batch(19, 3100))
+        return calibrated("feature_squeezing", model, fit, calibration)
+
+
+def attacked(attack: Attack, batch: Batch) -> Adversarial:
+    with frozen(blobs.healthy()) as model:
+        setting = Setting(model.task, batch.cases)
+        return bind(attack, setting)(bind(model, setting), batch.image, batch.target, [1] * len(batch.cases))
+
+
+def alarms(detector: Calibrated, image: torch.Tensor, batch: Batch) -> torch.Tensor:
+    with frozen(blobs.healthy()) as model, torch.no_grad():
+        return detector.watch(model, image, batch.cases)[2] > 0
+
+
+@pytest.mark.parametrize(
+    "inner", [PGD(BALL, bce, steps=10), APGD(BALL, steps=12), BestOf((PGD(BALL, soft_dice, 6), APGD(BALL, bce, 8)))]
+)
+def test_it_does_harm_without_an_alarm_where_the_attack_alone_raises_one(inner: Attack, squeezing: Calibrated) -> None:
+    batch = of_own_patients(blobs.batch(6, 3200))
+    plain, evading = attacked(inner, batch), attacked(Evading(inner, squeezing), batch)
+    clean = attacked(PGD(Linf(0.0), steps=1), batch).harm
+    assert alarms(squeezing, plain.image, batch).float().mean() >= 0.8
+    assert not alarms(squeezing, evading.image, batch).any()
+    assert (evading.harm >= clean - 1e-6).all()
+    assert (evading.harm > clean + 0.05).all()
+    assert (evading.size <= BALL.eps * (1 + 1e-6) + 1e-6).all()
+
+
+def test_a_weight_of_0_climbs_the_objective_alone_and_still_keeps_what_raises_no_alarm(squeezing: Calibrated) -> None:
+    batch = of_own_patients(blobs.batch(6, 3200))
+    swept = attacked(Evading(PGD(BALL, bce, 10), squeezing), batch)
+    alone = attacked(Evading(PGD(BALL, bce, 10), squeezing, 0.0), batch)
+    assert not alarms(squeezing, alone.image, batch).any()
+    assert swept.harm.mean() > alone.harm.mean()
+
+
+def test_without_a_detector_it_is_the_attack_itself() -> None:
+    batch = blobs.batch(3)
+    assert torch.equal(attacked(Evading(PGD(BALL, bce, 4)), batch).image, attacked(PGD(BALL, bce, 4), batch).image)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("evading(detector=entropy)", "expected a detector that was fitted"),
+        ("evading(weight=-1)", "expected weights of 0 or more"),
+        ("evading(attack=deformation)", "expected an attack that leaves anatomy where it is"),
+    ],
+)
+def test_what_cannot_be_evaded_is_refused(spec: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        registry.build(spec, "attack")

@@ -1,0 +1,101 @@
+"""Alarms: conformal p-values keep their promise, AUROC is a probability, and the table counts harm that went by."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medseg_attack.report.detectors import detector_sheet
+from medseg_attack.stats.alarms import (
+    alarm_table,
+    auroc,
+    auroc_interval,
+    least_patients,
+    limit,
+    main_rate,
+    p_values,
+    rates,
+    share_interval,
+)
+
+
+@pytest.mark.parametrize("n", [19, 30, 99])
+@pytest.mark.parametrize("rate", [0.05, 0.1])
+def test_false_alarms_of_exchangeable_patients_are_what_was_promised(n: int, rate: float) -> None:
+    random, draws = np.random.default_rng(n), 10_000
+    false = [p_values(random.normal(size=1), random.normal(size=n))[0] <= rate + 1e-12 for _ in range(draws)]
+    noise = 3 * math.sqrt(rate * (1 - rate) / draws)
+    assert rate - 1 / (n + 1) - noise <= np.mean(false) <= rate + noise
+
+
+@pytest.mark.parametrize("n", [1, 4, 9, 19, 20, 99])
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1, 0.2, 0.5])
+def test_a_score_above_the_limit_and_no_other_has_a_p_value_of_the_rate(n: int, rate: float) -> None:
+    calibration = np.random.default_rng(n).normal(size=n).round(1)  # with ties
+    scores = np.concatenate([calibration, calibration + 0.05, [-9.0, 9.0]])
+    above = scores > limit(calibration, rate)
+    assert (above == (p_values(scores, calibration) <= rate + 1e-12)).all()
+    assert above.any() == (n >= least_patients(rate))
+
+
+def test_rates_that_few_patients_cannot_promise_have_one_beside_them_that_they_can() -> None:
+    assert rates(99) == rates(19) == (0.01, 0.05, 0.1)
+    assert rates(4)[-1] == main_rate(4) == pytest.approx(0.2)
+    assert main_rate(15) == pytest.approx(1 / 16)
+
+
+def test_auroc_is_the_share_of_pairs_that_are_in_order() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    random = np.random.default_rng(0)
+    negative, positive = random.normal(size=30).round(1), (random.normal(size=30) + 0.5).round(1)
+    labels = [0] * 30 + [1] * 30
+    assert auroc(negative, positive) == pytest.approx(roc_auc_score(labels, np.concatenate([negative, positive])))
+
+
+def test_the_interval_of_auroc_covers_chance_and_does_not_trust_few_patients() -> None:
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        low, high = auroc_interval(random.normal(size=15), random.normal(size=15))
+        covered += low <= 0.5 <= high
+    assert covered >= 190
+    low, high = auroc_interval(np.arange(10.0), 100 + np.arange(10.0))
+    assert 0.6 < low < 0.8
+    assert high == pytest.approx(1.0)
+    assert all(map(math.isnan, auroc_interval(np.array([0.0]), np.array([1.0]))))
+
+
+def table_of(n_calibration: int = 19) -> pd.DataFrame:
+    """Four patients: two are harmed by the attack, of whom one raises an alarm."""
+    rows = [
+        {"row": row, "kind": kind, "attack": kind, "eps": "4/255", "noise": 1, "group": f"p{n}", "score": score, "p": p}
+        | {"dice_clean": 0.8, "dice": dice}
+        for row, kind, values in (
+            (0, "clean", [(0.0, 1.0, 0.8)] * 3 + [(0.3, 0.05, 0.8)]),
+            (1, "noise", [(0.1, 0.5, 0.8)] * 4),
+            (2, "attack", [(0.9, 0.05, 0.1), (0.2, 0.4, 0.1), (0.9, 0.05, 0.7), (0.0, 1.0, 0.7)]),
+        )
+        for n, (score, p, dice) in enumerate(values)
+    ]
+    return alarm_table(pd.DataFrame(rows), n_calibration)
+
+
+def test_the_table_counts_alarms_and_the_harm_that_nobody_noticed() -> None:
+    clean, noise, attack = (row for _, row in table_of().iterrows())
+    assert (clean["alarms_0.05"], noise["alarms_0.05"], attack["alarms_0.05"]) == (0.25, 0.0, 0.5)
+    assert (clean["alarms_0.05_low"], clean["alarms_0.05_high"]) == share_interval(1, 4)
+    assert math.isnan(attack["alarms_0.01"]), "19 patients cannot promise 1 %"
+    assert (attack["harmed"], attack["noticed"], attack["missed"]) == (2, 0.5, 0.25)
+    assert attack["risk"] == pytest.approx(0.25 + 0.1 * 0.25)
+    assert attack["auroc_noise"] == pytest.approx((4 + 4 + 4 + 0) / 16)
+
+
+def test_the_sheet_says_what_few_patients_cannot_promise_and_that_no_attack_knew_the_detector() -> None:
+    sheet = detector_sheet(table_of(4), title="t", n_calibration=4)
+    assert "With fewer than 19 of them 5 % cannot be promised: the least is 20 %." in sheet.caption
+    assert "non_adaptive" in sheet.caption
+    assert "Realised at 20 %: 1 of 4 clean test patients (1-81 %)." in sheet.caption
+    column = list(sheet.columns).index("at 5 %")
+    assert {row[column] for row in sheet.rows} == {"-"}
