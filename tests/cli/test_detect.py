@@ -26,8 +26,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def content(home: Path) -> Any:
-    words = ("detect", home / "runs", "--detector", "feature_squeezing", "--weight", "1", "--home", home, "--csv", home / "scores.csv")
-    return json.loads(medattack(*words, "--json").stdout)
+    words = ("detect", home / "runs", "--detector", "feature_squeezing", "--weight", "1", "--home", home)
+    return json.loads(medattack(*words, "--csv", home / "scores.csv", "--json").stdout)
 
 
 def test_each_attack_stands_beside_clean_images_noise_and_one_that_knows_the_detector(content: Any) -> None:
