@@ -352,7 +352,8 @@ def _ball_of(exposure: Exposure) -> str:
 
 def _iterated(exposure: Exposure) -> Exposure:
     """The exposure of the attack that knows the detector: one step cannot go around an alarm, so that PGD does."""
-    attack, label = exposure.attack, exposure.label
+    attack: Any = exposure.attack
+    label = exposure.label
     if isinstance(attack, ClimbsInSteps) and attack.steps == 1:
         _, rest = split_label(label)
         attack, label = PGD(attack.ball, attack.objective), f"pgd{rest}"
