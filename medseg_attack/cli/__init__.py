@@ -18,6 +18,7 @@ from medseg_attack.cli.evaluate import evaluate
 from medseg_attack.cli.explain import explain
 from medseg_attack.cli.ls import ls
 from medseg_attack.cli.prepare import prepare
+from medseg_attack.cli.report import report
 from medseg_attack.cli.selftest import selftest
 from medseg_attack.cli.train import train
 from medseg_attack.cli.verify import verify
@@ -42,6 +43,7 @@ for command in (
     certify,
     detect,
     compare,
+    report,
     verify,
     demo,
     ls,

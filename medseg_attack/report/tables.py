@@ -32,11 +32,11 @@ CellFormat: TypeAlias = "Callable[[pd.Series[float]], str]"
 
 def attack_sheet(summary: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     """One model's table: clean on top, then controls, then attacks, adversarial Dice per organ."""
-    summary = _with_knowledge(summary)
+    summary = with_knowledge(summary)
     return _fitting(lambda n: _attack_sheet(summary, _worst(summary, n), unit=unit, empty=empty))
 
 
-def _with_knowledge(summary: pd.DataFrame) -> pd.DataFrame:
+def with_knowledge(summary: pd.DataFrame) -> pd.DataFrame:
     """The summary with attacks that do not know the defence of their model called so."""
     if "knowledge" not in summary:
         return summary
@@ -214,7 +214,7 @@ def compare_sheet(
     Args:
         costs: what each run cost, in the place of the statements of success.
     """
-    summary = _with_columns_that_may_differ(_with_knowledge(summary), unit)
+    summary = _with_columns_that_may_differ(with_knowledge(summary), unit)
     less = [*LESS, f"{unit}s"]
     keys = [*by, *(key for key in [*NAMES, *less] if key not in by and summary[key].nunique() > 1)]
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])

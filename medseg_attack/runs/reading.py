@@ -15,8 +15,8 @@ from medseg_attack.runs.stored_files import Header, read_header
 from medseg_attack.runs.stored_specs import role_of
 from medseg_attack.storage.files import digest, real_path
 
-# organs whose columns would be those of the mean over organs, and of the success on clean images
-RESERVED = {"mean": "mean (organ)", "success_of": "success_of (organ)"}
+# organs whose columns would be those of the mean over organs, and of shares over all of them
+RESERVED = {name: f"{name} (organ)" for name in ("mean", "success_of", "below_half", "missed")}
 
 
 # values of fields that a header may lack

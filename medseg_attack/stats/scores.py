@@ -109,6 +109,8 @@ def _rate(name: str, cases: pd.DataFrame, events: "pd.Series[bool]") -> dict[str
 def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[str] = ()) -> pd.DataFrame:
     """One row per run: clean and adversarial Dice per class and on average, intervals, drop, success, cost.
 
+    `low` and `high` are the interval of the mean over classes under attack, ORGAN_low and ORGAN_high that of a class.
+
     Args:
         header: columns of `rows` that are constant within a run; those that `rows` has are kept.
     """
@@ -137,6 +139,7 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
             | of_rows.iloc[0][kept].to_dict()
             | {f"{cls}_clean": clean[cls] for cls in clean.index}
             | {f"{cls}_adv": adv[cls] for cls in adv.index}
+            | _class_intervals(of_run)
             | {"low": low, "high": high, "drop": clean[MEAN] - adv[MEAN]}
             | success(of_run)
             | cost.loc[run].to_dict()
@@ -147,6 +150,14 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
             | {"touched": int(of_run["touched"].sum()), "entries": len(of_run)}
         )
     return pd.DataFrame(table)
+
+
+def _class_intervals(cases: pd.DataFrame) -> dict[str, float]:
+    """The interval of each class's adversarial Dice over the patients of one run."""
+    ends: dict[str, float] = {}
+    for cls, of_class in cases.groupby("cls", sort=False):
+        ends[f"{cls}_low"], ends[f"{cls}_high"] = interval(of_class, "dice_adv")
+    return ends
 
 
 def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:

@@ -1,0 +1,139 @@
+"""The charts of a page as Vega-Lite: the browser draws them from data that the page holds, and asks no network.
+
+Altair builds them and checks them against Vega-Lite's schema. `vl_convert` packs Vega, Vega-Lite and vega-embed into
+one script of 0.9 MB, which stands in the page. With `ast`, vega-embed interprets expressions instead of compiling
+them, so that the content security policy need not allow `eval`. Plotly's script is five times as large.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import altair
+import vl_convert
+
+from medseg_attack.report.colours import NEUTRAL
+from medseg_attack.stats.scores import MEAN
+
+# named in this package's own script, which draws the charts
+LIBRARY = "window.vegaEmbed = vegaEmbed;"
+Layers: TypeAlias = altair.LayerChart | altair.FacetChart
+DICE = altair.Scale(domain=[0, 1])
+
+
+@functools.cache
+def library() -> str:
+    """The script of the charting library, whose own names stay its own."""
+    return f"(() => {{\n{vl_convert.javascript_bundle(LIBRARY)}\n}})();"
+
+
+def charts(colours: Mapping[str, str], models: int) -> dict[str, dict[str, Any]]:
+    """The charts by name, without data: `curve`, `paired` and `profile`.
+
+    Args:
+        colours: of each organ.
+        models: how many there are; lines of several have dashes of their own.
+    """
+    colour = altair.Color(
+        "organ:N", title=None, scale=altair.Scale(domain=[MEAN, *colours], range=[NEUTRAL, *colours.values()])
+    )
+    each = {"curve": _curve(colour, models), "paired": _paired(colour), "profile": _profile(colour)}
+    return {name: _configured(chart, name) for name, chart in each.items()}
+
+
+def _configured(chart: Layers, name: str) -> dict[str, Any]:
+    chart = chart.properties(width="container", height=260 if name == "profile" else 210)
+    chart = chart.configure(background="transparent", font="system-ui, sans-serif", aria=False)
+    chart = chart.configure_view(stroke=None).configure_axis(labelFontSize=11, titleFontSize=11, titleFontWeight=400)
+    chart = chart.configure_legend(orient="bottom", labelFontSize=11, labelLimit=0, columns=3, symbolType="stroke")
+    return dict(chart.to_dict())
+
+
+def _named() -> altair.NamedData:
+    return altair.NamedData(name="points")
+
+
+def _curve(colour: altair.Color, models: int) -> Layers:
+    """Dice over the budget: the chosen lines in the organ's colour with their band, the others thin and grey."""
+    chart = altair.Chart(_named()).encode(
+        x=altair.X("x:Q", title=None, scale=altair.Scale(zero=True, nice=False, padding=4)),
+        detail=altair.Detail(["model:N", "line:N"]),
+    )
+    is_chosen, is_control = "datum.chosen", "datum.role === 'control'"
+    dash = altair.StrokeDash("model:N", title=None, legend=altair.Legend() if models > 1 else None)
+    tooltip = [
+        altair.Tooltip("model:N"),
+        altair.Tooltip("line:N", title="attack"),
+        altair.Tooltip("eps:N"),
+        altair.Tooltip("adv:Q", title="Dice", format=".3f"),
+        altair.Tooltip("low:Q", title="95 % from", format=".3f"),
+        altair.Tooltip("high:Q", title="95 % to", format=".3f"),
+    ]
+    dice = altair.Y("adv:Q", title="Dice", scale=DICE)
+    chosen = chart.transform_filter(is_chosen)
+    band = chosen.mark_area(opacity=0.2).encode(
+        y=altair.Y("low:Q", title="Dice", scale=DICE), y2="high:Q", color=colour.legend(None)
+    )
+    others = chart.transform_filter(f"!{is_chosen} && !({is_control})")
+    controls = chart.transform_filter(f"!{is_chosen} && {is_control}")
+    layers = (
+        band,
+        others.mark_line(color=NEUTRAL, opacity=0.45, strokeWidth=1).encode(y=dice),
+        controls.mark_line(color=NEUTRAL, strokeWidth=1.5, strokeDash=[2, 3]).encode(y=dice),
+        chosen.mark_line(strokeWidth=2.5).encode(y=dice, color=colour.legend(None), strokeDash=dash),
+        chart.mark_point(filled=True, size=120, opacity=0).encode(y=dice, tooltip=tooltip),
+        chosen.mark_point(filled=True, size=28, opacity=1).encode(y=dice, color=colour.legend(None), tooltip=tooltip),
+    )
+    return altair.layer(*layers)
+
+
+def _paired(colour: altair.Color) -> Layers:
+    """One line per patient from the clean to the attacked image."""
+    chart = altair.Chart(_named()).encode(
+        x=altair.X(
+            "when:N",
+            title=None,
+            scale=altair.Scale(domain=["clean", "attacked"], padding=0.35),
+            axis=altair.Axis(labelAngle=0),
+        ),
+        y=altair.Y("dice:Q", title="Dice", scale=DICE),
+        detail="patient:N",
+        color=colour.legend(None),
+        tooltip=[
+            altair.Tooltip("patient:N"),
+            altair.Tooltip("when:N", title="image"),
+            altair.Tooltip("dice:Q", title="Dice", format=".3f"),
+            altair.Tooltip("change:Q", title="change", format="+.3f"),
+        ],
+    )
+    hover = altair.selection_point(name="hover", fields=["patient"], on="pointerover", clear="pointerout", empty=False)
+    line = chart.mark_line().encode(
+        strokeWidth=altair.condition(hover, altair.value(4), altair.value(1.2)),
+        opacity=altair.condition(hover, altair.value(1), altair.value(0.55)),
+    )
+    return altair.layer(line.add_params(hover), chart.mark_point(filled=True, size=45, opacity=0.9))
+
+
+def _profile(colour: altair.Color) -> Layers:
+    """The share of patients whose Dice is at least t, for every t, on clean and on attacked images."""
+    chart = altair.Chart(_named()).encode(
+        x=altair.X("t:Q", title="Dice of at least", scale=DICE),
+        y=altair.Y("share:Q", title="share of patients", scale=DICE, axis=altair.Axis(format="%")),
+    )
+    dash = altair.StrokeDash(
+        "when:N",
+        title=None,
+        scale=altair.Scale(domain=["attacked", "clean"], range=[[1, 0], [4, 3]]),
+        legend=altair.Legend(symbolStrokeColor=NEUTRAL),
+    )
+    line = chart.mark_line(interpolate="step-before", strokeWidth=2).encode(
+        color=colour, strokeDash=dash, order=altair.Order("t:Q")
+    )
+    tooltip = [
+        altair.Tooltip("organ:N"),
+        altair.Tooltip("when:N", title="image"),
+        altair.Tooltip("t:Q", title="Dice of at least", format=".3f"),
+        altair.Tooltip("share:Q", title="patients", format=".0%"),
+    ]
+    points = chart.mark_point(filled=True, opacity=0, size=80).encode(tooltip=tooltip, detail=["organ:N", "when:N"])
+    return altair.layer(line, points)

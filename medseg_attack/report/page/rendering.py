@@ -1,0 +1,264 @@
+"""A page as one HTML file: scripts and pictures inside, and a policy that forbids the network."""
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medseg_attack import __version__
+from medseg_attack.errors import InputError, listed
+from medseg_attack.escaping import visible
+from medseg_attack.report.colours import NEUTRAL, organ_colours
+from medseg_attack.report.page import content
+from medseg_attack.report.page.method import StudyFacts
+from medseg_attack.report.sheet import number, percent
+from medseg_attack.report.tables import budget, organs
+from medseg_attack.stats.scores import MEAN
+from medseg_attack.storage.files import require_own, whole
+
+FOLDER = Path(__file__).parent
+NAME = "index.html"
+VIEWS = (("clean", "untouched"), ("attacked", "under attack"), ("difference", "difference"))
+NO_PICTURES = "No pictures were made."
+# nothing is fetched: what a browser may load stands in the page; a script runs if its hash is listed
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {}; base-uri 'none'; form-action 'none'"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page is made of.
+
+    Attributes:
+        flags: as `compare --json` has them, from `checks.stored.records_of_stored`.
+        explanations: what each flag means, by its code.
+        no_pictures: why there are none, in a sentence.
+        intensity_unit: of the scans, such as "HU"; "" where it is not known.
+    """
+
+    tables: content.Tables
+    flags: Sequence[Mapping[str, Any]]
+    studies: Sequence[StudyFacts]
+    explanations: Mapping[str, str] = field(default_factory=dict)
+    no_pictures: str = NO_PICTURES
+    intensity_unit: str = ""
+
+
+def require_packages() -> None:
+    """Refuses to begin where the packages of the extra `report` are not installed.
+
+    Raises:
+        InputError: one of them cannot be imported.
+    """
+    try:
+        import altair  # noqa: F401
+        import jinja2  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"expected the packages of the extra 'report', got none of the name {error.name}; install them: "
+            "pip install 'medseg-attack[report]'"
+        ) from error
+
+
+def write_page(report: Report, folder: Path) -> Path:
+    """Writes a page into a folder, and returns its file.
+
+    Raises:
+        InputError: a package is missing, or the file is there and no page of this package.
+    """
+    require_packages()
+    file = folder / NAME
+    require_own_page(file)
+    text = html(report)
+    with whole(file) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+    return file
+
+
+def require_own_page(file: Path) -> None:
+    """Refuses to overwrite what is no page of this package.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    require_own(file, re.compile(rb'<meta name="generator" content="medattack '))
+
+
+def html(report: Report) -> str:
+    """The text of a page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    from medseg_attack.report.page.charts import charts, library
+
+    def shown(value: Any) -> Any:
+        return visible(value) if type(value) is str else value
+
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True
+    )
+    environment.filters |= {"dice": number, "share": percent}
+    table = report.tables.summary
+    names = {MEAN: "mean over organs"} | {organ: organ for organ in organs(table)}
+    colours = organ_colours(organs(table))
+    models, attacks = (list(dict.fromkeys(map(str, table[column]))) for column in ("model", "attack"))
+    overall = content.overall_columns(table)
+    panels = content.panels(table)
+    data = {
+        "organs": list(names),
+        "names": names,
+        "models": models,
+        "attacks": attacks,
+        "overall": list(overall),
+        "runs": [{"attack": str(attack)} for attack in table["attack"]],
+        "panels": [{"axis": panel.axis, "points": panel.points} for panel in panels],
+        "each": content.patients(report.tables),
+        "charts": charts(colours, len(models)),
+    }
+    scripts = [_script(library()), _script((FOLDER / "page.js").read_text(encoding="utf-8"))]
+    return environment.get_template("page.html").render(
+        version=__version__,
+        policy=POLICY.format(" ".join(map(_hash, scripts))),
+        css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(_json(data)),
+        title=_title(report),
+        answer=content.answer(report.tables, report.intensity_unit),
+        doubts=_doubts(report.flags),
+        explanation=content.explanation(report.tables),
+        organs=list(names),
+        organ_names=names,
+        colours=colours | {MEAN: NEUTRAL},
+        models=models,
+        attacks=attacks,
+        overall=overall,
+        heads=_heads(overall),
+        lines=list(content.lines(table, _codes(report.flags))),
+        panels=panels,
+        runs=_run_names(report),
+        worst=_worst(report),
+        unit=report.tables.unit,
+        views=VIEWS,
+        pictures=(),
+        no_pictures=report.no_pictures,
+        clinical=content.clinical(report.tables),
+        flags=_groups(report),
+        studies=report.studies,
+    )
+
+
+def _title(report: Report) -> str:
+    table = report.tables.summary
+    models, data = (listed(list(dict.fromkeys(map(str, table[column])))) for column in ("model", "data"))
+    return f"{models} on {data}"
+
+
+def _heads(overall: Mapping[str, tuple[str, bool]]) -> list[tuple[str, str, bool]]:
+    """Name and head of each column of the table, and whether it holds numbers."""
+    return [
+        *((name, name, False) for name in ("model", "attack", "loss", "eps", "organ")),
+        *(("clean", "clean", True), ("adv", "attacked", True), ("interval", "95 % CI", True), ("drop", "drop", True)),
+        *((name, head, True) for name, (head, _) in overall.items()),
+        *(("patients", "patients", True), ("flags", "flags", False)),
+    ]
+
+
+def _codes(flags: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The codes of flags by the id of the run that they concern."""
+    codes: dict[str, list[str]] = {}
+    for flag in flags:
+        for run in flag["runs"]:
+            if flag["code"] not in codes.setdefault(run, []):
+                codes[run].append(flag["code"])
+    return codes
+
+
+def _doubts(flags: Sequence[Mapping[str, Any]]) -> str:
+    """The flags in a sentence; "" if there are none."""
+    each = dict.fromkeys(f"{flag['code']} {flag['title']}" for flag in flags)
+    return f"Read with care: {'; '.join(each)}." if each else ""
+
+
+@dataclass(frozen=True)
+class _FlagGroup:
+    title: str
+    verdict: str
+    todo: str
+    explanation: str
+    evidence: Sequence[tuple[str, str]]
+
+
+def _groups(report: Report) -> list[tuple[str, _FlagGroup]]:
+    """The flags by their code, with all their evidence."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for flag in report.flags:
+        groups.setdefault(flag["code"], []).append(flag)
+    return [
+        (
+            code,
+            _FlagGroup(
+                title=group[0]["title"],
+                verdict=group[0]["verdict"],
+                todo=group[0]["todo"],
+                explanation=report.explanations.get(code, ""),
+                evidence=[(flag["about"], flag["seen"]) for flag in group],
+            ),
+        )
+        for code, group in groups.items()
+    ]
+
+
+def _run_names(report: Report) -> list[str]:
+    """The name of each run, with its id where two have the same."""
+    table = report.tables.summary
+    names = [
+        " ".join(filter(None, [f"{row['model']}:", str(row["attack"]), str(row["loss"]), budget(row)]))
+        for _, row in table.iterrows()
+    ]
+    return [
+        name if names.count(name) == 1 else f"{name} ({run})" for name, run in zip(names, table["run_id"], strict=True)
+    ]
+
+
+def _worst(report: Report) -> int:
+    """The place of the run that left least Dice."""
+    table = report.tables.summary
+    is_attack = table["role"] == "attack"
+    left = table["mean_adv"].where(is_attack if is_attack.any() else ~is_attack)
+    return int(left.fillna(2.0).to_numpy().argmin())
+
+
+def _json(value: Any) -> str:
+    """JSON that can stand in a script element: no character in it ends one."""
+    text = json.dumps(_plain(value), allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _plain(value: Any) -> Any:
+    """The value with NaN as null, numpy's numbers as Python's, and text as it is shown."""
+    if isinstance(value, Mapping):
+        return {visible(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(value)
+    return value
+
+
+def _script(text: str) -> str:
+    """A script that can stand in a page: nothing in it ends its element."""
+    return re.sub(r"</(?=script)", r"<\\/", text.replace("\r", ""), flags=re.IGNORECASE).replace("<!--", "<\\!--")
+
+
+def _hash(script: str) -> str:
+    """The hash by which a content security policy allows a script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
