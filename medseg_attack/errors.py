@@ -1,6 +1,7 @@
 """Errors that are raised when the input, not the code, is at fault, and the words they are made of."""
 
 import difflib
+import errno
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import SupportsInt
 
 MOST = 20  # names that a sentence can hold
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
 
 
 class InputError(ValueError):

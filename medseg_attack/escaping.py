@@ -8,7 +8,6 @@ writer escapes every character that is not plain ASCII.
 ('a\\x1b[31mb\\n', 'a\\|b', '50 \\%', "'=1+1", '\\$x\\$')
 """
 
-import html
 import re
 
 # control characters, those that turn the direction of writing, separators of lines, halves of characters
@@ -46,6 +45,8 @@ def visible(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Text for GitHub's Markdown, also inside a cell of a table or at the beginning of a line."""
+    import html
+
     # an underscore between letters is no mark
     text = re.sub(r"[\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", visible(text).strip())
     text = re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)  # marks of lists and headings

@@ -4,6 +4,9 @@ import os
 from typing import Annotated
 
 import typer
+from typer._click import Context, Parameter
+from typer._coercion import PassThroughRuntimeParam
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from medseg_attack import __version__
 from medseg_attack.cli import terminal
@@ -27,8 +30,33 @@ from medseg_attack.cli.verify import verify
 # long otherwise. The variable is read when torch is loaded, which happens inside the commands.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+
+def _typed(params: list[Parameter]) -> list[Parameter]:
+    """Parameters of which texts and switches are taken as they were typed.
+
+    typer asks pydantic whether a text is a text, and to load pydantic takes longer than to print help.
+    """
+    for param in params:
+        if isinstance(param, TyperOption | TyperArgument):
+            kind, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info
+            if kind is str or (kind is bool and param.envvar is None):
+                param._runtime_param = PassThroughRuntimeParam(info, kind)
+    return params
+
+
+class _Group(TyperGroup):
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        return _typed(super().get_params(ctx))
+
+
+class _Command(TyperCommand):
+    def get_params(self, ctx: Context) -> list[Parameter]:
+        return _typed(super().get_params(ctx))
+
+
 app = typer.Typer(
     name="medattack",
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -51,7 +79,7 @@ for command in (
     doctor,
     selftest,
 ):
-    app.command()(command)
+    app.command(cls=_Command)(command)
 
 
 def _version(is_asked: bool | None) -> None:

@@ -20,12 +20,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, runtime_checkable
 import typer
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from medseg_attack.errors import InputError, reason
+from medseg_attack.errors import FULL, InputError, reason
 from medseg_attack.escaping import visible
-from medseg_attack.storage.files import FULL
 
 if TYPE_CHECKING:
     from medseg_attack.checks.flags import Finding
@@ -261,6 +259,15 @@ def progress(
     if not show:
         yield lambda n=1, note="": None
     elif console.is_terminal and os.environ.get("TERM") != "dumb":
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

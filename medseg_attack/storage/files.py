@@ -18,12 +18,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from medseg_attack.errors import InputError, absent, reason
+from medseg_attack.errors import FULL, InputError, absent, reason
 
 CARD = "card.json"  # written last into the folder of a checkpoint
 ENDS = 4096  # bytes at either end of a file
 PIPED = 2**20  # characters that a pipe may bring
-FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
 
 _KINDS = {
     stat.S_IFDIR: "a folder",

@@ -20,7 +20,7 @@ from medseg_attack.data.prepared.scan_writing import is_written, source_files, w
 from medseg_attack.data.prepared.splits import split, split_of_file
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
-from medseg_attack.errors import InputError
+from medseg_attack.errors import FULL, InputError
 from medseg_attack.storage.files import (
     FULL,
     digest,

@@ -1,0 +1,33 @@
+"""A command that only prints what is known beforehand loads nothing that takes long to load."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "numpy", "pandas", "scipy", "pyarrow", "monai", "pydantic", "yaml", "safetensors", "PIL")
+UNUSED = ("rich.progress", "rich.markdown", "html.entities", "importlib.metadata", "multiprocessing")
+
+PROGRAM = """\
+import json, sys
+from medseg_attack.__main__ import main
+sys.argv = ["medattack", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    sys.stderr.write(json.dumps([end.code, sorted(sys.modules)]))
+"""
+
+
+def modules(*words: str) -> set[str]:
+    """Names of the modules that a command line loads, which must end well."""
+    result = subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, check=True)
+    code, names = json.loads(result.stderr)
+    assert code == 0
+    return set(names)
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "attack --help", "compare --help"])
+def test_help_loads_nothing_that_takes_long_to_load(line: str) -> None:
+    assert not modules(*line.split()) & {*HEAVY, *UNUSED}
