@@ -22,7 +22,6 @@ from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
 from medseg_attack.errors import FULL, InputError
 from medseg_attack.storage.files import (
-    FULL,
     digest,
     errno_of,
     file_hash,
