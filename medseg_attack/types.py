@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Image: TypeAlias = Float[Tensor, "b c *s"]  # in [0, 1]
+Phase: TypeAlias = Literal["", "ED", "ES"]  # of the heart: end diastole, end systole; "" is not known
 LogOdds: TypeAlias = Float[Tensor, "b k *s"]  # sigmoid(log_odds) is the probability, for every head
 Mask: TypeAlias = Bool[Tensor, "b k *s"]  # one channel per class
 PerSample: TypeAlias = Float[Tensor, "b"]
@@ -161,6 +162,7 @@ class Case:
         stack: place of a slice; None for a whole scan, and for an image that has no neighbours.
         storage: form in which a file holds the image; None for an image that is in no file: it is attacked in floats.
         classes: names of the channels of `target`, where something asks for an organ by name.
+        phase: of the heart, where the data set says it.
     """
 
     id: str
@@ -173,6 +175,7 @@ class Case:
     stack: Stack | None = None
     storage: Storage | None = None
     classes: tuple[str, ...] = ()
+    phase: Phase = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +206,7 @@ class CaseRef:
         group: name of its patient.
         shape: rows, columns; of a whole scan slices, rows, columns.
         index: number of the slice in its scan, from 0; None: the whole scan, whose id is that of the scan.
+        phase: of the heart, where the data set says it.
     """
 
     id: str
@@ -210,6 +214,7 @@ class CaseRef:
     group: str
     shape: tuple[int, ...]
     index: int | None = None
+    phase: Phase = ""
 
 
 @runtime_checkable

@@ -72,6 +72,7 @@ class Certificate(ABC):
     promise: ClassVar[str]  # what is certified and what is not, in a sentence below the table
     measure: ClassVar[str] = NORM  # of a radius, in words
     needs_repeats: ClassVar[bool] = False  # whether the model must answer the same twice
+    needs_phases: ClassVar[bool] = False  # whether a scan is end diastole and end systole of a patient, in this order
 
     @property
     @abstractmethod

@@ -127,7 +127,11 @@ def _opened(
     from medseg_attack.storage.files import digest
 
     model_ref, prepared = open_model(model, workspace, data)
-    refs = limited(prepared.refs(split, fold, model_ref.dims), limit, whole_scans=True)
+    cases = prepared.refs(split, fold, model_ref.dims)
+    refs = limited(cases, limit, whole_scans=True)
+    if method.needs_phases:
+        patients = {ref.group for ref in refs}
+        refs = [ref for ref in cases if ref.group in patients]
     todo = Certification(method, model_ref, prepared, refs, radii, check, seed, out or Path())
     if out is None:
         folder = workspace / "certificates" / f"{safe(model_ref.label)[:80]}-{digest(todo.config)[:8]}"

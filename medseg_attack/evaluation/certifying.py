@@ -50,9 +50,10 @@ class Certification:
 
     @property
     def scans(self) -> list[tuple[CaseRef, ...]]:
-        """The cases of each whole scan."""
+        """The cases of each whole scan, or of both phases of each patient that has them."""
         ordered = sorted(self.refs, key=lambda ref: (ref.volume, ref.index or 0))
-        return [tuple(group) for _, group in groupby(ordered, key=lambda ref: ref.volume)]
+        scans = [tuple(group) for _, group in groupby(ordered, key=lambda ref: ref.volume)]
+        return _pairs(scans) if self.certificate.needs_phases else scans
 
     @property
     def config(self) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class Certification:
     @property
     def forwards(self) -> int:
         """Forward passes for all scans, without those of the attack that checks them."""
-        return sum(self.certificate.passes(ref.shape, self.radii) for ref in self.refs)
+        return sum(self.certificate.passes(ref.shape, self.radii) for scan in self.scans for ref in scan)
 
     def require(self) -> None:
         """Refuses what cannot be certified, before anything slow happens.
@@ -81,11 +82,25 @@ class Certification:
         """
         if not self.refs:
             raise InputError(f"expected cases to certify in {self.data.root}, got none; choose another --split")
+        if not self.scans:
+            raise InputError(
+                f"expected scans of end diastole and end systole of a patient in {self.data.root}, got none; prepare "
+                "a data set that says the phase, such as ACDC with its Info.cfg, again"
+            )
         require_outside(self.out, Path(self.data.options["source"]))
         shapes = {tuple(ref.shape for ref in scan) for scan in self.scans}
         for radius in self.radii:
             for of_scan in shapes:
                 self.certificate.require(radius, self.data.task, of_scan)
+
+
+def _pairs(scans: Sequence[tuple[CaseRef, ...]]) -> list[tuple[CaseRef, ...]]:
+    """End diastole and end systole of each patient that has one scan of each."""
+    phases: dict[str, dict[str, list[tuple[CaseRef, ...]]]] = defaultdict(lambda: defaultdict(list))
+    for scan in scans:
+        phases[scan[0].group][scan[0].phase].append(scan)
+    pairs = [(of_patient["ED"], of_patient["ES"]) for of_patient in phases.values()]
+    return [(*first[0], *last[0]) for first, last in pairs if len(first) == len(last) == 1]
 
 
 def certify(

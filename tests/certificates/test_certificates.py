@@ -2,12 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import blobs
-from helpers.certified import BLOBS_ONE, FREE, ONE, build, constant, model_of, radii_of, scan_of, task_of
+from helpers.certified import EXCLUSIVE, FREE, ONE, build, constant, model_of, radii_of, scan_of, task_of
 from helpers.command import medattack
 from scipy.stats import norm
 
@@ -22,6 +23,7 @@ from medseg_attack.numerics.samples import length
 from medseg_attack.types import Batch, Case, Task, Window
 
 CERTIFICATES = registry.names("certificate")
+PLAIN = [name for name in CERTIFICATES if name not in (*EXCLUSIVE, "ejection_fraction")]  # any data set will do
 
 
 @pytest.mark.parametrize("name", CERTIFICATES)
@@ -49,7 +51,7 @@ class TestCertificate:
                 assert max(lows) == lows[0]
             else:
                 assert lows == sorted(lows, reverse=True)
-            if certificate.quantity == "ml":
+            if certificate.quantity in ("ml", "%"):
                 assert [bound.high for bound in of_class] == sorted(bound.high for bound in of_class)
             assert all(bound.low <= bound.value + 1e-12 for bound in of_class)
 
@@ -65,8 +67,10 @@ class TestCertificate:
         certificate = build(name)
         radius = radii_of(name)[1]
         observed = certificate.observe(model, batch, [radius], 1, 8)
-        (bound,) = (bound for bound in certificate.bounds(observed, batch, model, [radius]) if bound.cls == "b")
-        if certificate.quantity == "ml":
+        (bound,) = (bound for bound in certificate.bounds(observed, batch, model, [radius]) if bound.cls == "square")
+        if name == "ejection_fraction":
+            assert bound.low == bound.high == bound.value == 0
+        elif certificate.quantity == "ml":
             assert bound.low == bound.high == bound.value == pytest.approx(2 * 10 * 10.0 / 1000)
         elif name in ("segcertify", "demasked", "hierarchical"):
             assert bound.low == 1.0
@@ -120,11 +124,13 @@ class TestCertificate:
         task, target = task_of(name), torch.cat([image > 0.5, image <= 0.5, image > 1][: len(task_of(name).classes)])
         case = Case("s", "s", "p", image, target, (2.0, 1.0, 1.0), Window(0, 1))
         model = SegModel(torch.nn.Conv3d(1, len(task.classes), 1), task, dims=3)
-        batch, certificate = Batch.of([case]), build(name)
+        phased = build(name).needs_phases
+        cases = [replace(case, id="t", phase="ED"), replace(case, phase="ES")] if phased else [case]
+        batch, certificate = Batch.of(cases), build(name)
         with frozen(model):
             radius = radii_of(name)[1]
             bounds = certificate.bounds(certificate.observe(model, batch, [radius], 1, 4), batch, model, [radius])
-        assert [bound.cls for bound in bounds] == ["a", "b"]
+        assert [bound.cls for bound in bounds] == (["square"] if phased else ["round", "square"])
         assert {bound.volume for bound in bounds} == {"s"}
 
 
@@ -159,7 +165,7 @@ def test_what_is_not_certified_counts_as_wrong(exclusive: bool) -> None:
     clean = torch.zeros(len(task.classes), 3, dtype=torch.int64)
     observed = Votes(clean, answer[None], answer[None], votes[None], 100)
     bounds = certificate.bounds(observed, Batch.of([case]), SegModel(torch.nn.Identity(), task), [0.05])
-    (bound,) = (bound for bound in bounds if bound.cls == "a")
+    (bound,) = (bound for bound in bounds if bound.cls == "round")
     assert bound.low == pytest.approx(2 * 2 / (2 * 2 + 1 + 2))  # TP 2, FN 1, FP 1 certified and 1 not certified
     assert (bound.n_target, bound.n_certified, bound.hit_certified) == (3, 3, 2)
 
@@ -202,7 +208,7 @@ def test_a_hierarchy_abstains_from_no_pixel_that_segcertify_certifies() -> None:
     with frozen(model_of("hierarchical")) as model:
         observed = [certificate.observe(model, batch, [], 1, 32) for certificate in (flat, deep)]
     for radius in (0.0, 0.03, 0.05):
-        sure, also = (c.certified(o, radius, BLOBS_ONE) for c, o in zip((flat, deep), observed, strict=True))
+        sure, also = (c.certified(o, radius, ONE) for c, o in zip((flat, deep), observed, strict=True))
         assert bool((sure <= also).all())
         assert sure.sum() < also.sum()
 
@@ -232,7 +238,7 @@ class TestCommand:
     def certificate(self, name: str) -> tuple[object, ...]:
         return "--certificate", registry.spec(build(name)), "--radius", 1 if name == "demasked" else 0.01
 
-    @pytest.mark.parametrize("name", [name for name in CERTIFICATES if not task_of(name).exclusive])
+    @pytest.mark.parametrize("name", PLAIN)
     def test_the_table_says_what_is_certified_and_what_is_not(self, home: Path, tmp_path: Path, name: str) -> None:
         written = ("--csv", tmp_path / "bounds.csv", "--plot", tmp_path / "bounds.png", "--out", tmp_path / "out")
         result = medattack(*self.words(home, *self.certificate(name), *written))
@@ -273,6 +279,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
+            (("--certificate", "ejection_fraction(organ='stomach')"), "expected scans of end diastole and end systole"),
             (("--certificate", "hierarchical"), "expected classes that exclude each other for hierarchical"),
             (("--certificate", "demasked", "--radius", 0.5), "expected a patch of 0 to 31 whole columns"),
             (

@@ -8,19 +8,19 @@ from helpers import blobs
 from medseg_attack import registry
 from medseg_attack.certificates.base import Certificate
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.types import Batch, Case, Stack, Task, Window
+from medseg_attack.types import Batch, Case, Phase, Stack, Task, Window
 
 SHORT = {"draws": 60, "sigma": 0.1, "alpha": 0.01}  # of certificates that smooth; others have small defaults
 RADII = {"demasked": (0.0, 2.0, 8.0, 20.0)}  # of changes, from none on
 L2_RADII = (0.0, 0.02, 0.05, 0.08)
-EXCLUSIVE = ("hierarchical",)  # certificates of classes that exclude each other
-FREE, ONE = Task("free", ("a", "b")), Task("one", ("background", "a", "b"), exclusive=True)
-BLOBS_ONE = Task("blobs", ("background", *blobs.TASK.classes), exclusive=True)
+EXCLUSIVE: tuple[str, ...] = ("hierarchical",)  # certificates of classes that exclude each other
+FREE, ONE = Task("free", blobs.TASK.classes), Task("one", ("background", *blobs.TASK.classes), exclusive=True)
 
 
 def build(name: str, **fields: object) -> Certificate:
     short = {field: value for field, value in SHORT.items() if registry.find(name).takes(field)} | fields
-    options = ", ".join(f"{field}={value}" for field, value in short.items())
+    short |= {"organ": "square"} if name == "ejection_fraction" else {}
+    options = ", ".join(f"{field}={value!r}" for field, value in short.items())
     certificate: Certificate = registry.build(f"{name}({options})", "certificate")
     return certificate
 
@@ -38,15 +38,18 @@ def model_of(name: str) -> SegModel:
     if name not in EXCLUSIVE:
         return blobs.healthy()
     with_background = blobs.Apply(lambda logits: torch.cat((torch.zeros_like(logits[:, :1]), logits), 1))
-    return SegModel(blobs.Around(after=with_background), BLOBS_ONE).eval()
+    return SegModel(blobs.Around(after=with_background), ONE).eval()
 
 
 def scan_of(name: str, slices: int = 3) -> Batch:
-    """Slices of one scan of blobs."""
-    cases = [blobs.case(1000 + n) for n in range(slices)]
+    """Slices of one scan of blobs, or of two phases."""
+    phases: tuple[Phase, ...] = ("ED", "ES") if name == "ejection_fraction" else ("",)
+    numbers = [(n, phase) for phase in phases for n in range(slices)]
+    cases = [replace(blobs.case(1000 + n + 50 * (phase == "ES")), phase=phase) for n, phase in numbers]
     if name in EXCLUSIVE:
         cases = [replace(case, target=torch.cat((~case.target.any(0, keepdim=True), case.target))) for case in cases]
-    return Batch.of([replace(case, volume="v", group="p", stack=Stack(n, slices, 2.0)) for n, case in enumerate(cases)])
+    stacks = [Stack(n, slices, 2.0) for n, _ in numbers]
+    return Batch.of([replace(case, volume="v", group="p", stack=s) for case, s in zip(cases, stacks, strict=True)])
 
 
 def constant(answer: torch.Tensor, exclusive: bool = False) -> tuple[SegModel, Batch]:
@@ -56,8 +59,19 @@ def constant(answer: torch.Tensor, exclusive: bool = False) -> tuple[SegModel, B
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (answer.float() * 20 - 10).expand(len(x), *answer.shape)
 
+    phases: tuple[Phase, ...] = ("ED", "ES")
     cases = [
-        Case(f"c{n}", "v", "p", torch.rand(1, *answer.shape[1:]), answer, (1.0, 2.0), Window(0, 100), Stack(n, 2, 5.0))
-        for n in range(2)
+        Case(
+            f"c{n}",
+            "v",
+            "p",
+            torch.rand(1, *answer.shape[1:]),
+            answer,
+            (1.0, 2.0),
+            Window(0, 100),
+            Stack(n, 2, 5.0),
+            phase=phase,
+        )
+        for n, phase in enumerate(phases)
     ]
     return SegModel(Constant(), ONE if exclusive else FREE), Batch.of(cases)

@@ -1,16 +1,19 @@
 """The volume of an organ in ml, bounded from both sides."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar
 
+from torch import Tensor
+
 from medseg_attack.certificates.base import Bound
 from medseg_attack.certificates.bounds import percentile_ranks
 from medseg_attack.certificates.smoothing.expected_dice import CountsCertificate, DrawnCounts
+from medseg_attack.certificates.soundness import worst_within
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
-from medseg_attack.types import Batch, Case, Model, Task
+from medseg_attack.types import Batch, Case, Image, LogOdds, Mask, Model, Task
 
 
 @register("volume", kind="certificate", paper="after Chiang et al., NeurIPS 2020")
@@ -42,7 +45,7 @@ class Volume(CountsCertificate):
             )
 
     def bounds(self, observed: DrawnCounts, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
-        ml = _pixel_ml(scan.cases[0])
+        ml = pixel_ml(scan.cases[0])
         drawn = observed.drawn[:, :, 1].sort(0).values.double() * ml
         result = []
         for radius in radii:
@@ -65,6 +68,16 @@ class Volume(CountsCertificate):
         """The ranks of the bounds of one class, each class at its share of alpha."""
         return percentile_ranks(self.draws, radius / self.sigma, self.alpha / len(task.scored))
 
+    def attacked(self, model: Model, scan: Batch, radius: float, seed: int) -> Iterator[Image]:
+        yield from super().attacked(model, scan, radius, seed)
+        scored = list(model.task.scored)
+
+        def grown(log_odds: LogOdds, target: Mask) -> Tensor:
+            return log_odds[:, scored].sigmoid()
+
+        yield worst_within(model, scan, self.sigma, radius, seed, grown)
+        yield worst_within(model, scan, self.sigma, radius, seed, lambda *answer: -grown(*answer))
+
     def refuted(self, observed: DrawnCounts, elsewhere: DrawnCounts, scan: Batch, model: Model, radius: float) -> str:
         medians = self.bounds(elsewhere, scan, model, [0.0])  # the interval of the median there, from its own draws
         for bound, median in zip(self.bounds(observed, scan, model, [radius]), medians, strict=True):
@@ -76,7 +89,7 @@ class Volume(CountsCertificate):
         return ""
 
 
-def _pixel_ml(case: Case) -> float:
+def pixel_ml(case: Case) -> float:
     """The volume of one pixel in ml.
 
     Raises:

@@ -2,6 +2,7 @@
 
 SOURCE/training/patient001/patient001_frame01.nii.gz       the image
 SOURCE/training/patient001/patient001_frame01_gt.nii.gz    its mask
+SOURCE/training/patient001/Info.cfg                        the frames of end diastole (ED: 1) and systole (ES: 12)
 """
 
 import functools
@@ -19,9 +20,10 @@ from medseg_attack.data.formats.label_values import LabelValues
 from medseg_attack.data.formats.nifti import read_pair, stem
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register, spec
-from medseg_attack.types import Task
+from medseg_attack.types import Phase, Task
 
 TASK = Task("acdc", ("background", "rv", "myocardium", "lv"), exclusive=True)
+PHASES: tuple[Phase, ...] = ("ED", "ES")
 _SCAN = re.compile(r"(patient\d+)_frame\d+")
 
 
@@ -82,6 +84,7 @@ class ACDC:
                 (path, masks[name]),
                 functools.partial(read, name, path, masks[name]),
                 part=part,
+                phase=_phase(name, path.parent / "Info.cfg"),
             )
             for name, (path, part) in sorted(paired.items())
         ]
@@ -100,6 +103,18 @@ class ACDC:
         if self.split_by or not (root / "testing").is_dir():
             return ()
         return ("testing/ is left out: --split-by folder takes it as the test split",)
+
+
+def _phase(name: str, file: Path) -> Phase:
+    """The phase of a frame, as its patient's Info.cfg says; "" where it does not."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    except OSError:
+        return ""
+    frames: dict[str, Phase] = {
+        number: phase for phase in PHASES for number in re.findall(rf"^{phase}: *(\d+)\s*$", text, re.M)
+    }
+    return frames.get(str(int(name.rpartition("frame")[2])), "")
 
 
 def _is_frame(path: Path) -> bool:

@@ -13,7 +13,7 @@ from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import whole_characters
-from medseg_attack.types import Task
+from medseg_attack.types import Phase, Task
 
 FOLDER = "folder"  # the split of a data set's own folders
 MOST_OVERLAPPING = 32  # classes that share a voxel's bits
@@ -29,6 +29,7 @@ class ScanFile:
         sources: all files it is read from, those of the image first.
         n_images: how many of them are of the image: one, one per slice, or one per channel.
         part: where the data set itself has put it: "train", "val" or "test"; "" if nowhere.
+        phase: of the heart, where the data set says it.
     """
 
     id: str
@@ -38,6 +39,7 @@ class ScanFile:
     read: Callable[[], Scan]
     n_images: int = 1
     part: str = ""
+    phase: Phase = ""
 
 
 @dataclass(frozen=True)

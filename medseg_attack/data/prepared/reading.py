@@ -154,6 +154,7 @@ class Prepared:
                 padding=record.padding,
             ),
             classes=self.task.classes,
+            phase=ref.phase,
         )
 
     def stored(self, scan: str) -> Array:
@@ -193,10 +194,10 @@ def _cases(record: ScanRecord, dims: int) -> Iterator[CaseRef]:
     if dims == 3:
         if not record.spacing_mm[0]:
             raise InputError(f"expected scans for a 3-D model, got the picture {record.id}; use a 2-D model")
-        yield CaseRef(record.id, record.id, record.group, record.shape, None)
+        yield CaseRef(record.id, record.id, record.group, record.shape, None, record.phase)
         return
     for index, case in enumerate(record.case_ids):
-        yield CaseRef(case, record.id, record.group, record.shape[1:], index)
+        yield CaseRef(case, record.id, record.group, record.shape[1:], index, record.phase)
 
 
 def _window(record: ScanRecord, ref: CaseRef) -> Window:

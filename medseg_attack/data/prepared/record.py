@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from medseg_attack.data.formats.scan import Array, Lattice
 from medseg_attack.errors import InputError, reason
 from medseg_attack.storage.files import digest, inside, is_below, read_json, require_file
+from medseg_attack.types import Phase
 
 Number: TypeAlias = int | float  # whole numbers stay whole in the file
 Numbers: TypeAlias = Number | tuple[Number, ...]  # one for every channel, or one for each
@@ -84,6 +85,7 @@ class ScanRecord(_Frozen):
         n_images: how many of them are of the image; None in records of the first version.
         intensity: least and largest of the scan, in its unit.
         classes: by name, of those that are scored.
+        phase: of the heart, where the data set says it.
     """
 
     key: str
@@ -111,6 +113,7 @@ class ScanRecord(_Frozen):
     n_images: int | None = None
     intensity: tuple[Number, Number]
     classes: dict[str, ClassPixels]
+    phase: Phase = ""
 
     def to_json(self) -> dict[str, Any]:
         """The record as its file holds it."""

@@ -79,6 +79,7 @@ def write_scan(
         n_images=file.n_images,
         intensity=_intensity(scan),
         classes=_pixels_by_class(scan, source.task),
+        phase=file.phase,
     )
     record = record.model_copy(update={"digest": record.content_digest(scan.stored, scan.labels)})
     of_record = inside(out, f"scans/{file.id}.json")

@@ -163,7 +163,8 @@ def _key(source: Source, scan: ScanFile, options: Options) -> str:
     """Changes if what `write_scan` would write for this scan may have changed."""
     asked = {k: v for k, v in _asked(source, options).items() if k in ("version", "format", "size", "window", "plane")}
     files = [file.model_dump() for file in source_files(source, scan)]
-    return digest({"options": asked, "task": source.task.to_json(), "sources": files})
+    phase = {"phase": scan.phase} if scan.phase else {}
+    return digest({"options": asked, "task": source.task.to_json(), "sources": files} | phase)
 
 
 def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
