@@ -74,6 +74,17 @@ class Certificate(ABC):
     needs_repeats: ClassVar[bool] = False  # whether the model must answer the same twice
     needs_phases: ClassVar[bool] = False  # whether a scan is end diastole and end systole of a patient, in this order
 
+    def radii(self, radii: Sequence[float] = ()) -> tuple[float, ...]:
+        """Radii in rising order, each once; `default_radii` where none are asked for.
+
+        Raises:
+            InputError: a radius is below 0, infinite or NaN.
+        """
+        chosen = tuple(sorted(set(radii or self.default_radii)))
+        if not all(0 <= radius < float("inf") for radius in chosen):
+            raise InputError(f"expected a radius of 0 or more, got {min(chosen):g}; change the radius")
+        return chosen
+
     @property
     @abstractmethod
     def default_radii(self) -> tuple[float, ...]:

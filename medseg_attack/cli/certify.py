@@ -117,9 +117,7 @@ def _opened(
     workspace = workspace_of(home)
     use_trust(workspace, trust)
     method = registry.build(certificate, "certificate")
-    radii = tuple(sorted(set(radius or method.default_radii)))
-    if not all(0 <= r < float("inf") for r in radii):
-        raise InputError(f"expected a radius of 0 or more, got {min(radii):g}; change --radius")
+    radii = method.radii(radius or ())
     from medseg_attack.data.prepared.subsets import limit as limited
     from medseg_attack.evaluation.certifying import Certification
     from medseg_attack.evaluation.opening import open_model

@@ -124,8 +124,10 @@ def certify(
                 with frozen(model), deterministic(device), todo.model_ref.errors_named():
                     start = time.perf_counter()
                     batch = Batch.of([todo.data.read(ref) for ref in scan], device)
-                    rows = _rows(todo, model, batch, batch_size, checked=number < todo.checked)
-                    folder.write_table(number, rows, time.perf_counter() - start, batch_size)
+                    checked = number < todo.checked and not todo.model_ref.black_box
+                    how: dict[str, Any] = {"seed": todo.seed, "batch_size": batch_size, "checked": checked}
+                    rows = certified(todo.certificate, model, batch, todo.radii, **how)
+                    folder.write_table(number, pa.Table.from_pylist(rows), time.perf_counter() - start, batch_size)
             yield 1
         if all(folder.has(number) for number in range(len(todo.scans))):
             facts = {"model": todo.model_ref.label, "data": todo.data.name, "device": str(device)}
@@ -134,22 +136,38 @@ def certify(
             folder.finish({**facts, "seconds": folder.seconds, "flags": flags, **source})
 
 
-def _rows(todo: Certification, model: Model, batch: Batch, batch_size: int, *, checked: bool) -> pa.Table:
-    """The bounds of one scan, with what an attack within each radius found against them."""
-    certificate, seed = todo.certificate, crc32(f"{todo.seed}/certificate".encode())
-    observed = certificate.observe(model, batch, todo.radii, seed, batch_size)
-    bounds = certificate.bounds(observed, batch, model, todo.radii)
-    is_checked = checked and not todo.model_ref.black_box
+def certified(
+    certificate: Certificate,
+    model: Model,
+    scan: Batch,
+    radii: Sequence[float],
+    *,
+    seed: int = 0,
+    batch_size: int = 16,
+    checked: bool = True,
+) -> list[dict[str, Any]]:
+    """The bounds of one scan as rows: the fields of `Bound`, and what an attack within each radius reached.
+
+    `medattack certify` writes these rows, and `medseg_attack.certify` returns them.
+
+    Args:
+        scan: all slices of it, or the whole 3-D scan.
+        radii: as the certificate measures a change of the whole scan.
+        checked: whether such an attack is run; it needs the model's gradient.
+    """
+    draws = crc32(f"{seed}/certificate".encode())
+    observed = certificate.observe(model, scan, radii, draws, batch_size)
+    bounds = certificate.bounds(observed, scan, model, radii)
     refuted: dict[float, str] = {}
     reached: dict[tuple[float, str], list[float]] = defaultdict(list)
-    for radius in todo.radii if is_checked else ():
-        for number, image in enumerate(certificate.attacked(model, batch, radius, seed), start=1):
-            changed = Batch(image, batch.target, batch.cases)
-            elsewhere = certificate.observe(model, changed, [radius], seed + number, batch_size)
-            refuted[radius] = refuted.get(radius) or certificate.refuted(observed, elsewhere, batch, model, radius)
+    for radius in radii if checked else ():
+        for number, image in enumerate(certificate.attacked(model, scan, radius, draws), start=1):
+            changed = Batch(image, scan.target, scan.cases)
+            elsewhere = certificate.observe(model, changed, [radius], draws + number, batch_size)
+            refuted[radius] = refuted.get(radius) or certificate.refuted(observed, elsewhere, scan, model, radius)
             for bound in certificate.bounds(elsewhere, changed, model, [radius]):
                 reached[radius, bound.cls].append(bound.value)
-    return pa.Table.from_pylist([_row(bound, is_checked, refuted, reached) for bound in bounds])
+    return [_row(bound, checked, refuted, reached) for bound in bounds]
 
 
 def _row(

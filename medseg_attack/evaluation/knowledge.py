@@ -1,7 +1,8 @@
 """Knowledge of a defence: attacks are made adaptive to models that are random or block gradients."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from medseg_attack.attacks.composed.adaptive import Averaged, ThroughStandIns
 from medseg_attack.models.model_ref import ModelRef
@@ -9,6 +10,9 @@ from medseg_attack.registry import entry_of
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.grid import Cell
 from medseg_attack.runs.stored_specs import split_label
+from medseg_attack.types import Attack
+
+AROUND: Mapping[str, Callable[[Attack], Attack]] = {"bpda": ThroughStandIns, "averaged": Averaged}
 
 
 def knowing(cell: Cell, model_ref: ModelRef, *, native: bool) -> Cell:
@@ -19,7 +23,7 @@ def knowing(cell: Cell, model_ref: ModelRef, *, native: bool) -> Cell:
     Args:
         native: True leaves every attack as it is written, and says so.
     """
-    lacking = _lacking(cell, model_ref)
+    lacking = _lacking(cell.attack, model_ref) if cell.role == "attack" else None
     if lacking is None:
         return cell
     if not lacking:
@@ -27,20 +31,36 @@ def knowing(cell: Cell, model_ref: ModelRef, *, native: bool) -> Cell:
     if native:
         return replace(cell, knowledge="native")
     for name in lacking:
-        around: Any = {"bpda": ThroughStandIns, "averaged": Averaged}[name]
         text, rest = split_label(cell.label)
-        cell = replace(cell, label=f"{name}({text}){rest}", attack=around(cell.attack))
+        cell = replace(cell, label=f"{name}({text}){rest}", attack=AROUND[name](cell.attack))
     return replace(cell, knowledge="adaptive")
 
 
-def _lacking(cell: Cell, model_ref: ModelRef) -> list[str] | None:
-    """The names of the attacks that must stand around the cell's; None where there is nothing to know."""
-    entry = entry_of(cell.attack)
+def adaptive_to(model: "Defence", attack: Attack) -> Attack:
+    """The attack as one that knows the model's defence; itself where there is nothing to know."""
+    for name in _lacking(attack, model) or ():
+        attack = AROUND[name](attack)
+    return attack
+
+
+class Defence(Protocol):
+    """A model as far as it says that an attack must know it: a `ModelRef` or a `SegModel`."""
+
+    @property
+    def is_random(self) -> bool: ...
+
+    @property
+    def blocks_gradient(self) -> bool: ...
+
+
+def _lacking(attack: Attack, model: Defence) -> list[str] | None:
+    """The names of the attacks that must stand around an attack; None where there is nothing to know."""
+    entry = entry_of(attack)
     is_foreign = entry is not None and entry.threat in ("surrogate", "no model")
-    needed = {"bpda": model_ref.blocks_gradient, "averaged": model_ref.is_random}
-    if cell.role != "attack" or is_foreign or not any(needed.values()):
+    needed = {"bpda": model.blocks_gradient, "averaged": model.is_random}
+    if is_foreign or not any(needed.values()):
         return None
-    parts = list(walk(cell.attack))
+    parts = list(walk(attack))
     has = {
         "bpda": any(isinstance(part, ThroughStandIns) for part in parts) or _asks_alone(entry),
         "averaged": any(isinstance(part, Averaged) for part in parts),

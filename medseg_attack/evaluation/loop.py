@@ -36,6 +36,7 @@ from medseg_attack.types import (
     Mask,
     Metric,
     Model,
+    PerSample,
     Setting,
     Task,
 )
@@ -86,16 +87,16 @@ def attack_chunk(
     faulty: list[dict[str, set[str]]] = [{fault: set() for fault in FAULTS} for _ in attacks]  # ids of cases
     clean_masks: list[MaskPair] = []
     for batch in batches:
-        clean = _decide(model, batch.image, batch.cases)
+        clean = decide(model, batch)
         clean_masks += _packed_pairs(clean, batch.target) if metrics else []
         by_position: list[dict[int, CaseOutcome]] = [{} for _ in attacks]
-        for crafted in craft(model, batch, attacks, budgets, seed, donors):
-            scored = _score(model, batch, clean, crafted, budgets[crafted.index], bool(metrics), keep_images)
-            by_position[crafted.index] |= zip(crafted.positions, scored, strict=True)
+        for outcome in attack_batch(model, batch, clean, attacks, budgets, seed=seed, donors=donors):
+            crafted = outcome.crafted
+            cases_of_attack = _reduced(outcome, keep_masks=bool(metrics), keep_images=keep_images)
+            by_position[crafted.index] |= zip(crafted.positions, cases_of_attack, strict=True)
             seconds[crafted.index] += crafted.seconds
-            faulty[crafted.index][WITHOUT_ANSWER] |= {r.case for o in scored if not o.answered for r in o.rows}
-            for fault, cases_of_fault in crafted.faults.items():
-                faulty[crafted.index][fault] |= {case.id for case in cases_of_fault}
+            for fault, ids in outcome.faults.items():
+                faulty[crafted.index][fault] |= ids
         for index, in_batch in enumerate(by_position):
             outcomes[index] += [in_batch[n] for n in range(len(batch.cases))]
 
@@ -109,7 +110,7 @@ def attack_chunk(
         for row in rows:  # measures of a scan stand on each of its slices
             for measures in (scans_clean, scans_adv):
                 row.extra.update(measures.get((row.volume, row.cls), {}))
-            row.extra.update({fault: float(row.case in ids) for fault, ids in faulty[index].items() if ids})
+        mark_faults(rows, faulty[index])
         images = [outcome.image for outcome in attack_outcomes if outcome.image is not None]
         results.append(Result(rows, images, seconds[index]))
     return results
@@ -123,31 +124,72 @@ class MaskPair(NamedTuple):
 
 
 class CaseOutcome(NamedTuple):
-    """The effect of one attack on one case.
+    """The effect of one attack on one case, as far as it is kept until a chunk is done.
 
     Attributes:
         rows: one for each scored class.
         masks: None unless measures of whole scans need them.
         image: None unless it was asked for.
-        answered: whether the model's answer on the image was finite.
     """
 
     rows: list[Row]
     masks: MaskPair | None
     image: Tensor | None
-    answered: bool
 
 
-def _score(
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The effect of one attack on some cases of a batch, in the order of `crafted.positions`.
+
+    Attributes:
+        crafted: the perturbed images, and how they came about.
+        masks: the model's answer on them; what a patch covers is in no mask.
+        truth: the truth on them, which goes where the anatomy went.
+        size: size of each change in the ball's unit.
+        rows: of each case one for each scored class.
+        faults: ids of the cases on which the attack met each fault of the model.
+    """
+
+    crafted: Crafted
+    masks: Mask
+    truth: Mask
+    size: PerSample
+    rows: list[list[Row]]
+    faults: Mapping[str, set[str]]
+
+
+def attack_batch(
     model: Model,
     batch: Batch,
     clean: Mask,
-    crafted: Crafted,
-    budget: Budget | None,
-    keep_masks: bool,
-    keep_images: bool,
-) -> list[CaseOutcome]:
-    """The outcome of each case that the attack was run on, in the order of `crafted.positions`."""
+    attacks: Sequence[Attack],
+    budgets: Sequence[Budget | None],
+    *,
+    seed: int = 0,
+    donors: Donors | None = None,
+) -> Iterator[Outcome]:
+    """The effect of every attack on one batch; `attack_chunk` and `medseg_attack.attack` are made of it.
+
+    Args:
+        clean: the model's answer on the untouched images: `decide`.
+        budgets: budget of each attack whose size is not a fraction of the window; None: the attack's own ball.
+        donors: cases whose masks a goal may take.
+
+    Raises:
+        RuntimeError: an attack left its ball or [0, 1].
+    """
+    for crafted in craft(model, batch, attacks, budgets, seed, donors):
+        yield _score(model, batch, clean, crafted, budgets[crafted.index])
+
+
+def mark_faults(rows: Sequence[Row], faults: Mapping[str, set[str]]) -> None:
+    """Gives all rows a column for each fault that was met: 1 where it was met on the case."""
+    for row in rows:
+        row.extra.update({fault: float(row.case in ids) for fault, ids in faults.items() if ids})
+
+
+def _score(model: Model, batch: Batch, clean: Mask, crafted: Crafted, budget: Budget | None) -> Outcome:
+    """The effect of an attack on the cases that it was run on."""
     cases, ball = [batch.cases[n] for n in crafted.positions], crafted.attack.ball
 
     # the change, in the ball and in the box
@@ -163,7 +205,7 @@ def _score(
     kept = ~ball.covered(crafted.image, x0)
     pred_clean, target = clean[crafted.positions] & kept, batch.target[crafted.positions] & kept
     log_odds = _answer(model, crafted.image, cases)  # of a fresh pass: what the attack saw does not count
-    answered = _is_finite(log_odds)
+    unanswered = {case.id for case, is_finite in zip(cases, _is_finite(log_odds), strict=True) if not is_finite}
     pred = model.decide(without_nan(log_odds)) & kept
     target_adv = moved(batch.target[crafted.positions], crafted.flow, model.task.exclusive) & kept
 
@@ -171,11 +213,8 @@ def _score(
     aim = find_aim(crafted.attack, model.task)
     # further columns of each scored class, of an attack with a goal or a stopping rule
     columns = None if aim is None else aim.measured(pred_clean, pred, target)
-    masks = _packed_pairs(pred, target_adv) if keep_masks else None
-    images = crafted.image if crafted.stored is None else crafted.stored
-    outcomes = []
-    for n, case in enumerate(cases):
-        rows = [
+    rows = [
+        [
             Row.of(
                 case,
                 model.task.classes[k],
@@ -187,9 +226,21 @@ def _score(
             )
             for i, k in enumerate(model.task.scored)
         ]
-        image = images[n].cpu() if keep_images else None
-        outcomes.append(CaseOutcome(rows, None if masks is None else masks[n], image, answered[n]))
-    return outcomes
+        for n, case in enumerate(cases)
+    ]
+    faults = {fault: {case.id for case in faulty} for fault, faulty in crafted.faults.items()}
+    faults[WITHOUT_ANSWER] = faults.get(WITHOUT_ANSWER, set()) | unanswered
+    return Outcome(crafted, pred, target_adv, size, rows, faults)
+
+
+def _reduced(outcome: Outcome, *, keep_masks: bool, keep_images: bool) -> list[CaseOutcome]:
+    """What is kept of each case, in memory that does not grow with the size of scans unless that was asked for."""
+    images = outcome.crafted.image if outcome.crafted.stored is None else outcome.crafted.stored
+    masks = _packed_pairs(outcome.masks, outcome.truth) if keep_masks else None
+    return [
+        CaseOutcome(rows, None if masks is None else masks[n], images[n].cpu() if keep_images else None)
+        for n, rows in enumerate(outcome.rows)
+    ]
 
 
 SliceOrRef = TypeVar("SliceOrRef", Case, CaseRef)
@@ -217,10 +268,15 @@ def _packed_pairs(pred: Mask, target: Mask) -> list[MaskPair]:
     return [MaskPair(*pair) for pair in zip(packed(pred), packed(target), strict=True)]
 
 
-def _decide(model: Model, image: Image, cases: Sequence[Case]) -> Mask:
-    log_odds = _answer(model, image, cases)
+def decide(model: Model, batch: Batch) -> Mask:
+    """The segmentation of a batch's images, each with the draws of its case where the model is random.
+
+    Raises:
+        NotFiniteError: the model returned NaN or infinity.
+    """
+    log_odds = _answer(model, batch.image, batch.cases)
     if not all(finite := _is_finite(log_odds)):
-        ids = [case.id for case, fine in zip(cases, finite, strict=True) if not fine]
+        ids = [case.id for case, fine in zip(batch.cases, finite, strict=True) if not fine]
         raise NotFiniteError(
             f"expected finite log-odds, got NaN or infinity on {listed(ids)}; train or load other weights"
         )

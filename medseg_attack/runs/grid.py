@@ -156,15 +156,29 @@ def _cells(spec: registry.Spec, study: Study) -> list[Cell]:
 
 
 def _cell(label: str, loss: str, attack: "Attack", role: Role, budget: Budget | None) -> Cell:
-    if budget is None or not budget.unit:
-        attack = attack if budget is None else registry.with_eps(attack, budget.value)
+    attack, in_unit = at_budget(attack, budget, label)
+    if in_unit is None:
         return Cell(label, loss, attack.ball.eps, attack, role)
+    return Cell(_in_unit(label, in_unit), loss, math.nan, attack, role, in_unit)
+
+
+def at_budget(attack: "Attack", budget: Budget | None, label: str) -> tuple["Attack", Budget | None]:
+    """An attack with a budget in it, and the budget itself if it has a unit and is another fraction for every case.
+
+    Args:
+        budget: None leaves the attack as it is.
+        label: name of the attack in the error.
+
+    Raises:
+        InputError: the budget has a unit, and so has the attack's ball.
+    """
+    if budget is None or not budget.unit:
+        return (attack if budget is None else registry.with_eps(attack, budget.value)), None
     if own := attack.ball.unit:
         raise InputError(
             f"expected the size of {label} in its own unit ({own}) as a plain number, got --eps {budget}; drop the unit"
         )
-    attack = registry.with_eps(attack, 0.0)  # the loop sets each case's own
-    return Cell(_in_unit(label, budget), loss, math.nan, attack, role, budget)
+    return registry.with_eps(attack, 0.0), budget  # the loop sets each case's own
 
 
 def _in_unit(label: str, budget: Budget | None) -> str:

@@ -200,11 +200,15 @@ def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFram
     counted = cases.groupby(["run", "cls"], sort=False).agg(cases=("unit", "nunique"), touched=("touched", "sum"))
     table = by_class(cases, ["dice", "iou"]).join(counted)
     table = table.join(by_class(scans(rows), measured).rename(columns=lambda name: str(name).removesuffix("_adv")))
+    return table.reset_index().join(facts, on="run"), case_scores(rows, empty).join(facts, on="run")
+
+
+def case_scores(rows: pd.DataFrame, empty: Empty) -> pd.DataFrame:
+    """One row per run, case and class: its counts, Dice, IoU and further measures on the images that were scored."""
+    measured = [f"{name}_adv" for name in measures(rows)]
     each = rows[["run", "case", "volume", "group", "cls", "n_target_adv", "n_adv", "hit_adv", *measured]]
     each = scored(each.assign(n_target=each["n_target_adv"], n_clean=each["n_adv"], hit_clean=each["hit_adv"]), empty)
     columns = {"n_adv": "n_pred", "hit_adv": "hit", "dice_adv": "dice", "iou_adv": "iou"}
     columns |= {column: column.removesuffix("_adv") for column in measured}
-    each = each.drop(columns=["n_target_adv", "n_clean", "hit_clean", "dice_clean", "iou_clean"]).rename(
-        columns=columns
-    )
-    return table.reset_index().join(facts, on="run"), each.join(facts, on="run")
+    unused = ["n_target_adv", "n_clean", "hit_clean", "dice_clean", "iou_clean"]
+    return each.drop(columns=unused).rename(columns=columns)
