@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from medseg_attack.attacks.composed.adaptive import Averaged, ThroughStandIns
 from medseg_attack.models.model_ref import ModelRef
@@ -36,15 +36,16 @@ def knowing(cell: Cell, model_ref: ModelRef, *, native: bool) -> Cell:
     return replace(cell, knowledge="adaptive")
 
 
-def adaptive_to(model: "Defence", attack: Attack) -> Attack:
+def adaptive_to(model: "Declares", attack: Attack) -> Attack:
     """The attack as one that knows the model's defence; itself where there is nothing to know."""
     for name in _lacking(attack, model) or ():
         attack = AROUND[name](attack)
     return attack
 
 
-class Defence(Protocol):
-    """A model as far as it says that an attack must know it: a `ModelRef` or a `SegModel`."""
+@runtime_checkable
+class Declares(Protocol):
+    """A model that says which defence an attack must know: a `ModelRef` or a `SegModel`."""
 
     @property
     def is_random(self) -> bool: ...
@@ -53,7 +54,7 @@ class Defence(Protocol):
     def blocks_gradient(self) -> bool: ...
 
 
-def _lacking(attack: Attack, model: Defence) -> list[str] | None:
+def _lacking(attack: Attack, model: Declares) -> list[str] | None:
     """The names of the attacks that must stand around an attack; None where there is nothing to know."""
     entry = entry_of(attack)
     is_foreign = entry is not None and entry.threat in ("surrogate", "no model")

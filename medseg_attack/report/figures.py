@@ -50,7 +50,12 @@ class Panel:
 
 
 def gallery(clean: Panel, attacked: Sequence[Panel], classes: Sequence[str], file: Path) -> None:
-    """Draws a case, and below it a row per attack: the image with outlines, the difference, and its cause.
+    """Draws `gallery_figure` into a file."""
+    save(gallery_figure(clean, attacked, classes), file)
+
+
+def gallery_figure(clean: Panel, attacked: Sequence[Panel], classes: Sequence[str]) -> "Figure":
+    """A case, and below it a row per attack: the image with outlines, the difference, and its cause.
 
     Args:
         classes: names of the masks, in their order.
@@ -66,7 +71,7 @@ def gallery(clean: Panel, attacked: Sequence[Panel], classes: Sequence[str], fil
         _factor(row[2], panel) if panel.flow is None else _movement(row[2], panel.before, panel.flow)
     for axis in axes.flat:
         axis.set_axis_off()
-    save(figure, file)
+    return figure
 
 
 def empty_figure(width: float, height: float) -> "Figure":

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,9 +13,12 @@ import torch
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord, arrays, damage, is_id, read_record
 from medseg_attack.data.prepared.splits import TEST
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, nearest
 from medseg_attack.storage.files import Form, TaskForm, is_checkpoint, read_json
-from medseg_attack.types import Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
+from medseg_attack.types import Batch, Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OPEN = 16  # scans whose files are kept open
 Split = Literal["train", "val", "test", "all"]
@@ -156,6 +159,48 @@ class Prepared:
             classes=self.task.classes,
             phase=ref.phase,
         )
+
+    def table(self, dims: int = 2) -> "pd.DataFrame":
+        """A row per case: case, volume, group, part ("test" or a fold), slice, shape, spacing_mm and unit.
+
+        Args:
+            dims: 2: a case is a slice; 3: it is a scan.
+        """
+        import pandas as pd  # nothing else here needs it
+
+        rows = [
+            {
+                "case": ref.id,
+                "volume": ref.volume,
+                "group": ref.group,
+                "part": self.splits[ref.group],
+                "slice": ref.index,
+                "shape": ref.shape,
+                "spacing_mm": self.records[ref.volume].spacing_mm,
+                "unit": self.records[ref.volume].unit,
+            }
+            for ref in self.refs("all", dims=dims)
+        ]
+        return pd.DataFrame(rows)
+
+    def batch(self, ids: Iterable[str], dims: int = 2, device: torch.device | str = "cpu") -> Batch:
+        """Cases by their ids, stacked in that order: `image` (b, c, *s) in [0, 1], `target` (b, k, *s), `cases`.
+
+        Args:
+            dims: 2: a case is a slice; 3: it is a scan.
+
+        Raises:
+            InputError: there is no such case, or the cases differ in their shape.
+        """
+        refs = {ref.id: ref for ref in self.refs("all", dims=dims)}
+        chosen = list(ids)
+        if unknown := [name for name in chosen if name not in refs]:
+            raise InputError(f"expected a case of {self.root}, got {unknown[0]!r}; {nearest(unknown[0], refs)}")
+        shapes = sorted({refs[name].shape for name in chosen})
+        if len(shapes) != 1:
+            got = " and ".join(map(str, shapes)) or "no case"
+            raise InputError(f"expected cases of one shape of {self.root}, got {got}; choose those of one shape")
+        return Batch.of([self.read(refs[name]) for name in chosen], device)
 
     def stored(self, scan: str) -> Array:
         """A scan's values as its files hold them, (channels, slices, rows, columns), mapped from the disk."""

@@ -88,7 +88,9 @@ def own(
     Raises:
         InputError: a file is missing or broken, or the options do not fit each other or the data.
     """
-    _check(net, dims, head, normalise)
+    if not net:
+        raise InputError(f"expected own(NETWORK), got own(); name it: {KINDS}")
+    _check(dims, head, normalise, f"own({net!r})")
     network, config = _read(net, task, weights, trust)
     if not isinstance(network, Exported):  # whose program is for one precision
         network.float()  # images are in single precision, and so are gradients
@@ -97,6 +99,53 @@ def own(
             own_dims = f"dims={network.dims}"
             raise InputError(f"expected {own_dims}, as the SegModel of own({net!r}) has, got {dims}; write {own_dims}")
         return network
+    return wrapped(
+        network,
+        task,
+        config,
+        dims=dims,
+        axes=axes,
+        output=output,
+        head=head,
+        normalise=normalise,
+        channels=channels,
+        window=window,
+        overlap=overlap,
+        importance=importance,
+        mirror=mirror,
+        size=size,
+        stride=stride,
+    )
+
+
+def wrapped(
+    network: nn.Module,
+    task: Task,
+    config: Mapping[str, Any] | None = None,
+    *,
+    dims: int = 2,
+    axes: str = "",
+    output: str = "",
+    head: str = "",
+    normalise: str = "none",
+    channels: int = 0,
+    window: tuple[int, ...] = (),
+    overlap: float = 0.5,
+    importance: str = "gaussian",
+    mirror: tuple[int, ...] = (),
+    size: tuple[int, ...] = (),
+    stride: int = 1,
+) -> SegModel:
+    """A network with all that lies between the scan and the decision; the options are those of `own`.
+
+    Args:
+        config: what the network's folder says of it: `dims`, `axes`, and `window` with its overlap.
+
+    Raises:
+        InputError: the options do not fit each other or the task.
+    """
+    config = config or {}
+    _check(dims, head, normalise, "the network")
     windows: dict[str, Any] = {"window": window, "overlap": overlap, "importance": importance}
     dims = config.get("dims", dims)
     default_axes = config.get("axes", LETTERS)
@@ -125,11 +174,9 @@ def own(
     )
 
 
-def _check(net: str, dims: int, head: str, normalise: str) -> None:
-    if not net:
-        raise InputError(f"expected own(NETWORK), got own(); name it: {KINDS}")
+def _check(dims: int, head: str, normalise: str, place: str) -> None:
     if dims not in (2, 3):
-        raise InputError(f"expected dims=2 or dims=3, got {dims} in own({net!r}); write dims=3 for scans")
+        raise InputError(f"expected dims=2 or dims=3, got {dims} in {place}; write dims=3 for scans")
     for name, value, known in (("head", head or HEADS[0], HEADS), ("normalise", normalise, NORMALISE)):
         if value not in known:
             raise InputError(f"unknown {name}: expected one of these, got {value!r}; {nearest(value, known)}")
