@@ -33,7 +33,7 @@ OPTIONS = {"--help"} | {word for command in COMMANDS.values() for option in comm
 OPTIONS |= {word for command in COMMANDS.values() for option in command.params for word in option.secondary_opts}
 # calls in the pages that are Python, of this project or of another, and no spec
 PYTHON = {"Flag", "Orientationd", "__call__", "attack", "attack_chunk", "away", "listing", "model", "near"}
-PYTHON |= {"loss", "sigmoid", "wanted"}
+PYTHON |= {"PGD", "batch", "help", "loss", "sigmoid", "wanted"}
 OTHER_TOOLS = {"--simulations", "--side", "--slices"}  # options of the programs in benchmarks/
 
 
@@ -209,8 +209,9 @@ def test_the_attack_of_the_python_page_stays_in_its_budget(
 ) -> None:
     monkeypatch.chdir(workspace)
     names: dict[str, object] = {}
-    exec(blocks("docs/python.md", "python")[0], names)
-    size = names["adversarial"].size  # type: ignore[attr-defined]
+    for code in blocks("docs/python.md", "python")[:2]:
+        exec(code, names)
+    size = names["result"].size  # type: ignore[attr-defined]
     assert len(size) == 4
     assert 0 < size.max() <= 4 / 255 + 1e-6
     assert 0 < capsys.readouterr().out.count(" -> ") <= 12  # four slices of three organs

@@ -234,7 +234,7 @@ def _score(model: Model, batch: Batch, clean: Mask, crafted: Crafted, budget: Bu
 
 
 def _reduced(outcome: Outcome, *, keep_masks: bool, keep_images: bool) -> list[CaseOutcome]:
-    """What is kept of each case, in memory that does not grow with the size of scans unless that was asked for."""
+    """The outcome of each case, without its images unless they are asked for: memory must not grow with scans."""
     images = outcome.crafted.image if outcome.crafted.stored is None else outcome.crafted.stored
     masks = _packed_pairs(outcome.masks, outcome.truth) if keep_masks else None
     return [

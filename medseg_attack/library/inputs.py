@@ -1,4 +1,4 @@
-"""What a program hands over, held to shapes, ranges and the model's classes before anything is computed."""
+"""Checks of tensors that a program hands over: shapes, ranges and the model's classes, before anything slow happens."""
 
 from collections.abc import Sequence
 from typing import Any
