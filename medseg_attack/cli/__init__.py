@@ -22,6 +22,7 @@ from medseg_attack.cli.explain import explain
 from medseg_attack.cli.ls import ls
 from medseg_attack.cli.prepare import prepare
 from medseg_attack.cli.report import report
+from medseg_attack.cli.screen import screen
 from medseg_attack.cli.selftest import selftest
 from medseg_attack.cli.train import train
 from medseg_attack.cli.verify import verify
@@ -70,6 +71,7 @@ for command in (
     evaluate,
     certify,
     detect,
+    screen,
     compare,
     report,
     verify,

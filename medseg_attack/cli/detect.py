@@ -38,6 +38,10 @@ def detect(
     adaptive: Annotated[
         bool, typer.Option("--adaptive/--non-adaptive", help="Run each attack again with knowledge of the detector.")
     ] = True,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the fitted detectors.", show_default="<home>/detectors"),
+    ] = None,
     csv: Annotated[
         Path | None,
         typer.Option("--csv", help="Write score and p-value of every patient to this file.", show_default=False),
@@ -85,6 +89,7 @@ def detect(
             fitted = each.fit(advance)
             scores = each.score(fitted, advance)
         content.append(_print(each, name, fitted, scores, tables, json))
+        content[-1]["file"] = str(_save(each, name, fitted, out or folder / "detectors"))
     if csv is not None:
         _write_csv(tables, csv)
     if json:
@@ -112,6 +117,18 @@ def _print(
         "calibration_patients": len(fitted.calibration),
         "rows": table.to_dict("records"),
     }
+
+
+def _save(todo: "Detection", name: str, fitted: "Calibrated", folder: Path) -> Path:
+    from medseg_attack.detectors.files import save_detector
+    from medseg_attack.runs.grid import safe
+    from medseg_attack.storage.files import require_outside
+
+    require_outside(folder, Path(todo.data.options["source"]))
+    file = folder / f"{safe(name)[:60]}-{todo.weights_hash[:6]}.safetensors"
+    fingerprint = save_detector(file, fitted, todo.facts)
+    terminal.say(f"wrote {file} ({fingerprint[:12]})")
+    return file
 
 
 def _write_csv(tables: "list[pd.DataFrame]", csv: Path) -> None:

@@ -111,6 +111,18 @@ class Detection:
         todo.require()
         return todo
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The model, the data and how scans are prepared, as a detector's file holds them."""
+        return {
+            "model": self.model_label,
+            "weights": self.weights_hash,
+            "data": self.data.fingerprint,
+            "task": self.data.task.to_json(),
+            "dims": self.model.dims,
+            "options": {name: self.data.options.get(name) for name in ("window", "size", "plane")},
+        }
+
     def refs(self, split: Any) -> tuple[CaseRef, ...]:
         """The cases of a split, as the model takes them."""
         return self.data.refs(split, self.fold, self.model.dims)

@@ -28,10 +28,14 @@ class RoundedModel(AroundModel):
     cases: tuple[Case, ...]
 
     def __call__(self, image: Image) -> LogOdds:
+        return self.model(self.rounded(image))
+
+    def rounded(self, image: Image) -> Image:
+        """The image as a file holds it, with the gradient of what is rounded."""
         if image.shape != self.image.shape:  # copies of the channel that differ have no place in a file
-            return self.model(image)
+            return image
         rounded = self.values.image(self.values.nearest(image.detach(), self.image, self.ball), image)
-        return self.model(straight_through(rounded, image))
+        return straight_through(rounded, image)
 
     def bind(self, setting: Setting) -> "RoundedModel":
         """The model of some of its cases."""

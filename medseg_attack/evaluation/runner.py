@@ -17,6 +17,7 @@ from medseg_attack.checks.model import check_case_alone, check_gradient_path, ch
 from medseg_attack.checks.probes import preflight
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
+from medseg_attack.detectors.combined.saved import Saved
 from medseg_attack.errors import InputError, plural
 from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_faults, fit_seconds, fitted, must_fit
@@ -29,6 +30,7 @@ from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.surrogates import pin_surrogates, surrogates
 from medseg_attack.registry.abilities import Climbs
+from medseg_attack.registry.parts import walk
 from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.claim import claim, withdraw
 from medseg_attack.runs.folder import COPIES, RunFolder
@@ -284,6 +286,9 @@ def _check_study(opened: OpenedStudy, model_ref: ModelRef) -> None:
         _check_storable(opened, refs)
     for cell in opened.grid:
         bind(cell.attack, Setting(opened.data.task))  # refuses an unknown organ
+        for part in walk(cell.attack):
+            if isinstance(part, Saved):
+                part.loaded.require(Path(part.file), model_ref.weights_hash, opened.data.task)
         check_fit(cell.label, cell.budget, training_cases(opened, model_ref, cell), refs)
 
 

@@ -72,3 +72,19 @@ def _caption(table: pd.DataFrame, n_calibration: int, main: float) -> str:
         warning(patients),
     ]
     return " ".join(filter(None, lines))
+
+
+def screen_sheet(table: pd.DataFrame, *, name: str, reason: str, rate: float, n_calibration: int) -> Sheet:
+    """The table of new scans, the most suspicious first."""
+    ordered = table.sort_values(["p", "scan"], kind="stable")
+    rows = [
+        [str(row["scan"]), f"ALARM: {reason}, most in {row['case']}" if row["alarm"] else "", f"{row['p']:.3f}"]
+        for _, row in ordered.iterrows()
+    ]
+    alarms = int(table["alarm"].sum())
+    caption = (
+        f"{plural(alarms, 'alarm')} of {plural(len(table), 'scan')}. p: share of "
+        f"{plural(n_calibration, 'clean patient')} and this one who are at least as suspicious; an alarm at {rate:g} "
+        "or less, which is false for at most that share of clean scans. No alarm is no proof that a scan is untouched."
+    )
+    return Sheet(name, ["scan", "reason", "p"], rows, caption, left=2)

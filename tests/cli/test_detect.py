@@ -26,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def content(home: Path) -> Any:
-    words = ("detect", home / "runs", "--detector", "feature_squeezing", "--weight", "1", "--home", home)
+    words = ("detect", home / "runs", "--detector", "feature_squeezing", "--weight", "1", "--home", home, "--seed", "0")
     return json.loads(medattack(*words, "--csv", home / "scores.csv", "--json").stdout)
 
 
@@ -54,6 +54,18 @@ def test_scores_of_every_patient_are_written(content: Any, home: Path) -> None:
     assert len(rows) == 4 * len(content["detectors"][0]["rows"])
     assert all(0 < float(row["p"]) <= 1 for row in rows)
     assert {row["detector"] for row in rows} == {"feature_squeezing"}
+
+
+def test_an_attack_that_knows_the_detector_raises_no_alarm_on_those_who_had_none(content: Any, home: Path) -> None:
+    """What is scored is rounded as in a file: an attack that looked at other numbers would raise some."""
+    assert content["detectors"][0]["calibration_patients"] == 6
+    with (home / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    least = 1 / 7 + 1e-9
+    calm = {row["group"] for row in rows if row["kind"] == "clean" and float(row["p"]) > least}
+    evading = [float(row["p"]) for row in rows if row["kind"] == "adaptive" and row["group"] in calm]
+    assert len(evading) >= 2
+    assert min(evading) > least
 
 
 def test_stored_images_and_images_that_are_made_again_have_the_scores_of_the_run(content: Any, home: Path) -> None:
@@ -113,3 +125,125 @@ def test_runs_of_two_models_are_refused(home: Path) -> None:
     assert "expected runs of one model for a detector, got several" in " ".join(result.stderr.split())
     result = medattack("detect", home / "models", "--home", home, code=2)
     assert "expected a run in" in " ".join(result.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def file(content: Any) -> Path:
+    """The detector that was written."""
+    return Path(content["detectors"][0]["file"])
+
+
+@pytest.fixture(scope="module")
+def incoming(home: Path) -> Path:
+    """A folder of new scans: two as they are, one of black and white pixels."""
+    import nibabel
+    import numpy as np
+
+    from medseg_attack.data.prepared.reading import open_prepared
+
+    folder = home / "incoming"
+    (folder / "today").mkdir(parents=True)
+    data = open_prepared(home / "data/p")
+    for n, scan in enumerate(data.scans[:3]):
+        values = data.stored(scan)[0].astype(np.float32)
+        if n == 2:
+            values = values.max() * np.random.default_rng(0).integers(0, 2, values.shape).astype(np.float32)
+        image = nibabel.Nifti1Image(values.transpose(2, 1, 0), np.diag([-1.0, -1.0, 3.0, 1.0]))
+        nibabel.save(image, folder / f"today/scan{n}.nii.gz")
+    return folder
+
+
+def test_new_scans_get_a_p_value_each_and_an_alarm_its_reason(home: Path, file: Path, incoming: Path) -> None:
+    before = sorted(incoming.rglob("*"))
+    words = ("screen", incoming, "--detector", file, "--model", home / "models/m", "--home", home)
+    result = medattack(*words, "--false-alarms", "0.2", "--csv", home / "screen.csv", code=1)
+    plain = " ".join(result.stdout.split())
+    assert "today_scan2 ALARM: an answer that changes when the scan is simplified, most in" in plain
+    assert "1 alarm of 3 scans." in plain
+    content = json.loads(medattack(*words, "--false-alarms", "0.2", "--json", code=1).stdout)
+    assert [scan["alarm"] for scan in content["scans"]] == [False, False, True]
+    assert [scan["p"] for scan in content["scans"]][2] == pytest.approx(1 / 7)
+    with (home / "screen.csv").open() as rows:
+        assert len(list(csv.DictReader(rows))) == 3
+    assert sorted(incoming.rglob("*")) == before
+    (incoming / "today/scan2.nii.gz").rename(home / "aside.nii.gz")
+    medattack(*words, "--false-alarms", "0.2")
+    (home / "aside.nii.gz").rename(incoming / "today/scan2.nii.gz")
+
+
+def test_a_scan_that_is_screened_has_the_score_that_it_has_as_a_prepared_one(
+    home: Path, file: Path, incoming: Path
+) -> None:
+    words = ("--detector", file, "--model", home / "models/m", "--home", home, "--false-alarms", "0.2", "--json")
+    new = json.loads(medattack("screen", incoming, *words, code=1).stdout)["scans"]
+    old = json.loads(medattack("screen", home / "data/p", *words, code=1).stdout)["scans"]
+    from medseg_attack.data.prepared.reading import open_prepared
+
+    by_name = {scan["scan"]: scan for scan in old}
+    for scan, name in zip(new[:2], open_prepared(home / "data/p").scans, strict=False):
+        assert scan["score"] == pytest.approx(by_name[name]["score"], rel=1e-4)
+
+
+def test_pictures_and_dicom_are_screened_too(home: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from medseg_attack.data.prepared.unlabelled import unlabelled
+    from medseg_attack.types import Task
+
+    (home / "pictures").mkdir()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(home / "pictures/a.png")
+    (scan,) = unlabelled(home / "pictures", Task("t", ("a",))).scans
+    assert scan.read().stored.shape == (1, 16, 16)
+    assert not scan.read().labels.any()
+
+
+@pytest.mark.parametrize("kind", ["no scans", "another model", "other classes", "changed", "no detector", "a rate"])
+def test_what_cannot_be_screened_is_refused(kind: str, home: Path, file: Path, incoming: Path, tmp_path: Path) -> None:
+    from medseg_attack.detectors.files import load_detector, save_detector
+
+    detector, model, scans, rate = file, home / "models/m", incoming, "0.2"
+    match kind:
+        case "no scans":
+            scans = tmp_path / "empty"
+            scans.mkdir()
+            (scans / "notes.txt").write_text("hello")
+            sentence = "expected NIfTI files, DICOM series or pictures in"
+        case "another model":
+            words = ("train", "--data", home / "data/p", "--model", "unet_small(channels=(4, 4))", "--epochs", "1")
+            medattack(*words, "--home", home, "--out", tmp_path / "other")
+            model, sentence = tmp_path / "other", "expected a detector of the model at hand"
+        case "other classes":
+            saved = load_detector(file)
+            facts = {key: value for key, value in saved.facts.items() if key not in ("version", "detector", "level")}
+            facts["task"] = {**facts["task"], "classes": ["liver"]}
+            detector = tmp_path / "liver.safetensors"
+            save_detector(detector, saved.calibrated, facts)
+            sentence = "expected a detector of the classes large_bowel, small_bowel, stomach, got"
+        case "changed":
+            detector = tmp_path / "changed.safetensors"
+            content = bytearray(file.read_bytes())
+            content[-1] ^= 1
+            detector.write_bytes(content)
+            sentence = "expected the detector that was written to"
+        case "no detector":
+            detector, sentence = home / "models/m/weights.safetensors", "expected a detector in"
+        case "a rate":
+            rate, sentence = "0.05", "expected 19 calibration patients or more for 0.05 false alarms, got 6"
+    words = ("screen", scans, "--detector", detector, "--model", model, "--home", home, "--false-alarms", rate)
+    result = medattack(*words, code=2)
+    assert sentence in " ".join(result.stderr.split())
+    assert result.stdout == ""
+
+
+def test_an_attack_is_run_on_a_detector_of_its_model_alone(home: Path, file: Path, tmp_path: Path) -> None:
+    words = ("attack", "--data", home / "data/p", "--no-checks", "--home", home, "--limit", "2", "--eps", "8/255")
+    attack = ("--attack", f"evading(attack=pgd(steps=2), detector=saved({str(file)!r}), weight=1)")
+    medattack(*words, *attack, "--model", home / "models/m", "--out", tmp_path / "run")
+    other = ("train", "--data", home / "data/p", "--model", "unet_small(channels=(4, 4))", "--epochs", "1")
+    medattack(*other, "--home", home, "--out", tmp_path / "other")
+    result = medattack(*words, *attack, "--model", tmp_path / "other", "--out", tmp_path / "no", code=2)
+    assert "expected a detector of the model at hand" in " ".join(result.stderr.split())
+    wrong = attack[1].replace(repr(str(file)), f"{str(file)!r}, fingerprint='abc'")
+    result = medattack(*words, "--attack", wrong, "--model", home / "models/m", code=2)
+    assert "expected the detector abc in" in " ".join(result.stderr.split())

@@ -49,6 +49,7 @@ def test_an_option_that_may_be_left_out_says_what_it_is_then(command: str) -> No
         "compare": {"reference", "fail_if", "paired", "csv", "plot", "junit"},
         "defend": {"csv"},
         "detect": {"csv"},
+        "screen": {"model", "csv"},
         "doctor": {"model"},
         "evaluate": {"model", "csv"},
         "prepare": {"labels"},

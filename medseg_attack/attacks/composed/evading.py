@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
 
+from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError
@@ -47,6 +48,15 @@ class Alarm(Protocol):
     def watch(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, PerSample, PerSample]:
         """The model's answer, the score of each case and its excess over the limit, above 0 where there is an alarm."""
         ...
+
+
+@runtime_checkable
+class Rounds(Protocol):
+    """A model that rounds an image to what a file can hold, before it asks another model."""
+
+    model: Model
+
+    def rounded(self, image: Image) -> Image: ...
 
 
 @register("evading", kind="attack", reaches="all in eps", shown_by="evading(attack=pgd(steps=8))")
@@ -141,7 +151,9 @@ class WatchedModel(AroundModel):
         if image.shape[1:] != self.image.shape[1:] or len(image) != len(index):
             self.excess = image.new_zeros(len(image))  # a smaller copy, which no detector was calibrated for
             return model(image)
-        log_odds, _, self.excess = self.detector.watch(model, image, cases)
+        rounds, inner = _unrounded(model)
+        stored = image if rounds is None else rounds.rounded(image)  # first, as when a stored scan is screened
+        log_odds, _, self.excess = self.detector.watch(inner, stored, cases)
         self._offer(image, log_odds, self.excess.detach(), index)
         return log_odds
 
@@ -184,6 +196,19 @@ class Penalised:
         if len(self.watched.excess) != len(height):
             return height
         return height - self.weight * functional.relu(self.watched.excess).to(height)
+
+
+def _unrounded(model: Model) -> tuple[Rounds | None, Model]:
+    """The rounding before a model, and the model behind it, whose passes are counted as before.
+
+    A detector that changes images, such as a squeezer, would have its own images rounded into the ball otherwise.
+    """
+    inner = model
+    while isinstance(inner, CountedModel):
+        inner = inner.model
+    if not isinstance(inner, Rounds):
+        return None, model
+    return inner, CountedModel(inner.model, model) if isinstance(model, CountedModel) else inner.model
 
 
 def _penalised(attack: Attack, watched: WatchedModel, weight: float, model: Model) -> Attack:

@@ -1,0 +1,82 @@
+"""New scans before a detector: a p-value for each, and the reason for an alarm."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import torch
+
+from medseg_attack.data.prepared.reading import Prepared, open_prepared
+from medseg_attack.data.prepared.unlabelled import prepare_unlabelled
+from medseg_attack.detectors.files import SavedDetector
+from medseg_attack.errors import InputError
+from medseg_attack.evaluation.loop import in_batches
+from medseg_attack.models.model_ref import ModelRef
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.runs.chunks import chunks
+from medseg_attack.runtime import deterministic
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Batch, Setting, Task
+
+
+def screen(
+    scans: Path,
+    saved: SavedDetector,
+    model_ref: ModelRef,
+    device: torch.device,
+    *,
+    batch_size: int = 32,
+    advance: Callable[[int], None] = lambda n: None,
+) -> pd.DataFrame:
+    """A row per scan of a folder, or of a prepared data set: score, p, most suspicious case and volume by class.
+
+    New scans are prepared in a temporary folder, with the window, size and plane of the detector's data, and removed.
+
+    Raises:
+        InputError: there is no scan, one cannot be read, or it is not of the model's kind.
+    """
+    task = Task.from_json(saved.facts["task"])
+    model = model_ref.load(task, device)
+    with TemporaryDirectory(prefix="medattack-") as folder:
+        if (scans / "dataset.json").is_file():
+            data = open_prepared(scans)
+            if data.task.classes != task.classes:
+                raise InputError(
+                    f"expected scans of the classes {', '.join(task.classes)}, got {', '.join(data.task.classes)} in "
+                    f"{scans}; name another data set, or a folder of scans"
+                )
+        else:
+            data = prepare_unlabelled(scans, Path(folder) / "data", task, saved.facts["options"])
+        with frozen(model), deterministic(device), model_ref.errors_named(), torch.no_grad():
+            return _scores(data, saved, model, device, batch_size, advance)
+
+
+def _scores(
+    data: Prepared,
+    saved: SavedDetector,
+    model: SegModel,
+    device: torch.device,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> pd.DataFrame:
+    detector = saved.calibrated.detector
+    rows: dict[str, dict[str, Any]] = {}
+    for chunk in chunks(data.refs("all", 0, model.dims)):
+        for refs in in_batches(chunk, 1 if model.dims == 3 else batch_size):
+            batch = Batch.of([data.read(ref) for ref in refs], device)
+            bound = bind(model, Setting(model.task, batch.cases))
+            log_odds, statistics = detector.observe(bound, batch.image, batch.cases)
+            scores = detector.score(statistics, batch.cases).tolist()
+            pixels = bound.decide(log_odds).flatten(2).sum(2).tolist()
+            for case, score, n_pixels in zip(batch.cases, scores, pixels, strict=True):
+                row = rows.setdefault(case.volume, {"scan": case.volume, "score": -float("inf")})
+                if score > row["score"]:
+                    row |= {"score": score, "case": case.id}
+                for k in model.task.scored:
+                    name = f"pixels_{model.task.classes[k]}"
+                    row[name] = row.get(name, 0) + n_pixels[k]
+            advance(len(refs))
+    table = pd.DataFrame([rows[scan] for scan in sorted(rows)])
+    return table.assign(p=saved.calibrated.p_values(table["score"].tolist()))
