@@ -8,23 +8,35 @@ interval. A gate looks at the same patients before and after a change.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from medseg_attack.stats.patients import difference, mean_interval
+from medseg_attack.stats.intervals import change_interval, mean_interval, student_interval
+from medseg_attack.stats.patients import TESTS_FROM, Difference, change
 
 Array = NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
 Method: TypeAlias = Callable[[Array, Array], Interval]
 ORGANS = 3
 MOST_SCANS = 5
+LEAST = 0.93  # what an interval of 95 % shall cover in every cell
+
+
+class Drawn(Protocol):
+    """A distribution of patients."""
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Sums of a score and numbers of scans, (patients, organs)."""
+        ...
+
+    def __hash__(self) -> int: ...
 
 
 def logistic(logits: Array) -> Array:
@@ -85,8 +97,8 @@ def mean(sums: Array, counts: Array) -> float:
 
 
 @cache
-def truth(cohort: Cohort) -> float:
-    """The mean Dice of very many patients."""
+def truth(cohort: Drawn) -> float:
+    """The mean score of very many patients."""
     return mean(*cohort.draw(200_000, np.random.default_rng(12345)))
 
 
@@ -99,13 +111,6 @@ def influences(sums: Array, counts: Array) -> Array:
     """Each patient's linearised share in the mean, around it."""
     total = counts.sum(0)
     return np.asarray(((sums - sums.sum(0) / total * counts) * len(sums) / total).mean(1))
-
-
-def student(sums: Array, counts: Array) -> Interval:
-    """Student's t with the linearised standard error."""
-    n = len(sums)
-    half = stats.t.ppf(0.975, n - 1) * influences(sums, counts).std(ddof=1) / np.sqrt(n)
-    return mean(sums, counts) - half, mean(sums, counts) + half
 
 
 def bootstrap_t(sums: Array, counts: Array, draws: int = 500) -> Interval:
@@ -147,12 +152,12 @@ METHODS: dict[str, Method] = {
     "Gaffke (tables)": interval_of_tables,
     "bootstrap-t": bootstrap_t,
     "pseudo-patients": pseudo_patients,
-    "Student's t": student,
+    "Student's t": student_interval,
     "percentile": percentile,
 }
 
 
-def coverage(cohort: Cohort, n: int, method: Method, simulations: int, seed: int = 0) -> tuple[float, float]:
+def coverage(cohort: Drawn, n: int, method: Method, simulations: int, seed: int = 0) -> tuple[float, float]:
     """Share of simulated studies whose interval holds the truth, and mean width within [0, 1]."""
     held, width = 0, 0.0
     for i in range(simulations):
@@ -160,6 +165,47 @@ def coverage(cohort: Cohort, n: int, method: Method, simulations: int, seed: int
         held += low <= truth(cohort) <= high
         width += min(high, 1) - max(low, 0)
     return held / simulations, width / simulations
+
+
+SHARE_METHODS: dict[str, Method] = {
+    "Gaffke (tables)": interval_of_tables,
+    "Student's t": student_interval,
+    "percentile": percentile,
+}
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The scans and organs of a cohort whose Dice is below 0.45, half of a clean Dice of 0.9: what `< half` counts."""
+
+    cohort: Cohort
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Numbers of lost and of all, (patients, 1)."""
+        sums, counts = self.cohort.draw(n, rng)
+        # the share of a patient's scans that are lost goes with the patient's mean Dice
+        lost = rng.binomial(counts.astype(int), np.clip(1.5 - 2 * sums / counts, 0, 1))
+        return lost.sum(1, keepdims=True).astype(np.float64), counts.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """HD95 as a share of the grid's diagonal, which is the distance of an organ that is lost.
+
+    Attributes:
+        failing: the share of patients who lose all organs.
+    """
+
+    failing: float = 0.0
+
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Sums of distances and numbers of scans, (patients, organs)."""
+        near = np.exp(rng.normal(-4.5, 0.6, (n, 1)) + rng.normal(0, 0.4, (n, ORGANS)))
+        distances = np.where(rng.random((n, 1)) < self.failing, 1.0, np.minimum(near, 1.0))
+        return distances, np.ones_like(distances)
+
+
+DISTANCES = {"all near": Distances(), "one patient in ten fails": Distances(0.1), "half of them fail": Distances(0.5)}
 
 
 @dataclass(frozen=True)
@@ -170,6 +216,8 @@ class Change:
         fall: the share of its Dice that a patient loses, on average.
         failing: the share of patients who lose all of it instead.
         recovering: the share of patients who rise to 0.95 instead.
+        failed_before: the share of patients who had Dice 0, and have the Dice of the others now.
+        by_size: the share of its Dice that the patient with most scans loses besides, with few scans next to nothing.
         old: mean logit of Dice before.
         redrawn: whether each patient's Dice is drawn anew, near zero or bimodal, instead.
     """
@@ -177,6 +225,8 @@ class Change:
     fall: float = 0.0
     failing: float = 0.0
     recovering: float = 0.0
+    failed_before: float = 0.0
+    by_size: float = 0.0
     old: float = 1.7
     redrawn: Cohort | None = None
 
@@ -186,33 +236,103 @@ class Change:
             before, after = (sums.sum(1) / counts.sum(1) for sums, counts in (self.redrawn.draw(n, rng) for _ in "12"))
         else:
             before = logistic(rng.normal(self.old, 0.5, n))
-            after = np.clip(before * (1 - rng.normal(self.fall, 0.04, n)), 0, 1)
+            size = rng.integers(0, 5, n) / 4
+            after = np.clip(before * (1 - self.by_size * size**2 - rng.normal(self.fall, 0.04, n)), 0, 1)
             draw = rng.random(n)
             after = np.where(draw < self.failing, 0.0, np.where(draw > 1 - self.recovering, 0.95, after))
+            before = np.where(rng.random(n) < self.failed_before, 0.0, before)
         names = [f"p{i}" for i in range(n)]
-        return pd.DataFrame({"group": names, "unit": names, "cls": "organ", "difference": before - after})
+        return pd.DataFrame(
+            {"group": names, "unit": names, "cls": "organ", "difference": before - after, "old": before}
+        )
 
 
 CHANGES = {
     "nothing changes": Change(),
     "near zero, trained again": Change(redrawn=COHORTS["near zero"]),
     "bimodal, trained again": Change(redrawn=COHORTS["bimodal"]),
+    "one in ten fails either way, trained again": Change(redrawn=COHORTS["one patient in ten fails"]),
     "all fall by 5 %": Change(0.05),
     "all fall by 20 %": Change(0.2),
+    "large patients fall by 25 %": Change(by_size=0.25),
     "one in ten fails": Change(failing=0.1),
+    "one in five fails": Change(failing=0.2),
     "half of them fail": Change(failing=0.5),
+    "one in ten failed before": Change(failed_before=0.1),
     "all fall by 20 %, one in ten recovers": Change(0.2, recovering=0.1, old=0.0),
+    "all fall by 5 %, one in ten recovers": Change(0.05, recovering=0.1),
 }
 
 
-def alarms(change: Change, n: int, simulations: int, *, beyond: float) -> tuple[float, float]:
+def verdict(pairs: pd.DataFrame, beyond: float) -> tuple[bool, Difference]:
+    """Whether `drop>BEYOND@sig` fails, and the rise that it looks at."""
+    rise = change(pairs.assign(difference=-pairs["difference"]), beyond=-beyond)
+    return -rise.high > beyond and rise.p < 0.05, rise
+
+
+def alarms(of: Change, n: int, simulations: int, *, beyond: float) -> tuple[float, float]:
     """Share of studies in which `drop>BEYOND@sig` fails, and in which the interval holds BEYOND."""
     fails, held = 0, 0
     for i in range(simulations):
-        result = difference(change.draw(n, np.random.default_rng((n, i))), beyond=beyond)
-        fails += result.low > beyond and result.p < 0.05
-        held += result.low <= beyond <= result.high
+        failed, rise = verdict(of.draw(n, np.random.default_rng((n, i))), beyond)
+        fails += failed
+        held += rise.low <= -beyond <= rise.high
     return fails / simulations, held / simulations
+
+
+CHANGE_METHODS: dict[str, Callable[[Array, Array, Array], Interval]] = {
+    "change (tables)": lambda sums, old, counts: change_interval(sums, old, counts, (0.0, 1.0)),
+    "Student's t": lambda sums, _, counts: student_interval(sums, counts),
+    "Gaffke, of differences": lambda sums, _, counts: mean_interval(sums, counts, (-1.0, 1.0)),
+}
+
+
+def print_changes(patients: Sequence[int], simulations: int) -> None:
+    """Coverage and width of intervals of the change; false alarms and misses of the gate."""
+    below = []
+    print("| change | mean drop | patients | " + " | ".join(CHANGE_METHODS) + " | false alarms | misses |")
+    print("| --- | ---: | ---: |" + " ---: |" * (len(CHANGE_METHODS) + 2))
+    for name, of in CHANGES.items():
+        drop = float(of.draw(200_000, np.random.default_rng(12345))["difference"].mean())
+        for n in patients:
+            held, width = np.zeros((2, len(CHANGE_METHODS)))
+            for i in range(simulations):
+                pairs = of.draw(n, np.random.default_rng((n, i)))
+                rise, old = -pairs[["difference"]].to_numpy(), pairs[["old"]].to_numpy()
+                for k, method in enumerate(CHANGE_METHODS.values()):
+                    low, high = method(rise, old, np.ones_like(rise))
+                    held[k] += low <= -drop <= high
+                    width[k] += high - low
+            below += [f"{name}, {n} patients ({100 * held[0] / simulations:.1f} %)"] * (held[0] / simulations < LEAST)
+            cells = [f"{100 * h / simulations:.1f} % ({w / simulations:.3f})" for h, w in zip(held, width, strict=True)]
+            gate = ["-", "-"]
+            if n >= TESTS_FROM:
+                gate[0] = f"{100 * alarms(of, n, simulations, beyond=drop)[0]:.1f} %"
+            if n >= TESTS_FROM and drop > 0.01:
+                gate[1] = f"{100 * (1 - alarms(of, n, simulations, beyond=0.0)[0]):.0f} %"
+            print(f"| {name} | {drop:.3f} | {n} | " + " | ".join([*cells, *gate]) + " |", flush=True)
+    print_below(below)
+
+
+def print_intervals(
+    head: str, cohorts: Mapping[str, Drawn], methods: Mapping[str, Method], patients: Sequence[int], simulations: int
+) -> None:
+    """Coverage and width of intervals of a mean."""
+    below = []
+    print(f"| {head} | mean | patients | " + " | ".join(methods) + " |")
+    print("| --- | ---: | ---: |" + " ---: |" * len(methods))
+    for name, cohort in cohorts.items():
+        for n in patients:
+            result = [coverage(cohort, n, method, simulations) for method in methods.values()]
+            shown = [f"{100 * share:.1f} % ({width:.3f})" for share, width in result]
+            below += [f"{name}, {n} patients ({100 * result[0][0]:.1f} %)"] * (result[0][0] < LEAST)
+            print(f"| {name} | {truth(cohort):.3f} | {n} | " + " | ".join(shown) + " |", flush=True)
+    print_below(below)
+
+
+def print_below(cells: Sequence[str]) -> None:
+    """The cells in which the interval of the tables holds the truth too rarely."""
+    print(f"\nCells in which the first of these intervals holds less than {LEAST:.0%}: {'; '.join(cells) or 'none'}.")
 
 
 def main() -> None:
@@ -221,24 +341,17 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--patients", type=int, nargs="+", default=[4, 6, 10, 20, 50])
     options = parser.parse_args()
-    print("| Dice | patients | " + " | ".join(METHODS) + " |")
-    print("| --- | ---: |" + " ---: |" * len(METHODS))
-    for name, cohort in COHORTS.items():
-        for n in options.patients:
-            result = [coverage(cohort, n, method, options.simulations) for method in METHODS.values()]
-            shown = [f"{100 * share:.1f} % ({width:.3f})" for share, width in result]
-            print(f"| {name} | {n} | " + " | ".join(shown) + " |", flush=True)
-    counts = [n for n in options.patients if n >= 6]
-    print("\n| change | mean drop | " + " | ".join(f"{n} patients" for n in counts) + " |")
-    print("| --- | ---: |" + " ---: |" * len(counts))
-    for name, change in CHANGES.items():
-        drop = float(change.draw(200_000, np.random.default_rng(12345))["difference"].mean())
-        cells = []
-        for n in counts:
-            false, held = alarms(change, n, options.simulations, beyond=drop)
-            missed = f"{100 * (1 - alarms(change, n, options.simulations, beyond=0.0)[0]):.0f} %"
-            cells.append(f"{100 * held:.1f} % / {100 * false:.1f} % / {missed if drop > 0.01 else '-'}")
-        print(f"| {name} | {drop:.3f} | " + " | ".join(cells) + " |", flush=True)
+    tables: tuple[tuple[str, Mapping[str, Drawn], Mapping[str, Method]], ...] = (
+        ("Dice", COHORTS, METHODS),
+        ("share of lost organs", {name: Lost(cohort) for name, cohort in COHORTS.items()}, SHARE_METHODS),
+        ("HD95 / diagonal", DISTANCES, SHARE_METHODS),
+    )
+    for head, cohorts, methods in tables:
+        print(f"## {head}\n")
+        print_intervals(head, cohorts, methods, options.patients, options.simulations)
+        print()
+    print("## Change and gate\n")
+    print_changes(options.patients, options.simulations)
 
 
 if __name__ == "__main__":

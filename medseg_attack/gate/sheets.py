@@ -43,8 +43,8 @@ def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     n, n_tests = int(shown["n"].min()), int(shown["p_holm"].notna().sum())
     text = (
         f"Mean Dice per {unit}; change of the adversarial one, new minus reference, paired over "
-        f"{plural(n, 'patient')} with its 95 % interval (Gaffke); p: signed-rank on patients' means, Holm over "
-        f"the attacks' rows. "
+        f"{plural(n, 'patient')} with its 95 % interval, which allows for patients not measured; p: signed-rank on "
+        "patients' means, Holm over the attacks' rows. "
         f"Empty masks: {EMPTY_RULES[empty]}. {warning(n, n_tests)}"
     ).strip()
     columns = [

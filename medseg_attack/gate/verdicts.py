@@ -17,7 +17,8 @@ from medseg_attack.metrics.empty import Empty
 from medseg_attack.report.tables import budget
 from medseg_attack.runs.rows import NAMES
 from medseg_attack.stats.comparisons import by_pair
-from medseg_attack.stats.patients import LEVEL, TESTS_FROM, Difference, difference, holm, paired, warning
+from medseg_attack.stats.intervals import LEVEL
+from medseg_attack.stats.patients import TESTS_FROM, Difference, change, difference, holm, paired, warning
 from medseg_attack.stats.scores import Unit, measures, pooled, scans, scored
 
 
@@ -162,14 +163,13 @@ def _is(value: object, wanted: str) -> bool:
 
 
 def _values(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Unit, empty: Empty) -> pd.DataFrame:
-    """The rule's value per pair (in the column `run`), case and class, as the column `difference`."""
+    """The rule's level, or its rise, per pair (in the column `run`), case and class, as the column `difference`."""
     cases = _of_organ(rule, _levels(rule, by_pair(new), unit, empty))
     if not rule.change:
         return cases.rename(columns={rule.level: "difference"})
     assert old is not None
     like = by_pair(old[old["pair"].isin(new["pair"])])
-    change = paired(cases, _of_organ(rule, _levels(rule, like, unit, empty)), rule.level, within=["run"])
-    return change if rule.change == "rise" else change.assign(difference=-change["difference"])
+    return paired(cases, _of_organ(rule, _levels(rule, like, unit, empty)), rule.level, within=["run"])
 
 
 def _levels(rule: Rule, rows: pd.DataFrame, unit: Unit, empty: Empty) -> pd.DataFrame:
@@ -203,9 +203,15 @@ def _of_organ(rule: Rule, cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def _verdict(rule: Rule, header: "pd.Series[float]", values: pd.DataFrame) -> Verdict:
-    of_mm = rule.level.endswith("_mm")
-    bounds = (-np.inf, np.inf) if rule.change else (0.0, np.inf if of_mm else 1.0)
-    result = difference(values, beyond=rule.number, bounds=bounds)
+    bounds = (0.0, np.inf if rule.level.endswith("_mm") else 1.0)
+    match rule.change:
+        case "":
+            result = difference(values, beyond=rule.number, bounds=bounds)
+        case "rise":
+            result = change(values, beyond=rule.number, bounds=bounds)
+        case _:
+            rise = change(values, beyond=-rule.number, bounds=bounds)
+            result = replace(rise, mean=-rise.mean, low=-rise.high, high=-rise.low)
     organ = rule.where.get("organ", "mean")
     if result.mean != result.mean:
         raise InputError(

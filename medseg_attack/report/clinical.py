@@ -85,8 +85,8 @@ def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     text = (
         f"Adversarial Dice {'of' if side == 'model' else 'under'} the first {side} minus that "
         f"{'of' if side == 'model' else 'under'} the second, mean over organs, paired over "
-        f"{plural(n, 'patient')}; 95 % interval: Gaffke; p: signed-rank on patients' means, Holm over "
-        f"the {n_tests} rows{' under an attack' if n_tests < len(table) else ''}. "
+        f"{plural(n, 'patient')}; 95 % interval: allows for patients not measured; p: signed-rank on patients' means, "
+        f"Holm over the {n_tests} rows{' under an attack' if n_tests < len(table) else ''}. "
         f"{warning(n, n_tests)}"
     ).strip()
     columns = [side, "against", *common, "eps", "difference", "95 % CI", "p"]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.rows import NAMES
-from medseg_attack.stats.patients import difference, holm, paired, pairwise, rank_stability
+from medseg_attack.stats.patients import change, holm, paired, pairwise, rank_stability
 from medseg_attack.stats.scores import Unit, by_organ, pooled, scored
 
 Side = Literal["model", "attack"]
@@ -39,7 +39,7 @@ def changes(new: pd.DataFrame, old: pd.DataFrame, *, unit: Unit, empty: Empty) -
         for organ in ["mean", *dict.fromkeys(of_pair["cls"])]:
             cases = differences[pair]
             level = {name: of_pairs[pair][organ] for name, of_pairs in levels.items()}
-            result = difference(cases if organ == "mean" else cases[cases["cls"] == organ])
+            result = change(cases if organ == "mean" else cases[cases["cls"] == organ])
             table.append(headers[pair] | {"organ": organ} | level | vars(result))
     frame = pd.DataFrame(table)
     counted = frame["p"].where(frame["role"] != "control")
@@ -76,7 +76,10 @@ def between(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.D
     Columns: those that both have in common, and those of `pairwise` on adversarial Dice; Holm over all rows, but for
     models under a control, which is no claim.
     """
-    tables = [pairwise(cases, "dice_adv").assign(**facts) for facts, cases in _sides(rows, side, unit, empty)]
+    tables = [
+        pairwise(cases, "dice_adv", bounds=(0.0, 1.0)).assign(**facts)
+        for facts, cases in _sides(rows, side, unit, empty)
+    ]
     if not tables:
         return pd.DataFrame()
     frame = pd.concat(tables, ignore_index=True)

@@ -1,4 +1,4 @@
-"""Statistics whose unit is the patient: intervals, paired tests, ranks, and what so few patients can show. No torch.
+"""Statistics whose unit is the patient: scores, paired tests, ranks, and what so few patients can show. No torch.
 
 Slices and scans of a patient are alike: taken for independent they make every interval several times too narrow. So
 patients are what is drawn, left out, paired and counted here.
@@ -8,7 +8,6 @@ A `cases` table has a row per case (slice, scan or patient) and class: columns `
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -17,18 +16,17 @@ from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
 from medseg_attack.errors import InputError
+from medseg_attack.stats.intervals import LEVEL, Array, Interval, change_interval, class_mean, dirichlet, mean_interval
 
-LEVEL = 0.95
-DRAWS = 4000
 FEW = 10  # patients below which an interval of Dice is so wide (0.3 and more) that tables warn
 CASE = ["group", "unit", "cls"]  # what tells the rows of a `cases` table apart
 EXACT_UP_TO = 13  # patients whose signed ranks have their exact distribution even with ties
 TESTS_FROM = 6  # patients below which no two-sided signed-rank test reaches p < 0.05: 2 / 2^5 = 0.0625
 
-Array = NDArray[np.float64]
+UNBOUNDED = (-np.inf, np.inf)
 
 
-def interval(cases: pd.DataFrame, score: str, *, bounds: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
+def interval(cases: pd.DataFrame, score: str, *, bounds: Interval = (0.0, 1.0)) -> tuple[float, float]:
     """The 95 % interval over patients of a score's mean over classes.
 
     (NaN, NaN) with fewer than two patients.
@@ -37,51 +35,6 @@ def interval(cases: pd.DataFrame, score: str, *, bounds: tuple[float, float] = (
         bounds: the least and the greatest value that a case can have; see `mean_interval`.
     """
     return mean_interval(*_per_patient(cases, score), bounds)
-
-
-def mean_interval(sums: Array, counts: Array, bounds: tuple[float, float]) -> tuple[float, float]:
-    """The 95 % interval of a mean of bounded scores, 2.5 % on either side (Gaffke 2005; Learned-Miller & Thomas 2020).
-
-    One patient more, who has the worst score that there can be, joins those that were measured. All of them get random
-    weights (Dirichlet 1, ..., 1); the lower bound is the 2.5 % quantile of the weighted mean. The upper bound is its
-    mirror image. For scores that are 0 or 1 this is Clopper and Pearson's interval. For n patients who all have score
-    x, it leaves the share of failures that n patients cannot rule out: the lower bound is x 0.025^(1/n). It needs no
-    assumption about the distribution: no distribution is known for which it covers less than 95 %. It is smooth in the
-    scores, since the weights depend on n alone.
-
-    Where a bound is infinite, as for a distance or a paired difference, no interval is free of assumptions. That side
-    is Student's, from the jackknife's standard error.
-
-    Args:
-        sums, counts: each patient's sum of scores and how many they are, (patients, classes).
-        bounds: the least and the greatest value of a score.
-
-    Returns:
-        The bounds; (NaN, NaN) with fewer than two patients.
-    """
-    n = len(sums)
-    if n < 2:
-        return float("nan"), float("nan")
-    tail = (1 - LEVEL) / 2
-    return _mean_bound(sums, counts, bounds[0], tail), _mean_bound(sums, counts, bounds[1], 1 - tail)
-
-
-def _mean_bound(sums: Array, counts: Array, extreme: float, share: float) -> float:
-    n = len(sums)
-    if np.isinf(extreme):
-        estimate = float(_mean(sums.sum(0), counts.sum(0)))
-        return estimate + float(scipy_stats.t.ppf(share, n - 1)) * _jackknife(sums, counts)
-    usual = counts.sum(0) / n
-    weights = _dirichlet(n + 1)
-    total = weights @ np.vstack([sums, usual * extreme])
-    return float(np.quantile(_mean(total, weights @ np.vstack([counts, usual])), share))
-
-
-@lru_cache(maxsize=4)
-def _dirichlet(n: int) -> Array:
-    """Random weights of n patients, (DRAWS, n) or fewer, each row of sum 1; always the same for the same n."""
-    draws = max(DRAWS // 4, min(DRAWS, 2**22 // n))  # 32 MB
-    return np.random.default_rng(0).dirichlet(np.ones(n), draws)
 
 
 def _per_patient(cases: pd.DataFrame, score: str) -> tuple[Array, Array]:
@@ -121,23 +74,11 @@ class _Places:
 def mean_score(cases: pd.DataFrame, score: str) -> float:
     """The mean over classes of a score's mean over cases; NaN without any."""
     sums, counts = _per_patient(cases, score)
-    return float(_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
-
-
-def _mean(sums: Array, counts: Array) -> Array:
-    """The mean over those classes that there are, of their means."""
-    present = counts > 0
-    return np.asarray((sums / np.where(present, counts, 1)).sum(-1) / np.maximum(present.sum(-1), 1))
-
-
-def _jackknife(sums: Array, counts: Array) -> float:
-    n = len(sums)
-    without = _mean(sums.sum(0) - sums, counts.sum(0) - counts)
-    return float(np.sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum()))
+    return float(class_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
 
 
 def paired(new: pd.DataFrame, old: pd.DataFrame, score: str, *, within: Sequence[str] = ()) -> pd.DataFrame:
-    """The cases of both with `difference`, new minus old.
+    """The cases of both with `difference`, new minus old, and `old`.
 
     Args:
         within: columns that tell several pairs of tables apart, all of which are paired at once.
@@ -148,7 +89,7 @@ def paired(new: pd.DataFrame, old: pd.DataFrame, score: str, *, within: Sequence
     keys = [*within, *CASE]
     after, before = (cases.set_index(keys)[score].sort_index() for cases in (new, old))
     _refuse_other_cases(after.index, before.index, len(within))
-    return (after - before).rename("difference").reset_index()
+    return pd.DataFrame({"difference": after - before, "old": before}).reset_index()
 
 
 def _refuse_other_cases(new: pd.Index, old: pd.Index, n_within: int = 0) -> None:
@@ -182,28 +123,39 @@ class Difference:
 
 
 def difference(
-    pairs: pd.DataFrame,
-    column: str = "difference",
-    *,
-    beyond: float = 0.0,
-    bounds: tuple[float, float] = (-np.inf, np.inf),
+    cases: pd.DataFrame, column: str = "difference", *, beyond: float = 0.0, bounds: Interval = UNBOUNDED
 ) -> Difference:
+    """The mean of a column with its interval, and the test of it being `beyond`.
+
+    Args:
+        bounds: the least and the greatest value of the column; see `mean_interval`. Without bounds, as by default, the
+            interval is Student's: it takes for granted that no unseen patient differs by far more than those that were
+            measured. `change` takes the bounds of a score into account.
+    """
+    sums, counts = _per_patient(cases, column)
+    return _difference(sums, counts, mean_interval(sums, counts, bounds), beyond)
+
+
+def change(pairs: pd.DataFrame, *, beyond: float = 0.0, bounds: Interval = (0.0, 1.0)) -> Difference:
     """The mean of a paired difference with its interval, and the test of it being `beyond`.
 
     Args:
-        bounds: see `mean_interval`. Without bounds, as by default, the interval is Student's: it takes for granted that
-            no unseen patient differs by far more than those that were measured. With the bounds of a Dice difference no
-            ten patients could show a loss of 0.05, however equal they are.
+        pairs: of `paired`.
+        bounds: the least and the greatest value of the score of which it is a difference; see `change_interval`.
     """
-    return _difference(*_per_patient(pairs, column), beyond, bounds)
+    values, old = (pairs[key].to_numpy(float) for key in ("difference", "old"))
+    return _change(_Places.of(pairs), values, old, beyond, bounds)
 
 
-def _difference(
-    sums: Array, counts: Array, beyond: float = 0.0, bounds: tuple[float, float] = (-np.inf, np.inf)
-) -> Difference:
-    mean = float(_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
-    low, high = mean_interval(sums, counts, bounds)
-    return Difference(mean, low, high, signed_rank(_mean(sums, counts) - beyond), len(sums))
+def _change(places: _Places, values: Array, old: Array, beyond: float, bounds: Interval) -> Difference:
+    sums, counts = places.totals(values)
+    before, _ = places.totals(np.where(np.isnan(values), np.nan, old))
+    return _difference(sums, counts, change_interval(sums, before, counts, bounds), beyond)
+
+
+def _difference(sums: Array, counts: Array, interval: Interval, beyond: float) -> Difference:
+    mean = float(class_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
+    return Difference(mean, *interval, signed_rank(class_mean(sums, counts) - beyond), len(sums))
 
 
 def signed_rank(values: Array) -> float:
@@ -244,10 +196,13 @@ def holm(p: Sequence[float]) -> list[float]:
     return list(adjusted.reindex(values.index))
 
 
-def pairwise(models: dict[str, pd.DataFrame], score: str) -> pd.DataFrame:
+def pairwise(models: dict[str, pd.DataFrame], score: str, *, bounds: Interval = UNBOUNDED) -> pd.DataFrame:
     """Every two models' difference on the same cases, Holm's correction over all of them.
 
     Columns: new, old, mean (new minus old), low, high, p, p_holm, n.
+
+    Args:
+        bounds: the least and the greatest value of the score; see `change_interval`.
     """
     first, *others = models
     scores = {first: models[first].set_index(CASE)[score].sort_index()}
@@ -257,7 +212,7 @@ def pairwise(models: dict[str, pd.DataFrame], score: str) -> pd.DataFrame:
     places = _Places.of(scores[first].reset_index())
     values = {name: column.to_numpy(float) for name, column in scores.items()}
     table = [
-        {"new": new, "old": old} | vars(_difference(*places.totals(values[new] - values[old])))
+        {"new": new, "old": old} | vars(_change(places, values[new] - values[old], values[old], 0.0, bounds))
         for old, new in combinations(models, 2)
     ]
     frame = pd.DataFrame(table, columns=["new", "old", "mean", "low", "high", "p", "n"])
@@ -277,10 +232,10 @@ def rank_stability(models: dict[str, pd.DataFrame], score: str, *, lower_is_bett
     n = len(tables[0][0])
     if {frozenset(cases["group"]) for cases in models.values()} != {frozenset(next(iter(models.values()))["group"])}:
         raise InputError("expected all models to have the same patients, got others; run them on the same data")
-    weights = _dirichlet(n)
+    weights = dirichlet(n)
     sign = 1 if lower_is_better else -1
-    scores = np.stack([sign * _mean(weights @ sums, weights @ counts) for sums, counts in tables], axis=1)
-    on_all = np.array([sign * float(_mean(sums.sum(0), counts.sum(0))) for sums, counts in tables])
+    scores = np.stack([sign * class_mean(weights @ sums, weights @ counts) for sums, counts in tables], axis=1)
+    on_all = np.array([sign * float(class_mean(sums.sum(0), counts.sum(0))) for sums, counts in tables])
     rank: Callable[[Array], Array] = lambda x: scipy_stats.rankdata(np.round(x, 12), method="min", axis=-1)  # noqa: E731
     ranks = rank(scores)
     shares = {place: (ranks == place).mean(0) for place in range(1, len(models) + 1)}

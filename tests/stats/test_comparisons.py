@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from medseg_attack.stats.comparisons import Side, between, changes, ranks
-from medseg_attack.stats.patients import difference, holm
+from medseg_attack.stats.patients import change, holm
 
 PIXELS = 1000
 
@@ -101,5 +101,6 @@ def test_a_run_without_another_side_is_compared_with_none() -> None:
 def test_a_difference_of_models_is_that_of_their_tables() -> None:
     table = between(models(), "model", unit="volume", empty="one").iloc[0]
     pairs = pd.DataFrame({"group": [f"p{n}" for n in range(7)], "unit": 0, "cls": "a"})
-    alone = difference(pairs.assign(difference=[bad - good for bad, good in zip(BAD, GOOD, strict=True)]))
+    pairs = pairs.assign(old=[good - 0.05 for good in GOOD])  # the mean over both organs
+    alone = change(pairs.assign(difference=[bad - good for bad, good in zip(BAD, GOOD, strict=True)]))
     assert (table["low"], table["high"]) == pytest.approx((alone.low, alone.high))

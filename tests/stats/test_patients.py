@@ -1,15 +1,12 @@
 """Statistics over patients: against enumeration and definitions, and the coverage that is claimed."""
 
-import importlib.util
-import sys
 import time
 from itertools import product
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.simulation import SIMULATION
 from scipy import stats
 
 from medseg_attack.errors import InputError
@@ -25,22 +22,6 @@ from medseg_attack.stats.patients import (
     signed_rank,
     warning,
 )
-
-
-def simulation() -> ModuleType:
-    """benchmarks/coverage.py, which is no part of the package."""
-    file = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
-    spec = importlib.util.spec_from_file_location("coverage_benchmark", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
-SIMULATION = simulation()
-
 
 CELLS = list(product(SIMULATION.COHORTS, [4, 6, 10, 20, 50]))
 SOME = [("near zero", 4), ("bimodal", 10), ("one patient in ten fails", 6), ("one patient in ten fails", 20)]
