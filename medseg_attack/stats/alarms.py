@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from medseg_attack.stats.patients import LEVEL, mean_interval
+from medseg_attack.stats.intervals import LEVEL, mean_interval
 
 Array = NDArray[np.float64]
 RATES = (0.01, 0.05, 0.10)  # of false alarms, that tables show
