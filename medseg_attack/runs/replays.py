@@ -23,9 +23,9 @@ def replay_fields(images: Path) -> dict[str, Any]:
     results = runs[0].parent.parent
     content = read_stored_study(results) if (results / STUDY_FILE).exists() else {}
     choice = {field: content[field] for field in ("split", "fold", "limit") if field in content}
-    return {"attacks": [_replay(run) for run in runs]} | choice
+    return {"attacks": [replay(run) for run in runs]} | choice
 
 
-def _replay(run: Path) -> str:
+def replay(run: Path) -> str:
     """The spec of the attack that returns the run's images, held to the run's configuration by its hash."""
     return f"replay(run={str(run)!r}, content={digest(read_config(run))[:12]!r})"

@@ -117,7 +117,7 @@ def _paired(colour: altair.Color) -> Layers:
 def _profile(colour: altair.Color) -> Layers:
     """The share of patients whose Dice is at least t, for every t, on clean and on attacked images."""
     chart = altair.Chart(_named()).encode(
-        x=altair.X("t:Q", title="Dice of at least", scale=DICE),
+        x=altair.X("t:Q", title="Dice of at least", scale=DICE, axis=altair.Axis(tickCount=6, format=".1f")),
         y=altair.Y("share:Q", title="share of patients", scale=DICE, axis=altair.Axis(format="%")),
     )
     dash = altair.StrokeDash(

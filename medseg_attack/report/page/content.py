@@ -3,6 +3,7 @@
 All numbers come from the functions that `medattack compare` prints: `stats.scores.summary`, `stats.clinical.deltas`.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -234,7 +235,7 @@ def _points(line: pd.DataFrame, name: str, scale: int) -> Iterator[dict[str, Any
     for organ in (MEAN, *organs(line)):
         low, high = ("low", "high") if organ == MEAN else (f"{organ}_low", f"{organ}_high")
         of_organ = facts | {"organ": organ}
-        clean = dict.fromkeys(("adv", "low", "high"), first[f"{organ}_clean"])
+        clean = {"adv": first[f"{organ}_clean"], "low": math.nan, "high": math.nan}
         yield of_organ | {"run": int(first["number"]), "x": 0.0, "eps": "clean"} | clean
         for _, run in line.iterrows():
             dice = {"adv": run[f"{organ}_adv"], "low": run[low], "high": run[high]}

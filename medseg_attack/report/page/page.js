@@ -89,10 +89,14 @@ const pointsOf = {
 };
 const drawn = new Map();
 async function draw(element) {
-  const { chart } = element.dataset;
-  const spec = { ...page.charts[chart], data: { name: "points", values: pointsOf[chart](element.dataset) } };
+  const { chart } = element.dataset, values = pointsOf[chart](element.dataset);
   if (drawn.get(element)) drawn.get(element).finalize();
+  drawn.set(element, { finalize() {} });
+  element.closest("figure").hidden = !values.length; // an organ that the run does not have
+  if (!values.length) return;
+  const spec = { ...page.charts[chart], data: { name: "points", values } };
   drawn.set(element, await vegaEmbed(element, spec, { ast: true, actions: false, renderer: "svg", tooltip: { theme: dark.matches ? "dark" : "light" } }));
+  element.querySelector("svg").setAttribute("aria-hidden", "true"); // the element itself says what it shows
 }
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const charts = all(".chart");
@@ -146,14 +150,15 @@ all(".case").forEach((element) => {
     const put = (view, from) => {
       const figure = element.querySelector(`.${view}`);
       figure.querySelector("img").src = slice[from];
-      all("path.truth", figure).forEach((path, i) => path.setAttribute("d", slice.truth[page.organs[i + 1]] || ""));
-      all("path.prediction", figure).forEach((path, i) => path.setAttribute("d", (slice[`masks_${from}`] || {})[page.organs[i + 1]] || ""));
+      [["truth", `truth_${from}`], ["prediction", from]].forEach(([kind, outlines]) => all(`path.${kind}`, figure).forEach((path, i) =>
+        path.setAttribute("d", slice.outlines[outlines][page.organs[i + 1]] || "")));
     };
     put("clean", "clean");
     put("attacked", isUntouched ? "clean" : "attacked");
     put("difference", "difference");
     caption.textContent = isUntouched ? "untouched" : name;
-    if (slider) element.querySelector("output").textContent = slice.name;
+    element.querySelector("output").textContent = slice.name;
+    if (slider) slider.setAttribute("aria-valuetext", slice.name);
   };
   if (slider) slider.addEventListener("input", show);
   button.addEventListener("click", () => {

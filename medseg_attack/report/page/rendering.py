@@ -16,6 +16,7 @@ from medseg_attack.escaping import visible
 from medseg_attack.report.colours import NEUTRAL, organ_colours
 from medseg_attack.report.page import content
 from medseg_attack.report.page.method import StudyFacts
+from medseg_attack.report.page.pictures import Picture
 from medseg_attack.report.sheet import number, percent
 from medseg_attack.report.tables import budget, organs
 from medseg_attack.stats.scores import MEAN
@@ -24,7 +25,7 @@ from medseg_attack.storage.files import require_own, whole
 FOLDER = Path(__file__).parent
 NAME = "index.html"
 VIEWS = (("clean", "untouched"), ("attacked", "under attack"), ("difference", "difference"))
-NO_PICTURES = "No pictures were made."
+
 # nothing is fetched: what a browser may load stands in the page; a script runs if its hash is listed
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {}; base-uri 'none'; form-action 'none'"
@@ -38,7 +39,8 @@ class Report:
     Attributes:
         flags: as `compare --json` has them, from `checks.stored.records_of_stored`.
         explanations: what each flag means, by its code.
-        no_pictures: why there are none, in a sentence.
+        pictures: of the worst cases.
+        missing_pictures: why some are missing, in a sentence.
         intensity_unit: of the scans, such as "HU"; "" where it is not known.
     """
 
@@ -46,7 +48,8 @@ class Report:
     flags: Sequence[Mapping[str, Any]]
     studies: Sequence[StudyFacts]
     explanations: Mapping[str, str] = field(default_factory=dict)
-    no_pictures: str = NO_PICTURES
+    pictures: Sequence[Picture] = ()
+    missing_pictures: str = ""
     intensity_unit: str = ""
 
 
@@ -120,6 +123,9 @@ def html(report: Report) -> str:
         "runs": [{"attack": str(attack)} for attack in table["attack"]],
         "panels": [{"axis": panel.axis, "points": panel.points} for panel in panels],
         "each": content.patients(report.tables),
+        "pictures": [
+            {"first": picture.first, "slices": [vars(each) for each in picture.slices]} for picture in report.pictures
+        ],
         "charts": charts(colours, len(models)),
     }
     scripts = [_script(library()), _script((FOLDER / "page.js").read_text(encoding="utf-8"))]
@@ -146,8 +152,9 @@ def html(report: Report) -> str:
         worst=_worst(report),
         unit=report.tables.unit,
         views=VIEWS,
-        pictures=(),
-        no_pictures=report.no_pictures,
+        pictures=report.pictures,
+        pictures_again=not all(picture.is_stored for picture in report.pictures),
+        missing_pictures=report.missing_pictures,
         clinical=content.clinical(report.tables),
         flags=_groups(report),
         studies=report.studies,
@@ -163,7 +170,7 @@ def _title(report: Report) -> str:
 def _heads(overall: Mapping[str, tuple[str, bool]]) -> list[tuple[str, str, bool]]:
     """Name and head of each column of the table, and whether it holds numbers."""
     return [
-        *((name, name, False) for name in ("model", "attack", "loss", "eps", "organ")),
+        *((name, name, name == "eps") for name in ("model", "attack", "loss", "eps", "organ")),
         *(("clean", "clean", True), ("adv", "attacked", True), ("interval", "95 % CI", True), ("drop", "drop", True)),
         *((name, head, True) for name, (head, _) in overall.items()),
         *(("patients", "patients", True), ("flags", "flags", False)),

@@ -1,0 +1,171 @@
+"""Scans of a run before and after its attack, with what the model predicts on both: what pictures are made of."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from medseg_attack import registry
+from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.evaluation.crafting import craft
+from medseg_attack.evaluation.fitting import Batches, fitted
+from medseg_attack.evaluation.loop import in_batches
+from medseg_attack.evaluation.opening import open_run
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.flows import moved
+from medseg_attack.numerics.log_odds import without_nan
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.replays import replay
+from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
+from medseg_attack.runs.stored_specs import attack_of
+from medseg_attack.runtime import deterministic
+from medseg_attack.threat.binding import bind
+from medseg_attack.threat.budgets import Budget, parse_budget
+from medseg_attack.types import Attack, Batch, Case, Donors, Image, Mask, Setting, common
+
+Pixels = NDArray[np.float32]
+Masks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class AttackedScan:
+    """One scan of a run, all of its slices that the run attacked.
+
+    Attributes:
+        scan: its id.
+        clean, attacked: (slices, rows, columns), the first channel in [0, 1] of the window.
+        truth, truth_attacked, prediction, prediction_attacked: (classes, slices, rows, columns), of the scored classes;
+            the truth under attack goes where the anatomy went.
+        indices: the number of each slice in the scan, from 0.
+        n_slices: of the scan.
+        pixel_mm: from row to row, and from column to column.
+        width: of the window, in `unit`; NaN where channels differ in it.
+        unit: of the scan's intensities, such as "HU"; "" where it is not known.
+        is_stored: whether the attacked images are those of the run; otherwise its attack was run again.
+    """
+
+    scan: str
+    clean: Pixels
+    attacked: Pixels
+    truth: Masks
+    truth_attacked: Masks
+    prediction: Masks
+    prediction_attacked: Masks
+    indices: tuple[int, ...]
+    n_slices: int
+    pixel_mm: tuple[float, float]
+    width: float
+    unit: str
+    is_stored: bool
+
+
+def attacked_scans(run: Path, scans: Sequence[str], device: torch.device) -> Iterator[AttackedScan]:
+    """Some scans of a run, from its stored images; a run without them attacks these scans again, with its seeds.
+
+    Raises:
+        InputError: the run's data or model are gone or have changed, or its study names code that was not trusted.
+    """
+    data, model = open_run(run, device)
+    header = read_header(run)
+    ids = {str(case) for case in RunFolder(run).rows()["case"]}
+    refs = [ref for ref in data.refs("all", dims=header.get("dims", 2)) if ref.volume in scans and ref.id in ids]
+    ordered = sorted(refs, key=lambda ref: (ref.volume, ref.index or 0))
+    for _, group in groupby(ordered, key=lambda ref: ref.volume):
+        cases = [data.read(ref) for ref in group]
+        with frozen(model), deterministic(device):
+            attack, budget = _attack(run, data, model, device)
+            parts = [
+                _outcome(model, Batch.of(part, device), attack, budget, _donors(run, data, header), read_config(run))
+                for part in in_batches(cases, int(header.get("batch_size", 1)))
+            ]
+        yield _scan(cases, parts, list(model.task.scored), is_stored=_has_images(run))
+
+
+def _has_images(run: Path) -> bool:
+    return (run / "images").is_dir()
+
+
+def _attack(run: Path, data: Prepared, model: SegModel, device: torch.device) -> tuple[Attack, Budget | None]:
+    """The attack that gives a run's images, with what it learned, and its budget if that has a unit."""
+    if _has_images(run):
+        return registry.build(replay(run), "attack"), None
+    config = read_config(run)
+    budget = parse_budget(config["budget"]) if config.get("budget") else None
+    learnt = Batches.of(data, (), device)
+    attack = registry.build(attack_of(config), "attack")
+    return fitted(attack, model, learnt, RunFolder(run), int(config.get("seed", 0))), budget
+
+
+def _donors(run: Path, data: Prepared, header: dict[str, Any]) -> Donors:
+    """The cases whose masks a goal may take: those of the study's split."""
+    study = read_stored_study(run.parent.parent)
+    refs = data.refs(study.get("split", "test"), study.get("fold", 0), header.get("dims", 2))
+    return Donors(data, tuple(refs))
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """A batch before and after an attack, (batch, ...)."""
+
+    attacked: Image
+    truth_attacked: Mask
+    prediction: Mask
+    prediction_attacked: Mask
+
+
+def _outcome(
+    model: SegModel, batch: Batch, attack: Attack, budget: Budget | None, donors: Donors, config: dict[str, Any]
+) -> _Outcome:
+    attacked, truth = batch.image.clone(), batch.target.clone()
+    decided = _decided(model, batch.image, batch.cases)
+    under_attack = decided.clone()
+    for crafted in craft(model, batch, [attack], [budget], int(config.get("seed", 0)), donors):
+        positions, cases = crafted.positions, [batch.cases[n] for n in crafted.positions]
+        under_attack[positions] = _decided(model, crafted.image, cases)
+        attacked[positions] = crafted.image[:, : attacked.shape[1]]
+        truth[positions] = moved(batch.target[positions], crafted.flow, model.task.exclusive)
+    return _Outcome(attacked, truth, decided, under_attack)
+
+
+def _decided(model: SegModel, image: Image, cases: Sequence[Case]) -> Mask:
+    with torch.no_grad():
+        return model.decide(without_nan(bind(model, Setting(model.task, tuple(cases)))(image)))
+
+
+def _scan(cases: Sequence[Case], parts: Sequence[_Outcome], scored: list[int], *, is_stored: bool) -> AttackedScan:
+    first = cases[0]
+    is_whole = first.image.ndim == 4
+
+    def images(tensors: Sequence[torch.Tensor]) -> Pixels:
+        stacked = torch.cat([tensor[:, 0].cpu() for tensor in tensors])
+        array: Pixels = (stacked[0] if is_whole else stacked).numpy()
+        return array
+
+    def masks(tensors: Sequence[torch.Tensor]) -> Masks:
+        stacked = torch.cat([tensor[:, scored].cpu() for tensor in tensors])
+        array: Masks = (stacked[0] if is_whole else stacked.transpose(0, 1)).numpy()
+        return array
+
+    clean = images([case.image[None] for case in cases])
+    stack = first.stack
+    indices = range(len(clean)) if is_whole or stack is None else [case.stack.index for case in cases if case.stack]
+    return AttackedScan(
+        scan=first.volume,
+        clean=clean,
+        attacked=images([part.attacked for part in parts]),
+        truth=masks([case.target[None] for case in cases]),
+        truth_attacked=masks([part.truth_attacked for part in parts]),
+        prediction=masks([part.prediction for part in parts]),
+        prediction_attacked=masks([part.prediction_attacked for part in parts]),
+        indices=tuple(indices),
+        n_slices=len(clean) if stack is None else stack.slices,
+        pixel_mm=(float(first.spacing_mm[-2]), float(first.spacing_mm[-1])),
+        width=common(first.window.width),
+        unit=first.window.unit,
+        is_stored=is_stored,
+    )

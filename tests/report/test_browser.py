@@ -1,0 +1,220 @@
+"""The page in Chromium: no error, no request, and everything on it works by mouse and by keyboard.
+
+Needs Debian's chromium and chromium-driver. The test of accessibility also needs axe-core, which is not part of this
+repository: `npm install --no-save axe-core`.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.attacked import write_attacked
+from helpers.command import medattack
+from helpers.runs import dice_of, write_run
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.select import Select  # noqa: E402
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+AXE = Path(os.environ.get("MEDATTACK_AXE", Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"))
+pytestmark = [
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromium-driver"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+WIDTHS = {"phone": 390, "screen": 1440}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a page with two attacks at two budgets, pictures, and names that are markup."""
+    root = tmp_path_factory.mktemp("browser")
+    write_attacked(root, attacks=("fgsm", "pgd(steps=2)"))
+    strange = {"model": "<b>x</b>", "organs": ["<i>liver</i>", "spleen"], "names": "<u>{}</u>"}
+    write_run(root / "runs" / "other", dice_of(0, 5)[:, :, :2], **strange)
+    medattack("report", root / "runs", "--out", root / "page", "--home", root / "home", "--trust")
+    return (root / "page" / "index.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, page: str) -> Any:
+    size(browser, WIDTHS["screen"])
+    browser.get(page)
+    return browser
+
+
+def size(browser: Any, width: int) -> None:
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def wait(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def show_all(browser: Any) -> None:
+    """Scrolls through the page until every chart is drawn that has points."""
+    for chart in browser.find_elements(By.CSS_SELECTOR, "figure:not([hidden]) .chart"):
+        browser.execute_script("arguments[0].scrollIntoView()", chart)
+        wait(lambda chart=chart: chart.find_elements(By.CSS_SELECTOR, "svg .mark-line path") or is_hidden(chart))
+
+
+def is_hidden(chart: Any) -> bool:
+    return not chart.is_displayed()
+
+
+def rows(browser: Any) -> list[list[str]]:
+    """The texts of the rows that are shown."""
+    script = "return [...document.querySelectorAll('#runs tbody tr')].filter(r => !r.hidden)"
+    texts: list[list[str]] = browser.execute_script(script + ".map(r => [...r.cells].map(c => c.textContent.trim()))")
+    return texts
+
+
+def head(browser: Any, name: str) -> Any:
+    return browser.find_element(By.CSS_SELECTOR, f"#runs th[data-name={name}] button")
+
+
+def test_the_page_makes_no_error_and_no_request(browser: Any, page: str) -> None:
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    browser.get(page)
+    show_all(browser)
+    assert browser.get_log("browser") == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = {
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    }
+    assert {url for url in urls if not url.startswith("data:image/png;base64,")} == {page}
+
+
+def test_a_click_or_a_key_on_a_head_sorts(opened: Any) -> None:
+    def numbers() -> list[float]:
+        return [float(row[6]) for row in rows(opened)]
+
+    assert numbers() != sorted(numbers())
+    head(opened, "adv").click()
+    assert numbers() == sorted(numbers())
+    head(opened, "adv").send_keys(Keys.ENTER)
+    assert numbers() == sorted(numbers(), reverse=True)
+    assert opened.find_element(By.CSS_SELECTOR, "th[data-name=adv]").get_attribute("aria-sort") == "descending"
+    head(opened, "model").click()
+    assert [row[0] for row in rows(opened)] == sorted(row[0] for row in rows(opened))
+
+
+def test_organ_model_and_attack_choose_the_rows(opened: Any) -> None:
+    assert {row[4] for row in rows(opened)} == {"mean"}
+    Select(opened.find_element(By.ID, "organ")).select_by_visible_text("organ")
+    assert {row[4] for row in rows(opened)} == {"organ"}
+    opened.find_element(By.ID, "model").send_keys("own")  # by keys
+    wait(lambda: {row[0][:3] for row in rows(opened)} == {"own"})
+    Select(opened.find_element(By.ID, "attack")).select_by_visible_text("pgd(steps=2)")
+    assert {row[1] for row in rows(opened)} == {"pgd(steps=2)"}
+    assert opened.find_element(By.ID, "count").text.startswith(f"{len(rows(opened))} of ")
+    assert "pgd(steps=2)" in opened.find_element(By.ID, "chosen").text
+
+
+def test_another_run_shows_its_patients(opened: Any) -> None:
+    run = Select(opened.find_element(By.ID, "run"))
+    (other,) = [option.text for option in run.options if option.text.startswith("<b>x</b>")]
+    run.select_by_visible_text(other)
+    summary = opened.find_element(By.CSS_SELECTOR, "#patients summary")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", summary)
+    summary.send_keys(Keys.ENTER)
+    text = opened.find_element(By.ID, "each").text
+    assert "<u>p00</u>" in text
+    show_all(opened)
+    marked = opened.find_elements(By.CSS_SELECTOR, "main b, main i, main u, #vg-tooltip-element u")
+    assert [element.text for element in marked if element.text != "What to do:"] == []
+
+
+def shown(browser: Any, view: str) -> str:
+    return str(browser.find_element(By.CSS_SELECTOR, f".case .{view} img").get_attribute("src"))
+
+
+def test_keys_on_the_slider_change_the_slice(opened: Any) -> None:
+    slider = opened.find_element(By.CSS_SELECTOR, ".case input[type=range]")
+    slider.send_keys(Keys.HOME)
+    views = ("clean", "attacked", "difference")
+    before = [shown(opened, view) for view in views]
+    name = opened.find_element(By.CSS_SELECTOR, ".case output").text
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert all(shown(opened, view) != old for view, old in zip(views, before, strict=True))
+    assert opened.find_element(By.CSS_SELECTOR, ".case output").text != name
+    assert slider.get_attribute("aria-valuetext") == opened.find_element(By.CSS_SELECTOR, ".case output").text
+
+
+@pytest.mark.parametrize("press", [lambda button: button.click(), lambda button: button.send_keys(Keys.SPACE)])
+def test_blinking_puts_the_untouched_scan_in_the_place_of_the_attacked_one(
+    opened: Any, press: Callable[[Any], None]
+) -> None:
+    button = opened.find_element(By.CSS_SELECTOR, ".case .blink")
+    clean, attacked = shown(opened, "clean"), shown(opened, "attacked")
+    assert clean != attacked
+    press(button)
+    wait(lambda: shown(opened, "attacked") == clean)
+    assert button.get_attribute("aria-pressed") == "true"
+    assert opened.find_element(By.CSS_SELECTOR, ".case .attacked figcaption").text == "untouched"
+    wait(lambda: shown(opened, "attacked") == attacked)  # and back
+    press(button)
+    wait(lambda: shown(opened, "attacked") == attacked)
+    assert button.get_attribute("aria-pressed") == "false"
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_nothing_is_wider_than_the_screen_and_no_words_overlap(browser: Any, page: str, width: int) -> None:
+    size(browser, width)
+    browser.get(page)
+    show_all(browser)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    overlaps = browser.execute_script(
+        """
+        const isShown = (text) => text.textContent && text.getAttribute("opacity") !== "0";
+        const texts = [...document.querySelectorAll(".chart")].map((chart) => [...chart.querySelectorAll("text")]
+          .filter(isShown).map((text) => [text.textContent, text.getBoundingClientRect()]));
+        const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+          && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+        return texts.flatMap((of) => of.flatMap(([name, box], i) => of.slice(i + 1)
+          .filter(([, other]) => meet(box, other)).map(([other]) => `${name} / ${other}`)));
+        """
+    )
+    assert overlaps == []
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: npm install --no-save axe-core")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(browser: Any, page: str, scheme: str) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    size(browser, WIDTHS["screen"])
+    browser.get(page)
+    show_all(browser)
+    browser.execute_script(AXE.read_text(encoding="utf-8"))
+    found = browser.execute_async_script(
+        "const done = arguments[0]; axe.run().then((result) => done(result.violations))"
+    )
+    serious = [
+        (fault["id"], fault["nodes"][0]["html"][:200]) for fault in found if fault["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
