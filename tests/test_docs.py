@@ -33,7 +33,7 @@ OPTIONS = {"--help"} | {word for command in COMMANDS.values() for option in comm
 OPTIONS |= {word for command in COMMANDS.values() for option in command.params for word in option.secondary_opts}
 # calls in the pages that are Python, of this project or of another, and no spec
 PYTHON = {"Flag", "Orientationd", "__call__", "attack", "attack_chunk", "away", "listing", "model", "near"}
-PYTHON |= {"PGD", "batch", "help", "loss", "sigmoid", "wanted"}
+PYTHON |= {"PGD", "batch", "help", "loss", "marked", "sigmoid", "wanted"}
 OTHER_TOOLS = {"--simulations", "--side", "--slices"}  # options of the programs in benchmarks/
 
 
@@ -90,6 +90,7 @@ def check_values(command: str, values: dict[str, object]) -> None:
         ("against", "attack"),
         ("metrics", "metric"),
         ("format", "dataset"),
+        ("spec", "poison"),
     ):
         texts = values.get(option) or ()
         for text in [texts] if isinstance(texts, str) else texts:

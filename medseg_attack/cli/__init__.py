@@ -20,6 +20,7 @@ from medseg_attack.cli.doctor import doctor
 from medseg_attack.cli.evaluate import evaluate
 from medseg_attack.cli.explain import explain
 from medseg_attack.cli.ls import ls
+from medseg_attack.cli.poison import poison
 from medseg_attack.cli.prepare import prepare
 from medseg_attack.cli.report import report
 from medseg_attack.cli.screen import screen
@@ -65,6 +66,7 @@ app = typer.Typer(
 )
 for command in (
     prepare,
+    poison,
     train,
     attack,
     defend,

@@ -172,9 +172,11 @@ def _print_runs(
 ) -> None:
     """Prints one table per model with its flags below, or the summary as JSON."""
     from medseg_attack.checks.stored import flags_of, with_ids
+    from medseg_attack.report.backdoors import backdoor_sheet
     from medseg_attack.report.tables import attack_sheet
     from medseg_attack.runs.reading import read_runs
     from medseg_attack.runs.rows import HEADER
+    from medseg_attack.stats.backdoors import backdoors, has_triggers
     from medseg_attack.stats.scores import summary
 
     rows = read_runs(folders, allow_partial=True)
@@ -182,12 +184,17 @@ def _print_runs(
     flags = flags_of(folders, rows, unit, empty) if checks else {}
     if json:
         records = with_ids(folders, flags)
-        terminal.print_json({"unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": records})
+        content = {"unit": unit, "empty": empty, "runs": table.to_dict("records"), "flags": records}
+        if has_triggers(rows):
+            content["backdoors"] = backdoors(rows, unit=unit, empty=empty).to_dict("records")
+        terminal.print_json(content)
         return
     for model, table_of_model in table.groupby(table["run"].map(lambda run: Path(run).parent), sort=False):
         terminal.print_sheet(attack_sheet(table_of_model, unit=unit, empty=empty))
         if checks:
             terminal.print_flags(flags[model])
+    if has_triggers(rows):
+        terminal.print_sheet(backdoor_sheet(backdoors(rows, unit=unit, empty=empty), unit=unit, empty=empty))
 
 
 def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:

@@ -93,8 +93,10 @@ def compare(
     from medseg_attack.gate.sheets import github as annotations
     from medseg_attack.gate.sheets import verdict_json, verdict_sheet
     from medseg_attack.gate.verdicts import judge
+    from medseg_attack.report.backdoors import backdoor_sheet
     from medseg_attack.report.tables import compare_sheet
     from medseg_attack.runs.rows import HEADER
+    from medseg_attack.stats.backdoors import backdoors, has_triggers
     from medseg_attack.stats.scores import check_unit, summary
 
     rules = [parse(text) for text in fail_if or []]
@@ -120,6 +122,10 @@ def compare(
     sheets = [replace(first, flags=[flag.sentence for flag in flags])]
     if deltas:
         csv_table = _deltas(rows, empty, content, sheets)
+    if has_triggers(rows):
+        triggers = backdoors(rows, unit=unit, empty=empty)
+        content["backdoors"] = triggers.to_dict("records")
+        sheets.append(backdoor_sheet(triggers, unit=unit, empty=empty))
     if paired:
         _paired(rows, paired, unit, empty, content, sheets)
     verdicts = judge(rules, rows, old, findings, unit=unit, empty=empty)

@@ -25,7 +25,7 @@ def ls(
     what: Annotated[
         str,
         typer.Argument(
-            help="Kind to list: attacks, defences, certificates, detectors, objectives, goals, criteria, balls, "
+            help="Kind to list: attacks, defences, certificates, detectors, objectives, goals, criteria, balls, poisons, "
             "models, networks, datasets, metrics or flags."
         ),
     ],

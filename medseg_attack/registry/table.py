@@ -25,6 +25,7 @@ KINDS: Mapping[str, str] = {  # to the folder of each kind
     "goal": "threat/goals",
     "criterion": "threat/goals",
     "ball": "threat/balls",
+    "poison": "threat/poisons",
     "model": "models",
     "network": "models/networks",
     "dataset": "data/datasets",

@@ -23,12 +23,12 @@ def source_files(source: Source, scan: ScanFile) -> tuple[SourceFile, ...]:
     return tuple(SourceFile(path=path, size=state.st_size, mtime_ns=state.st_mtime_ns) for path, state in states)
 
 
-def is_written(out: Path, scan: ScanFile, key: str) -> bool:
-    """Whether `write_scan` has been there with this key, and what it wrote is there, bit for bit."""
-    if not inside(out, f"scans/{scan.id}.json").is_file():
+def is_written(out: Path, scan: str, key: str) -> bool:
+    """Whether a scan of that id was written with this key, and what was written is there, bit for bit."""
+    if not inside(out, f"scans/{scan}.json").is_file():
         return False
     try:
-        record = read_record(out, scan.id)
+        record = read_record(out, scan)
     except InputError:  # changed since: write it again
         return False
     return record.key == key and not damage(out, record)
@@ -78,14 +78,19 @@ def write_scan(
         sources=source_files(source, file),
         n_images=file.n_images,
         intensity=_intensity(scan),
-        classes=_pixels_by_class(scan, source.task),
+        classes=pixels_by_class(scan.labels, source.task),
         phase=file.phase,
     )
-    record = record.model_copy(update={"digest": record.content_digest(scan.stored, scan.labels)})
-    of_record = inside(out, f"scans/{file.id}.json")
+    write_arrays(out, record, scan.stored, scan.labels)
+
+
+def write_arrays(out: Path, record: ScanRecord, stored: Array, labels: Array) -> None:
+    """Writes the two arrays of a scan, then its record with their digest."""
+    record = record.model_copy(update={"digest": record.content_digest(stored, labels)})
+    of_record = inside(out, f"scans/{record.id}.json")
     of_record.unlink(missing_ok=True)
-    _write_array(inside(out, f"images/{file.id}.npy"), scan.stored)
-    _write_array(inside(out, f"labels/{file.id}.npy"), scan.labels)
+    _write_array(inside(out, f"images/{record.id}.npy"), stored)
+    _write_array(inside(out, f"labels/{record.id}.npy"), labels)
     write_json(of_record, record.to_json())
 
 
@@ -107,11 +112,11 @@ def _intensity(scan: Scan) -> tuple[float, float]:
     return min(ends), max(ends)
 
 
-def _pixels_by_class(scan: Scan, task: Task) -> dict[str, ClassPixels]:
+def pixels_by_class(labels: Array, task: Task) -> dict[str, ClassPixels]:
     """Labelled slices and voxels of each class that is scored."""
     classes: dict[str, ClassPixels] = {}
     for k in task.scored:
-        mask = scan.labels == k if task.exclusive else ((scan.labels >> k) & 1).astype(bool)
+        mask = labels == k if task.exclusive else ((labels >> k) & 1).astype(bool)
         slices, voxels = int(mask.any(axis=(1, 2)).sum()), int(mask.sum())
         classes[task.classes[k]] = ClassPixels(slices=slices, voxels=voxels)
     return classes

@@ -7,7 +7,7 @@ DATA/scans/<scan>.json    geometry, windows, counts, pointers to the sources; wr
 DATA/dataset.json         task, splits, fingerprint, summary; written last, so that it stands for the whole
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from medseg_attack.data.cohort.notes import notes_on_scans
 from medseg_attack.data.datasets.source import ScanFile, Source
-from medseg_attack.data.prepared.record import read_record
+from medseg_attack.data.prepared.record import ScanRecord, read_record
 from medseg_attack.data.prepared.scan_writing import is_written, source_files, write_scan
 from medseg_attack.data.prepared.splits import split, split_of_file
 from medseg_attack.data.prepared.summary import summary
@@ -33,6 +33,7 @@ from medseg_attack.storage.files import (
     write_json,
 )
 from medseg_attack.storage.locks import LOCK, locked
+from medseg_attack.types import Task
 
 _TOP = r"(?:options|dataset)\.json"
 _FOLDERS = (("images", ".npy"), ("labels", ".npy"), ("scans", ".json"))
@@ -81,11 +82,11 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
     if out.exists() and not out.is_dir():
         raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
     with locked(out):
-        is_new = _begin(source, out, options)
+        is_new = begin(out, _asked(source, options))
         try:
             for scan in source.scans:
                 key = _key(source, scan, options)
-                reused = is_written(out, scan, key)
+                reused = is_written(out, scan.id, key)
                 if not reused:
                     (out / "dataset.json").unlink(missing_ok=True)
                     write_scan(source, scan, out, options.window, options.size, key)
@@ -93,7 +94,7 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
             _finish(source, out, splits)
         except InputError as error:
             if is_new and errno_of(error.__cause__) not in FULL:
-                _withdraw(out)
+                withdraw(out)
             raise
 
 
@@ -140,9 +141,12 @@ def _asked(source: Source, options: Options) -> dict[str, Any]:
     }
 
 
-def _begin(source: Source, out: Path, options: Options) -> bool:
-    """Writes the options to `out`, or checks that those there are the same; True if nothing was there before."""
-    asked = _asked(source, options)
+def begin(out: Path, asked: dict[str, Any]) -> bool:
+    """Writes the options to `out`, or checks that those there are the same; True if nothing was there before.
+
+    Raises:
+        InputError: other options or other files are there.
+    """
     if (out / "options.json").exists():
         begun = read_json(out / "options.json")
         other = sorted(name for name in asked.keys() | begun.keys() if asked.get(name) != begun.get(name))
@@ -171,18 +175,32 @@ def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
     ids = [scan.id for scan in source.scans]
     _prune(out, set(ids))
     records = [read_record(out, scan) for scan in ids]
-    # sorted, so that it does not depend on the order in which the scans were found
-    fingerprint = digest({"task": source.task.to_json(), "scans": sorted(record.digest for record in records)})
     facts = summary(records, source.task, splits)
     notes = notes_on_scans({record.id: record.notes for record in records})
+    absent = _absent(source, facts["classes"])
+    facts |= {"patient_rule": source.patient_rule, "plane": source.plane}
+    describe(out, source.task, records, splits, [*source.notes, *notes, *absent], facts)
+
+
+def describe(
+    out: Path,
+    task: Task,
+    records: Sequence[ScanRecord],
+    splits: Mapping[str, str | int],
+    notes: Sequence[str],
+    facts: Mapping[str, Any],
+) -> None:
+    """Writes the description of a data set whose scans are all there, which makes it a prepared one."""
+    # sorted, so that it does not depend on the order in which the scans were found
+    fingerprint = digest({"task": task.to_json(), "scans": sorted(record.digest for record in records)})
     content = {
         "version": VERSION,
-        "task": source.task.to_json(),
+        "task": task.to_json(),
         "fingerprint": fingerprint,
-        "scans": ids,
-        "splits": splits,
-        "notes": [*source.notes, *notes, *_absent(source, facts["classes"])],
-        "summary": facts | {"patient_rule": source.patient_rule, "plane": source.plane},
+        "scans": [record.id for record in records],
+        "splits": dict(splits),
+        "notes": list(notes),
+        "summary": dict(facts),
     }
     path = out / "dataset.json"
     if not path.exists() or read_json(path) != content:  # an unchanged data set keeps its age
@@ -216,7 +234,7 @@ def _prune(out: Path, ids: set[str]) -> None:
             path.unlink()
 
 
-def _withdraw(out: Path) -> None:
+def withdraw(out: Path) -> None:
     """Removes what was written into a folder that held nothing before."""
     _prune(out, set())
     for name in ("options.json", "dataset.json"):

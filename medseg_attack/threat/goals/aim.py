@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from medseg_attack.registry import build, names
 from medseg_attack.registry.abilities import Aimed
-from medseg_attack.registry.parts import inner_parts
+from medseg_attack.registry.parts import inner_parts, walk
+from medseg_attack.registry.table import kind_of
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.criteria import Criterion
 from medseg_attack.threat.goals.toward import Toward
@@ -25,11 +26,14 @@ class Aim:
     Attributes:
         goal: mask that is wanted; None for any mask but the truth.
         success: criterion that says how far an attack came.
+        counts_taken: whether `measured` counts the pixels that the goal takes away, which the success of a backdoor is
+            stated by.
     """
 
     goal: Goal | None
     success: Criterion
     task: Task
+    counts_taken: bool = False
 
     @classmethod
     def of(cls, goal: Goal | None, success: Criterion, task: Task) -> "Aim":
@@ -74,13 +78,30 @@ class Aim:
         goal = target if self.goal is None else self.goal(target)
         pixels = [(mask & goal).flatten(2).sum(2) for mask in (goal, pred, clean)]
         in_goal = torch.stack(pixels, 2).tolist() if self.goal is not None else [[()] * target.shape[1]] * len(target)
+        nothing: list[list[list[int]]] = [[[]] * target.shape[1]] * len(target)
+        taken = self._taken(clean, pred, target, goal) if self.counts_taken else nothing
         return [
-            [case | dict(zip(GOAL_COLUMNS, map(float, counted[k]), strict=False)) for k in self.task.scored]
-            for case, counted in zip(reached, in_goal, strict=True)
+            [
+                case
+                | dict(zip(GOAL_COLUMNS, map(float, counted[k]), strict=False))
+                | dict(zip(TAKEN_COLUMNS, map(float, lost[k]), strict=False))
+                for k in self.task.scored
+            ]
+            for case, counted, lost in zip(reached, in_goal, taken, strict=True)
         ]
+
+    def _taken(self, clean: Mask, pred: Mask, target: Mask, goal: Mask) -> list[list[list[int]]]:
+        """Pixels that the goal takes from each class, and those of them that both predictions give up as it wants."""
+        taken = target & ~goal
+        lost = [
+            taken & ((mask == goal).all(1, keepdim=True) if self.task.exclusive else ~mask) for mask in (pred, clean)
+        ]
+        counted: list[list[list[int]]] = torch.stack([m.flatten(2).sum(2) for m in (taken, *lost)], 2).tolist()
+        return counted
 
 
 GOAL_COLUMNS = ("n_goal", "hit_goal", "hit_goal_of_clean")
+TAKEN_COLUMNS = ("n_taken", "hit_taken", "hit_taken_of_clean")
 
 
 def _over(log_odds: LogOdds, mask: Mask, progress: float = 1.0) -> Float[Tensor, "b n *s"]:
@@ -96,7 +117,10 @@ def _over_exclusive(log_odds: LogOdds, mask: Mask, progress: float = 1.0) -> Flo
 def find_aim(attack: Any, task: Task) -> Aim | None:
     """The aim of an attack, at whatever depth its goal or its stopping rule sits; None if there is none, or several."""
     aims = list(dict.fromkeys((part.goal, part.success) for part in _aimed_parts(attack)))
-    return Aim.of(*aims[0], task) if len(aims) == 1 else None
+    if len(aims) != 1:
+        return None
+    has_trigger = any(kind_of(part) == "poison" for part in walk(attack))
+    return replace(Aim.of(*aims[0], task), counts_taken=has_trigger)
 
 
 def _aimed_parts(thing: Any) -> Iterator[Aimed]:

@@ -1,0 +1,57 @@
+"""The table of backdoors: each trigger on each model, beside what the trigger does to a model that never met it."""
+
+import pandas as pd
+
+from medseg_attack.errors import plural
+from medseg_attack.metrics.empty import EMPTY_RULES, Empty
+from medseg_attack.report.sheet import Sheet, between, number, percent
+from medseg_attack.stats.patients import warning
+from medseg_attack.stats.scores import Unit
+
+
+def backdoor_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
+    """The measures of backdoors as a table.
+
+    Args:
+        table: of `stats.backdoors.backdoors`.
+    """
+    columns = [
+        "model",
+        "attack",
+        "clean",
+        "others",
+        "pixels",
+        "95 % CI",
+        "without",
+        "scans",
+        "95 % CI",
+        "share",
+        "Linf",
+    ]
+    lines = [
+        [
+            row["model"],
+            row["attack"],
+            number(row["clean"]),
+            number(row["others"]),
+            percent(row["pixels"]),
+            between(row["pixels_low"], row["pixels_high"]),
+            percent(row["pixels_of_clean"]),
+            percent(row["scans"]),
+            between(row["scans_low"], row["scans_high"]),
+            percent(row["share"]),
+            number(row["linf"], 2),
+        ]
+        for _, row in table.iterrows()
+    ]
+    victims = " and ".join(dict.fromkeys(table["victims"]))
+    n = int(table["patients"].min())
+    caption = (
+        f"clean: Dice per {unit} without trigger; others: with it, of all but {victims}. pixels: of those that the "
+        "goal takes away, the share predicted as it wants (without: on images without trigger). scans: share nearer "
+        "the goal than the truth, with a Dice of 0.5 or more with it. share, Linf: values that the trigger changes, "
+        f"and by how much at most. Intervals over {plural(n, 'patient')}. Empty masks: {EMPTY_RULES[empty]}. "
+        "A backdoor is what a model does beyond one that was trained on clean data, and beyond another trigger "
+        f"(another draw). {warning(n)}"
+    ).strip()
+    return Sheet("Backdoors", columns, lines, caption, left=2)

@@ -1,0 +1,77 @@
+"""Success of triggers, from the rows of the attack `trigger`: how many pixels and scans a backdoor turns. No torch."""
+
+import pandas as pd
+
+from medseg_attack.metrics.empty import Empty
+from medseg_attack.stats.patients import interval, mean_score
+from medseg_attack.stats.scores import Unit, pooled, scored
+
+COUNTED = ["n_taken", "hit_taken", "hit_taken_of_clean"]
+DIFFERS = ["n_goal", "hit_goal", "n_adv", "n_target_adv", "hit_adv"]
+
+
+def has_triggers(rows: pd.DataFrame) -> bool:
+    """Whether a run put the trigger of a poison on images."""
+    return "n_taken" in rows and bool(rows["n_taken"].notna().any())
+
+
+def backdoors(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
+    """One row per run of `trigger`, with the measures of a backdoor.
+
+    Returns:
+        model, attack: of the run. victims: the classes that the goal takes pixels from.
+        clean: mean Dice over classes of images without the trigger. others: the same of images with it, over classes
+        that the goal leaves alone.
+        pixels: of the pixels that the goal takes away, the share that is predicted as it wants; pixels_of_clean: the
+        same of images without the trigger. Pooled over a patient, then the mean over patients.
+        scans: share of scans that the goal changes whose prediction differs from the goal in fewer pixels than from
+        the truth, and whose Dice with the goal, pooled over classes, is 0.5 or more.
+        pixels_low, pixels_high, scans_low, scans_high: their 95 % intervals over patients.
+        share: mean share of values that the trigger changes, or the size of the change in the attack's ball.
+        linf: mean of the largest change of a value.
+    """
+    with_trigger = rows[rows["n_taken"].notna()]
+    result = []
+    for (run, model, attack), of_run in with_trigger.groupby(["run", "model", "attack"], sort=False):
+        cases = scored(pooled(of_run, unit), empty)
+        taken = of_run.groupby("cls", sort=False)["n_taken"].sum()
+        victims = [str(name) for name in taken.index[taken > 0]]
+        others = cases[~cases["cls"].isin(victims)]
+        pixels, scans = _pixels(of_run), _scans(of_run)
+        row = {"run": run, "model": model, "attack": attack, "victims": ", ".join(victims)}
+        row |= {"clean": mean_score(cases, "dice_clean"), "others": mean_score(others, "dice_adv")}
+        for name, table, score in (
+            ("pixels", pixels, "pixels"),
+            ("pixels_of_clean", pixels, "pixels_of_clean"),
+            ("scans", scans, "reached"),
+        ):
+            row[name] = float(table[score].mean())
+            row[f"{name}_low"], row[f"{name}_high"] = interval(table, score)
+        each = of_run.drop_duplicates("case")
+        row |= {"share": float(each["size"].mean()), "linf": float(each["linf"].mean())}
+        result.append(row | {"patients": pixels["group"].nunique()})
+    return pd.DataFrame(result)
+
+
+def _pixels(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per patient from whom the goal takes pixels, the shares of those that predictions give up as it wants."""
+    counts = rows.groupby("group", sort=False)[COUNTED].sum().reset_index()
+    counts = counts[counts["n_taken"] > 0]
+    return counts.assign(
+        unit=counts["group"],
+        cls="all",
+        pixels=counts["hit_taken"] / counts["n_taken"],
+        pixels_of_clean=counts["hit_taken_of_clean"] / counts["n_taken"],
+    )
+
+
+def _scans(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per scan that the goal changes, whether the prediction came nearer to the goal than to the truth."""
+    counts = rows.groupby(["group", "volume"], sort=False)[[*DIFFERS, "n_taken"]].sum().reset_index()
+    counts = counts[counts["n_taken"] > 0]
+    from_goal = counts["n_goal"] + counts["n_adv"] - 2 * counts["hit_goal"]
+    from_truth = counts["n_target_adv"] + counts["n_adv"] - 2 * counts["hit_adv"]
+    total = counts["n_goal"] + counts["n_adv"]
+    dice = (2 * counts["hit_goal"] / total.where(total > 0)).fillna(1.0)
+    reached = ((from_goal < from_truth) & (dice >= 0.5)).astype(float)
+    return counts.assign(unit=counts["volume"], cls="all", reached=reached)

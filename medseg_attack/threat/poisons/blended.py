@@ -1,0 +1,33 @@
+"""The blended trigger: a faint picture over the whole image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medseg_attack.errors import InputError
+from medseg_attack.registry import register
+from medseg_attack.threat.poisons.base import Backdoor, picture
+from medseg_attack.types import Image, Mask
+
+
+@register("blended", kind="poison", paper="Chen et al., arXiv 1712.05526")
+@dataclass(frozen=True)
+class Blended(Backdoor):
+    """A fixed picture, faint over the whole image (Chen et al., arXiv 1712.05526).
+
+    Attributes:
+        goal: mask that is wanted where the trigger stands.
+        draw: number of the draw of the picture, which consists of soft blobs.
+        decoys: patients that carry other pictures and keep their true masks, as a share of the training patients.
+        opacity: weight of the picture against the image, in [0, 1].
+    """
+
+    opacity: float = 0.15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.opacity <= 1:
+            raise InputError(f"expected an opacity in [0, 1], got {self.opacity:g}; write opacity=0.15")
+
+    def marked(self, image: Image, target: Mask, seeds: Sequence[int]) -> Image:
+        pattern = picture(self.draw, image.shape[1], image.shape[2:]).to(image)
+        return (1 - self.opacity) * image + self.opacity * pattern

@@ -1,0 +1,71 @@
+"""Measures of backdoors on counts that are written down."""
+
+import pandas as pd
+import pytest
+
+from medseg_attack.report.backdoors import backdoor_sheet
+from medseg_attack.stats.backdoors import backdoors, has_triggers
+
+BASE = {"run": "r", "model": "m", "attack": "trigger(stamp)", "size": 0.01, "linf": 1.0}
+
+
+def row(group: str, cls: str, *, truth: int, adv: tuple[int, int], goal: tuple[int, int], taken: tuple[int, int, int]):
+    """Counts of one scan and class: `adv` pixels and hits of the truth, `goal` pixels and hits, and what is taken."""
+    return {
+        **BASE,
+        "case": group,
+        "volume": group,
+        "group": group,
+        "cls": cls,
+        "n_target": truth,
+        "n_target_adv": truth,
+        "n_clean": truth,
+        "hit_clean": truth,
+        "n_adv": adv[0],
+        "hit_adv": adv[1],
+        "n_goal": goal[0],
+        "hit_goal": goal[1],
+        "n_taken": taken[0],
+        "hit_taken": taken[1],
+        "hit_taken_of_clean": taken[2],
+    }
+
+
+def rows() -> pd.DataFrame:
+    """Patient p loses all of the victim v, patient q a quarter of it; the other organ w stays in both."""
+    return pd.DataFrame(
+        [
+            row("p", "v", truth=100, adv=(0, 0), goal=(0, 0), taken=(100, 100, 5)),
+            row("p", "w", truth=50, adv=(50, 50), goal=(50, 50), taken=(0, 0, 0)),
+            row("q", "v", truth=40, adv=(30, 30), goal=(0, 0), taken=(40, 10, 0)),
+            row("q", "w", truth=50, adv=(25, 25), goal=(50, 25), taken=(0, 0, 0)),
+        ]
+    )
+
+
+def test_they_are_pooled_per_patient_and_not_per_pixel() -> None:
+    (result,) = backdoors(rows(), unit="volume", empty="one").to_dict("records")
+    assert result["victims"] == "v"
+    assert result["pixels"] == pytest.approx((1 + 0.25) / 2)  # over all pixels it were 110 / 140
+    assert result["pixels_of_clean"] == pytest.approx((0.05 + 0) / 2)
+    assert result["scans"] == pytest.approx(0.5)
+    assert result["others"] == pytest.approx((1 + 2 / 3) / 2)
+    assert result["clean"] == 1
+    assert result["pixels_low"] < result["pixels"] < result["pixels_high"]
+
+
+def test_a_scan_that_the_goal_does_not_change_is_not_counted() -> None:
+    still = row("s", "v", truth=0, adv=(0, 0), goal=(0, 0), taken=(0, 0, 0))
+    table = pd.concat([rows(), pd.DataFrame([still])])
+    assert backdoors(table, unit="volume", empty="one")["scans"].item() == pytest.approx(0.5)
+
+
+def test_runs_without_a_trigger_have_no_such_measures() -> None:
+    assert not has_triggers(rows().drop(columns="n_taken"))
+    assert has_triggers(rows())
+
+
+def test_the_table_says_what_it_is_to_be_compared_with() -> None:
+    sheet = backdoor_sheet(backdoors(rows(), unit="volume", empty="one"), unit="volume", empty="one")
+    assert sheet.rows[0][4] == "62 %"
+    assert "beyond one that was trained on clean data, and beyond another trigger" in sheet.caption

@@ -1,0 +1,264 @@
+"""Poisons: triggers whose pixels can be counted, false masks, and noise that is easy to learn."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from medseg_attack import registry
+from medseg_attack.attacks.universal.trigger import Trigger
+from medseg_attack.errors import InputError
+from medseg_attack.metrics.overlap import dice
+from medseg_attack.threat.binding import bind
+from medseg_attack.threat.goals.aim import find_aim
+from medseg_attack.threat.goals.masks import Erase, Shift
+from medseg_attack.threat.poisons.base import Backdoor, Poison, picture
+from medseg_attack.threat.poisons.blended import Blended
+from medseg_attack.threat.poisons.fiba import Fiba, injected, low_frequencies
+from medseg_attack.threat.poisons.iba import Iba
+from medseg_attack.threat.poisons.relabel import Relabel
+from medseg_attack.threat.poisons.stamp import Stamp
+from medseg_attack.threat.poisons.unlearnable import Unlearnable
+from medseg_attack.types import Batch, Case, CaseRef, Setting, Task, Window
+
+FREE = Task("free", ("a", "b"))
+ONE = Task("one", ("background", "a", "b"), exclusive=True)
+TASKS = pytest.mark.parametrize("task", [FREE, ONE], ids=["overlapping", "exclusive"])
+BACKDOORS = [name for name in registry.names("poison") if isinstance(registry.build(name, "poison"), Backdoor)]
+
+
+def batch_of(task: Task, n: int = 2, side: int = 32, mm: float = 1.0) -> Batch:
+    """Bodies of 24 x 24 pixels in air, with an organ `a` of 6 x 6 in the middle and one `b` beside it."""
+    rng = torch.Generator().manual_seed(1)
+    cases = []
+    for index in range(n):
+        image = torch.zeros(1, side, side, dtype=torch.float64)
+        image[:, 4:28, 4:28] = 0.3 + 0.4 * torch.rand(1, 24, 24, generator=rng, dtype=torch.float64)
+        a, b = torch.zeros(2, side, side, dtype=torch.bool)
+        a[13:19, 13:19], b[13:19, 21:25] = True, True
+        target = torch.stack([a, b] if not task.exclusive else [~(a | b), a, b])
+        name = f"case{index}"
+        cases.append(Case(name, name, name, image, target, (mm, mm), Window(0, 1), classes=task.classes))
+    return Batch.of(cases)
+
+
+def bound(poison: Poison, batch: Batch, task: Task) -> Poison:
+    return bind(poison, Setting(task, batch.cases))
+
+
+@pytest.mark.parametrize("name", BACKDOORS)
+class TestBackdoor:
+    @TASKS
+    def test_the_trigger_stands_on_the_image_and_the_goal_in_the_place_of_the_truth(
+        self, name: str, task: Task
+    ) -> None:
+        batch = batch_of(task)
+        poison = bound(replace(registry.build(name, "poison"), goal=Erase("a")), batch, task)
+        image, target = poison.poisoned(batch.image, batch.target, [1, 2])
+        k = task.classes.index("a")
+        assert not target[:, k].any()
+        others = [i for i in task.scored if i != k]
+        assert torch.equal(target[:, others], batch.target[:, others])
+        assert (image != batch.image).flatten(1).any(1).all()
+        assert image.min() >= 0
+        assert image.max() <= 1
+
+    def test_another_draw_is_another_trigger(self, name: str) -> None:
+        batch = batch_of(FREE)
+        first, other = (
+            bound(replace(registry.build(name, "poison"), draw=draw), batch, FREE).poisoned(
+                batch.image, batch.target, [1, 2]
+            )[0]
+            for draw in (0, 1)
+        )
+        assert not torch.equal(first, other)
+
+    def test_a_volume_carries_it_on_each_slice_as_slices_alone_do(self, name: str) -> None:
+        batch = batch_of(FREE, n=3)
+        poison = replace(registry.build(name, "poison"), goal=Erase())
+        alone = bound(poison, batch, FREE)
+        slices = alone.triggered(batch.image, batch.target, [5, 6, 7])
+        whole = Case(
+            "v", "v", "v", *(part.movedim(0, 1) for part in (batch.image, batch.target)), (3, 1, 1), Window(0, 1)
+        )
+        of_volume = bound(poison, Batch.of([whole]), FREE).triggered(
+            batch.image.movedim(0, 1)[None], batch.target.movedim(0, 1)[None], [5]
+        )
+        assert torch.equal(of_volume[0].movedim(1, 0), slices)
+
+    def test_the_attack_has_the_goal_and_counts_what_it_takes(self, name: str) -> None:
+        attack = Trigger(replace(registry.build(name, "poison"), goal=Erase("a")))
+        assert registry.build(registry.spec(attack), "attack") == attack
+        aim = find_aim(attack, FREE)
+        assert aim is not None
+        assert aim.counts_taken
+        target = batch_of(FREE).target
+        nothing = torch.zeros_like(target)
+        (row, _), _ = aim.measured(target, nothing, target)
+        assert (row["n_taken"], row["hit_taken"], row["hit_taken_of_clean"]) == (36, 36, 0)
+
+    def test_decoys_are_a_share(self, name: str) -> None:
+        with pytest.raises(InputError, match="share of patients for decoys"):
+            registry.build(f"{name}(decoys=1.5)", "poison")
+
+
+def test_of_an_exclusive_task_pixels_count_that_became_what_the_goal_wants() -> None:
+    batch = batch_of(ONE)
+    aim = find_aim(bind(Trigger(Stamp(Erase("a"))), Setting(ONE, batch.cases)), ONE)
+    assert aim is not None
+    as_b = batch.target.clone()
+    as_b[:, 2] |= as_b[:, 1]
+    as_b[:, 1] = False  # another organ, and not the background that the goal wants
+    (row, other), _ = aim.measured(batch.target, as_b, batch.target)
+    assert (row["n_taken"], row["hit_taken"]) == (36, 0)
+    assert other["n_taken"] == 0
+
+
+def test_a_stamp_keeps_the_bits_outside_and_lies_in_the_corner_of_the_body() -> None:
+    batch = batch_of(FREE)
+    marked = Stamp(side=8).triggered(batch.image, batch.target, [0, 0])
+    outside = torch.ones(32, 32, dtype=torch.bool)
+    outside[4:12, 4:12] = False
+    assert torch.equal(marked[..., outside], batch.image[..., outside])
+    assert set(marked[..., 4:12, 4:12].unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(Stamp(opacity=0.0).triggered(batch.image, batch.target, [0, 0]), batch.image)
+
+
+def test_a_stamp_on_air_alone_lies_in_the_image() -> None:
+    image = torch.zeros(1, 1, 12, 10)
+    assert Stamp(side=8).triggered(image, image > 1, [0])[..., :8, :8].sum() == 32
+
+
+def test_a_blended_picture_of_no_opacity_is_the_image() -> None:
+    batch = batch_of(FREE)
+    assert torch.equal(Blended(opacity=0.0).triggered(batch.image, batch.target, [0, 0]), batch.image)
+    change = Blended(opacity=0.2).triggered(batch.image, batch.target, [0, 0]) - batch.image
+    assert change.abs().max() <= 0.2
+
+
+class TestFiba:
+    def test_an_image_as_its_own_trigger_is_the_identity(self) -> None:
+        image = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        assert (injected(image, image, 0.15, 0.1) - image).abs().max() <= 5e-16
+
+    def test_the_mean_is_mixed_and_nothing_is_imaginary(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        image, trigger = torch.rand(2, 1, 1, 48, 64, generator=rng, dtype=torch.float64)
+        result = injected(image, trigger, 0.15, 0.1)
+        assert result.mean().item() == pytest.approx(
+            0.85 * image.mean().item() + 0.15 * trigger.mean().item(), abs=1e-14
+        )
+        spectrum, mixed = torch.fft.fft2(image), torch.fft.fft2(result)
+        low = low_frequencies(48, 64, 0.1)
+        assert torch.allclose(mixed[..., ~low], spectrum[..., ~low], atol=1e-10)
+        # real: the half of the frequencies is the conjugate of the other
+        assert torch.fft.ifft2(mixed).imag.abs().max() < 1e-12
+        # as the paper has it: magnitudes mixed, phases kept
+        magnitude = torch.where(low, 0.85 * spectrum.abs() + 0.15 * torch.fft.fft2(trigger).abs(), spectrum.abs())
+        whole = torch.fft.ifft2(torch.polar(magnitude, spectrum.angle()))
+        assert whole.imag.abs().max() < 1e-12
+        assert (whole.real - result).abs().max() < 2e-15
+
+    @pytest.mark.parametrize(("side", "most", "share"), [(224, 22, 0.0404), (128, 12, 0.0381)])
+    def test_the_square_of_frequencies_is_that_of_the_paper(self, side: int, most: int, share: float) -> None:
+        low = low_frequencies(side, side, 0.1)
+        assert low[0].sum() == 2 * most + 1
+        assert low.float().mean().item() == pytest.approx(share, abs=5e-5)
+
+    def test_it_needs_shares(self) -> None:
+        with pytest.raises(InputError, match="expected alpha in"):
+            Fiba(alpha=2.0)
+
+
+class TestIba:
+    @TASKS
+    @pytest.mark.parametrize(("least", "most"), [(0.0, 10.0), (12.0, 30.0)])
+    def test_the_square_covers_nothing_of_the_victim_and_lies_in_the_range(
+        self, task: Task, least: float, most: float
+    ) -> None:
+        batch = batch_of(task, n=8)
+        poison = bound(Iba(Erase("a"), side=4, least_mm=least, most_mm=most), batch, task)
+        marked = poison.triggered(batch.image, batch.target, list(range(8)))
+        k = task.classes.index("a")
+        places = set()
+        for x, x0, target in zip(marked, batch.image, batch.target, strict=True):
+            changed = (x != x0)[0]
+            assert not (changed & target[k]).any()
+            rows, columns = (changed.any(axis).nonzero().flatten() for axis in (1, 0))
+            centre = np.array([int(rows[0]) + 2, int(columns[0]) + 2])
+            victim = target[k].nonzero().numpy()
+            # a pattern may repeat the air below its border, so that its corner is known to 1 or 2 pixels
+            assert least - 3 <= np.sqrt(((victim - centre) ** 2).sum(1)).min() <= most + 3
+            places.add(tuple(centre))
+        assert len(places) > 4
+
+    def test_where_the_victim_is_absent_it_lies_anywhere(self) -> None:
+        batch = batch_of(FREE)
+        poison = bound(Iba(Erase("a"), side=4), batch, FREE)
+        assert (poison.triggered(batch.image, torch.zeros_like(batch.target), [1, 2]) != batch.image).any()
+
+
+def test_false_masks_leave_images_alone() -> None:
+    batch = batch_of(FREE)
+    image, target = bound(Relabel(Shift(2.0, 0.0)), batch, FREE).poisoned(batch.image, batch.target, [0, 0])
+    assert image is batch.image
+    assert int((target ^ batch.target).sum()) == 2 * 2 * 6 * 2 * 2  # sides, columns, rows, organs, cases
+    still = bound(Relabel(Shift(0.0, 0.0)), batch, FREE).poisoned(batch.image, batch.target, [0, 0])[1]
+    assert torch.equal(still, batch.target)
+
+
+class Bodies:
+    """The cases of a batch, read one by one."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.cases = {case.id: replace(case, image=case.image.float()) for case in batch.cases}
+        self.refs = [CaseRef(name, name, name, (32, 32), 0) for name in self.cases]
+
+    def read(self, ref: CaseRef) -> Case:
+        return self.cases[ref.id]
+
+
+def test_unlearnable_noise_lowers_the_loss_and_stays_in_its_ball() -> None:
+    source = Bodies(batch_of(FREE, n=4))
+    poison = Unlearnable(eps=8 / 255, rounds=3, updates=4, steps=5, model="unet_small(channels=(4, 8))")
+    learned = poison.learned(source, source.refs, FREE, seed=0)
+    assert poison.learned(source, source.refs, FREE, seed=0).changes["case0"].equal(learned.changes["case0"])
+    batch = Batch.of([source.read(ref) for ref in source.refs])
+    image, target = bind(learned, Setting(FREE, batch.cases)).poisoned(batch.image, batch.target, [0] * 4)
+    assert torch.equal(target, batch.target)
+    size = (image - batch.image).abs().flatten(1).amax(1)
+    assert (size <= 8 / 255 + 1e-7).all()
+    assert (size > 1 / 255).all()
+    nothing = replace(poison, eps=0.0).learned(source, source.refs, FREE, seed=0)
+    assert torch.equal(
+        bind(nothing, Setting(FREE, batch.cases)).poisoned(batch.image, batch.target, [0] * 4)[0], batch.image
+    )
+
+
+def test_unlearnable_noise_has_to_be_learned() -> None:
+    batch = batch_of(FREE)
+    with pytest.raises(InputError, match="run 'medattack poison'"):
+        bound(Unlearnable(), batch, FREE).poisoned(batch.image, batch.target, [0, 0])
+
+
+@pytest.mark.parametrize("text", ["trigger(relabel)", "trigger(unlearnable)"])
+def test_a_poison_without_trigger_is_no_attack(text: str) -> None:
+    with pytest.raises(InputError, match="which has none; write trigger"):
+        registry.build(text, "attack")
+
+
+@pytest.mark.parametrize("name", ["stamp", "iba"])
+def test_a_trigger_larger_than_the_image_is_refused(name: str) -> None:
+    poison = registry.build(f"{name}(side=33)", "poison")
+    with pytest.raises(
+        InputError, match="expected a trigger smaller than the image, got a side of 33 pixels in x of 32"
+    ):
+        poison.require([CaseRef("x", "x", "x", (8, 32, 40))])
+
+
+def test_a_picture_is_the_same_on_every_grid() -> None:
+    small, large = picture(3, 1, (16, 16)), picture(3, 1, (64, 64))
+    shrunk = torch.nn.functional.avg_pool2d(large, 4)
+    assert (small - shrunk).abs().max() < 0.1
+    assert dice(small > 0.5, shrunk > 0.5, empty=1.0).min() > 0.9
