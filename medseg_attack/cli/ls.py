@@ -25,8 +25,8 @@ def ls(
     what: Annotated[
         str,
         typer.Argument(
-            help="Kind to list: attacks, defences, certificates, detectors, objectives, goals, criteria, balls, poisons, "
-            "models, networks, datasets, metrics or flags."
+            help="Kind to list: attacks, defences, certificates, detectors, objectives, goals, criteria, balls, "
+            "poisons, models, networks, datasets, metrics or flags."
         ),
     ],
     explain: Annotated[
