@@ -23,6 +23,7 @@ from medseg_attack.cli.ls import ls
 from medseg_attack.cli.poison import poison
 from medseg_attack.cli.prepare import prepare
 from medseg_attack.cli.report import report
+from medseg_attack.cli.rm import rm
 from medseg_attack.cli.screen import screen
 from medseg_attack.cli.selftest import selftest
 from medseg_attack.cli.train import train
@@ -79,6 +80,7 @@ for command in (
     verify,
     demo,
     ls,
+    rm,
     explain,
     doctor,
     selftest,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import EmptyRule, Json, Unit, file_option, repeated
+from medseg_attack.cli.options import EmptyRule, Home, Json, Unit, file_option, repeated
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,19 @@ def compare(
     ] = "by",
     reference: Annotated[
         Path | None,
-        file_option("--reference", "-r", help="Runs of an older model, to compare the runs with pair by pair."),
+        file_option(
+            "--reference",
+            "-r",
+            help="Runs of an older model, or the name of a baseline, to compare the runs with pair by pair.",
+        ),
+    ] = None,
+    save_as: Annotated[
+        str | None,
+        typer.Option(
+            "--save-as",
+            help="Save the runs as the newest baseline of this name, unless the gate fails.",
+            show_default=False,
+        ),
     ] = None,
     fail_if: Annotated[
         list[str] | None,
@@ -70,23 +82,28 @@ def compare(
     github: Annotated[
         bool, typer.Option("--github", help="Print the verdicts of the gate as GitHub annotations, too.")
     ] = False,
+    badge: Annotated[
+        Path | None, file_option("--badge", help="Draw adversarial Dice and the gate's verdict as a badge in SVG.")
+    ] = None,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with code 0 even if the gate fails.")] = False,
     json: Json = False,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Accept runs of part of the cases (--limit).")
     ] = False,
+    home: Home = None,
 ) -> None:
     """Put runs side by side, or ask whether models got worse. Tables have clean and adversarial Dice per model
     and organ.
 
     Example: medattack compare medattack_runs/runs/uw-1a2b3c4d --by organ,model --markdown
 
-    Example: medattack compare NEW --reference OLD --fail-if 'dice_drop>0.02@sig'
+    Example: medattack compare NEW --reference main --fail-if 'dice_drop>0.02@sig' --save-as main
     """
     keys = _keys(by)
     _refuse_combinations(fail_if, junit is not None or github or exit_zero, github, json)
     if costs and reference is not None:
         raise InputError("expected --costs or --reference, got both, which print other tables; choose one")
+    workspace = _workspace(home, save_as)
     from medseg_attack.checks.flags import by_severity
     from medseg_attack.checks.stored import of_stored, records_of_stored
     from medseg_attack.gate.rules import parse
@@ -100,7 +117,7 @@ def compare(
     from medseg_attack.stats.scores import check_unit, summary
 
     rules = [parse(text) for text in fail_if or []]
-    rows, old = _rows(runs, reference, allow_partial)
+    rows, old = _rows(runs, reference, workspace, allow_partial)
     sides = [side for side in (rows, old) if side is not None]  # a flag of the reference counts for the gate, too
     for side in sides:
         check_unit(unit, side["dims"].unique().tolist() if "dims" in side else ())
@@ -133,12 +150,31 @@ def compare(
         content["gate"] = verdict_json(verdicts)
         sheets.append(verdict_sheet(verdicts))
     codes = {run: " ".join(sorted({finding.code for finding in of_run})) for run, of_run in findings.items()}
-    _write(csv, csv_table.assign(flags=csv_table["run"].map(codes)), plot, table, junit, verdicts)
+    _write(csv, csv_table.assign(flags=csv_table["run"].map(codes)), plot, table, junit, verdicts, badge)
     _print(content, sheets, json, markdown, latex)
     if github:
         terminal.show(*annotations(verdicts))
-    if any(verdict.failed for verdict in verdicts) and not exit_zero:
+    failed = any(verdict.failed for verdict in verdicts)
+    _save(workspace, save_as, runs, table, failed, {"unit": unit, "empty": empty})
+    if failed and not exit_zero:
         raise typer.Exit(terminal.FAILED)
+
+
+def _save(
+    workspace: Path, name: str | None, runs: list[Path], table: "pd.DataFrame", failed: bool, rules: dict[str, str]
+) -> None:
+    """Saves the runs as a baseline of that name, if there is one to save and the gate did not fail."""
+    if name is None:
+        return
+    from datetime import UTC, datetime
+
+    from medseg_attack.gate.baselines import save_baseline
+
+    if failed:
+        terminal.say(f"the gate fails: the baseline {name} stays as it was")
+        return
+    saved = save_baseline(workspace, name, runs, table, datetime.now(UTC).isoformat(timespec="seconds"), rules)
+    terminal.say(f"saved as baseline {saved.name}, number {saved.number}: {saved.folder}")
 
 
 def _keys(by: str) -> list[str]:
@@ -157,12 +193,25 @@ def _refuse_combinations(fail_if: list[str] | None, for_gate: bool, github: bool
         raise InputError("expected --github or --json, got both, which write to the same place; choose one")
 
 
-def _rows(runs: list[Path], reference: Path | None, allow_partial: bool) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
+def _workspace(home: Path | None, save_as: str | None) -> Path:
+    """The workspace, with the baselines; refuses a name that none of them can have."""
+    from medseg_attack.gate.baselines import require_name
+    from medseg_attack.runs.workspace import home as workspace_of
+
+    if save_as is not None:
+        require_name(save_as)
+    return workspace_of(home)
+
+
+def _rows(
+    runs: list[Path], reference: Path | None, workspace: Path, allow_partial: bool
+) -> "tuple[pd.DataFrame, pd.DataFrame | None]":
+    from medseg_attack.gate.baselines import reference_folder
     from medseg_attack.runs.pairs import pairs, read_pairs
     from medseg_attack.runs.reading import read_runs
 
     if reference is not None:
-        return read_pairs(pairs(runs, reference), allow_partial=allow_partial)
+        return read_pairs(pairs(runs, reference_folder(workspace, reference)), allow_partial=allow_partial)
     rows = read_runs(runs, allow_partial=allow_partial)
     return rows.assign(pair=rows["run"]), None
 
@@ -216,13 +265,21 @@ def _write(
     plot_table: "pd.DataFrame",
     junit: Path | None,
     verdicts: "list[Verdict]",
+    badge: Path | None,
 ) -> None:
+    from medseg_attack.gate.badge import badge as badge_of
+    from medseg_attack.gate.badge import require_own_badge, write_badge
     from medseg_attack.gate.sheets import require_own_junit, write_junit
     from medseg_attack.report.curve import curve
     from medseg_attack.report.figures import require_own_figure
     from medseg_attack.report.sheet import require_own_csv, write_csv
 
-    for file, require_own in ((csv, require_own_csv), (plot, require_own_figure), (junit, require_own_junit)):
+    for file, require_own in (
+        (csv, require_own_csv),
+        (plot, require_own_figure),
+        (junit, require_own_junit),
+        (badge, require_own_badge),
+    ):
         if file is not None:
             require_own(file)  # all of them before one is written
     if csv is not None:
@@ -231,7 +288,9 @@ def _write(
         curve(plot_table, plot)
     if junit is not None:
         write_junit(verdicts, junit)
-    for file in filter(None, (csv, plot, junit)):
+    if badge is not None:
+        write_badge(badge_of(plot_table, verdicts), badge)
+    for file in filter(None, (csv, plot, junit, badge)):
         terminal.say(f"wrote {file}")
 
 

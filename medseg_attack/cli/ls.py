@@ -1,4 +1,4 @@
-"""`medattack ls`: what is registered."""
+"""`medattack ls`: what is registered, and what the workspace holds."""
 
 import inspect
 import re
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import Json
+from medseg_attack.cli.options import Home, Json
+from medseg_attack.cli.stored import STORED, print_stored
 from medseg_attack.errors import InputError
 from medseg_attack.registry import table
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 # flags are declared on their checks, not registered
 KINDS = {"criteria" if kind == "criterion" else f"{kind}s": kind for kind in (*table.KINDS, "flag")}
+KINDS |= dict.fromkeys(STORED, "")  # folders of the workspace
 SAVED = ("checkpoint", "others")  # models that stand for trained ones
 
 
@@ -26,7 +28,8 @@ def ls(
         str,
         typer.Argument(
             help="Kind to list: attacks, defences, certificates, detectors, objectives, goals, criteria, balls, "
-            "poisons, models, networks, datasets, metrics or flags."
+            "poisons, models, networks, datasets, metrics or flags; or of the workspace: runs, data, trained or "
+            "baselines."
         ),
     ],
     explain: Annotated[
@@ -38,10 +41,13 @@ def ls(
         ),
     ] = False,
     json: Json = False,
+    home: Home = None,
 ) -> None:
-    """List what there is by name, with its options and their defaults.
+    """List what there is by name, or what the workspace holds.
 
     Example: medattack ls attacks --explain
+
+    Example: medattack ls runs
     """
     if what not in KINDS:
         raise InputError(f"expected one of {', '.join(KINDS)}, got {what!r}; choose one")
@@ -50,9 +56,11 @@ def ls(
     if what == "flags":
         _print_flags(json)
         return
-    from rich import box
-    from rich.table import Table
+    if what in STORED:
+        from medseg_attack.runs.workspace import home as workspace_of
 
+        print_stored(what, workspace_of(home), json)
+        return
     from medseg_attack import registry
 
     kind = KINDS[what]
@@ -72,6 +80,13 @@ def ls(
     if kind in ("attack", "defence"):
         _print_families(entries, rows)
         return
+    _print_rows(rows)
+
+
+def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.table import Table
+
     listing = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in rows[0]:
         listing.add_column(column, justify="right" if column == "parameters" else "left", overflow="fold")

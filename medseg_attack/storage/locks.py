@@ -80,6 +80,11 @@ class Lock:
             os.close(descriptor)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether another process writes to the folder now."""
+    return (folder / LOCK).exists() and not is_abandoned(folder)
+
+
 def is_abandoned(folder: Path) -> bool:
     """Whether a process that wrote to the folder was killed: its lock is there, and nobody holds it."""
     try:
