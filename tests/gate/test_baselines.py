@@ -11,7 +11,7 @@ from helpers.runs import dice_of, worse, write_run
 from medseg_attack.gate.baselines import history
 
 DICE = dice_of(0, 8)
-RULE = "dice_drop>0.02@sig"
+RULE = "dice_drop>0.02"
 
 
 @pytest.fixture
