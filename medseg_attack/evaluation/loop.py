@@ -15,12 +15,12 @@ from torch import Tensor
 from medseg_attack.errors import NotFiniteError, listed
 from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
 from medseg_attack.metrics.overlap import measure
-from medseg_attack.metrics.scans import Bits, by_scan, packed
+from medseg_attack.metrics.scans import Bits, by_scan, diagonals_mm, packed
 from medseg_attack.numerics.flows import moved
 from medseg_attack.numerics.log_odds import without_nan
 from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.runs.rows import FAULTS, WITHOUT_ANSWER, Change, Row
+from medseg_attack.runs.rows import DIAGONAL_MM, FAULTS, WITHOUT_ANSWER, Change, Row
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.threat.goals.aim import find_aim
@@ -102,6 +102,7 @@ def attack_chunk(
 
     cases = [case for batch in batches for case in batch.cases]
     scans_clean = _measure_scans(metrics, model.task, cases, clean_masks, "clean")
+    diagonals = diagonals_mm(cases) if metrics else {}
     results = []
     for index, attack_outcomes in enumerate(outcomes):
         masks = [outcome.masks for outcome in attack_outcomes if outcome.masks is not None]
@@ -110,6 +111,8 @@ def attack_chunk(
         for row in rows:  # measures of a scan stand on each of its slices
             for measures in (scans_clean, scans_adv):
                 row.extra.update(measures.get((row.volume, row.cls), {}))
+            if metrics:
+                row.extra[DIAGONAL_MM] = diagonals[row.volume]
         mark_faults(rows, faulty[index])
         images = [outcome.image for outcome in attack_outcomes if outcome.image is not None]
         results.append(Result(rows, images, seconds[index]))

@@ -17,9 +17,9 @@ from medseg_attack.metrics.empty import Empty
 from medseg_attack.report.tables import budget
 from medseg_attack.runs.rows import NAMES
 from medseg_attack.stats.comparisons import by_pair
-from medseg_attack.stats.intervals import LEVEL
+from medseg_attack.stats.intervals import LEVEL, Interval
 from medseg_attack.stats.patients import TESTS_FROM, Difference, change, difference, holm, paired, warning
-from medseg_attack.stats.scores import Unit, measures, pooled, scans, scored
+from medseg_attack.stats.scores import Unit, bounds_of, measures, pooled, scans, scored
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def _verdicts(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Uni
         rows = rows[rows["role"] == "attack"]  # a control is no claim
     headers = dict(rows.drop_duplicates("pair").set_index("pair").iterrows())
     values = _values(rule, rows, old, unit, empty)
-    verdicts = [_verdict(rule, headers[pair], of_pair) for pair, of_pair in values.groupby("run", sort=False)]
+    bounds = bounds_of(rule.level, rows)
+    verdicts = [_verdict(rule, headers[pair], of_pair, bounds) for pair, of_pair in values.groupby("run", sort=False)]
     if rule.significant:
         _refuse_powerless(rule, verdicts)
     adjusted = holm([verdict.p for verdict in verdicts])
@@ -202,8 +203,7 @@ def _of_organ(rule: Rule, cases: pd.DataFrame) -> pd.DataFrame:
     return cases[cases["cls"] == organ]
 
 
-def _verdict(rule: Rule, header: "pd.Series[float]", values: pd.DataFrame) -> Verdict:
-    bounds = (0.0, np.inf if rule.level.endswith("_mm") else 1.0)
+def _verdict(rule: Rule, header: "pd.Series[float]", values: pd.DataFrame, bounds: Interval) -> Verdict:
     match rule.change:
         case "":
             result = difference(values, beyond=rule.number, bounds=bounds)

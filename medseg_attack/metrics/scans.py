@@ -45,6 +45,19 @@ def by_scan(
     return result
 
 
+def diagonals_mm(cases: Sequence[Case]) -> dict[str, float]:
+    """The diagonal of each scan's grid in mm: no distance is longer; NaN for a scan that lacks slices."""
+    result = {}
+    for volume, indices in _scans(cases).items():
+        first = cases[indices[0]]
+        sides = [n * side for n, side in zip(first.target.shape[1:], first.spacing_mm, strict=True)]
+        if first.stack is not None and first.stack.slices > 1:
+            sides.append(first.stack.slices * first.stack.spacing_mm)
+        is_whole = len(indices) == (1 if first.stack is None else first.stack.slices)
+        result[volume] = math.hypot(*sides) if is_whole else math.nan
+    return result
+
+
 def _scans(cases: Sequence[Case]) -> dict[str, list[int]]:
     scans: dict[str, list[int]] = {}
     for i in sorted(range(len(cases)), key=lambda i: cases[i].stack.index if cases[i].stack else 0):  # type: ignore[union-attr]

@@ -17,6 +17,7 @@ ROWS_VERSION = 4  # raised whenever the same run would give other rows
 WITHOUT_GRADIENT = "without_gradient"  # a gradient by the image was NaN or infinite
 WITHOUT_ANSWER = "without_answer"  # an output was NaN or infinite
 WITHOUT_SLOPE = "without_slope"  # every gradient by the image was exactly 0
+DIAGONAL_MM = "diagonal_mm"  # column of what no distance of the scan exceeds; absent without measures of scans
 FAULTS = (WITHOUT_GRADIENT, WITHOUT_ANSWER, WITHOUT_SLOPE)
 FIT = "fit_{}"  # field of a header: the cases of such a fault among those that an attack was fitted to
 AXES = ("z", "y", "x")  # slices, rows, columns

@@ -3,6 +3,7 @@
 A *case* below is the unit that is scored (slice, volume or patient): the counts of its slices are added up first.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias
 
@@ -10,7 +11,8 @@ import pandas as pd
 
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.empty import ABSENT_SCORE, Empty
-from medseg_attack.runs.rows import AXES
+from medseg_attack.runs.rows import AXES, DIAGONAL_MM
+from medseg_attack.stats.intervals import Interval
 from medseg_attack.stats.patients import interval, mean_score
 
 Unit: TypeAlias = Literal["slice", "volume", "patient"]
@@ -37,6 +39,17 @@ def measures(rows: pd.DataFrame) -> list[str]:
     """Names of the measures of a scan beside its counts: hd95_mm, for one, of columns hd95_mm_clean and hd95_mm_adv."""
     known = {*COUNTS, *(f"{axis}_adv" for axis in AXES)}
     return [column.removesuffix("_adv") for column in rows.columns if column.endswith("_adv") and column not in known]
+
+
+def bounds_of(measure: str, rows: pd.DataFrame) -> Interval:
+    """The least and the greatest value of a measure: shares end at 1, distances at the longest diagonal of the scans.
+
+    A distance of rows without diagonals (of runs before they were kept) has no greatest value.
+    """
+    if not measure.endswith("_mm"):
+        return 0.0, 1.0
+    longest = float(rows[DIAGONAL_MM].max()) if DIAGONAL_MM in rows else math.nan
+    return 0.0, math.inf if math.isnan(longest) else longest
 
 
 def pooled(rows: pd.DataFrame, unit: Unit) -> pd.DataFrame:
@@ -144,6 +157,7 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
             | success(of_run)
             | cost.loc[run].to_dict()
             | (measured.loc[run].to_dict() if len(measured) else {})
+            | _measure_intervals(scans_of_runs[scans_of_runs["run"] == run])
             | {"cases": of_run["unit"].nunique(), "patients": of_run["group"].nunique()}
             | aimed(of_rows, unit)
             | {"verified": "verified" in of_rows and bool(of_rows["verified"].all())}
@@ -158,6 +172,15 @@ def _class_intervals(cases: pd.DataFrame) -> dict[str, float]:
     for cls, of_class in cases.groupby("cls", sort=False):
         ends[f"{cls}_low"], ends[f"{cls}_high"] = interval(of_class, "dice_adv")
     return ends
+
+
+def _measure_intervals(scans_of_run: pd.DataFrame) -> dict[str, float]:
+    """The 95 % intervals over patients of the measures under attack: adv_hd95_mm_low and adv_hd95_mm_high, for one."""
+    result = {}
+    for name in measures(scans_of_run):
+        ends = interval(scans_of_run, f"{name}_adv", bounds=bounds_of(name, scans_of_run))
+        result |= {f"adv_{name}_{end}": value for end, value in zip(("low", "high"), ends, strict=True)}
+    return result
 
 
 def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
