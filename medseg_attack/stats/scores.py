@@ -176,7 +176,7 @@ def _class_intervals(cases: pd.DataFrame) -> dict[str, float]:
 
 def _measure_intervals(scans_of_run: pd.DataFrame) -> dict[str, float]:
     """The 95 % intervals over patients of the measures under attack: adv_hd95_mm_low and adv_hd95_mm_high, for one."""
-    result = {}
+    result: dict[str, float] = {}
     for name in measures(scans_of_run):
         ends = interval(scans_of_run, f"{name}_adv", bounds=bounds_of(name, scans_of_run))
         result |= {f"adv_{name}_{end}": value for end, value in zip(("low", "high"), ends, strict=True)}

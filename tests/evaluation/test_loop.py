@@ -1,5 +1,6 @@
 """The loop: rows that do not depend on batches, order, shards or being killed, and that trust no attack."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -180,6 +181,8 @@ def test_rows_hold_the_counts_of_both_predictions(model: SegModel) -> None:
         assert row.hit_clean == (clean & batch.target)[i, k].sum()
         assert row.hit_adv == (hit & batch.target)[i, k].sum()
         assert row.extra["hd95_mm_adv"] == pytest.approx(distance[0, k].item())
+        sides = len(cases) * 2.0, *(n * mm for n, mm in zip(batch.image.shape[2:], (1.0, 1.5), strict=True))
+        assert row.extra["diagonal_mm"] == pytest.approx(math.hypot(*sides))
         assert row.linf == pytest.approx(8 / 255, abs=1e-6)
         assert (row.z_mm, row.y_mm, row.x_mm) == (2.0, 1.0, 1.5)
         z, (y, x) = i * hit[i, k].sum(), hit[i, k].nonzero().sum(0)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.runs import PIXELS, dice_of, edit, rerun, retrained, worse, write_run
+from scipy.stats import beta
 from typer.testing import CliRunner
 
 from medseg_attack.cli import app
@@ -368,6 +369,14 @@ def test_the_test_is_of_the_rules_number_and_not_of_zero() -> None:
     result = verdict("dice_drop>0.25@sig", *drops(*values))
     assert result.p == pytest.approx(signed_rank(values - 0.25))
     assert result.low > 0.25 > signed_rank(values)
+
+
+def test_a_distance_can_be_as_long_as_the_diagonal() -> None:
+    rows = levels([0.9] * 8, hd95_mm_clean=2.0, hd95_mm_adv=4.0, diagonal_mm=100.0)
+    assert verdict("adv_hd95_mm>3", rows).high == pytest.approx(4 + 96 * (1 - 0.025 ** (1 / 8)), abs=2)
+    rise = verdict("hd95_mm_rise>1", rows, rows.assign(hd95_mm_adv=3.0))
+    share = beta.ppf(0.975, 8 / 40, 8)
+    assert (rise.low, rise.high) == pytest.approx((1 - 4 * share, 1 + 96 * share), abs=2)
 
 
 def test_an_organ_that_was_never_hit_cannot_be_missed() -> None:

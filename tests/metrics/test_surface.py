@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medseg_attack.errors import InputError
 from medseg_attack.metrics import empty
 from medseg_attack.metrics.empty import Empty
-from medseg_attack.metrics.scans import by_scan, packed
+from medseg_attack.metrics.scans import by_scan, diagonals_mm, packed
 from medseg_attack.metrics.surface import assd_mm, hd95_mm, nsd
 from medseg_attack.stats.clinical import deltas
 from medseg_attack.types import Case, Stack, Window
@@ -171,6 +171,17 @@ def test_a_scan_is_measured_in_the_order_of_its_slices_whatever_theirs() -> None
         assert by_class == {("scan", "organ"): {"hd95": pytest.approx(expected)}}
     lacking = by_scan({"hd95": hd95_mm}, slices_of(target, order, missing=True), *bits, ["organ"])
     assert math.isnan(lacking["scan", "organ"]["hd95"])  # a slice was not attacked
+
+
+def test_no_distance_is_longer_than_the_diagonal_and_a_missed_organ_is_as_far() -> None:
+    target = torch.from_numpy(blob((7, 9, 8), 3))
+    cases = slices_of(target, [2, 0, 1, 3, 4, 5, 6])
+    (missed,) = hd95_mm(torch.zeros_like(target)[None, None], target[None, None], [(4.0, 1.0, 2.0)])[0].tolist()
+    assert diagonals_mm(cases) == {"scan": pytest.approx(missed)}
+    assert math.isnan(diagonals_mm(cases[1:])["scan"])
+    for flat in (replace(cases[0], stack=None), replace(cases[0], stack=Stack(0, 1, 4.0))):
+        (missed,) = hd95_mm(torch.zeros(1, 1, 9, 8).bool(), flat.target[None], [(1.0, 2.0)])[0].tolist()
+        assert diagonals_mm([flat]) == {"scan": pytest.approx(missed)}
 
 
 def test_a_scan_of_one_slice_is_flat_and_one_of_two_is_not() -> None:

@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score, jaccard_score
 
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.stats.patients import interval
-from medseg_attack.stats.scores import aimed, by_organ, pooled, scored, scores, success, summary
+from medseg_attack.stats.scores import aimed, bounds_of, by_organ, pooled, scored, scores, success, summary
 
 NAN = float("nan")
 
@@ -192,6 +192,22 @@ def test_a_summary_says_how_many_scores_the_rule_decided() -> None:
     of_volumes = summary(rows, unit="volume", empty="one").iloc[0]
     assert of_volumes["touched"] == 0
     assert of_volumes["drop"] == pytest.approx(of_volumes["mean_clean"] - of_volumes["mean_adv"])
+
+
+def test_a_distance_ends_at_the_longest_diagonal_and_a_share_at_1() -> None:
+    rows = table(*[(f"p{i}", f"v{i}", f"s{i}", "a", 4, 4, 4, 4, 2) for i in range(6)])
+    far = {"hd95_mm_clean": 1.0, "hd95_mm_adv": 10.0, "nsd_clean": 1.0, "nsd_adv": 0.4}
+    rows = rows.assign(linf=0.01, forwards=2, backwards=1, **far, diagonal_mm=[80.0, 90.0, 70.0, NAN, 80.0, 80.0])
+    most = 1 - 0.025 ** (1 / 6)  # the share of patients that six equal ones cannot rule out
+    of_run = summary(rows, unit="volume", empty="one").iloc[0]
+    ends = of_run["adv_hd95_mm_low"], of_run["adv_hd95_mm_high"]
+    assert ends == pytest.approx((10 * (1 - most), 10 + 80 * most), abs=1)
+    assert (of_run["adv_nsd_low"], of_run["adv_nsd_high"]) == pytest.approx(
+        (0.4 * (1 - most), 0.4 + 0.6 * most), abs=0.02
+    )
+    older = summary(rows.drop(columns="diagonal_mm"), unit="volume", empty="one").iloc[0]
+    assert older["adv_hd95_mm_high"] == 10.0  # Student's, of equal distances
+    assert bounds_of("hd95_mm", rows.assign(diagonal_mm=NAN)) == (0.0, float("inf"))
 
 
 def test_the_success_of_an_attack_with_a_goal_is_worked_out_by_hand() -> None:
