@@ -39,7 +39,7 @@ $(BIN)/python:
 
 # torch and torchvision are resolved together, in one step, so that they come as a pair
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[report]'
 	@touch $@
 $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'

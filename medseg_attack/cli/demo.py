@@ -1,4 +1,4 @@
-"""`medattack demo`: from nothing to the table on the built-in data set."""
+"""`medattack demo`: from nothing to the table and its page on the built-in data set."""
 
 import subprocess
 import sys
@@ -20,12 +20,25 @@ def steps(workspace: Path) -> list[list[str]]:
     data, model, runs = workspace / "data" / "phantom", workspace / "models" / "demo", workspace / "runs" / "demo"
     attacks, losses = ("fgsm", "pgd(steps=10, objective=bce)"), ("bce", "dice_focal", "focal")
     curve, table = workspace / "eps-curve.png", workspace / "table.csv"
+    page = ["report", str(runs), *_options(out=workspace / "report")]
     return [
         ["prepare", str(workspace / "phantom"), *_options(format="phantom", out=data)],
         ["train", *_options(data=data, model="unet_small", lr="3e-3", epochs=30, out=model)],
         ["attack", *_options(data=data, model=model, attack=attacks, loss=losses, eps=BUDGETS, out=runs)],
         ["compare", str(runs), *_options(plot=curve, csv=table, by="attack,loss,eps")],
+        *([page] if _has_pages() else []),
     ]
+
+
+def _has_pages() -> bool:
+    """Whether the packages that pages need are installed."""
+    from medseg_attack.report.page.rendering import require_packages
+
+    try:
+        require_packages()
+    except InputError:
+        return False
+    return True
 
 
 def _options(**values: object) -> list[str]:
@@ -41,8 +54,8 @@ def demo(
     ] = None,
     home: Home = None,
 ) -> None:
-    """See it work on phantom scans. Makes the scans, trains a small U-Net on them, attacks it, prints the table and
-    draws the curve.
+    """See it work on phantom scans. Makes the scans, trains a small U-Net on them, attacks it, prints the table,
+    draws the curve and writes a page.
 
     Takes minutes on two CPU cores. Started again, it goes on where it stopped.
     """
@@ -63,5 +76,8 @@ def demo(
             raise InputError(f"expected 'medattack {words[0]}' to finish, got exit code {code}; see its message above")
     terminal.say("")
     terminal.say(f"Done in {time.monotonic() - start:.0f} s. The curve over budgets: {workspace / 'eps-curve.png'}")
+    page = workspace / "report" / "index.html"
+    where = page if page.exists() else "pip install 'medseg-attack[report]', then run medattack report"
+    terminal.say(f"A page to look at: {where}")
     terminal.say("What was run, to go on from:", *(f"  {terminal.shell(words)}" for words in commands))
     terminal.next_step(f"medattack prepare YOUR_SCANS --format decathlon --out {workspace.parent / 'data' / 'mine'}")

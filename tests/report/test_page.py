@@ -5,6 +5,7 @@ import builtins
 import hashlib
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from helpers.command import medattack
 from helpers.runs import dice_of, write_run
+
+from medseg_attack.cli.demo import steps
 
 ORGANS = ("liver", "spleen")
 NAMES = [
@@ -231,3 +234,11 @@ def test_runs_without_attacks_have_a_page(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", dice_of(0, 1), role="clean", attack="clean", eps=0.0, loss="")
     medattack("report", tmp_path / "runs", "--out", tmp_path / "out")
     assert "no attack was run" in page_of(tmp_path / "out").text
+
+
+def test_the_demo_ends_with_a_page_and_without_the_packages_with_what_it_did_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [words[0] for words in steps(tmp_path)] == ["prepare", "train", "attack", "compare", "report"]
+    monkeypatch.setitem(sys.modules, "altair", None)
+    assert [words[0] for words in steps(tmp_path)] == ["prepare", "train", "attack", "compare"]

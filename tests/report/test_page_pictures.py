@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.attacked import write_attacked
 from helpers.command import medattack
+from helpers.dicoms import attacked, write_hospital
 from helpers.runs import write_run
 from PIL import Image
 
@@ -149,3 +150,18 @@ def test_kept_images_are_shown_as_they_are(tmp_path: Path) -> None:
     assert text.count('<article class="case"') == 3
     assert "attacked again" not in text
     assert "The picture differs from the run" not in text
+
+
+def test_nothing_of_a_patients_header_stands_on_the_page(tmp_path: Path) -> None:
+    """The headers hold a name, a birth date, a study date, an accession number, a physician and a hospital."""
+    source = write_hospital(tmp_path / "hospital", patients=2)
+    attacked(tmp_path, source, labels="liver=Liver")
+    medattack("report", tmp_path / "runs", "--out", tmp_path / "page")
+    text = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    pictured = text.count('<article class="case"')
+    pictures = [base64.b64decode(uri) for uri in re.findall(r"data:image/png;base64,([\w+/=]+)", text)]
+    canaries = ("Doe", "Jane", "Canary", "Roe^", "19700101", "20200101", "A77", "pat1", "1.2.826")
+    assert pictured == 2
+    for canary in canaries:
+        assert canary not in re.sub(r"data:image/png;base64,[\w+/=]+|<script>.*?</script>", "", text, flags=re.DOTALL)
+        assert not any(canary.encode() in picture for picture in pictures)

@@ -18,6 +18,7 @@ from medseg_attack.stats.scores import MEAN
 # named in this package's own script, which draws the charts
 LIBRARY = "window.vegaEmbed = vegaEmbed;"
 Layers: TypeAlias = altair.LayerChart | altair.FacetChart
+DASHES = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 6]]  # of models
 DICE = altair.Scale(domain=[0, 1])
 
 
@@ -60,7 +61,9 @@ def _curve(colour: altair.Color, models: int) -> Layers:
         detail=altair.Detail(["model:N", "line:N"]),
     )
     is_chosen, is_control = "datum.chosen", "datum.role === 'control'"
-    dash = altair.StrokeDash("model:N", title=None, legend=altair.Legend() if models > 1 else None)
+    dash = altair.StrokeDash(
+        "model:N", title=None, scale=altair.Scale(range=DASHES), legend=altair.Legend() if models > 1 else None
+    )
     tooltip = [
         altair.Tooltip("model:N"),
         altair.Tooltip("line:N", title="attack"),

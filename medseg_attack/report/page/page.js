@@ -95,7 +95,7 @@ async function draw(element) {
   element.closest("figure").hidden = !values.length; // an organ that the run does not have
   if (!values.length) return;
   const spec = { ...page.charts[chart], data: { name: "points", values } };
-  drawn.set(element, await vegaEmbed(element, spec, { ast: true, actions: false, renderer: "svg", tooltip: { theme: dark.matches ? "dark" : "light" } }));
+  drawn.set(element, await vegaEmbed(element, spec, { ast: true, actions: false, logLevel: 1, renderer: "svg", tooltip: { theme: dark.matches ? "dark" : "light" } }));
   element.querySelector("svg").setAttribute("aria-hidden", "true"); // the element itself says what it shows
 }
 const dark = matchMedia("(prefers-color-scheme: dark)");
