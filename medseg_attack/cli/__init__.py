@@ -19,6 +19,7 @@ from medseg_attack.cli.detect import detect
 from medseg_attack.cli.doctor import doctor
 from medseg_attack.cli.evaluate import evaluate
 from medseg_attack.cli.explain import explain
+from medseg_attack.cli.figure import figure
 from medseg_attack.cli.ls import ls
 from medseg_attack.cli.poison import poison
 from medseg_attack.cli.prepare import prepare
@@ -77,6 +78,7 @@ for command in (
     screen,
     compare,
     report,
+    figure,
     verify,
     demo,
     ls,

@@ -1,0 +1,92 @@
+"""`medattack figure`: figures and tables for papers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from medseg_attack.cli import terminal
+from medseg_attack.cli.options import Device, EmptyRule, Home, Trust, Unit
+from medseg_attack.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from medseg_attack.report.page.content import Tables
+
+LATEX = ".tex"
+
+
+@terminal.command
+def figure(
+    kind: Annotated[
+        Literal["curves", "gallery", "heatmap", "profile", "table", "tradeoff", "transfer"],
+        typer.Argument(help="What to draw."),
+    ],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or of studies.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="File to write: .pdf, .svg or .png; of a table .tex.", show_default=False),
+    ],
+    width: Annotated[float, typer.Option("--width", min=30, max=400, help="Width of a figure in mm.")] = 88,
+    worst: Annotated[int, typer.Option("--worst", min=1, help="Scans of a gallery, the worst first.")] = 3,
+    unit: Unit = "volume",
+    empty: EmptyRule = "one",
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Accept runs of part of the cases (--limit).")
+    ] = False,
+    device: Device = "auto",
+    home: Home = None,
+    trust: Trust = False,
+) -> None:
+    """Draw a figure for a paper, as wide as a column. Or write a table in LaTeX, with the best in bold.
+
+    Example: medattack figure curves medattack_runs/runs/uw-1a2b3c4d --out curves.pdf --width 180
+
+    Example: medattack figure table medattack_runs/runs/uw-1a2b3c4d --out table.tex
+    """
+    if (kind == "table") != (out.suffix.lower() == LATEX):
+        raise InputError(
+            f"expected a file {LATEX} for a table, and another for a figure, got {out} for {kind}; change its ending"
+        )
+    from medseg_attack.report.figures import require_own_figure, save
+    from medseg_attack.report.page.content import tables
+    from medseg_attack.report.paper.drawings import DRAWINGS, paper_style
+    from medseg_attack.report.paper.latex import require_own_table, write_latex
+    from medseg_attack.runs.reading import read_runs
+    from medseg_attack.stats.scores import check_unit
+
+    require_own_table(out) if kind == "table" else require_own_figure(out)
+    rows = read_runs(runs, allow_partial=allow_partial)
+    check_unit(unit, rows["dims"].unique().tolist() if "dims" in rows else ())
+    of_runs = tables(rows, unit=unit, empty=empty)
+    if kind == "table":
+        write_latex(of_runs, out)
+    else:
+        with paper_style():
+            if kind == "gallery":
+                from medseg_attack.models.trust import use_trust
+                from medseg_attack.runs.workspace import home as workspace_of
+
+                use_trust(workspace_of(home), trust)
+                drawn = _gallery(of_runs, worst, device, width)
+            else:
+                drawn = DRAWINGS[kind](of_runs, width)
+            save(drawn, out)
+    terminal.say(f"wrote {out}")
+
+
+def _gallery(of_runs: "Tables", n: int, device: str, width: float) -> "Figure":
+    """The worst scans, from the images of their runs."""
+    from medseg_attack.evaluation.attacked_scans import attacked_scans
+    from medseg_attack.report.page.pictures import worst_scans
+    from medseg_attack.report.paper.gallery import gallery
+    from medseg_attack.report.tables import organs
+    from medseg_attack.runtime import pick_device
+
+    scans = worst_scans(of_runs.rows, of_runs.summary, n, empty=of_runs.empty)
+    if not scans:
+        raise InputError("expected a run of an attack to show, got controls and clean images alone; give other runs")
+    where = pick_device(device)
+    shown = [(worst, scan) for worst in scans for scan in attacked_scans(Path(worst.run), [worst.scan], where)]
+    return gallery(shown, organs(of_runs.summary), width)

@@ -1,0 +1,95 @@
+r"""A table for a paper: booktabs, columns of siunitx, the best in bold, intervals as subscripts.
+
+The preamble needs `\usepackage{booktabs,siunitx}`. Numbers are those of `stats.scores.summary`.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from medseg_attack.escaping import latex as tex
+from medseg_attack.report.page.content import Tables, explanation
+from medseg_attack.report.sheet import number
+from medseg_attack.report.tables import budget, organs
+from medseg_attack.stats.scores import MEAN
+from medseg_attack.storage.files import require_own, whole
+
+
+def latex_table(of: Tables) -> str:
+    """The table of all runs as LaTeX, a row per run.
+
+    The best is the highest Dice of several models under the same attack and budget; of one model it is the attack that
+    leaves least at the same budget.
+    """
+    table = of.summary.reset_index(drop=True)
+    columns = [MEAN, *organs(table)]
+    best = {organ: set(_best(table, organ)) for organ in columns}
+    formats = "".join(r" S[table-format=1.3]@{\,}l" for _ in columns)
+    heads = " & ".join(rf"\multicolumn{{2}}{{c}}{{{tex(organ)}}}" for organ in columns)
+    rows = []
+    for n, run in table.iterrows():
+        words = [tex(str(run[name])) for name in ("model", "attack", "loss")]
+        cells = [_cell(run, organ, is_best=n in best[organ]) for organ in columns]
+        rows.append(" & ".join([*words, tex(budget(run)), *cells]) + r" \\")
+    several = table["model"].nunique() > 1
+    bold = "the highest under the same attack" if several else "the attack that leaves least at its budget"
+    lines = [
+        "% needs \\usepackage{booktabs,siunitx}",
+        r"\begin{table}",
+        r"\centering",
+        r"\sisetup{detect-weight=true, mode=text}",
+        rf"\begin{{tabular}}{{llll{formats}}}",
+        r"\toprule",
+        rf"model & attack & loss & $\varepsilon$ & {heads} \\",
+        r"\midrule",
+        *rows,
+        r"\bottomrule",
+        r"\end{tabular}",
+        rf"\caption{{Dice under attack, with 95\,\% intervals over patients. Bold: {bold}. {tex(explanation(of))}}}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _best(table: pd.DataFrame, organ: str) -> Iterator[int]:
+    """The places of the best rows for an organ, controls left out; several if they are equal."""
+    several = table["model"].nunique() > 1
+    attacks = table[table["role"] != "control"]
+    keys = ["attack", "loss", "eps", "ball"] if several else ["eps", "ball"]
+    for _, group in attacks.groupby(keys, dropna=False, sort=False):
+        values = group[f"{organ}_adv"]
+        if len(group) > 1:
+            best = values.max() if several else values.min()
+            yield from (int(place) for place in group.index[values == best])
+
+
+def _cell(run: "pd.Series[float]", organ: str, *, is_best: bool) -> str:
+    """The number and, in the next column, its interval."""
+    value = run[f"{organ}_adv"]
+    low, high = (run[end if organ == MEAN else f"{organ}_{end}"] for end in ("low", "high"))
+    subscript = "" if low != low else f"$_{{{number(low, 2)}\\text{{--}}{number(high, 2)}}}$"
+    shown = "{--}" if value != value else number(value)
+    bold = "\\bfseries " if is_best else ""
+    return f"{bold}{shown} & {subscript}"
+
+
+def write_latex(of: Tables, file: Path) -> None:
+    """Writes the table of all runs.
+
+    Raises:
+        InputError: the file is there and holds something else, or cannot be written.
+    """
+    require_own_table(file)
+    with whole(file) as part:
+        part.write_text(latex_table(of), encoding="utf-8")
+
+
+def require_own_table(file: Path) -> None:
+    """Refuses to overwrite what is no table of this package.
+
+    Raises:
+        InputError: the file holds something else, such as a paper.
+    """
+    require_own(file, re.compile(rb"\A% needs "))

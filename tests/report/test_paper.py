@@ -1,0 +1,186 @@
+"""Figures and tables for papers: their numbers are those of `compare --json`, and names are text in them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.attacked import write_attacked
+from helpers.command import medattack
+from helpers.runs import dice_of, write_run
+from PIL import Image
+
+from medseg_attack.report.page.content import Tables, tables
+from medseg_attack.report.paper.drawings import DRAWINGS, curves, heatmap, profile, survival, tradeoff, transfer
+from medseg_attack.runs.reading import read_runs
+
+ORGANS = ("liver", "spleen")
+TRICKY = [r"a_b$c$", "50 %", r"\input{x}", "<i>", "[red]", "日本"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models under an attack at two budgets and a control, one of them also on the other's images."""
+    root = tmp_path_factory.mktemp("runs")
+    for i, (model, weights) in enumerate((("unet", "a"), ("fpn", "b"))):
+        for eps in (0.01, 0.02):
+            dice = dice_of(i, 7)[:, :, :2] - 10 * eps
+            write_run(root, dice, model=model, weights=weights, eps=eps, organs=ORGANS)
+        control = {"role": "control", "attack": "noise", "loss": "noise"}
+        write_run(root, dice_of(i, 7)[:, :, :2], model=model, weights=weights, eps=0.02, organs=ORGANS, **control)
+    foreign = {"attack": "transfer(surrogate='models/unet')", "loss": "transfer"}
+    write_run(root, dice_of(3, 7)[:, :, :2], model="fpn", weights="b", eps=0.02, organs=ORGANS, **foreign)
+    return root
+
+
+@pytest.fixture(scope="module")
+def compared(runs: Path) -> list[dict[str, Any]]:
+    result: list[dict[str, Any]] = json.loads(medattack("compare", runs, "--json").stdout)["runs"]
+    return result
+
+
+@pytest.fixture(scope="module")
+def of(runs: Path) -> Tables:
+    return tables(read_runs([runs]), unit="volume", empty="one")
+
+
+def test_every_kind_is_drawn_as_wide_as_a_column(runs: Path, tmp_path: Path) -> None:
+    for kind in DRAWINGS:
+        medattack("figure", kind, runs, "--out", tmp_path / f"{kind}.png", "--width", 100)
+        with Image.open(tmp_path / f"{kind}.png") as image:
+            assert image.size[0] == pytest.approx(100 / 25.4 * 150, abs=1.5)  # at 150 pixels per inch
+            assert len(np.unique(np.asarray(image.convert("L")))) > 10
+
+
+def test_fonts_are_inside_the_file(runs: Path, tmp_path: Path) -> None:
+    medattack("figure", "heatmap", runs, "--out", tmp_path / "a.pdf")
+    assert b"/FontFile2" in (tmp_path / "a.pdf").read_bytes()
+    assert b"/Type3" not in (tmp_path / "a.pdf").read_bytes()
+    medattack("figure", "heatmap", runs, "--out", tmp_path / "a.svg")
+    assert "<text" not in (tmp_path / "a.svg").read_text(encoding="utf-8")
+
+
+def test_curves_are_the_numbers_of_compare(of: Tables, compared: list[dict[str, Any]]) -> None:
+    drawn = [
+        sorted(tuple(line.get_ydata()[1:]) for line in axes.lines if len(line.get_ydata()) == 3)
+        for axes in curves(of, 180).axes
+        if axes.lines
+    ]
+    expected = [
+        sorted([tuple(run[f"{organ}_adv"] for run in compared if run["model"] == model and run["attack"] == "fgsm")])
+        for model in ("fpn", "unet")
+        for organ in ("mean", *ORGANS)
+    ]
+    assert drawn == expected
+
+
+def test_matrices_are_the_numbers_of_compare(of: Tables, compared: list[dict[str, Any]]) -> None:
+    largest = [run for run in compared if run["eps"] == 0.02]
+    values = heatmap(of, 88).axes[0].images[0].get_array()
+    assert values is not None
+    assert np.allclose(values, [[run[f"{organ}_adv"] for organ in ("mean", *ORGANS)] for run in largest], atol=1e-12)
+    figure = transfer(of, 88)
+    matrix = figure.axes[0].images[0].get_array()
+    by_name = {(run["model"], run["attack"]): run["mean_adv"] for run in largest}
+    foreign = by_name["fpn", "transfer(surrogate='models/unet')"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["fpn", "unet"]
+    assert matrix is not None
+    assert matrix[0][0] == by_name["fpn", "fgsm"]
+    assert matrix[1].tolist() == [foreign, by_name["unet", "fgsm"]]
+    assert np.isnan(np.ma.filled(matrix, np.nan)[0][1])
+
+
+def test_a_tradeoff_has_a_marker_per_model_at_its_worst_run(of: Tables, compared: list[dict[str, Any]]) -> None:
+    markers = [line for line in tradeoff(of, 88).axes[0].lines if line.get_marker() not in ("None", "_")]
+    points = {(float(x), float(y)) for line in markers for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}
+    for model in ("unet", "fpn"):
+        worst = min(
+            (run for run in compared if run["model"] == model and run["role"] == "attack"),
+            key=lambda run: run["mean_adv"],
+        )
+        assert (worst["mean_clean"], worst["mean_adv"]) in points
+
+
+def test_a_profile_falls_from_all_patients_to_none() -> None:
+    t, share = survival([0.5, 0.25, 0.5, 1.0])
+    assert (t[0], share[0], t[-1], share[-1]) == (0.0, 1.0, 1.0, 0.0)
+    assert share == sorted(share, reverse=True)
+    assert dict(zip(t[1:-2], share[1:-2], strict=True)) == {0.25: 1.0, 0.5: 0.75, 1.0: 0.25}
+
+
+def test_a_profile_has_a_panel_per_model(of: Tables) -> None:
+    titles = [axes.get_title() for axes in profile(of, 88).axes if axes.get_title()]
+    assert titles == ["fpn: fgsm bce 0.02", "unet: fgsm bce 0.02"]
+
+
+def test_a_table_has_the_numbers_of_compare_its_best_bold(
+    runs: Path, compared: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    medattack("figure", "table", runs, "--out", tmp_path / "t.tex")
+    text = (tmp_path / "t.tex").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith(("unet &", "fpn &"))]
+    assert len(lines) == len(compared)
+    for line, run in zip(lines, compared, strict=True):
+        cells = [cell.strip(" \\") for cell in line.split("&")]
+        for n, organ in enumerate(("mean", *ORGANS)):
+            low, high = (run[end if organ == "mean" else f"{organ}_{end}"] for end in ("low", "high"))
+            assert cells[4 + 2 * n].removeprefix("bfseries ") == f"{run[f'{organ}_adv']:.3f}"
+            assert cells[5 + 2 * n] == rf"$_{{{low:.2f}\text{{--}}{high:.2f}}}$"
+            same = [
+                other
+                for other in compared
+                if all(other[key] == run[key] for key in ("attack", "loss", "eps")) and run["role"] == "attack"
+            ]
+            is_best = len(same) > 1 and run[f"{organ}_adv"] == max(other[f"{organ}_adv"] for other in same)
+            assert cells[4 + 2 * n].startswith("bfseries") == is_best
+
+
+@pytest.mark.parametrize("name", TRICKY)
+def test_names_are_text(name: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", dice_of(0, 3)[:, :, :2], model=name, organs=(name, "b"))
+    for kind in sorted({*DRAWINGS} - {"transfer"}):
+        medattack("figure", kind, tmp_path / "runs", "--out", tmp_path / f"{kind}.svg")
+    medattack("figure", "table", tmp_path / "runs", "--out", tmp_path / "t.tex")
+    text = (tmp_path / "t.tex").read_text(encoding="utf-8")
+    assert not re.search(r"(?<!\\)[_$]b\$|(?<!\\)50 %|\\input", text)
+
+
+def test_the_worst_scans_are_drawn(tmp_path: Path) -> None:
+    write_attacked(tmp_path)
+    words = ["--home", tmp_path / "home", "--trust", "--worst", 2]
+    medattack("figure", "gallery", tmp_path / "runs", "--out", tmp_path / "g.png", *words)
+    with Image.open(tmp_path / "g.png") as image:
+        assert image.size[1] > 400
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table", "--out", "t.pdf"], "expected a file .tex for a table"),
+        (["curves", "--out", "t.tex"], "expected a file .tex for a table, and another for a figure"),
+        (["curves", "--out", "t.docx"], "expected a file .png, .pdf, .svg to draw"),
+    ],
+)
+def test_another_ending_is_refused(
+    words: list[str], message: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refusal = medattack("figure", words[0], runs, *words[1:], code=2)
+    assert message in " ".join(refusal.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_that_transfer_nothing_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", dice_of(0, 3))
+    refusal = medattack("figure", "transfer", tmp_path / "runs", "--out", tmp_path / "t.png", code=2)
+    assert "expected runs of images that were made for another model" in " ".join(refusal.stderr.split())
+
+
+def test_a_file_of_somebody_else_is_kept(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "paper.tex").write_text(r"\documentclass{article}")
+    medattack("figure", "table", runs, "--out", tmp_path / "paper.tex", code=2)
+    assert (tmp_path / "paper.tex").read_text() == r"\documentclass{article}"
+    for _ in range(2):
+        medattack("figure", "table", runs, "--out", tmp_path / "own.tex")
