@@ -78,7 +78,7 @@ def figure(
 
 def _gallery(of_runs: "Tables", n: int, device: str, width: float) -> "Figure":
     """The worst scans, from the images of their runs."""
-    from medseg_attack.evaluation.attacked_scans import attacked_scans
+    from medseg_attack.evaluation.pictures.attacked_scans import attacked_scans
     from medseg_attack.report.page.pictures import worst_scans
     from medseg_attack.report.paper.gallery import gallery
     from medseg_attack.report.tables import organs

@@ -15,7 +15,7 @@ from helpers.dicoms import attacked, write_hospital
 from helpers.runs import write_run
 from PIL import Image
 
-from medseg_attack.evaluation.attacked_scans import AttackedScan
+from medseg_attack.evaluation.pictures.attacked_scans import AttackedScan
 from medseg_attack.report.page.pictures import LEVELS, SIDE, WorstScan, difference_png, grey_png, outline, picture
 from medseg_attack.report.page.pictures import worst_scans as worst_of
 from medseg_attack.runs.reading import read_runs

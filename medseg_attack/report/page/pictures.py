@@ -16,7 +16,7 @@ from medseg_attack.report.tables import budget
 from medseg_attack.stats.scores import pooled, scored
 
 if TYPE_CHECKING:
-    from medseg_attack.evaluation.attacked_scans import AttackedScan
+    from medseg_attack.evaluation.pictures.attacked_scans import AttackedScan
     from medseg_attack.metrics.empty import Empty
 
 SIDE = 256  # pixels of a picture's longer side, at most

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from medseg_attack.evaluation.attacked_scans import AttackedScan, Masks
+    from medseg_attack.evaluation.pictures.attacked_scans import AttackedScan, Masks
 
 
 def gallery(scans: Sequence[tuple[WorstScan, "AttackedScan"]], organs: Sequence[str], width: float) -> "Figure":

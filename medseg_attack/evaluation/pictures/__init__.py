@@ -1,0 +1,1 @@
+"""Scans of runs, opened again for pictures: before and after their attack, with what the model predicts."""
