@@ -1,14 +1,13 @@
 """A model that is finite in its answers and gradients, and which knows the cases where the network was not."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from medseg_attack.numerics.log_odds import without_nan
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Case, Image, LogOdds, Mask, Model, Setting, Task
+from medseg_attack.types import AroundModel, Case, Image, LogOdds, Model, Setting
 
 
 @dataclass(eq=False)
@@ -47,7 +46,8 @@ class Tally:
         return [case for case, flag in self.by_case.items() if flag]
 
 
-class FiniteModel:
+@dataclass(eq=False)
+class FiniteModel(AroundModel):
     """A model that gives 0 for each number of its gradient by the image that is NaN or infinite.
 
     The sign of NaN is 0, and a length of NaN spoils all pixels: without this an attack would stand still on such a
@@ -61,16 +61,11 @@ class FiniteModel:
         slopes: cases on which a gradient was anything but 0.
     """
 
-    def __init__(self, model: Model, cases: Sequence[Case] = (), whole: "FiniteModel | None" = None) -> None:
-        """A model of `cases`; a bound copy of `whole` shares what that one knows."""
-        self.model, self.cases = model, tuple(cases)
-        self.lost_answers: Tally = whole.lost_answers if whole else Tally()
-        self.lost_gradients: Tally = whole.lost_gradients if whole else Tally()
-        self.slopes: Tally = whole.slopes if whole else Tally()
-
-    @property
-    def task(self) -> Task:
-        return self.model.task
+    model: Model
+    cases: tuple[Case, ...] = ()
+    lost_answers: Tally = field(default_factory=Tally)
+    lost_gradients: Tally = field(default_factory=Tally)
+    slopes: Tally = field(default_factory=Tally)
 
     def __call__(self, image: Image) -> LogOdds:
         asks_gradient = torch.is_grad_enabled() and image.requires_grad
@@ -81,12 +76,9 @@ class FiniteModel:
         self.lost_answers.note(self.cases, ~torch.isfinite(log_odds.detach()).flatten(1).all(1))
         return without_nan(log_odds)
 
-    def decide(self, log_odds: LogOdds) -> Mask:
-        return self.model.decide(log_odds)
-
     def bind(self, setting: Setting) -> "FiniteModel":
-        """The model bound to a setting; its cases are known here as well."""
-        return FiniteModel(bind(self.model, setting), setting.cases, self)
+        """The model bound to a setting, of its cases; both share what they learn of the network."""
+        return replace(self, model=bind(self.model, setting), cases=setting.cases)
 
     @property
     def flat_cases(self) -> list[Case]:

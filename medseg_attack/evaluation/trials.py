@@ -11,6 +11,7 @@ from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks import stored
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.fitting import must_fit
 from medseg_attack.evaluation.opening import find_model, open_study
 from medseg_attack.evaluation.runner import OpenedStudy, RunOptions, run
 from medseg_attack.models.model_ref import ModelRef
@@ -21,7 +22,7 @@ from medseg_attack.runs.study import Study
 from medseg_attack.runs.workspace import with_newest_data
 from medseg_attack.storage.files import digest, is_checkpoint
 from medseg_attack.threat.objectives.losses import margin, soft_dice
-from medseg_attack.types import Ball, Fittable
+from medseg_attack.types import Ball
 
 LEAST_STEPS = 40  # of a suite; the attacks that are added to it have twice as many
 UNKNOWN = {"MA002", "MA003"}  # no gradient, random: nobody said so, and no attack of the trial knows it
@@ -127,7 +128,7 @@ def _studies(twin: str, models: Sequence[str], study: Study) -> dict[str, Study]
         return study.model_copy(update={"attacks": list(attacks), "models": list(models), "control": False, **more})
 
     suite = [registry.build(text, "attack") for text in study.attacks]
-    elsewhere = [text for text, attack in zip(study.attacks, suite, strict=True) if not _must_fit(attack)]
+    elsewhere = [text for text, attack in zip(study.attacks, suite, strict=True) if not must_fit(attack)]
     surrogate = repr(twin) if is_checkpoint(Path(twin)) else twin
     return {
         "native": with_attacks(study.attacks, everybody, native=True, control=True),
@@ -159,7 +160,3 @@ def _is_plain(ball: Ball) -> bool:
 def _query(ball: Ball) -> str:
     """A search without gradients in the ball, or in that of `--eps` where the suite has another."""
     return f"square(ball={registry.spec(ball)})" if _is_plain(ball) else "square"
-
-
-def _must_fit(attack: Any) -> bool:
-    return any(isinstance(part, Fittable) for part in walk(attack))

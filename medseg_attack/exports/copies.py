@@ -169,10 +169,10 @@ def read_stored(path: Path, record: ScanRecord) -> tuple[Array, dict[str, Any]]:
     facts = {
         "shape": list(volume.stored.shape),
         "type": str(volume.stored.dtype.newbyteorder("=")),
-        "slope": volume.slope,
-        "inter": volume.inter,
-        "affine": volume.affine.tolist(),
-        "spacing_mm": volume.spacing_mm.tolist(),
+        "slope": volume.header.slope,
+        "inter": volume.header.inter,
+        "affine": volume.header.affine.tolist(),
+        "spacing_mm": volume.header.spacing_mm.tolist(),
     }
     layout, channels = layout_of(record), volume.channels
     if channels.shape[1:] != layout.shape:

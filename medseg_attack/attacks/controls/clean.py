@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from medseg_attack.attacks.judging import judge
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
+from medseg_attack.types import Adversarial, Image, Mask, Model
 
 
 @register("clean", kind="attack", threat="no model", reaches="its ball")
@@ -14,9 +14,7 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 class Clean:
     """The untouched image, scored like any other result."""
 
-    @property
-    def ball(self) -> Ball:
-        return Linf(0.0)
+    ball = Linf(0.0)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         return judge(model, self.ball, image, image, target)

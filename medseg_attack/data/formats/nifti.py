@@ -33,27 +33,9 @@ class Nifti:
     header: NiftiHeader
 
     @property
-    def slope(self) -> float:
-        return self.header.slope
-
-    @property
-    def inter(self) -> float:
-        return self.header.inter
-
-    @property
-    def affine(self) -> NDArray[np.float64]:
-        """Voxel to mm, 4 x 4."""
-        return self.header.affine
-
-    @property
-    def spacing_mm(self) -> NDArray[np.float64]:
-        """Lengths of a voxel along the three axes."""
-        return self.header.spacing_mm
-
-    @property
     def values(self) -> Array:
         """The intensities."""
-        values: Array = self.stored * np.float64(self.slope) + self.inter
+        values: Array = self.stored * np.float64(self.header.slope) + self.header.inter
         return values
 
     @property
@@ -150,15 +132,15 @@ def read_pair(
     marks, moved = whole(truth.values)
     labels = np.ascontiguousarray(lattice.from_file(values.labels(marks, mask)))
     case_ids = tuple(f"{name}_slice_{i:03d}" for i in range(len(labels)))
-    slope, inter = alike([part.slope for part in parts]), alike([part.inter for part in parts])
+    slope, inter = alike([part.header.slope for part in parts]), alike([part.header.inter for part in parts])
     notes = ("labels near to whole numbers, which are taken for these",) if moved else ()
-    return Scan(stored, labels, case_ids, spacing, slope, inter, unit, lattice, first.affine, notes=notes)
+    return Scan(stored, labels, case_ids, spacing, slope, inter, unit, lattice, first.header.affine, notes=notes)
 
 
 def label_values(path: Path) -> NDArray[Any]:
     """The distinct values of a mask, sorted; those near to a whole number are that number."""
     mask = read_nifti(path)
-    values, _ = whole(np.unique(mask.stored) * np.float64(mask.slope) + mask.inter)
+    values, _ = whole(np.unique(mask.stored) * np.float64(mask.header.slope) + mask.header.inter)
     return np.unique(values)
 
 
@@ -168,7 +150,7 @@ def layout(volume: Nifti, plane: str = "") -> tuple[Lattice, tuple[float, float,
     Args:
         plane: axial, coronal or sagittal; "": that in which the scan seems to have been acquired, or axial.
     """
-    directions = io_orientation(volume.affine)
+    directions = io_orientation(volume.header.affine)
     file_axis = {int(world): axis for axis, (world, _) in enumerate(directions)}  # world: 0 right, 1 anterior, 2 head
     world = PLANES[plane or volume.header.acquired or "axial"]
     through = file_axis[world]
@@ -177,7 +159,7 @@ def layout(volume: Nifti, plane: str = "") -> tuple[Lattice, tuple[float, float,
     # towards left, posterior and head, but rows of sagittal and coronal slices go down from the head
     to_plus = [world == 2, False, False]
     flips = tuple(bool((directions[axis, 1] > 0) != up) for axis, up in zip(axes, to_plus, strict=True))
-    mm = tuple(float(volume.spacing_mm[axis]) for axis in axes)
+    mm = tuple(float(volume.header.spacing_mm[axis]) for axis in axes)
     return Lattice(volume.grid, axes, (flips[0], flips[1], flips[2])), (mm[0], mm[1], mm[2])
 
 
@@ -188,8 +170,8 @@ def _check_grid(scan: Nifti, other: Nifti, path: Path, of_other: Path, what: str
             f"and {other.grid} in {of_other}; give files of one grid"
         )
     corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.grid), [1])).reshape(4, -1)
-    apart = np.linalg.norm(((scan.affine - other.affine) @ corners)[:3], axis=0).max()
-    if not apart <= _SAME_PLACE * voxel_sizes(scan.affine).min():
+    apart = np.linalg.norm(((scan.header.affine - other.header.affine) @ corners)[:3], axis=0).max()
+    if not apart <= _SAME_PLACE * voxel_sizes(scan.header.affine).min():
         raise InputError(
             f"expected {what} in one place, got affines that are {apart:.3g} mm apart "
             f"in {path} and {of_other}; resample the second onto the first"

@@ -29,15 +29,13 @@ class BitDepth(InputDefence):
         InputError: `bits` is out of range.
     """
 
+    differentiable = False
+
     bits: int = 4
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 16:
             raise InputError(f"expected bits from 1 to 16 for bit_depth, got {self.bits}; write bit_depth(bits=4)")
-
-    @property
-    def differentiable(self) -> bool:
-        return False
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
         steps = 2**self.bits - 1

@@ -36,15 +36,13 @@ class Jpeg(InputDefence):
         InputError: `quality` is out of range.
     """
 
+    differentiable = False
+
     quality: int = 75
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 95:
             raise InputError(f"expected a quality from 1 to 95 for jpeg, got {self.quality}; write jpeg(quality=75)")
-
-    @property
-    def differentiable(self) -> bool:
-        return False
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
         slices = (image.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8).flatten(0, -3)

@@ -40,6 +40,8 @@ class PixelDeflection(InputDefence):
         InputError: a field is out of range.
     """
 
+    differentiable = False  # a replaced pixel gets no gradient in this draw, and thresholds stop small waves
+
     share: float = 0.004
     reach: int = 10
     sigma: float = 0.04
@@ -52,10 +54,6 @@ class PixelDeflection(InputDefence):
     @property
     def stochastic(self) -> bool:
         return self.share > 0
-
-    @property
-    def differentiable(self) -> bool:
-        return False  # a replaced pixel gets none in this draw, and thresholds stop small waves
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
         if self.share:

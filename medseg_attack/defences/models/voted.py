@@ -36,6 +36,8 @@ def voted(task: Task, base: Any = None, *, sigma: float = 0.1, draws: int = 8) -
 class Vote(AroundModels):
     """The network of `voted`."""
 
+    blocks_gradient = True
+
     def __init__(self, base: SegModel, sigma: float, n: int) -> None:
         super().__init__([base])
         self.sigma, self.n = sigma, n
@@ -43,10 +45,6 @@ class Vote(AroundModels):
     @property
     def is_random(self) -> bool:
         return super().is_random or self.sigma > 0
-
-    @property
-    def blocks_gradient(self) -> bool:
-        return True
 
     @property
     def passes(self) -> int:

@@ -81,9 +81,9 @@ def align(shape: Sequence[int], first: NDArray[np.float64], steps: NDArray[np.fl
 
 def overlay_of(volume: Nifti, grid: Grid) -> Alignment | None:
     """How the volume lies on the grid; None if its voxels are not voxels of the grid, or none of them is in it."""
-    if not np.isfinite(volume.affine).all():
+    if not np.isfinite(volume.header.affine).all():
         return None
-    to_grid = np.linalg.inv(grid.affine) @ volume.affine
+    to_grid = np.linalg.inv(grid.affine) @ volume.header.affine
     overlay = align(volume.stored.shape, to_grid[:3, 3], to_grid[:3, :3], grid)
     return overlay if overlay is not None and overlay.meets else None
 

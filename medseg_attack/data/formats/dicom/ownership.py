@@ -79,7 +79,7 @@ def no_labels(objects: Index, root: Path) -> str:
 
 def _size(path: Path) -> str:
     volume = read_nifti(path)
-    return _voxels(volume.stored.shape, tuple(volume.spacing_mm))
+    return _voxels(volume.stored.shape, tuple(volume.header.spacing_mm))
 
 
 def _voxels(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> str:
