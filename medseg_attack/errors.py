@@ -27,16 +27,36 @@ class NotFiniteError(InputError):
     """A network answered NaN or infinity."""
 
 
-def require(thing: object, **least: float) -> None:
-    """Refuses a thing of which a field is below the least that it may be, as in `require(attack, steps=1)`.
+def require(thing: object, **bounds: float | str | tuple[str, ...]) -> None:
+    """Refuses a thing of which a field is not what it may be: `require(attack, steps=1, share="(0, 1]", draw=DRAWS)`.
+
+    Args:
+        bounds: the least that a field may be, the interval that it lies in, or the words that it is one of.
 
     Raises:
-        InputError: a field is below its bound.
+        InputError: a field is not; the sentence proposes its default.
     """
-    for field, bound in least.items():
-        if getattr(thing, field) < bound:
-            value = getattr(thing, field)
+    for field, bound in bounds.items():
+        value = getattr(thing, field)
+        if isinstance(bound, tuple):
+            if value not in bound:
+                raise InputError(f"expected {field} to be one of {', '.join(bound)}, got {value!r}; write one of them")
+        elif isinstance(bound, str):
+            if not _is_within(value, bound):
+                usual = getattr(type(thing), field)
+                raise InputError(f"expected {field} in {bound}, got {value:g}; write such as {field}={usual:.4g}")
+        elif value < bound:
             raise InputError(f"expected {field} >= {bound}, got {value}; write {field}={bound} or more")
+
+
+def _is_within(value: float, interval: str) -> bool:
+    """Whether a number lies in an interval; a bracket includes its end, a parenthesis does not.
+
+    >>> _is_within(1, "(0, 1]"), _is_within(0, "(0, 1]"), _is_within(5, "[0, inf)")
+    (True, False, True)
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    return low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
 
 
 def absent(content: str, path: Path) -> InputError:

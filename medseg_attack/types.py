@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from medseg_attack.errors import require
+
 Image: TypeAlias = Float[Tensor, "b c *s"]  # in [0, 1]
 Phase: TypeAlias = Literal["", "ED", "ES"]  # of the heart: end diastole, end systole; "" is not known
 LogOdds: TypeAlias = Float[Tensor, "b k *s"]  # sigmoid(log_odds) is the probability, for every head
@@ -350,10 +352,15 @@ class Ball(ABC):
     Attributes:
         moves_anatomy: whether a flow may be part of the change, whose `length` counts.
         restrictable: whether the ball can be held to a region of the image.
+        budgets: interval in which `eps` lies.
     """
 
     moves_anatomy: ClassVar[bool] = False
     restrictable: ClassVar[bool] = True
+    budgets: ClassVar[str] = "[0, inf)"
+
+    def __post_init__(self) -> None:
+        require(self, eps=self.budgets)
 
     @property
     @abstractmethod

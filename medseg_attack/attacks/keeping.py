@@ -6,23 +6,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from medseg_attack.errors import InputError
 from medseg_attack.metrics.harm import harm_of, summed
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.samples import widen
 from medseg_attack.types import Case, Image, Mask, PerSample, Task
 
 UNITS = ("slice", "volume")  # what has one Dice
-
-
-def require_unit(unit: str) -> None:
-    """Refuses what is no unit.
-
-    Raises:
-        InputError: it is neither a slice nor a volume.
-    """
-    if unit not in UNITS:
-        raise InputError(f"expected unit='slice' or unit='volume', got {unit!r}; write one of them")
 
 
 def units(unit: str, cases: Sequence[Case], image: Image) -> Int[Tensor, "b"]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError, require
+from medseg_attack.errors import require
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded, widen
 from medseg_attack.registry import register
@@ -58,14 +58,7 @@ class Boundary:
     grid: int = 8
 
     def __post_init__(self) -> None:
-        if self.queries < LEAST:
-            raise InputError(
-                f"expected queries >= {LEAST} for one step, got {self.queries}; write queries={LEAST} or more"
-            )
-        for name, value in (("goal", self.goal), ("spread", self.spread), ("shrink", self.shrink)):
-            if not 0 < value < 1:
-                raise InputError(f"expected 0 < {name} < 1, got {value}; write {name}=0.5")
-        require(self, grid=0)
+        require(self, queries=LEAST, goal="(0, 1)", spread="(0, 1)", shrink="(0, 1)", grid=0)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         clean = judge(model, self.ball, image, image, target)

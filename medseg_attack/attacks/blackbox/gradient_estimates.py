@@ -5,7 +5,6 @@ is an objective of the log-odds; nothing is differentiated. The change of an ima
 (b, c, *t) on a coarse grid.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -57,7 +56,7 @@ class ZOO(Climbing):
     starts: int = 8
 
     def __post_init__(self) -> None:
-        require(self, coordinates=1, grid=0, starts=0)
+        require(self, coordinates=1)
         _check(self, 2 * self.coordinates)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
@@ -91,7 +90,7 @@ class SPSA(Climbing):
     starts: int = 8
 
     def __post_init__(self) -> None:
-        require(self, directions=1, grid=0, starts=0)
+        require(self, directions=1)
         _check(self, 2 * self.directions)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
@@ -180,9 +179,7 @@ def _ascend(
 
 def _check(attack: ZOO | SPSA, per_step: int) -> None:
     """Refuses lengths that are not positive, and fewer queries than the starts and one step take."""
-    for name, value in (("probe", attack.probe), ("step_size", attack.step_size)):
-        if not 0 < value < math.inf:
-            raise InputError(f"expected {name} above 0, got {value}; write {name}=0.5")
+    require(attack, probe="(0, inf)", step_size="(0, inf)", grid=0, starts=0)
     needed = per_step + 2 + attack.starts
     if attack.queries < needed:
         raise InputError(

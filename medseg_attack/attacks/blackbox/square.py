@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge_prediction
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import TINY, draw, draw_signs, reseeded, widen
 from medseg_attack.registry import register, spec
 from medseg_attack.threat.balls.channels import Channels
@@ -55,10 +55,7 @@ class Square(Climbing):
     first: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.queries < 1:
-            raise InputError(f"expected queries >= 1, got {self.queries}; an attack without queries is 'noise'")
-        if not 0 < self.first <= 1:
-            raise InputError(f"expected 0 < first <= 1, a share of the image, got {self.first:g}; write such as 0.3")
+        require(self, queries=1, first="(0, 1]")
         if not self._linf and type(self.ball.unrestricted) is not L2:
             raise InputError(f"expected linf or l2 for square, got {spec(self.ball)}; write linf(4/255)")
 

@@ -10,7 +10,7 @@ from medseg_attack.attacks.blackbox.ensembles import Apart, MeanLogits, MeanLoss
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError, NotFiniteError
+from medseg_attack.errors import InputError, NotFiniteError, require
 from medseg_attack.models.surrogates import by_folder, ready
 from medseg_attack.numerics.flows import moved
 from medseg_attack.registry import register, with_eps
@@ -51,8 +51,7 @@ class Transfer(AroundAttack):
     fuse: str = "logits"
 
     def __post_init__(self) -> None:
-        if self.fuse not in FUSIONS:
-            raise InputError(f"expected fuse to be one of {', '.join(FUSIONS)}, got {self.fuse!r}; write one of them")
+        require(self, fuse=FUSIONS)
         if self.fuse == "losses" and not isinstance(self.attack, Climbs):
             raise InputError(
                 "expected an attack with an objective to fuse losses, got one without; write fuse='logits'"

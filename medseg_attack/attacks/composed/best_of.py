@@ -9,8 +9,8 @@ from torch import Tensor
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.attacks.keeping import Kept, require_unit, units
-from medseg_attack.errors import InputError
+from medseg_attack.attacks.keeping import UNITS, Kept, units
+from medseg_attack.errors import InputError, require
 from medseg_attack.registry import register, spec
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Adversarial, Attack, Ball, Bindable, Image, Mask, Model
@@ -40,7 +40,7 @@ class BestOf(Bindable):
     unit: str = "slice"
 
     def __post_init__(self) -> None:
-        require_unit(self.unit)
+        require(self, unit=UNITS)
         balls = list(dict.fromkeys(attack.ball for attack in self.attacks))
         if len(balls) != 1:
             got = ", ".join(map(spec, balls)) or "no attack"

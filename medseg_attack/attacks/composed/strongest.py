@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medseg_attack.attacks.keeping import Kept, require_unit, units
+from medseg_attack.attacks.keeping import UNITS, Kept, units
 from medseg_attack.errors import require
 from medseg_attack.metrics.harm import summed
 from medseg_attack.numerics.samples import TINY, gradient_of, reseeded, widen
@@ -63,8 +63,7 @@ class Strongest(Bindable):
     unit: str = "volume"
 
     def __post_init__(self) -> None:
-        require(self, gradients=1)
-        require_unit(self.unit)
+        require(self, gradients=1, unit=UNITS)
 
     @property
     def ascents(self) -> tuple[Ascent, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import draw, draw_signs, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
@@ -33,8 +33,7 @@ class Noise:
     draw: str = "sign"
 
     def __post_init__(self) -> None:
-        if self.draw not in DRAWS:
-            raise InputError(f"expected draw to be one of {', '.join(DRAWS)}, got {self.draw!r}; write one of them")
+        require(self, draw=DRAWS)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         return judge(model, self.ball, self._noisy(image, seeds), image, target)

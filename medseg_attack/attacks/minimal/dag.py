@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, walk
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import TINY, gradient_of, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
@@ -32,8 +32,7 @@ class Dag(MinimalAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.step_size > 0:
-            raise InputError(f"expected step_size > 0, got {self.step_size:g}; write step_size=0.001")
+        require(self, step_size="(0, inf)")
 
     def search(self, search: Search) -> Adversarial:
         def move(x: Image, log_odds: LogOdds) -> Moved:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from medseg_attack.attacks.minimal.search import LeastChange, Moved, Search, walk
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import gradient_of
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
@@ -41,8 +41,7 @@ class Igsm(LeastChange):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.step_size > 0:
-            raise InputError(f"expected step_size > 0, got {self.step_size:g}; write step_size=1/255")
+        require(self, step_size="(0, inf)")
 
     def search(self, search: Search) -> Adversarial:
         goal = search.aim.goal

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, walk
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import gradient_of
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import L0
@@ -39,10 +39,7 @@ class Jsma(MinimalAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 < self.share <= 1 and self.theta > 0):
-            raise InputError(
-                f"expected 0 < share <= 1 and theta > 0, got {self.share:g} and {self.theta:g}; write share=0.001"
-            )
+        require(self, share="(0, 1]", theta="(0, inf)")
 
     def search(self, search: Search) -> Adversarial:
         n = max(1, round(self.share * search.image[0].numel()))

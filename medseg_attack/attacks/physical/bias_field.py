@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.fields import polynomial, smooth
 from medseg_attack.numerics.samples import draw
 from medseg_attack.numerics.stored_values import FLOAT32_SLACK
@@ -29,12 +29,9 @@ class FieldStrength(Ball):
     """
 
     unit = "field strength"
+    budgets = "[0, 1)"
 
     eps: float = 0.3
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eps < 1:
-            raise InputError(f"expected a field strength from 0 to below 1, got {self.eps:g}; write gain(0.3)")
 
     def step(self, grad: Image, image: Image) -> Image:
         return self.eps * image * grad.sign()
@@ -77,15 +74,7 @@ class BiasField(Parametrised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.basis not in BASES:
-            raise InputError(
-                f"expected basis to be one of {', '.join(BASES)}, got {self.basis!r}; write basis='spline'"
-            )
-        least = 4 if self.basis == "spline" else 1
-        if self.order < least:
-            raise InputError(
-                f"expected order >= {least} of basis {self.basis!r}, got {self.order}; write order={least}"
-            )
+        require(self, basis=BASES, order=4 if self.basis == "spline" else 1)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, self.order ** (image.ndim - 2), seeds)

@@ -29,10 +29,6 @@ class Displacement(MovingBall):
 
     eps: float = 3.0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a displacement of 0 mm or more, got {self.eps:g}; write displacement(3)")
-
     def length(self, flow: Flow) -> PerSample:
         return longest(flow * self.mm(flow))
 

@@ -1,6 +1,5 @@
 """Exposure: a bracket of brighter and darker versions of an image, mixed with smooth weights."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.samples import draw
 from medseg_attack.numerics.stored_values import FLOAT32_SLACK
@@ -39,10 +38,8 @@ class ExposureStops(Ball):
     reach: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps < math.inf or self.reach < 0:
-            raise InputError(
-                f"expected stops >= 0 and a reach >= 0, got {self.eps:g} and {self.reach}; write stops(0.5)"
-            )
+        super().__post_init__()
+        require(self, reach=0)
 
     def step(self, grad: Image, image: Image) -> Image:
         return image * (2 ** (self.eps * grad.sign()) - 1)
@@ -89,8 +86,7 @@ class Exposure(Parametrised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.order < 4:
-            raise InputError(f"expected order >= 4, got {self.order}; write order=8")
+        require(self, order=4)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         taps = (2 * self._reach + 1) * self.order

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import TINY
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import LengthBall
@@ -37,6 +37,7 @@ class Quantised(LengthBall):
     """
 
     unit = "grey levels of 255"
+    budgets = "[0, 255]"
 
     eps: float = 20.0
     block: int = 8
@@ -44,8 +45,8 @@ class Quantised(LengthBall):
     stretch: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps <= GREY or self.block < 2:
-            raise InputError(f"expected 0 to 255 grey levels and blocks of 2 or more, got {self}; write quantised(20)")
+        super().__post_init__()
+        require(self, block=2)
 
     @property
     def limit(self) -> float:
@@ -104,8 +105,7 @@ class Vafa(Parametrised):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_ball(self.ball, Quantised, "the ball quantised for vafa", "quantised(20)")
-        if self.least < 0:
-            raise InputError(f"expected least >= 0 grey levels, got {self.least:g}; write least=1")
+        require(self, least=0)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         numbers = random_numbers(image, math.prod(self._ball.sides(image.ndim - 2)), seeds)

@@ -8,7 +8,7 @@ import torch
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.attacks.physical.scanner_noise import rms
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import TINY, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import LengthBall
@@ -27,10 +27,6 @@ class Ghost(LengthBall):
     unit = "ghost-to-signal ratio"
 
     eps: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a ghost of 0 or more, got {self.eps:g}; write ghost(0.1)")
 
     def step(self, grad: Image, image: Image) -> Image:
         return self.eps * grad * widen(rms(image) / (rms(grad) + TINY), grad)
@@ -61,8 +57,7 @@ class Ghosting(Parametrised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.period < 2:
-            raise InputError(f"expected a period of 2 lines or more, got {self.period}; write period=4")
+        require(self, period=2)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, 2 * self.period, seeds)

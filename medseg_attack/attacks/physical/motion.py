@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.fields import splines
 from medseg_attack.numerics.samples import TINY, widen
 from medseg_attack.registry import register
@@ -35,10 +35,6 @@ class LineMotion(LengthBall, BallInMm):
     unit = "mm"
 
     eps: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a motion of 0 mm or more, got {self.eps:g}; write trembling(1)")
 
     def step(self, grad: Image, image: Image) -> Image:
         energy = self._energy(image)
@@ -119,8 +115,7 @@ class Motion(Parametrised):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_ball(self.ball, LineMotion, "the ball trembling for motion", "trembling(1)")
-        if self.order < 4:
-            raise InputError(f"expected order >= 4, got {self.order}; write order=12")
+        require(self, order=4)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         return random_numbers(image, 2 * self.order, seeds)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers
 from medseg_attack.attacks.physical.bias_field import relative
-from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import LengthBall
@@ -30,13 +29,9 @@ class Receiver(LengthBall):
         eps: standard deviation of the noise, as a share of the intensity window, from 0 to below 1.
     """
 
-    eps: float = 0.05
+    budgets = "[0, 1)"
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.eps < 1:
-            raise InputError(
-                f"expected a noise from 0 to below 1 of the intensity window, got {self.eps:g}; write receiver(0.05)"
-            )
+    eps: float = 0.05
 
     def step(self, grad: Image, image: Image) -> Image:
         return math.sqrt(2) * self.eps * grad / (widen(rms(grad), grad) + TINY)
@@ -57,10 +52,6 @@ class Echo(LengthBall):
     unit = "deviation of a pixel as a share of it"
 
     eps: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected a deviation of 0 or more, got {self.eps:g}; write echo(0.1)")
 
     def step(self, grad: Image, image: Image) -> Image:
         return self.eps * image * grad / (widen(rms(grad), grad) + TINY)

@@ -1,13 +1,12 @@
 """One Gaussian noise pattern for every image."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
@@ -36,8 +35,7 @@ class GaussianUAP:
     draw: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.deviation < math.inf:
-            raise InputError(f"expected deviation above 0, got {self.deviation}; write a larger one")
+        require(self, deviation="(0, inf)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         rng = torch.Generator().manual_seed(self.draw)

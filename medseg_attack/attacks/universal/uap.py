@@ -51,9 +51,7 @@ class UAP(Bindable, Climbing):
     onto: str = "resize"
 
     def __post_init__(self) -> None:
-        require(self, epochs=1, step_size=0, momentum=0)
-        if self.onto not in FITS:
-            raise InputError(f"expected onto to be one of {', '.join(FITS)}, got {self.onto!r}; write one of them")
+        require(self, epochs=1, step_size=0, momentum=0, onto=FITS)
         if any(type(n) is not int or n < 1 for n in self.grid):
             raise InputError(f"expected grid=(rows, columns) of 1 or more, got {self.grid}; write such as grid=(8, 8)")
 

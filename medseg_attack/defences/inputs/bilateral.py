@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.defences.inputs.base import InputDefence
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.windows import blurred, neighbours, require_odd
 from medseg_attack.registry import register
 from medseg_attack.types import Image
@@ -34,11 +34,7 @@ class Bilateral(InputDefence):
 
     def __post_init__(self) -> None:
         require_odd("bilateral", size=self.size)
-        if min(self.sigma_intensity, self.sigma_space) <= 0:
-            raise InputError(
-                f"expected sigmas above 0 for bilateral, got {self.sigma_intensity} and {self.sigma_space}; write "
-                "sigma_intensity=0.1, sigma_space=3.0"
-            )
+        require(self, sigma_intensity="(0, inf)", sigma_space="(0, inf)")
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
         total, weights = torch.zeros_like(image), torch.zeros_like(image)

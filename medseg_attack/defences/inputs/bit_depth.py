@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medseg_attack.defences.inputs.base import InputDefence
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 
@@ -34,8 +34,7 @@ class BitDepth(InputDefence):
     bits: int = 4
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 16:
-            raise InputError(f"expected bits from 1 to 16 for bit_depth, got {self.bits}; write bit_depth(bits=4)")
+        require(self, bits="[1, 16]")
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
         steps = 2**self.bits - 1

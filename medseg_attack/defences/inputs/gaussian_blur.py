@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medseg_attack.defences.inputs.base import InputDefence
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.windows import blurred
 from medseg_attack.registry import register
 from medseg_attack.types import Image
@@ -33,10 +33,7 @@ class GaussianBlur(InputDefence):
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma < 100:
-            raise InputError(
-                f"expected sigma above 0 for gaussian_blur, got {self.sigma}; write gaussian_blur(sigma=1)"
-            )
+        require(self, sigma="(0, 100)")
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
         return blurred(image, self.sigma)

@@ -10,7 +10,7 @@ from PIL import Image as Picture
 from torch import Tensor
 
 from medseg_attack.defences.inputs.base import InputDefence
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 
@@ -41,8 +41,7 @@ class Jpeg(InputDefence):
     quality: int = 75
 
     def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 95:
-            raise InputError(f"expected a quality from 1 to 95 for jpeg, got {self.quality}; write jpeg(quality=75)")
+        require(self, quality="[1, 95]")
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
         slices = (image.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8).flatten(0, -3)

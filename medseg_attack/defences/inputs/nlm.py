@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from medseg_attack.defences.inputs.base import InputDefence
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.windows import blurred, box_mean, neighbours, require_odd
 from medseg_attack.registry import register
 from medseg_attack.types import Image
@@ -41,8 +41,7 @@ class NonLocalMeans(InputDefence):
 
     def __post_init__(self) -> None:
         require_odd("nlm", patch=self.patch, search=self.search)
-        if self.strength <= 0:
-            raise InputError(f"expected a strength above 0 for nlm, got {self.strength}; write nlm(strength=0.05)")
+        require(self, strength="(0, inf)")
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
         total, weights = torch.zeros_like(image), torch.zeros_like(image)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.defences.inputs.base import InputDefence
-from medseg_attack.errors import InputError, require
+from medseg_attack.errors import require
 from medseg_attack.numerics.windows import mirrored
 from medseg_attack.registry import register
 from medseg_attack.types import Image
@@ -47,9 +47,7 @@ class PixelDeflection(InputDefence):
     sigma: float = 0.04
 
     def __post_init__(self) -> None:
-        require(self, reach=1, share=0, sigma=0)
-        if self.share > 1:
-            raise InputError(f"expected a share of pixels up to 1 for pixel_deflection, got {self.share}; write 0.004")
+        require(self, reach=1, share="[0, 1]", sigma=0)
 
     @property
     def stochastic(self) -> bool:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.defences.inputs.base import GeometricDefence
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.fields import MODES
 from medseg_attack.registry import register
 from medseg_attack.types import Image
@@ -39,8 +39,7 @@ class ResizePad(GeometricDefence):
     largest: float = 1.1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.largest <= 2:
-            raise InputError(f"expected largest in [1, 2] for resize_pad, got {self.largest}; write 1.1")
+        require(self, largest="[1, 2]")
 
     @property
     def stochastic(self) -> bool:

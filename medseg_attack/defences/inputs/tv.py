@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.defences.inputs.base import InputDefence
-from medseg_attack.errors import InputError, require
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import draw
 from medseg_attack.numerics.windows import blurred
 from medseg_attack.registry import register
@@ -42,9 +42,7 @@ class TotalVariation(InputDefence):
     steps: int = 40
 
     def __post_init__(self) -> None:
-        require(self, steps=1, weight=0)
-        if not 0 <= self.dropped < 1:
-            raise InputError(f"expected a dropped share in [0, 1) for tv, got {self.dropped}; write tv(dropped=0.5)")
+        require(self, steps=1, weight=0, dropped="[0, 1)")
 
     @property
     def stochastic(self) -> bool:

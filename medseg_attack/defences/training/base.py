@@ -111,12 +111,6 @@ class TrainingDefence(ABC):
         return ""
 
 
-def require_share(value: float, name: str = "share") -> None:
-    """Refuses a weight of perturbed images outside [0, 1]."""
-    if not 0 <= value <= 1:
-        raise InputError(f"expected {name} in [0, 1], got {value}; write {name}=0.5 for half and half")
-
-
 def require_ready(attack: Any, defence: str) -> None:
     """Refuses an inner attack that must be fitted first."""
     for part in walk(attack):

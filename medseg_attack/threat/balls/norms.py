@@ -58,10 +58,6 @@ class L2(LengthBall):
 
     eps: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.eps < math.inf:
-            raise InputError(f"expected eps >= 0, got {self.eps:g}; write a length such as l2(1.0)")
-
     def step(self, grad: Image, image: Image) -> Image:
         return self.eps * grad / (widen(length(grad), grad) + TINY)
 
@@ -84,13 +80,9 @@ class L0(Ball):
         eps: from 0 to 1.
     """
 
-    eps: float = 0.1
+    budgets = "[0, 1]"
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.eps <= 1:
-            raise InputError(
-                f"expected 0 <= eps <= 1, the share of pixels that may change, got {self.eps:g}; write l0(0.1)"
-            )
+    eps: float = 0.1
 
     def step(self, grad: Image, image: Image) -> Image:
         """The move of the pixels with the largest slopes, to black or white."""

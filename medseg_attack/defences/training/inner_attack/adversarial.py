@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.defences.training.base import Step, TrainingDefence, require_ready, require_share
+from medseg_attack.defences.training.base import Step, TrainingDefence, require_ready
+from medseg_attack.errors import require
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Attack, Image
@@ -23,7 +24,7 @@ class AdversarialTraining(TrainingDefence):
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        require_share(self.share)
+        require(self, share="[0, 1]")
         require_ready(self.attack, "adversarial")
 
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:

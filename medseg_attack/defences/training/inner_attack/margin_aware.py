@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.climbing import climb
-from medseg_attack.defences.training.base import Step, TrainingDefence, require_share
+from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.errors import require
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -39,8 +39,7 @@ class MarginAware(TrainingDefence):
     steps: int = 5
 
     def __post_init__(self) -> None:
-        require_share(self.share)
-        require(self, largest=0, growth=0, steps=1)
+        require(self, share="[0, 1]", largest=0, growth=0, steps=1)
 
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:
         places = torch.tensor(step.places, device=image.device)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.defences.training.base import Step, TrainingDefence, require_ready
-from medseg_attack.errors import InputError, require
+from medseg_attack.errors import require
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
@@ -36,10 +36,8 @@ class SemiSupervised(TrainingDefence):
     confident: float = 0.9
 
     def __post_init__(self) -> None:
-        require(self, weight=0)
+        require(self, weight=0, confident="[0.5, 1]")
         require_ready(self.attack, "ssat")
-        if not 0.5 <= self.confident <= 1:
-            raise InputError(f"expected confident in [0.5, 1], got {self.confident}; write confident=0.9")
 
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:
         labelled = step.loss(image, target)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from medseg_attack.defences.training.base import Step, TrainingDefence, require_share
+from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.errors import InputError, require
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.models.surrogates import by_folder, ready
@@ -39,9 +39,7 @@ class Distil(TrainingDefence):
     momentum: float = 0.99
 
     def __post_init__(self) -> None:
-        require_share(self.weight, "weight")
-        require_share(self.momentum, "momentum")
-        require(self, temperature=1e-3)
+        require(self, weight="[0, 1]", momentum="[0, 1]", temperature=1e-3)
         object.__setattr__(self, "teacher", by_folder(self.teacher, "teacher"))
         if isinstance(self.teacher, tuple):
             raise InputError("expected one teacher for distil, got several; name one")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.defences.training.base import Step, TrainingDefence
-from medseg_attack.errors import InputError, require
+from medseg_attack.errors import require
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
@@ -33,9 +33,7 @@ class GradientPenalty(TrainingDefence):
     objective: Objective = bce
 
     def __post_init__(self) -> None:
-        require(self, weight=0)
-        if self.norm not in NORMS:
-            raise InputError(f"expected norm to be one of {', '.join(NORMS)}, got {self.norm!r}; write norm='l1'")
+        require(self, weight=0, norm=NORMS)
 
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:
         if self.weight == 0:

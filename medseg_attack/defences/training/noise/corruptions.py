@@ -10,8 +10,8 @@ from medseg_attack.attacks.physical.exposure import Exposure
 from medseg_attack.attacks.physical.ghosting import Ghosting
 from medseg_attack.attacks.physical.motion import Motion
 from medseg_attack.attacks.physical.scanner_noise import Rician, Speckle
-from medseg_attack.defences.training.base import Step, TrainingDefence, require_ready, require_share
-from medseg_attack.errors import InputError
+from medseg_attack.defences.training.base import Step, TrainingDefence, require_ready
+from medseg_attack.errors import InputError, require
 from medseg_attack.registry import register
 from medseg_attack.types import Attack, Image
 
@@ -35,7 +35,7 @@ class Corruptions(TrainingDefence):
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        require_share(self.share)
+        require(self, share="[0, 1]")
         require_ready(self.attacks, "corruptions")
         if not self.attacks:
             raise InputError("expected attacks for corruptions, got none; write such as attacks=(rician(steps=0),)")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.defences.training.base import Step, TrainingDefence
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import register
 from medseg_attack.types import Image
@@ -26,8 +26,7 @@ class Gaussian(TrainingDefence):
     sigma: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.sigma < 0:
-            raise InputError(f"expected sigma >= 0, got {self.sigma}; write sigma=0 or more")
+        require(self, sigma=0)
 
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:
         return step.loss(image + self.sigma * draw(torch.randn, image, step.seeds), target)
