@@ -2,11 +2,13 @@
 
 import difflib
 import errno
+import importlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import SupportsInt
+from typing import Any, SupportsInt
 
 MOST = 20  # names that a sentence can hold
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
@@ -148,6 +150,8 @@ def reason(error: BaseException) -> str:
     """
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
+    if isinstance(error, RecursionError):
+        return "one that is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return f"bytes that are no {error.encoding.upper()} text, from byte {error.start} on"
     return one_line(error) or type(error).__name__
@@ -166,3 +170,40 @@ def raised(error: BaseException) -> str:
 def one_line(error: BaseException) -> str:
     """At most 300 characters of an error's text on one line."""
     return " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def refusing(
+    expected: str,
+    todo: str,
+    kinds: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+    *,
+    words: Callable[[BaseException], str] = reason,
+    passing: tuple[type[BaseException], ...] = (InputError,),
+) -> Iterator[None]:
+    """A scope in which what a library raises becomes a sentence: *expected `expected`, got '...'; `todo`*.
+
+    Args:
+        kinds: errors that do; libraries raise many types.
+        words: an error in words.
+        passing: errors that pass as they are.
+    """
+    try:
+        yield
+    except passing:
+        raise
+    except kinds as error:
+        raise InputError(f"expected {expected}, got '{words(error)}'; {todo}") from error
+
+
+def package(name: str, purpose: str, extra: str) -> Any:
+    """A package that is installed with an extra of this one.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        install = f"pip install 'medseg-attack[{extra}]'"
+        raise InputError(f"expected {name} to {purpose}, got none; install it: {install}") from error

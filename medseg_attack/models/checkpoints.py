@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError, reason
+from medseg_attack.errors import InputError, first_line, refusing
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call
@@ -68,13 +68,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         InputError: the file is absent, cut off, or of another format.
     """
-    try:
+    todo = "copy the file again, or train the model again"
+    with refusing(f"weights in the safetensors format in {path}", todo, (OSError, SafetensorError)):
         tensors: dict[str, Tensor] = load_file(require_file(path, "weights"))
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"expected weights in the safetensors format in {path}, got '{reason(error)}'; "
-            "copy the file again, or train the model again"
-        ) from error
     return tensors
 
 
@@ -123,13 +119,9 @@ def load(folder: Path, task: Task | None = None, device: torch.device | str = "c
             f"expected the weights that {folder / CARD} describes, got others in {folder / WEIGHTS}; "
             "copy the whole folder again, or train the model again"
         )
-    try:
+    todo = f"install the versions in {folder / CARD}, or train the model again"
+    with refusing(f"weights of {card['spec']} in {folder / WEIGHTS}", todo, RuntimeError, words=first_line):
         model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise InputError(
-            f"expected weights of {card['spec']} in {folder / WEIGHTS}, got '{str(error).splitlines()[0]}'; "
-            f"install the versions in {folder / CARD}, or train the model again"
-        ) from error
     return model.to(device).eval()
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from medseg_attack.errors import InputError, reason
+from medseg_attack.errors import InputError, refusing
 from medseg_attack.runs.rows import Row, table_of
 from medseg_attack.storage.files import (
     claim_json,
@@ -202,15 +202,11 @@ def _table(file: Path) -> pa.Table:
     Raises:
         InputError: it is damaged.
     """
-    try:
+    with refusing(f"rows in {file}", "run the attack again", passing=(InputError, MemoryError)):
         table = pq.read_table(require_file(file, "rows"))
         written = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         content = written.pop("digest", "")
         is_changed = bool(content) and content != _content_digest(table, written)
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # Arrow raises many types
-        raise InputError(f"expected rows in {file}, got '{reason(error)}'; run the attack again") from error
     if is_changed:
         raise InputError(f"expected the rows that were written in {file}, got others; run the attack again")
     return table

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from medseg_attack.errors import FULL, InputError, absent, reason
+from medseg_attack.errors import FULL, InputError, absent, reason, refusing
 
 CARD = "card.json"  # written last into the folder of a checkpoint
 ENDS = 4096  # bytes at either end of a file
@@ -298,13 +298,10 @@ def load_json(path: Path) -> Any:
     Raises:
         InputError: the file is absent, is not JSON, or a number of it is of the wrong kind.
     """
-    try:
+    kinds = (OSError, ValueError, RecursionError)  # also of numbers with thousands of digits
+    with refusing(f"a JSON file at {path}", "restore it, or name another", kinds):
         text = require_file(path, "a JSON file").read_text(encoding="utf-8")
         return json.loads(text, parse_float=_finite, parse_constant=_finite)
-    except RecursionError as error:
-        raise InputError(f"expected a JSON file at {path}, got one that is nested too deeply; restore it") from error
-    except (OSError, ValueError) as error:  # also of numbers with thousands of digits
-        raise InputError(f"expected a JSON file at {path}, got {reason(error)}; restore it, or name another") from error
 
 
 def read_json(path: Path, form: type[BaseModel] | None = None) -> dict[str, Any]:
@@ -358,20 +355,13 @@ def read_yaml(path: Path, form: type[BaseModel] | None = None, *, may_be_pipe: b
     Raises:
         InputError: the file is absent, was cut off, or holds something else.
     """
-    try:
+    kinds = (OSError, ValueError, RecursionError, yaml.YAMLError)  # also of numbers with thousands of digits
+    with refusing(f"a study in YAML at {path}", "correct it there, or name another file", kinds):
         if may_be_pipe and path.is_fifo():
             text = _piped(path)
         else:
             text = require_file(path, "a YAML file").read_text(encoding="utf-8")
         content = yaml.load(text, Loader=_PlainLoader)
-    except RecursionError as error:
-        raise InputError(
-            f"expected a study in YAML at {path}, got one that is nested too deeply; restore it"
-        ) from error
-    except (OSError, ValueError, yaml.YAMLError) as error:  # also of numbers with thousands of digits
-        raise InputError(
-            f"expected a study in YAML at {path}, got '{reason(error)}'; correct it there, or name another file"
-        ) from error
     content = {} if content is None else content
     if not isinstance(content, dict) or not all(isinstance(field, str) for field in content):
         raise InputError(
@@ -409,13 +399,12 @@ def open_tensors(path: Path, framework: str = "numpy") -> Iterator[Any]:
     Raises:
         InputError: the file is absent, cut off, or of another format.
     """
-    try:
-        with safe_open(require_file(path, "tensors"), framework=framework) as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"expected tensors in {path}, got '{reason(error)}'; delete the file and run the same command again"
-        ) from error
+    todo = "delete the file and run the same command again"
+    with (
+        refusing(f"tensors in {path}", todo, (OSError, SafetensorError)),
+        safe_open(require_file(path, "tensors"), framework=framework) as file,
+    ):
+        yield file
 
 
 def digest(content: Any) -> str:

@@ -18,7 +18,7 @@ from medseg_attack.data.formats.label_values import LabelValues, whole
 from medseg_attack.data.formats.memory import gunzipped, require_room
 from medseg_attack.data.formats.nifti_header import PLANES, NiftiHeader, load_nifti
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
-from medseg_attack.errors import InputError, reason
+from medseg_attack.errors import InputError, refusing
 from medseg_attack.types import alike
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -67,12 +67,8 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
     """
     file, header = load_nifti(path)
     require_room(path, header.shape)
-    try:
+    with refusing(f"a whole NIfTI file in {path}", "copy it again", passing=(InputError, MemoryError)):
         stored = _unscaled(file, path)
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # nibabel and gzip raise many types
-        raise InputError(f"expected a whole NIfTI file in {path}, got '{reason(error)}'; copy it again") from error
     shape = stored.shape
     if stored.ndim > 3:  # axes of length 1 between the voxels and the channels say nothing
         stored = stored.reshape(shape[:3] + tuple(n for n in shape[3:] if n > 1))

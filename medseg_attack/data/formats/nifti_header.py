@@ -15,7 +15,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
-from medseg_attack.errors import InputError, reason
+from medseg_attack.errors import InputError, refusing
 from medseg_attack.storage.files import require_file
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what a header lacks is told here, in a sentence
@@ -93,15 +93,11 @@ def load_nifti(path: Path) -> tuple[Any, NiftiHeader]:
         InputError: it is not a NIfTI file, or a field has a value that is not known or contradicts another.
     """
     require_file(path, "a NIfTI file")
-    try:
+    with refusing(f"a whole NIfTI file in {path}", "copy it again", passing=(InputError, MemoryError)):
         file: Any = nibabel.load(path)
         raw = _raw(file, path)
         _check(file, raw, path)
         return file, _meaning(file, raw, path)
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # nibabel and gzip raise many types
-        raise InputError(f"expected a whole NIfTI file in {path}, got '{reason(error)}'; copy it again") from error
 
 
 def _raw(file: Any, path: Path) -> Any:

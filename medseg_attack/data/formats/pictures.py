@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from medseg_attack.data.formats.memory import require_room
 from medseg_attack.data.formats.scan import Array
-from medseg_attack.errors import InputError, plural, reason
+from medseg_attack.errors import InputError, plural, reason, refusing
 from medseg_attack.storage.files import require_file
 
 Image.MAX_IMAGE_PIXELS = None  # `require_room` refuses large pictures, with a limit that an option raises
@@ -155,10 +155,8 @@ def read_mask(path: Path) -> Array:
         if not is_picture(path) or path.suffix.lower() in LOSSY:
             raise InputError(f"expected a mask as NPY or as a picture without loss, got {path}; write it as PNG")
         return read_marks(path)[0]
-    try:
+    with refusing(f"a mask in {path}", "write it again"):  # NumPy parses the header as Python
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy parses the header as Python, which raises many types
-        raise InputError(f"expected a mask in {path}, got '{reason(error)}'; write it again") from error
     if not isinstance(array, np.ndarray) or array.ndim < 2 or not array.size or array.dtype.kind not in "biuf":
         got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
         raise InputError(f"expected a mask of numbers in {path}, got {got}; write one number per pixel")
@@ -294,14 +292,10 @@ def _of_tifffile(image: Any, bits: int) -> bool:
 def _tiff(image: Any, path: Path) -> Array:
     import tifffile
 
-    try:
+    with refusing(
+        f"a TIFF without compression or with deflate in {path}", "write it anew", passing=(InputError, MemoryError)
+    ):
         pixels: Array = np.asarray(tifffile.imread(path, key=0))  # other pages would be claims of its metadata
-    except MemoryError:
-        raise
-    except Exception as error:  # tifffile and the decoders that it calls raise many types
-        raise InputError(
-            f"expected a TIFF without compression or with deflate in {path}, got '{reason(error)}'; write it anew"
-        ) from error
     planar = pixels.ndim == 3 and image.tag_v2.get(_PLANAR, 1) == 2
     return np.moveaxis(pixels, 0, 2) if planar else pixels
 

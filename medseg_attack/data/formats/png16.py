@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from medseg_attack.data.formats.memory import require_room
-from medseg_attack.errors import InputError, reason
+from medseg_attack.errors import InputError, refusing
 from medseg_attack.storage.files import require_file
 
 Image.MAX_IMAGE_PIXELS = None  # `require_room` refuses large pictures, with a limit that an option raises
@@ -20,19 +20,17 @@ def read_png16(path: Path) -> NDArray[np.uint16]:
         InputError: the file is cut off, is not an image, or is not 16-bit greyscale.
     """
     require_file(path, "a PNG")
-    try:
-        with Image.open(path) as image:
+    with refusing(f"a whole PNG in {path}", "copy it again", passing=(InputError, MemoryError)):
+        try:
+            image = Image.open(path)
+        except UnidentifiedImageError as error:
+            raise InputError(f"expected a PNG in {path}, got a file that is not an image; replace it") from error
+        with image:
             require_room(path, (image.height, image.width))
             image.load()
             mode, kind = image.mode, image.format
             turned = image.getexif().get(ExifTags.Base.Orientation, 1)
             pixels = np.array(image)
-    except UnidentifiedImageError as error:
-        raise InputError(f"expected a PNG in {path}, got a file that is not an image; replace it") from error
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's decoders raise many types
-        raise InputError(f"expected a whole PNG in {path}, got '{reason(error)}'; copy it again") from error
     if kind != "PNG" or not mode.startswith("I"):
         raise InputError(
             f"expected a 16-bit greyscale PNG in {path}, got {kind} of mode {mode}; "

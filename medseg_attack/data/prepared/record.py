@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from medseg_attack.data.formats.scan import Array, Lattice
-from medseg_attack.errors import InputError, reason
+from medseg_attack.errors import InputError, refusing
 from medseg_attack.storage.files import digest, inside, is_below, read_json, require_file
 from medseg_attack.types import Phase
 
@@ -222,10 +222,8 @@ def _place(root: Path, kind: str, record: ScanRecord) -> Path:
 
 def _mapped(path: Path, shape: tuple[int, ...], numbers: str) -> Array:
     require_file(path, "an array")
-    try:
+    with refusing(f"an array in {path}", "run medattack prepare again"):  # NumPy parses the header as Python
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy parses the header as Python, which raises many types
-        raise InputError(f"expected an array in {path}, got {reason(error)}; run medattack prepare again") from error
     if array.shape != shape:
         raise InputError(f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again")
     if array.dtype.kind not in numbers or array.dtype.itemsize > 8 or not array.dtype.isnative:

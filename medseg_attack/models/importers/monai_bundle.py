@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from medseg_attack.errors import InputError, raised
+from medseg_attack.errors import InputError, raised, refusing
 from medseg_attack.models.allowed_layers import allowed_layer
 from medseg_attack.models.importers.weights import load_into
 
@@ -31,10 +31,8 @@ def bundle(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             "configs/inference.json or .yaml, got neither; name the folder that holds one of them"
         )
     parser = ConfigParser()
-    try:
+    with refusing(f"JSON or YAML in {config}", "copy the file again", words=raised):
         parser.read_config(str(config))
-    except Exception as error:  # its parsers raise many types
-        raise InputError(f"expected JSON or YAML in {config}, got {raised(error)}; copy the file again") from error
     definition = parser.get("network_def")
     if not isinstance(definition, dict) or "_target_" not in definition:
         raise InputError(
@@ -79,12 +77,8 @@ def _build(definition: Any, config: Path) -> Any:
             f"expected a network or layer of {MONAI} in network_def of {config}, got {name}; make the network in a "
             "function of your own: own('file.py:factory', weights=...)"
         )
-    try:
+    with refusing(f"options of {name} in {config}", "correct them in network_def", words=raised):
         return layer(**options)
-    except Exception as error:  # constructors raise many types
-        raise InputError(
-            f"expected options of {name} in {config}, got {raised(error)}; correct them in network_def"
-        ) from error
 
 
 def _window(parser: Any, config: Path) -> dict[str, Any]:

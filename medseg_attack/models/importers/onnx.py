@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError, first_line, plural
+from medseg_attack.errors import InputError, first_line, package, plural, refusing
 from medseg_attack.storage.files import real_path
 
 
@@ -42,13 +42,9 @@ class Onnx(nn.Module):
                 f"data that it was trained for{grey}"
             )
         dtype = np.float16 if self.input.type == "tensor(float16)" else np.float32
-        try:
+        takes = f"the ONNX network to take an image of shape {tuple(x.shape)}"
+        with refusing(takes, f"it was made for {self.input.shape}: give window= or size=", words=first_line):
             outputs = self.session.run(None, {self.input.name: x.detach().cpu().numpy().astype(dtype)})
-        except Exception as error:  # its errors have no common type
-            raise InputError(
-                f"expected the ONNX network to take an image of shape {tuple(x.shape)}, got '{first_line(error)}'; "
-                f"it was made for {self.input.shape}: give window= or size="
-            ) from error
         return tuple(_NoGradient.apply(x, torch.from_numpy(output).to(x)) for output in outputs)
 
 
@@ -73,19 +69,12 @@ def onnx(path: Path) -> nn.Module:
     Raises:
         InputError: the file is broken, or onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(
-            f"expected onnxruntime to run {path}, got none; install it: pip install 'medseg-attack[onnx]'"
-        ) from error
+    onnxruntime = package("onnxruntime", f"run {path}", "onnx")
     if not path.is_file():
         raise InputError(f"expected an ONNX file at {path}, got none; name the file")
     external_files(path)
-    try:
+    with refusing(f"an ONNX network in {path}", "export it again", words=first_line):
         return Onnx(onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers()))
-    except Exception as error:  # its errors have no common type
-        raise InputError(f"expected an ONNX network in {path}, got '{first_line(error)}'; export it again") from error
 
 
 def external_files(path: Path) -> list[Path]:
@@ -95,16 +84,9 @@ def external_files(path: Path) -> list[Path]:
         InputError: the file is broken, one of them is absent or lies outside of the file's folder, or the package onnx
             is not installed.
     """
-    try:
-        import onnx as library
-    except ImportError as error:
-        raise InputError(
-            f"expected the package onnx to read {path}, got none; install it: pip install 'medseg-attack[onnx]'"
-        ) from error
-    try:
+    library = package("onnx", f"read {path}", "onnx")
+    with refusing(f"an ONNX network in {path}", "export it again", words=first_line):
         model = library.load(path, load_external_data=False)
-    except Exception as error:  # its errors have no common type
-        raise InputError(f"expected an ONNX network in {path}, got '{first_line(error)}'; export it again") from error
     names = sorted(
         {entry.value for tensor in _tensors(model) for entry in tensor.external_data if entry.key == "location"}
     )

@@ -4,10 +4,12 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medseg_attack.errors import InputError, raised
+from medseg_attack.errors import InputError, raised, refusing
 from medseg_attack.runtime import stdout_on_stderr
 from medseg_attack.types import Task
 
@@ -28,10 +30,9 @@ def from_python(text: str, task: Task) -> Any:
 
 
 def _module(source: str, text: str) -> Any:
-    try:
+    with _foreign(f"to import {source} for own({text!r})"):
         if not source.endswith(".py"):
-            with stdout_on_stderr():
-                return importlib.import_module(source)
+            return importlib.import_module(source)
         path = Path(source)
         if not path.is_file():
             raise InputError(f"expected a Python file at {path}, got none; name the file in own({text!r})")
@@ -40,14 +41,7 @@ def _module(source: str, text: str) -> Any:
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses of the file look themselves up in it
-        with stdout_on_stderr():
-            spec.loader.exec_module(module)
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:  # another's code may raise anything
-        raise InputError(
-            f"expected to import {source} for own({text!r}), got {raised(error)}; repair that code"
-        ) from error
+        spec.loader.exec_module(module)
     return module
 
 
@@ -55,8 +49,12 @@ def _call(factory: Any, text: str, task: Task) -> Any:
     if not callable(factory):
         kind = type(factory).__name__
         raise InputError(f"expected a function in own({text!r}), got a {kind}; name the function that makes the net")
-    try:
-        with stdout_on_stderr():
-            return factory(task=task) if "task" in inspect.signature(factory).parameters else factory()
-    except (Exception, SystemExit) as error:  # another's code may raise anything
-        raise InputError(f"expected own({text!r}) to make a network, got {raised(error)}; repair that code") from error
+    with _foreign(f"own({text!r}) to make a network"):
+        return factory(task=task) if "task" in inspect.signature(factory).parameters else factory()
+
+
+@contextmanager
+def _foreign(expected: str) -> Iterator[None]:
+    """A scope in which another's code runs, which may raise and print anything."""
+    with refusing(expected, "repair that code", (Exception, SystemExit), words=raised), stdout_on_stderr():
+        yield

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from medseg_attack.errors import InputError, raised
+from medseg_attack.errors import InputError, raised, refusing
 from medseg_attack.models.importers.weights import load_into
 from medseg_attack.models.networks.smp import check_encoder
 from medseg_attack.storage.files import read_json
@@ -29,12 +29,7 @@ def smp_folder(folder: Path) -> nn.Module:
     arguments = {key: value for key, value in options.items() if not key.startswith("_")} | {"encoder_weights": None}
     if "encoder_name" in arguments:
         check_encoder(str(arguments["encoder_name"]))  # timm would ask its hub for a name that is not its own
-    try:
+    with refusing(f"options of {name} in {folder / 'config.json'}", "save it with save_pretrained again", words=raised):
         net: nn.Module = archs[name](**arguments)
-    except Exception as error:  # the library checks its options in many ways
-        raise InputError(
-            f"expected options of {name} in {folder / 'config.json'}, got {raised(error)}; save it with "
-            "save_pretrained again"
-        ) from error
     load_into(net, folder / "model.safetensors")
     return net

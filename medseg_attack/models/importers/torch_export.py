@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError, first_line
+from medseg_attack.errors import InputError, first_line, refusing
 from medseg_attack.models.importers.onnx import in_batches
 
 
@@ -49,18 +49,14 @@ def exported(path: Path, trust: bool) -> nn.Module:
             f"expected trust=True beside {path}, got none; reading a torch.export file runs whatever it holds: write "
             "it if you trust who made the file, or give the network as TorchScript or ONNX"
         )
-    try:
+    readable = f"a torch.export file that torch {torch.__version__} reads in {path}"
+    with refusing(readable, "copy it again, or export it again with this torch", words=first_line):
         with _quiet():
             program = torch.export.load(path)
         inputs = program.graph_signature.user_inputs
         nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name == inputs[0]]
         batch_size = nodes[0].meta["val"].shape[0]
         return Exported(program.module(), batch_size if isinstance(batch_size, int) else None)
-    except Exception as error:  # the reader's JSON, zip and schema parsers raise many types
-        raise InputError(
-            f"expected a torch.export file that torch {torch.__version__} reads in {path}, got '{first_line(error)}'; "
-            "copy it again, or export it again with this torch"
-        ) from error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError, first_line
+from medseg_attack.errors import InputError, first_line, refusing
 from medseg_attack.models.allowed_layers import number_types
 from medseg_attack.models.checkpoints import load_tensors
 from medseg_attack.storage.files import require_file
@@ -73,13 +73,9 @@ def load_into(net: nn.Module, path: Path) -> None:
             f"expected the weights of this network in {path}, got others: {_differences(closest, wanted)}; name the "
             "file that was saved from it, or build the network with the options that it was trained with"
         )
-    try:
+    todo = "name the file that was saved from it"
+    with refusing(f"the weights of this network in {path}", todo, RuntimeError, words=first_line):
         net.load_state_dict(renamed[fitting[0]], strict=True)
-    except RuntimeError as error:
-        raise InputError(
-            f"expected the weights of this network in {path}, got '{first_line(error)}'; name the file that was saved "
-            "from it"
-        ) from error
 
 
 def without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:

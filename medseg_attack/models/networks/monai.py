@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, refusing
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import Flip, MirrorAverage, SlidingWindow
 from medseg_attack.registry import register, spec
@@ -222,12 +222,9 @@ def monai(
                 f"expected {name} with a side above {net.stride} for {spec(net)}, whose deepest level has else one "
                 f"voxel to normalise over, got {grid}; write {2 * net.stride} or more for one of them"
             )
-    try:
+    kinds = (TypeError, ValueError, AssertionError, RuntimeError)
+    with refusing(f"a network that MONAI can build of {spec(net)}", "change its options", kinds):
         network = net(dims, task.channels, len(task.classes), window or size)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise InputError(
-            f"expected a network that MONAI can build, got '{error}' for {spec(net)}; change its options"
-        ) from error
     return SegModel(
         with_windows(network, dims, window, overlap, importance, mirror),
         task,

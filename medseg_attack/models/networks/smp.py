@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg_attack.errors import InputError, nearest
+from medseg_attack.errors import InputError, nearest, refusing
 from medseg_attack.models.segmodel import Normalise, SegModel
 from medseg_attack.registry import brings_weights, build, register
 from medseg_attack.types import Task
@@ -172,17 +172,13 @@ def _check_weights(encoder: str, weights: str) -> None:
     source = settings[weights]
     files = ("config.json", "model.safetensors")
     get = functools.partial(hf_hub_download, source["repo_id"], revision=source["revision"])
-    try:
+    expected = f"to download the {weights} weights of {encoder} ({source['repo_id']})"
+    todo = "connect this machine, copy them into the Hugging Face cache, or leave --encoder-weights out to train from "
+    with refusing(expected, f"{todo}random weights"):
         if not all(_cached(get, file) for file in files):
             urllib.request.urlopen(constants.ENDPOINT, timeout=5).close()  # the library would try for 20 s
             for file in files:
                 get(filename=file)
-    except Exception as error:  # the library raises a dozen unrelated types, its HTTP client as many again
-        raise InputError(
-            f"expected to download the {weights} weights of {encoder} ({source['repo_id']}), got "
-            f"'{error}'; connect this machine, copy them into the Hugging Face cache, "
-            "or leave --encoder-weights out to train from random weights"
-        ) from error
 
 
 def _cached(get: Callable[..., str], file: str) -> bool:

@@ -1,6 +1,5 @@
 """A results folder of nnU-Net v2, read without nnU-Net: plans.json, dataset.json and the checkpoint of a fold."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from medseg_attack.errors import InputError, first_line, one_line, raised
+from medseg_attack.errors import InputError, first_line, package, raised, refusing
 from medseg_attack.models.allowed_layers import allowed_layer, number_types
 from medseg_attack.models.importers.weights import without_prefix
 from medseg_attack.models.nnunet.resampling import Resampling
@@ -124,7 +123,8 @@ def read_folder(
     plans, dataset = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
     file = _fold(folder, fold) / checkpoint
     content = _load(file, trust)
-    try:
+    written = f"plans.json, dataset.json and {file.name} as nnU-Net v2 writes them in {folder}"
+    with refusing(written, "copy the folder again", words=raised):  # fields of wrong kinds, the network's constructor
         labels = _check_task(dataset, task, folder)
         configuration = _configuration(plans, content["init_args"]["configuration"])
         check_form(configuration, _Configuration, folder / "plans.json")
@@ -137,21 +137,11 @@ def read_folder(
         plan = _plan(plans, configuration, mirror, folder)
         plan = replace(plan, regions=labels if labels.regions else None)
         net = _network(configuration, task, folder)
-    except InputError:
-        raise
-    except Exception as error:  # fields of wrong kinds, and the network's own constructor, raise many types
-        raise InputError(
-            f"expected plans.json, dataset.json and {file.name} as nnU-Net v2 writes them in {folder}, got "
-            f"{raised(error)}; copy the folder again"
-        ) from error
-    try:
+    weights = f"the weights of the network that {folder / 'plans.json'} describes in {file}"
+    todo = "if a custom trainer built another network, give it as own('file.py:factory')"
+    with refusing(weights, todo, (RuntimeError, KeyError, TypeError, AttributeError)):
         state = content["network_weights"]
         net.load_state_dict(without_prefix(state, net.state_dict()) if state else state)
-    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"expected the weights of the network that {folder / 'plans.json'} describes in {file}, got "
-            f"'{one_line(error)}'; if a custom trainer built another network, give it as own('file.py:factory')"
-        ) from error
     return plan, net
 
 
@@ -285,13 +275,7 @@ def _resampling(configuration: Mapping[str, Any], name: str, folder: Path) -> Re
 
 
 def _network(configuration: Mapping[str, Any], task: Task, folder: Path) -> nn.Module:
-    try:
-        importlib.import_module(LIBRARY)
-    except ImportError as error:
-        raise InputError(
-            f"expected {LIBRARY} to build the network of {folder}, got none; install it: "
-            "pip install 'medseg-attack[nnunet]'"
-        ) from error
+    package(LIBRARY, f"build the network of {folder}", "nnunet")
     architecture = configuration.get("architecture") or _architecture(configuration)
     options = dict(architecture["arch_kwargs"])
     for name in architecture["_kw_requires_import"]:

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medseg_attack.data.formats.memory import inflated
-from medseg_attack.errors import InputError, reason
+from medseg_attack.errors import InputError, reason, refusing
 from medseg_attack.storage.files import require_file
 
 _META = 144  # bytes before the file meta elements whose length is counted
@@ -27,17 +27,19 @@ def reading(path: Path) -> Iterator[None]:
         InputError: in place of what pydicom raises on a file that is cut off or broken.
     """
     require_file(path, "a DICOM file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # pydicom and what decodes for it raise many types, some of them of their own
-        text = reason(error)
-        if not isinstance(error, OSError | EOFError):  # headers of patients are in no message
-            text = re.sub(r"""(['"]).*\1""", "a value", text)
-        raise InputError(f"expected a whole DICOM file in {path}, got '{text}'; copy it again") from error
+    whole = f"a whole DICOM file in {path}"
+    with (
+        refusing(whole, "copy it again", words=_without_values, passing=(InputError, MemoryError)),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _without_values(error: BaseException) -> str:
+    """An error of pydicom's, or of what decodes for it, in words; headers of patients are in no message."""
+    text = reason(error)
+    return text if isinstance(error, OSError | EOFError) else re.sub(r"""(['"]).*\1""", "a value", text)
 
 
 class _Whole(io.BufferedReader):
