@@ -5,7 +5,7 @@ its standard error over the scored units.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -84,16 +84,16 @@ class Runs:
         return Evidence(self.name(run), numbers, run)
 
 
-def check_rows(rows: pd.DataFrame, *, unit: Unit = "volume", empty: Empty = "one") -> list[Finding]:
-    """Findings on the rows of one or several runs (as `runs.reading.read_runs` gives them), model by model."""
-    models = [_runs(of_model, unit, empty) for _, of_model in rows.groupby("model", sort=False)]
-    return by_severity(finding for runs in models for check in CHECKS for finding in check(runs))
+def check_rows(
+    rows: pd.DataFrame, *, unit: Unit = "volume", empty: Empty = "one", checks: Sequence[Check[[Runs]]] = ()
+) -> list[Finding]:
+    """Findings on the rows of one or several runs (as `runs.reading.read_runs` gives them), model by model.
 
-
-def check_knowledge_of(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> list[Finding]:
-    """MA038 of runs that several studies made, model by model."""
+    Args:
+        checks: those that are asked; (): all of this file.
+    """
     models = [_runs(of_model, unit, empty) for _, of_model in rows.groupby("model", sort=False)]
-    return by_severity(finding for runs in models for finding in check_knowledge(runs))
+    return by_severity(finding for runs in models for check in checks or CHECKS for finding in check(runs))
 
 
 def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:

@@ -118,7 +118,7 @@ def defend(
 
 def _print(trials: "list[Trial]", unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:
     """Prints one table per organ and twin, the flags of each, and the verdicts; or all of that as JSON."""
-    from medseg_attack.checks.rows import check_knowledge_of
+    from medseg_attack.checks.rows import check_knowledge, check_rows
     from medseg_attack.report.defences import conclusion, trial_sheets
     from medseg_attack.report.sheet import write_csv
     from medseg_attack.stats.defences import worths
@@ -128,7 +128,7 @@ def _print(trials: "list[Trial]", unit: options.Unit, empty: options.EmptyRule, 
         rows = _rows(trial)
         table = worths(rows, _name(rows, trial.twin), _named(rows, trial.non_adaptive), unit=unit, empty=empty)
         tables.append(table)
-        flags = check_knowledge_of(rows, unit=unit, empty=empty)
+        flags = check_rows(rows, unit=unit, empty=empty, checks=[check_knowledge])
         content.append({"twin": trial.twin, "models": table.to_dict("records"), "flags": [f.record() for f in flags]})
         if not json:
             for sheet in trial_sheets(table, unit=unit, empty=empty):

@@ -8,13 +8,13 @@ SOURCE/training/patient001/Info.cfg                        the frames of end dia
 import functools
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg_attack.data.cohort.doubles import unique
 from medseg_attack.data.cohort.patients import Named, patients
-from medseg_attack.data.datasets.source import ScanFile, Source, require_folder, require_split
-from medseg_attack.data.datasets.volumes import require_plane, survey
+from medseg_attack.data.datasets.source import Source, require_folder, require_split
+from medseg_attack.data.datasets.volumes import require_plane, scan_files, survey
 from medseg_attack.data.formats.folders import matching
 from medseg_attack.data.formats.label_values import LabelValues
 from medseg_attack.data.formats.nifti import read_pair, stem
@@ -66,30 +66,23 @@ class ACDC:
             notes += who.warnings
         masks = {name: path.with_name(path.name.replace(name, f"{name}_gt", 1)) for name, (path, _) in images.items()}
         # a link to nothing, say, is refused when it is read
-        paired = {name: image for name, image in images.items() if os.path.lexists(masks[name])}
-        if not paired:
+        pairs = {name: ((path,), masks[name]) for name, (path, _) in images.items() if os.path.lexists(masks[name])}
+        if not pairs:
             raise InputError(
                 f"expected patient001/patient001_frame01.nii.gz, patient001_frame01_gt.nii.gz and so on "
                 f"in {root}, got none; give the folder that holds training/ or the patients"
             )
-        alone = [name for name in images if name not in paired]
+        alone = [name for name in images if name not in pairs]
         notes += [f"{name} is left out: expected its mask {masks[name].name} beside it, got none" for name in alone]
-        volumes = survey({name: (path,) for name, (path, _) in paired.items()}, self.plane)
+        volumes = survey(pairs, self.plane)
         read = functools.partial(read_pair, values=LabelValues.single(0, 1, 2, 3), plane=volumes.scan_plane)
-        scans = [
-            ScanFile(
-                name,
-                groups[name],
-                path,
-                (path, masks[name]),
-                functools.partial(read, name, path, masks[name]),
-                part=part,
-                phase=_phase(name, path.parent / "Info.cfg"),
-            )
-            for name, (path, part) in sorted(paired.items())
-        ]
+        parts_of_scans = {name: part for name, (_, part) in images.items()}
+        scans = tuple(
+            replace(scan, phase=_phase(scan.id, scan.path.parent / "Info.cfg"))
+            for scan in scan_files(pairs, groups, parts_of_scans, read)
+        )
         all_notes = (*notes, *volumes.notes, *self._unused(root))
-        return Source(root, spec(self), TASK, tuple(scans), all_notes, plane=volumes.plane, patient_rule=rule)
+        return Source(root, spec(self), TASK, scans, all_notes, plane=volumes.plane, patient_rule=rule)
 
     def _parts(self, root: Path) -> dict[str, Path]:
         """Folders of patients by their part of the split; "" if it is not the data set's own."""

@@ -17,8 +17,8 @@ from typing import Any
 
 from medseg_attack.data.cohort.doubles import unique
 from medseg_attack.data.cohort.patients import Named, patients
-from medseg_attack.data.datasets.source import FOLDER, ScanFile, Source, require_folder, require_split
-from medseg_attack.data.datasets.volumes import Survey, require_plane, survey
+from medseg_attack.data.datasets.source import FOLDER, Source, require_folder, require_split
+from medseg_attack.data.datasets.volumes import Pairs, Survey, require_plane, scan_files, survey
 from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.label_values import LabelValues
 from medseg_attack.data.formats.nifti import label_values, read_pair, stem
@@ -29,7 +29,6 @@ from medseg_attack.storage.files import read_json, real_path
 from medseg_attack.types import Task
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
-Pairs = Mapping[str, tuple[tuple[Path, ...], Path]]  # the files of the image and the mask of each case
 
 
 @register("decathlon", kind="dataset")
@@ -67,8 +66,8 @@ class Decathlon:
         both: dict[str, tuple[tuple[Path, ...], Path]] = unique([*pairs.items(), *tests.items()], "case")
         both = dict(sorted(both.items()))
         values, classes = self._labels(root, described, [mask for _, mask in both.values()])
-        volumes = survey({name: files for name, (files, _) in both.items()}, self.plane)
-        n = _count({name: files for name, (files, _) in both.items()}, volumes)
+        volumes = survey(both, self.plane)
+        n = _count(both, volumes)
         names = _channel_names(file, described, n)
         unit = "HU" if names and all(name.casefold() == CT for name in names) else ""
         task = Task(
@@ -81,21 +80,12 @@ class Decathlon:
         named = {name: Named(name, files[0], name) for name, (files, _) in both.items()}
         base = root if tests else root / "imagesTr"
         who = patients(named, self.patient, base, "by their cases: each counts as a patient")
-        read = functools.partial(read_pair, values=values, unit=unit, plane=volumes.scan_plane)
-        scans = [
-            ScanFile(
-                name,
-                who.groups[name],
-                files[0],
-                (*files, mask),
-                functools.partial(read, name, files, mask, several=n > len(files)),
-                len(files),
-                part="test" if name in tests else "train" if tests else "",
-            )
-            for name, (files, mask) in both.items()
-        ]
+        several = n > len(next(iter(both.values()))[0])  # all have as many files
+        read = functools.partial(read_pair, values=values, unit=unit, plane=volumes.scan_plane, several=several)
+        parts = {name: "test" if name in tests else "train" if tests else "" for name in both}
+        scans = scan_files(both, who.groups, parts, read)
         all_notes = (*notes, *test_notes, *_counted(described, len(pairs), file), *who.warnings, *volumes.notes)
-        return Source(root, spec(self), task, tuple(scans), all_notes, plane=volumes.plane, patient_rule=who.rule)
+        return Source(root, spec(self), task, scans, all_notes, plane=volumes.plane, patient_rule=who.rule)
 
     def _labels(
         self, root: Path, described: Mapping[str, Any], masks: Sequence[Path]
@@ -179,15 +169,15 @@ def _channels(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str
     return {name: tuple(paths) for name, paths in channels.items()}
 
 
-def _count(images: Mapping[str, tuple[Path, ...]], volumes: Survey) -> int:
+def _count(pairs: Pairs, volumes: Survey) -> int:
     """How many channels the images have; files that hold several are asked when they are read."""
-    first, *others = images
-    n = len(images[first])
-    for name in others:
-        if len(images[name]) != n:
+    (first, (files, _)), *others = pairs.items()
+    n = len(files)
+    for name, (paths, _) in others:
+        if len(paths) != n:
             raise InputError(
-                f"expected {plural(n, 'file')} for {name} as for {first}, one per channel, got {len(images[name])} "
-                f"({images[name][0].name} ...); complete the case or leave it out"
+                f"expected {plural(n, 'file')} for {name} as for {first}, one per channel, got {len(paths)} "
+                f"({paths[0].name} ...); complete the case or leave it out"
             )
     return n if n > 1 else volumes.channels[first]
 

@@ -1,15 +1,20 @@
 """Volumes in NIfTI files, as data sets of several: one plane of slices for all, and what their headers leave open."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from medseg_attack.data.cohort.notes import notes_on_scans
+from medseg_attack.data.datasets.source import ScanFile
 from medseg_attack.data.formats.nifti_header import PLANES, load_nifti
+from medseg_attack.data.formats.scan import Scan
 from medseg_attack.errors import InputError, nearest, plural
 
 ACQUIRED = "acquired"
+Pairs: TypeAlias = Mapping[str, tuple[tuple[Path, ...], Path]]  # the files of the image and the mask of each scan
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,17 @@ def require_plane(plane: str) -> None:
         )
 
 
-def survey(images: Mapping[str, tuple[Path, ...]], plane: str = "") -> Survey:
+def survey(pairs: Pairs, plane: str = "") -> Survey:
     """The plane of all scans: the one asked for, else that in which most were acquired, axial in doubt.
 
     Args:
-        images: the files of each scan, of which the first counts.
+        pairs: the files of each scan, of which the image's first counts.
         plane: axial, coronal, sagittal, acquired, or "".
 
     Raises:
         InputError: a file is not NIfTI, or its header cannot be used.
     """
-    headers = {name: load_nifti(paths[0])[1] for name, paths in images.items()}
+    headers = {name: load_nifti(paths[0])[1] for name, (paths, _) in pairs.items()}
     acquired = {name: header.acquired for name, header in headers.items()}
     votes = Counter(own for own in acquired.values() if own)
     most = max(votes.values(), default=0)
@@ -66,8 +71,20 @@ def survey(images: Mapping[str, tuple[Path, ...]], plane: str = "") -> Survey:
     if chosen != ACQUIRED and others and not plane:
         kinds = ", ".join(f"{n} {own}" for own, n in sorted(votes.items()) if own != chosen)
         notes += (
-            f"slices are {chosen}, in which plane {votes[chosen]} of {plural(len(images), 'scan')} seem to have been "
+            f"slices are {chosen}, in which plane {votes[chosen]} of {plural(len(pairs), 'scan')} seem to have been "
             f"acquired, unlike {', '.join(others[:3])}{', ...' if len(others) > 3 else ''} ({kinds}); --plane chooses "
             "another, or acquired for each scan's own",
         )
     return Survey(chosen, {name: header.channels for name, header in headers.items()}, notes)
+
+
+def scan_files(
+    pairs: Pairs, groups: Mapping[str, str], parts: Mapping[str, str], read: Callable[..., Scan]
+) -> tuple[ScanFile, ...]:
+    """The scans, sorted by id; `read` takes the name, the files of the image and the mask of one."""
+    return tuple(
+        ScanFile(
+            name, groups[name], files[0], (*files, mask), partial(read, name, files, mask), len(files), parts[name]
+        )
+        for name, (files, mask) in sorted(pairs.items())
+    )

@@ -286,15 +286,9 @@ def _order(record: ScanRecord) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _belongs(part: str | int, split: Split, fold: int) -> bool:
-    match split:
-        case "all":
-            return True
-        case "test":
-            return part == TEST
-        case "val":
-            return part == fold
-        case "train":
-            return part not in (TEST, fold)
+    if split in ("all", "test"):
+        return split == "all" or part == TEST
+    return part != TEST and (part == fold) == (split == "val")
 
 
 def _per_channel(value: PerChannel) -> PerChannel:

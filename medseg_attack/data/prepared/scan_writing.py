@@ -53,34 +53,26 @@ def write_scan(
     shape_before = scan.labels.shape
     if size is not None:
         scan = resampled(scan, source.task, size)
-    record = ScanRecord(
-        key=key,
-        digest="",
-        id=file.id,
-        group=file.group,
-        case_ids=scan.case_ids,
-        shape=scan.labels.shape,
-        shape_before=shape_before,
-        channels=len(scan.channels),
-        spacing_mm=scan.spacing_mm,
-        stored_type=str(scan.stored.dtype),
-        slope=None if scan.scales else scan.slope,
-        inter=None if scan.scales else scan.inter,
-        scales=scan.scales,
-        limits=scan.limits,
-        padding=scan.padding,
-        frames=scan.frames,
-        notes=scan.notes,
-        unit=scan.unit,
-        windows=windows.tolist(),
-        affine=None if scan.affine is None else scan.affine.tolist(),
-        lattice=scan.lattice,
-        sources=source_files(source, file),
-        n_images=file.n_images,
-        intensity=_intensity(scan),
-        classes=pixels_by_class(scan.labels, source.task),
-        phase=file.phase,
-    )
+    facts = {
+        "key": key,
+        "digest": "",
+        "id": file.id,
+        "group": file.group,
+        "shape": scan.labels.shape,
+        "shape_before": shape_before,
+        "channels": len(scan.channels),
+        "stored_type": str(scan.stored.dtype),
+        "slope": None if scan.scales else scan.slope,
+        "inter": None if scan.scales else scan.inter,
+        "windows": windows.tolist(),
+        "affine": None if scan.affine is None else scan.affine.tolist(),
+        "sources": source_files(source, file),
+        "n_images": file.n_images,
+        "intensity": _intensity(scan),
+        "classes": pixels_by_class(scan.labels, source.task),
+        "phase": file.phase,
+    }
+    record = ScanRecord.model_validate(vars(scan) | facts)  # other fields are called as those of the scan
     write_arrays(out, record, scan.stored, scan.labels)
 
 

@@ -35,19 +35,6 @@ from medseg_attack.errors import InputError
 
 DESCRIPTION = "PERTURBED COPY - NOT FOR CLINICAL USE"
 
-_EMPTY = (
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "StudyID",
-    "PatientBirthDate",
-    "PatientSex",
-    "Manufacturer",
-    "SeriesNumber",
-    "PositionReferenceIndicator",
-)
-
 _FORMS = {  # of what highdicom copies from the first image
     "PatientName": ".+",
     "PatientID": ".{1,64}",
@@ -59,6 +46,7 @@ _FORMS = {  # of what highdicom copies from the first image
     "StudyTime": r"([01]\d|2[0-3])[0-5]\d[0-5]\d(\.\d{1,6})?",
     "ReferringPhysicianName": ".+",
 }
+_EMPTY = (*_FORMS, "Manufacturer", "SeriesNumber", "PositionReferenceIndicator")  # of a copy without headers
 _OF_THE_PIXELS = (
     *("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelDataProviderURL"),
     *("SmallestImagePixelValue", "LargestImagePixelValue", "IconImageSequence"),
