@@ -46,7 +46,7 @@ def require(thing: object, **bounds: float | str | tuple[str, ...]) -> None:
         elif isinstance(bound, str):
             if not _is_within(value, bound):
                 usual = getattr(type(thing), field)
-                raise InputError(f"expected {field} in {bound}, got {value:g}; write such as {field}={usual:.4g}")
+                raise InputError(f"expected {field} in {bound}, got {value}; write such as {field}={usual:.4g}")
         elif value < bound:
             raise InputError(f"expected {field} >= {bound}, got {value}; write {field}={bound} or more")
 

@@ -55,7 +55,9 @@ class Square(Climbing):
     first: float = 0.3
 
     def __post_init__(self) -> None:
-        require(self, queries=1, first="(0, 1]")
+        require(self, queries=1)
+        if not 0 < self.first <= 1:
+            raise InputError(f"expected 0 < first <= 1, a share of the image, got {self.first:g}; write such as 0.3")
         if not self._linf and type(self.ball.unrestricted) is not L2:
             raise InputError(f"expected linf or l2 for square, got {spec(self.ball)}; write linf(4/255)")
 

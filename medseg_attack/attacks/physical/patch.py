@@ -32,15 +32,17 @@ class Area(Ball):
     """
 
     unit = "share of the image's area"
-    budgets = "[0, 1)"
     restrictable = False
 
     eps: float = 0.02
     margin: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, margin=0)
+        if not 0 <= self.eps < 1 or self.margin < 0:
+            raise InputError(
+                f"expected a patch smaller than the image, eps from 0 to 1 of its area, and a margin >= 0, got "
+                f"{self.eps:g} and {self.margin}; write area(0.02)"
+            )
 
     def step(self, grad: Image, image: Image) -> Image:
         return grad.sign()
@@ -98,7 +100,9 @@ class Patch(Climbing):
     scale: float = 0.2
 
     def __post_init__(self) -> None:
-        require(self, steps=0, samples=1, scale="[0, 1)")
+        require(self, steps=0, samples=1, scale=0)
+        if self.scale >= 1:
+            raise InputError(f"expected 0 <= scale < 1, got {self.scale}; write a smaller one, such as 0.2")
         require_ball(self.ball, Area, "the ball area for patch", "area(0.02)")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:

@@ -1,12 +1,13 @@
 """One Gaussian noise pattern for every image."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import require
+from medseg_attack.errors import InputError
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
@@ -35,7 +36,8 @@ class GaussianUAP:
     draw: int = 0
 
     def __post_init__(self) -> None:
-        require(self, deviation="(0, inf)")
+        if not 0 < self.deviation < math.inf:
+            raise InputError(f"expected deviation above 0, got {self.deviation}; write a larger one")
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         rng = torch.Generator().manual_seed(self.draw)

@@ -80,9 +80,13 @@ class L0(Ball):
         eps: from 0 to 1.
     """
 
-    budgets = "[0, 1]"
-
     eps: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eps <= 1:
+            raise InputError(
+                f"expected 0 <= eps <= 1, the share of pixels that may change, got {self.eps:g}; write l0(0.1)"
+            )
 
     def step(self, grad: Image, image: Image) -> Image:
         """The move of the pixels with the largest slopes, to black or white."""

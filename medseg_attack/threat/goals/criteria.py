@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from medseg_attack.errors import require
+from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import dice, iou
 from medseg_attack.registry import register
 from medseg_attack.types import Mask, PerSample, Task
@@ -47,7 +47,7 @@ class ByPixels:
     share: float = 0.99
 
     def __post_init__(self) -> None:
-        require(self, share="(0, 1]")
+        _check_share("share", self.share, self.share)
 
     def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
         return _capped(_least(~_agreeing(pred, truth, task)), self.share)
@@ -72,7 +72,8 @@ class ByDice:
     above: float = 0.9
 
     def __post_init__(self) -> None:
-        require(self, above="(0, 1]", below="[0, 1)")
+        _check_share("above", self.above, self.above)
+        _check_share("below", self.below, 1 - self.below)
 
     def away(self, pred: Mask, truth: Mask, task: Task) -> PerSample:
         return _capped(1 - self.agreement(pred, truth, task), 1 - self.below)
@@ -124,3 +125,11 @@ def _mean(score: Callable[..., Tensor], a: Mask, b: Mask, task: Task) -> PerSamp
 def _capped(value: Tensor, goal: float) -> PerSample:
     """1 where the goal is reached, to within what float64 adds to a mean of counts."""
     return torch.where(value >= goal * (1 - 1e-12), 1.0, value / goal)
+
+
+def _check_share(name: str, value: float, distance: float) -> None:
+    """Refuses a threshold whose distance from the start is not above 0 and up to 1."""
+    if not 0 < distance <= 1:
+        raise InputError(
+            f"expected a share for {name} that is not reached from the start, got {value:g}; write {name}=0.5"
+        )
