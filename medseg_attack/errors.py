@@ -185,7 +185,7 @@ def refusing(
 
     Args:
         kinds: errors that do; libraries raise many types.
-        words: an error in words.
+        words: an error in words; those of `raised` stand without quotes.
         passing: errors that pass as they are.
     """
     try:
@@ -193,7 +193,8 @@ def refusing(
     except passing:
         raise
     except kinds as error:
-        raise InputError(f"expected {expected}, got '{words(error)}'; {todo}") from error
+        got = raised(error) if words is raised else f"'{words(error)}'"
+        raise InputError(f"expected {expected}, got {got}; {todo}") from error
 
 
 def package(name: str, purpose: str, extra: str) -> Any:
