@@ -94,8 +94,8 @@ def _nifti(path: Path, task: Task, plane: str, name: str) -> Scan:
     lattice, spacing = layout(volume, plane)
     channels = [np.ascontiguousarray(lattice.from_file(channel)) for channel in volume.channels]
     stored = np.stack(channels) if len(channels) > 1 else channels[0]
-    scale = {"slope": volume.slope, "inter": volume.inter}
-    return _of(name, stored, spacing, task, lattice=lattice, affine=volume.affine, **scale)
+    scale = {"slope": volume.header.slope, "inter": volume.header.inter}
+    return _of(name, stored, spacing, task, lattice=lattice, affine=volume.header.affine, **scale)
 
 
 def _picture(path: Path, task: Task, name: str) -> Scan:
