@@ -2,14 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import pandas as pd
 import pytest
+from helpers.rules import drops, levels, verdict
 from helpers.runs import PIXELS, dice_of, edit, rerun, retrained, worse, write_run
 from scipy.stats import beta
 from typer.testing import CliRunner
@@ -17,7 +16,6 @@ from typer.testing import CliRunner
 from medseg_attack.cli import app
 from medseg_attack.errors import InputError
 from medseg_attack.gate.rules import Rule, parse
-from medseg_attack.gate.verdicts import Verdict, judge
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import ROWS_VERSION
@@ -322,27 +320,6 @@ def test_two_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
     (pair,) = json.loads(compare(tmp_path, "--paired", "model", "--json").stdout)["paired"]
     assert pair["new"] != pair["old"]
     assert pair["mean"] == pytest.approx(-0.1, abs=1e-3)
-
-
-def levels(dice: Sequence[float], **columns: object) -> pd.DataFrame:
-    """Rows of a run: a patient, a scan and an organ for each Dice."""
-    hits = [round(value * PIXELS) for value in dice]
-    names = [f"p{n}" for n in range(len(dice))]
-    head = {"run": "r", "pair": "r", "model": "m", "label": "m", "attack": "pgd", "loss": "bce", "eps": 0.01}
-    head |= {"role": "attack", "ball": "linf(eps=0.01)", "checks": True, "cls": "organ", "eps_unit": ""}
-    same = ("n_target", "n_target_adv", "n_clean", "hit_clean", "n_adv")
-    rows = pd.DataFrame({"case": names, "volume": names, "group": names, "hit_adv": hits})
-    return rows.assign(**dict.fromkeys(same, PIXELS), **head).assign(**columns)
-
-
-def verdict(rule: str, new: pd.DataFrame, old: pd.DataFrame | None = None) -> Verdict:
-    (only,) = judge([parse(rule)], new, old, {"r": ()}, unit="volume", empty="one")
-    return only
-
-
-def drops(*values: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Runs whose Dice is lower by these numbers than their reference's."""
-    return levels([0.9 - value for value in values]), levels([0.9] * len(values))
 
 
 SIMILAR = [0.28 + 0.01 * n for n in range(12)]
