@@ -12,6 +12,7 @@ from medseg_attack import __version__
 from medseg_attack.cli import terminal
 from medseg_attack.cli.attack import attack
 from medseg_attack.cli.certify import certify
+from medseg_attack.cli.cite import cite
 from medseg_attack.cli.compare import compare
 from medseg_attack.cli.defend import defend
 from medseg_attack.cli.demo import demo
@@ -21,6 +22,7 @@ from medseg_attack.cli.evaluate import evaluate
 from medseg_attack.cli.explain import explain
 from medseg_attack.cli.figure import figure
 from medseg_attack.cli.ls import ls
+from medseg_attack.cli.new import new
 from medseg_attack.cli.poison import poison
 from medseg_attack.cli.prepare import prepare
 from medseg_attack.cli.report import report
@@ -79,10 +81,12 @@ for command in (
     compare,
     report,
     figure,
+    cite,
     verify,
     demo,
     ls,
     rm,
+    new,
     explain,
     doctor,
     selftest,
