@@ -102,7 +102,7 @@ def _print(
     """Prints the table of one detector, or returns it for JSON; adds the scores of its patients to `tables`."""
     from medseg_attack.evaluation.detecting import per_patient
     from medseg_attack.report.detectors import NON_ADAPTIVE, detector_sheet, is_adaptive
-    from medseg_attack.stats.alarms import alarm_table
+    from medseg_attack.stats.alarms import alarm_table, verdict
 
     patients = per_patient(scores, fitted)
     tables.append(patients.assign(detector=name))
@@ -111,9 +111,11 @@ def _print(
     if not json:
         title = f"{name}{known} of {todo.model_label} on {todo.data.name}"
         terminal.print_sheet(detector_sheet(table, title=title, n_calibration=len(fitted.calibration)))
+        terminal.show(f"{name}: {verdict(table, len(fitted.calibration))}")
     return {
         "detector": name,
         "adaptive": is_adaptive(table),
+        "verdict": verdict(table, len(fitted.calibration)),
         "calibration_patients": len(fitted.calibration),
         "rows": table.to_dict("records"),
     }

@@ -77,7 +77,8 @@ class Detector(ABC):
         Raises:
             InputError: the training patients are too few.
         """
-        return self.with_learned(self.learn(training))
+        learned = self.learn(training)  # laid out as a file has it: another order of sums rounds otherwise
+        return self.with_learned({name: tensor.contiguous() for name, tensor in learned.items()})
 
     def with_learned(self: D, learned: Mapping[str, Tensor]) -> D:
         """The detector that uses what was learned before."""
@@ -157,3 +158,16 @@ class Calibrated:
 def as_double(statistics: Tensor) -> Tensor:
     """Statistics in float64, in which densities are computed."""
     return statistics.to(torch.float64)
+
+
+def joined(parts: Sequence[Tensor]) -> Float[Tensor, "b d"]:
+    """Statistics of several kinds side by side, behind their number and the numbers of their columns."""
+    sizes = parts[0].new_tensor([len(parts), *(part.shape[1] for part in parts)])
+    return torch.cat([sizes.expand(len(parts[0]), -1), *parts], 1)
+
+
+def parted(statistics: Float[Tensor, "b d"]) -> list[Tensor]:
+    """The inverse of `joined`."""
+    n_parts = int(statistics[0, 0])
+    sizes = [int(n) for n in statistics[0, 1 : 1 + n_parts]]
+    return list(torch.split(statistics[:, 1 + n_parts :], sizes, 1))

@@ -129,20 +129,28 @@ class Detection:
 
     @cached_property
     def test_refs(self) -> tuple[CaseRef, ...]:
-        """The cases that every run attacked."""
+        """The cases of those patients whom every run attacked as a whole.
+
+        A patient's score is that of the most suspicious slice: it is no fair one of a part of the slices.
+        """
         known = [set(RunFolder(run).rows()["case"]) for run in self.runs]
         common = set.intersection(*known)
-        return tuple(ref for ref in self.refs("all") if ref.id in common)
+        partial = {ref.group for ref in self.refs("all") if ref.id not in common}
+        return tuple(ref for ref in self.refs("all") if ref.group not in partial)
 
     def require(self) -> None:
         """Refuses runs that attacked patients whom the detector learns from."""
         learned = {ref.group for split in ("train", "val") for ref in self.refs(split)}
-        shared = sorted(learned & {ref.group for ref in self.test_refs})
-        if shared or not self.test_refs:
-            got = f"{shared[0]} among both" if shared else "runs without a case in common"
+        attacked = {group for run in self.runs for group in RunFolder(run).rows()["group"]}
+        if shared := sorted(learned & attacked):
             raise InputError(
-                f"expected a detector to be scored on other patients than it is fitted and calibrated on, got {got}; "
-                "run the attacks on --split test"
+                "expected a detector to be scored on other patients than it is fitted and calibrated on, got "
+                f"{shared[0]} among both; run the attacks on --split test"
+            )
+        if not self.test_refs:
+            raise InputError(
+                f"expected runs of all slices of a patient in {self.runs[0]}, got parts of each, whose most suspicious "
+                "slice says less; run the attacks without --limit"
             )
 
     @cached_property

@@ -149,3 +149,46 @@ def combined(p: Sequence[float]) -> float:
     0.04
     """
     return min(1.0, len(p) * min(p))
+
+
+HOLDS = "notices harmful attacks, also those that know it"
+UNAWARE_ONLY = "notices only attacks that do not know it"
+USELESS = "does not notice harmful attacks"
+
+
+def verdict(table: pd.DataFrame, n_calibration: int) -> str:
+    """The worth of a detector, in words; Clopper and Pearson's interval decides, and few patients decide nothing.
+
+    Attacks that do not know the detector, and those that do, are each judged by the one that most patients are harmed
+    by unnoticed. A detector that raises more alarms at noise than was promised is called so.
+
+    Args:
+        table: of `alarm_table`.
+    """
+    kinds = dict(iter(table.groupby("kind")))
+    if not (kinds["attack"]["harmed"] > 0).any():
+        return "not decided: no attack that does not know it did harm"
+    patients = int(table["patients"].min())
+    unaware = _worst_missed(kinds["attack"])
+    noise = _cries_at_noise(kinds.get("noise"), n_calibration)
+    if unaware[0] > 0.5:
+        return USELESS + noise
+    if "adaptive" not in kinds:
+        return f"non_adaptive: no attack that was tried knows it{noise}"
+    aware = _worst_missed(kinds["adaptive"])
+    if unaware[1] < 0.5 and aware[0] > unaware[1]:
+        return UNAWARE_ONLY + noise
+    return (HOLDS if max(unaware[1], aware[1]) < 0.5 else f"not decided with {patients} patients") + noise
+
+
+def _worst_missed(rows: pd.DataFrame) -> tuple[float, float]:
+    """The interval of the largest share of patients who are harmed unnoticed."""
+    worst = rows.loc[[rows["missed"].idxmax()]].iloc[0]
+    n = int(worst["patients"])
+    return share_interval(round(worst["missed"] * n), n)
+
+
+def _cries_at_noise(rows: pd.DataFrame | None, n_calibration: int) -> str:
+    main = main_rate(n_calibration)
+    low = 0.0 if rows is None else float(rows[f"alarms_{main:.2g}_low"].max())
+    return "; alarms at noise" if low > main else ""

@@ -106,6 +106,13 @@ def test_patients_whom_the_detector_learned_from_are_no_test(home: Path) -> None
     )
 
 
+def test_a_part_of_a_patient_is_no_patient(home: Path) -> None:
+    attack = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
+    medattack(*attack, "--attack", "fgsm", "--limit", "1", "--out", home / "part")
+    result = medattack("detect", home / "part", "--home", home, code=2)
+    assert "expected runs of all slices of a patient in" in " ".join(result.stderr.split())
+
+
 def test_runs_of_two_models_are_refused(home: Path) -> None:
     train = (
         "train",

@@ -18,7 +18,8 @@ from medseg_attack.stats.alarms import auroc
 from medseg_attack.types import Batch, Case, Task, Window
 
 DETECTORS = [name for name in registry.names("detector") if name != "saved"]
-SPECS = {name: name for name in DETECTORS}
+SHORT = {"spatial_consistency": "spatial_consistency(pairs=4)", "isolation_forest": "isolation_forest(trees=10)"}
+SPECS = {name: SHORT.get(name, name) for name in DETECTORS}
 
 
 class Deep(nn.Module):

@@ -17,6 +17,7 @@ from medseg_attack.stats.alarms import (
     p_values,
     rates,
     share_interval,
+    verdict,
 )
 
 
@@ -99,3 +100,27 @@ def test_the_sheet_says_what_few_patients_cannot_promise_and_that_no_attack_knew
     assert "Realised at 20 %: 1 of 4 clean test patients (1-81 %)." in sheet.caption
     column = list(sheet.columns).index("at 5 %")
     assert {row[column] for row in sheet.rows} == {"-"}
+
+
+@pytest.mark.parametrize(
+    ("missed", "aware", "noise", "expected"),
+    [
+        (0.0, 0.0, 0.0, "notices harmful attacks, also those that know it"),
+        (0.0, 1.0, 0.0, "notices only attacks that do not know it"),
+        (1.0, 1.0, 0.0, "does not notice harmful attacks"),
+        (0.0, None, 0.0, "non_adaptive: no attack that was tried knows it"),
+        (0.0, 1.0, 0.9, "notices only attacks that do not know it; alarms at noise"),
+        (0.3, 0.5, 0.0, "not decided with 20 patients"),
+    ],
+)
+def test_a_verdict_follows_from_the_patients_who_are_harmed_unnoticed(
+    missed: float, aware: float | None, noise: float, expected: str
+) -> None:
+    rows = [{"kind": "noise", "alarms_0.05_low": noise}, {"kind": "attack", "harmed": 20, "missed": missed}]
+    rows += [] if aware is None else [{"kind": "adaptive", "harmed": 20, "missed": aware}]
+    assert verdict(pd.DataFrame(rows).assign(patients=20), 19) == expected
+
+
+def test_what_did_no_harm_decides_nothing() -> None:
+    rows = [{"kind": "attack", "harmed": 0, "missed": 0.0, "patients": 20}]
+    assert verdict(pd.DataFrame(rows), 19).startswith("not decided: no attack")

@@ -1,0 +1,1 @@
+"""Detectors that know how hidden features of clean scans are distributed."""

@@ -1,0 +1,1 @@
+"""Detectors that learned from attacked scans of training patients."""
