@@ -1,5 +1,6 @@
 """Every registered detector: no score without a fit, scores that belong to a case alone, and a gradient to climb."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def volumes(n: int, start: int = 0) -> Batch:
     return Batch.of(cases)
 
 
+@functools.cache
 def some(dims: int, n: int, start: int = 0) -> Batch:
     return volumes(n, start) if dims == 3 else of_own_patients(blobs.batch(n, 2000 + start))
 
