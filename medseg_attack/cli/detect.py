@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from medseg_attack.detectors.base import Calibrated
-    from medseg_attack.evaluation.detecting import Detection
+    from medseg_attack.evaluation.detection.scoring import Detection
 
 
 @terminal.command
@@ -68,7 +68,7 @@ def detect(
     folder = workspace.home(home)
     use_trust(folder, trust)
     from medseg_attack import registry
-    from medseg_attack.evaluation.detecting import Detection
+    from medseg_attack.evaluation.detection.scoring import Detection
     from medseg_attack.runtime import pick_device
 
     specs = detector or ["entropy"]
@@ -100,7 +100,7 @@ def _print(
     todo: "Detection", name: str, fitted: "Calibrated", scores: "pd.DataFrame", tables: "list[pd.DataFrame]", json: bool
 ) -> dict[str, Any]:
     """Prints the table of one detector, or returns it for JSON; adds the scores of its patients to `tables`."""
-    from medseg_attack.evaluation.detecting import per_patient
+    from medseg_attack.evaluation.detection.scoring import per_patient
     from medseg_attack.report.detectors import NON_ADAPTIVE, detector_sheet, is_adaptive
     from medseg_attack.stats.alarms import alarm_table, verdict
 

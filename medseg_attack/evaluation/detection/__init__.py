@@ -1,0 +1,1 @@
+"""A detector of a model: fitted, calibrated, scored on runs, and asked about new scans."""
