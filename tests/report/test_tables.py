@@ -130,6 +130,30 @@ def test_a_line_of_the_plot_is_one_model_and_its_legend_covers_no_curve(
     assert not any(box.overlaps(axes.get_window_extent()) for axes in figures[0].axes)
 
 
+@pytest.mark.parametrize("n_lines", [2, 4])
+def test_intervals_of_many_lines_stand_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_lines: int
+) -> None:
+    """Bands of more than two lines lie over each other until none can be read."""
+    for n in range(n_lines):
+        for eps in (1 / 255, 2 / 255, 4 / 255):
+            write_run(tmp_path, worse(dice_of(0, 8), 0.05 * n), loss=f"loss{n}", eps=eps)
+    figures: list[Any] = []
+    monkeypatch.setattr("medseg_attack.report.curve.save", lambda figure, _: figures.append(figure))
+    table = table_of(tmp_path)
+    curve(table, tmp_path / "curve.png")
+    (axes,) = figures[0].axes
+    assert len(axes.collections) == n_lines
+    if n_lines == 2:
+        return
+    bars = np.array([[segment[:, 0] for segment in bar.get_segments()] for bar in axes.collections])[:, :, 0]
+    assert np.unique(bars.round(9)).size == bars.size
+    assert np.abs(bars - [1, 2, 4]).max() <= 0.25 + 1e-9  # nearer to their own budget than to the next
+    ends = [segment[:, 1] for bar in axes.collections for segment in bar.get_segments()]
+    assert np.sort(np.array(ends)[:, 0]) == pytest.approx(np.sort(table["low"]))
+    assert np.sort(np.array(ends)[:, 1]) == pytest.approx(np.sort(table["high"]))
+
+
 def test_a_budget_is_shown_with_its_unit(tmp_path: Path) -> None:
     write_run(tmp_path, dice_of(0, 8), eps=0.0125, ball="linf(eps=5HU)")
     write_run(tmp_path, dice_of(0, 8), eps=0.3, ball="bias(eps=0.3)", loss="bias", unit="field strength")
