@@ -86,6 +86,11 @@ class Certificate(ABC):
         return chosen
 
     @property
+    def weights_hash(self) -> str:
+        """A hash of the weights that the certificate brings; "" of none."""
+        return ""
+
+    @property
     @abstractmethod
     def default_radii(self) -> tuple[float, ...]:
         """The radii where none are asked for."""

@@ -2,12 +2,17 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import Data, Device, Home, Json, Seed, ShowProgress, Trust, read_size
+from medseg_attack.errors import InputError
+
+if TYPE_CHECKING:
+    from medseg_attack.data.prepared.reading import Prepared
+    from medseg_attack.training.options import Options
 
 ModelSpec = Annotated[
     str, typer.Option("--model", help="Network to train, such as unet or \"smp(encoder='resnet18')\".")
@@ -61,6 +66,13 @@ RobustBy = Annotated[
         show_default="pgd of 10 steps with a defence, else none: clean Dice chooses",
     ),
 ]
+AsDenoiser = Annotated[
+    bool,
+    typer.Option(
+        "--denoiser",
+        help="Train a small network that takes noise out of slices, for the options file of denoiser and denoised.",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", help="Folder of the checkpoint.", show_default="<home>/models/<model>-<data>-<hash>"),
@@ -82,6 +94,7 @@ def train(
     init: Init = "",
     defence: Defences = None,
     robust_by: RobustBy = "",
+    denoiser: AsDenoiser = False,
     seed: Seed = 0,
     device: Device = "auto",
     out: Out = None,
@@ -110,6 +123,20 @@ def train(
     home = workspace.home(home)
     prepared = open_prepared(data or workspace.newest_data(home))
     use_trust(home, trust)
+    if denoiser:
+        network = {"--model": model != "unet_small", "--loss": loss != "dice_focal", "--init": bool(init)}
+        network |= {
+            "--encoder-weights": bool(encoder_weights),
+            "--defence": bool(defence),
+            "--robust-by": bool(robust_by),
+        }
+        if extra := [option for option, is_used in network.items() if is_used]:
+            raise InputError(f"expected a denoiser without {extra[0]}, got both; drop one of them")
+        options = planning.Options(
+            "denoiser", "mse", epochs, lr, batch_size, fold, read_size(size) or (), seed=seed, patients=patients
+        )
+        _train_denoiser(options, prepared, out, home, device, json, progress)
+        return
     teachers = [
         with_folders(registry.build(text, "defence"), partial(surrogate_folder, home)) for text in defence or ()
     ]
@@ -145,6 +172,30 @@ def train(
     words = ["--data", str(data)] if data else []
     name = str(folder) if out else planning.label(plan.model, plan.defences)
     terminal.next_step(terminal.shell(["attack", *words, "--model", name, "--loss", "bce", "--eps", "0.01"]))
+
+
+def _train_denoiser(
+    options: "Options", data: "Prepared", out: Path | None, home: Path, device: str, as_json: bool, progress: bool
+) -> None:
+    """Trains a denoiser and says how much of the noise it leaves."""
+    from medseg_attack.models.networks.denoiser import FILE
+    from medseg_attack.runtime import pick_device
+    from medseg_attack.training.denoising import denoiser_folder, noise_left, plan_denoiser, train_denoiser
+
+    plan = plan_denoiser(options, data)
+    folder = out or home / "models" / denoiser_folder(plan, data)
+    if (folder / FILE).is_file():
+        terminal.say(f"{folder} is trained already")
+    with terminal.progress("train", plan.epochs, show=progress, line_per_piece=True) as advance:
+        for record in train_denoiser(plan, data, folder, pick_device(device)):
+            advance(1, note=f"loss {record.loss:.5f}")
+    left = noise_left(folder)
+    if as_json:
+        terminal.print_json({"folder": str(folder), "noise_left": left})
+        return
+    for sigma, share in left.items():
+        terminal.show(f"of noise of {sigma}, {share:.0%} are left on validation slices")
+    terminal.show(f"folder    {folder}")
 
 
 def _note(loss: float, dice: dict[str, float | None], robust: float | None) -> str:

@@ -64,6 +64,7 @@ class Certification:
             "cases": digest(sorted(ref.id for ref in self.refs)),
             "weights": self.model_ref.weights_hash,
             "certificate": registry.spec(self.certificate),
+            "certificate_weights": self.certificate.weights_hash,
             "radii": list(self.radii),
             "checked": self.checked,
             "seed": self.seed,

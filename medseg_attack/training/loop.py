@@ -38,6 +38,7 @@ from medseg_attack.storage.files import (
 from medseg_attack.storage.locks import LOCK, locked
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.losses import finite, training_loss
+from medseg_attack.training.moments import moments, restore_moments
 from medseg_attack.training.options import Options, cases_of, label, replays
 from medseg_attack.training.passes import counted
 from medseg_attack.training.validation import mean_of, validated
@@ -113,7 +114,7 @@ def train(plan: Options, data: TrainingData, folder: Path, device: torch.device)
     if data.root is not None:
         require_outside(folder, Path(data.options.get("source", data.root)))
     with locked(folder):
-        _check(folder, asked)
+        require_same(folder, asked)
         if is_checkpoint(folder):
             return
         training = _Training(plan, data, folder, device)  # what cannot be trained leaves no folder behind
@@ -123,7 +124,7 @@ def train(plan: Options, data: TrainingData, folder: Path, device: torch.device)
         training.finish()
 
 
-def _check(folder: Path, wanted: dict[str, Any]) -> None:
+def require_same(folder: Path, wanted: dict[str, Any]) -> None:
     """Refuses a folder in which something else was trained."""
     if (folder / OPTIONS).is_file():
         older = json.loads(json.dumps(dataclasses.asdict(Options(model=""))))  # lacks some options
@@ -148,7 +149,7 @@ class _Training:
     def __init__(self, plan: Options, data: TrainingData, folder: Path, device: torch.device) -> None:
         self.plan, self.data, self.folder, self.device = plan, data, folder, device
         self.history = past(folder)
-        with _drawing(crc(plan.seed, "weights"), device):
+        with drawing(crc(plan.seed, "weights"), device):
             self.model = checkpoints.build_model(plan.model, data.task, pretrained=not self.history).to(device)
             if plan.init and not self.history:
                 checkpoints.begin_with(self.model, Path(plan.init))
@@ -185,7 +186,7 @@ class _Training:
 
     def epoch(self, number: int) -> EpochRecord:
         start = time.monotonic()
-        with deterministic(self.device), _drawing(crc(self.plan.seed, number, "noise"), self.device):
+        with deterministic(self.device), drawing(crc(self.plan.seed, number, "noise"), self.device):
             loss, cost = self._fit(number)
             finite(loss, number)
             dice = self._validated(None)
@@ -289,7 +290,7 @@ class _Training:
         image, target = (part[None].to(self.device) for part in self.cases[0])
         image, target = (torch.cat([part] * 2) for part in (image, target))  # a batch norm needs two values
         self.states = [{} for _ in self.defences]
-        with _drawing(0, self.device):
+        with drawing(0, self.device):
             self._step(model, [0, 1], [0, 1], 0.0).loss(image, target).backward()  # type: ignore[no-untyped-call]
         self.states = states
 
@@ -310,17 +311,12 @@ class _Training:
         self.history.append(record)
         if record.best:
             checkpoints.save_tensors(self._weights_of(record.epoch), self.model.state_dict())
-        moments = {
-            f"optimiser/{index}/{name}": value
-            for index, entry in self.optimiser.state_dict()["state"].items()
-            for name, value in entry.items()
-        }
         weights = {f"model/{name}": value for name, value in self.model.state_dict().items()}
         kept = {
             f"defence/{index}/{name}": value for index, state in enumerate(self.states) for name, value in state.items()
         }
         history = json.dumps([dataclasses.asdict(r) for r in self.history], allow_nan=False)
-        checkpoints.save_tensors(self.folder / STATE, weights | moments | kept, {"history": history})
+        checkpoints.save_tensors(self.folder / STATE, weights | moments(self.optimiser) | kept, {"history": history})
         _write_history(self.folder / HISTORY, self.history)
         for path in self._best_weights():
             if path != self._weights_of(self._best().epoch):
@@ -329,20 +325,15 @@ class _Training:
     def _restore(self) -> None:
         stored = checkpoints.load_tensors(self.folder / STATE)
         self.model.load_state_dict({k.removeprefix("model/"): v for k, v in stored.items() if k.startswith("model/")})
-        moments: dict[int, dict[str, Tensor]] = {}
         for key, value in stored.items():
-            if key.startswith("optimiser/"):
-                _, index, name = key.split("/")
-                moments.setdefault(int(index), {})[name] = value
             if key.startswith("defence/"):
                 _, index, name = key.split("/", 2)
                 self.states[int(index)][name] = value.to(self.device)
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        restore_moments(self.optimiser, stored)
 
 
 @contextmanager
-def _drawing(seed: int, device: torch.device) -> Iterator[None]:
+def drawing(seed: int, device: torch.device) -> Iterator[None]:
     """A scope with its own random numbers (initial weights, dropout); outside, none were drawn."""
     gpus = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):

@@ -1,7 +1,10 @@
 """What every layer in front of a model must keep, so that a new file is tested by existing; and what each must do."""
 
+import functools
 import math
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,14 +23,27 @@ from medseg_attack.defences.inputs.remap import Remap
 from medseg_attack.defences.inputs.resize_pad import ResizePad
 from medseg_attack.defences.inputs.tv import TotalVariation
 from medseg_attack.errors import InputError
+from medseg_attack.models.checkpoints import save_tensors
+from medseg_attack.models.networks.denoiser import FILE, Denoiser
 
 NAMES = [name for name in registry.names("defence") if registry.find(name).family == "inputs"]
 GRIDS = [(16, 20), (9, 12, 10)]
 SEEDS = [3, 5, 8]
 
 
+@functools.cache
+def denoiser_file() -> str:
+    """The file of a denoiser with random weights."""
+    folder = Path(tempfile.mkdtemp())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_tensors(folder / FILE, Denoiser().state_dict())
+    return str(folder)
+
+
 def built(name: str) -> InputDefence:
-    layer: InputDefence = registry.build(name, "defence")
+    text = f"denoiser(file={denoiser_file()!r}, steps=2)" if name == "denoiser" else name
+    layer: InputDefence = registry.build(text, "defence")
     return layer
 
 

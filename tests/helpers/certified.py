@@ -1,12 +1,18 @@
 """Each registered certificate with a model that it fits, a scan and radii: small enough for a test."""
 
+import functools
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from helpers import blobs
 from medseg_attack import registry
 from medseg_attack.certificates.base import Certificate
+from medseg_attack.certificates.smoothing.denoised import Denoised
+from medseg_attack.models.checkpoints import save_tensors
+from medseg_attack.models.networks.denoiser import FILE, Denoiser
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.types import Batch, Case, Phase, Stack, Task, Window
 
@@ -17,7 +23,21 @@ EXCLUSIVE: tuple[str, ...] = ("hierarchical",)  # certificates of classes that e
 FREE, ONE = Task("free", blobs.TASK.classes), Task("one", ("background", *blobs.TASK.classes), exclusive=True)
 
 
+@functools.cache
+def faint_denoiser() -> str:
+    """The file of a denoiser that takes little from an image."""
+    folder = Path(tempfile.mkdtemp())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Denoiser()
+    network.out.weight.data *= 0.1
+    save_tensors(folder / FILE, network.state_dict())
+    return str(folder)
+
+
 def build(name: str, **fields: object) -> Certificate:
+    if name == "denoised":
+        return Denoised(build("expected_dice", **fields), faint_denoiser())
     short = {field: value for field, value in SHORT.items() if registry.find(name).takes(field)} | fields
     short |= {"organ": "square"} if name == "ejection_fraction" else {}
     options = ", ".join(f"{field}={value!r}" for field, value in short.items())

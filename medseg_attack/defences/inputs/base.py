@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import straight_through
@@ -28,6 +28,11 @@ class InputDefence(ABC):
     def differentiable(self) -> bool:
         """Whether its own gradient leads an attack; False where it is 0, or that of a copy instead of a change."""
         return True
+
+    @property
+    def network(self) -> nn.Module | None:
+        """The network that it asks; its weights are weights of the model behind the layer."""
+        return None
 
     @abstractmethod
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from medseg_attack.defences.inputs.base import GeometricDefence, InputDefence, layered
 from medseg_attack.defences.models.around import AroundModels, as_model, member
 from medseg_attack.errors import InputError
@@ -35,6 +37,7 @@ class Guard(AroundModels):
     def __init__(self, base: SegModel, layers: Sequence[InputDefence]) -> None:
         super().__init__([base])
         self.layers = tuple(layers)
+        self.networks = nn.ModuleList(layer.network for layer in layers if layer.network is not None)
 
     @property
     def is_random(self) -> bool:
