@@ -13,14 +13,26 @@ from medseg_attack.certificates.base import Certificate
 from medseg_attack.certificates.smoothing.denoised import Denoised
 from medseg_attack.models.checkpoints import save_tensors
 from medseg_attack.models.networks.denoiser import FILE, Denoiser
+from medseg_attack.models.networks.lipschitz import LipschitzNetwork
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.types import Batch, Case, Phase, Stack, Task, Window
 
 SHORT = {"draws": 60, "sigma": 0.1, "alpha": 0.01}  # of certificates that smooth; others have small defaults
 RADII = {"demasked": (0.0, 2.0, 8.0, 20.0)}  # of changes, from none on
 L2_RADII = (0.0, 0.02, 0.05, 0.08)
+LIPSCHITZ_RADII = (0.0, 0.05, 0.1, 0.2)
 EXCLUSIVE: tuple[str, ...] = ("hierarchical",)  # certificates of classes that exclude each other
 FREE, ONE = Task("free", blobs.TASK.classes), Task("one", ("background", *blobs.TASK.classes), exclusive=True)
+
+
+class Sharpened(LipschitzNetwork):
+    """The logits 4 (x - 0.4) and 4 (x - 0.45): bright squares, and the brightest of their pixels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 4 * torch.cat((x - 0.4, x - 0.45), 1)
+
+    def constant(self) -> float:
+        return 4 * 2**0.5
 
 
 @functools.cache
@@ -46,7 +58,7 @@ def build(name: str, **fields: object) -> Certificate:
 
 
 def radii_of(name: str) -> list[float]:
-    return list(RADII.get(name, L2_RADII))
+    return list({"lipschitz": LIPSCHITZ_RADII, **RADII}.get(name, L2_RADII))
 
 
 def task_of(name: str) -> Task:
@@ -54,7 +66,9 @@ def task_of(name: str) -> Task:
 
 
 def model_of(name: str) -> SegModel:
-    """A model that segments blobs well."""
+    """A model that segments blobs well, or one whose constant is known and which segments them somehow."""
+    if name == "lipschitz":
+        return SegModel(Sharpened(), FREE).eval()
     if name not in EXCLUSIVE:
         return blobs.healthy()
     with_background = blobs.Apply(lambda logits: torch.cat((torch.zeros_like(logits[:, :1]), logits), 1))
@@ -75,9 +89,12 @@ def scan_of(name: str, slices: int = 3) -> Batch:
 def constant(answer: torch.Tensor, exclusive: bool = False) -> tuple[SegModel, Batch]:
     """A model whose answer is the same for every image, and a scan of which it is the truth."""
 
-    class Constant(torch.nn.Module):
+    class Constant(LipschitzNetwork):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (answer.float() * 20 - 10).expand(len(x), *answer.shape)
+
+        def constant(self) -> float:
+            return 0.0
 
     phases: tuple[Phase, ...] = ("ED", "ES")
     cases = [

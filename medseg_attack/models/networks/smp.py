@@ -130,12 +130,15 @@ def unet_small(task: Task, *, channels: tuple[int, ...] = (16, 32, 64, 128), siz
 def count_parameters(name: str) -> int | None:
     """The number of weights of a registered model for three overlapping classes; nothing is allocated.
 
-    None for a model that has its own weights.
+    None for a model that has its own weights, or needs a package that is not installed.
     """
     if brings_weights(name):
         return None
-    with torch.device("meta"):
-        model: SegModel = build(name, "model")(Task("abdomen", ("large_bowel", "small_bowel", "stomach")))
+    try:
+        with torch.device("meta"):
+            model: SegModel = build(name, "model")(Task("abdomen", ("large_bowel", "small_bowel", "stomach")))
+    except InputError:  # a package is not installed
+        return None
     return sum(parameter.numel() for parameter in model.parameters())
 
 
