@@ -10,7 +10,7 @@ from medseg_attack.attacks.composed.least_of import LeastOf
 from medseg_attack.attacks.composed.medis import medis
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.minimal.igsm import Igsm
-from medseg_attack.defences.inputs.bpda import Bpda, Layer
+from medseg_attack.defences.bpda import Bpda, Layer
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.threat.balls.norms import Linf
