@@ -7,6 +7,7 @@ import pandas as pd
 
 from medseg_attack.errors import plural
 from medseg_attack.escaping import figure as figure_text
+from medseg_attack.report.colours import organ_colours
 from medseg_attack.report.figures import empty_figure, save
 from medseg_attack.report.sheet import Sheet, between, number, percent
 from medseg_attack.stats.patients import interval, mean_score, warning
@@ -94,11 +95,11 @@ def certificate_curve(rows: pd.DataFrame, certificate: "Certificate", file: Path
     table = certificate_summary(rows, quantity)
     figure = empty_figure(7, 4.5)
     axes = figure.subplots()
-    for n, cls in enumerate(dict.fromkeys(rows["cls"])):
-        axes.plot(table["radius"], table[f"{cls}_low"], marker="o", ms=3, color=f"C{n}", label=figure_text(cls))
+    for cls, colour in organ_colours(list(dict.fromkeys(map(str, rows["cls"])))).items():
+        axes.plot(table["radius"], table[f"{cls}_low"], marker="o", ms=3, color=colour, label=figure_text(cls))
         if quantity != "Dice":
-            axes.plot(table["radius"], table[f"{cls}_high"], marker="o", ms=3, color=f"C{n}")
-            axes.fill_between(table["radius"], table[f"{cls}_low"], table[f"{cls}_high"], color=f"C{n}", alpha=0.12)
+            axes.plot(table["radius"], table[f"{cls}_high"], marker="o", ms=3, color=colour)
+            axes.fill_between(table["radius"], table[f"{cls}_low"], table[f"{cls}_high"], color=colour, alpha=0.12)
     name = "L2 radius, in [0, 1] of the window" if "L2 norm" in certificate.measure else "columns of the patch"
     axes.set(xlabel=name, ylabel=f"certified {quantity}")
     axes.set_xlim(left=0)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import figure as figure_text
+from medseg_attack.report.colours import COLOURS
 from medseg_attack.storage.files import require_own, whole
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ Pixels = NDArray[np.float32]
 Masks = NDArray[np.bool_]
 
 FORMATS = ("png", "pdf", "svg")
-COLOURS = ("gold", "cyan", "magenta", "lime", "orange", "deepskyblue")
 PIXELS_PER_ARROW = 10
 
 

@@ -38,7 +38,7 @@ function choose() {
 }
 all("#runs thead th").forEach((head) => head.querySelector("button").addEventListener("click", () => sortBy(head)));
 
-// the charts: drawn when they come into view, and again when another model, attack or run is chosen
+// the charts: drawn one after the other, and again when another model, attack or run is chosen
 const worstFirst = (lines) => [...lines].sort((a, b) => a.least - b.least);
 function chosenLines(points) {
   const lines = new Map();
@@ -87,27 +87,33 @@ const pointsOf = {
   paired: (place) => pairedPoints(place.organ),
   profile: () => profilePoints(),
 };
-const drawn = new Map();
-async function draw(element) {
-  const { chart } = element.dataset, values = pointsOf[chart](element.dataset);
-  if (drawn.get(element)) drawn.get(element).finalize();
-  drawn.set(element, { finalize() {} });
-  element.closest("figure").hidden = !values.length; // an organ that the run does not have
-  if (!values.length) return;
-  const spec = { ...page.charts[chart], data: { name: "points", values } };
-  drawn.set(element, await vegaEmbed(element, spec, { ast: true, actions: false, logLevel: 1, renderer: "svg", tooltip: { theme: dark.matches ? "dark" : "light" } }));
-  element.querySelector("svg").setAttribute("aria-hidden", "true"); // the element itself says what it shows
-}
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const charts = all(".chart");
-const watcher = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach(({ target }) => {
-  watcher.unobserve(target);
-  draw(target);
-}), { rootMargin: "600px" });
-charts.forEach((element) => { drawn.set(element, null); watcher.observe(element); });
-const redraw = (...kinds) => charts.filter((element) => drawn.get(element) && kinds.includes(element.dataset.chart)).forEach(draw);
+const drawn = new Map(); // the promise of the view of each chart, so that no chart is drawn twice at a time
+function draw(element) {
+  const { chart } = element.dataset;
+  const view = (drawn.get(element) || Promise.resolve()).then(async (before) => {
+    if (before) before.finalize();
+    const values = pointsOf[chart](element.dataset);
+    element.closest("figure").hidden = !values.length; // an organ that the run does not have
+    if (!values.length) return null;
+    const spec = { ...page.charts[chart], data: { name: "points", values } };
+    const options = { ast: true, actions: false, logLevel: 1, renderer: "svg", tooltip: { theme: dark.matches ? "dark" : "light" } };
+    const result = await vegaEmbed(element, spec, options);
+    element.querySelector("svg").setAttribute("aria-hidden", "true"); // the element itself says what it shows
+    return result;
+  });
+  drawn.set(element, view);
+  return view;
+}
+const redraw = (...kinds) => charts.filter((element) => drawn.has(element) && kinds.includes(element.dataset.chart)).forEach(draw);
 dark.addEventListener("change", () => redraw("curve", "paired", "profile"));
-addEventListener("beforeprint", () => charts.filter((element) => !drawn.get(element)).forEach(draw));
+addEventListener("load", async () => {
+  for (const element of charts) {
+    if (!drawn.has(element)) await draw(element);
+    await new Promise((resume) => { setTimeout(resume); }); // clicks come first
+  }
+});
 
 function nameChosen() {
   if (!$("chosen")) return;
