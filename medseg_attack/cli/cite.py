@@ -20,4 +20,4 @@ def cite(runs: Annotated[list[Path], typer.Argument(help="Folders of runs or of 
     text, uncited = bibliography(runs)
     terminal.show(*text.split("\n"))
     if uncited:
-        terminal.say(f"note: nothing is known to cite for {listed(uncited, 20)}")
+        terminal.say(f"note: nothing is known to cite for {listed(uncited, 20)}; name its authors yourself")

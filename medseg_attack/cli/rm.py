@@ -7,7 +7,7 @@ import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import Home
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 
 
 @terminal.command
@@ -41,7 +41,7 @@ def rm(
     if not yes:
         if not sys.stdin.isatty():
             raise InputError("expected --yes where nobody can be asked, got none; add --yes to remove them")
-        typer.confirm(f"Remove {len(chosen)} of {workspace}?", abort=True, err=True)
+        typer.confirm(f"Remove {plural(len(chosen), 'folder')} from {workspace}?", abort=True, err=True)
     for item in chosen:
         remove(item)
         terminal.say(f"removed {item.path}")

@@ -11,8 +11,8 @@ from medseg_attack.errors import InputError
 from medseg_attack.registry.grammar import parse
 from medseg_attack.registry.table import entries
 from medseg_attack.runs.reading import find_runs
-from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
-from medseg_attack.runs.stored_specs import attack_of
+from medseg_attack.runs.stored_files import STUDY_FILE, read_header, read_stored_study
+from medseg_attack.runs.stored_specs import attack_spec
 from medseg_attack.storage.files import CARD, is_checkpoint, read_json
 
 REFERENCES = Path(__file__).with_name("references.bib")
@@ -51,19 +51,19 @@ def _reference(text: str) -> Reference:
 
 
 def bibliography(runs: Sequence[Path]) -> tuple[str, list[str]]:
-    """The BibTeX entries of runs, and the registered names that nothing is known to cite for.
+    """The BibTeX entries of runs, and the data sets and models that nothing is known to cite for.
 
     Raises:
         InputError: there is no run.
     """
     names = list(dict.fromkeys(_names(runs)))
-    known = references()
+    known = [_TOOL, *references()]
     chosen = [_TOOL]
     uncited = []
     for name in names:
         of_name = [reference for reference in known if name in reference.names] + list(_papers(name, known))
         chosen += of_name
-        if not of_name:
+        if not of_name and (name not in entries or entries[name].kind in ("dataset", "model")):
             uncited.append(name)
     return "\n\n".join(dict.fromkeys(reference.text for reference in chosen)), uncited
 
@@ -71,7 +71,10 @@ def bibliography(runs: Sequence[Path]) -> tuple[str, list[str]]:
 def _names(runs: Sequence[Path]) -> Iterator[str]:
     """The registered names that runs were made of: data set, models, attacks and what is in their specs."""
     for run in dict.fromkeys(find_runs(runs)):
-        yield from (spec.name for spec in attack_of(read_config(run)).walk())
+        header = read_header(run)
+        # as it was typed: what is stored as pgd(steps=1, ...) is fgsm
+        yield from (spec.name for spec in attack_spec(str(header["attack"])).walk())
+        yield from _in_spec(str(header.get("loss", "")))
         study = run.parent.parent
         if not (study / STUDY_FILE).is_file():
             continue
@@ -82,20 +85,22 @@ def _names(runs: Sequence[Path]) -> Iterator[str]:
 
 
 def _of_data(folder: Path) -> Iterator[str]:
-    """The format of a prepared data set, as far as its folder is still there."""
+    """The format of a prepared data set; the folder itself if it is gone."""
     if (folder / "options.json").is_file():
         yield from _in_spec(str(read_json(folder / "options.json").get("format", "")))
+    else:
+        yield str(folder)
 
 
 def _of_model(name: str) -> Iterator[str]:
-    """The names in a model's spec, and those of its training defence."""
+    """The names in a model's spec, and those of its training defence; the folder itself if it is gone."""
     if is_checkpoint(Path(name)):
         yield from _in_spec(str(read_json(Path(name) / CARD).get("spec", "")))
         options = Path(name) / "options.json"
         for text in read_json(options).get("defences", ()) if options.is_file() else ():
             yield from _in_spec(str(text))
-    elif not Path(name).exists():
-        yield from _in_spec(name)
+    else:
+        yield from list(_in_spec(name)) or [name]
 
 
 def _in_spec(text: str) -> Iterator[str]:
@@ -128,4 +133,5 @@ _TOOL = Reference(
     "@software{medattack,\n  author = {{medattack maintainers}},\n"
     "  title = {medattack: how far a perturbation that nobody can see moves a medical segmentation model},\n"
     f"  version = {{{__version__}}},\n  year = {{2026}}\n}}",
+    names=("phantom",),
 )
