@@ -11,6 +11,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from medseg_attack import __version__
 from medseg_attack.cli import terminal
 from medseg_attack.cli.attack import attack
+from medseg_attack.cli.audit import audit
 from medseg_attack.cli.certify import certify
 from medseg_attack.cli.cite import cite
 from medseg_attack.cli.compare import compare
@@ -72,6 +73,7 @@ for command in (
     prepare,
     poison,
     train,
+    audit,
     attack,
     defend,
     evaluate,

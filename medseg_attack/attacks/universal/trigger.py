@@ -1,7 +1,7 @@
 """The trigger of a backdoor, put on images that are to be segmented."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
@@ -19,8 +19,8 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 class Trigger:
     """The trigger of a poison on every image: what a model that was trained on poisoned data answers to it.
 
-    The same attack on a model that was trained on clean data says how much the trigger disturbs by itself. The same
-    poison with another `draw` says whether another trigger does as well.
+    The same attack on a model that was trained on clean data says how much the trigger disturbs by itself. Its control
+    is the same poison with another `draw`: it says whether another trigger does as well.
 
     Attributes:
         poison: the rule that training images were changed by; its goal is that of the attack.
@@ -40,6 +40,10 @@ class Trigger:
     def goal(self) -> Goal:
         """The mask that is wanted."""
         return self._backdoor.goal
+
+    def control(self) -> "Trigger":
+        """Another trigger of the same size."""
+        return replace(self, poison=replace(self._backdoor, draw=self._backdoor.draw + 1))
 
     @property
     def _backdoor(self) -> Backdoor:

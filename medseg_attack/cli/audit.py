@@ -1,0 +1,112 @@
+"""`medattack audit`: which training patients to look at again, before a model is trusted that learned from them."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from medseg_attack.cli import options, terminal
+from medseg_attack.errors import InputError, plural
+
+if TYPE_CHECKING:
+    from medseg_attack.data.prepared.reading import Prepared
+    from medseg_attack.evaluation.auditing import Suspect
+
+
+@terminal.command
+def audit(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the prepared data that models learned from.")],
+    model: Annotated[
+        list[str], options.repeated("--model", "-m", help="Model that was trained on DATA: its name or folder.")
+    ],
+    by: Annotated[
+        Literal["spectral", "disagreement"],
+        typer.Option(
+            "--by",
+            help="spectral: outlying features of the patients that one model learned from. disagreement: masks that "
+            "differ from what models of other folds say.",
+        ),
+    ] = "spectral",
+    review: Annotated[
+        float, typer.Option("--review", help="Share of the patients to look at again, above 0 and up to 1.")
+    ] = 0.2,
+    json: options.Json = False,
+    device: options.Device = "auto",
+    home: options.Home = None,
+    trust: options.Trust = False,
+) -> None:
+    """Rank training patients by suspicion of poison. The most suspicious are listed for review. If the data were made
+    by 'medattack poison', the table also says who was poisoned, and how many of them are on the list.
+
+    Example: medattack audit poisoned --model bad-model --by spectral
+    """
+    if not 0 < review <= 1:
+        raise InputError(
+            f"--review: expected a share of the patients, above 0 and up to 1, got {review:g}; 0.2 is usual"
+        )
+    from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.evaluation import auditing
+    from medseg_attack.evaluation.opening import find_model
+    from medseg_attack.models.model_ref import resolve
+    from medseg_attack.models.trust import use_trust
+    from medseg_attack.runs import workspace
+    from medseg_attack.runtime import pick_device
+
+    folder = workspace.home(home)
+    use_trust(folder, trust)
+    prepared = open_prepared(data)
+    models = [resolve(find_model(folder, name), prepared.task) for name in model]
+    if by == "spectral" and len(models) > 1:
+        raise InputError(f"expected one model for --by spectral, got {len(models)}; give one --model")
+    where = pick_device(device)
+    suspects = (
+        auditing.spectral(models[0], prepared, where)
+        if by == "spectral"
+        else auditing.disagreement(models, prepared, where)
+    )
+    _print(suspects, prepared, by, math.ceil(review * len(suspects)), json)
+
+
+def _print(suspects: "list[Suspect]", data: "Prepared", by: str, n: int, json: bool) -> None:
+    """Prints the patients to look at, and what is known of them."""
+    import numpy as np
+
+    from medseg_attack.report.sheet import Sheet, number, percent
+    from medseg_attack.stats.alarms import auroc
+
+    poisoned = set(data.options.get("poison", {}).get("patients", ()))
+    scores = {True: [], False: []}  # type: dict[bool, list[float]]
+    for suspect in suspects:
+        scores[suspect.patient in poisoned].append(suspect.score)
+    area = auroc(np.array(scores[False]), np.array(scores[True])) if all(scores.values()) else math.nan
+    hits = sum(suspect.patient in poisoned for suspect in suspects[:n])
+    if json:
+        listed = [
+            {"patient": each.patient, "score": each.score, "bias": None if math.isnan(each.bias) else each.bias}
+            for each in suspects
+        ]
+        content: dict[str, Any] = {"by": by, "review": n, "patients": listed}
+        if poisoned:
+            content |= {"poisoned": sorted(poisoned), "on_the_list": hits, "auroc": None if math.isnan(area) else area}
+        terminal.print_json(content)
+        return
+    has_bias = by == "disagreement"
+    columns = ["patient", "score", *(["volume"] if has_bias else []), *(["poisoned"] if poisoned else [])]
+    rows = [
+        [
+            each.patient,
+            number(each.score, 4),
+            *([percent(each.bias)] if has_bias else []),
+            *(["yes" if each.patient in poisoned else ""] if poisoned else []),
+        ]
+        for each in suspects[:n]
+    ]
+    caption = f"The most suspicious {n} of {plural(len(suspects), 'training patient')}; score: " + (
+        "1 - Dice of the mask with that of a model trained without the patient; volume: predicted against true."
+        if has_bias
+        else "squared distance along the direction in which features differ most."
+    )
+    if poisoned:
+        caption += f" {hits} of the {len(scores[True])} poisoned ones are on the list; AUROC {number(area)}."
+    terminal.print_sheet(Sheet(f"To look at again in {data.name}, by {by}", columns, rows, caption))

@@ -1,0 +1,79 @@
+"""STRIP: how little the answer moves when the scan is blended with clean ones, as a trigger's answer does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from medseg_attack.detectors.base import Detector, Training, as_double
+from medseg_attack.errors import InputError, nearest, require
+from medseg_attack.registry import register
+from medseg_attack.types import Batch, Case, Image, LogOdds, Model, PerSample, Task
+
+
+@register(
+    "strip", kind="detector", paper="Gao et al., STRIP, ACSAC 2019, arXiv 1902.06531", cost="1 forward + 1 a copy"
+)
+@dataclass(frozen=True)
+class Strip(Detector):
+    """Soft Dice of the answer on the scan with those on blends with clean scans (STRIP; Gao et al., arXiv 1902.06531).
+
+    An image with a trigger is too stable: the trigger decides whatever it is blended with. A poison with decoys that
+    are blends answers it: write `stamp(opacity=0.5, decoys=0.2)`.
+
+    Attributes:
+        copies: number of clean training scans that it is blended with, 1 or more.
+        organ: name of the organ whose answers are compared; "" compares all.
+    """
+
+    copies: int = 8
+    organ: str = ""
+
+    reason: ClassVar[str] = "an answer that does not change when the scan is blended with others"
+
+    def __post_init__(self) -> None:
+        require(self, copies=1)
+
+    def learn(self, training: Training) -> dict[str, Tensor]:
+        cases = sorted(training.cases, key=lambda case: case.id)
+        chosen = [cases[n * len(cases) // self.copies] for n in range(min(self.copies, len(cases)))]
+        shape = chosen[0].image.shape[1:]
+        return {"images": torch.cat([_onto(case.image[None], shape) for case in chosen])}
+
+    def training_statistics(self, model: Model, batch: Batch) -> Float[Tensor, "b d"]:
+        self._classes(model.task)
+        return torch.zeros(len(batch.image), 1, dtype=torch.float64)  # it learns images, and no numbers
+
+    def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:
+        classes = self._classes(model.task)
+        log_odds = model(image)
+        own = log_odds[:, classes].sigmoid().flatten(2)
+        scores = []
+        for clean in _onto(self.known("images", image), image.shape[2:]):
+            other = model((image + clean) / 2)[:, classes].sigmoid().flatten(2)
+            overlap = 2 * (own * other).sum(2) + 1
+            scores.append(as_double(overlap / (own.square().sum(2) + other.square().sum(2) + 1)).mean(1))
+        return log_odds, torch.stack(scores, 1)
+
+    def score(self, statistics: Float[Tensor, "b d"], cases: Sequence[Case]) -> PerSample:
+        return statistics.mean(1)
+
+    def _classes(self, task: Task) -> list[int]:
+        names = [task.classes[k] for k in task.scored]
+        if self.organ and self.organ not in names:
+            raise InputError(
+                f"expected an organ of {task.name} for strip, got {self.organ!r}; {nearest(self.organ, names)}"
+            )
+        return [task.classes.index(self.organ)] if self.organ else list(task.scored)
+
+
+def _onto(image: Image, shape: Sequence[int]) -> Image:
+    """The images stretched onto another grid."""
+    if tuple(image.shape[2:]) == tuple(shape):
+        return image
+    mode = "bilinear" if image.ndim == 4 else "trilinear"
+    return F.interpolate(image, tuple(shape), mode=mode, align_corners=False)

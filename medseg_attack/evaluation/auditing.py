@@ -1,0 +1,118 @@
+"""Audits of training data: which patients a model learned something from that the others do not teach."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.detectors.features import hidden, pooled
+from medseg_attack.errors import InputError
+from medseg_attack.metrics.overlap import counts, dice_of
+from medseg_attack.models.model_ref import ModelRef
+from medseg_attack.models.segmodel import frozen
+from medseg_attack.stats.spectral import spectral_scores
+from medseg_attack.types import Batch, CaseRef
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A training patient, as an audit sees it.
+
+    Attributes:
+        score: larger = more suspicious.
+        bias: mean over classes of predicted over true volume, less 1; NaN where an audit does not look at masks.
+    """
+
+    patient: str
+    score: float
+    bias: float = nan
+
+
+def spectral(model_ref: ModelRef, data: Prepared, device: torch.device) -> list[Suspect]:
+    """The training patients of a model by the spectral signatures of their features, the most suspicious first.
+
+    A patient's features are the channel means of the network's deepest map, mean over slices. What the attacker knows:
+    decoys, which carry other triggers and true masks, spread the direction that is looked for.
+    """
+    refs = data.refs("train", fold_of(model_ref, data), model_ref.dims)
+    model = model_ref.load(data.task, device)
+    sums: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
+    with frozen(model), torch.no_grad():
+        for group in _batches(refs):
+            batch = Batch.of([data.read(ref) for ref in group], device)
+            (features,) = pooled(hidden(model, batch.image)[1], "deepest")
+            for case, feature in zip(batch.cases, features.cpu().numpy(), strict=True):
+                sums.setdefault(case.group, []).append(feature)
+    scores = spectral_scores(np.stack([np.mean(features, 0) for features in sums.values()]))
+    return _sorted([Suspect(patient, float(score)) for patient, score in zip(sums, scores, strict=True)])
+
+
+def disagreement(model_refs: Sequence[ModelRef], data: Prepared, device: torch.device) -> list[Suspect]:
+    """The patients by how much their masks differ from what a model says that was trained without them.
+
+    Each patient is scored by the model of the fold that validates on the patient: 1 - Dice, pooled over a patient's
+    slices, mean over the classes that either mask has. What the attacker knows: a bias that most folds share is no
+    disagreement, as of `relabel(shrink(2))` with a large share.
+
+    Raises:
+        InputError: two models were trained without the same fold.
+    """
+    by_fold: dict[int, ModelRef] = {}
+    for model_ref in model_refs:
+        if (fold := fold_of(model_ref, data)) in by_fold:
+            raise InputError(
+                f"expected models of different folds, got {by_fold[fold].label} and {model_ref.label} of fold {fold}; "
+                "train each with another --fold"
+            )
+        by_fold[fold] = model_ref
+    suspects = [suspect for fold, model_ref in by_fold.items() for suspect in _of_fold(model_ref, fold, data, device)]
+    return _sorted(suspects)
+
+
+def _of_fold(model_ref: ModelRef, fold: int, data: Prepared, device: torch.device) -> list[Suspect]:
+    model = model_ref.load(data.task, device)
+    pixels: dict[str, Tensor] = {}
+    with frozen(model), torch.no_grad():
+        for group in _batches(data.refs("val", fold, model_ref.dims)):
+            batch = Batch.of([data.read(ref) for ref in group], device)
+            each = counts(model.decide(model(batch.image)), batch.target)[:, list(data.task.scored)].cpu()
+            for case, own in zip(batch.cases, each, strict=True):
+                pixels[case.group] = pixels.get(case.group, torch.zeros_like(own)) + own
+    result = []
+    for patient, counted in pixels.items():
+        truth, pred, _ = counted.double().unbind(-1)
+        bias = (pred / truth - 1)[truth > 0]
+        dice = dice_of(counted, empty=nan).nanmean()
+        result.append(Suspect(patient, 1 - float(dice), float(bias.mean()) if len(bias) else nan))
+    return result
+
+
+def fold_of(model_ref: ModelRef, data: Prepared) -> int:
+    """The fold that a model was trained without.
+
+    Raises:
+        InputError: the model was not trained on these data by `medattack train`.
+    """
+    training = model_ref.card.get("training")
+    dataset = model_ref.card.get("dataset", {})
+    if not isinstance(training, Mapping) or dataset.get("fingerprint") != data.fingerprint:
+        raise InputError(
+            f"expected a model that was trained on {data.root}, got {model_ref.label}, which was not; train one on it"
+        )
+    return int(training.get("fold", 0))
+
+
+def _batches(refs: Sequence[CaseRef]) -> list[Sequence[CaseRef]]:
+    """Cases of one shape in batches; they come sorted by shape."""
+    groups = [[ref for ref in refs if ref.shape == shape] for shape in dict.fromkeys(ref.shape for ref in refs)]
+    return [group[n : n + BATCH] for group in groups for n in range(0, len(group), BATCH)]
+
+
+def _sorted(suspects: Sequence[Suspect]) -> list[Suspect]:
+    return sorted(suspects, key=lambda suspect: -suspect.score)
