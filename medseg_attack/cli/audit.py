@@ -24,8 +24,8 @@ def audit(
         Literal["spectral", "disagreement"],
         typer.Option(
             "--by",
-            help="spectral: outlying features of the patients that one model learned from. disagreement: masks that "
-            "differ from what models of other folds say.",
+            help="Kind of suspicion. spectral: outlying features of the patients that one model learned from. "
+            "disagreement: masks that differ from what models of other folds say.",
         ),
     ] = "spectral",
     review: Annotated[
