@@ -114,14 +114,20 @@ def compare(
     from medseg_attack.report.tables import compare_sheet
     from medseg_attack.runs.rows import HEADER
     from medseg_attack.stats.backdoors import backdoors, has_triggers
-    from medseg_attack.stats.scores import check_unit, summary
+    from medseg_attack.stats.scores import check_unit, read_summary, summary
 
     rules = [parse(text) for text in fail_if or []]
-    rows, old = _rows(runs, reference, workspace, allow_partial)
-    sides = [side for side in (rows, old) if side is not None]  # a flag of the reference counts for the gate, too
-    for side in sides:
-        check_unit(unit, side["dims"].unique().tolist() if "dims" in side else ())
-    table = summary(rows, unit=unit, empty=empty, header=HEADER)
+    old: pd.DataFrame | None = None
+    is_table = reference is None and not (rules or deltas or paired)  # the rows of a few runs at a time are enough
+    if is_table:
+        table, rows = read_summary(runs, unit=unit, empty=empty, header=HEADER, allow_partial=allow_partial)
+        sides = [rows]
+    if not is_table or has_triggers(rows):
+        rows, old = _rows(runs, reference, workspace, allow_partial)
+        sides = [rows] if old is None else [rows, old]  # a flag of the reference counts for the gate, too
+        for side in sides:
+            check_unit(unit, side["dims"].unique().tolist() if "dims" in side else ())
+        table = summary(rows, unit=unit, empty=empty, header=HEADER)
     models = {run: model for side in sides for run, model in _models(side).items()}
     findings = of_stored(models)
     flags = by_severity(finding for of_run in findings.values() for finding in of_run)

@@ -1,11 +1,12 @@
 """Runs read again: their folders, and rows with the fields of their header."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.compute as pc
 
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import whole_characters
@@ -54,7 +55,21 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
     Raises:
         InputError: a run did not finish, or a run of part of the cases was not allowed.
     """
-    tables = []
+    tables = [rows.assign(**fields) for rows, fields in each_run(paths, allow_partial=allow_partial)]
+    return with_distinct_models(pd.concat(tables, ignore_index=True))
+
+
+def each_run(
+    paths: Iterable[Path], *, allow_partial: bool = False, needs: Callable[[str], bool] = lambda column: True
+) -> Iterator[tuple[pd.DataFrame, dict[str, Any]]]:
+    """The rows of each run at or below `paths`, and the fields of its header that tables show.
+
+    Args:
+        needs: whether a column of the rows is needed.
+
+    Raises:
+        InputError: a run did not finish, or a run of part of the cases was not allowed.
+    """
     for folder in dict.fromkeys(find_runs(paths)):
         header = read_header(folder)
         if header.get("partial") and not allow_partial:
@@ -62,10 +77,11 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
                 f"expected a run of all cases in {folder}, got one of {header.get('cases')} (--limit); "
                 "run it without --limit, or add --allow-partial"
             )
-        rows = RunFolder(folder).rows()
-        if rows["case"].nunique() != header.get("cases", rows["case"].nunique()):
+        table = RunFolder(folder).table()
+        n_cases = pc.count_distinct(table["case"]).as_py()
+        if n_cases != header.get("cases", n_cases):
             raise InputError(
-                f"expected the {header['cases']} cases of run.json in {folder}, got {rows['case'].nunique()}; "
+                f"expected the {header['cases']} cases of run.json in {folder}, got {n_cases}; "
                 "run its attack again, it writes the parts that are missing"
             )
         if str(folder) != whole_characters(str(folder)):
@@ -73,7 +89,7 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
         fields = {
             key: whole_characters(value) if isinstance(value, str) else value
             for key, value in flat(header).items()
-            if key not in rows
+            if key not in table.column_names
         }
         # what older headers do not say
         derived = {"role": role_of(str(header["attack"])), "checks": "flags" in header}
@@ -85,8 +101,8 @@ def read_runs(paths: Iterable[Path], *, allow_partial: bool = False) -> pd.DataF
             "verified": RunFolder(folder).verified,
             "cases_id": digest([config.get("data"), config.get("cases")])[:12],
         }
-        tables.append(rows.assign(cls=rows["cls"].replace(RESERVED), **(fields | facts)))
-    return with_distinct_models(pd.concat(tables, ignore_index=True))
+        rows = table.select([name for name in table.column_names if needs(name)]).to_pandas()
+        yield rows.assign(cls=rows["cls"].replace(RESERVED)), fields | facts
 
 
 def with_distinct_models(rows: pd.DataFrame) -> pd.DataFrame:

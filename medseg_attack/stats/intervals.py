@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
 
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
@@ -95,6 +94,8 @@ def change_interval(sums: Array, old: Array, counts: Array, bounds: Interval) ->
 def student_interval(sums: Array, counts: Array) -> Interval:
     """Student's 95 % interval of a mean over classes, with the jackknife's standard error."""
     n, estimate = len(sums), float(class_mean(sums.sum(0), counts.sum(0)))
+    from scipy import stats as scipy_stats  # takes half a second to load, and few tables need it
+
     half = float(scipy_stats.t.ppf(1 - TAIL, n - 1) * _pseudo_values(sums, counts).std(ddof=1) / np.sqrt(n))
     return estimate - half, estimate + half
 
@@ -104,6 +105,8 @@ def _skewed_interval(sums: Array, counts: Array) -> Interval:
     n, values = len(sums), _pseudo_values(sums, counts)
     estimate, spread = float(class_mean(sums.sum(0), counts.sum(0))), values.std(ddof=1)
     skewness = ((values - values.mean()) ** 3).mean() / values.std() ** 3 if spread > 0 else 0.0
+    from scipy import stats as scipy_stats
+
     t = scipy_stats.t.ppf([TAIL, 1 - TAIL], n - 1) / np.sqrt(n)
     if abs(skewness) > 1e-6:
         t = (np.cbrt(1 + skewness * (t - skewness / (6 * n))) - 1) * 3 / skewness

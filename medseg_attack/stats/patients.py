@@ -13,7 +13,6 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
 
 from medseg_attack.errors import InputError
 from medseg_attack.stats.intervals import LEVEL, Array, Interval, change_interval, class_mean, dirichlet, mean_interval
@@ -171,11 +170,15 @@ def signed_rank(values: Array) -> float:
         return 1.0
     if len(rounded) <= EXACT_UP_TO:
         return _exact_signed_rank(rounded)
+    from scipy import stats as scipy_stats
+
     return float(scipy_stats.wilcoxon(rounded, zero_method="pratt").pvalue)
 
 
 def _exact_signed_rank(values: Array) -> float:
     """p from the distribution of the positive ranks' sum over all signs, with ties and zeros; some are not zero."""
+    from scipy import stats as scipy_stats
+
     doubled = (2 * scipy_stats.rankdata(np.abs(values))).astype(int)  # whole numbers where ranks of ties are halves
     ways = np.ones(1)  # of signs that give each sum
     for rank in doubled[values != 0]:
@@ -228,6 +231,8 @@ def rank_stability(models: dict[str, pd.DataFrame], score: str, *, lower_is_bett
     Raises:
         InputError: the models do not have the same patients.
     """
+    from scipy import stats as scipy_stats
+
     tables = [_per_patient(cases, score) for cases in models.values()]
     n = len(tables[0][0])
     if {frozenset(cases["group"]) for cases in models.values()} != {frozenset(next(iter(models.values()))["group"])}:

@@ -5,12 +5,15 @@ A *case* below is the unit that is scored (slice, volume or patient): the counts
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import pandas as pd
 
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.empty import ABSENT_SCORE, Empty
+from medseg_attack.runs.reading import each_run, with_distinct_models
 from medseg_attack.runs.rows import AXES, DIAGONAL_MM
 from medseg_attack.stats.intervals import Interval
 from medseg_attack.stats.patients import interval, mean_score
@@ -127,40 +130,106 @@ def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[st
     Args:
         header: columns of `rows` that are constant within a run; those that `rows` has are kept.
     """
-    cases = scored(pooled(rows, unit), empty)
-    scans_of_runs = scans(rows)
+    return _summary([condensed(rows, unit)], rows.drop_duplicates("run"), empty, header)
+
+
+def read_summary(
+    paths: Iterable[Path], *, unit: Unit, empty: Empty, header: Sequence[str] = (), allow_partial: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The `summary` of all runs at or below `paths`, and a row of its header's fields per run.
+
+    Memory holds the rows of a few runs at a time, and what a summary keeps of them.
+
+    Raises:
+        InputError: a run cannot be read, or is not one to score by `unit`.
+    """
+    parts, facts = [], []
+    read: list[pd.DataFrame] = []
+    for rows, fields in each_run(paths, allow_partial=allow_partial, needs=_is_condensed):
+        check_unit(unit, [fields["dims"]] if "dims" in fields else [])
+        if "n_taken" in rows:  # of a backdoor, see `stats.backdoors.has_triggers`
+            fields["n_taken"] = rows["n_taken"].sum(min_count=1)
+        facts.append(pd.DataFrame(fields, index=[0]))
+        read.append(rows.assign(run=fields["run"]))
+        if sum(map(len, read)) > AT_ONCE:
+            parts.append(condensed(pd.concat(read, ignore_index=True), unit))
+            read.clear()
+    if read:
+        parts.append(condensed(pd.concat(read, ignore_index=True), unit))
+    runs = with_distinct_models(pd.concat(facts, ignore_index=True))
+    return _summary(parts, runs, empty, header), runs
+
+
+@dataclass(frozen=True)
+class Condensed:
+    """What a summary keeps of the rows of runs.
+
+    Attributes:
+        cases: the counts of each run, case and class; see `pooled`.
+        scans: the measures of each run, scan and class; see `scans`.
+        costs: a row per run, with its cost and the success of its attack.
+    """
+
+    cases: pd.DataFrame
+    scans: pd.DataFrame
+    costs: pd.DataFrame
+
+
+def condensed(rows: pd.DataFrame, unit: Unit) -> Condensed:
+    """The rows of runs, condensed by themselves: those of several runs are those of each, one below the other."""
+    of_runs = rows.groupby("run", sort=False)
+    costs = of_runs.agg(linf=("linf", "max"), forwards=("forwards", "mean"), backwards=("backwards", "mean"))
+    aims = pd.DataFrame([aimed(of_run, unit) for _, of_run in of_runs], index=costs.index)
+    columns = ["run", "group", "volume", "cls", *([DIAGONAL_MM] if DIAGONAL_MM in rows else [])]
+    columns += [f"{name}_{when}" for name in measures(rows) for when in ("clean", "adv")]
+    return Condensed(pooled(rows, unit), scans(rows[columns]), costs.join(aims))
+
+
+def _is_condensed(column: str) -> bool:
+    """Whether a column of the rows is looked at by `condensed`."""
+    index_sums = [f"{axis}_{when}" for axis in AXES for when in ("clean", "adv")]
+    costs, aims = ("linf", "size", "forwards", "backwards"), ("n_goal", "hit_goal", "n_taken", DIAGONAL_MM)
+    known = (*UNITS.values(), "cls", *COUNTS, *costs, *aims)
+    return column in known or (
+        column.startswith("success") or (column.endswith(("_clean", "_adv")) and column not in index_sums)
+    )
+
+
+def _summary(parts: Sequence[Condensed], runs: pd.DataFrame, empty: Empty, header: Sequence[str]) -> pd.DataFrame:
+    cases = scored(pd.concat([part.cases for part in parts], ignore_index=True), empty)
+    dice = {when: by_organ(cases, f"dice_{when}") for when in ("clean", "adv")}
+    all_scans = pd.concat([part.scans for part in parts], ignore_index=True)
+    scans_of = dict(iter(all_scans.groupby("run", sort=False)))
     measured = pd.DataFrame(
         {
-            f"{when}_{name}": by_organ(scans_of_runs, f"{name}_{when}")[MEAN]
-            for name in measures(rows)
+            f"{when}_{name}": by_organ(all_scans, f"{name}_{when}")[MEAN]
+            for name in measures(all_scans)
             for when in ("clean", "adv")
-        }
+        },
+        index=cases["run"].unique(),
     )
-    rows_of = dict(iter(rows.groupby("run", sort=False)))
-    dice = {when: by_organ(cases, f"dice_{when}") for when in ("clean", "adv")}
-    kept = [name for name in header if name in rows]
-    cost = rows.groupby("run", sort=False).agg(
-        linf=("linf", "max"), forwards=("forwards", "mean"), backwards=("backwards", "mean")
-    )
+    costs = pd.concat([part.costs for part in parts]).to_dict("index")
+    kept = [name for name in header if name in runs]
+    headers = {row["run"]: row[kept].to_dict() for _, row in runs[["run", *kept]].iterrows()}
+    verified = dict(zip(runs["run"], runs["verified"], strict=True)) if "verified" in runs else {}
     table = []
     for run, of_run in cases.groupby("run", sort=False):
         clean, adv = (means.loc[run] for means in dice.values())
         low, high = interval(of_run, "dice_adv")
-        of_rows = rows_of[run]
         table.append(
             {"run": run}
-            | of_rows.iloc[0][kept].to_dict()
+            | headers[run]
             | {f"{cls}_clean": clean[cls] for cls in clean.index}
             | {f"{cls}_adv": adv[cls] for cls in adv.index}
             | _class_intervals(of_run)
             | {"low": low, "high": high, "drop": clean[MEAN] - adv[MEAN]}
             | success(of_run)
-            | cost.loc[run].to_dict()
-            | (measured.loc[run].to_dict() if len(measured) else {})
-            | _measure_intervals(scans_of_runs[scans_of_runs["run"] == run])
+            | {name: costs[run][name] for name in ("linf", "forwards", "backwards")}
+            | measured.loc[run].to_dict()
+            | _measure_intervals(scans_of[run])
             | {"cases": of_run["unit"].nunique(), "patients": of_run["group"].nunique()}
-            | aimed(of_rows, unit)
-            | {"verified": "verified" in of_rows and bool(of_rows["verified"].all())}
+            | {name: costs[run][name] for name in AIMED}
+            | {"verified": bool(verified.get(run, False))}
             | {"touched": int(of_run["touched"].sum()), "entries": len(of_run)}
         )
     return pd.DataFrame(table)
@@ -208,6 +277,7 @@ def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
     return result
 
 
+AT_ONCE = 200_000  # rows; to condense fewer takes longer per row
 AIMED = ("success", "success_of_clean", "success_on_truth", "least", "least_mean", "goal_dice")
 
 
