@@ -1,6 +1,5 @@
 """Facts that a reader asks for before trusting an attack's number: its authors, what it must know, what it costs."""
 
-import re
 from typing import Any
 
 import torch
@@ -11,11 +10,10 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.wang2024 import FgsmWang2024
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.registry import Entry
+from medseg_attack.registry.declared import cited
 from medseg_attack.registry.parts import walk
 from medseg_attack.types import Attack, Image, LogOdds, Task
 
-_CITATION = re.compile(r"\(([^()]*(?:arXiv|doi|ICLR|CVPR|ICCV|ECCV|MICCAI|AISec)[^()]*)\)")
 _UNKNOWN = "-"
 _PASSES = 120  # forward passes after which an attack is no longer followed
 
@@ -48,8 +46,7 @@ def asks_model(attack: Any) -> bool:
 
 def paper_of(entry: Entry) -> str:
     """The paper of an attack or a defence: that of its entry, or the one that its docstring cites in brackets."""
-    citation = _CITATION.search(entry.doc)
-    return entry.paper or (re.sub(r"\s+", " ", citation[1]) if citation else _UNKNOWN)
+    return entry.paper or cited(entry.doc)
 
 
 def profile(name: str) -> dict[str, str]:

@@ -112,22 +112,13 @@ def compare(
     from medseg_attack.gate.verdicts import judge
     from medseg_attack.report.backdoors import backdoor_sheet
     from medseg_attack.report.tables import compare_sheet
-    from medseg_attack.runs.rows import HEADER
     from medseg_attack.stats.backdoors import backdoors, has_triggers
-    from medseg_attack.stats.scores import check_unit, read_summary, summary
 
     rules = [parse(text) for text in fail_if or []]
-    old: pd.DataFrame | None = None
-    is_table = reference is None and not (rules or deltas or paired)  # the rows of a few runs at a time are enough
-    if is_table:
-        table, rows = read_summary(runs, unit=unit, empty=empty, header=HEADER, allow_partial=allow_partial)
-        sides = [rows]
-    if not is_table or has_triggers(rows):
-        rows, old = _rows(runs, reference, workspace, allow_partial)
-        sides = [rows] if old is None else [rows, old]  # a flag of the reference counts for the gate, too
-        for side in sides:
-            check_unit(unit, side["dims"].unique().tolist() if "dims" in side else ())
-        table = summary(rows, unit=unit, empty=empty, header=HEADER)
+    table, rows, old = _summary(
+        runs, reference, workspace, allow_partial, unit, empty, needs_rows=bool(rules or deltas or paired)
+    )
+    sides = [rows] if old is None else [rows, old]  # a flag of the reference counts for the gate, too
     models = {run: model for side in sides for run, model in _models(side).items()}
     findings = of_stored(models)
     flags = by_severity(finding for of_run in findings.values() for finding in of_run)
@@ -207,6 +198,32 @@ def _workspace(home: Path | None, save_as: str | None) -> Path:
     if save_as is not None:
         require_name(save_as)
     return workspace_of(home)
+
+
+def _summary(
+    runs: list[Path],
+    reference: Path | None,
+    workspace: Path,
+    allow_partial: bool,
+    unit: Unit,
+    empty: EmptyRule,
+    *,
+    needs_rows: bool,
+) -> "tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame | None]":
+    """The table of runs, their rows and those of the reference; where no rows are needed, a row per run instead."""
+    from medseg_attack.runs.rows import HEADER
+    from medseg_attack.stats.backdoors import has_triggers
+    from medseg_attack.stats.scores import check_unit, read_summary, summary
+
+    if reference is None and not needs_rows:
+        table, headers = read_summary(runs, unit=unit, empty=empty, header=HEADER, allow_partial=allow_partial)
+        if not has_triggers(headers):
+            return table, headers, None
+    rows, old = _rows(runs, reference, workspace, allow_partial)
+    for side in (rows, old):
+        if side is not None:
+            check_unit(unit, side["dims"].unique().tolist() if "dims" in side else ())
+    return summary(rows, unit=unit, empty=empty, header=HEADER), rows, old
 
 
 def _rows(

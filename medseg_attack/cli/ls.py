@@ -14,7 +14,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.registry import table
 
 if TYPE_CHECKING:
-    from medseg_attack.registry import Entry
+    from medseg_attack.registry.declared import Declaration
 
 # flags are declared on their checks, not registered
 KINDS = {"criteria" if kind == "criterion" else f"{kind}s": kind for kind in (*table.KINDS, "flag")}
@@ -61,12 +61,12 @@ def ls(
 
         print_stored(what, workspace_of(home), json)
         return
-    from medseg_attack import registry
+    from medseg_attack.registry.declared import declarations
 
     kind = KINDS[what]
-    entries = [registry.find(name) for name in registry.names(kind)]
+    entries = declarations(kind)
     rows: list[dict[str, Any]] = [
-        {"name": entry.name, "options": registry.options(entry), "what": entry.summary} for entry in entries
+        {"name": entry.name, "options": entry.options_line, "what": entry.summary} for entry in entries
     ]
     if explain:
         rows = _explained(entries, rows)
@@ -95,13 +95,16 @@ def _print_rows(rows: Sequence[dict[str, Any]]) -> None:
     terminal.out().print(listing)
 
 
-def _explained(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _explained(entries: Sequence["Declaration"], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with the facts that a reader asks for before trusting an attack, or a defence."""
-    from medseg_attack.checks.attack_profile import paper_of, profile
-
     if entries[0].kind == "attack":
+        from medseg_attack.checks.attack_profile import profile
+
         return [dict(profile(entry.name)) for entry in entries]
-    facts = [{"paper": paper_of(entry), "cost": entry.cost, "attacked_with": entry.attacked_with} for entry in entries]
+    facts = [
+        {"paper": entry.paper, "cost": entry.facts.get("cost", ""), "attacked_with": entry.facts["attacked_with"]}
+        for entry in entries
+    ]
     return [row | fact for row, fact in zip(rows, facts, strict=True)]
 
 
@@ -123,7 +126,7 @@ def _print_flags(json: bool) -> None:
     terminal.next_step("medattack explain MA007")
 
 
-def _print_families(entries: Sequence["Entry"], rows: Sequence[dict[str, Any]]) -> None:
+def _print_families(entries: Sequence["Declaration"], rows: Sequence[dict[str, Any]]) -> None:
     """Attacks or defences by family, controls first: of each its name, what it does or costs, and its options."""
     from rich.table import Table
     from rich.text import Text
@@ -155,9 +158,9 @@ def _print_shared_fields() -> None:
     """Prints the options that many attacks have and their meaning, from the docstring of their package."""
     from rich.table import Table
 
-    from medseg_attack import attacks
+    from medseg_attack.registry.declared import docstring
 
-    text = (inspect.getdoc(attacks) or "").partition("Fields that many attacks share:\n")[2]
+    text = docstring("medseg_attack.attacks").partition("Fields that many attacks share:\n")[2]
     title = "Options that many attacks share"
     table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)

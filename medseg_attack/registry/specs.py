@@ -83,7 +83,7 @@ def spec(thing: Any) -> str:
     >>> spec(8 / 255), spec(0.01), spec(("a", 1))
     ('8/255', '0.01', "('a', 1)")
     """
-    return str(_node(thing))
+    return str(node_of(thing))
 
 
 def spec_of(thing: Any) -> Spec:
@@ -92,7 +92,7 @@ def spec_of(thing: Any) -> Spec:
     >>> str(spec_of(build("pgd(l2(3), steps=40)", "attack")).replace(eps=None))
     'pgd(ball=l2, steps=40)'
     """
-    node = _node(thing)
+    node = node_of(thing)
     if not isinstance(node, Spec):
         raise TypeError(f"{thing!r} has no registered name")
     return node
@@ -139,7 +139,7 @@ def _default_attacks(entry: Entry, arguments: Mapping[str, Any]) -> dict[str, No
     """The attacks in the defaults of an attack's open fields, by field."""
     if entry.kind != "attack":
         return {}
-    return {n: _node(p.default) for n, p in entry.fields.items() if n not in arguments and _is_attack(p.default)}
+    return {n: node_of(p.default) for n, p in entry.fields.items() if n not in arguments and _is_attack(p.default)}
 
 
 def _is_attack(thing: Any) -> bool:
@@ -167,7 +167,8 @@ def _checked(entry: Entry, field: str, value: Any) -> Any:
     return value
 
 
-def _node(thing: Any) -> Node:
+def node_of(thing: Any) -> Node:
+    """The text of a value in a spec, as a tree."""
     if isinstance(thing, Bound):
         return _call(known_as[thing.function], {}, dict(thing.options))
     if callable(thing) and not dataclasses.is_dataclass(thing) and thing in known_as:
@@ -176,14 +177,14 @@ def _node(thing: Any) -> Node:
         defaults = {n: p.default for n, p in entries[known_as[type(thing)]].fields.items()}
         return _call(known_as[type(thing)], defaults, options_of(thing))
     if isinstance(thing, tuple):
-        return Items(tuple(map(_node, thing)))
+        return Items(tuple(map(node_of, thing)))
     if thing is None or isinstance(thing, bool | int | float | str):
         return Literal(thing, _number(thing) if isinstance(thing, float) else repr(thing))
     raise TypeError(f"{thing!r} has no registered name")
 
 
 def _call(name: str, defaults: Mapping[str, Any], values: Mapping[str, Any]) -> Spec:
-    shown = ((field, _node(v)) for field, v in values.items() if field not in defaults or defaults[field] != v)
+    shown = ((field, node_of(v)) for field, v in values.items() if field not in defaults or defaults[field] != v)
     return Spec(name, (), tuple(shown))
 
 

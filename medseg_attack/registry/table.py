@@ -144,15 +144,16 @@ class Entry:
     @property
     def family(self) -> str:
         """Name of the folder of its module: "gradient" of an attack in `attacks/gradient/`."""
-        return self._package.rpartition(".")[2]
+        return self.package.rpartition(".")[2]
 
     @property
     def family_title(self) -> str:
         """First line of that folder's docstring, without the full stop."""
-        return (inspect.getdoc(sys.modules[self._package]) or self.family).partition("\n")[0].rstrip(".")
+        return (inspect.getdoc(sys.modules[self.package]) or self.family).partition("\n")[0].rstrip(".")
 
     @property
-    def _package(self) -> str:
+    def package(self) -> str:
+        """Dotted name of the package that its module lies in."""
         return self.make.__module__.rpartition(".")[0]
 
     def takes(self, field: str) -> bool:

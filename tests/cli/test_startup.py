@@ -31,3 +31,8 @@ def modules(*words: str) -> set[str]:
 @pytest.mark.parametrize("line", ["--help", "--version", "attack --help", "compare --help"])
 def test_help_loads_nothing_that_takes_long_to_load(line: str) -> None:
     assert not modules(*line.split()) & {*HEAVY, *UNUSED}
+
+
+@pytest.mark.parametrize("what", ["attacks", "defences --explain", "goals", "criteria", "balls", "datasets", "metrics"])
+def test_names_are_listed_without_loading_what_they_stand_for(what: str) -> None:
+    assert not modules("ls", *what.split()) & {*HEAVY, *UNUSED}

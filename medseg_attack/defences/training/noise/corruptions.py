@@ -15,7 +15,15 @@ from medseg_attack.errors import InputError, require
 from medseg_attack.registry import register
 from medseg_attack.types import Attack, Image
 
-RANDOM = tuple(make(steps=0) for make in (Affine, BiasField, Exposure, Ghosting, Motion, Rician, Speckle))
+RANDOM = (
+    Affine(steps=0),
+    BiasField(steps=0),
+    Exposure(steps=0),
+    Ghosting(steps=0),
+    Motion(steps=0),
+    Rician(steps=0),
+    Speckle(steps=0),
+)
 
 
 @register("corruptions", kind="defence", cost="3 forward, 1 backward", attacked_with="strongest")
