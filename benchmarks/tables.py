@@ -73,7 +73,7 @@ def write_runs(folder: Path, runs: int) -> None:
     Every hundred lies in a folder of its own; all but the first are hard links, to be written in seconds.
     """
     for run in range(runs):
-        model, attack = f"unet_{run % 100 // 25}", ATTACKS[run % 5]
+        model, attack = f"unet_{run % 100 // 25:02d}", ATTACKS[run % 5]
         name = f"{model}-{run % 100 // 25:06x}/{run % 25:02d}_{attack}"
         path = folder / f"{run // 100:02d}" / name
         if (path / "run.json").exists():

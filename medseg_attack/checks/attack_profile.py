@@ -10,6 +10,7 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.wang2024 import FgsmWang2024
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry import Entry
 from medseg_attack.registry.declared import cited
 from medseg_attack.registry.parts import walk
 from medseg_attack.types import Attack, Image, LogOdds, Task

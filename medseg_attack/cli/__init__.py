@@ -1,11 +1,11 @@
 """The command line: options -> registry -> one call -> where it wrote. Heavy imports happen inside the commands."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer._click import Context, Parameter
-from typer._coercion import PassThroughRuntimeParam
+from typer._coercion import RuntimeParam, build_runtime_param
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from medseg_attack import __version__
@@ -38,27 +38,31 @@ from medseg_attack.cli.verify import verify
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def _typed(params: list[Parameter]) -> list[Parameter]:
-    """Parameters of which texts and switches are taken as they were typed.
+class _WhenGiven(RuntimeParam):
+    """The check of an option's value by pydantic, which takes longer to load than help to print: done where needed."""
 
-    typer asks pydantic whether a text is a text, and to load pydantic takes longer than to print help.
-    """
+    def _coerce_value(self, value: Any, param: Any, ctx: Context) -> Any:
+        if self.annotation in (str, bool) and type(value) is self.annotation:
+            return value
+        return build_runtime_param(param.type_descriptor).coerce(value, param, ctx)
+
+
+def _checked_when_given(params: list[Parameter]) -> list[Parameter]:
     for param in params:
         if isinstance(param, TyperOption | TyperArgument):
-            kind, info = param.type_descriptor.annotation, param.type_descriptor.parameter_info
-            if kind is str or (kind is bool and param.envvar is None):
-                param._runtime_param = PassThroughRuntimeParam(info, kind)
+            described = param.type_descriptor
+            param._runtime_param = _WhenGiven(described.parameter_info, described.annotation)
     return params
 
 
 class _Group(TyperGroup):
     def get_params(self, ctx: Context) -> list[Parameter]:
-        return _typed(super().get_params(ctx))
+        return _checked_when_given(super().get_params(ctx))
 
 
 class _Command(TyperCommand):
     def get_params(self, ctx: Context) -> list[Parameter]:
-        return _typed(super().get_params(ctx))
+        return _checked_when_given(super().get_params(ctx))
 
 
 app = typer.Typer(

@@ -204,7 +204,9 @@ def _register(definition: _Definition) -> tuple[str, str, dict[str, Any]] | None
     for decorator in definition.decorator_list:
         match decorator:
             case ast.Call(func=ast.Name(id="register"), args=[ast.Constant(value=str() as name)], keywords=keywords):
-                facts = {str(each.arg): each.value.value for each in keywords if isinstance(each.value, ast.Constant)}
+                facts: dict[str, Any] = {
+                    str(each.arg): each.value.value for each in keywords if isinstance(each.value, ast.Constant)
+                }
                 return name, facts.pop("kind"), facts
     return None
 

@@ -49,16 +49,16 @@ def decode(text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
     overlapping = np.append(False, starts[1:] < ends[:-1])
     if overlapping.any():
         raise _wrong("runs that do not overlap", starts, lengths, overlapping, "merge it with the run before")
-    change = np.zeros(n_pixels + 1, dtype=np.int8)
-    change[starts - 1] += 1
-    change[ends - 1] -= 1  # a run may begin where the one before ends, so this adds up to 0 there
-    return np.cumsum(change[:-1], dtype=np.int8).astype(bool).reshape(shape)
+    widths = np.zeros(2 * len(starts) + 1, dtype=np.int64)  # of background, run, background, run ... background
+    widths[1::2] = lengths
+    widths[0:-1:2] = starts - np.append(1, ends[:-1])
+    widths[-1] = n_pixels - widths.sum()
+    return np.repeat(np.arange(len(widths)) % 2 == 1, widths).reshape(shape)
 
 
 def _pairs(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    words = text.split()
     try:
-        numbers = np.array([int(word) for word in words], dtype=np.int64)
+        numbers = _numbers(text)
     except (ValueError, OverflowError) as error:
         raise InputError(
             f"expected whole numbers in the run lengths, got {_excerpt(text)}; write pairs of start and length"
@@ -69,6 +69,19 @@ def _pairs(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
             "copy the table again, the row may be cut off"
         )
     return numbers[::2], numbers[1::2]
+
+
+def _numbers(text: str) -> NDArray[np.int64]:
+    """The whole numbers of a text.
+
+    Raises:
+        ValueError, OverflowError: a word is none, or is one that 64 bits do not hold.
+    """
+    if text.isascii() and text.replace(" ", "").isdecimal():  # digits alone: no word that numpy would stop at
+        numbers = np.fromstring(text, dtype=np.int64, sep=" ")
+        if numbers.max() < np.iinfo(np.int64).max:  # what greater numbers become
+            return numbers
+    return np.array([int(word) for word in text.split()], dtype=np.int64)
 
 
 def _wrong(
