@@ -59,7 +59,13 @@ class Rounds(Protocol):
     def rounded(self, image: Image) -> Image: ...
 
 
-@register("evading", kind="attack", reaches="all in eps", shown_by="evading(attack=pgd(steps=8))")
+@register(
+    "evading",
+    kind="attack",
+    paper="Carlini & Wagner, arXiv 1705.07263; Tramer et al., arXiv 2002.08347",
+    reaches="all in eps",
+    shown_by="evading(attack=pgd(steps=8))",
+)
 @dataclass(frozen=True)
 class Evading(Bindable, AroundAttack):
     """An attack that climbs its objective and lowers a detector's score, and keeps what raises no alarm.
