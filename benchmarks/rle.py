@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ def main() -> None:
     args = options.parse_args()
     masks = [blobs(seed) for seed in range(args.masks)]
     texts = [rle.encode(mask) for mask in masks]
-    work: dict[str, Callable[[], list[object]]] = {
+    work: dict[str, Callable[[], list[Any]]] = {
         "decode": lambda: [rle.decode(text, mask.shape) for text, mask in zip(texts, masks, strict=True)],
         "decode, a run at a time": lambda: [decode_by_loop(t, m.shape) for t, m in zip(texts, masks, strict=True)],
         "decode, a pixel at a time": lambda: [decode_by_pixels(t, m.shape) for t, m in zip(texts, masks, strict=True)],
@@ -77,7 +78,7 @@ def main() -> None:
     }
     results = {name: run() for name, run in work.items()}
     for name, result in results.items():  # it is the same work
-        expected = masks if name.startswith("decode") else texts
+        expected: list[Any] = masks if name.startswith("decode") else texts
         assert all(np.array_equal(one, other) for one, other in zip(result, expected, strict=True)), name
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(args.repeats):
@@ -85,11 +86,13 @@ def main() -> None:
             start = time.process_time()
             run()
             times[name].append((time.process_time() - start) / args.masks)
-    table = [{"work": name, "CPU ms per mask": 1000 * statistics.median(each)} for name, each in times.items()]
+    table: list[dict[str, Any]] = [
+        {"work": name, "CPU ms per mask": 1000 * statistics.median(each)} for name, each in times.items()
+    ]
     print("| work | CPU ms per mask | times ours |\n| --- | ---: | ---: |")
     for row in table:
         ours = statistics.median(times[str(row["work"]).partition(",")[0]])
-        print(f"| {row['work']} | {row['CPU ms per mask']:.3f} | {float(row['CPU ms per mask']) / 1000 / ours:.1f} |")
+        print(f"| {row['work']} | {row['CPU ms per mask']:.3f} | {row['CPU ms per mask'] / 1000 / ours:.1f} |")
     runs = statistics.median(len(text.split()) / 2 for text in texts)
     print(json.dumps({"table": table, "runs per mask": runs, "versions": versions(), **provenance()}))
 
