@@ -56,6 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     attacks = options.attack or ["fgsm", "pgd(steps=20)"]
     words = ["attack", "--data", options.data, "--model", options.model, "--no-checks", "--no-progress"]
+    words += ["--save-adversarial", "all"]  # made once for all detectors
     words += [word for attack in attacks for word in ("--attack", attack)]
     words += [word for eps in options.eps or ["4/255"] for word in ("--eps", eps)]
     medattack(*words, "--out", options.out / "runs")

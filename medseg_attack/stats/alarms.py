@@ -4,7 +4,6 @@ The unit is the patient: a patient's score is that of the most suspicious case.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -140,15 +139,6 @@ def alarm_table(scores: pd.DataFrame, n_calibration: int) -> pd.DataFrame:
         row["dice"] = float(rows["dice"].mean())
         table.append(row)
     return pd.DataFrame(table)
-
-
-def combined(p: Sequence[float]) -> float:
-    """Bonferroni's p of several detectors: the least one, times their number.
-
-    >>> combined([0.02, 0.5])
-    0.04
-    """
-    return min(1.0, len(p) * min(p))
 
 
 HOLDS = "notices harmful attacks, also those that know it"

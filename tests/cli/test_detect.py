@@ -191,20 +191,6 @@ def test_a_scan_that_is_screened_has_the_score_that_it_has_as_a_prepared_one(
         assert scan["score"] == pytest.approx(by_name[name]["score"], rel=1e-4)
 
 
-def test_pictures_and_dicom_are_screened_too(home: Path) -> None:
-    import numpy as np
-    from PIL import Image
-
-    from medseg_attack.data.prepared.unlabelled import unlabelled
-    from medseg_attack.types import Task
-
-    (home / "pictures").mkdir()
-    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(home / "pictures/a.png")
-    (scan,) = unlabelled(home / "pictures", Task("t", ("a",))).scans
-    assert scan.read().stored.shape == (1, 16, 16)
-    assert not scan.read().labels.any()
-
-
 @pytest.mark.parametrize("kind", ["no scans", "another model", "other classes", "changed", "no detector", "a rate"])
 def test_what_cannot_be_screened_is_refused(kind: str, home: Path, file: Path, incoming: Path, tmp_path: Path) -> None:
     from medseg_attack.detectors.files import load_detector, save_detector

@@ -23,7 +23,7 @@ AREA, ROWS, COLUMNS, PARTS, LARGEST, HOLES, EDGE, CONTACT, NEXT = range(NUMBERS)
 FLOOR = 0.05  # least scale of a feature: one that all training patients share is no proof
 
 
-@register("plausible_mask", kind="detector", paper="after Isensee's and others' shape checks", cost="1 forward")
+@register("plausible_mask", kind="detector", cost="1 forward")
 @dataclass(frozen=True)
 class PlausibleMask(Detector):
     """The distance of the mask's shape from the true masks of training patients, whole scans together.
