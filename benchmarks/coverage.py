@@ -18,8 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from medseg_attack.stats.intervals import change_interval, mean_interval, student_interval
-from medseg_attack.stats.patients import TESTS_FROM, change, signed_rank
+from medseg_attack.stats.intervals import LEVEL, change_interval, mean_interval, student_interval
+from medseg_attack.stats.patients import TESTS_FROM, change, rank_stability, signed_rank
 
 Array = NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
@@ -311,6 +311,36 @@ def print_changes(patients: Sequence[int], simulations: int) -> None:
     print_below(below)
 
 
+RANKED = {"best": Change(), "all fall by 5 %": CHANGES["all fall by 5 %"], "one in ten fails": Change(failing=0.1)}
+
+
+def print_ranks(patients: Sequence[int], simulations: int) -> None:
+    """Share of studies in which every model's true rank lies in its range, and mean width of a range in ranks."""
+    many = {name: of.draw(200_000, np.random.default_rng(12345)) for name, of in RANKED.items()}
+    levels = {name: float((pairs["old"] - pairs["difference"]).mean()) for name, pairs in many.items()}
+    true = np.array([1 + sum(other > level for other in levels.values()) for level in levels.values()])
+    below = []
+    print("Models: " + "; ".join(f"{name}, mean Dice {level:.3f}" for name, level in levels.items()) + ".\n")
+    print("| patients | range (tables) | ranks with 2.5 % of the weights |")
+    print("| ---: | ---: | ---: |")
+    for n in patients:
+        held, width = np.zeros((2, 2))
+        for i in range(simulations):
+            drawn = {name: of.draw(n, np.random.default_rng((n, i))) for name, of in RANKED.items()}
+            models = {name: pairs.assign(dice=pairs["old"] - pairs["difference"]) for name, pairs in drawn.items()}
+            table = rank_stability(models, "dice", bounds=(0.0, 1.0))
+            likely = table[[1, 2, 3]].to_numpy() >= (1 - LEVEL) / 2
+            shares = 1 + likely.argmax(1), 3 - likely[:, ::-1].argmax(1)
+            for k, (best, worst) in enumerate(((table["best"].to_numpy(), table["worst"].to_numpy()), shares)):
+                held[k] += ((best <= true) & (true <= worst)).all()
+                width[k] += (worst - best).mean()
+        shown = [f"{100 * h / simulations:.1f} % ({w / simulations:.2f})" for h, w in zip(held, width, strict=True)]
+        if 100 * held[0] / simulations < LEAST:
+            below.append(f"{n} patients ({100 * held[0] / simulations:.1f} %)")
+        print(f"| {n} | " + " | ".join(shown) + " |", flush=True)
+    print_below(below)
+
+
 def print_intervals(
     head: str, cohorts: Mapping[str, Drawn], methods: Mapping[str, Method], patients: Sequence[int], simulations: int
 ) -> None:
@@ -348,7 +378,9 @@ def main() -> None:
         print(f"## {head}\n")
         print_intervals(head, cohorts, methods, options.patients, options.simulations)
         print()
-    print("## Change and gate\n")
+    print("## Ranks\n")
+    print_ranks(options.patients, options.simulations)
+    print("\n## Change and gate\n")
     print_changes(options.patients, options.simulations)
 
 

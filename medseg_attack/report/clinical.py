@@ -108,7 +108,9 @@ def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
             *(str(row[name]) for name in common),
             budget(row),
             str(row[side]),
-            str(int(row["seen"])),
+            f"{row['seen']:.0f}"
+            if row["best"] == row["worst"]
+            else f"{row['seen']:.0f} ({row['best']}-{row['worst']})",
             *("" if pd.isna(row[place]) else percent(row[place]) for place in places),
         ]
         for _, row in table.iterrows()
@@ -116,7 +118,8 @@ def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     first = "most" if side == "model" else "least"
     text = (
         f"Rank in adversarial Dice, the {first} first, and the share of random weights of patients in which "
-        f"{'a model' if side == 'model' else 'an attack'} has each rank."
+        f"{'a model' if side == 'model' else 'an attack'} has each rank. "
+        "In brackets: the 95 % range of a rank, from the intervals of the differences."
     )
     columns = [*common, "eps", side, "rank", *(f"as {place}." for place in places)]
     return Sheet(f"Ranks of {side}s", columns, rows, text, left=2 + len(common))

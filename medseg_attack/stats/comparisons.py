@@ -96,7 +96,7 @@ def ranks(rows: pd.DataFrame, side: Side, *, unit: Unit, empty: Empty) -> pd.Dat
     if side == "model" and "knowledge" in rows:
         rows = rows[rows["knowledge"] != "native"]
     tables = [
-        rank_stability(cases, "dice_adv", lower_is_better=side == "attack")
+        rank_stability(cases, "dice_adv", lower_is_better=side == "attack", bounds=(0.0, 1.0))
         .rename_axis(side)
         .reset_index()
         .assign(**facts)

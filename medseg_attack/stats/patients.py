@@ -222,14 +222,20 @@ def pairwise(models: dict[str, pd.DataFrame], score: str, *, bounds: Interval = 
     return frame.assign(p_holm=holm(frame["p"].tolist()))
 
 
-def rank_stability(models: dict[str, pd.DataFrame], score: str, *, lower_is_better: bool = False) -> pd.DataFrame:
+def rank_stability(
+    models: dict[str, pd.DataFrame], score: str, *, lower_is_better: bool = False, bounds: Interval = UNBOUNDED
+) -> pd.DataFrame:
     """Shares of random weights of patients with which each model (row) has each rank (column, from 1 = best).
 
     The weights are those of the Bayesian bootstrap (Rubin 1981), the same for all models; equal models share the better
-    rank. `seen` is the rank on all patients, each of the same weight.
+    rank. `seen` is the rank on all patients, each of the same weight. `best` and `worst` are the ends of its 95 %
+    range: as many models are ahead, or behind, as `change_interval` says for sure.
+
+    Args:
+        bounds: the least and the greatest value of the score; see `change_interval`.
 
     Raises:
-        InputError: the models do not have the same patients.
+        InputError: the models do not have the same patients, or cases.
     """
     from scipy import stats as scipy_stats
 
@@ -244,7 +250,15 @@ def rank_stability(models: dict[str, pd.DataFrame], score: str, *, lower_is_bett
     rank: Callable[[Array], Array] = lambda x: scipy_stats.rankdata(np.round(x, 12), method="min", axis=-1)  # noqa: E731
     ranks = rank(scores)
     shares = {place: (ranks == place).mean(0) for place in range(1, len(models) + 1)}
-    return pd.DataFrame(shares, index=list(models)).assign(seen=rank(on_all).astype(int))
+    table = pd.DataFrame(shares, index=list(models)).assign(seen=rank(on_all).astype(int))
+    pairs = pairwise(models, score, bounds=bounds)
+    sure = pairs[(pairs["low"] > 0) | (pairs["high"] < 0)]
+    first = (sure["low"] > 0) != lower_is_better  # whether the new one of the pair is ahead
+    ahead, behind = (sure["new"].where(side, sure["old"]).value_counts() for side in (first, ~first))
+    return table.assign(
+        best=[1 + int(behind.get(name, 0)) for name in models],
+        worst=[len(models) - int(ahead.get(name, 0)) for name in models],
+    )
 
 
 def warning(n: int, comparisons: int = 1) -> str:

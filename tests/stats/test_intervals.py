@@ -97,6 +97,11 @@ def test_a_change_is_no_greater_than_a_score() -> None:
     assert change_interval(values, np.full((3, 1), 0.5), np.ones((3, 1)), (0.0, 1.0)) == (-1.0, 1.0)
 
 
+def test_two_patients_have_an_interval() -> None:
+    assert np.isfinite(change_interval(*equal(2, 0.1, 0.5), (0.0, 1.0))).all()
+    assert np.isfinite(mean_interval(np.full((2, 1), 0.1), np.ones((2, 1)), (0.0, 1.0))).all()
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_one_patient_has_no_interval(n: int) -> None:
     assert np.isnan(change_interval(*equal(n, 0.1, 0.5), (0.0, 1.0))).all()

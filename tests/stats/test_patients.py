@@ -219,11 +219,28 @@ def test_ranks_are_as_stable_as_models_differ() -> None:
     base = np.random.default_rng(0).uniform(0.3, 0.8, 15)
     same = base + np.random.default_rng(1).normal(0, 0.05, 15)
     table = rank_stability({"good": cases(base + 0.2), "x": cases(base), "y": cases(same)}, "dice")
-    assert table.loc["good"].tolist() == [1.0, 0.0, 0.0, 1]
+    assert table.loc["good"].tolist() == [1.0, 0.0, 0.0, 1, 1, 1]
     assert 0.1 < table.loc["x", 2] < 0.9
     assert table[[1, 2, 3]].sum(axis=1).tolist() == pytest.approx([1, 1, 1])
     worst = rank_stability({"good": cases(base + 0.2), "x": cases(base)}, "dice", lower_is_better=True)
     assert worst.loc["x", 1] == 1.0
+
+
+@pytest.mark.parametrize("lower_is_better", [False, True])
+def test_a_rank_ranges_over_those_that_no_interval_rules_out(lower_is_better: bool) -> None:
+    base = np.random.default_rng(0).uniform(0.3, 0.6, 40)
+    wiggle = np.random.default_rng(1).normal(0, 0.05, (2, 40))
+    models = {"good": cases(base + 0.3), "x": cases(base), "y": cases(base + wiggle[0]), "bad": cases(base - 0.2)}
+    table = rank_stability(models, "dice", lower_is_better=lower_is_better, bounds=(0.0, 1.0))
+    ranges = [(1, 1), (2, 3), (2, 3), (4, 4)]
+    expected = [(5 - worst, 5 - best) for best, worst in ranges] if lower_is_better else ranges
+    assert list(zip(table["best"], table["worst"], strict=True)) == expected
+    few = rank_stability(
+        {name: table[table["group"] < "p05"] for name, table in models.items()}, "dice", bounds=(0.0, 1.0)
+    )
+    assert (few["best"] <= few["seen"]).all()
+    assert (few["worst"] >= few["seen"]).all()
+    assert few.loc["x", "worst"] == 4  # 5 patients leave more open
 
 
 def test_equal_models_share_the_better_rank() -> None:
