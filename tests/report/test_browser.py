@@ -138,6 +138,7 @@ def test_another_run_shows_its_patients(opened: Any) -> None:
     run = Select(opened.find_element(By.ID, "run"))
     (other,) = [option.text for option in run.options if option.text.startswith("<b>x</b>")]
     run.select_by_visible_text(other)
+    assert opened.find_element(By.ID, "run-name").text == f"{other}."
     summary = opened.find_element(By.CSS_SELECTOR, "#patients summary")
     opened.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", summary)
     summary.send_keys(Keys.ENTER)

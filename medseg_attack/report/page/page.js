@@ -131,6 +131,7 @@ function listPatients() {
   };
   const row = (cells) => { const element = document.createElement("tr"); element.append(...cells); return element; };
   const number = (value) => (value === null || value === undefined ? "-" : value.toFixed(3));
+  $("run-name").textContent = `${$("run").selectedOptions[0].textContent}.`; // also on paper, where nothing is chosen
   const table = $("each"), places = page.each.runs[$("run").value];
   table.tHead.replaceChildren(row(heads.map((head) => cell("th", head, "col"))));
   table.tBodies[0].replaceChildren(...page.each.patients.map((patient, i) => row([
