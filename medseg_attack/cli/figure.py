@@ -21,7 +21,7 @@ LATEX = ".tex"
 def figure(
     kind: Annotated[
         Literal["curves", "gallery", "heatmap", "profile", "table", "tradeoff", "transfer"],
-        typer.Argument(help="What to draw."),
+        typer.Argument(help="Kind of figure."),
     ],
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs or of studies.")],
     out: Annotated[
