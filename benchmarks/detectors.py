@@ -66,7 +66,7 @@ def main() -> None:
         print(f"{detector}: {results[-1]['verdict']}", file=sys.stderr, flush=True)
     print(markdown(overview(results)))
     for result in results:
-        table = pd.DataFrame(result["rows"]).astype({"eps": str})
+        table = table_of(result)
         title = f"{result['detector']}: {result['verdict']} ({result['seconds']:.0f} s)"
         print(markdown(detector_sheet(table, title=title, n_calibration=result["calibration_patients"])))
 
@@ -89,6 +89,13 @@ def detected(out: Path, detector: str, weights: list[str]) -> dict[str, Any]:
     return content
 
 
+def table_of(result: dict[str, Any]) -> pd.DataFrame:
+    """The rows of JSON as a table: null is not a number."""
+    table = pd.DataFrame(result["rows"])
+    words = ["kind", "attack", "eps"]
+    return pd.concat([table[words].astype(str), table.drop(columns=words).astype(float)], axis=1)
+
+
 def overview(results: list[dict[str, Any]]) -> Sheet:
     """A row per detector: the AUROC of the attack that it notices least, of either kind, and the verdict."""
     heads = [
@@ -104,7 +111,7 @@ def overview(results: list[dict[str, Any]]) -> Sheet:
     ]
     rows = []
     for result in results:
-        table = pd.DataFrame(result["rows"])
+        table = table_of(result)
         rate = f"alarms_{main_rate(result['calibration_patients']):.2g}"
         kinds = {str(kind): of_kind for kind, of_kind in table.groupby("kind")}
         unaware = kinds["attack"].iloc[int(kinds["attack"]["auroc"].to_numpy().argmin())]

@@ -166,9 +166,19 @@ def verdict(table: pd.DataFrame, n_calibration: int) -> str:
     if "adaptive" not in kinds:
         return f"non_adaptive: no attack that was tried knows it{noise}"
     aware = _worst_missed(kinds["adaptive"])
-    if unaware[1] < 0.5 and aware[0] > unaware[1]:
+    if not _notices(kinds["attack"]):
+        return f"not decided with {patients} patients{noise}"
+    if aware[0] > unaware[1]:
         return UNAWARE_ONLY + noise
     return (HOLDS if max(unaware[1], aware[1]) < 0.5 else f"not decided with {patients} patients") + noise
+
+
+def _notices(rows: pd.DataFrame) -> bool:
+    """Whether more than half of the patients whom the worst attack harmed are noticed, by the interval."""
+    worst = rows.iloc[int(rows["missed"].to_numpy().argmax())]
+    harmed = int(worst["harmed"])
+    hits = harmed - round(worst["missed"] * int(worst["patients"]))
+    return harmed > 0 and share_interval(hits, harmed)[0] > 0.5
 
 
 def _worst_missed(rows: pd.DataFrame) -> tuple[float, float]:
