@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import require
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.numerics.samples import draw, reseeded, widen
 from medseg_attack.registry import register
@@ -58,7 +58,11 @@ class Boundary:
     grid: int = 8
 
     def __post_init__(self) -> None:
-        require(self, queries=LEAST, goal="(0, 1)", spread="(0, 1)", shrink="(0, 1)", grid=0)
+        if self.queries < LEAST:
+            raise InputError(
+                f"expected queries >= {LEAST} for one step, got {self.queries}; write queries={LEAST} or more"
+            )
+        require(self, goal="(0, 1)", spread="(0, 1)", shrink="(0, 1)", grid=0)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         clean = judge(model, self.ball, image, image, target)
