@@ -28,6 +28,7 @@ READERS = {
     "nibabel.load",
     "Image.open",
     "tifffile.imread",
+    "pq.ParquetFile",
     "pq.read_table",
     "safe_open",
     "load_file",
@@ -43,7 +44,13 @@ READERS = {
     "ConfigParser",
 }
 # import what is registered, layers of two libraries, and libraries that the code names
-NAMED = {"registry/table.py", "models/allowed_layers.py", "checks/other_libraries.py"}
+NAMED = {
+    "registry/table.py",
+    "models/allowed_layers.py",
+    "checks/other_libraries.py",
+    "errors.py",
+    "detectors/gaussian.py",
+}
 ITS_OWN = {"checks/machine.py", "training/options.py", "runtime.py"}  # read what they or pip wrote
 
 

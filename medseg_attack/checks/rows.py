@@ -27,7 +27,7 @@ KNOWLEDGE_MARGIN = 0.02  # of Dice: what knowing a defence must gain to count
 IMPLAUSIBLE = 0.3  # clean Dice below which there is little to attack
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
-UNIVERSAL = ("uap", "uap_gaussian", "uap_metzen")  # attacks that spend their gradients on other patients
+UNIVERSAL = ("trigger", "uap", "uap_gaussian", "uap_metzen")  # one change for all: gradients, if any, were of others
 
 
 @dataclass(frozen=True, eq=False)

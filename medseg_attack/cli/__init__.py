@@ -38,7 +38,7 @@ from medseg_attack.cli.verify import verify
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-class _WhenGiven(RuntimeParam):
+class _LateCoercion(RuntimeParam):
     """The check of an option's value by pydantic, which takes longer to load than help to print: done where needed."""
 
     def _coerce_value(self, value: Any, param: Any, ctx: Context) -> Any:
@@ -47,22 +47,22 @@ class _WhenGiven(RuntimeParam):
         return build_runtime_param(param.type_descriptor).coerce(value, param, ctx)
 
 
-def _checked_when_given(params: list[Parameter]) -> list[Parameter]:
+def _with_late_coercion(params: list[Parameter]) -> list[Parameter]:
     for param in params:
         if isinstance(param, TyperOption | TyperArgument):
             described = param.type_descriptor
-            param._runtime_param = _WhenGiven(described.parameter_info, described.annotation)
+            param._runtime_param = _LateCoercion(described.parameter_info, described.annotation)
     return params
 
 
 class _Group(TyperGroup):
     def get_params(self, ctx: Context) -> list[Parameter]:
-        return _checked_when_given(super().get_params(ctx))
+        return _with_late_coercion(super().get_params(ctx))
 
 
 class _Command(TyperCommand):
     def get_params(self, ctx: Context) -> list[Parameter]:
-        return _checked_when_given(super().get_params(ctx))
+        return _with_late_coercion(super().get_params(ctx))
 
 
 app = typer.Typer(

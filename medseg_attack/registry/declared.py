@@ -134,7 +134,7 @@ def docstring(module: str) -> str:
 
 @dataclass(frozen=True)
 class _Scope:
-    """What a module's names stand for: a definition, an expression, or a name of another module."""
+    """The meaning of a module's names: a definition, an expression, or a name of another module."""
 
     tree: ast.Module
 

@@ -162,7 +162,7 @@ def read_summary(
 
 @dataclass(frozen=True)
 class Condensed:
-    """What a summary keeps of the rows of runs.
+    """The part of the rows of runs that a summary keeps.
 
     Attributes:
         cases: the counts of each run, case and class; see `pooled`.

@@ -225,10 +225,10 @@ def test_volumes_are_attacked_by_the_same_code(text: str) -> None:
     ("text", "message"),
     [
         ("zoo(coordinates=0)", "coordinates >= 1"),
-        ("zoo(probe=0.0)", "probe above 0"),
+        ("zoo(probe=0.0)", r"probe in \(0, inf\)"),
         ("spsa(grid=-1)", "grid >= 0"),
-        ("spsa(step_size=0.0)", "step_size above 0"),
-        ("boundary(goal=0.0)", "0 < goal < 1"),
+        ("spsa(step_size=0.0)", r"step_size in \(0, inf\)"),
+        ("boundary(goal=0.0)", r"goal in \(0, 1\)"),
         ("boundary(grid=-2)", "grid >= 0"),
     ],
 )

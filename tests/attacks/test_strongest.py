@@ -169,7 +169,7 @@ def test_slices_by_themselves_are_units_where_nobody_knows_their_volume() -> Non
     assert units("volume", cases, image).tolist() == [0, 0, 1, 1]
     assert units("slice", cases, image).tolist() == [0, 1, 2, 3]
     assert units("volume", (), image).tolist() == [0, 1, 2, 3]
-    with pytest.raises(InputError, match="unit='volume', got 'patient'"):
+    with pytest.raises(InputError, match="one of slice, volume, got 'patient'"):
         registry.build("strongest(unit='patient')", "attack")
 
 

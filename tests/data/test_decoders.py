@@ -46,7 +46,7 @@ READERS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
     "pydicom": (pydicom, "dcmread", dicom),
     "NumPy": (np, "load", lambda path: _mapped(path, (2,), "iu")),
     "NumPy's masks": (np, "load", read_mask),
-    "Arrow": (pq, "read_table", _table),
+    "Arrow": (pq, "ParquetFile", _table),
     "torch": (torch.jit, "load", torchscript),
 }
 

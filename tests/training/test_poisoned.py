@@ -168,7 +168,8 @@ def test_the_attack_prints_the_success_of_the_trigger(data: Path, tmp_path: Path
     printed = medattack(*attack, "--out", tmp_path / "runs").stdout
     assert "Backdoors" in printed
     again = json.loads(medattack(*attack, "--out", tmp_path / "runs", "--json").stdout)
-    (row,) = again["backdoors"]
-    assert row["victims"] == "stomach"
-    assert 0 <= row["pixels"] <= 1
+    rows = again["backdoors"]
+    assert len(rows) == 2  # the trigger, and another one as its control
+    assert {row["victims"] for row in rows} == {"stomach"}
+    assert all(0 <= row["pixels"] <= 1 for row in rows)
     assert "Backdoors" in medattack("compare", tmp_path / "runs").stdout

@@ -54,6 +54,7 @@ class LID(FeatureDetector):
 def dimensionality(distances: Float[Tensor, "b k"]) -> PerSample:
     """The maximum-likelihood estimate from distances to the nearest neighbours, in order.
 
+    >>> import torch
     >>> round(float(dimensionality(torch.tensor([[1.0, 2.0, 3.0, 4.0]], dtype=torch.float64))), 6)
     1.689815
     """
