@@ -40,7 +40,7 @@ class AnyOf(Detector):
         if wrong or any(each.learns_from == "attacked" for each in self.detectors):
             raise InputError(
                 "expected detectors that learn from clean scans for any_of, such as (entropy, feature_squeezing), got "
-                f"{self.detectors!r:.80}; write such"
+                f"{', '.join(type(each).__name__ for each in self.detectors) or 'none'}; write such"
             )
 
     def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:
