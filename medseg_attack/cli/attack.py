@@ -199,6 +199,7 @@ def _print_runs(
 
 def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:
     from dataclasses import asdict
+    from math import isnan
 
     from rich import box
     from rich.table import Table
@@ -211,11 +212,12 @@ def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:
     columns = ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "seconds")
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for run in estimate.runs:
+        eps = "" if isnan(run.eps) else spec(run.eps)  # NaN: a budget with a unit, which the attack's name has
         passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
-        table.add_row(run.model, run.attack, run.loss, spec(run.eps), *passes, f"{run.seconds:.0f}")
+        table.add_row(run.model, run.attack, run.loss, eps, *passes, f"{run.seconds:.0f}")
     terminal.out().print(table)
     terminal.show(
-        "Passes: per case, in full of attacks that stop when they succeed.\n"
+        "Passes: per case, in full of attacks that stop when they succeed.",
         f"{plural(len(estimate.runs), 'run')} of {plural(estimate.cases, 'case')}: about {estimate.seconds:.0f} s, "
-        f"{estimate.memory_mb:.0f} MB of memory, {estimate.disk_mb:.1f} MB in {out}"
+        f"{estimate.memory_mb:.0f} MB of memory, {estimate.disk_mb:.1f} MB in {out}",
     )

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -22,6 +23,7 @@ from medseg_attack.errors import FULL, InputError, absent, reason, refusing
 
 CARD = "card.json"  # written last into the folder of a checkpoint
 ENDS = 4096  # bytes at either end of a file
+MOST_DIGITS = 300  # of a whole number in JSON; beyond it no float holds the number
 PIPED = 2**20  # characters that a pipe may bring
 
 _KINDS = {
@@ -301,7 +303,9 @@ def load_json(path: Path) -> Any:
     kinds = (OSError, ValueError, RecursionError)  # also of numbers with thousands of digits
     with refusing(f"a JSON file at {path}", "restore it, or name another", kinds):
         text = require_file(path, "a JSON file").read_text(encoding="utf-8")
-        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+        return json.loads(
+            text, parse_float=_finite, parse_int=_integer, parse_constant=_finite, object_pairs_hook=_distinct
+        )
 
 
 def read_json(path: Path, form: type[BaseModel] | None = None) -> dict[str, Any]:
@@ -324,6 +328,21 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"the number {text[:20]}, which is not finite")
     return number
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; Python's own would keep the last of two values of one key without a word."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {key!r} twice in one object")
+    return content
 
 
 def check_form(content: dict[str, Any], form: type[BaseModel], path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -101,6 +102,31 @@ def test_what_the_specification_does_not_allow_or_is_not_read_is_refused_by_name
     with pytest.raises(InputError, match=sentence) as error:
         source(tmp_path, {"labels": {"background": 0, "a": 1, "b": 2, "c": 3}} | content)
     assert "dataset.json" in str(error.value) or "imagesTr" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"labels": {"background": 0, "liver": 1, "liver": 2, "x": 3}}', "got 'the key 'liver' twice in one object'"),
+        ('{"labels": {}, "name": "a", "labels": {"background": 0, "liver": 1}}', "the key 'labels' twice"),
+        ('{"labels": {"background": 0, "liver": 1%s}}' % ("0" * 6000), "got 'a number of 6001 digits'"),
+    ],
+)
+def test_a_key_that_stands_twice_and_numbers_without_end_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    (write(tmp_path) / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        open_source("decathlon", tmp_path)
+
+
+def test_a_label_that_has_no_name_is_told_from_one_that_is_no_whole_number(tmp_path: Path) -> None:
+    data = source(tmp_path, {"labels": {"background": 0, "liver": 1, "spleen": 2}})
+    with pytest.raises(InputError, match=r"got 3 in .*; name the label in the data set, or correct the mask"):
+        data.scans[0].read()
+    path = tmp_path / "labelsTr" / "p_0.nii.gz"
+    affine = nibabel.load(path).affine  # type: ignore[attr-defined]
+    nibabel.save(nibabel.Nifti1Image(np.full((8, 10, 5), 0.5, np.float32), affine), path)
+    with pytest.raises(InputError, match=r"got 0\.5 in 400 voxels .*; write whole numbers"):
+        data.scans[0].read()
 
 
 def test_voxels_to_ignore_have_no_truth(tmp_path: Path) -> None:

@@ -168,6 +168,29 @@ def test_a_scale_changes_values_also_those_of_a_mask(tmp_path: Path) -> None:
         open_source("decathlon", root).scans[0].read()
 
 
+@pytest.mark.parametrize(("dtype", "offset"), [(np.int64, 2**60), (np.int64, -(2**60)), (np.uint64, 2**63)])
+def test_whole_numbers_that_no_float_tells_apart_are_refused(tmp_path: Path, dtype: Any, offset: int) -> None:
+    """Floats of 64 bits are 256 apart at 2**60: an image of 0 to 200 above it would have two values."""
+    path = tmp_path / "image.nii.gz"
+    for base in (offset // 2**20, offset):
+        values = np.arange(60).reshape(3, 4, 5).astype(dtype) + dtype(base)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4), dtype=dtype), path)
+        if base != offset:
+            assert np.array_equal(read_nifti(path).values, np.arange(60).reshape(3, 4, 5) + float(base))
+    with pytest.raises(InputError, match=r"expected whole numbers up to 9,007,199,254,740,992.*; store smaller"):
+        read_nifti(path)
+
+
+def test_whole_numbers_that_resampling_would_round_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "scans")
+    prepare = ("prepare", root, "--format", "decathlon", "--test", "1", "--size", "4,6", "--home", tmp_path / "home")
+    for n in range(3):
+        image = np.arange(400).reshape(8, 10, 5).astype(np.uint32) + 2**31
+        write_pair(root / "imagesTr" / f"p_{n}.nii", tmp_path / "mask.nii", image=image, affine=np.diag((1, 1.5, 4, 1)))
+    result = medattack(*prepare, code=2)
+    assert "--size: expected stored values up to 16,777,216" in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize(("code", "factor"), [(1, 1000), (2, 1), (3, 0.001), (8 + 2, 1)])
 def test_lengths_are_in_the_unit_of_the_header(tmp_path: Path, code: int, factor: float) -> None:
     scan = both(write(tmp_path), xyzt_units=code).scans[0].read()

@@ -76,3 +76,12 @@ def test_every_pair_belongs_to_one_shard(n_chunks: int, n_runs: int, n_shards: i
             sizes[k] += 1
     assert sum(sizes) == n_chunks * n_runs
     assert min(sizes) > 0 or n_chunks * n_runs < n_shards
+
+
+def test_a_plan_of_a_budget_with_a_unit_is_printed_without_a_number_that_is_none(home: Path) -> None:
+    network = f"own('{home}/scans/nets.py:Net')"
+    printed = medattack("attack", "--home", home, "--model", network, "--eps", "2%window", "--plan").stdout
+    assert "fgsm 2%window" in printed
+    assert "nan" not in printed
+    assert "\\n" not in printed
+    assert printed.splitlines()[-1].startswith("2 runs of 15 cases: about ")

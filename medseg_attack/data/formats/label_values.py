@@ -45,9 +45,11 @@ class LabelValues:
         place = np.searchsorted(known, marks).clip(max=len(known) - 1)
         wrong = np.array(known)[place] != marks
         if wrong.any():
+            value = marks[wrong][0]
+            action = "name the label in the data set, or correct the mask" if value % 1 == 0 else "write whole numbers"
             raise InputError(
-                f"expected the labels {', '.join(map(str, known))}, got {marks[wrong][0]:g} in "
-                f"{int(wrong.sum())} voxels of {path}; write whole numbers"
+                f"expected the labels {', '.join(map(str, known))}, got {value:g} in "
+                f"{plural(int(wrong.sum()), 'voxel')} of {path}; {action}"
             )
         codes = np.array([self._code(value) for value in known])
         result: Array = codes.astype(np.min_scalar_type(int(max(codes.max(), len(self.values) - 1))))[place]

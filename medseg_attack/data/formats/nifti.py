@@ -22,6 +22,7 @@ from medseg_attack.errors import InputError, refusing
 from medseg_attack.types import alike
 
 SUFFIXES = (".nii.gz", ".nii")
+EXACT = 2**53  # greatest whole number up to which float64, in which intensities are computed, holds each one
 _SAME_PLACE = 0.1  # of the smallest voxel edge: headers round the affine
 
 
@@ -76,6 +77,11 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
         raise InputError(
             f"expected three dimensions{'' if several else ' and one channel'}, got {stored.dtype} of shape {shape} "
             f"in {path}; write one channel to a file of its own"
+        )
+    if stored.dtype.kind in "iu" and stored.dtype.itemsize == 8 and max(-int(stored.min()), int(stored.max())) > EXACT:
+        raise InputError(
+            f"expected whole numbers up to {EXACT:,}, which floats of 64 bits hold, got {stored.min()} to "
+            f"{stored.max()} in {path}; store smaller numbers"
         )
     return Nifti(stored, header)
 

@@ -6,7 +6,10 @@ import numpy as np
 import torch
 
 from medseg_attack.data.formats.scan import Array, Scan
+from medseg_attack.errors import InputError
 from medseg_attack.types import Task
+
+EXACT = 2**24  # greatest whole number up to which float32 holds each one
 
 
 def resampled(scan: Scan, task: Task, size: tuple[int, int]) -> Scan:
@@ -15,7 +18,16 @@ def resampled(scan: Scan, task: Task, size: tuple[int, int]) -> Scan:
     Labels are resampled as fractions by the same weights: a pixel gets the classes that cover at least half
     of it, in an exclusive task the one that covers most. There is no way back to the file's grid, so
     `lattice`, `affine`, `limits`, `padding` and `frames` go.
+
+    Raises:
+        InputError: the scan has whole numbers that float32 does not hold.
     """
+    beyond = max(-int(scan.stored.min()), int(scan.stored.max())) > EXACT if scan.stored.dtype.kind in "iu" else False
+    if beyond and (scan.stored.astype(np.float32) != scan.stored.astype(np.float64)).any():
+        raise InputError(
+            f"--size: expected stored values up to {EXACT:,}, which floats of 32 bits hold, got {scan.stored.min()} to "
+            f"{scan.stored.max()} in {scan.case_ids[0]}; leave out --size, or store smaller numbers"
+        )
     rows, columns = scan.labels.shape[1:]
     planes = scan.stored.reshape(-1, rows, columns)
     through, row_mm, column_mm = scan.spacing_mm
