@@ -80,4 +80,5 @@ def demo(
     where = page if page.exists() else "pip install 'medseg-attack[report]', then run medattack report"
     terminal.say(f"A page to look at: {where}")
     terminal.say("What was run, to go on from:", *(f"  {terminal.shell(words)}" for words in commands))
-    terminal.next_step(f"medattack prepare YOUR_SCANS --format decathlon --out {workspace.parent / 'data' / 'mine'}")
+    out = str(workspace.parent / "data" / "mine")
+    terminal.next_step(terminal.shell(["prepare", "YOUR_SCANS", "--format", "decathlon", "--out", out]))

@@ -116,11 +116,6 @@ if __name__ == "__main__":
 '''
 
 FILES = {"study": ("study.yaml", STUDY), "attack": ("my_attack.py", ATTACK), "network": ("net.py", NETWORK)}
-NEXT = {
-    "study": "medattack attack --config {} --plan",
-    "attack": "python {}",
-    "network": "medattack doctor --model \"own('{}:build')\"",
-}
 
 
 @terminal.command
@@ -145,4 +140,12 @@ def new(
     with whole(path) as part:
         part.write_text(text.replace("{name}", path.name), encoding="utf-8")
     terminal.say(f"wrote {path}")
-    terminal.next_step(NEXT[what].format(path))
+    terminal.next_step(_next_command(what, path))
+
+
+def _next_command(what: str, path: Path) -> str:
+    if what == "study":
+        return terminal.shell(["attack", "--config", str(path), "--plan"])
+    if what == "attack":
+        return f"python {terminal.quoted(str(path))}"
+    return terminal.shell(["doctor", "--model", f"own({f'{path}:build'!r})"])

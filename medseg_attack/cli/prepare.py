@@ -184,9 +184,9 @@ def prepare(
         terminal.print_json({"data": str(folder), "fingerprint": prepared.fingerprint, **prepared.summary})
     else:
         _show(prepared)
-    own = "attack --data {} --model \"own('FILE.py:FACTORY', weights='FILE')\""
-    train = "train --data {} --model unet_small"
-    terminal.next_step(f"medattack {(own if test == 1 else train).format(folder)}")
+    own = ("attack", "own('FILE.py:FACTORY', weights='FILE')")
+    command, model = own if test == 1 else ("train", "unet_small")
+    terminal.next_step(terminal.shell([command, "--data", str(folder), "--model", model]))
 
 
 def _write(source: "Source", folder: Path, options: "Options", show: bool) -> "Prepared":

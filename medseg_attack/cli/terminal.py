@@ -236,8 +236,17 @@ def _flush() -> None:
 
 
 def shell(words: Sequence[str]) -> str:
-    """A `medattack` command line, quoted for a shell."""
-    return shlex.join(["medattack", *words])
+    """A `medattack` command line, quoted for a shell.
+
+    >>> print(shell(["doctor", "--model", "own('net.py:build')"]))
+    medattack doctor --model "own('net.py:build')"
+    """
+    return " ".join(["medattack", *map(quoted, words)])
+
+
+def quoted(word: str) -> str:
+    """A word for a shell; in double quotes if it has single ones, as specs do."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 MINUTE = 60.0  # seconds between two lines of progress off a terminal

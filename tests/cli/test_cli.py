@@ -197,6 +197,7 @@ def test_a_plan_writes_nothing(home: Path, tmp_path: Path) -> None:
     assert plan["seconds"] == pytest.approx(sum(run["seconds"] for run in plan["runs"]))
     assert 100 < plan["memory_mb"] < 100_000  # torch alone takes more than the one, no test more than the other
     assert plan["disk_mb"] > 0
+    assert "when they succeed.\n2 runs of" in medattack(*words, "--plan").stdout
 
 
 def test_shards_print_the_table_when_the_last_is_done(home: Path, tmp_path: Path) -> None:
