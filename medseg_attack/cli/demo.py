@@ -80,5 +80,5 @@ def demo(
     where = page if page.exists() else "pip install 'medseg-attack[report]', then run medattack report"
     terminal.say(f"A page to look at: {where}")
     terminal.say("What was run, to go on from:", *(f"  {terminal.shell(words)}" for words in commands))
-    out = str(workspace.parent / "data" / "mine")
-    terminal.next_step(terminal.shell(["prepare", "YOUR_SCANS", "--format", "decathlon", "--out", out]))
+    data = str(workspace.parent / "data" / "mine")
+    terminal.next_step(terminal.shell(["prepare", "YOUR_SCANS", "--format", "decathlon", "--out", data]))
