@@ -410,6 +410,13 @@ class _PlainLoader(yaml.SafeLoader):
             raise yaml.YAMLError(f"the alias *{event.anchor}, where the value itself must stand")
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        content: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(content) < len(node.value):
+            key, _ = Counter(key.value for key, _ in node.value).most_common(1)[0]
+            raise yaml.YAMLError(f"the field {key!r} twice")
+        return content
+
 
 @contextmanager
 def open_tensors(path: Path, framework: str = "numpy") -> Iterator[Any]:

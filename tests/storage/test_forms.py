@@ -53,6 +53,7 @@ YAML = {
     "no text": b"\xff\xfe\x00{",
     "zeros": b"\0" * 300,
     "a list": "[a]",
+    "field twice": "models: [unet]\nattacks: [fgsm]\nattacks: [pgd]\n",
 }
 
 
@@ -79,6 +80,11 @@ def test_a_study_file_is_refused_in_a_sentence(kind: str, tmp_path: Path, monkey
     assert len(sentence) < 500
     assert time.monotonic() - start < 5
     assert not Path("sprung").exists()
+
+
+def test_a_field_that_stands_twice_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"got 'the field 'attacks' twice'; correct it"):
+        read_yaml(write(tmp_path / "study.yaml", YAML["field twice"]))
 
 
 def test_an_empty_study_file_has_no_fields(tmp_path: Path) -> None:
