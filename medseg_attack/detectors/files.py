@@ -87,7 +87,7 @@ def load_detector(path: Path) -> SavedDetector:
     Raises:
         InputError: the file is absent, damaged, or none of a detector.
     """
-    with open_tensors(path) as file:
+    with open_tensors(path, todo="name a file of medattack detect") as file:
         metadata = file.metadata() or {}
     tensors = load_tensors(path)
     try:

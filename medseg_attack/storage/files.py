@@ -419,13 +419,17 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 @contextmanager
-def open_tensors(path: Path, framework: str = "numpy") -> Iterator[Any]:
+def open_tensors(
+    path: Path, framework: str = "numpy", *, todo: str = "delete the file and run the same command again"
+) -> Iterator[Any]:
     """An open file of safetensors, which reads single tensors and the metadata.
+
+    Args:
+        todo: what to do about a damaged file, which may be one that a person named by mistake.
 
     Raises:
         InputError: the file is absent, cut off, or of another format.
     """
-    todo = "delete the file and run the same command again"
     with (
         refusing(f"tensors in {path}", todo, (OSError, SafetensorError)),
         safe_open(require_file(path, "tensors"), framework=framework) as file,
