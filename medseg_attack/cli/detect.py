@@ -126,7 +126,8 @@ def _save(todo: "Detection", name: str, fitted: "Calibrated", folder: Path) -> P
     from medseg_attack.runs.grid import safe
     from medseg_attack.storage.files import require_outside
 
-    require_outside(folder, Path(todo.data.options["source"]))
+    for read in (Path(todo.data.options["source"]), todo.data.root):
+        require_outside(folder, read)
     file = folder / f"{safe(name)[:60]}-{todo.weights_hash[:6]}.safetensors"
     fingerprint = save_detector(file, fitted, todo.facts)
     terminal.say(f"wrote {file} ({fingerprint[:12]})")

@@ -88,7 +88,8 @@ class Certification:
                 f"expected scans of end diastole and end systole of a patient in {self.data.root}, got none; prepare "
                 "a data set that says the phase, such as ACDC with its Info.cfg, again"
             )
-        require_outside(self.out, Path(self.data.options["source"]))
+        for folder in (Path(self.data.options["source"]), self.data.root):
+            require_outside(self.out, folder)
         shapes = {tuple(ref.shape for ref in scan) for scan in self.scans}
         for radius in self.radii:
             for of_scan in shapes:

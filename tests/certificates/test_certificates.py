@@ -312,6 +312,13 @@ class TestCommand:
         assert sentence in " ".join(result.stderr.split())
         assert not (tmp_path / "out").exists()
 
+    def test_nothing_is_written_into_the_prepared_data(self, home: Path) -> None:
+        data = home / "data"
+        before = sorted(data.rglob("*"))
+        for out in (data, data / "bounds"):
+            assert "outside of" in medattack(*self.words(home, "--out", out), code=2).stderr
+        assert sorted(data.rglob("*")) == before
+
     def test_a_bound_that_an_attack_refutes_is_exit_code_1(
         self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

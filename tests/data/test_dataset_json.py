@@ -39,6 +39,15 @@ def source(root: Path, content: dict[str, Any], **options: Any) -> Source:
     return open_source("decathlon", write(root, content), options)
 
 
+def test_a_name_may_hold_any_character(tmp_path: Path) -> None:
+    for n in range(3):
+        odd = f"a\nb {n}"
+        write_pair(tmp_path / "imagesTr" / f"{odd}_0000.nii.gz", tmp_path / "labelsTr" / f"{odd}.nii.gz")
+    data = open_source("decathlon", tmp_path, {})
+    assert len(data.scans) == 3
+    assert not [note for note in data.notes if "no image" in note or "no mask" in note]
+
+
 def test_regions_are_classes_that_overlap(tmp_path: Path) -> None:
     data = source(tmp_path, REGIONS)
     assert (data.task.classes, data.task.exclusive) == (("whole", "core", "enhancing"), False)

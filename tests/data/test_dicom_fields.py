@@ -442,6 +442,40 @@ def test_a_label_without_a_frame_or_contour_is_an_absent_organ(tmp_path: Path, k
     assert (int((labels & 1).sum()), int((labels >> 1).sum())) == (4 * 16, 0)
 
 
+def _orphaned(rt: Dataset) -> None:
+    rt.ROIContourSequence[1].ReferencedROINumber = 77
+
+
+def _two_numbers(rt: Dataset) -> None:
+    rt.ROIContourSequence[0].ContourSequence[0].ContourData = [1.0, 2.0]
+
+
+def _one_point_short(rt: Dataset) -> None:
+    contour = rt.ROIContourSequence[0].ContourSequence[0]
+    contour.NumberOfContourPoints, contour.ContourData = 4, list(contour.ContourData)[:6]
+
+
+def _far_away(rt: Dataset) -> None:
+    contour = rt.ROIContourSequence[0].ContourSequence[0]
+    contour.ContourData = ["1e300", *list(contour.ContourData)[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (_orphaned, "expected contours of regions, got some of number 77, which no region has"),
+        (_two_numbers, "expected three numbers for each point of a contour, got 2 for"),
+        (_one_point_short, "expected three numbers for each point of a contour, got 6 for 4 points"),
+        (_far_away, r"expected points of contours within 100 m of the origin, got 1e\+300 mm"),
+    ],
+)
+def test_contours_that_cannot_be_what_they_say_are_refused(
+    change: Callable[[Dataset], None], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        only_scan(rtstruct(tmp_path, change, ("Liver", "Spleen")))
+
+
 def test_two_regions_of_one_name_are_united_and_noted(tmp_path: Path) -> None:
     def rename(rt: Dataset) -> None:
         rt.StructureSetROISequence[1].ROIName = "Liver"

@@ -28,7 +28,7 @@ from medseg_attack.specifications.nnunet import CT, channel_names_of, labels_of,
 from medseg_attack.storage.files import read_json, real_path
 from medseg_attack.types import Task
 
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
+_CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)  # a name may hold any character
 
 
 @register("decathlon", kind="dataset")

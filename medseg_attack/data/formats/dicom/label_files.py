@@ -88,9 +88,13 @@ def regions(dataset: Dataset) -> tuple[Region, ...]:
 
 
 def contour_kind(contour: Dataset) -> str:
-    """The ContourGeometricType, "POINT" also for a closed contour of fewer than three points."""
-    kind = str(contour.get("ContourGeometricType") or "")
-    if kind in CLOSED and len(contour.get("ContourData") or []) < 9:
+    """The ContourGeometricType, "POINT" also for a closed contour of fewer than three points.
+
+    A closed contour whose numbers are no points, or not as many as it says, stays one: its reader refuses it.
+    """
+    kind, n = str(contour.get("ContourGeometricType") or ""), len(contour.get("ContourData") or [])
+    n_points = contour.get("NumberOfContourPoints")
+    if kind in CLOSED and n < 9 and n % 3 == 0 and (n_points is None or int(n_points) * 3 == n):
         return "POINT"
     return kind if kind in (*CLOSED, "POINT", "OPEN_PLANAR", "OPEN_NONPLANAR") else "other"
 
@@ -144,7 +148,7 @@ def _with_regions(file: LabelFile, dataset: Dataset) -> LabelFile:
         names=tuple((region.number, region.name) for region in drawings),
         places=tuple((region.number, region.place) for region in drawings if region.place),
         empty=frozenset(region.number for region in drawings if not region.contours),
-        refusal=_twice([region.number for region in all_regions], "region"),
+        refusal=_twice([region.number for region in all_regions], "region") or _without_region(dataset),
         remarks=tuple(remarks),
     )
 
@@ -152,6 +156,17 @@ def _with_regions(file: LabelFile, dataset: Dataset) -> LabelFile:
 def _twice(all_numbers: Sequence[int], noun: str) -> str:
     doubles = [number for number, n in Counter(all_numbers).items() if n > 1]
     return f"expected one {noun} of each number, got several of number {doubles[0]}" if doubles else ""
+
+
+def _without_region(dataset: Dataset) -> str:
+    """A sentence on contours of a number that no region has; "" if there are none."""
+    known = {int(roi.ROINumber) for roi in dataset.get("StructureSetROISequence") or []}
+    for roi in dataset.get("ROIContourSequence") or []:
+        if int(roi.ReferencedROINumber) not in known and roi.get("ContourSequence"):
+            return (
+                f"expected contours of regions, got some of number {int(roi.ReferencedROINumber)}, which no region has"
+            )
+    return ""
 
 
 def _referenced(header: Dataset) -> Iterator[Dataset]:

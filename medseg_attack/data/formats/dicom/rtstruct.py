@@ -17,6 +17,7 @@ from medseg_attack.errors import InputError
 
 _XOR = "CLOSEDPLANAR_XOR"
 _TOUCH = 1e-3  # of a voxel's edge: how far a corner may lie outside of the contour that holds it
+_FARTHEST = 1e5  # mm from the origin of the patient's coordinates; no scanner is as long
 _ROUNDING = 0.01  # of a slice's distance: positions in files have few digits
 
 
@@ -186,6 +187,11 @@ def _points(contour: Dataset, path: Path) -> NDArray[np.float64]:
         raise InputError(
             f"expected three numbers for each point of a contour, got {len(points)} for {n} points in {path}; "
             "export it again"
+        )
+    if not (np.abs(points) <= _FARTHEST).all():
+        raise InputError(
+            f"expected points of contours within {_FARTHEST / 1000:.0f} m of the origin, got "
+            f"{points[~(np.abs(points) <= _FARTHEST)][0]:g} mm in {path}; export it again"
         )
     if any(numbers(contour, "ContourOffsetVector") or ()):
         raise InputError(
