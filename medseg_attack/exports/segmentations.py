@@ -8,7 +8,8 @@ import torch
 from medseg_attack.data.formats.dicom.writing import seg_bytes
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
-from medseg_attack.exports.copies import MANIFEST, Sidecar, read_manifest, run_key
+from medseg_attack.errors import InputError
+from medseg_attack.exports.copies import MANIFEST, Sidecar, copies_of, read_manifest, run_key
 from medseg_attack.exports.verification import predict_copies, read_copies
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.folder import COPIES
@@ -19,13 +20,25 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     """One SEG per DICOM scan of which the run wrote copies: RUN/adversarial/<scan>/<scan>.seg.dcm.
 
     They are in the manifest, as the copies are. Predicted from what stands on the disk, in the batches of the run.
+
+    Raises:
+        InputError: the copies or their list are not what the run wrote.
     """
     manifest = read_manifest(run)
+    slices = {
+        (scan, copy.written): copy.slices
+        for scan in {file["scan"] for file in manifest["files"]} & data.records.keys()
+        for copy in copies_of(data.records[scan])
+    }
+    for file in manifest["files"]:
+        if slices.get((file["scan"], file["path"])) != tuple(file["slices"]):
+            raise _changed(run, f"{file['path']} of {file['scan']}, which is no file of its scans")
     files = [file for file in manifest["files"] if data.records[file["scan"]].frames]
     if not files or "segmentations" in manifest:
         return
     values, wrong = read_copies(run, data, files)
-    assert not wrong, wrong
+    if wrong:
+        raise _changed(run, f"{wrong[0].what}: {wrong[0].problem}")
     masks: dict[str, Array] = {}
     scored = list(model.task.scored)
     with frozen(model):
@@ -52,6 +65,10 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
             part.write_bytes(content)
         written.append({"scan": scan, "path": path.relative_to(run / COPIES).as_posix(), "sha256": file_hash(path)})
     write_json(run / COPIES / MANIFEST, manifest | {"segmentations": written})
+
+
+def _changed(run: Path, got: str) -> InputError:
+    return InputError(f"expected the copies that were written to {run / COPIES}, got {got}; delete {run}, attack again")
 
 
 def _by_slice(mask: Array, case: str, data: Prepared) -> dict[str, Array]:

@@ -1,6 +1,7 @@
 """Perturbed DICOM: written, then read by pydicom and highdicom alone."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from highdicom.seg import segread
 from medseg_attack import registry
 from medseg_attack.data.formats.dicom.writing import DESCRIPTION, copy_bytes
 from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.errors import InputError
+from medseg_attack.exports.segmentations import write_segmentations
 from medseg_attack.models.checkpoints import load
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.numerics.stored_values import StoredValues
@@ -212,6 +215,28 @@ def test_the_worst_files_alone_are_written_with_their_segmentation(tmp_path: Pat
     assert len(manifest["files"]) == 2
     assert {one["scan"] for one in manifest["segmentations"]} == {file["scan"] for file in manifest["files"]}
     medattack("verify", run)
+
+
+@pytest.mark.parametrize("damage", ["scan", "path", "slices", "copy"])
+def test_copies_that_are_not_those_of_the_run_are_refused_before_they_are_segmented(
+    run: Path, damage: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    listed = folder / "adversarial" / "manifest.json"
+    manifest = read_json(listed)
+    del manifest["segmentations"]
+    first = manifest["files"][0]
+    if damage == "copy":
+        path = folder / "adversarial" / first["path"]
+        path.write_bytes(path.read_bytes()[:-2])
+    else:
+        first[damage] = {"scan": "nobody", "path": "nowhere.dcm", "slices": [99]}[damage]
+    listed.write_text(json.dumps(manifest))
+    root = run.parents[2]
+    data = open_prepared(root / "data")
+    model = load(root / "model", data.task, torch.device("cpu"))
+    with pytest.raises(InputError, match=r"expected the copies that were written to .*; delete .*, attack again"):
+        write_segmentations(folder, data, model, torch.device("cpu"))
 
 
 def test_stored_values_stay_in_their_bits(tmp_path: Path) -> None:
