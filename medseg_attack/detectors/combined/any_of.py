@@ -39,8 +39,9 @@ class AnyOf(Detector):
         wrong = not self.detectors or not all(isinstance(each, Detector) for each in self.detectors)
         if wrong or any(each.learns_from == "attacked" for each in self.detectors):
             raise InputError(
-                "expected detectors that learn from clean scans for any_of, such as (entropy, feature_squeezing), got "
-                f"{', '.join(type(each).__name__ for each in self.detectors) or 'none'}; write such"
+                "expected detectors that learn from clean scans for any_of, got "
+                f"{', '.join(type(each).__name__ for each in self.detectors) or 'none'}; write such "
+                "as any_of((entropy, feature_squeezing))"
             )
 
     def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:
