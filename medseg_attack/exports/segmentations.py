@@ -31,7 +31,9 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
         for copy in copies_of(data.records[scan])
     }
     for file in manifest["files"]:
-        if slices.get((file["scan"], file["path"])) != tuple(file["slices"]):
+        # a run on some cases (--limit) lists their slices of the file alone
+        in_file = slices.get((file["scan"], file["path"]), ())
+        if not file["slices"] or file["slices"] != [n for n in in_file if n in file["slices"]]:
             raise _changed(run, f"{file['path']} of {file['scan']}, which is no file of its scans")
     files = [file for file in manifest["files"] if data.records[file["scan"]].frames]
     if not files or "segmentations" in manifest:
@@ -52,14 +54,15 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     for scan in dict.fromkeys(file["scan"] for file in files):
         of_scan = [file for file in files if file["scan"] == scan]
         copies = [inside(run / COPIES, file["path"]) for file in of_scan]
-        cases = [data.records[scan].case_ids[n] for file in of_scan for n in file["slices"]]
+        record, slices_of_scan = data.records[scan], [n for file in of_scan for n in file["slices"]]
         path = copies[0].parent / f"{scan}.seg.dcm"
         content = seg_bytes(
             copies,
-            np.stack([np.moveaxis(masks[case], 0, -1) for case in cases]),
+            np.stack([np.moveaxis(masks[record.case_ids[n]], 0, -1) for n in slices_of_scan]),
             classes,
             _key(copies[0]),
-            float(data.records[scan].spacing_mm[0]),
+            float(record.spacing_mm[0]),
+            frames=[record.frames[n][1] for n in slices_of_scan],
         )
         with whole(path) as part:
             part.write_bytes(content)

@@ -209,6 +209,38 @@ def test_enhanced_multi_frame_scans_are_written_back(tmp_path: Path) -> None:
     medattack("verify", run)
 
 
+@pytest.mark.parametrize("limit", [1, 3, 6])
+def test_frames_that_were_not_attacked_are_not_in_the_segmentation(tmp_path: Path, limit: int) -> None:
+    for n in range(1, 4):
+        path = write_enhanced(
+            tmp_path / "scans" / f"p{n}.dcm", values(4, seed=n), [(1.0, 0.0)] * 4, (2, 0, 3, 1), patient=f"P{n}"
+        )
+        write_seg(tmp_path / "scans" / f"seg{n}.dcm", [path], box(4, 3, 7, 2, 6), ["Liver"])
+    run = attacked(tmp_path, tmp_path / "scans", "--limit", str(limit))
+    rows, data = RunFolder(run).rows().set_index("case"), open_prepared(tmp_path / "data")
+    predicted = 0
+    for path in (run / "adversarial").rglob("*.seg.dcm"):
+        seg, record = segread(path), data.records[path.name.removesuffix(".seg.dcm")]
+        copy = pydicom.dcmread(path.with_name(f"{record.id}.dcm"))
+        for case, (_, frame) in zip(record.case_ids, record.frames, strict=True):
+            if case in rows.index:
+                pixels = seg.get_pixels_by_source_frame(
+                    copy.SOPInstanceUID, [frame + 1], segment_numbers=[1], assert_missing_frames_are_empty=True
+                )
+                assert pixels.sum() == rows.loc[case, "n_adv"]
+                predicted += 1
+        sources = {frame for item in seg.PerFrameFunctionalGroupsSequence for frame in _source_frames(item)}
+        assert sources <= {
+            frame + 1 for case, (_, frame) in zip(record.case_ids, record.frames, strict=True) if case in rows.index
+        }
+    assert predicted == limit
+    medattack("verify", run)
+
+
+def _source_frames(item: pydicom.Dataset) -> list[int]:
+    return [source.ReferencedFrameNumber for one in item.DerivationImageSequence for source in one.SourceImageSequence]
+
+
 def test_the_worst_files_alone_are_written_with_their_segmentation(tmp_path: Path) -> None:
     run = attacked(tmp_path, write_hospital(tmp_path / "scans", patients=3), "--save-adversarial", "worst:2")
     manifest = read_json(run / "adversarial" / "manifest.json")

@@ -127,22 +127,37 @@ class _NewUids:
         return str(generate_uid(entropy_srcs=[self.key, what, str(uid)]))
 
 
-def seg_bytes(copies: Sequence[Path], masks: Array, classes: Sequence[str], key: str, thickness_mm: float) -> bytes:
+def seg_bytes(
+    copies: Sequence[Path],
+    masks: Array,
+    classes: Sequence[str],
+    key: str,
+    thickness_mm: float,
+    *,
+    frames: Sequence[int] = (),
+) -> bytes:
     """A BINARY DICOM SEG of predictions on copies, which it refers to.
 
     Args:
-        masks: (slices, rows, columns, classes) of booleans, in the order of `copies`, or of the frames of the one.
+        masks: (slices, rows, columns, classes) of booleans, in the order of `copies`, or of `frames`.
         thickness_mm: of slices that do not say it themselves.
+        frames: of each mask its position in its file; frames of a file that are not among them were not predicted.
     """
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in copies]
-    return _segmentation(headers, masks, classes, key, thickness_mm)
+    return _segmentation(headers, masks, classes, key, thickness_mm, frames)
 
 
 def _segmentation(
-    copies: Sequence[Dataset], masks: Array, classes: Sequence[str], key: str, thickness_mm: float
+    copies: Sequence[Dataset],
+    masks: Array,
+    classes: Sequence[str],
+    key: str,
+    thickness_mm: float,
+    frames: Sequence[int] = (),
 ) -> bytes:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation, SegmentDescription
+    from highdicom.utils import get_plane_positions_of_image
     from pydicom.sr.codedict import codes
 
     version, uids = medseg_attack.__version__, _NewUids(key)
@@ -155,6 +170,8 @@ def _segmentation(
     ]
     for header in copies:
         _complete(header, thickness_mm)
+    several = frames and int(copies[0].get("NumberOfFrames") or 1) > 1
+    positions = get_plane_positions_of_image(copies[0]) if several else []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of an organ that was nowhere found, which is what attacks are for
         segmentation = Segmentation(
@@ -172,6 +189,7 @@ def _segmentation(
             device_serial_number="0",
             series_description=DESCRIPTION,
             content_description="Prediction on a perturbed copy",
+            plane_positions=[positions[n] for n in frames] if several else None,
         )
     stream = BytesIO()
     segmentation.save_as(stream)
