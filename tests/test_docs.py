@@ -28,9 +28,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # click's, which newer versions of typer bring along
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-OPTIONS = {"--help"} | {word for command in COMMANDS.values() for option in command.params for word in option.opts}
-OPTIONS |= {word for command in COMMANDS.values() for option in command.params for word in option.secondary_opts}
+PROGRAM: Any = typer.main.get_command(app)
+COMMANDS: dict[str, Any] = PROGRAM.commands
+PARAMETERS = [option for command in (PROGRAM, *COMMANDS.values()) for option in command.params]
+OPTIONS = {"--help"} | {word for option in PARAMETERS for word in (*option.opts, *option.secondary_opts)}
 # calls in the pages that are Python, of this project or of another, and no spec
 PYTHON = {"Flag", "Orientationd", "__call__", "attack", "attack_chunk", "away", "listing", "model", "near"}
 PYTHON |= {"PGD", "batch", "help", "loss", "marked", "sigmoid", "wanted"}

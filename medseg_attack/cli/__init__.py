@@ -15,6 +15,7 @@ from medseg_attack.cli.audit import audit
 from medseg_attack.cli.certify import certify
 from medseg_attack.cli.cite import cite
 from medseg_attack.cli.compare import compare
+from medseg_attack.cli.completion import with_completion
 from medseg_attack.cli.defend import defend
 from medseg_attack.cli.demo import demo
 from medseg_attack.cli.detect import detect
@@ -97,7 +98,7 @@ for command in (
     doctor,
     selftest,
 ):
-    app.command(cls=_Command)(command)
+    app.command(cls=_Command)(with_completion(command))
 
 
 def _version(is_asked: bool | None) -> None:
