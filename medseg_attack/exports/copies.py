@@ -18,7 +18,7 @@ from pydantic import Field
 
 from medseg_attack.data.formats.dicom.decoders import decoded
 from medseg_attack.data.formats.dicom.writing import geometry
-from medseg_attack.data.formats.nifti import read_nifti
+from medseg_attack.data.formats.nifti import read_nifti, suffix_of
 from medseg_attack.data.formats.pictures import is_picture, lossless, read_picture, reduced
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord
@@ -119,11 +119,11 @@ def copies_of(record: ScanRecord) -> list[PerturbedCopy]:
             PerturbedCopy(path, in_file, channels, _name(record, in_file))
             for path, in_file in _by_file(record.frames).items()
         ]
-    n = record.n_images or (len(slices) if first.endswith(".png") else 1)
+    n = record.n_images or (len(slices) if first.lower().endswith(".png") else 1)
     paths = [source.path for source in record.sources[:n]]
     if is_picture(Path(first)) and n == len(slices):
         return [PerturbedCopy(path, (index,), channels) for index, path in enumerate(paths)]
-    if record.lattice and first.endswith((".nii", ".nii.gz")):
+    if record.lattice and suffix_of(first):
         return [PerturbedCopy(path, slices, channels if n == 1 else (index,)) for index, path in enumerate(paths)]
     raise InputError(f"expected pictures, NIfTI or DICOM to write copies of, got {first}; use --save-adversarial none")
 

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from medseg_attack.data.formats.dicom.writing import copy_bytes, require_copy
+from medseg_attack.data.formats.nifti_header import is_gzipped
 from medseg_attack.data.formats.pictures import is_picture, write_picture
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.reading import Prepared
@@ -173,4 +174,4 @@ def _nifti(source: Path, stored: Array, keep_headers: bool) -> bytes:
     data = stored.reshape(image.shape).astype(header.get_data_dtype())
     copy: Any = type(image)(data, None, header)
     content = with_scale(copy, float(image.dataobj.slope), float(image.dataobj.inter))
-    return gzip.compress(content, mtime=0) if source.name.endswith(".gz") else content
+    return gzip.compress(content, mtime=0) if is_gzipped(source) else content

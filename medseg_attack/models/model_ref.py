@@ -128,7 +128,7 @@ def files_of(name: str) -> list[Path]:
         return list(dict.fromkeys(chain.from_iterable(map(files_of, members))))
     named = [path[0] for path in map(_split_path, options, options.values()) if path]
     net = str(options.get("net", ""))
-    if net.endswith(".onnx"):
+    if Path(net).suffix.lower() == ".onnx":
         return [*named, *external_files(Path(net))]
     source = source_of(net) if ":" in net else Source(())
     known = [real_path(path) for path in named]
@@ -187,7 +187,7 @@ def _label(name: str) -> str:
 
 
 def _dependencies(net: str) -> dict[str, Any]:
-    if net.endswith(".onnx"):
+    if Path(net).suffix.lower() == ".onnx":
         files = external_files(Path(net))
         return {"external": [file_hash(file) for file in files]} if files else {}
     if ":" not in net or Path(net).exists():

@@ -61,9 +61,9 @@ def newest_model(workspace: Path, label: str) -> Path:
             f"expected a trained model in {label}, got {got}; give the folder of a checkpoint, or finish its training"
         )
     cards = [path for path in (workspace / "models").glob(f"*/{CARD}") if read_json(path).get("label") == label]
-    if not cards and Path(label).suffix in NETWORK_FILES:
+    if not cards and Path(label).suffix.lower() in NETWORK_FILES:
         spec = f"own({label!r})"
-        if Path(label).suffix in WEIGHT_FILES:
+        if Path(label).suffix.lower() in WEIGHT_FILES:
             spec = f"own('file.py:factory', weights={label!r})"
         raise InputError(
             f'expected the name of a trained model, its folder or a spec, got the file {label}; write --model "{spec}"'

@@ -50,6 +50,15 @@ def require_file(path: Path, content: str = "a file") -> Path:
     return path
 
 
+def odd_kind(path: Path) -> str:
+    """The kind of thing, with its article, that is at a path in place of a file; "" for a file, or a link to one."""
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except OSError as error:
+        return f"a link that leads nowhere ({reason(error)})" if path.is_symlink() else reason(error)
+    return "" if kind == stat.S_IFREG else _KINDS.get(kind, "no regular file")
+
+
 def state_of(path: Path, content: str) -> os.stat_result:
     """The state of what `path` names or links to.
 

@@ -1,10 +1,18 @@
 """Notes on many scans in few sentences."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from medseg_attack.errors import plural
+from medseg_attack.storage.files import odd_kind
 
 SHOWN = 3  # scans that a note names
+
+
+def left_out(name: str, path: Path, why: str) -> str:
+    """The sentence about a file that is left out: what it is, if it is no file, else why."""
+    kind = odd_kind(path)
+    return f"{name} is left out: {f'it is {kind}, not a file' if kind else why}"
 
 
 def notes_on_scans(phrases: Mapping[str, Iterable[str]]) -> tuple[str, ...]:

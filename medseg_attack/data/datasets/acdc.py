@@ -6,12 +6,12 @@ SOURCE/training/patient001/Info.cfg                        the frames of end dia
 """
 
 import functools
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medseg_attack.data.cohort.doubles import unique
+from medseg_attack.data.cohort.notes import left_out
 from medseg_attack.data.cohort.patients import Named, patients
 from medseg_attack.data.datasets.source import Source, require_folder, require_split
 from medseg_attack.data.datasets.volumes import require_plane, scan_files, survey
@@ -54,6 +54,7 @@ class ACDC:
         parts = self._parts(root)
         paths = [(path, part) for part, folder in parts.items() for path in matching(folder, "patient*/*")]
         images = unique(((stem(path) or "", (path, part)) for path, part in paths if _is_frame(path)), "scan")
+        labels = {(path.parent, stem(path)): path for path, _ in paths}  # in capitals, perhaps, where the image is not
         groups: dict[str, str] = {}
         notes: list[str] = []
         rule = ""
@@ -64,16 +65,17 @@ class ACDC:
             who = patients(named, self.patient, folder, "by the first word of their files' names")
             groups, rule = groups | dict(who.groups), who.rule
             notes += who.warnings
-        masks = {name: path.with_name(path.name.replace(name, f"{name}_gt", 1)) for name, (path, _) in images.items()}
-        # a link to nothing, say, is refused when it is read
-        pairs = {name: ((path,), masks[name]) for name, (path, _) in images.items() if os.path.lexists(masks[name])}
+        masks = {name: labels.get((path.parent, f"{name}_gt")) for name, (path, _) in images.items()}
+        pairs = {name: ((path,), mask) for name, (path, _) in images.items() if (mask := masks[name])}
         if not pairs:
             raise InputError(
                 f"expected patient001/patient001_frame01.nii.gz, patient001_frame01_gt.nii.gz and so on "
                 f"in {root}, got none; give the folder that holds training/ or the patients"
             )
         alone = [name for name in images if name not in pairs]
-        notes += [f"{name} is left out: expected its mask {masks[name].name} beside it, got none" for name in alone]
+        notes += [
+            left_out(name, images[name][0], f"expected its mask {name}_gt.nii.gz beside it, got none") for name in alone
+        ]
         volumes = survey(pairs, self.plane)
         read = functools.partial(read_pair, values=LabelValues.single(0, 1, 2, 3), plane=volumes.scan_plane)
         parts_of_scans = {name: part for name, (_, part) in images.items()}

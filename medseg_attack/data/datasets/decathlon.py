@@ -12,16 +12,18 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from medseg_attack.data.cohort.doubles import unique
+from medseg_attack.data.cohort.notes import left_out
 from medseg_attack.data.cohort.patients import Named, patients
 from medseg_attack.data.datasets.source import FOLDER, Source, require_folder, require_split
 from medseg_attack.data.datasets.volumes import Pairs, Survey, require_plane, scan_files, survey
 from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.label_values import LabelValues
-from medseg_attack.data.formats.nifti import label_values, read_pair, stem
+from medseg_attack.data.formats.nifti import label_values, read_pair, stem, suffix_of
 from medseg_attack.errors import InputError, plural
 from medseg_attack.registry import register, spec
 from medseg_attack.specifications.nnunet import CT, channel_names_of, labels_of, require_nifti
@@ -149,7 +151,8 @@ def _by_stem(folder: Path, ending: str) -> dict[str, Path]:
     if not files:
         got = ", ".join(path.name for path in listed(folder)[:3])
         raise InputError(f"expected NIfTI files (.nii.gz or .nii) in {folder}, got {got}; convert them")
-    return unique(((name, path) for name, path in files if path.name == f"{name}{ending}" or not ending), "file")
+    chosen = ((name, path) for name, path in files if not ending or suffix_of(path.name).lower() == ending)
+    return unique(chosen, "file")
 
 
 def _channels(images: Mapping[str, Path], masks: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
@@ -193,7 +196,7 @@ def _channel_names(file: Path, described: Mapping[str, Any], n: int) -> tuple[st
     return names
 
 
-def _unpaired(images: Mapping[str, Any], masks: Mapping[str, Path]) -> tuple[str, ...]:
-    alone = [(name, "an image but no mask") for name in images.keys() - masks.keys()]
-    alone += [(name, "a mask but no image") for name in masks.keys() - images.keys()]
-    return tuple(f"{name} is left out: it has {what}" for name, what in sorted(alone))
+def _unpaired(images: Mapping[str, tuple[Path, ...]], masks: Mapping[str, Path]) -> tuple[str, ...]:
+    alone = [(name, images[name][0], "it has an image but no mask") for name in images.keys() - masks.keys()]
+    alone += [(name, masks[name], "it has a mask but no image") for name in masks.keys() - images.keys()]
+    return tuple(starmap(left_out, sorted(alone)))

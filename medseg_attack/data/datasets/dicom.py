@@ -143,11 +143,11 @@ class Dicom:
         images = {uid: one for uid, one in objects.images.items() if not self.series or uid in self.series}
         if not self.masks:
             return replace(objects, images=images)
-        labels = [label for label in objects.labels if label.path.relative_to(root).match(self.masks)]
+        labels = [label for label in objects.labels if _is_named(label.path.relative_to(root), self.masks)]
         labels += [
             LabelFile(path, NIFTI, "", "", frozenset(), frozenset(), values_of(path))
             for path in walk(root)[0]
-            if stem(path) and path.relative_to(root).match(self.masks)
+            if stem(path) and _is_named(path.relative_to(root), self.masks)
         ]
         return replace(objects, images=images, labels=tuple(labels))
 
@@ -407,6 +407,12 @@ def _places(series: Sequence[FoundSeries], root: Path) -> dict[str, str]:
     return {
         one.uid: place if shared[place := _place(one, root)] == 1 else f"{place} (series {one.uid})" for one in series
     }
+
+
+def _is_named(path: Path, pattern: str) -> bool:
+    """Whether a pattern matches a path, whose ending may be in capitals."""
+    suffix = "".join(path.suffixes)
+    return path.match(pattern) or path.with_name(path.name.removesuffix(suffix) + suffix.lower()).match(pattern)
 
 
 def _place(images: FoundSeries, root: Path) -> str:

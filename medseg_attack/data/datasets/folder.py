@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medseg_attack.data.cohort.doubles import canonical, unique
 from medseg_attack.data.cohort.missing import require_rule, without
-from medseg_attack.data.cohort.notes import notes_on_scans
+from medseg_attack.data.cohort.notes import left_out, notes_on_scans
 from medseg_attack.data.cohort.patients import Named, Patients, patients
 from medseg_attack.data.datasets.label_names import parse
 from medseg_attack.data.datasets.mask_files import MaskFiles, match_masks
@@ -199,8 +199,8 @@ def _images(folder: Path, prefix: str, part: str) -> _Part:
         raise InputError(f"expected PNG, TIFF, GIF, BMP or JPEG pictures in {folder / 'images'}, got none; add some")
     masks, lost = match_masks(folder / "masks", stems)
     alone = sorted(stems.keys() - masks.keys())
-    notes = [f"{prefix}{name} is left out: it has an image but no mask" for name in alone]
-    notes += [f"{path} is left out: it has no image" for path in lost]
+    notes = [left_out(f"{prefix}{name}", stems[name], "it has an image but no mask") for name in alone]
+    notes += [left_out(str(path), path, "it has no image") for path in lost]
     named = {f"{prefix}{name}": path for name, path in stems.items()}
     return _Part(part, named, {f"{prefix}{name}": files for name, files in masks.items()}, notes)
 

@@ -48,7 +48,7 @@ AUTHOR = (  # named by the data set's author as badly annotated
 )
 
 DROPPED = {"paper": PAPER, "author": AUTHOR, "none": ()}
-_NAME = re.compile(r"slice_(\d+)_\d+_\d+_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)\.png")
+_NAME = re.compile(r"slice_(\d+)_\d+_\d+_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)\.(?i:png)")
 Rows = Mapping[str, Mapping[str, str]]  # slice id -> class -> runs
 
 

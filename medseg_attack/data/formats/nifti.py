@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medseg_attack.data.formats.label_values import LabelValues, whole
 from medseg_attack.data.formats.memory import gunzipped, require_room
-from medseg_attack.data.formats.nifti_header import PLANES, NiftiHeader, load_nifti
+from medseg_attack.data.formats.nifti_header import PLANES, NiftiHeader, is_gzipped, load_nifti
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
 from medseg_attack.errors import InputError, refusing
 from medseg_attack.types import alike
@@ -50,11 +50,19 @@ class Nifti:
         return np.moveaxis(self.stored, 3, 0) if self.stored.ndim == 4 else self.stored[None]
 
 
+def suffix_of(name: str) -> str:
+    """The ending of a NIfTI file as its name has it, in any case; "" of other names.
+
+    >>> suffix_of("a.nii.gz"), suffix_of("A.NII"), suffix_of("a.png")
+    ('.nii.gz', '.NII', '')
+    """
+    return next((name[-len(suffix) :] for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+
+
 def stem(path: Path) -> str | None:
-    """The name without `.nii` or `.nii.gz`; None for other and for hidden files."""
-    if path.name.startswith("."):
-        return None
-    return next((path.name.removesuffix(s) for s in SUFFIXES if path.name.endswith(s)), None)
+    """The name without `.nii` or `.nii.gz`, in any case; None for other and for hidden files."""
+    suffix = suffix_of(path.name)
+    return path.name.removesuffix(suffix) if suffix and not path.name.startswith(".") else None
 
 
 def read_nifti(path: Path, *, several: bool = False) -> Nifti:
@@ -88,7 +96,7 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
 
 def _unscaled(file: Any, path: Path) -> Array:
     """The stored values; of a compressed file after a look at its checksum, which nibabel leaves out."""
-    if not path.name.endswith(".gz"):
+    if not is_gzipped(path):
         return np.asanyarray(file.dataobj.get_unscaled())
     with gunzipped(path) as stream:
         values: Array = array_from_file(file.shape, file.get_data_dtype(), stream, file.dataobj.offset)

@@ -100,10 +100,15 @@ def load_nifti(path: Path) -> tuple[Any, NiftiHeader]:
         return file, _meaning(file, raw, path)
 
 
+def is_gzipped(path: Path) -> bool:
+    """Whether a NIfTI file is compressed, by its name."""
+    return path.suffix.lower() == ".gz"
+
+
 def _raw(file: Any, path: Path) -> Any:
     """The header as it is in the file: nibabel's own has fields that were corrected, or emptied."""
     size = file.header.template_dtype.itemsize
-    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
+    with gzip.open(path) if is_gzipped(path) else path.open("rb") as stream:
         return type(file.header)(stream.read(size), check=False)
 
 

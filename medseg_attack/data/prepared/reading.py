@@ -279,7 +279,7 @@ def _scale(record: ScanRecord, ref: CaseRef) -> tuple[PerChannel, PerChannel]:
 def _order(record: ScanRecord) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """`order` and `flips` of a scan's storage: NIfTI's array has x first, where ITK has z."""
     lattice = record.lattice
-    if lattice is None or not record.sources or not record.sources[0].path.endswith((".nii", ".nii.gz")):
+    if lattice is None or not record.sources or not record.sources[0].path.lower().endswith((".nii", ".nii.gz")):
         return (0, 1, 2), ()
     order = tuple(lattice.axes.index(axis) for axis in (2, 1, 0))
     return order, tuple(axis for axis, flip in enumerate(lattice.flips) if flip)

@@ -13,7 +13,7 @@ from medseg_attack.data.formats import folders
 from medseg_attack.data.formats.dicom.index import index
 from medseg_attack.data.formats.dicom.reading import is_dicom
 from medseg_attack.data.formats.dicom.series import Series, files_of, read_stored, series_of
-from medseg_attack.data.formats.nifti import layout, read_nifti, stem
+from medseg_attack.data.formats.nifti import layout, read_nifti, stem, suffix_of
 from medseg_attack.data.formats.pictures import is_picture, read_picture, reduced
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
@@ -74,9 +74,7 @@ def unlabelled(root: Path, task: Task, plane: str = "") -> Source:
 
 
 def _scan(name: str, path: Path, sources: tuple[Path, ...], read: Callable[[str], Scan]) -> ScanFile:
-    scan_id = "".join(
-        c if c.isalnum() or c in "-_." else "_" for c in name.removesuffix(".nii.gz").removesuffix(".nii")
-    )
+    scan_id = "".join(c if c.isalnum() or c in "-_." else "_" for c in name.removesuffix(suffix_of(name)))
     return ScanFile(scan_id, scan_id, path, sources, functools.partial(read, scan_id), len(sources))
 
 

@@ -31,10 +31,10 @@ def _code(options: Mapping[str, Any]) -> Code | None:
     """The code of a network: a factory's modules, a TorchScript program, a torch.export file that is trusted."""
     net = str(options.get("net", ""))
     path = Path(net)
-    if path.suffix in PROGRAMS or path.suffix == ".pt2":
-        runs = path.suffix in PROGRAMS or options.get("trust", False)
+    if path.suffix.lower() in PROGRAMS or path.suffix.lower() == ".pt2":
+        runs = path.suffix.lower() in PROGRAMS or options.get("trust", False)
         return Code("", (path,) if path.is_file() else ()) if runs else None
-    if path.suffix == ".onnx" or path.is_dir() or ":" not in net:
+    if path.suffix.lower() == ".onnx" or path.is_dir() or ":" not in net:
         return None
     source = source_of(net)
     return Code(net.rpartition(":")[2], source.modules + source.files)
@@ -185,12 +185,12 @@ def _check(dims: int, head: str, normalise: str, place: str) -> None:
 def _read(net: str, task: Task, weights: str, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
     """The network, and the options that its folder sets: `dims`, `axes` and `window` with its overlap."""
     path = Path(net)
-    if path.is_dir() or path.suffix in (*PROGRAMS, ".pt2", ".onnx"):
+    if path.is_dir() or path.suffix.lower() in (*PROGRAMS, ".pt2", ".onnx"):
         if weights:
             raise InputError(f"expected no weights= beside {net}, which has its own, got {weights!r}; leave it out")
         return _read_path(path, trust)
     if ":" not in net:
-        got = "a Python file without :factory" if path.suffix == ".py" else "neither of these"
+        got = "a Python file without :factory" if path.suffix.lower() == ".py" else "neither of these"
         raise InputError(f"expected {KINDS}, got {got} in own({net!r}); name one of them")
     network = from_python(net, task)
     if not isinstance(network, nn.Module):
@@ -208,6 +208,6 @@ def _read_path(path: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
         return bundle(path)
     if not path.is_file():
         raise InputError(f"expected a network in {path}, got no such file; name the file")
-    if path.suffix == ".pt2":
+    if path.suffix.lower() == ".pt2":
         return exported(path, trust), {}
-    return (onnx if path.suffix == ".onnx" else torchscript)(path), {}
+    return (onnx if path.suffix.lower() == ".onnx" else torchscript)(path), {}

@@ -28,7 +28,7 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         raise InputError(f"expected weights in {path}, got no such file; name the file")
     require_file(path, "weights")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         return load_tensors(path)
     try:
         with torch.serialization.safe_globals([*number_types(), argparse.Namespace]):
