@@ -19,7 +19,15 @@ from pathlib import Path
 from medseg_attack.runtime import provenance, versions
 
 FLOOR = "import typer, rich.console, rich.table"
-COMMANDS = ["--help", "attack --help", "ls metrics", "ls balls", "ls defences --explain", "ls attacks"]
+COMMANDS = [
+    "--help",
+    "attack --help",
+    "ls metrics",
+    "ls balls",
+    "ls defences --explain",
+    "ls attacks",
+    "ls attacks --explain",
+]
 
 
 def seconds(words: list[str], checkout: Path) -> tuple[float, float]:

@@ -100,7 +100,8 @@ def _explained(entries: Sequence["Declaration"], rows: Sequence[dict[str, Any]])
     if entries[0].kind == "attack":
         from medseg_attack.checks.attack_profile import profile
 
-        return [dict(profile(entry.name)) for entry in entries]
+        attacks = {entry.name: entry for entry in entries}
+        return [dict(profile(name, attacks)) for name in attacks]
     facts = [
         {"paper": entry.paper, "cost": entry.facts.get("cost", ""), "attacked_with": entry.facts["attacked_with"]}
         for entry in entries

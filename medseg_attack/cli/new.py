@@ -78,7 +78,8 @@ from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Image, Mask, Model
 
 
-@register("my_attack", kind="attack", reaches="all in eps")  # see `Entry` in medseg_attack/registry/table.py
+# the facts are those of `Entry` in medseg_attack/registry/table.py
+@register("my_attack", kind="attack", cost="2 * steps + 1 forward, steps backward", reaches="all in eps")
 @dataclass(frozen=True)
 class MyAttack(Climbing):  # it has a ball (what may change, and by how much) and an objective (what is increased)
     """Steps along the gradient; the most harmful iterate (Author et al., arXiv 0000.00000).

@@ -66,10 +66,10 @@ class Code:
 class Entry:
     """A registered name, the object that it stands for, and facts that this states beyond its docstring.
 
-    `paper`, `threat` and `norm` are what `medattack ls attacks --explain` shows; "" leaves them to be read off the
-    attack. `reaches` and `shown_by` are what `tests/test_optima.py` holds every attack to, on models that decide each
-    pixel by its own value, of which the worst case can be written down. `cost` and `attacked_with` are what
-    `medattack ls defences --explain` shows.
+    `paper`, `threat`, `norm` and `cost` are what `medattack ls attacks --explain` shows; "" leaves the first three to
+    be read off the attack. `reaches` and `shown_by` are what `tests/test_optima.py` holds every attack to, on models
+    that decide each pixel by its own value, of which the worst case can be written down. `cost` and `attacked_with` are
+    what `medattack ls defences --explain` shows.
 
     Attributes:
         name: the name.
@@ -90,7 +90,9 @@ class Entry:
         softmax: form of an objective per entry for classes that exclude each other; None: there the same one is used.
         exclusive: whether an objective is for classes that exclude each other alone.
         unweighted: the objective over all entries alike, of one that masks or weighs them.
-        cost: passes that a defence takes, for a training step or for an image, or that a detector takes for an image.
+        cost: passes that an attack takes for an image, a formula of its fields (`medseg_attack/registry/passes.py`),
+            without those of a fit and of a detector that it knows; that a defence takes, for a training step or for
+            an image; or that a detector takes for an image.
         attacked_with: spec of the attack that a defence is measured with, which knows it.
     """
 
@@ -216,7 +218,8 @@ def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
     """Gives a function or a frozen dataclass its name; one namespace, so a name means one thing everywhere.
 
     Args:
-        facts: further fields of its `Entry`: `paper`, `threat`, `norm`, `reaches` and `shown_by` of an attack,
+        facts: further fields of its `Entry`: `paper`, `threat`, `norm`, `cost`, `reaches` and `shown_by` of an
+            attack,
             `trained`, `wraps`, `gathers` and `code` of a model, `softmax`, `exclusive` and `unweighted` of an
             objective, `cost` and `attacked_with` of a defence, `paper` of a certificate, `paper` and `cost` of a
             detector.

@@ -73,7 +73,7 @@ class Interruption:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interruption())
 module, _, function = {entry!r}.partition(":")
-sys.argv = ["medattack", "ls", "attacks", "--explain"]
+sys.argv = ["medattack", "ls", "objectives"]
 getattr(importlib.import_module(module), function)()
 """
 

@@ -33,6 +33,8 @@ def test_help_loads_nothing_that_takes_long_to_load(line: str) -> None:
     assert not modules(*line.split()) & {*HEAVY, *UNUSED}
 
 
-@pytest.mark.parametrize("what", ["attacks", "defences --explain", "goals", "criteria", "balls", "datasets", "metrics"])
+@pytest.mark.parametrize(
+    "what", ["attacks", "attacks --explain", "defences --explain", "goals", "criteria", "balls", "datasets", "metrics"]
+)
 def test_names_are_listed_without_loading_what_they_stand_for(what: str) -> None:
     assert not modules("ls", *what.split()) & {*HEAVY, *UNUSED}

@@ -22,6 +22,7 @@ LEAST = 1 + STARTS + HALVINGS + 2  # with the untouched image, one step and the 
 @register(
     "boundary",
     kind="attack",
+    cost="queries forward, 0 backward",
     threat="queries, decisions alone",
     reaches="its ball",
     shown_by="boundary(linf(0.1), queries=90)",

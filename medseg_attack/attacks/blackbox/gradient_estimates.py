@@ -25,7 +25,14 @@ Score: TypeAlias = Callable[[Tensor], PerSample]  # coefficients (b, c, *t) -> o
 Estimate: TypeAlias = Callable[[Score, Tensor, float, Sequence[int], int], Tensor]  # as `by_signs`
 
 
-@register("zoo", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="zoo(queries=90)")
+@register(
+    "zoo",
+    kind="attack",
+    cost="(queries - 1 - starts) // (2 * coordinates + 1) * (2 * coordinates + 1) + 1 + starts forward, 0 backward",
+    threat="queries (scores)",
+    reaches="its ball",
+    shown_by="zoo(queries=90)",
+)
 @dataclass(frozen=True)
 class ZOO(Climbing):
     """Adam on gradients estimated from scores, one coordinate at a time (Chen et al., arXiv 1708.03999).
@@ -63,7 +70,14 @@ class ZOO(Climbing):
         return _ascend(self, by_coordinates, self.coordinates, model, image, target, seeds)
 
 
-@register("spsa", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="spsa(queries=90)")
+@register(
+    "spsa",
+    kind="attack",
+    cost="(queries - 1 - starts) // (2 * directions + 1) * (2 * directions + 1) + 1 + starts forward, 0 backward",
+    threat="queries (scores)",
+    reaches="its ball",
+    shown_by="spsa(queries=90)",
+)
 @dataclass(frozen=True)
 class SPSA(Climbing):
     """Adam on gradients estimated from scores, along random signs of all pixels (Uesato et al., arXiv 1802.05666).

@@ -22,6 +22,7 @@ from medseg_attack.types import Adversarial, Ball, Bindable, Image, Mask, Model
 @register(
     "replay",
     kind="attack",
+    cost="1 forward, 0 backward",
     threat="no model",
     norm="that of the run",
     reaches="what is known in tests/cli/test_cli.py, as it needs a run",

@@ -32,7 +32,14 @@ def share(query: int, queries: int, first: float) -> float:
     return first / 2.0 ** sum(query * 10000 // queries > halving for halving in HALVED)
 
 
-@register("square", kind="attack", threat="queries (scores)", reaches="its ball", shown_by="square(queries=90)")
+@register(
+    "square",
+    kind="attack",
+    cost="queries forward, 0 backward",
+    threat="queries (scores)",
+    reaches="its ball",
+    shown_by="square(queries=90)",
+)
 @dataclass(frozen=True)
 class Square(Climbing):
     """A search with random squares, kept where they raise the objective (Andriushchenko et al., arXiv 1912.00049).

@@ -23,6 +23,7 @@ FUSIONS = ("logits", "probabilities", "losses")
 @register(
     "transfer",
     kind="attack",
+    cost="1 forward, 0 backward",
     threat="surrogate",
     norm="that of its attack",
     reaches="all in eps",

@@ -47,7 +47,13 @@ class MeanOfPasses(AroundModel):
         return mean_logits(torch.stack(answers), weights, self.task.exclusive)
 
 
-@register("averaged", kind="attack", reaches="all in eps", shown_by="averaged(pgd(steps=8))")
+@register(
+    "averaged",
+    kind="attack",
+    cost="up to passes * attack forward, passes * attack backward",
+    reaches="all in eps",
+    shown_by="averaged(pgd(steps=8))",
+)
 @dataclass(frozen=True)
 class Averaged(AroundAttack):
     """An attack on the mean of several passes of a random model, drawn afresh each time (EOT; arXiv 1707.07397).
@@ -78,7 +84,9 @@ class Averaged(AroundAttack):
         return replace(result, passes=(result.passes * each).round().long())
 
 
-@register("bpda", kind="attack", reaches="all in eps", shown_by="bpda(pgd(steps=8))")
+@register(
+    "bpda", kind="attack", cost="attack forward, attack backward", reaches="all in eps", shown_by="bpda(pgd(steps=8))"
+)
 @dataclass(frozen=True)
 class ThroughStandIns(Bindable, AroundAttack):
     """An attack whose gradients go through smooth stand-ins of a defence's layers (BPDA; arXiv 1802.00420).

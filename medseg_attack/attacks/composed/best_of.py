@@ -18,7 +18,13 @@ from medseg_attack.types import Adversarial, Attack, Ball, Bindable, Image, Mask
 EVERYTHING_LOST = 1.0  # the harm of an image on which every organ is lost: there is no worse
 
 
-@register("best_of", kind="attack", reaches="all in eps", shown_by="best_of((pgd(steps=6), apgd(steps=10)))")
+@register(
+    "best_of",
+    kind="attack",
+    cost="up to sum(attacks) + count(attacks) * (unit == 'volume') forward, sum(attacks) backward",
+    reaches="all in eps",
+    shown_by="best_of((pgd(steps=6), apgd(steps=10)))",
+)
 @dataclass(frozen=True)
 class BestOf(Bindable):
     """The worst result of several attacks, image by image; between equals, the smaller change.

@@ -13,6 +13,7 @@ from medseg_attack.types import Adversarial, AroundAttack, Attack, Image, Mask, 
 @register(
     "both_norms",
     kind="attack",
+    cost="2 * attack + 1 forward, 2 * attack backward",
     paper="on models of Han et al., Nature Communications 2021",
     reaches="all in eps",
     shown_by="both_norms(pgd(steps=8, keep_worst=False))",

@@ -62,6 +62,7 @@ class Rounds(Protocol):
 @register(
     "evading",
     kind="attack",
+    cost="attack forward, attack backward",
     paper="Carlini & Wagner, arXiv 1705.07263; Tramer et al., arXiv 2002.08347",
     reaches="all in eps",
     shown_by="evading(attack=pgd(steps=8))",

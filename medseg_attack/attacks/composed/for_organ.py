@@ -11,7 +11,13 @@ from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, AroundAttack, Attack, Image, LogOdds, Mask, Model, Task
 
 
-@register("for_organ", kind="attack", reaches="all in eps", shown_by="for_organ(organ='organ')")
+@register(
+    "for_organ",
+    kind="attack",
+    cost="attack forward, attack backward",
+    reaches="all in eps",
+    shown_by="for_organ(organ='organ')",
+)
 @dataclass(frozen=True)
 class ForOrgan(AroundAttack):
     """An attack on one organ: its objective and the Dice that it keeps its worst by are of that organ alone.

@@ -20,6 +20,7 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 @register(
     "least_of",
     kind="attack",
+    cost="sum(attacks) + 1 forward, sum(attacks) backward",
     reaches="within 1.01 of the least",
     shown_by="least_of((dag(linf(0.5), steps=300), deepfool(linf(0.5))))",
 )

@@ -13,6 +13,7 @@ from medseg_attack.types import Ball, Objective
 @register(
     "medis",
     kind="attack",
+    cost="up to 6 * (steps + 2) + 1 forward, 6 * steps backward",
     paper="Shukla et al., Multimedia Tools and Applications 2023",
     reaches="within 1.02 of the least",
     shown_by="medis(linf(0.5), success=by_pixels, steps=60)",

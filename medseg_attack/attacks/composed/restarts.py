@@ -12,7 +12,13 @@ from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, AroundAttack, Attack, Image, Mask, Model
 
 
-@register("restarts", kind="attack", reaches="all in eps", shown_by="restarts(pgd(steps=8, keep_worst=False))")
+@register(
+    "restarts",
+    kind="attack",
+    cost="n * attack forward, n * attack backward",
+    reaches="all in eps",
+    shown_by="restarts(pgd(steps=8, keep_worst=False))",
+)
 @dataclass(frozen=True)
 class Restarts(AroundAttack):
     """The worst of several runs of an attack with other random numbers, image by image.

@@ -11,7 +11,13 @@ from medseg_attack.types import Ball, Objective
 RADII_OF_SEA = (2.0, 1.5, 1.0)
 
 
-@register("sea", kind="attack", reaches="all in eps", shown_by="sea(steps=20)")
+@register(
+    "sea",
+    kind="attack",
+    cost="up to 4 * (steps + 4 + (unit == 'volume')) forward, 4 * steps backward",
+    reaches="all in eps",
+    shown_by="sea(steps=20)",
+)
 def sea(ball: Ball = Linf(), steps: int = 300, unit: str = "slice") -> BestOf:
     """The worst of four APGD runs from wider balls, one per objective (SEA; Croce et al., arXiv 2306.12941).
 

@@ -40,7 +40,13 @@ class Ascent:
     log: bool = False
 
 
-@register("strongest", kind="attack", reaches="all in eps", shown_by="strongest(gradients=40)")
+@register(
+    "strongest",
+    kind="attack",
+    cost="up to gradients + 2 + (gradients >= 120) forward, gradients backward",
+    reaches="all in eps",
+    shown_by="strongest(gradients=40)",
+)
 @dataclass(frozen=True)
 class Strongest(Bindable):
     """The worst iterate of one or two ascents of a Dice that grows sharper: report robustness with this.

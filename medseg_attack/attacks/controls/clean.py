@@ -9,7 +9,7 @@ from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Image, Mask, Model
 
 
-@register("clean", kind="attack", threat="no model", reaches="its ball")
+@register("clean", kind="attack", cost="1 forward, 0 backward", threat="no model", reaches="its ball")
 @dataclass(frozen=True)
 class Clean:
     """The untouched image, scored like any other result."""

@@ -15,7 +15,7 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 DRAWS = ("sign", "uniform", "gaussian")
 
 
-@register("noise", kind="attack", threat="no model", reaches="its ball")
+@register("noise", kind="attack", cost="1 forward, 0 backward", threat="no model", reaches="its ball")
 @dataclass(frozen=True)
 class Noise:
     """Random noise of the ball's size: what an attack does beyond it is due to its structure.

@@ -12,7 +12,14 @@ from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, AroundAttack, Attack, Image, Mask, Model
 
 
-@register("shuffled", kind="attack", threat="that of its attack", norm="that of its attack", reaches="its ball")
+@register(
+    "shuffled",
+    kind="attack",
+    cost="attack + 1 forward, attack backward",
+    threat="that of its attack",
+    norm="that of its attack",
+    reaches="its ball",
+)
 @dataclass(frozen=True)
 class Shuffled(AroundAttack):
     """Another attack's change with its pixels in random places: its size without its structure.

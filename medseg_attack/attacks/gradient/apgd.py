@@ -64,7 +64,13 @@ class _Point:
         )
 
 
-@register("apgd", kind="attack", reaches="all in eps", shown_by="apgd(steps=20)")
+@register(
+    "apgd",
+    kind="attack",
+    cost="restarts * (steps + count(radii)) + 1 forward, restarts * steps backward",
+    reaches="all in eps",
+    shown_by="apgd(steps=20)",
+)
 @dataclass(frozen=True)
 class APGD(Climbing):
     """Gradient ascent whose steps are halved where they stop paying (Auto-PGD; Croce & Hein, arXiv 2003.01690).

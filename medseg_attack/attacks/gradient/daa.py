@@ -20,7 +20,13 @@ from medseg_attack.types import Adversarial, Image, Mask, Model
 Particles = Float[Tensor, "m b c *s"]
 
 
-@register("daa", kind="attack", reaches="all in eps", shown_by="daa(steps=9)")
+@register(
+    "daa",
+    kind="attack",
+    cost="particles * (steps + 1) + 1 forward, particles * steps backward",
+    reaches="all in eps",
+    shown_by="daa(steps=9)",
+)
 @dataclass(frozen=True)
 class DAA(Climbing):
     """Several PGD runs that a kernel keeps apart; the worst iterate of all of them (Zheng et al., arXiv 1808.05537).

@@ -15,7 +15,9 @@ from medseg_attack.types import Adversarial, Image, Mask, Model
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # Adam's decay of gradients and of their squares, and its epsilon
 
 
-@register("padam", kind="attack", reaches="all in eps", shown_by="padam(steps=20)")
+@register(
+    "padam", kind="attack", cost="steps + 2 forward, steps backward", reaches="all in eps", shown_by="padam(steps=20)"
+)
 @dataclass(frozen=True)
 class PAdam(Climbing):
     """Gradient ascent with Adam in place of signed steps; the worst iterate (Halmosi et al., arXiv 2407.01982).

@@ -22,7 +22,12 @@ from medseg_attack.threat.objectives.weighted import cosine_bce, progressive_bce
 from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective
 
 
-@register("pgd", kind="attack", reaches="all in eps")
+@register(
+    "pgd",
+    kind="attack",
+    cost="restarts * (steps + 1 + keep_worst) forward, restarts * steps backward",
+    reaches="all in eps",
+)
 @dataclass(frozen=True)
 class PGD(Climbing):
     """Projected gradient ascent from random starts; the worst iterate of each image (Madry et al., arXiv 1706.06083).
@@ -109,19 +114,19 @@ class PGD(Climbing):
         return self.momentum * direction + scaled(blurred(grad, self.smooth) if self.smooth else grad)
 
 
-@register("fgsm", kind="attack", reaches="all in eps")
+@register("fgsm", kind="attack", cost="2 forward, 1 backward", reaches="all in eps")
 def fgsm(ball: Ball = Linf(), objective: Objective = bce) -> PGD:
     """One step along the gradient to the edge of the ball (Goodfellow et al., arXiv 1412.6572)."""
     return PGD(ball, objective, steps=1, step_size=1.0, random_start=False, keep_worst=False)
 
 
-@register("bim", kind="attack", reaches="all in eps")
+@register("bim", kind="attack", cost="steps + 1 forward, steps backward", reaches="all in eps")
 def bim(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, step_size: float = 0.25) -> PGD:
     """FGSM in several small steps from the image itself; the last iterate (Kurakin et al., arXiv 1607.02533)."""
     return PGD(ball, objective, steps, step_size, random_start=False, keep_worst=False)
 
 
-@register("mi_fgsm", kind="attack", reaches="all in eps")
+@register("mi_fgsm", kind="attack", cost="steps + 1 forward, steps backward", reaches="all in eps")
 def mi_fgsm(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0) -> PGD:
     """FGSM in several steps with momentum; the last iterate (Dong et al., arXiv 1710.06081).
 
@@ -130,14 +135,20 @@ def mi_fgsm(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, mo
     return PGD(ball, objective, steps, 1 / steps, momentum, random_start=False, keep_worst=False)
 
 
-@register("ni_fgsm", kind="attack", reaches="all in eps")
+@register("ni_fgsm", kind="attack", cost="steps + 1 forward, steps backward", reaches="all in eps")
 def ni_fgsm(ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0) -> PGD:
     """`mi_fgsm` whose gradients are taken where the momentum leads, as Nesterov's (Lin et al., arXiv 1908.06281)."""
     return replace(mi_fgsm(ball, objective, steps, momentum), look_ahead=True)
 
 
 # a shrunk copy mixes pixels, and so does a blur: without them, it is reached
-@register("di2_fgsm", kind="attack", reaches="all in eps", shown_by="di2_fgsm(diversity=0.0)")
+@register(
+    "di2_fgsm",
+    kind="attack",
+    cost="steps + 1 forward, steps backward",
+    reaches="all in eps",
+    shown_by="di2_fgsm(diversity=0.0)",
+)
 def di2_fgsm(
     ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0, diversity: float = 0.5
 ) -> PGD:
@@ -149,7 +160,13 @@ def di2_fgsm(
     return replace(mi_fgsm(ball, objective, steps, momentum), diversity=diversity)
 
 
-@register("ti_fgsm", kind="attack", reaches="all in eps", shown_by="ti_fgsm(smooth=1)")
+@register(
+    "ti_fgsm",
+    kind="attack",
+    cost="steps + 1 forward, steps backward",
+    reaches="all in eps",
+    shown_by="ti_fgsm(smooth=1)",
+)
 def ti_fgsm(
     ball: Ball = Linf(), objective: Objective = bce, steps: int = 10, momentum: float = 1.0, smooth: int = 15
 ) -> PGD:
@@ -160,13 +177,13 @@ def ti_fgsm(
     return replace(mi_fgsm(ball, objective, steps, momentum), smooth=smooth)
 
 
-@register("segpgd", kind="attack", reaches="all in eps")
+@register("segpgd", kind="attack", cost="steps + 1 + keep_worst forward, steps backward", reaches="all in eps")
 def segpgd(ball: Ball = Linf(), steps: int = 20, step_size: float = 0.25, keep_worst: bool = False) -> PGD:
     """PGD that weighs right pixels at first and wrong ones ever more; last iterate (Gu et al., arXiv 2207.12391)."""
     return PGD(ball, progressive_bce, steps, step_size, keep_worst=keep_worst)
 
 
-@register("cospgd", kind="attack", reaches="all in eps")
+@register("cospgd", kind="attack", cost="steps + 1 + keep_worst forward, steps backward", reaches="all in eps")
 def cospgd(ball: Ball = Linf(), steps: int = 20, step_size: float = 0.25, keep_worst: bool = False) -> PGD:
     """PGD that weighs pixels by their alignment with the truth; last iterate (Agnihotri et al., arXiv 2302.02213)."""
     return PGD(ball, cosine_bce, steps, step_size, keep_worst=keep_worst)

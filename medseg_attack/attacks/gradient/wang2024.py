@@ -52,6 +52,7 @@ class Blend(Linf):
 @register(
     "fgsm_wang2024",
     kind="attack",
+    cost="2 forward, 1 backward",
     paper="Wang & Xu, arXiv 2401.11224, as released",
     reaches="its ball",
     shown_by="fgsm_wang2024(channels=1)",

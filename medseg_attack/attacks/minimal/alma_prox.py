@@ -35,7 +35,13 @@ def prox_linf(change: Image, weight: PerSample, metric: Image, image: Image) -> 
     return boxed.clamp(-a, a)
 
 
-@register("alma_prox", kind="attack", norm="least linf", reaches="within 1.01 of the least")
+@register(
+    "alma_prox",
+    kind="attack",
+    cost="steps + 3 forward, steps backward",
+    norm="least linf",
+    reaches="within 1.01 of the least",
+)
 @dataclass(frozen=True)
 class AlmaProx(MinimalAttack):
     """Least change by an augmented Lagrangian, with a proximal step in Linf (ALMAProx; Rony et al., arXiv 2206.07179).

@@ -20,7 +20,12 @@ from medseg_attack.types import Adversarial, Ball, LogOdds, Mask
 
 
 @register(
-    "asma", kind="attack", norm="least l2", reaches="within 1.04 of the least", shown_by="asma(l2(100), steps=400)"
+    "asma",
+    kind="attack",
+    cost="steps + 3 forward, steps backward",
+    norm="least l2",
+    reaches="within 1.04 of the least",
+    shown_by="asma(l2(100), steps=400)",
 )
 @dataclass(frozen=True)
 class Asma(MinimalAttack):
@@ -80,7 +85,14 @@ def _raised(search: Search, log_odds: LogOdds, wanted: Mask) -> Tensor:
 
 
 # its rates are for one network's logits, so that its find is bounded by the ball alone
-@register("asma_ozbulak2019", kind="attack", norm="least l2", reaches="its ball", shown_by="asma_ozbulak2019(steps=9)")
+@register(
+    "asma_ozbulak2019",
+    kind="attack",
+    cost="steps + 3 forward, steps backward",
+    norm="least l2",
+    reaches="its ball",
+    shown_by="asma_ozbulak2019(steps=9)",
+)
 def asma_ozbulak2019(
     ball: Ball = WIDEST, goal: Goal | None = Erase(), success: Criterion = ByPixels(), steps: int = 200
 ) -> Asma:

@@ -15,6 +15,7 @@ from medseg_attack.types import Adversarial, Ball, PerSample
 @register(
     "cw",
     kind="attack",
+    cost="searches * (steps + 1) + 2 forward, searches * steps backward",
     norm="least l2",
     reaches="within 1.1 of the least",
     shown_by="cw(l2(100), steps=100, searches=6, step_size=0.004)",

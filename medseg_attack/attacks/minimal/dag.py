@@ -12,7 +12,13 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds
 WIDEST = Linf(64 / 255)
 
 
-@register("dag", kind="attack", reaches="within 1.01 of the least", shown_by="dag(linf(0.5), steps=300)")
+@register(
+    "dag",
+    kind="attack",
+    cost="up to steps + 2 forward, steps backward",
+    reaches="within 1.01 of the least",
+    shown_by="dag(linf(0.5), steps=300)",
+)
 @dataclass(frozen=True)
 class Dag(MinimalAttack):
     """Small steps against the entries that are not adversarial yet (DAG; Xie et al., ICCV 2017, arXiv 1703.08603).

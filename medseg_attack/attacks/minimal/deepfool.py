@@ -18,7 +18,13 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds, PerSample
 NUDGE = 1e-4  # of the norm, as in the released code: a step that [0, 1] cuts would creep up to the boundary for ever
 
 
-@register("deepfool", kind="attack", reaches="within 1.03 of the least", shown_by="deepfool(linf(0.5))")
+@register(
+    "deepfool",
+    kind="attack",
+    cost="up to steps + 2 forward, steps backward",
+    reaches="within 1.03 of the least",
+    shown_by="deepfool(linf(0.5))",
+)
 @dataclass(frozen=True)
 class DeepFool(MinimalAttack):
     """Steps to the nearest boundary of a model taken as linear (DeepFool; Moosavi-Dezfooli et al., arXiv 1511.04599).

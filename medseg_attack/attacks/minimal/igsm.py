@@ -18,6 +18,7 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Objective
 @register(
     "igsm",
     kind="attack",
+    cost="up to steps + 2 forward, steps backward",
     paper="Shukla et al., Multimedia Tools and Applications 2023",
     reaches="within 1.02 of the least",
     shown_by="igsm(linf(0.5), success=by_pixels, steps=60)",

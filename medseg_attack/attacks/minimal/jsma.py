@@ -13,7 +13,12 @@ from medseg_attack.types import Adversarial, Ball, Image, LogOdds
 
 
 @register(
-    "jsma", kind="attack", norm="least l0", reaches="within 1.01 of the least", shown_by="jsma(l0(1.0), steps=480)"
+    "jsma",
+    kind="attack",
+    cost="up to steps + 2 forward, steps backward",
+    norm="least l0",
+    reaches="within 1.01 of the least",
+    shown_by="jsma(l0(1.0), steps=480)",
 )
 @dataclass(frozen=True)
 class Jsma(MinimalAttack):

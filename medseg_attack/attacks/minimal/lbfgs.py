@@ -20,7 +20,12 @@ Flat = Float[Tensor, "b n"]
 
 # cross-entropy goes on beyond the boundary
 @register(
-    "lbfgs", kind="attack", norm="least l2", reaches="within 1.4 of the least", shown_by="lbfgs(l2(100), searches=8)"
+    "lbfgs",
+    kind="attack",
+    cost="searches * steps + 2 forward, searches * steps backward",
+    norm="least l2",
+    reaches="within 1.4 of the least",
+    shown_by="lbfgs(l2(100), searches=8)",
 )
 @dataclass(frozen=True)
 class Lbfgs(Priced):

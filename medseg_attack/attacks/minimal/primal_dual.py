@@ -19,7 +19,13 @@ from medseg_attack.threat.goals.criteria import ByPixels, Criterion
 from medseg_attack.types import Adversarial, Ball
 
 
-@register("pdpgd", kind="attack", reaches="within 1.02 of the least", shown_by="pdpgd(linf(0.5))")
+@register(
+    "pdpgd",
+    kind="attack",
+    cost="steps + 3 forward, steps backward",
+    reaches="within 1.02 of the least",
+    shown_by="pdpgd(linf(0.5))",
+)
 @dataclass(frozen=True)
 class PrimalDual(MinimalAttack):
     """Least change by descent on norm and constraints whose weights climb (PDPGD; Matyasko & Chau, arXiv 2106.01538).
@@ -79,7 +85,14 @@ def _shares(duals: Float[Tensor, "b n *s"]) -> Float[Tensor, "b n *s"]:
     return flat.softmax(1)[:, 1:].view_as(duals)
 
 
-@register("pdgd", kind="attack", norm="least l2", reaches="within 1.5 of the least", shown_by="pdgd(l2(100))")
+@register(
+    "pdgd",
+    kind="attack",
+    cost="steps + 3 forward, steps backward",
+    norm="least l2",
+    reaches="within 1.5 of the least",
+    shown_by="pdgd(l2(100))",
+)
 def pdgd(
     ball: Ball = L2(20.0), goal: Goal | None = None, success: Criterion = ByPixels(), steps: int = 500
 ) -> PrimalDual:

@@ -86,6 +86,7 @@ def centred(like: Tensor, mm: Float[Tensor, "b n *ones"]) -> Float[Tensor, "b n 
 @register(
     "affine",
     kind="attack",
+    cost="steps + 2 forward, steps backward",
     paper="Chen et al., advchain, Medical Image Analysis 2022",
     reaches="nothing, as the truth moves along",
     shown_by="affine(steps=4)",

@@ -52,7 +52,13 @@ def relative(x: Image, x0: Image) -> Image:
     return torch.where(change > 0, change / x0, 0)
 
 
-@register("bias_field", kind="attack", reaches="its ball", shown_by="bias_field(steps=4)")
+@register(
+    "bias_field",
+    kind="attack",
+    cost="steps + 2 forward, steps backward",
+    reaches="its ball",
+    shown_by="bias_field(steps=4)",
+)
 @dataclass(frozen=True)
 class BiasField(Parametrised):
     """The bias field that harms most (Chen et al., AdvBias, MICCAI 2020; Tian et al., arXiv 2009.09247).

@@ -36,6 +36,7 @@ class Displacement(MovingBall):
 @register(
     "deformation",
     kind="attack",
+    cost="steps + 2 forward, steps backward",
     paper="Chen et al., advchain, Medical Image Analysis 2022",
     reaches="nothing, as the truth moves along",
     shown_by="deformation(steps=4)",
@@ -127,6 +128,7 @@ class ShapeAndGain(MovingBall):
 @register(
     "deformation_bias",
     kind="attack",
+    cost="steps + 2 forward, steps backward",
     paper="Chen et al., SASHIMI 2019 (in its spirit)",
     reaches="what is known in tests/attacks/test_physical.py, as it moves and changes intensities",
 )

@@ -67,7 +67,7 @@ class ExposureStops(Ball):
         return -pool(-x0, width, 1, self.reach), pool(x0, width, 1, self.reach)
 
 
-@register("bef", kind="attack", reaches="its ball", shown_by="bef(steps=4)")
+@register("bef", kind="attack", cost="steps + 2 forward, steps backward", reaches="its ball", shown_by="bef(steps=4)")
 @dataclass(frozen=True)
 class Exposure(Parametrised):
     """Brighter and darker versions, fused with the weights that harm most (BEF; Cheng et al., arXiv 2009.09231).
@@ -119,7 +119,7 @@ def fused(weights: Tensor, image: Image, stops: float, reach: int) -> Image:
     return result
 
 
-@register("cbef", kind="attack", reaches="its ball", shown_by="cbef(steps=4)")
+@register("cbef", kind="attack", cost="steps + 2 forward, steps backward", reaches="its ball", shown_by="cbef(steps=4)")
 def cbef(
     ball: Ball = ExposureStops(reach=1),
     objective: Objective = bce,

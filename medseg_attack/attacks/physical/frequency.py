@@ -76,7 +76,7 @@ class Quantised(LengthBall):
         return (2 * GREY * squares.flatten(1).sqrt()).to(change)
 
 
-@register("vafa", kind="attack", reaches="its ball", shown_by="vafa(steps=4)")
+@register("vafa", kind="attack", cost="steps + 2 forward, steps backward", reaches="its ball", shown_by="vafa(steps=4)")
 @dataclass(frozen=True)
 class Vafa(Parametrised):
     """The quantisation table of cosine coefficients that harms most (Hanif et al., VAFA, MICCAI 2023).
@@ -132,6 +132,7 @@ class Vafa(Parametrised):
 @register(
     "vafa_hanif2023",
     kind="attack",
+    cost="steps + 2 forward, steps backward",
     reaches="what is known in tests/attacks/test_frequency.py, as its stretch bounds nothing",
 )
 def vafa_hanif2023(ball: Ball = Quantised(stretch=True), objective: Objective = bce, steps: int = 20) -> Vafa:

@@ -39,7 +39,13 @@ class Ghost(LengthBall):
         return torch.where(change > 0, change / signal, 0)
 
 
-@register("ghosting", kind="attack", reaches="its ball", shown_by="ghosting(steps=4)")
+@register(
+    "ghosting",
+    kind="attack",
+    cost="steps + 2 forward, steps backward",
+    reaches="its ball",
+    shown_by="ghosting(steps=4)",
+)
 @dataclass(frozen=True)
 class Ghosting(Parametrised):
     """The ghosts that harm most: errors that repeat every few lines of k-space, as pulsation leaves them.

@@ -95,7 +95,12 @@ def frequencies(image: Image, mm: Float[Tensor, "b n *ones"]) -> tuple[Tensor, T
     return down[:, None] / row, across[None] / column
 
 
-@register("motion", kind="attack", reaches="what is known in tests/attacks/test_scanners.py, as it is measured in mm")
+@register(
+    "motion",
+    kind="attack",
+    cost="steps + 2 forward, steps backward",
+    reaches="what is known in tests/attacks/test_scanners.py, as it is measured in mm",
+)
 @dataclass(frozen=True)
 class Motion(Parametrised):
     """The motion between lines of k-space that harms most: blur and ghosts, with the body where it was on average.

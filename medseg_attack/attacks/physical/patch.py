@@ -74,7 +74,13 @@ def _largest(value: Float[Tensor, "b 1 *s"], n: int) -> Bool[Tensor, "b 1 *s"]:
     return (chosen & (flat > 0)).view_as(value)
 
 
-@register("patch", kind="attack", reaches="its ball", shown_by="patch(steps=3)")
+@register(
+    "patch",
+    kind="attack",
+    cost="steps * samples + 1 forward, steps * samples backward",
+    reaches="its ball",
+    shown_by="patch(steps=3)",
+)
 @dataclass(frozen=True)
 class Patch(Climbing):
     """A patch that harms at any place, turn and size (EOT; Brown et al., arXiv 1712.09665; Nesti et al., WACV 2022).

@@ -81,6 +81,7 @@ def no_louder(noise: Tensor, deviation: float) -> Tensor:
 @register(
     "rician",
     kind="attack",
+    cost="steps + 2 forward, steps backward",
     paper="Gudbjartsson and Patz, MRM 1995 (the noise)",
     reaches="its ball",
     shown_by="rician(steps=4)",
@@ -109,7 +110,14 @@ def magnitude(image: Image, real: Image, imaginary: Image) -> Image:
     return torch.complex(image + real, imaginary).abs().clamp(max=1)
 
 
-@register("speckle", kind="attack", paper="Jain 1989 (the noise)", reaches="its ball", shown_by="speckle(steps=4)")
+@register(
+    "speckle",
+    kind="attack",
+    cost="steps + 2 forward, steps backward",
+    paper="Jain 1989 (the noise)",
+    reaches="its ball",
+    shown_by="speckle(steps=4)",
+)
 @dataclass(frozen=True)
 class Speckle(Parametrised):
     """The multiplicative noise that harms most, x (1 + n), as in ultrasound and SAR (speckle; Jain 1989).

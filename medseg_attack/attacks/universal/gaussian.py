@@ -14,7 +14,12 @@ from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 
 @register(
-    "uap_gaussian", kind="attack", paper="Cheng & Ji, IEEE Access 8:206009, 2020", threat="no model", reaches="its ball"
+    "uap_gaussian",
+    kind="attack",
+    cost="1 forward, 0 backward",
+    paper="Cheng & Ji, IEEE Access 8:206009, 2020",
+    threat="no model",
+    reaches="its ball",
 )
 @dataclass(frozen=True)
 class GaussianUAP:

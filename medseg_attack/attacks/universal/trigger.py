@@ -14,7 +14,7 @@ from medseg_attack.threat.poisons.stamp import Stamp
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
 
-@register("trigger", kind="attack", threat="no model", reaches="its ball")
+@register("trigger", kind="attack", cost="1 forward, 0 backward", threat="no model", reaches="its ball")
 @dataclass(frozen=True)
 class Trigger:
     """The trigger of a poison on every image: what a model that was trained on poisoned data answers to it.

@@ -20,7 +20,7 @@ from medseg_attack.types import Adversarial, Ball, Batch, Bindable, Image, Mask,
 FITS = ("resize", "tile")
 
 
-@register("uap", kind="attack", threat="white box, on other patients", reaches="its ball")
+@register("uap", kind="attack", cost="1 forward, 0 backward", threat="white box, on other patients", reaches="its ball")
 @dataclass(frozen=True)
 class UAP(Bindable, Climbing):
     """One perturbation for all images, learned on the training patients (Moosavi-Dezfooli et al., arXiv 1610.08401).
@@ -128,6 +128,7 @@ class Universal:
 @register(
     "uap_metzen",
     kind="attack",
+    cost="1 forward, 0 backward",
     threat="white box, on other patients",
     reaches="its ball",
     shown_by="uap_metzen(epochs=4)",
