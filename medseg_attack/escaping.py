@@ -2,7 +2,8 @@ r"""Names as text: what a file, organ, case or model is called reaches an output
 
 A name comes from a file or from the command line. It may hold anything: markup, escape sequences of terminals, line
 breaks, halves of characters. Each function below returns text that its output shows as the name. JSON needs none: its
-writer escapes every character that is not plain ASCII.
+writer escapes every character that is not plain ASCII. Rich's markup, such as `[red]`, needs none either:
+`cli.terminal` and `report.sheet` never let it be parsed.
 
 >>> visible("a\x1b[31mb\n"), markdown("a|b"), latex("50 %"), csv_cell("=1+1"), figure("$x$")
 ('a\\x1b[31mb\\n', 'a\\|b', '50 \\%', "'=1+1", '\\$x\\$')

@@ -1,4 +1,4 @@
-"""Flags and the checks that raise them: a flag is declared once, on its check. No torch in here.
+"""How a flag is declared: once, on the check that raises it; no check stands in here. No torch.
 
 A check stands in the file of its moment, at the place of its code:
 

@@ -51,11 +51,11 @@ def screen(
     folder = workspace.home(home)
     use_trust(folder, trust)
     from medseg_attack.detectors.files import load_detector
-    from medseg_attack.evaluation.detection.scoring import require_rate
     from medseg_attack.evaluation.detection.screening import screen as run
     from medseg_attack.evaluation.opening import find_model
     from medseg_attack.models.model_ref import resolve
     from medseg_attack.runtime import pick_device
+    from medseg_attack.stats.alarms import require_rate
     from medseg_attack.types import Task
 
     saved = load_detector(detector)

@@ -1,4 +1,4 @@
-"""The loop: model x cases x attacks -> rows.
+"""The loop: model x cases x attacks -> rows; chunks of cases whose rows are there are skipped.
 
 It trusts nobody: it runs the model again on what an attack returned, and checks the ball and the box itself.
 """

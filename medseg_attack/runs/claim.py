@@ -1,4 +1,7 @@
-"""Which study a folder of results belongs to: of processes that begin one at the same time, one decides."""
+"""Which study a folder of results belongs to: of processes that begin one at the same time, one decides.
+
+Whether a run goes on is decided in `runs.folder`.
+"""
 
 import shutil
 from collections.abc import Iterable

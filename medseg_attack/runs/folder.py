@@ -1,4 +1,4 @@
-"""A run's folder: rows in parts that are each written once, a header last."""
+"""A run's folder, begun or gone on with: rows in parts that are each written once, a header last."""
 
 import functools
 import hashlib

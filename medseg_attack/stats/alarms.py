@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
+from medseg_attack.errors import InputError
 from medseg_attack.stats.intervals import LEVEL, mean_interval
 
 Array = NDArray[np.float64]
@@ -50,6 +51,21 @@ def least_patients(rate: float) -> int:
     return math.ceil(1 / rate * (1 - 1e-12)) - 1
 
 
+def require_rate(rate: float, patients: int, source: str) -> None:
+    """Refuses a rate of false alarms that so many calibration patients cannot promise.
+
+    Raises:
+        InputError: the sentence names the number of patients that it takes.
+    """
+    if not 0 < rate < 1:
+        raise InputError(f"expected a rate of false alarms between 0 and 1, got {rate:g}; write 0.05")
+    if patients < least_patients(rate):
+        raise InputError(
+            f"expected {least_patients(rate)} calibration patients or more for {rate:.2g} false alarms, got {patients} "
+            f"in {source}; ask for {1 / (patients + 1):.2g} or more, or prepare more patients with fewer --folds"
+        )
+
+
 def rates(n: int) -> tuple[float, ...]:
     """The rates of false alarms that tables show for n calibration patients: the usual ones, and `main_rate`.
 
@@ -83,7 +99,7 @@ def auroc_interval(negative: Array, positive: Array) -> tuple[float, float]:
 
     A patient's part in it is how often the positive score wins plus how often the negative one loses, less the AUROC:
     DeLong's components (Biometrics 1988), whose mean is the AUROC. Of them it is the interval of
-    `stats.patients.mean_interval`, so that few patients who are all told apart are no proof.
+    `stats.intervals.mean_interval`, so that few patients who are all told apart are no proof.
     """
     wins = _wins(negative, positive)
     parts = wins.mean(1) + wins.mean(0) - wins.mean()

@@ -1,4 +1,7 @@
-"""Differences between models, or attacks, on the same cases, paired by patient. No torch in here."""
+"""Differences between models, or attacks, on the same cases, paired by patient. No torch in here.
+
+Which runs may be compared with a reference is decided in `runs.pairs`.
+"""
 
 from collections import Counter
 from collections.abc import Iterator

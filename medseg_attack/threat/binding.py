@@ -1,6 +1,7 @@
 """Binding: attacks, balls, goals and models are told their task, their cases (spacing in mm) and their donors.
 
-`evaluation.crafting` calls it; what is not bound takes a pixel for 1 mm, or refuses.
+`evaluation.crafting` calls it, and balls in mm (`threat.balls.base`) read the spacing; what is not bound takes a pixel
+for 1 mm, or refuses.
 """
 
 from typing import Any, TypeVar

@@ -1,4 +1,7 @@
-"""The trigger of a backdoor, put on images that are to be segmented."""
+"""The trigger of a backdoor, put on images that are to be segmented.
+
+Triggers are defined in `threat.poisons`, and their success is measured in `stats.backdoors`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -7,7 +7,7 @@ import torch
 
 from medseg_attack.defences.inputs.base import InputDefence
 from medseg_attack.errors import require
-from medseg_attack.numerics.windows import blurred, neighbours, require_odd
+from medseg_attack.numerics.neighbourhoods import blurred, neighbours, require_odd
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from medseg_attack.defences.inputs.base import InputDefence
 from medseg_attack.errors import require
-from medseg_attack.numerics.windows import blurred
+from medseg_attack.numerics.neighbourhoods import blurred
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medseg_attack.defences.inputs.base import InputDefence
 from medseg_attack.errors import require
-from medseg_attack.numerics.windows import mirrored
+from medseg_attack.numerics.neighbourhoods import mirrored
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 

@@ -32,7 +32,7 @@ from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
 from medseg_attack.runs.stored_specs import attack_of, split_label
 from medseg_attack.runtime import deterministic
-from medseg_attack.stats.alarms import least_patients, main_rate
+from medseg_attack.stats.alarms import main_rate, require_rate
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget, parse_budget
 from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Image, Model, Setting
@@ -313,21 +313,6 @@ class Detection:
             cases: list[Case] = [self.data.read(ref) for ref in batch]
             yield Batch.of(cases, self.device)
             advance(1)
-
-
-def require_rate(rate: float, patients: int, source: str) -> None:
-    """Refuses a rate of false alarms that so many calibration patients cannot promise.
-
-    Raises:
-        InputError: the sentence names the number of patients that it takes.
-    """
-    if not 0 < rate < 1:
-        raise InputError(f"expected a rate of false alarms between 0 and 1, got {rate:g}; write 0.05")
-    if patients < least_patients(rate):
-        raise InputError(
-            f"expected {least_patients(rate)} calibration patients or more for {rate:.2g} false alarms, got {patients} "
-            f"in {source}; ask for {1 / (patients + 1):.2g} or more, or prepare more patients with fewer --folds"
-        )
 
 
 def per_patient(scores: pd.DataFrame, detector: Calibrated) -> pd.DataFrame:

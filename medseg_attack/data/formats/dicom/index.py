@@ -1,4 +1,4 @@
-"""The contents of a folder of DICOM files, by their headers alone: series of images, and objects with labels."""
+"""Which files of a folder make one DICOM series, and which are objects with labels: read off their headers alone."""
 
 import filecmp
 from collections import Counter, defaultdict

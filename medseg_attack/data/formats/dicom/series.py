@@ -1,4 +1,6 @@
-"""DICOM series through pydicom: slices in order along their normal, stored values as they are, geometry from positions.
+"""The slices of one DICOM series, in order along their normal: stored values as they are, geometry from positions.
+
+Which files make the series is decided in `index`.
 
 Directions are DICOM's: x to the patient's left, y to the back, z to the head, in mm. Slices run towards the left, the
 back or the head, whichever is nearest to their normal; rows and columns are as stored.
