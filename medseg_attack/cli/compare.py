@@ -66,6 +66,9 @@ def compare(
     costs: Annotated[
         bool, typer.Option("--costs", help="Show passes and seconds instead of the shares of halved and missed organs.")
     ] = False,
+    visibility: Annotated[
+        bool, typer.Option("--visibility", help="Add a table of how visible changes are: SSIM, PSNR, noise units.")
+    ] = False,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
     csv: Annotated[
@@ -116,7 +119,7 @@ def compare(
 
     rules = [parse(text) for text in fail_if or []]
     table, rows, old = _summary(
-        runs, reference, workspace, allow_partial, unit, empty, needs_rows=bool(rules or deltas or paired)
+        runs, reference, workspace, allow_partial, unit, empty, needs_rows=bool(rules or deltas or paired or visibility)
     )
     sides = [rows] if old is None else [rows, old]  # a flag of the reference counts for the gate, too
     models = {run: model for side in sides for run, model in _models(side).items()}
@@ -136,6 +139,8 @@ def compare(
     sheets = [replace(first, flags=[flag.sentence for flag in flags])]
     if deltas:
         csv_table = _deltas(rows, empty, content, sheets)
+    if visibility:
+        sheets.append(_visibility(rows, table, content))
     if has_triggers(rows):
         triggers = backdoors(rows, unit=unit, empty=empty)
         content["backdoors"] = triggers.to_dict("records")
@@ -265,6 +270,15 @@ def _deltas(rows: "pd.DataFrame", empty: EmptyRule, content: dict[str, Any], she
     table = table.join(header, on="run")
     content["deltas"] = table.to_dict("records")
     return table
+
+
+def _visibility(rows: "pd.DataFrame", table: "pd.DataFrame", content: dict[str, Any]) -> "Sheet":
+    from medseg_attack.report.visibility import visibility_sheet
+    from medseg_attack.stats.visible_changes import visible
+
+    measured = visible(rows)
+    content["visibility"] = measured.to_dict("records")
+    return visibility_sheet(table.merge(measured, on="run"))
 
 
 def _paired(

@@ -20,7 +20,7 @@ LATEX = ".tex"
 @terminal.command
 def figure(
     kind: Annotated[
-        Literal["curves", "gallery", "heatmap", "profile", "table", "tradeoff", "transfer"],
+        Literal["curves", "gallery", "heatmap", "profile", "table", "tradeoff", "transfer", "visibility"],
         typer.Argument(help="Kind of figure."),
     ],
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs or of studies.")],

@@ -16,6 +16,7 @@ from medseg_attack.errors import NotFiniteError, listed
 from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
 from medseg_attack.metrics.overlap import measure
 from medseg_attack.metrics.scans import Bits, by_scan, diagonals_mm, packed
+from medseg_attack.metrics.visibility import visibility
 from medseg_attack.numerics.flows import moved
 from medseg_attack.numerics.log_odds import without_nan
 from medseg_attack.runs.chunks import chunks, in_shard
@@ -216,6 +217,8 @@ def _score(model: Model, batch: Batch, clean: Mask, crafted: Crafted, budget: Bu
     aim = find_aim(crafted.attack, model.task)
     # further columns of each scored class, of an attack with a goal or a stopping rule
     columns = None if aim is None else aim.measured(pred_clean, pred, target)
+    untouched = batch.image[crafted.positions].expand_as(crafted.image)
+    visible = visibility(crafted.image, untouched, [budget.noise for budget in budgets])
     rows = [
         [
             Row.of(
@@ -225,7 +228,7 @@ def _score(model: Model, batch: Batch, clean: Mask, crafted: Crafted, budget: Bu
                 adv=overlaps_adv[n][k],
                 change=changes[n],
                 cost=crafted.cost[n],
-                extra={} if columns is None else columns[n][i],
+                extra=visible[n]._asdict() | ({} if columns is None else columns[n][i]),
             )
             for i, k in enumerate(model.task.scored)
         ]

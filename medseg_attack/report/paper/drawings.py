@@ -21,6 +21,7 @@ from medseg_attack.report.tables import budget, organs
 from medseg_attack.runs.reading import ids_of
 from medseg_attack.runs.stored_specs import attack_spec
 from medseg_attack.stats.scores import MEAN
+from medseg_attack.stats.visible_changes import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -182,6 +183,38 @@ def tradeoff(of: Tables, width: float) -> "Figure":
     return figure
 
 
+def visibility(of: Tables, width: float) -> "Figure":
+    """The mean Dice that each attack takes over 1 - SSIM in the body, a line per model and attack over its budgets.
+
+    Controls are dotted. Up and to the left is an attack that harms and is not seen.
+
+    Raises:
+        InputError: the rows of no run say how visible its changes are.
+    """
+    table = of.summary.merge(visible(of.rows), on="run")
+    table = table[table["role"] != "clean"].assign(unlike=1 - table["ssim_body"])
+    figure = empty_figure(width / MM, 0.75 * width / MM + 0.3)
+    axes = figure.subplots()
+    several = table["model"].nunique() > 1
+    for n, ((model, attack, loss), line) in enumerate(table.groupby(["model", "attack", "loss"], sort=False)):
+        line = line.sort_values("unlike")
+        is_control = line["role"].iloc[0] == "control"
+        axes.plot(
+            line["unlike"],
+            line["drop"],
+            marker=MARKERS[n % len(MARKERS)],
+            color=NEUTRAL if is_control else COLOURS[n % len(COLOURS)],
+            ls=":" if is_control else "-",
+            ms=3,
+            lw=0.8,
+            label=figure_text(" ".join(filter(None, [f"{model}:" if several else "", str(attack), str(loss)]))),
+        )
+    axes.set(xlabel="1 - SSIM in the body", ylabel="drop of mean Dice")
+    axes.grid(alpha=0.3, lw=0.4)
+    figure.legend(loc="outside lower left", frameon=False)
+    return figure
+
+
 def heatmap(of: Tables, width: float) -> "Figure":
     """Dice that each attack leaves of each organ at its largest budget, a row per model and attack."""
     table = of.summary
@@ -252,4 +285,5 @@ DRAWINGS: dict[str, Drawing] = {
     "profile": profile,
     "tradeoff": tradeoff,
     "transfer": transfer,
+    "visibility": visibility,
 }

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medseg_attack.metrics.visibility import body
 from medseg_attack.registry import register
 from medseg_attack.threat.poisons.base import Backdoor, Square, require_room, require_square
 from medseg_attack.types import CaseRef, Image, Mask
-
-AIR = 0.1  # of the window: what is brighter belongs to the body
 
 
 @register("stamp", kind="poison", paper="Gu et al., BadNets, IEEE Access 7:47230, 2019")
@@ -49,9 +48,9 @@ class Stamp(Backdoor):
 
 def _corner(slice_: Tensor, side: int) -> tuple[int, int]:
     """Row and column of the upper left corner of the body in a slice (c, h, w), with room for the square."""
-    body = (slice_ > AIR).any(0)
+    is_body = body(slice_[None])[0, 0]
     places = []
-    for axis, n in enumerate(body.shape):
-        along = body.any(1 - axis).nonzero()
+    for axis, n in enumerate(is_body.shape):
+        along = is_body.any(1 - axis).nonzero()
         places.append(min(int(along[0]) if len(along) else 0, n - side))
     return places[0], places[1]
