@@ -35,6 +35,15 @@ def test_patients_count_alike_whatever_their_number_of_slices() -> None:
     assert table["ssim_min"] == 0.4
 
 
+def test_a_slice_that_nothing_changed_leaves_a_finite_psnr() -> None:
+    table = rows()
+    table["psnr"] = table["case"].map({"p1": float("inf"), "p2": 40.0, "q1": 40.0})
+    (result,) = visible(table).to_dict("records")
+    assert 10 ** (-result["psnr"] / 10) == pytest.approx(0.75e-4)
+    table["psnr"] = float("inf")
+    assert visible(table)["psnr"].tolist() == [float("inf")]
+
+
 def test_runs_that_do_not_know_it_are_refused() -> None:
     with pytest.raises(InputError, match="attack again"):
         visible(rows().drop(columns="psnr"))
