@@ -8,11 +8,14 @@ N ?= 5000
 SEED ?= 0
 JOBS ?= 2
 
-.PHONY: install demo test check slow kills fuzz mutate references clean
+.PHONY: install demo docs test check slow kills fuzz mutate references clean
 
 install: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(RUN) demo
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site: build/docs/index.html"
 test: $(VENV)/.test
 	$(BIN)/pytest
 slow: $(VENV)/.test
@@ -43,6 +46,9 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 $(VENV)/.test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 $(VENV)/.mutate: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --editable '.[test,mutate]'
