@@ -185,6 +185,12 @@ def test_a_window_that_hides_what_nnunet_sees_is_refused() -> None:
     torch.testing.assert_close(answers(ct, case(low=0, high=150)), answers(ct, case()), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("mm", [1000.0, 1e-3])
+def test_a_spacing_that_leaves_no_voxels_or_too_many_is_refused(mm: float) -> None:
+    with pytest.raises(InputError, match=rf"expected plans.json with a spacing that .*got {mm:g} x {mm:g} x {mm:g} mm"):
+        answers(model(spacing=(mm, mm, mm)), case())
+
+
 def test_a_batch_of_other_windows_and_spacings_is_what_each_is_alone() -> None:
     cases = case("a"), case("bb", low=-500, high=900), case("ccc", spacing_mm=(3.0, 0.7, 1.4))
     together = answers(model(), *cases)
@@ -357,6 +363,7 @@ def test_a_checkpoint_is_unpickled_only_on_request(tmp_path: Path) -> None:
         ("plans.json", {"patch_size": [4, 8, 10**12]}, r"the field 'patch_size.2' in .*plans.json"),
         ("plans.json", {"spacing": [2.0, [1.0], 1.0]}, r"the field 'spacing.1' in .*plans.json"),
         ("plans.json", {"spacing": [2.0, 0.0, 1.0]}, r"the field 'spacing.1' in .*plans.json"),
+        ("plans.json", {"spacing": [2.0, 1e-320, 1.0]}, r"the field 'spacing.1' in .*plans.json"),
         ("plans.json", {"resampling_fn_data_kwargs": {"order": "x"}}, r"'resampling_fn_data_kwargs.order' in"),
         ("plans.json", {"previous_stage": "3d_lowres"}, None),
     ],

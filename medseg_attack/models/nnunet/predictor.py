@@ -5,6 +5,7 @@ from their sums over windows on, in half precision. They are rounded to it, sinc
 the rounding, and a model in double precision rounds nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -26,6 +27,7 @@ from medseg_attack.registry import Code, register
 from medseg_attack.types import Case, Image, Setting, Storage, Task, per_channel
 
 EPS = 1e-8  # nnU-Net's least standard deviation and range
+MOST_VOXELS = 2**32  # of a resampled scan: more than any scanner's, and a sign of a spacing in another unit
 ZERO_TOLERANCE = 1e-6  # fraction of the window by which float32 may move a native 0
 
 
@@ -130,6 +132,13 @@ class Predictor(nn.Module):
         net_input = torch.stack([normalised(channel, scheme, foreground[box]) for channel, scheme in channels])
         grid = tuple(net_input.shape[1:])
         shape = resampled_shape(grid, spacing, target)
+        if not 0 < math.prod(shape) < MOST_VOXELS:
+            before, after = (" x ".join(f"{mm:g}" for mm in mms) for mms in (spacing, target))
+            raise InputError(
+                f"expected plans.json with a spacing that scans of {' x '.join(map(str, grid))} voxels of {before} mm "
+                f"can be resampled to, got {after} mm, which makes {' x '.join(map(str, shape))} voxels; use "
+                "the results folder of such scans"
+            )
         net_input = resampled(net_input, shape, spacing, target, self.plan.image)
         logits = resampled(self.windows(net_input[None])[0], grid, target, spacing, self.plan.logits)
         logits = straight_through(logits.detach().to(_precision(logits)).to(logits), logits)

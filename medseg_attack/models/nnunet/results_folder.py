@@ -86,7 +86,7 @@ class _ResamplingForm(Form):
 class _Configuration(Form):
     """The fields of a configuration that are numbers, which a network or a resampling would stumble over later."""
 
-    spacing: list[Annotated[float, Field(gt=0)]] = Field(min_length=2, max_length=3)
+    spacing: list[Annotated[float, Field(ge=1e-4, le=1e4)]] = Field(min_length=2, max_length=3)  # mm
     patch_size: list[Annotated[int, Field(gt=0, le=MOST_VOXELS)]] = Field(min_length=2, max_length=3)
     resampling_fn_data_kwargs: _ResamplingForm
     resampling_fn_probabilities_kwargs: _ResamplingForm
