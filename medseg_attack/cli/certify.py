@@ -166,9 +166,8 @@ def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: boo
         facts = {"certificate": registry.spec(method), "quantity": method.quantity, "radii": content}
         terminal.print_json(facts | {"flags": [flag.record() for flag in flags]})
     else:
-        unit = todo.data.window(todo.refs[0]).unit
         title = f"{registry.spec(method)} of {todo.model_ref.label} on {todo.data.name}"
-        sheet = certificate_sheet(rows, method, title=title, unit=unit)
+        sheet = certificate_sheet(rows, method, title=title, unit=todo.unit)
         terminal.print_sheet(sheet)
         terminal.show(_verdict(todo, bool(rows["checked"].any())))
         if flags:

@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,8 +10,6 @@ from medseg_attack.cli import options, terminal
 from medseg_attack.cli.studies import say_unfinished
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from medseg_attack.evaluation.trials import Trial
 
 
@@ -119,14 +117,14 @@ def defend(
 def _print(trials: "list[Trial]", unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:
     """Prints one table per organ and twin, the flags of each, and the verdicts; or all of that as JSON."""
     from medseg_attack.checks.rows import check_knowledge, check_rows
-    from medseg_attack.report.defences import conclusion, trial_sheets
+    from medseg_attack.report.defences import conclusion, trial_rows, trial_sheets, trial_table
     from medseg_attack.report.sheet import write_csv
-    from medseg_attack.stats.defences import worths
 
     tables, content = [], []
     for trial in trials:
-        rows = _rows(trial)
-        table = worths(rows, _name(rows, trial.twin), _named(rows, trial.non_adaptive), unit=unit, empty=empty)
+        trial.store()
+        rows = trial_rows(trial.folder)
+        table = trial_table(trial.folder, rows, unit=unit, empty=empty)
         tables.append(table)
         flags = check_rows(rows, unit=unit, empty=empty, checks=[check_knowledge])
         content.append({"twin": trial.twin, "models": table.to_dict("records"), "flags": [f.record() for f in flags]})
@@ -142,23 +140,3 @@ def _print(trials: "list[Trial]", unit: options.Unit, empty: options.EmptyRule, 
         write_csv(numbers.assign(run=numbers["model"])[["run", *numbers.columns]], csv)
     if json:
         terminal.print_json({"unit": unit, "empty": empty, "trials": content})
-
-
-def _rows(trial: "Trial") -> "pd.DataFrame":
-    """The rows of all runs of a trial, each with its part, and the passes of its model for one answer."""
-    import pandas as pd
-
-    from medseg_attack.runs.reading import read_runs, with_distinct_models
-
-    tables = [read_runs(folders, allow_partial=True).assign(part=part) for part, folders in trial.run_folders.items()]
-    rows = with_distinct_models(pd.concat(tables, ignore_index=True))
-    passes = {model.label: int(model.card.get("passes", 1)) for model in trial.parts["native"].models}
-    return rows.assign(passes=rows["label"].map(passes).fillna(1))
-
-
-def _name(rows: "pd.DataFrame", label: str) -> str:
-    return str(rows.loc[rows["label"] == label, "model"].iloc[0])
-
-
-def _named(rows: "pd.DataFrame", by_label: dict[str, str]) -> dict[str, Any]:
-    return {_name(rows, label): text for label, text in by_label.items()}

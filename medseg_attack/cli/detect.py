@@ -89,7 +89,7 @@ def detect(
             fitted = each.fit(advance)
             scores = each.score(fitted, advance)
         content.append(_print(each, name, fitted, scores, tables, json))
-        content[-1]["file"] = str(_save(each, name, fitted, out or folder / "detectors"))
+        content[-1]["file"] = str(_save(each, name, fitted, out or folder / "detectors", content[-1]))
     if csv is not None:
         _write_csv(tables, csv)
     if json:
@@ -121,15 +121,20 @@ def _print(
     }
 
 
-def _save(todo: "Detection", name: str, fitted: "Calibrated", folder: Path) -> Path:
+def _save(todo: "Detection", name: str, fitted: "Calibrated", folder: Path, table: dict[str, Any]) -> Path:
+    """Writes a detector and, beside it, its table for `medattack report`."""
     from medseg_attack.detectors.files import save_detector
     from medseg_attack.runs.grid import safe
-    from medseg_attack.storage.files import require_outside
+    from medseg_attack.runs.stored_files import DETECTION_ENDING
+    from medseg_attack.storage.files import require_outside, write_json
+    from medseg_attack.storage.plain import plain
 
     for read in (Path(todo.data.options["source"]), todo.data.root):
         require_outside(folder, read)
     file = folder / f"{safe(name)[:60]}-{todo.weights_hash[:6]}.safetensors"
     fingerprint = save_detector(file, fitted, todo.facts)
+    about = {"model": todo.model_label, "data": todo.data.name}
+    write_json(file.with_name(file.stem + DETECTION_ENDING), plain(about | table))
     terminal.say(f"wrote {file} ({fingerprint[:12]})")
     return file
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @terminal.command
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs or of studies.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of runs or of studies; those of defend, detect and certify get a section each."),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page.")] = Path("report"),
     worst: Annotated[int, typer.Option("--worst", min=0, help="Scans to show in pictures, the worst first.")] = 12,
     unit: Unit = "volume",
@@ -45,11 +48,12 @@ def report(
     from medseg_attack.models.trust import use_trust
     from medseg_attack.report.page.content import tables
     from medseg_attack.report.page.method import studies
+    from medseg_attack.report.page.sections import attacked_folders, results
     from medseg_attack.runs.reading import read_runs
     from medseg_attack.runs.workspace import home as workspace_of
     from medseg_attack.stats.scores import check_unit
 
-    rows = read_runs(runs, allow_partial=allow_partial)
+    rows = read_runs(attacked_folders(runs), allow_partial=allow_partial)
     check_unit(unit, rows["dims"].unique().tolist() if "dims" in rows else ())
     folders = [Path(run) for run in rows["run"].unique()]
     of_page = tables(rows, unit=unit, empty=empty)
@@ -63,6 +67,7 @@ def report(
         pictures=pictures,
         missing_pictures=missing_pictures,
         intensity_unit=intensity_unit,
+        results=results(runs, unit=unit, empty=empty),
     )
     file = write_page(page, out)
     if missing_pictures and worst:

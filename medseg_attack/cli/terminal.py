@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 from rich.console import Console
@@ -24,6 +24,7 @@ from rich.text import Text
 
 from medseg_attack.errors import FULL, InputError, reason
 from medseg_attack.escaping import visible
+from medseg_attack.storage.plain import plain
 
 if TYPE_CHECKING:
     from medseg_attack.checks.flags import Finding
@@ -113,24 +114,7 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 def print_json(content: Any) -> None:
     """Prints JSON and nothing else on stdout; NaN and infinity become null."""
-    print(json.dumps(_plain(content), indent=2, allow_nan=False))
-
-
-@runtime_checkable
-class _Scalar(Protocol):
-    """A number of numpy's or torch's."""
-
-    def item(self) -> float: ...
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not (float("-inf") < value < float("inf")):
-        return None
-    return value.item() if isinstance(value, _Scalar) else value
+    print(json.dumps(plain(content), indent=2, allow_nan=False))
 
 
 def command(body: Callable[P, None]) -> Callable[P, None]:

@@ -56,6 +56,11 @@ class Certification:
         return _pairs(scans) if self.certificate.needs_phases else scans
 
     @property
+    def unit(self) -> str:
+        """The unit of the scans' intensities, such as "HU"; "" where it is not known."""
+        return self.data.window(self.refs[0]).unit
+
+    @property
     def config(self) -> dict[str, Any]:
         """All that determines the rows."""
         return {
@@ -132,7 +137,7 @@ def certify(
                     folder.write_table(number, pa.Table.from_pylist(rows), time.perf_counter() - start, batch_size)
             yield 1
         if all(folder.has(number) for number in range(len(todo.scans))):
-            facts = {"model": todo.model_ref.label, "data": todo.data.name, "device": str(device)}
+            facts = {"model": todo.model_ref.label, "data": todo.data.name, "unit": todo.unit, "device": str(device)}
             flags = [flag.record() for flag in check_soundness(folder.rows())]
             source = {"versions": versions(), "provenance": provenance()}
             folder.finish({**facts, "seconds": folder.seconds, "flags": flags, **source})

@@ -18,9 +18,10 @@ from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.registry.abilities import ClimbsInSteps
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.grid import safe
+from medseg_attack.runs.stored_files import TRIAL_FILE
 from medseg_attack.runs.study import Study
 from medseg_attack.runs.workspace import with_newest_data
-from medseg_attack.storage.files import digest, is_checkpoint
+from medseg_attack.storage.files import digest, is_checkpoint, write_json
 from medseg_attack.threat.objectives.losses import margin, soft_dice
 from medseg_attack.types import Ball
 
@@ -47,6 +48,20 @@ class Trial:
     def total(self) -> int:
         """Number of (case, attack) pairs of this shard."""
         return sum(study.total for study in self.parts.values())
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all its parts."""
+        return self.parts["native"].out.parent
+
+    def store(self) -> None:
+        """Writes what the runs do not say, for those who read them again; all runs must be finished."""
+        facts = {
+            "twin": self.twin,
+            "non_adaptive": self.non_adaptive,
+            "passes": {model.label: int(model.card.get("passes", 1)) for model in self.parts["native"].models},
+        }
+        write_json(self.parts["native"].out / TRIAL_FILE, facts)
 
     @property
     def run_folders(self) -> dict[str, list[Path]]:

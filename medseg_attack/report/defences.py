@@ -1,15 +1,19 @@
 """Tables of trials: one per organ, a column per model, what each kind of attack leaves, and a verdict. No torch."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 
-from medseg_attack.errors import plural
+from medseg_attack.errors import InputError, plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.report.sheet import Sheet, number
-from medseg_attack.stats.defences import NATIVE_ONLY
+from medseg_attack.runs.reading import read_runs, with_distinct_models
+from medseg_attack.runs.stored_files import TRIAL_FILE, StoredTrial
+from medseg_attack.stats.defences import NATIVE_ONLY, PARTS, worths
 from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
+from medseg_attack.storage.files import read_json
 
 MOST_MODELS = 3  # defended ones beside the twin: what 100 columns hold
 LEVELS = {
@@ -26,6 +30,41 @@ DIFFERENCES = {
     "to_twin": "to the twin, worst of all",
     "clean_to_twin": "to the twin, clean",
 }
+
+
+def trials(folder: Path) -> list[Path]:
+    """The folders of finished trials at or below a folder, sorted."""
+    return sorted(file.parent.parent for file in folder.rglob(f"native/{TRIAL_FILE}"))
+
+
+def trial_rows(folder: Path) -> pd.DataFrame:
+    """The rows of all runs of a trial, each with its part, and the passes of its model for one answer.
+
+    Raises:
+        InputError: a run of it did not finish or is damaged.
+    """
+    facts = read_json(folder / "native" / TRIAL_FILE, StoredTrial)
+    parts = [part for part in PARTS if (folder / part).is_dir()]
+    tables = [read_runs([folder / part], allow_partial=True).assign(part=part) for part in parts]
+    rows = with_distinct_models(pd.concat(tables, ignore_index=True))
+    return rows.assign(passes=rows["label"].map(facts["passes"]).fillna(1))
+
+
+def trial_table(folder: Path, rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
+    """The table of a trial, see `stats.defences.worths`.
+
+    Args:
+        rows: of `trial_rows`.
+    """
+    facts = read_json(folder / "native" / TRIAL_FILE, StoredTrial)
+    names = dict(zip(rows["label"], rows["model"], strict=True))
+    if facts["twin"] not in names:
+        raise InputError(
+            f"expected the runs of {facts['twin']}, the twin of the trial in {folder}, got none; run medattack defend "
+            "again"
+        )
+    unknown = {names[label]: text for label, text in facts["non_adaptive"].items() if label in names}
+    return worths(rows, names[facts["twin"]], unknown, unit=unit, empty=empty)
 
 
 def trial_sheets(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Iterator[Sheet]:

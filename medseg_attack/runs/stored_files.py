@@ -9,6 +9,8 @@ from medseg_attack.errors import InputError
 from medseg_attack.storage.files import Form, read_json, read_yaml
 
 HEADER_FILE, CONFIG_FILE, STUDY_FILE = "run.json", "config.json", "study.yaml"
+TRIAL_FILE = "trial.json"  # of `medattack defend`, beside the runs of its native part
+DETECTION_ENDING = ".detection.json"  # of `medattack detect`, beside a detector
 
 
 class FlagRecord(Form):
@@ -61,6 +63,38 @@ class StoredStudy(Form):
     split: Literal["test", "val", "train", "all"] = "test"
     fold: int = Field(0, ge=0)
     limit: float | None = Field(None, gt=0)
+
+
+class StoredTrial(Form):
+    """A trial of a defence, `trial.json`: what the runs of its parts do not say.
+
+    Labels are those of the headers of its runs.
+    """
+
+    twin: str
+    non_adaptive: dict[str, str]
+    passes: dict[str, int]
+
+
+class StoredDetection(Form):
+    """A detector's table, as `medattack detect --json` prints it, and what it is about."""
+
+    model: str
+    data: str
+    detector: str
+    adaptive: bool
+    verdict: str
+    calibration_patients: int = Field(ge=1)
+    rows: list[dict[str, Any]] = Field(min_length=1)
+
+
+class StoredCertificate(Form):
+    """The header of finished certificates, `run.json`; older ones lack the unit of the scans' intensities."""
+
+    model: str
+    data: str
+    unit: str = ""
+    flags: list[FlagRecord] = Field(default_factory=list)
 
 
 def read_header(run: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from helpers import blobs
 from helpers.certified import EXCLUSIVE, FREE, ONE, build, constant, model_of, radii_of, scan_of, task_of
 from helpers.command import medattack
+from helpers.pages import nan, page_of, section, tables
+from helpers.runs import dice_of, write_run
 from scipy.stats import norm
 
 from medseg_attack import registry
@@ -20,6 +23,7 @@ from medseg_attack.certificates.smoothing.segcertify import SegCertify, Votes
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.samples import length
+from medseg_attack.report.sheet import between, number
 from medseg_attack.types import Batch, Case, Task, Window
 
 CERTIFICATES = registry.names("certificate")
@@ -257,6 +261,22 @@ class TestCommand:
         assert max(map(len, result.stdout.splitlines())) <= 100
         assert (tmp_path / "bounds.png").stat().st_size > 1000
         assert (tmp_path / "bounds.csv").read_text().startswith("run,volume,group,cls,radius")
+
+    def test_the_page_has_the_numbers_of_the_certificate(self, home: Path, tmp_path: Path) -> None:
+        words = self.words(home, *self.certificate("expected_dice"), "--out", tmp_path / "bounds", "--json")
+        content = json.loads(medattack(*words).stdout)
+        write_run(tmp_path / "runs", dice_of(0, 2))
+        text = section(page_of(tmp_path / "page", tmp_path / "runs", tmp_path / "bounds"), "certificates")
+        ((heads, *lines),) = tables(text)
+        names = (*heads[2:-2], "mean")
+        assert len(names) == 4
+        (row,) = content["radii"]
+        for line, column in zip(lines, ("clean", "value", "low"), strict=True):
+            assert line[2 : 2 + len(names)] == [number(row[f"{name}_{column}"]) for name in names]
+        assert lines[2][0] == f"{row['radius']:.4g}"
+        assert lines[2][-1] == between(nan(row["ci_low"]), nan(row["ci_high"]))
+        assert content["certificate"] in unescape(text)
+        assert "An attack within each radius was run against the bounds of 1 scan; it refuted none." in text
 
     def test_it_goes_on_where_it_stopped(self, home: Path, tmp_path: Path) -> None:
         words = self.words(home, *self.certificate("expected_dice"), "--out", tmp_path / "out", "--json")

@@ -1,11 +1,15 @@
 """`medattack defend`: a defence that hides its gradient is caught, and the table says so in words."""
 
 import json
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.command import medattack
+from helpers.pages import nan, page_of, section, tables
+
+from medseg_attack.report.sheet import number
 
 QUANTISED = "guarded('unet_small', [bit_depth(bits=2)])"
 SUITE = ("--against", "pgd(steps=6, objective=soft_dice)", "--eps", "30/255", "--steps", "6", "--limit", "24")
@@ -63,6 +67,28 @@ def test_the_runs_are_ordinary_ones(home: Path, trial: Any) -> None:
     attacks = {run["attack"] for run in json.loads(table)["runs"]}
     assert any(attack.startswith("bpda(pgd(") for attack in attacks)
     assert {path.name for path in (home / "trial").iterdir()} == {"native", "adaptive", "transfer", "queries"}
+
+
+def test_the_page_has_the_numbers_of_the_trial(home: Path, trial: Any, tmp_path: Path) -> None:
+    rows = json.loads(trial[0].stdout)["trials"][0]["models"]
+    text = section(page_of(tmp_path, home / "trial", "--allow-partial"), "defences")
+    organs = list(dict.fromkeys(row["organ"] for row in rows))
+    each = tables(text)
+    assert len(each) == len(organs)
+    for organ, (heads, *lines) in zip(organs, each, strict=True):
+        models = [row for row in rows if row["organ"] == organ]
+        assert [head.removesuffix(", undefended") for head in heads[1:]] == [row["model"] for row in models]
+        kinds = ("clean", "noise", "native", "adaptive", "transfer", "queries", "worst")
+        for kind, (_, *cells) in zip(kinds, lines, strict=False):
+            assert [cell.split(" ")[0] for cell in cells] == [number(nan(row[kind])) for row in models]
+        for place, row in enumerate(models[1:], 2):
+            assert lines[6][place] == f"{number(row['worst'])} {row['worst_low']:.2f}-{row['worst_high']:.2f}"
+            assert lines[8][place].split(" ")[0] == f"{row['to_twin']:+.3f}"
+        assert lines[-1][1:] == ["", *(row["verdict"] for row in models[1:])]
+        assert lines[-2][1:] == [f"{row['passes']:.0f}" for row in models]
+    for row in rows:
+        if row["organ"] == "mean" and not row["is_twin"]:
+            assert f"{row['model']}: {row['verdict']}" in unescape(text)
 
 
 def test_what_cannot_be_tried_is_refused_in_a_sentence(home: Path) -> None:

@@ -2,11 +2,15 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.command import medattack
+from helpers.pages import nan, page_of, section, tables
+
+from medseg_attack.report.sheet import between, number, percent
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,24 @@ def test_each_attack_stands_beside_clean_images_noise_and_one_that_knows_the_det
     clean = detector["rows"][0]
     assert clean["alarms_0.1"] is None
     assert clean["alarms_0.14_low"] <= clean["alarms_0.14"] <= clean["alarms_0.14_high"]
+
+
+def test_the_page_has_the_numbers_of_the_detector(content: Any, home: Path, tmp_path: Path) -> None:
+    (detector,) = content["detectors"]
+    text = section(page_of(tmp_path, home / "runs", home / "detectors"), "detectors")
+    ((_, *lines),) = tables(text)
+    assert len(lines) == len(detector["rows"])
+    for line, row in zip(lines, detector["rows"], strict=True):
+        assert line[:2] == [row["attack"], row["eps"]]
+        if row["kind"] != "clean":
+            assert line[2:4] == [number(row["auroc"], 2), between(row["low"], row["high"])]
+        rates = [name for name in row if re.fullmatch(r"alarms_[\d.]+", name)]
+        assert line[5 : 5 + len(rates)] == [percent(nan(row[rate])) for rate in rates]
+        assert line[5 + len(rates)] == number(row["dice"], 2)
+        if row["kind"] in ("attack", "adaptive"):
+            shares = [percent(nan(row["noticed"])), percent(row["missed"]), number(row["risk"], 2)]
+            assert line[-4:] == [f"{row['harmed']:.0f}/{row['patients']}", *shares]
+    assert f"<li>{detector['verdict']}</li>" in text
 
 
 def test_scores_of_every_patient_are_written(content: Any, home: Path) -> None:

@@ -17,6 +17,7 @@ from medseg_attack.report.colours import NEUTRAL, organ_colours
 from medseg_attack.report.page import content
 from medseg_attack.report.page.method import StudyFacts
 from medseg_attack.report.page.pictures import Picture
+from medseg_attack.report.page.sections import Result, Results
 from medseg_attack.report.sheet import number, percent
 from medseg_attack.report.tables import budget, organs
 from medseg_attack.stats.scores import MEAN
@@ -42,6 +43,7 @@ class Report:
         pictures: of the worst cases.
         missing_pictures: why some are missing, in a sentence.
         intensity_unit: of the scans, such as "HU"; "" where it is not known.
+        results: of defences, detectors and certificates.
     """
 
     tables: content.Tables
@@ -51,6 +53,7 @@ class Report:
     pictures: Sequence[Picture] = ()
     missing_pictures: str = ""
     intensity_unit: str = ""
+    results: Results = field(default_factory=Results)
 
 
 def require_packages() -> None:
@@ -156,9 +159,20 @@ def html(report: Report) -> str:
         pictures_again=not all(picture.is_stored for picture in report.pictures),
         missing_pictures=report.missing_pictures,
         clinical=content.clinical(report.tables),
+        results=_sections(report.results),
         flags=_groups(report),
         studies=report.studies,
     )
+
+
+def _sections(results: Results) -> list[tuple[str, str, str, Sequence[Result]]]:
+    """The sections that have a result: anchor, word of the navigation, head, results."""
+    each = [
+        ("defences", "Defences", "What the defences are worth", results.defences),
+        ("detectors", "Detectors", "Whether attacks would be noticed", results.detectors),
+        ("certificates", "Certificates", "What no change within a radius gets below", results.certificates),
+    ]
+    return [section for section in each if section[-1]]
 
 
 def _title(report: Report) -> str:

@@ -1,0 +1,137 @@
+"""Sections on what stands beside attacks: defences, detectors and certificates, as their commands print them."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medseg_attack import registry
+from medseg_attack.errors import InputError, plural
+from medseg_attack.metrics.empty import Empty
+from medseg_attack.report.certificates import certificate_sheet
+from medseg_attack.report.defences import conclusion, trial_rows, trial_sheets, trial_table, trials
+from medseg_attack.report.detectors import detector_sheet
+from medseg_attack.report.sheet import Sheet
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.reading import find_runs
+from medseg_attack.runs.stored_files import (
+    CONFIG_FILE,
+    DETECTION_ENDING,
+    HEADER_FILE,
+    StoredCertificate,
+    StoredDetection,
+)
+from medseg_attack.stats.alarms import rates
+from medseg_attack.stats.scores import Unit
+from medseg_attack.storage.files import read_json
+
+
+@dataclass(frozen=True)
+class Result:
+    """A table of `defend`, `detect` or `certify`, and what follows from it.
+
+    Attributes:
+        about: the model that it is about, as tables call it.
+        sheet: the table; further ones, an organ each, stand in `details`.
+        verdict: what follows, in sentences.
+    """
+
+    about: str
+    sheet: Sheet
+    verdict: Sequence[str]
+    details: Sequence[Sheet] = ()
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results beside the runs of a page, by the command that made them."""
+
+    defences: Sequence[Result] = ()
+    detectors: Sequence[Result] = ()
+    certificates: Sequence[Result] = ()
+
+
+def results(paths: Iterable[Path], *, unit: Unit, empty: Empty) -> Results:
+    """The results of `defend`, `detect` and `certify` at or below some paths.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    folders = list(dict.fromkeys(paths))
+    return Results(
+        [each for path in folders for folder in trials(path) for each in _defences(folder, unit, empty)],
+        [_detector(file) for path in folders for file in sorted(path.rglob(f"*{DETECTION_ENDING}"))],
+        [_certificate(folder) for path in folders for folder in certificate_folders(path)],
+    )
+
+
+def attacked_folders(paths: Sequence[Path]) -> list[Path]:
+    """The runs of attacks at or below some paths, of which results of `detect` and `certify` are none.
+
+    Raises:
+        InputError: there is none.
+    """
+    others = {folder for path in paths for folder in certificate_folders(path)}
+    beside = [path for path in paths if any(path.rglob(f"*{DETECTION_ENDING}"))]
+    with_runs = [path for path in paths if path not in beside or any(path.rglob(CONFIG_FILE))]
+    runs = [run for run in find_runs(with_runs) if run not in others]
+    if not runs:
+        raise InputError(
+            f"expected runs of attacks beside what defend, detect and certify wrote, got none in {paths[0]}; name "
+            "those runs, too"
+        )
+    return runs
+
+
+def certificate_folders(path: Path) -> list[Path]:
+    """The folders of certificates at or below a path, sorted."""
+    files = sorted(path.rglob(CONFIG_FILE))
+    return [file.parent for file in files if "certificate" in read_json(file)]
+
+
+def _defences(folder: Path, unit: Unit, empty: Empty) -> Iterator[Result]:
+    table = trial_table(folder, trial_rows(folder), unit=unit, empty=empty)
+    mean, *organs = trial_sheets(table, unit=unit, empty=empty)
+    defended = table.loc[~table["is_twin"], "model"]
+    yield Result(", ".join(dict.fromkeys(map(str, defended))), mean, conclusion(table), organs)
+
+
+def _detector(file: Path) -> Result:
+    content = read_json(file, StoredDetection)
+    table = pd.DataFrame([{name: _number(value) for name, value in row.items()} for row in content["rows"]])
+    n = content["calibration_patients"]
+    lacking = {"kind", "attack", "eps", "patients", "dice", *(f"alarms_{rate:.2g}" for rate in rates(n))} - {*table}
+    if lacking or "clean" not in set(table["kind"]):
+        raise InputError(
+            f"expected the table of a detector in {file}, got one without {min(lacking, default='clean images')}; run "
+            "medattack detect again"
+        )
+    title = f"{content['detector']} of {content['model']} on {content['data']}"
+    return Result(content["model"], detector_sheet(table, title=title, n_calibration=n), [content["verdict"]])
+
+
+def _number(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+def _certificate(folder: Path) -> Result:
+    if not (folder / HEADER_FILE).is_file():
+        raise InputError(
+            f"expected finished certificates in {folder}, got some without {HEADER_FILE}; run medattack certify again, "
+            "it goes on where it stopped"
+        )
+    header = read_json(folder / HEADER_FILE, StoredCertificate)
+    stored = RunFolder(folder)
+    certificate = registry.build(str(stored.config["certificate"]), "certificate")
+    rows = stored.rows()
+    title = f"{registry.spec(certificate)} of {header['model']} on {header['data']}"
+    sheet = certificate_sheet(rows, certificate, title=title, unit=header.get("unit", ""))
+    n = rows.loc[rows["checked"], "volume"].nunique()
+    checked = f"An attack within each radius was run against the bounds of {plural(n, 'scan')}"
+    refuted = [f"{flag['code']} {flag['title']}: {flag['todo']}." for flag in header.get("flags", ())]
+    held = "" if refuted else "; it refuted none"
+    verdict = f"{checked}{held}." if n else "No attack was run against the bounds."
+    return Result(header["model"], sheet, [*refuted, verdict])

@@ -1,0 +1,77 @@
+"""Sections of defences, detectors and certificates: shown where there are results, refused where these are damaged.
+
+That their numbers are those of `defend`, `detect` and `certify` is shown beside the tests of these commands.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.command import medattack
+from helpers.pages import page_of, section
+from helpers.runs import dice_of, edit, write_run
+
+SECTIONS = ("defences", "detectors", "certificates")
+
+
+def write_detection(folder: Path, **changes: Any) -> Path:
+    """The table of a detector on clean images alone, as `medattack detect` writes it."""
+    row = {"kind": "clean", "attack": "clean", "eps": "", "patients": 2, "dice": 0.9}
+    row |= {f"alarms_{rate}": None for rate in ("0.01", "0.05", "0.1", "0.5")}
+    content = {"model": "m", "data": "d", "detector": "entropy", "adaptive": False, "verdict": "not decided"}
+    folder.mkdir()
+    file = folder / "entropy-a1b2c3.detection.json"
+    file.write_text(json.dumps(content | {"calibration_patients": 1, "rows": [row]} | changes))
+    return file
+
+
+def write_trial(folder: Path, model: str, twin: str, patients: int = 7) -> Path:
+    """A trial of a defence as `medattack defend` writes it."""
+    for i, part in enumerate(("native", "adaptive", "queries")):
+        for j, (name, weights) in enumerate(((twin, "a"), (model, "b"))):
+            write_run(folder / part, dice_of(10 * i + j, patients), model=name, weights=weights)
+    facts = {"twin": twin, "non_adaptive": {}, "passes": {model: 4, twin: 1}}
+    (folder / "native" / "trial.json").write_text(json.dumps(facts))
+    return folder
+
+
+def test_the_page_leads_to_what_there_is_and_has_no_empty_section(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", dice_of(0, 2))
+    plain = page_of(tmp_path / "plain", tmp_path / "runs")
+    assert not any(f'id="{name}"' in plain or f'href="#{name}"' in plain for name in SECTIONS)
+    write_detection(tmp_path / "detectors")
+    write_trial(tmp_path / "trial", "voted", "unet")
+    page = page_of(tmp_path / "page", tmp_path / "runs", tmp_path / "trial", tmp_path / "detectors")
+    assert [name for name in SECTIONS if f'<a href="#{name}">' in page] == ["defences", "detectors"]
+    assert "non_adaptive: no attack of the table knows the detector." in section(page, "detectors")
+    assert "Organ by organ" in section(page, "defences")
+
+
+def test_results_without_runs_are_refused(tmp_path: Path) -> None:
+    write_detection(tmp_path / "detectors")
+    refusal = medattack("report", tmp_path / "detectors", "--out", tmp_path / "out", code=2)
+    assert "expected runs of attacks beside what defend, detect and certify wrote" in " ".join(refusal.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_whose_twin_has_no_runs_is_refused(tmp_path: Path) -> None:
+    trial = write_trial(tmp_path / "trial", "voted", "unet")
+    edit(trial / "native" / "trial.json", twin="fpn")
+    refusal = medattack("report", trial, "--out", tmp_path / "out", code=2)
+    assert "expected the runs of fpn, the twin of the trial" in " ".join(refusal.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"rows": [{"kind": "attack"}]}, "expected the table of a detector in"),
+        ({"rows": []}, "expected the field 'rows' in"),
+        ({"verdict": 1}, "expected the field 'verdict' in"),
+        ({"calibration_patients": 0}, "expected the field 'calibration_patients' in"),
+    ],
+)
+def test_a_damaged_table_of_a_detector_is_refused(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", dice_of(0, 2))
+    write_detection(tmp_path / "detectors", **changes)
+    assert sentence in " ".join(medattack("report", tmp_path, "--out", tmp_path / "out", code=2).stderr.split())
