@@ -67,7 +67,7 @@ def test_the_page_has_the_numbers_of_the_detector(content: Any, home: Path, tmp_
         if row["kind"] in ("attack", "adaptive"):
             shares = [percent(nan(row["noticed"])), percent(row["missed"]), number(row["risk"], 2)]
             assert line[-4:] == [f"{row['harmed']:.0f}/{row['patients']}", *shares]
-    assert f"<li>{detector['verdict']}</li>" in text
+    assert f'<p class="result">{detector["verdict"]}</p>' in text
 
 
 def test_scores_of_every_patient_are_written(content: Any, home: Path) -> None:

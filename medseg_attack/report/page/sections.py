@@ -34,12 +34,12 @@ class Result:
     """A table of `defend`, `detect` or `certify`, and what follows from it.
 
     Attributes:
-        about: the model that it is about, as tables call it.
+        about: the models that it is about, as tables call them.
         sheet: the table; further ones, an organ each, stand in `details`.
         verdict: what follows, in sentences.
     """
 
-    about: str
+    about: Sequence[str]
     sheet: Sheet
     verdict: Sequence[str]
     details: Sequence[Sheet] = ()
@@ -96,7 +96,7 @@ def _defences(folder: Path, unit: Unit, empty: Empty) -> Iterator[Result]:
     table = trial_table(folder, trial_rows(folder), unit=unit, empty=empty)
     mean, *organs = trial_sheets(table, unit=unit, empty=empty)
     defended = table.loc[~table["is_twin"], "model"]
-    yield Result(", ".join(dict.fromkeys(map(str, defended))), mean, conclusion(table), organs)
+    yield Result(list(dict.fromkeys(map(str, defended))), mean, conclusion(table), organs)
 
 
 def _detector(file: Path) -> Result:
@@ -110,7 +110,7 @@ def _detector(file: Path) -> Result:
             "medattack detect again"
         )
     title = f"{content['detector']} of {content['model']} on {content['data']}"
-    return Result(content["model"], detector_sheet(table, title=title, n_calibration=n), [content["verdict"]])
+    return Result([content["model"]], detector_sheet(table, title=title, n_calibration=n), [content["verdict"]])
 
 
 def _number(value: Any) -> Any:
@@ -134,4 +134,4 @@ def _certificate(folder: Path) -> Result:
     refuted = [f"{flag['code']} {flag['title']}: {flag['todo']}." for flag in header.get("flags", ())]
     held = "" if refuted else "; it refuted none"
     verdict = f"{checked}{held}." if n else "No attack was run against the bounds."
-    return Result(header["model"], sheet, [*refuted, verdict])
+    return Result([header["model"]], sheet, [*refuted, verdict])
