@@ -96,7 +96,7 @@ def write_run(
                 z_mm=5.0,
                 y_mm=1.0,
                 x_mm=1.0,
-                extra=far | visible | {"psnr": -20 * np.log10(eps)},
+                extra=far | visible | ({"psnr": -20 * np.log10(eps)} if eps else {}),
             )
             for i in range(slices[scan] if slices else 1)
         ]
