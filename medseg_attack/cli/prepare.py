@@ -112,6 +112,15 @@ MaxGB = Annotated[
         show_default="6",
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Processes that decode and write scans; what is written is the same with any number.",
+        show_default="the cores there are",
+    ),
+]
 
 
 @terminal.command
@@ -132,6 +141,7 @@ def prepare(
     test: TestFraction = 0.2,
     seed: Seed = 0,
     max_gb: MaxGB = None,
+    jobs: Jobs = None,
     home: Home = None,
     json: Json = False,
     progress: ShowProgress = True,
@@ -172,7 +182,7 @@ def prepare(
     for note in scans.notes:
         terminal.say(f"note: {note}")
     with memory_limit(max_gb):
-        prepared = _write(scans, folder, options, progress)
+        prepared = _write(scans, folder, options, jobs, progress)
     for note in prepared.notes[len(scans.notes) :]:
         terminal.say(f"note: {note}")
     if grid is not None:
@@ -189,15 +199,16 @@ def prepare(
     terminal.next_step(terminal.shell([command, "--data", str(folder), "--model", model]))
 
 
-def _write(source: "Source", folder: Path, options: "Options", show: bool) -> "Prepared":
+def _write(source: "Source", folder: Path, options: "Options", jobs: int | None, show: bool) -> "Prepared":
     """Writes what is missing of the data set and opens it."""
     from medseg_attack.data.prepared.reading import open_prepared
     from medseg_attack.data.prepared.writing import prepare
+    from medseg_attack.storage.workers import cores
 
     was_finished = (folder / "dataset.json").is_file()
     n_reused = 0
     with terminal.progress("prepare", len(source.scans), show=show) as advance:
-        for record in prepare(source, folder, options):
+        for record in prepare(source, folder, options, jobs or cores()):
             n_reused += record.reused
             advance(1, note=record.scan)
     if n_reused == len(source.scans) and was_finished:

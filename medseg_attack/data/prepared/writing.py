@@ -9,12 +9,15 @@ DATA/dataset.json         task, splits, fingerprint, summary; written last, so t
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from medseg_attack.data.cohort.notes import notes_on_scans
 from medseg_attack.data.datasets.source import ScanFile, Source
+from medseg_attack.data.formats.memory import limit_gb, memory_limit
 from medseg_attack.data.prepared.record import ScanRecord, read_record
 from medseg_attack.data.prepared.scan_writing import is_written, source_files, write_scan
 from medseg_attack.data.prepared.splits import split, split_of_file
@@ -33,10 +36,12 @@ from medseg_attack.storage.files import (
     write_json,
 )
 from medseg_attack.storage.locks import LOCK, locked
+from medseg_attack.storage.workers import results
 from medseg_attack.types import Task
 
 _TOP = r"(?:options|dataset)\.json"
 _FOLDERS = (("images", ".npy"), ("labels", ".npy"), ("scans", ".json"))
+PATIENCE = 2.0  # seconds that one process works alone: so many take others to start
 VERSION = 3  # of what is written for the same input; raise it with every change of that
 
 
@@ -67,12 +72,16 @@ class PreparedScan:
     reused: bool
 
 
-def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator[PreparedScan]:
+def prepare(source: Source, out: Path, options: Options = Options(), jobs: int = 1) -> Iterator[PreparedScan]:
     """Writes `source` to `out`, and yields after each scan.
 
     Scans that are there already, from the same files (by size and time of change) and options, are reused;
     what is written is the same as that of an undisturbed run. After bad input, what this call wrote into a new or
     empty `out` is removed. Of two processes that write to `out`, one waits for the other.
+
+    Args:
+        jobs: number of processes that decode and write scans once this takes longer than `PATIENCE`; what is written,
+            the order and the errors are those of one.
 
     Raises:
         InputError: bad input, other options than those `out` was begun with, or a full disk.
@@ -84,18 +93,34 @@ def prepare(source: Source, out: Path, options: Options = Options()) -> Iterator
     with locked(out):
         is_new = begin(out, _asked(source, options))
         try:
-            for scan in source.scans:
-                key = _key(source, scan, options)
-                reused = is_written(out, scan.id, key)
-                if not reused:
-                    (out / "dataset.json").unlink(missing_ok=True)
-                    write_scan(source, scan, out, options.window, options.size, key)
-                yield PreparedScan(scan.id, reused)
+            yield from _written(source, out, options, jobs)
             _finish(source, out, splits)
         except InputError as error:
             if is_new and errno_of(error.__cause__) not in FULL:
                 withdraw(out)
             raise
+
+
+def _written(source: Source, out: Path, options: Options, jobs: int) -> Iterator[PreparedScan]:
+    """Writes scan after scan: the first in this process, and the rest in `jobs` of them if it is to take longer."""
+    work = partial(_write, replace(source, scans=()), out, options, limit_gb())
+    start = monotonic()
+    for number, scan in enumerate(source.scans):
+        if jobs > 1 and monotonic() - start >= PATIENCE:
+            yield from results(work, source.scans[number:], jobs)
+            return
+        yield work(scan)
+
+
+def _write(source: Source, out: Path, options: Options, max_gb: float, scan: ScanFile) -> PreparedScan:
+    """Writes a scan unless it is there already; `source` need not have its scans."""
+    with memory_limit(max_gb):
+        key = _key(source, scan, options)
+        reused = is_written(out, scan.id, key)
+        if not reused:
+            (out / "dataset.json").unlink(missing_ok=True)
+            write_scan(source, scan, out, options.window, options.size, key)
+    return PreparedScan(scan.id, reused)
 
 
 def _split(source: Source, options: Options) -> dict[str, str | int]:
