@@ -63,6 +63,14 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    factor: Annotated[
+        list[str] | None,
+        repeated(
+            "--factor",
+            help="Add a table of how a factor goes with the Dice that is taken, such as luminosity; see medattack ls "
+            "factors.",
+        ),
+    ] = None,
     costs: Annotated[
         bool, typer.Option("--costs", help="Show passes and seconds instead of the shares of halved and missed organs.")
     ] = False,
@@ -104,8 +112,7 @@ def compare(
     """
     keys = _keys(by)
     _refuse_combinations(fail_if, junit is not None or github or exit_zero, github, json)
-    if costs and reference is not None:
-        raise InputError("expected --costs or --reference, got both, which print other tables; choose one")
+    _refuse_other_tables(costs, reference)
     workspace = _workspace(home, save_as)
     from medseg_attack.checks.flags import by_severity
     from medseg_attack.checks.stored import of_stored, records_of_stored
@@ -113,13 +120,17 @@ def compare(
     from medseg_attack.gate.sheets import github as annotations
     from medseg_attack.gate.sheets import verdict_json, verdict_sheet
     from medseg_attack.gate.verdicts import judge
-    from medseg_attack.report.backdoors import backdoor_sheet
     from medseg_attack.report.tables import compare_sheet
-    from medseg_attack.stats.backdoors import backdoors, has_triggers
 
     rules = [parse(text) for text in fail_if or []]
     table, rows, old = _summary(
-        runs, reference, workspace, allow_partial, unit, empty, needs_rows=bool(rules or deltas or paired or visibility)
+        runs,
+        reference,
+        workspace,
+        allow_partial,
+        unit,
+        empty,
+        needs_rows=bool(rules or deltas or paired or visibility or factor),
     )
     sides = [rows] if old is None else [rows, old]  # a flag of the reference counts for the gate, too
     models = {run: model for side in sides for run, model in _models(side).items()}
@@ -141,12 +152,11 @@ def compare(
         csv_table = _deltas(rows, empty, content, sheets)
     if visibility:
         sheets.append(_visibility(rows, table, content))
-    if has_triggers(rows):
-        triggers = backdoors(rows, unit=unit, empty=empty)
-        content["backdoors"] = triggers.to_dict("records")
-        sheets.append(backdoor_sheet(triggers, unit=unit, empty=empty))
+    _backdoors(rows, unit, empty, content, sheets)
     if paired:
         _paired(rows, paired, unit, empty, content, sheets)
+    if factor:
+        _factors(rows, factor, unit, empty, content, sheets)
     verdicts = judge(rules, rows, old, findings, unit=unit, empty=empty)
     if verdicts:
         content["gate"] = verdict_json(verdicts)
@@ -193,6 +203,11 @@ def _refuse_combinations(fail_if: list[str] | None, for_gate: bool, github: bool
         raise InputError("expected a rule for --junit, --github or --exit-zero, got none; add --fail-if RULE")
     if github and json:
         raise InputError("expected --github or --json, got both, which write to the same place; choose one")
+
+
+def _refuse_other_tables(costs: bool, reference: Path | None) -> None:
+    if costs and reference is not None:
+        raise InputError("expected --costs or --reference, got both, which print other tables; choose one")
 
 
 def _workspace(home: Path | None, save_as: str | None) -> Path:
@@ -281,6 +296,19 @@ def _visibility(rows: "pd.DataFrame", table: "pd.DataFrame", content: dict[str, 
     return visibility_sheet(table.merge(measured, on="run"))
 
 
+def _backdoors(
+    rows: "pd.DataFrame", unit: Unit, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]"
+) -> None:
+    """The success of triggers, where a run used one."""
+    from medseg_attack.report.backdoors import backdoor_sheet
+    from medseg_attack.stats.backdoors import backdoors, has_triggers
+
+    if has_triggers(rows):
+        table = backdoors(rows, unit=unit, empty=empty)
+        content["backdoors"] = table.to_dict("records")
+        sheets.append(backdoor_sheet(table, unit=unit, empty=empty))
+
+
 def _paired(
     rows: "pd.DataFrame", side: "Side", unit: Unit, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]"
 ) -> None:
@@ -293,6 +321,31 @@ def _paired(
         raise InputError(f"expected several {side}s {same} for --paired {side}, got one; give more runs")
     content |= {"paired": pairs.to_dict("records"), "ranks": places.to_dict("records")}
     sheets += [paired_sheet(pairs, side), rank_sheet(places, side)]
+
+
+def _factors(
+    rows: "pd.DataFrame",
+    factors: list[str],
+    unit: Unit,
+    empty: EmptyRule,
+    content: dict[str, Any],
+    sheets: "list[Sheet]",
+) -> None:
+    """Reads the scans again, and their model, for what the rows do not hold."""
+    import torch
+
+    from medseg_attack.evaluation.factors.measuring import measured
+    from medseg_attack.report.clinical import factor_sheet
+    from medseg_attack.stats.associations import associations
+
+    attacks = rows.loc[rows["role"] != "control", "run"].unique().tolist()
+    table = associations(rows, measured(attacks, factors, torch.device("cpu")), unit=unit, empty=empty)
+    if table.empty:
+        raise InputError(
+            f"expected runs between whose scans or models {', '.join(factors)} differs, got one value; give more runs"
+        )
+    content["factors"] = table.to_dict("records")
+    sheets.append(factor_sheet(table, factors))
 
 
 def _write(

@@ -86,6 +86,7 @@ SOURCES: Mapping[str, Source | None] = {  # by the name of a parameter, or of a 
     "certificate": _of("certificate"),
     "data": _DATA,
     "defence": _of("defence"),
+    "factor": _of("factor"),
     "detector": _of("detector"),
     "screen detector": None,  # a file
     "format": _of("dataset"),

@@ -28,8 +28,8 @@ def ls(
         str,
         typer.Argument(
             help="Kind to list: attacks, defences, certificates, detectors, objectives, goals, criteria, balls, "
-            "poisons, models, networks, datasets, metrics or flags; or of the workspace: runs, data, trained or "
-            "baselines."
+            "poisons, models, networks, datasets, metrics, factors or flags; or of the workspace: runs, data, trained "
+            "or baselines."
         ),
     ],
     explain: Annotated[

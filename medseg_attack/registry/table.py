@@ -30,12 +30,17 @@ KINDS: Mapping[str, str] = {  # to the folder of each kind
     "network": "models/networks",
     "dataset": "data/datasets",
     "metric": "metrics",
+    "factor": "evaluation/factors",
     "defence": "defences",
     "certificate": "certificates",
     "detector": "detectors",
 }
 
-VALUES = ("metric", "objective")  # kinds whose functions are used as they are; elsewhere a function is a factory
+VALUES = (
+    "metric",
+    "objective",
+    "factor",
+)  # kinds whose functions are used as they are; elsewhere a function is a factory
 
 
 @dataclass(frozen=True)

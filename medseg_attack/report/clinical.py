@@ -1,4 +1,4 @@
-"""Tables of clinical deltas, of models or attacks paired by patient, and of how stable ranks are. No torch in here."""
+"""Tables of clinical deltas, of models or attacks paired by patient, of ranks and of factors. No torch in here."""
 
 from collections.abc import Sequence
 
@@ -123,3 +123,35 @@ def rank_sheet(table: pd.DataFrame, side: Side) -> Sheet:
     )
     columns = [*common, "eps", side, "rank", *(f"as {place}." for place in places)]
     return Sheet(f"Ranks of {side}s", columns, rows, text, left=2 + len(common))
+
+
+def factor_sheet(table: pd.DataFrame, factors: Sequence[str]) -> Sheet:
+    """Correlations of factors with the Dice that attacks take: a row per attack, organ and factor.
+
+    Args:
+        factors: those that were asked for; the table lacks those that are the same everywhere.
+    """
+    rows = [
+        [
+            str(row["model"]) or "all",
+            " ".join(filter(None, [str(row["attack"]), str(row["loss"] or "")])),
+            budget(row),
+            str(row["organ"]).replace("_", " "),
+            str(row["factor"]).replace("_", " "),
+            plural(int(row["n"]), str(row["over"]).removesuffix("s")),
+            "-" if pd.isna(row["rho"]) else f"{row['rho']:+.2f}",
+            "-" if pd.isna(row["low"]) else f"{row['low']:+.2f} to {row['high']:+.2f}",
+            "-" if pd.isna(row["p_holm"]) else p_value(row["p_holm"]),
+        ]
+        for _, row in table.iterrows()
+    ]
+    constant = [name for name in factors if name not in set(table["factor"])]
+    n_rows = int(table.groupby("organ")["p_holm"].count().max())
+    text = (
+        "rho: Spearman's rank correlation of a factor with the Dice that the attack takes, over patients of a model or "
+        f"over models; 95 % interval: bootstrap of patients; p: permutations, Holm over the {plural(n_rows, 'row')} of "
+        "an organ. A correlation is no cause."
+        + (f" The same in all runs, and left out: {', '.join(constant)}." if constant else "")
+    )
+    columns = ["model", "attack", "eps", "organ", "factor", "over", "rho", "95 % CI", "p"]
+    return Sheet("Factors", columns, rows, text, left=5)

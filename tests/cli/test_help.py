@@ -46,7 +46,7 @@ def test_an_option_that_may_be_left_out_says_what_it_is_then(command: str) -> No
     nothing_is_done = {
         "attack": {"config", "model"},
         "certify": {"model", "csv", "plot"},
-        "compare": {"reference", "save_as", "fail_if", "paired", "csv", "plot", "junit", "badge"},
+        "compare": {"reference", "save_as", "fail_if", "paired", "factor", "csv", "plot", "junit", "badge"},
         "defend": {"csv"},
         "detect": {"csv"},
         "screen": {"model", "csv"},

@@ -1,0 +1,107 @@
+"""Rank correlations of factors with the Dice that is taken: their unit is the patient, or the model."""
+
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from medseg_attack.stats.associations import associations
+
+
+def rows(run: str, taken: dict[str, list[int]], role: str = "attack", **facts: object) -> pd.DataFrame:
+    """Slices of one organ, 100 pixels each and found whole; an attack takes so many pixels of each slice's hits."""
+    header = {"model": run, "attack": "fgsm", "loss": "bce", "eps": 0.01, "ball": "linf", "role": role} | facts
+    return pd.DataFrame(
+        [
+            header
+            | {"run": run, "group": patient, "volume": f"{patient}_{n}", "case": f"{patient}_{n}", "cls": "organ"}
+            | {"n_target": 100, "n_clean": 100, "hit_clean": 100, "n_target_adv": 100, "n_adv": 100}
+            | {"hit_adv": 100 - lost, "slice": f"{patient}_{n}"}
+            for patient, of_patient in taken.items()
+            for n, lost in enumerate(of_patient)
+        ]
+    )
+
+
+def values(run: str, of_patient: dict[str, list[float]], factor: str = "luminosity") -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"run": run, "group": patient, "volume": f"{patient}_{n}", "cls": "organ", "factor": factor, "value": value}
+            for patient, numbers in of_patient.items()
+            for n, value in enumerate(numbers)
+        ]
+    )
+
+
+def one(table: pd.DataFrame) -> "pd.Series[float]":
+    (row,) = [row for _, row in table.iterrows() if row["organ"] == "organ"]
+    return row
+
+
+LOST, BRIGHT = [10, 40, 20, 90, 50], [0.1, 0.4, 0.3, 0.8, 0.5]
+
+
+def test_rho_and_p_are_those_of_all_orders_of_the_patients() -> None:
+    taken, bright = ({f"p{n}": [one] for n, one in enumerate(numbers)} for numbers in (LOST, BRIGHT))
+    row = one(associations(rows("a", taken), values("a", bright), unit="volume", empty="one"))
+    assert row["rho"] == pytest.approx(spearmanr(BRIGHT, LOST).statistic)
+    orders = [spearmanr(order, LOST).statistic for order in permutations(BRIGHT)]
+    greater = np.mean([other >= row["rho"] - 1e-12 for other in orders])
+    assert row["p"] == pytest.approx(2 * greater)
+    assert row["over"] == "patients"
+    assert row["n"] == 5
+    assert row["low"] <= row["rho"] <= row["high"] <= 1
+
+
+def test_scans_of_a_patient_are_one_point() -> None:
+    """Ten more scans of one patient with the opposite trend change its mean alone."""
+    taken = {f"p{n}": [lost] for n, lost in enumerate(LOST)} | {"p4": [95 - n for n in range(10)]}
+    bright = {f"p{n}": [value] for n, value in enumerate(BRIGHT)} | {"p4": [0.90 + n / 100 for n in range(10)]}
+    row = one(associations(rows("a", taken), values("a", bright), unit="volume", empty="one"))
+    assert row["n"] == 5
+    assert row["rho"] == pytest.approx(1.0)
+
+
+def test_what_falls_with_a_factor_has_a_negative_rho() -> None:
+    taken = {f"p{n}": [10 * n] for n in range(6)}
+    bright = {f"p{n}": [1 - 0.1 * n] for n in range(6)}
+    row = one(associations(rows("a", taken), values("a", bright), unit="volume", empty="one"))
+    assert row["rho"] == pytest.approx(-1.0)
+    assert row["p"] == pytest.approx(2 / 720)
+
+
+def test_a_factor_of_the_model_is_correlated_over_models() -> None:
+    sizes, lost = {"a": 1e3, "b": 1e4, "c": 1e5, "d": 1e6}, {"a": 5, "b": 10, "c": 30, "d": 80}
+    tables = [rows(run, {f"p{n}": [lost[run] + n] for n in range(3)}) for run in sizes]
+    factors = [values(run, {f"p{n}": [size] for n in range(3)}, "parameters") for run, size in sizes.items()]
+    row = one(associations(pd.concat(tables), pd.concat(factors), unit="volume", empty="one"))
+    assert (row["over"], row["n"], row["model"]) == ("models", 4, "")
+    assert row["rho"] == pytest.approx(1.0)
+    assert row["p"] == pytest.approx(2 / 24)
+
+
+def test_controls_and_factors_that_are_the_same_everywhere_have_no_row() -> None:
+    taken = {f"p{n}": [lost] for n, lost in enumerate(LOST)}
+    same = values("a", {f"p{n}": [0.5] for n in range(5)})
+    assert associations(rows("a", taken), same, unit="volume", empty="one").empty
+    bright = values("a", {f"p{n}": [value] for n, value in enumerate(BRIGHT)})
+    noise = rows("n", taken, "control", attack="noise")
+    table = associations(pd.concat([rows("a", taken), noise]), pd.concat([bright, same]), unit="volume", empty="one")
+    assert set(table["attack"]) == {"fgsm"}
+
+
+def test_three_patients_have_no_correlation() -> None:
+    taken = {f"p{n}": [10 * n] for n in range(3)}
+    row = one(
+        associations(rows("a", taken), values("a", {p: [n[0]] for p, n in taken.items()}), unit="volume", empty="one")
+    )
+    assert np.isnan([row["rho"], row["p"], row["low"], row["p_holm"]]).all()
+
+
+def test_p_is_corrected_within_an_organ() -> None:
+    taken = {f"p{n}": [10 * n] for n in range(6)}
+    factors = [values("a", {p: [float(n[0])] for p, n in taken.items()}, name) for name in ("first", "second", "third")]
+    table = associations(rows("a", taken), pd.concat(factors), unit="volume", empty="one")
+    assert table["p_holm"].to_numpy() == pytest.approx(3 * table["p"].to_numpy())
