@@ -32,7 +32,7 @@ def steps(workspace: Path) -> list[list[str]]:
 
 def _has_pages() -> bool:
     """Whether the packages that pages need are installed."""
-    from medseg_attack.report.page.rendering import require_packages
+    from medseg_attack.report.page.templates import require_packages
 
     try:
         require_packages()

@@ -21,6 +21,10 @@ def report(
         typer.Argument(help="Folders of runs or of studies; those of defend, detect and certify get a section each."),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the page.")] = Path("report"),
+    card: Annotated[
+        bool,
+        typer.Option("--card", help="Write the robustness card of each model, Markdown and HTML, instead of the page."),
+    ] = False,
     worst: Annotated[int, typer.Option("--worst", min=0, help="Scans to show in pictures, the worst first.")] = 12,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
@@ -32,17 +36,20 @@ def report(
     trust: Trust = False,
     progress: ShowProgress = True,
 ) -> None:
-    """Write a page about runs. One HTML file with a table to sort, curves, every patient, pictures of the worst cases
-    and the flags.
+    """Write a page about runs, or a card. The page is one HTML file with a table to sort, curves, every patient,
+    pictures of the worst cases and the flags; the card says in two pages what was tried, what came of it, and what
+    was not tried.
 
     The pictures need the data and the models of the runs. Where a run kept no images, its attack is run again on them.
 
     Example: medattack report medattack_runs/runs/uw-1a2b3c4d --out report
     """
-    from medseg_attack.report.page.rendering import NAME, Report, require_own_page, require_packages, write_page
+    from medseg_attack.report.page.rendering import NAME, Report, write_page
+    from medseg_attack.report.page.templates import require_own_page, require_packages
 
     require_packages()
-    require_own_page(out / NAME)
+    if not card:
+        require_own_page(out / NAME)
     from medseg_attack.checks.flags_page import explanations
     from medseg_attack.checks.stored import records_of_stored
     from medseg_attack.models.trust import use_trust
@@ -57,17 +64,25 @@ def report(
     check_unit(unit, rows["dims"].unique().tolist() if "dims" in rows else ())
     folders = [Path(run) for run in rows["run"].unique()]
     of_page = tables(rows, unit=unit, empty=empty)
+    flags, beside = records_of_stored(folders), results(runs, unit=unit, empty=empty)
+    if card:
+        from medseg_attack.report.card.content import cards, subjects
+        from medseg_attack.report.card.rendering import write_cards
+
+        for file in write_cards(cards(subjects(of_page, flags, beside)), out):
+            terminal.say(f"card: {file}")
+        return
     use_trust(workspace_of(home), trust)
     pictures, missing_pictures, intensity_unit = _pictures(of_page, worst, device, progress)
     page = Report(
         of_page,
-        flags=records_of_stored(folders),
+        flags=flags,
         studies=list(studies(folders)),
         explanations={code: flag.explanation for code, flag in explanations().items()},
         pictures=pictures,
         missing_pictures=missing_pictures,
         intensity_unit=intensity_unit,
-        results=results(runs, unit=unit, empty=empty),
+        results=beside,
     )
     file = write_page(page, out)
     if missing_pictures and worst:

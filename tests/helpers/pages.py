@@ -1,10 +1,13 @@
-"""Pages as a reader sees them: the text of a section, the cells of its tables."""
+"""Pages as a reader sees them: the text of a section, the cells of its tables; and results that stand on them."""
 
+import json
 import re
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 from helpers.command import medattack
+from helpers.runs import dice_of, write_run
 
 
 def page_of(out: Path, *words: object) -> str:
@@ -32,3 +35,24 @@ def tables(text: str) -> list[list[list[str]]]:
 def nan(value: float | None) -> float:
     """A number of JSON, where null stands for none."""
     return float("nan") if value is None else value
+
+
+def write_detection(folder: Path, **changes: Any) -> Path:
+    """The table of a detector on clean images alone, as `medattack detect` writes it."""
+    row = {"kind": "clean", "attack": "clean", "eps": "", "patients": 2, "dice": 0.9}
+    row |= {f"alarms_{rate}": None for rate in ("0.01", "0.05", "0.1", "0.5")}
+    content = {"model": "m", "data": "d", "detector": "entropy", "adaptive": False, "verdict": "not decided"}
+    folder.mkdir()
+    file = folder / "entropy-a1b2c3.detection.json"
+    file.write_text(json.dumps(content | {"calibration_patients": 1, "rows": [row]} | changes))
+    return file
+
+
+def write_trial(folder: Path, model: str, twin: str, patients: int = 7) -> Path:
+    """A trial of a defence as `medattack defend` writes it."""
+    for i, part in enumerate(("native", "adaptive", "queries")):
+        for j, (name, weights) in enumerate(((twin, "a"), (model, "b"))):
+            write_run(folder / part, dice_of(10 * i + j, patients), model=name, weights=weights)
+    facts = {"twin": twin, "non_adaptive": {}, "passes": {model: 4, twin: 1}}
+    (folder / "native" / "trial.json").write_text(json.dumps(facts))
+    return folder

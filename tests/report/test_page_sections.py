@@ -3,37 +3,15 @@
 That their numbers are those of `defend`, `detect` and `certify` is shown beside the tests of these commands.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.command import medattack
-from helpers.pages import page_of, section
+from helpers.pages import page_of, section, write_detection, write_trial
 from helpers.runs import dice_of, edit, write_run
 
 SECTIONS = ("defences", "detectors", "certificates")
-
-
-def write_detection(folder: Path, **changes: Any) -> Path:
-    """The table of a detector on clean images alone, as `medattack detect` writes it."""
-    row = {"kind": "clean", "attack": "clean", "eps": "", "patients": 2, "dice": 0.9}
-    row |= {f"alarms_{rate}": None for rate in ("0.01", "0.05", "0.1", "0.5")}
-    content = {"model": "m", "data": "d", "detector": "entropy", "adaptive": False, "verdict": "not decided"}
-    folder.mkdir()
-    file = folder / "entropy-a1b2c3.detection.json"
-    file.write_text(json.dumps(content | {"calibration_patients": 1, "rows": [row]} | changes))
-    return file
-
-
-def write_trial(folder: Path, model: str, twin: str, patients: int = 7) -> Path:
-    """A trial of a defence as `medattack defend` writes it."""
-    for i, part in enumerate(("native", "adaptive", "queries")):
-        for j, (name, weights) in enumerate(((twin, "a"), (model, "b"))):
-            write_run(folder / part, dice_of(10 * i + j, patients), model=name, weights=weights)
-    facts = {"twin": twin, "non_adaptive": {}, "passes": {model: 4, twin: 1}}
-    (folder / "native" / "trial.json").write_text(json.dumps(facts))
-    return folder
 
 
 def test_the_page_leads_to_what_there_is_and_has_no_empty_section(tmp_path: Path) -> None:

@@ -11,26 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from medseg_attack import __version__
-from medseg_attack.errors import InputError, listed
+from medseg_attack.errors import listed
 from medseg_attack.escaping import visible
 from medseg_attack.report.colours import NEUTRAL, organ_colours
 from medseg_attack.report.page import content
 from medseg_attack.report.page.method import StudyFacts
 from medseg_attack.report.page.pictures import Picture
 from medseg_attack.report.page.sections import Result, Results
-from medseg_attack.report.sheet import number, percent
+from medseg_attack.report.page.templates import FOLDER, POLICY, css, environment, require_own_page, require_packages
 from medseg_attack.report.tables import budget, organs
 from medseg_attack.stats.scores import MEAN
-from medseg_attack.storage.files import require_own, whole
+from medseg_attack.storage.files import whole
 
-FOLDER = Path(__file__).parent
 NAME = "index.html"
 VIEWS = (("clean", "untouched"), ("attacked", "under attack"), ("difference", "difference"))
-
-# nothing is fetched: what a browser may load stands in the page; a script runs if its hash is listed
-POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {}; base-uri 'none'; form-action 'none'"
-)
 
 
 @dataclass(frozen=True)
@@ -56,23 +50,6 @@ class Report:
     results: Results = field(default_factory=Results)
 
 
-def require_packages() -> None:
-    """Refuses to begin where the packages of the extra `report` are not installed.
-
-    Raises:
-        InputError: one of them cannot be imported.
-    """
-    try:
-        import altair  # noqa: F401
-        import jinja2  # noqa: F401
-        import vl_convert  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"expected the packages of the extra 'report', got none of the name {error.name}; install them: "
-            "pip install 'medseg-attack[report]'"
-        ) from error
-
-
 def write_page(report: Report, folder: Path) -> Path:
     """Writes a page into a folder, and returns its file.
 
@@ -88,29 +65,12 @@ def write_page(report: Report, folder: Path) -> Path:
     return file
 
 
-def require_own_page(file: Path) -> None:
-    """Refuses to overwrite what is no page of this package.
-
-    Raises:
-        InputError: the file holds something else.
-    """
-    require_own(file, re.compile(rb'<meta name="generator" content="medattack '))
-
-
 def html(report: Report) -> str:
     """The text of a page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     from medseg_attack.report.page.charts import charts, library
 
-    def shown(value: Any) -> Any:
-        return visible(value) if type(value) is str else value
-
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, finalize=shown, trim_blocks=True
-    )
-    environment.filters |= {"dice": number, "share": percent}
     table = report.tables.summary
     names = {MEAN: "mean over organs"} | {organ: organ for organ in organs(table)}
     colours = organ_colours(organs(table))
@@ -132,36 +92,40 @@ def html(report: Report) -> str:
         "charts": charts(colours, len(models)),
     }
     scripts = [_script(library()), _script((FOLDER / "page.js").read_text(encoding="utf-8"))]
-    return environment.get_template("page.html").render(
-        version=__version__,
-        policy=POLICY.format(" ".join(map(_hash, scripts))),
-        css=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
-        scripts=[Markup(script) for script in scripts],
-        data=Markup(_json(data)),
-        title=_title(report),
-        answer=content.answer(report.tables, report.intensity_unit),
-        doubts=_doubts(report.flags),
-        explanation=content.explanation(report.tables),
-        organs=list(names),
-        organ_names=names,
-        colours=colours | {MEAN: NEUTRAL},
-        models=models,
-        attacks=attacks,
-        overall=overall,
-        heads=_heads(overall),
-        lines=list(content.lines(table, _codes(report.flags))),
-        panels=panels,
-        runs=_run_names(report),
-        worst=_worst(report),
-        unit=report.tables.unit,
-        views=VIEWS,
-        pictures=report.pictures,
-        pictures_again=not all(picture.is_stored for picture in report.pictures),
-        missing_pictures=report.missing_pictures,
-        clinical=content.clinical(report.tables),
-        results=_sections(report.results),
-        flags=_groups(report),
-        studies=report.studies,
+    return (
+        environment()
+        .get_template("page/page.html")
+        .render(
+            version=__version__,
+            policy=POLICY.format(" ".join(map(_hash, scripts))),
+            css=Markup(css()),
+            scripts=[Markup(script) for script in scripts],
+            data=Markup(_json(data)),
+            title=_title(report),
+            answer=content.answer(report.tables, report.intensity_unit),
+            doubts=_doubts(report.flags),
+            explanation=content.explanation(report.tables),
+            organs=list(names),
+            organ_names=names,
+            colours=colours | {MEAN: NEUTRAL},
+            models=models,
+            attacks=attacks,
+            overall=overall,
+            heads=_heads(overall),
+            lines=list(content.lines(table, _codes(report.flags))),
+            panels=panels,
+            runs=_run_names(report),
+            worst=_worst(report),
+            unit=report.tables.unit,
+            views=VIEWS,
+            pictures=report.pictures,
+            pictures_again=not all(picture.is_stored for picture in report.pictures),
+            missing_pictures=report.missing_pictures,
+            clinical=content.clinical(report.tables),
+            results=_sections(report.results),
+            flags=_groups(report),
+            studies=report.studies,
+        )
     )
 
 

@@ -1,0 +1,68 @@
+"""What every HTML file of this package has in common: templates whose names are text, a style, and a policy."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medseg_attack.errors import InputError
+from medseg_attack.escaping import visible
+from medseg_attack.report.sheet import number, percent
+from medseg_attack.storage.files import require_own
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLDER = Path(__file__).parent
+# nothing is fetched: what a browser may load stands in the page; a script runs if its hash is listed
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {}; base-uri 'none'; form-action 'none'"
+)
+
+
+def require_packages() -> None:
+    """Refuses to begin where the packages of the extra `report` are not installed.
+
+    Raises:
+        InputError: one of them cannot be imported.
+    """
+    try:
+        import altair  # noqa: F401
+        import jinja2  # noqa: F401
+        import vl_convert  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"expected the packages of the extra 'report', got none of the name {error.name}; install them: "
+            "pip install 'medseg-attack[report]'"
+        ) from error
+
+
+def require_own_page(file: Path) -> None:
+    """Refuses to overwrite what is no page of this package.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    require_own(file, re.compile(rb'<meta name="generator" content="medattack '))
+
+
+def environment() -> "Environment":
+    """The templates of `report/`, by their path in it; what they show is escaped, and what is hidden made visible."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    def shown(value: Any) -> Any:
+        return visible(value) if type(value) is str else value
+
+    result = Environment(
+        loader=FileSystemLoader(FOLDER.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=shown,
+        trim_blocks=True,
+    )
+    result.filters |= {"dice": number, "share": percent}
+    return result
+
+
+def css() -> str:
+    """The style of all pages."""
+    return (FOLDER / "page.css").read_text(encoding="utf-8")
