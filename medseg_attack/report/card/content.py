@@ -74,7 +74,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a card is about: the runs of one model on one set of cases.
+    """The runs of one model on one set of cases, which a card is about.
 
     Attributes:
         table: a row per run, from `stats.scores.summary`.
@@ -109,7 +109,7 @@ class Subject:
 
 
 def subjects(tables: Tables, flags: Sequence[Mapping[str, Any]], results: Results) -> Iterator[Subject]:
-    """What the runs of some tables are about, model by model.
+    """The runs of some tables, model by model.
 
     Raises:
         InputError: a model was not attacked.
@@ -197,7 +197,7 @@ def _clean(subject: Subject) -> Section:
 
 
 def access(run: "pd.Series[Any]") -> str:
-    """What an attacker needs for an attack: "white box", "queries", "surrogate" ..."""
+    """The access that an attacker needs for an attack: "white box", "queries", "surrogate" ..."""
     registry.names("attack")  # loads what is registered
     entry = entries.get(core_of(attack_spec(str(run["attack"]))).name)
     if entry is not None and entry.threat:

@@ -1,4 +1,4 @@
-"""What every HTML file of this package has in common: templates whose names are text, a style, and a policy."""
+"""All that HTML files of this package share: templates whose names are text, a style, and a policy."""
 
 import re
 from pathlib import Path
