@@ -27,6 +27,7 @@ from medseg_attack.cli.ls import ls
 from medseg_attack.cli.new import new
 from medseg_attack.cli.poison import poison
 from medseg_attack.cli.prepare import prepare
+from medseg_attack.cli.readers import readers
 from medseg_attack.cli.report import report
 from medseg_attack.cli.rm import rm
 from medseg_attack.cli.screen import screen
@@ -88,6 +89,7 @@ for command in (
     compare,
     report,
     figure,
+    readers,
     cite,
     verify,
     demo,

@@ -38,7 +38,7 @@ def scan(slices: int, side: int = 32) -> AttackedScan:
     attacked = truth.copy()
     attacked[:, 2] = False
     change = np.float32(8 / 255) * np.sign(clean - 0.5)
-    images = clean, clean + change
+    images = clean[None], (clean + change)[None]
     return AttackedScan(
         "scan", *images, truth, truth, truth, attacked, tuple(range(slices)), slices, (2.0, 1.0), 400.0, "HU", True
     )

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from medseg_attack import registry
+from medseg_attack.data.datasets.folder import COLOURS
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.evaluation.crafting import craft
 from medseg_attack.evaluation.fitting import Batches, fitted
@@ -38,7 +39,7 @@ class AttackedScan:
 
     Attributes:
         scan: its id.
-        clean, attacked: (slices, rows, columns), the first channel in [0, 1] of the window.
+        clean_channels, attacked_channels: (channels, slices, rows, columns) in [0, 1] of the window.
         truth, truth_attacked, prediction, prediction_attacked: (classes, slices, rows, columns), of the scored classes;
             the truth under attack goes where the anatomy went.
         indices: the number of each slice in the scan, from 0.
@@ -47,11 +48,12 @@ class AttackedScan:
         width: of the window, in `unit`; NaN where channels differ in it.
         unit: of the scan's intensities, such as "HU"; "" where it is not known.
         is_stored: whether the attacked images are those of the run; otherwise its attack was run again.
+        is_colour: whether the channels are red, green and blue.
     """
 
     scan: str
-    clean: Pixels
-    attacked: Pixels
+    clean_channels: Pixels
+    attacked_channels: Pixels
     truth: Masks
     truth_attacked: Masks
     prediction: Masks
@@ -62,6 +64,19 @@ class AttackedScan:
     width: float
     unit: str
     is_stored: bool
+    is_colour: bool = False
+
+    @property
+    def clean(self) -> Pixels:
+        """The first channel, (slices, rows, columns)."""
+        first: Pixels = self.clean_channels[0]
+        return first
+
+    @property
+    def attacked(self) -> Pixels:
+        """The first channel, (slices, rows, columns)."""
+        first: Pixels = self.attacked_channels[0]
+        return first
 
 
 def attacked_scans(run: Path, scans: Sequence[str], device: torch.device) -> Iterator[AttackedScan]:
@@ -83,7 +98,8 @@ def attacked_scans(run: Path, scans: Sequence[str], device: torch.device) -> Ite
                 _outcome(model, Batch.of(part, device), attack, budget, _donors(run, data, header), read_config(run))
                 for part in in_batches(cases, int(header.get("batch_size", 1)))
             ]
-        yield _scan(cases, parts, list(model.task.scored), is_stored=_has_images(run))
+        is_colour = model.task.channel_names == COLOURS
+        yield _scan(cases, parts, list(model.task.scored), is_stored=_has_images(run), is_colour=is_colour)
 
 
 def _has_images(run: Path) -> bool:
@@ -137,13 +153,15 @@ def _decided(model: SegModel, image: Image, cases: Sequence[Case]) -> Mask:
         return model.decide(without_nan(bind(model, Setting(model.task, tuple(cases)))(image)))
 
 
-def _scan(cases: Sequence[Case], parts: Sequence[_Outcome], scored: list[int], *, is_stored: bool) -> AttackedScan:
+def _scan(
+    cases: Sequence[Case], parts: Sequence[_Outcome], scored: list[int], *, is_stored: bool, is_colour: bool
+) -> AttackedScan:
     first = cases[0]
     is_whole = first.image.ndim == 4
 
     def images(tensors: Sequence[torch.Tensor]) -> Pixels:
-        stacked = torch.cat([tensor[:, 0].cpu() for tensor in tensors])
-        array: Pixels = (stacked[0] if is_whole else stacked).numpy()
+        stacked = torch.cat([tensor.cpu() for tensor in tensors])
+        array: Pixels = (stacked[0] if is_whole else stacked.transpose(0, 1)).numpy()
         return array
 
     def masks(tensors: Sequence[torch.Tensor]) -> Masks:
@@ -153,19 +171,20 @@ def _scan(cases: Sequence[Case], parts: Sequence[_Outcome], scored: list[int], *
 
     clean = images([case.image[None] for case in cases])
     stack = first.stack
-    indices = range(len(clean)) if is_whole or stack is None else [case.stack.index for case in cases if case.stack]
+    indices = range(clean.shape[1]) if is_whole or stack is None else [case.stack.index for case in cases if case.stack]
     return AttackedScan(
         scan=first.volume,
-        clean=clean,
-        attacked=images([part.attacked for part in parts]),
+        clean_channels=clean,
+        attacked_channels=images([part.attacked for part in parts]),
         truth=masks([case.target[None] for case in cases]),
         truth_attacked=masks([part.truth_attacked for part in parts]),
         prediction=masks([part.prediction for part in parts]),
         prediction_attacked=masks([part.prediction_attacked for part in parts]),
         indices=tuple(indices),
-        n_slices=len(clean) if stack is None else stack.slices,
+        n_slices=clean.shape[1] if stack is None else stack.slices,
         pixel_mm=(float(first.spacing_mm[-2]), float(first.spacing_mm[-1])),
         width=common(first.window.width),
         unit=first.window.unit,
         is_stored=is_stored,
+        is_colour=is_colour,
     )

@@ -1,0 +1,74 @@
+"""`medattack readers`: a study with people who say which picture is altered, and the scores of their answers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medseg_attack.cli import options, terminal
+from medseg_attack.errors import InputError, plural
+
+
+@terminal.command
+def readers(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a run; with --score that of a study with readers.")
+    ],
+    out: Annotated[Path | None, options.file_option("--out", "-o", help="New folder for the study.")] = None,
+    score: Annotated[
+        list[Path] | None, options.repeated("--score", help="CSV file of a reader's answers to score.")
+    ] = None,
+    trials: Annotated[int, typer.Option("--trials", min=3, help="Number of pairs that a reader sees.")] = 100,
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    device: options.Device = "auto",
+    home: options.Home = None,
+    trust: options.Trust = False,
+) -> None:
+    """Can people see what an attack did? Write pairs of pictures, one of them altered, with a page that asks offline
+    which one it is. Or score the answers that the page saved.
+
+    Example: medattack readers medattack_runs/runs/uw-1a2b3c4d/unet/01_pgd --out study
+
+    Example: medattack readers study --score answers_a.csv --score answers_b.csv
+    """
+    if (out is None) == (not score):
+        raise InputError("expected --out to write a study or --score to score answers; give one of them")
+    if out is None:
+        _score(run, score or [], json)
+    else:
+        _write(run, out, trials, seed, device, home, trust)
+
+
+def _write(run: Path, out: Path, n: int, seed: int, device: str, home: Path | None, trust: bool) -> None:
+    from medseg_attack.report.readers.writing import require_new, write_study
+
+    require_new(out)
+    from medseg_attack.evaluation.pictures.reader_trials import reader_trials
+    from medseg_attack.models.trust import use_trust
+    from medseg_attack.runs.workspace import home as workspace_of
+    from medseg_attack.runtime import pick_device
+
+    use_trust(workspace_of(home), trust)
+    trials = reader_trials(run, n, seed, pick_device(device))
+    page = write_study(trials, out, seed)
+    attacked = [trial for trial in trials if trial.kind == "attack"]
+    if equal := sum(bool((trial.untouched == trial.altered).all()) for trial in attacked):
+        terminal.say(f"note: {equal} of {len(attacked)} attacked pictures are equal to the untouched ones in 8 bits")
+    patients = plural(len({trial.patient for trial in trials}), "patient")
+    terminal.say(
+        f"wrote {plural(n, 'pair')} of {patients}; give the readers {page.parent}, and keep {out / 'key.json'}"
+    )
+    terminal.next_step(terminal.shell(["readers", str(out), "--score", "answers_NAME.csv"]))
+
+
+def _score(folder: Path, files: list[Path], json: bool) -> None:
+    from medseg_attack.report.readers.answers import read_answers, reading_sheet
+    from medseg_attack.report.readers.writing import read_key
+    from medseg_attack.stats.reader_scores import readings
+
+    table = readings(read_answers(files, read_key(folder)))
+    if json:
+        terminal.print_json({"readers": table.to_dict("records")})
+    else:
+        terminal.print_sheet(reading_sheet(table))

@@ -1,0 +1,101 @@
+"""The folder of a study with readers.
+
+OUT/key.json                 which picture of each trial is altered, and how; it stays with who runs the study
+OUT/for_readers/index.html   the page that asks, offline
+OUT/for_readers/*.png        the pictures; their names, sizes and dates say nothing
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from PIL import Image as Picture
+from pydantic import Field
+
+from medseg_attack.errors import InputError
+from medseg_attack.storage.files import Form, digest, file_hash, read_json, whole, write_json
+
+if TYPE_CHECKING:
+    from medseg_attack.evaluation.pictures.reader_trials import Trial
+
+KEY, FOLDER, PAGE = "key.json", "for_readers", "index.html"
+SIDES = ("left", "right")
+TEMPLATES = Path(__file__).parent
+POLICY = "default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'; script-src {}"
+
+
+class KeyTrial(Form):
+    """A trial in the key."""
+
+    trial: int = Field(ge=1)
+    kind: Literal["attack", "catch", "noise"]
+    altered: Literal["left", "right"]
+    patient: int = Field(ge=1)
+    sha256: dict[str, str]
+
+
+class Key(Form):
+    """The key of a study."""
+
+    study: str
+    trials: list[KeyTrial] = Field(min_length=1)
+
+
+def require_new(folder: Path) -> None:
+    """Refuses a folder that holds something.
+
+    Raises:
+        InputError: it does, or is no folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"expected a new folder for the study, got {folder}, which is in use; give another --out")
+
+
+def write_study(trials: "Sequence[Trial]", folder: Path, seed: int) -> Path:
+    """Writes the pictures, the page and, last, the key; returns the page.
+
+    Args:
+        seed: of the sides on which the altered pictures stand.
+    """
+    require_new(folder)
+    sides = np.random.default_rng((seed, 1)).integers(0, 2, len(trials))
+    readers = folder / FOLDER
+    readers.mkdir(parents=True, exist_ok=True)
+    listed = []
+    for number, (trial, side) in enumerate(zip(trials, sides, strict=True), start=1):
+        pair = [trial.untouched, trial.altered] if side else [trial.altered, trial.untouched]
+        files = {name: readers / f"{number:04d}_{name}.png" for name in SIDES}
+        for file, pixels in zip(files.values(), pair, strict=True):
+            with whole(file) as part:  # uncompressed: noise would make the altered file the longer one
+                Picture.fromarray(pixels).save(part, format="png", compress_level=0)
+        hashes = {name: file_hash(file) for name, file in files.items()}
+        listed.append(
+            {"trial": number, "kind": trial.kind, "altered": SIDES[side], "patient": trial.patient, "sha256": hashes}
+        )
+    study = digest([each["sha256"] for each in listed])[:12]
+    with whole(readers / PAGE) as part:
+        part.write_text(_page(study, len(trials)), encoding="utf-8")
+    write_json(folder / KEY, {"study": study, "trials": listed})
+    return readers / PAGE
+
+
+def _page(study: str, n: int) -> str:
+    """The page that shows the trials one after the other and saves the answers; it asks no network for anything."""
+    facts = json.dumps({"study": study, "trials": n})
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8").replace('"FACTS"', facts)
+    hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = (TEMPLATES / "page.html").read_text(encoding="utf-8")
+    return page.replace("POLICY", POLICY.format(f"'sha256-{hashed}'")).replace("SCRIPT", script)
+
+
+def read_key(folder: Path) -> Key:
+    """The key of a study.
+
+    Raises:
+        InputError: there is none, or a field of it is not what it should be.
+    """
+    return Key.model_validate(read_json(folder / KEY, Key))
