@@ -25,8 +25,8 @@ def readers(
     home: options.Home = None,
     trust: options.Trust = False,
 ) -> None:
-    """Can people see what an attack did? Write pairs of pictures, one of them altered, with a page that asks offline
-    which one it is. Or score the answers that the page saved.
+    """Ask people which of two pictures is altered. Writes pairs of pictures of a run with a page that asks offline, or
+    scores the answers that the page saved.
 
     Example: medattack readers medattack_runs/runs/uw-1a2b3c4d/unet/01_pgd --out study
 
