@@ -23,6 +23,7 @@ from medseg_attack.cli.doctor import doctor
 from medseg_attack.cli.evaluate import evaluate
 from medseg_attack.cli.explain import explain
 from medseg_attack.cli.figure import figure
+from medseg_attack.cli.leaderboard import leaderboard
 from medseg_attack.cli.ls import ls
 from medseg_attack.cli.new import new
 from medseg_attack.cli.poison import poison
@@ -88,6 +89,7 @@ for command in (
     screen,
     compare,
     report,
+    leaderboard,
     figure,
     readers,
     cite,

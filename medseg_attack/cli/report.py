@@ -10,6 +10,7 @@ from medseg_attack.cli.options import Device, EmptyRule, Home, ShowProgress, Tru
 from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
+    from medseg_attack.report.card.content import Subject
     from medseg_attack.report.page.content import Tables
     from medseg_attack.report.page.pictures import Picture
 
@@ -24,6 +25,12 @@ def report(
     card: Annotated[
         bool,
         typer.Option("--card", help="Write the robustness card of each model, Markdown and HTML, instead of the page."),
+    ] = False,
+    entry: Annotated[
+        bool,
+        typer.Option(
+            "--entry", help="Write an entry of a leaderboard for each model and threat into --out, instead of the page."
+        ),
     ] = False,
     worst: Annotated[int, typer.Option("--worst", min=0, help="Scans to show in pictures, the worst first.")] = 12,
     unit: Unit = "volume",
@@ -43,16 +50,19 @@ def report(
     The pictures need the data and the models of the runs. Where a run kept no images, its attack is run again on them.
 
     Example: medattack report medattack_runs/runs/uw-1a2b3c4d --out report
+
+    Example: medattack report medattack_runs/runs/uw-1a2b3c4d --entry --out leaderboard
     """
     from medseg_attack.report.page.rendering import NAME, Report, write_page
     from medseg_attack.report.page.templates import require_own_page, require_packages
 
     require_packages()
-    if not card:
+    if not (card or entry):
         require_own_page(out / NAME)
     from medseg_attack.checks.flags_page import explanations
     from medseg_attack.checks.stored import records_of_stored
     from medseg_attack.models.trust import use_trust
+    from medseg_attack.report.card.content import subjects
     from medseg_attack.report.page.content import tables
     from medseg_attack.report.page.method import studies
     from medseg_attack.report.page.sections import attacked_folders, results
@@ -65,12 +75,8 @@ def report(
     folders = [Path(run) for run in rows["run"].unique()]
     of_page = tables(rows, unit=unit, empty=empty)
     flags, beside = records_of_stored(folders), results(runs, unit=unit, empty=empty)
-    if card:
-        from medseg_attack.report.card.content import cards, subjects
-        from medseg_attack.report.card.rendering import write_cards
-
-        for file in write_cards(cards(subjects(of_page, flags, beside)), out):
-            terminal.say(f"card: {file}")
+    if card or entry:
+        _write_records(list(subjects(of_page, flags, beside)), out, card, entry)
         return
     use_trust(workspace_of(home), trust)
     pictures, missing_pictures, intensity_unit = _pictures(of_page, worst, device, progress)
@@ -88,6 +94,21 @@ def report(
     if missing_pictures and worst:
         terminal.say(f"note: {missing_pictures}")
     terminal.say(f"page: {file}")
+
+
+def _write_records(all_subjects: "list[Subject]", out: Path, card: bool, entry: bool) -> None:
+    """Writes the cards or the entries of some models, or both."""
+    from medseg_attack.report.card.content import cards
+    from medseg_attack.report.card.rendering import write_cards
+    from medseg_attack.report.leaderboard.entries import Entry, entries, write_entry
+
+    if card:
+        for file in write_cards(cards(all_subjects), out):
+            terminal.say(f"card: {file}")
+    for content in (each for subject in all_subjects for each in entries(subject)) if entry else ():
+        terminal.say(f"entry: {write_entry(content, out)}")
+        if obstacles := Entry.model_validate(content).obstacles:
+            terminal.say(f"note: it will have no rank: {'; '.join(obstacles)}")
 
 
 def _pictures(of_page: "Tables", n: int, device: str, show: bool) -> "tuple[list[Picture], str, str]":

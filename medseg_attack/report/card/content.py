@@ -1,5 +1,6 @@
 """The content of a card: sections of sentences and tables, from the summary that `medattack compare` prints."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +206,23 @@ def access(run: "pd.Series[Any]") -> str:
     return "white box" if run["backwards"] > 0 else "queries (scores)" if run["forwards"] > 1 else "no model"
 
 
+def name_of(run: "pd.Series[Any]") -> str:
+    """The attack of a run with its objective."""
+    return without_folders(" ".join(filter(None, [str(run["attack"]), str(run["loss"])])))
+
+
+_QUOTED_PATH = re.compile(r"""(['"])[^'"]*[/\\\\]([^'"/\\\\]+)\1""")
+
+
+def without_folders(label: str) -> str:
+    """A label whose files and models are named without the folders of the machine that they were on.
+
+    >>> without_folders("transfer(surrogate='/home/me/models/unet', attack=pgd(linf(4/255)))")
+    "transfer(surrogate='unet', attack=pgd(linf(4/255)))"
+    """
+    return _QUOTED_PATH.sub(r"\1\2\1", label)
+
+
 def domain(run: "pd.Series[Any]") -> str:
     """The ball of a run, without its size."""
     return str(sizeless(ball_spec(str(run["ball"]))))
@@ -219,8 +237,16 @@ def _threats(subject: Subject) -> Section:
         goal = "a chosen mask" if "toward" in f"{loss} {attack}" else "any wrong mask"
         first = of_attack.iloc[0]
         known = {"native": "not known", "adaptive": "known"}.get(str(first.get("knowledge", "")), "none declared")
-        name = " ".join(filter(None, [str(attack).removesuffix(" non_adaptive"), str(loss)]))
-        rows.append([name, access(first), goal, str(ball), ", ".join(dict.fromkeys(sizes)), known])
+        rows.append(
+            [
+                name_of(first).replace(" non_adaptive", ""),
+                access(first),
+                goal,
+                str(ball),
+                ", ".join(dict.fromkeys(sizes)),
+                known,
+            ]
+        )
     heads = ["attack", "attacker has", "goal", "domain (ball)", "budgets", "defence"]
     worst = attacks.sort_values("eps").iloc[-1]
     lines = [
@@ -260,7 +286,7 @@ def _strongest(subject: Subject) -> Section:
                 [
                     f"{ball} {budget(run)}",
                     "mean over organs" if organ == MEAN else organ,
-                    " ".join(filter(None, [str(run["attack"]), str(run["loss"])])),
+                    name_of(run),
                     number(run[f"{organ}_clean"]),
                     number(run[f"{organ}_adv"]),
                     between(run[ends[0]], run[ends[1]]),
