@@ -54,24 +54,24 @@ def _board(entries: Sequence[Entry]) -> Board:
 
 
 def _ranked(entries: Sequence[Entry], organs: Sequence[str]) -> Sheet:
-    heads = ["rank", "model", "strongest attack", "Dice under attack", "95 % CI", "clean", *organs, "noise", "notes"]
+    heads = ["rank", "model", "attacked", "95 % CI", "clean", *organs, "noise", "notes", "strongest attack"]
     rows = []
     for entry in entries:
         mean = entry.classes[MEAN]
         rank = 1 + sum(other.adv > entry.adv for other in entries)
         each = [_dice(entry.classes[organ].adv if organ in entry.classes else None) for organ in organs]
         numbers = [_dice(mean.adv), _ends(mean.low, mean.high), _dice(mean.clean), *each, _dice(mean.noise)]
-        rows.append([str(rank), entry.model.name, mean.attack, *numbers, " ".join(entry.notes)])
+        rows.append([str(rank), entry.model.name, *numbers, " ".join(entry.notes), mean.attack])
     caption = (
-        "Ranked by the mean Dice over organs that the strongest attack left; each organ's Dice is under the attack "
-        "that left least of it. Where intervals overlap, a rank is no proof of a difference."
+        "attacked: the mean Dice over organs that the strongest attack left, by which entries are ranked. The Dice of "
+        "an organ is under the attack that left least of it. Where intervals overlap, a rank proves no difference."
     )
-    return Sheet("Ranked", heads, rows, caption, left=3)
+    return Sheet("Ranked", heads, rows, caption, left=2)
 
 
 def _unranked(entries: Sequence[Entry]) -> Sheet:
     rows = [[e.model.name, "; ".join(e.obstacles), _dice(e.classes[MEAN].adv)] for e in entries]
-    return Sheet("Without a rank", ["model", "reason", "Dice under attack"], rows, left=2)
+    return Sheet("Without a rank", ["model", "reason", "attacked"], rows, left=2)
 
 
 def _dice(value: float | None) -> str:
