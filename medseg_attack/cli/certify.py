@@ -63,7 +63,7 @@ def certify(
     trust: options.Trust = False,
     progress: options.ShowProgress = True,
 ) -> None:
-    """Bound how far any change within a radius can move a trained model. The bounds are per organ, for changes of a
+    """Bound how far changes within a radius can move a model. The bounds are per organ, for any change of a
     scan within an L2 radius, or for patches; an attack tries to refute them on a few scans, and exit code 1 says that
     it did.
 

@@ -15,7 +15,7 @@ def leaderboard(
         Path | None, typer.Option("--out", "-o", help="Folder of the page.", show_default="that of the entries")
     ] = None,
 ) -> None:
-    """Rank models on a page. Entries are made by `medattack report --entry`; only verified and complete runs that no
+    """Rank models on a page. `medattack report --entry` makes the entries; only verified and complete runs that no
     flag makes doubtful have a rank, the others stand below with the reason.
 
     Example: medattack leaderboard leaderboard --out site

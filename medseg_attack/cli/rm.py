@@ -21,7 +21,7 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without a question.")] = False,
     home: Home = None,
 ) -> None:
-    """Remove data sets, models, runs or baselines from the workspace. It shows what goes, and asks.
+    """Remove data sets, models, runs or baselines. It shows what goes from the workspace, and asks.
 
     Example: medattack rm uw-1a2b3c4d
 
