@@ -152,16 +152,24 @@ def test_kept_images_are_shown_as_they_are(tmp_path: Path) -> None:
     assert "The picture differs from the run" not in text
 
 
-def test_nothing_of_a_patients_header_stands_on_the_page(tmp_path: Path) -> None:
+def test_nothing_of_a_patients_header_stands_on_the_page_the_card_or_in_an_entry(tmp_path: Path) -> None:
     """The headers hold a name, a birth date, a study date, an accession number, a physician and a hospital."""
     source = write_hospital(tmp_path / "hospital", patients=3)
     attacked(tmp_path, source, labels="liver=Liver")
-    medattack("report", tmp_path / "runs", "--out", tmp_path / "page")
-    text = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
-    pictured = text.count('<article class="case"')
-    pictures = [base64.b64decode(uri) for uri in re.findall(r"data:image/png;base64,([\w+/=]+)", text)]
-    canaries = ("Doe", "Jane", "Canary", "Roe^", "19700101", "20200101", "A77", "pat1", "1.2.826")
-    assert pictured == 3
-    for canary in canaries:
-        assert canary not in re.sub(r"data:image/png;base64,[\w+/=]+|<script>.*?</script>", "", text, flags=re.DOTALL)
+    out = tmp_path / "out"
+    medattack("report", tmp_path / "runs", "--out", out)
+    medattack("report", tmp_path / "runs", "--card", "--entry", "--out", out)
+    medattack("leaderboard", out, "--out", out / "board")
+    files = [file for file in sorted(out.rglob("*")) if file.is_file()]
+    assert sorted(file.suffix for file in files) == [".html", ".html", ".html", ".json", ".md"]
+    page = (out / "index.html").read_text(encoding="utf-8")
+    pictures = [base64.b64decode(uri) for uri in re.findall(r"data:image/png;base64,([\w+/=]+)", page)]
+    assert page.count('<article class="case"') == 3
+    canaries = ("Doe", "Jane", "Canary", "Roe^", "19700101", "1970-01-01", "20200101", "2020-01-01", "A77", "pat1")
+    for canary in (*canaries, "1.2.826"):
+        for file in files:
+            text = re.sub(
+                r"data:image/png;base64,[\w+/=]+|<script>.*?</script>", "", file.read_text("utf-8"), flags=re.DOTALL
+            )
+            assert canary not in text + file.name, file.name
         assert not any(canary.encode() in picture for picture in pictures)
