@@ -25,6 +25,7 @@ _LATEX = {
     "|": r"\textbar{}",
     "[": "{[}",  # after a line's end it would begin an option
     "*": "{*}",
+    "`": r"\textasciigrave{}",
 } | {character: f"\\{character}" for character in "{}$&#_%"}
 
 _FORMULA = tuple("=+-@＝＋－＠")  # noqa: RUF001 - the wide forms begin a formula, too
@@ -56,7 +57,8 @@ def markdown(text: str) -> str:
 
 def latex(text: str) -> str:
     """Text for LaTeX, also at the beginning of a cell."""
-    return "".join(_LATEX.get(character, character) for character in visible(text))
+    text = "".join(_LATEX.get(character, character) for character in visible(text))
+    return re.sub(r"(?<=([-',]))(?=\1)", "{}", text)  # two in a row would be another sign
 
 
 def csv_cell(text: str) -> str:

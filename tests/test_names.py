@@ -102,6 +102,8 @@ SPECIAL = {
     r"\textbar{}": "|",
     "{[}": "[",
     "{*}": "*",
+    r"\textasciigrave{}": "`",
+    "{}": "",  # keeps two signs apart
     **{f"\\{character}": character for character in "{}$&#_%"},
 }
 
@@ -111,7 +113,8 @@ def read_latex(text: str) -> str:
     result = []
     while text:
         command = next((command for command in SPECIAL if text.startswith(command)), None)
-        assert command or text[0] not in "\\{}$&#_%~^[*<>|", text
+        assert command or text[0] not in "\\{}$&#_%~^[*<>|`", text
+        assert not text.startswith(("--", "''", ",,")), text  # a dash or quotation marks
         result.append(SPECIAL[command] if command else text[0])
         text = text[len(command or text[0]) :]
     return "".join(result)

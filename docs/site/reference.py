@@ -10,7 +10,7 @@ import typer.main
 
 import medseg_attack
 from medseg_attack import registry
-from medseg_attack.checks.attack_profile import paper_of, profile
+from medseg_attack.checks.attack_profile import profile
 from medseg_attack.cli import app
 from medseg_attack.cli.ls import KINDS
 from medseg_attack.errors import plural
@@ -54,17 +54,17 @@ def _member(declared: Declaration, entry: Entry) -> Iterator[str]:
     yield from (described(declared.doc), "")
     text = f"{declared.name}({declared.options_line})" if declared.options else declared.name
     yield from ("```text", text, "```", "")
-    facts = {title: text for title, text in _facts(entry).items() if text not in ("", "-")}
+    facts = {title: text for title, text in _facts(declared, entry).items() if text not in ("", "-")}
     yield from _rows(list(facts), [[_cell(text) for text in facts.values()]])
     yield ""
 
 
-def _facts(entry: Entry) -> dict[str, str]:
+def _facts(declared: Declaration, entry: Entry) -> dict[str, str]:
     """Paper, access, norm and cost, as far as the kind has them, and the file."""
     where = {"file": f"`{entry.make.__module__.replace('.', '/')}.py`"}
-    paper = {"paper": paper_of(entry)}
+    paper = {"paper": declared.paper}
     if entry.kind == "attack":
-        facts = profile(entry.name)
+        facts = profile(entry.name, {each.name: each for each in declarations("attack")})
         return {**paper, "must know": facts["threat"], "norm": facts["norm"], "passes": facts["passes"], **where}
     if entry.kind == "defence":
         return {**paper, "passes": entry.cost, "attacked with": f"`{entry.attacked_with}`", **where}

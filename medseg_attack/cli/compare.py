@@ -1,5 +1,6 @@
 """`medattack compare`: runs side by side, or against a reference and a gate's rules, from their rows alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import EmptyRule, Home, Json, Unit, file_option, repeated
+from medseg_attack.cli.options import EmptyRule, Home, Json, Tracker, Unit, file_option, repeated
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ def compare(
         Literal["by", "clean", "adv", "drop"],
         typer.Option(help="Order of the rows: by clean Dice, adversarial Dice, its drop, or (by) the columns of --by."),
     ] = "by",
+    label: Annotated[
+        list[str] | None,
+        repeated("--label", help="NAME=TEXT: call the model or attack NAME so, such as 'unet_small=U-Net, small'."),
+    ] = None,
     reference: Annotated[
         Path | None,
         file_option(
@@ -96,6 +101,7 @@ def compare(
     badge: Annotated[
         Path | None, file_option("--badge", help="Draw adversarial Dice and the gate's verdict as a badge in SVG.")
     ] = None,
+    log: Tracker = None,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with code 0 even if the gate fails.")] = False,
     json: Json = False,
     allow_partial: Annotated[
@@ -113,6 +119,7 @@ def compare(
     keys = _keys(by)
     _refuse_combinations(fail_if, junit is not None or github or exit_zero, github, json)
     _refuse_other_tables(costs, reference)
+    labels = _labels(label or (), fail_if, save_as)
     workspace = _workspace(home, save_as)
     from medseg_attack.checks.flags import by_severity
     from medseg_attack.checks.stored import of_stored, records_of_stored
@@ -121,6 +128,7 @@ def compare(
     from medseg_attack.gate.sheets import verdict_json, verdict_sheet
     from medseg_attack.gate.verdicts import judge
     from medseg_attack.report.tables import compare_sheet
+    from medseg_attack.runs.reading import with_labels
 
     rules = [parse(text) for text in fail_if or []]
     table, rows, old = _summary(
@@ -132,6 +140,8 @@ def compare(
         empty,
         needs_rows=bool(rules or deltas or paired or visibility or factor),
     )
+    table, rows = with_labels(table, labels), with_labels(rows, labels)
+    old = None if old is None else with_labels(old, labels)
     sides = [rows] if old is None else [rows, old]  # a flag of the reference counts for the gate, too
     models = {run: model for side in sides for run, model in _models(side).items()}
     findings = of_stored(models)
@@ -149,7 +159,7 @@ def compare(
         first = _changes(rows, old, unit, empty, content)
     sheets = [replace(first, flags=[flag.sentence for flag in flags])]
     if deltas:
-        csv_table = _deltas(rows, empty, content, sheets)
+        csv_table = _deltas(rows, keys, empty, content, sheets)
     if visibility:
         sheets.append(_visibility(rows, table, content))
     _backdoors(rows, unit, empty, content, sheets)
@@ -164,6 +174,7 @@ def compare(
     codes = {run: " ".join(sorted({finding.code for finding in of_run})) for run, of_run in findings.items()}
     _write(csv, csv_table.assign(flags=csv_table["run"].map(codes)), plot, table, junit, verdicts, badge)
     _print(content, sheets, json, markdown, latex)
+    _log(log, workspace, runs, sheets[0], table)
     if github:
         terminal.show(*annotations(verdicts))
     failed = any(verdict.failed for verdict in verdicts)
@@ -189,6 +200,20 @@ def _save(
     terminal.say(f"saved as baseline {saved.name}, number {saved.number}: {saved.folder}")
 
 
+def _log(tracker: str | None, workspace: Path, runs: list[Path], sheet: "Sheet", table: "pd.DataFrame") -> None:
+    """Tells a tracker the table and the Dice of each run, if there is one to tell."""
+    if tracker is None:
+        return
+    from medseg_attack.logs.base import open_log
+    from medseg_attack.logs.values import run_values
+
+    names = " ".join(run.name for run in runs)
+    with open_log(tracker, workspace, f"compare {names}"[:100], {"runs": " ".join(map(str, runs))}) as log:
+        log.points(run_values(table), 0)
+        log.table(sheet, table)
+    terminal.say(f"logged: {log.place}")
+
+
 def _keys(by: str) -> list[str]:
     keys = [key.strip() for key in by.split(",")]
     known = ["model", "attack", "loss", "eps", "organ"]
@@ -196,6 +221,21 @@ def _keys(by: str) -> list[str]:
         if key not in known:
             raise InputError(f"expected --by among {', '.join(known)}, got {key!r}; choose from them")
     return keys
+
+
+def _labels(texts: Sequence[str], fail_if: list[str] | None, save_as: str | None) -> dict[str, str]:
+    """Labels by the names that they stand for; a spec may hold equals signs, a label holds none."""
+    if texts and (fail_if or save_as is not None):
+        raise InputError(
+            "expected --label without --fail-if and --save-as, got both, which go by names; drop the labels"
+        )
+    labels = {}
+    for text in texts:
+        name, sign, label = text.rpartition("=")
+        if not (sign and name and label):
+            raise InputError(f"expected --label NAME=TEXT, got {text!r}; write for instance --label unet=U-Net")
+        labels[name] = label
+    return labels
 
 
 def _refuse_combinations(fail_if: list[str] | None, for_gate: bool, github: bool, json: bool) -> None:
@@ -275,13 +315,15 @@ def _changes(
     return change_sheet(table, unit=unit, empty=empty)
 
 
-def _deltas(rows: "pd.DataFrame", empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]") -> "pd.DataFrame":
+def _deltas(
+    rows: "pd.DataFrame", by: Sequence[str], empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]"
+) -> "pd.DataFrame":
     from medseg_attack.report.clinical import delta_sheet
     from medseg_attack.stats.clinical import delta_summary, deltas
 
     header = rows.drop_duplicates("run").set_index("run")[["model", "attack", "loss", "eps", "ball"]]
     table = deltas(rows, empty=empty)
-    sheets.append(delta_sheet(delta_summary(table), header))
+    sheets.append(delta_sheet(delta_summary(table), header, by))
     table = table.join(header, on="run")
     content["deltas"] = table.to_dict("records")
     return table

@@ -59,6 +59,15 @@ Device = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", envvar="MEDATTACK_SEED", help="Seed of every random choice.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
+Tracker = Annotated[
+    Literal["mlflow", "tensorboard", "wandb"] | None,
+    typer.Option(
+        "--log",
+        help="Tracker of experiments that is told, too. It keeps its files in <home>/logs, unless its own environment "
+        "variables name a server.",
+        show_default="none",
+    ),
+]
 ShowProgress = Annotated[
     bool, typer.Option("--progress/--no-progress", envvar="MEDATTACK_PROGRESS", help="Show progress on stderr.")
 ]

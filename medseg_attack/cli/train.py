@@ -1,5 +1,6 @@
 """`medattack train`: a prepared data set -> a checkpoint."""
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import Data, Device, Home, Json, Seed, ShowProgress, Trust, read_size
+from medseg_attack.cli.options import Data, Device, Home, Json, Seed, ShowProgress, Tracker, Trust, read_size
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def train(
     out: Out = None,
     home: Home = None,
     trust: Trust = False,
+    log: Tracker = None,
     json: Json = False,
     progress: ShowProgress = True,
 ) -> None:
@@ -129,6 +131,7 @@ def train(
             "--encoder-weights": bool(encoder_weights),
             "--defence": bool(defence),
             "--robust-by": bool(robust_by),
+            "--log": bool(log),
         }
         if extra := [option for option, is_used in network.items() if is_used]:
             raise InputError(f"expected a denoiser without {extra[0]}, got both; drop one of them")
@@ -163,12 +166,22 @@ def train(
         terminal.say(f"{folder} is trained already")
     n_left = plan.epochs - len(loop.past(folder))
     show = progress and not is_checkpoint(folder)
-    with terminal.progress("train", n_left, show=show, line_per_piece=True) as advance:
-        for record in loop.train(plan, prepared, folder, pick_device(device)):
-            advance(1, note=_note(record.loss, record.dice, record.mean_robust_dice))
-            if record.stopped:
-                terminal.say(f"warning: training stopped after epoch {record.epoch}: {record.stopped}")
+    from medseg_attack.logs.base import open_log
+    from medseg_attack.logs.values import epoch_values
+
+    asked = {name: str(value) for name, value in asdict(plan).items()} | {"data": prepared.name}
+    with open_log(log, home, folder.name, asked) as tracker:
+        for record in loop.past(folder):  # what an interrupted command trained
+            tracker.points(epoch_values(record), record.epoch)
+        with terminal.progress("train", n_left, show=show, line_per_piece=True) as advance:
+            for record in loop.train(plan, prepared, folder, pick_device(device)):
+                advance(1, note=_note(record.loss, record.dice, record.mean_robust_dice))
+                tracker.points(epoch_values(record), record.epoch)
+                if record.stopped:
+                    terminal.say(f"warning: training stopped after epoch {record.epoch}: {record.stopped}")
     _show(folder, json)
+    if log is not None:
+        terminal.say(f"logged: {tracker.place}")
     words = ["--data", str(data)] if data else []
     name = str(folder) if out else planning.label(plan.model, plan.defences)
     terminal.next_step(terminal.shell(["attack", *words, "--model", name, "--loss", "bce", "--eps", "0.01"]))

@@ -6,20 +6,24 @@ import pandas as pd
 
 from medseg_attack.errors import plural
 from medseg_attack.report.sheet import Sheet, from_to, number, p_value, percent
-from medseg_attack.report.tables import budget, several
+from medseg_attack.report.tables import budget, rank, several
 from medseg_attack.stats.comparisons import Side
 from medseg_attack.stats.patients import warning
 
 _MEASURED = {"hd95_mm": "HD95 mm", "assd_mm": "ASSD mm"}
 
 
-def delta_sheet(summary: pd.DataFrame, header: pd.DataFrame) -> Sheet:
+def delta_sheet(summary: pd.DataFrame, header: pd.DataFrame, by: Sequence[str] = ("model",)) -> Sheet:
     """The effect of every attack on every organ: per organ the clean prediction, then each run, means over scans.
 
     Args:
         summary: the table of `stats.clinical.delta_summary`.
         header: model, attack, loss and eps by run.
+        by: columns of the header that order the runs of an organ; each model's runs stand together where it is first.
     """
+    keys = [key for key in by if key != "organ"] or ["model"]
+    places = {run: place for place, run in enumerate(header.sort_values(keys, key=rank, kind="stable").index)}
+    summary = summary.sort_values("run", key=lambda runs: runs.map(places), kind="stable")
     measured = [n for n in summary.columns if n.endswith("_adv") and not n.startswith(("dice_", "iou_", "volume_"))]
     names = ["dice", *(column.removesuffix("_adv") for column in measured)]
     models = header["model"].nunique() > 1
@@ -27,10 +31,12 @@ def delta_sheet(summary: pd.DataFrame, header: pd.DataFrame) -> Sheet:
     ends = set()
     for cls, of_organ in summary.groupby("cls", sort=False):
         organ = str(cls).replace("_", " ")  # so that it can wrap
-        for model, of_model in of_organ.groupby(of_organ["run"].map(header["model"]), sort=False):
-            first = of_model.iloc[0]
-            rows.append([organ, f"{model} clean" if models else "clean", *_levels(first, names, "clean"), *[""] * 4])
-            for _, row in of_model.iterrows():
+        model = of_organ["run"].map(header["model"])
+        for _, of_group in of_organ.groupby(model if keys[0] == "model" else "cls", sort=False):
+            for name, of_model in of_group.groupby(model, sort=False):
+                clean = _levels(of_model.iloc[0], names, "clean")
+                rows.append([organ, f"{name} clean" if models else "clean", *clean, *[""] * 4])
+            for _, row in of_group.iterrows():
                 rows.append([organ, _run(header.loc[row["run"]], models), *_levels(row, names, "adv"), *_moved(row)])
         ends.add(len(rows) - 1)
     heads = [_MEASURED.get(name, name.partition("(")[0].upper()) for name in names[1:]]

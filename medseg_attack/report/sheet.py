@@ -137,7 +137,8 @@ def _need(natural: int, width: int) -> float:
     return float("inf") if natural - width <= 3 else natural / width
 
 
-_PIECE = re.compile(r"[^\s(,_=/-]*[(,_=/-]*\s*")
+# no line ends after digits or signs alone: "95 % CI" and "< half" stay whole
+_PIECE = re.compile(r"(?:(?:[\d.]+|[^\w\s(,=/-]+)\s+(?=\S))*[^\s(,_=/-]*[(,_=/-]*\s*")
 
 
 def _pieces(text: str) -> list[str]:
@@ -177,6 +178,7 @@ def latex(sheet: Sheet) -> str:
     tex = escaping.latex
     columns = "".join("l" if i < sheet.left else "r" for i in range(len(sheet.columns)))
     head, *rows = [" & ".join(map(tex, row)) + r" \\" for row in [sheet.columns, *sheet.rows]]
+    rows = [f"{row}\n\\midrule" if i in sheet.rules - {len(rows) - 1} else row for i, row in enumerate(rows)]
     lines = [
         r"\begin{table}",
         r"\centering",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
@@ -141,7 +142,7 @@ def _ordered(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _clean(row: "pd.Series[float]", shown: Sequence[str]) -> list[str]:
     values = [number(row[f"{organ}_clean"]) for organ in [*shown, "mean"]]
-    return ["clean", "", "", *values, "", ""]
+    return ["clean", "", "", *values, between(row["low_of_clean"], row["high_of_clean"]), ""]
 
 
 def _attacked(row: "pd.Series[float]", shown: Sequence[str]) -> list[str]:
@@ -160,7 +161,7 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0,
     parts = [
         *_doubts(summary),
         f"Dice per {unit}, {several(summary['cases'], unit)} of {several(summary['patients'], 'patient')} "
-        f"({', '.join(dict.fromkeys(summary['split']))} split); interval: of the mean under attack, Gaffke over "
+        f"({', '.join(dict.fromkeys(summary['split']))} split); 95 % CI: of the mean, Gaffke over "
         "patients.",
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(summary['touched'].max())} of "
         f"{int(summary['entries'].max())} scores.",
@@ -218,7 +219,7 @@ def compare_sheet(
     less = [*LESS, f"{unit}s"]
     keys = [*by, *(key for key in [*NAMES, *less] if key not in by and summary[key].nunique() > 1)]
     table = long(summary) if "organ" in keys else summary.assign(clean=summary["mean_clean"], adv=summary["mean_adv"])
-    table = table.sort_values(keys if sort == "by" else sort, kind="stable", key=_rank if sort == "by" else None)
+    table = table.sort_values(keys if sort == "by" else sort, kind="stable", key=rank if sort == "by" else None)
 
     def sheet(n: int) -> Sheet:
         shown = [] if "organ" in keys else _worst(summary, n)
@@ -228,23 +229,33 @@ def compare_sheet(
             _title(summary, keys),
             list(heads),
             [[cell(row) for cell in cells] for _, row in table.iterrows()],
-            caption(summary, unit=unit, empty=empty, hidden=hidden, costs=costs) + _queries(summary),
+            caption(summary, unit=unit, empty=empty, hidden=hidden, costs=costs)
+            + ("" if "organ" in keys else " SD: over patients, under attack.")
+            + _queries(summary),
             left=len(keys),
+            rules=_group_ends(table, keys) if sort == "by" else frozenset(),
         )
 
     return _fitting(sheet)
 
 
+def _group_ends(table: pd.DataFrame, keys: Sequence[str]) -> frozenset[int]:
+    """The last row of each group of rows that have the first key in common; none where a group is one row."""
+    first = table[keys[0]].tolist()
+    ends = [i for i, (word, after) in enumerate(pairwise(first)) if word != after]
+    return frozenset(ends) if len(ends) + 1 < len(first) else frozenset()
+
+
 def _columns(
     summary: pd.DataFrame, keys: Sequence[str], shown: Sequence[str], costs: bool
 ) -> list[tuple[str, CellFormat]]:
-    """Head and cell of each column. Intervals and success are stated over organs: where rows are organs, not at all."""
+    """Head and cell of each column. Success is stated over organs: where rows are organs, not at all."""
     each: list[tuple[str, CellFormat]] = [(key, partial(_key, key=key)) for key in keys]
     scores = [("clean", "clean"), *((organ, f"{organ}_adv") for organ in shown)]
     scores += [("adv" if "organ" in keys else "mean", "adv")]
     each += [(head, partial(_of, column=column)) for head, column in scores]
-    if "organ" not in keys:
-        each += [("95 % CI", lambda row: between(row["low"], row["high"]))]
+    each += [("95 % CI", lambda row: between(row["low"], row["high"]))]
+    each += [("SD", partial(_of, column="sd"))] if "organ" not in keys else []
     each += [("drop", partial(_of, column="drop"))]
     if costs:
         spent = [("forward passes", "forwards"), ("backward passes", "backwards"), ("s", "seconds")]
@@ -307,7 +318,7 @@ def _title(summary: pd.DataFrame, keys: Sequence[str]) -> str:
     return "Runs side by side" + (": " + ", ".join(common) if common else "")
 
 
-def _rank(column: "pd.Series[str]") -> "pd.Series[float]":
+def rank(column: "pd.Series[str]") -> "pd.Series[float]":
     """Budgets by size, words in the order in which the runs bring them, which puts the control first."""
     if column.name == "eps":
         return column.astype(float)
@@ -316,10 +327,10 @@ def _rank(column: "pd.Series[str]") -> "pd.Series[float]":
 
 
 def long(summary: pd.DataFrame) -> pd.DataFrame:
-    """One row per run and organ, with `clean`, `adv` and `drop`."""
+    """One row per run and organ, with `clean`, `adv`, `drop`, and the interval `low` to `high` of `adv`."""
     parts = [
         summary.assign(organ=o, clean=summary[f"{o}_clean"], adv=summary[f"{o}_adv"]).assign(
-            drop=lambda t: t["clean"] - t["adv"]
+            drop=lambda t: t["clean"] - t["adv"], low=summary[f"{o}_low"], high=summary[f"{o}_high"]
         )
         for o in organs(summary)
     ]
@@ -332,24 +343,32 @@ def _key(row: "pd.Series[float]", key: str) -> str:
 
 def score_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     """Scores of clean or stored images: a row per run and organ, and one of the mean over the organs of a run."""
-    fixed = ["run", "cls", "cases", "touched", "model", "attack", "eps", "data", "split", "partial"]
-    measures = [column for column in table.columns if column not in fixed]
+    facts = ["run", "cls", "cases", "touched", "model", "attack", "eps", "data", "split", "partial"]
+    spread = ["low", "high", "sd"]
+    known = {"dice", *facts, *spread, *(f"{name}_of_mean" for name in spread)}
+    measures = [column for column in table.columns if column not in known]
     names = _run_names(table)
     several = len(names) > 1
     rows: list[list[str]] = []
     for run, of_run in table.groupby("run", sort=False):
         name = [names[str(run)]] if several else []
-        rows += [[*name, str(row["cls"]), *(number(row[m]) for m in measures)] for _, row in of_run.iterrows()]
-        rows += [[*name, MEAN, *(number(value) for value in of_run[measures].mean())]]
+        means = of_run[["dice", *measures]].mean()
+        for _, row in of_run.iterrows():
+            dice = [number(row["dice"]), between(row["low"], row["high"]), number(row["sd"])]
+            rows.append([*name, str(row["cls"]), *dice, *(number(row[measure]) for measure in measures)])
+        low, high, sd = (of_run.iloc[0][f"{end}_of_mean"] for end in spread)
+        dice = [number(means["dice"]), between(low, high), number(sd)]
+        rows.append([*name, MEAN, *dice, *(number(means[measure]) for measure in measures)])
     first = table.iloc[0]
     text = (
-        f"Dice and IoU per {unit}, {plural(first['cases'], unit)} ({first['split']} split). "
+        f"Dice and IoU per {unit}, {plural(first['cases'], unit)} ({first['split']} split). 95 % CI, SD: of Dice, "
+        "over patients, the interval by Gaffke. "
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(table['touched'].sum())} scores. Other measures per scan, in "
         "3-D; an organ in neither mask is left out, one in one mask alone counts as the grid's diagonal (mm) or 0."
     )
     partial = " PARTIAL: --limit left cases out." if table["partial"].any() else ""
     title = f"{first['model']} on {first['data']}: {'clean images' if first['attack'] == 'clean' else 'stored images'}"
-    columns = [*(["run"] if several else []), "organ", *measures]
+    columns = [*(["run"] if several else []), "organ", "dice", "95 % CI", "SD", *measures]
     return Sheet(title, columns, rows, text + partial, left=2 if several else 1)
 
 

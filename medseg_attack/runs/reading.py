@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.compute as pc
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, nearest
 from medseg_attack.escaping import whole_characters
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import HEADER
@@ -17,8 +17,11 @@ from medseg_attack.runs.stored_specs import role_of
 from medseg_attack.storage.files import digest, real_path
 
 # organs whose columns would be those of the mean over organs, and of shares over all of them
-RESERVED = {name: f"{name} (organ)" for name in ("mean", "success_of", "below_half", "missed")}
+SPREAD = ("low_of", "high_of", "sd_of")
+RESERVED = {name: f"{name} (organ)" for name in ("mean", "success_of", "below_half", "missed", *SPREAD)}
 
+
+NAMED = ("model", "attack")  # columns of names that a label may stand for
 
 # values of fields that a header may lack
 DEFAULTS = {
@@ -113,6 +116,21 @@ def with_distinct_models(rows: pd.DataFrame) -> pd.DataFrame:
     label = rows["label"] if "label" in rows else rows["model"]
     several = rows["model_id"].groupby(label).transform("nunique") > 1
     return rows.assign(label=label, model=label.where(~several, rows["model_id"]))
+
+
+def with_labels(rows: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """The rows; models and attacks are called what `labels` has for their names.
+
+    Raises:
+        InputError: one of the names is that of no model and no attack.
+    """
+    known = dict.fromkeys(map(str, [*rows["model"], *rows["attack"]]))
+    for name in labels:
+        if name not in known:
+            raise InputError(
+                f"--label: expected the name of a model or an attack, got {name!r}; {nearest(name, known)}"
+            )
+    return rows.assign(**{column: rows[column].map(lambda name: labels.get(name, name)) for column in NAMED})
 
 
 def flat(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,6 +76,18 @@ def mean_score(cases: pd.DataFrame, score: str) -> float:
     return float(class_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
 
 
+def deviation(cases: pd.DataFrame, score: str) -> float:
+    """The standard deviation over patients of a score's mean over classes; NaN with fewer than two patients.
+
+    A patient's score of a class is the mean over its cases; a class that a patient has not is left out of its mean.
+    """
+    sums, counts = _per_patient(cases, score)
+    if len(sums) < 2:
+        return float("nan")
+    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return float(np.nanmean(means, axis=1).std(ddof=1))
+
+
 def paired(new: pd.DataFrame, old: pd.DataFrame, score: str, *, within: Sequence[str] = ()) -> pd.DataFrame:
     """The cases of both with `difference`, new minus old, and `old`.
 

@@ -16,7 +16,7 @@ from medseg_attack.metrics.empty import ABSENT_SCORE, Empty
 from medseg_attack.runs.reading import each_run, with_distinct_models
 from medseg_attack.runs.rows import AXES, DIAGONAL_MM
 from medseg_attack.stats.intervals import Interval
-from medseg_attack.stats.patients import interval, mean_score
+from medseg_attack.stats.patients import deviation, interval, mean_score
 
 Unit: TypeAlias = Literal["slice", "volume", "patient"]
 
@@ -125,7 +125,9 @@ def _rate(name: str, cases: pd.DataFrame, events: "pd.Series[bool]") -> dict[str
 def summary(rows: pd.DataFrame, *, unit: Unit, empty: Empty, header: Sequence[str] = ()) -> pd.DataFrame:
     """One row per run: clean and adversarial Dice per class and on average, intervals, drop, success, cost.
 
-    `low` and `high` are the interval of the mean over classes under attack, ORGAN_low and ORGAN_high that of a class.
+    `low` and `high` are the interval of the mean over classes under attack, ORGAN_low and ORGAN_high that of a class;
+    `sd` is the standard deviation over patients of that mean. `low_of_clean`, `high_of_clean` and `sd_of_clean` are
+    those of the clean images.
 
     Args:
         header: columns of `rows` that are constant within a run; those that `rows` has are kept.
@@ -215,14 +217,15 @@ def _summary(parts: Sequence[Condensed], runs: pd.DataFrame, empty: Empty, heade
     table = []
     for run, of_run in cases.groupby("run", sort=False):
         clean, adv = (means.loc[run] for means in dice.values())
-        low, high = interval(of_run, "dice_adv")
         table.append(
             {"run": run}
             | headers[run]
             | {f"{cls}_clean": clean[cls] for cls in clean.index}
             | {f"{cls}_adv": adv[cls] for cls in adv.index}
             | _class_intervals(of_run)
-            | {"low": low, "high": high, "drop": clean[MEAN] - adv[MEAN]}
+            | _spread(of_run, "dice_adv", "")
+            | _spread(of_run, "dice_clean", "_of_clean")
+            | {"drop": clean[MEAN] - adv[MEAN]}
             | success(of_run)
             | {name: costs[run][name] for name in ("linf", "forwards", "backwards")}
             | measured.loc[run].to_dict()
@@ -233,6 +236,12 @@ def _summary(parts: Sequence[Condensed], runs: pd.DataFrame, empty: Empty, heade
             | {"touched": int(of_run["touched"].sum()), "entries": len(of_run)}
         )
     return pd.DataFrame(table)
+
+
+def _spread(cases: pd.DataFrame, score: str, ending: str) -> dict[str, float]:
+    """The interval and the standard deviation over patients of a score's mean over classes."""
+    low, high = interval(cases, score)
+    return {f"low{ending}": low, f"high{ending}": high, f"sd{ending}": deviation(cases, score)}
 
 
 def _class_intervals(cases: pd.DataFrame) -> dict[str, float]:
@@ -285,15 +294,27 @@ def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFram
     """Scores of the images that runs scored: averages per run and class, and one row per case and class.
 
     Dice and IoU are per `unit`; distances are per scan whatever the unit, NaN (no mask on either side) left out.
+    `low`, `high` and `sd` are the 95 % interval and the standard deviation over patients of a class's Dice;
+    `low_of_mean`, `high_of_mean` and `sd_of_mean` are those of the mean over classes.
     """
     header = ["model", "attack", "eps", "data", "split", "partial"]
     facts = rows.drop_duplicates("run").set_index("run")[header]
     cases = scored(pooled(rows, unit), empty).rename(columns={"dice_adv": "dice", "iou_adv": "iou"})
     measured = [f"{name}_adv" for name in measures(rows)]
     counted = cases.groupby(["run", "cls"], sort=False).agg(cases=("unit", "nunique"), touched=("touched", "sum"))
-    table = by_class(cases, ["dice", "iou"]).join(counted)
+    table = by_class(cases, ["dice", "iou"]).join(_spreads(cases)).join(counted)
     table = table.join(by_class(scans(rows), measured).rename(columns=lambda name: str(name).removesuffix("_adv")))
     return table.reset_index().join(facts, on="run"), case_scores(rows, empty).join(facts, on="run")
+
+
+def _spreads(cases: pd.DataFrame) -> pd.DataFrame:
+    """The `_spread` of Dice of each run and class, and of the mean over the classes of the run."""
+    spreads = {}
+    for run, of_run in cases.groupby("run", sort=False):
+        of_mean = _spread(of_run, "dice", "_of_mean")
+        for cls, of_class in of_run.groupby("cls", sort=False):
+            spreads[run, cls] = _spread(of_class, "dice", "") | of_mean
+    return pd.DataFrame.from_dict(spreads, orient="index").rename_axis(["run", "cls"])
 
 
 def case_scores(rows: pd.DataFrame, empty: Empty) -> pd.DataFrame:

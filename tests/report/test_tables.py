@@ -1,6 +1,7 @@
 """Tables of runs: one average per measure, flags beside numbers, models and cases told apart, whole labels."""
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from helpers.command import medattack
 from helpers.runs import dice_of, edit, worse, write_run
+from rich.console import Console
 
 from medseg_attack.report.curve import curve
-from medseg_attack.report.sheet import Sheet, fits, rich_table
-from medseg_attack.report.tables import attack_sheet, score_sheet
+from medseg_attack.report.sheet import Sheet, fits, latex, rich_table
+from medseg_attack.report.tables import attack_sheet, compare_sheet, score_sheet
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.stats.scores import scores, summary
@@ -254,3 +256,111 @@ def test_runs_of_one_name_are_told_apart_by_their_models_and_each_has_a_mean(tmp
     both = table.assign(attack=[replay] * 3 + [replay.replace("01", "02")] * 3)
     rows = score_sheet(both, unit="volume", empty="one").rows
     assert {row[0] for row in rows} == {"01_fgsm of two", "02_fgsm of two"}
+
+
+def cells(sheet: Sheet, head: str) -> list[str]:
+    """A column of a table."""
+    return [row[list(sheet.columns).index(head)] for row in sheet.rows]
+
+
+def test_a_score_has_its_interval_and_its_spread_over_patients(tmp_path: Path) -> None:
+    """Clean Dice of 0.9 everywhere: an interval around it and no spread; under attack those of the patients' means."""
+    dice = dice_of(0, 8)
+    write_run(tmp_path, dice)
+    table = table_of(tmp_path)
+    (one,) = table.to_dict("records")
+    assert one["sd"] == pytest.approx(dice.mean(axis=(1, 2)).std(ddof=1), abs=1e-4)
+    assert one["sd_of_clean"] == pytest.approx(0, abs=1e-12)
+    assert one["low_of_clean"] < 0.9 < one["high_of_clean"]
+    compared_sheet = compare_sheet(table, ["model"], sort="by", unit="volume", empty="one")
+    assert cells(compared_sheet, "SD") == [f"{one['sd']:.3f}"]
+    clean, attacked = cells(attack_sheet(table, unit="volume", empty="one"), "95 % CI")
+    assert clean == f"{one['low_of_clean']:.2f}-{one['high_of_clean']:.2f}"
+    assert attacked == f"{one['low']:.2f}-{one['high']:.2f}"
+
+
+def test_rows_of_organs_have_their_own_intervals(tmp_path: Path) -> None:
+    write_run(tmp_path, dice_of(0, 8))
+    table = table_of(tmp_path)
+    sheet = compare_sheet(table, ["organ"], sort="by", unit="volume", empty="one")
+    (one,) = table.to_dict("records")
+    for organ, text in zip(cells(sheet, "organ"), cells(sheet, "95 % CI"), strict=True):
+        assert text == f"{one[f'{organ}_low']:.2f}-{one[f'{organ}_high']:.2f}"
+
+
+def test_what_evaluate_shows_has_intervals_of_organs_and_of_their_mean(tmp_path: Path) -> None:
+    dice = dice_of(0, 8)
+    run = write_run(tmp_path, dice)
+    table, _ = scores(read_runs([run]), unit="volume", empty="one")
+    sheet = score_sheet(table, unit="volume", empty="one")
+    (one,) = table_of(tmp_path).to_dict("records")
+    spread = [dice[:, :, i].mean(axis=1).std(ddof=1) for i in range(3)] + [dice.mean(axis=(1, 2)).std(ddof=1)]
+    assert [float(text) for text in cells(sheet, "SD")] == pytest.approx(spread, abs=2e-3)
+    wanted = [f"{one[f'{organ}_low']:.2f}-{one[f'{organ}_high']:.2f}" for organ in cells(sheet, "organ")[:-1]]
+    assert cells(sheet, "95 % CI") == [*wanted, f"{one['low']:.2f}-{one['high']:.2f}"]
+    assert list(sheet.columns)[:5] == ["organ", "dice", "95 % CI", "SD", "iou"]
+
+
+@pytest.mark.parametrize("width", range(40, 101, 10))
+def test_the_head_of_an_interval_is_never_broken(width: int, tmp_path: Path) -> None:
+    write_run(tmp_path, dice_of(0, 8), organs=("left lung", "right lung", "heart"))
+    for sheet in (
+        compare_sheet(table_of(tmp_path), ["model", "attack"], sort="by", unit="volume", empty="one"),
+        Sheet("t", ["a", "95 % CI", "< half"], [["long words " * 9, "", ""]] * 2),  # of numbers that are not there
+    ):
+        if fits(sheet, width):
+            console = Console(width=width, file=io.StringIO(), force_terminal=False)
+            console.print(rich_table(sheet, width))
+            shown = console.file.getvalue()  # type: ignore[attr-defined]
+            assert "95 % CI" in shown
+            assert "< half" in shown
+
+
+def test_groups_of_rows_stand_apart(tmp_path: Path) -> None:
+    for model, eps in (("b", 0.01), ("a", 0.01), ("b", 0.02), ("a", 0.02)):
+        write_run(tmp_path, dice_of(0, 8), model=model, weights=model, eps=eps)
+    table = table_of(tmp_path)
+    sheet = compare_sheet(table, ["eps", "model"], sort="by", unit="volume", empty="one")
+    assert cells(sheet, "eps") == ["0.01", "0.01", "0.02", "0.02"]
+    assert sheet.rules == {1}
+    assert latex(sheet).count(r"\midrule") == 2  # below the head and between the groups
+    assert compare_sheet(table, ["model"], sort="adv", unit="volume", empty="one").rules == frozenset()
+
+
+def test_deltas_follow_the_order_of_the_table(tmp_path: Path) -> None:
+    for model, eps in (("b", 0.02), ("b", 0.01), ("a", 0.02), ("a", 0.01)):
+        write_run(tmp_path, dice_of(0, 8), model=model, weights=model, eps=eps, organs=("liver", "spleen", "kidney"))
+
+    def runs(by: str) -> list[str]:
+        text = medattack("compare", tmp_path, "--by", by, "--deltas", "--markdown").stdout.partition("Clinical deltas")[
+            2
+        ]
+        return [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| liver")]
+
+    assert runs("model,eps") == ["a clean", "a fgsm bce 0.01", "a fgsm bce 0.02", "b clean", *runs("model,eps")[4:]]
+    first = ["a clean", "b clean", "a fgsm bce 0.01", "b fgsm bce 0.01", "a fgsm bce 0.02", "b fgsm bce 0.02"]
+    assert runs("eps,model") == first
+
+
+def test_labels_stand_for_names_everywhere(tmp_path: Path) -> None:
+    write_run(tmp_path, dice_of(0, 8), model="unet_small")
+    words = ("--label", "unet_small=U-Net, 32 channels", "--label", "fgsm=FGSM")
+    for form in ([], ["--latex"], ["--markdown"], ["--deltas"], ["--json"]):
+        text = " ".join(medattack("compare", tmp_path, *words, *form).stdout.split())
+        assert "U-Net, 32 channels" in text.replace("U\\-Net", "U-Net")
+        assert "FGSM" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--label", "unnet=U-Net"], "did you mean unet?"),
+        (["--label", "unet"], "expected --label NAME=TEXT"),
+        (["--label", "unet="], "expected --label NAME=TEXT"),
+        (["--label", "unet=U-Net", "--fail-if", "adv_dice<0.5"], "drop the labels"),
+        (["--label", "unet=U-Net", "--save-as", "main"], "drop the labels"),
+    ],
+)
+def test_labels_of_nothing_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
+    write_run(tmp_path, dice_of(0, 8))
+    assert message in " ".join(medattack("compare", tmp_path, *words, code=2).stderr.split())

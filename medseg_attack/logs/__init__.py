@@ -1,0 +1,1 @@
+"""Trackers of experiments: training curves and tables in MLflow, TensorBoard and Weights & Biases."""
