@@ -31,7 +31,11 @@ def compare(
     ] = "by",
     label: Annotated[
         list[str] | None,
-        repeated("--label", help="NAME=TEXT: call the model or attack NAME so, such as 'unet_small=U-Net, small'."),
+        repeated(
+            "--label",
+            help="NAME=TEXT: call the model or attack NAME so, such as 'unet_small=U-Net, small'.",
+            default="their names",
+        ),
     ] = None,
     reference: Annotated[
         Path | None,
