@@ -166,6 +166,7 @@ def compare(
         csv_table = _deltas(rows, keys, empty, content, sheets)
     if visibility:
         sheets.append(_visibility(rows, table, content))
+    _corruptions(table, content, sheets)
     _backdoors(rows, unit, empty, content, sheets)
     if paired:
         _paired(rows, paired, unit, empty, content, sheets)
@@ -333,8 +334,20 @@ def _deltas(
     return table
 
 
+def _corruptions(table: "pd.DataFrame", content: dict[str, Any], sheets: "list[Sheet]") -> None:
+    """The cost of natural corruptions, where a run is of one."""
+    from medseg_attack.stats.ladders import has_corruptions, ladders
+
+    if has_corruptions(table):
+        from medseg_attack.report.side_tables.ladders import ladder_sheet
+
+        corrupted = ladders(table)
+        content["corruptions"] = corrupted.to_dict("records")
+        sheets.append(ladder_sheet(corrupted))
+
+
 def _visibility(rows: "pd.DataFrame", table: "pd.DataFrame", content: dict[str, Any]) -> "Sheet":
-    from medseg_attack.report.visibility import visibility_sheet
+    from medseg_attack.report.side_tables.visibility import visibility_sheet
     from medseg_attack.stats.visible_changes import visible
 
     measured = visible(rows)

@@ -64,8 +64,8 @@ def _write(run: Path, out: Path, n: int, seed: int, device: str, home: Path | No
 
 def _score(folder: Path, files: list[Path], json: bool) -> None:
     from medseg_attack.report.readers.answers import read_answers, reading_sheet
+    from medseg_attack.report.readers.scores import readings
     from medseg_attack.report.readers.writing import read_key
-    from medseg_attack.stats.reader_scores import readings
 
     table = readings(read_answers(files, read_key(folder)))
     if json:

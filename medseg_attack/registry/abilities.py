@@ -35,6 +35,15 @@ class Composed(Protocol):
 
 
 @runtime_checkable
+class Several(Protocol):
+    """An attack that stands for several in a study, each with runs of its own."""
+
+    def members(self) -> tuple[Any, ...]:
+        """The attacks that it stands for; itself alone if it is one of them."""
+        ...
+
+
+@runtime_checkable
 class Controlled(Protocol):
     """An attack whose control is a random change of its own kind, and not noise in its ball."""
 

@@ -1,6 +1,6 @@
 """Tables of attacks on one model, of runs side by side, and of scores. No torch in here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import pandas as pd
 
-from medseg_attack.errors import plural
+from medseg_attack.errors import listed, plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.registry import spec
 from medseg_attack.registry.grammar import Literal
@@ -84,8 +84,14 @@ def _eps_units(summary: pd.DataFrame) -> str:
     if "eps_unit" not in summary:
         return ""
     own = summary[summary["eps_unit"].notna() & (summary["eps_unit"] != "")]
-    units = dict(zip(own["attack"], own["eps_unit"], strict=True))
-    return f" eps: {'; '.join(f'{attack} in {unit}' for attack, unit in units.items())}." if units else ""
+    units = [
+        f"{listed(list(dict.fromkeys(of_unit['attack'])))} in {unit}" for unit, of_unit in _by_unit(own, "eps_unit")
+    ]
+    return f" eps: {'; '.join(units)}." if units else ""
+
+
+def _by_unit(summary: pd.DataFrame, column: str) -> "Iterable[tuple[str, pd.DataFrame]]":
+    return ((str(unit), of_unit) for unit, of_unit in summary.groupby(column, sort=False))
 
 
 def _queries(summary: pd.DataFrame) -> str:
@@ -300,8 +306,10 @@ def _units(summary: pd.DataFrame) -> str:
     """The units of `eps` of attacks whose ball has one of its own; "" if there is none."""
     if "unit" not in summary:
         return ""
-    of_attacks = summary[summary["unit"].fillna("") != ""].drop_duplicates(["attack", "unit"])
-    return "; ".join(f"of {row['attack']} in {row['unit']}" for _, row in of_attacks.iterrows())
+    own = summary[summary["unit"].fillna("") != ""]
+    return "; ".join(
+        f"of {listed(list(dict.fromkeys(of_unit['attack'])))} in {unit}" for unit, of_unit in _by_unit(own, "unit")
+    )
 
 
 def budget(row: "pd.Series[float]") -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.registry.abilities import Aimed, Climbs, Composed, Controlled
+from medseg_attack.registry.abilities import Aimed, Climbs, Composed, Controlled, Several
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.rows import Knowledge, Role
 from medseg_attack.runs.stored_specs import AROUND
@@ -76,7 +76,7 @@ def cells(study: Study) -> list[Cell]:
     `losses`, `norm` and `steps` set that field of each attack that has it and does not set it itself, also of those
     that an attack is made of; `region` holds the ball of every attack to a part of the image.
     """
-    attacks = [registry.parse(text, "attack") for text in study.attacks]
+    attacks = [spec for text in study.attacks for spec in _members(registry.parse(text, "attack"))]
     _check_reach(attacks, study)
     grid = [cell for spec in attacks for cell in _cells(spec, study)]
     if study.control:
@@ -84,6 +84,12 @@ def cells(study: Study) -> list[Cell]:
     if study.region:
         grid = [_within(cell, study.region) for cell in grid]
     return list({(registry.spec(cell.attack), cell.budget): cell for cell in grid}.values())
+
+
+def _members(spec: registry.Spec) -> list[registry.Spec]:
+    """The specs that one stands for in a study."""
+    attack = registry.build(spec, "attack")
+    return [registry.spec_of(each) for each in attack.members()] if isinstance(attack, Several) else [spec]
 
 
 NORMS = ("linf", "l2", "l0")

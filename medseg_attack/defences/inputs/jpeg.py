@@ -1,16 +1,11 @@
 """JPEG, encoded and decoded again."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from PIL import Image as Picture
-from torch import Tensor
-
 from medseg_attack.defences.inputs.base import InputDefence
 from medseg_attack.errors import require
+from medseg_attack.numerics.jpeg import jpeg
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 
@@ -44,13 +39,4 @@ class Jpeg(InputDefence):
         require(self, quality="[1, 95]")
 
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
-        slices = (image.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8).flatten(0, -3)
-        decoded = torch.stack([self._decoded(one_slice) for one_slice in slices])
-        return decoded.view(image.shape).to(image) / 255
-
-    def _decoded(self, pixels: Tensor) -> Tensor:
-        file = io.BytesIO()
-        Picture.fromarray(pixels.numpy()).save(file, "JPEG", quality=self.quality)
-        file.seek(0)
-        with Picture.open(file) as picture:
-            return torch.from_numpy(np.array(picture))
+        return jpeg(image, self.quality)

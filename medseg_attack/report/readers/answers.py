@@ -75,7 +75,7 @@ def reading_sheet(table: pd.DataFrame) -> Sheet:
     """The scores of readers as a table.
 
     Args:
-        table: of `stats.reader_scores.readings`.
+        table: of `report.readers.scores.readings`.
     """
     rows = [
         [

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from medseg_attack.stats.reader_scores import ALL, d_prime, readings
+from medseg_attack.report.readers.scores import ALL, d_prime, readings
 
 
 def answers(correct: list[int], reader: str = "a", patients: int = 5, kind: str = "attack") -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""Tables of `medattack compare` below its first one."""
