@@ -72,6 +72,14 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    ejection_fraction: Annotated[
+        str | None,
+        typer.Option(
+            "--ejection-fraction",
+            help="Add a table of the ejection fraction of this ventricle, such as lv.",
+            show_default=False,
+        ),
+    ] = None,
     factor: Annotated[
         list[str] | None,
         repeated(
@@ -142,7 +150,7 @@ def compare(
         allow_partial,
         unit,
         empty,
-        needs_rows=bool(rules or deltas or paired or visibility or factor),
+        needs_rows=bool(rules or deltas or paired or visibility or ejection_fraction or factor),
     )
     table, rows = with_labels(table, labels), with_labels(rows, labels)
     old = None if old is None else with_labels(old, labels)
@@ -170,8 +178,7 @@ def compare(
     _backdoors(rows, unit, empty, content, sheets)
     if paired:
         _paired(rows, paired, unit, empty, content, sheets)
-    if factor:
-        _factors(rows, factor, unit, empty, content, sheets)
+    _from_scans(rows, ejection_fraction, factor, unit, empty, content, sheets)
     verdicts = judge(rules, rows, old, findings, unit=unit, empty=empty)
     if verdicts:
         content["gate"] = verdict_json(verdicts)
@@ -380,6 +387,51 @@ def _paired(
         raise InputError(f"expected several {side}s {same} for --paired {side}, got one; give more runs")
     content |= {"paired": pairs.to_dict("records"), "ranks": places.to_dict("records")}
     sheets += [paired_sheet(pairs, side), rank_sheet(places, side)]
+
+
+def _from_scans(
+    rows: "pd.DataFrame",
+    ventricle: str | None,
+    factors: list[str] | None,
+    unit: Unit,
+    empty: EmptyRule,
+    content: dict[str, Any],
+    sheets: "list[Sheet]",
+) -> None:
+    """The tables that need more than the rows: the prepared data of the runs, or their model."""
+    if ventricle is not None:
+        _ejection_fractions(rows, ventricle, empty, content, sheets)
+    if factors:
+        _factors(rows, factors, unit, empty, content, sheets)
+
+
+def _ejection_fractions(
+    rows: "pd.DataFrame", ventricle: str, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]"
+) -> None:
+    from medseg_attack.errors import nearest
+    from medseg_attack.evaluation.opening import open_data_of
+    from medseg_attack.report.clinical import ejection_sheet
+    from medseg_attack.stats.clinical import deltas, ejection_summary, ejections
+
+    organs = rows["cls"].unique().tolist()
+    if ventricle not in organs:
+        raise InputError(f"expected an organ of the runs, got {ventricle!r}; {nearest(ventricle, organs)}")
+    phases = {
+        (run, record.id): record.phase
+        for run in rows["run"].unique()
+        for record in open_data_of(Path(run)).records.values()
+        if record.phase
+    }
+    table = ejections(deltas(rows, empty=empty), phases, ventricle)
+    if table.empty:
+        raise InputError(
+            "expected scans of end diastole and of end systole of a patient among the runs, got none; prepare a data "
+            "set that says the phase, such as ACDC with its Info.cfg, and attack whole scans"
+        )
+    summary = ejection_summary(table)
+    header = rows.drop_duplicates("run").set_index("run")[["model", "attack", "loss", "eps", "ball"]]
+    content["ejection_fractions"] = summary.join(header, on="run").to_dict("records")
+    sheets.append(ejection_sheet(summary, header, ventricle))
 
 
 def _factors(

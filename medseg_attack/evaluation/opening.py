@@ -137,17 +137,27 @@ def open_run(run: Path, device: torch.device) -> tuple[Prepared, SegModel]:
         InputError: the run is not finished, its data or the weights of its model have changed since, or its study
             names code that was not trusted.
     """
-    if not (run / "run.json").exists():
-        raise InputError(f"expected a finished run in {run}, got one without run.json; run its attack again")
     study, config = read_stored_study(run.parent.parent), read_config(run)
     refuse_untrusted(study["models"], run.parent.parent / STUDY_FILE)
-    data = open_prepared(Path(study["data"]))
-    if data.fingerprint != config["data"]:
-        raise InputError(f"expected the data of {run} in {data.root}, got another fingerprint; prepare it again")
+    data = open_data_of(run)
     for model_ref in [resolve(name, data.task) for name in study["models"]]:
         if model_ref.weights_hash == config["weights"]:
             return data, model_ref.load(data.task, device)
     raise InputError(f"expected the model of {run} among {study['models']}, got others; {_how_to_restore(study)}")
+
+
+def open_data_of(run: Path) -> Prepared:
+    """The data set of a finished run.
+
+    Raises:
+        InputError: the run is not finished, or its data have changed since.
+    """
+    if not (run / "run.json").exists():
+        raise InputError(f"expected a finished run in {run}, got one without run.json; run its attack again")
+    data = open_prepared(Path(read_stored_study(run.parent.parent)["data"]))
+    if data.fingerprint != read_config(run)["data"]:
+        raise InputError(f"expected the data of {run} in {data.root}, got another fingerprint; prepare it again")
+    return data
 
 
 def _how_to_restore(study: Mapping[str, Any]) -> str:

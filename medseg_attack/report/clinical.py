@@ -1,4 +1,4 @@
-"""Tables of clinical deltas, of models or attacks paired by patient, of ranks and of factors. No torch in here."""
+"""Tables in the clinic's units, of models or attacks paired by patient, and of what goes with a loss. No torch."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.report.sheet import Sheet, from_to, number, p_value, percent
 from medseg_attack.report.tables import budget, rank, several
+from medseg_attack.stats.clinical import THRESHOLDS
 from medseg_attack.stats.comparisons import Side
 from medseg_attack.stats.patients import warning
 
@@ -70,6 +71,36 @@ def _moved(row: "pd.Series[float]") -> list[str]:
     percents = row["volume_percent"]
     change = "-" if percents != percents else f"{percents:+.1f}"
     return [change, number(row["centroid_shift_mm"], 1), str(int(row["missed"])), str(int(row["hallucinated"]))]
+
+
+def ejection_sheet(table: pd.DataFrame, header: pd.DataFrame, organ: str) -> Sheet:
+    """The ejection fraction of a ventricle, clean and under each attack.
+
+    Args:
+        table: of `stats.clinical.ejection_summary`.
+        header: model, attack, loss and eps by run.
+    """
+    models = header["model"].nunique() > 1
+    rows = [
+        [
+            _run(header.loc[row["run"]], models),
+            *(number(row[name], 1) for name in ("target", "clean", "adv")),
+            f"{row['change']:+.1f}",
+            f"{row['low']:+.1f} to {row['high']:+.1f}",
+            f"{row['agreement_low']:+.1f} to {row['agreement_high']:+.1f}",
+            *(percent(row[f"crossed_{limit}"]) for limit in THRESHOLDS),
+        ]
+        for _, row in table.iterrows()
+    ]
+    text = (
+        f"Ejection fraction of {organ} in %, from volumes at end diastole and end systole, mean over "
+        f"{several(table['patients'], 'patient')}: of the truth, of the clean prediction, under attack. change: from "
+        "clean to attacked, in points, with its 95 % interval; agreement: Bland and Altman's limits of single "
+        "patients. Last columns: the share of patients that a change carries across the threshold. An empty mask at "
+        f"end diastole has the fraction 0. {warning(int(table['patients'].min()))}"
+    ).strip()
+    columns = ["run", "truth", "clean", "adv", "change", "95 % CI", "agreement", *(f"{t} %" for t in THRESHOLDS)]
+    return Sheet("Ejection fractions", columns, rows, text)
 
 
 def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:

@@ -3,15 +3,19 @@
 Always per scan, whatever unit other tables score: a volume in ml and a centroid belong to one scan.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.rows import AXES
+from medseg_attack.stats.patients import UNBOUNDED, interval
 from medseg_attack.stats.scores import COUNTS, TRUTH, by_class, measures, scored
 
 STATES = ("ok", "missed", "hallucinated", "absent")
 _KEYS = ["run", "group", "volume", "cls"]
+THRESHOLDS = (35, 40, 50)  # %: implantable defibrillator, heart failure with reduced, and with preserved fraction
 
 
 def deltas(rows: pd.DataFrame, *, empty: Empty) -> pd.DataFrame:
@@ -80,3 +84,61 @@ def delta_summary(table: pd.DataFrame) -> pd.DataFrame:
         ],
         axis=1,
     ).reset_index()
+
+
+def ejections(deltas: pd.DataFrame, phases: Mapping[tuple[str, str], str], organ: str) -> pd.DataFrame:
+    """The ejection fraction `100 (EDV - ESV) / EDV` of every run and patient with a scan of each phase.
+
+    An empty mask at end diastole has the fraction 0, so that an erased ventricle is not left out.
+
+    Args:
+        deltas: the table of `stats.clinical.deltas`.
+        phases: "ED" or "ES" by run and scan; others are left out.
+        organ: class of the ventricle.
+
+    Returns:
+        Columns: run, group, target, clean, adv and change (adv - clean), in %.
+    """
+    of_organ = deltas[deltas["cls"] == organ]
+    phase = [phases.get((run, volume), "") for run, volume in zip(of_organ["run"], of_organ["volume"], strict=True)]
+    of_organ = of_organ.assign(phase=phase)
+    of_organ = of_organ[of_organ["phase"] != ""]
+    names = {name: f"volume_ml_{name}" for name in ("target", "clean", "adv")}
+    # a patient with several scans of a phase has their mean volume
+    means = of_organ.groupby(["run", "group", "phase"], sort=False)[[*names.values()]].mean()
+    table = pd.DataFrame(means.unstack("phase", sort=False)).reindex(
+        columns=pd.MultiIndex.from_product([names.values(), ["ED", "ES"]])
+    )
+    fractions = {}
+    for name, volume in names.items():
+        first, last = table[volume, "ED"], table[volume, "ES"]
+        fractions[name] = (100 * (first - last) / first).mask((first == 0) & last.notna(), 0.0)
+    result = pd.DataFrame(fractions, index=table.index).dropna().reset_index()
+    return result.assign(change=result["adv"] - result["clean"])
+
+
+def ejection_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Per run the mean fractions, their change, its spread over patients, and how often it crosses a threshold.
+
+    Returns:
+        Columns: run, patients, target, clean, adv, change, low, high (95 % interval of the mean change, Student's at
+        least), agreement_low, agreement_high (Bland and Altman's limits: change +- 1.96 standard deviations), and of
+        each threshold t in % `crossed_t`, `crossed_t_low`, `crossed_t_high`: the share of patients whose fraction is at
+        t or above on one side and below it on the other.
+    """
+    rows = []
+    for run, of_run in table.groupby("run", sort=False):
+        cases = of_run.assign(cls="ventricle")
+        low, high = interval(cases, "change", bounds=UNBOUNDED)
+        spread = 1.96 * float(of_run["change"].std(ddof=1))
+        change = float(of_run["change"].mean())
+        facts = {"run": run, "patients": len(of_run), **of_run[["target", "clean", "adv"]].mean().to_dict()}
+        facts |= {"change": change, "low": low, "high": high}
+        facts |= {"agreement_low": change - spread, "agreement_high": change + spread}
+        for limit in THRESHOLDS:
+            crossed = ((of_run["clean"] >= limit) != (of_run["adv"] >= limit)).astype(float)
+            ends = interval(cases.assign(crossed=crossed), "crossed")
+            name = f"crossed_{limit}"
+            facts |= {name: float(crossed.mean()), f"{name}_low": ends[0], f"{name}_high": ends[1]}
+        rows.append(facts)
+    return pd.DataFrame(rows)

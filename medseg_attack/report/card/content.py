@@ -36,6 +36,7 @@ KINDS = {
     "queries": "attacks that only ask the model",
     "surrogate": "images made for another model (transfer)",
     "universal": "one perturbation for all scans",
+    "measurements": "a volume or an ejection fraction that is moved",
     "physical": "changes that scanners and bodies make",
     "goal": "attacks that lead to a mask of the attacker's choice",
 }
@@ -346,7 +347,7 @@ def _kinds(attacks: pd.DataFrame) -> set[str]:
         names = [spec.name for spec in attack_spec(str(run["attack"])).walk()]
         families = {entries[name].family for name in names if name in entries}
         kinds |= families & {*KINDS}
-        if has.startswith("white box") and not families & {"minimal", "physical", "universal"}:
+        if has.startswith("white box") and not families & {"minimal", "physical", "universal", "measurements"}:
             kinds.add("gradient")
         if "toward" in f"{run['loss']} {run['attack']}":
             kinds.add("goal")

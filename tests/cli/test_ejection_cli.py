@@ -1,0 +1,76 @@
+"""`compare --ejection-fraction` on scans of two phases, in the layout of ACDC."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from helpers.command import medattack
+
+ORGANS = {"rv": 1, "myo": 2, "lv": 3}
+
+
+def write_heart(root: Path, patients: int) -> Path:
+    """Bright discs on a dark ground: larger in frame 1 (ED) than in frame 5 (ES)."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:32, :32]
+    for n in range(1, patients + 1):
+        folder = root / f"patient{n:03}"
+        folder.mkdir(parents=True)
+        (folder / "Info.cfg").write_text("ED: 1\nES: 5\nGroup: NOR\nHeight: 170\nNbFrame: 10\nWeight: 70\n")
+        for frame, radius in ((1, 8 + n % 3), (5, 5 + n % 2)):
+            distance = np.hypot(rows - 16, columns - 16)
+            label = np.select([distance < radius, distance < radius + 3], [ORGANS["lv"], ORGANS["myo"]], 0)
+            label[2:6, 2:6] = ORGANS["rv"]
+            image = 100.0 * label + rng.normal(0, 5, label.shape)
+            for name, array in (("", image.astype(np.float32)), ("_gt", label.astype(np.uint8))):
+                scan = nibabel.Nifti1Image(np.stack([array, array], -1), np.diag([1.5, 1.5, 10, 1]))
+                nibabel.save(scan, folder / f"patient{n:03}_frame{frame:02}{name}.nii.gz")
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("heart")
+    source = write_heart(root / "scans", 8)
+    medattack("prepare", source, "--format", "acdc", "--out", root / "data", "--test", "0.5")
+    model = "unet_small(channels=(4, 8))"
+    medattack(
+        "train", "--data", root / "data", "--model", model, "--epochs", "8", "--lr", "1e-2", "--out", root / "model"
+    )
+    aims = [f"volume_bias(organ='lv', aim='{aim}', steps=5)" for aim in ("less ejected", "more ejected")]
+    medattack(
+        *(
+            "attack",
+            "--data",
+            root / "data",
+            "-m",
+            root / "model",
+            "--eps",
+            "0.1",
+            "--no-checks",
+            "--out",
+            root / "runs",
+        ),
+        *(word for aim in aims for word in ("--attack", aim)),
+    )
+    return root / "runs"
+
+
+def test_each_aim_moves_the_fraction_its_way(runs: Path) -> None:
+    answer = json.loads(medattack("compare", runs, "--ejection-fraction", "lv", "--json").stdout)
+    rows = {row["attack"]: row for row in answer["ejection_fractions"]}
+    (less,) = [row for name, row in rows.items() if "less" in name]
+    (more,) = [row for name, row in rows.items() if "more" in name]
+    assert less["change"] < -1 < 1 < more["change"]
+    assert less["patients"] == more["patients"] == 4
+    assert less["target"] == more["target"] > 20
+    shown = " ".join(medattack("compare", runs, "--ejection-fraction", "lv").stdout.split())
+    assert "Ejection fraction of lv in %" in shown
+    assert f"{less['change']:+.1f}" in shown
+
+
+def test_an_organ_that_is_none_is_refused(runs: Path) -> None:
+    sentence = " ".join(medattack("compare", runs, "--ejection-fraction", "la", code=2).stderr.split())
+    assert "expected an organ of the runs, got 'la'" in sentence
