@@ -27,6 +27,7 @@ KNOWLEDGE_MARGIN = 0.02  # of Dice: what knowing a defence must gain to count
 IMPLAUSIBLE = 0.3  # clean Dice below which there is little to attack
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
+MEASURED = ("volume_bias",)  # they move a number that is read off a mask, and Dice as it happens
 UNIVERSAL = ("trigger", "uap", "uap_gaussian", "uap_metzen")  # one change for all: gradients, if any, were of others
 
 
@@ -39,7 +40,7 @@ class Runs:
             `backwards` (mean of the passes), `excess` (the largest change beyond its case's budget; NaN for none),
             `patients` (how many), `mean_budget` and `realised` (the same in whole stored values; NaN where floats are
             stored), `below_level` (share of cases whose budget is less than one stored value), `aimed` (whether it
-            has a goal or stops when it succeeds), `without_gradient`, `without_answer`, `without_slope` (the cases on
+            has a goal, stops when it succeeds or moves a measurement), `without_gradient`, `without_answer`, `without_slope` (the cases on
             which it met that fault, in words), `untouched` (share of the cases with an organ to lose whose image it
             returned as it was). Parsed from its header: `spec` (the attack), `name` (the attack's name), `ball_spec`,
             `kind` (the ball less its size), `unit` (of its size: a key of `budgets.UNITS`). `name` is that of the
@@ -56,7 +57,7 @@ class Runs:
 
     @property
     def gradient_runs(self) -> pd.DataFrame:
-        """Attacks that spent gradients for the most harm; one with a goal, or that stops when it succeeds, did not."""
+        """Attacks that spent gradients for the most harm; others have a goal, stop, or move a measurement."""
         climbs = (self.facts["backwards"] > 0) & ~self.facts["aimed"]
         return self.facts[climbs & (self.facts["role"] == "attack")]
 
@@ -128,6 +129,7 @@ def _runs(rows: pd.DataFrame, unit: Unit, empty: Empty) -> Runs:
     facts["ball"] = facts["ball"] if "ball" in facts else "linf(" + facts["eps"].astype(str) + ")"
     facts["spec"] = facts["attack"].map(attack_spec)
     facts["name"] = facts["spec"].map(lambda attack: core_of(attack).name)
+    facts["aimed"] = facts["aimed"] | facts["name"].isin(MEASURED)
     facts["knowledge"] = facts["knowledge"].fillna("") if "knowledge" in facts else ""
     facts["ball_spec"] = facts["ball"].map(ball_spec)
     facts["kind"] = facts["ball_spec"].map(lambda ball: str(sizeless(ball)))

@@ -285,6 +285,7 @@ def test_ma007_steps_left_at_their_default_are_compared() -> None:
 def test_attacks_that_are_judged_apart_are_the_registered_ones() -> None:
     entries = [registry.find(name, "attack") for name in registry.names("attack")]
     assert set(after.UNIVERSAL) == {entry.name for entry in entries if entry.family == "universal"}
+    assert set(after.MEASURED) == {entry.name for entry in entries if entry.family == "measurements"}
     assert set(after.FOREIGN) == {
         entry.name for entry in entries if entry.family == "blackbox" and not entry.threat.startswith("queries")
     }
@@ -351,6 +352,8 @@ def test_ma033_noise_wins_on_some_cases() -> None:
     attacked = run("pgd", 0.3)
     attacked.loc[:1, "hit_adv"] = 950
     assert codes(noise(0.8), attacked) == {"MA033"}
+    measured = attacked.assign(attack="volume_bias(organ='lv')")  # Dice is not what it goes for
+    assert not codes(noise(0.8), measured)
 
 
 def test_models_are_not_compared_with_each_other() -> None:
