@@ -40,10 +40,11 @@ class Runs:
             `backwards` (mean of the passes), `excess` (the largest change beyond its case's budget; NaN for none),
             `patients` (how many), `mean_budget` and `realised` (the same in whole stored values; NaN where floats are
             stored), `below_level` (share of cases whose budget is less than one stored value), `aimed` (whether it
-            has a goal, stops when it succeeds or moves a measurement), `without_gradient`, `without_answer`, `without_slope` (the cases on
-            which it met that fault, in words), `untouched` (share of the cases with an organ to lose whose image it
-            returned as it was). Parsed from its header: `spec` (the attack), `name` (the attack's name), `ball_spec`,
-            `kind` (the ball less its size), `unit` (of its size: a key of `budgets.UNITS`). `name` is that of the
+            has a goal, stops when it succeeds or moves a measurement), `without_gradient`, `without_answer`,
+            `without_slope` (the cases on which it met that fault, in words), `untouched` (share of the cases with an
+            organ to lose whose image it returned as it was). Parsed from its header: `spec` (the attack), `name` (the
+            attack's name), `ball_spec`, `kind` (the ball less its size), `unit` (of its size: a key of
+            `budgets.UNITS`). `name` is that of the
             attack within those that know a defence; `knowledge` says whether one does: "native", "adaptive", or ""
             where there is nothing to know.
         adv, clean: Dice, mean over organs; a row per unit, a column per run.
