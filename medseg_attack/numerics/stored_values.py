@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class StoredValues:
         dtypes: the type of each case's file.
         least, most: the range that a file's bits hold; infinite where floats are stored.
         padding: least and largest stored value that stands for no measurement; NaN where no value does.
+        has_padding: whether one does in some case.
     """
 
     stored: Tensor
@@ -40,6 +42,7 @@ class StoredValues:
     least: Tensor
     most: Tensor
     padding: tuple[Tensor, Tensor]
+    has_padding: bool
 
     @classmethod
     def of(cls, cases: Sequence[Case], device: torch.device | str) -> "StoredValues | None":
@@ -66,13 +69,15 @@ class StoredValues:
                 per_case([(storage.padding or _NONE)[0] for storage in storages]),
                 per_case([(storage.padding or _NONE)[1] for storage in storages]),
             ),
+            any(storage.padding is not None for storage in storages),
         )
 
-    @property
+    @cached_property
     def outside(self) -> Tensor:
         """Whether a value is padding or outside of its intensity window, (b, c, *s)."""
         native = self.stored * self.slope + self.inter
-        return (native < self.low) | (native > self.high) | self._padded(self.stored)
+        outside = (native < self.low) | (native > self.high)
+        return outside | self._padded(self.stored) if self.has_padding else outside
 
     def _padded(self, stored: Tensor) -> Tensor:
         return (stored >= self.padding[0]) & (stored <= self.padding[1])
@@ -146,6 +151,8 @@ class StoredValues:
         slack = near / (self.slope / (self.high - self.low)).abs()
         moved = self.stored + torch.trunc(change + slack * change.sign())
         moved = moved.clamp(self.least, self.most)
+        if not self.has_padding:
+            return moved
         beside = torch.where(self.stored > moved, self.padding[1] + 1, self.padding[0] - 1)
         return torch.where(self._padded(moved), beside, moved)
 

@@ -43,10 +43,11 @@ def mean_interval(sums: Array, counts: Array, bounds: Interval) -> Interval:
     """
     if len(sums) < 2:
         return float("nan"), float("nan")
-    student = student_interval(sums, counts)
     low, high = (
-        end if np.isinf(extreme) else _weighted_end(sums, counts, np.array(float(extreme)), share)
-        for end, extreme, share in zip(student, bounds, (TAIL, 1 - TAIL), strict=True)
+        student_interval(sums, counts)[side]
+        if np.isinf(extreme)
+        else _weighted_end(sums, counts, np.array(float(extreme)), share)
+        for side, (extreme, share) in enumerate(zip(bounds, (TAIL, 1 - TAIL), strict=True))
     )
     return low, high
 
