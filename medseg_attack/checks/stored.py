@@ -61,6 +61,11 @@ def _records(run: Path) -> list[dict[str, str]]:
     return records
 
 
+def codes(run: Path) -> list[str]:
+    """The codes of the findings that a finished run holds, each once."""
+    return list(dict.fromkeys(record["code"] for record in _records(run)))
+
+
 def _about(model: str, record: Mapping[str, str]) -> Finding:
     return Finding.from_record({**record, "about": f"{model}, {record['about']}"})
 

@@ -75,10 +75,10 @@ def demo(
         if code:
             raise InputError(f"expected 'medattack {words[0]}' to finish, got exit code {code}; see its message above")
     terminal.say("")
+    terminal.say("What was run, to go on from:", *(f"  {terminal.shell(words)}" for words in commands))
     terminal.say(f"Done in {time.monotonic() - start:.0f} s. The curve over budgets: {workspace / 'eps-curve.png'}")
     page = workspace / "report" / "index.html"
     where = page if page.exists() else "pip install 'medseg-attack[report]', then run medattack report"
     terminal.say(f"A page to look at: {where}")
-    terminal.say("What was run, to go on from:", *(f"  {terminal.shell(words)}" for words in commands))
     data = str(workspace.parent / "data" / "mine")
     terminal.next_step(terminal.shell(["prepare", "YOUR_SCANS", "--format", "decathlon", "--out", data]))

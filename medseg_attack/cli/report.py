@@ -63,6 +63,7 @@ def report(
     from medseg_attack.checks.stored import records_of_stored
     from medseg_attack.models.trust import use_trust
     from medseg_attack.report.card.content import subjects
+    from medseg_attack.report.defences import unfinished_trials
     from medseg_attack.report.page.content import tables
     from medseg_attack.report.page.method import studies
     from medseg_attack.report.page.sections import attacked_folders, results
@@ -74,15 +75,17 @@ def report(
     check_unit(unit, rows["dims"].unique().tolist() if "dims" in rows else ())
     folders = [Path(run) for run in rows["run"].unique()]
     of_page = tables(rows, unit=unit, empty=empty)
-    flags, beside = records_of_stored(folders), results(runs, unit=unit, empty=empty)
+    beside = results(runs, unit=unit, empty=empty)
+    for trial in (trial for path in runs for trial in unfinished_trials(path)):
+        terminal.say(f"note: no section on the trial in {trial}; run its medattack defend again, which completes it")
     if card or entry:
-        _write_records(list(subjects(of_page, flags, beside)), out, card, entry)
+        _write_records(list(subjects(of_page, beside)), out, card, entry)
         return
     use_trust(workspace_of(home), trust)
     pictures, missing_pictures, intensity_unit = _pictures(of_page, worst, device, progress)
     page = Report(
         of_page,
-        flags=flags,
+        flags=records_of_stored(folders),
         studies=list(studies(folders)),
         explanations={code: flag.explanation for code, flag in explanations().items()},
         pictures=pictures,

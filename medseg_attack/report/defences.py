@@ -9,7 +9,7 @@ from medseg_attack.errors import InputError, plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.report.sheet import Sheet, number
 from medseg_attack.runs.reading import read_runs, with_distinct_models
-from medseg_attack.runs.stored_files import TRIAL_FILE, StoredTrial
+from medseg_attack.runs.stored_files import STUDY_FILE, TRIAL_FILE, StoredTrial
 from medseg_attack.stats.defences import NATIVE_ONLY, PARTS, worths
 from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
@@ -35,6 +35,12 @@ DIFFERENCES = {
 def trials(folder: Path) -> list[Path]:
     """The folders of finished trials at or below a folder, sorted."""
     return sorted(file.parent.parent for file in folder.rglob(f"native/{TRIAL_FILE}"))
+
+
+def unfinished_trials(folder: Path) -> list[Path]:
+    """The folders at or below a folder whose trial did not finish, or is of a version that kept no facts, sorted."""
+    begun = {file.parent.parent for file in folder.rglob(f"native/{STUDY_FILE}")}
+    return sorted(trial for trial in begun if (trial / "queries").is_dir() and trial not in trials(folder))
 
 
 def trial_rows(folder: Path) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from helpers.attacked import write_attacked
 from helpers.command import medattack
+from helpers.pages import write_detection, write_trial
 from helpers.runs import dice_of, write_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
@@ -40,6 +41,24 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     write_run(root / "runs" / "other", dice_of(0, 5)[:, :, :2], **strange)
     medattack("report", root / "runs", "--out", root / "page", "--home", root / "home", "--trust")
     return (root / "page" / "index.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The addresses of a page with a defence and a detector, of a card, and of a leaderboard."""
+    root = tmp_path_factory.mktemp("others")
+    flag = {"code": "MA007", "verdict": "upper bound on robustness", "title": "more steps", "about": "x", "seen": "y"}
+    long = "guarded('unet_small', layers=(bit_depth(bits=3), median(3), jpeg(quality=75)))"
+    write_run(root / "in" / "runs", dice_of(0, 7), model="unet", flags=[flag | {"todo": "raise steps"}])
+    write_trial(root / "in" / "trial", long, "twin")
+    write_detection(root / "in" / "detectors", model="unet")
+    out = root / "out"
+    medattack("report", root / "in", "--out", out, "--worst", 0)
+    medattack("report", root / "in", "--card", "--entry", "--out", out)
+    medattack("leaderboard", out, "--out", out / "board")
+    (card,) = out.glob("card-unet-a.html")
+    files = {"page": out / "index.html", "card": card, "leaderboard": out / "board" / "index.html"}
+    return {name: file.as_uri() for name, file in files.items()}
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +120,32 @@ def test_the_page_makes_no_error_and_no_request(browser: Any, page: str) -> None
     browser.get(page)
     show_all(browser)
     assert browser.get_log("browser") == []
+    assert requests(browser) == {page}
+
+
+def requests(browser: Any) -> set[str]:
+    """What the browser asked for since the last time, the pictures in the page aside."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = {
         message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
     }
-    assert {url for url in urls if not url.startswith("data:image/png;base64,")} == {page}
+    return {url for url in urls if not url.startswith("data:image/png;base64,")}
+
+
+@pytest.mark.parametrize("name", ["page", "card", "leaderboard"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_results_beside_attacks_cards_and_boards_fit_the_screen(
+    browser: Any, others: dict[str, str], name: str, width: int
+) -> None:
+    size(browser, width)
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    browser.get(others[name])
+    assert browser.get_log("browser") == []
+    assert requests(browser) == {others[name]}
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    cut = "return [...document.querySelectorAll('.sheet td, .sheet th')].filter(c => c.scrollWidth > c.clientWidth + 1)"
+    assert browser.execute_script(f"{cut}.map(c => c.textContent)") == []
 
 
 def test_a_click_or_a_key_on_a_head_sorts(opened: Any) -> None:
@@ -204,12 +244,13 @@ def test_nothing_is_wider_than_the_screen_and_no_words_overlap(browser: Any, pag
 
 @pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: npm install --no-save axe-core")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(browser: Any, page: str, scheme: str) -> None:
+@pytest.mark.parametrize("name", ["attacks", "page", "card", "leaderboard"])
+def test_axe_finds_no_serious_fault(browser: Any, page: str, others: dict[str, str], name: str, scheme: str) -> None:
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     )
     size(browser, WIDTHS["screen"])
-    browser.get(page)
+    browser.get((others | {"attacks": page})[name])
     show_all(browser)
     browser.execute_script(AXE.read_text(encoding="utf-8"))
     found = browser.execute_async_script(

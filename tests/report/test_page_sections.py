@@ -3,12 +3,13 @@
 That their numbers are those of `defend`, `detect` and `certify` is shown beside the tests of these commands.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.command import medattack
-from helpers.pages import page_of, section, write_detection, write_trial
+from helpers.pages import page_of, section, tables, write_detection, write_trial
 from helpers.runs import dice_of, edit, write_run
 
 SECTIONS = ("defences", "detectors", "certificates")
@@ -24,6 +25,30 @@ def test_the_page_leads_to_what_there_is_and_has_no_empty_section(tmp_path: Path
     assert [name for name in SECTIONS if f'<a href="#{name}">' in page] == ["defences", "detectors"]
     assert "non_adaptive: no attack of the table knows the detector." in section(page, "detectors")
     assert "Organ by organ" in section(page, "defences")
+
+
+def test_a_trial_without_its_facts_is_named_and_has_no_section(tmp_path: Path) -> None:
+    trial = write_trial(tmp_path / "trial", "voted", "unet", patients=2)
+    for part in ("native", "queries"):
+        (trial / part / "study.yaml").write_text("data: d\nmodels: [unet]\n")
+    assert "note:" not in medattack("report", trial, "--out", tmp_path / "out", "--worst", 0).stderr
+    (trial / "native" / "trial.json").unlink()
+    said = medattack("report", trial, "--out", tmp_path / "out", "--worst", 0).stderr
+    assert "note: no section on the trial in" in " ".join(said.split())
+    assert 'id="defences"' not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_flag_stands_at_its_own_run_where_parts_of_a_trial_have_runs_of_one_name(tmp_path: Path) -> None:
+    flag = {"code": "MA007", "verdict": "upper bound on robustness", "title": "more", "about": "x", "seen": "y"}
+    write_run(tmp_path / "native", dice_of(0, 2), flags=[flag | {"todo": "raise steps"}])
+    write_run(tmp_path / "adaptive", dice_of(0, 2) / 2, flags=[])
+    page = page_of(tmp_path / "page", tmp_path)
+    rows = re.findall(r'<tr data-organ="0".*?</tr>', page, re.DOTALL)
+    assert sorted("MA007" in row for row in rows) == [False, True]
+    medattack("report", tmp_path / "native", tmp_path / "adaptive", "--card", "--out", tmp_path / "card")
+    (card,) = (tmp_path / "card").glob("*.html")
+    ((_, *lines),) = [table for table in tables(card.read_text(encoding="utf-8")) if "strongest attack" in table[0]]
+    assert [line[-1] for line in lines] == [""] * 4  # the stronger run has none
 
 
 def test_results_without_runs_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from medseg_attack import __version__, registry
+from medseg_attack.checks.stored import codes, records_of_stored
 from medseg_attack.errors import InputError, listed, plural
 from medseg_attack.metrics.empty import EMPTY_RULES
 from medseg_attack.registry.table import entries
@@ -103,14 +104,14 @@ class Subject:
 
     def codes(self, run: str) -> str:
         """The flags of a run."""
-        return " ".join(dict.fromkeys(flag["code"] for flag in self.flags if run in flag["runs"]))
+        return " ".join(codes(Path(run)))
 
     def rows(self, run: str) -> pd.DataFrame:
         """The rows of a run."""
         return self.tables.rows[self.tables.rows["run"] == run]
 
 
-def subjects(tables: Tables, flags: Sequence[Mapping[str, Any]], results: Results) -> Iterator[Subject]:
+def subjects(tables: Tables, results: Results) -> Iterator[Subject]:
     """The runs of some tables, model by model.
 
     Raises:
@@ -118,7 +119,6 @@ def subjects(tables: Tables, flags: Sequence[Mapping[str, Any]], results: Result
     """
     for (model, _), table in tables.summary.groupby(["model_id", "cases_id"], sort=False):
         own = table.dropna(axis=1, how="all")
-        ids = set(own["run_id"])
         name = str(own.iloc[0]["model"])
         labels = {name, *tables.rows.loc[tables.rows["model_id"] == model, "label"]}
         if not (own["role"] == "attack").any():
@@ -126,7 +126,7 @@ def subjects(tables: Tables, flags: Sequence[Mapping[str, Any]], results: Result
         yield Subject(
             tables,
             own,
-            [flag for flag in flags if flag["model_id"] == model and ids & set(flag["runs"])],
+            records_of_stored(map(Path, own["run"])),
             Results(
                 *(tuple(_about(each, labels)) for each in (results.defences, results.detectors, results.certificates))
             ),
@@ -292,7 +292,7 @@ def _strongest(subject: Subject) -> Section:
                     number(run[f"{organ}_adv"]),
                     between(run[ends[0]], run[ends[1]]),
                     _noise(subject.table, run, organ),
-                    subject.codes(str(run["run_id"])),
+                    subject.codes(str(run["run"])),
                 ]
             )
         rules.add(len(rows) - 1)

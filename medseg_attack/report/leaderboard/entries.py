@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from medseg_attack import __version__
+from medseg_attack.checks.stored import records_of_stored
 from medseg_attack.errors import InputError, listed, plural
 from medseg_attack.registry.grammar import Spec
 from medseg_attack.report.card.content import Subject, domain, name_of, strongest, without_folders
@@ -164,8 +165,7 @@ def entries(subject: Subject) -> Iterator[dict[str, Any]]:
         runs = [Path(run) for run in of_threat["run"]]
         first, headers, configs = of_threat.iloc[0], [*map(read_header, runs)], [*map(read_config, runs)]
         names = [*organs(subject.table), MEAN]
-        ids = {str(run) for run in of_threat["run_id"]}
-        flags = [flag for flag in subject.flags if ids & set(flag["runs"])]
+        flags = records_of_stored(runs)
         content = {
             "about": ABOUT,
             "entry_version": 1,

@@ -90,7 +90,7 @@ def lines(table: pd.DataFrame, flags: Mapping[str, Sequence[str]]) -> Iterator[L
 
     Args:
         table: of `stats.scores.summary`.
-        flags: codes by the id of a run.
+        flags: codes by the folder of a run.
     """
     extra = overall_columns(table)
     for n, (_, run) in enumerate(table.iterrows()):
@@ -112,7 +112,7 @@ def lines(table: pd.DataFrame, flags: Mapping[str, Sequence[str]]) -> Iterator[L
                 high=float(run["high" if is_mean else f"{organ}_high"]),
                 drop=float(run["drop"]) if is_mean else clean - adv,
                 overall={name: float(run[name]) if is_mean else None for name in extra},
-                flags=flags.get(str(run["run_id"]), ()),
+                flags=flags.get(str(run["run"]), ()),
             )
 
 

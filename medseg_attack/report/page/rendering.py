@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg_attack import __version__
+from medseg_attack.checks.stored import codes
 from medseg_attack.errors import listed
 from medseg_attack.escaping import visible
 from medseg_attack.report.colours import NEUTRAL, organ_colours
@@ -112,7 +113,7 @@ def html(report: Report) -> str:
             attacks=attacks,
             overall=overall,
             heads=_heads(overall),
-            lines=list(content.lines(table, _codes(report.flags))),
+            lines=list(content.lines(table, {run: codes(Path(run)) for run in table["run"]})),
             panels=panels,
             runs=_run_names(report),
             worst=_worst(report),
@@ -153,16 +154,6 @@ def _heads(overall: Mapping[str, tuple[str, bool]]) -> list[tuple[str, str, bool
         *((name, head, True) for name, (head, _) in overall.items()),
         *(("patients", "patients", True), ("flags", "flags", False)),
     ]
-
-
-def _codes(flags: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The codes of flags by the id of the run that they concern."""
-    codes: dict[str, list[str]] = {}
-    for flag in flags:
-        for run in flag["runs"]:
-            if flag["code"] not in codes.setdefault(run, []):
-                codes[run].append(flag["code"])
-    return codes
 
 
 def _doubts(flags: Sequence[Mapping[str, Any]]) -> str:
