@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from medseg_attack.runs.study import read_study
 from medseg_attack.threat.budgets import parse_budget
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+OTHER_PROGRAMS = ("cd", "for", "git", "mkdir", "pip", "source")  # of a shell, and of other projects
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # click's, which newer versions of typer bring along
@@ -50,11 +53,15 @@ def inline(page: str) -> list[str]:
     return [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose)]
 
 
+def shell_lines(page: str) -> list[list[str]]:
+    """The words of every line in a page's shell blocks."""
+    lines = "\n".join(blocks(page, "sh", "bash")).replace("\\\n", " ").splitlines()
+    return list(filter(None, (shlex.split(line, comments=True) for line in lines)))
+
+
 def command_lines(page: str) -> list[list[str]]:
     """The words after `medattack` of every command in a page's shell blocks."""
-    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
-    words = [shlex.split(line, comments=True) for line in lines]
-    return [line[1:] for line in words if line[:1] == ["medattack"]]
+    return [line[1:] for line in shell_lines(page) if line[0] == "medattack"]
 
 
 def mentions(page: str) -> list[list[str]]:
@@ -133,6 +140,36 @@ def test_command_lines_are_what_the_command_line_takes(page: str) -> None:
         check_values(words[0], parse(words))
     for words in mentions(page):
         check_values(words[0], parse(words, complete=False))
+
+
+def check_line(words: list[str]) -> None:
+    """Fails on a line of a shell that starts what is not there: a target, a module, a file or an extra."""
+    program, *rest = words
+    extras = [extra for word in rest for extra in re.findall(r"medseg-attack\[(.*?)\]", word)]
+    assert {extra for text in extras for extra in text.split(",")} <= set(PROJECT["project"]["optional-dependencies"])
+    if program == "make":
+        (target,) = [word for word in rest if "=" not in word] or ["install"]
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M), words
+    elif program.startswith("python") and rest[:1] == ["-m"]:
+        assert rest[1] in ("pip", "venv", "pytest") or (ROOT / f"{rest[1].replace('.', '/')}.py").is_file(), words
+    elif program.startswith("python"):
+        assert (ROOT / rest[0]).is_file(), words
+    else:
+        assert program in ("medattack", *OTHER_PROGRAMS), words
+
+
+@pytest.mark.parametrize("page", NAMES)
+def test_every_line_of_a_shell_starts_what_is_there(page: str) -> None:
+    for words in shell_lines(page):
+        check_line([word for word in words if not re.match(r"[A-Z_]+=", word)])
+
+
+@pytest.mark.parametrize(
+    "line", ["make dcos", "python benchmarks/galery.py", "medatack ls", "pip install 'medseg-attack[reports]'"]
+)
+def test_the_test_of_lines_can_fail(line: str) -> None:
+    with pytest.raises(AssertionError):
+        check_line(shlex.split(line))
 
 
 @pytest.mark.parametrize("page", NAMES)
@@ -227,6 +264,60 @@ def test_examples_of_the_concepts_run(workspace: Path, monkeypatch: pytest.Monke
     assert len(lines) > 3
     for words in lines:
         medattack(*words)
+
+
+STAND_INS = {"unet": "model", "strongest": "pgd(steps=2)", "pgd(steps=40)": "pgd(steps=2)"}  # small, as the runs are
+MORE = {  # so that a line takes seconds
+    "train": ["--data", "data", "--epochs", "1", "--out", "trained"],
+    "attack": ["--data", "data", "--limit", "4"],
+    "compare": ["--allow-partial"],
+    "report": ["--allow-partial"],
+}
+# phantoms have no Hounsfield units and no ventricle; there is no baseline yet; the labels are of other names
+LEFT_OUT = {"5HU", "lv", "main", "pgd(steps=40)=PGD-40"}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the trackers' own libraries
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [
+        ("docs/howto.md", "Gate a retrained model in CI"),
+        ("docs/howto.md", "Give an auditor what they ask for"),
+        ("docs/studies.md", "Side by side"),
+        ("docs/studies.md", "Trackers"),
+        ("docs/results.md", "Perturbed scans"),
+        ("docs/results.md", "What to cite"),
+    ],
+)
+def test_what_pages_tell_to_do_is_done(page: str, heading: str, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In their order, on four cases; RUN is what the line before wrote, if one did."""
+    monkeypatch.chdir(study)
+    monkeypatch.setenv("MEDATTACK_HOME", os.fspath(study / "home"))
+    section = (ROOT / page).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    text = "".join(re.findall(r"^```sh\n(.*?)^```", section, re.S | re.M)).replace("\\\n", " ")
+    lines = [shlex.split(line.partition(" > ")[0], comments=True) for line in text.splitlines()]
+    runs, n_done = "study", 0
+    for _, command, *words in lines:
+        if LEFT_OUT & set(words):
+            continue
+        if command == "attack" and "--out" not in words:
+            words, runs = [*words, "--out", "of the page"], "of the page"
+        names = {**STAND_INS, "RUN": runs, "RUNS": runs}
+        medattack(command, *(names.get(word, word) for word in words), *MORE.get(command, ()))
+        n_done += 1
+    assert n_done
+
+
+@pytest.fixture(scope="module")
+def study(workspace: Path) -> Path:
+    """The workspace with runs of two models under two attacks, whose images were kept."""
+    other = ("--data", workspace / "data", "--model", "unet_small", "--epochs", "1", "--seed", "1")
+    medattack("train", *other, "--out", workspace / "other")
+    models = ("--model", workspace / "model", "--model", workspace / "other", "--data", workspace / "data")
+    attacks = ("--attack", "fgsm", "--attack", "pgd(steps=2)", "--loss", "bce", "--eps", "0.01", "--eps", "0.02")
+    more = ("--limit", "4", "--metric", "hd95_mm", "--save-adversarial", "all", "--no-checks")
+    medattack("attack", *models, *attacks, *more, "--out", workspace / "study")
+    return workspace
 
 
 def test_the_gallery_that_the_pages_offer_draws(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
