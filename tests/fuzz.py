@@ -130,7 +130,7 @@ def work(pipe: Connection, root: Path) -> None:
     }
     resource.setrlimit(resource.RLIMIT_AS, (SPACE + (64 << 30), resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from helpers import fuzz_kinds  # noqa: F401 - what commands load is no part of their time
+    from helpers import fuzz_kinds, fuzz_products  # noqa: F401 - what commands load is no part of their time
 
     with suppress(EOFError):
         pipe.send("ready")
@@ -142,8 +142,9 @@ def work(pipe: Connection, root: Path) -> None:
 def prepared(folder: Path, root: Path) -> "list[Kind]":
     """The kinds, each of whose valid inputs is taken."""
     from helpers.fuzz_kinds import kinds
+    from helpers.fuzz_products import products
 
-    every = kinds(folder, require_success)
+    every = [*kinds(folder, require_success), *products(folder, require_success)]
     refusals = []
     for kind in every:
         os.chdir(root)
