@@ -12,7 +12,7 @@ from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.stats import scores
-from medseg_attack.stats.patients import interval
+from medseg_attack.stats.patients import deviation, interval
 from medseg_attack.stats.scores import AIMED, MEAN, Unit, aimed, by_organ, pooled, read_summary, scans, scored, success
 
 SETTINGS = {  # columns of a run beside its counts, and its organs
@@ -76,7 +76,9 @@ def all_at_once(rows: pd.DataFrame, unit: Unit, empty: str) -> pd.DataFrame:
         row |= {f"{organ}_{when}": dice[when].loc[run, organ] for when in dice for organ in dice[when].columns}
         for organ in dict.fromkeys(of_run["cls"]):
             row[f"{organ}_low"], row[f"{organ}_high"] = interval(of_run[of_run["cls"] == organ], "dice_adv")
-        row["low"], row["high"] = interval(of_run, "dice_adv")
+        for score, ending in (("dice_adv", ""), ("dice_clean", "_of_clean")):
+            row[f"low{ending}"], row[f"high{ending}"] = interval(of_run, score)
+            row[f"sd{ending}"] = deviation(of_run, score)
         row["drop"] = row["mean_clean"] - row["mean_adv"]
         row |= success(of_run)
         row |= {"linf": of_rows["linf"].max()} | {name: of_rows[name].mean() for name in ("forwards", "backwards")}
