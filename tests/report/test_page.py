@@ -177,6 +177,17 @@ def test_names_are_text(tmp_path: Path) -> None:
     assert r"right\u202eleft" in page.text
 
 
+def test_commands_and_the_study_stand_line_by_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "in", dice_of(0, 2))
+    (run.parent.parent / "study.yaml").write_text("data: d\nmodels:\n- <b>\u202em\n")
+    medattack("report", run, "--out", tmp_path / "out", "--worst", 0)
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    commands, study, *_ = re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)
+    words = [line.split()[:2] for line in commands.removeprefix("<code>").splitlines()]
+    assert words == [["medattack", "attack"], ["medattack", "compare"], ["medattack", "report"]]
+    assert study.splitlines() == ["data: d", "models:", "- &lt;b&gt;\\u202em"]
+
+
 def test_flags_stand_with_their_explanation_and_in_the_rows_of_their_runs(tmp_path: Path) -> None:
     flag = {
         "code": "MA029",

@@ -1,6 +1,7 @@
 """All that HTML files of this package share: templates whose names are text, a style, and a policy."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def require_own_page(file: Path) -> None:
 def environment() -> "Environment":
     """The templates of `report/`, by their path in it; what they show is escaped, and what is hidden made visible."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     def shown(value: Any) -> Any:
         return visible(value) if type(value) is str else value
@@ -59,7 +61,12 @@ def environment() -> "Environment":
         finalize=shown,
         trim_blocks=True,
     )
-    result.filters |= {"dice": number, "share": percent}
+
+    def lines(texts: Iterable[str]) -> Markup:
+        """Texts below each other; a line break within one is made visible."""
+        return Markup("\n").join(map(visible, texts))
+
+    result.filters |= {"dice": number, "share": percent, "lines": lines}
     return result
 
 
