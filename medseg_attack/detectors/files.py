@@ -13,6 +13,7 @@ from medseg_attack.detectors.base import Calibrated
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import fingerprint_of, load_tensors, save_tensors
 from medseg_attack.storage.files import Form, TaskForm, check_form, digest, open_tensors
+from medseg_attack.storage.kinds import instead
 from medseg_attack.types import Task
 
 VERSION = 1
@@ -87,6 +88,9 @@ def load_detector(path: Path) -> SavedDetector:
     Raises:
         InputError: the file is absent, damaged, or none of a detector.
     """
+    if path.is_dir():
+        got = instead(path, "a folder", "name a file of medattack detect")
+        raise InputError(f"expected the file of a detector at {path}, {got}")
     with open_tensors(path, todo="name a file of medattack detect") as file:
         metadata = file.metadata() or {}
     tensors = load_tensors(path)

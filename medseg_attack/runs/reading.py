@@ -15,6 +15,7 @@ from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_files import Header, read_header
 from medseg_attack.runs.stored_specs import role_of
 from medseg_attack.storage.files import digest, real_path
+from medseg_attack.storage.kinds import instead, is_certificate
 
 # organs whose columns would be those of the mean over organs, and of shares over all of them
 SPREAD = ("low_of", "high_of", "sd_of")
@@ -37,8 +38,10 @@ def find_runs(paths: Iterable[Path]) -> Iterator[Path]:
     """
     for path in paths:
         folders = sorted(file.parent for file in path.rglob("config.json") if (file.parent / "parts").is_dir())
+        folders = [folder for folder in folders if not is_certificate(folder)]
         if not folders:
-            raise InputError(f"expected a run in {path}, got none; give a folder that 'medattack attack' wrote")
+            got = instead(path, "none", "give a folder that 'medattack attack' wrote")
+            raise InputError(f"expected a run in {path}, {got}")
         yield from folders
 
 

@@ -13,6 +13,7 @@ from medseg_attack.errors import InputError, close_matches, nearest, plural
 from medseg_attack.runs.stored_files import CONFIG_FILE, HEADER_FILE, STUDY_FILE, read_stored_study
 from medseg_attack.runs.study import Study
 from medseg_attack.storage.files import CARD, is_checkpoint, read_json, real_path, writing
+from medseg_attack.storage.kinds import instead
 from medseg_attack.storage.locks import LOCK, is_held
 
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".safetensors")
@@ -56,10 +57,9 @@ def newest_model(workspace: Path, label: str) -> Path:
     if is_checkpoint(Path(label)):
         return Path(label)
     if Path(label).is_dir():
-        got = "a data set" if (Path(label) / "dataset.json").is_file() else f"a folder without {CARD}"
-        raise InputError(
-            f"expected a trained model in {label}, got {got}; give the folder of a checkpoint, or finish its training"
-        )
+        todo = "give the folder of a checkpoint, or finish its training"
+        got = instead(Path(label), f"a folder without {CARD}", todo)
+        raise InputError(f"expected a trained model in {label}, {got}")
     cards = [path for path in (workspace / "models").glob(f"*/{CARD}") if read_json(path).get("label") == label]
     if not cards and Path(label).suffix.lower() in NETWORK_FILES:
         spec = f"own({label!r})"

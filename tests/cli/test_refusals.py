@@ -296,8 +296,8 @@ def test_a_folder_of_another_kind_is_called_what_it_is(home: Path, tmp_path: Pat
     message = refused("train", "--home", home, "--model", SMALL, "--epochs", "1", "--out", data)
     assert "got data" in message
     assert "None" not in message
-    assert "got a model" in refused("train", "--home", home, "--data", model, "--model", SMALL)
-    with pytest.raises(InputError, match="got a data set") as raised_error:
+    assert "got a trained model" in refused("train", "--home", home, "--data", model, "--model", SMALL)
+    with pytest.raises(InputError, match="got a prepared data set") as raised_error:
         newest_model(home, str(data))
     assert "medattack train --model" not in str(raised_error.value)
     with pytest.raises(InputError, match="did you mean unet_small"):

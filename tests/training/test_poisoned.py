@@ -111,7 +111,7 @@ def test_every_kind_is_written_and_goes_on_after_a_kill(data: Path, tmp_path: Pa
     for _ in range(5):
         next(steps)
     steps.close()
-    with pytest.raises(InputError, match="one that was not finished"):
+    with pytest.raises(InputError, match="a data set that was not finished"):
         open_prepared(tmp_path / "part")
     assert poisoned(data, tmp_path / "part", spec).fingerprint == whole.fingerprint
     assert content(tmp_path / "part") == content(tmp_path / "whole")
@@ -173,3 +173,15 @@ def test_the_attack_prints_the_success_of_the_trigger(data: Path, tmp_path: Path
     assert {row["victims"] for row in rows} == {"stomach"}
     assert all(0 <= row["pixels"] <= 1 for row in rows)
     assert "Backdoors" in medattack("compare", tmp_path / "runs").stdout
+
+
+@pytest.mark.parametrize("options", ['{"model": "unet_small"}', '{"mine": 1}'])
+def test_a_folder_of_something_else_is_neither_written_to_nor_to_be_deleted(
+    data: Path, tmp_path: Path, options: str
+) -> None:
+    (tmp_path / "options.json").write_text(options)
+    for words in (["poison", data, STAMP, "--rho", "0.3"], ["prepare", data.parent / "scans", "--format", PHANTOM]):
+        message = " ".join(medattack(*words, "--out", tmp_path, code=2).output.split())
+        assert "to be empty or a prepared data set, got" in message
+        assert "delete" not in message
+    assert [path.name for path in tmp_path.iterdir()] == ["options.json"]

@@ -14,7 +14,8 @@ from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord, arrays, damage, is_id, read_record
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.errors import InputError, nearest
-from medseg_attack.storage.files import Form, TaskForm, is_checkpoint, read_json
+from medseg_attack.storage.files import Form, TaskForm, read_json
+from medseg_attack.storage.kinds import instead
 from medseg_attack.types import Batch, Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
 
 if TYPE_CHECKING:
@@ -307,11 +308,8 @@ def open_prepared(path: Path) -> Prepared:
         InputError: there is none, or it was not finished.
     """
     if not (path / "dataset.json").is_file():
-        begun = read_json(path / "options.json") if (path / "options.json").is_file() else {}
-        if "model" in begun or is_checkpoint(path):
-            raise InputError(f"expected a prepared data set in {path}, got a model; give its data, or no --data")
-        got = "one that was not finished" if begun else "none"
-        raise InputError(f"expected a prepared data set in {path}, got {got}; run medattack prepare --out {path}")
+        got = instead(path, "none", f"run medattack prepare --out {path}")
+        raise InputError(f"expected a prepared data set in {path}, {got}")
     content = read_json(path / "dataset.json", _Description)
     try:
         if wrong := [scan for scan in content["scans"] if not is_id(scan)]:

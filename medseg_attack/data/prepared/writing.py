@@ -174,6 +174,10 @@ def begin(out: Path, asked: dict[str, Any]) -> bool:
     """
     if (out / "options.json").exists():
         begun = read_json(out / "options.json")
+        if not asked.keys() & begun.keys() >= {"source", "window", "test_fraction"}:
+            raise InputError(
+                f"expected {out} to be empty or a prepared data set, got {_other_folder(out)}; give another --out"
+            )
         other = sorted(name for name in asked.keys() | begun.keys() if asked.get(name) != begun.get(name))
         if other:
             differs = "; ".join(f"{name} {begun.get(name)!r} instead of {asked.get(name)!r}" for name in other)
@@ -186,6 +190,10 @@ def begin(out: Path, asked: dict[str, Any]) -> bool:
         raise InputError(f"expected {out} to be empty or a prepared data set, got other files; give another --out")
     write_json(out / "options.json", asked)
     return True
+
+
+def _other_folder(out: Path) -> str:
+    return "a trained model" if "model" in read_json(out / "options.json") else "the options of something else"
 
 
 def _key(source: Source, scan: ScanFile, options: Options) -> str:
