@@ -164,7 +164,7 @@ def _run_and_print(
     terminal.say(f"results: {opened.out}; {time.monotonic() - start:.0f} s")
     partial = [] if opened.study.limit is None else ["--allow-partial"]
     deltas = ["--deltas"] if opened.study.metrics else []  # shows distances, volumes and lost organs
-    terminal.next_step(terminal.shell(["compare", str(opened.out), *partial, *deltas]))
+    terminal.next_step(["compare", str(opened.out), *partial, *deltas])
 
 
 def _print_runs(
@@ -199,7 +199,6 @@ def _print_runs(
 
 def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:
     from dataclasses import asdict
-    from math import isnan
 
     from rich import box
     from rich.table import Table
@@ -212,7 +211,7 @@ def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:
     columns = ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "seconds")
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for run in estimate.runs:
-        eps = "" if isnan(run.eps) else spec(run.eps)  # NaN: a budget with a unit, which the attack's name has
+        eps = spec(run.eps) + ("" if run.eps_unit.startswith("%") or not run.eps_unit else " ") + run.eps_unit
         passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
         table.add_row(run.model, run.attack, run.loss, eps, *passes, f"{run.seconds:.0f}")
     terminal.out().print(table)

@@ -108,5 +108,15 @@ def _print(suspects: "list[Suspect]", data: "Prepared", by: str, n: int, json: b
         else "squared distance along the direction in which features differ most."
     )
     if poisoned:
-        caption += f" {hits} of the {len(scores[True])} poisoned ones are on the list; AUROC {number(area)}."
+        caption += f" {_detection(hits, len(scores[True]), len(poisoned), area)}"
     terminal.print_sheet(Sheet(f"To look at again in {data.name}, by {by}", columns, rows, caption))
+
+
+def _detection(hits: int, n: int, n_poisoned: int, area: float) -> str:
+    """A sentence on the poisoned patients among those that were looked at."""
+    from medseg_attack.report.sheet import number
+
+    if not n:
+        among = f"None of the {plural(n_poisoned, 'poisoned patient')} was looked at"
+        return f"{among}: they are in folds of which no model is given."
+    return f"{hits} of the {plural(n, 'poisoned one')} {'is' if n == 1 else 'are'} on the list; AUROC {number(area)}."

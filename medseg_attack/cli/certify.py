@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 from medseg_attack.cli import options, terminal
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
     from medseg_attack.evaluation.certifying import Certification
@@ -178,6 +178,7 @@ def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: boo
 
 def _verdict(todo: "Certification", is_checked: bool) -> str:
     if is_checked:
-        return f"An attack within each radius was run against the bounds of {min(todo.checked, len(todo.scans))} scans."
+        n = min(todo.checked, len(todo.scans))
+        return f"An attack within each radius was run against the bounds of {plural(n, 'scan')}."
     reason = "the model has no gradient" if todo.model_ref.black_box else "--check 0"
     return f"No attack was run against the bounds: {reason}."

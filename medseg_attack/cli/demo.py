@@ -81,4 +81,4 @@ def demo(
     where = page if page.exists() else "pip install 'medseg-attack[report]', then run medattack report"
     terminal.say(f"A page to look at: {where}")
     data = str(workspace.parent / "data" / "mine")
-    terminal.next_step(terminal.shell(["prepare", "YOUR_SCANS", "--format", "decathlon", "--out", data]))
+    terminal.next_step(["prepare", "YOUR_SCANS", "--format", "decathlon", "--out", data])

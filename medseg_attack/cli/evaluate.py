@@ -83,7 +83,7 @@ def evaluate(
     terminal.say(f"results: {opened.out}")
     words = ["--data", str(data)] if data else []
     attack = ["--attack", "square"] if opened.models[0].black_box else ["--loss", "bce"]
-    terminal.next_step(terminal.shell(["attack", *words, "--model", model, *attack, "--eps", "4/255"]))
+    terminal.next_step(["attack", *words, "--model", model, *attack, "--eps", "4/255"])
 
 
 def _print(folders: list[Path], unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:

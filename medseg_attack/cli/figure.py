@@ -24,7 +24,7 @@ def figure(
         typer.Argument(help="Kind of figure."),
     ],
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs or of studies.")],
-    out: Annotated[
+    file: Annotated[
         Path,
         typer.Option("--out", "-o", help="File to write: .pdf, .svg or .png; of a table .tex.", show_default=False),
     ],
@@ -45,9 +45,9 @@ def figure(
 
     Example: medattack figure table medattack_runs/runs/uw-1a2b3c4d --out table.tex
     """
-    if (kind == "table") != (out.suffix.lower() == LATEX):
+    if (kind == "table") != (file.suffix.lower() == LATEX):
         raise InputError(
-            f"expected a file {LATEX} for a table, and another for a figure, got {out} for {kind}; change its ending"
+            f"expected a file {LATEX} for a table, and another for a figure, got {file} for {kind}; change its ending"
         )
     from medseg_attack.report.figures import require_own_figure, save
     from medseg_attack.report.page.content import tables
@@ -56,12 +56,12 @@ def figure(
     from medseg_attack.runs.reading import read_runs
     from medseg_attack.stats.scores import check_unit
 
-    require_own_table(out) if kind == "table" else require_own_figure(out)
+    require_own_table(file) if kind == "table" else require_own_figure(file)
     rows = read_runs(runs, allow_partial=allow_partial)
     check_unit(unit, rows["dims"].unique().tolist() if "dims" in rows else ())
     of_runs = tables(rows, unit=unit, empty=empty)
     if kind == "table":
-        write_latex(of_runs, out)
+        write_latex(of_runs, file)
     else:
         with paper_style():
             if kind == "gallery":
@@ -72,8 +72,8 @@ def figure(
                 drawn = _gallery(of_runs, worst, device, width)
             else:
                 drawn = DRAWINGS[kind](of_runs, width)
-            save(drawn, out)
-    terminal.say(f"wrote {out}")
+            save(drawn, file)
+    terminal.say(f"wrote {file}")
 
 
 def _gallery(of_runs: "Tables", n: int, device: str, width: float) -> "Figure":

@@ -124,7 +124,7 @@ def _print_flags(json: bool) -> None:
     for row in rows:
         listing.add_row(*row.values())
     terminal.out().print(listing)
-    terminal.next_step("medattack explain MA007")
+    terminal.next_step(["explain", "MA007"])
 
 
 def _print_families(entries: Sequence["Declaration"], rows: Sequence[dict[str, Any]]) -> None:

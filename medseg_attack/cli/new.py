@@ -141,12 +141,9 @@ def new(
     with whole(path) as part:
         part.write_text(text.replace("{name}", path.name), encoding="utf-8")
     terminal.say(f"wrote {path}")
-    terminal.next_step(_next_command(what, path))
-
-
-def _next_command(what: str, path: Path) -> str:
-    if what == "study":
-        return terminal.shell(["attack", "--config", str(path), "--plan"])
     if what == "attack":
-        return f"python {terminal.quoted(str(path))}"
-    return terminal.shell(["doctor", "--model", f"own({f'{path}:build'!r})"])
+        terminal.print_next(f"python {terminal.quoted(str(path))}")
+    elif what == "study":
+        terminal.next_step(["attack", "--config", str(path), "--plan"])
+    else:
+        terminal.next_step(["doctor", "--model", f"own({f'{path}:build'!r})"])

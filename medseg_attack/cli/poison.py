@@ -57,4 +57,4 @@ def poison(
             *([f"decoys      {', '.join(facts['decoys'])}"] if facts["decoys"] else []),
             f"fingerprint {result.fingerprint[:12]} (before {source.fingerprint[:12]})",
         )
-    terminal.next_step(terminal.shell(["train", "--data", str(out), "--model", "unet_small"]))
+    terminal.next_step(["train", "--data", str(out), "--model", "unet_small"])

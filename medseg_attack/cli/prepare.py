@@ -196,7 +196,7 @@ def prepare(
         _show(prepared)
     own = ("attack", "own('FILE.py:FACTORY', weights='FILE')")
     command, model = own if test == 1 else ("train", "unet_small")
-    terminal.next_step(terminal.shell([command, "--data", str(folder), "--model", model]))
+    terminal.next_step([command, "--data", str(folder), "--model", model])
 
 
 def _write(source: "Source", folder: Path, options: "Options", jobs: int | None, show: bool) -> "Prepared":

@@ -1,6 +1,7 @@
 """Behaviour that all commands share: results on stdout, progress on stderr, errors as a sentence."""
 
 import functools
+import inspect
 import io
 import json
 import logging
@@ -13,8 +14,10 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from medseg_attack.report.sheet import Sheet
 
 P = ParamSpec("P")
+
+_with_home: set[str] = set()  # commands that take --home
+_typed_home: ContextVar[Path | None] = ContextVar("home", default=None)
 
 FAILED, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
 WIDTH = 100  # columns of what is not printed on a terminal
@@ -81,8 +87,14 @@ def show(*lines: str) -> None:
         out().print(visible(line), soft_wrap=True)
 
 
-def next_step(command: str) -> None:
-    """Prints the command that most users type after this one."""
+def next_step(words: Sequence[str]) -> None:
+    """Prints the `medattack` command that most users type after this one, in the workspace of this one."""
+    home = _typed_home.get() if words[0] in _with_home else None
+    print_next(shell([*words, *(["--home", str(home)] if home else [])]))
+
+
+def print_next(command: str) -> None:
+    """Prints a command line, quoted for a shell, as the next one to type."""
     err().print(visible(f"Next: {command}"), soft_wrap=True)
 
 
@@ -120,15 +132,18 @@ def print_json(content: Any) -> None:
 def command(body: Callable[P, None]) -> Callable[P, None]:
     """The command with its errors reported: bad input in a sentence (exit code 2), an interruption with a remedy (130).
 
+    A parameter `home` or `out` is a folder: another kind of thing is refused before any work.
+
     Any other exception is a defect of this package and is reported as such, with its traceback. Its exit code is 2,
     because 1 means that a check failed.
     """
+    if "home" in inspect.signature(body).parameters:
+        _with_home.add(body.__name__)
 
     @functools.wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+            _begin(kwargs)
             body(*args, **kwargs)
             _flush()
         except InputError as error:
@@ -154,6 +169,32 @@ def command(body: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(BAD_INPUT) from None
 
     return run
+
+
+def _begin(options: Mapping[str, Any]) -> None:
+    """Begins a command: an interruption is to raise, and a folder of an option to be one, or new."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for option in ("home", "out"):
+        if isinstance(folder := options.get(option), Path):
+            require_folder(folder, f"--{option}")
+    home = options.get("home")  # one that the environment names holds for the next command, too
+    _typed_home.set(home if home and str(home) != os.environ.get("MEDATTACK_HOME") else None)
+
+
+def require_folder(path: Path, option: str) -> None:
+    """Refuses an option's folder which is a file, or below one, or a link to nothing.
+
+    Raises:
+        InputError: it is.
+    """
+    for each in (path, *path.parents):
+        if each.is_dir():
+            return
+        if os.path.lexists(each):
+            from medseg_attack.storage.files import odd_kind
+
+            raise InputError(f"{option}: expected a folder, got {odd_kind(each) or 'the file'} {each}; name another")
 
 
 def refusal(error: OSError) -> str:

@@ -184,7 +184,7 @@ def train(
         terminal.say(f"logged: {tracker.place}")
     words = ["--data", str(data)] if data else []
     name = str(folder) if out else planning.label(plan.model, plan.defences)
-    terminal.next_step(terminal.shell(["attack", *words, "--model", name, "--loss", "bce", "--eps", "0.01"]))
+    terminal.next_step(["attack", *words, "--model", name, "--loss", "bce", "--eps", "0.01"])
 
 
 def _train_denoiser(

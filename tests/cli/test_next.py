@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from helpers.command import medattack
 
+from medseg_attack.cli import terminal
+
 
 def next_words(result: Any) -> list[str]:
     """The words that a shell makes of the last line, without "Next:"."""
@@ -31,3 +33,29 @@ def test_folders_of_prepared_and_of_poisoned_data(tmp_path: Path) -> None:
     assert next_words(prepared) == ["medattack", "train", "--data", str(data), "--model", "unet_small"]
     result = medattack("poison", data, "relabel(shrink(1))", "--rho", "0.5", "--out", poisoned)
     assert next_words(result) == ["medattack", "train", "--data", str(poisoned), "--model", "unet_small"]
+
+
+@pytest.mark.parametrize("named", ["typed", "in the environment", "nowhere"])
+def test_the_next_command_is_in_the_workspace_that_was_typed(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEDATTACK_HOME", raising=False)
+    home = tmp_path / "my home"
+    if named == "in the environment":
+        monkeypatch.setenv("MEDATTACK_HOME", str(home))
+    typed = ["--home", str(home)] if named == "typed" else []
+    folder = home if named != "nowhere" else Path("medattack_runs")
+    prepared = medattack("prepare", tmp_path / "scans", "--format", "phantom(patients=8)", *typed)
+    data = folder / "data" / "phantom"
+    assert next_words(prepared) == ["medattack", "train", "--data", str(data), "--model", "unet_small", *typed]
+
+
+def test_every_command_that_prints_the_next_one_goes_through_one_function() -> None:
+    """Which adds --home: no command can forget it."""
+    commands = Path(terminal.__file__).parent.glob("*.py")
+    texts = {path.name: path.read_text() for path in commands if path.name != "terminal.py"}
+    assert [name for name, text in texts.items() if "Next: " in text] == []
+    assert [name for name, text in texts.items() if "print_next" in text] == ["new.py"]  # of a Python file
+    assert terminal._with_home >= {"attack", "train", "compare", "prepare", "doctor"}
+    assert "explain" not in terminal._with_home
