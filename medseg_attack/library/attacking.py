@@ -14,6 +14,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import must_fit
 from medseg_attack.evaluation.knowledge import adaptive_to
 from medseg_attack.evaluation.loop import Outcome, attack_batch, attack_chunk, decide, mark_faults
+from medseg_attack.library.arguments import checked
 from medseg_attack.library.inputs import batch_of
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.metrics.harm import harm
@@ -63,6 +64,7 @@ class Attacked:
     scored: tuple[int, ...]
 
 
+@checked
 def attack(
     model: SegModel,
     images: Image,
@@ -114,6 +116,7 @@ def attack(
     return _attacked(batch, clean, outcomes, label, list(model.task.scored))
 
 
+@checked
 def score(
     model: SegModel,
     images: Image,

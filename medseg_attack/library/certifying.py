@@ -8,12 +8,14 @@ import torch
 
 from medseg_attack import registry
 from medseg_attack.evaluation.certifying import certified
+from medseg_attack.library.arguments import checked
 from medseg_attack.library.inputs import batch_of
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runtime import deterministic
 from medseg_attack.types import Batch, Case, Image, Mask
 
 
+@checked
 def certify(
     model: SegModel,
     images: Image,

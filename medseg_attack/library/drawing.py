@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medseg_attack.errors import InputError
+from medseg_attack.library.arguments import checked
 from medseg_attack.library.attacking import Attacked
 from medseg_attack.report.figures import Panel, gallery_figure
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+@checked
 def draw(result: Attacked, case: int = 0, *, classes: tuple[str, ...] = (), index: int | None = None) -> "Figure":
     """A figure of one image: before and after, with outlines of truth and prediction, the difference, and its cause.
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from torch import nn
 
 from medseg_attack.errors import InputError
+from medseg_attack.library.arguments import checked
 from medseg_attack.models.importers.own import wrapped
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.types import Task
 
 
+@checked
 def wrap(
     net: nn.Module,
     classes: Sequence[str],
@@ -96,6 +98,7 @@ def wrap(
     return model.eval()
 
 
+@checked
 def load(
     model: str | Path, data: str | Path | None = None, *, device: str = "cpu", home: str | Path | None = None
 ) -> SegModel:

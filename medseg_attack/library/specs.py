@@ -4,9 +4,11 @@ from typing import Any
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
+from medseg_attack.library.arguments import checked
 from medseg_attack.registry.table import KINDS
 
 
+@checked
 def build(spec: str) -> Any:
     """The object that a spec describes, as the command line reads it; `registry.spec` is the inverse.
 
@@ -23,6 +25,7 @@ def build(spec: str) -> Any:
     return registry.build(spec, registry.find(registry.parse(spec).name).kind)
 
 
+@checked
 def names(kind: str = "attack") -> list[str]:
     """The names of all that is registered of a kind, sorted: "attack", "objective", "ball", "certificate" ...
 

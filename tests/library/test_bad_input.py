@@ -11,6 +11,7 @@ from torch import nn
 
 import medseg_attack as ma
 from medseg_attack.errors import InputError
+from medseg_attack.library.arguments import checked
 
 Call = Callable[..., Any]
 # as users call them: the check of every annotation is for tests alone
@@ -140,3 +141,47 @@ def test_radii_and_metrics_that_cannot_be_are_refused() -> None:
         ma.score(bright_model(), IMAGES, MASKS, metrics=["hd96_mm"])
     with pytest.raises(InputError, match="expected one of attack"):
         ma.names("attacks")
+
+
+WRONG: tuple[Any, ...] = (5, -1.5, "no such", None, [], [None], {}, object(), b"x", torch.zeros(2), ("a", 1))
+GOOD: dict[str, dict[str, Any]] = {
+    "wrap": {"net": threshold(), "classes": ["lesion"], "exclusive": False},
+    "load": {"model": "unet"},
+    "build": {"spec": "pgd"},
+    "names": {"kind": "attack"},
+    "attack": {"model": bright_model(), "images": IMAGES, "masks": MASKS, "attack": "fgsm"},
+    "score": {"model": bright_model(), "images": IMAGES, "masks": MASKS},
+    "certify": {"model": bright_model(), "images": IMAGES, "masks": MASKS, "certificate": "expected_dice(draws=50)"},
+    "draw": {"result": None},
+    "open_data": {"path": "nowhere"},
+    "read_runs": {},
+    "summary": {"rows": None},
+}
+
+
+def test_every_function_of_the_library_is_among_these() -> None:
+    assert set(GOOD) == {name for name in ma.__all__ if inspect.isfunction(getattr(ma, name))}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_an_argument_of_a_wrong_type_is_refused_in_a_sentence(
+    name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    function = checked(inspect.unwrap(getattr(ma, name)))
+    result = ma.attack(bright_model(), IMAGES, MASKS, "clean")
+    good = GOOD[name] | ({"result": result} if name == "draw" else {"rows": result.rows} if name == "summary" else {})
+    outcomes = []
+    for parameter in inspect.signature(function).parameters.values():
+        for value in WRONG:
+            positional = parameter.kind is parameter.VAR_POSITIONAL
+            words = good if positional else good | {parameter.name: value}
+            try:
+                function(*([value] if positional else []), **words)
+                outcomes.append(True)
+            except InputError as error:
+                outcomes.append(False)
+                sentence = str(error)
+                assert "\n" not in sentence
+                assert "expected" in sentence, sentence
+    assert not all(outcomes)
