@@ -515,3 +515,37 @@ def test_contours_beside_the_slices_are_told_with_their_distance_and_taken_withi
     assert any("3 contours of Liver in rs.dcm left out: 0.4 mm or more" in note for note in listed(tmp_path).notes)
     with pytest.raises(InputError, match=r"dicom.off_mm: expected a length in mm, got -1"):
         listed(tmp_path, "dicom(off_mm=-1.0)")
+
+
+@pytest.mark.parametrize(("contour", "noted"), [(square(1, 1, 6, -50.0), 0), (square(-1, 1, 6, -50.0), 1)])
+def test_contours_that_leave_the_image_are_noted(tmp_path: Path, contour: list[float], noted: int) -> None:
+    truth = area(1, 7, 1, 7) if not noted else area(0, 5, 1, 7)
+    assert np.array_equal(drawn(tmp_path, contour), truth)
+    notes = [note for note in listed(tmp_path).notes if "beyond the edge of the image" in note]
+    assert notes == ["1 contour of Liver in rs.dcm beyond the edge of the image: only what lies in it counts"] * noted
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "note"),
+    [
+        ("RescaleSlope", "3e38", "values of 3e+38 x stored"),
+        ("RescaleSlope", "1e-30", "values of 1e-30 x stored"),
+        ("RescaleIntercept", "-1e20", "values of 1 x stored -1e+20"),
+        ("PixelSpacing", ["1e-6", "0.7"], "a spacing of 2.5 x 1e-06 x 0.7 mm"),
+        ("PixelSpacing", ["1e6", "0.7"], "a spacing of 2.5 x 1e+06 x 0.7 mm"),
+    ],
+)
+def test_lengths_and_scales_that_no_scanner_has_are_noted(tmp_path: Path, field: str, value: Any, note: str) -> None:
+    images = write_series(tmp_path / "ct")
+    write_seg(tmp_path / "seg.dcm", images, box(4, 3, 7, 2, 6), ["Liver"])
+    for path in [*images, tmp_path / "seg.dcm"]:
+        edit(path, lambda header: setattr(header, field, value) if field in header else None)
+    seg = tmp_path / "seg.dcm"
+    if field == "PixelSpacing":
+
+        def spread(header: Dataset) -> None:
+            header.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = value
+
+        edit(seg, spread)
+    scan = only_scan(tmp_path)
+    assert any(doubt.startswith(note) and doubt.endswith("which no scanner has") for doubt in scan.doubts), scan.doubts

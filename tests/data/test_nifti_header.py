@@ -337,3 +337,33 @@ def test_read_nifti_keeps_what_the_header_says(tmp_path: Path) -> None:
     volume = read_nifti(root / "imagesTr" / "p_0.nii")
     assert volume.header.notes == ()
     assert volume.header.shape == (8, 10, 5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({"scl_slope": 3e38}, "values of 3e+38 x stored +0"),
+        ({"scl_slope": 1.0, "scl_inter": -1e14}, "values of 1 x stored -1e+14"),
+        ({"pixdim_1": 1e-6, "srow_x": (1e-6, 0, 0, 0)}, "a spacing of 4 x 1.5 x 1e-06 mm"),
+        ({"pixdim_1": 1e6, "srow_x": (1e6, 0, 0, 0)}, "a spacing of 1.5 x 4 x 1e+06 mm"),
+    ],
+)
+def test_lengths_and_scales_that_no_scanner_has_are_noted_in_the_prepared_set(
+    tmp_path: Path, fields: dict[str, Any], note: str
+) -> None:
+    source = tmp_path / "source"
+    write(source)
+    for path in source.rglob("*.nii"):
+        lengths = {name: value for name, value in fields.items() if not name.startswith("scl")}
+        edit(path, **(fields if path.parent.name == "imagesTr" else lengths))
+    result = medattack("prepare", source, "--format", "decathlon", "--out", tmp_path / "data", "--plane", "axial")
+    sentence = f"note: 3 of 3 scans have {note.replace('1.5 x 4', '4 x 1.5')}, which no scanner has"
+    assert sentence in " ".join(result.stderr.split())
+
+
+def test_files_in_several_units_of_length_are_called_so(tmp_path: Path) -> None:
+    write(tmp_path)
+    edit(tmp_path / "labelsTr" / "p_0.nii", xyzt_units=1)
+    sentence = r"xyzt_units: expected image and mask in one unit of length, got millimetres in .* and metres in .*p_0"
+    with pytest.raises(InputError, match=sentence):
+        open_source("decathlon", tmp_path).scans[0].read()

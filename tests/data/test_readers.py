@@ -1,9 +1,11 @@
 """What the readers make of the layouts that are out there, and of real scans."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -246,3 +248,14 @@ def test_real_hippocampus(real_data) -> None:
     assert len(source.scans) == 60
     assert [note.split()[0] for note in source.notes] == ["hippocampus_010", "hippocampus_118"]
     assert {len(file.read().stored) for file in source.scans[:9]} <= set(range(20, 50))
+
+
+def test_a_process_that_was_killed_before_it_wrote_leaves_a_lock_that_is_removed(tmp_path: Path) -> None:
+    for name, age in (("0a1b2c3d", 120), ("4e5f6a7b", 0)):
+        part = tmp_path / f".phantom.{name}.part"
+        part.mkdir()
+        (part / ".lock").touch()
+        os.utime(part / ".lock", (time.time() - age,) * 2)
+    open_source("phantom(patients=3, slices=1, side=32)", tmp_path / "phantom")
+    young = ".phantom.4e5f6a7b.part"  # its process may be about to take the lock
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young, "phantom"]

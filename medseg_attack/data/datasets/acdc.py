@@ -103,7 +103,7 @@ class ACDC:
 def _phase(name: str, file: Path) -> Phase:
     """The phase of a frame, as its patient's Info.cfg says; "" where it does not."""
     try:
-        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        text = file.read_text(encoding="utf-8-sig", errors="replace") if file.is_file() else ""
     except OSError:
         return ""
     frames: dict[str, Phase] = {

@@ -324,7 +324,7 @@ def _labels(pool: Sequence[Label], names: Sequence[str], series: str) -> tuple[L
 
 
 def _off_slices(picked: Picked, series: Series, tolerance_mm: float) -> Iterator[str]:
-    """Notes on contours that lie beside the slices, whether within the tolerance or not.
+    """Notes on contours that lie beside the slices, whether within the tolerance or not, or beyond the image.
 
     Raises:
         InputError: all of a region lie on none.
@@ -342,6 +342,9 @@ def _off_slices(picked: Picked, series: Series, tolerance_mm: float) -> Iterator
             )
         if off:
             yield f"{plural(len(off), 'contour')} of {place} left out: {_beside(nearest)}"
+        beyond = sum(contour.is_beyond(series.grid.shape[1:]) for contour in on)
+        if beyond:
+            yield f"{plural(beyond, 'contour')} of {place} beyond the edge of the image: only what lies in it counts"
         moved = max((contour.off_mm for contour in on), default=0.0)
         if moved > NEAR * series.grid.spacing_mm[0]:
             yield f"contours of {place} lie up to {moved:.2g} mm beside their slices: each is taken for the nearest"

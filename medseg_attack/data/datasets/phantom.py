@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +120,14 @@ def _remove_parts(root: Path) -> None:
     for path in root.parent.iterdir() if root.parent.is_dir() else ():
         if not is_part(path.name, re.escape(root.name)) or path.is_symlink():
             continue
-        if (path / TABLE).exists() and is_abandoned(path):  # earlier, its process may not hold the lock yet
+        is_begun = (path / TABLE).exists() or _is_old(path / LOCK)  # else its process may not hold the lock yet
+        if is_begun and is_abandoned(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_old(lock: Path) -> bool:
+    """Whether a lock is the only file beside it and was made a minute ago or earlier."""
+    return os.listdir(lock.parent) == [lock.name] and time.time() - lock.stat().st_mtime > 60
 
 
 def _path(root: Path, case: str, side: int) -> Path:

@@ -181,7 +181,13 @@ def _check_grid(scan: Nifti, other: Nifti, path: Path, of_other: Path, what: str
         )
     corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.grid), [1])).reshape(4, -1)
     apart = np.linalg.norm(((scan.header.affine - other.header.affine) @ corners)[:3], axis=0).max()
+    units = scan.header.unit, other.header.unit
     if not apart <= _SAME_PLACE * voxel_sizes(scan.header.affine).min():
+        if units[0] != units[1]:
+            raise InputError(
+                f"xyzt_units: expected {what} in one unit of length, got {units[0]} in {path} and {units[1]} in "
+                f"{of_other}, by which they are {apart:.3g} mm apart; repair the header of one"
+            )
         raise InputError(
             f"expected {what} in one place, got affines that are {apart:.3g} mm apart "
             f"in {path} and {of_other}; resample the second onto the first"

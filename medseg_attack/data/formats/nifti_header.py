@@ -27,6 +27,7 @@ _SHORT = 0.25  # length beside the next smallest, up to which an axis is that of
 _ROUNDED = 1e-3  # relative; pixdim and affine hold one spacing in different precision
 _SAME_PLACE = 0.1  # of a voxel
 _MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by the code of the unit: unknown, metre, mm, micrometre
+_UNITS = {0: "no unit", 1: "metres", 2: "millimetres", 3: "micrometres"}
 _VECTORS = range(1004, 1011)  # intents whose values are parts of matrices, displacements or points
 _LABELS = 1002
 
@@ -40,6 +41,7 @@ class NiftiHeader:
         affine: voxel to mm, 4 x 4.
         spacing_mm: of the three axes.
         slope, inter: of stored values.
+        unit: of lengths, as the file has it; "no unit" if it does not say.
         notes: what was assumed or decided between fields that contradict each other, a phrase about the scan each.
     """
 
@@ -48,6 +50,7 @@ class NiftiHeader:
     spacing_mm: NDArray[np.float64]
     slope: float
     inter: float
+    unit: str
     notes: tuple[str, ...]
 
     @property
@@ -176,7 +179,7 @@ def _meaning(file: Any, raw: Any, path: Path) -> NiftiHeader:
     affine[:3] *= _MM[code]
     shape = tuple(int(n) for n in file.shape)
     scale = float(file.dataobj.slope), float(file.dataobj.inter)
-    return NiftiHeader(shape, affine, spacing * _MM[code], *scale, tuple(notes))
+    return NiftiHeader(shape, affine, spacing * _MM[code], *scale, _UNITS[code], tuple(notes))
 
 
 def _spacing(

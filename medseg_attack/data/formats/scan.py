@@ -11,6 +11,9 @@ from medseg_attack.types import PerChannel, per_channel
 
 Array = NDArray[Any]
 
+LEAST_MM, MOST_MM = 1e-5, 1e3  # between voxels; electron microscopes and long gaps lie within
+LEAST_SCALE, MOST_SCALE = 1e-12, 1e12  # of slopes and intercepts
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -77,6 +80,20 @@ class Scan:
         return self.stored if self.stored.ndim == 4 else self.stored[None]
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """Phrases on lengths and scales that no scanner has, whatever the format: a unit or a digit may be wrong."""
+        lengths = [mm for mm in self.spacing_mm if mm]  # 0: from a picture to the next
+        n = len(self.channels)
+        scales = self.scales or list(zip(per_channel(self.slope, n), per_channel(self.inter, n), strict=True))
+        odd = next((each for each in scales if not (_is_scale(each[0]) and (not each[1] or _is_scale(each[1])))), None)
+        doubts = []
+        if not all(LEAST_MM <= mm <= MOST_MM for mm in lengths):
+            doubts.append(f"a spacing of {' x '.join(f'{mm:.3g}' for mm in lengths)} mm, which no scanner has")
+        if odd is not None:
+            doubts.append(f"values of {odd[0]:.3g} x stored {odd[1]:+.3g}, which no scanner has")
+        return tuple(doubts)
+
+    @property
     def padded(self) -> Array:
         """A mask of the padding, in the shape of `channels`."""
         low, high = self.padding or (1, 0)
@@ -96,3 +113,7 @@ class Scan:
         n = len(self.channels)
         scales = zip(self.channels, per_channel(self.slope, n), per_channel(self.inter, n), strict=True)
         return (stored * np.float64(slope) + inter for stored, slope, inter in scales)
+
+
+def _is_scale(value: float) -> bool:
+    return LEAST_SCALE <= abs(value) <= MOST_SCALE

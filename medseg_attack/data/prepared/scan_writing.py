@@ -47,7 +47,8 @@ def write_scan(
         InputError: the scan cannot be used.
     """
     scan = file.read()
-    scan = replace(scan, case_ids=tuple(map(whole_characters, scan.case_ids)))
+    names = tuple(map(whole_characters, scan.case_ids))
+    scan = replace(scan, case_ids=names, notes=(*scan.notes, *scan.doubts))
     _check(scan, file, source.task)
     windows = _windows(scan, file, window)
     shape_before = scan.labels.shape

@@ -79,7 +79,8 @@ def no_labels(objects: Index, root: Path) -> str:
 
 def _size(path: Path) -> str:
     volume = read_nifti(path)
-    return _voxels(volume.stored.shape, tuple(volume.header.spacing_mm))
+    unit = "" if volume.header.unit == "millimetres" else f" (its header: {volume.header.unit})"
+    return _voxels(volume.stored.shape, tuple(volume.header.spacing_mm)) + unit
 
 
 def _voxels(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> str:

@@ -17,6 +17,7 @@ from medseg_attack.errors import InputError
 
 _XOR = "CLOSEDPLANAR_XOR"
 _TOUCH = 1e-3  # of a voxel's edge: how far a corner may lie outside of the contour that holds it
+_EDGE = 0.5  # of a voxel's edge: how far a corner may lie outside of the image without a note
 _FARTHEST = 1e5  # mm from the origin of the patient's coordinates; no scanner is as long
 _ROUNDING = 0.01  # of a slice's distance: positions in files have few digits
 
@@ -37,6 +38,11 @@ class Contour:
     slice: int | None
     off_mm: float
     polygon: NDArray[np.float64]
+
+    def is_beyond(self, shape: tuple[int, int]) -> bool:
+        """Whether a corner lies outside of an image of so many rows and columns, by more than rounding."""
+        edge = np.array(shape) - 0.5
+        return bool(((self.polygon < -0.5 - _EDGE) | (self.polygon > edge + _EDGE)).any())
 
 
 @dataclass(frozen=True, eq=False)
