@@ -62,8 +62,8 @@ def _is_within(value: float, interval: str) -> bool:
 
 
 def absent(content: str, path: Path) -> InputError:
-    """The error for a file that existed when the data were prepared and exists no more; `content` is "a PNG"."""
-    return InputError(f"expected {content} at {path}, got no file; put it back, or prepare the data again")
+    """The error for a file that is not there, or no more; `content` is "a PNG"."""
+    return InputError(f"expected {content} at {path}, got no file; put it back, or name another")
 
 
 def plural(n: SupportsInt, noun: str) -> str:

@@ -41,6 +41,8 @@ def spectral(model_ref: ModelRef, data: Prepared, device: torch.device) -> list[
     decoys, which carry other triggers and true masks, spread the direction that is looked for.
     """
     refs = data.refs("train", fold_of(model_ref, data), model_ref.dims)
+    if len({ref.group for ref in refs}) < 2:
+        raise InputError(f"expected two training patients or more in {data.root}, got fewer; prepare more patients")
     model = model_ref.load(data.task, device)
     sums: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
     with frozen(model), torch.no_grad():
@@ -76,10 +78,16 @@ def disagreement(model_refs: Sequence[ModelRef], data: Prepared, device: torch.d
 
 
 def _of_fold(model_ref: ModelRef, fold: int, data: Prepared, device: torch.device) -> list[Suspect]:
+    refs = data.refs("val", fold, model_ref.dims)
+    if not refs:
+        raise InputError(
+            f"expected patients in fold {fold} of {data.root}, which {model_ref.label} was trained without, got none; "
+            "prepare more patients, or with less --folds"
+        )
     model = model_ref.load(data.task, device)
     pixels: dict[str, Tensor] = {}
     with frozen(model), torch.no_grad():
-        for group in _batches(data.refs("val", fold, model_ref.dims)):
+        for group in _batches(refs):
             batch = Batch.of([data.read(ref) for ref in group], device)
             each = counts(model.decide(model(batch.image)), batch.target)[:, list(data.task.scored)].cpu()
             for case, own in zip(batch.cases, each, strict=True):

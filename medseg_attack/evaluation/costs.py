@@ -42,12 +42,14 @@ class RunCost:
         case_forwards, case_backwards: passes that the attack spends on a case, as `compare --costs` shows them.
         forwards, backwards: passes for all cases, with those of a fit and two of the loop's own per case.
         peak_mb: memory that this process (on a GPU: its tensors) took at most so far.
+        eps: in the unit `eps_unit`; without a unit, the share of the window or whatever the ball has.
     """
 
     model: str
     attack: str
     loss: str
     eps: float
+    eps_unit: str
     cases: int
     case_forwards: int
     case_backwards: int
@@ -115,7 +117,8 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
             model=model_ref.label,
             attack=cell.label,
             loss=cell.loss,
-            eps=cell.eps,
+            eps=cell.budget.value if cell.budget else cell.eps,
+            eps_unit=cell.budget.unit if cell.budget else cell.attack.ball.unit,
             cases=n_cases,
             case_forwards=passes.forwards,
             case_backwards=passes.backwards,

@@ -17,7 +17,7 @@ from medseg_attack.errors import InputError, nearest
 from medseg_attack.runs.grid import safe
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import CONFIG_FILE, HEADER_FILE
-from medseg_attack.storage.files import Form, read_json, require_file, write_json, writing
+from medseg_attack.storage.files import Form, inside, read_json, require_file, write_json, writing
 from medseg_attack.storage.locks import locked
 
 FOLDER, RECORD, DIGITS = "baselines", "baseline.json", 4
@@ -88,10 +88,10 @@ def save_baseline(
     Raises:
         InputError: the name is no name of a folder.
     """
-    root = workspace / FOLDER / require_name(name)
+    root = inside(workspace, f"{FOLDER}/{require_name(name)}")
     with locked(root), writing(root):
         number = max((baseline.number for baseline in history(workspace, name)), default=0) + 1
-        folder = root / f"{number:0{DIGITS}}"
+        folder = inside(root, f"{number:0{DIGITS}}")
         if folder.exists():
             shutil.rmtree(folder)  # of a process that was killed before it wrote the record
         studies = groupby(dict.fromkeys(find_runs(runs)), key=lambda run: run.parent.parent)
@@ -126,6 +126,9 @@ def require_name(name: str) -> str:
     Raises:
         InputError: it is no name of a folder.
     """
-    if not name or name != safe(name) or name.startswith("."):
-        raise InputError(f"expected a name of letters, digits, '-', '.' and '_', got {name!r}; write it so")
+    if not name or name != safe(name) or name[0] in ".-":
+        raise InputError(
+            f"expected a name of letters, digits, '-', '.' and '_' that does not begin with '-' or '.', got {name!r}; "
+            "write it so"
+        )
     return name

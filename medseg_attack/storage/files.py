@@ -46,7 +46,7 @@ def require_file(path: Path, content: str = "a file") -> Path:
     """
     kind = stat.S_IFMT(state_of(path, content).st_mode)
     if kind != stat.S_IFREG:
-        raise InputError(f"expected {content} at {path}, got {_KINDS.get(kind, 'no regular file')}; take it away")
+        raise InputError(f"expected {content} at {path}, got {_KINDS.get(kind, 'no regular file')}; name a file")
     return path
 
 
@@ -311,7 +311,7 @@ def load_json(path: Path) -> Any:
     """
     kinds = (OSError, ValueError, RecursionError)  # also of numbers with thousands of digits
     with refusing(f"a JSON file at {path}", "restore it, or name another", kinds):
-        text = require_file(path, "a JSON file").read_text(encoding="utf-8")
+        text = require_file(path, "a JSON file").read_text(encoding="utf-8-sig")
         return json.loads(
             text, parse_float=_finite, parse_int=_integer, parse_constant=_finite, object_pairs_hook=_distinct
         )
@@ -388,7 +388,7 @@ def read_yaml(path: Path, form: type[BaseModel] | None = None, *, may_be_pipe: b
         if may_be_pipe and path.is_fifo():
             text = _piped(path)
         else:
-            text = require_file(path, "a YAML file").read_text(encoding="utf-8")
+            text = require_file(path, "a YAML file").read_text(encoding="utf-8-sig")
         content = yaml.load(text, Loader=_PlainLoader)
     content = {} if content is None else content
     if not isinstance(content, dict) or not all(isinstance(field, str) for field in content):
@@ -400,7 +400,7 @@ def read_yaml(path: Path, form: type[BaseModel] | None = None, *, may_be_pipe: b
 
 def _piped(path: Path) -> str:
     """The text of a pipe; of one that nobody writes to, at once an error."""
-    with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as pipe:
+    with open(path, encoding="utf-8-sig", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as pipe:
         os.set_blocking(pipe.fileno(), True)  # a writer that there is may take its time
         text = pipe.read(PIPED + 1)
     if not text:

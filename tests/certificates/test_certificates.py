@@ -257,7 +257,7 @@ class TestCommand:
         written = ("--csv", tmp_path / "bounds.csv", "--plot", tmp_path / "bounds.png", "--out", tmp_path / "out")
         result = medattack(*self.words(home, *self.certificate(name), *written))
         assert "Certified is" in " ".join(result.stdout.split())
-        assert "An attack within each radius was run against the bounds of 1 scans." in result.stdout
+        assert "An attack within each radius was run against the bounds of 1 scan." in result.stdout
         assert max(map(len, result.stdout.splitlines())) <= 100
         assert (tmp_path / "bounds.png").stat().st_size > 1000
         assert (tmp_path / "bounds.csv").read_text().startswith("run,volume,group,cls,radius")

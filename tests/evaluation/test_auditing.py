@@ -1,7 +1,7 @@
 """Audits of training data whose poison is known."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +112,20 @@ def test_the_command_lists_whom_to_look_at(data: Prepared, tmp_path: Path) -> No
     ):
         result = medattack(*words, *more, code=2)
         assert message in " ".join(result.output.split())
+
+
+def test_an_audit_of_folds_without_patients_is_refused_and_of_folds_without_poison_says_so(
+    data: Prepared, tmp_path: Path
+) -> None:
+    one = dict.fromkeys(data.splits, 1)
+    with pytest.raises(InputError, match=r"expected patients in fold 0 of .* trained without, got none"):
+        disagreement([exact(replace(data, splits=one), 0)], replace(data, splits=one), CPU)
+    few = {group: int(n > 0) for n, group in enumerate(data.splits)}
+    with pytest.raises(InputError, match="expected two training patients or more"):
+        spectral(exact(data, 1), replace(data, splits=few), CPU)
+    options = ["--model", "unet_small(channels=(4, 8))", "--epochs", "1"]
+    medattack("train", "--data", data.root, *options, "--out", tmp_path / "model")  # without fold 0, which is clean
+    words = ["audit", data.root, "--model", tmp_path / "model", "--by", "disagreement"]
+    printed = " ".join(medattack(*words).stdout.split())
+    assert "None of the 2 poisoned patients was looked at: they are in folds of which no model is given." in printed
+    assert "0 of" not in printed

@@ -85,3 +85,13 @@ def test_a_plan_of_a_budget_with_a_unit_is_printed_without_a_number_that_is_none
     assert "nan" not in printed
     assert "\\n" not in printed
     assert printed.splitlines()[-1].startswith("2 runs of 15 cases: about ")
+
+
+@pytest.mark.parametrize(
+    ("eps", "value", "unit"),
+    [("2%window", 2.0, "%window"), ("3raw", 3.0, "raw"), ("0.5sigma", 0.5, "sigma"), ("4/255", 4 / 255, "")],
+)
+def test_a_budget_of_a_plan_is_a_number_and_its_unit(home: Path, eps: str, value: float, unit: str) -> None:
+    network = f"own('{home}/scans/nets.py:Net')"
+    printed = medattack("attack", "--home", home, "--model", network, "--eps", eps, "--plan", "--json").stdout
+    assert {(run["eps"], run["eps_unit"]) for run in json.loads(printed)["runs"]} == {(value, unit)}

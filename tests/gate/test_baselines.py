@@ -105,3 +105,21 @@ def test_a_badge_shows_the_worst_attack_and_the_verdict(
     assert f"{worse(DICE, by).mean():.3f}" in str(texts[1])
     file.write_text("<svg>mine</svg>")
     assert "name another file" in " ".join(medattack(*words, code=2).stderr.split())
+
+
+@pytest.mark.parametrize("name", ["-x", "--json", ".hidden", "a/b", ""])
+def test_a_name_that_would_be_an_option_or_hidden_is_refused(tmp_path: Path, home: Path, name: str) -> None:
+    run = write_run(tmp_path / "old", DICE)
+    message = " ".join(medattack("compare", run, f"--save-as={name}", code=2).stderr.split())
+    assert "expected a name of letters, digits" in message
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("place", ["baselines", "baselines/main", "baselines/main/0001"])
+def test_a_baseline_is_not_written_through_a_link_out_of_the_workspace(tmp_path: Path, home: Path, place: str) -> None:
+    run, outside = write_run(tmp_path / "old", DICE), tmp_path / "outside"
+    outside.mkdir()
+    (home / place).parent.mkdir(parents=True)
+    (home / place).symlink_to(outside)
+    assert "leads out of it" in " ".join(medattack("compare", run, "--save-as", "main", code=2).stderr.split())
+    assert list(outside.iterdir()) == []

@@ -186,3 +186,15 @@ def read_runs_of(root: Path) -> None:
 
 def pairs_of(root: Path) -> None:
     pairs([root], root)
+
+
+@pytest.mark.parametrize("read", [read_json, read_yaml])
+def test_a_mark_of_the_order_of_bytes_is_no_damage(read: Callable[[Path], Any], tmp_path: Path) -> None:
+    """Editors of Windows write one in front of UTF-8."""
+    (tmp_path / "file").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read(tmp_path / "file") == {"a": 1}
+
+
+def test_what_is_not_there_is_not_to_be_prepared_again(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"got no file; put it back, or name another$"):
+        read_json(tmp_path / "denoiser.json")
