@@ -211,7 +211,8 @@ def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:
     columns = ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "seconds")
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for run in estimate.runs:
-        eps = spec(run.eps) + ("" if run.eps_unit.startswith("%") or not run.eps_unit else " ") + run.eps_unit
+        between = " " if run.eps_unit and not run.eps_unit.startswith("%") else ""
+        eps = f"{run.eps:g}{between}{run.eps_unit}" if run.eps_unit else spec(run.eps)
         passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
         table.add_row(run.model, run.attack, run.loss, eps, *passes, f"{run.seconds:.0f}")
     terminal.out().print(table)

@@ -1,5 +1,6 @@
 """Libraries that decode files raise errors of any type on a damaged one: each is a sentence that names the file."""
 
+import gzip
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,15 @@ import pydicom
 import pytest
 import tifffile
 import torch
-from helpers.dicoms import write_series
+from helpers.dicoms import box, values, write_seg, write_series
 from helpers.runs import dice_of, write_run
 from helpers.scans import write_pair
 from helpers.sources import WRITERS, opened, read_all
 from PIL import Image
 from pydicom.errors import BytesLengthException
 
+from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.formats.dicom.decoders import decoded
 from medseg_attack.data.formats.dicom.reading import read_whole, reading
 from medseg_attack.data.formats.nifti import read_nifti
 from medseg_attack.data.formats.pictures import read_mask, read_picture
@@ -145,3 +148,63 @@ def test_a_frame_of_a_seg_at_no_number_is_refused_with_its_file(text: bytes, tmp
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"seg\.dcm"):
         read_all("dicom", root)
+
+
+SYNTAXES = {
+    "uncompressed": "1.2.840.10008.1.2.1",
+    "RLE": "1.2.840.10008.1.2.5",
+    "JPEG-LS": "1.2.840.10008.1.2.4.80",
+    "JPEG 2000": "1.2.840.10008.1.2.4.90",
+}
+FEWER: dict[str, dict[str, int]] = {
+    "rows": {"Rows": 6},
+    "columns": {"Columns": 5},
+    "more rows": {"Rows": 64},
+    "bits": {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7},
+}
+
+
+@pytest.mark.parametrize("change", FEWER)
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_pixels_of_another_number_than_the_header_has_are_refused(tmp_path: Path, syntax: str, change: str) -> None:
+    """Decoders take the first of them as rows of another length, or end the process (GDCM with JPEG-LS)."""
+    path = write_series(tmp_path, np.random.default_rng(0).integers(0, 900, (1, 32, 40)))[0]
+    dataset = pydicom.dcmread(path)
+    if SYNTAXES[syntax] != dataset.file_meta.TransferSyntaxUID:
+        dataset.compress(SYNTAXES[syntax], generate_instance_uid=False)
+    dataset.save_as(path)
+    assert decoded(path).shape == (1, 32, 40)
+    for field, value in FEWER[change].items():
+        setattr(dataset, field, value)
+    dataset.save_as(path)
+    with pytest.raises(InputError, match="expected "):
+        decoded(path)
+
+
+@pytest.mark.parametrize("change", [{"Rows": 6}, {"Columns": 5}])
+def test_a_segmentation_of_more_pixels_than_its_header_has_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
+    images = write_series(tmp_path / "ct", values(4))
+    write_seg(tmp_path / "seg.dcm", images, box(4, 3, 7, 2, 6), ["Liver"])
+    dataset = pydicom.dcmread(tmp_path / "seg.dcm")
+    for field, value in change.items():
+        setattr(dataset, field, value)
+    dataset.save_as(tmp_path / "seg.dcm")
+    with pytest.raises(InputError, match=r"expected pixels of .* bytes by Rows, Columns, NumberOfFrames"):
+        open_source("dicom", tmp_path).scans[0].read()
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_volume_of_more_voxels_than_its_header_has_is_refused(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    write_pair(path, tmp_path / "mask.nii", image=np.arange(400, dtype=np.int16).reshape(8, 10, 5))
+    content = bytearray(gzip.decompress(path.read_bytes()) if ending == ".nii.gz" else path.read_bytes())
+    for more, dim in ((b"", 5), (bytes(10), 5), (b"", 4), (bytes(200), 5)):
+        header = nibabel.Nifti1Header(bytes(content[:348]))
+        header["dim"][3] = dim
+        changed = header.binaryblock + bytes(content[348:]) + more
+        path.write_bytes(gzip.compress(changed) if ending == ".nii.gz" else changed)
+        if dim == 5 and len(more) < 16:  # padding of less than a row
+            assert read_nifti(path).stored.shape == (8, 10, 5)
+        else:
+            with pytest.raises(InputError, match=r"dim: expected lengths of all voxels in .*; repair the header"):
+                read_nifti(path)

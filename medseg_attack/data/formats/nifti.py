@@ -96,10 +96,19 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
 
 def _unscaled(file: Any, path: Path) -> Array:
     """The stored values; of a compressed file after a look at its checksum, which nibabel leaves out."""
-    if not is_gzipped(path):
-        return np.asanyarray(file.dataobj.get_unscaled())
-    with gunzipped(path) as stream:
-        values: Array = array_from_file(file.shape, file.get_data_dtype(), stream, file.dataobj.offset)
+    kind, row = file.get_data_dtype(), file.shape[0] * file.get_data_dtype().itemsize
+    if is_gzipped(path):
+        with gunzipped(path) as stream:
+            values: Array = array_from_file(file.shape, kind, stream, file.dataobj.offset)
+            n_more = len(stream.read(row))
+    else:
+        values = np.asanyarray(file.dataobj.get_unscaled())
+        n_more = path.stat().st_size - file.dataobj.offset - values.nbytes
+    if n_more >= row:  # the lengths would then cut rows elsewhere than whoever wrote them
+        raise InputError(
+            f"dim: expected lengths of all voxels in {path}, got {' x '.join(map(str, file.shape))}, after which more "
+            "values follow; repair the header"
+        )
     return values
 
 

@@ -1,11 +1,17 @@
 """Stored values of DICOM files: which transfer syntaxes can be decoded here, what to install for others, none GPL."""
 
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder, pixel_array
-from pydicom.uid import UID
+from pydicom.pixels.utils import get_expected_length
+from pydicom.uid import UID, RLELossless
 
 from medseg_attack.data.formats.dicom.reading import reading
 from medseg_attack.data.formats.memory import require_room
@@ -33,6 +39,10 @@ _SYNTAXES = {
     "1.2.840.10008.1.2.4.202": ("HTJ2K lossless, RPCL", _JPEG_2000),
     "1.2.840.10008.1.2.4.203": ("HTJ2K", _JPEG_2000),
 }
+
+_GDCM_FIRST = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")  # with loss, and other libraries round otherwise
+_JPEG_2000_START = b"\xff\x4f\xff\x51"  # of a code stream, whose sizes follow at once
+_SIZED = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG's and JPEG-LS' frame headers
 
 
 def matrix() -> dict[str, str]:
@@ -67,11 +77,79 @@ def decoded(path: Path) -> Array:
         if "PixelData" not in dataset:
             raise InputError(f"expected whole numbers in PixelData, got none in {path}; export it as CT or MR images")
         require_room(path, (dataset.get("NumberOfFrames") or 1, dataset.Rows, dataset.Columns))
+        require_size(dataset, path)
         unused = _align_bits(dataset)
-        pixels: Array = pixel_array(dataset)
+        with refusing_longer_rows(dataset, path):
+            pixels: Array = pixel_array(dataset, decoding_plugin=_plugin(dataset.file_meta.TransferSyntaxUID))
     if unused:
         pixels = pixels >> unused
     return pixels if pixels.ndim == 3 else pixels[None]
+
+
+def require_size(dataset: Dataset, path: Path) -> None:
+    """Passes if the pixels are as many as the header says: uncompressed ones, and those of each compressed frame.
+
+    Raises:
+        InputError: they are of another number, of which decoders would take the wrong ones, or end the process.
+    """
+    rows, columns, n_frames = int(dataset.Rows), int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
+    pixels = dataset.get("PixelData") or b""
+    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
+    if not get_decoder(syntax).is_encapsulated:
+        expected = get_expected_length(dataset)
+        if len(pixels) - expected >= max(2, expected // (rows * n_frames)):  # less than a row is padding
+            raise _other_size(f"{expected} bytes", f"{len(pixels)}", path)
+    elif syntax != RLELossless:
+        for frame in generate_frames(pixels, number_of_frames=n_frames):
+            size = _size(frame)
+            if size is not None and (size[:2] != (rows, columns) or size[2] > int(dataset.BitsAllocated)):
+                expected = f"{rows} x {columns} values of up to {dataset.BitsAllocated} bits"
+                raise _other_size(expected, f"{size[0]} x {size[1]} of {size[2]}", path)
+
+
+@contextmanager
+def refusing_longer_rows(dataset: Dataset, path: Path) -> Iterator[None]:
+    """A scope in which more pixels in an RLE segment than the header says, of which pydicom warns, are refused.
+
+    Raises:
+        InputError: there are more, by a row or more.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        if match := re.search(r"non-conformant padding - (\d+) vs\. (\d+) bytes", str(warning.message)):
+            got, expected = map(int, match.groups())
+            if got - expected >= int(dataset.Columns):
+                raise _other_size(f"{expected} bytes", str(got), path)
+
+
+def _other_size(expected: str, got: str, path: Path) -> InputError:
+    return InputError(
+        f"expected pixels of {expected} by Rows, Columns, NumberOfFrames and BitsAllocated, got {got} in {path}; "
+        "export it again"
+    )
+
+
+def _size(frame: bytes) -> tuple[int, int, int] | None:
+    """Rows, columns and bits by the header of a JPEG, JPEG-LS or JPEG 2000 stream; None of anything else."""
+    if frame.startswith(_JPEG_2000_START) and len(frame) > 42:
+        columns, rows, left, top = (int.from_bytes(frame[n : n + 4], "big") for n in (8, 12, 16, 20))
+        return rows - top, columns - left, (frame[42] & 0x7F) + 1
+    place = 2
+    while place + 9 <= len(frame) and frame[place] == 0xFF:
+        marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
+        if marker in _SIZED:
+            rows, columns = (int.from_bytes(frame[place + n : place + n + 2], "big") for n in (5, 7))
+            return rows, columns, frame[place + 4]
+        place += 2 + length
+    return None
+
+
+def _plugin(syntax: str) -> str:
+    """The library that decodes a lossless syntax: any but GDCM, which ends the process on some that are damaged."""
+    others = [name for name in get_decoder(UID(syntax)).available_plugins if name != "gdcm"]
+    return others[0] if syntax not in _GDCM_FIRST and others else ""
 
 
 def _align_bits(dataset: Dataset) -> int:

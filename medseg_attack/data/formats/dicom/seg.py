@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 
 from medseg_attack.data.formats.dicom.alignment import Alignment, align
-from medseg_attack.data.formats.dicom.decoders import check_decodable
+from medseg_attack.data.formats.dicom.decoders import check_decodable, refusing_longer_rows, require_size
 from medseg_attack.data.formats.dicom.reading import group, numbers, reading
 from medseg_attack.data.formats.dicom.series import Grid
 from medseg_attack.data.formats.memory import require_room
@@ -35,6 +35,7 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
         dataset = pydicom.dcmread(path)
         check_decodable(str(dataset.file_meta.TransferSyntaxUID), path)
         n_frames = _check(dataset, path)
+        require_size(dataset, path)
         image = Segmentation.from_dataset(dataset, copy=False) if n_frames else None
         geometries = [_geometry(dataset, n) for n in range(n_frames)]
     kind = str(dataset.SegmentationType)
@@ -43,7 +44,8 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
         numbers_in_frame = wanted if kind == "LABELMAP" else {_segment(dataset, n)} & wanted
         if not numbers_in_frame:
             continue
-        frame = _frame(image, n, path)
+        with refusing_longer_rows(dataset, path):
+            frame = _frame(image, n, path)
         place = _on(geometries[n], n, frame.shape, grid, path)
         first = once.setdefault((0 if kind == "LABELMAP" else _segment(dataset, n), place), n)
         if first != n and not np.array_equal(_frame(image, first, path), frame):
