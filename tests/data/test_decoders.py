@@ -198,7 +198,7 @@ def test_a_volume_of_more_voxels_than_its_header_has_is_refused(tmp_path: Path, 
     path = tmp_path / f"a{ending}"
     write_pair(path, tmp_path / "mask.nii", image=np.arange(400, dtype=np.int16).reshape(8, 10, 5))
     content = bytearray(gzip.decompress(path.read_bytes()) if ending == ".nii.gz" else path.read_bytes())
-    for more, dim in ((b"", 5), (bytes(10), 5), (b"", 4), (bytes(200), 5)):
+    for more, dim in ((b"", 5), (bytes(15), 5), (b"", 4), (bytes(200), 5)):
         header = nibabel.Nifti1Header(bytes(content[:348]))
         header["dim"][3] = dim
         changed = header.binaryblock + bytes(content[348:]) + more
@@ -208,3 +208,39 @@ def test_a_volume_of_more_voxels_than_its_header_has_is_refused(tmp_path: Path, 
         else:
             with pytest.raises(InputError, match=r"dim: expected lengths of all voxels in .*; repair the header"):
                 read_nifti(path)
+
+
+CHANGES: dict[str, tuple[str, int]] = {
+    "fewer columns": ("ImageWidth", 8),
+    "one column less": ("ImageWidth", 15),
+    "more columns": ("ImageWidth", 17),
+    "fewer rows": ("ImageLength", 6),
+    "one row less": ("ImageLength", 11),
+    "one row more": ("ImageLength", 13),
+    "many rows": ("ImageLength", 60_000),
+    "fewer bits": ("BitsPerSample", 8),
+    "more bits": ("BitsPerSample", 32),
+    "strips of one row": ("RowsPerStrip", 1),
+    "bytes": ("StripByteCounts", 10),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_tiff_of_another_number_of_pixels_than_its_tags_say_is_refused(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.arange(192, dtype=np.uint16).reshape(12, 16), metadata=None)
+    assert read_picture(path).shape == (1, 12, 16)
+    tag, value = CHANGES[change]
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags[tag].overwrite(value)
+    with pytest.raises(InputError, match=r"a\.tif"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize("shape", [(12, 16, 2), (12, 16, 4)])
+def test_channels_that_mean_nothing_are_not_passed_over(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path, colour = tmp_path / "a.tif", "rgb" if shape[2] == 4 else "minisblack"
+    pixels = np.arange(np.prod(shape)).reshape(shape).astype(np.uint8)
+    tifffile.imwrite(path, pixels, photometric=colour, planarconfig="contig", extrasamples=["unspecified"])
+    with pytest.raises(InputError, match=r"expected grey levels or colours in .*, got . channels of which"):
+        read_picture(path)

@@ -4,6 +4,7 @@ As radiologists look at them, rows run from anterior to posterior or from head t
 right to the left or from anterior to posterior.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,15 +97,16 @@ def read_nifti(path: Path, *, several: bool = False) -> Nifti:
 
 def _unscaled(file: Any, path: Path) -> Array:
     """The stored values; of a compressed file after a look at its checksum, which nibabel leaves out."""
-    kind, row = file.get_data_dtype(), file.shape[0] * file.get_data_dtype().itemsize
+    kind = file.get_data_dtype()
+    least = kind.itemsize * math.prod(file.shape) // max(file.shape)  # bytes of a layer: less is padding
     if is_gzipped(path):
         with gunzipped(path) as stream:
             values: Array = array_from_file(file.shape, kind, stream, file.dataobj.offset)
-            n_more = len(stream.read(row))
+            n_more = len(stream.read(least))
     else:
         values = np.asanyarray(file.dataobj.get_unscaled())
         n_more = path.stat().st_size - file.dataobj.offset - values.nbytes
-    if n_more >= row:  # the lengths would then cut rows elsewhere than whoever wrote them
+    if n_more >= least:  # the lengths would then cut rows elsewhere than whoever wrote them
         raise InputError(
             f"dim: expected lengths of all voxels in {path}, got {' x '.join(map(str, file.shape))}, after which more "
             "values follow; repair the header"

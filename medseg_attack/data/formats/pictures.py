@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from medseg_attack.data.formats.memory import require_room
 from medseg_attack.data.formats.scan import Array
+from medseg_attack.data.formats.tiff_size import require_all_pixels
 from medseg_attack.errors import InputError, plural, reason, refusing
 from medseg_attack.storage.files import require_file
 
@@ -271,6 +272,7 @@ def _check_tiff(image: Any, bits: int, path: Path) -> None:
             f"PhotometricInterpretation: expected 0 as black in {path}, got WhiteIsZero; invert the values and write "
             "BlackIsZero"
         )
+    require_all_pixels(image.tag_v2, path)
 
 
 def _bits(image: Any) -> int:

@@ -79,7 +79,7 @@ def decoded(path: Path) -> Array:
         require_room(path, (dataset.get("NumberOfFrames") or 1, dataset.Rows, dataset.Columns))
         require_size(dataset, path)
         unused = _align_bits(dataset)
-        with refusing_longer_rows(dataset, path):
+        with refusing_longer_segments(dataset, path):
             pixels: Array = pixel_array(dataset, decoding_plugin=_plugin(dataset.file_meta.TransferSyntaxUID))
     if unused:
         pixels = pixels >> unused
@@ -97,7 +97,7 @@ def require_size(dataset: Dataset, path: Path) -> None:
     syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
     if not get_decoder(syntax).is_encapsulated:
         expected = get_expected_length(dataset)
-        if len(pixels) - expected >= max(2, expected // (rows * n_frames)):  # less than a row is padding
+        if len(pixels) - expected >= max(2, expected // (max(rows, columns) * n_frames)):  # less than a line is padding
             raise _other_size(f"{expected} bytes", f"{len(pixels)}", path)
     elif syntax != RLELossless:
         for frame in generate_frames(pixels, number_of_frames=n_frames):
@@ -108,11 +108,11 @@ def require_size(dataset: Dataset, path: Path) -> None:
 
 
 @contextmanager
-def refusing_longer_rows(dataset: Dataset, path: Path) -> Iterator[None]:
+def refusing_longer_segments(dataset: Dataset, path: Path) -> Iterator[None]:
     """A scope in which more pixels in an RLE segment than the header says, of which pydicom warns, are refused.
 
     Raises:
-        InputError: there are more, by a row or more.
+        InputError: there are more, by a row or a column.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -120,7 +120,7 @@ def refusing_longer_rows(dataset: Dataset, path: Path) -> Iterator[None]:
     for warning in caught:
         if match := re.search(r"non-conformant padding - (\d+) vs\. (\d+) bytes", str(warning.message)):
             got, expected = map(int, match.groups())
-            if got - expected >= int(dataset.Columns):
+            if got - expected >= min(dataset.Rows, dataset.Columns):
                 raise _other_size(f"{expected} bytes", str(got), path)
 
 

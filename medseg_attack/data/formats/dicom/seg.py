@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 
 from medseg_attack.data.formats.dicom.alignment import Alignment, align
-from medseg_attack.data.formats.dicom.decoders import check_decodable, refusing_longer_rows, require_size
+from medseg_attack.data.formats.dicom.decoders import check_decodable, refusing_longer_segments, require_size
 from medseg_attack.data.formats.dicom.reading import group, numbers, reading
 from medseg_attack.data.formats.dicom.series import Grid
 from medseg_attack.data.formats.memory import require_room
@@ -44,7 +44,7 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
         numbers_in_frame = wanted if kind == "LABELMAP" else {_segment(dataset, n)} & wanted
         if not numbers_in_frame:
             continue
-        with refusing_longer_rows(dataset, path):
+        with refusing_longer_segments(dataset, path):
             frame = _frame(image, n, path)
         place = _on(geometries[n], n, frame.shape, grid, path)
         first = once.setdefault((0 if kind == "LABELMAP" else _segment(dataset, n), place), n)
