@@ -168,7 +168,7 @@ def test_errors_and_progress_show_names_as_text(capsys: pytest.CaptureFixture[st
         assert shown(f"error: expected a file, got {visible(name)}; name another {visible(name)}") == shown(message)
         assert message.count("\n") == 2
         terminal.say(f"note: {name}")
-        terminal.next_step(name)
+        terminal.print_next(name)
         assert capsys.readouterr().err.split("\n") == [f"note: {visible(name)}", f"Next: {visible(name)}", ""]
 
 

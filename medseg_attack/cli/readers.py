@@ -46,9 +46,13 @@ def _write(run: Path, out: Path, n: int, seed: int, device: str, home: Path | No
     require_new(out)
     from medseg_attack.evaluation.pictures.reader_trials import reader_trials
     from medseg_attack.models.trust import use_trust
+    from medseg_attack.runs.reading import find_runs
     from medseg_attack.runs.workspace import home as workspace_of
     from medseg_attack.runtime import pick_device
 
+    run, *others = find_runs([run])
+    if others:
+        raise InputError(f"expected one run, got {run}, {others[0]} and perhaps others; give the folder of one")
     use_trust(workspace_of(home), trust)
     trials = reader_trials(run, n, seed, pick_device(device))
     page = write_study(trials, out, seed)
@@ -59,7 +63,7 @@ def _write(run: Path, out: Path, n: int, seed: int, device: str, home: Path | No
     terminal.say(
         f"wrote {plural(n, 'pair')} of {patients}; give the readers {page.parent}, and keep {out / 'key.json'}"
     )
-    terminal.next_step(terminal.shell(["readers", str(out), "--score", "answers_NAME.csv"]))
+    terminal.next_step(["readers", str(out), "--score", "answers_NAME.csv"])
 
 
 def _score(folder: Path, files: list[Path], json: bool) -> None:

@@ -87,7 +87,7 @@ def show(*lines: str) -> None:
         out().print(visible(line), soft_wrap=True)
 
 
-def next_step(words: Sequence[str]) -> None:
+def next_step(words: list[str]) -> None:
     """Prints the `medattack` command that most users type after this one, in the workspace of this one."""
     home = _typed_home.get() if words[0] in _with_home else None
     print_next(shell([*words, *(["--home", str(home)] if home else [])]))

@@ -63,7 +63,9 @@ def _has_run(folder: Path) -> bool:
 
 KINDS = (
     FolderKind(
-        "certificates", "'medattack certify' with the same options and this --out prints them again", is_certificate
+        "certificates",
+        "'medattack report' shows them beside runs, 'medattack certify' with the same options prints them again",
+        is_certificate,
     ),
     FolderKind("a trained model", "give it as --model to 'medattack attack'", _has(CARD)),
     FolderKind(
@@ -93,6 +95,7 @@ KINDS = (
     FolderKind("a baseline", "give its name as --reference to 'medattack compare'", _has("baseline.json")),
     FolderKind("runs", "'medattack compare' reads them", _has_run),
     FolderKind("a study without a finished part", "run the same command again", _has("study.yaml")),
+    FolderKind("a study with readers", "'medattack readers' with --score reads it", _has("key.json")),
     FolderKind(
         "a page of 'medattack report'", "open its index.html in a browser, or give the runs", _has("index.html")
     ),

@@ -19,6 +19,8 @@ REQUIRED = {
     "certify": ["--model", "unet_small"],
     "detect": ["RUNS"],
     "report": ["RUNS"],
+    "leaderboard": ["ENTRIES"],
+    "readers": ["RUN"],
     "audit": ["DATA", "--model", "unet_small"],
     "screen": ["SCANS", "--detector", "D", "--model", "unet_small"],
     "compare": ["RUNS"],

@@ -40,6 +40,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "half" / "options.json").write_text((data / "options.json").read_text())
     (home / "begun").mkdir()
     (home / "begun" / "options.json").write_text(json.dumps({"model": "unet_small"}))
+    (home / "readers").mkdir()
+    (home / "readers" / "key.json").write_text("{}")
     (home / "page").mkdir()
     (home / "page" / "index.html").write_text("<html>")
     (home / "study").mkdir()
@@ -59,6 +61,7 @@ PLACES = {
     "a baseline": "baselines/main/0001",
     "runs": "runs/a",
     "a study without a finished part": "study",
+    "a study with readers": "readers",
     "a page of 'medattack report'": "page",
     "detectors": "detectors",
     "a workspace": "",
@@ -84,13 +87,14 @@ def test_every_kind_is_told_apart(home: Path) -> None:
 
 Command = Callable[[Path], list[object]]
 READERS: dict[str, tuple[set[str], Command]] = {
-    "report": ({"runs", "a baseline"}, lambda folder: ["report", folder, "--out", folder.parent / "x"]),
+    "report": ({"runs", "a baseline", "certificates"}, lambda folder: ["report", folder, "--out", folder.parent / "x"]),
     "compare": ({"runs", "a baseline"}, lambda folder: ["compare", folder]),
     "compare to": ({"runs", "a baseline"}, lambda folder: ["compare", folder, "--reference", folder]),
     "cite": ({"runs", "a baseline"}, lambda folder: ["cite", folder]),
     "figure": ({"runs", "a baseline"}, lambda folder: ["figure", "curves", folder, "--out", folder.parent / "x.pdf"]),
     "verify": ({"runs", "a baseline"}, lambda folder: ["verify", folder]),
     "detect": ({"runs", "a baseline"}, lambda folder: ["detect", folder]),
+    "readers": ({"runs", "a baseline"}, lambda folder: ["readers", folder, "--out", folder.parent / "x"]),
     "images": ({"runs", "a baseline"}, lambda folder: ["evaluate", "--model", "tiny", "--images", folder]),
     "data": ({"a prepared data set"}, lambda folder: ["train", "--data", folder, "--model", "unet_small"]),
     "poison": ({"a prepared data set"}, lambda folder: ["poison", folder, "relabel", "--out", folder.parent / "x"]),

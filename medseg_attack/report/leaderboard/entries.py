@@ -22,6 +22,7 @@ from medseg_attack.runs.stored_specs import attack_spec, ball_spec, norm_of
 from medseg_attack.stats.patients import interval
 from medseg_attack.stats.scores import MEAN
 from medseg_attack.storage.files import Form, digest, inside, read_json, require_own, write_json
+from medseg_attack.storage.kinds import instead
 from medseg_attack.storage.plain import plain
 
 ABOUT = "medattack leaderboard entry"  # sorted first, so that a file begins with it
@@ -266,10 +267,8 @@ def read_entries(folder: Path) -> list[Entry]:
     """
     files = sorted(folder.glob("*/*/*.json"))
     if not files:
-        raise InputError(
-            f"expected entries in {folder}, as DATASET/THREAT/MODEL.json, got none; make one with medattack report "
-            f"RUNS --entry --out {folder}"
-        )
+        got = instead(folder, "none", f"make one with medattack report RUNS --entry --out {folder}")
+        raise InputError(f"expected entries in {folder}, as DATASET/THREAT/MODEL.json, {got}")
     return [_read(file) for file in files]
 
 

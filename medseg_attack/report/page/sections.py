@@ -74,10 +74,13 @@ def attacked_folders(paths: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: there is none.
     """
-    others = {folder for path in paths for folder in certificate_folders(path)}
-    beside = [path for path in paths if any(path.rglob(f"*{DETECTION_ENDING}"))]
-    with_runs = [path for path in paths if path not in beside or any(path.rglob(CONFIG_FILE))]
-    runs = [run for run in find_runs(with_runs) if run not in others]
+    with_runs = []
+    for path in paths:
+        others = certificate_folders(path)
+        is_beside = bool(others) or any(path.rglob(f"*{DETECTION_ENDING}"))
+        if not is_beside or any(file.parent not in others for file in path.rglob(CONFIG_FILE)):
+            with_runs.append(path)
+    runs = list(find_runs(with_runs))
     if not runs:
         raise InputError(
             f"expected runs of attacks beside what defend, detect and certify wrote, got none in {paths[0]}; name "
