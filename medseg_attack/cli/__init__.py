@@ -22,6 +22,7 @@ from medseg_attack.cli.detect import detect
 from medseg_attack.cli.doctor import doctor
 from medseg_attack.cli.evaluate import evaluate
 from medseg_attack.cli.explain import explain
+from medseg_attack.cli.extract import extract
 from medseg_attack.cli.figure import figure
 from medseg_attack.cli.leaderboard import leaderboard
 from medseg_attack.cli.ls import ls
@@ -81,6 +82,7 @@ for command in (
     poison,
     train,
     audit,
+    extract,
     attack,
     defend,
     evaluate,

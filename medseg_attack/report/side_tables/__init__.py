@@ -1,1 +1,1 @@
-"""Tables of `medattack compare` below its first one."""
+"""Tables beside those of runs: below that of `medattack compare`, and of a stolen copy."""

@@ -1,0 +1,89 @@
+"""`medattack extract`: a copy of a model, learned from its answers to a counted number of queries."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from medseg_attack.cli import options, terminal
+from medseg_attack.errors import InputError
+
+
+@terminal.command
+def extract(
+    victim: Annotated[str, typer.Option("--victim", help="Model that is asked: its name, folder or spec.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the copy.")],
+    data: options.Data = None,
+    queries: Annotated[int, typer.Option("--queries", help="Slices that the victim is asked about.")] = 100,
+    answers: Annotated[
+        Literal["probabilities", "masks", "volumes"],
+        typer.Option(
+            "--answers", help="Answers of the victim: probabilities, masks, or the volumes of the classes in a slice."
+        ),
+    ] = "probabilities",
+    digits: Annotated[
+        int, typer.Option("--digits", help="Digits that probabilities are rounded to, as a defence; 0 gives all.")
+    ] = 0,
+    model: Annotated[str, typer.Option("--model", "-m", help="Network of the copy.")] = "unet_small",
+    steps: Annotated[int, typer.Option("--steps", help="Steps of the copy's training.")] = 1000,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate at the start.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Slices per step.")] = 8,
+    test_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--test-data",
+            help="Prepared data whose test patients the copy is measured on, such as the victim's own.",
+            show_default="--data",
+        ),
+    ] = None,
+    eps: Annotated[str, typer.Option("--eps", help="Budget of PGD for the transfer ratio, such as 4/255.")] = "4/255",
+    seed: options.Seed = 0,
+    json: options.Json = False,
+    device: options.Device = "auto",
+    home: options.Home = None,
+    trust: options.Trust = False,
+    progress: options.ShowProgress = True,
+) -> None:
+    """Steal a model through its answers. A network learns from them alone, and is then compared with its victim:
+    agreement, Dice, and whether attacks on the copy harm the victim.
+
+    Example: medattack extract --victim unet --queries 200 --answers masks --data proxy --out copy
+    """
+    from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.evaluation.extracting import worth
+    from medseg_attack.evaluation.opening import open_model
+    from medseg_attack.models import checkpoints
+    from medseg_attack.models.trust import use_trust
+    from medseg_attack.report.side_tables.extraction import extraction_sheet
+    from medseg_attack.runs import workspace
+    from medseg_attack.runtime import pick_device
+    from medseg_attack.threat.budgets import parse_budget
+    from medseg_attack.training import extraction
+
+    budget = parse_budget(eps)
+    if budget.unit:
+        raise InputError(f"--eps: expected a fraction of the window, got {eps}; write such as 4/255")
+    plan = extraction.Extraction(model, queries, answers, digits, steps, lr, batch_size, seed)
+    folder = workspace.home(home)
+    use_trust(folder, trust)
+    victim_ref, proxy = open_model(victim, folder, data)
+    tested = proxy if test_data is None else open_prepared(test_data)
+    where = pick_device(device)
+    asked = victim_ref.load(proxy.task, where)
+    measured_on = victim_ref.load(tested.task, where)
+    if victim_ref.card.get("dataset", {}).get("fingerprint") == proxy.fingerprint:
+        terminal.say(f"note: {proxy.name} is what the victim learned from; a thief has other patients")
+    with terminal.progress("extract", extraction.PIECES, show=progress) as advance:
+        for loss in extraction.extract(plan, asked, victim_ref.weights_hash, proxy, out, where):
+            advance(1, note=f"loss {loss:.4f}")
+    student = checkpoints.load(out, tested.task, where)
+    measured = worth(student, measured_on, tested, budget.value, where)
+    facts = {"victim": victim_ref.label, "queries": queries, "answers": answers, "digits": digits}
+    if json:
+        terminal.print_json({"folder": str(out), **facts, "eps": budget.value, **measured})
+    else:
+        rounded = f", {digits} digits" if digits else ""
+        title = f"Copy of {victim_ref.label} after {queries} queries ({answers}{rounded}), eps {eps}"
+        terminal.print_sheet(extraction_sheet(measured, title))
+    words = ["attack", *(["--data", str(test_data or data)] if test_data or data else []), "--model", victim]
+    terminal.next_step(terminal.shell([*words, "--attack", f"transfer(surrogate={str(out)!r})"]))

@@ -1,0 +1,202 @@
+"""A student that learns from the answers of a victim to a counted number of queries, and never from a true mask."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from medseg_attack.errors import InputError, plural, require
+from medseg_attack.models import checkpoints
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.log_odds import divergence, without_nan
+from medseg_attack.runtime import deterministic
+from medseg_attack.storage.files import is_checkpoint, require_outside, write_json
+from medseg_attack.storage.locks import locked
+from medseg_attack.training.augment import TrainingData, crc
+from medseg_attack.training.loop import OPTIONS, drawing, require_same
+from medseg_attack.training.losses import finite, training_loss
+from medseg_attack.training.options import Options, label, resolve
+from medseg_attack.types import CaseRef, Image, LogOdds
+
+Answers: TypeAlias = Literal["probabilities", "masks", "volumes"]
+QUERIES = "queries.json"
+LEAST = 1e-7  # probability that an answer can have: float32 holds its log-odds
+PIECES = 10  # of a training, after each of which progress is reported
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The thief's means.
+
+    Attributes:
+        model: spec of the student, a 2-D network.
+        queries: slices that the victim is asked about, 1 or more.
+        answers: probabilities of each pixel, hard masks, or the volume of each class in the slice alone.
+        digits: of the probabilities that the victim gives away; 0: all.
+        steps: of the optimiser, 1 or more.
+    """
+
+    model: str = "unet_small"
+    queries: int = 100
+    answers: Answers = "probabilities"
+    digits: int = 0
+    steps: int = 1000
+    lr: float = 1e-3
+    batch_size: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self, queries=1, digits=0, steps=1, lr=1e-12, batch_size=2)
+        if self.digits and self.answers != "probabilities":
+            raise InputError(f"expected probabilities for --digits, got --answers {self.answers}; drop one of them")
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """One query and its answer.
+
+    Attributes:
+        image: (c, rows, columns).
+        answer: log-odds (k, rows, columns), a 0/1 mask of that shape, or the pixels of each class (k,).
+    """
+
+    image: Tensor
+    answer: Tensor
+
+
+def answered(victim: SegModel, image: Image, kind: Answers, digits: int = 0) -> Tensor:
+    """The part of the victim's answers that a thief gets, (b, k, *s) or (b, k); see `Exchange`."""
+    with frozen(victim), torch.no_grad():
+        log_odds = without_nan(victim(image))
+    if kind == "probabilities":
+        p = log_odds.sigmoid()
+        p = (p * 10**digits).round() / 10**digits if digits else p
+        return p.clamp(LEAST, 1 - LEAST).logit()
+    mask = victim.decide(log_odds).to(image)
+    return mask if kind == "masks" else mask.flatten(2).sum(2)
+
+
+def refs_of(plan: Extraction, data: TrainingData) -> list[CaseRef]:
+    """The slices of the proxy's training patients that are asked about, in random order.
+
+    Raises:
+        InputError: there are not so many.
+    """
+    refs = data.refs("train", 0, 2)
+    if len(refs) < plan.queries:
+        raise InputError(
+            f"expected {plural(plan.queries, 'training slice')} in {data.name} to ask about, got {len(refs)}; give "
+            f"--queries {len(refs)} or a larger --data"
+        )
+    order = torch.randperm(len(refs), generator=torch.Generator().manual_seed(crc(plan.seed, "queries")))
+    return [refs[place] for place in order[: plan.queries].tolist()]
+
+
+def extract(
+    plan: Extraction, victim: SegModel, victim_hash: str, data: TrainingData, folder: Path, device: torch.device
+) -> Iterator[float]:
+    """Asks the victim, trains the student until `folder` is a checkpoint, and yields the loss of each tenth.
+
+    Args:
+        victim_hash: of the victim's weights.
+
+    Raises:
+        InputError: the victim takes whole scans, the folder holds something else, or the loss is not finite.
+    """
+    if victim.dims != 2:
+        raise InputError("expected a victim that takes slices, got one of whole scans; give a 2-D model")
+    network = resolve(Options(plan.model, epochs=1, lr=plan.lr, batch_size=plan.batch_size, seed=plan.seed), data)
+    plan = dataclasses.replace(plan, model=network.model)
+    asked: dict[str, Any] = {**dataclasses.asdict(plan), "victim": victim_hash, "data": data.fingerprint}
+    if data.root is not None:
+        require_outside(folder, Path(data.options.get("source", data.root)))
+    with locked(folder):
+        require_same(folder, asked)
+        if is_checkpoint(folder):
+            return
+        start = time.monotonic()
+        with drawing(crc(plan.seed, "weights"), device):
+            student = checkpoints.build_model(plan.model, data.task).to(device)
+        if student.dims != 2:
+            raise InputError(f"expected a 2-D student, got {plan.model}, which takes whole scans; give another --model")
+        if not list(student.parameters()):
+            raise InputError(f"expected a student with weights, got {plan.model}, which has none; give another --model")
+        refs = refs_of(plan, data)
+        write_json(folder / OPTIONS, asked)
+        exchanges = [_exchange(plan, victim, data, ref, device) for ref in refs]
+        write_json(folder / QUERIES, {"answers": plan.answers, "count": len(refs), "cases": [ref.id for ref in refs]})
+        with deterministic(device), drawing(crc(plan.seed, "noise"), device):
+            for number, loss in enumerate(_fit(plan, student, exchanges, device), start=1):
+                finite(loss, number)
+                yield loss
+        root = None if data.root is None else str(data.root)
+        card = {
+            "label": label(plan.model),
+            "spec": plan.model,
+            "dataset": {"name": data.name, "fingerprint": data.fingerprint, "path": root},
+            "training": dataclasses.asdict(network),
+            "extraction": asked,
+            "seconds": time.monotonic() - start,
+            "window": data.options.get("window"),
+        }
+        checkpoints.save(folder, student, card)
+
+
+def _exchange(plan: Extraction, victim: SegModel, data: TrainingData, ref: CaseRef, device: torch.device) -> Exchange:
+    image = data.read(ref).image
+    answer = answered(victim, image[None].to(device), plan.answers, plan.digits)[0]
+    return Exchange(image, answer.cpu())
+
+
+def _fit(plan: Extraction, student: SegModel, exchanges: Sequence[Exchange], device: torch.device) -> Iterator[float]:
+    """Trains with AdamW along a cosine; yields the mean loss of each tenth of the steps.
+
+    A batch has slices of one shape, drawn with replacement, so that few queries fill one, too.
+    """
+    student.train()
+    optimiser = torch.optim.AdamW(student.parameters(), lr=plan.lr)
+    loss_of = _loss(plan.answers, student, exchanges)
+    shapes: dict[tuple[int, ...], list[Exchange]] = {}
+    for exchange in exchanges:
+        shapes.setdefault(tuple(exchange.image.shape), []).append(exchange)
+    rng = torch.Generator().manual_seed(crc(plan.seed, "batches"))
+    losses: list[Tensor] = []
+    piece = math.ceil(plan.steps / PIECES)
+    for step in range(plan.steps):
+        first = exchanges[int(torch.randint(len(exchanges), (), generator=rng))]
+        alike = shapes[tuple(first.image.shape)]
+        batch = [alike[place] for place in torch.randint(len(alike), (plan.batch_size,), generator=rng).tolist()]
+        image = torch.stack([each.image for each in batch]).to(device)
+        answer = torch.stack([each.answer for each in batch]).to(device)
+        for group in optimiser.param_groups:
+            group["lr"] = plan.lr * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
+        loss = loss_of(student(image), answer)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        losses.append(loss.detach())
+        if len(losses) == piece or step == plan.steps - 1:
+            yield float(torch.stack(losses).mean())
+            losses = []
+
+
+def _loss(kind: Answers, student: SegModel, exchanges: Sequence[Exchange]) -> Callable[[LogOdds, Tensor], Tensor]:
+    """The loss between the student's log-odds and answers of that kind."""
+    if kind == "probabilities":
+        exclusive = student.task.exclusive
+        return lambda log_odds, answer: divergence(answer, log_odds, exclusive).mean()
+    if kind == "masks":
+        return training_loss("dice_ce", student.task)
+    mean = torch.stack([each.answer for each in exchanges]).mean(0).clamp(min=1)
+
+    def of_volumes(log_odds: LogOdds, answer: Tensor) -> Tensor:
+        """Squared error of the soft volume of each class, in its mean volume."""
+        return ((log_odds.sigmoid().flatten(2).sum(2) - answer) / mean.to(answer)).square().mean()
+
+    return of_volumes

@@ -1,0 +1,174 @@
+"""Extraction: linear victims are recovered exactly, answers hold what they say, queries are counted."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.command import medattack
+from torch import Tensor, nn
+
+from medseg_attack.data.prepared.reading import open_prepared
+from medseg_attack.errors import InputError
+from medseg_attack.evaluation.extracting import worth
+from medseg_attack.models.checkpoints import build_model
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.training import extraction
+from medseg_attack.training.extraction import Answers, Extraction, answered
+from medseg_attack.types import Task
+
+ORGAN = Task("square", ("organ",))
+W, B = 7.25, -3.5
+
+
+class Linear(nn.Module):
+    """Every pixel by itself: l = w x + b."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.tensor(W)), nn.Parameter(torch.tensor(B))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w * x + self.b
+
+
+@pytest.fixture
+def victim() -> SegModel:
+    return SegModel(Linear(), ORGAN).double().eval()
+
+
+def pixel(x: float) -> Tensor:
+    return torch.full((1, 1, 1, 1), x, dtype=torch.float64)
+
+
+def test_two_intensities_determine_a_linear_victim_exactly(victim: SegModel) -> None:
+    low, high = (answered(victim, pixel(x), "probabilities").item() for x in (0.25, 0.75))
+    slope = (high - low) / 0.5
+    assert slope == pytest.approx(W, abs=1e-12)
+    assert low - slope * 0.25 == pytest.approx(B, abs=1e-12)
+
+
+@pytest.mark.parametrize("queries", [4, 10, 20])
+def test_masks_find_the_threshold_to_half_as_much_with_each_query(victim: SegModel, queries: int) -> None:
+    low, high = 0.0, 1.0
+    for _ in range(queries):
+        middle = (low + high) / 2
+        inside = answered(victim, pixel(middle), "masks").item() == 1
+        low, high = (low, middle) if inside else (middle, high)
+    assert high - low == 2**-queries
+    assert low <= -B / W <= high
+
+
+def test_answers_hold_no_more_than_they_say(victim: SegModel) -> None:
+    image = torch.rand(3, 1, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        log_odds = victim(image)
+    masks = answered(victim, image, "masks")
+    assert masks.unique().tolist() == [0, 1]
+    assert torch.equal(masks, (log_odds >= 0).double())
+    assert torch.equal(answered(victim, image, "volumes"), masks.flatten(2).sum(2))
+    torch.testing.assert_close(answered(victim, image, "probabilities"), log_odds)
+    rounded = answered(victim, image, "probabilities", digits=1).sigmoid()
+    torch.testing.assert_close(rounded, (log_odds.sigmoid() * 10).round() / 10, atol=2e-7, rtol=0)
+
+
+def test_certain_answers_stay_finite(victim: SegModel) -> None:
+    with torch.no_grad():
+        victim.net.w.fill_(1e6)  # type: ignore[union-attr, operator]
+    assert torch.isfinite(answered(victim, pixel(1.0), "probabilities")).all()
+    assert torch.isfinite(answered(victim, pixel(1.0), "probabilities", digits=2)).all()
+
+
+@pytest.mark.parametrize("fields", [{"queries": 0}, {"steps": 0}, {"digits": -1}, {"batch_size": 1}, {"lr": 0.0}])
+def test_means_that_are_none_are_refused(fields: dict[str, int]) -> None:
+    with pytest.raises(InputError):
+        Extraction(**fields)  # type: ignore[arg-type]
+
+
+def test_digits_of_masks_are_refused() -> None:
+    with pytest.raises(InputError, match="drop one of them"):
+        Extraction(answers="masks", digits=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("extraction")
+    options = ["--size", "32,32"]
+    medattack("prepare", root / "scans", "--format", "phantom", "--out", root / "data", *options)
+    return root / "data"
+
+
+def extract(data: Path, out: Path, *words: object, code: int = 0) -> object:
+    options = ["--data", data, "--out", out, "--home", data.parent / "home", "--victim", "oracle", *words]
+    return medattack("extract", *options, code=code)
+
+
+@pytest.mark.parametrize("answers", ["probabilities", "masks", "volumes"])
+def test_every_kind_of_answer_is_learned_from(answers: Answers, data: Path, tmp_path: Path) -> None:
+    prepared = open_prepared(data)
+    plan = Extraction(queries=8, answers=answers, steps=40, lr=1e-2)
+    model = build_model("oracle", prepared.task)
+    losses = list(extraction.extract(plan, model, "hash", prepared, tmp_path / "copy", torch.device("cpu")))
+    assert len(losses) == extraction.PIECES
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("answers", ["probabilities", "masks"])
+def test_a_copy_of_a_threshold_agrees_with_it(answers: Answers, data: Path, tmp_path: Path) -> None:
+    """A few steps suffice to know bright from dark."""
+    options = ["--queries", 30, "--steps", 60, "--lr", 1e-2, "--answers", answers, "--json"]
+    result = json.loads(extract(data, tmp_path / "copy", *options).stdout)  # type: ignore[attr-defined]
+    assert result["fidelity"] > 0.7
+    assert result["queries"] == 30
+    queries = json.loads((tmp_path / "copy" / "queries.json").read_text())
+    assert queries["count"] == len(set(queries["cases"])) == 30
+    assert json.loads((tmp_path / "copy" / "card.json").read_text())["extraction"]["answers"] == answers
+
+
+def test_the_same_weights_have_fidelity_1_and_transfer_all(data: Path) -> None:
+    prepared = open_prepared(data)
+    model = build_model("oracle", prepared.task)
+    measured = worth(model, model, prepared, 0.05, torch.device("cpu"))
+    assert measured["fidelity"] == 1
+    assert measured["transfer"] == 1
+    assert measured["student"] == measured["victim"] > measured["own"] == measured["transferred"]
+
+
+def test_a_copy_is_a_model_like_any_other_and_is_made_once(data: Path, tmp_path: Path) -> None:
+    options = ["--queries", 5, "--steps", 4]
+    first = extract(data, tmp_path / "copy", *options).stdout  # type: ignore[attr-defined]
+    weights = (tmp_path / "copy" / "weights.safetensors").read_bytes()
+    assert extract(data, tmp_path / "copy", *options).stdout == first  # type: ignore[attr-defined]
+    assert (tmp_path / "copy" / "weights.safetensors").read_bytes() == weights
+    medattack("evaluate", "--data", data, "--model", tmp_path / "copy", "--home", tmp_path / "home", "--limit", 2)
+    refused = extract(data, tmp_path / "copy", "--queries", 6, "--steps", 4, code=2)
+    assert "queries 5 instead of 6" in " ".join(refused.stderr.split())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--queries", 100000], "to ask about, got"),
+        (["--queries", 0], "expected queries"),
+        (["--answers", "masks", "--digits", 2], "drop one of them"),
+        (["--eps", "5HU"], "expected a fraction of the window, got 5HU"),
+        (["--model", "oracle"], "weights"),
+    ],
+)
+def test_what_cannot_be_stolen_leaves_nothing(words: list[object], sentence: str, data: Path, tmp_path: Path) -> None:
+    result = extract(data, tmp_path / "copy", *words, code=2)
+    assert result.stderr.startswith("error: ")  # type: ignore[attr-defined]
+    assert sentence in " ".join(result.stderr.split())  # type: ignore[attr-defined]
+    assert not (tmp_path / "copy" / "card.json").exists()
+
+
+def test_a_victim_with_other_classes_is_refused(data: Path, tmp_path: Path) -> None:
+    """Its checkpoint knows its task; the proxy has another."""
+    extract(data, tmp_path / "copy", "--queries", 4, "--steps", 2)
+    card = json.loads((tmp_path / "copy" / "card.json").read_text())
+    card["task"]["classes"] = ["liver", "spleen"]
+    (tmp_path / "copy" / "card.json").write_text(json.dumps(card))
+    options = ["--data", data, "--out", tmp_path / "second", "--home", tmp_path / "home", "--queries", 4]
+    result = medattack("extract", "--victim", tmp_path / "copy", *options, code=2)
+    assert "was trained for" in " ".join(result.stderr.split())
+    assert not (tmp_path / "second").exists()
