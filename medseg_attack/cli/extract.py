@@ -86,4 +86,4 @@ def extract(
         title = f"Copy of {victim_ref.label} after {queries} queries ({answers}{rounded}), eps {eps}"
         terminal.print_sheet(extraction_sheet(measured, title))
     words = ["attack", *(["--data", str(test_data or data)] if test_data or data else []), "--model", victim]
-    terminal.next_step(terminal.shell([*words, "--attack", f"transfer(surrogate={str(out)!r})"]))
+    terminal.next_step([*words, "--attack", f"transfer(surrogate={str(out)!r})"])
