@@ -78,7 +78,7 @@ def extract(
             advance(1, note=f"loss {loss:.4f}")
     student = checkpoints.load(out, tested.task, where)
     measured = worth(student, measured_on, tested, budget.value, where)
-    facts = {"victim": victim_ref.label, "queries": queries, "answers": answers, "digits": digits}
+    facts = {"label": victim_ref.label, "queries": queries, "answers": answers, "digits": digits}
     if json:
         terminal.print_json({"folder": str(out), **facts, "eps": budget.value, **measured})
     else:

@@ -120,6 +120,8 @@ def test_a_copy_of_a_threshold_agrees_with_it(answers: Answers, data: Path, tmp_
     result = json.loads(extract(data, tmp_path / "copy", *options).stdout)  # type: ignore[attr-defined]
     assert result["fidelity"] > 0.7
     assert result["queries"] == 30
+    assert result["label"] == "oracle"
+    assert 0 < result["victim"] <= 1
     queries = json.loads((tmp_path / "copy" / "queries.json").read_text())
     assert queries["count"] == len(set(queries["cases"])) == 30
     assert json.loads((tmp_path / "copy" / "card.json").read_text())["extraction"]["answers"] == answers
