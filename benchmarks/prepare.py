@@ -67,7 +67,7 @@ def write_set(root: Path, slices: int) -> Path:
             name = f"case{scan % PATIENTS + 1}_day{20 * (scan // PATIENTS)}"
             folder = root / "train" / name.partition("_")[0] / name / "scans"
             folder.mkdir(parents=True)
-            n = min(SHORT if scan < N_SHORT else LONG, left)
+            n = min(LONG if scan < N_SCANS - N_SHORT else SHORT, left)
             for number in range(1, n + 1):
                 target = folder / f"slice_{number:04d}_{SIDE}_{SIDE}_1.50_1.50.png"
                 os.link(drawn / f"{scan % DRAWN}_{number}.png", target)

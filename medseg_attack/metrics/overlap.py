@@ -20,12 +20,7 @@ def measure(*pairs: tuple[Mask, Mask]) -> list[list[list[Overlap]]]:
 def counts(pred: Mask, target: Mask) -> Int[Tensor, "b k 3"]:
     """Pixels in the truth, in the prediction and in both, per sample and class."""
     pred, target = pred.flatten(2), target.flatten(2)
-    return torch.stack([_n_pixels(mask, [2]) for mask in (target, pred, pred & target)], dim=-1)
-
-
-def _n_pixels(mask: Shaped[Tensor, "*n"], axes: list[int]) -> Tensor:
-    """The pixels of a mask along some axes; sums of bytes take a third of the time of sums of truth values."""
-    return mask.view(torch.uint8).sum(axes)
+    return torch.stack([target.sum(2), pred.sum(2), (pred & target).sum(2)], dim=-1)
 
 
 def dice(pred: Mask, target: Mask, *, empty: float, dtype: torch.dtype = torch.float32) -> Float[Tensor, "b k"]:
@@ -66,6 +61,6 @@ def index_sums(mask: Mask) -> Int[Tensor, "b k 3"]:
     sums = []
     for axis in axes:
         others = [other for other in axes if other != axis]
-        along = _n_pixels(mask, others)
+        along = mask.sum(dim=others)
         sums.append((along * torch.arange(mask.shape[axis], device=mask.device)).sum(2))
     return torch.stack([torch.zeros_like(sums[0])] * (3 - len(sums)) + sums, dim=-1)
