@@ -4,6 +4,7 @@ That their numbers are those of `defend`, `detect` and `certify` is shown beside
 """
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ def test_results_without_runs_are_refused(tmp_path: Path) -> None:
     refusal = medattack("report", tmp_path / "detectors", "--out", tmp_path / "out", code=2)
     assert "expected runs of attacks beside what defend, detect and certify wrote" in " ".join(refusal.stderr.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_certificate_that_is_none_is_refused_by_its_file(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs", dice_of(0, 2))
+    bounds = tmp_path / "bounds"
+    shutil.copytree(run, bounds)
+    edit(bounds / "config.json", certificate="own('net.py:build')")
+    refusal = " ".join(medattack("report", tmp_path, "--out", tmp_path / "out", code=2).stderr.split())
+    assert "expected a certificate in" in refusal
+    assert "unknown certificate" in refusal
 
 
 def test_a_trial_whose_twin_has_no_runs_is_refused(tmp_path: Path) -> None:

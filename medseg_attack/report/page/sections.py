@@ -128,7 +128,13 @@ def _certificate(folder: Path) -> Result:
         )
     header = read_json(folder / HEADER_FILE, StoredCertificate)
     stored = RunFolder(folder)
-    certificate = registry.build(str(stored.config["certificate"]), "certificate")
+    try:
+        certificate = registry.build(str(stored.config["certificate"]), "certificate")
+    except InputError as error:
+        raise InputError(
+            f"expected a certificate in {folder / CONFIG_FILE}, got none that can be built ({error}); run medattack "
+            "certify again"
+        ) from error
     rows = stored.rows()
     title = f"{registry.spec(certificate)} of {header['model']} on {header['data']}"
     sheet = certificate_sheet(rows, certificate, title=title, unit=header.get("unit", ""))
