@@ -138,7 +138,10 @@ def test_levels_of_some_images_are_the_levels_of_these() -> None:
     assert levels is not None
     selected = levels.at(torch.tensor([2, 0]))
     for field in fields(StoredValues):
-        for part, expected in zip(*(tuple(getattr(case, field.name)) for case in (selected, these)), strict=True):
+        values = [getattr(case, field.name) for case in (selected, these)]
+        for part, expected in zip(
+            *((value,) if isinstance(value, bool) else tuple(value) for value in values), strict=True
+        ):
             assert torch.equal(part, expected) if isinstance(part, Tensor) else part == expected, field.name
 
 

@@ -67,7 +67,8 @@ def test_a_model_that_follows_the_anatomy_loses_nothing(model: SegModel, dtype: 
         assert row.size == pytest.approx(2.0)
         assert row.linf == 0.0  # beside the movement
         assert np.isnan(row.budget)
-        assert row.extra == {"hd95_mm_clean": 0.0, "hd95_mm_adv": 0.0, "diagonal_mm": pytest.approx(280**0.5)}
+        expected = {"hd95_mm_clean": 0.0, "hd95_mm_adv": 0.0, "diagonal_mm": pytest.approx(280**0.5)}
+        assert {name: row.extra[name] for name in expected} == expected
     rows = pd.DataFrame([vars(row) | row.extra for row in result.rows]).drop(columns="extra").assign(run="r")
     (score,) = scored(pooled(rows, "volume"), "one").to_dict("records")
     assert (score["dice_clean"], score["dice_adv"]) == (1.0, 1.0)

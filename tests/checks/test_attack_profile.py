@@ -176,7 +176,12 @@ def test_attacks_are_listed_by_family_controls_first_in_100_columns(monkeypatch:
     listed = [line for line in lines if line in titles]
     assert listed == sorted(titles, key=lambda title: (not title.startswith("Controls"), title))
     controls = lines[lines.index("Controls: what every attack must beat") + 1 : lines.index(listed[1]) - 1]
-    assert [line.split()[0] for line in controls if line and line[0] != " "] == ["clean", "noise", "shuffled"]
+    assert [line.split()[0] for line in controls if line and line[0] != " "] == [
+        "clean",
+        "corruption",
+        "noise",
+        "shuffled",
+    ]
     assert max(map(len, lines)) <= 100
     start = lines.index("Options that many attacks share") + 1
     shared = [line.split()[0] for line in lines[start:] if line and line[0] != " "]

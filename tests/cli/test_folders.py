@@ -15,6 +15,7 @@ REQUIRED = {
     "prepare": ["SOURCE", "--format", "phantom"],
     "attack": ["--model", "unet_small"],
     "defend": ["unet_small"],
+    "extract": ["--victim", "unet_small", "--out", "copy"],
     "evaluate": ["--model", "unet_small"],
     "certify": ["--model", "unet_small"],
     "detect": ["RUNS"],

@@ -42,7 +42,8 @@ def test_a_summary_then_the_next_command(tmp_path: Path) -> None:
     assert max(map(len, stdout.splitlines())) <= 100
     for word in ("large_bowel", "stomach", "patients", "12 rows x 16 columns", "1.63 x 1.5 mm", "3 mm between"):
         assert word in stdout
-    assert message.splitlines()[-1] == f"Next: medattack train --data {out} --model unet_small"
+    home = tmp_path / "home"
+    assert message.splitlines()[-1] == f"Next: medattack train --data {out} --model unet_small --home {home}"
     assert files(root) == before
 
 

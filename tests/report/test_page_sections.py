@@ -13,6 +13,8 @@ from helpers.command import medattack
 from helpers.pages import page_of, section, tables, write_detection, write_trial
 from helpers.runs import dice_of, edit, write_run
 
+from medseg_attack.runs.folder import RunFolder
+
 SECTIONS = ("defences", "detectors", "certificates")
 
 
@@ -61,9 +63,10 @@ def test_results_without_runs_are_refused(tmp_path: Path) -> None:
 
 def test_a_certificate_that_is_none_is_refused_by_its_file(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs", dice_of(0, 2))
-    bounds = tmp_path / "bounds"
-    shutil.copytree(run, bounds)
-    edit(bounds / "config.json", certificate="own('net.py:build')")
+    stored = RunFolder(run)
+    bounds = RunFolder.open(tmp_path / "bounds", stored.config | {"certificate": "own('net.py:build')"})
+    bounds.write_table(0, stored.table(), 0.0, 1)
+    shutil.copy(run / "run.json", bounds.path)
     refusal = " ".join(medattack("report", tmp_path, "--out", tmp_path / "out", code=2).stderr.split())
     assert "expected a certificate in" in refusal
     assert "unknown certificate" in refusal

@@ -79,7 +79,8 @@ def no_labels(objects: Index, root: Path) -> str:
 
 def _size(path: Path) -> str:
     volume = read_nifti(path)
-    unit = "" if volume.header.unit == "millimetres" else f" (its header: {volume.header.unit})"
+    stated = volume.header.unit  # where there is none, mm are what it means
+    unit = "" if stated in ("millimetres", "no unit") else f" (its header: {stated})"
     return _voxels(volume.stored.shape, tuple(volume.header.spacing_mm)) + unit
 
 
