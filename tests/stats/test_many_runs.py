@@ -113,3 +113,20 @@ def test_a_run_of_scans_is_refused_for_slices(tmp_path: Path) -> None:
     write_runs(tmp_path, dims=3)
     with pytest.raises(InputError, match="expected --unit volume or patient for a 3-D model"):
         read_summary([tmp_path], unit="slice", empty="one")
+
+
+def test_each_row_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one run are not looked for among those of all: n runs would take n²."""
+    write_runs(tmp_path)
+    counts: list[int] = []
+
+    def counted(rows: pd.DataFrame, unit: Unit) -> scores.Condensed:
+        counts.append(len(rows))
+        return condensed(rows, unit)
+
+    condensed = scores.condensed
+    monkeypatch.setattr(scores, "condensed", counted)
+    monkeypatch.setattr(scores, "AT_ONCE", 0)
+    of_runs = read_runs([tmp_path])["run"].value_counts()
+    read_summary([tmp_path], unit="volume", empty="one")
+    assert sorted(counts) == sorted(of_runs)
