@@ -9,6 +9,7 @@ import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import EmptyRule, Home, Json, Tracker, Unit, file_option, repeated
+from medseg_attack.cli.side_tables import SideTables
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from medseg_attack.gate.verdicts import Verdict
     from medseg_attack.report.sheet import Sheet
-    from medseg_attack.stats.comparisons import Side
 
 
 @terminal.command
@@ -170,15 +170,16 @@ def compare(
     else:
         first = _changes(rows, old, unit, empty, content)
     sheets = [replace(first, flags=[flag.sentence for flag in flags])]
+    side = SideTables(rows, table, unit, empty, content, sheets)
     if deltas:
-        csv_table = _deltas(rows, keys, empty, content, sheets)
+        csv_table = side.deltas(keys)
     if visibility:
-        sheets.append(_visibility(rows, table, content))
-    _corruptions(table, content, sheets)
-    _backdoors(rows, unit, empty, content, sheets)
+        side.visibility()
+    side.corruptions()
+    side.backdoors()
     if paired:
-        _paired(rows, paired, unit, empty, content, sheets)
-    _from_scans(rows, ejection_fraction, factor, unit, empty, content, sheets)
+        side.paired(paired)
+    side.from_scans(ejection_fraction, factor or ())
     verdicts = judge(rules, rows, old, findings, unit=unit, empty=empty)
     if verdicts:
         content["gate"] = verdict_json(verdicts)
@@ -325,138 +326,6 @@ def _changes(
     table = changes(rows, old, unit=unit, empty=empty)
     content["changes"] = table.to_dict("records")
     return change_sheet(table, unit=unit, empty=empty)
-
-
-def _deltas(
-    rows: "pd.DataFrame", by: Sequence[str], empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]"
-) -> "pd.DataFrame":
-    from medseg_attack.report.clinical import delta_sheet
-    from medseg_attack.stats.clinical import delta_summary, deltas
-
-    header = rows.drop_duplicates("run").set_index("run")[["model", "attack", "loss", "eps", "ball"]]
-    table = deltas(rows, empty=empty)
-    sheets.append(delta_sheet(delta_summary(table), header, by))
-    table = table.join(header, on="run")
-    content["deltas"] = table.to_dict("records")
-    return table
-
-
-def _corruptions(table: "pd.DataFrame", content: dict[str, Any], sheets: "list[Sheet]") -> None:
-    """The cost of natural corruptions, where a run is of one."""
-    from medseg_attack.stats.ladders import has_corruptions, ladders
-
-    if has_corruptions(table):
-        from medseg_attack.report.side_tables.ladders import ladder_sheet
-
-        corrupted = ladders(table)
-        content["corruptions"] = corrupted.to_dict("records")
-        sheets.append(ladder_sheet(corrupted))
-
-
-def _visibility(rows: "pd.DataFrame", table: "pd.DataFrame", content: dict[str, Any]) -> "Sheet":
-    from medseg_attack.report.side_tables.visibility import visibility_sheet
-    from medseg_attack.stats.visible_changes import visible
-
-    measured = visible(rows)
-    content["visibility"] = measured.to_dict("records")
-    return visibility_sheet(table.merge(measured, on="run"))
-
-
-def _backdoors(
-    rows: "pd.DataFrame", unit: Unit, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]"
-) -> None:
-    """The success of triggers, where a run used one."""
-    from medseg_attack.report.backdoors import backdoor_sheet
-    from medseg_attack.stats.backdoors import backdoors, has_triggers
-
-    if has_triggers(rows):
-        table = backdoors(rows, unit=unit, empty=empty)
-        content["backdoors"] = table.to_dict("records")
-        sheets.append(backdoor_sheet(table, unit=unit, empty=empty))
-
-
-def _paired(
-    rows: "pd.DataFrame", side: "Side", unit: Unit, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]"
-) -> None:
-    from medseg_attack.report.clinical import paired_sheet, rank_sheet
-    from medseg_attack.stats.comparisons import between, ranks
-
-    pairs, places = between(rows, side, unit=unit, empty=empty), ranks(rows, side, unit=unit, empty=empty)
-    if pairs.empty:
-        same = "under the same attack" if side == "model" else "on the same model in the same ball"
-        raise InputError(f"expected several {side}s {same} for --paired {side}, got one; give more runs")
-    content |= {"paired": pairs.to_dict("records"), "ranks": places.to_dict("records")}
-    sheets += [paired_sheet(pairs, side), rank_sheet(places, side)]
-
-
-def _from_scans(
-    rows: "pd.DataFrame",
-    ventricle: str | None,
-    factors: list[str] | None,
-    unit: Unit,
-    empty: EmptyRule,
-    content: dict[str, Any],
-    sheets: "list[Sheet]",
-) -> None:
-    """The tables that need more than the rows: the prepared data of the runs, or their model."""
-    if ventricle is not None:
-        _ejection_fractions(rows, ventricle, empty, content, sheets)
-    if factors:
-        _factors(rows, factors, unit, empty, content, sheets)
-
-
-def _ejection_fractions(
-    rows: "pd.DataFrame", ventricle: str, empty: EmptyRule, content: dict[str, Any], sheets: "list[Sheet]"
-) -> None:
-    from medseg_attack.errors import nearest
-    from medseg_attack.evaluation.opening import open_data_of
-    from medseg_attack.report.clinical import ejection_sheet
-    from medseg_attack.stats.clinical import deltas, ejection_summary, ejections
-
-    organs = rows["cls"].unique().tolist()
-    if ventricle not in organs:
-        raise InputError(f"expected an organ of the runs, got {ventricle!r}; {nearest(ventricle, organs)}")
-    phases = {
-        (run, record.id): record.phase
-        for run in rows["run"].unique()
-        for record in open_data_of(Path(run)).records.values()
-        if record.phase
-    }
-    table = ejections(deltas(rows, empty=empty), phases, ventricle)
-    if table.empty:
-        raise InputError(
-            "expected scans of end diastole and of end systole of a patient among the runs, got none; prepare a data "
-            "set that says the phase, such as ACDC with its Info.cfg, and attack whole scans"
-        )
-    summary = ejection_summary(table)
-    header = rows.drop_duplicates("run").set_index("run")[["model", "attack", "loss", "eps", "ball"]]
-    content["ejection_fractions"] = summary.join(header, on="run").to_dict("records")
-    sheets.append(ejection_sheet(summary, header, ventricle))
-
-
-def _factors(
-    rows: "pd.DataFrame",
-    factors: list[str],
-    unit: Unit,
-    empty: EmptyRule,
-    content: dict[str, Any],
-    sheets: "list[Sheet]",
-) -> None:
-    """Reads the scans again, and their model, for what the rows do not hold."""
-    import torch
-
-    from medseg_attack.evaluation.factors.measuring import measured
-    from medseg_attack.report.clinical import factor_sheet
-    from medseg_attack.stats.associations import associations
-
-    attacks = rows.loc[rows["role"] != "control", "run"].unique().tolist()
-    table = associations(rows, measured(attacks, factors, torch.device("cpu")), unit=unit, empty=empty)
-    if table.empty:
-        raise InputError(
-            f"expected runs between whose scans or models {', '.join(factors)} differs, got one value; give more runs"
-        )
-    content["factors"] = table.to_dict("records")
-    sheets.append(factor_sheet(table, factors))
 
 
 def _write(
