@@ -330,7 +330,7 @@ def edit_member(file: Path, rng: random.Random) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             members = {name: archive.read(name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError):
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError):
         flip(file, rng)
         return
     if not members:
