@@ -139,3 +139,17 @@ def test_many_budgets_leave_the_largest_of_each_ball(tmp_path: Path) -> None:
     (file,) = (tmp_path / "out").glob("*.html")
     assert "The largest budget of each ball; 5 smaller ones left out" in file.read_text()
     assert len(table({".html": file.read_text()}, "Strongest attack, organ by organ")) == 4
+
+
+def test_each_attack_has_its_goal(tmp_path: Path) -> None:
+    goals = {
+        "fgsm": "any wrong mask",
+        "pgd(objective=toward(bce, erase('liver')))": "a chosen mask",
+        "volume_bias(organ='liver')": "another measurement",
+    }
+    for n, attack in enumerate(goals, start=1):
+        write_run(tmp_path / "runs", dice_of(1, 2), attack=attack, loss="", eps=n / 100)
+    medattack("report", tmp_path / "runs", "--card", "--out", tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("*.html")
+    rows = table({".html": file.read_text()}, "Threat models that were tried")
+    assert {row[0]: row[2] for row in rows} == goals

@@ -236,6 +236,7 @@ def _threats(subject: Subject) -> Section:
     for (attack, loss, ball), of_attack in table.groupby(["attack", "loss", "domain"], sort=False):
         sizes = [budget(run) for _, run in of_attack.sort_values("eps").iterrows()]
         goal = "a chosen mask" if "toward" in f"{loss} {attack}" else "any wrong mask"
+        goal = "another measurement" if "measurements" in _families(str(attack)) else goal
         first = of_attack.iloc[0]
         known = {"native": "not known", "adaptive": "known"}.get(str(first.get("knowledge", "")), "none declared")
         rows.append(
@@ -338,14 +339,18 @@ def _untried(subject: Subject) -> Section:
     return Section("What was not tried", ASKED["untried"], sheets=[sheet], points=points)
 
 
+def _families(attack: str) -> set[str]:
+    """The families of an attack and of those in it."""
+    return {entries[part.name].family for part in attack_spec(attack).walk() if part.name in entries}
+
+
 def _kinds(attacks: pd.DataFrame) -> set[str]:
     """The keys of `KINDS` that attacks are of."""
     kinds: set[str] = set()
     for _, run in attacks.iterrows():
         has = access(run)
         kinds |= {"queries"} if has.startswith("queries") else {"surrogate"} if has == "surrogate" else set()
-        names = [spec.name for spec in attack_spec(str(run["attack"])).walk()]
-        families = {entries[name].family for name in names if name in entries}
+        families = _families(str(run["attack"]))
         kinds |= families & {*KINDS}
         if has.startswith("white box") and not families & {"minimal", "physical", "universal", "measurements"}:
             kinds.add("gradient")
