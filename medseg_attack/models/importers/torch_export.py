@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, first_line, refusing
 from medseg_attack.models.importers.onnx import in_batches
+from medseg_attack.storage.archives import require_sound
 
 
 class Exported(nn.Module):
@@ -51,6 +52,7 @@ def exported(path: Path, trust: bool) -> nn.Module:
         )
     readable = f"a torch.export file that torch {torch.__version__} reads in {path}"
     with refusing(readable, "copy it again, or export it again with this torch", words=first_line):
+        require_sound(path)
         with _quiet():
             program = torch.export.load(path)
         inputs = program.graph_signature.user_inputs

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from medseg_attack.errors import InputError, first_line
+from medseg_attack.storage.archives import require_sound
 
 
 def torchscript(path: Path) -> nn.Module:
@@ -16,6 +17,7 @@ def torchscript(path: Path) -> nn.Module:
         InputError: the file is broken, or of a torch version that this one does not read.
     """
     try:
+        require_sound(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit")
             net: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medseg_attack.errors import InputError, first_line, refusing
 from medseg_attack.models.allowed_layers import number_types
 from medseg_attack.models.checkpoints import load_tensors
+from medseg_attack.storage.archives import require_sound
 from medseg_attack.storage.files import require_file
 
 COMPILED = "_orig_mod."  # torch.compile puts it into the names of weights, at any depth
@@ -31,6 +32,7 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
     if path.suffix.lower() == ".safetensors":
         return load_tensors(path)
     try:
+        require_sound(path)
         with torch.serialization.safe_globals([*number_types(), argparse.Namespace]):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:

@@ -15,6 +15,7 @@ from medseg_attack.models.allowed_layers import allowed_layer, number_types
 from medseg_attack.models.importers.weights import without_prefix
 from medseg_attack.models.nnunet.resampling import Resampling
 from medseg_attack.specifications.nnunet import Labels, channel_names_of, labels_of
+from medseg_attack.storage.archives import require_sound
 from medseg_attack.storage.files import Form, check_form, read_json
 from medseg_attack.types import Task
 
@@ -164,6 +165,7 @@ def _load(file: Path, trust: bool) -> dict[str, Any]:
         todo = f"name it: checkpoint={others[0]!r}" if others else "copy the folder again, with its weights"
         raise InputError(f"expected {file}, got {', '.join(others) or 'no checkpoint'}; {todo}")
     try:
+        require_sound(file)
         with torch.serialization.safe_globals(number_types()):
             content: Any = torch.load(file, map_location="cpu", weights_only=not trust)
     except UnpicklingError as error:
