@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.detectors.features import hidden, pooled
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, listed
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import frozen
@@ -51,7 +51,13 @@ def spectral(model_ref: ModelRef, data: Prepared, device: torch.device) -> list[
             (features,) = pooled(hidden(model, batch.image)[1], "deepest")
             for case, feature in zip(batch.cases, features.cpu().numpy(), strict=True):
                 sums.setdefault(case.group, []).append(feature)
-    scores = spectral_scores(np.stack([np.mean(features, 0) for features in sums.values()]))
+    means = np.stack([np.mean(features, 0) for features in sums.values()])
+    if broken := [group for group, mean in zip(sums, means, strict=True) if not np.isfinite(mean).all()]:
+        raise InputError(
+            f"expected finite features of every training patient in {data.root}, got NaN or infinity of "
+            f"{listed(broken)}; look at them with medattack doctor --data {data.root}"
+        )
+    scores = spectral_scores(means)
     return _sorted([Suspect(patient, float(score)) for patient, score in zip(sums, scores, strict=True)])
 
 

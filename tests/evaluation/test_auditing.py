@@ -129,3 +129,16 @@ def test_an_audit_of_folds_without_patients_is_refused_and_of_folds_without_pois
     printed = " ".join(medattack(*words).stdout.split())
     assert "None of the 2 poisoned patients was looked at: they are in folds of which no model is given." in printed
     assert "0 of" not in printed
+
+
+def test_features_that_are_no_numbers_are_refused_with_their_patients(data: Prepared) -> None:
+    @dataclass(frozen=True)
+    class Damaged(ModelRef):
+        def load(self, task: Task, device: torch.device | str) -> SegModel:
+            network = Threshold()
+            network.pool.register_forward_hook(lambda module, inputs, answer: answer * torch.nan)
+            return SegModel(network, task).eval()
+
+    ref = Damaged("damaged", exact(data, 0).card)
+    with pytest.raises(InputError, match=r"expected finite features of every training patient in .*, got NaN"):
+        spectral(ref, data, CPU)
