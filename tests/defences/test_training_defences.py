@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from medseg_attack import registry
 from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.defences.training.inner_attack.fast import Fast
+from medseg_attack.defences.training.inner_attack.mart import margin_loss
 from medseg_attack.defences.training.inner_attack.multi_perturbation import doubt
 from medseg_attack.defences.training.inner_attack.trades import Trades, balance
 from medseg_attack.defences.training.inner_attack.vaft import inconsistency
@@ -83,6 +85,7 @@ def test_a_defended_training_that_was_killed_goes_on_to_the_same_weights(name: s
         "trades(beta=0.0)",
         "gradient_penalty(weight=0.0)",
         "gaussian(sigma=0.0)",
+        "grad_align(weight=0.0)",
         "fast(linf(0.0))",
         "free(replays=1, ball=linf(0.0))",
     ],
@@ -346,6 +349,94 @@ def test_the_budget_of_a_case_is_the_one_that_it_stands() -> None:
     budgets = step.chain[0][1]["budgets"]
     assert budgets[2].item() == pytest.approx(0.2 / 3, abs=0.011)
     assert budgets[:2].tolist() == pytest.approx([0.01, 0.01])  # cases that were not met
+
+
+@pytest.mark.parametrize("clean", [0.8, 0.3])
+def test_mart_is_the_loss_at_the_margin_a_second_one_and_a_divergence_that_doubt_weighs(clean: float) -> None:
+    """Of one organ: clean 0.8, perturbed 0.6 by a slope that linf(0.1) goes down: 0.510826 + 0.510659 + 0.109819."""
+    perturbed = 0.6
+    p, q = torch.tensor(clean).logit().item(), torch.tensor(perturbed).logit().item()
+    weight = (p - q) / 0.1
+    model = pointwise(weight, bias=p - 0.5 * weight)
+    image, target = torch.full((2, 1, 3, 5), 0.5), torch.ones(2, 1, 3, 5)
+    if clean < perturbed:  # the attack cannot raise the probability: it goes the other way
+        perturbed = torch.tensor(2 * p - q).sigmoid().item()
+    loss = step_of(model, "mart(ball=linf(0.1), steps=3)", n=2).loss(image, target).item()
+    kl = clean * math.log(clean / perturbed) + (1 - clean) * math.log((1 - clean) / (1 - perturbed))
+    expected = -math.log(perturbed) - math.log(perturbed + 1e-4) + 6 * kl * (1 - clean)
+    assert loss == pytest.approx(expected, abs=2e-5)
+    if clean == 0.8:
+        assert loss == pytest.approx(1.131304, abs=2e-5)
+
+
+def test_the_margin_of_exclusive_classes_is_that_of_the_most_probable_wrong_one() -> None:
+    truth = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    p = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)
+    assert margin_loss(p.logit(), truth, True).item() == pytest.approx(-math.log(0.7001), abs=1e-6)
+    certain = torch.tensor([-200.0, 200.0, -250.0]).view(1, 3, 1, 1).requires_grad_()
+    loss = margin_loss(certain, truth, True)
+    assert loss.item() == pytest.approx(-math.log(1e-4), abs=0.01)
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(certain.grad).all()  # type: ignore[arg-type]
+
+
+class Squares(nn.Module):
+    """The log-odds of an organ, the weighted sum of its channels' squares: their gradient by x is 2 w x."""
+
+    def __init__(self, *weights: float) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.tensor(weights).view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.weights * x.square()).sum(1, keepdim=True)
+
+
+def test_the_turn_of_a_gradient_is_its_closed_form() -> None:
+    """Of one pixel the gradient has the direction w x, so that the cosine is that of w x and w (x + u)."""
+    weights = torch.tensor([1.0, -2.0]).view(1, 2, 1, 1)
+    model = SegModel(Squares(1.0, -2.0), dataclasses.replace(ONE, channels=2)).train()
+    image, target = torch.tensor([0.3, 0.6]).view(1, 2, 1, 1), torch.ones(1, 1, 1, 1)
+    step = step_of(model, "grad_align(weight=0.5, ball=linf(0.2))")
+    point = Linf(0.2).sample(image, step.seeds)
+    cosine = torch.cosine_similarity((weights * image).flatten(), (weights * point).flatten(), dim=0).item()
+    plain = step_of(model).loss(image, target).item()
+    assert cosine < 0.999
+    assert step.loss(image, target).item() == pytest.approx(plain + 0.5 * (1 - cosine), abs=1e-5)
+
+
+def test_gradients_of_a_linear_model_do_not_turn_and_those_of_nothing_count_for_nothing() -> None:
+    image, target = torch.rand(3, 2, 1, 1), torch.ones(3, 1, 1, 1)
+    for model in (pointwise(1, -2), pointwise(0, 0)):
+        step = step_of(model, "grad_align(weight=10.0, ball=linf(0.2))", n=3)
+        loss = step.loss(image, target)
+        assert loss.item() == pytest.approx(step_of(model, n=3).loss(image, target).item(), abs=1e-5)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert all(torch.isfinite(weight.grad).all() for weight in model.parameters())  # type: ignore[arg-type]
+
+
+def test_a_training_that_only_aligns_gradients_aligns_them() -> None:
+    torch.manual_seed(0)
+    model = SegModel(nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 1, 3, padding=1)), ONE)
+    image, target = torch.rand(4, 1, 12, 12), (torch.rand(4, 1, 12, 12) < 0.5).float()
+    optimiser, turns = torch.optim.Adam(model.parameters(), 1e-2), []
+    for _ in range(20):
+        step = dataclasses.replace(
+            step_of(model, "grad_align(weight=1.0, ball=linf(0.3))", n=4),
+            criterion=lambda log_odds, _: 0 * log_odds.sum(),
+        )
+        loss = step.loss(image, target)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        turns.append(loss.item())
+    assert turns[-1] < 0.5 * turns[0]
+
+
+def test_aligned_gradients_stand_beside_fast_training_which_stays_watched(tmp_path: Path) -> None:
+    last_weights(tmp_path / "both", defended("grad_align", "fast", epochs=1))
+    (record,) = past(tmp_path / "both")
+    assert record.mean_monitored_dice is not None
+    assert record.cost == (6 + 5) / 2  # 2 forward and 4 backward passes more than those of single steps
 
 
 @pytest.mark.parametrize("exclusive", [True, False])

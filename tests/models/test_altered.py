@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.discs import SMALL, Discs, trained
@@ -13,6 +14,8 @@ from medseg_attack.models.checkpoints import load, read_card
 from medseg_attack.models.model_ref import resolve as model_of
 from medseg_attack.models.networks.altered import average_pooling, bounded_relu
 from medseg_attack.models.networks.filters import ContextEncoding, Denoising
+from medseg_attack.models.networks.scale_free import connections, scale_free
+from medseg_attack.models.networks.smp import unet_small
 from medseg_attack.models.saturation import BoundedReLU, Sign, backward_through
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import build
@@ -28,12 +31,14 @@ NETWORKS = [
     f"feature_denoising({SMALL_NET})",
     f"nlce({SMALL_NET})",
     f"bounded_relu(nlce({SMALL_NET}))",
+    f"scale_free({SMALL_NET}, density=0.5)",
     "average_pooling(smp(encoder='resnet18'))",
     "feature_denoising(smp(encoder='resnet18'))",
+    "scale_free(smp(encoder='resnet18'), density=0.1)",
 ]
 
 
-@pytest.mark.parametrize("spec", NETWORKS[:5])
+@pytest.mark.parametrize("spec", NETWORKS[:6])
 def test_a_network_with_other_layers_is_trained_and_read_again(spec: str, tmp_path: Path) -> None:
     options = dataclasses.replace(SMALL, model=spec, epochs=1, batch_size=2)
     trained(tmp_path / "model", FEW, options)
@@ -150,3 +155,60 @@ def test_a_checkpoint_of_an_altered_network_has_no_gradient_where_it_saturates(t
     with backward_through("adapted"):
         (smooth,) = torch.autograd.grad(model.net(x).sum(), x)
     assert smooth.abs().max() > 0
+
+
+def test_connections_of_a_channel_follow_the_power_law_and_are_as_many_as_asked_for() -> None:
+    """The slope of the histogram of degrees, in bins of equal width on a logarithmic axis, beyond its mode."""
+    slopes = {}
+    for exponent in (2.5, 3.0):
+        kept = connections(512, 512, 0.1, exponent, seed=0)
+        assert kept.sum() == round(0.1 * 512 * 512)
+        degrees = torch.cat((kept.sum(0), kept.sum(1))).numpy()
+        assert degrees.min() >= 1
+        edges = np.geomspace(degrees.min(), degrees.max() + 1, 9)
+        share = np.histogram(degrees, edges)[0] / np.diff(edges)
+        tail = slice(int(share.argmax()), None)
+        slopes[exponent] = np.polyfit(np.log(edges[:-1][tail]), np.log(np.maximum(share[tail], 1e-9)), 1)[0]
+    assert -3.5 <= slopes[3.0] <= -2
+    assert slopes[2.5] > slopes[3.0]
+
+
+@pytest.mark.parametrize(("outside", "inside", "density"), [(8, 4, 0.01), (3, 9, 0.2), (16, 16, 1.0)])
+def test_every_channel_keeps_a_connection(outside: int, inside: int, density: float) -> None:
+    kept = connections(outside, inside, density, 3.0, seed=1)
+    assert kept.any(0).all()
+    assert kept.any(1).all()
+    assert torch.equal(kept, connections(outside, inside, density, 3.0, seed=1))
+    assert kept.all() == (density == 1)
+
+
+def test_what_is_not_connected_stays_so_in_training_and_in_the_checkpoint(tmp_path: Path) -> None:
+    spec = f"scale_free({SMALL_NET}, density=0.5)"
+    trained(tmp_path / "model", FEW, dataclasses.replace(SMALL, model=spec, epochs=1, batch_size=2))
+    before, after = build(spec, "model")(FEW.task), load(tmp_path / "model")
+    assert after.net.state_dict().keys() == before.net.state_dict().keys()
+    sparse = 0
+    for own, other in zip(before.modules(), after.modules(), strict=True):
+        if isinstance(own, nn.Conv2d) and own.out_channels == 8:
+            assert torch.equal(own.weight != 0, other.weight != 0)  # type: ignore[operator, arg-type]
+            assert not torch.equal(own.weight, other.weight)  # type: ignore[arg-type]
+            assert (own.weight != 0).float().mean().item() == pytest.approx(0.5, abs=1e-6)
+            sparse += 1
+    assert sparse == 3  # the two convolutions of the deepest unit, and the one around them
+
+
+def test_a_network_of_all_connections_is_the_network() -> None:
+    torch.manual_seed(0)
+    plain = unet_small(TASK, channels=(4, 8)).eval()
+    torch.manual_seed(0)
+    whole: SegModel = build(f"scale_free({SMALL_NET}, density=1.0)", "model")(TASK).eval()
+    x = torch.rand(1, 1, 16, 16)
+    assert torch.equal(plain(x), whole(x))
+
+
+def test_connections_that_cannot_be_drawn_are_refused() -> None:
+    with pytest.raises(InputError, match="expected 0 < density <= 1 and exponent > 2 for scale_free, got 0 and 3"):
+        build("scale_free(unet_small, density=0.0)", "model")(TASK)
+    one = lambda task: SegModel(nn.Conv2d(1, 1, 3), Task("one", ("organ",)))  # noqa: E731
+    with pytest.raises(InputError, match="expected a network with convolutions between several channels"):
+        scale_free(TASK, one)
