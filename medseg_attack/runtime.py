@@ -16,18 +16,23 @@ import torch
 
 from medseg_attack import __version__
 from medseg_attack.errors import InputError
+from medseg_attack.storage.ranks import local_index
 
 _PACKAGES = ("torch", "monai", "segmentation-models-pytorch", "numpy", "medseg-attack")
 
 
 def pick_device(text: str = "auto") -> torch.device:
-    """The device of that name; `auto` is the first GPU, else the CPU.
+    """The device of that name; `auto` is a GPU, else the CPU.
+
+    The GPU is the first one; processes that torchrun started on one machine share its GPUs out.
 
     Raises:
         InputError: it is not a device's name, or this machine has no such device.
     """
     if text == "auto":
         text = "cuda" if torch.cuda.is_available() else "cpu"
+        if text == "cuda" and (index := local_index() % torch.cuda.device_count()):
+            text = f"cuda:{index}"
     try:
         device = torch.device(text)
     except RuntimeError:

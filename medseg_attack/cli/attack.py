@@ -79,7 +79,7 @@ def attack(
         ),
     ] = None,
     batch_size: options.BatchSize = 16,
-    shard: options.Shard = "0/1",
+    shard: options.Shard = "",
     save_adversarial: Annotated[
         str,
         typer.Option(

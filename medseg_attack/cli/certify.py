@@ -54,7 +54,7 @@ def certify(
         typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/certificates/<model>-<hash>"),
     ] = None,
     batch_size: options.BatchSize = 32,
-    shard: Annotated[str, typer.Option(help="k/N: certify only the k-th of N parts, counted from 0.")] = "0/1",
+    shard: options.Shard = "",
     plan: Annotated[bool, typer.Option("--plan", help="Print the passes that it takes; write nothing.")] = False,
     json: options.Json = False,
     device: options.Device = "auto",

@@ -52,7 +52,7 @@ def defend(
     fold: options.Fold = 0,
     limit: options.Limit = None,
     batch_size: options.BatchSize = 16,
-    shard: options.Shard = "0/1",
+    shard: options.Shard = "",
     unit: options.Unit = "volume",
     empty: options.EmptyRule = "one",
     csv: Annotated[Path | None, options.file_option("--csv", help="Write all numbers to this file.")] = None,

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from medseg_attack.cli import terminal
 from medseg_attack.errors import InputError
+from medseg_attack.storage.ranks import joint_rank
 
 Data = Annotated[
     Path | None,
@@ -23,7 +25,14 @@ Limit = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Cases per batch.")]
-Shard = Annotated[str, typer.Option("--shard", help="k/N: run only the k-th of N parts, counted from 0.")]
+Shard = Annotated[
+    str,
+    typer.Option(
+        "--shard",
+        help="k/N: run only the k-th of N parts, counted from 0.",
+        show_default="the part of this task of a SLURM job array or of this process of torchrun, else 0/1",
+    ),
+]
 RunsFolder = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/<data>-<hash>")
 ]
@@ -104,11 +113,16 @@ def read_size(text: str) -> tuple[int, int] | None:
 
 
 def read_shard(text: str) -> tuple[int, int]:
-    """Index and number of shards.
+    """Index and number of shards; an empty text takes those of the environment and says so.
 
     >>> read_shard("0/4")
     (0, 4)
     """
+    if not text:
+        rank = joint_rank()
+        if rank.source:
+            terminal.say(f"--shard {rank.index}/{rank.count}, from {rank.source}; --shard 0/1 runs all parts here")
+        return rank.index, rank.count
     k, _, n = text.partition("/")
     if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
         raise InputError(f"expected --shard as k/N with 0 <= k < N, got {text!r}; write 0/4 for the first of four")

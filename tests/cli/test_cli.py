@@ -208,6 +208,18 @@ def test_shards_print_the_table_when_the_last_is_done(home: Path, tmp_path: Path
     assert "fgsm" in medattack(*words, "--shard", "0/2").stdout
 
 
+def test_a_job_array_needs_no_shard_option(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["attack", "--home", home, "-m", "unet_small", "--eps", "0.01", "--out", tmp_path / "array"]
+    for name, value in (("COUNT", 2), ("MIN", 1), ("MAX", 2), ("STEP", 1), ("ID", 1)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    first = stderr_of(medattack(*words))
+    assert "--shard 0/2, from SLURM_ARRAY_TASK_ID=1; --shard 0/1 runs all parts here" in first
+    assert "shard 0/2 is done" in first
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert "fgsm" in medattack(*words).stdout
+    assert "from SLURM" not in stderr_of(medattack(*words, "--shard", "1/2"))  # what is typed goes first
+
+
 def rows_of(folder: Path) -> dict[str, pd.DataFrame]:
     return {str(f.relative_to(folder)): pd.read_parquet(f) for f in sorted(folder.rglob("*.parquet"))}
 
