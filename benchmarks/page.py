@@ -40,7 +40,8 @@ def main() -> None:
         read = time.perf_counter()
         content = tables(rows, unit="volume", empty="one")
         counted = time.perf_counter()
-        file = write_page(Report(content, records_of_stored(runs), list(studies(runs))), args.out or root / "page")
+        file = (args.out or root / "page") / "index.html"
+        write_page(Report(content, records_of_stored(runs), list(studies(runs))), file)
         end = time.perf_counter()
         cpu = time.process_time() - cpu  # what it would take on a machine with nothing else to do
         size = file.stat().st_size / 1e6

@@ -9,6 +9,7 @@ import typer
 
 from medseg_attack.cli import terminal
 from medseg_attack.cli.options import EmptyRule, Home, Json, Tracker, Unit, file_option, repeated
+from medseg_attack.cli.pages import require_page, write_compared
 from medseg_attack.cli.side_tables import SideTables
 from medseg_attack.errors import InputError
 
@@ -104,6 +105,9 @@ def compare(
     plot: Annotated[
         Path | None, file_option("--plot", help="Draw Dice over eps into this PNG, PDF or SVG file.")
     ] = None,
+    html: Annotated[
+        Path | None, file_option("--html", help="Write the page of medattack report about the runs to this file.")
+    ] = None,
     junit: Annotated[
         Path | None, file_option("--junit", help="Write the verdicts of the gate to this file as JUnit XML.")
     ] = None,
@@ -133,6 +137,8 @@ def compare(
     _refuse_other_tables(costs, reference)
     labels = _labels(label or (), fail_if, save_as)
     workspace = _workspace(home, save_as)
+    if html is not None:
+        require_page(html)
     from medseg_attack.checks.flags import by_severity
     from medseg_attack.checks.stored import of_stored, records_of_stored
     from medseg_attack.gate.rules import parse
@@ -150,7 +156,7 @@ def compare(
         allow_partial,
         unit,
         empty,
-        needs_rows=bool(rules or deltas or paired or visibility or ejection_fraction or factor),
+        needs_rows=bool(rules or deltas or paired or visibility or ejection_fraction or factor or html),
     )
     table, rows = with_labels(table, labels), with_labels(rows, labels)
     old = None if old is None else with_labels(old, labels)
@@ -186,6 +192,8 @@ def compare(
         sheets.append(verdict_sheet(verdicts))
     codes = {run: " ".join(sorted({finding.code for finding in of_run})) for run, of_run in findings.items()}
     _write(csv, csv_table.assign(flags=csv_table["run"].map(codes)), plot, table, junit, verdicts, badge)
+    if html is not None:
+        write_compared(runs, rows, html, workspace, unit=unit, empty=empty)
     _print(content, sheets, json, markdown, latex)
     _log(log, workspace, runs, sheets[0], table)
     if github:

@@ -55,6 +55,7 @@ def test_an_option_that_may_be_left_out_says_what_it_is_then(command: str) -> No
             "factor",
             "csv",
             "plot",
+            "html",
             "junit",
             "badge",
         },

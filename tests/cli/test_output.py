@@ -211,6 +211,7 @@ def test_a_full_disk_is_never_a_finished_run(workspace: Path, tmp_path: Path, mo
         ("train.csv", ["evaluate", "--data", "data", "-m", "model", "--out", "new", "--csv"]),
         ("source/images/p0.png", ["compare", "out", "--csv", "new.csv", "--plot"]),
         ("scan.nii.gz", ["compare", "out", "--fail-if", "adv_dice<0", "--csv", "new.csv", "--junit"]),
+        ("scan.nii.gz", ["compare", "out", "--csv", "new.csv", "--html"]),
         ("/dev/null", ["compare", "out", "--csv"]),
     ],
 )
@@ -233,6 +234,7 @@ def test_an_output_overwrites_that_of_the_run_before(workspace: Path, monkeypatc
         medattack("compare", "out", "--deltas", "--csv", "deltas.csv", "--fail-if", "adv_dice<0", "--junit", "a.xml")
         for ending in ("png", "pdf", "svg"):
             medattack("compare", "out", "--csv", "a.csv", "--plot", f"a.{ending}")
+        medattack("compare", "out", "--html", "a.html")
 
 
 def test_a_figure_is_drawn_without_a_home_and_nothing_is_said_of_it(workspace: Path, tmp_path: Path) -> None:

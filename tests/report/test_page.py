@@ -68,6 +68,10 @@ def page_of(folder: Path) -> Page:
     return Page((folder / "index.html").read_text(encoding="utf-8"))
 
 
+def page_text(folder: Path) -> str:
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models under an attack at two budgets, on 7 patients."""
@@ -215,6 +219,30 @@ def test_a_page_of_its_own_is_written_again_and_nothing_else_is(runs: Path, tmp_
     refusal = medattack("report", runs, "--out", tmp_path, code=2)
     assert "which is something else; name another file" in " ".join(refusal.stderr.split())
     assert (tmp_path / "index.html").read_text(encoding="utf-8") == "<html>mine</html>"
+
+
+def test_compare_writes_the_page_of_report(runs: Path, folder: Path, tmp_path: Path) -> None:
+    result = medattack("compare", runs, "--html", tmp_path / "compared.html", "--json")
+    assert "runs" in json.loads(result.stdout)
+    assert f"page: {tmp_path / 'compared.html'}" in result.stderr.replace("\n", "")
+    assert (tmp_path / "compared.html").read_bytes() == (folder / "index.html").read_bytes()
+
+
+def test_the_page_of_compare_has_its_labels_unit_and_rule(runs: Path, tmp_path: Path) -> None:
+    words = ("--label", "unet=Ours", "--empty", "zero", "--unit", "patient")
+    medattack("compare", runs, "--html", tmp_path / "compared.html", *words)
+    medattack("report", runs, "--out", tmp_path, *words[2:])
+    text = (tmp_path / "compared.html").read_text(encoding="utf-8")
+    assert text.count("Ours") > 3
+    assert re.findall('"runs-note">.*?</p>', text) == re.findall('"runs-note">.*?</p>', page_text(tmp_path))
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.html"
+    file.write_text("<p>mine</p>")
+    result = medattack("compare", runs, "--html", file, "--csv", tmp_path / "table.csv", code=2)
+    assert "expected" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.html"]
 
 
 @pytest.mark.parametrize("name", ["altair", "jinja2", "vl_convert"])

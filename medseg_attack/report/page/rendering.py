@@ -51,19 +51,17 @@ class Report:
     results: Results = field(default_factory=Results)
 
 
-def write_page(report: Report, folder: Path) -> Path:
-    """Writes a page into a folder, and returns its file.
+def write_page(report: Report, file: Path) -> None:
+    """Writes a page into a file.
 
     Raises:
         InputError: a package is missing, or the file is there and no page of this package.
     """
     require_packages()
-    file = folder / NAME
     require_own_page(file)
     text = html(report)
     with whole(file) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
-    return file
 
 
 def html(report: Report) -> str:
