@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
@@ -77,6 +78,7 @@ class Mutant:
         line: where the expression begins.
         last: where it ends.
         text: the expression before and after.
+        number: how many mutants of the file have the same text and come before.
         source: the whole file after the change.
     """
 
@@ -84,7 +86,13 @@ class Mutant:
     line: int
     last: int
     text: str
+    number: int
     source: bytes
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from others, also when lines above it change."""
+        return self.file, self.text, self.number
 
 
 def mutants(file: Path) -> Iterator[Mutant]:
@@ -93,6 +101,7 @@ def mutants(file: Path) -> Iterator[Mutant]:
     starts = [0]
     for line in content.split(b"\n"):
         starts.append(starts[-1] + len(line) + 1)
+    counts: Counter[str] = Counter()
     for node in _code(ast.parse(content)):
         begin, end = (starts[row - 1] + column for row, column in _place(node))
         old = content[begin:end].decode()
@@ -100,7 +109,8 @@ def mutants(file: Path) -> Iterator[Mutant]:
             source = content[:begin] + new.encode() + content[end:]
             name = file.relative_to(ROOT).as_posix()
             text = " ".join(f"{old} -> {new}".split())
-            yield Mutant(name, node.lineno, node.end_lineno or node.lineno, text, source)
+            yield Mutant(name, node.lineno, node.end_lineno or node.lineno, text, counts[text], source)
+            counts[text] += 1
 
 
 def _place(node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -341,6 +351,9 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=0, help="so many mutants, drawn at random; 0: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--survivors", type=Path, help="where the survivors are written, as JSON")
+    parser.add_argument("--again", type=Path, help="survivors of an earlier run, which alone are tried again")
+    parser.add_argument("--tests", nargs="*", help="the tests that are asked; by default those of the files' folders")
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
@@ -363,18 +376,25 @@ def main() -> None:
 
 
 def _report(files: Sequence[str], options: argparse.Namespace, folder: Path) -> None:
-    lines, seconds = trace(list(dict.fromkeys(path for file in files for path in tests_of(file))), files, folder)
+    tests = options.tests or list(dict.fromkeys(path for file in files for path in tests_of(file)))
+    lines, seconds = trace(tests, files, folder)
     todo = [mutant for file in files for mutant in mutants(ROOT / file)]
+    if options.again:
+        keys = {tuple(key) for key in json.loads(options.again.read_text())}
+        todo = [mutant for mutant in todo if mutant.key in keys]
     if options.sample:
         todo = random.Random(options.seed).sample(todo, min(options.sample, len(todo)))
-    counts = {file: [0, 0] for file in files}
+    counts, survivors = {file: [0, 0] for file in files}, []
     for mutant, killed in try_all([(m, _tests(m, lines, seconds)) for m in todo], options.jobs, folder):
         counts[mutant.file][killed] += 1
         if not killed:
+            survivors.append(mutant.key)
             print(f"survived {mutant.file}:{mutant.line}: {mutant.text}", flush=True)
     for file, (survived, killed) in counts.items():
         if survived + killed:
             print(f"{file}: {killed} of {survived + killed} killed")
+    if options.survivors:
+        options.survivors.write_text(json.dumps(survivors))
     n_killed = sum(killed for _, killed in counts.values())
     print(f"{n_killed} of {len(todo)} mutants killed ({n_killed / max(len(todo), 1):.0%})")
 

@@ -105,7 +105,7 @@ def pixelate(x: Tensor, level: Level, rng: Generator) -> Tensor:
 
 def jpeg_compression(x: Tensor, level: Level, rng: Generator) -> Tensor:
     """JPEG of each channel and slice; level: the quality."""
-    return jpeg(x.clamp(0, 1), round(level[0]))
+    return jpeg(x, round(level[0]))
 
 
 def bias_field(x: Tensor, level: Level, rng: Generator) -> Tensor:
@@ -128,7 +128,7 @@ def ghosting(x: Tensor, level: Level, rng: Generator) -> Tensor:
     axis = -1 - round(_number(rng))
     n = x.shape[axis]
     factor = torch.ones(n, dtype=x.dtype, device=x.device)
-    factor[:: min(period, n)] = 1 - intensity
+    factor[::period] = 1 - intensity
     lines = torch.arange(n, device=x.device)
     factor = torch.where((lines - n // 2).abs() <= RESTORED * n / 2, 1.0, factor)
     shape = [1] * x.ndim
@@ -144,7 +144,7 @@ def motion(x: Tensor, level: Level, rng: Generator) -> Tensor:
     spectrum = torch.fft.fft(x, dim=axis)
     n = x.shape[axis]
     ends = sorted(int(n * _number(rng)) for _ in range(n_moves))
-    kept = (n + 1) // 2  # the pose at the centre of k-space, frequency 0, is that of the image
+    kept = n // 2  # the pose at the centre of k-space, frequency 0, is that of the image
     order = torch.fft.fftshift(torch.arange(n))
     for start, end in zip(ends, [*ends[1:], n], strict=True):
         angle = degrees * (2 * _number(rng) - 1)
@@ -185,7 +185,7 @@ def _number(rng: Generator) -> float:
 
 
 def _gaussian(x: Tensor, sd: float) -> Tensor:
-    n = max(1, math.ceil(4 * sd))
+    n = math.ceil(4 * sd)
     offset = torch.arange(-n, n + 1, dtype=torch.float64)
     line = torch.exp(-0.5 * (offset / max(sd, 1e-3)).square())
     return _convolved(x, line[:, None] * line[None])

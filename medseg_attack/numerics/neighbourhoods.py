@@ -43,7 +43,7 @@ def blurred(image: Image, sigma: float) -> Image:
     Args:
         sigma: standard deviation in pixels.
     """
-    reach = max(1, round(4 * sigma))
+    reach = round(4 * sigma)
     offsets = torch.arange(-reach, reach + 1, dtype=image.dtype, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma).square())
     kernel = (kernel / kernel.sum()).view(1, 1, -1)
