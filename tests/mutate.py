@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 CORE = ("threat", "attacks", "evaluation", "stats", "gate", "metrics", "numerics")
 CONTRACTS = ("test_closed_form.py", "test_optima.py", "test_held.py", "test_contracts.py", "test_strength.py")
 HELD_BY = {  # tests beside those of its own folder, by folder of the code
-    "numerics": ("attacks/test_flows.py", "evaluation/test_stored_values.py", "data/test_padding.py"),
+    "numerics": ("attacks/test_moving_anatomy.py", "evaluation/test_rounding.py"),
     "stats": ("metrics/test_surface.py", "report/test_tables.py"),
     "threat": ("test_closed_form.py",),
     "attacks": CONTRACTS,

@@ -25,7 +25,7 @@ def badge(table: pd.DataFrame, verdicts: Sequence[Verdict]) -> str:
         table: the summary of the runs; of them the attack of the lowest mean Dice is shown.
         verdicts: of the gate; () where it has no rules.
     """
-    attacks = table[table["role"] == "attack"] if "role" in table else table
+    attacks = table[table["role"] == "attack"]
     if attacks.empty:
         raise InputError("expected runs of attacks for a badge, got controls alone; add a run of an attack")
     verdict = ("fails" if any(each.failed for each in verdicts) else "passes") if verdicts else ""

@@ -98,7 +98,7 @@ def save_baseline(
         for place, (_, of_study) in enumerate(studies):
             for run in of_study:
                 _copy(run, folder / f"{place:02d}" / run.parent.name / run.name)
-        scores = table[[column for column in SCORES if column in table]].astype(object)
+        scores = table[list(SCORES)].astype(object)
         records = scores.where(scores.notna(), None).to_dict("records")
         write_json(folder / RECORD, {"saved": saved, "runs": records, **rules})
     return _read(folder)

@@ -1,14 +1,18 @@
 """Baselines: saved under a name, compared with by that name, kept as a history, never half there."""
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
+import pandas as pd
 import pytest
 from helpers.command import medattack
 from helpers.runs import dice_of, worse, write_run
 
-from medseg_attack.gate.baselines import history
+from medseg_attack.errors import InputError
+from medseg_attack.gate.baselines import SCORES, history, reference_folder, save_baseline
 
 DICE = dice_of(0, 8)
 RULE = "dice_drop>0.02"
@@ -123,3 +127,63 @@ def test_a_baseline_is_not_written_through_a_link_out_of_the_workspace(tmp_path:
     (home / place).symlink_to(outside)
     assert "leads out of it" in " ".join(medattack("compare", run, "--save-as", "main", code=2).stderr.split())
     assert list(outside.iterdir()) == []
+
+
+TABLE = pd.DataFrame([dict.fromkeys(SCORES, 0.5) | {"model": "unet", "attack": "fgsm", "loss": np.nan}])
+RULES = {"unit": "volume", "empty": "one"}
+
+
+def test_the_fields_of_a_run_are_as_they_were_printed_and_nothing_stands_for_no_number(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "old", DICE)
+    saved = save_baseline(tmp_path / "home", "main", [run], TABLE.assign(more=1), "2026-01-01", RULES)
+    assert saved.runs == [dict.fromkeys(SCORES, 0.5) | {"model": "unet", "attack": "fgsm", "loss": None}]
+    assert (saved.name, saved.number, saved.saved, saved.folder.name) == ("main", 1, "2026-01-01", "0001")
+
+
+def test_the_next_number_is_one_above_the_highest(tmp_path: Path) -> None:
+    run, home = write_run(tmp_path / "old", DICE), tmp_path / "home"
+    for number in (1, 2, 3):
+        assert save_baseline(home, "main", [run], TABLE, "2026-01-01", RULES).number == number
+    assert save_baseline(home, "other", [run], TABLE, "2026-01-01", RULES).number == 1
+    shutil.rmtree(home / "baselines" / "main" / "0001")
+    assert save_baseline(home, "main", [run], TABLE, "2026-01-01", RULES).number == 4
+    assert [saved.number for saved in history(home, "main")] == [2, 3, 4]
+
+
+def test_what_a_killed_process_left_is_in_no_later_baseline(tmp_path: Path) -> None:
+    run, home = write_run(tmp_path / "old", DICE), tmp_path / "home"
+    rest = home / "baselines" / "main" / "0001" / "07" / "unet" / "rest.json"
+    rest.parent.mkdir(parents=True)
+    rest.write_text("{}")
+    saved = save_baseline(home, "main", [run], TABLE, "2026-01-01", RULES)
+    assert not rest.exists()
+    assert [folder.name for folder in sorted(saved.folder.iterdir()) if folder.is_dir()] == ["00"]
+
+
+def test_the_flags_of_a_study_are_saved_with_its_runs(tmp_path: Path) -> None:
+    run, home = write_run(tmp_path / "old", DICE), tmp_path / "home"
+    (run.parent / "checks.json").write_text('{"flags": []}')
+    saved = save_baseline(home, "main", [run, run], TABLE, "2026-01-01", RULES)
+    target = saved.folder / "00" / run.parent.name
+    assert (target / "checks.json").read_text() == '{"flags": []}'
+    assert (target / run.name / "parts" / "00000.parquet").is_file()
+
+
+def test_runs_of_two_studies_have_folders_of_their_own(tmp_path: Path) -> None:
+    one, two, three = (write_run(tmp_path / name, DICE) for name in ("a", "b", "c"))
+    saved = save_baseline(tmp_path / "home", "main", [two, three, one, two], TABLE, "2026-01-01", RULES)
+    assert sorted(folder.name for folder in saved.folder.iterdir() if folder.is_dir()) == ["00", "01", "02"]
+
+
+def test_a_reference_is_a_path_that_exists_or_has_parts_or_else_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, home = write_run(tmp_path / "old", DICE), tmp_path / "home"
+    monkeypatch.chdir(tmp_path)
+    save_baseline(home, "old", [run], TABLE, "2026-01-01", RULES)
+    newest = save_baseline(home, "main", [run], TABLE, "2026-01-01", RULES)
+    assert reference_folder(home, Path("old")) == Path("old")  # the folder, not the baseline of that name
+    assert reference_folder(home, Path("no/folder")) == Path("no/folder")
+    assert reference_folder(home, Path("main")) == newest.folder
+    with pytest.raises(InputError, match="or the name of a baseline"):
+        reference_folder(home, Path("nothing"))
