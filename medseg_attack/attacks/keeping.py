@@ -9,7 +9,7 @@ from torch import Tensor
 from medseg_attack.metrics.harm import harm_of, summed
 from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.samples import widen
-from medseg_attack.types import Case, Image, Mask, PerSample, Task
+from medseg_attack.types import Adversarial, Ball, Case, Image, Mask, PerSample, Task
 
 UNITS = ("slice", "volume")  # what has one Dice
 
@@ -66,6 +66,10 @@ class Kept:
         take &= harm_of(summed(new, self.unit))[unit] > before  # slices that each help may not help together
         self._pixels = self._pixels.index_copy(0, index, torch.where(widen(take, pixels), pixels, kept))
         self.image = self.image.index_copy(0, index, torch.where(widen(take, x), x.detach(), self.image[index]))
+
+    def result(self, ball: Ball, image: Image) -> Adversarial:
+        """The images that are kept, each with its own harm and the size of its change from `image`."""
+        return Adversarial(self.image, self.own_harm.to(image), ball.size(self.image, image))
 
     def _counts(self, pred: Mask, target: Mask) -> Int[Tensor, "b scored 3"]:
         return counts(pred[:, self.classes], target[:, self.classes])

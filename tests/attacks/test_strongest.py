@@ -14,6 +14,7 @@ from medseg_attack import registry
 from medseg_attack.attacks.composed.best_of import BestOf
 from medseg_attack.attacks.composed.strongest import Strongest
 from medseg_attack.attacks.counting import CountedModel
+from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.keeping import Kept, units
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import in_batches
@@ -22,6 +23,7 @@ from medseg_attack.metrics.overlap import counts
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.binding import bind
+from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Adversarial, AroundModel, Batch, Image, LogOdds, Mask, Model, PerSample, Setting, Task
 
 SEEDS = list(range(8))
@@ -117,6 +119,22 @@ def test_slices_of_a_volume_lower_its_dice_more_than_each_their_own() -> None:
         for unit in ("slice", "volume"):
             attack = bind(Strongest(Linf(0.05), 40, unit), Setting(blobs.TASK, batch.cases))
             harms[unit] = volume_harm(model, attack(model, image, target, SEEDS).image, target, 4)
+    assert (harms["volume"] > harms["slice"] + 0.01).all()
+
+
+@pytest.mark.parametrize("radii", [(1.0,), (2.0, 1.5, 1.0)])
+def test_apgd_keeps_iterates_that_lower_the_dice_of_the_volume_where_that_is_asked(radii: tuple[float, ...]) -> None:
+    batch = volumes_of(blobs.batch(8), 4)
+    empty = torch.tensor([False, True, True, True] * 2).view(-1, 1, 1, 1)
+    image, target = torch.where(empty, 0.3, batch.image), batch.target & ~empty
+    setting, harms = Setting(blobs.TASK, batch.cases), {}
+    with frozen(blobs.healthy()) as model:
+        for unit in ("slice", "volume"):
+            attack = bind(APGD(Linf(0.2), bce, 8, 1, radii, unit), setting)
+            result = attack(model, image, target, SEEDS)
+            assert (result.size <= 0.2 + 1e-6).all()
+            torch.testing.assert_close(result.harm, harm(model.decide(model(result.image)), target).to(image))
+            harms[unit] = volume_harm(model, result.image, target, 4)
     assert (harms["volume"] > harms["slice"] + 0.01).all()
 
 
@@ -228,10 +246,14 @@ def test_members_of_a_suite_compete_for_the_dice_of_the_volume_where_that_is_ask
 
 
 def test_suites_hand_their_unit_on() -> None:
-    assert registry.build("sea(steps=8, unit='volume')", "attack").unit == "volume"
+    suite = registry.build("sea(steps=8, unit='volume')", "attack")
+    assert suite.unit == "volume"
+    assert {member.unit for member in suite.attacks} == {"volume"}
     assert registry.build("sea", "attack").unit == "slice"  # as published
 
 
 def test_volumes_have_no_worst_where_anatomy_moves() -> None:
     with pytest.raises(InputError, match="write it"):
         registry.build("best_of((deformation,), unit='volume')", "attack")
+    with pytest.raises(InputError, match="write it"):
+        registry.build("apgd(displacement, unit='volume')", "attack")

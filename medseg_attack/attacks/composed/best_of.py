@@ -81,7 +81,7 @@ class BestOf(Bindable):
                 break
         assert best is not None  # there is an attack
         if kept is not None:
-            best = Adversarial(kept.image, kept.own_harm.to(image), self.ball.size(kept.image, image))
+            best = kept.result(self.ball, image)
         return replace(best, passes=passes)
 
     def _kept_with(

@@ -26,4 +26,4 @@ def sea(ball: Ball = Linf(), steps: int = 300, unit: str = "slice") -> BestOf:
     the paper keeps it by accuracy. With `unit='volume'` the worst of the four lowers Dice of the whole volume.
     """
     objectives: tuple[Objective, ...] = (masked_bce, balanced_bce, js, masked_margin)
-    return BestOf(tuple(APGD(ball, objective, steps, radii=RADII_OF_SEA) for objective in objectives), unit)
+    return BestOf(tuple(APGD(ball, objective, steps, radii=RADII_OF_SEA, unit=unit) for objective in objectives), unit)

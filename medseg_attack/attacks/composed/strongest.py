@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ class Strongest(Bindable):
             gradients = scene.climb(ascent.log, steps, own_seeds, kept)
             passes[active] += torch.tensor([gradients + 1, gradients], device=image.device)
             spent += steps
-        return Adversarial(kept.image, kept.own_harm.to(image), self.ball.size(kept.image, image), passes=passes)
+        return replace(kept.result(self.ball, image), passes=passes)
 
 
 @dataclass(frozen=True, eq=False)
