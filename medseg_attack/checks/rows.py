@@ -27,7 +27,7 @@ KNOWLEDGE_MARGIN = 0.02  # of Dice: what knowing a defence must gain to count
 IMPLAUSIBLE = 0.3  # clean Dice below which there is little to attack
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
-MEASURED = ("volume_bias",)  # they move a number that is read off a mask, and Dice as it happens
+MEASURED = ("volume_bias", "universal_volume")  # they move a number that is read off a mask, and Dice as it happens
 UNIVERSAL = ("trigger", "uap", "uap_gaussian", "uap_metzen")  # one change for all: gradients, if any, were of others
 
 

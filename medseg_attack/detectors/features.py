@@ -1,25 +1,17 @@
-"""Features of a network's hidden layers, pooled to a few numbers per case: what density detectors look at.
+"""Features of a network's hidden layers, pooled to a few numbers per case: what density detectors look at."""
 
-Layers are found by the shapes of their answers on the image at hand, not by their names, so that any network has them:
-its deepest map is the one with the fewest pixels, its late map the last one before the answer.
-"""
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from math import prod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.detectors.base import Detector, as_double
 from medseg_attack.errors import InputError
-from medseg_attack.models.segmodel import SegModel
-from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow, padded_to, places_of
-from medseg_attack.types import AroundModel, Case, Image, LogOdds, Model
+from medseg_attack.models.hidden_maps import Layers, hidden
+from medseg_attack.types import Case, Image, LogOdds, Model
 
 LAYERS = ("deepest", "pyramid", "late", "grid")  # that features are pooled from
 GRID = 4  # cells of each axis of the layer "grid"
@@ -50,7 +42,7 @@ class FeatureDetector(Detector):
         return log_odds, torch.cat(pooled(layers, self.layer), 1)
 
 
-def pooled(layers: "Layers", layer: str) -> list[Float[Tensor, "b d"]]:
+def pooled(layers: Layers, layer: str) -> list[Float[Tensor, "b d"]]:
     """The mean of each channel of the maps that a layer's name stands for, one tensor per map."""
     maps = layers.pyramid if layer == "pyramid" else [layers.late if layer == "late" else layers.deepest]
     if layer == "grid":
@@ -58,94 +50,3 @@ def pooled(layers: "Layers", layer: str) -> list[Float[Tensor, "b d"]]:
         pool: Any = nn.functional.adaptive_avg_pool2d if len(cells) == 2 else nn.functional.adaptive_avg_pool3d
         return [as_double(pool(maps[0], cells).flatten(1))]
     return [as_double(each.flatten(2).mean(2)) for each in maps]
-
-
-@dataclass(frozen=True, eq=False)
-class Layers:
-    """Hidden maps, (b, channels, *s), in the order in which they were computed.
-
-    Attributes:
-        pyramid: the last map of each size on the way to the deepest one, the largest first.
-        late: the last map that has other channels than the answer.
-    """
-
-    pyramid: list[Tensor]
-    late: Tensor
-
-    @property
-    def deepest(self) -> Tensor:
-        return self.pyramid[-1]
-
-
-def hidden(model: Model, image: Image) -> tuple[LogOdds, Layers]:
-    """The model's answer and its hidden maps.
-
-    Of a network behind sliding windows the maps are means over windows, which takes a further pass of each.
-    """
-    network = network_of(model)
-    net = network.net
-    if not isinstance(net, SlidingWindow | MirrorAverage):
-        with _recorded(net) as recorder:
-            log_odds = model(image)
-        return log_odds, recorder.layers(log_odds)
-    log_odds = model(image)
-    return log_odds, _of_windows(network, net, image, log_odds)
-
-
-def network_of(model: Model) -> SegModel:
-    """The model within those that count, round or repair its answers."""
-    while not isinstance(model, SegModel):
-        if not isinstance(model, AroundModel | FiniteModel):
-            raise InputError(f"expected a model with a network, got {type(model).__name__}; take another detector")
-        model = model.model
-    return model
-
-
-def _of_windows(network: SegModel, net: SlidingWindow | MirrorAverage, image: Image, log_odds: LogOdds) -> Layers:
-    """The means over windows of each map: windows are of one size, so these are of one shape."""
-    x = network.normalise(network._channels(network._onto_net_grid(image)))
-    places = [tuple(slice(0, n) for n in x.shape[2:])]
-    if isinstance(net, SlidingWindow):
-        x, _ = padded_to(x, net.size)
-        places = places_of(x.shape[2:], net.size, net.overlap)
-    each = []
-    for place in places:
-        with _recorded(net.net) as recorder:
-            answer = net.net(x[(slice(None), slice(None), *place)].clone())
-        each.append(recorder.layers(answer))
-    pyramid = [torch.stack(maps).mean(0) for maps in zip(*(layers.pyramid for layers in each), strict=True)]
-    return Layers(pyramid, torch.stack([layers.late for layers in each]).mean(0))
-
-
-@dataclass(eq=False)
-class _Recorder:
-    """The maps that the layers of a network return in one pass."""
-
-    maps: list[Tensor] = field(default_factory=list)
-
-    def note(self, layer: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.is_floating_point() and output.ndim in (4, 5):
-            self.maps.append(output)
-
-    def layers(self, answer: Tensor) -> Layers:
-        """The maps that stand for the network; its answer, if it has no layers of maps."""
-        maps = [each for each in self.maps if each.ndim == answer.ndim and len(each) == len(answer)] or [answer]
-        sizes = [prod(each.shape[2:]) for each in maps]
-        deepest = len(sizes) - 1 - sizes[::-1].index(min(sizes))
-        last = {size: n for n, size in enumerate(sizes[: deepest + 1])}
-        pyramid = [maps[last[size]] for size in sorted(last, reverse=True)]
-        hidden_maps = [each for each in maps if each.shape[1] != answer.shape[1]] or maps
-        return Layers(pyramid, hidden_maps[-1])
-
-
-@contextmanager
-def _recorded(net: nn.Module) -> Iterator[_Recorder]:
-    """A scope in which the answers of the innermost layers of a network are kept."""
-    recorder = _Recorder()
-    inner = [layer for layer in net.modules() if not any(True for _ in layer.children())]
-    handles = [layer.register_forward_hook(recorder.note) for layer in inner]
-    try:
-        yield recorder
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from medseg_attack.data.prepared.reading import Prepared
-from medseg_attack.detectors.features import hidden, pooled
+from medseg_attack.detectors.features import pooled
 from medseg_attack.errors import InputError, listed
 from medseg_attack.metrics.overlap import counts, dice_of
+from medseg_attack.models.hidden_maps import hidden
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.stats.spectral import spectral_scores

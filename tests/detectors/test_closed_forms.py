@@ -16,10 +16,11 @@ from medseg_attack import registry
 from medseg_attack.detectors.base import Training
 from medseg_attack.detectors.density.isolation_forest import _depths, path_length
 from medseg_attack.detectors.density.lid import dimensionality
-from medseg_attack.detectors.features import hidden, pooled
+from medseg_attack.detectors.features import pooled
 from medseg_attack.detectors.gaussian import fit_gaussian, squared_distance
 from medseg_attack.detectors.images.explanation import input_times_gradient
 from medseg_attack.detectors.images.noise_map import residual_sigma
+from medseg_attack.models.hidden_maps import hidden
 from medseg_attack.models.linear import blurred_oracle, oracle
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.sliding_window import SlidingWindow

@@ -14,6 +14,8 @@ from medseg_attack.numerics.fields import stretched
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
+from medseg_attack.threat.goals.dissolved import Dissolve
+from medseg_attack.threat.goals.toward import Toward
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Adversarial, Ball, Batch, Bindable, Image, Mask, Model, Objective, Setting
 
@@ -67,7 +69,7 @@ class UAP(Bindable, Climbing):
         if not batches:
             raise InputError("expected images to fit uap on, got none; prepare data with patients to train on")
         first = batches[0].image
-        change = first.new_zeros(1, first.shape[1], *(self.grid or _usual(batches)))
+        change = first.new_zeros(1, first.shape[1], *(self.grid or usual_grid(batches)))
         direction = torch.zeros_like(change)
         rng = torch.Generator().manual_seed(seed)
         for epoch in range(self.epochs):
@@ -142,6 +144,29 @@ def uap_metzen(ball: Ball = Linf(10 / 255), objective: Objective = bce, epochs: 
     return UAP(ball, objective, epochs, step_size=0.1, momentum=0.0, whole_epochs=True, onto="tile")
 
 
+@register(
+    "uap_metzen_dynamic",
+    kind="attack",
+    cost="1 forward, 0 backward",
+    threat="white box, on other patients",
+    paper="Metzen et al., arXiv 1704.05712 (dynamic target)",
+    reaches="its ball",
+    shown_by="uap_metzen_dynamic(epochs=4)",
+)
+def uap_metzen_dynamic(ball: Ball = Linf(10 / 255), organ: str = "", epochs: int = 60) -> UAP:
+    """`uap_metzen` with a target of each image's own: an organ hidden, its neighbours in its place (arXiv 1704.05712).
+
+    It climbs `toward(bce, dissolve(organ))`. The paper makes the target of the model's clean answer, this of the truth.
+    The paper weighs the hidden organ's pixels by 0.9999 and the rest by 0.0001, and leaves out entries that are sure
+    to be as wanted; here all entries count alike.
+
+    Args:
+        organ: name of the organ that is hidden; "" is the first of the task.
+        epochs: passes over the images that it is fitted on, 1 or more, each with one step.
+    """
+    return uap_metzen(ball, Toward(bce, Dissolve(organ)), epochs)
+
+
 def placed(change: Tensor, grid: tuple[int, ...], onto: str) -> Tensor:
     """The perturbation (1, c, *t) on another grid, (1, c, *grid), stretched or tiled.
 
@@ -156,7 +181,7 @@ def placed(change: Tensor, grid: tuple[int, ...], onto: str) -> Tensor:
     return stretched(change, grid)
 
 
-def _usual(batches: Sequence[Batch]) -> tuple[int, ...]:
+def usual_grid(batches: Sequence[Batch]) -> tuple[int, ...]:
     """The spatial shape of most images; between equals the smaller."""
     counts: dict[tuple[int, ...], int] = {}
     for batch in batches:

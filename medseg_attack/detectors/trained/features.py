@@ -10,10 +10,11 @@ from torch import Tensor
 
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.detectors.base import Training, joined, parted
-from medseg_attack.detectors.features import FeatureDetector, hidden, pooled
+from medseg_attack.detectors.features import FeatureDetector, pooled
 from medseg_attack.detectors.gaussian import fit_gaussian, library, squared_distance
 from medseg_attack.detectors.trained.linear import NAMES, fit_linear, linear_score, negatives_and_positives
 from medseg_attack.errors import InputError
+from medseg_attack.models.hidden_maps import hidden
 from medseg_attack.numerics.samples import straight_through
 from medseg_attack.registry import register
 from medseg_attack.types import Attack, Case, Image, LogOdds, Model, PerSample

@@ -1,0 +1,89 @@
+"""MAFL: features that leave those of the image, or come to another patient's."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from helpers import blobs
+from torch import Tensor
+
+from medseg_attack import registry
+from medseg_attack.attacks.gradient.mafl import Mafl
+from medseg_attack.errors import InputError
+from medseg_attack.models.hidden_maps import maps_of
+from medseg_attack.models.segmodel import frozen
+from medseg_attack.numerics.samples import TINY
+from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.binding import bind
+from medseg_attack.threat.goals.stored import AnotherPatient
+from medseg_attack.threat.goals.toward import Toward
+from medseg_attack.types import Case, CaseRef, Donors, LogOdds, Mask, Setting
+
+SEEDS = [1, 2, 3]
+
+
+def nothing(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Tensor:
+    return 0 * log_odds.flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    cases: tuple[Case, ...]
+
+    def read(self, ref: CaseRef) -> Case:
+        return next(case for case in self.cases if case.id == ref.id)
+
+
+def cosine(x: Tensor, other: Tensor) -> Tensor:
+    with frozen(blobs.healthy()) as model, torch.no_grad():
+        first, second = (maps_of(model, image)[1][-2].flatten(1) for image in (x, other))
+    return torch.cosine_similarity(first, second, eps=TINY)
+
+
+def test_features_leave_those_of_the_untouched_image() -> None:
+    batch = blobs.batch(3)
+    attack = Mafl(Linf(0.05), nothing, steps=12, smoothness=0.0)
+    with frozen(blobs.healthy()) as model:
+        noise = registry.build("noise(linf(0.05))", "attack")(model, batch.image, batch.target, SEEDS).image
+        far = replace(attack, steps=1, step_size=0.0)(model, batch.image, batch.target, SEEDS)
+        x = attack(model, batch.image, batch.target, SEEDS).image
+    assert torch.isfinite(far.image).all()
+    moved = (x != batch.image).flatten(1).any(1)  # the least harmful image of all may be the untouched one
+    assert (cosine(x, batch.image) < cosine(noise, batch.image))[moved].all()
+    assert moved.any()
+
+
+def test_features_come_to_those_of_the_patient_whose_mask_is_wanted() -> None:
+    batch = blobs.batch(3)
+    cases = tuple(
+        Case(f"s{n}", f"v{n}", f"p{n}", batch.image[n], batch.target[n], (1.0, 1.0), batch.cases[n].window)
+        for n in range(3)
+    )
+    refs = tuple(CaseRef(case.id, case.volume, case.group, tuple(case.image.shape[1:])) for case in cases)
+    donors = Donors(Shelf(cases), refs)
+    goal = AnotherPatient()
+    attack = bind(Mafl(Linf(0.1), Toward(nothing, goal), steps=15, smoothness=0.0), Setting(blobs.TASK, cases, donors))
+    wanted = torch.stack([goal.donor_of(case, donors).image for case in cases])
+    with frozen(blobs.healthy()) as model:
+        x = attack(model, batch.image, batch.target, SEEDS).image
+        start = attack.ball.sample(batch.image, SEEDS)
+    assert torch.equal(attack._donors(batch.image), wanted)
+    assert (cosine(x, wanted) >= cosine(start, wanted)).all()
+    assert (cosine(x, wanted) > cosine(start, wanted)).any()
+
+
+def test_low_frequencies_are_paid_for() -> None:
+    batch = blobs.batch(3)
+    lows = []
+    for smoothness in (0.0, 50.0):
+        attack = Mafl(Linf(0.05), steps=12, smoothness=smoothness)
+        with frozen(blobs.healthy()) as model:
+            x = attack(model, batch.image, batch.target, SEEDS).image
+        lows.append(attack._lowness(x - batch.image).mean())
+    assert lows[1] < lows[0]
+
+
+@pytest.mark.parametrize("option", ["steps=0", "features=-1", "smoothness=-1", "momentum=-0.5"])
+def test_what_makes_no_sense_is_refused(option: str) -> None:
+    with pytest.raises(InputError, match=option.partition("=")[0]):
+        registry.build(f"mafl({option})", "attack")
