@@ -8,7 +8,7 @@ N ?= 5000
 SEED ?= 0
 JOBS ?= 2
 
-.PHONY: install demo docs test check slow kills fuzz mutate references clean
+.PHONY: install demo docs test check slow kills fuzz mutate results references clean
 
 install: $(VENV)/.installed
 demo: $(VENV)/.installed
@@ -26,6 +26,8 @@ fuzz: $(VENV)/.test
 	$(BIN)/python tests/fuzz.py $(N) --seed $(SEED) --jobs $(JOBS)
 mutate: $(VENV)/.mutate
 	$(BIN)/python tests/mutate.py $(FILES) --jobs $(JOBS)
+results: $(VENV)/.test
+	$(BIN)/python benchmarks/results.py $(NAME) $(SCANS)
 check: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
