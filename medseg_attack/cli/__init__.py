@@ -36,6 +36,7 @@ from medseg_attack.cli.screen import screen
 from medseg_attack.cli.selftest import selftest
 from medseg_attack.cli.train import train
 from medseg_attack.cli.verify import verify
+from medseg_attack.cli.watch import watch
 
 # idle threads of one process must not spin on cores that another needs: two trainings side by side took 20 times as
 # long otherwise. The variable is read when torch is loaded, which happens inside the commands.
@@ -84,6 +85,7 @@ for command in (
     audit,
     extract,
     attack,
+    watch,
     defend,
     evaluate,
     certify,

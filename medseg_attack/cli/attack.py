@@ -157,7 +157,7 @@ def _run_and_print(
     with terminal.progress("attack", opened.total, show=progress) as advance:
         for n_done, _ in run(opened):
             advance(n_done)
-    if not all((folder / "run.json").exists() for folder in folders):
+    if not opened.is_finished:
         say_unfinished(opened.out, opened.options.shard, "table", json)
         return
     _print_runs(folders, unit, empty, json, checks=opened.options.checks)

@@ -41,6 +41,7 @@ from medseg_attack.runs.stored_files import HEADER_FILE, read_header
 from medseg_attack.runs.study import Study
 from medseg_attack.runtime import deterministic, provenance, versions
 from medseg_attack.storage.files import digest, inside, require_outside
+from medseg_attack.storage.heartbeats import at_work, clear
 from medseg_attack.storage.locks import locked
 from medseg_attack.threat.balls.regions import check_organ
 from medseg_attack.threat.binding import bind
@@ -111,6 +112,18 @@ class OpenedStudy:
     def run_folders(self) -> list[Path]:
         """The folders of all runs, model by model."""
         return [folder for model in self.models for _, folder in self.runs(model)]
+
+    @property
+    def cases_by_run(self) -> dict[str, int]:
+        """The number of cases of every run, whichever shard attacks them, by the run's folder in that of the study."""
+        counts = {model: len(self.refs(model)) for model in self.models}
+        pairs = ((folder, counts[model]) for model in self.models for _, folder in self.runs(model))
+        return {folder.relative_to(self.out).as_posix(): count for folder, count in pairs}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every run has its header."""
+        return all((folder / HEADER_FILE).exists() for folder in self.run_folders)
 
     @property
     def total(self) -> int:
@@ -201,9 +214,12 @@ def run(opened: OpenedStudy) -> Iterator[tuple[int, int]]:
         study = yaml.safe_dump(opened.study.model_dump(), sort_keys=False)
         is_new = claim(opened.out, opened.identity, study)
         try:
-            for model_ref, runs_on_model in zip(opened.models, runs, strict=True):
-                for n_done in _run_model(opened, model_ref, runs_on_model, metrics):
-                    yield n_done, opened.total
+            with at_work(opened.out, "{}/{}".format(*opened.options.shard), str(opened.device), opened.cases_by_run):
+                for model_ref, runs_on_model in zip(opened.models, runs, strict=True):
+                    for n_done in _run_model(opened, model_ref, runs_on_model, metrics):
+                        yield n_done, opened.total
+            if opened.is_finished:
+                clear(opened.out)
         except InputError:
             if is_new and lock.is_alone() and not any(opened.out.rglob("*.parquet")):
                 withdraw(opened.out, map(opened.folder, opened.models))  # nothing was computed: leave nothing behind

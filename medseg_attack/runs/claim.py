@@ -11,6 +11,7 @@ from typing import Any
 from medseg_attack.errors import InputError
 from medseg_attack.runs.folder import refuse_other
 from medseg_attack.storage.files import claim_json, is_part, require_file, whole
+from medseg_attack.storage.heartbeats import clear
 from medseg_attack.storage.locks import LOCK
 
 IDENTITY, STUDY = "identity.json", "study.yaml"
@@ -60,5 +61,6 @@ def withdraw(out: Path, folders: Iterable[Path]) -> None:
     """Removes what was written into a folder that was nobody's: the study and these folders of its models."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+    clear(out)
     for name in (STUDY, IDENTITY):
         (out / name).unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from medseg_attack.storage.files import (
     whole,
     write_json,
 )
+from medseg_attack.storage.heartbeats import worker_name
 
 SEAL, COPIES = "verified.json", "adversarial"  # what was written and read again
 CHUNK = 32  # cases; a scan that has more of them is a chunk of its own
@@ -81,11 +82,12 @@ class RunFolder:
     def write_table(self, chunk: int, table: pa.Table, seconds: float, batch_size: int) -> None:
         """Writes a chunk's table.
 
-        The clock and the batch size go into the file's metadata, since rows are the same in every run; so does a hash
-        of the configuration, so that a part that strays into another run's folder is known for what it is, and one of
-        rows and images, since Parquet takes changed bytes for other numbers.
+        The clock, the batch size and the process go into the file's metadata, since rows are the same in every run; so
+        does a hash of the configuration, so that a part that strays into another run's folder is known for what it is,
+        and one of rows and images, since Parquet takes changed bytes for other numbers.
         """
         facts = {"seconds": f"{seconds:.4f}", "batch_size": str(batch_size), "config": digest(self.config)}
+        facts["worker"] = worker_name()
         if (images := self._images(chunk)).exists():
             facts["images"] = file_hash(images)
         table = table.replace_schema_metadata({**facts, "digest": _content_digest(table, facts)})
@@ -188,7 +190,7 @@ def _index(folder: Path, changed_ns: int) -> dict[str, Path]:
 def _is_whole(file: Path, images: Path, changed_ns: int, size: int) -> bool:
     """Whether a part can be read and is as it was written; parts of older versions say nothing of their content."""
     try:
-        written = _table(file).schema.metadata or {}
+        written = read_part(file).schema.metadata or {}
     except InputError:
         return False
     return b"images" not in written or (images.is_file() and file_hash(images).encode() == written[b"images"])
@@ -205,8 +207,8 @@ def _content_digest(table: pa.Table, facts: Mapping[str, str]) -> str:
     return total.hexdigest()
 
 
-def _table(file: Path) -> pa.Table:
-    """The rows of a part.
+def read_part(file: Path) -> pa.Table:
+    """The rows of a part, and in the metadata of its schema how they were computed.
 
     Raises:
         InputError: it is damaged.
@@ -224,7 +226,7 @@ def _table(file: Path) -> pa.Table:
 
 
 def _read(file: Path, config: str) -> pa.Table:
-    table = _table(file)
+    table = read_part(file)
     written_for = (table.schema.metadata or {}).get(b"config", b"none").decode()
     if written_for != config:
         raise InputError(

@@ -1,0 +1,1 @@
+"""How far a study is, read from its folder alone."""
