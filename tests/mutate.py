@@ -10,7 +10,9 @@ time. Here, processes are forked from one that has loaded the libraries, and non
 
 import argparse
 import ast
+import gc
 import importlib
+import inspect
 import json
 import os
 import random
@@ -25,6 +27,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
@@ -94,6 +97,11 @@ class Mutant:
         """What tells it from others, also when lines above it change."""
         return self.file, self.text, self.number
 
+    @property
+    def as_survivor(self) -> str:
+        """A line of what is printed."""
+        return f"survived {self.file}:{self.line}: {self.text}\n"
+
 
 def mutants(file: Path) -> Iterator[Mutant]:
     """Every mutant of a file, in the order of its text."""
@@ -106,9 +114,9 @@ def mutants(file: Path) -> Iterator[Mutant]:
         begin, end = (starts[row - 1] + column for row, column in _place(node))
         old = content[begin:end].decode()
         for new in _changes(node):
-            source = content[:begin] + new.encode() + content[end:]
             name = file.relative_to(ROOT).as_posix()
             text = " ".join(f"{old} -> {new}".split())
+            source = content[:begin] + _as_long(new, old).encode() + content[end:]
             yield Mutant(name, node.lineno, node.end_lineno or node.lineno, text, counts[text], source)
             counts[text] += 1
 
@@ -118,10 +126,12 @@ def _place(node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _code(node: ast.AST) -> Iterator[Any]:
-    """The expressions that compute something: no annotation, decorator, refusal, text or import."""
+    """The expressions that compute something: no annotation, decorator, refusal, text, import or `strict`."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list"):
             continue
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            continue  # of a zip: it refuses lists of two lengths, and changes no result
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or isinstance(child, ast.Raise | ast.JoinedStr | ast.Assert):
                 continue
@@ -170,6 +180,12 @@ def _other_values(node: ast.AST) -> Iterator[str]:
             yield ast.unparse(ast.Call(ast.Name(RENAMED[name]), args, keywords))
         case ast.Call(func=ast.Attribute(value=owner, attr=name), args=args, keywords=keywords) if name in RENAMED:
             yield ast.unparse(ast.Call(ast.Attribute(owner, RENAMED[name]), args, keywords))
+
+
+def _as_long(new: str, old: str) -> str:
+    """The new text on as many lines as the old one, so that all code below keeps its place."""
+    lines = "\n" * (old.count("\n") - new.count("\n"))
+    return f"{new[:-1]}{lines})" if new.endswith(")") else new + lines
 
 
 def _in_brackets(node: ast.expr) -> str:
@@ -292,46 +308,149 @@ def load_instead(mutant: Mutant) -> None:
     SourceFileLoader.get_data = get_data  # type: ignore[method-assign]
 
 
-@dataclass
-class Trial:
-    """A mutant whose tests run now, and the moment at which they have taken too long."""
+class InPlace:
+    """A plugin of pytest that collects tests once, and then runs those of each mutant in a process of its own.
 
-    mutant: Mutant
-    log: Path
-    until: float
+    The code of a function is exchanged under all who have imported it. What a file does when it is imported cannot be
+    exchanged; see `elsewhere`.
+
+    Attributes:
+        elsewhere: mutants, by number, whose change is not within a function.
+    """
+
+    def __init__(self, todo: Sequence[tuple[Mutant, dict[str, float]]], jobs: int, folder: Path, output: int) -> None:
+        self.todo, self.jobs, self.folder, self.output = todo, jobs, folder, output
+        self.elsewhere: list[int] = []
+        self.survivors: list[int] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        items = {item.nodeid: item for item in session.items}
+        functions = functions_of({mutant.file for mutant, _ in self.todo})
+
+        def work(number: int) -> int:
+            mutant, seconds = self.todo[number]
+            if not exchanged(mutant, functions):
+                return ELSEWHERE
+            chosen = [items[name] for name in sorted(seconds, key=lambda name: seconds[name]) if name in items]
+            for item, following in zip(chosen, [*chosen[1:], None], strict=True):
+                session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if session.testsfailed:
+                    return 1
+            return 0
+
+        for number, code in forked(work, [seconds for _, seconds in self.todo], self.jobs, self.folder):
+            if code == ELSEWHERE:
+                self.elsewhere.append(number)
+            elif code == 0:
+                self.survivors.append(number)
+                os.write(self.output, self.todo[number][0].as_survivor.encode())
+        return True
 
 
-def try_all(todo: Sequence[tuple[Mutant, dict[str, float]]], jobs: int, folder: Path) -> Iterator[tuple[Mutant, bool]]:
-    """Runs the tests of every mutant, several at a time.
+ELSEWHERE = 71
+Functions = dict[tuple[str, str, int], list[FunctionType]]
+
+
+def functions_of(files: Iterable[str]) -> Functions:
+    """The functions of files that are loaded, by file, name and first line."""
+    paths = {str(ROOT / file) for file in files}
+    result: Functions = {}
+    for each in gc.get_objects():
+        if type(each) is FunctionType and each.__code__.co_filename in paths:
+            code = each.__code__
+            result.setdefault((code.co_filename, code.co_qualname, code.co_firstlineno), []).append(each)
+    return result
+
+
+def exchanged(mutant: Mutant, functions: Functions) -> bool:
+    """Puts the code of the mutant in place of that of its function; False if the change is not within a function."""
+    path = str(ROOT / mutant.file)
+    module = next(each for each in list(sys.modules.values()) if vars(each).get("__file__") == path)
+    compiled: Any = module.__loader__
+    old, new = (compiled.source_to_code(text, path) for text in (Path(path).read_bytes(), mutant.source))
+    try:
+        pairs = list(_changed_functions(old, new))
+        for before, after in pairs:
+            for function in functions[path, before.co_qualname, before.co_firstlineno]:
+                function.__code__ = after
+    except (LookupError, ValueError):  # no such function is alive, or it closes over something else
+        return False
+    return bool(pairs)
+
+
+def _changed_functions(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
+    """The functions that differ, the outermost of those within each other.
+
+    Raises:
+        LookupError: code differs that an import runs.
+    """
+    if old == new:
+        return
+    if old.co_flags & inspect.CO_OPTIMIZED:
+        yield old, new
+        return
+    parts = [[each for each in code.co_consts if isinstance(each, CodeType)] for code in (old, new)]
+    others = [[each for each in code.co_consts if not isinstance(each, CodeType)] for code in (old, new)]
+    if old.co_code != new.co_code or repr(others[0]) != repr(others[1]) or old.co_names != new.co_names:
+        raise LookupError
+    for before, after in zip(*parts, strict=True):
+        yield from _changed_functions(before, after)
+
+
+def forked(work: Any, seconds: Sequence[dict[str, float]], jobs: int, folder: Path) -> Iterator[tuple[int, int]]:
+    """Runs `work` for every number in a process of its own, several at a time.
 
     Yields:
-        A mutant, and whether a test failed or did not end.
+        A number, and the code that its process ended with; -9 if it was not done in time.
     """
-    waiting, running = list(enumerate(todo))[::-1], dict[int, Trial]()
+    waiting, running = list(range(len(seconds)))[::-1], dict[int, tuple[int, Path, float]]()
     while waiting or running:
         while waiting and len(running) < jobs:
-            number, (mutant, seconds) = waiting.pop()
-            if not seconds:
-                yield mutant, False
+            number = waiting.pop()
+            if not seconds[number]:
+                yield number, 0
                 continue
-            log = folder / f"{number}.log"
-
-            def work(mutant: Mutant = mutant, seconds: dict[str, float] = seconds) -> int:
-                load_instead(mutant)
-                return run_tests(sorted({name.partition("::")[0] for name in seconds}), Chosen(seconds))
-
-            patience = SLACK + PATIENCE * sum(seconds.values())
-            running[fork(work, log)] = Trial(mutant, log, time.monotonic() + patience)
-        pid, status = os.waitpid(-1, os.WNOHANG)
+            log, until = folder / f"{number}.log", SLACK + PATIENCE * sum(seconds[number].values())
+            running[fork(lambda n=number: work(n), log)] = number, log, time.monotonic() + until
+        pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
         if pid in running:
-            trial = running.pop(pid)
-            trial.log.unlink()
-            yield trial.mutant, os.waitstatus_to_exitcode(status) != 0
+            number, log, _ = running.pop(pid)
+            log.unlink(missing_ok=True)
+            yield number, os.waitstatus_to_exitcode(status)
             continue
-        for pid, trial in running.items():
-            if time.monotonic() > trial.until:
-                os.killpg(pid, signal.SIGKILL)  # its code is then that of a signal
+        for pid, (_, _, until) in running.items():
+            if time.monotonic() > until:
+                os.killpg(pid, signal.SIGKILL)
         time.sleep(0.02)
+
+
+def try_all(todo: Sequence[tuple[Mutant, dict[str, float]]], jobs: int, folder: Path) -> list[int]:
+    """Runs the tests of every mutant; the numbers of those of which no test fails, and all of whose tests end."""
+    output, record = os.dup(1), folder / "in_place.json"
+
+    def in_place() -> int:
+        plugin = InPlace(todo, jobs, folder, output)
+        code = run_tests(sorted({name.partition("::")[0] for _, seconds in todo for name in seconds}), plugin)
+        record.write_text(json.dumps([plugin.elsewhere, plugin.survivors]))
+        return code
+
+    log = folder / "in_place.log"
+    _, status = os.waitpid(fork(in_place, log), 0)
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit(f"expected tests that can be collected, got\n{log.read_text()}")
+    elsewhere, survivors = json.loads(record.read_text())
+
+    def loaded_anew(n: int) -> int:
+        mutant, seconds = todo[elsewhere[n]]
+        load_instead(mutant)
+        return run_tests(sorted({name.partition("::")[0] for name in seconds}), Chosen(seconds))
+
+    for n, code in forked(loaded_anew, [todo[number][1] for number in elsewhere], jobs, folder):
+        if code == 0:
+            survivors.append(elsewhere[n])
+            print(todo[elsewhere[n]][0].as_survivor, end="", flush=True)
+    return sorted(survivors)
 
 
 def changed_files(since: str) -> list[str]:
@@ -384,18 +503,14 @@ def _report(files: Sequence[str], options: argparse.Namespace, folder: Path) -> 
         todo = [mutant for mutant in todo if mutant.key in keys]
     if options.sample:
         todo = random.Random(options.seed).sample(todo, min(options.sample, len(todo)))
-    counts, survivors = {file: [0, 0] for file in files}, []
-    for mutant, killed in try_all([(m, _tests(m, lines, seconds)) for m in todo], options.jobs, folder):
-        counts[mutant.file][killed] += 1
-        if not killed:
-            survivors.append(mutant.key)
-            print(f"survived {mutant.file}:{mutant.line}: {mutant.text}", flush=True)
-    for file, (survived, killed) in counts.items():
-        if survived + killed:
-            print(f"{file}: {killed} of {survived + killed} killed")
+    survivors = {todo[n].key for n in try_all([(m, _tests(m, lines, seconds)) for m in todo], options.jobs, folder)}
+    for file in files:
+        of_file = [mutant.key in survivors for mutant in todo if mutant.file == file]
+        if of_file:
+            print(f"{file}: {of_file.count(False)} of {len(of_file)} killed")
     if options.survivors:
-        options.survivors.write_text(json.dumps(survivors))
-    n_killed = sum(killed for _, killed in counts.values())
+        options.survivors.write_text(json.dumps(sorted(survivors)))
+    n_killed = len(todo) - len(survivors)
     print(f"{n_killed} of {len(todo)} mutants killed ({n_killed / max(len(todo), 1):.0%})")
 
 

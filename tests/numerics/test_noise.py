@@ -31,3 +31,11 @@ def test_noise_is_the_median_over_all_channels_and_slices_of_each_image() -> Non
     expected = [noise_of(single[3 * n : 3 * n + 3]).median() for n in range(2)]
     assert noise_of(together).tolist() == pytest.approx([value.item() for value in expected])
     assert noise_of(single.view(1, 6, 3, 3)).item() == pytest.approx(levels[2].item())
+
+
+def test_pixels_without_noise_are_left_out_of_the_median() -> None:
+    image = torch.rand(1, 1, 3, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    image[0, 0, 1, 2] = 1.0
+    known = [noise_of(image[..., n : n + 3]).item() for n in (0, 1, 2)]
+    assert known[1] == 0
+    assert noise_of(image).item() == pytest.approx(min(known[0], known[2]))  # the lower of the two in the middle

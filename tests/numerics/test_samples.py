@@ -5,7 +5,6 @@ from zlib import crc32
 import torch
 
 from medseg_attack.numerics.samples import (
-    TINY,
     draw,
     draw_signs,
     gradient_of,
@@ -34,7 +33,7 @@ def test_a_gradient_is_of_the_sum_and_a_length_is_euclidean() -> None:
 
 
 def test_a_scaled_gradient_has_the_mean_magnitude_1_and_zero_stays_zero() -> None:
-    grad = torch.tensor([[1.0, -3.0], [0.0, 0.0], [TINY, -TINY]], dtype=torch.float64).view(3, 2, 1)
+    grad = torch.tensor([[1.0, -3.0], [0.0, 0.0], [1e-12, -1e-12]], dtype=torch.float64).view(3, 2, 1)
     expected = torch.tensor([[0.5, -1.5], [0.0, 0.0], [0.5, -0.5]], dtype=torch.float64)
     torch.testing.assert_close(scaled(grad).flatten(1), expected)
 
