@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medseg_attack.errors import InputError
 from medseg_attack.report.detectors import detector_sheet
 from medseg_attack.stats.alarms import (
     alarm_table,
@@ -16,9 +17,11 @@ from medseg_attack.stats.alarms import (
     main_rate,
     p_values,
     rates,
+    require_rate,
     share_interval,
     verdict,
 )
+from medseg_attack.stats.intervals import mean_interval
 
 
 @pytest.mark.parametrize("n", [19, 30, 99])
@@ -124,3 +127,93 @@ def test_a_verdict_follows_from_the_patients_who_are_harmed_unnoticed(
 def test_what_did_no_harm_decides_nothing() -> None:
     rows = [{"kind": "attack", "harmed": 0, "missed": 0.0, "patients": 20}]
     assert verdict(pd.DataFrame(rows), 19).startswith("not decided: no attack")
+
+
+def test_a_rate_that_no_patients_can_promise_is_refused_with_the_least_number() -> None:
+    require_rate(0.05, 19, "data")
+    require_rate(0.99, 1, "data")
+    for rate in (-0.1, 0.0, 1.0, 1.5):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            require_rate(rate, 99, "data")
+    with pytest.raises(InputError, match=r"expected 19 calibration patients .* got 18 in data; ask for 0\.053 or more"):
+        require_rate(0.05, 18, "data")
+
+
+def test_p_values_and_limits_of_a_table() -> None:
+    calibration = np.arange(1.0, 10.0)
+    assert p_values(np.array([0.5, 1.0, 5.0, 9.0, 9.5]), calibration) == pytest.approx([1, 1, 0.6, 0.2, 0.1])
+    assert [limit(calibration, rate) for rate in (0.05, 0.1, 0.19, 0.2, 0.9, 0.99)] == [math.inf, 9, 9, 8, 1, 1]
+    assert [least_patients(rate) for rate in (0.5, 0.1, 0.099, 0.3)] == [1, 9, 10, 3]
+
+
+def test_the_interval_of_auroc_is_that_of_delongs_components() -> None:
+    negative, positive = np.array([0.1, 0.4, 0.35, 0.8, 0.2]), np.array([0.3, 0.9, 0.4, 0.7, 0.9])
+    wins = (positive[:, None] > negative) + 0.5 * (positive[:, None] == negative)
+    parts = wins.mean(1) + wins.mean(0) - wins.mean()
+    assert parts.mean() == pytest.approx(auroc(negative, positive))
+    low, high = mean_interval(parts[:, None], np.ones((5, 1)), (0.0, 1.0))
+    assert auroc_interval(negative, positive) == pytest.approx((max(low, 0), min(high, 1)))
+
+
+def test_a_row_of_the_table_has_its_own_patients_noise_and_interval() -> None:
+    table = table_of()
+    attack = table.iloc[2]
+    assert table["kind"].tolist() == ["clean", "noise", "attack"]
+    assert table["patients"].tolist() == [4, 4, 4]
+    assert table["dice"].tolist() == pytest.approx([0.8, 0.8, 0.4])
+    assert math.isnan(table["auroc"][0])
+    assert attack["auroc"] == pytest.approx(auroc(np.array([0, 0, 0, 0.3]), np.array([0.9, 0.2, 0.9, 0])))
+    ends = auroc_interval(np.array([0, 0, 0, 0.3]), np.array([0.9, 0.2, 0.9, 0]))
+    assert (attack["low"], attack["high"]) == pytest.approx(ends)
+    assert (attack["alarms_0.1"], attack["alarms_0.1_low"]) == (0.5, share_interval(2, 4)[0])
+    assert math.isnan(attack["alarms_0.01_high"])
+    assert table[["harmed", "risk"]].isna().all(axis=1).tolist() == [True, True, False]
+
+
+def test_half_of_the_dice_is_harm_and_a_p_of_the_rate_is_an_alarm() -> None:
+    rows = [
+        {"row": row, "kind": kind, "attack": kind, "eps": "", "noise": 9, "group": f"p{n}", "score": 0.0, "p": p}
+        | {"dice_clean": 0.8, "dice": dice}
+        for row, kind, values in (
+            (0, "clean", [(1.0, 0.8), (0.2, 0.8)]),
+            (1, "adaptive", [(0.2, 0.4), (0.21, 0.4)]),
+            (2, "attack", [(0.2, 0.41), (1.0, 0.41)]),
+        )
+        for n, (p, dice) in enumerate(values)
+    ]
+    _, adaptive, attack = (row for _, row in alarm_table(pd.DataFrame(rows), 4).iterrows())
+    assert (adaptive["harmed"], adaptive["noticed"], adaptive["missed"]) == (2, 0.5, 0.5)
+    assert adaptive["risk"] == pytest.approx(0.5 + 0.1 * 0.5)
+    assert (attack["harmed"], attack["missed"]) == (0, 0)
+    assert math.isnan(attack["noticed"])
+    assert "auroc_noise" not in attack
+
+
+@pytest.mark.parametrize(
+    ("harmed", "missed", "aware", "expected"),
+    [
+        (20, 14 / 20, 0.0, "not decided with 20 patients"),  # 14 of 20: the interval begins at 0.46
+        (20, 15 / 20, 0.0, "does not notice harmful attacks"),  # 15 of 20: at 0.51
+        (20, 5 / 20, 0.0, "notices harmful attacks, also those that know it"),  # it ends at 0.49
+        (20, 6 / 20, 0.0, "not decided with 20 patients"),  # at 0.54
+        (20, 0.0, 6 / 20, "not decided with 20 patients"),
+        (6, 0.0, 0.0, "notices harmful attacks, also those that know it"),  # 6 of 6 noticed: from 0.54
+        (5, 0.0, 0.0, "not decided with 20 patients"),  # 5 of 5: from 0.48
+        (20, 1 / 20, 11 / 20, "notices only attacks that do not know it"),
+    ],
+)
+def test_a_verdict_turns_where_clopper_and_pearsons_interval_does(
+    harmed: int, missed: float, aware: float, expected: str
+) -> None:
+    rows = [{"kind": "attack", "harmed": harmed, "missed": missed}, {"kind": "attack", "harmed": 1, "missed": 0.0}]
+    rows += [{"kind": "adaptive", "harmed": 20, "missed": aware}, {"kind": "adaptive", "harmed": 20, "missed": 0.0}]
+    if missed == 0:
+        rows.pop(1)
+    assert verdict(pd.DataFrame(rows).assign(patients=20), 19) == expected
+
+
+@pytest.mark.parametrize(("low", "cries"), [(0.05, False), (0.051, True)])
+def test_alarms_at_noise_are_those_beyond_what_was_promised(low: float, cries: bool) -> None:
+    rows = [{"kind": "noise", "alarms_0.05_low": low}, {"kind": "noise", "alarms_0.05_low": 0.0}]
+    rows += [{"kind": kind, "harmed": 20, "missed": 0.0} for kind in ("attack", "adaptive")]
+    assert verdict(pd.DataFrame(rows).assign(patients=20), 19).endswith("; alarms at noise") == cries

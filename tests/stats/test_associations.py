@@ -105,3 +105,52 @@ def test_p_is_corrected_within_an_organ() -> None:
     factors = [values("a", {p: [float(n[0])] for p, n in taken.items()}, name) for name in ("first", "second", "third")]
     table = associations(rows("a", taken), pd.concat(factors), unit="volume", empty="one")
     assert table["p_holm"].to_numpy() == pytest.approx(3 * table["p"].to_numpy())
+
+
+def test_over_models_the_interval_draws_patients_and_every_organ_has_a_row() -> None:
+    """Models whose order is the same in every patient: all draws have the rho of all patients."""
+    sizes, lost = {"a": 1e3, "b": 1e4, "c": 1e5, "d": 1e6}, {"a": 5, "b": 10, "c": 40, "d": 30}
+    tables = [rows(run, {f"p{n}": [lost[run] + n] for n in range(3)}) for run in sizes]
+    factors = [values(run, {f"p{n}": [size] for n in range(3)}, "parameters") for run, size in sizes.items()]
+    table = associations(pd.concat(tables), pd.concat(factors), unit="volume", empty="one")
+    assert table["organ"].tolist() == ["mean", "organ"]
+    for row in table.to_dict("records"):
+        assert (row["low"], row["rho"], row["high"]) == pytest.approx((0.8, 0.8, 0.8))
+    alone = [rows(run, {"p0": [lost[run]]}) for run in sizes]
+    row = one(associations(pd.concat(alone), pd.concat(factors), unit="volume", empty="one"))
+    assert row["rho"] == pytest.approx(0.8)
+    assert np.isnan([row["low"], row["high"]]).all()  # of one patient
+    three = one(associations(pd.concat(tables[:3]), pd.concat(factors[:3]), unit="volume", empty="one"))
+    assert np.isnan([three["rho"], three["low"], three["high"], three["p"]]).all()
+
+
+def test_four_patients_have_a_correlation_and_the_ends_are_quantiles_of_drawn_patients() -> None:
+    taken = {f"p{n}": [lost] for n, lost in enumerate([10, 40, 20, 90])}
+    bright = {f"p{n}": [value] for n, value in enumerate([0.1, 0.3, 0.4, 0.8])}
+    row = one(associations(rows("a", taken), values("a", bright), unit="volume", empty="one"))
+    assert row["rho"] == pytest.approx(0.8)
+    assert (row["low"], row["high"]) == (-1.0, pytest.approx(1.0))
+    eight = {f"p{n}": [10 * n] for n in range(8)}
+    same = one(
+        associations(
+            rows("a", eight), values("a", {p: [v[0] / 10] for p, v in eight.items()}), unit="volume", empty="one"
+        )
+    )
+    assert (same["low"], same["high"]) == pytest.approx((1.0, 1.0))
+
+
+def test_organs_are_correlated_by_themselves_and_on_average() -> None:
+    up = rows("a", {f"p{n}": [10 * n] for n in range(5)})
+    down = rows("a", {f"p{n}": [40 - 10 * n] for n in range(5)}).assign(cls="other")
+    steep = rows("a", {f"p{n}": [20 * n] for n in range(5)}).assign(cls="steep")
+    bright = values("a", {f"p{n}": [0.1 * n] for n in range(5)})
+    factors = pd.concat([bright.assign(cls=name) for name in ("organ", "other", "steep")])
+    table = associations(pd.concat([up, down, steep]), factors, unit="volume", empty="one").set_index("organ")
+    assert table["rho"].to_dict() == pytest.approx({"mean": 1.0, "organ": 1.0, "other": -1.0, "steep": 1.0})
+    assert table["p_holm"].tolist() == table["p"].tolist()
+
+
+def test_what_is_taken_from_everyone_alike_has_no_correlation() -> None:
+    bright = values("a", {f"p{n}": [0.1 * n] for n in range(5)})
+    row = one(associations(rows("a", {f"p{n}": [30] for n in range(5)}), bright, unit="volume", empty="one"))
+    assert np.isnan([row["rho"], row["p"], row["low"], row["high"]]).all()

@@ -69,3 +69,28 @@ def test_the_table_says_what_it_is_to_be_compared_with() -> None:
     sheet = backdoor_sheet(backdoors(rows(), unit="volume", empty="one"), unit="volume", empty="one")
     assert sheet.rows[0][4] == "62 %"
     assert "beyond one that was trained on clean data, and beyond another trigger" in sheet.caption
+
+
+def test_a_scan_is_reached_if_the_prediction_is_nearer_to_the_goal_and_half_of_it() -> None:
+    def scans(adv: tuple[int, int], goal: tuple[int, int], truth: int = 100) -> float:
+        table = pd.DataFrame([row("p", "v", truth=truth, adv=adv, goal=goal, taken=(50, 40, 1))])
+        return float(backdoors(table, unit="volume", empty="one")["scans"].item())
+
+    assert scans((50, 50), (50, 50)) == 1  # the goal itself
+    assert scans((75, 75), (50, 50)) == 0  # 25 pixels from the goal and 25 from the truth
+    assert scans((74, 74), (50, 50)) == 1
+    assert scans((10, 4), (10, 5)) == 1  # a Dice of 0.5 with the goal
+    assert scans((10, 3), (10, 4)) == 0
+    assert scans((0, 0), (0, 0)) == 1  # nothing is wanted, and nothing predicted
+    assert scans((1, 0), (0, 0)) == 0
+
+
+def test_size_and_change_of_a_trigger_are_means_over_cases_that_count_once() -> None:
+    table = rows().assign(size=[0.1, 0.1, 0.3, 0.3], linf=[0.2, 0.2, 0.6, 0.6])
+    (result,) = backdoors(table, unit="volume", empty="one").to_dict("records")
+    assert (result["share"], result["linf"], result["patients"]) == pytest.approx((0.2, 0.4, 2))
+    both = pd.concat([table, table.assign(run="s", n_taken=float("nan"))])
+    assert backdoors(both, unit="volume", empty="one")["run"].tolist() == ["r"]
+    two = table.assign(n_taken=[100, 1, 40, 0])
+    assert backdoors(two, unit="volume", empty="one")["victims"].item() == "v, w"
+    assert not has_triggers(rows().assign(n_taken=float("nan")))
