@@ -174,7 +174,7 @@ def test_noise_is_drawn_from_a_normal_distribution_of_the_seed() -> None:
 
 @pytest.mark.parametrize(("side", "pixels"), [(224, 2.0), (112, 1.0), (448, 4.0)])
 def test_a_gaussian_blur_is_scipys_and_its_length_grows_with_the_image(side: int, pixels: float) -> None:
-    image = noise_image(2, side // 4, side)
+    image = noise_image(2, side // 4, side).movedim(-1, 1 if side > 112 else -1)
     expected = ndimage.gaussian_filter(image.numpy(), pixels, mode="nearest", axes=(1, 2))
     torch.testing.assert_close(natural.gaussian_blur(image, [2], rng()), torch.from_numpy(expected))
     assert torch.equal(natural.gaussian_blur(image, [0], rng()), image)
@@ -189,10 +189,11 @@ def point() -> Tensor:
 PLACE = np.indices((224, 224)) - 112.0
 
 
-def test_a_point_out_of_focus_is_a_disc_with_a_soft_edge() -> None:
-    disc = np.clip(3.4 + 0.5 - np.hypot(*PLACE), 0, 1)
+@pytest.mark.parametrize("radius", [3.4, 3.8])
+def test_a_point_out_of_focus_is_a_disc_with_a_soft_edge(radius: float) -> None:
+    disc = np.clip(radius + 0.5 - np.hypot(*PLACE), 0, 1)
     disc[np.abs(PLACE).max(0) > 4] = 0
-    result = natural.defocus_blur(point(), [3.4], rng())
+    result = natural.defocus_blur(point(), [radius], rng())
     np.testing.assert_allclose(result[0].numpy(), disc / disc.sum(), atol=1e-12)
 
 

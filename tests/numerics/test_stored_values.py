@@ -116,14 +116,14 @@ def test_a_falling_slope_turns_the_change_around() -> None:
 
 
 def test_an_image_in_float64_starts_in_the_window_and_keeps_a_change_beyond_it() -> None:
-    one = case([-4, 0, 8, 12], torch.int16, (0, 4), slope=0.5, inter=0.0)
+    one = case([-4, 0, 4, 12], torch.int16, (10, 14), slope=0.5, inter=10.0)
     levels = of(one)
     after, before = levels.in_float64(levels.stored + torch.tensor([2.0, -2.0, 2.0, 4.0]))
-    assert before.flatten().tolist() == [0.0, 0.0, 1.0, 1.0]
-    assert after.flatten().tolist() == [0.25, -0.25, 1.25, 1.5]
+    assert before.flatten().tolist() == [0.0, 0.0, 0.5, 1.0]
+    assert after.flatten().tolist() == [0.25, -0.25, 0.75, 1.5]
     assert after.dtype == torch.float64
     shown = levels.image(levels.stored + 1, one.image[None])
-    assert shown.flatten().tolist() == [0.0, 0.125, 1.0, 1.0]
+    assert shown.flatten().tolist() == [0.0, 0.125, 0.625, 1.0]
 
 
 def test_files_have_their_own_types_and_channels_their_own_windows() -> None:
