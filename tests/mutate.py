@@ -38,7 +38,7 @@ CONTRACTS = ("test_closed_form.py", "test_optima.py", "test_held.py", "test_cont
 HELD_BY = {  # tests beside those of its own folder, by folder of the code
     "numerics": ("attacks/test_moving_anatomy.py", "evaluation/test_rounding.py"),
     "stats": ("metrics/test_surface.py", "report/test_tables.py"),
-    "threat": ("test_closed_form.py",),
+    "threat": ("test_closed_form.py", "attacks/test_medis.py"),
     "attacks": CONTRACTS,
 }
 LIBRARIES = "torch monai.losses segmentation_models_pytorch pandas pyarrow.parquet scipy.ndimage scipy.stats sklearn"
