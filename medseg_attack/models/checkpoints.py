@@ -20,7 +20,7 @@ from medseg_attack.registry import find, parse, parse_call
 from medseg_attack.registry.table import Bound
 from medseg_attack.runtime import versions
 from medseg_attack.storage.files import CARD, Form, TaskForm, is_checkpoint, read_json, require_file, whole, write_json
-from medseg_attack.types import Task
+from medseg_attack.types import Image, Task
 
 WEIGHTS = "weights.safetensors"
 
@@ -192,6 +192,29 @@ def build_model(spec: str, task: Task, *, pretrained: bool = True, seed: int | N
             torch.manual_seed(seed)
         model: SegModel = find(name, "model").make(task, **options)
     return model
+
+
+def require_trainable(model: SegModel, spec: str, image: Image) -> None:
+    """Refuses a model whose weights no training can move.
+
+    Args:
+        image: one that it can answer, (1, c, *s); random numbers stay as they are.
+
+    Raises:
+        InputError: the model has no weights, or its answer has no gradient by any.
+    """
+    if not any(True for _ in model.parameters()):
+        raise InputError(f"expected a model with weights, got {spec}, which has none; choose another --model")
+    is_black_box, training = model.black_box, model.training
+    if not is_black_box:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            is_black_box = not model.eval()(image).requires_grad
+        model.train(training)
+    if is_black_box:
+        raise InputError(
+            f"expected a model with a gradient to train, got a black box, {spec}; choose another --model, or copy it "
+            "by 'medattack extract'"
+        )
 
 
 def _without_weights(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,9 +125,8 @@ def extract(
             student = checkpoints.build_model(plan.model, data.task).to(device)
         if student.dims != 2:
             raise InputError(f"expected a 2-D student, got {plan.model}, which takes whole scans; give another --model")
-        if not list(student.parameters()):
-            raise InputError(f"expected a student with weights, got {plan.model}, which has none; give another --model")
         refs = refs_of(plan, data)
+        checkpoints.require_trainable(student, plan.model, data.read(refs[0]).image[None].to(device))
         write_json(folder / OPTIONS, asked)
         exchanges = [_exchange(plan, victim, data, ref, device) for ref in refs]
         write_json(folder / QUERIES, {"answers": plan.answers, "count": len(refs), "cases": [ref.id for ref in refs]})

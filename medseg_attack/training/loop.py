@@ -157,18 +157,16 @@ class _Training:
         self.states: list[dict[str, Tensor]] = [{} for _ in self.defences]
         for defence in self.defences:
             defence.prepare(self.model)
-        weights = list(self.model.parameters())
-        if not weights:
-            raise InputError(f"expected a model with weights, got {plan.model}, which has none; choose another --model")
         if device.type == "cuda" and self.model.dims == 2:
             self.model.to(memory_format=torch.channels_last)
-        self.optimiser = torch.optim.AdamW(weights, lr=plan.lr)
-        if self.history:
-            self._restore()
         refs = cases_of(plan, data, self.model.dims)
         window = self.model.window
         grid = window or self.model.size or refs[0].shape
         self.cases = TrainingSet(data, refs, grid, plan.seed, patches=window is not None)
+        checkpoints.require_trainable(self.model, plan.model, self.cases[0][0][None].to(device))
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=plan.lr)
+        if self.history:
+            self._restore()
         parts = [defence.unlabelled for defence in self.defences if defence.unlabelled]
         self.unlabelled = None
         if parts:

@@ -5,8 +5,10 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from helpers.command import medattack
+from helpers.killed import command_killed_at_file, killed
 from helpers.pages import nan, page_of, section, tables
 
 from medseg_attack.report.sheet import number
@@ -89,6 +91,28 @@ def test_the_page_has_the_numbers_of_the_trial(home: Path, trial: Any, tmp_path:
     for row in rows:
         if row["organ"] == "mean" and not row["is_twin"]:
             assert f"{row['model']}: {row['verdict']}" in unescape(text)
+
+
+def rows_in(root: Path) -> Any:
+    """The rows of all runs of a trial, by file, without clock times."""
+    return {
+        str(file.relative_to(root)): pd.read_parquet(file).drop(columns=["seconds", "fit_seconds"], errors="ignore")
+        for file in sorted(root.rglob("*.parquet"))
+    }
+
+
+def test_kill_9_in_two_parts_of_a_trial_changes_no_number(home: Path, tmp_path: Path) -> None:
+    quick = ("--against", "fgsm", "--eps", "8/255", "--steps", "1", "--limit", "2", "--batch-size", "1")
+    words = ["defend", QUANTISED, *quick, "--home", str(home), "--device", "cpu", "--out"]
+    for n, part in ((3, "native"), (2, "transfer")):
+        killed(command_killed_at_file, [*words, str(tmp_path / "killed")], n, f"/{part}/")
+        assert not (tmp_path / "killed" / "native" / "trial.json").exists()
+    tables = [medattack(*words, tmp_path / out, "--json").stdout for out in ("killed", "whole")]
+    assert json.loads(tables[0]) == json.loads(tables[1])
+    resumed, undisturbed = (rows_in(tmp_path / out) for out in ("killed", "whole"))
+    assert list(resumed) == list(undisturbed)
+    for name, rows in resumed.items():
+        pd.testing.assert_frame_equal(rows, undisturbed[name], check_exact=True)
 
 
 def test_what_cannot_be_tried_is_refused_in_a_sentence(home: Path) -> None:

@@ -3,21 +3,19 @@
 import csv
 import dataclasses
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.command import medattack
 from helpers.discs import CPU, LABELS, SMALL, Discs, trained
+from helpers.killed import killed, training_killed_at_step
 from torch import Tensor, nn
 
 from medseg_attack import registry
+from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.defences.training.inner_attack.fast import Fast
 from medseg_attack.defences.training.inner_attack.mart import margin_loss
@@ -63,16 +61,28 @@ def last_weights(folder: Path, options: Options) -> dict[str, Tensor]:
     raise AssertionError
 
 
-@pytest.mark.parametrize("name", TRAINING)
-def test_a_defended_training_that_was_killed_goes_on_to_the_same_weights(name: str, tmp_path: Path) -> None:
-    data = Discs(LABELS, slices=2)
-    whole = trained(tmp_path / "whole", data, defended(name))
-    assert trained(tmp_path / "cut", data, defended(name), epochs=1) is None
-    assert trained(tmp_path / "cut", data, defended(name)) == whole
-    assert history_of(tmp_path / "cut") == history_of(tmp_path / "whole")
+def train_on(data: Discs, options: Options, folder: Path) -> None:
+    for _ in train(resolve(options, data), data, folder, CPU):
+        pass
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(name,) for name in TRAINING] + [("distil", "free(replays=2)"), ("grad_align", "fast")],
+    ids=lambda names: "+".join(names),
+)
+def test_kill_9_at_a_step_of_a_defended_training_changes_no_weight(names: tuple[str, ...], tmp_path: Path) -> None:
+    """In the midst of the second epoch, with all that a defence keeps between batches."""
+    data, options = Discs(LABELS, slices=2), defended(*names, epochs=2)
+    work = partial(train_on, data, options, tmp_path / "killed")
+    killed(training_killed_at_step, work, tmp_path / "killed" / STATE, 2)
+    assert len(past(tmp_path / "killed")) == 1
+    whole = trained(tmp_path / "whole", data, options)
+    assert trained(tmp_path / "killed", data, options) == whole
+    assert history_of(tmp_path / "killed") == history_of(tmp_path / "whole")
     card = read_card(tmp_path / "whole")
-    assert card["label"] == f"unet_small(channels=(4, 8)) + {name}"
-    assert card["training"]["defences"] == [name]
+    assert card["label"] == " + ".join(["unet_small(channels=(4, 8))", *names])
+    assert card["training"]["defences"] == list(names)
     assert card["robust_by"] == "pgd(ball=linf(eps=4/255), steps=2)"
     assert set(card["val_robust_dice"]) == {"bright", "dim"}
 
@@ -596,6 +606,34 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(prepared: Path, words: 
     assert not out.exists() or not list(out.glob("[!.]*"))
 
 
+BOX = """
+import torch
+
+class Box(torch.nn.Module):
+    black_box = {declared}
+
+    def __init__(self, n):
+        super().__init__()
+        self.net = torch.nn.Conv2d(1, n, 3, padding=1)
+
+    def forward(self, x):
+        return self.net(x).detach()
+
+def build(task):
+    return Box(len(task.classes))
+"""
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("words", [[], ["--defence", "trades"], ["--defence", "gaussian"]], ids=str)
+def test_a_black_box_is_not_trained(prepared: Path, declared: bool, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(BOX.format(declared=declared), encoding="utf-8")
+    own = ["--model", f"own('{tmp_path / 'net.py'}:build')", "--trust", "--home", tmp_path, "--epochs", "1"]
+    result = medattack("train", "--data", prepared, *own, *words, "--out", tmp_path / "refused", code=2)
+    assert "expected a model with a gradient to train, got a black box" in " ".join(result.stderr.split())
+    assert not list((tmp_path / "refused").glob("[!.]*"))
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("defences")
@@ -627,6 +665,28 @@ def test_the_command_shows_clean_and_robust_dice_and_the_name_leads_back(prepare
     assert "+ adversarial(" in run.stdout
 
 
+def train_scans(root: Path, options: Options, folder: Path) -> None:
+    data = open_prepared(root)
+    for _ in train(resolve(options, data), data, folder, CPU):
+        pass
+
+
+def test_kill_9_at_a_step_of_a_defended_training_on_scans_changes_no_weight(tmp_path: Path) -> None:
+    """Patches of 3-D scans; the perturbation of one is kept for the next batch."""
+    phantom = "phantom(patients=4, slices=8, side=32)"
+    medattack("prepare", tmp_path / "scans", "--format", phantom, "--test", "0.3", "--out", tmp_path / "data")
+    network = "monai(UNet(channels=(4, 8), norm='batch'), window=(8, 16, 16))"
+    defences = ("adversarial(attack=pgd(linf(4/255), steps=2), share=0.5)", "free(replays=2)")
+    options = Options(network, epochs=2, lr=1e-3, batch_size=2, defences=defences, robust_by="fgsm(linf(4/255))")
+    work = partial(train_scans, tmp_path / "data", options, tmp_path / "killed")
+    killed(training_killed_at_step, work, tmp_path / "killed" / STATE, 2)
+    assert len(past(tmp_path / "killed")) == 1
+    for folder in ("killed", "whole"):
+        train_scans(tmp_path / "data", options, tmp_path / folder)
+    assert read_card(tmp_path / "killed")["weights_sha256"] == read_card(tmp_path / "whole")["weights_sha256"]
+    assert history_of(tmp_path / "killed") == history_of(tmp_path / "whole")
+
+
 def test_a_scan_is_defended_in_patches_and_attacked_whole(tmp_path: Path) -> None:
     """Dual norms and a physical attack in 3-D: patches to train on, whole scans to choose the best epoch by."""
     phantom = "phantom(patients=4, slices=8, side=32)"
@@ -653,22 +713,3 @@ def test_a_scan_is_defended_in_patches_and_attacked_whole(tmp_path: Path) -> Non
         tmp_path,
         "--no-checks",
     )
-
-
-def test_kill_9_in_the_middle_of_a_defended_epoch(tmp_path: Path) -> None:
-    """Two defences that keep tensors between batches: a perturbation, and the running mean of the weights."""
-    options = defended("distil", "free(replays=2)")
-    code = f"""
-        import sys; sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
-        import test_training_defences as t
-        t.torch.set_num_threads(1)
-        options = t.resolve(t.defended("distil", "free(replays=2)"), t.FEW)
-        for record in t.train(options, t.FEW, t.Path({str(tmp_path / "killed")!r}), t.CPU):
-            print(record.epoch, flush=True)
-    """
-    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "1\n"
-        os.kill(process.pid, signal.SIGKILL)
-    assert trained(tmp_path / "killed", FEW, options) == trained(tmp_path / "whole", FEW, options)
-    assert history_of(tmp_path / "killed") == history_of(tmp_path / "whole")

@@ -1,0 +1,59 @@
+"""Work that ends by SIGKILL at a chosen moment, in a process forked from one that has loaded torch."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_SERVER: ForkServerContext = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["torch", "monai.networks.nets.unet", "monai.losses", "medseg_attack.cli"])
+
+
+def killed(work: Callable[..., None], *args: Any) -> None:
+    """Runs work that kills its own process, and fails if it ended otherwise."""
+    process = _SERVER.Process(target=_alone, args=(work, *args))
+    process.start()
+    process.join(240)
+    assert process.exitcode == -signal.SIGKILL, f"expected work that is killed, got exit code {process.exitcode}"
+
+
+def _alone(work: Callable[..., None], *args: Any) -> None:
+    torch.set_num_threads(1)
+    work(*args)
+
+
+def kill_at(place: Any, function: str, n: int, when: Callable[..., bool] = lambda *args: True) -> None:
+    """Kills this process at the n-th call of a function of a module or class, counted from 1, before it does a thing.
+
+    Args:
+        when: of the arguments; calls for which it is False are not counted.
+    """
+    original, count = getattr(place, function), 0
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += when(*args)
+        if count == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **options)
+
+    setattr(place, function, counted)
+
+
+def command_killed_at_file(words: list[str], n: int, name: str = "") -> None:
+    """A command that is killed when it would put its n-th file in place, of those with `name` in their path."""
+    from medseg_attack.cli import app
+
+    kill_at(os, "replace", n, lambda part, path: name in str(path))
+    app(words)
+
+
+def training_killed_at_step(train: Callable[[], Any], state: Path, n: int) -> None:
+    """A training that is killed at its n-th optimiser step after the first epoch that is stored in `state`."""
+    kill_at(torch.optim.AdamW, "step", n, lambda *args: state.exists())
+    train()
