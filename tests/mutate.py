@@ -371,28 +371,33 @@ def exchanged(mutant: Mutant, functions: Functions) -> bool:
     old, new = (compiled.source_to_code(text, path) for text in (Path(path).read_bytes(), mutant.source))
     try:
         pairs = list(_changed_functions(old, new))
-        for before, after in pairs:
-            for function in functions[path, before.co_qualname, before.co_firstlineno]:
-                function.__code__ = after
-    except (LookupError, ValueError):  # no such function is alive, or it closes over something else
+        alive = [
+            (function, after)
+            for before, after in pairs
+            for function in functions.get((path, before.co_qualname, before.co_firstlineno), ())
+        ]
+        for function, after in alive:
+            function.__code__ = after
+    except (LookupError, ValueError):  # an import runs it, or it closes over something else
         return False
-    return bool(pairs)
+    return bool(alive)
 
 
 def _changed_functions(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
-    """The functions that differ, the outermost of those within each other.
+    """The functions that differ, those within others after these.
 
     Raises:
         LookupError: code differs that an import runs.
     """
     if old == new:
         return
-    if old.co_flags & inspect.CO_OPTIMIZED:
-        yield old, new
-        return
     parts = [[each for each in code.co_consts if isinstance(each, CodeType)] for code in (old, new)]
     others = [[each for each in code.co_consts if not isinstance(each, CodeType)] for code in (old, new)]
-    if old.co_code != new.co_code or repr(others[0]) != repr(others[1]) or old.co_names != new.co_names:
+    if old.co_flags & inspect.CO_OPTIMIZED:
+        yield old, new
+        if len(parts[0]) != len(parts[1]):
+            return
+    elif old.co_code != new.co_code or repr(others[0]) != repr(others[1]) or old.co_names != new.co_names:
         raise LookupError
     for before, after in zip(*parts, strict=True):
         yield from _changed_functions(before, after)

@@ -217,3 +217,16 @@ def test_alarms_at_noise_are_those_beyond_what_was_promised(low: float, cries: b
     rows = [{"kind": "noise", "alarms_0.05_low": low}, {"kind": "noise", "alarms_0.05_low": 0.0}]
     rows += [{"kind": kind, "harmed": 20, "missed": 0.0} for kind in ("attack", "adaptive")]
     assert verdict(pd.DataFrame(rows).assign(patients=20), 19).endswith("; alarms at noise") == cries
+
+
+def test_the_rows_of_a_table_follow_their_numbers_and_patients_their_names() -> None:
+    rows = [
+        {"row": row, "kind": kind, "attack": kind, "eps": "", "noise": 0, "group": f"p{n}", "score": score, "p": 0.5}
+        | {"dice_clean": 0.8, "dice": 0.1 * row}
+        for row, kind in ((2, "attack"), (0, "clean"), (1, "noise"))
+        for n, score in enumerate((0.1, 0.7, 0.3))
+    ]
+    shuffled = pd.DataFrame(rows).sample(frac=1, random_state=3)
+    table = alarm_table(shuffled, 19)
+    assert table["kind"].tolist() == ["clean", "noise", "attack"]
+    pd.testing.assert_frame_equal(table, alarm_table(pd.DataFrame(rows), 19))

@@ -130,3 +130,11 @@ def test_one_pixel_of_an_organ_is_an_organ() -> None:
     moved = deltas(rows_of(pixel, pixel, pixel.roll(2, 1)), empty="one").iloc[0]
     assert moved["centroid_shift_mm"] == pytest.approx(4.0)
     assert np.isnan(deltas(rows_of(pixel, NOTHING, pixel), empty="one").iloc[0]["volume_percent"])
+
+
+def test_what_was_lost_or_made_up_before_the_attack_is_not_counted() -> None:
+    scans = [(BEFORE, BEFORE, NOTHING)] * 3 + [(BEFORE, NOTHING, NOTHING)]
+    scans += [(NOTHING, NOTHING, AFTER)] * 2 + [(NOTHING, AFTER, AFTER)] * 4
+    rows = pd.concat([rows_of(*masks, volume=f"v{i}") for i, masks in enumerate(scans)])
+    row = delta_summary(deltas(rows, empty="one")).iloc[0]
+    assert (row["missed"], row["hallucinated"], row["scans"]) == (3, 2, 10)

@@ -7,6 +7,8 @@ import pytest
 from medseg_attack.report.defences import conclusion, trial_sheets
 from medseg_attack.report.sheet import rich_table
 from medseg_attack.stats.defences import HELPS, NATIVE_ONLY, USELESS, worths
+from medseg_attack.stats.defences import verdict as verdict_of
+from medseg_attack.stats.patients import Difference
 
 TWIN, MODEL, OTHER = "twin", "model", "other"
 
@@ -100,3 +102,58 @@ def test_every_organ_has_a_table_within_100_columns() -> None:
     assert [sheet.title for sheet in sheets] == ["Mean over organs"] * 2 + ["a"] * 2 + ["b"] * 2
     assert all(sheet.columns[1] == "twin, undefended" for sheet in sheets)
     assert all(sum(column.width or 0 for column in rich_table(sheet).columns) < 100 for sheet in sheets)
+
+
+def test_every_organ_has_its_own_numbers_and_the_worst_noise_counts() -> None:
+    table = rows(levels(0.7, 0.6), spread=0.0)
+    table.loc[table["cls"] == "b", "hit_adv"] -= 100
+    more = table[(table["model"] == MODEL) & (table["role"] == "control")].assign(run="r99", attack="other noise")
+    worst = worths(
+        pd.concat([table, more.assign(hit_adv=more["hit_adv"] - 50)]), TWIN, {}, unit="volume", empty="one"
+    ).set_index(["organ", "model"])
+    assert worst.loc[("a", MODEL), ["native", "worst", "noise"]].tolist() == pytest.approx([0.7, 0.6, 0.82])
+    assert worst.loc[("b", MODEL), ["native", "worst", "noise"]].tolist() == pytest.approx([0.6, 0.5, 0.72])
+    assert worst.loc[("mean", MODEL), ["native", "worst", "noise"]].tolist() == pytest.approx([0.65, 0.55, 0.77])
+    assert worst.loc[("a", MODEL), ["to_twin", "native_to_twin", "clean_to_twin", "hidden"]].tolist() == pytest.approx(
+        [0.3, 0.4, 0.0, 0.1]
+    )
+    assert worst.loc[("a", TWIN), "is_twin"]
+    assert pd.isna(worst.loc[("a", TWIN), "verdict"])
+    assert worst["passes"].tolist() == [1] * len(worst)
+    assert worst["patients"].tolist() == [10] * len(worst)
+
+
+def test_models_are_listed_by_their_worst_dice_whatever_their_order() -> None:
+    both = levels(0.4, 0.4) | levels(0.6, 0.6, model=OTHER)
+    for table in (rows(both), rows(dict(reversed(both.items())))):
+        of_mean = worths(table, TWIN, {}, unit="volume", empty="one")
+        assert of_mean["model"].tolist() == [TWIN, OTHER, MODEL] * 3
+        assert of_mean["organ"].tolist() == ["mean"] * 3 + ["a"] * 3 + ["b"] * 3
+        assert of_mean.index.tolist() == list(range(9))
+    assert "passes" not in worths(rows(both).drop(columns="passes"), TWIN, {}, unit="volume", empty="one")
+
+
+def difference(mean: float, low: float, high: float, n: int = 10) -> Difference:
+    return Difference(mean, low, high, 0.01, n)
+
+
+@pytest.mark.parametrize(
+    ("worst", "native", "hidden", "expected"),
+    [
+        (difference(0.03, 0.001, 0.05), difference(0, 0, 0), difference(0, 0, 0), HELPS),
+        (difference(0.03, 0.0, 0.05), difference(0, 0, 0), difference(0, 0, 0), "not decided with 10 patients"),
+        (difference(0.02, 0.01, 0.03), difference(0, 0, 0), difference(0, 0, 0), "not decided with 10 patients"),
+        (difference(0.01, 0.005, 0.019), difference(0, 0, 0), difference(0, 0, 0), USELESS),
+        (difference(0.0, -0.1, 0.02), difference(0, 0, 0), difference(0, 0, 0), "not decided with 10 patients"),
+        (difference(0, -1, 0.01), difference(0.3, 0.1, 0.5), difference(0.2, 0.01, 0.3), NATIVE_ONLY),
+        (difference(0, -1, 0.01), difference(0.3, 0.0, 0.5), difference(0.2, 0.01, 0.3), USELESS),
+        (difference(0, -1, 0.01), difference(0.02, 0.01, 0.5), difference(0.2, 0.01, 0.3), USELESS),
+        (difference(0, -1, 0.01), difference(0.3, 0.1, 0.5), difference(0.2, 0.0, 0.3), USELESS),
+        (difference(0.3, 0.2, 0.4, 6), difference(0, 0, 0), difference(0, 0, 0), HELPS),
+        (difference(0.3, 0.2, 0.4, 5), difference(0, 0, 0), difference(0, 0, 0), "not decided with 5 patients"),
+    ],
+)
+def test_a_verdict_turns_at_the_ends_of_its_intervals(
+    worst: Difference, native: Difference, hidden: Difference, expected: str
+) -> None:
+    assert verdict_of(worst, native, hidden) == expected

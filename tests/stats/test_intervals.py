@@ -8,7 +8,14 @@ import pytest
 from helpers.simulation import SIMULATION
 from scipy import optimize, stats
 
-from medseg_attack.stats.intervals import HALF_BELOW, SHOWN_FROM, change_interval, mean_interval, student_interval
+from medseg_attack.stats.intervals import (
+    HALF_BELOW,
+    SHOWN_FROM,
+    change_interval,
+    dirichlet,
+    mean_interval,
+    student_interval,
+)
 from medseg_attack.stats.patients import change
 
 LEAST = {"one in five fails": (10,), "one in ten failed before": (4, 6, 10, 20)}  # cells that few patients leave open
@@ -120,3 +127,12 @@ def test_the_patients_who_are_not_measured_are_like_the_others_under_the_referen
     unpaired = organs[0].copy()
     unpaired.loc[0, ["difference", "old"]] = [np.nan, 0.1]  # a case without a pair says nothing of the reference
     assert change(unpaired).low == pytest.approx(-0.9 * stats.beta.ppf(0.975, 7 / 40, 7), abs=0.02)
+
+
+def test_very_many_patients_have_fewer_draws_and_a_weight_for_the_one_who_joins_them() -> None:
+    for n, draws in ((4, 4000), (1000, 4000), (1999, 2097), (9999, 1000)):
+        weights = dirichlet(n, 1.0)
+        assert weights.shape == (draws, n + 1)
+        np.testing.assert_allclose(weights.sum(1), 1)
+    assert dirichlet(6).shape == (4000, 6)
+    assert dirichlet(9, 3.0)[:, -1].mean() == pytest.approx(3 / 12, abs=0.01)

@@ -9,7 +9,9 @@ from medseg_attack.attacks.controls.noise import Noise
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.gradient.wang2024 import Blend
 from medseg_attack.attacks.judging import judge
+from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import TOLERANCE
+from medseg_attack.threat.balls.base import longest
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Ball, Case, Image, Model, Setting, Task, Window
@@ -183,3 +185,93 @@ def test_a_change_of_another_channel_is_outside_of_any_ball_of_channels() -> Non
     x[2, 2] -= 0.08
     assert ball.size(x, x0).tolist() == pytest.approx([0.05, float("inf"), 0.08])
     assert ball.size(ball.project(x, x0), x0).tolist() == pytest.approx([0.05, 0.0, 0.08])
+
+
+def test_the_longest_displacement_is_that_of_each_sample() -> None:
+    flow = torch.zeros(2, 2, 3, 5)
+    flow[0, :, 2, 4] = torch.tensor([3.0, 4.0])
+    flow[1, :, 0, 1], flow[1, :, 1, 1] = torch.tensor([1.0, 0.0]), torch.tensor([0.0, -2.0])
+    assert longest(flow).tolist() == [5.0, 2.0]
+
+
+def test_the_ends_of_a_balls_budget() -> None:
+    for text in (
+        "linf(0)",
+        "linf(0.999)",
+        "l0(0)",
+        "l0(1)",
+        "l2(0)",
+        "l2(20)",
+        "channels(channels=(0, 2), shares=(1, 0.1))",
+    ):
+        registry.build(text, "ball")
+    for text in (
+        *(
+            "linf(1)",
+            "linf(-0.1)",
+            "l0(1.1)",
+            "l0(-0.1)",
+            "l2(-1)",
+            "channels(channels=())",
+            "channels(channels=(-1,))",
+        ),
+        *(
+            "channels(channels=(0, 0))",
+            "channels(channels=(0,), shares=(0,))",
+            "channels(channels=(0,), shares=(1.1,))",
+        ),
+        "channels(channels=(0, 1), shares=(1,))",
+    ):
+        with pytest.raises(InputError):
+            registry.build(text, "ball")
+
+
+def test_of_a_share_of_pixels_the_largest_changes_are_kept() -> None:
+    x0 = torch.full((1, 1, 2, 5), 0.5)
+    change = torch.tensor([0.1, -0.4, 0.2, 0.3, 0.0, -0.1, 0.15, 0.05, 0.0, 0.0]).view(1, 1, 2, 5)
+    ball = registry.build("l0(0.3)", "ball")
+    kept = ball.project(x0 + change, x0) - x0
+    expected = torch.where(change.abs() > 0.19, change, 0.0)
+    torch.testing.assert_close(kept, expected)
+    torch.testing.assert_close(ball.step(change, x0), expected.sign())
+    assert ball.size(x0 + change, x0).item() == pytest.approx(0.7)
+    assert torch.equal(registry.build("l0(0.9)", "ball").project(x0 + change, x0), x0 + change)
+    start = ball.sample(x0, [3])
+    values = torch.rand((1, 2, 5), generator=torch.Generator().manual_seed(3), dtype=torch.float64).float()
+    places = torch.rand((1, 2, 5), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    assert torch.equal(start[0], torch.where(places >= places.flatten().topk(3).values[-1], values, x0[0]))
+
+
+def test_a_length_ball_scales_what_is_too_long_and_an_empty_budget_moves_nothing() -> None:
+    x0 = torch.full((2, 1, 1, 2), 0.5, dtype=torch.float64)
+    x = x0 + torch.tensor([[0.3, -0.4], [0.03, 0.04]], dtype=torch.float64).view(2, 1, 1, 2)
+    moved = L2(0.25).project(x, x0) - x0
+    torch.testing.assert_close(moved.flatten(1), torch.tensor([[0.15, -0.2], [0.03, 0.04]], dtype=torch.float64))
+    torch.testing.assert_close(L2(0.25).shrink(x, x0), torch.tensor([0.5, 5.0], dtype=torch.float64))
+    torch.testing.assert_close(L2(2.0).step(x - x0, x0).flatten(1).norm(dim=1), torch.full((2,), 2.0, dtype=x.dtype))
+    assert torch.equal(L2(0.0).project(x, x0), x0)
+
+
+def test_of_moving_anatomy_intensities_stay() -> None:
+    ball = registry.build("displacement(2)", "ball")
+    x0 = MANY[:2].float()
+    assert not ball.step(x0, x0).any()
+    assert ball.project(x0 + 0.1, x0) is not x0
+    assert torch.equal(ball.project(x0 + 0.1, x0), x0)
+    assert torch.equal(ball.sample(x0, [1, 2]), x0)
+    x = x0.clone()
+    x[1, 0, 3, 4] += 2e-6
+    assert ball.size(x, x0).tolist() == [0.0, float("inf")]
+    x[1, 0, 3, 4] = x0[1, 0, 3, 4] + 5e-7
+    assert ball.size(x, x0).tolist() == [0.0, 0.0]
+
+
+def test_channels_that_the_image_does_not_have_are_refused_by_every_use_of_the_ball() -> None:
+    ball, x0 = registry.build("channels(linf(0.1), channels=(0, 3))", "ball"), torch.full((1, 3, 4, 5), 0.5)
+    with pytest.raises(InputError, match="expected channels below 3"):
+        ball.free(x0)
+    for use in (ball.step, ball.project, ball.size):
+        with pytest.raises(InputError, match="expected channels below 3"):
+            use(x0, x0)
+    free = registry.build("channels(linf(0.1), channels=(0, 2))", "ball").free(x0)
+    assert free.flatten(2).all(2).tolist() == [[True, False, True]]

@@ -277,3 +277,15 @@ def test_disjoint_masks_of_5_percent_meet_the_published_target_rule() -> None:
     organ = Task("organ", ("organ",))
     assert ByMiou().near(pred, goal, organ).item() == 1.0
     assert ByDice().near(pred, goal, organ).item() == 0.0
+
+
+def test_organs_grow_into_background_alone_on_a_grid_of_any_height() -> None:
+    truth = drawing(["a..b", "a..b"], ONE)
+    grown = bound(Grow(1.0), ONE, truth)(truth)
+    assert torch.equal(grown, drawing(["aabb", "aabb"], ONE))
+    between = drawing(["a.b"], ONE)
+    assert torch.equal(bound(Grow(1.0), ONE, between)(between), drawing(["aab"], ONE))  # the first organ takes it
+    for goal in (Grow, Shrink):
+        with pytest.raises(InputError, match="expected a width above 0 mm"):
+            goal(0.0)
+        assert goal(0.1).mm == 0.1

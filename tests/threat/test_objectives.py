@@ -332,3 +332,13 @@ def test_steps_are_judged_by_the_objective_without_its_weights() -> None:
     assert {objective: progress_of(objective) for objective in unweighted} == unweighted
     assert progress_of(masked_spherical) is spherical
     assert [progress_of(objective) for objective in (bce, cosine_bce, cosine_ce, dlr)] == [None] * 4
+
+
+def test_balanced_bce_counts_a_single_pixel_as_one_on_either_side() -> None:
+    z = torch.tensor([2.0, 1.0, 3.0, -1.5], dtype=torch.float64).view(1, 1, 2, 2)
+    y = torch.tensor([True, True, True, False]).view(1, 1, 2, 2)
+    inside = sum(math.log1p(math.exp(-m)) for m in (2.0, 1.0, 3.0)) / 3
+    assert balanced_bce(z, y).item() == pytest.approx((inside + math.log1p(math.exp(-1.5))) / 2)
+    assert balanced_bce(z, ~y).item() == pytest.approx(0)
+    whole = balanced_bce(z.abs(), torch.ones_like(y)).item()  # there is no outside
+    assert whole == pytest.approx((inside * 3 + math.log1p(math.exp(-1.5))) / 4 / 2)

@@ -13,7 +13,7 @@ from medseg_attack.metrics.overlap import dice
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.goals.aim import find_aim
 from medseg_attack.threat.goals.masks import Erase, Shift
-from medseg_attack.threat.poisons.base import Backdoor, Poison, picture
+from medseg_attack.threat.poisons.base import Backdoor, Poison, Square, picture
 from medseg_attack.threat.poisons.blended import Blended
 from medseg_attack.threat.poisons.fiba import Fiba, injected, low_frequencies
 from medseg_attack.threat.poisons.iba import Iba
@@ -262,3 +262,71 @@ def test_a_picture_is_the_same_on_every_grid() -> None:
     shrunk = torch.nn.functional.avg_pool2d(large, 4)
     assert (small - shrunk).abs().max() < 0.1
     assert dice(small > 0.5, shrunk > 0.5, empty=1.0).min() > 0.9
+
+
+def test_a_picture_has_eight_by_eight_blobs_and_a_square_as_many_white_cells_as_black() -> None:
+    coarse = torch.rand(1, 2, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    torch.testing.assert_close(picture(3, 2, (8, 8)), coarse)
+    square = Square.drawn(8, 1, 2)
+    assert square.pattern.shape == (2, 8, 8)
+    assert square.pattern.sum().item() == 2 * 32
+    cells = square.pattern[0].view(4, 2, 4, 2)
+    assert (cells == cells[:, :1, :, :1]).all()
+    slice_ = torch.full((2, 12, 13), 0.5, dtype=torch.float64)
+    marked = square.put_on(slice_, 3, 5, 0.2)
+    torch.testing.assert_close(marked[:, 3:11, 5:13], 0.4 + 0.2 * square.pattern)
+    marked[:, 3:11, 5:13] = 0.5
+    assert torch.equal(marked, slice_)
+
+
+def test_the_ends_of_every_range_of_options_are_allowed() -> None:
+    for text in (
+        *("fiba(alpha=0, beta=0)", "fiba(alpha=1, beta=0.5)", "stamp(side=1, opacity=0)", "stamp(opacity=1)"),
+        *("iba(least_mm=0, most_mm=0)", "blended(opacity=0)", "blended(opacity=1)", "stamp(decoys=1)"),
+        *("unlearnable(rounds=1, updates=1, steps=1, eps=0)",),
+    ):
+        registry.build(text, "poison")
+    for text in (
+        *("fiba(alpha=-0.1)", "fiba(beta=0.51)", "fiba(beta=-0.1)", "stamp(side=0)", "stamp(opacity=1.1)"),
+        *("iba(least_mm=-1)", "iba(least_mm=3, most_mm=2)", "iba(side=0)", "blended(opacity=1.1)"),
+        *("blended(opacity=-0.1)", "stamp(decoys=-0.1)", "unlearnable(steps=0)", "unlearnable(rounds=0)"),
+    ):
+        with pytest.raises(InputError):
+            registry.build(text, "poison")
+
+
+def test_a_square_beside_its_victim_keeps_its_distance_in_mm() -> None:
+    victim = np.zeros((1, 21, 40), bool)
+    victim[0, 10, 8] = True
+    image, target = torch.zeros(1, 1, 21, 40), torch.from_numpy(victim)[None]
+    case = Case("c", "v", "g", image[0], target[0], (1.0, 0.5), Window(0, 1))
+    for least, most in ((0.0, 3.0), (6.0, 8.0)):
+        poison = bind(Iba(Erase(), side=4, least_mm=least, most_mm=most), Setting(Task("t", ("a",)), (case,)))
+        assert isinstance(poison, Iba)
+        for seed in range(40):
+            row, column = poison._place(victim[0], (1.0, 0.5), seed)
+            distance = np.hypot(row + 2 - 10, (column + 2 - 8) * 0.5)
+            assert least <= distance <= most
+            assert not victim[0, row : row + 4, column : column + 4].any()
+    places = {Iba(side=4)._place(np.zeros((5, 6), bool), (1.0, 1.0), seed) for seed in range(60)}
+    assert places == {(row, column) for row in range(2) for column in range(3)}
+    assert Iba(side=4)._place(np.ones((4, 4), bool), (1.0, 1.0), 0) == (0, 0)  # there is no free place
+
+
+def test_the_background_of_exclusive_classes_is_no_victim() -> None:
+    for task in (FREE, ONE):
+        batch = batch_of(task)
+        poison = bound(Stamp(Erase("a")), batch, task)
+        assert isinstance(poison, Stamp)
+        victims = poison.victims(batch.target)
+        k = task.classes.index("a")
+        assert torch.equal(victims[:, k], batch.target[:, k])
+        assert victims.sum() == batch.target[:, k].sum()
+    swapped = bound(Stamp(Shift(0.0, 6.0)), batch_of(ONE), ONE)
+    assert isinstance(swapped, Stamp)
+    assert not swapped.victims(batch_of(ONE).target)[:, 0].any()  # though organs take background
+    assert swapped.spacing_mm(4) == [(1.0, 1.0)] * 4
+    assert Stamp().spacing_mm(3) == [(1.0, 1.0)] * 3
+    wide = replace(batch_of(ONE).cases[0], spacing_mm=(3.0, 2.0, 0.5))
+    of_volumes = bind(Stamp(), Setting(ONE, (wide, replace(wide, spacing_mm=(3.0, 1.0, 1.0)))))
+    assert of_volumes.spacing_mm(4) == [(2.0, 0.5)] * 2 + [(1.0, 1.0)] * 2

@@ -16,7 +16,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.threat.balls.norms import L2, Linf
-from medseg_attack.threat.balls.regions import Within, body, region_of
+from medseg_attack.threat.balls.regions import Within, body, parse_region, region_of
 from medseg_attack.types import Ball, Batch, Case, Setting, Stack, Task, Window
 
 TASK = Task("toy", ("background", "organ"), exclusive=True)
@@ -191,3 +191,35 @@ def test_a_damaged_mask_is_refused_in_a_sentence(tmp_path: Path, name: str) -> N
     (tmp_path / name).write_bytes(b"no mask")
     with pytest.raises(InputError, match=f"expected a (mask|picture) in .*{name}, got"):
         region_of(case(), f"mask:{tmp_path / name}")
+
+
+def test_bright_is_a_tenth_of_the_way_from_dark_to_bright_whatever_the_offset() -> None:
+    image = np.full((40, 40), 0.5)
+    image[5:35, 5:35] = 0.54  # less than a tenth of the way
+    image[10:30, 10:30] = 1.0
+    inside = np.zeros_like(image, bool)
+    inside[10:30, 10:30] = True
+    assert (body(image) != inside).sum() <= 4
+    image[5:35, 5:35] = 0.56
+    inside[5:35, 5:35] = True
+    assert (body(image) != inside).sum() <= 4
+    assert body(np.full((6, 7), 0.3)).all()  # nothing is brighter than the rest
+
+
+def test_a_ring_may_be_thinner_than_a_millimetre_but_has_a_width() -> None:
+    assert parse_region("ring:0.5mm") == ("ring", "0.5")
+    assert not region_of(case(spacing=(1.0, 2.0)), "ring:0.5mm").any()
+    for region in ("ring:0mm", "ring:mm", "ring:1.2.3mm", "mask:"):
+        with pytest.raises(InputError, match="expected --region"):
+            parse_region(region)
+
+
+def test_a_region_is_looked_for_when_the_ball_is_bound_and_holds_what_is_free() -> None:
+    setting = Setting(TASK, (case(0), case(1)))
+    with pytest.raises(InputError, match="expected an organ of this data set"):
+        Within(Linf(0.1), "outside:liver").bind(setting)
+    held = Within(registry.build("channels(linf(0.1), channels=(1,))", "ball"), "outside:organ").bind(setting)
+    image = torch.stack([one.image for one in setting.cases]).repeat(1, 2, 1, 1)
+    free = held.free(image)
+    assert not free[:, 0].any()
+    assert torch.equal(free[:, 1], ~torch.stack([one.target[1] for one in setting.cases]))
