@@ -46,12 +46,16 @@ def visible(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Text for GitHub's Markdown, also inside a cell of a table or at the beginning of a line."""
+    """Text for GitHub's Markdown, also inside a cell of a table or at the beginning of a line.
+
+    >>> markdown("0.5"), markdown("-0.5"), markdown("1. organ"), markdown("- organ")
+    ('0.5', '-0.5', '1\\\\. organ', '\\\\- organ')
+    """
     import html
 
     # an underscore between letters is no mark
     text = re.sub(r"[\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", visible(text).strip())
-    text = re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)  # marks of lists and headings
+    text = re.sub(r"^(\d*)([-+.)](?=\s|-|$)|=)", r"\1\\\2", text)  # marks of lists, rules and headings; not 0.5 or -1
     return html.escape(text, quote=False)
 
 
