@@ -46,10 +46,10 @@ def visible(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Text for GitHub's Markdown, also inside a cell of a table or at the beginning of a line.
+    r"""Text for GitHub's Markdown, also inside a cell of a table or at the beginning of a line.
 
     >>> markdown("0.5"), markdown("-0.5"), markdown("1. organ"), markdown("- organ")
-    ('0.5', '-0.5', '1\\\\. organ', '\\\\- organ')
+    ('0.5', '-0.5', '1\\. organ', '\\- organ')
     """
     import html
 
