@@ -13,7 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.defences.inputs.base import GeometricDefence, InputDefence, layered
+from medseg_attack.defences.input_layers import GeometricDefence, InputDefence, layered
 from medseg_attack.defences.inputs.bit_depth import BitDepth
 from medseg_attack.defences.inputs.gaussian_blur import GaussianBlur
 from medseg_attack.defences.inputs.jpeg import Jpeg

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from medseg_attack.defences.inputs.base import InputDefence
+from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.errors import InputError
 from medseg_attack.models.networks.denoiser import denoised, load_denoiser
 from medseg_attack.numerics.samples import draw

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medseg_attack.defences.inputs.base import InputDefence
+from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.errors import require
 from medseg_attack.numerics.neighbourhoods import blurred
 from medseg_attack.registry import register

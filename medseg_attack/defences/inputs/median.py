@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg_attack.defences.inputs.base import InputDefence
+from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.numerics.neighbourhoods import box_mean, neighbours, require_odd
 from medseg_attack.registry import register
 from medseg_attack.types import Image

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from medseg_attack.defences.inputs.base import InputDefence
+from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.errors import require
 from medseg_attack.numerics.neighbourhoods import blurred, box_mean, neighbours, require_odd
 from medseg_attack.registry import register

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.interpolate import PchipInterpolator
 
-from medseg_attack.defences.inputs.base import InputDefence
+from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
 from medseg_attack.types import Image

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.defences.inputs.base import GeometricDefence
+from medseg_attack.defences.input_layers import GeometricDefence
 from medseg_attack.errors import require
 from medseg_attack.numerics.fields import MODES
 from medseg_attack.registry import register

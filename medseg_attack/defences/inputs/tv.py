@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg_attack.defences.inputs.base import InputDefence
+from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.errors import require
 from medseg_attack.numerics.neighbourhoods import blurred
 from medseg_attack.numerics.samples import draw

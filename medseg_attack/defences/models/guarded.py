@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from medseg_attack.defences.inputs.base import GeometricDefence, InputDefence, layered
+from medseg_attack.defences.input_layers import GeometricDefence, InputDefence, layered
 from medseg_attack.defences.models.around import AroundModels, as_model, member
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel

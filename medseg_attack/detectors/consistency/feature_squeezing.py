@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.defences.inputs.base import InputDefence, layered
+from medseg_attack.defences.input_layers import InputDefence, layered
 from medseg_attack.defences.inputs.bit_depth import BitDepth
 from medseg_attack.defences.inputs.gaussian_blur import GaussianBlur
 from medseg_attack.defences.inputs.median import Median
