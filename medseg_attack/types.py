@@ -350,7 +350,7 @@ class Ball(ABC):
     """A set of images around an untouched one: a norm and a budget, as a value (a frozen dataclass).
 
     Attributes:
-        moves_anatomy: whether a flow may be part of the change, whose `length` counts.
+        moves_anatomy: whether the truth may become another one: a flow, whose `length` counts, or an edit.
         restrictable: whether the ball can be held to a region of the image.
         budgets: interval in which `eps` lies.
     """
@@ -433,6 +433,7 @@ class Adversarial:
         success: whether an attack with a goal reached it; None for one without.
         passes: forward and backward passes that each sample took, of an attack that stops sample by sample; None
             where all took what the batch did.
+        truth: the truth on these images, of an attack that adds or removes anatomy; None of any other.
     """
 
     image: Image
@@ -441,6 +442,7 @@ class Adversarial:
     flow: Flow | None = None
     success: Bool[Tensor, "b"] | None = None
     passes: Int[Tensor, "b 2"] | None = None
+    truth: Mask | None = None
 
     def __or__(self, other: "Adversarial") -> "Adversarial":
         """Per sample the more harmful of the two; between equals, the smaller change.
@@ -458,6 +460,7 @@ class Adversarial:
             _flow_taken(take, other.flow, self.flow),
             None if self.success is None or other.success is None else _taken(take, other.success, self.success),
             None if self.passes is None or other.passes is None else self.passes + other.passes,
+            None if self.truth is None or other.truth is None else _taken(take, other.truth, self.truth),
         )
 
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack import registry
+from medseg_attack.attacks.judging import truth_after
 from medseg_attack.attacks.physical.ascent import Parametrised
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.numerics.flows import moved, warped
+from medseg_attack.numerics.flows import warped
 from medseg_attack.types import Attack, Batch, Case, Fittable, Task, Window
 
 TASK = Task("contract", ("a", "b"))
@@ -162,7 +163,7 @@ class TestAttack:
         attack = built(name)
         result = attack(model, image, target, seeds)
         kept = ~attack.ball.covered(result.image, image.expand_as(result.image))
-        truth = moved(target, result.flow, model.task.exclusive) & kept
+        truth = truth_after(result, target, model.task.exclusive) & kept
         torch.testing.assert_close(result.harm, harm(model.decide(model(result.image)) & kept, truth).double())
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from medseg_attack.metrics.harm import harm
+from medseg_attack.numerics.flows import moved
 from medseg_attack.types import Adversarial, Ball, Flow, Image, Mask, Model
 
 
@@ -23,3 +24,12 @@ def judge_prediction(
     """
     classes, x = list(model.task.scored), x.detach()
     return Adversarial(x, harm(pred[:, classes], target[:, classes]).to(x), ball.total_size(x, image, flow), flow)
+
+
+def truth_after(result: Adversarial, target: Mask, exclusive: bool) -> Mask:
+    """The truth on the images of a result: what an edit says, or the untouched truth where the anatomy went.
+
+    Args:
+        exclusive: whether a pixel has exactly one class.
+    """
+    return moved(target, result.flow, exclusive) if result.truth is None else result.truth

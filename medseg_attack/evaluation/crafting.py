@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.finite import FiniteModel
+from medseg_attack.attacks.judging import truth_after
 from medseg_attack.evaluation.rounding import RoundedModel
 from medseg_attack.numerics.flows import warped
 from medseg_attack.numerics.noise import noise_of
@@ -51,6 +52,7 @@ class Crafted:
         x0: centres of the ball: the untouched images, or those after their anatomy moved; one channel where `image`
             has several copies of it.
         flow: how anatomy moved; None where nothing did.
+        truth: the truth on the images: what the attack says of its edits, or that of the cases where anatomy went.
         stored: the values of each case's file; None where there is none that could hold the image.
         cost: forward and backward passes that each case took.
         faults: the cases on which the attack met a fault of the model, by its column in the rows.
@@ -63,6 +65,7 @@ class Crafted:
     image: Image
     x0: Centre
     flow: Flow | None
+    truth: Mask
     stored: list[Tensor] | None
     cost: Sequence[tuple[int, int]]
     faults: Mapping[str, Sequence[Case]]
@@ -145,7 +148,9 @@ def _attack_cases(
         passes = adversarial.passes
         costs = [cost] * len(cases) if passes is None else [(n, m) for n, m in passes.tolist()]
         seconds = time.perf_counter() - start
-        yield Crafted(index, positions, attack, x, x0, adversarial.flow, stored, costs, _faults(finite), seconds)
+        truth = truth_after(adversarial, target, model.task.exclusive)
+        faults = _faults(finite)
+        yield Crafted(index, positions, attack, x, x0, adversarial.flow, truth, stored, costs, faults, seconds)
         start = time.perf_counter()
 
 

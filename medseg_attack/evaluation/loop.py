@@ -17,7 +17,6 @@ from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
 from medseg_attack.metrics.overlap import measure
 from medseg_attack.metrics.scans import Bits, by_scan, diagonals_mm, packed
 from medseg_attack.metrics.visibility import visibility
-from medseg_attack.numerics.flows import moved
 from medseg_attack.numerics.log_odds import without_nan
 from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.folder import RunFolder
@@ -211,7 +210,7 @@ def _score(model: Model, batch: Batch, clean: Mask, crafted: Crafted, budget: Bu
     log_odds = _answer(model, crafted.image, cases)  # of a fresh pass: what the attack saw does not count
     unanswered = {case.id for case, is_finite in zip(cases, _is_finite(log_odds), strict=True) if not is_finite}
     pred = model.decide(without_nan(log_odds)) & kept
-    target_adv = moved(batch.target[crafted.positions], crafted.flow, model.task.exclusive) & kept
+    target_adv = crafted.truth & kept
 
     overlaps_clean, overlaps_adv = measure((pred_clean, target), (pred, target_adv))
     aim = find_aim(crafted.attack, model.task)

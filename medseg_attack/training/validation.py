@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from medseg_attack.attacks.judging import truth_after
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.numerics.flows import moved
 from medseg_attack.threat.binding import bind
 from medseg_attack.training.augment import TrainingData, crc
 from medseg_attack.types import Attack, Batch, CaseRef, Mask, Setting
@@ -60,6 +60,6 @@ def _predicted(model: SegModel, batch: Batch, attack: Attack | None) -> tuple[Ma
         setting = Setting(model.task, batch.cases)
         seeds = [crc("validation", case.id) for case in batch.cases]
         result = bind(attack, setting)(bind(model, setting), image, target, seeds)
-        image, target = result.image, moved(target, result.flow, model.task.exclusive)
+        image, target = result.image, truth_after(result, target, model.task.exclusive)
     with torch.no_grad():
         return model.decide(model(image)), target

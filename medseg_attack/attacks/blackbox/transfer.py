@@ -9,10 +9,9 @@ import torch
 from medseg_attack.attacks.blackbox.ensembles import Apart, MeanLogits, MeanLoss, MeanProbabilities
 from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.attacks.judging import judge
+from medseg_attack.attacks.judging import judge, truth_after
 from medseg_attack.errors import InputError, NotFiniteError, require
 from medseg_attack.models.surrogates import by_folder, ready
-from medseg_attack.numerics.flows import moved
 from medseg_attack.registry import register, with_eps
 from medseg_attack.registry.abilities import Climbs
 from medseg_attack.types import Adversarial, AroundAttack, Attack, Ball, Fittable, Image, Mask, Model, Sweeps, Task
@@ -114,5 +113,6 @@ class Transfer(AroundAttack):
 
 def rescored(model: Model, ball: Ball, result: Adversarial, image: Image, target: Mask) -> Adversarial:
     """A result on another model with the attacked model's harm, against the truth moved as the result moved it."""
-    truth = moved(target, result.flow, model.task.exclusive)
-    return replace(judge(model, ball, result.image, image, truth), size=result.size, flow=result.flow)
+    truth = truth_after(result, target, model.task.exclusive)
+    judged = judge(model, ball, result.image, image, truth)
+    return replace(judged, size=result.size, flow=result.flow, truth=result.truth)

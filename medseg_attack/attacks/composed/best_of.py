@@ -109,4 +109,5 @@ def _among(result: Adversarial, index: Tensor, n: int) -> Adversarial:
         spread(result.size),
         None if result.flow is None else spread(result.flow),
         None if result.success is None else spread(result.success),
+        truth=None if result.truth is None else spread(result.truth),
     )

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from medseg_attack.attacks.judging import truth_after
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.numerics.flows import moved
 from medseg_attack.registry import spec
 from medseg_attack.registry.parts import walk
 from medseg_attack.threat.binding import bind
@@ -66,7 +66,7 @@ class Step:
         setting, mask = Setting(self.model.task), target > 0.5
         with frozen(self.model) as model:
             result = bind(attack, setting)(bind(model, setting), image.detach(), mask, self.seeds)
-        return result.image.detach(), moved(mask, result.flow, model.task.exclusive).to(target)
+        return result.image.detach(), truth_after(result, mask, model.task.exclusive).to(target)
 
 
 class TrainingDefence(ABC):

@@ -18,7 +18,6 @@ from medseg_attack.evaluation.fitting import Batches, fitted
 from medseg_attack.evaluation.loop import in_batches
 from medseg_attack.evaluation.opening import open_run
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.numerics.flows import moved
 from medseg_attack.numerics.log_odds import without_nan
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.replays import replay
@@ -144,7 +143,7 @@ def _outcome(
         positions, cases = crafted.positions, [batch.cases[n] for n in crafted.positions]
         under_attack[positions] = _decided(model, crafted.image, cases)
         attacked[positions] = crafted.image[:, : attacked.shape[1]]
-        truth[positions] = moved(batch.target[positions], crafted.flow, model.task.exclusive)
+        truth[positions] = crafted.truth
     return _Outcome(attacked, truth, decided, under_attack)
 
 

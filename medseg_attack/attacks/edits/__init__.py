@@ -1,0 +1,1 @@
+"""Edits: anatomy that is added or removed, and the truth with it."""

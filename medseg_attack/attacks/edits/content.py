@@ -1,0 +1,72 @@
+"""What edits of content share: a bound of the area, and the truth that goes with the image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from medseg_attack.attacks.judging import judge
+from medseg_attack.errors import InputError, nearest
+from medseg_attack.numerics.samples import widen
+from medseg_attack.registry import register
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, PerSample, Task
+
+
+@register("edit_area", kind="ball")
+@dataclass(frozen=True)
+class EditArea(Ball):
+    """At most a share `eps` of the pixels may be edited, to any intensity; a larger edit is not made.
+
+    Attributes:
+        eps: from 0 to 1.
+    """
+
+    unit = "share of the pixels"
+    moves_anatomy = True
+    restrictable = False
+    budgets = "[0, 1]"
+
+    eps: float = 0.25
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return torch.zeros_like(image)
+
+    def project(self, x: Image, x0: Image) -> Image:
+        return torch.where(widen(self.size(x, x0) <= self.eps, x), x.clamp(0, 1), x0)
+
+    def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
+        return x0.clone()
+
+    def size(self, x: Image, x0: Image) -> PerSample:
+        return (x != x0).any(1).flatten(1).to(x0.dtype).mean(1)
+
+
+def judge_edit(model: Model, ball: Ball, x: Image, image: Image, target: Mask, truth: Mask) -> Adversarial:
+    """The edited images, each with the truth that it shows; one that is too large is left out with its truth."""
+    fits = ball.size(x, image) <= ball.limit
+    x, truth = torch.where(widen(fits, x), x, image), torch.where(widen(fits, truth), truth, target)
+    return replace(judge(model, ball, x, image, truth), truth=truth)
+
+
+def organs_of(task: Task, organ: str, name: str) -> list[int]:
+    """The classes that an edit is about.
+
+    Args:
+        organ: name of a class; "" is all organs.
+        name: the attack that asks.
+    """
+    organs = [task.classes[k] for k in task.scored]
+    if organ and organ not in organs:
+        raise InputError(f"expected {name} to name an organ of {task.name}, got {organ!r}; {nearest(organ, organs)}")
+    return [task.classes.index(organ)] if organ else list(task.scored)
+
+
+def with_background(mask: Mask, task: Task) -> Mask:
+    """The mask with what no organ takes as background, of an exclusive task."""
+    return torch.cat((~mask[:, 1:].any(1, keepdim=True), mask[:, 1:]), 1) if task.exclusive else mask
+
+
+def in_doubles(image: Tensor) -> Tensor:
+    """A copy on the CPU that numpy can solve with."""
+    return image.detach().cpu().double()

@@ -1,0 +1,74 @@
+"""An organ or a lesion that is painted over, and gone from the truth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from medseg_attack.attacks.edits.content import EditArea, in_doubles, judge_edit, organs_of, with_background
+from medseg_attack.attacks.physical.ascent import require_ball
+from medseg_attack.numerics.harmonic import RING, filled, texture
+from medseg_attack.registry import register
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
+
+MARGIN = 2  # pixels around the organ that are painted over with it
+
+
+@register(
+    "remove",
+    kind="attack",
+    cost="1 forward, 0 backward",
+    threat="no model",
+    paper="Mirsky et al., CT-GAN, USENIX Security 2019, and Zhou et al. 2021 (the threat)",
+    reaches="what is known in tests/attacks/test_edits.py, as remove changes what the image shows",
+)
+@dataclass(frozen=True)
+class Remove:
+    """An organ painted over, as CT-GAN and Zhou et al. 2021 do with tumours, without a learned network.
+
+    The hole is filled with the harmonic function of its edge (Laplace's equation), and with fine texture from beside
+    it, as strong as that of a ring around. The truth loses the organ: a good model does not draw it any more, and
+    keeps a high Dice. So Dice measures belief here; `metrics.edits` has the measures of an edit.
+
+    Attributes:
+        ball: edit_area(0.25), a share of the pixels; a larger edit is not made.
+        organ: name of a class; "" is all organs.
+    """
+
+    ball: Ball = EditArea()  # noqa: RUF009 - a frozen value
+    organ: str = ""
+
+    def __post_init__(self) -> None:
+        require_ball(self.ball, EditArea, "the ball edit_area for remove", "edit_area(0.25)")
+
+    def control(self) -> "Remove":
+        """Itself: no noise is of its kind."""
+        return self
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        classes = organs_of(model.task, self.organ, "remove")
+        truth = target.clone()
+        truth[:, classes] = False
+        edited = torch.stack(
+            [
+                _painted(one, mask[classes].any(0).cpu().numpy(), seed)
+                for one, mask, seed in zip(in_doubles(image), target, seeds, strict=True)
+            ]
+        ).to(image)
+        return judge_edit(model, self.ball, edited, image, target, with_background(truth, model.task))
+
+
+def _painted(image: torch.Tensor, organ: np.ndarray, seed: int) -> torch.Tensor:
+    """One image without the organ, (c, *s) in [0, 1]."""
+    if not organ.any():
+        return image
+    hole = ndimage.binary_dilation(organ, iterations=MARGIN)
+    extent = [np.ptp(places) + 1 + RING for places in np.nonzero(hole)]
+    rng = np.random.default_rng(seed)
+    shift = tuple(int(sign * n) for sign, n in zip(rng.choice([-1, 1], hole.ndim), extent, strict=True))
+    axis = int(rng.integers(hole.ndim))  # from beside it, along one axis
+    shift = tuple(n if at == axis else 0 for at, n in enumerate(shift))
+    channels = [filled(channel, hole) + texture(channel, hole, shift) for channel in image.numpy()]
+    return torch.from_numpy(np.where(hole, np.clip(np.stack(channels), 0, 1), image.numpy()))

@@ -1,0 +1,77 @@
+"""Holes that are filled as smoothly as their edges allow, and patches that are blended in without a seam."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+from scipy.sparse import linalg
+
+LARGEST = 20_000  # unknowns that are solved for directly; above that by conjugate gradients
+
+Plane = NDArray[np.float64]
+Hole = NDArray[np.bool_]
+
+
+def filled(image: Plane, hole: Hole) -> Plane:
+    """The image with the harmonic function in the hole whose values at its edge are the image's.
+
+    Laplace's equation with the image around the hole as boundary values; the image's own border lets no flux through.
+    A linear ramp is restored exactly. A hole without an edge stays as it is.
+    """
+    if not hole.any() or hole.all():
+        return image.copy()
+    number = np.full(hole.shape, -1)
+    number[hole] = np.arange(hole.sum())
+    degree, right = np.zeros(hole.sum()), np.zeros(hole.sum())
+    rows, columns = [], []
+    for axis in range(hole.ndim):
+        low, high = (tuple(part if n == axis else slice(None) for n in range(hole.ndim)) for part in _ENDS)
+        for own, other in ((low, high), (high, low)):
+            inside = hole[own]
+            at = number[own][inside]
+            np.add.at(degree, at, 1)
+            neighbour = number[other][inside]
+            known = neighbour < 0
+            np.add.at(right, at[known], image[other][inside][known])
+            rows.append(at[~known])
+            columns.append(neighbour[~known])
+    size = len(degree)
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    matrix = sparse.csc_matrix((-np.ones(len(row)), (row, column)), shape=(size, size)) + sparse.diags(degree)
+    solution = linalg.spsolve(matrix.tocsc(), right) if size <= LARGEST else linalg.cg(matrix, right, rtol=1e-10)[0]
+    result = image.copy()
+    result[hole] = solution
+    return result
+
+
+_ENDS = (slice(None, -1), slice(1, None))
+
+
+def blended(image: Plane, patch: Plane, hole: Hole) -> Plane:
+    """The image with the patch's details in the hole, and the image's values at its edge (Perez et al. 2003).
+
+    Poisson's equation: the result is the patch plus a harmonic function. The image's own patch changes nothing.
+    """
+    return np.where(hole, patch + filled(image - patch, hole), image)
+
+
+def ring_around(hole: Hole, width: int) -> Hole:
+    """The pixels at most so many pixels outside of the hole."""
+    return ndimage.binary_dilation(hole, iterations=width) & ~hole if hole.any() else hole
+
+
+def texture(image: Plane, hole: Hole, shift: tuple[int, ...]) -> Plane:
+    """What is fine in the image, so far away, on the pixels of the hole; as strong as in a ring around it.
+
+    Args:
+        shift: pixels along each axis from where it is taken; what would come from outside the image or from the hole
+            itself is 0.
+    """
+    fine = image - ndimage.gaussian_filter(image, SMOOTH)
+    moved = ndimage.shift(np.where(hole, 0.0, fine), [-n for n in shift], order=0, cval=0.0)
+    ring, own = fine[ring_around(hole, RING)], moved[hole]
+    scale = ring.std() / own.std() if ring.size and own.std() > 0 else 0.0
+    return np.where(hole, scale * (moved - (own.mean() if own.size else 0.0)), 0.0)
+
+
+SMOOTH = 2.0  # standard deviation in pixels of what is not fine
+RING = 6  # width in pixels of the ring whose noise and contrast are copied

@@ -1,0 +1,238 @@
+"""Edits of content: remove and insert, by what Laplace and Poisson say, and the truth that goes along."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from helpers import blobs
+from torch import Tensor
+
+from medseg_attack import registry
+from medseg_attack.attacks.edits.content import EditArea
+from medseg_attack.attacks.edits.insert import Insert
+from medseg_attack.attacks.edits.remove import Remove
+from medseg_attack.errors import InputError
+from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.metrics.edits import box_of, measured_edit
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.harmonic import blended, filled, texture
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Batch, Case, CaseRef, Donors, Setting, Task, Window
+
+ORGAN = Task("organ", ("organ",))
+
+
+def hole(*shape: int) -> np.ndarray:
+    mask = np.zeros(shape, dtype=bool)
+    mask[tuple(slice(n // 3, 2 * n // 3) for n in shape)] = True
+    return mask
+
+
+@pytest.mark.parametrize("shape", [(24, 30), (9, 12, 10)])
+def test_a_ramp_is_restored(shape: tuple[int, ...]) -> None:
+    axes = np.meshgrid(*[np.linspace(0, 0.3, n) for n in shape], indexing="ij")
+    ramp = sum(axes[1:], axes[0])
+    mask = hole(*shape)
+    damaged = np.where(mask, 7.0, ramp)
+    assert np.abs(filled(damaged, mask) - ramp).max() < 1e-15
+    assert np.array_equal(filled(damaged, mask)[~mask], damaged[~mask])
+
+
+def test_a_hole_has_no_value_beyond_those_of_its_edge_and_one_without_an_edge_stays() -> None:
+    image = np.random.default_rng(0).uniform(0.2, 0.8, (20, 20))
+    mask = hole(20, 20)
+    mask[0, :5] = True  # at the border of the image too
+    result = filled(image, mask)
+    assert image[~mask].min() <= result.min()
+    assert result.max() <= image[~mask].max()
+    everything = np.ones((4, 4), dtype=bool)
+    assert np.array_equal(filled(image[:4, :4], everything), image[:4, :4])
+
+
+def test_many_unknowns_are_solved_for_by_conjugate_gradients_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    from medseg_attack.numerics import harmonic
+
+    image, mask = np.random.default_rng(1).uniform(size=(20, 20)), hole(20, 20)
+    direct = filled(image, mask)
+    monkeypatch.setattr(harmonic, "LARGEST", 0)
+    assert np.abs(filled(image, mask) - direct).max() < 1e-6
+
+
+def test_its_own_patch_is_the_identity_and_a_brighter_one_leaves_no_seam() -> None:
+    image, mask = np.random.default_rng(2).uniform(size=(20, 20)), hole(20, 20)
+    assert np.abs(blended(image, image, mask) - image).max() < 1e-14
+    assert np.abs(blended(image, image + 0.3, mask) - image).max() < 1e-12  # details alone count
+
+
+def test_texture_is_as_strong_as_around_the_hole() -> None:
+    rng = np.random.default_rng(3)
+    image, mask = 0.5 + 0.02 * rng.standard_normal((60, 60)), hole(60, 60)
+    noise = texture(image, mask, (0, 24))
+    assert not noise[~mask].any()
+    assert noise[mask].std() == pytest.approx(0.02, rel=0.15)
+    assert not texture(image, mask, (0, 600)).any()  # from outside of the image
+
+
+class Bright(torch.nn.Module):
+    """Organ where a pixel is above 1/2."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 40 * (x - 0.5)
+
+
+def scene(n: int = 2) -> Batch:
+    """Grey bodies with noise, each with one bright disc, at another place in each patient."""
+    rng = torch.Generator().manual_seed(5)
+    image = 0.3 + 0.02 * torch.randn(n, 1, 48, 48, generator=rng, dtype=torch.float64)
+    rows, columns = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
+    target = torch.stack(
+        [((rows - 16 - 4 * i).square() + (columns - 18 - 6 * i).square() < 36)[None] for i in range(n)]
+    )
+    image = image + 0.4 * target
+    cases = [
+        Case(f"s{i}", f"v{i}", f"p{i}", image[i], target[i], (1.0, 1.0), Window(0, 1), classes=("organ",))
+        for i in range(n)
+    ]
+    return Batch.of(cases)
+
+
+def test_a_removed_organ_is_gone_from_image_and_truth_and_nothing_else_changed() -> None:
+    batch = scene()
+    with frozen(SegModel(Bright(), ORGAN).double()) as model:
+        result = Remove()(model, batch.image, batch.target, [1, 2])
+        pred = model.decide(model(result.image))
+    assert result.truth is not None
+    assert not result.truth.any()
+    assert not pred.any()  # the model believes it
+    assert result.harm.tolist() == [0, 0]
+    far = ~torch.nn.functional.max_pool2d(batch.target.double(), 7, 1, 3).bool()
+    assert torch.equal(result.image[far], batch.image[far])
+    inside = result.image[batch.target]
+    assert inside.std().item() == pytest.approx(0.02, rel=0.4)  # noise as around
+
+
+@dataclass(frozen=True)
+class Shelf:
+    cases: tuple[Case, ...]
+
+    def read(self, ref: CaseRef) -> Case:
+        return next(case for case in self.cases if case.id == ref.id)
+
+
+def test_a_donor_s_organ_is_inserted_where_the_donor_has_it() -> None:
+    batch = scene()
+    refs = tuple(CaseRef(c.id, c.volume, c.group, (48, 48)) for c in batch.cases)
+    attack = bind(Insert(), Setting(ORGAN, batch.cases, Donors(Shelf(batch.cases), refs)))
+    with frozen(SegModel(Bright(), ORGAN).double()) as model:
+        result = attack(model, batch.image, batch.target, [1, 2])
+        pred = model.decide(model(result.image))
+    assert torch.equal(result.truth, batch.target | batch.target.flip(0))
+    shown = batch.target.flip(0) & ~batch.target
+    assert (pred & shown).sum() > 0.8 * shown.sum()
+    changed = (result.image != batch.image).any(1, keepdim=True)
+    near = torch.nn.functional.max_pool2d(batch.target.flip(0).double(), 5, 1, 2).bool()
+    assert not (changed & ~near).any()
+
+
+def test_more_places_never_do_less() -> None:
+    batch = scene()
+    with frozen(SegModel(Bright(), ORGAN).double()) as model:
+        one, many = (Insert(places=n)(model, batch.image, batch.target, [1, 2]) for n in (1, 6))
+    assert (many.harm >= one.harm).all()
+    assert many.truth is not None
+
+
+def test_of_classes_that_exclude_each_other_each_pixel_keeps_one() -> None:
+    task = Task("one", ("background", "a", "b"), exclusive=True)
+    labels = torch.zeros(1, 24, 24, dtype=torch.long)
+    labels[:, 4:10, 4:10], labels[:, 4:10, 12:20] = 1, 2
+    target = torch.stack([labels == k for k in range(3)], 1)
+
+    class Flat(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([x, 0 * x, 0 * x], 1)
+
+    image = 0.3 + 0.2 * labels[:, None].double()
+    with frozen(SegModel(Flat(), task).double()) as model:
+        for attack in (Remove(organ="a"), Insert(organ="b")):
+            truth = attack(model, image, target, [1]).truth
+            assert truth is not None
+            assert (truth.sum(1) == 1).all()
+        gone = Remove(organ="a")(model, image, target, [1]).truth
+        assert gone is not None
+        assert not gone[:, 1].any()
+        assert torch.equal(gone[:, 2], target[:, 2])
+
+
+def test_an_edit_that_is_too_large_is_not_made() -> None:
+    batch = scene()
+    with frozen(SegModel(Bright(), ORGAN).double()) as model:
+        result = Remove(EditArea(0.01))(model, batch.image, batch.target, [1, 2])
+    assert torch.equal(result.image, batch.image)
+    assert torch.equal(result.truth, batch.target)
+
+
+def test_rows_are_scored_with_the_truth_that_the_edit_shows() -> None:
+    batch = scene()
+    with frozen(SegModel(Bright(), ORGAN).double()) as model:
+        (outcome,) = attack_chunk(model, [batch], [Remove()])
+    assert [row.n_target for row in outcome.rows] == [int(t.sum()) for t in batch.target]
+    assert [row.n_target_adv for row in outcome.rows] == [0, 0]
+
+
+def test_measures_of_an_edit() -> None:
+    batch = scene(1)
+    truth = torch.zeros_like(batch.target)
+    with frozen(SegModel(Bright(), ORGAN).double()) as model:
+        x = Remove()(model, batch.image, batch.target, [1]).image
+        before, after = model.decide(model(batch.image)), model.decide(model(x))
+    believed = measured_edit(batch.image, x, before, after, batch.target, truth)
+    assert believed.belief is True
+    assert believed.collateral == 1
+    assert believed.volume == -int(before.sum())
+    assert 0 < believed.similarity < 0.9
+    assert believed.noise == pytest.approx(1, abs=0.5)
+    ignored = measured_edit(batch.image, x, before, before, batch.target, truth)
+    assert ignored.belief is False
+    nothing = measured_edit(batch.image, batch.image, before, before, batch.target, batch.target)
+    assert (nothing.belief, nothing.collateral, nothing.similarity, nothing.noise) == (None, 1, pytest.approx(1), 1)
+    inserted = measured_edit(batch.image, x, after, before, truth, batch.target)
+    assert inserted.belief is True
+    assert inserted.volume == int(before.sum())
+
+
+def test_a_box_holds_a_window_of_similarity() -> None:
+    mask = torch.zeros(20, 30, dtype=torch.bool)
+    mask[0, 29] = True
+    assert box_of(mask, 11) == (slice(0, 11), slice(19, 30))
+    mask[:, 5] = True
+    assert box_of(mask, 11) == (slice(0, 20), slice(5, 30))
+
+
+def test_volumes_are_edited_whole() -> None:
+    image = torch.full((1, 1, 6, 12, 12), 0.3, dtype=torch.float64)
+    target = torch.zeros(1, 1, 6, 12, 12, dtype=torch.bool)
+    target[:, :, 2:4, 4:7, 2:5] = True
+    image[target] = 0.8
+    with frozen(SegModel(Bright(), ORGAN).double()) as model:
+        gone = Remove(EditArea(0.9))(model, image, target, [1])
+        more = Insert(EditArea(0.9))(model, image, target, [1])
+    assert gone.image[target].max() < 0.5
+    assert torch.equal(more.truth, target | target.flip(-1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("remove(linf)", "ball edit_area"), ("insert(places=0)", "places"), ("insert(reach=-1)", "reach")],
+)
+def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        registry.build(text, "attack")
+
+
+@pytest.mark.parametrize("name", ["remove", "insert"])
+def test_an_organ_that_the_task_has_not_is_refused(name: str) -> None:
+    batch = blobs.batch(1)
+    with frozen(blobs.healthy()) as model, pytest.raises(InputError, match=f"expected {name} to name an organ"):
+        registry.build(f"{name}(organ='liver')", "attack")(model, batch.image, batch.target, [1])
