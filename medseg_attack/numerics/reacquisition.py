@@ -1,4 +1,4 @@
-"""What a hospital does to a scan between the machine and the reader: export, window, grid, codec, noise, registration.
+"""Steps of a scan between the machine and the reader: export in 8 bits, another window or grid, a codec.
 
 Every function takes images (b, c, *s) in [0, 1] and returns such images. What acts in plane takes the last two axes.
 """
@@ -41,8 +41,8 @@ def resampled(image: Image, factor: float) -> Image:
     """
     planes = image.flatten(0, -3)[:, None]
     grid = [max(1, round(n * factor)) for n in planes.shape[2:]]
-    there = F.interpolate(planes, grid, mode="bilinear", align_corners=False)
-    return F.interpolate(there, planes.shape[2:], mode="bilinear", align_corners=False).view_as(image)
+    coarse = F.interpolate(planes, grid, mode="bilinear", align_corners=False)
+    return F.interpolate(coarse, planes.shape[2:], mode="bilinear", align_corners=False).view_as(image)
 
 
 def jpeg2000(image: Image, ratio: float) -> Image:

@@ -173,6 +173,19 @@ def test_an_edit_that_is_too_large_is_not_made() -> None:
     assert torch.equal(result.truth, batch.target)
 
 
+def test_the_control_is_an_edit_without_content() -> None:
+    batch = scene()
+    for attack in (Remove(), Insert()):
+        control = attack.control()
+        with frozen(SegModel(Bright(), ORGAN).double()) as model:
+            result = control(model, batch.image, batch.target, [1, 2])
+            assert result.harm.tolist() == [0, 0]
+        assert torch.equal(result.truth, batch.target)
+        changed = (result.image != batch.image).flatten(1).any(1)
+        assert changed.all()
+        assert torch.equal(result.image[batch.target], batch.image[batch.target])
+
+
 def test_rows_are_scored_with_the_truth_that_the_edit_shows() -> None:
     batch = scene()
     with frozen(SegModel(Bright(), ORGAN).double()) as model:

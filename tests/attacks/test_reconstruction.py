@@ -59,7 +59,7 @@ def test_gain_changes_with_depth_and_black_stays_black() -> None:
     assert change[:, :, 0, 4].min() > 10 * change[:, :, -1, 4].abs().max()
     drawn = attack("log_compression(steps=0)")
     with frozen(blobs.healthy()) as model:
-        result = drawn(model, x[:1].float(), x[:1] > 0.5, [1])
+        result = drawn(model, x[:1].float(), (x[:1] > 0.5).expand(1, 2, 16, 12), [1])
     assert (result.image[:, :, :, 3] == 0).all()
     assert Decibels().size(x + 0.01, x).isinf().all()
 

@@ -83,7 +83,7 @@ def test_an_attack_that_averages_over_the_chain_survives_it_better() -> None:
     """Harm on re-acquired images: of PGD on the bare model, and of PGD on the model behind the chain."""
     batch = blobs.batch(3)
     seeds = [1, 2, 3]
-    chain = Reacquisition(("export", "resample", "jpeg2000", "noise"))
+    chain = Reacquisition(("resample", "noise"))  # a codec in 8 bits ruins images as small as these by itself
 
     class Behind:
         def __init__(self, model):  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""What edits of content share: a bound of the area, and the truth that goes with the image."""
+"""Parts that all edits of content have: a bound of the area, and the truth that goes with the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

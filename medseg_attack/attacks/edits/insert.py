@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_attack.attacks.edits.content import EditArea, in_doubles, judge_edit, organs_of, with_background
+from medseg_attack.attacks.edits.remove import Remove
 from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.errors import require
 from medseg_attack.numerics.fields import stretched
@@ -59,9 +60,9 @@ class Insert(Bindable):
         require(self, places=1, reach=0)
         require_ball(self.ball, EditArea, "the ball edit_area for insert", "edit_area(0.25)")
 
-    def control(self) -> "Insert":
-        """Itself: no noise is of its kind."""
-        return self
+    def control(self) -> Remove:
+        """An edit without content: the mirrored place of the image's own organ painted over."""
+        return Remove(self.ball, self.organ, elsewhere=True)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         classes = organs_of(model.task, self.organ, "insert")

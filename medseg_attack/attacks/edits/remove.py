@@ -1,7 +1,7 @@
 """An organ or a lesion that is painted over, and gone from the truth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from medseg_attack.attacks.edits.content import EditArea, in_doubles, judge_edit, organs_of, with_background
 from medseg_attack.attacks.physical.ascent import require_ball
-from medseg_attack.numerics.harmonic import RING, filled, texture
+from medseg_attack.numerics.harmonic import RING, Hole, filled, texture
 from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
@@ -35,36 +35,41 @@ class Remove:
     Attributes:
         ball: edit_area(0.25), a share of the pixels; a larger edit is not made.
         organ: name of a class; "" is all organs.
+        elsewhere: True paints over the mirrored place instead, as far as no organ lies there, and leaves the truth as
+            it is: the control, an edit without content.
     """
 
     ball: Ball = EditArea()  # noqa: RUF009 - a frozen value
     organ: str = ""
+    elsewhere: bool = False
 
     def __post_init__(self) -> None:
         require_ball(self.ball, EditArea, "the ball edit_area for remove", "edit_area(0.25)")
 
     def control(self) -> "Remove":
-        """Itself: no noise is of its kind."""
-        return self
+        """An edit without content."""
+        return replace(self, elsewhere=True)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         classes = organs_of(model.task, self.organ, "remove")
-        truth = target.clone()
-        truth[:, classes] = False
-        edited = torch.stack(
-            [
-                _painted(one, mask[classes].any(0).cpu().numpy(), seed)
-                for one, mask, seed in zip(in_doubles(image), target, seeds, strict=True)
-            ]
-        ).to(image)
+        place, truth = target[:, classes].any(1), target.clone()
+        kept = torch.zeros_like(place)
+        if self.elsewhere:
+            place, kept = place.flip(-1), target[:, list(model.task.scored)].any(1)
+        else:
+            truth[:, classes] = False
+        images = zip(in_doubles(image), place.cpu().numpy(), kept.cpu().numpy(), seeds, strict=True)
+        edited = torch.stack([_painted(*each) for each in images]).to(image)
         return judge_edit(model, self.ball, edited, image, target, with_background(truth, model.task))
 
 
-def _painted(image: torch.Tensor, organ: np.ndarray, seed: int) -> torch.Tensor:
-    """One image without the organ, (c, *s) in [0, 1]."""
+def _painted(image: torch.Tensor, organ: Hole, kept: Hole, seed: int) -> torch.Tensor:
+    """One image without the organ, (c, *s) in [0, 1]; `kept` stays, and its surroundings."""
     if not organ.any():
         return image
-    hole = ndimage.binary_dilation(organ, iterations=MARGIN)
+    hole = ndimage.binary_dilation(organ, iterations=MARGIN) & ~ndimage.binary_dilation(kept, iterations=MARGIN)
+    if not hole.any():
+        return image
     extent = [np.ptp(places) + 1 + RING for places in np.nonzero(hole)]
     rng = np.random.default_rng(seed)
     shift = tuple(int(sign * n) for sign, n in zip(rng.choice([-1, 1], hole.ndim), extent, strict=True))

@@ -28,6 +28,7 @@ RIM = 7  # width in pixels by which a predicted organ is dilated, and softened
     kind="attack",
     cost="1 + attention forward, 0 backward",
     threat="white box, on other patients",
+    paper="Xiao et al., IJCAI 2018, arXiv 1801.02610",
     reaches="its ball",
     shown_by="advgan(steps=4)",
 )

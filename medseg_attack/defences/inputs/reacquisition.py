@@ -46,7 +46,7 @@ LINKS: dict[str, Callable[[Image, Sequence[int]], Image]] = {
 )
 @dataclass(frozen=True)
 class Reacquisition(InputDefence):
-    """What hospitals do to a scan before a network sees it, link by link (Kurakin et al., arXiv 1607.02533).
+    """A scan that went through a hospital before a network sees it, link by link (Kurakin et al., arXiv 1607.02533).
 
     Kurakin et al. photograph printed examples and ask which survive. Here the chain is that of a hospital: export in
     8 bits; a window of 2 to 98 % of the first; a grid of 0.8 pixels a pixel and back; slices twice as thick (of
