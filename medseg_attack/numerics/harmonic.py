@@ -68,10 +68,16 @@ def texture(image: Plane, hole: Hole, shift: tuple[int, ...]) -> Plane:
     """
     fine = image - ndimage.gaussian_filter(image, SMOOTH)
     moved = ndimage.shift(np.where(hole, 0.0, fine), [-n for n in shift], order=0, cval=0.0)
-    ring, own = fine[ring_around(hole, RING)], moved[hole]
-    scale = ring.std() / own.std() if ring.size and own.std() > 0 else 0.0
-    return np.where(hole, scale * (moved - (own.mean() if own.size else 0.0)), 0.0)
+    around, own = _spread(fine[ring_around(hole, RING)]), _spread(moved[hole])
+    scale = around / own if own > 0 else 0.0
+    return np.where(hole, scale * moved.clip(-CUT * own, CUT * own), 0.0)
+
+
+def _spread(values: Plane) -> float:
+    """The standard deviation of normal values, which edges among them hardly change."""
+    return float(np.median(np.abs(values)) / 0.6744897501960817) if values.size else 0.0
 
 
 SMOOTH = 2.0  # standard deviation in pixels of what is not fine
+CUT = 3.0  # deviations beyond which a value is an edge, and no texture
 RING = 6  # width in pixels of the ring whose noise and contrast are copied
