@@ -40,6 +40,12 @@ HELD_BY = {  # tests beside those of its own folder, by folder of the code
     "stats": ("metrics/test_surface.py", "report/test_tables.py"),
     "threat": ("test_closed_form.py", "attacks/test_medis.py"),
     "attacks": CONTRACTS,
+    "evaluation": (
+        "certificates/test_certificates.py",
+        "detectors/test_detector_files.py",
+        "report/test_reader_study.py",
+        "training/test_extraction.py",
+    ),
 }
 LIBRARIES = "torch monai.losses segmentation_models_pytorch pandas pyarrow.parquet scipy.ndimage scipy.stats sklearn"
 TOOLS = "hypothesis beartype jaxtyping typer.testing pydantic yaml nibabel pydicom rich.table matplotlib"
