@@ -154,3 +154,13 @@ def test_what_is_taken_from_everyone_alike_has_no_correlation() -> None:
     bright = values("a", {f"p{n}": [0.1 * n] for n in range(5)})
     row = one(associations(rows("a", {f"p{n}": [30] for n in range(5)}), bright, unit="volume", empty="one"))
     assert np.isnan([row["rho"], row["p"], row["low"], row["high"]]).all()
+
+
+def test_a_factor_of_two_values_has_a_correlation() -> None:
+    taken = {f"p{n}": [lost] for n, lost in enumerate(LOST)}
+    bright = {f"p{n}": [float(n in (1, 3))] for n in range(5)}
+    row = one(associations(rows("a", taken), values("a", bright), unit="volume", empty="one"))
+    assert row["rho"] == pytest.approx(spearmanr([0, 1, 0, 1, 0], LOST).statistic)
+    same = {f"p{n}": [40 if n in (1, 3) else 10] for n in range(5)}
+    row = one(associations(rows("a", same), values("a", bright), unit="volume", empty="one"))
+    assert row["rho"] == pytest.approx(1.0)

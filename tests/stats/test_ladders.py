@@ -56,3 +56,10 @@ def test_other_runs_have_no_ladder() -> None:
     rows = summary(a=[0.8, 0.6, 0.9, 0.5])
     assert has_corruptions(rows)
     assert not has_corruptions(rows[rows["attack"] == "fgsm"])
+
+
+def test_the_severities_of_all_kinds_are_the_most_of_a_kind() -> None:
+    table = ladders(summary(a=[0.8, 0.6, 0.9, 0.5]).drop(index=1)).set_index("kind")
+    assert table["severities"].to_dict() == {"mri motion": 1, "mri pixelate": 2, "all": 2}
+    assert table.loc["all", "dice"] == pytest.approx((0.8 + 0.7) / 2)
+    assert table.loc["all", "clean"] == pytest.approx(0.9)

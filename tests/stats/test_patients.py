@@ -13,6 +13,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.stats.patients import (
     FEW,
     TESTS_FROM,
+    deviation,
     difference,
     holm,
     interval,
@@ -275,3 +276,13 @@ def test_zeros_rank_and_have_no_sign_whatever_the_number_of_patients(n: int) -> 
     negative = ranks[:3].sum()
     exact = 2 * np.mean(sums <= negative)
     assert signed_rank(values) == pytest.approx(exact, abs=1e-9 if n <= 13 else 0.015)
+
+
+def test_two_patients_have_a_deviation_and_an_organ_that_one_lacks_is_left_out() -> None:
+    table = cases(np.array([0.4, 0.8]), scans=2, organs=2)
+    assert deviation(table, "dice") == pytest.approx(np.std([0.4, 0.8], ddof=1))
+    assert np.isnan(deviation(table[table["group"] == "p00"], "dice"))
+    lacks = (table["group"] == "p01") & (table["cls"] == "o1")
+    table.loc[lacks, "dice"] = np.nan
+    table.loc[table["cls"] == "o1", "dice"] -= 0.2
+    assert deviation(table, "dice") == pytest.approx(np.std([0.3, 0.8], ddof=1))
