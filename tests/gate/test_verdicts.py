@@ -147,3 +147,9 @@ def test_a_missed_organ_is_one_of_which_nothing_is_predicted() -> None:
     assert verdict("missed>0.2", rows).value == pytest.approx(0.25)
     assert verdict("missed_rise>0.2", rows, levels([0.9] * 8)).value == pytest.approx(0.25)
     assert rows["n_adv"].max() == PIXELS
+
+
+def test_an_organ_that_was_hit_in_one_pixel_can_be_missed() -> None:
+    rows = levels([0.9] * 8, n_adv=0, hit_adv=0, hit_clean=1)
+    assert verdict("missed>0.5", rows).value == 1.0
+    assert verdict("missed>0.5", rows.assign(n_adv=1)).value == 0.0
