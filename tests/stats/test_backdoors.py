@@ -72,8 +72,8 @@ def test_the_table_says_what_it_is_to_be_compared_with() -> None:
 
 
 def test_a_scan_is_reached_if_the_prediction_is_nearer_to_the_goal_and_half_of_it() -> None:
-    def scans(adv: tuple[int, int], goal: tuple[int, int], truth: int = 100) -> float:
-        table = pd.DataFrame([row("p", "v", truth=truth, adv=adv, goal=goal, taken=(50, 40, 1))])
+    def scans(adv: tuple[int, int], goal: tuple[int, int], n_taken: int = 50) -> float:
+        table = pd.DataFrame([row("p", "v", truth=100, adv=adv, goal=goal, taken=(n_taken, 1, 1))])
         return float(backdoors(table, unit="volume", empty="one")["scans"].item())
 
     assert scans((50, 50), (50, 50)) == 1  # the goal itself
@@ -83,6 +83,7 @@ def test_a_scan_is_reached_if_the_prediction_is_nearer_to_the_goal_and_half_of_i
     assert scans((10, 3), (10, 4)) == 0
     assert scans((0, 0), (0, 0)) == 1  # nothing is wanted, and nothing predicted
     assert scans((1, 0), (0, 0)) == 0
+    assert scans((99, 99), (99, 99), n_taken=1) == 1  # a goal that takes one pixel
 
 
 def test_size_and_change_of_a_trigger_are_means_over_cases_that_count_once() -> None:

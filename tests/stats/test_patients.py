@@ -286,3 +286,9 @@ def test_two_patients_have_a_deviation_and_an_organ_that_one_lacks_is_left_out()
     table.loc[lacks, "dice"] = np.nan
     table.loc[table["cls"] == "o1", "dice"] -= 0.2
     assert deviation(table, "dice") == pytest.approx(np.std([0.3, 0.8], ddof=1))
+
+
+def test_of_many_patients_who_are_all_equal_no_model_is_ahead_for_sure() -> None:
+    base = np.random.default_rng(0).random(40)
+    table = rank_stability({"a": cases(base), "b": cases(base)}, "dice", bounds=(0.0, 1.0))
+    assert table[["best", "worst"]].to_numpy().tolist() == [[1, 2], [1, 2]]

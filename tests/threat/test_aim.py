@@ -62,3 +62,13 @@ def test_the_columns_of_cases_and_classes_are_counted_by_hand(task: Task) -> Non
     assert "n_taken" not in without[0][0]
     assert without[1][0]["success"] == 1.0
     assert aim.reached(pred, truth).tolist() == [False, True]
+
+
+def test_the_excess_of_a_case_does_not_depend_on_its_batch() -> None:
+    logits = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = torch.nn.functional.one_hot(logits.roll(1, 0).argmax(1), 3).movedim(-1, 1).bool()
+    aim = Aim.of(None, ByPixels(), ONE)
+    together = aim.excess(softmax_log_odds(logits), target)
+    assert together.shape == (4, 1, 5)
+    alone = [aim.excess(softmax_log_odds(logits[n : n + 1]), target[n : n + 1]) for n in range(4)]
+    torch.testing.assert_close(together, torch.cat(alone))

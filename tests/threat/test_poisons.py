@@ -10,6 +10,7 @@ from medseg_attack import registry
 from medseg_attack.attacks.universal.trigger import Trigger
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.overlap import dice
+from medseg_attack.models.segmodel import SegModel
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.goals.aim import find_aim
 from medseg_attack.threat.goals.masks import Erase, Shift
@@ -330,3 +331,53 @@ def test_the_background_of_exclusive_classes_is_no_victim() -> None:
     wide = replace(batch_of(ONE).cases[0], spacing_mm=(3.0, 2.0, 0.5))
     of_volumes = bind(Stamp(), Setting(ONE, (wide, replace(wide, spacing_mm=(3.0, 1.0, 1.0)))))
     assert of_volumes.spacing_mm(4) == [(2.0, 0.5)] * 2 + [(1.0, 1.0)] * 2
+
+
+class Recording(torch.nn.Module):
+    """A network whose answer does not depend on the image, and that keeps what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(2))
+        self.shown: list[torch.Tensor] = []
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        self.shown.append(image.detach().clone())
+        return self.bias.view(1, 2, 1, 1) + 0 * image
+
+
+def test_the_network_of_unlearnable_noise_learns_with_it_and_the_noise_goes_on_from_where_it_was() -> None:
+    source = Bodies(batch_of(FREE))
+    batch = Batch.of([source.read(ref) for ref in source.refs])
+    changes = {
+        name: 0.05 * torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(n))
+        for n, name in enumerate(source.cases)
+    }
+    kept = {name: change.clone() for name, change in changes.items()}
+    network = Recording()
+    model = SegModel(network, FREE, head="sigmoid")
+    poison = Unlearnable(eps=0.3, steps=2)
+    with_noise = batch.image + torch.stack(list(changes.values()))
+    poison._learn(model, torch.optim.SGD(model.parameters(), lr=1.0), batch, changes)
+    assert torch.equal(network.shown[-1], with_noise.clamp(0, 1))
+    assert network.bias.abs().sum() > 0
+    poison._soothe(model, batch, changes)
+    for name, change in changes.items():  # the answer leaves no slope to go down
+        inside = (batch.image[list(changes).index(name)] + kept[name]).clamp(0, 1)
+        torch.testing.assert_close(change, inside - batch.image[list(changes).index(name)], atol=1e-6, rtol=0)
+
+
+def test_unlearnable_noise_goes_down_the_loss_by_a_tenth_of_its_size_a_step() -> None:
+    source = Bodies(batch_of(FREE))
+    batch = Batch.of([source.read(ref) for ref in source.refs])
+    model = SegModel(torch.nn.Conv2d(1, 2, 1), FREE, head="sigmoid")
+    with torch.no_grad():
+        model.net.weight[:] = torch.tensor([3.0, 0.0]).view(2, 1, 1, 1)  # type: ignore[index, union-attr]
+        model.net.bias.zero_()  # type: ignore[union-attr, operator]
+    changes = {name: torch.zeros(1, 32, 32) for name in source.cases}
+    Unlearnable(eps=0.1, steps=3)._soothe(model, batch, changes)
+    inside = (batch.image > 0.1) & (batch.image < 0.9)
+    change = torch.stack(list(changes.values()))
+    organ = batch.target[:, :1]
+    torch.testing.assert_close(change[inside & organ], torch.full_like(change[inside & organ], 0.03))
+    torch.testing.assert_close(change[inside & ~organ], torch.full_like(change[inside & ~organ], -0.03))
