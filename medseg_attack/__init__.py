@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; `_NAMES` is what runs
     from medseg_attack.errors import InputError as InputError
-    from medseg_attack.library.attacking import Attacked as Attacked
     from medseg_attack.library.attacking import attack as attack
     from medseg_attack.library.attacking import score as score
     from medseg_attack.library.certifying import certify as certify
+    from medseg_attack.library.detecting import detect as detect
     from medseg_attack.library.drawing import draw as draw
     from medseg_attack.library.models import load as load
     from medseg_attack.library.models import wrap as wrap
@@ -29,9 +29,9 @@ _NAMES = {
     "build": "library.specs",
     "names": "library.specs",
     "attack": "library.attacking",
-    "Attacked": "library.attacking",
     "score": "library.attacking",
     "certify": "library.certifying",
+    "detect": "library.detecting",
     "draw": "library.drawing",
     "open_data": "library.tables",
     "read_runs": "library.tables",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from medseg_attack.errors import InputError
@@ -123,6 +123,10 @@ class Certificate(ABC):
     @abstractmethod
     def bounds(self, observed: Any, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
         """The bounds at each radius and class."""
+
+    def certain(self, observed: Any, radius: float, model: Model) -> Bool[Tensor, "b *s"] | None:
+        """The pixels that are certified one by one, in all channels; None of certificates of a whole scan's number."""
+        return None
 
     @abstractmethod
     def attacked(self, model: Model, scan: Batch, radius: float, seed: int) -> Iterator[Image]:

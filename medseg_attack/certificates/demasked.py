@@ -92,6 +92,9 @@ class Demasked(Certificate):
             for bound in entry_bounds(scan, model, radius, observed.answer, observed.verified[radius], clean)
         ]
 
+    def certain(self, observed: Unmasked, radius: float, model: Model) -> Bool[Tensor, "b *s"]:
+        return observed.verified[radius].all(1)
+
     def attacked(self, model: Model, scan: Batch, radius: float, seed: int) -> Iterator[Image]:
         yield worst_columns(model, scan, int(radius))
 

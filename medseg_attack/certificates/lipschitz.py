@@ -125,6 +125,9 @@ class Lipschitz(Certificate):
             ]
         return result
 
+    def certain(self, observed: Margins, radius: float, model: Model) -> Bool[Tensor, "b *s"]:
+        return (observed.costs > (observed.constant * radius) ** 2).all(1)
+
     def _least(self, observed: Margins, target: Mask, k: int, budget: float) -> float:
         """The least Dice of a class."""
         answer, truth, costs = (part[:, k].cpu().numpy() for part in (observed.answer, target, observed.costs))

@@ -73,6 +73,7 @@ def certify(
         raise InputError("expected a model, got none; give --model NAME")
     parts = options.read_shard(shard)
     todo = _opened(model, certificate, radius, data, home, trust, split, fold, limit, check, seed, out)
+    from medseg_attack.evaluation.certifying import MAPS
     from medseg_attack.evaluation.certifying import certify as run
     from medseg_attack.report.figures import require_own_figure
     from medseg_attack.report.sheet import require_own_csv
@@ -93,6 +94,8 @@ def certify(
         for n_done in run(todo, where, batch_size=batch_size, shard=parts):
             advance(n_done)
     terminal.say(f"results: {todo.out}")
+    if (todo.out / MAPS).is_dir():
+        terminal.say(f"maps of abstained pixels (orange): {todo.out / MAPS}")
     _print(todo, csv, plot, json)
 
 

@@ -12,21 +12,26 @@ from zlib import crc32
 
 import pyarrow as pa
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.certificates.base import Bound, Certificate
 from medseg_attack.checks.certified import check_soundness
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.pictures.abstained import draw_abstained
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.grid import safe
 from medseg_attack.runtime import deterministic, provenance, versions
 from medseg_attack.storage.files import digest, require_outside
 from medseg_attack.storage.locks import locked
 from medseg_attack.types import Batch, CaseRef, Model
 
 VERSION = 2  # of the rows
+MAPS = "maps"  # folder of pictures of abstained pixels, beside the rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +106,11 @@ class Certification:
                 self.certificate.require(radius, self.data.task, of_scan)
 
 
+def _map_name(volume: str, radius: float) -> str:
+    """The file of a scan's map; names that differ only in what a file system refuses have files of their own."""
+    return f"{safe(volume)[:80]}-{digest(volume)[:6]}-r{radius:g}.png"
+
+
 def _pairs(scans: Sequence[tuple[CaseRef, ...]]) -> list[tuple[CaseRef, ...]]:
     """End diastole and end systole of each patient that has one scan of each."""
     phases: dict[str, dict[str, list[tuple[CaseRef, ...]]]] = defaultdict(lambda: defaultdict(list))
@@ -133,7 +143,9 @@ def certify(
                     batch = Batch.of([todo.data.read(ref) for ref in scan], device)
                     checked = number < todo.checked and not todo.model_ref.black_box
                     how: dict[str, Any] = {"seed": todo.seed, "batch_size": batch_size, "checked": checked}
-                    rows = certified(todo.certificate, model, batch, todo.radii, **how)
+                    rows, certain = certified(todo.certificate, model, batch, todo.radii, **how)
+                    for radius, pixels in certain.items():
+                        draw_abstained(batch, pixels, todo.out / MAPS / _map_name(scan[0].volume, radius))
                     folder.write_table(number, pa.Table.from_pylist(rows), time.perf_counter() - start, batch_size)
             yield 1
         if all(folder.has(number) for number in range(len(todo.scans))):
@@ -152,7 +164,7 @@ def certified(
     seed: int = 0,
     batch_size: int = 16,
     checked: bool = True,
-) -> list[dict[str, Any]]:
+) -> "tuple[list[dict[str, Any]], dict[float, Bool[Tensor, 'b *s']]]":
     """The bounds of one scan as rows: the fields of `Bound`, and what an attack within each radius reached.
 
     `medattack certify` writes these rows, and `medseg_attack.certify` returns them.
@@ -161,6 +173,9 @@ def certified(
         scan: all slices of it, or the whole 3-D scan.
         radii: as the certificate measures a change of the whole scan.
         checked: whether such an attack is run; it needs the model's gradient.
+
+    Returns:
+        The rows; and by radius the pixels that are not abstained from, of certificates of single pixels.
     """
     draws = crc32(f"{seed}/certificate".encode())
     observed = certificate.observe(model, scan, radii, draws, batch_size)
@@ -174,7 +189,9 @@ def certified(
             refuted[radius] = refuted.get(radius) or certificate.refuted(observed, elsewhere, scan, model, radius)
             for bound in certificate.bounds(elsewhere, changed, model, [radius]):
                 reached[radius, bound.cls].append(bound.value)
-    return [_row(bound, checked, refuted, reached) for bound in bounds]
+    certain = {radius: certificate.certain(observed, radius, model) for radius in radii}
+    known = {radius: pixels for radius, pixels in certain.items() if pixels is not None}
+    return [_row(bound, checked, refuted, reached) for bound in bounds], known
 
 
 def _row(

@@ -77,5 +77,5 @@ def certify(
     with frozen(model), deterministic(torch.device(images.device)):
         for scan in scans:
             checked = check and not model.black_box
-            rows += certified(method, model, scan, chosen, seed=seed, batch_size=batch_size, checked=checked)
+            rows += certified(method, model, scan, chosen, seed=seed, batch_size=batch_size, checked=checked)[0]
     return pd.DataFrame(rows)

@@ -21,6 +21,7 @@ from medseg_attack.certificates.entries import information
 from medseg_attack.certificates.smoothing.hierarchical import Hierarchical
 from medseg_attack.certificates.smoothing.segcertify import SegCertify, Votes
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.pictures.abstained import abstained_picture
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.samples import length
 from medseg_attack.report.sheet import between, number
@@ -30,6 +31,9 @@ CERTIFICATES = registry.names("certificate")
 PLAIN = [
     name for name in CERTIFICATES if name not in (*EXCLUSIVE, "ejection_fraction", "lipschitz")
 ]  # any data set will do
+
+
+PIXELWISE = ("segcertify", "hierarchical", "demasked", "lipschitz")
 
 
 def draws_noise(name: str) -> bool:
@@ -91,6 +95,25 @@ class TestCertificate:
             assert bound.low == pytest.approx(norm.cdf(norm.ppf(perfect) - 0.2))
         assert bound.pixels == 60
         assert bound.width == 100
+
+    def test_the_map_shows_the_share_that_the_table_says(self, name: str) -> None:
+        certificate, batch = build(name), scan_of(name)
+        with frozen(model_of(name)) as model:
+            observed = certificate.observe(model, batch, radii_of(name), 1, 32)
+            for radius in radii_of(name):
+                certain = certificate.certain(observed, radius, model)
+                first = certificate.bounds(observed, batch, model, [radius])[0]
+                if name not in PIXELWISE:
+                    assert certain is None
+                    assert math.isnan(first.abstained)
+                    continue
+                assert certain is not None
+                share = 1 - certain.double().mean().item()
+                of_entries = len(model.task.classes) if not model.task.exclusive else 1
+                assert first.abstained - 1e-9 <= share <= of_entries * first.abstained + 1e-9
+                picture = abstained_picture(batch, certain).reshape(-1, 3).astype(int)
+                coloured = (picture[:, 0] != picture[:, 2]).sum()
+                assert coloured == int((~certain).sum())
 
     def test_an_attack_within_the_radius_does_not_refute_it(self, name: str) -> None:
         certificate, batch = build(name), scan_of(name, 2)
@@ -261,6 +284,9 @@ class TestCommand:
         assert max(map(len, result.stdout.splitlines())) <= 100
         assert (tmp_path / "bounds.png").stat().st_size > 1000
         assert (tmp_path / "bounds.csv").read_text().startswith("run,volume,group,cls,radius")
+        maps = list((tmp_path / "out" / "maps").glob("*.png"))
+        assert len(maps) == (name in PIXELWISE)
+        assert ("maps of abstained pixels" in result.stderr) == (name in PIXELWISE)
 
     def test_the_page_has_the_numbers_of_the_certificate(self, home: Path, tmp_path: Path) -> None:
         words = self.words(home, *self.certificate("expected_dice"), "--out", tmp_path / "bounds", "--json")
@@ -350,3 +376,14 @@ class TestCommand:
         (flag,) = json.loads(medattack(*words, "--json", code=1).stdout)["flags"]
         assert flag["code"] == "MA039"
         assert json.loads((tmp_path / "out" / "run.json").read_text())["flags"] == [flag]
+
+
+def test_slices_of_a_map_stand_side_by_side_and_abstained_pixels_are_orange() -> None:
+    case = Case("c", "v", "p", torch.full((1, 3, 4, 6), 0.5), torch.ones(1, 3, 4, 6).bool(), (1.0,) * 3, Window(0, 1))
+    certain = torch.ones(1, 3, 4, 6, dtype=torch.bool)
+    certain[0, 2, 1, 5] = False
+    picture = abstained_picture(Batch.of([case]), certain)
+    assert picture.shape == (8, 12, 3)
+    assert picture[4 + 1, 5].tolist() == [189, 120, 51]
+    assert (picture[:4] == 128).all()
+    assert (picture[4:, 6:] == 0).all()

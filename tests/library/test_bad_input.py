@@ -143,6 +143,24 @@ def test_radii_and_metrics_that_cannot_be_are_refused() -> None:
         ma.names("attacks")
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"detector": "entropi"}, "unknown detector"),
+        ({"training": None}, "expected images to learn from for the detector entropy, got none; give training="),
+        ({"training": IMAGES}, "expected images and masks as training, got a Tensor; write open_data"),
+        ({"calibration": (IMAGES, MASKS)}, "expected 19 calibration patients or more for 0.05 false alarms, got 3"),
+        ({"false_alarms": 1.5}, "expected a rate of false alarms between 0 and 1"),
+        ({"images": IMAGES[:, 0]}, r"got the shape \(3, 16, 16\)"),
+    ],
+)
+def test_what_a_detector_cannot_learn_from_is_refused(change: dict[str, Any], sentence: str) -> None:
+    many = IMAGES.repeat(7, 1, 1, 1), MASKS.repeat(7, 1, 1, 1)
+    fields: dict[str, Any] = {"images": IMAGES, "training": many, "calibration": many} | change
+    with pytest.raises(InputError, match=sentence):
+        inspect.unwrap(ma.detect)(bright_model(), **fields)
+
+
 WRONG: tuple[Any, ...] = (5, -1.5, "no such", None, [], [None], {}, object(), b"x", torch.zeros(2), ("a", 1))
 GOOD: dict[str, dict[str, Any]] = {
     "wrap": {"net": threshold(), "classes": ["lesion"], "exclusive": False},
@@ -152,6 +170,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "attack": {"model": bright_model(), "images": IMAGES, "masks": MASKS, "attack": "fgsm"},
     "score": {"model": bright_model(), "images": IMAGES, "masks": MASKS},
     "certify": {"model": bright_model(), "images": IMAGES, "masks": MASKS, "certificate": "expected_dice(draws=50)"},
+    "detect": {"model": bright_model(), "images": IMAGES, "training": (IMAGES, MASKS), "calibration": (IMAGES, MASKS)},
     "draw": {"result": None},
     "open_data": {"path": "nowhere"},
     "read_runs": {},

@@ -1,5 +1,6 @@
 """Attacks, scores, certificates and pictures on tensors; with cases their numbers are those of the command line."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -8,8 +9,10 @@ import torch
 from helpers.command import medattack
 from helpers.tensors import bright_model, squares, threshold
 from torch import nn
+from typer.testing import CliRunner
 
 import medseg_attack as ma
+from medseg_attack.cli import app
 from medseg_attack.numerics.flows import moved
 from medseg_attack.runs.rows import Row
 
@@ -174,6 +177,52 @@ def test_bounds_are_those_of_certify(workspace: Path, tmp_path: Path) -> None:
     bounds = ma.certify(model, batch.image, batch.target, method, radii=[0.01], cases=batch.cases, seed=3)
     numbers = ["clean", "value", "low"]
     pd.testing.assert_frame_equal(bounds[["cls", *numbers]], stored[["cls", *numbers]], check_dtype=False)
+
+
+@pytest.mark.parametrize("method", ["entropy", "linear_probe"])
+def test_suspicion_is_that_of_detect_and_screen(workspace: Path, tmp_path: Path, method: str) -> None:
+    """Fitted by the command and read from its file; and fitted here on the same patients."""
+    where = ["--data", workspace / "data", "--model", workspace / "model"]
+    medattack("attack", *where, "--attack", "fgsm", "--out", tmp_path / "runs", "--no-checks", "--home", tmp_path)
+    medattack(
+        "detect",
+        tmp_path / "runs",
+        "--detector",
+        method,
+        "--out",
+        tmp_path / "fitted",
+        "--non-adaptive",
+        "--home",
+        tmp_path,
+    )
+    (file,) = (tmp_path / "fitted").glob("*.safetensors")
+    rate = ["--false-alarms", 0.5, "--home", tmp_path, "--json"]
+    alarms = CliRunner().invoke(
+        app, list(map(str, ["screen", workspace / "data", "--model", workspace / "model", "--detector", file, *rate]))
+    )
+    stored = pd.DataFrame(json.loads(alarms.stdout)["scans"])
+    data, model = ma.open_data(workspace / "data"), ma.load(workspace / "model", workspace / "data")
+    cases = data.table().sort_values(["volume", "slice"])
+    batch = data.batch(cases.case)
+    parts = {name: data.batch([ref.id for ref in data.refs(name)]) for name in ("train", "val")}
+    for table in (
+        ma.detect(model, batch.image, file, false_alarms=0.5, cases=batch.cases),
+        ma.detect(
+            model,
+            batch.image,
+            method,
+            training=parts["train"],
+            calibration=parts["val"],
+            false_alarms=0.5,
+            cases=batch.cases,
+        ),
+    ):
+        assert table.scan.tolist() == stored.scan.tolist()
+        assert table.score.tolist() == pytest.approx(stored.score.tolist(), abs=1e-4)
+        assert table.alarm.tolist() == stored.alarm.tolist()
+    other = bright_model()
+    with pytest.raises(ma.InputError, match="expected a detector of the classes lesion"):
+        ma.detect(other, torch.rand(1, 1, 32, 32), file)
 
 
 def test_prepared_data_is_a_table_of_its_cases(workspace: Path) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from medseg_attack.certificates.base import Bound, Certificate
 from medseg_attack.certificates.smoothing.base import Smoothing
@@ -93,6 +94,9 @@ class Denoised(Certificate):
 
     def bounds(self, observed: Any, scan: Batch, model: Model, radii: Sequence[float]) -> list[Bound]:
         return self.inner.bounds(observed, scan, model, radii)
+
+    def certain(self, observed: Any, radius: float, model: Model) -> Bool[Tensor, "b *s"] | None:
+        return self.inner.certain(observed, radius, model)
 
     def attacked(self, model: Model, scan: Batch, radius: float, seed: int) -> Iterator[Image]:
         return self.inner.attacked(self._cleaned(model, scan), scan, radius, seed)

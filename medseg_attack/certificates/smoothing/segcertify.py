@@ -111,6 +111,9 @@ class SegCertify(Smoothing):
             result += entry_bounds(scan, model, radius, observed.answer, certified, observed.clean)
         return result
 
+    def certain(self, observed: Votes, radius: float, model: Model) -> Bool[Tensor, "b *s"]:
+        return self.certified(observed, radius, model.task).all(1)
+
     def certified(self, observed: Votes, radius: float, task: Task) -> Bool[Tensor, "b h *s"]:
         """The answers that no change within the radius turns."""
         agreeing = observed.for_leaves(observed.leaves, task.exclusive)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.blackbox.replay import Replay
@@ -16,9 +15,10 @@ from medseg_attack.attacks.composed.evading import WEIGHTS, Evading
 from medseg_attack.attacks.controls.noise import Noise
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.data.prepared.reading import Prepared
-from medseg_attack.detectors.base import Calibrated, Detector, Training, suspicious
+from medseg_attack.detectors.base import Calibrated, Detector
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.crafting import craft
+from medseg_attack.evaluation.detection.fitting import fit, scores_of
 from medseg_attack.evaluation.fitting import Batches, fitted, must_fit
 from medseg_attack.evaluation.loop import in_batches
 from medseg_attack.evaluation.opening import open_run
@@ -32,10 +32,10 @@ from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
 from medseg_attack.runs.stored_specs import attack_of, split_label
 from medseg_attack.runtime import deterministic
-from medseg_attack.stats.alarms import main_rate, require_rate
+from medseg_attack.stats.alarms import require_rate
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget, parse_budget
-from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Image, Model, Setting
+from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Image, Setting
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,35 +211,8 @@ class Detection:
                 f"expected validation patients in {self.data.root} to calibrate on, got none; prepare more"
             )
         with frozen(self.model), deterministic(self.device):
-            detector = self.detector.fitted(self._training(refs, advance))
-            scores: dict[str, float] = {}
-            for batch in self._read(self.refs("val"), advance):
-                scores = _worst(scores, self._suspicious(detector, batch.image, batch))
-        level = max(0.1, main_rate(len(scores)))
-        return Calibrated(detector, tuple(sorted(scores.values())), level)
-
-    def _training(self, refs: Sequence[CaseRef], advance: Callable[[int], None]) -> Training:
-        clean: list[Tensor] = []
-        noisy: list[Tensor] = []
-        attacked: list[Tensor] = []
-        cases: list[Case] = []
-        attack = self._own_attack()
-        for batch in self._read(refs, advance):
-            model = bind(self.model, Setting(self.model.task, batch.cases))
-            with torch.no_grad():
-                clean.append(self.detector.training_statistics(model, batch))
-            cases += [*batch.cases]
-            for statistics, control in ((noisy, Noise(attack.ball)), (attacked, attack)) if attack else ():
-                (crafted,) = craft(self.model, batch, [control], [None], self.seed)
-                statistics.append(_observed(self.detector, model, crafted.image, batch.cases))
-        both = (torch.cat(noisy), torch.cat(attacked)) if attack else (None, None)
-        return Training(torch.cat(clean).cpu(), tuple(cases), *(None if each is None else each.cpu() for each in both))
-
-    def _own_attack(self) -> Attack | None:
-        if self.detector.learns_from != "attacked":
-            return None
-        named = [part for part in walk(self.detector) if isinstance(part, Attack)]
-        return named[0] if named else PGD(steps=10)
+            training, calibration = (self._read(part, advance) for part in (refs, self.refs("val")))
+            return fit(self.detector, self.model, training, calibration, self.seed)
 
     def score(self, fitted_detector: Calibrated, advance: Callable[[int], None] = lambda n: None) -> pd.DataFrame:
         """The scores of every case under every exposure: a row each, with its pixel counts by class.
@@ -257,7 +230,7 @@ class Detection:
                 clean = _pixels(self.model, batch.image, batch)
                 for row, (exposure, attack) in enumerate(zip(exposures, attacks, strict=True)):
                     image = self._image(batch, attack, exposure.budget, donors)
-                    scores = self._scores(fitted_detector.detector, image, batch)
+                    scores = scores_of(fitted_detector.detector, self.model, image, batch)
                     pixels = clean if exposure.kind == "clean" else _pixels(self.model, image, batch)
                     facts = {
                         "row": row,
@@ -294,15 +267,6 @@ class Detection:
             image[crafted.positions] = crafted.image
         return image
 
-    def _scores(self, detector: Detector, image: Image, batch: Batch) -> list[float]:
-        model = bind(self.model, Setting(self.model.task, batch.cases))
-        observed = _observed(detector, model, image, batch.cases)
-        scores: list[float] = detector.score(observed, batch.cases).tolist()
-        return scores
-
-    def _suspicious(self, detector: Detector, image: Image, batch: Batch) -> dict[str, float]:
-        return suspicious(torch.tensor(self._scores(detector, image, batch), dtype=torch.float64), batch.cases)
-
     def _batches(self, refs: Sequence[CaseRef]) -> list[tuple[CaseRef, ...]]:
         """Cases in batches of whole scans, as far as these fit; a 3-D scan is one by itself."""
         size = 1 if self.model.dims == 3 else self.batch_size
@@ -333,11 +297,6 @@ def per_patient(scores: pd.DataFrame, detector: Calibrated) -> pd.DataFrame:
     return result.assign(p=detector.p_values(result["score"].tolist()))
 
 
-def _observed(detector: Detector, model: Model, image: Image, cases: Sequence[Case]) -> Tensor:
-    with torch.no_grad():
-        return detector.observe(model, image, cases)[1]
-
-
 def _pixels(model: SegModel, image: Image, batch: Batch) -> list[list[list[int]]]:
     """Pixels of truth, prediction and both, by case and reported class."""
     classes = list(model.task.scored)
@@ -345,10 +304,6 @@ def _pixels(model: SegModel, image: Image, batch: Batch) -> list[list[list[int]]
         pred = model.decide(bind(model, Setting(model.task, batch.cases))(image))
     pixels: list[list[list[int]]] = counts(pred[:, classes], batch.target[:, classes]).tolist()
     return pixels
-
-
-def _worst(first: dict[str, float], second: dict[str, float]) -> dict[str, float]:
-    return first | {group: max(score, first.get(group, score)) for group, score in second.items()}
 
 
 def _ball_of(exposure: Exposure) -> str:

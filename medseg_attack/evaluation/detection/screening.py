@@ -1,6 +1,6 @@
 """New scans before a detector: a p-value for each, and the reason for an alarm."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.data.prepared.unlabelled import prepare_unlabelled
+from medseg_attack.detectors.base import Calibrated
 from medseg_attack.detectors.files import SavedDetector
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import in_batches
@@ -18,7 +19,7 @@ from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runtime import deterministic
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Batch, Setting, Task
+from medseg_attack.types import Batch, CaseRef, Setting, Task
 
 
 def screen(
@@ -39,6 +40,7 @@ def screen(
     """
     task = Task.from_json(saved.facts["task"])
     model = model_ref.load(task, device)
+    size = 1 if model.dims == 3 else batch_size
     with TemporaryDirectory(prefix="medattack-") as folder:
         if (scans / "dataset.json").is_file():
             data = open_prepared(scans)
@@ -50,33 +52,36 @@ def screen(
         else:
             data = prepare_unlabelled(scans, Path(folder) / "data", task, saved.facts["options"])
         with frozen(model), deterministic(device), model_ref.errors_named(), torch.no_grad():
-            return _scores(data, saved, model, device, batch_size, advance)
+            refs = (refs for chunk in chunks(data.refs("all", 0, model.dims)) for refs in in_batches(chunk, size))
+            return scan_scores(saved.calibrated, model, _read(data, refs, device, advance))
 
 
-def _scores(
-    data: Prepared,
-    saved: SavedDetector,
-    model: SegModel,
-    device: torch.device,
-    batch_size: int,
-    advance: Callable[[int], None],
-) -> pd.DataFrame:
-    detector = saved.calibrated.detector
+def _read(
+    data: Prepared, parts: Iterable[Sequence[CaseRef]], device: torch.device, advance: Callable[[int], None]
+) -> Iterator[Batch]:
+    for refs in parts:
+        yield Batch.of([data.read(ref) for ref in refs], device)
+        advance(len(refs))
+
+
+def scan_scores(calibrated: Calibrated, model: SegModel, batches: Iterable[Batch]) -> pd.DataFrame:
+    """A row per scan: score, most suspicious case, volume by class in pixels, and p.
+
+    Args:
+        model: frozen.
+    """
     rows: dict[str, dict[str, Any]] = {}
-    for chunk in chunks(data.refs("all", 0, model.dims)):
-        for refs in in_batches(chunk, 1 if model.dims == 3 else batch_size):
-            batch = Batch.of([data.read(ref) for ref in refs], device)
-            bound = bind(model, Setting(model.task, batch.cases))
-            log_odds, statistics = detector.observe(bound, batch.image, batch.cases)
-            scores = detector.score(statistics, batch.cases).tolist()
-            pixels = bound.decide(log_odds).flatten(2).sum(2).tolist()
-            for case, score, n_pixels in zip(batch.cases, scores, pixels, strict=True):
-                row = rows.setdefault(case.volume, {"scan": case.volume, "score": -float("inf")})
-                if score > row["score"]:
-                    row |= {"score": score, "case": case.id}
-                for k in model.task.scored:
-                    name = f"pixels_{model.task.classes[k]}"
-                    row[name] = row.get(name, 0) + n_pixels[k]
-            advance(len(refs))
+    for batch in batches:
+        bound = bind(model, Setting(model.task, batch.cases))
+        log_odds, statistics = calibrated.detector.observe(bound, batch.image, batch.cases)
+        scores = calibrated.detector.score(statistics, batch.cases).tolist()
+        pixels = bound.decide(log_odds).flatten(2).sum(2).tolist()
+        for case, score, n_pixels in zip(batch.cases, scores, pixels, strict=True):
+            row = rows.setdefault(case.volume, {"scan": case.volume, "score": -float("inf")})
+            if score > row["score"]:
+                row |= {"score": score, "case": case.id}
+            for k in model.task.scored:
+                name = f"pixels_{model.task.classes[k]}"
+                row[name] = row.get(name, 0) + n_pixels[k]
     table = pd.DataFrame([rows[scan] for scan in sorted(rows)])
-    return table.assign(p=saved.calibrated.p_values(table["score"].tolist()))
+    return table.assign(p=calibrated.p_values(table["score"].tolist()))

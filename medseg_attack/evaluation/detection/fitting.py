@@ -1,0 +1,69 @@
+"""A detector of a model, learned from clean scans and calibrated on those of other patients."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from medseg_attack.attacks.controls.noise import Noise
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.detectors.base import Calibrated, Detector, Training, suspicious
+from medseg_attack.evaluation.crafting import craft
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.registry.parts import walk
+from medseg_attack.stats.alarms import main_rate
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Attack, Batch, Case, Image, Setting
+
+
+def fit(
+    detector: Detector, model: SegModel, training: Iterable[Batch], calibration: Iterable[Batch], seed: int = 0
+) -> Calibrated:
+    """The detector, fitted on training patients, with p-values by calibration patients.
+
+    Args:
+        model: frozen.
+        seed: of the attack that a trained detector learns from.
+    """
+    learned = detector.fitted(_statistics(detector, model, training, seed))
+    scores: dict[str, float] = {}
+    for batch in calibration:
+        of_batch = torch.tensor(scores_of(learned, model, batch.image, batch), dtype=torch.float64)
+        for group, score in suspicious(of_batch, batch.cases).items():
+            scores[group] = max(score, scores.get(group, score))
+    return Calibrated(learned, tuple(sorted(scores.values())), max(0.1, main_rate(len(scores))))
+
+
+def _statistics(detector: Detector, model: SegModel, training: Iterable[Batch], seed: int) -> Training:
+    clean: list[Tensor] = []
+    noisy: list[Tensor] = []
+    attacked: list[Tensor] = []
+    cases: list[Case] = []
+    attack = _own_attack(detector)
+    for batch in training:
+        bound = bind(model, Setting(model.task, batch.cases))
+        with torch.no_grad():
+            clean.append(detector.training_statistics(bound, batch))
+        cases += [*batch.cases]
+        for statistics, control in ((noisy, Noise(attack.ball)), (attacked, attack)) if attack else ():
+            (crafted,) = craft(model, batch, [control], [None], seed)
+            with torch.no_grad():
+                statistics.append(detector.observe(bound, crafted.image, batch.cases)[1])
+    both = (torch.cat(noisy), torch.cat(attacked)) if attack else (None, None)
+    return Training(torch.cat(clean).cpu(), tuple(cases), *(None if each is None else each.cpu() for each in both))
+
+
+def _own_attack(detector: Detector) -> Attack | None:
+    if detector.learns_from != "attacked":
+        return None
+    named = [part for part in walk(detector) if isinstance(part, Attack)]
+    return named[0] if named else PGD(steps=10)
+
+
+def scores_of(detector: Detector, model: SegModel, image: Image, batch: Batch) -> list[float]:
+    """The score of each case of a batch, whose images may be changed ones."""
+    bound = bind(model, Setting(model.task, batch.cases))
+    with torch.no_grad():
+        observed = detector.observe(bound, image, batch.cases)[1]
+    scores: list[float] = detector.score(observed, batch.cases).tolist()
+    return scores
