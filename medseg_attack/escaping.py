@@ -10,6 +10,7 @@ writer escapes every character that is not plain ASCII. Rich's markup, such as `
 """
 
 import re
+from collections.abc import Iterable
 
 # control characters, those that turn the direction of writing, separators of lines, halves of characters
 _HIDDEN = re.compile(
@@ -80,3 +81,59 @@ def figure(text: str) -> str:
 def github(text: str) -> str:
     """Text for the message of a workflow command of GitHub."""
     return visible(text).replace("%", "%25")
+
+
+# a string in a spec or in a sentence, as `repr` writes it, that holds a path
+_QUOTED_PATH = re.compile(r"""(?<![^(=,:\s\[])(['"])((?:(?!\1)[^\\\n]|\\.)*[/\\](?:(?!\1)[^\\\n]|\\.)*)\1""")
+_ROOT = re.compile(r"(?:~|[A-Za-z]:)?[/\\]")
+_ABSOLUTE_PATH = re.compile(r"(?<![^\s(=,:])(?:~|[A-Za-z]:)?(?:[/\\][^\s/\\'\",;)\]]+){2,}")
+
+
+def _last_parts(path: str, keep: int) -> str:
+    return "/".join([part for part in re.split(r"[/\\]+", path) if part][-keep:])
+
+
+def without_folders(text: str, keep: int = 1) -> str:
+    """Text whose quoted paths end in their last parts alone.
+
+    Args:
+        keep: how many parts of each path are kept.
+
+    >>> without_folders("transfer(surrogate='/home/me/models/unet', attack=pgd(linf(4/255)))")
+    "transfer(surrogate='unet', attack=pgd(linf(4/255)))"
+    """
+    return _QUOTED_PATH.sub(lambda match: f"{match[1]}{_last_parts(match[2], keep)}{match[1]}", text)
+
+
+def without_root(text: str) -> str:
+    """Text whose quoted paths from the root end in their last part alone: the folders of the machine stay out.
+
+    >>> without_root("own('/home/me/net.py:build', weights='a/net.pth')")
+    "own('net.py:build', weights='a/net.pth')"
+    """
+    return _QUOTED_PATH.sub(lambda match: without_folders(match[0]) if _ROOT.match(match[2]) else match[0], text)
+
+
+def without_absolute_paths(text: str) -> str:
+    """A sentence whose paths from the root, quoted or not, end in their last part alone.
+
+    >>> without_absolute_paths("expected a folder, got none in /home/me/data; give another (4/255)")
+    'expected a folder, got none in data; give another (4/255)'
+    """
+    return _ABSOLUTE_PATH.sub(lambda match: _last_parts(match[0], 1), without_root(text))
+
+
+def distinct_without_folders(names: Iterable[str]) -> dict[str, str]:
+    """Names by the names that they stand for, without folders, but for those that tell two of them apart.
+
+    >>> list(distinct_without_folders(["own('/a/b/net.pth')", "own('/a/c/net.pth')"]).values())
+    ["own('b/net.pth')", "own('c/net.pth')"]
+    """
+    full = list(dict.fromkeys(names))
+    depth = max((len(re.split(r"[/\\]", name)) for name in full), default=1)
+    short = full
+    for keep in range(1, depth + 1):
+        short = [without_folders(name, keep) for name in full]
+        if len(set(short)) == len(full):
+            break
+    return dict(zip(full, short, strict=True))

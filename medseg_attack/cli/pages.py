@@ -27,12 +27,20 @@ def say_unfinished_trials(paths: Iterable[Path]) -> None:
 
 
 def write_report(
-    of_page: "Tables", beside: "Results", file: Path, *, worst: int = WORST, device: str = "auto", progress: bool = True
+    of_page: "Tables",
+    beside: "Results",
+    file: Path,
+    workspace: Path,
+    *,
+    worst: int = WORST,
+    device: str = "auto",
+    progress: bool = True,
 ) -> None:
     """Writes the page about some runs into a file, and says where it is.
 
     Args:
         beside: results of defences, detectors and certificates.
+        workspace: folders in it are named from there on the page.
         worst: number of scans in pictures.
 
     Raises:
@@ -43,15 +51,15 @@ def write_report(
     from medseg_attack.report.page.method import studies
     from medseg_attack.report.page.rendering import Report, write_page
 
-    folders = [Path(run) for run in of_page.rows["run"].unique()]
+    ids = {Path(str(run)): run_id for run, run_id in of_page.rows.groupby("run", sort=False)["run_id"].first().items()}
     pictures, missing_pictures, intensity_unit = _pictures(of_page, worst, device, progress)
     page = Report(
         of_page,
-        flags=records_of_stored(folders),
-        studies=list(studies(folders)),
+        flags=records_of_stored(ids),
+        studies=list(studies(ids, workspace)),
         explanations={code: flag.explanation for code, flag in explanations().items()},
         pictures=pictures,
-        missing_pictures=missing_pictures,
+        missing_pictures=_without_parents(missing_pictures, {run.parent.parent.parent for run in ids}),
         intensity_unit=intensity_unit,
         results=beside,
     )
@@ -59,6 +67,14 @@ def write_report(
     if missing_pictures and worst:
         terminal.say(f"note: {missing_pictures}")
     terminal.say(f"page: {file}")
+
+
+def _without_parents(text: str, folders: Iterable[Path]) -> str:
+    """Text in which paths do not begin with these folders or those above them, which may have spaces in their names."""
+    parents = {f"{parent}/" for folder in folders for parent in (folder, *folder.parents) if parent.name}
+    for parent in sorted(parents, key=len, reverse=True):
+        text = text.replace(parent, "")
+    return text
 
 
 def require_page(file: Path) -> None:
@@ -83,7 +99,7 @@ def write_compared(
 
     use_trust(workspace, False)
     say_unfinished_trials(runs)
-    write_report(tables(rows, unit=unit, empty=empty), results(runs, unit=unit, empty=empty), file)
+    write_report(tables(rows, unit=unit, empty=empty), results(runs, unit=unit, empty=empty), file, workspace)
 
 
 def _pictures(of_page: "Tables", n: int, device: str, show: bool) -> "tuple[list[Picture], str, str]":

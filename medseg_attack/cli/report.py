@@ -73,8 +73,9 @@ def report(
     if card or entry:
         _write_records(list(subjects(of_page, beside)), out, card, entry)
         return
-    use_trust(workspace_of(home), trust)
-    write_report(of_page, beside, out / NAME, worst=worst, device=device, progress=progress)
+    workspace = workspace_of(home)
+    use_trust(workspace, trust)
+    write_report(of_page, beside, out / NAME, workspace, worst=worst, device=device, progress=progress)
 
 
 def _write_records(all_subjects: "list[Subject]", out: Path, card: bool, entry: bool) -> None:

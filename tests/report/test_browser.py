@@ -32,11 +32,32 @@ pytestmark = [
 WIDTHS = {"phone": 390, "screen": 1440}
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+def write_acdc(root: Path, source: Path) -> None:
+    """Runs on six patients of ACDC: a small network that was trained for an epoch, under two attacks."""
+    for n in range(1, 7):
+        name = f"patient{n:03d}"
+        (root / "scans" / "training").mkdir(parents=True, exist_ok=True)
+        (root / "scans" / "training" / name).symlink_to((source / "training" / name).resolve())
+    medattack("prepare", root / "scans", "--format", "acdc", "--test", "0.5", "--out", root / "data")
+    options = ("--data", root / "data", "--home", root / "home")
+    small = ("--model", "unet_small(channels=(4, 8))", "--epochs", "1", "--size", "64,64")
+    medattack("train", *small, *options, "--out", root / "model")
+    attacks = ("--attack", "fgsm", "--attack", "pgd(steps=2)", "--eps", "4/255", "--eps", "40/255", "--no-checks")
+    medattack("attack", "--model", root / "model", *attacks, *options, "--out", root / "runs")
+
+
+@pytest.fixture(scope="module", params=["slices", "volumes", pytest.param("acdc", marks=pytest.mark.data)])
+def page(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, real_data: Callable[[str], Path]
+) -> str:
     """The address of a page with two attacks at two budgets, pictures, and names that are markup."""
     root = tmp_path_factory.mktemp("browser")
-    write_attacked(root, attacks=("fgsm", "pgd(steps=2)"))
+    if request.param == "acdc":
+        write_acdc(root, real_data("acdc"))
+    elif request.param == "volumes":
+        write_attacked(root, attacks=("pgd(steps=2)", "pgd(steps=3)"), dims=3)  # a start that differs by slice
+    else:
+        write_attacked(root, attacks=("fgsm", "pgd(steps=2)"))
     strange = {"model": "<b>x</b>", "organs": ["<i>liver</i>", "spleen"], "names": "<u>{}</u>"}
     write_run(root / "runs" / "other", dice_of(0, 5)[:, :, :2], **strange)
     medattack("report", root / "runs", "--out", root / "page", "--home", root / "home", "--trust")
@@ -164,10 +185,14 @@ def test_a_click_or_a_key_on_a_head_sorts(opened: Any) -> None:
 
 def test_organ_model_and_attack_choose_the_rows(opened: Any) -> None:
     assert {row[4] for row in rows(opened)} == {"mean"}
-    Select(opened.find_element(By.ID, "organ")).select_by_visible_text("organ")
-    assert {row[4] for row in rows(opened)} == {"organ"}
-    opened.find_element(By.ID, "model").send_keys("own")  # by keys
-    wait(lambda: {row[0][:3] for row in rows(opened)} == {"own"})
+    organ = Select(opened.find_element(By.ID, "organ"))
+    name = organ.options[2].text
+    organ.select_by_visible_text(name)
+    assert {row[4] for row in rows(opened)} == {name}
+    model = opened.find_element(By.ID, "model")
+    first = next(option.text for option in Select(model).options[1:] if not option.text.startswith("<b>"))
+    model.send_keys(first[:3])  # by keys
+    wait(lambda: {row[0] for row in rows(opened)} == {first})
     Select(opened.find_element(By.ID, "attack")).select_by_visible_text("pgd(steps=2)")
     assert {row[1] for row in rows(opened)} == {"pgd(steps=2)"}
     assert opened.find_element(By.ID, "count").text.startswith(f"{len(rows(opened))} of ")
@@ -240,6 +265,33 @@ def test_nothing_is_wider_than_the_screen_and_no_words_overlap(browser: Any, pag
         """
     )
     assert overlaps == []
+
+
+@pytest.mark.parametrize("width", [390, 1200, 1440])
+def test_the_table_fits_the_screen_and_all_columns_are_a_key_away(browser: Any, page: str, width: int) -> None:
+    size(browser, width)
+    browser.get(page)
+    frame = browser.find_element(By.CSS_SELECTOR, "#table .scroll")
+
+    def names() -> list[str]:
+        heads = browser.find_elements(By.CSS_SELECTOR, "#runs th[data-name]")
+        return [head.get_attribute("data-name") for head in heads if head.is_displayed()]
+
+    for organ in (0, 1):  # all, and the mean
+        Select(browser.find_element(By.ID, "organ")).select_by_index(organ)
+        assert browser.execute_script("return arguments[0].scrollWidth - arguments[0].clientWidth", frame) <= 1
+        assert {"model", "attack", "eps", "adv", "interval"} <= set(names())
+    Select(browser.find_element(By.ID, "organ")).select_by_index(0)
+    if "organ" not in names():  # then it stands below the attack, with the loss
+        cell = browser.find_element(By.CSS_SELECTOR, "#runs tr:not([hidden]) [data-of]")
+        shown = browser.execute_script("return getComputedStyle(arguments[0], '::after').content", cell)
+        assert cell.get_attribute("data-of") in shown
+    box = browser.find_element(By.CSS_SELECTOR, "#columns input")
+    if box.is_displayed():
+        box.send_keys(Keys.SPACE)
+        assert {"loss", "clean", "drop", "relative_drop", "patients", "flags"} <= set(names())
+        box.send_keys(Keys.SPACE)
+    assert len(names()) >= (5 if width == 390 else 11)
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: npm install --no-save axe-core")

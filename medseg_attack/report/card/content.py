@@ -1,6 +1,5 @@
 """The content of a card: sections of sentences and tables, from the summary that `medattack compare` prints."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import pandas as pd
 from medseg_attack import __version__, registry
 from medseg_attack.checks.stored import codes, records_of_stored
 from medseg_attack.errors import InputError, listed, plural
+from medseg_attack.escaping import without_folders
 from medseg_attack.metrics.empty import EMPTY_RULES
 from medseg_attack.registry.table import entries
 from medseg_attack.report.card.documents import ASKED, LIMITS, THREATS
@@ -210,18 +210,6 @@ def access(run: "pd.Series[Any]") -> str:
 def name_of(run: "pd.Series[Any]") -> str:
     """The attack of a run with its objective."""
     return without_folders(" ".join(filter(None, [str(run["attack"]), str(run["loss"])])))
-
-
-_QUOTED_PATH = re.compile(r"""(['"])[^'"]*[/\\\\]([^'"/\\\\]+)\1""")
-
-
-def without_folders(label: str) -> str:
-    """A label whose files and models are named without the folders of the machine that they were on.
-
-    >>> without_folders("transfer(surrogate='/home/me/models/unet', attack=pgd(linf(4/255)))")
-    "transfer(surrogate='unet', attack=pgd(linf(4/255)))"
-    """
-    return _QUOTED_PATH.sub(r"\1\2\1", label)
 
 
 def domain(run: "pd.Series[Any]") -> str:

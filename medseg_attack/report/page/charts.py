@@ -6,7 +6,7 @@ them, so that the content security policy need not allow `eval`. Plotly's script
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import altair
@@ -28,12 +28,12 @@ def library() -> str:
     return f"(() => {{\n{vl_convert.javascript_bundle(LIBRARY)}\n}})();"
 
 
-def charts(colours: Mapping[str, str], models: int) -> dict[str, dict[str, Any]]:
+def charts(colours: Mapping[str, str], models: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The charts by name, without data: `curve`, `paired` and `profile`.
 
     Args:
         colours: of each organ.
-        models: how many there are; lines of several have dashes of their own.
+        models: their names; lines of several have dashes of their own, which the page names.
     """
     colour = altair.Color(
         "organ:N", title=None, scale=altair.Scale(domain=[MEAN, *colours], range=[NEUTRAL, *colours.values()])
@@ -46,7 +46,6 @@ def _configured(chart: Layers, name: str) -> dict[str, Any]:
     chart = chart.properties(width="container", height=260 if name == "profile" else 210)
     chart = chart.configure(background="transparent", font="system-ui, sans-serif", aria=False)
     chart = chart.configure_view(stroke=None).configure_axis(labelFontSize=11, titleFontSize=11, titleFontWeight=400)
-    chart = chart.configure_legend(orient="bottom", labelFontSize=11, labelLimit=0, columns=3, symbolType="stroke")
     return dict(chart.to_dict())
 
 
@@ -54,16 +53,14 @@ def _named() -> altair.NamedData:
     return altair.NamedData(name="points")
 
 
-def _curve(colour: altair.Color, models: int) -> Layers:
+def _curve(colour: altair.Color, models: Sequence[str]) -> Layers:
     """Dice over the budget: the chosen lines in the organ's colour with their band, the others thin and grey."""
     chart = altair.Chart(_named()).encode(
         x=altair.X("x:Q", title=None, scale=altair.Scale(zero=True, nice=False, padding=4)),
         detail=altair.Detail(["model:N", "line:N"]),
     )
     is_chosen, is_control = "datum.chosen", "datum.role === 'control'"
-    dash = altair.StrokeDash(
-        "model:N", title=None, scale=altair.Scale(range=DASHES), legend=altair.Legend() if models > 1 else None
-    )
+    dash = altair.StrokeDash("model:N", scale=altair.Scale(domain=list(models), range=DASHES), legend=None)
     tooltip = [
         altair.Tooltip("model:N"),
         altair.Tooltip("line:N", title="attack"),
@@ -124,13 +121,10 @@ def _profile(colour: altair.Color) -> Layers:
         y=altair.Y("share:Q", title="share of patients", scale=DICE, axis=altair.Axis(format="%")),
     )
     dash = altair.StrokeDash(
-        "when:N",
-        title=None,
-        scale=altair.Scale(domain=["attacked", "clean"], range=[[1, 0], [4, 3]]),
-        legend=altair.Legend(symbolStrokeColor=NEUTRAL),
+        "when:N", scale=altair.Scale(domain=["attacked", "clean"], range=[[1, 0], [4, 3]]), legend=None
     )
     line = chart.mark_line(interpolate="step-before", strokeWidth=2).encode(
-        color=colour, strokeDash=dash, order=altair.Order("t:Q")
+        color=colour.legend(None), strokeDash=dash, order=altair.Order("t:Q")
     )
     tooltip = [
         altair.Tooltip("organ:N"),

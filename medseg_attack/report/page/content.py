@@ -4,23 +4,27 @@ All numbers come from the functions that `medattack compare` prints: `stats.scor
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from medseg_attack.errors import listed, plural
+from medseg_attack.escaping import distinct_without_folders, without_folders
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.report.clinical import delta_sheet
 from medseg_attack.report.curve import LINE, WINDOW
 from medseg_attack.report.sheet import Sheet, between, number
 from medseg_attack.report.tables import budget, caption, organs, several, with_knowledge
+from medseg_attack.runs.grid import safe
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_specs import ball_spec, budget_of, norm_of, sizeless
 from medseg_attack.stats.clinical import delta_summary, deltas
 from medseg_attack.stats.scores import MEAN, Unit, pooled, scored, summary
 
+NAMED = ("model", "attack", "loss")  # columns that may hold paths
 DIGITS = 6  # of a patient's Dice in the data of the charts
 # columns of a summary that are stated over all organs, their heads, and whether they are a share
 OVERALL = {
@@ -39,7 +43,7 @@ class Tables(NamedTuple):
     Attributes:
         rows: from `runs.reading.read_runs`.
         cases: Dice of each case, from `stats.scores.scored`.
-        summary: a row per run, from `stats.scores.summary`.
+        summary: a row per run, from `stats.scores.summary`; `stored_attack` has the folders that `attack` lacks.
     """
 
     rows: pd.DataFrame
@@ -50,9 +54,33 @@ class Tables(NamedTuple):
 
 
 def tables(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> Tables:
-    """The tables of a page."""
+    """The tables of a page; models, attacks and losses are named without the folders of the machine."""
+    stored = rows.drop_duplicates("run").set_index("run")["attack"]
+    rows = _without_folders(rows)
     table = with_knowledge(summary(rows, unit=unit, empty=empty, header=HEADER))
+    table = table.assign(stored_attack=table["run"].map(stored))
     return Tables(rows, scored(pooled(rows, unit), empty), table, unit, empty)
+
+
+def _without_folders(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose models, attacks, losses and ids hold no folder of the machine."""
+    runs = rows.drop_duplicates("run").set_index("run")
+    ids = pd.DataFrame([_ids(run, name) for name, run in runs.iterrows()], index=runs.index)
+    named = {name: rows[name].map(distinct_without_folders(rows[name])) for name in NAMED}
+    by_run = {name: rows["run"].map(ids[name]) for name in ids.columns}
+    is_id = rows["model"] == rows["model_id"]  # where models of one name are called by their ids
+    return rows.assign(**named, **by_run).assign(model=named["model"].where(~is_id, by_run["model_id"]))
+
+
+def _ids(run: "pd.Series[Any]", folder: Hashable) -> dict[str, str]:
+    """The ids of a run and of its model; a name in them that holds folders is that without them."""
+    model_id, name = str(run["model_id"]), Path(str(folder)).name
+    label, attack = str(run["label"]), " ".join(filter(None, [str(run["attack"]), str(run["loss"])]))
+    if without_folders(label) != label:
+        model_id = f"{safe(without_folders(label))[:80]}-{model_id.rpartition('-')[2]}"
+    if without_folders(attack) != attack:
+        name = f"{name.partition('_')[0]}_{safe(without_folders(attack))[:50]}"
+    return {"model_id": model_id, "run_id": f"{model_id}/{name}"}
 
 
 @dataclass(frozen=True)

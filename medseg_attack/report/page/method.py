@@ -1,13 +1,14 @@
 """How runs came about: their studies, versions and hashes, and the commands that make them again."""
 
+import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import listed, plural
-from medseg_attack.runs.reading import ids_of
+from medseg_attack.escaping import without_folders
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_header
 from medseg_attack.storage.files import require_file
 
@@ -33,8 +34,13 @@ class StudyFacts:
     commands: Sequence[str]
 
 
-def studies(runs: Iterable[Path]) -> Iterator[StudyFacts]:
-    """The studies of some runs, in the order of the runs."""
+def studies(runs: Mapping[Path, str], workspace: Path) -> Iterator[StudyFacts]:
+    """The studies of some runs, in the order of the runs.
+
+    Args:
+        runs: their ids, by their folders.
+        workspace: folders in it are named from there; of others the last part is shown.
+    """
     by_study: dict[Path, list[Path]] = {}
     for run in runs:
         by_study.setdefault(run.parent.parent, []).append(run)
@@ -42,8 +48,25 @@ def studies(runs: Iterable[Path]) -> Iterator[StudyFacts]:
         file = folder / STUDY_FILE
         text = require_file(file).read_text(encoding="utf-8", errors="replace") if file.exists() else ""
         headers = [read_header(run) for run in of_study]
-        hashes = [(ids_of(run)["run_id"], *_hashes(read_config(run))) for run in of_study]
-        yield StudyFacts(str(folder), list(_facts(headers)), text, hashes, list(_commands(folder, bool(text))))
+        hashes = [(runs[run], *_hashes(read_config(run))) for run in of_study]
+        name = _name(folder, workspace)
+        shown = "\n".join(map(_without_folders, text.split("\n")))
+        yield StudyFacts(str(name), list(_facts(headers)), shown, hashes, list(_commands(name, bool(text))))
+
+
+def _name(folder: Path, workspace: Path) -> Path:
+    """A folder without those of the machine above it."""
+    absolute, root = folder.resolve(), workspace.resolve()
+    return root.name / absolute.relative_to(root) if absolute.is_relative_to(root) else Path(absolute.name)
+
+
+_FIELD = re.compile(r"(\s*(?:- |[\w-]+: )*)((?:~|[A-Za-z]:)?[/\\].*)")
+
+
+def _without_folders(line: str) -> str:
+    """A line of a study without the folders of the machine; a path in it may have spaces."""
+    field = _FIELD.fullmatch(line)
+    return without_folders(line) if field is None else field[1] + re.split(r"[/\\]", field[2])[-1]
 
 
 def _facts(headers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -35,7 +35,21 @@ function choose() {
       rows.forEach((row) => { row.cells[column].hidden = !overall; });
     }
   });
+  fit();
 }
+// columns that say less are folded away where the screen is too narrow for all
+const frame = $("runs").parentElement, columns = $("columns");
+function fit() {
+  frame.classList.remove("fold-least", "fold-lesser");
+  frame.classList.toggle("all-organs", $("organ").value === "");
+  const isWide = () => frame.scrollWidth > frame.clientWidth + 1;
+  columns.hidden = !isWide();
+  if (columns.querySelector("input").checked) return;
+  if (isWide()) frame.classList.add("fold-least");
+  if (isWide()) frame.classList.add("fold-lesser");
+}
+columns.addEventListener("change", fit);
+addEventListener("resize", fit);
 all("#runs thead th").forEach((head) => head.querySelector("button").addEventListener("click", () => sortBy(head)));
 
 // the charts: drawn one after the other, and again when another model, attack or run is chosen

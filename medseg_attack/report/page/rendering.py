@@ -13,13 +13,21 @@ from typing import Any
 from medseg_attack import __version__
 from medseg_attack.checks.stored import codes
 from medseg_attack.errors import listed
-from medseg_attack.escaping import visible
+from medseg_attack.escaping import without_absolute_paths
 from medseg_attack.report.colours import NEUTRAL, organ_colours
 from medseg_attack.report.page import content
 from medseg_attack.report.page.method import StudyFacts
 from medseg_attack.report.page.pictures import Picture
 from medseg_attack.report.page.sections import Result, Results
-from medseg_attack.report.page.templates import FOLDER, POLICY, css, environment, require_own_page, require_packages
+from medseg_attack.report.page.templates import (
+    FOLDER,
+    POLICY,
+    css,
+    environment,
+    require_own_page,
+    require_packages,
+    shown,
+)
 from medseg_attack.report.tables import budget, organs
 from medseg_attack.stats.scores import MEAN
 from medseg_attack.storage.files import whole
@@ -68,7 +76,7 @@ def html(report: Report) -> str:
     """The text of a page."""
     from markupsafe import Markup
 
-    from medseg_attack.report.page.charts import charts, library
+    from medseg_attack.report.page.charts import DASHES, charts, library
 
     table = report.tables.summary
     names = {MEAN: "mean over organs"} | {organ: organ for organ in organs(table)}
@@ -88,7 +96,7 @@ def html(report: Report) -> str:
         "pictures": [
             {"first": picture.first, "slices": [vars(each) for each in picture.slices]} for picture in report.pictures
         ],
-        "charts": charts(colours, len(models)),
+        "charts": charts(colours, list(map(shown, models))),
     }
     scripts = [_script(library()), _script((FOLDER / "page.js").read_text(encoding="utf-8"))]
     return (
@@ -117,9 +125,10 @@ def html(report: Report) -> str:
             worst=_worst(report),
             unit=report.tables.unit,
             views=VIEWS,
+            dashes=DASHES,
             pictures=report.pictures,
             pictures_again=not all(picture.is_stored for picture in report.pictures),
-            missing_pictures=report.missing_pictures,
+            missing_pictures=without_absolute_paths(report.missing_pictures),
             clinical=content.clinical(report.tables),
             results=_sections(report.results),
             flags=_groups(report),
@@ -144,13 +153,14 @@ def _title(report: Report) -> str:
     return f"{models} on {data}"
 
 
-def _heads(overall: Mapping[str, tuple[str, bool]]) -> list[tuple[str, str, bool]]:
-    """Name and head of each column of the table, and whether it holds numbers."""
+def _heads(overall: Mapping[str, tuple[str, bool]]) -> list[tuple[str, str, str]]:
+    """Name, head and kind of each column of the table: `n` for numbers; narrow screens fold `least`, then `lesser`."""
     return [
-        *((name, name, name == "eps") for name in ("model", "attack", "loss", "eps", "organ")),
-        *(("clean", "clean", True), ("adv", "attacked", True), ("interval", "95 % CI", True), ("drop", "drop", True)),
-        *((name, head, True) for name, (head, _) in overall.items()),
-        *(("patients", "patients", True), ("flags", "flags", False)),
+        *(("model", "model", ""), ("attack", "attack", ""), ("loss", "loss", "lesser"), ("eps", "eps", "n")),
+        *(("organ", "organ", "organ"), ("clean", "clean", "n lesser"), ("adv", "attacked", "n")),
+        *(("interval", "95 % CI", "n"), ("drop", "drop", "n lesser")),
+        *((name, head, "n least") for name, (head, _) in overall.items()),
+        *(("patients", "patients", "n lesser"), ("flags", "flags", "lesser")),
     ]
 
 
@@ -182,7 +192,9 @@ def _groups(report: Report) -> list[tuple[str, _FlagGroup]]:
                 verdict=group[0]["verdict"],
                 todo=group[0]["todo"],
                 explanation=report.explanations.get(code, ""),
-                evidence=[(flag["about"], flag["seen"]) for flag in group],
+                evidence=[
+                    (without_absolute_paths(flag["about"]), without_absolute_paths(flag["seen"])) for flag in group
+                ],
             ),
         )
         for code, group in groups.items()
@@ -218,11 +230,11 @@ def _json(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """The value with NaN as null, numpy's numbers as Python's, and text as it is shown."""
     if isinstance(value, Mapping):
-        return {visible(str(key)): _plain(item) for key, item in value.items()}
+        return {shown(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, str):
-        return visible(value)
+        return shown(value)
     if isinstance(value, float):
         return None if math.isnan(value) else float(value)
     return value

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medseg_attack.errors import InputError
-from medseg_attack.escaping import visible
+from medseg_attack.escaping import visible, without_root
 from medseg_attack.report.sheet import number, percent
 from medseg_attack.storage.files import require_own
 
@@ -46,25 +46,27 @@ def require_own_page(file: Path) -> None:
     require_own(file, re.compile(rb'<meta name="generator" content="medattack '))
 
 
+def shown(text: str) -> str:
+    """Text as pages show it: what is hidden is made visible, and the folders of the machine stay out."""
+    return visible(without_root(text))
+
+
 def environment() -> "Environment":
     """The templates of `report/`, by their path in it; what they show is escaped, and what is hidden made visible."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    def shown(value: Any) -> Any:
-        return visible(value) if type(value) is str else value
-
     result = Environment(
         loader=FileSystemLoader(FOLDER.parent),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=shown,
+        finalize=lambda value: shown(value) if type(value) is str else value,
         trim_blocks=True,
     )
 
     def lines(texts: Iterable[str]) -> Markup:
         """Texts below each other; a line break within one is made visible."""
-        return Markup("\n").join(map(visible, texts))
+        return Markup("\n").join(map(shown, texts))
 
     result.filters |= {"dice": number, "share": percent, "lines": lines}
     return result

@@ -4,6 +4,7 @@ Every number is that of `stats.scores.summary`, which `medattack compare` prints
 `report.figures.save` writes. Widths are in mm; text has 7 points whatever the width.
 """
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -250,7 +251,7 @@ def transfer(of: Tables, width: float) -> "Figure":
 
 def _source(run: "pd.Series[float]", models: set[str]) -> str:
     """The model that a run's images were made for; "" of a control."""
-    spec = attack_spec(str(run["attack"]).removesuffix(" non_adaptive"))
+    spec = attack_spec(str(run["stored_attack"]).removesuffix(" non_adaptive"))
     fields = {name: str(node).strip("'\"") for name, node in spec.keywords}
     if spec.name == "transfer":
         name = fields.get("surrogate", "surrogate").rstrip("/").rpartition("/")[2]
@@ -267,16 +268,23 @@ def _model_of(run: str) -> str:
 
 def _matrix(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], what: str, width: float) -> "Figure":
     """A matrix of numbers on colours from 0 to 1, dark where little is left."""
-    figure = empty_figure(width / MM, (5.5 * len(rows) + 22) / MM)
+    rows, columns = ([_wrapped(name, width) for name in names] for names in (rows, columns))
+    lines = sum(name.count("\n") for name in rows)
+    figure = empty_figure(width / MM, (5.5 * len(rows) + 2.5 * lines + 22) / MM)
     axes = figure.subplots()
     image = axes.imshow(values, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         text = "-" if value != value else f"{value:.2f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=POINTS - 1, color="w" if value < 0.5 else "k")
-    axes.set_xticks(range(len(columns)), list(map(figure_text, columns)), rotation=30, ha="right")
-    axes.set_yticks(range(len(rows)), list(map(figure_text, rows)))
+    axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
     figure.colorbar(image, ax=axes, shrink=0.9, label=what)
     return figure
+
+
+def _wrapped(name: str, width: float) -> str:
+    """A name in lines that take a third of the figure at most."""
+    return "\n".join(textwrap.wrap(figure_text(name), max(12, round(0.3 * width))))
 
 
 DRAWINGS: dict[str, Drawing] = {
