@@ -10,10 +10,12 @@ import typer
 from medseg_attack.cli import options, terminal
 from medseg_attack.cli.studies import open_study, say_unfinished
 from medseg_attack.errors import InputError, plural
+from medseg_attack.escaping import without_root
 
 if TYPE_CHECKING:
     from medseg_attack.evaluation.costs import Estimate
     from medseg_attack.evaluation.runner import OpenedStudy
+    from medseg_attack.logs.base import Log
 
 OWN = "each attack's own"
 
@@ -97,6 +99,7 @@ def attack(
     ] = False,
     unit: options.Unit = "volume",
     empty: options.EmptyRule = "one",
+    log: options.Tracker = None,
     json: options.Json = False,
     device: options.Device = "auto",
     seed: Annotated[
@@ -133,6 +136,8 @@ def attack(
     save, parts = options.read_saved(save_adversarial), options.read_shard(shard)
     if keep_headers and save == "none":
         raise InputError("expected --save-adversarial beside --keep-headers, got none; add --save-adversarial all")
+    if plan and log:
+        raise InputError("expected --log without --plan, got both, of which one writes nothing; drop one of them")
     how = {"batch_size": batch_size, "shard": parts, "save": save, "keep_headers": keep_headers, "checks": checks}
     opened = open_study(fields, config, home=home, out=out, device=device, trust=trust, options=how)
     from medseg_attack.stats.scores import check_unit
@@ -142,12 +147,20 @@ def attack(
         from medseg_attack.evaluation.costs import estimate
 
         _print_plan(estimate(opened), opened.out, json)
-    else:
-        _run_and_print(opened, unit, empty, json, progress)
+        return
+    from medseg_attack.logs.base import open_log
+    from medseg_attack.runs.workspace import home as workspace_of
+
+    asked = {name: without_root(str(value)) for name, value in opened.study.model_dump().items()}
+    asked["data"] = opened.data.name
+    with open_log(log, workspace_of(home), opened.out.name, asked) as tracker:
+        _run_and_print(opened, unit, empty, json, progress, tracker)
+    if log is not None:
+        terminal.say(f"logged: {tracker.place}")
 
 
 def _run_and_print(
-    opened: "OpenedStudy", unit: options.Unit, empty: options.EmptyRule, json: bool, progress: bool
+    opened: "OpenedStudy", unit: options.Unit, empty: options.EmptyRule, json: bool, progress: bool, log: "Log"
 ) -> None:
     """Runs what is missing, then prints the tables of all runs, or says which shards are still to come."""
     from medseg_attack.evaluation.runner import run
@@ -160,7 +173,7 @@ def _run_and_print(
     if not opened.is_finished:
         say_unfinished(opened.out, opened.options.shard, "table", json)
         return
-    _print_runs(folders, unit, empty, json, checks=opened.options.checks)
+    _print_runs(folders, unit, empty, json, log, checks=opened.options.checks)
     terminal.say(f"results: {opened.out}; {time.monotonic() - start:.0f} s")
     partial = [] if opened.study.limit is None else ["--allow-partial"]
     deltas = ["--deltas"] if opened.study.metrics else []  # shows distances, volumes and lost organs
@@ -168,12 +181,13 @@ def _run_and_print(
 
 
 def _print_runs(
-    folders: Sequence[Path], unit: options.Unit, empty: options.EmptyRule, json: bool, *, checks: bool
+    folders: Sequence[Path], unit: options.Unit, empty: options.EmptyRule, json: bool, log: "Log", *, checks: bool
 ) -> None:
-    """Prints one table per model with its flags below, or the summary as JSON."""
+    """Prints one table per model with its flags below, or the summary as JSON; a tracker gets one table of all."""
     from medseg_attack.checks.stored import flags_of, with_ids
+    from medseg_attack.logs.values import run_values
     from medseg_attack.report.backdoors import backdoor_sheet
-    from medseg_attack.report.tables import attack_sheet
+    from medseg_attack.report.tables import attack_sheet, compare_sheet
     from medseg_attack.runs.reading import read_runs
     from medseg_attack.runs.rows import HEADER
     from medseg_attack.stats.backdoors import backdoors, has_triggers
@@ -181,6 +195,8 @@ def _print_runs(
 
     rows = read_runs(folders, allow_partial=True)
     table = summary(rows, unit=unit, empty=empty, header=HEADER)
+    log.points(run_values(table), 0)
+    log.table(compare_sheet(table, ["model", "attack", "loss", "eps"], sort="by", unit=unit, empty=empty), table)
     flags = flags_of(folders, rows, unit, empty) if checks else {}
     if json:
         records = with_ids(folders, flags)

@@ -138,6 +138,27 @@ def test_a_comparison_has_its_table_and_numbers(tracker: str, tmp_path: Path) ->
     assert f"{content['runs'][0]['mean_adv']:.3f}" in text.replace("\\", "")  # Markdown may escape the point
 
 
+def test_an_attack_has_its_table_and_numbers(tracker: str, tmp_path: Path, data: Path, model: Path) -> None:
+    words = ("--data", data, "--model", model, "--attack", "fgsm", "--loss", "bce", "--eps", "0.01", "--no-checks")
+    result = medattack("attack", *words, "--out", tmp_path / "runs", "--home", tmp_path, "--log", tracker, "--json")
+    content = json.loads(result.stdout)
+    curves, text = READ[tracker](tmp_path / "logs")
+    shown = [points[-1][1] for name, points in curves.items() if name.endswith("/mean_adv")]
+    assert sorted(shown) == pytest.approx(sorted(run["mean_adv"] for run in content["runs"]), rel=1e-6)
+    assert len(shown) == 2  # the attack, and noise of its size
+    assert f"{content['runs'][0]['mean_adv']:.3f}" in text.replace("\\", "")
+    assert "| attacks | [" in text.replace("\\", "")
+    assert "logged: " in result.stderr
+    assert str(tmp_path) not in text
+    assert str(model.parent) not in text
+
+
+def test_a_plan_is_logged_nowhere(tmp_path: Path) -> None:
+    result = medattack("attack", "--model", "unet_small", "--plan", "--log", "tensorboard", "--home", tmp_path, code=2)
+    assert "expected --log without --plan" in " ".join(result.stderr.split())
+    assert not (tmp_path / "logs").exists()
+
+
 def test_names_are_text(tracker: str, tmp_path: Path) -> None:
     values = {f"dice/{name}": float(n) for n, name in enumerate(HOSTILE)}
     sheet = Sheet("a title", ["organ", "Dice"], [[name, "0.5"] for name in HOSTILE])
@@ -208,3 +229,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     phantom = "phantom(patients=6, slices=3, side=32)"
     medattack("prepare", root / "scans", "--format", phantom, "--test", "0.5", "--out", root / "data")
     return root / "data"
+
+
+@pytest.fixture(scope="module")
+def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    medattack("train", "--data", data, "--model", "unet_small(channels=(4, 8))", "--epochs", "1", "--out", folder)
+    return folder
