@@ -42,7 +42,8 @@ def delta_sheet(summary: pd.DataFrame, header: pd.DataFrame, by: Sequence[str] =
         ends.add(len(rows) - 1)
     heads = [_MEASURED.get(name, name.partition("(")[0].upper()) for name in names[1:]]
     columns = ["organ", "run", "Dice", *heads, "ml", "change %", "shift mm", "missed", "halluc."]
-    return Sheet("Clinical deltas", columns, rows, _delta_caption(summary), left=2, rules=frozenset(ends))
+    caption, organs = _delta_caption(summary), [str(cls) for cls in summary["cls"].unique()]
+    return Sheet("Clinical deltas", columns, rows, caption, left=2, rules=frozenset(ends), organs=organs)
 
 
 def _delta_caption(summary: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from medseg_attack import escaping
 from medseg_attack.escaping import csv_cell, visible
+from medseg_attack.report.colours import organ_colours
 from medseg_attack.storage.files import require_own, whole
 
 
@@ -28,6 +29,7 @@ class Sheet:
         left: how many columns at the left are words; the others are numbers.
         rules: rows after which a line is drawn.
         flags: what makes the numbers doubtful, a sentence each.
+        organs: those of the task, in their order; a terminal shows a cell or head that is one of them in its colour.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Sheet:
     left: int = 1
     rules: frozenset[int] = field(default_factory=frozenset)
     flags: Sequence[str] = ()
+    organs: Sequence[str] = ()
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -81,14 +84,24 @@ def rich_table(sheet: Sheet, width: int = 100) -> Table:
     )
     cells = _terminal_cells(sheet)
     widths = _widths(cells, sheet.left, width)
+    colours = {_words(organ): colour for organ, colour in organ_colours(sheet.organs).items()}
+
+    def text(cell: str, column: int) -> Text:
+        return _wrapped(cell, widths[column], colours.get(_words(cell), ""))
+
     for i, (head, *_) in enumerate(zip(*cells, strict=True)):
         justify: Literal["left", "right"] = "left" if i < sheet.left else "right"
-        table.add_column(_wrapped(head, widths[i]), justify=justify, overflow="fold", width=widths[i])
+        table.add_column(text(head, i), justify=justify, overflow="fold", width=widths[i])
     for i, row in enumerate(cells[1:]):
         same = _repeated(sheet, i)
-        texts = [Text("") if j < same else _wrapped(cell, widths[j]) for j, cell in enumerate(row)]
+        texts = [Text("") if j < same else text(cell, j) for j, cell in enumerate(row)]
         table.add_row(*texts, end_section=i in sheet.rules)
     return table
+
+
+def _words(organ: str) -> str:
+    """An organ's name as heads have it."""
+    return visible(organ).replace("_", " ")
 
 
 def fits(sheet: Sheet, width: int = 100) -> bool:
@@ -146,13 +159,13 @@ def _pieces(text: str) -> list[str]:
     return [piece.rstrip() for piece in _PIECE.findall(text) if piece] or [""]
 
 
-def _wrapped(text: str, width: int) -> Text:
+def _wrapped(text: str, width: int, style: str = "") -> Text:
     lines = [""]
     for piece in _PIECE.findall(text):
         if lines[-1] and cell_len((lines[-1] + piece).rstrip()) > width:
             lines.append("")
         lines[-1] += piece
-    return Text("\n".join(line.rstrip() for line in lines))
+    return Text("\n".join(line.rstrip() for line in lines), style)
 
 
 def _repeated(sheet: Sheet, row: int) -> int:

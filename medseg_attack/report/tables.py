@@ -70,6 +70,7 @@ def _attack_sheet(summary: pd.DataFrame, shown: Sequence[str], *, unit: Unit, em
         + _queries(summary),
         left=2,
         rules=frozenset({0, n_controls}),
+        organs=organs(summary),
     )
 
 
@@ -240,6 +241,7 @@ def compare_sheet(
             + _queries(summary),
             left=len(keys),
             rules=_group_ends(table, keys) if sort == "by" else frozenset(),
+            organs=organs(summary),
         )
 
     return _fitting(sheet)
@@ -377,7 +379,8 @@ def score_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
     partial = " PARTIAL: --limit left cases out." if table["partial"].any() else ""
     title = f"{first['model']} on {first['data']}: {'clean images' if first['attack'] == 'clean' else 'stored images'}"
     columns = [*(["run"] if several else []), "organ", "dice", "95 % CI", "SD", *measures]
-    return Sheet(title, columns, rows, text + partial, left=2 if several else 1)
+    classes = list(map(str, table["cls"].unique()))
+    return Sheet(title, columns, rows, text + partial, left=2 if several else 1, organs=classes)
 
 
 def _run_names(table: pd.DataFrame) -> dict[str, str]:

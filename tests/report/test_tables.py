@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from helpers.command import medattack
 from helpers.runs import dice_of, edit, worse, write_run
 from rich.console import Console
 
+from medseg_attack.report.colours import organ_colours
 from medseg_attack.report.curve import curve
 from medseg_attack.report.sheet import Sheet, fits, latex, rich_table
-from medseg_attack.report.tables import attack_sheet, compare_sheet, score_sheet
+from medseg_attack.report.tables import attack_sheet, compare_sheet, organs, score_sheet
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.stats.scores import scores, summary
@@ -364,3 +366,17 @@ def test_labels_stand_for_names_everywhere(tmp_path: Path) -> None:
 def test_labels_of_nothing_are_refused(words: list[str], message: str, tmp_path: Path) -> None:
     write_run(tmp_path, dice_of(0, 8))
     assert message in " ".join(medattack("compare", tmp_path, *words, code=2).stderr.split())
+
+
+@pytest.mark.parametrize("by", [["model"], ["organ"]])
+def test_an_organ_has_its_colour_of_the_page_in_the_terminal(by: list[str], tmp_path: Path) -> None:
+    write_run(tmp_path, dice_of(0, 3))
+    table = table_of(tmp_path)
+    sheet = compare_sheet(table, by, sort="by", unit="volume", empty="one")
+    console = Console(force_terminal=True, color_system="truecolor", width=100, file=io.StringIO())
+    console.print(rich_table(sheet))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for organ, colour in organ_colours(organs(table)).items():
+        red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        words = " ".join(re.findall(rf"38;2;{red};{green};{blue}m(\w+)", text))
+        assert words.replace("_", " ") == organ.replace("_", " ")
