@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import runpy
 import shlex
 import tomllib
 from collections.abc import Iterator
@@ -319,14 +318,6 @@ def study(workspace: Path) -> Path:
     more = ("--limit", "4", "--metric", "hd95_mm", "--save-adversarial", "all", "--no-checks")
     medattack("attack", *models, *attacks, *more, "--out", workspace / "study")
     return workspace
-
-
-def test_the_gallery_that_the_pages_offer_draws(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["gallery.py", "--data", "data", "--model", "model", "--attack", "fgsm", "--attack", "deformation"]
-    monkeypatch.setattr("sys.argv", [*words, "--out", "gallery.png"])
-    monkeypatch.chdir(workspace)
-    runpy.run_path(str(ROOT / "benchmarks" / "gallery.py"), run_name="__main__")
-    assert (workspace / "gallery.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

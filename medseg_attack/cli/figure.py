@@ -10,6 +10,8 @@ from medseg_attack.cli.options import Device, EmptyRule, Home, Trust, Unit
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from matplotlib.figure import Figure
 
     from medseg_attack.report.page.content import Tables
@@ -30,6 +32,14 @@ def figure(
     ],
     width: Annotated[float, typer.Option("--width", min=30, max=400, help="Width of a figure in mm.")] = 88,
     worst: Annotated[int, typer.Option("--worst", min=1, help="Scans of a gallery, the worst first.")] = 3,
+    scan: Annotated[
+        str | None,
+        typer.Option(
+            "--scan",
+            help="Scan of a gallery: a row for each attack on it, with the field or movement behind the change.",
+            show_default="the worst scans",
+        ),
+    ] = None,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
     allow_partial: Annotated[
@@ -43,12 +53,16 @@ def figure(
 
     Example: medattack figure curves medattack_runs/runs/uw-1a2b3c4d --out curves.pdf --width 180
 
+    Example: medattack figure gallery medattack_runs/runs/uw-1a2b3c4d --scan case1_day2 --out gallery.png --width 254
+
     Example: medattack figure table medattack_runs/runs/uw-1a2b3c4d --out table.tex
     """
     if (kind == "table") != (file.suffix.lower() == LATEX):
         raise InputError(
             f"expected a file {LATEX} for a table, and another for a figure, got {file} for {kind}; change its ending"
         )
+    if scan is not None and kind != "gallery":
+        raise InputError(f"expected --scan for a gallery alone, got it for {kind}; drop it")
     from medseg_attack.report.figures import require_own_figure, save
     from medseg_attack.report.page.content import tables
     from medseg_attack.report.paper.drawings import DRAWINGS, paper_style
@@ -69,24 +83,49 @@ def figure(
                 from medseg_attack.runs.workspace import home as workspace_of
 
                 use_trust(workspace_of(home), trust)
-                drawn = _gallery(of_runs, worst, device, width)
+                drawn = _gallery(of_runs, worst, scan, device, width)
             else:
                 drawn = DRAWINGS[kind](of_runs, width)
             save(drawn, file)
     terminal.say(f"wrote {file}")
 
 
-def _gallery(of_runs: "Tables", n: int, device: str, width: float) -> "Figure":
-    """The worst scans, from the images of their runs."""
+def _gallery(of_runs: "Tables", n: int, scan: str | None, device: str, width: float) -> "Figure":
+    """The worst scans, or all attacks on one of them, from the images of their runs."""
     from medseg_attack.evaluation.pictures.attacked_scans import attacked_scans
     from medseg_attack.report.page.pictures import worst_scans
-    from medseg_attack.report.paper.gallery import gallery
+    from medseg_attack.report.paper.gallery import attacks_figure, gallery
     from medseg_attack.report.tables import organs
     from medseg_attack.runtime import pick_device
 
+    where, classes = pick_device(device), organs(of_runs.summary)
+    if scan is not None:
+        attacks = list(_attacks_on(scan, of_runs))
+        rows = [(name, result) for name, run in attacks for result in attacked_scans(run, [scan], where)]
+        return attacks_figure(rows, classes, width)
     scans = worst_scans(of_runs.rows, of_runs.summary, n, empty=of_runs.empty)
     if not scans:
         raise InputError("expected a run of an attack to show, got controls and clean images alone; give other runs")
-    where = pick_device(device)
-    shown = [(worst, scan) for worst in scans for scan in attacked_scans(Path(worst.run), [worst.scan], where)]
-    return gallery(shown, organs(of_runs.summary), width)
+    shown = [(worst, result) for worst in scans for result in attacked_scans(Path(worst.run), [worst.scan], where)]
+    return gallery(shown, classes, width)
+
+
+def _attacks_on(scan: str, of_runs: "Tables") -> "Iterator[tuple[str, Path]]":
+    """The name and the run of each attack on a scan.
+
+    Raises:
+        InputError: no run attacks that scan.
+    """
+    from medseg_attack.errors import nearest
+    from medseg_attack.report.tables import budget
+
+    table = of_runs.summary[of_runs.summary["role"] == "attack"]
+    rows = of_runs.rows[of_runs.rows["run"].isin(table["run"])]
+    with_scan = set(rows.loc[rows["volume"] == scan, "run"])
+    if not with_scan:
+        names = sorted(map(str, rows["volume"].unique()))
+        raise InputError(f"--scan: expected a scan of a run of an attack, got {scan!r}; {nearest(scan, names)}")
+    several = table["model"].nunique() > 1
+    for _, run in table[table["run"].isin(with_scan)].iterrows():
+        words = [f"{run['model']}:" if several else "", str(run["attack"]), str(run["loss"]), budget(run)]
+        yield " ".join(filter(None, words)), Path(str(run["run"]))

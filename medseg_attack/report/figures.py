@@ -2,6 +2,7 @@
 
 import logging
 import re
+import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,14 +55,15 @@ def gallery(clean: Panel, attacked: Sequence[Panel], classes: Sequence[str], fil
     save(gallery_figure(clean, attacked, classes), file)
 
 
-def gallery_figure(clean: Panel, attacked: Sequence[Panel], classes: Sequence[str]) -> "Figure":
+def gallery_figure(clean: Panel, attacked: Sequence[Panel], classes: Sequence[str], width: float = 10) -> "Figure":
     """A case, and below it a row per attack: the image with outlines, the difference, and its cause.
 
     Args:
         classes: names of the masks, in their order.
+        width: in inches.
     """
     n_rows = len(attacked) + 1
-    figure = empty_figure(10, 3.4 * n_rows)
+    figure = empty_figure(width, (0.29 * width + 0.5) * n_rows)
     axes = figure.subplots(n_rows, 3, squeeze=False)
     _outlines(axes[0, 0], clean)
     _legend(axes[0, 1], classes)
@@ -109,6 +111,18 @@ def save(figure: "Figure", file: Path) -> None:
         figure.savefig(part, format=ending or "png", dpi=150)
 
 
+def _points(axis: "Axes") -> int:
+    """The size of text: small in a figure as wide as a column."""
+    return 9 if axis.get_figure().get_figwidth() > 6 else 6  # type: ignore[union-attr]
+
+
+def _title(axis: "Axes", text: str) -> None:
+    """Sets a title in lines that are no wider than its panel."""
+    panel = axis.get_figure().get_figwidth() / 3  # type: ignore[union-attr]
+    columns = round(72 * panel / (0.6 * _points(axis)))
+    axis.set_title("\n".join(map(figure_text, textwrap.wrap(text, columns))), fontsize=_points(axis))
+
+
 def _outlines(axis: "Axes", panel: Panel) -> None:
     """The image with the outlines of truth (solid) and prediction (dashed)."""
     axis.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
@@ -117,7 +131,7 @@ def _outlines(axis: "Axes", panel: Panel) -> None:
             if mask.any() and not mask.all():
                 colour = COLOURS[i % len(COLOURS)]
                 axis.contour(mask.astype(float), [0.5], colors=colour, linestyles=style, linewidths=1)
-    axis.set_title(figure_text(panel.title), fontsize=9)
+    _title(axis, panel.title)
 
 
 def _legend(axis: "Axes", classes: Sequence[str]) -> None:
@@ -125,14 +139,14 @@ def _legend(axis: "Axes", classes: Sequence[str]) -> None:
 
     lines = [Line2D([], [], color=COLOURS[i % len(COLOURS)], label=figure_text(name)) for i, name in enumerate(classes)]
     lines += [Line2D([], [], color="0.3", label="truth"), Line2D([], [], color="0.3", ls="--", label="prediction")]
-    axis.legend(handles=lines, loc="center left", fontsize=9, frameon=False)
+    axis.legend(handles=lines, loc="center left", fontsize=_points(axis), frameon=False)
 
 
 def _difference(axis: "Axes", panel: Panel) -> None:
     change = panel.image - panel.clean
     most = max(float(np.abs(change).max()), 1e-6)
     axis.imshow(change, cmap="seismic", vmin=-most, vmax=most)
-    axis.set_title(f"difference, up to {most:.3f}", fontsize=9)
+    _title(axis, f"difference, up to {most:.3f}")
 
 
 def _movement(axis: "Axes", before: Pixels, flow: Pixels) -> None:
@@ -145,7 +159,7 @@ def _movement(axis: "Axes", before: Pixels, flow: Pixels) -> None:
     axis.imshow(before, cmap="gray", vmin=0, vmax=1, alpha=0.4)
     axis.quiver(x + dx, y + dy, -dx, -dy, color="tab:red", angles="xy", scale_units="xy", scale=1, width=0.004)
     enlarged = f", drawn {times} times as long" if times > 1 else ""
-    axis.set_title(f"movement, up to {longest:.1f} pixels{enlarged}", fontsize=9)
+    _title(axis, f"movement, up to {longest:.1f} pixels{enlarged}")
 
 
 def _factor(axis: "Axes", panel: Panel) -> None:
@@ -153,4 +167,4 @@ def _factor(axis: "Axes", panel: Panel) -> None:
     factor = np.where(panel.before > 0.02, panel.image / panel.before.clip(0.02), 1.0)
     mapped = axis.imshow(factor, cmap="PiYG", vmin=0.5, vmax=1.5)
     axis.get_figure().colorbar(mapped, ax=axis, shrink=0.8)  # type: ignore[union-attr]
-    axis.set_title("factor of each pixel", fontsize=9)
+    _title(axis, "factor of each pixel")

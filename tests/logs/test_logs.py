@@ -154,9 +154,10 @@ def test_an_attack_has_its_table_and_numbers(tracker: str, tmp_path: Path, data:
 
 
 def test_a_plan_is_logged_nowhere(tmp_path: Path) -> None:
-    result = medattack("attack", "--model", "unet_small", "--plan", "--log", "tensorboard", "--home", tmp_path, code=2)
+    home = tmp_path / "home"
+    result = medattack("attack", "--model", "unet_small", "--plan", "--log", "tensorboard", "--home", home, code=2)
     assert "expected --log without --plan" in " ".join(result.stderr.split())
-    assert not (tmp_path / "logs").exists()
+    assert not home.exists()
 
 
 def test_names_are_text(tracker: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,25 @@ def test_the_worst_scans_are_drawn(tmp_path: Path) -> None:
         assert image.size[1] > 400
 
 
+def test_every_attack_on_a_scan_is_a_row_with_what_caused_the_change(tmp_path: Path) -> None:
+    write_attacked(tmp_path, attacks=("fgsm", "deformation(steps=2)"))
+    scan = read_runs([tmp_path / "runs"])["volume"].iloc[0]
+    words = ["--home", tmp_path / "home", "--trust", "--scan", scan]
+    medattack("figure", "gallery", tmp_path / "runs", "--out", tmp_path / "g.svg", *words, "--width", 254)
+    medattack("figure", "gallery", tmp_path / "runs", "--out", tmp_path / "column.pdf", *words)
+    drawn = ET.parse(tmp_path / "g.svg").getroot()
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}image"))) >= 4 * 3  # two budgets of each attack
+    ids = [str(each.get("id", "")) for each in drawn.iter()]
+    assert sum(name.startswith("Quiver") for name in ids) == 2  # of the movement alone
+    refusal = medattack("figure", "gallery", tmp_path / "runs", "--out", tmp_path / "h.png", *words[:-1], "x", code=2)
+    assert "expected a scan of a run of an attack, got 'x'" in " ".join(refusal.stderr.split())
+    assert not (tmp_path / "h.png").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["curves", "--out", "t.pdf", "--scan", "p0"], "expected --scan for a gallery alone"),
         (["table", "--out", "t.pdf"], "expected a file .tex for a table"),
         (["curves", "--out", "t.tex"], "expected a file .tex for a table, and another for a figure"),
         (["curves", "--out", "t.docx"], "expected a file .png, .pdf, .svg to draw"),

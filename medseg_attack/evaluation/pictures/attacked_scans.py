@@ -26,7 +26,7 @@ from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.runtime import deterministic
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget, parse_budget
-from medseg_attack.types import Attack, Batch, Case, Donors, Image, Mask, Setting, common
+from medseg_attack.types import Attack, Batch, Case, Donors, Flow, Image, Mask, Setting, common
 
 Pixels = NDArray[np.float32]
 Masks = NDArray[np.bool_]
@@ -39,6 +39,9 @@ class AttackedScan:
     Attributes:
         scan: its id.
         clean_channels, attacked_channels: (channels, slices, rows, columns) in [0, 1] of the window.
+        before: the first channel of the untouched image after its anatomy moved; it is `clean` where nothing moves.
+        flow: (2, slices, rows, columns), from each pixel to where its content came from, in pixels of its slice; None
+            where nothing moves.
         truth, truth_attacked, prediction, prediction_attacked: (classes, slices, rows, columns), of the scored classes;
             the truth under attack goes where the anatomy went.
         indices: the number of each slice in the scan, from 0.
@@ -63,6 +66,8 @@ class AttackedScan:
     width: float
     unit: str
     is_stored: bool
+    before: Pixels
+    flow: Pixels | None = None
     is_colour: bool = False
 
     @property
@@ -125,9 +130,11 @@ def _donors(run: Path, data: Prepared, header: dict[str, Any]) -> Donors:
 
 @dataclass(frozen=True, eq=False)
 class _Outcome:
-    """A batch before and after an attack, (batch, ...)."""
+    """A batch before and after an attack, (batch, ...); `before` and `flow` as in `AttackedScan`."""
 
     attacked: Image
+    before: Image
+    flow: Flow | None
     truth_attacked: Mask
     prediction: Mask
     prediction_attacked: Mask
@@ -136,7 +143,8 @@ class _Outcome:
 def _outcome(
     model: SegModel, batch: Batch, attack: Attack, budget: Budget | None, donors: Donors, config: dict[str, Any]
 ) -> _Outcome:
-    attacked, truth = batch.image.clone(), batch.target.clone()
+    attacked, truth, before = batch.image.clone(), batch.target.clone(), batch.image[:, :1].clone()
+    flow: Flow | None = None
     decided = _decided(model, batch.image, batch.cases)
     under_attack = decided.clone()
     for crafted in craft(model, batch, [attack], [budget], int(config.get("seed", 0)), donors):
@@ -144,7 +152,11 @@ def _outcome(
         under_attack[positions] = _decided(model, crafted.image, cases)
         attacked[positions] = crafted.image[:, : attacked.shape[1]]
         truth[positions] = crafted.truth
-    return _Outcome(attacked, truth, decided, under_attack)
+        before[positions] = crafted.x0[:, :1]
+        if crafted.flow is not None:
+            flow = batch.image.new_zeros(len(attacked), *crafted.flow.shape[1:]) if flow is None else flow
+            flow[positions] = crafted.flow
+    return _Outcome(attacked, before, flow, truth, decided, under_attack)
 
 
 def _decided(model: SegModel, image: Image, cases: Sequence[Case]) -> Mask:
@@ -168,6 +180,7 @@ def _scan(
         array: Masks = (stacked[0] if is_whole else stacked.transpose(0, 1)).numpy()
         return array
 
+    flows = [part.flow for part in parts if part.flow is not None]
     clean = images([case.image[None] for case in cases])
     stack = first.stack
     indices = range(clean.shape[1]) if is_whole or stack is None else [case.stack.index for case in cases if case.stack]
@@ -185,5 +198,7 @@ def _scan(
         width=common(first.window.width),
         unit=first.window.unit,
         is_stored=is_stored,
+        before=images([part.before for part in parts])[0],
+        flow=images(flows)[-2:] if len(flows) == len(parts) else None,
         is_colour=is_colour,
     )

@@ -1,4 +1,4 @@
-"""The worst scans as a figure for a paper: untouched, under attack, and the difference. No torch in here."""
+"""Scans as a figure for a paper: the worst ones, or one of them under every attack. No torch in here."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import numpy as np
 
 from medseg_attack.escaping import figure as figure_text
 from medseg_attack.report.colours import organ_colours
-from medseg_attack.report.figures import empty_figure
+from medseg_attack.report.figures import Panel, empty_figure, gallery_figure
 from medseg_attack.report.page.pictures import WorstScan
 from medseg_attack.report.paper.drawings import MM, POINTS
 from medseg_attack.report.sheet import number
@@ -57,6 +57,39 @@ def gallery(scans: Sequence[tuple[WorstScan, "AttackedScan"]], organs: Sequence[
     lines += [Line2D([], [], color="0.4", label="truth"), Line2D([], [], color="0.4", ls="--", label="prediction")]
     figure.legend(handles=lines, loc="outside lower center", ncols=4, frameon=False)
     return figure
+
+
+def attacks_figure(attacks: Sequence[tuple[str, "AttackedScan"]], organs: Sequence[str], width: float) -> "Figure":
+    """What attacks did to one scan, on the slice with most organ pixels: a row per attack, with its cause.
+
+    Args:
+        attacks: their names, and what each made of the scan.
+        organs: names of the scored classes, in their order.
+    """
+    _, first = attacks[0]
+    n = int(first.truth.sum((0, 2, 3)).argmax())
+    where = f", slice {first.indices[n] + 1}" if first.n_slices > 1 else ""
+    clean = Panel(
+        f"{first.scan}{where}",
+        first.clean[n],
+        first.truth[:, n],
+        first.prediction[:, n],
+        first.clean[n],
+        first.clean[n],
+    )
+    panels = [
+        Panel(
+            name,
+            scan.attacked[n],
+            scan.truth_attacked[:, n],
+            scan.prediction_attacked[:, n],
+            clean=scan.clean[n],
+            before=scan.before[n],
+            flow=None if scan.flow is None else scan.flow[:, n],
+        )
+        for name, scan in attacks
+    ]
+    return gallery_figure(clean, panels, organs, width / MM)
 
 
 def _outlines(axes: "Axes", masks: Sequence["Masks"], n: int, colours: Sequence[str]) -> None:
