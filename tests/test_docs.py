@@ -272,6 +272,7 @@ MORE = {  # so that a line takes seconds
     "attack": ["--data", "data", "--limit", "4"],
     "compare": ["--allow-partial"],
     "report": ["--allow-partial"],
+    "figure": ["--allow-partial"],
 }
 # phantoms have no Hounsfield units and no ventricle; there is no baseline yet; the labels are of other names
 LEFT_OUT = {"5HU", "lv", "main", "pgd(steps=40)=PGD-40"}
@@ -287,13 +288,16 @@ LEFT_OUT = {"5HU", "lv", "main", "pgd(steps=40)=PGD-40"}
         ("docs/studies.md", "Trackers"),
         ("docs/results.md", "Perturbed scans"),
         ("docs/results.md", "What to cite"),
+        ("docs/report.md", ""),
+        ("docs/report.md", "Figures for papers"),
     ],
 )
 def test_what_pages_tell_to_do_is_done(page: str, heading: str, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In their order, on four cases; RUN is what the line before wrote, if one did."""
     monkeypatch.chdir(study)
     monkeypatch.setenv("MEDATTACK_HOME", os.fspath(study / "home"))
-    section = (ROOT / page).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    text = (ROOT / page).read_text(encoding="utf-8")
+    section = (text.partition(f"\n## {heading}\n")[2] if heading else text).partition("\n## ")[0]
     text = "".join(re.findall(r"^```sh\n(.*?)^```", section, re.S | re.M)).replace("\\\n", " ")
     lines = [shlex.split(line.partition(" > ")[0], comments=True) for line in text.splitlines()]
     runs, n_done = "study", 0

@@ -11,7 +11,7 @@ import torch
 from helpers import blobs
 from helpers.certified import EXCLUSIVE, FREE, ONE, build, constant, model_of, radii_of, scan_of, task_of
 from helpers.command import medattack
-from helpers.pages import nan, page_of, section, tables
+from helpers.pages import chart_points, nan, page_of, section, tables
 from helpers.runs import dice_of, write_run
 from scipy.stats import norm
 
@@ -292,13 +292,16 @@ class TestCommand:
         words = self.words(home, *self.certificate("expected_dice"), "--out", tmp_path / "bounds", "--json")
         content = json.loads(medattack(*words).stdout)
         write_run(tmp_path / "runs", dice_of(0, 2))
-        text = section(page_of(tmp_path / "page", tmp_path / "runs", tmp_path / "bounds"), "certificates")
-        ((heads, *lines),) = tables(text)
+        page = page_of(tmp_path / "page", tmp_path / "runs", tmp_path / "bounds")
+        ((heads, *lines),) = tables(section(page, "certificates"))
         names = (*heads[2:-2], "mean")
         assert len(names) == 4
         (row,) = content["radii"]
         for line, column in zip(lines, ("clean", "value", "low"), strict=True):
             assert line[2 : 2 + len(names)] == [number(row[f"{name}_{column}"]) for name in names]
+        (points,) = chart_points(page)
+        assert {point["organ"]: point["bound"] for point in points} == {name: row[f"{name}_low"] for name in names}
+        assert {point["radius"] for point in points} == {row["radius"]}
         assert lines[2][0] == f"{row['radius']:.4g}"
         assert lines[2][-1] == between(nan(row["ci_low"]), nan(row["ci_high"]))
         assert content["certificate"] in unescape(text)

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from helpers.command import medattack
 from helpers.killed import command_killed_at_file, killed
-from helpers.pages import nan, page_of, section, tables
+from helpers.pages import chart_points, nan, page_of, section, tables
 
+from medseg_attack.report.defences import LEVELS
 from medseg_attack.report.sheet import number
 
 QUANTISED = "guarded('unet_small', [bit_depth(bits=2)])"
@@ -73,7 +74,15 @@ def test_the_runs_are_ordinary_ones(home: Path, trial: Any) -> None:
 
 def test_the_page_has_the_numbers_of_the_trial(home: Path, trial: Any, tmp_path: Path) -> None:
     rows = json.loads(trial[0].stdout)["trials"][0]["models"]
-    text = section(page_of(tmp_path, home / "trial", "--allow-partial"), "defences")
+    page = page_of(tmp_path, home / "trial", "--allow-partial")
+    text = section(page, "defences")
+    (points,) = chart_points(page)
+    kind_of = {words: kind for kind, words in LEVELS.items()}
+    means = {row["model"]: row for row in rows if row["organ"] == "mean"}
+    assert len(points) == len(means) * len(LEVELS)
+    for point in points:
+        row, kind = means[point["model"]], kind_of[point["level"]]
+        assert [point[name] for name in ("dice", "low", "high")] == [row[kind], row[f"{kind}_low"], row[f"{kind}_high"]]
     organs = list(dict.fromkeys(row["organ"] for row in rows))
     each = tables(text)
     assert len(each) == len(organs)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.command import medattack
-from helpers.pages import nan, page_of, section, tables
+from helpers.pages import chart_points, nan, page_of, section, tables
 
 from medseg_attack.report.sheet import between, number, percent
 
@@ -54,7 +54,10 @@ def test_each_attack_stands_beside_clean_images_noise_and_one_that_knows_the_det
 
 def test_the_page_has_the_numbers_of_the_detector(content: Any, home: Path, tmp_path: Path) -> None:
     (detector,) = content["detectors"]
-    text = section(page_of(tmp_path, home / "runs", home / "detectors"), "detectors")
+    page = page_of(tmp_path, home / "runs", home / "detectors")
+    text = section(page, "detectors")
+    (points,) = chart_points(page)
+    assert [point["share"] for point in points] == [row["alarms_0.14"] for row in detector["rows"]]
     ((_, *lines),) = tables(text)
     assert len(lines) == len(detector["rows"])
     for line, row in zip(lines, detector["rows"], strict=True):

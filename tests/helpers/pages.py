@@ -32,6 +32,12 @@ def tables(text: str) -> list[list[list[str]]]:
     ]
 
 
+def chart_points(page: str) -> list[list[dict[str, Any]]]:
+    """The points of the chart of each result of `defend`, `detect` and `certify`, in the order of the page."""
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return [result["points"] for result in json.loads(data)["results"]]
+
+
 def nan(value: float | None) -> float:
     """A number of JSON, where null stands for none."""
     return float("nan") if value is None else value

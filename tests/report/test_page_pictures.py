@@ -152,7 +152,7 @@ def test_kept_images_are_shown_as_they_are(tmp_path: Path) -> None:
     assert "The picture differs from the run" not in text
 
 
-def test_nothing_of_a_patients_header_stands_on_the_page_the_card_or_in_an_entry(tmp_path: Path) -> None:
+def test_nothing_of_a_patients_header_stands_on_pages_cards_entries_or_figures(tmp_path: Path) -> None:
     """The headers hold a name, a birth date, a study date, an accession number, a physician and a hospital."""
     source = write_hospital(tmp_path / "hospital", patients=3)
     attacked(tmp_path, source, labels="liver=Liver")
@@ -160,8 +160,11 @@ def test_nothing_of_a_patients_header_stands_on_the_page_the_card_or_in_an_entry
     medattack("report", tmp_path / "runs", "--out", out)
     medattack("report", tmp_path / "runs", "--card", "--entry", "--out", out)
     medattack("leaderboard", out, "--out", out / "board")
+    medattack("compare", tmp_path / "runs", "--html", out / "compared.html")
+    for kind in ("curves", "profile", "gallery"):
+        medattack("figure", kind, tmp_path / "runs", "--out", out / f"{kind}.svg")
     files = [file for file in sorted(out.rglob("*")) if file.is_file()]
-    assert sorted(file.suffix for file in files) == [".html", ".html", ".html", ".json", ".md"]
+    assert sorted(file.suffix for file in files) == [*[".html"] * 4, ".json", ".md", *[".svg"] * 3]
     page = (out / "index.html").read_text(encoding="utf-8")
     pictures = [base64.b64decode(uri) for uri in re.findall(r"data:image/png;base64,([\w+/=]+)", page)]
     assert page.count('<article class="case"') == 3

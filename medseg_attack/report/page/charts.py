@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import altair
 import vl_convert
 
-from medseg_attack.report.colours import NEUTRAL
+from medseg_attack.report.colours import COLOURS, NEUTRAL
 from medseg_attack.stats.scores import MEAN
 
 # named in this package's own script, which draws the charts
@@ -20,6 +20,7 @@ LIBRARY = "window.vegaEmbed = vegaEmbed;"
 Layers: TypeAlias = altair.LayerChart | altair.FacetChart
 DASHES = [[1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 6]]  # of models
 DICE = altair.Scale(domain=[0, 1])
+SHAPES = ["circle", "circle", "square", "triangle-up"]  # of the twin, which is hollow, and of defended models
 
 
 @functools.cache
@@ -29,7 +30,9 @@ def library() -> str:
 
 
 def charts(colours: Mapping[str, str], models: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The charts by name, without data: `curve`, `paired` and `profile`.
+    """The charts by name, without data.
+
+    `curve`, `paired` and `profile` are of runs; `certified`, `alarms` and `worth` of what stands beside them.
 
     Args:
         colours: of each organ.
@@ -38,12 +41,19 @@ def charts(colours: Mapping[str, str], models: Sequence[str]) -> dict[str, dict[
     colour = altair.Color(
         "organ:N", title=None, scale=altair.Scale(domain=[MEAN, *colours], range=[NEUTRAL, *colours.values()])
     )
-    each = {"curve": _curve(colour, models), "paired": _paired(colour), "profile": _profile(colour)}
-    return {name: _configured(chart, name) for name, chart in each.items()}
+    each = {
+        "curve": (_curve(colour, models), 210),
+        "paired": (_paired(colour), 210),
+        "profile": (_profile(colour), 260),
+        "certified": (_certified(colour), 260),
+        "alarms": (_alarms(), 260),
+        "worth": (_worth(), 260),
+    }
+    return {name: _configured(chart.properties(height=height)) for name, (chart, height) in each.items()}
 
 
-def _configured(chart: Layers, name: str) -> dict[str, Any]:
-    chart = chart.properties(width="container", height=260 if name == "profile" else 210)
+def _configured(chart: Layers) -> dict[str, Any]:
+    chart = chart.properties(width="container")
     chart = chart.configure(background="transparent", font="system-ui, sans-serif", aria=False)
     chart = chart.configure_view(stroke=None).configure_axis(labelFontSize=11, titleFontSize=11, titleFontWeight=400)
     return dict(chart.to_dict())
@@ -134,3 +144,64 @@ def _profile(colour: altair.Color) -> Layers:
     ]
     points = chart.mark_point(filled=True, opacity=0, size=80).encode(tooltip=tooltip, detail=["organ:N", "when:N"])
     return altair.layer(line, points)
+
+
+def _certified(colour: altair.Color) -> Layers:
+    """Certified bounds of each organ over the radius."""
+    chart = altair.Chart(_named()).encode(
+        x=altair.X("radius:Q", title="radius", scale=altair.Scale(zero=True, nice=False, padding=4)),
+        color=colour.legend(None),
+        detail="end:N",
+    )
+    tooltip = [
+        altair.Tooltip("organ:N"),
+        altair.Tooltip("radius:Q", format=".4~g"),
+        altair.Tooltip("bound:Q", title="certified", format=".3f"),
+        altair.Tooltip("bottom:Q", title="from", format=".3f"),
+        altair.Tooltip("top:Q", title="to", format=".3f"),
+    ]
+    bound = altair.Y("bound:Q", title="certified", scale=altair.Scale(zero=True))
+    band = chart.transform_filter("datum.end === 'low'").mark_area(opacity=0.2)
+    return altair.layer(
+        band.encode(y=altair.Y("bottom:Q", title="certified"), y2="top:Q"),
+        chart.mark_line(strokeWidth=2).encode(y=bound),
+        chart.mark_point(filled=True, size=45, opacity=1).encode(y=bound, tooltip=tooltip),
+    )
+
+
+def _alarms() -> Layers:
+    """The share of patients with an alarm, a row for clean images and for each attack."""
+    names = altair.Y("name:N", title=None, sort=None, axis=altair.Axis(labelLimit=150))
+    chart = altair.Chart(_named()).encode(y=names)
+    share = altair.X("share:Q", title="patients with an alarm", scale=DICE, axis=altair.Axis(format="%", tickCount=5))
+    tooltip = [
+        altair.Tooltip("name:N", title="scored on"),
+        altair.Tooltip("kind:N"),
+        altair.Tooltip("share:Q", title="with an alarm", format=".1%"),
+        altair.Tooltip("auroc:Q", title="AUROC", format=".3f"),
+    ]
+    is_attack = "datum.kind === 'attack' || datum.kind === 'adaptive'"
+    points = chart.mark_point(filled=True, size=80, opacity=1).encode(
+        x=share, tooltip=tooltip, color=altair.condition(is_attack, altair.value(COLOURS[4]), altair.value(NEUTRAL))
+    )
+    return altair.layer(chart.mark_bar(color=NEUTRAL, opacity=0.5, size=3).encode(x=share), points)
+
+
+def _worth() -> Layers:
+    """The Dice that each kind of attack leaves of the undefended twin (hollow) and of defended models."""
+    levels = altair.Y("level:N", title=None, sort=None, axis=altair.Axis(labelLimit=200))
+    chart = altair.Chart(_named()).encode(y=levels, yOffset=altair.YOffset("mark:N"))
+    dice = altair.X("dice:Q", title="Dice", scale=DICE, axis=altair.Axis(tickCount=5))
+    tooltip = [
+        altair.Tooltip("model:N"),
+        altair.Tooltip("level:N", title="under"),
+        altair.Tooltip("dice:Q", title="Dice", format=".3f"),
+        altair.Tooltip("low:Q", title="95 % from", format=".3f"),
+        altair.Tooltip("high:Q", title="95 % to", format=".3f"),
+    ]
+    shape = altair.Shape("mark:N", scale=altair.Scale(domain=list("0123"), range=SHAPES), legend=None)
+    fill = altair.condition("datum.mark === '0'", altair.value("transparent"), altair.value(NEUTRAL))
+    return altair.layer(
+        chart.mark_rule(color=NEUTRAL).encode(x=altair.X("low:Q", scale=DICE), x2="high:Q"),
+        chart.mark_point(size=70, opacity=1, stroke=NEUTRAL).encode(x=dice, shape=shape, fill=fill, tooltip=tooltip),
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from medseg_attack.errors import listed, plural
 from medseg_attack.escaping import without_folders
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_header
-from medseg_attack.storage.files import require_file
+from medseg_attack.storage.files import real_path, require_file
 
 HASH_DIGITS = 12
 
@@ -56,7 +56,7 @@ def studies(runs: Mapping[Path, str], workspace: Path) -> Iterator[StudyFacts]:
 
 def _name(folder: Path, workspace: Path) -> Path:
     """A folder without those of the machine above it."""
-    absolute, root = folder.resolve(), workspace.resolve()
+    absolute, root = real_path(folder), real_path(workspace)
     return root.name / absolute.relative_to(root) if absolute.is_relative_to(root) else Path(absolute.name)
 
 

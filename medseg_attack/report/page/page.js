@@ -38,15 +38,15 @@ function choose() {
   fit();
 }
 // columns that say less are folded away where the screen is too narrow for all
+const FOLDS = ["fold-least", "fold-lesser", "fold-narrow"];
 const frame = $("runs").parentElement, columns = $("columns");
 function fit() {
-  frame.classList.remove("fold-least", "fold-lesser");
+  frame.classList.remove(...FOLDS);
   frame.classList.toggle("all-organs", $("organ").value === "");
   const isWide = () => frame.scrollWidth > frame.clientWidth + 1;
   columns.hidden = !isWide();
   if (columns.querySelector("input").checked) return;
-  if (isWide()) frame.classList.add("fold-least");
-  if (isWide()) frame.classList.add("fold-lesser");
+  FOLDS.forEach((fold) => { if (isWide()) frame.classList.add(fold); });
 }
 columns.addEventListener("change", fit);
 addEventListener("resize", fit);
@@ -100,6 +100,7 @@ const pointsOf = {
   curve: (place) => curvePoints(place.panel, place.organ),
   paired: (place) => pairedPoints(place.organ),
   profile: () => profilePoints(),
+  ...Object.fromEntries(["certified", "alarms", "worth"].map((name) => [name, (place) => page.results[place.place].points])),
 };
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const charts = all(".chart");
@@ -121,7 +122,7 @@ function draw(element) {
   return view;
 }
 const redraw = (...kinds) => charts.filter((element) => drawn.has(element) && kinds.includes(element.dataset.chart)).forEach(draw);
-dark.addEventListener("change", () => redraw("curve", "paired", "profile"));
+dark.addEventListener("change", () => redraw(...Object.keys(pointsOf)));
 addEventListener("load", async () => {
   for (const element of charts) {
     if (!drawn.has(element)) await draw(element);

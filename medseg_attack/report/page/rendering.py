@@ -33,6 +33,13 @@ from medseg_attack.stats.scores import MEAN
 from medseg_attack.storage.files import whole
 
 NAME = "index.html"
+MARKS = "○●■▲"  # of the twin and of defended models, as their chart has them
+CHART_WORDS = {
+    "worth": "The mean Dice over organs that each kind of attack leaves, with its 95 % interval.",
+    "alarms": "The share of patients with an alarm. Orange: attacks. Grey: clean images, noise.",
+    "certified": "What is certified within each radius. The band: the 95 % interval over patients of the mean Dice, or "
+    "what lies between both bounds.",
+}
 VIEWS = (("clean", "untouched"), ("attacked", "under attack"), ("difference", "difference"))
 
 
@@ -83,7 +90,7 @@ def html(report: Report) -> str:
     colours = organ_colours(organs(table))
     models, attacks = (list(dict.fromkeys(map(str, table[column]))) for column in ("model", "attack"))
     overall = content.overall_columns(table)
-    panels = content.panels(table)
+    panels, sections = content.panels(table), _sections(report.results)
     data = {
         "organs": list(names),
         "names": names,
@@ -96,6 +103,7 @@ def html(report: Report) -> str:
         "pictures": [
             {"first": picture.first, "slices": [vars(each) for each in picture.slices]} for picture in report.pictures
         ],
+        "results": [{"points": result.points} for *_, each in sections for result in each],
         "charts": charts(colours, list(map(shown, models))),
     }
     scripts = [_script(library()), _script((FOLDER / "page.js").read_text(encoding="utf-8"))]
@@ -130,7 +138,9 @@ def html(report: Report) -> str:
             pictures_again=not all(picture.is_stored for picture in report.pictures),
             missing_pictures=without_absolute_paths(report.missing_pictures),
             clinical=content.clinical(report.tables),
-            results=_sections(report.results),
+            results=sections,
+            chart_words=CHART_WORDS,
+            marks=MARKS,
             flags=_groups(report),
             studies=report.studies,
         )
@@ -154,13 +164,16 @@ def _title(report: Report) -> str:
 
 
 def _heads(overall: Mapping[str, tuple[str, bool]]) -> list[tuple[str, str, str]]:
-    """Name, head and kind of each column of the table: `n` for numbers; narrow screens fold `least`, then `lesser`."""
+    """Name, head and kind of each column of the table.
+
+    `n` is of numbers. A screen that is too narrow folds `least`, then `lesser`, then `broad`.
+    """
     return [
         *(("model", "model", ""), ("attack", "attack", ""), ("loss", "loss", "lesser"), ("eps", "eps", "n")),
-        *(("organ", "organ", "organ"), ("clean", "clean", "n lesser"), ("adv", "attacked", "n")),
+        *(("organ", "organ", "broad"), ("clean", "clean", "n broad"), ("adv", "attacked", "n")),
         *(("interval", "95 % CI", "n"), ("drop", "drop", "n lesser")),
         *((name, head, "n least") for name, (head, _) in overall.items()),
-        *(("patients", "patients", "n lesser"), ("flags", "flags", "lesser")),
+        *(("patients", "patients", "n lesser"), ("flags", "flags", "broad")),
     ]
 
 

@@ -1,7 +1,7 @@
 """Sections on what stands beside attacks: defences, detectors and certificates, as their commands print them."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import pandas as pd
 from medseg_attack import registry
 from medseg_attack.errors import InputError, plural
 from medseg_attack.metrics.empty import Empty
-from medseg_attack.report.certificates import certificate_sheet
-from medseg_attack.report.defences import conclusion, trial_rows, trial_sheets, trial_table, trials
+from medseg_attack.report.certificates import certificate_sheet, certificate_summary
+from medseg_attack.report.defences import LEVELS, MOST_MODELS, conclusion, trial_rows, trial_sheets, trial_table, trials
 from medseg_attack.report.detectors import detector_sheet
 from medseg_attack.report.sheet import Sheet
 from medseg_attack.runs.folder import RunFolder
@@ -24,8 +24,8 @@ from medseg_attack.runs.stored_files import (
     StoredCertificate,
     StoredDetection,
 )
-from medseg_attack.stats.alarms import rates
-from medseg_attack.stats.scores import Unit
+from medseg_attack.stats.alarms import main_rate, rates
+from medseg_attack.stats.scores import MEAN, Unit
 from medseg_attack.storage.files import read_json
 
 
@@ -37,11 +37,15 @@ class Result:
         about: the models that it is about, as tables call them.
         sheet: the table; further ones, an organ each, stand in `details`.
         verdict: what follows, in sentences.
+        chart: the name of its chart in `page.charts`.
+        points: what the chart shows: the numbers of the table, unrounded.
     """
 
     about: Sequence[str]
     sheet: Sheet
     verdict: Sequence[str]
+    chart: str
+    points: Sequence[Mapping[str, Any]]
     details: Sequence[Sheet] = ()
 
 
@@ -99,7 +103,18 @@ def _defences(folder: Path, unit: Unit, empty: Empty) -> Iterator[Result]:
     table = trial_table(folder, trial_rows(folder), unit=unit, empty=empty)
     mean, *organs = trial_sheets(table, unit=unit, empty=empty)
     defended = table.loc[~table["is_twin"], "model"]
-    yield Result(list(dict.fromkeys(map(str, defended))), mean, conclusion(table), organs)
+    about = list(dict.fromkeys(map(str, defended)))
+    yield Result(about, mean, conclusion(table), "worth", list(_levels(table)), organs)
+
+
+def _levels(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """The mean Dice that each kind of attack leaves of the twin and of the first defended models."""
+    of_mean = table[table["organ"] == MEAN]
+    models = pd.concat([of_mean[of_mean["is_twin"]], of_mean[~of_mean["is_twin"]].head(MOST_MODELS)])
+    for n, (_, row) in enumerate(models.iterrows()):
+        for kind, words in LEVELS.items():
+            numbers = {"dice": row[kind], "low": row[f"{kind}_low"], "high": row[f"{kind}_high"]}
+            yield {"model": str(row["model"]), "mark": str(n), "level": words} | numbers
 
 
 def _detector(file: Path) -> Result:
@@ -113,7 +128,16 @@ def _detector(file: Path) -> Result:
             "medattack detect again"
         )
     title = f"{content['detector']} of {content['model']} on {content['data']}"
-    return Result([content["model"]], detector_sheet(table, title=title, n_calibration=n), [content["verdict"]])
+    sheet = detector_sheet(table, title=title, n_calibration=n)
+    return Result([content["model"]], sheet, [content["verdict"]], "alarms", list(_alarms(table, main_rate(n))))
+
+
+def _alarms(table: pd.DataFrame, rate: float) -> Iterator[dict[str, Any]]:
+    """The share of patients with an alarm at a rate of false ones, on clean and on attacked images."""
+    for _, row in table[table[f"alarms_{rate:.2g}"].notna()].iterrows():
+        name = " ".join(filter(None, [str(row["attack"]), str(row["eps"])]))
+        numbers = {"share": row[f"alarms_{rate:.2g}"], "auroc": row.get("auroc", math.nan)}
+        yield {"name": name, "kind": str(row["kind"])} | numbers
 
 
 def _number(value: Any) -> Any:
@@ -143,4 +167,21 @@ def _certificate(folder: Path) -> Result:
     refuted = [f"{flag['code']} {flag['title']}: {flag['todo']}." for flag in header.get("flags", ())]
     held = "" if refuted else "; it refuted none"
     verdict = f"{checked}{held}." if n else "No attack was run against the bounds."
-    return Result([header["model"]], sheet, [*refuted, verdict])
+    points = list(_bounds(rows, certificate.quantity))
+    return Result([header["model"]], sheet, [*refuted, verdict], "certified", points)
+
+
+def _bounds(rows: pd.DataFrame, quantity: str) -> Iterator[dict[str, Any]]:
+    """Certified bounds of each class within each radius; a Dice is bounded from below, other quantities on both sides.
+
+    The band is the interval over patients of the mean Dice, else what lies between both bounds.
+    """
+    table = certificate_summary(rows, quantity)
+    classes = [str(cls) for cls in rows["cls"].unique()]
+    for _, row in table.iterrows():
+        for organ in [*([MEAN] if quantity == "Dice" else []), *classes]:
+            ends = ("ci_low", "ci_high") if organ == MEAN else (f"{organ}_low", f"{organ}_high")
+            bottom, top = (row[end] for end in ends) if quantity != "Dice" or organ == MEAN else (math.nan, math.nan)
+            for end in ("low",) if quantity == "Dice" else ("low", "high"):
+                facts = {"organ": organ, "radius": row["radius"], "end": end, "bound": row[f"{organ}_{end}"]}
+                yield facts | {"bottom": bottom, "top": top}

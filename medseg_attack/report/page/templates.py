@@ -68,7 +68,7 @@ def environment() -> "Environment":
         """Texts below each other; a line break within one is made visible."""
         return Markup("\n").join(map(shown, texts))
 
-    result.filters |= {"dice": number, "share": percent, "lines": lines}
+    result.filters |= {"dice": number, "share": percent, "lines": lines, "zip": zip}
     return result
 
 

@@ -60,7 +60,7 @@ def gallery(scans: Sequence[tuple[WorstScan, "AttackedScan"]], organs: Sequence[
 
 
 def attacks_figure(attacks: Sequence[tuple[str, "AttackedScan"]], organs: Sequence[str], width: float) -> "Figure":
-    """What attacks did to one scan, on the slice with most organ pixels: a row per attack, with its cause.
+    """Figure of one scan under every attack, on the slice with most organ pixels: a row each, with the change's cause.
 
     Args:
         attacks: their names, and what each made of the scan.
