@@ -55,7 +55,7 @@ def main() -> None:
     print(
         "| edit | edits | patients | believed | collateral Dice | SSIM in the box | noise ratio | moved pixels | Dice |"
     )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     with frozen(checkpoints.load(args.model, data.task)) as model:
         for attack in ("remove", "insert", "insert(places=8)"):
             separator = "" if attack.endswith(")") else "("
@@ -70,7 +70,8 @@ def main() -> None:
                 f"| {statistics.median(each.noise for each in measures):.2f} "
                 f"| {statistics.mean(each.volume for each in measures):+.0f} "
                 f"| {statistics.mean(dice for _, _, dice, _ in rows):.3f} (untouched truth: "
-                f"{statistics.mean(dice for _, _, _, dice in rows):.3f}) |"
+                f"{statistics.mean(dice for _, _, _, dice in rows):.3f}) |",
+                flush=True,
             )
 
 
