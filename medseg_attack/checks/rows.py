@@ -27,8 +27,18 @@ KNOWLEDGE_MARGIN = 0.02  # of Dice: what knowing a defence must gain to count
 IMPLAUSIBLE = 0.3  # clean Dice below which there is little to attack
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
-MEASURED = ("volume_bias", "universal_volume")  # they move a number that is read off a mask, and Dice as it happens
-UNIVERSAL = ("trigger", "uap", "uap_gaussian", "uap_metzen")  # one change for all: gradients, if any, were of others
+MEASURED = ("volume_bias",)  # they move a number that is read off a mask, and Dice as it happens
+UNIVERSAL = (  # one change, or one network, for all: gradients, if any, were of others
+    "advgan",
+    "fsra",
+    "gd_uap",
+    "trigger",
+    "uap",
+    "uap_gaussian",
+    "uap_metzen",
+    "uap_metzen_dynamic",
+    "universal_volume",
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -179,7 +179,9 @@ def test_attacks_are_listed_by_family_controls_first_in_100_columns(monkeypatch:
     assert listed == sorted(titles, key=lambda title: (not title.startswith("Controls"), title))
     controls = lines[lines.index("Controls: what every attack must beat") + 1 : lines.index(listed[1]) - 1]
     assert [line.split()[0] for line in controls if line and line[0] != " "] == [
+        "blur",
         "clean",
+        "contrast",
         "corruption",
         "noise",
         "shuffled",

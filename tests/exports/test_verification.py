@@ -25,10 +25,11 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.types import Batch, Case, Storage, Task, Window
+from medseg_attack.types import Batch, Case, Fittable, Storage, Task, Window
 
-MOVES = ("affine", "deformation", "deformation_bias")  # refused: their truth moves, and is not written
-LEARNS = ("uap", "uap_metzen")  # scored on patients that they were not fitted on
+MOVES = ("affine", "deformation", "deformation_bias", "insert", "remove")  # refused: their truth is not written
+# scored on patients that they were not fitted on
+LEARNS = [name for name in registry.names("attack") if isinstance(registry.build(name, "attack"), Fittable)]
 ATTACKS = [
     name
     for name in registry.names("attack")
@@ -94,7 +95,11 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "--no-checks",
     ]
     medattack(*words, *attacks, "--steps", "3", "--split", "all", "--out", root / "runs" / "all")
-    fits = [word for name in LEARNS for word in ("--attack", f"{name}(epochs=2)")]
+    fits = [
+        word
+        for name in LEARNS
+        for word in ("--attack", f"{name}({'epochs' if registry.find(name).takes('epochs') else 'steps'}=2)")
+    ]
     medattack(
         *words,
         *fits,
