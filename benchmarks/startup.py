@@ -34,7 +34,8 @@ def seconds(words: list[str], checkout: Path) -> tuple[float, float]:
     """Seconds on the clock and CPU seconds that Python takes with these arguments, in a checkout of this package."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([sys.executable, *words], env=environment, stdout=subprocess.DEVNULL, check=True)
+    # the checkout is the working folder, too, since that is the first place that `python -m` looks at
+    subprocess.run([sys.executable, *words], env=environment, cwd=checkout, stdout=subprocess.DEVNULL, check=True)
     clock, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return clock, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

@@ -99,6 +99,7 @@ def measured(words: list[str], checkout: Path) -> tuple[float, float]:
     result = subprocess.run(
         [sys.executable, "-c", code, sys.executable, *words],
         env={**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
+        cwd=checkout,  # which is the first place that `python -m` looks at
         capture_output=True,
         text=True,
         check=True,
@@ -117,9 +118,9 @@ def main() -> None:
     checkouts = {"compare": Path(__file__).parents[1]} | ({"compare before": args.before} if args.before else {})
     table = []
     for runs in args.runs:
-        folder = args.work / str(runs)
+        folder = (args.work / str(runs)).absolute()
         write_runs(folder, runs)
-        arms = {"floor": (["-c", FLOOR, str(folder)], Path())}
+        arms = {"floor": (["-c", FLOOR, str(folder)], Path.cwd())}
         words = ["-m", "medseg_attack", "compare", str(folder), "--json"]
         arms |= {arm: (words, path) for arm, path in checkouts.items()}
         uses: dict[str, list[tuple[float, float]]] = {arm: [] for arm in arms}

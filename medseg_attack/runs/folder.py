@@ -2,7 +2,8 @@
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from medseg_attack.storage.files import (
 from medseg_attack.storage.heartbeats import worker_name
 
 SEAL, COPIES = "verified.json", "adversarial"  # what was written and read again
+COLUMNS = "columns"  # field of a part's metadata: the hash of each column
 CHUNK = 32  # cases; a scan that has more of them is a chunk of its own
 
 
@@ -84,13 +86,15 @@ class RunFolder:
 
         The clock, the batch size and the process go into the file's metadata, since rows are the same in every run; so
         does a hash of the configuration, so that a part that strays into another run's folder is known for what it is,
-        and one of rows and images, since Parquet takes changed bytes for other numbers.
+        and those of columns and images, since Parquet takes changed bytes for other numbers. Each column has a hash of
+        its own, so that a reader of a few columns does not read the others.
         """
         facts = {"seconds": f"{seconds:.4f}", "batch_size": str(batch_size), "config": digest(self.config)}
         facts["worker"] = worker_name()
         if (images := self._images(chunk)).exists():
             facts["images"] = file_hash(images)
-        table = table.replace_schema_metadata({**facts, "digest": _content_digest(table, facts)})
+        facts[COLUMNS] = json.dumps({name: _column_digest(table.column(name)) for name in table.column_names})
+        table = table.replace_schema_metadata({**facts, "digest": digest(facts)})
         with whole(self.part(chunk)) as part:
             pq.write_table(table, part)
 
@@ -163,17 +167,21 @@ class RunFolder:
         rows: pd.DataFrame = self.table().to_pandas()
         return rows
 
-    def table(self) -> pa.Table:
+    def table(self, needs: Callable[[str], bool] = lambda column: True) -> pa.Table:
         """All rows that are there, in the order of chunks; a column that a part lacks is null there.
+
+        Args:
+            needs: whether a column is needed; parts of older versions are read whole.
 
         Raises:
             InputError: a part is damaged, or of another configuration.
         """
         config = digest(self.config)
-        parts = [_read(file, config) for file in sorted(self.path.glob("parts/*.parquet"))]
+        parts = [_read(file, config, needs) for file in sorted(self.path.glob("parts/*.parquet"))]
         if not parts:
             raise InputError(f"expected rows in {self.path / 'parts'}, got none; run the attack again")
-        return pa.concat_tables(parts, promote_options="permissive")
+        table = pa.concat_tables(parts, promote_options="permissive")
+        return table.select([name for name in table.column_names if needs(name)])
 
 
 @functools.lru_cache(maxsize=4)
@@ -196,8 +204,24 @@ def _is_whole(file: Path, images: Path, changed_ns: int, size: int) -> bool:
     return b"images" not in written or (images.is_file() and file_hash(images).encode() == written[b"images"])
 
 
+def _column_digest(column: pa.ChunkedArray) -> str:
+    """SHA-256 of a column's type and values, in hex."""
+    total = hashlib.sha256(str(column.type).encode())
+    if pa.types.is_string(column.type) and not column.null_count:
+        array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+        _, ends, text = array.buffers()
+        offsets = np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1] if len(array) else [0, 0]
+        total.update(np.diff(offsets))
+        total.update(memoryview(text)[offsets[0] : offsets[-1]] if offsets[-1] else b"")
+    elif pa.types.is_string(column.type):
+        total.update(digest(column.to_pylist()).encode())
+    else:
+        total.update(np.ascontiguousarray(column.to_numpy()))
+    return total.hexdigest()
+
+
 def _content_digest(table: pa.Table, facts: Mapping[str, str]) -> str:
-    """A hash of the rows and of what is stored beside them."""
+    """A hash of the rows and of what is stored beside them, as parts have it whose columns have none of their own."""
     total = hashlib.sha256(digest(dict(facts)).encode())
     for name in table.column_names:
         column = table.column(name)
@@ -207,8 +231,10 @@ def _content_digest(table: pa.Table, facts: Mapping[str, str]) -> str:
     return total.hexdigest()
 
 
-def read_part(file: Path) -> pa.Table:
+def read_part(file: Path, needs: Callable[[str], bool] = lambda column: True) -> pa.Table:
     """The rows of a part, and in the metadata of its schema how they were computed.
+
+    Columns that are not needed are left out where each column can be told to be as it was written.
 
     Raises:
         InputError: it is damaged.
@@ -216,17 +242,31 @@ def read_part(file: Path) -> pa.Table:
     with refusing(f"rows in {file}", "run the attack again", passing=(InputError, MemoryError)):
         # a single file without threads, which takes half the time of `read_table`
         with pq.ParquetFile(require_file(file, "rows")) as parquet:
-            table = parquet.read(use_threads=False)
-        written = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+            written = {key.decode(): value.decode() for key, value in (parquet.metadata.metadata or {}).items()}
+            written.pop("ARROW:schema", None)
+            hashes: dict[str, str] = json.loads(written.get(COLUMNS, "{}"))
+            names = [name for name in hashes if needs(name)]
+            are_apart = "n_target_adv" in hashes  # parts of version 2 have another column in its place
+            table = parquet.read(names if are_apart else None, use_threads=False)
         content = written.pop("digest", "")
-        is_changed = bool(content) and content != _content_digest(table, written)
+        is_whole = not are_apart or table.column_names == names  # a column that is not there is read as none
+        is_changed = bool(content) and not (is_whole and _is_as_written(table, hashes, written, content))
     if is_changed:
         raise InputError(f"expected the rows that were written in {file}, got others; run the attack again")
     return table
 
 
-def _read(file: Path, config: str) -> pa.Table:
-    table = read_part(file)
+def _is_as_written(table: pa.Table, hashes: Mapping[str, str], facts: Mapping[str, str], content: str) -> bool:
+    """Whether columns of a part and its facts have the hashes that were written with them."""
+    if not hashes:
+        return content == _content_digest(table, facts)
+    return content == digest(dict(facts)) and all(
+        hashes.get(name) == _column_digest(table.column(name)) for name in table.column_names
+    )
+
+
+def _read(file: Path, config: str, needs: Callable[[str], bool]) -> pa.Table:
+    table = read_part(file, needs)
     written_for = (table.schema.metadata or {}).get(b"config", b"none").decode()
     if written_for != config:
         raise InputError(
@@ -235,7 +275,8 @@ def _read(file: Path, config: str) -> pa.Table:
         )
     table = table.replace_schema_metadata(None)
     # rows of version 2 were written when no attack could move the truth
-    return table if "n_target_adv" in table.column_names else table.append_column("n_target_adv", table["n_target"])
+    is_old = "n_target" in table.column_names and "n_target_adv" not in table.column_names
+    return table.append_column("n_target_adv", table["n_target"]) if is_old else table
 
 
 def refuse_other(file: Path, config: dict[str, Any], what: str) -> None:

@@ -83,7 +83,8 @@ def each_run(
                 f"expected a run of all cases in {folder}, got one of {header.get('cases')} (--limit); "
                 "run it without --limit, or add --allow-partial"
             )
-        table = RunFolder(folder).table()
+        # a column that a field of the header is named like stands in its place
+        table = RunFolder(folder).table(lambda column: column == "case" or needs(column) or column in header)  # noqa: B023
         n_cases = pc.count_distinct(table["case"]).as_py()
         if n_cases != header.get("cases", n_cases):
             raise InputError(
@@ -108,7 +109,8 @@ def each_run(
             "cases_id": digest([config.get("data"), config.get("cases")])[:12],
         }
         rows = table.select([name for name in table.column_names if needs(name)]).to_pandas()
-        yield rows.assign(cls=rows["cls"].replace(RESERVED)), fields | facts
+        is_reserved = not RESERVED.keys().isdisjoint(pc.unique(table["cls"]).to_pylist())
+        yield rows.assign(cls=rows["cls"].replace(RESERVED)) if is_reserved else rows, fields | facts
 
 
 def with_distinct_models(rows: pd.DataFrame) -> pd.DataFrame:

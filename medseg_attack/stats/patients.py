@@ -38,32 +38,63 @@ def interval(cases: pd.DataFrame, score: str, *, bounds: Interval = (0.0, 1.0)) 
 
 def _per_patient(cases: pd.DataFrame, score: str) -> tuple[Array, Array]:
     """Sums of a score and how many there are, (patients, classes); NaN are not counted."""
-    return _Places.of(cases).totals(cases[score].to_numpy(float))
+    return Places.of(cases).totals(cases[score].to_numpy(float))
 
 
 @dataclass(frozen=True)
-class _Places:
-    """The places of the rows of a `cases` table in an array of (patients, classes).
+class Places:
+    """The places of the rows of a `cases` table in an array of (patients, classes), for several scores of them.
 
     Attributes:
-        index: per row, into the flat array.
+        patient, organ: per row, the number of its patient and of its class in their sorted names.
     """
 
-    index: NDArray[np.intp]
+    patient: NDArray[np.intp]
+    organ: NDArray[np.intp]
     shape: tuple[int, int]
 
     @classmethod
-    def of(cls, cases: pd.DataFrame) -> "_Places":
+    def of(cls, cases: pd.DataFrame) -> "Places":
         (patient, patients), (organ, organs) = (
             pd.factorize(cases[key], sort=True, use_na_sentinel=False) for key in ("group", "cls")
         )
-        return cls(patient * len(organs) + organ, (len(patients), len(organs)))
+        return cls(patient, organ, (len(patients), len(organs)))
+
+    @property
+    def of_any_class(self) -> "Places":
+        """The places, all classes taken for one."""
+        return Places(self.patient, np.zeros_like(self.organ), (self.shape[0], 1))
+
+    def part(self, rows: NDArray[np.bool_] | NDArray[np.intp]) -> "Places":
+        """The places of some of the rows, such as those of one run; patients and classes without any are left out."""
+        (patients, patient), (organs, organ) = (
+            np.unique(each[rows], return_inverse=True) for each in (self.patient, self.organ)
+        )
+        return Places(patient, organ, (len(patients), len(organs)))
+
+    def interval(self, values: Array, bounds: Interval = (0.0, 1.0)) -> Interval:
+        """The 95 % interval over patients of the values' mean over classes; see `interval`."""
+        return mean_interval(*self.totals(values), bounds)
+
+    def mean(self, values: Array) -> float:
+        """The mean over classes of the values' mean over cases; NaN without any."""
+        sums, counts = self.totals(values)
+        return float(class_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
+
+    def deviation(self, values: Array) -> float:
+        """The standard deviation over patients of the values' mean over classes; see `deviation`."""
+        sums, counts = self.totals(values)
+        if len(sums) < 2:
+            return float("nan")
+        means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+        return float(np.nanmean(means, axis=1).std(ddof=1))
 
     def totals(self, values: Array) -> tuple[Array, Array]:
         """Sums of the values and how many there are, for patients who have any; NaN are not counted."""
         is_score, size = ~np.isnan(values), self.shape[0] * self.shape[1]
+        index = self.patient[is_score] * self.shape[1] + self.organ[is_score]
         sums, counts = (
-            np.bincount(self.index[is_score], weights, size).reshape(self.shape)
+            np.bincount(index, weights, size).reshape(self.shape)
             for weights in (values[is_score], np.ones(is_score.sum()))
         )
         some = counts.sum(1) > 0
@@ -72,8 +103,7 @@ class _Places:
 
 def mean_score(cases: pd.DataFrame, score: str) -> float:
     """The mean over classes of a score's mean over cases; NaN without any."""
-    sums, counts = _per_patient(cases, score)
-    return float(class_mean(sums.sum(0), counts.sum(0))) if len(sums) else float("nan")
+    return Places.of(cases).mean(cases[score].to_numpy(float))
 
 
 def deviation(cases: pd.DataFrame, score: str) -> float:
@@ -81,11 +111,7 @@ def deviation(cases: pd.DataFrame, score: str) -> float:
 
     A patient's score of a class is the mean over its cases; a class that a patient has not is left out of its mean.
     """
-    sums, counts = _per_patient(cases, score)
-    if len(sums) < 2:
-        return float("nan")
-    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-    return float(np.nanmean(means, axis=1).std(ddof=1))
+    return Places.of(cases).deviation(cases[score].to_numpy(float))
 
 
 def paired(new: pd.DataFrame, old: pd.DataFrame, score: str, *, within: Sequence[str] = ()) -> pd.DataFrame:
@@ -155,10 +181,10 @@ def change(pairs: pd.DataFrame, *, beyond: float = 0.0, bounds: Interval = (0.0,
         bounds: the least and the greatest value of the score of which it is a difference; see `change_interval`.
     """
     values, old = (pairs[key].to_numpy(float) for key in ("difference", "old"))
-    return _change(_Places.of(pairs), values, old, beyond, bounds)
+    return _change(Places.of(pairs), values, old, beyond, bounds)
 
 
-def _change(places: _Places, values: Array, old: Array, beyond: float, bounds: Interval) -> Difference:
+def _change(places: Places, values: Array, old: Array, beyond: float, bounds: Interval) -> Difference:
     sums, counts = places.totals(values)
     before, _ = places.totals(np.where(np.isnan(values), np.nan, old))
     return _difference(sums, counts, change_interval(sums, before, counts, bounds), beyond)
@@ -224,7 +250,7 @@ def pairwise(models: dict[str, pd.DataFrame], score: str, *, bounds: Interval = 
     for name in others:
         scores[name] = models[name].set_index(CASE)[score].sort_index()
         _refuse_other_cases(scores[name].index, scores[first].index)
-    places = _Places.of(scores[first].reset_index())
+    places = Places.of(scores[first].reset_index())
     values = {name: column.to_numpy(float) for name, column in scores.items()}
     table = [
         {"new": new, "old": old} | vars(_change(places, values[new] - values[old], values[old], 0.0, bounds))

@@ -4,25 +4,29 @@ A *case* below is the unit that is scored (slice, volume or patient): the counts
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.empty import ABSENT_SCORE, Empty
 from medseg_attack.runs.reading import each_run, with_distinct_models
 from medseg_attack.runs.rows import AXES, DIAGONAL_MM
-from medseg_attack.stats.intervals import Interval
-from medseg_attack.stats.patients import deviation, interval, mean_score
+from medseg_attack.stats.intervals import Array, Interval
+from medseg_attack.stats.patients import Places, interval
 
 Unit: TypeAlias = Literal["slice", "volume", "patient"]
 
 UNITS: dict[Unit, str] = {"slice": "case", "volume": "volume", "patient": "group"}
 COUNTS = ["n_target", "n_clean", "hit_clean", "n_target_adv", "n_adv", "hit_adv"]
 MEAN = "mean"  # over classes
+OF_SUCCESS = ("dice_clean", "dice_adv", "n_target", "hit_clean", "n_adv")
 TRUTH = {"clean": "n_target", "adv": "n_target_adv"}  # anatomy may move under attack
 
 
@@ -106,19 +110,23 @@ def success(cases: pd.DataFrame) -> dict[str, float]:
         on the clean image and predicts no pixel of under attack. below_half_low, below_half_high, missed_low and
         missed_high are the 95 % intervals of the two shares.
     """
-    present = cases[(cases["n_target"] > 0) & (cases["dice_clean"] > 0)]
-    detected = cases[cases["hit_clean"] > 0]
-    clean, adv = (mean_score(cases, score) for score in ("dice_clean", "dice_adv"))
+    return _success({name: cases[name].to_numpy(float) for name in OF_SUCCESS}, Places.of(cases))
+
+
+def _success(cases: Mapping[str, Array], places: Places) -> dict[str, float]:
+    clean, adv, target, hits, n_adv = (cases[name] for name in OF_SUCCESS)
+    mean_clean, mean_adv = places.mean(clean), places.mean(adv)
     return (
-        {"relative_drop": (clean - adv) / clean if clean > 0 else float("nan")}
-        | _rate("below_half", present, present["dice_adv"] < present["dice_clean"] / 2)
-        | _rate("missed", detected, detected["n_adv"] == 0)
+        {"relative_drop": (mean_clean - mean_adv) / mean_clean if mean_clean > 0 else float("nan")}
+        | _rate("below_half", places, (target > 0) & (clean > 0), adv < clean / 2)
+        | _rate("missed", places, hits > 0, n_adv == 0)
     )
 
 
-def _rate(name: str, cases: pd.DataFrame, events: "pd.Series[bool]") -> dict[str, float]:
-    low, high = interval(cases.assign(cls="all", event=events.astype(float)), "event")
-    share = float(events.mean()) if len(events) else float("nan")
+def _rate(name: str, places: Places, counted: NDArray[np.bool_], events: NDArray[np.bool_]) -> dict[str, float]:
+    """The share of events among those rows that are counted, with its interval."""
+    low, high = places.of_any_class.interval(np.where(counted, events, np.nan))
+    share = float(events[counted].mean()) if counted.any() else float("nan")
     return {name: share, f"{name}_low": low, f"{name}_high": high}
 
 
@@ -181,12 +189,15 @@ def condensed(rows: pd.DataFrame, unit: Unit) -> Condensed:
     """The rows of runs, condensed by themselves: those of several runs are those of each, one below the other."""
     of_runs = rows.groupby("run", sort=False)
     costs = of_runs.agg(linf=("linf", "max"), forwards=("forwards", "mean"), backwards=("backwards", "mean"))
-    aims = pd.DataFrame([aimed(of_run, unit) for _, of_run in of_runs], index=costs.index)
+    each = (aimed(of_run, unit) for _, of_run in of_runs) if "success" in rows else [WITHOUT_AIM] * len(costs)
+    aims = pd.DataFrame(each, index=costs.index)
     columns = ["run", "group", "volume", "cls", *([DIAGONAL_MM] if DIAGONAL_MM in rows else [])]
     columns += [f"{name}_{when}" for name in measures(rows) for when in ("clean", "adv")]
-    return Condensed(pooled(rows, unit), scans(rows[columns]), costs.join(aims))
+    measured = rows if measures(rows) else rows.iloc[:0]
+    return Condensed(pooled(rows, unit), scans(measured[columns]), costs.join(aims))
 
 
+@lru_cache
 def _is_condensed(column: str) -> bool:
     """Whether a column of the rows is looked at by `condensed`."""
     index_sums = [f"{axis}_{when}" for axis in AXES for when in ("clean", "adv")]
@@ -214,41 +225,58 @@ def _summary(parts: Sequence[Condensed], runs: pd.DataFrame, empty: Empty, heade
     kept = [name for name in header if name in runs]
     headers = {row["run"]: row[kept].to_dict() for _, row in runs[["run", *kept]].iterrows()}
     verified = dict(zip(runs["run"], runs["verified"], strict=True)) if "verified" in runs else {}
+    places_of, numbers = Places.of(cases), {name: cases[name].to_numpy(float) for name in OF_SUCCESS}
+    (_, organs), (units, _) = (pd.factorize(cases[name], sort=name == "cls") for name in ("cls", "unit"))
+    touched = cases["touched"].to_numpy()
     table = []
-    for run, of_run in cases.groupby("run", sort=False):
+    for run, of_run in _by_run(cases["run"]):
+        places, values = places_of.part(of_run), {name: column[of_run] for name, column in numbers.items()}
+        names = list(organs[np.unique(places_of.organ[of_run])])
         clean, adv = (means.loc[run] for means in dice.values())
         table.append(
             {"run": run}
             | headers[run]
             | {f"{cls}_clean": clean[cls] for cls in clean.index}
             | {f"{cls}_adv": adv[cls] for cls in adv.index}
-            | _class_intervals(of_run)
-            | _spread(of_run, "dice_adv", "")
-            | _spread(of_run, "dice_clean", "_of_clean")
+            | _class_intervals(names, values["dice_adv"], places)
+            | _spread(values["dice_adv"], places, "")
+            | _spread(values["dice_clean"], places, "_of_clean")
             | {"drop": clean[MEAN] - adv[MEAN]}
-            | success(of_run)
+            | _success(values, places)
             | {name: costs[run][name] for name in ("linf", "forwards", "backwards")}
             | measured.loc[run].to_dict()
-            | _measure_intervals(scans_of[run])
-            | {"cases": of_run["unit"].nunique(), "patients": of_run["group"].nunique()}
+            | _measure_intervals(scans_of.get(run, all_scans.iloc[:0]))
+            | {"cases": len(np.unique(units[of_run])), "patients": places.shape[0]}
             | {name: costs[run][name] for name in AIMED}
             | {"verified": bool(verified.get(run, False))}
-            | {"touched": int(of_run["touched"].sum()), "entries": len(of_run)}
+            | {"touched": int(touched[of_run].sum()), "entries": len(of_run)}
         )
     return pd.DataFrame(table)
 
 
-def _spread(cases: pd.DataFrame, score: str, ending: str) -> dict[str, float]:
+def _by_run(runs: "pd.Series[str]") -> Iterator[tuple[str, NDArray[np.intp]]]:
+    """Each run, in the order of their first rows, with its rows."""
+    codes, names = pd.factorize(runs)
+    rows = np.argsort(codes, kind="stable")
+    yield from zip(names, np.split(rows, np.cumsum(np.bincount(codes))[:-1]), strict=True)
+
+
+def _spread(values: Array, places: Places, ending: str) -> dict[str, float]:
     """The interval and the standard deviation over patients of a score's mean over classes."""
-    low, high = interval(cases, score)
-    return {f"low{ending}": low, f"high{ending}": high, f"sd{ending}": deviation(cases, score)}
+    low, high = places.interval(values)
+    return {f"low{ending}": low, f"high{ending}": high, f"sd{ending}": places.deviation(values)}
 
 
-def _class_intervals(cases: pd.DataFrame) -> dict[str, float]:
-    """The interval of each class's adversarial Dice over the patients of one run."""
+def _class_intervals(names: Sequence[str], values: Array, places: Places) -> dict[str, float]:
+    """The interval of each class's adversarial Dice over the patients of one run.
+
+    Args:
+        names: of the classes, in the order of their numbers in `places`.
+    """
     ends: dict[str, float] = {}
-    for cls, of_class in cases.groupby("cls", sort=False):
-        ends[f"{cls}_low"], ends[f"{cls}_high"] = interval(of_class, "dice_adv")
+    for organ in pd.unique(places.organ):
+        rows = places.organ == organ
+        ends[f"{names[organ]}_low"], ends[f"{names[organ]}_high"] = places.part(rows).interval(values[rows])
     return ends
 
 
@@ -270,12 +298,11 @@ def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
         least, least_mean: median and mean size of change among successes on images that did not meet it before.
         goal_dice: mean Dice with the goal over classes, per `unit`; a class in neither is left out.
     """
-    nothing = dict.fromkeys(AIMED, float("nan"))
     if "success" not in rows or rows["success"].isna().all():
-        return nothing
+        return WITHOUT_AIM
     cases = rows.drop_duplicates("case")
     sizes = cases.loc[(cases["success"] == 1) & (cases["success_of_clean"] == 0), "size"]
-    result = nothing | {"success": float(cases["success"].mean()), "least": float(sizes.median())}
+    result = WITHOUT_AIM | {"success": float(cases["success"].mean()), "least": float(sizes.median())}
     result |= {"success_of_clean": float(cases["success_of_clean"].mean()), "least_mean": float(sizes.mean())}
     if "success_on_truth" in cases:
         result["success_on_truth"] = float(cases["success_on_truth"].mean())
@@ -288,6 +315,7 @@ def aimed(rows: pd.DataFrame, unit: Unit) -> dict[str, float]:
 
 AT_ONCE = 200_000  # rows; to condense fewer takes longer per row
 AIMED = ("success", "success_of_clean", "success_on_truth", "least", "least_mean", "goal_dice")
+WITHOUT_AIM = dict.fromkeys(AIMED, math.nan)
 
 
 def scores(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -311,9 +339,9 @@ def _spreads(cases: pd.DataFrame) -> pd.DataFrame:
     """The `_spread` of Dice of each run and class, and of the mean over the classes of the run."""
     spreads = {}
     for run, of_run in cases.groupby("run", sort=False):
-        of_mean = _spread(of_run, "dice", "_of_mean")
+        of_mean = _spread(of_run["dice"].to_numpy(float), Places.of(of_run), "_of_mean")
         for cls, of_class in of_run.groupby("cls", sort=False):
-            spreads[run, cls] = _spread(of_class, "dice", "") | of_mean
+            spreads[run, cls] = _spread(of_class["dice"].to_numpy(float), Places.of(of_class), "") | of_mean
     return pd.DataFrame.from_dict(spreads, orient="index").rename_axis(["run", "cls"])
 
 
