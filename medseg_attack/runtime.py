@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from medseg_attack import __version__
 from medseg_attack.errors import InputError
 from medseg_attack.storage.ranks import local_index
+from medseg_attack.storage.workers import cores
 
 _PACKAGES = ("torch", "monai", "segmentation-models-pytorch", "numpy", "medseg-attack")
 
@@ -40,12 +42,24 @@ def pick_device(text: str = "auto") -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"expected a device such as auto, cpu, cuda, cuda:1 or mps, got {text!r}; write --device cpu")
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
+    if device.type == "cpu":
+        limit_threads()
     if (device.index or 0) >= count:
         raise InputError(
             f"expected {text} on this machine, got {count} {device.type} devices; use --device cpu, "
             "or install a torch that was built for this GPU"
         )
     return device
+
+
+def limit_threads() -> None:
+    """Gives torch no more threads than the cores that this process may use; torch counts those of the whole machine.
+
+    In a container with a quota of 2 of 64 cores, 64 threads wait for one another. A number that is set with
+    OMP_NUM_THREADS stays.
+    """
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())
 
 
 def stdout_on_stderr() -> AbstractContextManager[Any]:

@@ -80,7 +80,7 @@ def attack(
             "--native", help="Attack defended models as if the attacker did not know their defence.", show_default="no"
         ),
     ] = None,
-    batch_size: options.BatchSize = 16,
+    batch_size: options.BatchSizeOrAuto = "16",
     shard: options.Shard = "",
     save_adversarial: Annotated[
         str,
@@ -138,7 +138,13 @@ def attack(
         raise InputError("expected --save-adversarial beside --keep-headers, got none; add --save-adversarial all")
     if plan and log:
         raise InputError("expected --log without --plan, got both, of which one writes nothing; drop one of them")
-    how = {"batch_size": batch_size, "shard": parts, "save": save, "keep_headers": keep_headers, "checks": checks}
+    how = {
+        "batch_size": options.read_batch_size(batch_size),
+        "shard": parts,
+        "save": save,
+        "keep_headers": keep_headers,
+        "checks": checks,
+    }
     opened = open_study(fields, config, home=home, out=out, device=device, trust=trust, options=how)
     from medseg_attack.stats.scores import check_unit
 

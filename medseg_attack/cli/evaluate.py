@@ -38,7 +38,7 @@ def evaluate(
         Path | None, options.file_option("--csv", help="Write the scores of every case and organ to this file.")
     ] = None,
     out: options.RunsFolder = None,
-    batch_size: options.BatchSize = 16,
+    batch_size: options.BatchSizeOrAuto = "16",
     unit: options.Unit = "volume",
     empty: options.EmptyRule = "one",
     json: options.Json = False,
@@ -70,7 +70,7 @@ def evaluate(
     if csv is not None:
         require_own_csv(csv)
     fields |= replay_fields(images) if images else {}
-    how = {"batch_size": batch_size, "checks": True}
+    how = {"batch_size": options.read_batch_size(batch_size), "checks": True}
     opened = open_study(fields, home=home, out=out, device=device, trust=trust, options=how)
     from medseg_attack.evaluation.runner import run
     from medseg_attack.stats.scores import check_unit

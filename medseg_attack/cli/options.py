@@ -25,6 +25,14 @@ Limit = Annotated[
     ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Cases per batch.")]
+BatchSizeOrAuto = Annotated[
+    str,
+    typer.Option(
+        "--batch-size",
+        help="Cases per batch; auto grows it while more cases per second are attacked, and halves it where memory "
+        "does not suffice.",
+    ),
+]
 Shard = Annotated[
     str,
     typer.Option(
@@ -110,6 +118,19 @@ def read_size(text: str) -> tuple[int, int] | None:
     if len(parts) != 2 or len(sizes) != 2 or min(sizes) < 1:
         raise InputError(f"expected --size ROWS,COLUMNS in pixels, got {text!r}; write for instance --size 224,224")
     return sizes[0], sizes[1]
+
+
+def read_batch_size(text: str) -> int | None:
+    """Cases per batch; None for "auto".
+
+    >>> read_batch_size("16"), read_batch_size("auto")
+    (16, None)
+    """
+    if text == "auto":
+        return None
+    if not (text.isdecimal() and text.isascii() and 0 < int(text) < 10**9):
+        raise InputError(f"expected --batch-size of at least 1, or auto, got {text!r}; write --batch-size 16")
+    return int(text)
 
 
 def read_shard(text: str) -> tuple[int, int]:

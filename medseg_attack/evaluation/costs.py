@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.batch_sizes import FIRST
 from medseg_attack.evaluation.fitting import fit_once
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.evaluation.runner import OpenedStudy, donors_of, refuse_unrunnable, training_cases
@@ -99,7 +100,7 @@ def estimate(opened: OpenedStudy) -> Estimate:
 def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
     refs = opened.refs(model_ref)
     groups = chunks(refs)
-    cases = [opened.data.read(ref) for ref in groups[len(groups) // 2][: opened.options.batch_size]]
+    cases = [opened.data.read(ref) for ref in groups[len(groups) // 2][: opened.options.batch_size or FIRST]]
     model = model_ref.load(opened.data.task, opened.device)
     with frozen(model):
         forward, backward = _pass_seconds(model, Batch.of(cases, opened.device))

@@ -4,6 +4,7 @@ It trusts nobody: it runs the model again on what an attack returned, and checks
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.errors import NotFiniteError, listed
+from medseg_attack.evaluation.batch_sizes import BatchSize
 from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
 from medseg_attack.metrics.overlap import measure
 from medseg_attack.metrics.scans import Bits, by_scan, diagonals_mm, packed
@@ -338,7 +340,7 @@ def run_attacks(
     todo: Sequence[PendingRun],
     refs: Sequence[CaseRef],
     *,
-    batch_size: int = 16,
+    batch_size: int | None = 16,
     device: torch.device | str = "cpu",
     metrics: Mapping[str, Metric] | None = None,
     seed: int = 0,
@@ -348,30 +350,41 @@ def run_attacks(
 ) -> Iterator[int]:
     """Writes the rows of every attack into its folder, chunk by chunk, skipping chunks that are done.
 
+    Args:
+        batch_size: cases per batch; None finds the size, see `BatchSize`.
+
     Yields:
         After each chunk, the number of (case, attack) pairs that are done with it.
     """
-    all_chunks = chunks(refs)
+    all_chunks, per_batch = chunks(refs), BatchSize.of(batch_size)
     for number, chunk in enumerate(all_chunks):
         of_shard = [run for run in todo if in_shard(number, run.number, len(all_chunks), shard)]
         unfinished = [run for run in of_shard if not run.folder.has(number)]
         if unfinished:
             cases = [data.read(ref) for ref in chunk]
-            batches = [Batch.of(group, device) for group in in_batches(cases, batch_size)]
-            results = attack_chunk(
-                model,
-                batches,
-                [run.attack for run in unfinished],
-                budgets=[run.budget for run in unfinished],
-                metrics=metrics,
-                seed=seed,
-                keep_images=keep_images,
-                donors=donors,
-            )
+            results: list[Result] = []
+            while not results:
+                groups = in_batches(cases, per_batch.size)
+                start = time.perf_counter()
+                try:
+                    results = attack_chunk(
+                        model,
+                        [Batch.of(group, device) for group in groups],
+                        [run.attack for run in unfinished],
+                        budgets=[run.budget for run in unfinished],
+                        metrics=metrics,
+                        seed=seed,
+                        keep_images=keep_images,
+                        donors=donors,
+                    )
+                except (MemoryError, RuntimeError) as error:
+                    per_batch.halve(error, max(map(len, groups)))
+            size = per_batch.size
+            per_batch.note(len(cases), time.perf_counter() - start)
             for run, result in zip(unfinished, results, strict=True):
                 if keep_images:
                     ids, arrays = [case.id for case in cases], [image.numpy() for image in result.images]
                     run.folder.write_images(number, dict(zip(ids, arrays, strict=True)))
-                run.folder.write(number, result.rows, result.seconds, batch_size)
+                run.folder.write(number, result.rows, result.seconds, size)
         if of_shard:
             yield len(chunk) * len(of_shard)

@@ -19,6 +19,7 @@ from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
 from medseg_attack.detectors.combined.saved import Saved
 from medseg_attack.errors import InputError, plural
+from medseg_attack.evaluation.batch_sizes import FIRST
 from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_faults, fit_seconds, fitted, must_fit
 from medseg_attack.evaluation.knowledge import knowing
@@ -57,15 +58,16 @@ class RunOptions:
     """How a study is run; of these only `save` and `keep_headers` are part of what identifies its results.
 
     Attributes:
-        batch_size: cases at a time; changes no score by more than float32 kernels do, unless MA004 is raised, or an
-            attack on the Dice of volumes meets volumes of more slices than that.
+        batch_size: cases at a time, None to find the number (see `BatchSize`); changes no score by more than float32
+            kernels do, unless MA004 is raised, or an attack on the Dice of volumes meets volumes of more slices than
+            that.
         shard: k, N: only the k-th of N parts of the work is run here.
         save: which perturbed scans are written: "all", "worst:N" (the N files with the lowest Dice) or "none".
         keep_headers: whether perturbed scans keep the headers of the patients.
         checks: whether model and rows are examined for what makes their numbers doubtful.
     """
 
-    batch_size: int = 16
+    batch_size: int | None = 16
     shard: tuple[int, int] = (0, 1)
     save: str = "none"
     keep_headers: bool = False
@@ -379,6 +381,11 @@ def _check_batch_size(opened: OpenedStudy, model_ref: ModelRef) -> None:
     size = opened.options.batch_size
     for _, folder in opened.runs(model_ref):
         other = [str(n) for n in RunFolder(folder).batch_sizes if n != size]
+        if size is None:
+            raise InputError(
+                f"expected a number for --batch-size, got auto, while the answers of {model_ref.name} depend on the "
+                f"batch ({CASE_ALONE}); use --batch-size {', '.join(other) or 1}"
+            )
         if other:
             raise InputError(
                 f"expected --batch-size {', '.join(other)}, with which {folder} was computed, got {size}, while the "
@@ -470,7 +477,7 @@ def _header(
         "cases": len(refs),
         "partial": opened.study.limit is not None,
         "device": str(opened.device),
-        "batch_size": max(folder.batch_sizes, default=opened.options.batch_size),
+        "batch_size": max(folder.batch_sizes, default=opened.options.batch_size or FIRST),
         "seconds": folder.seconds + sum(fit_time.values()),
         **fit_time,
         **fit_faults(folder),
