@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.batch_sizes import FIRST
 from medseg_attack.evaluation.fitting import fit_once
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.evaluation.runner import OpenedStudy, donors_of, refuse_unrunnable, training_cases
@@ -24,7 +23,7 @@ from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import with_eps
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.grid import Cell
-from medseg_attack.runtime import peak_mb
+from medseg_attack.runtime import FIRST, peak_mb
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, Case, Image, LogOdds, Mask, Setting, Task
 

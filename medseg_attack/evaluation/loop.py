@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from medseg_attack.errors import NotFiniteError, listed
-from medseg_attack.evaluation.batch_sizes import BatchSize
 from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
 from medseg_attack.metrics.overlap import measure
 from medseg_attack.metrics.scans import Bits, by_scan, diagonals_mm, packed
@@ -23,6 +22,7 @@ from medseg_attack.numerics.log_odds import without_nan
 from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import DIAGONAL_MM, FAULTS, WITHOUT_ANSWER, Change, Row
+from medseg_attack.runtime import BatchSize
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.threat.goals.aim import find_aim

@@ -19,7 +19,6 @@ from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
 from medseg_attack.detectors.combined.saved import Saved
 from medseg_attack.errors import InputError, plural
-from medseg_attack.evaluation.batch_sizes import FIRST
 from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_faults, fit_seconds, fitted, must_fit
 from medseg_attack.evaluation.knowledge import knowing
@@ -40,7 +39,7 @@ from medseg_attack.runs.reading import ids_of
 from medseg_attack.runs.rows import ROWS_VERSION
 from medseg_attack.runs.stored_files import HEADER_FILE, read_header
 from medseg_attack.runs.study import Study
-from medseg_attack.runtime import deterministic, provenance, versions
+from medseg_attack.runtime import FIRST, deterministic, provenance, versions
 from medseg_attack.storage.files import digest, inside, require_outside
 from medseg_attack.storage.heartbeats import at_work, clear
 from medseg_attack.storage.locks import locked

@@ -211,12 +211,12 @@ def _column_digest(column: pa.ChunkedArray) -> str:
         array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
         _, ends, text = array.buffers()
         offsets = np.frombuffer(ends, np.int32)[array.offset : array.offset + len(array) + 1] if len(array) else [0, 0]
-        total.update(np.diff(offsets))
+        total.update(np.diff(offsets).data)
         total.update(memoryview(text)[offsets[0] : offsets[-1]] if offsets[-1] else b"")
     elif pa.types.is_string(column.type):
         total.update(digest(column.to_pylist()).encode())
     else:
-        total.update(np.ascontiguousarray(column.to_numpy()))
+        total.update(np.ascontiguousarray(column.to_numpy()).data)
     return total.hexdigest()
 
 

@@ -276,7 +276,8 @@ def _class_intervals(names: Sequence[str], values: Array, places: Places) -> dic
     ends: dict[str, float] = {}
     for organ in pd.unique(places.organ):
         rows = places.organ == organ
-        ends[f"{names[organ]}_low"], ends[f"{names[organ]}_high"] = places.part(rows).interval(values[rows])
+        name = names[int(organ)]
+        ends[f"{name}_low"], ends[f"{name}_high"] = places.part(rows).interval(values[rows])
     return ends
 
 
