@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg_attack.cli import options, terminal
-from medseg_attack.cli.studies import open_study, say_unfinished
+from medseg_attack.cli.studies import launch_study, open_study, read_launch, say_unfinished
 from medseg_attack.errors import InputError, plural
 from medseg_attack.escaping import without_root
 
@@ -82,6 +82,15 @@ def attack(
     ] = None,
     batch_size: options.BatchSizeOrAuto = "16",
     shard: options.Shard = "",
+    launcher: options.Launcher = None,
+    workers: options.Workers = 0,
+    slurm: Annotated[
+        list[str] | None,
+        options.repeated("--slurm", help="KEY=VALUE, an option of sbatch, such as partition=gpu or time=120."),
+    ] = None,
+    ray: Annotated[
+        list[str] | None, options.repeated("--ray", help="KEY=VALUE, an option of each Ray task, such as num_gpus=0.5.")
+    ] = None,
     save_adversarial: Annotated[
         str,
         typer.Option(
@@ -133,7 +142,9 @@ def attack(
         "seed": seed,
         "native": native,
     }
-    save, parts = options.read_saved(save_adversarial), options.read_shard(shard)
+    save = options.read_saved(save_adversarial)
+    launch = read_launch(launcher, workers, shard, slurm or [], ray or [])
+    parts = (0, 1) if launch else options.read_shard(shard)
     if keep_headers and save == "none":
         raise InputError("expected --save-adversarial beside --keep-headers, got none; add --save-adversarial all")
     if plan and log:
@@ -153,6 +164,8 @@ def attack(
         from medseg_attack.evaluation.costs import estimate
 
         _print_plan(estimate(opened), opened.out, json)
+        return
+    if launch and not opened.is_finished and not launch_study(opened, launch, home, device, json, progress):
         return
     from medseg_attack.logs.base import open_log
     from medseg_attack.runs.workspace import home as workspace_of

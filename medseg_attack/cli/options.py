@@ -41,6 +41,23 @@ Shard = Annotated[
         show_default="the part of this task of a SLURM job array or of this process of torchrun, else 0/1",
     ),
 ]
+Launcher = Annotated[
+    Literal["slurm", "ray"] | None,
+    typer.Option(
+        "--launcher",
+        help="Run the parts of the study elsewhere: as a job array of SLURM, or as tasks of a Ray cluster.",
+        show_default="this process runs it",
+    ),
+]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Number of parts for --launcher: jobs of the array, or tasks for each model.",
+        show_default="one for each chunk of cases, at most 16",
+    ),
+]
 RunsFolder = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/<data>-<hash>")
 ]

@@ -1,6 +1,7 @@
-"""Studies of the commands: opened, and what is said of one that is not finished."""
+"""Studies of the commands: opened, launched elsewhere, and what is said of one that is not finished."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,3 +53,62 @@ def say_unfinished(out: Path, shard: tuple[int, int], tables: str, json: bool) -
     terminal.say(f"shard {k}/{n} is done; run the others into {out}, the last one prints the {tables}")
     if json:
         terminal.print_json({"finished": False, "shard": [k, n], "out": str(out)})
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How other processes are to run a study.
+
+    Attributes:
+        launcher: slurm or ray.
+        workers: number of parts; 0: as many as there are chunks, at most 16.
+        settings: KEY=VALUE of the launcher.
+    """
+
+    launcher: str
+    workers: int
+    settings: tuple[str, ...]
+
+
+def read_launch(
+    launcher: str | None, workers: int, shard: str, slurm: Sequence[str], ray: Sequence[str]
+) -> Launch | None:
+    """How other processes are to run a study; None where this one does."""
+    settings = {"slurm": tuple(slurm), "ray": tuple(ray)}
+    for name, texts in settings.items():
+        if texts and launcher != name:
+            raise InputError(f"expected --launcher {name} beside --{name}, got {launcher or 'none'}; add it")
+    if launcher is None:
+        if workers:
+            raise InputError("expected --launcher beside --workers, got none; add --launcher slurm or ray")
+        return None
+    if shard:
+        raise InputError("expected --launcher without --shard, got both; say --workers N, which cuts the study itself")
+    return Launch(launcher, workers, settings[launcher])
+
+
+def launch_study(
+    opened: "OpenedStudy", launch: Launch, home: Path | None, device: str, json: bool, progress: bool
+) -> bool:
+    """Has other processes run a study; whether they are done with it."""
+    from medseg_attack.evaluation.launchers.jobs import jobs_of, read_settings
+    from medseg_attack.evaluation.launchers.ray_tasks import compute
+    from medseg_attack.evaluation.launchers.slurm import submit
+    from medseg_attack.runs import workspace
+
+    settings = read_settings(launch.settings, f"--{launch.launcher}")
+    by_model = launch.launcher == "ray"
+    jobs = jobs_of(opened, workspace.home(home), device, launch.workers, by_model=by_model)
+    if by_model:
+        with terminal.progress("parts", len(jobs), show=progress) as advance:
+            for n_done in compute(jobs, settings):
+                advance(n_done)
+        return True
+    submission = submit(jobs, settings)
+    if submission.is_done:
+        return True
+    terminal.say(f"submitted {', '.join(submission.ids)}; logs in {opened.out / 'workers'}")
+    if json:
+        terminal.print_json({"finished": False, "jobs": list(submission.ids), "out": str(opened.out)})
+    terminal.next_step(["watch", str(opened.out)])
+    return False

@@ -1,5 +1,7 @@
 """`medattack train`: a prepared data set -> a checkpoint."""
 
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -107,7 +109,8 @@ def train(
 ) -> None:
     """Train a segmentation model and keep its best epoch.
 
-    Killed at any moment, the same command goes on from the last finished epoch to the same weights.
+    Killed at any moment, the same command goes on from the last finished epoch to the same weights. Several processes
+    train together with torchrun --nproc-per-node N -m medseg_attack train; --batch-size is that of all of them.
 
     Example: medattack train --data medattack_runs/data/acdc --model unet_small
     """
@@ -119,12 +122,15 @@ def train(
     from medseg_attack.runs import workspace
     from medseg_attack.runtime import pick_device
     from medseg_attack.storage.files import is_checkpoint
+    from medseg_attack.storage.ranks import process_rank
     from medseg_attack.training import loop
     from medseg_attack.training import options as planning
+    from medseg_attack.training.distributed import process_group
 
     home = workspace.home(home)
     prepared = open_prepared(data or workspace.newest_data(home))
     use_trust(home, trust)
+    rank = process_rank()
     if denoiser:
         network = {"--model": model != "unet_small", "--loss": loss != "dice_focal", "--init": bool(init)}
         network |= {
@@ -133,8 +139,7 @@ def train(
             "--robust-by": bool(robust_by),
             "--log": bool(log),
         }
-        if extra := [option for option, is_used in network.items() if is_used]:
-            raise InputError(f"expected a denoiser without {extra[0]}, got both; drop one of them")
+        _require_plain(network, rank.count)
         options = planning.Options(
             "denoiser", "mse", epochs, lr, batch_size, fold, read_size(size) or (), seed=seed, patients=patients
         )
@@ -160,6 +165,11 @@ def train(
     )
     plan = planning.resolve(options, prepared)
     folder = out or home / "models" / planning.folder_name(plan, prepared)
+    where = pick_device(device)
+    if rank.index > 0:  # of torchrun's processes the first one alone writes and prints
+        with process_group(where) as group:
+            deque(loop.train(plan, prepared, folder, where, group), maxlen=0)
+        return
     for line in planning.warnings(plan, prepared):
         terminal.say(f"warning: {line}")
     if is_checkpoint(folder):
@@ -173,8 +183,11 @@ def train(
     with open_log(log, home, folder.name, asked) as tracker:
         for record in loop.past(folder):  # what an interrupted command trained
             tracker.points(epoch_values(record), record.epoch)
-        with terminal.progress("train", n_left, show=show, line_per_piece=True) as advance:
-            for record in loop.train(plan, prepared, folder, pick_device(device)):
+        with (
+            terminal.progress("train", n_left, show=show, line_per_piece=True) as advance,
+            process_group(where) as group,
+        ):
+            for record in loop.train(plan, prepared, folder, where, group):
                 advance(1, note=_note(record.loss, record.dice, record.mean_robust_dice))
                 tracker.points(epoch_values(record), record.epoch)
                 if record.stopped:
@@ -185,6 +198,14 @@ def train(
     words = ["--data", str(data)] if data else []
     name = str(folder) if out else planning.label(plan.model, plan.defences)
     terminal.next_step(["attack", *words, "--model", name, "--loss", "bce", "--eps", "0.01"])
+
+
+def _require_plain(network: Mapping[str, bool], n_processes: int) -> None:
+    """Refuses what a denoiser is not trained with: options of networks that are used, and several processes."""
+    if extra := [option for option, is_used in network.items() if is_used]:
+        raise InputError(f"expected a denoiser without {extra[0]}, got both; drop one of them")
+    if n_processes > 1:
+        raise InputError(f"expected one process for --denoiser, got {n_processes}; train it without torchrun")
 
 
 def _train_denoiser(

@@ -200,8 +200,11 @@ def _knowledge_note(model: ModelRef, native: bool) -> str:
     return f"{text}: attacks know it ({' and '.join(way for way, holds in ways.items() if holds)}), unless --native"
 
 
-def run(opened: OpenedStudy) -> Iterator[tuple[int, int]]:
+def run(opened: OpenedStudy, models: Sequence[ModelRef] | None = None) -> Iterator[tuple[int, int]]:
     """Runs what is missing and writes it chunk by chunk.
+
+    Args:
+        models: those of the study that are attacked now; None: all of them.
 
     Yields:
         (case, attack) pairs done since the last time, and how many there are.
@@ -209,14 +212,13 @@ def run(opened: OpenedStudy) -> Iterator[tuple[int, int]]:
     Raises:
         InputError: the folder holds another study; a checkpoint does not fit the data.
     """
-    runs = [opened.runs(model_ref) for model_ref in opened.models]
+    runs = [(model_ref, opened.runs(model_ref)) for model_ref in models or opened.models]
     metrics = refuse_unrunnable(opened)
     with locked(opened.out, shared=True) as lock:  # shards may run at the same time
-        study = yaml.safe_dump(opened.study.model_dump(), sort_keys=False)
-        is_new = claim(opened.out, opened.identity, study)
+        is_new = claim(opened.out, opened.identity, _stored(opened))
         try:
             with at_work(opened.out, "{}/{}".format(*opened.options.shard), str(opened.device), opened.cases_by_run):
-                for model_ref, runs_on_model in zip(opened.models, runs, strict=True):
+                for model_ref, runs_on_model in runs:
                     for n_done in _run_model(opened, model_ref, runs_on_model, metrics):
                         yield n_done, opened.total
             if opened.is_finished:
@@ -225,6 +227,22 @@ def run(opened: OpenedStudy) -> Iterator[tuple[int, int]]:
             if is_new and lock.is_alone() and not any(opened.out.rglob("*.parquet")):
                 withdraw(opened.out, map(opened.folder, opened.models))  # nothing was computed: leave nothing behind
             raise
+
+
+def claim_folder(opened: OpenedStudy) -> None:
+    """Writes the study into its folder, for other processes that will run it.
+
+    Raises:
+        InputError: it cannot be run, or the folder holds another study.
+    """
+    refuse_unrunnable(opened)
+    with locked(opened.out, shared=True):
+        claim(opened.out, opened.identity, _stored(opened))
+
+
+def _stored(opened: OpenedStudy) -> str:
+    """The study as its folder holds it."""
+    return yaml.safe_dump(opened.study.model_dump(), sort_keys=False)
 
 
 def refuse_unrunnable(opened: OpenedStudy) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from medseg_attack.data.prepared.reading import Split
 from medseg_attack.models.segmodel import resized
 from medseg_attack.numerics.samples import widen
+from medseg_attack.training.distributed import ProcessGroup
 from medseg_attack.types import CaseRef, CaseSource, Task
 
 CACHE_BYTES = 2**31  # of decoded training cases; beyond it they are read again in every epoch
@@ -88,9 +89,9 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
 
 
 def batches(
-    cases: TrainingSet, epoch: int, batch_size: int, device: torch.device, workers: int
-) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
-    """The epoch's batches in its own order, with the places of their cases.
+    cases: TrainingSet, epoch: int, batch_size: int, device: torch.device, workers: int, group: ProcessGroup
+) -> Iterator[tuple[Tensor, Tensor, Sequence[int]]]:
+    """The epoch's batches in its own order, with the places of their cases; of each the part of this process.
 
     The last one is dropped unless it is full or the only one.
     """
@@ -99,9 +100,9 @@ def batches(
     cut = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
     if len(cut) > 1 and len(cut[-1]) < batch_size:
         cut.pop()  # batch statistics of a few cases would be stored as the data set's
-    on_gpu = device.type == "cuda"
-    loader = DataLoader(cases, batch_sampler=cut, num_workers=workers, pin_memory=on_gpu, generator=torch.Generator())
-    for (image, target), places in zip(loader, cut, strict=True):
+    on_gpu, own = device.type == "cuda", [list(group.part(places)) for places in cut]
+    loader = DataLoader(cases, batch_sampler=own, num_workers=workers, pin_memory=on_gpu, generator=torch.Generator())
+    for (image, target), places in zip(loader, own, strict=True):
         yield image.to(device, non_blocking=on_gpu), target.to(device, non_blocking=on_gpu), places
 
 

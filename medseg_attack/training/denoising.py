@@ -20,6 +20,7 @@ from medseg_attack.runtime import deterministic, versions
 from medseg_attack.storage.files import digest, open_tensors, require_outside, write_json
 from medseg_attack.storage.locks import locked
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
+from medseg_attack.training.distributed import ALONE
 from medseg_attack.training.loop import OPTIONS, STATE, drawing, require_same
 from medseg_attack.training.losses import finite
 from medseg_attack.training.moments import moments, restore_moments
@@ -135,7 +136,7 @@ def _fit(
 ) -> float:
     """One pass over the training slices, every channel of them; the mean loss."""
     per_epoch, losses = max(len(cases) // plan.batch_size, 1), []
-    for batch, (image, _, _) in enumerate(batches(cases, number, plan.batch_size, device, 0)):
+    for batch, (image, _, _) in enumerate(batches(cases, number, plan.batch_size, device, 0, ALONE)):
         progress = (number - 1 + batch / per_epoch) / plan.epochs
         for group in optimiser.param_groups:
             group["lr"] = plan.lr * 0.5 * (1 + math.cos(math.pi * progress))

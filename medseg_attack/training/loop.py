@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from medseg_attack.storage.files import (
 )
 from medseg_attack.storage.locks import LOCK, locked
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
+from medseg_attack.training.distributed import ALONE, ProcessGroup
 from medseg_attack.training.losses import finite, training_loss
 from medseg_attack.training.moments import moments, restore_moments
 from medseg_attack.training.options import Options, cases_of, label, replays
@@ -99,29 +100,36 @@ def past(folder: Path) -> list[EpochRecord]:
         ) from error
 
 
-def train(plan: Options, data: TrainingData, folder: Path, device: torch.device) -> Iterator[EpochRecord]:
+def train(
+    plan: Options, data: TrainingData, folder: Path, device: torch.device, group: ProcessGroup = ALONE
+) -> Iterator[EpochRecord]:
     """Trains until `folder` is a checkpoint and yields the epochs that were still to do, none if it is one.
 
     Args:
         plan: options with nothing left open, from `training.options.resolve`.
+        group: processes that train together, each of which calls this; the first one writes.
 
     Raises:
-        InputError: the folder holds a training with other options or data, or the loss is not finite.
+        InputError: the folder holds a training with other options or data, several processes cannot train it, or the
+            loss is not finite.
     """
     asked = {**json.loads(json.dumps(dataclasses.asdict(plan))), "data": data.fingerprint}
     if plan.init:
         asked["init_weights"] = checkpoints.read_card(Path(plan.init))["weights_sha256"]
     if data.root is not None:
         require_outside(folder, Path(data.options.get("source", data.root)))
-    with locked(folder):
-        require_same(folder, asked)
-        if is_checkpoint(folder):
+    with locked(folder) if group.is_first else nullcontext():
+        if group.is_first:
+            require_same(folder, asked)
+        if group.shared(is_checkpoint(folder)):  # the others wait until the first one has looked
             return
-        training = _Training(plan, data, folder, device)  # what cannot be trained leaves no folder behind
-        write_json(folder / OPTIONS, asked)
+        training = _Training(plan, data, folder, device, group)  # what cannot be trained leaves no folder behind
+        if group.is_first:
+            write_json(folder / OPTIONS, asked)
         while not training.is_over:
             yield training.epoch(len(training.history) + 1)
-        training.finish()
+        if group.is_first:
+            training.finish()
 
 
 def require_same(folder: Path, wanted: dict[str, Any]) -> None:
@@ -146,8 +154,10 @@ def require_same(folder: Path, wanted: dict[str, Any]) -> None:
 class _Training:
     """A model, its optimiser and its history, as they are between two epochs."""
 
-    def __init__(self, plan: Options, data: TrainingData, folder: Path, device: torch.device) -> None:
-        self.plan, self.data, self.folder, self.device = plan, data, folder, device
+    def __init__(
+        self, plan: Options, data: TrainingData, folder: Path, device: torch.device, group: ProcessGroup
+    ) -> None:
+        self.plan, self.data, self.folder, self.device, self.group = plan, data, folder, device, group
         self.history = past(folder)
         with drawing(crc(plan.seed, "weights"), device):
             self.model = checkpoints.build_model(plan.model, data.task, pretrained=not self.history).to(device)
@@ -173,7 +183,8 @@ class _Training:
             others = cases_of(replace(plan, patients=parts[0]), data, self.model.dims)
             self.unlabelled = TrainingSet(data, others, grid, plan.seed, patches=window is not None)
         self.validation = data.refs("val", plan.fold, self.model.dims)
-        self.loss = training_loss(plan.loss, data.task)
+        group.require(plan.batch_size, len(self.cases), self.defences)
+        self.loss = group.over_batch(training_loss(plan.loss, data.task))
         self.robust_by: Attack | None = build(plan.robust_by, "attack") if plan.robust_by else None
         if self.defences and not self.history:
             self._try()
@@ -202,11 +213,13 @@ class _Training:
                 [r.mean_monitored_dice or 0.0 for r in epochs],
             )
             record = replace(record, stopped=monitors[0][0].alarm(robust_means, monitored_means))
+        record = self.group.shared(record)
         self._store(record)
         return record
 
     def _validated(self, attack: Attack | None) -> dict[str, float | None]:
-        return validated(self.model, self.data, self.validation, self.plan.batch_size, self.device, attack)
+        batch_size = self.plan.batch_size
+        return validated(self.model, self.data, self.validation, batch_size, self.device, attack, self.group)
 
     def _is_best(self, score: float | None) -> bool:
         """Whether no epoch so far was better; the last one is the best without patients to validate on."""
@@ -253,18 +266,21 @@ class _Training:
         per_epoch, n_replays = max(len(self.cases) // self.plan.batch_size, 1), replays(self.defences)
         workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 0
         losses: list[Tensor] = []
-        epoch_batches = batches(self.cases, number, self.plan.batch_size, self.device, workers)
+        epoch_batches = batches(self.cases, number, self.plan.batch_size, self.device, workers, self.group)
         with counted(self.model) as passes:
             for batch, (image, target, places) in enumerate(epoch_batches):
                 for replay in range(n_replays):
                     share = (batch + replay / n_replays) / per_epoch
                     for group in self.optimiser.param_groups:
                         group["lr"] = self._rate(number - 1, share)
-                    seeds = [crc(self.plan.seed, number, batch, replay, i) for i in range(len(image))]
+                    of_batch = range(len(image) * self.group.count)
+                    seeds = [crc(self.plan.seed, number, batch, replay, i) for i in self.group.part(of_batch)]
                     progress = (number - 1 + share) / self.plan.epochs
-                    loss = self._step(self.model, seeds, places, progress).loss(image, target)
+                    with self.group.whole_batch():
+                        loss = self._step(self.model, seeds, places, progress).loss(image, target)
                     self.optimiser.zero_grad(set_to_none=True)
                     loss.backward()  # type: ignore[no-untyped-call]
+                    self.group.add_gradients(self.model)
                     self.optimiser.step()
                     losses.append(loss.detach())
         return float(torch.stack(losses).mean()), passes.multiple(len(losses))
@@ -307,6 +323,8 @@ class _Training:
     def _store(self, record: EpochRecord) -> None:
         """Best weights, then the state that names them: a kill in between leaves the epoch before, whole."""
         self.history.append(record)
+        if not self.group.is_first:
+            return
         if record.best:
             checkpoints.save_tensors(self._weights_of(record.epoch), self.model.state_dict())
         weights = {f"model/{name}": value for name, value in self.model.state_dict().items()}

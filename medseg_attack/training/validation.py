@@ -12,6 +12,7 @@ from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.threat.binding import bind
 from medseg_attack.training.augment import TrainingData, crc
+from medseg_attack.training.distributed import ALONE, ProcessGroup
 from medseg_attack.types import Attack, Batch, CaseRef, Mask, Setting
 
 
@@ -22,6 +23,7 @@ def validated(
     batch_size: int,
     device: torch.device,
     attack: Attack | None = None,
+    group: ProcessGroup = ALONE,
 ) -> dict[str, float | None]:
     """Dice by class on the scans' own grids: pixels are added up per patient, then patients are averaged.
 
@@ -29,16 +31,21 @@ def validated(
 
     Args:
         attack: perturbs the images first, in floats; None leaves them.
+        group: processes that share the patients out.
     """
     pixels: dict[str, Tensor] = {}  # by patient, (k, 3)
+    patients = list(dict.fromkeys(ref.group for ref in refs))
+    own = set(patients[group.index :: group.count])
     with frozen(model):
-        for _, of_shape in itertools.groupby(refs, key=lambda ref: ref.shape):
+        for _, of_shape in itertools.groupby((ref for ref in refs if ref.group in own), key=lambda ref: ref.shape):
             stack = list(of_shape)
             for start in range(0, len(stack), batch_size):
                 batch = Batch.of([data.read(ref) for ref in stack[start : start + batch_size]], device)
                 pred, target = _predicted(model, batch, attack)
                 for case, of_case in zip(batch.cases, counts(pred, target).cpu(), strict=True):
                     pixels[case.group] = of_case + pixels.get(case.group, 0)
+    merged = group.merged(pixels)
+    pixels = {patient: merged[patient] for patient in patients}
     scores: dict[str, float | None] = {}
     for k in data.task.scored:
         of_patients = [dice_of(of_patient[k], empty=math.nan).item() for of_patient in pixels.values()]

@@ -75,11 +75,14 @@ class TrainingDefence(ABC):
     Attributes:
         replays: optimiser steps that each batch is used for.
         unlabelled: k/N, a part of the patients of which scans without masks are needed; "" for none.
+        by_parts: whether the loss of a batch is the criterion's of images that are changed one by one, so that several
+            processes can each take a part of the batch.
         monitor: an attack on the validation patients after each epoch, whose Dice `alarm` looks at; None for none.
     """
 
     replays: int = 1
     unlabelled: str = ""
+    by_parts: bool = False
     monitor: Attack | None = None
 
     @abstractmethod

@@ -178,15 +178,16 @@ def _mean_dice(parts: Sequence[Part]) -> tuple[float, float]:
 
 
 def _worker_state(worker: Worker, parts: Sequence[Part]) -> WorkerState:
-    own = [part for part in parts if part.worker == worker.name and part.written >= worker.record.started - 1]
+    own = [part for part in parts if part.worker == worker.name]
     return WorkerState(worker, sum(part.cases for part in own), max((part.written for part in own), default=None))
 
 
 def _rate(workers: Sequence[Worker], parts: Sequence[Part]) -> float:
     """Cases per second of the processes at work, since the first of them started, or of the last minutes."""
-    starts = [worker.record.started for worker in workers if worker.state == "at work"]
-    if not starts:
+    working = {worker.name: worker.record.started for worker in workers if worker.state == "at work"}
+    if not working:
         return math.nan
     now = time.time()
-    since = max(min(starts), now - RECENT)
+    first = min([*working.values(), *(part.written for part in parts if part.worker in working)])
+    since = max(first, now - RECENT)
     return sum(part.cases for part in parts if part.written >= since) / max(now - since, 1e-3)

@@ -20,6 +20,8 @@ class AdversarialTraining(TrainingDefence):
     `adversarial(attack=fgsm(linf(4/255)), share=0.5)` is the mixture of Goodfellow et al., arXiv 1412.6572.
     """
 
+    by_parts = True
+
     attack: Attack = PGD(Linf(4 / 255), steps=3, step_size=2.5 / 3, keep_worst=False)
     share: float = 1.0
 

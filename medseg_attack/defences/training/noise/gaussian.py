@@ -23,6 +23,8 @@ class Gaussian(TrainingDefence):
         sigma: standard deviation of the noise in [0, 1] of the window, 0 or more.
     """
 
+    by_parts = True
+
     sigma: float = 0.1
 
     def __post_init__(self) -> None:

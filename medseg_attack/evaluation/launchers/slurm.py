@@ -1,0 +1,79 @@
+"""A study as a job array of SLURM, through submitit."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medseg_attack.errors import InputError, package
+from medseg_attack.evaluation.launchers.jobs import Job
+from medseg_attack.storage.heartbeats import WORKERS
+
+MINUTES = 240  # of a job that no other time is given to; a job that reaches it is queued again and goes on
+HERE = ("local", "debug")  # clusters of submitit that are this machine
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job array that was submitted.
+
+    Attributes:
+        ids: of its jobs.
+        is_done: whether the jobs have ended, as they have where this machine was the cluster.
+    """
+
+    ids: tuple[str, ...]
+    is_done: bool
+
+
+def submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Submission:
+    """Submits the parts of a study as one job array; the logs go to the folder of the study.
+
+    Args:
+        settings: options of sbatch, such as partition, time or gres; `cluster` local or debug runs the jobs on this
+            machine, `name` is that of the array.
+
+    Raises:
+        InputError: submitit is not installed, SLURM is not there or refuses an option.
+    """
+    submitit = package("submitit", "submit jobs with", "cluster")
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    options = {"time": MINUTES} | dict(settings)
+    cluster, name = str(options.pop("cluster", "slurm")), str(options.pop("name", "medattack"))
+    if cluster not in ("slurm", *HERE):
+        raise InputError(f"expected --slurm cluster=slurm, local or debug, got {cluster!r}; choose one of them")
+    known = inspect.signature(_make_sbatch_string).parameters
+    parameters = {f"slurm_{key}": value for key, value in options.items() if key in known}
+    others = {key: value for key, value in options.items() if key not in known}
+    try:
+        executor = submitit.AutoExecutor(folder=_folder(jobs), cluster=cluster)
+        if cluster == "slurm":
+            executor.update_parameters(slurm_additional_parameters={"requeue": True} | others, **parameters)
+        executor.update_parameters(name=name)
+        with executor.batch():
+            submitted = [executor.submit(job) for job in jobs]
+        if cluster in HERE:
+            for each in submitted:
+                each.result()
+    except FailedJobError as error:
+        raise InputError(
+            f"expected jobs that end well, got '{_last_line(error)}'; read the logs in {_folder(jobs)}"
+        ) from error
+    except (FailedSubmissionError, RuntimeError, OSError) as error:
+        raise InputError(
+            f"expected SLURM to take the jobs, got '{_last_line(error)}'; run it where sbatch works, and give the "
+            "options that your cluster asks for as --slurm KEY=VALUE"
+        ) from error
+    return Submission(tuple(each.job_id for each in submitted), cluster in HERE)
+
+
+def _folder(jobs: Sequence[Job]) -> Path:
+    return jobs[0].out / WORKERS
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
