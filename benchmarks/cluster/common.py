@@ -78,8 +78,8 @@ def compare(alone: Path, together: Path) -> str:
     return f"{same}; so are the identity of the study and the configurations"
 
 
-def wait_for(there: Callable[[], bool], what: str, seconds: float = 600) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 600) -> None:
     until = time.monotonic() + seconds
-    while not there():
+    while not condition():
         assert time.monotonic() < until, f"expected {what} within {seconds:.0f} s"
         time.sleep(0.2)

@@ -21,7 +21,7 @@ chmod 755 "$folder"
 [ -s "$folder/munge/key" ] || dd if=/dev/urandom of="$folder/munge/key" bs=1024 count=1 status=none
 chmod 700 "$folder/munge" && chmod 400 "$folder/munge/key"
 host=$(hostname -s)
-cores=$(nproc)
+cores=$(getconf _NPROCESSORS_ONLN) # nproc would read OMP_NUM_THREADS
 cat >"$SLURM_CONF" <<CONF
 ClusterName=here
 SlurmctldHost=$host(127.0.0.1)
@@ -45,6 +45,7 @@ SwitchType=switch/none
 MpiDefault=none
 ReturnToService=2
 JobRequeue=1
+UnkillableStepTimeout=900
 SchedulerParameters=batch_sched_delay=1,requeue_delay=1
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$cores State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
@@ -54,6 +55,8 @@ munged --force --key-file="$folder/munge/key" --socket="$folder/munge.socket" --
 slurmctld
 slurmd
 for _ in $(seq 60); do
+    # a step of a SLURM that was stopped before may have drained the node
+    scontrol update nodename="$host" state=resume 2>/dev/null || true
     sinfo --noheader --format=%T 2>/dev/null | grep -q idle && exit 0
     sleep 1
 done

@@ -21,15 +21,15 @@ def slurm(*words: str) -> str:
 
 def worker_at_work(study: Path) -> tuple[int, str] | None:
     """Process and part of a worker that has written something and is not done."""
-    written = {pd_worker(file) for file in parts(study).values()}
+    written = {writer_of(file) for file in parts(study).values()}
     for file in (study / "workers").glob("*.json"):
         record = json.loads(file.read_text())
-        if record["ended"] is None and file.stem in written:
+        if record.get("ended") is None and file.stem in written:
             return record["pid"], record["part"]
     return None
 
 
-def pd_worker(file: Path) -> str:
+def writer_of(file: Path) -> str:
     import pyarrow.parquet as pq
 
     return str((pq.read_schema(file).metadata or {}).get(b"worker", b"").decode())
@@ -45,8 +45,8 @@ def main(work: Path) -> list[str]:
     try:
         log(f"{slurm('slurmctld', '-V')} has the node {slurm('sinfo', '--noheader', '--format=%n %T, %c cores')}")
         settings = ["--slurm", "partition=main", "--slurm", "cpus_per_task=1", "--slurm", "time=30"]
-        said = medattack(*words, "--out", str(study), "--launcher", "slurm", "--workers", "3", *settings)
-        log(next(line for line in said.splitlines() if line.startswith("submitted")))
+        output = medattack(*words, "--out", str(study), "--launcher", "slurm", "--workers", "3", *settings)
+        log(next(line for line in output.splitlines() if line.startswith("submitted")))
         wait_for(lambda: worker_at_work(study) is not None, "a task that has written a part")
         process, part = worker_at_work(study) or (0, "")
         os.kill(process, signal.SIGKILL)
@@ -56,8 +56,8 @@ def main(work: Path) -> list[str]:
         log(f"SLURM says of {task}: {state_of(task)}")
         subprocess.run(["scontrol", "requeue", task], check=True)
         log(f"queued again: {task}, {state_of(task)}")
-        seen = medattack("watch", str(study), "--once").splitlines()
-        log(f"medattack watch: {seen[0]}")
+        view = medattack("watch", str(study), "--once").splitlines()
+        log(f"medattack watch: {view[0]}")
         wait_for(lambda: not slurm("squeue", "--noheader"), "an empty queue")
         log(f"the queue is empty; SLURM says of {task}: {state_of(task)}")
         log(f"medattack watch: {medattack('watch', str(study), '--once').splitlines()[0]}")

@@ -6,6 +6,7 @@ batch, so that on the CPU the number of processes changes a training by no more 
 
 import copy
 import datetime
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -139,7 +140,11 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
         raise InputError("expected --device cpu or cuda under torchrun, got mps; choose one of them")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # torchrun starts killed processes again beside the store of their first life, which has the addresses of the dead
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"life {life}", next(dist.rendezvous("env://", timeout=PATIENCE))[0])
+    dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.count, timeout=PATIENCE)
     try:
         yield ProcessGroup(rank.index, rank.count)
     finally:

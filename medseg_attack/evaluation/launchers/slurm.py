@@ -11,7 +11,7 @@ from medseg_attack.evaluation.launchers.jobs import Job
 from medseg_attack.storage.heartbeats import WORKERS
 
 MINUTES = 240  # of a job that no other time is given to; a job that reaches it is queued again and goes on
-HERE = ("local", "debug")  # clusters of submitit that are this machine
+LOCAL_CLUSTERS = ("local", "debug")  # clusters of submitit that are this machine
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Submission:
 
     options = {"time": MINUTES} | dict(settings)
     cluster, name = str(options.pop("cluster", "slurm")), str(options.pop("name", "medattack"))
-    if cluster not in ("slurm", *HERE):
+    if cluster not in ("slurm", *LOCAL_CLUSTERS):
         raise InputError(f"expected --slurm cluster=slurm, local or debug, got {cluster!r}; choose one of them")
     known = inspect.signature(_make_sbatch_string).parameters
     parameters = {f"slurm_{key}": value for key, value in options.items() if key in known}
@@ -55,7 +55,7 @@ def submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Submission:
         executor.update_parameters(name=name)
         with executor.batch():
             submitted = [executor.submit(job) for job in jobs]
-        if cluster in HERE:
+        if cluster in LOCAL_CLUSTERS:
             for each in submitted:
                 each.result()
     except FailedJobError as error:
@@ -67,7 +67,7 @@ def submit(jobs: Sequence[Job], settings: Mapping[str, Any]) -> Submission:
             f"expected SLURM to take the jobs, got '{_last_line(error)}'; run it where sbatch works, and give the "
             "options that your cluster asks for as --slurm KEY=VALUE"
         ) from error
-    return Submission(tuple(each.job_id for each in submitted), cluster in HERE)
+    return Submission(tuple(each.job_id for each in submitted), cluster in LOCAL_CLUSTERS)
 
 
 def _folder(jobs: Sequence[Job]) -> Path:
