@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -143,7 +144,8 @@ def process_group(device: torch.device) -> Iterator[ProcessGroup]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     # torchrun starts killed processes again beside the store of their first life, which has the addresses of the dead
     life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"life {life}", next(dist.rendezvous("env://", timeout=PATIENCE))[0])
+    first_store = next(iter(rendezvous("env://", timeout=PATIENCE)))[0]
+    store = dist.PrefixStore(f"life {life}", first_store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.count, timeout=PATIENCE)
     try:
         yield ProcessGroup(rank.index, rank.count)
