@@ -63,7 +63,7 @@ def test_the_least_loss_of_contrast_that_halves_the_dice_is_found() -> None:
     mean = image.mean()
     needed = (distance / (0.5 + distance - mean)).sort().values  # the loss that brings each to 1/2
     at_half = needed[39]  # 2 n / (60 + n) <= 1/2 first holds for n = 20
-    least = result("contrast(contrast_loss(1), steps=30)", image)
+    least = result("contrast(contrast_loss(1), bisections=30)", image)
     assert least.size.item() == pytest.approx(at_half.item(), abs=1e-6)
     assert least.harm.item() == pytest.approx(0.5)
 
@@ -85,7 +85,7 @@ def test_they_are_controls_in_a_study() -> None:
     ("text", "message"),
     [
         ("blur(linf)", "the ball blur_width"),
-        ("contrast(steps=-1)", "steps"),
+        ("contrast(bisections=-1)", "bisections"),
         ("contrast(l2)", "the ball contrast_loss"),
     ],
 )

@@ -91,7 +91,7 @@ def _square_of_change(power: Float[Tensor, "b h w"], level: PerSample) -> PerSam
 @register(
     "blur",
     kind="attack",
-    cost="steps + 1 + (steps >= 1) forward, 0 backward",
+    cost="bisections + 1 + (bisections >= 1) forward, 0 backward",
     threat="no model",
     paper="Taghanaki et al., MLCN 2018 (Gaussian blur)",
     reaches="its ball",
@@ -100,12 +100,12 @@ def _square_of_change(power: Float[Tensor, "b h w"], level: PerSample) -> PerSam
 class Blur(OneLevel):
     """A Gaussian blur in plane: a change that everybody sees and no attacker chose (Taghanaki 2018).
 
-    It is a control. With `steps` it is also their decision-based attack: the least blur that halves the Dice. The
+    It is a control. With `bisections` it is also their decision-based attack: the least blur that halves the Dice. The
     kernel is Lindeberg's discrete Gaussian, with mirrored borders: its variance is exact and no weight is negative.
 
     Attributes:
         ball: blur_width(1.0), standard deviation in pixels.
-        steps: bisections in search of the least blur that halves the Dice, 0 or more; 0 blurs as far as it may.
+        bisections: bisections in search of the least blur that halves the Dice, 0 or more; 0 blurs as far as it may.
     """
 
     ball: Ball = BlurWidth()

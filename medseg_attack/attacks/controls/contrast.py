@@ -56,7 +56,7 @@ def mean_of(image: Image) -> Image:
 @register(
     "contrast",
     kind="attack",
-    cost="steps + 1 + (steps >= 1) forward, 0 backward",
+    cost="bisections + 1 + (bisections >= 1) forward, 0 backward",
     threat="no model",
     paper="Taghanaki et al., MLCN 2018 (contrast reduction)",
     reaches="its ball",
@@ -65,11 +65,11 @@ def mean_of(image: Image) -> Image:
 class Contrast(OneLevel):
     """Less contrast, `(1 - t) x + t mean(x)`: a change that everybody sees and no attacker chose (Taghanaki 2018).
 
-    It is a control. With `steps` it is also their decision-based attack: the least loss that halves the Dice.
+    It is a control. With `bisections` it is also their decision-based attack: the least loss that halves the Dice.
 
     Attributes:
         ball: contrast_loss(0.5); 1 leaves an image of one intensity.
-        steps: bisections in search of the least loss that halves the Dice, 0 or more; 0 takes all of it.
+        bisections: bisections in search of the least loss that halves the Dice, 0 or more; 0 takes all of it.
     """
 
     ball: Ball = ContrastLoss()

@@ -21,14 +21,14 @@ class OneLevel(ABC):
 
     Attributes:
         ball: bound of the number.
-        steps: bisections in search of the least change that halves the Dice, 0 or more; 0 makes the whole change.
+        bisections: bisections in search of the least change that halves the Dice, 0 or more; 0 makes the whole change.
     """
 
     ball: Ball
-    steps: int = 0
+    bisections: int = 0
 
     def __post_init__(self) -> None:
-        require(self, steps=0)
+        require(self, bisections=0)
 
     @abstractmethod
     def changed(self, image: Image, level: PerSample) -> Image:
@@ -41,10 +41,10 @@ class OneLevel(ABC):
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         high = image.new_full((len(image),), self.ball.eps, dtype=torch.float64)
         best = self._judged(model, image, target, high)
-        if self.steps == 0:
+        if self.bisections == 0:
             return best
         low, dice = torch.zeros_like(high), 1 - judge(model, self.ball, image, image, target).harm
-        for _ in range(self.steps):
+        for _ in range(self.bisections):
             middle = (low + high) / 2
             trial = self._judged(model, image, target, middle)
             halved = 1 - trial.harm <= dice / 2
