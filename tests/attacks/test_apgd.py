@@ -11,6 +11,8 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.composed.sea import sea
 from medseg_attack.attacks.gradient.apgd import APGD, checkpoints, phases
+from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import bce, margin
@@ -269,3 +271,23 @@ def test_restarts_keep_the_worst_of_each_sample() -> None:
     single_run = APGD(Linf(EPS), steps=3)
     single = single_run(model, image, target, SEEDS)
     assert (replace(single_run, restarts=3)(model, image, target, SEEDS).harm >= single.harm).all()
+
+
+def test_the_harm_of_an_iterate_is_its_own_where_gradients_were_taken_elsewhere() -> None:
+    """Where the momentum leads, or of a smaller copy, the model answers something else than on the iterate."""
+    model, image = oracle(ORGAN, "blurred_oracle"), images(0.2)
+    target = truth(model, image)
+    for options in ({"look_ahead": True, "momentum": 1.0}, {"diversity": 1.0}, {"look_ahead": True, "diversity": 0.5}):
+        attack = PGD(Linf(0.1), bce, steps=3, **options)  # type: ignore[arg-type]
+        result = attack(model, image, target, SEEDS)
+        again = judge(model, Linf(0.1), result.image, image, target)
+        torch.testing.assert_close(result.harm, again.harm)
+        assert (result.harm > 0).all()
+
+
+def test_a_wider_ball_that_would_hold_every_image_is_the_ball_itself() -> None:
+    model, image = oracle(ORGAN), images(0.2)
+    wide = APGD(Linf(0.5), bce, steps=10, radii=(2.0, 1.0))
+    result = wide(model, image, truth(model, image), SEEDS)
+    assert (result.size <= 0.5 + 1e-12).all()
+    assert (result.harm == 1).all()

@@ -102,3 +102,15 @@ def test_compare_prints_the_ladder(tmp_path: Path) -> None:
         code=2,
     )
     assert refused.stderr.startswith("error: ")
+
+
+def test_the_ladders_of_rood_mri_have_five_equal_steps() -> None:
+    steps = {"rician_noise": (0, 0.8), "bias_field": (0, 1.5), "anisotropy": (1, 10)}
+    for kind, (first, last) in steps.items():
+        levels = [level for (level,) in LADDERS["mri"][kind].levels]
+        assert levels == pytest.approx([first + (last - first) * n / 5 for n in range(6)])
+    noise = LADDERS["ct"]["gaussian_noise"]
+    assert [noise.at(severity)[0] for severity in (0, 1, 2.5, 5)] == pytest.approx([0, 0.04, 0.1, 0.2])
+    assert LADDERS["ct"]["gamma_down"].levels == ((1,), (0.9,), (0.8,), (0.7,), (0.6,), (0.4,))
+    assert LADDERS["ct"]["pixelate"].levels[0] == (1,)
+    assert LADDERS["ct"]["jpeg_compression"].levels == ((95,), (50,), (30,), (15,), (10,), (7,))

@@ -92,3 +92,27 @@ def test_they_are_controls_in_a_study() -> None:
 def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         registry.build(text, "attack")
+
+
+def test_half_of_the_dice_is_half_of_what_the_clean_image_has() -> None:
+    """The model finds a fifth of the truth: half the Dice is lost where a third, or less, of that is left."""
+    distance = torch.linspace(0.01, 0.3, 60, dtype=torch.float64)
+    image = torch.full((1, 1, 30, 12), 0.1, dtype=torch.float64)
+    image.view(-1)[:60] = 0.5 + distance
+    target = torch.zeros_like(image, dtype=torch.bool)
+    target.view(-1)[:300] = True
+    clean = 2 * 60 / (60 + 300)
+    needed = (distance / (0.5 + distance - image.mean())).sort().values
+    kept = next(n for n in range(60, -1, -1) if 2 * n / (n + 300) <= clean / 2)
+    attack: Attack = registry.build("contrast(contrast_loss(1), steps=30)", "attack")
+    least = attack(oracle(ORGAN), image, target, [1])
+    assert 1 - least.harm.item() == pytest.approx(2 * kept / (kept + 300))
+    assert least.size.item() == pytest.approx(needed[59 - kept].item(), abs=1e-6)
+
+
+def test_a_step_of_lost_contrast_goes_the_share_of_the_way_where_that_climbs() -> None:
+    ball = ContrastLoss(0.4)
+    image = torch.tensor([0.2, 0.4, 0.9, 0.5], dtype=torch.float64).view(1, 1, 2, 2)  # their mean is 0.5
+    grad = torch.tensor([1.0, -1.0, -2.0, 3.0], dtype=torch.float64).view(1, 1, 2, 2)
+    expected = torch.tensor([0.4 * 0.3, 0.0, -0.4 * 0.4, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(ball.step(grad, image).flatten(), expected)
