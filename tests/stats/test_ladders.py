@@ -63,3 +63,11 @@ def test_the_severities_of_all_kinds_are_the_most_of_a_kind() -> None:
     assert table["severities"].to_dict() == {"mri motion": 1, "mri pixelate": 2, "all": 2}
     assert table.loc["all", "dice"] == pytest.approx((0.8 + 0.7) / 2)
     assert table.loc["all", "clean"] == pytest.approx(0.9)
+
+
+def test_a_first_model_that_loses_nothing_leaves_no_relative_error() -> None:
+    table = ladders(summary(a=[0.9] * 4, b=[0.9, 0.8, 0.9, 0.7])).set_index(["model", "kind"])
+    assert math.isnan(table.loc[("b", "mri motion"), "relative_error"])
+    assert table.loc[("b", "mri motion"), "error"] == pytest.approx(0.3 / 0.2)
+    perfect = summary(a=[1.0] * 4, b=[0.9] * 4)
+    assert math.isnan(ladders(perfect).set_index(["model", "kind"]).loc[("b", "mri motion"), "error"])
