@@ -60,7 +60,7 @@ def ring_around(hole: Hole, width: int) -> Hole:
 
 
 def texture(image: Plane, hole: Hole, shift: tuple[int, ...]) -> Plane:
-    """What is fine in the image, so far away, on the pixels of the hole; as strong as in a ring around it.
+    """Fine detail of the image, so far away, on the pixels of the hole; as strong as in a ring around it.
 
     Args:
         shift: pixels along each axis from where it is taken; what would come from outside the image or from the hole
