@@ -293,7 +293,8 @@ class TestCommand:
         content = json.loads(medattack(*words).stdout)
         write_run(tmp_path / "runs", dice_of(0, 2))
         page = page_of(tmp_path / "page", tmp_path / "runs", tmp_path / "bounds")
-        ((heads, *lines),) = tables(section(page, "certificates"))
+        text = section(page, "certificates")
+        ((heads, *lines),) = tables(text)
         names = (*heads[2:-2], "mean")
         assert len(names) == 4
         (row,) = content["radii"]
