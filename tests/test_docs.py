@@ -26,7 +26,7 @@ from medseg_attack.threat.budgets import parse_budget
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-OTHER_PROGRAMS = ("cd", "for", "git", "mkdir", "pip", "source")  # of a shell, and of other projects
+OTHER_PROGRAMS = ("cd", "for", "git", "mkdir", "pip", "source", "torchrun")  # of a shell, and of other projects
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]  # click's, which newer versions of typer bring along

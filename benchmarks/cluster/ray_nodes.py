@@ -22,7 +22,7 @@ def main(work: Path) -> list[str]:
     cluster.wait_for_nodes()
     log(f"Ray {ray.__version__} has {len(cluster.list_all_nodes())} nodes of one core each")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_ADDRESS": cluster.address, "MEDATTACK_PROGRESS": "0"}
-    command = [*MEDATTACK, *words, "--out", str(study), "--launcher", "ray", "--workers", "5", "--ray", "max_retries=5"]
+    command = [*MEDATTACK, *words, "--out", str(study), "--launcher", "ray", "--workers", "5", "--no-checks"]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         try:
             wait_for(lambda: len(parts(study)) >= 2 or run.poll() is not None, "parts on the disk")
