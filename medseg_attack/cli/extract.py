@@ -24,6 +24,10 @@ def extract(
     digits: Annotated[
         int, typer.Option("--digits", help="Digits that probabilities are rounded to, as a defence; 0 gives all.")
     ] = 0,
+    selection: Annotated[
+        Literal["random", "k_centre"],
+        typer.Option("--selection", help="Choice of the slices: at random, or each as unlike those before as can be."),
+    ] = "random",
     model: Annotated[str, typer.Option("--model", "-m", help="Network of the copy.")] = "unet_small",
     steps: Annotated[int, typer.Option("--steps", help="Steps of the copy's training.")] = 1000,
     lr: Annotated[float, typer.Option("--lr", help="Learning rate at the start.")] = 1e-3,
@@ -63,7 +67,7 @@ def extract(
     budget = parse_budget(eps)
     if budget.unit:
         raise InputError(f"--eps: expected a fraction of the window, got {eps}; write such as 4/255")
-    plan = extraction.Extraction(model, queries, answers, digits, steps, lr, batch_size, seed)
+    plan = extraction.Extraction(model, queries, answers, digits, steps, lr, batch_size, seed, selection)
     folder = workspace.home(home)
     use_trust(folder, trust)
     victim_ref, proxy = open_model(victim, folder, data)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, plural, require
 from medseg_attack.models import checkpoints
@@ -25,8 +26,11 @@ from medseg_attack.training.options import Options, label, resolve
 from medseg_attack.types import CaseRef, Image, LogOdds
 
 Answers: TypeAlias = Literal["probabilities", "masks", "volumes"]
+Selection: TypeAlias = Literal["random", "k_centre"]
 QUERIES = "queries.json"
+ANSWERS = "answers.safetensors"  # those that were given so far, so that nothing is asked twice after a kill
 LEAST = 1e-7  # probability that an answer can have: float32 holds its log-odds
+KEPT = 25  # answers, after which they are written
 PIECES = 10  # of a training, after each of which progress is reported
 
 
@@ -39,6 +43,7 @@ class Extraction:
         queries: slices that the victim is asked about, 1 or more.
         answers: probabilities of each pixel, hard masks, or the volume of each class in the slice alone.
         digits: of the probabilities that the victim gives away; 0: all.
+        selection: of the slices: at random, or each as far as can be from those before (`k_centre`).
         steps: of the optimiser, 1 or more.
     """
 
@@ -50,6 +55,7 @@ class Extraction:
     lr: float = 1e-3
     batch_size: int = 8
     seed: int = 0
+    selection: Selection = "random"
 
     def __post_init__(self) -> None:
         require(self, queries=1, digits=0, steps=1, lr=1e-12, batch_size=2)
@@ -82,8 +88,11 @@ def answered(victim: SegModel, image: Image, kind: Answers, digits: int = 0) -> 
     return mask if kind == "masks" else mask.flatten(2).sum(2)
 
 
-def refs_of(plan: Extraction, data: TrainingData) -> list[CaseRef]:
-    """The slices of the proxy's training patients that are asked about, in random order.
+def refs_of(plan: Extraction, data: TrainingData, student: SegModel) -> list[CaseRef]:
+    """The slices of the proxy's training patients that are asked about, in random order or that of their choice.
+
+    Args:
+        student: before its training; `k_centre` compares slices by its deepest features.
 
     Raises:
         InputError: there are not so many.
@@ -95,7 +104,58 @@ def refs_of(plan: Extraction, data: TrainingData) -> list[CaseRef]:
             f"--queries {len(refs)} or a larger --data"
         )
     order = torch.randperm(len(refs), generator=torch.Generator().manual_seed(crc(plan.seed, "queries")))
-    return [refs[place] for place in order[: plan.queries].tolist()]
+    if plan.selection == "random":
+        return [refs[place] for place in order[: plan.queries].tolist()]
+    device = next(student.parameters()).device
+    features = torch.cat([deepest_features(student, data.read(ref).image[None].to(device)) for ref in refs])
+    return [refs[place] for place in k_centres(features, plan.queries, int(order[0]))]
+
+
+def deepest_features(model: SegModel, image: Image) -> Tensor:
+    """The means of the channels of the last of the widest convolutions, (b, channels)."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    if not layers:
+        raise InputError("expected a student with convolutions for k_centre, got one without; take --selection random")
+    widest = max(layer.out_channels for layer in layers)
+    last = [layer for layer in layers if layer.out_channels == widest][-1]
+    kept: list[Tensor] = []
+    hook = last.register_forward_hook(lambda layer, args, output: kept.append(output.flatten(2).mean(2)))
+    try:
+        with frozen(model), torch.no_grad():
+            model(image)
+    finally:
+        hook.remove()
+    return kept[-1]
+
+
+def k_centres(features: Float[Tensor, "n d"], k: int, first: int) -> list[int]:
+    """The places of k points, each the furthest from those before it (Gonzalez 1985): at most twice the least radius.
+
+    >>> k_centres(torch.tensor([[0.0], [1.0], [10.0], [11.0], [5.5]]), 3, 0)
+    [0, 3, 4]
+    """
+    places, distance = [first], torch.full((len(features),), math.inf, device=features.device)
+    while len(places) < k:
+        distance = torch.minimum(distance, (features - features[places[-1]]).square().sum(1))
+        distance[places] = -1.0  # points that are alike are taken once each
+        places.append(int(distance.argmax()))
+    return places
+
+
+def _exchanges(
+    plan: Extraction, victim: SegModel, data: TrainingData, refs: Sequence[CaseRef], folder: Path, device: torch.device
+) -> list[Exchange]:
+    """The answers to all queries; those that an earlier start was given are read from the folder, not asked again."""
+    file = folder / ANSWERS
+    known = checkpoints.load_tensors(file) if file.is_file() else {}
+    for number, ref in enumerate(refs):
+        if str(number) in known:
+            continue
+        image = data.read(ref).image[None].to(device)
+        known[str(number)] = answered(victim, image, plan.answers, plan.digits)[0].cpu()
+        if (number + 1) % KEPT == 0 or number + 1 == len(refs):
+            checkpoints.save_tensors(file, known)
+    return [Exchange(data.read(ref).image, known[str(number)]) for number, ref in enumerate(refs)]
 
 
 def extract(
@@ -116,19 +176,23 @@ def extract(
     asked: dict[str, Any] = {**dataclasses.asdict(plan), "victim": victim_hash, "data": data.fingerprint}
     if data.root is not None:
         require_outside(folder, Path(data.options.get("source", data.root)))
+    if plan.selection == "random":
+        del asked["selection"]  # as in folders from before there was another
     with locked(folder):
         require_same(folder, asked)
         if is_checkpoint(folder):
+            (folder / ANSWERS).unlink(missing_ok=True)  # of a process that was killed at its end
             return
         start = time.monotonic()
         with drawing(crc(plan.seed, "weights"), device):
             student = checkpoints.build_model(plan.model, data.task).to(device)
         if student.dims != 2:
             raise InputError(f"expected a 2-D student, got {plan.model}, which takes whole scans; give another --model")
-        refs = refs_of(plan, data)
-        checkpoints.require_trainable(student, plan.model, data.read(refs[0]).image[None].to(device))
+        first = data.refs("train", 0, 2)[0]  # `resolve` has refused data without one
+        checkpoints.require_trainable(student, plan.model, data.read(first).image[None].to(device))
+        refs = refs_of(plan, data, student)
         write_json(folder / OPTIONS, asked)
-        exchanges = [_exchange(plan, victim, data, ref, device) for ref in refs]
+        exchanges = _exchanges(plan, victim, data, refs, folder, device)
         write_json(folder / QUERIES, {"answers": plan.answers, "count": len(refs), "cases": [ref.id for ref in refs]})
         with deterministic(device), drawing(crc(plan.seed, "noise"), device):
             for number, loss in enumerate(_fit(plan, student, exchanges, device), start=1):
@@ -145,12 +209,7 @@ def extract(
             "window": data.options.get("window"),
         }
         checkpoints.save(folder, student, card)
-
-
-def _exchange(plan: Extraction, victim: SegModel, data: TrainingData, ref: CaseRef, device: torch.device) -> Exchange:
-    image = data.read(ref).image
-    answer = answered(victim, image[None].to(device), plan.answers, plan.digits)[0]
-    return Exchange(image, answer.cpu())
+        (folder / ANSWERS).unlink(missing_ok=True)
 
 
 def _fit(plan: Extraction, student: SegModel, exchanges: Sequence[Exchange], device: torch.device) -> Iterator[float]:

@@ -1,11 +1,13 @@
 """Extraction: linear victims are recovered exactly, answers hold what they say, queries are counted."""
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.command import medattack
+from helpers.killed import command_killed_at_file, killed
 from torch import Tensor, nn
 
 from medseg_attack.data.prepared.reading import open_prepared
@@ -77,6 +79,15 @@ def test_certain_answers_stay_finite(victim: SegModel) -> None:
         victim.net.w.fill_(1e6)  # type: ignore[union-attr, operator]
     assert torch.isfinite(answered(victim, pixel(1.0), "probabilities")).all()
     assert torch.isfinite(answered(victim, pixel(1.0), "probabilities", digits=2)).all()
+
+
+def test_centres_cover_all_points_within_twice_the_least_radius() -> None:
+    points = torch.rand(9, 2, generator=torch.Generator().manual_seed(3))
+    distance = torch.cdist(points, points)
+    least = min(float(distance[:, list(centres)].amin(1).max()) for centres in itertools.combinations(range(9), 3))
+    chosen = extraction.k_centres(points, 3, 0)
+    assert float(distance[:, chosen].amin(1).max()) <= 2 * least
+    assert sorted(extraction.k_centres(torch.zeros(4, 2), 4, 2)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("fields", [{"queries": 0}, {"steps": 0}, {"digits": -1}, {"batch_size": 1}, {"lr": 0.0}])
@@ -174,3 +185,37 @@ def test_a_victim_with_other_classes_is_refused(data: Path, tmp_path: Path) -> N
     result = medattack("extract", "--victim", tmp_path / "copy", *options, code=2)
     assert "was trained for" in " ".join(result.stderr.split())
     assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize(("file", "n", "asked"), [("answers.safetensors", 2, 5), ("weights.safetensors", 1, 0)])
+def test_kill_9_costs_no_query_twice_and_changes_no_weight(
+    file: str, n: int, asked: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the victim answers, after the first 25 of 30 queries; and at the end of the copy's training."""
+    options = ["--queries", 30, "--steps", 10, "--selection", "k_centre"]
+    words = [
+        "extract",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "killed",
+        "--home",
+        tmp_path,
+        "--victim",
+        "oracle",
+        *options,
+    ]
+    killed(command_killed_at_file, list(map(str, words)), n, file)
+    questions = []
+    monkeypatch.setattr(extraction, "answered", lambda *args: questions.append(1) or answered(*args))
+    resumed, whole = (extract(data, tmp_path / out, *options, "--json").stdout for out in ("killed", "whole"))  # type: ignore[attr-defined]
+    assert len(questions) == asked + 30
+    killed_weights, weights = ((tmp_path / out / "weights.safetensors").read_bytes() for out in ("killed", "whole"))
+    assert killed_weights == weights
+    assert not (tmp_path / "killed" / "answers.safetensors").exists()
+    assert json.loads(resumed) | {"folder": ""} == json.loads(whole) | {"folder": ""}
+    random = Extraction(queries=30, steps=10)
+    prepared = open_prepared(data)
+    student = build_model("unet_small", prepared.task)
+    others = {ref.id for ref in extraction.refs_of(random, prepared, student)}
+    assert others != set(json.loads((tmp_path / "whole" / "queries.json").read_text())["cases"])
