@@ -41,6 +41,16 @@ def test_a_last_layer_of_zeros_is_the_identity(learned: dict[str, Tensor]) -> No
     assert torch.equal(result.image, batch.image)
 
 
+def test_weights_may_come_in_any_order_as_from_a_file(learned: dict[str, Tensor]) -> None:
+    batch = blobs.batch(2)
+    with frozen(blobs.healthy()) as model:
+        first, again = (
+            FITTED.with_learned(weights)(model, batch.image, batch.target, [1, 2]).image
+            for weights in (learned, dict(sorted(learned.items())))
+        )
+    assert torch.equal(first, again)
+
+
 def test_attention_on_nothing_is_the_identity_and_else_lies_on_organs() -> None:
     batch = blobs.batch(3)
     attack = AdvGan(Linf(0.05), steps=3, attention=True)
