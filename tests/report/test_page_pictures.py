@@ -13,6 +13,7 @@ from helpers.attacked import write_attacked
 from helpers.command import medattack
 from helpers.dicoms import attacked, write_hospital
 from helpers.runs import write_run
+from matplotlib.path import Path as Polygon
 from PIL import Image
 
 from medseg_attack.evaluation.pictures.attacked_scans import AttackedScan
@@ -39,21 +40,39 @@ def scan(slices: int, side: int = 32) -> AttackedScan:
     attacked[:, 2] = False
     change = np.float32(8 / 255) * np.sign(clean - 0.5)
     images = clean[None], (clean + change)[None]
+    masks = truth, truth, truth, attacked
     return AttackedScan(
-        "scan", *images, truth, truth, truth, attacked, tuple(range(slices)), slices, (2.0, 1.0), 400.0, "HU", True
+        "scan", *images, *masks, tuple(range(slices)), slices, (2.0, 1.0), 400.0, "HU", is_stored=True, before=clean
     )
 
 
-def test_an_outline_runs_around_every_piece_of_a_mask_and_its_holes() -> None:
-    mask = np.zeros((6, 6), bool)
-    mask[1:4, 1:4] = True
-    mask[2, 2] = False  # a hole
-    mask[5, 5] = True  # a corner of the image
+def corners(path: str) -> list[list[tuple[float, float]]]:
+    """The corners of each closed line of a path of SVG that is made of one M, one l and Z."""
+    lines = []
+    for start, moves in re.findall(r"M([\d. ]+)l([-\d. ]+)Z", path):
+        x, y = map(float, start.split())
+        line, numbers = [(x, y)], [float(number) for number in re.findall(r"-?\d*\.?\d+", moves)]
+        for across, down in zip(numbers[::2], numbers[1::2], strict=True):
+            x, y = x + across, y + down
+            line.append((x, y))
+        lines.append(line)
+    return lines
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_an_outline_runs_around_every_piece_of_a_mask_and_its_holes(share: float) -> None:
+    mask = np.random.default_rng(0).random((23, 121)) < share
     path = outline(mask)
-    assert path.count("M") == path.count("Z") == 3
-    numbers = [float(number) for number in re.findall(r"[\d.]+", path)]
-    assert min(numbers) >= 1
-    assert max(numbers) == 6
+    lines = corners(path)
+    assert len(lines) == path.count("M") == path.count("Z")
+    rows, columns = np.indices(mask.shape)
+    centres = np.stack((columns.ravel(), rows.ravel()), 1) + 0.5
+    inside = sum(Polygon(line, closed=False).contains_points(centres).astype(int) for line in lines)
+    assert ((np.asarray(inside) % 2 == 1).reshape(mask.shape) == mask).all()
+
+
+def test_straight_parts_of_an_outline_are_one_step() -> None:
+    assert outline(np.ones((20, 10), bool)) == "M0 0.5l.5-.5 9 0 .5 .5 0 19-.5 .5-9 0-.5-.5Z"
     assert outline(np.zeros((4, 4), bool)) == ""
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -206,14 +207,24 @@ def outline(mask: Masks) -> str:
     """The border of a mask as a path of SVG, in pixels of the mask; "" of an empty one.
 
     >>> outline(np.array([[False, False], [False, True]]))
-    'M1 1.5L1.5 1L2 1.5L1.5 2Z'
+    'M1 1.5l.5-.5 .5 .5-.5 .5Z'
     """
     if not mask.any():
         return ""
     from contourpy import contour_generator
 
     lines = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
-    return "".join(f"M{'L'.join(f'{x - 0.5:g} {y - 0.5:g}' for x, y in line[:-1])}Z" for line in map(np.asarray, lines))
+    return "".join(_path(np.asarray(line) - 0.5) for line in lines)
+
+
+def _path(line: NDArray[np.float64]) -> str:
+    """A closed line as a path of steps, one for each straight part: a ragged mask has thousands of them."""
+    steps = np.diff(line, axis=0)
+    starts = np.flatnonzero(np.append(True, (steps[1:] != steps[:-1]).any(1)))
+    parts = np.add.reduceat(steps, starts)[:-1].ravel().tolist()  # Z draws the last
+    x, y = line[0].tolist()
+    moves = re.sub(r"(?<!\d)0[.]", ".", " ".join(f"{part:g}" for part in parts)).replace(" -", "-")
+    return f"M{x:g} {y:g}l{moves}Z"
 
 
 def grey_png(image: Pixels) -> str:
