@@ -86,10 +86,17 @@ def attack(
     workers: options.Workers = 0,
     slurm: Annotated[
         list[str] | None,
-        options.repeated("--slurm", help="KEY=VALUE, an option of sbatch, such as partition=gpu or time=120."),
+        options.repeated(
+            "--slurm", help="KEY=VALUE, an option of sbatch, such as partition=gpu or time=120.", default="time=240"
+        ),
     ] = None,
     ray: Annotated[
-        list[str] | None, options.repeated("--ray", help="KEY=VALUE, an option of each Ray task, such as num_gpus=0.5.")
+        list[str] | None,
+        options.repeated(
+            "--ray",
+            help="KEY=VALUE, an option of each Ray task, such as num_gpus=0.5.",
+            default="a core, and a GPU where there is one",
+        ),
     ] = None,
     save_adversarial: Annotated[
         str,
