@@ -306,7 +306,8 @@ def test_what_pages_tell_to_do_is_done(page: str, heading: str, study: Path, mon
         if LEFT_OUT & set(words):
             continue
         if command == "attack" and "--out" not in words:
-            words, runs = [*words, "--out", "of the page"], "of the page"
+            runs = f"of {heading}"
+            words = [*words, "--out", runs]
         names = {**STAND_INS, "RUN": runs, "RUNS": runs}
         medattack(command, *(names.get(word, word) for word in words), *MORE.get(command, ()))
         n_done += 1

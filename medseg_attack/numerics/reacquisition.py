@@ -12,15 +12,14 @@ from PIL import Image as Picture
 from torch import Tensor
 from torch.nn import functional as F
 
-from medseg_attack.numerics.samples import straight_through
 from medseg_attack.types import Image
 
 EIGHT_BITS = 255
 
 
 def exported(image: Image) -> Image:
-    """The image as 8 bits hold it; the gradient passes as if nothing were rounded."""
-    return straight_through((image * EIGHT_BITS).round() / EIGHT_BITS, image)
+    """The image as 8 bits hold it; its gradient is 0."""
+    return (image * EIGHT_BITS).round() / EIGHT_BITS
 
 
 def rewindowed(image: Image, low: float, high: float) -> Image:
@@ -46,14 +45,14 @@ def resampled(image: Image, factor: float) -> Image:
 
 
 def jpeg2000(image: Image, ratio: float) -> Image:
-    """Slices written as JPEG 2000 in 8 bits and read again; the gradient passes as if they were not.
+    """Slices written as JPEG 2000 in 8 bits and read again; there is no gradient.
 
     Args:
         ratio: of the sizes before and after, 1 or more; 1 loses nothing but the rounding to 8 bits.
     """
     pixels = (image.detach().cpu() * EIGHT_BITS).round().clamp(0, EIGHT_BITS).to(torch.uint8).flatten(0, -3)
     decoded = torch.stack([_decoded(one_slice, ratio) for one_slice in pixels])
-    return straight_through(decoded.view(image.shape).to(image) / EIGHT_BITS, image)
+    return decoded.view(image.shape).to(image) / EIGHT_BITS
 
 
 def _decoded(pixels: Tensor, ratio: float) -> Tensor:

@@ -104,7 +104,7 @@ def test_half_of_the_dice_is_half_of_what_the_clean_image_has() -> None:
     clean = 2 * 60 / (60 + 300)
     needed = (distance / (0.5 + distance - image.mean())).sort().values
     kept = next(n for n in range(60, -1, -1) if 2 * n / (n + 300) <= clean / 2)
-    attack: Attack = registry.build("contrast(contrast_loss(1), steps=30)", "attack")
+    attack: Attack = registry.build("contrast(contrast_loss(1), bisections=30)", "attack")
     least = attack(oracle(ORGAN), image, target, [1])
     assert 1 - least.harm.item() == pytest.approx(2 * kept / (kept + 300))
     assert least.size.item() == pytest.approx(needed[59 - kept].item(), abs=1e-6)

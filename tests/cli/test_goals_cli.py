@@ -149,7 +149,9 @@ def test_goals_of_an_image_stand_the_checks_and_are_scored(home: Path, tmp_path:
 
 def test_goals_and_criteria_are_listed() -> None:
     goals = {row["name"] for row in json.loads(medattack("ls", "goals", "--json").stdout)}
-    assert goals == {"all_background", "another_patient", "erase", "grow", "mask", "shift", "shrink", "swap"}
+    assert goals == {
+        *("all_background", "another_patient", "dissolve", "erase", "grow", "mask", "shift", "shrink", "swap")
+    }
     rules = {row["name"] for row in json.loads(medattack("ls", "criteria", "--json").stdout)}
     assert rules == {"by_dice", "by_miou", "by_pixels"}
 

@@ -31,7 +31,7 @@ from medseg_attack.data.prepared.record import _mapped
 from medseg_attack.data.prepared.writing import prepare
 from medseg_attack.errors import InputError
 from medseg_attack.models.importers.torchscript import torchscript
-from medseg_attack.runs.folder import _table
+from medseg_attack.runs.folder import read_part
 
 ERRORS = (IndexError, struct.error, OverflowError, ZeroDivisionError, AssertionError, TypeError, BytesLengthException)
 
@@ -49,7 +49,7 @@ READERS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
     "pydicom": (pydicom, "dcmread", dicom),
     "NumPy": (np, "load", lambda path: _mapped(path, (2,), "iu")),
     "NumPy's masks": (np, "load", read_mask),
-    "Arrow": (pq, "ParquetFile", _table),
+    "Arrow": (pq, "ParquetFile", read_part),
     "torch": (torch.jit, "load", torchscript),
 }
 

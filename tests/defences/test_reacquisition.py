@@ -6,6 +6,7 @@ from helpers import blobs
 from torch import Tensor
 
 from medseg_attack import registry
+from medseg_attack.defences.input_layers import layered
 from medseg_attack.defences.inputs.reacquisition import LINKS, Reacquisition
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import frozen
@@ -74,9 +75,12 @@ def test_the_second_draw_is_as_strong_as_the_noise_of_the_image() -> None:
 
 @pytest.mark.parametrize("link", [link for link in LINKS if link != "thickness"])
 def test_every_link_lets_the_gradient_of_an_attack_through(link: str) -> None:
-    x = images(24, 20).requires_grad_()
-    (grad,) = torch.autograd.grad(Reacquisition((link,))(x, SEEDS).sum(), x)
+    x, layer = images(24, 20).requires_grad_(), Reacquisition((link,))
+    (grad,) = torch.autograd.grad(layered(layer, x, SEEDS, "adapted").sum(), x)
     assert (grad != 0).double().mean() > 0.9
+    (own,) = torch.autograd.grad(layered(layer, x, SEEDS, "own").sum(), x)
+    assert torch.equal(own, grad) == layer.differentiable
+    assert layer.differentiable or not own.any()
 
 
 def test_an_attack_that_averages_over_the_chain_survives_it_better() -> None:

@@ -35,6 +35,7 @@ LINKS: dict[str, Callable[[Image, Sequence[int]], Image]] = {
     "jpeg2000": lambda image, seeds: jpeg2000(image, RATIO),
     "noise": _noisy,
 }
+CODECS = ("export", "jpeg2000")  # links that have no gradient
 
 
 @register(
@@ -51,8 +52,7 @@ class Reacquisition(InputDefence):
     Kurakin et al. photograph printed examples and ask which survive. Here the chain is that of a hospital: export in
     8 bits; a window of 2 to 98 % of the first; a grid of 0.8 pixels a pixel and back; slices twice as thick (of
     volumes); JPEG 2000 at 10:1; a second draw of noise as strong as the image's own. An attack on the chain averages
-    over draws,
-    and the gradient passes the codecs as if they did nothing.
+    over draws, and its gradient passes the codecs as if they did nothing.
 
     Attributes:
         links: names of what is done, in that order: export, window, resample, thickness, jpeg2000, noise; () does
@@ -73,7 +73,15 @@ class Reacquisition(InputDefence):
     def stochastic(self) -> bool:
         return "noise" in self.links
 
+    @property
+    def differentiable(self) -> bool:
+        return not any(link in CODECS for link in self.links)
+
     def __call__(self, image: Image, seeds: Sequence[int]) -> Image:
         for link in self.links:
             image = LINKS[link](image, seeds)
         return image
+
+    def smooth(self, image: Image, seeds: Sequence[int]) -> Image:
+        """The chain without its codecs, with the same draw of noise."""
+        return Reacquisition(tuple(link for link in self.links if link not in CODECS))(image, seeds)
