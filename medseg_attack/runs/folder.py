@@ -246,11 +246,10 @@ def read_part(file: Path, needs: Callable[[str], bool] = lambda column: True) ->
             written.pop("ARROW:schema", None)
             hashes: dict[str, str] = json.loads(written.get(COLUMNS, "{}"))
             names = [name for name in hashes if needs(name)]
-            are_apart = "n_target_adv" in hashes  # parts of version 2 have another column in its place
-            table = parquet.read(names if are_apart else None, use_threads=False)
+            table = parquet.read(names if hashes else None, use_threads=False)
         content = written.pop("digest", "")
-        is_whole = not are_apart or table.column_names == names  # a column that is not there is read as none
-        is_changed = bool(content) and not (is_whole and _is_as_written(table, hashes, written, content))
+        is_whole = not hashes or table.column_names == names  # a column that is not there is read as none
+        is_changed = bool(content or hashes) and not (is_whole and _is_as_written(table, hashes, written, content))
     if is_changed:
         raise InputError(f"expected the rows that were written in {file}, got others; run the attack again")
     return table

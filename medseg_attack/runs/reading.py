@@ -77,6 +77,8 @@ def each_run(
         InputError: a run did not finish, or a run of part of the cases was not allowed.
     """
     for folder in dict.fromkeys(find_runs(paths)):
+        if str(folder) != whole_characters(str(folder)):
+            raise InputError(f"expected the path of a run in UTF-8, got {folder}; rename its folders")
         header = read_header(folder)
         if header.get("partial") and not allow_partial:
             raise InputError(
@@ -91,8 +93,6 @@ def each_run(
                 f"expected the {header['cases']} cases of run.json in {folder}, got {n_cases}; "
                 "run its attack again, it writes the parts that are missing"
             )
-        if str(folder) != whole_characters(str(folder)):
-            raise InputError(f"expected the path of a run in UTF-8, got {folder}; rename its folders")
         fields = {
             key: whole_characters(value) if isinstance(value, str) else value
             for key, value in flat(header).items()

@@ -131,10 +131,10 @@ def _written(
     chosen = [ref for ref in refs if ref.group in poisoned]
     poison = poisoning.poison
     keys = {scan: digest({"poison": facts, "scan": data.records[scan].digest}) for scan in data.scans}
-    if any(not is_written(out, scan, keys[scan]) for scan in {ref.volume for ref in chosen}):
+    if any(not is_written(out, scan, keys[scan], data.task) for scan in {ref.volume for ref in chosen}):
         poison = poison.learned(data, chosen, data.task, poisoning.seed)
     for scan, record in data.records.items():
-        if not is_written(out, scan, keys[scan]):
+        if not is_written(out, scan, keys[scan], data.task):
             (out / "dataset.json").unlink(missing_ok=True)
             stored, labels = arrays(data.root, record)
             if record.group in poisoned | decoys:
@@ -147,7 +147,7 @@ def _written(
             own = {"key": keys[scan], "classes": pixels_by_class(labels, data.task)}
             write_arrays(out, record.model_copy(update=own), stored, labels)
         yield scan
-    records = [read_record(out, scan) for scan in data.scans]
+    records = [read_record(out, scan, data.task) for scan in data.scans]
     classes = {k: v for k, v in data.summary.items() if k in ("patient_rule", "plane")}
     description = summary(records, data.task, data.splits) | classes
     describe(out, data.task, records, data.splits, [*data.notes, *_notes(data, records, facts)], description)

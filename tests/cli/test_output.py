@@ -160,6 +160,26 @@ def test_long_names_are_refused_in_a_sentence(length: int, workspace: Path) -> N
         assert len(stderr) < 6000
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("prepare", "source", "--format", "folder"),
+        ("train", "--data", "data", "--model", "unet_small", "--epochs", "1"),
+        ("attack", "--data", "data", "-m", "model"),
+        ("certify", "--data", "data", "-m", "model", "--certificate", "segcertify"),
+        ("defend", "guarded('model', [bit_depth(bits=3)])", "--data", "data", "--steps", "1"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_folder_to_write_to_is_named_in_utf_8(
+    words: tuple[str, ...], workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    stderr = " ".join(medattack(*words, "--out", "half\udcff/new", code=2).stderr.split())
+    assert "expected a path in UTF-8 to write to, got half\\udcff" in stderr
+    assert not [name for name in os.listdir(workspace) if name.startswith("half")]
+
+
 def test_a_run_that_may_not_be_written_to_is_verified_and_not_marked(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

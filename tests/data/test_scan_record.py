@@ -58,3 +58,18 @@ def test_a_changed_record_is_refused_by_its_file_and_field(
     (sentence,) = str(error.value).splitlines()
     assert f"expected the field '{field}' in {file}" in sentence
     assert got in sentence
+
+
+def test_a_record_without_a_class_of_the_task_is_refused_and_written_again(tmp_path: Path) -> None:
+    source, out = write_channels(tmp_path / "raw", together=True), tmp_path / "data"
+    list(prepare(open_source("decathlon", source), out, Options()))
+    file = min((out / "scans").glob("*.json"))
+    content = file.read_text()
+    fields = json.loads(content)
+    name = next(iter(fields["classes"]))
+    fields["classes"] = {cls + "~" if cls == name else cls: counts for cls, counts in fields["classes"].items()}
+    file.write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=f"expected the class '{name}' in .*{file.name}, got none"):
+        open_prepared(out).refs("all")
+    list(prepare(open_source("decathlon", source), out, Options()))
+    assert file.read_text() == content

@@ -285,7 +285,7 @@ def edit_tag(file: Path, rng: random.Random) -> None:
 def edit_column(file: Path, rng: random.Random) -> None:
     """Changes, drops or retypes a column of a table."""
     try:
-        table = parquet.read_table(file)
+        table = parquet.read_table(io.BytesIO(file.read_bytes()))  # pyarrow takes no path that is not UTF-8
     except (pa.ArrowException, OSError):
         flip(file, rng)
         return
@@ -308,7 +308,9 @@ def edit_column(file: Path, rng: random.Random) -> None:
                 other = rng.choice(values)
                 values[rng.randrange(len(values))] = other if other is None or isinstance(other, str) else -other
             table = table.set_column(n, table.column_names[n], pa.array(values))
-    parquet.write_table(table, file)
+    content = io.BytesIO()
+    parquet.write_table(table, content)
+    file.write_bytes(content.getvalue())
 
 
 def edit_tensors(file: Path, rng: random.Random) -> None:

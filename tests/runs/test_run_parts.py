@@ -81,9 +81,11 @@ def test_a_few_columns_are_read_alone(tmp_path: Path, is_older: bool) -> None:
 
 
 @pytest.mark.parametrize("edit", ["rename", "drop"])
-def test_a_column_that_is_gone_is_noticed(tmp_path: Path, edit: str) -> None:
-    run = run_of(tmp_path)
-    other = ROWS.drop_columns(["n_adv"])
+@pytest.mark.parametrize("lacking", [[], ["n_target_adv"]], ids=["of an attack", "of a certificate"])
+def test_a_column_that_is_gone_is_noticed(tmp_path: Path, edit: str, lacking: list[str]) -> None:
+    table = ROWS.drop_columns(lacking)
+    run = run_of(tmp_path, table)
+    other = table.drop_columns(["n_adv"])
     rewrite(run, other if edit == "drop" else other.append_column("n_adx", ROWS["n_adv"]))
     with pytest.raises(InputError, match="expected the rows that were written"):
         run.table()

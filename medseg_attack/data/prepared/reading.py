@@ -84,7 +84,7 @@ class Prepared:
         Raises:
             InputError: a record is missing or was changed.
         """
-        return {scan: read_record(self.root, scan) for scan in self.scans}
+        return {scan: read_record(self.root, scan, self.task) for scan in self.scans}
 
     def refs(self, split: Split, fold: int = 0, dims: int = 2) -> tuple[CaseRef, ...]:
         """The cases of a split, sorted by (shape, id): neighbours can be stacked.

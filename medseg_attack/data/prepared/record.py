@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from medseg_attack.data.formats.scan import Array, Lattice
 from medseg_attack.errors import InputError, refusing
 from medseg_attack.storage.files import digest, inside, is_below, read_json, require_file
-from medseg_attack.types import Phase
+from medseg_attack.types import Phase, Task
 
 Number: TypeAlias = int | float  # whole numbers stay whole in the file
 Numbers: TypeAlias = Number | tuple[Number, ...]  # one for every channel, or one for each
@@ -173,8 +173,11 @@ def portable(array: Array) -> NDArray[Any]:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
-def read_record(root: Path, scan: str) -> ScanRecord:
+def read_record(root: Path, scan: str, task: Task) -> ScanRecord:
     """The record of a scan of the prepared data set at `root`.
+
+    Args:
+        task: whose scored classes the record must have.
 
     Raises:
         InputError: there is none, or it was changed.
@@ -183,6 +186,8 @@ def read_record(root: Path, scan: str) -> ScanRecord:
     record = ScanRecord.from_json(read_json(file), file)
     if record.id != scan:
         raise InputError(f"expected the scan {scan} in {file}, got {record.id}; delete that file and prepare again")
+    if lost := [task.classes[k] for k in task.scored if task.classes[k] not in record.classes]:
+        raise InputError(f"expected the class {lost[0]!r} in {file}, got none; delete that file and prepare again")
     return record
 
 

@@ -23,12 +23,12 @@ def source_files(source: Source, scan: ScanFile) -> tuple[SourceFile, ...]:
     return tuple(SourceFile(path=path, size=state.st_size, mtime_ns=state.st_mtime_ns) for path, state in states)
 
 
-def is_written(out: Path, scan: str, key: str) -> bool:
+def is_written(out: Path, scan: str, key: str, task: Task) -> bool:
     """Whether a scan of that id was written with this key, and what was written is there, bit for bit."""
     if not inside(out, f"scans/{scan}.json").is_file():
         return False
     try:
-        record = read_record(out, scan)
+        record = read_record(out, scan, task)
     except InputError:  # changed since: write it again
         return False
     return record.key == key and not damage(out, record)

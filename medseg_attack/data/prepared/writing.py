@@ -116,7 +116,7 @@ def _write(source: Source, out: Path, options: Options, max_gb: float, scan: Sca
     """Writes a scan unless it is there already; `source` need not have its scans."""
     with memory_limit(max_gb):
         key = _key(source, scan, options)
-        reused = is_written(out, scan.id, key)
+        reused = is_written(out, scan.id, key, source.task)
         if not reused:
             (out / "dataset.json").unlink(missing_ok=True)
             write_scan(source, scan, out, options.window, options.size, key)
@@ -207,7 +207,7 @@ def _key(source: Source, scan: ScanFile, options: Options) -> str:
 def _finish(source: Source, out: Path, splits: dict[str, str | int]) -> None:
     ids = [scan.id for scan in source.scans]
     _prune(out, set(ids))
-    records = [read_record(out, scan) for scan in ids]
+    records = [read_record(out, scan, source.task) for scan in ids]
     facts = summary(records, source.task, splits)
     notes = notes_on_scans({record.id: record.notes for record in records})
     absent = _absent(source, facts["classes"])
