@@ -45,7 +45,7 @@ def test_a_checkpoint_is_read(stored: Path) -> None:
     data, folder = open_prepared(stored / "data"), stored / "model"
     model = build("unet_small", "model")(data.task)
     weights = {name: torch.full_like(value, 0.01) for name, value in model.state_dict().items()}
-    save_file(weights, folder / "weights.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "weights.safetensors")
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     card["weights_sha256"] = checkpoints.fingerprint_of(weights)
     (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")

@@ -167,8 +167,6 @@ class _Training:
         self.states: list[dict[str, Tensor]] = [{} for _ in self.defences]
         for defence in self.defences:
             defence.prepare(self.model)
-        if device.type == "cuda" and self.model.dims == 2:
-            self.model.to(memory_format=torch.channels_last)
         refs = cases_of(plan, data, self.model.dims)
         window = self.model.window
         grid = window or self.model.size or refs[0].shape

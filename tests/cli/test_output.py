@@ -193,10 +193,7 @@ def test_a_run_that_may_not_be_written_to_is_verified_and_not_marked(
 
 
 def test_a_full_disk_is_never_a_finished_run(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some disks say so only when the file is synchronised, long after it was written.
-
-    The last record of who was at work is no result: a run whose record finds no room is finished.
-    """
+    """Some disks say so only when the file is synchronised, long after it was written."""
     fsync, calls = os.fsync, 0
 
     def full(descriptor: int) -> None:
@@ -227,6 +224,28 @@ def test_a_full_disk_is_never_a_finished_run(workspace: Path, tmp_path: Path, mo
         medattack(*command)
         failing = kept
     assert failing > 8
+
+
+@pytest.mark.parametrize(("failing", "code"), [(1, 2), (2, 0)], ids=["first", "last"])
+def test_a_run_is_finished_though_the_last_record_of_its_worker_finds_no_room(
+    failing: int, code: int, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, calls = os.fsync, 0
+
+    def full(descriptor: int) -> None:
+        nonlocal calls
+        if Path(f"/proc/self/fd/{descriptor}").resolve().parent.name == WORKERS:
+            calls += 1
+            if calls == failing:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = "--data", workspace / "data", "-m", workspace / "model", "--no-checks", "--no-control"
+    stderr = medattack("attack", *words, "--out", tmp_path / "out", code=code).stderr
+    assert ("room on the disk" in " ".join(stderr.split())) == (code == 2)
+    assert len(list((tmp_path / "out").rglob("run.json"))) == (code == 0)
+    assert calls == failing
 
 
 @pytest.mark.parametrize(

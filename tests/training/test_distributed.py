@@ -80,8 +80,8 @@ def test_two_processes_train_as_one_does_though_one_is_killed(data: Path, tmp_pa
     one, two = curve(tmp_path / "one"), curve(tmp_path / "two")
     assert len(one) == len(two) == 3
     for alone, together in zip(one, two, strict=True):
-        assert together == pytest.approx(alone, abs=2e-3)
-        assert together["loss"] == pytest.approx(alone["loss"], abs=1e-4)
+        assert together["loss"] == pytest.approx(alone["loss"], abs=1e-5)
+        assert together == pytest.approx(alone, abs=8e-3)  # Dice counts pixels: the last bit turns some, 0.002 each
     weights = [load_tensors(tmp_path / name / "weights.safetensors") for name in ("one", "two")]
     assert weights[0].keys() == weights[1].keys()
     assert {file.name for file in (tmp_path / "two").iterdir()} == {file.name for file in (tmp_path / "one").iterdir()}

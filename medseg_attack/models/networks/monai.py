@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 
 from medseg_attack.errors import InputError, refusing
@@ -225,6 +226,8 @@ def monai(
     kinds = (TypeError, ValueError, AssertionError, RuntimeError)
     with refusing(f"a network that MONAI can build of {spec(net)}", "change its options", kinds):
         network = net(dims, task.channels, len(task.classes), window or size)
+    if dims == 2:
+        network.to(memory_format=torch.channels_last)
     return SegModel(
         with_windows(network, dims, window, overlap, importance, mirror),
         task,

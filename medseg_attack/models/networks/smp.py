@@ -99,6 +99,7 @@ def smp(
         _check_weights(encoder, encoder_weights)
     net: nn.Module = archs[arch](encoder_weights=encoder_weights or None, **options)
     normalise = Normalise() if channels == 3 else None  # ImageNet's colours say nothing of other channels
+    net.to(memory_format=torch.channels_last)  # a sixth of an attack's time on a CPU, more on a GPU
     return SegModel(net, task, normalise=normalise, in_channels=channels, size=_grid(size), stride=_STRIDE)
 
 
@@ -124,6 +125,7 @@ def unet_small(task: Task, *, channels: tuple[int, ...] = (16, 32, 64, 128), siz
     net: nn.Module = UNet(2, task.channels, features, channels, down, num_res_units=2, norm="batch")
     if features != len(task.classes):
         net = nn.Sequential(net, nn.Conv2d(features, 1, 1))
+    net.to(memory_format=torch.channels_last)
     return SegModel(net, task, size=_grid(size), stride=2 ** len(down))
 
 
