@@ -17,13 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 from medseg_attack.attacks.composed.adaptive import backward_of, core, is_averaged
 from medseg_attack.checks.flags import Evidence, Finding, Needs, by_severity, checks_in, invalid, note, upper_bound
-from medseg_attack.checks.rows import (
-    check_clean_dice,
-    check_lost_gradients,
-    check_same_clean_dice,
-    check_slope_on_every_case,
-    check_stored_level,
-)
+from medseg_attack.checks.rows.strength import check_same_clean_dice, check_slope_on_every_case
+from medseg_attack.checks.rows.validity import check_clean_dice, check_lost_gradients, check_stored_level
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import draw_signs, widen
 from medseg_attack.registry.abilities import Climbs

@@ -15,7 +15,7 @@ from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Evidence, Finding, by_severity, upper_bound
 from medseg_attack.checks.model import BROKEN, Scene, check_finite, check_model, check_repeated_passes
-from medseg_attack.checks.rows import (
+from medseg_attack.checks.rows.strength import (
     LATE_GAIN,
     MANY_STEPS,
     check_gradient_free_attacks,

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from medseg_attack.checks.flags import SEVERITY, Finding, by_severity
-from medseg_attack.checks.rows import check_rows
+from medseg_attack.checks.rows.asking import check_rows
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import flat, ids_of

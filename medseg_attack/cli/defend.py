@@ -116,7 +116,8 @@ def defend(
 
 def _print(trials: "list[Trial]", unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:
     """Prints one table per organ and twin, the flags of each, and the verdicts; or all of that as JSON."""
-    from medseg_attack.checks.rows import check_knowledge, check_rows
+    from medseg_attack.checks.rows.asking import check_rows
+    from medseg_attack.checks.rows.strength import check_knowledge
     from medseg_attack.report.defences import conclusion, trial_rows, trial_sheets, trial_table
     from medseg_attack.report.sheet import write_csv
 

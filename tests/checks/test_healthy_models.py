@@ -13,7 +13,7 @@ from helpers.families import FAMILIES, exclusive, trained
 from medseg_attack.attacks.controls.noise import Noise
 from medseg_attack.attacks.gradient.pgd import PGD, fgsm
 from medseg_attack.checks.probes import preflight
-from medseg_attack.checks.rows import check_rows
+from medseg_attack.checks.rows.asking import check_rows
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.registry import spec

@@ -10,10 +10,11 @@ import pytest
 
 from medseg_attack import registry
 from medseg_attack.checks import flags_page, model
-from medseg_attack.checks import rows as after
 from medseg_attack.checks.flags import Finding, Needs, by_severity, checks_in
 from medseg_attack.checks.flags_page import page
-from medseg_attack.checks.rows import check_rows
+from medseg_attack.checks.rows import reach, strength, validity
+from medseg_attack.checks.rows.asking import check_rows
+from medseg_attack.checks.rows.runs import MEASURED
 from medseg_attack.runs.stored_specs import role_of
 from medseg_attack.stats.patients import TESTS_FROM
 
@@ -284,9 +285,9 @@ def test_ma007_steps_left_at_their_default_are_compared() -> None:
 
 def test_attacks_that_are_judged_apart_are_the_registered_ones() -> None:
     entries = [registry.find(name, "attack") for name in registry.names("attack")]
-    assert set(after.UNIVERSAL) == {entry.name for entry in entries if entry.family == "universal"}
-    assert set(after.MEASURED) == {entry.name for entry in entries if entry.family == "measurements"}
-    assert set(after.FOREIGN) == {
+    assert set(strength.UNIVERSAL) == {entry.name for entry in entries if entry.family == "universal"}
+    assert set(MEASURED) == {entry.name for entry in entries if entry.family == "measurements"}
+    assert set(strength.FOREIGN) == {
         entry.name for entry in entries if entry.family == "blackbox" and not entry.threat.startswith("queries")
     }
 
@@ -388,7 +389,7 @@ def test_codes_are_declared_once_and_none_is_missing() -> None:
     assert all(check.flag is raised_by[0].flag for raised_by in CHECKS.values() for check in raised_by)
 
 
-@pytest.mark.parametrize("module", [after, model])
+@pytest.mark.parametrize("module", [validity, strength, reach, model])
 def test_checks_stand_in_the_order_of_their_codes(module: ModuleType) -> None:
     order = [check.flag.code for check in checks_in(module)]
     assert order == sorted(order)

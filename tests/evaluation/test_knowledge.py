@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from helpers.command import medattack
 
-from medseg_attack.checks.rows import check_rows
+from medseg_attack.checks.rows.asking import check_rows
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.stats.comparisons import ranks
 

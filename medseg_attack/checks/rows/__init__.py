@@ -1,0 +1,1 @@
+"""Checks after a run: do its rows contradict themselves? Table in, findings out. No torch in here."""
