@@ -4,28 +4,40 @@
 
 Each slice of the test patients that shows the organ has it removed; each slice, another patient's is inserted. Prints a
 row per edit: shares of edits that are believed, means of the other measures of `medseg_attack.metrics.edits`, and the
-Dice of the organ against the moved and the untouched truth.
+Dice of the organ against the moved and the untouched truth. Behind each number is its 95 % interval over patients.
 """
 
 import argparse
-import statistics
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from medseg_attack import registry
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
-from medseg_attack.metrics.edits import Edit, measured_edit
+from medseg_attack.metrics.edits import measured_edit
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.stats.patients import interval
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, Donors, Setting
 
+MEASURES = {  # column of the table: least and greatest value, digits
+    "believed": ((0.0, 1.0), ".2f"),
+    "collateral Dice": ((0.0, 1.0), ".3f"),
+    "SSIM in the box": ((-1.0, 1.0), ".2f"),
+    "noise, log2 ratio": ((-math.inf, math.inf), "+.2f"),
+    "change in pixels": ((-math.inf, math.inf), "+.0f"),
+    "Dice, moved truth": ((0.0, 1.0), ".3f"),
+    "Dice, untouched truth": ((0.0, 1.0), ".3f"),
+}
 
-def edits(data: Prepared, model: SegModel, attack: str, organ: str) -> Iterator[tuple[str, Edit, float, float]]:
-    """For each edit that was made its patient, its measures, and Dice with the moved and with the untouched truth."""
+
+def edits(data: Prepared, model: SegModel, attack: str, organ: str) -> Iterator[dict[str, str | float]]:
+    """The patient (`group`) and the measures of each edit that was made."""
     k = [data.task.classes.index(organ)]
     refs = data.refs("test")
     donors = Donors(data, refs)
@@ -40,9 +52,21 @@ def edits(data: Prepared, model: SegModel, attack: str, organ: str) -> Iterator[
         if torch.equal(result.truth[:, k], batch.target[:, k]):
             continue
         parts = before[:, k], after[:, k], batch.target[:, k], result.truth[:, k]
-        measures = measured_edit(batch.image, result.image, *parts)
+        edit = measured_edit(batch.image, result.image, *parts)
         moved, untouched = (1 - harm(after[:, k], truth[:, k]).item() for truth in (result.truth, batch.target))
-        yield ref.group, measures, moved, untouched
+        noise = math.log2(edit.noise) if 0 < edit.noise < math.inf else math.nan
+        numbers = (bool(edit.belief), edit.collateral, edit.similarity, noise, edit.volume, moved, untouched)
+        yield {"group": ref.group, **dict(zip(MEASURES, map(float, numbers), strict=True))}
+
+
+def row_of(attack: str, rows: pd.DataFrame) -> str:
+    """A row of the table: means over edits, with intervals over patients."""
+    cells = [f"`{attack}`", str(len(rows)), str(rows["group"].nunique())]
+    cases = rows.assign(cls="", unit=rows["group"])
+    for name, (bounds, digits) in MEASURES.items():
+        low, high = interval(cases, name, bounds=bounds)
+        cells.append(f"{rows[name].mean():{digits}} ({low:{digits}} to {high:{digits}})")
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -52,27 +76,13 @@ def main() -> None:
     parser.add_argument("--organ", required=True, help="organ that is removed and inserted")
     args = parser.parse_args()
     data = open_prepared(args.data)
-    print(
-        "| edit | edits | patients | believed | collateral Dice | SSIM in the box | noise ratio | moved pixels | Dice |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+    print(f"| {' | '.join(('edit', 'edits', 'patients', *MEASURES))} |")
+    print(f"|---|{'---:|' * (2 + len(MEASURES))}", flush=True)
     with frozen(checkpoints.load(args.model, data.task)) as model:
         for attack in ("remove", "insert", "insert(places=8)"):
             separator = "" if attack.endswith(")") else "("
             spec = f"{attack.removesuffix(')')}{separator or ', '}organ='{args.organ}')"
-            rows = list(edits(data, model, spec, args.organ))
-            measures = [measured for _, measured, _, _ in rows]
-            print(
-                f"| `{attack}` | {len(rows)} | {len({group for group, *_ in rows})} "
-                f"| {statistics.mean(bool(each.belief) for each in measures):.0%} "
-                f"| {statistics.mean(each.collateral for each in measures):.3f} "
-                f"| {statistics.mean(each.similarity for each in measures):.2f} "
-                f"| {statistics.median(each.noise for each in measures):.2f} "
-                f"| {statistics.mean(each.volume for each in measures):+.0f} "
-                f"| {statistics.mean(dice for _, _, dice, _ in rows):.3f} (untouched truth: "
-                f"{statistics.mean(dice for _, _, _, dice in rows):.3f}) |",
-                flush=True,
-            )
+            print(row_of(attack, pd.DataFrame(edits(data, model, spec, args.organ))), flush=True)
 
 
 if __name__ == "__main__":
