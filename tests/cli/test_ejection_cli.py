@@ -74,3 +74,21 @@ def test_each_aim_moves_the_fraction_its_way(runs: Path) -> None:
 def test_an_organ_that_is_none_is_refused(runs: Path) -> None:
     sentence = " ".join(medattack("compare", runs, "--ejection-fraction", "la", code=2).stderr.split())
     assert "expected an organ of the runs, got 'la'" in sentence
+
+
+def test_hearts_without_phases_are_refused_by_the_attack_and_by_the_table(tmp_path: Path) -> None:
+    source = write_heart(tmp_path / "scans", 4)
+    for file in source.glob("*/Info.cfg"):
+        file.write_text("Group: NOR\n")
+    medattack("prepare", source, "--format", "acdc", "--out", tmp_path / "data", "--test", "0.5")
+    model = ("--model", "unet_small(channels=(4, 8))", "--epochs", "1", "--out", tmp_path / "model")
+    medattack("train", "--data", tmp_path / "data", *model)
+    attack = ("attack", "--data", tmp_path / "data", "-m", tmp_path / "model", "--no-checks", "--out", tmp_path / "runs")
+    aim = ("--attack", "volume_bias(organ='lv', aim='less ejected', steps=1)")
+    refused = medattack(*attack, *aim, code=2).stderr
+    sentence = " ".join(refused.split())
+    assert "error: expected cases at end diastole or end systole for aim='less ejected', got " in sentence
+    assert "Info.cfg" in sentence
+    medattack(*attack, "--attack", "noise")
+    table = medattack("compare", tmp_path / "runs", "--ejection-fraction", "lv", code=2).stderr
+    assert "error: expected scans of end diastole and of end systole of a patient" in " ".join(table.split())

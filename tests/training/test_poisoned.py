@@ -185,3 +185,13 @@ def test_a_folder_of_something_else_is_neither_written_to_nor_to_be_deleted(
         assert "to be empty or a prepared data set, got" in message
         assert "delete" not in message
     assert [path.name for path in tmp_path.iterdir()] == ["options.json"]
+
+
+def test_an_attack_with_a_trigger_larger_than_the_image_is_refused(data: Path, tmp_path: Path) -> None:
+    model = ["--model", "unet_small(channels=(4, 8))", "--epochs", "1", "--out", tmp_path / "model"]
+    medattack("train", "--data", data, *model)
+    attack = ["attack", "--data", data, "--model", tmp_path / "model", "--attack", "trigger(stamp(side=33))"]
+    result = medattack(*attack, "--out", tmp_path / "runs", code=2)
+    sentence = " ".join(result.stderr.split())
+    assert "error: expected a trigger smaller than the image, got a side of 33 pixels" in sentence
+    assert "Traceback" not in result.output
