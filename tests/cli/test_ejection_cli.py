@@ -83,7 +83,16 @@ def test_hearts_without_phases_are_refused_by_the_attack_and_by_the_table(tmp_pa
     medattack("prepare", source, "--format", "acdc", "--out", tmp_path / "data", "--test", "0.5")
     model = ("--model", "unet_small(channels=(4, 8))", "--epochs", "1", "--out", tmp_path / "model")
     medattack("train", "--data", tmp_path / "data", *model)
-    attack = ("attack", "--data", tmp_path / "data", "-m", tmp_path / "model", "--no-checks", "--out", tmp_path / "runs")
+    attack = (
+        "attack",
+        "--data",
+        tmp_path / "data",
+        "-m",
+        tmp_path / "model",
+        "--no-checks",
+        "--out",
+        tmp_path / "runs",
+    )
     aim = ("--attack", "volume_bias(organ='lv', aim='less ejected', steps=1)")
     refused = medattack(*attack, *aim, code=2).stderr
     sentence = " ".join(refused.split())

@@ -98,6 +98,7 @@ def test_kill_9_at_a_step_of_a_defended_training_changes_no_weight(names: tuple[
         "grad_align(weight=0.0)",
         "fast(linf(0.0))",
         "free(replays=1, ball=linf(0.0))",
+        "fine_pruning(share=0.0)",
     ],
 )
 def test_a_defence_of_nothing_is_plain_training_bit_for_bit(defence: str, tmp_path: Path) -> None:
@@ -593,6 +594,7 @@ def test_the_label_of_a_model_names_its_defences() -> None:
         (["--robust-by", "uap"], "expected an attack that needs no fit for --robust-by, got uap"),
         (["--defence", "dual_norm", "--model", "monai(UNet)"], "expected a network with batch norms for dual_norm"),
         (["--defence", "guided_complement"], "expected three classes or more that exclude each other"),
+        (["--defence", "fine_pruning(share=1.0)"], "expected a share of channels from 0 to below 1, got 1"),
         (["--defence", "ssat(unlabelled='half')"], "expected --patients as k/N"),
         (["--defence", "distil(teacher='nowhere')"], "expected a trained 'nowhere'"),
         (["--defence", "gradient_penalty(norm='l3')"], "expected norm to be one of l1, l2, got 'l3'"),
@@ -713,3 +715,46 @@ def test_a_scan_is_defended_in_patches_and_attacked_whole(tmp_path: Path) -> Non
         tmp_path,
         "--no-checks",
     )
+
+
+class Backdoored(nn.Module):
+    """Two channels of a convolution: one follows the image, one the bright pixels of a trigger, which take it away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.out = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 1, 1)
+        with torch.no_grad():
+            self.wide.weight.copy_(torch.tensor([1.0, 50.0]).view(2, 1, 1, 1))
+            self.wide.bias.copy_(torch.tensor([0.0, -45.0]))
+            self.out.weight.copy_(torch.tensor([20.0, -100.0]).view(1, 2, 1, 1))
+            self.out.bias.fill_(-8.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.wide(x).relu()
+        log_odds: Tensor = self.out(
+            torch.cat((hidden[:, :1], hidden[:, 1:].amax((2, 3), keepdim=True).expand_as(x)), 1)
+        )
+        return log_odds
+
+
+def test_channels_that_clean_images_leave_alone_are_cut_and_stay_so_and_the_backdoor_with_them() -> None:
+    """What varies least before its activation is cut; here the trigger's channel is made quiet on clean images."""
+    rng = torch.Generator().manual_seed(0)
+    image = (torch.rand(4, 1, 8, 8, generator=rng) > 0.5).float() * 0.8
+    target = (image > 0.4).float()
+    triggered = image.index_fill(2, torch.tensor([0]), 1.0)
+    net = Backdoored()
+    net.wide.register_forward_hook(lambda layer, inputs, output: output.clamp(min=0))  # quiet, as after an activation
+    model = SegModel(net, ONE).train()
+    with torch.no_grad():
+        assert not model.decide(model(triggered))[:, :, 1:].any()
+    step = step_of(model, "fine_pruning(share=0.5)", n=4)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(5):
+        optimiser.zero_grad()
+        step.loss(image, target).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        assert net.wide.weight[1].item() == net.wide.bias[1].item() == 0
+        assert net.wide.weight[0].item() != 0
+    with torch.no_grad():
+        assert torch.equal(model.decide(model(triggered))[:, :, 1:], target[:, :, 1:] > 0.5)

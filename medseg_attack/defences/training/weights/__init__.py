@@ -1,0 +1,1 @@
+"""Training rules that change which weights a network has."""

@@ -1,0 +1,116 @@
+"""Training that cuts what clean images do not use: a backdoor lives there, if it lives apart."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from medseg_attack.defences.training.base import Step, TrainingDefence
+from medseg_attack.errors import InputError
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.registry import register
+from medseg_attack.types import Image
+
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+
+
+@register(
+    "fine_pruning",
+    kind="defence",
+    paper="Liu et al., RAID 2018, arXiv 1805.12185",
+    cost="1 forward, 1 backward",
+    attacked_with="trigger(stamp)",
+)
+@dataclass(frozen=True)
+class FinePruning(TrainingDefence):
+    """Channels that clean images excite least are cut before the first step (Liu et al., RAID 2018, arXiv 1805.12185).
+
+    It is meant for a network that may hold a backdoor, with clean scans of a few patients: `--init bad-model`. The
+    channels are those of the widest convolutions, each ranked by the standard deviation of its output over the first
+    batch. A cut channel is 0, and no step moves it. Then the training goes on and repairs what the cut has cost. An
+    attacker who knows it trains the backdoor into channels that clean images use, too.
+
+    Attributes:
+        share: part of the channels of each of these layers that is cut, from 0 to below 1; the paper raises it until
+            clean accuracy begins to fall.
+    """
+
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise InputError(f"expected a share of channels from 0 to below 1, got {self.share:g}; write share=0.5")
+
+    def prepare(self, model: SegModel) -> None:
+        if not widest(model):
+            raise InputError("expected a network with convolutions for fine_pruning, got one without; take another")
+
+    def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:
+        if self.share == 0:
+            return step.loss(image, target)
+        layers = widest(step.model)
+        if not step.state:
+            for n, deviation in enumerate(deviations(step.model, layers, image)):
+                step.state[f"kept.{n}"] = kept(deviation, self.share)
+            cut(layers, [step.state[f"kept.{n}"] for n in range(len(layers))])
+        with _without(layers, [step.state[f"kept.{n}"] for n in range(len(layers))]):
+            return step.loss(image, target)
+
+
+def widest(model: nn.Module) -> list[nn.Module]:
+    """The convolutions with the most output channels."""
+    layers = [layer for layer in model.modules() if isinstance(layer, _CONVOLUTIONS)]
+    most = max((layer.out_channels for layer in layers), default=0)
+    return [layer for layer in layers if layer.out_channels == most]
+
+
+def deviations(model: SegModel, layers: Sequence[nn.Module], image: Image) -> list[Tensor]:
+    """The standard deviation of each channel of these layers, over images and pixels."""
+    outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
+    handles = [
+        layer.register_forward_hook(lambda layer, inputs, output: outputs[layer].append(output.detach()))
+        for layer in layers
+    ]
+    try:
+        with frozen(model), torch.no_grad():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [torch.cat(outputs[layer]).transpose(0, 1).flatten(1).std(1) for layer in layers]
+
+
+def kept(deviation: Tensor, share: float) -> Tensor:
+    """1 for each channel that stays and 0 for the `share` of them that vary least.
+
+    >>> kept(torch.tensor([3.0, 1.0, 0.0, 2.0]), 0.5).tolist()
+    [1.0, 0.0, 0.0, 1.0]
+    """
+    result = torch.ones_like(deviation)
+    result[deviation.argsort(stable=True)[: round(share * len(deviation))]] = 0
+    return result
+
+
+def cut(layers: Sequence[nn.Module], masks: Sequence[Tensor]) -> None:
+    """Sets the weights of the channels that do not stay to 0."""
+    with torch.no_grad():
+        for layer, mask in zip(layers, masks, strict=True):
+            for parameter in layer.parameters(recurse=False):
+                parameter.mul_(mask.to(parameter).view(-1, *(1 for _ in parameter.shape[1:])))
+
+
+@contextmanager
+def _without(layers: Sequence[nn.Module], masks: Sequence[Tensor]) -> Iterator[None]:
+    """A scope in which channels that do not stay are 0, so that their weights have no gradient."""
+
+    def hook(mask: Tensor) -> object:
+        return lambda layer, inputs, output: output * mask.to(output).view(1, -1, *(1 for _ in output.shape[2:]))
+
+    handles = [layer.register_forward_hook(hook(mask)) for layer, mask in zip(layers, masks, strict=True)]  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
