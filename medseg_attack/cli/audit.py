@@ -1,4 +1,4 @@
-"""`medattack audit`: which training patients to look at again, before a model is trusted that learned from them."""
+"""`medattack audit`: which training patients, or classes of a model, to look at again before the model is trusted."""
 
 import math
 from pathlib import Path
@@ -11,21 +11,26 @@ from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
     from medseg_attack.data.prepared.reading import Prepared
-    from medseg_attack.evaluation.auditing import Suspect
+    from medseg_attack.evaluation.audits.suspects import Suspect
+    from medseg_attack.evaluation.audits.triggers import Inverted
 
 
 @terminal.command
 def audit(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the prepared data that models learned from.")],
     model: Annotated[
-        list[str], options.repeated("--model", "-m", help="Model that was trained on DATA: its name or folder.")
+        list[str],
+        options.repeated(
+            "--model", "-m", help="Model that was trained on DATA, for inversion any other one: its name or folder."
+        ),
     ],
     by: Annotated[
-        Literal["spectral", "disagreement"],
+        Literal["spectral", "disagreement", "inversion"],
         typer.Option(
             "--by",
             help="Kind of suspicion. spectral: outlying features of the patients that one model learned from. "
-            "disagreement: masks that differ from what models of other folds say.",
+            "disagreement: masks that differ from what models of other folds say. "
+            "inversion: classes that a small patch, the same on all scans, takes away.",
         ),
     ] = "spectral",
     review: Annotated[
@@ -37,7 +42,8 @@ def audit(
     trust: options.Trust = False,
 ) -> None:
     """Rank training patients by suspicion of poison. The most suspicious are listed for review. If the data were made
-    by 'medattack poison', the table also says who was poisoned, and how many of them are on the list.
+    by 'medattack poison', the table also says who was poisoned, and how many of them are on the list. With --by
+    inversion, rank classes by the least patch that takes them away.
 
     Example: medattack audit poisoned --model bad-model --by spectral
     """
@@ -46,7 +52,8 @@ def audit(
             f"--review: expected a share of the patients, above 0 and up to 1, got {review:g}; 0.2 is usual"
         )
     from medseg_attack.data.prepared.reading import open_prepared
-    from medseg_attack.evaluation import auditing
+    from medseg_attack.evaluation.audits import suspects as auditing
+    from medseg_attack.evaluation.audits.triggers import triggers
     from medseg_attack.evaluation.opening import find_model
     from medseg_attack.models.model_ref import resolve
     from medseg_attack.models.trust import use_trust
@@ -57,15 +64,53 @@ def audit(
     use_trust(folder, trust)
     prepared = open_prepared(data)
     models = [resolve(find_model(folder, name), prepared.task) for name in model]
-    if by == "spectral" and len(models) > 1:
-        raise InputError(f"expected one model for --by spectral, got {len(models)}; give one --model")
+    if by != "disagreement" and len(models) > 1:
+        raise InputError(f"expected one model for --by {by}, got {len(models)}; give one --model")
     where = pick_device(device)
+    if by == "inversion":
+        _print_pairs(triggers(models[0], prepared, where), models[0].label, json)
+        return
     suspects = (
         auditing.spectral(models[0], prepared, where)
         if by == "spectral"
         else auditing.disagreement(models, prepared, where)
     )
     _print(suspects, prepared, by, math.ceil(review * len(suspects)), json)
+
+
+def _print_pairs(pairs: "list[Inverted]", label: str, json: bool) -> None:
+    """Prints the least patch of each pair of classes."""
+    from medseg_attack.evaluation.audits.triggers import REACHED, SUSPICIOUS
+    from medseg_attack.report.sheet import Sheet, number
+
+    if json:
+        names = ("size", "area", "index")
+        numbers = [{name: vars(pair)[name] for name in names} for pair in pairs]
+        shown = [{name: None if math.isnan(value) else value for name, value in each.items()} for each in numbers]
+        listed = [
+            {"victim": pair.victim, "wanted": pair.wanted, **each} for pair, each in zip(pairs, shown, strict=True)
+        ]
+        terminal.print_json({"by": "inversion", "pairs": listed})
+        return
+    rows = [
+        [
+            pair.victim,
+            pair.wanted or "-",
+            number(pair.size, 1),
+            number(pair.area, 1),
+            number(pair.index, 2),
+            "suspicious" if pair.index > SUSPICIOUS else "",
+        ]
+        for pair in pairs
+    ]
+    caption = (
+        f"patch: pixels of the least patch, the same on all slices, that takes {REACHED:.0%} of the class away; -: "
+        "none was found. area: the class's own pixels, mean over slices. index: deviations of the patch below the "
+        f"median of all pairs; above {SUSPICIOUS:g} it is suspicious. Few classes give no index or a rough one: a "
+        "patch far smaller than the area is reason enough to look. Triggers that cover the whole image are not found."
+    )
+    columns = ["class", "becomes", "patch", "area", "index", ""]
+    terminal.print_sheet(Sheet(f"The least patch against each class of {label}", columns, rows, caption, left=2))
 
 
 def _print(suspects: "list[Suspect]", data: "Prepared", by: str, n: int, json: bool) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from medseg_attack import registry
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.auditing import disagreement, spectral
+from medseg_attack.evaluation.audits.suspects import disagreement, spectral
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.training.poisoned import Poisoning, poison_data

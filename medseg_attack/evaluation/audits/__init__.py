@@ -1,0 +1,1 @@
+"""Audits: what an attacker may have put into training data, or into a model."""
