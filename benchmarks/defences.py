@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from medseg_attack.checks.rows import check_knowledge, check_rows
+from medseg_attack.checks.rows.asking import check_rows
+from medseg_attack.checks.rows.strength import check_knowledge
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.evaluation.opening import open_study
 from medseg_attack.evaluation.runner import RunOptions, run
