@@ -24,6 +24,19 @@ def extract(
     digits: Annotated[
         int, typer.Option("--digits", help="Digits that probabilities are rounded to, as a defence; 0 gives all.")
     ] = 0,
+    poisoning: Annotated[
+        float,
+        typer.Option(
+            "--poisoning",
+            help="Strength of the reverse sigmoid on probabilities, as a defence, from 0 to below 1; 0.7 is strong.",
+        ),
+    ] = 0.0,
+    hardened: Annotated[
+        bool,
+        typer.Option(
+            "--hardened", help="Learn from the masks that probabilities stand for: the attack that knows a defence."
+        ),
+    ] = False,
     selection: Annotated[
         Literal["random", "k_centre"],
         typer.Option("--selection", help="Choice of the slices: at random, or each as unlike those before as can be."),
@@ -67,7 +80,9 @@ def extract(
     budget = parse_budget(eps)
     if budget.unit:
         raise InputError(f"--eps: expected a fraction of the window, got {eps}; write such as 4/255")
-    plan = extraction.Extraction(model, queries, answers, digits, steps, lr, batch_size, seed, selection)
+    plan = extraction.Extraction(
+        model, queries, answers, digits, steps, lr, batch_size, seed, selection, poisoning, hardened
+    )
     folder = workspace.home(home)
     use_trust(folder, trust)
     victim_ref, proxy = open_model(victim, folder, data)
@@ -83,11 +98,14 @@ def extract(
     student = checkpoints.load(out, tested.task, where)
     measured = worth(student, measured_on, tested, budget.value, where)
     facts = {"label": victim_ref.label, "queries": queries, "answers": answers, "digits": digits}
+    facts |= {"poisoning": poisoning, "hardened": hardened}
     if json:
         terminal.print_json({"folder": str(out), **facts, "eps": budget.value, **measured})
     else:
         rounded = f", {digits} digits" if digits else ""
-        title = f"Copy of {victim_ref.label} after {queries} queries ({answers}{rounded}), eps {eps}"
+        bent = f", poisoning {poisoning:g}" if poisoning else ""
+        taken = ", hardened" if hardened else ""
+        title = f"Copy of {victim_ref.label} after {queries} queries ({answers}{rounded}{bent}{taken}), eps {eps}"
         terminal.print_sheet(extraction_sheet(measured, title))
     words = ["attack", *(["--data", str(test_data or data)] if test_data or data else []), "--model", victim]
     terminal.next_step([*words, "--attack", f"transfer(surrogate={str(out)!r})"])

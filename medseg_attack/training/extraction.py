@@ -30,6 +30,7 @@ Selection: TypeAlias = Literal["random", "k_centre"]
 QUERIES = "queries.json"
 ANSWERS = "answers.safetensors"  # those that were given so far, so that nothing is asked twice after a kill
 LEAST = 1e-7  # probability that an answer can have: float32 holds its log-odds
+REVERSE = 0.2  # slope of the reverse sigmoid
 KEPT = 25  # answers, after which they are written
 PIECES = 10  # of a training, after each of which progress is reported
 
@@ -44,6 +45,8 @@ class Extraction:
         answers: probabilities of each pixel, hard masks, or the volume of each class in the slice alone.
         digits: of the probabilities that the victim gives away; 0: all.
         selection: of the slices: at random, or each as far as can be from those before (`k_centre`).
+        poisoning: strength of the reverse sigmoid that the victim's probabilities go through, from 0 to below 1.
+        hardened: whether the thief keeps nothing of probabilities but the decision that they stand for.
         steps: of the optimiser, 1 or more.
     """
 
@@ -56,11 +59,18 @@ class Extraction:
     batch_size: int = 8
     seed: int = 0
     selection: Selection = "random"
+    poisoning: float = 0.0
+    hardened: bool = False
 
     def __post_init__(self) -> None:
         require(self, queries=1, digits=0, steps=1, lr=1e-12, batch_size=2)
         if self.digits and self.answers != "probabilities":
             raise InputError(f"expected probabilities for --digits, got --answers {self.answers}; drop one of them")
+        if (self.poisoning or self.hardened) and self.answers != "probabilities":
+            option = "--poisoning" if self.poisoning else "--hardened"
+            raise InputError(f"expected probabilities for {option}, got --answers {self.answers}; drop one of them")
+        if not 0 <= self.poisoning < 1:
+            raise InputError(f"--poisoning: expected a strength from 0 to below 1, got {self.poisoning:g}; write 0.7")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,16 +86,46 @@ class Exchange:
     answer: Tensor
 
 
-def answered(victim: SegModel, image: Image, kind: Answers, digits: int = 0) -> Tensor:
+def answered(victim: SegModel, image: Image, kind: Answers, digits: int = 0, poisoning: float = 0.0) -> Tensor:
     """The part of the victim's answers that a thief gets, (b, k, *s) or (b, k); see `Exchange`."""
     with frozen(victim), torch.no_grad():
         log_odds = without_nan(victim(image))
     if kind == "probabilities":
         p = log_odds.sigmoid()
+        p = poisoned_probabilities(p, poisoning, victim.task.exclusive) if poisoning else p
         p = (p * 10**digits).round() / 10**digits if digits else p
         return p.clamp(LEAST, 1 - LEAST).logit()
     mask = victim.decide(log_odds).to(image)
     return mask if kind == "masks" else mask.flatten(2).sum(2)
+
+
+def poisoned_probabilities(p: Tensor, strength: float, exclusive: bool) -> Tensor:
+    """Probabilities that point a thief's gradient elsewhere and decide as before (Lee et al., arXiv 1806.00054).
+
+    The reverse sigmoid takes `strength * (sigmoid(0.2 * logit(p)) - 0.5)` from p: what is nearly certain looks less so
+    than what is likely. Below a strength of 1 each p stays on its side of 0.5. Classes that exclude each other are
+    scaled to a sum of 1 again; a pixel whose largest class would change keeps its probabilities.
+
+    Args:
+        p: (b, k, *s).
+        strength: from 0 to below 1.
+
+    >>> p = torch.tensor([0.001, 0.4, 0.6, 0.999]).view(1, 1, 4)
+    >>> [round(x, 2) for x in poisoned_probabilities(p, 0.7, False).flatten().tolist()]
+    [0.21, 0.41, 0.59, 0.79]
+    """
+    q = p - strength * ((REVERSE * p.clamp(LEAST, 1 - LEAST).logit()).sigmoid() - 0.5)
+    if not exclusive:
+        return q
+    q = q / q.sum(1, keepdim=True)
+    return torch.where(q.argmax(1, keepdim=True) == p.argmax(1, keepdim=True), q, p)
+
+
+def hard(answer: Tensor, exclusive: bool) -> Tensor:
+    """The 0/1 masks that log-odds (b, k, *s) stand for."""
+    if not exclusive:
+        return (answer >= 0).to(answer)
+    return torch.zeros_like(answer).scatter_(1, answer.argmax(1, keepdim=True), 1.0)
 
 
 def refs_of(plan: Extraction, data: TrainingData, student: SegModel) -> list[CaseRef]:
@@ -152,7 +192,9 @@ def _exchanges(
         if str(number) in known:
             continue
         image = data.read(ref).image[None].to(device)
-        known[str(number)] = answered(victim, image, plan.answers, plan.digits)[0].cpu()
+        answer = answered(victim, image, plan.answers, plan.digits, plan.poisoning)
+        answer = hard(answer, victim.task.exclusive) if plan.hardened else answer
+        known[str(number)] = answer[0].cpu()
         if (number + 1) % KEPT == 0 or number + 1 == len(refs):
             checkpoints.save_tensors(file, known)
     return [Exchange(data.read(ref).image, known[str(number)]) for number, ref in enumerate(refs)]
@@ -176,8 +218,9 @@ def extract(
     asked: dict[str, Any] = {**dataclasses.asdict(plan), "victim": victim_hash, "data": data.fingerprint}
     if data.root is not None:
         require_outside(folder, Path(data.options.get("source", data.root)))
-    if plan.selection == "random":
-        del asked["selection"]  # as in folders from before there was another
+    for name in ("selection", "poisoning", "hardened"):  # as in folders from before there were others
+        if asked[name] == getattr(Extraction, name):
+            del asked[name]
     with locked(folder):
         require_same(folder, asked)
         if is_checkpoint(folder):
@@ -219,7 +262,7 @@ def _fit(plan: Extraction, student: SegModel, exchanges: Sequence[Exchange], dev
     """
     student.train()
     optimiser = torch.optim.AdamW(student.parameters(), lr=plan.lr)
-    loss_of = _loss(plan.answers, student, exchanges)
+    loss_of = _loss("masks" if plan.hardened else plan.answers, student, exchanges)
     shapes: dict[tuple[int, ...], list[Exchange]] = {}
     for exchange in exchanges:
         shapes.setdefault(tuple(exchange.image.shape), []).append(exchange)

@@ -81,6 +81,47 @@ def test_certain_answers_stay_finite(victim: SegModel) -> None:
     assert torch.isfinite(answered(victim, pixel(1.0), "probabilities", digits=2)).all()
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("strength", [0.3, 0.7, 0.99])
+def test_poisoned_probabilities_decide_as_before_and_a_thief_who_hardens_them_has_the_masks(
+    exclusive: bool, strength: float
+) -> None:
+    log_odds = 6 * torch.randn(2, 4, 30, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = log_odds.softmax(1) if exclusive else log_odds.sigmoid()
+    q = extraction.poisoned_probabilities(p, strength, exclusive)
+    assert q.min() >= 0
+    assert q.max() <= 1
+    assert (q - p).abs().max() > 0.1
+    if exclusive:
+        torch.testing.assert_close(q.sum(1), torch.ones_like(q[:, 0]))
+    masks = extraction.hard(p.logit(), exclusive)
+    assert torch.equal(extraction.hard(q.logit(), exclusive), masks)
+    assert torch.equal(masks.sum(1) == 1, torch.ones_like(masks[:, 0]) > 0) or not exclusive
+
+
+def test_what_is_nearly_certain_looks_less_so_than_what_is_likely() -> None:
+    """The reverse sigmoid by hand: p - 0.7 (sigmoid(0.2 logit p) - 0.5), which falls towards certainty."""
+    p = torch.tensor([0.95, 0.9999], dtype=torch.float64).view(1, 1, 2)
+    likely, certain = extraction.poisoned_probabilities(p, 0.7, False).flatten().tolist()
+    assert likely == pytest.approx(0.95 - 0.7 * (1 / (1 + (0.05 / 0.95) ** 0.2) - 0.5), abs=1e-12)
+    assert certain < likely
+
+
+def test_a_thief_who_hardens_poisoned_answers_has_the_copy_of_one_who_is_given_masks(
+    data: Path, tmp_path: Path
+) -> None:
+    prepared = open_prepared(data)
+    victim = build_model("oracle", prepared.task)
+    weights = []
+    for name, plan in (
+        ("masks", Extraction(queries=4, answers="masks", steps=4)),
+        ("hardened", Extraction(queries=4, steps=4, poisoning=0.7, hardened=True)),
+    ):
+        list(extraction.extract(plan, victim, "hash", prepared, tmp_path / name, torch.device("cpu")))
+        weights.append(json.loads((tmp_path / name / "card.json").read_text())["weights_sha256"])
+    assert weights[0] == weights[1]
+
+
 def test_centres_cover_all_points_within_twice_the_least_radius() -> None:
     points = torch.rand(9, 2, generator=torch.Generator().manual_seed(3))
     distance = torch.cdist(points, points)
@@ -164,6 +205,8 @@ def test_a_copy_is_a_model_like_any_other_and_is_made_once(data: Path, tmp_path:
         (["--queries", 100000], "to ask about, got"),
         (["--queries", 0], "expected queries"),
         (["--answers", "masks", "--digits", 2], "drop one of them"),
+        (["--answers", "masks", "--poisoning", 0.5], "expected probabilities for --poisoning"),
+        (["--poisoning", 1.0], "expected a strength from 0 to below 1, got 1"),
         (["--eps", "5HU"], "expected a fraction of the window, got 5HU"),
         (["--model", "oracle"], "weights"),
     ],
