@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,36 @@ def test_the_altered_picture_is_left_as_often_as_right(tmp_path: Path) -> None:
     assert 150 < sides["left"] < 250
 
 
+def test_blocks_part_the_trials_and_are_scored_alone(study: Path, key: dict[str, Any], tmp_path: Path) -> None:
+    grey = np.zeros((4, 4), np.uint8)
+    parted = tmp_path / "parted"
+    write_study([Trial("attack", 1 + n % 2, grey, grey + 1) for n in range(7)], parted, seed=3, blocks=3)
+    its_key = json.loads((parted / "key.json").read_text())
+    assert [trial["block"] for trial in its_key["trials"]] == [1, 1, 1, 2, 2, 3, 3]
+    assert '"pauses": [3, 5]' in (parted / "for_readers" / "index.html").read_text()
+    file = write(tmp_path / "a.csv", its_key)
+    (row,) = json.loads(medattack("readers", parted, "--score", file, "--block", 2, "--json").stdout)["readers"]
+    assert row["trials"] == 2
+    refused = medattack("readers", parted, "--score", file, "--block", 4, code=2).stderr
+    assert "expected a block from 1 to 3" in " ".join(refused.split())
+    # a study of an older version has no blocks
+    older = tmp_path / "older"
+    older.mkdir()
+    for trial in key["trials"]:
+        del trial["block"]
+    (older / "key.json").write_text(json.dumps(key))
+    rows = json.loads(medattack("readers", older, "--score", write(tmp_path / "b.csv", key), "--json").stdout)
+    assert sum(row["trials"] for row in rows["readers"]) == N
+
+
+@pytest.mark.parametrize("blocks", [0, 5])
+def test_more_blocks_than_trials_are_refused(tmp_path: Path, blocks: int) -> None:
+    grey = np.zeros((4, 4), np.uint8)
+    with pytest.raises(InputError, match="expected 1 to 4 blocks of 4 trials"):
+        write_study([Trial("attack", 1, grey, grey + 1)] * 4, tmp_path / "study", seed=0, blocks=blocks)
+    assert not (tmp_path / "study").exists()
+
+
 def test_pictures_in_colour_keep_their_colours(tmp_path: Path) -> None:
     colour = np.random.default_rng(0).integers(0, 255, (5, 6, 3), np.uint8)
     write_study([Trial("attack", 1, colour, colour)], tmp_path / "study", seed=0)
@@ -220,21 +251,24 @@ def browser(tmp_path: Path) -> Iterator[Any]:
     opened.quit()
 
 
+def wait(condition: Any) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def begin(browser: Any, study: Path, reader: str) -> None:
+    browser.get((study / "for_readers" / "index.html").as_uri())
+    browser.find_element("id", "reader").send_keys(reader)
+    browser.find_element("id", "begin").click()
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_page_asks_by_keyboard_and_mouse_and_saves_what_can_be_scored(
     browser: Any, study: Path, tmp_path: Path
 ) -> None:
-    import time
-
-    def wait(condition: Any) -> None:
-        end = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < end, "waited in vain"
-            time.sleep(0.02)
-
-    browser.get((study / "for_readers" / "index.html").as_uri())
-    browser.find_element("id", "reader").send_keys("rater-1")
-    browser.find_element("id", "begin").click()
+    begin(browser, study, "rater-1")
     body = browser.find_element("tag name", "body")
     for n in range(1, N + 1):
         wait(lambda n=n: browser.find_element("id", "progress").text == f"{n} of {N}.")
@@ -249,4 +283,36 @@ def test_the_page_asks_by_keyboard_and_mouse_and_saves_what_can_be_scored(
     rows = list(csv.DictReader(file.open(newline="")))
     assert [row["answer"] for row in rows] == ["right"] + ["left" if n % 2 else "right" for n in range(2, N + 1)]
     medattack("readers", study, "--score", file)
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_reader_who_closed_the_page_goes_on_with_the_next_pair_and_blocks_have_a_pause_between_them(
+    browser: Any, tmp_path: Path
+) -> None:
+    grey = np.zeros((4, 4), np.uint8)
+    study = tmp_path / "study"
+    write_study([Trial("attack", 1, grey, grey + 1) for _ in range(4)], study, seed=3, blocks=2)
+
+    def shows(text: str) -> None:
+        wait(lambda: browser.find_element("id", "progress").text == text)
+
+    begin(browser, study, "a")
+    shows("1 of 4.")
+    browser.find_element("id", "left").click()
+    shows("2 of 4.")
+    begin(browser, study, "b")
+    shows("1 of 4.")  # another reader has answered nothing
+    begin(browser, study, "a")
+    shows("2 of 4.")
+    browser.find_element("id", "right").click()
+    wait(lambda: browser.find_element("id", "block").text == "1 of 2")
+    browser.find_element("id", "continue").click()
+    for n in (3, 4):
+        shows(f"{n} of 4.")
+        browser.find_element("id", "left").click()
+    browser.find_element("id", "save").click()
+    file = tmp_path / "answers_a.csv"
+    wait(file.exists)
+    assert [row["answer"] for row in csv.DictReader(file.open(newline=""))] == ["left", "right", "left", "left"]
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

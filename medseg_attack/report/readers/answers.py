@@ -16,17 +16,25 @@ COLUMNS = ("study", "reader", "trial", "answer")
 WORDS = {"attack": "attacked", "catch": "attacked, 8 times the change", "noise": "noise of equal size"}
 
 
-def read_answers(files: Sequence[Path], key: Key) -> pd.DataFrame:
-    """A row per reader and trial: reader, kind, patient, and correct, 0 or 1.
+def read_answers(files: Sequence[Path], key: Key, block: int | None = None) -> pd.DataFrame:
+    """A row per reader and trial: reader, kind, patient, block, and correct, 0 or 1.
+
+    Args:
+        block: number of the only block that counts; None for all. Files are whole all the same.
 
     Raises:
-        InputError: a file is not one of this study, lacks trials or holds other answers, or a reader stands in two.
+        InputError: a file is not one of this study, lacks trials or holds other answers, or a reader stands in two;
+            or the study has no such block.
     """
+    blocks = max(trial.block for trial in key.trials)
+    if block is not None and not 1 <= block <= blocks:
+        raise InputError(f"expected a block from 1 to {blocks} of the study {key.study}, got {block}; change --block")
     tables = [_read(file, key) for file in files]
     readers = Counter(str(table["reader"].iloc[0]) for table in tables)
     if several := [name for name, n in readers.items() if n > 1]:
         raise InputError(f"expected one file of each reader, got several of {listed(several)}; give one of them")
-    return pd.concat(tables, ignore_index=True)
+    answers = pd.concat(tables, ignore_index=True)
+    return answers if block is None else answers[answers["block"] == block]
 
 
 def _read(file: Path, key: Key) -> pd.DataFrame:
@@ -66,7 +74,12 @@ def _judged(rows: "list[dict[str, str]]", key: Key, file: Path) -> list[dict[str
             "let the reader go through the page to its end"
         )
     return [
-        {"kind": trial.kind, "patient": trial.patient, "correct": int(by_trial[name] == trial.altered)}
+        {
+            "kind": trial.kind,
+            "patient": trial.patient,
+            "block": trial.block,
+            "correct": int(by_trial[name] == trial.altered),
+        }
         for name, trial in known.items()
     ]
 

@@ -7,6 +7,7 @@ OUT/for_readers/*.png        the pictures; their names, sizes and dates say noth
 
 import base64
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image as Picture
 from pydantic import Field
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 from medseg_attack.storage.files import Form, digest, file_hash, read_json, whole, write_json
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class KeyTrial(Form):
     kind: Literal["attack", "catch", "noise"]
     altered: Literal["left", "right"]
     patient: int = Field(ge=1)
+    block: int = Field(default=1, ge=1)
     sha256: dict[str, str]
 
 
@@ -55,17 +57,23 @@ def require_new(folder: Path) -> None:
         raise InputError(f"expected a new folder for the study, got {folder}, which is in use; give another --out")
 
 
-def write_study(trials: "Sequence[Trial]", folder: Path, seed: int) -> Path:
+def write_study(trials: "Sequence[Trial]", folder: Path, seed: int, blocks: int = 1) -> Path:
     """Writes the pictures, the page and, last, the key; returns the page.
 
     Args:
         seed: of the sides on which the altered pictures stand.
+        blocks: parts of about as many trials each, between which the page pauses.
+
+    Raises:
+        InputError: the folder is in use, or there are more blocks than trials.
     """
     require_new(folder)
+    require_blocks(blocks, len(trials))
     sides = np.random.default_rng((seed, 1)).integers(0, 2, len(trials))
     readers = folder / FOLDER
     readers.mkdir(parents=True, exist_ok=True)
     listed = []
+    block_of = [1 + number * blocks // len(trials) for number in range(len(trials))]
     for number, (trial, side) in enumerate(zip(trials, sides, strict=True), start=1):
         pair = [trial.untouched, trial.altered] if side else [trial.altered, trial.untouched]
         files = {name: readers / f"{number:04d}_{name}.png" for name in SIDES}
@@ -73,19 +81,29 @@ def write_study(trials: "Sequence[Trial]", folder: Path, seed: int) -> Path:
             with whole(file) as part:  # uncompressed: noise would make the altered file the longer one
                 Picture.fromarray(pixels).save(part, format="png", compress_level=0)
         hashes = {name: file_hash(file) for name, file in files.items()}
-        listed.append(
-            {"trial": number, "kind": trial.kind, "altered": SIDES[side], "patient": trial.patient, "sha256": hashes}
-        )
+        facts = {"trial": number, "kind": trial.kind, "altered": SIDES[side], "patient": trial.patient}
+        listed.append({**facts, "block": block_of[number - 1], "sha256": hashes})
     study = digest([each["sha256"] for each in listed])[:12]
     with whole(readers / PAGE) as part:
-        part.write_text(_page(study, len(trials)), encoding="utf-8")
+        part.write_text(_page(study, block_of), encoding="utf-8")
     write_json(folder / KEY, {"study": study, "trials": listed})
     return readers / PAGE
 
 
-def _page(study: str, n: int) -> str:
-    """The page that shows the trials one after the other and saves the answers; it asks no network for anything."""
-    facts = json.dumps({"study": study, "trials": n})
+def require_blocks(blocks: int, trials: int) -> None:
+    """Refuses more blocks than trials, and fewer than one."""
+    if not 1 <= blocks <= max(trials, 1):
+        raise InputError(f"expected 1 to {trials} blocks of {plural(trials, 'trial')}, got {blocks}; lower --blocks")
+
+
+def _page(study: str, block_of: Sequence[int]) -> str:
+    """The page that shows the trials one after the other and saves the answers; it asks no network for anything.
+
+    Args:
+        block_of: the block of each trial; the page pauses after the last trial of each but the last.
+    """
+    pauses = [n for n, (block, after) in enumerate(itertools.pairwise(block_of), start=1) if block != after]
+    facts = json.dumps({"study": study, "trials": len(block_of), "pauses": pauses})
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8").replace('"FACTS"', facts)
     hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = (TEMPLATES / "page.html").read_text(encoding="utf-8")
