@@ -24,7 +24,12 @@ def readers(
     ] = 1,
     block: Annotated[
         int | None,
-        typer.Option("--block", min=1, help="With --score, block that counts alone, such as that before a teaching."),
+        typer.Option(
+            "--block",
+            min=1,
+            help="With --score, block that counts alone, such as that before a teaching.",
+            show_default="all",
+        ),
     ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
