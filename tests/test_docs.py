@@ -1,7 +1,6 @@
 """The pages say what is true: links lead somewhere, commands parse, specs build, Python runs, the tree is the tree."""
 
 import ast
-import os
 import re
 import shlex
 import tomllib
@@ -14,6 +13,7 @@ import typer
 import typer.main
 import yaml
 from helpers.command import medattack
+from helpers.documents import ROOT, fenced, lines_of_shell, read_page
 
 import medseg_attack
 from medseg_attack import registry
@@ -24,7 +24,6 @@ from medseg_attack.gate.rules import parse as parse_rule
 from medseg_attack.runs.study import read_study
 from medseg_attack.threat.budgets import parse_budget
 
-ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 OTHER_PROGRAMS = ("cd", "for", "git", "mkdir", "pip", "source", "torchrun")  # of a shell, and of other projects
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
@@ -44,8 +43,7 @@ OTHER_TOOLS |= {"--nproc-per-node", "--max-restarts", "--array"}  # of torchrun 
 
 def blocks(page: str, *languages: str) -> list[str]:
     """Fenced blocks in one of the languages."""
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.S | re.M)
-    return [text for language, text in fenced if language in languages]
+    return fenced(read_page(page), *languages)
 
 
 def inline(page: str) -> list[str]:
@@ -56,8 +54,7 @@ def inline(page: str) -> list[str]:
 
 def shell_lines(page: str) -> list[list[str]]:
     """The words of every line in a page's shell blocks."""
-    lines = "\n".join(blocks(page, "sh", "bash")).replace("\\\n", " ").splitlines()
-    return list(filter(None, (shlex.split(line, comments=True) for line in lines)))
+    return [shlex.split(line, comments=True) for line in lines_of_shell(read_page(page))]
 
 
 def command_lines(page: str) -> list[list[str]]:
@@ -255,75 +252,6 @@ def test_the_attack_of_the_python_page_stays_in_its_budget(
     assert len(size) == 4
     assert 0 < size.max() <= 4 / 255 + 1e-6
     assert 0 < capsys.readouterr().out.count(" -> ") <= 12  # four slices of three organs
-
-
-def test_examples_of_the_concepts_run(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In their order: one verifies what another stored."""
-    monkeypatch.chdir(workspace)
-    monkeypatch.setenv("MEDATTACK_HOME", os.fspath(workspace / "home"))
-    lines = [words for words in command_lines("docs/concepts.md") if words[0] not in ("prepare", "train")]
-    assert len(lines) > 3
-    for words in lines:
-        medattack(*words)
-
-
-STAND_INS = {"unet": "model", "strongest": "pgd(steps=2)", "pgd(steps=40)": "pgd(steps=2)"}  # small, as the runs are
-MORE = {  # so that a line takes seconds
-    "train": ["--data", "data", "--epochs", "1", "--out", "trained"],
-    "attack": ["--data", "data", "--limit", "4"],
-    "compare": ["--allow-partial"],
-    "report": ["--allow-partial"],
-    "figure": ["--allow-partial"],
-}
-# phantoms have no Hounsfield units and no ventricle; there is no baseline yet; the labels are of other names
-LEFT_OUT = {"5HU", "lv", "main", "pgd(steps=40)=PGD-40"}
-
-
-@pytest.mark.filterwarnings("ignore")  # of the trackers' own libraries
-@pytest.mark.parametrize(
-    ("page", "heading"),
-    [
-        ("docs/howto.md", "Gate a retrained model in CI"),
-        ("docs/howto.md", "Give an auditor what they ask for"),
-        ("docs/studies.md", "Side by side"),
-        ("docs/studies.md", "Trackers"),
-        ("docs/results.md", "Perturbed scans"),
-        ("docs/results.md", "What to cite"),
-        ("docs/report.md", ""),
-        ("docs/report.md", "Figures for papers"),
-    ],
-)
-def test_what_pages_tell_to_do_is_done(page: str, heading: str, study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In their order, on four cases; RUN is what the line before wrote, if one did."""
-    monkeypatch.chdir(study)
-    monkeypatch.setenv("MEDATTACK_HOME", os.fspath(study / "home"))
-    text = (ROOT / page).read_text(encoding="utf-8")
-    section = (text.partition(f"\n## {heading}\n")[2] if heading else text).partition("\n## ")[0]
-    text = "".join(re.findall(r"^```sh\n(.*?)^```", section, re.S | re.M)).replace("\\\n", " ")
-    lines = [shlex.split(line.partition(" > ")[0], comments=True) for line in text.splitlines()]
-    runs, n_done = "study", 0
-    for _, command, *words in lines:
-        if LEFT_OUT & set(words):
-            continue
-        if command == "attack" and "--out" not in words:
-            runs = f"of {heading}"
-            words = [*words, "--out", runs]
-        names = {**STAND_INS, "RUN": runs, "RUNS": runs}
-        medattack(command, *(names.get(word, word) for word in words), *MORE.get(command, ()))
-        n_done += 1
-    assert n_done
-
-
-@pytest.fixture(scope="module")
-def study(workspace: Path) -> Path:
-    """The workspace with runs of two models under two attacks, whose images were kept."""
-    other = ("--data", workspace / "data", "--model", "unet_small", "--epochs", "1", "--seed", "1")
-    medattack("train", *other, "--out", workspace / "other")
-    models = ("--model", workspace / "model", "--model", workspace / "other", "--data", workspace / "data")
-    attacks = ("--attack", "fgsm", "--attack", "pgd(steps=2)", "--loss", "bce", "--eps", "0.01", "--eps", "0.02")
-    more = ("--limit", "4", "--metric", "hd95_mm", "--save-adversarial", "all", "--no-checks")
-    medattack("attack", *models, *attacks, *more, "--out", workspace / "study")
-    return workspace
 
 
 @pytest.mark.parametrize(
