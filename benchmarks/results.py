@@ -74,12 +74,16 @@ def run(lines: list[list[str]], folder: Path) -> list[str]:
 
 def origin() -> str:
     """The commit, the day and the versions that results are made from."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True)
+    commit = _git("rev-parse", "--short", "HEAD") or "unknown"
+    # a page that was made before is no change of what the next one is made from
+    if _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude,top)benchmarks/results"):
+        commit += ", changed"
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "monai", "segmentation-models-pytorch"))
-    return (
-        f"Commit {commit.stdout.strip() or 'unknown'}, {datetime.date.today():%d %b %Y}, Python "
-        f"{platform.python_version()}, {versions}."
-    )
+    return f"Commit {commit}, {datetime.date.today():%d %b %Y}, Python {platform.python_version()}, {versions}."
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def main() -> None:
