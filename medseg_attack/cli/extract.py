@@ -1,12 +1,19 @@
 """`medattack extract`: a copy of a model, learned from its answers to a counted number of queries."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from medseg_attack.cli import options, terminal
 from medseg_attack.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from medseg_attack.data.prepared.reading import Prepared
+    from medseg_attack.models.model_ref import ModelRef
+    from medseg_attack.models.segmodel import SegModel
 
 
 @terminal.command
@@ -53,6 +60,14 @@ def extract(
             show_default="--data",
         ),
     ] = None,
+    monitor: Annotated[
+        Path | None,
+        typer.Option(
+            "--monitor",
+            help="Data that the victim learned from: a monitor of the queries, as a defence, knows its patients.",
+            show_default="none",
+        ),
+    ] = None,
     eps: Annotated[str, typer.Option("--eps", help="Budget of PGD for the transfer ratio, such as 4/255.")] = "4/255",
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -97,8 +112,10 @@ def extract(
             advance(1, note=f"loss {loss:.4f}")
     student = checkpoints.load(out, tested.task, where)
     measured = worth(student, measured_on, tested, budget.value, where)
-    facts = {"label": victim_ref.label, "queries": queries, "answers": answers, "digits": digits}
+    facts: dict[str, Any] = {"label": victim_ref.label, "queries": queries, "answers": answers, "digits": digits}
     facts |= {"poisoning": poisoning, "hardened": hardened}
+    if monitor is not None:
+        facts["monitor"] = _monitored(monitor, victim_ref, asked, proxy, out, where)
     if json:
         terminal.print_json({"folder": str(out), **facts, "eps": budget.value, **measured})
     else:
@@ -107,5 +124,32 @@ def extract(
         taken = ", hardened" if hardened else ""
         title = f"Copy of {victim_ref.label} after {queries} queries ({answers}{rounded}{bent}{taken}), eps {eps}"
         terminal.print_sheet(extraction_sheet(measured, title))
+        if monitor is not None:
+            terminal.say(_monitor_line(facts["monitor"], queries))
     words = ["attack", *(["--data", str(test_data or data)] if test_data or data else []), "--model", victim]
     terminal.next_step([*words, "--attack", f"transfer(surrogate={str(out)!r})"])
+
+
+def _monitored(
+    own: Path, victim_ref: "ModelRef", victim: "SegModel", proxy: "Prepared", out: Path, device: "torch.device"
+) -> dict[str, float]:
+    """The verdict of a monitor of the victim's owner on the queries."""
+    from dataclasses import asdict
+
+    from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.evaluation.monitoring import watch
+    from medseg_attack.storage.files import read_json
+    from medseg_attack.training.extraction import QUERIES
+
+    by_id = {ref.id: ref for ref in proxy.refs("train", 0, 2)}
+    queries = [by_id[case] for case in read_json(out / QUERIES)["cases"]]
+    fold = int((victim_ref.card.get("training") or {}).get("fold", 0))
+    return asdict(watch(victim, open_prepared(own), proxy, queries, fold, device))
+
+
+def _monitor_line(watched: dict[str, float], queries: int) -> str:
+    after = f"an alarm after {watched['alarm']} of {queries} queries" if watched["alarm"] else "no alarm"
+    return (
+        f"monitor: {after}, by the mean of {watched['window']} queries; as long streams of the owner's test patients: "
+        f"{watched['false_alarms']:.0%} false alarms. non_adaptive: no query was chosen to look usual"
+    )
