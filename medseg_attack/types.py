@@ -6,7 +6,7 @@ number of spatial axes from the shape. Images and `eps` are in [0, 1] of the cas
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -191,11 +191,15 @@ class Batch:
     @classmethod
     def of(cls, cases: Sequence[Case], device: torch.device | str = "cpu") -> "Batch":
         """Stacks `cases` and copies them to `device` once, without waiting for the copy."""
-        image = torch.stack([case.image for case in cases])
-        target = torch.stack([case.target for case in cases])
+        image, target = _stacked([case.image for case in cases]), _stacked([case.target for case in cases])
         if torch.device(device).type == "cuda":
             image, target = image.pin_memory(), target.pin_memory()
         return cls(image.to(device, non_blocking=True), target.to(device, non_blocking=True), tuple(cases))
+
+
+def _stacked(tensors: list[Tensor]) -> Tensor:
+    """Tensors with an axis of samples; one alone, such as a volume, is not copied."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
 @dataclass(frozen=True)
@@ -397,6 +401,16 @@ class Ball(ABC):
     @abstractmethod
     def size(self, x: Image, x0: Image) -> PerSample:
         """The norm of `x - x0`, in the unit of `eps`; where anatomy moved, `x0` is the moved image."""
+
+    def size_of_parts(self, parts: Iterable[tuple[Image, Image]]) -> PerSample:
+        """The `size` of images that come in parts, pairs of `x` and `x0` cut along their first spatial axis.
+
+        A norm of all pixels needs them together. A ball that can join the sizes of parts does so, at their memory.
+        """
+        changed, untouched = zip(*parts, strict=True)
+        if len(changed) == 1:
+            return self.size(changed[0], untouched[0])
+        return self.size(torch.cat(changed, dim=2), torch.cat(untouched, dim=2))
 
     def length(self, flow: Flow) -> PerSample:
         """The size of a flow, in the unit of `eps`; infinite where anything moves and nothing may."""

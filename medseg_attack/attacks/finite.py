@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from medseg_attack.numerics.log_odds import without_nan
+from medseg_attack.numerics.log_odds import is_finite, without_nan
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import AroundModel, Case, Image, LogOdds, Model, Setting
 
@@ -73,8 +73,9 @@ class FiniteModel(AroundModel):
             image = image.view_as(image)  # a node of its own: the hook sees the gradient of this pass alone
             image.register_hook(self._finite)  # type: ignore[no-untyped-call]
         log_odds = self.model(image)
-        self.lost_answers.note(self.cases, ~torch.isfinite(log_odds.detach()).flatten(1).all(1))
-        return without_nan(log_odds)
+        finite = is_finite(log_odds.detach())
+        self.lost_answers.note(self.cases, ~finite)
+        return log_odds if _all_on_cpu(finite) else without_nan(log_odds)
 
     def bind(self, setting: Setting) -> "FiniteModel":
         """The model bound to a setting, of its cases; both share what they learn of the network."""
@@ -86,7 +87,12 @@ class FiniteModel(AroundModel):
         return [case for case, flag in self.slopes.by_case.items() if not flag]
 
     def _finite(self, grad: Image) -> Image:
-        finite = torch.isfinite(grad)
-        self.lost_gradients.note(self.cases, ~finite.flatten(1).all(1))
-        self.slopes.note(self.cases, (grad != 0).flatten(1).any(1))
-        return torch.where(finite, grad, 0.0)
+        finite, flat = is_finite(grad), grad.flatten(1)
+        self.lost_gradients.note(self.cases, ~finite)
+        self.slopes.note(self.cases, (flat.amin(1) != 0) | (flat.amax(1) != 0))
+        return grad if _all_on_cpu(finite) else torch.where(torch.isfinite(grad), grad, 0.0)
+
+
+def _all_on_cpu(flags: Tensor) -> bool:
+    """Whether all flags hold, asked on the CPU alone: a step on a GPU must not wait for an answer."""
+    return flags.device.type == "cpu" and bool(flags.all())

@@ -135,11 +135,13 @@ def _attack_cases(
     counted = CountedModel(
         finite if values is None or sees_floats else RoundedModel(finite, values, image, widest, cases)
     )
-    start = time.perf_counter()
+    results = _attack_balls(ready, counted, image, target, seeds)
     cost: tuple[int, int] | None = None
-    for (index, _), attack, adversarial in zip(
-        attacks, ready, _attack_balls(ready, counted, image, target, seeds), strict=True
-    ):
+
+    def crafted(index: int, attack: Attack) -> Crafted:
+        nonlocal cost
+        start = time.perf_counter()
+        adversarial = next(results)
         if image.is_cuda:
             torch.cuda.synchronize(image.device)
         # shared passes are charged to each in full, as if it ran alone; seconds are those that it added
@@ -150,8 +152,10 @@ def _attack_cases(
         seconds = time.perf_counter() - start
         truth = truth_after(adversarial, target, model.task.exclusive)
         faults = _faults(finite)
-        yield Crafted(index, positions, attack, x, x0, adversarial.flow, truth, stored, costs, faults, seconds)
-        start = time.perf_counter()
+        return Crafted(index, positions, attack, x, x0, adversarial.flow, truth, stored, costs, faults, seconds)
+
+    # no name here holds a result: the images of one attack are gone before the next one runs
+    yield from (crafted(index, attack) for (index, _), attack in zip(attacks, ready, strict=True))
 
 
 def _faults(model: FiniteModel) -> dict[str, Sequence[Case]]:
@@ -172,10 +176,10 @@ def _as_stored(
         return x, image if flow is None else warped(image, flow), None
     if flow is not None:
         values = values.warped(flow)
-        image = values.image(values.stored, image)
+        image = values.image(values.raw, image)
         # the flow moved stored values, the attack moved windowed ones: they differ where the window clips
         x = ball.project(x, image)
-    stored = values.nearest(x, image, ball)
+    stored = values.raw_nearest(x, image, ball)
     return values.image(stored, image), image, values.files(stored)
 
 

@@ -18,11 +18,12 @@ from medseg_attack.evaluation.crafting import Crafted, case_budgets, craft
 from medseg_attack.metrics.overlap import measure
 from medseg_attack.metrics.scans import Bits, by_scan, diagonals_mm, packed
 from medseg_attack.metrics.visibility import visibility
-from medseg_attack.numerics.log_odds import without_nan
+from medseg_attack.numerics.log_odds import is_finite, without_nan
 from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import DIAGONAL_MM, FAULTS, WITHOUT_ANSWER, Change, Row
 from medseg_attack.runtime import BatchSize
+from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.threat.goals.aim import find_aim
@@ -99,6 +100,7 @@ def attack_chunk(
             seconds[crafted.index] += crafted.seconds
             for fault, ids in outcome.faults.items():
                 faulty[crafted.index][fault] |= ids
+            del outcome, crafted  # their images are gone before the next attack runs
         for index, in_batch in enumerate(by_position):
             outcomes[index] += [in_batch[n] for n in range(len(batch.cases))]
 
@@ -183,8 +185,12 @@ def attack_batch(
     Raises:
         RuntimeError: an attack left its ball or [0, 1].
     """
-    for crafted in craft(model, batch, attacks, budgets, seed, donors):
-        yield _score(model, batch, clean, crafted, budgets[crafted.index])
+
+    def score(crafted: Crafted) -> Outcome:
+        return _score(model, batch, clean, crafted, budgets[crafted.index])
+
+    # no name here holds a result: its images are gone before the next attack runs
+    yield from map(score, craft(model, batch, attacks, budgets, seed, donors))
 
 
 def mark_faults(rows: Sequence[Row], faults: Mapping[str, set[str]]) -> None:
@@ -201,25 +207,24 @@ def _score(model: Model, batch: Batch, clean: Mask, crafted: Crafted, budget: Bu
     x0 = crafted.x0.expand_as(crafted.image)  # a variant may perturb copies of the channel one by one
     size = ball.total_size(crafted.image, x0, crafted.flow)
     _check(crafted, size, cases)
-    linf = (crafted.image - x0).abs().flatten(1).amax(1)
+    linf = Linf().size(crafted.image, x0)
     eps = math.nan if ball.unit else ball.eps
-    budgets = case_budgets(cases, batch.image[crafted.positions], budget, eps)
+    untouched = _at(batch.image, crafted.positions)
+    budgets = case_budgets(cases, untouched, budget, eps)
     changes = [Change(*change) for change in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
 
     # the predictions, and the truth, which goes where the anatomy went; what a patch covers is in none of them
-    kept = ~ball.covered(crafted.image, x0)
-    pred_clean, target = clean[crafted.positions] & kept, batch.target[crafted.positions] & kept
-    log_odds = _answer(model, crafted.image, cases)  # of a fresh pass: what the attack saw does not count
-    unanswered = {case.id for case, is_finite in zip(cases, _is_finite(log_odds), strict=True) if not is_finite}
-    pred = model.decide(without_nan(log_odds)) & kept
-    target_adv = crafted.truth & kept
+    pred, unanswered = _fresh(model, crafted.image, cases)
+    masks = [_at(clean, crafted.positions), _at(batch.target, crafted.positions), pred, crafted.truth]
+    covered = ball.covered(crafted.image, x0)
+    pred_clean, target, pred, target_adv = [mask & ~covered for mask in masks] if covered.any() else masks
+    del covered, masks
 
     overlaps_clean, overlaps_adv = measure((pred_clean, target), (pred, target_adv))
     aim = find_aim(crafted.attack, model.task)
     # further columns of each scored class, of an attack with a goal or a stopping rule
     columns = None if aim is None else aim.measured(pred_clean, pred, target)
-    untouched = batch.image[crafted.positions].expand_as(crafted.image)
-    visible = visibility(crafted.image, untouched, [budget.noise for budget in budgets])
+    visible = visibility(crafted.image, untouched.expand_as(crafted.image), [budget.noise for budget in budgets])
     rows = [
         [
             Row.of(
@@ -238,6 +243,19 @@ def _score(model: Model, batch: Batch, clean: Mask, crafted: Crafted, budget: Bu
     faults = {fault: {case.id for case in faulty} for fault, faulty in crafted.faults.items()}
     faults[WITHOUT_ANSWER] = faults.get(WITHOUT_ANSWER, set()) | unanswered
     return Outcome(crafted, pred, target_adv, size, rows, faults)
+
+
+def _at(tensor: Tensor, positions: Sequence[int]) -> Tensor:
+    """The samples at these places; without a copy if they are all."""
+    return tensor if len(positions) == len(tensor) else tensor[list(positions)]
+
+
+def _fresh(model: Model, image: Image, cases: Sequence[Case]) -> tuple[Mask, set[str]]:
+    """The prediction of a pass of its own, since what an attack saw does not count, and the cases without an answer."""
+    log_odds = _answer(model, image, cases)
+    finite: list[bool] = is_finite(log_odds).tolist()
+    unanswered = {case.id for case, fine in zip(cases, finite, strict=True) if not fine}
+    return model.decide(without_nan(log_odds) if unanswered else log_odds), unanswered
 
 
 def _reduced(outcome: Outcome, *, keep_masks: bool, keep_images: bool) -> list[CaseOutcome]:
@@ -282,7 +300,7 @@ def decide(model: Model, batch: Batch) -> Mask:
         NotFiniteError: the model returned NaN or infinity.
     """
     log_odds = _answer(model, batch.image, batch.cases)
-    if not all(finite := _is_finite(log_odds)):
+    if not all(finite := is_finite(log_odds).tolist()):
         ids = [case.id for case, fine in zip(batch.cases, finite, strict=True) if not fine]
         raise NotFiniteError(
             f"expected finite log-odds, got NaN or infinity on {listed(ids)}; train or load other weights"
@@ -293,11 +311,6 @@ def decide(model: Model, batch: Batch) -> Mask:
 def _answer(model: Model, image: Image, cases: Sequence[Case]) -> LogOdds:
     with torch.no_grad():
         return bind(model, Setting(model.task, tuple(cases)))(image)
-
-
-def _is_finite(log_odds: LogOdds) -> list[bool]:
-    finite: list[bool] = torch.isfinite(log_odds).flatten(1).all(1).tolist()
-    return finite
 
 
 def _check(crafted: Crafted, size: Tensor, cases: Sequence[Case]) -> None:

@@ -34,7 +34,7 @@ class RoundedModel(AroundModel):
         """The image as a file holds it, with the gradient of what is rounded."""
         if image.shape != self.image.shape:  # copies of the channel that differ have no place in a file
             return image
-        rounded = self.values.image(self.values.nearest(image.detach(), self.image, self.ball), image)
+        rounded = self.values.image(self.values.raw_nearest(image.detach(), self.image, self.ball), image)
         return straight_through(rounded, image)
 
     def bind(self, setting: Setting) -> "RoundedModel":

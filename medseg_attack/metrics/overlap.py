@@ -5,6 +5,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from medseg_attack.metrics.counts import Overlap
+from medseg_attack.numerics.slabs import SLAB, sum_of_slabs
 from medseg_attack.types import Mask
 
 
@@ -19,6 +20,10 @@ def measure(*pairs: tuple[Mask, Mask]) -> list[list[list[Overlap]]]:
 
 def counts(pred: Mask, target: Mask) -> Int[Tensor, "b k 3"]:
     """Pixels in the truth, in the prediction and in both, per sample and class."""
+    return sum_of_slabs(_counts, pred, target)  # a sum of masks takes eight bytes a pixel
+
+
+def _counts(pred: Mask, target: Mask) -> Int[Tensor, "b k 3"]:
     pred, target = pred.flatten(2), target.flatten(2)
     return torch.stack([target.sum(2), pred.sum(2), (pred & target).sum(2)], dim=-1)
 
@@ -61,6 +66,12 @@ def index_sums(mask: Mask) -> Int[Tensor, "b k 3"]:
     sums = []
     for axis in axes:
         others = [other for other in axes if other != axis]
-        along = mask.sum(dim=others)
+        along = torch.cat([part.sum(dim=others) for part in _cut(mask, axis)], dim=-1)
         sums.append((along * torch.arange(mask.shape[axis], device=mask.device)).sum(2))
     return torch.stack([torch.zeros_like(sums[0])] * (3 - len(sums)) + sums, dim=-1)
+
+
+def _cut(mask: Mask, axis: int) -> list[Tensor]:
+    """The mask in parts along an axis, which are views."""
+    n = max(1, SLAB * mask.shape[axis] // max(1, mask.numel()))
+    return [mask.narrow(axis, i, min(n, mask.shape[axis] - i)) for i in range(0, mask.shape[axis], n)]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from medseg_attack.numerics.slabs import sum_of_slabs
 from medseg_attack.types import Image, Mask
 
 AIR = 0.1  # of the window: what is brighter belongs to the body
@@ -56,7 +57,8 @@ def visibility(changed: Image, image: Image, noise: Sequence[float]) -> list[Vis
 
 
 def _of_one(changed: Float[Tensor, "c *s"], image: Float[Tensor, "c *s"], noise: float) -> Visibility:
-    mse = (changed - image).double().square().mean().item()
+    squares = sum_of_slabs(lambda x, x0: (x - x0).double().square().sum(), changed[None], image[None])
+    mse = squares.item() / image.numel()
     psnr = -10 * math.log10(mse) if mse > 0 else math.inf
     noise_units = math.sqrt(mse) / noise if noise > 0 else math.nan
     if min(image.shape[-2:]) < SIDE:

@@ -164,7 +164,8 @@ class SegModel(nn.Module):
         net_input = self.normalise(self._channels(self._onto_net_grid(image)))
         # a network that prints must not print between results
         with backward_through(self.backward), stdout_on_stderr():
-            output = self.net(net_input.clone())  # it may change its input in place
+            # a network may change its input in place, but windows are copies of their own
+            output = self.net(net_input if self.window and not self.net.training else net_input.clone())
         logits = self._onto_scan_grid(self._checked(output, tuple(net_input.shape[2:])), grid)
         return self._log_odds(logits)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
+from medseg_attack.numerics.slabs import slabs
 
 Place: TypeAlias = tuple[slice, ...]  # a window's part of each spatial axis of a scan
 Flip: TypeAlias = tuple[int, ...]  # spatial axes, from 0, that are mirrored
@@ -177,7 +178,11 @@ class _Tiled(torch.autograd.Function):
                 blended = x.new_zeros((len(x), logits.shape[1], *x.shape[2:]), dtype=sums)
             blended[window] += importance * logits
         assert blended is not None
-        return blended.div_(_total(x, places, importance, sums)).to(x.dtype)
+        totals = _Totals(places, importance.to(sums))
+        for slab in slabs(x.shape, x.ndim - 2):
+            region = _bounded(slab[1:], x.shape[2:])
+            blended[slab].div_(totals.within(region))
+        return blended.to(x.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -186,17 +191,16 @@ class _Tiled(torch.autograd.Function):
         net, places, flips = ctx.parts
         x_grad = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         weight_grads = [torch.zeros_like(weight) for weight in weights]
-        upstream = upstream / _total(x, places, importance, x.dtype) / len(flips)
+        totals = _Totals(places, importance)
         with _repeat(x, ctx.rng, ctx.amp):
             for place, flip in product(places, flips):
                 window = (slice(None), slice(None), *place)
+                weighted = importance * (upstream[window] / totals.within(place) / len(flips))
                 x_window = x[window].detach().requires_grad_(x_grad is not None)
                 logits = _output(net, x_window, flip)
                 inputs = [*([x_window] if x_grad is not None else []), *weights]
                 sums = [*([x_grad[window]] if x_grad is not None else []), *weight_grads]
-                grads = torch.autograd.grad(
-                    logits, inputs, (importance * upstream[window]).to(logits), allow_unused=True
-                )
+                grads = torch.autograd.grad(logits, inputs, weighted.to(logits), allow_unused=True)
                 for sum_, grad in zip(sums, grads, strict=True):
                     sum_ += 0 if grad is None else grad
         return x_grad, None, None, None, None, None, *weight_grads
@@ -220,11 +224,43 @@ def _mean_output(net: nn.Module, window: Tensor, flips: Sequence[Flip]) -> Tenso
     return total / len(flips)
 
 
-def _total(x: Tensor, places: Sequence[Place], importance: Tensor, sums: torch.dtype) -> Tensor:
-    total = x.new_zeros(x.shape[2:], dtype=sums)
-    for place in places:
-        total[place] += importance
-    return total
+class _Totals:
+    """The sum of the weights of all windows, of a part of a scan at a time: of all of it, it would be a scan more.
+
+    Args:
+        importance: weights of a window, in the type of the sums.
+    """
+
+    def __init__(self, places: Sequence[Place], importance: Tensor) -> None:
+        self.places, self.importance = places, importance
+        self._layer, self._near = slice(0, 0), list[Place]()
+
+    def within(self, region: Place) -> Tensor:
+        """The sums in a region, each in the order of the windows."""
+        if region[0] != self._layer:  # windows come layer by layer
+            self._layer, self._near = region[0], [place for place in self.places if _overlap(place[0], region[0])]
+        total = self.importance.new_zeros([part.stop - part.start for part in region])
+        for place in self._near:
+            if all(map(_overlap, place, region)):
+                total[_common(place, region, region)] += self.importance[_common(place, region, place)]
+        return total
+
+
+def _bounded(parts: Sequence[Any], grid: Sequence[int]) -> Place:
+    """Slices whose starts and ends are numbers."""
+    return tuple(slice(*part.indices(n)[:2]) for part, n in zip(parts, grid, strict=True))
+
+
+def _overlap(first: slice, second: slice) -> bool:
+    return bool(first.start < second.stop and second.start < first.stop)
+
+
+def _common(first: Place, second: Place, origin: Place) -> Place:
+    """The region that two have in common, counted from where `origin` begins."""
+    return tuple(
+        slice(max(a.start, b.start) - o.start, min(a.stop, b.stop) - o.start)
+        for a, b, o in zip(first, second, origin, strict=True)
+    )
 
 
 @contextmanager

@@ -89,6 +89,16 @@ def log_odds_of_votes(votes: Bool[Tensor, "m b k *s"], weights: Float[Tensor, "m
 NO_ANSWER = 100.0  # exp(-100) is still a number in float32
 
 
+def is_finite(values: Tensor) -> Bool[Tensor, "b"]:
+    """Whether all numbers of each sample are finite; NaN and infinity show in the least and the largest of them.
+
+    >>> is_finite(torch.tensor([[1.0, torch.nan], [1.0, -torch.inf], [1.0, 2.0]])).tolist()
+    [False, False, True]
+    """
+    flat = values.flatten(1)
+    return torch.isfinite(flat.amin(1)) & torch.isfinite(flat.amax(1))
+
+
 def without_nan(log_odds: LogOdds) -> LogOdds:
     """Log-odds that are finite: NaN says that a class is not there, infinity that it is, -infinity that it is not.
 

@@ -1,7 +1,11 @@
 """The noise that an image has of its own."""
 
-import torch
+from collections.abc import Callable, Iterable
 
+import torch
+from torch import Tensor
+
+from medseg_attack.numerics.slabs import SLAB
 from medseg_attack.types import Image, PerSample
 
 
@@ -15,11 +19,40 @@ def noise_of(image: Image) -> PerSample:
     planes = image.reshape(-1, 1, *image.shape[-2:])
     if min(planes.shape[-2:]) < 3:  # as of an image without one pixel that holds noise
         return image.new_zeros(len(image))
-    response = torch.nn.functional.conv2d(planes, kernel[None, None]).reshape(len(image), -1)
-    inner = planes[..., 1:-1, 1:-1].reshape(len(image), -1)
-    inside = (inner > 0) & (inner < 1)
-    deviations = [
-        values[mask].abs().median() if mask.any() else values.new_zeros(())
-        for values, mask in zip(response, inside, strict=True)
-    ]
+
+    def magnitudes(planes: Tensor) -> Tensor:
+        response = torch.nn.functional.conv2d(planes, kernel[None, None])
+        inner = planes[..., 1:-1, 1:-1]
+        return response[(inner > 0) & (inner < 1)].abs()
+
+    def deviation(planes: Tensor) -> Tensor:
+        n = max(1, SLAB // planes[0].numel())
+        return lower_median(lambda: (magnitudes(planes[i : i + n]) for i in range(0, len(planes), n)))
+
+    deviations = [deviation(planes) for planes in planes.reshape(len(image), -1, 1, *image.shape[-2:])]
     return torch.stack(deviations) / 0.6744897501960817 / 6
+
+
+def lower_median(parts: Callable[[], Iterable[Tensor]]) -> Tensor:
+    """The median of numbers of float32 that are 0 or more and come in parts; of an even count the lower one.
+
+    Several parts are never put together. Their bits are in the order of the numbers, so that the upper half of them
+    is counted first, and only the numbers that share it with the median are looked at.
+
+    Args:
+        parts: gives the same parts again; 0 is the median of none.
+    """
+    iterator = iter(parts())
+    first = next(iterator)
+    if next(iterator, None) is None:
+        return first.median() if len(first) else first.new_zeros(())
+    n_upper = torch.zeros(2**16, dtype=torch.long, device=first.device)
+    for part in parts():
+        n_upper += torch.bincount(part.view(torch.int32) >> 16, minlength=2**16)
+    total = int(n_upper.sum())
+    if not total:
+        return first.new_zeros(())
+    rank = (total - 1) // 2
+    upper = int(torch.searchsorted(n_upper.cumsum(0), rank, right=True))
+    near = torch.cat([part[part.view(torch.int32) >> 16 == upper] for part in parts()])
+    return near.sort().values[rank - int(n_upper[:upper].sum())]

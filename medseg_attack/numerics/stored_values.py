@@ -1,7 +1,7 @@
 """The stored values that an image may take, and what they look like in [0, 1]."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medseg_attack.numerics.flows import warped
 from medseg_attack.numerics.samples import widen
+from medseg_attack.numerics.slabs import Slab, slabs
 from medseg_attack.types import Ball, Case, Flow, Image, PerChannel, Storage, per_channel
 
 _NONE = (math.nan, math.nan)  # lies below and above no value
@@ -21,10 +22,10 @@ class StoredValues:
     """Stored values of the images of one batch, each in its own file's type.
 
     It puts the `Storage` of several cases into tensors that go with a batch. `RoundedModel` uses it to keep attacks
-    on the values of files.
+    on the values of files. A volume is computed in slabs, since float64 of all of it would take four times its file.
 
     Attributes:
-        stored: the scan's own values, (b, c, *s), float64, which holds every 32-bit integer.
+        raw: the scan's own values, (b, c, *s), in the type of the files; in float64 where files differ in type.
         slope, inter: a native intensity is `stored * slope + inter`; (b, c, 1, ...), as all that follow.
         low, high: native intensities that an image shows as 0 and 1.
         dtypes: the type of each case's file.
@@ -33,7 +34,7 @@ class StoredValues:
         has_padding: whether one does in some case.
     """
 
-    stored: Tensor
+    raw: Tensor
     slope: Tensor
     inter: Tensor
     low: Tensor
@@ -51,13 +52,16 @@ class StoredValues:
         if len(storages) < len(cases):
             return None
         channels, *grid = cases[0].image.shape
+        own = [storage.stored for storage in storages]
+        if len({values.dtype for values in own}) > 1:
+            own = [values.to(torch.float64) for values in own]
 
         def per_case(values: list[PerChannel]) -> Tensor:
             numbers = [per_channel(value, channels) for value in values]
             return torch.tensor(numbers, dtype=torch.float64, device=device).view(-1, channels, *(1 for _ in grid))
 
         return cls(
-            torch.stack([storage.stored.to(torch.float64) for storage in storages]).to(device),
+            (own[0][None] if len(own) == 1 else torch.stack(own)).to(device),
             per_case([storage.slope for storage in storages]),
             per_case([storage.inter for storage in storages]),
             per_case([case.window.low for case in cases]),
@@ -73,6 +77,11 @@ class StoredValues:
         )
 
     @cached_property
+    def stored(self) -> Tensor:
+        """The scan's own values, (b, c, *s), float64, which holds every 32-bit integer."""
+        return self.raw.to(torch.float64)
+
+    @cached_property
     def outside(self) -> Tensor:
         """Whether a value is padding or outside of its intensity window, (b, c, *s)."""
         native = self.stored * self.slope + self.inter
@@ -84,8 +93,11 @@ class StoredValues:
 
     def image(self, stored: Tensor, like: Image) -> Image:
         """Stored values as the reader of the data set shows them: the same operations, hence the same bits."""
-        native = stored * self.slope + self.inter
-        return ((native - self.low) / (self.high - self.low)).clamp(0, 1).to(torch.float32).to(like)
+        image = torch.empty(stored.shape, dtype=like.dtype, device=like.device)
+        for slab in slabs(stored.shape, stored.ndim - 2):
+            native = stored[slab].to(torch.float64) * self.slope + self.inter
+            image[slab] = ((native - self.low) / (self.high - self.low)).clamp(0, 1).to(torch.float32)
+        return image
 
     def in_float64(self, stored: Tensor) -> tuple[Image, Image]:
         """Two images for a ball to measure in float64, where one level is exactly one level.
@@ -93,6 +105,7 @@ class StoredValues:
         The first is of `stored`, the second of the scan's own values. Unlike `image`, the first keeps a change that
         lies outside of the window.
         """
+        stored = stored.to(torch.float64)
         before = ((self.stored * self.slope + self.inter - self.low) / (self.high - self.low)).clamp(0, 1)
         return before + (stored - self.stored) * self.slope / (self.high - self.low), before
 
@@ -103,7 +116,7 @@ class StoredValues:
         """
         stored = warped(self.stored, flow.to(torch.float64))
         rounded = self._by_type(lambda dtype: stored.to(dtype).double() if dtype.is_floating_point else stored.round())
-        return replace(self, stored=rounded)
+        return replace(self, raw=rounded.to(self.raw.dtype))
 
     def files(self, stored: Tensor) -> list[Tensor]:
         """Stored values of each case as its file holds them."""
@@ -120,19 +133,37 @@ class StoredValues:
 
     def at(self, index: Tensor) -> "StoredValues":
         """The stored values of some of the images."""
-        tensors = ("stored", "slope", "inter", "low", "high", "least", "most")
+        tensors = ("raw", "slope", "inter", "low", "high", "least", "most")
         padding = (self.padding[0][index], self.padding[1][index])
         dtypes = tuple(self.dtypes[n] for n in index.tolist())
         return replace(self, padding=padding, dtypes=dtypes, **{name: getattr(self, name)[index] for name in tensors})
 
     def nearest(self, x: Image, x0: Image, ball: Ball) -> Tensor:
-        """Stored values for `x`, in `ball` and in the window: rounded towards those of `x0`, so that no norm grows."""
-        delta = (x - x0).to(torch.float64)
-        stored = self._moved(delta, FLOAT32_SLACK)
-        grown = ball.size(*self.in_float64(stored)) > ball.limit * (1 + 1e-9)
+        """Stored values for `x`, in `ball` and in the window: rounded towards those of `x0`, so that no norm grows.
+
+        They are float64, in which they can be subtracted; `raw_nearest` has them in the type of the files.
+        """
+        return self.raw_nearest(x, x0, ball).to(torch.float64)
+
+    def raw_nearest(self, x: Image, x0: Image, ball: Ball) -> Tensor:
+        """The values of `nearest`, in the type of `raw`."""
+        raw = torch.empty_like(self.raw)
+        for slab, part in self._parts():
+            raw[slab] = part._moved(_change(x, x0, slab), FLOAT32_SLACK)
+        sizes = ball.size_of_parts(part.in_float64(raw[slab]) for slab, part in self._parts())
+        grown = sizes > ball.limit * (1 + 1e-9)
         if grown.any():
-            stored = torch.where(widen(grown, x0), self._moved(delta, 0.0), stored)
-        return stored
+            for slab, part in self._parts():
+                raw[slab] = torch.where(
+                    widen(grown, x0), part._moved(_change(x, x0, slab), 0.0), raw[slab].to(torch.float64)
+                )
+        return raw
+
+    def _parts(self) -> Iterator[tuple[Slab, "StoredValues"]]:
+        """The stored values in slabs; one that holds all of them is this object, which keeps what it computed."""
+        indices = list(slabs(self.raw.shape, self.raw.ndim - 2))
+        for slab in indices:
+            yield slab, self if len(indices) == 1 else replace(self, raw=self.raw[slab])
 
     def _moved(self, delta: Tensor, near: float) -> Tensor:
         change = delta * (self.high - self.low) / self.slope
@@ -162,3 +193,7 @@ def _limits(storage: Storage) -> tuple[float, float]:
         return -math.inf, math.inf
     integers = torch.iinfo(storage.stored.dtype)
     return storage.limits or (integers.min, integers.max)
+
+
+def _change(x: Image, x0: Image, slab: Slab) -> Tensor:
+    return (x[slab] - x0[slab]).to(torch.float64)

@@ -5,7 +5,7 @@ right to the left or from anterior to posterior.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +150,30 @@ def read_pair(
     lattice, spacing = layout(first, plane)
     channels = [lattice.from_file(channel) for part in parts for channel in part.channels]
     stored = np.stack(channels) if len(channels) > 1 else np.ascontiguousarray(channels[0])
-    marks, moved = whole(truth.values)
-    labels = np.ascontiguousarray(lattice.from_file(values.labels(marks, mask)))
+    labels, moved = _labels(truth, values, mask)
+    labels = np.ascontiguousarray(lattice.from_file(labels))
     case_ids = tuple(f"{name}_slice_{i:03d}" for i in range(len(labels)))
     slope, inter = alike([part.header.slope for part in parts]), alike([part.header.inter for part in parts])
     notes = ("labels near to whole numbers, which are taken for these",) if moved else ()
     return Scan(stored, labels, case_ids, spacing, slope, inter, unit, lattice, first.header.affine, notes=notes)
+
+
+def _labels(truth: Nifti, values: LabelValues, mask: Path) -> tuple[Array, bool]:
+    """The labels of a mask, and whether values near to whole numbers were taken for these.
+
+    Raises:
+        InputError: a value is of no class.
+    """
+    parts = [replace(truth, stored=truth.stored[..., layer]) for layer in range(truth.grid[-1])]  # as the file has them
+    try:
+        each = []
+        for part in parts:
+            marks, moved = whole(part.values)
+            each.append((values.labels(marks, mask), moved))
+    except InputError:
+        values.labels(whole(truth.values)[0], mask)  # which counts the wrong voxels of all layers
+        raise
+    return np.stack([labels for labels, _ in each], axis=-1), any(moved for _, moved in each)
 
 
 def label_values(path: Path) -> NDArray[Any]:

@@ -1,6 +1,6 @@
 """A scan as a file holds it: stored values, labels, and the way back to the file's own axes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,19 +100,48 @@ class Scan:
         where: Array = (self.channels >= low) & (self.channels <= high)
         return where
 
+    @property
+    def intensities(self) -> list["Intensities"]:
+        """The intensities of each channel."""
+        n, slices = len(self.channels), len(self.labels)
+        if self.scales:
+            return [Intensities(stored, self.scales, self.padding) for stored in self.channels]
+        scales = zip(per_channel(self.slope, n), per_channel(self.inter, n), strict=True)
+        return [
+            Intensities(stored, [scale] * slices, self.padding)
+            for stored, scale in zip(self.channels, scales, strict=True)
+        ]
+
     def native(self) -> Iterator[Array]:
         """The intensities, (slices, rows, columns), of one channel after the other; NaN where there is padding."""
-        for values, padded in zip(self._scaled(), self.padded, strict=True):
-            values[padded] = np.nan
-            yield values
+        return map(np.stack, self.intensities)
 
-    def _scaled(self) -> Iterator[Array]:
-        if self.scales:
-            wide = np.array(self.scales, np.float64)[:, :, None, None]
-            return (stored * wide[:, 0] + wide[:, 1] for stored in self.channels)
-        n = len(self.channels)
-        scales = zip(self.channels, per_channel(self.slope, n), per_channel(self.inter, n), strict=True)
-        return (stored * np.float64(slope) + inter for stored, slope, inter in scales)
+
+@dataclass(frozen=True, eq=False)
+class Intensities(Sequence[Array]):
+    """The intensities of a channel, slice by slice; NaN where there is padding.
+
+    In float64 a volume takes several times its file, so that no more than a slice is computed at a time.
+
+    Attributes:
+        stored: (slices, rows, columns).
+        scales: slope and inter of each slice.
+        padding: least and largest stored value that stands for no measurement.
+    """
+
+    stored: Array
+    scales: Sequence[tuple[float, float]]
+    padding: tuple[int, int] | None
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, index: Any) -> Any:
+        stored, (slope, inter) = self.stored[index], self.scales[index]
+        values = stored * np.float64(slope) + np.float64(inter)
+        if self.padding is not None:
+            values[(stored >= self.padding[0]) & (stored <= self.padding[1])] = np.nan
+        return values
 
 
 def _is_scale(value: float) -> bool:

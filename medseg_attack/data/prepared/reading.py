@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord, arrays, damage, is_id, read_record
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.numerics.slabs import slabs
 from medseg_attack.storage.files import Form, TaskForm, read_json
 from medseg_attack.storage.kinds import instead
 from medseg_attack.types import Batch, Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
@@ -131,11 +133,6 @@ class Prepared:
         slices = slice(None) if ref.index is None else ref.index
         codes, stored = labels[slices], images[:, slices]
         window, (slope, inter) = _window(record, ref), _scale(record, ref)
-        low, high = (_wide(value, stored.ndim) for value in (window.low, window.high))
-        native = stored.astype(np.float64) * _wide(slope, stored.ndim) + _wide(inter, stored.ndim)
-        image = np.clip((native - low) / (high - low), 0, 1).astype(np.float32)
-        classes = np.arange(len(self.task.classes)).reshape(-1, *(1 for _ in codes.shape))
-        target = codes == classes if self.task.exclusive else ((codes >> classes) & 1).astype(bool)
         through = record.spacing_mm[0]
         stack = Stack(ref.index, len(record.case_ids), through) if through and ref.index is not None else None
         order, flips = _order(record)
@@ -143,13 +140,14 @@ class Prepared:
             id=ref.id,
             volume=ref.volume,
             group=ref.group,
-            image=torch.from_numpy(image),
-            target=torch.from_numpy(target),
+            image=torch.from_numpy(_shown(stored, window, slope, inter)),
+            target=torch.from_numpy(_target(codes, self.task)),
             spacing_mm=record.spacing_mm[-codes.ndim :],
             window=window,
             stack=stack,
             storage=Storage(
-                stored=torch.from_numpy(stored.copy()),  # the map is read-only, and a tensor must not be
+                # a whole scan stays on the disk; slices are copied, so that they keep no map open
+                stored=torch.from_numpy(stored if ref.index is None else stored.copy()),
                 slope=slope,
                 inter=inter,
                 limits=record.limits,
@@ -234,6 +232,25 @@ class Prepared:
             if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
                 self._maps.popitem(last=False)
         return self._maps[scan]
+
+
+def _shown(stored: Array, window: Window, slope: PerChannel, inter: PerChannel) -> NDArray[np.float32]:
+    """The intensities of a case as its window shows them, in [0, 1]; float64 in between, of a slab at a time."""
+    image = np.empty(stored.shape, np.float32)
+    low, high, step, start = (_wide(value, stored.ndim) for value in (window.low, window.high, slope, inter))
+    for slab in slabs(stored.shape, stored.ndim - 1):
+        native = stored[slab].astype(np.float64) * step + start
+        image[slab] = np.clip((native - low) / (high - low), 0, 1)
+    return image
+
+
+def _target(codes: Array, task: Task) -> NDArray[np.bool_]:
+    """A channel of each class from the labels of a case."""
+    target = np.empty((len(task.classes), *codes.shape), bool)
+    for k, channel in enumerate(target):
+        for slab in slabs(codes.shape, codes.ndim):
+            channel[slab] = codes[slab] == k if task.exclusive else (codes[slab] >> k) & 1
+    return target
 
 
 def _cases(record: ScanRecord, dims: int) -> Iterator[CaseRef]:

@@ -228,7 +228,8 @@ def _place(root: Path, kind: str, record: ScanRecord) -> Path:
 def _mapped(path: Path, shape: tuple[int, ...], numbers: str) -> Array:
     require_file(path, "an array")
     with refusing(f"an array in {path}", "run medattack prepare again"):  # NumPy parses the header as Python
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # copy-on-write, since a tensor must not be read-only: what is written to it never reaches the disk
+        array: Array = np.load(path, mmap_mode="c", allow_pickle=False)
     if array.shape != shape:
         raise InputError(f"expected an array of shape {shape} in {path}, got {array.shape}; prepare the data again")
     if array.dtype.kind not in numbers or array.dtype.itemsize > 8 or not array.dtype.isnative:

@@ -10,7 +10,7 @@ from medseg_attack.data.datasets.source import ScanFile, Source
 from medseg_attack.data.formats.scan import Array, Scan
 from medseg_attack.data.prepared.record import ClassPixels, ScanRecord, SourceFile, damage, portable, read_record
 from medseg_attack.data.prepared.resampling import resampled
-from medseg_attack.data.prepared.windows import WindowRule
+from medseg_attack.data.prepared.windows import WindowRule, ends
 from medseg_attack.errors import InputError, plural
 from medseg_attack.escaping import whole_characters
 from medseg_attack.storage.files import inside, whole, write_json
@@ -89,7 +89,7 @@ def write_arrays(out: Path, record: ScanRecord, stored: Array, labels: Array) ->
 
 def _windows(scan: Scan, file: ScanFile, rule: WindowRule) -> NDArray[np.float64]:
     """Low and high of each slice, (slices, 2), with several channels (slices, 2, channels)."""
-    each = [rule(values) for values in scan.native()]
+    each = [rule(slices) for slices in scan.intensities]
     for channel, windows in enumerate(each):
         if not (windows[:, 0] < windows[:, 1]).all():
             raise InputError(
@@ -101,8 +101,8 @@ def _windows(scan: Scan, file: ScanFile, rule: WindowRule) -> NDArray[np.float64
 
 def _intensity(scan: Scan) -> tuple[float, float]:
     """The least and the largest intensity of the scan."""
-    ends = [float(end) for values in scan.native() for end in (np.nanmin(values), np.nanmax(values))]
-    return min(ends), max(ends)
+    of_channels = [end for slices in scan.intensities for end in ends(slices)]
+    return min(of_channels), max(of_channels)
 
 
 def pixels_by_class(labels: Array, task: Task) -> dict[str, ClassPixels]:
@@ -131,7 +131,7 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
     if not np.isfinite(stored).all():
         n = int((~np.isfinite(stored)).sum())
         raise InputError(f"expected finite intensities, got {n} that are NaN or infinite in {file.path}; repair it")
-    if scan.padded.all():
+    if scan.padding is not None and scan.padded.all():
         raise InputError(f"expected an image, got PixelPaddingValue in every voxel of {file.path}; leave it out")
     if stored.min() == stored.max():
         raise InputError(f"expected an image, got {stored.min()} in every voxel of {file.path}; leave it out")

@@ -1,34 +1,37 @@
 """Which native intensities a slice shows as 0 and 1."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medseg_attack.errors import InputError
 
+Slices: TypeAlias = Sequence[NDArray[Any]] | NDArray[Any]
+
 
 @runtime_checkable
 class WindowRule(Protocol):
-    """A rule that maps a scan's intensities, (slices, rows, columns), to low and high of each slice: (slices, 2).
+    """A rule that maps a scan's intensities, slices of (rows, columns), to low and high of each slice: (slices, 2).
 
-    NaN stands for pixels that were never measured. `str(rule)` is the text that `window_rule` turns into it.
+    Slices are computed when they are asked for, so that a volume is never in memory as float64. NaN stands for pixels
+    that were never measured. `str(rule)` is the text that `window_rule` turns into it.
     """
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]: ...
+    def __call__(self, slices: Slices) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True)
 class Percentile:
     """One window for the scan: its 0.5 and 99.5 percentile, or its range if these two are equal."""
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        measured = values[~np.isnan(values)]
-        low, high = np.percentile(measured, (0.5, 99.5))
+    def __call__(self, slices: Slices) -> NDArray[np.float64]:
+        low, high = percentiles(slices, (0.5, 99.5))
         if not low < high:
-            low, high = measured.min(), measured.max()
-        return np.tile(np.array([low, high], dtype=np.float64), (len(values), 1))
+            low, high = ends(slices)
+        return np.tile(np.array([low, high], dtype=np.float64), (len(slices), 1))
 
     def __str__(self) -> str:
         return "percentile"
@@ -41,8 +44,8 @@ class Range:
     What the file calls padding is no measurement.
     """
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.tile(np.array([np.nanmin(values), np.nanmax(values)], dtype=np.float64), (len(values), 1))
+    def __call__(self, slices: Slices) -> NDArray[np.float64]:
+        return np.tile(np.array(ends(slices), dtype=np.float64), (len(slices), 1))
 
     def __str__(self) -> str:
         return "range"
@@ -52,8 +55,8 @@ class Range:
 class SliceMax:
     """Each slice from 0 to its maximum, as in arXiv 2401.11224; 0 to 1 where that is not positive."""
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        high = np.fmax.reduce(values.reshape(len(values), -1), axis=1).astype(np.float64)
+    def __call__(self, slices: Slices) -> NDArray[np.float64]:
+        high = np.array([np.fmax.reduce(values, axis=None) for values in slices], dtype=np.float64)
         return np.stack((np.zeros_like(high), np.where(high > 0, high, 1.0)), axis=1)
 
     def __str__(self) -> str:
@@ -67,11 +70,64 @@ class Fixed:
     low: float
     high: float
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.tile(np.array([self.low, self.high], dtype=np.float64), (len(values), 1))
+    def __call__(self, slices: Slices) -> NDArray[np.float64]:
+        return np.tile(np.array([self.low, self.high], dtype=np.float64), (len(slices), 1))
 
     def __str__(self) -> str:
         return f"{self.low},{self.high}"
+
+
+def ends(slices: Slices) -> tuple[float, float]:
+    """The least and the largest measured value."""
+    pairs = [(np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)) for values in slices]
+    return float(np.nanmin([low for low, _ in pairs])), float(np.nanmax([high for _, high in pairs]))
+
+
+def percentiles(slices: Slices, percents: Sequence[float]) -> list[float]:
+    """The percentiles of all measured values, bit for bit as `np.percentile` has them, without a copy of the values.
+
+    The upper 16 bits of all values are counted first. Only those values that share them with a neighbour of a
+    percentile are then looked at.
+    """
+    n_upper = np.zeros(2**16, np.int64)
+    for values in slices:
+        n_upper += np.bincount(_upper_bits(_measured(values)), minlength=2**16)
+    up_to = n_upper.cumsum()
+    places = [percent / 100 * (int(up_to[-1]) - 1) for percent in percents]
+    ranks = sorted({int(rank) for place in places for rank in (np.floor(place), np.ceil(place))})
+    chosen = np.unique(np.searchsorted(up_to, ranks, side="right"))
+    is_chosen = np.zeros(2**16, bool)
+    is_chosen[chosen] = True
+    distinct = [
+        np.unique(measured[is_chosen[_upper_bits(measured)]], return_counts=True) for measured in map(_measured, slices)
+    ]
+    numbers, first = np.unique(np.concatenate([values for values, _ in distinct]), return_inverse=True)
+    counts = np.bincount(first, weights=np.concatenate([n for _, n in distinct])).astype(np.int64)
+    n_below = np.concatenate(
+        [up_to[bits] - n_upper[bits] + _before(counts[_upper_bits(numbers) == bits]) for bits in chosen]
+    )
+    at_rank = {rank: numbers[np.searchsorted(n_below, rank, side="right") - 1] for rank in ranks}
+    return [
+        float(np.quantile([at_rank[int(np.floor(place))], at_rank[int(np.ceil(place))]], place - np.floor(place)))
+        for place in places
+    ]
+
+
+def _before(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of what comes before each."""
+    return counts.cumsum() - counts
+
+
+def _measured(values: NDArray[Any]) -> NDArray[np.float64]:
+    missing = np.isnan(values)
+    return np.asarray(values[~missing] if missing.any() else values.reshape(-1), np.float64)
+
+
+def _upper_bits(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The upper 16 of bits that are in the order of the values."""
+    bits = (values + 0.0).view(np.int64)  # -0.0 is 0.0
+    ordered = np.where(bits < 0, ~bits, bits | np.int64(-(2**63))).view(np.uint64)
+    return (ordered >> np.uint64(48)).astype(np.int64)
 
 
 def window_rule(text: str) -> WindowRule:

@@ -1,14 +1,16 @@
 """Norm balls: every pixel, the whole length, or the number of pixels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import TINY, draw, length, widen
+from medseg_attack.numerics.slabs import by_slab, slabs
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import LengthBall
 from medseg_attack.types import Ball, Image, PerSample
@@ -36,13 +38,16 @@ class Linf(Ball):
         return self.eps * grad.sign()
 
     def project(self, x: Image, x0: Image) -> Image:
-        return x.clamp(x0 - self.eps, x0 + self.eps).clamp(0, 1)
+        return by_slab(lambda x, x0: x.clamp(x0 - self.eps, x0 + self.eps).clamp(0, 1), x, x0)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         return self.project(x0 + self.eps * (2 * draw(torch.rand, x0, seeds) - 1), x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
-        return (x - x0).abs().flatten(1).amax(1)
+        return self.size_of_parts((x[slab], x0[slab]) for slab in slabs(x.shape, x.ndim - 2))
+
+    def size_of_parts(self, parts: Iterable[tuple[Image, Image]]) -> PerSample:
+        return reduce(torch.maximum, ((x - x0).abs().flatten(1).amax(1) for x, x0 in parts))
 
 
 @register("l2", kind="ball")

@@ -1,0 +1,136 @@
+"""What is computed in slabs has the bits of what is computed at once, and makes no float64 of a whole volume."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from medseg_attack.attacks.gradient.pgd import fgsm
+from medseg_attack.data.prepared.windows import ends, percentiles, window_rule
+from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.metrics import overlap
+from medseg_attack.metrics.visibility import visibility
+from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.models.sliding_window import SlidingWindow
+from medseg_attack.numerics import noise, slabs
+from medseg_attack.numerics.stored_values import StoredValues
+from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.types import Ball, Batch, Case, Storage, Task, Window
+
+TASK = Task("volume", ("organ",))
+GRID = (9, 14, 13)
+
+
+def scan(dtype: torch.dtype = torch.int16) -> Case:
+    draw = torch.Generator().manual_seed(0)
+    stored = torch.randint(-200, 900, (1, *GRID), generator=draw).to(dtype)
+    native = stored.double() * 1.5 - 3
+    image = ((native + 100) / 900).clamp(0, 1).float()
+    target = torch.rand((1, *GRID), generator=draw) < 0.3
+    return Case("v", "v", "g", image, target, (2.0, 1.0, 1.0), Window(-100, 800), storage=Storage(stored, 1.5, -3.0))
+
+
+def in_slabs(monkeypatch: pytest.MonkeyPatch, planes: int) -> None:
+    for module in (slabs, noise, overlap):
+        monkeypatch.setattr(module, "SLAB", planes * GRID[1] * GRID[2])
+
+
+def everything(ball: Ball) -> list[Any]:
+    """Whatever is computed of a volume in slabs."""
+    case = scan()
+    batch, values = Batch.of([case]), StoredValues.of([case], "cpu")
+    assert values is not None
+    change = 0.03 * torch.randn(batch.image.shape, generator=torch.Generator().manual_seed(1))
+    x = ball.project(batch.image + change, batch.image)
+    raw = values.raw_nearest(x, batch.image, ball)
+    shown = values.image(raw, batch.image)
+    pred = shown > 0.4
+    seen = visibility(torch.rand((1, 1, 9, 20, 20)), torch.zeros((1, 1, 9, 20, 20)), [0.1])[0]
+    return [
+        *(tensor.tolist() for tensor in (x, raw, shown, ball.size(x, batch.image), noise.noise_of(batch.image))),
+        overlap.measure((pred, batch.target)),
+        (seen.ssim, seen.ssim_body, seen.ssim_min),
+        values.nearest(x, batch.image, ball).dtype,
+    ]
+
+
+@pytest.mark.parametrize("planes", [1, 2, 5])
+@pytest.mark.parametrize("ball", [Linf(0.02), L2(0.5)], ids=str)
+def test_slabs_change_no_bit(ball: Ball, planes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    whole = everything(ball)
+    in_slabs(monkeypatch, planes)
+    torch.manual_seed(0)
+    assert everything(ball) == whole
+
+
+class Largest(TorchDispatchMode):
+    """The number of values of the largest float64 tensor that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            self.values = max(self.values, result.untyped_storage().nbytes() // 8)
+        return result
+
+
+def test_an_attack_on_a_volume_through_windows_makes_no_float64_of_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = SegModel(SlidingWindow(torch.nn.Conv3d(1, 1, 3, padding=1), (4, 8, 8)), TASK, dims=3)
+    batch = Batch.of([scan()])
+    with frozen(model):
+        (whole,) = attack_chunk(model, [batch], [fgsm(Linf(0.02))])
+        in_slabs(monkeypatch, 2)
+        with Largest() as largest:
+            (cut,) = attack_chunk(model, [batch], [fgsm(Linf(0.02))])
+    assert largest.values <= 2 * GRID[1] * GRID[2]
+    for row, other in zip(whole.rows, cut.rows, strict=True):
+        assert replace(row, extra={}) == replace(other, extra={})
+        assert row.extra == pytest.approx(other.extra, rel=1e-12, nan_ok=True)  # sums of floats in another order
+
+
+def test_one_volume_is_stacked_without_a_copy() -> None:
+    case = scan()
+    batch, values = Batch.of([case]), StoredValues.of([case], "cpu")
+    assert batch.image.data_ptr() == case.image.data_ptr()
+    assert values is not None
+    assert case.storage is not None
+    assert values.raw.data_ptr() == case.storage.stored.data_ptr()
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["floats", "whole", "few", "tiny"]), st.booleans())
+def test_percentiles_of_slices_are_those_of_all_values_at_once(seed: int, kind: str, holed: bool) -> None:
+    draw = np.random.default_rng(seed)
+    shape = tuple(draw.integers(1, 9, 3))
+    values = {
+        "floats": draw.normal(0, 300, shape),
+        "whole": draw.integers(-1000, 1000, shape) * 0.37 - 3,
+        "few": draw.integers(-1, 2, shape) * 1.0,
+        "tiny": draw.normal(0, 1e-305, shape),
+    }[kind]
+    if holed:
+        values[(draw.random(shape) < 0.3) & (np.arange(values.size) > 0).reshape(shape)] = np.nan
+    measured = values[~np.isnan(values)]
+    assert percentiles(values, (0.5, 50, 99.5)) == np.percentile(measured, (0.5, 50, 99.5)).tolist()
+    assert ends(values) == (measured.min(), measured.max())
+
+
+@pytest.mark.parametrize("text", ["percentile", "range", "slice_max", "-5,5"])
+def test_a_window_is_computed_of_one_slice_at_a_time(text: str) -> None:
+    class OneByOne(list[Any]):
+        """Slices of which no two may be put together."""
+
+        def __array__(self, *_: object, **__: object) -> Any:
+            raise AssertionError("all slices at once")
+
+    values = np.random.default_rng(0).normal(0, 300, (3, 6, 7))
+    assert np.array_equal(window_rule(text)(OneByOne(values)), window_rule(text)(values))
