@@ -522,7 +522,9 @@ class Sweeps(Protocol):
     def sweep(
         self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
-        """The results in the order of `balls`, each as the attack in that ball alone has it."""
+        """The results in the order of `balls`, each as the attack in that ball alone has it; a harm that is NaN was
+        not computed.
+        """
         ...
 
 

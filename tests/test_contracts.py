@@ -202,6 +202,24 @@ def test_a_sweep_gives_each_budget_what_it_gets_alone() -> None:
         swept = fgsm().sweep(model, image, target, [1, 2, 3], balls)
         for ball, result in zip(balls, swept, strict=True):
             assert torch.equal(result.image, fgsm(ball)(model, image, target, [1, 2, 3]).image)
+            assert torch.equal(result.size, fgsm(ball)(model, image, target, [1, 2, 3]).size)
+
+
+def test_a_single_step_at_many_budgets_asks_for_one_gradient_and_is_judged_once() -> None:
+    from medseg_attack.attacks.counting import CountedModel
+    from medseg_attack.attacks.gradient.pgd import fgsm
+    from medseg_attack.threat.balls.norms import Linf
+
+    torch.manual_seed(3)
+    model = SegModel(Net(1, 2), TASK)
+    image, target = torch.rand(3, 1, 9, 9), torch.rand(3, 2, 9, 9) < 0.5
+    with frozen(model):
+        counted = CountedModel(model)
+        passes = [
+            (counted.forwards, counted.backwards, bool(result.harm.isnan().all()))
+            for result in fgsm().sweep(counted, image, target, [1, 2, 3], [Linf(eps / 100) for eps in range(1, 7)])
+        ]
+    assert passes == [(2, 1, False), *[(2, 1, True)] * 5]
 
 
 MASKS = torch.zeros(4, 3, 9, 7, dtype=torch.bool)

@@ -71,14 +71,24 @@ class PGD(Climbing):
     def sweep(
         self, model: Model, image: Image, target: Mask, seeds: Sequence[int], balls: Sequence[Ball]
     ) -> Iterator[Adversarial]:
-        """The attack in several balls, one result for each; a single step from the image takes one gradient for all."""
+        """The attack in several balls, one result for each; a single step from the image takes one gradient for all.
+
+        Of a single step only the first result is judged, so that its passes are those of the attack alone. The harm
+        of the others is NaN: there is no iterate to choose from, and who scores them asks the model anyway.
+        """
         if self.steps > 1 or self.random_start or self.keep_worst:
             yield from (replace(self, ball=ball)(model, image, target, seeds) for ball in balls)
             return
         direction = self._direction(torch.zeros_like(image), self._gradient(model, image, target, 0, seeds)[1])
-        for ball in balls:
-            x = ball.project(image + self.step_size * ball.step(direction, image), image)
-            yield judge(model, ball, x, image, target)
+
+        def stepped(ball: Ball) -> Image:
+            return ball.project(image + self.step_size * ball.step(direction, image), image)
+
+        yield judge(model, balls[0], stepped(balls[0]), image, target)
+        for ball in balls[1:]:
+            x = stepped(ball)
+            yield Adversarial(x, torch.full_like(x.flatten(1)[:, 0], torch.nan), ball.size(x, image))
+            del x  # its memory is free before the next one is computed
 
     def _climb(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         x = self.ball.sample(image, seeds) if self.random_start else image
