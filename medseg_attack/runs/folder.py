@@ -249,7 +249,7 @@ def read_part(file: Path, needs: Callable[[str], bool] = lambda column: True) ->
             table = parquet.read(names if hashes else None, use_threads=False)
         content = written.pop("digest", "")
         is_whole = not hashes or table.column_names == names  # a column that is not there is read as none
-        is_changed = bool(content or hashes) and not (is_whole and _is_as_written(table, hashes, written, content))
+        is_changed = not is_whole or (bool(content) and not _is_as_written(table, hashes, written, content))
     if is_changed:
         raise InputError(f"expected the rows that were written in {file}, got others; run the attack again")
     return table

@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from medseg_attack.errors import FULL, InputError, absent, reason, refusing
-from medseg_attack.escaping import whole_characters
 
 CARD = "card.json"  # written last into the folder of a checkpoint
 ENDS = 4096  # bytes at either end of a file
@@ -248,11 +247,8 @@ def writing(path: Path) -> Iterator[None]:
     """A scope in which the system's refusal to write `path` becomes a sentence.
 
     Raises:
-        InputError: in place of an OSError, or of an error of safetensors that is one; or `path` is not UTF-8, which
-            libraries of compiled code do not write to.
+        InputError: in place of an OSError, or of an error of safetensors that is one.
     """
-    if str(path) != whole_characters(str(path)):
-        raise InputError(f"expected a path in UTF-8 to write to, got {path}; choose another folder")
     try:
         yield
     except (OSError, SafetensorError) as error:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from medseg_attack.errors import InputError
+from medseg_attack.escaping import whole_characters
 from medseg_attack.storage.files import writing
 
 LOCK = ".lock"  # in a folder that a process writes to
@@ -23,8 +25,11 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator["Lock"]:
         shared: whether others that share it may write, too.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made, or its path is not UTF-8, which libraries of compiled code do not
+            write to.
     """
+    if str(folder) != whole_characters(str(folder)):
+        raise InputError(f"expected a folder in UTF-8 to write to, got {folder}; choose another --out")
     is_new = not folder.exists()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -176,7 +176,7 @@ def test_a_folder_to_write_to_is_named_in_utf_8(
 ) -> None:
     monkeypatch.chdir(workspace)
     stderr = " ".join(medattack(*words, "--out", "half\udcff/new", code=2).stderr.split())
-    assert "expected a path in UTF-8 to write to, got half\\udcff" in stderr
+    assert "expected a folder in UTF-8 to write to, got half\\udcff" in stderr
     assert not [name for name in os.listdir(workspace) if name.startswith("half")]
 
 

@@ -69,7 +69,7 @@ def test_a_record_without_a_class_of_the_task_is_refused_and_written_again(tmp_p
     name = next(iter(fields["classes"]))
     fields["classes"] = {cls + "~" if cls == name else cls: counts for cls, counts in fields["classes"].items()}
     file.write_text(json.dumps(fields))
-    with pytest.raises(InputError, match=f"expected the class '{name}' in .*{file.name}, got none"):
+    with pytest.raises(InputError, match=f"expected '{name}' in the field 'classes' in .*{file.name}, got none"):
         open_prepared(out).refs("all")
     list(prepare(open_source("decathlon", source), out, Options()))
     assert file.read_text() == content

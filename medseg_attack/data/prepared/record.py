@@ -187,7 +187,10 @@ def read_record(root: Path, scan: str, task: Task) -> ScanRecord:
     if record.id != scan:
         raise InputError(f"expected the scan {scan} in {file}, got {record.id}; delete that file and prepare again")
     if lost := [task.classes[k] for k in task.scored if task.classes[k] not in record.classes]:
-        raise InputError(f"expected the class {lost[0]!r} in {file}, got none; delete that file and prepare again")
+        raise InputError(
+            f"expected {lost[0]!r} in the field 'classes' in {file}, got none; "
+            "delete that file and prepare the data again"
+        )
     return record
 
 
