@@ -97,7 +97,7 @@ def anomalies(sizes: Sequence[float]) -> list[float]:
     NaN of sizes that are none, and of all where fewer than three are some or most are equal.
 
     >>> [round(index, 2) for index in anomalies([10.0, 90.0, 100.0, 110.0, 130.0])]
-    [3.03, 0.34, 0.0, 0.0, 0.0]
+    [6.07, 0.67, 0.0, 0.0, 0.0]
     """
     known = np.array(sizes)[~np.isnan(sizes)]
     middle = float(np.median(known)) if len(known) > 2 else math.nan
