@@ -3,9 +3,9 @@
     python benchmarks/defences.py --data DATA --out OUT --minutes 40     # and again: it goes on
     python benchmarks/defences.py --out OUT --report                     # the tables of the rows that are finished
 
-All trained networks start from one plain model, and the undefended twin has as many further steps as they. All keep the
-epoch of the best Dice under the same short attack. The first three rows are made with every seed, then the others, seed
-after seed.
+Several processes that are started alike share the rows. All trained networks start from one plain model, and the
+undefended twin has as many further steps as they. All keep the epoch of the best Dice under the same short attack. The
+first three rows are made with every seed, then the others, seed after seed.
 """
 
 import argparse
@@ -26,17 +26,18 @@ from medseg_attack.evaluation.opening import open_study
 from medseg_attack.evaluation.runner import RunOptions, run
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.study import Study
+from medseg_attack.runtime import pick_device
 from medseg_attack.stats.defences import worths
 from medseg_attack.stats.patients import mean_score
 from medseg_attack.stats.scores import pooled, scored
 from medseg_attack.storage.files import is_checkpoint, write_json
+from medseg_attack.storage.locks import is_held, locked
 from medseg_attack.training import loop
 from medseg_attack.training.denoising import plan_denoiser, train_denoiser
 from medseg_attack.training.options import Options, resolve
 
 TWIN, START = "undefended", "start"
 NETWORK = "unet_small(size=({size}, {size}))"
-EPOCHS, FURTHER = 30, 12  # of the model that all start from, and of the twin and each defence after it
 CHOICE = "pgd(linf(4/255), steps=5)"
 SLICES = 30  # that are attacked
 SUITE = {
@@ -46,7 +47,6 @@ SUITE = {
 }
 HARDER = {"margin": "pgd(linf(4/255), objective=margin, steps=20)"}
 AGAIN = " again"  # a native run that counts as an adaptive one, too
-CPU = torch.device("cpu")
 Key = tuple[str, int]  # the name of a row and its seed
 Worth = dict[str, Any]  # a row of `stats.defences.worths`
 
@@ -58,7 +58,7 @@ class Defence(NamedTuple):
         rules: of its training.
         around: the model around others, whose folders stand in braces; "": none.
         network: what is trained.
-        epochs: of its training.
+        share: of the further epochs that it is trained for; those with several steps on a batch need fewer.
         fresh: whether it starts from random weights, because those of the plain model do not fit; with all epochs.
         passes: that an attack which knows it averages; 1: the answer is not random.
         knowing: further attacks that know it.
@@ -69,7 +69,7 @@ class Defence(NamedTuple):
     rules: tuple[str, ...] = ()
     around: str = ""
     network: str = NETWORK
-    epochs: int = FURTHER
+    share: float = 1.0
     fresh: bool = False
     passes: int = 1
     knowing: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ ROWS = {
         direction="keeps clean Dice and stands attacks (Han et al. 2021)",
     ),
     "alpha-mix": Defence(("adversarial(attack=fgsm(linf(4/255)), share=0.5)",)),
-    "Free": Defence(("free(ball=linf(4/255))",), epochs=FURTHER // 4),
+    "Free": Defence(("free(ball=linf(4/255))",), share=0.25),
     "gradient penalty": Defence(("gradient_penalty(weight=0.1)",)),
     "distillation": Defence(("distil",)),
     "PDT on PGD-AT": Defence(
@@ -118,7 +118,6 @@ ROWS = {
     "denoiser": Defence(around="guarded('{undefended}', [denoiser(file='{denoiser}', sigma=0.05)])"),
     "NLCE": Defence(
         network="nlce(" + NETWORK + ")",
-        epochs=EPOCHS + FURTHER,
         fresh=True,
         direction="stands attacks that the plain network does not (He et al. 2019)",
     ),
@@ -127,12 +126,22 @@ ROWS = {
 
 
 class Bench(NamedTuple):
-    """The folder of all models and runs, the data, a seed, and the side of the grid that networks see images on."""
+    """A seed of the benchmark.
+
+    Attributes:
+        out: folder of all models and runs.
+        size: side of the grid that networks see images on.
+        epochs: of the model that all start from.
+        further: epochs of the twin and of each defence after it.
+    """
 
     out: Path
     data: Prepared
     seed: int
     size: int
+    epochs: int
+    further: int
+    device: torch.device
 
     def folder(self, name: str) -> Path:
         return self.out / "models" / f"{name.replace(' ', '_')}-{self.seed}"
@@ -140,21 +149,25 @@ class Bench(NamedTuple):
     def trained(self, name: str) -> Path:
         """The folder of a trained model, which is trained first where it is not there."""
         folder = self.folder(name)
+        with locked(self.out / "training" / folder.name):
+            if not is_checkpoint(folder):
+                self.train(name, folder)
+        return folder
+
+    def train(self, name: str, folder: Path) -> None:
         if name == "denoiser":
             options = Options("denoiser", "mse", 8, 3e-3, seed=self.seed)
-            deque(train_denoiser(plan_denoiser(options, self.data), self.data, folder, CPU), maxlen=0)
-        elif not is_checkpoint(folder):
-            if name == START:
-                options = Options(NETWORK.format(size=self.size), epochs=EPOCHS, lr=2e-3, seed=self.seed)
-            else:
-                row = ROWS[name]
-                start, rate = ("", 2e-3) if row.fresh else (str(self.trained(START)), 1e-3)
-                options = Options(
-                    row.network.format(size=self.size), epochs=row.epochs, lr=rate, seed=self.seed, init=start
-                )
-                options = Options(**vars(options) | {"defences": row.rules, "robust_by": CHOICE})
-            deque(loop.train(resolve(options, self.data), self.data, folder, CPU), maxlen=0)
-        return folder
+            deque(train_denoiser(plan_denoiser(options, self.data), self.data, folder, self.device), maxlen=0)
+            return
+        if name == START:
+            options = Options(NETWORK.format(size=self.size), epochs=self.epochs, lr=2e-3, seed=self.seed)
+        else:
+            row = ROWS[name]
+            epochs = max(round(row.share * self.further), 1) + self.epochs * row.fresh
+            start, rate = ("", 2e-3) if row.fresh else (str(self.trained(START)), 1e-3)
+            options = Options(row.network.format(size=self.size), epochs=epochs, lr=rate, seed=self.seed, init=start)
+            options = Options(**vars(options) | {"defences": row.rules, "robust_by": CHOICE})
+        deque(loop.train(resolve(options, self.data), self.data, folder, self.device), maxlen=0)
 
     def model(self, name: str) -> str:
         """The name of a row's model for `Study`, with all that it is made of trained."""
@@ -169,8 +182,14 @@ class Bench(NamedTuple):
     def finish(self, name: str) -> None:
         """Attacks a row's model, and writes down that it is finished, after how many minutes."""
         file = self.out / "rows" / f"{name.replace(' ', '_')}-{self.seed}.json"
-        if file.is_file():
+        claim = self.out / "claims" / file.stem
+        if is_held(claim):
             return
+        with locked(claim):
+            if not file.is_file():
+                self.measure(name, file)
+
+    def measure(self, name: str, file: Path) -> None:
         began = time.monotonic()
         model = self.model(name)
         training = 0.0 if ROWS[name].around else card_of(Path(model))["seconds"] / 60
@@ -199,7 +218,7 @@ class Bench(NamedTuple):
             native=native,
             control=native,
         )
-        opened = open_study(study, self.out, CPU, RunOptions(), self.runs(name) / part)
+        opened = open_study(study, self.out, self.device, RunOptions(), self.runs(name) / part)
         deque(run(opened), maxlen=0)
         (ref,) = opened.models
         return ref.is_random or ref.blocks_gradient
@@ -384,19 +403,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=128, help="side of the grid that the networks see images on")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=30, help="of the plain model that the others start from")
+    parser.add_argument("--further", type=int, default=12, help="epochs of the twin and of each defence after it")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--only", action="append", choices=list(ROWS), help="row that is made (all); repeatable")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no row is begun after so many in all")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
     if not args.report:
         torch.set_num_threads(1)
+        device = pick_device(args.device)
         data = open_prepared(args.data)
         names = [name for name in ROWS if name in (args.only or ROWS)]
         order = [(seed, name) for part in (names[:3], names[3:]) for seed in range(args.seeds) for name in part]
         for seed, name in order:
             if sum(row["minutes"] for row in finished(args.out)) >= args.minutes:
                 break
-            Bench(args.out.resolve(), data, seed, args.size).finish(name)
+            Bench(args.out.resolve(), data, seed, args.size, args.epochs, args.further, device).finish(name)
     print(report(args.out))
 
 

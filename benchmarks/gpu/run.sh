@@ -5,7 +5,7 @@
 #     benchmarks/gpu/run.sh OUT [DATA]
 #
 # OUT gets tests.txt, gpu.json and gpu.md. DATA is a prepared data set of 2-D slices; without it a phantom is made.
-# PYTHON names the interpreter (python3), PROCESSES how many test processes share the GPU (8).
+# PYTHON names the interpreter (python3), PROCESSES how many test processes share the GPU (8), LIMIT the seconds (470).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 out=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -20,5 +20,5 @@ if [ -z "$data" ]; then
   data=$out/phantom
   "$python" -m medseg_attack prepare "$out/scans" --format 'phantom(patients=24)' --out "$data" >/dev/null
 fi
-"$python" benchmarks/gpu/measure.py --data "$data" --out "$out" --seconds "$((470 - SECONDS + start))"
+"$python" benchmarks/gpu/measure.py --data "$data" --out "$out" --seconds "$((${LIMIT:-470} - SECONDS + start))"
 rm -rf "$out/scans" "$out/phantom"
