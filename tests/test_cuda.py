@@ -4,6 +4,7 @@
 """
 
 import copy
+import itertools
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -205,19 +206,26 @@ PAPER = ["unet", "unet_resnext101", "unet_efficientnet_b7", "unetplusplus_effici
     "text", [*PAPER, "unet_small", "smp(encoder='resnet18')", "oracle", "blurred_oracle", *NETWORKS, "monai(UNet)"]
 )
 def test_a_model_gives_the_same_log_odds_and_gradient(text: str, device: torch.device) -> None:
-    """Within 1e-4 of the largest: kernels add in another order."""
-    outputs = []
-    for where in (CPU, device):
+    """Log-odds within 1e-3 of the largest: kernels of float32 add in another order.
+
+    The gradient is compared in float64: where float32 decides another maximum of a pool, it jumps.
+    """
+    outputs: list[list[torch.Tensor]] = [[], []]
+    for (where, of_device), dtype in itertools.product(
+        zip((CPU, device), outputs, strict=True), (torch.float32, torch.float64)
+    ):
         torch.manual_seed(0)
-        model = registry.build(text, "model")(TASK).to(where)
+        model = registry.build(text, "model")(TASK).to(where, dtype)
         sides = (32, 32, 32) if model.dims == 3 else (64, 64)
-        image = torch.rand(1, 1, *sides, generator=torch.Generator().manual_seed(0)).to(where).requires_grad_()
+        image = torch.rand(1, 1, *sides, generator=torch.Generator().manual_seed(0)).to(where, dtype).requires_grad_()
         with frozen(model):
             log_odds = model(image)
-            grad = torch.autograd.grad(log_odds.sigmoid().sum(), image)[0]
-        outputs.append((log_odds.detach().cpu(), grad.cpu()))
+            of_device.append(log_odds.detach().cpu())
+            if dtype == torch.float64:
+                of_device.append(torch.autograd.grad(log_odds.sigmoid().sum(), image)[0].cpu())
     for ours, theirs in zip(*outputs, strict=True):
-        torch.testing.assert_close(theirs, ours, atol=1e-3 * ours.abs().max().item(), rtol=0)
+        share = 1e-3 if ours.dtype == torch.float32 else 1e-7
+        torch.testing.assert_close(theirs, ours, atol=share * ours.abs().max().item(), rtol=0)
 
 
 @pytest.mark.parametrize("text", ["pgd(steps=3)", "deformation(steps=3)", "bias_field(steps=3)", "uap(epochs=1)"])
@@ -302,7 +310,8 @@ def test_nnunet_answers_alike(tmp_path: Path, device: torch.device) -> None:
         with frozen(model):
             x = image[None].to(where).requires_grad_()
             log_odds = bind(model, Setting(NNUNET_TASK, (case,)))(x)
-            outputs.append((log_odds.detach().cpu(), torch.autograd.grad(log_odds.sigmoid().sum(), x)[0].cpu()))
+            first = log_odds[:, 0].sigmoid().sum()  # those of all classes add up to 1, whatever the image
+            outputs.append((log_odds.detach().cpu(), torch.autograd.grad(first, x)[0].cpu()))
     for ours, theirs in zip(*outputs, strict=True):
         torch.testing.assert_close(theirs, ours, atol=1e-3 * ours.abs().max().item(), rtol=0)
 

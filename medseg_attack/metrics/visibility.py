@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.numerics.slabs import sum_of_slabs
+from medseg_attack.numerics.slabs import SLAB, sum_of_slabs
 from medseg_attack.types import Image, Mask
 
 AIR = 0.1  # of the window: what is brighter belongs to the body
@@ -53,26 +52,52 @@ def visibility(changed: Image, image: Image, noise: Sequence[float]) -> list[Vis
         image: the untouched ones.
         noise: standard deviation of the noise of each, from `numerics.noise.noise_of`.
     """
-    return [_of_one(*pair) for pair in zip(changed, image, noise, strict=True)]
+    pairs = list(zip(changed, image, strict=True))
+    squares = [sum_of_slabs(lambda x, x0: (x - x0).double().square().sum(), x[None], x0[None]) for x, x0 in pairs]
+    mses: list[float] = (torch.stack(squares) / image[0].numel()).tolist()
+    slices = _similarity(changed, image)
+    return [_summary(*facts) for facts in zip(mses, slices, noise, strict=True)]
 
 
-def _of_one(changed: Float[Tensor, "c *s"], image: Float[Tensor, "c *s"], noise: float) -> Visibility:
-    squares = sum_of_slabs(lambda x, x0: (x - x0).double().square().sum(), changed[None], image[None])
-    mse = squares.item() / image.numel()
+class _Slice(NamedTuple):
+    """Sums of the structural similarity over the pixels of a slice, and over those of the body, with their numbers."""
+
+    total: float
+    n: float
+    in_body: float
+    n_in_body: float
+
+
+def _similarity(changed: Image, image: Image) -> list[list[_Slice]]:
+    """The slices of each image; none where they have fewer pixels than a window."""
+    rows, columns = image.shape[-2:]
+    if min(rows, columns) < SIDE:
+        return [[] for _ in image]
+    first, second = (
+        values.reshape(*values.shape[:2], -1, rows, columns).transpose(1, 2).flatten(0, 1)
+        for values in (changed, image)
+    )
+    # a CPU is fastest with what its cache holds, a GPU with few large operations
+    together = 1 if image.device.type == "cpu" else max(1, SLAB // first[0].numel())
+    edge, sums = SIDE // 2, []
+    for pair in zip(torch.split(first, together), torch.split(second, together), strict=True):
+        similar = ssim_map(*pair).mean(1)  # over channels
+        inner = body(pair[1])[:, 0, edge:-edge, edge:-edge]
+        in_body = torch.where(inner, similar, 0).flatten(1).sum(1)
+        n = torch.full_like(in_body, similar[0].numel())
+        sums.append(torch.stack((similar.flatten(1).sum(1), n, in_body, inner.flatten(1).sum(1)), 1))
+    of_image = torch.cat(sums).view(len(image), -1, len(_Slice._fields))
+    return [[_Slice(*slice_) for slice_ in slices] for slices in of_image.tolist()]
+
+
+def _summary(mse: float, slices: Sequence[_Slice], noise: float) -> Visibility:
     psnr = -10 * math.log10(mse) if mse > 0 else math.inf
     noise_units = math.sqrt(mse) / noise if noise > 0 else math.nan
-    if min(image.shape[-2:]) < SIDE:
+    if not slices:
         return Visibility(math.nan, math.nan, math.nan, psnr, noise_units)
-    edge, rows, columns = SIDE // 2, *image.shape[-2:]
-    means, sum_in_body, n_in_body = [], 0.0, 0
-    slices = [values.reshape(len(values), -1, rows, columns).unbind(1) for values in (changed, image)]
-    for pair in zip(*slices, strict=True):
-        similar = ssim_map(*(slice_[None] for slice_ in pair))[0].mean(0)  # over channels; a slice at a time
-        inner = body(pair[1][None])[0, 0, edge:-edge, edge:-edge]
-        means.append(similar.mean().item())
-        sum_in_body += similar[inner].sum().item()
-        n_in_body += int(inner.sum())
-    in_body = sum_in_body / n_in_body if n_in_body else math.nan
+    means = [slice_.total / slice_.n for slice_ in slices]
+    n_in_body = sum(slice_.n_in_body for slice_ in slices)
+    in_body = sum(slice_.in_body for slice_ in slices) / n_in_body if n_in_body else math.nan
     return Visibility(sum(means) / len(means), in_body, min(means), psnr, noise_units)
 
 

@@ -118,7 +118,8 @@ class Affine(Parametrised):
         assert isinstance(pose, Pose)
         axes = image.ndim - 2
         turns = axes * (axes - 1) // 2
-        turn, size, shift = torch.split(numbers, [turns, 1, axes], dim=1)
+        # in float64: beside the 1 on the matrix's diagonal, float32 keeps too few digits of a small change
+        turn, size, shift = torch.split(numbers.double(), [turns, 1, axes], dim=1)
         angle = math.radians(pose.eps * pose.degrees) / math.sqrt(turns) * turn
         growth = pose.eps * math.log1p(pose.scale) * size
         shift = pose.eps * pose.shift_mm / math.sqrt(axes) * shift
@@ -141,6 +142,7 @@ def _affine_flow(
     matrix: Float[Tensor, "b n n"], shift: Float[Tensor, "b n"], image: Image, mm: Float[Tensor, "b n *ones"]
 ) -> Flow:
     place = centred(image, mm)
-    change = matrix - torch.eye(matrix.shape[1]).to(matrix)
-    moved = torch.einsum("bij,bj...->bi...", change, place) + shift.view(*shift.shape, *(1 for _ in place.shape[2:]))
+    change = (matrix - torch.eye(matrix.shape[1]).to(matrix)).to(place)
+    moved = torch.einsum("bij,bj...->bi...", change, place)
+    moved = moved + shift.to(place).view(*shift.shape, *(1 for _ in place.shape[2:]))
     return moved / mm

@@ -13,6 +13,7 @@ from medseg_attack.registry import register
 from medseg_attack.threat.balls.base import LengthBall
 from medseg_attack.types import Ball, Image, PerSample
 
+ROUNDING = 1e-6  # of the length of an image: what float32 and its Fourier transform may add to a change
 SHARPEST, SOFTEST = 0.01, 0.8  # width of the filter's edge, as a share of the half axis of k-space
 
 
@@ -39,21 +40,22 @@ class ZeroFilling(LengthBall):
     def size(self, x: Image, x0: Image) -> PerSample:
         """The least share whose zeros change the image as much."""
         order, energy = self._from_outside(x0)
-        change = length(x - x0).square() * (1 - 1e-9)
-        enough = energy.cumsum(1) >= change[:, None]
+        change = length(x.double() - x0.double()) - ROUNDING * length(x0.double())
+        change = change.clamp(min=0)
+        enough = energy.cumsum(1) >= change.square()[:, None]
         first = enough.to(torch.int8).argmax(1)
         share = 1 - order[first]
         return torch.where(change > 0, torch.where(enough.any(1), share, torch.inf), 0.0).to(x0)
 
     def _reach(self, x0: Image) -> PerSample:
         order, energy = self._from_outside(x0)
-        return (energy * (order >= 1 - self.eps)).sum(1).sqrt()
+        return (energy * (order >= 1 - self.eps)).sum(1).sqrt().to(x0)
 
     def _from_outside(self, x0: Image) -> tuple[Float[Tensor, "f"], Float[Tensor, "b f"]]:
         """The frequencies of each square ring of k-space, the highest first, and the image's energy in it."""
-        radius = square_radius(tuple(x0.shape[-2:])).to(x0)
+        radius = square_radius(tuple(x0.shape[-2:])).to(x0.device)
         rings, index = torch.unique(radius, return_inverse=True)
-        power = torch.fft.fft2(x0, norm="ortho").abs().square().flatten(1, -3).sum(1).flatten(1)
+        power = torch.fft.fft2(x0.double(), norm="ortho").abs().square().flatten(1, -3).sum(1).flatten(1)
         energy = power.new_zeros(len(x0), len(rings)).index_add(1, index.flatten(), power)
         return rings.flip(0), energy.flip(1)
 
