@@ -1,35 +1,43 @@
 """Detectors side by side: what they notice of attacks that do not know them, and of those that do; a verdict on each.
 
-    python benchmarks/detectors.py --data DATA --model MODEL --out OUT --attack fgsm --attack 'pgd(steps=20)' \
-        --eps 4/255 --eps 8/255 --detector entropy --detector mgm > detectors.md
+    python benchmarks/detectors.py --data DATA --model MODEL --out OUT                       # and again: it goes on
+    for k in 0 1 2 3; do python benchmarks/detectors.py ... --part $k/4 --device cuda & done  # the same, shared out
+    python benchmarks/detectors.py --out OUT --report > detectors.md                         # the tables as Markdown
 
-Runs that are there are used again. Detector by detector the table is written as soon as it is known.
+A run is an attack at a size; all detectors look at its images, and each adds a line to OUT/rows/*.jsonl. With
+`--part k/N` every N-th run is made and looked at, so that several processes share the work. The report is of the lines
+that are there.
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from medseg_attack.report.detectors import detector_sheet
+from medseg_attack import registry
+from medseg_attack.detectors.base import Calibrated
+from medseg_attack.evaluation.detection.scoring import Detection, per_patient
+from medseg_attack.report.detectors import detector_sheet, goal_sheet, has_goals
 from medseg_attack.report.sheet import Sheet, between, markdown, number, percent
-from medseg_attack.stats.alarms import main_rate
+from medseg_attack.runtime import pick_device
+from medseg_attack.stats.alarms import alarm_table, main_rate, verdict
 
 DETECTORS = (
     "entropy",
     "probability_margin",
     "variation_ratio",
     "feature_squeezing",
-    "rotation_consistency",
-    "spatial_consistency(pairs=10)",
     "plausible_mask",
     "mgm",
+    "rotation_consistency",
     "kernel_density",
     "lid",
     "isolation_forest",
@@ -41,63 +49,129 @@ DETECTORS = (
     "explanation",
     "noise_map",
     "any_of(detectors=(entropy, feature_squeezing, mgm))",
+    "spatial_consistency(pairs=10)",
 )
+PER_SIZE = {"vafa": "{:g}", "bias_field": "{:g}/255"}  # budgets of attacks that are not in Linf, in their own unit
+FACTORS = {"vafa": 2, "bias_field": 10}
+ATTACKS = (
+    "pgd",
+    "strongest",
+    "fgsm",
+    "pgd(objective=toward(bce, erase))",
+    "pgd(objective=toward(bce, shrink))",
+    "cospgd",
+    "vafa",
+    "bias_field",
+)
+SIZES = (4.0, 8.0, 2.0, 1.0)  # of 255; the order in which they are run
+ROW = ["kind", "attack", "loss", "eps", "ball"]  # of the table
+PATIENT = ("kind", "attack", "loss", "goal", "eps", "group", "score", "p", "dice_clean", "dice")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of what each detector gave")
-    parser.add_argument("--attack", action="append", default=[])
-    parser.add_argument("--eps", action="append", default=[])
-    parser.add_argument("--detector", action="append", default=[])
-    parser.add_argument("--weight", action="append", default=[])
-    options = parser.parse_args()
-    attacks = options.attack or ["fgsm", "pgd(steps=20)"]
-    words = ["attack", "--data", options.data, "--model", options.model, "--no-checks", "--no-progress"]
-    words += ["--save-adversarial", "all"]  # made once for all detectors
-    words += [word for attack in attacks for word in ("--attack", attack)]
-    words += [word for eps in options.eps or ["4/255"] for word in ("--eps", eps)]
-    medattack(*words, "--out", options.out / "runs")
-    results = []
-    for detector in options.detector or DETECTORS:
-        results.append(detected(options.out, detector, options.weight))
-        print(f"{detector}: {results[-1]['verdict']}", file=sys.stderr, flush=True)
-    print(markdown(overview(results)))
-    for result in results:
-        table = table_of(result)
-        title = f"{result['detector']}: {result['verdict']} ({result['seconds']:.0f} s)"
-        print(markdown(detector_sheet(table, title=title, n_calibration=result["calibration_patients"])))
+class Line(NamedTuple):
+    """A detector before the images of one run: what identifies a line of results."""
+
+    attack: str
+    size: float
+    detector: str
 
 
-def medattack(*words: Any) -> str:
-    command = [sys.executable, "-m", "medseg_attack", *map(str, words)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+def budget(attack: str, size: float) -> str:
+    """The size as `--eps` has it.
+
+    A table of quantisation with steps of 2 moves no block by a root mean square of more than 1; a gain of 10/255 moves
+    the brightest pixel by 10.
+    """
+    name = attack.partition("(")[0]
+    return PER_SIZE.get(name, "{:g}/255").format(FACTORS.get(name, 1) * size)
 
 
-def detected(out: Path, detector: str, weights: list[str]) -> dict[str, Any]:
-    """What `medattack detect` says, from an earlier call if there was one."""
-    file = out / f"{''.join(c if c.isalnum() else '_' for c in detector)[:80]}.json"
-    if not file.exists():
-        start = time.monotonic()
-        words = ["detect", out / "runs", "--detector", detector, "--json", "--no-progress", "--out", out / "detectors"]
-        words += [word for weight in weights for word in ("--weight", weight)]
-        (result,) = json.loads(medattack(*words))["detectors"]
-        file.write_text(json.dumps(result | {"seconds": time.monotonic() - start}))
-    content: dict[str, Any] = json.loads(file.read_text())
-    return content
+def lines(options: argparse.Namespace) -> Iterator[tuple[tuple[str, float], list[Line]]]:
+    """The lines of each run of this part."""
+    k, n = map(int, options.part.split("/"))
+    runs = [(attack, size) for size in options.size or SIZES for attack in options.attack or ATTACKS]
+    for attack, size in runs[k::n]:
+        yield (attack, size), [Line(attack, size, detector) for detector in options.detector or DETECTORS]
 
 
-def table_of(result: dict[str, Any]) -> pd.DataFrame:
-    """The rows of JSON as a table: null is not a number."""
-    table = pd.DataFrame(result["rows"])
-    words = ["kind", "attack", "eps"]
-    return pd.concat([table[words].astype(str), table.drop(columns=words).astype(float)], axis=1)
+def rows(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for file in sorted((out / "rows").glob("*.jsonl")) for text in file.open()]
 
 
-def overview(results: list[dict[str, Any]]) -> Sheet:
-    """A row per detector: the AUROC of the attack that it notices least, of either kind, and the verdict."""
+def run(options: argparse.Namespace) -> None:
+    done = {Line(*(row[field] for field in Line._fields)) for row in rows(options.out)}
+    (options.out / "rows").mkdir(parents=True, exist_ok=True)
+    fitted: dict[str, Calibrated] = {}
+    for (attack, size), of_run in lines(options):
+        todo = [line for line in of_run if line not in done]
+        if not todo:
+            continue
+        folder = attacked(options, attack, size)
+        weights = () if attack == "fgsm" else tuple(options.weight or (0.1, 1.0, 10.0))  # PGD stands in for FGSM
+        opened = Detection.open(
+            registry.build(todo[0].detector, "detector"), [folder], pick_device(options.device), weights=weights
+        )
+        for line in todo:
+            detection = dataclasses.replace(opened, detector=registry.build(line.detector, "detector"))
+            start = time.monotonic()
+            if line.detector not in fitted:
+                fitted[line.detector] = detection.fit()
+            row = line._asdict() | result(detection, fitted[line.detector])
+            row["seconds"] = time.monotonic() - start
+            with (options.out / "rows" / f"{options.part.replace('/', '-of-')}.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{line}: {row['seconds']:.0f} s", file=sys.stderr, flush=True)
+
+
+def attacked(options: argparse.Namespace, attack: str, size: float) -> Path:
+    """The folder of the run with its stored images, which is made now where it is not there."""
+    text = f"{attack} {budget(attack, size)}"
+    folder: Path = options.out / "runs" / "".join(c if c.isalnum() else "_" for c in text)
+    words = ["attack", "--data", options.data, "--model", options.model, "--attack", attack, "--no-checks"]
+    words += ["--eps", budget(attack, size), "--save-adversarial", "all", "--no-control", "--no-progress"]
+    words += ["--device", options.device, "--out", folder]
+    subprocess.run([sys.executable, "-m", "medseg_attack", *map(str, words)], check=True, stdout=sys.stderr)
+    return folder
+
+
+def result(detection: Detection, fitted: Calibrated) -> dict[str, Any]:
+    """Scores and Dice of every patient, clean, under noise, attacked, and attacked by who knows the detector."""
+    patients = per_patient(detection.score(fitted), fitted)
+    balls = [
+        "" if each.attack is None else f"{registry.spec(each.attack.ball)} {each.budget}"
+        for each in detection.exposures
+    ]
+    table = patients[list(PATIENT)].assign(ball=[balls[row] for row in patients["row"]])
+    return {"patients": table.to_dict("records"), "calibration_patients": len(fitted.calibration)}
+
+
+def merged(of_detector: list[dict[str, Any]]) -> pd.DataFrame:
+    """The patients of several lines as `alarm_table` takes them: clean ones and each noise once."""
+    order = {"clean": 0, "noise": 1, "attack": 2, "adaptive": 3}
+    table = pd.concat([pd.DataFrame(row["patients"]).assign(size=row["size"]) for row in of_detector])
+    table.loc[table["kind"] == "clean", ["size", "ball"]] = 0.0, ""
+    table = table.drop_duplicates([*ROW, "group"])
+    table = table.assign(order=table["kind"].map(order)).sort_values(["order", "attack", "loss", "size"], kind="stable")
+    table["row"] = table.groupby(ROW, sort=False).ngroup()
+    noise = dict(table[table["kind"] == "noise"][["ball", "row"]].to_numpy().tolist())
+    return table.assign(noise=table["ball"].map(noise).fillna(-1).astype(int))
+
+
+def report(out: Path) -> None:
+    found = rows(out)
+    sheets, summary, n, patients = [], [], 0, 0
+    for detector in dict.fromkeys([*DETECTORS, *(row["detector"] for row in found)]):
+        of_detector = [row for row in found if row["detector"] == detector]
+        if not of_detector:
+            continue
+        n = of_detector[0]["calibration_patients"]
+        table = alarm_table(merged(of_detector), n)
+        patients, opinion = int(table["patients"].min()), verdict(table, n)
+        title = f"{detector}: {opinion} ({sum(row['seconds'] for row in of_detector):.0f} s)"
+        sheets.append(detector_sheet(table, title=title, n_calibration=n))
+        if has_goals(table):
+            sheets.append(goal_sheet(table, title=f"{detector} by goal", n_calibration=n))
+        summary.append(overview(detector, table, n, opinion))
     heads = [
         "detector",
         "false alarms",
@@ -109,33 +183,49 @@ def overview(results: list[dict[str, Any]]) -> Sheet:
         "missed, known",
         "verdict",
     ]
-    rows = []
-    for result in results:
-        table = table_of(result)
-        rate = f"alarms_{main_rate(result['calibration_patients']):.2g}"
-        kinds = {str(kind): of_kind for kind, of_kind in table.groupby("kind")}
-        unaware = kinds["attack"].iloc[int(kinds["attack"]["auroc"].to_numpy().argmin())]
-        aware = kinds.get("adaptive", pd.DataFrame({"auroc": [np.nan], "missed": [np.nan]}))
-        rows.append(
-            [
-                result["detector"],
-                percent(float(kinds["clean"][rate].iloc[0])),
-                number(unaware["auroc"], 2),
-                between(unaware["low"], unaware["high"]),
-                number(float(aware["auroc"].min()), 2),
-                number(float(kinds["noise"]["auroc"].max()), 2),
-                percent(float(kinds["attack"]["missed"].max())),
-                percent(float(aware["missed"].max())),
-                result["verdict"],
-            ]
-        )
-    n, patients = results[0]["calibration_patients"], int(results[0]["rows"][0]["patients"])
     caption = (
         f"{patients} test patients, {n} calibration patients: false alarms and missed at {main_rate(n):.2g}. AUROC: of "
         "the attack that is noticed least; known: of those that know the detector; noise: the largest against clean; "
         "missed: largest share of patients who are harmed unnoticed."
     )
-    return Sheet("Detectors", heads, rows, caption, left=1)
+    for sheet in (Sheet("Detectors", heads, summary, caption, left=1), *sheets):
+        print(markdown(sheet))
+
+
+def overview(detector: str, table: pd.DataFrame, n: int, opinion: str) -> list[str]:
+    """A detector in a line: the AUROC of the attack that it notices least, of either kind, and the verdict."""
+    kinds = {str(kind): of_kind for kind, of_kind in table.groupby("kind")}
+    unaware = kinds["attack"].iloc[int(kinds["attack"]["auroc"].to_numpy().argmin())]
+    aware = kinds.get("adaptive", pd.DataFrame({"auroc": [np.nan], "missed": [np.nan]}))
+    return [
+        detector,
+        percent(float(kinds["clean"][f"alarms_{main_rate(n):.2g}"].iloc[0])),
+        number(unaware["auroc"], 2),
+        between(unaware["low"], unaware["high"]),
+        number(float(aware["auroc"].min()), 2),
+        number(float(kinds["noise"]["auroc"].max()), 2),
+        percent(float(kinds["attack"]["missed"].max())),
+        percent(float(aware["missed"].max())),
+        opinion,
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="prepared data set, whose models say which patients are tested")
+    parser.add_argument("--model", help="trained model")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and rows")
+    parser.add_argument("--attack", action="append", help="instead of those of the page; repeat for several")
+    parser.add_argument("--size", type=float, action="append", help="of 255, instead of 1, 2, 4 and 8")
+    parser.add_argument("--detector", action="append", help="instead of all; repeat for several")
+    parser.add_argument("--weight", type=float, action="append", help="of attacks that know the detector")
+    parser.add_argument("--part", default="0/1", help="k/N: every N-th run, from the k-th on")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...")
+    parser.add_argument("--report", action="store_true", help="print the tables and run nothing")
+    options = parser.parse_args()
+    if not options.report:
+        run(options)
+    report(options.out)
 
 
 if __name__ == "__main__":

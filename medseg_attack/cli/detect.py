@@ -101,7 +101,7 @@ def _print(
 ) -> dict[str, Any]:
     """Prints the table of one detector, or returns it for JSON; adds the scores of its patients to `tables`."""
     from medseg_attack.evaluation.detection.scoring import per_patient
-    from medseg_attack.report.detectors import NON_ADAPTIVE, detector_sheet, is_adaptive
+    from medseg_attack.report.detectors import NON_ADAPTIVE, detector_sheet, goal_sheet, has_goals, is_adaptive
     from medseg_attack.stats.alarms import alarm_table, verdict
 
     patients = per_patient(scores, fitted)
@@ -109,8 +109,11 @@ def _print(
     table = alarm_table(patients, len(fitted.calibration))
     known = "" if is_adaptive(table) else f" ({NON_ADAPTIVE})"
     if not json:
+        n = len(fitted.calibration)
         title = f"{name}{known} of {todo.model_label} on {todo.data.name}"
-        terminal.print_sheet(detector_sheet(table, title=title, n_calibration=len(fitted.calibration)))
+        terminal.print_sheet(detector_sheet(table, title=title, n_calibration=n))
+        if has_goals(table):
+            terminal.print_sheet(goal_sheet(table, title=f"{name} by goal", n_calibration=n))
         terminal.show(f"{name}: {verdict(table, len(fitted.calibration))}")
     return {
         "detector": name,
@@ -144,6 +147,7 @@ def _write_csv(tables: "list[pd.DataFrame]", csv: Path) -> None:
 
     from medseg_attack.report.sheet import write_csv
 
-    columns = ["run", "group", "case", "detector", "kind", "attack", "eps", "score", "p", "dice_clean", "dice"]
+    columns = ["run", "group", "case", "detector", "kind", "attack", "loss", "goal", "eps", "score", "p"]
+    columns += ["dice_clean", "dice"]
     write_csv(pd.concat(tables, ignore_index=True)[columns], csv)
     terminal.say(f"wrote {csv}")

@@ -1,5 +1,7 @@
 """The table of a detector: what it noticed of each attack, and how often it cried wolf. No torch in here."""
 
+from typing import Any
+
 import pandas as pd
 
 from medseg_attack.errors import plural
@@ -14,7 +16,17 @@ def detector_sheet(table: pd.DataFrame, *, title: str, n_calibration: int) -> Sh
     """The table of `stats.alarms.alarm_table`."""
     shown = rates(n_calibration)
     main = main_rate(n_calibration)
-    heads = ["scored on", "eps", "AUROC", "95 % CI", "to noise", *(f"at {100 * rate:.2g} %" for rate in shown)]
+    climbed = table["loss"] if "loss" in table else pd.Series("", table.index)  # a table of an earlier version has none
+    with_loss = climbed[table["kind"].isin(["attack", "adaptive"])].nunique() > 1
+    heads = [
+        "scored on",
+        *(["loss"] if with_loss else []),
+        "eps",
+        "AUROC",
+        "95 % CI",
+        "to noise",
+        *(f"at {100 * rate:.2g} %" for rate in shown),
+    ]
     heads += ["Dice", "harmed", "noticed", "missed", "risk"]
     rows, rules, kind = [], set(), None
     for n, (_, row) in enumerate(table.iterrows()):
@@ -25,6 +37,7 @@ def detector_sheet(table: pd.DataFrame, *, title: str, n_calibration: int) -> Sh
         rows.append(
             [
                 str(row["attack"]),
+                *([_climbed(row)] if with_loss else []),
                 str(row["eps"]),
                 number(row.get("auroc", float("nan")), 2),
                 between(row.get("low", float("nan")), row.get("high", float("nan"))),
@@ -37,7 +50,39 @@ def detector_sheet(table: pd.DataFrame, *, title: str, n_calibration: int) -> Sh
                 number(row["risk"], 2) if is_attack else "",
             ]
         )
-    return Sheet(title, heads, rows, _caption(table, n_calibration, main), left=2, rules=frozenset(rules))
+    return Sheet(title, heads, rows, _caption(table, n_calibration, main), left=2 + with_loss, rules=frozenset(rules))
+
+
+def _climbed(row: "pd.Series[Any]") -> str:
+    """What an attack climbs, with its goal also where that is the usual one."""
+    return str(row["loss"]) if str(row["goal"]) in str(row["loss"]) else f"{row['loss']} {row['goal']}"
+
+
+def has_goals(table: pd.DataFrame) -> bool:
+    """Whether an attack of the table wants a certain mask."""
+    return "goal" in table and bool((table["goal"] != "").any())
+
+
+def goal_sheet(table: pd.DataFrame, *, title: str, n_calibration: int) -> Sheet:
+    """What is noticed of attacks by the mask that they want: a wrong mask may look like a true one.
+
+    Args:
+        table: of `stats.alarms.alarm_table`.
+    """
+    rows = []
+    for goal, of_goal in table[table["kind"].isin(["attack", "adaptive"])].groupby("goal", sort=True):
+        unaware, aware = (of_goal[of_goal["kind"] == kind] for kind in ("attack", "adaptive"))
+        line = [str(goal) or "any but the truth", str(len(unaware))]
+        for each in (unaware, aware):
+            line += [number(each["auroc"].min(), 2), percent(each["noticed"].min()), percent(each["missed"].max())]
+        rows.append(line)
+    heads = ["goal", "attacks", "AUROC", "noticed", "missed", "AUROC, known", "noticed, known", "missed, known"]
+    caption = (
+        "AUROC and noticed: of the attack with this goal that is noticed least; missed: of the one that most patients "
+        f"are harmed by unnoticed; at {100 * main_rate(n_calibration):.2g} % false alarms. known: of attacks that know "
+        "the detector. A goal such as another patient's mask looks true to a detector of implausible masks."
+    )
+    return Sheet(title, heads, rows, caption, left=1)
 
 
 def is_adaptive(table: pd.DataFrame) -> bool:

@@ -124,7 +124,8 @@ def alarm_table(scores: pd.DataFrame, n_calibration: int) -> pd.DataFrame:
 
     Args:
         scores: a row per patient: `row` (number), `kind` ("clean", "noise", "attack" or "adaptive"), `attack`, `eps`,
-            `noise` (row of the noise of the same size), `group`, `score`, `p`, `dice_clean` and `dice`.
+            `noise` (row of the noise of the same size), `group`, `score`, `p`, `dice_clean` and `dice`; `loss` and
+            `goal` where they are known.
     """
     by_row = {number: rows.sort_values("group") for number, rows in scores.groupby("row", sort=True)}
     clean = next(rows for rows in by_row.values() if rows["kind"].iloc[0] == "clean")
@@ -134,7 +135,8 @@ def alarm_table(scores: pd.DataFrame, n_calibration: int) -> pd.DataFrame:
     table = []
     for rows in by_row.values():
         first = rows.iloc[0]
-        row = {"kind": first["kind"], "attack": first["attack"], "eps": first["eps"], "patients": len(rows)}
+        row = {"kind": first["kind"], "attack": first["attack"], "loss": first.get("loss", "")}
+        row |= {"goal": first.get("goal", ""), "eps": first["eps"], "patients": len(rows)}
         if first["kind"] != "clean":
             row["auroc"] = auroc(clean["score"].to_numpy(), rows["score"].to_numpy())
             row["low"], row["high"] = auroc_interval(clean["score"].to_numpy(), rows["score"].to_numpy())

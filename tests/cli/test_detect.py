@@ -117,6 +117,21 @@ def test_the_table_fits_and_says_what_is_not_promised(home: Path) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 100
 
 
+def test_attacks_that_differ_in_what_they_want_are_told_apart_and_summed_up_by_goal(home: Path) -> None:
+    attack = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
+    goals = ("--loss", "bce", "--loss", "toward(bce, erase)", "--loss", "toward(bce, shrink)")
+    medattack(*attack, "--attack", "pgd(steps=2)", "--eps", "16/255", *goals, "--no-control", "--out", home / "goals")
+    words = ("detect", home / "goals", "--home", home, "--weight", "1")
+    (detector,) = json.loads(medattack(*words, "--json").stdout)["detectors"]
+    known = [(row["kind"], row["loss"], row["goal"]) for row in detector["rows"][2:]]
+    each = [("bce", ""), ("toward", "erase"), ("toward(goal=shrink)", "shrink")]
+    assert known == [(kind, *pair) for kind in ("attack", "adaptive") for pair in each]
+    plain = " ".join(medattack(*words).stdout.split())
+    assert "entropy by goal" in plain
+    for start in ("any but the truth 1", "erase 1", "shrink 1"):
+        assert start in plain
+
+
 def test_a_rate_that_the_patients_cannot_promise_is_refused(home: Path) -> None:
     result = medattack("detect", home / "runs/a", "--home", home, "--false-alarms", "0.05", code=2)
     assert "expected 19 calibration patients or more for 0.05 false alarms, got 6" in " ".join(result.stderr.split())

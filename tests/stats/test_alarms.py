@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from medseg_attack.errors import InputError
-from medseg_attack.report.detectors import detector_sheet
+from medseg_attack.report.detectors import detector_sheet, goal_sheet, has_goals
 from medseg_attack.stats.alarms import (
     alarm_table,
     auroc,
@@ -103,6 +103,19 @@ def test_the_sheet_says_what_few_patients_cannot_promise_and_that_no_attack_knew
     assert "Realised at 20 %: 1 of 4 clean test patients (1-81 %)." in sheet.caption
     column = list(sheet.columns).index("at 5 %")
     assert {row[column] for row in sheet.rows} == {"-"}
+
+
+def test_the_sheet_of_goals_has_what_is_noticed_least_of_each() -> None:
+    lines = [("attack", "", 0.9, 1.0, 0.0), ("attack", "", 0.6, 0.5, 0.3), ("attack", "erase", 0.2, math.nan, 0.0)]
+    lines += [("adaptive", "", 0.1, 0.25, 0.7), ("clean", "", math.nan, math.nan, math.nan)]
+    table = pd.DataFrame(lines, columns=["kind", "goal", "auroc", "noticed", "missed"])
+    assert has_goals(table)
+    assert not has_goals(table[table["goal"] == ""])
+    assert not has_goals(table.drop(columns="goal"))
+    assert list(goal_sheet(table, title="t", n_calibration=19).rows) == [
+        ["any but the truth", "2", "0.60", "50 %", "30 %", "0.10", "25 %", "70 %"],
+        ["erase", "1", "0.20", "-", "0 %", "-", "-", "-"],
+    ]
 
 
 @pytest.mark.parametrize(

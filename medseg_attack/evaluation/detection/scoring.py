@@ -24,7 +24,7 @@ from medseg_attack.evaluation.loop import in_batches
 from medseg_attack.evaluation.opening import open_run
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.registry.abilities import Climbs, ClimbsInSteps
+from medseg_attack.registry.abilities import Aimed, Climbs, ClimbsInSteps
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder
@@ -46,6 +46,7 @@ class Exposure:
         kind: "clean", "noise", "attack" (which knows nothing of the detector) or "adaptive".
         label: the attack as tables show it.
         size: its budget as text.
+        loss: what it climbs, as tables show it.
         run: folder of the run that the images are from, or are made again from; None of controls.
     """
 
@@ -54,7 +55,14 @@ class Exposure:
     size: str
     attack: Attack | None
     budget: Budget | None = None
+    loss: str = ""
     run: Path | None = None
+
+    @property
+    def goal(self) -> str:
+        """The mask that the attack wants; "" where any but the truth will do."""
+        goals = (part.goal for part in walk(self.attack) if isinstance(part, Aimed))
+        return ", ".join(dict.fromkeys(registry.spec(goal) for goal in goals if goal is not None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +203,7 @@ class Detection:
         attack = registry.build(attack_of(config), "attack")
         budget = parse_budget(config["budget"]) if config.get("budget") else None
         size = config["budget"] if budget else registry.spec(attack.ball.eps)
-        return Exposure("attack", str(header["attack"]), str(size), attack, budget, run)
+        return Exposure("attack", str(header["attack"]), str(size), attack, budget, str(header.get("loss", "")), run)
 
     @property
     def steps(self) -> int:
@@ -217,8 +225,8 @@ class Detection:
     def score(self, fitted_detector: Calibrated, advance: Callable[[int], None] = lambda n: None) -> pd.DataFrame:
         """The scores of every case under every exposure: a row each, with its pixel counts by class.
 
-        Columns: row, kind, attack, eps, noise (row of the noise of the same size), run, case, volume, group, score,
-        and for Dice `pixels_clean` and `pixels`, (classes, 3) each.
+        Columns: row, kind, attack, loss, goal, eps, noise (row of the noise of the same size), run, case, volume,
+        group, score, and for Dice `pixels_clean` and `pixels`, (classes, 3) each.
         """
         exposures = self.exposures
         noise = {_ball_of(each): row for row, each in enumerate(exposures) if each.kind == "noise"}
@@ -236,6 +244,8 @@ class Detection:
                         "row": row,
                         "kind": exposure.kind,
                         "attack": exposure.label,
+                        "loss": exposure.loss,
+                        "goal": exposure.goal,
                         "eps": exposure.size,
                         "noise": noise.get(_ball_of(exposure), -1),
                         "run": str(exposure.run or ""),
@@ -281,7 +291,7 @@ class Detection:
 
 def per_patient(scores: pd.DataFrame, detector: Calibrated) -> pd.DataFrame:
     """A row per patient of the rows of `Detection.score`: score, p, and Dice clean and under attack."""
-    keys = ["row", "kind", "attack", "eps", "noise", "run", "group"]
+    keys = ["row", "kind", "attack", "loss", "goal", "eps", "noise", "run", "group"]
     table = []
     for key, cases in scores.groupby(keys, sort=False):
         clean, dice = (
