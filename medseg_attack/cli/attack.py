@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg_attack.cli import options, terminal
-from medseg_attack.cli.studies import launch_study, open_study, read_launch, say_unfinished
-from medseg_attack.errors import InputError, plural
+from medseg_attack.cli.studies import launch_study, open_study, print_plan, read_launch, say_unfinished
+from medseg_attack.errors import InputError
 from medseg_attack.escaping import without_root
 
 if TYPE_CHECKING:
-    from medseg_attack.evaluation.costs import Estimate
     from medseg_attack.evaluation.runner import OpenedStudy
     from medseg_attack.logs.base import Log
 
@@ -110,9 +109,7 @@ def attack(
     checks: Annotated[
         bool, typer.Option("--checks/--no-checks", help="Examine what makes the numbers doubtful, and print flags.")
     ] = True,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Print the runs and what they would cost; write nothing.")
-    ] = False,
+    plan: options.Plan = False,
     unit: options.Unit = "volume",
     empty: options.EmptyRule = "one",
     log: options.Tracker = None,
@@ -170,7 +167,7 @@ def attack(
     if plan:
         from medseg_attack.evaluation.costs import estimate
 
-        _print_plan(estimate(opened), opened.out, json)
+        print_plan({"": estimate(opened)}, opened.out, json)
         return
     if launch and not opened.is_finished and not launch_study(opened, launch, home, device, json, progress):
         return
@@ -237,29 +234,3 @@ def _print_runs(
             terminal.print_flags(flags[model])
     if has_triggers(rows):
         terminal.print_sheet(backdoor_sheet(backdoors(rows, unit=unit, empty=empty), unit=unit, empty=empty))
-
-
-def _print_plan(estimate: "Estimate", out: Path, json: bool) -> None:
-    from dataclasses import asdict
-
-    from rich import box
-    from rich.table import Table
-
-    from medseg_attack.registry import spec
-
-    if json:
-        terminal.print_json(asdict(estimate))
-        return
-    columns = ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "seconds")
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for run in estimate.runs:
-        between = " " if run.eps_unit and not run.eps_unit.startswith("%") else ""
-        eps = f"{run.eps:g}{between}{run.eps_unit}" if run.eps_unit else spec(run.eps)
-        passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
-        table.add_row(run.model, run.attack, run.loss, eps, *passes, f"{run.seconds:.0f}")
-    terminal.out().print(table)
-    terminal.show(
-        "Passes: per case, in full of attacks that stop when they succeed.",
-        f"{plural(len(estimate.runs), 'run')} of {plural(estimate.cases, 'case')}: about {estimate.seconds:.0f} s, "
-        f"{estimate.memory_mb:.0f} MB of memory, {estimate.disk_mb:.1f} MB in {out}",
-    )

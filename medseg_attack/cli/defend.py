@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg_attack.cli import options, terminal
-from medseg_attack.cli.studies import say_unfinished
+from medseg_attack.cli.studies import print_plan, say_unfinished
 
 if TYPE_CHECKING:
     from medseg_attack.evaluation.trials import Trial
@@ -41,6 +41,15 @@ def defend(
             show_default="twice the suite's, 80 or more",
         ),
     ] = None,
+    queries: Annotated[
+        int | None,
+        typer.Option(
+            "--queries",
+            min=1,
+            help="Times that the search without gradients asks about each image.",
+            show_default="1000",
+        ),
+    ] = None,
     eps: Annotated[
         str | None, typer.Option("--eps", "-e", help="Budget, such as 4/255.", show_default="each attack's own")
     ] = None,
@@ -53,6 +62,7 @@ def defend(
     limit: options.Limit = None,
     batch_size: options.BatchSize = 16,
     shard: options.Shard = "",
+    plan: options.Plan = False,
     unit: options.Unit = "volume",
     empty: options.EmptyRule = "one",
     csv: Annotated[Path | None, options.file_option("--csv", help="Write all numbers to this file.")] = None,
@@ -94,19 +104,25 @@ def defend(
     use_trust(folder, trust)
     study = read_study(None, fields)
     from medseg_attack.evaluation.runner import RunOptions
-    from medseg_attack.evaluation.trials import open_trials
+    from medseg_attack.evaluation.trials import group_by_twin, open_trials
     from medseg_attack.runtime import pick_device
     from medseg_attack.stats.scores import check_unit
 
     how = RunOptions(batch_size=batch_size, shard=parts, checks=True)
-    trials = open_trials(model, twin, study, folder, pick_device(device), how, out)
+    trials = open_trials(group_by_twin(model, twin, folder), study, folder, pick_device(device), how, out, queries)
     check_unit(unit, [each.dims for trial in trials for each in trial.parts["native"].models])
+    root = out or (trials[0].folder.parent if len(trials) > 1 else trials[0].folder)
+    if plan:
+        from medseg_attack.evaluation.costs import estimate
+
+        studies = {each.out.relative_to(root).as_posix(): each for trial in trials for each in trial.parts.values()}
+        print_plan({part: estimate(each) for part, each in studies.items()}, root, json)
+        return
     start = time.monotonic()
     with terminal.progress("defend", sum(trial.total for trial in trials), show=progress) as advance:
         for trial in trials:
             for n_done in trial.run():
                 advance(n_done)
-    root = out or trials[0].parts["native"].out.parent
     if not all((run / "run.json").exists() for trial in trials for runs in trial.run_folders.values() for run in runs):
         say_unfinished(root, parts, "tables", json)
         return

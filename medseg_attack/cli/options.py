@@ -41,6 +41,7 @@ Shard = Annotated[
         show_default="the part of this task of a SLURM job array or of this process of torchrun, else 0/1",
     ),
 ]
+Plan = Annotated[bool, typer.Option("--plan", help="Print the runs and what they would cost; write nothing.")]
 Launcher = Annotated[
     Literal["slurm", "ray"] | None,
     typer.Option(

@@ -1,14 +1,15 @@
 """Studies of the commands: opened, launched elsewhere, and what is said of one that is not finished."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg_attack.cli import terminal
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
+    from medseg_attack.evaluation.costs import Estimate
     from medseg_attack.evaluation.runner import OpenedStudy
 
 
@@ -53,6 +54,42 @@ def say_unfinished(out: Path, shard: tuple[int, int], tables: str, json: bool) -
     terminal.say(f"shard {k}/{n} is done; run the others into {out}, the last one prints the {tables}")
     if json:
         terminal.print_json({"finished": False, "shard": [k, n], "out": str(out)})
+
+
+def print_plan(estimates: "Mapping[str, Estimate]", out: Path, json: bool) -> None:
+    """Prints the runs of studies and what they would cost, as a table or as JSON.
+
+    Args:
+        estimates: by the part that a study is of what was asked for; "" where it is all of it.
+        out: folder of the results.
+    """
+    from rich import box
+    from rich.table import Table
+
+    from medseg_attack.evaluation.costs import added
+    from medseg_attack.registry import spec
+
+    total = added(list(estimates.values()))
+    runs = [(part, run) for part, estimate in estimates.items() for run in estimate.runs]
+    several = any(estimates)
+    if json:
+        records = [({"part": part} if several else {}) | asdict(run) for part, run in runs]
+        terminal.print_json(asdict(total) | {"runs": records})
+        return
+    columns = ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "seconds")
+    table = Table(*(("part", *columns) if several else columns), box=box.SIMPLE_HEAD, pad_edge=False)
+    for part, run in runs:
+        between = " " if run.eps_unit and not run.eps_unit.startswith("%") else ""
+        eps = f"{run.eps:g}{between}{run.eps_unit}" if run.eps_unit else spec(run.eps)
+        passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
+        row = (run.model, run.attack, run.loss, eps, *passes, f"{run.seconds:.0f}")
+        table.add_row(*((part, *row) if several else row))
+    terminal.out().print(table)
+    terminal.show(
+        "Passes: per case, in full of attacks that stop when they succeed.",
+        f"{plural(len(runs), 'run')} of {plural(total.cases, 'case')}: about {total.seconds:.0f} s, "
+        f"{total.memory_mb:.0f} MB of memory, {total.disk_mb:.1f} MB in {out}",
+    )
 
 
 @dataclass(frozen=True)

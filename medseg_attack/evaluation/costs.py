@@ -5,7 +5,7 @@ attacks that stop when they succeed are counted in full, and a plan takes second
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from math import prod
@@ -93,6 +93,17 @@ def estimate(opened: OpenedStudy) -> Estimate:
         seconds=sum(run.seconds for run in runs),
         disk_mb=n_cases * (ROW_BYTES * len(opened.data.task.scored) + image_bytes) / 1e6,
         memory_mb=max(run.peak_mb for run in runs),
+    )
+
+
+def added(estimates: Sequence[Estimate]) -> Estimate:
+    """The cost of several studies that run one after the other."""
+    return Estimate(
+        max(each.cases for each in estimates),
+        tuple(run for each in estimates for run in each.runs),
+        seconds=sum(each.seconds for each in estimates),
+        disk_mb=sum(each.disk_mb for each in estimates),
+        memory_mb=max(each.memory_mb for each in estimates),
     )
 
 

@@ -1,18 +1,35 @@
-"""Knowledge of a defence: attacks are made adaptive to models that are random or block gradients."""
+"""Knowledge of a defence: attacks are made adaptive to models that say what an attacker must know of them."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-from medseg_attack.attacks.composed.adaptive import Averaged, ThroughStandIns
+from medseg_attack.errors import InputError
 from medseg_attack.models.model_ref import ModelRef
-from medseg_attack.registry import entry_of
+from medseg_attack.registry import entry_of, find
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.grid import Cell
 from medseg_attack.runs.stored_specs import split_label
-from medseg_attack.types import Attack
+from medseg_attack.types import AroundAttack, Attack
 
-AROUND: Mapping[str, Callable[[Attack], Attack]] = {"bpda": ThroughStandIns, "averaged": Averaged}
+
+@runtime_checkable
+class Declares(Protocol):
+    """A model that says which defence an attack must know: a `ModelRef` or a `SegModel`."""
+
+    @property
+    def is_random(self) -> bool: ...
+
+    @property
+    def blocks_gradient(self) -> bool: ...
+
+    @property
+    def known_by(self) -> tuple[str, ...]: ...
+
+
+def needed(model: Declares) -> list[str]:
+    """The names of the attacks that stand around one that knows all that the model declares, innermost first."""
+    own = {"bpda": model.blocks_gradient, "averaged": model.is_random}
+    return [*(name for name, is_needed in own.items() if is_needed), *model.known_by]
 
 
 def knowing(cell: Cell, model_ref: ModelRef, *, native: bool) -> Cell:
@@ -32,43 +49,41 @@ def knowing(cell: Cell, model_ref: ModelRef, *, native: bool) -> Cell:
         return replace(cell, knowledge="native")
     for name in lacking:
         text, rest = split_label(cell.label)
-        cell = replace(cell, label=f"{name}({text}){rest}", attack=AROUND[name](cell.attack))
+        cell = replace(cell, label=f"{name}({text}){rest}", attack=_around(name)(cell.attack))
     return replace(cell, knowledge="adaptive")
 
 
-def adaptive_to(model: "Declares", attack: Attack) -> Attack:
+def is_ignorant(attack: Attack, model: Declares) -> bool:
+    """Whether an attack lacks something that it must know of the model."""
+    return bool(_lacking(attack, model))
+
+
+def adaptive_to(model: Declares, attack: Attack) -> Attack:
     """The attack as one that knows the model's defence; itself where there is nothing to know."""
     for name in _lacking(attack, model) or ():
-        attack = AROUND[name](attack)
+        attack = _around(name)(attack)
     return attack
-
-
-@runtime_checkable
-class Declares(Protocol):
-    """A model that says which defence an attack must know: a `ModelRef` or a `SegModel`."""
-
-    @property
-    def is_random(self) -> bool: ...
-
-    @property
-    def blocks_gradient(self) -> bool: ...
 
 
 def _lacking(attack: Attack, model: Declares) -> list[str] | None:
     """The names of the attacks that must stand around an attack; None where there is nothing to know."""
-    entry = entry_of(attack)
+    entry, names = entry_of(attack), needed(model)
     is_foreign = entry is not None and entry.threat in ("surrogate", "no model")
-    needed = {"bpda": model.blocks_gradient, "averaged": model.is_random}
-    if is_foreign or not any(needed.values()):
+    if is_foreign or not names:
         return None
-    parts = list(walk(attack))
-    has = {
-        "bpda": any(isinstance(part, ThroughStandIns) for part in parts) or _asks_alone(entry),
-        "averaged": any(isinstance(part, Averaged) for part in parts),
-    }
-    return [name for name in needed if needed[name] and not has[name]]
+    parts = [type(part) for part in walk(attack)]
+    # an attack that asks for answers alone: no layer can block its gradient, and it has no other way through the model
+    asks_alone = entry is not None and entry.threat.startswith("queries")
+    return [name for name in names if _around(name) not in parts and not (asks_alone and name != "averaged")]
 
 
-def _asks_alone(entry: Any) -> bool:
-    """Whether an attack never takes a gradient, so that no layer can block it."""
-    return entry is not None and entry.threat.startswith("queries")
+def _around(name: str) -> type[Any]:
+    """The attack of that name, which stands around another.
+
+    Raises:
+        InputError: there is no such attack; the name may come from a checkpoint.
+    """
+    attack = find(name, "attack").make
+    if not (isinstance(attack, type) and issubclass(attack, AroundAttack)):
+        raise InputError(f"expected the name of an attack around others in 'known_by', got {name}; restore the card")
+    return attack

@@ -21,7 +21,7 @@ from medseg_attack.detectors.combined.saved import Saved
 from medseg_attack.errors import InputError, plural
 from medseg_attack.evaluation.crafting import case_budgets
 from medseg_attack.evaluation.fitting import Batches, check_fit, fit_faults, fit_seconds, fitted, must_fit
-from medseg_attack.evaluation.knowledge import knowing
+from medseg_attack.evaluation.knowledge import knowing, needed
 from medseg_attack.evaluation.loop import PendingRun, run_attacks
 from medseg_attack.exports.copies import MANIFEST
 from medseg_attack.exports.segmentations import write_segmentations
@@ -192,12 +192,15 @@ class OpenedStudy:
 
 def _knowledge_note(model: ModelRef, native: bool) -> str:
     """The knowledge that attacks on a defended model have, in a sentence."""
-    facts = {"is random": model.is_random, "has layers without a useful gradient": model.blocks_gradient}
+    facts = {
+        "is random": model.is_random,
+        "has layers without a useful gradient": model.blocks_gradient,
+        "has another way through it": bool(model.known_by),
+    }
     text = f"{model.label} {' and '.join(fact for fact, holds in facts.items() if holds)}"
     if native:
         return f"{text}: with --native attacks do not know it, and their numbers are called non_adaptive"
-    ways = {"averaged": model.is_random, "bpda": model.blocks_gradient}
-    return f"{text}: attacks know it ({' and '.join(way for way, holds in ways.items() if holds)}), unless --native"
+    return f"{text}: attacks know it ({' and '.join(reversed(needed(model)))}), unless --native"
 
 
 def run(opened: OpenedStudy, models: Sequence[ModelRef] | None = None) -> Iterator[tuple[int, int]]:

@@ -12,6 +12,7 @@ from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks import stored
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import must_fit
+from medseg_attack.evaluation.knowledge import is_ignorant, needed
 from medseg_attack.evaluation.opening import find_model, open_study
 from medseg_attack.evaluation.runner import OpenedStudy, RunOptions, run
 from medseg_attack.models.model_ref import ModelRef
@@ -37,7 +38,8 @@ class Trial:
     Attributes:
         twin: label of the twin.
         defended: labels of the defended models.
-        parts: studies by what their attacks know: "native", "adaptive", "transfer" (from the twin) and "queries".
+        parts: studies by what their attacks know: "native"; "adaptive", the same by an attacker who knows, of models
+            that have something to know; "harder", with attacks that are added; "transfer" (from the twin); "queries".
     """
 
     twin: str
@@ -79,39 +81,29 @@ class Trial:
         """The defended models that no attack of the trial knows, with the codes of the flags that say so."""
         result = {}
         for model in self.parts["native"].models:
-            study = self.parts.get("adaptive")
-            if study is None or model.black_box:
+            if model.black_box:
                 result[model.label] = "no gradient"
                 continue
+            studies = (self.parts[part] for part in ("harder", "adaptive", "native") if part in self.parts)
+            study = next(study for study in studies if model in study.models)
             codes = {finding.code for finding in stored.read_before(study.folder(model))}
-            declares = model.is_random or model.blocks_gradient or bool(model.base)
+            declares = bool(needed(model) or model.base)
             unknown = codes & ((UNKNOWN - {"MA003"} if model.is_random else UNKNOWN) | (set() if declares else BLOCKED))
             if unknown:
                 result[model.label] = ", ".join(sorted(unknown))
         return {label: text for label, text in result.items() if label != self.twin}
 
 
-def open_trials(
-    models: Sequence[str],
-    twin: str | None,
-    study: Study,
-    workspace: Path,
-    device: torch.device,
-    options: RunOptions,
-    out: Path | None = None,
-) -> list[Trial]:
-    """The trials of defended models, one for each twin.
+def group_by_twin(models: Sequence[str], twin: str | None, workspace: Path) -> dict[str, list[str]]:
+    """The defended models of each undefended twin, as folders or specs.
 
     Args:
         models: names, folders or specs of the defended models.
         twin: that of the undefended twin; None: the model within each of them.
-        study: its attacks are the suite; its steps, if any, are those of the attacks that are added to try harder.
-        out: folder of the results; one in the workspace by default.
 
     Raises:
-        InputError: a model has no twin or is its own, or cannot be opened.
+        InputError: a model has no twin or is its own, or is not found.
     """
-    study = with_newest_data(workspace, study)
     by_twin: dict[str, list[str]] = {}
     for name in dict.fromkeys(find_model(workspace, model) for model in models):
         base = find_model(workspace, twin) if twin else ModelRef(name, {}).base
@@ -121,12 +113,39 @@ def open_trials(
                 "trained alike without the defence"
             )
         by_twin.setdefault(base, []).append(name)
-    groups = [_studies(base, names, study) for base, names in by_twin.items()]
-    opened = [{part: open_study(each, workspace, device, options) for part, each in group.items()} for group in groups]
-    data = opened[0]["native"].data
-    identity = [{part: each.identity for part, each in group.items()} for group in opened]
-    root = out or workspace / "runs" / f"defend-{safe(data.name)}-{digest(identity)[:8]}"
-    return [_trial(group, root / f"twin-{n}" if len(opened) > 1 else root) for n, group in enumerate(opened)]
+    return by_twin
+
+
+def open_trials(
+    by_twin: Mapping[str, Sequence[str]],
+    study: Study,
+    workspace: Path,
+    device: torch.device,
+    options: RunOptions,
+    out: Path | None = None,
+    queries: int | None = None,
+) -> list[Trial]:
+    """The trials of defended models, one for each twin.
+
+    Args:
+        by_twin: of `group_by_twin`.
+        study: its attacks are the suite; its steps, if any, are those of the attacks that are added to try harder.
+        out: folder of the results; one in the workspace by default.
+        queries: of the search without gradients; None: as many as it has by itself.
+
+    Raises:
+        InputError: a model cannot be opened.
+    """
+    study = with_newest_data(workspace, study)
+    natives = [open_study(_native(base, names, study), workspace, device, options) for base, names in by_twin.items()]
+    groups = [
+        {"native": native}
+        | {part: _labelled(open_study(each, workspace, device, options), native) for part, each in others.items()}
+        for native, others in ((native, _others(native, study, queries)) for native in natives)
+    ]
+    identity = [{part: each.identity for part, each in group.items()} for group in groups]
+    root = out or workspace / "runs" / f"defend-{safe(natives[0].data.name)}-{digest(identity)[:8]}"
+    return [_trial(group, root / f"twin-{n}" if len(groups) > 1 else root) for n, group in enumerate(groups)]
 
 
 def _trial(parts: Mapping[str, OpenedStudy], root: Path) -> Trial:
@@ -134,24 +153,43 @@ def _trial(parts: Mapping[str, OpenedStudy], root: Path) -> Trial:
     return Trial(twin, tuple(defended), {name: replace(study, out=root / name) for name, study in parts.items()})
 
 
-def _studies(twin: str, models: Sequence[str], study: Study) -> dict[str, Study]:
-    """The studies of one twin, by part."""
-    everybody, harder = [twin, *models], _harder([registry.build(text, "attack") for text in study.attacks], study)
-    study = study.model_copy(update={"steps": None})
+def _labelled(study: OpenedStudy, native: OpenedStudy) -> OpenedStudy:
+    """The study with its models called what the native part calls them, where more of them share a label."""
+    return replace(study, models=tuple(model for model in native.models if model.name in study.study.models))
 
-    def with_attacks(attacks: Sequence[str], models: Sequence[str], **more: Any) -> Study:
-        return study.model_copy(update={"attacks": list(attacks), "models": list(models), "control": False, **more})
 
+def _native(twin: str, models: Sequence[str], study: Study) -> Study:
+    """The suite on all models, as if nobody knew a defence, and noise."""
+    more = {"models": [twin, *models], "native": True, "control": True, "steps": None}
+    return study.model_copy(update=more)
+
+
+def _others(native: OpenedStudy, study: Study, queries: int | None) -> dict[str, Study]:
+    """The other studies of a trial, by part; none is without attacks or models.
+
+    The suite is run again where its attacks lack what a model declares: elsewhere they are the same as before.
+    """
     suite = [registry.build(text, "attack") for text in study.attacks]
     elsewhere = [text for text, attack in zip(study.attacks, suite, strict=True) if not must_fit(attack)]
+    everybody = [model.name for model in native.models]
+    twin, *models = everybody
     surrogate = repr(twin) if is_checkpoint(Path(twin)) else twin
+    ignorant = [
+        (text, model.name)
+        for text, attack in zip(study.attacks, suite, strict=True)
+        for model in native.models
+        if is_ignorant(attack, model)
+    ]
+    parts = {
+        "adaptive": (dict.fromkeys(text for text, _ in ignorant), list(dict.fromkeys(name for _, name in ignorant))),
+        "harder": (_harder(suite, study), everybody),
+        "transfer": ([f"transfer(surrogate={surrogate}, attack={t})" for t in elsewhere or ["pgd(steps=40)"]], models),
+        "queries": ([_query(suite[0].ball, queries)], everybody),
+    }
     return {
-        "native": with_attacks(study.attacks, everybody, native=True, control=True),
-        "adaptive": with_attacks([*study.attacks, *harder], everybody),
-        "transfer": with_attacks(
-            [f"transfer(surrogate={surrogate}, attack={text})" for text in elsewhere or ["pgd(steps=40)"]], models
-        ),
-        "queries": with_attacks([_query(suite[0].ball)], everybody),
+        part: study.model_copy(update={"attacks": list(attacks), "models": names, "control": False, "steps": None})
+        for part, (attacks, names) in parts.items()
+        if attacks and names
     }
 
 
@@ -172,6 +210,8 @@ def _is_plain(ball: Ball) -> bool:
     return registry.spec_of(ball).name in ("linf", "l2")
 
 
-def _query(ball: Ball) -> str:
+def _query(ball: Ball, queries: int | None) -> str:
     """A search without gradients in the ball, or in that of `--eps` where the suite has another."""
-    return f"square(ball={registry.spec(ball)})" if _is_plain(ball) else "square"
+    options = [f"ball={registry.spec(ball)}"] if _is_plain(ball) else []
+    options += [f"queries={queries}"] if queries else []
+    return f"square({', '.join(options)})" if options else "square"

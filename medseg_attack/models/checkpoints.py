@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class _Card(Form):
     dims: Literal[2, 3] = 2
     n_parameters: int = 0
     val_dice: dict[str, float | None] | None = None
+    known_by: list[str] = Field(default_factory=list)
 
 
 def fingerprint(model: nn.Module) -> str:

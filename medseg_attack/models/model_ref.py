@@ -66,6 +66,11 @@ class ModelRef:
         return bool(self.card.get("blocks_gradient", False))
 
     @property
+    def known_by(self) -> tuple[str, ...]:
+        """The names of further attacks that know a layer of the model."""
+        return tuple(self.card.get("known_by", ()))
+
+    @property
     def base(self) -> str:
         """The folder or spec of the model within, of several the first; "" of a model that is made of none."""
         return next(iter(_members(self.name)), "") if not is_checkpoint(Path(self.name)) else ""
@@ -107,6 +112,7 @@ def resolve(name: str, task: Task) -> ModelRef:
         "dims": model.dims,
         "black_box": model.black_box,
         **(defence if isinstance(model.net, Defended) else {}),
+        **({"known_by": list(model.known_by)} if model.known_by else {}),
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": digest([checkpoints.fingerprint(model), _spec_with_file_hashes(name)]),
     }

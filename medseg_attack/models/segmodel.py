@@ -46,6 +46,17 @@ class Defended(Protocol):
     def passes(self) -> int: ...
 
 
+@runtime_checkable
+class KnownByAttack(Protocol):
+    """A layer that an attack of its own knows.
+
+    Attributes:
+        knowing_attack: name of that attack, which stands around others, such as "both_norms".
+    """
+
+    knowing_attack: str
+
+
 class Normalise(nn.Module):
     """The layer `(x - mean) / std` per channel; it is part of the architecture and not of the stored weights."""
 
@@ -137,6 +148,11 @@ class SegModel(nn.Module):
     @property
     def _saturates(self) -> bool:
         return any(isinstance(layer, Saturated) for layer in self.net.modules())
+
+    @property
+    def known_by(self) -> tuple[str, ...]:
+        """The names of the attacks that know one of its layers, sorted: see `KnownByAttack`."""
+        return tuple(sorted({layer.knowing_attack for layer in self.net.modules() if isinstance(layer, KnownByAttack)}))
 
     @property
     def passes(self) -> int:

@@ -15,6 +15,8 @@ from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
 from medseg_attack.storage.files import read_json
 
+FOLDERS = {part: part for part in PARTS[:2]} | {"harder": "adaptive"} | {part: part for part in PARTS[2:]}
+AGAIN = " again"  # after the name of a native run that counts as an adaptive one, too
 MOST_MODELS = 3  # defended ones beside the twin: what 100 columns hold
 LEVELS = {
     "clean": "clean",
@@ -46,12 +48,17 @@ def unfinished_trials(folder: Path) -> list[Path]:
 def trial_rows(folder: Path) -> pd.DataFrame:
     """The rows of all runs of a trial, each with its part, and the passes of its model for one answer.
 
+    Attacks of the native part that have nothing to know, because the model declares nothing, count as adaptive, too.
+
     Raises:
         InputError: a run of it did not finish or is damaged.
     """
     facts = read_json(folder / "native" / TRIAL_FILE, StoredTrial)
-    parts = [part for part in PARTS if (folder / part).is_dir()]
-    tables = [read_runs([folder / part], allow_partial=True).assign(part=part) for part in parts]
+    folders = {name: part for name, part in FOLDERS.items() if (folder / name).is_dir()}
+    tables = [read_runs([folder / name], allow_partial=True).assign(part=part) for name, part in folders.items()]
+    native = tables[0]
+    as_adaptive = native[(native["role"] == "attack") & (native["knowledge"] != "native")]
+    tables.append(as_adaptive.assign(part="adaptive", run=as_adaptive["run"] + AGAIN))
     rows = with_distinct_models(pd.concat(tables, ignore_index=True))
     return rows.assign(passes=rows["label"].map(facts["passes"]).fillna(1))
 

@@ -246,6 +246,8 @@ class _Training:
         }
         if self.model.blocks_gradient:
             card["blocks_gradient"] = True
+        if self.model.known_by:
+            card["known_by"] = list(self.model.known_by)
         if self.robust_by is not None:
             card |= {
                 "robust_by": self.plan.robust_by,

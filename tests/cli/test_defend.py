@@ -15,7 +15,8 @@ from medseg_attack.report.defences import LEVELS
 from medseg_attack.report.sheet import number
 
 QUANTISED = "guarded('unet_small', [bit_depth(bits=2)])"
-SUITE = ("--against", "pgd(steps=6, objective=soft_dice)", "--eps", "30/255", "--steps", "6", "--limit", "24")
+SHORT = ("--steps", "6", "--queries", "100", "--limit", "24")
+SUITE = ("--against", "pgd(steps=6, objective=soft_dice)", "--eps", "30/255", *SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,37 @@ def test_the_runs_are_ordinary_ones(home: Path, trial: Any) -> None:
     table = medattack("compare", home / "trial/adaptive", "--allow-partial", "--json").stdout
     attacks = {run["attack"] for run in json.loads(table)["runs"]}
     assert any(attack.startswith("bpda(pgd(") for attack in attacks)
-    assert {path.name for path in (home / "trial").iterdir()} == {"native", "adaptive", "transfer", "queries"}
+    parts = {"native", "adaptive", "harder", "transfer", "queries"}
+    assert {path.name for path in (home / "trial").iterdir()} == parts
+
+
+def test_the_suite_runs_once_on_models_that_declare_nothing_and_counts_as_both(home: Path, trial: Any) -> None:
+    (group,) = json.loads(trial[0].stdout)["trials"]
+    again = {header_of(file)["model"] for file in (home / "trial/adaptive").rglob("run.json")}
+    assert again == {"guarded('unet_small', layers=(bit_depth(bits=2),))"}
+    assert {header_of(file)["model"] for file in (home / "trial/harder").rglob("run.json")} == {
+        row["model"] for row in group["models"]
+    }
+    for row in group["models"]:
+        if row["model"] not in again:
+            assert row["adaptive"] <= row["native"] + 1e-9
+
+
+def header_of(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def test_a_plan_of_a_trial_shows_each_run_by_its_part_and_writes_nothing(home: Path, tmp_path: Path) -> None:
+    words = ("defend", QUANTISED, *SUITE, "--home", home, "--out", tmp_path / "trial", "--plan")
+    content = json.loads(medattack(*words, "--json").stdout)
+    passes = {(run["part"], run["model"]): run["case_forwards"] for run in content["runs"]}
+    assert {part for part, _ in passes} == {"native", "adaptive", "harder", "transfer", "queries"}
+    assert passes["queries", "unet_small"] == 100
+    assert {model for part, model in passes if part == "adaptive"} == {content["runs"][-1]["model"]}
+    assert content["cases"] == 24
+    assert content["seconds"] == pytest.approx(sum(run["seconds"] for run in content["runs"]))
+    assert "about" in medattack(*words).stdout
+    assert not (tmp_path / "trial").exists()
 
 
 def test_the_page_has_the_numbers_of_the_trial(home: Path, trial: Any, tmp_path: Path) -> None:
@@ -110,10 +141,11 @@ def rows_in(root: Path) -> Any:
     }
 
 
-def test_kill_9_in_two_parts_of_a_trial_changes_no_number(home: Path, tmp_path: Path) -> None:
-    quick = ("--against", "fgsm", "--eps", "8/255", "--steps", "1", "--limit", "2", "--batch-size", "1")
+def test_kill_9_in_four_parts_of_a_trial_changes_no_number(home: Path, tmp_path: Path) -> None:
+    short = ("--steps", "1", "--queries", "5", "--limit", "2", "--batch-size", "1")
+    quick = ("--against", "fgsm", "--eps", "8/255", *short)
     words = ["defend", QUANTISED, *quick, "--home", str(home), "--device", "cpu", "--out"]
-    for n, part in ((3, "native"), (2, "transfer")):
+    for n, part in ((3, "native"), (2, "adaptive"), (2, "transfer"), (4, "queries")):
         killed(command_killed_at_file, [*words, str(tmp_path / "killed")], n, f"/{part}/")
         assert not (tmp_path / "killed" / "native" / "trial.json").exists()
     tables = [medattack(*words, tmp_path / out, "--json").stdout for out in ("killed", "whole")]

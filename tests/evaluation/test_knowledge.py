@@ -10,6 +10,7 @@ from helpers.command import medattack
 from medseg_attack.checks.rows.asking import check_rows
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.stats.comparisons import ranks
+from medseg_attack.storage.files import digest
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,28 @@ def test_attacks_know_what_a_model_declares(home: Path, tmp_path: Path, model: s
     assert header["attack"] == label
     (config,) = [json.loads(file.read_text()) for file in tmp_path.rglob("config.json") if "noise" not in str(file)]
     assert config["attack"].startswith(label.partition("(")[0])
+
+
+def test_attacks_go_through_both_norms_of_a_model_that_has_two(home: Path, tmp_path: Path) -> None:
+    """Its layers say so while it is trained, its card from then on, and that of a model around it."""
+    words = ("--data", home / "data/p", "--model", "unet_small", "--epochs", "1", "--defence", "dual_norm")
+    medattack("train", *words, "--robust-by", "fgsm", "--home", home, "--out", tmp_path / "models/dual")
+    dual = str(tmp_path / "models/dual")
+    label = "both_norms(pgd(steps=2))"
+    for model, names in ((dual, {label}), (f"guarded('{dual}', [bit_depth])", {f"both_norms(bpda({label[11:-1]}))"})):
+        rows = attack(home, tmp_path / digest(model), model, "--attack", "pgd(steps=2)", "--limit", "1")
+        assert set(rows["attack"]) == names
+        assert set(rows["knowledge"]) == {"adaptive"}
+    rows = attack(home, tmp_path / "native", dual, "--attack", "pgd(steps=2)", "--limit", "1", "--native")
+    assert set(rows["knowledge"]) == {"native"}
+    rows = attack(home, tmp_path / "asks", dual, "--attack", "square(queries=2)", "--limit", "1")
+    assert set(rows["attack"]) == {"square(queries=2)"}
+    card = tmp_path / "models/dual/card.json"
+    for name, reason in (("clean", "expected the name of an attack around others"), ("nothing", "unknown attack")):
+        card.write_text(card.read_text().replace("both_norms", name))
+        words = ("--model", dual, "--attack", "pgd(steps=2)", "--home", home)
+        assert reason in " ".join(medattack("attack", *words, code=2).output.split())
+        card.write_text(card.read_text().replace(f'"{name}"', '"both_norms"'))
 
 
 def test_told_not_to_know_they_say_so(home: Path, tmp_path: Path) -> None:

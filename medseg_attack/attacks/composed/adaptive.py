@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from medseg_attack.attacks.composed.both_norms import BothNorms
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.errors import require
@@ -117,18 +118,20 @@ class ThroughStandIns(Bindable, AroundAttack):
 
 def core(attack: Any) -> Any:
     """The attack within those that know a defence."""
-    return core(attack.attack) if isinstance(attack, Averaged | ThroughStandIns) else attack
+    return core(attack.attack) if isinstance(attack, Averaged | ThroughStandIns | BothNorms) else attack
 
 
 def is_averaged(attack: Any) -> bool:
     """Whether the attack is one on the mean of passes."""
-    return isinstance(attack, Averaged) or (isinstance(attack, ThroughStandIns) and is_averaged(attack.attack))
+    if isinstance(attack, ThroughStandIns | BothNorms):
+        return is_averaged(attack.attack)
+    return isinstance(attack, Averaged)
 
 
 def backward_of(attacks: Sequence[Any]) -> Backward:
     """The gradient that attacks take of a defence's layers: that of stand-ins if one of them does."""
     for attack in attacks:
-        while isinstance(attack, Averaged):
+        while isinstance(attack, Averaged | BothNorms):
             attack = attack.attack
         if isinstance(attack, ThroughStandIns):
             return attack.backward

@@ -31,6 +31,8 @@ def adversarial_norms() -> Iterator[None]:
 class TwoNorms(nn.Module):
     """Two batch norms that begin alike; the clean one answers outside of `adversarial_norms`."""
 
+    knowing_attack = "both_norms"
+
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.clean, self.adversarial = norm, copy.deepcopy(norm)
