@@ -4,6 +4,7 @@ Weights are never unpickled, and loading never downloads.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, first_line, refusing
-from medseg_attack.models.segmodel import SegModel
+from medseg_attack.models.segmodel import Contains, SegModel
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call
 from medseg_attack.registry.table import Bound
@@ -24,6 +25,7 @@ from medseg_attack.storage.files import CARD, Form, TaskForm, is_checkpoint, rea
 from medseg_attack.types import Image, Task
 
 WEIGHTS = "weights.safetensors"
+_ORIGINAL = re.compile(r"\.parametrizations\.(\w+)\.original$")  # what torch calls a weight under a constraint
 
 
 class _Card(Form):
@@ -130,25 +132,39 @@ def load(folder: Path, task: Task | None = None, device: torch.device | str = "c
 def begin_with(model: SegModel, folder: Path) -> None:
     """Copies the weights of a checkpoint whose name and shape `model` has, too.
 
-    A network for other classes keeps its own last layer.
+    A network for other classes keeps its own last layer. Layers that were exchanged for others which contain them get
+    the weights of the plain network, if the checkpoint is one; what was added to them keeps its own.
 
     Raises:
         InputError: the checkpoint has less than half of the model's weights, or the folder is not a checkpoint.
     """
     read_card(folder)
-    own = model.state_dict()
+    own, stored = model.state_dict(), load_tensors(folder / WEIGHTS)
+    sources = {name: stored.get(name, stored.get(plain)) for name, plain in _plain_names(model).items()}
     fitting = {
-        name: tensor
-        for name, tensor in load_tensors(folder / WEIGHTS).items()
-        if name in own and own[name].shape == tensor.shape
+        name: tensor for name, tensor in sources.items() if tensor is not None and own[name].shape == tensor.shape
     }
     n_weights, n_fitting = (sum(tensor.numel() for tensor in state.values()) for state in (own, fitting))
     if 2 * n_fitting < n_weights:
         raise InputError(
             f"expected weights in {folder} that fit the model to be trained, got {n_fitting:,} of {n_weights:,}; take "
-            "a checkpoint of the same architecture"
+            "a checkpoint of the same architecture, or of the network within it"
         )
     model.load_state_dict(fitting, strict=False)
+
+
+def _plain_names(model: SegModel) -> dict[str, str]:
+    """The names of all stored tensors, and what they are called in a network without exchanged layers."""
+    names = {name: _ORIGINAL.sub(r".\1", name) for name in model.state_dict()}
+    exchanged = [(place, layer.contained) for place, layer in model.named_modules() if isinstance(layer, Contains)]
+    for place, parts in sorted(exchanged, reverse=True):  # what is deeper first
+        for part in parts:
+            within = f"{place}.{part}."
+            names = {
+                own: f"{place}.{plain.removeprefix(within)}" if plain.startswith(within) else plain
+                for own, plain in names.items()
+            }
+    return names
 
 
 def read_card(folder: Path) -> dict[str, Any]:

@@ -57,6 +57,17 @@ class KnownByAttack(Protocol):
     knowing_attack: str
 
 
+@runtime_checkable
+class Contains(Protocol):
+    """A layer in place of another one, which it contains, so that the weights of a plain network fit.
+
+    Attributes:
+        contained: names of its parts of which each has the weights of the layer that was there.
+    """
+
+    contained: tuple[str, ...]
+
+
 class Normalise(nn.Module):
     """The layer `(x - mean) / std` per channel; it is part of the architecture and not of the stored weights."""
 

@@ -10,12 +10,13 @@ from helpers.discs import SMALL, Discs, trained
 from torch import nn
 
 from medseg_attack.errors import InputError
-from medseg_attack.models.checkpoints import load, read_card
+from medseg_attack.models.checkpoints import begin_with, load, read_card
 from medseg_attack.models.model_ref import resolve as model_of
 from medseg_attack.models.networks.altered import average_pooling, bounded_relu
 from medseg_attack.models.networks.filters import ContextEncoding, Denoising
 from medseg_attack.models.networks.scale_free import connections, scale_free
 from medseg_attack.models.networks.smp import unet_small
+from medseg_attack.models.networks.two_norms import adversarial_norms
 from medseg_attack.models.saturation import BoundedReLU, Sign, backward_through
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import build
@@ -55,6 +56,42 @@ def test_all_weights_of_a_network_with_other_layers_have_a_gradient(spec: str) -
     model(torch.rand(2, 1, 64, 64)).square().sum().backward()
     silent = [name for name, weight in model.named_parameters() if weight.grad is None]
     assert silent == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        f"feature_denoising({SMALL_NET})",
+        f"nlce({SMALL_NET})",
+        f"two_norms({SMALL_NET})",
+        f"scale_free({SMALL_NET}, density=1.0)",
+        f"nlce(two_norms(feature_denoising({SMALL_NET})))",
+    ],
+)
+def test_a_network_with_other_layers_begins_with_the_weights_of_the_plain_one(spec: str, tmp_path: Path) -> None:
+    """Filters that pass on what they get leave the plain network's answers, through either norm."""
+    trained(tmp_path / "plain", FEW, dataclasses.replace(SMALL, epochs=1, batch_size=2))
+    plain = load(tmp_path / "plain")
+    torch.manual_seed(3)
+    model: SegModel = build(spec, "model")(FEW.task).eval()
+    begin_with(model, tmp_path / "plain")
+    for layer in model.modules():
+        if isinstance(layer, ContextEncoding):
+            for part in (layer.out.weight, layer.out.bias, layer.gate.weight):
+                nn.init.zeros_(part)
+            nn.init.constant_(layer.gate.bias, 30.0)
+    image = FEW.read(FEW.refs("val")[0]).image[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(image), plain(image))
+        with adversarial_norms():
+            torch.testing.assert_close(model(image), plain(image))
+
+
+def test_weights_of_other_layers_alone_do_not_make_a_plain_network(tmp_path: Path) -> None:
+    options = dataclasses.replace(SMALL, model=f"nlce({SMALL_NET})", epochs=1, batch_size=2)
+    trained(tmp_path / "nlce", FEW, options)
+    with pytest.raises(InputError, match=r"expected weights in .* of the same architecture, or of the network within"):
+        begin_with(build(SMALL_NET, "model")(FEW.task), tmp_path / "nlce")
 
 
 def test_size_and_patches_reach_the_innermost_network() -> None:

@@ -104,6 +104,12 @@ class ContextEncoding(nn.Module):
         return encoded
 
 
+class Filtered(nn.Sequential):
+    """A residual unit and the filter behind it, if it has one."""
+
+    contained = ("0",)
+
+
 def _filtered(task: Task, model: Any, make: Any, name: str) -> SegModel:
     """A network with a filter after each residual unit but the one that answers."""
     from monai.networks.blocks.convolutions import ResidualUnit
@@ -112,8 +118,8 @@ def _filtered(task: Task, model: Any, make: Any, name: str) -> SegModel:
     def filtered(layer: Any) -> nn.Module:
         if not isinstance(layer, ResidualUnit):
             last = layer.conv3 if isinstance(layer, Bottleneck) else layer.conv2
-            return nn.Sequential(layer, make(last.out_channels, 2))
+            return Filtered(layer, make(last.out_channels, 2))
         channels = int(layer.out_channels)
-        return nn.Sequential(layer, *([make(channels, layer.spatial_dims)] if channels != len(task.classes) else []))
+        return Filtered(layer, *([make(channels, layer.spatial_dims)] if channels != len(task.classes) else []))
 
     return altered(task, model, (ResidualUnit, BasicBlock, Bottleneck), filtered, f"residual units for {name}")

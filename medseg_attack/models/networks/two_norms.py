@@ -32,6 +32,7 @@ class TwoNorms(nn.Module):
     """Two batch norms that begin alike; the clean one answers outside of `adversarial_norms`."""
 
     knowing_attack = "both_norms"
+    contained = ("clean", "adversarial")
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
