@@ -40,7 +40,7 @@ from medseg_attack.training.augment import TrainingData, TrainingSet, batches, c
 from medseg_attack.training.distributed import ALONE, ProcessGroup
 from medseg_attack.training.losses import finite, training_loss
 from medseg_attack.training.moments import moments, restore_moments
-from medseg_attack.training.options import Options, cases_of, label, replays
+from medseg_attack.training.options import Options, cases_of, label
 from medseg_attack.training.passes import counted
 from medseg_attack.training.validation import mean_of, validated
 from medseg_attack.types import Attack, Image
@@ -263,7 +263,8 @@ class _Training:
     def _fit(self, number: int) -> tuple[float, float]:
         """One pass over the training cases; the mean loss, and the cost of a step as a multiple of a plain one."""
         self.model.train()
-        per_epoch, n_replays = max(len(self.cases) // self.plan.batch_size, 1), replays(self.defences)
+        per_epoch = max(len(self.cases) // self.plan.batch_size, 1)
+        n_replays = math.prod(d.replays_now(state) for d, state in zip(self.defences, self.states, strict=True))
         workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 0
         losses: list[Tensor] = []
         epoch_batches = batches(self.cases, number, self.plan.batch_size, self.device, workers, self.group)
@@ -283,6 +284,8 @@ class _Training:
                     self.group.add_gradients(self.model)
                     self.optimiser.step()
                     losses.append(loss.detach())
+        for defence, state in zip(self.defences, self.states, strict=True):
+            defence.end_epoch(number, state)
         return float(torch.stack(losses).mean()), passes.multiple(len(losses))
 
     def _step(self, model: SegModel, seeds: Sequence[int], places: Sequence[int], progress: float) -> Step:

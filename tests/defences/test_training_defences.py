@@ -20,6 +20,7 @@ from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.defences.training.inner_attack.fast import Fast
 from medseg_attack.defences.training.inner_attack.mart import margin_loss
 from medseg_attack.defences.training.inner_attack.multi_perturbation import doubt
+from medseg_attack.defences.training.inner_attack.seat import Seat
 from medseg_attack.defences.training.inner_attack.trades import Trades, balance
 from medseg_attack.defences.training.inner_attack.vaft import inconsistency
 from medseg_attack.defences.training.loss.guided_complement import guided_complement
@@ -99,6 +100,7 @@ def test_kill_9_at_a_step_of_a_defended_training_changes_no_weight(names: tuple[
         "fast(linf(0.0))",
         "free(replays=1, ball=linf(0.0))",
         "fine_pruning(share=0.0)",
+        "seat(replays=1, fewest=1, most=1, ball=linf(0.0))",
     ],
 )
 def test_a_defence_of_nothing_is_plain_training_bit_for_bit(defence: str, tmp_path: Path) -> None:
@@ -758,3 +760,50 @@ def test_channels_that_clean_images_leave_alone_are_cut_and_stay_so_and_the_back
         assert net.wide.weight[0].item() != 0
     with torch.no_grad():
         assert torch.equal(model.decide(model(triggered))[:, :, 1:], target[:, :, 1:] > 0.5)
+
+
+def test_replays_follow_the_size_of_the_gradient() -> None:
+    """Constant: as many. Up by over a tenth in the third epoch: one more, five at most. Far down: one less."""
+
+    def replays_after(sizes: list[float], **options: int) -> list[int]:
+        seat, state, numbers = Seat(**options), {}, []
+        for epoch, size in enumerate(sizes, 1):
+            for _ in range(2):
+                seat.observe(torch.full((4, 1, 2, 2), size / 4), state)
+            seat.end_epoch(epoch, state)
+            numbers.append(seat.replays_now(state))
+        return numbers
+
+    assert replays_after([1.0] * 7) == [2] * 7
+    assert replays_after([1.0, 5.0, 1.05]) == [2, 2, 2]
+    grown = [1.0, 1.0, 1.2, 1.2, 1.2, 1.4, 1.4, 1.4, 1.5]  # the threshold is 1, then 1.32, then 1.32 again, which ...
+    assert replays_after(grown) == [2, 2, 3, 3, 3, 3, 3, 3, 4]  # ... 1.5 is above by a tenth
+    assert replays_after([1.0, 9.0, 99.0], every=1)[-1] == 4
+    assert replays_after([float(10**n) for n in range(8)], every=1)[-1] == 5
+    assert replays_after([1.0, 0.9, 0.1], every=1, replays=4) == [4, 3, 2]
+    assert replays_after([1.0, 0.1, 0.1, 0.1], every=1, replays=3) == [3, 2, 2, 2]
+
+
+def test_the_gradient_that_replays_follow_is_that_of_each_image_whatever_the_batch() -> None:
+    """A linear model at margin 0: each pixel's gradient is 0.5 |w|, over the pixels and two channels (3 + 4) / 4."""
+    for n in (1, 4):
+        step = step_of(pointwise(3, 4, bias=-3.5), "seat(ball=linf(0.0))", n=n)
+        state = step.chain[0][1]
+        for _ in range(2):
+            loss = step.loss(torch.full((n, 2, 1, 1), 0.5), torch.ones(n, 1, 1, 1))
+            loss.backward()  # type: ignore[no-untyped-call]
+        assert (state["size"] / state["batches"]).item() == pytest.approx(1.75)
+
+
+def test_a_training_whose_replays_changed_goes_on_with_them(tmp_path: Path) -> None:
+    options = defended("seat(every=1, growth=1.0, most=9)", epochs=4)
+    trained(tmp_path / "parts", FEW, options, epochs=3)
+    assert int(load_tensors(tmp_path / "parts" / STATE)["defence/0/replays"]) != 2
+    assert trained(tmp_path / "parts", FEW, options) == trained(tmp_path / "whole", FEW, options)
+
+
+def test_numbers_of_replays_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(InputError, match="expected replays >= 2"):
+        registry.build("seat(replays=1)", "defence")
+    with pytest.raises(InputError, match="expected most >= 3"):
+        registry.build("seat(replays=3, most=2)", "defence")

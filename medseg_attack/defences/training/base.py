@@ -73,7 +73,7 @@ class TrainingDefence(ABC):
     """A rule that training follows; a base of frozen dataclasses, whose fields are its options.
 
     Attributes:
-        replays: optimiser steps that each batch is used for.
+        replays: optimiser steps that each batch is used for, at the beginning.
         unlabelled: k/N, a part of the patients of which scans without masks are needed; "" for none.
         by_parts: whether the loss of a batch is the criterion's of images that are changed one by one, so that several
             processes can each take a part of the batch.
@@ -103,6 +103,17 @@ class TrainingDefence(ABC):
     def architecture(self, model: str) -> str:
         """The spec that the trained model is built from, of the one that training began with."""
         return model
+
+    def replays_now(self, state: dict[str, Tensor]) -> int:
+        """The optimiser steps that each batch of the coming epoch is used for.
+
+        Args:
+            state: what the defence keeps from batch to batch.
+        """
+        return self.replays
+
+    def end_epoch(self, epoch: int, state: dict[str, Tensor]) -> None:  # noqa: B027 - most keep their state
+        """Changes what the defence keeps, after the last batch of an epoch, counted from 1."""
 
     def alarm(self, robust: Sequence[float], monitored: Sequence[float]) -> str:
         """The reason to stop the training; "" for none.

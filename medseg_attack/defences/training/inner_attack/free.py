@@ -40,6 +40,10 @@ class Free(TrainingDefence):
         def update(grad: Tensor) -> None:
             moved = change.detach() + self.step_size * self.ball.step(grad, image)
             step.state["change"] = self.ball.clipped(moved)
+            self.observe(grad, step.state)
 
         change.register_hook(update)  # type: ignore[no-untyped-call]
         return step.loss((image + change).clamp(0, 1), target)
+
+    def observe(self, grad: Tensor, state: dict[str, Tensor]) -> None:
+        """Keeps what the rule needs to know of a batch's gradient by the perturbation: nothing."""
