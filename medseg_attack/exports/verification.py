@@ -180,7 +180,7 @@ def predict_copies(
     header = read_header(run)
     ids = {str(case) for case in RunFolder(run).rows()["case"]}
     refs = [ref for ref in data.refs("all", dims=3 if has_scans(header) else 2) if ref.id in ids]
-    size = int(header["batch_size"])
+    size = int(header.get("batch_size", 1))
     for chunk in chunks(refs):
         cases = [data.read(ref) for ref in chunk]
         for start in range(0, len(cases), size):

@@ -139,5 +139,7 @@ def with_labels(rows: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
 
 
 def flat(header: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a header that are one value, which become columns."""
-    return {key: value for key, value in header.items() if not isinstance(value, dict | list)}
+    """The known fields of a header that are one value, which become columns."""
+    return {
+        key: value for key, value in header.items() if key in Header.model_fields and not isinstance(value, dict | list)
+    }

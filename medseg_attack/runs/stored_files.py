@@ -1,9 +1,9 @@
 """Forms of the files beside the rows of a run: a field that is absent or of another type is refused by its name."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medseg_attack.errors import InputError
 from medseg_attack.storage.files import Form, read_json, read_yaml
@@ -11,6 +11,8 @@ from medseg_attack.storage.files import Form, read_json, read_yaml
 HEADER_FILE, CONFIG_FILE, STUDY_FILE = "run.json", "config.json", "study.yaml"
 TRIAL_FILE = "trial.json"  # of `medattack defend`, beside the runs of its native part
 DETECTION_ENDING = ".detection.json"  # of `medattack detect`, beside a detector
+MOST = 10**15  # a larger count, size or time is none that somebody took
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
 class FlagRecord(Form):
@@ -24,25 +26,43 @@ class FlagRecord(Form):
     numbers: str = Field(alias="seen")
 
 
-class Header(Form):
+class Computed(Form):
+    """What a header says of the computation; older ones lack some of it."""
+
+    device: str = ""
+    seconds: float = Field(0, ge=0, le=MOST)
+    versions: dict[str, str] = Field(default_factory=dict)
+    provenance: dict[str, str] = Field(default_factory=dict)
+
+
+class Header(Computed):
     """The header of a finished run, `run.json`; older ones lack some fields."""
 
     model: str
     attack: str
-    cases: int = Field(ge=0)
+    cases: int = Field(ge=0, le=MOST)
+    model_id: str = ""
+    run_id: str = ""
+    role: Literal["control", "attack", "clean"] = "attack"
     loss: str = ""
     ball: str = ""
     knowledge: Literal["", "native", "adaptive"] = ""
-    eps: float | None = None
+    eps: float | None = Field(None, ge=-MOST, le=MOST)
+    eps_unit: str = ""
+    unit: str = ""
     dims: Literal[2, 3] = 2
-    batch_size: int = Field(1, ge=1)
+    batch_size: int = Field(1, ge=1, le=MOST)
     partial: bool = False
+    checks: bool = False
+    queries: bool = False
     data: str = ""
     split: str = ""
-    n_parameters: int = 0
+    n_parameters: int = Field(0, ge=0, le=MOST)
     val_dice: float | None = None
-    seconds: float = 0
     flags: list[FlagRecord] = Field(default_factory=list)
+    fit_without_gradient: str = ""
+    fit_without_answer: str = ""
+    fit_without_slope: str = ""
 
 
 class Config(Form):
@@ -76,6 +96,28 @@ class StoredTrial(Form):
     passes: dict[str, int]
 
 
+class DetectionRow(Form):
+    """What a detector noticed of clean images, noise or an attack; further fields are shares of patients and AUROCs."""
+
+    __pydantic_extra__: dict[str, Share | None] = Field(init=False)
+
+    kind: Literal["clean", "noise", "attack", "adaptive"]
+    attack: str
+    eps: str
+    patients: int = Field(ge=1, le=MOST)
+    dice: Share | None
+    harmed: float | None = Field(None, ge=0, le=MOST)
+    noticed: Share | None = None
+    missed: Share | None = None
+    risk: float | None = Field(None, ge=0, le=2)  # missed, and a tenth of the false alarms
+
+    @model_validator(mode="after")
+    def _require_harm(self) -> "DetectionRow":
+        if self.kind in ("attack", "adaptive") and self.harmed is None:
+            raise ValueError("an attack without the number 'harmed' of patients")
+        return self
+
+
 class StoredDetection(Form):
     """A detector's table, as `medattack detect --json` prints it, and what it is about."""
 
@@ -84,11 +126,11 @@ class StoredDetection(Form):
     detector: str
     adaptive: bool
     verdict: str
-    calibration_patients: int = Field(ge=1)
-    rows: list[dict[str, Any]] = Field(min_length=1)
+    calibration_patients: int = Field(ge=1, le=MOST)
+    rows: list[DetectionRow] = Field(min_length=1)
 
 
-class StoredCertificate(Form):
+class StoredCertificate(Computed):
     """The header of finished certificates, `run.json`; older ones lack the unit of the scans' intensities."""
 
     model: str

@@ -43,14 +43,18 @@ def nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
+def detection_row() -> dict[str, Any]:
+    """The row of clean images in the table of a detector that one patient calibrated."""
+    row = {"kind": "clean", "attack": "clean", "eps": "", "patients": 2, "dice": 0.9}
+    return row | {f"alarms_{rate}": None for rate in ("0.01", "0.05", "0.1", "0.5")}
+
+
 def write_detection(folder: Path, **changes: Any) -> Path:
     """The table of a detector on clean images alone, as `medattack detect` writes it."""
-    row = {"kind": "clean", "attack": "clean", "eps": "", "patients": 2, "dice": 0.9}
-    row |= {f"alarms_{rate}": None for rate in ("0.01", "0.05", "0.1", "0.5")}
     content = {"model": "m", "data": "d", "detector": "entropy", "adaptive": False, "verdict": "not decided"}
     folder.mkdir()
     file = folder / "entropy-a1b2c3.detection.json"
-    file.write_text(json.dumps(content | {"calibration_patients": 1, "rows": [row]} | changes))
+    file.write_text(json.dumps(content | {"calibration_patients": 1, "rows": [detection_row()]} | changes))
     return file
 
 

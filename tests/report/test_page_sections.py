@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from helpers.command import medattack
-from helpers.pages import page_of, section, tables, write_detection, write_trial
+from helpers.pages import detection_row, page_of, section, tables, write_detection, write_trial
 from helpers.runs import dice_of, edit, write_run
 
 from medseg_attack.runs.folder import RunFolder
 
 SECTIONS = ("defences", "detectors", "certificates")
+CLEAN = detection_row()
 
 
 def test_the_page_leads_to_what_there_is_and_has_no_empty_section(tmp_path: Path) -> None:
@@ -82,7 +83,10 @@ def test_a_trial_whose_twin_has_no_runs_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"rows": [{"kind": "attack"}]}, "expected the table of a detector in"),
+        ({"rows": [CLEAN | {"kind": "noise"}]}, "got one without clean images"),
+        ({"rows": [CLEAN, {"kind": "attack"}]}, "expected the field 'rows.1.attack' in"),
+        ({"rows": [CLEAN, CLEAN | {"kind": "attack"}]}, "an attack without the number 'harmed' of patients"),
+        ({"rows": [CLEAN | {"alarms_0.5": 0.5}]}, "got one without alarms_0.5_low"),
         ({"rows": []}, "expected the field 'rows' in"),
         ({"verdict": 1}, "expected the field 'verdict' in"),
         ({"calibration_patients": 0}, "expected the field 'calibration_patients' in"),

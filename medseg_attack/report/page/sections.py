@@ -118,18 +118,32 @@ def _levels(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _detector(file: Path) -> Result:
-    content = read_json(file, StoredDetection)
-    table = pd.DataFrame([{name: _number(value) for name, value in row.items()} for row in content["rows"]])
-    n = content["calibration_patients"]
-    lacking = {"kind", "attack", "eps", "patients", "dice", *(f"alarms_{rate:.2g}" for rate in rates(n))} - {*table}
-    if lacking or "clean" not in set(table["kind"]):
+    content = StoredDetection.model_validate(read_json(file, StoredDetection))
+    rows = [row.model_dump() for row in content.rows]
+    n = content.calibration_patients
+    lacking = next(_lacking(rows, n), None)
+    if lacking:
         raise InputError(
-            f"expected the table of a detector in {file}, got one without {min(lacking, default='clean images')}; run "
-            "medattack detect again"
+            f"expected the table of a detector in {file}, got one without {lacking}; run medattack detect again"
         )
-    title = f"{content['detector']} of {content['model']} on {content['data']}"
+    table = pd.DataFrame([{name: _number(value) for name, value in row.items()} for row in rows])
+    title = f"{content.detector} of {content.model} on {content.data}"
     sheet = detector_sheet(table, title=title, n_calibration=n)
-    return Result([content["model"]], sheet, [content["verdict"]], "alarms", list(_alarms(table, main_rate(n))))
+    return Result([content.model], sheet, [content.verdict], "alarms", list(_alarms(table, main_rate(n))))
+
+
+def _lacking(rows: Sequence[Mapping[str, Any]], n: int) -> Iterator[str]:
+    """What the table of a detector with n calibration patients needs and its rows do not have."""
+    clean = next((row for row in rows if row["kind"] == "clean"), None)
+    if clean is None:
+        yield "clean images"
+        return
+    for rate in rates(n):
+        if f"alarms_{rate:.2g}" not in clean:
+            yield f"alarms_{rate:.2g}"
+    main = f"alarms_{main_rate(n):.2g}"
+    if clean.get(main) is not None:
+        yield from (end for end in (f"{main}_low", f"{main}_high") if clean.get(end) is None)
 
 
 def _alarms(table: pd.DataFrame, rate: float) -> Iterator[dict[str, Any]]:
