@@ -27,7 +27,7 @@ class FlagRecord(Form):
 
 
 class Computed(Form):
-    """What a header says of the computation; older ones lack some of it."""
+    """The fields of a header about its computation; older headers lack some of them."""
 
     device: str = ""
     seconds: float = Field(0, ge=0, le=MOST)
@@ -97,7 +97,7 @@ class StoredTrial(Form):
 
 
 class DetectionRow(Form):
-    """What a detector noticed of clean images, noise or an attack; further fields are shares of patients and AUROCs."""
+    """A row of a detector's table: clean images, noise or an attack; further fields are shares and AUROCs."""
 
     __pydantic_extra__: dict[str, Share | None] = Field(init=False)
 

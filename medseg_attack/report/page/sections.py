@@ -133,7 +133,7 @@ def _detector(file: Path) -> Result:
 
 
 def _lacking(rows: Sequence[Mapping[str, Any]], n: int) -> Iterator[str]:
-    """What the table of a detector with n calibration patients needs and its rows do not have."""
+    """The names of what the rows of a detector with n calibration patients lack."""
     clean = next((row for row in rows if row["kind"] == "clean"), None)
     if clean is None:
         yield "clean images"
