@@ -10,10 +10,15 @@ from helpers.command import medattack
 from helpers.runs import dice_of, write_run
 
 
+def read_html(file: Path) -> str:
+    """The text of a page, without the places where its long names may break."""
+    return file.read_text(encoding="utf-8").replace("<wbr>", "")
+
+
 def page_of(out: Path, *words: object) -> str:
     """The page that `medattack report` writes about runs, without pictures."""
     medattack("report", *words, "--out", out, "--worst", 0)
-    return (out / "index.html").read_text(encoding="utf-8")
+    return read_html(out / "index.html")
 
 
 def section(page: str, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.command import medattack
-from helpers.pages import tables, write_detection, write_trial
+from helpers.pages import read_html, tables, write_detection, write_trial
 from helpers.runs import dice_of, write_run
 
 from medseg_attack.report.card.documents import THREATS
@@ -44,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def card(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     out = tmp_path_factory.mktemp("cards")
     medattack("report", runs, "--card", "--out", out)
-    return {file.suffix: file.read_text(encoding="utf-8") for file in out.iterdir()}
+    return {file.suffix: read_html(file) for file in out.iterdir()}
 
 
 def table(card: dict[str, str], section: str) -> list[list[str]]:
@@ -108,7 +108,7 @@ def test_what_is_beside_attacks_is_on_the_card_of_its_model_alone(tmp_path: Path
     write_trial(tmp_path / "trial", "voted", "unet")
     write_detection(tmp_path / "detectors", model="unet")
     medattack("report", tmp_path, "--card", "--out", tmp_path / "out")
-    texts = {name: unescape((tmp_path / "out" / f"card-{name}.html").read_text()) for name in ("voted-b", "unet-a")}
+    texts = {name: unescape(read_html(tmp_path / "out" / f"card-{name}.html")) for name in ("voted-b", "unet-a")}
     assert "voted: does not help" in texts["voted-b"] or "voted: not decided" in texts["voted-b"]
     assert "entropy of unet on d: not decided" in texts["unet-a"]
     assert "entropy of" not in texts["voted-b"]
@@ -137,8 +137,8 @@ def test_many_budgets_leave_the_largest_of_each_ball(tmp_path: Path) -> None:
         write_run(tmp_path / "runs", dice_of(n, 2), eps=n / 100)
     medattack("report", tmp_path / "runs", "--card", "--out", tmp_path / "out")
     (file,) = (tmp_path / "out").glob("*.html")
-    assert "The largest budget of each ball; 5 smaller ones left out" in file.read_text()
-    assert len(table({".html": file.read_text()}, "Strongest attack, organ by organ")) == 4
+    assert "The largest budget of each ball; 5 smaller ones left out" in read_html(file)
+    assert len(table({".html": read_html(file)}, "Strongest attack, organ by organ")) == 4
 
 
 def test_each_attack_has_its_goal(tmp_path: Path) -> None:
@@ -151,5 +151,5 @@ def test_each_attack_has_its_goal(tmp_path: Path) -> None:
         write_run(tmp_path / "runs", dice_of(1, 2), attack=attack, loss="", eps=n / 100)
     medattack("report", tmp_path / "runs", "--card", "--out", tmp_path / "out")
     (file,) = (tmp_path / "out").glob("*.html")
-    rows = table({".html": file.read_text()}, "Threat models that were tried")
+    rows = table({".html": read_html(file)}, "Threat models that were tried")
     assert {row[0]: row[2] for row in rows} == goals

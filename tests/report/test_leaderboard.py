@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.command import medattack
-from helpers.pages import tables
+from helpers.pages import read_html, tables
 from helpers.runs import dice_of, edit, write_run
 
 from medseg_attack.report.leaderboard.entries import Entry
@@ -125,7 +125,7 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_best_comes_first_and_the_doubtful_below(board: Path) -> None:
-    text = (board / "page" / "index.html").read_text(encoding="utf-8")
+    text = read_html(board / "page" / "index.html")
     entries = [json.loads(file.read_text()) for file in (board / "entries").glob("*/linf_0.01/*.json")]
     ranked, others, _ = tables(text)
     good = sorted((e for e in entries if not obstacles(e)), key=lambda e: -e["classes"]["mean"]["adv"])

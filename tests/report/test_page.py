@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from helpers.command import medattack
+from helpers.pages import read_html
 from helpers.runs import dice_of, write_run
 
 from medseg_attack.cli.demo import steps
@@ -141,7 +142,7 @@ def test_the_mean_over_patients_is_that_of_compare(runs: Path, folder: Path) -> 
 def test_the_answer_is_one_sentence_of_the_numbers_of_compare(runs: Path, folder: Path) -> None:
     compared = json.loads(medattack("compare", runs, "--json").stdout)["runs"]
     worst = min(compared, key=lambda run: run["mean_adv"])
-    (answer,) = re.findall(r'<p class="answer">(.*?)</p>', (folder / "index.html").read_text(encoding="utf-8"))
+    (answer,) = re.findall(r'<p class="answer">(.*?)</p>', read_html(folder / "index.html"))
     assert f"took the mean Dice of {worst['model']} from {worst['mean_clean']:.3f} to {worst['mean_adv']:.3f}" in answer
     assert "2 models (fpn, unet) were attacked on 7 patients of toy (test split) with 1 attack (fgsm)" in answer
     assert len(re.findall(r"\.(?= |$)", answer)) == 1
@@ -190,6 +191,20 @@ def test_commands_and_the_study_stand_line_by_line(tmp_path: Path) -> None:
     words = [line.split()[:2] for line in commands.removeprefix("<code>").splitlines()]
     assert words == [["medattack", "attack"], ["medattack", "compare"], ["medattack", "report"]]
     assert study.splitlines() == ["data: d", "models:", "- &lt;b&gt;\\u202em"]
+
+
+def test_a_long_name_breaks_between_its_words_and_stays_whole_where_no_tag_can_stand(tmp_path: Path) -> None:
+    attack = "pgd(steps=40, objective=toward(bce, erase('liver_left')))"
+    write_run(tmp_path / "runs", dice_of(0, 2)[:, :, :2], attack=attack, model="u_<b>net", organs=ORGANS, data="a/b")
+    medattack("report", tmp_path / "runs", "--out", tmp_path / "out", "--worst", 0)
+    text = page_text(tmp_path / "out")
+    parts = "pgd(<wbr>steps=40, objective=<wbr>toward(<wbr>bce, erase(<wbr>&#39;liver_<wbr>left&#39;)))"
+    assert text.count(f">{parts}</td>") == len(ORGANS) + 1
+    assert "<h1>u_&lt;b&gt;net on a/<wbr>b</h1>" in text
+    page = Page(text)
+    assert not any("wbr" in str(value) for _, attrs in page.tags for value in attrs.values())
+    assert not any("wbr" in element for element in re.findall("<(?:option|title).*?</", text))
+    assert "wbr" not in page.scripts[0]
 
 
 def test_flags_stand_with_their_explanation_and_in_the_rows_of_their_runs(tmp_path: Path) -> None:

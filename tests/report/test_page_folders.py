@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.attacked import write_attacked
 from helpers.command import medattack
+from helpers.pages import read_html
 from helpers.runs import dice_of, write_run
 
 from medseg_attack.escaping import without_absolute_paths, without_folders, without_root
@@ -58,6 +59,6 @@ def test_a_study_in_the_workspace_is_named_from_there(tmp_path: Path) -> None:
     home = tmp_path / "jane" / "medattack_runs"
     write_run(home / "runs" / "toy-1a2b", dice_of(0, 3))
     medattack("report", home / "runs" / "toy-1a2b", "--home", home, "--out", tmp_path / "out")
-    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    text = read_html(tmp_path / "out" / "index.html")
     assert "<h3>medattack_runs/runs/toy-1a2b</h3>" in text
     assert "medattack compare medattack_runs/runs/toy-1a2b --json" in text

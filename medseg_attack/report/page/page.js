@@ -130,23 +130,28 @@ addEventListener("load", async () => {
   }
 });
 
+// a long name may break between the words that its marks join, as in `breakable` of templates.py
+const joint = /(?<=\S[_(,=/:|])(?=[\p{L}'"])|(?<=\S_)(?=\d)/u;
+function write(element, text) {
+  element.replaceChildren(...text.split(joint).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part])));
+}
 function nameChosen() {
   if (!$("chosen")) return;
   const several = page.models.length > 1;
   const names = page.panels.flatMap((panel) => chosenLines(panel.points).map((line) => (several ? `${line.model}: ` : "") + line.line));
-  $("chosen").textContent = `Coloured: ${[...new Set(names)].join("; ") || "nothing"}.`;
+  write($("chosen"), `Coloured: ${[...new Set(names)].join("; ") || "nothing"}.`);
 }
 function listPatients() {
   const heads = ["patient", ...page.organs.flatMap((organ) => [`${page.names[organ]}, clean`, "attacked"])];
   const cell = (tag, text, scope) => {
     const element = document.createElement(tag);
-    element.textContent = text;
+    write(element, text);
     if (scope) element.scope = scope; else element.className = "n";
     return element;
   };
   const row = (cells) => { const element = document.createElement("tr"); element.append(...cells); return element; };
   const number = (value) => (value === null || value === undefined ? "-" : value.toFixed(3));
-  $("run-name").textContent = `${$("run").selectedOptions[0].textContent}.`; // also on paper, where nothing is chosen
+  write($("run-name"), `${$("run").selectedOptions[0].textContent}.`); // also on paper, where nothing is chosen
   const table = $("each"), places = page.each.runs[$("run").value];
   table.tHead.replaceChildren(row(heads.map((head) => cell("th", head, "col"))));
   table.tBodies[0].replaceChildren(...page.each.patients.map((patient, i) => row([

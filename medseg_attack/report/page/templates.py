@@ -12,6 +12,7 @@ from medseg_attack.storage.files import require_own
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 FOLDER = Path(__file__).parent
 # nothing is fetched: what a browser may load stands in the page; a script runs if its hash is listed
@@ -51,6 +52,21 @@ def shown(text: str) -> str:
     return visible(without_root(text))
 
 
+# between the words of a name that its marks join; "steps=40" and "4/255" stay whole
+_JOINT = re.compile(r"(?<=\S[_(,=/:|])(?=[^\W\d_]|['\"])|(?<=\S_)(?=\d)")
+
+
+def breakable(text: str) -> "Markup":
+    """Text as pages show it, escaped, whose lines may end between the words of a long name.
+
+    >>> breakable("pgd(steps=40, objective=bce)")
+    Markup('pgd(<wbr>steps=40, objective=<wbr>bce)')
+    """
+    from markupsafe import Markup
+
+    return Markup("<wbr>").join(_JOINT.split(shown(text)))
+
+
 def environment() -> "Environment":
     """The templates of `report/`, by their path in it; what they show is escaped, and what is hidden made visible."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -68,7 +84,7 @@ def environment() -> "Environment":
         """Texts below each other; a line break within one is made visible."""
         return Markup("\n").join(map(shown, texts))
 
-    result.filters |= {"dice": number, "share": percent, "lines": lines, "zip": zip}
+    result.filters |= {"dice": number, "share": percent, "lines": lines, "breakable": breakable, "zip": zip}
     return result
 
 
