@@ -48,6 +48,11 @@ class Task:
         """Indices of the classes that tables report: all but an exclusive task's background."""
         return range(1 if self.exclusive else 0, len(self.classes))
 
+    @property
+    def scored_channels(self) -> slice:
+        """The classes that tables report, as a part of the channels of a mask; it copies nothing."""
+        return slice(self.scored.start, self.scored.stop)
+
     def to_json(self) -> dict[str, Any]:
         """The task as JSON files hold it; `channel_names` is absent where nobody named the channels."""
         names = {"channel_names": list(self.channel_names)} if self.channel_names else {}

@@ -22,7 +22,7 @@ def judge_prediction(
     Args:
         flow: how anatomy moved; `image` and `target` are then those after the flow.
     """
-    classes, x = list(model.task.scored), x.detach()
+    classes, x = model.task.scored_channels, x.detach()
     return Adversarial(x, harm(pred[:, classes], target[:, classes]).to(x), ball.total_size(x, image, flow), flow)
 
 

@@ -38,7 +38,7 @@ class Kept:
     """
 
     def __init__(self, task: Task, image: Image, pred: Mask, target: Mask, unit: Int[Tensor, "b"]) -> None:
-        self.classes, self.image, self.target, self.unit = list(task.scored), image.detach(), target, unit
+        self.classes, self.image, self.target, self.unit = task.scored_channels, image.detach(), target, unit
         self._pixels = self._counts(pred, target)
 
     @property

@@ -462,8 +462,8 @@ def check_sure_pixels(scene: Scene) -> Iterator[Evidence]:
     """
     x = scene.image.detach().requires_grad_()
     log_odds = scene.model(x)
-    right = (scene.batch.target & (log_odds > 0))[:, list(scene.model.task.scored)].flatten(1)
-    sure = log_odds[:, list(scene.model.task.scored)].flatten(1).masked_fill(~right, -torch.inf)
+    right = (scene.batch.target & (log_odds > 0))[:, scene.model.task.scored_channels].flatten(1)
+    sure = log_odds[:, scene.model.task.scored_channels].flatten(1).masked_fill(~right, -torch.inf)
     counts = (SUREST * right.sum(1)).ceil().long()
     ranks = sure.argsort(1, descending=True).argsort(1)
     chosen = (ranks < counts[:, None]) & right
@@ -503,7 +503,7 @@ def slope(scene: Scene, objective: Objective) -> Image | None:
 
 def organs(scene: Scene) -> Tensor:
     """A mask of all scored classes, (samples, *grid); the whole image of a case that has none."""
-    organ = scene.batch.target[:, list(scene.model.task.scored)].any(1)
+    organ = scene.batch.target[:, scene.model.task.scored_channels].any(1)
     empty = ~organ.flatten(1).any(1)
     return organ | widen(empty, organ)
 

@@ -103,7 +103,7 @@ def strongest(attacks: Sequence[Attack]) -> Any:
 
 def mean_dice(model: Model, pred: Mask, target: Mask) -> PerSample:
     """Dice of hard masks, mean over the scored classes that the case has; 1 for a case that has none."""
-    classes = list(model.task.scored)
+    classes = model.task.scored_channels
     pred, target = pred[:, classes], target[:, classes]
     present = target.flatten(2).any(2)
     mean: PerSample = (dice(pred, target, empty=0.0) * present).sum(1) / present.sum(1).clamp(min=1)

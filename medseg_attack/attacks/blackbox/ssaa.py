@@ -54,7 +54,7 @@ class SSAA:
         with torch.no_grad():
             pred = model.decide(model(image))
         worst = judge_prediction(model, self.ball, image, image, pred, target)
-        weight = outline_band(pred[:, list(model.task.scored)]).to(image)
+        weight = outline_band(pred[:, model.task.scored_channels]).to(image)
         for query in range(1, self.queries):
             change = weight * image * speckle(image, reseeded(seeds, query))
             x = self.ball.project(image + self.ball.eps * change, image)

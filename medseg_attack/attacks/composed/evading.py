@@ -166,7 +166,7 @@ class WatchedModel(AroundModel):
 
     @torch.no_grad()
     def _offer(self, image: Image, log_odds: LogOdds, excess: PerSample, index: Int[Tensor, "n"]) -> None:
-        classes = list(self.model.task.scored)
+        classes = self.model.task.scored_channels
         lost = harm(self.model.decide(log_odds)[:, classes], self.target[index][:, classes])
         rank = torch.where(excess <= 0, 1 + lost.to(self._rank), -excess.to(self._rank))
         inside = self.ball.size(image, self.image[index]) <= self.ball.limit * (1 + SLACK) + SLACK

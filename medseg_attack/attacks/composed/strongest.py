@@ -168,7 +168,7 @@ class _Scene:
             p = torch.softmax(F.logsigmoid(log_odds) / temperature, 1)
         else:
             p = torch.sigmoid(log_odds / temperature)
-        scored = list(self.model.task.scored)
+        scored = self.model.task.scored_channels
         p, y = p[:, scored].flatten(2), self.target[:, scored].flatten(2)
         hit, size = summed((p * y).sum(2), self.unit), summed(p.sum(2) + y.sum(2), self.unit)
         dice = (2 * hit + 1) / (size + 1)  # a pixel more of each, so that an absent organ has a slope, too
@@ -177,7 +177,7 @@ class _Scene:
 
 def _scale(log_odds: LogOdds, target: Mask, task: Task) -> PerSample:
     """The mean size of each sample's log-odds on its organs; on the whole image where there is none."""
-    scored = list(task.scored)
+    scored = task.scored_channels
     size, organ = log_odds[:, scored].abs().flatten(1), target[:, scored].flatten(1)
     on_organs = (size * organ).sum(1) / organ.sum(1).clamp(min=1)
     return torch.where(organ.any(1), on_organs, size.mean(1)).clamp(min=TINY)

@@ -55,7 +55,7 @@ class Remove:
         place, truth = target[:, classes].any(1), target.clone()
         kept = torch.zeros_like(place)
         if self.elsewhere:
-            place, kept = place.flip(-1), target[:, list(model.task.scored)].any(1)
+            place, kept = place.flip(-1), target[:, model.task.scored_channels].any(1)
         else:
             truth[:, classes] = False
         images = zip(in_doubles(image), place.cpu().numpy(), kept.cpu().numpy(), seeds, strict=True)

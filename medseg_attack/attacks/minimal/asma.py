@@ -59,7 +59,7 @@ class Asma(MinimalAttack):
 
     def search(self, search: Search) -> Adversarial:
         assert search.aim.goal is not None
-        wanted, classes = search.aim.goal(search.target), list(search.aim.task.scored)
+        wanted, classes = search.aim.goal(search.target), search.aim.task.scored_channels
         x = search.image
         best = search.candidate(x, search.model(x))
         for step in range(self.steps):

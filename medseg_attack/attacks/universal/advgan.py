@@ -116,7 +116,7 @@ def perturbed(generator: nn.Module, ball: Ball, model: Model, image: Image, atte
     change = ball.eps * torch.tanh(generator(image))
     if attention:
         with torch.no_grad():
-            probability = model(image)[:, list(model.task.scored)].sigmoid().amax(1, keepdim=True)
+            probability = model(image)[:, model.task.scored_channels].sigmoid().amax(1, keepdim=True)
         change = change * attended(probability)
     x = image + change
     return x + (ball.project(x.detach(), image) - x.detach())

@@ -38,7 +38,7 @@ class PlausibleMask(Detector):
 
     def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:
         log_odds = model(image)
-        classes = list(model.task.scored)
+        classes = model.task.scored_channels
         hard = shapes(model.decide(log_odds)[:, classes], cases)
         p = log_odds[:, classes].sigmoid().to(torch.float64)
         soft = torch.stack([_volumes(p, cases), *_moments(p, cases)], 2)
@@ -46,7 +46,7 @@ class PlausibleMask(Detector):
         return log_odds, straight_through(hard, smooth).flatten(1)
 
     def training_statistics(self, model: Model, batch: Batch) -> Float[Tensor, "b d"]:
-        return shapes(batch.target[:, list(model.task.scored)], batch.cases).flatten(1)
+        return shapes(batch.target[:, model.task.scored_channels], batch.cases).flatten(1)
 
     def learn(self, training: Training) -> dict[str, Tensor]:
         features, scans = _per_scan(training.clean, training.cases)

@@ -55,7 +55,7 @@ def _back(x: Tensor, turns: int, mirror: bool) -> Tensor:
 
 def _disagreement(model: Model, log_odds: LogOdds, other: LogOdds) -> PerSample:
     """One minus the mean Dice over reported classes, of masks; with the gradient of that of probabilities."""
-    classes = list(model.task.scored)
+    classes = model.task.scored_channels
     masks = [model.decide(each)[:, classes] for each in (log_odds, other)]
     hard = 1 - dice(masks[0], masks[1], empty=1.0, dtype=torch.float64).mean(1)
     p, q = (as_double(each[:, classes].sigmoid()).flatten(2) for each in (log_odds, other))

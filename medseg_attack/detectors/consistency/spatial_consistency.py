@@ -94,7 +94,7 @@ def _overlap(answers: Sequence[Tensor], first: Place, second: Place) -> tuple[Te
 
 def _disagreement(model: Model, own: LogOdds, other: LogOdds) -> PerSample:
     """One minus the mean IoU over reported classes, of masks; with the gradient of that of probabilities."""
-    classes = list(model.task.scored)
+    classes = model.task.scored_channels
     masks = [model.decide(each)[:, classes] for each in (own, other)]
     hard = 1 - iou(masks[0], masks[1], empty=1.0, dtype=torch.float64).mean(1)
     p, q = (as_double(each[:, classes].sigmoid()).flatten(2) for each in (own, other))

@@ -67,7 +67,7 @@ class Explanation(Detector):
 
 def input_times_gradient(log_odds: LogOdds, model: Model, x: Image, create_graph: bool = False) -> Image:
     """|x dz/dx| for the sum z of the log-odds of the pixels and classes that are predicted; of all, if none is."""
-    classes = list(model.task.scored)
+    classes = model.task.scored_channels
     mask = model.decide(log_odds.detach())[:, classes]
     mask |= ~widen(mask.flatten(1).any(1), mask)
     z = (log_odds[:, classes] * mask).sum()

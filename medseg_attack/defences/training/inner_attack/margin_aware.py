@@ -70,7 +70,7 @@ class MarginAware(TrainingDefence):
 
     @torch.no_grad()
     def _fails(self, model: SegModel, x: Image, mask: Mask) -> Tensor:
-        classes = list(model.task.scored)
+        classes = model.task.scored_channels
         return harm(model.decide(model(x))[:, classes], mask[:, classes]) > 1 - self.least_dice
 
     def _first_failure(self, model: SegModel, image: Image, change: Image, mask: Mask) -> PerSample:
