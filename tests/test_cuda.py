@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import blobs
+from helpers.certified import build as build_certificate
+from helpers.certified import model_of, radii_of, scan_of
 from helpers.command import medattack
+from helpers.detectors import of_own_patients, scores, training
 from helpers.nnunet_folder import TASK as NNUNET_TASK
 from helpers.nnunet_folder import write_folder
 from test_contracts import ATTACKS, SPECS, Net, channels_of
@@ -23,6 +26,7 @@ from torch import nn
 
 from medseg_attack import registry
 from medseg_attack.attacks.physical.ascent import Parametrised
+from medseg_attack.detectors.base import Training
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -36,6 +40,11 @@ pytestmark = pytest.mark.gpu
 TASK = Task("cuda", ("a", "b"))
 ONE = Task("cuda", ("background", "a", "b"), exclusive=True)
 EPS = 8 / 255
+DETECTORS = [name for name in registry.names("detector") if name != "saved"]
+SHORT_DETECTORS = {
+    "spatial_consistency": "spatial_consistency(pairs=4)",
+    "isolation_forest": "isolation_forest(trees=10)",
+}
 FEW = {"steps": 6, "searches": 2, "queries": 12}
 CPU = torch.device("cpu")
 
@@ -196,6 +205,33 @@ def test_a_goal_is_the_same_mask(text: str, task: Task, device: torch.device) ->
             criterion = registry.build(name, "criterion")
             assert criterion.away(target.to(where), ~target.to(where), task).device.type == where.type
     assert torch.equal(*masks)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_fits_and_scores_alike(name: str, device: torch.device) -> None:
+    results = []
+    for where in (CPU, device):
+        detector = registry.build(SHORT_DETECTORS.get(name, name), "detector")
+        known, new = (of_own_patients(blobs.batch(n, start)).cases for n, start in ((24, 2000), (4, 2050)))
+        with frozen(copy.deepcopy(blobs.healthy()).to(where)) as model:
+            learned_from = training(detector, model, Batch.of(known, where))
+            parts = [part if part is None else part.cpu() for part in (learned_from.noisy, learned_from.attacked)]
+            detector = detector.fitted(Training(learned_from.clean.cpu(), known, *parts))
+            results.append(scores(detector, model, Batch.of(new, where).image, new).cpu())
+    torch.testing.assert_close(results[1], results[0], rtol=1e-2, atol=1e-3)  # trees and machines fit float32
+
+
+@pytest.mark.parametrize("name", registry.names("certificate"))
+def test_a_certificate_has_the_same_bounds(name: str, device: torch.device) -> None:
+    certificate, radii, results = build_certificate(name), radii_of(name), []
+    for where in (CPU, device):
+        with frozen(copy.deepcopy(model_of(name)).to(where)) as model:
+            batch = Batch.of(scan_of(name).cases, where)
+            bounds = certificate.bounds(certificate.observe(model, batch, radii, 1, 32), batch, model, radii)
+        results.append([(bound.cls, bound.low, bound.value, bound.high) for bound in bounds])
+    for ours, theirs in zip(*results, strict=True):
+        assert theirs[0] == ours[0]
+        assert theirs[1:] == pytest.approx(ours[1:], rel=1e-3, abs=1e-3, nan_ok=True)
 
 
 NETWORKS = [f"monai({name}, dims=2, window=(64, 64))" for name in registry.names("network")]

@@ -27,7 +27,7 @@ D = TypeVar("D", bound="Detector")
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """Statistics of the training patients' cases.
+    """Statistics of the training patients' cases, on the CPU.
 
     Attributes:
         clean: of the untouched cases, (cases, numbers).
