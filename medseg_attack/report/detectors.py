@@ -54,7 +54,7 @@ def detector_sheet(table: pd.DataFrame, *, title: str, n_calibration: int) -> Sh
 
 
 def _climbed(row: "pd.Series[Any]") -> str:
-    """What an attack climbs, with its goal also where that is the usual one."""
+    """The objective that an attack climbs, with its goal also where that is the usual one."""
     return str(row["loss"]) if str(row["goal"]) in str(row["loss"]) else f"{row['loss']} {row['goal']}"
 
 
@@ -64,7 +64,7 @@ def has_goals(table: pd.DataFrame) -> bool:
 
 
 def goal_sheet(table: pd.DataFrame, *, title: str, n_calibration: int) -> Sheet:
-    """What is noticed of attacks by the mask that they want: a wrong mask may look like a true one.
+    """The share of attacks that is noticed, by the mask that they want: a wrong mask may look like a true one.
 
     Args:
         table: of `stats.alarms.alarm_table`.
