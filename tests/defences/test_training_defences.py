@@ -101,6 +101,7 @@ def test_kill_9_at_a_step_of_a_defended_training_changes_no_weight(names: tuple[
         "free(replays=1, ball=linf(0.0))",
         "fine_pruning(share=0.0)",
         "seat(replays=1, fewest=1, most=1, ball=linf(0.0))",
+        "behind(layers=())",
     ],
 )
 def test_a_defence_of_nothing_is_plain_training_bit_for_bit(defence: str, tmp_path: Path) -> None:
@@ -807,3 +808,31 @@ def test_numbers_of_replays_that_contradict_each_other_are_refused() -> None:
         registry.build("seat(replays=1)", "defence")
     with pytest.raises(InputError, match="expected most >= 3"):
         registry.build("seat(replays=3, most=2)", "defence")
+
+
+@pytest.mark.parametrize(
+    ("defences", "expected"),
+    [
+        (("behind(layers=[bit_depth(bits=1)])",), math.log1p(math.exp(-2))),  # 0.55 becomes 1, at margin 2
+        (("behind(layers=[bit_depth(bits=1)])", "adversarial(attack=fgsm(linf(0.1)))"), math.log1p(math.exp(-2))),
+        (("behind(layers=[bit_depth(bits=1)])", "adversarial(attack=bpda(fgsm(linf(0.1))))"), math.log1p(math.exp(2))),
+        (("adversarial(attack=fgsm(linf(0.1)))", "behind(layers=[bit_depth(bits=1)])"), math.log1p(math.exp(2))),
+    ],
+)
+def test_losses_and_attacks_behind_layers_meet_them(defences: tuple[str, ...], expected: float) -> None:
+    """w = 4, b = -2: through two levels the gradient is 0; that of the identity, or of no layer, moves 0.55 to 0.45."""
+    image, target = torch.full((1, 1, 2, 2), 0.55), torch.ones(1, 1, 2, 2)
+    step = step_of(pointwise(4, bias=-2), *defences)
+    assert step.loss(image, target).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_random_layers_draw_anew_for_each_batch_and_for_the_attack() -> None:
+    image, target = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.ones(2, 1, 16, 16)
+    for text in ("behind", "behind(layers=[resize_pad(largest=1.5)])"):
+        steps = [
+            dataclasses.replace(step_of(pointwise(4), text, n=2), seeds=seeds) for seeds in ((0, 1), (2, 3), (0, 1))
+        ]
+        first, second, again = (step.loss(image, target).item() for step in steps)
+        assert first == again != second
+    with pytest.raises(InputError, match="expected layers such as median for behind, got 3"):
+        registry.build("behind(layers=[3])", "defence")

@@ -18,12 +18,14 @@ from medseg_attack.defences.inputs.median import Median
 from medseg_attack.defences.inputs.resize_pad import ResizePad
 from medseg_attack.defences.models.ensemble import ensemble
 from medseg_attack.defences.models.guarded import guarded
+from medseg_attack.defences.models.noisy_features import noisy_features
 from medseg_attack.defences.models.tta import tta
 from medseg_attack.defences.models.voted import voted
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.model_ref import resolve
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.models.trust import code_in
 from medseg_attack.storage.files import file_hash
 from medseg_attack.threat.binding import bind
@@ -55,9 +57,10 @@ BUILT = {
     "ensemble of votes": lambda: ensemble(TASK, (base, other, base), fuse="votes"),
     "voted": lambda: voted(TASK, base, sigma=0.05, draws=4),
     "tta": lambda: tta(TASK, base, gammas=(1.0, 0.8)),
+    "noisy features": lambda: noisy_features(TASK, base, sigma=0.05, draws=2),
     "one in another": lambda: voted(TASK, lambda task: guarded(task, base, (ResizePad(1.2),)), sigma=0.02, draws=2),
 }
-RANDOM = {"guarded at random", "voted", "one in another"}
+RANDOM = {"guarded at random", "voted", "one in another", "noisy features"}
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -176,10 +179,35 @@ def test_the_vote_of_noisy_copies_without_noise_is_the_model() -> None:
         assert torch.equal(voted(TASK, base, sigma=0.0)(image) >= 0, base(TASK)(image) >= 0)
 
 
+@pytest.mark.parametrize("draws", [1, 9, 25])
+def test_the_spread_of_noisy_answers_falls_with_the_root_of_their_number(draws: int) -> None:
+    """A model of one weight w: the standard deviation is w * sigma * that of the image, over the root of the draws."""
+    task = Task("one", ("organ",))
+    net = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.constant_(net.weight, -3.0)
+    image = (
+        torch.rand(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1, 0.1])[:, None, None, None]
+    )
+    for sigma in (0.0, 0.2):
+        model = noisy_features(task, lambda task: SegModel(net, task), sigma=sigma, draws=draws).eval()
+        with torch.no_grad():
+            change = model(image) + 3 * image
+        for each, spread in zip(change, image.flatten(1).std(1), strict=True):
+            expected = 3 * sigma * float(spread) / draws**0.5
+            assert float(each.std()) == pytest.approx(expected, rel=0.05, abs=1e-6)
+            assert abs(float(each.mean())) <= expected / 20 + 1e-6
+
+
 def test_exclusive_classes_stay_exclusive() -> None:
     task = exclusive(TASK).task
     image = blobs.batch(1).image
-    for model in (ensemble(task, (exclusive, exclusive), fuse="logits"), tta(task, exclusive), voted(task, exclusive)):
+    for model in (
+        ensemble(task, (exclusive, exclusive), fuse="logits"),
+        tta(task, exclusive),
+        voted(task, exclusive),
+        noisy_features(task, exclusive),
+    ):
         with torch.no_grad():
             assert torch.equal(model.decide(model(image)).sum(1), torch.ones(1, 32, 32, dtype=torch.int64))
 
@@ -198,6 +226,14 @@ def volume(task: Task) -> SegModel:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return SegModel(Volume(), TASK, dims=3, stride=4).eval()
+
+
+def no_convolution(task: Task) -> SegModel:
+    return SegModel(nn.BatchNorm2d(1), task)
+
+
+def windowed(task: Task) -> SegModel:
+    return SegModel(SlidingWindow(nn.Conv2d(1, 2, 1), (8, 8)), task)
 
 
 @pytest.mark.parametrize("name", ["bit_depth", "jpeg", "median", "nlm", "tv", "pixel_deflection", "resize_pad"])
@@ -225,6 +261,9 @@ def test_whole_scans_are_guarded_too(name: str) -> None:
         (lambda: ensemble(TASK, (base, other), weights=(1.0,)), "expected a weight above 0 for each of the 2 models"),
         (lambda: ensemble(TASK, (base, other), by_dice=True), "expected a checkpoint with a validation Dice for by_d"),
         (lambda: voted(TASK, base, draws=0), "expected sigma >= 0 and draws >= 1 for voted, got 0.1 and 0; "),
+        (lambda: noisy_features(TASK, base, sigma=-1.0), "expected sigma >= 0 and draws >= 1 for noisy_features"),
+        (lambda: noisy_features(TASK, no_convolution), "expected a model with convolutions for noisy_features"),
+        (lambda: noisy_features(TASK, windowed), "expected a model that sees an image at once for noisy_features"),
         (lambda: tta(TASK, base, mirror=(2,)), r"expected axes below 2 to mirror for tta, got \(2,\); "),
         (lambda: tta(TASK, base, gammas=()), r"expected gammas above 0 for tta, got \(\); "),
     ],
@@ -244,6 +283,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(build: Any, sentence: str) -
         ("ensemble('a', 'b', 'c', fuse='votes')", "ensemble(models=('a', 'b', 'c'), fuse='votes')"),
         ("ensemble(('a', 'b'))", "ensemble(models=('a', 'b'))"),
         ("ensemble(guarded('a', [jpeg]), 'b')", "ensemble(models=(guarded(base='a', layers=(jpeg,)), 'b'))"),
+        ("noisy_features('a')", "noisy_features(base='a')"),
         ("voted('a', sigma=0.3)", "voted(base='a', sigma=0.3)"),
     ],
 )

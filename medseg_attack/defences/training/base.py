@@ -63,7 +63,7 @@ class Step:
 
         The attack sees the model in eval mode: it neither feeds the statistics of batch norms nor drops out anything.
         """
-        setting, mask = Setting(self.model.task), target > 0.5
+        setting, mask = Setting(self.model.task, stream=f"attack {self.seeds[0]}"), target > 0.5
         with frozen(self.model) as model:
             result = bind(attack, setting)(bind(model, setting), image.detach(), mask, self.seeds)
         return result.image.detach(), truth_after(result, mask, model.task.exclusive).to(target)

@@ -22,7 +22,8 @@ _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 class FeatureNoise(TrainingDefence):
     """The training loss with Gaussian noise on the input of every convolution (Liu et al., arXiv 1712.00673).
 
-    The paper keeps the noise for inference and averages several answers. Here it is gone then, and nothing is random.
+    The paper keeps the noise for inference and averages several answers: the model `noisy_features` does so. Without
+    it the noise is gone then, and nothing is random.
 
     Attributes:
         sigma: standard deviation of the noise, as a share of that of the features, 0 or more.

@@ -1,0 +1,100 @@
+"""A model whose features are noisy, also when it answers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medseg_attack.defences.models.around import AroundModels, as_model, member
+from medseg_attack.errors import InputError
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow
+from medseg_attack.numerics.log_odds import mean_logits
+from medseg_attack.numerics.samples import reseeded, widen
+from medseg_attack.registry import register
+from medseg_attack.types import Image, LogOdds, Task
+
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@register("noisy_features", kind="model", trained=True, wraps="base")
+def noisy_features(task: Task, base: Any = None, *, sigma: float = 0.1, draws: int = 10) -> SegModel:
+    """The mean answer of a model with noise on the input of each convolution (RSE; Liu et al., arXiv 1712.00673).
+
+    The model should be trained with the defence feature_noise. It is random, and useful to an attack that averages.
+
+    Args:
+        base: the model: name or folder of a checkpoint, or a spec that brings its weights.
+        sigma: standard deviation of the noise, as a share of that of an image's features, 0 or more.
+        draws: number of answers whose logits are averaged, 1 or more.
+
+    Raises:
+        InputError: the model is not trained, has no convolutions or works window by window, or an option is out of
+            range.
+    """
+    if sigma < 0 or draws < 1:
+        raise InputError(f"expected sigma >= 0 and draws >= 1 for noisy_features, got {sigma} and {draws}; write such")
+    model = member(base, task, "noisy_features")
+    layers = list(model.modules())
+    if not any(isinstance(layer, _CONVOLUTIONS) for layer in layers):
+        raise InputError("expected a model with convolutions for noisy_features, got one without; take unet_small")
+    if any(isinstance(layer, SlidingWindow | MirrorAverage) for layer in layers):
+        raise InputError(
+            "expected a model that sees an image at once for noisy_features, got one with windows or mirrored copies; "
+            "take a model without them"
+        )
+    return as_model(NoisyFeatures(model, sigma, draws))
+
+
+class NoisyFeatures(AroundModels):
+    """The network of `noisy_features`."""
+
+    def __init__(self, base: SegModel, sigma: float, n: int) -> None:
+        super().__init__([base])
+        self.sigma, self.n = sigma, n if sigma else 1
+
+    @property
+    def is_random(self) -> bool:
+        return super().is_random or self.sigma > 0
+
+    @property
+    def passes(self) -> int:
+        return self.n * super().passes
+
+    def forward(self, image: Image) -> LogOdds:
+        (model,) = self.models
+        seeds = self.draws.seeds(len(image))
+        answers: list[LogOdds] = []
+        for number in range(self.n):
+            with _noisy(model, self.sigma, reseeded(seeds, number)):
+                answers.append(model(image))
+        if self.n == 1:
+            return answers[0]
+        stacked = torch.stack(answers)
+        return mean_logits(stacked, stacked.new_full((self.n,), 1 / self.n), model.task.exclusive)
+
+
+@contextmanager
+def _noisy(model: nn.Module, sigma: float, seeds: Sequence[int]) -> Iterator[None]:
+    """A scope in which each convolution gets noisy features, those of sample `i` by `seeds[i]` alone."""
+    rngs = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def noisy(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x: Tensor = args[0]
+        if len(x) != len(rngs):
+            raise InputError(
+                f"expected a network that keeps its batch of {len(rngs)} for noisy_features, got {len(x)}; take another"
+            )
+        noise = torch.stack([torch.randn(x.shape[1:], generator=rng) for rng in rngs]).to(x)
+        spread = x.detach().flatten(1).std(1, correction=0)
+        return (x + sigma * widen(spread, x) * noise, *args[1:])
+
+    layers = (layer for layer in model.modules() if sigma and isinstance(layer, _CONVOLUTIONS))
+    hooks = [layer.register_forward_pre_hook(noisy) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
