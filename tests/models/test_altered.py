@@ -14,6 +14,7 @@ from medseg_attack.models.checkpoints import begin_with, load, read_card
 from medseg_attack.models.model_ref import resolve as model_of
 from medseg_attack.models.networks.altered import average_pooling, bounded_relu
 from medseg_attack.models.networks.filters import ContextEncoding, Denoising
+from medseg_attack.models.networks.fusion import Patterns, edges, feature_fusion
 from medseg_attack.models.networks.scale_free import connections, scale_free
 from medseg_attack.models.networks.smp import unet_small
 from medseg_attack.models.networks.two_norms import adversarial_norms
@@ -36,6 +37,8 @@ NETWORKS = [
     "average_pooling(smp(encoder='resnet18'))",
     "feature_denoising(smp(encoder='resnet18'))",
     "scale_free(smp(encoder='resnet18'), density=0.1)",
+    f"feature_fusion({SMALL_NET})",
+    "feature_fusion(smp(encoder='resnet18'))",
 ]
 
 
@@ -66,6 +69,8 @@ def test_all_weights_of_a_network_with_other_layers_have_a_gradient(spec: str) -
         f"two_norms({SMALL_NET})",
         f"scale_free({SMALL_NET}, density=1.0)",
         f"nlce(two_norms(feature_denoising({SMALL_NET})))",
+        f"feature_fusion({SMALL_NET})",
+        f"nlce(feature_fusion({SMALL_NET}))",
     ],
 )
 def test_a_network_with_other_layers_begins_with_the_weights_of_the_plain_one(spec: str, tmp_path: Path) -> None:
@@ -249,3 +254,60 @@ def test_connections_that_cannot_be_drawn_are_refused() -> None:
     one = lambda task: SegModel(nn.Conv2d(1, 1, 3), Task("one", ("organ",)))  # noqa: E731
     with pytest.raises(InputError, match="expected a network with convolutions between several channels"):
         scale_free(TASK, one)
+
+
+def test_patterns_say_which_neighbours_are_as_bright() -> None:
+    """Bits go around from the upper left; all are set where nothing differs, none at a peak."""
+    image = torch.zeros(1, 1, 5, 5)
+    patterns = Patterns()
+    assert torch.equal(patterns(image), torch.ones_like(image))
+    image[0, 0, 2, 2] = 0.5
+    assert patterns(image)[0, 0, 2, 2] == 0
+    image[0, 0, 1, 1], image[0, 0, 2, 3] = 0.5, 0.6  # bits 0 and 3
+    assert patterns(image)[0, 0, 2, 2].item() == pytest.approx((1 + 8) / 255)
+    scan = torch.rand(2, 1, 3, 6, 5)
+    assert torch.equal(patterns(scan)[:, :, 1], patterns(scan[:, :, 1]))
+
+
+def test_the_edge_of_a_ramp_is_its_slope() -> None:
+    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(7.0), indexing="ij")
+    ramp = (0.03 * rows + 0.04 * columns)[None, None]
+    torch.testing.assert_close(edges(ramp)[..., 1:-1, 1:-1], torch.full((1, 1, 4, 5), 0.05))
+    assert torch.equal(edges(torch.ones(1, 1, 4, 4)), torch.zeros(1, 1, 4, 4))
+
+
+def test_patterns_have_a_gradient_for_an_attack_that_knows_them_alone() -> None:
+    model: SegModel = build(f"feature_fusion({SMALL_NET})", "model")(TASK).eval()
+    assert model.blocks_gradient
+    patterns = model.net.patterns  # type: ignore[union-attr]
+    x = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert not patterns(x).requires_grad  # type: ignore[operator]
+    with backward_through("adapted"):
+        out = patterns(x)  # type: ignore[operator]
+        (grad,) = torch.autograd.grad(out.sum(), x)
+    assert torch.equal(out, patterns(x))  # type: ignore[operator]
+    assert (grad != 0).all()
+
+
+def test_hand_made_features_reach_the_answer_once_their_mix_is_learned(tmp_path: Path) -> None:
+    options = dataclasses.replace(SMALL, model=f"feature_fusion({SMALL_NET})", epochs=1, batch_size=2)
+    trained(tmp_path / "model", FEW, options)
+    model = load(tmp_path / "model")
+    assert read_card(tmp_path / "model")["blocks_gradient"]
+    image = FEW.read(FEW.refs("val")[0]).image[None]
+    with torch.no_grad():
+        answer = model(image)
+        for name, weight in model.named_parameters():
+            if ".mix." in name:
+                assert weight.abs().max() > 0
+                weight.zero_()
+        assert not torch.equal(model(image), answer)
+    with pytest.raises(InputError, match="expected a network with convolutions among its layers for feature_fusion"):
+        feature_fusion(TASK, lambda task: SegModel(nn.Conv2d(1, 2, 1), task))
+
+
+def test_hand_made_features_are_those_of_each_window_of_a_scan() -> None:
+    spec = "feature_fusion(monai(net=UNet(channels=(4, 8)), window=(8, 8, 8)))"
+    model: SegModel = build(spec, "model")(TASK).eval()
+    assert model.window == (8, 8, 8)
+    assert torch.isfinite(model(torch.rand(1, 1, 10, 12, 9))).all()

@@ -131,5 +131,5 @@ def require_ready(attack: Any, defence: str) -> None:
         if isinstance(part, Fittable):
             raise InputError(
                 f"expected an attack that needs no fit for {defence}, got {spec(part)}, which learns from other "
-                "images first; take the defence universal, or another attack"
+                "images first; take the defence shared, or another attack"
             )
