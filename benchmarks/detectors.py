@@ -24,6 +24,7 @@ import pandas as pd
 
 from medseg_attack import registry
 from medseg_attack.detectors.base import Calibrated
+from medseg_attack.evaluation.detection.evaders import evader
 from medseg_attack.evaluation.detection.scoring import Detection, per_patient
 from medseg_attack.report.detectors import detector_sheet, goal_sheet, has_goals
 from medseg_attack.report.sheet import Sheet, between, markdown, number, percent
@@ -51,6 +52,7 @@ DETECTORS = (
     "any_of(detectors=(entropy, feature_squeezing, mgm))",
     "spatial_consistency(pairs=10)",
 )
+KNOWING = ("evading", "orthogonal")
 PER_SIZE = {"vafa": "{:g}", "bias_field": "{:g}/255"}  # budgets of attacks that are not in Linf, in their own unit
 FACTORS = {"vafa": 2, "bias_field": 10}
 ATTACKS = (
@@ -107,9 +109,10 @@ def run(options: argparse.Namespace) -> None:
         if not todo:
             continue
         folder = attacked(options, attack, size)
-        weights = () if attack == "fgsm" else tuple(options.weight or (0.1, 1.0, 10.0))  # PGD stands in for FGSM
+        knowing = () if attack == "fgsm" else options.knowing or KNOWING  # PGD stands in for FGSM
+        evaders = tuple(evader(text, options.weight or ()) for text in knowing)
         opened = Detection.open(
-            registry.build(todo[0].detector, "detector"), [folder], pick_device(options.device), weights=weights
+            registry.build(todo[0].detector, "detector"), [folder], pick_device(options.device), evaders=evaders
         )
         for line in todo:
             detection = dataclasses.replace(opened, detector=registry.build(line.detector, "detector"))
@@ -218,7 +221,8 @@ def main() -> None:
     parser.add_argument("--attack", action="append", help="instead of those of the page; repeat for several")
     parser.add_argument("--size", type=float, action="append", help="of 255, instead of 1, 2, 4 and 8")
     parser.add_argument("--detector", action="append", help="instead of all; repeat for several")
-    parser.add_argument("--weight", type=float, action="append", help="of attacks that know the detector")
+    parser.add_argument("--weight", type=float, action="append", help="of the score in attacks that know the detector")
+    parser.add_argument("--knowing", action="append", help="instead of evading and orthogonal; repeat for several")
     parser.add_argument("--part", default="0/1", help="k/N: every N-th run, from the k-th on")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...")
     parser.add_argument("--report", action="store_true", help="print the tables and run nothing")

@@ -25,7 +25,7 @@ def family_members(family: str) -> list[str]:
 
 
 COMPOSED = [name for name in family_members("composed") if name not in ("least_of", "medis")]
-WHITE_BOX = [*family_members("gradient"), *COMPOSED]
+WHITE_BOX = [*family_members("gradient"), *COMPOSED, *family_members("evading")]
 LEAST = [*family_members("minimal"), "least_of", "medis"]
 PHYSICAL = family_members("physical")
 OWN_BALL = {"fgsm_wang2024"}  # blends three copies of the channel

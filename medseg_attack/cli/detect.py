@@ -35,6 +35,14 @@ def detect(
             "--weight", help="Weight of the score in attacks that know the detector.", default="0.1, 1 and 10"
         ),
     ] = None,
+    knowing: Annotated[
+        list[str] | None,
+        options.repeated(
+            "--knowing",
+            help="What makes an attack know the detector: evading, orthogonal or selective, with its options.",
+            default="evading",
+        ),
+    ] = None,
     adaptive: Annotated[
         bool, typer.Option("--adaptive/--non-adaptive", help="Run each attack again with knowledge of the detector.")
     ] = True,
@@ -68,14 +76,14 @@ def detect(
     folder = workspace.home(home)
     use_trust(folder, trust)
     from medseg_attack import registry
+    from medseg_attack.evaluation.detection.evaders import evader
     from medseg_attack.evaluation.detection.scoring import Detection
     from medseg_attack.runtime import pick_device
 
     specs = detector or ["entropy"]
     built = [registry.build(text, "detector") for text in specs]
-    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
-    if weight or not adaptive:
-        how["weights"] = tuple(weight or ()) if adaptive else ()
+    evaders = tuple(evader(text, weight or ()) for text in knowing or ["evading"]) if adaptive else ()
+    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "evaders": evaders}
     where = pick_device(device)
     todo = [Detection.open(each, runs, where, **how) for each in built]
     if false_alarms is not None:

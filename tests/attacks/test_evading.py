@@ -7,7 +7,7 @@ from helpers.detectors import calibrated, of_own_patients
 
 from medseg_attack import registry
 from medseg_attack.attacks.composed.best_of import BestOf
-from medseg_attack.attacks.composed.evading import Evading
+from medseg_attack.attacks.evading.evading import Evading
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.detectors.base import Calibrated

@@ -121,15 +121,22 @@ def test_attacks_that_differ_in_what_they_want_are_told_apart_and_summed_up_by_g
     attack = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
     goals = ("--loss", "bce", "--loss", "toward(bce, erase)", "--loss", "toward(bce, shrink)")
     medattack(*attack, "--attack", "pgd(steps=2)", "--eps", "16/255", *goals, "--no-control", "--out", home / "goals")
-    words = ("detect", home / "goals", "--home", home, "--weight", "1")
+    words = ("detect", home / "goals", "--home", home, "--weight", "1", "--knowing", "orthogonal(share=0.3)")
     (detector,) = json.loads(medattack(*words, "--json").stdout)["detectors"]
     known = [(row["kind"], row["loss"], row["goal"]) for row in detector["rows"][2:]]
     each = [("bce", ""), ("toward", "erase"), ("toward(goal=shrink)", "shrink")]
     assert known == [(kind, *pair) for kind in ("attack", "adaptive") for pair in each]
+    assert {row["attack"] for row in detector["rows"][5:]} == {"orthogonal(pgd(steps=2), share=0.3)"}
     plain = " ".join(medattack(*words).stdout.split())
     assert "entropy by goal" in plain
     for start in ("any but the truth 1", "erase 1", "shrink 1"):
         assert start in plain
+
+
+def test_what_knows_a_detector_is_an_attack_that_evades_one(home: Path) -> None:
+    result = medattack("detect", home / "runs/a", "--home", home, "--knowing", "pgd", code=2)
+    sentence = "expected an attack that knows a detector for --knowing, one of evading, orthogonal, selective, got pgd"
+    assert sentence in " ".join(result.stderr.split())
 
 
 def test_a_rate_that_the_patients_cannot_promise_is_refused(home: Path) -> None:

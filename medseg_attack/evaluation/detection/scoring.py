@@ -11,8 +11,9 @@ import torch
 
 from medseg_attack import registry
 from medseg_attack.attacks.blackbox.replay import Replay
-from medseg_attack.attacks.composed.evading import WEIGHTS, Evading
 from medseg_attack.attacks.controls.noise import Noise
+from medseg_attack.attacks.evading.evading import Evading
+from medseg_attack.attacks.evading.watched import Evader
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.detectors.base import Calibrated, Detector
@@ -48,6 +49,7 @@ class Exposure:
         size: its budget as text.
         loss: what it climbs, as tables show it.
         run: folder of the run that the images are from, or are made again from; None of controls.
+        evader: what makes it know the detector; None of an attack that does not.
     """
 
     kind: str
@@ -57,6 +59,7 @@ class Exposure:
     budget: Budget | None = None
     loss: str = ""
     run: Path | None = None
+    evader: Evader | None = None
 
     @property
     def goal(self) -> str:
@@ -71,7 +74,7 @@ class Detection:
 
     Attributes:
         runs: folders of finished runs of attacks.
-        weights: of the detector's score in the attacks that know it; () runs none.
+        evaders: what the attacks that know the detector are made with; () runs none.
     """
 
     detector: Detector
@@ -84,7 +87,7 @@ class Detection:
     device: torch.device
     batch_size: int = 32
     seed: int = 0
-    weights: tuple[float, ...] = WEIGHTS
+    evaders: tuple[Evader, ...] = (Evading(),)
 
     @classmethod
     def open(cls, detector: Detector, paths: Sequence[Path], device: torch.device, **options: Any) -> "Detection":
@@ -181,7 +184,8 @@ class Detection:
         for each in attacks:
             noise.setdefault(_ball_of(each), Exposure("noise", "noise", each.size, _noise(each), each.budget))
         adaptive = {
-            (registry.spec(each.attack), str(each.budget)): each
+            (registry.spec(each.attack), str(each.budget), registry.spec(evader)): _evading(each, evader)
+            for evader in self.evaders
             for each in map(_iterated, attacks)
             if self._knows(each)
         }
@@ -191,8 +195,7 @@ class Detection:
         """Whether the attack can be made to know the detector: it climbs an objective of the model, in place."""
         attack = exposure.attack
         return bool(
-            self.weights
-            and attack is not None
+            attack is not None
             and not self.model.black_box
             and not attack.ball.moves_anatomy
             and any(isinstance(part, Climbs) and isinstance(part, Attack) for part in walk(attack))
@@ -266,7 +269,9 @@ class Detection:
         if must_fit(attack):
             batches = Batches.of(self.data, self.refs("train"), self.device)
             attack = fitted(attack, self.model, batches, RunFolder(run), self.seed)
-        return Evading(attack, detector, self.weights) if exposure.kind == "adaptive" else attack
+        if exposure.evader is None:
+            return attack
+        return replace(exposure.evader, attack=attack, detector=detector)
 
     def _image(self, batch: Batch, attack: Attack | None, budget: Budget | None, donors: Donors) -> Image:
         if attack is None:
@@ -327,7 +332,14 @@ def _iterated(exposure: Exposure) -> Exposure:
     if isinstance(attack, ClimbsInSteps) and attack.steps == 1:
         _, rest = split_label(label)
         attack, label = PGD(attack.ball, attack.objective), f"pgd{rest}"
-    return replace(exposure, kind="adaptive", label=f"evading({label})", attack=attack)
+    return replace(exposure, label=label, attack=attack)
+
+
+def _evading(exposure: Exposure, evader: Evader) -> Exposure:
+    """The exposure of the attack that knows the detector, by name: options stand behind the attack."""
+    name, _, options = registry.spec(evader.labelled()).rstrip(")").partition("(")
+    inner = f"{exposure.label}, {options}" if options else exposure.label
+    return replace(exposure, kind="adaptive", label=f"{name}({inner})", evader=evader)
 
 
 def _noise(exposure: Exposure) -> Attack:

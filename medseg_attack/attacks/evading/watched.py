@@ -1,13 +1,13 @@
-"""Attacks that know a detector: they climb the objective and stay below its alarm."""
+"""The base of attacks that know a detector: a model that is watched, and the images of it that are kept."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.nn import functional
 
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
@@ -15,7 +15,6 @@ from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.harm import harm
 from medseg_attack.numerics.samples import reseeded, widen
-from medseg_attack.registry import register
 from medseg_attack.registry.abilities import Climbs
 from medseg_attack.registry.parts import replace_parts
 from medseg_attack.threat.binding import bind
@@ -37,8 +36,8 @@ from medseg_attack.types import (
     Setting,
 )
 
-WEIGHTS = (0.1, 1.0, 10.0)
 SLACK = 1e-6  # of a ball's size, as float32 adds to a budget
+LEAST_DICE = 1e-6  # of an untouched image, of which a share is taken
 
 
 @runtime_checkable
@@ -59,64 +58,51 @@ class Rounds(Protocol):
     def rounded(self, image: Image) -> Image: ...
 
 
-@register(
-    "evading",
-    kind="attack",
-    cost="attack forward, attack backward",
-    paper="Carlini & Wagner, arXiv 1705.07263; Tramer et al., arXiv 2002.08347",
-    reaches="all in eps",
-    shown_by="evading(attack=pgd(steps=8))",
-)
 @dataclass(frozen=True)
-class Evading(Bindable, AroundAttack):
-    """An attack that climbs its objective and lowers a detector's score, and keeps what raises no alarm.
+class Evader(Bindable, AroundAttack, ABC):
+    """An attack that knows a detector: another one, that climbs what the detector leaves of its objective.
 
-    The score counts as far as it is above the limit alone: less would make the scan suspicious for being too usual
-    (Carlini & Wagner, arXiv 1705.07263; Tramer et al., arXiv 2002.08347). Of all images that the attack looks at, it
-    keeps the most harmful one without an alarm, sample by sample; where there is none, the least suspicious one. What
-    has no gradient in a detector lends that of a stand-in (BPDA).
+    Of all images that it looks at, it keeps the most harmful one without an alarm, sample by sample; where there is
+    none, the least suspicious one.
 
     Attributes:
         detector: one that was fitted and calibrated, such as saved('FILE'); None: the attack itself.
-        weight: of the score's excess in standard deviations of clean scores, beside the objective; of several, each is
-            climbed. None: 0.1, 1 and 10.
 
     Raises:
-        InputError: a weight is below 0, the detector was not fitted, or the attack moves anatomy.
+        InputError: the detector was not fitted, or the attack moves anatomy.
     """
 
     attack: Attack = PGD()
     detector: Any = None
-    weight: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        name = type(self).__name__.lower()
         if self.detector is not None and not isinstance(self.detector, Alarm):
             raise InputError(
-                "expected a detector that was fitted for evading, got one that is not; write saved('FILE'), a file "
+                f"expected a detector that was fitted for {name}, got one that is not; write saved('FILE'), a file "
                 "that medattack detect wrote"
             )
-        if not self.weights or min(self.weights) < 0:
-            raise InputError(f"expected weights of 0 or more for evading, got {self.weight}; write weight=1")
         if self.attack.ball.moves_anatomy:
             raise InputError(
-                "expected an attack that leaves anatomy where it is for evading, got one that moves it; "
+                f"expected an attack that leaves anatomy where it is for {name}, got one that moves it; "
                 "take another attack"
             )
 
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """Each weight that is climbed."""
-        if self.weight is None:
-            return WEIGHTS
-        return self.weight if isinstance(self.weight, tuple) else (self.weight,)
+    @abstractmethod
+    def climbs(self, watched: "WatchedModel") -> Sequence[Callable[[Objective], Objective]]:
+        """The objectives that are climbed one after the other, of the attack's own one."""
+
+    def labelled(self) -> "Evader":
+        """The attack as a table of a detector names it: without what its command line says anyway."""
+        return self
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         if self.detector is None:
             return self.attack(model, image, target, seeds)
         cases = () if self.setting is None else self.setting.cases
         watched = WatchedModel(model, self.detector, self.ball, image, target, cases)
-        for number, weight in enumerate(self.weights):
-            attack = _penalised(self.attack, watched, weight, model)
+        for number, other in enumerate(self.climbs(watched)):
+            attack = _climbing(self.attack, other, model)
             attack(watched, image, target, reseeded(seeds, "evading", number) if number else seeds)
         x = watched.kept
         with torch.no_grad():
@@ -129,7 +115,9 @@ class WatchedModel(AroundModel):
 
     Attributes:
         kept: of each sample the most harmful image without an alarm, else the one with the least score.
-        excess: of the last images over the detector's limit, with their gradient.
+        point: the last images that it was asked about; None where the detector was not.
+        excess: of these over the detector's limit, with their gradient.
+        taken: the share of the untouched images' Dice that these take, below 0 where they gave some.
     """
 
     def __init__(
@@ -137,7 +125,10 @@ class WatchedModel(AroundModel):
     ) -> None:
         self.model, self.detector, self.ball, self.image = model, detector, ball, image
         self.target, self.cases, self.kept = target, tuple(cases), image
+        self.point: Image | None = None
         self.excess: PerSample = torch.zeros(len(image), device=image.device)
+        self.taken: PerSample = torch.zeros(len(image), device=image.device)
+        self._untouched: PerSample | None = None
         # of what is kept: 1 + harm without an alarm, else the excess below 0
         self._rank = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
         with torch.no_grad():
@@ -156,11 +147,13 @@ class WatchedModel(AroundModel):
     def ask(self, model: Model, image: Image, cases: Sequence[Case], index: Int[Tensor, "n"]) -> LogOdds:
         """The answer on images of the samples at `index`, which are kept if they are better."""
         if image.shape[1:] != self.image.shape[1:] or len(image) != len(index):
-            self.excess = image.new_zeros(len(image))  # a smaller copy, which no detector was calibrated for
+            # a smaller copy, which no detector was calibrated for
+            self.point, self.excess = None, image.new_zeros(len(image))
             return model(image)
         rounds, inner = _unrounded(model)
         stored = image if rounds is None else rounds.rounded(image)  # first, as when a stored scan is screened
         log_odds, _, self.excess = self.detector.watch(inner, stored, cases)
+        self.point = image
         self._offer(image, log_odds, self.excess.detach(), index)
         return log_odds
 
@@ -168,6 +161,10 @@ class WatchedModel(AroundModel):
     def _offer(self, image: Image, log_odds: LogOdds, excess: PerSample, index: Int[Tensor, "n"]) -> None:
         classes = self.model.task.scored_channels
         lost = harm(self.model.decide(log_odds)[:, classes], self.target[index][:, classes])
+        if self._untouched is None:
+            self._untouched = lost
+        before = self._untouched[index]
+        self.taken = (lost - before) / (1 - before).clamp(min=LEAST_DICE)
         rank = torch.where(excess <= 0, 1 + lost.to(self._rank), -excess.to(self._rank))
         inside = self.ball.size(image, self.image[index]) <= self.ball.limit * (1 + SLACK) + SLACK
         inside &= (image >= 0).flatten(1).all(1) & (image <= 1).flatten(1).all(1)
@@ -190,21 +187,6 @@ class WatchedPart(AroundModel):
         return self.whole.bind(setting)
 
 
-@dataclass(frozen=True, eq=False)
-class Penalised:
-    """An objective less the excess of a detector's score on the images that the model was last asked about."""
-
-    height: Objective
-    watched: WatchedModel
-    weight: float
-
-    def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
-        height = self.height(log_odds, target, progress)
-        if len(self.watched.excess) != len(height):
-            return height
-        return height - self.weight * functional.relu(self.watched.excess).to(height)
-
-
 def _unrounded(model: Model) -> tuple[Rounds | None, Model]:
     """The rounding before a model, and the model behind it, whose passes are counted as before.
 
@@ -218,13 +200,13 @@ def _unrounded(model: Model) -> tuple[Rounds | None, Model]:
     return inner, CountedModel(inner.model, model) if isinstance(model, CountedModel) else inner.model
 
 
-def _penalised(attack: Attack, watched: WatchedModel, weight: float, model: Model) -> Attack:
-    """The attack in which every part that climbs an objective climbs the penalised one."""
+def _climbing(attack: Attack, other: Callable[[Objective], Objective], model: Model) -> Attack:
+    """The attack in which every part that climbs an objective climbs another one made of it."""
 
     def change(part: Any) -> Any:
         if not isinstance(part, Climbs) or not isinstance(part, Attack):
             return None
         height = for_task(cast(Objective, part.objective), model.task)
-        return replace(cast(Any, part), objective=Penalised(height, watched, weight))
+        return replace(cast(Any, part), objective=other(height))
 
     return cast(Attack, replace_parts(attack, change))

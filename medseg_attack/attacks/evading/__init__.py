@@ -1,0 +1,1 @@
+"""Evading: attacks that know a detector."""
