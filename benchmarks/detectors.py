@@ -67,7 +67,7 @@ ATTACKS = (
 )
 SIZES = (4.0, 8.0, 2.0, 1.0)  # of 255; the order in which they are run
 ROW = ["kind", "attack", "loss", "eps", "ball"]  # of the table
-PATIENT = ("kind", "attack", "loss", "goal", "eps", "group", "score", "p", "dice_clean", "dice")
+PATIENT = ("kind", "attack", "loss", "goal", "eps", "group", "score", "p", "p_two_sided", "dice_clean", "dice")
 
 
 class Line(NamedTuple):

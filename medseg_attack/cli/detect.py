@@ -39,7 +39,7 @@ def detect(
         list[str] | None,
         options.repeated(
             "--knowing",
-            help="What makes an attack know the detector: evading, orthogonal or selective, with its options.",
+            help="Way in which an attack knows the detector: evading, orthogonal or selective, with its options.",
             default="evading",
         ),
     ] = None,
@@ -156,6 +156,6 @@ def _write_csv(tables: "list[pd.DataFrame]", csv: Path) -> None:
     from medseg_attack.report.sheet import write_csv
 
     columns = ["run", "group", "case", "detector", "kind", "attack", "loss", "goal", "eps", "score", "p"]
-    columns += ["dice_clean", "dice"]
+    columns += ["p_two_sided", "dice_clean", "dice"]
     write_csv(pd.concat(tables, ignore_index=True)[columns], csv)
     terminal.say(f"wrote {csv}")

@@ -6,7 +6,7 @@ import pandas as pd
 
 from medseg_attack.errors import plural
 from medseg_attack.report.sheet import Sheet, between, number, percent
-from medseg_attack.stats.alarms import main_rate, rates
+from medseg_attack.stats.alarms import main_rate, rates, two_sided_rate
 from medseg_attack.stats.patients import warning
 
 ADAPTIVE, NON_ADAPTIVE = "", "non_adaptive"
@@ -110,6 +110,8 @@ def _caption(table: pd.DataFrame, n_calibration: int, main: float) -> str:
             f"Realised at {100 * main:.2g} %: {round(clean[column] * patients)} of {patients} clean test patients "
             f"({100 * low:.0f}-{100 * high:.0f} %)."
         )
+    if "alarms_two_sided" in table:
+        lines.append(_two_sided(table, n_calibration))
     lines += [
         f"harmed: lost half their Dice or more; noticed: share of these with an alarm at {100 * main:.2g} %; missed: "
         "harmed and unnoticed, of all; risk: missed, and a tenth of the false alarms.",
@@ -117,6 +119,17 @@ def _caption(table: pd.DataFrame, n_calibration: int, main: float) -> str:
         warning(patients),
     ]
     return " ".join(filter(None, lines))
+
+
+def _two_sided(table: pd.DataFrame, n_calibration: int) -> str:
+    """The alarms where unusually low scores are suspicious, too, as those of an attack that overshoots are."""
+    words = {"clean": "clean ones", "attack": "those attacked", "adaptive": "those attacked by who knows the detector"}
+    shares = table.groupby("kind")["alarms_two_sided"].max()
+    text = ", ".join(f"{percent(shares[kind])} of {name}" for kind, name in words.items() if kind in shares)
+    rate = two_sided_rate(n_calibration)
+    if rate >= 1:
+        return ""
+    return f"If scores that are unusually low raise an alarm, too, at {100 * rate:.2g} % alarms for up to: {text}."
 
 
 def screen_sheet(table: pd.DataFrame, *, name: str, reason: str, rate: float, n_calibration: int) -> Sheet:

@@ -103,6 +103,8 @@ class DetectionRow(Form):
 
     kind: Literal["clean", "noise", "attack", "adaptive"]
     attack: str
+    loss: str = ""
+    goal: str = ""
     eps: str
     patients: int = Field(ge=1, le=MOST)
     dice: Share | None

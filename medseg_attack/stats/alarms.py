@@ -32,6 +32,19 @@ def p_values(scores: Array, calibration: Array) -> Array:
     return np.asarray((1 + at_least) / (1 + len(calibration)))
 
 
+def two_sided_p_values(scores: Array, calibration: Array) -> Array:
+    """p of each score where one that is unusually low is as suspicious: twice the smaller share of either side, or 1.
+
+    An attack that knows a detector can overshoot: its scores are then lower than those of any clean patient. Alarms
+    keep the promise of `p_values`, of which the least rate is twice as large.
+
+    >>> two_sided_p_values(np.array([0.0, 2.5, 9.0]), np.array([1.0, 2.0, 3.0])).tolist()
+    [0.5, 1.0, 0.5]
+    """
+    least = np.minimum(p_values(scores, calibration), p_values(-np.asarray(scores), -np.asarray(calibration)))
+    return np.asarray(np.minimum(2 * least, 1.0))
+
+
 def limit(calibration: Array, rate: float) -> float:
     """The score above which p is at most `rate`; infinite where no score is.
 
@@ -80,6 +93,15 @@ def main_rate(n: int) -> float:
     return max(0.05, 1 / (n + 1))
 
 
+def two_sided_rate(n: int) -> float:
+    """The rate of false alarms at which two-sided alarms are told: 5 %, or the least that n patients can promise.
+
+    >>> two_sided_rate(39), two_sided_rate(19)
+    (0.05, 0.1)
+    """
+    return max(0.05, 2 / (n + 1))
+
+
 def auroc(negative: Array, positive: Array) -> float:
     """The probability that a positive score is above a negative one; half of it where they are equal.
 
@@ -119,13 +141,13 @@ def alarm_table(scores: pd.DataFrame, n_calibration: int) -> pd.DataFrame:
     """A row per row of the table: clean patients, noise and each attack, unaware or not.
 
     Columns: auroc with low and high (against clean), auroc_noise (against noise of the same size), alarms_RATE with
-    low and high, harmed (patients who lost at least half their Dice), noticed (share of them), missed (harmed and
-    unnoticed, of all), risk (missed, and false alarms at a tenth of the price).
+    low and high, alarms_two_sided (at `two_sided_rate`), harmed (patients who lost at least half their Dice), noticed
+    (share of them), missed (harmed and unnoticed, of all), risk (missed, and false alarms at a tenth of the price).
 
     Args:
         scores: a row per patient: `row` (number), `kind` ("clean", "noise", "attack" or "adaptive"), `attack`, `eps`,
-            `noise` (row of the noise of the same size), `group`, `score`, `p`, `dice_clean` and `dice`; `loss` and
-            `goal` where they are known.
+            `noise` (row of the noise of the same size), `group`, `score`, `p`, `dice_clean` and `dice`; `loss`,
+            `goal` and `p_two_sided` where they are known.
     """
     by_row = {number: rows.sort_values("group") for number, rows in scores.groupby("row", sort=True)}
     clean = next(rows for rows in by_row.values() if rows["kind"].iloc[0] == "clean")
@@ -147,6 +169,8 @@ def alarm_table(scores: pd.DataFrame, n_calibration: int) -> pd.DataFrame:
             row[f"alarms_{rate:.2g}"] = math.nan if hits is None else hits / len(rows)
             low, high = (math.nan, math.nan) if hits is None else share_interval(hits, len(rows))
             row |= {f"alarms_{rate:.2g}_low": low, f"alarms_{rate:.2g}_high": high}
+        if "p_two_sided" in rows:
+            row["alarms_two_sided"] = float((rows["p_two_sided"] <= two_sided_rate(n_calibration) * (1 + 1e-12)).mean())
         if first["kind"] in ("attack", "adaptive"):
             harmed = rows["dice"] <= HARMFUL * rows["dice_clean"]
             alarm = rows["p"] <= main * (1 + 1e-12)

@@ -19,6 +19,7 @@ from medseg_attack.stats.alarms import (
     rates,
     require_rate,
     share_interval,
+    two_sided_p_values,
     verdict,
 )
 from medseg_attack.stats.intervals import mean_interval
@@ -31,6 +32,37 @@ def test_false_alarms_of_exchangeable_patients_are_what_was_promised(n: int, rat
     false = [p_values(random.normal(size=1), random.normal(size=n))[0] <= rate + 1e-12 for _ in range(draws)]
     noise = 3 * math.sqrt(rate * (1 - rate) / draws)
     assert rate - 1 / (n + 1) - noise <= np.mean(false) <= rate + noise
+
+
+@pytest.mark.parametrize("n", [39, 99])
+@pytest.mark.parametrize("rate", [0.05, 0.1])
+def test_two_sided_false_alarms_are_what_was_promised(n: int, rate: float) -> None:
+    random, draws = np.random.default_rng(n), 10_000
+    false = [two_sided_p_values(random.normal(size=1), random.normal(size=n))[0] <= rate + 1e-12 for _ in range(draws)]
+    noise = 3 * math.sqrt(rate * (1 - rate) / draws)
+    assert rate - 1 / (n + 1) - noise <= np.mean(false) <= rate + noise
+
+
+def test_a_score_that_is_lower_than_all_clean_ones_is_suspicious_by_two_sides_alone() -> None:
+    calibration = np.arange(39.0)
+    scores = np.array([-1.0, 19.0, 40.0])
+    assert p_values(scores, calibration) == pytest.approx([1, 0.525, 0.025])
+    assert two_sided_p_values(scores, calibration) == pytest.approx([0.05, 1, 0.05])
+    assert two_sided_p_values(-scores, -calibration) == pytest.approx([0.05, 1, 0.05])
+
+
+def test_the_table_says_what_two_sided_alarms_would_notice() -> None:
+    rows = [
+        {"row": row, "kind": kind, "attack": kind, "eps": "", "noise": 1, "group": f"p{n}", "score": 0.0, "p": 1.0}
+        | {"p_two_sided": p, "dice_clean": 0.8, "dice": 0.1}
+        for row, kind, both in ((0, "clean", (0.5, 0.5)), (1, "attack", (0.05, 0.5)), (2, "adaptive", (0.05, 0.05)))
+        for n, p in enumerate(both)
+    ]
+    table = alarm_table(pd.DataFrame(rows), 39)
+    assert table["alarms_two_sided"].tolist() == [0, 0.5, 1]
+    assert "at 5 % alarms for up to: 0 % of clean ones, 50 % of those attacked, 100 % of those attacked by who" in (
+        detector_sheet(table, title="t", n_calibration=39).caption
+    )
 
 
 @pytest.mark.parametrize("n", [1, 4, 9, 19, 20, 99])

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -33,7 +34,7 @@ from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
 from medseg_attack.runs.stored_specs import attack_of, split_label
 from medseg_attack.runtime import deterministic
-from medseg_attack.stats.alarms import require_rate
+from medseg_attack.stats.alarms import require_rate, two_sided_p_values
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget, parse_budget
 from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Image, Setting
@@ -295,7 +296,7 @@ class Detection:
 
 
 def per_patient(scores: pd.DataFrame, detector: Calibrated) -> pd.DataFrame:
-    """A row per patient of the rows of `Detection.score`: score, p, and Dice clean and under attack."""
+    """A row per patient of the rows of `Detection.score`: score, p of one and two sides, Dice clean and attacked."""
     keys = ["row", "kind", "attack", "loss", "goal", "eps", "noise", "run", "group"]
     table = []
     for key, cases in scores.groupby(keys, sort=False):
@@ -309,7 +310,9 @@ def per_patient(scores: pd.DataFrame, detector: Calibrated) -> pd.DataFrame:
             | {"score": worst["score"], "case": worst["case"], "dice_clean": clean, "dice": dice}
         )
     result = pd.DataFrame(table)
-    return result.assign(p=detector.p_values(result["score"].tolist()))
+    values = np.array(result["score"].tolist())
+    p, both = detector.p_values(values.tolist()), two_sided_p_values(values, detector.scores)
+    return result.assign(p=p, p_two_sided=both)
 
 
 def _pixels(model: SegModel, image: Image, batch: Batch) -> list[list[list[int]]]:
