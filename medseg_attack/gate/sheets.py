@@ -14,7 +14,7 @@ from medseg_attack.errors import plural
 from medseg_attack.escaping import visible
 from medseg_attack.gate.verdicts import Verdict
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
-from medseg_attack.report.sheet import Sheet, from_to, number, p_value
+from medseg_attack.report.sheet import Sheet, from_to, from_to_signed, number, p_value, signed
 from medseg_attack.report.tables import budget
 from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
@@ -34,8 +34,8 @@ def change_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
             number(row["clean_new"]),
             number(row["adv_old"]),
             number(row["adv_new"]),
-            f"{row['mean']:+.3f}",
-            from_to(row["low"], row["high"], "+"),
+            signed(row["mean"]),
+            from_to_signed(row["low"], row["high"]),
             p_value(row["p_holm"]),
         ]
         for _, row in shown.iterrows()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from medseg_attack.errors import plural
-from medseg_attack.report.sheet import Sheet, from_to, number, p_value, percent
+from medseg_attack.report.sheet import Sheet, from_to_signed, number, p_value, percent, signed
 from medseg_attack.report.tables import budget, rank, several
 from medseg_attack.stats.clinical import THRESHOLDS
 from medseg_attack.stats.comparisons import Side
@@ -69,9 +69,8 @@ def _levels(row: "pd.Series[float]", names: Sequence[str], when: str) -> list[st
 
 
 def _moved(row: "pd.Series[float]") -> list[str]:
-    percents = row["volume_percent"]
-    change = "-" if percents != percents else f"{percents:+.1f}"
-    return [change, number(row["centroid_shift_mm"], 1), str(int(row["missed"])), str(int(row["hallucinated"]))]
+    change, shift = signed(row["volume_percent"], 1), number(row["centroid_shift_mm"], 1)
+    return [change, shift, str(int(row["missed"])), str(int(row["hallucinated"]))]
 
 
 def ejection_sheet(table: pd.DataFrame, header: pd.DataFrame, organ: str) -> Sheet:
@@ -86,9 +85,9 @@ def ejection_sheet(table: pd.DataFrame, header: pd.DataFrame, organ: str) -> She
         [
             _run(header.loc[row["run"]], models),
             *(number(row[name], 1) for name in ("target", "clean", "adv")),
-            f"{row['change']:+.1f}",
-            f"{row['low']:+.1f} to {row['high']:+.1f}",
-            f"{row['agreement_low']:+.1f} to {row['agreement_high']:+.1f}",
+            signed(row["change"], 1),
+            from_to_signed(row["low"], row["high"], 1),
+            from_to_signed(row["agreement_low"], row["agreement_high"], 1),
             *(percent(row[f"crossed_{limit}"]) for limit in THRESHOLDS),
         ]
         for _, row in table.iterrows()
@@ -113,8 +112,8 @@ def paired_sheet(table: pd.DataFrame, side: Side) -> Sheet:
             str(row["old"]),
             *(str(row[name]) for name in common),
             budget(row),
-            f"{row['mean']:+.3f}",
-            from_to(row["low"], row["high"], "+"),
+            signed(row["mean"]),
+            from_to_signed(row["low"], row["high"]),
             p_value(row["p_holm"]),
         ]
         for _, row in table.iterrows()
@@ -177,8 +176,8 @@ def factor_sheet(table: pd.DataFrame, factors: Sequence[str]) -> Sheet:
             str(row["organ"]).replace("_", " "),
             str(row["factor"]).replace("_", " "),
             plural(int(row["n"]), str(row["over"]).removesuffix("s")),
-            "-" if pd.isna(row["rho"]) else f"{row['rho']:+.2f}",
-            "-" if pd.isna(row["low"]) else f"{row['low']:+.2f} to {row['high']:+.2f}",
+            signed(row["rho"], 2),
+            from_to_signed(row["low"], row["high"], 2),
             "-" if pd.isna(row["p_holm"]) else p_value(row["p_holm"]),
         ]
         for _, row in table.iterrows()

@@ -7,7 +7,7 @@ import pandas as pd
 
 from medseg_attack.errors import InputError, plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
-from medseg_attack.report.sheet import Sheet, number
+from medseg_attack.report.sheet import Sheet, between, from_to_signed, number, signed
 from medseg_attack.runs.reading import read_runs, with_distinct_models
 from medseg_attack.runs.stored_files import STUDY_FILE, TRIAL_FILE, StoredTrial
 from medseg_attack.stats.defences import NATIVE_ONLY, PARTS, worths
@@ -116,14 +116,14 @@ def _sheet(organ: str, models: pd.DataFrame, unit: Unit, empty: Empty) -> Sheet:
 def _level(row: "pd.Series[float]", kind: str) -> str:
     low, high = row[f"{kind}_low"], row[f"{kind}_high"]
     text = number(row[kind])
-    return text if low != low or kind == "noise" else f"{text} {low:.2f}-{high:.2f}"
+    return text if low != low or kind == "noise" else f"{text} {between(low, high)}"
 
 
 def _difference(row: "pd.Series[float]", name: str) -> str:
     if row["is_twin"] or row[name] != row[name]:
         return ""
     low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{row[name]:+.3f}" + ("" if low != low else f" {low:+.2f} to {high:+.2f}")
+    return signed(row[name]) + ("" if low != low else f" {from_to_signed(low, high, 2)}")
 
 
 def conclusion(table: pd.DataFrame) -> list[str]:

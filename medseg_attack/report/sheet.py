@@ -52,9 +52,23 @@ def between(low: float, high: float) -> str:
     return "-" if low != low else f"{number(low, 2)}-{number(high, 2)}"
 
 
-def from_to(low: float, high: float, sign: str = "") -> str:
+def signed(value: float, digits: int = 3) -> str:
+    """A change as text, with its sign; "-" where there is none.
+
+    >>> signed(-0.0004), signed(0.25, 1)
+    ('+0.000', '+0.2')
+    """
+    return "-" if value != value else f"{round(value, digits) + 0.0:+.{digits}f}"  # + 0: no "-0.000"
+
+
+def from_to(low: float, high: float) -> str:
     """An interval that may reach below 0 as text; "-" where there is none."""
-    return "-" if low != low else f"{low:{sign}.3f} to {high:{sign}.3f}"
+    return "-" if low != low else f"{number(low)} to {number(high)}"
+
+
+def from_to_signed(low: float, high: float, digits: int = 3) -> str:
+    """An interval of a change as text, with signs; "-" where there is none."""
+    return "-" if low != low else f"{signed(low, digits)} to {signed(high, digits)}"
 
 
 def percent(value: float) -> str:
@@ -73,7 +87,7 @@ def rich_table(sheet: Sheet, width: int = 100) -> Table:
     Words wrap between words and at punctuation, numbers stay whole.
     """
     table = Table(
-        title=Text(visible(sheet.title)),
+        title=_title(visible(sheet.title), width),
         caption=Text(visible(sheet.caption)),
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -97,6 +111,12 @@ def rich_table(sheet: Sheet, width: int = 100) -> Table:
         texts = [Text("") if j < same else text(cell, j) for j, cell in enumerate(row)]
         table.add_row(*texts, end_section=i in sheet.rules)
     return table
+
+
+def _title(text: str, width: int) -> Text:
+    """A title that stays in its line where a terminal of that many columns has room, however narrow the table."""
+    is_line = cell_len(text) <= width
+    return Text(text, no_wrap=is_line, overflow="ignore" if is_line else "fold")
 
 
 def _words(organ: str) -> str:

@@ -13,13 +13,16 @@ from helpers.command import medattack
 from helpers.runs import dice_of, edit, worse, write_run
 from rich.console import Console
 
+import medseg_attack
 from medseg_attack.report.colours import organ_colours
 from medseg_attack.report.curve import curve
-from medseg_attack.report.sheet import Sheet, fits, latex, rich_table
+from medseg_attack.report.sheet import Sheet, fits, from_to, from_to_signed, latex, rich_table, signed
 from medseg_attack.report.tables import attack_sheet, compare_sheet, organs, score_sheet
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.stats.scores import scores, summary
+
+PACKAGE = Path(medseg_attack.__file__).parent
 
 
 def flag(code: str = "MA014", verdict: str = "invalid") -> dict[str, str]:
@@ -380,3 +383,20 @@ def test_an_organ_has_its_colour_of_the_page_in_the_terminal(by: list[str], tmp_
         red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
         words = " ".join(re.findall(rf"38;2;{red};{green};{blue}m(\w+)", text))
         assert words.replace("_", " ") == organ.replace("_", " ")
+
+
+def test_a_change_that_is_rounded_to_nothing_has_no_minus() -> None:
+    assert (signed(-0.0004), signed(-0.04, 1), from_to(-0.0001, 0.2)) == ("+0.000", "+0.0", "0.000 to 0.200")
+    assert from_to_signed(-0.0001, -0.2) == "+0.000 to -0.200"
+    tables = [path for folder in ("report", "gate") for path in (PACKAGE / folder).rglob("*.py")]
+    assert [path.name for path in tables if re.search(r":\+\.\d", path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize("length", [60, 200])
+def test_a_title_is_not_broken_by_a_narrow_table_and_is_whole(length: int) -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(rich_table(Sheet("t" * length, ["a"], [["1"]])))
+    text = console.export_text()
+    assert text.count("t") == length
+    assert max(map(len, text.splitlines())) <= 100
+    assert (f"{'t' * 60}\n" in f"{text.splitlines()[0].rstrip()}\n") == (length == 60)

@@ -130,10 +130,11 @@ addEventListener("load", async () => {
   }
 });
 
-// a long name may break between the words that its marks join, as in `breakable` of templates.py
-const joint = /(?<=\S[_(,=/:|])(?=[\p{L}'"])|(?<=\S_)(?=\d)/u;
+// a line may end between the parts of a long word, as in `breakable` of templates.py
+const joint = /(?<=\S[_(,=/:|])(?=[\p{L}'"])|(?<=\S_)(?=\d)/gu;
 function write(element, text) {
-  element.replaceChildren(...text.split(joint).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part])));
+  const parts = text.replace(/\S{15,}/g, (word) => word.replace(joint, "\u200b")).split("\u200b");
+  element.replaceChildren(...parts.flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part])));
 }
 function nameChosen() {
   if (!$("chosen")) return;

@@ -52,19 +52,22 @@ def shown(text: str) -> str:
     return visible(without_root(text))
 
 
-# between the words of a name that its marks join; "steps=40" and "4/255" stay whole
+# a word that a line of a phone may not hold, and where its parts are joined; "steps=40" and "4/255" stay whole
+_LONG = re.compile(r"\S{15,}")
 _JOINT = re.compile(r"(?<=\S[_(,=/:|])(?=[^\W\d_]|['\"])|(?<=\S_)(?=\d)")
 
 
 def breakable(text: str) -> "Markup":
-    """Text as pages show it, escaped, whose lines may end between the words of a long name.
+    """Text as pages show it, escaped, whose lines may end between the parts of a long word.
 
-    >>> breakable("pgd(steps=40, objective=bce)")
-    Markup('pgd(<wbr>steps=40, objective=<wbr>bce)')
+    >>> breakable("pgd(steps=2) on patient004_frame01")
+    Markup('pgd(steps=2) on patient004_<wbr>frame01')
     """
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
-    return Markup("<wbr>").join(_JOINT.split(shown(text)))
+    mark = "\u200b"  # no text as it is shown has one
+    marked = _LONG.sub(lambda word: _JOINT.sub(mark, word[0]), shown(text))
+    return escape(marked).replace(mark, Markup("<wbr>"))
 
 
 def environment() -> "Environment":
