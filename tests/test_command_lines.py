@@ -38,6 +38,7 @@ SMALLER = {
     "square": "square(queries=4)",
     "corruption('mri')": "corruption('mri', 'motion')",
 }
+TRAINED = {"unet": "unet_small"}  # a network that is trained, likewise
 # a part of a word, likewise
 SMALLER_PARTS = {"(64, 64, 64)": "(8, 8, 8)", "(96, 96, 96)": "(8, 8, 8)", "draws=1000": "draws=100"}
 # options behind all others of a command, which take the place of those before them
@@ -215,7 +216,7 @@ def prepare_channels(root: Path) -> None:
 
 def prepare_hearts(root: Path) -> None:
     """Data of two phases with the organ lv, models of them, and RUNS."""
-    data = prepare(root, write_heart(root / "hearts", 8), "--format", "acdc", "--test", "0.5")
+    data = prepare(root, write_heart(root / "hearts", 6), "--format", "acdc", "--test", "0.5")
     trained(root, data, "unet", "unet_small")
     shutil.rmtree(root / "RUNS")
     write_study(root, data)
@@ -281,6 +282,13 @@ def write_proxy(root: Path) -> None:
     shutil.copytree(root / "data", root / "PROXY")
 
 
+def prepare_many(root: Path) -> None:
+    """Data of so many training patients that a tenth of them is one."""
+    shutil.rmtree(root / "data")
+    format_words = ("--format", "phantom(patients=12, slices=1, side=32)")
+    medattack("prepare", root / "many", *format_words, "--test", "0.25", "--out", root / "data")
+
+
 def write_networks_study(root: Path) -> None:
     """study.yaml that names code."""
     write_network(root)
@@ -318,6 +326,7 @@ NEEDS: dict[tuple[str, str], tuple[Need, ...]] = {
     ("docs/howto.md", "Gate a retrained model in CI"): (save_baseline,),
     ("docs/models.md", "Your own network, and volumes"): (write_network,),
     ("docs/models.md", "nnU-Net"): (prepare_nnunet,),
+    ("docs/poisoning.md", "Poisoned training data"): (prepare_many,),
     ("docs/readers.md", "A study with readers"): (copy_study_file,),
     ("docs/readers.md", "Scores"): (write_reader_study,),
     ("docs/report.md", "The robustness card"): (run_certificates,),
@@ -344,6 +353,8 @@ def in_place(line: str, number: int, run: str, is_checked: bool) -> list[str]:
     start = words.index("medseg_attack" if "medseg_attack" in words else "medattack")
     command, *words = map(smaller, words[start + 1 :])
     words += MORE.get(command, ())
+    if command == "train":
+        words = [TRAINED.get(word, word) for word in words]
     if command == "attack" and not is_checked:
         words += ["--no-checks"]
     if "slurm" in words:  # jobs that run in this process

@@ -1,10 +1,12 @@
 """The command line: options -> registry -> one call -> where it wrote. Heavy imports happen inside the commands."""
 
 import os
+import re
 from typing import Annotated, Any
 
 import typer
 from typer._click import Context, Parameter
+from typer._click.exceptions import MissingParameter
 from typer._coercion import RuntimeParam, build_runtime_param
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
@@ -68,6 +70,15 @@ class _Group(TyperGroup):
 class _Command(TyperCommand):
     def get_params(self, ctx: Context) -> list[Parameter]:
         return _with_late_coercion(super().get_params(ctx))
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Reads the words of a line; what lacks one is answered with a line that has it."""
+        try:
+            return super().parse_args(ctx, args)
+        except MissingParameter as error:
+            if example := re.search(r"Example: (medattack .*(?:\n.+)*)", self.help or ""):
+                error.message = f"Example: {' '.join(example[1].split())}"
+            raise
 
 
 app = typer.Typer(

@@ -106,9 +106,9 @@ def _print_fact(name: str, value: Any) -> None:
 def _text(value: Any) -> str:
     """A fact as it is printed."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(item)}" for key, item in value.items()) or "none"
+        return "; ".join(f"{key} {_text(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(value) or "none"
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
     return {True: "ok", False: "BROKEN"}.get(value, str(value)) if isinstance(value, bool) else str(value)

@@ -49,9 +49,10 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
         # channels that have files of their own, and slices of a scan that was attacked as one, are stored together
         files = [(scan, copy) for scan, copy in files if ranks[copy.path] in worst]
     saved = []
+    cases = rows.drop_duplicates("case").set_index("case")[["budget", "linf", "width"]]
     for scan, copy in files:
         record, ids = data.records[scan], copy.cases(data.records[scan], whole_scans=whole_scans)
-        rows_of_file = rows[rows["case"].isin(ids)].drop_duplicates("case").set_index("case")
+        rows_of_file = cases[cases.index.isin(ids)]
         slices = [n for n in copy.slices if whole_scans or record.case_ids[n] in rows_of_file.index]
         if rows_of_file.empty:
             continue

@@ -100,3 +100,12 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [name for name in COMMANDS if any(param.required for param in GROUP.commands[name].params)]
+)
+def test_a_line_that_lacks_a_word_is_answered_with_one_that_has_it(command: str) -> None:
+    result = CliRunner().invoke(app, [command])
+    assert result.exit_code == 2
+    assert f"Example: medattack {command} " in result.output
