@@ -85,7 +85,7 @@ def _print_model(name: str, data: Path | None, home: Path | None, device: str, j
     cases = informative(prepared, prepared.refs("test", dims=model_ref.dims))
     with frozen(model):
         facts, flags = profile(model, Batch.of(cases, where))
-    n_weights = f"{model_ref.card['n_parameters']:,}"
+    n_weights = f"{model_ref.card.get('n_parameters', 0):,}"
     facts = {"model": model_ref.label, "weights": n_weights, "cases": [case.id for case in cases]} | facts
     if json:
         terminal.print_json(facts | {"flags": [flag.record() for flag in flags]})

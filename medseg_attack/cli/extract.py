@@ -138,11 +138,13 @@ def _monitored(
 
     from medseg_attack.data.prepared.reading import open_prepared
     from medseg_attack.evaluation.monitoring import watch
-    from medseg_attack.storage.files import read_json
-    from medseg_attack.training.extraction import QUERIES
+    from medseg_attack.training.extraction import QUERIES, read_queries
 
     by_id = {ref.id: ref for ref in proxy.refs("train", 0, 2)}
-    queries = [by_id[case] for case in read_json(out / QUERIES)["cases"]]
+    cases = read_queries(out)
+    if strangers := [case for case in cases if case not in by_id]:
+        raise InputError(f"expected cases of {proxy.root} in {out / QUERIES}, got {strangers[0]!r:.60}; extract again")
+    queries = [by_id[case] for case in cases]
     fold = int((victim_ref.card.get("training") or {}).get("fold", 0))
     return asdict(watch(victim, open_prepared(own), proxy, queries, fold, device))
 

@@ -243,9 +243,9 @@ def _number(value: float | None) -> str:
 
 
 def _show(folder: Path, as_json: bool) -> None:
-    from medseg_attack.models.checkpoints import read_card
+    from medseg_attack.models.checkpoints import TrainedCard, read_card
 
-    card: dict[str, Any] = read_card(folder)
+    card: dict[str, Any] = read_card(folder, TrainedCard)
     if as_json:
         terminal.print_json({"folder": str(folder), **card})
         return
@@ -254,27 +254,27 @@ def _show(folder: Path, as_json: bool) -> None:
 
     training = card["training"]
     table = Table(
-        title=f"{card['label']} on {card['dataset']['name']}",
+        title=f"{card['label']} on {card.get('dataset', {}).get('name', '')}",
         show_header=False,
         title_justify="left",
         box=box.SIMPLE,
         pad_edge=False,
     )
-    table.add_row("best epoch", f"{card['best_epoch']} of {training['epochs']}")
+    table.add_row("best epoch", f"{card['best_epoch']} of {training.get('epochs', '?')}")
     table.add_row("validation patients", str(card["val_patients"]))
     for name, value in card["val_dice"].items():
         table.add_row(f"validation Dice, {name}", _number(value))
     table.add_row("validation Dice, mean", _number(card["val_mean_dice"]))
     if "robust_by" in card:
         table.add_row("best epoch chosen by", f"Dice under {card['robust_by']}")
-        for name, value in card["val_robust_dice"].items():
+        for name, value in card.get("val_robust_dice", {}).items():
             table.add_row(f"validation Dice under attack, {name}", _number(value))
-        table.add_row("validation Dice under attack, mean", _number(card["val_mean_robust_dice"]))
+        table.add_row("validation Dice under attack, mean", _number(card.get("val_mean_robust_dice")))
     if "cost" in card:
         table.add_row("cost of a step", f"{card['cost']:.1f} x plain training")
     if card.get("stopped"):
         table.add_row("stopped early", card["stopped"])
-    table.add_row("weights", f"{card['n_parameters']:,}")
+    table.add_row("weights", f"{card.get('n_parameters', 0):,}")
     table.add_row("time", f"{card['seconds']:.0f} s")
     table.add_row("folder", str(folder))
     terminal.out().print(table)

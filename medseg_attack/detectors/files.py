@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 
 from medseg_attack import registry
+from medseg_attack.data.prepared.reading import Preparation
 from medseg_attack.detectors.base import Calibrated
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import fingerprint_of, load_tensors, save_tensors
@@ -31,7 +32,7 @@ class _Facts(Form):
     data: str
     task: TaskForm
     dims: int
-    options: dict[str, Any]
+    options: Preparation
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Attacks that learn before they attack: once per model and budget, kept on disk, scored on other patients."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,16 @@ def fit_once(attack: Attack, model: Model, batch: Batch, n: int) -> tuple[Attack
 
 def fit_seconds(folder: RunFolder) -> float:
     """Seconds that the fits of a run took."""
-    return sum(float(_facts(path).get("seconds", "0")) for path in folder.path.glob("learned-*.safetensors"))
+    return sum(map(_seconds, folder.path.glob("learned-*.safetensors")))
+
+
+def _seconds(path: Path) -> float:
+    text = _facts(path).get("seconds", "0")
+    if not re.fullmatch(r"\d{1,12}(\.\d{1,12})?", text):
+        raise InputError(
+            f"expected the seconds of a fit in {path}, got {text!r:.60}; delete it and run the attack again"
+        )
+    return float(text)
 
 
 def fit_faults(folder: RunFolder) -> dict[str, str]:

@@ -482,7 +482,7 @@ def _header(
         "model": model_ref.label,
         **ids_of(folder.path),
         "dims": model_ref.dims,
-        "n_parameters": card["n_parameters"],
+        "n_parameters": card.get("n_parameters", 0),
         "val_dice": _mean_of_known((card.get("val_dice") or {}).values()),
         "data": opened.data.name,
         "attack": cell.label,

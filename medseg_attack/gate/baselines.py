@@ -30,7 +30,7 @@ class _Record(Form):
     saved: str
     unit: str
     empty: str
-    runs: list[dict[str, Any]]
+    runs: list[dict[str, str | int | float | None]]
 
 
 @dataclass(frozen=True)

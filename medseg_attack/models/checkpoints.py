@@ -21,11 +21,37 @@ from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call
 from medseg_attack.registry.table import Bound
 from medseg_attack.runtime import versions
-from medseg_attack.storage.files import CARD, Form, TaskForm, is_checkpoint, read_json, require_file, whole, write_json
+from medseg_attack.storage.files import (
+    CARD,
+    MOST,
+    Count,
+    Form,
+    Share,
+    TaskForm,
+    is_checkpoint,
+    read_json,
+    require_file,
+    whole,
+    write_json,
+)
 from medseg_attack.types import Image, Task
 
 WEIGHTS = "weights.safetensors"
 _ORIGINAL = re.compile(r"\.parametrizations\.(\w+)\.original$")  # what torch calls a weight under a constraint
+
+
+class _TrainedOn(Form):
+    """The data set that a model was trained on."""
+
+    name: str = ""
+    fingerprint: str = ""
+
+
+class _Training(Form):
+    """The options of a training that are read again."""
+
+    fold: Count = 0
+    epochs: Count = 0
 
 
 class _Card(Form):
@@ -36,8 +62,27 @@ class _Card(Form):
     spec: str
     weights_sha256: str
     dims: Literal[2, 3] = 2
-    n_parameters: int = 0
-    val_dice: dict[str, float | None] | None = None
+    n_parameters: Count = 0
+    val_dice: dict[str, Share | None] | None = None
+    dataset: _TrainedOn = Field(default_factory=_TrainedOn)
+    training: _Training | None = None
+    passes: Count = 1
+
+
+class TrainedCard(_Card):
+    """The facts that `medattack train` prints of its own checkpoint."""
+
+    training: _Training
+    best_epoch: Count
+    val_patients: Count
+    val_dice: dict[str, Share | None]
+    val_mean_dice: Share | None
+    robust_by: str = ""
+    val_robust_dice: dict[str, Share | None] = Field(default_factory=dict)
+    val_mean_robust_dice: Share | None = None
+    cost: float = Field(1, ge=0, le=MOST)
+    stopped: str = ""
+    seconds: float = Field(ge=0, le=MOST)
     known_by: list[str] = Field(default_factory=list)
 
 
@@ -167,8 +212,11 @@ def _plain_names(model: SegModel) -> dict[str, str]:
     return names
 
 
-def read_card(folder: Path) -> dict[str, Any]:
+def read_card(folder: Path, form: type[Form] = _Card) -> dict[str, Any]:
     """The card of a checkpoint: how its model is built, what it was trained on, and its scores.
+
+    Args:
+        form: the fields that it must have, with their types.
 
     Raises:
         InputError: the folder is not a checkpoint, or its card lacks what every checkpoint has.
@@ -178,7 +226,7 @@ def read_card(folder: Path) -> dict[str, Any]:
             f"expected a checkpoint with {WEIGHTS} and {CARD} in {folder}, got no {CARD}; name its folder, "
             "or finish the training with the same 'medattack train' command"
         )
-    return read_json(folder / CARD, _Card)
+    return read_json(folder / CARD, form)
 
 
 def read_buildable_card(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
+
 from medseg_attack import __version__, registry
 from medseg_attack.errors import InputError
 from medseg_attack.registry.grammar import parse
@@ -13,13 +15,19 @@ from medseg_attack.registry.table import entries
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import STUDY_FILE, read_header, read_stored_study
 from medseg_attack.runs.stored_specs import attack_spec
-from medseg_attack.storage.files import CARD, is_checkpoint, read_json
+from medseg_attack.storage.files import CARD, Form, is_checkpoint, read_json
 
 REFERENCES = Path(__file__).with_name("references.bib")
 _ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})\b")
 _KEY = re.compile(r"@\w+\{([^,]+),")
 _NAMES = re.compile(r",?\s*keywords = \{([^}]*)\}")
 _EPRINT = re.compile(r"eprint = \{([^}]+)\}")
+
+
+class _Trained(Form):
+    """The options of a training that name what is cited."""
+
+    defences: list[str] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,8 +105,8 @@ def _of_model(name: str) -> Iterator[str]:
     if is_checkpoint(Path(name)):
         yield from _in_spec(str(read_json(Path(name) / CARD).get("spec", "")))
         options = Path(name) / "options.json"
-        for text in read_json(options).get("defences", ()) if options.is_file() else ():
-            yield from _in_spec(str(text))
+        for text in read_json(options, _Trained).get("defences", ()) if options.is_file() else ():
+            yield from _in_spec(text)
     else:
         yield from list(_in_spec(name)) or [name]
 

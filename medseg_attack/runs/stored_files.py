@@ -1,18 +1,16 @@
 """Forms of the files beside the rows of a run: a field that is absent or of another type is refused by its name."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import Form, read_json, read_yaml
+from medseg_attack.storage.files import MOST, Count, Form, Share, read_json, read_yaml
 
 HEADER_FILE, CONFIG_FILE, STUDY_FILE = "run.json", "config.json", "study.yaml"
 TRIAL_FILE = "trial.json"  # of `medattack defend`, beside the runs of its native part
 DETECTION_ENDING = ".detection.json"  # of `medattack detect`, beside a detector
-MOST = 10**15  # a larger count, size or time is none that somebody took
-Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
 class FlagRecord(Form):
@@ -40,7 +38,7 @@ class Header(Computed):
 
     model: str
     attack: str
-    cases: int = Field(ge=0, le=MOST)
+    cases: Count
     model_id: str = ""
     run_id: str = ""
     role: Literal["control", "attack", "clean"] = "attack"
@@ -57,7 +55,7 @@ class Header(Computed):
     queries: bool = False
     data: str = ""
     split: str = ""
-    n_parameters: int = Field(0, ge=0, le=MOST)
+    n_parameters: Count = 0
     val_dice: float | None = None
     flags: list[FlagRecord] = Field(default_factory=list)
     fit_without_gradient: str = ""
@@ -73,6 +71,7 @@ class Config(Form):
     data: str
     budget: str | None = None
     metrics: list[str] = Field(default_factory=list)
+    seed: Count = 0
 
 
 class StoredStudy(Form):
@@ -93,7 +92,7 @@ class StoredTrial(Form):
 
     twin: str
     non_adaptive: dict[str, str]
-    passes: dict[str, int]
+    passes: dict[str, Count]
 
 
 class DetectionRow(Form):

@@ -12,12 +12,18 @@ from pathlib import Path
 from medseg_attack.errors import InputError, close_matches, nearest, plural
 from medseg_attack.runs.stored_files import CONFIG_FILE, HEADER_FILE, STUDY_FILE, read_stored_study
 from medseg_attack.runs.study import Study
-from medseg_attack.storage.files import CARD, is_checkpoint, read_json, real_path, writing
+from medseg_attack.storage.files import CARD, Form, is_checkpoint, read_json, real_path, writing
 from medseg_attack.storage.kinds import instead
 from medseg_attack.storage.locks import LOCK, is_held
 
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".safetensors")
 NETWORK_FILES = (*WEIGHT_FILES, ".ts", ".jit", ".pt2", ".onnx")
+
+
+class _Listed(Form):
+    """The list of scans in the description of a prepared data set."""
+
+    scans: list[str]
 
 
 def home(path: Path | None = None) -> Path:
@@ -122,8 +128,8 @@ def _data_set(path: Path) -> tuple[bool, str] | None:
         return None
     if not (path / "dataset.json").is_file():
         return False, "not finished"
-    content = read_json(path / "dataset.json")
-    return True, plural(len(content.get("scans", ())), "scan")
+    content = read_json(path / "dataset.json", _Listed)
+    return True, plural(len(content["scans"]), "scan")
 
 
 def _checkpoint(path: Path) -> tuple[bool, str] | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -285,6 +285,11 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _json_text(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+MOST = 10**15  # a larger count, size or time is none that somebody took
+Count: TypeAlias = Annotated[int, Field(ge=0, le=MOST)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
 class Form(BaseModel):

@@ -12,17 +12,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import Form, is_part, read_json, write_json
+from medseg_attack.storage.files import Count, Form, is_part, read_json, write_json
 
 WORKERS = "workers"  # a folder within the folder that is worked on; launchers keep the logs of workers there, too
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 3 * BEAT  # after which a process of this machine counts as lost
 SILENCE_ELSEWHERE = 90.0  # of another machine: network disks show a change up to a minute late
+
+
+Time: TypeAlias = Annotated[float, Field(ge=0, le=1e11)]  # seconds since 1970 that a calendar has a date for
 
 
 class WorkerRecord(Form):
@@ -32,12 +35,12 @@ class WorkerRecord(Form):
     """
 
     host: str
-    pid: int = Field(ge=0)
+    pid: int = Field(ge=0, lt=2**31)
     part: str
     device: str
-    started: float
-    ended: float | None = None
-    cases: dict[str, int] = Field(default_factory=dict)
+    started: Time
+    ended: Time | None = None
+    cases: dict[str, Count] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

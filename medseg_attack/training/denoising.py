@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, refusing
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.models.networks.denoiser import FILE, Denoiser, denoised
 from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.runtime import deterministic, versions
-from medseg_attack.storage.files import digest, open_tensors, require_outside, write_json
+from medseg_attack.storage.files import Form, check_form, digest, open_tensors, require_outside, write_json
 from medseg_attack.storage.locks import locked
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.distributed import ALONE
@@ -107,11 +108,20 @@ def train_denoiser(plan: Options, data: TrainingData, folder: Path, device: torc
                 (folder / STATE).unlink()
 
 
+class _Card(Form):
+    """The facts in the file of a denoiser that are read again."""
+
+    noise_left: dict[str, float] = Field(default_factory=dict)
+
+
 def noise_left(folder: Path) -> dict[str, float]:
     """The share of the noise that a trained denoiser leaves on validation slices, by its standard deviation."""
-    with open_tensors(folder / FILE) as opened:
-        card = json.loads((opened.metadata() or {}).get("card", "{}"))
-    return dict(card.get("noise_left", {}))
+    file = folder / FILE
+    with open_tensors(file) as opened:
+        text = (opened.metadata() or {}).get("card", "{}")
+    with refusing(f"the card of a denoiser in {file}", "train it into another folder", (ValueError, RecursionError)):
+        card = json.loads(text)
+    return dict(check_form(card, _Card, file).get("noise_left", {}))
 
 
 def _restore(file: Path, network: Denoiser, optimiser: torch.optim.Optimizer) -> int:

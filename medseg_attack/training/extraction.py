@@ -17,7 +17,7 @@ from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.log_odds import divergence, without_nan
 from medseg_attack.runtime import deterministic
-from medseg_attack.storage.files import is_checkpoint, require_outside, write_json
+from medseg_attack.storage.files import Form, is_checkpoint, read_json, require_outside, write_json
 from medseg_attack.storage.locks import locked
 from medseg_attack.training.augment import TrainingData, crc
 from medseg_attack.training.loop import OPTIONS, drawing, require_same
@@ -198,6 +198,22 @@ def _exchanges(
         if (number + 1) % KEPT == 0 or number + 1 == len(refs):
             checkpoints.save_tensors(file, known)
     return [Exchange(data.read(ref).image, known[str(number)]) for number, ref in enumerate(refs)]
+
+
+class _Queries(Form):
+    """The cases that a victim was asked about, in their order."""
+
+    cases: list[str]
+
+
+def read_queries(folder: Path) -> list[str]:
+    """The ids of the cases that the victim of a finished copy was asked about, in their order.
+
+    Raises:
+        InputError: the list is absent or damaged.
+    """
+    cases: list[str] = read_json(folder / QUERIES, _Queries)["cases"]
+    return cases
 
 
 def extract(

@@ -5,18 +5,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.prepared.record import ScanRecord, arrays, damage, is_id, read_record
 from medseg_attack.data.prepared.splits import TEST
+from medseg_attack.data.prepared.summary import SummaryForm
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.numerics.slabs import slabs
-from medseg_attack.storage.files import Form, TaskForm, read_json
+from medseg_attack.storage.files import MOST, Form, TaskForm, read_json
 from medseg_attack.storage.kinds import instead
 from medseg_attack.types import Batch, Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
 
@@ -32,16 +34,32 @@ class _Description(Form):
 
     task: TaskForm
     fingerprint: str
-    summary: dict[str, Any]
+    summary: SummaryForm
     splits: dict[str, int | str]
     notes: list[str]
     scans: list[str]
 
 
-class _Options(Form):
+class Preparation(Form):
+    """The options that scans were prepared with, of which new ones can be prepared alike."""
+
+    window: str = ""
+    size: list[Annotated[int, Field(ge=1, le=MOST)]] | None = Field(None, min_length=2, max_length=2)
+    plane: str | None = None
+
+
+class _Poison(Form):
+    """The training patients that `medattack poison` changed."""
+
+    patients: list[str] = Field(default_factory=list)
+
+
+class _Options(Preparation):
     """The options that a data set was prepared with, as far as they are read again."""
 
     source: str
+    format: str = ""
+    poison: _Poison = Field(default_factory=_Poison)
 
 
 @dataclass(frozen=True, eq=False)

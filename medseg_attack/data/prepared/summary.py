@@ -1,12 +1,55 @@
 """The contents of a prepared data set, as numbers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
+from pydantic import Field
 
 from medseg_attack.data.prepared.record import ScanRecord
+from medseg_attack.storage.files import Count, Form
 from medseg_attack.types import Task
+
+Ends: TypeAlias = Annotated[list[float], Field(min_length=2, max_length=2)]  # least and largest
+
+
+class _SizesForm(Form):
+    """The number of patients, scans and slices."""
+
+    patients: Count
+    scans: Count
+    slices: Count
+
+
+class _OrganForm(Form):
+    """The slices and voxels that an organ is labelled in."""
+
+    slices: Count
+    voxels: Count
+
+
+class _SpacingForm(Form):
+    """The spacing of voxels, mm."""
+
+    through: Ends
+    row: Ends
+    column: Ends
+
+
+class SummaryForm(_SizesForm):
+    """The summary as the description of a prepared data set holds it."""
+
+    name: str
+    classes: dict[str, _OrganForm]
+    rows: Ends
+    columns: Ends
+    slices_per_scan: Ends
+    spacing_mm: _SpacingForm
+    intensity: Ends
+    unit: str
+    splits: dict[str, _SizesForm]
+    plane: str = ""
+    patient_rule: str = ""
 
 
 def summary(records: Sequence[ScanRecord], task: Task, splits: dict[str, str | int]) -> dict[str, Any]:

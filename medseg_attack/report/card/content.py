@@ -18,6 +18,7 @@ from medseg_attack.report.page.content import Tables, native_budget
 from medseg_attack.report.page.sections import Result, Results
 from medseg_attack.report.sheet import Sheet, between, number
 from medseg_attack.report.tables import budget, organs
+from medseg_attack.runs.rows import NAMES
 from medseg_attack.runs.stored_files import read_config, read_header
 from medseg_attack.runs.stored_specs import attack_spec, ball_spec, core_of, sizeless
 from medseg_attack.stats.patients import FEW, interval, warning
@@ -118,7 +119,7 @@ def subjects(tables: Tables, results: Results) -> Iterator[Subject]:
         InputError: a model was not attacked.
     """
     for (model, _), table in tables.summary.groupby(["model_id", "cases_id"], sort=False):
-        own = table.dropna(axis=1, how="all")
+        own = table[[column for column in table if column in NAMES or table[column].notna().any()]]
         name = str(own.iloc[0]["model"])
         labels = {name, *tables.rows.loc[tables.rows["model_id"] == model, "label"]}
         if not (own["role"] == "attack").any():
