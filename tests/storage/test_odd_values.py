@@ -22,12 +22,15 @@ from medseg_attack.data.prepared.reading import _Description, _Options, open_pre
 from medseg_attack.errors import InputError
 from medseg_attack.gate.baselines import _Record
 from medseg_attack.models.checkpoints import TrainedCard
+from medseg_attack.report.card.content import cards, subjects
 from medseg_attack.report.citing import _Trained
 from medseg_attack.report.leaderboard.entries import Entry
-from medseg_attack.report.page.sections import results
+from medseg_attack.report.page.content import tables
+from medseg_attack.report.page.sections import Results, results
 from medseg_attack.report.progress.state import read_state
 from medseg_attack.report.progress.view import run_sheet, worker_sheet
-from medseg_attack.runs.stored_files import StoredDetection, StoredStudy, StoredTrial
+from medseg_attack.runs.reading import read_runs
+from medseg_attack.runs.stored_files import Config, Header, StoredDetection, StoredStudy, StoredTrial
 from medseg_attack.storage.files import Form, check_form
 from medseg_attack.storage.heartbeats import WorkerRecord
 
@@ -125,6 +128,22 @@ def copied(name: str) -> Callable[[], Path]:
     return write
 
 
+def write_header() -> Path:
+    """A header that has every field, of the only run."""
+    file = copied("run/*/01_fgsm*/run.json")()
+    for other in [*Path().glob("run/*/00_*"), *Path().glob("run/*/02_*")]:
+        shutil.rmtree(other)
+    content = json.loads(file.read_text())
+    texts = ("knowledge", "eps_unit", "unit", "fit_without_gradient", "fit_without_answer", "fit_without_slope")
+    content |= {"role": "attack", "checks": True, "queries": True, "model_id": "m", "run_id": "m/r"} | dict.fromkeys(
+        texts, ""
+    )
+    content["provenance"] = {"version": "0.1.0", "commit": "1fc2aad", "date": "2026-11-27T08:58:23+00:00", "host": "h"}
+    assert content.keys() >= Header.model_fields.keys()
+    file.write_text(json.dumps(content))
+    return file
+
+
 def write_card() -> Path:
     """A card that has every field, in a workspace."""
     file = copied("model/card.json")()
@@ -149,12 +168,20 @@ def audit_of_nobody() -> None:
     _print([], open_prepared(Path("data")), "spectral", 5, json=True)
 
 
+def tabulate() -> None:
+    """The table that commands print of runs, their flags, and the facts of cards."""
+    of_runs = tables(read_runs([Path("run")]), unit="volume", empty="one")
+    list(cards(subjects(of_runs, Results())))
+
+
 KINDS = {
     "detection": Kind(write_detector, StoredDetection, (results_of("detector"),)),
     "trial": Kind(write_trial_facts, StoredTrial, (results_of("trial"),)),
     "worker": Kind(write_worker, WorkerRecord, (show_workers,)),
     "entry": Kind(write_entry, Entry, (command("leaderboard", "entries", "--out", "board"),)),
     "baseline": Kind(write_baseline, _Record, (command("ls", "baselines", "--home", "home"),)),
+    "header": Kind(write_header, Header, (tabulate,)),
+    "config": Kind(copied("run/*/01_fgsm*/config.json"), Config, (tabulate,)),
     "study": Kind(copied("run/study.yaml"), StoredStudy, (command("cite", "run"),)),
     "card": Kind(write_card, TrainedCard, (show_card, command("cite", "run"))),
     "training": Kind(write_training, _Trained, (command("cite", "run"),)),
