@@ -41,3 +41,27 @@ def climb(
     height = objective(log_odds, target, progress)
     (grad,) = torch.autograd.grad(height.sum(), x)
     return log_odds.detach(), height.detach(), grad
+
+
+def slope(
+    model: Callable[[Image], LogOdds],
+    objective: Objective,
+    x: Image,
+    target: Mask,
+    progress: float,
+    decide: Callable[[LogOdds], Mask] | None = None,
+) -> tuple[Mask | None, Image]:
+    """The objective's gradient by `x`, and the prediction there if `decide` is given.
+
+    Unlike `climb`, it keeps no log-odds while the gradient is computed, which are a volume or more.
+    """
+    pred: Mask | None = None
+
+    def height(log_odds: LogOdds) -> PerSample:
+        nonlocal pred
+        pred = None if decide is None else decide(log_odds.detach())
+        return objective(log_odds, target, progress)
+
+    x = x.detach().requires_grad_()
+    (grad,) = torch.autograd.grad(height(model(x)).sum(), x)
+    return pred, grad

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from medseg_attack.errors import InputError
 from medseg_attack.models.saturation import Saturated, backward_through
-from medseg_attack.models.sliding_window import SlidingWindow
+from medseg_attack.models.sliding_window import SlidingWindow, cropped
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.runtime import stdout_on_stderr
 from medseg_attack.types import Backward, Binds, Image, LogOdds, Mask, Setting, Task
@@ -264,8 +264,7 @@ class SegModel(nn.Module):
         return functional.pad(image, [n for m in reversed(missing) for n in (0, m)])
 
     def _onto_scan_grid(self, logits: Tensor, grid: tuple[int, ...]) -> Tensor:
-        for axis, n in enumerate(self.size or grid, start=2):
-            logits = logits.narrow(axis, 0, n)
+        logits = cropped(logits, [0] * len(grid), self.size or grid)
         return logits if self.size is None else resized(logits, grid)
 
 

@@ -138,7 +138,8 @@ def padded_to(x: Float[Tensor, "b c *s"], size: Sequence[int]) -> tuple[Float[Te
 def cropped(x: Float[Tensor, "b k *t"], margins: Sequence[int], grid: Sequence[int]) -> Float[Tensor, "b k *s"]:
     """The part of `x` on `grid`, which begins behind a margin of each axis: the inverse of `padded_to`."""
     for axis, (margin, n) in enumerate(zip(margins, grid, strict=True), start=2):
-        x = x.narrow(axis, margin, n)
+        if n < x.shape[axis]:  # the gradient of a part is a copy, even where the part is all
+            x = x.narrow(axis, margin, n)
     return x
 
 

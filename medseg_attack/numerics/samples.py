@@ -1,12 +1,14 @@
 """Numbers per sample: widened to images, drawn from seeds, lengths and slopes."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 from zlib import crc32
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from medseg_attack.numerics.slabs import SLAB, by_slab
 from medseg_attack.types import Image, PerSample
 
 
@@ -23,7 +25,20 @@ def straight_through(value: Tensor, like: Tensor) -> Tensor:
     >>> rounded.tolist(), torch.autograd.grad(rounded.sum(), x)[0].tolist()
     ([0.0, 2.0], [3.0, 3.0])
     """
-    return value.detach() + (like - like.detach())  # the bracket is 0 and carries the gradient
+    result: Tensor = _StraightThrough.apply(value.detach(), like)
+    return result
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The first tensor forward, the second backward; nothing of their size is computed or kept."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, like: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor]:
+        return None, upstream
 
 
 def length(x: Tensor) -> PerSample:
@@ -49,15 +64,28 @@ def widen(per_sample: Shaped[Tensor, "b"], like: Tensor) -> Tensor:
 
 def draw_signs(like: Tensor, seeds: Sequence[int]) -> Tensor:
     """Random signs, 1 or -1, of the shape of `like`; sample `i` depends on `seeds[i]` alone."""
-    return (draw(torch.rand, like, seeds) < 0.5).to(like) * 2 - 1
+    return by_slab(lambda numbers: (numbers < 0.5).to(numbers) * 2 - 1, draw(torch.rand, like, seeds))
 
 
 TINY = 1e-12  # keeps the direction of a zero gradient zero instead of not-a-number
+BLOCK = 16  # normal numbers that torch makes of as many uniform ones; the last ones of a draw are a block, too
 
 
 def draw(random: Callable[..., Tensor], like: Tensor, seeds: Sequence[int]) -> Tensor:
     """Random numbers of the shape of `like`; sample `i` depends on `seeds[i]` alone, the same on every device."""
-    parts = [
-        random(like.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds
-    ]
-    return torch.stack(parts).to(like)
+    parts = [_drawn(random, like[0].numel(), like.dtype, torch.Generator().manual_seed(seed)) for seed in seeds]
+    flat = parts[0][None] if len(parts) == 1 else torch.stack(parts)
+    return flat.view(len(parts), *like.shape[1:]).to(like)
+
+
+def _drawn(random: Callable[..., Tensor], n: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """Numbers that are drawn in float64; no float64 of more than a slab or two.
+
+    The numbers are those of one draw: generators give them one after the other, normal ones 16 at a time.
+    """
+    numbers = torch.empty(n, dtype=dtype)
+    starts = range(0, max(n - BLOCK, 1), SLAB)
+    for start in starts:
+        end = n if start == starts[-1] else start + SLAB
+        numbers[start:end] = random(end - start, generator=generator, dtype=torch.float64)
+    return numbers

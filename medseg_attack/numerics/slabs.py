@@ -6,11 +6,12 @@ A batch of slices is one slab, so that nothing is cut there. Cuts change no bit 
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from types import EllipsisType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
-SLAB = 2**23  # values: 64 MiB of float64
+SLAB = 2**20  # values: 8 MiB of float64, which an allocator keeps; it maps larger memory anew each time, which is slow
 
 Slab: TypeAlias = tuple[EllipsisType | slice, ...]  # of the last axes of an array
 
@@ -20,7 +21,7 @@ def slabs(shape: Sequence[int], axes: int) -> Iterator[Slab]:
 
     One plane of that axis is the least part.
 
-    >>> [index[1] for index in slabs((2, 5, 2**10, 2**11), axes=3)]
+    >>> [index[1] for index in slabs((2, 5, 2**8, 2**10), axes=3)]
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
     n = shape[-axes]
@@ -28,6 +29,11 @@ def slabs(shape: Sequence[int], axes: int) -> Iterator[Slab]:
     rest = (slice(None),) * (axes - 1)
     for start in range(0, n, planes):
         yield (..., slice(start, min(n, start + planes)), *rest)
+
+
+def is_one_slab(samples: Tensor) -> bool:
+    """Whether samples (b, c, *s) are no larger than a slab."""
+    return len(list(slabs(samples.shape, samples.ndim - 2))) == 1
 
 
 def by_slab(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -57,3 +63,41 @@ def sum_of_slabs(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     for other in others:
         first = first + other
     return first
+
+
+def sums_by_slab(compute: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+    """The sum of what a function returns for each slab of samples (b, c, *s), with a gradient by the first of them.
+
+    The gradient computes each slab again, so that nothing of the size of a volume is kept for it but the samples.
+
+    Args:
+        compute: function of the parts of `x` and `others` in one slab that returns sums over it.
+    """
+    if is_one_slab(x):
+        return compute(x, *others)
+    result: Tensor = _SlabSums.apply(compute, x, *others)
+    return result
+
+
+class _SlabSums(torch.autograd.Function):
+    """The sums over slabs; the gradient of each slab is that of a pass of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+        ctx.save_for_backward(x, *others)
+        ctx.compute = compute
+        return sum_of_slabs(compute, x, *others)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, *others = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of this gradient is asked for, which needs all slabs
+            grad = torch.autograd.grad(ctx.compute(x, *others), x, upstream, create_graph=True)[0]
+            return None, grad, *(None for _ in others)
+        grad = torch.empty_like(x)
+        for slab in slabs(x.shape, x.ndim - 2):
+            part = x[slab].detach().requires_grad_()
+            with torch.enable_grad():
+                sums = ctx.compute(part, *(other[slab] for other in others))
+            (grad[slab],) = torch.autograd.grad(sums, part, upstream)
+        return None, grad, *(None for _ in others)

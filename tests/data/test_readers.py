@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from helpers.scans import acdc_paths, edit_csv, write_acdc, write_decathlon, wri
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from medseg_attack.data.datasets.source import open_source
+from medseg_attack.data.datasets.uw_madison import read_table
 from medseg_attack.data.formats.label_values import LabelValues
 from medseg_attack.data.formats.nifti import read_pair
 from medseg_attack.data.formats.scan import Lattice
@@ -259,3 +261,43 @@ def test_a_process_that_was_killed_before_it_wrote_leaves_a_lock_that_is_removed
     open_source("phantom(patients=3, slices=1, side=32)", tmp_path / "phantom")
     young = ".phantom.4e5f6a7b.part"  # its process may be about to take the lock
     assert sorted(path.name for path in tmp_path.iterdir()) == [young, "phantom"]
+
+
+RUNS = {"large_bowel": "1 4 9 2", "small_bowel": "", "stomach": "5\n3"}  # a quoted cell may have lines of its own
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_run_lengths_are_read_where_their_rows_are(tmp_path: Path, ends: str, start: str) -> None:
+    table = tmp_path / "train.csv"
+    rows = [("scän", "class", "id", "segmentation"), ("ä€", "stomach", "b", "2 2")]
+    rows += [("é", name, "a", f'"{text}"') for name, text in RUNS.items()]
+    lines = [",".join(row) for row in rows]
+    table.write_bytes((start + ends.join([*lines[:3], "", *lines[3:]])).encode())
+    runs = read_table(table)
+    assert runs.classes("a") == list(RUNS)
+    assert runs.classes("b") == ["stomach"]
+    assert runs.of(["a", "c"]).runs() == {"a": RUNS}
+    assert runs.runs()["b"] == {"stomach": "2 2"}
+
+
+def test_rows_that_moved_since_they_were_found_are_refused(tmp_path: Path) -> None:
+    source = open_source("uw_madison", write_uw(tmp_path / "uw"))
+    table = tmp_path / "uw" / "train.csv"
+    table.write_bytes(b"id,class,segmentation\n" + b"\n".join(reversed(table.read_bytes().splitlines()[1:])))
+    with pytest.raises(InputError, match=r"expected the row for \w+ of case.* got another; prepare again"):
+        source.scans[0].read()
+
+
+def test_a_listing_holds_no_runs(tmp_path: Path) -> None:
+    def bytes_of_listing(runs: str) -> int:
+        root = write_uw(tmp_path / f"uw{len(runs)}")
+
+        def lengthen(rows: list[list[str]]) -> None:
+            for row in rows[1:]:
+                row[2] = runs
+
+        edit_csv(root, lengthen)
+        return len(pickle.dumps([scan.read for scan in open_source("uw_madison", root).scans]))
+
+    assert bytes_of_listing("1 1 " * 1000) - bytes_of_listing("1 1") < 500

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import fgsm
 from medseg_attack.data.prepared.windows import ends, percentiles, window_rule
 from medseg_attack.evaluation.loop import attack_chunk
@@ -17,9 +18,10 @@ from medseg_attack.metrics import overlap
 from medseg_attack.metrics.visibility import visibility
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.sliding_window import SlidingWindow
-from medseg_attack.numerics import noise, slabs
+from medseg_attack.numerics import noise, samples, slabs
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Ball, Batch, Case, Storage, Task, Window
 
 TASK = Task("volume", ("organ",))
@@ -70,16 +72,17 @@ def test_slabs_change_no_bit(ball: Ball, planes: int, monkeypatch: pytest.Monkey
 
 
 class Largest(TorchDispatchMode):
-    """The number of values of the largest float64 tensor that is computed."""
+    """The number of values of the largest tensor of some types that is computed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *dtypes: torch.dtype) -> None:
         super().__init__()
+        self.dtypes = dtypes
         self.values = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
-            self.values = max(self.values, result.untyped_storage().nbytes() // 8)
+        if isinstance(result, torch.Tensor) and result.dtype in self.dtypes:
+            self.values = max(self.values, result.numel())
         return result
 
 
@@ -90,7 +93,7 @@ def test_an_attack_on_a_volume_through_windows_makes_no_float64_of_all_of_it(mon
     with frozen(model):
         (whole,) = attack_chunk(model, [batch], [fgsm(Linf(0.02))])
         in_slabs(monkeypatch, 2)
-        with Largest() as largest:
+        with Largest(torch.float64) as largest:
             (cut,) = attack_chunk(model, [batch], [fgsm(Linf(0.02))])
     assert largest.values <= 2 * GRID[1] * GRID[2]
     for row, other in zip(whole.rows, cut.rows, strict=True):
@@ -134,3 +137,57 @@ def test_a_window_is_computed_of_one_slice_at_a_time(text: str) -> None:
 
     values = np.random.default_rng(0).normal(0, 300, (3, 6, 7))
     assert np.array_equal(window_rule(text)(OneByOne(values)), window_rule(text)(values))
+
+
+IN_SLABS = [  # the others compare entries of a whole volume, or put several of these together
+    *("bce", "ce", "soft_dice", "focal", "margin", "js", "js_softmax", "margin_softmax", "spherical", "dlr"),
+    *("masked_ce", "progressive_ce", "cosine_ce", "masked_spherical", "masked_bce", "masked_margin"),
+    *("progressive_bce", "cosine_bce", "bce_swapped", "focal_swapped", "dice_swapped", "dice_focal", "bce_dice"),
+]
+
+
+@pytest.mark.parametrize("name", IN_SLABS)
+def test_an_objective_of_a_volume_is_computed_in_slabs_with_the_same_gradient(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = registry.build(name, "objective")
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (2, *GRID), generator=generator)
+    target = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).bool()
+    log_odds = (3 * torch.randn(target.shape, generator=generator)).requires_grad_()
+    whole = objective(log_odds, target, 0.3)
+    (grad,) = torch.autograd.grad(whole.sum(), log_odds)
+    in_slabs(monkeypatch, 2)
+    with Largest(torch.float32, torch.float64) as largest:
+        cut = objective(log_odds, target, 0.3)
+    assert largest.values <= 2 * log_odds.numel() / GRID[0] * 3  # the planes of a slab, a few sums of them at once
+    assert torch.allclose(cut, whole, rtol=1e-5, atol=1e-7)
+    (grad_cut,) = torch.autograd.grad(cut.sum(), log_odds)
+    # sums of floats in another order; and kernels compute the last few values of a tensor one by one
+    assert torch.allclose(grad_cut, grad, rtol=1e-5, atol=0)
+
+
+def test_the_gradient_of_a_gradient_passes_through_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.linspace(-2, 2, 4 * 9).view(1, 1, 4, 3, 3).requires_grad_()
+    target = torch.zeros_like(x, dtype=torch.bool)
+
+    def curvature() -> torch.Tensor:
+        (grad,) = torch.autograd.grad(bce(x, target).sum(), x, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), x)[0]
+
+    whole = curvature()
+    monkeypatch.setattr(slabs, "SLAB", 9)
+    assert torch.allclose(curvature(), whole)
+
+
+@pytest.mark.parametrize("random", [torch.rand, torch.randn])
+@pytest.mark.parametrize("n", [1, 31, 32, 47, 48, 49, 64, 1001])
+def test_numbers_are_drawn_in_slabs_as_at_once(random: Any, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = samples.draw(random, torch.zeros(2, 1, n), [3, 4])
+    monkeypatch.setattr(samples, "SLAB", 32)
+    assert torch.equal(samples.draw(random, torch.zeros(2, 1, n), [3, 4]), at_once)
+
+
+def test_a_straight_through_value_takes_no_memory_of_its_own() -> None:
+    value, like = torch.rand(5), torch.rand(5, requires_grad=True)
+    assert samples.straight_through(value, 2 * like).data_ptr() == value.data_ptr()

@@ -9,7 +9,7 @@ from operator import or_
 
 import torch
 
-from medseg_attack.attacks.climbing import Climbing, climb
+from medseg_attack.attacks.climbing import Climbing, slope
 from medseg_attack.attacks.gradient.input_diversity import Shrunk, reach
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
@@ -19,7 +19,7 @@ from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.weighted import cosine_bce, progressive_bce
-from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
 
 
 @register(
@@ -76,52 +76,60 @@ class PGD(Climbing):
         Of a single step only the first result is judged, so that its passes are those of the attack alone. The harm
         of the others is NaN: there is no iterate to choose from, and who scores them asks the model anyway.
         """
-        if self.steps > 1 or self.random_start or self.keep_worst:
+        if self.steps > 1 or self.random_start or self.keep_worst or len(balls) == 1:
             yield from (replace(self, ball=ball)(model, image, target, seeds) for ball in balls)
             return
-        direction = self._direction(torch.zeros_like(image), self._gradient(model, image, target, 0, seeds)[1])
-
-        def stepped(ball: Ball) -> Image:
-            return ball.project(image + self.step_size * ball.step(direction, image), image)
-
-        yield judge(model, balls[0], stepped(balls[0]), image, target)
+        direction = self._direction(None, self._gradient(model, image, target, 0, seeds, judged=False)[1])
+        yield judge(model, balls[0], self._stepped(balls[0], image, direction, image), image, target)
         for ball in balls[1:]:
-            x = stepped(ball)
+            x = self._stepped(ball, image, direction, image)
             yield Adversarial(x, torch.full_like(x.flatten(1)[:, 0], torch.nan), ball.size(x, image))
             del x  # its memory is free before the next one is computed
 
     def _climb(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         x = self.ball.sample(image, seeds) if self.random_start else image
         worst = judge(model, self.ball, image, image, target) if self.keep_worst else None
-        direction = torch.zeros_like(image)
+        direction: Image | None = None
         for step in range(self.steps):
             base = x
-            if self.look_ahead:  # where the momentum leads to, cut to [0, 1]; the paper does not cut it
+            if self.look_ahead and direction is not None:  # where the momentum leads to; the paper does not cut it
                 base = (x + self.step_size * self.momentum * reach(self.ball, x) * direction).clamp(0, 1)
-            log_odds, grad = self._gradient(model, base, target, step, seeds)
-            if worst is not None and (step or self.random_start):
-                worst |= self._judged(model, x, image, target, log_odds)
+            judged = worst is not None and bool(step or self.random_start)
+            pred, grad = self._gradient(model, base, target, step, seeds, judged=judged)
+            if worst is not None and judged:
+                worst |= self._judged(model, x, image, target, pred)
             direction = self._direction(direction, grad)
-            x = self.ball.project(x + self.step_size * self.ball.step(direction, x), image)
+            del base, pred, grad
+            x = self._stepped(self.ball, x, direction, image)
+            direction = direction if self.momentum else None  # its memory is free for the next pass
         last = judge(model, self.ball, x, image, target)
         return last if worst is None else worst | last
 
-    def _gradient(self, model: Model, x: Image, target: Mask, step: int, seeds: Sequence[int]) -> tuple[LogOdds, Image]:
-        """Log-odds and the objective's gradient at `x`, or of a smaller copy of it."""
+    def _stepped(self, ball: Ball, x: Image, direction: Image, image: Image) -> Image:
+        """The image after a step, in the ball around `image`."""
+        moved = self.step_size * ball.step(direction, x)
+        moved += x
+        return ball.project(moved, image)
+
+    def _gradient(
+        self, model: Model, x: Image, target: Mask, step: int, seeds: Sequence[int], *, judged: bool
+    ) -> tuple[Mask | None, Image]:
+        """The prediction on `x` if it is to be judged, and the objective's gradient, both at `x` or a smaller copy."""
         shrunk = Shrunk.draw(x, self.diversity, reseeded(seeds, "shrunk", step)) if self.diversity else None
         through = model if shrunk is None else shrunk.through(model)
-        log_odds, _, grad = climb(through, self.climbed(model), x, target, step / self.steps)
-        return log_odds, grad
+        decide = model.decide if judged and not (self.look_ahead or self.diversity) else None
+        return slope(through, self.climbed(model), x, target, step / self.steps, decide)
 
-    def _judged(self, model: Model, x: Image, image: Image, target: Mask, log_odds: LogOdds) -> Adversarial:
+    def _judged(self, model: Model, x: Image, image: Image, target: Mask, pred: Mask | None) -> Adversarial:
         """The iterate with its harm, of the gradient's forward pass where that was of the same image."""
-        if self.look_ahead or self.diversity:
+        if pred is None:
             return judge(model, self.ball, x, image, target)
-        return judge_prediction(model, self.ball, x, image, model.decide(log_odds), target)
+        return judge_prediction(model, self.ball, x, image, pred, target)
 
-    def _direction(self, direction: Image, grad: Image) -> Image:
+    def _direction(self, direction: Image | None, grad: Image) -> Image:
         """The direction with one more gradient accumulated."""
-        return self.momentum * direction + scaled(blurred(grad, self.smooth) if self.smooth else grad)
+        grad = scaled(blurred(grad, self.smooth) if self.smooth else grad)
+        return grad if direction is None else self.momentum * direction + grad
 
 
 @register("fgsm", kind="attack", cost="2 forward, 1 backward", reaches="all in eps")

@@ -6,13 +6,17 @@
 Names give width before height; the shape is taken from the PNG. Slices are 3 mm apart. Organs may overlap.
 """
 
+import codecs
 import csv
 import functools
+import io
 import re
+from array import array
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -49,7 +53,6 @@ AUTHOR = (  # named by the data set's author as badly annotated
 
 DROPPED = {"paper": PAPER, "author": AUTHOR, "none": ()}
 _NAME = re.compile(r"slice_(\d+)_\d+_\d+_(\d+(?:\.\d+)?)_(\d+(?:\.\d+)?)\.(?i:png)")
-Rows = Mapping[str, Mapping[str, str]]  # slice id -> class -> runs
 
 
 @register("uw_madison", kind="dataset")
@@ -81,10 +84,9 @@ class UWMadison:
     def listing(self, root: Path) -> Source:
         """The scans of the competition's tree; reads the csv and the names of the files."""
         require_folder(root, "train.csv and train/ of UW-Madison")
-        table = root / "train.csv"
-        rows = read_rows(table)
+        table = read_table(root / "train.csv")
         slices = _slices(root)
-        _check_ids(table, rows, slices)
+        _check_ids(table, slices)
         folders = {scan: next(iter(files.values())).parent.parent for scan, files in slices.items()}
         named = {scan: Named(scan, folder, scan.partition("_")[0]) for scan, folder in folders.items()}
         who = patients(named, self.patient, root / "train", "by the first word of their scans' names")
@@ -93,56 +95,135 @@ class UWMadison:
             if scan in DROPPED[self.drop]:
                 notes.append(f"{scan} is left out as badly annotated (drop={self.drop!r})")
                 continue
-            if not any(case in rows for case in files):
-                notes.append(f"{scan} is left out: it has no row in {table}")
+            if not any(case in table.places for case in files):
+                notes.append(f"{scan} is left out: it has no row in {table.path}")
                 continue
             if self.missing == "refuse":
-                _check_complete(table, rows, files)
-            organs = {case: list(rows.get(case, {})) for case in files}
+                _check_complete(table, files)
+            organs = {case: table.classes(case) for case in files}
             lacking = without(
                 {case: set(TASK.classes).difference(organs[case]) for case in files}, self.missing, organs
             )
             if lacking.dropped:
-                notes.append(f"{scan} is left out: {plural(len(lacking.dropped), 'slice')} lack rows in {table}")
+                notes.append(f"{scan} is left out: {plural(len(lacking.dropped), 'slice')} lack rows in {table.path}")
             else:
                 notes += [f"{scan}: {note}" for note in lacking.notes]
-                scans.append(_scan_file(scan, who.groups[scan], files, rows, table))
+                scans.append(_scan_file(scan, who.groups[scan], files, table))
         if not scans:
-            raise InputError(f"expected labelled scans in {root}, got none; take the {table.name} of these scans")
+            raise InputError(f"expected labelled scans in {root}, got none; take the {table.path.name} of these scans")
         return Source(root, spec(self), TASK, tuple(scans), tuple(notes), patient_rule=who.rule)
 
 
-def read_rows(table: Path) -> Rows:
-    """The csv as slice id -> class -> runs.
+@dataclass(frozen=True)
+class RunTable:
+    """The csv of run lengths, of which the places of rows are in memory, and no runs.
+
+    Attributes:
+        header: its columns.
+        places: start and length in bytes of the row of each class, by slice id; 0 and 0 where there is none.
+    """
+
+    path: Path
+    header: tuple[str, ...]
+    places: Mapping[str, Sequence[int]]
+
+    def classes(self, case: str) -> list[str]:
+        """The classes that a slice has rows of."""
+        lengths = self.places.get(case, ())[1::2]
+        return [name for name, length in zip(TASK.classes, lengths, strict=False) if length]
+
+    def of(self, cases: Iterable[str]) -> "RunTable":
+        """The table of some of the slices."""
+        return replace(self, places={case: self.places[case] for case in cases if case in self.places})
+
+    def runs(self) -> dict[str, dict[str, str]]:
+        """The runs of each slice and class.
+
+        Raises:
+            InputError: the file was changed since its rows were found.
+        """
+        result: dict[str, dict[str, str]] = {}
+        try:
+            with self.path.open("rb") as file:
+                for case, places in self.places.items():
+                    result[case] = {}
+                    for name, start, length in zip(TASK.classes, places[::2], places[1::2], strict=True):
+                        if length:
+                            file.seek(start)
+                            result[case][name] = self._runs(file.read(length), case, name)
+        except OSError as error:
+            raise InputError(f"expected a csv file at {self.path}, got '{reason(error)}'; copy it again") from error
+        return result
+
+    def _runs(self, content: bytes, case: str, name: str) -> str:
+        try:
+            row = next(csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), self.header), {})
+        except (UnicodeDecodeError, csv.Error):
+            row = {}
+        if (row.get("id"), row.get("class")) != (case, name):
+            raise InputError(
+                f"expected the row for {name} of {case} where it was in {self.path}, got another; prepare again, and "
+                "leave the file as it is meanwhile"
+            )
+        return row["segmentation"] or ""
+
+
+def read_table(table: Path) -> RunTable:
+    """The places of the rows of a csv.
 
     Raises:
         InputError: it is missing, lacks a column, names another class, or has two rows for one class of a
             slice.
     """
-    rows: dict[str, dict[str, str]] = defaultdict(dict)
+    places: dict[str, array[int]] = {}
     try:
-        with require_file(table, "a csv file").open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        with require_file(table, "a csv file").open("rb") as file:
+            lines = _Lines(file)
+            reader = csv.DictReader(lines)
+            header = tuple(reader.fieldnames or ())
+            missing = [column for column in COLUMNS if column not in header]
             if missing:
-                columns = ", ".join(reader.fieldnames or ()) or "none"
+                columns = ", ".join(header) or "none"
                 raise InputError(
                     f"expected the columns {', '.join(COLUMNS)} in {table}, got {columns}; add {missing[0]}"
                 )
+            start = lines.position
             for row in reader:
-                _add(rows, row["id"] or "", row["class"] or "", row["segmentation"] or "", table)
+                _add(places, row["id"] or "", row["class"] or "", start, lines.position, table)
+                start = lines.position
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"expected a csv file at {table}, got '{reason(error)}'; copy it again") from error
-    return dict(rows)
+    return RunTable(table, header, places)
 
 
-def _add(rows: dict[str, dict[str, str]], case: str, name: str, runs: str, table: Path) -> None:
+class _Lines(Iterator[str]):
+    """The lines of a UTF-8 file, read one at a time.
+
+    Attributes:
+        position: in the file, behind the last line that was read.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.position = len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0
+        file.seek(self.position)
+        self._text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+
+    def __next__(self) -> str:
+        line = self._text.readline()
+        if not line:
+            raise StopIteration
+        self.position += len(line) if line.isascii() else len(line.encode())
+        return line
+
+
+def _add(places: dict[str, "array[int]"], case: str, name: str, start: int, end: int, table: Path) -> None:
     if name not in TASK.classes:
         guess = nearest(name, TASK.classes)
         raise InputError(f"expected an organ as class of {case} in {table}, got {name!r}; {guess}")
-    if name in rows[case]:
+    k, own = TASK.classes.index(name), places.setdefault(case, array("q", [0, 0] * len(TASK.classes)))
+    if own[2 * k + 1]:
         raise InputError(f"expected one row for {name} of {case} in {table}, got two; delete one")
-    rows[case][name] = runs
+    own[2 * k], own[2 * k + 1] = start, end - start
 
 
 def _slices(root: Path) -> dict[str, dict[str, Path]]:
@@ -172,40 +253,41 @@ def _slices(root: Path) -> dict[str, dict[str, Path]]:
     return {scan: dict(sorted(slices[scan].items())) for scan in sorted(slices)}
 
 
-def _check_ids(table: Path, rows: Rows, slices: Mapping[str, Mapping[str, Path]]) -> None:
+def _check_ids(table: RunTable, slices: Mapping[str, Mapping[str, Path]]) -> None:
     cases = {case for files in slices.values() for case in files}
-    lost = sorted(rows.keys() - cases)
+    lost = sorted(table.places.keys() - cases)
     if lost:
         raise InputError(
-            f"expected a file for each id of {table}, got none for {lost[0]!r} ({len(lost)} such); "
+            f"expected a file for each id of {table.path}, got none for {lost[0]!r} ({len(lost)} such); "
             "restore the files or delete the rows"
         )
 
 
-def _check_complete(table: Path, rows: Rows, files: Mapping[str, Path]) -> None:
+def _check_complete(table: RunTable, files: Mapping[str, Path]) -> None:
     for case, path in files.items():
-        got = rows.get(case, {})
+        got = table.classes(case)
         if len(got) < len(TASK.classes):
             raise InputError(
-                f"expected a row for each of {', '.join(TASK.classes)} for {path} in {table}, "
+                f"expected a row for each of {', '.join(TASK.classes)} for {path} in {table.path}, "
                 f"got {', '.join(got) or 'none'}; add the missing rows, with no runs where an organ is absent, or "
                 "give --missing absent or --missing drop"
             )
 
 
-def _scan_file(scan: str, group: str, files: Mapping[str, Path], rows: Rows, table: Path) -> ScanFile:
+def _scan_file(scan: str, group: str, files: Mapping[str, Path], table: RunTable) -> ScanFile:
     paths = tuple(files.values())
-    read = functools.partial(_read, dict(files), {case: rows.get(case, {}) for case in files}, table)
-    return ScanFile(scan, group, paths[0].parent, (*paths, table), read, len(paths))
+    read = functools.partial(_read, files, table.of(files))
+    return ScanFile(scan, group, paths[0].parent, (*paths, table.path), read, len(paths))
 
 
-def _read(files: Mapping[str, Path], rows: Rows, table: Path) -> Scan:
+def _read(files: Mapping[str, Path], table: RunTable) -> Scan:
     images = [read_png16(path) for path in files.values()]
     _check_same("shape", [image.shape for image in images], list(files.values()))
     spacing = [_spacing_mm(path) for path in files.values()]
     _check_same("spacing", spacing, list(files.values()))
     stored = np.stack(images)
-    labels = np.stack([_labels(case, rows[case], images[0].shape, table) for case in files])
+    runs = table.runs()
+    labels = np.stack([_labels(case, runs.get(case, {}), images[0].shape, table.path) for case in files])
     return Scan(stored, labels, tuple(files), spacing[0], lattice=Lattice(stored.shape))
 
 

@@ -35,7 +35,7 @@ class Linf(Ball):
             )
 
     def step(self, grad: Image, image: Image) -> Image:
-        return self.eps * grad.sign()
+        return by_slab(lambda grad: self.eps * grad.sign(), grad)
 
     def project(self, x: Image, x0: Image) -> Image:
         return by_slab(lambda x, x0: x.clamp(x0 - self.eps, x0 + self.eps).clamp(0, 1), x, x0)

@@ -7,15 +7,19 @@ from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
-from medseg_attack.threat.objectives.losses import mean
+from medseg_attack.threat.objectives.losses import mean_of
 from medseg_attack.types import LogOdds, Mask, PerSample
 
 
 @register("margin_softmax", kind="objective", exclusive=True)
 def margin_softmax(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """Softmax margin: the best other class's logit less the true one's, mean over pixels."""
-    true, best, *_ = contest(log_odds, target)
-    return mean(best - true)
+
+    def pixels(log_odds: LogOdds, target: Mask) -> PerPixel:
+        true, best, _ = contest(log_odds, target)
+        return best - true
+
+    return mean_of(pixels, log_odds, target)
 
 
 @register("spherical", kind="objective", exclusive=True)
@@ -24,7 +28,7 @@ def spherical(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSamp
 
     The released code takes raw logits, on which an addition to all of them has an effect that no probability shows.
     """
-    return mean(spherical_of(log_odds, target))
+    return mean_of(spherical_of, log_odds, target)
 
 
 @register("dlr", kind="objective", exclusive=True)
@@ -39,17 +43,16 @@ def dlr(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
             f"expected three classes or more for dlr, which divides by how far the best logit is above the third, "
             f"got {log_odds.shape[1]}; take margin, or masked_margin"
         )
+    return mean_of(_ratio, log_odds, target)
+
+
+def _ratio(log_odds: LogOdds, target: Mask) -> Float[Tensor, "b *s"]:
     true, best, logits = contest(log_odds, target)
     top = logits.topk(3, dim=1).values
-    return mean((best - true) / (top[:, 0] - top[:, 2] + 1e-12))
+    return (best - true) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
 PerPixel = Float[Tensor, "b *s"]
-
-
-def nll(log_odds: LogOdds, target: Mask) -> PerPixel:
-    """Negative log-likelihood: -log p of the true class of each pixel."""
-    return (F.softplus(-log_odds) * target).sum(1)
 
 
 def contest(log_odds: LogOdds, target: Mask) -> tuple[PerPixel, PerPixel, LogOdds]:

@@ -2,17 +2,19 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
+from medseg_attack.numerics.slabs import sums_by_slab
 from medseg_attack.registry import register
-from medseg_attack.threat.objectives.losses import bce, dice_focal, focal, soft_dice
+from medseg_attack.threat.objectives.losses import bce, dice_focal, focal, mean_of, soft_dice
 from medseg_attack.types import LogOdds, Mask, Objective, PerSample
 
 
 @register("bce_swapped", kind="objective")
 def bce_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
     """BCE-with-logits(input=mask, target=log-odds): its gradient is -mask/N at every confidence."""
-    y = target.to(log_odds.dtype)
-    return (F.softplus(y) - y * log_odds).flatten(1).mean(1)
+    return mean_of(_swapped, log_odds, target)
 
 
 @register("focal_swapped", kind="objective")
@@ -22,9 +24,12 @@ def focal_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, gam
     Args:
         gamma: exponent of the focal weight, 0 or more.
     """
-    y = target.to(log_odds.dtype)
-    weight = torch.sigmoid(-y * (2 * log_odds - 1)) ** gamma
-    return (weight * (F.softplus(y) - y * log_odds)).flatten(1).mean(1)
+
+    def entries(log_odds: LogOdds, target: Mask) -> LogOdds:
+        y = target.to(log_odds.dtype)
+        return torch.sigmoid(-y * (2 * log_odds - 1)) ** gamma * _swapped(log_odds, target)
+
+    return mean_of(entries, log_odds, target)
 
 
 @register("dice_swapped", kind="objective")
@@ -34,9 +39,19 @@ def dice_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, smoo
     Args:
         smooth: pixels, 0 or more, that are added above and below.
     """
-    a, z = torch.sigmoid(target.to(log_odds.dtype)).flatten(2), log_odds.flatten(2)
-    ratio = (2 * (a * z).sum(2) + smooth) / (a.sum(2) + z.sum(2) + smooth)
+    both, n_target, n_pred = sums_by_slab(_swapped_counts, log_odds, target).unbind()
+    ratio = (2 * both + smooth) / (n_target + n_pred + smooth)
     return (1 - ratio).mean(1)
+
+
+def _swapped(log_odds: LogOdds, target: Mask) -> LogOdds:
+    y = target.to(log_odds.dtype)
+    return F.softplus(y) - y * log_odds
+
+
+def _swapped_counts(log_odds: LogOdds, target: Mask) -> Float[Tensor, "3 b k"]:
+    a, z = torch.sigmoid(target.to(log_odds.dtype)).flatten(2), log_odds.flatten(2)
+    return torch.stack([(a * z).sum(2), a.sum(2), z.sum(2)])
 
 
 @register("dice_focal_swapped", kind="objective")

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medseg_attack.registry import register
-from medseg_attack.threat.objectives.losses import bce, ce, margin, margin_of, mean
-from medseg_attack.threat.objectives.softmax import PerPixel, contest, nll, spherical, spherical_of
+from medseg_attack.threat.objectives.losses import bce, bce_of, ce, margin, margin_of, mean_of, nll
+from medseg_attack.threat.objectives.softmax import PerPixel, contest, spherical, spherical_of
 from medseg_attack.types import LogOdds, Mask, Objective, PerSample
 
 Weigh = Callable[[Tensor], Tensor]
@@ -47,7 +47,7 @@ def reversible(name: str, **facts: Any) -> Callable[[Weighted], Objective]:
 @reversible("masked_ce", exclusive=True, unweighted=ce)
 def masked_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """ce of the pixels that are still right: the softmax form of masked_bce."""
-    return mean(weigh(_won(log_odds, target)) * nll(log_odds, target))
+    return mean_of(lambda log_odds, target: weigh(_won(log_odds, target)) * nll(log_odds, target), log_odds, target)
 
 
 @reversible("balanced_ce", exclusive=True, unweighted=ce)
@@ -61,27 +61,39 @@ def balanced_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) 
 @reversible("progressive_ce", exclusive=True, unweighted=ce)
 def progressive_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """ce with SegPGD's weights, as published (arXiv 2207.12391): the softmax form of progressive_bce."""
-    return mean(weigh(_progressive(_won(log_odds, target), progress)) * nll(log_odds, target))
+    return mean_of(
+        lambda log_odds, target: weigh(_progressive(_won(log_odds, target), progress)) * nll(log_odds, target),
+        log_odds,
+        target,
+    )
 
 
 @reversible("cosine_ce", exclusive=True)
 def cosine_ce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """ce times the cosine of softmax and truth, as published (arXiv 2302.02213): the softmax form of cosine_bce."""
-    p = torch.sigmoid(log_odds)
-    cosine = (p * target).sum(1) / (p.square().sum(1) + 1e-12).sqrt()
-    return mean(weigh(cosine.detach()) * nll(log_odds, target))
+
+    def pixels(log_odds: LogOdds, target: Mask) -> PerPixel:
+        p = torch.sigmoid(log_odds)
+        cosine = (p * target).sum(1) / (p.square().sum(1) + 1e-12).sqrt()
+        return weigh(cosine.detach()) * nll(log_odds, target)
+
+    return mean_of(pixels, log_odds, target)
 
 
 @reversible("masked_spherical", exclusive=True, unweighted=spherical)
 def masked_spherical(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """spherical of the pixels that are still right (arXiv 2306.12941): the softmax form of masked_margin."""
-    return mean(weigh(_won(log_odds, target)) * spherical_of(log_odds, target))
+    return mean_of(
+        lambda log_odds, target: weigh(_won(log_odds, target)) * spherical_of(log_odds, target), log_odds, target
+    )
 
 
 @reversible("masked_bce", softmax=masked_ce, unweighted=bce)
 def masked_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce of the entries that are still right (MCE of arXiv 2306.12941): nothing is spent on what is lost."""
-    return mean(weigh(_right(log_odds, target)) * _bce(log_odds, target))
+    return mean_of(
+        lambda log_odds, target: weigh(_right(log_odds, target)) * bce_of(log_odds, target), log_odds, target
+    )
 
 
 @reversible("balanced_bce", softmax=balanced_ce, unweighted=bce)
@@ -90,7 +102,7 @@ def balanced_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh)
 
     The paper weighs by pixels of the training set; we count those of the image itself, so no data set is needed.
     """
-    loss, organ = (weigh(_right(log_odds, target)) * _bce(log_odds, target)).flatten(2), target.flatten(2)
+    loss, organ = (weigh(_right(log_odds, target)) * bce_of(log_odds, target)).flatten(2), target.flatten(2)
     inside = (loss * organ).sum(2) / organ.sum(2).clamp(min=1)
     outside = (loss * ~organ).sum(2) / (~organ).sum(2).clamp(min=1)
     return (inside + outside).mean(1) / 2
@@ -99,13 +111,19 @@ def balanced_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh)
 @reversible("masked_margin", softmax=masked_spherical, unweighted=margin)
 def masked_margin(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """Minus the mean margin of the entries that are still right: each is pushed alike until it falls."""
-    return mean(-weigh(_right(log_odds, target)) * margin_of(log_odds, target))
+    return mean_of(
+        lambda log_odds, target: -weigh(_right(log_odds, target)) * margin_of(log_odds, target), log_odds, target
+    )
 
 
 @reversible("progressive_bce", softmax=progressive_ce, unweighted=bce)
 def progressive_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -> PerSample:
     """bce with SegPGD's weights (arXiv 2207.12391, eq. 4): 1 - progress/2 where right, progress/2 where wrong."""
-    return mean(weigh(_progressive(_right(log_odds, target), progress)) * _bce(log_odds, target))
+    return mean_of(
+        lambda log_odds, target: weigh(_progressive(_right(log_odds, target), progress)) * bce_of(log_odds, target),
+        log_odds,
+        target,
+    )
 
 
 @reversible("cosine_bce", softmax=cosine_ce)
@@ -115,14 +133,14 @@ def cosine_bce(log_odds: LogOdds, target: Mask, progress: float, weigh: Weigh) -
     The paper's cosine runs over the classes of a pixel, which is 0 wherever no organ is; per entry it is that of
     (p, 1 - p) with the truth. Its gradient is even in the margin: entries near the boundary are pushed most.
     """
-    margins = margin_of(log_odds, target)
-    true, wrong = torch.sigmoid(margins), torch.sigmoid(-margins)
-    cosine = true / (true.square() + wrong.square()).sqrt()
-    return mean(weigh(cosine.detach()) * F.softplus(-margins))
 
+    def entries(log_odds: LogOdds, target: Mask) -> LogOdds:
+        margins = margin_of(log_odds, target)
+        true, wrong = torch.sigmoid(margins), torch.sigmoid(-margins)
+        cosine = true / (true.square() + wrong.square()).sqrt()
+        return weigh(cosine.detach()) * F.softplus(-margins)
 
-def _bce(log_odds: LogOdds, target: Mask) -> LogOdds:
-    return F.softplus(-margin_of(log_odds, target))
+    return mean_of(entries, log_odds, target)
 
 
 def _right(log_odds: LogOdds, target: Mask) -> LogOdds:
