@@ -18,7 +18,7 @@ import tempfile
 import time
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nibabel
 import numpy as np
@@ -26,6 +26,7 @@ from PIL import Image
 
 from medseg_attack.runtime import provenance, versions
 
+Words: TypeAlias = list[str | Path]
 QUIET = ("--no-progress",)
 NETWORK = """
 import torch
@@ -112,7 +113,20 @@ def of_a_volume(shape: tuple[int, int, int], work: Path, attack: str, *options: 
     data, runs = fresh(work)
     (work / "net.py").write_text(NETWORK.format(dims=3))
     model = ["--model", MODEL.format(path=work), "--device", "cpu"]
-    words = ["attack", "--data", data, *model, "--attack", attack, "--eps", "4/255", "--out", runs, *options, *QUIET]
+    words: Words = [
+        "attack",
+        "--data",
+        data,
+        *model,
+        "--attack",
+        attack,
+        "--eps",
+        "4/255",
+        "--out",
+        runs,
+        *options,
+        *QUIET,
+    ]
     table = [
         {"command": "prepare"}
         | measured("prepare", work / "scans", "--format", "decathlon", "--out", data, "--test", "1", *QUIET)[1]
@@ -137,8 +151,8 @@ def of_cases(n: int, work: Path) -> list[dict[str, Any]]:
     data, runs = fresh(work)
     (work / "net.py").write_text(NETWORK.format(dims=2))
     model = f"own('{work}/net.py:build')"
-    attack = ["--attack", "fgsm", "--eps", "4/255", "--out", runs, "--device", "cpu", "--no-checks", *QUIET]
-    commands = {
+    attack: Words = ["--attack", "fgsm", "--eps", "4/255", "--out", runs, "--device", "cpu", "--no-checks", *QUIET]
+    commands: dict[str, Words] = {
         "prepare": ["prepare", work / "scans", "--format", "folder", "--out", data, "--test", "1", *QUIET],
         "attack": ["attack", "--data", data, "--model", model, *attack],
         "compare": ["compare", runs],

@@ -21,12 +21,14 @@ from medseg_attack.evaluation.runner import OpenedStudy, donors_of, refuse_unrun
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import with_eps
+from medseg_attack.registry.abilities import ClimbsInSteps
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.grid import Cell
 from medseg_attack.runtime import FIRST, peak_mb
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, Case, Image, LogOdds, Mask, Setting, Task
 
+BRIEF = 2  # steps: from the second one on, an iterate is held beside the untouched image
 SIDE = 32  # pixels of the part of a case that attacks are counted on
 CERTAIN = 4.0  # log-odds of the model that no attack moves
 ROW_BYTES = 100  # of one case and class on disk
@@ -66,7 +68,8 @@ class Estimate:
     Attributes:
         cases: of the run with the most cases.
         disk_mb: rows and, where they are kept, perturbed scans of all runs.
-        memory_mb: peak memory of the process; on a GPU, of its tensors.
+        memory_mb: peak memory of the process; on a GPU, of its tensors. On whole scans an attack with steps is run
+            for `BRIEF` of them.
     """
 
     cases: int
@@ -114,13 +117,15 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
     model = model_ref.load(opened.data.task, opened.device)
     with frozen(model):
         forward, backward = _pass_seconds(model, Batch.of(cases, opened.device))
-    peak = peak_mb(opened.device)
     counted: dict[Any, _Passes] = {}  # an attack takes the same passes at every budget
     for cell, n_cases in zip(opened.cells(model_ref), opened.cases_of_runs(model_ref), strict=True):
         key = with_eps(cell.attack, 0.0)
         if key not in counted:
             n_training = len(training_cases(opened, model_ref, cell))
             counted[key] = _counted_passes(opened, model_ref, cell, cases[0], n_training)
+            if model.dims == 3:  # of a slice it is the network's own memory that counts
+                _run_briefly(opened, model, cell, cases[0])
+            peak = peak_mb(opened.device)
         passes = counted[key]
         forwards = (passes.forwards + 2) * n_cases + passes.fit_forwards  # 2: the clean prediction and the scored one
         backwards = passes.backwards * n_cases + passes.fit_backwards
@@ -138,6 +143,15 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
             seconds=forwards * forward + backwards * backward,
             peak_mb=peak,
         )
+
+
+def _run_briefly(opened: OpenedStudy, model: SegModel, cell: Cell, case: Case) -> None:
+    """Attacks a whole scan with a few steps, which take the memory of many; none of an attack without steps."""
+    if isinstance(cell.attack, ClimbsInSteps) and not model.black_box:
+        attack: Any = cell.attack
+        brief = replace(attack, steps=min(attack.steps, BRIEF))
+        with frozen(model):
+            attack_chunk(model, [Batch.of([case], opened.device)], [brief], budgets=[cell.budget])
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,13 @@ def index_sums(mask: Mask) -> Int[Tensor, "b k 3"]:
     sums = []
     for axis in axes:
         others = [other for other in axes if other != axis]
-        along = torch.cat([part.sum(dim=others) for part in _cut(mask, axis)], dim=-1)
+        # one tensor for all parts: small ones that stay would leave the memory between them in pieces
+        along = torch.empty((*mask.shape[:2], mask.shape[axis]), dtype=torch.int64, device=mask.device)
+        start = 0
+        for part in _cut(mask, axis):
+            end = start + part.shape[axis]
+            along[..., start:end] = part.sum(dim=others)
+            start = end
         sums.append((along * torch.arange(mask.shape[axis], device=mask.device)).sum(2))
     return torch.stack([torch.zeros_like(sums[0])] * (3 - len(sums)) + sums, dim=-1)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import nibabel
@@ -11,12 +12,16 @@ import pytest
 import torch
 from helpers.command import medattack
 
+from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation import costs
+from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.training import augment
 from medseg_attack.training.options import Options, resolve
+from medseg_attack.types import Batch
 
 NET = """
 import torch
@@ -246,6 +251,24 @@ def test_a_plan_counts_scans(place: Path, tmp_path: Path) -> None:
     )
     assert json.loads(output.stdout)["cases"] == 2
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_memory_of_a_plan_is_that_of_a_few_steps_on_a_whole_scan(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked = []
+
+    def recorded(model: object, batches: list[Batch], attacks: list[PGD], **options: object) -> object:
+        attacked.append((attacks[0].steps, batches[0].image.shape[2:].numel()))
+        return attack_chunk(model, batches, attacks, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(costs, "attack_chunk", recorded)
+    network = own(place, "cube", "dims=3")
+    words = ["attack", "--data", place / "data", "-m", network, "-a", "pgd(steps=9)", "--eps", "0.01", "--no-control"]
+    medattack(*words, "--plan", "--out", tmp_path / "runs")
+    sizes = {prod(ref.shape) for ref in open_prepared(place / "data").refs("test", dims=3)}
+    assert [steps for steps, _ in attacked] == [9, 2]  # passes are counted of all steps
+    assert attacked[1][1] in sizes
 
 
 # training
