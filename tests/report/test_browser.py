@@ -295,6 +295,21 @@ def test_the_table_fits_the_screen_and_all_columns_are_a_key_away(browser: Any, 
     assert len(names()) >= (5 if width == 390 else 8)
 
 
+def test_on_paper_colours_are_printed_and_charts_are_no_wider_than_the_page(opened: Any) -> None:
+    """Paper has no background colours unless they are asked for, and charts were drawn for the screen."""
+    show_all(opened)
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+
+    def styles(selector: str, name: str) -> set[str]:
+        script = f"[...document.querySelectorAll('{selector}')].map((e) => getComputedStyle(e).{name})"
+        return set(opened.execute_script(f"return {script}"))
+
+    assert styles(".swatch", "printColorAdjust") == {"exact"}
+    assert styles(".chart svg", "maxWidth") == {"100%"}
+    assert styles("h2, .axis, .note:has(+ .charts)", "breakAfter") == {"avoid"}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 @pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: npm install --no-save axe-core")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["attacks", "page", "card", "leaderboard"])
