@@ -39,7 +39,7 @@ def detect(
         list[str] | None,
         options.repeated(
             "--knowing",
-            help="Way in which an attack knows the detector: evading, orthogonal or selective, with its options.",
+            help="Way in which an attack knows the detector: evading, orthogonal, selective or hfc.",
             default="evading",
         ),
     ] = None,

@@ -129,7 +129,7 @@ def _two_sided(table: pd.DataFrame, n_calibration: int) -> str:
     rate = two_sided_rate(n_calibration)
     if rate >= 1:
         return ""
-    return f"If scores that are unusually low raise an alarm, too, at {100 * rate:.2g} % alarms for up to: {text}."
+    return f"With alarms at unusually low scores, too, of which {100 * rate:.2g} % are false: up to {text}."
 
 
 def screen_sheet(table: pd.DataFrame, *, name: str, reason: str, rate: float, n_calibration: int) -> Sheet:

@@ -135,7 +135,9 @@ def test_attacks_that_differ_in_what_they_want_are_told_apart_and_summed_up_by_g
 
 def test_what_knows_a_detector_is_an_attack_that_evades_one(home: Path) -> None:
     result = medattack("detect", home / "runs/a", "--home", home, "--knowing", "pgd", code=2)
-    sentence = "expected an attack that knows a detector for --knowing, one of evading, orthogonal, selective, got pgd"
+    sentence = (
+        "expected an attack that knows a detector for --knowing, one of evading, hfc, orthogonal, selective, got pgd"
+    )
     assert sentence in " ".join(result.stderr.split())
 
 

@@ -60,8 +60,9 @@ def test_the_table_says_what_two_sided_alarms_would_notice() -> None:
     ]
     table = alarm_table(pd.DataFrame(rows), 39)
     assert table["alarms_two_sided"].tolist() == [0, 0.5, 1]
-    assert "at 5 % alarms for up to: 0 % of clean ones, 50 % of those attacked, 100 % of those attacked by who" in (
-        detector_sheet(table, title="t", n_calibration=39).caption
+    assert (
+        "of which 5 % are false: up to 0 % of clean ones, 50 % of those attacked, 100 % of those attacked by who"
+        in (detector_sheet(table, title="t", n_calibration=39).caption)
     )
 
 

@@ -45,7 +45,9 @@ class Evading(Evader):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.weights or min(self.weights) < 0:
-            raise InputError(f"expected weights of 0 or more for evading, got {self.weight}; write weight=1")
+            raise InputError(
+                f"expected weights of 0 or more for {type(self).__name__.lower()}, got {self.weight}; write weight=1"
+            )
 
     @property
     def weights(self) -> tuple[float, ...]:

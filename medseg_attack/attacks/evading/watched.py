@@ -116,6 +116,7 @@ class WatchedModel(AroundModel):
     Attributes:
         kept: of each sample the most harmful image without an alarm, else the one with the least score.
         point: the last images that it was asked about; None where the detector was not.
+        asked: the model behind it that they went to.
         excess: of these over the detector's limit, with their gradient.
         taken: the share of the untouched images' Dice that these take, below 0 where they gave some.
     """
@@ -126,6 +127,7 @@ class WatchedModel(AroundModel):
         self.model, self.detector, self.ball, self.image = model, detector, ball, image
         self.target, self.cases, self.kept = target, tuple(cases), image
         self.point: Image | None = None
+        self.asked = model
         self.excess: PerSample = torch.zeros(len(image), device=image.device)
         self.taken: PerSample = torch.zeros(len(image), device=image.device)
         self._untouched: PerSample | None = None
@@ -153,7 +155,7 @@ class WatchedModel(AroundModel):
         rounds, inner = _unrounded(model)
         stored = image if rounds is None else rounds.rounded(image)  # first, as when a stored scan is screened
         log_odds, _, self.excess = self.detector.watch(inner, stored, cases)
-        self.point = image
+        self.point, self.asked = image, model
         self._offer(image, log_odds, self.excess.detach(), index)
         return log_odds
 

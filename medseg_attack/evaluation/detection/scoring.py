@@ -37,7 +37,7 @@ from medseg_attack.runtime import deterministic
 from medseg_attack.stats.alarms import require_rate, two_sided_p_values
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget, parse_budget
-from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Image, Setting
+from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Fittable, Image, Setting
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +272,11 @@ class Detection:
             attack = fitted(attack, self.model, batches, RunFolder(run), self.seed)
         if exposure.evader is None:
             return attack
-        return replace(exposure.evader, attack=attack, detector=detector)
+        evader: Attack = replace(exposure.evader, attack=attack, detector=detector)
+        if isinstance(evader, Fittable):
+            batches = Batches.of(self.data, self.refs("train"), self.device)
+            evader = evader.with_learned(evader.fit(self.model, batches, self.seed))
+        return evader
 
     def _image(self, batch: Batch, attack: Attack | None, budget: Budget | None, donors: Donors) -> Image:
         if attack is None:
