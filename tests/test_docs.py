@@ -152,6 +152,8 @@ def check_line(words: list[str]) -> None:
         assert rest[1] in ("pip", "venv", "pytest") or (ROOT / f"{rest[1].replace('.', '/')}.py").is_file(), words
     elif program.startswith("python"):
         assert (ROOT / rest[0]).is_file(), words
+    elif "/" in program:
+        assert (ROOT / program).is_file(), words
     else:
         assert program in ("medattack", *OTHER_PROGRAMS), words
 
@@ -163,7 +165,14 @@ def test_every_line_of_a_shell_starts_what_is_there(page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["make dcos", "python benchmarks/galery.py", "medatack ls", "pip install 'medseg-attack[reports]'"]
+    "line",
+    [
+        "make dcos",
+        "python benchmarks/galery.py",
+        "benchmarks/gpu/rn.sh",
+        "medatack ls",
+        "pip install 'medseg-attack[reports]'",
+    ],
 )
 def test_the_test_of_lines_can_fail(line: str) -> None:
     with pytest.raises(AssertionError):
