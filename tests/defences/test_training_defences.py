@@ -836,3 +836,10 @@ def test_random_layers_draw_anew_for_each_batch_and_for_the_attack() -> None:
         assert first == again != second
     with pytest.raises(InputError, match="expected layers such as median for behind, got 3"):
         registry.build("behind(layers=[3])", "defence")
+
+
+def test_an_attack_that_learns_from_other_images_is_no_inner_attack_and_the_advice_can_be_followed() -> None:
+    with pytest.raises(InputError, match="expected an attack that needs no fit") as refusal:
+        registry.build("adversarial(attack=uap)", "defence")
+    advice = str(refusal.value).partition("take the defence ")[2].partition(",")[0]
+    assert advice in registry.names("defence")
