@@ -70,24 +70,24 @@ def print_plan(estimates: "Mapping[str, Estimate]", out: Path, json: bool) -> No
     from medseg_attack.registry import spec
 
     total = added(list(estimates.values()))
-    runs = [(part, run) for part, estimate in estimates.items() for run in estimate.runs]
-    several = any(estimates)
     if json:
-        records = [({"part": part} if several else {}) | asdict(run) for part, run in runs]
+        runs = [(part, run) for part, estimate in estimates.items() for run in estimate.runs]
+        records = [({"part": part} if part else {}) | asdict(run) for part, run in runs]
         terminal.print_json(asdict(total) | {"runs": records})
         return
-    columns = ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "seconds")
-    table = Table(*(("part", *columns) if several else columns), box=box.SIMPLE_HEAD, pad_edge=False)
-    for part, run in runs:
-        between = " " if run.eps_unit and not run.eps_unit.startswith("%") else ""
-        eps = f"{run.eps:g}{between}{run.eps_unit}" if run.eps_unit else spec(run.eps)
-        passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
-        row = (run.model, run.attack, run.loss, eps, *passes, f"{run.seconds:.0f}")
-        table.add_row(*((part, *row) if several else row))
-    terminal.out().print(table)
+    for part, estimate in estimates.items():
+        table = Table(title=part or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in ("model", "attack", "loss", "eps", "cases", "forward passes", "backward passes", "seconds"):
+            table.add_column(column, overflow="fold")  # names are shown whole
+        for run in estimate.runs:
+            between = " " if run.eps_unit and not run.eps_unit.startswith("%") else ""
+            eps = f"{run.eps:g}{between}{run.eps_unit}" if run.eps_unit else spec(run.eps)
+            passes = f"{run.cases}", f"{run.case_forwards}", f"{run.case_backwards}"
+            table.add_row(run.model, run.attack, run.loss, eps, *passes, f"{run.seconds:.0f}")
+        terminal.out().print(table)
     terminal.show(
         "Passes: per case, in full of attacks that stop when they succeed.",
-        f"{plural(len(runs), 'run')} of {plural(total.cases, 'case')}: about {total.seconds:.0f} s, "
+        f"{plural(len(total.runs), 'run')} of {plural(total.cases, 'case')}: about {total.seconds:.0f} s, "
         f"{total.memory_mb:.0f} MB of memory, {total.disk_mb:.1f} MB in {out}",
     )
 

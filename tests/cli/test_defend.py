@@ -94,12 +94,15 @@ def test_a_plan_of_a_trial_shows_each_run_by_its_part_and_writes_nothing(home: P
     words = ("defend", QUANTISED, *SUITE, "--home", home, "--out", tmp_path / "trial", "--plan")
     content = json.loads(medattack(*words, "--json").stdout)
     passes = {(run["part"], run["model"]): run["case_forwards"] for run in content["runs"]}
-    assert {part for part, _ in passes} == {"native", "adaptive", "harder", "transfer", "queries"}
+    parts = ("native", "adaptive", "harder", "transfer", "queries")
+    assert {part for part, _ in passes} == set(parts)
     assert passes["queries", "unet_small"] == 100
     assert {model for part, model in passes if part == "adaptive"} == {content["runs"][-1]["model"]}
     assert content["cases"] == 24
     assert content["seconds"] == pytest.approx(sum(run["seconds"] for run in content["runs"]))
-    assert "about" in medattack(*words).stdout
+    shown = medattack(*words).stdout
+    assert [line.strip() for line in shown.splitlines() if line.strip() in parts] == list(parts)
+    assert "…" not in shown
     assert not (tmp_path / "trial").exists()
 
 
