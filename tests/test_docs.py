@@ -269,7 +269,7 @@ def test_the_attack_of_the_python_page_stays_in_its_budget(
         ("attack --atack fgsm", "No such option"),
         ("atack --attack fgsm", "no command"),
         ("attack --unit organ", "is not one of"),
-        ("prepare --format phantom", "issing"),
+        ("prepare --format phantom", "^Example: medattack prepare"),
     ],
 )
 def test_the_test_of_command_lines_can_fail(line: str, message: str) -> None:
