@@ -52,7 +52,7 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
     cases = rows.drop_duplicates("case").set_index("case")[["budget", "linf", "width"]]
     for scan, copy in files:
         record, ids = data.records[scan], copy.cases(data.records[scan], whole_scans=whole_scans)
-        rows_of_file = cases[cases.index.isin(ids)]
+        rows_of_file = cases.loc[[case for case in ids if case in cases.index]]
         slices = [n for n in copy.slices if whole_scans or record.case_ids[n] in rows_of_file.index]
         if rows_of_file.empty:
             continue

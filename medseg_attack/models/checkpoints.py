@@ -67,6 +67,8 @@ class _Card(Form):
     dataset: _TrainedOn = Field(default_factory=_TrainedOn)
     training: _Training | None = None
     passes: Count = 1
+    blocks_gradient: bool = False
+    known_by: list[str] = Field(default_factory=list)
 
 
 class TrainedCard(_Card):
@@ -83,7 +85,6 @@ class TrainedCard(_Card):
     cost: float = Field(1, ge=0, le=MOST)
     stopped: str = ""
     seconds: float = Field(ge=0, le=MOST)
-    known_by: list[str] = Field(default_factory=list)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -71,7 +71,7 @@ class Config(Form):
     data: str
     budget: str | None = None
     metrics: list[str] = Field(default_factory=list)
-    seed: Count = 0
+    seed: int = 0
 
 
 class StoredStudy(Form):

@@ -10,6 +10,7 @@ from medseg_attack import registry
 from medseg_attack.report.tables import attack_sheet, compare_sheet
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import HEADER
+from medseg_attack.runs.stored_files import read_config
 from medseg_attack.runs.stored_specs import HOLDING, attack_spec, ball_spec, norm_of, role_of, sizeless, unit_of
 from medseg_attack.runs.study import Study
 from medseg_attack.stats.scores import summary
@@ -32,6 +33,12 @@ from medseg_attack.stats.scores import summary
 )
 def test_a_role_is_that_of_the_first_name(attack: str, role: str) -> None:
     assert role_of(attack) == role
+
+
+@pytest.mark.parametrize("seed", [-1, 2**70])
+def test_a_run_of_any_seed_that_attack_takes_is_read(tmp_path: Path, seed: int) -> None:
+    assert Study(seed=seed).seed == seed
+    assert read_config(write_run(tmp_path, dice_of(0, 2), config={"seed": seed}))["seed"] == seed
 
 
 def test_a_run_whose_header_says_no_role_gets_that_of_its_attack(tmp_path: Path) -> None:

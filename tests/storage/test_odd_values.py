@@ -20,8 +20,11 @@ from medseg_attack.cli.audit import _print
 from medseg_attack.cli.train import _show
 from medseg_attack.data.prepared.reading import _Description, _Options, open_prepared
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.knowledge import adaptive_to
 from medseg_attack.gate.baselines import _Record
-from medseg_attack.models.checkpoints import TrainedCard
+from medseg_attack.models.checkpoints import TrainedCard, _Card
+from medseg_attack.models.model_ref import resolve
+from medseg_attack.registry import build
 from medseg_attack.report.card.content import cards, subjects
 from medseg_attack.report.citing import _Trained
 from medseg_attack.report.leaderboard.entries import Entry
@@ -149,12 +152,19 @@ def write_card() -> Path:
     file = copied("model/card.json")()
     content = json.loads(file.read_text())
     content |= {"robust_by": "pgd", "val_robust_dice": {"stomach": 0.5}, "val_mean_robust_dice": 0.5, "passes": 1}
+    content |= {"blocks_gradient": True, "known_by": ["both_norms"]}
     file.write_text(json.dumps(content | {"cost": 3.1, "stopped": "no"}))
     return file
 
 
 def show_card() -> None:
     _show(Path("model"), as_json=False)
+
+
+def make_adaptive() -> None:
+    """An attack that knows what the card of a model declares."""
+    model = resolve("model", open_prepared(Path("data")).task)
+    adaptive_to(model, build("fgsm", "attack"))
 
 
 def write_training() -> Path:
@@ -184,6 +194,7 @@ KINDS = {
     "config": Kind(copied("run/*/01_fgsm*/config.json"), Config, (tabulate,)),
     "study": Kind(copied("run/study.yaml"), StoredStudy, (command("cite", "run"),)),
     "card": Kind(write_card, TrainedCard, (show_card, command("cite", "run"))),
+    "model": Kind(write_card, _Card, (make_adaptive,)),
     "training": Kind(write_training, _Trained, (command("cite", "run"),)),
     "data set": Kind(copied("data/dataset.json"), _Description, (lambda: open_prepared(Path("data")).records,)),
     "options": Kind(
