@@ -26,6 +26,7 @@ from medseg_attack.storage.files import digest, is_checkpoint, write_json
 from medseg_attack.threat.objectives.losses import margin, soft_dice
 from medseg_attack.types import Ball
 
+PARTS = ("native", "adaptive", "harder", "transfer", "queries")  # folders of a trial, see `Trial`
 LEAST_STEPS = 40  # of a suite; the attacks that are added to it have twice as many
 UNKNOWN = {"MA002", "MA003"}  # no gradient, random: nobody said so, and no attack of the trial knows it
 BLOCKED = {"MA001", "MA020", "MA021"}  # as these are, of a model that declares no defence
@@ -71,9 +72,21 @@ class Trial:
         return {name: study.run_folders for name, study in self.parts.items()}
 
     def run(self) -> Iterator[int]:
-        """Runs what is missing, and yields how many (case, attack) pairs are done since the last time."""
+        """Runs what is missing, and yields how many (case, attack) pairs are done since the last time.
+
+        Raises:
+            InputError: the folder has a part that the trial lacks, as trials of former versions do, or a part of
+                another trial.
+        """
+        if others := [name for name in PARTS if name not in self.parts and (self.folder / name).is_dir()]:
+            raise InputError(
+                f"expected {self.folder} to be new or to hold this trial, got one with the part {others[0]}; choose "
+                "another --out"
+            )
         for study in self.parts.values():
             for n_done, _ in run(study):
+                for each in self.parts.values():  # the folders of all parts say that it is a trial if it is killed
+                    each.out.mkdir(exist_ok=True)
                 yield n_done
 
     @property
