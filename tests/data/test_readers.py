@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -281,10 +282,31 @@ def test_run_lengths_are_read_where_their_rows_are(tmp_path: Path, ends: str, st
     assert runs.runs()["b"] == {"stomach": "2 2"}
 
 
-def test_rows_that_moved_since_they_were_found_are_refused(tmp_path: Path) -> None:
+def reversed_rows(content: bytes) -> bytes:
+    head, *rows = content.splitlines()
+    return b"\n".join([head, *reversed(rows)])
+
+
+@pytest.mark.parametrize("change", [reversed_rows, lambda content: content.rstrip() + b" 100 40"])
+def test_a_csv_that_was_changed_since_its_rows_were_found_is_refused(
+    tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    """Also where only the last row is longer, of which the known part would be read."""
     source = open_source("uw_madison", write_uw(tmp_path / "uw"))
     table = tmp_path / "uw" / "train.csv"
-    table.write_bytes(b"id,class,segmentation\n" + b"\n".join(reversed(table.read_bytes().splitlines()[1:])))
+    table.write_bytes(change(table.read_bytes()))
+    with pytest.raises(InputError, match=r"train.csv as it was .* got one that was changed since; prepare again"):
+        for scan in source.scans:
+            scan.read()
+
+
+def test_rows_that_are_not_where_they_were_found_are_refused(tmp_path: Path) -> None:
+    """A file may be written twice within one tick of its clock."""
+    source = open_source("uw_madison", write_uw(tmp_path / "uw"))
+    table = tmp_path / "uw" / "train.csv"
+    state = table.stat()
+    table.write_bytes(reversed_rows(table.read_bytes()).ljust(state.st_size, b"\n"))
+    os.utime(table, ns=(state.st_atime_ns, state.st_mtime_ns))
     with pytest.raises(InputError, match=r"expected the row for \w+ of case.* got another; prepare again"):
         source.scans[0].read()
 

@@ -10,6 +10,7 @@ import codecs
 import csv
 import functools
 import io
+import os
 import re
 from array import array
 from collections import defaultdict
@@ -120,11 +121,13 @@ class RunTable:
 
     Attributes:
         header: its columns.
+        state: its size in bytes and the time of its last change, as the rows were found.
         places: start and length in bytes of the row of each class, by slice id; 0 and 0 where there is none.
     """
 
     path: Path
     header: tuple[str, ...]
+    state: tuple[int, int]
     places: Mapping[str, Sequence[int]]
 
     def classes(self, case: str) -> list[str]:
@@ -145,6 +148,11 @@ class RunTable:
         result: dict[str, dict[str, str]] = {}
         try:
             with self.path.open("rb") as file:
+                if _state(file) != self.state:  # a row that is longer now would be cut, and its runs with it
+                    raise InputError(
+                        f"expected {self.path} as it was when its rows were found, got one that was changed since; "
+                        "prepare again, and leave the file as it is meanwhile"
+                    )
                 for case, places in self.places.items():
                     result[case] = {}
                     for name, start, length in zip(TASK.classes, places[::2], places[1::2], strict=True):
@@ -178,6 +186,7 @@ def read_table(table: Path) -> RunTable:
     places: dict[str, array[int]] = {}
     try:
         with require_file(table, "a csv file").open("rb") as file:
+            state = _state(file)
             lines = _Lines(file)
             reader = csv.DictReader(lines)
             header = tuple(reader.fieldnames or ())
@@ -193,7 +202,12 @@ def read_table(table: Path) -> RunTable:
                 start = lines.position
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"expected a csv file at {table}, got '{reason(error)}'; copy it again") from error
-    return RunTable(table, header, places)
+    return RunTable(table, header, state, places)
+
+
+def _state(file: BinaryIO) -> tuple[int, int]:
+    state = os.fstat(file.fileno())
+    return state.st_size, state.st_mtime_ns
 
 
 class _Lines(Iterator[str]):
