@@ -1,9 +1,9 @@
 """Large arrays in slabs: what is computed value by value needs no second array of a whole volume.
 
-A batch of slices is one slab, so that nothing is cut there. Cuts change no bit of what is computed value by value.
+Cuts change no bit of what is computed value by value. Sums of floats are cut as for each sample alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from types import EllipsisType
 from typing import Any, TypeAlias
@@ -31,9 +31,14 @@ def slabs(shape: Sequence[int], axes: int) -> Iterator[Slab]:
         yield (..., slice(start, min(n, start + planes)), *rest)
 
 
+def slabs_of_samples(samples: Tensor) -> list[Slab]:
+    """Indices that cut samples (b, c, *s) where each is cut alone, so that no sum depends on how many there are."""
+    return list(slabs(samples.shape[1:], samples.ndim - 2))
+
+
 def is_one_slab(samples: Tensor) -> bool:
-    """Whether samples (b, c, *s) are no larger than a slab."""
-    return len(list(slabs(samples.shape, samples.ndim - 2))) == 1
+    """Whether each of the samples (b, c, *s) is no larger than a slab."""
+    return len(slabs_of_samples(samples)) == 1
 
 
 def by_slab(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -57,9 +62,11 @@ def by_slab(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 def sum_of_slabs(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """The sum of what a function returns for each slab of samples (b, c, *s): exact for whole numbers."""
-    first, *others = (
-        compute(*(tensor[index] for tensor in tensors)) for index in slabs(tensors[0].shape, tensors[0].ndim - 2)
-    )
+    return _sum(compute, slabs(tensors[0].shape, tensors[0].ndim - 2), *tensors)
+
+
+def _sum(compute: Callable[..., Tensor], indices: Iterable[Slab], *tensors: Tensor) -> Tensor:
+    first, *others = (compute(*(tensor[index] for tensor in tensors)) for index in indices)
     for other in others:
         first = first + other
     return first
@@ -86,7 +93,7 @@ class _SlabSums(torch.autograd.Function):
     def forward(ctx: Any, compute: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
         ctx.save_for_backward(x, *others)
         ctx.compute = compute
-        return sum_of_slabs(compute, x, *others)
+        return _sum(compute, slabs_of_samples(x), x, *others)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -95,7 +102,7 @@ class _SlabSums(torch.autograd.Function):
             grad = torch.autograd.grad(ctx.compute(x, *others), x, upstream, create_graph=True)[0]
             return None, grad, *(None for _ in others)
         grad = torch.empty_like(x)
-        for slab in slabs(x.shape, x.ndim - 2):
+        for slab in slabs_of_samples(x):
             part = x[slab].detach().requires_grad_()
             with torch.enable_grad():
                 sums = ctx.compute(part, *(other[slab] for other in others))

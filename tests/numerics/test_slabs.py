@@ -167,6 +167,27 @@ def test_an_objective_of_a_volume_is_computed_in_slabs_with_the_same_gradient(
     assert torch.allclose(grad_cut, grad, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("name", ["bce", "dice_focal"])
+@pytest.mark.parametrize("slab", [4096, 2048])  # values: a sample's, or half of them
+def test_an_objective_of_a_sample_is_the_same_whatever_stands_beside_it(
+    name: str, slab: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a batch of slices is larger than a slab. No row ends within the few values that kernels take at once."""
+    objective = registry.build(name, "objective")
+    log_odds = torch.randn(5, 2, 8, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = log_odds.detach() > 0.3
+    monkeypatch.setattr(slabs, "SLAB", slab)
+
+    def height_and_slope(x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        height = objective(x, target, 1.0)
+        return height.detach(), torch.autograd.grad(height.sum(), x)[0]
+
+    together = height_and_slope(log_odds, target)
+    for n in range(5):
+        alone = height_and_slope(log_odds[n : n + 1], target[n : n + 1])
+        assert all(torch.equal(ours[n : n + 1], own) for ours, own in zip(together, alone, strict=True))
+
+
 def test_the_gradient_of_a_gradient_passes_through_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.linspace(-2, 2, 4 * 9).view(1, 1, 4, 3, 3).requires_grad_()
     target = torch.zeros_like(x, dtype=torch.bool)
