@@ -26,7 +26,7 @@ from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.grid import Cell
 from medseg_attack.runtime import FIRST, peak_mb
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Batch, Case, Image, LogOdds, Mask, Setting, Task
+from medseg_attack.types import Batch, Case, Donors, Image, LogOdds, Mask, Setting, Task
 
 BRIEF = 2  # steps: from the second one on, an iterate is held beside the untouched image
 SIDE = 32  # pixels of the part of a case that attacks are counted on
@@ -124,7 +124,7 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
             n_training = len(training_cases(opened, model_ref, cell))
             counted[key] = _counted_passes(opened, model_ref, cell, cases[0], n_training)
             if model.dims == 3:  # of a slice it is the network's own memory that counts
-                _run_briefly(opened, model, cell, cases[0])
+                _run_briefly(model, cell, Batch.of([cases[0]], opened.device), donors_of(opened, model_ref))
             peak = peak_mb(opened.device)
         passes = counted[key]
         forwards = (passes.forwards + 2) * n_cases + passes.fit_forwards  # 2: the clean prediction and the scored one
@@ -145,13 +145,13 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
         )
 
 
-def _run_briefly(opened: OpenedStudy, model: SegModel, cell: Cell, case: Case) -> None:
+def _run_briefly(model: SegModel, cell: Cell, batch: Batch, donors: Donors) -> None:
     """Attacks a whole scan with a few steps, which take the memory of many; none of an attack without steps."""
     if isinstance(cell.attack, ClimbsInSteps) and not model.black_box:
         attack: Any = cell.attack
-        brief = replace(attack, steps=min(attack.steps, BRIEF))
         with frozen(model):
-            attack_chunk(model, [Batch.of([case], opened.device)], [brief], budgets=[cell.budget])
+            brief, _ = fit_once(replace(attack, steps=min(attack.steps, BRIEF)), model, batch, 1)
+            attack_chunk(model, [batch], [brief], budgets=[cell.budget], donors=donors)
 
 
 @dataclass(frozen=True)

@@ -271,6 +271,16 @@ def test_the_memory_of_a_plan_is_that_of_a_few_steps_on_a_whole_scan(
     assert attacked[1][1] in sizes
 
 
+@pytest.mark.parametrize(
+    "attack", ["pgd(objective=toward(bce, another_patient), steps=3)", "bpda(attack=pgd(steps=3))", "advgan(steps=1)"]
+)
+def test_a_plan_runs_attacks_on_scans_that_need_more_than_the_scan(place: Path, tmp_path: Path, attack: str) -> None:
+    network = own(place, "cube", "dims=3")
+    words = ["attack", "--data", place / "data", "-m", network, "-a", attack, "--eps", "0.01", "--no-control"]
+    output = medattack(*words, "--plan", "--json", "--out", tmp_path / "runs")
+    assert json.loads(output.stdout)["memory_mb"] > 0
+
+
 # training
 
 
