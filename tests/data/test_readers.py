@@ -296,8 +296,7 @@ def test_a_csv_that_was_changed_since_its_rows_were_found_is_refused(
     table = tmp_path / "uw" / "train.csv"
     table.write_bytes(change(table.read_bytes()))
     with pytest.raises(InputError, match=r"train.csv as it was .* got one that was changed since; prepare again"):
-        for scan in source.scans:
-            scan.read()
+        [scan.read() for scan in source.scans]
 
 
 def test_rows_that_are_not_where_they_were_found_are_refused(tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_an_objective_of_a_volume_is_computed_in_slabs_with_the_same_gradient(
 def test_an_objective_of_a_sample_is_the_same_whatever_stands_beside_it(
     name: str, slab: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where a batch of slices is larger than a slab. No row ends within the few values that kernels take at once."""
+    """Also where a batch of slices is larger than a slab. A row holds whole vectors of a kernel."""
     objective = registry.build(name, "objective")
     log_odds = torch.randn(5, 2, 8, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
     target = log_odds.detach() > 0.3
