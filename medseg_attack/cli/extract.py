@@ -86,7 +86,7 @@ def extract(
     from medseg_attack.evaluation.opening import open_model
     from medseg_attack.models import checkpoints
     from medseg_attack.models.trust import use_trust
-    from medseg_attack.report.side_tables.extraction import extraction_sheet
+    from medseg_attack.report.side_tables.extraction import extraction_sheet, monitor_sheet
     from medseg_attack.runs import workspace
     from medseg_attack.runtime import pick_device
     from medseg_attack.threat.budgets import parse_budget
@@ -125,14 +125,14 @@ def extract(
         title = f"Copy of {victim_ref.label} after {queries} queries ({answers}{rounded}{bent}{taken}), eps {eps}"
         terminal.print_sheet(extraction_sheet(measured, title))
         if monitor is not None:
-            terminal.say(_monitor_line(facts["monitor"], queries))
+            terminal.print_sheet(monitor_sheet(facts["monitor"], queries))
     words = ["attack", *(["--data", str(test_data or data)] if test_data or data else []), "--model", victim]
     terminal.next_step([*words, "--attack", f"transfer(surrogate={str(out)!r})"])
 
 
 def _monitored(
     own: Path, victim_ref: "ModelRef", victim: "SegModel", proxy: "Prepared", out: Path, device: "torch.device"
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """The verdict of a monitor of the victim's owner on the queries."""
     from dataclasses import asdict
 
@@ -147,11 +147,3 @@ def _monitored(
     queries = [by_id[case] for case in cases]
     fold = int((victim_ref.card.get("training") or {}).get("fold", 0))
     return asdict(watch(victim, open_prepared(own), proxy, queries, fold, device))
-
-
-def _monitor_line(watched: dict[str, float], queries: int) -> str:
-    after = f"an alarm after {watched['alarm']} of {queries} queries" if watched["alarm"] else "no alarm"
-    return (
-        f"monitor: {after}, by the mean of {watched['window']} queries; as long streams of the owner's test patients: "
-        f"{watched['false_alarms']:.0%} false alarms. non_adaptive: no query was chosen to look usual"
-    )

@@ -29,11 +29,14 @@ class Watch:
         window: queries of which the mean suspicion is compared with the limit.
         alarm: number of queries after which there is an alarm; 0 for none.
         false_alarms: share of as long streams of unseen patients of the model's own data that raise one.
+        cover: the fewest usual queries before each of the thief's with which there is no alarm; None where no number
+            of them hides the thief.
     """
 
     window: int
     alarm: int
     false_alarms: float
+    cover: int | None
 
 
 def watch(
@@ -42,11 +45,12 @@ def watch(
     """The verdict of a monitor on a stream of queries.
 
     A query is as suspicious as its deepest features are far from those of the training patients (Mahalanobis). The
-    limit is that of streams of the validation patients, of which `RATE` would raise an alarm. What a thief knows: scans
-    of the same site and device look like the model's own, and queries among many usual ones pass in their mean.
+    limit is that of streams of the validation patients, of which `RATE` would raise an alarm. A thief who knows the
+    monitor hides each query among usual ones (`least_cover`), and pays for these, too.
 
     Args:
-        own: data that the victim learned from; its test patients give the rate of false alarms.
+        own: data that the victim learned from; its test patients give the rate of false alarms, and stand for the usual
+            scans of a thief who hides.
         source: reads the queries.
 
     Raises:
@@ -70,7 +74,8 @@ def watch(
         peaks(_by_patient(parts[name], suspicion[name]), len(queries), window, rng) for name in ("val", "test")
     )
     limit = float(np.quantile(usual, 1 - RATE, method="higher"))
-    return Watch(window, first_alarm(asked, window, limit), float((unseen > limit).mean()))
+    cover = least_cover(asked, rng.permutation(suspicion["test"]), window, limit)
+    return Watch(window, first_alarm(asked, window, limit), float((unseen > limit).mean()), cover)
 
 
 def first_alarm(suspicion: Array, window: int, limit: float) -> int:
@@ -81,6 +86,33 @@ def first_alarm(suspicion: Array, window: int, limit: float) -> int:
     """
     above = np.flatnonzero(_means(suspicion, window) > limit)
     return int(above[0]) + window if len(above) else 0
+
+
+def covered(suspicion: Array, usual: Array, n: int) -> Array:
+    """The stream in which n usual queries go before each query; the usual ones are taken in turn, again and again.
+
+    >>> covered(np.array([9.0, 8.0]), np.array([0.0, 1.0, 2.0]), 2).tolist()
+    [0.0, 1.0, 9.0, 2.0, 0.0, 8.0]
+    """
+    before = np.resize(usual, (len(suspicion), n))
+    return np.concatenate((before, suspicion[:, None]), axis=1).ravel()
+
+
+def least_cover(suspicion: Array, usual: Array, window: int, limit: float) -> int | None:
+    """The fewest usual queries before each query with which no window is above the limit; None where none suffice.
+
+    From `window - 1` on a window holds one query alone, and more of them hide nothing further.
+
+    Args:
+        usual: suspicion of scans that look like the model's own.
+
+    >>> least_cover(np.full(60, 10.0), np.ones(8), 25, 2.0)  # two queries in 25 pass: 2 * 10 + 23 <= 25 * 2
+    12
+    """
+    for n in range(window):
+        if not first_alarm(covered(suspicion, usual, n), window, limit):
+            return n
+    return None
 
 
 def peaks(suspicion: Mapping[str, Array], n: int, window: int, rng: np.random.Generator) -> Array:

@@ -1,6 +1,7 @@
 """A monitor of queries: its rate of false alarms on drawn numbers, and its alarm at scans of another kind."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from helpers.command import medattack
 
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.monitoring import RATE, WINDOW, first_alarm, peaks, watch
+from medseg_attack.evaluation.monitoring import RATE, WINDOW, first_alarm, least_cover, peaks, watch
 from medseg_attack.models.checkpoints import build_model
+from medseg_attack.report.side_tables.extraction import monitor_sheet
 from medseg_attack.types import Case, CaseRef
 
 CPU = torch.device("cpu")
@@ -42,7 +44,8 @@ def test_scans_of_another_kind_raise_an_alarm_with_the_first_window(data: Path) 
     queries = list(own.refs("train", 0, 2))[:60]
     watched = watch(victim, own, Negatives(own), queries, 0, CPU)
     assert watched.alarm == watched.window == WINDOW
-    assert watch(victim, own, own, queries, 0, CPU).alarm == 0  # what it learned from is usual
+    usual = watch(victim, own, own, queries, 0, CPU)
+    assert usual.alarm == usual.cover == 0  # what it learned from is usual
     with pytest.raises(InputError, match="got no val patients"):
         watch(victim, replace(own, splits=dict.fromkeys(own.splits, 1)), own, queries, 0, CPU)
 
@@ -68,7 +71,36 @@ def test_the_command_says_after_how_many_queries(data: Path, tmp_path: Path) -> 
     words = ["extract", "--data", data, "--victim", "oracle", "--home", tmp_path / "home", "--queries", 5, "--steps", 2]
     words += ["--monitor", data, "--out", tmp_path / "copy"]
     content = json.loads(medattack(*words, "--json").stdout)
-    assert set(content["monitor"]) == {"window", "alarm", "false_alarms"}
+    assert set(content["monitor"]) == {"window", "alarm", "false_alarms", "cover"}
     assert content["monitor"]["window"] == 5
-    printed = medattack(*words)
-    assert "false alarms. non_adaptive" in " ".join((printed.stdout + printed.stderr).split())
+    printed = " ".join(medattack(*words).stdout.split())
+    assert "false alarms" in printed
+    assert "as they are, non_adaptive" in printed
+    assert "hidden among usual ones" in printed
+
+
+@pytest.mark.parametrize(("far", "passing"), [(2.0, 25), (2.1, 22), (10.0, 2), (20.0, 1)])
+def test_the_fewest_usual_queries_are_those_that_leave_as_many_others_in_a_window_as_pass(
+    far: float, passing: int
+) -> None:
+    """Of 25 queries, k at distance d and the others at 1, the mean is at most 2 where k <= 25 / (d - 1)."""
+    window, limit = 25, 2.0
+    assert passing == min(int(window / (far - 1) + 1e-9), window)
+    fewest = math.ceil(window / passing) - 1  # k of them stand in each window of 25 if 1 + n >= 25 / k
+    assert least_cover(np.full(60, far), np.ones(7), window, limit) == fewest
+
+
+def test_what_is_far_enough_is_hidden_by_no_number_of_usual_queries() -> None:
+    """One query at 27 in a window of 25 lies above a limit of 2, and usual ones that lie above it hide nothing."""
+    assert least_cover(np.full(60, 26.0), np.ones(7), 25, 2.0) == 24
+    assert least_cover(np.full(60, 27.0), np.ones(7), 25, 2.0) is None
+    assert least_cover(np.full(60, 10.0), np.full(7, 3.0), 25, 2.0) is None
+
+
+def test_the_table_says_what_a_thief_who_hides_pays() -> None:
+    watched = {"window": 25, "alarm": 25, "false_alarms": 0.04, "cover": 12}
+    plain, hidden = monitor_sheet(watched, 60).rows
+    assert plain[1:] == ["0", "60", "25"]
+    assert hidden[1:] == ["12", "780", "none"]
+    plain, hidden = monitor_sheet(watched | {"cover": None}, 60).rows
+    assert hidden[1:] == ["any up to 24", "-", "with each number"]
