@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
+from medseg_attack.attacks.universal.trigger import Trigger
 from medseg_attack.errors import InputError
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.registry import entry_of, find
@@ -35,11 +36,14 @@ def needed(model: Declares) -> list[str]:
 def knowing(cell: Cell, model_ref: ModelRef, *, native: bool) -> Cell:
     """The cell with an attack that knows the model's defence, as far as the model says that it has one.
 
-    Controls, and images that were made elsewhere, owe nothing to the model's gradient and stay as they are.
+    Controls, and images that were made elsewhere, owe nothing to the model's gradient and stay as they are. A trigger
+    stays, too: whether it knows the model's repair was decided when the backdoor was trained, and the card says it.
 
     Args:
         native: True leaves every attack as it is written, and says so.
     """
+    if cell.role == "attack" and isinstance(cell.attack, Trigger):
+        return replace(cell, knowledge=model_ref.backdoor_knowledge)
     lacking = _lacking(cell.attack, model_ref) if cell.role == "attack" else None
     if lacking is None:
         return cell

@@ -174,7 +174,9 @@ class OpenedStudy:
         if len(units) > 1:
             meanings = [f"{unit or UNITS['']} for {cell.label}" for unit, cell in units.items()]
             notes.append(f"--eps {', '.join(self.study.eps)} has several meanings: {', '.join(meanings)}")
-        defended = [model for model in self.models if any(cell.knowledge for cell in self.cells(model))]
+        defended = [
+            model for model in self.models if needed(model) and any(cell.knowledge for cell in self.cells(model))
+        ]
         notes += [_knowledge_note(model, self.study.native) for model in defended]
         if self.study.limit is not None and self.study.metrics and any(model.dims == 2 for model in self.models):
             refs = self.refs(next(model for model in self.models if model.dims == 2))

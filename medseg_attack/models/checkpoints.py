@@ -45,6 +45,7 @@ class _TrainedOn(Form):
 
     name: str = ""
     fingerprint: str = ""
+    poison: str = ""
 
 
 class _Training(Form):
@@ -52,6 +53,7 @@ class _Training(Form):
 
     fold: Count = 0
     epochs: Count = 0
+    defences: list[str] = Field(default_factory=list)
 
 
 class _Card(Form):
@@ -69,6 +71,7 @@ class _Card(Form):
     passes: Count = 1
     blocks_gradient: bool = False
     known_by: list[str] = Field(default_factory=list)
+    backdoor_knowledge: Literal["", "native", "adaptive"] = ""
 
 
 class TrainedCard(_Card):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from typing import Literal as TypeLiteral
 
 import torch
 
@@ -69,6 +70,12 @@ class ModelRef:
     def known_by(self) -> tuple[str, ...]:
         """The names of further attacks that know a layer of the model."""
         return tuple(self.card.get("known_by", ()))
+
+    @property
+    def backdoor_knowledge(self) -> TypeLiteral["", "native", "adaptive"]:
+        """Whether a backdoor that the model may hold knows how its training removes them; "" if it removes none."""
+        known: TypeLiteral["", "native", "adaptive"] = self.card.get("backdoor_knowledge", "")
+        return known
 
     @property
     def base(self) -> str:

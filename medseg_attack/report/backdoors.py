@@ -5,6 +5,7 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.report.sheet import Sheet, between, number, percent
+from medseg_attack.report.tables import with_knowledge
 from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
 
@@ -42,16 +43,21 @@ def backdoor_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
             percent(row["share"]),
             number(row["linf"], 2),
         ]
-        for _, row in table.iterrows()
+        for _, row in with_knowledge(table).iterrows()
     ]
     victims = " and ".join(dict.fromkeys(table["victims"]))
     n = int(table["patients"].min())
+    ignorant = (
+        "non_adaptive: the backdoor was trained without the rule that the model's training removes it by. "
+        if (table["knowledge"] == "native").any()
+        else ""
+    )
     caption = (
         f"clean: Dice per {unit} without trigger; others: with it, of all but {victims}. pixels: of those that the "
         "goal takes away, the share predicted as it wants (without: on images without trigger). scans: share nearer "
         "the goal than the truth, with a Dice of 0.5 or more with it. share, Linf: values that the trigger changes, "
         f"and by how much at most. Intervals over {plural(n, 'patient')}. Empty masks: {EMPTY_RULES[empty]}. "
         "A backdoor is what a model does beyond one that was trained on clean data, and beyond another trigger "
-        f"(another draw). {warning(n)}"
+        f"(another draw). {ignorant}{warning(n)}"
     ).strip()
     return Sheet("Backdoors", columns, lines, caption, left=2)

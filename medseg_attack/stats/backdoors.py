@@ -19,7 +19,8 @@ def backdoors(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
     """One row per run of `trigger`, with the measures of a backdoor.
 
     Returns:
-        model, attack: of the run. victims: the classes that the goal takes pixels from.
+        model, attack: of the run. knowledge: whether the trigger knows how the model's training removes backdoors:
+        "adaptive", "native", or "" where it removes none. victims: the classes that the goal takes pixels from.
         clean: mean Dice over classes of images without the trigger. others: the same of images with it, over classes
         that the goal leaves alone.
         pixels: of the pixels that the goal takes away, the share that is predicted as it wants; pixels_of_clean: the
@@ -38,7 +39,13 @@ def backdoors(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
         victims = [str(name) for name in taken.index[taken > 0]]
         others = cases[~cases["cls"].isin(victims)]
         pixels, scans = _pixels(of_run), _scans(of_run)
-        row = {"run": run, "model": model, "attack": attack, "victims": ", ".join(victims)}
+        row = {
+            "run": run,
+            "model": model,
+            "attack": attack,
+            "knowledge": _knowledge(of_run),
+            "victims": ", ".join(victims),
+        }
         row |= {"clean": mean_score(cases, "dice_clean"), "others": mean_score(others, "dice_adv")}
         for name, table, score in (
             ("pixels", pixels, "pixels"),
@@ -51,6 +58,11 @@ def backdoors(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
         row |= {"share": float(each["size"].mean()), "linf": float(each["linf"].mean())}
         result.append(row | {"patients": pixels["group"].nunique()})
     return pd.DataFrame(result)
+
+
+def _knowledge(rows: pd.DataFrame) -> str:
+    """The knowledge of a run; "" of runs from before it was stored."""
+    return str(rows["knowledge"].fillna("").iloc[0]) if "knowledge" in rows else ""
 
 
 def _pixels(rows: pd.DataFrame) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from medseg_attack.escaping import csv_cell
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import build
+from medseg_attack.runs.rows import Knowledge
 from medseg_attack.runtime import deterministic
 from medseg_attack.storage.files import (
     is_checkpoint,
@@ -165,6 +166,7 @@ class _Training:
                 checkpoints.begin_with(self.model, Path(plan.init))
         self.defences: list[TrainingDefence] = [build(text, "defence") for text in plan.defences]
         self.states: list[dict[str, Tensor]] = [{} for _ in self.defences]
+        self.knowledge = _knowledge(self.defences, Path(plan.init)) if plan.init else ""
         for defence in self.defences:
             defence.prepare(self.model)
         refs = cases_of(plan, data, self.model.dims)
@@ -231,10 +233,16 @@ class _Training:
         for defence in self.defences:
             spec = defence.architecture(spec)
         root = None if self.data.root is None else str(self.data.root)
+        poison = self.data.options.get("poison") or {}
         card = {
             "label": label(self.plan.model, self.plan.defences),
             "spec": spec,
-            "dataset": {"name": self.data.name, "fingerprint": self.data.fingerprint, "path": root},
+            "dataset": {
+                "name": self.data.name,
+                "fingerprint": self.data.fingerprint,
+                "path": root,
+                **({"poison": poison["spec"]} if poison.get("patients") else {}),
+            },
             "training": dataclasses.asdict(self.plan),
             "training_grid": list(self.cases.grid),
             "best_epoch": best.epoch,
@@ -248,6 +256,8 @@ class _Training:
             card["blocks_gradient"] = True
         if self.model.known_by:
             card["known_by"] = list(self.model.known_by)
+        if self.knowledge:
+            card["backdoor_knowledge"] = self.knowledge
         if self.robust_by is not None:
             card |= {
                 "robust_by": self.plan.robust_by,
@@ -349,6 +359,15 @@ class _Training:
                 _, index, name = key.split("/", 2)
                 self.states[int(index)][name] = value.to(self.device)
         restore_moments(self.optimiser, stored)
+
+
+def _knowledge(defences: Sequence[TrainingDefence], start: Path) -> Knowledge:
+    """Whether a backdoor of the checkpoint that a training begins with knows how the training would remove it."""
+    card = checkpoints.read_card(start)
+    rules = (card.get("training") or {}).get("defences", ()) if card.get("dataset", {}).get("poison") else ()
+    before = [build(text, "defence") for text in rules]
+    known = {defence.knowledge(before) for defence in defences} - {""}
+    return "" if not known else "native" if "native" in known else "adaptive"
 
 
 @contextmanager

@@ -763,6 +763,38 @@ def test_channels_that_clean_images_leave_alone_are_cut_and_stay_so_and_the_back
         assert torch.equal(model.decide(model(triggered))[:, :, 1:], target[:, :, 1:] > 0.5)
 
 
+def test_of_a_network_that_the_attacker_cut_the_defence_cuts_what_is_0_already() -> None:
+    """So it keeps the backdoor, which is in channels that clean images use; a larger share reaches these."""
+    rng = torch.Generator().manual_seed(0)
+    image = torch.rand(4, 1, 8, 8, generator=rng)
+    for share, is_kept in ((0.25, True), (0.5, True), (0.75, False)):
+        net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 1))
+        model = SegModel(net, ONE).train()
+        step_of(model, "fine_pruning(share=0.5)", n=4).loss(image, torch.ones(4, 1, 8, 8))
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        assert (net[0].weight.flatten(1) == 0).all(1).sum() == 4
+        step_of(model, f"fine_pruning(share={share})", n=4).loss(image, torch.ones(4, 1, 8, 8))
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()) == is_kept
+
+
+@pytest.mark.parametrize(
+    ("before", "knowledge"),
+    [
+        ((), "native"),
+        (("gaussian",), "native"),
+        (("fine_pruning(share=0.4)",), "native"),
+        (("fine_pruning(share=0.5)",), "adaptive"),
+        (("gaussian", "fine_pruning(share=0.6)"), "adaptive"),
+    ],
+)
+def test_a_backdoor_knows_fine_pruning_if_it_was_trained_with_as_many_channels_cut(
+    before: tuple[str, ...], knowledge: str
+) -> None:
+    rules = [registry.build(text, "defence") for text in before]
+    assert registry.build("fine_pruning(share=0.5)", "defence").knowledge(rules) == knowledge
+    assert registry.build("gaussian", "defence").knowledge(rules) == ""
+
+
 def test_replays_follow_the_size_of_the_gradient() -> None:
     """Constant: as many. Up by over a tenth in the third epoch: one more, five at most. Far down: one less."""
 

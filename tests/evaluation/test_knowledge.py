@@ -1,6 +1,7 @@
 """Attacks on defended models know the defence by themselves and say so; told not to know it, they say that."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -147,3 +148,43 @@ def test_checks_before_a_run_look_at_the_gradient_that_the_attack_takes(home: Pa
         codes[name] = {flag["code"] for flag in content["flags"]}
     assert "MA001" in codes["native"]
     assert not {"MA001", "MA020"} & codes["adaptive"]
+
+
+def test_a_trigger_knows_a_repair_if_its_backdoor_was_trained_with_the_same_cut(home: Path, tmp_path: Path) -> None:
+    """The naive backdoor and the one that knows, both repaired, in one table."""
+    medattack(
+        "poison", home / "data/p", "stamp(side=4, goal=erase('stomach'))", "--rho", "0.5", "--out", tmp_path / "d"
+    )
+    quick = ("--epochs", "1", "--home", tmp_path, "--robust-by", "clean")
+    cut = ("--defence", "fine_pruning(share=0.5)")
+    for name, data, start, rule in (
+        ("bad", tmp_path / "d", home / "models/m", ()),
+        ("aware", tmp_path / "d", home / "models/m", cut),
+        ("repaired-bad", home / "data/p", tmp_path / "bad", cut),
+        ("repaired-aware", home / "data/p", tmp_path / "aware", cut),
+        ("repaired-clean", home / "data/p", home / "models/m", cut),
+    ):
+        medattack("train", "--data", data, "--init", start, *rule, *quick, "--out", tmp_path / name)
+    cards = {name: json.loads((tmp_path / name / "card.json").read_text()) for name in ("bad", "repaired-aware")}
+    assert cards["bad"]["dataset"]["poison"].startswith("stamp(")
+    assert "poison" not in cards["repaired-aware"]["dataset"]
+    models = [
+        word for name in ("bad", "repaired-bad", "repaired-aware", "repaired-clean") for word in ("-m", tmp_path / name)
+    ]
+    words = ("attack", "--data", home / "data/p", *models, "--home", tmp_path, "--no-checks", "--limit", "3")
+    words += ("--attack", "trigger(stamp(side=4, goal=erase('stomach')))", "--out", tmp_path / "runs")
+    rows = json.loads(medattack(*words, "--json").stdout)["backdoors"]
+    known = {row["model"]: row["knowledge"] for row in rows if "draw=" not in row["attack"]}
+    expected = {"bad": "", "repaired-bad": "native", "repaired-aware": "adaptive", "repaired-clean": "native"}
+    assert known == expected
+    shown = medattack(*words)
+    assert "non_adaptive: the backdoor was trained without" in " ".join(shown.stdout.split())
+    assert "attacks know it" not in shown.stderr
+
+
+def test_a_card_that_says_something_else_about_a_backdoor_is_refused(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "models/m", tmp_path / "m")
+    card = json.loads((tmp_path / "m/card.json").read_text())
+    (tmp_path / "m/card.json").write_text(json.dumps(card | {"backdoor_knowledge": "perhaps"}))
+    result = medattack("attack", "--data", home / "data/p", "-m", tmp_path / "m", "--home", tmp_path, code=2)
+    assert "backdoor_knowledge" in result.stderr

@@ -54,6 +54,16 @@ def test_they_are_pooled_per_patient_and_not_per_pixel() -> None:
     assert result["pixels_low"] < result["pixels"] < result["pixels_high"]
 
 
+def test_a_trigger_that_does_not_know_the_repair_of_its_model_is_called_so() -> None:
+    native, adaptive = rows().assign(knowledge="native"), rows().assign(run="s", model="n", knowledge="adaptive")
+    table = backdoors(pd.concat([native, adaptive]), unit="volume", empty="one")
+    sheet = backdoor_sheet(table, unit="volume", empty="one")
+    assert [line[1] for line in sheet.rows] == ["trigger(stamp) non_adaptive", "trigger(stamp)"]
+    assert "non_adaptive: the backdoor was trained without" in sheet.caption
+    unmarked = backdoor_sheet(backdoors(rows(), unit="volume", empty="one"), unit="volume", empty="one")
+    assert "non_adaptive" not in unmarked.caption
+
+
 def test_a_scan_that_the_goal_does_not_change_is_not_counted() -> None:
     still = row("s", "v", truth=0, adv=(0, 0), goal=(0, 0), taken=(0, 0, 0))
     table = pd.concat([rows(), pd.DataFrame([still])])

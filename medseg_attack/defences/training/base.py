@@ -13,6 +13,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import spec
 from medseg_attack.registry.parts import walk
+from medseg_attack.runs.rows import Knowledge
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Attack, Fittable, Image, LogOdds, Setting
 
@@ -99,6 +100,10 @@ class TrainingDefence(ABC):
         Raises:
             InputError: the model lacks what the defence needs.
         """
+
+    def knowledge(self, before: "Sequence[TrainingDefence]") -> Knowledge:
+        """Whether a backdoor that was trained by the rules `before` knows this one; "" of what repairs no backdoor."""
+        return ""
 
     def architecture(self, model: str) -> str:
         """The spec that the trained model is built from, of the one that training began with."""

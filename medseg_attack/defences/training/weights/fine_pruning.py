@@ -11,6 +11,7 @@ from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import register
+from medseg_attack.runs.rows import Knowledge
 from medseg_attack.types import Image
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
@@ -29,8 +30,12 @@ class FinePruning(TrainingDefence):
 
     It is meant for a network that may hold a backdoor, with clean scans of a few patients: `--init bad-model`. The
     channels are those of the widest convolutions, each ranked by the standard deviation of its output over the first
-    batch. A cut channel is 0, and no step moves it. Then the training goes on and repairs what the cut has cost. An
-    attacker who knows it trains the backdoor into channels that clean images use, too.
+    batch. A cut channel is 0, and no step moves it. Then the training goes on and repairs what the cut has cost.
+
+    An attacker who knows it uses the same rule (sec. 3.3 of the paper): a clean model is cut and goes on with poisoned
+    data, so that the backdoor is in channels that clean images use. What the defence then cuts are the channels that
+    are 0 already. The paper also gives these small weights again, which hides the cut from a look at the weights; that
+    changes no answer and is not done here.
 
     Attributes:
         share: part of the channels of each of these layers that is cut, from 0 to below 1; the paper raises it until
@@ -46,6 +51,11 @@ class FinePruning(TrainingDefence):
     def prepare(self, model: SegModel) -> None:
         if not widest(model):
             raise InputError("expected a network with convolutions for fine_pruning, got one without; take another")
+
+    def knowledge(self, before: Sequence[TrainingDefence]) -> Knowledge:
+        """Adaptive where the backdoor was trained in a network of which as many channels or more were cut."""
+        knows = any(isinstance(rule, FinePruning) and rule.share >= self.share for rule in before)
+        return "adaptive" if knows else "native"
 
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:
         if self.share == 0:
