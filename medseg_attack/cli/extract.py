@@ -38,6 +38,14 @@ def extract(
             help="Strength of the reverse sigmoid on probabilities, as a defence, from 0 to below 1; 0.7 is strong.",
         ),
     ] = 0.0,
+    mad: Annotated[
+        float,
+        typer.Option(
+            "--mad",
+            help="L1 distance, from 0 to 2, within which each pixel's probabilities turn the thief's gradient most, as "
+            "a defence (MAD); 0.5 is usual.",
+        ),
+    ] = 0.0,
     hardened: Annotated[
         bool,
         typer.Option(
@@ -96,7 +104,7 @@ def extract(
     if budget.unit:
         raise InputError(f"--eps: expected a fraction of the window, got {eps}; write such as 4/255")
     plan = extraction.Extraction(
-        model, queries, answers, digits, steps, lr, batch_size, seed, selection, poisoning, hardened
+        model, queries, answers, digits, steps, lr, batch_size, seed, selection, poisoning, hardened, mad
     )
     folder = workspace.home(home)
     use_trust(folder, trust)
@@ -113,7 +121,7 @@ def extract(
     student = checkpoints.load(out, tested.task, where)
     measured = worth(student, measured_on, tested, budget.value, where)
     facts: dict[str, Any] = {"label": victim_ref.label, "queries": queries, "answers": answers, "digits": digits}
-    facts |= {"poisoning": poisoning, "hardened": hardened}
+    facts |= {"poisoning": poisoning, "mad": mad, "hardened": hardened}
     if monitor is not None:
         facts["monitor"] = _monitored(monitor, victim_ref, asked, proxy, out, where)
     if json:
@@ -121,6 +129,7 @@ def extract(
     else:
         rounded = f", {digits} digits" if digits else ""
         bent = f", poisoning {poisoning:g}" if poisoning else ""
+        bent += f", mad {mad:g}" if mad else ""
         taken = ", hardened" if hardened else ""
         title = f"Copy of {victim_ref.label} after {queries} queries ({answers}{rounded}{bent}{taken}), eps {eps}"
         terminal.print_sheet(extraction_sheet(measured, title))

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medseg_attack.errors import InputError, plural, require
 from medseg_attack.models import checkpoints
@@ -31,6 +32,8 @@ QUERIES = "queries.json"
 ANSWERS = "answers.safetensors"  # those that were given so far, so that nothing is asked twice after a kill
 LEAST = 1e-7  # probability that an answer can have: float32 holds its log-odds
 REVERSE = 0.2  # slope of the reverse sigmoid
+SHORT = 1 - 1e-4  # share of the way to a tie of two classes that a turned answer may go
+NOTHING = 1e-6  # squared distance of two directions that rounding alone can make
 KEPT = 25  # answers, after which they are written
 PIECES = 10  # of a training, after each of which progress is reported
 
@@ -46,6 +49,7 @@ class Extraction:
         digits: of the probabilities that the victim gives away; 0: all.
         selection: of the slices: at random, or each as far as can be from those before (`k_centre`).
         poisoning: strength of the reverse sigmoid that the victim's probabilities go through, from 0 to below 1.
+        mad: L1 distance from a pixel's probabilities within which the victim turns the thief's gradient, from 0 to 2.
         hardened: whether the thief keeps nothing of probabilities but the decision that they stand for.
         steps: of the optimiser, 1 or more.
     """
@@ -61,16 +65,21 @@ class Extraction:
     selection: Selection = "random"
     poisoning: float = 0.0
     hardened: bool = False
+    mad: float = 0.0
 
     def __post_init__(self) -> None:
         require(self, queries=1, digits=0, steps=1, lr=1e-12, batch_size=2)
         if self.digits and self.answers != "probabilities":
             raise InputError(f"expected probabilities for --digits, got --answers {self.answers}; drop one of them")
-        if (self.poisoning or self.hardened) and self.answers != "probabilities":
-            option = "--poisoning" if self.poisoning else "--hardened"
+        needing = {"--poisoning": self.poisoning, "--mad": self.mad, "--hardened": self.hardened}
+        if self.answers != "probabilities" and (option := next(filter(needing.get, needing), "")):
             raise InputError(f"expected probabilities for {option}, got --answers {self.answers}; drop one of them")
         if not 0 <= self.poisoning < 1:
             raise InputError(f"--poisoning: expected a strength from 0 to below 1, got {self.poisoning:g}; write 0.7")
+        if not 0 <= self.mad <= 2:
+            raise InputError(f"--mad: expected an L1 distance from 0 to 2, got {self.mad:g}; write 0.5")
+        if self.mad and self.poisoning:
+            raise InputError("expected one rule to poison answers by, got --poisoning and --mad; drop one of them")
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +95,28 @@ class Exchange:
     answer: Tensor
 
 
-def answered(victim: SegModel, image: Image, kind: Answers, digits: int = 0, poisoning: float = 0.0) -> Tensor:
-    """The part of the victim's answers that a thief gets, (b, k, *s) or (b, k); see `Exchange`."""
+def answered(
+    victim: SegModel,
+    image: Image,
+    kind: Answers,
+    digits: int = 0,
+    poisoning: float = 0.0,
+    mad: float = 0.0,
+    guess: SegModel | None = None,
+) -> Tensor:
+    """The part of the victim's answers that a thief gets, (b, k, *s) or (b, k); see `Exchange`.
+
+    Args:
+        guess: network that the owner imagines the thief to train; needed with `mad`.
+    """
     with frozen(victim), torch.no_grad():
         log_odds = without_nan(victim(image))
     if kind == "probabilities":
         p = log_odds.sigmoid()
         p = poisoned_probabilities(p, poisoning, victim.task.exclusive) if poisoning else p
+        if mad and guess is not None:
+            with frozen(guess), torch.no_grad():
+                p = turned_probabilities(p, guess(image).sigmoid(), mad, victim.task.exclusive)
         p = (p * 10**digits).round() / 10**digits if digits else p
         return p.clamp(LEAST, 1 - LEAST).logit()
     mask = victim.decide(log_odds).to(image)
@@ -119,6 +143,42 @@ def poisoned_probabilities(p: Tensor, strength: float, exclusive: bool) -> Tenso
         return q
     q = q / q.sum(1, keepdim=True)
     return torch.where(q.argmax(1, keepdim=True) == p.argmax(1, keepdim=True), q, p)
+
+
+def turned_probabilities(p: Tensor, guess: Tensor, budget: float, exclusive: bool) -> Tensor:
+    """Probabilities that turn the thief's gradient furthest and decide as before: MAD-argmax.
+
+    Orekondy et al. (ICLR 2020, arXiv 1906.10908) maximise the distance between the directions of the thief's gradients
+    by the given and by the true answer, within an L1 ball around the true one. The gradient of a pixel by the thief's
+    last layer is (guess - answer) times its features, so the direction needs nothing but the thief's own answer. Here,
+    that of an untrained network stands for it. As in the paper the answer goes towards a corner of the simplex, as far
+    as the ball and the decision allow; the corner is the one that turns most there. Classes that do not exclude each
+    other are turned one by one. Unlike in the paper each pixel is turned alone, and by the last layer alone.
+
+    Args:
+        p: of the victim, (b, k, *s).
+        guess: of the thief's network, of that shape.
+        budget: L1 distance of each pixel's answer from `p`, from 0 to 2.
+
+    >>> p, guess = torch.tensor([0.8, 0.2]).view(1, 2, 1), torch.tensor([0.7, 0.3]).view(1, 2, 1)
+    >>> [round(x, 2) for x in turned_probabilities(p, guess, 0.4, True).flatten().tolist()]
+    [0.6, 0.4]
+    """
+    if not exclusive:
+        p, guess = (torch.stack((q, 1 - q), 1) for q in (p, guess))
+    first, usual = p.argmax(1, keepdim=True), functional.normalize(p - guess, dim=1)
+    result, furthest = p, torch.full_like(p[:, :1], NOTHING)
+    for k in range(p.shape[1]):
+        way = -p
+        way[:, k] += 1
+        gap = p.amax(1, keepdim=True) - p[:, k : k + 1]
+        free = torch.where(first == k, 1.0, SHORT * gap / (1 + gap))
+        in_ball = budget / way.abs().sum(1, keepdim=True).clamp(min=LEAST)
+        q = p + torch.minimum(free, in_ball).clamp(max=1) * way
+        turn = (functional.normalize(q - guess, dim=1) - usual).square().sum(1, keepdim=True)
+        is_better = (turn > furthest) & (q.argmax(1, keepdim=True) == first)
+        result, furthest = torch.where(is_better, q, result), torch.where(is_better, turn, furthest)
+    return result if exclusive else result[:, 0]
 
 
 def hard(answer: Tensor, exclusive: bool) -> Tensor:
@@ -183,7 +243,13 @@ def k_centres(features: Float[Tensor, "n d"], k: int, first: int) -> list[int]:
 
 
 def _exchanges(
-    plan: Extraction, victim: SegModel, data: TrainingData, refs: Sequence[CaseRef], folder: Path, device: torch.device
+    plan: Extraction,
+    victim: SegModel,
+    guess: SegModel | None,
+    data: TrainingData,
+    refs: Sequence[CaseRef],
+    folder: Path,
+    device: torch.device,
 ) -> list[Exchange]:
     """The answers to all queries; those that an earlier start was given are read from the folder, not asked again."""
     file = folder / ANSWERS
@@ -192,7 +258,7 @@ def _exchanges(
         if str(number) in known:
             continue
         image = data.read(ref).image[None].to(device)
-        answer = answered(victim, image, plan.answers, plan.digits, plan.poisoning)
+        answer = answered(victim, image, plan.answers, plan.digits, plan.poisoning, plan.mad, guess)
         answer = hard(answer, victim.task.exclusive) if plan.hardened else answer
         known[str(number)] = answer[0].cpu()
         if (number + 1) % KEPT == 0 or number + 1 == len(refs):
@@ -234,7 +300,7 @@ def extract(
     asked: dict[str, Any] = {**dataclasses.asdict(plan), "victim": victim_hash, "data": data.fingerprint}
     if data.root is not None:
         require_outside(folder, Path(data.options.get("source", data.root)))
-    for name in ("selection", "poisoning", "hardened"):  # as in folders from before there were others
+    for name in ("selection", "poisoning", "hardened", "mad"):  # as in folders from before there were others
         if asked[name] == getattr(Extraction, name):
             del asked[name]
     with locked(folder):
@@ -251,7 +317,11 @@ def extract(
         checkpoints.require_trainable(student, plan.model, data.read(first).image[None].to(device))
         refs = refs_of(plan, data, student)
         write_json(folder / OPTIONS, asked)
-        exchanges = _exchanges(plan, victim, data, refs, folder, device)
+        guess = None
+        if plan.mad:
+            with drawing(crc(plan.seed, "guess"), device):  # the owner does not know the thief's weights
+                guess = checkpoints.build_model(plan.model, data.task).to(device)
+        exchanges = _exchanges(plan, victim, guess, data, refs, folder, device)
         write_json(folder / QUERIES, {"answers": plan.answers, "count": len(refs), "cases": [ref.id for ref in refs]})
         with deterministic(device), drawing(crc(plan.seed, "noise"), device):
             for number, loss in enumerate(_fit(plan, student, exchanges, device), start=1):

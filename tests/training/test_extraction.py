@@ -107,6 +107,66 @@ def test_what_is_nearly_certain_looks_less_so_than_what_is_likely() -> None:
     assert certain < likely
 
 
+def turned(p: list[float], guess: list[float], budget: float) -> list[float]:
+    """The answer of one pixel whose classes exclude each other."""
+    one = [torch.tensor(q, dtype=torch.float64).view(1, -1, 1, 1) for q in (p, guess)]
+    return extraction.turned_probabilities(*one, budget, True).flatten().tolist()
+
+
+def test_a_turned_answer_of_two_classes_lies_beyond_the_thief_s_own_where_the_ball_allows_it() -> None:
+    """On a line a direction is a sign: beyond the guess the gradient is reversed, before it nothing is turned."""
+    assert turned([0.8, 0.2], [0.7, 0.3], 0.4) == pytest.approx([0.6, 0.4])
+    assert turned([0.8, 0.2], [0.7, 0.3], 0.19) == [0.8, 0.2]
+    assert turned([0.8, 0.2], [0.5, 0.5], 2.0) == [0.8, 0.2]  # beyond it the decision changes
+    assert turned([0.8, 0.2], [0.9, 0.1], 0.3) == pytest.approx([0.95, 0.05])
+    assert turned([0.8, 0.2], [0.7, 0.3], 0.0) == [0.8, 0.2]
+
+
+def test_the_direction_that_is_turned_is_that_of_the_gradient_by_the_last_layer() -> None:
+    rng = torch.Generator().manual_seed(0)
+    features = torch.rand(5, generator=rng, dtype=torch.float64)
+    weights = torch.randn(3, 5, generator=rng, dtype=torch.float64, requires_grad=True)
+    guess = (weights @ features).softmax(0)
+    p = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    q = torch.tensor(turned(p.tolist(), guess.tolist(), 0.5), dtype=torch.float64)
+    gradients = []
+    for answer in (p, q):
+        loss = -(answer * (weights @ features).log_softmax(0)).sum()
+        gradients.append(torch.autograd.grad(loss, weights)[0].flatten())
+    expected = torch.cosine_similarity(p - guess.detach(), q - guess.detach(), dim=0)
+    torch.testing.assert_close(torch.cosine_similarity(*gradients, dim=0), expected)
+    assert expected < 0.99
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("budget", [0.1, 0.5, 2.0])
+def test_turned_answers_stay_in_their_ball_and_decide_as_before_and_no_corner_turns_further(
+    exclusive: bool, budget: float
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    log_odds, other = 3 * torch.randn(2, 2, 4, 20, 20, generator=rng, dtype=torch.float64)
+    p, guess = (x.softmax(1) if exclusive else x.sigmoid() for x in (log_odds, other))
+    q = extraction.turned_probabilities(p, guess, budget, exclusive)
+    assert torch.equal(extraction.hard(q.logit(), exclusive), extraction.hard(p.logit(), exclusive))
+    assert q.min() >= 0
+    assert q.max() <= 1
+    if not exclusive:
+        assert 2 * (q - p).abs().max() <= budget + 1e-12
+        return
+    torch.testing.assert_close(q.sum(1), torch.ones_like(q[:, 0]))
+    assert (q - p).abs().sum(1).max() <= budget + 1e-12
+
+    def turn(answer: Tensor) -> Tensor:
+        return 1 - torch.cosine_similarity(answer - guess, p - guess, dim=1)
+
+    for k in range(4):
+        corner = torch.nn.functional.one_hot(torch.tensor(k), 4).view(1, 4, 1, 1).to(p)
+        for share in (0.01, 0.1, 0.3):
+            mixed = p + share * (corner - p)
+            allowed = ((mixed - p).abs().sum(1) <= budget) & (mixed.argmax(1) == p.argmax(1))
+            assert (turn(q) >= turn(mixed) - 1e-3)[allowed].all()
+
+
 def test_a_thief_who_hardens_poisoned_answers_has_the_copy_of_one_who_is_given_masks(
     data: Path, tmp_path: Path
 ) -> None:
@@ -116,10 +176,11 @@ def test_a_thief_who_hardens_poisoned_answers_has_the_copy_of_one_who_is_given_m
     for name, plan in (
         ("masks", Extraction(queries=4, answers="masks", steps=4)),
         ("hardened", Extraction(queries=4, steps=4, poisoning=0.7, hardened=True)),
+        ("turned", Extraction(queries=4, steps=4, mad=0.5, hardened=True)),
     ):
         list(extraction.extract(plan, victim, "hash", prepared, tmp_path / name, torch.device("cpu")))
         weights.append(json.loads((tmp_path / name / "card.json").read_text())["weights_sha256"])
-    assert weights[0] == weights[1]
+    assert weights[0] == weights[1] == weights[2]
 
 
 def test_centres_cover_all_points_within_twice_the_least_radius() -> None:
@@ -207,6 +268,9 @@ def test_a_copy_is_a_model_like_any_other_and_is_made_once(data: Path, tmp_path:
         (["--answers", "masks", "--digits", 2], "drop one of them"),
         (["--answers", "masks", "--poisoning", 0.5], "expected probabilities for --poisoning"),
         (["--poisoning", 1.0], "expected a strength from 0 to below 1, got 1"),
+        (["--mad", 2.5], "expected an L1 distance from 0 to 2, got 2.5"),
+        (["--answers", "masks", "--mad", 0.5], "expected probabilities for --mad, got --answers masks"),
+        (["--mad", 0.5, "--poisoning", 0.5], "got --poisoning and --mad; drop one"),
         (["--eps", "5HU"], "expected a fraction of the window, got 5HU"),
         (["--model", "oracle"], "weights"),
     ],
