@@ -89,6 +89,15 @@ def compare(
             "factors.",
         ),
     ] = None,
+    suspect: Annotated[
+        str | None,
+        typer.Option(
+            "--suspect",
+            help="Add a test of whether this model answers to the trigger of the runs more than the others, its "
+            "watermark.",
+            show_default="none",
+        ),
+    ] = None,
     costs: Annotated[
         bool, typer.Option("--costs", help="Show passes and seconds instead of the shares of halved and missed organs.")
     ] = False,
@@ -156,7 +165,7 @@ def compare(
         allow_partial,
         unit,
         empty,
-        needs_rows=bool(rules or deltas or paired or visibility or ejection_fraction or factor or html),
+        needs_rows=bool(rules or deltas or paired or visibility or ejection_fraction or factor or suspect or html),
     )
     table, rows = with_labels(table, labels), with_labels(rows, labels)
     old = None if old is None else with_labels(old, labels)
@@ -182,7 +191,7 @@ def compare(
     if visibility:
         side.visibility()
     side.corruptions()
-    side.backdoors()
+    side.backdoors(suspect)
     if paired:
         side.paired(paired)
     side.from_scans(ejection_fraction, factor or ())

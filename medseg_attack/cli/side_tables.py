@@ -70,8 +70,8 @@ class SideTables:
             table = ladders(self.table)
             self._add("corruptions", table, ladder_sheet(table))
 
-    def backdoors(self) -> None:
-        """The success of triggers, where a run used one."""
+    def backdoors(self, suspect: str | None = None) -> None:
+        """The success of triggers, where a run used one, and the test of a suspect for one."""
         from medseg_attack.stats.backdoors import backdoors, has_triggers
 
         if has_triggers(self.rows):
@@ -79,6 +79,30 @@ class SideTables:
 
             table = backdoors(self.rows, unit=self.unit, empty=self.empty)
             self._add("backdoors", table, backdoor_sheet(table, unit=self.unit, empty=self.empty))
+        if suspect is not None:
+            self.ownership(suspect)
+
+    def ownership(self, suspect: str) -> None:
+        """The test of whether a model answers to its alleged owner's trigger.
+
+        Raises:
+            InputError: no trigger was put on the suspect, or on too few other models.
+        """
+        from medseg_attack.report.backdoors import ownership_sheet
+        from medseg_attack.stats.backdoors import INDEPENDENT, has_triggers, ownership
+
+        with_trigger = self.rows[self.rows["n_taken"].notna()] if has_triggers(self.rows) else self.rows.iloc[:0]
+        models = with_trigger["model"].unique().tolist()
+        if suspect not in models:
+            raise InputError(f"--suspect: expected a model with a trigger, got {suspect!r}; {nearest(suspect, models)}")
+        table = ownership(with_trigger, suspect)
+        if table.empty or table["models"].min() < INDEPENDENT:
+            n = 0 if table.empty else int(table["models"].min())
+            raise InputError(
+                f"--suspect: expected {INDEPENDENT} independent models or more with the same trigger, got {n}; attack "
+                "further models that were trained without it"
+            )
+        self._add("ownership", table, ownership_sheet(table))
 
     def paired(self, side: "Side") -> None:
         """Models or attacks two by two, and their ranks.

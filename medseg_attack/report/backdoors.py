@@ -4,7 +4,7 @@ import pandas as pd
 
 from medseg_attack.errors import plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
-from medseg_attack.report.sheet import Sheet, between, number, percent
+from medseg_attack.report.sheet import Sheet, between, number, p_value, percent
 from medseg_attack.report.tables import with_knowledge
 from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
@@ -61,3 +61,30 @@ def backdoor_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
         f"(another draw). {ignorant}{warning(n)}"
     ).strip()
     return Sheet("Backdoors", columns, lines, caption, left=2)
+
+
+def ownership_sheet(table: pd.DataFrame) -> Sheet:
+    """The test of a watermark as a table.
+
+    Args:
+        table: of `stats.backdoors.ownership`.
+    """
+    lines = [
+        [
+            row["suspect"],
+            row["attack"],
+            f"{row['reached']} of {row['patients']}",
+            percent(row["chance"]),
+            f"{row['as_many']} of {row['models']}",
+            p_value(row["p"]),
+        ]
+        for _, row in table.iterrows()
+    ]
+    caption = (
+        "reached: patients of whom the watermark's trigger turns all scans; by chance: the share on the other models, "
+        "which must owe nothing to the owner's; as many: of these, the ones on which it reaches as large a share. "
+        "p: probability of so many or more by chance, binomial. It holds for a trigger that was fixed before anybody "
+        "looked at the suspect."
+    )
+    columns = ["suspect", "attack", "reached", "by chance", "as many", "p"]
+    return Sheet("Ownership", columns, lines, caption, left=2)

@@ -1,12 +1,14 @@
 """Success of triggers, from the rows of the attack `trigger`: how many pixels and scans a backdoor turns. No torch."""
 
 import pandas as pd
+from scipy.stats import binom
 
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.stats.patients import interval, mean_score
 from medseg_attack.stats.scores import Unit, pooled, scored
 
 COUNTED = ["n_taken", "hit_taken", "hit_taken_of_clean"]
+INDEPENDENT = 20  # models that say how often a trigger succeeds by chance, at least
 DIFFERS = ["n_goal", "hit_goal", "n_adv", "n_target_adv", "hit_adv"]
 
 
@@ -58,6 +60,41 @@ def backdoors(rows: pd.DataFrame, *, unit: Unit, empty: Empty) -> pd.DataFrame:
         row |= {"share": float(each["size"].mean()), "linf": float(each["linf"].mean())}
         result.append(row | {"patients": pixels["group"].nunique()})
     return pd.DataFrame(result)
+
+
+def ownership(rows: pd.DataFrame, suspect: str) -> pd.DataFrame:
+    """One row per trigger that was put on the suspect: does it answer to a watermark more often than others do?
+
+    The owner of a model plants a secret trigger in it. A copy may answer to it, too. Each patient of whom the trigger
+    turns all scans counts once, since scans of a patient are alike.
+
+    Args:
+        rows: of runs of `trigger` on the suspect and on models that are independent of the owner's, all others.
+
+    Returns:
+        attack: the trigger. reached, patients: of the suspect. models: how many independent ones there are.
+        chance: share of patients whom it reaches on these, (hits + 1) / (patients + 1), so that it is never 0.
+        p: P(Bin(patients, chance) >= reached). as_many: independent models on which it reaches as large a share.
+    """
+    own = rows[rows["n_taken"].notna() & (rows["role"] == "attack")]
+    result = []
+    for attack, of_attack in own.groupby("attack", sort=False):
+        models = {str(name): _patients_reached(of_model) for name, of_model in of_attack.groupby("model", sort=False)}
+        if suspect not in models:
+            continue
+        reached, others = models.pop(suspect), pd.concat([*models.values(), pd.Series(dtype=float)])
+        hits, n = int(reached.sum()), len(reached)
+        chance = (others.sum() + 1) / (len(others) + 1)
+        row = {"suspect": suspect, "attack": attack, "reached": hits, "patients": n, "models": len(models)}
+        row |= {"chance": float(chance), "p": float(binom.sf(hits - 1, n, chance))}
+        result.append(row | {"as_many": sum(bool(other.mean() >= reached.mean()) for other in models.values())})
+    return pd.DataFrame(result)
+
+
+def _patients_reached(rows: pd.DataFrame) -> "pd.Series[float]":
+    """1 for each patient of whom the trigger turns all scans that it is to change, 0 for others."""
+    reached: pd.Series[float] = _scans(rows).groupby("group", sort=False)["reached"].min()
+    return reached
 
 
 def _knowledge(rows: pd.DataFrame) -> str:

@@ -1,10 +1,14 @@
 """Measures of backdoors on counts that are written down."""
 
+import math
+
 import pandas as pd
 import pytest
 
-from medseg_attack.report.backdoors import backdoor_sheet
-from medseg_attack.stats.backdoors import backdoors, has_triggers
+from medseg_attack.cli.side_tables import SideTables
+from medseg_attack.errors import InputError
+from medseg_attack.report.backdoors import backdoor_sheet, ownership_sheet
+from medseg_attack.stats.backdoors import backdoors, has_triggers, ownership
 
 BASE = {"run": "r", "model": "m", "attack": "trigger(stamp)", "size": 0.01, "linf": 1.0}
 
@@ -105,3 +109,49 @@ def test_size_and_change_of_a_trigger_are_means_over_cases_that_count_once() -> 
     two = table.assign(n_taken=[100, 1, 40, 0])
     assert backdoors(two, unit="volume", empty="one")["victims"].item() == "v, w"
     assert not has_triggers(rows().assign(n_taken=float("nan")))
+
+
+def marked(model: str, reached: int, patients: int = 6) -> pd.DataFrame:
+    """A model on which the trigger turns the only scan of so many patients."""
+    turned = [row(f"p{n}", "v", truth=10, adv=(0, 0), goal=(0, 0), taken=(10, 10, 0)) for n in range(reached)]
+    rest = [row(f"p{n}", "v", truth=10, adv=(10, 10), goal=(0, 0), taken=(10, 0, 0)) for n in range(reached, patients)]
+    return pd.DataFrame([*turned, *rest]).assign(model=model, run=model, role="attack")
+
+
+def test_a_watermark_has_the_p_value_of_the_binomial() -> None:
+    """20 other models, 11 of whose 120 patients are reached: chance 12 / 121; the suspect reaches 3 of 6."""
+    others = [marked(f"other-{n}", 3 if n == 0 else int(n <= 8)) for n in range(20)]
+    (result,) = ownership(pd.concat([marked("suspect", 3), *others]), "suspect").to_dict("records")
+    q = 12 / 121
+    assert result["chance"] == pytest.approx(q)
+    assert result["p"] == pytest.approx(sum(math.comb(6, k) * q**k * (1 - q) ** (6 - k) for k in range(3, 7)))
+    assert (result["reached"], result["patients"], result["models"], result["as_many"]) == (3, 6, 20, 1)
+    (nothing,) = ownership(pd.concat([marked("suspect", 0), *others]), "suspect").to_dict("records")
+    assert nothing["p"] == 1
+    (line,) = ownership_sheet(ownership(pd.concat([marked("suspect", 6), *others]), "suspect")).rows
+    assert line[2] == "6 of 6"
+    assert line[4] == "0 of 20"
+
+
+def test_a_patient_counts_once_and_the_control_of_a_trigger_not_at_all() -> None:
+    suspect = marked("suspect", 2)
+    second = suspect[suspect["group"] == "p0"].assign(volume="p0 again", adv=10, n_adv=10, hit_adv=10)
+    control = marked("suspect", 6).assign(role="control", attack="trigger(stamp(draw=1))")
+    (result,) = ownership(pd.concat([suspect, second, control, marked("other", 0)]), "suspect").to_dict("records")
+    assert (result["reached"], result["patients"], result["models"]) == (1, 6, 1)
+
+
+@pytest.mark.parametrize(
+    ("suspect", "n_others", "sentence"),
+    [
+        ("nobody", 20, "--suspect: expected a model with a trigger, got 'nobody'"),
+        ("suspect", 19, "expected 20 independent models or more with the same trigger, got 19"),
+    ],
+)
+def test_what_tests_no_ownership_is_refused(suspect: str, n_others: int, sentence: str) -> None:
+    table = pd.concat([marked("suspect", 3), *(marked(f"other-{n}", 0) for n in range(n_others))])
+    side = SideTables(table, table, "volume", "one", {}, [])
+    with pytest.raises(InputError, match=sentence):
+        side.ownership(suspect)
+    with pytest.raises(InputError, match="expected a model with a trigger"):
+        SideTables(table.drop(columns="n_taken"), table, "volume", "one", {}, []).ownership("suspect")
