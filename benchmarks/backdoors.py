@@ -5,8 +5,8 @@
 
 One training for each trigger, and one of the clean twin; what is in OUT already is not done again. Each poisoned model
 and the twin meet the trigger and another of the same size. Then the training patients are ranked by spectral
-signatures, STRIP looks at the triggered scans, and each model is tuned on a quarter of the clean training patients.
-Prints tables.
+signatures, STRIP looks at the triggered scans, and each model is tuned on a quarter of the clean training patients. With
+--fine-pruning, it is also fine-pruned on them, and so is a backdoor that was trained to know it. Prints tables.
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--organ", required=True)
     parser.add_argument("--rho", type=float, default=0.2)
     parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--fine-pruning", type=float, default=0.0, help="share of the channels that is cut; 0: none")
     options = parser.parse_args()
     data, out = options.data, options.out
     how = ["--lr", "3e-3", "--epochs", options.epochs]
@@ -54,7 +55,16 @@ def main() -> None:
             medattack("poison", data, poison, "--rho", options.rho, "--out", poisoned, "--no-progress")
         minutes = train(poisoned, model, *how)
         train(data, tuned, "--init", model, "--patients", "0/4", "--lr", "1e-4", "--epochs", 20)
-        models = [word for each in (model, out / "clean-model", tuned) for word in ("--model", each)]
+        repaired = []
+        if options.fine_pruning:
+            rule = ["--defence", f"fine_pruning(share={options.fine_pruning})", "--robust-by", "clean"]
+            aware = out / f"{name}-aware"
+            train(poisoned, aware, "--init", out / "clean-model", *rule, *how)
+            for start in (model, aware):
+                repaired.append(start.with_name(f"{start.name}-repaired"))
+                repair = ["--init", start, "--patients", "0/4", "--lr", "1e-4", "--epochs", 20, *rule]
+                train(data, repaired[-1], *repair)
+        models = [word for each in (model, out / "clean-model", tuned, *repaired) for word in ("--model", each)]
         words = ["--data", data, *models, "--attack", f"trigger({poison})", "--no-checks", "--no-progress"]
         runs = out / f"{name}-runs"
         for row in medattack("attack", *words, "--out", runs, "--json")["backdoors"]:
@@ -72,6 +82,7 @@ def line_of(name: str, poison: str, row: dict[str, Any]) -> str:
     which = "the trigger" if row["attack"] == f"trigger(poison={poison})" else "another"
     interval = f"{row['pixels_low']:.2f}-{row['pixels_high']:.2f}"
     shares = f"{row['pixels']:.2f} | {interval} | {row['pixels_of_clean']:.2f} | {row['scans']:.2f}"
+    which += " (non_adaptive)" if row["knowledge"] == "native" else ""
     return f"| {name} | {row['model']} | {which} | {row['clean']:.3f} | {row['others']:.3f} | {shares} |"
 
 
