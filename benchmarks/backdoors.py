@@ -5,8 +5,8 @@
 
 One training for each trigger, and one of the clean twin; what is in OUT already is not done again. Each poisoned model
 and the twin meet the trigger and another of the same size. Then the training patients are ranked by spectral
-signatures, STRIP looks at the triggered scans, and each model is tuned on a quarter of the clean training patients. With
---fine-pruning, it is also fine-pruned on them, and so is a backdoor that was trained to know it. Prints tables.
+signatures, STRIP looks at the triggered scans, and each model is tuned on a quarter of the clean training patients.
+With --fine-pruning, it is also fine-pruned on them, and so is a backdoor that was trained to know it. Prints tables.
 """
 
 import argparse
@@ -60,8 +60,8 @@ def main() -> None:
             rule = ["--defence", f"fine_pruning(share={options.fine_pruning})", "--robust-by", "clean"]
             aware = out / f"{name}-aware"
             train(poisoned, aware, "--init", out / "clean-model", *rule, *how)
-            for start in (model, aware):
-                repaired.append(start.with_name(f"{start.name}-repaired"))
+            for start, kind in ((model, "naive"), (aware, "aware")):
+                repaired.append(out / f"{name}-repaired-{kind}")
                 repair = ["--init", start, "--patients", "0/4", "--lr", "1e-4", "--epochs", 20, *rule]
                 train(data, repaired[-1], *repair)
         models = [word for each in (model, out / "clean-model", tuned, *repaired) for word in ("--model", each)]

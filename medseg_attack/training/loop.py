@@ -25,7 +25,6 @@ from medseg_attack.escaping import csv_cell
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import build
-from medseg_attack.runs.rows import Knowledge
 from medseg_attack.runtime import deterministic
 from medseg_attack.storage.files import (
     is_checkpoint,
@@ -41,7 +40,7 @@ from medseg_attack.training.augment import TrainingData, TrainingSet, batches, c
 from medseg_attack.training.distributed import ALONE, ProcessGroup
 from medseg_attack.training.losses import finite, training_loss
 from medseg_attack.training.moments import moments, restore_moments
-from medseg_attack.training.options import Options, cases_of, label
+from medseg_attack.training.options import Options, backdoor_knowledge, cases_of, label, poison_of
 from medseg_attack.training.passes import counted
 from medseg_attack.training.validation import mean_of, validated
 from medseg_attack.types import Attack, Image
@@ -166,7 +165,7 @@ class _Training:
                 checkpoints.begin_with(self.model, Path(plan.init))
         self.defences: list[TrainingDefence] = [build(text, "defence") for text in plan.defences]
         self.states: list[dict[str, Tensor]] = [{} for _ in self.defences]
-        self.knowledge = _knowledge(self.defences, Path(plan.init)) if plan.init else ""
+        self.knowledge = backdoor_knowledge(plan, data)
         for defence in self.defences:
             defence.prepare(self.model)
         refs = cases_of(plan, data, self.model.dims)
@@ -233,7 +232,7 @@ class _Training:
         for defence in self.defences:
             spec = defence.architecture(spec)
         root = None if self.data.root is None else str(self.data.root)
-        poison = self.data.options.get("poison") or {}
+        poison = poison_of(self.data)
         card = {
             "label": label(self.plan.model, self.plan.defences),
             "spec": spec,
@@ -241,7 +240,7 @@ class _Training:
                 "name": self.data.name,
                 "fingerprint": self.data.fingerprint,
                 "path": root,
-                **({"poison": poison["spec"]} if poison.get("patients") else {}),
+                **({"poison": poison} if poison else {}),
             },
             "training": dataclasses.asdict(self.plan),
             "training_grid": list(self.cases.grid),
@@ -359,15 +358,6 @@ class _Training:
                 _, index, name = key.split("/", 2)
                 self.states[int(index)][name] = value.to(self.device)
         restore_moments(self.optimiser, stored)
-
-
-def _knowledge(defences: Sequence[TrainingDefence], start: Path) -> Knowledge:
-    """Whether a backdoor of the checkpoint that a training begins with knows how the training would remove it."""
-    card = checkpoints.read_card(start)
-    rules = (card.get("training") or {}).get("defences", ()) if card.get("dataset", {}).get("poison") else ()
-    before = [build(text, "defence") for text in rules]
-    known = {defence.knowledge(before) for defence in defences} - {""}
-    return "" if not known else "native" if "native" in known else "adaptive"
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from medseg_attack.models.surrogates import pinned, without_hash
 from medseg_attack.registry import build, find, parse_call, spec
 from medseg_attack.registry.parts import walk
 from medseg_attack.registry.table import Bound, kind_of
+from medseg_attack.runs.rows import Knowledge
 from medseg_attack.storage.files import digest
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.training.augment import TrainingData, parts
@@ -232,6 +233,35 @@ def cases_of(options: Options, data: TrainingData, dims: int) -> Sequence[CaseRe
         )
     part = set(groups[int(k) * len(groups) // int(n) : (int(k) + 1) * len(groups) // int(n)])
     return [ref for ref in refs if ref.group in part]
+
+
+def poison_of(data: TrainingData) -> str:
+    """The poison that some training patients of the data carry; "" of clean ones."""
+    facts = data.options.get("poison") or {}
+    return str(facts["spec"]) if facts.get("patients") else ""
+
+
+def backdoor_knowledge(plan: Options, data: TrainingData) -> Knowledge:
+    """Whether a backdoor of the checkpoint that a training begins with knows how the training would remove it.
+
+    Clean data alone tune a poisoned model, and no backdoor is trained to know that.
+
+    Returns:
+        "adaptive" or "native"; "" where the training removes none.
+
+    Raises:
+        InputError: the checkpoint's card is damaged, or names a rule that there is not.
+    """
+    if not plan.init:
+        return ""
+    card = read_card(Path(plan.init))
+    was_poisoned = bool(card.get("dataset", {}).get("poison"))
+    rules = (card.get("training") or {}).get("defences", ()) if was_poisoned else ()
+    before = [build(text, "defence") for text in rules]
+    known = {build(text, "defence").knowledge(before) for text in plan.defences} - {""}
+    if not known:
+        return "native" if was_poisoned and not poison_of(data) else ""
+    return "native" if "native" in known else "adaptive"
 
 
 def label(model: str, defences: Sequence[str] = ()) -> str:

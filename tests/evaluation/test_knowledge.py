@@ -162,6 +162,7 @@ def test_a_trigger_knows_a_repair_if_its_backdoor_was_trained_with_the_same_cut(
         ("aware", tmp_path / "d", home / "models/m", cut),
         ("repaired-bad", home / "data/p", tmp_path / "bad", cut),
         ("repaired-aware", home / "data/p", tmp_path / "aware", cut),
+        ("tuned", home / "data/p", tmp_path / "bad", ()),
         ("repaired-clean", home / "data/p", home / "models/m", cut),
     ):
         medattack("train", "--data", data, "--init", start, *rule, *quick, "--out", tmp_path / name)
@@ -169,13 +170,21 @@ def test_a_trigger_knows_a_repair_if_its_backdoor_was_trained_with_the_same_cut(
     assert cards["bad"]["dataset"]["poison"].startswith("stamp(")
     assert "poison" not in cards["repaired-aware"]["dataset"]
     models = [
-        word for name in ("bad", "repaired-bad", "repaired-aware", "repaired-clean") for word in ("-m", tmp_path / name)
+        word
+        for name in ("bad", "repaired-bad", "repaired-aware", "tuned", "repaired-clean")
+        for word in ("-m", tmp_path / name)
     ]
     words = ("attack", "--data", home / "data/p", *models, "--home", tmp_path, "--no-checks", "--limit", "3")
     words += ("--attack", "trigger(stamp(side=4, goal=erase('stomach')))", "--out", tmp_path / "runs")
     rows = json.loads(medattack(*words, "--json").stdout)["backdoors"]
     known = {row["model"]: row["knowledge"] for row in rows if "draw=" not in row["attack"]}
-    expected = {"bad": "", "repaired-bad": "native", "repaired-aware": "adaptive", "repaired-clean": "native"}
+    expected = {
+        "bad": "",
+        "repaired-bad": "native",
+        "repaired-aware": "adaptive",
+        "tuned": "native",
+        "repaired-clean": "native",
+    }
     assert known == expected
     shown = medattack(*words)
     assert "non_adaptive: the backdoor was trained without" in " ".join(shown.stdout.split())
