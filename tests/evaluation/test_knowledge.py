@@ -189,6 +189,8 @@ def test_a_trigger_knows_a_repair_if_its_backdoor_was_trained_with_the_same_cut(
     shown = medattack(*words)
     assert "non_adaptive: the backdoor was trained without" in " ".join(shown.stdout.split())
     assert "attacks know it" not in shown.stderr
+    few = medattack("compare", tmp_path / "runs", "--allow-partial", "--suspect", "bad", code=2)
+    assert "expected 20 independent models or more with the same trigger, got 4" in " ".join(few.stderr.split())
 
 
 def test_a_card_that_says_something_else_about_a_backdoor_is_refused(home: Path, tmp_path: Path) -> None:
