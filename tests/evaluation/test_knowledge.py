@@ -177,7 +177,7 @@ def test_a_trigger_knows_a_repair_if_its_backdoor_was_trained_with_the_same_cut(
     words = ("attack", "--data", home / "data/p", *models, "--home", tmp_path, "--no-checks", "--limit", "3")
     words += ("--attack", "trigger(stamp(side=4, goal=erase('stomach')))", "--out", tmp_path / "runs")
     rows = json.loads(medattack(*words, "--json").stdout)["backdoors"]
-    known = {row["model"]: row["knowledge"] for row in rows if "draw=" not in row["attack"]}
+    known = {row["model"].split("(")[-1][:-1]: row["knowledge"] for row in rows if "draw=" not in row["attack"]}
     expected = {
         "bad": "",
         "repaired-bad": "native",
@@ -189,7 +189,7 @@ def test_a_trigger_knows_a_repair_if_its_backdoor_was_trained_with_the_same_cut(
     shown = medattack(*words)
     assert "non_adaptive: the backdoor was trained without" in " ".join(shown.stdout.split())
     assert "attacks know it" not in shown.stderr
-    few = medattack("compare", tmp_path / "runs", "--allow-partial", "--suspect", "bad", code=2)
+    few = medattack("compare", tmp_path / "runs", "--allow-partial", "--suspect", "unet_small (bad)", code=2)
     assert "expected 20 independent models or more with the same trigger, got 4" in " ".join(few.stderr.split())
 
 
