@@ -67,7 +67,7 @@ class Task:
             KeyError, TypeError, ValueError: a field is absent, or is not of its type.
         """
         classes, channel_names = tuple(fields["classes"]), tuple(fields.get("channel_names", ()))
-        return cls(fields["name"], classes, bool(fields["exclusive"]), int(fields.get("channels", 1)), channel_names)
+        return cls(fields["name"], classes, bool(fields["exclusive"]), int(fields["channels"]), channel_names)
 
 
 @dataclass(frozen=True)

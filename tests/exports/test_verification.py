@@ -67,6 +67,12 @@ def short(name: str) -> str:
     return f"{name}({given})" if given else name
 
 
+def short_fit(name: str) -> str:
+    """An attack that learns, with as few epochs or steps as it takes."""
+    option = next((option for option in ("epochs", "steps") if registry.find(name).takes(option)), "")
+    return f"{name}({option}=2)" if option else name
+
+
 @pytest.fixture(scope="module", params=STORAGES)
 def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A study of every attack on scans of one storage type, its scans stored; and the folder of its source."""
@@ -95,11 +101,7 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "--no-checks",
     ]
     medattack(*words, *attacks, "--steps", "3", "--split", "all", "--out", root / "runs" / "all")
-    fits = [
-        word
-        for name in LEARNS
-        for word in ("--attack", f"{name}({'epochs' if registry.find(name).takes('epochs') else 'steps'}=2)")
-    ]
+    fits = [word for name in LEARNS for word in ("--attack", short_fit(name))]
     medattack(
         *words,
         *fits,
