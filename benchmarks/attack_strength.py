@@ -11,7 +11,6 @@ head, and adversarially.
 
 import argparse
 import dataclasses
-import json
 import math
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from parts import add, part, rows
 from torch import Tensor
 
 from medseg_attack import registry
@@ -219,8 +219,8 @@ def written(text: str) -> Callable[[float, int], Attack]:
 
     def make(eps: float, gradients: int) -> Attack:
         spec = text
-        for part in (8, 4, 2, 1):
-            spec = spec.replace(f"G/{part}", str(max(gradients // part, 1)))
+        for share in (8, 4, 2, 1):
+            spec = spec.replace(f"G/{share}", str(max(gradients // share, 1)))
         attack: Attack = with_eps(registry.build(spec, "attack"), eps)
         return attack
 
@@ -282,10 +282,6 @@ def lines(options: argparse.Namespace) -> Iterator[Line]:
                     yield from (Line(data, network, eps, gradients, attack) for attack in attacks)
 
 
-def rows(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(text) for file in sorted((out / "rows").glob("*.jsonl")) for text in file.open()]
-
-
 def attack_of(line: Line) -> Attack:
     if line.attack in ATTACKS:
         return ATTACKS[line.attack](line.eps / 255, line.gradients)
@@ -320,20 +316,18 @@ def measured(line: Line, model: SegModel, cases: Sequence[Case], device: torch.d
 
 
 def run(options: argparse.Namespace) -> None:
-    k, n = map(int, options.part.split("/"))
     device, out = torch.device(options.device), options.out
     done = {tuple(row[field.name] for field in dataclasses.fields(Line)) for row in rows(out)}
     (out / "rows").mkdir(parents=True, exist_ok=True)
     folders = {name: prepare(name, options.acdc, out) for name in options.data}
     load = partial(network_of, out=out, device=device)
-    for line in list(lines(options))[k::n]:
+    for line in list(lines(options))[part(options.part)]:
         if dataclasses.astuple(line) in done:
             continue
         model = load(line.data, line.network, folders[line.data])
         cases, _ = cohort(folders[line.data], line.network, "test", options.slices)
         row = measured(line, model, cases, device)
-        with (out / "rows" / f"{k}-of-{n}.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        add(row, out / "rows" / f"{options.part.replace('/', '-of-')}.jsonl")
         print(f"{line}: {row['slice_dice']:.4f} {row['volume_dice']:.4f} in {row['seconds']:.0f} s", file=sys.stderr)
 
 

@@ -11,7 +11,6 @@ that are there.
 
 import argparse
 import dataclasses
-import json
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from parts import add, part, rows
 
 from medseg_attack import registry
 from medseg_attack.detectors.base import Calibrated
@@ -90,14 +90,9 @@ def budget(attack: str, size: float) -> str:
 
 def lines(options: argparse.Namespace) -> Iterator[tuple[tuple[str, float], list[Line]]]:
     """The lines of each run of this part."""
-    k, n = map(int, options.part.split("/"))
     runs = [(attack, size) for size in options.size or SIZES for attack in options.attack or ATTACKS]
-    for attack, size in runs[k::n]:
+    for attack, size in runs[part(options.part)]:
         yield (attack, size), [Line(attack, size, detector) for detector in options.detector or DETECTORS]
-
-
-def rows(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(text) for file in sorted((out / "rows").glob("*.jsonl")) for text in file.open()]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -121,8 +116,7 @@ def run(options: argparse.Namespace) -> None:
                 fitted[line.detector] = detection.fit()
             row = line._asdict() | result(detection, fitted[line.detector])
             row["seconds"] = time.monotonic() - start
-            with (options.out / "rows" / f"{options.part.replace('/', '-of-')}.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            add(row, options.out / "rows" / f"{options.part.replace('/', '-of-')}.jsonl")
             print(f"{line}: {row['seconds']:.0f} s", file=sys.stderr, flush=True)
 
 
