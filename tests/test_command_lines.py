@@ -61,6 +61,7 @@ NOT_RUN = {
     "pip install": "installs from a network",
     "source ": "is of the shell",
     "medattack defend": "searches with thousands of queries; tests/cli/test_defend.py runs it with few",
+    "--suspect suspect": "needs runs of 20 other models; tests/stats/test_backdoors.py computes the test",
     "--ray num_gpus": "needs GPUs; tests/evaluation/test_launchers.py starts tasks of Ray",
 }
 
@@ -289,6 +290,27 @@ def prepare_many(root: Path) -> None:
     medattack("prepare", root / "many", *format_words, "--test", "0.25", "--out", root / "data")
 
 
+def train_beside(root: Path, *names: str) -> None:
+    """Small models of these names in folders at `root`, all of different weights."""
+    for seed, name in enumerate(names):
+        medattack(
+            "train", "--data", root / "data", "--model", TINY, "--epochs", "1", "--seed", seed, "--out", root / name
+        )
+
+
+def train_suspects(root: Path) -> None:
+    train_beside(root, "suspect", "other-1", "other-2")
+
+
+def prepare_backdoor(root: Path) -> None:
+    """Poisoned data, and two models of clean ones."""
+    prepare_many(root)
+    trigger = "stamp(goal=erase('stomach'))"
+    medattack("poison", root / "data", trigger, "--rho", "0.1", "--out", root / "poisoned")
+    medattack("train", "--data", root / "data", "--model", "unet_small", "--epochs", 1, "--out", root / "clean-model")
+    train_beside(root, "bad-repaired")
+
+
 def write_networks_study(root: Path) -> None:
     """study.yaml that names code."""
     write_network(root)
@@ -327,6 +349,8 @@ NEEDS: dict[tuple[str, str], tuple[Need, ...]] = {
     ("docs/models.md", "Your own network, and volumes"): (write_network,),
     ("docs/models.md", "nnU-Net"): (prepare_nnunet,),
     ("docs/poisoning.md", "Poisoned training data"): (prepare_many,),
+    ("docs/poisoning.md", "A watermark"): (train_suspects,),
+    ("docs/poisoning.md", "A backdoor that knows fine-pruning"): (prepare_backdoor,),
     ("docs/readers.md", "A study with readers"): (copy_study_file,),
     ("docs/readers.md", "Scores"): (write_reader_study,),
     ("docs/report.md", "The robustness card"): (run_certificates,),
