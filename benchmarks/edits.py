@@ -4,7 +4,9 @@
 
 Each slice of the test patients that shows the organ has it removed; each slice, another patient's is inserted. Prints a
 row per edit: shares of edits that are believed, means of the other measures of `medseg_attack.metrics.edits`, and the
-Dice of the organ against the moved and the untouched truth. Behind each number is its 95 % interval over patients.
+Dice of the organ against the moved and the untouched truth. Noise and border of an edit stand out if they differ more
+from their surroundings than at the same place of the untouched slice; chance is 0.5. Behind each number is its 95 %
+interval over patients.
 """
 
 import argparse
@@ -17,7 +19,7 @@ import torch
 
 from medseg_attack import registry
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
-from medseg_attack.metrics.edits import measured_edit
+from medseg_attack.metrics.edits import edge_contrast, measured_edit, noise_contrast
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -30,6 +32,9 @@ MEASURES = {  # column of the table: least and greatest value, digits
     "collateral Dice": ((0.0, 1.0), ".3f"),
     "SSIM in the box": ((-1.0, 1.0), ".2f"),
     "noise, log2 ratio": ((-math.inf, math.inf), "+.2f"),
+    "seam, log2 ratio": ((-math.inf, math.inf), "+.2f"),
+    "noise stands out": ((0.0, 1.0), ".2f"),
+    "border stands out": ((0.0, 1.0), ".2f"),
     "change in pixels": ((-math.inf, math.inf), "+.0f"),
     "Dice, moved truth": ((0.0, 1.0), ".3f"),
     "Dice, untouched truth": ((0.0, 1.0), ".3f"),
@@ -54,9 +59,20 @@ def edits(data: Prepared, model: SegModel, attack: str, organ: str) -> Iterator[
         parts = before[:, k], after[:, k], batch.target[:, k], result.truth[:, k]
         edit = measured_edit(batch.image, result.image, *parts)
         moved, untouched = (1 - harm(after[:, k], truth[:, k]).item() for truth in (result.truth, batch.target))
-        noise = math.log2(edit.noise) if 0 < edit.noise < math.inf else math.nan
-        numbers = (bool(edit.belief), edit.collateral, edit.similarity, noise, edit.volume, moved, untouched)
+        ratios = (math.log2(ratio) if 0 < ratio < math.inf else math.nan for ratio in (edit.noise, edit.seam))
+        place = (result.image != batch.image).any(1)[0]
+        contrasts = (
+            told_apart(contrast(result.image, place), contrast(batch.image, place))
+            for contrast in (noise_contrast, edge_contrast)
+        )
+        shown = bool(edit.belief), edit.collateral, edit.similarity
+        numbers = (*shown, *ratios, *contrasts, edit.volume, moved, untouched)
         yield {"group": ref.group, **dict(zip(MEASURES, map(float, numbers), strict=True))}
+
+
+def told_apart(edited: float, untouched: float) -> float:
+    """1 where the edited slice has the larger contrast, 1/2 of equal ones; NaN where one is not defined."""
+    return math.nan if math.isnan(edited - untouched) else 0.5 * ((edited > untouched) + (edited >= untouched))
 
 
 def row_of(attack: str, rows: pd.DataFrame) -> str:

@@ -1,14 +1,17 @@
 """Measures of an edit: whether a model believes it, and what else it changed (Mirsky et al. 2019; Zhou et al. 2021)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medseg_attack.metrics.harm import harm
 from medseg_attack.metrics.visibility import SIDE, ssim_map
-from medseg_attack.numerics.noise import noise_of
+from medseg_attack.numerics.harmonic import RING, ring_around
+from medseg_attack.numerics.noise import noise_of, second_differences
 from medseg_attack.types import Image, Mask
 
 BELIEVED = 0.5  # share of an inserted mask that is predicted
@@ -26,6 +29,8 @@ class Edit:
             changed.
         similarity: SSIM of the two images inside the box, in plane.
         noise: ratio of the noise inside the box, after and before.
+        seam: ratio of the mean step in intensity across the border of the edited pixels, after and before; 1 where
+            they have none.
         volume: change of the predicted volume in pixels, of the classes that were edited.
     """
 
@@ -33,6 +38,7 @@ class Edit:
     collateral: float
     similarity: float
     noise: float
+    seam: float
     volume: int
 
 
@@ -46,7 +52,8 @@ def measured_edit(image: Image, edited: Image, before: Mask, after: Mask, target
         truth: that of the edited one.
     """
     inserted, removed = truth & ~target, target & ~truth
-    box = box_of((image != edited).any(1)[0], SIDE)
+    place = (image != edited).any(1)[0]
+    box = box_of(place, SIDE)
     outside = torch.ones_like(before[0, 0])
     outside[box] = False
     collateral = 1 - harm(before & outside, after & outside).item()
@@ -60,7 +67,70 @@ def measured_edit(image: Image, edited: Image, before: Mask, after: Mask, target
     volume = int(after[:, classes].sum().item() - before[:, classes].sum().item())
     noise = (noise_of(edited[region]) / noise_of(image[region])).item()
     similarity = ssim_map(edited[region], image[region]).mean().item()
-    return Edit(belief, collateral, similarity, noise, volume)
+    after_edit, before_edit = (_steps(x, place)[0].mean() for x in (edited, image))
+    seam = (after_edit / before_edit).item() if place.any() and not place.all() else 1.0
+    return Edit(belief, collateral, similarity, noise, seam, volume)
+
+
+def noise_contrast(image: Image, place: Bool[Tensor, "*s"]) -> float:
+    """How much the noise of a place differs from that around it, |log2| of the ratio: it gives an edit away.
+
+    Unlike the ratio of `measured_edit` it needs no untouched image. The noise is Immerkaer's (`numerics.noise`), in
+    3 x 3 windows that lie in the place, and in those at most 6 pixels beside it.
+
+    Args:
+        image: of one sample.
+        place: the pixels that may have been edited.
+
+    Returns:
+        NaN where a side has no noise or no window.
+    """
+    planes = image.reshape(-1, 1, *image.shape[-2:])
+    touched = F.max_pool2d(_planes(place, image), 3, stride=1) > 0
+    inside = F.max_pool2d(1 - _planes(place, image), 3, stride=1) == 0
+    around = (_planes(_ring(place), image)[..., 1:-1, 1:-1] > 0) & ~touched
+    response = second_differences(planes).abs()
+    return _contrast(*(response[part].quantile(0.5) if part.any() else math.nan for part in (inside, around)))
+
+
+def edge_contrast(image: Image, place: Bool[Tensor, "*s"]) -> float:
+    """How much the border of a place stands out as an edge: it gives an edit away.
+
+    It is |log2| of the ratio of two mean steps in intensity between neighbours in plane: those across the border, and
+    those between pixels at most 6 outside of it. A seam is sharper than its surroundings, a feathered one softer.
+
+    Args:
+        image: of one sample.
+        place: the pixels that may have been edited.
+
+    Returns:
+        NaN where a side has no step.
+    """
+    return _contrast(*(part.mean() if len(part) else math.nan for part in _steps(image, place)))
+
+
+def _steps(image: Image, place: Bool[Tensor, "*s"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "m"]]:
+    """Steps between neighbours in plane: those across the border of a place, and those between pixels around it."""
+    across, around, ring = [], [], _ring(place)
+    for axis in (-2, -1):
+        step, n = image[0].diff(dim=axis).abs(), image.shape[axis] - 1
+        (low, high), (near, far) = ((mask.narrow(axis, 0, n), mask.narrow(axis, 1, n)) for mask in (place, ring))
+        across.append(step[:, low ^ high].flatten())
+        around.append(step[:, near & far].flatten())
+    return torch.cat(across), torch.cat(around)
+
+
+def _ring(place: Bool[Tensor, "*s"]) -> Bool[Tensor, "*s"]:
+    return torch.from_numpy(ring_around(place.cpu().numpy(), RING)).to(place.device)
+
+
+def _planes(mask: Bool[Tensor, "*s"], image: Image) -> Float[Tensor, "n 1 h w"]:
+    """The mask of every channel and slice of an image of one sample, as 0 and 1."""
+    return mask.to(image).expand(image.shape[1:]).reshape(-1, 1, *mask.shape[-2:])
+
+
+def _contrast(inside: Tensor | float, around: Tensor | float) -> float:
+    return abs(math.log2(float(inside) / float(around))) if float(inside) > 0 and float(around) > 0 else math.nan
 
 
 def box_of(mask: Bool[Tensor, "*s"], least: int) -> tuple[slice, ...]:

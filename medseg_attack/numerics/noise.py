@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.numerics.slabs import SLAB
@@ -15,15 +16,13 @@ def noise_of(image: Image) -> PerSample:
     Immerkaer's operator (doi 10.1006/cviu.1996.0060) with the median absolute deviation in place of the mean, over
     pixels that are not exactly 0 or 1: air and clipped values hold no noise.
     """
-    kernel = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]).to(image)
     planes = image.reshape(-1, 1, *image.shape[-2:])
     if min(planes.shape[-2:]) < 3:  # as of an image without one pixel that holds noise
         return image.new_zeros(len(image))
 
     def magnitudes(planes: Tensor) -> Tensor:
-        response = torch.nn.functional.conv2d(planes, kernel[None, None])
         inner = planes[..., 1:-1, 1:-1]
-        return response[(inner > 0) & (inner < 1)].abs()
+        return second_differences(planes)[(inner > 0) & (inner < 1)].abs()
 
     def deviation(planes: Tensor) -> Tensor:
         n = max(1, SLAB // planes[0].numel())
@@ -31,6 +30,12 @@ def noise_of(image: Image) -> PerSample:
 
     deviations = [deviation(planes) for planes in planes.reshape(len(image), -1, 1, *image.shape[-2:])]
     return torch.stack(deviations) / 0.6744897501960817 / 6
+
+
+def second_differences(planes: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h-2 w-2"]:
+    """Immerkaer's operator, which is blind to planes; of white noise it has 6 times the standard deviation."""
+    kernel = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]]).to(planes)
+    return torch.nn.functional.conv2d(planes, kernel[None, None])
 
 
 def lower_median(parts: Callable[[], Iterable[Tensor]]) -> Tensor:

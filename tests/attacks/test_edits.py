@@ -14,7 +14,7 @@ from medseg_attack.attacks.edits.insert import Insert
 from medseg_attack.attacks.edits.remove import Remove
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
-from medseg_attack.metrics.edits import box_of, measured_edit
+from medseg_attack.metrics.edits import box_of, edge_contrast, measured_edit, noise_contrast
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.harmonic import blended, filled, texture
 from medseg_attack.threat.binding import bind
@@ -213,6 +213,57 @@ def test_measures_of_an_edit() -> None:
     inserted = measured_edit(batch.image, x, after, before, truth, batch.target)
     assert inserted.belief is True
     assert inserted.volume == int(before.sum())
+
+
+def ramp_with_step(step: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A ramp of 0.01 a pixel along both axes, the same with a square that is so much brighter, and the square."""
+    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(40), indexing="ij")
+    ramp = 0.1 + 0.01 * (rows + columns).double()[None, None]
+    place = torch.zeros(40, 40, dtype=torch.bool)
+    place[15:25, 15:25] = True
+    return ramp, ramp + step * place, place
+
+
+def test_a_seam_is_the_step_at_the_border_of_an_edit() -> None:
+    """Two sides of the square go up by 0.01 and 0.05, the others by 0.01 and down by 0.05: 0.06 and 0.04, on average
+    0.05 where 0.01 was, and 0.01 around it."""
+    ramp, edited, place = ramp_with_step(0.05)
+    nothing = torch.zeros(1, 1, 40, 40, dtype=torch.bool)
+    assert measured_edit(ramp, edited, nothing, nothing, nothing, nothing).seam == pytest.approx(5)
+    assert measured_edit(ramp, ramp, nothing, nothing, nothing, nothing).seam == 1
+    assert edge_contrast(edited, place) == pytest.approx(np.log2(5))
+    assert edge_contrast(ramp, place) == pytest.approx(0)
+
+
+def test_a_softer_border_than_its_surroundings_gives_an_edit_away_as_a_sharper_one_does() -> None:
+    """Steps of 0.2 on a chessboard, of 0.1 from it to the grey of a square."""
+    rows, columns = torch.meshgrid(torch.arange(40), torch.arange(40), indexing="ij")
+    place = ramp_with_step(0)[2]
+    image = torch.where(place, 0.5, 0.4 + 0.2 * ((rows + columns) % 2).double())[None, None]
+    assert edge_contrast(image, place) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_noise_of_another_strength_gives_an_edit_away(factor: float) -> None:
+    ramp, _, place = ramp_with_step(0)
+    noise = 0.01 * torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    assert noise_contrast(ramp + torch.where(place, factor, 1.0) * noise, place) == pytest.approx(1, abs=0.35)
+    assert noise_contrast(ramp + noise, place) == pytest.approx(0, abs=0.35)
+    seam = noise_contrast(ramp + noise + 0.3 * place, place)  # no window lies on both sides of it
+    assert seam == pytest.approx(noise_contrast(ramp + noise, place), abs=1e-9)
+    assert np.isnan(noise_contrast(torch.where(place, 0.5, ramp + noise), place))  # no noise at all has no ratio
+
+
+def test_where_nothing_or_everything_may_be_edited_there_is_nothing_to_compare() -> None:
+    ramp, _, place = ramp_with_step(0)
+    for nowhere in (torch.zeros_like(place), torch.ones_like(place)):
+        assert np.isnan([edge_contrast(ramp, nowhere), noise_contrast(ramp, nowhere)]).all()
+
+
+def test_an_edit_of_a_volume_is_looked_at_in_plane() -> None:
+    _, edited, place = ramp_with_step(0.05)
+    volume, where = edited[:, :, None].repeat(1, 1, 3, 1, 1), place.expand(3, 40, 40)
+    assert edge_contrast(volume, where) == pytest.approx(np.log2(5))
 
 
 def test_a_box_holds_a_window_of_similarity() -> None:

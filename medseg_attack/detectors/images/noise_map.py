@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg_attack.detectors.base import Detector, Training, as_double
+from medseg_attack.numerics.noise import second_differences
 from medseg_attack.registry import register
 from medseg_attack.types import Case, Image, LogOdds, Model, PerSample
 
@@ -46,8 +47,7 @@ def residual_sigma(image: Image) -> PerSample:
     """
     x = image.transpose(1, 2).flatten(1, 2) if image.ndim == 5 else image  # slices and channels alike
     x = x.flatten(0, 1)[:, None]
-    kernel = x.new_tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]])[None, None]
-    residual = functional.conv2d(x, kernel).abs().view(len(image), -1)
+    residual = second_differences(x).abs().view(len(image), -1)
     cut = functional.max_pool2d(((x <= 0) | (x >= 1)).to(x), 3, stride=1).view(len(image), -1) > 0
     inside = torch.where(cut.all(1, keepdim=True), True, ~cut)
     mean = (residual * inside).sum(1) / inside.sum(1)
