@@ -51,7 +51,7 @@ def moved(target: Mask, flow: Flow | None, exclusive: bool) -> Mask:
     soft = warped(target.to(flow.dtype), flow)
     if not exclusive:
         return soft >= 0.5
-    result: Mask = torch.zeros_like(target).scatter_(1, soft.argmax(1, keepdim=True), True)
+    result: Mask = torch.zeros_like(target).scatter_(1, soft.max(1, keepdim=True).indices, True)
     return result
 
 

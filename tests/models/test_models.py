@@ -81,6 +81,14 @@ def test_decide_takes_ties_as_foreground_and_one_class_of_an_exclusive_task():
     assert (pred.sum(1) == 1).all()
 
 
+def test_of_equal_classes_that_exclude_each_other_the_first_is_decided_and_nan_wins():
+    generator = torch.Generator().manual_seed(4)
+    log_odds = torch.randint(0, 3, (2, 4, 9, 8), generator=generator).float()
+    log_odds[(log_odds == 2) & (torch.rand(log_odds.shape, generator=generator) < 0.3)] = torch.nan
+    winner = nn.functional.one_hot(log_odds.argmax(1), 4).movedim(-1, 1).bool()
+    assert torch.equal(SegModel(nn.Identity(), HEART).decide(log_odds), winner)
+
+
 # grids and channels
 
 

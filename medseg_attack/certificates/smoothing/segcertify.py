@@ -87,7 +87,7 @@ class SegCertify(Smoothing):
         for mask in noisy_masks(model, scan, self.sigma, self.first_draws, seed, "choice", batch_size):
             first += mask
         if model.task.exclusive:
-            answer = torch.zeros_like(scan.target).scatter_(1, first.argmax(1, keepdim=True), True)
+            answer = torch.zeros_like(scan.target).scatter_(1, first.max(1, keepdim=True).indices, True)
         else:
             answer = 2 * first > self.first_draws
         votes = torch.zeros_like(first)
