@@ -46,7 +46,7 @@ MORE = {
     "train": ["--epochs", "1"],
     "extract": ["--queries", "4", "--steps", "2"],
     "certify": ["--limit", "2", "--check", "0"],
-    "defend": ["--steps", "2"],
+    "defend": ["--steps", "2", "--queries", "4", "--limit", "2"],
     "watch": ["--once"],
     "readers": ["--trials", "4"],
     "screen": ["--false-alarms", "0.5"],
@@ -60,7 +60,6 @@ NOT_RUN = {
     "make mutate": "takes hours",
     "pip install": "installs from a network",
     "source ": "is of the shell",
-    "medattack defend": "searches with thousands of queries; tests/cli/test_defend.py runs it with few",
     "--suspect suspect": "needs runs of 20 other models; tests/stats/test_backdoors.py computes the test",
     "--ray num_gpus": "needs GPUs; tests/evaluation/test_launchers.py starts tasks of Ray",
 }
@@ -125,6 +124,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_study(root, prepared)
     shutil.copytree(next((root / "RUNS").glob("*/*pgd*")), root / "RUN")
     return root
+
+
+def copy_model(root: Path) -> None:
+    """A model by its path, beside the one that it is compared with."""
+    shutil.copytree(root / "model", root / "medattack_runs" / "models" / "trades")
 
 
 def write_study(root: Path, data: Path, *words: str) -> None:
@@ -335,6 +339,7 @@ NEEDS: dict[tuple[str, str], tuple[Need, ...]] = {
     ("docs/python.md", "The numbers of the command line"): (begin,),
     ("docs/attacks.md", "Modalities"): (prepare_channels,),
     ("docs/attacks.md", "Measurements"): (prepare_hearts,),
+    ("docs/defences.md", "What a defence is worth"): (copy_model,),
     ("docs/detectors.md", "New scans"): (save_detector,),
     ("docs/extraction.md", "Stolen models"): (write_proxy,),
     ("docs/gate.md", "A gate for a model that is retrained"): (save_baseline,),
