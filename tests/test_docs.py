@@ -211,8 +211,8 @@ def test_study_files_are_studies(page: str, tmp_path: Path) -> None:
         assert read_study(tmp_path / f"{number}.yaml", {}).models
 
 
-def test_the_tree_on_the_first_page_is_the_package() -> None:
-    (tree,) = [text for text in blocks("README.md", "text") if text.startswith("medseg_attack/\n")]
+def test_the_tree_in_the_docs_is_the_package() -> None:
+    (tree,) = [text for text in blocks("docs/developing.md", "text") if text.startswith("medseg_attack/\n")]
     parents: list[str] = []
     shown = set()
     for line in tree.splitlines()[1:]:
@@ -222,7 +222,7 @@ def test_the_tree_on_the_first_page_is_the_package() -> None:
         shown.add("/".join(parents))
     package = Path(medseg_attack.__file__).parent
     top = {path.name for path in package.iterdir() if (path / "__init__.py").is_file()}
-    assert top <= shown, f"add to the tree of README.md: {', '.join(sorted(top - shown))}"
+    assert top <= shown, f"add to the tree of docs/developing.md: {', '.join(sorted(top - shown))}"
 
 
 @pytest.mark.parametrize("page", NAMES)
