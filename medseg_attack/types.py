@@ -22,6 +22,7 @@ LogOdds: TypeAlias = Float[Tensor, "b k *s"]  # sigmoid(log_odds) is the probabi
 Mask: TypeAlias = Bool[Tensor, "b k *s"]  # one channel per class
 PerSample: TypeAlias = Float[Tensor, "b"]
 PerChannel: TypeAlias = float | tuple[float, ...]  # one number for every channel, or one for each where they differ
+Prompts: TypeAlias = Float[Tensor, "b k n 2"]  # x and y of points, or of two corners of a box; see `models.prompts`
 Flow: TypeAlias = Float[Tensor, "b n *s"]  # one channel per spatial axis, in pixels; see `numerics.flows.warped`
 
 
@@ -288,6 +289,7 @@ class Setting:
             is scored.
         backward: gradient of a layer in front of the network: "own", or that of its smooth stand-in where its own is
             of no use ("adapted") or everywhere ("smooth").
+        prompts: of a promptable model, in the place of those that it draws from the truth of the cases.
     """
 
     task: Task
@@ -295,11 +297,13 @@ class Setting:
     donors: Donors | None = None
     stream: str = "score"
     backward: Backward = "own"
+    prompts: Prompts | None = None
     _computed: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def at(self, index: Int[Tensor, "n"]) -> "Setting":
         """The setting of some of the cases; what was computed for them is kept."""
-        return replace(self, cases=tuple(self.cases[i] for i in index.tolist()))
+        prompts = None if self.prompts is None else self.prompts[index.to(self.prompts.device)]
+        return replace(self, cases=tuple(self.cases[i] for i in index.tolist()), prompts=prompts)
 
     def computed(self, key: Hashable, compute: Callable[..., T], *args: Any) -> T:
         """`compute(*args)`, which is called once for each `key`."""
@@ -453,6 +457,7 @@ class Adversarial:
         passes: forward and backward passes that each sample took, of an attack that stops sample by sample; None
             where all took what the batch did.
         truth: the truth on these images, of an attack that adds or removes anatomy; None of any other.
+        prompts: what a promptable model gets with these images, of an attack that chooses it; None of any other.
     """
 
     image: Image
@@ -462,6 +467,7 @@ class Adversarial:
     success: Bool[Tensor, "b"] | None = None
     passes: Int[Tensor, "b 2"] | None = None
     truth: Mask | None = None
+    prompts: Prompts | None = None
 
     def __or__(self, other: "Adversarial") -> "Adversarial":
         """Per sample the more harmful of the two; between equals, the smaller change.
@@ -480,6 +486,7 @@ class Adversarial:
             None if self.success is None or other.success is None else _taken(take, other.success, self.success),
             None if self.passes is None or other.passes is None else self.passes + other.passes,
             None if self.truth is None or other.truth is None else _taken(take, other.truth, self.truth),
+            None if self.prompts is None or other.prompts is None else _taken(take, other.prompts, self.prompts),
         )
 
 

@@ -17,6 +17,7 @@ from helpers.dicoms import box, values, write_seg, write_series
 from helpers.documents import ROOT, lines_of_shell, sections
 from helpers.hearts import write_heart
 from helpers.nnunet_folder import write_folder
+from helpers.promptable import NETWORKS as PROMPTABLE
 from helpers.scans import write_channels, write_decathlon, write_pair
 from PIL import Image
 from typer.testing import CliRunner
@@ -41,6 +42,7 @@ SMALLER = {
 TRAINED = {"unet": "unet_small"}  # a network that is trained, likewise
 # a part of a word, likewise
 SMALLER_PARTS = {"(64, 64, 64)": "(8, 8, 8)", "(96, 96, 96)": "(8, 8, 8)", "draws=1000": "draws=100"}
+SMALLER_PARTS |= {"(1024, 1024)": "(32, 32)"}
 # options behind all others of a command, which take the place of those before them
 MORE = {
     "train": ["--epochs", "1"],
@@ -159,6 +161,11 @@ def write_network(root: Path) -> None:
     shapes = [helper.make_tensor_value_info(name, kind, ["b", n, "y", "x"]) for name, n in (("x", 1), ("y", 3))]
     graph = helper.make_graph([helper.make_node("Concat", ["x"] * 3, ["y"], axis=1)], "g", shapes[:1], shapes[1:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), root / "net.onnx")
+
+
+def write_promptable_network(root: Path) -> None:
+    """A network that takes boxes in sam.py, for images of any number of channels."""
+    (root / "sam.py").write_text(f"{PROMPTABLE}\n\nbuild = Grey\n")
 
 
 def write_hospital(root: Path) -> None:
@@ -352,6 +359,7 @@ NEEDS: dict[tuple[str, str], tuple[Need, ...]] = {
     ("docs/howto.md", "Several GPUs of one machine"): (write_study_file,),
     ("docs/howto.md", "Gate a retrained model in CI"): (save_baseline,),
     ("docs/models.md", "Your own network, and volumes"): (write_network,),
+    ("docs/models.md", "Promptable networks"): (write_promptable_network,),
     ("docs/models.md", "nnU-Net"): (prepare_nnunet,),
     ("docs/poisoning.md", "Poisoned training data"): (prepare_many,),
     ("docs/poisoning.md", "A watermark"): (train_suspects,),

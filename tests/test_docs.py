@@ -35,7 +35,7 @@ PARAMETERS = [option for command in (PROGRAM, *COMMANDS.values()) for option in 
 OPTIONS = {"--help"} | {word for option in PARAMETERS for word in (*option.opts, *option.secondary_opts)}
 # calls in the pages that are Python, of this project or of another, and no spec
 PYTHON = {"Flag", "Orientationd", "__call__", "attack", "attack_chunk", "away", "listing", "model", "near"}
-PYTHON |= {"PGD", "batch", "help", "loss", "marked", "sigmoid", "wanted"}
+PYTHON |= {"PGD", "batch", "forward", "help", "loss", "marked", "sigmoid", "wanted"}
 OTHER_TOOLS = {"--simulations", "--side", "--slices"}  # options of the programs in benchmarks/
 OTHER_TOOLS |= {"--again", "--survivors", "--tests"}  # of tests/mutate.py
 OTHER_TOOLS |= {"--nproc-per-node", "--max-restarts", "--array"}  # of torchrun and sbatch

@@ -42,7 +42,7 @@ def profile(model: SegModel, batch: Batch) -> tuple[dict[str, Any], list[Finding
     differ = check_repeated_passes(scene)
     differ_alone = check_case_alone(scene)
     return {
-        "expects": _expected(model, into),
+        "expects": _expected(model, into) | ({"prompt": model.prompt} if model.prompt else {}),
         "input": {"scan": _range(batch.image), "after its preprocessing": _range(into)},
         "output": _answer(model, scene, out),
         **({"gradient": "none, a black box: use attacks without gradients"} if model.black_box else {}),

@@ -32,6 +32,7 @@ from medseg_attack.types import (
     Image,
     Mask,
     Model,
+    Prompts,
     Setting,
     Sweeps,
     common,
@@ -53,6 +54,7 @@ class Crafted:
             has several copies of it.
         flow: how anatomy moved; None where nothing did.
         truth: the truth on the images: what the attack says of its edits, or that of the cases where anatomy went.
+        prompts: what a promptable model gets with the images; None: what it draws, as on the untouched ones.
         stored: the values of each case's file; None where there is none that could hold the image.
         cost: forward and backward passes that each case took.
         faults: the cases on which the attack met a fault of the model, by its column in the rows.
@@ -66,6 +68,7 @@ class Crafted:
     x0: Centre
     flow: Flow | None
     truth: Mask
+    prompts: Prompts | None
     stored: list[Tensor] | None
     cost: Sequence[tuple[int, int]]
     faults: Mapping[str, Sequence[Case]]
@@ -152,7 +155,8 @@ def _attack_cases(
         seconds = time.perf_counter() - start
         truth = truth_after(adversarial, target, model.task.exclusive)
         faults = _faults(finite)
-        return Crafted(index, positions, attack, x, x0, adversarial.flow, truth, stored, costs, faults, seconds)
+        moved = x0, adversarial.flow, truth, adversarial.prompts
+        return Crafted(index, positions, attack, x, *moved, stored, costs, faults, seconds)
 
     # no name here holds a result: the images of one attack are gone before the next one runs
     yield from (crafted(index, attack) for (index, _), attack in zip(attacks, ready, strict=True))

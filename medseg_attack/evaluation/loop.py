@@ -40,6 +40,7 @@ from medseg_attack.types import (
     Metric,
     Model,
     PerSample,
+    Prompts,
     Setting,
     Task,
 )
@@ -214,7 +215,7 @@ def _score(model: Model, batch: Batch, clean: Mask, crafted: Crafted, budget: Bu
     changes = [Change(*change) for change in zip(size.tolist(), linf.tolist(), budgets, strict=True)]
 
     # the predictions, and the truth, which goes where the anatomy went; what a patch covers is in none of them
-    pred, unanswered = _fresh(model, crafted.image, cases)
+    pred, unanswered = _fresh(model, crafted.image, cases, crafted.prompts)
     masks = [_at(clean, crafted.positions), _at(batch.target, crafted.positions), pred, crafted.truth]
     covered = ball.covered(crafted.image, x0)
     pred_clean, target, pred, target_adv = [mask & ~covered for mask in masks] if covered.any() else masks
@@ -250,9 +251,9 @@ def _at(tensor: Tensor, positions: Sequence[int]) -> Tensor:
     return tensor if len(positions) == len(tensor) else tensor[list(positions)]
 
 
-def _fresh(model: Model, image: Image, cases: Sequence[Case]) -> tuple[Mask, set[str]]:
+def _fresh(model: Model, image: Image, cases: Sequence[Case], prompts: Prompts | None) -> tuple[Mask, set[str]]:
     """The prediction of a pass of its own, since what an attack saw does not count, and the cases without an answer."""
-    log_odds = _answer(model, image, cases)
+    log_odds = _answer(model, image, cases, prompts)
     finite: list[bool] = is_finite(log_odds).tolist()
     unanswered = {case.id for case, fine in zip(cases, finite, strict=True) if not fine}
     return model.decide(without_nan(log_odds) if unanswered else log_odds), unanswered
@@ -308,9 +309,9 @@ def decide(model: Model, batch: Batch) -> Mask:
     return model.decide(log_odds)
 
 
-def _answer(model: Model, image: Image, cases: Sequence[Case]) -> LogOdds:
+def _answer(model: Model, image: Image, cases: Sequence[Case], prompts: Prompts | None = None) -> LogOdds:
     with torch.no_grad():
-        return bind(model, Setting(model.task, tuple(cases)))(image)
+        return bind(model, Setting(model.task, tuple(cases), prompts=prompts))(image)
 
 
 def _check(crafted: Crafted, size: Tensor, cases: Sequence[Case]) -> None:

@@ -15,6 +15,7 @@ from medseg_attack.checks import stored
 from medseg_attack.checks.attack_profile import asks_model, uses_queries
 from medseg_attack.checks.model import check_case_alone, check_gradient_path, check_model
 from medseg_attack.checks.probes import preflight
+from medseg_attack.checks.prompts import check_prompts
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.data.prepared.subsets import informative, limit
 from medseg_attack.detectors.combined.saved import Saved
@@ -326,6 +327,7 @@ def _check_study(opened: OpenedStudy, model_ref: ModelRef) -> None:
         _check_storable(opened, refs)
     for cell in opened.grid:
         bind(cell.attack, Setting(opened.data.task))  # refuses an unknown organ
+        check_prompts(cell.attack, cell.label.removeprefix("noise "), model_ref.prompt)
         for part in walk(cell.attack):
             if isinstance(part, Saved):
                 part.loaded.require(Path(part.file), model_ref.weights_hash, opened.data.task)
@@ -504,6 +506,7 @@ def _header(
         **fit_time,
         **fit_faults(folder),
         **({"queries": True} if uses_queries(cell.attack) else {}),
+        **({"prompt": model_ref.prompt} if model_ref.prompt else {}),
         "versions": versions(),
         "provenance": provenance(),
     }

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from medseg_attack import registry
+from medseg_attack.checks.prompts import check_prompts
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import must_fit
 from medseg_attack.evaluation.knowledge import adaptive_to
@@ -107,6 +108,7 @@ def attack(
     """
     batch = batch_of(model, images, masks, cases)
     built = _built(attack)
+    check_prompts(built, registry.spec(built), model.prompt)
     at_eps, budget = at_budget(built, None if eps is None else parse_budget(str(eps)), registry.spec(built))
     with frozen(model), deterministic(batch.image.device):
         clean = decide(model, batch)

@@ -30,6 +30,9 @@ def wrap(
     stride: int = 1,
     axes: str = "",
     output: str = "",
+    prompt: str = "",
+    margin: float = 10.0,
+    points: int = 3,
 ) -> SegModel:
     """A network as a model that can be attacked, with all that lies between the image and the decision.
 
@@ -54,6 +57,10 @@ def wrap(
         stride: number that sides of the input must be multiples of; the image is padded with 0.
         axes: order of the axes that the network gets, such as "xyz"; by default that of the image.
         output: part of the network's output that is taken: "out", "0"; "": all of it.
+        prompt: kind of prompts that a promptable network gets, drawn from the masks: "box" of
+            `forward(images, boxes)`, "points" of `forward(images, points, labels)`; it answers a logit map per organ.
+        margin: of boxes: the most that a side is moved outwards, in pixels; 0 is the box itself.
+        points: of points: their largest number.
 
     Raises:
         InputError: the network is in train mode, or the options do not fit each other.
@@ -94,6 +101,9 @@ def wrap(
         mirror=tuple(mirror),
         size=tuple(size),
         stride=stride,
+        prompt=prompt,
+        margin=margin,
+        points=points,
     )
     return model.eval()
 

@@ -67,6 +67,11 @@ class ModelRef:
         return bool(self.card.get("blocks_gradient", False))
 
     @property
+    def prompt(self) -> str:
+        """How a promptable model's prompts are drawn from the truth, in words; "" of any other."""
+        return str(self.card.get("prompt", ""))
+
+    @property
     def known_by(self) -> tuple[str, ...]:
         """The names of further attacks that know a layer of the model."""
         return tuple(self.card.get("known_by", ()))
@@ -119,6 +124,7 @@ def resolve(name: str, task: Task) -> ModelRef:
         "dims": model.dims,
         "black_box": model.black_box,
         **(defence if isinstance(model.net, Defended) else {}),
+        **({"prompt": model.prompt} if model.prompt else {}),
         **({"known_by": list(model.known_by)} if model.known_by else {}),
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": digest([checkpoints.fingerprint(model), _spec_with_file_hashes(name)]),

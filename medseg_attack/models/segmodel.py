@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
+from medseg_attack.models.prompts import Prompted
 from medseg_attack.models.saturation import Saturated, backward_through
 from medseg_attack.models.sliding_window import SlidingWindow, cropped
 from medseg_attack.numerics.log_odds import softmax_log_odds
@@ -145,6 +146,11 @@ class SegModel(nn.Module):
     def window(self) -> tuple[int, ...] | None:
         """Sides of the part of an image that `net` gets at a time; None: the whole image."""
         return self.net.size if isinstance(self.net, SlidingWindow) else None
+
+    @property
+    def prompt(self) -> str:
+        """How a promptable model's prompts are drawn from the truth, in words; "" of any other."""
+        return str(self.net.policy) if isinstance(self.net, Prompted) else ""
 
     @property
     def is_random(self) -> bool:

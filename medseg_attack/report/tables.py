@@ -172,6 +172,7 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0,
         "patients.",
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(summary['touched'].max())} of "
         f"{int(summary['entries'].max())} scores.",
+        *_prompts(summary),
     ]
     if costs:
         parts.append("Passes: per case, without a fit's; s: of the whole run, with its fit.")
@@ -199,6 +200,16 @@ def caption(summary: pd.DataFrame, *, unit: Unit, empty: Empty, hidden: int = 0,
     if hidden:
         parts.append(f"Not shown: {plural(hidden, 'organ')} with smaller drops; --csv and --json have all.")
     return " ".join(parts)
+
+
+def _prompts(summary: pd.DataFrame) -> list[str]:
+    """A sentence on each kind of prompts that promptable models get."""
+    if "prompt" not in summary:
+        return []
+    prompted = summary[summary["prompt"].fillna("") != ""]
+    owner = {policy: listed(list(dict.fromkeys(of["model"]))) for policy, of in _by_unit(prompted, "prompt")}
+    several = summary["model"].nunique() > 1
+    return [f"Dice{f' of {models}' if several else ''} given a {policy}." for policy, models in owner.items()]
 
 
 def _doubts(summary: pd.DataFrame) -> list[str]:

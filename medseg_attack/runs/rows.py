@@ -57,6 +57,7 @@ HEADER = (
     "n_parameters",
     "seconds",
     "queries",
+    "prompt",
     "unit",
     "cases_id",
 )  # kept beside scores

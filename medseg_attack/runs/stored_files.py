@@ -53,6 +53,7 @@ class Header(Computed):
     partial: bool = False
     checks: bool = False
     queries: bool = False
+    prompt: str = ""
     data: str = ""
     split: str = ""
     n_parameters: Count = 0

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from torch import nn
 
-from medseg_attack.defences.models.draws import Draws
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load
+from medseg_attack.models.draws import Draws
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.types import Backward, Image, LogOdds, Setting, Task
 
@@ -98,12 +98,15 @@ def member(reference: Any, task: Task, place: str) -> SegModel:
         place: name of the model around it, for the sentence of a refusal.
 
     Raises:
-        InputError: it is no trained model.
+        InputError: it is no trained model, or it gets prompts.
     """
-    if isinstance(reference, str) and reference:
-        return load(Path(reference), task)
-    model = reference(task) if callable(reference) else None
+    is_name = isinstance(reference, str) and reference
+    model = load(Path(reference), task) if is_name else reference(task) if callable(reference) else None
     if isinstance(model, SegModel):
+        if model.prompt:
+            raise InputError(
+                f"expected a model without prompts for {place}, got one with a {model.prompt}; attack that model itself"
+            )
         return model
     got = "nothing" if reference in (None, "", ()) else repr(reference)
     raise InputError(

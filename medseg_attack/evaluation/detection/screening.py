@@ -49,6 +49,11 @@ def screen(
                     f"expected scans of the classes {', '.join(task.classes)}, got {', '.join(data.task.classes)} in "
                     f"{scans}; name another data set, or a folder of scans"
                 )
+        elif model.prompt:
+            raise InputError(
+                f"expected a prepared data set for a model with prompts, which are drawn from the truth, got {scans}; "
+                "prepare the scans with their masks"
+            )
         else:
             data = prepare_unlabelled(scans, Path(folder) / "data", task, saved.facts["options"])
         with frozen(model), deterministic(device), model_ref.errors_named(), torch.no_grad():

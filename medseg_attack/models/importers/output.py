@@ -26,13 +26,16 @@ class PickOutput(nn.Module):
         super().__init__()
         self.net, self.path, self.dims, self.todo = net, path, dims, todo
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *prompts: Tensor) -> Tensor:
         """The part, (b, k, *s).
+
+        Args:
+            prompts: further inputs of a promptable network.
 
         Raises:
             InputError: the network fails, its output has no such part, or it has several and none was named.
         """
-        output = self._run(x)
+        output = self._run(x, *prompts)
         for step in filter(None, self.path.split(".")):
             output = _part(output, step, self.path, self.dims)
         if isinstance(output, Tensor) and output.ndim == self.dims + 2:
@@ -43,9 +46,9 @@ class PickOutput(nn.Module):
             f"from the network, got {describe(output)}; name the part that is meant with output="
         )
 
-    def _run(self, x: Tensor) -> Any:
+    def _run(self, x: Tensor, *prompts: Tensor) -> Any:
         try:
-            return self.net(x)
+            return self.net(x, *prompts)
         except (torch.OutOfMemoryError, InputError):
             raise
         except Exception as error:  # another's code may raise anything

@@ -10,7 +10,7 @@ from medseg_attack.errors import InputError, nearest
 from medseg_attack.models.importers.axis_order import LETTERS, reorient
 from medseg_attack.models.importers.monai_bundle import bundle
 from medseg_attack.models.importers.onnx import onnx
-from medseg_attack.models.importers.output import PickOutput
+from medseg_attack.models.importers.output import OPTIONS, PickOutput
 from medseg_attack.models.importers.python import from_python
 from medseg_attack.models.importers.smp_folder import smp_folder
 from medseg_attack.models.importers.source_code import source_of
@@ -18,6 +18,7 @@ from medseg_attack.models.importers.torch_export import Exported, exported
 from medseg_attack.models.importers.torchscript import torchscript
 from medseg_attack.models.importers.weights import load_into
 from medseg_attack.models.networks.monai import with_windows
+from medseg_attack.models.prompts import PROMPTS, Boxes, Points, Policy, Prompted
 from medseg_attack.models.segmodel import HEADS, IMAGENET_MEAN, IMAGENET_STD, Head, Normalise, SegModel, ZScore
 from medseg_attack.registry import Code, register
 from medseg_attack.types import Task
@@ -58,6 +59,9 @@ def own(
     mirror: tuple[int, ...] = (),
     size: tuple[int, ...] = (),
     stride: int = 1,
+    prompt: str = "",
+    margin: float = 10.0,
+    points: int = 3,
     trust: bool = False,
 ) -> SegModel:
     """One's own: 'file.py:factory', 'package.module:factory', .ts, .pt2, .onnx, an SMP folder or a MONAI bundle.
@@ -83,6 +87,10 @@ def own(
         mirror: spatial axes, from 0, along which inputs are also mirrored; the mean of all copies is taken.
         size: grid that the image is resized to, in voxels; (): the scan's own grid.
         stride: number that sides of the input must be multiples of; the image is padded with 0.
+        prompt: kind of prompts that a promptable network gets, drawn from the truth: "box" of
+            `forward(images, boxes)`, "points" of `forward(images, points, labels)`; it answers a logit map per organ.
+        margin: of boxes: the most that a side is moved outwards, in pixels of the scan; 0 is the box itself.
+        points: of points: their largest number.
         trust: whether a .pt2 may be read, which runs whatever it holds.
 
     Raises:
@@ -91,7 +99,15 @@ def own(
     if not net:
         raise InputError(f"expected own(NETWORK), got own(); name it: {KINDS}")
     _check(dims, head, normalise, f"own({net!r})")
+    _check_prompt(prompt, margin, points, dims=dims, window=window, mirror=mirror, axes=axes, head=head)
     network, config = _read(net, task, weights, trust)
+    is_program = ":" in net or Path(net).suffix.lower() in PROGRAMS
+    if prompt and (isinstance(network, SegModel) or not is_program):
+        got = "a SegModel" if isinstance(network, SegModel) else net
+        raise InputError(
+            f"expected a network of Python or TorchScript beside prompt={prompt!r}, got {got}; return the network that "
+            "takes images and prompts"
+        )
     if not isinstance(network, Exported):  # whose program is for one precision
         network.float()  # images are in single precision, and so are gradients
     if isinstance(network, SegModel):
@@ -115,6 +131,9 @@ def own(
         mirror=mirror,
         size=size,
         stride=stride,
+        prompt=prompt,
+        margin=margin,
+        points=points,
     )
 
 
@@ -135,6 +154,9 @@ def wrapped(
     mirror: tuple[int, ...] = (),
     size: tuple[int, ...] = (),
     stride: int = 1,
+    prompt: str = "",
+    margin: float = 10.0,
+    points: int = 3,
 ) -> SegModel:
     """A network with all that lies between the scan and the decision; the options are those of `own`.
 
@@ -146,10 +168,11 @@ def wrapped(
     """
     config = config or {}
     _check(dims, head, normalise, "the network")
+    policy = _check_prompt(prompt, margin, points, dims=dims, window=window, mirror=mirror, axes=axes, head=head)
     windows: dict[str, Any] = {"window": window, "overlap": overlap, "importance": importance}
     dims = config.get("dims", dims)
     default_axes = config.get("axes", LETTERS)
-    picked = PickOutput(network, output, dims)
+    picked = PickOutput(network, output, dims, f"write {policy.signature}" if policy else OPTIONS)
     reoriented = reorient(picked, axes or (default_axes if dims == 3 else default_axes.replace("z", "")), dims)
     if "window" in config and not window:
         windows = config["window"] | {"window": reoriented.in_scan_order(config["window"]["window"])}
@@ -161,8 +184,9 @@ def wrapped(
         "symmetric": Normalise((0.5,) * channels, (0.5,) * channels),
     }
     known_head: Head | None = next((known for known in HEADS if known == head), None)
+    on_scan = with_windows(picked if reoriented.as_prepared else reoriented, dims, mirror=mirror, **windows)
     return SegModel(
-        with_windows(picked if reoriented.as_prepared else reoriented, dims, mirror=mirror, **windows),
+        Prompted(picked, task, policy, size or None) if policy else on_scan,
         task,
         normalise=layers[normalise],
         head=known_head,
@@ -180,6 +204,27 @@ def _check(dims: int, head: str, normalise: str, place: str) -> None:
     for name, value, known in (("head", head or HEADS[0], HEADS), ("normalise", normalise, NORMALISE)):
         if value not in known:
             raise InputError(f"unknown {name}: expected one of these, got {value!r}; {nearest(value, known)}")
+
+
+def _check_prompt(prompt: str, margin: float, points: int, *, dims: int, **others: Any) -> Policy | None:
+    """How prompts are drawn; None without any.
+
+    Args:
+        others: options that a promptable network cannot have, by name.
+    """
+    if not prompt:
+        return None
+    if prompt not in PROMPTS:
+        raise InputError(f"unknown prompt: expected one of these, got {prompt!r}; {nearest(prompt, PROMPTS)}")
+    if dims != 2:
+        raise InputError(f"expected dims=2 beside prompt={prompt!r}, got {dims}; prompts are drawn on slices")
+    for name, value in others.items():
+        if value:
+            raise InputError(
+                f"expected no {name}= beside prompt={prompt!r}, got {value!r}; a promptable network gets a slice as a "
+                "whole, rows first, and answers logits: leave it out"
+            )
+    return Boxes(margin) if prompt == PROMPTS[0] else Points(points)
 
 
 def _read(net: str, task: Task, weights: str, trust: bool) -> tuple[nn.Module, dict[str, Any]]:

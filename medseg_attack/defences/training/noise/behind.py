@@ -8,10 +8,10 @@ from torch import Tensor
 from medseg_attack.defences.input_layers import InputDefence
 from medseg_attack.defences.inputs.pixel_deflection import PixelDeflection
 from medseg_attack.defences.models.around import as_model
-from medseg_attack.defences.models.draws import Draws
 from medseg_attack.defences.models.guarded import Guard
 from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.errors import InputError
+from medseg_attack.models.draws import Draws
 from medseg_attack.registry import register
 from medseg_attack.types import Image
 

@@ -1,0 +1,124 @@
+"""Promptable models from the command line: prompts are of the case and the pass, whatever the batch or the part."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.bright import write_bright
+from helpers.command import medattack
+from helpers.promptable import write_promptable
+
+from medseg_attack.runs.reading import read_runs
+from medseg_attack.runs.stored_files import read_header
+
+COUNTS = ["attack", "case", "n_target", "n_clean", "hit_clean", "n_adv", "hit_adv"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("promptable")
+    write_bright(root / "scans")
+    medattack("prepare", root / "scans", "--format", "decathlon", "--test", "1", "--out", root / "data")
+    write_promptable(root)
+    return root
+
+
+def attack(place: Path, out: Path, options: str, *words: object, net: str = "Box", code: int = 0) -> str:
+    """What is printed, in one line."""
+    model = f"own({str(place / 'promptable.py') + ':' + net!r}{options and ', '}{options})"
+    words = ("--data", place / "data", "--model", model, *words, "--trust", "--home", place / "home", "--out", out)
+    result = medattack("attack", *words, code=code)
+    return " ".join((result.stdout if code == 0 else result.stderr).split())
+
+
+def rows(out: Path) -> pd.DataFrame:
+    return read_runs([out]).sort_values(["attack", "case"])[COUNTS].reset_index(drop=True)
+
+
+@pytest.mark.parametrize(
+    ("net", "options", "policy"),
+    [
+        ("Box", "prompt='box'", "a prompt of the box of the truth, each side moved out by U(0, 10 px)."),
+        ("Box", "prompt='box', margin=0", "a prompt of the box of the truth."),
+        ("Point", "prompt='points'", "a prompt of 1 to 3 points in the truth."),
+        ("Point", "prompt='points', points=1", "a prompt of 1 point in the truth."),
+    ],
+)
+def test_a_table_says_what_prompts_its_dice_is_given(
+    place: Path, tmp_path: Path, net: str, options: str, policy: str
+) -> None:
+    words = ("--attack", "pgd(steps=2)", "--eps", "0.6", "--no-checks")
+    shown = attack(place, tmp_path / "runs", options, *words, net=net)
+    assert f"Dice given {policy}" in shown
+    assert ("averaged(pgd" in shown) is ("margin=0" not in options)
+    frame = rows(tmp_path / "runs")
+    totals = frame[~frame["attack"].str.startswith("noise")].sum(numeric_only=True)
+    clean, adv = (2 * totals[f"hit_{when}"] / (totals["n_target"] + totals[f"n_{when}"]) for when in ("clean", "adv"))
+    assert clean > 0.9 > 0.85 > adv
+    empty = frame[frame["n_target"] == 0]
+    assert len(empty) == 2 * 2 * 3  # slices of three patients under noise and the attack
+    assert (empty[["n_clean", "n_adv"]] == 0).all(axis=None)  # no prompt, no answer
+
+
+def test_prompts_do_not_depend_on_the_batch_or_the_part(place: Path, tmp_path: Path) -> None:
+    words = ("--attack", "pgd(steps=2)", "--eps", "0.05", "--no-checks", "--split", "all")
+    attack(place, tmp_path / "whole", "prompt='points'", *words, net="Point")
+    attack(place, tmp_path / "ones", "prompt='points'", *words, "--batch-size", "1", net="Point")
+    for part in ("0/2", "1/2"):
+        attack(place, tmp_path / "parts", "prompt='points'", *words, "--shard", part, net="Point")
+    pd.testing.assert_frame_equal(rows(tmp_path / "whole"), rows(tmp_path / "ones"))
+    pd.testing.assert_frame_equal(rows(tmp_path / "whole"), rows(tmp_path / "parts"))
+
+
+def test_native_asks_for_the_attack_of_one_prompt(place: Path, tmp_path: Path) -> None:
+    words = ("--attack", "pgd(steps=2)", "--eps", "0.05", "--no-checks", "--native")
+    assert "pgd(steps=2) non_adaptive" in attack(place, tmp_path / "runs", "prompt='box'", *words)
+    headers = [read_header(run.parent) for run in (tmp_path / "runs").rglob("run.json")]
+    assert {header["prompt"] for header in headers} == {
+        "prompt of the box of the truth, each side moved out by U(0, 10 px)"
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "net", "message"),
+    [
+        ("prompt='x'", "Box", "unknown prompt: expected one of these, got 'x'"),
+        ("prompt='box', dims=3", "Box", "expected dims=2 beside prompt='box', got 3; prompts are drawn on slices"),
+        ("prompt='box', window=(8, 8)", "Box", "expected no window= beside prompt='box', got (8, 8)"),
+        ("prompt='box', mirror=(0,)", "Box", "expected no mirror= beside prompt='box', got (0,)"),
+        ("prompt='box', axes='xy'", "Box", "expected no axes= beside prompt='box', got 'xy'"),
+        ("prompt='points', head='sigmoid'", "Point", "expected no head= beside prompt='points', got 'sigmoid'"),
+        ("prompt='box', margin=-1", "Box", "expected margin >= 0, got -1"),
+        ("prompt='points', points=0", "Point", "expected points >= 1, got 0"),
+        ("prompt='box'", "Plain", "takes 2 positional arguments but 3 were given in module.py, line 1"),
+        ("", "Box", "missing 1 required positional argument: 'boxes'"),
+        ("prompt='box'", "TwoMaps", "one for each of organ, got (1, 2, 40, 40); let it answer one map per prompt"),
+    ],
+)
+def test_what_is_no_promptable_network_is_refused(
+    place: Path, tmp_path: Path, options: str, net: str, message: str
+) -> None:
+    words = ("--attack", "noise", "--eps", "0.05", "--no-checks", "--batch-size", "1")
+    assert message in attack(place, tmp_path / "runs", options, *words, net=net, code=2)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_prompts_do_not_follow_anatomy_that_moves(place: Path, tmp_path: Path) -> None:
+    says = "expected attacks that leave anatomy where it is on a model with prompts, got deformation"
+    assert says in attack(place, tmp_path / "runs", "prompt='box'", "--attack", "deformation", code=2)
+
+
+@pytest.mark.parametrize("around", ["tta({})", "ensemble({})", "guarded({}, (bit_depth,))", "voted({})"])
+def test_a_model_around_a_promptable_one_is_refused(place: Path, tmp_path: Path, around: str) -> None:
+    inner = f"own({str(place / 'promptable.py') + ':Box'!r}, prompt='box')"
+    words = ("--data", place / "data", "--model", around.format(inner), "--attack", "noise", "--trust")
+    result = medattack("attack", *words, "--home", place / "home", "--out", tmp_path / "runs", code=2)
+    says = f"expected a model without prompts for {around.split('(')[0]}, got one with a prompt of the box"
+    assert says in " ".join(result.stderr.split())
+
+
+def test_doctor_says_what_prompts_a_model_gets(place: Path) -> None:
+    model = f"own({str(place / 'promptable.py') + ':Box'!r}, prompt='box')"
+    words = ("--data", place / "data", "--model", model, "--trust", "--home", place / "home")
+    shown = " ".join(medattack("doctor", *words).stdout.split())
+    assert "prompt of the box of the truth, each side moved out" in shown
