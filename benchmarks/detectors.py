@@ -14,7 +14,7 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from parts import add, part, rows
 from medseg_attack import registry
 from medseg_attack.detectors.base import Calibrated
 from medseg_attack.evaluation.detection.evaders import evader
-from medseg_attack.evaluation.detection.scoring import Detection, per_patient
+from medseg_attack.evaluation.detection.scoring import Answer, Detection, per_patient
 from medseg_attack.report.detectors import detector_sheet, goal_sheet, has_goals
 from medseg_attack.report.sheet import Sheet, between, markdown, number, percent
 from medseg_attack.runtime import pick_device
@@ -99,6 +99,7 @@ def run(options: argparse.Namespace) -> None:
     done = {Line(*(row[field] for field in Line._fields)) for row in rows(options.out)}
     (options.out / "rows").mkdir(parents=True, exist_ok=True)
     fitted: dict[str, Calibrated] = {}
+    answers: dict[Hashable, Answer] = {}  # clean images and noise of a size are the same for all attacks
     for (attack, size), of_run in lines(options):
         todo = [line for line in of_run if line not in done]
         if not todo:
@@ -107,7 +108,11 @@ def run(options: argparse.Namespace) -> None:
         knowing = () if attack == "fgsm" else options.knowing or KNOWING  # PGD stands in for FGSM
         evaders = tuple(evader(text, options.weight or ()) for text in knowing)
         opened = Detection.open(
-            registry.build(todo[0].detector, "detector"), [folder], pick_device(options.device), evaders=evaders
+            registry.build(todo[0].detector, "detector"),
+            [folder],
+            pick_device(options.device),
+            evaders=evaders,
+            answers=answers,
         )
         for line in todo:
             detection = dataclasses.replace(opened, detector=registry.build(line.detector, "detector"))

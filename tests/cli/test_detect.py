@@ -3,13 +3,18 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 from helpers.command import medattack
 from helpers.pages import chart_points, nan, page_of, section, tables
 
+from medseg_attack import registry
+from medseg_attack.evaluation.detection.scoring import Detection
 from medseg_attack.report.sheet import between, number, percent
 
 
@@ -289,3 +294,19 @@ def test_an_attack_is_run_on_a_detector_of_its_model_alone(home: Path, file: Pat
     wrong = attack[1].replace(repr(str(file)), f"{str(file)!r}, fingerprint='abc'")
     result = medattack(*words, "--attack", wrong, "--model", home / "models/m", code=2)
     assert "expected the detector abc in" in " ".join(result.stderr.split())
+
+
+def test_answers_on_clean_images_and_noise_are_kept_for_other_runs_and_change_none(home: Path, tmp_path: Path) -> None:
+    words = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
+    medattack(*words, "--attack", "fgsm", "--eps", "4/255", "--save-adversarial", "all", "--out", tmp_path / "weak")
+    kept: dict[Any, Any] = {}
+    first, second = (
+        Detection.open(registry.build("entropy", "detector"), [run], torch.device("cpu"), evaders=(), answers=kept)
+        for run in (home / "runs/b", tmp_path / "weak")
+    )
+    n_batches = len(first._batches(first.test_refs))
+    for n_detectors, name in enumerate(("entropy", "mgm"), 1):
+        detector = replace(first, detector=registry.build(name, "detector")).fit()
+        for detection in (first, second, first):
+            pd.testing.assert_frame_equal(detection.score(detector), replace(detection, answers={}).score(detector))
+        assert len(kept) == n_detectors * 3 * n_batches  # clean images, and noise of each size

@@ -73,6 +73,6 @@ class Penalised:
 
     def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
         height = self.height(log_odds, target, progress)
-        if len(self.watched.excess) != len(height):
-            return height
+        if len(self.watched.excess) != len(height) or not bool((self.watched.excess > 0).any()):
+            return height  # a score below the limit has no slope: nothing is to be computed for it
         return height - self.weight * functional.relu(self.watched.excess).to(height)

@@ -13,7 +13,7 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry.parts import walk
 from medseg_attack.stats.alarms import main_rate
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Attack, Batch, Case, Image, Setting
+from medseg_attack.types import Attack, Batch, Case, Image, Mask, Setting
 
 
 def fit(
@@ -62,8 +62,13 @@ def _own_attack(detector: Detector) -> Attack | None:
 
 def scores_of(detector: Detector, model: SegModel, image: Image, batch: Batch) -> list[float]:
     """The score of each case of a batch, whose images may be changed ones."""
+    return answer(detector, model, image, batch)[0]
+
+
+def answer(detector: Detector, model: SegModel, image: Image, batch: Batch) -> tuple[list[float], Mask]:
+    """The score of each case of a batch, whose images may be changed ones, and the masks that it was seen with."""
     bound = bind(model, Setting(model.task, batch.cases))
     with torch.no_grad():
-        observed = detector.observe(bound, image, batch.cases)[1]
-    scores: list[float] = detector.score(observed, batch.cases).tolist()
-    return scores
+        log_odds, observed = detector.observe(bound, image, batch.cases)
+        scores: list[float] = detector.score(observed, batch.cases).tolist()
+        return scores, bound.decide(log_odds)

@@ -1,10 +1,10 @@
 """A detector of a model: fitted on training, calibrated on validation patients, scored on runs and controls."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.detectors.base import Calibrated, Detector
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.crafting import craft
-from medseg_attack.evaluation.detection.fitting import fit, scores_of
+from medseg_attack.evaluation.detection.fitting import answer, fit
 from medseg_attack.evaluation.fitting import Batches, fitted, must_fit
 from medseg_attack.evaluation.loop import in_batches
 from medseg_attack.evaluation.opening import open_run
@@ -35,9 +35,10 @@ from medseg_attack.runs.stored_files import read_config, read_header, read_store
 from medseg_attack.runs.stored_specs import attack_of, split_label
 from medseg_attack.runtime import deterministic
 from medseg_attack.stats.alarms import require_rate, two_sided_p_values
-from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget, parse_budget
-from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Fittable, Image, Setting
+from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Fittable, Image, Mask, Task
+
+Answer: TypeAlias = tuple[list[float], list[list[list[int]]]]  # a score of each case, and its pixels by class
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,8 @@ class Detection:
     Attributes:
         runs: folders of finished runs of attacks.
         evaders: what the attacks that know the detector are made with; () runs none.
+        answers: scores and pixels of batches under clean images and noise, by what they depend on: detections of
+            several runs that share it compute these once for each fitted detector.
     """
 
     detector: Detector
@@ -89,6 +92,7 @@ class Detection:
     batch_size: int = 32
     seed: int = 0
     evaders: tuple[Evader, ...] = (Evading(),)
+    answers: dict[Hashable, Answer] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, detector: Detector, paths: Sequence[Path], device: torch.device, **options: Any) -> "Detection":
@@ -102,9 +106,9 @@ class Detection:
         if not runs:
             raise InputError(f"expected runs of attacks in {paths[0]}, got none; run medattack attack first")
         configs = [read_config(run) for run in runs]
-        for field in ("weights", "data"):
-            if len({config[field] for config in configs}) > 1:
-                what = "model" if field == "weights" else "data set"
+        for key in ("weights", "data"):
+            if len({config[key] for config in configs}) > 1:
+                what = "model" if key == "weights" else "data set"
                 raise InputError(f"expected runs of one {what} for a detector, got several; give those of one alone")
         data, model = open_run(runs[0], device)
         study = read_stored_study(runs[0].parent.parent)
@@ -239,11 +243,9 @@ class Detection:
             attacks = [self._attack(each, fitted_detector) for each in exposures]
             donors = Donors(self.data, self.test_refs)
             for batch in self._read(self.test_refs, lambda n: None):
-                clean = _pixels(self.model, batch.image, batch)
+                _, clean = self._answer(exposures[0], None, fitted_detector, batch, donors)
                 for row, (exposure, attack) in enumerate(zip(exposures, attacks, strict=True)):
-                    image = self._image(batch, attack, exposure.budget, donors)
-                    scores = scores_of(fitted_detector.detector, self.model, image, batch)
-                    pixels = clean if exposure.kind == "clean" else _pixels(self.model, image, batch)
+                    scores, pixels = self._answer(exposure, attack, fitted_detector, batch, donors)
                     facts = {
                         "row": row,
                         "kind": exposure.kind,
@@ -277,6 +279,25 @@ class Detection:
             batches = Batches.of(self.data, self.refs("train"), self.device)
             evader = evader.with_learned(evader.fit(self.model, batches, self.seed))
         return evader
+
+    def _answer(
+        self, exposure: Exposure, attack: Attack | None, detector: Calibrated, batch: Batch, donors: Donors
+    ) -> Answer:
+        """The score of each case of a batch under an exposure, and the pixels of its mask.
+
+        Clean images and noise are the same for every attack: their answers are kept.
+        """
+        cases = tuple(case.id for case in batch.cases)
+        key = (detector, exposure.kind, _ball_of(exposure), self.seed, cases)
+        known = self.answers.get(key)
+        if known is not None and exposure.run is None:
+            return known
+        image = self._image(batch, attack, exposure.budget, donors)
+        scores, pred = answer(detector.detector, self.model, image, batch)
+        result = scores, _pixels(self.model.task, pred, batch.target)
+        if exposure.run is None:
+            self.answers[key] = result
+        return result
 
     def _image(self, batch: Batch, attack: Attack | None, budget: Budget | None, donors: Donors) -> Image:
         if attack is None:
@@ -319,12 +340,10 @@ def per_patient(scores: pd.DataFrame, detector: Calibrated) -> pd.DataFrame:
     return result.assign(p=p, p_two_sided=both)
 
 
-def _pixels(model: SegModel, image: Image, batch: Batch) -> list[list[list[int]]]:
+def _pixels(task: Task, pred: Mask, target: Mask) -> list[list[list[int]]]:
     """Pixels of truth, prediction and both, by case and reported class."""
-    classes = list(model.task.scored)
-    with torch.no_grad():
-        pred = model.decide(bind(model, Setting(model.task, batch.cases))(image))
-    pixels: list[list[list[int]]] = counts(pred[:, classes], batch.target[:, classes]).tolist()
+    classes = list(task.scored)
+    pixels: list[list[list[int]]] = counts(pred[:, classes], target[:, classes]).tolist()
     return pixels
 
 
