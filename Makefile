@@ -14,6 +14,7 @@ install: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(RUN) demo
 docs: $(VENV)/.docs
+	$(BIN)/python docs/site/pictures.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site: build/docs/index.html"
 test: $(VENV)/.test

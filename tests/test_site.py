@@ -47,6 +47,13 @@ def test_a_name_has_its_text_its_options_and_its_facts(reference: ModuleType) ->
     assert "| Andriushchenko et al., arXiv 1912.00049 | queries (scores) | linf or l2 |" in text
 
 
+def test_the_picture_of_an_attack_stands_in_its_own_section(reference: ModuleType) -> None:
+    text = reference.pages({"pgd", "fgsm"})["attacks"]
+    sections = dict(re.findall(r"^##+ \w+ \{ #(\w+) \}$(.*?)(?=^##|\Z)", text, re.M | re.S))
+    assert {name for name, section in sections.items() if f"](pictures/{name}.png)" in section} == {"pgd", "fgsm"}
+    assert text.count("](pictures/") == 2
+
+
 def test_every_page_is_in_the_navigation() -> None:
     shown = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [page.name for page in ROOT.glob("docs/*.md") if f"docs/{page.name}" not in shown] == []

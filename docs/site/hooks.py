@@ -19,6 +19,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     shown = Files([file for file in files if file.src_dir != config.docs_dir])  # those of the theme
     for path in sorted(path for pattern in SHOWN for path in ROOT.glob(pattern)):
         shown.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
-    for name, text in reference.pages().items():
+    drawn = sorted((ROOT / "build" / "pictures").glob("*.png"))  # by pictures.py
+    for picture in drawn:
+        shown.append(File.generated(config, f"reference/pictures/{picture.name}", abs_src_path=str(picture)))
+    for name, text in reference.pages({picture.stem for picture in drawn}).items():
         shown.append(File.generated(config, f"reference/{name}.md", content=text))
     return shown

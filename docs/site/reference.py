@@ -1,7 +1,7 @@
 """The reference: a page for each kind of registered name, one for the commands, one for `import medseg_attack`."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import groupby
 from typing import Any
 
@@ -20,16 +20,20 @@ from medseg_attack.registry.declared import Declaration, declarations, docstring
 from medseg_attack.registry.table import KINDS as FOLDERS
 
 TITLES = {"criterion": "Criteria", "dataset": "Data sets"}
+PICTURE = (
+    "![A slice of the phantom, with the organs and what a small network predicts of them, before and after {0}, and the "
+    "change](pictures/{0}.png)"
+)
 NAMED = ("attributes", "parameters")  # sections of names with a meaning each
 
 
-def pages() -> dict[str, str]:
-    """Text in Markdown by the page's name."""
+def pages(drawn: Set[str] = frozenset()) -> dict[str, str]:
+    """Text in Markdown by the page's name; `drawn` attacks have a picture beside the pages, in `pictures/`."""
     kinds = {page: kind for page, kind in KINDS.items() if kind in FOLDERS}
-    return {page: kind_page(kind) for page, kind in kinds.items()} | {"commands": commands(), "library": library()}
+    return {page: kind_page(kind, drawn) for page, kind in kinds.items()} | {"commands": commands(), "library": library()}
 
 
-def kind_page(kind: str) -> str:
+def kind_page(kind: str, drawn: Set[str] = frozenset()) -> str:
     """All names of a kind: by family, if the folder of the kind has several."""
     title = TITLES.get(kind, f"{kind.capitalize()}s")
     declared = sorted(declarations(kind), key=lambda each: (each.family != "controls", each.package, each.name))
@@ -42,6 +46,8 @@ def kind_page(kind: str) -> str:
         for each in members:
             lines += [f"{'###' if len(families) > 1 else '##'} {each.name} {{ #{each.name} }}", ""]
             lines += _member(each, registry.find(each.name, kind))
+            if kind == "attack" and each.name in drawn:
+                lines += [PICTURE.format(each.name), ""]
     return "\n".join(lines) + "\n"
 
 
