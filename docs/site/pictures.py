@@ -39,6 +39,7 @@ def medattack(*words: object) -> None:
 
 
 def main() -> None:
+    """Draws the pictures that are not there."""
     names = [each.name for each in declarations("attack") if each.family != "controls" and each.name not in NOT_DRAWN]
     missing = [name for name in names if not (PICTURES / f"{name}.png").exists()]
     if not missing:

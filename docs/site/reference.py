@@ -21,7 +21,7 @@ from medseg_attack.registry.table import KINDS as FOLDERS
 
 TITLES = {"criterion": "Criteria", "dataset": "Data sets"}
 PICTURE = (
-    "![A slice of the phantom, with the organs and what a small network predicts of them, before and after {0}, and the "
+    "![A slice of the phantom with its organs and what a small network predicts of them, before and after {0}, and the "
     "change](pictures/{0}.png)"
 )
 NAMED = ("attributes", "parameters")  # sections of names with a meaning each
@@ -30,7 +30,8 @@ NAMED = ("attributes", "parameters")  # sections of names with a meaning each
 def pages(drawn: Set[str] = frozenset()) -> dict[str, str]:
     """Text in Markdown by the page's name; `drawn` attacks have a picture beside the pages, in `pictures/`."""
     kinds = {page: kind for page, kind in KINDS.items() if kind in FOLDERS}
-    return {page: kind_page(kind, drawn) for page, kind in kinds.items()} | {"commands": commands(), "library": library()}
+    others = {"commands": commands(), "library": library()}
+    return {page: kind_page(kind, drawn) for page, kind in kinds.items()} | others
 
 
 def kind_page(kind: str, drawn: Set[str] = frozenset()) -> str:
