@@ -2,11 +2,12 @@
 
     python benchmarks/edits.py --data data --model model --organ lv
 
-Each slice of the test patients that shows the organ has it removed; each slice, another patient's is inserted. Prints a
-row per edit: shares of edits that are believed, means of the other measures of `medseg_attack.metrics.edits`, and the
-Dice of the organ against the moved and the untouched truth. Noise and border of an edit stand out if they differ more
-from their surroundings than at the same place of the untouched slice; chance is 0.5. Behind each number is its 95 %
-interval over patients.
+Each slice of the test patients that shows the organ has it removed; each slice, another patient's is inserted: without
+a learned network, and by the generator of `inpaint`, which is trained once on the training patients. Prints a row per
+edit: shares of edits that are believed, means of the other measures of `medseg_attack.metrics.edits`, and the Dice of
+the organ against the moved and the untouched truth. Noise and border of an edit stand out if they differ more from
+their surroundings than at the same place of the untouched slice; chance is 0.5. Behind each number is its 95 % interval
+over patients.
 """
 
 import argparse
@@ -18,14 +19,16 @@ import pandas as pd
 import torch
 
 from medseg_attack import registry
+from medseg_attack.attacks.edits.inpaint import Inpaint
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
+from medseg_attack.evaluation.fitting import Batches
 from medseg_attack.metrics.edits import edge_contrast, measured_edit, noise_contrast
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.stats.patients import interval
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Batch, Donors, Setting
+from medseg_attack.types import Attack, Batch, Donors, Setting
 
 MEASURES = {  # column of the table: least and greatest value, digits
     "believed": ((0.0, 1.0), ".2f"),
@@ -41,7 +44,17 @@ MEASURES = {  # column of the table: least and greatest value, digits
 }
 
 
-def edits(data: Prepared, model: SegModel, attack: str, organ: str) -> Iterator[dict[str, str | float]]:
+def attacks(data: Prepared, model: SegModel, organ: str, steps: int) -> Iterator[tuple[str, Attack]]:
+    """The edits with their names in the table."""
+    for text in ("remove", "insert", "insert(places=8)"):
+        separator = "" if text.endswith(")") else "("
+        yield text, registry.build(f"{text.removesuffix(')')}{separator or ', '}organ='{organ}')", "attack")
+    learned = Inpaint(steps=steps).fit(model, Batches.of(data, data.refs("train"), torch.device("cpu")), 0)
+    for edit in ("remove", "insert"):
+        yield f"inpaint(edit='{edit}')", Inpaint(edit=edit, organ=organ).with_learned(learned)
+
+
+def edits(data: Prepared, model: SegModel, attack: Attack, organ: str) -> Iterator[dict[str, str | float]]:
     """The patient (`group`) and the measures of each edit that was made."""
     k = [data.task.classes.index(organ)]
     refs = data.refs("test")
@@ -50,10 +63,11 @@ def edits(data: Prepared, model: SegModel, attack: str, organ: str) -> Iterator[
         case = data.read(ref)
         batch = Batch.of([case])
         setting = Setting(data.task, batch.cases, donors)
-        ready = bind(registry.build(attack, "attack"), setting)
+        ready = bind(attack, setting)
         with torch.no_grad():
             result = ready(model, batch.image, batch.target, [0])
             before, after = (model.decide(model(x)) for x in (batch.image, result.image))
+        assert result.truth is not None
         if torch.equal(result.truth[:, k], batch.target[:, k]):
             continue
         parts = before[:, k], after[:, k], batch.target[:, k], result.truth[:, k]
@@ -90,15 +104,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of prepared data")
     parser.add_argument("--model", type=Path, required=True, help="folder of a trained model")
     parser.add_argument("--organ", required=True, help="organ that is removed and inserted")
+    parser.add_argument("--steps", type=int, default=2000, help="batches that the generator is trained on")
     args = parser.parse_args()
     data = open_prepared(args.data)
     print(f"| {' | '.join(('edit', 'edits', 'patients', *MEASURES))} |")
     print(f"|---|{'---:|' * (2 + len(MEASURES))}", flush=True)
     with frozen(checkpoints.load(args.model, data.task)) as model:
-        for attack in ("remove", "insert", "insert(places=8)"):
-            separator = "" if attack.endswith(")") else "("
-            spec = f"{attack.removesuffix(')')}{separator or ', '}organ='{args.organ}')"
-            print(row_of(attack, pd.DataFrame(edits(data, model, spec, args.organ))), flush=True)
+        for name, attack in attacks(data, model, args.organ, args.steps):
+            print(row_of(name, pd.DataFrame(edits(data, model, attack, args.organ))), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,20 @@ from medseg_attack.runs.folder import RunFolder
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Batch, Case, Fittable, Storage, Task, Window
 
-MOVES = ("affine", "deformation", "deformation_bias", "insert", "remove")  # refused: their truth is not written
+MOVES = (
+    "affine",
+    "deformation",
+    "deformation_bias",
+    "inpaint",
+    "insert",
+    "remove",
+)  # refused: their truth is not written
 # scored on patients that they were not fitted on
-LEARNS = [name for name in registry.names("attack") if isinstance(registry.build(name, "attack"), Fittable)]
+LEARNS = [
+    name
+    for name in registry.names("attack")
+    if isinstance(registry.build(name, "attack"), Fittable) and name not in MOVES
+]
 ATTACKS = [
     name
     for name in registry.names("attack")

@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.numerics.fields import stretched
 from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, PerSample, Task
+from medseg_attack.threat.goals.stored import AnotherPatient
+from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, PerSample, Setting, Task
 
 
 @register("edit_area", kind="ball")
@@ -65,6 +69,20 @@ def organs_of(task: Task, organ: str, name: str) -> list[int]:
 def with_background(mask: Mask, task: Task) -> Mask:
     """The mask with what no organ takes as background, of an exclusive task."""
     return torch.cat((~mask[:, 1:].any(1, keepdim=True), mask[:, 1:]), 1) if task.exclusive else mask
+
+
+def donors_of(setting: Setting | None, image: Image, target: Mask) -> tuple[Float[Tensor, "b c *s"], Mask]:
+    """Images and masks of other patients at the same relative height, on the grid of the images, on the CPU.
+
+    Where no donors are known they are the images' own, mirrored.
+    """
+    if setting is None or setting.donors is None or len(setting.cases) != len(image):
+        return in_doubles(image).flip(-1), target.cpu().flip(-1)
+    cases = [AnotherPatient().donor_of(case, setting.donors) for case in setting.cases]
+    grid = tuple(image.shape[2:])
+    images = torch.cat([stretched(in_doubles(case.image[None]), grid) for case in cases])
+    masks = torch.cat([F.interpolate(case.target[None].float(), grid, mode="nearest-exact") for case in cases])
+    return images, masks > 0.5
 
 
 def in_doubles(image: Tensor) -> Tensor:

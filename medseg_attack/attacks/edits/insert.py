@@ -8,17 +8,14 @@ import torch
 from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
-from medseg_attack.attacks.edits.content import EditArea, in_doubles, judge_edit, organs_of, with_background
+from medseg_attack.attacks.edits.content import EditArea, donors_of, in_doubles, judge_edit, organs_of, with_background
 from medseg_attack.attacks.edits.remove import Remove
 from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.errors import require
-from medseg_attack.numerics.fields import stretched
 from medseg_attack.numerics.harmonic import RING, blended, ring_around
 from medseg_attack.numerics.samples import reseeded
 from medseg_attack.registry import register
-from medseg_attack.threat.goals.stored import AnotherPatient
 from medseg_attack.types import Adversarial, Ball, Bindable, Image, Mask, Model
 
 MARGIN = 2  # pixels around the donor's organ that come with it
@@ -66,7 +63,7 @@ class Insert(Bindable):
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         classes = organs_of(model.task, self.organ, "insert")
-        donors, masks = self._donors(image, target)
+        donors, masks = donors_of(self.setting, image, target)
         others = [k for k in range(masks.shape[1]) if k not in classes]
         masks = masks.index_fill(1, torch.tensor(others, dtype=torch.long), False)
         worst: Adversarial | None = None
@@ -82,17 +79,6 @@ class Insert(Bindable):
             worst = result if worst is None else worst | result
         assert worst is not None
         return worst
-
-    def _donors(self, image: Image, target: Mask) -> tuple[Float[Tensor, "b c *s"], Mask]:
-        """The images and masks of the donors on the grid of the images, on the CPU."""
-        setting = self.setting
-        if setting is None or setting.donors is None or len(setting.cases) != len(image):
-            return in_doubles(image).flip(-1), target.cpu().flip(-1)
-        cases = [AnotherPatient().donor_of(case, setting.donors) for case in setting.cases]
-        grid = tuple(image.shape[2:])
-        images = torch.cat([stretched(in_doubles(case.image[None]), grid) for case in cases])
-        masks = torch.cat([F.interpolate(case.target[None].float(), grid, mode="nearest-exact") for case in cases])
-        return images, masks > 0.5
 
     def _placed(
         self,

@@ -84,10 +84,10 @@ class AdvGan(Bindable, Climbing):
                 x, loss = self._loss(model, generator, batches[index], step / self.steps)
                 if self.realism:
                     loss = loss + self.realism * (discriminator(x) - 1).square().mean()
-                _descend(climbing, loss)
+                descend(climbing, loss)
                 if self.realism:
                     real, false = discriminator(batches[index].image), discriminator(x.detach())
-                    _descend(judging, (real - 1).square().mean() + false.square().mean())
+                    descend(judging, (real - 1).square().mean() + false.square().mean())
         return {name: tensor.detach().contiguous() for name, tensor in generator.state_dict().items()}
 
     def with_learned(self, learned: Mapping[str, Tensor]) -> "Generated":
@@ -103,7 +103,8 @@ class AdvGan(Bindable, Climbing):
         return x, -objective(bound(x), batch.target, progress).sum()
 
 
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step of an optimiser; other parameters get no gradient."""
     optimiser.zero_grad()
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     for parameter, grad in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
@@ -159,9 +160,9 @@ class Generated:
 
 
 class Generator(nn.Module):
-    """A U-Net of three sizes for images of any grid, in 2-D or 3-D."""
+    """A U-Net of three sizes for images of any grid, in 2-D or 3-D; with as many channels out as in, or `outputs`."""
 
-    def __init__(self, channels: int, axes: int) -> None:
+    def __init__(self, channels: int, axes: int, outputs: int = 0) -> None:
         super().__init__()
         conv: Any = nn.Conv2d if axes == 2 else nn.Conv3d
         narrow, middle, wide = WIDTHS
@@ -170,9 +171,9 @@ class Generator(nn.Module):
         self.deepest = conv(middle, wide, 3, padding=1)
         self.up = conv(wide + middle, middle, 3, padding=1)
         self.outward = conv(middle + narrow, narrow, 3, padding=1)
-        self.last = conv(narrow, channels, 1)
+        self.last = conv(narrow, outputs or channels, 1)
 
-    def forward(self, x: Image) -> Image:
+    def forward(self, x: Image) -> Float[Tensor, "b outputs *s"]:
         fine = F.leaky_relu(self.inward(x - 0.5), 0.1)
         half = F.leaky_relu(self.down(_halved(fine)), 0.1)
         coarse = F.leaky_relu(self.deepest(_halved(half)), 0.1)
@@ -182,13 +183,13 @@ class Generator(nn.Module):
         return change
 
 
-def patches(channels: int, axes: int) -> nn.Sequential:
+def patches(channels: int, axes: int, outputs: int = 1) -> nn.Sequential:
     """A discriminator of patches: near 1 where a patch looks untouched (PatchGAN, Isola et al., arXiv 1611.07004)."""
     conv: Any = nn.Conv2d if axes == 2 else nn.Conv3d
     layers: list[nn.Module] = []
     for before, after in zip((channels, *WIDTHS), WIDTHS, strict=False):
         layers += [conv(before, after, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, conv(WIDTHS[-1], 1, 1))
+    return nn.Sequential(*layers, conv(WIDTHS[-1], outputs, 1))
 
 
 def _halved(x: Tensor) -> Tensor:
