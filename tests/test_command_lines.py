@@ -348,7 +348,7 @@ NEEDS: dict[tuple[str, str], tuple[Need, ...]] = {
     ("docs/attacks.md", "Measurements"): (prepare_hearts,),
     ("docs/defences.md", "What a defence is worth"): (copy_model,),
     ("docs/detectors.md", "New scans"): (save_detector,),
-    ("docs/extraction.md", "Stolen models"): (write_proxy,),
+    ("docs/extraction.md", "Stolen models"): (write_proxy, write_network),
     ("docs/gate.md", "A gate for a model that is retrained"): (save_baseline,),
     ("docs/gate.md", "Baselines by name"): (copy_runs,),
     ("docs/howto.md", "Attack your own network"): (write_pictures, write_network),

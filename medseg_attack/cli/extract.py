@@ -21,11 +21,14 @@ def extract(
     victim: Annotated[str, typer.Option("--victim", help="Model that is asked: its name, folder or spec.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the copy.")],
     data: options.Data = None,
-    queries: Annotated[int, typer.Option("--queries", help="Slices that the victim is asked about.")] = 100,
+    queries: Annotated[
+        int, typer.Option("--queries", help="Slices that the victim is asked about; of a 3-D one, whole scans.")
+    ] = 100,
     answers: Annotated[
         Literal["probabilities", "masks", "volumes"],
         typer.Option(
-            "--answers", help="Answers of the victim: probabilities, masks, or the volumes of the classes in a slice."
+            "--answers",
+            help="Answers of the victim: probabilities, masks, or the volumes of the classes in a slice or scan.",
         ),
     ] = "probabilities",
     digits: Annotated[
@@ -54,12 +57,12 @@ def extract(
     ] = False,
     selection: Annotated[
         Literal["random", "k_centre"],
-        typer.Option("--selection", help="Choice of the slices: at random, or each as unlike those before as can be."),
+        typer.Option("--selection", help="Choice of the queries: at random, or each as unlike those before as can be."),
     ] = "random",
     model: Annotated[str, typer.Option("--model", "-m", help="Network of the copy.")] = "unet_small",
     steps: Annotated[int, typer.Option("--steps", help="Steps of the copy's training.")] = 1000,
     lr: Annotated[float, typer.Option("--lr", help="Learning rate at the start.")] = 1e-3,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Slices per step.")] = 8,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Slices, or parts of scans, per step.")] = 8,
     test_data: Annotated[
         Path | None,
         typer.Option(
@@ -120,7 +123,8 @@ def extract(
             advance(1, note=f"loss {loss:.4f}")
     student = checkpoints.load(out, tested.task, where)
     measured = worth(student, measured_on, tested, budget.value, where)
-    facts: dict[str, Any] = {"label": victim_ref.label, "queries": queries, "answers": answers, "digits": digits}
+    facts: dict[str, Any] = {"label": victim_ref.label, "queries": queries, "of": extraction.UNITS[asked.dims] + "s"}
+    facts |= {"answers": answers, "digits": digits}
     facts |= {"poisoning": poisoning, "mad": mad, "hardened": hardened}
     if monitor is not None:
         facts["monitor"] = _monitored(monitor, victim_ref, asked, proxy, out, where)
@@ -131,7 +135,8 @@ def extract(
         bent = f", poisoning {poisoning:g}" if poisoning else ""
         bent += f", mad {mad:g}" if mad else ""
         taken = ", hardened" if hardened else ""
-        title = f"Copy of {victim_ref.label} after {queries} queries ({answers}{rounded}{bent}{taken}), eps {eps}"
+        how = f"{answers}{rounded}{bent}{taken}"
+        title = f"Copy of {victim_ref.label} after {queries} queries of {facts['of']} ({how}), eps {eps}"
         terminal.print_sheet(extraction_sheet(measured, title))
         if monitor is not None:
             terminal.print_sheet(monitor_sheet(facts["monitor"], queries))
@@ -149,7 +154,7 @@ def _monitored(
     from medseg_attack.evaluation.monitoring import watch
     from medseg_attack.training.extraction import QUERIES, read_queries
 
-    by_id = {ref.id: ref for ref in proxy.refs("train", 0, 2)}
+    by_id = {ref.id: ref for ref in proxy.refs("train", 0, victim.dims)}
     cases = read_queries(out)
     if strangers := [case for case in cases if case not in by_id]:
         raise InputError(f"expected cases of {proxy.root} in {out / QUERIES}, got {strangers[0]!r:.60}; extract again")

@@ -34,13 +34,14 @@ def worth(
     victim without gradients.
 
     Args:
-        data: its test patients are scored.
+        data: its test patients are scored, slice by slice or in whole scans as the victim takes them.
         eps: budget of PGD in Linf, a fraction of the window.
 
     Raises:
         InputError: the data have no test patients.
     """
-    refs = data.refs("test", 0, 2)
+    refs = data.refs("test", 0, victim.dims)
+    batch_size = 1 if victim.dims == 3 else batch_size
     if not refs:
         raise InputError(f"expected test patients in {data.name} to measure on, got none; give another --test-data")
     pixels: dict[str, dict[str, torch.Tensor]] = {}

@@ -56,7 +56,7 @@ def watch(
     Raises:
         InputError: the own data lack training, validation or test patients.
     """
-    parts = {name: own.refs(name, fold, 2) for name in ("train", "val", "test")}
+    parts = {name: own.refs(name, fold, victim.dims) for name in ("train", "val", "test")}
     if absent := [name for name, refs in parts.items() if not refs]:
         raise InputError(
             f"expected training, validation and test patients in {own.root} for a monitor, got no {absent[0]} "

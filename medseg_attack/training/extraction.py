@@ -16,6 +16,7 @@ from torch.nn import functional
 from medseg_attack.errors import InputError, plural, require
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.models.sliding_window import SlidingWindow, cropped, padded_to
 from medseg_attack.numerics.log_odds import divergence, without_nan
 from medseg_attack.runtime import deterministic
 from medseg_attack.storage.files import Form, is_checkpoint, read_json, require_outside, write_json
@@ -24,7 +25,7 @@ from medseg_attack.training.augment import TrainingData, crc
 from medseg_attack.training.loop import OPTIONS, drawing, require_same
 from medseg_attack.training.losses import finite, training_loss
 from medseg_attack.training.options import Options, label, resolve
-from medseg_attack.types import CaseRef, Image, LogOdds
+from medseg_attack.types import CaseRef, Image, LogOdds, Task
 
 Answers: TypeAlias = Literal["probabilities", "masks", "volumes"]
 Selection: TypeAlias = Literal["random", "k_centre"]
@@ -35,6 +36,7 @@ REVERSE = 0.2  # slope of the reverse sigmoid
 SHORT = 1 - 1e-4  # share of the way to a tie of two classes that a turned answer may go
 NOTHING = 1e-6  # squared distance of two directions that rounding alone can make
 KEPT = 25  # answers, after which they are written
+UNITS = {2: "slice", 3: "scan"}  # that are asked about, by their dimensions
 PIECES = 10  # of a training, after each of which progress is reported
 
 
@@ -43,11 +45,11 @@ class Extraction:
     """The thief's means.
 
     Attributes:
-        model: spec of the student, a 2-D network.
-        queries: slices that the victim is asked about, 1 or more.
-        answers: probabilities of each pixel, hard masks, or the volume of each class in the slice alone.
+        model: spec of the student, which takes slices or whole scans as the victim does.
+        queries: slices that the victim is asked about, whole scans of a 3-D one, 1 or more.
+        answers: probabilities of each pixel, hard masks, or the volume of each class in the slice or scan alone.
         digits: of the probabilities that the victim gives away; 0: all.
-        selection: of the slices: at random, or each as far as can be from those before (`k_centre`).
+        selection: of the queries: at random, or each as far as can be from those before (`k_centre`).
         poisoning: strength of the reverse sigmoid that the victim's probabilities go through, from 0 to below 1.
         mad: L1 distance from a pixel's probabilities within which the victim turns the thief's gradient, from 0 to 2.
         hardened: whether the thief keeps nothing of probabilities but the decision that they stand for.
@@ -87,8 +89,8 @@ class Exchange:
     """One query and its answer.
 
     Attributes:
-        image: (c, rows, columns).
-        answer: log-odds (k, rows, columns), a 0/1 mask of that shape, or the pixels of each class (k,).
+        image: (c, *s), a slice or a whole scan.
+        answer: log-odds (k, *s), a 0/1 mask of that shape, or the pixels of each class (k,).
     """
 
     image: Tensor
@@ -189,19 +191,20 @@ def hard(answer: Tensor, exclusive: bool) -> Tensor:
 
 
 def refs_of(plan: Extraction, data: TrainingData, student: SegModel) -> list[CaseRef]:
-    """The slices of the proxy's training patients that are asked about, in random order or that of their choice.
+    """The slices or scans of the proxy's training patients that are asked about, in the order of their choice.
 
     Args:
-        student: before its training; `k_centre` compares slices by its deepest features.
+        student: before its training; `k_centre` compares queries by its deepest features.
 
     Raises:
         InputError: there are not so many.
     """
-    refs = data.refs("train", 0, 2)
+    refs = data.refs("train", 0, student.dims)
     if len(refs) < plan.queries:
+        asked = plural(plan.queries, f"training {UNITS[student.dims]}")
         raise InputError(
-            f"expected {plural(plan.queries, 'training slice')} in {data.name} to ask about, got {len(refs)}; give "
-            f"--queries {len(refs)} or a larger --data"
+            f"expected {asked} in {data.name} to ask about, got {len(refs)}; give --queries {len(refs)} or a larger "
+            "--data"
         )
     order = torch.randperm(len(refs), generator=torch.Generator().manual_seed(crc(plan.seed, "queries")))
     if plan.selection == "random":
@@ -212,8 +215,8 @@ def refs_of(plan: Extraction, data: TrainingData, student: SegModel) -> list[Cas
 
 
 def deepest_features(model: SegModel, image: Image) -> Tensor:
-    """The means of the channels of the last of the widest convolutions, (b, channels)."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    """The means of the channels of the last of the widest convolutions, (b, channels); over all windows."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Conv3d)]
     if not layers:
         raise InputError("expected a student with convolutions for k_centre, got one without; take --selection random")
     widest = max(layer.out_channels for layer in layers)
@@ -225,7 +228,7 @@ def deepest_features(model: SegModel, image: Image) -> Tensor:
             model(image)
     finally:
         hook.remove()
-    return kept[-1]
+    return torch.stack(kept).mean(0)
 
 
 def k_centres(features: Float[Tensor, "n d"], k: int, first: int) -> list[int]:
@@ -291,10 +294,9 @@ def extract(
         victim_hash: of the victim's weights.
 
     Raises:
-        InputError: the victim takes whole scans, the folder holds something else, or the loss is not finite.
+        InputError: victim and student do not both take slices or both whole scans, the folder holds something else, or
+            the loss is not finite.
     """
-    if victim.dims != 2:
-        raise InputError("expected a victim that takes slices, got one of whole scans; give a 2-D model")
     network = resolve(Options(plan.model, epochs=1, lr=plan.lr, batch_size=plan.batch_size, seed=plan.seed), data)
     plan = dataclasses.replace(plan, model=network.model)
     asked: dict[str, Any] = {**dataclasses.asdict(plan), "victim": victim_hash, "data": data.fingerprint}
@@ -311,10 +313,16 @@ def extract(
         start = time.monotonic()
         with drawing(crc(plan.seed, "weights"), device):
             student = checkpoints.build_model(plan.model, data.task).to(device)
-        if student.dims != 2:
-            raise InputError(f"expected a 2-D student, got {plan.model}, which takes whole scans; give another --model")
-        first = data.refs("train", 0, 2)[0]  # `resolve` has refused data without one
-        checkpoints.require_trainable(student, plan.model, data.read(first).image[None].to(device))
+        if student.dims != victim.dims:
+            example = "unet_small" if victim.dims == 2 else "'monai(UNet, window=(32, 64, 64))'"
+            raise InputError(
+                f"expected a copy of {UNITS[victim.dims]}s, which the victim takes, got {plan.model} of "
+                f"{UNITS[student.dims]}s; write --model {example}"
+            )
+        first = data.refs("train", 0, student.dims)[0]  # `resolve` has refused data without one
+        part = (slice(None), *(slice(n) for n in _part_shape(student.window, first.shape)))
+        image, _ = padded_to(data.read(first).image[part][None].to(device), student.window or first.shape)
+        checkpoints.require_trainable(student, plan.model, image)
         refs = refs_of(plan, data, student)
         write_json(folder / OPTIONS, asked)
         guess = None
@@ -344,26 +352,31 @@ def extract(
 def _fit(plan: Extraction, student: SegModel, exchanges: Sequence[Exchange], device: torch.device) -> Iterator[float]:
     """Trains with AdamW along a cosine; yields the mean loss of each tenth of the steps.
 
-    A batch has slices of one shape, drawn with replacement, so that few queries fill one, too.
+    A batch has slices or scans of one shape, drawn with replacement, so that few queries fill one, too. A student with
+    a window learns from parts of that size; from volumes, which belong to a whole slice or scan, from all its windows.
     """
     student.train()
+    window = student.window
+    if isinstance(student.net, SlidingWindow) and plan.answers == "volumes":
+        student.net.training, window = False, None  # its own flag alone: the network within is trained
     optimiser = torch.optim.AdamW(student.parameters(), lr=plan.lr)
     loss_of = _loss("masks" if plan.hardened else plan.answers, student, exchanges)
     shapes: dict[tuple[int, ...], list[Exchange]] = {}
     for exchange in exchanges:
-        shapes.setdefault(tuple(exchange.image.shape), []).append(exchange)
+        shapes.setdefault(_part_shape(window, exchange.image.shape[1:]), []).append(exchange)
     rng = torch.Generator().manual_seed(crc(plan.seed, "batches"))
     losses: list[Tensor] = []
     piece = math.ceil(plan.steps / PIECES)
     for step in range(plan.steps):
         first = exchanges[int(torch.randint(len(exchanges), (), generator=rng))]
-        alike = shapes[tuple(first.image.shape)]
-        batch = [alike[place] for place in torch.randint(len(alike), (plan.batch_size,), generator=rng).tolist()]
-        image = torch.stack([each.image for each in batch]).to(device)
+        shape = _part_shape(window, first.image.shape[1:])
+        places = torch.randint(len(shapes[shape]), (plan.batch_size,), generator=rng).tolist()
+        batch = [part_of(shapes[shape][place], shape, student.task, rng) for place in places]
+        image, margins = padded_to(torch.stack([each.image for each in batch]).to(device), window or shape)
         answer = torch.stack([each.answer for each in batch]).to(device)
         for group in optimiser.param_groups:
             group["lr"] = plan.lr * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
-        loss = loss_of(student(image), answer)
+        loss = loss_of(cropped(student(image), margins, shape), answer)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -371,6 +384,25 @@ def _fit(plan: Extraction, student: SegModel, exchanges: Sequence[Exchange], dev
         if len(losses) == piece or step == plan.steps - 1:
             yield float(torch.stack(losses).mean())
             losses = []
+
+
+def _part_shape(window: Sequence[int] | None, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of the part of a query that is learned from at a time: a window, as far as the query reaches."""
+    return tuple(map(min, shape, window or shape))
+
+
+def part_of(exchange: Exchange, shape: tuple[int, ...], task: Task, rng: torch.Generator) -> Exchange:
+    """A random part of a query and of its answer, two in three around a voxel of an organ; all of it, if that fits."""
+    room = [n - of_part for n, of_part in zip(exchange.image.shape[1:], shape, strict=True)]
+    if not any(room):
+        return exchange
+    starts = [int(torch.randint(n + 1, (), generator=rng)) for n in room]
+    organs = (exchange.answer[list(task.scored)] > 0).any(0).nonzero()
+    if len(organs) and float(torch.rand((), generator=rng)) < 2 / 3:
+        voxel = organs[int(torch.randint(len(organs), (), generator=rng))].tolist()
+        starts = [min(max(at - n // 2, 0), most) for at, n, most in zip(voxel, shape, room, strict=True)]
+    part = (slice(None), *(slice(start, start + n) for start, n in zip(starts, shape, strict=True)))
+    return Exchange(exchange.image[part], exchange.answer[part])
 
 
 def _loss(kind: Answers, student: SegModel, exchanges: Sequence[Exchange]) -> Callable[[LogOdds, Tensor], Tensor]:
