@@ -22,7 +22,7 @@ LogOdds: TypeAlias = Float[Tensor, "b k *s"]  # sigmoid(log_odds) is the probabi
 Mask: TypeAlias = Bool[Tensor, "b k *s"]  # one channel per class
 PerSample: TypeAlias = Float[Tensor, "b"]
 PerChannel: TypeAlias = float | tuple[float, ...]  # one number for every channel, or one for each where they differ
-Prompts: TypeAlias = Float[Tensor, "b k n 2"]  # x and y of points, or of two corners of a box; see `models.prompts`
+Prompts: TypeAlias = Float[Tensor, "b organs points 2"]  # x, y; the points of a box are two corners: `models.prompts`
 Flow: TypeAlias = Float[Tensor, "b n *s"]  # one channel per spatial axis, in pixels; see `numerics.flows.warped`
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from medseg_attack import registry
 from medseg_attack.attacks.composed.adaptive import core
+from medseg_attack.attacks.controls.worst_prompt import WorstPrompt
 from medseg_attack.checks import stored
 from medseg_attack.checks.attack_profile import asks_model, uses_queries
 from medseg_attack.checks.model import check_case_alone, check_gradient_path, check_model
@@ -358,12 +359,17 @@ def _fraction(data: Prepared, ref: CaseRef, cell: Cell) -> float:
 
 
 def _check_storable(opened: OpenedStudy, refs: Sequence[CaseRef]) -> None:
-    """Refuses to store moved anatomy, and scans whose format cannot be written back."""
+    """Refuses to store moved anatomy, what is no image, and scans whose format cannot be written back."""
     for cell in opened.grid:
         if cell.attack.ball.moves_anatomy:
             raise InputError(
                 f"expected attacks that leave anatomy where it is, got {cell.label.removeprefix('noise ')}; its "
                 "scans need a truth of their own, which is not written: --save-adversarial none"
+            )
+        if isinstance(cell.attack, WorstPrompt):
+            raise InputError(
+                f"expected attacks on images beside --save-adversarial, got {cell.label}, which changes none; run it "
+                "by itself with --save-adversarial none"
             )
     for scan in dict.fromkeys(ref.volume for ref in refs):
         require_copies(opened.data, scan, keep_headers=opened.options.keep_headers)

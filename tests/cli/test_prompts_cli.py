@@ -1,5 +1,6 @@
 """Promptable models from the command line: prompts are of the case and the pass, whatever the batch or the part."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -100,6 +101,36 @@ def test_what_is_no_promptable_network_is_refused(
 ) -> None:
     words = ("--attack", "noise", "--eps", "0.05", "--no-checks", "--batch-size", "1")
     assert message in attack(place, tmp_path / "runs", options, *words, net=net, code=2)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_worst_prompt_is_a_row_among_the_controls(place: Path, tmp_path: Path) -> None:
+    words = ("--attack", "worst_prompt(prompts=4)", "--attack", "fgsm", "--eps", "0.05", "--no-checks")
+    shown = attack(place, tmp_path / "runs", "prompt='box'", *words)
+    assert re.search(r"clean .* noise .* worst_prompt\(prompts=4\) .* averaged\(fgsm\)", shown)
+    frame = rows(tmp_path / "runs")
+    moved = frame[frame["attack"] == "worst_prompt(prompts=4)"]
+    assert moved["hit_adv"].sum() < moved["hit_clean"].sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "net", "words", "message"),
+    [
+        ("", "Plain", ["worst_prompt"], "expected a promptable model for worst_prompt, got one without prompts"),
+        ("prompt='box'", "Box", ["shuffled(worst_prompt)"], "expected worst_prompt by itself, got shuffled("),
+        ("prompt='box'", "Box", ["averaged(worst_prompt)"], "expected worst_prompt by itself, got averaged("),
+        (
+            "prompt='box'",
+            "Box",
+            ["worst_prompt", "--save-adversarial", "all"],
+            "expected attacks on images beside --save-adversarial, got worst_prompt, which changes none",
+        ),
+    ],
+)
+def test_where_the_worst_prompt_has_no_meaning_it_is_refused(
+    place: Path, tmp_path: Path, options: str, net: str, words: list[str], message: str
+) -> None:
+    assert message in attack(place, tmp_path / "runs", options, "--attack", *words, net=net, code=2)
     assert not (tmp_path / "runs").exists()
 
 

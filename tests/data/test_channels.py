@@ -28,7 +28,7 @@ from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.budgets import parse_budget
 from medseg_attack.types import Batch, Case, Fittable, Storage, Task, Window
 
-ABSENT = ("replay", "transfer")  # need a run, another model
+ABSENT = ("replay", "transfer", "worst_prompt")  # need a run, another model, a promptable one
 LEARNS = [name for name in registry.names("attack") if isinstance(registry.build(name, "attack"), Fittable)]
 
 

@@ -15,7 +15,7 @@ from medseg_attack.types import Attack, Ball, Batch, Case, Fittable, Storage, Ta
 TASK = Task("lost", ("a", "b"))
 EPS = 8 / 255
 # replay asks no model; vafa_hanif2023 stretches what it shows the model, so that no image is dark
-ATTACKS = [name for name in registry.names("attack") if name not in ("replay", "vafa_hanif2023")]
+ATTACKS = [name for name in registry.names("attack") if name not in ("replay", "vafa_hanif2023", "worst_prompt")]
 SPECS = {
     "boundary": "boundary(queries=20)",
     "fgsm_wang2024": "fgsm_wang2024(channels=1)",

@@ -44,7 +44,7 @@ LEARNS = [
 ATTACKS = [
     name
     for name in registry.names("attack")
-    if name not in ("replay", "clean", "fgsm_wang2024", "transfer", *MOVES, *LEARNS)
+    if name not in ("replay", "worst_prompt", "clean", "fgsm_wang2024", "transfer", *MOVES, *LEARNS)
 ]
 STORAGES = ["png16", "int16", "float32"]
 
