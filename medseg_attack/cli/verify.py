@@ -63,6 +63,6 @@ def _mismatches(run: Path, device: str) -> "list[Mismatch]":
     from medseg_attack.runtime import deterministic, pick_device
 
     where = pick_device(device)
-    data, model = open_run(run, where)
+    data, model, _ = open_run(run, where)
     with frozen(model), deterministic(where):
         return list(verification.verify(run, data, model, where))

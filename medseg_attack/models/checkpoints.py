@@ -53,6 +53,7 @@ class _Training(Form):
 
     fold: Count = 0
     epochs: Count = 0
+    encoder_weights: str | None = None
     defences: list[str] = Field(default_factory=list)
 
 
@@ -65,6 +66,7 @@ class _Card(Form):
     weights_sha256: str
     dims: Literal[2, 3] = 2
     n_parameters: Count = 0
+    training_patients: Count | None = None
     val_dice: dict[str, Share | None] | None = None
     dataset: _TrainedOn = Field(default_factory=_TrainedOn)
     training: _Training | None = None

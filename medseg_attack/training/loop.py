@@ -169,6 +169,7 @@ class _Training:
         for defence in self.defences:
             defence.prepare(self.model)
         refs = cases_of(plan, data, self.model.dims)
+        self.n_patients = len({ref.group for ref in refs})
         window = self.model.window
         grid = window or self.model.size or refs[0].shape
         self.cases = TrainingSet(data, refs, grid, plan.seed, patches=window is not None)
@@ -248,6 +249,7 @@ class _Training:
             "val_dice": best.dice,
             "val_mean_dice": best.mean_dice,
             "seconds": sum(record.seconds for record in self.history),
+            "training_patients": self.n_patients,
             "val_patients": len({ref.group for ref in self.validation}),
             "window": self.data.options.get("window"),
         }

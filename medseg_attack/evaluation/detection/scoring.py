@@ -110,7 +110,7 @@ class Detection:
             if len({config[key] for config in configs}) > 1:
                 what = "model" if key == "weights" else "data set"
                 raise InputError(f"expected runs of one {what} for a detector, got several; give those of one alone")
-        data, model = open_run(runs[0], device)
+        data, model, _ = open_run(runs[0], device)
         study = read_stored_study(runs[0].parent.parent)
         header = read_header(runs[0])
         todo = cls(

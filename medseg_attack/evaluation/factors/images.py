@@ -1,5 +1,8 @@
 """Factors of the image: how bright a body is, and how well an organ stands out from what surrounds it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,19 +16,19 @@ from medseg_attack.types import Batch
 
 
 @register("luminosity", kind="factor")
-def luminosity(scan: Batch, model: SegModel) -> Tensor:
+def luminosity(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> Tensor:
     """Mean intensity in the patient's body, from 0 to 1 of the window: the hypothesis of arXiv 2401.11224."""
     return torch.full((len(model.task.classes),), float(_in_body(scan).mean()), dtype=torch.float64)
 
 
 @register("luminosity_spread", kind="factor")
-def luminosity_spread(scan: Batch, model: SegModel) -> Tensor:
+def luminosity_spread(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> Tensor:
     """Standard deviation of the intensity in the patient's body, in parts of the window."""
     return torch.full((len(model.task.classes),), float(_in_body(scan).std()), dtype=torch.float64)
 
 
 @register("contrast_to_noise", kind="factor")
-def contrast_to_noise(scan: Batch, model: SegModel, *, ring: int = 3) -> Tensor:
+def contrast_to_noise(scan: Batch, model: SegModel, card: Mapping[str, Any], *, ring: int = 3) -> Tensor:
     """Difference of an organ's mean intensity from its surroundings', over the standard deviation there.
 
     NaN of an organ that is not on the scan, or has no surroundings.

@@ -1,5 +1,8 @@
 """Factors of the model: the same number for all scans, so that models are what is correlated."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +12,32 @@ from medseg_attack.types import Batch
 
 
 @register("parameters", kind="factor")
-def parameters(scan: Batch, model: SegModel) -> Tensor:
+def parameters(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> Tensor:
     """Number of the network's weights: arXiv 2401.11224 sees no strong relation to an attack's success."""
-    n = sum(parameter.numel() for parameter in model.parameters())
-    return torch.full((len(model.task.classes),), float(n), dtype=torch.float64)
+    return _of_all(model, sum(parameter.numel() for parameter in model.parameters()))
+
+
+@register("classes", kind="factor")
+def classes(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> Tensor:
+    """Number of classes that are scored: more of them make a network easier to attack (Ma et al. 2021)."""
+    return _of_all(model, len(model.task.scored))
+
+
+@register("training_patients", kind="factor")
+def training_patients(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> Tensor:
+    """Number of patients that the network was trained on; NaN of one that was trained elsewhere."""
+    return _of_all(model, card.get("training_patients", torch.nan))
+
+
+@register("pretrained", kind="factor")
+def pretrained(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> Tensor:
+    """1: the training began from other data's weights of the encoder; 0: from random ones (Bortsova et al. 2021).
+
+    NaN of a network that was trained elsewhere.
+    """
+    training = card.get("training") or {}
+    return _of_all(model, float(bool(training["encoder_weights"])) if "encoder_weights" in training else torch.nan)
+
+
+def _of_all(model: SegModel, value: float) -> Tensor:
+    return torch.full((len(model.task.classes),), float(value), dtype=torch.float64)

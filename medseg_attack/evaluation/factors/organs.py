@@ -1,5 +1,8 @@
 """Factors of an organ: its volume, and how much of the model's gradient lies where it is."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,13 +19,13 @@ SLICES = 16  # of a scan, whose gradient is taken at a time
 
 
 @register("organ_volume", kind="factor")
-def organ_volume(scan: Batch, model: SegModel) -> Tensor:
+def organ_volume(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> Tensor:
     """Volume of an organ on the scan in ml, from the truth."""
     return scan.target.flatten(2).sum((0, 2)).cpu().double() * pixel_ml(scan.cases[0])
 
 
 @register("gradient_concentration", kind="factor")
-def gradient_concentration(scan: Batch, model: SegModel, *, margin: int = 3) -> Tensor:
+def gradient_concentration(scan: Batch, model: SegModel, card: Mapping[str, Any], *, margin: int = 3) -> Tensor:
     """Share of the gradient's size that lies inside an organ or near it; 1: all of it (Ma's attraction maps 2021).
 
     The size is the sum of absolute values, the gradient that of the organ's soft Dice loss with respect to the image.

@@ -89,7 +89,7 @@ def attacked_scans(run: Path, scans: Sequence[str], device: torch.device) -> Ite
     Raises:
         InputError: the run's data or model are gone or have changed, or its study names code that was not trusted.
     """
-    data, model = open_run(run, device)
+    data, model, _ = open_run(run, device)
     header = read_header(run)
     ids = {str(case) for case in RunFolder(run).rows()["case"]}
     refs = [ref for ref in data.refs("all", dims=header.get("dims", 2)) if ref.volume in scans and ref.id in ids]

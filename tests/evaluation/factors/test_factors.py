@@ -9,6 +9,7 @@ from helpers.command import medattack
 from torch import Tensor, nn
 
 from medseg_attack import registry
+from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.types import Batch, Case, Stack, Task, Window
 
@@ -23,6 +24,7 @@ class Pointwise(nn.Module):
         return torch.cat([image - 0.5, (image - 0.5) * rows.view(1, 1, -1, 1)], 1)
 
 
+CARD = {"training_patients": 7, "training": {"encoder_weights": "imagenet"}}
 MODEL = SegModel(Pointwise(), TASK, head="sigmoid").eval()
 
 
@@ -41,7 +43,7 @@ BOX = slice(4, 8), slice(2, 6)
 
 
 def factor(name: str, batch: Batch) -> list[float]:
-    return list(registry.build(name, "factor")(batch, MODEL).tolist())
+    return list(registry.build(name, "factor")(batch, MODEL, CARD).tolist())
 
 
 def test_volume_is_pixels_times_their_size() -> None:
@@ -84,7 +86,16 @@ def test_the_gradient_of_a_pointwise_model_is_spread_and_that_of_its_lower_half_
 
 def test_parameters_are_those_of_the_network() -> None:
     model = SegModel(nn.Conv2d(1, 2, 3, padding=1), TASK, head="sigmoid").eval()
-    assert registry.build("parameters", "factor")(scan(torch.zeros(16, 16), BOX), model).tolist() == [20, 20]
+    assert registry.build("parameters", "factor")(scan(torch.zeros(16, 16), BOX), model, CARD).tolist() == [20, 20]
+
+
+def test_facts_of_the_training_are_those_of_the_card_and_nan_of_a_network_from_elsewhere() -> None:
+    batch = scan(torch.zeros(16, 16), BOX)
+    assert [factor(name, batch) for name in ("classes", "training_patients", "pretrained")] == [[2, 2], [7, 7], [1, 1]]
+    for name in ("training_patients", "pretrained"):
+        assert registry.build(name, "factor")(batch, MODEL, {"label": "own"}).isnan().all()
+    random = {"training": {"encoder_weights": ""}}
+    assert registry.build("pretrained", "factor")(batch, MODEL, random).tolist() == [0, 0]
 
 
 def test_every_factor_has_a_number_per_class_and_leaves_the_scan_as_it_is() -> None:
@@ -109,6 +120,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--out", root / "runs"),
     )
     return root / "runs"
+
+
+def test_a_card_says_how_many_patients_its_model_was_trained_on(runs: Path) -> None:
+    prepared = open_prepared(runs.parent / "data")
+    card = json.loads((runs.parent / "model" / "card.json").read_text())
+    assert card["training_patients"] == len({ref.group for ref in prepared.refs("train")}) > 0
+    assert registry.build("training_patients", "factor")(scan(torch.zeros(16, 16)), MODEL, card).tolist() == [1, 1]
 
 
 def test_compare_shows_factors_beside_the_table(runs: Path) -> None:
