@@ -33,6 +33,7 @@ def wrap(
     prompt: str = "",
     margin: float = 10.0,
     points: int = 3,
+    encoder: str = "",
 ) -> SegModel:
     """A network as a model that can be attacked, with all that lies between the image and the decision.
 
@@ -61,6 +62,7 @@ def wrap(
             `forward(images, boxes)`, "points" of `forward(images, points, labels)`; it answers a logit map per organ.
         margin: of boxes: the most that a side is moved outwards, in pixels; 0 is the box itself.
         points: of points: their largest number.
+        encoder: name of the part of the network whose answer attacks on features take; by default the deepest map.
 
     Raises:
         InputError: the network is in train mode, or the options do not fit each other.
@@ -104,6 +106,7 @@ def wrap(
         prompt=prompt,
         margin=margin,
         points=points,
+        encoder=encoder,
     )
     return model.eval()
 

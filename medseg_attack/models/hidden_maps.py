@@ -66,6 +66,34 @@ def maps_of(model: Model, image: Image) -> tuple[LogOdds, list[Tensor]]:
     return log_odds, [*layers.pyramid, layers.late]
 
 
+def features_of(model: Model, image: Image) -> tuple[LogOdds, Tensor]:
+    """The model's answer and the features of each image: what its encoder answers, by default its deepest map.
+
+    Raises:
+        InputError: the network does not call its encoder, or that answers no tensor.
+    """
+    inner = model
+    while isinstance(inner, AroundModel):
+        inner = inner.model
+    if not isinstance(inner, SegModel) or not inner.encoder:
+        log_odds, maps = maps_of(model, image)
+        return log_odds, maps[-2 if len(maps) > 1 else 0]
+    answers: list[Any] = []
+    handle = inner.net.get_submodule(inner.encoder).register_forward_hook(lambda *args: answers.append(args[2]))
+    try:
+        log_odds = model(image)
+    finally:
+        handle.remove()
+    features = answers[0] if answers else None
+    if not isinstance(features, Tensor):
+        got = f"a {type(features).__name__}" if answers else "no call"
+        raise InputError(
+            f"expected a tensor from {inner.encoder}, the encoder of the network, got {got}; name another part of a "
+            "network in Python with encoder="
+        )
+    return log_odds, features
+
+
 def network_of(model: Model) -> SegModel:
     """The model within those that count, round or repair its answers."""
     while not isinstance(model, SegModel):

@@ -113,6 +113,7 @@ class SegModel(nn.Module):
         dims: number of spatial axes of a case: 2 for slices, 3 for scans.
         black_box: whether `net` runs outside of torch and has no gradient by the image.
         backward: gradient of the activations of `net` that saturate: see `Setting`.
+        encoder: name of the part of `net` whose answer stands for the features of an image; "": the deepest map does.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only options
@@ -141,6 +142,7 @@ class SegModel(nn.Module):
         self.dims = dims
         self.black_box = black_box
         self.backward: Backward = "own"
+        self.encoder = ""
 
     @property
     def window(self) -> tuple[int, ...] | None:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from helpers import blobs
-from torch import Tensor
+from torch import Tensor, nn
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.mafl import Mafl
 from medseg_attack.errors import InputError
-from medseg_attack.models.hidden_maps import maps_of
-from medseg_attack.models.segmodel import frozen
+from medseg_attack.library.models import wrap
+from medseg_attack.models.hidden_maps import features_of, maps_of
+from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.samples import TINY
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
@@ -51,6 +52,67 @@ def test_features_leave_those_of_the_untouched_image() -> None:
     moved = (x != batch.image).flatten(1).any(1)  # the least harmful image of all may be the untouched one
     assert (cosine(x, batch.image) < cosine(noise, batch.image))[moved].all()
     assert moved.any()
+
+
+class Promptable(nn.Module):
+    """An encoder of two layers, of which prompts see the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.Tanh())
+        self.pair = nn.Identity()
+
+    def forward(self, images: Tensor, boxes: Tensor) -> Tensor:
+        code = self.encoder(images)
+        whole = nn.functional.interpolate(code, images.shape[2:])
+        return 20 * (images + 0.1 * whole[:, :2] - 0.4) - boxes.mean(2)[..., None, None] / 50
+
+
+def promptable(margin: float = 10.0, encoder: str = "encoder") -> SegModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Promptable().eval()
+    return wrap(net, blobs.TASK.classes, False, prompt="box", margin=margin, encoder=encoder)
+
+
+def test_the_encoder_that_a_model_names_is_what_features_are_of() -> None:
+    batch, model = blobs.batch(3), promptable()
+    with torch.no_grad():
+        _, features = features_of(bind(model, Setting(model.task, batch.cases)), batch.image)
+        assert torch.equal(features, model.net.net.net.encoder(batch.image))  # type: ignore[union-attr]
+        _, deepest = features_of(blobs.healthy(), batch.image)
+        assert torch.equal(deepest, maps_of(blobs.healthy(), batch.image)[1][-2])
+
+
+def test_without_the_objective_a_step_climbs_the_cosine_of_the_encoder_whatever_the_prompts() -> None:
+    batch, x = blobs.batch(3), torch.zeros(0)
+    attack = Mafl(Linf(0.05), steps=1, step_size=1.0, smoothness=0.0, weight=0.0)
+    start = attack.ball.sample(batch.image, SEEDS).requires_grad_()
+    for margin in (0.0, 10.0, 20.0):
+        model = promptable(margin)
+        encoder = model.net.net.net.encoder  # type: ignore[union-attr]
+        own, wanted = (encoder(image).flatten(1) for image in (start, batch.image))
+        (grad,) = torch.autograd.grad((1 - torch.cosine_similarity(own, wanted, eps=TINY)).sum(), start)
+        x = attack.ball.project(start.detach() + attack.ball.step(grad, start.detach()), batch.image)
+        setting = Setting(model.task, batch.cases)
+        with frozen(model) as still:
+            result = bind(attack, setting)(bind(still, setting), batch.image, batch.target, SEEDS).image
+        known = torch.stack([batch.image, start.detach(), x])  # the most harmful of three is returned
+        assert (result == known).flatten(2).all(2).any(0).all()
+        assert (result == x).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("x", "unknown encoder: expected a part of the network, got 'x'; there is: encoder, encoder.0"),
+        ("pair", "expected a tensor from net.net.pair, the encoder of the network, got no call"),
+    ],
+)
+def test_an_encoder_that_is_not_there_or_not_called_is_refused(encoder: str, message: str) -> None:
+    batch = blobs.batch(3)
+    with pytest.raises(InputError, match=message):
+        features_of(bind(promptable(encoder=encoder), Setting(blobs.TASK, batch.cases)), batch.image)
 
 
 def test_features_come_to_those_of_the_patient_whose_mask_is_wanted() -> None:

@@ -93,6 +93,12 @@ def test_native_asks_for_the_attack_of_one_prompt(place: Path, tmp_path: Path) -
         ("prompt='points', points=0", "Point", "expected points >= 1, got 0"),
         ("prompt='box'", "Plain", "takes 2 positional arguments but 3 were given in module.py, line 1"),
         ("", "Box", "missing 1 required positional argument: 'boxes'"),
+        (
+            "prompt='box', encoder='x'",
+            "Box",
+            "unknown encoder: expected a part of the network, got 'x'; there is: encoder",
+        ),
+        ("encoder='encoder', window=(8, 8)", "Plain", "expected no window= or mirror= beside encoder='encoder'"),
         ("prompt='box'", "TwoMaps", "one for each of organ, got (1, 2, 40, 40); let it answer one map per prompt"),
     ],
 )
@@ -102,6 +108,14 @@ def test_what_is_no_promptable_network_is_refused(
     words = ("--attack", "noise", "--eps", "0.05", "--no-checks", "--batch-size", "1")
     assert message in attack(place, tmp_path / "runs", options, *words, net=net, code=2)
     assert not (tmp_path / "runs").exists()
+
+
+def test_features_of_the_encoder_are_attacked(place: Path, tmp_path: Path) -> None:
+    words = ("--attack", "mafl(weight=0, smoothness=0, steps=4)", "--eps", "0.6", "--no-checks")
+    attack(place, tmp_path / "runs", "prompt='box', encoder='encoder'", *words)
+    frame = rows(tmp_path / "runs")
+    attacked = frame[frame["attack"].str.startswith("averaged(mafl(")]
+    assert attacked["hit_adv"].sum() < attacked["hit_clean"].sum()
 
 
 def test_the_worst_prompt_is_a_row_among_the_controls(place: Path, tmp_path: Path) -> None:

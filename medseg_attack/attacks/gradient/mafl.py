@@ -9,7 +9,7 @@ from torch import Tensor
 from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import require
-from medseg_attack.models.hidden_maps import maps_of
+from medseg_attack.models.hidden_maps import features_of
 from medseg_attack.numerics.fields import blurred, stretched
 from medseg_attack.numerics.samples import TINY, scaled
 from medseg_attack.registry import register
@@ -32,17 +32,21 @@ WIDTH = 13  # of the kernel that tells low frequencies, in pixels: a deviation o
 class Mafl(Bindable, Climbing):
     """Momentum on the objective, on hidden features and against low frequencies (MAFL; Sun et al. 2025).
 
-    It climbs `objective + features * cos - smoothness * mean (G * change)^2`. The cosine is that of the deepest hidden
-    map with the map of another patient's image, whose mask is the goal: `mafl(objective=toward(bce,
-    another_patient))`. Without such a goal it is minus the cosine with the map of the untouched image, so that features
-    leave it; the paper is targeted alone. The formulas are reconstructed from the abstract. It returns the most harmful
-    iterate, the untouched image among them.
+    It climbs `weight * objective + features * cos - smoothness * mean (G * change)^2`. The cosine is that of the
+    deepest hidden map, or of the answer of a model's own encoder, with that of another patient's image, whose mask is
+    the goal: `mafl(objective=toward(bce, another_patient))`. Without such a goal it is minus the cosine with that of
+    the untouched image, so that features leave it; the paper is targeted alone. The formulas are reconstructed from the
+    abstract. It returns the most harmful iterate, the untouched image among them.
+
+    With `weight=0` it climbs features alone, `mafl(weight=0, smoothness=0)` is `1 - cos(E(x'), E(x))` of an encoder E.
+    No prompt of a promptable model has a part in the path, only in which iterate is the most harmful.
 
     Attributes:
         objective: function of log-odds and truth that the features are added to.
         momentum: weight of the last direction in the next one, 0 or more.
         features: weight of the cosine, 0 or more.
         smoothness: weight of the low frequencies of the change, in units of the ball, 0 or more.
+        weight: of the objective, 0 or more.
     """
 
     steps: int = 20
@@ -50,23 +54,23 @@ class Mafl(Bindable, Climbing):
     momentum: float = 1.0
     features: float = 1.0
     smoothness: float = 0.1
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self, steps=1, step_size=0, momentum=0, features=0, smoothness=0)
+        require(self, steps=1, step_size=0, momentum=0, features=0, smoothness=0, weight=0)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         donors = self._donors(image)
         with torch.no_grad():
-            log_odds, maps = maps_of(model, image if donors is None else donors)
-        wanted, sign = maps[-2 if len(maps) > 1 else 0].flatten(1), -1.0 if donors is None else 1.0
+            log_odds, maps = features_of(model, image if donors is None else donors)
+        wanted, sign = maps.flatten(1), -1.0 if donors is None else 1.0
         worst = None if donors is not None else _judged(self, model, image, image, target, log_odds)
         x, direction = self.ball.sample(image, seeds), torch.zeros_like(image)
         for step in range(self.steps):
             x = x.detach().requires_grad_()
-            log_odds, maps = maps_of(model, x)
-            own = maps[-2 if len(maps) > 1 else 0].flatten(1)
-            loss = self.climbed(model)(log_odds, target, step / self.steps)
-            loss = loss + sign * self.features * torch.cosine_similarity(own, wanted, eps=TINY)
+            log_odds, maps = features_of(model, x)
+            loss = self.weight * self.climbed(model)(log_odds, target, step / self.steps)
+            loss = loss + sign * self.features * torch.cosine_similarity(maps.flatten(1), wanted, eps=TINY)
             loss = loss - self.smoothness * self._lowness(x - image)
             (grad,) = torch.autograd.grad(loss.sum(), x)
             now = _judged(self, model, x, image, target, log_odds)

@@ -62,6 +62,7 @@ def own(
     prompt: str = "",
     margin: float = 10.0,
     points: int = 3,
+    encoder: str = "",
     trust: bool = False,
 ) -> SegModel:
     """One's own: 'file.py:factory', 'package.module:factory', .ts, .pt2, .onnx, an SMP folder or a MONAI bundle.
@@ -91,6 +92,8 @@ def own(
             `forward(images, boxes)`, "points" of `forward(images, points, labels)`; it answers a logit map per organ.
         margin: of boxes: the most that a side is moved outwards, in pixels of the scan; 0 is the box itself.
         points: of points: their largest number.
+        encoder: name of the part of the network whose answer attacks on features take, such as "image_encoder"; by
+            default they take the deepest map.
         trust: whether a .pt2 may be read, which runs whatever it holds.
 
     Raises:
@@ -134,6 +137,7 @@ def own(
         prompt=prompt,
         margin=margin,
         points=points,
+        encoder=encoder,
     )
 
 
@@ -157,6 +161,7 @@ def wrapped(
     prompt: str = "",
     margin: float = 10.0,
     points: int = 3,
+    encoder: str = "",
 ) -> SegModel:
     """A network with all that lies between the scan and the decision; the options are those of `own`.
 
@@ -183,9 +188,11 @@ def wrapped(
         "imagenet": Normalise(IMAGENET_MEAN[:channels], IMAGENET_STD[:channels]),
         "symmetric": Normalise((0.5,) * channels, (0.5,) * channels),
     }
+    if encoder:
+        _check_encoder(network, encoder, bool(windows["window"] or mirror))
     known_head: Head | None = next((known for known in HEADS if known == head), None)
     on_scan = with_windows(picked if reoriented.as_prepared else reoriented, dims, mirror=mirror, **windows)
-    return SegModel(
+    model = SegModel(
         Prompted(picked, task, policy, size or None) if policy else on_scan,
         task,
         normalise=layers[normalise],
@@ -196,6 +203,10 @@ def wrapped(
         dims=dims,
         black_box=bool(getattr(network, "black_box", False)),
     )
+    if encoder:
+        within = next(name for name, layer in model.net.named_modules() if layer is network)
+        model.encoder = f"{within}.{encoder}"
+    return model
 
 
 def _check(dims: int, head: str, normalise: str, place: str) -> None:
@@ -225,6 +236,17 @@ def _check_prompt(prompt: str, margin: float, points: int, *, dims: int, **other
                 "whole, rows first, and answers logits: leave it out"
             )
     return Boxes(margin) if prompt == PROMPTS[0] else Points(points)
+
+
+def _check_encoder(network: nn.Module, encoder: str, in_parts: bool) -> None:
+    """Refuses an encoder that is not there, or that sees an image in windows or mirrored copies."""
+    if in_parts:
+        raise InputError(
+            f"expected no window= or mirror= beside encoder={encoder!r}, which sees an image at once; drop one"
+        )
+    names = [name for name, _ in network.named_modules() if name]
+    if encoder not in names:
+        raise InputError(f"unknown encoder: expected a part of the network, got {encoder!r}; {nearest(encoder, names)}")
 
 
 def _read(net: str, task: Task, weights: str, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
