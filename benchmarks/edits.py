@@ -3,11 +3,11 @@
     python benchmarks/edits.py --data data --model model --organ lv
 
 Each slice of the test patients that shows the organ has it removed; each slice, another patient's is inserted: without
-a learned network, and by the generator of `inpaint`, which is trained once on the training patients. Prints a row per
-edit: shares of edits that are believed, means of the other measures of `medseg_attack.metrics.edits`, and the Dice of
-the organ against the moved and the untouched truth. Noise and border of an edit stand out if they differ more from
-their surroundings than at the same place of the untouched slice; chance is 0.5. Behind each number is its 95 % interval
-over patients.
+a learned network, and by the generator of `inpaint`, which is trained once on the training patients, and whose latent
+is searched for edits that are believed. Prints a row per edit: shares of edits that are believed, means of the other
+measures of `medseg_attack.metrics.edits`, and the Dice of the organ against the moved and the untouched truth. Noise
+and border of an edit stand out if they differ more from their surroundings than at the same place of the untouched
+slice; chance is 0.5. Behind each number is its 95 % interval over patients.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import torch
 
 from medseg_attack import registry
 from medseg_attack.attacks.edits.inpaint import Inpaint
+from medseg_attack.attacks.edits.latent_edit import LatentEdit
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.evaluation.fitting import Batches
 from medseg_attack.metrics.edits import edge_contrast, measured_edit, noise_contrast
@@ -52,6 +53,9 @@ def attacks(data: Prepared, model: SegModel, organ: str, steps: int) -> Iterator
     learned = Inpaint(steps=steps).fit(model, Batches.of(data, data.refs("train"), torch.device("cpu")), 0)
     for edit in ("remove", "insert"):
         yield f"inpaint(edit='{edit}')", Inpaint(edit=edit, organ=organ).with_learned(learned)
+        for quiet in (0.0, 1.0):
+            searched = LatentEdit(edit=edit, organ=organ, aim="believed", quiet=quiet)
+            yield f"latent_edit(edit='{edit}', aim='believed', quiet={quiet:g})", searched.with_learned(learned)
 
 
 def edits(data: Prepared, model: SegModel, attack: Attack, organ: str) -> Iterator[dict[str, str | float]]:
@@ -64,8 +68,8 @@ def edits(data: Prepared, model: SegModel, attack: Attack, organ: str) -> Iterat
         batch = Batch.of([case])
         setting = Setting(data.task, batch.cases, donors)
         ready = bind(attack, setting)
+        result = ready(model, batch.image, batch.target, [0])
         with torch.no_grad():
-            result = ready(model, batch.image, batch.target, [0])
             before, after = (model.decide(model(x)) for x in (batch.image, result.image))
         assert result.truth is not None
         if torch.equal(result.truth[:, k], batch.target[:, k]):

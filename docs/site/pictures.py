@@ -22,6 +22,7 @@ SPECS = {  # where an attack's own options do not fit the phantom, or take minut
     "fgsm_wang2024": "fgsm_wang2024(channels=1)",
     "fsra": "fsra(steps=100)",
     "inpaint": "inpaint(steps=300)",
+    "latent_edit": "latent_edit(steps=300)",
     "transfer": f"transfer(surrogate='{WORK / 'surrogate'}')",
 }
 NOT_DRAWN = ("replay",)  # shows the images of another attack

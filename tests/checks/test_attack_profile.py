@@ -20,7 +20,7 @@ from medseg_attack.types import Batch, Case, Fittable, Image, LogOdds, Mask, Tas
 
 TASK = Task("one", ("organ",))
 DECLARED = {declaration.name: declaration for declaration in declarations("attack")}
-LONG_FITS = ("advgan", "fsra", "inpaint")  # no pass of a fit is counted
+LONG_FITS = ("advgan", "fsra", "inpaint", "latent_edit")  # no pass of a fit is counted
 LONG = 60  # forward passes: an attack whose defaults take more is counted with other options alone
 SPECS = {  # options that a formula names, or that an attack needs; others are counted as in `shown_by`
     "advgan": "advgan(steps=2, attention=True)",
@@ -36,6 +36,7 @@ SPECS = {  # options that a formula names, or that an attack needs; others are c
     "daa": "daa(steps=2, particles=3)",
     "inpaint": "inpaint(steps=2)",
     "jsma": "jsma(steps=3)",
+    "latent_edit": "latent_edit(steps=2, search=3)",
     "lbfgs": "lbfgs(steps=3, searches=2)",
     "least_of": "least_of((igsm(steps=3), igsm(objective=bce_dice)))",
     "medis": "medis(steps=3)",

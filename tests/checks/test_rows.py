@@ -164,6 +164,12 @@ def test_controls_are_judged_as_controls() -> None:
     assert codes(*HEALTHY, run("uap", 0.2, backwards=0)) == set()
 
 
+def test_an_edit_by_no_gradient_is_no_rival_of_one_by_gradients() -> None:
+    """Both are in the ball edit_area, on images that show other anatomy."""
+    searched = run("latent_edit(search=20)", 0.6, ball="edit_area(eps=0.25)")
+    assert "MA010" not in codes(*HEALTHY, searched, run("remove", 0.2, backwards=0, ball="edit_area(eps=0.25)"))
+
+
 def test_ma011_foreign_images_win() -> None:
     assert codes(*HEALTHY, run("replay(run='x')", 0.2, backwards=0, loss="")) == {"MA011"}
     assert codes(*HEALTHY, run("replay(run='x')", 0.5, backwards=0, loss="")) == set()
@@ -286,6 +292,7 @@ def test_ma007_steps_left_at_their_default_are_compared() -> None:
 def test_attacks_that_are_judged_apart_are_the_registered_ones() -> None:
     entries = [registry.find(name, "attack") for name in registry.names("attack")]
     assert set(strength.UNIVERSAL) == {entry.name for entry in entries if entry.family == "universal"}
+    assert set(strength.EDITS) == {entry.name for entry in entries if entry.family == "edits"}
     assert set(MEASURED) == {entry.name for entry in entries if entry.family == "measurements"}
     assert set(strength.FOREIGN) == {
         entry.name for entry in entries if entry.family == "blackbox" and not entry.threat.startswith("queries")

@@ -33,6 +33,7 @@ MOVES = (
     "deformation_bias",
     "inpaint",
     "insert",
+    "latent_edit",
     "remove",
 )  # refused: their truth is not written
 # scored on patients that they were not fitted on

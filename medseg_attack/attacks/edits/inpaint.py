@@ -128,6 +128,11 @@ def training_boxes(batch: Batch, task: Task) -> tuple[Cells, Shown]:
     return torch.stack(real), torch.stack(shown)
 
 
+def cut(boxes: Sequence[Box], images: Float[Tensor, "n c h w"]) -> Cells:
+    """The content of one box of each slice."""
+    return torch.stack([box.cut(image) for box, image in zip(boxes, images, strict=True)])
+
+
 def paint(generator: nn.Module, cells: Cells, shown: Shown, latent: Float[Tensor, "n m"]) -> Cells:
     """Boxes whose hole is painted, the rest as it is; a generator of zeros paints the mean of the rest.
 
@@ -203,10 +208,8 @@ class Inpainted(Bindable):
             truth[:, classes] = False
         truth = with_background(truth, task)
         boxes = [Box.around(each) for each in place.cpu()]
-        cells = torch.stack([box.cut(each) for box, each in zip(boxes, image, strict=True)])
-        masks = truth[:, task.scored_channels].to(image)
-        shown = torch.stack([box.cut(each) for box, each in zip(boxes, masks, strict=True)])
-        return Scene(image, truth, boxes, place.flatten(1).any(1), cells, shown)
+        shown = cut(boxes, truth[:, task.scored_channels].to(image))
+        return Scene(image, truth, boxes, place.flatten(1).any(1), cut(boxes, image), shown)
 
     def generator(self, task: Task, image: Image) -> Generator:
         """The generator with its weights, which are no variables."""

@@ -11,6 +11,7 @@ MANY_STEPS, LATE_GAIN = 40, 0.05  # from so many steps on, so much of Dice must 
 KNOWLEDGE_MARGIN = 0.02  # of Dice: what knowing a defence must gain to count
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
+EDITS = ("inpaint", "insert", "latent_edit", "remove")  # each with another truth: none is a rival of the others
 UNIVERSAL = (  # one change, or one network, for all: gradients, if any, were of others
     "advgan",
     "fsra",
@@ -265,7 +266,7 @@ def _noise_in_the_same_ball(runs: Runs) -> Iterator[tuple[str, str, bool]]:
 def _beaten_without_gradients(runs: Runs, foreign: bool) -> Iterator[Evidence]:
     """The best white-box run of each ball that a run without gradients beats, with images from elsewhere or not."""
     attacks = runs.facts[(runs.facts["role"] == "attack") & (runs.facts["backwards"] == 0)]
-    attacks = attacks[~attacks["name"].isin(UNIVERSAL)]
+    attacks = attacks[~attacks["name"].isin((*UNIVERSAL, *EDITS))]
     for run, row in attacks[attacks["name"].isin(FOREIGN) == foreign].iterrows():
         rivals = runs.gradient_runs.index[runs.gradient_runs["ball"] == row["ball"]]
         if not len(rivals):
