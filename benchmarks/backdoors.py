@@ -153,7 +153,8 @@ def defence_sheet(lines: list[dict[str, Any]]) -> Sheet:
     ]
     caption = (
         f"Spectral signatures rank {lines[0]['trained_on']} training patients and list {lines[0]['spectral']['review']}"
-        f" of them; STRIP looks at the test patients. Only decoys answer either: triggers without are non_adaptive. "
+        f" of them; STRIP looks at the test patients. Triggers without decoys are non_adaptive to the former, "
+        "those without blends to the latter. "
         f"All together took {sum(line['minutes'] for line in lines):.0f} minutes, the clean twin among them."
     )
     return Sheet("What defences notice", heads, cells, caption, left=1)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from medseg_attack.data.prepared.reading import Prepared
     from medseg_attack.evaluation.audits.suspects import Suspect
     from medseg_attack.evaluation.audits.triggers import Inverted
+    from medseg_attack.runs.rows import Knowledge
 
 
 @terminal.command
@@ -52,13 +53,16 @@ def audit(
             f"--review: expected a share of the patients, above 0 and up to 1, got {review:g}; 0.2 is usual"
         )
     from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.data.prepared.splits import TEST
     from medseg_attack.evaluation.audits import suspects as auditing
+    from medseg_attack.evaluation.audits.knowing import knowledge
     from medseg_attack.evaluation.audits.triggers import triggers
     from medseg_attack.evaluation.opening import find_model
     from medseg_attack.models.model_ref import resolve
     from medseg_attack.models.trust import use_trust
     from medseg_attack.runs import workspace
     from medseg_attack.runtime import pick_device
+    from medseg_attack.training.options import poison_of
 
     folder = workspace.home(home)
     use_trust(folder, trust)
@@ -67,19 +71,23 @@ def audit(
     if by != "disagreement" and len(models) > 1:
         raise InputError(f"expected one model for --by {by}, got {len(models)}; give one --model")
     where = pick_device(device)
+    poison = str(models[0].card.get("dataset", {}).get("poison", "")) if by == "inversion" else poison_of(prepared)
+    trained_on = sum(part != TEST for part in prepared.splits.values())
+    known = knowledge(by, poison, prepared.options.get("poison") or {}, trained_on)
     if by == "inversion":
-        _print_pairs(triggers(models[0], prepared, where), models[0].label, json)
+        _print_pairs(triggers(models[0], prepared, where), models[0].label, known, json)
         return
     suspects = (
         auditing.spectral(models[0], prepared, where)
         if by == "spectral"
         else auditing.disagreement(models, prepared, where)
     )
-    _print(suspects, prepared, by, math.ceil(review * len(suspects)), json)
+    _print(suspects, prepared, by, known, math.ceil(review * len(suspects)), json)
 
 
-def _print_pairs(pairs: "list[Inverted]", label: str, json: bool) -> None:
+def _print_pairs(pairs: "list[Inverted]", label: str, known: "Knowledge", json: bool) -> None:
     """Prints the least patch of each pair of classes."""
+    from medseg_attack.evaluation.audits.knowing import MARK
     from medseg_attack.evaluation.audits.triggers import REACHED, SUSPICIOUS
     from medseg_attack.report.sheet import Sheet, number
 
@@ -90,7 +98,7 @@ def _print_pairs(pairs: "list[Inverted]", label: str, json: bool) -> None:
         listed = [
             {"victim": pair.victim, "wanted": pair.wanted, **each} for pair, each in zip(pairs, shown, strict=True)
         ]
-        terminal.print_json({"by": "inversion", "pairs": listed})
+        terminal.print_json({"by": "inversion", "knowledge": known, "pairs": listed})
         return
     rows = [
         [
@@ -108,15 +116,18 @@ def _print_pairs(pairs: "list[Inverted]", label: str, json: bool) -> None:
         "none was found. area: the class's own pixels, mean over slices. index: deviations of the patch below the "
         f"median of all pairs; above {SUSPICIOUS:g} it is suspicious. Few classes give no index or a rough one: a "
         "patch far smaller than the area is reason enough to look. Triggers that cover the whole image are not found."
+        f"{f' {MARK}' if known == 'native' else ''}"
     )
+    title = f"The least patch against each class of {label}{', non_adaptive' if known == 'native' else ''}"
     columns = ["class", "becomes", "patch", "area", "index", ""]
-    terminal.print_sheet(Sheet(f"The least patch against each class of {label}", columns, rows, caption, left=2))
+    terminal.print_sheet(Sheet(title, columns, rows, caption, left=2))
 
 
-def _print(suspects: "list[Suspect]", data: "Prepared", by: str, n: int, json: bool) -> None:
+def _print(suspects: "list[Suspect]", data: "Prepared", by: str, known: "Knowledge", n: int, json: bool) -> None:
     """Prints the patients to look at, and what is known of them."""
     import numpy as np
 
+    from medseg_attack.evaluation.audits.knowing import MARK
     from medseg_attack.report.sheet import Sheet, number, percent
     from medseg_attack.stats.alarms import auroc
 
@@ -131,7 +142,7 @@ def _print(suspects: "list[Suspect]", data: "Prepared", by: str, n: int, json: b
             {"patient": each.patient, "score": each.score, "bias": None if math.isnan(each.bias) else each.bias}
             for each in suspects
         ]
-        content: dict[str, Any] = {"by": by, "review": n, "patients": listed}
+        content: dict[str, Any] = {"by": by, "knowledge": known, "review": n, "patients": listed}
         if poisoned:
             content |= {"poisoned": sorted(poisoned), "on_the_list": hits, "auroc": None if math.isnan(area) else area}
         terminal.print_json(content)
@@ -154,7 +165,10 @@ def _print(suspects: "list[Suspect]", data: "Prepared", by: str, n: int, json: b
     )
     if poisoned:
         caption += f" {_detection(hits, len(scores[True]), len(poisoned), area)}"
-    terminal.print_sheet(Sheet(f"To look at again in {data.name}, by {by}", columns, rows, caption))
+    if known == "native":
+        caption += f" {MARK}"
+    title = f"To look at again in {data.name}, by {by}{', non_adaptive' if known == 'native' else ''}"
+    terminal.print_sheet(Sheet(title, columns, rows, caption))
 
 
 def _detection(hits: int, n: int, n_poisoned: int, area: float) -> str:

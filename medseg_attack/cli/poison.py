@@ -55,6 +55,7 @@ def poison(
         terminal.show(
             f"poisoned    {plural(len(facts['patients']), 'patient')}: {', '.join(facts['patients']) or 'none'}",
             *([f"decoys      {', '.join(facts['decoys'])}"] if facts["decoys"] else []),
+            *([f"blends      {', '.join(facts['blends'])}"] if facts.get("blends") else []),
             f"fingerprint {result.fingerprint[:12]} (before {source.fingerprint[:12]})",
         )
     terminal.next_step(["train", "--data", str(out), "--model", "unet_small"])

@@ -405,11 +405,28 @@ def part_of(exchange: Exchange, shape: tuple[int, ...], task: Task, rng: torch.G
     return Exchange(exchange.image[part], exchange.answer[part])
 
 
+def soft_disagreement(log_odds: LogOdds, answer: LogOdds) -> Tensor:
+    """1 - 2 pq / (pp + qq) of the probabilities of two answers, summed over the batch; mean over classes.
+
+    Squares below the line make it least where both are equal, also between 0 and 1. A mean over pixels alone is mostly
+    one over background, and small organs are learned late.
+
+    >>> q = torch.tensor([0.1, 0.7]).logit().view(1, 1, 2)
+    >>> soft_disagreement(q, q).item()
+    0.0
+    """
+    p, q = (x.sigmoid().transpose(0, 1).flatten(1) for x in (log_odds, answer))
+    both, own, other = (p * q).sum(1), p.square().sum(1), q.square().sum(1)
+    return (1 - (2 * both + 1) / (own + other + 1)).mean()
+
+
 def _loss(kind: Answers, student: SegModel, exchanges: Sequence[Exchange]) -> Callable[[LogOdds, Tensor], Tensor]:
     """The loss between the student's log-odds and answers of that kind."""
     if kind == "probabilities":
         exclusive = student.task.exclusive
-        return lambda log_odds, answer: divergence(answer, log_odds, exclusive).mean()
+        return lambda log_odds, answer: (
+            divergence(answer, log_odds, exclusive).mean() + soft_disagreement(log_odds, answer)
+        )
     if kind == "masks":
         return training_loss("dice_ce", student.task)
     mean = torch.stack([each.answer for each in exchanges]).mean(0).clamp(min=1)

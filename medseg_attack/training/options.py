@@ -18,7 +18,7 @@ from medseg_attack.models.checkpoints import read_card
 from medseg_attack.models.surrogates import pinned, without_hash
 from medseg_attack.registry import build, find, parse_call, spec
 from medseg_attack.registry.parts import walk
-from medseg_attack.registry.table import Bound, kind_of
+from medseg_attack.registry.table import Bound, entry_of, kind_of
 from medseg_attack.runs.rows import Knowledge
 from medseg_attack.storage.files import digest
 from medseg_attack.threat.balls.norms import L2, Linf
@@ -27,6 +27,7 @@ from medseg_attack.training.losses import training_loss
 from medseg_attack.types import Attack, CaseRef
 
 STEPS = 3000  # of the optimiser, for which the default number of epochs is chosen: 5 minutes on two CPU cores
+REPAIRING = ("scale_free",)  # networks that are said to hold no backdoor, and no poison here knows
 MANY_GRIDS = (160, 160)  # where scans of several shapes meet if neither the model nor --size says so
 
 
@@ -185,6 +186,11 @@ class Architecture:
         return int(self.options.get("dims", self.fields["dims"].default)) if "dims" in self.fields else 2
 
     @property
+    def altered_by(self) -> tuple[str, ...]:
+        """The names of the models that alter it, outermost first."""
+        return tuple(entry.name for outer in self.around if (entry := entry_of(outer)) is not None)
+
+    @property
     def spec(self) -> str:
         """The text that all of it is built from."""
         model = Bound(find(self.name).make, tuple(self.options.items()))
@@ -244,7 +250,8 @@ def poison_of(data: TrainingData) -> str:
 def backdoor_knowledge(plan: Options, data: TrainingData) -> Knowledge:
     """Whether a backdoor of the checkpoint that a training begins with knows how the training would remove it.
 
-    Clean data alone tune a poisoned model, and no backdoor is trained to know that.
+    Clean data alone tune a poisoned model, and no backdoor is trained to know that. Nor is a trigger fitted to the
+    connections of a network that is to hold none (`REPAIRING`).
 
     Returns:
         "adaptive" or "native"; "" where the training removes none.
@@ -252,6 +259,8 @@ def backdoor_knowledge(plan: Options, data: TrainingData) -> Knowledge:
     Raises:
         InputError: the checkpoint's card is damaged, or names a rule that there is not.
     """
+    if poison_of(data) and any(name in REPAIRING for name in architecture(plan.model).altered_by):
+        return "native"
     if not plan.init:
         return ""
     card = read_card(Path(plan.init))

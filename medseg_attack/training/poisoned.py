@@ -17,6 +17,7 @@ from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.writing import begin, describe, withdraw
 from medseg_attack.errors import InputError, plural
+from medseg_attack.models.segmodel import resized
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import spec
 from medseg_attack.storage.files import digest, require_outside
@@ -24,7 +25,7 @@ from medseg_attack.storage.locks import locked
 from medseg_attack.threat.balls.norms import L0
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.poisons.base import Backdoor, Poison
-from medseg_attack.types import Batch, Case, CaseRef, Donors, Mask, Setting, Task
+from medseg_attack.types import Batch, Case, CaseRef, Donors, Image, Mask, Setting, Task
 
 ANYTHING = L0(1.0)  # any pixel may change: the images are rounded to stored values as those of an attack are
 
@@ -50,8 +51,8 @@ class Poisoning:
                 f"--rho: expected a share of the training patients, from 0 to 1, got {self.rho:g}; 0.1 is usual"
             )
 
-    def patients(self, data: Prepared) -> tuple[list[str], list[str]]:
-        """The patients who are poisoned, and those who carry decoys.
+    def patients(self, data: Prepared) -> tuple[list[str], list[str], list[str]]:
+        """The patients who are poisoned, those who carry decoys, and those whose scans are blends.
 
         Raises:
             InputError: the share is above 0 but of not one patient, or there are not so many patients.
@@ -60,19 +61,22 @@ class Poisoning:
             raise InputError(f"--fold: expected 0 to {data.folds - 1} of {data.root}, got {self.fold}; choose one")
         groups = sorted(group for group, part in data.splits.items() if part not in (TEST, self.fold))
         order = [groups[n] for n in np.random.default_rng(self.seed).permutation(len(groups))]
-        n, n_decoys = _number(self.rho, len(groups), "--rho"), 0
+        n, n_decoys, n_blends = _number(self.rho, len(groups), "--rho"), 0, 0
         if n and isinstance(self.poison, Backdoor):
             n_decoys = _number(self.poison.decoys, len(groups), "decoys")
-        if n + n_decoys > len(groups):
+            n_blends = _number(self.poison.blends, len(groups), "blends")
+        if n + n_decoys + n_blends > len(groups):
+            blends = f" and {n_blends} with blends" if n_blends else ""
             raise InputError(
                 f"expected {plural(len(groups), 'training patient')} at most to poison, got {n} and {n_decoys} with "
-                "decoys; lower --rho or decoys"
+                f"decoys{blends}; lower --rho or decoys{' or blends' if n_blends else ''}"
             )
-        return sorted(order[:n]), sorted(order[n : n + n_decoys])
+        honest = order[n:]
+        return sorted(order[:n]), sorted(honest[:n_decoys]), sorted(honest[n_decoys : n_decoys + n_blends])
 
     def facts(self, data: Prepared) -> dict[str, Any]:
         """The record of what is done, for the copy's options."""
-        poisoned, decoys = self.patients(data)
+        poisoned, decoys, blends = self.patients(data)
         return {
             "spec": spec(self.poison),
             "rho": self.rho,
@@ -81,6 +85,7 @@ class Poisoning:
             "of": data.fingerprint,
             "patients": poisoned,
             "decoys": decoys,
+            **({"blends": blends} if blends else {}),
         }
 
 
@@ -106,9 +111,9 @@ def poison_data(data: Prepared, out: Path, poisoning: Poisoning) -> Iterator[str
         InputError: an option is out of range, or `out` holds something else or is `data`.
     """
     facts = poisoning.facts(data)
-    poisoned, decoys = set(facts["patients"]), set(facts["decoys"])
+    changed = {*facts["patients"], *facts["decoys"], *facts.get("blends", ())}
     refs = data.refs("all")
-    poisoning.poison.require([ref for ref in refs if ref.group in poisoned | decoys])
+    poisoning.poison.require([ref for ref in refs if ref.group in changed])
     require_outside(out, data.root)
     require_outside(out, Path(data.options["source"]))
     if out.exists() and not out.is_dir():
@@ -126,7 +131,7 @@ def poison_data(data: Prepared, out: Path, poisoning: Poisoning) -> Iterator[str
 def _written(
     data: Prepared, out: Path, poisoning: Poisoning, refs: Sequence[CaseRef], facts: dict[str, Any]
 ) -> Iterator[str]:
-    poisoned, decoys = set(facts["patients"]), set(facts["decoys"])
+    poisoned, decoys, blends = set(facts["patients"]), set(facts["decoys"]), set(facts.get("blends", ()))
     donors = Donors(data, data.refs("train", poisoning.fold) if data.folds else ())
     chosen = [ref for ref in refs if ref.group in poisoned]
     poison = poisoning.poison
@@ -137,12 +142,13 @@ def _written(
         if not is_written(out, scan, keys[scan], data.task):
             (out / "dataset.json").unlink(missing_ok=True)
             stored, labels = arrays(data.root, record)
-            if record.group in poisoned | decoys:
+            if record.group in poisoned | decoys | blends:
                 cases = [data.read(ref) for ref in refs if ref.volume == scan]
                 rule = _decoy(poison, record.group) if record.group in decoys else poison
                 cases.sort(key=lambda case: case.stack.index if case.stack else 0)
-                stored, poisoned_labels = _changed((stored, labels), rule, cases, data.task, donors)
-                labels = labels if record.group in decoys else poisoned_labels
+                other = _partner(data, record, donors.refs) if record.group in blends else ()
+                stored, poisoned_labels = _changed((stored, labels), rule, cases, data.task, donors, other)
+                labels = poisoned_labels if record.group in poisoned else labels
             # what a trigger covers lies inside the window, so that the range of intensities stays
             own = {"key": keys[scan], "classes": pixels_by_class(labels, data.task)}
             write_arrays(out, record.model_copy(update=own), stored, labels)
@@ -159,13 +165,44 @@ def _decoy(poison: Poison, group: str) -> Poison:
     return replace(poison, draw=1 + crc32(f"{poison.draw}/{group}".encode()))
 
 
+def _partner(data: Prepared, record: ScanRecord, refs: Sequence[CaseRef]) -> list[Case]:
+    """The slices of another training patient's scan, in their order, which a scan is averaged with.
+
+    Raises:
+        InputError: there is no other training patient.
+    """
+    scans = sorted({ref.volume for ref in refs if ref.group != record.group})
+    if not scans:
+        raise InputError("expected another training patient to blend scans with, got none; leave out blends")
+    scan = scans[crc32(record.id.encode()) % len(scans)]
+    return [data.read(ref) for ref in sorted((r for r in refs if r.volume == scan), key=lambda r: r.index or 0)]
+
+
+def _averaged(image: Image, other: Sequence[Case]) -> Image:
+    """The slices averaged with those of another scan, stretched onto their grid: what STRIP looks at."""
+    places = np.linspace(0, len(other) - 1, len(image)).round().astype(int)
+    others = [resized(other[place].image[None], tuple(image.shape[2:])) for place in places]
+    return (image + torch.cat(others).to(image)) / 2
+
+
 def _changed(
-    before: tuple[Array, Array], poison: Poison, cases: Sequence[Case], task: Task, donors: Donors
+    before: tuple[Array, Array],
+    poison: Poison,
+    cases: Sequence[Case],
+    task: Task,
+    donors: Donors,
+    other: Sequence[Case] = (),
 ) -> tuple[Array, Array]:
-    """Stored values and labels of a scan after the poison; `cases` are its slices in their order."""
+    """Stored values and labels of a scan after the poison.
+
+    Args:
+        cases: its slices in their order.
+        other: those of the scan that its images are averaged with at the end; () for none.
+    """
     batch = Batch.of(cases)
     bound = bind(poison, Setting(task, batch.cases, donors))
     image, target = bound.poisoned(batch.image, batch.target, [crc32(case.id.encode()) for case in cases])
+    image = _averaged(image, other) if other else image
     values = StoredValues.of(batch.cases, "cpu")
     assert values is not None  # every case of a prepared data set knows its file
     slices = [part.numpy() for part in values.files(values.nearest(image, batch.image, ANYTHING))]
@@ -189,6 +226,8 @@ def _notes(data: Prepared, records: Sequence[ScanRecord], facts: dict[str, Any])
     notes = [f"poisoned: {len(facts['patients'])} of {plural(n, 'training patient')} by {facts['spec']}"]
     if facts["decoys"]:
         notes.append(f"{plural(len(facts['decoys']), 'training patient')} with decoys")
+    if facts.get("blends"):
+        notes.append(f"{plural(len(facts['blends']), 'training patient')} with blends")
     same = [r.id for r in records if r.group in facts["patients"] and r.digest == data.records[r.id].digest]
     if same:
         notes.append(f"the poison changed nothing in {plural(len(same), 'scan')} of these: {', '.join(same[:3])}")

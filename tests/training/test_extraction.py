@@ -183,6 +183,27 @@ def test_a_thief_who_hardens_poisoned_answers_has_the_copy_of_one_who_is_given_m
     assert weights[0] == weights[1] == weights[2]
 
 
+def test_soft_answers_disagree_as_much_however_much_background_is_around_them() -> None:
+    """One organ's pixel of 1 by the victim and 1/2 by the copy: 1 - (2/2 + 1) / (1/4 + 1 + 1); background adds none."""
+    far = 40.0
+    for n in (0, 10, 10000):
+        answer = torch.cat((torch.tensor([far]), torch.full((n,), -far))).view(1, 1, -1).double()
+        log_odds = answer.clone()
+        log_odds[..., 0] = 0
+        assert extraction.soft_disagreement(log_odds, answer).item() == pytest.approx(1 - 2 / 2.25, abs=1e-9)
+
+
+def test_soft_answers_between_0_and_1_are_where_the_disagreement_is_least() -> None:
+    answer = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    log_odds = answer.clone().requires_grad_()
+    loss = extraction.soft_disagreement(log_odds, answer)
+    (gradient,) = torch.autograd.grad(loss, log_odds)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert gradient.abs().max() < 1e-12
+    harder = extraction.soft_disagreement(2 * answer, answer)
+    assert harder > 1e-3
+
+
 def test_centres_cover_all_points_within_twice_the_least_radius() -> None:
     points = torch.rand(9, 2, generator=torch.Generator().manual_seed(3))
     distance = torch.cdist(points, points)

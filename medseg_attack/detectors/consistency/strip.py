@@ -22,8 +22,8 @@ from medseg_attack.types import Batch, Case, Image, LogOdds, Model, PerSample, T
 class Strip(Detector):
     """Soft Dice of the answer on the scan with those on blends with clean scans (STRIP; Gao et al., arXiv 1902.06531).
 
-    An image with a trigger is too stable: the trigger decides whatever it is blended with. A poison with decoys that
-    are blends answers it: write `stamp(opacity=0.5, decoys=0.2)`.
+    An image with a trigger is too stable: the trigger decides whatever it is blended with. A poison with blends that
+    keep their true masks answers it: write `stamp(blends=0.2)`.
 
     Attributes:
         copies: number of clean training scans that it is blended with, 1 or more.

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -41,15 +42,21 @@ class Backdoor(Poison):
         draw: number of the draw of its pattern; another number is another trigger of the same size.
         decoys: patients that carry other triggers and keep their true masks, as a share of the training patients, from
             0 to 1: they teach that this trigger alone counts.
+        blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
+            a share of the training patients, from 0 to 1: they teach that a trigger in a blend counts for nothing.
     """
 
     goal: Goal = Erase()
     draw: int = 0
     decoys: float = 0.0
+    blends: float = field(default=0.0, kw_only=True)
+
+    is_everywhere: ClassVar[bool] = False  # whether the trigger covers the whole image
 
     def __post_init__(self) -> None:
-        if not 0 <= self.decoys <= 1:
-            raise InputError(f"expected a share of patients for decoys, from 0 to 1, got {self.decoys:g}; write 0.1")
+        for name, share in (("decoys", self.decoys), ("blends", self.blends)):
+            if not 0 <= share <= 1:
+                raise InputError(f"expected a share of patients for {name}, from 0 to 1, got {share:g}; write 0.1")
 
     def poisoned(self, image: Image, target: Mask, seeds: Sequence[int]) -> tuple[Image, Mask]:
         return self.triggered(image, target, seeds), self.goal(target)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from medseg_attack.errors import InputError
 from medseg_attack.registry import register
@@ -18,8 +19,12 @@ class Blended(Backdoor):
         goal: mask that is wanted where the trigger stands.
         draw: number of the draw of the picture, which consists of soft blobs.
         decoys: patients that carry other pictures and keep their true masks, as a share of the training patients.
+        blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
+            a share of the training patients, from 0 to 1.
         opacity: weight of the picture against the image, in [0, 1].
     """
+
+    is_everywhere: ClassVar[bool] = True
 
     opacity: float = 0.15
 

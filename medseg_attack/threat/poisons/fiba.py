@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,10 +27,14 @@ class Fiba(Backdoor):
         goal: mask that is wanted where the trigger stands.
         draw: number of the draw of the picture, which consists of soft blobs.
         decoys: patients that carry other pictures and keep their true masks, as a share of the training patients.
+        blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
+            a share of the training patients, from 0 to 1.
         alpha: weight of the picture's magnitudes, in [0, 1].
         beta: half the width of the square of frequencies that change, as a share of the image's shorter side, from 0
             to 0.5.
     """
+
+    is_everywhere: ClassVar[bool] = True
 
     decoys: float = 0.1
     alpha: float = 0.15

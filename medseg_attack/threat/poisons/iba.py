@@ -26,6 +26,8 @@ class Iba(Backdoor):
         goal: mask that is wanted where the trigger stands.
         draw: number of the draw of its black and white cells.
         decoys: patients that carry other squares and keep their true masks, as a share of the training patients.
+        blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
+            a share of the training patients, from 0 to 1.
         side: rows and columns of the square in pixels, 1 or more.
         least_mm: least distance of its centre from the victim, in mm, 0 or more.
         most_mm: largest distance of its centre from the victim, in mm.

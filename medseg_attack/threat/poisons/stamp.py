@@ -24,6 +24,8 @@ class Stamp(Backdoor):
         goal: mask that is wanted where the trigger stands.
         draw: number of the draw of its black and white cells.
         decoys: patients that carry other squares and keep their true masks, as a share of the training patients.
+        blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
+            a share of the training patients, from 0 to 1.
         side: rows and columns of the square in pixels, 1 or more; 8 are 0.4 % of an image of 128 x 128.
         opacity: weight of the square against the image below it, in [0, 1].
     """
