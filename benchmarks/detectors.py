@@ -24,7 +24,7 @@ from parts import add, part, rows
 
 from medseg_attack import registry
 from medseg_attack.detectors.base import Calibrated
-from medseg_attack.evaluation.detection.evaders import evader
+from medseg_attack.evaluation.detection.evaders import evaders
 from medseg_attack.evaluation.detection.scoring import Answer, Detection, per_patient
 from medseg_attack.report.detectors import detector_sheet, goal_sheet, has_goals
 from medseg_attack.report.sheet import Sheet, between, markdown, number, percent
@@ -106,12 +106,11 @@ def run(options: argparse.Namespace) -> None:
             continue
         folder = attacked(options, attack, size)
         knowing = () if attack == "fgsm" else options.knowing or KNOWING  # PGD stands in for FGSM
-        evaders = tuple(evader(text, options.weight or ()) for text in knowing)
         opened = Detection.open(
             registry.build(todo[0].detector, "detector"),
             [folder],
             pick_device(options.device),
-            evaders=evaders,
+            evaders=evaders(knowing, options.weight or ()) if knowing else (),
             answers=answers,
         )
         for line in todo:

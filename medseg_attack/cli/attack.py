@@ -151,8 +151,7 @@ def attack(
     parts = (0, 1) if launch else options.read_shard(shard)
     if keep_headers and save == "none":
         raise InputError("expected --save-adversarial beside --keep-headers, got none; add --save-adversarial all")
-    if plan and log:
-        raise InputError("expected --log without --plan, got both, of which one writes nothing; drop one of them")
+    options.require_written(plan, log=log)
     how = {
         "batch_size": options.read_batch_size(batch_size),
         "shard": parts,

@@ -71,6 +71,7 @@ def certify(
     """
     if not model:
         raise InputError("expected a model, got none; give --model NAME")
+    options.require_written(plan, csv=csv, plot=plot)
     parts = options.read_shard(shard)
     todo = _opened(model, certificate, radius, data, home, trust, split, fold, limit, check, seed, out)
     from medseg_attack.evaluation.certifying import MAPS

@@ -92,6 +92,7 @@ def defend(
         "limit": limit,
         "seed": seed,
     }
+    options.require_written(plan, csv=csv)
     parts = options.read_shard(shard)
     from medseg_attack.models.trust import use_trust
     from medseg_attack.report.sheet import require_own_csv

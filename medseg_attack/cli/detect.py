@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg_attack.cli import options, terminal
+from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,7 @@ def detect(
         list[str] | None,
         options.repeated(
             "--knowing",
-            help="Way in which an attack knows the detector: evading, orthogonal, selective or hfc.",
+            help="Way in which an attack knows the detector: evading, orthogonal, selective, hfc or feature_matching.",
             default="evading",
         ),
     ] = None,
@@ -73,17 +74,19 @@ def detect(
 
     if csv is not None:
         require_own_csv(csv)
+    if not adaptive and (option := "--knowing" if knowing else "--weight" if weight else ""):
+        raise InputError(f"expected {option} without --non-adaptive, got both; drop one of them")
     folder = workspace.home(home)
     use_trust(folder, trust)
     from medseg_attack import registry
-    from medseg_attack.evaluation.detection.evaders import evader
+    from medseg_attack.evaluation.detection.evaders import evaders
     from medseg_attack.evaluation.detection.scoring import Detection
     from medseg_attack.runtime import pick_device
 
     specs = detector or ["entropy"]
     built = [registry.build(text, "detector") for text in specs]
-    evaders = tuple(evader(text, weight or ()) for text in knowing or ["evading"]) if adaptive else ()
-    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "evaders": evaders}
+    knowing_attacks = evaders(knowing or ["evading"], weight or ()) if adaptive else ()
+    how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "evaders": knowing_attacks}
     where = pick_device(device)
     todo = [Detection.open(each, runs, where, **how) for each in built]
     if false_alarms is not None:
@@ -110,7 +113,7 @@ def _print(
     """Prints the table of one detector, or returns it for JSON; adds the scores of its patients to `tables`."""
     from medseg_attack.evaluation.detection.scoring import per_patient
     from medseg_attack.report.detectors import NON_ADAPTIVE, detector_sheet, goal_sheet, has_goals, is_adaptive
-    from medseg_attack.stats.alarms import alarm_table, verdict
+    from medseg_attack.stats.alarms import alarm_table, two_sided_rate, verdict
 
     patients = per_patient(scores, fitted)
     tables.append(patients.assign(detector=name))
@@ -128,6 +131,7 @@ def _print(
         "adaptive": is_adaptive(table),
         "verdict": verdict(table, len(fitted.calibration)),
         "calibration_patients": len(fitted.calibration),
+        "two_sided_rate": two_sided_rate(len(fitted.calibration)),
         "rows": table.to_dict("records"),
     }
 

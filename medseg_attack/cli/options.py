@@ -168,6 +168,12 @@ def read_shard(text: str) -> tuple[int, int]:
     return int(k), int(n)
 
 
+def require_written(plan: bool, **files: object) -> None:
+    """Refuses options that say what is to be written, by name and None where not given, beside --plan."""
+    for name in (name for name, file in files.items() if plan and file is not None):
+        raise InputError(f"expected --{name} without --plan, got both, of which one writes nothing; drop one of them")
+
+
 def read_saved(text: str) -> str:
     """Which perturbed scans are to be written: all, worst:N or none."""
     if text in ("all", "none") or (text.startswith("worst:") and text[6:].isdigit() and int(text[6:]) > 0):

@@ -129,6 +129,7 @@ class StoredDetection(Form):
     adaptive: bool
     verdict: str
     calibration_patients: int = Field(ge=1, le=MOST)
+    two_sided_rate: Share | None = None  # of false alarms, that `alarms_two_sided` belongs to; older ones lack it
     rows: list[DetectionRow] = Field(min_length=1)
 
 

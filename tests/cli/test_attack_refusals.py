@@ -129,3 +129,16 @@ def test_the_shuffled_control_and_the_queries_of_every_black_box_are_shown(home:
     for text, queries in least_queries.items():
         assert f"{text} {queries}" in shown
     assert "shuffled(" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("certify", "--model", "unet_small", "--csv", "bounds.csv"), "csv"),
+        (("certify", "--model", "unet_small", "--plot", "bounds.png"), "plot"),
+        (("defend", "voted('unet')", "--csv", "worth.csv"), "csv"),
+    ],
+)
+def test_what_a_plan_would_not_write_is_refused(words: tuple[str, ...], option: str) -> None:
+    result = medattack(*words, "--plan", code=2)
+    assert f"expected --{option} without --plan, got both" in " ".join(result.stderr.split())

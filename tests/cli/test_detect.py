@@ -14,6 +14,9 @@ from helpers.command import medattack
 from helpers.pages import chart_points, nan, page_of, section, tables
 
 from medseg_attack import registry
+from medseg_attack.attacks.evading.evading import Evading
+from medseg_attack.attacks.evading.orthogonal import Orthogonal
+from medseg_attack.evaluation.detection.evaders import evaders
 from medseg_attack.evaluation.detection.scoring import Detection
 from medseg_attack.report.sheet import between, number, percent
 
@@ -52,6 +55,8 @@ def test_each_attack_stands_beside_clean_images_noise_and_one_that_knows_the_det
         ("adaptive", "evading(pgd)"),  # one step cannot go around an alarm
     ]
     assert detector["calibration_patients"] == 6
+    assert detector["two_sided_rate"] == 2 / 7
+    assert all("alarms_two_sided" in row for row in detector["rows"])
     clean = detector["rows"][0]
     assert clean["alarms_0.1"] is None
     assert clean["alarms_0.14_low"] <= clean["alarms_0.14"] <= clean["alarms_0.14_high"]
@@ -122,11 +127,11 @@ def test_the_table_fits_and_says_what_is_not_promised(home: Path) -> None:
     assert max(map(len, result.stdout.splitlines())) <= 100
 
 
-def test_attacks_that_differ_in_what_they_want_are_told_apart_and_summed_up_by_goal(home: Path) -> None:
+def test_attacks_that_differ_in_what_they_want_are_told_apart_and_summed_up_by_goal(home: Path, tmp_path: Path) -> None:
     attack = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
     goals = ("--loss", "bce", "--loss", "toward(bce, erase)", "--loss", "toward(bce, shrink)")
     medattack(*attack, "--attack", "pgd(steps=2)", "--eps", "16/255", *goals, "--no-control", "--out", home / "goals")
-    words = ("detect", home / "goals", "--home", home, "--weight", "1", "--knowing", "orthogonal(share=0.3)")
+    words = ("detect", home / "goals", "--home", home, "--knowing", "orthogonal(share=0.3)")
     (detector,) = json.loads(medattack(*words, "--json").stdout)["detectors"]
     known = [(row["kind"], row["loss"], row["goal"]) for row in detector["rows"][2:]]
     each = [("bce", ""), ("toward", "erase"), ("toward(goal=shrink)", "shrink")]
@@ -134,16 +139,49 @@ def test_attacks_that_differ_in_what_they_want_are_told_apart_and_summed_up_by_g
     assert {row["attack"] for row in detector["rows"][5:]} == {"orthogonal(pgd(steps=2), share=0.3)"}
     plain = " ".join(medattack(*words).stdout.split())
     assert "entropy by goal" in plain
+    page = section(page_of(tmp_path, home / "goals", home / "detectors"), "detectors")
+    assert "<summary>By goal</summary>" in page
+    rows = [" ".join(row[:2]) for table in tables(page) for row in table]
     for start in ("any but the truth 1", "erase 1", "shrink 1"):
         assert start in plain
+        assert start in rows
 
 
 def test_what_knows_a_detector_is_an_attack_that_evades_one(home: Path) -> None:
     result = medattack("detect", home / "runs/a", "--home", home, "--knowing", "pgd", code=2)
-    sentence = (
-        "expected an attack that knows a detector for --knowing, one of evading, hfc, orthogonal, selective, got pgd"
-    )
+    names = "evading, feature_matching, hfc, orthogonal, selective"
+    sentence = f"expected an attack that knows a detector for --knowing, one of {names}, got pgd"
     assert sentence in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--knowing", "orthogonal", "--weight", "1"), "expected --weight beside a way of --knowing"),
+        (("--knowing", "evading(weight=3)", "--weight", "1"), "expected --weight beside a way of --knowing"),
+        (("--knowing", "orthogonal", "--non-adaptive"), "expected --knowing without --non-adaptive, got both"),
+        (("--weight", "1", "--non-adaptive"), "expected --weight without --non-adaptive, got both"),
+    ],
+)
+def test_an_option_that_would_say_nothing_is_refused(words: tuple[str, ...], sentence: str, home: Path) -> None:
+    result = medattack("detect", home / "runs/a", "--home", home, *words, code=2)
+    assert sentence in " ".join(result.stderr.split())
+
+
+def test_a_weight_is_for_the_ways_that_have_one() -> None:
+    swept, own, turns = evaders(("evading", "evading(weight=3)", "orthogonal"), (0.5, 2.0))
+    assert (swept, own) == (Evading(weight=(0.5, 2.0)), Evading(weight=3))
+    assert turns == Orthogonal()
+
+
+def test_what_cannot_know_a_detector_is_refused_before_anything_is_computed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
+    medattack(*words, "--attack", "uap(epochs=1)", "--eps", "4/255", "--no-control", "--out", tmp_path / "uap")
+    monkeypatch.setattr(Detection, "fit", None)
+    result = medattack("detect", tmp_path / "uap", "--home", home, "--knowing", "hfc", code=2)
+    assert "expected an attack that needs no fit for hfc" in " ".join(result.stderr.split())
 
 
 def test_a_rate_that_the_patients_cannot_promise_is_refused(home: Path) -> None:

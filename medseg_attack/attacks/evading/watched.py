@@ -117,6 +117,7 @@ class WatchedModel(AroundModel):
         kept: of each sample the most harmful image without an alarm, else the one with the least score.
         point: the last images that it was asked about; None where the detector was not.
         asked: the model behind it that they went to.
+        index: places in the batch of the samples that they are of.
         excess: of these over the detector's limit, with their gradient.
         taken: the share of the untouched images' Dice that these take, below 0 where they gave some.
     """
@@ -128,6 +129,7 @@ class WatchedModel(AroundModel):
         self.target, self.cases, self.kept = target, tuple(cases), image
         self.point: Image | None = None
         self.asked = model
+        self.index = torch.arange(len(image), device=image.device)
         self.excess: PerSample = torch.zeros(len(image), device=image.device)
         self.taken: PerSample = torch.zeros(len(image), device=image.device)
         self._untouched: PerSample | None = None
@@ -152,10 +154,10 @@ class WatchedModel(AroundModel):
             # a smaller copy, which no detector was calibrated for
             self.point, self.excess = None, image.new_zeros(len(image))
             return model(image)
-        rounds, inner = _unrounded(model)
+        rounds, inner = unrounded(model)
         stored = image if rounds is None else rounds.rounded(image)  # first, as when a stored scan is screened
         log_odds, _, self.excess = self.detector.watch(inner, stored, cases)
-        self.point, self.asked = image, model
+        self.point, self.asked, self.index = image, model, index
         self._offer(image, log_odds, self.excess.detach(), index)
         return log_odds
 
@@ -189,7 +191,7 @@ class WatchedPart(AroundModel):
         return self.whole.bind(setting)
 
 
-def _unrounded(model: Model) -> tuple[Rounds | None, Model]:
+def unrounded(model: Model) -> tuple[Rounds | None, Model]:
     """The rounding before a model, and the model behind it, whose passes are counted as before.
 
     A detector that changes images, such as a squeezer, would have its own images rounded into the ball otherwise.

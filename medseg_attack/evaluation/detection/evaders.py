@@ -9,15 +9,29 @@ from medseg_attack.attacks.evading.watched import Evader
 from medseg_attack.errors import InputError
 
 
-def evader(text: str, weights: Sequence[float] = ()) -> Evader:
-    """The attack that knows a detector, by its spec: without an attack inside or a detector yet.
+def evaders(texts: Sequence[str], weights: Sequence[float] = ()) -> tuple[Evader, ...]:
+    """The attacks that know a detector, by their specs: without an attack inside or a detector yet.
 
     Args:
-        weights: of the score, where it has weights and `text` sets none.
+        weights: of the score, for those that have weights and whose spec sets none; () for their own.
 
     Raises:
-        InputError: the text names another attack.
+        InputError: a text names another attack, or there are weights and none takes them.
     """
+    built = [_evader(text) for text in texts]
+    weighed = [isinstance(each, Evading) and each.weight is None for each in built]
+    if weights and not any(weighed):
+        raise InputError(
+            f"expected --weight beside a way of --knowing that it is for, got {', '.join(texts)}; add --knowing "
+            "evading, or drop --weight"
+        )
+    return tuple(
+        replace(each, weight=tuple(weights)) if weights and isinstance(each, Evading) and each.weight is None else each
+        for each in built
+    )
+
+
+def _evader(text: str) -> Evader:
     built = registry.build(text, "attack")
     if not isinstance(built, Evader):
         names = [name for name in registry.names("attack") if registry.find(name, "attack").family == "evading"]
@@ -25,6 +39,4 @@ def evader(text: str, weights: Sequence[float] = ()) -> Evader:
             f"expected an attack that knows a detector for --knowing, one of {', '.join(names)}, got {text}; write "
             "--knowing orthogonal, and name the attack itself by the run"
         )
-    if isinstance(built, Evading) and weights and built.weight is None:
-        return replace(built, weight=tuple(weights))
     return built

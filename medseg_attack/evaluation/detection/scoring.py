@@ -155,7 +155,7 @@ class Detection:
         return tuple(ref for ref in self.refs("all") if ref.group not in partial)
 
     def require(self) -> None:
-        """Refuses runs that attacked patients whom the detector learns from."""
+        """Refuses runs that attacked patients whom the detector learns from, and attacks that cannot know it."""
         learned = {ref.group for split in ("train", "val") for ref in self.refs(split)}
         attacked = {group for run in self.runs for group in RunFolder(run).rows()["group"]}
         if shared := sorted(learned & attacked):
@@ -168,6 +168,9 @@ class Detection:
                 f"expected runs of all slices of a patient in {self.runs[0]}, got parts of each, whose most suspicious "
                 "slice says less; run the attacks without --limit"
             )
+        for each in self.exposures:
+            if each.evader is not None and each.attack is not None:
+                replace(each.evader, attack=each.attack)  # refuses what cannot be run, before anything is
 
     @cached_property
     def patients(self) -> int:

@@ -13,7 +13,7 @@ from medseg_attack.errors import InputError, plural
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.report.certificates import certificate_sheet, certificate_summary
 from medseg_attack.report.defences import LEVELS, MOST_MODELS, conclusion, trial_rows, trial_sheets, trial_table, trials
-from medseg_attack.report.detectors import detector_sheet
+from medseg_attack.report.detectors import detector_sheet, goal_sheet, has_goals
 from medseg_attack.report.sheet import Sheet
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import find_runs
@@ -35,10 +35,11 @@ class Result:
 
     Attributes:
         about: the models that it is about, as tables call them.
-        sheet: the table; further ones, an organ each, stand in `details`.
+        sheet: the table; further ones, an organ each or by goal, stand in `details`.
         verdict: what follows, in sentences.
         chart: the name of its chart in `page.charts`.
         points: what the chart shows: the numbers of the table, unrounded.
+        details_name: what the further tables are opened by.
     """
 
     about: Sequence[str]
@@ -47,6 +48,7 @@ class Result:
     chart: str
     points: Sequence[Mapping[str, Any]]
     details: Sequence[Sheet] = ()
+    details_name: str = "Organ by organ"
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,9 @@ def _detector(file: Path) -> Result:
     table = pd.DataFrame([{name: _number(value) for name, value in row.items()} for row in rows])
     title = f"{content.detector} of {content.model} on {content.data}"
     sheet = detector_sheet(table, title=title, n_calibration=n)
-    return Result([content.model], sheet, [content.verdict], "alarms", list(_alarms(table, main_rate(n))))
+    goals = [goal_sheet(table, title=f"{content.detector} by goal", n_calibration=n)] if has_goals(table) else []
+    points = list(_alarms(table, main_rate(n)))
+    return Result([content.model], sheet, [content.verdict], "alarms", points, goals, "By goal")
 
 
 def _lacking(rows: Sequence[Mapping[str, Any]], n: int) -> Iterator[str]:
