@@ -85,6 +85,7 @@ def test_the_control_draws_a_latent_of_its_own_within_reach() -> None:
         drawn = [attack(model, image, target, [seed]).image[0, 0, 20, 20].item() for seed in (1, 1, *range(2, 9))]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) == 8
+    assert max(drawn) > brightness(0.3, 1.0)
     assert all(low - 1e-6 <= value <= high + 1e-6 for value in drawn)
 
 
@@ -133,6 +134,19 @@ def test_a_quiet_search_is_given_away_less_by_its_noise() -> None:
     assert quiet.sum() < start.sum() - 0.01
 
 
+def test_refusals_name_the_attack_that_was_asked_for() -> None:
+    image, target = scene()
+    with frozen(SegModel(Bright(), ORGAN)) as model:
+        with pytest.raises(InputError, match="expected latent_edit to name an organ"):
+            LatentEdit(organ="liver").with_learned(brightening())(model, image, target, [1])
+        with pytest.raises(InputError, match="latent_edit has to be fitted first"):
+            LatentEdit()(model, image, target, [1])
+        with pytest.raises(InputError, match="to fit latent_edit on, got none"):
+            LatentEdit().fit(model, [], 0)
+        with pytest.raises(InputError, match="2 organs, as latent_edit was fitted on, got 1 and 1"):
+            LatentEdit().with_learned(brightening(organs=2))(model, image, target, [1])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -141,7 +155,7 @@ def test_a_quiet_search_is_given_away_less_by_its_noise() -> None:
         ("latent_edit(reach=0)", "reach"),
         ("latent_edit(aim='seen')", "aim to be one of missed, believed"),
         ("latent_edit(quiet=-1)", "quiet"),
-        ("latent_edit(linf)", "ball edit_area"),
+        ("latent_edit(linf)", "ball edit_area for latent_edit"),
     ],
 )
 def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:

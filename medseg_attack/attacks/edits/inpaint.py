@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -58,6 +59,8 @@ class Inpaint(Bindable):
         InputError: a field is out of range, the task has no organ of that name, or images are volumes.
     """
 
+    name: ClassVar[str] = "inpaint"  # in messages
+
     ball: Ball = EditArea()  # noqa: RUF009 - a frozen value
     edit: str = "remove"
     organ: str = ""
@@ -66,14 +69,14 @@ class Inpaint(Bindable):
 
     def __post_init__(self) -> None:
         require(self, edit=EDITS, steps=1, rate="(0, inf)")
-        require_ball(self.ball, EditArea, "the ball edit_area for inpaint", "edit_area(0.25)")
+        require_ball(self.ball, EditArea, f"the ball edit_area for {self.name}", "edit_area(0.25)")
 
     def control(self) -> Attack:
         """An edit without content: the mirrored place of the image's own organ painted over."""
         return Remove(self.ball, self.organ, elsewhere=True)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        raise InputError("inpaint has to be fitted first, got no generator; run it through 'medattack attack'")
+        raise InputError(f"{self.name} has to be fitted first, got no generator; run it through 'medattack attack'")
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
         """The weights of the generator; `seed` draws those at the start, and all that is drawn in training.
@@ -82,9 +85,9 @@ class Inpaint(Bindable):
             InputError: there is no batch, or one of volumes.
         """
         if not batches:
-            raise InputError("expected images to fit inpaint on, got none; prepare data with patients to train on")
+            raise InputError(f"expected images to fit {self.name} on, got none; prepare data with patients to train on")
         first, task = batches[0].image, model.task
-        _refuse_volumes(first)
+        _refuse_volumes(first, self.name)
         width = first.shape[1] + len(task.scored)
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)
@@ -183,6 +186,8 @@ class Inpainted(Bindable):
         weights: of the generator.
     """
 
+    name: ClassVar[str] = Inpaint.name
+
     ball: Ball
     edit: str
     organ: str
@@ -196,8 +201,8 @@ class Inpainted(Bindable):
 
     def scene(self, task: Task, image: Image, target: Mask) -> Scene:
         """The masks that the slices shall show, and the boxes that are painted."""
-        _refuse_volumes(image)
-        classes = organs_of(task, self.organ, "inpaint")
+        _refuse_volumes(image, self.name)
+        classes = organs_of(task, self.organ, self.name)
         place, truth = target[:, classes].any(1), target.clone()
         if self.edit == "insert":
             inserted = torch.zeros_like(target)
@@ -216,8 +221,8 @@ class Inpainted(Bindable):
         channels, width = self.weights["last.weight"].shape[0], self.weights["inward.weight"].shape[1] - 1 - LATENTS
         if (image.shape[1], len(task.scored)) != (channels, width - channels):
             raise InputError(
-                f"expected images of {channels} channels and {width - channels} organs, as inpaint was fitted on, got "
-                f"{image.shape[1]} and {len(task.scored)}; fit again"
+                f"expected images of {channels} channels and {width - channels} organs, as {self.name} was fitted on, "
+                f"got {image.shape[1]} and {len(task.scored)}; fit again"
             )
         with torch.random.fork_rng(devices=[]):
             generator = Generator(width + 1 + LATENTS, 2, channels).to(image)
@@ -225,6 +230,6 @@ class Inpainted(Bindable):
         return generator.requires_grad_(False)
 
 
-def _refuse_volumes(image: Image) -> None:
+def _refuse_volumes(image: Image, name: str) -> None:
     if image.ndim != 4:
-        raise InputError("expected slices for inpaint, got volumes; take a 2-D model, or remove and insert")
+        raise InputError(f"expected slices for {name}, got volumes; take a 2-D model, or remove and insert")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class LatentEdit(Inpaint):
         InputError: a field is out of range, the task has no organ of that name, or images are volumes.
     """
 
+    name: ClassVar[str] = "latent_edit"
+
     edit: str = "keep"
     objective: Objective = bce
     search: int = 20
@@ -86,6 +89,8 @@ class SearchedEdit(Inpainted):
     Attributes:
         objective, search, step_size, reach, aim, quiet: as of `LatentEdit`.
     """
+
+    name: ClassVar[str] = LatentEdit.name
 
     objective: Objective
     search: int
