@@ -76,12 +76,12 @@ def promptable(margin: float = 10.0, encoder: str = "encoder") -> SegModel:
 
 
 def test_the_encoder_that_a_model_names_is_what_features_are_of() -> None:
-    batch, model = blobs.batch(3), promptable()
+    batch, model, healthy = blobs.batch(3), promptable(), blobs.healthy()
     with torch.no_grad():
         _, features = features_of(bind(model, Setting(model.task, batch.cases)), batch.image)
         assert torch.equal(features, model.net.net.net.encoder(batch.image))  # type: ignore[union-attr]
-        _, deepest = features_of(blobs.healthy(), batch.image)
-        assert torch.equal(deepest, maps_of(blobs.healthy(), batch.image)[1][-2])
+        _, deepest = features_of(healthy, batch.image)
+        assert torch.equal(deepest, maps_of(healthy, batch.image)[1][-2])
 
 
 def test_without_the_objective_a_step_climbs_the_cosine_of_the_encoder_whatever_the_prompts() -> None:
