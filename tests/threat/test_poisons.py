@@ -381,3 +381,51 @@ def test_unlearnable_noise_goes_down_the_loss_by_a_tenth_of_its_size_a_step() ->
     organ = batch.target[:, :1]
     torch.testing.assert_close(change[inside & organ], torch.full_like(change[inside & organ], 0.03))
     torch.testing.assert_close(change[inside & ~organ], torch.full_like(change[inside & ~organ], -0.03))
+
+
+def linear_model(slope: float) -> SegModel:
+    """Each pixel by itself: log-odds slope * x for the first class, 0 for the second."""
+    model = SegModel(torch.nn.Conv2d(1, 2, 1), FREE, head="sigmoid")
+    with torch.no_grad():
+        model.net.weight[:] = torch.tensor([slope, 0.0]).view(2, 1, 1, 1)  # type: ignore[index, union-attr]
+        model.net.bias.zero_()  # type: ignore[union-attr, operator]
+    return model
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.04, 0.1])
+def test_adversarial_training_with_the_noise_s_size_sees_of_a_linear_network_the_clean_loss(radius: float) -> None:
+    """Noise of eps moves each log-odds by slope * eps towards the truth, the worst image within r by slope * r back."""
+    image = torch.full((1, 1, 8, 8), 0.5)
+    target = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    target[:, 0, 2:5, 2:5] = True
+    model, poison = linear_model(3.0), Unlearnable(eps=0.1, radius=radius)
+    sign = torch.where(target[:, :1], 1.0, -1.0)
+    soothed = image + 0.1 * sign
+    worst = poison._worst(model, soothed, target)
+    torch.testing.assert_close(worst, image + (0.1 - radius) * sign)
+    torch.testing.assert_close(poison._slope(model, image, target, None).sign(), -sign)
+
+
+def test_the_noise_is_learned_on_flipped_images_and_turned_back() -> None:
+    """Weights by place: the slope at a pixel is a mean over those of the places that it is flipped to."""
+
+    class Ramp(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            weight = torch.arange(image.shape[-1], dtype=image.dtype).view(1, 1, 1, -1)
+            return torch.cat((weight * image * 1e-3, 0 * image), 1)
+
+    model = SegModel(Ramp(), FREE, head="sigmoid")
+    image = torch.full((1, 1, 4, 6), 0.5)
+    target = torch.zeros(1, 2, 4, 6, dtype=torch.bool)
+    target[:, 0] = True
+    plain = Unlearnable()._slope(model, image, target, None)
+    assert (plain[..., 1:] < plain[..., :-1]).all()
+    mean = Unlearnable(draws=400)._slope(model, image, target, torch.Generator().manual_seed(0)) / 400
+    expected = (plain + plain.flip(3)) / 2
+    torch.testing.assert_close(mean, expected, atol=0, rtol=0.15)
+    assert not torch.allclose(mean, plain, rtol=0.15)
+
+
+def test_a_radius_beyond_the_noise_is_refused() -> None:
+    with pytest.raises(InputError, match="expected a radius from 0 to eps"):
+        Unlearnable(eps=0.1, radius=0.2)
