@@ -1,7 +1,7 @@
 """What a stolen copy is worth, by the number of queries, the answers that it learned from, and the defences of these.
 
     medattack prepare scans --format "phantom(patients=60, slices=4, side=48)" --out data
-    medattack prepare scans2 --format "phantom(patients=250, slices=4, side=48, seed=1)" --out proxy
+    medattack prepare scans2 --format "phantom(patients=300, slices=4, side=48, seed=1)" --out proxy
     medattack train --data data --model unet_small --lr 3e-3 --epochs 16 --out model
     python benchmarks/extraction.py --victim model --data proxy --test-data data --out OUT   # and again: it goes on
     python benchmarks/extraction.py --out OUT --report                                       # the table as Markdown
