@@ -125,7 +125,7 @@ def extract(
     measured = worth(student, measured_on, tested, budget.value, where)
     facts: dict[str, Any] = {"label": victim_ref.label, "queries": queries, "of": extraction.UNITS[asked.dims] + "s"}
     facts |= {"answers": answers, "digits": digits}
-    facts |= {"poisoning": poisoning, "mad": mad, "hardened": hardened}
+    facts |= {"poisoning": poisoning, "mad": mad, "hardened": hardened, "knowledge": plan.knowledge}
     if monitor is not None:
         facts["monitor"] = _monitored(monitor, victim_ref, asked, proxy, out, where)
     if json:
@@ -134,7 +134,7 @@ def extract(
         rounded = f", {digits} digits" if digits else ""
         bent = f", poisoning {poisoning:g}" if poisoning else ""
         bent += f", mad {mad:g}" if mad else ""
-        taken = ", hardened" if hardened else ""
+        taken = ", hardened" if hardened else ", non_adaptive" if plan.knowledge == "native" else ""
         how = f"{answers}{rounded}{bent}{taken}"
         title = f"Copy of {victim_ref.label} after {queries} queries of {facts['of']} ({how}), eps {eps}"
         terminal.print_sheet(extraction_sheet(measured, title))

@@ -83,6 +83,13 @@ class Extraction:
         if self.mad and self.poisoning:
             raise InputError("expected one rule to poison answers by, got --poisoning and --mad; drop one of them")
 
+    @property
+    def knowledge(self) -> Literal["", "native", "adaptive"]:
+        """What the thief knows of a defence of the answers: "native" takes them as they are; "" where there is none."""
+        if not (self.digits or self.poisoning or self.mad):
+            return ""
+        return "adaptive" if self.hardened else "native"
+
 
 @dataclass(frozen=True, eq=False)
 class Exchange:

@@ -224,6 +224,10 @@ def test_digits_of_masks_are_refused() -> None:
         Extraction(answers="masks", digits=1)
 
 
+DEFENCES = (("--digits", "1"), ("--poisoning", "0.7"), ("--mad", "0.5"))
+TAKEN = (((), "native"), (("--hardened",), "adaptive"))
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("extraction")
@@ -245,6 +249,19 @@ def test_every_kind_of_answer_is_learned_from(answers: Answers, data: Path, tmp_
     losses = list(extraction.extract(plan, model, "hash", prepared, tmp_path / "copy", torch.device("cpu")))
     assert len(losses) == extraction.PIECES
     assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "knowledge"),
+    [((), ""), (("--hardened",), ""), *[((*rule, *taken), known) for rule in DEFENCES for taken, known in TAKEN]],
+)
+def test_a_thief_who_does_not_know_a_defence_of_answers_is_non_adaptive(
+    words: tuple[str, ...], knowledge: str, data: Path, tmp_path: Path
+) -> None:
+    few = ("--queries", 2, "--steps", 1, "--batch-size", 2, *words)
+    assert json.loads(extract(data, tmp_path / "copy", *few, "--json").stdout)["knowledge"] == knowledge  # type: ignore[attr-defined]
+    shown = extract(data, tmp_path / "copy", *few).stdout  # type: ignore[attr-defined]
+    assert ("non_adaptive" in shown) == (knowledge == "native")
 
 
 @pytest.mark.parametrize("answers", ["probabilities", "masks"])
