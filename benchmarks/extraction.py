@@ -49,7 +49,7 @@ def stolen(options: argparse.Namespace, answers: str, queries: int) -> dict[str,
     words += ["--queries", queries, *ANSWERS[answers], "--steps", options.steps, "--out", folder]
     line = [sys.executable, "-m", "medseg_attack", *map(str, words), "--json", "--no-progress"]
     measured = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    return {"answers": answers, "n": queries, **measured, "minutes": (time.monotonic() - start) / 60}
+    return measured | {"answers": answers, "n": queries, "minutes": (time.monotonic() - start) / 60}
 
 
 def report(out: Path) -> None:
