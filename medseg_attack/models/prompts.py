@@ -44,6 +44,10 @@ class Policy(ABC):
     def inputs(self, prompts: Prompts, grid: Sequence[int]) -> tuple[Tensor, ...]:
         """The inputs of a network beside the images, without NaN."""
 
+    def held(self, prompts: Float[Tensor, "*k n 2"], grid: Sequence[int]) -> Float[Tensor, "*k n 2"]:
+        """Prompts whose coordinates were moved, as prompts of this kind: each coordinate is held to the slice."""
+        return held(prompts, grid)
+
 
 @dataclass(frozen=True)
 class Boxes(Policy):
@@ -81,6 +85,10 @@ class Boxes(Policy):
     def inputs(self, prompts: Prompts, grid: Sequence[int]) -> tuple[Tensor, ...]:
         whole = prompts.new_tensor([[0.0, 0.0], [grid[1] - 1.0, grid[0] - 1.0]])  # of an organ that is not there
         return (torch.where(prompts.isnan(), whole, prompts).flatten(2),)
+
+    def held(self, prompts: Float[Tensor, "*k 2 2"], grid: Sequence[int]) -> Float[Tensor, "*k 2 2"]:
+        """Boxes on the slice; sides that passed each other change places, since no box has its end before its start."""
+        return super().held(prompts, grid).sort(-2).values
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The worst of several prompts: no pixel changes, and what is scored is the prompt that did most harm."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,13 +11,15 @@ from medseg_attack.attacks.controls.worst_prompt import WorstPrompt
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
+from medseg_attack.evaluation.pictures.attacked_scans import _outcome
 from medseg_attack.library.models import wrap
+from medseg_attack.models.prompts import Boxes, Points
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import draw, reseeded
 from medseg_attack.registry import build
 from medseg_attack.runs.rows import Row
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Adversarial, Batch, Setting
+from medseg_attack.types import Adversarial, Batch, Case, CaseRef, Donors, Setting
 
 SEEDS = [5, 6, 7]
 KINDS = pytest.mark.parametrize("kind", ["box", "points"])
@@ -39,6 +41,14 @@ def result(attack: WorstPrompt, kind: str = "box") -> Adversarial:
     of, cases = model(kind), batch()
     setting = Setting(of.task, cases.cases, stream="attack 0")
     return bind(attack, setting)(bind(of, setting), cases.image, cases.target, SEEDS)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Cases that nobody asks for."""
+
+    def read(self, ref: CaseRef) -> Case:
+        raise AssertionError(ref)
 
 
 def rows(kind: str, *attacks: str) -> list[list[Row]]:
@@ -83,6 +93,7 @@ def test_it_is_the_worst_of_all_that_are_drawn() -> None:
     own = of.net.bind(Setting(of.task, cases.cases)).prompts(3)  # type: ignore[operator]
     for number in range(1, 6):
         moved = (own + 10 * (2 * draw(torch.rand, own, reseeded(SEEDS, number)) - 1)).clamp(0, blobs.SIDE - 1)
+        moved = moved.sort(2).values  # sides that passed each other
         bound = bind(of, Setting(of.task, cases.cases, prompts=moved))
         harm = judge(bound, WorstPrompt.ball, cases.image, cases.image, cases.target).harm
         assert (harm <= harms[2]).all()
@@ -104,6 +115,27 @@ def test_each_coordinate_moves_by_a_uniform_length() -> None:
     assert lengths.abs().max() <= 3 + 1e-5
     assert lengths.max() > 2.5
     assert lengths.min() < -2.5
+
+
+def test_a_box_stays_a_box_however_far_its_sides_move() -> None:
+    """Of an organ of one pixel two sides in three pass each other; points are in no order, and keep theirs."""
+    own = torch.tensor([[5.0, 7.0], [5.0, 7.0]]).expand(500, 1, 2, 2)
+    moved = own + 20 * draw(torch.rand, own, range(500)) - 10
+    boxes, points = (policy.held(moved, (12, 30)) for policy in (Boxes(), Points(2)))
+    assert (boxes[:, :, 0] <= boxes[:, :, 1]).all()
+    assert (points[:, :, 0] > points[:, :, 1]).any()
+    assert torch.equal(boxes, points.sort(2).values)
+    assert points[..., 1].max() == 11
+    absent = torch.full((1, 1, 2, 2), torch.nan)
+    assert Boxes().held(absent, (12, 30)).isnan().all()
+
+
+def test_a_picture_of_it_shows_the_answer_that_is_scored() -> None:
+    of, attack = model(), WorstPrompt(prompts=6)
+    drawn = _outcome(of, batch(), attack, None, Donors(Shelf(), ()), {"seed": 0})
+    (outcome,) = attack_chunk(of, [batch()], [attack])
+    assert drawn.prediction_attacked.flatten(2).sum(2).flatten().tolist() == [row.n_adv for row in outcome.rows]
+    assert not torch.equal(drawn.prediction, drawn.prediction_attacked)
 
 
 def test_a_case_has_its_prompts_in_any_batch() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError, require
-from medseg_attack.models.prompts import Prompted, held
+from medseg_attack.models.prompts import Prompted
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import draw, reseeded
 from medseg_attack.registry import register
@@ -29,8 +29,8 @@ class WorstPrompt(Bindable):
     """The untouched image under the worst of several prompts: how far a promptable model falls without an attacker.
 
     The first of them is the one that the untouched image is scored with. Each other one is that one with every
-    coordinate moved by U(-jitter, jitter) and held to the slice; the prompts of all organs move together. The worst by
-    harm is what the image is scored with.
+    coordinate moved by U(-jitter, jitter) and held to the slice; the prompts of all organs move together. Sides of a
+    box that pass each other change places. The worst by harm is what the image is scored with.
 
     Attributes:
         prompts: number of prompts, 1 or more.
@@ -50,12 +50,13 @@ class WorstPrompt(Bindable):
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         setting = self.setting or Setting(model.task)
-        own = _prompted(model).bind(Setting(model.task, setting.cases)).prompts(len(image)).to(image)
+        prompted = _prompted(model)
+        own = prompted.bind(Setting(model.task, setting.cases)).prompts(len(image)).to(image)
         worst: Adversarial | None = None
         for number in range(self.prompts):
             jitter = self.jitter if number else 0.0
             moved = own + jitter * (2 * draw(torch.rand, own, reseeded(seeds, number)) - 1)
-            prompts = held(moved, tuple(image.shape[2:]))
+            prompts = prompted.policy.held(moved, tuple(image.shape[2:]))
             bound = bind(model, replace(setting, prompts=prompts))
             result = replace(judge(bound, self.ball, image, image, target), prompts=prompts)
             worst = result if worst is None else worst | result

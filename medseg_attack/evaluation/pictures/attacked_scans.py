@@ -26,7 +26,7 @@ from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.runtime import deterministic
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget, parse_budget
-from medseg_attack.types import Attack, Batch, Case, Donors, Flow, Image, Mask, Setting, common
+from medseg_attack.types import Attack, Batch, Case, Donors, Flow, Image, Mask, Prompts, Setting, common
 
 Pixels = NDArray[np.float32]
 Masks = NDArray[np.bool_]
@@ -149,7 +149,7 @@ def _outcome(
     under_attack = decided.clone()
     for crafted in craft(model, batch, [attack], [budget], int(config.get("seed", 0)), donors):
         positions, cases = crafted.positions, [batch.cases[n] for n in crafted.positions]
-        under_attack[positions] = _decided(model, crafted.image, cases)
+        under_attack[positions] = _decided(model, crafted.image, cases, crafted.prompts)
         attacked[positions] = crafted.image[:, : attacked.shape[1]]
         truth[positions] = crafted.truth
         before[positions] = crafted.x0[:, :1]
@@ -159,9 +159,9 @@ def _outcome(
     return _Outcome(attacked, before, flow, truth, decided, under_attack)
 
 
-def _decided(model: SegModel, image: Image, cases: Sequence[Case]) -> Mask:
+def _decided(model: SegModel, image: Image, cases: Sequence[Case], prompts: Prompts | None = None) -> Mask:
     with torch.no_grad():
-        return model.decide(without_nan(bind(model, Setting(model.task, tuple(cases)))(image)))
+        return model.decide(without_nan(bind(model, Setting(model.task, tuple(cases), prompts=prompts))(image)))
 
 
 def _scan(
