@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, plural
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow, padded_to, places_of
 from medseg_attack.types import AroundModel, Image, LogOdds, Model
@@ -69,8 +69,10 @@ def maps_of(model: Model, image: Image) -> tuple[LogOdds, list[Tensor]]:
 def features_of(model: Model, image: Image) -> tuple[LogOdds, Tensor]:
     """The model's answer and the features of each image: what its encoder answers, by default its deepest map.
 
+    An encoder may be called once for all images, or for each in turn.
+
     Raises:
-        InputError: the network does not call its encoder, or that answers no tensor.
+        InputError: the network does not call its encoder, or that answers no tensor with a row for each image.
     """
     inner = model
     while isinstance(inner, AroundModel):
@@ -84,14 +86,22 @@ def features_of(model: Model, image: Image) -> tuple[LogOdds, Tensor]:
         log_odds = model(image)
     finally:
         handle.remove()
-    features = answers[0] if answers else None
-    if not isinstance(features, Tensor):
-        got = f"a {type(features).__name__}" if answers else "no call"
+    tensors = [answer for answer in answers if isinstance(answer, Tensor)]
+    if not answers or len(tensors) < len(answers):
+        got = f"a {type(answers[0]).__name__}" if answers else "no call"
         raise InputError(
             f"expected a tensor from {inner.encoder}, the encoder of the network, got {got}; name another part of a "
             "network in Python with encoder="
         )
-    return log_odds, features
+    rows = [len(tensor) if tensor.ndim else 0 for tensor in tensors]
+    if rows[0] == len(image):
+        return log_odds, tensors[0]
+    if sum(rows) != len(image):
+        raise InputError(
+            f"expected a row for each of {plural(len(image), 'image')} from {inner.encoder}, the encoder of the "
+            f"network, got {sum(rows)}; name another part with encoder="
+        )
+    return log_odds, torch.cat(tensors)
 
 
 def network_of(model: Model) -> SegModel:

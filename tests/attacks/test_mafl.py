@@ -23,6 +23,13 @@ from medseg_attack.types import Case, CaseRef, Donors, LogOdds, Mask, Setting
 SEEDS = [1, 2, 3]
 
 
+class Mean(nn.Module):
+    """One answer for a whole batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(0, keepdim=True)
+
+
 def nothing(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Tensor:
     return 0 * log_odds.flatten(1).sum(1)
 
@@ -68,10 +75,18 @@ class Promptable(nn.Module):
         return 20 * (images + 0.1 * whole[:, :2] - 0.4) - boxes.mean(2)[..., None, None] / 50
 
 
-def promptable(margin: float = 10.0, encoder: str = "encoder") -> SegModel:
+class OneByOne(Promptable):
+    """The same network, whose encoder sees one image at a time."""
+
+    def forward(self, images: Tensor, boxes: Tensor) -> Tensor:
+        pairs = zip(images.split(1), boxes.split(1), strict=True)
+        return torch.cat([super(OneByOne, self).forward(*each) for each in pairs])
+
+
+def promptable(margin: float = 10.0, encoder: str = "encoder", net_class: type[Promptable] = Promptable) -> SegModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = Promptable().eval()
+        net = net_class().eval()
     return wrap(net, blobs.TASK.classes, False, prompt="box", margin=margin, encoder=encoder)
 
 
@@ -82,6 +97,22 @@ def test_the_encoder_that_a_model_names_is_what_features_are_of() -> None:
         assert torch.equal(features, model.net.net.net.encoder(batch.image))  # type: ignore[union-attr]
         _, deepest = features_of(healthy, batch.image)
         assert torch.equal(deepest, maps_of(healthy, batch.image)[1][-2])
+
+
+def test_an_encoder_that_sees_one_image_at_a_time_has_the_features_of_each() -> None:
+    batch = blobs.batch(3)
+    together, each = (
+        features_of(bind(promptable(net_class=of), Setting(blobs.TASK, batch.cases)), batch.image)[1]
+        for of in (Promptable, OneByOne)
+    )
+    torch.testing.assert_close(each, together)
+
+
+def test_an_encoder_that_answers_once_for_several_images_is_refused() -> None:
+    batch, model = blobs.batch(3), promptable()
+    model.net.net.net.encoder.append(Mean())  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"expected a row for each of 3 images from .*encoder.*, got 1; name another"):
+        features_of(bind(model, Setting(blobs.TASK, batch.cases)), batch.image)
 
 
 def test_without_the_objective_a_step_climbs_the_cosine_of_the_encoder_whatever_the_prompts() -> None:
