@@ -334,6 +334,17 @@ def test_an_attack_is_run_on_a_detector_of_its_model_alone(home: Path, file: Pat
     assert "expected the detector abc in" in " ".join(result.stderr.split())
 
 
+def test_the_dice_of_an_edit_is_of_the_truth_that_it_shows(home: Path, tmp_path: Path) -> None:
+    """An organ that is painted over is not there any more: that it is not drawn is no harm."""
+    words = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
+    medattack(*words, "--attack", "remove", "--eps", "1", "--out", tmp_path / "run")
+    todo = Detection.open(registry.build("entropy", "detector"), [tmp_path / "run"], torch.device("cpu"), evaders=())
+    scores = todo.score(todo.fit())
+    truths = {kind: torch.tensor(of["pixels"].tolist())[..., 0] for kind, of in scores.groupby("kind")}
+    assert truths["clean"].sum() > 0
+    assert truths["attack"].sum() == 0
+
+
 def test_answers_on_clean_images_and_noise_are_kept_for_other_runs_and_change_none(home: Path, tmp_path: Path) -> None:
     words = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
     medattack(*words, "--attack", "fgsm", "--eps", "4/255", "--save-adversarial", "all", "--out", tmp_path / "weak")

@@ -295,21 +295,25 @@ class Detection:
         known = self.answers.get(key)
         if known is not None and exposure.run is None:
             return known
-        image = self._image(batch, attack, exposure.budget, donors)
+        image, truth = self._changed(batch, attack, exposure.budget, donors)
         scores, pred = answer(detector.detector, self.model, image, batch)
-        result = scores, _pixels(self.model.task, pred, batch.target)
+        result = scores, _pixels(self.model.task, pred, truth)
         if exposure.run is None:
             self.answers[key] = result
         return result
 
-    def _image(self, batch: Batch, attack: Attack | None, budget: Budget | None, donors: Donors) -> Image:
+    def _changed(
+        self, batch: Batch, attack: Attack | None, budget: Budget | None, donors: Donors
+    ) -> tuple[Image, Mask]:
+        """The images under an attack, and the truth on them, which goes where the anatomy went."""
         if attack is None:
-            return batch.image
-        image = batch.image.clone()
+            return batch.image, batch.target
+        image, truth = batch.image.clone(), batch.target.clone()
         is_replay = isinstance(attack, Replay)
         for crafted in craft(self.model, batch, [attack], [None if is_replay else budget], self.seed, donors):
             image[crafted.positions] = crafted.image
-        return image
+            truth[crafted.positions] = crafted.truth
+        return image, truth
 
     def _batches(self, refs: Sequence[CaseRef]) -> list[tuple[CaseRef, ...]]:
         """Cases in batches of whole scans, as far as these fit; a 3-D scan is one by itself."""
