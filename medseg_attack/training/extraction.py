@@ -301,9 +301,14 @@ def extract(
         victim_hash: of the victim's weights.
 
     Raises:
-        InputError: victim and student do not both take slices or both whole scans, the folder holds something else, or
-            the loss is not finite.
+        InputError: victim and student do not both take slices or both whole scans, the victim gets prompts, the folder
+            holds something else, or the loss is not finite.
     """
+    if victim.prompt:
+        raise InputError(
+            f"expected a victim without prompts, got one with a {victim.prompt}, which a thief does not have; name "
+            "another --victim"
+        )
     network = resolve(Options(plan.model, epochs=1, lr=plan.lr, batch_size=plan.batch_size, seed=plan.seed), data)
     plan = dataclasses.replace(plan, model=network.model)
     asked: dict[str, Any] = {**dataclasses.asdict(plan), "victim": victim_hash, "data": data.fingerprint}

@@ -209,3 +209,5 @@ def test_it_is_not_run_before_it_is_fitted_nor_fitted_on_nothing_nor_for_an_orga
             FITTED.fit(model, [], 0)
         with pytest.raises(InputError, match="expected inpaint to name an organ"):
             Inpaint(organ="liver").with_learned(learned)(model, batch.image, batch.target, [1])
+        with pytest.raises(InputError, match="expected inpaint to name an organ"):  # before minutes of training
+            Inpaint(organ="liver", steps=1).fit(model, [batch], 0)

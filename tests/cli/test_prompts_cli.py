@@ -90,6 +90,9 @@ def test_native_asks_for_the_attack_of_one_prompt(place: Path, tmp_path: Path) -
         ("prompt='box', axes='xy'", "Box", "expected no axes= beside prompt='box', got 'xy'"),
         ("prompt='points', head='sigmoid'", "Point", "expected no head= beside prompt='points', got 'sigmoid'"),
         ("prompt='box', margin=-1", "Box", "expected margin >= 0, got -1"),
+        ("prompt='box', points=1", "Box", "expected points= beside prompt='points' alone, got prompt='box'"),
+        ("prompt='points', margin=0", "Point", "expected margin= beside prompt='box' alone, got prompt='points'"),
+        ("margin=0", "Plain", "expected margin= beside prompt='box' alone, got prompt=''"),
         ("prompt='points', points=0", "Point", "expected points >= 1, got 0"),
         ("prompt='box'", "Plain", "takes 2 positional arguments but 3 were given in module.py, line 1"),
         ("", "Box", "missing 1 required positional argument: 'boxes'"),
@@ -167,3 +170,11 @@ def test_doctor_says_what_prompts_a_model_gets(place: Path) -> None:
     words = ("--data", place / "data", "--model", model, "--trust", "--home", place / "home")
     shown = " ".join(medattack("doctor", *words).stdout.split())
     assert "prompt of the box of the truth, each side moved out" in shown
+
+
+def test_a_thief_has_no_prompts_and_nothing_is_written(place: Path, tmp_path: Path) -> None:
+    victim = f"own({str(place / 'promptable.py') + ':Box'!r}, prompt='box')"
+    words = ("--data", place / "data", "--trust", "--home", place / "home", "--out", tmp_path / "copy")
+    result = medattack("extract", "--victim", victim, "--queries", "1", *words, code=2)
+    assert "expected a victim without prompts, got one with a prompt of the box" in " ".join(result.stderr.split())
+    assert not (tmp_path / "copy").exists()

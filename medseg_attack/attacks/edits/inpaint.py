@@ -82,12 +82,13 @@ class Inpaint(Bindable):
         """The weights of the generator; `seed` draws those at the start, and all that is drawn in training.
 
         Raises:
-            InputError: there is no batch, or one of volumes.
+            InputError: there is no batch, or one of volumes, or the task has no organ of that name.
         """
         if not batches:
             raise InputError(f"expected images to fit {self.name} on, got none; prepare data with patients to train on")
         first, task = batches[0].image, model.task
         _refuse_volumes(first, self.name)
+        organs_of(task, self.organ, self.name)
         width = first.shape[1] + len(task.scored)
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             torch.manual_seed(seed)

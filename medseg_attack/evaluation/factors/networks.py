@@ -26,7 +26,8 @@ def classes(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> Tensor:
 @register("training_patients", kind="factor")
 def training_patients(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> Tensor:
     """Number of patients that the network was trained on; NaN of one that was trained elsewhere."""
-    return _of_all(model, card.get("training_patients", torch.nan))
+    known = card.get("training_patients")
+    return _of_all(model, torch.nan if known is None else known)
 
 
 @register("pretrained", kind="factor")

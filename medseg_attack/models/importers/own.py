@@ -223,10 +223,13 @@ def _check_prompt(prompt: str, margin: float, points: int, *, dims: int, **other
     Args:
         others: options that a promptable network cannot have, by name.
     """
+    if prompt and prompt not in PROMPTS:
+        raise InputError(f"unknown prompt: expected one of these, got {prompt!r}; {nearest(prompt, PROMPTS)}")
+    for name, kind, value, default in (("margin", "box", margin, 10.0), ("points", "points", points, 3)):
+        if value != default and prompt != kind:
+            raise InputError(f"expected {name}= beside prompt={kind!r} alone, got prompt={prompt!r}; leave it out")
     if not prompt:
         return None
-    if prompt not in PROMPTS:
-        raise InputError(f"unknown prompt: expected one of these, got {prompt!r}; {nearest(prompt, PROMPTS)}")
     if dims != 2:
         raise InputError(f"expected dims=2 beside prompt={prompt!r}, got {dims}; prompts are drawn on slices")
     for name, value in others.items():

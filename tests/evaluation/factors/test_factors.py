@@ -94,6 +94,7 @@ def test_facts_of_the_training_are_those_of_the_card_and_nan_of_a_network_from_e
     assert [factor(name, batch) for name in ("classes", "training_patients", "pretrained")] == [[2, 2], [7, 7], [1, 1]]
     for name in ("training_patients", "pretrained"):
         assert registry.build(name, "factor")(batch, MODEL, {"label": "own"}).isnan().all()
+    assert registry.build("training_patients", "factor")(batch, MODEL, {"training_patients": None}).isnan().all()
     random = {"training": {"encoder_weights": ""}}
     assert registry.build("pretrained", "factor")(batch, MODEL, random).tolist() == [0, 0]
 
