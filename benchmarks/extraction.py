@@ -48,7 +48,7 @@ def stolen(options: argparse.Namespace, answers: str, queries: int) -> dict[str,
     words = ["extract", "--victim", options.victim, "--data", options.data, "--test-data", options.test_data]
     words += ["--queries", queries, *ANSWERS[answers], "--steps", options.steps, "--out", folder]
     line = [sys.executable, "-m", "medseg_attack", *map(str, words), "--json", "--no-progress"]
-    measured = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    measured: dict[str, Any] = json.loads(subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True).stdout)
     return measured | {"answers": answers, "n": queries, "minutes": (time.monotonic() - start) / 60}
 
 

@@ -85,7 +85,7 @@ class Extraction:
 
     @property
     def knowledge(self) -> Literal["", "native", "adaptive"]:
-        """What the thief knows of a defence of the answers: "native" takes them as they are; "" where there is none."""
+        """Knowledge that the thief has of a defence: "native" takes answers as they are; "" where there is none."""
         if not (self.digits or self.poisoning or self.mad):
             return ""
         return "adaptive" if self.hardened else "native"
