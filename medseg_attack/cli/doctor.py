@@ -95,6 +95,8 @@ def _print_model(name: str, data: Path | None, home: Path | None, device: str, j
         terminal.print_flags(flags, none="No flag was raised: nothing speaks against measuring this model.")
     if any(finding.flag.verdict == "invalid" for finding in flags):
         raise typer.Exit(FAILED)
+    attack = ["--attack", "square"] if model.black_box else ["--loss", "bce"]
+    terminal.next_step(["attack", *(["--data", str(data)] if data else []), "--model", name, *attack, "--eps", "4/255"])
 
 
 def _print_fact(name: str, value: Any) -> None:

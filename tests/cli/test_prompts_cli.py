@@ -1,13 +1,14 @@
 """Promptable models from the command line: prompts are of the case and the pass, whatever the batch or the part."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers.bright import write_bright
 from helpers.command import medattack
-from helpers.promptable import write_promptable
+from helpers.promptable import NETWORKS, write_promptable
 
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.stored_files import read_header
@@ -178,3 +179,16 @@ def test_a_thief_has_no_prompts_and_nothing_is_written(place: Path, tmp_path: Pa
     result = medattack("extract", "--victim", victim, "--queries", "1", *words, code=2)
     assert "expected a victim without prompts, got one with a prompt of the box" in " ".join(result.stderr.split())
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(("black_box", "attack"), [(False, ["--loss", "bce"]), (True, ["--attack", "square"])])
+def test_doctor_says_how_to_attack_a_sound_model(
+    place: Path, tmp_path: Path, black_box: bool, attack: list[str]
+) -> None:
+    file = tmp_path / "my net.py"
+    file.write_text(f"{NETWORKS}\n\nclass Mine(Box):\n    black_box = {black_box}\n")
+    model = f"own({str(file) + ':Mine'!r}, prompt='box')"
+    words = ["--data", str(place / "data"), "--model", model]
+    result = medattack("doctor", *words, "--home", place / "home")
+    following = ["medattack", "attack", *words, *attack, "--eps", "4/255", "--home", str(place / "home")]
+    assert shlex.split(result.stderr.splitlines()[-1]) == ["Next:", *following]
