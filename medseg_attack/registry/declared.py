@@ -218,7 +218,8 @@ def _declaration(module: str, definition: _Definition) -> Declaration:
         raise UnreadableError(f"{definition.name} in {module}, which is not registered")
     name, kind, facts = declared
     if isinstance(definition, ast.ClassDef):
-        options = {field: _default(*default) for field, default in _fields(module, definition).items()}
+        fields, keywords = _fields(module, definition)
+        options = {field: _default(*default) for field, default in (fields | keywords).items()}
     else:
         options = _parameters(module, definition, kind)
     doc = inspect.cleandoc(ast.get_docstring(definition, clean=False) or "")
@@ -237,9 +238,16 @@ def _parameters(module: str, definition: ast.FunctionDef, kind: str) -> dict[str
     return {name: _default(module, default) for name, default in names.items()}
 
 
-def _fields(module: str, definition: ast.ClassDef) -> dict[str, tuple[str, ast.expr | None]]:
-    """Fields of a dataclass that a spec can set, with the module and the expression of the default."""
-    fields: dict[str, tuple[str, ast.expr | None]] = {}
+_Fields = dict[str, tuple[str, ast.expr | None]]
+
+
+def _fields(module: str, definition: ast.ClassDef) -> tuple[_Fields, _Fields]:
+    """Fields of a dataclass that a spec can set, with the module and the expression of the default.
+
+    Those that are set by keyword alone are the second part: they stand behind all others, of subclasses, too.
+    """
+    fields: _Fields = {}
+    keywords: _Fields = {}
     for base in reversed(definition.bases):
         if isinstance(base, ast.Name):
             try:
@@ -247,10 +255,10 @@ def _fields(module: str, definition: ast.ClassDef) -> dict[str, tuple[str, ast.e
             except UnreadableError:  # a class of another package has no fields
                 continue
             if isinstance(meaning, ast.ClassDef):
-                fields |= _fields(of_base, meaning)
+                more, more_keywords = _fields(of_base, meaning)
+                fields, keywords = fields | more, keywords | more_keywords
     if not any("dataclass" in ast.dump(decorator) for decorator in definition.decorator_list):
-        return fields
-    last: dict[str, tuple[str, ast.expr | None]] = {}
+        return fields, keywords
     for statement in definition.body:
         match statement:
             case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=value):
@@ -259,8 +267,8 @@ def _fields(module: str, definition: ast.ClassDef) -> dict[str, tuple[str, ast.e
                 facts = _field_facts(value)
                 if facts.get("init", True) and facts.get("compare", True):
                     default = facts.get("default") if isinstance(value, ast.Call) and facts else value
-                    (last if facts.get("kw_only") else fields)[name] = (module, default)
-    return fields | last
+                    (keywords if facts.get("kw_only") else fields)[name] = (module, default)
+    return fields, keywords
 
 
 def _field_facts(value: ast.expr | None) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def sprung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     Path("net.py").write_text(SOURCE.format(sprung=str(tmp_path / "sprung")))
+    use_trust(None, False)  # not what a command of a test before trusted
     yield tmp_path / "sprung"
     sys.modules.pop("net", None)  # another test's module has that name, too
     use_trust(None, False)

@@ -137,7 +137,13 @@ def write_header() -> Path:
     for other in [*Path().glob("run/*/00_*"), *Path().glob("run/*/02_*")]:
         shutil.rmtree(other)
     content = json.loads(file.read_text())
-    texts = ("knowledge", "eps_unit", "unit", "fit_without_gradient", "fit_without_answer", "fit_without_slope")
+    texts = (
+        "knowledge",
+        "eps_unit",
+        "unit",
+        "prompt",
+        *(f"fit_without_{each}" for each in ("gradient", "answer", "slope")),
+    )
     content |= {"role": "attack", "checks": True, "queries": True, "model_id": "m", "run_id": "m/r"} | dict.fromkeys(
         texts, ""
     )
