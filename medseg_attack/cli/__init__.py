@@ -76,9 +76,14 @@ class _Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except MissingParameter as error:
-            if example := re.search(r"Example: (medattack .*(?:\n.+)*)", self.help or ""):
-                error.message = f"Example: {' '.join(example[1].split())}"
-            raise
+            lacking = error.param
+            if lacking is None:
+                raise
+            choices = (lacking.get_missing_message(ctx=ctx) or "").rstrip(".")
+            example = re.search(r"Example: medattack .*(?:\n.+)*", self.help or "")
+            parts = [" ".join(text.split()) for text in (choices, example[0] if example else "") if text]
+            hint = lacking.get_error_hint()
+            raise MissingParameter(". ".join(parts), ctx, None, hint, lacking.param_type_name) from None
 
 
 app = typer.Typer(

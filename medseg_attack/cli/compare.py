@@ -204,6 +204,7 @@ def compare(
     if html is not None:
         write_compared(runs, rows, html, workspace, unit=unit, empty=empty)
     _print(content, sheets, json, markdown, latex)
+    terminal.next_step(["report", *map(str, runs), *(["--allow-partial"] if allow_partial else [])])
     _log(log, workspace, runs, sheets[0], table)
     if github:
         terminal.show(*annotations(verdicts))

@@ -129,6 +129,7 @@ def defend(
         return
     _print(trials, unit, empty, csv, json)
     terminal.say(f"results: {root}; {time.monotonic() - start:.0f} s")
+    terminal.next_step(["report", str(root), *([] if limit is None else ["--allow-partial"])])
 
 
 def _print(trials: "list[Trial]", unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:

@@ -105,6 +105,7 @@ def detect(
         _write_csv(tables, csv)
     if json:
         terminal.print_json({"detectors": content})
+    terminal.next_step(["screen", "YOUR_SCANS", "--detector", content[-1]["file"], "--model", todo[-1].model_ref.name])
 
 
 def _print(
@@ -146,7 +147,7 @@ def _save(todo: "Detection", name: str, fitted: "Calibrated", folder: Path, tabl
 
     for read in (Path(todo.data.options["source"]), todo.data.root):
         require_outside(folder, read)
-    file = folder / f"{safe(name)[:60]}-{todo.weights_hash[:6]}.safetensors"
+    file = folder / f"{safe(name)[:60]}-{todo.model_ref.weights_hash[:6]}.safetensors"
     fingerprint = save_detector(file, fitted, todo.facts)
     about = {"model": todo.model_label, "data": todo.data.name}
     write_json(file.with_name(file.stem + DETECTION_ENDING), plain(about | table))

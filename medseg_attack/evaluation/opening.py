@@ -130,8 +130,8 @@ def with_distinct_labels(models: Sequence[ModelRef]) -> tuple[ModelRef, ...]:
     return tuple(model if uses[model.label] == 1 else relabelled(model) for model in models)
 
 
-def open_run(run: Path, device: torch.device) -> tuple[Prepared, SegModel, Mapping[str, Any]]:
-    """The data set of a finished run, its model, and the facts of the model's card.
+def open_run(run: Path, device: torch.device) -> tuple[Prepared, SegModel, ModelRef]:
+    """The data set of a finished run, its model, and the reference to it.
 
     Raises:
         InputError: the run is not finished, its data or the weights of its model have changed since, or its study
@@ -142,7 +142,7 @@ def open_run(run: Path, device: torch.device) -> tuple[Prepared, SegModel, Mappi
     data = open_data_of(run)
     for model_ref in [resolve(name, data.task) for name in study["models"]]:
         if model_ref.weights_hash == config["weights"]:
-            return data, model_ref.load(data.task, device), model_ref.card
+            return data, model_ref.load(data.task, device), model_ref
     raise InputError(f"expected the model of {run} among {study['models']}, got others; {_how_to_restore(study)}")
 
 

@@ -78,10 +78,11 @@ def options(entry: Entry) -> str:
 
 
 def spec(thing: Any) -> str:
-    """The text that `build` turns into `thing`: only fields that differ from their defaults, fractions of 255 as such.
+    """The text that `build` turns into `thing`: only fields that differ from their defaults, fractions of 255 as such,
+    unless decimals are shorter.
 
-    >>> spec(8 / 255), spec(0.01), spec(("a", 1))
-    ('8/255', '0.01', "('a', 1)")
+    >>> spec(8 / 255), spec(0.01), spec(51 / 255), spec(("a", 1))
+    ('8/255', '0.01', '0.2', "('a', 1)")
     """
     return str(node_of(thing))
 
@@ -189,6 +190,7 @@ def _call(name: str, defaults: Mapping[str, Any], values: Mapping[str, Any]) -> 
 
 
 def _number(value: float) -> str:
+    decimal = repr(value)
     if math.isfinite(value) and 0 < round(value * 255) / 255 == value < 1:
-        return f"{round(value * 255)}/255"
-    return repr(value)
+        return min(f"{round(value * 255)}/255", decimal, key=len)
+    return decimal

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from helpers.command import medattack
+from helpers.command import medattack, next_words
 from helpers.killed import command_killed_at_file, killed
 from helpers.pages import chart_points, nan, page_of, section, tables
 
@@ -64,6 +64,12 @@ def test_the_tables_fit_100_columns_one_for_each_organ(trial: Any) -> None:
     assert "guarded('unet_small', layers=(bit_depth(bits=2),)): helps only against attacks that do not know" in plain
     assert "passes for an answer" in plain
     assert "verdict" in plain
+
+
+def test_the_next_command_writes_the_page(home: Path, trial: Any, tmp_path: Path) -> None:
+    program, *words = next_words(trial[1])
+    assert (program, words) == ("medattack", ["report", str(home / "trial"), "--allow-partial", "--home", str(home)])
+    medattack(*words, "--worst", "0", "--out", tmp_path)
 
 
 def test_the_runs_are_ordinary_ones(home: Path, trial: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from helpers.command import medattack
+from helpers.command import medattack, next_words
 from helpers.pages import chart_points, nan, page_of, section, tables
 
 from medseg_attack import registry
@@ -60,6 +60,18 @@ def test_each_attack_stands_beside_clean_images_noise_and_one_that_knows_the_det
     clean = detector["rows"][0]
     assert clean["alarms_0.1"] is None
     assert clean["alarms_0.14_low"] <= clean["alarms_0.14"] <= clean["alarms_0.14_high"]
+
+
+def test_the_next_commands_can_be_typed(home: Path, tmp_path: Path) -> None:
+    detected = medattack("detect", home / "runs", "--non-adaptive", "--home", home, "--out", tmp_path)
+    program, command, scans, *words = next_words(detected)
+    assert (program, command, scans) == ("medattack", "screen", "YOUR_SCANS")
+    words += ["--false-alarms", "0.99", "--json"]
+    screened = json.loads(medattack(command, home / "data/p", *words, code=1).stdout)
+    assert len(screened["scans"]) > 16  # several of a patient
+    program, *words = next_words(medattack("compare", home / "runs"))
+    assert (program, *words) == ("medattack", "report", str(home / "runs"))
+    medattack(*words, "--worst", "0", "--out", tmp_path / "page")
 
 
 def test_the_page_has_the_numbers_of_the_detector(content: Any, home: Path, tmp_path: Path) -> None:

@@ -109,3 +109,8 @@ def test_a_line_that_lacks_a_word_is_answered_with_one_that_has_it(command: str)
     result = CliRunner().invoke(app, [command])
     assert result.exit_code == 2
     assert f"Example: medattack {command} " in result.output
+
+
+def test_an_argument_that_is_lacking_has_its_choices_before_the_example() -> None:
+    *_, last = CliRunner().invoke(app, ["new"]).output.splitlines()
+    assert last.endswith("Missing argument 'what'. Choose from: study, attack, network. Example: medattack new study")

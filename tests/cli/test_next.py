@@ -1,20 +1,11 @@
 """What is printed as the next command can be typed into a shell, whatever folders and files are called."""
 
-import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-from helpers.command import medattack
+from helpers.command import medattack, next_words
 
 from medseg_attack.cli import terminal
-
-
-def next_words(result: Any) -> list[str]:
-    """The words that a shell makes of the last line, without "Next:"."""
-    label, *words = shlex.split(result.stderr.splitlines()[-1])
-    assert label == "Next:"
-    return words
 
 
 @pytest.mark.parametrize("name", ["net.py", "a net.py", "it's (1).py", '$(touch x);"y".py'])

@@ -283,11 +283,12 @@ def test_an_output_overwrites_that_of_the_run_before(workspace: Path, monkeypatc
 
 
 def test_a_figure_is_drawn_without_a_home_and_nothing_is_said_of_it(workspace: Path, tmp_path: Path) -> None:
-    line = [*TOOL.split(), "compare", str(workspace / "out"), "--plot", str(tmp_path / "a.png")]
+    run = workspace / "out"
+    line = [*TOOL.split(), "compare", str(run), "--plot", str(tmp_path / "a.png")]
     nowhere = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"), "/proc/nowhere")
     result = subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | nowhere)
     assert result.returncode == 0
-    assert " ".join(result.stderr.split()) == f"wrote {tmp_path / 'a.png'}"
+    assert " ".join(result.stderr.split()) == f"wrote {tmp_path / 'a.png'} Next: medattack report {run}"
 
 
 def test_a_study_may_come_through_a_pipe(workspace: Path) -> None:

@@ -1,5 +1,6 @@
 """The command line, run in this process."""
 
+import shlex
 from typing import Any
 
 from typer.testing import CliRunner
@@ -14,3 +15,10 @@ def medattack(*words: object, code: int = 0) -> Any:
         raise result.exception
     assert result.exit_code == code, result.output
     return result
+
+
+def next_words(result: Any) -> list[str]:
+    """The words that a shell makes of the last line on stderr, without "Next:"."""
+    label, *words = shlex.split(result.stderr.splitlines()[-1])
+    assert label == "Next:"
+    return words

@@ -25,6 +25,7 @@ from medseg_attack.evaluation.fitting import Batches, fitted, must_fit
 from medseg_attack.evaluation.loop import in_batches
 from medseg_attack.evaluation.opening import open_run
 from medseg_attack.metrics.overlap import counts, dice_of
+from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry.abilities import Aimed, Climbs, ClimbsInSteps
 from medseg_attack.registry.parts import walk
@@ -86,7 +87,7 @@ class Detection:
     data: Prepared
     model: SegModel
     model_label: str
-    weights_hash: str
+    model_ref: ModelRef
     fold: int
     device: torch.device
     batch_size: int = 32
@@ -110,19 +111,11 @@ class Detection:
             if len({config[key] for config in configs}) > 1:
                 what = "model" if key == "weights" else "data set"
                 raise InputError(f"expected runs of one {what} for a detector, got several; give those of one alone")
-        data, model, _ = open_run(runs[0], device)
+        data, model, model_ref = open_run(runs[0], device)
         study = read_stored_study(runs[0].parent.parent)
         header = read_header(runs[0])
         todo = cls(
-            detector,
-            runs,
-            data,
-            model,
-            str(header["model"]),
-            str(configs[0]["weights"]),
-            int(study.get("fold", 0)),
-            device,
-            **options,
+            detector, runs, data, model, str(header["model"]), model_ref, int(study.get("fold", 0)), device, **options
         )
         todo.require()
         return todo
@@ -132,7 +125,7 @@ class Detection:
         """The model, the data and how scans are prepared, as a detector's file holds them."""
         return {
             "model": self.model_label,
-            "weights": self.weights_hash,
+            "weights": self.model_ref.weights_hash,
             "data": self.data.fingerprint,
             "task": self.data.task.to_json(),
             "dims": self.model.dims,

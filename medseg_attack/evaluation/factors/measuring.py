@@ -38,11 +38,11 @@ def measured(runs: Sequence[str], factors: Sequence[str], device: torch.device) 
         cases = frozenset(RunFolder(Path(run)).table()["case"].to_pylist())
         by_model.setdefault((str(Path(run).parent), cases), []).append(run)
     for (_, cases), of_model in by_model.items():
-        data, model, card = open_run(Path(of_model[0]), device)
+        data, model, model_ref = open_run(Path(of_model[0]), device)
         with frozen(model), deterministic(device):
             for scan in _scans(data, model, cases, device):
                 for name, function in functions.items():
-                    values = function(scan, model, card).tolist()
+                    values = function(scan, model, model_ref.card).tolist()
                     for k in model.task.scored:
                         facts = {"group": scan.cases[0].group, "volume": scan.cases[0].volume}
                         cell = facts | {"cls": model.task.classes[k], "factor": name, "value": values[k]}
