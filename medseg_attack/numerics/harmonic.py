@@ -1,5 +1,7 @@
 """Holes that are filled as smoothly as their edges allow, and patches that are blended in without a seam."""
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
@@ -7,6 +9,7 @@ from scipy.sparse import linalg
 
 LARGEST = 20_000  # unknowns that are solved for directly; above that by conjugate gradients
 
+T = TypeVar("T", bound=np.generic)
 Plane = NDArray[np.float64]
 Hole = NDArray[np.bool_]
 
@@ -63,14 +66,19 @@ def texture(image: Plane, hole: Hole, shift: tuple[int, ...]) -> Plane:
     """Fine detail of the image, so far away, on the pixels of the hole; as strong as in a ring around it.
 
     Args:
-        shift: pixels along each axis from where it is taken; what would come from outside the image or from the hole
-            itself is 0.
+        shift: pixels along each axis from where it is taken, as `shifted` says; what would come from the hole itself
+            is 0.
     """
     fine = image - ndimage.gaussian_filter(image, SMOOTH)
-    moved = ndimage.shift(np.where(hole, 0.0, fine), [-n for n in shift], order=0, cval=0.0)
-    around, own = _spread(fine[ring_around(hole, RING)]), _spread(moved[hole])
+    moved = shifted(np.where(hole, 0.0, fine), shift)
+    around, own = _spread(fine[ring_around(hole, RING)]), _spread(moved[hole & ~shifted(hole, shift)])
     scale = around / own if own > 0 else 0.0
     return np.where(hole, scale * moved.clip(-CUT * own, CUT * own), 0.0)
+
+
+def shifted(plane: NDArray[T], shift: tuple[int, ...]) -> NDArray[T]:
+    """The image moved so that a pixel shows what lies so many pixels away; beyond its border it is mirrored."""
+    return ndimage.shift(plane, [-n for n in shift], order=0, mode="mirror")
 
 
 def _spread(values: Plane) -> float:

@@ -9,12 +9,12 @@ from helpers import blobs
 from torch import Tensor
 
 from medseg_attack import registry
-from medseg_attack.attacks.edits.content import EditArea
+from medseg_attack.attacks.edits.content import EditArea, texture_beside
 from medseg_attack.attacks.edits.insert import Insert
 from medseg_attack.attacks.edits.remove import Remove
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.loop import attack_chunk
-from medseg_attack.metrics.edits import box_of, edge_contrast, measured_edit, noise_contrast
+from medseg_attack.metrics.edits import box_of, edge_contrast, measured_edit, noise_contrast, noise_p_value
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.harmonic import blended, filled, texture
 from medseg_attack.threat.binding import bind
@@ -71,7 +71,30 @@ def test_texture_is_as_strong_as_around_the_hole() -> None:
     noise = texture(image, mask, (0, 20))
     assert not noise[~mask].any()
     assert noise[mask].std() == pytest.approx(0.02, rel=0.15)
-    assert not texture(image, mask, (0, 600)).any()  # from outside of the image
+    assert not texture(image, mask, (0, 0)).any()  # from the hole itself
+
+
+def test_texture_goes_on_as_in_a_mirror_and_what_comes_from_the_hole_weakens_nothing() -> None:
+    rng = np.random.default_rng(3)
+    image, mask = 0.5 + 0.02 * rng.standard_normal((60, 60)), hole(60, 60)
+    assert np.array_equal(texture(image, mask, (0, 38)), texture(image[:, ::-1], mask, (0, -38))[:, ::-1])
+    noise = texture(image, mask, (0, 12))  # 8 of 20 columns come from the hole
+    assert not noise[20:40, 20:28].any()
+    assert noise[20:40, 28:40].std() == pytest.approx(0.02, rel=0.15)
+
+
+def test_texture_comes_from_the_side_that_has_noise() -> None:
+    """Air lies on the left, the border of the image above and below; the right alone has pixels with noise."""
+    rng = np.random.default_rng(3)
+    image = 0.5 + 0.02 * rng.standard_normal((1, 20, 90))
+    image[..., :20] = 0
+    mask = np.zeros((20, 90), dtype=bool)
+    mask[:, 32:48] = True
+    own = torch.from_numpy(image)
+    for seed in range(4):
+        noise = texture_beside(own, mask, seed)
+        assert np.array_equal(noise[0], texture(image[0], mask, (0, 22)))
+        assert noise[0][mask].std() == pytest.approx(0.02, rel=0.2)
 
 
 class Bright(torch.nn.Module):
@@ -254,10 +277,45 @@ def test_noise_of_another_strength_gives_an_edit_away(factor: float) -> None:
     assert np.isnan(noise_contrast(torch.where(place, 0.5, ramp + noise), place))  # no noise at all has no ratio
 
 
+def noisy(seed: int, side: int = 64) -> Tensor:
+    return 0.5 + 0.01 * torch.randn(1, 1, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def test_noise_of_another_strength_has_a_small_p_value_and_that_of_the_surroundings_an_even_one() -> None:
+    place = torch.zeros(64, 64, dtype=torch.bool)
+    place[22:42, 22:42] = True
+    values = [noise_p_value(noisy(seed), place, 4) for seed in range(100)]
+    assert np.mean(np.array(values) <= 0.05) == pytest.approx(0.05, abs=0.06)
+    assert np.mean(values) == pytest.approx(0.5, abs=0.1)
+    for factor, most in ((0.1, 0.002), (0.5, 0.05), (2.0, 0.05)):
+        edited = 0.5 + torch.where(place, factor, 1.0) * (noisy(1) - 0.5)
+        assert noise_p_value(edited, place, 4) <= most
+    flat = torch.where(place, 0.5, noisy(1))
+    assert noise_p_value(flat, place, 4) == 0.001
+
+
+def test_a_block_that_is_the_least_of_a_few_has_a_p_value_of_one_among_them() -> None:
+    """Of blocks of 16 pixels 1 of 9 lies in the place, and of 9 choices its own is the most extreme."""
+    place = torch.zeros(48, 48, dtype=torch.bool)
+    place[16:32, 16:32] = True
+    image = noisy(2, 48)
+    assert noise_p_value(torch.where(place, 0.5 + 0.1 * (image - 0.5), image), place) == pytest.approx(1 / 9, abs=0.03)
+    air = image.clone()
+    air[..., :16] = 0  # a column of blocks without noise that is not compared with
+    assert noise_p_value(torch.where(place, 0.5 + 0.1 * (air - 0.5), air), place) == pytest.approx(1 / 6, abs=0.03)
+    volume = image[:, :, None].expand(-1, -1, 3, -1, -1)
+    middle = torch.zeros(3, 48, 48, dtype=torch.bool)
+    middle[1] = place
+    edited = torch.where(middle, 0.5 + 0.1 * (volume - 0.5), volume)
+    assert noise_p_value(edited, middle) == pytest.approx(1 / 9, abs=0.03)  # in the slices of the place
+    assert np.isnan(noise_p_value(image, place, 17))  # no block lies in the place
+
+
 def test_where_nothing_or_everything_may_be_edited_there_is_nothing_to_compare() -> None:
     ramp, _, place = ramp_with_step(0)
     for nowhere in (torch.zeros_like(place), torch.ones_like(place)):
-        assert np.isnan([edge_contrast(ramp, nowhere), noise_contrast(ramp, nowhere)]).all()
+        measures = edge_contrast, noise_contrast, noise_p_value
+        assert np.isnan([measure(ramp, nowhere) for measure in measures]).all()
 
 
 def test_an_edit_of_a_volume_is_looked_at_in_plane() -> None:

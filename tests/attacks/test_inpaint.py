@@ -7,9 +7,10 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.edits.boxes import FEATHER, HOLE, SIDE, Box
-from medseg_attack.attacks.edits.content import EditArea
-from medseg_attack.attacks.edits.inpaint import Inpaint, training_boxes
+from medseg_attack.attacks.edits.content import EditArea, in_doubles, texture_beside
+from medseg_attack.attacks.edits.inpaint import Inpaint, cut, quality_of, training_boxes
 from medseg_attack.errors import InputError
+from medseg_attack.metrics.edits import noise_contrast
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.types import Batch, Task
 
@@ -62,19 +63,23 @@ def test_a_hole_of_20_pixels_fades_over_2_and_nothing_else_is_touched() -> None:
     assert (weight == 1).sum() == (HOLE - 2 * FEATHER) ** 2
 
 
-def test_a_generator_of_zeros_fills_the_hole_with_the_mean_around_it(learned: dict[str, Tensor]) -> None:
+def test_a_generator_of_zeros_paints_the_mean_around_the_hole_with_texture_from_beside_it(
+    learned: dict[str, Tensor],
+) -> None:
     batch = blobs.batch(3)
     with frozen(blobs.healthy()) as model:
         attack = Inpaint(WIDE, organ="square").with_learned(nothing_learned(learned))
         result = attack(model, batch.image, batch.target, SEEDS)
-    for image, edited, place in zip(batch.image, result.image, batch.target[:, 1], strict=True):
+    for image, edited, place, seed in zip(batch.image, result.image, batch.target[:, 1], SEEDS, strict=True):
         box = Box.around(place)
         around = box.cut(image)[0].clone()
         around[6:26, 6:26] = torch.nan
         weight = box.paste(torch.ones(1, SIDE, SIDE), torch.zeros_like(image))[0]
         inside = weight == 1
         assert inside.any()
-        torch.testing.assert_close(edited[0][inside], around.nanmean().expand(int(inside.sum())))
+        texture = texture_beside(in_doubles(image), (weight > 0).numpy(), seed)[0]
+        expected = around.nanmean() + torch.from_numpy(texture).float()
+        torch.testing.assert_close(edited[0][inside], expected[inside])
         assert torch.equal(edited[0][weight == 0], image[0][weight == 0])
 
 
@@ -105,7 +110,7 @@ def test_the_truth_is_what_the_generator_is_shown(learned: dict[str, Tensor]) ->
     truths = {"remove": batch.target & ~square, "keep": batch.target, "insert": batch.target | square.flip(-1)}
     for edit, truth in truths.items():
         attack = Inpaint(WIDE, edit, "square").with_learned(learned)
-        scene = attack.scene(task, batch.image, batch.target)
+        scene = attack.scene(task, batch.image, batch.target, SEEDS)
         assert torch.equal(scene.truth, truth)
         for box, shown, mask in zip(scene.boxes, scene.shown, truth, strict=True):
             assert torch.equal(shown, box.cut(mask.float()))
@@ -119,7 +124,7 @@ def test_of_classes_that_exclude_each_other_each_pixel_keeps_one(learned: dict[s
     labels[:, 8:16, 4:10], labels[:, 10:20, 20:30] = 1, 2  # an inserted disc, mirrored, comes to lie on the square
     target = torch.stack([labels == k for k in range(3)], 1)
     for edit in ("remove", "insert"):
-        scene = Inpaint(WIDE, edit, "round").with_learned(learned).scene(task, torch.rand(1, 1, 32, 32), target)
+        scene = Inpaint(WIDE, edit, "round").with_learned(learned).scene(task, torch.rand(1, 1, 32, 32), target, [1])
         assert (scene.truth.sum(1) == 1).all()
         assert scene.truth[:, 1].any() == (edit == "insert")
         assert scene.shown.shape[1] == 2  # no background
@@ -137,6 +142,57 @@ def test_a_trained_generator_paints_an_organ_where_it_is_shown_one(learned: dict
     assert (kept.image - gone.image)[square].mean() > 0.05
     errors = [(x - batch.image)[square].abs().mean() for x in (kept.image, gone.image)]
     assert errors[0] < errors[1]
+
+
+def test_what_is_painted_has_the_noise_of_its_surroundings(learned: dict[str, Tensor]) -> None:
+    image = 0.5 + 0.02 * torch.randn(3, 1, 64, 64, generator=torch.Generator().manual_seed(6))
+    target = torch.zeros(3, 2, 64, 64, dtype=torch.bool)
+    target[:, 0, 28:36, 28:36] = True
+    with frozen(blobs.healthy()) as model:
+        result = Inpaint(WIDE).with_learned(nothing_learned(learned))(model, image, target, SEEDS)
+    for before, after in zip(image, result.image, strict=True):
+        place = (before != after).any(0)
+        assert place.sum() == HOLE**2
+        assert noise_contrast(after[None], place) < 0.5
+        smooth = torch.where(place, 0.5 + 0.1 * (before - 0.5), before)
+        assert noise_contrast(smooth[None], place) > 2
+
+
+def test_the_quality_of_a_generator_is_its_error_in_the_hole_beside_that_of_a_harmonic_filling(
+    learned: dict[str, Tensor],
+) -> None:
+    """The mean of its surroundings misses a ramp of 0 to 1 over 32 cells by 1/32 of 0.5 to 9.5 cells: 5 on average."""
+    ramp = (torch.arange(SIDE, dtype=torch.float64) / SIDE).expand(2, 1, SIDE, SIDE)
+    shown = torch.zeros(2, 2, SIDE, SIDE, dtype=torch.float64)
+    attack = FITTED.with_learned({name: value.double() for name, value in nothing_learned(learned).items()})
+    generator = attack.generator(blobs.TASK, ramp)
+
+    class Darker(torch.nn.Module):
+        """Real where the ramp is dark in the hole: the mean is 0.484 there."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return 1 - x[:, :1, 6:26, 6:26].amin((2, 3), keepdim=True)
+
+    quality = quality_of(generator, Darker(), ramp, shown)
+    assert quality.error.tolist() == pytest.approx([5 / SIDE] * 2)
+    assert quality.harmonic_error.tolist() == pytest.approx([0, 0], abs=1e-12)
+    assert quality.accuracy.tolist() == [0.5, 0.5]  # both are taken for real
+    assert quality_of(generator, Below(), ramp, shown).accuracy.tolist() == [1, 1]
+
+
+class Below(torch.nn.Module):
+    """Real where a pixel of the hole is below 0.3, as the ramp has some."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, :1, 6:26, 6:26].amin((2, 3), keepdim=True) < 0.3).double()
+
+
+def test_a_trained_generator_paints_holes_better_than_their_edges_say(learned: dict[str, Tensor]) -> None:
+    batch = blobs.batch(6, 5000)  # that it was not trained on
+    generator = FITTED.with_learned(learned).generator(blobs.TASK, batch.image)
+    boxes = [Box.around(place) for place in batch.target[:, 1]]
+    quality = quality_of(generator, Below(), cut(boxes, batch.image), cut(boxes, batch.target.float()))
+    assert quality.error.mean() < quality.harmonic_error.mean()
 
 
 def test_boxes_to_train_on_show_the_masks_of_their_pixels() -> None:

@@ -46,18 +46,29 @@ class Box:
 
     def paste(self, cells: Float[Tensor, "c 32 32"], image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
         """The image with these cells in the hole; every pixel outside of the hole is that of the image."""
-        distance = (torch.arange(self.side, device=image.device) - (self.side - 1) / 2).abs().to(image)
-        border = self.side * HOLE / SIDE / 2 - torch.maximum(distance[:, None], distance)
-        weight = (border / FEATHER).clamp(0, 1)
-        (rows, own_rows), (columns, own_columns) = (
-            (slice(max(start, 0), min(start + self.side, n)), slice(max(-start, 0), n - start))
-            for start, n in zip((self.row, self.column), image.shape[1:], strict=True)
-        )
+        (rows, own_rows), (columns, own_columns) = self._parts(image)
         painted = stretched(cells[None], (self.side, self.side))[0][:, own_rows, own_columns]
-        weight, part = weight[own_rows, own_columns], image[:, rows, columns]
+        weight, part = self.weight(image)[rows, columns], image[:, rows, columns]
         result = image.clone()
         result[:, rows, columns] = torch.where(weight > 0, (part + weight * (painted - part)).clamp(0, 1), part)
         return result
+
+    def weight(self, image: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
+        """How much of what is painted a pixel of the image takes: 1 in the hole, which fades at its edge, else 0."""
+        distance = (torch.arange(self.side, device=image.device) - (self.side - 1) / 2).abs().to(image)
+        border = self.side * HOLE / SIDE / 2 - torch.maximum(distance[:, None], distance)
+        (rows, own_rows), (columns, own_columns) = self._parts(image)
+        weight = torch.zeros_like(image[0])
+        weight[rows, columns] = (border / FEATHER).clamp(0, 1)[own_rows, own_columns]
+        return weight
+
+    def _parts(self, image: Float[Tensor, "c h w"]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Rows and columns of the image that lie in the box, and of the box that lie in the image."""
+        rows, columns = (
+            (slice(max(start, 0), min(start + self.side, n)), slice(max(-start, 0), n - start))
+            for start, n in zip((self.row, self.column), image.shape[1:], strict=True)
+        )
+        return rows, columns
 
 
 def hole_of(cells: Float[Tensor, "n c 32 32"]) -> Float[Tensor, "1 1 32 32"]:

@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.numerics.fields import stretched
+from medseg_attack.numerics.harmonic import RING, Hole, shifted, texture
 from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register
 from medseg_attack.threat.goals.stored import AnotherPatient
@@ -83,6 +86,26 @@ def donors_of(setting: Setting | None, image: Image, target: Mask) -> tuple[Floa
     images = torch.cat([stretched(in_doubles(case.image[None]), grid) for case in cases])
     masks = torch.cat([F.interpolate(case.target[None].float(), grid, mode="nearest-exact") for case in cases])
     return images, masks > 0.5
+
+
+def texture_beside(image: Float[Tensor, "c *s"], hole: Hole, seed: int) -> NDArray[np.float64]:
+    """Fine texture from beside a hole on its pixels, as strong as in a ring around it, and 0 elsewhere.
+
+    It comes from one side, of all channels alike: of those sides that have most pixels with noise, by the seed.
+
+    Args:
+        image: of one sample, on the CPU.
+        hole: not empty.
+    """
+    noisy = ((image > 0) & (image < 1)).any(0).numpy() & ~hole  # air and clipped values hold no noise
+    sides = [
+        tuple(sign * (int(np.ptp(places)) + 1 + RING) if at == axis else 0 for at in range(hole.ndim))
+        for axis, places in enumerate(np.nonzero(hole))
+        for sign in (-1, 1)
+    ]
+    drawn = np.random.default_rng(seed).permutation(len(sides))
+    shift = max((sides[n] for n in drawn), key=lambda side: int(shifted(noisy, side)[hole].sum()))
+    return np.stack([texture(channel, hole, shift) for channel in image.numpy()])
 
 
 def in_doubles(image: Tensor) -> Tensor:

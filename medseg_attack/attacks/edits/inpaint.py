@@ -4,16 +4,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from medseg_attack.attacks.edits.boxes import HOLE, SIDE, Box, hole_of
-from medseg_attack.attacks.edits.content import EditArea, donors_of, judge_edit, organs_of, with_background
+from medseg_attack.attacks.edits.content import (
+    EditArea,
+    donors_of,
+    in_doubles,
+    judge_edit,
+    organs_of,
+    texture_beside,
+    with_background,
+)
 from medseg_attack.attacks.edits.remove import Remove
 from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.attacks.universal.advgan import Generator, descend, patches
 from medseg_attack.errors import InputError, require
+from medseg_attack.numerics.harmonic import filled
 from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Attack, Ball, Batch, Bindable, Image, Mask, Model, Task
@@ -45,7 +55,8 @@ class Inpaint(Bindable):
     that it shall show: without the organ, or with another patient's. The truth becomes these masks. CT-GAN trains one
     generator of 3-D cubes for each direction; here one of slices does both, and is a variational autoencoder with a
     discriminator (VAE-GAN), so that a hole has many fillings. This paints the one of latent 0. Boxes are of 32 x 32
-    cells, whatever the organ's size, with a hole of 20 x 20 whose edge fades over 2 pixels.
+    cells, whatever the organ's size, with a hole of 20 x 20 whose edge fades over 2 pixels. A generator that is trained
+    by its mean error paints no noise: fine texture from beside the hole is added, as `remove` does.
 
     Attributes:
         ball: edit_area(0.25), a share of the pixels; a larger edit is not made.
@@ -79,7 +90,15 @@ class Inpaint(Bindable):
         raise InputError(f"{self.name} has to be fitted first, got no generator; run it through 'medattack attack'")
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
-        """The weights of the generator; `seed` draws those at the start, and all that is drawn in training.
+        """The weights of the generator that `train` returns."""
+        generator, _ = self.train(model, batches, seed)
+        return {name: tensor.detach().contiguous() for name, tensor in generator.state_dict().items()}
+
+    def train(self, model: Model, batches: Sequence[Batch], seed: int) -> tuple[Generator, nn.Sequential]:
+        """The generator, and the discriminator that it was trained against.
+
+        Args:
+            seed: draws the weights at the start, and all that is drawn in training.
 
         Raises:
             InputError: there is no batch, or one of volumes, or the task has no organ of that name.
@@ -108,7 +127,7 @@ class Inpaint(Bindable):
                 descend(painting, fooling + LIKENESS * error + SPREAD * apart)
                 genuine, false = (discriminator(torch.cat([x, shown], 1)) for x in (real, painted.detach()))
                 descend(judging, (genuine - 1).square().mean() + false.square().mean())
-        return {name: tensor.detach().contiguous() for name, tensor in generator.state_dict().items()}
+        return generator, discriminator
 
     def with_learned(self, learned: Mapping[str, Tensor]) -> "Inpainted":
         """The attack that pastes what the trained generator paints."""
@@ -153,6 +172,39 @@ def paint(generator: nn.Module, cells: Cells, shown: Shown, latent: Float[Tensor
     return torch.where(hole > 0, (mean.logit() + change).sigmoid(), cells)
 
 
+@dataclass(frozen=True)
+class Quality:
+    """How well a generator paints holes whose content is known, a number for each box.
+
+    Attributes:
+        accuracy: share of two boxes, the untouched and the painted one, that the discriminator takes for what they are;
+            1/2 is chance.
+        error: mean absolute error in the hole.
+        harmonic_error: that of the harmonic function of the hole's edge, which learned nothing.
+    """
+
+    accuracy: Float[Tensor, "n"]
+    error: Float[Tensor, "n"]
+    harmonic_error: Float[Tensor, "n"]
+
+
+def quality_of(generator: nn.Module, discriminator: nn.Module, real: Cells, shown: Shown) -> Quality:
+    """How well a generator paints boxes anew, with latent 0.
+
+    Args:
+        discriminator: near 1 on what is real and 0 on what is painted; 1/2 parts the two.
+        shown: masks of the boxes.
+    """
+    with torch.no_grad():
+        painted = paint(generator, real, shown, real.new_zeros(len(real), LATENTS))
+        genuine, false = (discriminator(torch.cat([x, shown], 1)).flatten(1).mean(1) for x in (real, painted))
+    hole = hole_of(real)[0, 0].bool()
+    planes = [filled(plane, hole.cpu().numpy()) for plane in in_doubles(real.flatten(0, 1)).numpy()]
+    harmonic = torch.from_numpy(np.stack(planes)).to(real).view_as(real)
+    accuracy = ((genuine > 0.5).to(real) + (false <= 0.5)) / 2
+    return Quality(accuracy, *((x - real).abs()[..., hole].flatten(1).mean(1) for x in (painted, harmonic)))
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """Slices that shall show other masks, and the boxes in which they shall.
@@ -160,22 +212,25 @@ class Scene:
     Attributes:
         truth: the masks of the whole slices.
         boxes: one of each slice; of no use where nothing is edited.
-        edited: whether a slice has an edit at all.
+        place: the pixels that the edit is about; a slice without any has no edit.
         cells: content of the boxes.
         shown: masks that the boxes shall show.
+        texture: fine detail from beside the holes, which no generator of means paints; it fades with them.
     """
 
     image: Image
     truth: Mask
     boxes: list[Box]
-    edited: Tensor
+    place: Bool[Tensor, "n h w"]
     cells: Cells
     shown: Shown
+    texture: Image
 
     def pasted(self, cells: Cells) -> Image:
         """The slices with these boxes in them; differentiable in their cells."""
         pasted = [box.paste(own, image) for box, own, image in zip(self.boxes, cells, self.image, strict=True)]
-        return torch.where(widen(self.edited, self.image), torch.stack(pasted), self.image)
+        textured = (torch.stack(pasted) + self.texture).clamp(0, 1)
+        return torch.where(widen(self.place.flatten(1).any(1), self.image), textured, self.image)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,13 +250,13 @@ class Inpainted(Bindable):
     weights: Mapping[str, Tensor]
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        scene, latent = self.scene(model.task, image, target), image.new_zeros(len(image), LATENTS)
+        scene, latent = self.scene(model.task, image, target, seeds), image.new_zeros(len(image), LATENTS)
         with torch.no_grad():
             x = scene.pasted(paint(self.generator(model.task, image), scene.cells, scene.shown, latent))
         return judge_edit(model, self.ball, x, image, target, scene.truth)
 
-    def scene(self, task: Task, image: Image, target: Mask) -> Scene:
-        """The masks that the slices shall show, and the boxes that are painted."""
+    def scene(self, task: Task, image: Image, target: Mask, seeds: Sequence[int]) -> Scene:
+        """The masks that the slices shall show, and the boxes that are painted; seeds draw where texture is from."""
         _refuse_volumes(image, self.name)
         classes = organs_of(task, self.organ, self.name)
         place, truth = target[:, classes].any(1), target.clone()
@@ -215,7 +270,12 @@ class Inpainted(Bindable):
         truth = with_background(truth, task)
         boxes = [Box.around(each) for each in place.cpu()]
         shown = cut(boxes, truth[:, task.scored_channels].to(image))
-        return Scene(image, truth, boxes, place.flatten(1).any(1), cut(boxes, image), shown)
+        texture = []
+        for box, own, seed in zip(boxes, image, seeds, strict=True):
+            weight = box.weight(own)
+            fine = texture_beside(in_doubles(own), (weight > 0).cpu().numpy(), seed)
+            texture.append(weight * torch.from_numpy(fine).to(image))
+        return Scene(image, truth, boxes, place, cut(boxes, image), shown, torch.stack(texture))
 
     def generator(self, task: Task, image: Image) -> Generator:
         """The generator with its weights, which are no variables."""

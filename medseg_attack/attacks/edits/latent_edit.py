@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg_attack.attacks.edits.boxes import hole_of
-from medseg_attack.attacks.edits.content import judge_edit
+from medseg_attack.attacks.edits.content import judge_edit, organs_of
 from medseg_attack.attacks.edits.inpaint import LATENTS, Cells, Inpaint, Inpainted, cut, paint
 from medseg_attack.attacks.physical.ascent import random_numbers
 from medseg_attack.errors import require
@@ -17,7 +17,7 @@ from medseg_attack.numerics.samples import TINY, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.per_task import for_task
-from medseg_attack.types import Adversarial, Attack, Image, Mask, Model, Objective, PerSample
+from medseg_attack.types import Adversarial, Attack, Image, Mask, Model, Objective, PerSample, Task
 
 AIMS = {"missed": 1, "believed": -1}  # the sign of the objective that is climbed
 
@@ -50,9 +50,11 @@ class LatentEdit(Inpaint):
         search: steps in the latent, 0 or more; 0 draws it at random.
         step_size: change of every latent in a step as a share of `reach`, 0 or more.
         reach: largest latent, in its standard deviations, above 0.
-        aim: "missed" climbs the objective; "believed" descends it, for anatomy that is to be taken for real.
+        aim: "missed" climbs the objective; "believed" descends it on the organs that are edited alone, for anatomy that
+            is to be taken for real. What becomes of the others is no part of belief.
         quiet: weight, 0 or more, of what gives the edit away: how much the noise of the hole differs from that of the
-            rest of its box, as |log| of the ratio. It is taken off.
+            rest of its box, as |log| of the ratio. It is taken off the objective, of which a mean over the slice counts
+            per pixel that the edit is about.
 
     Raises:
         InputError: a field is out of range, the task has no organ of that name, or images are volumes.
@@ -100,21 +102,22 @@ class SearchedEdit(Inpainted):
     quiet: float
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        scene, generator = self.scene(model.task, image, target), self.generator(model.task, image)
+        scene, generator = self.scene(model.task, image, target, seeds), self.generator(model.task, image)
         latent = image.new_zeros(len(image), LATENTS)
-        objective, sign = for_task(self.objective, model.task), AIMS[self.aim]
+        loss = self.loss(model.task)
         if self.search == 0:
             with torch.no_grad():
                 drawn = self.reach * random_numbers(image, LATENTS, seeds)
                 x = scene.pasted(paint(generator, scene.cells, scene.shown, drawn))
             return judge_edit(model, self.ball, x, image, target, scene.truth)
+        share = scene.place.flatten(1).to(image).mean(1).clamp(min=TINY)  # of the pixels that the edit is about
         best, most = image, image.new_full((len(image),), -torch.inf)
         for step in range(self.search + 1):
             last = step == self.search
             with torch.set_grad_enabled(not last):
                 latent = latent.detach().requires_grad_(not last)
                 x = scene.pasted(paint(generator, scene.cells, scene.shown, latent))
-                height = sign * objective(model(x), scene.truth, step / self.search)
+                height = AIMS[self.aim] * loss(model(x), scene.truth, step / self.search) / share
                 if self.quiet:
                     height = height - self.quiet * noise_apart(cut(scene.boxes, x))
             higher = height.detach() > most
@@ -124,6 +127,17 @@ class SearchedEdit(Inpainted):
                 latent = latent + self.step_size * self.reach * grad.sign()
                 latent = latent.clamp(-self.reach, self.reach)
         return judge_edit(model, self.ball, best, image, target, scene.truth)
+
+    def loss(self, task: Task) -> Objective:
+        """The objective on all classes; or for belief on the edited organs alone, each a question of its own.
+
+        Without the others the classes of a softmax do not exclude each other any more.
+        """
+        if self.aim == "missed":
+            return for_task(self.objective, task)
+        classes = organs_of(task, self.organ, self.name)
+        objective = for_task(self.objective, Task("an edit to believe", tuple(task.classes[k] for k in classes)))
+        return lambda log_odds, truth, progress=1.0: objective(log_odds[:, classes], truth[:, classes], progress)
 
 
 def noise_apart(cells: Cells) -> PerSample:

@@ -7,9 +7,16 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from medseg_attack.attacks.edits.content import EditArea, in_doubles, judge_edit, organs_of, with_background
+from medseg_attack.attacks.edits.content import (
+    EditArea,
+    in_doubles,
+    judge_edit,
+    organs_of,
+    texture_beside,
+    with_background,
+)
 from medseg_attack.attacks.physical.ascent import require_ball
-from medseg_attack.numerics.harmonic import RING, Hole, filled, texture
+from medseg_attack.numerics.harmonic import Hole, filled
 from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
 
@@ -70,10 +77,5 @@ def _painted(image: torch.Tensor, organ: Hole, kept: Hole, seed: int) -> torch.T
     hole = ndimage.binary_dilation(organ, iterations=MARGIN) & ~ndimage.binary_dilation(kept, iterations=MARGIN)
     if not hole.any():
         return image
-    extent = [np.ptp(places) + 1 + RING for places in np.nonzero(hole)]
-    rng = np.random.default_rng(seed)
-    shift = tuple(int(sign * n) for sign, n in zip(rng.choice([-1, 1], hole.ndim), extent, strict=True))
-    axis = int(rng.integers(hole.ndim))  # from beside it, along one axis
-    shift = tuple(n if at == axis else 0 for at, n in enumerate(shift))
-    channels = [filled(channel, hole) + texture(channel, hole, shift) for channel in image.numpy()]
-    return torch.from_numpy(np.where(hole, np.clip(np.stack(channels), 0, 1), image.numpy()))
+    smooth = np.stack([filled(channel, hole) for channel in image.numpy()])
+    return torch.from_numpy(np.where(hole, np.clip(smooth + texture_beside(image, hole, seed), 0, 1), image.numpy()))
