@@ -18,27 +18,16 @@ import torch
 from torch import nn
 
 from medseg_attack import registry
+from medseg_attack.attacks.composed.bf16 import Bf16, Bf16Model
 from medseg_attack.evaluation.crafting import craft
 from medseg_attack.evaluation.loop import attack_chunk, decide
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runtime import deterministic, provenance, versions
-from medseg_attack.types import AroundModel, Batch, Case, Image, LogOdds, Model, Storage, Task, Window
+from medseg_attack.types import Attack, Batch, Case, Model, Storage, Task, Window
 
 TASK = Task("benchmark", ("a", "b", "c"))
 STEPS, LEVELS = 10, 1000
-
-
-class HalfPrecision(AroundModel):
-    """A model whose network runs in bfloat16 where autocast does so; its log-odds are float32."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-
-    def __call__(self, image: Image) -> LogOdds:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            log_odds = self.model(image)
-        return log_odds.float()
 
 
 def batch(cases: int, side: int) -> Batch:
@@ -63,11 +52,10 @@ def floor(model: Model, one: Batch) -> None:
             model(one.image)
 
 
-def dice(scoring: SegModel, crafting: Model, one: Batch) -> float:
-    """The mean Dice of the float32 network on what was crafted with another precision."""
-    attack = registry.build(f"pgd(steps={STEPS})", "attack")
-    (crafted,) = craft(crafting, one, [attack], [None], 0)
-    pred = decide(scoring, Batch(crafted.image, one.target, one.cases))
+def dice(model: SegModel, attack: Attack, one: Batch) -> float:
+    """The mean Dice that an attack leaves."""
+    (crafted,) = craft(model, one, [attack], [None], 0)
+    pred = decide(model, Batch(crafted.image, one.target, one.cases))
     return 1 - float(harm(pred, one.target).mean())
 
 
@@ -88,17 +76,17 @@ def measured(text: str, one: Batch, repeats: int) -> list[dict[str, float | str]
     """CPU seconds of every arm, and their ratio to the floor of the same run."""
     attack = registry.build(f"pgd(steps={STEPS})", "attack")
     plain, last = prepared(text, last=False), prepared(text, last=True)
-    half = HalfPrecision(last)
+    half = Bf16(attack)
     arms: dict[str, Callable[[], object]] = {
         "floor": lambda: floor(last, one),
         "pgd": lambda: attack_chunk(last, [one], [attack]),
         "pgd, channels first": lambda: attack_chunk(plain, [one], [attack]),
-        "pgd, bf16": lambda: attack_chunk(half, [one], [attack]),
-        "floor, bf16": lambda: floor(half, one),
+        "pgd, bf16": lambda: attack_chunk(last, [one], [half]),
+        "floor, bf16": lambda: floor(Bf16Model(last), one),
     }
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     with frozen(plain), frozen(last), deterministic(torch.device("cpu")):
-        scores = {"pgd": dice(last, last, one), "pgd, bf16": dice(last, half, one)}  # and they warm up
+        scores = {"pgd": dice(last, attack, one), "pgd, bf16": dice(last, half, one)}  # and they warm up
         for _ in range(repeats):
             for arm, work in arms.items():
                 start = time.process_time()

@@ -20,30 +20,19 @@ from typing import Any
 import torch
 
 from medseg_attack import registry
+from medseg_attack.attacks.composed.bf16 import Bf16, Bf16Model
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.evaluation.loop import attack_chunk
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runtime import deterministic, peak_mb, pick_device, provenance, versions
 from medseg_attack.training.loop import train
 from medseg_attack.training.options import Options, resolve
-from medseg_attack.types import AroundModel, Batch, Case, Image, LogOdds, Model, Task, Window
+from medseg_attack.types import Batch, Case, Model, Task, Window
 
 TASK = Task("benchmark", ("a", "b", "c"))
 NETWORKS = ("unet", "unet_resnext101", "unet_efficientnet_b7", "unetplusplus_efficientnet_b7")
 STEPS = 10
 PRECISIONS = ("fp32", "tf32", "bf16")
-
-
-class HalfPrecision(AroundModel):
-    """A model whose network runs in bfloat16 where autocast does so; its log-odds are float32."""
-
-    def __init__(self, model: Model, device: torch.device) -> None:
-        self.model, self.device = model, device
-
-    def __call__(self, image: Image) -> LogOdds:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            log_odds = self.model(image)
-        return log_odds.float()
 
 
 @contextmanager
@@ -89,9 +78,11 @@ def interleaved(first: Callable[[], object], second: Callable[[], object], devic
 
 
 def against_floor(model: SegModel, one: Batch, precision: str, device: torch.device) -> dict[str, Any]:
-    """Seconds of the loop's PGD and of its floor, in one precision."""
-    attacked = HalfPrecision(model, device) if precision == "bf16" else model
+    """Seconds of the loop's PGD and of its floor, in one precision; the loop scores in float32."""
     attack = registry.build(f"pgd(steps={STEPS})", "attack")
+    attacked: Model = model
+    if precision == "bf16":
+        attacked, attack = Bf16Model(model), Bf16(attack)
 
     def floor() -> None:
         for _ in range(STEPS):
@@ -104,7 +95,7 @@ def against_floor(model: SegModel, one: Batch, precision: str, device: torch.dev
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with precision_of(precision, device), frozen(model):
-        floor_seconds, seconds = interleaved(floor, lambda: attack_chunk(attacked, [one], [attack]), device)
+        floor_seconds, seconds = interleaved(floor, lambda: attack_chunk(model, [one], [attack]), device)
     n = len(one.cases)
     return {
         "precision": precision,
