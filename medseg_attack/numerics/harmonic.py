@@ -78,7 +78,8 @@ def texture(image: Plane, hole: Hole, shift: tuple[int, ...]) -> Plane:
 
 def shifted(plane: NDArray[T], shift: tuple[int, ...]) -> NDArray[T]:
     """The image moved so that a pixel shows what lies so many pixels away; beyond its border it is mirrored."""
-    return ndimage.shift(plane, [-n for n in shift], order=0, mode="mirror")
+    moved: NDArray[T] = ndimage.shift(plane, [-n for n in shift], order=0, mode="mirror")
+    return moved
 
 
 def _spread(values: Plane) -> float:

@@ -1,6 +1,7 @@
 """The search in the latent of a generator: where it ends on one that can be computed, and what it is held to."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -65,6 +66,55 @@ def test_of_a_generator_that_brightens_the_latent_goes_to_the_end_that_is_aimed_
     assert result.image[0, 0, 20, 20].item() == pytest.approx(brightness(0.3, latent), abs=1e-5)
     assert start.image[0, 0, 20, 20].item() == pytest.approx(brightness(0.3, 0), abs=1e-5)
     assert torch.equal(result.truth, target)
+
+
+class Rivals(torch.nn.Module):
+    """An organ that is bright, and one that is dark, which counts three times as much."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = Bright()(x)
+        return torch.cat([bright, torch.where(bright > -20, -3 * bright, -20)], 1)
+
+
+@pytest.mark.parametrize(("organ", "latent"), [("bright", 2.0), ("dark", -2.0)])
+def test_belief_is_that_in_the_edited_organ_alone(organ: str, latent: float) -> None:
+    """Both organs lie in the square, so that what is good for one is bad for the other; of both it is a grey one."""
+    image, square = scene()
+    task, target = Task("two", ("bright", "dark")), torch.cat([square, square], 1)
+    with frozen(SegModel(Rivals(), task)) as model:
+        attack = LatentEdit(WIDE, organ=organ, aim="believed").with_learned(brightening(organs=2))
+        result = attack(model, image, target, [1])
+    assert result.image[0, 0, 20, 20].item() == pytest.approx(brightness(0.3, latent), abs=1e-5)
+
+
+def test_a_removal_is_believed_where_the_organ_is_not_drawn_and_its_classes_exclude_each_other_no_more() -> None:
+    """Of background and a bright organ the search for a removal ends at the dark end, whatever is drawn there."""
+    image, square = scene()
+    task, target = Task("one", ("background", "organ"), exclusive=True), torch.cat([~square, square], 1)
+
+    class Softmax(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([0 * x, Bright()(x)], 1)
+
+    with frozen(SegModel(Softmax(), task)) as model:
+        edit = LatentEdit(WIDE, edit="remove", aim="believed")
+        result = edit.with_learned(brightening())(model, image, target, [1])
+        softmax = replace(edit, objective=registry.build("js_softmax", "objective")).with_learned(brightening())
+        with pytest.raises(InputError, match="expected an objective for classes that may overlap"):
+            softmax(model, image, target, [1])
+    assert result.image[0, 0, 20, 20].item() == pytest.approx(brightness(0.3, -2.0), abs=1e-5)
+    assert not model.decide(model(result.image))[:, 1].any()
+
+
+def test_what_is_quiet_weighs_against_belief_in_each_pixel_of_the_organ() -> None:
+    """A slice that is larger around the same box ends at the same latent: an organ does not count less in it."""
+    image, target = scene()
+    wide = torch.nn.functional.pad(image, (0, 40, 0, 40), value=0.3)
+    wider = torch.nn.functional.pad(target, (0, 40, 0, 40))
+    edit = LatentEdit(WIDE, aim="believed", quiet=0.3).with_learned(brightening())
+    with frozen(SegModel(Bright(), ORGAN)) as model:
+        ends = [edit(model, x, y, [1]).image[0, 0, 20, 20].item() for x, y in ((image, target), (wide, wider))]
+    assert ends[0] == pytest.approx(ends[1], abs=1e-4)
 
 
 def test_a_step_of_nothing_stays_at_the_filling_of_latent_0() -> None:
