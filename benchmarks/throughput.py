@@ -4,8 +4,9 @@
 
 The floor of `pgd(steps=10)` is what no attack of its kind can undercut: 10 forward and backward passes and the loop's 2
 forward passes of the frozen network of the same batch. torchattacks, where the extra `references` brings it, attacks
-the same network by the same cross-entropy with the same steps; one pass more scores its images. The arms take turns; CPU
-seconds are of this process, so that other work on the machine counts less. Prints a table and JSON: quote the ratios.
+the same network by the same cross-entropy with the same steps; one pass more scores its images. The arms take turns;
+CPU seconds are of this process, so that other work on the machine counts less. Prints a table and JSON: quote the
+ratios.
 """
 
 import argparse
