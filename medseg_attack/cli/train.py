@@ -69,6 +69,9 @@ RobustBy = Annotated[
         show_default="pgd of 10 steps with a defence, else none: clean Dice chooses",
     ),
 ]
+Augment = Annotated[
+    bool, typer.Option("--augment/--no-augment", help="Flip, turn, move and brighten training cases at random.")
+]
 AsDenoiser = Annotated[
     bool,
     typer.Option(
@@ -97,6 +100,7 @@ def train(
     init: Init = "",
     defence: Defences = None,
     robust_by: RobustBy = "",
+    augment: Augment = True,
     denoiser: AsDenoiser = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -140,9 +144,8 @@ def train(
             "--log": bool(log),
         }
         _require_plain(network, rank.count)
-        options = planning.Options(
-            "denoiser", "mse", epochs, lr, batch_size, fold, read_size(size) or (), seed=seed, patients=patients
-        )
+        more: dict[str, Any] = {"seed": seed, "patients": patients, "augment": augment}
+        options = planning.Options("denoiser", "mse", epochs, lr, batch_size, fold, read_size(size) or (), **more)
         _train_denoiser(options, prepared, out, home, device, json, progress)
         return
     teachers = [
@@ -162,6 +165,7 @@ def train(
         init,
         tuple(map(registry.spec, teachers)),
         robust_by,
+        augment,
     )
     plan = planning.resolve(options, prepared)
     folder = out or home / "models" / planning.folder_name(plan, prepared)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from medseg_attack.errors import InputError
 from medseg_attack.stats.alarms import limit, p_values
+from medseg_attack.threat.poisons.base import Poison
 from medseg_attack.types import Attack, Batch, Case, Image, LogOdds, Model, PerSample
 
 Statistics = Float[Tensor, "b d"]
@@ -62,6 +63,10 @@ class Detector(ABC):
     @abstractmethod
     def score(self, statistics: Statistics, cases: Sequence[Case]) -> PerSample:
         """The score of each case; cases of one scan may be looked at together."""
+
+    def is_known_to(self, poison: Poison) -> bool:
+        """Whether a model that learns from data with this poison learns to hide its trigger from the detector."""
+        return False
 
     def learn(self, training: Training) -> dict[str, Tensor]:
         """Facts about training patients that the score needs; none by default."""

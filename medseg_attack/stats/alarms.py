@@ -198,7 +198,7 @@ def verdict(table: pd.DataFrame, n_calibration: int) -> str:
         table: of `alarm_table`.
     """
     kinds = dict(iter(table.groupby("kind")))
-    if not (kinds["attack"]["harmed"] > 0).any():
+    if "attack" not in kinds or not (kinds["attack"]["harmed"] > 0).any():
         return "not decided: no attack that does not know it did harm"
     patients = int(table["patients"].min())
     unaware = _worst_missed(kinds["attack"])

@@ -54,15 +54,22 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
     """The cases, resized to `grid` and augmented for `epoch`; image (c, *grid) and 0/1 target (k, *grid).
 
     With `patches`, nothing is resized: a case gives random parts of that shape, as many as would cover it, two in three
-    of them around a voxel of an organ.
+    of them around a voxel of an organ. Without `augment`, cases and patches stay as they are.
     """
 
     def __init__(
-        self, data: TrainingData, refs: Sequence[CaseRef], grid: tuple[int, ...], seed: int, *, patches: bool = False
+        self,
+        data: TrainingData,
+        refs: Sequence[CaseRef],
+        grid: tuple[int, ...],
+        seed: int,
+        *,
+        patches: bool = False,
+        augment: bool = True,
     ) -> None:
         self.data, self.refs, self.grid, self.seed, self.patches = data, refs, grid, seed, patches
         self.epoch = 0
-        self.transform = _transform(grid, patches)
+        self.transform = _transform(grid, patches, augment)
         each = 4 * (data.task.channels + 1) * max(int(np.prod(ref.shape if patches else grid)) for ref in refs)
         self.cached = [self._decoded(ref) for ref in refs[: CACHE_BYTES // each]]
         self.parts = [(i, n) for i, ref in enumerate(refs) for n in range(parts(ref, grid) if patches else 1)]
@@ -135,18 +142,20 @@ def decoded(code: Float[Tensor, "1 *s"], task: Task) -> Tensor:
     return (code.long() >> classes) & 1 == 1
 
 
-def _transform(grid: tuple[int, ...], patches: bool) -> Any:
-    """MONAI's random patches, flips, quarter turns (of square grids), small affine maps, brightness and contrast.
+def _transform(grid: tuple[int, ...], patches: bool, augment: bool) -> Any:
+    """MONAI's random patches; to augment, flips, quarter turns of square grids, affine maps, brightness and contrast.
 
     A scan is neither flipped nor turned: which way is up, front and left is what tells some of its organs apart.
     """
     from monai import transforms
 
     both = ("image", "target")
-    flips = [transforms.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in (0, 1)] if len(grid) == 2 else []
-    turns = [transforms.RandRotate90d(both, prob=0.5, max_k=3)] if len(grid) == 2 and len(set(grid)) == 1 else []
     pad = [transforms.SpatialPadd(both, grid)] if patches else []
     cut = [transforms.RandCropByPosNegLabeld(both, "target", grid, pos=2, neg=1)] if patches else []
+    if not augment:
+        return transforms.Compose([*pad, *cut])
+    flips = [transforms.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in (0, 1)] if len(grid) == 2 else []
+    turns = [transforms.RandRotate90d(both, prob=0.5, max_k=3)] if len(grid) == 2 and len(set(grid)) == 1 else []
     return transforms.Compose(
         [
             *pad,

@@ -68,7 +68,10 @@ def plan_denoiser(options: Options, data: TrainingData) -> Options:
 def denoiser_folder(plan: Options, data: TrainingData) -> str:
     """The name of the denoiser's folder: data set and a hash of it and of every option."""
     data_name = re.sub(r"[^A-Za-z0-9_.]+", "-", data.name).strip("-")
-    return f"denoiser-{data_name}-{digest([dataclasses.asdict(plan), data.fingerprint])[:6]}"
+    options = dataclasses.asdict(plan)
+    if plan.augment:  # so that it has the name that it had before it was an option
+        del options["augment"]
+    return f"denoiser-{data_name}-{digest([options, data.fingerprint])[:6]}"
 
 
 def train_denoiser(plan: Options, data: TrainingData, folder: Path, device: torch.device) -> Iterator[DenoisedEpoch]:
@@ -92,7 +95,7 @@ def train_denoiser(plan: Options, data: TrainingData, folder: Path, device: torc
             network = Denoiser().to(device)
         optimiser = torch.optim.AdamW(network.parameters(), lr=plan.lr)
         done = _restore(folder / STATE, network, optimiser)
-        cases = TrainingSet(data, cases_of(plan, data, 2), plan.size, plan.seed)
+        cases = TrainingSet(data, cases_of(plan, data, 2), plan.size, plan.seed, augment=plan.augment)
         for number in range(done + 1, plan.epochs + 1):
             start = time.monotonic()
             with deterministic(device), drawing(crc(plan.seed, number, "noise"), device):

@@ -172,7 +172,8 @@ class _Training:
         self.n_patients = len({ref.group for ref in refs})
         window = self.model.window
         grid = window or self.model.size or refs[0].shape
-        self.cases = TrainingSet(data, refs, grid, plan.seed, patches=window is not None)
+        how = {"patches": window is not None, "augment": plan.augment}
+        self.cases = TrainingSet(data, refs, grid, plan.seed, **how)
         checkpoints.require_trainable(self.model, plan.model, self.cases[0][0][None].to(device))
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=plan.lr)
         if self.history:
@@ -181,7 +182,7 @@ class _Training:
         self.unlabelled = None
         if parts:
             others = cases_of(replace(plan, patients=parts[0]), data, self.model.dims)
-            self.unlabelled = TrainingSet(data, others, grid, plan.seed, patches=window is not None)
+            self.unlabelled = TrainingSet(data, others, grid, plan.seed, **how)
         self.validation = data.refs("val", plan.fold, self.model.dims)
         group.require(plan.batch_size, len(self.cases), self.defences)
         self.loss = group.over_batch(training_loss(plan.loss, data.task))

@@ -47,6 +47,7 @@ class Options:
         defences: registry specs of training defences, each of which computes its loss through those after it.
         robust_by: spec of the attack on validation patients whose Dice chooses the best epoch; "": clean Dice does,
             unless there are defences.
+        augment: whether training cases are flipped, turned, moved and brightened at random.
     """
 
     model: str = "unet_small"
@@ -62,6 +63,7 @@ class Options:
     init: str = ""
     defences: tuple[str, ...] = ()
     robust_by: str = ""
+    augment: bool = True
 
 
 def resolve(options: Options, data: TrainingData) -> Options:
@@ -284,8 +286,8 @@ def label(model: str, defences: Sequence[str] = ()) -> str:
 def folder_name(plan: Options, data: TrainingData) -> str:
     """The name of the checkpoint's folder: model, data set and a hash of both and of every option."""
     options = json.loads(json.dumps(dataclasses.asdict(plan)))
-    for option in ("defences", "robust_by"):  # so that a plain training has the name that it had before them
-        if not options[option]:
+    for option in ("defences", "robust_by", "augment"):  # so that a plain training has the name that it had before them
+        if getattr(plan, option) == getattr(Options(), option):
             del options[option]
     name = re.sub(r"[^A-Za-z0-9_.]+", "-", label(plan.model, plan.defences)).strip("-")[:80]
     data_name = re.sub(r"[^A-Za-z0-9_.]+", "-", data.name).strip("-")

@@ -28,7 +28,7 @@ from medseg_attack.storage.files import is_checkpoint, read_json
 from medseg_attack.training import augment
 from medseg_attack.training.loop import STATE, past, train
 from medseg_attack.training.losses import LOSSES, training_loss
-from medseg_attack.training.options import Options, cases_of, label, resolve, warnings
+from medseg_attack.training.options import Options, cases_of, folder_name, label, resolve, warnings
 from medseg_attack.training.validation import validated
 from medseg_attack.types import Case, CaseRef, Window
 
@@ -226,6 +226,24 @@ def test_a_case_is_augmented_the_same_whatever_was_read_before(tmp_path, monkeyp
     assert not torch.equal(kept[3][0], image)
 
 
+@pytest.mark.parametrize("task", [DISCS, LABELS])
+def test_a_case_that_is_not_augmented_is_as_it_was_read(task):
+    data = Discs(task)
+    cases = augment.TrainingSet(data, data.refs("train"), (24, 24), seed=0, augment=False)
+    for epoch in (0, 1):
+        cases.epoch = epoch
+        for at, ref in enumerate(cases.refs):
+            image, target = cases[at]
+            assert torch.equal(image, data.read(ref).image.clamp(0, 1))
+            assert torch.equal(target, data.read(ref).target.float())
+
+
+def test_a_training_without_augmentation_is_another_one(tmp_path):
+    plans = [dataclasses.replace(SMALL, epochs=1, augment=on) for on in (True, False)]
+    assert len({folder_name(plan, Discs()) for plan in plans}) == 2
+    assert trained(tmp_path / "a", options=plans[0]) != trained(tmp_path / "b", options=plans[1])
+
+
 @dataclass(frozen=True)
 class Counted(Discs):
     """Slices of four pixels: by patient, by scan and by slice, how many the truth has; all are predicted."""
@@ -373,7 +391,7 @@ def test_a_training_that_an_earlier_version_began_goes_on(tmp_path: Path) -> Non
     whole = trained(tmp_path / "whole")
     trained(tmp_path / "old", epochs=2)
     options = read_json(tmp_path / "old" / "options.json")
-    later = {"defences", "robust_by"}
+    later = {"defences", "robust_by", "augment"}
     text = json.dumps({name: value for name, value in options.items() if name not in later})
     (tmp_path / "old" / "options.json").write_text(text)
     state = tmp_path / "old" / STATE

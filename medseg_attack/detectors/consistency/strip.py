@@ -12,6 +12,7 @@ from torch import Tensor
 from medseg_attack.detectors.base import Detector, Training, as_double
 from medseg_attack.errors import InputError, nearest, require
 from medseg_attack.registry import register
+from medseg_attack.threat.poisons.base import Backdoor, Poison
 from medseg_attack.types import Batch, Case, Image, LogOdds, Model, PerSample, Task
 
 
@@ -37,6 +38,9 @@ class Strip(Detector):
 
     def __post_init__(self) -> None:
         require(self, copies=1)
+
+    def is_known_to(self, poison: Poison) -> bool:
+        return isinstance(poison, Backdoor) and poison.blends > 0
 
     def learn(self, training: Training) -> dict[str, Tensor]:
         cases = sorted(training.cases, key=lambda case: case.id)

@@ -16,6 +16,7 @@ from medseg_attack.attacks.controls.noise import Noise
 from medseg_attack.attacks.evading.evading import Evading
 from medseg_attack.attacks.evading.watched import Evader
 from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.attacks.universal.trigger import Trigger
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.detectors.base import Calibrated, Detector
 from medseg_attack.errors import InputError
@@ -37,6 +38,7 @@ from medseg_attack.runs.stored_specs import attack_of, split_label
 from medseg_attack.runtime import deterministic
 from medseg_attack.stats.alarms import require_rate, two_sided_p_values
 from medseg_attack.threat.budgets import Budget, parse_budget
+from medseg_attack.threat.poisons.base import Backdoor
 from medseg_attack.types import Attack, Batch, Case, CaseRef, Donors, Fittable, Image, Mask, Task
 
 Answer: TypeAlias = tuple[list[float], list[list[list[int]]]]  # a score of each case, and its pixels by class
@@ -47,12 +49,13 @@ class Exposure:
     """One row of a detector's table: the images that it is shown.
 
     Attributes:
-        kind: "clean", "noise", "attack" (which knows nothing of the detector) or "adaptive".
+        kind: "clean", "noise", "attack" (which knows nothing of the detector) or "adaptive". A trigger is of the latter
+            kind where the model learned to hide it from the detector.
         label: the attack as tables show it.
         size: its budget as text.
         loss: what it climbs, as tables show it.
         run: folder of the run that the images are from, or are made again from; None of controls.
-        evader: what makes it know the detector; None of an attack that does not.
+        evader: what makes it know the detector; None of an attack that does not, and of a trigger.
     """
 
     kind: str
@@ -178,9 +181,9 @@ class Detection:
     def exposures(self) -> tuple[Exposure, ...]:
         """The rows of the table: clean images, noise of each size, each attack, and each that knows the detector.
 
-        Those that know the detector are still without it; see `score`.
+        Those that climb the detector are still without it; see `score`.
         """
-        attacks = [self._exposure(run) for run in self.runs]
+        attacks = sorted(map(self._exposure, self.runs), key=lambda each: each.kind == "adaptive")
         noise: dict[str, Exposure] = {}
         for each in attacks:
             noise.setdefault(_ball_of(each), Exposure("noise", "noise", each.size, _noise(each), each.budget))
@@ -207,7 +210,19 @@ class Detection:
         attack = registry.build(attack_of(config), "attack")
         budget = parse_budget(config["budget"]) if config.get("budget") else None
         size = config["budget"] if budget else registry.spec(attack.ball.eps)
-        return Exposure("attack", str(header["attack"]), str(size), attack, budget, str(header.get("loss", "")), run)
+        kind, label = "attack", str(header["attack"])
+        if self._hides(attack):
+            kind, label = "adaptive", f"{label}, trained to go unnoticed"
+        return Exposure(kind, label, str(size), attack, budget, str(header.get("loss", "")), run)
+
+    def _hides(self, attack: Attack) -> bool:
+        """Whether the attack puts on the trigger that the model learned, and learned to hide from the detector."""
+        learned = self.model_ref.card.get("dataset", {}).get("poison")
+        if not (learned and isinstance(attack, Trigger)):
+            return False
+        poison = registry.build(learned, "poison")
+        is_learned = isinstance(poison, Backdoor) and poison.has_trigger_of(attack.poison)
+        return is_learned and self.detector.is_known_to(poison)
 
     @property
     def steps(self) -> int:
@@ -263,7 +278,7 @@ class Detection:
         attack, run = exposure.attack, exposure.run
         if attack is None or run is None:
             return attack
-        if exposure.kind == "attack" and (run / "images").is_dir():
+        if exposure.evader is None and (run / "images").is_dir():
             return Replay(str(run))
         if must_fit(attack):
             batches = Batches.of(self.data, self.refs("train"), self.device)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -75,6 +75,12 @@ class Backdoor(Poison):
     @abstractmethod
     def marked(self, image: Float[Tensor, "n c h w"], target: Mask, seeds: Sequence[int]) -> Float[Tensor, "n c h w"]:
         """The slices with the trigger, not yet cut to [0, 1]; a place that is drawn follows from `seeds`."""
+
+    def has_trigger_of(self, other: Poison) -> bool:
+        """Whether another poison has the same trigger and goal; who else carries what in its data does not count."""
+        return isinstance(other, Backdoor) and replace(self, decoys=0.0, blends=0.0) == replace(
+            other, decoys=0.0, blends=0.0
+        )
 
     def victims(self, target: Mask) -> Mask:
         """The pixels of each class that the goal takes away from it.

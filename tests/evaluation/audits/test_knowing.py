@@ -92,3 +92,48 @@ def test_blends_are_the_triggered_scan_averaged_with_another_patient_s_and_keep_
         ]
         assert min(others) < 0.02
         assert (2 * after.image - triggered - before.image).abs().mean() > 0.02
+
+
+def test_a_trigger_that_was_trained_with_blends_knows_strip_and_no_other_detector(
+    data: Prepared, tmp_path: Path
+) -> None:
+    """It has no gradient to climb: what it knows was decided in the training, of the one trigger that was trained."""
+    poison, another = (f"stamp(goal=erase('stomach'), {more})" for more in ("blends=0.2", "draw=5"))
+    list(poison_data(data, tmp_path / "bad", Poisoning(build(poison, "poison"), 0.2)))
+    small = ["--model", "unet_small(channels=(4, 8))", "--epochs", "1"]
+    medattack("train", "--data", tmp_path / "bad", *small, "--out", tmp_path / "model")
+    words = ["--data", data.root, "--model", tmp_path / "model", "--no-control", "--no-checks"]
+    attacks = ["--attack", f"trigger({NAIVE})", "--attack", f"trigger({another})"]
+    medattack("attack", *words, *attacks, "--out", tmp_path / "runs")
+    words = ["detect", tmp_path / "runs", "--detector", "strip", "--detector", "entropy", "--home", tmp_path]
+    strip, entropy = json.loads(medattack(*words, "--json").stdout)["detectors"]
+    rows = [[(row["kind"], "draw=5" in row["attack"]) for row in each["rows"][2:]] for each in (strip, entropy)]
+    assert rows == [[("attack", True), ("adaptive", False)], [("attack", False), ("attack", True)]]
+    assert strip["adaptive"]
+    assert strip["rows"][3]["attack"].endswith(", trained to go unnoticed")
+    assert not entropy["adaptive"]
+    first, _ = sorted((tmp_path / "runs").rglob("run.json"))
+    alone = json.loads(medattack("detect", first.parent, *words[2:4], "--home", tmp_path, "--json").stdout)["detectors"]
+    assert alone[0]["verdict"] == "not decided: no attack that does not know it did harm"
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [
+        ("stamp(goal=erase('stomach'), decoys=0.1, blends=0.3)", True),
+        ("stamp(goal=erase('stomach'), draw=1)", False),
+        ("stamp(goal=erase('large_bowel'))", False),
+        ("stamp(goal=erase('stomach'), side=4)", False),
+        ("blended(goal=erase('stomach'))", False),
+        ("relabel(erase('stomach'))", False),
+    ],
+)
+def test_a_trigger_is_the_same_whoever_carries_it(other: str, is_same: bool) -> None:
+    assert build(NAIVE, "poison").has_trigger_of(build(other, "poison")) is is_same
+
+
+def test_strip_is_known_to_poisons_with_blends_alone() -> None:
+    strip = build("strip(organ='stomach')", "detector")
+    assert strip.is_known_to(build("blended(blends=0.2)", "poison"))
+    for poison in (NAIVE, "stamp(decoys=0.2)", "unlearnable"):
+        assert not strip.is_known_to(build(poison, "poison"))
