@@ -35,11 +35,11 @@ def medattack(*words: object) -> Any:
     return json.loads(output) if "--json" in words else None
 
 
-def train(data: Path, out: Path, *more: object) -> float:
+def train(data: Path, out: Path, *more: object, model: str = "unet_small") -> float:
     """Trains a model unless it is there; the minutes that it took."""
     with locked(out.parent / "training" / out.name):
         if not is_checkpoint(out):
-            medattack("train", "--data", data, "--model", "unet_small", "--out", out, "--no-progress", *more)
+            medattack("train", "--data", data, "--model", model, "--out", out, "--no-progress", *more)
     return float(json.loads((out / "card.json").read_text())["seconds"]) / 60
 
 
@@ -98,7 +98,7 @@ def strip(runs: Path, model: Path, organ: str) -> dict[str, float]:
     (folder,) = [each for each in runs.iterdir() if f"{model.name}-" in each.name]
     words = ["--detector", f"strip(organ={organ!r})", "--non-adaptive", "--out", runs.parent / "detectors"]
     lines = medattack("detect", folder, *words, "--json", "--no-progress")["detectors"][0]["rows"]
-    (line,) = [line for line in lines if line["kind"] == "attack"]
+    (line,) = [line for line in lines if line["kind"] in ("attack", "adaptive")]
     return {key: line[key] for key in ("auroc", "low", "high")}
 
 
