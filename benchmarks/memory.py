@@ -87,7 +87,8 @@ def measured(*words: str | Path) -> tuple[str, dict[str, Any]]:
         process.returncode = 0
         output.seek(0)
         seconds = time.perf_counter() - start
-        return output.read(), {"s": seconds, "peak, MB": usage.ru_maxrss / 1e3, "without files, MB": anonymous / 1e3}
+        peak, own = usage.ru_maxrss * 1024 / 1e6, anonymous * 1024 / 1e6  # Linux counts KiB
+        return output.read(), {"s": seconds, "peak, MB": peak, "without files, MB": own}
 
 
 def write_cases(root: Path, n: int) -> None:

@@ -79,19 +79,18 @@ def deterministic(device: torch.device) -> Iterator[None]:
     On a GPU several kernels that networks need have no such form. There it is a scope of full float32: cuDNN would
     otherwise round the inputs of convolutions to the 10 bits of TF32, by default.
     """
-    enabled = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_deterministic_debug_mode()
     memory: Any = torch.utils.deterministic
     fill = memory.fill_uninitialized_memory
     tf32 = torch.backends.cudnn.allow_tf32
     try:
         if device.type == "cpu":
-            torch.use_deterministic_algorithms(True)
+            torch.set_deterministic_debug_mode("error")  # its other form loads torch's compiler: 80 MB
             memory.fill_uninitialized_memory = False  # costs time; nothing here reads it
         torch.backends.cudnn.allow_tf32 = False
         yield
     finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.set_deterministic_debug_mode(before)
         memory.fill_uninitialized_memory = fill
         torch.backends.cudnn.allow_tf32 = tf32
 
@@ -116,7 +115,7 @@ def memory_mb(work: Callable[[], object], device: torch.device) -> float:
         work()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     try:
-        _trim()
+        trim_memory()
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux forgets the peak so far
         before = _status_kib("VmRSS")
         work()
@@ -126,8 +125,8 @@ def memory_mb(work: Callable[[], object], device: torch.device) -> float:
         return float("nan")
 
 
-def _trim() -> None:
-    """Returns freed memory that the allocator keeps, which a later call would reuse uncounted; needs glibc."""
+def trim_memory() -> None:
+    """Returns freed memory that the allocator keeps to the system; without glibc nothing happens."""
     import ctypes
 
     with suppress(OSError, AttributeError):

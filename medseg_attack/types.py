@@ -499,7 +499,12 @@ def _flow_taken(take: Bool[Tensor, "b"], other: Flow | None, own: Flow | None) -
 
 
 def _taken(take: Bool[Tensor, "b"], other: Tensor, own: Tensor) -> Tensor:
-    """Per sample `other` where `take`, else `own`."""
+    """Per sample `other` where `take`, else `own`; where all samples come from one of them, that one, not a copy."""
+    if take.device.type == "cpu" and other.shape == own.shape and other.dtype == own.dtype:  # a GPU is not waited for
+        if take.all():
+            return other
+        if not take.any():
+            return own
     return torch.where(take.view(-1, *(1 for _ in own.shape[1:])), other, own)
 
 

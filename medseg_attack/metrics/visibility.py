@@ -79,14 +79,18 @@ def _similarity(changed: Image, image: Image) -> list[list[_Slice]]:
     )
     # a CPU is fastest with what its cache holds, a GPU with few large operations
     together = 1 if image.device.type == "cpu" else max(1, SLAB // first[0].numel())
-    edge, sums = SIDE // 2, []
-    for pair in zip(torch.split(first, together), torch.split(second, together), strict=True):
+    edge = SIDE // 2
+    # one tensor for all slices: small ones that stay would leave the memory between them in pieces
+    sums = first.new_empty((len(first), len(_Slice._fields)), dtype=torch.float64)
+    for start in range(0, len(first), together):
+        pair = first[start : start + together], second[start : start + together]
         similar = ssim_map(*pair).mean(1)  # over channels
         inner = body(pair[1])[:, 0, edge:-edge, edge:-edge]
         in_body = torch.where(inner, similar, 0).flatten(1).sum(1)
         n = torch.full_like(in_body, similar[0].numel())
-        sums.append(torch.stack((similar.flatten(1).sum(1), n, in_body, inner.flatten(1).sum(1)), 1))
-    of_image = torch.cat(sums).view(len(image), -1, len(_Slice._fields))
+        of_part = torch.stack((similar.flatten(1).sum(1), n, in_body, inner.flatten(1).sum(1)), 1)
+        sums[start : start + together] = of_part
+    of_image = sums.view(len(image), -1, len(_Slice._fields))
     return [[_Slice(*slice_) for slice_ in slices] for slices in of_image.tolist()]
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medseg_attack.errors import InputError
-from medseg_attack.numerics.slabs import slabs
+from medseg_attack.numerics.slabs import is_one_slab, slabs
+from medseg_attack.runtime import trim_memory
 
 Place: TypeAlias = tuple[slice, ...]  # a window's part of each spatial axis of a scan
 Flip: TypeAlias = tuple[int, ...]  # spatial axes, from 0, that are mirrored
@@ -92,10 +93,7 @@ class SlidingWindow(nn.Module):
         return cropped(tiled(self.net, padded, places, self._importance(), self.flips), margins, x.shape[2:])
 
     def _importance(self) -> Float[Tensor, "*w"]:
-        from monai.data.utils import compute_importance_map  # imported late: it takes seconds to load
-
-        weights: Tensor = compute_importance_map(self.size, mode=self.importance, sigma_scale=0.125)
-        return weights
+        return importance_of(self.size) if self.importance == "gaussian" else torch.ones(self.size)
 
 
 class MirrorAverage(nn.Module):
@@ -144,12 +142,29 @@ def cropped(x: Float[Tensor, "b k *t"], margins: Sequence[int], grid: Sequence[i
 
 
 def places_of(grid: Sequence[int], size: Sequence[int], overlap: float) -> list[Place]:
-    """The windows of MONAI's inferer: `size * (1 - overlap)` apart, the last ones moved back into the scan."""
-    from monai.data.utils import dense_patch_slices  # imported late: it takes seconds to load
+    """The windows of MONAI's inferer: `size * (1 - overlap)` apart, the last ones moved back into the scan.
 
-    apart = [n if n == m else max(int(n * (1 - overlap)), 1) for n, m in zip(size, grid, strict=True)]
-    places: list[Place] = dense_patch_slices(grid, size, apart)
-    return places
+    MONAI itself is not asked, since it takes seconds and 100 MB to load.
+
+    >>> places_of((10,), (4,), 0.5)
+    [(slice(0, 4, None),), (slice(2, 6, None),), (slice(4, 8, None),), (slice(6, 10, None),)]
+    """
+    starts = []
+    for n, m in zip(grid, size, strict=True):
+        apart = max(int(m * (1 - overlap)), 1)
+        starts.append([min(start, n - m) for start in range(0, n - m + apart, apart)])
+    return [
+        tuple(slice(start, start + m) for start, m in zip(corner, size, strict=True)) for corner in product(*starts)
+    ]
+
+
+def importance_of(size: Sequence[int]) -> Float[Tensor, "*w"]:
+    """MONAI's Gaussian weights of a window's voxels: standard deviation an eighth of a side, 0.001 at least."""
+    weights = torch.ones(())
+    for m in size:
+        offset = torch.arange(-(m - 1) / 2, (m - 1) / 2 + 1, dtype=torch.float32)
+        weights = weights[..., None] * torch.exp(offset**2 / (-2 * (m * 0.125) ** 2))
+    return weights.clamp(min=max(weights.min().item(), 1e-3))
 
 
 class _Tiled(torch.autograd.Function):
@@ -171,6 +186,7 @@ class _Tiled(torch.autograd.Function):
         ctx.rng = torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if x.is_cuda else None
         kind = x.device.type  # the scope around the forward pass; backward may run outside of it
         ctx.amp = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        _make_room(x)
         blended: Tensor | None = None
         for place in places:
             window = (slice(None), slice(None), *place)
@@ -190,6 +206,7 @@ class _Tiled(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, importance, *weights = ctx.saved_tensors
         net, places, flips = ctx.parts
+        _make_room(x)
         x_grad = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
         weight_grads = [torch.zeros_like(weight) for weight in weights]
         totals = _Totals(places, importance)
@@ -205,6 +222,12 @@ class _Tiled(torch.autograd.Function):
                 for sum_, grad in zip(sums, grads, strict=True):
                     sum_ += 0 if grad is None else grad
         return x_grad, None, None, None, None, None, *weight_grads
+
+
+def _make_room(x: Tensor) -> None:
+    """Gives back what the allocator keeps of earlier work in slabs, before arrays of a volume's size are made."""
+    if x.device.type == "cpu" and not is_one_slab(x):
+        trim_memory()
 
 
 def _output(net: nn.Module, window: Tensor, flip: Flip) -> Tensor:

@@ -4,7 +4,9 @@ Cuts change no bit of what is computed value by value. Sums of floats are cut as
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from math import prod
+from operator import add
 from types import EllipsisType
 from typing import Any, TypeAlias
 
@@ -66,10 +68,8 @@ def sum_of_slabs(compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 
 def _sum(compute: Callable[..., Tensor], indices: Iterable[Slab], *tensors: Tensor) -> Tensor:
-    first, *others = (compute(*(tensor[index] for tensor in tensors)) for index in indices)
-    for other in others:
-        first = first + other
-    return first
+    # one after the other: small results that stay would leave the memory between them in pieces
+    return reduce(add, (compute(*(tensor[index] for tensor in tensors)) for index in indices))
 
 
 def sums_by_slab(compute: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:

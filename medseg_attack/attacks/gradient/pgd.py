@@ -15,6 +15,7 @@ from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import blurred
 from medseg_attack.numerics.samples import reseeded, scaled
+from medseg_attack.numerics.slabs import by_slab
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
@@ -80,9 +81,9 @@ class PGD(Climbing):
             yield from (replace(self, ball=ball)(model, image, target, seeds) for ball in balls)
             return
         direction = self._direction(None, self._gradient(model, image, target, 0, seeds, judged=False)[1])
-        yield judge(model, balls[0], self._stepped(balls[0], image, direction, image), image, target)
+        yield judge(model, balls[0], balls[0].project(self._moved(balls[0], image, direction), image), image, target)
         for ball in balls[1:]:
-            x = self._stepped(ball, image, direction, image)
+            x = ball.project(self._moved(ball, image, direction), image)
             yield Adversarial(x, torch.full_like(x.flatten(1)[:, 0], torch.nan), ball.size(x, image))
             del x  # its memory is free before the next one is computed
 
@@ -100,16 +101,15 @@ class PGD(Climbing):
                 worst |= self._judged(model, x, image, target, pred)
             direction = self._direction(direction, grad)
             del base, pred, grad
-            x = self._stepped(self.ball, x, direction, image)
-            direction = direction if self.momentum else None  # its memory is free for the next pass
+            x = self._moved(self.ball, x, direction)
+            direction = direction if self.momentum else None  # its memory is free for what follows
+            x = self.ball.project(x, image)
         last = judge(model, self.ball, x, image, target)
         return last if worst is None else worst | last
 
-    def _stepped(self, ball: Ball, x: Image, direction: Image, image: Image) -> Image:
-        """The image after a step, in the ball around `image`."""
-        moved = self.step_size * ball.step(direction, x)
-        moved += x
-        return ball.project(moved, image)
+    def _moved(self, ball: Ball, x: Image, direction: Image) -> Image:
+        """The image after a step, which is not yet in the ball."""
+        return by_slab(lambda move, x: self.step_size * move + x, ball.step(direction, x), x)
 
     def _gradient(
         self, model: Model, x: Image, target: Mask, step: int, seeds: Sequence[int], *, judged: bool

@@ -147,7 +147,8 @@ class Prepared:
             InputError: its arrays are missing or were cut off, or a scan's slices have windows of their own.
         """
         record = self.records[ref.volume]
-        images, labels = self._opened(ref.volume)
+        # of a whole scan every page is read: a map of its own gives the memory of that back when it is done
+        images, labels = self._opened(ref.volume) if ref.index is not None else self._maps_of(ref.volume)
         slices = slice(None) if ref.index is None else ref.index
         codes, stored = labels[slices], images[:, slices]
         window, (slope, inter) = _window(record, ref), _scale(record, ref)
@@ -165,7 +166,7 @@ class Prepared:
             stack=stack,
             storage=Storage(
                 # a whole scan stays on the disk; slices are copied, so that they keep no map open
-                stored=torch.from_numpy(stored if ref.index is None else stored.copy()),
+                stored=torch.from_numpy(self._maps_of(ref.volume)[0] if ref.index is None else stored.copy()),
                 slope=slope,
                 inter=inter,
                 limits=record.limits,
@@ -245,11 +246,15 @@ class Prepared:
         if scan in self._maps:
             self._maps.move_to_end(scan)
         else:
-            images, labels = arrays(self.root, self.records[scan])
-            self._maps[scan] = images if images.ndim == 4 else images[None], labels
+            self._maps[scan] = self._maps_of(scan)
             if len(self._maps) > OPEN:  # each map holds a file descriptor, of which a process may have few
                 self._maps.popitem(last=False)
         return self._maps[scan]
+
+    def _maps_of(self, scan: str) -> tuple[Array, Array]:
+        """New maps of a scan's values, with an axis of channels, and of its labels."""
+        images, labels = arrays(self.root, self.records[scan])
+        return images if images.ndim == 4 else images[None], labels
 
 
 def _shown(stored: Array, window: Window, slope: PerChannel, inter: PerChannel) -> NDArray[np.float32]:

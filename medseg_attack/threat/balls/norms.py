@@ -41,7 +41,8 @@ class Linf(Ball):
         return by_slab(lambda x, x0: x.clamp(x0 - self.eps, x0 + self.eps).clamp(0, 1), x, x0)
 
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
-        return self.project(x0 + self.eps * (2 * draw(torch.rand, x0, seeds) - 1), x0)
+        moved = by_slab(lambda x0, share: x0 + self.eps * (2 * share - 1), x0, draw(torch.rand, x0, seeds))
+        return self.project(moved, x0)
 
     def size(self, x: Image, x0: Image) -> PerSample:
         return self.size_of_parts((x[slab], x0[slab]) for slab in slabs(x.shape, x.ndim - 2))
