@@ -1,10 +1,11 @@
-"""A task in JSON is the same task again."""
+"""A task in JSON is the same task again; of two results each sample has the worse, which is copied only to be mixed."""
 
 import json
 
 import pytest
+import torch
 
-from medseg_attack.types import Task
+from medseg_attack.types import Adversarial, Task
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,12 @@ def test_a_task_without_a_field_is_refused_by_its_name(absent: str) -> None:
     fields = {name: value for name, value in Task("organs", ("liver",)).to_json().items() if name != absent}
     with pytest.raises(KeyError, match=absent):
         Task.from_json(fields)
+
+
+def test_the_worse_of_two_results_is_copied_only_where_samples_come_from_both() -> None:
+    first = Adversarial(torch.zeros(2, 1, 2, 2), torch.tensor([0.1, 0.5]), torch.zeros(2))
+    other = Adversarial(torch.ones(2, 1, 2, 2), torch.tensor([0.2, 0.6]), torch.zeros(2))
+    mixed = Adversarial(torch.ones(2, 1, 2, 2), torch.tensor([0.2, 0.4]), torch.zeros(2))
+    assert (first | other).image is other.image
+    assert (other | first).image is other.image
+    assert (first | mixed).image.flatten(1).tolist() == [[1.0] * 4, [0.0] * 4]

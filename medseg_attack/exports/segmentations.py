@@ -38,17 +38,17 @@ def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torc
     files = [file for file in manifest["files"] if data.records[file["scan"]].frames]
     if not files or "segmentations" in manifest:
         return
-    values, wrong = read_copies(run, data, files)
-    if wrong:
-        raise _changed(run, f"{wrong[0].what}: {wrong[0].problem}")
     masks: dict[str, Array] = {}
     scored = list(model.task.scored)
     with frozen(model):
-        for batch, _, pred in predict_copies(run, data, model, device, values):
-            on_cpu = pred[:, scored].cpu().numpy()
-            for n, case in enumerate(batch.cases):
-                if case.id in values:
-                    masks |= _by_slice(on_cpu[n], case.id, data)
+        for cases, values, wrong in read_copies(run, data, files):
+            if wrong:
+                raise _changed(run, f"{wrong[0].what}: {wrong[0].problem}")
+            for batch, _, pred in predict_copies(run, model, device, cases, values):
+                on_cpu = pred[:, scored].cpu().numpy()
+                for n, case in enumerate(batch.cases):
+                    if case.id in values:
+                        masks |= _by_slice(on_cpu[n], case.id, data)
     classes = [model.task.classes[k] for k in scored]
     written = []
     for scan in dict.fromkeys(file["scan"] for file in files):

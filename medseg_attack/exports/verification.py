@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.data.formats.scan import Array
@@ -35,7 +36,7 @@ from medseg_attack.runs.stored_files import read_header
 from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.storage.files import file_hash, read_json
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, Setting, Task
+from medseg_attack.types import Ball, Batch, Case, Mask, Model, Setting, Task
 
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
 
@@ -61,25 +62,30 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
             f"expected stored scans in {run / COPIES}, got no {MANIFEST}; attack again with --save-adversarial all"
         )
     manifest = read_manifest(run)
-    files = manifest["files"]
-    values, mismatches = read_copies(run, data, files)
-    mismatches += _left_out(run, data, manifest)
+    attack = registry.build(attack_of(RunFolder(run).config), "attack")
+    rows = RunFolder(run).rows().set_index(["case", "cls"])
+    of_files: list[Mismatch] = []
+    of_cases: list[Mismatch] = []
+    n_cases = 0
+    for cases, values, wrong in read_copies(run, data, manifest["files"]):
+        of_files += wrong
+        n_cases += len(values)
+        for batch, written, pred in predict_copies(run, model, device, cases, values):
+            of_cases += _check_batch(batch, written, pred, values, model, attack.ball, rows)
+    mismatches = of_files + _left_out(run, data, manifest)
     mismatches += [Mismatch(scan, text) for scan in _scans(run) if (text := damage(data.root, data.records[scan]))]
     mismatches += [
         Mismatch(one["scan"], f"{one['path']} is missing or not the segmentation that was written (sha256)")
         for one in manifest.get("segmentations", ())
         if not (run / COPIES / one["path"]).exists() or file_hash(run / COPIES / one["path"]) != one["sha256"]
     ]
-    attack = registry.build(attack_of(RunFolder(run).config), "attack")
-    rows = RunFolder(run).rows().set_index(["case", "cls"])
-    for batch, written, pred in predict_copies(run, data, model, device, values):
-        mismatches += _check_batch(batch, written, pred, values, model, attack.ball, rows)
+    mismatches += of_cases
     yield from mismatches
     try:
         if mismatches:
             (run / SEAL).unlink(missing_ok=True)
         else:
-            RunFolder(run).seal({"files": len(files), "cases": len(values)})
+            RunFolder(run).seal({"files": len(manifest["files"]), "cases": n_cases})
     except (InputError, OSError) as error:  # what was looked at may belong to somebody else
         logging.getLogger(__name__).warning("note: whether %s was verified is not marked beside it: %s", run, error)
 
@@ -112,32 +118,49 @@ def _left_out(run: Path, data: Prepared, manifest: Mapping[str, Any]) -> list[Mi
 
 def read_copies(
     run: Path, data: Prepared, files: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[list[Case], dict[str, Array], list[Mismatch]]]:
+    """The run's cases by chunk, the stored values of their copies by case, and what does not hold of the files.
+
+    A chunk without copies has no cases here. The files of no case of the run come last.
+    """
+    whole_scans = has_scans(read_header(run))
+    ids = {str(case) for case in RunFolder(run).rows()["case"]}
+    refs = [ref for ref in data.refs("all", dims=3 if whole_scans else 2) if ref.id in ids]
+    by_scan: dict[str, list[Mapping[str, Any]]] = {}
+    for file in files:
+        if file["scan"] in data.records:
+            by_scan.setdefault(file["scan"], []).append(file)
+    for chunk in chunks(refs):
+        of_chunk = {scan: by_scan.pop(scan) for scan in dict.fromkeys(ref.volume for ref in chunk) if scan in by_scan}
+        values, wrong = _values(run, data, of_chunk, whole_scans)
+        yield [data.read(ref) for ref in chunk] if values else [], values, wrong
+    yield [], {}, _values(run, data, by_scan, whole_scans)[1]
+
+
+def _values(
+    run: Path, data: Prepared, by_scan: Mapping[str, Sequence[Mapping[str, Any]]], whole_scans: bool
 ) -> tuple[dict[str, Array], list[Mismatch]]:
-    """The stored values of a run's copies by case, and what does not hold of the files."""
+    """The stored values of some scans' copies by case, and what does not hold of their files."""
     values: dict[str, Array] = {}
-    scans = dict.fromkeys(file["scan"] for file in files if file["scan"] in data.records)
-    copies = {(scan, copy.written): copy for scan in scans for copy in copies_of(data.records[scan])}
-    known = ((file, copies.get((file["scan"], file["path"]))) for file in files)  # of strangers `_left_out` tells
-    mismatches = [wrong for file, copy in known if copy for wrong in _check_file(run, data, file, copy, values)]
-    if has_scans(read_header(run)):
-        values = _stacked(data, scans, values)
+    mismatches: list[Mismatch] = []
+    for scan, files in by_scan.items():
+        record = data.records[scan]
+        copies = {copy.written: copy for copy in copies_of(record)}
+        stored, slices = np.array(data.stored(scan)), set[int]()
+        for file in files:
+            if file["path"] in copies:  # of strangers `_left_out` tells
+                mismatches += _check_file(run, data, file, copies[file["path"]], stored, slices)
+        if not whole_scans:
+            values |= {record.case_ids[n]: stored[:, n] for n in sorted(slices)}
+        elif len(slices) == len(record.case_ids):  # every slice was read
+            values[scan] = stored
     return values, mismatches
 
 
-def _stacked(data: Prepared, scans: Iterable[str], values: Mapping[str, Array]) -> dict[str, Array]:
-    """The scans whose every slice was read, by their id."""
-    slices = {scan: data.records[scan].case_ids for scan in scans}
-    return {
-        scan: np.stack([values[one] for one in ids], axis=1)
-        for scan, ids in slices.items()
-        if all(one in values for one in ids)
-    }
-
-
 def _check_file(
-    run: Path, data: Prepared, file: Mapping[str, Any], copy: PerturbedCopy, values: dict[str, Array]
+    run: Path, data: Prepared, file: Mapping[str, Any], copy: PerturbedCopy, values: Array, slices: set[int]
 ) -> Iterator[Mismatch]:
-    """Hash and geometry of a copy; its slices go to `values` by case, (channels, rows, columns)."""
+    """Hash and geometry of a copy; its slices go to `values`, (channels, slices, rows, columns), and are noted."""
     record, path = data.records[file["scan"]], run / COPIES / file["path"]
     sidecar = path.with_name(path.name + ".json")
     for needed in (path, sidecar):
@@ -165,35 +188,31 @@ def _check_file(
         return  # no slice can be scored
     for n, values_of in zip(copy.slices, stored.swapaxes(0, 1), strict=False):
         if n in file["slices"]:
-            case = values.setdefault(record.case_ids[n], np.array(data.stored(file["scan"])[:, n]))
-            case[channels] = values_of
+            values[channels, n] = values_of
+            slices.add(n)
 
 
 def predict_copies(
-    run: Path, data: Prepared, model: Model, device: torch.device, values: Mapping[str, Array]
+    run: Path, model: Model, device: torch.device, cases: Sequence[Case], values: Mapping[str, Array]
 ) -> Iterator[tuple[Batch, StoredValues, Mask]]:
-    """The untouched batches of the run, what is written of them, and the prediction on that; other cases stay clean.
+    """The untouched batches of a chunk, what is written of them, and the prediction on that; other cases stay clean.
 
     Args:
+        cases: of the chunk, from `read_copies`.
         values: the stored values by case.
     """
-    header = read_header(run)
-    ids = {str(case) for case in RunFolder(run).rows()["case"]}
-    refs = [ref for ref in data.refs("all", dims=3 if has_scans(header) else 2) if ref.id in ids]
-    size = int(header.get("batch_size", 1))
-    for chunk in chunks(refs):
-        cases = [data.read(ref) for ref in chunk]
-        for start in range(0, len(cases), size):
-            part = cases[start : start + size]
-            if not any(case.id in values for case in part):
-                continue
-            perturbed = [_perturbed(case, values[case.id]) if case.id in values else case for case in part]
-            batch, written = Batch.of(part, device), StoredValues.of(perturbed, device)
-            assert written is not None  # prepared cases know their files
-            with torch.no_grad():
-                bound = bind(model, Setting(model.task, batch.cases))
-                pred = model.decide(without_nan(bound(written.image(written.stored, batch.image))))
-            yield batch, written, pred
+    size = int(read_header(run).get("batch_size", 1))
+    for start in range(0, len(cases), size):
+        part = cases[start : start + size]
+        if not any(case.id in values for case in part):
+            continue
+        perturbed = [_perturbed(case, values[case.id]) if case.id in values else case for case in part]
+        batch, written = Batch.of(part, device), StoredValues.of(perturbed, device)
+        assert written is not None  # prepared cases know their files
+        with torch.no_grad():
+            bound = bind(model, Setting(model.task, batch.cases))
+            pred = model.decide(without_nan(bound(written.image(written.raw, batch.image))))
+        yield batch, written, pred
 
 
 def _check_batch(
@@ -206,17 +225,15 @@ def _check_batch(
     rows: pd.DataFrame,
 ) -> Iterator[Mismatch]:
     """Budget, window and counts of the stored cases."""
-    source = StoredValues.of(batch.cases, batch.image.device)
-    assert source is not None
-    kept = ~ball.covered(written.image(written.stored, batch.image), batch.image)  # what a patch covers is in no count
+    kept = ~ball.covered(written.image(written.raw, batch.image), batch.image)  # what a patch covers is in no count
     pixels = counts(pred & kept, batch.target & kept)
-    after, before = source.in_float64(written.stored)
     for n, case in enumerate(batch.cases):
         if case.id not in values:
             continue
-        pair = after[n : n + 1], before[n : n + 1]
-        yield from _check_budget(model.task, case, *pair, ball, float(rows.loc[case.id]["budget"].iloc[0]))
-        if (written.stored[n] != source.stored[n])[source.outside[n]].any():
+        source, stored = StoredValues.of([case], batch.image.device), written.raw[n : n + 1]
+        assert source is not None
+        yield from _check_budget(model.task, case, source, stored, ball, float(rows.loc[case.id]["budget"].iloc[0]))
+        if source.changes_outside(stored):
             yield Mismatch(case.id, "a voxel outside of the intensity window, or of padding, was changed")
         for k in model.task.scored:
             cls, on_disk = model.task.classes[k], pixels[n, k, 1:].tolist()
@@ -225,10 +242,12 @@ def _check_batch(
                 yield Mismatch(case.id, f"{cls}: predicted and hit pixels were {in_rows}, from disk {on_disk}")
 
 
-def _check_budget(task: Task, case: Case, after: Image, before: Image, ball: Ball, budget: float) -> Iterator[Mismatch]:
+def _check_budget(
+    task: Task, case: Case, source: StoredValues, stored: Tensor, ball: Ball, budget: float
+) -> Iterator[Mismatch]:
     # a ball with a unit of its own has one size for all cases, and no fraction of the window
     ball = bind(ball if math.isnan(budget) else registry.with_eps(ball, budget), Setting(task, (case,)))
-    size = ball.size(after, before).item()
+    size = ball.size_of_parts(source.parts_in_float64(stored)).item()
     # floats are stored to their own precision only
     slack = LIMIT if not case.storage or not case.storage.stored.dtype.is_floating_point else 1e-6
     if not size <= ball.limit * (1 + slack) + (slack if slack > LIMIT else 0):

@@ -109,6 +109,16 @@ class StoredValues:
         before = ((self.stored * self.slope + self.inter - self.low) / (self.high - self.low)).clamp(0, 1)
         return before + (stored - self.stored) * self.slope / (self.high - self.low), before
 
+    def parts_in_float64(self, stored: Tensor) -> Iterator[tuple[Image, Image]]:
+        """The images of `in_float64` in slabs, cut along their first spatial axis."""
+        return (part.in_float64(stored[slab]) for slab, part in self._parts())
+
+    def changes_outside(self, stored: Tensor) -> bool:
+        """Whether `stored` differs from the scan's own where those are padding or outside of their window."""
+        return any(
+            bool((part.outside & (stored[slab].to(torch.float64) != part.stored)).any()) for slab, part in self._parts()
+        )
+
     def warped(self, flow: Flow) -> "StoredValues":
         """The scan after its anatomy moved: values between stored ones are rounded to the nearest.
 
@@ -150,7 +160,7 @@ class StoredValues:
         raw = torch.empty_like(self.raw)
         for slab, part in self._parts():
             raw[slab] = part._moved(_change(x, x0, slab), FLOAT32_SLACK)
-        sizes = ball.size_of_parts(part.in_float64(raw[slab]) for slab, part in self._parts())
+        sizes = ball.size_of_parts(self.parts_in_float64(raw))
         grown = sizes > ball.limit * (1 + 1e-9)
         if grown.any():
             for slab, part in self._parts():

@@ -68,6 +68,20 @@ def test_stored_values_and_their_scale_are_kept(tmp_path: Path) -> None:
     assert torch.allclose(case.image[0], torch.from_numpy(stored[0] / 1000.0).float())
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what is mapped")
+def test_a_whole_scan_maps_its_values_alone_and_as_long_as_it_is_used(tmp_path: Path) -> None:
+    def is_mapped(kind: str) -> bool:
+        return f"{out / kind / 'patient001_frame01'}.npy" in Path("/proc/self/maps").read_text(encoding="utf-8")
+
+    out = tmp_path.resolve() / "out"
+    data = prepared("acdc", write_acdc(tmp_path / "acdc"), out)
+    case = data.read(next(ref for ref in data.refs("all", dims=3) if ref.id == "patient001_frame01"))
+    assert case.storage is not None
+    assert (case.storage.stored.shape, is_mapped("images"), is_mapped("labels")) == (case.image.shape, True, False)
+    del case
+    assert not is_mapped("images")
+
+
 def test_slice_max_shows_each_slice_up_to_its_maximum(tmp_path: Path) -> None:
     root = write_uw(tmp_path / "uw")
     Image.fromarray(np.zeros((12, 16), dtype=np.uint16)).save(first_png(root))

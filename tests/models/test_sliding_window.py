@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel, ZScore, frozen
-from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow, flips_of, places_of, tiled
+from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow, flips_of, importance_of, places_of, tiled
 from medseg_attack.threat.objectives.losses import soft_dice
 from medseg_attack.types import Task
 
@@ -80,6 +81,18 @@ def test_the_answer_is_that_of_monais_inferer(grid: tuple[int, ...], size: tuple
             rtol=0,
             atol=1e-12,
         )
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5, 0.99])
+@pytest.mark.parametrize(
+    ("grid", "size"), [((9, 8, 11), (4, 5, 6)), ((5, 9), (5, 4)), ((64,), (7,)), ((8, 16), (4, 1))]
+)
+def test_places_and_weights_of_windows_are_those_of_monai(
+    grid: tuple[int, ...], size: tuple[int, ...], overlap: float
+) -> None:
+    apart = [n if n == m else max(int(n * (1 - overlap)), 1) for n, m in zip(size, grid, strict=True)]
+    assert places_of(grid, size, overlap) == dense_patch_slices(grid, size, apart)
+    assert torch.equal(importance_of(size), compute_importance_map(size, mode="gaussian", sigma_scale=0.125))
 
 
 @pytest.mark.parametrize(("grid", "size"), WINDOWS)

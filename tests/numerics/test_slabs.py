@@ -1,5 +1,6 @@
 """What is computed in slabs has the bits of what is computed at once, and makes no float64 of a whole volume."""
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -99,6 +100,23 @@ def test_an_attack_on_a_volume_through_windows_makes_no_float64_of_all_of_it(mon
     for row, other in zip(whole.rows, cut.rows, strict=True):
         assert replace(row, extra={}) == replace(other, extra={})
         assert row.extra == pytest.approx(other.extra, rel=1e-12, nan_ok=True)  # sums of floats in another order
+
+
+def test_no_small_result_stays_between_the_large_ones_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would stand behind a slab's arrays, and the allocator would put those of the next slab behind it."""
+    living: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = 0
+
+    def total(part: torch.Tensor) -> torch.Tensor:
+        nonlocal most
+        result = part.sum()
+        living.add(result)
+        most = max(most, len(living))
+        return result
+
+    in_slabs(monkeypatch, 1)
+    assert slabs.sum_of_slabs(total, torch.ones(1, 1, *GRID)) == np.prod(GRID)
+    assert most <= 3  # of 9
 
 
 def test_one_volume_is_stacked_without_a_copy() -> None:
