@@ -264,6 +264,7 @@ def main() -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         net = trained(data, options.prompt, options.epochs)
         save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, weights)
+    training = time.process_time() - start
     make, policy, option = NETWORKS[options.prompt]
     words = f"weights={str(weights)!r}, prompt={options.prompt!r}, {option}, encoder='encoder'"
     spec = f"own({f'{Path(__file__)}:{make.__name__}'!r}, {words})"
@@ -275,7 +276,8 @@ def main() -> None:
     caption = (
         f"Dice per volume given a {policy}; {frame['case'].nunique()} slices of {frame['volume'].nunique()} volumes of "
         f"{frame['group'].nunique()} test patients; 95 % CI: Gaffke over patients, of changes with the clean Dice "
-        f"taken into account. passes: forward + backward. {minutes:.1f} minutes of a core."
+        f"taken into account. passes: forward + backward. {training / 60:.1f} minutes of a core for training, "
+        f"{minutes:.1f} in all."
     )
     print(markdown(dice_sheet(rows, frame, f"prompt={options.prompt!r}, {option}", caption)))
     print(markdown(pairs_sheet(frame)))
