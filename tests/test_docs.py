@@ -6,9 +6,11 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import typer
 import typer.main
 import yaml
@@ -248,6 +250,18 @@ def test_python_in_the_pages_runs(page: str, workspace: Path, monkeypatch: pytes
     names: dict[str, object] = {}
     for code in blocks(page, "python"):
         exec(compile(code, page, "exec"), names)
+
+
+def test_the_change_of_a_linear_number_on_the_python_page_is_eps_times_the_sum_of_weights() -> None:
+    """In the ball of L-inf no image changes it by more: w (x' - x) = eps sum |w| where nothing is cut at 0 or 1."""
+    image = 0.3 + 0.4 * torch.rand(3, 1, 6, 7, generator=torch.Generator().manual_seed(0))
+    names: dict[str, Any] = {"ma": medseg_attack, "batch": SimpleNamespace(image=image)}
+    (code,) = (code for code in blocks("docs/python.md", "python") if "class Numbers" in code)
+    exec(code, names)
+    with torch.no_grad():
+        change = (names["net"](names["attacked"]) - names["net"](image))[:, 0]
+    most = 4 / 255 * names["net"][1].weight.detach().abs().sum()
+    torch.testing.assert_close(change, most.expand(3))
 
 
 def test_the_attack_of_the_python_page_stays_in_its_budget(

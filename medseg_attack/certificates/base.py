@@ -142,12 +142,16 @@ class Certificate(ABC):
         """
 
 
-def decided(model: Model, image: Image, cases: Sequence[Case], batch_size: int) -> Mask:
-    """The decision on each of these images of the cases, `batch_size` of them in a pass."""
+def decided(model: Model, image: Image, cases: Sequence[Case], batch_size: int, stream: str = "score") -> Mask:
+    """The decision on each of these images of the cases, `batch_size` of them in a pass.
+
+    Args:
+        stream: of the random numbers of a model that draws some; one that is bound to that stream goes on in it.
+    """
     parts = []
     for begin in range(0, len(image), batch_size):
         part = slice(begin, begin + batch_size)
-        bound = bind(model, Setting(model.task, tuple(cases[part])))
+        bound = bind(model, Setting(model.task, tuple(cases[part]), stream=stream))
         with torch.no_grad():
             parts.append(bound.decide(bound(image[part])))
     return torch.cat(parts)

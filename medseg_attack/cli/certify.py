@@ -171,7 +171,7 @@ def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: boo
         terminal.print_json(facts | {"flags": [flag.record() for flag in flags]})
     else:
         title = f"{registry.spec(method)} of {todo.model_ref.label} on {todo.data.name}"
-        sheet = certificate_sheet(rows, method, title=title, unit=todo.unit)
+        sheet = certificate_sheet(rows, method, title=title, unit=todo.unit, prompt=todo.model_ref.prompt)
         terminal.print_sheet(sheet)
         terminal.show(_verdict(todo, bool(rows["checked"].any())))
         if flags:

@@ -30,7 +30,7 @@ from medseg_attack.storage.files import digest, require_outside
 from medseg_attack.storage.locks import locked
 from medseg_attack.types import Batch, CaseRef, Model
 
-VERSION = 2  # of the rows
+VERSION = 3  # of the rows
 MAPS = "maps"  # folder of pictures of abstained pixels, beside the rows
 
 
@@ -150,6 +150,7 @@ def certify(
             yield 1
         if all(folder.has(number) for number in range(len(todo.scans))):
             facts = {"model": todo.model_ref.label, "data": todo.data.name, "unit": todo.unit, "device": str(device)}
+            facts |= {"prompt": todo.model_ref.prompt} if todo.model_ref.prompt else {}
             flags = [flag.record() for flag in check_soundness(folder.rows())]
             source = {"versions": versions(), "provenance": provenance()}
             folder.finish({**facts, "seconds": folder.seconds, "flags": flags, **source})

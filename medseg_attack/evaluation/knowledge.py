@@ -7,6 +7,7 @@ from medseg_attack.attacks.universal.trigger import Trigger
 from medseg_attack.errors import InputError
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.registry import entry_of, find
+from medseg_attack.registry.abilities import ClimbsFeatures
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.grid import Cell
 from medseg_attack.runs.stored_specs import split_label
@@ -25,6 +26,12 @@ class Declares(Protocol):
 
     @property
     def known_by(self) -> tuple[str, ...]: ...
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def encoder(self) -> str: ...
 
 
 def needed(model: Declares) -> list[str]:
@@ -78,7 +85,13 @@ def _lacking(attack: Attack, model: Declares) -> list[str] | None:
     parts = [type(part) for part in walk(attack)]
     # an attack that asks for answers alone: no layer can block its gradient, and it has no other way through the model
     asks_alone = entry is not None and entry.threat.startswith("queries")
-    return [name for name in names if _around(name) not in parts and not (asks_alone and name != "averaged")]
+    lacking = [name for name in names if _around(name) not in parts and not (asks_alone and name != "averaged")]
+    return [name for name in lacking if name != "averaged" or not _sees_no_prompt(attack, model)]
+
+
+def _sees_no_prompt(attack: Attack, model: Declares) -> bool:
+    """Whether all that is random of a model is its prompts, which its encoder, climbed alone, does not get."""
+    return bool(model.prompt and model.encoder) and isinstance(attack, ClimbsFeatures) and attack.features_alone
 
 
 def _around(name: str) -> type[Any]:

@@ -72,6 +72,11 @@ class ModelRef:
         return str(self.card.get("prompt", ""))
 
     @property
+    def encoder(self) -> str:
+        """The part of the network whose answer stands for the features of an image; "" where none is named."""
+        return str(self.card.get("encoder", ""))
+
+    @property
     def known_by(self) -> tuple[str, ...]:
         """The names of further attacks that know a layer of the model."""
         return tuple(self.card.get("known_by", ()))
@@ -125,6 +130,7 @@ def resolve(name: str, task: Task) -> ModelRef:
         "black_box": model.black_box,
         **(defence if isinstance(model.net, Defended) else {}),
         **({"prompt": model.prompt} if model.prompt else {}),
+        **({"encoder": model.encoder} if model.encoder else {}),
         **({"known_by": list(model.known_by)} if model.known_by else {}),
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "weights_sha256": digest([checkpoints.fingerprint(model), _spec_with_file_hashes(name)]),

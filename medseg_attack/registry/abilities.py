@@ -20,6 +20,16 @@ class ClimbsInSteps(Climbs, Protocol):
 
 
 @runtime_checkable
+class ClimbsFeatures(Protocol):
+    """An attack that may climb hidden features of the image."""
+
+    @property
+    def features_alone(self) -> bool:
+        """Whether it climbs them and nothing else: what a model makes of them has no part in its gradient."""
+        ...
+
+
+@runtime_checkable
 class Aimed(Protocol):
     """An attack or an objective with a goal (None: anything but the truth) and a criterion of success."""
 

@@ -44,11 +44,12 @@ def certificate_summary(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     return pd.DataFrame(result)
 
 
-def certificate_sheet(rows: pd.DataFrame, certificate: "Certificate", *, title: str, unit: str) -> Sheet:
+def certificate_sheet(rows: pd.DataFrame, certificate: "Certificate", *, title: str, unit: str, prompt: str) -> Sheet:
     """The table of what is certified at each radius, per class.
 
     Args:
         unit: of the window's intensities, such as "HU"; "" where it is not known.
+        prompt: how a promptable model's prompts are drawn from the truth, in words; "" of any other.
     """
     quantity = certificate.quantity
     table = certificate_summary(rows, quantity)
@@ -77,12 +78,13 @@ def certificate_sheet(rows: pd.DataFrame, certificate: "Certificate", *, title: 
         lines.append([f"{row['radius']:.4g}", *([f"{size:.2g}"] if is_norm else []), *cells])
     patients, scans = rows["group"].nunique(), rows["volume"].nunique()
     rms = "; rms: its root mean square per pixel" if is_norm else ""
+    policy = f"All of it is of the model given a {prompt}, which no change of the scan moves. " if prompt else ""
     return Sheet(
         title,
         columns,
         lines,
         f"{BOUNDS[quantity]} per scan, certified within each radius: {certificate.measure}{rms}. "
-        f"{plural(scans, 'volume')} of {plural(patients, 'patient')}. {certificate.promise} "
+        f"{plural(scans, 'volume')} of {plural(patients, 'patient')}. {certificate.promise} {policy}"
         f"{warning(patients)}".strip(),
         left=1,
         rules=frozenset({1}),

@@ -139,6 +139,7 @@ class StoredCertificate(Computed):
     model: str
     data: str
     unit: str = ""
+    prompt: str = ""
     flags: list[FlagRecord] = Field(default_factory=list)
 
 

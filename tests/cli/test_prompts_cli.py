@@ -10,6 +10,7 @@ from helpers.bright import write_bright
 from helpers.command import medattack
 from helpers.promptable import NETWORKS, write_promptable
 
+from medseg_attack.report.page.sections import results
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.stored_files import read_header
 
@@ -115,11 +116,26 @@ def test_what_is_no_promptable_network_is_refused(
 
 
 def test_features_of_the_encoder_are_attacked(place: Path, tmp_path: Path) -> None:
+    """No prompt has a part in them, so that nothing is averaged, and the attack knows all that there is to know."""
     words = ("--attack", "mafl(weight=0, smoothness=0, steps=4)", "--eps", "0.6", "--no-checks")
     attack(place, tmp_path / "runs", "prompt='box', encoder='encoder'", *words)
     frame = rows(tmp_path / "runs")
-    attacked = frame[frame["attack"].str.startswith("averaged(mafl(")]
+    attacked = frame[frame["attack"].str.startswith("mafl(")]
     assert attacked["hit_adv"].sum() < attacked["hit_clean"].sum()
+    headers = [read_header(run.parent) for run in (tmp_path / "runs").rglob("run.json")]
+    assert {header["knowledge"] for header in headers if header["role"] == "attack"} == {"adaptive"}
+
+
+@pytest.mark.parametrize(
+    ("options", "typed"),
+    [("prompt='box', encoder='encoder'", "mafl(steps=2)"), ("prompt='box'", "mafl(weight=0, steps=2)")],
+)
+def test_features_that_a_prompt_has_a_part_in_are_averaged(
+    place: Path, tmp_path: Path, options: str, typed: str
+) -> None:
+    """The objective beside them sees it; and the deepest map of any network may be one of its decoder."""
+    words = ("--attack", typed, "--eps", "0.6", "--no-checks", "--no-control", "--plan", "--json")
+    assert f"averaged({typed})" in attack(place, tmp_path / "runs", options, *words)
 
 
 def test_the_worst_prompt_is_a_row_among_the_controls(place: Path, tmp_path: Path) -> None:
@@ -157,6 +173,15 @@ def test_prompts_do_not_follow_anatomy_that_moves(place: Path, tmp_path: Path) -
     assert says in attack(place, tmp_path / "runs", "prompt='box'", "--attack", "deformation", code=2)
 
 
+@pytest.mark.parametrize("typed", ["di2_fgsm", "restarts(attack=pgd(diversity=0.5))"])
+def test_prompts_do_not_follow_smaller_copies(place: Path, tmp_path: Path, typed: str) -> None:
+    says = f"expected gradients of images in their place on a model with prompts, got {typed}"
+    words = ("--attack", typed, "--eps", "0.05", "--no-checks")
+    assert says in attack(place, tmp_path / "runs", "prompt='box'", *words, code=2)
+    assert not (tmp_path / "runs").exists()
+    attack(place, tmp_path / "runs", "prompt='box'", "--attack", "di2_fgsm(diversity=0)", *words[2:])
+
+
 @pytest.mark.parametrize("around", ["tta({})", "ensemble({})", "guarded({}, (bit_depth,))", "voted({})"])
 def test_a_model_around_a_promptable_one_is_refused(place: Path, tmp_path: Path, around: str) -> None:
     inner = f"own({str(place / 'promptable.py') + ':Box'!r}, prompt='box')"
@@ -164,6 +189,19 @@ def test_a_model_around_a_promptable_one_is_refused(place: Path, tmp_path: Path,
     result = medattack("attack", *words, "--home", place / "home", "--out", tmp_path / "runs", code=2)
     says = f"expected a model without prompts for {around.split('(')[0]}, got one with a prompt of the box"
     assert says in " ".join(result.stderr.split())
+
+
+def test_a_certificate_says_what_prompts_its_bounds_are_given(place: Path, tmp_path: Path) -> None:
+    model = f"own({str(place / 'promptable.py') + ':Box'!r}, prompt='box')"
+    words = ("--data", place / "data", "--model", model, "--trust", "--home", place / "home", "--out", tmp_path / "c")
+    certificate = ("--certificate", "expected_dice(sigma=0.05, draws=20)", "--radius", "0.001", "--check", "0")
+    says = (
+        "All of it is of the model given a prompt of the box of the truth, each side moved out by U(0, 10 px), which "
+        "no change of the scan moves."
+    )
+    assert says in " ".join(medattack("certify", *words, *certificate).stdout.split())
+    (on_page,) = results([tmp_path], unit="volume", empty="one").certificates
+    assert says in on_page.sheet.caption
 
 
 def test_doctor_says_what_prompts_a_model_gets(place: Path) -> None:

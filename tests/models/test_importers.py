@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medseg_attack.data.formats.nifti import layout, read_nifti
 from medseg_attack.errors import InputError
 from medseg_attack.models.importers.axis_order import reorient
+from medseg_attack.models.importers.output import PickOutput
 from medseg_attack.models.model_ref import resolve
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.log_odds import softmax_log_odds
@@ -360,6 +361,16 @@ def test_a_part_of_the_answer_is_named(place: Path, output: str, factor: float) 
     spec = f"own('net.py:nested', weights='net.safetensors', output={output!r}, head='sigmoid')"
     with torch.no_grad():
         torch.testing.assert_close(own_model(spec)(image()), factor * network()(image()))
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3)])
+def test_numbers_in_place_of_maps_are_attacked_from_python(shape: tuple[int, ...]) -> None:
+    class Numbers(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.new_zeros(shape)
+
+    with pytest.raises(InputError, match=r"got a tensor of shape .*, or attack numbers from Python \(docs/python.md\)"):
+        PickOutput(Numbers(), "", 2)(torch.zeros(2, 1, 8, 8))
 
 
 @pytest.mark.parametrize(

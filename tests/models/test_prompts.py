@@ -10,6 +10,7 @@ from helpers import blobs
 from torch import Tensor, nn
 
 from medseg_attack import registry
+from medseg_attack.certificates.smoothing.base import noisy_masks
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.crafting import craft
 from medseg_attack.evaluation.knowledge import adaptive_to
@@ -146,6 +147,22 @@ def test_an_attack_averages_over_prompts_that_are_drawn_for_it() -> None:
     assert len(drawn.flatten(1).unique(dim=0)) == len(drawn)
     assert torch.equal(answer(promptable, batch), answer(promptable, batch))
     assert not torch.equal(answer(promptable, batch), answer(promptable, batch, stream="attack 1"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+def test_each_draw_of_noise_has_prompts_of_its_own_whatever_the_batch(batch_size: int) -> None:
+    """A bound counts draws as independent ones; next to no noise, so that they differ by their prompts alone."""
+    batch, sizes = blobs.batch(3), {}
+    for size in (batch_size, 3):
+        promptable = model(margin=10.0)
+        sizes[size] = torch.stack([*noisy_masks(promptable, batch, 1e-9, 8, 1, "bound", size)])
+        seen = torch.cat(promptable.net.net.net.boxes)
+        assert len(seen) == 8 * 3
+        assert len(seen.flatten(1).unique(dim=0)) == 8 * 3
+    assert torch.equal(sizes[batch_size], sizes[3])
+    assert not torch.equal(sizes[3][0], sizes[3][1])
+    list(noisy_masks(promptable, batch, 1e-9, 1, 1, "choice", 3))
+    assert len(torch.cat(promptable.net.net.net.boxes).flatten(1).unique(dim=0)) == 9 * 3
 
 
 def test_prompts_are_of_the_case_and_not_of_its_batch() -> None:

@@ -39,7 +39,8 @@ class Mafl(Bindable, Climbing):
     abstract. It returns the most harmful iterate, the untouched image among them.
 
     With `weight=0` it climbs features alone, `mafl(weight=0, smoothness=0)` is `1 - cos(E(x'), E(x))` of an encoder E.
-    No prompt of a promptable model has a part in the path, only in which iterate is the most harmful.
+    No prompt of a promptable model has a part in the path, only in which iterate is the most harmful. So such an attack
+    is not averaged over the prompts of a model that names its encoder.
 
     Attributes:
         objective: function of log-odds and truth that the features are added to.
@@ -58,6 +59,11 @@ class Mafl(Bindable, Climbing):
 
     def __post_init__(self) -> None:
         require(self, steps=1, step_size=0, momentum=0, features=0, smoothness=0, weight=0)
+
+    @property
+    def features_alone(self) -> bool:
+        """Whether the objective has no part in what it climbs."""
+        return self.weight == 0
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         donors = self._donors(image)

@@ -9,7 +9,8 @@ from medseg_attack.certificates.base import Certificate, decided
 from medseg_attack.certificates.soundness import worst_within
 from medseg_attack.errors import InputError
 from medseg_attack.numerics.samples import draw, reseeded
-from medseg_attack.types import Batch, Image, Mask, Model
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Batch, Image, Mask, Model, Setting
 
 SHARES = (0.25, 0.5, 1.0)  # of sigma: the radii where none are asked for
 
@@ -57,15 +58,18 @@ def noisy_masks(
 ) -> Iterator[Mask]:
     """The decision on the scan with each draw of noise, (slices, classes, *s); several draws share a pass if they fit.
 
+    What the model itself draws at random, such as prompts, it draws anew for each, so that draws are independent.
+
     Args:
         seed: of the certificate; each slice of the scan has its own, by its name.
         purpose: draws for different purposes are independent.
     """
+    model = bind(model, Setting(model.task, scan.cases, stream=purpose))  # which counts the draws, whatever the batch
     slices = len(scan.cases)
     seeds = [reseeded([seed], case.id, purpose)[0] for case in scan.cases]
     together = max(1, batch_size // slices)
     for first in range(0, draws, together):
         numbers = range(first, min(first + together, draws))
         image = torch.cat([scan.image + sigma * draw(torch.randn, scan.image, reseeded(seeds, n)) for n in numbers])
-        masks = decided(model, image, scan.cases * len(numbers), batch_size)
+        masks = decided(model, image, scan.cases * len(numbers), batch_size, purpose)
         yield from masks.view(len(numbers), *scan.target.shape)

@@ -41,9 +41,11 @@ class PickOutput(nn.Module):
         if isinstance(output, Tensor) and output.ndim == self.dims + 2:
             return output
         axes = "rows, columns" if self.dims == 2 else "slices, rows, columns"
+        todo = "name the part that is meant with output="
+        if isinstance(output, Tensor) and output.ndim <= 2:  # such as an age
+            todo = f"{todo}, or attack numbers from Python (docs/python.md)"
         raise InputError(
-            f"expected maps of shape (batch, classes, {axes}) "
-            f"from the network, got {describe(output)}; name the part that is meant with output="
+            f"expected maps of shape (batch, classes, {axes}) from the network, got {describe(output)}; {todo}"
         )
 
     def _run(self, x: Tensor, *prompts: Tensor) -> Any:

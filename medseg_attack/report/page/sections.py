@@ -179,7 +179,8 @@ def _certificate(folder: Path) -> Result:
         ) from error
     rows = stored.rows()
     title = f"{registry.spec(certificate)} of {header['model']} on {header['data']}"
-    sheet = certificate_sheet(rows, certificate, title=title, unit=header.get("unit", ""))
+    about = {"unit": header.get("unit", ""), "prompt": header.get("prompt", "")}
+    sheet = certificate_sheet(rows, certificate, title=title, **about)
     n = rows.loc[rows["checked"], "volume"].nunique()
     checked = f"An attack within each radius was run against the bounds of {plural(n, 'scan')}"
     refuted = [f"{flag['code']} {flag['title']}: {flag['todo']}." for flag in header.get("flags", ())]
