@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.data.formats.scan import Array
@@ -36,7 +35,7 @@ from medseg_attack.runs.stored_files import read_header
 from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.storage.files import file_hash, read_json
 from medseg_attack.threat.binding import bind
-from medseg_attack.types import Ball, Batch, Case, Mask, Model, Setting, Task
+from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, Setting, Task
 
 LIMIT = 1e-9  # of a ball's limit: stored values are compared in float64
 
@@ -232,7 +231,8 @@ def _check_batch(
             continue
         source, stored = StoredValues.of([case], batch.image.device), written.raw[n : n + 1]
         assert source is not None
-        yield from _check_budget(model.task, case, source, stored, ball, float(rows.loc[case.id]["budget"].iloc[0]))
+        parts, budget = source.parts_in_float64(stored), float(rows.loc[case.id]["budget"].iloc[0])
+        yield from _check_budget(model.task, case, parts, ball, budget)
         if source.changes_outside(stored):
             yield Mismatch(case.id, "a voxel outside of the intensity window, or of padding, was changed")
         for k in model.task.scored:
@@ -243,11 +243,11 @@ def _check_batch(
 
 
 def _check_budget(
-    task: Task, case: Case, source: StoredValues, stored: Tensor, ball: Ball, budget: float
+    task: Task, case: Case, parts: Iterable[tuple[Image, Image]], ball: Ball, budget: float
 ) -> Iterator[Mismatch]:
     # a ball with a unit of its own has one size for all cases, and no fraction of the window
     ball = bind(ball if math.isnan(budget) else registry.with_eps(ball, budget), Setting(task, (case,)))
-    size = ball.size_of_parts(source.parts_in_float64(stored)).item()
+    size = ball.size_of_parts(parts).item()
     # floats are stored to their own precision only
     slack = LIMIT if not case.storage or not case.storage.stored.dtype.is_floating_point else 1e-6
     if not size <= ball.limit * (1 + slack) + (slack if slack > LIMIT else 0):

@@ -376,6 +376,6 @@ def test_a_case_is_held_to_its_own_budget(budget: float, wrong: bool) -> None:
     """A budget with a unit is another fraction of the window for each case; the run's ball has that of none."""
     before, after = (torch.full((1, 1, 1, 2), value, dtype=torch.float64) for value in (0.5, 0.52))
     case = two_voxels((50, 50))
-    mismatches = list(_check_budget(Task("t", ("organ",)), case, after, before, Linf(0.2), budget))
+    mismatches = list(_check_budget(Task("t", ("organ",)), case, [(after, before)], Linf(0.2), budget))
     assert len(mismatches) == wrong
     assert all("more than its budget of 0.01" in one.problem for one in mismatches)
