@@ -25,7 +25,7 @@ from parts import add, part, rows
 from medseg_attack import registry
 from medseg_attack.detectors.base import Calibrated
 from medseg_attack.evaluation.detection.evaders import evaders
-from medseg_attack.evaluation.detection.scoring import Answer, Detection, per_patient
+from medseg_attack.evaluation.detection.scoring import Answer, Detection, noise_of, per_patient
 from medseg_attack.report.detectors import detector_sheet, goal_sheet, has_goals
 from medseg_attack.report.sheet import Sheet, between, markdown, number, percent
 from medseg_attack.runtime import pick_device
@@ -66,7 +66,7 @@ ATTACKS = (
     "bias_field",
 )
 SIZES = (4.0, 8.0, 2.0, 1.0)  # of 255; the order in which they are run
-ROW = ["kind", "attack", "loss", "eps", "ball"]  # of the table
+ROW = ["kind", "attack", "loss", "eps", "noise_of"]  # of the table
 PATIENT = ("kind", "attack", "loss", "goal", "eps", "group", "score", "p", "p_two_sided", "dice_clean", "dice")
 
 
@@ -138,11 +138,8 @@ def attacked(options: argparse.Namespace, attack: str, size: float) -> Path:
 def result(detection: Detection, fitted: Calibrated) -> dict[str, Any]:
     """Scores and Dice of every patient, clean, under noise, attacked, and attacked by who knows the detector."""
     patients = per_patient(detection.score(fitted), fitted)
-    balls = [
-        "" if each.attack is None else f"{registry.spec(each.attack.ball)} {each.budget}"
-        for each in detection.exposures
-    ]
-    table = patients[list(PATIENT)].assign(ball=[balls[row] for row in patients["row"]])
+    noise = list(map(noise_of, detection.exposures))
+    table = patients[list(PATIENT)].assign(noise_of=[noise[row] for row in patients["row"]])
     return {"patients": table.to_dict("records"), "calibration_patients": len(fitted.calibration)}
 
 
@@ -150,12 +147,12 @@ def merged(of_detector: list[dict[str, Any]]) -> pd.DataFrame:
     """The patients of several lines as `alarm_table` takes them: clean ones and each noise once."""
     order = {"clean": 0, "noise": 1, "attack": 2, "adaptive": 3}
     table = pd.concat([pd.DataFrame(row["patients"]).assign(size=row["size"]) for row in of_detector])
-    table.loc[table["kind"] == "clean", ["size", "ball"]] = 0.0, ""
+    table.loc[table["kind"] == "clean", ["size", "noise_of"]] = 0.0, ""
     table = table.drop_duplicates([*ROW, "group"])
     table = table.assign(order=table["kind"].map(order)).sort_values(["order", "attack", "loss", "size"], kind="stable")
     table["row"] = table.groupby(ROW, sort=False).ngroup()
-    noise = dict(table[table["kind"] == "noise"][["ball", "row"]].to_numpy().tolist())
-    return table.assign(noise=table["ball"].map(noise).fillna(-1).astype(int))
+    noise = dict(table[table["kind"] == "noise"][["noise_of", "row"]].to_numpy().tolist())
+    return table.assign(noise=table["noise_of"].map(noise).fillna(-1).astype(int))
 
 
 def report(out: Path) -> None:

@@ -130,16 +130,24 @@ def _within(cell: Cell, region: str) -> Cell:
     return replace(cell, label=f"{cell.label} within {region}", attack=registry.within(cell.attack, region))
 
 
-def _control(cell: Cell) -> Cell:
-    """The control of an attack: noise in its ball, or a random change of its own kind (a field, a pose)."""
-    inner = cell.attack
+def control_of(attack: Any) -> tuple[Any, bool]:
+    """The control of an attack, and whether it is a random change of its own kind (a field, a pose) or noise in its
+    ball.
+    """
+    inner = attack
     while isinstance(inner, Composed):
         inner = inner.attacks[0]
     if isinstance(inner, Controlled):
-        return Cell(f"noise {cell.label}", "", cell.eps, inner.control(), "control", cell.budget)
-    noise = registry.build("noise", "attack", {"ball": cell.attack.ball})
-    label = _in_unit(_label(registry.Spec("noise"), noise.ball), cell.budget)
-    return Cell(label, "", cell.eps, noise, "control", cell.budget)
+        return inner.control(), True
+    return registry.build("noise", "attack", {"ball": attack.ball}), False
+
+
+def _control(cell: Cell) -> Cell:
+    control, is_own = control_of(cell.attack)
+    if is_own:
+        return Cell(f"noise {cell.label}", "", cell.eps, control, "control", cell.budget)
+    label = _in_unit(_label(registry.Spec("noise"), control.ball), cell.budget)
+    return Cell(label, "", cell.eps, control, "control", cell.budget)
 
 
 def _cells(spec: registry.Spec, study: Study) -> list[Cell]:

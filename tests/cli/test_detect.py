@@ -17,8 +17,11 @@ from medseg_attack import registry
 from medseg_attack.attacks.evading.evading import Evading
 from medseg_attack.attacks.evading.orthogonal import Orthogonal
 from medseg_attack.evaluation.detection.evaders import evaders
-from medseg_attack.evaluation.detection.scoring import Detection
+from medseg_attack.evaluation.detection.scoring import Detection, noise_of
 from medseg_attack.report.sheet import between, number, percent
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.reading import find_runs
+from medseg_attack.runs.stored_files import read_header
 
 
 @pytest.fixture(scope="module")
@@ -371,3 +374,19 @@ def test_answers_on_clean_images_and_noise_are_kept_for_other_runs_and_change_no
         for detection in (first, second, first):
             pd.testing.assert_frame_equal(detection.score(detector), replace(detection, answers={}).score(detector))
         assert len(kept) == n_detectors * 3 * n_batches  # clean images, and noise of each size
+
+
+def test_the_control_of_a_field_is_a_random_field_as_in_the_table_of_attacks(home: Path, tmp_path: Path) -> None:
+    words = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
+    medattack(*words, "--attack", "bias_field(steps=2)", "--eps", "0.3", "--out", tmp_path)
+    (control,) = (each for each in find_runs([tmp_path]) if read_header(each)["role"] == "control")
+    todo = Detection.open(registry.build("entropy", "detector"), [tmp_path], torch.device("cpu"), evaders=())
+    assert [each.label for each in todo.exposures] == ["clean", "noise bias_field(steps=2)", "bias_field(steps=2)"]
+    noise, attack = todo.exposures[1:]
+    assert noise_of(noise) == noise_of(attack) == "bias_field(steps=0) "
+    scores = todo.score(todo.fit())
+    assert scores[scores["kind"] == "attack"]["noise"].unique().tolist() == [1]
+    rows = RunFolder(control).rows()
+    n_adv = torch.tensor(scores[scores["kind"] == "noise"]["pixels"].tolist())[..., 1]
+    expected = rows.pivot_table(index="case", columns="cls", values="n_adv", sort=False)
+    assert n_adv.tolist() == expected.loc[scores[scores["kind"] == "noise"]["case"]].to_numpy().tolist()

@@ -12,7 +12,6 @@ import torch
 
 from medseg_attack import registry
 from medseg_attack.attacks.blackbox.replay import Replay
-from medseg_attack.attacks.controls.noise import Noise
 from medseg_attack.attacks.evading.evading import Evading
 from medseg_attack.attacks.evading.watched import Evader
 from medseg_attack.attacks.gradient.pgd import PGD
@@ -32,6 +31,7 @@ from medseg_attack.registry.abilities import Aimed, Climbs, ClimbsInSteps
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.grid import control_of
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
 from medseg_attack.runs.stored_specs import attack_of, split_label
@@ -179,14 +179,16 @@ class Detection:
 
     @cached_property
     def exposures(self) -> tuple[Exposure, ...]:
-        """The rows of the table: clean images, noise of each size, each attack, and each that knows the detector.
+        """The rows of the table: clean images, the control of each attack, the attacks, and those that know the detector.
 
         Those that climb the detector are still without it; see `score`.
         """
         attacks = sorted(map(self._exposure, self.runs), key=lambda each: each.kind == "adaptive")
         noise: dict[str, Exposure] = {}
         for each in attacks:
-            noise.setdefault(_ball_of(each), Exposure("noise", "noise", each.size, _noise(each), each.budget))
+            control, is_own = control_of(each.attack)
+            label = f"noise {split_label(each.label)[0]}" if is_own else "noise"
+            noise.setdefault(noise_of(each), Exposure("noise", label, each.size, control, each.budget))
         adaptive = {
             (registry.spec(each.attack), str(each.budget), registry.spec(evader)): _evading(each, evader)
             for evader in self.evaders
@@ -248,7 +250,7 @@ class Detection:
         group, score, and for Dice `pixels_clean` and `pixels`, (classes, 3) each.
         """
         exposures = self.exposures
-        noise = {_ball_of(each): row for row, each in enumerate(exposures) if each.kind == "noise"}
+        noise = {noise_of(each): row for row, each in enumerate(exposures) if each.kind == "noise"}
         records: list[dict[str, Any]] = []
         with frozen(self.model), deterministic(self.device):
             attacks = [self._attack(each, fitted_detector) for each in exposures]
@@ -264,7 +266,7 @@ class Detection:
                         "loss": exposure.loss,
                         "goal": exposure.goal,
                         "eps": exposure.size,
-                        "noise": noise.get(_ball_of(exposure), -1),
+                        "noise": noise.get(noise_of(exposure), -1),
                         "run": str(exposure.run or ""),
                     }
                     for n, case in enumerate(batch.cases):
@@ -299,7 +301,7 @@ class Detection:
         Clean images and noise are the same for every attack: their answers are kept.
         """
         cases = tuple(case.id for case in batch.cases)
-        key = (detector, exposure.kind, _ball_of(exposure), self.seed, cases)
+        key = (detector, exposure.kind, noise_of(exposure), self.seed, cases)
         known = self.answers.get(key)
         if known is not None and exposure.run is None:
             return known
@@ -362,8 +364,11 @@ def _pixels(task: Task, pred: Mask, target: Mask) -> list[list[list[int]]]:
     return pixels
 
 
-def _ball_of(exposure: Exposure) -> str:
-    return "" if exposure.attack is None else f"{registry.spec(exposure.attack.ball)} {exposure.budget or ''}"
+def noise_of(exposure: Exposure) -> str:
+    """The control of an attack with its budget, the same text for attacks that share it; "" of clean images."""
+    if exposure.attack is None:
+        return ""
+    return f"{registry.spec(control_of(exposure.attack)[0])} {exposure.budget or ''}"
 
 
 def _iterated(exposure: Exposure) -> Exposure:
@@ -381,8 +386,3 @@ def _evading(exposure: Exposure, evader: Evader) -> Exposure:
     name, _, options = registry.spec(evader.labelled()).rstrip(")").partition("(")
     inner = f"{exposure.label}, {options}" if options else exposure.label
     return replace(exposure, kind="adaptive", label=f"{name}({inner})", evader=evader)
-
-
-def _noise(exposure: Exposure) -> Attack:
-    assert exposure.attack is not None  # only clean images have none
-    return Noise(exposure.attack.ball)
