@@ -53,7 +53,7 @@ class Detector(ABC):
 
     learned: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False, kw_only=True)
 
-    learns_from: ClassVar[str] = "clean"  # or "attacked": then it has a field `attack`
+    learns_from: ClassVar[str] = "clean"  # or "attacked": then it has a field `attack`; "images": not from statistics
     reason: ClassVar[str]  # what an alarm means, in a few words
 
     @abstractmethod

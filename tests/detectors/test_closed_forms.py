@@ -20,6 +20,7 @@ from medseg_attack.detectors.features import pooled
 from medseg_attack.detectors.gaussian import fit_gaussian, squared_distance
 from medseg_attack.detectors.images.explanation import input_times_gradient
 from medseg_attack.detectors.images.noise_map import residual_sigma
+from medseg_attack.errors import InputError
 from medseg_attack.models.hidden_maps import hidden
 from medseg_attack.models.linear import blurred_oracle, oracle
 from medseg_attack.models.segmodel import SegModel, frozen
@@ -212,6 +213,12 @@ class TestFeatures:
         assert layers.deepest.shape == (2, 24, 8, 8)
         (grad,) = torch.autograd.grad(layers.deepest.sum(), x)
         assert (grad != 0).any()
+
+
+@pytest.mark.parametrize("other", ["strip", "linear_probe", "dfeat"])
+def test_detectors_without_a_scale_of_clean_scores_are_no_part_of_several(other: str) -> None:
+    with pytest.raises(InputError, match="learn from statistics of clean scans for any_of"):
+        registry.build(f"any_of((entropy, {other}))", "detector")
 
 
 def test_several_detectors_alarm_where_one_of_them_does() -> None:

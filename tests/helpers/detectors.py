@@ -21,7 +21,7 @@ def training(detector: Detector, model: Model, batch: Batch) -> Training:
     """Statistics of the cases of a batch, also under noise and attack where the detector asks for them."""
     with torch.no_grad():
         clean = detector.training_statistics(model, batch)
-    if detector.learns_from == "clean":
+    if detector.learns_from != "attacked":
         return Training(clean, batch.cases)
     seeds = list(range(len(batch.cases)))
     changed = [attack(model, batch.image, batch.target, seeds).image for attack in (Noise(BALL), PGD(BALL, steps=6))]

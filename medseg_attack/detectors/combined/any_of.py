@@ -25,10 +25,10 @@ class AnyOf(Detector):
     correction is due. An attack that knows it must stay below the alarm of each.
 
     Attributes:
-        detectors: two or more, such as (entropy, feature_squeezing); none that learns from attacks.
+        detectors: two or more, such as (entropy, feature_squeezing); all learn from statistics of clean scans.
 
     Raises:
-        InputError: there is none, one is no detector, or one learns from attacks.
+        InputError: there is none, one is no detector, or one learns from attacks or keeps images.
     """
 
     detectors: tuple[Any, ...] = (Entropy(), FeatureSqueezing())
@@ -37,9 +37,9 @@ class AnyOf(Detector):
 
     def __post_init__(self) -> None:
         wrong = not self.detectors or not all(isinstance(each, Detector) for each in self.detectors)
-        if wrong or any(each.learns_from == "attacked" for each in self.detectors):
+        if wrong or any(each.learns_from != "clean" for each in self.detectors):
             raise InputError(
-                "expected detectors that learn from clean scans for any_of, got "
+                "expected detectors that learn from statistics of clean scans for any_of, got "
                 f"{', '.join(type(each).__name__ for each in self.detectors) or 'none'}; write such "
                 "as any_of((entropy, feature_squeezing))"
             )

@@ -34,6 +34,7 @@ class Strip(Detector):
     copies: int = 8
     organ: str = ""
 
+    learns_from: ClassVar[str] = "images"
     reason: ClassVar[str] = "an answer that does not change when the scan is blended with others"
 
     def __post_init__(self) -> None:

@@ -179,7 +179,7 @@ class Detection:
 
     @cached_property
     def exposures(self) -> tuple[Exposure, ...]:
-        """The rows of the table: clean images, the control of each attack, the attacks, and those that know the detector.
+        """The rows of the table: clean images, controls, attacks, and those that know the detector.
 
         Those that climb the detector are still without it; see `score`.
         """
