@@ -10,6 +10,8 @@ from medseg_attack.errors import InputError
 from medseg_attack.registry.grammar import Items, Literal, Node, Spec, parse, specs_in
 from medseg_attack.registry.table import KINDS, Bound, Entry, entries, find, kind_of, known_as, options_of
 
+LARGEST = 2**63 - 1  # what seeds of draws and sizes of tensors can be
+
 
 def build(spec: str | Spec, kind: str, overrides: Mapping[str, Any] | None = None) -> Any:
     """The object that a spec describes.
@@ -152,11 +154,13 @@ def _checked(entry: Entry, field: str, value: Any) -> Any:
     default, place = entry.default(field), f"{entry.name}.{field}"
     if default is None and value is not None and field in KINDS and kind_of(value) != field:
         raise InputError(f"{place} takes a {field} or None, got {value!r}; see 'medattack ls'")
-    if default is inspect.Parameter.empty or default is None or value is None:
+    if default is inspect.Parameter.empty or default is None:
+        return value
+    if value is None and "None" in str(entry.fields[field].annotation):
         return value
     plain = (bool, int, float, str, tuple)
     if not isinstance(default, plain):
-        if isinstance(value, plain) or kind_of(value) != kind_of(default):
+        if value is None or isinstance(value, plain) or kind_of(value) != kind_of(default):
             raise InputError(
                 f"{place} takes something like {spec(default)}, got {value!r}; take another from 'medattack ls'"
             )
@@ -165,6 +169,8 @@ def _checked(entry: Entry, field: str, value: Any) -> Any:
     if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(default, bool)):
         kind = type(default).__name__
         raise InputError(f"{place} takes a value of type {kind}, got {value!r}; write one, such as {spec(default)}")
+    if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+        raise InputError(f"{place} takes a number of 64 bits, got {value}; write one, such as {spec(default)}")
     return value
 
 

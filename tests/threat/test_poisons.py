@@ -311,7 +311,10 @@ def test_a_square_beside_its_victim_keeps_its_distance_in_mm() -> None:
             assert not victim[0, row : row + 4, column : column + 4].any()
     places = {Iba(side=4)._place(np.zeros((5, 6), bool), (1.0, 1.0), seed) for seed in range(60)}
     assert places == {(row, column) for row in range(2) for column in range(3)}
-    assert Iba(side=4)._place(np.ones((4, 4), bool), (1.0, 1.0), 0) == (0, 0)  # there is no free place
+    with pytest.raises(
+        InputError, match=r"beside the organ on every slice, got none on one of 4 x 4; .* iba\(side=4\)"
+    ):
+        Iba(side=4)._place(np.ones((4, 4), bool), (1.0, 1.0), 0)
 
 
 def test_the_background_of_exclusive_classes_is_no_victim() -> None:

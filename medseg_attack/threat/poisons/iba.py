@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from medseg_attack.errors import InputError
-from medseg_attack.registry import register
+from medseg_attack.registry import register, spec
 from medseg_attack.threat.poisons.base import Backdoor, Square, require_room, require_square
 from medseg_attack.types import CaseRef, Image, Mask
 
@@ -20,7 +20,7 @@ class Iba(Backdoor):
 
     It is the paper's nearest neighbour injection. The square's centre is drawn among those at which no pixel of it
     covers the victim and whose distance from the victim is in the range. Where none is, as on a slice without the
-    organ, it is drawn among all that cover nothing of the victim.
+    organ, it is drawn among all that cover nothing of the victim; a slice that has no such place is refused.
 
     Attributes:
         goal: mask that is wanted where the trigger stands.
@@ -65,7 +65,12 @@ class Iba(Backdoor):
         side, half = self.side, self.side // 2
         rows, columns = victim.shape[0] - side + 1, victim.shape[1] - side + 1
         covered = np.lib.stride_tricks.sliding_window_view(victim, (side, side)).any((2, 3))
-        allowed = ~covered if not covered.all() else np.ones_like(covered)
+        if covered.all():
+            raise InputError(
+                f"expected a place of {side} x {side} pixels beside the organ on every slice, got none on one of "
+                f"{victim.shape[0]} x {victim.shape[1]}; take a smaller side for {spec(self)}"
+            )
+        allowed = ~covered
         if victim.any():
             distance = ndimage.distance_transform_edt(~victim, sampling=mm)
             centres = distance[half : half + rows, half : half + columns]
