@@ -107,10 +107,11 @@ def test_a_trigger_that_was_trained_with_blends_knows_strip_and_no_other_detecto
     medattack("attack", *words, *attacks, "--out", tmp_path / "runs")
     words = ["detect", tmp_path / "runs", "--detector", "strip", "--detector", "entropy", "--home", tmp_path]
     strip, entropy = json.loads(medattack(*words, "--json").stdout)["detectors"]
-    rows = [[(row["kind"], "draw=5" in row["attack"]) for row in each["rows"][2:]] for each in (strip, entropy)]
+    tables = [[row for row in each["rows"] if row["kind"] in ("attack", "adaptive")] for each in (strip, entropy)]
+    rows = [[(row["kind"], "draw=5" in row["attack"]) for row in table] for table in tables]
     assert rows == [[("attack", True), ("adaptive", False)], [("attack", False), ("attack", True)]]
     assert strip["adaptive"]
-    assert strip["rows"][3]["attack"].endswith(", trained to go unnoticed")
+    assert tables[0][1]["attack"].endswith(", trained to go unnoticed")
     assert not entropy["adaptive"]
     first, _ = sorted((tmp_path / "runs").rglob("run.json"))
     alone = json.loads(medattack("detect", first.parent, *words[2:4], "--home", tmp_path, "--json").stdout)["detectors"]
