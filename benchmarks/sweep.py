@@ -8,14 +8,13 @@ network is asked again. Both get the same images, budgets and losses; the arms t
 process. Prints a table and JSON: quote the ratios.
 """
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
-from throughput import batch, dice, prepared
+from throughput import batch, dice, prepared, read_options
 
 from medseg_attack import registry
 from medseg_attack.evaluation.loop import attack_chunk
@@ -67,12 +66,7 @@ def measured(text: str, one: Batch, repeats: int) -> dict[str, float | str]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    options.add_argument("--models", nargs="+", default=["smp('Unet', encoder='resnet18')", "unet(size=())"])
-    options.add_argument("--size", type=int, default=224)
-    options.add_argument("--cases", type=int, default=2)
-    options.add_argument("--repeats", type=int, default=3)
-    args = options.parse_args()
+    args = read_options(__doc__)
     one, table = batch(args.cases, args.size), []
     for text in args.models:
         table.append(measured(text, one, args.repeats))

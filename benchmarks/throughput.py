@@ -130,13 +130,18 @@ def measured(text: str, one: Batch, repeats: int) -> list[dict[str, float | str]
     ]
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def read_options(about: str | None) -> argparse.Namespace:
+    """The networks, the slices and how often each arm is run."""
+    options = argparse.ArgumentParser(description=about)
     options.add_argument("--models", nargs="+", default=["smp('Unet', encoder='resnet18')", "unet(size=())"])
     options.add_argument("--size", type=int, default=224)
     options.add_argument("--cases", type=int, default=2)
     options.add_argument("--repeats", type=int, default=3)
-    args = options.parse_args()
+    return options.parse_args()
+
+
+def main() -> None:
+    args = read_options(__doc__)
     one, table = batch(args.cases, args.size), []
     for text in args.models:
         for row in measured(text, one, args.repeats):
