@@ -1,12 +1,12 @@
-"""Is `strongest` the strongest attack at its cost? Attacks of equal gradients on three networks and two data sets.
+"""Is `strongest` the strongest attack at its cost? Attacks of equal gradients on three networks and three data sets.
 
-    python benchmarks/attack_strength.py --acdc ACDC/training --out OUT              # and again: it goes on
+    python benchmarks/attack_strength.py --acdc ACDC/training --hippocampus HIPPOCAMPUS --out OUT   # and again
     python benchmarks/attack_strength.py --out OUT --report                          # the table as Markdown
 
 A cell is a data set, a network, a budget and a number of gradients; each attack adds a line to OUT/rows/*.jsonl. With
 `--part k/N` every N-th line is run, so that several processes share the work. The networks are small residual U-Nets.
 They are trained here on one half of the patients and attacked on the other: with Dice and focal loss, with a sigmoid
-head, and adversarially.
+head, and adversarially. Slices of ACDC and the phantom are attacked, and whole volumes of the hippocampus.
 """
 
 import argparse
@@ -44,9 +44,9 @@ from medseg_attack.threat.objectives.weighted import masked_bce
 from medseg_attack.training.losses import training_loss
 from medseg_attack.types import Adversarial, Attack, Ball, Case, Image, LogOdds, Mask, Model, Objective, Setting, Task
 
-DATA = ("acdc", "phantom")
+DATA = ("acdc", "phantom", "hippocampus")
 NETWORKS = ("dice_focal", "sigmoid", "adversarial")
-SIDE = 80  # pixels of the middle of a slice, which networks are trained and attacked on
+SIDES = {"acdc": (80, 80), "phantom": (80, 80), "hippocampus": (24, 40, 32)}  # of the middle, which networks see
 QUERIES = 100  # of Square in the suite before
 TRAINING_EPS = 4 / 255
 
@@ -54,24 +54,30 @@ TRAINING_EPS = 4 / 255
 # data and networks
 
 
-def prepare(name: str, acdc: Path | None, out: Path) -> Path:
+def prepare(name: str, scans: Path | None, out: Path) -> Path:
     """The prepared data set, half of whose patients are held out."""
     folder = out / "data" / name
     if folder.is_dir():
         return folder
-    source = [str(acdc), "--format", "acdc", "--size", "128,128"]
     if name == "phantom":
-        source = [str(out / "data" / "scans"), "--format", "phantom(patients=20)"]
-    elif acdc is None:
-        raise SystemExit("expected --acdc with the folder of ACDC's training scans, got none; give it")
-    command = [sys.executable, "-m", "medseg_attack", "prepare", *source, "--test", "0.5", "--out", str(folder)]
+        scans = out / "data" / "scans"
+    if scans is None:
+        raise SystemExit(f"expected --{name} with the folder of its training scans, got none; give it")
+    options = {
+        "acdc": ["--format", "acdc", "--size", "128,128"],
+        "phantom": ["--format", "phantom(patients=20)"],
+        "hippocampus": ["--format", "decathlon(classes=('anterior', 'posterior'))"],
+    }
+    words = [str(scans), *options[name], "--test", "0.5", "--out", str(folder)]
+    command = [sys.executable, "-m", "medseg_attack", "prepare", *words]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return folder
 
 
-def middle(case: Case, exclusive: bool, task: Task) -> Case:
-    """The middle of a slice, with one class per pixel or with classes that may overlap."""
-    window = (slice(None), *(slice((n - SIDE) // 2, (n + SIDE) // 2) for n in case.image.shape[1:]))
+def middle(case: Case, sides: tuple[int, ...], exclusive: bool, task: Task) -> Case:
+    """The middle of a slice or volume, with one class per pixel or with classes that may overlap."""
+    starts = [(n - side) // 2 for n, side in zip(case.image.shape[1:], sides, strict=True)]
+    window = (slice(None), *(slice(start, start + side) for start, side in zip(starts, sides, strict=True)))
     organs = case.target[window][list(task.scored)]
     if exclusive:
         free = organs.cumsum(0) == organs  # where no organ before it is
@@ -82,9 +88,9 @@ def middle(case: Case, exclusive: bool, task: Task) -> Case:
 
 def cohort(folder: Path, network: str, split: str, slices: int) -> tuple[list[Case], Task]:
     """Cases of a split: whole scans, one of each patient before a second of any, until there are so many slices."""
-    data = open_prepared(folder)
-    held_out = {ref.id for ref in data.refs("test")}
-    refs = [ref for ref in data.refs("all") if (ref.id in held_out) == (split == "test")]
+    data, sides = open_prepared(folder), SIDES[folder.name]
+    held_out = {ref.id for ref in data.refs("test", dims=len(sides))}
+    refs = [ref for ref in data.refs("all", dims=len(sides)) if (ref.id in held_out) == (split == "test")]
     exclusive = network != "sigmoid"
     organs = tuple(data.task.classes[k] for k in data.task.scored)
     task = Task(data.task.name, ("background", *organs) if exclusive else organs, exclusive=exclusive)
@@ -96,7 +102,7 @@ def cohort(folder: Path, network: str, split: str, slices: int) -> tuple[list[Ca
     cases: list[Case] = []
     for _, volume in in_turn:
         if len(cases) < slices:
-            cases += [middle(data.read(ref), exclusive, data.task) for ref in refs if ref.volume == volume]
+            cases += [middle(data.read(ref), sides, exclusive, data.task) for ref in refs if ref.volume == volume]
     return cases, task
 
 
@@ -109,7 +115,7 @@ def network_of(name: str, network: str, folder: Path, out: Path, device: torch.d
     file = out / "networks" / f"{name}-{network}.pt"
     cases, task = cohort(folder, network, "train", 10**9) if not file.is_file() else cohort(folder, network, "test", 1)
     torch.manual_seed(0)
-    model = SegModel(new_network(len(task.classes)), task, stride=8).to(device)
+    model = SegModel(new_network(len(SIDES[name]), len(task.classes)), task, stride=8).to(device)
     if file.is_file():
         model.load_state_dict(torch.load(file, map_location=device, weights_only=True))
     else:
@@ -119,10 +125,10 @@ def network_of(name: str, network: str, folder: Path, out: Path, device: torch.d
     return model.eval().requires_grad_(False)
 
 
-def new_network(classes: int) -> torch.nn.Module:
+def new_network(dims: int, classes: int) -> torch.nn.Module:
     from monai.networks.nets.unet import UNet
 
-    net: torch.nn.Module = UNet(2, 1, classes, (8, 16, 32, 64), (2, 2, 2), num_res_units=2)
+    net: torch.nn.Module = UNet(dims, 1, classes, (8, 16, 32, 64), (2, 2, 2), num_res_units=2)
     return net
 
 
@@ -135,9 +141,10 @@ def train(model: SegModel, network: str, image: Image, target: Mask) -> None:
     for _ in range(steps):
         chosen = torch.randint(len(image), (12,), generator=rng)
         x, y = image[chosen], target[chosen].to(image.dtype)
-        shift = torch.randint(-6, 7, (2,), generator=rng).tolist()
-        x, y = x.roll(shift, (2, 3)), y.roll(shift, (2, 3))
-        gain, offset = (torch.rand(len(x), 1, 1, 1, generator=rng).to(x) for _ in range(2))
+        axes = tuple(range(2, x.ndim))
+        shift = torch.randint(-6, 7, (len(axes),), generator=rng).tolist()
+        x, y = x.roll(shift, axes), y.roll(shift, axes)
+        gain, offset = (torch.rand(len(x), *[1] * (x.ndim - 1), generator=rng).to(x) for _ in range(2))
         x = (x * (0.8 + 0.4 * gain) + 0.1 * (offset - 0.5)).clamp(0, 1)
         if network == "adversarial":
             attacked = climbed(model, loss, x[len(x) // 4 :], y[len(x) // 4 :], rng)
@@ -319,7 +326,7 @@ def run(options: argparse.Namespace) -> None:
     device, out = torch.device(options.device), options.out
     done = {tuple(row[field.name] for field in dataclasses.fields(Line)) for row in rows(out)}
     (out / "rows").mkdir(parents=True, exist_ok=True)
-    folders = {name: prepare(name, options.acdc, out) for name in options.data}
+    folders = {name: prepare(name, vars(options).get(name), out) for name in options.data}
     load = partial(network_of, out=out, device=device)
     for line in list(lines(options))[part(options.part)]:
         if dataclasses.astuple(line) in done:
@@ -364,8 +371,9 @@ def report(out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--acdc", type=Path, help="folder of ACDC's training scans")
+    parser.add_argument("--hippocampus", type=Path, help="folder of the Decathlon's hippocampus")
     parser.add_argument("--out", type=Path, required=True, help="folder of data, networks and rows")
-    parser.add_argument("--slices", type=int, default=100, help="least number of slices that are attacked")
+    parser.add_argument("--slices", type=int, default=100, help="least number that are attacked, or volumes")
     parser.add_argument("--gradients", type=int, nargs="+", default=[50, 160, 500])
     parser.add_argument("--eps", type=float, nargs="+", default=[1, 2, 4, 8], help="budgets, in 255ths")
     parser.add_argument("--data", nargs="+", default=DATA, choices=DATA)
