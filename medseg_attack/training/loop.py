@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -36,6 +35,7 @@ from medseg_attack.storage.files import (
     write_json,
 )
 from medseg_attack.storage.locks import LOCK, locked
+from medseg_attack.storage.workers import cores
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.distributed import ALONE, ProcessGroup
 from medseg_attack.training.losses import finite, training_loss
@@ -277,7 +277,7 @@ class _Training:
         self.model.train()
         per_epoch = max(len(self.cases) // self.plan.batch_size, 1)
         n_replays = math.prod(d.replays_now(state) for d, state in zip(self.defences, self.states, strict=True))
-        workers = min(8, os.cpu_count() or 1) if self.device.type == "cuda" else 0
+        workers = min(8, cores()) if self.device.type == "cuda" else 0
         losses: list[Tensor] = []
         epoch_batches = batches(self.cases, number, self.plan.batch_size, self.device, workers, self.group)
         with counted(self.model) as passes:
