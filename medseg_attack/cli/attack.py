@@ -190,7 +190,7 @@ def _run_and_print(
     folders = opened.run_folders
     start = time.monotonic()
     with terminal.progress("attack", opened.total, show=progress) as advance:
-        for n_done, _ in run(opened):
+        for n_done in run(opened):
             advance(n_done)
     if not opened.is_finished:
         say_unfinished(opened.out, opened.options.shard, "table", json)

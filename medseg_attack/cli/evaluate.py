@@ -77,7 +77,7 @@ def evaluate(
 
     check_unit(unit, [model_ref.dims for model_ref in opened.models])
     with terminal.progress("evaluate", opened.total, show=progress) as advance:
-        for n_done, _ in run(opened):
+        for n_done in run(opened):
             advance(n_done)
     _print(opened.run_folders, unit, empty, csv, json)
     terminal.say(f"results: {opened.out}")

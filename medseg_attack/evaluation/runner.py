@@ -207,14 +207,14 @@ def _knowledge_note(model: ModelRef, native: bool) -> str:
     return f"{text}: attacks know it ({' and '.join(reversed(needed(model)))}), unless --native"
 
 
-def run(opened: OpenedStudy, models: Sequence[ModelRef] | None = None) -> Iterator[tuple[int, int]]:
+def run(opened: OpenedStudy, models: Sequence[ModelRef] | None = None) -> Iterator[int]:
     """Runs what is missing and writes it chunk by chunk.
 
     Args:
         models: those of the study that are attacked now; None: all of them.
 
     Yields:
-        (case, attack) pairs done since the last time, and how many there are.
+        The number of (case, attack) pairs that are done since the last time.
 
     Raises:
         InputError: the folder holds another study; a checkpoint does not fit the data.
@@ -226,8 +226,7 @@ def run(opened: OpenedStudy, models: Sequence[ModelRef] | None = None) -> Iterat
         try:
             with at_work(opened.out, "{}/{}".format(*opened.options.shard), str(opened.device), opened.cases_by_run):
                 for model_ref, runs_on_model in runs:
-                    for n_done in _run_model(opened, model_ref, runs_on_model, metrics):
-                        yield n_done, opened.total
+                    yield from _run_model(opened, model_ref, runs_on_model, metrics)
             if opened.is_finished:
                 clear(opened.out)
         except InputError:

@@ -84,7 +84,7 @@ class Trial:
                 "another --out"
             )
         for study in self.parts.values():
-            for n_done, _ in run(study):
+            for n_done in run(study):
                 for each in self.parts.values():  # the folders of all parts say that it is a trial if it is killed
                     each.out.mkdir(exist_ok=True)
                 yield n_done

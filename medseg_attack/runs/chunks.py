@@ -17,14 +17,18 @@ def chunks(refs: "Sequence[CaseRef]") -> "list[tuple[CaseRef, ...]]":
     resuming stays skipping.
     """
     ordered = sorted(refs, key=lambda ref: (ref.shape, ref.volume, ref.id))
-    result: list[tuple[CaseRef, ...]] = []
+    result: list[list[CaseRef]] = []
+    room = 0  # slices that the last chunk has room for
     for (shape, _), group in groupby(ordered, key=lambda ref: (ref.shape, ref.volume)):
-        scan = tuple(group)
-        if result and result[-1][0].shape == shape and _slices(result[-1]) + _slices(scan) <= CHUNK:
+        scan = list(group)
+        n_slices = sum(ref.shape[0] if len(ref.shape) == 3 else 1 for ref in scan)
+        if result and result[-1][0].shape == shape and n_slices <= room:
             result[-1] += scan
+            room -= n_slices
         else:
             result.append(scan)
-    return result
+            room = CHUNK - n_slices
+    return [tuple(chunk) for chunk in result]
 
 
 def in_shard(chunk: int, run: int, n_chunks: int, shard: tuple[int, int]) -> bool:
@@ -41,7 +45,3 @@ def in_shard(chunk: int, run: int, n_chunks: int, shard: tuple[int, int]) -> boo
     """
     k, n = shard
     return (chunk if n_chunks >= n else chunk + n_chunks * run) % n == k
-
-
-def _slices(refs: "Sequence[CaseRef]") -> int:
-    return sum(ref.shape[0] if len(ref.shape) == 3 else 1 for ref in refs)

@@ -25,11 +25,11 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders of the studies that ran, each for as long as it takes to write a study and some rows."""
     folders = []
 
-    def run(study: Any) -> Iterator[tuple[int, int]]:
+    def run(study: Any) -> Iterator[int]:
         folders.append(study.out)
         study.out.mkdir(parents=True, exist_ok=True)
         (study.out / STUDY_FILE).write_text("models: [unet]\n")
-        yield 1, 2
+        yield 1
 
     monkeypatch.setattr(trials, "run", run)
     return folders

@@ -50,7 +50,7 @@ class Job:
         k, n = self.options.shard
         print(f"part {k}/{n} of {self.out} on {opened.device}, worker {worker_name()}", file=sys.stderr, flush=True)
         models = None if self.model is None else [opened.models[self.model]]
-        for done, _ in run(opened, models):
+        for done in run(opened, models):
             print(f"{done} cases done", file=sys.stderr, flush=True)
 
     def checkpoint(self, *_args: Any, **_kwargs: Any) -> Any:
