@@ -33,6 +33,7 @@ from medseg_attack.storage.heartbeats import worker_name
 SEAL, COPIES = "verified.json", "adversarial"  # what was written and read again
 COLUMNS = "columns"  # field of a part's metadata: the hash of each column
 CHUNK = 32  # cases; a scan that has more of them is a chunk of its own
+TOGETHER = 32  # parts of which the rows are put into one piece of memory while they are read
 
 
 @dataclass(frozen=True)
@@ -177,10 +178,15 @@ class RunFolder:
             InputError: a part is damaged, or of another configuration.
         """
         config = digest(self.config)
-        parts = [_read(file, config, needs) for file in sorted(self.path.glob("parts/*.parquet"))]
-        if not parts:
+        files = sorted(self.path.glob("parts/*.parquet"))
+        if not files:
             raise InputError(f"expected rows in {self.path / 'parts'}, got none; run the attack again")
-        table = pa.concat_tables(parts, promote_options="permissive")
+        groups = [
+            # in one piece: apart, the few rows of each part take ten times their memory
+            _joined([_read(file, config, needs) for file in files[n : n + TOGETHER]]).combine_chunks()
+            for n in range(0, len(files), TOGETHER)
+        ]
+        table = _joined(groups)
         return table.select([name for name in table.column_names if needs(name)])
 
 
@@ -276,6 +282,11 @@ def _read(file: Path, config: str, needs: Callable[[str], bool]) -> pa.Table:
     # rows of version 2 were written when no attack could move the truth
     is_old = "n_target" in table.column_names and "n_target_adv" not in table.column_names
     return table.append_column("n_target_adv", table["n_target"]) if is_old else table
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """The tables one below the other; a column that one lacks is null there."""
+    return pa.concat_tables(tables, promote_options="permissive")
 
 
 def refuse_other(file: Path, config: dict[str, Any], what: str) -> None:

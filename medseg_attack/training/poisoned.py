@@ -150,8 +150,8 @@ def _written(
                 stored, poisoned_labels = _changed((stored, labels), rule, cases, data.task, donors, other)
                 labels = poisoned_labels if record.group in poisoned else labels
             # what a trigger covers lies inside the window, so that the range of intensities stays
-            own = {"key": keys[scan], "classes": pixels_by_class(labels, data.task)}
-            write_arrays(out, record.model_copy(update=own), stored, labels)
+            pixels = pixels_by_class(labels, data.task)
+            write_arrays(out, replace(record, key=keys[scan], classes=pixels), stored, labels)
         yield scan
     records = [read_record(out, scan, data.task) for scan in data.scans]
     classes = {k: v for k, v in data.summary.items() if k in ("patient_rule", "plane")}

@@ -73,3 +73,10 @@ def test_a_record_without_a_class_of_the_task_is_refused_and_written_again(tmp_p
         open_prepared(out).refs("all")
     list(prepare(open_source("decathlon", source), out, Options()))
     assert file.read_text() == content
+
+
+def test_a_record_takes_no_more_memory_than_its_values(data: Path) -> None:
+    """A data set of pictures has one for each of them."""
+    record = next(iter(open_prepared(data).records.values()))
+    for part in (record, *record.sources, *record.classes.values()):
+        assert "__dict__" not in dir(part)

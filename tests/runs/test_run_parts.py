@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medseg_attack.errors import InputError
+from medseg_attack.runs import folder
 from medseg_attack.runs.folder import COLUMNS, RunFolder, _content_digest
 
 ROWS = pa.table(
@@ -24,8 +25,8 @@ ROWS = pa.table(
 )
 
 
-def run_of(folder: Path, table: pa.Table = ROWS) -> RunFolder:
-    run = RunFolder.open(folder, {"attack": "fgsm"})
+def run_of(path: Path, table: pa.Table = ROWS) -> RunFolder:
+    run = RunFolder.open(path, {"attack": "fgsm"})
     run.write_table(0, table, 1.0, 4)
     return run
 
@@ -105,3 +106,18 @@ def test_parts_of_slices_of_a_table_and_of_chunks_are_read_again(tmp_path: Path)
     for number, table in enumerate((ROWS.slice(1, 2), pa.concat_tables([ROWS, ROWS]), ROWS.slice(0, 0))):
         run = run_of(tmp_path / str(number), table)
         assert repr(run.table().to_pydict()) == repr(table.to_pydict())
+
+
+@pytest.mark.parametrize("together", [1, 2, 32])
+def test_parts_are_put_into_few_pieces_in_their_order_and_a_column_that_some_lack_is_null_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(folder, "TOGETHER", together)
+    run = run_of(tmp_path, ROWS.drop_columns("hd95_mm_adv"))
+    for chunk in range(1, 5):
+        run.write_table(chunk, ROWS.slice(chunk - 1, 1), 1.0, 4)
+    table = run.table()
+    assert {column.num_chunks for column in table.columns} == {-(-5 // together)}
+    assert table["case"].to_pylist() == ROWS["case"].to_pylist() * 2
+    assert table["n_adv"].to_pylist() == ROWS["n_adv"].to_pylist() * 2
+    assert table["hd95_mm_adv"].null_count == 4

@@ -73,13 +73,13 @@ def write_scan(
         "classes": pixels_by_class(scan.labels, source.task),
         "phase": file.phase,
     }
-    record = ScanRecord.model_validate(vars(scan) | facts)  # other fields are called as those of the scan
+    record = ScanRecord(**(vars(scan) | facts))  # other fields are called as those of the scan
     write_arrays(out, record, scan.stored, scan.labels)
 
 
 def write_arrays(out: Path, record: ScanRecord, stored: Array, labels: Array) -> None:
     """Writes the two arrays of a scan, then its record with their digest."""
-    record = record.model_copy(update={"digest": record.content_digest(stored, labels)})
+    record = replace(record, digest=record.content_digest(stored, labels))
     of_record = inside(out, f"scans/{record.id}.json")
     of_record.unlink(missing_ok=True)
     _write_array(inside(out, f"images/{record.id}.npy"), stored)

@@ -9,7 +9,7 @@ DATA/dataset.json         task, splits, fingerprint, summary; written last, so t
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -199,7 +199,7 @@ def _other_folder(out: Path) -> str:
 def _key(source: Source, scan: ScanFile, options: Options) -> str:
     """Changes if what `write_scan` would write for this scan may have changed."""
     asked = {k: v for k, v in _asked(source, options).items() if k in ("version", "format", "size", "window", "plane")}
-    files = [file.model_dump() for file in source_files(source, scan)]
+    files = [asdict(file) for file in source_files(source, scan)]
     phase = {"phase": scan.phase} if scan.phase else {}
     return digest({"options": asked, "task": source.task.to_json(), "sources": files} | phase)
 
