@@ -117,7 +117,11 @@ def mean_dice(rows: Sequence[Any]) -> list[float]:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_loop_scores_the_same_dice_on_both_devices(name: str, device: torch.device) -> None:
-    """In float32, on a trained network, with the measures of surfaces; mean Dice within 1e-3 as the loop writes it."""
+    """In float32, on a trained network, with the measures of surfaces; mean Dice within 1e-3 as the loop writes it.
+
+    The network of `bf16` has 8 bits, which the devices round in another order.
+    """
+    within = 5e-3 if name == "bf16" else 1e-3
     metrics = {name: registry.build(name, "metric") for name in registry.names("metric")}
     means = {}
     for where in (CPU, device):
@@ -133,7 +137,7 @@ def test_the_loop_scores_the_same_dice_on_both_devices(name: str, device: torch.
             (result,) = attack_chunk(model, batches, [attack], metrics=metrics, keep_images=True)
         means[where.type] = mean_dice(result.rows)
         assert all(image.device.type == "cpu" for image in result.images)
-    assert means[device.type] == pytest.approx(means["cpu"], abs=1e-3)
+    assert means[device.type] == pytest.approx(means["cpu"], abs=within)
 
 
 @pytest.mark.parametrize("text", ["noise", "noise(linf(0.1), draw='uniform')", "noise(l2(0.5))", "shuffled", "rician"])
