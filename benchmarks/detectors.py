@@ -157,7 +157,7 @@ def merged(of_detector: list[dict[str, Any]]) -> pd.DataFrame:
 
 def report(out: Path) -> None:
     found = rows(out)
-    sheets, summary, n, patients = [], [], 0, 0
+    sheets, summary, tables, n, patients = [], [], {}, 0, 0
     for detector in dict.fromkeys([*DETECTORS, *(row["detector"] for row in found)]):
         of_detector = [row for row in found if row["detector"] == detector]
         if not of_detector:
@@ -169,6 +169,7 @@ def report(out: Path) -> None:
         sheets.append(detector_sheet(table, title=title, n_calibration=n))
         if has_goals(table):
             sheets.append(goal_sheet(table, title=f"{detector} by goal", n_calibration=n))
+        tables[detector] = table
         summary.append(overview(detector, table, n, opinion))
     heads = [
         "detector",
@@ -183,24 +184,63 @@ def report(out: Path) -> None:
     ]
     caption = (
         f"{patients} test patients, {n} calibration patients: false alarms and missed at {main_rate(n):.2g}. AUROC: of "
-        "the attack that is noticed least; known: of those that know the detector; noise: the largest against clean; "
-        "missed: largest share of patients who are harmed unnoticed."
+        "the attack that is noticed least of those that harm at least half of the patients; known: of those that know "
+        "the detector; noise: the largest against clean; missed: largest share of patients who are harmed unnoticed."
     )
-    for sheet in (Sheet("Detectors", heads, summary, caption, left=1), *sheets):
+    by_budget = [noticed_sheet(eps, tables) for eps in harmful_budgets(next(iter(tables.values()), pd.DataFrame()))]
+    for sheet in (Sheet("Detectors", heads, summary, caption, left=1), *by_budget, *sheets):
         print(markdown(sheet))
 
 
+def harmful(table: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The attacks of a kind that harm at least half of the patients, or all of them where none does."""
+    of_kind = table[table["kind"] == kind]
+    harm = 2 * of_kind["harmed"] >= of_kind["patients"]
+    return of_kind[harm] if harm.any() else of_kind
+
+
+def noticed_sheet(eps: str, tables: dict[str, pd.DataFrame]) -> Sheet:
+    """Of the patients whom each attack of a budget harms, how many each detector notices, and of those who know it."""
+    columns: dict[str, dict[str, str]] = {}
+    for detector, table in tables.items():
+        of_budget = table[(table["eps"] == eps) & (table["kind"] != "noise")]
+        aware = {name_of(row): row for _, row in of_budget[of_budget["kind"] == "adaptive"].iterrows()}
+        for _, row in harmful(of_budget, "attack").iterrows():
+            knowing = aware.get(f"evading({row['attack']})" + name_of(row).removeprefix(row["attack"]))
+            cell = percent(row["noticed"]) + ("" if knowing is None else f", known {percent(knowing['noticed'])}")
+            columns.setdefault(f"{name_of(row)} ({int(row['harmed'])})", {})[detector] = cell
+    rows = [[detector, *(cells.get(detector, "") for cells in columns.values())] for detector in tables]
+    caption = (
+        "Share of the harmed patients for whom there is an alarm, and where the attack knows the detector, of those "
+        "whom it harms then (-: nobody). In brackets the patients harmed."
+    )
+    return Sheet(f"Noticed at {eps}", ["detector", *columns], rows, caption, left=1)
+
+
+def name_of(row: "pd.Series[Any]") -> str:
+    return f"{row['attack']} {row['goal']}".strip()
+
+
+def harmful_budgets(table: pd.DataFrame) -> list[str]:
+    """The budgets at which some attack harms at least half of the patients."""
+    if table.empty:
+        return []
+    attacks = table[(table["kind"] == "attack") & (2 * table["harmed"] >= table["patients"])]
+    return list(dict.fromkeys(attacks["eps"]))
+
+
 def overview(detector: str, table: pd.DataFrame, n: int, opinion: str) -> list[str]:
-    """A detector in a line: the AUROC of the attack that it notices least, of either kind, and the verdict."""
+    """A detector in a line: the AUROC of the harmful attack that it notices least, of either kind, and the verdict."""
     kinds = {str(kind): of_kind for kind, of_kind in table.groupby("kind")}
-    unaware = kinds["attack"].iloc[int(kinds["attack"]["auroc"].to_numpy().argmin())]
+    hard = harmful(table, "attack")
+    unaware = hard.iloc[int(hard["auroc"].to_numpy().argmin())]
     aware = kinds.get("adaptive", pd.DataFrame({"auroc": [np.nan], "missed": [np.nan]}))
     return [
         detector,
         percent(float(kinds["clean"][f"alarms_{main_rate(n):.2g}"].iloc[0])),
         number(unaware["auroc"], 2),
         between(unaware["low"], unaware["high"]),
-        number(float(aware["auroc"].min()), 2),
+        number(float(harmful(table, "adaptive")["auroc"].min()) if "adaptive" in kinds else np.nan, 2),
         number(float(kinds["noise"]["auroc"].max()), 2),
         percent(float(kinds["attack"]["missed"].max())),
         percent(float(aware["missed"].max())),
