@@ -22,9 +22,10 @@ from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.pictures.abstained import draw_abstained
 from medseg_attack.models.model_ref import ModelRef
-from medseg_attack.models.segmodel import frozen
+from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.grid import safe
+from medseg_attack.runs.stored_files import CONFIG_FILE
 from medseg_attack.runtime import deterministic, provenance, versions
 from medseg_attack.storage.files import digest, require_outside
 from medseg_attack.storage.locks import locked
@@ -131,29 +132,48 @@ def certify(
     todo.require()
     model = todo.model_ref.load(todo.data.task, device)
     todo.certificate.require_model(model)
-    with locked(todo.out, shared=True):
+    with locked(todo.out, shared=True) as lock:
+        is_new = not (todo.out / CONFIG_FILE).exists()
         folder = RunFolder.open(todo.out, todo.config)
-        k, n = shard
-        for number, scan in enumerate(todo.scans):
-            if number % n != k:
-                continue
-            if not folder.has(number):
-                with frozen(model), deterministic(device), todo.model_ref.errors_named():
-                    start = time.perf_counter()
-                    batch = Batch.of([todo.data.read(ref) for ref in scan], device)
-                    checked = number < todo.checked and not todo.model_ref.black_box
-                    how: dict[str, Any] = {"seed": todo.seed, "batch_size": batch_size, "checked": checked}
-                    rows, certain = certified(todo.certificate, model, batch, todo.radii, **how)
-                    for radius, pixels in certain.items():
-                        draw_abstained(batch, pixels, todo.out / MAPS / _map_name(scan[0].volume, radius))
-                    folder.write_table(number, pa.Table.from_pylist(rows), time.perf_counter() - start, batch_size)
-            yield 1
+        try:
+            for _ in _written(todo, model, folder, device, batch_size, shard):
+                yield 1
+        except Exception:
+            if is_new and lock.is_alone() and not folder.has_rows:
+                folder.withdraw(MAPS)  # nothing was computed: leave nothing behind
+            raise
         if all(folder.has(number) for number in range(len(todo.scans))):
             facts = {"model": todo.model_ref.label, "data": todo.data.name, "unit": todo.unit, "device": str(device)}
             facts |= {"prompt": todo.model_ref.prompt} if todo.model_ref.prompt else {}
             flags = [flag.record() for flag in check_soundness(folder.rows())]
             source = {"versions": versions(), "provenance": provenance()}
             folder.finish({**facts, "seconds": folder.seconds, "flags": flags, **source})
+
+
+def _written(
+    todo: Certification,
+    model: SegModel,
+    folder: RunFolder,
+    device: torch.device,
+    batch_size: int,
+    shard: tuple[int, int],
+) -> Iterator[None]:
+    """Writes the bounds of the scans of a shard that lack them, and yields after each scan of it."""
+    k, n = shard
+    for number, scan in enumerate(todo.scans):
+        if number % n != k:
+            continue
+        if not folder.has(number):
+            with frozen(model), deterministic(device), todo.model_ref.errors_named():
+                start = time.perf_counter()
+                batch = Batch.of([todo.data.read(ref) for ref in scan], device)
+                checked = number < todo.checked and not todo.model_ref.black_box
+                how: dict[str, Any] = {"seed": todo.seed, "batch_size": batch_size, "checked": checked}
+                rows, certain = certified(todo.certificate, model, batch, todo.radii, **how)
+                for radius, pixels in certain.items():
+                    draw_abstained(batch, pixels, todo.out / MAPS / _map_name(scan[0].volume, radius))
+                folder.write_table(number, pa.Table.from_pylist(rows), time.perf_counter() - start, batch_size)
+        yield
 
 
 def certified(

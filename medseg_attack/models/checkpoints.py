@@ -276,7 +276,7 @@ def require_trainable(model: SegModel, spec: str, image: Image) -> None:
         InputError: the model has no weights, or its answer has no gradient by any.
     """
     if not any(True for _ in model.parameters()):
-        raise InputError(f"expected a model with weights, got {spec}, which has none; choose another --model")
+        raise InputError(f"expected a model with weights, got {spec}, which has none; choose another model")
     is_black_box, training = model.black_box, model.training
     if not is_black_box:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
@@ -284,7 +284,7 @@ def require_trainable(model: SegModel, spec: str, image: Image) -> None:
         model.train(training)
     if is_black_box:
         raise InputError(
-            f"expected a model with a gradient to train, got a black box, {spec}; choose another --model, or copy it "
+            f"expected a model with a gradient to train, got a black box, {spec}; choose another model, or copy it "
             "by 'medattack extract'"
         )
 

@@ -44,9 +44,14 @@ def claim(out: Path, identity: dict[str, Any], study: str) -> bool:
     is_new = claim_json(file, identity)
     if not is_new:
         refuse_other(file, identity, "results")
-    if not (out / STUDY).exists():
-        with whole(out / STUDY) as part:
-            part.write_text(study, encoding="utf-8")
+    try:
+        if not (out / STUDY).exists():
+            with whole(out / STUDY) as part:
+                part.write_text(study, encoding="utf-8")
+    except Exception:
+        if is_new:
+            file.unlink()
+        raise
     return is_new
 
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.numpy import save_file
 
 from medseg_attack.errors import InputError, refusing
 from medseg_attack.runs.rows import Row, table_of
+from medseg_attack.runs.stored_files import CONFIG_FILE
 from medseg_attack.storage.files import (
     claim_json,
     digest,
@@ -49,7 +51,7 @@ class RunFolder:
         Raises:
             InputError: the folder holds a run of another configuration.
         """
-        file = path / "config.json"
+        file = path / CONFIG_FILE
         if not file.exists():
             claim_json(file, config)
         refuse_other(file, config, "a run")
@@ -62,7 +64,7 @@ class RunFolder:
         Raises:
             InputError: there is none.
         """
-        return read_json(self.path / "config.json")
+        return read_json(self.path / CONFIG_FILE)
 
     def part(self, chunk: int) -> Path:
         return inside(self.path, f"parts/{chunk:05d}.parquet")
@@ -124,6 +126,21 @@ class RunFolder:
                 images |= {case: stored.get_tensor(case) for case in cases if index[case] == file}
         return [images[case] for case in cases]
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether a chunk was written."""
+        return any(self.path.glob("parts/*.parquet"))
+
+    def withdraw(self, pictures: str) -> None:
+        """Removes what was written for a run without rows.
+
+        Args:
+            pictures: folder of pictures beside the rows.
+        """
+        for name in (pictures, "parts"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.path / CONFIG_FILE).unlink(missing_ok=True)
+
     def seal(self, facts: dict[str, Any]) -> None:
         """Marks the run as verified, as it is now."""
         write_json(self.path / SEAL, {**facts, "seal": self._state_digest()})
@@ -135,7 +152,7 @@ class RunFolder:
         return seal.exists() and read_json(seal).get("seal") == self._state_digest()
 
     def _state_digest(self) -> str:
-        files = [self.path / "config.json", *sorted(self.path.glob("parts/*.parquet"))]
+        files = [self.path / CONFIG_FILE, *sorted(self.path.glob("parts/*.parquet"))]
         files += sorted(file for file in (self.path / COPIES).rglob("*") if file.is_file())
         return digest([[file.name, file_hash(file)] for file in files])
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeAlias
 
@@ -132,8 +133,7 @@ def require_outside(path: Path, source: Path) -> None:
 def claim_json(path: Path, content: dict[str, Any]) -> bool:
     """Writes JSON if there is no file yet; False if there is. Of processes that do so at once, one gets True."""
     part = _part_of(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path), folder_of(path):
         try:
             _write(part, _json_text(content))
             os.link(part, path)
@@ -149,6 +149,19 @@ def claim_json(path: Path, content: dict[str, Any]) -> bool:
             with suppress(OSError):
                 part.unlink()
     return True
+
+
+@contextmanager
+def folder_of(path: Path) -> Iterator[None]:
+    """A scope in which the folder of a path is there; those that it made are gone after it if they are still empty."""
+    absent = list(takewhile(lambda folder: not folder.exists(), path.parents))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # one is in use, and so are those above it
+            for folder in absent:
+                folder.rmdir()
 
 
 def _part_of(path: Path) -> Path:
@@ -186,9 +199,8 @@ def whole(path: Path) -> Iterator[Path]:
         InputError: the system refuses: the disk is full, a folder is a file or may not be written to.
     """
     part = _part_of(path)
-    with writing(path):
+    with writing(path), folder_of(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             left = [name for name in _parts_in(path.parent) if is_part(name, re.escape(path.name))]
             before = _inode(path)
             yield part

@@ -4,12 +4,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from medseg_attack.errors import InputError
 from medseg_attack.escaping import whole_characters
-from medseg_attack.storage.files import writing
+from medseg_attack.storage.files import folder_of, writing
 
 LOCK = ".lock"  # in a folder that a process writes to
 _NO_LINK = 0 if sys.platform == "win32" else os.O_NOFOLLOW
@@ -19,7 +19,8 @@ _NO_LINK = 0 if sys.platform == "win32" else os.O_NOFOLLOW
 def locked(folder: Path, *, shared: bool = False) -> Iterator["Lock"]:
     """A scope in which no other process writes to `folder`: they wait for each other. The folder is made if absent.
 
-    The lock ends with the process, however that ends. A disk that offers no locks is written to without one.
+    At the end it is removed with those above it that were made, if nothing was written there. The lock ends with the
+    process, however that ends. A disk that offers no locks is written to without one.
 
     Args:
         shared: whether others that share it may write, too.
@@ -30,17 +31,14 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator["Lock"]:
     """
     if str(folder) != whole_characters(str(folder)):
         raise InputError(f"expected a folder in UTF-8 to write to, got {folder}; choose another --out")
-    is_new = not folder.exists()
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(folder, shared=shared)
-    try:
-        yield lock
-    finally:
-        lock.release()
-        if is_new:
-            with suppress(OSError):
-                folder.rmdir()  # only if nothing was written
+    with ExitStack() as made:
+        with writing(folder):
+            made.enter_context(folder_of(folder / LOCK))
+        lock = Lock(folder, shared=shared)
+        try:
+            yield lock
+        finally:
+            lock.release()
 
 
 class Lock:

@@ -18,11 +18,11 @@ from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.models.networks.denoiser import FILE, Denoiser, denoised
 from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.runtime import deterministic, versions
-from medseg_attack.storage.files import Form, check_form, digest, open_tensors, require_outside, write_json
+from medseg_attack.storage.files import Form, check_form, digest, open_tensors, require_outside
 from medseg_attack.storage.locks import locked
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.distributed import ALONE
-from medseg_attack.training.loop import OPTIONS, STATE, drawing, require_same
+from medseg_attack.training.loop import STATE, begun, drawing, require_same
 from medseg_attack.training.losses import finite
 from medseg_attack.training.moments import moments, restore_moments
 from medseg_attack.training.options import MANY_GRIDS, STEPS, Options, cases_of
@@ -90,25 +90,25 @@ def train_denoiser(plan: Options, data: TrainingData, folder: Path, device: torc
         require_same(folder, asked)
         if (folder / FILE).is_file():
             return
-        write_json(folder / OPTIONS, asked)
-        with drawing(crc(plan.seed, "weights"), device):
-            network = Denoiser().to(device)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=plan.lr)
-        done = _restore(folder / STATE, network, optimiser)
-        cases = TrainingSet(data, cases_of(plan, data, 2), plan.size, plan.seed, augment=plan.augment)
-        for number in range(done + 1, plan.epochs + 1):
-            start = time.monotonic()
-            with deterministic(device), drawing(crc(plan.seed, number, "noise"), device):
-                loss = _fit(network, optimiser, cases, plan, number, device)
-                finite(loss, number)
-            state = {f"model/{name}": value for name, value in network.state_dict().items()}
-            save_tensors(folder / STATE, state | moments(optimiser), {"epoch": str(number)})
-            yield DenoisedEpoch(number, loss, time.monotonic() - start)
-            if number == plan.epochs:
-                left = _noise_left(network, data, plan, device)
-                card = {"data": data.fingerprint, "noise_left": left, "versions": versions()}
-                save_tensors(folder / FILE, network.state_dict(), {"card": json.dumps(card)})
-                (folder / STATE).unlink()
+        with begun(folder, asked, STATE):
+            with drawing(crc(plan.seed, "weights"), device):
+                network = Denoiser().to(device)
+            optimiser = torch.optim.AdamW(network.parameters(), lr=plan.lr)
+            done = _restore(folder / STATE, network, optimiser)
+            cases = TrainingSet(data, cases_of(plan, data, 2), plan.size, plan.seed, augment=plan.augment)
+            for number in range(done + 1, plan.epochs + 1):
+                start = time.monotonic()
+                with deterministic(device), drawing(crc(plan.seed, number, "noise"), device):
+                    loss = _fit(network, optimiser, cases, plan, number, device)
+                    finite(loss, number)
+                state = {f"model/{name}": value for name, value in network.state_dict().items()}
+                save_tensors(folder / STATE, state | moments(optimiser), {"epoch": str(number)})
+                yield DenoisedEpoch(number, loss, time.monotonic() - start)
+                if number == plan.epochs:
+                    left = _noise_left(network, data, plan, device)
+                    card = {"data": data.fingerprint, "noise_left": left, "versions": versions()}
+                    save_tensors(folder / FILE, network.state_dict(), {"card": json.dumps(card)})
+                    (folder / STATE).unlink()
 
 
 class _Card(Form):

@@ -22,7 +22,7 @@ from medseg_attack.runtime import deterministic
 from medseg_attack.storage.files import Form, is_checkpoint, read_json, require_outside, write_json
 from medseg_attack.storage.locks import locked
 from medseg_attack.training.augment import TrainingData, crc
-from medseg_attack.training.loop import OPTIONS, drawing, require_same
+from medseg_attack.training.loop import begun, drawing, require_same
 from medseg_attack.training.losses import finite, training_loss
 from medseg_attack.training.options import Options, label, resolve
 from medseg_attack.types import CaseRef, Image, LogOdds, Task
@@ -336,29 +336,31 @@ def extract(
         image, _ = padded_to(data.read(first).image[part][None].to(device), student.window or first.shape)
         checkpoints.require_trainable(student, plan.model, image)
         refs = refs_of(plan, data, student)
-        write_json(folder / OPTIONS, asked)
-        guess = None
-        if plan.mad:
-            with drawing(crc(plan.seed, "guess"), device):  # the owner does not know the thief's weights
-                guess = checkpoints.build_model(plan.model, data.task).to(device)
-        exchanges = _exchanges(plan, victim, guess, data, refs, folder, device)
-        write_json(folder / QUERIES, {"answers": plan.answers, "count": len(refs), "cases": [ref.id for ref in refs]})
-        with deterministic(device), drawing(crc(plan.seed, "noise"), device):
-            for number, loss in enumerate(_fit(plan, student, exchanges, device), start=1):
-                finite(loss, number)
-                yield loss
-        root = None if data.root is None else str(data.root)
-        card = {
-            "label": label(plan.model),
-            "spec": plan.model,
-            "dataset": {"name": data.name, "fingerprint": data.fingerprint, "path": root},
-            "training": dataclasses.asdict(network),
-            "extraction": asked,
-            "seconds": time.monotonic() - start,
-            "window": data.options.get("window"),
-        }
-        checkpoints.save(folder, student, card)
-        (folder / ANSWERS).unlink(missing_ok=True)
+        with begun(folder, asked, ANSWERS):
+            guess = None
+            if plan.mad:
+                with drawing(crc(plan.seed, "guess"), device):  # the owner does not know the thief's weights
+                    guess = checkpoints.build_model(plan.model, data.task).to(device)
+            exchanges = _exchanges(plan, victim, guess, data, refs, folder, device)
+            write_json(
+                folder / QUERIES, {"answers": plan.answers, "count": len(refs), "cases": [ref.id for ref in refs]}
+            )
+            with deterministic(device), drawing(crc(plan.seed, "noise"), device):
+                for number, loss in enumerate(_fit(plan, student, exchanges, device), start=1):
+                    finite(loss, number)
+                    yield loss
+            root = None if data.root is None else str(data.root)
+            card = {
+                "label": label(plan.model),
+                "spec": plan.model,
+                "dataset": {"name": data.name, "fingerprint": data.fingerprint, "path": root},
+                "training": dataclasses.asdict(network),
+                "extraction": asked,
+                "seconds": time.monotonic() - start,
+                "window": data.options.get("window"),
+            }
+            checkpoints.save(folder, student, card)
+            (folder / ANSWERS).unlink(missing_ok=True)
 
 
 def _fit(plan: Extraction, student: SegModel, exchanges: Sequence[Exchange], device: torch.device) -> Iterator[float]:

@@ -124,12 +124,30 @@ def train(
         if group.shared(is_checkpoint(folder)):  # the others wait until the first one has looked
             return
         training = _Training(plan, data, folder, device, group)  # what cannot be trained leaves no folder behind
-        if group.is_first:
-            write_json(folder / OPTIONS, asked)
-        while not training.is_over:
-            yield training.epoch(len(training.history) + 1)
-        if group.is_first:
-            training.finish()
+        with begun(folder, asked, STATE) if group.is_first else nullcontext():
+            while not training.is_over:
+                yield training.epoch(len(training.history) + 1)
+            if group.is_first:
+                training.finish()
+
+
+@contextmanager
+def begun(folder: Path, asked: dict[str, Any], kept: str) -> Iterator[None]:
+    """A scope in which a training of these options is written to `folder`.
+
+    Args:
+        kept: the file that the same command goes on from; after an error without it, the folder is as it was.
+    """
+    is_new = not (folder / OPTIONS).exists()
+    write_json(folder / OPTIONS, asked)
+    try:
+        yield
+    except Exception:
+        if is_new and not (folder / kept).exists():
+            for path in folder.iterdir():
+                if re.fullmatch(_OWN, path.name):
+                    path.unlink()
+        raise
 
 
 def require_same(folder: Path, wanted: dict[str, Any]) -> None:

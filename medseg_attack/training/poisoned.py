@@ -15,13 +15,12 @@ from medseg_attack.data.prepared.record import ScanRecord, arrays, read_record
 from medseg_attack.data.prepared.scan_writing import is_written, pixels_by_class, write_arrays
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.data.prepared.summary import summary
-from medseg_attack.data.prepared.writing import begin, describe, withdraw
+from medseg_attack.data.prepared.writing import begun, describe
 from medseg_attack.errors import InputError, plural
 from medseg_attack.models.segmodel import resized
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import spec
 from medseg_attack.storage.files import digest, require_outside
-from medseg_attack.storage.locks import locked
 from medseg_attack.threat.balls.norms import L0
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.poisons.base import Backdoor, Poison
@@ -105,7 +104,8 @@ def _number(share: float, n: int, name: str) -> int:
 def poison_data(data: Prepared, out: Path, poisoning: Poisoning) -> Iterator[str]:
     """Writes a copy of `data` to `out` with the poison on some patients, and yields the id of each scan after it.
 
-    Geometry, windows and splits are those of `data`, which is not changed. Started again, it goes on where it was.
+    Geometry, windows and splits are those of `data`, which is not changed. Started again after an interruption, it goes
+    on where it was; after an error, what it wrote into a new or empty `out` is removed.
 
     Raises:
         InputError: an option is out of range, or `out` holds something else or is `data`.
@@ -116,16 +116,8 @@ def poison_data(data: Prepared, out: Path, poisoning: Poisoning) -> Iterator[str
     poisoning.poison.require([ref for ref in refs if ref.group in changed])
     require_outside(out, data.root)
     require_outside(out, Path(data.options["source"]))
-    if out.exists() and not out.is_dir():
-        raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
-    with locked(out):
-        is_new = begin(out, {**data.options, "poison": facts})
-        try:
-            yield from _written(data, out, poisoning, refs, facts)
-        except InputError:
-            if is_new:
-                withdraw(out)
-            raise
+    with begun(out, {**data.options, "poison": facts}):
+        yield from _written(data, out, poisoning, refs, facts)
 
 
 def _written(

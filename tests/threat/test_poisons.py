@@ -243,6 +243,19 @@ def test_unlearnable_noise_has_to_be_learned() -> None:
         bound(Unlearnable(), batch, FREE).poisoned(batch.image, batch.target, [0, 0])
 
 
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("oracle", "expected a model with weights, got oracle, which has none"),
+        ("monai", "expected a network of slices to learn noise with, got monai"),
+    ],
+)
+def test_a_network_that_no_noise_can_be_learned_with_is_refused(model: str, sentence: str) -> None:
+    source = Bodies(batch_of(FREE))
+    with pytest.raises(InputError, match=sentence):
+        Unlearnable(model=model).learned(source, source.refs, FREE, seed=0)
+
+
 @pytest.mark.parametrize("text", ["trigger(relabel)", "trigger(unlearnable)"])
 def test_a_poison_without_trigger_is_no_attack(text: str) -> None:
     with pytest.raises(InputError, match="which has none; write trigger"):

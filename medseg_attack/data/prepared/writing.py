@@ -8,7 +8,7 @@ DATA/dataset.json         task, splits, fingerprint, summary; written last, so t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -76,8 +76,9 @@ def prepare(source: Source, out: Path, options: Options = Options(), jobs: int =
     """Writes `source` to `out`, and yields after each scan.
 
     Scans that are there already, from the same files (by size and time of change) and options, are reused;
-    what is written is the same as that of an undisturbed run. After bad input, what this call wrote into a new or
-    empty `out` is removed. Of two processes that write to `out`, one waits for the other.
+    what is written is the same as that of an undisturbed run. After an error, what this call wrote into a new or
+    empty `out` is removed; after an interruption or with a full disk it stays. Of two processes that write to `out`,
+    one waits for the other.
 
     Args:
         jobs: number of processes that decode and write scans once this takes longer than `PATIENCE`; what is written,
@@ -88,17 +89,9 @@ def prepare(source: Source, out: Path, options: Options = Options(), jobs: int =
     """
     splits = _split(source, options)
     require_outside(out, source.root)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
-    with locked(out):
-        is_new = begin(out, _asked(source, options))
-        try:
-            yield from _written(source, out, options, jobs)
-            _finish(source, out, splits)
-        except InputError as error:
-            if is_new and errno_of(error.__cause__) not in FULL:
-                withdraw(out)
-            raise
+    with begun(out, _asked(source, options)):
+        yield from _written(source, out, options, jobs)
+        _finish(source, out, splits)
 
 
 def _written(source: Source, out: Path, options: Options, jobs: int) -> Iterator[PreparedScan]:
@@ -166,7 +159,29 @@ def _asked(source: Source, options: Options) -> dict[str, Any]:
     }
 
 
-def begin(out: Path, asked: dict[str, Any]) -> bool:
+@contextmanager
+def begun(out: Path, asked: dict[str, Any]) -> Iterator[None]:
+    """A scope in which this process alone writes a data set of these options to `out`.
+
+    An error removes what was written into a new or empty `out`. An interruption, or a disk that is full, leaves what
+    the same call goes on from.
+
+    Raises:
+        InputError: `out` is a file, or other options or other files are there.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"expected a folder to write to, got the file {out}; give another --out")
+    with locked(out):
+        is_new = _begin(out, asked)
+        try:
+            yield
+        except Exception as error:
+            if is_new and errno_of(error.__cause__) not in FULL:
+                _withdraw(out)
+            raise
+
+
+def _begin(out: Path, asked: dict[str, Any]) -> bool:
     """Writes the options to `out`, or checks that those there are the same; True if nothing was there before.
 
     Raises:
@@ -267,7 +282,7 @@ def _prune(out: Path, ids: set[str]) -> None:
             path.unlink()
 
 
-def withdraw(out: Path) -> None:
+def _withdraw(out: Path) -> None:
     """Removes what was written into a folder that held nothing before."""
     _prune(out, set())
     for name in ("options.json", "dataset.json"):

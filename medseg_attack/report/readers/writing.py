@@ -9,6 +9,7 @@ import base64
 import hashlib
 import itertools
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,7 @@ from pydantic import Field
 
 from medseg_attack.errors import InputError, plural
 from medseg_attack.storage.files import Form, digest, file_hash, read_json, whole, write_json
+from medseg_attack.storage.locks import locked
 
 if TYPE_CHECKING:
     from medseg_attack.evaluation.pictures.reader_trials import Trial
@@ -69,6 +71,15 @@ def write_study(trials: "Sequence[Trial]", folder: Path, seed: int, blocks: int 
     """
     require_new(folder)
     require_blocks(blocks, len(trials))
+    with locked(folder):
+        try:
+            return _written(trials, folder, seed, blocks)
+        except BaseException:  # part of a study is of no use, and the next call would refuse a folder in use
+            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+            raise
+
+
+def _written(trials: "Sequence[Trial]", folder: Path, seed: int, blocks: int) -> Path:
     sides = np.random.default_rng((seed, 1)).integers(0, 2, len(trials))
     readers = folder / FOLDER
     readers.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medseg_attack.errors import InputError, require
 from medseg_attack.metrics.overlap import dice
-from medseg_attack.models.checkpoints import build_model
+from medseg_attack.models.checkpoints import build_model, require_trainable
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
@@ -74,6 +74,7 @@ class Unlearnable(Poison):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = build_model(self.model, task, pretrained=False)
+        self._require_network(model, source.read(refs[0]).image)
         optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
         rng, count = torch.Generator().manual_seed(seed), 0
         for _ in range(self.rounds if self.eps else 0):
@@ -89,6 +90,12 @@ class Unlearnable(Poison):
             if float(torch.cat(scores).nanmean()) > LEARNT:
                 break
         return replace(self, changes=changes)
+
+    def _require_network(self, model: SegModel, image: Image) -> None:
+        """Refuses a network that cannot be trained on slices."""
+        if model.dims != 2:
+            raise InputError(f"expected a network of slices to learn noise with, got {self.model}; write 'unet_small'")
+        require_trainable(model, self.model, image[None])
 
     def _learn(
         self, model: SegModel, optimiser: torch.optim.Optimizer, batch: Batch, changes: Mapping[str, Tensor]
