@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import InputError
-from medseg_attack.runs.folder import refuse_other
-from medseg_attack.storage.files import claim_json, is_part, require_file, whole
+from medseg_attack.storage.files import claim_json, is_part, read_json, require_file, require_same_options, whole
 from medseg_attack.storage.heartbeats import clear
 from medseg_attack.storage.locks import LOCK
 
@@ -43,7 +42,7 @@ def claim(out: Path, identity: dict[str, Any], study: str) -> bool:
             )
     is_new = claim_json(file, identity)
     if not is_new:
-        refuse_other(file, identity, "results")
+        require_same_options(out, read_json(file), identity)
     try:
         if not (out / STUDY).exists():
             with whole(out / STUDY) as part:

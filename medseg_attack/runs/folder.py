@@ -27,6 +27,7 @@ from medseg_attack.storage.files import (
     open_tensors,
     read_json,
     require_file,
+    require_same_options,
     whole,
     write_json,
 )
@@ -54,7 +55,7 @@ class RunFolder:
         file = path / CONFIG_FILE
         if not file.exists():
             claim_json(file, config)
-        refuse_other(file, config, "a run")
+        require_same_options(path, read_json(file), config)
         return cls(path)
 
     @property
@@ -304,22 +305,3 @@ def _read(file: Path, config: str, needs: Callable[[str], bool]) -> pa.Table:
 def _joined(tables: Sequence[pa.Table]) -> pa.Table:
     """The tables one below the other; a column that one lacks is null there."""
     return pa.concat_tables(tables, promote_options="permissive")
-
-
-def refuse_other(file: Path, config: dict[str, Any], what: str) -> None:
-    """Does nothing if the JSON in `file` is `config`.
-
-    Raises:
-        InputError: it is another one; the sentence names each difference.
-    """
-    old = read_json(file)
-    other = [
-        f"{key}: there {old.get(key)!r}, asked {config.get(key)!r}"
-        for key in sorted({*old, *config})
-        if old.get(key) != config.get(key)
-    ]
-    if other:
-        raise InputError(
-            f"expected {file.parent} to hold {what} of the same configuration, got another ({'; '.join(other)}); "
-            "choose another --out, or delete the folder"
-        )

@@ -9,12 +9,12 @@ import re
 import secrets
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeGuard
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -347,6 +347,59 @@ def read_json(path: Path, form: type[BaseModel] | None = None) -> dict[str, Any]
     if not isinstance(content, dict):
         raise InputError(f"expected a JSON object in {path}, got {type(content).__name__}; restore the file")
     return content if form is None else check_form(content, form, path)
+
+
+def require_same_options(folder: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuses to go on in a folder that was begun with other options or inputs.
+
+    Args:
+        stored: those that it was begun with.
+        current: those of this call.
+
+    Raises:
+        InputError: they differ; the sentence names what differs, and nothing else.
+    """
+    if differing := differences(stored, current):
+        raise InputError(
+            f"expected the options and inputs that {folder} was begun with, got others ({'; '.join(differing)}); "
+            "give another --out, or those of the folder to go on"
+        )
+
+
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """The fields in which two JSON objects differ, at any depth, each with both values.
+
+    >>> differences({"rho": 0.1, "poison": {"spec": "stamp"}}, {"rho": 0.1, "poison": {"spec": "iba"}})
+    ['poison.spec: there stamp, here iba']
+    >>> differences({"attacks": ["clean", "fgsm"]}, {"attacks": ["clean", "pgd"], "seed": 3})
+    ['attacks: only there fgsm, only here pgd', 'seed: there none, here 3']
+    """
+    result = []
+    for field in sorted({*stored, *current}):
+        old, new = stored.get(field), current.get(field)
+        if old == new:
+            continue
+        if (old or new) and all(value is None or isinstance(value, Mapping) for value in (old, new)):
+            result += [f"{field}.{inner}" for inner in differences(old or {}, new or {})]
+        elif _are_texts(old) and _are_texts(new) and {*old} ^ {*new}:
+            parts = [("there", [each for each in old if each not in new]), ("here", [n for n in new if n not in old])]
+            only = [f"only {place} {', '.join(map(_shown, items))}" for place, items in parts if items]
+            result.append(f"{field}: {', '.join(only)}")
+        else:
+            result.append(f"{field}: there {_shown(old)}, here {_shown(new)}")
+    return result
+
+
+def _are_texts(value: Any) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _shown(value: Any) -> str:
+    """A value of a JSON object in a sentence: 12 characters of a hash, at most 120 of anything else."""
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) and value else json.dumps(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{40,}", text) else text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _finite(text: str) -> float:

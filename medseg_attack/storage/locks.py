@@ -31,9 +31,9 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator["Lock"]:
     """
     if str(folder) != whole_characters(str(folder)):
         raise InputError(f"expected a folder in UTF-8 to write to, got {folder}; choose another --out")
-    with ExitStack() as made:
+    with ExitStack() as scope:
         with writing(folder):
-            made.enter_context(folder_of(folder / LOCK))
+            scope.enter_context(folder_of(folder / LOCK))
         lock = Lock(folder, shared=shared)
         try:
             yield lock

@@ -31,6 +31,7 @@ from medseg_attack.storage.files import (
     open_tensors,
     read_json,
     require_outside,
+    require_same_options,
     whole,
     write_json,
 )
@@ -154,15 +155,10 @@ def require_same(folder: Path, wanted: dict[str, Any]) -> None:
     """Refuses a folder in which something else was trained."""
     if (folder / OPTIONS).is_file():
         older = json.loads(json.dumps(dataclasses.asdict(Options(model=""))))  # lacks some options
-        begun = older | read_json(folder / OPTIONS)
-        if not begun["model"]:
+        stored = older | read_json(folder / OPTIONS)
+        if not stored["model"]:
             raise InputError(f"expected an empty folder or a training in {folder}, got data; use another --out")
-        other = [f"{k} {begun.get(k)!r} instead of {wanted[k]!r}" for k in wanted if begun.get(k) != wanted[k]]
-        if other:
-            raise InputError(
-                f"expected a training with these options in {folder}, got {', '.join(other)}; "
-                "use another --out, or the same options to go on"
-            )
+        require_same_options(folder, {k: v for k, v in stored.items() if k in wanted}, wanted)
     elif is_checkpoint(folder):
         raise InputError(f"expected an empty folder, got a checkpoint without {OPTIONS} in {folder}; use another --out")
     elif others := [path.name for path in folder.iterdir() if path.name != LOCK and not is_part(path.name, _OWN)]:

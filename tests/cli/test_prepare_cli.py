@@ -307,7 +307,7 @@ def test_a_folder_of_another_configuration_is_left_as_it_was(tmp_path: Path) -> 
     before = files(tmp_path / "out")
     code, _, error = run(*words, "--seed", 3)
     assert code == 2
-    assert "seed 0 instead of 3" in " ".join(error.split())
+    assert "seed: there 0, here 3" in " ".join(error.split())
     assert files(tmp_path / "out") == before
 
 

@@ -324,7 +324,7 @@ def test_the_summary_says_the_plane_and_a_prepared_set_keeps_it(tmp_path: Path) 
     assert "patients    told apart by their cases" in said.stdout
     assert open_prepared(out).summary["plane"] == "coronal"
     refused = medattack("prepare", root, "--format", "decathlon", "--out", out, code=2).stderr
-    assert "plane 'coronal' instead of 'axial'" in " ".join(refused.split())
+    assert "plane: there coronal, here axial" in " ".join(refused.split())
 
 
 def test_a_data_set_that_holds_slices_has_no_plane_to_choose(tmp_path: Path) -> None:

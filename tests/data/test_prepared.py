@@ -151,9 +151,9 @@ def test_an_array_that_was_cut_off_is_told_and_written_again(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (Options(folds=3), "folds 5 instead of 3"),
+        (Options(folds=3), "folds: there 5, here 3"),
         (Options(size=(8, 8)), "size"),
-        (Options(window=SliceMax()), "window 'percentile' instead of 'slice_max'"),
+        (Options(window=SliceMax()), "window: there percentile, here slice_max"),
         (Options(seed=1), "seed"),
         (Options(test_fraction=0.5), "test_fraction"),
     ],
@@ -162,7 +162,7 @@ def test_other_options_in_the_same_folder_are_told(tmp_path: Path, options: Opti
     root, out = write_acdc(tmp_path / "acdc"), tmp_path / "out"
     prepared("acdc", root, out)
     before = files(out)
-    with pytest.raises(InputError, match="delete the folder") as error:
+    with pytest.raises(InputError, match="give another --out") as error:
         prepared("acdc", root, out, options)
     assert told in str(error.value)
     assert files(out) == before

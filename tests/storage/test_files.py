@@ -15,7 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg_attack.errors import InputError, reason
-from medseg_attack.storage.files import claim_json, inside, is_below, read_json, read_yaml, require_own, write_json
+from medseg_attack.storage.files import (
+    claim_json,
+    differences,
+    inside,
+    is_below,
+    read_json,
+    read_yaml,
+    require_own,
+    require_same_options,
+    write_json,
+)
 
 PARTS = st.lists(st.sampled_from(["..", ".", "a", "link", "", "x y", "\0", "~", "b.npy"]), max_size=5)
 
@@ -141,3 +151,34 @@ def test_a_study_may_come_from_a_pipe_that_somebody_writes_to(tmp_path: Path) ->
         os.close(target)
         assert read_yaml(Path(f"/dev/fd/{source}"), may_be_pipe=True) == {"models": ["unet"]}
     os.close(source)
+
+
+VALUES = st.recursive(
+    st.booleans() | st.integers(0, 3) | st.sampled_from(["", "a", "b", "0" * 64]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("xyz"), inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.dictionaries(st.sampled_from("uvw"), VALUES, max_size=3)
+
+
+@given(there=OBJECTS, here=OBJECTS)
+def test_the_differences_of_two_records_are_those_fields_that_differ(
+    there: dict[str, Any], here: dict[str, Any]
+) -> None:
+    fields = [text.partition(":")[0].partition(".")[0] for text in differences(there, here)]
+    differing = {field for field in {*there, *here} if there.get(field) != here.get(field)}
+    assert {*fields} == differing
+    assert differences(there, there) == []
+
+
+def test_a_sentence_on_other_options_holds_what_differs_alone() -> None:
+    same = {"data": "0" * 64, "spec": "stamp(goal=erase(organ='stomach'))", "patients": ["a", "b"]}
+    there = {**same, "poison": {"rho": 0.1, "spec": "stamp", "decoys": []}, "weights": ["1" * 64]}
+    here = {**same, "poison": {"rho": 0.2, "spec": "stamp", "decoys": []}, "weights": ["2" * 64], "seed": 3}
+    with pytest.raises(InputError) as refused:
+        require_same_options(Path("out"), there, here)
+    assert str(refused.value) == (
+        "expected the options and inputs that out was begun with, got others (poison.rho: there 0.1, here 0.2; "
+        "seed: there none, here 3; weights: only there 111111111111, only here 222222222222); "
+        "give another --out, or those of the folder to go on"
+    )

@@ -122,7 +122,7 @@ def test_what_a_denoiser_has_not_is_refused(home: Path, tmp_path: Path, more: tu
 
 def test_a_folder_of_another_training_is_refused(home: Path, folder: Path) -> None:
     result = medattack(*words(home, "--epochs", 2, "--out", folder), code=2)
-    assert "epochs 24 instead of 2" in " ".join(result.stderr.split())
+    assert "epochs: there 24, here 2" in " ".join(result.stderr.split())
 
 
 def test_files_that_are_no_denoiser_are_refused(tmp_path: Path) -> None:

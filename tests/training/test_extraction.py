@@ -295,7 +295,7 @@ def test_a_copy_is_a_model_like_any_other_and_is_made_once(data: Path, tmp_path:
     assert (tmp_path / "copy" / "weights.safetensors").read_bytes() == weights
     medattack("evaluate", "--data", data, "--model", tmp_path / "copy", "--home", tmp_path / "home", "--limit", 2)
     refused = extract(data, tmp_path / "copy", "--queries", 6, "--steps", 4, code=2)
-    assert "queries 5 instead of 6" in " ".join(refused.stderr.split())  # type: ignore[attr-defined]
+    assert "queries: there 5, here 6" in " ".join(refused.stderr.split())  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,8 @@ def test_a_finished_training_is_not_repeated(tmp_path):
 def test_a_folder_of_another_training_is_refused(tmp_path):
     trained(tmp_path, epochs=1)
     for data, options, says in [
-        (Discs(), dataclasses.replace(SMALL, lr=0.1), "lr 0.01 instead of 0.1"),
-        (Discs(fingerprint="b42"), SMALL, "data 'f00' instead of 'b42'"),
+        (Discs(), dataclasses.replace(SMALL, lr=0.1), "lr: there 0.01, here 0.1"),
+        (Discs(fingerprint="b42"), SMALL, "data: there f00, here b42"),
     ]:
         with pytest.raises(InputError, match=says):
             trained(tmp_path, data, options)

@@ -33,6 +33,7 @@ from medseg_attack.storage.files import (
     read_json,
     real_path,
     require_outside,
+    require_same_options,
     write_json,
 )
 from medseg_attack.storage.locks import LOCK, locked
@@ -188,18 +189,12 @@ def _begin(out: Path, asked: dict[str, Any]) -> bool:
         InputError: other options or other files are there.
     """
     if (out / "options.json").exists():
-        begun = read_json(out / "options.json")
-        if not asked.keys() & begun.keys() >= {"source", "window", "test_fraction"}:
+        stored = read_json(out / "options.json")
+        if not asked.keys() & stored.keys() >= {"source", "window", "test_fraction"}:
             raise InputError(
                 f"expected {out} to be empty or a prepared data set, got {_other_folder(out)}; give another --out"
             )
-        other = sorted(name for name in asked.keys() | begun.keys() if asked.get(name) != begun.get(name))
-        if other:
-            differs = "; ".join(f"{name} {begun.get(name)!r} instead of {asked.get(name)!r}" for name in other)
-            raise InputError(
-                f"expected {out} to hold the data set that is asked for, got one of {differs}; "
-                "give another --out, or delete the folder"
-            )
+        require_same_options(out, stored, asked)
         return False
     if any(path.name != LOCK and not is_part(path.name, _TOP) for path in out.iterdir()):
         raise InputError(f"expected {out} to be empty or a prepared data set, got other files; give another --out")
