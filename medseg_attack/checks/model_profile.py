@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from medseg_attack.checks.flags import Evidence, Finding, by_severity
-from medseg_attack.checks.model import Scene, check_case_alone, check_model, check_probabilities, check_repeated_passes
+from medseg_attack.checks.model.answers import check_case_alone, check_probabilities, check_repeated_passes
+from medseg_attack.checks.model.asking import check_model
+from medseg_attack.checks.model.scene import Scene
 from medseg_attack.checks.rows.validity import IMPLAUSIBLE, check_clean_dice
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.models.nnunet.predictor import Predictor

@@ -14,7 +14,10 @@ from medseg_attack.attacks.finite import FiniteModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.checks.flags import Evidence, Finding, by_severity, upper_bound
-from medseg_attack.checks.model import BROKEN, Scene, check_finite, check_model, check_repeated_passes
+from medseg_attack.checks.model.answers import check_repeated_passes
+from medseg_attack.checks.model.asking import BROKEN, check_model
+from medseg_attack.checks.model.gradients import check_finite
+from medseg_attack.checks.model.scene import Scene
 from medseg_attack.checks.rows.strength import (
     LATE_GAIN,
     MANY_STEPS,

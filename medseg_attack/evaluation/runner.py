@@ -14,7 +14,9 @@ from medseg_attack.attacks.composed.adaptive import core
 from medseg_attack.attacks.controls.worst_prompt import WorstPrompt
 from medseg_attack.checks import stored
 from medseg_attack.checks.attack_profile import asks_model, uses_queries
-from medseg_attack.checks.model import check_case_alone, check_gradient_path, check_model
+from medseg_attack.checks.model.answers import check_case_alone
+from medseg_attack.checks.model.asking import check_model
+from medseg_attack.checks.model.gradients import check_gradient_path
 from medseg_attack.checks.probes import preflight
 from medseg_attack.checks.prompts import check_prompts
 from medseg_attack.data.prepared.reading import Prepared

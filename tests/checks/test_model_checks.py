@@ -12,7 +12,7 @@ from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD, bim, fgsm
 from medseg_attack.attacks.gradient.wang2024 import FgsmWang2024
 from medseg_attack.checks.flags import Finding
-from medseg_attack.checks.model import check_model
+from medseg_attack.checks.model.asking import check_model
 from medseg_attack.checks.probes import preflight
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.threat.balls.norms import Linf

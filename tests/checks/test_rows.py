@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 
 from medseg_attack import registry
-from medseg_attack.checks import flags_page, model
+from medseg_attack.checks import flags_page
 from medseg_attack.checks.flags import Finding, Needs, by_severity, checks_in
 from medseg_attack.checks.flags_page import page
+from medseg_attack.checks.model import answers, gradients, images
+from medseg_attack.checks.model.asking import CHECKS as MODEL_CHECKS
 from medseg_attack.checks.rows import reach, strength, validity
 from medseg_attack.checks.rows.asking import check_rows
 from medseg_attack.checks.rows.runs import MEASURED
@@ -396,14 +398,14 @@ def test_codes_are_declared_once_and_none_is_missing() -> None:
     assert all(check.flag is raised_by[0].flag for raised_by in CHECKS.values() for check in raised_by)
 
 
-@pytest.mark.parametrize("module", [validity, strength, reach, model])
+@pytest.mark.parametrize("module", [validity, strength, reach, answers, gradients, images])
 def test_checks_stand_in_the_order_of_their_codes(module: ModuleType) -> None:
     order = [check.flag.code for check in checks_in(module)]
     assert order == sorted(order)
 
 
 def test_every_check_of_a_model_is_asked_by_what_it_needs() -> None:
-    assert {check.flag.needs for check in checks_in(model)} == set(get_args(Needs))
+    assert {check.flag.needs for check in MODEL_CHECKS} == set(get_args(Needs))
 
 
 @pytest.mark.parametrize("code", CHECKS)

@@ -13,7 +13,8 @@ from helpers.command import medattack
 from helpers.scans import NAMES, SCALES, channels, set_scale, write_channels, write_pair
 
 from medseg_attack import registry
-from medseg_attack.checks.model import Scene, check_window
+from medseg_attack.checks.model.images import check_window
+from medseg_attack.checks.model.scene import Scene
 from medseg_attack.data.datasets.source import open_source
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.data.prepared.windows import Fixed
