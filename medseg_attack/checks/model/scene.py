@@ -1,4 +1,4 @@
-"""What the checks of a model look at: the model, a few cases, the attacks of a run."""
+"""A scene for the checks of a model: the model, a few cases, the attacks of a run."""
 
 from dataclasses import dataclass
 from functools import cached_property
