@@ -43,7 +43,10 @@ def export(run: Path, data: Prepared, refs: Sequence[CaseRef], which: str, *, ke
     whole_scans = has_scans(header)
     files = [(scan, copy) for scan in sorted({ref.volume for ref in refs}) for copy in copies_of(data.records[scan])]
     if which != "all":
-        dice = {copy.path: _dice(rows, copy.cases(data.records[scan], whole_scans=whole_scans)) for scan, copy in files}
+        pixels = rows.groupby("case")[["n_target_adv", "n_adv", "hit_adv"]].sum()
+        dice = {
+            copy.path: _dice(pixels, copy.cases(data.records[scan], whole_scans=whole_scans)) for scan, copy in files
+        }
         ranks = {copy.path: (dice[copy.path], scan, () if whole_scans else copy.slices) for scan, copy in files}
         worst = sorted(set(ranks.values()))[: int(which.partition(":")[2])]
         # channels that have files of their own, and slices of a scan that was attacked as one, are stored together
@@ -152,9 +155,10 @@ def _images(folder: RunFolder, record: ScanRecord, slices: Sequence[int], whole_
     return [scan[:, n] for n in slices]
 
 
-def _dice(rows: pd.DataFrame, ids: Sequence[str]) -> float:
-    pixels = rows[rows["case"].isin(ids)][["n_target_adv", "n_adv", "hit_adv"]].sum()
-    return dice_of(torch.tensor(pixels.tolist()), empty=1.0, dtype=torch.float64).item()
+def _dice(pixels: pd.DataFrame, ids: list[str]) -> float:
+    """The Dice of some cases, of which `pixels` has sums over classes; those that were not attacked count nothing."""
+    total = pixels.reindex(ids).sum()
+    return dice_of(torch.tensor(total.tolist()), empty=1.0, dtype=torch.float64).item()
 
 
 def _number(value: float) -> float | None:

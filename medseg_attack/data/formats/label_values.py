@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,9 +52,14 @@ class LabelValues:
                 f"expected the labels {', '.join(map(str, known))}, got {value:g} in "
                 f"{plural(int(wrong.sum()), 'voxel')} of {path}; {action}"
             )
-        codes = np.array([self._code(value) for value in known])
-        result: Array = codes.astype(np.min_scalar_type(int(max(codes.max(), len(self.values) - 1))))[place]
+        result: Array = np.array([self._code(value) for value in known], self.kind)[place]
         return result
+
+    @property
+    def kind(self) -> np.dtype[Any]:
+        """The type of labels: the smallest that holds those of all classes."""
+        codes = (self._code(value) for values in self.values for value in values)
+        return np.min_scalar_type(max([len(self.values) - 1, *codes]))
 
     def _code(self, value: int) -> int:
         classes = [k for k, values in enumerate(self.values) if value in values]

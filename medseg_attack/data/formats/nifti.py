@@ -5,14 +5,15 @@ right to the left or from anterior to posterior.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
-from nibabel.volumeutils import array_from_file
 from numpy.typing import NDArray
 
 from medseg_attack.data.formats.label_values import LabelValues, whole
@@ -24,6 +25,7 @@ from medseg_attack.types import alike
 
 SUFFIXES = (".nii.gz", ".nii")
 EXACT = 2**53  # greatest whole number up to which float64, in which intensities are computed, holds each one
+PIECE = 2**18  # bytes that are read at a time
 _SAME_PLACE = 0.1  # of the smallest voxel edge: headers round the affine
 
 
@@ -99,9 +101,10 @@ def _unscaled(file: Any, path: Path) -> Array:
     """The stored values; of a compressed file after a look at its checksum, which nibabel leaves out."""
     kind = file.get_data_dtype()
     least = kind.itemsize * math.prod(file.shape) // max(file.shape)  # bytes of a layer: less is padding
+    values: Array
     if is_gzipped(path):
         with gunzipped(path) as stream:
-            values: Array = array_from_file(file.shape, kind, stream, file.dataobj.offset)
+            values = _read_array(stream, file.dataobj.offset, kind, file.shape)
             n_more = len(stream.read(least))
     else:
         values = np.asanyarray(file.dataobj.get_unscaled())
@@ -112,6 +115,22 @@ def _unscaled(file: Any, path: Path) -> Array:
             "values follow; repair the header"
         )
     return values
+
+
+def _read_array(stream: BufferedIOBase, offset: int, kind: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """The values that follow in a file, the first axis the fastest; read in pieces, so that they are in memory once.
+
+    Raises:
+        EOFError: it has fewer.
+    """
+    values = np.empty(math.prod(shape), kind)
+    room = values.view(np.uint8).data
+    stream.seek(offset)
+    while room:
+        if not (n := stream.readinto(room[:PIECE])):
+            raise EOFError(f"{len(room):,} bytes too few")
+        room = room[n:]
+    return values.reshape(shape, order="F")
 
 
 def read_pair(
@@ -137,49 +156,58 @@ def read_pair(
             `values`.
     """
     paths = images if isinstance(images, tuple) else (images,)
-    parts, truth = [read_nifti(path, several=several) for path in paths], read_nifti(mask)
-    first = parts[0]
-    for part, path in zip(parts[1:], paths[1:], strict=True):
-        _check_grid(first, part, paths[0], path, "channels")
+    stored, headers, lattice, spacing = _channels(paths, plane, several)  # as files have them, they are gone from here
+    truth = read_nifti(mask)
+    _check_grid(headers[0], truth.header, paths[0], mask, "image and mask")
+    labels, moved = _labels(truth, values, mask, lattice)
+    case_ids = tuple(f"{name}_slice_{i:03d}" for i in range(len(labels)))
+    slope, inter = alike([header.slope for header in headers]), alike([header.inter for header in headers])
+    notes = ("labels near to whole numbers, which are taken for these",) if moved else ()
+    return Scan(stored, labels, case_ids, spacing, slope, inter, unit, lattice, headers[0].affine, notes=notes)
+
+
+def _channels(
+    paths: Sequence[Path], plane: str, several: bool
+) -> tuple[Array, list[NiftiHeader], Lattice, tuple[float, float, float]]:
+    """The stored values of an image in slices, the headers of its files, and the `layout` of the slices."""
+    first, *others = parts = [read_nifti(path, several=several) for path in paths]
+    for part, path in zip(others, paths[1:], strict=True):
+        _check_grid(first.header, part.header, paths[0], path, "channels")
         if part.stored.dtype != first.stored.dtype:
             raise InputError(
                 f"expected channels of one stored type, got {first.stored.dtype} in {paths[0]} and "
                 f"{part.stored.dtype} in {path}; write them in one type"
             )
-    _check_grid(first, truth, paths[0], mask, "image and mask")
     lattice, spacing = layout(first, plane)
     channels = [lattice.from_file(channel) for part in parts for channel in part.channels]
     stored = np.stack(channels) if len(channels) > 1 else np.ascontiguousarray(channels[0])
-    labels, moved = _labels(truth, values, mask)
-    labels = np.ascontiguousarray(lattice.from_file(labels))
-    case_ids = tuple(f"{name}_slice_{i:03d}" for i in range(len(labels)))
-    slope, inter = alike([part.header.slope for part in parts]), alike([part.header.inter for part in parts])
-    notes = ("labels near to whole numbers, which are taken for these",) if moved else ()
-    return Scan(stored, labels, case_ids, spacing, slope, inter, unit, lattice, first.header.affine, notes=notes)
+    return stored, [part.header for part in parts], lattice, spacing
 
 
-def _labels(truth: Nifti, values: LabelValues, mask: Path) -> tuple[Array, bool]:
-    """The labels of a mask, and whether values near to whole numbers were taken for these.
+def _labels(truth: Nifti, values: LabelValues, mask: Path, lattice: Lattice) -> tuple[Array, bool]:
+    """The labels of a mask in slices, and whether values near to whole numbers were taken for these.
 
     Raises:
         InputError: a value is of no class.
     """
-    parts = [replace(truth, stored=truth.stored[..., layer]) for layer in range(truth.grid[-1])]  # as the file has them
+    labels = np.empty([truth.grid[axis] for axis in lattice.axes], values.kind)
+    in_file, any_moved = lattice.to_file(labels), False
     try:
-        each = []
-        for part in parts:
-            marks, moved = whole(part.values)
-            each.append((values.labels(marks, mask), moved))
+        for layer in range(truth.grid[-1]):  # as the file has them
+            marks, moved = whole(replace(truth, stored=truth.stored[..., layer]).values)
+            in_file[..., layer] = values.labels(marks, mask)
+            any_moved |= moved
     except InputError:
         values.labels(whole(truth.values)[0], mask)  # which counts the wrong voxels of all layers
         raise
-    return np.stack([labels for labels, _ in each], axis=-1), any(moved for _, moved in each)
+    return labels, any_moved
 
 
 def label_values(path: Path) -> NDArray[Any]:
     """The distinct values of a mask, sorted; those near to a whole number are that number."""
     mask = read_nifti(path)
-    values, _ = whole(np.unique(mask.stored) * np.float64(mask.header.slope) + mask.header.inter)
+    stored = np.unique(np.concatenate([np.unique(mask.stored[..., layer]) for layer in range(mask.grid[-1])]))
+    values, _ = whole(stored * np.float64(mask.header.slope) + mask.header.inter)
     return np.unique(values)
 
 
@@ -202,16 +230,17 @@ def layout(volume: Nifti, plane: str = "") -> tuple[Lattice, tuple[float, float,
     return Lattice(volume.grid, axes, (flips[0], flips[1], flips[2])), (mm[0], mm[1], mm[2])
 
 
-def _check_grid(scan: Nifti, other: Nifti, path: Path, of_other: Path, what: str) -> None:
-    if scan.grid != other.grid:
+def _check_grid(scan: NiftiHeader, other: NiftiHeader, path: Path, of_other: Path, what: str) -> None:
+    grid, of_other_grid = scan.shape[:3], other.shape[:3]
+    if grid != of_other_grid:
         raise InputError(
-            f"expected {what} of one shape, got {scan.grid} in {path} "
-            f"and {other.grid} in {of_other}; give files of one grid"
+            f"expected {what} of one shape, got {grid} in {path} "
+            f"and {of_other_grid} in {of_other}; give files of one grid"
         )
-    corners = np.array(np.meshgrid(*((0, n - 1) for n in scan.grid), [1])).reshape(4, -1)
-    apart = np.linalg.norm(((scan.header.affine - other.header.affine) @ corners)[:3], axis=0).max()
-    units = scan.header.unit, other.header.unit
-    if not apart <= _SAME_PLACE * voxel_sizes(scan.header.affine).min():
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in grid), [1])).reshape(4, -1)
+    apart = np.linalg.norm(((scan.affine - other.affine) @ corners)[:3], axis=0).max()
+    units = scan.unit, other.unit
+    if not apart <= _SAME_PLACE * voxel_sizes(scan.affine).min():
         if units[0] != units[1]:
             raise InputError(
                 f"xyzt_units: expected {what} in one unit of length, got {units[0]} in {path} and {units[1]} in "

@@ -109,9 +109,8 @@ def pixels_by_class(labels: Array, task: Task) -> dict[str, ClassPixels]:
     """Labelled slices and voxels of each class that is scored."""
     classes: dict[str, ClassPixels] = {}
     for k in task.scored:
-        mask = labels == k if task.exclusive else ((labels >> k) & 1).astype(bool)
-        slices, voxels = int(mask.any(axis=(1, 2)).sum()), int(mask.sum())
-        classes[task.classes[k]] = ClassPixels(slices=slices, voxels=voxels)
+        pixels = [int(np.count_nonzero(plane == k if task.exclusive else (plane >> k) & 1)) for plane in labels]
+        classes[task.classes[k]] = ClassPixels(slices=sum(n > 0 for n in pixels), voxels=sum(pixels))
     return classes
 
 
@@ -128,8 +127,7 @@ def _check(scan: Scan, file: ScanFile, task: Task) -> None:
             f"expected {plural(task.channels, 'channel')} as the other cases have, got {len(scan.channels)} in "
             f"{file.path}; leave it out, or make its channels those of the others"
         )
-    if not np.isfinite(stored).all():
-        n = int((~np.isfinite(stored)).sum())
+    if n := sum(int(np.count_nonzero(~np.isfinite(plane))) for channel in scan.channels for plane in channel):
         raise InputError(f"expected finite intensities, got {n} that are NaN or infinite in {file.path}; repair it")
     if scan.padding is not None and scan.padded.all():
         raise InputError(f"expected an image, got PixelPaddingValue in every voxel of {file.path}; leave it out")
