@@ -172,6 +172,37 @@ def test_wang2024_perturbs_three_copies_of_the_channel() -> None:
     assert torch.equal(down[:, 0], down[:, 2])
 
 
+def test_wang2024_changes_the_channels_of_a_scan_that_has_several() -> None:
+    image = torch.cat([images(0.2), 1 - images(0.2)], 1)
+
+    class Difference:
+        task = ORGAN
+
+        def __call__(self, image: Tensor) -> LogOdds:
+            return 10 * (image[:, :1] - image[:, 1:])
+
+        def decide(self, log_odds: LogOdds) -> Mask:
+            return log_odds >= 0
+
+    model = Difference()
+    target = model.decide(model(image))
+    result = FgsmWang2024(Blend(0.02), bce, swapped=False)(model, image, target, [1, 2, 3]).image
+    signs = torch.where(target, -1.0, 1.0) * torch.tensor([1.0, -1.0], dtype=torch.float64).view(1, 2, 1, 1)
+    torch.testing.assert_close(result, 0.98 * image + 0.02 * signs, atol=1e-15, rtol=0)
+
+
+def test_a_random_blend_has_a_sign_of_either_kind_and_a_blend_is_within_its_limit() -> None:
+    ball, image = Blend(0.02), images()
+    signs = (ball.sample(image, [1, 2, 3]) - 0.98 * image) / 0.02
+    inside = (image > 0.03) & (image < 0.97)  # elsewhere it is cut to [0, 1]
+    torch.testing.assert_close(signs[inside].abs(), torch.ones_like(signs[inside]))
+    assert signs[inside].mean().abs() < 0.1
+    assert ball.limit == 0.04
+    ends = [ball.project(image + far, image) for far in (-1, 0, 1)]
+    expected = [(0.98 * image - 0.02).clamp(0, 1), image, (0.98 * image + 0.02).clamp(0, 1)]
+    torch.testing.assert_close(torch.stack(ends), torch.stack(expected), atol=1e-15, rtol=0)
+
+
 def test_a_batch_is_a_plain_stack() -> None:
     assert Batch(images(), images() > 0.5, ()).image.shape == (3, 1, *SHAPE)
 

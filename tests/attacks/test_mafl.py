@@ -9,15 +9,18 @@ from torch import Tensor, nn
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.mafl import Mafl
+from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError
 from medseg_attack.library.models import wrap
 from medseg_attack.models.hidden_maps import features_of, maps_of
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.numerics.fields import blurred
 from medseg_attack.numerics.samples import TINY
-from medseg_attack.threat.balls.norms import Linf
+from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.goals.stored import AnotherPatient
 from medseg_attack.threat.goals.toward import Toward
+from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.types import Case, CaseRef, Donors, LogOdds, Mask, Setting
 
 SEEDS = [1, 2, 3]
@@ -131,6 +134,45 @@ def test_without_the_objective_a_step_climbs_the_cosine_of_the_encoder_whatever_
         known = torch.stack([batch.image, start.detach(), x])  # the most harmful of three is returned
         assert (result == known).flatten(2).all(2).any(0).all()
         assert (result == x).flatten(1).all(1).any()
+
+
+class Encoded(Promptable):
+    """The same network without prompts, whose answer is the same for the same image."""
+
+    def forward(self, images: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(images, torch.zeros(1, 1, 1))
+
+
+def test_iterates_are_those_of_the_formula_and_the_most_harmful_is_returned() -> None:
+    """The image, then a random start and three steps of momentum on the whole sum; the last is judged alone."""
+    batch, ball, shown = blobs.batch(3), L2(2.0), list[Tensor]()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Encoded().eval()
+    encoder = net.encoder
+    encoder.register_forward_hook(lambda layer, inputs, output: shown.append(inputs[0].detach().clone()))
+
+    def rising(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> Tensor:
+        return (1 + progress) * bce(log_odds, target)
+
+    attack = Mafl(ball, rising, steps=3, momentum=0.5, features=0.7, smoothness=0.2, weight=3.0)
+    with frozen(wrap(net, blobs.TASK.classes, False, encoder="encoder")) as model:
+        result = attack(model, batch.image, batch.target, SEEDS)
+        visited = list(shown)
+        x, direction = ball.sample(batch.image, SEEDS), torch.zeros_like(batch.image)
+        iterates = [batch.image, x]
+        for step in range(3):
+            x = x.detach().requires_grad_()
+            cosines = torch.cosine_similarity(encoder(x).flatten(1), encoder(batch.image).flatten(1), eps=TINY)
+            low = (blurred(x - batch.image, 13) / 2).square().flatten(1).mean(1)
+            loss = 3 * (1 + step / 3) * bce(model(x), batch.target) - 0.7 * cosines - 0.2 * low
+            (grad,) = torch.autograd.grad(loss.sum(), x)
+            direction = 0.5 * direction + grad / grad.abs().mean((1, 2, 3), keepdim=True)
+            x = ball.project(x.detach() + 0.25 * ball.step(direction, x.detach()), batch.image)
+            iterates.append(x)
+        torch.testing.assert_close(torch.stack(visited), torch.stack(iterates), atol=1e-6, rtol=0)
+        harms = torch.stack([judge(model, ball, each, batch.image, batch.target).harm for each in visited])
+    assert torch.equal(result.harm, harms.amax(0))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.attacks.minimal.lbfgs import _newton
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.goals.criteria import ByPixels
 from medseg_attack.threat.objectives.losses import margin
@@ -127,3 +128,23 @@ def test_failures_are_told_apart_from_images_that_needed_nothing() -> None:
     assert torch.as_tensor(result.success).tolist() == [True, True, False]
     assert (result.size > 0).tolist() == [False, True, False]
     assert Linf(0.1).size(result.image, image).tolist() == result.size.tolist()
+
+
+def test_the_two_loops_are_the_product_with_the_matrix_that_bfgs_updates() -> None:
+    """H <- (I - r s y') H (I - r y s') + r s s' with r = 1 / s'y, pair by pair, from the unit times I."""
+    generator = torch.Generator().manual_seed(0)
+    n, unit = 5, torch.tensor([0.5, 2.0], dtype=torch.float64)
+    moved, noise = torch.randn(2, 3, 2, n, generator=generator, dtype=torch.float64)
+    changes = moved + 0.3 * noise
+    changes[1, 1], moved[1, 1] = 0, 0  # a pair of zeros is none
+    grad = torch.randn(2, n, generator=generator, dtype=torch.float64)
+    expected, one = [], torch.eye(n, dtype=torch.float64)
+    for sample in range(2):
+        inverse = unit[sample] * one
+        for s, y in zip(moved[:, sample], changes[:, sample], strict=True):
+            if s.any():
+                left = one - torch.outer(s, y) / (s @ y)
+                inverse = left @ inverse @ left.T + torch.outer(s, s) / (s @ y)
+        expected.append(inverse @ grad[sample])
+    pairs = list(zip(moved, changes, strict=True))
+    torch.testing.assert_close(_newton(grad, pairs, unit), torch.stack(expected), rtol=1e-9, atol=1e-9)
