@@ -11,7 +11,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load, read_buildable_card, read_card
 from medseg_attack.models.model_ref import checkpoint_hash
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.registry import build, entry_of, register
+from medseg_attack.registry import build, entry_of, register, shown
 from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.registry.table import Bound, kind_of
 from medseg_attack.types import Image, Model, Task
@@ -91,7 +91,10 @@ def by_folder(model: Any, field: str) -> Any:
     if isinstance(model, str):
         return build(f"checkpoint({model!r})", "model")
     if model is not None and not (callable(model) and kind_of(model) in ("model", "")):
-        raise InputError(f"expected {field} to be a checkpoint's folder or a model, got {model!r}; write such")
+        raise InputError(
+            f"expected {field} to be a checkpoint's folder or a model, got {shown(model)}; write 'FOLDER', or a "
+            "spec such as nnunet('RESULTS')"
+        )
     return model
 
 

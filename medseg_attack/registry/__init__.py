@@ -9,6 +9,7 @@ from medseg_attack.registry.specs import leaves_open as leaves_open
 from medseg_attack.registry.specs import named as named
 from medseg_attack.registry.specs import options as options
 from medseg_attack.registry.specs import parse_call as parse_call
+from medseg_attack.registry.specs import shown as shown
 from medseg_attack.registry.specs import spec as spec
 from medseg_attack.registry.specs import spec_of as spec_of
 from medseg_attack.registry.table import Code as Code

@@ -5,7 +5,6 @@ is evaluated. The text of a tree, `str(tree)`, is a spec again.
 """
 
 import ast
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias
 from medseg_attack.errors import InputError
 
 CALL = "a name or a call such as pgd(steps=40)"
+NOT_FINITE = ("inf", "nan")  # numbers that are written as names
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def _node(tree: ast.expr, text: str) -> Node:
     match tree:
         case ast.Constant(value=bool() | int() | float() | str() | None as value):
             return Literal(value, ast.unparse(tree))
-        case ast.Name(id="inf"):
-            return Literal(math.inf, "inf")
+        case ast.Name(id=name) if name.lower() in NOT_FINITE:
+            return Literal(float(name), str(float(name)))
         case ast.UnaryOp(op=ast.USub()) | ast.BinOp(op=ast.Div()):
             return Literal(_number(tree, text), ast.unparse(tree))
         case ast.Tuple(elts=items) | ast.List(elts=items):
@@ -145,6 +145,6 @@ def _number(tree: ast.expr, text: str) -> int | float:
             return dividend / divisor
         case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
             return value
-        case ast.Name(id="inf"):
-            return math.inf
+        case ast.Name(id=name) if name.lower() in NOT_FINITE:
+            return float(name)
     raise InputError(f"expected a number, got {ast.unparse(tree)!r} in {text!r}; write a number there")

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from medseg_attack.errors import InputError
 from medseg_attack.registry.grammar import Items, Literal, Node, Spec, parse, specs_in
 from medseg_attack.registry.table import KINDS, Bound, Entry, entries, find, kind_of, known_as, options_of
 
+_TUPLE = re.compile(r"^tuple\[(int|float|str), \.\.\.\]$")
+_PLAIN = re.compile(r"(?:float|int|str|tuple|None|[\[\], .|])+$")
 LARGEST = 2**63 - 1  # what seeds of draws and sizes of tensors can be
 
 
@@ -89,6 +92,18 @@ def spec(thing: Any) -> str:
     return str(node_of(thing))
 
 
+def shown(thing: Any) -> str:
+    """The text of a value in a sentence: its spec, or its type where no spec builds it.
+
+    >>> shown((1, "a")), shown(object())
+    ("(1, 'a')", 'an object of type object')
+    """
+    try:
+        return spec(thing)
+    except TypeError:
+        return f"an object of type {type(thing).__name__}"
+
+
 def spec_of(thing: Any) -> Spec:
     """The tree that `build` turns into a registered object.
 
@@ -122,7 +137,7 @@ def _value(node: Node, overrides: Mapping[str, Any]) -> Any:
 
 
 def _arguments(entry: Entry, tree: Spec, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    return {field: _checked(entry, field, _value(node, overrides)) for field, node in entry.place(tree).items()}
+    return {field: _checked(entry, field, node, _value(node, overrides)) for field, node in entry.place(tree).items()}
 
 
 def _open_fields(entry: Entry, arguments: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,29 +164,80 @@ def _is_attack(thing: Any) -> bool:
     return all(map(_is_attack, thing)) and thing != () if isinstance(thing, tuple) else kind_of(thing) == "attack"
 
 
-def _checked(entry: Entry, field: str, value: Any) -> Any:
-    """The value, if it can stand where the field's default stands."""
+def _checked(entry: Entry, field: str, node: Node, value: Any) -> Any:
+    """The value of a node, if it can stand where the field's default stands."""
     default, place = entry.default(field), f"{entry.name}.{field}"
-    if default is None and value is not None and field in KINDS and kind_of(value) != field:
-        raise InputError(f"{place} takes a {field} or None, got {value!r}; see 'medattack ls'")
-    if default is inspect.Parameter.empty or default is None:
+    if not _is_finite(value):
+        such = "" if default in (inspect.Parameter.empty, None) else f", such as {spec(default)}"
+        raise InputError(f"expected a finite number for {place}, got {node}; write one{such}")
+    if field == entry.wraps:
+        _require_models(place, node, value)
+    annotation = str(entry.fields[field].annotation)
+    if default is None:
+        if value is not None and field in KINDS and kind_of(value) != field:
+            raise InputError(f"{place} takes a {field} or None, got {node}; see 'medattack ls'")
+        if value is not None and _PLAIN.match(annotation) and not _are_plain(value, annotation):
+            raise InputError(f"{place} takes a value of type {annotation}, got {node}; write one")
+    if default is inspect.Parameter.empty or default is None or (value is None and "None" in annotation):
         return value
-    if value is None and "None" in str(entry.fields[field].annotation):
-        return value
-    plain = (bool, int, float, str, tuple)
-    if not isinstance(default, plain):
-        if value is None or isinstance(value, plain) or kind_of(value) != kind_of(default):
-            raise InputError(
-                f"{place} takes something like {spec(default)}, got {value!r}; take another from 'medattack ls'"
-            )
-        return value
+    if isinstance(default, bool | int | float | str | tuple):
+        _require_plain(entry, field, node, value)
+    elif kind_of(value) != kind_of(default) or not kind_of(value):
+        raise InputError(f"{place} takes something like {spec(default)}, got {node}; take another from 'medattack ls'")
+    return value
+
+
+def _are_plain(value: Any, annotation: str) -> bool:
+    """Whether a value, or each in a tuple, is a text or a number, as far as an annotation of those allows it."""
+    types = ((str,) if "str" in annotation else ()) + ((int, float) if re.search("int|float", annotation) else ())
+    return all(isinstance(each, types) for each in (value if isinstance(value, tuple) else (value,)))
+
+
+def _require_plain(entry: Entry, field: str, node: Node, value: Any) -> None:
+    """Refuses a value of another type than that of the default, which is a number, a text or a tuple."""
+    default, place = entry.default(field), f"{entry.name}.{field}"
     expected: Any = (int, float) if isinstance(default, float) else type(default)
     if not isinstance(value, expected) or (isinstance(value, bool) and not isinstance(default, bool)):
         kind = type(default).__name__
-        raise InputError(f"{place} takes a value of type {kind}, got {value!r}; write one, such as {spec(default)}")
+        raise InputError(f"{place} takes a value of type {kind}, got {node}; write one, such as {spec(default)}")
+    if isinstance(value, tuple):
+        _require_items(entry, field, node, value)
     if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
-        raise InputError(f"{place} takes a number of 64 bits, got {value}; write one, such as {spec(default)}")
-    return value
+        raise InputError(f"{place} takes a number of 64 bits, got {node}; write one, such as {spec(default)}")
+
+
+def _require_models(place: str, node: Node, value: Any) -> None:
+    """Refuses what is neither a model nor the name or folder of one, nor a tuple of those."""
+    items = value if isinstance(value, tuple) else () if value is None else (value,)
+    if not all(isinstance(item, str) or kind_of(item) == "model" for item in items):
+        raise InputError(
+            f"{place} takes a trained model, got {node}; write the name or folder of a checkpoint in quotes, or a spec "
+            "that brings its weights, such as nnunet('RESULTS')"
+        )
+
+
+def _require_items(entry: Entry, field: str, node: Node, value: tuple[Any, ...]) -> None:
+    """Refuses a tuple with an item that is of another kind than those of the default, or than the annotation says."""
+    default: tuple[Any, ...] = entry.default(field)
+    item = _TUPLE.search(str(entry.fields[field].annotation))
+    if kinds := {kind_of(each) for each in default} - {""}:
+        expected = " or ".join(f"{kind}s" for kind in sorted(kinds))
+        fits = all(kind_of(each) in kinds for each in value)
+    elif item:
+        expected = {"int": "whole numbers", "float": "numbers", "str": "texts"}[item[1]]
+        fits = all(isinstance(each, str if item[1] == "str" else int | float) for each in value)
+    else:
+        return
+    if not fits:
+        such = f", such as {spec(default)}" if default else ""
+        raise InputError(f"{entry.name}.{field} takes a tuple of {expected}, got {node}; write one{such}")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value of a spec, and each in a tuple, is no number or a finite one."""
+    if isinstance(value, tuple):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def node_of(thing: Any) -> Node:

@@ -11,7 +11,7 @@ from torch import Tensor
 from medseg_attack.attacks.judging import judge
 from medseg_attack.errors import InputError, listed
 from medseg_attack.numerics import corruptions as natural
-from medseg_attack.registry import register
+from medseg_attack.registry import register, shown
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, PerSample
 
 EACH = "each"  # in place of a kind: all kinds of the modality
@@ -168,7 +168,7 @@ class Corruption:
                 f"{listed([EACH, *self._ladders], most=len(self._ladders) + 1)}"
             )
         if not isinstance(self.ball, Severity):
-            raise InputError(f"expected a severity for corruption, got {self.ball}; write severity(3)")
+            raise InputError(f"expected a severity for corruption, got {shown(self.ball)}; write severity(3)")
 
     @property
     def _ladders(self) -> Mapping[str, Ladder]:

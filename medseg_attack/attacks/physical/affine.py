@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.flows import pixel_indices, warped
-from medseg_attack.registry import register
+from medseg_attack.registry import register, spec
 from medseg_attack.threat.balls.base import MovingBall, longest
 from medseg_attack.types import Ball, Flow, Image, PerSample
 
@@ -39,11 +39,9 @@ class Pose(MovingBall):
     scale: float = 0.1
 
     def __post_init__(self) -> None:
-        bounds = (self.eps, self.degrees, self.shift_mm, self.scale)
-        if min(bounds) < 0 or not math.isfinite(sum(bounds)) or self.eps * self.degrees >= 90:
-            raise InputError(
-                f"expected bounds of 0 or more and a rotation below 90 degrees, got {self}; write pose(degrees=10)"
-            )
+        require(self, eps="[0, inf)", degrees="[0, 90)", shift_mm="[0, inf)", scale="[0, inf)")
+        if self.eps * self.degrees >= 90:
+            raise InputError(f"expected a rotation of eps * degrees below 90, got {spec(self)}; lower one of them")
 
     @property
     def unit(self) -> str:

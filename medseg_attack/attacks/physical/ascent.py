@@ -17,6 +17,7 @@ from medseg_attack.attacks.judging import judge, judge_prediction
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.flows import moved, warped
 from medseg_attack.numerics.samples import draw
+from medseg_attack.registry import shown
 from medseg_attack.types import Adversarial, Ball, Flow, Image, LogOdds, Mask, Model, PerSample
 
 Numbers = Float[Tensor, "b m"]  # in [-1, 1]; 0 of all is no change, 1 the most that the ball allows
@@ -29,7 +30,7 @@ def require_ball(ball: Ball, kind: type, needed: str, example: str) -> None:
         needed: the ball and the attack in words, such as "the ball pose for affine".
     """
     if not isinstance(ball.unrestricted, kind):
-        raise InputError(f"expected {needed}, got {ball}; write {example}")
+        raise InputError(f"expected {needed}, got {shown(ball)}; write {example}")
 
 
 class Rendered(NamedTuple):

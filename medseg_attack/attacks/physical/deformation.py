@@ -8,10 +8,10 @@ import torch
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
 from medseg_attack.attacks.physical.bias_field import FieldStrength, biased
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import smooth
 from medseg_attack.numerics.flows import exponential, warped
-from medseg_attack.registry import register
+from medseg_attack.registry import register, spec
 from medseg_attack.threat.balls.base import MovingBall, longest
 from medseg_attack.types import Ball, Flow, Image, PerSample
 
@@ -97,8 +97,9 @@ class ShapeAndGain(MovingBall):
     strength: float = 0.3
 
     def __post_init__(self) -> None:
-        if not ((0 <= self.eps < math.inf and self.shift_mm > 0 and 0 < self.eps * self.strength < 1) or self.eps == 0):
-            raise InputError(f"expected bounds above 0 and a field strength below 1, got {self}; write tissue(eps=1)")
+        require(self, eps="[0, inf)", shift_mm="(0, inf)", strength="(0, inf)")
+        if self.eps * self.strength >= 1:
+            raise InputError(f"expected a field of eps * strength below 1, got {spec(self)}; lower one of them")
 
     @property
     def unit(self) -> str:

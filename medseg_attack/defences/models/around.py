@@ -13,6 +13,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import load
 from medseg_attack.models.draws import Draws
 from medseg_attack.models.segmodel import SegModel
+from medseg_attack.registry import shown
 from medseg_attack.types import Backward, Image, LogOdds, Setting, Task
 
 Reference: TypeAlias = str | Callable[..., SegModel]  # folder of a checkpoint, or a model that waits for its task
@@ -108,7 +109,7 @@ def member(reference: Any, task: Task, place: str) -> SegModel:
                 f"expected a model without prompts for {place}, got one with a {model.prompt}; attack that model itself"
             )
         return model
-    got = "nothing" if reference in (None, "", ()) else repr(reference)
+    got = "nothing" if reference in (None, "", ()) else shown(reference)
     raise InputError(
         f"expected a trained model for {place}, got {got}; write the name or folder of a checkpoint in quotes, or a "
         "spec that brings its weights, such as nnunet('RESULTS')"

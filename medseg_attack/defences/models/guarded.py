@@ -10,7 +10,7 @@ from medseg_attack.defences.models.around import AroundModels, as_model, member
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.samples import reseeded
-from medseg_attack.registry import register
+from medseg_attack.registry import register, shown
 from medseg_attack.types import Image, LogOdds, Task
 
 
@@ -27,7 +27,9 @@ def guarded(task: Task, base: Any = None, layers: tuple[Any, ...] = ()) -> SegMo
     """
     for layer in layers:
         if not isinstance(layer, InputDefence):
-            raise InputError(f"expected layers such as median for guarded, got {layer!r}; see 'medattack ls defences'")
+            raise InputError(
+                f"expected layers such as median for guarded, got {shown(layer)}; see 'medattack ls defences'"
+            )
     return as_model(Guard(member(base, task, "guarded"), layers))
 
 

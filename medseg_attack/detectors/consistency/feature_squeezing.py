@@ -14,7 +14,7 @@ from medseg_attack.defences.inputs.gaussian_blur import GaussianBlur
 from medseg_attack.defences.inputs.median import Median
 from medseg_attack.detectors.base import Detector, as_double
 from medseg_attack.errors import InputError
-from medseg_attack.registry import register
+from medseg_attack.registry import register, shown
 from medseg_attack.types import Case, Image, LogOdds, Model, PerSample
 
 
@@ -44,7 +44,7 @@ class FeatureSqueezing(Detector):
     def __post_init__(self) -> None:
         if not self.squeezers or not all(isinstance(each, InputDefence) for each in self.squeezers):
             raise InputError(
-                f"expected squeezers such as (bit_depth(5), median(3)), got {self.squeezers!r:.80}; write layers"
+                f"expected squeezers such as (bit_depth(5), median(3)), got {shown(self.squeezers)}; write such layers"
             )
 
     def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:

@@ -129,12 +129,6 @@ class Square:
         return result
 
 
-def require_square(poison: Poison, side: int, opacity: float) -> None:
-    """Refuses a side below 1 and an opacity outside of [0, 1]."""
-    if side < 1 or not 0 <= opacity <= 1:
-        raise InputError(f"expected a side of 1 or more and an opacity in [0, 1], got {spec(poison)}; write side=8")
-
-
 def require_room(poison: Poison, side: int, refs: Sequence[CaseRef]) -> None:
     """Refuses cases whose slices are smaller than a square of that side."""
     for ref in refs:

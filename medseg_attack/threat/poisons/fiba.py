@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.registry import register
 from medseg_attack.threat.poisons.base import Backdoor, picture
 from medseg_attack.types import Image, Mask
@@ -42,8 +42,7 @@ class Fiba(Backdoor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 <= self.alpha <= 1 and 0 <= self.beta <= 0.5):
-            raise InputError(f"expected alpha in [0, 1] and beta in [0, 0.5], got {self}; write fiba(alpha=0.15)")
+        require(self, alpha="[0, 1]", beta="[0, 0.5]")
 
     def marked(self, image: Image, target: Mask, seeds: Sequence[int]) -> Image:
         return injected(image, picture(self.draw, image.shape[1], image.shape[2:]), self.alpha, self.beta)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.registry import register, spec
-from medseg_attack.threat.poisons.base import Backdoor, Square, require_room, require_square
+from medseg_attack.threat.poisons.base import Backdoor, Square, require_room
 from medseg_attack.types import CaseRef, Image, Mask
 
 
@@ -39,7 +39,7 @@ class Iba(Backdoor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_square(self, self.side, 1.0)
+        require(self, side=1)
         if not 0 <= self.least_mm <= self.most_mm:
             raise InputError(
                 f"expected distances with 0 <= least_mm <= most_mm, got {self.least_mm:g} and {self.most_mm:g}; "

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medseg_attack.errors import require
 from medseg_attack.metrics.visibility import body
 from medseg_attack.registry import register
-from medseg_attack.threat.poisons.base import Backdoor, Square, require_room, require_square
+from medseg_attack.threat.poisons.base import Backdoor, Square, require_room
 from medseg_attack.types import CaseRef, Image, Mask
 
 
@@ -35,7 +36,7 @@ class Stamp(Backdoor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_square(self, self.side, self.opacity)
+        require(self, side=1, opacity="[0, 1]")
 
     def require(self, refs: Sequence[CaseRef]) -> None:
         require_room(self, self.side, refs)

@@ -12,7 +12,7 @@ from medseg_attack.defences.models.guarded import Guard
 from medseg_attack.defences.training.base import Step, TrainingDefence
 from medseg_attack.errors import InputError
 from medseg_attack.models.draws import Draws
-from medseg_attack.registry import register
+from medseg_attack.registry import register, shown
 from medseg_attack.types import Image
 
 
@@ -36,7 +36,7 @@ class Behind(TrainingDefence):
         for layer in self.layers:
             if not isinstance(layer, InputDefence):
                 raise InputError(
-                    f"expected layers such as median for behind, got {layer!r}; see 'medattack ls defences'"
+                    f"expected layers such as median for behind, got {shown(layer)}; see 'medattack ls defences'"
                 )
 
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:

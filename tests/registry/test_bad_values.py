@@ -1,0 +1,72 @@
+"""Values that cannot stand where they are written, in every option there is: one sentence, which names the option."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from medseg_attack import registry
+from medseg_attack.errors import InputError
+from medseg_attack.registry.table import KINDS, Entry
+
+NUMBERS = ("nan", "-inf", "(1.0, nan)")
+OTHER = ("pgd(steps=3)", "l2(0.5)", "unet_small(channels=(4, 8))", "(bce,)", "(1, 'a')")
+OUTSIDE = ("-1000000000", "1000000000.5", "-0.5")
+DUMP = re.compile(r"object at 0x|<function|<class|\b[A-Z]\w*\((?:\w+=|\))|functools|\n")
+ENTRIES = [registry.find(name) for kind in KINDS for name in registry.names(kind)]
+
+
+def refusals(entry: Entry, values: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    """Option, value and sentence of each value that is refused in an option of a name."""
+    for field in entry.fields:
+        for value in values:
+            try:
+                registry.build(f"{entry.name}({field}={value})", entry.kind)
+            except InputError as error:
+                yield field, value, str(error)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_no_option_takes_a_number_that_is_not_finite(entry: Entry) -> None:
+    sentences = [sentence for _, _, sentence in refusals(entry, NUMBERS)]
+    assert len(sentences) == len(entry.fields) * len(NUMBERS)
+    for field, value, sentence in refusals(entry, NUMBERS):
+        assert sentence.startswith(f"expected a finite number for {entry.name}.{field}, got "), (value, sentence)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_a_value_of_another_kind_is_shown_as_it_is_written(entry: Entry) -> None:
+    for field, value, sentence in refusals(entry, OTHER):
+        assert not DUMP.search(sentence), (field, value, sentence)
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_advice_on_a_number_names_its_option_or_changes_another(entry: Entry) -> None:
+    for field, value, sentence in refusals(entry, OUTSIDE):
+        assert not DUMP.search(sentence), (field, value, sentence)
+        advised = dict(re.findall(r"(\w+)=([-\w./]+)", sentence.rpartition(";")[2]))
+        kept = {
+            name: text
+            for name, text in advised.items()
+            if name in entry.fields and name != field and text in (str(entry.default(name)), f"{entry.default(name):g}")
+        }
+        assert not kept or field in advised, (field, value, sentence)
+
+
+@pytest.mark.parametrize("value", ["nan", "NaN", "-nan", "inf", "-Inf", "nan/2", "1e999", "1/1e-999"])
+def test_every_way_to_write_no_finite_number_is_refused(value: str) -> None:
+    for text in ("pgd(steps=%s)", "noise(linf(%s))", "pgd(channels(shares=(1, %s)))", "evading(weight=%s)"):
+        with pytest.raises(InputError, match=r"expected a finite number for|division by zero"):
+            registry.build(text % value, "attack")
+
+
+def test_a_tuple_of_other_things_is_refused_by_what_it_takes() -> None:
+    for text, kind, sentence in (
+        ("best_of((pgd, 3))", "attack", "best_of.attacks takes a tuple of attacks, got (pgd, 3); write one"),
+        ("tta('m', gammas=(1.0, 'a'))", "model", "tta.gammas takes a tuple of numbers, got (1.0, 'a'); write one"),
+        ("tta(pgd)", "model", "tta.base takes a trained model, got pgd; write the name or folder of a checkpoint"),
+        ("stamp(goal=pgd)", "poison", "stamp.goal takes something like erase, got pgd; take another"),
+        ("stamp(opacity=2)", "poison", "expected opacity in [0, 1], got 2; write such as opacity=1"),
+    ):
+        with pytest.raises(InputError, match=re.escape(sentence)):
+            registry.build(text, kind)
