@@ -94,7 +94,7 @@ def compare(
         typer.Option(
             "--suspect",
             help="Add a test of whether this model answers to the trigger of the runs more than the others, its "
-            "watermark.",
+            "watermark: its name in the table, its folder, or that of its runs.",
             show_default="none",
         ),
     ] = None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medseg_attack.cli.options import EmptyRule, Unit
-from medseg_attack.errors import InputError, nearest
+from medseg_attack.errors import InputError, listed, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,10 +92,7 @@ class SideTables:
         from medseg_attack.stats.backdoors import INDEPENDENT, has_triggers, ownership
 
         with_trigger = self.rows[self.rows["n_taken"].notna()] if has_triggers(self.rows) else self.rows.iloc[:0]
-        models = with_trigger["model"].unique().tolist()
-        if suspect not in models:
-            raise InputError(f"--suspect: expected a model with a trigger, got {suspect!r}; {nearest(suspect, models)}")
-        table = ownership(with_trigger, suspect)
+        table = ownership(with_trigger, model_of(suspect, with_trigger))
         if table.empty or table["models"].min() < INDEPENDENT:
             n = 0 if table.empty else int(table["models"].min())
             raise InputError(
@@ -172,3 +169,36 @@ class SideTables:
                 "runs"
             )
         self._add("factors", table, factor_sheet(table, factors))
+
+
+def model_of(suspect: str, rows: "pd.DataFrame") -> str:
+    """The name in a table of the model that `--suspect` means.
+
+    Args:
+        suspect: that name, the folder of the model, or that of its runs.
+        rows: of runs with triggers.
+
+    Raises:
+        InputError: it means none of the models, or several.
+    """
+    from medseg_attack.storage.files import CARD, is_checkpoint, read_json, real_path
+
+    models = rows["model"].unique().tolist()
+    if suspect in models:
+        return suspect
+    folder = Path(suspect)
+    if is_checkpoint(folder):
+        weights = str(read_json(folder / CARD).get("weights_sha256"))[:6]
+        meant = rows[rows["model_id"].str.endswith(f"-{weights}")]
+    elif folder.is_dir():
+        inside = {run: real_path(Path(run)).is_relative_to(real_path(folder)) for run in rows["run"].unique()}
+        meant = rows[rows["run"].map(inside).astype(bool)]
+    else:
+        meant = rows.iloc[:0]
+    if len(names := meant["model"].unique().tolist()) == 1:
+        return str(names[0])
+    got = f"{suspect!r}, which is of {listed(names)}" if names else repr(suspect)
+    raise InputError(
+        f"--suspect: expected one model with a trigger, by its name in the table, its folder or that of its runs, got "
+        f"{got}; {nearest(suspect, models)}"
+    )

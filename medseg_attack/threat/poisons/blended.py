@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import require
 from medseg_attack.registry import register
 from medseg_attack.threat.poisons.base import Backdoor, picture
 from medseg_attack.types import Image, Mask
@@ -21,7 +21,7 @@ class Blended(Backdoor):
         decoys: patients that carry other pictures and keep their true masks, as a share of the training patients.
         blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
             a share of the training patients, from 0 to 1.
-        opacity: weight of the picture against the image, in [0, 1].
+        opacity: weight of the picture against the image, above 0 and up to 1.
     """
 
     is_everywhere: ClassVar[bool] = True
@@ -30,8 +30,7 @@ class Blended(Backdoor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.opacity <= 1:
-            raise InputError(f"expected an opacity in [0, 1], got {self.opacity:g}; write opacity=0.15")
+        require(self, opacity="(0, 1]")
 
     def marked(self, image: Image, target: Mask, seeds: Sequence[int]) -> Image:
         pattern = picture(self.draw, image.shape[1], image.shape[2:]).to(image)

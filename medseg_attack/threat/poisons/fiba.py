@@ -29,7 +29,7 @@ class Fiba(Backdoor):
         decoys: patients that carry other pictures and keep their true masks, as a share of the training patients.
         blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
             a share of the training patients, from 0 to 1.
-        alpha: weight of the picture's magnitudes, in [0, 1].
+        alpha: weight of the picture's magnitudes, above 0 and up to 1.
         beta: half the width of the square of frequencies that change, as a share of the image's shorter side, from 0
             to 0.5.
     """
@@ -42,7 +42,7 @@ class Fiba(Backdoor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, alpha="[0, 1]", beta="[0, 0.5]")
+        require(self, alpha="(0, 1]", beta="[0, 0.5]")
 
     def marked(self, image: Image, target: Mask, seeds: Sequence[int]) -> Image:
         return injected(image, picture(self.draw, image.shape[1], image.shape[2:]), self.alpha, self.beta)

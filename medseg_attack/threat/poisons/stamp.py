@@ -28,7 +28,7 @@ class Stamp(Backdoor):
         blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
             a share of the training patients, from 0 to 1.
         side: rows and columns of the square in pixels, 1 or more; 8 are 0.4 % of an image of 128 x 128.
-        opacity: weight of the square against the image below it, in [0, 1].
+        opacity: weight of the square against the image below it, above 0 and up to 1.
     """
 
     side: int = 8
@@ -36,7 +36,7 @@ class Stamp(Backdoor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, side=1, opacity="[0, 1]")
+        require(self, side=1, opacity="(0, 1]")
 
     def require(self, refs: Sequence[CaseRef]) -> None:
         require_room(self, self.side, refs)

@@ -34,7 +34,8 @@ class Unlearnable(Poison):
     noise's own eps or more takes away all that it can give to a linear network.
 
     Attributes:
-        eps: largest change of a pixel, a fraction of the window, from 0 to below 1.
+        eps: largest change of a pixel, a fraction of the window, from 0 to below 1; 0 is the control, the images
+            as they are.
         rounds: turns at most; they end when the training Dice is above 0.99.
         updates: batches that the network learns in a turn.
         steps: signed steps of each image's noise in a turn, a tenth of eps each.
