@@ -14,6 +14,7 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD, bim, fgsm, mi_fgsm
 from medseg_attack.attacks.gradient.wang2024 import Blend, FgsmWang2024
+from medseg_attack.errors import InputError
 from medseg_attack.metrics.harm import harm
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import bce, ce, margin, soft_dice
@@ -191,13 +192,20 @@ def test_wang2024_changes_the_channels_of_a_scan_that_has_several() -> None:
     torch.testing.assert_close(result, 0.98 * image + 0.02 * signs, atol=1e-15, rtol=0)
 
 
+def test_only_the_losses_of_the_paper_can_be_swapped() -> None:
+    with pytest.raises(InputError, match="expected an objective of the paper"):
+        FgsmWang2024(objective=margin)
+    assert FgsmWang2024(objective=margin, swapped=False).swapped is False
+    assert FgsmWang2024(objective=soft_dice).swapped
+
+
 def test_a_random_blend_has_a_sign_of_either_kind_and_a_blend_is_within_its_limit() -> None:
     ball, image = Blend(0.02), images()
     signs = (ball.sample(image, [1, 2, 3]) - 0.98 * image) / 0.02
     inside = (image > 0.03) & (image < 0.97)  # elsewhere it is cut to [0, 1]
     torch.testing.assert_close(signs[inside].abs(), torch.ones_like(signs[inside]))
     assert signs[inside].mean().abs() < 0.1
-    assert ball.limit == 0.04
+    assert (ball.limit, Blend().eps) == (0.04, 0.009)
     ends = [ball.project(image + far, image) for far in (-1, 0, 1)]
     expected = [(0.98 * image - 0.02).clamp(0, 1), image, (0.98 * image + 0.02).clamp(0, 1)]
     torch.testing.assert_close(torch.stack(ends), torch.stack(expected), atol=1e-15, rtol=0)

@@ -175,6 +175,35 @@ def test_iterates_are_those_of_the_formula_and_the_most_harmful_is_returned() ->
     assert torch.equal(result.harm, harms.amax(0))
 
 
+def test_with_a_donor_a_step_climbs_the_cosine_with_its_features() -> None:
+    batch, shown = blobs.batch(3), list[Tensor]()
+    cases = tuple(
+        Case(f"s{n}", f"v{n}", f"p{n}", batch.image[n], batch.target[n], (1.0, 1.0), batch.cases[n].window)
+        for n in range(3)
+    )
+    refs = tuple(CaseRef(case.id, case.volume, case.group, tuple(case.image.shape[1:])) for case in cases)
+    donors = Donors(Shelf(cases), refs)
+    goal = AnotherPatient()
+    attack = Mafl(L2(2.0), Toward(nothing, goal), steps=1, step_size=1.0, features=0.5, smoothness=0.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Encoded().eval()
+    encoder = net.encoder
+    encoder.register_forward_hook(lambda layer, inputs, output: shown.append(inputs[0].detach().clone()))
+    with frozen(wrap(net, blobs.TASK.classes, False, encoder="encoder")) as model:
+        bound = bind(attack, Setting(blobs.TASK, cases, donors))
+        bound(model, batch.image, batch.target, SEEDS)
+        wanted, start, end = shown[:3]
+        assert torch.equal(wanted, torch.stack([goal.donor_of(case, donors).image for case in cases]))
+        x = start.requires_grad_()
+        cosines = torch.cosine_similarity(encoder(x).flatten(1), encoder(wanted).flatten(1), eps=TINY)
+        (grad,) = torch.autograd.grad(cosines.sum(), x)
+    expected = attack.ball.project(start.detach() + attack.ball.step(grad, start.detach()), batch.image)
+    torch.testing.assert_close(end, expected, atol=1e-6, rtol=0)
+    assert Mafl(weight=0).features_alone
+    assert not Mafl().features_alone
+
+
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [

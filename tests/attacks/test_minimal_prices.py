@@ -7,8 +7,10 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.pgd import PGD
-from medseg_attack.attacks.minimal.lbfgs import _newton
+from medseg_attack.attacks.minimal.lbfgs import Lbfgs, _newton
+from medseg_attack.attacks.minimal.search import Search
 from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.goals.aim import Aim
 from medseg_attack.threat.goals.criteria import ByPixels
 from medseg_attack.threat.objectives.losses import margin
 from medseg_attack.types import LogOdds, Mask, Task
@@ -148,3 +150,32 @@ def test_the_two_loops_are_the_product_with_the_matrix_that_bfgs_updates() -> No
         expected.append(inverse @ grad[sample])
     pairs = list(zip(moved, changes, strict=True))
     torch.testing.assert_close(_newton(grad, pairs, unit), torch.stack(expected), rtol=1e-9, atol=1e-9)
+
+
+def test_lbfgs_ends_at_the_optimum_of_its_sum_pixel_by_pixel_and_at_the_box() -> None:
+    """Squares plus a price on mean softplus(-excess): of a pointwise model every pixel has its own optimum."""
+    image = images(0.2)
+    inner = oracle(ORGAN)
+    shown: list[Tensor] = []
+
+    class Watched:
+        task, decide = ORGAN, staticmethod(inner.decide)
+
+        def __call__(self, x: Tensor) -> LogOdds:
+            shown.append(x.detach().clone())
+            return inner(x)
+
+    target = inner.decide(inner(image))
+    side = torch.where(target, -1.0, 1.0).double()
+    price = torch.tensor([0.1, 1.0, 60.0], dtype=torch.float64) * image[0].numel()
+    search = Search(Watched(), L2(100.0), Aim.of(None, ByPixels(), ORGAN), image, target)  # type: ignore[arg-type]
+    Lbfgs(steps=50).descend(search, price)
+    per_pixel = price.view(3, 1, 1, 1) / image[0].numel()
+    low, high = torch.zeros_like(image), torch.ones_like(image)
+    for _ in range(60):  # the slope rises in x
+        x = (low + high) / 2
+        slope = 2 * (x - image) - per_pixel * 10 * side * torch.sigmoid(-side * 10 * (x - 0.5))
+        low, high = torch.where(slope < 0, x, low), torch.where(slope < 0, high, x)
+    assert len(shown) == 50
+    torch.testing.assert_close(shown[-1], x, atol=1e-4, rtol=0)
+    assert ((shown[-1][2] == 0) | (shown[-1][2] == 1)).all()

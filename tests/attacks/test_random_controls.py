@@ -10,6 +10,7 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.controls.shuffled import Shuffled
 from medseg_attack.attacks.judging import judge
+from medseg_attack.errors import InputError
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Task
 
@@ -83,3 +84,8 @@ def test_a_shuffled_change_has_the_same_numbers_in_other_places_the_same_in_all_
     orders = [in_order, *places[:, 0]]
     same = [(a == b).sum().item() for n, a in enumerate(orders) for b in orders[:n]]
     assert max(same) < 10  # of two random orders one place is the same, on average
+
+
+def test_noise_of_another_kind_is_refused() -> None:
+    with pytest.raises(InputError, match="draw"):
+        registry.build("noise(draw='normal')", "attack")

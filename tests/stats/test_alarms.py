@@ -276,3 +276,9 @@ def test_the_rows_of_a_table_follow_their_numbers_and_patients_their_names() -> 
     table = alarm_table(shuffled, 19)
     assert table["kind"].tolist() == ["clean", "noise", "attack"]
     pd.testing.assert_frame_equal(table, alarm_table(pd.DataFrame(rows), 19))
+
+
+def test_a_verdict_that_is_open_names_the_fewest_patients_of_a_row() -> None:
+    rows = [{"kind": "noise", "alarms_0.05_low": 0.0, "patients": 30}]
+    rows += [{"kind": kind, "harmed": 20, "missed": 0.3, "patients": 20} for kind in ("attack", "adaptive")]
+    assert verdict(pd.DataFrame(rows), 19) == "not decided with 20 patients"

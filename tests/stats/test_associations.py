@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from medseg_attack.stats.associations import associations
+from medseg_attack.stats.associations import _ends, associations
 
 
 def rows(run: str, taken: dict[str, list[int]], role: str = "attack", **facts: object) -> pd.DataFrame:
@@ -164,3 +164,16 @@ def test_a_factor_of_two_values_has_a_correlation() -> None:
     same = {f"p{n}": [40 if n in (1, 3) else 10] for n in range(5)}
     row = one(associations(rows("a", same), values("a", bright), unit="volume", empty="one"))
     assert row["rho"] == pytest.approx(1.0)
+
+
+def test_ends_leave_a_fortieth_of_the_draws_on_either_side_and_those_without_a_correlation_out() -> None:
+    draws = np.concatenate([np.arange(1001.0), np.full(500, np.nan)])
+    assert _ends(draws[::-1]) == pytest.approx((25, 975))
+
+
+def test_models_are_compared_under_an_attack_that_has_no_budget_too() -> None:
+    sizes, lost = {"a": 1e3, "b": 1e4, "c": 1e5, "d": 1e6}, {"a": 5, "b": 10, "c": 30, "d": 80}
+    tables = [rows(run, {f"p{n}": [lost[run] + n] for n in range(3)}, attack="cw", eps=np.nan) for run in sizes]
+    factors = [values(run, {f"p{n}": [size] for n in range(3)}, "parameters") for run, size in sizes.items()]
+    row = one(associations(pd.concat(tables), pd.concat(factors), unit="volume", empty="one"))
+    assert (row["attack"], row["n"], row["rho"]) == ("cw", 4, pytest.approx(1.0))

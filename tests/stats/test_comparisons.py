@@ -104,3 +104,9 @@ def test_a_difference_of_models_is_that_of_their_tables() -> None:
     pairs = pairs.assign(old=[good - 0.05 for good in GOOD])  # the mean over both organs
     alone = change(pairs.assign(difference=[bad - good for bad, good in zip(BAD, GOOD, strict=True)]))
     assert (table["low"], table["high"]) == pytest.approx((alone.low, alone.high))
+
+
+def test_attacks_without_a_budget_are_compared_with_each_other() -> None:
+    pair = [run("x", GOOD, attack="cw", eps=float("nan")), run("y", BAD, attack="dag", eps=float("nan"))]
+    table = between(pd.concat([*pair, run("z", BAD)], ignore_index=True), "attack", unit="volume", empty="one")
+    assert table[["new", "old"]].to_numpy().tolist() == [["dag bce", "cw bce"]]

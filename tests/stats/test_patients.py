@@ -292,3 +292,28 @@ def test_of_many_patients_who_are_all_equal_no_model_is_ahead_for_sure() -> None
     base = np.random.default_rng(0).random(40)
     table = rank_stability({"a": cases(base), "b": cases(base)}, "dice", bounds=(0.0, 1.0))
     assert table[["best", "worst"]].to_numpy().tolist() == [[1, 2], [1, 2]]
+
+
+def test_warnings_are_whole_sentences() -> None:
+    few = "{} patients are few: they cannot rule out that {} % of all patients fail outright"
+    assert warning(2) == (
+        f"{few.format(2, 84)}; no signed-rank test of 2 patients can reach p < 0.05 (least possible 0.5)."
+    )
+    assert warning(8) == f"{few.format(8, 37)}."
+    assert warning(8, comparisons=20) == (
+        f"{few.format(8, 37)}; no signed-rank test of 8 patients and 20 comparisons can reach p < 0.05 "
+        "(least possible 0.16)."
+    )
+    assert "least possible 1)" in warning(3, comparisons=9)
+
+
+def test_cases_of_one_side_only_are_counted_in_the_first_pair_that_has_some() -> None:
+    four, two, three = (cases(np.full(n, 0.5)) for n in (4, 2, 3))
+    with pytest.raises(InputError, match=r"got 2 of one only, such as p02_0 \(o0\)"):
+        paired(four, two, "dice")
+    new, old = (
+        pd.concat([each.assign(run=run) for run, each in zip("abc", tables, strict=True)])
+        for tables in ((four, four, four), (four, three, two))
+    )
+    with pytest.raises(InputError, match=r"got 1 of one only, such as p03_0 \(o0\)"):
+        paired(new, old, "dice", within=["run"])

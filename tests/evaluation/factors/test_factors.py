@@ -71,6 +71,26 @@ def test_contrast_is_in_standard_deviations_of_the_surroundings() -> None:
     assert absent != absent
 
 
+def test_two_pixels_are_surroundings_and_three_steps_are_meant_where_nothing_is_said() -> None:
+    batch = scan(torch.rand(16, 16, generator=torch.Generator().manual_seed(0)), (slice(0, 16), slice(0, 16)), BOX)
+    batch.target[:, 0, 0, 0] = False
+    batch.image[:] = 0.5
+    batch.image[:, 0, 0, 0] = torch.tensor([0.1, 0.3])
+    corner, _ = factor("contrast_to_noise(ring=1)", batch)
+    assert corner == pytest.approx(0.3 / (0.02**0.5))  # of 0.1 and 0.3: their mean is 0.2, their variance 0.02
+    batch.image[:] = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert factor("contrast_to_noise", batch) == factor("contrast_to_noise(ring=3)", batch)
+    assert factor("gradient_concentration", batch) == factor("gradient_concentration(margin=3)", batch)
+
+
+def test_an_organ_of_one_slice_has_a_concentration() -> None:
+    batch = scan(torch.full((16, 16), 0.5), BOX)
+    batch.target[1] = False
+    there, absent = factor("gradient_concentration(margin=0)", batch)
+    assert 0 < there < 1
+    assert absent != absent
+
+
 def test_the_gradient_of_a_pointwise_model_is_spread_and_that_of_its_lower_half_is_there() -> None:
     image = torch.full((16, 16), 0.5)
     lower = slice(8, 16), slice(0, 16)
