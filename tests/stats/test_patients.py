@@ -317,3 +317,10 @@ def test_cases_of_one_side_only_are_counted_in_the_first_pair_that_has_some() ->
     )
     with pytest.raises(InputError, match=r"got 1 of one only, such as p03_0 \(o0\)"):
         paired(new, old, "dice", within=["run"])
+
+
+def test_a_patient_without_any_score_is_none_of_those_who_are_counted() -> None:
+    scores = np.array([0.5, 0.4, 0.7, 0.6, 0.9])
+    absent = difference(cases(np.append(scores, np.nan), organs=2), "dice")
+    assert vars(absent) == pytest.approx(vars(difference(cases(scores, organs=2), "dice")))
+    assert absent.n == 5
