@@ -64,6 +64,11 @@ class Detector(ABC):
     def score(self, statistics: Statistics, cases: Sequence[Case]) -> PerSample:
         """The score of each case; cases of one scan may be looked at together."""
 
+    @property
+    def of_scans(self) -> bool:
+        """Whether the score of a case depends on the other cases of its scan."""
+        return False
+
     def is_known_to(self, poison: Poison) -> bool:
         """Whether a model that learns from data with this poison learns to hide its trigger from the detector."""
         return False
@@ -131,6 +136,11 @@ class Calibrated:
     detector: Detector
     calibration: tuple[float, ...]
     level: float = 0.1
+
+    @property
+    def of_scans(self) -> bool:
+        """Whether the score of a case depends on the other cases of its scan."""
+        return self.detector.of_scans
 
     @cached_property
     def scores(self) -> NDArray[np.float64]:

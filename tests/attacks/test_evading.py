@@ -1,5 +1,8 @@
 """An attack that knows a detector: as harmful as it can be without an alarm, and never harmful at the price of one."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import blobs
@@ -8,6 +11,7 @@ from helpers.detectors import calibrated, of_own_patients
 from medseg_attack import registry
 from medseg_attack.attacks.composed.best_of import BestOf
 from medseg_attack.attacks.evading.evading import Evading
+from medseg_attack.attacks.evading.watched import WatchedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.detectors.base import Calibrated
@@ -16,7 +20,7 @@ from medseg_attack.models.segmodel import frozen
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce, soft_dice
-from medseg_attack.types import Adversarial, Attack, Batch, Setting
+from medseg_attack.types import Adversarial, Attack, Batch, Case, Image, LogOdds, Model, PerSample, Setting
 
 BALL = Linf(12 / 255)
 
@@ -59,6 +63,27 @@ def test_a_weight_of_0_climbs_the_objective_alone_and_still_keeps_what_raises_no
     alone = attacked(Evading(PGD(BALL, bce, 10), squeezing, 0.0), batch)
     assert not alarms(squeezing, alone.image, batch).any()
     assert swept.harm.mean() > alone.harm.mean()
+
+
+class TwoBright:
+    """A detector that raises an alarm where more than one slice of a scan is bright."""
+
+    of_scans = True
+
+    def watch(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, PerSample, PerSample]:
+        bright = (image.flatten(1).mean(1) > 0.5).sum().expand(len(image)).to(image)
+        return model(image), bright, bright - 1
+
+
+def test_the_slices_of_a_scan_are_kept_as_they_were_asked_about_together() -> None:
+    batch = of_own_patients(blobs.batch(2, 3200))
+    batch = replace(batch, cases=tuple(replace(case, volume="scan") for case in batch.cases))
+    dark, bright = torch.full_like(batch.image, 0.1), torch.full_like(batch.image, 0.9)
+    with frozen(blobs.healthy()) as model:
+        watched = WatchedModel(model, TwoBright(), Linf(0.99), batch.image, batch.target, batch.cases)
+        for first, second in ((bright, dark), (dark, bright), (bright, bright)):
+            watched(torch.stack([first[0], second[1]]))
+    assert (watched.kept.flatten(1).mean(1) > 0.5).sum() == 1
 
 
 def test_without_a_detector_it_is_the_attack_itself() -> None:

@@ -32,6 +32,7 @@ class Distant:
     """A detector that is as suspicious as an image is far from another one, and always raises an alarm."""
 
     other: Image
+    of_scans = False
 
     def watch(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, PerSample, PerSample]:
         distance = 1 + (image - self.other).flatten(1).square().sum(1)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def fitted() -> Callable[[str, int], Detector]:
 
     def fit(name: str, dims: int) -> Detector:
         if (name, dims) not in known:
-            detector: Detector = registry.build(SPECS[name], "detector")
+            detector: Detector = registry.build(SPECS.get(name, name), "detector")
             with frozen(model_of(dims)) as model:
                 known[name, dims] = detector.fitted(training(detector, model, some(dims, 24)))
         return known[name, dims]
@@ -128,6 +129,16 @@ class TestDetector:
         assert (grad != 0).flatten(1).any(1).all()
 
 
+@pytest.mark.parametrize("name", [*DETECTORS, "any_of((entropy, plausible_mask))"])
+def test_a_detector_says_whether_it_looks_at_whole_scans(name: str, fitted: Callable[[str, int], Detector]) -> None:
+    """Its score of a slice then changes with the other slice of the scan, and an attack keeps both or neither."""
+    batch = some(2, 2, 50)
+    cases = tuple(replace(case, volume="scan") for case in batch.cases)
+    with frozen(model_of(2)) as model:
+        own, other = (scores(fitted(name, 2), model, image, cases)[0] for image in (batch.image, batch.image[[0, 0]]))
+    assert fitted(name, 2).of_scans == (float(other) != pytest.approx(float(own), rel=1e-4))
+
+
 @pytest.mark.parametrize("name", DETECTORS)
 def test_clean_against_clean_is_chance(name: str, fitted: Callable[[str, int], Detector]) -> None:
     with frozen(model_of(2)) as model:
@@ -140,7 +151,7 @@ def test_clean_against_clean_is_chance(name: str, fitted: Callable[[str, int], D
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_detector_that_was_not_fitted_scores_nothing_unless_there_is_nothing_to_learn(name: str) -> None:
-    detector, batch = registry.build(SPECS[name], "detector"), some(2, 2)
+    detector, batch = registry.build(SPECS.get(name, name), "detector"), some(2, 2)
     with frozen(model_of(2)) as model:
         if detector.fitted(training(detector, model, some(2, 24))).learned == {}:
             return

@@ -28,8 +28,9 @@ class Evading(Evader):
 
     The score counts as far as it is above the limit alone: less would make the scan suspicious for being too usual
     (Carlini & Wagner, arXiv 1705.07263; Tramer et al., arXiv 2002.08347). Of all images that the attack looks at, it
-    keeps the most harmful one without an alarm, sample by sample; where there is none, the least suspicious one. What
-    has no gradient in a detector lends that of a stand-in (BPDA).
+    keeps the most harmful one without an alarm, sample by sample; where there is none, the least suspicious one. The
+    images of a scan are kept together where the detector looks at whole scans. What has no gradient in a detector lends
+    that of a stand-in (BPDA).
 
     Attributes:
         detector: one that was fitted and calibrated, such as saved('FILE'); None: the attack itself.

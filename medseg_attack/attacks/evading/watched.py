@@ -13,7 +13,8 @@ from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
 from medseg_attack.attacks.judging import judge_prediction
 from medseg_attack.errors import InputError
-from medseg_attack.metrics.harm import harm
+from medseg_attack.metrics.harm import harm_of
+from medseg_attack.metrics.overlap import counts
 from medseg_attack.numerics.samples import reseeded, widen
 from medseg_attack.registry.abilities import Climbs
 from medseg_attack.registry.parts import replace_parts
@@ -44,6 +45,11 @@ LEAST_DICE = 1e-6  # of an untouched image, of which a share is taken
 class Alarm(Protocol):
     """A fitted and calibrated detector, as far as an attack needs to know it."""
 
+    @property
+    def of_scans(self) -> bool:
+        """Whether the score of a case depends on the other cases of its scan."""
+        ...
+
     def watch(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, PerSample, PerSample]:
         """The model's answer, the score of each case and its excess over the limit, above 0 where there is an alarm."""
         ...
@@ -63,7 +69,7 @@ class Evader(Bindable, AroundAttack, ABC):
     """An attack that knows a detector: another one, that climbs what the detector leaves of its objective.
 
     Of all images that it looks at, it keeps the most harmful one without an alarm, sample by sample; where there is
-    none, the least suspicious one.
+    none, the least suspicious one. The images of a scan are kept together where the detector looks at whole scans.
 
     Attributes:
         detector: one that was fitted and calibrated, such as saved('FILE'); None: the attack itself.
@@ -114,7 +120,9 @@ class WatchedModel(AroundModel):
     """A model that is asked together with a detector, and keeps the best image in a ball that it was asked about.
 
     Attributes:
-        kept: of each sample the most harmful image without an alarm, else the one with the least score.
+        kept: of each sample the most harmful image without an alarm, else the one with the least score. Where the
+            detector looks at whole scans, the images of a scan that it was asked about together, by the harm to the
+            scan: of several times they could raise an alarm together that none of them raised.
         point: the last images that it was asked about; None where the detector was not.
         asked: the model behind it that they went to.
         index: places in the batch of the samples that they are of.
@@ -133,7 +141,11 @@ class WatchedModel(AroundModel):
         self.excess: PerSample = torch.zeros(len(image), device=image.device)
         self.taken: PerSample = torch.zeros(len(image), device=image.device)
         self._untouched: PerSample | None = None
-        # of what is kept: 1 + harm without an alarm, else the excess below 0
+        scans: dict[str, int] = {}
+        numbers = [scans.setdefault(case.volume, len(scans)) for case in self.cases]
+        self._unit = torch.tensor(numbers, device=image.device) if detector.of_scans and numbers else self.index
+        self._sizes = torch.zeros_like(self.index).index_add(0, self._unit, torch.ones_like(self.index))
+        # of what is kept, by unit: 1 + harm without an alarm, else the excess below 0
         self._rank = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)
         with torch.no_grad():
             self(image)
@@ -164,16 +176,21 @@ class WatchedModel(AroundModel):
     @torch.no_grad()
     def _offer(self, image: Image, log_odds: LogOdds, excess: PerSample, index: Int[Tensor, "n"]) -> None:
         classes = self.model.task.scored_channels
-        lost = harm(self.model.decide(log_odds)[:, classes], self.target[index][:, classes])
+        unit, n = self._unit[index], len(self._unit)
+        pixels = counts(self.model.decide(log_odds)[:, classes], self.target[index][:, classes])
+        lost = harm_of(pixels.new_zeros(n, *pixels.shape[1:]).index_add(0, unit, pixels))
         if self._untouched is None:
             self._untouched = lost
-        before = self._untouched[index]
-        self.taken = (lost - before) / (1 - before).clamp(min=LEAST_DICE)
-        rank = torch.where(excess <= 0, 1 + lost.to(self._rank), -excess.to(self._rank))
+        before = self._untouched[unit]
+        self.taken = (lost[unit] - before) / (1 - before).clamp(min=LEAST_DICE)
+        loudest = excess.new_full((n,), -torch.inf).scatter_reduce(0, unit, excess, "amax").to(self._rank)
+        rank = torch.where(loudest <= 0, 1 + lost.to(self._rank), -loudest)
         inside = self.ball.size(image, self.image[index]) <= self.ball.limit * (1 + SLACK) + SLACK
         inside &= (image >= 0).flatten(1).all(1) & (image <= 1).flatten(1).all(1)
-        take = inside & (rank > self._rank[index])
-        self._rank[index] = torch.where(take, rank, self._rank[index])
+        whole = torch.zeros_like(self._sizes).index_add(0, unit, inside.to(self._sizes)) == self._sizes
+        better = whole & (rank > self._rank)
+        self._rank = torch.where(better, rank, self._rank)
+        take = better[unit]
         self.kept = self.kept.index_copy(0, index, torch.where(widen(take, image), image.detach(), self.kept[index]))
 
 

@@ -36,6 +36,10 @@ class PlausibleMask(Detector):
 
     reason: ClassVar[str] = "a mask whose shape is unlike those of the training patients"
 
+    @property
+    def of_scans(self) -> bool:
+        return True
+
     def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:
         log_odds = model(image)
         classes = model.task.scored_channels

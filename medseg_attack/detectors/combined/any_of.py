@@ -44,6 +44,10 @@ class AnyOf(Detector):
                 "as any_of((entropy, feature_squeezing))"
             )
 
+    @property
+    def of_scans(self) -> bool:
+        return any(detector.of_scans for detector in self.detectors)
+
     def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:
         each = [detector.observe(model, image, cases) for detector in self.detectors]
         return each[0][0], joined([statistics for _, statistics in each])
