@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from medseg_attack.errors import FULL, InputError, absent, reason, refusing
+from medseg_attack.errors import FULL, InputError, absent, listed, reason, refusing
 
 CARD = "card.json"  # written last into the folder of a checkpoint
 ENDS = 4096  # bytes at either end of a file
@@ -49,6 +49,19 @@ def require_file(path: Path, content: str = "a file") -> Path:
     if kind != stat.S_IFREG:
         raise InputError(f"expected {content} at {path}, got {_KINDS.get(kind, 'no regular file')}; name a file")
     return path
+
+
+def beside(path: Path) -> str:
+    """What is in the folder of a file that is not there, in words: at most three names, those that are alike first.
+
+    >>> beside(Path("/nowhere/net.pth"))
+    'there is no folder /nowhere'
+    """
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    names = sorted(file.name for file in path.parent.iterdir() if not file.name.startswith("."))
+    names.sort(key=lambda name: (Path(name).suffix != path.suffix, name))
+    return f"{path.parent} holds {listed(names) or 'nothing'}"
 
 
 def odd_kind(path: Path) -> str:

@@ -114,8 +114,11 @@ def printed(*words: object) -> tuple[int, str, str]:
         ("own('fixed.pt2', trust=True)", "got 'AssertionError: Guard failed: input.size()[2] == 9"),
         ("own('newer.pt2', trust=True)", "newer.pt2, got 'Saved archive version 99 does not match"),
         ("own('empty')", "expected a network's folder at empty, with SMP's config.json or a MONAI bundle's"),
-        ("own('hub')", "expected weights in hub/model.safetensors, got no such file"),
-        ("own('bundle')", "expected weights in bundle/models/model.pt, got no such file"),
+        ("own('hub')", "name another: hub holds config.json"),
+        (
+            "own('bundle')",
+            "model.pt, a file of safetensors or of torch.save(model.state_dict()), got none; name another: ",
+        ),
         (
             "own('net.py:cube', dims=3, window=(8, 16))",
             "expected window of 3 sides for dims=3, got (8, 16); change one",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, first_line, package, plural, refusing
-from medseg_attack.storage.files import real_path
+from medseg_attack.storage.files import beside, real_path
 
 
 class Onnx(nn.Module):
@@ -71,7 +71,7 @@ def onnx(path: Path) -> nn.Module:
     """
     onnxruntime = package("onnxruntime", f"run {path}", "onnx")
     if not path.is_file():
-        raise InputError(f"expected an ONNX file at {path}, got none; name the file")
+        raise InputError(f"expected an ONNX file at {path}, got none; name another: {beside(path)}")
     external_files(path)
     with refusing(f"an ONNX network in {path}", "export it again", words=first_line):
         return Onnx(onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers()))

@@ -21,6 +21,7 @@ from medseg_attack.models.networks.monai import with_windows
 from medseg_attack.models.prompts import PROMPTS, Boxes, Points, Policy, Prompted
 from medseg_attack.models.segmodel import HEADS, IMAGENET_MEAN, IMAGENET_STD, Head, Normalise, SegModel, ZScore
 from medseg_attack.registry import Code, register
+from medseg_attack.storage.files import beside
 from medseg_attack.types import Task
 
 PROGRAMS = (".ts", ".pt", ".pth", ".jit")  # of TorchScript
@@ -277,7 +278,10 @@ def _read_path(path: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
             return smp_folder(path), {}
         return bundle(path)
     if not path.is_file():
-        raise InputError(f"expected a network in {path}, got no such file; name the file")
+        raise InputError(
+            f"expected a network in {path}, a file of TorchScript (.ts, .pt), torch.export (.pt2) or ONNX (.onnx), got "
+            f"none; name another: {beside(path)}"
+        )
     if path.suffix.lower() == ".pt2":
         return exported(path, trust), {}
     return (onnx if path.suffix.lower() == ".onnx" else torchscript)(path), {}

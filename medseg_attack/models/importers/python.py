@@ -11,6 +11,7 @@ from typing import Any
 
 from medseg_attack.errors import InputError, raised, refusing
 from medseg_attack.runtime import stdout_on_stderr
+from medseg_attack.storage.files import beside
 from medseg_attack.types import Task
 
 
@@ -35,7 +36,9 @@ def _module(source: str, text: str) -> Any:
             return importlib.import_module(source)
         path = Path(source)
         if not path.is_file():
-            raise InputError(f"expected a Python file at {path}, got none; name the file in own({text!r})")
+            raise InputError(
+                f"expected a Python file at {path}, got none; name another in own({text!r}): {beside(path)}"
+            )
         spec = importlib.util.spec_from_file_location(f"medattack_own_{path.stem}", path)
         assert spec is not None
         assert spec.loader is not None

@@ -13,7 +13,7 @@ from medseg_attack.errors import InputError, first_line, refusing
 from medseg_attack.models.allowed_layers import number_types
 from medseg_attack.models.checkpoints import load_tensors
 from medseg_attack.storage.archives import require_sound
-from medseg_attack.storage.files import require_file
+from medseg_attack.storage.files import beside, require_file
 
 COMPILED = "_orig_mod."  # torch.compile puts it into the names of weights, at any depth
 DEEPEST = 3  # dicts in dicts in a trainer's file
@@ -27,7 +27,10 @@ def read_tensors(path: Path) -> Mapping[str, Any]:
         InputError: the file is absent or broken, or holds objects that only unpickling could read.
     """
     if not path.exists():
-        raise InputError(f"expected weights in {path}, got no such file; name the file")
+        raise InputError(
+            f"expected weights in {path}, a file of safetensors or of torch.save(model.state_dict()), got none; "
+            f"name another: {beside(path)}"
+        )
     require_file(path, "weights")
     if path.suffix.lower() == ".safetensors":
         return load_tensors(path)
