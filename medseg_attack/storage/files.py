@@ -52,7 +52,7 @@ def require_file(path: Path, content: str = "a file") -> Path:
 
 
 def beside(path: Path) -> str:
-    """What is in the folder of a file that is not there, in words: at most three names, those that are alike first.
+    """Names in the folder of a file that is not there, in words: at most three, those that are alike first.
 
     >>> beside(Path("/nowhere/net.pth"))
     'there is no folder /nowhere'
