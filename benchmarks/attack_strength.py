@@ -221,6 +221,10 @@ class TwoAscents(Strongest):
     ascents = (Ascent(0.6), Ascent(1.0))
 
 
+class NoSofterAscent(Strongest):
+    ascents = (Ascent(0.6), Ascent(1.0, log=True))
+
+
 def written(text: str) -> Callable[[float, int], Attack]:
     """The attack of a spec in which G/n stands for a part of the gradients."""
 
@@ -261,6 +265,7 @@ ATTACKS: dict[str, Callable[[float, int], Attack]] = {
 ABLATION: dict[str, tuple[type[Strongest], dict[str, float]]] = {
     "one ascent": (OneAscent, {}),
     "two ascents of Dice": (TwoAscents, {}),
+    "no softer ascent": (NoSofterAscent, {}),
     "one temperature": (Strongest, {"SHARPEST": suite.SOFTEST}),
     "no wider ball": (Strongest, {"WIDEST": 1.0}),
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medseg_attack import registry
 from medseg_attack.attacks.composed.best_of import BestOf
-from medseg_attack.attacks.composed.strongest import Strongest
+from medseg_attack.attacks.composed.strongest import Strongest, _Scene
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.apgd import APGD
 from medseg_attack.attacks.keeping import Kept, units
@@ -52,6 +52,28 @@ def test_no_pass_is_spent_on_images_on_which_every_organ_is_lost() -> None:
     alone = Strongest(Linf(0.2), 120)(oracle(ORGAN), image[:2], target[:2], SEEDS[:2])
     assert alone.passes is not None
     assert alone.passes[:, 1].max() < 72  # where nothing is left, an ascent ends
+
+
+@pytest.mark.parametrize(("gradients", "ascents"), [(119, 1), (120, 2), (399, 2), (400, 3), (501, 3)])
+def test_ascents_grow_in_number_with_the_gradients(gradients: int, ascents: int) -> None:
+    """Each ends with a forward pass of its own."""
+    model, image = oracle(ORGAN), images(0.9)[:1]
+    result = Strongest(Linf(0.01), gradients)(model, image, truth(model, image), SEEDS[:1])
+    assert result.passes is not None
+    assert result.passes.tolist() == [[gradients + 1 + ascents, gradients]]
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_the_last_of_three_ascents_climbs_dice_at_twice_the_temperature(progress: float) -> None:
+    """Log-odds twice as large at twice the temperature are the same probabilities."""
+    batch = blobs.batch(3)
+    with frozen(blobs.healthy()) as model:
+        log_odds = model(batch.image)
+        unit = torch.arange(3)
+        scene = _Scene(model, Linf(0.01), batch.image, batch.target, unit, log_odds.abs().flatten(1).mean(1), unit)
+    first, _, last = Strongest(Linf(0.01), 400).ascents
+    torch.testing.assert_close(scene._dice(2 * log_odds, progress, last), scene._dice(log_odds, progress, first))
+    assert not torch.allclose(scene._dice(log_odds, progress, last), scene._dice(log_odds, progress, first))
 
 
 MEMBERS = (

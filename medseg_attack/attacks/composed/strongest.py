@@ -22,6 +22,7 @@ WIDEST = 2.0  # radius of the ball that an ascent begins in, as a multiple of ep
 LONGEST, SHORTEST = 2.0, 0.04  # first and last step, as multiples of eps
 SOFTEST, SHARPEST = 0.25, 0.05  # first and last temperature, as shares of the log-odds of the untouched organs
 ENOUGH = 120  # gradients for two ascents
+PLENTY = 400  # gradients for three
 PERIOD = 10  # steps after which it is asked whether anything is left to lose
 ALPHA = 0.75  # the weight of a new step; the rest is the step before it again (arXiv 2003.01690)
 
@@ -34,29 +35,31 @@ class Ascent:
         until: the part of all gradients that is spent when it ends, in (0, 1].
         log: True climbs minus the log of each class's Dice, which pulls most at the organ that is nearly lost; False
             minus Dice.
+        heat: its temperatures, as a multiple of `SOFTEST` to `SHARPEST`. A softer Dice leads to other images.
     """
 
     until: float
     log: bool = False
+    heat: float = 1.0
 
 
 @register(
     "strongest",
     kind="attack",
-    cost="up to gradients + 2 + (gradients >= 120) forward, gradients backward",
+    cost="up to gradients + 2 + (gradients >= 120) + (gradients >= 400) forward, gradients backward",
     reaches="all in eps",
     shown_by="strongest(gradients=40)",
 )
 @dataclass(frozen=True)
 class Strongest(Bindable):
-    """The worst iterate of one or two ascents of a Dice that grows sharper: report robustness with this.
+    """The worst iterate of one to three ascents of a Dice that grows sharper: report robustness with this.
 
     The soft Dice of a network's probabilities rises with certainty that no mask shows. Divided by a temperature that
     falls, log-odds turn into a mask, and soft Dice into the Dice that tables print. Each ascent begins in twice the
     ball, as SEA's do, and its steps shorten along a cosine. Iterates are judged by the log-odds of their gradient.
 
     Attributes:
-        gradients: that are spent on each image, 1 or more: the cost. Forward passes are 3 more at most.
+        gradients: that are spent on each image, 1 or more: the cost. Forward passes are 4 more at most.
         unit: what has one Dice. "volume": of each slice the image is kept that lowers Dice of its whole volume most,
             as far as its slices are in one batch. "slice": each slice is a score of its own.
 
@@ -73,8 +76,15 @@ class Strongest(Bindable):
 
     @property
     def ascents(self) -> tuple[Ascent, ...]:
-        """The ascents, one after the other: one of few gradients goes further than two of half as many."""
-        return (Ascent(1.0),) if self.gradients < ENOUGH else (Ascent(0.6), Ascent(1.0, log=True))
+        """The ascents, one after the other: one of few gradients goes further than two of half as many.
+
+        After a few hundred gradients an ascent no longer rises. Then one from elsewhere does more than a longer one.
+        """
+        if self.gradients < ENOUGH:
+            return (Ascent(1.0),)
+        if self.gradients < PLENTY:
+            return (Ascent(0.6), Ascent(1.0, log=True))
+        return (Ascent(0.6), Ascent(0.75, log=True), Ascent(1.0, heat=2.0))
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         """Runs the ascents one after the other, each on the images that are not settled yet."""
@@ -94,7 +104,7 @@ class Strongest(Bindable):
                 continue
             scene = whole if len(active) == len(image) else whole.at(active, self.setting)
             own_seeds = reseeded([seeds[i] for i in active.tolist()], "ascent", number)
-            gradients = scene.climb(ascent.log, steps, own_seeds, kept)
+            gradients = scene.climb(ascent, steps, own_seeds, kept)
             passes[active] += torch.tensor([gradients + 1, gradients], device=image.device)
             spent += steps
         return replace(kept.result(self.ball, image), passes=passes)
@@ -126,7 +136,7 @@ class _Scene:
         unit = torch.unique(self.unit[index], return_inverse=True)[1]
         return _Scene(model, ball, self.image[index], self.target[index], unit, self.scale[index], index)
 
-    def climb(self, log: bool, steps: int, seeds: Sequence[int], kept: Kept) -> int:
+    def climb(self, ascent: Ascent, steps: int, seeds: Sequence[int], kept: Kept) -> int:
         """Offers the iterates inside the ball to `kept`, the last one by a forward pass of its own.
 
         Returns:
@@ -143,7 +153,7 @@ class _Scene:
             ball = self._widened(radius)
             x = ball.project(x, self.image).detach().requires_grad_()
             log_odds, gradients = self.model(x), step + 1
-            grad = gradient_of(-self._dice(log_odds, progress, log), x)
+            grad = gradient_of(-self._dice(log_odds, progress, ascent), x)
             x = x.detach()
             if radius == 1:
                 kept.offer(x, self.model.decide(log_odds.detach()), self.index)
@@ -161,9 +171,10 @@ class _Scene:
         wide: Ball = with_eps(self.ball, eps) if radius > 1 and (eps < 1 or self.ball.eps >= 1) else self.ball
         return wide
 
-    def _dice(self, log_odds: LogOdds, progress: float, log: bool) -> Float[Tensor, "b"]:
+    def _dice(self, log_odds: LogOdds, progress: float, ascent: Ascent) -> Float[Tensor, "b"]:
         """Dice of the sharpened probabilities of each unit, or its log: mean over classes."""
-        temperature = widen(self.scale, log_odds) * SOFTEST * (SHARPEST / SOFTEST) ** progress
+        softest = ascent.heat * SOFTEST
+        temperature = widen(self.scale, log_odds) * softest * (SHARPEST / SOFTEST) ** progress
         if self.model.task.exclusive:
             p = torch.softmax(F.logsigmoid(log_odds) / temperature, 1)
         else:
@@ -172,7 +183,7 @@ class _Scene:
         p, y = p[:, scored].flatten(2), self.target[:, scored].flatten(2)
         hit, size = summed((p * y).sum(2), self.unit), summed(p.sum(2) + y.sum(2), self.unit)
         dice = (2 * hit + 1) / (size + 1)  # a pixel more of each, so that an absent organ has a slope, too
-        return (dice.log() if log else dice).mean(1)
+        return (dice.log() if ascent.log else dice).mean(1)
 
 
 def _scale(log_odds: LogOdds, target: Mask, task: Task) -> PerSample:
