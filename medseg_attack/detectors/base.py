@@ -64,8 +64,7 @@ class Detector(ABC):
     def score(self, statistics: Statistics, cases: Sequence[Case]) -> PerSample:
         """The score of each case; cases of one scan may be looked at together."""
 
-    @property
-    def of_scans(self) -> bool:
+    def looks_at_scans(self) -> bool:
         """Whether the score of a case depends on the other cases of its scan."""
         return False
 
@@ -137,10 +136,9 @@ class Calibrated:
     calibration: tuple[float, ...]
     level: float = 0.1
 
-    @property
-    def of_scans(self) -> bool:
+    def looks_at_scans(self) -> bool:
         """Whether the score of a case depends on the other cases of its scan."""
-        return self.detector.of_scans
+        return self.detector.looks_at_scans()
 
     @cached_property
     def scores(self) -> NDArray[np.float64]:

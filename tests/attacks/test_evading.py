@@ -68,7 +68,8 @@ def test_a_weight_of_0_climbs_the_objective_alone_and_still_keeps_what_raises_no
 class TwoBright:
     """A detector that raises an alarm where more than one slice of a scan is bright."""
 
-    of_scans = True
+    def looks_at_scans(self) -> bool:
+        return True
 
     def watch(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, PerSample, PerSample]:
         bright = (image.flatten(1).mean(1) > 0.5).sum().expand(len(image)).to(image)

@@ -32,7 +32,9 @@ class Distant:
     """A detector that is as suspicious as an image is far from another one, and always raises an alarm."""
 
     other: Image
-    of_scans = False
+
+    def looks_at_scans(self) -> bool:
+        return False
 
     def watch(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, PerSample, PerSample]:
         distance = 1 + (image - self.other).flatten(1).square().sum(1)

@@ -31,7 +31,9 @@ class Linear:
     """A detector whose score is a sum of pixels, with a limit."""
 
     limit: float
-    of_scans = False
+
+    def looks_at_scans(self) -> bool:
+        return False
 
     def watch(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, PerSample, PerSample]:
         score = (image * SLOPE).flatten(1).sum(1)

@@ -136,7 +136,7 @@ def test_a_detector_says_whether_it_looks_at_whole_scans(name: str, fitted: Call
     cases = tuple(replace(case, volume="scan") for case in batch.cases)
     with frozen(model_of(2)) as model:
         own, other = (scores(fitted(name, 2), model, image, cases)[0] for image in (batch.image, batch.image[[0, 0]]))
-    assert fitted(name, 2).of_scans == (float(other) != pytest.approx(float(own), rel=1e-4))
+    assert fitted(name, 2).looks_at_scans() == (float(other) != pytest.approx(float(own), rel=1e-4))
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -45,8 +45,7 @@ LEAST_DICE = 1e-6  # of an untouched image, of which a share is taken
 class Alarm(Protocol):
     """A fitted and calibrated detector, as far as an attack needs to know it."""
 
-    @property
-    def of_scans(self) -> bool:
+    def looks_at_scans(self) -> bool:
         """Whether the score of a case depends on the other cases of its scan."""
         ...
 
@@ -143,7 +142,7 @@ class WatchedModel(AroundModel):
         self._untouched: PerSample | None = None
         scans: dict[str, int] = {}
         numbers = [scans.setdefault(case.volume, len(scans)) for case in self.cases]
-        self._unit = torch.tensor(numbers, device=image.device) if detector.of_scans and numbers else self.index
+        self._unit = torch.tensor(numbers, device=image.device) if detector.looks_at_scans() and numbers else self.index
         self._sizes = torch.zeros_like(self.index).index_add(0, self._unit, torch.ones_like(self.index))
         # of what is kept, by unit: 1 + harm without an alarm, else the excess below 0
         self._rank = torch.full((len(image),), -torch.inf, dtype=torch.float64, device=image.device)

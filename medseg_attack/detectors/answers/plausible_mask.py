@@ -36,8 +36,7 @@ class PlausibleMask(Detector):
 
     reason: ClassVar[str] = "a mask whose shape is unlike those of the training patients"
 
-    @property
-    def of_scans(self) -> bool:
+    def looks_at_scans(self) -> bool:
         return True
 
     def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:

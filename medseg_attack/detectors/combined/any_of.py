@@ -44,9 +44,8 @@ class AnyOf(Detector):
                 "as any_of((entropy, feature_squeezing))"
             )
 
-    @property
-    def of_scans(self) -> bool:
-        return any(detector.of_scans for detector in self.detectors)
+    def looks_at_scans(self) -> bool:
+        return any(detector.looks_at_scans() for detector in self.detectors)
 
     def observe(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, Float[Tensor, "b d"]]:
         each = [detector.observe(model, image, cases) for detector in self.detectors]

@@ -42,10 +42,9 @@ class Saved:
         """The detector in the file, with what it was fitted on."""
         return load_detector(Path(self.file))
 
-    @property
-    def of_scans(self) -> bool:
+    def looks_at_scans(self) -> bool:
         """Whether the score of a case depends on the other cases of its scan."""
-        return self.loaded.calibrated.of_scans
+        return self.loaded.calibrated.looks_at_scans()
 
     def watch(self, model: Model, image: Image, cases: Sequence[Case]) -> tuple[LogOdds, PerSample, PerSample]:
         """The model's answer, the score of each case and its excess over the limit."""
