@@ -88,27 +88,30 @@ def empty_figure(width: float, height: float) -> "Figure":
 
 
 def require_own_figure(file: Path) -> None:
-    """Refuses to overwrite what matplotlib did not draw.
+    """Refuses to overwrite what matplotlib did not draw, and an ending that says no format.
 
     Raises:
-        InputError: the file holds something else, such as a scan.
+        InputError: the file holds something else, such as a scan, or its ending is of another format.
     """
     require_own(file, re.compile(rb"[Mm]atplotlib"))
+    if _ending(file) not in ("", *FORMATS):
+        raise InputError(f"expected a file .{', .'.join(FORMATS)} to draw, got {file}; change its ending")
 
 
 def save(figure: "Figure", file: Path) -> None:
     """Writes a figure; the ending of the file's name says the format, PNG if it has none.
 
     Raises:
-        InputError: an ending of another format.
+        InputError: of `require_own_figure`.
     """
-    ending = file.suffix.lower().lstrip(".")
-    if ending not in ("", *FORMATS):
-        raise InputError(f"expected a file .{', .'.join(FORMATS)} to draw, got {file}; change its ending")
     require_own_figure(file)
     with whole(file) as part, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a name in a script of few fonts
-        figure.savefig(part, format=ending or "png", dpi=150)
+        figure.savefig(part, format=_ending(file) or "png", dpi=150)
+
+
+def _ending(file: Path) -> str:
+    return file.suffix.lower().lstrip(".")
 
 
 def _points(axis: "Axes") -> int:

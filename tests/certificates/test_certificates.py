@@ -351,6 +351,8 @@ class TestCommand:
             (("--certificate", "expected_dices"), "did you mean expected_dice"),
             (("--certificate", "segcertify(draws=10)"), "draws or more to certify"),
             (("--certificate", "volume(sigma=0)"), "expected sigma above 0"),
+            *((("--limit", limit), f"a share below 1, got {limit};") for limit in ("nan", "inf", "-1", "0", "1.5")),
+            (("--plot", "bounds.tiff"), "expected a file .png, .pdf, .svg to draw, got bounds.tiff"),
             (("--split", "nowhere"), "'test', 'val', 'train', 'all'"),
         ],
     )

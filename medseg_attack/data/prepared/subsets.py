@@ -1,10 +1,12 @@
 """Some cases of many, chosen by their names alone: the same on every machine, in every order."""
 
+import math
 from collections.abc import Sequence
 from itertools import islice
 from zlib import crc32
 
 from medseg_attack.data.prepared.reading import Prepared
+from medseg_attack.errors import InputError
 from medseg_attack.types import Case, CaseRef
 
 
@@ -13,9 +15,14 @@ def limit(refs: Sequence[CaseRef], limit: float | None, *, whole_scans: bool = F
 
     Args:
         whole_scans: whether all slices of a scan are taken; then so many scans that the limit is reached.
+
+    Raises:
+        InputError: the limit is neither a whole number of cases nor a share below 1.
     """
     if limit is None:
         return list(refs)
+    if not 0 < limit < math.inf or (limit > 1 and not float(limit).is_integer()):
+        raise InputError(f"expected --limit as a whole number of cases or a share below 1, got {limit:g}; write 10")
     n = int(limit) if limit >= 1 else max(1, round(limit * len(refs)))
     shuffled = _shuffled(refs)
     if not whole_scans:
