@@ -82,6 +82,7 @@ def detect(
     from medseg_attack.evaluation.detection.evaders import evaders
     from medseg_attack.evaluation.detection.scoring import Detection
     from medseg_attack.runtime import pick_device
+    from medseg_attack.storage.files import require_outside
 
     specs = detector or ["entropy"]
     built = [registry.build(text, "detector") for text in specs]
@@ -91,6 +92,9 @@ def detect(
     todo = [Detection.open(each, runs, where, **how) for each in built]
     if false_alarms is not None:
         todo[0].require_rate(false_alarms)
+    data, target = todo[0].data, out or folder / "detectors"
+    for read in (Path(data.options["source"]), data.root):
+        require_outside(target, read)
     terminal.say(f"data {todo[0].data.root}; model {todo[0].model_label}; on {where}")
     content: list[dict[str, Any]] = []
     tables: list[pd.DataFrame] = []
@@ -100,7 +104,7 @@ def detect(
             fitted = each.fit(advance)
             scores = each.score(fitted, advance)
         content.append(_print(each, name, fitted, scores, tables, json))
-        content[-1]["file"] = str(_save(each, name, fitted, out or folder / "detectors", content[-1]))
+        content[-1]["file"] = str(_save(each, name, fitted, target, content[-1]))
     if csv is not None:
         _write_csv(tables, csv)
     if json:
@@ -142,11 +146,9 @@ def _save(todo: "Detection", name: str, fitted: "Calibrated", folder: Path, tabl
     from medseg_attack.detectors.files import save_detector
     from medseg_attack.runs.grid import safe
     from medseg_attack.runs.stored_files import DETECTION_ENDING
-    from medseg_attack.storage.files import require_outside, write_json
+    from medseg_attack.storage.files import write_json
     from medseg_attack.storage.plain import plain
 
-    for read in (Path(todo.data.options["source"]), todo.data.root):
-        require_outside(folder, read)
     file = folder / f"{safe(name)[:60]}-{todo.model_ref.weights_hash[:6]}.safetensors"
     fingerprint = save_detector(file, fitted, todo.facts)
     about = {"model": todo.model_label, "data": todo.data.name}

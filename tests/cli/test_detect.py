@@ -204,6 +204,16 @@ def test_a_rate_that_the_patients_cannot_promise_is_refused(home: Path) -> None:
     assert "expected 19 calibration patients or more for 0.05 false alarms, got 6" in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize("name", ["data/p", "scans"])
+def test_a_folder_in_the_data_is_refused_before_anything_is_scored(
+    home: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Detection, "fit", None)
+    result = medattack("detect", home / "runs/a", "--home", home, "--out", home / name / "detectors", code=2)
+    assert "to write to, got" in " ".join(result.stderr.split())
+    assert not (home / name / "detectors").exists()
+
+
 def test_patients_whom_the_detector_learned_from_are_no_test(home: Path) -> None:
     attack = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
     medattack(*attack, "--attack", "fgsm", "--split", "val", "--limit", "4", "--out", home / "elsewhere")
