@@ -23,6 +23,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluation.pictures.abstained import draw_abstained
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.runs.claim import require_new
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.grid import safe
 from medseg_attack.runs.stored_files import CONFIG_FILE
@@ -134,6 +135,7 @@ def certify(
     todo.certificate.require_model(model)
     with locked(todo.out, shared=True) as lock:
         is_new = not (todo.out / CONFIG_FILE).exists()
+        require_new(todo.out, CONFIG_FILE, "certificate")
         folder = RunFolder.open(todo.out, todo.config)
         try:
             for _ in _written(todo, model, folder, device, batch_size, shard):

@@ -3,8 +3,9 @@
 Whether a run goes on is decided in `runs.folder`.
 """
 
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,7 @@ def claim(out: Path, identity: dict[str, Any], study: str) -> bool:
         InputError: the folder holds another study, or other things.
     """
     file = out / IDENTITY
-    if not file.exists():
-        others = [path.name for path in out.iterdir() if not _is_beginning(path, study)]
-        if others and not file.exists():  # another process may have written it meanwhile
-            raise InputError(
-                f"expected {out} to be new or to hold this study, got a folder of other things ({others[0]}); "
-                "choose another --out"
-            )
+    require_new(out, IDENTITY, "study", lambda path: _begins(path, study))
     is_new = claim_json(file, identity)
     if not is_new:
         require_same_options(out, read_json(file), identity)
@@ -54,11 +49,34 @@ def claim(out: Path, identity: dict[str, Any], study: str) -> bool:
     return is_new
 
 
-def _is_beginning(path: Path, study: str) -> bool:
-    """Whether a file is what a process leaves that is killed before it has written identity.json."""
-    if path.name == STUDY:  # versions before wrote it first
+def require_new(out: Path, first: str, what: str, belongs: Callable[[Path], bool] = lambda path: False) -> None:
+    """Refuses a folder that holds other things, unless `first` says whose it is: what a kill leaves is none.
+
+    Args:
+        out: an existing folder.
+        first: name of the file that is written first.
+        what: such a folder holds, in a word.
+        belongs: whether another file may stand there before.
+
+    Raises:
+        InputError: there is no `first`, and something else.
+    """
+    if (out / first).exists():
+        return
+    others = [path.name for path in out.iterdir() if path.name not in (LOCK, first) and not belongs(path)]
+    others = [name for name in others if not is_part(name, re.escape(first))]
+    if others and not (out / first).exists():  # another process may have written it meanwhile
+        raise InputError(
+            f"expected {out} to be new or to hold this {what}, got a folder of other things ({others[0]}); "
+            "choose another --out"
+        )
+
+
+def _begins(path: Path, study: str) -> bool:
+    """Whether a file is study.yaml of this study, which versions before wrote first, or a part of it."""
+    if path.name == STUDY:
         return require_file(path).read_text(encoding="utf-8", errors="replace") == study
-    return path.name in (LOCK, IDENTITY) or is_part(path.name, r"(?:identity\.json|study\.yaml)")
+    return is_part(path.name, re.escape(STUDY))
 
 
 def withdraw(out: Path, folders: Iterable[Path]) -> None:

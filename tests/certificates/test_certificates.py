@@ -364,6 +364,13 @@ class TestCommand:
         assert sentence in " ".join(result.stderr.split())
         assert not (tmp_path / "out").exists()
 
+    def test_a_folder_of_other_things_is_refused_and_left_as_it_was(self, home: Path, tmp_path: Path) -> None:
+        write_run(tmp_path / "runs", dice_of(0, 2))
+        before = sorted(tmp_path.rglob("*"))
+        result = medattack(*self.words(home, *self.certificate("expected_dice"), "--out", tmp_path / "runs"), code=2)
+        assert "to be new or to hold this certificate, got a folder of other things" in " ".join(result.stderr.split())
+        assert sorted(tmp_path.rglob("*")) == before
+
     def test_nothing_is_written_into_the_prepared_data(self, home: Path) -> None:
         data = home / "data"
         before = sorted(data.rglob("*"))

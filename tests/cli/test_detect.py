@@ -16,20 +16,24 @@ from helpers.pages import chart_points, nan, page_of, section, tables
 from medseg_attack import registry
 from medseg_attack.attacks.evading.evading import Evading
 from medseg_attack.attacks.evading.orthogonal import Orthogonal
+from medseg_attack.errors import InputError
 from medseg_attack.evaluation.detection.evaders import evaders
 from medseg_attack.evaluation.detection.scoring import Detection, noise_of
+from medseg_attack.evaluation.detection.screening import scan_scores
+from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.report.sheet import between, number, percent
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import read_header
+
+PHANTOM = "phantom(patients=16, slices=2, side=32)"
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and runs of an attack on its test patients."""
     root = tmp_path_factory.mktemp("detect")
-    phantom = "phantom(patients=16, slices=2, side=32)"
-    words = ("--format", phantom, "--test", "0.25", "--folds", "2", "--out", root / "data/p")
+    words = ("--format", PHANTOM, "--test", "0.25", "--folds", "2", "--out", root / "data/p")
     medattack("prepare", root / "scans", *words)
     train = ("train", "--data", root / "data/p", "--model", "unet_small(channels=(4, 8))", "--epochs", "4")
     medattack(*train, "--lr", "1e-2", "--home", root, "--out", root / "models/m")
@@ -308,7 +312,9 @@ def test_a_scan_that_is_screened_has_the_score_that_it_has_as_a_prepared_one(
         assert scan["score"] == pytest.approx(by_name[name]["score"], rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["no scans", "another model", "other classes", "changed", "no detector", "a rate"])
+@pytest.mark.parametrize(
+    "kind", ["no scans", "another size", "another model", "other classes", "changed", "no detector", "a rate"]
+)
 def test_what_cannot_be_screened_is_refused(kind: str, home: Path, file: Path, incoming: Path, tmp_path: Path) -> None:
     from medseg_attack.detectors.files import load_detector, save_detector
 
@@ -319,6 +325,12 @@ def test_what_cannot_be_screened_is_refused(kind: str, home: Path, file: Path, i
             scans.mkdir()
             (scans / "notes.txt").write_text("hello")
             sentence = "expected NIfTI files, DICOM series or pictures in"
+        case "another size":
+            scans = tmp_path / "small"
+            medattack("prepare", home / "scans", "--format", PHANTOM, "--size", "16,16", "--out", scans)
+            sentence = (
+                "expected scans prepared as those that the detector was calibrated on (size: there none, here [16, 16])"
+            )
         case "another model":
             words = ("train", "--data", home / "data/p", "--model", "unet_small(channels=(4, 4))", "--epochs", "1")
             medattack(*words, "--home", home, "--out", tmp_path / "other")
@@ -344,6 +356,20 @@ def test_what_cannot_be_screened_is_refused(kind: str, home: Path, file: Path, i
     result = medattack(*words, code=2)
     assert sentence in " ".join(result.stderr.split())
     assert result.stdout == ""
+
+
+def test_a_scan_without_an_answer_is_named(file: Path, home: Path) -> None:
+    """Its score is no number, which no other one is above: it would have passed as the least suspicious scan."""
+    from medseg_attack.data.prepared.reading import open_prepared
+    from medseg_attack.detectors.files import load_detector
+
+    data, calibrated = open_prepared(home / "data/p"), load_detector(file).calibrated
+    batch = data.batch([ref.id for ref in data.refs("test")[:2]])
+    model = SegModel(torch.nn.Conv2d(1, 3, 1), data.task)
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    with frozen(model), pytest.raises(InputError, match=f"expected a score of {batch.cases[0].id}, got nan"):
+        scan_scores(calibrated, model, [batch])
 
 
 def test_an_attack_is_run_on_a_detector_of_its_model_alone(home: Path, file: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """New scans before a detector: a p-value for each, and the reason for an alarm."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runtime import deterministic
+from medseg_attack.storage.files import differences
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, CaseRef, Setting, Task
 
@@ -49,6 +51,12 @@ def screen(
                     f"expected scans of the classes {', '.join(task.classes)}, got {', '.join(data.task.classes)} in "
                     f"{scans}; name another data set, or a folder of scans"
                 )
+            own = {name: data.options.get(name) for name in saved.facts["options"]}
+            if differing := differences(saved.facts["options"], own):
+                raise InputError(
+                    f"expected scans prepared as those that the detector was calibrated on ({'; '.join(differing)}), "
+                    f"got others in {scans}; prepare them so, or name a folder of scans"
+                )
         elif model.prompt:
             raise InputError(
                 f"expected a prepared data set for a model with prompts, which are drawn from the truth, got {scans}; "
@@ -74,6 +82,9 @@ def scan_scores(calibrated: Calibrated, model: SegModel, batches: Iterable[Batch
 
     Args:
         model: frozen.
+
+    Raises:
+        InputError: the score of a case is no number.
     """
     rows: dict[str, dict[str, Any]] = {}
     for batch in batches:
@@ -82,6 +93,11 @@ def scan_scores(calibrated: Calibrated, model: SegModel, batches: Iterable[Batch
         scores = calibrated.detector.score(statistics, batch.cases).tolist()
         pixels = bound.decide(log_odds).flatten(2).sum(2).tolist()
         for case, score, n_pixels in zip(batch.cases, scores, pixels, strict=True):
+            if math.isnan(score):
+                raise InputError(
+                    f"expected a score of {case.id}, got nan; take it out of the folder, and look at it: the model has "
+                    "no answer to it"
+                )
             row = rows.setdefault(case.volume, {"scan": case.volume, "score": -float("inf")})
             if score > row["score"]:
                 row |= {"score": score, "case": case.id}
