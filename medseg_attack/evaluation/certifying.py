@@ -18,6 +18,8 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.certificates.base import Bound, Certificate
 from medseg_attack.checks.certified import check_soundness
+from medseg_attack.checks.model.answers import check_probabilities
+from medseg_attack.checks.model.scene import Scene
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.pictures.abstained import draw_abstained
@@ -30,7 +32,8 @@ from medseg_attack.runs.stored_files import CONFIG_FILE
 from medseg_attack.runtime import deterministic, provenance, versions
 from medseg_attack.storage.files import digest, require_outside
 from medseg_attack.storage.locks import locked
-from medseg_attack.types import Batch, CaseRef, Model
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import Batch, CaseRef, Model, Setting
 
 VERSION = 3  # of the rows
 MAPS = "maps"  # folder of pictures of abstained pixels, beside the rows
@@ -169,6 +172,7 @@ def _written(
             with frozen(model), deterministic(device), todo.model_ref.errors_named():
                 start = time.perf_counter()
                 batch = Batch.of([todo.data.read(ref) for ref in scan], device)
+                _require_log_odds(model, batch)
                 checked = number < todo.checked and not todo.model_ref.black_box
                 how: dict[str, Any] = {"seed": todo.seed, "batch_size": batch_size, "checked": checked}
                 rows, certain = certified(todo.certificate, model, batch, todo.radii, **how)
@@ -176,6 +180,18 @@ def _written(
                     draw_abstained(batch, pixels, todo.out / MAPS / _map_name(scan[0].volume, radius))
                 folder.write_table(number, pa.Table.from_pylist(rows), time.perf_counter() - start, batch_size)
         yield
+
+
+def _require_log_odds(model: SegModel, scan: Batch) -> None:
+    """Refuses a model that answers with probabilities: bounds of what it decides by them would say nothing of it."""
+    bound = bind(model, Setting(model.task, scan.cases))
+    with torch.no_grad():
+        scene = Scene(bound, scan, (), bound(scan.image))
+    for finding in check_probabilities(scene):
+        raise InputError(
+            f"expected log-odds of the model on {scan.cases[0].volume}, got what looks like probabilities "
+            f"({finding.numbers}); return the values before its last sigmoid or softmax"
+        )
 
 
 def certified(

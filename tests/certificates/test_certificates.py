@@ -371,6 +371,14 @@ class TestCommand:
         assert "to be new or to hold this certificate, got a folder of other things" in " ".join(result.stderr.split())
         assert sorted(tmp_path.rglob("*")) == before
 
+    def test_a_model_that_answers_with_probabilities_is_refused(self, home: Path, tmp_path: Path) -> None:
+        network = "nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.Sigmoid())"
+        (tmp_path / "net.py").write_text(f"from torch import nn\n\n\ndef build():\n    return {network}\n")
+        words = self.words(home, *self.certificate("expected_dice"), "--model", f"own('{tmp_path}/net.py:build')")
+        result = medattack(*words, "--out", tmp_path / "out", code=2)
+        assert "got what looks like probabilities (all outputs lie in" in " ".join(result.stderr.split())
+        assert not (tmp_path / "out").exists()
+
     def test_nothing_is_written_into_the_prepared_data(self, home: Path) -> None:
         data = home / "data"
         before = sorted(data.rglob("*"))
