@@ -66,7 +66,7 @@ def test_a_tuple_of_other_things_is_refused_by_what_it_takes() -> None:
         ("tta('m', gammas=(1.0, 'a'))", "model", "tta.gammas takes a tuple of numbers, got (1.0, 'a'); write one"),
         ("tta(pgd)", "model", "tta.base takes a trained model, got pgd; write the name or folder of a checkpoint"),
         ("stamp(goal=pgd)", "poison", "stamp.goal takes something like erase, got pgd; take another"),
-        ("stamp(opacity=2)", "poison", "expected opacity in [0, 1], got 2; write such as opacity=1"),
+        ("stamp(opacity=2)", "poison", "expected opacity in (0, 1], got 2; write such as opacity=1"),
     ):
         with pytest.raises(InputError, match=re.escape(sentence)):
             registry.build(text, kind)
