@@ -866,7 +866,7 @@ def test_random_layers_draw_anew_for_each_batch_and_for_the_attack() -> None:
         ]
         first, second, again = (step.loss(image, target).item() for step in steps)
         assert first == again != second
-    with pytest.raises(InputError, match="behind.layers takes a tuple of defences, got"):
+    with pytest.raises(InputError, match=r"behind\.layers takes a tuple of defences, got"):
         registry.build("behind(layers=[3])", "defence")
 
 
