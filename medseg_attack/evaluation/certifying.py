@@ -173,7 +173,7 @@ def _written(
             with frozen(model), deterministic(device), todo.model_ref.errors_named():
                 start = time.perf_counter()
                 batch = Batch.of([todo.data.read(ref) for ref in scan], device)
-                _require_log_odds(model, batch)
+                require_log_odds(model, batch)
                 checked = number < todo.checked and not todo.model_ref.black_box
                 how: dict[str, Any] = {"seed": todo.seed, "batch_size": batch_size, "checked": checked}
                 rows, certain = certified(todo.certificate, model, batch, todo.radii, **how)
@@ -183,8 +183,16 @@ def _written(
         yield
 
 
-def _require_log_odds(model: SegModel, scan: Batch) -> None:
-    """Refuses a model that answers with probabilities: bounds of what it decides by them would say nothing of it."""
+def require_log_odds(model: SegModel, scan: Batch) -> None:
+    """Refuses a model that answers with probabilities: bounds of what it decides by them would say nothing of it.
+
+    Args:
+        model: frozen.
+
+    Raises:
+        InputError: no answer on the scan is beyond those of probabilities; of classes that exclude each other, if some
+            pixel is nearly sure as well.
+    """
     bound = bind(model, Setting(model.task, scan.cases))
     with torch.no_grad():
         scene = Scene(bound, scan, (), bound(scan.image))

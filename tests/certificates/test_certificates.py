@@ -21,6 +21,7 @@ from medseg_attack.certificates.entries import information
 from medseg_attack.certificates.smoothing.hierarchical import Hierarchical
 from medseg_attack.certificates.smoothing.segcertify import SegCertify, Votes
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.certifying import require_log_odds
 from medseg_attack.evaluation.pictures.abstained import abstained_picture
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.numerics.samples import length
@@ -265,6 +266,27 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = ("--model", "unet_small(channels=(8, 16))", "--lr", "3e-3", "--epochs", 1, "--out", root / "model")
     medattack("train", "--data", root / "data", *train)
     return root
+
+
+@pytest.mark.parametrize(
+    ("certainty", "softmax", "refused"), [(20.0, True, True), (20.0, False, False), (0.5, False, False)]
+)
+def test_the_answers_of_a_sure_softmax_are_told_from_log_odds(certainty: float, softmax: bool, refused: bool) -> None:
+    """The last network hardly learned: its log-odds lie as near to each other as those of a softmax do."""
+
+    class Net(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = certainty * torch.cat([x - 0.5, 0.5 - x, 0.1 - x], 1)
+            return logits.softmax(1) if softmax else logits
+
+    image = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
+    case = Case("c", "scan", "p", image[0], torch.ones(3, 8, 8, dtype=torch.bool), (1.0, 1.0), Window(0, 1))
+    with frozen(SegModel(Net(), Task("t", ("background", "a", "b"), exclusive=True))) as model:
+        if refused:
+            with pytest.raises(InputError, match="expected log-odds of the model on scan, got what looks like prob"):
+                require_log_odds(model, Batch.of([case]))
+        else:
+            require_log_odds(model, Batch.of([case]))
 
 
 class TestCommand:
