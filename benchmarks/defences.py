@@ -23,7 +23,8 @@ from medseg_attack.checks.rows.asking import check_rows
 from medseg_attack.checks.rows.strength import check_knowledge
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.evaluation.opening import open_study
-from medseg_attack.evaluation.runner import RunOptions, run
+from medseg_attack.evaluation.studies.opened import RunOptions
+from medseg_attack.evaluation.studies.running import run
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.study import Study
 from medseg_attack.runtime import pick_device

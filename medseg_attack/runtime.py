@@ -143,7 +143,7 @@ class BatchSize:
     """The number of cases per batch.
 
     An automatic one doubles while that attacks more cases per second, and halves where the memory does not suffice.
-    Rows do not depend on it by more than float32 kernels do; see `evaluation.runner.RunOptions`.
+    Rows do not depend on it by more than float32 kernels do; see `evaluation.studies.opened.RunOptions`.
 
     Attributes:
         size: cases per batch now.

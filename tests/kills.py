@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 import torch
 
 from medseg_attack.cli import app
-from medseg_attack.evaluation import opening, runner  # noqa: F401 - loaded before the forks
+from medseg_attack.evaluation import opening  # noqa: F401 - loaded before the forks
+from medseg_attack.evaluation.studies import running  # noqa: F401
 from medseg_attack.training import loop  # noqa: F401
 
 PHANTOM = "phantom(patients=6, slices=3, side=32)"

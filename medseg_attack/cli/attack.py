@@ -13,7 +13,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.escaping import without_root
 
 if TYPE_CHECKING:
-    from medseg_attack.evaluation.runner import OpenedStudy
+    from medseg_attack.evaluation.studies.opened import OpenedStudy
     from medseg_attack.logs.base import Log
 
 OWN = "each attack's own"
@@ -185,7 +185,7 @@ def _run_and_print(
     opened: "OpenedStudy", unit: options.Unit, empty: options.EmptyRule, json: bool, progress: bool, log: "Log"
 ) -> None:
     """Runs what is missing, then prints the tables of all runs, or says which shards are still to come."""
-    from medseg_attack.evaluation.runner import run
+    from medseg_attack.evaluation.studies.running import run
 
     folders = opened.run_folders
     start = time.monotonic()

@@ -104,7 +104,7 @@ def defend(
     folder = workspace.home(home)
     use_trust(folder, trust)
     study = read_study(None, fields)
-    from medseg_attack.evaluation.runner import RunOptions
+    from medseg_attack.evaluation.studies.opened import RunOptions
     from medseg_attack.evaluation.trials import group_by_twin, open_trials
     from medseg_attack.runtime import pick_device
     from medseg_attack.stats.scores import check_unit

@@ -72,7 +72,7 @@ def evaluate(
     fields |= replay_fields(images) if images else {}
     how = {"batch_size": options.read_batch_size(batch_size), "checks": True}
     opened = open_study(fields, home=home, out=out, device=device, trust=trust, options=how)
-    from medseg_attack.evaluation.runner import run
+    from medseg_attack.evaluation.studies.running import run
     from medseg_attack.stats.scores import check_unit
 
     check_unit(unit, [model_ref.dims for model_ref in opened.models])

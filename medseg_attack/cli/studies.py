@@ -10,7 +10,7 @@ from medseg_attack.errors import InputError, plural
 
 if TYPE_CHECKING:
     from medseg_attack.evaluation.costs import Estimate
-    from medseg_attack.evaluation.runner import OpenedStudy
+    from medseg_attack.evaluation.studies.opened import OpenedStudy
 
 
 def open_study(
@@ -26,7 +26,7 @@ def open_study(
     """The study with these fields, those of its file beneath; says what it is about.
 
     Args:
-        options: of `evaluation.runner.RunOptions`, which is not loaded before the study is read.
+        options: of `evaluation.studies.opened.RunOptions`, which is not loaded before the study is read.
     """
     from medseg_attack.models.trust import use_trust
     from medseg_attack.runs import workspace
@@ -36,7 +36,7 @@ def open_study(
     use_trust(folder, trust)
     study = workspace.with_newest_data(folder, read_study(config, fields))  # reported before torch is loaded
     from medseg_attack.evaluation import opening
-    from medseg_attack.evaluation.runner import RunOptions
+    from medseg_attack.evaluation.studies.opened import RunOptions
     from medseg_attack.runtime import pick_device
 
     opened = opening.open_study(study, folder, pick_device(device), RunOptions(**options), out)

@@ -17,7 +17,8 @@ from torch import Tensor
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import fit_once
 from medseg_attack.evaluation.loop import attack_chunk
-from medseg_attack.evaluation.runner import OpenedStudy, donors_of, refuse_unrunnable, training_cases
+from medseg_attack.evaluation.studies.opened import OpenedStudy
+from medseg_attack.evaluation.studies.refusals import refuse_unrunnable
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.registry import with_eps
@@ -121,10 +122,10 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
     for cell, n_cases in zip(opened.cells(model_ref), opened.cases_of_runs(model_ref), strict=True):
         key = with_eps(cell.attack, 0.0)
         if key not in counted:
-            n_training = len(training_cases(opened, model_ref, cell))
+            n_training = len(opened.training_refs(model_ref, cell))
             counted[key] = _counted_passes(opened, model_ref, cell, cases[0], n_training)
             if model.dims == 3:  # of a slice it is the network's own memory that counts
-                _run_briefly(model, cell, Batch.of([cases[0]], opened.device), donors_of(opened, model_ref))
+                _run_briefly(model, cell, Batch.of([cases[0]], opened.device), opened.donors(model_ref))
             peak = peak_mb(opened.device)
         passes = counted[key]
         forwards = (passes.forwards + 2) * n_cases + passes.fit_forwards  # 2: the clean prediction and the scored one
@@ -175,7 +176,7 @@ def _counted_passes(opened: OpenedStudy, model_ref: ModelRef, cell: Cell, case: 
         model = _Unmoved(opened.data.task, batch.target, count() if model_ref.is_random else None)
         try:
             attack, fit = fit_once(cell.attack, model, batch, n_training)
-            donors = donors_of(opened, model_ref)
+            donors = opened.donors(model_ref)
             (row, *_) = attack_chunk(model, [batch], [attack], budgets=[cell.budget], donors=donors)[0].rows
         except InputError:
             if image is case:

@@ -11,7 +11,7 @@ import torch
 from medseg_attack import registry
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.errors import InputError
-from medseg_attack.evaluation.runner import OpenedStudy, RunOptions
+from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
 from medseg_attack.models.model_ref import ModelRef, files_of, resolve
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.surrogates import with_folders

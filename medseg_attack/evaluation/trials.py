@@ -14,7 +14,8 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluation.fitting import must_fit
 from medseg_attack.evaluation.knowledge import is_ignorant, needed
 from medseg_attack.evaluation.opening import find_model, open_study
-from medseg_attack.evaluation.runner import OpenedStudy, RunOptions, run
+from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
+from medseg_attack.evaluation.studies.running import run
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.registry.abilities import ClimbsInSteps
 from medseg_attack.registry.parts import walk

@@ -1,6 +1,6 @@
 """A study's grid: the product of attacks, losses and budgets, with its controls.
 
-`evaluation.runner` runs it on every model of the study.
+`evaluation.studies.running` runs it on every model of the study.
 """
 
 import math

@@ -77,7 +77,7 @@ def test_the_look_before_is_taken_once(home: Path, tmp_path: Path, monkeypatch: 
     first = attack(home, tmp_path / "run").stdout
     (kept,) = (tmp_path / "run").rglob("checks.json")
     assert 2 <= len(json.loads(kept.read_text())["cases"]) <= 4
-    monkeypatch.setattr("medseg_attack.evaluation.runner.preflight", None)
+    monkeypatch.setattr("medseg_attack.evaluation.studies.examining.preflight", None)
     assert attack(home, tmp_path / "run").stdout == first
 
 

@@ -12,7 +12,7 @@ from helpers.command import medattack
 
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.launchers.jobs import Job, logged, read_settings
-from medseg_attack.evaluation.runner import RunOptions
+from medseg_attack.evaluation.studies.opened import RunOptions
 from medseg_attack.storage.heartbeats import WORKERS
 
 pytest.importorskip("submitit", reason="the extra cluster is not installed")

@@ -9,7 +9,7 @@ import pytest
 
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation import trials
-from medseg_attack.evaluation.runner import OpenedStudy
+from medseg_attack.evaluation.studies.opened import OpenedStudy
 from medseg_attack.report.defences import unfinished_trials
 from medseg_attack.runs.stored_files import STUDY_FILE
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from medseg_attack.errors import InputError
 from medseg_attack.evaluation.opening import open_study
-from medseg_attack.evaluation.runner import OpenedStudy, RunOptions, claim_folder, run
+from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
+from medseg_attack.evaluation.studies.running import claim_folder, run
 from medseg_attack.models.trust import use_trust
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.study import Study

@@ -1,0 +1,88 @@
+"""The flags of a model, written beside its runs before they start."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medseg_attack import registry
+from medseg_attack.attacks.composed.adaptive import core
+from medseg_attack.checks import stored
+from medseg_attack.checks.attack_profile import asks_model
+from medseg_attack.checks.model.answers import check_case_alone
+from medseg_attack.checks.model.asking import check_model
+from medseg_attack.checks.model.gradients import check_gradient_path
+from medseg_attack.checks.probes import preflight
+from medseg_attack.data.prepared.subsets import informative
+from medseg_attack.errors import InputError
+from medseg_attack.evaluation.crafting import case_budgets
+from medseg_attack.evaluation.studies.opened import OpenedStudy
+from medseg_attack.models.model_ref import ModelRef
+from medseg_attack.models.segmodel import SegModel
+from medseg_attack.registry.abilities import Climbs
+from medseg_attack.runs.folder import RunFolder
+from medseg_attack.runs.grid import Cell
+from medseg_attack.types import Attack, Batch, CaseRef
+
+CASE_ALONE = check_case_alone.flag.code
+
+
+def examine(
+    opened: OpenedStudy, model: SegModel, model_ref: ModelRef, cells: Sequence[Cell], refs: Sequence[CaseRef]
+) -> None:
+    """Writes the flags of a model beside its runs, once.
+
+    Raises:
+        InputError: an attack needs gradients and the model has none, or the answers depend on the batch size and some
+            were computed with another.
+    """
+    folder = opened.folder(model_ref)
+    if not (folder / stored.FILE).exists():
+        _write_findings(opened, model, model_ref, cells, refs)
+    if any(finding.code == CASE_ALONE for finding in stored.read_before(folder)):
+        _check_batch_size(opened, model_ref)
+
+
+def _check_batch_size(opened: OpenedStudy, model_ref: ModelRef) -> None:
+    """Refuses to go on with, or to show again, rows that were computed with another batch size."""
+    size = opened.options.batch_size
+    for _, folder in opened.runs(model_ref):
+        other = [str(n) for n in RunFolder(folder).batch_sizes if n != size]
+        if size is None:
+            raise InputError(
+                f"expected a number for --batch-size, got auto, while the answers of {model_ref.name} depend on the "
+                f"batch ({CASE_ALONE}); use --batch-size {', '.join(other) or 1}"
+            )
+        if other:
+            raise InputError(
+                f"expected --batch-size {', '.join(other)}, with which {folder} was computed, got {size}, while the "
+                f"answers of {model_ref.name} depend on the batch ({CASE_ALONE}); use that batch size, or another --out"
+            )
+
+
+def _write_findings(
+    opened: OpenedStudy, model: SegModel, model_ref: ModelRef, cells: Sequence[Cell], refs: Sequence[CaseRef]
+) -> None:
+    folder = opened.folder(model_ref)
+    cases = informative(opened.data, refs)
+    batch = Batch.of(cases, opened.device)
+    attacks = [_at_budget(cell, batch) for cell in cells]
+    if not any(map(asks_model, attacks)):
+        findings = check_model(model, batch, attacks, gradient=False)
+    else:  # the probes climb gradients, which a black box has none of
+        findings = (check_model if model.black_box else preflight)(model, batch, attacks)
+    no_path = any(finding.flag == check_gradient_path.flag for finding in findings)
+    if no_path and any(isinstance(core(attack), Climbs) for attack in attacks):
+        raise InputError(
+            f"expected a gradient of the output of {model_ref.name} by the image, got none (MA002); "
+            "remove detach() and no_grad() from the model"
+        )
+    stored.write_before(folder, findings, [case.id for case in cases])
+
+
+def _at_budget(cell: Cell, batch: Batch) -> Attack:
+    """The cell's attack; one whose budget has a unit at the mean of what that is on the cases of the batch."""
+    if cell.budget is None:
+        return cell.attack
+    budgets = case_budgets(batch.cases, batch.image, cell.budget)
+    attack: Attack = registry.with_eps(cell.attack, float(np.mean([case.budget for case in budgets])))
+    return attack
