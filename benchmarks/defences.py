@@ -31,7 +31,8 @@ from medseg_attack.runtime import pick_device
 from medseg_attack.stats.defences import worths
 from medseg_attack.stats.patients import mean_score
 from medseg_attack.stats.scores import pooled, scored
-from medseg_attack.storage.files import is_checkpoint, write_json
+from medseg_attack.storage.files import is_checkpoint
+from medseg_attack.storage.json_files import write_json
 from medseg_attack.storage.locks import is_held, locked
 from medseg_attack.training import loop
 from medseg_attack.training.denoising import plan_denoiser, train_denoiser

@@ -91,7 +91,7 @@ def test_abilities_are_asked_by_protocols(name: str) -> None:
 
 
 def test_no_path_is_resolved_that_may_link_to_itself() -> None:
-    """`Path.resolve` raises a RuntimeError on such a link until Python 3.13; `files.real_path` does not."""
+    """`Path.resolve` raises a RuntimeError on such a link until Python 3.13; `paths.real_path` does not."""
     wrong = [
         f"{name}:{node.lineno}"
         for name, tree in TREES.items()

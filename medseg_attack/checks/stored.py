@@ -13,7 +13,8 @@ from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import flat, ids_of
 from medseg_attack.runs.stored_files import FlagRecord, read_header
 from medseg_attack.stats.scores import Unit
-from medseg_attack.storage.files import Form, read_json, write_json
+from medseg_attack.storage.forms import Form
+from medseg_attack.storage.json_files import read_json, write_json
 
 FILE = "checks.json"
 

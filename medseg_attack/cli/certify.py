@@ -126,7 +126,7 @@ def _opened(
     from medseg_attack.evaluation.certifying import Certification
     from medseg_attack.evaluation.opening import open_model
     from medseg_attack.runs.grid import safe
-    from medseg_attack.storage.files import digest
+    from medseg_attack.storage.json_files import digest
 
     model_ref, prepared = open_model(model, workspace, data)
     cases = prepared.refs(split, fold, model_ref.dims)

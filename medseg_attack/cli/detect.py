@@ -82,7 +82,7 @@ def detect(
     from medseg_attack.evaluation.detection.evaders import evaders
     from medseg_attack.evaluation.detection.scoring import Detection
     from medseg_attack.runtime import pick_device
-    from medseg_attack.storage.files import require_outside
+    from medseg_attack.storage.paths import require_outside
 
     specs = detector or ["entropy"]
     built = [registry.build(text, "detector") for text in specs]
@@ -146,8 +146,7 @@ def _save(todo: "Detection", name: str, fitted: "Calibrated", folder: Path, tabl
     from medseg_attack.detectors.files import save_detector
     from medseg_attack.runs.grid import safe
     from medseg_attack.runs.stored_files import DETECTION_ENDING
-    from medseg_attack.storage.files import write_json
-    from medseg_attack.storage.plain import plain
+    from medseg_attack.storage.json_files import plain, write_json
 
     file = folder / f"{safe(name)[:60]}-{todo.model_ref.weights_hash[:6]}.safetensors"
     fingerprint = save_detector(file, fitted, todo.facts)

@@ -181,7 +181,9 @@ def model_of(suspect: str, rows: "pd.DataFrame") -> str:
     Raises:
         InputError: it means none of the models, or several.
     """
-    from medseg_attack.storage.files import CARD, is_checkpoint, read_json, real_path
+    from medseg_attack.storage.files import CARD, is_checkpoint
+    from medseg_attack.storage.json_files import read_json
+    from medseg_attack.storage.paths import real_path
 
     models = rows["model"].unique().tolist()
     if suspect in models:

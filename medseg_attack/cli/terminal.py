@@ -27,7 +27,7 @@ from rich.text import Text
 
 from medseg_attack.errors import FULL, InputError, reason
 from medseg_attack.escaping import visible
-from medseg_attack.storage.plain import plain
+from medseg_attack.storage.json_files import plain
 
 if TYPE_CHECKING:
     from medseg_attack.checks.flags import Finding
@@ -192,7 +192,7 @@ def require_folder(path: Path, option: str) -> None:
         if each.is_dir():
             return
         if os.path.lexists(each):
-            from medseg_attack.storage.files import odd_kind
+            from medseg_attack.storage.paths import odd_kind
 
             raise InputError(f"{option}: expected a folder, got {odd_kind(each) or 'the file'} {each}; name another")
 

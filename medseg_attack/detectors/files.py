@@ -13,7 +13,9 @@ from medseg_attack.data.prepared.reading import Preparation
 from medseg_attack.detectors.base import Calibrated
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import fingerprint_of, load_tensors, save_tensors
-from medseg_attack.storage.files import Form, TaskForm, check_form, digest, open_tensors
+from medseg_attack.storage.files import open_tensors
+from medseg_attack.storage.forms import Form, TaskForm, check_form
+from medseg_attack.storage.json_files import digest
 from medseg_attack.storage.kinds import instead
 from medseg_attack.types import Task
 

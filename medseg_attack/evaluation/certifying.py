@@ -30,8 +30,9 @@ from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.grid import safe
 from medseg_attack.runs.stored_files import CONFIG_FILE
 from medseg_attack.runtime import deterministic, provenance, versions
-from medseg_attack.storage.files import digest, require_outside
+from medseg_attack.storage.json_files import digest
 from medseg_attack.storage.locks import locked
+from medseg_attack.storage.paths import require_outside
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, CaseRef, Model, Setting
 

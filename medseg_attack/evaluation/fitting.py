@@ -18,7 +18,8 @@ from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.registry.parts import replace_parts, walk
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import FAULTS, FIT, WITHOUT_ANSWER, WITHOUT_GRADIENT
-from medseg_attack.storage.files import digest, open_tensors
+from medseg_attack.storage.files import open_tensors
+from medseg_attack.storage.json_files import digest
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.budgets import Budget
 from medseg_attack.types import Attack, Batch, CaseRef, CaseSource, Donors, Fittable, Model, Setting

@@ -21,7 +21,8 @@ from medseg_attack.runs.grid import cells, safe
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
 from medseg_attack.runs.study import Study
 from medseg_attack.runs.workspace import newest_data, newest_model
-from medseg_attack.storage.files import digest, is_checkpoint
+from medseg_attack.storage.files import is_checkpoint
+from medseg_attack.storage.json_files import digest
 
 
 def open_study(

@@ -23,7 +23,8 @@ from medseg_attack.runs.grid import safe
 from medseg_attack.runs.stored_files import TRIAL_FILE
 from medseg_attack.runs.study import Study
 from medseg_attack.runs.workspace import with_newest_data
-from medseg_attack.storage.files import digest, is_checkpoint, write_json
+from medseg_attack.storage.files import is_checkpoint
+from medseg_attack.storage.json_files import digest, write_json
 from medseg_attack.threat.objectives.losses import margin, soft_dice
 from medseg_attack.types import Ball
 

@@ -25,7 +25,8 @@ from medseg_attack.data.prepared.record import ScanRecord
 from medseg_attack.errors import InputError
 from medseg_attack.exports.resampled import SUFFIX, is_resampled, layout_of
 from medseg_attack.runs.folder import COPIES
-from medseg_attack.storage.files import Form, digest, read_json
+from medseg_attack.storage.forms import Form
+from medseg_attack.storage.json_files import digest, read_json
 
 MANIFEST = "manifest.json"  # beside the copies: the list of them
 

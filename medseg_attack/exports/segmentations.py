@@ -13,7 +13,9 @@ from medseg_attack.exports.copies import MANIFEST, Sidecar, copies_of, read_mani
 from medseg_attack.exports.verification import predict_copies, read_copies
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.folder import COPIES
-from medseg_attack.storage.files import file_hash, inside, read_json, whole, write_json
+from medseg_attack.storage.files import file_hash, whole
+from medseg_attack.storage.json_files import read_json, write_json
+from medseg_attack.storage.paths import inside
 
 
 def write_segmentations(run: Path, data: Prepared, model: SegModel, device: torch.device) -> None:

@@ -33,7 +33,8 @@ from medseg_attack.runs.chunks import chunks
 from medseg_attack.runs.folder import COPIES, SEAL, RunFolder
 from medseg_attack.runs.stored_files import read_header
 from medseg_attack.runs.stored_specs import attack_of
-from medseg_attack.storage.files import file_hash, read_json
+from medseg_attack.storage.files import file_hash
+from medseg_attack.storage.json_files import read_json
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Ball, Batch, Case, Image, Mask, Model, Setting, Task
 

@@ -22,7 +22,9 @@ from medseg_attack.exports.resampled import is_resampled, layout_of, resampled_n
 from medseg_attack.metrics.overlap import dice_of
 from medseg_attack.runs.folder import COPIES, RunFolder
 from medseg_attack.runs.stored_files import read_config, read_header
-from medseg_attack.storage.files import file_hash, inside, require_file, require_outside, whole, write_json
+from medseg_attack.storage.files import file_hash, whole
+from medseg_attack.storage.json_files import write_json
+from medseg_attack.storage.paths import inside, require_file, require_outside
 from medseg_attack.types import CaseRef
 
 MARK = "perturbed by medattack: not for diagnosis"

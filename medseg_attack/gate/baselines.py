@@ -17,8 +17,11 @@ from medseg_attack.errors import InputError, nearest
 from medseg_attack.runs.grid import safe
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import CONFIG_FILE, HEADER_FILE
-from medseg_attack.storage.files import Form, inside, read_json, require_file, write_json, writing
+from medseg_attack.storage.files import writing
+from medseg_attack.storage.forms import Form
+from medseg_attack.storage.json_files import read_json, write_json
 from medseg_attack.storage.locks import locked
+from medseg_attack.storage.paths import inside, require_file
 
 FOLDER, RECORD, DIGITS = "baselines", "baseline.json", 4
 SCORES = ("model", "attack", "loss", "eps", "mean_clean", "mean_adv", "low", "high", "patients")  # of a run

@@ -21,19 +21,10 @@ from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry import find, parse, parse_call
 from medseg_attack.registry.table import Bound
 from medseg_attack.runtime import versions
-from medseg_attack.storage.files import (
-    CARD,
-    MOST,
-    Count,
-    Form,
-    Share,
-    TaskForm,
-    is_checkpoint,
-    read_json,
-    require_file,
-    whole,
-    write_json,
-)
+from medseg_attack.storage.files import CARD, is_checkpoint, whole
+from medseg_attack.storage.forms import MOST, Count, Form, Share, TaskForm
+from medseg_attack.storage.json_files import read_json, write_json
+from medseg_attack.storage.paths import require_file
 from medseg_attack.types import Image, Task
 
 WEIGHTS = "weights.safetensors"

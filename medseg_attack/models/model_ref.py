@@ -19,7 +19,9 @@ from medseg_attack.models.segmodel import Defended, SegModel
 from medseg_attack.models.trust import code_in
 from medseg_attack.registry import Spec, find, parse, parse_call, spec
 from medseg_attack.registry.grammar import Items, Literal, Node
-from medseg_attack.storage.files import digest, file_hash, is_checkpoint, real_path
+from medseg_attack.storage.files import file_hash, is_checkpoint
+from medseg_attack.storage.json_files import digest
+from medseg_attack.storage.paths import real_path
 from medseg_attack.types import Task
 
 PATH_OPTIONS = ("net", "weights", "folder")  # any other option may have the name of a folder by accident

@@ -18,7 +18,8 @@ from medseg_attack.errors import InputError
 from medseg_attack.registry import Code, Spec, find, parse, parse_call
 from medseg_attack.registry.grammar import Items, Literal
 from medseg_attack.registry.table import entries, load
-from medseg_attack.storage.files import digest, file_hash, read_json, whole, write_json
+from medseg_attack.storage.files import file_hash, whole
+from medseg_attack.storage.json_files import digest, read_json, write_json
 
 LIST = "trusted.json"
 SHOWN = 3  # files that a sentence names

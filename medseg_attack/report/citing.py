@@ -15,7 +15,9 @@ from medseg_attack.registry.table import entries
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import STUDY_FILE, read_header, read_stored_study
 from medseg_attack.runs.stored_specs import attack_spec
-from medseg_attack.storage.files import CARD, Form, is_checkpoint, read_json
+from medseg_attack.storage.files import CARD, is_checkpoint
+from medseg_attack.storage.forms import Form
+from medseg_attack.storage.json_files import read_json
 
 REFERENCES = Path(__file__).with_name("references.bib")
 _ARXIV = re.compile(r"\b(\d{4}\.\d{4,5})\b")

@@ -13,7 +13,7 @@ from medseg_attack.runs.stored_files import STUDY_FILE, TRIAL_FILE, StoredTrial
 from medseg_attack.stats.defences import NATIVE_ONLY, PARTS, worths
 from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
-from medseg_attack.storage.files import read_json
+from medseg_attack.storage.json_files import read_json
 
 FOLDERS = {part: part for part in PARTS[:2]} | {"harder": "adaptive"} | {part: part for part in PARTS[2:]}
 AGAIN = " again"  # after the name of a native run that counts as an adaptive one, too

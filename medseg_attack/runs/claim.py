@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import claim_json, is_part, read_json, require_file, require_same_options, whole
+from medseg_attack.storage.files import is_part, whole
 from medseg_attack.storage.heartbeats import clear
+from medseg_attack.storage.json_files import claim_json, read_json, require_same_options
 from medseg_attack.storage.locks import LOCK
+from medseg_attack.storage.paths import require_file
 
 IDENTITY, STUDY = "identity.json", "study.yaml"
 

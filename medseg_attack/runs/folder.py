@@ -19,19 +19,10 @@ from safetensors.numpy import save_file
 from medseg_attack.errors import InputError, refusing
 from medseg_attack.runs.rows import Row, table_of
 from medseg_attack.runs.stored_files import CONFIG_FILE
-from medseg_attack.storage.files import (
-    claim_json,
-    digest,
-    file_hash,
-    inside,
-    open_tensors,
-    read_json,
-    require_file,
-    require_same_options,
-    whole,
-    write_json,
-)
+from medseg_attack.storage.files import file_hash, open_tensors, whole
 from medseg_attack.storage.heartbeats import worker_name
+from medseg_attack.storage.json_files import claim_json, digest, read_json, require_same_options, write_json
+from medseg_attack.storage.paths import inside, require_file
 
 SEAL, COPIES = "verified.json", "adversarial"  # what was written and read again
 COLUMNS = "columns"  # field of a part's metadata: the hash of each column

@@ -16,7 +16,7 @@ import pandas as pd
 from medseg_attack.errors import InputError
 from medseg_attack.runs.reading import find_runs, read_runs
 from medseg_attack.runs.stored_files import read_config, read_header
-from medseg_attack.storage.files import digest
+from medseg_attack.storage.json_files import digest
 
 MAY_DIFFER = frozenset({"weights"})
 

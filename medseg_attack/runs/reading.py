@@ -14,8 +14,9 @@ from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_files import Header, read_header
 from medseg_attack.runs.stored_specs import role_of
-from medseg_attack.storage.files import digest, real_path
+from medseg_attack.storage.json_files import digest
 from medseg_attack.storage.kinds import instead, is_certificate
+from medseg_attack.storage.paths import real_path
 
 # organs whose columns would be those of the mean over organs, and of shares over all of them
 SPREAD = ("low_of", "high_of", "sd_of")

@@ -6,7 +6,8 @@ from typing import Any
 from medseg_attack.errors import InputError
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
-from medseg_attack.storage.files import digest, real_path
+from medseg_attack.storage.json_files import digest
+from medseg_attack.storage.paths import real_path
 
 
 def replay_fields(images: Path) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import MOST, Count, Form, Share, read_json, read_yaml
+from medseg_attack.storage.forms import MOST, Count, Form, Share
+from medseg_attack.storage.json_files import read_json
+from medseg_attack.storage.yaml_files import read_yaml
 
 HEADER_FILE, CONFIG_FILE, STUDY_FILE = "run.json", "config.json", "study.yaml"
 TRIAL_FILE = "trial.json"  # of `medattack defend`, beside the runs of its native part

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from medseg_attack.errors import InputError, nearest
-from medseg_attack.storage.files import read_yaml
+from medseg_attack.storage.yaml_files import read_yaml
 from medseg_attack.threat.budgets import parse_budget
 
 

@@ -12,9 +12,12 @@ from pathlib import Path
 from medseg_attack.errors import InputError, close_matches, nearest, plural
 from medseg_attack.runs.stored_files import CONFIG_FILE, HEADER_FILE, STUDY_FILE, read_stored_study
 from medseg_attack.runs.study import Study
-from medseg_attack.storage.files import CARD, Form, is_checkpoint, read_json, real_path, writing
+from medseg_attack.storage.files import CARD, is_checkpoint, writing
+from medseg_attack.storage.forms import Form
+from medseg_attack.storage.json_files import read_json
 from medseg_attack.storage.kinds import instead
 from medseg_attack.storage.locks import LOCK, is_held
+from medseg_attack.storage.paths import real_path
 
 WEIGHT_FILES = (".pt", ".pth", ".ckpt", ".safetensors")
 NETWORK_FILES = (*WEIGHT_FILES, ".ts", ".jit", ".pt2", ".onnx")

@@ -17,7 +17,9 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import Count, Form, is_part, read_json, write_json
+from medseg_attack.storage.files import is_part
+from medseg_attack.storage.forms import Count, Form
+from medseg_attack.storage.json_files import read_json, write_json
 
 WORKERS = "workers"  # a folder within the folder that is worked on; launchers keep the logs of workers there, too
 BEAT = 5.0  # seconds between two signs of life

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import CARD, read_json
+from medseg_attack.storage.files import CARD
+from medseg_attack.storage.json_files import read_json
 
 _WORKSPACE = ("data", "models", "runs", "certificates", "detectors", "baselines")
 _CERTIFICATE = "certificate_version"  # a key of the configuration of certificates alone

@@ -18,8 +18,11 @@ from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.models.networks.denoiser import FILE, Denoiser, denoised
 from medseg_attack.numerics.samples import draw, widen
 from medseg_attack.runtime import deterministic, versions
-from medseg_attack.storage.files import Form, check_form, digest, open_tensors, require_outside
+from medseg_attack.storage.files import open_tensors
+from medseg_attack.storage.forms import Form, check_form
+from medseg_attack.storage.json_files import digest
 from medseg_attack.storage.locks import locked
+from medseg_attack.storage.paths import require_outside
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.distributed import ALONE
 from medseg_attack.training.loop import STATE, begun, drawing, require_same

@@ -19,8 +19,11 @@ from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.sliding_window import SlidingWindow, cropped, padded_to
 from medseg_attack.numerics.log_odds import divergence, without_nan
 from medseg_attack.runtime import deterministic
-from medseg_attack.storage.files import Form, is_checkpoint, read_json, require_outside, write_json
+from medseg_attack.storage.files import is_checkpoint
+from medseg_attack.storage.forms import Form
+from medseg_attack.storage.json_files import read_json, write_json
 from medseg_attack.storage.locks import locked
+from medseg_attack.storage.paths import require_outside
 from medseg_attack.training.augment import TrainingData, crc
 from medseg_attack.training.loop import begun, drawing, require_same
 from medseg_attack.training.losses import finite, training_loss

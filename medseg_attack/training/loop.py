@@ -25,17 +25,10 @@ from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import build
 from medseg_attack.runtime import deterministic
-from medseg_attack.storage.files import (
-    is_checkpoint,
-    is_part,
-    open_tensors,
-    read_json,
-    require_outside,
-    require_same_options,
-    whole,
-    write_json,
-)
+from medseg_attack.storage.files import is_checkpoint, is_part, open_tensors, whole
+from medseg_attack.storage.json_files import read_json, require_same_options, write_json
 from medseg_attack.storage.locks import LOCK, locked
+from medseg_attack.storage.paths import require_outside
 from medseg_attack.storage.workers import cores
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.distributed import ALONE, ProcessGroup

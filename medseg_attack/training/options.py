@@ -20,7 +20,7 @@ from medseg_attack.registry import build, find, parse_call, spec
 from medseg_attack.registry.parts import walk
 from medseg_attack.registry.table import Bound, entry_of, kind_of
 from medseg_attack.runs.rows import Knowledge
-from medseg_attack.storage.files import digest
+from medseg_attack.storage.json_files import digest
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.training.augment import TrainingData, parts
 from medseg_attack.training.losses import training_loss

@@ -20,7 +20,8 @@ from medseg_attack.errors import InputError, plural
 from medseg_attack.models.segmodel import resized
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.registry import spec
-from medseg_attack.storage.files import digest, require_outside
+from medseg_attack.storage.json_files import digest
+from medseg_attack.storage.paths import require_outside
 from medseg_attack.threat.balls.norms import L0
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.poisons.base import Backdoor, Poison

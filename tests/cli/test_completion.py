@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from medseg_attack import registry
 from medseg_attack.cli import app
 from medseg_attack.cli.completion import SOURCES
-from medseg_attack.storage.files import write_json
+from medseg_attack.storage.json_files import write_json
 
 PROGRAM = """\
 import sys

@@ -28,7 +28,8 @@ from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.runs import folder as results
 from medseg_attack.runs.workspace import newest_model
-from medseg_attack.storage.files import whole, write_json
+from medseg_attack.storage.files import whole
+from medseg_attack.storage.json_files import write_json
 from medseg_attack.types import Task
 
 SMALL = "unet_small(channels=(4, 8))"

@@ -7,7 +7,7 @@ import pytest
 
 from medseg_attack.cli.side_tables import model_of
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import write_json
+from medseg_attack.storage.json_files import write_json
 
 IDS = ("unet_small-111111", "unet_small-222222", "unet-333333")
 

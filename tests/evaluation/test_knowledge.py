@@ -11,7 +11,7 @@ from helpers.command import medattack
 from medseg_attack.checks.rows.asking import check_rows
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.stats.comparisons import ranks
-from medseg_attack.storage.files import digest
+from medseg_attack.storage.json_files import digest
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from medseg_attack.models.checkpoints import load
 from medseg_attack.models.segmodel import frozen
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.storage.files import read_json
+from medseg_attack.storage.json_files import read_json
 from medseg_attack.types import Batch
 
 

@@ -26,7 +26,7 @@ from medseg_attack import registry
 from medseg_attack.data.formats.scan import Scan
 from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.models.checkpoints import save
-from medseg_attack.storage.files import read_json
+from medseg_attack.storage.json_files import read_json
 
 EPS = 40  # stored values that attacks here may change
 ROWS, COLUMNS = 12, 10

@@ -13,7 +13,7 @@ from medseg_attack.models.networks.smp import count_parameters
 from medseg_attack.models.segmodel import SegModel, frozen, resized
 from medseg_attack.numerics.log_odds import softmax_log_odds
 from medseg_attack.registry import build
-from medseg_attack.storage.files import read_json, write_json
+from medseg_attack.storage.json_files import read_json, write_json
 from medseg_attack.types import Task
 
 ORGANS = Task("abdomen", ("large_bowel", "small_bowel", "stomach"))

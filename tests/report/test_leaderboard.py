@@ -14,7 +14,7 @@ from helpers.runs import dice_of, edit, write_run
 from medseg_attack.report.leaderboard.entries import Entry
 from medseg_attack.report.sheet import between, number
 from medseg_attack.runs.folder import RunFolder
-from medseg_attack.storage.files import digest
+from medseg_attack.storage.json_files import digest
 
 ORGANS = ("liver", "spleen")
 DOUBT = {"code": "MA007", "verdict": "upper bound on robustness", "title": "more steps would do more"}

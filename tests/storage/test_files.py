@@ -15,17 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medseg_attack.errors import InputError, reason
-from medseg_attack.storage.files import (
-    claim_json,
-    differences,
-    inside,
-    is_below,
-    read_json,
-    read_yaml,
-    require_own,
-    require_same_options,
-    write_json,
-)
+from medseg_attack.storage.files import require_own
+from medseg_attack.storage.json_files import claim_json, differences, read_json, require_same_options, write_json
+from medseg_attack.storage.paths import inside, is_below
+from medseg_attack.storage.yaml_files import read_yaml
 
 PARTS = st.lists(st.sampled_from(["..", ".", "a", "link", "", "x y", "\0", "~", "b.npy"]), max_size=5)
 

@@ -22,7 +22,8 @@ from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_files import read_config, read_header, read_stored_study
 from medseg_attack.runs.study import read_study
 from medseg_attack.stats.scores import summary
-from medseg_attack.storage.files import read_json, read_yaml
+from medseg_attack.storage.json_files import read_json
+from medseg_attack.storage.yaml_files import read_yaml
 
 STORED = Path(__file__).parents[1] / "stored"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

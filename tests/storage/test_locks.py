@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from medseg_attack.storage import locks
-from medseg_attack.storage.files import write_json
+from medseg_attack.storage.json_files import write_json
 from medseg_attack.storage.locks import LOCK, is_abandoned, locked
 
 HOLD = """

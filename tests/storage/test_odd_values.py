@@ -34,7 +34,7 @@ from medseg_attack.report.progress.state import read_state
 from medseg_attack.report.progress.view import run_sheet, worker_sheet
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.stored_files import Config, Header, StoredDetection, StoredStudy, StoredTrial
-from medseg_attack.storage.files import Form, check_form
+from medseg_attack.storage.forms import Form, check_form
 from medseg_attack.storage.heartbeats import WorkerRecord
 
 STORED = Path(__file__).parents[1] / "stored"

@@ -24,7 +24,8 @@ from medseg_attack.errors import InputError
 from medseg_attack.models import checkpoints
 from medseg_attack.models.checkpoints import read_card
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.storage.files import is_checkpoint, read_json
+from medseg_attack.storage.files import is_checkpoint
+from medseg_attack.storage.json_files import read_json
 from medseg_attack.training import augment
 from medseg_attack.training.loop import STATE, past, train
 from medseg_attack.training.losses import LOSSES, training_loss

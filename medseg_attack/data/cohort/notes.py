@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from medseg_attack.errors import plural
-from medseg_attack.storage.files import odd_kind
+from medseg_attack.storage.paths import odd_kind
 
 SHOWN = 3  # scans that a note names
 

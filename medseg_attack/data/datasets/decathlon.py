@@ -27,7 +27,8 @@ from medseg_attack.data.formats.nifti import label_values, read_pair, stem, suff
 from medseg_attack.errors import InputError, plural
 from medseg_attack.registry import register, spec
 from medseg_attack.specifications.nnunet import CT, channel_names_of, labels_of, require_nifti
-from medseg_attack.storage.files import read_json, real_path
+from medseg_attack.storage.json_files import read_json
+from medseg_attack.storage.paths import real_path
 from medseg_attack.types import Task
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)  # a name may hold any character

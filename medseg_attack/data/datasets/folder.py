@@ -25,7 +25,7 @@ from medseg_attack.data.formats.pictures import header, is_grey, is_picture, not
 from medseg_attack.data.formats.scan import Lattice, Scan
 from medseg_attack.errors import InputError, plural
 from medseg_attack.registry import register, spec
-from medseg_attack.storage.files import real_path
+from medseg_attack.storage.paths import real_path
 from medseg_attack.types import Task
 
 PARTS = {

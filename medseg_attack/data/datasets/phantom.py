@@ -21,7 +21,8 @@ from medseg_attack.data.formats import rle
 from medseg_attack.data.formats.png16 import write_png16
 from medseg_attack.errors import InputError, require
 from medseg_attack.registry import register, spec
-from medseg_attack.storage.files import is_part, read_json, write_json, writing
+from medseg_attack.storage.files import is_part, writing
+from medseg_attack.storage.json_files import read_json, write_json
 from medseg_attack.storage.locks import LOCK, is_abandoned, locked
 
 CARD = "phantom.json"  # says what a tree was made with

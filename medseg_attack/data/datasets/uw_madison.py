@@ -30,7 +30,7 @@ from medseg_attack.data.formats.png16 import read_png16
 from medseg_attack.data.formats.scan import Array, Lattice, Scan
 from medseg_attack.errors import InputError, nearest, plural, reason
 from medseg_attack.registry import register, spec
-from medseg_attack.storage.files import require_file
+from medseg_attack.storage.paths import require_file
 from medseg_attack.types import Task
 
 TASK = Task("uw_madison", ("large_bowel", "small_bowel", "stomach"))

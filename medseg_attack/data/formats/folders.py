@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import refused_read, state_of
+from medseg_attack.storage.paths import refused_read, state_of
 
 
 def listed(folder: Path) -> list[Path]:

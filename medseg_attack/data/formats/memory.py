@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import require_file
+from medseg_attack.storage.paths import require_file
 
 MAX_GB = "MEDATTACK_MAX_GB"  # environment variable
 USUAL_GB = 6.0  # a CT of 1,500 slices takes half of it

@@ -16,7 +16,7 @@ from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from medseg_attack.errors import InputError, refusing
-from medseg_attack.storage.files import require_file
+from medseg_attack.storage.paths import require_file
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what a header lacks is told here, in a sentence
 

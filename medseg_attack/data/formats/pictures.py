@@ -16,7 +16,7 @@ from medseg_attack.data.formats.memory import require_room
 from medseg_attack.data.formats.scan import Array
 from medseg_attack.data.formats.tiff_size import require_all_pixels
 from medseg_attack.errors import InputError, plural, reason, refusing
-from medseg_attack.storage.files import require_file
+from medseg_attack.storage.paths import require_file
 
 Image.MAX_IMAGE_PIXELS = None  # `require_room` refuses large pictures, with a limit that an option raises
 LOSSY = (".jpg", ".jpeg")

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from medseg_attack.data.formats.memory import require_room
 from medseg_attack.errors import InputError, refusing
-from medseg_attack.storage.files import require_file
+from medseg_attack.storage.paths import require_file
 
 Image.MAX_IMAGE_PIXELS = None  # `require_room` refuses large pictures, with a limit that an option raises
 

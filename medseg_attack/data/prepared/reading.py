@@ -18,7 +18,8 @@ from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.data.prepared.summary import SummaryForm
 from medseg_attack.errors import InputError, nearest
 from medseg_attack.numerics.slabs import slabs
-from medseg_attack.storage.files import MOST, Form, TaskForm, read_json
+from medseg_attack.storage.forms import MOST, Form, TaskForm
+from medseg_attack.storage.json_files import read_json
 from medseg_attack.storage.kinds import instead
 from medseg_attack.types import Batch, Case, CaseRef, PerChannel, Stack, Storage, Task, Window, alike
 

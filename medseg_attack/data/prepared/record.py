@@ -13,7 +13,8 @@ from pydantic.dataclasses import dataclass
 
 from medseg_attack.data.formats.scan import Array, Lattice
 from medseg_attack.errors import InputError, refusing
-from medseg_attack.storage.files import digest, inside, is_below, read_json, require_file
+from medseg_attack.storage.json_files import digest, read_json
+from medseg_attack.storage.paths import inside, is_below, require_file
 from medseg_attack.types import Phase, Task
 
 Number: TypeAlias = int | float  # whole numbers stay whole in the file

@@ -13,7 +13,9 @@ from medseg_attack.data.prepared.resampling import resampled
 from medseg_attack.data.prepared.windows import WindowRule, ends
 from medseg_attack.errors import InputError, plural
 from medseg_attack.escaping import whole_characters
-from medseg_attack.storage.files import inside, whole, write_json
+from medseg_attack.storage.files import whole
+from medseg_attack.storage.json_files import write_json
+from medseg_attack.storage.paths import inside
 from medseg_attack.types import Task
 
 

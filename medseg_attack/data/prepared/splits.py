@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import load_json
+from medseg_attack.storage.json_files import load_json
 
 TEST, VAL = "test", "val"
 

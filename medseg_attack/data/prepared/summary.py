@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from medseg_attack.data.prepared.record import ScanRecord
-from medseg_attack.storage.files import Count, Form
+from medseg_attack.storage.forms import Count, Form
 from medseg_attack.types import Task
 
 Ends: TypeAlias = Annotated[list[float], Field(min_length=2, max_length=2)]  # least and largest

@@ -20,7 +20,7 @@ from medseg_attack.data.prepared.reading import Prepared, open_prepared
 from medseg_attack.data.prepared.windows import window_rule
 from medseg_attack.data.prepared.writing import Options, prepare
 from medseg_attack.errors import InputError
-from medseg_attack.storage.files import digest
+from medseg_attack.storage.json_files import digest
 from medseg_attack.types import Task
 
 

@@ -24,19 +24,10 @@ from medseg_attack.data.prepared.splits import split, split_of_file
 from medseg_attack.data.prepared.summary import summary
 from medseg_attack.data.prepared.windows import Percentile, WindowRule
 from medseg_attack.errors import FULL, InputError
-from medseg_attack.storage.files import (
-    digest,
-    errno_of,
-    file_hash,
-    inside,
-    is_part,
-    read_json,
-    real_path,
-    require_outside,
-    require_same_options,
-    write_json,
-)
+from medseg_attack.storage.files import errno_of, file_hash, is_part
+from medseg_attack.storage.json_files import digest, read_json, require_same_options, write_json
 from medseg_attack.storage.locks import LOCK, locked
+from medseg_attack.storage.paths import inside, real_path, require_outside
 from medseg_attack.storage.workers import results
 from medseg_attack.types import Task
 

@@ -19,7 +19,7 @@ from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.runs.chunks import chunks
 from medseg_attack.runtime import deterministic
-from medseg_attack.storage.files import differences
+from medseg_attack.storage.json_files import differences
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Batch, CaseRef, Setting, Task
 

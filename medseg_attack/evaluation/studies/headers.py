@@ -14,7 +14,7 @@ from medseg_attack.runs.grid import Cell
 from medseg_attack.runs.reading import ids_of
 from medseg_attack.runs.rows import ROWS_VERSION
 from medseg_attack.runtime import FIRST, provenance, versions
-from medseg_attack.storage.files import digest
+from medseg_attack.storage.json_files import digest
 from medseg_attack.types import CaseRef
 
 

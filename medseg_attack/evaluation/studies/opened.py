@@ -18,7 +18,7 @@ from medseg_attack.runs.chunks import chunks, in_shard
 from medseg_attack.runs.grid import Cell, safe
 from medseg_attack.runs.stored_files import HEADER_FILE
 from medseg_attack.runs.study import Study
-from medseg_attack.storage.files import inside
+from medseg_attack.storage.paths import inside
 from medseg_attack.threat.budgets import UNITS
 from medseg_attack.types import CaseRef, Donors
 

@@ -16,7 +16,7 @@ from medseg_attack.exports.writing import require_copies
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.registry.parts import walk
 from medseg_attack.runs.grid import Cell
-from medseg_attack.storage.files import require_outside
+from medseg_attack.storage.paths import require_outside
 from medseg_attack.threat.balls.regions import check_organ
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import CaseRef, Setting, common

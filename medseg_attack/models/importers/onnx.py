@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg_attack.errors import InputError, first_line, package, plural, refusing
-from medseg_attack.storage.files import beside, real_path
+from medseg_attack.storage.paths import beside, real_path
 
 
 class Onnx(nn.Module):

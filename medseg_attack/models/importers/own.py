@@ -21,7 +21,7 @@ from medseg_attack.models.networks.monai import with_windows
 from medseg_attack.models.prompts import PROMPTS, Boxes, Points, Policy, Prompted
 from medseg_attack.models.segmodel import HEADS, IMAGENET_MEAN, IMAGENET_STD, Head, Normalise, SegModel, ZScore
 from medseg_attack.registry import Code, register
-from medseg_attack.storage.files import beside
+from medseg_attack.storage.paths import beside
 from medseg_attack.types import Task
 
 PROGRAMS = (".ts", ".pt", ".pth", ".jit")  # of TorchScript

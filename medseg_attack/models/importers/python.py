@@ -11,7 +11,7 @@ from typing import Any
 
 from medseg_attack.errors import InputError, raised, refusing
 from medseg_attack.runtime import stdout_on_stderr
-from medseg_attack.storage.files import beside
+from medseg_attack.storage.paths import beside
 from medseg_attack.types import Task
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from medseg_attack.errors import InputError, raised, refusing
 from medseg_attack.models.importers.weights import load_into
 from medseg_attack.models.networks.smp import check_encoder
-from medseg_attack.storage.files import read_json
+from medseg_attack.storage.json_files import read_json
 
 
 def smp_folder(folder: Path) -> nn.Module:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg_attack.storage.files import real_path
+from medseg_attack.storage.paths import real_path
 
 LONGEST = 255  # characters in the name of a file
 

@@ -13,7 +13,7 @@ from medseg_attack.errors import InputError, first_line, refusing
 from medseg_attack.models.allowed_layers import number_types
 from medseg_attack.models.checkpoints import load_tensors
 from medseg_attack.storage.archives import require_sound
-from medseg_attack.storage.files import beside, require_file
+from medseg_attack.storage.paths import beside, require_file
 
 COMPILED = "_orig_mod."  # torch.compile puts it into the names of weights, at any depth
 DEEPEST = 3  # dicts in dicts in a trainer's file

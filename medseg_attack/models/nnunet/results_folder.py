@@ -16,7 +16,8 @@ from medseg_attack.models.importers.weights import without_prefix
 from medseg_attack.models.nnunet.resampling import Resampling
 from medseg_attack.specifications.nnunet import Labels, channel_names_of, labels_of
 from medseg_attack.storage.archives import require_sound
-from medseg_attack.storage.files import Form, check_form, read_json
+from medseg_attack.storage.forms import Form, check_form
+from medseg_attack.storage.json_files import read_json
 from medseg_attack.types import Task
 
 MOST_VOXELS = 100_000  # along a side of a patch

@@ -22,9 +22,11 @@ from medseg_attack.runs.stored_files import read_config, read_header
 from medseg_attack.runs.stored_specs import attack_spec, ball_spec, norm_of
 from medseg_attack.stats.patients import interval
 from medseg_attack.stats.scores import MEAN
-from medseg_attack.storage.files import Form, digest, inside, read_json, require_own, write_json
+from medseg_attack.storage.files import require_own
+from medseg_attack.storage.forms import Form
+from medseg_attack.storage.json_files import digest, plain, read_json, write_json
 from medseg_attack.storage.kinds import instead
-from medseg_attack.storage.plain import plain
+from medseg_attack.storage.paths import inside
 
 ABOUT = "medattack leaderboard entry"  # sorted first, so that a file begins with it
 STANDARD = "strongest"  # the attack that an entry in one of these norms must have been under

@@ -10,7 +10,7 @@ from typing import Any
 from medseg_attack.errors import listed, plural
 from medseg_attack.escaping import without_folders
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_header
-from medseg_attack.storage.files import real_path, require_file
+from medseg_attack.storage.paths import real_path, require_file
 
 HASH_DIGITS = 12
 

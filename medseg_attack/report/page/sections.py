@@ -26,7 +26,7 @@ from medseg_attack.runs.stored_files import (
 )
 from medseg_attack.stats.alarms import main_rate, rates
 from medseg_attack.stats.scores import MEAN, Unit
-from medseg_attack.storage.files import read_json
+from medseg_attack.storage.json_files import read_json
 
 
 @dataclass(frozen=True)

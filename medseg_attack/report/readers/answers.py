@@ -10,7 +10,7 @@ import pandas as pd
 from medseg_attack.errors import InputError, listed, plural, refusing
 from medseg_attack.report.readers.writing import SIDES, Key
 from medseg_attack.report.sheet import Sheet, between, number, p_value
-from medseg_attack.storage.files import require_file
+from medseg_attack.storage.paths import require_file
 
 COLUMNS = ("study", "reader", "trial", "answer")
 WORDS = {"attack": "attacked", "catch": "attacked, 8 times the change", "noise": "noise of equal size"}

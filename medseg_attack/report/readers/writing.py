@@ -19,7 +19,9 @@ from PIL import Image as Picture
 from pydantic import Field
 
 from medseg_attack.errors import InputError, plural
-from medseg_attack.storage.files import Form, digest, file_hash, read_json, whole, write_json
+from medseg_attack.storage.files import file_hash, whole
+from medseg_attack.storage.forms import Form
+from medseg_attack.storage.json_files import digest, read_json, write_json
 from medseg_attack.storage.locks import locked
 
 if TYPE_CHECKING:

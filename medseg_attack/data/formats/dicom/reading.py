@@ -14,7 +14,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medseg_attack.data.formats.memory import inflated
 from medseg_attack.errors import InputError, reason, refusing
-from medseg_attack.storage.files import require_file
+from medseg_attack.storage.paths import require_file
 
 _META = 144  # bytes before the file meta elements whose length is counted
 
