@@ -1,4 +1,4 @@
-"""Defences on ACDC, each beside its undefended twin: native and adaptive attacks, what transfers, and a verdict.
+"""Defences, each beside its undefended twin: native and adaptive attacks, what transfers, and a verdict.
 
     python benchmarks/defences.py --data DATA --out OUT --minutes 40     # and again: it goes on
     python benchmarks/defences.py --out OUT --report                     # the tables of the rows that are finished
@@ -47,6 +47,7 @@ SUITE = {
     "strongest": "strongest(linf(4/255), gradients=60)",
     "L2": "pgd(l2(1.0), steps=20)",
 }
+UNIVERSAL = "uap(linf(4/255))"  # is fitted on the training patients, in runs of its own
 HARDER = {"margin": "pgd(linf(4/255), objective=margin, steps=20)"}
 AGAIN = " again"  # a native run that counts as an adaptive one, too
 Key = tuple[str, int]  # the name of a row and its seed
@@ -197,10 +198,10 @@ class Bench(NamedTuple):
         training = 0.0 if ROWS[name].around else card_of(Path(model))["seconds"] / 60
         hidden = self.attack(name, "native", model, list(SUITE.values()))
         known = [*SUITE.values(), *HARDER.values()] if hidden else [*HARDER.values(), *ROWS[name].knowing]
-        passes = ROWS[name].passes
-        self.attack(
-            name, "adaptive", model, [f"averaged({text}, passes={passes})" if passes > 1 else text for text in known]
-        )
+        self.attack(name, "native-universal", model, [UNIVERSAL])
+        self.attack(name, "adaptive", model, averaged(known, ROWS[name].passes))
+        if hidden:
+            self.attack(name, "adaptive-universal", model, averaged([UNIVERSAL], ROWS[name].passes))
         if name != TWIN:
             self.attack(
                 name, "transfer", model, [f"transfer(surrogate='{self.trained(TWIN)}', attack={SUITE['strongest']})"]
@@ -210,7 +211,7 @@ class Bench(NamedTuple):
 
     def attack(self, name: str, part: str, model: str, attacks: Sequence[str]) -> bool:
         """Runs a part of a row; whether the model says that attacks must know it."""
-        native = part == "native"
+        native = part.startswith("native")
         study = Study(
             data=str(self.data.root),
             models=[model],
@@ -218,7 +219,7 @@ class Bench(NamedTuple):
             limit=SLICES,
             seed=self.seed,
             native=native,
-            control=native,
+            control=part == "native",
         )
         opened = open_study(study, self.out, self.device, RunOptions(), self.runs(name) / part)
         deque(run(opened), maxlen=0)
@@ -227,6 +228,11 @@ class Bench(NamedTuple):
 
     def runs(self, name: str) -> Path:
         return self.out / "runs" / f"{name.replace(' ', '_')}-{self.seed}"
+
+
+def averaged(attacks: Sequence[str], passes: int) -> list[str]:
+    """The attacks on the mean of so many passes, where the model answers at random (`passes` above 1)."""
+    return [f"averaged({text}, passes={passes})" if passes > 1 else text for text in attacks]
 
 
 def card_of(folder: Path) -> dict[str, Any]:
@@ -244,13 +250,16 @@ def finished(out: Path) -> list[dict[str, Any]]:
 def rows_of(out: Path, row: dict[str, Any]) -> pd.DataFrame:
     """The rows of all runs of a model, each with its part; what need not know the defence counts as adaptive, too."""
     folder = out / "runs" / f"{row['name'].replace(' ', '_')}-{row['seed']}"
-    parts = [part for part in ("native", "adaptive", "transfer") if (folder / part).is_dir()]
-    tables = [read_runs([folder / part], allow_partial=True).assign(part=part) for part in parts]
+    parts = sorted(folder.iterdir(), key=lambda part: part.name != "native")  # whose clean scores are the model's
+    rows = pd.concat(
+        [read_runs([part], allow_partial=True).assign(part=part.name.split("-")[0]) for part in parts],
+        ignore_index=True,
+    )
     if not row["hidden"]:
-        suite = tables[0][tables[0]["role"] == "attack"]
-        tables.append(suite.assign(part="adaptive", run=suite["run"] + AGAIN))
-    rows = pd.concat(tables, ignore_index=True)
-    kind = rows["attack"].str.extract(r"(fgsm|strongest|noise)", expand=False).replace("fgsm", "FGSM")
+        suite = rows[(rows["part"] == "native") & (rows["role"] == "attack")]
+        rows = pd.concat([rows, suite.assign(part="adaptive", run=suite["run"] + AGAIN)], ignore_index=True)
+    kind = rows["attack"].str.extract(r"(fgsm|strongest|uap|noise)", expand=False)
+    kind = kind.replace({"fgsm": "FGSM", "uap": "UAP"})
     kind = kind.mask(rows["loss"] == "margin", "margin").mask(rows["ball"].str.startswith("l2"), "L2")
     kind = kind.mask(kind.eq("L2") & rows["role"].ne("attack"), "noise in L2").mask(
         rows["run"].str.endswith(AGAIN), AGAIN
@@ -272,10 +281,12 @@ COLUMNS = {
     "FGSM": ("native", "FGSM"),
     "strongest": ("native", "strongest"),
     "L2": ("native", "L2"),
+    "UAP": ("native", "UAP"),
     "FGSM, knowing": ("adaptive", "FGSM"),
     "strongest, knowing": ("adaptive", "strongest"),
     "margin, knowing": ("adaptive", "margin"),
     "L2, knowing": ("adaptive", "L2"),
+    "UAP, knowing": ("adaptive", "UAP"),
     "transfer": ("transfer", "strongest"),
 }
 
@@ -401,10 +412,10 @@ def _markdown(lines: Iterator[list[str]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="prepared ACDC")
+    parser.add_argument("--data", type=Path, help="prepared slices, such as of ACDC")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=128, help="side of the grid that the networks see images on")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--epochs", type=int, default=30, help="of the plain model that the others start from")
     parser.add_argument("--further", type=int, default=12, help="epochs of the twin and of each defence after it")
     parser.add_argument("--device", default="cpu")
@@ -417,7 +428,7 @@ def main() -> None:
         device = pick_device(args.device)
         data = open_prepared(args.data)
         names = [name for name in ROWS if name in (args.only or ROWS)]
-        order = [(seed, name) for part in (names[:3], names[3:]) for seed in range(args.seeds) for name in part]
+        order = [(seed, name) for part in (names[:3], names[3:]) for seed in args.seeds for name in part]
         for seed, name in order:
             if sum(row["minutes"] for row in finished(args.out)) >= args.minutes:
                 break

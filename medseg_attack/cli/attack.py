@@ -218,7 +218,8 @@ def _print_runs(
     rows = read_runs(folders, allow_partial=True)
     table = summary(rows, unit=unit, empty=empty, header=HEADER)
     log.points(run_values(table), 0)
-    log.table(compare_sheet(table, ["model", "attack", "loss", "eps"], sort="by", unit=unit, empty=empty), table)
+    keys = ["model", "attack", "loss", "eps"]
+    log.table(compare_sheet(table, keys, sort="by", unit=unit, empty=empty, every_organ=True), table)
     flags = flags_of(folders, rows, unit, empty) if checks else {}
     if json:
         records = with_ids(folders, flags)

@@ -181,7 +181,9 @@ def compare(
     }
     csv_table = table
     if old is None:
-        first = compare_sheet(table, keys, sort=sort, unit=unit, empty=empty, costs=costs)
+        first = compare_sheet(
+            table, keys, sort=sort, unit=unit, empty=empty, costs=costs, every_organ=markdown or latex
+        )
     else:
         first = _changes(rows, old, unit, empty, content)
     sheets = [replace(first, flags=[flag.sentence for flag in flags])]

@@ -226,12 +226,21 @@ def _doubts(summary: pd.DataFrame) -> list[str]:
 
 
 def compare_sheet(
-    summary: pd.DataFrame, by: Sequence[str], *, sort: str, unit: Unit, empty: Empty, costs: bool = False
+    summary: pd.DataFrame,
+    by: Sequence[str],
+    *,
+    sort: str,
+    unit: Unit,
+    empty: Empty,
+    costs: bool = False,
+    every_organ: bool = False,
 ) -> Sheet:
     """Runs side by side; with "organ" among `by`, one row per organ instead of one column.
 
     Args:
         costs: what each run cost, in the place of the statements of success.
+        every_organ: a column for each, however wide the table gets, as for a document; else as many as a terminal has
+            room for.
     """
     summary = _with_columns_that_may_differ(with_knowledge(summary), unit)
     less = [*LESS, f"{unit}s"]
@@ -255,7 +264,7 @@ def compare_sheet(
             organs=organs(summary),
         )
 
-    return _fitting(sheet)
+    return sheet(len(organs(summary))) if every_organ else _fitting(sheet)
 
 
 def _group_ends(table: pd.DataFrame, keys: Sequence[str]) -> frozenset[int]:

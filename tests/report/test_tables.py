@@ -284,6 +284,17 @@ def test_a_score_has_its_interval_and_its_spread_over_patients(tmp_path: Path) -
     assert attacked == f"{one['low']:.2f}-{one['high']:.2f}"
 
 
+def test_a_terminal_has_room_for_some_organs_and_a_document_for_all(tmp_path: Path) -> None:
+    names = [f"organ_{k}" for k in range(9)]
+    write_run(tmp_path, np.linspace(0.1, 0.9, 4 * 9).reshape(4, 1, 9), organs=names)
+    shown = " ".join(medattack("compare", tmp_path).stdout.split())
+    assert "with smaller drops; --csv and --json have all" in shown
+    for form in ("--markdown", "--latex"):
+        text = medattack("compare", tmp_path, form).stdout.replace("\\_", "_")
+        assert all(name in text for name in names)
+        assert "Not shown" not in text
+
+
 def test_rows_of_organs_have_their_own_intervals(tmp_path: Path) -> None:
     write_run(tmp_path, dice_of(0, 8))
     table = table_of(tmp_path)
