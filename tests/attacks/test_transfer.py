@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import blobs
+from helpers import blobs, nnunet_folder
 from helpers.command import medattack
 from torch import Tensor
 
@@ -18,14 +18,16 @@ from medseg_attack.attacks.blackbox.transfer import Transfer
 from medseg_attack.attacks.controls.shuffled import Shuffled
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.attacks.gradient.pgd import PGD
+from medseg_attack.defences.models.voted import voted
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.harm import harm
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.flows import moved
 from medseg_attack.threat.balls.norms import L2, Linf
+from medseg_attack.threat.binding import bind
 from medseg_attack.threat.objectives.losses import bce, ce
-from medseg_attack.types import Adversarial, Model, Task
+from medseg_attack.types import Adversarial, Case, Model, Setting, Task, Window
 
 LABELS = Task("labels", ("background", "a", "b"), exclusive=True)
 MASKS = Task("masks", ("a", "b"))
@@ -93,6 +95,38 @@ def test_the_image_does_not_depend_on_the_victim_that_sees_it_once(fuse: str) ->
     metered = CountedModel(net(MASKS, 3))
     attack(metered, IMAGE, target, SEEDS)
     assert (metered.forwards, metered.backwards) == (1, 0)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("attack", ["pgd(steps=2)", "strongest(gradients=20)"])
+def test_a_random_surrogate_draws_by_case_whatever_the_batch(attack: str, n: int) -> None:
+    batch = blobs.batch(3)
+    target = batch.target
+    surrogate = functools.partial(voted, base=lambda task: net(task, 1), sigma=0.1, draws=1)
+    transfer = replace(Transfer(attack=registry.build(attack, "attack")), surrogate=(surrogate,) * n)
+    victim = net(blobs.TASK, 3)
+
+    def crafted(numbers: list[int]) -> Tensor:
+        setting = Setting(blobs.TASK, tuple(batch.cases[i] for i in numbers), stream="attack 0")
+        seeds = [SEEDS[i] for i in numbers]
+        return bind(transfer, setting)(victim, batch.image[numbers].double(), target[numbers], seeds).image
+
+    together = crafted([0, 1, 2])
+    for i in range(3):
+        torch.testing.assert_close(crafted([i]), together[i : i + 1], atol=1e-9, rtol=0)
+
+
+def test_a_surrogate_of_nnunet_knows_the_scans(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 4, 8, 8, generator=rng)
+    target = torch.rand(len(nnunet_folder.TASK.classes), 4, 8, 8, generator=rng) > 0.5
+    case = Case("p_1", "p_1", "p", image, target, (2.0, 1.0, 1.0), Window(0, 1))
+    spec = f"nnunet({str(nnunet_folder.write_folder(tmp_path))!r})"
+    transfer = Transfer(registry.build(spec, "model"), PGD(Linf(0.1), steps=2))
+    victim = SegModel(blobs.Apply(lambda x: x.expand(-1, len(target), -1, -1, -1)), nnunet_folder.TASK)
+    bound = bind(transfer, Setting(nnunet_folder.TASK, (case,)))
+    result = bound(victim, image[None], target[None], [0])
+    assert (result.image != image).any()
 
 
 @pytest.mark.parametrize("fuse", ["logits", "probabilities", "losses"])

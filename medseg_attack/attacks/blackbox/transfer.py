@@ -14,7 +14,20 @@ from medseg_attack.errors import InputError, NotFiniteError, require
 from medseg_attack.models.surrogates import by_folder, ready
 from medseg_attack.registry import register, with_eps
 from medseg_attack.registry.abilities import Climbs
-from medseg_attack.types import Adversarial, AroundAttack, Attack, Ball, Fittable, Image, Mask, Model, Sweeps, Task
+from medseg_attack.threat.binding import bind
+from medseg_attack.types import (
+    Adversarial,
+    AroundAttack,
+    Attack,
+    Ball,
+    Bindable,
+    Fittable,
+    Image,
+    Mask,
+    Model,
+    Sweeps,
+    Task,
+)
 
 FUSIONS = ("logits", "probabilities", "losses")
 
@@ -29,10 +42,11 @@ FUSIONS = ("logits", "probabilities", "losses")
     shown_by="transfer(surrogate=oracle)",
 )
 @dataclass(frozen=True)
-class Transfer(AroundAttack):
+class Transfer(Bindable, AroundAttack):
     """An attack on surrogate models, whose images the attacked model scores (Bortsova et al., arXiv 2006.06356).
 
-    The attacked model sees each image once. The paper studies what decides whether an attack transfers.
+    The attacked model sees each image once. The paper studies what decides whether an attack transfers. A surrogate
+    that answers at random draws by case, as the attacked model does.
 
     Attributes:
         surrogate: name or folder of a trained model, a registered model, a tuple of these, or `others`: the study's
@@ -106,6 +120,8 @@ class Transfer(AroundAttack):
         if not surrogates or None in surrogates:
             raise InputError("transfer needs a surrogate, got none; write transfer(surrogate='FOLDER OF A MODEL')")
         models = tuple(ready(make(task), image) for make in surrogates)
+        if self.setting is not None:
+            models = tuple(bind(model, self.setting) for model in models)
         if len(models) == 1:
             return models[0]
         return {"logits": MeanLogits, "probabilities": MeanProbabilities, "losses": Apart}[self.fuse](models)

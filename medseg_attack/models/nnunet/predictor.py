@@ -117,7 +117,7 @@ class Predictor(nn.Module):
         if len(image) != len(self.cases):
             raise InputError(
                 f"expected the {len(self.cases)} scans that nnU-Net is bound to, got {len(image)}; it must know their "
-                "windows and spacings, and cannot stand where scans are not known, as for a surrogate"
+                "windows and spacings, and cannot stand where scans are not known, as for a teacher"
             )
         return torch.stack([self._predict(x, case) for x, case in zip(image, self.cases, strict=True)])
 
