@@ -20,6 +20,7 @@ BOUNDS = {  # in words, by what is bounded
     "ml": "Least and greatest volume in ml",
     "%": "Least and greatest ejection fraction in %",
 }
+SCORED = {"Dice": "volume", "ml": "volume", "%": "pair"}  # what a bound is of; a pair is of both phases of a heart
 SHARES = ("abstained", "information")  # columns of the table where a certificate has them
 
 
@@ -83,8 +84,8 @@ def certificate_sheet(rows: pd.DataFrame, certificate: "Certificate", *, title: 
         title,
         columns,
         lines,
-        f"{BOUNDS[quantity]} per scan, certified within each radius: {certificate.measure}{rms}. "
-        f"{plural(scans, 'volume')} of {plural(patients, 'patient')}. {certificate.promise} {policy}"
+        f"{BOUNDS[quantity]} per {SCORED[quantity]}, certified within each radius: {certificate.measure}{rms}. "
+        f"{plural(scans, SCORED[quantity])} of {plural(patients, 'patient')}. {certificate.promise} {policy}"
         f"{warning(patients)}".strip(),
         left=1,
         rules=frozenset({1}),

@@ -208,8 +208,8 @@ def _prompts(summary: pd.DataFrame) -> list[str]:
         return []
     prompted = summary[summary["prompt"].fillna("") != ""]
     owner = {policy: listed(list(dict.fromkeys(of["model"]))) for policy, of in _by_unit(prompted, "prompt")}
-    several = summary["model"].nunique() > 1
-    return [f"Dice{f' of {models}' if several else ''} given a {policy}." for policy, models in owner.items()]
+    is_of_several = summary["model"].nunique() > 1
+    return [f"Dice{f' of {models}' if is_of_several else ''} given a {policy}." for policy, models in owner.items()]
 
 
 def _doubts(summary: pd.DataFrame) -> list[str]:

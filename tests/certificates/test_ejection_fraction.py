@@ -122,7 +122,9 @@ class TestCommand:
         words = ("certify", "--data", tmp_path / "data", "--model", tmp_path / "model", "--check", 1)
         words += ("--certificate", "ejection_fraction(sigma=0.1, draws=60, alpha=0.01)", "--limit", 1, "--radius", 0.02)
         result = medattack(*words, "--out", tmp_path / "out", "--csv", tmp_path / "bounds.csv")
-        assert "Least and greatest ejection fraction in %" in " ".join(result.stdout.split())
+        caption = " ".join(result.stdout.split())
+        assert "Least and greatest ejection fraction in % per pair, certified" in caption
+        assert "1 pair of 1 patient." in caption
         assert len((tmp_path / "bounds.csv").read_text().splitlines()) == 2  # both scans of one patient are one row
 
     def test_without_phases_it_is_refused_and_prepared_again_it_has_them(self, tmp_path: Path) -> None:
