@@ -6,11 +6,13 @@
 A cell is a data set, a network, a budget and a number of gradients; each attack adds a line to OUT/rows/*.jsonl. With
 `--part k/N` every N-th line is run, so that several processes share the work. The networks are small residual U-Nets.
 They are trained here on one half of the patients and attacked on the other: with Dice and focal loss, with a sigmoid
-head, and adversarially. Slices of ACDC and the phantom are attacked, and whole volumes of the hippocampus.
+head, and adversarially. Slices of ACDC and the phantom are attacked, and whole volumes of the hippocampus. Attacks of
+torchattacks need the extra `references`; `--attacks` leaves them out.
 """
 
 import argparse
 import dataclasses
+import importlib
 import math
 import subprocess
 import sys
@@ -213,6 +215,35 @@ class FourClimbs:
         return last if worst is None else worst | last
 
 
+class LogProbabilities(torch.nn.Module):
+    """A network for a library that asks for logits and a parameter, of classes that exclude each other."""
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        super().__init__()
+        self.model, self.place = model, torch.nn.Parameter(torch.zeros((), device=device), requires_grad=False)
+
+    def forward(self, image: Image) -> Tensor:
+        return torch.nn.functional.logsigmoid(self.model(image))
+
+
+@dataclasses.dataclass(frozen=True)
+class OfTorchattacks:
+    """An attack of torchattacks on the cross-entropy of all pixels, in steps of eps/100 or of 2.5 eps in all."""
+
+    ball: Ball
+    gradients: int
+    name: str
+
+    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
+        eps, steps = self.ball.eps, self.gradients
+        attack_class: Any = getattr(importlib.import_module("torchattacks"), self.name)
+        torch.manual_seed(seeds[0])
+        alpha = max(2.5 / steps, 0.01) * eps
+        attack = attack_class(LogProbabilities(model, image.device), eps=eps, alpha=alpha, steps=steps)
+        attacked = self.ball.project(attack(image, target.int().argmax(1)).to(image), image)
+        return judge(model, self.ball, attacked, image, target)
+
+
 class OneAscent(Strongest):
     ascents = (Ascent(1.0),)
 
@@ -261,7 +292,10 @@ ATTACKS: dict[str, Callable[[float, int], Attack]] = {
     "apgd masked_bce": written(f"apgd(objective=masked_bce, steps=G/1, {RADII})"),
     "cospgd": written("cospgd(steps=G/1, keep_worst=True)"),
     "segpgd": written("segpgd(steps=G/1, keep_worst=True)"),
+    "torchattacks PGD": lambda eps, gradients: OfTorchattacks(Linf(eps), gradients, "PGD"),
+    "torchattacks MI-FGSM": lambda eps, gradients: OfTorchattacks(Linf(eps), gradients, "MIFGSM"),
 }
+EXCLUSIVE = ("torchattacks PGD", "torchattacks MI-FGSM")  # have no loss for classes that may overlap
 ABLATION: dict[str, tuple[type[Strongest], dict[str, float]]] = {
     "one ascent": (OneAscent, {}),
     "two ascents of Dice": (TwoAscents, {}),
@@ -291,7 +325,8 @@ def lines(options: argparse.Namespace) -> Iterator[Line]:
         for eps in options.eps:
             for network in options.networks:
                 for data in options.data:
-                    yield from (Line(data, network, eps, gradients, attack) for attack in attacks)
+                    fitting = (name for name in attacks if network != "sigmoid" or name not in EXCLUSIVE)
+                    yield from (Line(data, network, eps, gradients, attack) for attack in fitting)
 
 
 def attack_of(line: Line) -> Attack:
