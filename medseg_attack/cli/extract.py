@@ -101,14 +101,14 @@ def extract(
     from medseg_attack.runs import workspace
     from medseg_attack.runtime import pick_device
     from medseg_attack.threat.budgets import parse_budget
-    from medseg_attack.training import extraction
+    from medseg_attack.training.extraction import loop
+    from medseg_attack.training.extraction.options import UNITS, Extraction
+    from medseg_attack.training.extraction.student import PIECES
 
     budget = parse_budget(eps)
     if budget.unit:
         raise InputError(f"--eps: expected a fraction of the window, got {eps}; write such as 4/255")
-    plan = extraction.Extraction(
-        model, queries, answers, digits, steps, lr, batch_size, seed, selection, poisoning, hardened, mad
-    )
+    plan = Extraction(model, queries, answers, digits, steps, lr, batch_size, seed, selection, poisoning, hardened, mad)
     folder = workspace.home(home)
     use_trust(folder, trust)
     victim_ref, proxy = open_model(victim, folder, data)
@@ -118,12 +118,12 @@ def extract(
     measured_on = victim_ref.load(tested.task, where)
     if victim_ref.card.get("dataset", {}).get("fingerprint") == proxy.fingerprint:
         terminal.say(f"note: {proxy.name} is what the victim learned from; a thief has other patients")
-    with terminal.progress("extract", extraction.PIECES, show=progress) as advance:
-        for loss in extraction.extract(plan, asked, victim_ref.weights_hash, proxy, out, where):
+    with terminal.progress("extract", PIECES, show=progress) as advance:
+        for loss in loop.extract(plan, asked, victim_ref.weights_hash, proxy, out, where):
             advance(1, note=f"loss {loss:.4f}")
     student = checkpoints.load(out, tested.task, where)
     measured = worth(student, measured_on, tested, budget.value, where)
-    facts: dict[str, Any] = {"label": victim_ref.label, "queries": queries, "of": extraction.UNITS[asked.dims] + "s"}
+    facts: dict[str, Any] = {"label": victim_ref.label, "queries": queries, "of": UNITS[asked.dims] + "s"}
     facts |= {"answers": answers, "digits": digits}
     facts |= {"poisoning": poisoning, "mad": mad, "hardened": hardened, "knowledge": plan.knowledge}
     if monitor is not None:
@@ -152,7 +152,7 @@ def _monitored(
 
     from medseg_attack.data.prepared.reading import open_prepared
     from medseg_attack.evaluation.monitoring import watch
-    from medseg_attack.training.extraction import QUERIES, read_queries
+    from medseg_attack.training.extraction.loop import QUERIES, read_queries
 
     by_id = {ref.id: ref for ref in proxy.refs("train", 0, victim.dims)}
     cases = read_queries(out)

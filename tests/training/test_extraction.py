@@ -15,8 +15,11 @@ from medseg_attack.errors import InputError
 from medseg_attack.evaluation.extracting import worth
 from medseg_attack.models.checkpoints import build_model
 from medseg_attack.models.segmodel import SegModel
-from medseg_attack.training import extraction
-from medseg_attack.training.extraction import Answers, Extraction, answered
+from medseg_attack.training.extraction import loop
+from medseg_attack.training.extraction.answers import answered, hard, poisoned_probabilities, turned_probabilities
+from medseg_attack.training.extraction.options import Answers, Extraction
+from medseg_attack.training.extraction.selection import k_centres, refs_of
+from medseg_attack.training.extraction.student import PIECES, soft_disagreement
 from medseg_attack.types import Task
 
 ORGAN = Task("square", ("organ",))
@@ -44,7 +47,7 @@ def pixel(x: float) -> Tensor:
 
 
 def test_two_intensities_determine_a_linear_victim_exactly(victim: SegModel) -> None:
-    low, high = (answered(victim, pixel(x), "probabilities").item() for x in (0.25, 0.75))
+    low, high = (answered(Extraction(answers="probabilities"), victim, pixel(x)).item() for x in (0.25, 0.75))
     slope = (high - low) / 0.5
     assert slope == pytest.approx(W, abs=1e-12)
     assert low - slope * 0.25 == pytest.approx(B, abs=1e-12)
@@ -55,7 +58,7 @@ def test_masks_find_the_threshold_to_half_as_much_with_each_query(victim: SegMod
     low, high = 0.0, 1.0
     for _ in range(queries):
         middle = (low + high) / 2
-        inside = answered(victim, pixel(middle), "masks").item() == 1
+        inside = answered(Extraction(answers="masks"), victim, pixel(middle)).item() == 1
         low, high = (low, middle) if inside else (middle, high)
     assert high - low == 2**-queries
     assert low <= -B / W <= high
@@ -65,20 +68,20 @@ def test_answers_hold_no_more_than_they_say(victim: SegModel) -> None:
     image = torch.rand(3, 1, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
         log_odds = victim(image)
-    masks = answered(victim, image, "masks")
+    masks = answered(Extraction(answers="masks"), victim, image)
     assert masks.unique().tolist() == [0, 1]
     assert torch.equal(masks, (log_odds >= 0).double())
-    assert torch.equal(answered(victim, image, "volumes"), masks.flatten(2).sum(2))
-    torch.testing.assert_close(answered(victim, image, "probabilities"), log_odds)
-    rounded = answered(victim, image, "probabilities", digits=1).sigmoid()
+    assert torch.equal(answered(Extraction(answers="volumes"), victim, image), masks.flatten(2).sum(2))
+    torch.testing.assert_close(answered(Extraction(answers="probabilities"), victim, image), log_odds)
+    rounded = answered(Extraction(answers="probabilities", digits=1), victim, image).sigmoid()
     torch.testing.assert_close(rounded, (log_odds.sigmoid() * 10).round() / 10, atol=2e-7, rtol=0)
 
 
 def test_certain_answers_stay_finite(victim: SegModel) -> None:
     with torch.no_grad():
         victim.net.w.fill_(1e6)  # type: ignore[union-attr, operator]
-    assert torch.isfinite(answered(victim, pixel(1.0), "probabilities")).all()
-    assert torch.isfinite(answered(victim, pixel(1.0), "probabilities", digits=2)).all()
+    assert torch.isfinite(answered(Extraction(answers="probabilities"), victim, pixel(1.0))).all()
+    assert torch.isfinite(answered(Extraction(answers="probabilities", digits=2), victim, pixel(1.0))).all()
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
@@ -88,21 +91,21 @@ def test_poisoned_probabilities_decide_as_before_and_a_thief_who_hardens_them_ha
 ) -> None:
     log_odds = 6 * torch.randn(2, 4, 30, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     p = log_odds.softmax(1) if exclusive else log_odds.sigmoid()
-    q = extraction.poisoned_probabilities(p, strength, exclusive)
+    q = poisoned_probabilities(p, strength, exclusive)
     assert q.min() >= 0
     assert q.max() <= 1
     assert (q - p).abs().max() > 0.1
     if exclusive:
         torch.testing.assert_close(q.sum(1), torch.ones_like(q[:, 0]))
-    masks = extraction.hard(p.logit(), exclusive)
-    assert torch.equal(extraction.hard(q.logit(), exclusive), masks)
+    masks = hard(p.logit(), exclusive)
+    assert torch.equal(hard(q.logit(), exclusive), masks)
     assert torch.equal(masks.sum(1) == 1, torch.ones_like(masks[:, 0]) > 0) or not exclusive
 
 
 def test_what_is_nearly_certain_looks_less_so_than_what_is_likely() -> None:
     """The reverse sigmoid by hand: p - 0.7 (sigmoid(0.2 logit p) - 0.5), which falls towards certainty."""
     p = torch.tensor([0.95, 0.9999], dtype=torch.float64).view(1, 1, 2)
-    likely, certain = extraction.poisoned_probabilities(p, 0.7, False).flatten().tolist()
+    likely, certain = poisoned_probabilities(p, 0.7, False).flatten().tolist()
     assert likely == pytest.approx(0.95 - 0.7 * (1 / (1 + (0.05 / 0.95) ** 0.2) - 0.5), abs=1e-12)
     assert certain < likely
 
@@ -110,7 +113,7 @@ def test_what_is_nearly_certain_looks_less_so_than_what_is_likely() -> None:
 def turned(p: list[float], guess: list[float], budget: float) -> list[float]:
     """The answer of one pixel whose classes exclude each other."""
     one = [torch.tensor(q, dtype=torch.float64).view(1, -1, 1, 1) for q in (p, guess)]
-    return extraction.turned_probabilities(*one, budget, True).flatten().tolist()
+    return turned_probabilities(*one, budget, True).flatten().tolist()
 
 
 def test_a_turned_answer_of_two_classes_lies_beyond_the_thief_s_own_where_the_ball_allows_it() -> None:
@@ -146,8 +149,8 @@ def test_turned_answers_stay_in_their_ball_and_decide_as_before_and_no_corner_tu
     rng = torch.Generator().manual_seed(0)
     log_odds, other = 3 * torch.randn(2, 2, 4, 20, 20, generator=rng, dtype=torch.float64)
     p, guess = (x.softmax(1) if exclusive else x.sigmoid() for x in (log_odds, other))
-    q = extraction.turned_probabilities(p, guess, budget, exclusive)
-    assert torch.equal(extraction.hard(q.logit(), exclusive), extraction.hard(p.logit(), exclusive))
+    q = turned_probabilities(p, guess, budget, exclusive)
+    assert torch.equal(hard(q.logit(), exclusive), hard(p.logit(), exclusive))
     assert q.min() >= 0
     assert q.max() <= 1
     if not exclusive:
@@ -178,7 +181,7 @@ def test_a_thief_who_hardens_poisoned_answers_has_the_copy_of_one_who_is_given_m
         ("hardened", Extraction(queries=4, steps=4, poisoning=0.7, hardened=True)),
         ("turned", Extraction(queries=4, steps=4, mad=0.5, hardened=True)),
     ):
-        list(extraction.extract(plan, victim, "hash", prepared, tmp_path / name, torch.device("cpu")))
+        list(loop.extract(plan, victim, "hash", prepared, tmp_path / name, torch.device("cpu")))
         weights.append(json.loads((tmp_path / name / "card.json").read_text())["weights_sha256"])
     assert weights[0] == weights[1] == weights[2]
 
@@ -190,17 +193,17 @@ def test_soft_answers_disagree_as_much_however_much_background_is_around_them() 
         answer = torch.cat((torch.tensor([far]), torch.full((n,), -far))).view(1, 1, -1).double()
         log_odds = answer.clone()
         log_odds[..., 0] = 0
-        assert extraction.soft_disagreement(log_odds, answer).item() == pytest.approx(1 - 2 / 2.25, abs=1e-9)
+        assert soft_disagreement(log_odds, answer).item() == pytest.approx(1 - 2 / 2.25, abs=1e-9)
 
 
 def test_soft_answers_between_0_and_1_are_where_the_disagreement_is_least() -> None:
     answer = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     log_odds = answer.clone().requires_grad_()
-    loss = extraction.soft_disagreement(log_odds, answer)
+    loss = soft_disagreement(log_odds, answer)
     (gradient,) = torch.autograd.grad(loss, log_odds)
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert gradient.abs().max() < 1e-12
-    harder = extraction.soft_disagreement(2 * answer, answer)
+    harder = soft_disagreement(2 * answer, answer)
     assert harder > 1e-3
 
 
@@ -208,9 +211,9 @@ def test_centres_cover_all_points_within_twice_the_least_radius() -> None:
     points = torch.rand(9, 2, generator=torch.Generator().manual_seed(3))
     distance = torch.cdist(points, points)
     least = min(float(distance[:, list(centres)].amin(1).max()) for centres in itertools.combinations(range(9), 3))
-    chosen = extraction.k_centres(points, 3, 0)
+    chosen = k_centres(points, 3, 0)
     assert float(distance[:, chosen].amin(1).max()) <= 2 * least
-    assert sorted(extraction.k_centres(torch.zeros(4, 2), 4, 2)) == [0, 1, 2, 3]
+    assert sorted(k_centres(torch.zeros(4, 2), 4, 2)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("fields", [{"queries": 0}, {"steps": 0}, {"digits": -1}, {"batch_size": 1}, {"lr": 0.0}])
@@ -246,8 +249,8 @@ def test_every_kind_of_answer_is_learned_from(answers: Answers, data: Path, tmp_
     prepared = open_prepared(data)
     plan = Extraction(queries=8, answers=answers, steps=40, lr=1e-2)
     model = build_model("oracle", prepared.task)
-    losses = list(extraction.extract(plan, model, "hash", prepared, tmp_path / "copy", torch.device("cpu")))
-    assert len(losses) == extraction.PIECES
+    losses = list(loop.extract(plan, model, "hash", prepared, tmp_path / "copy", torch.device("cpu")))
+    assert len(losses) == PIECES
     assert losses[-1] < 0.9 * losses[0]
 
 
@@ -352,7 +355,7 @@ def test_kill_9_costs_no_query_twice_and_changes_no_weight(
     ]
     killed(command_killed_at_file, list(map(str, words)), n, file)
     questions = []
-    monkeypatch.setattr(extraction, "answered", lambda *args: questions.append(1) or answered(*args))
+    monkeypatch.setattr(loop, "answered", lambda *args: questions.append(1) or answered(*args))
     resumed, whole = (extract(data, tmp_path / out, *options, "--json").stdout for out in ("killed", "whole"))  # type: ignore[attr-defined]
     assert len(questions) == asked + 30
     killed_weights, weights = ((tmp_path / out / "weights.safetensors").read_bytes() for out in ("killed", "whole"))
@@ -362,5 +365,5 @@ def test_kill_9_costs_no_query_twice_and_changes_no_weight(
     random = Extraction(queries=30, steps=10)
     prepared = open_prepared(data)
     student = build_model("unet_small", prepared.task)
-    others = {ref.id for ref in extraction.refs_of(random, prepared, student)}
+    others = {ref.id for ref in refs_of(random, prepared, student)}
     assert others != set(json.loads((tmp_path / "whole" / "queries.json").read_text())["cases"])

@@ -16,8 +16,11 @@ from medseg_attack.models import checkpoints
 from medseg_attack.models.checkpoints import build_model
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import SlidingWindow
-from medseg_attack.training import extraction
-from medseg_attack.training.extraction import Answers, Exchange, Extraction
+from medseg_attack.training.extraction.answers import Exchange, answered
+from medseg_attack.training.extraction.loop import extract
+from medseg_attack.training.extraction.options import Answers, Extraction
+from medseg_attack.training.extraction.selection import deepest_features, refs_of
+from medseg_attack.training.extraction.student import fit, part_of
 from medseg_attack.training.losses import training_loss
 from medseg_attack.types import Image, Task
 
@@ -53,7 +56,7 @@ def victim(data: Prepared) -> SegModel:
 @pytest.mark.parametrize("answers", ["probabilities", "masks", "volumes"])
 def test_a_copy_learns_from_whole_scans(answers: Answers, data: Prepared, victim: SegModel, tmp_path: Path) -> None:
     plan = Extraction(COPY, queries=6, answers=answers, steps=30, lr=1e-2, batch_size=2)
-    losses = list(extraction.extract(plan, victim, "hash", data, tmp_path / "copy", CPU))
+    losses = list(extract(plan, victim, "hash", data, tmp_path / "copy", CPU))
     assert losses[-1] < 0.9 * losses[0]
     queries = json.loads((tmp_path / "copy" / "queries.json").read_text())
     assert queries["count"] == len(set(queries["cases"])) == 6
@@ -64,7 +67,7 @@ def test_a_copy_learns_from_whole_scans(answers: Answers, data: Prepared, victim
 
 def test_a_copy_of_a_threshold_agrees_with_it_on_unseen_scans(data: Prepared, victim: SegModel, tmp_path: Path) -> None:
     plan = Extraction(COPY, queries=8, answers="masks", steps=50, lr=3e-2, batch_size=2)
-    list(extraction.extract(plan, victim, "hash", data, tmp_path / "copy", CPU))
+    list(extract(plan, victim, "hash", data, tmp_path / "copy", CPU))
     copy = checkpoints.load(tmp_path / "copy", data.task, CPU)
     measured = worth(copy, victim, data, 4 / 255, CPU)
     assert measured["fidelity"] > 0.7
@@ -82,27 +85,27 @@ def test_a_part_of_an_answer_belongs_to_the_part_of_the_image_and_holds_an_organ
     image = -torch.rand(1, 10, 10, 10, generator=torch.Generator().manual_seed(0))
     image[0, 1, 8, 5] = 1.0
     rng, task = torch.Generator().manual_seed(1), Task("square", ("organ",))
-    parts = [extraction.part_of(Exchange(image, image), (3, 3, 3), task, rng) for _ in range(300)]
+    parts = [part_of(Exchange(image, image), (3, 3, 3), task, rng) for _ in range(300)]
     assert all(part.image.shape == (1, 3, 3, 3) and torch.equal(part.image, part.answer) for part in parts)
     share = sum(bool((part.answer > 0).any()) for part in parts) / len(parts)
     assert 0.58 < share < 0.75
     assert len({tuple(part.image.flatten().tolist()) for part in parts}) > 50
     whole = Exchange(image, image)
-    assert extraction.part_of(whole, (10, 10, 10), task, rng) is whole
+    assert part_of(whole, (10, 10, 10), task, rng) is whole
 
 
 def test_of_volumes_a_windowed_copy_sees_all_windows(data: Prepared, victim: SegModel, tmp_path: Path) -> None:
     """Its first loss is the squared error of its soft volumes on whole scans."""
     (ref, *_) = data.refs("train", 0, 3)
     image = data.read(ref).image[None]
-    answer = extraction.answered(victim, image, "volumes")
+    answer = answered(Extraction(answers="volumes"), victim, image)
     plan = Extraction(COPY, queries=1, answers="volumes", steps=1, batch_size=2)
     torch.manual_seed(0)
     student = build_model(COPY, data.task)
     with torch.no_grad():
         soft = student.eval()(image).sigmoid().flatten(2).sum(2)
     expected = float(((soft - answer) / answer.clamp(min=1)).square().mean())
-    (loss,) = extraction._fit(plan, student, [Exchange(image[0], answer[0])], CPU)
+    (loss,) = fit(plan, student, [Exchange(image[0], answer[0])], CPU)
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
@@ -113,12 +116,12 @@ def test_scans_smaller_than_the_window_of_the_copy_are_padded_as_in_its_use(data
     student = build_model(spec, data.task)
     (ref, *_) = data.refs("train", 0, 3)
     image = data.read(ref).image[None]
-    answer = extraction.answered(victim, image, "masks")
+    answer = answered(Extraction(answers="masks"), victim, image)
     with torch.no_grad():
         used = student.eval()(image)
     expected = float(training_loss("dice_ce", data.task)(used, answer))
     plan = Extraction(spec, queries=1, answers="masks", steps=1, batch_size=2)
-    (loss,) = extraction._fit(plan, student, [Exchange(image[0], answer[0])], CPU)
+    (loss,) = fit(plan, student, [Exchange(image[0], answer[0])], CPU)
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
@@ -129,11 +132,11 @@ def test_scans_are_chosen_by_features_of_all_windows(data: Prepared) -> None:
     image = data.read(ref).image[None]
     changed = image.clone()
     changed[:, :, 0, 0, 0] += 0.5  # the first window alone
-    first, second = (extraction.deepest_features(student, x) for x in (image, changed))
+    first, second = (deepest_features(student, x) for x in (image, changed))
     assert first.shape == second.shape
     assert not torch.equal(first, second)
     plan = Extraction(COPY, queries=4, selection="k_centre")
-    assert len({ref.id for ref in extraction.refs_of(plan, data, student)}) == 4
+    assert len({ref.id for ref in refs_of(plan, data, student)}) == 4
 
 
 def test_a_monitor_watches_a_stream_of_scans(data: Prepared) -> None:
