@@ -95,6 +95,15 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = tf32
 
 
+@contextmanager
+def drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """A scope with its own random numbers (initial weights, dropout); outside, none were drawn."""
+    gpus = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        yield
+
+
 def peak_mb(device: torch.device) -> float:
     """The most memory so far in MB: of the tensors on a GPU, else of this process; NaN where it is not known."""
     if device.type == "cuda":

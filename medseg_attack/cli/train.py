@@ -130,6 +130,7 @@ def train(
     from medseg_attack.training import loop
     from medseg_attack.training import options as planning
     from medseg_attack.training.distributed import process_group
+    from medseg_attack.training.folder import finished_epochs
 
     home = workspace.home(home)
     prepared = open_prepared(data or workspace.newest_data(home))
@@ -178,14 +179,14 @@ def train(
         terminal.say(f"warning: {line}")
     if is_checkpoint(folder):
         terminal.say(f"{folder} is trained already")
-    n_left = plan.epochs - len(loop.past(folder))
+    n_left = plan.epochs - len(finished_epochs(folder))
     show = progress and not is_checkpoint(folder)
     from medseg_attack.logs.base import open_log
     from medseg_attack.logs.values import epoch_values
 
     asked = {name: str(value) for name, value in asdict(plan).items()} | {"data": prepared.name}
     with open_log(log, home, folder.name, asked) as tracker:
-        for record in loop.past(folder):  # what an interrupted command trained
+        for record in finished_epochs(folder):  # what an interrupted command trained
             tracker.points(epoch_values(record), record.epoch)
         with (
             terminal.progress("train", n_left, show=show, line_per_piece=True) as advance,

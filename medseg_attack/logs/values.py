@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from medseg_attack.training.loop import EpochRecord
+    from medseg_attack.training.folder import EpochRecord
 
 MEASURES = ("mean_clean", "mean_adv", "low", "high", "drop")
 

@@ -17,7 +17,7 @@ from medseg_attack.errors import InputError, refusing
 from medseg_attack.models.checkpoints import load_tensors, save_tensors
 from medseg_attack.models.networks.denoiser import FILE, Denoiser, denoised
 from medseg_attack.numerics.samples import draw, widen
-from medseg_attack.runtime import deterministic, versions
+from medseg_attack.runtime import deterministic, drawing, versions
 from medseg_attack.storage.files import open_tensors
 from medseg_attack.storage.forms import Form, check_form
 from medseg_attack.storage.json_files import digest
@@ -25,7 +25,7 @@ from medseg_attack.storage.locks import locked
 from medseg_attack.storage.paths import require_outside
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.distributed import ALONE
-from medseg_attack.training.loop import STATE, begun, drawing, require_same
+from medseg_attack.training.folder import STATE, begun, require_same
 from medseg_attack.training.losses import finite
 from medseg_attack.training.moments import moments, restore_moments
 from medseg_attack.training.options import MANY_GRIDS, STEPS, Options, cases_of

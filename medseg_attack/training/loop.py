@@ -1,97 +1,46 @@
 """The training loop; all of it is on disk after every epoch, so that a killed one goes on to the same weights."""
 
 import copy
-import csv
 import dataclasses
 import json
 import math
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from medseg_attack.defences.training.base import Step, TrainingDefence
-from medseg_attack.errors import InputError
-from medseg_attack.escaping import csv_cell
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import build
-from medseg_attack.runtime import deterministic
-from medseg_attack.storage.files import is_checkpoint, is_part, open_tensors, whole
-from medseg_attack.storage.json_files import read_json, require_same_options, write_json
-from medseg_attack.storage.locks import LOCK, locked
+from medseg_attack.runtime import deterministic, drawing
+from medseg_attack.storage.files import is_checkpoint
+from medseg_attack.storage.locks import locked
 from medseg_attack.storage.paths import require_outside
 from medseg_attack.storage.workers import cores
 from medseg_attack.training.augment import TrainingData, TrainingSet, batches, crc
 from medseg_attack.training.distributed import ALONE, ProcessGroup
+from medseg_attack.training.folder import (
+    HISTORY,
+    STATE,
+    EpochRecord,
+    begun,
+    finished_epochs,
+    require_same,
+    write_history,
+)
 from medseg_attack.training.losses import finite, training_loss
 from medseg_attack.training.moments import moments, restore_moments
 from medseg_attack.training.options import Options, backdoor_knowledge, cases_of, label, poison_of
 from medseg_attack.training.passes import counted
 from medseg_attack.training.validation import mean_of, validated
 from medseg_attack.types import Attack, Image
-
-_OWN = r"(?:options|card)\.json|history\.csv|(?:state|weights|best-\d+)\.safetensors"
-STATE, OPTIONS, HISTORY = "state.safetensors", "options.json", "history.csv"
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One finished epoch.
-
-    Attributes:
-        loss: mean over its batches.
-        dice: by class, mean over patients, each pooled over its slices; None where no patient has it.
-        mean_dice: over classes; None without patients to validate on.
-        best: no epoch so far was better.
-        robust_dice: `dice` under the attack that chooses the best epoch; {} where clean Dice chooses.
-        mean_robust_dice: over classes.
-        mean_monitored_dice: under the attack that a defence monitors; None where none does.
-        cost: passes as a multiple of those of plain training, for one optimiser step.
-        stopped: why the training ends with this epoch before the last; "" where it does not.
-    """
-
-    epoch: int
-    epochs: int
-    loss: float
-    lr: float
-    dice: dict[str, float | None]
-    mean_dice: float | None
-    best: bool
-    seconds: float
-    robust_dice: dict[str, float | None] = field(default_factory=dict)
-    mean_robust_dice: float | None = None
-    mean_monitored_dice: float | None = None
-    cost: float = 1.0
-    stopped: str = ""
-
-    @property
-    def score(self) -> float | None:
-        """The Dice that chooses the best epoch."""
-        return self.mean_robust_dice if self.robust_dice else self.mean_dice
-
-
-def past(folder: Path) -> list[EpochRecord]:
-    """The epochs that are finished."""
-    if not (folder / STATE).is_file():
-        return []
-    with open_tensors(folder / STATE) as file:
-        text = (file.metadata() or {}).get("history", "")
-    try:
-        return TypeAdapter(list[EpochRecord]).validate_json(text)
-    except ValidationError as error:
-        raise InputError(
-            f"expected the history of a training in {folder / STATE}, got '{text[:20]}'; delete {folder} and "
-            "train again"
-        ) from error
 
 
 def train(
@@ -125,39 +74,6 @@ def train(
                 training.finish()
 
 
-@contextmanager
-def begun(folder: Path, asked: dict[str, Any], kept: str) -> Iterator[None]:
-    """A scope in which a training of these options is written to `folder`.
-
-    Args:
-        kept: the file that the same command goes on from; after an error without it, the folder is as it was.
-    """
-    is_new = not (folder / OPTIONS).exists()
-    write_json(folder / OPTIONS, asked)
-    try:
-        yield
-    except Exception:
-        if is_new and not (folder / kept).exists():
-            for path in folder.iterdir():
-                if re.fullmatch(_OWN, path.name):
-                    path.unlink()
-        raise
-
-
-def require_same(folder: Path, wanted: dict[str, Any]) -> None:
-    """Refuses a folder in which something else was trained."""
-    if (folder / OPTIONS).is_file():
-        older = json.loads(json.dumps(dataclasses.asdict(Options(model=""))))  # lacks some options
-        stored = older | read_json(folder / OPTIONS)
-        if not stored["model"]:
-            raise InputError(f"expected an empty folder or a training in {folder}, got data; use another --out")
-        require_same_options(folder, {k: v for k, v in stored.items() if k in wanted}, wanted)
-    elif is_checkpoint(folder):
-        raise InputError(f"expected an empty folder, got a checkpoint without {OPTIONS} in {folder}; use another --out")
-    elif others := [path.name for path in folder.iterdir() if path.name != LOCK and not is_part(path.name, _OWN)]:
-        raise InputError(f"expected an empty folder or a training in {folder}, got {others[0]}; use another --out")
-
-
 class _Training:
     """A model, its optimiser and its history, as they are between two epochs."""
 
@@ -165,7 +81,7 @@ class _Training:
         self, plan: Options, data: TrainingData, folder: Path, device: torch.device, group: ProcessGroup
     ) -> None:
         self.plan, self.data, self.folder, self.device, self.group = plan, data, folder, device, group
-        self.history = past(folder)
+        self.history = finished_epochs(folder)
         with drawing(crc(plan.seed, "weights"), device):
             self.model = checkpoints.build_model(plan.model, data.task, pretrained=not self.history).to(device)
             if plan.init and not self.history:
@@ -355,7 +271,7 @@ class _Training:
         }
         history = json.dumps([dataclasses.asdict(r) for r in self.history], allow_nan=False)
         checkpoints.save_tensors(self.folder / STATE, weights | moments(self.optimiser) | kept, {"history": history})
-        _write_history(self.folder / HISTORY, self.history)
+        write_history(self.folder / HISTORY, self.history)
         for path in self._best_weights():
             if path != self._weights_of(self._best().epoch):
                 path.unlink()
@@ -368,24 +284,3 @@ class _Training:
                 _, index, name = key.split("/", 2)
                 self.states[int(index)][name] = value.to(self.device)
         restore_moments(self.optimiser, stored)
-
-
-@contextmanager
-def drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """A scope with its own random numbers (initial weights, dropout); outside, none were drawn."""
-    gpus = [device.index or 0] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(seed)
-        yield
-
-
-def _write_history(path: Path, history: list[EpochRecord]) -> None:
-    with whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        names = [csv_cell(f"dice_{name}") for name in history[0].dice]
-        robust = [csv_cell(f"robust_dice_{name}") for name in history[0].robust_dice]
-        robust += ["mean_robust_dice", "cost"] if robust else []
-        table.writerow(["epoch", "loss", "lr", *names, "mean_dice", *robust, "seconds"])
-        for r in history:
-            more = [*r.robust_dice.values(), r.mean_robust_dice, r.cost] if robust else []
-            table.writerow([r.epoch, r.loss, r.lr, *r.dice.values(), r.mean_dice, *more, round(r.seconds, 3)])

@@ -30,7 +30,8 @@ from medseg_attack.models.networks.two_norms import adversarial_norms, two_norms
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.log_odds import divergence, softened, softmax_log_odds
 from medseg_attack.threat.balls.norms import Linf
-from medseg_attack.training.loop import STATE, past, train
+from medseg_attack.training.folder import STATE, finished_epochs
+from medseg_attack.training.loop import train
 from medseg_attack.training.losses import training_loss
 from medseg_attack.training.options import Options, label, resolve
 from medseg_attack.types import Case, CaseRef, Task
@@ -77,7 +78,7 @@ def test_kill_9_at_a_step_of_a_defended_training_changes_no_weight(names: tuple[
     data, options = Discs(LABELS, slices=2), defended(*names, epochs=2)
     work = partial(train_on, data, options, tmp_path / "killed")
     killed(training_killed_at_step, work, tmp_path / "killed" / STATE, 2)
-    assert len(past(tmp_path / "killed")) == 1
+    assert len(finished_epochs(tmp_path / "killed")) == 1
     whole = trained(tmp_path / "whole", data, options)
     assert trained(tmp_path / "killed", data, options) == whole
     assert history_of(tmp_path / "killed") == history_of(tmp_path / "whole")
@@ -109,8 +110,8 @@ def test_a_defence_of_nothing_is_plain_training_bit_for_bit(defence: str, tmp_pa
     plain = last_weights(tmp_path / "plain", options)
     other = last_weights(tmp_path / "other", dataclasses.replace(options, defences=(defence,)))
     assert all(torch.equal(value, other[name]) for name, value in plain.items())
-    assert past(tmp_path / "plain")[-1].robust_dice == {}
-    assert past(tmp_path / "other")[-1].robust_dice != {}
+    assert finished_epochs(tmp_path / "plain")[-1].robust_dice == {}
+    assert finished_epochs(tmp_path / "other")[-1].robust_dice != {}
 
 
 def pointwise(*weights: float, bias: float = 0.0) -> SegModel:
@@ -233,7 +234,7 @@ def test_the_perturbation_of_free_training_lives_and_stays_in_its_ball(tmp_path:
     assert change.abs().max() <= 4 / 255 + 1e-7
     assert change.abs().mean() > 0.5 * 4 / 255
     assert resolve(dataclasses.replace(options, epochs=0), FEW).epochs == 188  # 3000 steps, 4 x 4 of them in an epoch
-    assert past(folder)[-1].cost == 1
+    assert finished_epochs(folder)[-1].cost == 1
 
 
 @pytest.mark.parametrize(("norm", "expected"), [("l1", 3.5), ("l2", 2 * 2.5**2)])
@@ -448,7 +449,7 @@ def test_a_training_that_only_aligns_gradients_aligns_them() -> None:
 
 def test_aligned_gradients_stand_beside_fast_training_which_stays_watched(tmp_path: Path) -> None:
     last_weights(tmp_path / "both", defended("grad_align", "fast", epochs=1))
-    (record,) = past(tmp_path / "both")
+    (record,) = finished_epochs(tmp_path / "both")
     assert record.mean_monitored_dice is not None
     assert record.cost == (6 + 5) / 2  # 2 forward and 4 backward passes more than those of single steps
 
@@ -553,7 +554,7 @@ def test_defences_form_a_chain() -> None:
 def test_the_cost_of_a_step_is_counted(name: str, cost: float, tmp_path: Path) -> None:
     """As the page on defences has it."""
     last_weights(tmp_path, defended(name, epochs=1, robust_by="fgsm(linf(4/255))"))
-    assert past(tmp_path)[-1].cost == cost
+    assert finished_epochs(tmp_path)[-1].cost == cost
 
 
 def test_the_best_epoch_is_that_of_the_best_dice_under_attack(tmp_path: Path) -> None:
@@ -685,7 +686,7 @@ def test_kill_9_at_a_step_of_a_defended_training_on_scans_changes_no_weight(tmp_
     options = Options(network, epochs=2, lr=1e-3, batch_size=2, defences=defences, robust_by="fgsm(linf(4/255))")
     work = partial(train_scans, tmp_path / "data", options, tmp_path / "killed")
     killed(training_killed_at_step, work, tmp_path / "killed" / STATE, 2)
-    assert len(past(tmp_path / "killed")) == 1
+    assert len(finished_epochs(tmp_path / "killed")) == 1
     for folder in ("killed", "whole"):
         train_scans(tmp_path / "data", options, tmp_path / folder)
     assert read_card(tmp_path / "killed")["weights_sha256"] == read_card(tmp_path / "whole")["weights_sha256"]

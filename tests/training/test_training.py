@@ -27,7 +27,8 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.storage.files import is_checkpoint
 from medseg_attack.storage.json_files import read_json
 from medseg_attack.training import augment
-from medseg_attack.training.loop import STATE, past, train
+from medseg_attack.training.folder import STATE, finished_epochs
+from medseg_attack.training.loop import train
 from medseg_attack.training.losses import LOSSES, training_loss
 from medseg_attack.training.options import Options, cases_of, folder_name, label, resolve, warnings
 from medseg_attack.training.validation import validated
@@ -65,7 +66,7 @@ def test_the_same_seed_gives_the_same_bits_and_leaves_the_callers_random_numbers
 def test_a_training_that_stopped_after_an_epoch_goes_on_to_the_same_weights(tmp_path, epochs):
     whole = trained(tmp_path / "whole")
     assert trained(tmp_path / "cut", epochs=epochs) is None
-    assert len(past(tmp_path / "cut")) == epochs
+    assert len(finished_epochs(tmp_path / "cut")) == epochs
     assert trained(tmp_path / "cut") == whole
     kept = [
         {name: value for name, value in row.items() if name != "seconds"}
@@ -396,7 +397,7 @@ def test_a_training_that_an_earlier_version_began_goes_on(tmp_path: Path) -> Non
     text = json.dumps({name: value for name, value in options.items() if name not in later})
     (tmp_path / "old" / "options.json").write_text(text)
     state = tmp_path / "old" / STATE
-    records = [dataclasses.asdict(record) for record in past(tmp_path / "old")]
+    records = [dataclasses.asdict(record) for record in finished_epochs(tmp_path / "old")]
     known = ("epoch", "epochs", "loss", "lr", "dice", "mean_dice", "best", "seconds")
     history = json.dumps([{name: record[name] for name in known} for record in records])
     checkpoints.save_tensors(state, checkpoints.load_tensors(state), {"history": history})

@@ -13,7 +13,7 @@ from medseg_attack.errors import InputError
 from medseg_attack.models import checkpoints
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import padded_to
-from medseg_attack.runtime import deterministic
+from medseg_attack.runtime import deterministic, drawing
 from medseg_attack.storage.files import is_checkpoint
 from medseg_attack.storage.forms import Form
 from medseg_attack.storage.json_files import read_json, write_json
@@ -24,7 +24,7 @@ from medseg_attack.training.extraction.answers import Exchange, answered, hard
 from medseg_attack.training.extraction.options import UNITS, Extraction
 from medseg_attack.training.extraction.selection import refs_of
 from medseg_attack.training.extraction.student import fit, part_shape
-from medseg_attack.training.loop import begun, drawing, require_same
+from medseg_attack.training.folder import begun, require_same
 from medseg_attack.training.losses import finite
 from medseg_attack.training.options import Options, label, resolve
 from medseg_attack.types import CaseRef, Image
