@@ -209,7 +209,8 @@ def _print_runs(
     from medseg_attack.checks.stored import flags_of, with_ids
     from medseg_attack.logs.values import run_values
     from medseg_attack.report.backdoors import backdoor_sheet
-    from medseg_attack.report.tables import attack_sheet, compare_sheet
+    from medseg_attack.report.tables.attacks import attack_sheet
+    from medseg_attack.report.tables.comparison import compare_sheet
     from medseg_attack.runs.reading import read_runs
     from medseg_attack.runs.rows import HEADER
     from medseg_attack.stats.backdoors import backdoors, has_triggers

@@ -154,7 +154,7 @@ def compare(
     from medseg_attack.gate.sheets import github as annotations
     from medseg_attack.gate.sheets import verdict_json, verdict_sheet
     from medseg_attack.gate.verdicts import judge
-    from medseg_attack.report.tables import compare_sheet
+    from medseg_attack.report.tables.comparison import compare_sheet
     from medseg_attack.runs.reading import with_labels
 
     rules = [parse(text) for text in fail_if or []]

@@ -89,7 +89,7 @@ def evaluate(
 def _print(folders: list[Path], unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:
     from medseg_attack.checks.stored import flags_of, with_ids
     from medseg_attack.report.sheet import write_csv
-    from medseg_attack.report.tables import score_sheet
+    from medseg_attack.report.tables.scores import score_sheet
     from medseg_attack.runs.reading import read_runs
     from medseg_attack.stats.scores import scores
 

@@ -95,7 +95,7 @@ def _gallery(of_runs: "Tables", n: int, scan: str | None, device: str, width: fl
     from medseg_attack.evaluation.pictures.attacked_scans import attacked_scans
     from medseg_attack.report.page.pictures import worst_scans
     from medseg_attack.report.paper.gallery import attacks_figure, gallery
-    from medseg_attack.report.tables import organs
+    from medseg_attack.report.tables.summaries import organs
     from medseg_attack.runtime import pick_device
 
     where, classes = pick_device(device), organs(of_runs.summary)
@@ -117,7 +117,7 @@ def _attacks_on(scan: str, of_runs: "Tables") -> "Iterator[tuple[str, Path]]":
         InputError: no run attacks that scan.
     """
     from medseg_attack.errors import nearest
-    from medseg_attack.report.tables import budget
+    from medseg_attack.report.tables.summaries import budget
 
     table = of_runs.summary[of_runs.summary["role"] == "attack"]
     rows = of_runs.rows[of_runs.rows["run"].isin(table["run"])]

@@ -106,7 +106,7 @@ def _pictures(of_page: "Tables", n: int, device: str, show: bool) -> "tuple[list
     """Pictures of the worst scans, a sentence on why some are missing, and the unit of the scans' intensities."""
     from medseg_attack.evaluation.pictures.attacked_scans import attacked_scans
     from medseg_attack.report.page.pictures import BYTES, picture, worst_scans
-    from medseg_attack.report.tables import organs
+    from medseg_attack.report.tables.summaries import organs
     from medseg_attack.runtime import pick_device
 
     scans = worst_scans(of_page.rows, of_page.summary, n, empty=of_page.empty)

@@ -15,7 +15,7 @@ from medseg_attack.escaping import visible
 from medseg_attack.gate.verdicts import Verdict
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.report.sheet import Sheet, from_to, from_to_signed, number, p_value, signed
-from medseg_attack.report.tables import budget
+from medseg_attack.report.tables.summaries import budget
 from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
 from medseg_attack.storage.files import require_own, whole

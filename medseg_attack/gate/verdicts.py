@@ -14,7 +14,7 @@ from medseg_attack.checks.flags import Finding
 from medseg_attack.errors import InputError, nearest, plural
 from medseg_attack.gate.rules import NUMBER, FlagRule, Rule, number
 from medseg_attack.metrics.empty import Empty
-from medseg_attack.report.tables import budget
+from medseg_attack.report.tables.summaries import budget
 from medseg_attack.runs.rows import NAMES
 from medseg_attack.stats.comparisons import by_pair
 from medseg_attack.stats.intervals import LEVEL, Interval

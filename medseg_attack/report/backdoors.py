@@ -5,7 +5,7 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.report.sheet import Sheet, between, number, p_value, percent
-from medseg_attack.report.tables import with_knowledge
+from medseg_attack.report.tables.summaries import with_knowledge
 from medseg_attack.stats.patients import warning
 from medseg_attack.stats.scores import Unit
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from medseg_attack.errors import plural
 from medseg_attack.report.sheet import Sheet, from_to_signed, number, p_value, percent, signed
-from medseg_attack.report.tables import budget, rank, several
+from medseg_attack.report.tables.summaries import budget, rank, several
 from medseg_attack.stats.clinical import THRESHOLDS
 from medseg_attack.stats.comparisons import Side
 from medseg_attack.stats.patients import warning

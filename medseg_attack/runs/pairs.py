@@ -1,8 +1,8 @@
 """Which runs may be compared with a reference: those that differ in their weights alone; others are refused. No torch.
 
-Without a reference `medattack compare` puts unlike runs into one table, and `report.tables` names their cases. A gate
-that compared unlike runs would be worse than none: another budget or other cases move Dice more than a retrained model
-does.
+Without a reference `medattack compare` puts unlike runs into one table, and `report.tables.comparison` names their
+cases. A gate that compared unlike runs would be worse than none: another budget or other cases move Dice more than a
+retrained model does.
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,10 @@ import medseg_attack
 from medseg_attack.report.colours import organ_colours
 from medseg_attack.report.curve import curve
 from medseg_attack.report.sheet import Sheet, fits, from_to, from_to_signed, latex, rich_table, signed
-from medseg_attack.report.tables import attack_sheet, compare_sheet, organs, score_sheet
+from medseg_attack.report.tables.attacks import attack_sheet
+from medseg_attack.report.tables.comparison import compare_sheet
+from medseg_attack.report.tables.scores import score_sheet
+from medseg_attack.report.tables.summaries import organs
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.stats.scores import scores, summary

@@ -7,7 +7,8 @@ import pytest
 from helpers.runs import dice_of, edit, write_run
 
 from medseg_attack import registry
-from medseg_attack.report.tables import attack_sheet, compare_sheet
+from medseg_attack.report.tables.attacks import attack_sheet
+from medseg_attack.report.tables.comparison import compare_sheet
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_files import read_config

@@ -15,7 +15,7 @@ from helpers.command import medattack
 from medseg_attack.data.prepared.reading import open_prepared
 from medseg_attack.errors import InputError
 from medseg_attack.models.checkpoints import read_card
-from medseg_attack.report.tables import compare_sheet
+from medseg_attack.report.tables.comparison import compare_sheet
 from medseg_attack.runs.pairs import pairs
 from medseg_attack.runs.reading import read_runs
 from medseg_attack.runs.rows import HEADER

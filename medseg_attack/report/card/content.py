@@ -17,7 +17,7 @@ from medseg_attack.report.card.documents import ASKED, LIMITS, THREATS
 from medseg_attack.report.page.content import Tables, native_budget
 from medseg_attack.report.page.sections import Result, Results
 from medseg_attack.report.sheet import Sheet, between, number
-from medseg_attack.report.tables import budget, organs
+from medseg_attack.report.tables.summaries import budget, organs
 from medseg_attack.runs.rows import NAMES
 from medseg_attack.runs.stored_files import read_config, read_header
 from medseg_attack.runs.stored_specs import attack_spec, ball_spec, core_of, sizeless

@@ -16,7 +16,7 @@ from medseg_attack.errors import InputError, listed, plural
 from medseg_attack.escaping import without_folders
 from medseg_attack.registry.grammar import Spec
 from medseg_attack.report.card.content import Subject, domain, name_of, strongest
-from medseg_attack.report.tables import budget, organs
+from medseg_attack.report.tables.summaries import budget, organs
 from medseg_attack.runs.grid import safe
 from medseg_attack.runs.stored_files import read_config, read_header
 from medseg_attack.runs.stored_specs import attack_spec, ball_spec, norm_of

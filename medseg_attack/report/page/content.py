@@ -17,7 +17,8 @@ from medseg_attack.metrics.empty import Empty
 from medseg_attack.report.clinical import delta_sheet
 from medseg_attack.report.curve import LINE, WINDOW
 from medseg_attack.report.sheet import Sheet, between, number
-from medseg_attack.report.tables import budget, caption, organs, several, with_knowledge
+from medseg_attack.report.tables.captions import caption
+from medseg_attack.report.tables.summaries import budget, organs, several, with_knowledge
 from medseg_attack.runs.grid import safe
 from medseg_attack.runs.rows import HEADER
 from medseg_attack.runs.stored_specs import ball_spec, budget_of, norm_of, sizeless

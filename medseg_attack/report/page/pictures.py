@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medseg_attack.errors import plural
 from medseg_attack.report.sheet import number
-from medseg_attack.report.tables import budget
+from medseg_attack.report.tables.summaries import budget
 from medseg_attack.stats.scores import pooled, scored
 
 if TYPE_CHECKING:

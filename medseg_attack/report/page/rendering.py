@@ -28,7 +28,7 @@ from medseg_attack.report.page.templates import (
     require_packages,
     shown,
 )
-from medseg_attack.report.tables import budget, organs
+from medseg_attack.report.tables.summaries import budget, organs
 from medseg_attack.stats.scores import MEAN
 from medseg_attack.storage.files import whole
 

@@ -18,7 +18,7 @@ from medseg_attack.escaping import figure as figure_text
 from medseg_attack.report.colours import COLOURS, NEUTRAL, organ_colours
 from medseg_attack.report.figures import empty_figure
 from medseg_attack.report.page.content import Tables, panels, patients
-from medseg_attack.report.tables import budget, organs
+from medseg_attack.report.tables.summaries import budget, organs
 from medseg_attack.runs.reading import ids_of
 from medseg_attack.runs.stored_specs import attack_spec
 from medseg_attack.stats.scores import MEAN

@@ -12,7 +12,7 @@ import pandas as pd
 from medseg_attack.escaping import latex as tex
 from medseg_attack.report.page.content import Tables, explanation
 from medseg_attack.report.sheet import number
-from medseg_attack.report.tables import budget, organs
+from medseg_attack.report.tables.summaries import budget, organs
 from medseg_attack.stats.scores import MEAN
 from medseg_attack.storage.files import require_own, whole
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from medseg_attack.report.sheet import Sheet, number
-from medseg_attack.report.tables import budget
+from medseg_attack.report.tables.summaries import budget
 
 
 def visibility_sheet(table: pd.DataFrame) -> Sheet:
