@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
+from itertools import accumulate
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -49,7 +51,9 @@ HELD_BY = {  # tests beside those of its own folder, by folder of the code
 }
 LIBRARIES = "torch monai.losses segmentation_models_pytorch pandas pyarrow.parquet scipy.ndimage scipy.stats sklearn"
 TOOLS = "hypothesis beartype jaxtyping typer.testing pydantic yaml nibabel pydicom rich.table matplotlib"
-SLACK, PATIENCE = 20.0, 5.0  # a mutant may take so many seconds, and so many times what its tests took at first
+# A mutant may take so many seconds of a core, and so many times what its tests took at first; a process that waits for
+# something may do so for longer, as others may use the same cores.
+SLACK, PATIENCE, WAITING = 60, 5, 10
 
 SWAPPED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -215,12 +219,17 @@ class Chosen:
 
 
 class Tracing:
-    """A plugin of pytest that notes which lines of the core each test ran, and how long it took."""
+    """A plugin of pytest that notes which lines of the core each test ran, and how long it took.
 
-    def __init__(self, files: Sequence[str]) -> None:
+    Attributes:
+        longest: a test that takes more seconds is ended and left out; 0: none is.
+    """
+
+    def __init__(self, files: Sequence[str], longest: float) -> None:
         from coverage import Coverage
 
         self.coverage = Coverage(data_file=None, include=files, config_file=False)
+        self.longest = longest
         self.seconds: dict[str, float] = {}
         self.passed: set[str] = set()
 
@@ -230,10 +239,17 @@ class Tracing:
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         self.coverage.switch_context(item.nodeid)
-        begin = time.monotonic()
+        begin = time.process_time()
         yield
-        self.seconds[item.nodeid] = time.monotonic() - begin
+        self.seconds[item.nodeid] = time.process_time() - begin
         self.coverage.switch_context("")
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_call(self) -> Iterator[None]:
+        signal.signal(signal.SIGPROF, lambda *_: pytest.skip(f"it takes more than {self.longest} s"))
+        signal.setitimer(signal.ITIMER_PROF, self.longest)
+        yield
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
@@ -263,13 +279,17 @@ def run_tests(paths: Iterable[str], *plugins: object, stop: bool = True) -> int:
     return int(pytest.main(words, plugins=list(plugins)))
 
 
-def fork(work: Any, log: Path) -> int:
-    """The id of a process, the first of its own group, that does `work` and exits with the code that it returns."""
+def fork(work: Any, log: Path, limit: int = resource.RLIM_INFINITY) -> int:
+    """The id of a process, the first of its own group, that does `work` and exits with the code that it returns.
+
+    It is killed once it has used a core for `limit` seconds.
+    """
     if pid := os.fork():
         return pid
     code = 70
     try:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
@@ -280,12 +300,14 @@ def fork(work: Any, log: Path) -> int:
         os._exit(code)
 
 
-def trace(paths: list[str], files: Sequence[str], folder: Path) -> tuple[dict[str, Any], dict[str, float]]:
+def trace(
+    paths: list[str], files: Sequence[str], longest: float, folder: Path
+) -> tuple[dict[str, Any], dict[str, float]]:
     """The tests of each line, and the seconds that each test takes."""
     record = folder / "trace.json"
 
     def work() -> int:
-        tracing = Tracing([str(ROOT / file) for file in files])
+        tracing = Tracing([str(ROOT / file) for file in files], longest)
         code = run_tests(paths, tracing, stop=False)
         record.write_text(json.dumps([tracing.lines(), tracing.seconds]))
         return code
@@ -372,8 +394,10 @@ def functions_of(files: Iterable[str]) -> Functions:
 def exchanged(mutant: Mutant, functions: Functions) -> bool:
     """Puts the code of the mutant in place of that of its function; False if the change is not within a function."""
     path = str(ROOT / mutant.file)
-    module = next(each for each in list(sys.modules.values()) if vars(each).get("__file__") == path)
-    compiled: Any = module.__loader__
+    modules = [each for each in list(sys.modules.values()) if vars(each).get("__file__") == path]
+    if not modules:  # no test that was collected has loaded it so far
+        return False
+    compiled: Any = modules[0].__loader__
     old, new = (compiled.source_to_code(text, path) for text in (Path(path).read_bytes(), mutant.source))
     try:
         pairs = list(_changed_functions(old, new))
@@ -422,8 +446,8 @@ def forked(work: Any, seconds: Sequence[dict[str, float]], jobs: int, folder: Pa
             if not seconds[number]:
                 yield number, 0
                 continue
-            log, until = folder / f"{number}.log", SLACK + PATIENCE * sum(seconds[number].values())
-            running[fork(lambda n=number: work(n), log)] = number, log, time.monotonic() + until
+            log, limit = folder / f"{number}.log", SLACK + round(PATIENCE * sum(seconds[number].values()))
+            running[fork(lambda n=number: work(n), log, limit)] = number, log, time.monotonic() + WAITING * limit
         pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
         if pid in running:
             number, log, _ = running.pop(pid)
@@ -484,6 +508,8 @@ def main() -> None:
     parser.add_argument("--survivors", type=Path, help="where the survivors are written, as JSON")
     parser.add_argument("--again", type=Path, help="survivors of an earlier run, which alone are tried again")
     parser.add_argument("--tests", nargs="*", help="the tests that are asked; by default those of the files' folders")
+    parser.add_argument("--longest", type=float, default=0, help="a test that takes more seconds is left out; 0: none")
+    parser.add_argument("--seconds", type=float, default=0, help="a mutant's tests, the fastest first; 0: all of them")
     options = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
@@ -507,14 +533,15 @@ def main() -> None:
 
 def _report(files: Sequence[str], options: argparse.Namespace, folder: Path) -> None:
     tests = options.tests or list(dict.fromkeys(path for file in files for path in tests_of(file)))
-    lines, seconds = trace(tests, files, folder)
+    lines, seconds = trace(tests, files, options.longest, folder)
     todo = [mutant for file in files for mutant in mutants(ROOT / file)]
     if options.again:
         keys = {tuple(key) for key in json.loads(options.again.read_text())}
         todo = [mutant for mutant in todo if mutant.key in keys]
     if options.sample:
         todo = random.Random(options.seed).sample(todo, min(options.sample, len(todo)))
-    survivors = {todo[n].key for n in try_all([(m, _tests(m, lines, seconds)) for m in todo], options.jobs, folder)}
+    asked = [(mutant, _fastest(_tests(mutant, lines, seconds), options.seconds)) for mutant in todo]
+    survivors = {todo[n].key for n in try_all(asked, options.jobs, folder)}
     for file in files:
         of_file = [mutant.key in survivors for mutant in todo if mutant.file == file]
         if of_file:
@@ -534,6 +561,13 @@ def _tests(mutant: Mutant, lines: dict[str, dict[int, list[str]]], seconds: dict
     ids = {name for n in range(mutant.line, mutant.last + 1) for name in of_file.get(n, ())}
     ids = ids or {name for names in of_file.values() for name in names}
     return {name: seconds[name] for name in ids or seconds}
+
+
+def _fastest(seconds: dict[str, float], limit: float) -> dict[str, float]:
+    """The fastest tests, which take no more seconds altogether; 0: all."""
+    names = sorted(seconds, key=lambda name: seconds[name])
+    ends = accumulate(seconds[name] for name in names)
+    return {name: seconds[name] for name, end in zip(names, ends, strict=True) if not limit or end <= limit}
 
 
 if __name__ == "__main__":

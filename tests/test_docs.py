@@ -39,7 +39,7 @@ OPTIONS = {"--help"} | {word for option in PARAMETERS for word in (*option.opts,
 PYTHON = {"Flag", "Orientationd", "__call__", "attack", "attack_chunk", "away", "listing", "model", "near"}
 PYTHON |= {"PGD", "batch", "forward", "help", "loss", "marked", "sigmoid", "wanted"}
 OTHER_TOOLS = {"--simulations", "--side", "--slices"}  # options of the programs in benchmarks/
-OTHER_TOOLS |= {"--again", "--survivors", "--tests"}  # of tests/mutate.py
+OTHER_TOOLS |= {"--again", "--longest", "--seconds", "--survivors", "--tests"}  # of tests/mutate.py
 OTHER_TOOLS |= {"--nproc-per-node", "--max-restarts", "--array"}  # of torchrun and sbatch
 
 

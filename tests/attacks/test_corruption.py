@@ -105,12 +105,75 @@ def test_compare_prints_the_ladder(tmp_path: Path) -> None:
 
 
 def test_the_ladders_of_rood_mri_have_five_equal_steps() -> None:
-    steps = {"rician_noise": (0, 0.8), "bias_field": (0, 1.5), "anisotropy": (1, 10)}
+    steps = {"rician_noise": (0, 0.8), "bias_field": (0, 1.5), "anisotropy": (1, 10), "smoothing": (0, 4)}
+    steps |= {"contrast_compression": (1, 0.3), "contrast_expansion": (1, 3)}
     for kind, (first, last) in steps.items():
         levels = [level for (level,) in LADDERS["mri"][kind].levels]
         assert levels == pytest.approx([first + (last - first) * n / 5 for n in range(6)])
+    # which lines are weakened, by what share; degrees, pixels and number of movements
+    assert LADDERS["mri"]["ghosting"].levels == ((3, 0), *((2 * n + 1, n / 2) for n in range(1, 6)))
+    assert LADDERS["mri"]["motion"].levels == ((0, 0, 2), *((n, 2 * n, 2 * n) for n in range(1, 6)))
     noise = LADDERS["ct"]["gaussian_noise"]
     assert [noise.at(severity)[0] for severity in (0, 1, 2.5, 5)] == pytest.approx([0, 0.04, 0.1, 0.2])
     assert LADDERS["ct"]["gamma_down"].levels == ((1,), (0.9,), (0.8,), (0.7,), (0.6,), (0.4,))
     assert LADDERS["ct"]["pixelate"].levels[0] == (1,)
     assert LADDERS["ct"]["jpeg_compression"].levels == ((95,), (50,), (30,), (15,), (10,), (7,))
+
+
+# Severities 1 to 5 as MedMNIST-C lists them. It gives the width of a blur's kernel, whose deviation is OpenCV's
+# 0.3 ((width - 1) / 2 - 1) + 0.8, and the photons of shot noise, whose inverse is the noise. Motion blurs are our own.
+PUBLISHED: dict[str, dict[str, tuple[float, ...]]] = {
+    "ct": {
+        "pixelate": (0.7, 0.6, 0.5, 0.4, 0.35),
+        "jpeg_compression": (50, 30, 15, 10, 7),
+        "gaussian_noise": (0.04, 0.08, 0.12, 0.16, 0.2),
+        "speckle_noise": (0.05, 0.1, 0.2, 0.3, 0.4),
+        "impulse_noise": (0.01, 0.02, 0.03, 0.05, 0.08),
+        "shot_noise": tuple(1 / photons for photons in (200, 100, 50, 25, 15)),
+        "gaussian_blur": tuple(0.3 * ((width - 1) / 2 - 1) + 0.8 for width in (11, 13, 15, 17, 21)),
+        "brightness_up": (1.2, 1.3, 1.4, 1.5, 1.6),
+        "brightness_down": (0.8, 0.75, 0.7, 0.65, 0.6),
+        "contrast_up": (1.3, 1.4, 1.6, 1.7, 1.8),
+        "contrast_down": (0.8, 0.7, 0.6, 0.55, 0.5),
+        "gamma_up": (1.3, 1.4, 1.6, 1.8, 2.0),
+        "gamma_down": (0.9, 0.8, 0.7, 0.6, 0.4),
+    },
+    "ultrasound": {
+        "pixelate": (0.3, 0.25, 0.2, 0.15, 0.1),
+        "jpeg_compression": (50, 30, 15, 10, 7),
+        "speckle_noise": (0.1, 0.15, 0.2, 0.25, 0.3),
+        "brightness_up": (1.4, 1.5, 1.6, 1.8, 2.0),
+        "brightness_down": (0.55, 0.5, 0.45, 0.4, 0.3),
+        "contrast_down": (0.9, 0.8, 0.7, 0.6, 0.4),
+    },
+    "rgb": {
+        "pixelate": (0.7, 0.5, 0.4, 0.3, 0.25),
+        "jpeg_compression": (30, 20, 15, 10, 7),
+        "gaussian_noise": (0.04, 0.08, 0.12, 0.18, 0.26),
+        "speckle_noise": (0.05, 0.15, 0.2, 0.35, 0.45),
+        "impulse_noise": (0.01, 0.03, 0.06, 0.09, 0.17),
+        "shot_noise": tuple(1 / photons for photons in (60, 25, 18, 10, 5)),
+        "defocus_blur": (4, 5, 6, 7, 8),
+        "zoom_blur": (0.1, 0.15, 0.2, 0.25, 0.3),
+        "brightness_up": (1.1, 1.2, 1.3, 1.4, 1.5),
+        "brightness_down": (0.9, 0.8, 0.7, 0.6, 0.5),
+        "contrast_up": (1.1, 1.2, 1.3, 1.4, 1.6),
+        "contrast_down": (0.8, 0.7, 0.6, 0.5, 0.4),
+    },
+}
+
+
+@pytest.mark.parametrize("modality", PUBLISHED)
+def test_the_ladders_of_medmnist_c_are_the_published_ones(modality: str) -> None:
+    assert set(LADDERS[modality]) - set(PUBLISHED[modality]) <= {"motion_blur"}
+    for kind, severities in PUBLISHED[modality].items():
+        assert [level for (level,) in LADDERS[modality][kind].levels[1:]] == pytest.approx(severities), kind
+
+
+@pytest.mark.parametrize("modality", LADDERS)
+def test_every_ladder_begins_with_no_change_and_ends_with_one(modality: str) -> None:
+    image = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
+    for kind, ladder in LADDERS[modality].items():
+        rng = torch.Generator().manual_seed(1)
+        first, last = ((ladder.corrupt(image, ladder.levels[n], rng) - image).square().mean().item() for n in (0, 5))
+        assert first < 1e-4 < 5e-4 < last, kind
