@@ -245,7 +245,7 @@ def test_padam_saturates_the_ball_in_a_few_steps_and_steps_per_pixel() -> None:
     [
         ("daa(particles=1)", "particles >= 2"),
         ("padam(steps=0)", "steps >= 1"),
-        ("pgd(diversity=-1)", "diversity >= 0"),
+        ("pgd(diversity=-1)", "diversity in [0, 1]"),
         ("daa(steps=0)", "steps >= 1"),
     ],
 )

@@ -53,6 +53,45 @@ def test_advice_on_a_number_names_its_option_or_changes_another(entry: Entry) ->
         assert not kept or field in advised, (field, value, sentence)
 
 
+# What a docstring says of a number, and the values next to that bound: those that are taken, and those that are not.
+BOUNDS = {
+    r"(?<![\d.])(\d+) or more\b|\bat least (\d+)\b": lambda least: ([least], [least - 1]),
+    r"\babove (\d+)\b(?! and| up)|(?<=[ ,])> (\d+)": lambda low: ([], [low, low - 1]),
+    r"\babove (\d+) and up to 1\b": lambda low: ([1], [low, 2]),
+    r"\bbetween (\d+) and 1\b": lambda low: ([], [low, 1]),
+    r"\bfrom (\d+) to below 1\b": lambda low: ([low], [1]),
+    r"\bin \((\d+), 1\]": lambda low: ([1], [low, 2]),
+    r"\bin \[(\d+), 1\](?! of)(?=[ :]|$)": lambda low: ([low, 1], [low - 1, 2]),
+}
+BUILT_AT_ONCE = [entry for entry in ENTRIES if entry.kind in ("attack", "ball") and entry.package.startswith("medseg")]
+
+
+def bounds(entry: Entry) -> Iterator[tuple[str, list[int], list[int]]]:
+    """Options of a name whose docstring states a bound; values that they take, and values that they do not."""
+    listed = entry.doc.partition("Attributes:\n")[2] or entry.doc.partition("Args:\n")[2]
+    for names, lines in re.findall(r"^ +(\w+(?:, \w+)*): (.*(?:\n {8,}.*)*)", listed, re.M):
+        for field in set(names.split(", ")) & set(entry.fields):
+            for pattern, values in BOUNDS.items():
+                match = re.search(pattern, " ".join(lines.split()))
+                if match and type(entry.default(field)) in (int, float):
+                    yield field, *values(int(next(filter(None, match.groups()))))
+                    break
+
+
+@pytest.mark.parametrize("entry", BUILT_AT_ONCE, ids=lambda entry: entry.name)
+def test_what_a_docstring_says_of_a_number_is_what_is_taken(entry: Entry) -> None:
+    for field, taken, refused in bounds(entry):
+        for value in taken:
+            registry.build(f"{entry.name}({field}={value})", entry.kind)
+        for value in refused:
+            with pytest.raises(InputError, match=field):
+                registry.build(f"{entry.name}({field}={value})", entry.kind)
+
+
+def test_most_numbers_of_attacks_have_bounds_in_their_docstrings() -> None:
+    assert sum(len(list(bounds(entry))) for entry in BUILT_AT_ONCE) > 90
+
+
 @pytest.mark.parametrize("value", ["nan", "NaN", "-nan", "inf", "-Inf", "nan/2", "1e999", "1/1e-999"])
 def test_every_way_to_write_no_finite_number_is_refused(value: str) -> None:
     for text in ("pgd(steps=%s)", "noise(linf(%s))", "pgd(channels(shares=(1, %s)))", "evading(weight=%s)"):

@@ -59,7 +59,7 @@ class PGD(Climbing):
     keep_worst: bool = True
 
     def __post_init__(self) -> None:
-        require(self, steps=1, restarts=1, step_size=0, momentum=0, diversity=0)
+        require(self, steps=1, restarts=1, step_size=0, momentum=0, diversity="[0, 1]")
         if self.smooth < 0 or (self.smooth and self.smooth % 2 == 0):
             raise InputError(f"expected smooth to be 0 or an odd number of pixels, got {self.smooth}; write smooth=15")
 

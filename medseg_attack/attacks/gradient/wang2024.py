@@ -12,7 +12,7 @@ import torch
 
 from medseg_attack.attacks.climbing import Climbing, climb
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.samples import draw
 from medseg_attack.registry import register, spec
 from medseg_attack.threat.balls.norms import Linf
@@ -71,7 +71,7 @@ class FgsmWang2024(Climbing):
         channels: copies of a grey image, 1 or more.
 
     Raises:
-        InputError: `swapped` is True and the objective has no swapped form.
+        InputError: `swapped` is True and the objective has no swapped form; `channels` is out of range.
     """
 
     ball: Ball = Blend()
@@ -79,6 +79,7 @@ class FgsmWang2024(Climbing):
     channels: int = 3
 
     def __post_init__(self) -> None:
+        require(self, channels=1)
         if self.swapped and self.objective not in SWAPPED:
             known = ", ".join(map(spec, SWAPPED))
             raise InputError(

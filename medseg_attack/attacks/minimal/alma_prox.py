@@ -64,7 +64,7 @@ class AlmaProx(MinimalAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, every=1)
+        require(self, every=1, step_size="(0, inf)")
 
     def search(self, search: Search) -> Adversarial:
         image = search.image

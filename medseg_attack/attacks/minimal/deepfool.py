@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from medseg_attack.attacks.minimal.dag import WIDEST
 from medseg_attack.attacks.minimal.search import MinimalAttack, Moved, Search, walk
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import TINY, length, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
@@ -46,6 +47,10 @@ class DeepFool(MinimalAttack):
     ball: Ball = WIDEST
     steps: int = 50
     overshoot: float = 0.02
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, overshoot=0)
 
     def search(self, search: Search) -> Adversarial:
         def move(x: Image, log_odds: LogOdds) -> Moved:

@@ -60,6 +60,7 @@ class Deformation(Parametrised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self, order=4)
         require_ball(self.ball, MovingBall, "a ball in which anatomy may move for deformation", "displacement(3)")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
@@ -151,6 +152,7 @@ class DeformationBias(Parametrised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self, order=4)
         require_ball(self.ball, ShapeAndGain, "the ball tissue for deformation_bias", "tissue(eps=1)")
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
