@@ -49,19 +49,21 @@ def slope(
     x: Image,
     target: Mask,
     progress: float,
-    decide: Callable[[LogOdds], Mask] | None = None,
-) -> tuple[Mask | None, Image]:
-    """The objective's gradient by `x`, and the prediction there if `decide` is given.
+    look: Callable[[LogOdds], None] | None = None,
+) -> Image:
+    """The objective's gradient by `x`.
 
     Unlike `climb`, it keeps no log-odds while the gradient is computed, which are a volume or more.
+
+    Args:
+        look: called with the log-odds before the gradient is computed, so that what it drops is not in memory then.
     """
-    pred: Mask | None = None
 
     def height(log_odds: LogOdds) -> PerSample:
-        nonlocal pred
-        pred = None if decide is None else decide(log_odds.detach())
+        if look is not None:
+            look(log_odds.detach())
         return objective(log_odds, target, progress)
 
     x = x.detach().requires_grad_()
     (grad,) = torch.autograd.grad(height(model(x)).sum(), x)
-    return pred, grad
+    return grad

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.oracle_scene import EPS, EXCLUSIVE, GREY, ORGAN, flipped, images, oracle, truth
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from medseg_attack import registry
 from medseg_attack.attacks.gradient.daa import DAA, coupled
@@ -18,7 +19,7 @@ from medseg_attack.numerics.fields import blurred
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import bce, margin
 from medseg_attack.threat.objectives.weighted import masked_bce, progressive_bce
-from medseg_attack.types import Attack, Task
+from medseg_attack.types import AroundModel, Attack, Image, LogOdds, Model, Task
 
 SEEDS = [1, 2, 3]
 DENSE = ("masked_bce", "balanced_bce", "masked_margin", "progressive_bce", "cosine_bce", "js")
@@ -253,3 +254,26 @@ def test_wrong_options_are_told(text: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         registry.build(text, "attack")
     assert message in str(error.value)
+
+
+class ImagesInMemory(AroundModel):
+    """A model that counts, in every backward pass, the images that it has got and that are still in memory."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.images, self.living = model, set[StorageWeakRef](), list[int]()
+
+    def __call__(self, image: Image) -> LogOdds:
+        self.images.add(StorageWeakRef(image.untyped_storage()))
+        log_odds = self.model(image)
+        if log_odds.requires_grad:
+            log_odds.register_hook(lambda grad: self._count())
+        return log_odds
+
+    def _count(self) -> None:
+        self.living.append(sum(not image.expired() for image in self.images))
+
+
+def test_the_iterate_before_a_worse_one_is_gone_while_the_gradient_is_computed() -> None:
+    model, image = ImagesInMemory(oracle(ORGAN)), images()[:1]
+    PGD(Linf(EPS), steps=3)(model, image, truth(oracle(ORGAN), image), SEEDS[:1])
+    assert model.living == [2, 2, 2]  # the untouched image and the iterate, which is the worst so far

@@ -2,9 +2,9 @@
 configurations.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 
 import torch
@@ -20,7 +20,7 @@ from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
 from medseg_attack.threat.objectives.weighted import cosine_bce, progressive_bce
-from medseg_attack.types import Adversarial, Ball, Image, Mask, Model, Objective
+from medseg_attack.types import Adversarial, Ball, Image, LogOdds, Mask, Model, Objective
 
 
 @register(
@@ -80,7 +80,7 @@ class PGD(Climbing):
         if self.steps > 1 or self.random_start or self.keep_worst or len(balls) == 1:
             yield from (replace(self, ball=ball)(model, image, target, seeds) for ball in balls)
             return
-        direction = self._direction(None, self._gradient(model, image, target, 0, seeds, judged=False)[1])
+        direction = self._direction(None, self._gradient(model, image, target, 0, seeds))
         yield judge(model, balls[0], balls[0].project(self._moved(balls[0], image, direction), image), image, target)
         for ball in balls[1:]:
             x = ball.project(self._moved(ball, image, direction), image)
@@ -90,17 +90,25 @@ class PGD(Climbing):
     def _climb(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         x = self.ball.sample(image, seeds) if self.random_start else image
         worst = judge(model, self.ball, image, image, target) if self.keep_worst else None
+
+        def keep(x: Image, log_odds: LogOdds) -> None:
+            nonlocal worst
+            if worst is not None:  # the image that was worse before is gone while the gradient is computed
+                worst |= judge_prediction(model, self.ball, x, image, model.decide(log_odds), target)
+
+        is_own_pass = not (self.look_ahead or self.diversity)  # whether gradients are taken at the iterate itself
         direction: Image | None = None
         for step in range(self.steps):
             base = x
             if self.look_ahead and direction is not None:  # where the momentum leads to; the paper does not cut it
                 base = (x + self.step_size * self.momentum * reach(self.ball, x) * direction).clamp(0, 1)
             judged = worst is not None and bool(step or self.random_start)
-            pred, grad = self._gradient(model, base, target, step, seeds, judged=judged)
-            if worst is not None and judged:
-                worst |= self._judged(model, x, image, target, pred)
+            look = partial(keep, x) if judged and is_own_pass else None
+            grad = self._gradient(model, base, target, step, seeds, look)
+            if worst is not None and judged and not is_own_pass:
+                worst |= judge(model, self.ball, x, image, target)
             direction = self._direction(direction, grad)
-            del base, pred, grad
+            del base, grad, look
             x = self._moved(self.ball, x, direction)
             direction = direction if self.momentum else None  # its memory is free for what follows
             x = self.ball.project(x, image)
@@ -112,19 +120,18 @@ class PGD(Climbing):
         return by_slab(lambda move, x: self.step_size * move + x, ball.step(direction, x), x)
 
     def _gradient(
-        self, model: Model, x: Image, target: Mask, step: int, seeds: Sequence[int], *, judged: bool
-    ) -> tuple[Mask | None, Image]:
-        """The prediction on `x` if it is to be judged, and the objective's gradient, both at `x` or a smaller copy."""
+        self,
+        model: Model,
+        x: Image,
+        target: Mask,
+        step: int,
+        seeds: Sequence[int],
+        look: Callable[[LogOdds], None] | None = None,
+    ) -> Image:
+        """The objective's gradient at `x` or at a smaller copy, whose log-odds `look` gets."""
         shrunk = Shrunk.draw(x, self.diversity, reseeded(seeds, "shrunk", step)) if self.diversity else None
         through = model if shrunk is None else shrunk.through(model)
-        decide = model.decide if judged and not (self.look_ahead or self.diversity) else None
-        return slope(through, self.climbed(model), x, target, step / self.steps, decide)
-
-    def _judged(self, model: Model, x: Image, image: Image, target: Mask, pred: Mask | None) -> Adversarial:
-        """The iterate with its harm, of the gradient's forward pass where that was of the same image."""
-        if pred is None:
-            return judge(model, self.ball, x, image, target)
-        return judge_prediction(model, self.ball, x, image, pred, target)
+        return slope(through, self.climbed(model), x, target, step / self.steps, look)
 
     def _direction(self, direction: Image | None, grad: Image) -> Image:
         """The direction with one more gradient accumulated."""
