@@ -127,19 +127,37 @@ def _weighted_end(sums: Array, counts: Array, extreme: Array, share: float, weig
     n = len(sums)
     usual = counts.sum(0) / n
     weights = dirichlet(n, weight)
-    total = weights @ np.vstack([sums, usual * extreme])
-    return float(np.quantile(class_mean(total, weights @ np.vstack([counts, usual])), share))
+    total = weighted(weights, np.vstack([sums, usual * extreme]))
+    return float(np.quantile(class_mean(total, weighted(weights, np.vstack([counts, usual]))), share))
 
 
 @lru_cache(maxsize=4)
-def dirichlet(n: int, weight: float | None = None) -> Array:
+def dirichlet(n: int, weight: float | None = None) -> NDArray[np.float32]:
     """Random weights of n patients and of one more with `weight`, each row of sum 1; always the same for the same n.
 
-    Shape (DRAWS, n + 1), fewer rows for very many patients; (DRAWS, n) without a weight.
+    Shape (DRAWS, n + 1), fewer rows for very many patients; (DRAWS, n) without a weight. They are kept in float32, in
+    which the weight of a patient is off by one part in ten million, and drawn in float64 a few rows at a time.
     """
     alpha = np.ones(n) if weight is None else np.append(np.ones(n), weight)
-    draws = max(DRAWS // 4, min(DRAWS, 2**22 // len(alpha)))  # 32 MB
-    return np.random.default_rng(0).dirichlet(alpha, draws)
+    draws = max(DRAWS // 4, min(DRAWS, 2**22 // len(alpha)))  # 16 MB
+    weights, random = np.empty((draws, len(alpha)), np.float32), np.random.default_rng(0)
+    for rows in _blocks(weights):
+        weights[rows] = random.dirichlet(alpha, len(weights[rows]))
+    return weights
+
+
+def weighted(weights: NDArray[np.float32], values: Array) -> Array:
+    """The weighted sums of patients' values (patients, classes), in float64: a row for each row of weights."""
+    sums = np.empty((len(weights), values.shape[1]))
+    for rows in _blocks(weights):
+        sums[rows] = weights[rows].astype(float) @ values
+    return sums
+
+
+def _blocks(weights: NDArray[np.float32]) -> list[slice]:
+    """Rows of at most 1 MB of float64, in order; one row at least."""
+    n = max(1, 2**17 // weights.shape[1])
+    return [slice(start, start + n) for start in range(0, len(weights), n)]
 
 
 def class_mean(sums: Array, counts: Array) -> Array:

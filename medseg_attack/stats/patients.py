@@ -15,7 +15,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from medseg_attack.errors import InputError
-from medseg_attack.stats.intervals import LEVEL, Array, Interval, change_interval, class_mean, dirichlet, mean_interval
+from medseg_attack.stats.intervals import (
+    LEVEL,
+    Array,
+    Interval,
+    change_interval,
+    class_mean,
+    dirichlet,
+    mean_interval,
+    weighted,
+)
 
 FEW = 10  # patients below which an interval of Dice is so wide (0.3 and more) that tables warn
 CASE = ["group", "unit", "cls"]  # what tells the rows of a `cases` table apart
@@ -283,7 +292,8 @@ def rank_stability(
         raise InputError("expected all models to have the same patients, got others; run them on the same data")
     weights = dirichlet(n)
     sign = 1 if lower_is_better else -1
-    scores = np.stack([sign * class_mean(weights @ sums, weights @ counts) for sums, counts in tables], axis=1)
+    means = [class_mean(weighted(weights, sums), weighted(weights, counts)) for sums, counts in tables]
+    scores = sign * np.stack(means, axis=1)
     on_all = np.array([sign * float(class_mean(sums.sum(0), counts.sum(0))) for sums, counts in tables])
     rank: Callable[[Array], Array] = lambda x: scipy_stats.rankdata(np.round(x, 12), method="min", axis=-1)  # noqa: E731
     ranks = rank(scores)

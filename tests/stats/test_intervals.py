@@ -15,6 +15,7 @@ from medseg_attack.stats.intervals import (
     dirichlet,
     mean_interval,
     student_interval,
+    weighted,
 )
 from medseg_attack.stats.patients import change
 
@@ -133,6 +134,14 @@ def test_very_many_patients_have_fewer_draws_and_a_weight_for_the_one_who_joins_
     for n, draws in ((4, 4000), (1000, 4000), (1999, 2097), (9999, 1000)):
         weights = dirichlet(n, 1.0)
         assert weights.shape == (draws, n + 1)
-        np.testing.assert_allclose(weights.sum(1), 1)
+        np.testing.assert_allclose(weights.sum(1, dtype=float), 1)
+        assert weights.nbytes == 4 * draws * (n + 1)
     assert dirichlet(6).shape == (4000, 6)
     assert dirichlet(9, 3.0)[:, -1].mean() == pytest.approx(3 / 12, abs=0.01)
+
+
+@pytest.mark.parametrize("n", [3, 1000, 9999])
+def test_weighted_sums_are_those_of_weights_that_are_drawn_and_added_at_once(n: int) -> None:
+    values = np.random.default_rng(1).random((n, 2))
+    weights = np.random.default_rng(0).dirichlet(np.ones(n), len(dirichlet(n)))
+    np.testing.assert_allclose(weighted(dirichlet(n), values), weights @ values, rtol=1e-7)
