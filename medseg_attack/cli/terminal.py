@@ -27,7 +27,6 @@ from rich.text import Text
 
 from medseg_attack.errors import FULL, InputError, reason
 from medseg_attack.escaping import visible
-from medseg_attack.storage.json_files import plain
 
 if TYPE_CHECKING:
     from medseg_attack.checks.flags import Finding
@@ -126,6 +125,8 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 def print_json(content: Any) -> None:
     """Prints JSON and nothing else on stdout; NaN and infinity become null."""
+    from medseg_attack.storage.json_files import plain
+
     print(json.dumps(plain(content), indent=2, allow_nan=False))
 
 
