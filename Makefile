@@ -7,6 +7,10 @@ REFERENCES := .venv-references
 N ?= 5000
 SEED ?= 0
 JOBS ?= 2
+# tests of every registered name, once more with the shape of every tensor checked, which slows all Python down
+CONTRACTS := tests/test_contracts.py tests/test_held.py tests/threat tests/metrics tests/numerics \
+	tests/detectors/test_registered_detectors.py tests/defences/test_registered_defences.py \
+	tests/certificates/test_certificates.py
 
 .PHONY: install demo docs test check slow kills fuzz mutate results references clean
 
@@ -19,6 +23,7 @@ docs: $(VENV)/.docs
 	@echo "site: build/docs/index.html"
 test: $(VENV)/.test
 	$(BIN)/pytest
+	$(BIN)/pytest --shapes $(CONTRACTS)
 slow: $(VENV)/.test
 	$(BIN)/pytest -m slow -n 0
 kills: $(VENV)/.test

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share, and the check that every tensor has the shape its annotation says."""
+"""Fixtures that several test files share, and the option that checks the shape of every tensor."""
 
 import os
 from collections.abc import Callable
@@ -8,9 +8,17 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from jaxtyping import install_import_hook
 
-install_import_hook("medseg_attack", "helpers.shapes.checked")
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shapes", action="store_true", help="check that every tensor has the shape of its annotation")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--shapes"):
+        from jaxtyping import install_import_hook
+
+        install_import_hook("medseg_attack", "helpers.shapes.checked")
 
 
 @pytest.fixture(scope="session", autouse=True)
