@@ -29,8 +29,8 @@ class NotFiniteError(InputError):
     """A network answered NaN or infinity."""
 
 
-def require(thing: object, **bounds: float | str | tuple[str, ...]) -> None:
-    """Refuses a thing of which a field is not what it may be: `require(attack, steps=1, share="(0, 1]", draw=DRAWS)`.
+def require(instance: object, /, **bounds: float | str | tuple[str, ...]) -> None:
+    """Refuses an instance with a field that is not what it may be: `require(attack, steps=1, share="(0, 1]")`.
 
     Args:
         bounds: the least that a field may be, the interval that it lies in, or the words that it is one of.
@@ -39,13 +39,13 @@ def require(thing: object, **bounds: float | str | tuple[str, ...]) -> None:
         InputError: a field is not; the sentence proposes its default.
     """
     for field, bound in bounds.items():
-        value = getattr(thing, field)
+        value = getattr(instance, field)
         if isinstance(bound, tuple):
             if value not in bound:
                 raise InputError(f"expected {field} to be one of {', '.join(bound)}, got {value!r}; write one of them")
         elif isinstance(bound, str):
             if not _is_within(value, bound):
-                usual = getattr(type(thing), field)
+                usual = getattr(type(instance), field)
                 raise InputError(f"expected {field} in {bound}, got {value}; write such as {field}={usual:.4g}")
         elif value < bound:
             raise InputError(f"expected {field} >= {bound}, got {value}; write {field}={bound} or more")
@@ -108,9 +108,9 @@ def _slips(word: str, other: str) -> int:
     rows = [list(range(len(other) + 1))]
     for i, letter in enumerate(word, 1):
         row = [i]
-        for j, wanted in enumerate(other, 1):
-            steps = [rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != wanted)]
-            if i > 1 and j > 1 and (letter, word[i - 2]) == (other[j - 2], wanted):
+        for j, other_letter in enumerate(other, 1):
+            steps = [rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other_letter)]
+            if i > 1 and j > 1 and (letter, word[i - 2]) == (other[j - 2], other_letter):
                 steps.append(rows[-2][j - 2] + 1)
             row.append(min(steps))
         rows.append(row)

@@ -30,9 +30,9 @@ DATA = {
     "half": ("0/4", 80, 1),
     "least": ("0/8", 160, 1),
 }
-WANTED = [("unet", pre, data) for pre in ("random", "pretrained") for data in DATA]
-WANTED += [("deep", "random", "same"), ("deep", "random", "disjoint")]
-SAID = {
+SURROGATES = [("unet", pre, data) for pre in ("random", "pretrained") for data in DATA]
+SURROGATES += [("deep", "random", "same"), ("deep", "random", "disjoint")]
+PATIENTS = {
     "same": "the same patients",
     "disjoint": "as many other patients",
     "half": "half of them",
@@ -64,7 +64,7 @@ def train(data: Path, pretraining: Path, out: Path) -> None:
         "--out",
         "models/unet-pretraining",
     )
-    for network, pre, of in WANTED:
+    for network, pre, of in SURROGATES:
         part, epochs, seed = DATA[of]
         begun = ("--init", f"models/{network}-pretraining") if pre == "pretrained" else ()
         medattack(
@@ -160,7 +160,7 @@ def report(table: pd.DataFrame) -> str:
         + " | ".join(f"{cell(table, t, network='')['dice_adv'].mean():.3f} |  | 1" for t in targets)
         + " |"
     )
-    for network, pre, of in WANTED:
+    for network, pre, of in SURROGATES:
         if of == "target":
             continue
         row = [
@@ -169,7 +169,7 @@ def report(table: pd.DataFrame) -> str:
             + shown(ratio(table, t, network=network, pre=pre, of=of))
             for t in targets
         ]
-        lines.append(f"| {network}, {pre}, {SAID[of]} | " + " | ".join(row) + " |")
+        lines.append(f"| {network}, {pre}, {PATIENTS[of]} | " + " | ".join(row) + " |")
     lines += ["", "Share of the white-box drop by the size of the change (one step, same patients):", ""]
     lines += ["| target and surrogate | 0.01 | 0.02 | 0.04 |", "| --- |" + " ---: |" * 3]
     for t in targets:
@@ -184,7 +184,7 @@ def verdicts(table: pd.DataFrame) -> list[str]:
 
     lines = ["Does pre-training of both raise the share that transfers (both pre-trained less both random)?", ""]
     lines += [
-        verdict(f"surrogate of {SAID[of]}", share("pretrained", of) - share("random", of))
+        verdict(f"surrogate of {PATIENTS[of]}", share("pretrained", of) - share("random", of))
         for of in ("same", "disjoint", "half", "least")
     ]
     lines += ["", "Does it need the same pre-training on both sides (both pre-trained less surrogate random)?", ""]
@@ -192,11 +192,11 @@ def verdicts(table: pd.DataFrame) -> list[str]:
     lines += ["", "Do other development data lower it (the same patients less others)?", ""]
     for target in ("random", "pretrained"):
         for of in ("disjoint", "half", "least"):
-            lines.append(verdict(f"both {target}, {SAID[of]}", share(target, "same") - share(target, of)))
+            lines.append(verdict(f"both {target}, {PATIENTS[of]}", share(target, "same") - share(target, of)))
     lines += ["", "Does another architecture lower it (unet less deep, both random)?", ""]
     for of in ("same", "disjoint"):
         gap = share("random", of) - share("random", of, "random", "deep")
-        lines.append(verdict(SAID[of], gap))
+        lines.append(verdict(PATIENTS[of], gap))
     clean = [cell(table, t, network="")["dice_clean"].mean() for t in ("random", "pretrained")]
     noise = [cell(table, t, kind="noise")["dice_adv"].mean() for t in ("random", "pretrained")]
     n = table["group"].nunique()

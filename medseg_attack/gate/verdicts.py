@@ -142,25 +142,25 @@ def _verdicts(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Uni
 
 
 def _filtered(rule: Rule | FlagRule, rows: pd.DataFrame) -> pd.DataFrame:
-    for key, wanted in rule.where.items():
+    for key, expected in rule.where.items():
         if key == "organ":
             continue
         names = [key, "label"] if key == "model" else [key]  # models of one label have longer names
         values = list(dict.fromkeys(value for name in names for value in rows[name].unique().tolist()))
-        matches = [value for value in values if _is(value, wanted)]
+        matches = [value for value in values if _is(value, expected)]
         if not matches:
             raise InputError(
-                f"expected a run with {key} {wanted!r} for --fail-if '{rule.text}', got none; "
-                + nearest(wanted, map(str, values))
+                f"expected a run with {key} {expected!r} for --fail-if '{rule.text}', got none; "
+                + nearest(expected, map(str, values))
             )
         rows = rows[rows[names].isin(matches).any(axis=1)]
     return rows
 
 
-def _is(value: object, wanted: str) -> bool:
-    if isinstance(value, float) and NUMBER.fullmatch(wanted):
-        return bool(np.isclose(value, number(wanted), rtol=1e-9, atol=0))
-    return str(value) == wanted
+def _is(value: object, expected: str) -> bool:
+    if isinstance(value, float) and NUMBER.fullmatch(expected):
+        return bool(np.isclose(value, number(expected), rtol=1e-9, atol=0))
+    return str(value) == expected
 
 
 def _values(rule: Rule, new: pd.DataFrame, old: pd.DataFrame | None, unit: Unit, empty: Empty) -> pd.DataFrame:

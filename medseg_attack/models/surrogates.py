@@ -105,8 +105,8 @@ def ready(model: Model, image: Image) -> Model:
     return model
 
 
-def pinned(thing: Any) -> Any:
-    """The thing, such as a defence with a teacher, with the weights' hash in each of its checkpoints.
+def pinned(value: Any) -> Any:
+    """The value, such as a defence with a teacher, with the weights' hash in each of its checkpoints.
 
     Raises:
         InputError: one of them is no checkpoint.
@@ -116,18 +116,18 @@ def pinned(thing: Any) -> Any:
         entry = entry_of(part)
         return _pin(part, Path(), ()) if entry is not None and entry.make is checkpoint else None
 
-    return replace_parts(thing, change)
+    return replace_parts(value, change)
 
 
-def without_hash(thing: Any) -> Any:
-    """The thing with the folder's own name alone in each of its checkpoints, for people to read."""
+def without_hash(value: Any) -> Any:
+    """The value with the folder's own name alone in each of its checkpoints, for people to read."""
 
     def change(part: Any) -> Any:
         if not isinstance(part, Bound) or part.function is not checkpoint:
             return None
         return Bound(checkpoint, (("folder", Path(dict(part.options)["folder"]).name),))
 
-    return replace_parts(thing, change)
+    return replace_parts(value, change)
 
 
 def pin_surrogates(attack: Any, victim: Path, models: Sequence[Path]) -> Any:

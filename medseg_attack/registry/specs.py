@@ -82,37 +82,37 @@ def options(entry: Entry) -> str:
     return ", ".join(n if p.default is p.empty else f"{n}={spec(p.default)}" for n, p in entry.fields.items())
 
 
-def spec(thing: Any) -> str:
-    """The text that `build` turns into `thing`: only fields that differ from their defaults, fractions of 255 as such,
+def spec(value: Any) -> str:
+    """The text that `build` turns into `value`: only fields that differ from their defaults, fractions of 255 as such,
     unless decimals are shorter.
 
     >>> spec(8 / 255), spec(0.01), spec(51 / 255), spec(("a", 1))
     ('8/255', '0.01', '0.2', "('a', 1)")
     """
-    return str(node_of(thing))
+    return str(node_of(value))
 
 
-def shown(thing: Any) -> str:
+def shown(value: Any) -> str:
     """The text of a value in a sentence: its spec, or its type where no spec builds it.
 
     >>> shown((1, "a")), shown(object())
     ("(1, 'a')", 'an object of type object')
     """
     try:
-        return spec(thing)
+        return spec(value)
     except TypeError:
-        return f"an object of type {type(thing).__name__}"
+        return f"an object of type {type(value).__name__}"
 
 
-def spec_of(thing: Any) -> Spec:
+def spec_of(value: Any) -> Spec:
     """The tree that `build` turns into a registered object.
 
     >>> str(spec_of(build("pgd(l2(3), steps=40)", "attack")).replace(eps=None))
     'pgd(ball=l2, steps=40)'
     """
-    node = node_of(thing)
+    node = node_of(value)
     if not isinstance(node, Spec):
-        raise TypeError(f"{thing!r} has no registered name")
+        raise TypeError(f"{value!r} has no registered name")
     return node
 
 
@@ -160,8 +160,8 @@ def _default_attacks(entry: Entry, arguments: Mapping[str, Any]) -> dict[str, No
     return {n: node_of(p.default) for n, p in entry.fields.items() if n not in arguments and _is_attack(p.default)}
 
 
-def _is_attack(thing: Any) -> bool:
-    return all(map(_is_attack, thing)) and thing != () if isinstance(thing, tuple) else kind_of(thing) == "attack"
+def _is_attack(value: Any) -> bool:
+    return all(map(_is_attack, value)) and value != () if isinstance(value, tuple) else kind_of(value) == "attack"
 
 
 def _checked(entry: Entry, field: str, node: Node, value: Any) -> Any:
@@ -240,20 +240,20 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def node_of(thing: Any) -> Node:
+def node_of(value: Any) -> Node:
     """The text of a value in a spec, as a tree."""
-    if isinstance(thing, Bound):
-        return _call(known_as[thing.function], {}, dict(thing.options))
-    if callable(thing) and not dataclasses.is_dataclass(thing) and thing in known_as:
-        return Spec(known_as[thing])
-    if dataclasses.is_dataclass(thing) and type(thing) in known_as:
-        defaults = {n: p.default for n, p in entries[known_as[type(thing)]].fields.items()}
-        return _call(known_as[type(thing)], defaults, options_of(thing))
-    if isinstance(thing, tuple):
-        return Items(tuple(map(node_of, thing)))
-    if thing is None or isinstance(thing, bool | int | float | str):
-        return Literal(thing, _number(thing) if isinstance(thing, float) else repr(thing))
-    raise TypeError(f"{thing!r} has no registered name")
+    if isinstance(value, Bound):
+        return _call(known_as[value.function], {}, dict(value.options))
+    if callable(value) and not dataclasses.is_dataclass(value) and value in known_as:
+        return Spec(known_as[value])
+    if dataclasses.is_dataclass(value) and type(value) in known_as:
+        defaults = {n: p.default for n, p in entries[known_as[type(value)]].fields.items()}
+        return _call(known_as[type(value)], defaults, options_of(value))
+    if isinstance(value, tuple):
+        return Items(tuple(map(node_of, value)))
+    if value is None or isinstance(value, bool | int | float | str):
+        return Literal(value, _number(value) if isinstance(value, float) else repr(value))
+    raise TypeError(f"{value!r} has no registered name")
 
 
 def _call(name: str, defaults: Mapping[str, Any], values: Mapping[str, Any]) -> Spec:

@@ -207,12 +207,12 @@ class Entry:
         if missing:
             raise InputError(f"{self.name} needs {', '.join(missing)}, got {arguments or 'nothing'}; add it")
         try:
-            thing = self.make(**arguments)
+            value = self.make(**arguments)
         except (TypeError, ValueError) as error:
             raise error if isinstance(error, InputError) else InputError(f"{self.name}: {error}") from error
-        if self.kind == "attack" and "ball" not in {*dir(type(thing)), *vars(thing)}:
+        if self.kind == "attack" and "ball" not in {*dir(type(value)), *vars(value)}:
             raise InputError(f"expected a ball of the attack {self.name}, got none; give it a field or property 'ball'")
-        return thing
+        return value
 
 
 entries: dict[str, Entry] = {}
@@ -287,24 +287,24 @@ def brings_weights(text: str) -> bool:
     return entry is not None and entry.trained
 
 
-def option_names(thing: Any) -> list[str]:
+def option_names(value: Any) -> list[str]:
     """Names of the fields of a dataclass that can be set in a spec: those by which two of its kind differ."""
-    return [field.name for field in dataclasses.fields(thing) if field.init and field.compare]
+    return [field.name for field in dataclasses.fields(value) if field.init and field.compare]
 
 
-def options_of(thing: Any) -> dict[str, Any]:
+def options_of(value: Any) -> dict[str, Any]:
     """Values of the fields of `option_names`, by name."""
-    return {name: getattr(thing, name) for name in option_names(thing)}
+    return {name: getattr(value, name) for name in option_names(value)}
 
 
-def entry_of(thing: Any) -> Entry | None:
+def entry_of(value: Any) -> Entry | None:
     """The entry of a registered function, or of an instance of a registered class; None of anything else."""
-    function = thing.function if isinstance(thing, Bound) else thing
+    function = value.function if isinstance(value, Bound) else value
     name = known_as.get(function if inspect.isfunction(function) else type(function))
     return None if name is None else entries[name]
 
 
-def kind_of(thing: Any) -> str:
+def kind_of(value: Any) -> str:
     """The kind of a registered object or of an instance of a registered class; "" of anything else."""
-    entry = entry_of(thing)
+    entry = entry_of(value)
     return entry.kind if entry else ""

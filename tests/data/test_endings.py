@@ -9,7 +9,7 @@ import pytest
 from helpers.scans import acdc_paths, write_acdc, write_decathlon
 from helpers.sources import WRITERS, opened, write_pictures
 
-from medseg_attack.data.datasets.dicom import _is_named
+from medseg_attack.data.datasets.dicom.dataset import _is_named
 from medseg_attack.data.datasets.source import Source, open_source
 from medseg_attack.data.prepared.unlabelled import unlabelled
 from medseg_attack.errors import InputError

@@ -58,8 +58,8 @@ class FeatureMatching(Evader):
         model = unrounded(watched.model)[1]  # a guide is outside the ball
         with torch.no_grad():
             guide = self._guide(height, model, watched)
-            wanted, untouched = (maps_of(model, image)[1] for image in (guide, watched.image))
-        return Matching(watched, wanted, [_distance(*maps) for maps in zip(untouched, wanted, strict=True)])
+            guide_maps, untouched = (maps_of(model, image)[1] for image in (guide, watched.image))
+        return Matching(watched, guide_maps, [_distance(*maps) for maps in zip(untouched, guide_maps, strict=True)])
 
     def _guide(self, height: Objective, model: Model, watched: WatchedModel) -> Image:
         """The image, for each sample, whose own answer is the highest."""
@@ -88,12 +88,12 @@ class Matching:
     """Minus the distance of hidden maps from those of a guide, as a share of that of the untouched image.
 
     Attributes:
-        wanted: each map of the guides.
+        guide_maps: of the guides, one for each layer.
         far: of each map, the squared distance of the untouched images' from it.
     """
 
     watched: WatchedModel
-    wanted: Sequence[Tensor]
+    guide_maps: Sequence[Tensor]
     far: Sequence[PerSample]
 
     def __call__(self, log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSample:
@@ -102,8 +102,8 @@ class Matching:
             return 0 * log_odds.flatten(1).sum(1)
         maps = maps_of(self.watched.asked, x)[1]
         shares = [
-            _distance(own, wanted[index]) / far[index].clamp(min=TINY)
-            for own, wanted, far in zip(maps, self.wanted, self.far, strict=True)
+            _distance(own, guide[index]) / far[index].clamp(min=TINY)
+            for own, guide, far in zip(maps, self.guide_maps, self.far, strict=True)
         ]
         return -torch.stack(shares).mean(0).to(log_odds)
 

@@ -69,14 +69,14 @@ class Mafl(Bindable, Climbing):
         donors = self._donors(image)
         with torch.no_grad():
             log_odds, maps = features_of(model, image if donors is None else donors)
-        wanted, sign = maps.flatten(1), -1.0 if donors is None else 1.0
+        reference, sign = maps.flatten(1), -1.0 if donors is None else 1.0
         worst = None if donors is not None else _judged(self, model, image, image, target, log_odds)
         x, direction = self.ball.sample(image, seeds), torch.zeros_like(image)
         for step in range(self.steps):
             x = x.detach().requires_grad_()
             log_odds, maps = features_of(model, x)
             loss = self.weight * self.climbed(model)(log_odds, target, step / self.steps)
-            loss = loss + sign * self.features * torch.cosine_similarity(maps.flatten(1), wanted, eps=TINY)
+            loss = loss + sign * self.features * torch.cosine_similarity(maps.flatten(1), reference, eps=TINY)
             loss = loss - self.smoothness * self._lowness(x - image)
             (grad,) = torch.autograd.grad(loss.sum(), x)
             now = _judged(self, model, x, image, target, log_odds)

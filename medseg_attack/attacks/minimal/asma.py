@@ -59,7 +59,7 @@ class Asma(MinimalAttack):
 
     def search(self, search: Search) -> Adversarial:
         assert search.aim.goal is not None
-        wanted, classes = search.aim.goal(search.target), search.aim.task.scored_channels
+        goal, classes = search.aim.goal(search.target), search.aim.task.scored_channels
         x = search.image
         best = search.candidate(x, search.model(x))
         for step in range(self.steps):
@@ -67,8 +67,8 @@ class Asma(MinimalAttack):
             best |= search.candidate(leaf, log_odds)
             pred = search.model.decide(log_odds.detach())
             # mean over the classes in either mask; 1 where there are none
-            overlap = iou(pred[:, classes], wanted[:, classes], empty=math.nan).nanmean(1).nan_to_num(1.0).to(x)
-            grad = gradient_of(_raised(search, log_odds, wanted), leaf) - 2 * (x - search.image)
+            overlap = iou(pred[:, classes], goal[:, classes], empty=math.nan).nanmean(1).nan_to_num(1.0).to(x)
+            grad = gradient_of(_raised(search, log_odds, goal), leaf) - 2 * (x - search.image)
             if self.normalised:
                 grad = grad / (widen(grad.flatten(1).square().mean(1).sqrt(), grad) + TINY)
             # the paper's first step knows of no overlap yet
@@ -77,10 +77,10 @@ class Asma(MinimalAttack):
         return best | search.candidate(x, search.model(x))
 
 
-def _raised(search: Search, log_odds: LogOdds, wanted: Mask) -> Tensor:
+def _raised(search: Search, log_odds: LogOdds, goal: Mask) -> Tensor:
     """The quantity that is raised for each entry which is not as wanted yet; 0 for the others."""
     excess = search.excess(log_odds)
-    raised = torch.where(wanted, functional.logsigmoid(log_odds), 0.0) if search.aim.task.exclusive else excess
+    raised = torch.where(goal, functional.logsigmoid(log_odds), 0.0) if search.aim.task.exclusive else excess
     return torch.where(excess.detach() <= 0, raised, 0.0)
 
 

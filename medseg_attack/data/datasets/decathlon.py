@@ -141,8 +141,8 @@ def _unused(root: Path) -> tuple[str, ...]:
 def _counted(described: Mapping[str, Any], n: int, file: Path) -> tuple[str, ...]:
     """A note where dataset.json counts or lists other cases than there are."""
     listed_cases = described.get("training")
-    wanted = described.get("numTraining", len(listed_cases) if isinstance(listed_cases, list) else n)
-    return () if wanted == n else (f"{file.name} speaks of {wanted} cases for training, and there are {n}",)
+    n_training = described.get("numTraining", len(listed_cases) if isinstance(listed_cases, list) else n)
+    return () if n_training == n else (f"{file.name} speaks of {n_training} cases for training, and there are {n}",)
 
 
 def _by_stem(folder: Path, ending: str) -> dict[str, Path]:

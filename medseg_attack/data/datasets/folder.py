@@ -133,17 +133,17 @@ class Folder:
         )
 
     def _marks(self, root: Path, masks: Mapping[str, Mapping[str, Path]]) -> MaskCodes:
-        wanted = parse(self.labels)
+        by_class = parse(self.labels)
         names = sorted({name for files in masks.values() for name in files})
         paths = [path for files in masks.values() for path in files.values()]
         if names == [""] or all(not name or name.isdigit() for name in names):
-            return codes_of_values(wanted, self.threshold, paths)
+            return codes_of_values(by_class, self.threshold, paths)
         if "" in names:
             raise InputError(
                 f"expected for every image one mask, or one for each of {', '.join(names[1:])}, got both in {root}; "
                 "keep one kind"
             )
-        return codes_of_files(wanted, self.threshold, names, paths, root)
+        return codes_of_files(by_class, self.threshold, names, paths, root)
 
     def _header_notes(self, paths: Mapping[str, Path]) -> tuple[str, ...]:
         if self.spacing_mm:

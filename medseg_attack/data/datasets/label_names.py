@@ -77,26 +77,26 @@ def _word(text: str, place: int) -> tuple[str, bool, int]:
 
 
 def match(
-    wanted: LabelPatterns, names: Sequence[str], where: str, todo: str = "choose among them with --labels CLASS=NAME"
+    by_class: LabelPatterns, names: Sequence[str], where: str, todo: str = "choose among them with --labels CLASS=NAME"
 ) -> dict[str, tuple[str, ...]]:
     """Class -> those of `names` that one of its patterns names.
 
     Raises:
         InputError: nothing matches a class; the sentence holds `where` and what to do.
     """
-    matches = matching(wanted, names)
+    matches = matching(by_class, names)
     for cls, hits in matches.items():
         if not hits:
             raise InputError(
-                f"expected a label {' or '.join(map(str, wanted[cls]))} for {cls}, got {', '.join(names) or 'none'} in "
-                f"{where}; {todo}"
+                f"expected a label {' or '.join(map(str, by_class[cls]))} for {cls}, got {', '.join(names) or 'none'} "
+                f"in {where}; {todo}"
             )
     return matches
 
 
-def matching(wanted: LabelPatterns, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def matching(by_class: LabelPatterns, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Class -> those of `names` that one of its patterns names; () where none does."""
-    hits = {cls: {name for pattern in patterns for name in _hits(pattern, names)} for cls, patterns in wanted.items()}
+    hits = {cls: {name for pattern in patterns for name in _hits(pattern, names)} for cls, patterns in by_class.items()}
     return {cls: tuple(name for name in names if name in chosen) for cls, chosen in hits.items()}
 
 

@@ -93,18 +93,18 @@ class MaskCodes:
         return result
 
 
-def codes_of_values(wanted: LabelPatterns, threshold: float, masks: Sequence[Path]) -> MaskCodes:
+def codes_of_values(by_class: LabelPatterns, threshold: float, masks: Sequence[Path]) -> MaskCodes:
     """The codes of masks that show all classes in one picture; masks are read if no option says what they hold.
 
     Raises:
         InputError: they have several values beside 0 and nobody said which, or options that contradict each other.
     """
-    names = [cls for cls in wanted if cls != BACKGROUND]
+    names = [cls for cls in by_class if cls != BACKGROUND]
     any_value = (LabelPattern(ANY),)
-    if threshold or all(patterns == any_value for patterns in wanted.values()):
-        if len(wanted) > 1 or any(patterns != any_value for patterns in wanted.values()):
+    if threshold or all(patterns == any_value for patterns in by_class.values()):
+        if len(by_class) > 1 or any(patterns != any_value for patterns in by_class.values()):
             raise InputError(
-                f"--threshold: expected one class, got {', '.join(wanted)} with values of their own in --labels; "
+                f"--threshold: expected one class, got {', '.join(by_class)} with values of their own in --labels; "
                 "write --labels 'polyp=*' or drop one of the two"
             )
         by_index = not threshold and _by_index(masks)
@@ -113,16 +113,16 @@ def codes_of_values(wanted: LabelPatterns, threshold: float, masks: Sequence[Pat
         return MaskCodes(tuple(names) or (FOREGROUND,), threshold=threshold, by_index=by_index)
     if not names:
         raise InputError("--labels: expected a class beside the background, got none; write 'disc=128,background=255'")
-    in_colour = {pattern.text.startswith("#") for patterns in wanted.values() for pattern in patterns}
+    in_colour = {pattern.text.startswith("#") for patterns in by_class.values() for pattern in patterns}
     if len(in_colour) > 1:
         raise InputError("--labels: expected values or colours, got both; write all as 'disc=128' or as 'disc=#00ff00'")
     colours = in_colour.pop()
     values = {BACKGROUND: frozenset({0})} | {
-        cls: frozenset(_value(pattern.text) for pattern in patterns) for cls, patterns in wanted.items()
+        cls: frozenset(_value(pattern.text) for pattern in patterns) for cls, patterns in by_class.items()
     }
     if len({value for each in values.values() for value in each}) < sum(map(len, values.values())):
         raise InputError(
-            f"--labels: expected each value once, got {_texts(wanted)} (0 is background); for classes "
+            f"--labels: expected each value once, got {_texts(by_class)} (0 is background); for classes "
             "within one another give each masks of its own, as masks/disc/ and masks/cup/"
         )
     classes = tuple(names) if len(names) == 1 else (BACKGROUND, *names)
@@ -130,10 +130,10 @@ def codes_of_values(wanted: LabelPatterns, threshold: float, masks: Sequence[Pat
 
 
 def codes_of_files(
-    wanted: LabelPatterns, threshold: float, names: Sequence[str], masks: Sequence[Path], root: Path
+    by_class: LabelPatterns, threshold: float, names: Sequence[str], masks: Sequence[Path], root: Path
 ) -> MaskCodes:
     """The codes of masks with a file per class; by default a class for each name."""
-    files = match(wanted, names, f"the masks of {root}") if wanted else {name: (name,) for name in names}
+    files = match(by_class, names, f"the masks of {root}") if by_class else {name: (name,) for name in names}
     by_index = not threshold and _by_index(masks)
     return MaskCodes(tuple(files), files=files, threshold=threshold, by_index=by_index)
 
@@ -143,9 +143,9 @@ def _by_index(masks: Sequence[Path]) -> bool:
     return any(is_coloured_palette(path) for path in masks if path.suffix.lower() not in LOSSY)
 
 
-def _texts(wanted: LabelPatterns) -> str:
+def _texts(by_class: LabelPatterns) -> str:
     """The patterns as they are written."""
-    return ", ".join(f"{cls}={'|'.join(map(str, patterns))}" for cls, patterns in wanted.items())
+    return ", ".join(f"{cls}={'|'.join(map(str, patterns))}" for cls, patterns in by_class.items())
 
 
 def _check_one_value(masks: Sequence[Path], by_index: bool) -> None:

@@ -64,18 +64,18 @@ def load_into(net: nn.Module, path: Path) -> None:
         raise InputError(
             f"expected tensors by name in {path}, got something else; save model.state_dict() of the network"
         )
-    wanted = {name: tensor.shape for name, tensor in net.state_dict().items() if isinstance(tensor, Tensor)}
-    renamed = {place: without_prefix(state, wanted) for place, state in states.items()}
-    fitting = [place for place, state in renamed.items() if _shapes(state) == wanted]
+    expected = {name: tensor.shape for name, tensor in net.state_dict().items() if isinstance(tensor, Tensor)}
+    renamed = {place: without_prefix(state, expected) for place, state in states.items()}
+    fitting = [place for place, state in renamed.items() if _shapes(state) == expected]
     if len(fitting) > 1:
         raise InputError(
             f"expected one set of weights of this network in {path}, got {len(fitting)}: {', '.join(fitting)}; save "
             f"the one that is meant in a file of its own: torch.save(torch.load(FILE){_subscript(fitting[0])}, OTHER)"
         )
     if not fitting:
-        closest = max(renamed.values(), key=lambda state: len(state.keys() & wanted.keys()))
+        closest = max(renamed.values(), key=lambda state: len(state.keys() & expected.keys()))
         raise InputError(
-            f"expected the weights of this network in {path}, got others: {_differences(closest, wanted)}; name the "
+            f"expected the weights of this network in {path}, got others: {_differences(closest, expected)}; name the "
             "file that was saved from it, or build the network with the options that it was trained with"
         )
     todo = "name the file that was saved from it"
@@ -83,8 +83,8 @@ def load_into(net: nn.Module, path: Path) -> None:
         net.load_state_dict(renamed[fitting[0]], strict=True)
 
 
-def without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors by names without what torch.compile and trainers put before them, if the names are then the wanted ones.
+def without_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors by names without what torch.compile and trainers put before them, if the names are then those expected.
 
     >>> without_prefix({"module.net.weight": torch.ones(1)}, {"weight": (1,)}).keys() == {"weight"}
     True
@@ -95,7 +95,7 @@ def without_prefix(state: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> di
         prefix = "".join(f"{step}." for step in steps[:n])
         if (
             all(name.startswith(prefix) for name in renamed)
-            and {name.removeprefix(prefix) for name in renamed} == wanted.keys()
+            and {name.removeprefix(prefix) for name in renamed} == expected.keys()
         ):
             return {name.removeprefix(prefix): tensor for name, tensor in renamed.items()}
     return {name.removeprefix("module."): tensor for name, tensor in renamed.items()}
@@ -121,16 +121,16 @@ def _subscript(place: str) -> str:
     return "".join(f"[{key!r}]" for key in place.split("."))
 
 
-def _differences(state: Mapping[str, Tensor], wanted: Mapping[str, torch.Size]) -> str:
+def _differences(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> str:
     """The names that only one side has, and shapes that differ, in words."""
     shapes = [
-        f"{name} {tuple(tensor.shape)} instead of {tuple(wanted[name])}"
+        f"{name} {tuple(tensor.shape)} instead of {tuple(expected[name])}"
         for name, tensor in state.items()
-        if name in wanted and tensor.shape != wanted[name]
+        if name in expected and tensor.shape != expected[name]
     ]
     lists = {
-        "missing": [name for name in wanted if name not in state],
-        "unexpected": [name for name in state if name not in wanted],
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
         "other shapes": shapes,
     }
     return "; ".join(f"{kind}: {_shortened(names)}" for kind, names in lists.items() if names)

@@ -189,9 +189,9 @@ def _check_task(dataset: Mapping[str, Any], task: Task, folder: Path) -> Labels:
     labels = labels_of(dataset, file)
     if labels.classes != task.classes or labels.regions == task.exclusive:
         kind = "" if task.exclusive else ", which may overlap,"
-        wanted = "regions, which may overlap," if labels.regions else "classes"
+        network_kind = "regions, which may overlap," if labels.regions else "classes"
         raise InputError(
-            f"expected data with the {wanted} {', '.join(labels.classes)} of {file}, got "
+            f"expected data with the {network_kind} {', '.join(labels.classes)} of {file}, got "
             f"{', '.join(task.classes)}{kind} in {task.name}; give the data that it was trained for"
         )
     channels = channel_names_of(dataset, file)

@@ -29,8 +29,8 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
     """
     from highdicom.seg import Segmentation
 
-    wanted = set(segments)
-    masks = {number: np.zeros(grid.shape, bool) for number in wanted}
+    segments = set(segments)
+    masks = {number: np.zeros(grid.shape, bool) for number in segments}
     with reading(path):
         dataset = pydicom.dcmread(path)
         check_decodable(str(dataset.file_meta.TransferSyntaxUID), path)
@@ -41,7 +41,7 @@ def read_seg(path: Path, grid: Grid, segments: Iterable[int], threshold: float) 
     kind = str(dataset.SegmentationType)
     once: dict[tuple[int, Alignment], int] = {}
     for n in range(n_frames):
-        numbers_in_frame = wanted if kind == "LABELMAP" else {_segment(dataset, n)} & wanted
+        numbers_in_frame = segments if kind == "LABELMAP" else {_segment(dataset, n)} & segments
         if not numbers_in_frame:
             continue
         with refusing_longer_segments(dataset, path):

@@ -2,7 +2,7 @@
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,34 +11,25 @@ import numpy as np
 
 from medseg_attack.data.cohort.missing import Lacking, labels_in, require_rule, without
 from medseg_attack.data.cohort.patients import Named, Patients, one_for_many, patients
+from medseg_attack.data.datasets.dicom.labels import ClassLabels, Label, place_of
+from medseg_attack.data.datasets.dicom.remarks import contour_remarks, coverage_remarks, inversion_remark, label_remarks
 from medseg_attack.data.datasets.label_names import LabelPattern, match, matching, parse
 from medseg_attack.data.datasets.source import ScanFile, Source, label_type, require_folder
-from medseg_attack.data.formats.dicom.alignment import NIFTI, overlay_of, read_label_map, values_of
+from medseg_attack.data.formats.dicom.alignment import NIFTI, read_label_map, values_of
 from medseg_attack.data.formats.dicom.index import FoundSeries, Index, index
 from medseg_attack.data.formats.dicom.label_files import LabelFile
-from medseg_attack.data.formats.dicom.ownership import is_referred_to, left_out, no_labels, series_of_label
-from medseg_attack.data.formats.dicom.rtstruct import read_drawing, read_rtstruct
+from medseg_attack.data.formats.dicom.ownership import left_out, no_labels, series_of_label
+from medseg_attack.data.formats.dicom.rtstruct import read_rtstruct
 from medseg_attack.data.formats.dicom.seg import read_seg
-from medseg_attack.data.formats.dicom.series import NEAR, Series, files_of, read_stored, series_of
+from medseg_attack.data.formats.dicom.series import Series, files_of, read_stored, series_of
 from medseg_attack.data.formats.folders import walk
-from medseg_attack.data.formats.nifti import read_nifti, stem
+from medseg_attack.data.formats.nifti import stem
 from medseg_attack.data.formats.scan import Array, Scan
 from medseg_attack.errors import InputError, plural
 from medseg_attack.registry import register, spec
 from medseg_attack.types import Task
 
-
-@dataclass(frozen=True)
-class Label:
-    """One segment, region or value, and the file that it stands in."""
-
-    file: LabelFile
-    number: int
-    name: str
-
-
 _CHOOSE = "choose among them with --labels CLASS=NAME, or name the other series, one by one, with --series"
-Picked = Mapping[str, tuple[Label, ...]]  # by class
 
 
 @register("dicom", kind="dataset")
@@ -97,35 +88,39 @@ class Dicom:
         if not owned:
             raise InputError(no_labels(objects, root))
         notes += [
-            f"{_place(one, root)} is left out: {one.modality} of {plural(len(one.frames), 'image')} without labels"
+            f"{place_of(one, root)} is left out: {one.modality} of {plural(len(one.frames), 'image')} without labels"
             for uid, one in objects.images.items()
             if uid not in owned
         ]
         all_series = {uid: series_of(objects.images[uid]) for uid in owned}
-        notes += [_displayed(one, root) for one in all_series.values() if one.pixels.photometric == "MONOCHROME1"]
-        notes += [f"{_place(one.images, root)}: {remark}" for one in all_series.values() for remark in one.remarks]
-        picked = self._picked(owned, objects, root, notes)
-        if not picked:
+        notes += [inversion_remark(one, root) for one in all_series.values() if one.pixels.photometric == "MONOCHROME1"]
+        notes += [f"{place_of(one.images, root)}: {remark}" for one in all_series.values() for remark in one.remarks]
+        labels_of = self._labels_of_series(owned, objects, root, notes)
+        if not labels_of:
             raise InputError(
                 f"--missing drop: expected a series of {root} with all labels, got none; give --missing absent, or "
                 "choose fewer with --labels"
             )
-        for uid, of in picked.items():
+        for uid, by_class in labels_of.items():
             series = all_series[uid]
-            notes += [*_off_slices(of, series, self.off_mm), *_uncovered(of, series), *_label_remarks(of, series, root)]
-        names = tuple(next(iter(picked.values())))
+            notes += [
+                *contour_remarks(by_class, series, self.off_mm),
+                *coverage_remarks(by_class, series),
+                *label_remarks(by_class, series, root),
+            ]
+        names = tuple(next(iter(labels_of.values())))
         classes = ("background", *names) if self.exclusive else names
         task = Task("dicom", classes, self.exclusive)
         who = self._patients(objects, root)
         groups = who.groups
         notes += [*who.warnings, *_one_for_many(self.patient, [objects.images[uid] for uid in owned], root)]
         scans = []
-        for uid, of in picked.items():
+        for uid, by_class in labels_of.items():
             series = all_series[uid]
             name = f"{groups[uid]}_{_hash(uid)}"
             images = tuple(files_of(series))
-            files = (*images, *sorted({label.file.path for labels in of.values() for label in labels}))
-            read = functools.partial(read_scan, name, series, of, task, self, root)
+            files = (*images, *sorted({label.file.path for labels in by_class.values() for label in labels}))
+            read = functools.partial(read_scan, name, series, by_class, task, self, root)
             scans.append(ScanFile(name, groups[uid], series.frames[0].path.parent, files, read, len(images)))
         all_notes = (*objects.notes, *dict.fromkeys(notes))  # a label may be in several classes
         threshold = 0.0 if self.threshold == type(self).threshold else self.threshold
@@ -136,7 +131,7 @@ class Dicom:
         """The objects that `series` and `masks` leave, with the NIfTI label maps that `masks` names."""
         missing = [uid for uid in self.series if uid not in objects.images]
         if missing:
-            available = ", ".join(f"{uid} ({_place(one, root)})" for uid, one in objects.images.items())
+            available = ", ".join(f"{uid} ({place_of(one, root)})" for uid, one in objects.images.items())
             raise InputError(
                 f"expected the series {missing[0]} in {root}, got {available or 'none'}; choose among them"
             )
@@ -169,9 +164,9 @@ class Dicom:
                 notes.append(left_out(label, root))
         return dict(sorted(owned.items())), notes
 
-    def _picked(
+    def _labels_of_series(
         self, owned: Mapping[str, Sequence[LabelFile]], objects: Index, root: Path, notes: list[str]
-    ) -> dict[str, Picked]:
+    ) -> dict[str, ClassLabels]:
         """Series UID -> class -> its labels; adds notes on what series lack."""
         pools = {
             uid: [
@@ -187,7 +182,7 @@ class Dicom:
         notes += lacking.notes
         return {
             uid: {
-                cls: _labels(pools[uid], hits, f"the series {uid} in {_place(objects.images[uid], root)}")
+                cls: _labels(pools[uid], hits, f"the series {uid} in {place_of(objects.images[uid], root)}")
                 for cls, hits in chosen[uid].items()
             }
             for uid in owned
@@ -208,10 +203,10 @@ class Dicom:
             drawn: series UID -> names of the labels that have a frame or a contour.
         """
         every = tuple(dict.fromkeys(name for own in names.values() for name in own))
-        wanted = parse(self.labels) or {name: (LabelPattern(name, literal=True),) for name in every}
+        class_patterns = parse(self.labels) or {name: (LabelPattern(name, literal=True),) for name in every}
         files = [str(file.path) for files in owned.values() for file in files]
-        match(wanted, every, ", ".join(files[:3]) + (", ..." if len(files) > 3 else ""), _CHOOSE)
-        chosen = {uid: matching(wanted, own) for uid, own in names.items()}
+        match(class_patterns, every, ", ".join(files[:3]) + (", ..." if len(files) > 3 else ""), _CHOOSE)
+        chosen = {uid: matching(class_patterns, own) for uid, own in names.items()}
         rule = self.missing or "absent"
         # a label that nobody drew is an absent organ without further words, and lacks where its series must not
         missing = {
@@ -221,7 +216,7 @@ class Dicom:
             for uid, by_class in chosen.items()
         }
         places = _places([objects.images[uid] for uid in owned], root)
-        if not wanted or (not self.labels and not self.missing and any(missing.values())):
+        if not class_patterns or (not self.labels and not self.missing and any(missing.values())):
             usual = min(missing, key=lambda uid: len(missing[uid]))
             other = next((uid for uid in names if set(names[uid]) != set(names[usual])), usual)
             labels = " and ".join(f"{', '.join(names[uid]) or 'none'} in {places[uid]}" for uid in (usual, other))
@@ -229,7 +224,7 @@ class Dicom:
                 f"expected the same labels for all series, got {labels}; choose with --labels CLASS=NAME, or say with "
                 "--missing absent or drop what a label means that a series lacks"
             )
-        none = {uid for uid in owned if rule == "absent" and len(missing[uid]) == len(wanted)}
+        none = {uid for uid in owned if rule == "absent" and len(missing[uid]) == len(class_patterns)}
         kept = {places[uid]: classes for uid, classes in missing.items() if uid not in none}
         counted = {
             uid: tuple(name for name in own if rule == "absent" or name in drawn[uid]) for uid, own in names.items()
@@ -246,7 +241,7 @@ class Dicom:
     def _patients(self, objects: Index, root: Path) -> Patients:
         """Series UID -> patient: a hash that tells nothing without the source."""
         places = {uid: one.frames[0].path.parent for uid, one in objects.images.items()}
-        named = {uid: Named(_place(one, root), places[uid], one.patient) for uid, one in objects.images.items()}
+        named = {uid: Named(place_of(one, root), places[uid], one.patient) for uid, one in objects.images.items()}
         who = patients(named, self.patient, root, "by their PatientID")
         by_path, own = bool(self.patient), who.groups
         studies: dict[str, str] = {}
@@ -259,7 +254,7 @@ class Dicom:
         return replace(who, groups=hashes, warnings=())  # names of folders are no case names
 
 
-def read_scan(name: str, series: Series, picked: Picked, task: Task, reader: Dicom, root: Path) -> Scan:
+def read_scan(name: str, series: Series, by_class: ClassLabels, task: Task, reader: Dicom, root: Path) -> Scan:
     """The series with its labels.
 
     Raises:
@@ -267,7 +262,7 @@ def read_scan(name: str, series: Series, picked: Picked, task: Task, reader: Dic
     """
     labels = np.zeros(series.grid.shape, label_type(task))
     first = 1 if task.exclusive else 0
-    for k, (cls, parts) in enumerate(picked.items(), start=first):
+    for k, (cls, parts) in enumerate(by_class.items(), start=first):
         mask = _mask(parts, series, reader)
         if task.exclusive:
             if labels[mask].any():
@@ -323,92 +318,11 @@ def _labels(pool: Sequence[Label], names: Sequence[str], series: str) -> tuple[L
     return hits
 
 
-def _off_slices(picked: Picked, series: Series, tolerance_mm: float) -> Iterator[str]:
-    """Notes on contours that lie beside the slices, whether within the tolerance or not, or beyond the image.
-
-    Raises:
-        InputError: all of a region lie on none.
-    """
-    labels = dict.fromkeys(label for labels in picked.values() for label in labels if label.file.kind == "RTSTRUCT")
-    drawings = {file: read_drawing(file.path, series.grid, tolerance_mm) for file in {label.file for label in labels}}
-    for label in labels:
-        drawing, place = drawings[label.file], f"{label.name} in {label.file.path.name}"
-        on, off = drawing.on_slices(label.number), drawing.off_slices(label.number)
-        nearest = min((contour.off_mm for contour in off if contour.slice is not None), default=np.inf)
-        if off and not on:
-            raise InputError(
-                f"expected contours of {label.name!r} on the slices of the series {series.images.uid}, got "
-                f"{plural(len(off), 'contour')} {_beside(nearest)} in {label.file.path}; {_remedy(nearest, series)}"
-            )
-        if off:
-            yield f"{plural(len(off), 'contour')} of {place} left out: {_beside(nearest)}"
-        beyond = sum(contour.is_beyond(series.grid.shape[1:]) for contour in on)
-        if beyond:
-            yield f"{plural(beyond, 'contour')} of {place} beyond the edge of the image: only what lies in it counts"
-        moved = max((contour.off_mm for contour in on), default=0.0)
-        if moved > NEAR * series.grid.spacing_mm[0]:
-            yield f"contours of {place} lie up to {moved:.2g} mm beside their slices: each is taken for the nearest"
-
-
-def _beside(nearest_mm: float) -> str:
-    return f"{nearest_mm:.2g} mm or more beside the nearest slice" if nearest_mm < np.inf else "beyond its slices"
-
-
-def _remedy(nearest_mm: float, series: Series) -> str:
-    if not nearest_mm < np.inf:
-        return "leave that file out by --masks"
-    return f"take them for the nearest slice by dicom(off_mm={np.ceil(nearest_mm * 10) / 10:g}), or leave that file out"
-
-
-def _label_remarks(picked: Picked, series: Series, root: Path) -> Iterator[str]:
-    """Notes on labels that are empty, share a name, or belong to the series by their place alone."""
-    labels = [label for labels in picked.values() for label in labels if label.file.kind != NIFTI]
-    for file in dict.fromkeys(label.file for label in labels):
-        place = file.path.relative_to(root).as_posix()
-        names = [label.name for label in dict.fromkeys(labels) if label.file == file]
-        yield from (f"{place}: {remark}" for remark in file.remarks)
-        for name, n in Counter(names).items():
-            if n > 1:
-                yield f"{place}: {n} labels are called {name}: they are united"
-        empty = [label.name for label in dict.fromkeys(labels) if label.file == file and label.number in file.empty]
-        if empty:
-            yield f"{place}: {', '.join(empty)} without a contour or frame: absent in this scan"
-        left = len(file.names) - len(file.names_in(series.images.place))
-        if left:
-            yield f"{place}: {plural(left, 'region')} left out: in another frame of reference"
-        if not is_referred_to(series.images, file):
-            rule = "frame of reference" if file.place and file.place == series.images.place else "patient"
-            yield f"{place} names no image of its series: it is matched by its {rule} alone"
-        through = series.grid.spacing_mm[0]
-        if file.apart and abs(file.apart - through) > 0.05 * through:
-            yield (
-                f"{place} has slices {file.apart:.3g} mm apart, its series {through:.3g} mm: "
-                "slices without a frame count as background"
-            )
-
-
-def _displayed(series: Series, root: Path) -> str:
-    """A note on a series whose least value is shown white."""
-    done = "have no unit and are turned round" if series.inverted else "have a unit and stay as they are"
-    return f"{_place(series.images, root)} is shown inverted (MONOCHROME1): its values {done}"
-
-
-def _uncovered(picked: Picked, series: Series) -> list[str]:
-    """Notes on label maps that are a part of their series."""
-    files = {label.file.path for labels in picked.values() for label in labels if label.file.kind == NIFTI}
-    overlays = {path: overlay_of(read_nifti(path), series.grid) for path in sorted(files)}
-    return [
-        f"{path.name} is a part of its series; the rest of that counts as background"
-        for path, overlay in overlays.items()
-        if overlay is not None and not overlay.covers
-    ]
-
-
 def _places(series: Sequence[FoundSeries], root: Path) -> dict[str, str]:
     """Series UID -> its folder, with its UID if others lie in the same."""
-    shared = Counter(_place(one, root) for one in series)
+    shared = Counter(place_of(one, root) for one in series)
     return {
-        one.uid: place if shared[place := _place(one, root)] == 1 else f"{place} (series {one.uid})" for one in series
+        one.uid: place if shared[place := place_of(one, root)] == 1 else f"{place} (series {one.uid})" for one in series
     }
 
 
@@ -416,11 +330,6 @@ def _is_named(path: Path, pattern: str) -> bool:
     """Whether a pattern matches a path, whose ending may be in capitals."""
     suffix = "".join(path.suffixes)
     return path.match(pattern) or path.with_name(path.name.removesuffix(suffix) + suffix.lower()).match(pattern)
-
-
-def _place(images: FoundSeries, root: Path) -> str:
-    folder = images.frames[0].path.relative_to(root).parent.as_posix()
-    return root.name if folder == "." else folder
 
 
 def _one_for_many(option: str, series: Sequence[FoundSeries], root: Path) -> tuple[str, ...]:
