@@ -140,6 +140,16 @@ def test_every_field_is_explained(name: str) -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("name", sorted(entries))
+def test_what_is_refused_is_documented(name: str) -> None:
+    """A function that refuses an argument, or a class that refuses a field, has a paragraph `Raises`."""
+    make = entries[name].make
+    refusing = vars(make).get("__post_init__") if inspect.isclass(make) else make
+    code = inspect.getsource(refusing) if refusing is not None else ""
+    if re.search(r"raise InputError|\brequire\(", code):
+        assert "Raises:" in entries[name].doc
+
+
 def test_test_files_have_names_of_their_own() -> None:
     """Pytest imports them by name alone, so that of two only one would run."""
     names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]

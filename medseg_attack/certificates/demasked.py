@@ -42,6 +42,9 @@ class Demasked(Certificate):
 
     Attributes:
         stride: columns between two strips; fewer strips are wider ones.
+
+    Raises:
+        InputError: `stride` is below 1, or the radius is no number of whole columns.
     """
 
     stride: int = 16

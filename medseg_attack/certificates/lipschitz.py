@@ -47,6 +47,9 @@ class Lipschitz(Certificate):
     logit, where classes exclude each other half the square of its lead, and all that are turned share (L r)^2. The
     bound is the least Dice that this buys, of right pixels lost and wrong pixels won, cheapest first (after Massena et
     al., arXiv 2512.06010). The model must be such a network, as `unet_lipschitz` is.
+
+    Raises:
+        InputError: the network is not a Lipschitz network.
     """
 
     quantity: ClassVar[str] = "Dice"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import EmptyRule, Home, Json, Tracker, Unit, file_option, repeated
+from medseg_attack.cli.options import AllowPartial, EmptyRule, Home, Json, Tracker, Unit, file_option, repeated
 from medseg_attack.cli.pages import require_page, write_compared
 from medseg_attack.cli.side_tables import SideTables
 from medseg_attack.errors import InputError
@@ -129,9 +129,7 @@ def compare(
     log: Tracker = None,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with code 0 even if the gate fails.")] = False,
     json: Json = False,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Accept runs of part of the cases (--limit).")
-    ] = False,
+    allow_partial: AllowPartial = False,
     home: Home = None,
 ) -> None:
     """Put runs side by side, or ask whether models got worse. Tables have clean and adversarial Dice per model

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import Device, EmptyRule, Home, Trust, Unit
+from medseg_attack.cli.options import AllowPartial, Device, EmptyRule, Home, Trust, Unit
 from medseg_attack.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ def figure(
     ] = None,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Accept runs of part of the cases (--limit).")
-    ] = False,
+    allow_partial: AllowPartial = False,
     device: Device = "auto",
     home: Home = None,
     trust: Trust = False,

@@ -74,6 +74,7 @@ EmptyRule = Annotated[
         "is absent from the truth.",
     ),
 ]
+AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Accept runs of part of the cases (--limit).")]
 Home = Annotated[
     Path | None,
     typer.Option(

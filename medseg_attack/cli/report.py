@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import Device, EmptyRule, Home, ShowProgress, Trust, Unit
+from medseg_attack.cli.options import AllowPartial, Device, EmptyRule, Home, ShowProgress, Trust, Unit
 from medseg_attack.cli.pages import WORST, require_page, say_unfinished_trials, write_report
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ def report(
     worst: Annotated[int, typer.Option("--worst", min=0, help="Scans to show in pictures, the worst first.")] = WORST,
     unit: Unit = "volume",
     empty: EmptyRule = "one",
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Accept runs of part of the cases (--limit).")
-    ] = False,
+    allow_partial: AllowPartial = False,
     device: Device = "auto",
     home: Home = None,
     trust: Trust = False,

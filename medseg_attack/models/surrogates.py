@@ -48,7 +48,11 @@ def _load(folder: str, content: str, task: Task) -> SegModel:
 
 @register("others", kind="model")
 def others(task: Task) -> SegModel:
-    """All models of the study but the attacked one, as surrogates: leave-one-out."""
+    """All models of the study but the attacked one, as surrogates: leave-one-out.
+
+    Raises:
+        InputError: there is no study.
+    """
     raise InputError("expected a study for the surrogate others, got none; run it through 'medattack attack'")
 
 

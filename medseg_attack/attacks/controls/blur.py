@@ -8,9 +8,9 @@ from torch import Tensor
 
 from medseg_attack.attacks.controls.one_level import OneLevel
 from medseg_attack.attacks.physical.ascent import require_ball
-from medseg_attack.numerics.samples import TINY, length, widen
+from medseg_attack.numerics.samples import widen
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import LengthBall
+from medseg_attack.threat.balls.base import ReachBall
 from medseg_attack.types import Ball, Image, PerSample
 
 WIDEST = 512.0  # standard deviation in pixels that is told from an image of one intensity
@@ -19,7 +19,7 @@ BISECTIONS = 60  # of a deviation: to the last bit
 
 @register("blur_width", kind="ball")
 @dataclass(frozen=True)
-class BlurWidth(LengthBall):
+class BlurWidth(ReachBall):
     """The change may be as long as a Gaussian blur in plane of deviation `eps` makes it.
 
     The wider a blur, the longer its change. So the size of a change is the deviation of the blur whose change is as
@@ -33,12 +33,6 @@ class BlurWidth(LengthBall):
 
     eps: float = 1.0
 
-    def step(self, grad: Image, image: Image) -> Image:
-        return widen(self._reach(image) / (length(grad) + TINY), grad) * grad
-
-    def shrink(self, x: Image, x0: Image) -> PerSample:
-        return self._reach(x0) / (length(x - x0) + TINY)
-
     def size(self, x: Image, x0: Image) -> PerSample:
         power, change = _power(x0), (x - x0).double().flatten(1).square().sum(1)
         low, high = torch.zeros_like(change), torch.full_like(change, WIDEST)
@@ -49,9 +43,9 @@ class BlurWidth(LengthBall):
         result = torch.where(change > 0, torch.where(low >= WIDEST * (1 - 1e-9), torch.inf, low), 0.0)
         return result.to(x0)
 
-    def _reach(self, x0: Image) -> PerSample:
-        level = x0.new_full((len(x0),), self.eps, dtype=torch.float64)
-        return _square_of_change(_power(x0), level).sqrt().to(x0)
+    def reach(self, image: Image) -> PerSample:
+        level = image.new_full((len(image),), self.eps, dtype=torch.float64)
+        return _square_of_change(_power(image), level).sqrt().to(image)
 
 
 def cosines(n: int) -> Float[Tensor, "n n"]:

@@ -26,6 +26,9 @@ class Shuffled(AroundAttack):
 
     It is the control of Bortsova et al., arXiv 2006.06356: an attack that transfers no better than this does not
     transfer. It refuses an attack that moves the image (InputError).
+
+    Raises:
+        InputError: the attack moves the image.
     """
 
     attack: Attack = PGD()

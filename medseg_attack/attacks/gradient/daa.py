@@ -38,6 +38,9 @@ class DAA(Climbing):
     Attributes:
         particles: number of runs, 2 or more.
         coupling: weight of the kernel term (c of the paper), without unit; 0 is PGD with as many restarts.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     steps: int = 20

@@ -48,6 +48,9 @@ class Mafl(Bindable, Climbing):
         features: weight of the cosine, 0 or more.
         smoothness: weight of the low frequencies of the change, in units of the ball, 0 or more.
         weight: of the objective, 0 or more.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     steps: int = 20

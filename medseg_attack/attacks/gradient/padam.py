@@ -27,6 +27,9 @@ class PAdam(Climbing):
     Attributes:
         step_size: Adam's learning rate as a share of the largest change of a pixel (`reach`), 0 or more; the
             published 2/255 in a ball of 8/255 is 0.25.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     steps: int = 200

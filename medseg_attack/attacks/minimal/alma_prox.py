@@ -53,6 +53,9 @@ class AlmaProx(MinimalAttack):
     Attributes:
         step_size: learning rate > 0 of the image in [0, 1], absolute; it falls to a tenth after the first success.
         every: steps between two checks of which penalties must rise, at least 1.
+
+    Raises:
+        InputError: `every` is below 1.
     """
 
     norms = ("linf",)

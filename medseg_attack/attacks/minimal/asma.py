@@ -39,6 +39,9 @@ class Asma(MinimalAttack):
         step_size: root mean square of a step at full overlap, on top of `least`; in intensities of [0, 1].
         least: root mean square of any step, in intensities of [0, 1].
         normalised: False multiplies raw gradients by both, as published; their scale is that of network and image.
+
+    Raises:
+        InputError: it has no goal.
     """
 
     norms = ("l2",)

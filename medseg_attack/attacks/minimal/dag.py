@@ -30,6 +30,9 @@ class Dag(MinimalAttack):
 
     Attributes:
         step_size: gamma, the largest change of a pixel in one step, absolute, > 0; the paper's 0.5 of 255 is 0.002.
+
+    Raises:
+        InputError: `step_size` is not above 0.
     """
 
     ball: Ball = WIDEST

@@ -31,6 +31,9 @@ class Igsm(LeastChange):
 
     Attributes:
         step_size: change of every pixel in one step, absolute, > 0.
+
+    Raises:
+        InputError: `step_size` is not above 0.
     """
 
     ball: Ball = Linf(10 / 255)

@@ -33,6 +33,9 @@ class Jsma(MinimalAttack):
         steps: rounds; no pixel is changed twice.
         share: of all pixels that one round changes, above 0 and up to 1.
         theta: change of such a pixel, above 0; 1 goes to black or white.
+
+    Raises:
+        InputError: `share` or `theta` is out of range.
     """
 
     norms = ("l0",)

@@ -31,6 +31,9 @@ class Pose(MovingBall):
             factor `eps` it must be below 90.
         shift_mm: bound of the shift of the middle, in mm.
         scale: bound of the scaling, as a share: 0.1 is a tenth larger, or smaller by the same factor.
+
+    Raises:
+        InputError: a field is out of range, or the largest rotation is 90 degrees or more.
     """
 
     eps: float = 1.0

@@ -72,6 +72,9 @@ class BiasField(Parametrised):
             nearly dependent).
         order: number of control points along each axis (4 or more), or of polynomials (1 or more).
         steps: of signed ascent, 0 or more; 0 draws a field at random.
+
+    Raises:
+        InputError: there is no such basis, or `order` is too small for it.
     """
 
     ball: Ball = FieldStrength()

@@ -91,6 +91,9 @@ class ShapeAndGain(MovingBall):
         eps: factor of both bounds, 0 or more.
         shift_mm: bound of the displacement of a pixel, in mm, above 0.
         strength: bound of the bias field, as in `gain`; times `eps` it must be below 1.
+
+    Raises:
+        InputError: a field is out of range, or the field of intensities may reach 0.
     """
 
     eps: float = 1.0

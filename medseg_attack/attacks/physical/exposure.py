@@ -30,6 +30,9 @@ class ExposureStops(Ball):
         eps: largest change of exposure, in stops, 0 or more.
         reach: distance in pixels, 0 or more, from which a pixel may take the value of a neighbour, so exposed, unless
             `eps` is 0.
+
+    Raises:
+        InputError: `reach` is below 0.
     """
 
     unit = "stops"
@@ -79,6 +82,9 @@ class Exposure(Parametrised):
     Attributes:
         order: number of control points of the weights along each axis, 4 or more.
         steps: of signed ascent, 0 or more; 0 draws weights at random.
+
+    Raises:
+        InputError: `order` is below 4.
     """
 
     ball: Ball = ExposureStops()

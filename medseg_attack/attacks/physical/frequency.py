@@ -34,6 +34,9 @@ class Quantised(LengthBall):
         planes: True: blocks of a volume are squares in each of its planes (VAFA-2D).
         stretch: True: the image is then stretched to [0, 1] in each plane, as the released code does: a change of
             contrast that no table bounds, so that everything in [0, 1] is in the ball.
+
+    Raises:
+        InputError: `block` is below 2.
     """
 
     unit = "grey levels of 255"
@@ -94,6 +97,9 @@ class Vafa(Parametrised):
         ssim: weight of 1 - SSIM (windows of 3 pixels), taken off the objective ("+SSIM" in the paper).
         random_start: True begins at a table drawn at random, False at the least entries, as the paper does.
         steps: of signed ascent, 0 or more; 0 draws a table at random.
+
+    Raises:
+        InputError: `least` is below 0.
     """
 
     ball: Ball = Quantised()

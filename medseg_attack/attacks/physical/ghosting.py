@@ -56,6 +56,9 @@ class Ghosting(Parametrised):
     Attributes:
         period: number of lines after which the error repeats, 2 or more.
         steps: of signed ascent, 0 or more; 0 draws errors at random.
+
+    Raises:
+        InputError: `period` is below 2.
     """
 
     ball: Ball = Ghost()

@@ -112,6 +112,9 @@ class Motion(Parametrised):
         ball: `trembling`, which bounds the distance.
         order: number of control points of the course, 4 or more; more of them make a faster motion.
         steps: of signed ascent, 0 or more; 0 draws a course at random.
+
+    Raises:
+        InputError: `order` is below 4.
     """
 
     ball: Ball = LineMotion()

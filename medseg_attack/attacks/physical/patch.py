@@ -29,6 +29,9 @@ class Area(Ball):
     Attributes:
         eps: share of the image's area, from 0 to below 1.
         margin: width in pixels, 0 or more, of the rim around them that is not scored either.
+
+    Raises:
+        InputError: `eps` is no share of the image that a patch may have, or `margin` is below 0.
     """
 
     unit = "share of the image's area"
@@ -96,6 +99,9 @@ class Patch(Climbing):
         samples: number of random placements in each step, 1 or more.
         degrees: largest rotation to either side, in degrees.
         scale: share by which a placement may be smaller than the ball allows along each axis, from 0 to below 1.
+
+    Raises:
+        InputError: a field is out of range, or the patch is as large as the image.
     """
 
     ball: Ball = Area()

@@ -37,6 +37,9 @@ class ExposurePyramid(Parametrised):
         order: number of control points of the weights along each axis, 4 or more.
         levels: of the pyramid, 1 or more; 1 is `bef`.
         steps: of signed ascent, 0 or more; 0 draws weights at random.
+
+    Raises:
+        InputError: `order` or `levels` is out of range.
     """
 
     ball: Ball = ExposureStops()  # noqa: RUF009 - a frozen value

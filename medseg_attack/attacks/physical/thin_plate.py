@@ -32,6 +32,9 @@ class ThinPlateBiasField(Parametrised):
         order: number of polynomials along each axis, 1 or more; their total degree is below it.
         bend: largest move of a point, as a share of half the image's side, from 0 to below 1.
         steps: of signed ascent, 0 or more; 0 draws field and bends at random.
+
+    Raises:
+        InputError: `order` or `bend` is out of range.
     """
 
     ball: Ball = FieldStrength()  # noqa: RUF009 - a frozen value

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
-from medseg_attack.numerics.samples import TINY, length, widen
+from medseg_attack.numerics.samples import TINY, length
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import LengthBall
+from medseg_attack.threat.balls.base import ReachBall
 from medseg_attack.types import Ball, Image, PerSample
 
 ROUNDING = 1e-6  # of the length of an image: what float32 and its Fourier transform may add to a change
@@ -19,7 +19,7 @@ SHARPEST, SOFTEST = 0.01, 0.8  # width of the filter's edge, as a share of the h
 
 @register("zero_filling", kind="ball")
 @dataclass(frozen=True)
-class ZeroFilling(LengthBall):
+class ZeroFilling(ReachBall):
     """The change may be as long as zeros in the outer share `eps` of k-space along both axes of a slice make it.
 
     Attributes:
@@ -31,12 +31,6 @@ class ZeroFilling(LengthBall):
 
     eps: float = 0.3
 
-    def step(self, grad: Image, image: Image) -> Image:
-        return grad * widen(self._reach(image) / (length(grad) + TINY), grad)
-
-    def shrink(self, x: Image, x0: Image) -> PerSample:
-        return self._reach(x0) / (length(x - x0) + TINY)
-
     def size(self, x: Image, x0: Image) -> PerSample:
         """The least share whose zeros change the image as much."""
         order, energy = self._from_outside(x0)
@@ -47,9 +41,9 @@ class ZeroFilling(LengthBall):
         share = 1 - order[first]
         return torch.where(change > 0, torch.where(enough.any(1), share, torch.inf), 0.0).to(x0)
 
-    def _reach(self, x0: Image) -> PerSample:
-        order, energy = self._from_outside(x0)
-        return (energy * (order >= 1 - self.eps)).sum(1).sqrt().to(x0)
+    def reach(self, image: Image) -> PerSample:
+        order, energy = self._from_outside(image)
+        return (energy * (order >= 1 - self.eps)).sum(1).sqrt().to(image)
 
     def _from_outside(self, x0: Image) -> tuple[Float[Tensor, "f"], Float[Tensor, "b f"]]:
         """The frequencies of each square ring of k-space, the highest first, and the image's energy in it."""

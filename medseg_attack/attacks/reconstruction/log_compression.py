@@ -24,6 +24,9 @@ class Decibels(Ball):
     Attributes:
         eps: largest change of a pixel in dB, 0 or more.
         range_db: dynamic range of the image: black is so many dB below white; above 0.
+
+    Raises:
+        InputError: `range_db` is not above 0.
     """
 
     unit = "dB"
@@ -75,6 +78,9 @@ class LogCompression(Parametrised):
         ball: decibels(3).
         knots: control points of the gain over depth, 4 or more.
         steps: of signed ascent, 0 or more; 0 draws settings at random.
+
+    Raises:
+        InputError: `knots` is below 4.
     """
 
     ball: Ball = Decibels()

@@ -10,15 +10,15 @@ from torch import Tensor
 from medseg_attack.attacks.physical.ascent import Numbers, Parametrised, Rendered, random_numbers, require_ball
 from medseg_attack.errors import require
 from medseg_attack.numerics.fields import splines
-from medseg_attack.numerics.samples import TINY, length, widen
+from medseg_attack.numerics.samples import length
 from medseg_attack.registry import register
-from medseg_attack.threat.balls.base import LengthBall
+from medseg_attack.threat.balls.base import ReachBall
 from medseg_attack.types import Ball, Image, PerSample
 
 
 @register("kernel_gain", kind="ball")
 @dataclass(frozen=True)
-class KernelGain(LengthBall):
+class KernelGain(ReachBall):
     """The change may be as long as gains of frequencies in plane between exp(-eps) and exp(eps) can make it.
 
     The mean of a slice stays. So the size of a change of length d is log(1 + d / m), with m the length of the image
@@ -32,18 +32,12 @@ class KernelGain(LengthBall):
 
     eps: float = 0.3
 
-    def step(self, grad: Image, image: Image) -> Image:
-        return grad * widen(self._reach(image) / (length(grad) + TINY), grad)
-
-    def shrink(self, x: Image, x0: Image) -> PerSample:
-        return self._reach(x0) / (length(x - x0) + TINY)
-
     def size(self, x: Image, x0: Image) -> PerSample:
         change, most = length(x - x0), length(detail(x0))
         return torch.where(change > 0, torch.log1p(change / most), 0.0)
 
-    def _reach(self, x0: Image) -> PerSample:
-        return torch.expm1(x0.new_tensor(self.eps)) * length(detail(x0))
+    def reach(self, image: Image) -> PerSample:
+        return torch.expm1(image.new_tensor(self.eps)) * length(detail(image))
 
 
 def detail(image: Image) -> Image:
@@ -70,6 +64,9 @@ class Sharpness(Parametrised):
         ball: kernel_gain(0.3).
         knots: control points of the gain's logarithm over frequency, 4 or more; gain 1 at frequency 0.
         steps: of signed ascent, 0 or more; 0 draws a kernel at random.
+
+    Raises:
+        InputError: `knots` is below 4.
     """
 
     ball: Ball = KernelGain()

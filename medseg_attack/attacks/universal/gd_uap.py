@@ -38,6 +38,9 @@ class GdUap:
     Attributes:
         steps: of Adam, 1 or more.
         step_size: Adam's learning rate as a share of the ball, above 0.
+
+    Raises:
+        InputError: a field is out of range, or it is run before it was fitted.
     """
 
     ball: Ball = Linf(10 / 255)

@@ -28,6 +28,9 @@ class Trigger:
     Attributes:
         poison: the rule that training images were changed by; its goal is that of the attack.
         ball: l0(1.0), in which any pixel may take any intensity; a smaller ball holds the trigger back.
+
+    Raises:
+        InputError: the poison has no trigger.
     """
 
     poison: Poison = Stamp()  # noqa: RUF009 - a frozen value

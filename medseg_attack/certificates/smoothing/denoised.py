@@ -41,6 +41,9 @@ class Denoised(Certificate):
     Attributes:
         certificate: by smoothing, such as `expected_dice`; its sigma is the noise that is taken out.
         file: folder of a denoiser that `medattack train --denoiser` wrote.
+
+    Raises:
+        InputError: the certificate is not one by smoothing.
     """
 
     certificate: Any = ExpectedDice()  # noqa: RUF009 - a frozen value

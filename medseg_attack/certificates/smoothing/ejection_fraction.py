@@ -41,6 +41,9 @@ class EjectionFraction(Smoothing):
         draws: of noise, for the bounds.
         alpha: probability that a bound of a patient does not hold because of the draws.
         organ: class of the ventricle.
+
+    Raises:
+        InputError: a field is out of range, the draws do not suffice, or two phases differ in their grid.
     """
 
     organ: str = "lv"

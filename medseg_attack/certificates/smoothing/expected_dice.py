@@ -57,6 +57,9 @@ class ExpectedDice(CountsCertificate):
         sigma: standard deviation of the noise in [0, 1] of the window.
         draws: of noise, for the bounds.
         alpha: probability that a bound of a scan does not hold, of whatever class, because of the draws.
+
+    Raises:
+        InputError: a field is out of range, or the draws do not suffice at the radius.
     """
 
     quantity: ClassVar[str] = "Dice"

@@ -33,6 +33,9 @@ class Hierarchical(SegCertify):
         alpha: probability that a bound of a scan does not hold, of whatever class, because of the draws.
         first_draws: of noise, which choose class and level and take no part in the test.
         gap: lead over the next answer of a level, as a share of the first draws.
+
+    Raises:
+        InputError: `gap` is not from 0 to 1, or classes may overlap.
     """
 
     gap: float = 0.3

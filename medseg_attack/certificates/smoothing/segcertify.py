@@ -60,6 +60,9 @@ class SegCertify(Smoothing):
         draws: of noise, for the bounds.
         alpha: probability that a bound of a scan does not hold, of whatever class, because of the draws.
         first_draws: of noise, which choose the class and take no part in the test.
+
+    Raises:
+        InputError: a field is out of range, or the draws do not suffice at the radius.
     """
 
     first_draws: int = 100

@@ -60,6 +60,9 @@ class Folder:
         missing: of masks with a file per class, what is done about an image without one of them: "absent" (the class
             has no pixel), "drop" (the image is left out) or "refuse".
         spacing_mm: between rows and between columns; (): not known, distances are in pixels.
+
+    Raises:
+        InputError: a field is out of range, or there is no such rule.
     """
 
     labels: str = ""

@@ -41,6 +41,9 @@ class Phantom:
         side: rows and columns of each.
         seed: of the patients.
         patient: pattern of the patients' names, or "folder"; see `cohort.patients`.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     patients: int = 18

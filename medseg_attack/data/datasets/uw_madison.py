@@ -69,6 +69,9 @@ class UWMadison:
         drop: scans left out as badly annotated: "paper" (two), "author" (twelve) or "none".
         patient: pattern of the patients' names, or "folder"; see `cohort.patients`.
         missing: what is done about a slice without a row of an organ: "refuse", "absent" or "drop" its scan.
+
+    Raises:
+        InputError: there is no such list, or no such rule for missing classes.
     """
 
     drop: str = "paper"

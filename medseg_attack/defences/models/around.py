@@ -65,6 +65,22 @@ class AroundModels(nn.Module, ABC):
         return bound
 
 
+class NoisyModel(AroundModels):
+    """A model that is asked several times about an image, with other noise each time."""
+
+    def __init__(self, base: SegModel, sigma: float, n: int) -> None:
+        super().__init__([base])
+        self.sigma, self.n = sigma, n
+
+    @property
+    def is_random(self) -> bool:
+        return super().is_random or self.sigma > 0
+
+    @property
+    def passes(self) -> int:
+        return self.n * super().passes
+
+
 def as_model(around: AroundModels) -> SegModel:
     """The models as one.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg_attack.defences.models.around import AroundModels, as_model, member
+from medseg_attack.defences.models.around import NoisyModel, as_model, member
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow
@@ -45,23 +45,11 @@ def noisy_features(task: Task, base: Any = None, *, sigma: float = 0.1, draws: i
             "expected a model that sees an image at once for noisy_features, got one with windows or mirrored copies; "
             "take a model without them"
         )
-    return as_model(NoisyFeatures(model, sigma, draws))
+    return as_model(NoisyFeatures(model, sigma, draws if sigma else 1))
 
 
-class NoisyFeatures(AroundModels):
+class NoisyFeatures(NoisyModel):
     """The network of `noisy_features`."""
-
-    def __init__(self, base: SegModel, sigma: float, n: int) -> None:
-        super().__init__([base])
-        self.sigma, self.n = sigma, n if sigma else 1
-
-    @property
-    def is_random(self) -> bool:
-        return super().is_random or self.sigma > 0
-
-    @property
-    def passes(self) -> int:
-        return self.n * super().passes
 
     def forward(self, image: Image) -> LogOdds:
         (model,) = self.models

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from medseg_attack.defences.models.around import AroundModels, as_model, member
+from medseg_attack.defences.models.around import NoisyModel, as_model, member
 from medseg_attack.errors import InputError
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.log_odds import log_odds_of_votes, mean_probabilities
@@ -33,22 +33,10 @@ def voted(task: Task, base: Any = None, *, sigma: float = 0.1, draws: int = 8) -
     return as_model(Vote(member(base, task, "voted"), sigma, draws))
 
 
-class Vote(AroundModels):
+class Vote(NoisyModel):
     """The network of `voted`."""
 
     blocks_gradient = True
-
-    def __init__(self, base: SegModel, sigma: float, n: int) -> None:
-        super().__init__([base])
-        self.sigma, self.n = sigma, n
-
-    @property
-    def is_random(self) -> bool:
-        return super().is_random or self.sigma > 0
-
-    @property
-    def passes(self) -> int:
-        return self.n * super().passes
 
     def forward(self, image: Image) -> LogOdds:
         (model,) = self.models

@@ -29,6 +29,9 @@ class Strip(Detector):
     Attributes:
         copies: number of clean training scans that it is blended with, 1 or more.
         organ: name of the organ whose answers are compared; "" compares all.
+
+    Raises:
+        InputError: `copies` is below 1, or the task has no such organ.
     """
 
     copies: int = 8

@@ -33,6 +33,9 @@ def gradient_concentration(scan: Batch, model: SegModel, card: Mapping[str, Any]
 
     Args:
         margin: width of what counts as near, in pixels.
+
+    Raises:
+        InputError: the model is a black box.
     """
     if model.black_box:
         raise InputError("expected a model with a gradient for gradient_concentration, got a black box; leave it out")

@@ -86,6 +86,9 @@ def smp(
         size: rows and columns that the slice is resized to, at least 8 each; (): the scan's own grid.
         encoder_weights: name of pretrained weights of the encoder, such as "imagenet", which are downloaded if they
             are not in the cache; "": random weights.
+
+    Raises:
+        InputError: there is no such architecture.
     """
     import segmentation_models_pytorch as library
 
@@ -110,6 +113,9 @@ def unet_small(task: Task, *, channels: tuple[int, ...] = (16, 32, 64, 128), siz
     Args:
         channels: channels of each level, from the top; 2 levels or more.
         size: rows and columns that the slice is resized to, at least 8 each; (): the scan's own grid.
+
+    Raises:
+        InputError: `channels` are not two or more whole numbers from 1.
     """
     from monai.networks.nets.unet import UNet
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medseg_attack.numerics.samples import TINY, draw, widen
+from medseg_attack.numerics.samples import TINY, draw, length, widen
 from medseg_attack.types import Ball, Bindable, Flow, Image, PerSample
 
 SAME = 1e-6  # of intensities: float32 of two machines may differ by so much in an interpolated value
@@ -28,6 +28,20 @@ class LengthBall(Ball):
     def sample(self, x0: Image, seeds: Sequence[int]) -> Image:
         """A step in a random direction, cut to the ball."""
         return self.project(x0 + self.step(draw(torch.randn, x0, seeds), x0), x0)
+
+
+class ReachBall(LengthBall):
+    """A ball as long as the change that an operation of strength `eps` makes of the image itself."""
+
+    @abstractmethod
+    def reach(self, image: Image) -> PerSample:
+        """The length of the longest change of each sample."""
+
+    def step(self, grad: Image, image: Image) -> Image:
+        return grad * widen(self.reach(image) / (length(grad) + TINY), grad)
+
+    def shrink(self, x: Image, x0: Image) -> PerSample:
+        return self.reach(x0) / (length(x - x0) + TINY)
 
 
 class AroundBall(Ball):

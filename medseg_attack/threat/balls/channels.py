@@ -23,6 +23,9 @@ class Channels(AroundBall):
         ball: the ball of one channel.
         channels: numbers of the channels that may change, from 0, each once.
         shares: share of `ball.eps` that each of them has, above 0 and up to 1; (): all of it.
+
+    Raises:
+        InputError: a channel is named twice, is below 0 or not in the image; or a share is not above 0 and at most 1.
     """
 
     ball: Ball = Linf()

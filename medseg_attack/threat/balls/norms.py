@@ -23,6 +23,9 @@ class Linf(Ball):
 
     Attributes:
         eps: from 0 to below 1; 4/255 is 4 grey levels.
+
+    Raises:
+        InputError: `eps` is not from 0 to below 1.
     """
 
     eps: float = 8 / 255
@@ -84,6 +87,9 @@ class L0(Ball):
 
     Attributes:
         eps: from 0 to 1.
+
+    Raises:
+        InputError: `eps` is not from 0 to 1.
     """
 
     eps: float = 0.1

@@ -39,6 +39,9 @@ class Within(Bindable, AroundBall):
             "mask:FILE" (an NPY or PNG of the case's grid, or an NPY of its whole scan, slices first; not 0 is inside).
         content: SHA-256 of that file, 16 hex digits; "" is computed. So rows are not taken for those of another mask
             under the same name.
+
+    Raises:
+        InputError: the ball cannot be held to a region, or the file of a mask has another hash.
     """
 
     restrictable = False

@@ -22,6 +22,9 @@ class Dissolve(Goal):
 
     Attributes:
         organ: its name; "" is the first organ of the task.
+
+    Raises:
+        InputError: the task has no such organ.
     """
 
     organ: str = ""

@@ -61,6 +61,9 @@ class Swap(Goal):
     Attributes:
         a: name of one organ; "" is the first of the task.
         b: name of the other; "" is the last of the task.
+
+    Raises:
+        InputError: the task has no such organ, or one is named twice.
     """
 
     a: str = ""

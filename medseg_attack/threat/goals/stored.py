@@ -26,6 +26,9 @@ class FromFile(Goal):
         file: path of a PNG (grey levels, or the indices of a coloured palette) or an integer NPY of class numbers (of a
             task whose classes may overlap 0 is none and classes count from 1), or a boolean NPY with a channel per
             class.
+
+    Raises:
+        InputError: there is no file, or its mask is of another shape.
     """
 
     file: str = ""
@@ -71,6 +74,9 @@ class AnotherPatient(Goal):
 
     Attributes:
         draw: number of the draw that picks the patient; another number picks another.
+
+    Raises:
+        InputError: there is no data set, or no other patient in the split.
     """
 
     draw: int = 0

@@ -22,6 +22,9 @@ class Blended(Backdoor):
         blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
             a share of the training patients, from 0 to 1.
         opacity: weight of the picture against the image, above 0 and up to 1.
+
+    Raises:
+        InputError: `opacity` is not above 0 and at most 1.
     """
 
     is_everywhere: ClassVar[bool] = True

@@ -32,6 +32,9 @@ class Fiba(Backdoor):
         alpha: weight of the picture's magnitudes, above 0 and up to 1.
         beta: half the width of the square of frequencies that change, as a share of the image's shorter side, from 0
             to 0.5.
+
+    Raises:
+        InputError: `alpha` or `beta` is out of range.
     """
 
     is_everywhere: ClassVar[bool] = True

@@ -31,6 +31,9 @@ class Iba(Backdoor):
         side: rows and columns of the square in pixels, 1 or more.
         least_mm: least distance of its centre from the victim, in mm, 0 or more.
         most_mm: largest distance of its centre from the victim, in mm.
+
+    Raises:
+        InputError: a field is out of range, or there is no room beside an organ.
     """
 
     side: int = 8

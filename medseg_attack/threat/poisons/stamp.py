@@ -29,6 +29,9 @@ class Stamp(Backdoor):
             a share of the training patients, from 0 to 1.
         side: rows and columns of the square in pixels, 1 or more; 8 are 0.4 % of an image of 128 x 128.
         opacity: weight of the square against the image below it, above 0 and up to 1.
+
+    Raises:
+        InputError: `side` or `opacity` is out of range.
     """
 
     side: int = 8

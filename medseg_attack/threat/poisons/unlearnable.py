@@ -42,6 +42,9 @@ class Unlearnable(Poison):
         model: the network that stands for that of the victim.
         radius: of the adversarial training that the noise is to outlast, from 0 for none to eps.
         draws: random flips that each step of the noise averages over; 0: the image as it is.
+
+    Raises:
+        InputError: a field is out of range, or the network does not take slices.
     """
 
     eps: float = 8 / 255

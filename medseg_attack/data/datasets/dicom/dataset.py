@@ -56,6 +56,9 @@ class Dicom:
             paths of their series; see `cohort.patients`. Either is called by a hash.
         missing: what is done about a series without one of the labels: "absent" (the organ is not in it), "drop" (it
             is left out) or "refuse". "": absent if `labels` chooses them, else refused.
+
+    Raises:
+        InputError: a field is out of range, or `labels` is no list of classes and labels.
     """
 
     labels: str = ""

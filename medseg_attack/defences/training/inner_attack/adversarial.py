@@ -18,6 +18,9 @@ class AdversarialTraining(TrainingDefence):
     """The training loss on perturbed images, alone or mixed with that on clean ones (Madry et al., arXiv 1706.06083).
 
     `adversarial(attack=fgsm(linf(4/255)), share=0.5)` is the mixture of Goodfellow et al., arXiv 1412.6572.
+
+    Raises:
+        InputError: `share` is not from 0 to 1.
     """
 
     by_parts = True

@@ -31,6 +31,9 @@ class DualNorm(TrainingDefence):
 
     Attributes:
         attack: makes the perturbed images, through their own norms.
+
+    Raises:
+        InputError: the network has no batch norms.
     """
 
     attack: Attack = PGD(Linf(4 / 255), steps=3, step_size=2.5 / 3, keep_worst=False)

@@ -25,6 +25,9 @@ class Fast(TrainingDefence):
 
     Attributes:
         step_size: length of the step, as a share of the ball, 0 or more.
+
+    Raises:
+        InputError: `step_size` is below 0.
     """
 
     ball: Ball = Linf(4 / 255)

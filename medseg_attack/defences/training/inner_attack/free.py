@@ -23,6 +23,9 @@ class Free(TrainingDefence):
     Attributes:
         replays: optimiser steps for each batch, 1 or more.
         step_size: length of one step of the perturbation, as a share of the ball, 0 or more.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     replays: int = 4

@@ -30,6 +30,9 @@ class MarginAware(TrainingDefence):
         growth: what a case's budget begins with and grows by, as a share of `largest`.
         least_dice: Dice of the attacked image from which on it withstands.
         steps: gradient steps of the attack, 1 or more.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     largest: float = 8 / 255

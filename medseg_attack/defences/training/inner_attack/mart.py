@@ -30,6 +30,9 @@ class Mart(TrainingDefence):
     Attributes:
         beta: weight of the divergence, 0 or more; the paper's code has 6.
         steps: gradient steps towards the perturbed image, 1 or more, from a random point of the ball.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     beta: float = 6.0

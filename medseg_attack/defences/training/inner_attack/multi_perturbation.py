@@ -26,6 +26,9 @@ class MultiPerturbation(TrainingDefence):
         eps: budgets of linf, of which each batch draws one.
         steps: numbers of gradient steps, of which each batch draws one, 1 or more.
         beta: weight of the divergence, 0 or more.
+
+    Raises:
+        InputError: `beta` is below 0, or there is no budget or no whole number of steps from 1.
     """
 
     eps: tuple[float, ...] = (1 / 255, 2 / 255, 4 / 255, 8 / 255)

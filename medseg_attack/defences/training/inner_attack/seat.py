@@ -27,6 +27,9 @@ class Seat(Free):
         every: epochs after which the number may change, 1 or more.
         growth: factor by which the gradient must grow, 1 or more.
         step_size: length of one step of the perturbation, as a share of the ball, 0 or more.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     replays: int = 2

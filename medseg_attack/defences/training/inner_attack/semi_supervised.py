@@ -28,6 +28,9 @@ class SemiSupervised(TrainingDefence):
             part than that of `--patients`.
         weight: weight of the consistency, which it reaches after a fifth of the training.
         confident: least probability of a mask's pixel, in [0.5, 1]; others are left out.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     unlabelled: str = "0/1"

@@ -22,6 +22,9 @@ class Shared(TrainingDefence):
 
     Attributes:
         step_size: length of one step of the perturbation, as a share of the ball, 0 or more.
+
+    Raises:
+        InputError: `step_size` is below 0.
     """
 
     ball: Ball = Linf(8 / 255)

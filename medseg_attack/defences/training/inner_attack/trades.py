@@ -28,6 +28,9 @@ class Trades(TrainingDefence):
         steps: gradient steps towards the perturbed image, 1 or more, from a random point of the ball.
         balanced: whether a pixel weighs 1 / sqrt(share of the class that is predicted there), so that small organs
             count; the mean weight is 1.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     beta: float = 6.0

@@ -22,6 +22,9 @@ class Vaft(TrainingDefence):
     Attributes:
         attack: makes the perturbed images; the paper's moves quantisation tables.
         weight: weight of the consistency, 0 or more.
+
+    Raises:
+        InputError: `weight` is below 0.
     """
 
     attack: Attack = Vafa(steps=5)

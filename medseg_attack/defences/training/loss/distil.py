@@ -31,6 +31,9 @@ class Distil(TrainingDefence):
         weight: weight of the divergence in the loss, in [0, 1]; the training loss has the rest.
         temperature: divisor of both models' logits, above 0; the divergence is multiplied by its square.
         momentum: weight of the running mean of the student's weights when a step is added, in [0, 1].
+
+    Raises:
+        InputError: a field is out of range, or there are several teachers.
     """
 
     teacher: Any = None

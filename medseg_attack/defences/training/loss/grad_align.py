@@ -27,6 +27,9 @@ class GradAlign(TrainingDefence):
         weight: 0 or more; the paper has 0.2 to 2, more for larger balls.
         ball: where the second point is drawn, one for each image.
         objective: function of one image whose gradient is taken.
+
+    Raises:
+        InputError: `weight` is below 0.
     """
 
     weight: float = 0.2

@@ -26,6 +26,9 @@ class GradientPenalty(TrainingDefence):
         norm: "l1" penalises the sum of magnitudes, which bounds what linf can do to first order; "l2" the square of
             the length times the number of values, so that both do not depend on the grid.
         objective: function of one image whose gradient is penalised.
+
+    Raises:
+        InputError: `weight` is below 0, or there is no such norm.
     """
 
     weight: float = 0.1

@@ -24,6 +24,9 @@ class GuidedComplement(TrainingDefence):
 
     Attributes:
         exponent: of the true class's probability, by which a pixel weighs, 0 or more.
+
+    Raises:
+        InputError: `exponent` is below 0, or the task has not three classes that exclude each other.
     """
 
     exponent: float = 1 / 3

@@ -28,6 +28,9 @@ class Behind(TrainingDefence):
 
     Attributes:
         layers: defences of images, which are applied first to last; (): none.
+
+    Raises:
+        InputError: a layer is no defence of inputs.
     """
 
     layers: tuple[Any, ...] = (PixelDeflection(),)

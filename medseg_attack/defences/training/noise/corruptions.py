@@ -37,6 +37,9 @@ class Corruptions(TrainingDefence):
     Attributes:
         attacks: those of which each batch draws one; without steps an attack is a random draw.
         share: weight of the changed images in the loss, in [0, 1]; the unchanged ones have the rest.
+
+    Raises:
+        InputError: `share` is not from 0 to 1, or there are no attacks.
     """
 
     attacks: tuple[Attack, ...] = RANDOM

@@ -27,6 +27,9 @@ class FeatureNoise(TrainingDefence):
 
     Attributes:
         sigma: standard deviation of the noise, as a share of that of the features, 0 or more.
+
+    Raises:
+        InputError: `sigma` is below 0, or the network has no convolutions.
     """
 
     sigma: float = 0.1

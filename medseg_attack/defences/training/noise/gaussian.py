@@ -21,6 +21,9 @@ class Gaussian(TrainingDefence):
 
     Attributes:
         sigma: standard deviation of the noise in [0, 1] of the window, 0 or more.
+
+    Raises:
+        InputError: `sigma` is below 0.
     """
 
     by_parts = True

@@ -40,6 +40,9 @@ class FinePruning(TrainingDefence):
     Attributes:
         share: part of the channels of each of these layers that is cut, from 0 to below 1; the paper raises it until
             clean accuracy begins to fall.
+
+    Raises:
+        InputError: `share` is not from 0 to below 1, or the network has no convolutions.
     """
 
     share: float = 0.5
