@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from medseg_attack.numerics.flows import warped
+from medseg_attack.numerics.flows import slabs_of_flow, warped
 from medseg_attack.numerics.samples import widen
 from medseg_attack.numerics.slabs import Slab, slabs
 from medseg_attack.types import Ball, Case, Flow, Image, PerChannel, Storage, per_channel
@@ -124,9 +124,13 @@ class StoredValues:
 
         This change alone is not rounded towards the untouched scan, since a moved scan is no neighbour of it.
         """
-        stored = warped(self.stored, flow.to(torch.float64))
-        rounded = self._by_type(lambda dtype: stored.to(dtype).double() if dtype.is_floating_point else stored.round())
-        return replace(self, raw=rounded.to(self.raw.dtype))
+        raw = torch.empty_like(self.raw)
+        for slab, start in slabs_of_flow(flow):
+            raw[slab] = self._rounded(warped(self.raw, flow[slab].to(torch.float64), start)).to(raw.dtype)
+        return replace(self, raw=raw)
+
+    def _rounded(self, stored: Tensor) -> Tensor:
+        return self._by_type(lambda dtype: stored.to(dtype).double() if dtype.is_floating_point else stored.round())
 
     def files(self, stored: Tensor) -> list[Tensor]:
         """Stored values of each case as its file holds them."""

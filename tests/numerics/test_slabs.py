@@ -20,6 +20,7 @@ from medseg_attack.metrics.visibility import visibility
 from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.models.sliding_window import SlidingWindow
 from medseg_attack.numerics import noise, samples, slabs
+from medseg_attack.numerics.flows import warped
 from medseg_attack.numerics.stored_values import StoredValues
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import bce
@@ -100,6 +101,21 @@ def test_an_attack_on_a_volume_through_windows_makes_no_float64_of_all_of_it(mon
     for row, other in zip(whole.rows, cut.rows, strict=True):
         assert replace(row, extra={}) == replace(other, extra={})
         assert row.extra == pytest.approx(other.extra, rel=1e-12, nan_ok=True)  # sums of floats in another order
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint16, torch.float32], ids=str)
+def test_a_volume_moves_in_slabs_and_no_float64_of_all_of_it_is_made(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, flow = scan(dtype), 3 * torch.randn((1, 3, *GRID), generator=torch.Generator().manual_seed(1))
+    values = StoredValues.of([case], "cpu")
+    assert values is not None
+    stored, image = values.warped(flow).raw, warped(case.image[None], flow)
+    in_slabs(monkeypatch, 3)
+    with Largest(torch.float64) as largest:
+        assert torch.equal(values.warped(flow).raw, stored)
+    assert largest.values <= 3 * GRID[1] * GRID[2]  # a plane of a flow of three axes
+    assert torch.equal(warped(case.image[None], flow), image)
 
 
 def test_no_small_result_stays_between_the_large_ones_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
