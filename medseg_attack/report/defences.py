@@ -7,7 +7,7 @@ import pandas as pd
 
 from medseg_attack.errors import InputError, plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
-from medseg_attack.report.sheet import Sheet, between, from_to_signed, number, signed
+from medseg_attack.report.sheet import PARTIAL, Sheet, between, from_to_signed, number, signed
 from medseg_attack.runs.reading import read_runs, with_distinct_models
 from medseg_attack.runs.stored_files import STUDY_FILE, TRIAL_FILE, StoredTrial
 from medseg_attack.stats.defences import NATIVE_ONLY, PARTS, worths
@@ -103,11 +103,14 @@ def _sheet(organ: str, models: pd.DataFrame, unit: Unit, empty: Empty) -> Sheet:
     n = int(models["patients"].min())
     title = "Mean over organs" if organ == "mean" else organ
     heads = ["Dice", *(f"{row['model']}{', undefended' if row['is_twin'] else ''}" for row in each)]
-    caption = (
-        f"Dice per {unit} with 95 % interval over {plural(n, 'patient')}; of several attacks the worst of each case. "
-        f"Differences are paired by patient. Empty masks: {EMPTY_RULES[empty]}. "
-        "non_adaptive: no attack of the trial knows the defence, which has no rank. "
-        f"{warning(n)}"
+    caption = " ".join(
+        (
+            *([PARTIAL] if "partial" in models and models["partial"].any() else []),
+            f"Dice per {unit} with 95 % interval over {plural(n, 'patient')}; of several attacks the worst of each "
+            f"case. Differences are paired by patient. Empty masks: {EMPTY_RULES[empty]}. "
+            "non_adaptive: no attack of the trial knows the defence, which has no rank.",
+            warning(n),
+        )
     ).strip()
     rules = frozenset({n_levels - 2, n_levels - 1, n_levels + len(DIFFERENCES) - 1})
     return Sheet(title, heads, rows, caption, left=len(heads), rules=rules)

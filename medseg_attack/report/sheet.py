@@ -20,6 +20,8 @@ from medseg_attack.escaping import csv_cell, visible
 from medseg_attack.report.colours import organ_colours
 from medseg_attack.storage.files import require_own, whole
 
+PARTIAL = "PARTIAL: --limit left cases out."  # in the caption of a table of runs of some of the cases
+
 
 @dataclass(frozen=True)
 class Sheet:

@@ -60,6 +60,8 @@ def worths(rows: pd.DataFrame, twin: str, non_adaptive: Mapping[str, str], *, un
     if "passes" in rows:
         passes = rows.drop_duplicates("model").set_index("model")["passes"]
         frame["passes"] = frame["model"].map(passes)
+    if "partial" in rows:
+        frame["partial"] = bool(rows["partial"].any())
     order = pd.DataFrame(
         {
             "organ": frame["organ"].map(organs.index),

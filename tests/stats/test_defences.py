@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from medseg_attack.report.defences import conclusion, trial_sheets
-from medseg_attack.report.sheet import rich_table
+from medseg_attack.report.sheet import PARTIAL, rich_table
 from medseg_attack.stats.defences import HELPS, NATIVE_ONLY, USELESS, worths
 from medseg_attack.stats.defences import verdict as verdict_of
 from medseg_attack.stats.patients import Difference
@@ -102,6 +102,13 @@ def test_every_organ_has_a_table_within_100_columns() -> None:
     assert [sheet.title for sheet in sheets] == ["Mean over organs"] * 2 + ["a"] * 2 + ["b"] * 2
     assert all(sheet.columns[1] == "twin, undefended" for sheet in sheets)
     assert all(sum(column.width or 0 for column in rich_table(sheet).columns) < 100 for sheet in sheets)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_tables_of_runs_of_some_of_the_cases_say_so(partial: bool) -> None:
+    of_runs = rows(levels(0.7, 0.6)).assign(partial=partial)
+    sheets = list(trial_sheets(worths(of_runs, TWIN, {}, unit="volume", empty="one"), unit="volume", empty="one"))
+    assert [PARTIAL in sheet.caption for sheet in sheets] == [partial] * 3
 
 
 def test_every_organ_has_its_own_numbers_and_the_worst_noise_counts() -> None:

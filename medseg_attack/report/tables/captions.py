@@ -4,6 +4,7 @@ import pandas as pd
 
 from medseg_attack.errors import listed, plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
+from medseg_attack.report.sheet import PARTIAL
 from medseg_attack.report.tables.columns import aims, shares
 from medseg_attack.report.tables.summaries import by_text, has_goals, has_unlike_cases, several
 from medseg_attack.stats.patients import FEW, warning
@@ -63,7 +64,7 @@ def _doubts(summary: pd.DataFrame) -> list[str]:
     """Sentences on runs whose numbers say less than they seem to."""
     sentences = []
     if summary["partial"].any():
-        sentences.append("PARTIAL: --limit left cases out.")
+        sentences.append(PARTIAL)
     if has_unlike_cases(summary):
         sentences.append("UNLIKE: the runs are of different cases, which moves Dice, too.")
     if "checks" in summary and not summary["checks"].all():

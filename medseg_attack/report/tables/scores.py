@@ -7,7 +7,7 @@ import pandas as pd
 from medseg_attack.errors import plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
 from medseg_attack.registry.grammar import Literal
-from medseg_attack.report.sheet import Sheet, between, number
+from medseg_attack.report.sheet import PARTIAL, Sheet, between, number
 from medseg_attack.runs.reading import ids_of
 from medseg_attack.runs.stored_specs import attack_spec
 from medseg_attack.stats.scores import MEAN, Unit
@@ -38,7 +38,7 @@ def score_sheet(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Sheet:
         f"Empty masks: {EMPTY_RULES[empty]}; decided {int(table['touched'].sum())} scores. Other measures per scan, in "
         "3-D; an organ in neither mask is left out, one in one mask alone counts as the grid's diagonal (mm) or 0."
     )
-    partial = " PARTIAL: --limit left cases out." if table["partial"].any() else ""
+    partial = f" {PARTIAL}" if table["partial"].any() else ""
     title = f"{first['model']} on {first['data']}: {'clean images' if first['attack'] == 'clean' else 'stored images'}"
     columns = [*(["run"] if several else []), "organ", "dice", "95 % CI", "SD", *measures]
     classes = list(map(str, table["cls"].unique()))
