@@ -93,8 +93,7 @@ def detect(
     if false_alarms is not None:
         todo[0].require_rate(false_alarms)
     data, target = todo[0].data, out or folder / "detectors"
-    for read in (Path(data.options["source"]), data.root):
-        require_outside(target, read)
+    require_outside(target, *data.sources)
     terminal.say(f"data {todo[0].data.root}; model {todo[0].model_label}; on {where}")
     content: list[dict[str, Any]] = []
     tables: list[pd.DataFrame] = []

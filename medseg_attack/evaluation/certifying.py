@@ -105,8 +105,7 @@ class Certification:
                 f"expected scans of end diastole and end systole of a patient in {self.data.root}, got none; prepare "
                 "a data set that says the phase, such as ACDC with its Info.cfg, again"
             )
-        for folder in (Path(self.data.options["source"]), self.data.root):
-            require_outside(self.out, folder)
+        require_outside(self.out, *self.data.sources)
         shapes = {tuple(ref.shape for ref in scan) for scan in self.scans}
         for radius in self.radii:
             for of_scan in shapes:

@@ -112,11 +112,12 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def require_outside(path: Path, source: Path) -> None:
-    """Refuses to write into a source.
+def require_outside(path: Path, *sources: Path) -> None:
+    """Refuses to write into what is read.
 
     Raises:
-        InputError: `path` lies in the folder `source`.
+        InputError: `path` is one of the folders `sources`, or lies in it.
     """
-    if real_path(path).is_relative_to(real_path(source)):
-        raise InputError(f"expected a folder outside of {source} to write to, got {path}; give another --out")
+    for source in sources:
+        if real_path(path).is_relative_to(real_path(source)):
+            raise InputError(f"expected a folder outside of {source} to write to, got {path}; give another --out")

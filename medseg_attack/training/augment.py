@@ -30,6 +30,7 @@ class TrainingData(CaseSource, Protocol):
     Attributes:
         root: its folder; None where it is in none.
         options: what it was prepared with.
+        sources: the folders that it is read from, into which nothing else is written.
     """
 
     @property
@@ -46,6 +47,9 @@ class TrainingData(CaseSource, Protocol):
 
     @property
     def options(self) -> Mapping[str, Any]: ...
+
+    @property
+    def sources(self) -> tuple[Path, ...]: ...
 
     def refs(self, split: Split, fold: int = 0, dims: int = 2) -> Sequence[CaseRef]: ...
 

@@ -87,8 +87,7 @@ def train_denoiser(plan: Options, data: TrainingData, folder: Path, device: torc
         InputError: the folder holds a training with other options or data, or the loss is not finite.
     """
     asked = {**json.loads(json.dumps(dataclasses.asdict(plan))), "data": data.fingerprint}
-    if data.root is not None:
-        require_outside(folder, Path(data.options.get("source", data.root)))
+    require_outside(folder, *data.sources)
     with locked(folder):
         require_same(folder, asked)
         if (folder / FILE).is_file():

@@ -59,8 +59,7 @@ def train(
     asked = {**json.loads(json.dumps(dataclasses.asdict(plan))), "data": data.fingerprint}
     if plan.init:
         asked["init_weights"] = checkpoints.read_card(Path(plan.init))["weights_sha256"]
-    if data.root is not None:
-        require_outside(folder, Path(data.options.get("source", data.root)))
+    require_outside(folder, *data.sources)
     with locked(folder) if group.is_first else nullcontext():
         if group.is_first:
             require_same(folder, asked)

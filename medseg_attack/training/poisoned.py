@@ -115,8 +115,7 @@ def poison_data(data: Prepared, out: Path, poisoning: Poisoning) -> Iterator[str
     changed = {*facts["patients"], *facts["decoys"], *facts.get("blends", ())}
     refs = data.refs("all")
     poisoning.poison.require([ref for ref in refs if ref.group in changed])
-    require_outside(out, data.root)
-    require_outside(out, Path(data.options["source"]))
+    require_outside(out, *data.sources)
     with begun(out, {**data.options, "poison": facts}):
         yield from _written(data, out, poisoning, refs, facts)
 

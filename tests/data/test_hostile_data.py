@@ -205,15 +205,28 @@ def test_files_of_a_user_beside_prepared_arrays_stay(tmp_path: Path) -> None:
     assert not stale.exists()
 
 
-@pytest.mark.parametrize("words", [("attack", "-m", "MODEL"), ("train", "--model", "unet_small(channels=(4, 8))")])
-def test_nothing_is_written_into_a_source(workspace: Path, words: tuple[str, ...], tmp_path: Path) -> None:
+SMALL = "unet_small(channels=(4, 8))"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("attack", "-m", "MODEL"),
+        ("defend", "voted('MODEL')"),
+        ("train", "--model", SMALL),
+        ("train", "--denoiser"),
+        ("extract", "--victim", "MODEL", "--model", SMALL, "--queries", "4", "--answers", "masks"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_nothing_is_written_into_what_is_read(workspace: Path, words: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(workspace / "source")
-    before = tree(workspace / "source")
-    for out in (workspace / "source" / "out", workspace / "source", tmp_path / "link" / "out"):
-        filled = [str(workspace / "model") if word == "MODEL" else word for word in words]
-        message = medattack(*filled, "--data", workspace / "data", "--out", out, code=2).stderr
-        assert "outside of" in message
-    assert tree(workspace / "source") == before
+    before = tree(workspace)
+    filled = [word.replace("MODEL", str(workspace / "model")) for word in words]
+    outs = [workspace / name for name in ("source/out", "data", "data/out")]
+    for out in (*outs, tmp_path / "link" / "out"):
+        assert "outside of" in medattack(*filled, "--data", workspace / "data", "--out", out, code=2).stderr
+    assert tree(workspace) == before
 
 
 def test_of_two_processes_that_make_a_phantom_both_have_it_and_nothing_beside_it_is_touched(tmp_path: Path) -> None:

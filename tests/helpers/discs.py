@@ -29,6 +29,7 @@ class Discs:
     fingerprint: str = "f00"
     root: Path | None = None
     options: dict[str, str] = field(default_factory=dict)
+    sources: tuple[Path, ...] = ()
 
     def refs(self, split, fold=0, dims=2):
         groups = {"train": range(4), "val": range(4, 5), "test": range(5, 6)}[split]

@@ -94,6 +94,11 @@ class Prepared:
         return self.task.name
 
     @property
+    def sources(self) -> tuple[Path, ...]:
+        """The folders that it is read from: its own, and that of the scans. Nothing else is written into them."""
+        return self.root, Path(self.options["source"])
+
+    @property
     def folds(self) -> int:
         """The number of folds."""
         return len(set(self.splits.values()) - {TEST})

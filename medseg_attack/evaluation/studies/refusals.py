@@ -30,7 +30,7 @@ def refuse_unrunnable(opened: OpenedStudy) -> dict[str, Any]:
     """
     metrics = {text: registry.build(text, "metric") for text in opened.study.metrics}
     opened.require_cases()
-    require_outside(opened.out, Path(opened.data.options["source"]))
+    require_outside(opened.out, *opened.data.sources)
     for model_ref in opened.models:
         _check_study(opened, model_ref)
     return metrics

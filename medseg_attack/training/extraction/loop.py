@@ -84,8 +84,7 @@ def extract(
     network = resolve(Options(plan.model, epochs=1, lr=plan.lr, batch_size=plan.batch_size, seed=plan.seed), data)
     plan = dataclasses.replace(plan, model=network.model)
     asked: dict[str, Any] = {**dataclasses.asdict(plan), "victim": victim_hash, "data": data.fingerprint}
-    if data.root is not None:
-        require_outside(folder, Path(data.options.get("source", data.root)))
+    require_outside(folder, *data.sources)
     for name in ("selection", "poisoning", "hardened", "mad"):  # as in folders from before there were others
         if asked[name] == getattr(Extraction, name):
             del asked[name]
