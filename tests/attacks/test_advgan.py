@@ -62,6 +62,7 @@ def test_attention_on_nothing_is_the_identity_and_else_lies_on_organs() -> None:
     assert (change <= 0.05 * weight + 1e-6).all()
     assert attended(torch.zeros(1, 1, 9, 9)).abs().max() == 0
     assert attended(torch.ones(1, 1, 19, 19))[0, 0, 9, 9].item() == pytest.approx(1)
+    assert attended(torch.ones(1, 1, 19, 19, 19))[0, 0, 9, 9, 9].item() == pytest.approx(1)
 
 
 def test_the_same_seed_trains_the_same_generator() -> None:

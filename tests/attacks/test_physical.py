@@ -10,6 +10,7 @@ from torch import Tensor
 from medseg_attack import registry
 from medseg_attack.attacks.physical.deformation import ShapeAndGain
 from medseg_attack.attacks.physical.exposure import BRACKET
+from medseg_attack.attacks.physical.patch import Patch
 from medseg_attack.numerics.flows import warped
 from medseg_attack.threat.binding import bind
 from medseg_attack.types import Adversarial, Attack, Case, Image, Model, Setting, Task, Window
@@ -195,3 +196,17 @@ def test_vafa_takes_planes_and_cubes_stretched_or_not(planes: bool, stretch: boo
     assert (ends == (0.0, 1.0)) == stretch
     sides = attack.ball.sides(3)
     assert sides == ((1, 8, 8) if planes else (8, 8, 8))
+
+
+def test_patches_turn_and_shrink_by_as_much_as_they_may_to_either_side_and_no_more() -> None:
+    image = torch.zeros(300, 1, 32, 40, dtype=torch.float64)
+    attack = Patch(degrees=30, scale=0.5)
+    places = attack._coordinates(image, range(300))
+    down, across = (places[:, 0, *at] - places[:, 0, 0, 0] for at in ((1, 0), (0, 1)))
+    angle, half = torch.atan2(-across, down).rad2deg(), 1 / torch.hypot(down, across)
+    assert -30 <= angle.min() < -29
+    assert 29 < angle.max() <= 30
+    assert abs(angle.mean()) < 3  # of 300 uniform draws: three times the standard error
+    largest = attack._side(image) / 2
+    assert largest / 2 <= half.min() < 0.51 * largest
+    assert 0.99 * largest < half.max() <= largest

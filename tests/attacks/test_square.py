@@ -154,3 +154,10 @@ def test_wrong_options_are_told(text: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         registry.build(text, "attack")
     assert message in str(error.value)
+
+
+def test_first_bumps_are_a_fifth_of_the_shortest_side_wide_and_alike_in_size() -> None:
+    image = torch.full((2, 1, 10, 30), 0.5, dtype=torch.float64)
+    change = _InL2(L2(0.1), image).start([1, 2]) - image
+    energy = torch.nn.functional.avg_pool2d(change.square(), 2) * 4
+    torch.testing.assert_close(energy, torch.full_like(energy, 0.1**2 / energy[0].numel()))
