@@ -41,6 +41,7 @@ PYTHON |= {"PGD", "batch", "forward", "help", "loss", "marked", "sigmoid", "want
 OTHER_TOOLS = {"--simulations", "--side", "--slices"}  # options of the programs in benchmarks/
 OTHER_TOOLS |= {"--again", "--longest", "--seconds", "--survivors", "--tests"}  # of tests/mutate.py
 OTHER_TOOLS |= {"--nproc-per-node", "--max-restarts", "--array"}  # of torchrun and sbatch
+OTHER_TOOLS |= {"--shapes"}  # of tests/conftest.py
 
 
 def blocks(page: str, *languages: str) -> list[str]:
