@@ -102,3 +102,9 @@ def test_the_staircase_hardens_until_it_rounds() -> None:
     for progress, soft in ((0.0, 0.1), (0.5, 0.05), (1.0, 0.0)):
         torch.testing.assert_close(attack.render(numbers, image, progress).image, quantised(image, table, soft))
     assert not torch.allclose(quantised(image, table, 0.1), quantised(image, table, 0.0), atol=1e-4)
+
+
+def test_a_stretch_may_go_from_black_to_white_and_that_is_its_limit() -> None:
+    ball = Quantised(stretch=True)
+    black = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
+    assert ball.size(black + 1, black).item() == pytest.approx(ball.limit)
