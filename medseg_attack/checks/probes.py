@@ -26,7 +26,7 @@ from medseg_attack.checks.rows.strength import (
     check_too_few_steps,
     check_unlimited_budget,
 )
-from medseg_attack.errors import listed
+from medseg_attack.errors import listed, plural
 from medseg_attack.metrics.overlap import dice
 from medseg_attack.numerics.samples import draw_signs, widen
 from medseg_attack.registry import spec
@@ -163,6 +163,11 @@ class RecordingObjective:
         self.touched = (x != self.image).flatten(1).any(1)
 
     @property
+    def scope(self) -> str:
+        """The cases that numbers are of, in words: not those of the table."""
+        return f"mean over the {plural(len(self.final), 'case')} looked at"
+
+    @property
     def best(self) -> Tensor:
         """The lowest Dice that was seen, per sample."""
         return torch.stack([*self.dices, self.final]).amin(0)
@@ -191,7 +196,7 @@ def check_climb(record: RecordingObjective, label: str) -> Iterator[Evidence]:
     if last <= first:
         yield Evidence(label, f"its loss went from {first:.3g} to {last:.3g}")
     elif lost > MARGIN and not any(record.beyond):
-        yield Evidence(label, f"it passed by an image whose Dice is lower by {lost:.3f}")
+        yield Evidence(label, f"it passed by an image whose Dice is lower by {lost:.3f}, {record.scope}")
 
 
 @check_too_few_steps.flag
@@ -206,11 +211,11 @@ def check_last_steps(scene: Scene, attack: Any, record: RecordingObjective, labe
     if extra <= MARGIN:
         return
     if attack.steps < MANY_STEPS:
-        yield Evidence(label, f"the second half of its steps took another {extra:.3f} of Dice")
+        yield Evidence(label, f"the second half of its steps took another {extra:.3f} of Dice, {record.scope}")
         return
     longer = watch(scene, replace(attack, steps=2 * attack.steps))
     if (extra := (record.best - longer.best).mean()) > LATE_GAIN:
-        yield Evidence(label, f"{2 * attack.steps} steps reach a Dice lower by {extra:.3f}")
+        yield Evidence(label, f"{2 * attack.steps} steps reach a Dice lower by {extra:.3f}, {record.scope}")
 
 
 @check_gradient_free_attacks.flag
@@ -221,7 +226,7 @@ def check_random_search(scene: Scene, attack: Any, record: RecordingObjective, l
     searched = search(scene, attack.ball)
     if record.final.mean() - searched.mean() > MARGIN:
         numbers = f"{QUERIES} queries reach Dice {searched.mean():.3f}, the attack {record.final.mean():.3f}"
-        yield Evidence(label, numbers)
+        yield Evidence(label, f"{numbers}, {record.scope}")
 
 
 @upper_bound(
@@ -243,7 +248,7 @@ def check_other_objective(scene: Scene, attack: Any, record: RecordingObjective,
     of_run = torch.stack([record.best, *(watch(scene, a).best for a in by_objective.values())]).amin(0)
     extra = (of_run - watch(scene, attack, other).best).mean()
     if extra > OBJECTIVE_MARGIN:
-        yield Evidence(label, f"{spec(other)} reaches a Dice lower by {extra:.3f}")
+        yield Evidence(label, f"{spec(other)} reaches a Dice lower by {extra:.3f}, {record.scope}")
 
 
 @check_unlimited_budget.flag
