@@ -55,7 +55,7 @@ class AlmaProx(MinimalAttack):
         every: steps between two checks of which penalties must rise, at least 1.
 
     Raises:
-        InputError: `every` is below 1.
+        InputError: `every` is below 1, or `step_size` not above 0.
     """
 
     norms = ("linf",)

@@ -40,6 +40,9 @@ class DeepFool(MinimalAttack):
     Attributes:
         ball: l2 steps along the gradient, linf along its signs.
         overshoot: share of its length by which each step is longer, 0 or more.
+
+    Raises:
+        InputError: the ball is of another norm; `steps` or `overshoot` is out of range.
     """
 
     norms = ("linf", "l2")

@@ -53,6 +53,9 @@ class Deformation(Parametrised):
         ball: one in which anatomy may move, such as `displacement`.
         order: number of control points along each axis, 4 or more; more of them make a rougher field.
         steps: of signed ascent, 0 or more; 0 draws a deformation at random.
+
+    Raises:
+        InputError: `order` or another field is out of range, or the ball is another one.
     """
 
     ball: Ball = Displacement()
@@ -148,6 +151,9 @@ class DeformationBias(Parametrised):
         ball: `tissue`, which bounds both.
         order: number of control points of the deformation along each axis, 4 or more; the field has 5.
         steps: of signed ascent, 0 or more; 0 draws both at random.
+
+    Raises:
+        InputError: `order` or another field is out of range, or the ball is another one.
     """
 
     ball: Ball = ShapeAndGain()
