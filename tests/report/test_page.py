@@ -246,7 +246,7 @@ def test_a_page_of_its_own_is_written_again_and_nothing_else_is(runs: Path, tmp_
 def test_compare_writes_the_page_of_report(runs: Path, folder: Path, tmp_path: Path) -> None:
     result = medattack("compare", runs, "--html", tmp_path / "compared.html", "--json")
     assert "runs" in json.loads(result.stdout)
-    assert f"page: {tmp_path / 'compared.html'}" in result.stderr.replace("\n", "")
+    assert f"page:{tmp_path / 'compared.html'}" in "".join(result.stderr.split())
     assert (tmp_path / "compared.html").read_bytes() == (folder / "index.html").read_bytes()
 
 
