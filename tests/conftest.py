@@ -1,4 +1,4 @@
-"""Fixtures that several test files share, and the option that checks the shape of every tensor."""
+"""Fixtures that several test files share, what every test draws, and the option that checks all shapes of tensors."""
 
 import os
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--shapes", action="store_true", help="check that every tensor has the shape of its annotation")
+    parser.addoption("--seed", type=int, default=0, help="of torch's draws in every test: none may depend on it")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,6 +20,24 @@ def pytest_configure(config: pytest.Config) -> None:
         from jaxtyping import install_import_hook
 
         install_import_hook("medseg_attack", "helpers.shapes.checked")
+
+
+# A test draws the same numbers whatever ran before it in its process, which is different each time: the processes take
+# tests from one another. Fixtures, which may be drawn for a former test, have draws of their own.
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    draw_from(2 * item.config.getoption("--seed"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    draw_from(2 * item.config.getoption("--seed") + 1)
+
+
+def draw_from(seed: int) -> None:
+    import torch
+
+    torch.manual_seed(seed)
 
 
 @pytest.fixture(scope="session", autouse=True)

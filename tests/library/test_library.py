@@ -59,7 +59,7 @@ def test_a_spec_and_what_it_builds_are_the_same_attack() -> None:
 
 def test_budgets_that_differ_per_image_keep_the_order_of_the_images() -> None:
     images, masks = squares()
-    noisy = (images + torch.tensor([0.05, 0.01, 0.03]).view(3, 1, 1, 1) * torch.randn(images.shape)).clamp(0, 1)
+    noisy = (images + torch.tensor([0.16, 0.01, 0.04]).view(3, 1, 1, 1) * torch.randn(images.shape)).clamp(0, 1)
     result = ma.attack(bright_model(), noisy, masks, "fgsm", eps="1sigma")
     assert result.size.argsort().tolist() == [1, 2, 0]
     alone = [ma.attack(bright_model(), noisy[[n]], masks[[n]], "fgsm", eps="1sigma") for n in range(3)]
