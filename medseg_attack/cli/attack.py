@@ -209,6 +209,7 @@ def _print_runs(
     from medseg_attack.checks.stored import flags_of, with_ids
     from medseg_attack.logs.values import run_values
     from medseg_attack.report.backdoors import backdoor_sheet
+    from medseg_attack.report.sheet import each_caption_once
     from medseg_attack.report.tables.attacks import attack_sheet
     from medseg_attack.report.tables.comparison import compare_sheet
     from medseg_attack.runs.reading import read_runs
@@ -229,8 +230,10 @@ def _print_runs(
             content["backdoors"] = backdoors(rows, unit=unit, empty=empty).to_dict("records")
         terminal.print_json(content)
         return
-    for model, table_of_model in table.groupby(table["run"].map(lambda run: Path(run).parent), sort=False):
-        terminal.print_sheet(attack_sheet(table_of_model, unit=unit, empty=empty))
+    by_model = dict(iter(table.groupby(table["run"].map(lambda run: Path(run).parent), sort=False)))
+    sheets = each_caption_once(attack_sheet(of_model, unit=unit, empty=empty) for of_model in by_model.values())
+    for model, sheet in zip(by_model, sheets, strict=True):
+        terminal.print_sheet(sheet)
         if checks:
             terminal.print_flags(flags[model])
     if has_triggers(rows):

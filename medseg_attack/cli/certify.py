@@ -1,7 +1,8 @@
 """`medattack certify`: bounds that no change within an L2 radius gets below."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -134,10 +135,11 @@ def _opened(
     if method.needs_phases:
         patients = {ref.group for ref in refs}
         refs = [ref for ref in cases if ref.group in patients]
-    todo = Certification(method, model_ref, prepared, refs, radii, check, seed, out or Path())
+    partial = limit is not None
+    todo = Certification(method, model_ref, prepared, refs, radii, check, seed, out or Path(), partial)
     if out is None:
         folder = workspace / "certificates" / f"{safe(model_ref.label)[:80]}-{digest(todo.config)[:8]}"
-        todo = Certification(method, model_ref, prepared, refs, radii, check, seed, folder)
+        todo = replace(todo, out=folder)
     return todo
 
 
@@ -167,12 +169,14 @@ def _print(todo: "Certification", csv: Path | None, plot: Path | None, json: boo
         terminal.say(f"wrote {plot}")
     if json:
         content = certificate_summary(rows, method.quantity).to_dict("records")
-        facts = {"certificate": registry.spec(method), "quantity": method.quantity, "radii": content}
+        facts: dict[str, Any] = {"model": todo.model_ref.label, "data": todo.data.name}
+        facts |= {"certificate": registry.spec(method), "quantity": method.quantity, "partial": todo.partial}
+        facts |= {"radii": content}
         terminal.print_json(facts | {"flags": [flag.record() for flag in flags]})
     else:
         title = f"{registry.spec(method)} of {todo.model_ref.label} on {todo.data.name}"
-        sheet = certificate_sheet(rows, method, title=title, unit=todo.unit, prompt=todo.model_ref.prompt)
-        terminal.print_sheet(sheet)
+        about: Any = {"unit": todo.unit, "prompt": todo.model_ref.prompt, "partial": todo.partial}
+        terminal.print_sheet(certificate_sheet(rows, method, title=title, **about))
         terminal.show(_verdict(todo, bool(rows["checked"].any())))
         if flags:
             terminal.print_flags(flags)

@@ -120,21 +120,24 @@ def _print(
     from medseg_attack.stats.alarms import alarm_table, two_sided_rate, verdict
 
     patients = per_patient(scores, fitted)
-    tables.append(patients.assign(detector=name))
+    tables.append(patients.assign(detector=name, model=todo.model_label))
     table = alarm_table(patients, len(fitted.calibration))
     known = "" if is_adaptive(table) else f" ({NON_ADAPTIVE})"
     if not json:
         n = len(fitted.calibration)
         title = f"{name}{known} of {todo.model_label} on {todo.data.name}"
-        terminal.print_sheet(detector_sheet(table, title=title, n_calibration=n))
+        terminal.print_sheet(detector_sheet(table, title=title, n_calibration=n, partial=todo.is_partial))
         if has_goals(table):
-            terminal.print_sheet(goal_sheet(table, title=f"{name} by goal", n_calibration=n))
-        terminal.show(f"{name}: {verdict(table, len(fitted.calibration))}")
+            terminal.print_sheet(goal_sheet(table, title=f"{title}, by goal", n_calibration=n))
+        terminal.show(f"{name} of {todo.model_label}: {verdict(table, len(fitted.calibration))}")
     return {
+        "model": todo.model_label,
+        "data": todo.data.name,
         "detector": name,
         "adaptive": is_adaptive(table),
         "verdict": verdict(table, len(fitted.calibration)),
         "calibration_patients": len(fitted.calibration),
+        "partial": todo.is_partial,
         "two_sided_rate": two_sided_rate(len(fitted.calibration)),
         "rows": table.to_dict("records"),
     }
@@ -149,8 +152,7 @@ def _save(todo: "Detection", name: str, fitted: "Calibrated", folder: Path, tabl
 
     file = folder / f"{safe(name)[:60]}-{todo.model_ref.weights_hash[:6]}.safetensors"
     fingerprint = save_detector(file, fitted, todo.facts)
-    about = {"model": todo.model_label, "data": todo.data.name}
-    write_json(file.with_name(file.stem + DETECTION_ENDING), plain(about | table))
+    write_json(file.with_name(file.stem + DETECTION_ENDING), plain(table))
     terminal.say(f"wrote {file} ({fingerprint[:12]})")
     return file
 
@@ -160,7 +162,7 @@ def _write_csv(tables: "list[pd.DataFrame]", csv: Path) -> None:
 
     from medseg_attack.report.sheet import write_csv
 
-    columns = ["run", "group", "case", "detector", "kind", "attack", "loss", "goal", "eps", "score", "p"]
+    columns = ["run", "group", "case", "detector", "model", "kind", "attack", "loss", "goal", "eps", "score", "p"]
     columns += ["p_two_sided", "dice_clean", "dice"]
     write_csv(pd.concat(tables, ignore_index=True)[columns], csv)
     terminal.say(f"wrote {csv}")

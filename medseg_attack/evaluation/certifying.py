@@ -47,6 +47,7 @@ class Certification:
 
     Attributes:
         radii: of the change, as the certificate measures it.
+        partial: whether these cases are part of the split's (`--limit`).
         checked: number of scans that an attack within each radius tries to refute, from the first one.
         out: folder of the rows.
     """
@@ -59,6 +60,7 @@ class Certification:
     checked: int
     seed: int
     out: Path
+    partial: bool = False
 
     @property
     def scans(self) -> list[tuple[CaseRef, ...]]:
@@ -149,7 +151,8 @@ def certify(
                 folder.withdraw(MAPS)  # nothing was computed: leave nothing behind
             raise
         if all(folder.has(number) for number in range(len(todo.scans))):
-            facts = {"model": todo.model_ref.label, "data": todo.data.name, "unit": todo.unit, "device": str(device)}
+            facts: dict[str, Any] = {"model": todo.model_ref.label, "data": todo.data.name, "unit": todo.unit}
+            facts |= {"device": str(device), "partial": todo.partial}
             facts |= {"prompt": todo.model_ref.prompt} if todo.model_ref.prompt else {}
             flags = [flag.record() for flag in check_soundness(folder.rows())]
             source = {"versions": versions(), "provenance": provenance()}

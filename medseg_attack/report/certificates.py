@@ -9,7 +9,7 @@ from medseg_attack.errors import plural
 from medseg_attack.escaping import figure as figure_text
 from medseg_attack.report.colours import organ_colours
 from medseg_attack.report.figures import empty_figure, save
-from medseg_attack.report.sheet import Sheet, between, number, percent
+from medseg_attack.report.sheet import PARTIAL, Sheet, between, number, percent
 from medseg_attack.stats.patients import interval, mean_score, warning
 
 if TYPE_CHECKING:
@@ -45,12 +45,15 @@ def certificate_summary(rows: pd.DataFrame, quantity: str) -> pd.DataFrame:
     return pd.DataFrame(result)
 
 
-def certificate_sheet(rows: pd.DataFrame, certificate: "Certificate", *, title: str, unit: str, prompt: str) -> Sheet:
+def certificate_sheet(
+    rows: pd.DataFrame, certificate: "Certificate", *, title: str, unit: str, prompt: str, partial: bool
+) -> Sheet:
     """The table of what is certified at each radius, per class.
 
     Args:
         unit: of the window's intensities, such as "HU"; "" where it is not known.
         prompt: how a promptable model's prompts are drawn from the truth, in words; "" of any other.
+        partial: whether part of the cases is certified.
     """
     quantity = certificate.quantity
     table = certificate_summary(rows, quantity)
@@ -80,11 +83,12 @@ def certificate_sheet(rows: pd.DataFrame, certificate: "Certificate", *, title: 
     patients, scans = rows["group"].nunique(), rows["volume"].nunique()
     rms = "; rms: its root mean square per pixel" if is_norm else ""
     policy = f"All of it is of the model given a {prompt}, which no change of the scan moves. " if prompt else ""
+    doubt = f"{PARTIAL} " if partial else ""
     return Sheet(
         title,
         columns,
         lines,
-        f"{BOUNDS[quantity]} per {SCORED[quantity]}, certified within each radius: {certificate.measure}{rms}. "
+        f"{doubt}{BOUNDS[quantity]} per {SCORED[quantity]}, certified within each radius: {certificate.measure}{rms}. "
         f"{plural(scans, SCORED[quantity])} of {plural(patients, 'patient')}. {certificate.promise} {policy}"
         f"{warning(patients)}".strip(),
         left=1,

@@ -7,7 +7,7 @@ import pandas as pd
 
 from medseg_attack.errors import InputError, plural
 from medseg_attack.metrics.empty import EMPTY_RULES, Empty
-from medseg_attack.report.sheet import PARTIAL, Sheet, between, from_to_signed, number, signed
+from medseg_attack.report.sheet import PARTIAL, Sheet, between, each_caption_once, from_to_signed, number, signed
 from medseg_attack.runs.reading import read_runs, with_distinct_models
 from medseg_attack.runs.stored_files import STUDY_FILE, TRIAL_FILE, StoredTrial
 from medseg_attack.stats.defences import NATIVE_ONLY, PARTS, worths
@@ -81,11 +81,15 @@ def trial_table(folder: Path, rows: pd.DataFrame, *, unit: Unit, empty: Empty) -
 
 
 def trial_sheets(table: pd.DataFrame, *, unit: Unit, empty: Empty) -> Iterator[Sheet]:
-    """One table per organ, the mean over organs first; several where there are many models.
+    """One table per organ, the mean over organs first; several where there are many models. Their caption stands once.
 
     Args:
         table: of `stats.defences.worths`.
     """
+    yield from each_caption_once(_organ_sheets(table, unit, empty))
+
+
+def _organ_sheets(table: pd.DataFrame, unit: Unit, empty: Empty) -> Iterator[Sheet]:
     for organ, of_organ in table.groupby("organ", sort=False):
         twin, defended = of_organ[of_organ["is_twin"]], of_organ[~of_organ["is_twin"]]
         for start in range(0, len(defended), MOST_MODELS):

@@ -5,15 +5,19 @@ from typing import Any
 import pandas as pd
 
 from medseg_attack.errors import plural
-from medseg_attack.report.sheet import Sheet, between, number, percent
+from medseg_attack.report.sheet import PARTIAL, Sheet, between, number, percent
 from medseg_attack.stats.alarms import main_rate, rates, two_sided_rate
 from medseg_attack.stats.patients import warning
 
 ADAPTIVE, NON_ADAPTIVE = "", "non_adaptive"
 
 
-def detector_sheet(table: pd.DataFrame, *, title: str, n_calibration: int) -> Sheet:
-    """The table of `stats.alarms.alarm_table`."""
+def detector_sheet(table: pd.DataFrame, *, title: str, n_calibration: int, partial: bool = False) -> Sheet:
+    """The table of `stats.alarms.alarm_table`.
+
+    Args:
+        partial: whether a run that the detector is scored on is of part of the cases.
+    """
     shown = rates(n_calibration)
     main = main_rate(n_calibration)
     climbed = table["loss"] if "loss" in table else pd.Series("", table.index)  # a table of an earlier version has none
@@ -50,7 +54,8 @@ def detector_sheet(table: pd.DataFrame, *, title: str, n_calibration: int) -> Sh
                 number(row["risk"], 2) if is_attack else "",
             ]
         )
-    return Sheet(title, heads, rows, _caption(table, n_calibration, main), left=2 + with_loss, rules=frozenset(rules))
+    caption = " ".join([*([PARTIAL] if partial else []), _caption(table, n_calibration, main)])
+    return Sheet(title, heads, rows, caption, left=2 + with_loss, rules=frozenset(rules))
 
 
 def _climbed(row: "pd.Series[Any]") -> str:

@@ -3,8 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +42,14 @@ class Sheet:
     rules: frozenset[int] = field(default_factory=frozenset)
     flags: Sequence[str] = ()
     organs: Sequence[str] = ()
+
+
+def each_caption_once(sheets: Iterable[Sheet]) -> Iterator[Sheet]:
+    """Tables that are read one below the other, each caption below the first one that has it."""
+    captions: set[str] = set()
+    for sheet in sheets:
+        yield replace(sheet, caption="") if sheet.caption in captions else sheet
+        captions.add(sheet.caption)
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -131,17 +131,19 @@ class StoredDetection(Form):
     adaptive: bool
     verdict: str
     calibration_patients: int = Field(ge=1, le=MOST)
+    partial: bool = False  # older ones lack it
     two_sided_rate: Share | None = None  # of false alarms, that `alarms_two_sided` belongs to; older ones lack it
     rows: list[DetectionRow] = Field(min_length=1)
 
 
 class StoredCertificate(Computed):
-    """The header of finished certificates, `run.json`; older ones lack the unit of the scans' intensities."""
+    """The header of finished certificates, `run.json`; older ones lack some fields."""
 
     model: str
     data: str
     unit: str = ""
     prompt: str = ""
+    partial: bool = False
     flags: list[FlagRecord] = Field(default_factory=list)
 
 

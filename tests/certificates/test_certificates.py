@@ -302,6 +302,7 @@ class TestCommand:
         written = ("--csv", tmp_path / "bounds.csv", "--plot", tmp_path / "bounds.png", "--out", tmp_path / "out")
         result = medattack(*self.words(home, *self.certificate(name), *written))
         assert "Certified is" in " ".join(result.stdout.split())
+        assert "PARTIAL: --limit left cases out." in " ".join(result.stdout.split())
         assert "An attack within each radius was run against the bounds of 1 scan." in result.stdout
         assert max(map(len, result.stdout.splitlines())) <= 100
         assert (tmp_path / "bounds.png").stat().st_size > 1000
@@ -319,6 +320,8 @@ class TestCommand:
         ((heads, *lines),) = tables(text)
         names = (*heads[2:-2], "mean")
         assert len(names) == 4
+        assert "PARTIAL: --limit left cases out." in text
+        assert (content["data"], content["partial"]) == ("phantom", True)
         (row,) = content["radii"]
         for line, column in zip(lines, ("clean", "value", "low"), strict=True):
             assert line[2 : 2 + len(names)] == [number(row[f"{name}_{column}"]) for name in names]

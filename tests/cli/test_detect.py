@@ -27,6 +27,7 @@ from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import read_header
 
 PHANTOM = "phantom(patients=16, slices=2, side=32)"
+MODEL = "unet_small(channels=(4, 8))"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,7 @@ def content(home: Path) -> Any:
 def test_each_attack_stands_beside_clean_images_noise_and_one_that_knows_the_detector(content: Any) -> None:
     (detector,) = content["detectors"]
     assert detector["adaptive"]
+    assert (detector["model"], detector["data"], detector["partial"]) == (MODEL, "phantom", False)
     kinds = [(row["kind"], row["attack"]) for row in detector["rows"]]
     assert kinds == [
         ("clean", "clean"),
@@ -107,7 +109,7 @@ def test_scores_of_every_patient_are_written(content: Any, home: Path) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * len(content["detectors"][0]["rows"])
     assert all(0 < float(row["p"]) <= 1 for row in rows)
-    assert {row["detector"] for row in rows} == {"feature_squeezing"}
+    assert {(row["detector"], row["model"]) for row in rows} == {("feature_squeezing", MODEL)}
 
 
 def test_an_attack_that_knows_the_detector_raises_no_alarm_on_those_who_had_none(content: Any, home: Path) -> None:
@@ -140,7 +142,9 @@ def test_stored_images_and_images_that_are_made_again_have_the_scores_of_the_run
 def test_the_table_fits_and_says_what_is_not_promised(home: Path) -> None:
     result = medattack("detect", home / "runs/a", "--home", home, "--non-adaptive")
     plain = " ".join(result.stdout.split())
-    assert "entropy (non_adaptive) of" in plain
+    assert f"entropy (non_adaptive) of {MODEL} on phantom" in plain
+    assert f"entropy of {MODEL}: " in plain
+    assert "PARTIAL" not in plain
     assert "With fewer than 19 of them 5 % cannot be promised: the least is 14 %." in plain
     assert "non_adaptive: no attack of the table knows the detector." in plain
     assert max(map(len, result.stdout.splitlines())) <= 100
@@ -157,7 +161,7 @@ def test_attacks_that_differ_in_what_they_want_are_told_apart_and_summed_up_by_g
     assert known == [(kind, *pair) for kind in ("attack", "adaptive") for pair in each]
     assert {row["attack"] for row in detector["rows"][5:]} == {"orthogonal(pgd(steps=2), share=0.3)"}
     plain = " ".join(medattack(*words).stdout.split())
-    assert "entropy by goal" in plain
+    assert f"entropy of {MODEL} on phantom, by goal" in plain
     page = section(page_of(tmp_path, home / "goals", home / "detectors"), "detectors")
     assert "<summary>By goal</summary>" in page
     rows = [" ".join(row[:2]) for table in tables(page) for row in table]
@@ -232,6 +236,15 @@ def test_a_part_of_a_patient_is_no_patient(home: Path) -> None:
     medattack(*attack, "--attack", "fgsm", "--limit", "1", "--out", home / "part")
     result = medattack("detect", home / "part", "--home", home, code=2)
     assert "expected runs of all slices of a patient in" in " ".join(result.stderr.split())
+
+
+def test_the_table_of_runs_of_some_of_the_cases_says_so(home: Path) -> None:
+    attack = ("attack", "--data", home / "data/p", "--model", home / "models/m", "--no-checks", "--home", home)
+    medattack(*attack, "--attack", "fgsm", "--limit", "0.95", "--no-control", "--out", home / "most")
+    words = ("detect", home / "most", "--home", home, "--non-adaptive", "--out", home / "partial")
+    assert "PARTIAL: --limit left cases out." in " ".join(medattack(*words).stdout.split())
+    (detector,) = json.loads(medattack(*words, "--json").stdout)["detectors"]
+    assert detector["partial"]
 
 
 def test_runs_of_two_models_are_refused(home: Path) -> None:

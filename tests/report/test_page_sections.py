@@ -31,6 +31,14 @@ def test_the_page_leads_to_what_there_is_and_has_no_empty_section(tmp_path: Path
     assert "Organ by organ" in section(page, "defences")
 
 
+@pytest.mark.parametrize("partial", [True, False])
+def test_the_table_of_a_detector_of_some_of_the_cases_says_so(tmp_path: Path, partial: bool) -> None:
+    write_run(tmp_path / "runs", dice_of(0, 2))
+    write_detection(tmp_path / "detectors", partial=partial)
+    page = page_of(tmp_path / "page", tmp_path / "runs", tmp_path / "detectors")
+    assert ("PARTIAL: --limit left cases out." in section(page, "detectors")) == partial
+
+
 def test_a_trial_without_its_facts_is_named_and_has_no_section(tmp_path: Path) -> None:
     trial = write_trial(tmp_path / "trial", "voted", "unet", patients=2)
     for part in ("native", "queries"):

@@ -108,7 +108,16 @@ def test_every_organ_has_a_table_within_100_columns() -> None:
 def test_tables_of_runs_of_some_of_the_cases_say_so(partial: bool) -> None:
     of_runs = rows(levels(0.7, 0.6)).assign(partial=partial)
     sheets = list(trial_sheets(worths(of_runs, TWIN, {}, unit="volume", empty="one"), unit="volume", empty="one"))
-    assert [PARTIAL in sheet.caption for sheet in sheets] == [partial] * 3
+    assert [PARTIAL in sheet.caption for sheet in sheets] == [partial, False, False]
+
+
+def test_what_holds_for_every_organ_is_said_once_and_of_other_patients_again() -> None:
+    table = worths(rows(levels(0.7, 0.6)), TWIN, {}, unit="volume", empty="one")
+    fewer = table.assign(patients=table["patients"].where(table["organ"] != "b", 2))
+    for numbers, are_said in ((table, [True, False, False]), (fewer, [True, False, True])):
+        sheets = list(trial_sheets(numbers, unit="volume", empty="one"))
+        assert ["paired by patient" in sheet.caption for sheet in sheets] == are_said
+    assert "over 2 patients" in sheets[-1].caption
 
 
 def test_every_organ_has_its_own_numbers_and_the_worst_noise_counts() -> None:

@@ -173,6 +173,11 @@ class Detection:
         """The number of calibration patients."""
         return len({ref.group for ref in self.refs("val")})
 
+    @cached_property
+    def is_partial(self) -> bool:
+        """Whether a run is of part of the cases (`--limit`)."""
+        return any(read_header(run).get("partial") for run in self.runs)
+
     def require_rate(self, rate: float) -> None:
         """Refuses a rate of false alarms that the calibration patients cannot promise."""
         require_rate(rate, self.patients, str(self.data.root))

@@ -130,8 +130,8 @@ def _detector(file: Path) -> Result:
         )
     table = pd.DataFrame([{name: _number(value) for name, value in row.items()} for row in rows])
     title = f"{content.detector} of {content.model} on {content.data}"
-    sheet = detector_sheet(table, title=title, n_calibration=n)
-    goals = [goal_sheet(table, title=f"{content.detector} by goal", n_calibration=n)] if has_goals(table) else []
+    sheet = detector_sheet(table, title=title, n_calibration=n, partial=content.partial)
+    goals = [goal_sheet(table, title=f"{title}, by goal", n_calibration=n)] if has_goals(table) else []
     points = list(_alarms(table, main_rate(n)))
     return Result([content.model], sheet, [content.verdict], "alarms", points, goals, "By goal")
 
@@ -179,7 +179,7 @@ def _certificate(folder: Path) -> Result:
         ) from error
     rows = stored.rows()
     title = f"{registry.spec(certificate)} of {header['model']} on {header['data']}"
-    about = {"unit": header.get("unit", ""), "prompt": header.get("prompt", "")}
+    about: Any = {name: header.get(name, "") for name in ("unit", "prompt")} | {"partial": header.get("partial", False)}
     sheet = certificate_sheet(rows, certificate, title=title, **about)
     n = rows.loc[rows["checked"], "volume"].nunique()
     checked = f"An attack within each radius was run against the bounds of {plural(n, 'scan')}"
