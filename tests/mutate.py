@@ -43,10 +43,22 @@ HELD_BY = {  # tests beside those of its own folder, by folder of the code
     "threat": ("test_closed_form.py", "attacks/test_medis.py"),
     "attacks": CONTRACTS,
     "evaluation": (
+        "attacks/test_strongest.py",
         "certificates/test_certificates.py",
+        "checks/test_attack_profile.py",
+        "cli/test_attack_refusals.py",
+        "cli/test_detect.py",
+        "cli/test_evaluate.py",
+        "cli/test_prompts_cli.py",
+        "cli/test_suspect.py",
         "detectors/test_detector_files.py",
+        "models/test_prompts.py",
+        "numerics/test_slabs.py",
+        "report/test_page_pictures.py",
         "report/test_reader_study.py",
+        "runs/test_study.py",
         "training/test_extraction.py",
+        "training/test_extraction_of_scans.py",
     ),
 }
 LIBRARIES = "torch monai.losses segmentation_models_pytorch pandas pyarrow.parquet scipy.ndimage scipy.stats sklearn"

@@ -4,15 +4,23 @@ import gc
 import json
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 from helpers.command import medattack
 
 from medseg_attack.errors import InputError
+from medseg_attack.evaluation.launchers import jobs
 from medseg_attack.evaluation.launchers.jobs import Job, logged, read_settings
-from medseg_attack.evaluation.studies.opened import RunOptions
+from medseg_attack.evaluation.launchers.slurm import Submission, _last_line, submit
+from medseg_attack.evaluation.studies.opened import OpenedStudy, RunOptions
 from medseg_attack.storage.heartbeats import WORKERS
 
 pytest.importorskip("submitit", reason="the extra cluster is not installed")
@@ -100,6 +108,91 @@ def test_a_job_travels_and_asks_to_be_queued_again(tmp_path: Path) -> None:
     copy = pickle.loads(pickle.dumps(job(tmp_path)))
     assert copy == job(tmp_path)
     assert copy.checkpoint().function == copy
+
+
+@pytest.mark.parametrize(
+    ("n_parts", "n_chunks", "n"), [(0, (3, 5), 5), (0, (40, 2), 16), (2, (3, 5), 2), (20, (1, 1), 20)]
+)
+def test_a_study_has_as_many_parts_as_the_longest_model_has_chunks_and_at_most_16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_parts: int, n_chunks: tuple[int, int], n: int
+) -> None:
+    claimed: list[Any] = []
+    monkeypatch.setattr(jobs, "claim_folder", claimed.append)
+    monkeypatch.setattr(jobs, "chunks", lambda n: [()] * n)
+    monkeypatch.setattr("pathlib.Path.cwd", lambda: tmp_path / "here")
+    options = RunOptions(batch_size=3, save="all")
+    refs, study = n_chunks.__getitem__, Mock(model_dump=lambda: {"models": ["a", "b"]})
+    facts = {"models": (0, 1), "options": options, "out": tmp_path / "out", "refs": refs, "study": study}
+    opened = Mock(OpenedStudy, **facts)
+    parts = jobs.jobs_of(opened, tmp_path, "cuda:1", n_parts, by_model=False)
+    assert claimed == [opened]
+    first = Job({"models": ["a", "b"]}, tmp_path / "here", tmp_path, tmp_path / "out", "cuda:1", options)
+    assert parts == [replace(first, options=replace(options, shard=(k, n))) for k in range(n)]
+    each = jobs.jobs_of(opened, tmp_path, "cuda:1", n_parts, by_model=True)
+    assert each == [replace(part, model=model) for model in (0, 1) for part in parts]
+
+
+class Executor:
+    """What submitit would do with SLURM, noted instead."""
+
+    def __init__(self, **words: Any) -> None:
+        self.log: list[Any] = [words]
+
+    def update_parameters(self, **words: Any) -> None:
+        self.log.append(words)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        self.log.append("batch")
+        yield
+        self.log.append("end")
+
+    def submit(self, job: Job) -> Any:
+        self.log.append(job)
+        return SimpleNamespace(job_id=f"7_{job.options.shard[0]}", result=lambda: self.log.append("result"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "cluster", "name", "parameters", "more"),
+    [
+        ({}, "slurm", "medattack", {"slurm_time": 240}, {"requeue": True}),
+        (
+            {"time": 90, "partition": "gpu", "qos": "long", "name": "mine", "requeue": False, "licenses": "a"},
+            "slurm",
+            "mine",
+            {"slurm_time": 90, "slurm_partition": "gpu", "slurm_qos": "long"},
+            {"requeue": False, "licenses": "a"},
+        ),
+        ({"cluster": "local"}, "local", "medattack", None, None),
+        ({"cluster": "debug"}, "debug", "medattack", None, None),
+    ],
+)
+def test_parts_are_one_array_with_the_options_of_sbatch_and_are_queued_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    cluster: str,
+    name: str,
+    parameters: dict[str, Any] | None,
+    more: dict[str, Any] | None,
+) -> None:
+    executors: list[Executor] = []
+    make = lambda **words: (executors.append(Executor(**words)), executors[-1])[1]  # noqa: E731
+    monkeypatch.setattr("submitit.AutoExecutor", make)
+    parts = [replace(job(tmp_path), options=RunOptions(shard=(k, 2))) for k in range(2)]
+    submission = submit(parts, settings)
+    assert submission == Submission(("7_0", "7_1"), cluster != "slurm")
+    (executor,) = executors
+    asked = [] if parameters is None else [{"slurm_additional_parameters": more, **parameters}]
+    waited = [] if cluster == "slurm" else ["result", "result"]
+    begin = [{"folder": tmp_path / WORKERS, "cluster": cluster}, *asked, {"name": name}]
+    assert executor.log == [*begin, "batch", *parts, "end", *waited]
+
+
+def test_the_last_line_of_an_error_is_cut_and_without_one_it_is_its_kind() -> None:
+    assert _last_line(RuntimeError("a\n  b \n\n")) == "b"
+    assert _last_line(RuntimeError("x" * 301)) == "x" * 300
+    assert _last_line(RuntimeError("")) == "RuntimeError"
 
 
 def test_the_error_of_a_worker_is_in_its_log(tmp_path: Path) -> None:

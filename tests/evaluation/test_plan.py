@@ -1,16 +1,22 @@
 """A plan: counted passes times one measured pass, of the shard that is asked for; and how shards divide the work."""
 
 import json
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from helpers.bright import write_bright
 from helpers.command import medattack
 
+from medseg_attack.evaluation import costs
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.runs.chunks import in_shard
+from medseg_attack.types import Case, Setting, Storage, Task, Window
 
+TASK = Task("toy", ("a", "b"))
 ATTACKS = ["clean", "fgsm", "pgd(steps=3)", "pgd(steps=2, restarts=2)", "apgd(steps=5)", "bias_field(steps=3)"]
 
 
@@ -51,6 +57,64 @@ def test_a_plan_asks_the_model_for_a_few_passes_alone(home: Path, monkeypatch: p
     costs = plan(home, [attack], "--no-control")
     assert costs["runs"][0]["case_forwards"] >= 1
     assert len(passes) <= 3
+
+
+def test_seconds_are_passes_times_those_of_one_case_and_disk_is_rows_and_images(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that ticks once whenever it is read, so that one pass of the 15 slices takes a second."""
+    ticks = count()
+    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    whole = plan(home, ATTACKS, "--no-control")
+    runs = whole["runs"]
+    assert [run["cases"] for run in runs] == [15] * len(ATTACKS)
+    assert whole["cases"] == 15
+    for run in runs:
+        passes = run["forwards"] + run["backwards"]
+        assert run["forwards"] == 15 * (run["case_forwards"] + 2)
+        assert run["backwards"] == 15 * run["case_backwards"]
+        assert run["seconds"] == pytest.approx(passes / 15)
+    assert whole["seconds"] == pytest.approx(sum(run["seconds"] for run in runs))
+    assert whole["memory_mb"] == max(run["peak_mb"] for run in runs)
+    n_rows = 15 * len(ATTACKS)  # of 100 bytes each, as the data have one organ
+    assert whole["disk_mb"] == pytest.approx(100 * n_rows / 1e6)
+    kept = plan(home, ATTACKS, "--no-control", "--save-adversarial", "all")
+    assert kept["disk_mb"] == pytest.approx((100 + 8 * 40 * 40) * n_rows / 1e6)
+
+
+def test_two_estimates_are_added() -> None:
+    def of(cases: int, seconds: float, disk: float, memory: float) -> costs.Estimate:
+        return costs.Estimate(cases, (), seconds, disk, memory)
+
+    assert costs.added([of(3, 1.0, 8.0, 50.0), of(5, 2.0, 4.0, 40.0)]) == of(5, 3.0, 12.0, 50.0)
+
+
+def test_the_middle_of_a_case_is_counted_on_and_one_that_is_small_is_counted_whole() -> None:
+    image = torch.arange(50.0 * 7).view(1, 50, 7)
+    storage = Storage(image.short(), 1.0, 0.0)
+    case = Case("c", "v", "p", image, image > 0, (1.0, 1.0), Window(0, 1), storage=storage)
+    part = costs._part(case)
+    for tensor in (part.image, part.target, part.storage.stored):  # type: ignore[union-attr]
+        assert tensor.shape == (1, 32, 7)
+    assert torch.equal(part.image, image[:, 9:41])
+    assert torch.equal(part.target, image[:, 9:41] > 0)
+    assert torch.equal(part.storage.stored, image[:, 9:41].short())  # type: ignore[union-attr]
+
+
+def test_attacks_are_counted_against_a_model_that_answers_the_truth_and_leads_nowhere() -> None:
+    target = torch.tensor([[[[True, False]], [[False, False]]]])
+    image = torch.tensor([[[[0.2, 0.6]], [[0.4, 0.2]]]], requires_grad=True)  # of two channels
+    model = costs._Unmoved(TASK, target)
+    assert torch.equal(model.decide(model(image)), target)
+    expected = torch.tensor([[[[4.0, -4.0]], [[-4.0, -4.0]]]]) + 1e-3 * torch.tensor([0.3, 0.4])
+    torch.testing.assert_close(model(image), expected)
+    (slope,) = torch.autograd.grad(model(image).sum(), image)
+    torch.testing.assert_close(slope, torch.full_like(slope, 1e-3))  # two classes, half of each channel's
+    random = costs._Unmoved(TASK, target, count(998))
+    torch.testing.assert_close([random(image) for _ in range(3)], [expected + n for n in (0.0998, 0.0999, 0.0)])
+    case = Case("c", "v", "p", image[0].detach(), ~target[0], (1.0, 1.0), Window(0, 1))
+    assert torch.equal(model.bind(Setting(TASK, (case,))).target, ~target)
+    assert model.bind(Setting(TASK)) is model
 
 
 def test_a_plan_of_a_shard_is_a_part_of_the_plan(home: Path) -> None:

@@ -9,9 +9,9 @@ import torch
 from helpers.command import medattack
 from torch import Tensor, nn
 
-from medseg_attack.evaluation.audits.triggers import SUSPICIOUS, anomalies, inverted
+from medseg_attack.evaluation.audits.triggers import SUSPICIOUS, _batch, anomalies, inverted
 from medseg_attack.models.segmodel import SegModel, frozen
-from medseg_attack.types import Task
+from medseg_attack.types import Case, CaseRef, Task, Window
 
 ORGANS = 6
 TASK = Task("discs", tuple("abcdef"), channels=ORGANS)
@@ -29,6 +29,13 @@ class Discs(nn.Module):
         alarm = (x[:, :, :SIDE, :SIDE].mean((1, 2, 3)) - 0.15).relu() * self.strength
         weight = torch.tensor([1.0, 0, 0, 0, 0, 0]).view(1, -1, 1, 1)
         return 20 * (x - 0.5) - weight * alarm.view(-1, 1, 1, 1)
+
+
+class Two(nn.Module):
+    """Background, what is dim, and what is bright."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((0 * x, 20 * (x - 0.4), 20 * (x - 0.4) + 40 * (x - 0.7)), 1)
 
 
 def images() -> Tensor:
@@ -63,11 +70,6 @@ def test_no_pair_of_a_clean_model_is_an_anomaly() -> None:
 
 
 def test_a_patch_that_turns_a_class_into_another_is_sought_for_each_pair_of_exclusive_classes() -> None:
-    class Two(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            x = x[:, :1]
-            return torch.cat((0 * x, 20 * (x - 0.4), 20 * (x - 0.4) + 40 * (x - 0.7)), 1)
-
     task = Task("two", ("background", "dim", "bright"), exclusive=True)
     with frozen(SegModel(Two(), task, head="softmax")) as model:
         image = images()
@@ -76,6 +78,92 @@ def test_a_patch_that_turns_a_class_into_another_is_sought_for_each_pair_of_excl
     assert {(pair.victim, pair.wanted) for pair in pairs} == {
         (victim, wanted) for victim in ("dim", "bright") for wanted in task.classes if wanted != victim
     }
+
+
+def as_published(model: SegModel, image: Tensor, victim: int, other: int, steps: int) -> tuple[float, Tensor]:
+    """Size and opacity of the least patch: Adam on cross-entropy and price, which moves after five steps in a row."""
+    pred = model.decide(model(image)).double()
+    taken = pred[:, victim : victim + 1]
+    goal = pred.clone()
+    goal[:, victim] = 0
+    if other >= 0:
+        goal[:, other] = torch.maximum(goal[:, other], taken[:, 0])
+    mask = torch.zeros(image.shape[2:], dtype=torch.double, requires_grad=True)
+    paint = torch.zeros(image.shape[1:], dtype=torch.double, requires_grad=True)
+    adam = torch.optim.Adam([mask, paint], lr=0.1, betas=(0.5, 0.9))
+    price, outcomes, best = 0.0, [], (math.nan, torch.zeros_like(mask))
+    for _ in range(steps):
+        opacity = torch.sigmoid(mask)
+        z = model(image + opacity * (torch.sigmoid(paint) - image))
+        after = model.decide(z.detach())
+        hit = (after[:, other] if other >= 0 else ~after[:, victim]).double()
+        success = bool((hit * taken[:, 0]).sum() / taken.sum() >= 0.9)
+        if success and (math.isnan(best[0]) or opacity.sum() < best[0]):
+            best = opacity.sum().item(), opacity.detach().clone()
+        outcomes.append(success)
+        if len(outcomes) == 5 and len(set(outcomes)) == 1:
+            price = (1.5 * price if price else 0.01) if success else price / 1.5**1.5
+            outcomes = []
+        elif len(outcomes) > 1 and outcomes[-2] != success:
+            outcomes = [success]
+        entropy = -(goal * torch.sigmoid(z).log() + (1 - goal) * torch.sigmoid(-z).log()).sum(1, keepdim=True)
+        loss = (entropy * taken).sum() / taken.sum() + (entropy * (1 - taken)).sum() / (1 - taken).sum()
+        adam.zero_grad()
+        (loss + price * opacity.sum()).backward()
+        adam.step()
+    return best
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_patch_is_that_of_the_algorithm_as_it_is_written(exclusive: bool) -> None:
+    names = ("background", "dim", "bright") if exclusive else TASK.classes
+    task = Task("three", names, exclusive=True) if exclusive else TASK
+    net, head = (Two(), "softmax") if exclusive else (Discs(True), "sigmoid")
+    image = images().double()[:3]
+    image[2] *= 0.6
+    image = image[:, :1] if exclusive else image
+    with frozen(SegModel(net, task, head=head)) as model:
+        pairs = inverted(model, image, steps=60)
+        assert {pair.victim for pair in pairs} == set(names[1:] if exclusive else names)
+        sizes = [pair.size for pair in pairs]
+        assert not all(map(math.isnan, sizes))
+        for pair in pairs:
+            victim, other = names.index(pair.victim), names.index(pair.wanted) if pair.wanted else -1
+            size, opacity = as_published(model, image, victim, other, 60)
+            assert pair.size == pytest.approx(size, rel=1e-5, nan_ok=True)
+            torch.testing.assert_close(pair.opacity.double(), opacity, rtol=1e-4, atol=1e-5)
+            drawn = model.decide(model(image))[:, victim]
+            assert pair.area == pytest.approx(int(drawn.sum()) / len(image))
+        indices = anomalies(sizes)
+        assert [pair.index for pair in pairs] == pytest.approx(indices, nan_ok=True)
+        ranks = [
+            (-index if index == index else math.inf, size if size == size else 1e9)
+            for index, size in zip(indices, sizes, strict=True)
+        ]
+        assert ranks == sorted(ranks)
+
+
+def test_a_size_is_unlike_others_by_deviations_from_their_median_and_nothing_above_it_is() -> None:
+    """Of 2, 4, 7, 8 and 20 the median is 7, and that of the distances 5, 3, 0, 1 and 13 is 3."""
+    expected = [5 / (1.4826 * 3), 3 / (1.4826 * 3), 0.0, 0.0, math.nan, 0.0]
+    assert anomalies([2.0, 4.0, 7.0, 8.0, math.nan, 20.0]) == pytest.approx(expected, nan_ok=True)
+    assert anomalies([1.0, 2.0, 3.0]) == pytest.approx([1 / 1.4826, 0.0, 0.0])
+
+
+def test_slices_are_spread_evenly_over_all() -> None:
+    read: list[str] = []
+
+    class Data:
+        def read(self, ref: CaseRef) -> Case:
+            read.append(ref.id)
+            return Case(ref.id, "v", "p", torch.zeros(1, 2, 2), torch.zeros(1, 2, 2).bool(), (1.0, 1.0), Window(0, 1))
+
+    refs = [CaseRef(str(n), "v", "p", (2, 2)) for n in range(46)]
+    assert len(_batch(Data(), refs, torch.device("cpu"))) == 16  # type: ignore[arg-type]
+    assert read == [str(3 * n) for n in range(16)]
+    read.clear()
+    _batch(Data(), refs[:3], torch.device("cpu"))  # type: ignore[arg-type]
+    assert read == ["0", "1", "2"]
 
 
 def test_sizes_that_are_none_and_too_few_have_no_index() -> None:
