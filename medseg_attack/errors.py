@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, SupportsInt
 
 MOST = 20  # names that a sentence can hold
+DRAWS = "[0, 4294967295]"  # numbers of draws: what seeds the generators of every library
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the system's numbers for a full disk or quota
 
 
@@ -44,11 +45,19 @@ def require(instance: object, /, **bounds: float | str | tuple[str, ...]) -> Non
             if value not in bound:
                 raise InputError(f"expected {field} to be one of {', '.join(bound)}, got {value!r}; write one of them")
         elif isinstance(bound, str):
-            if not _is_within(value, bound):
-                usual = getattr(type(instance), field)
-                raise InputError(f"expected {field} in {bound}, got {value}; write such as {field}={usual:.4g}")
+            require_within(field, value, bound, getattr(type(instance), field))
         elif value < bound:
             raise InputError(f"expected {field} >= {bound}, got {value}; write {field}={bound} or more")
+
+
+def require_within(field: str, value: float, interval: str, usual: float) -> None:
+    """Refuses a number that does not lie in an interval.
+
+    Raises:
+        InputError: it does not; the sentence proposes the usual one.
+    """
+    if not _is_within(value, interval):
+        raise InputError(f"expected {field} in {interval}, got {value}; write such as {field}={usual:.4g}")
 
 
 def _is_within(value: float, interval: str) -> bool:

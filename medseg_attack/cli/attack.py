@@ -116,7 +116,10 @@ def attack(
     json: options.Json = False,
     device: options.Device = "auto",
     seed: Annotated[
-        int | None, typer.Option(min=0, envvar="MEDATTACK_SEED", help="Seed of every random choice.", show_default="0")
+        int | None,
+        typer.Option(
+            min=0, max=4294967295, envvar="MEDATTACK_SEED", help="Seed of every random choice.", show_default="0"
+        ),
     ] = None,
     home: options.Home = None,
     trust: options.Trust = False,

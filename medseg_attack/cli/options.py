@@ -93,7 +93,9 @@ Trust = Annotated[
 Device = Annotated[
     str, typer.Option("--device", envvar="MEDATTACK_DEVICE", help="Device to run on: auto, cpu, cuda, cuda:1 or mps.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, envvar="MEDATTACK_SEED", help="Seed of every random choice.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=4294967295, envvar="MEDATTACK_SEED", help="Seed of every random choice.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
 Tracker = Annotated[
     Literal["mlflow", "tensorboard", "wandb"] | None,

@@ -41,11 +41,14 @@ def assd_mm(pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]]) -
     return _guarded(distance, pred, target, spacing_mm, _diagonal_mm(pred, spacing_mm))
 
 
-@register("nsd", kind="metric")
+@register("nsd", kind="metric", bounds={"tolerance_mm": "[0, inf)"})
 def nsd(
     pred: Mask, target: Mask, spacing_mm: Sequence[tuple[float, ...]], *, tolerance_mm: float = 2.0
 ) -> Float[Tensor, "b k"]:
     """Normalised surface Dice: the share of both surfaces that lies within `tolerance_mm` of the other, in [0, 1].
+
+    Args:
+        tolerance_mm: distance in mm, 0 or more.
 
     Raises:
         InputError: the tolerance is not a length.

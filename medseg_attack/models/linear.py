@@ -32,7 +32,7 @@ class _Oracle(nn.Module):
         return torch.cat((torch.zeros_like(z), z, never), 1)
 
 
-@register("oracle", kind="model", trained=True)
+@register("oracle", kind="model", trained=True, bounds={"scale": "(0, inf)"})
 def oracle(task: Task, *, scale: float = 10.0) -> SegModel:
     """A pixel has every class if it is at least 1/2, so that a Linf attack flips where |x - 1/2| < eps.
 
@@ -42,7 +42,7 @@ def oracle(task: Task, *, scale: float = 10.0) -> SegModel:
     return SegModel(_Oracle(task, scale, blur=False), task)
 
 
-@register("blurred_oracle", kind="model", trained=True)
+@register("blurred_oracle", kind="model", trained=True, bounds={"scale": "(0, inf)"})
 def blurred_oracle(task: Task, *, scale: float = 10.0) -> SegModel:
     """The oracle behind a 3 x 3 box filter: the gradient of an attack must be the filter's adjoint.
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medseg_attack.errors import InputError, nearest
+from medseg_attack.errors import InputError, nearest, require_within
 from medseg_attack.registry.grammar import Items, Node, Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -99,6 +99,7 @@ class Entry:
             without those of a fit and of a detector that it knows; that a defence takes, for a training step or for
             an image; or that a detector takes for an image.
         attacked_with: spec of the attack that a defence is measured with, which knows it.
+        bounds: the interval of each number among the options of a function, which is not called when it is built.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Entry:
     unweighted: Callable[..., Any] | None = None
     cost: str = ""
     attacked_with: str = ""
+    bounds: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def fields(self) -> Mapping[str, inspect.Parameter]:
@@ -201,6 +203,8 @@ class Entry:
         Raises:
             InputError: an argument is missing, or its value is refused.
         """
+        for name in self.bounds.keys() & arguments:
+            require_within(name, arguments[name], self.bounds[name], self.default(name))
         if self._is_value or self.kind == "model":  # a model is built for a task, which its spec does not name
             return Bound(self.make, tuple(arguments.items())) if arguments else self.make
         missing = [n for n, p in self.fields.items() if p.default is p.empty and n not in arguments]
@@ -227,7 +231,7 @@ def register(name: str, *, kind: str, **facts: Any) -> Callable[[F], F]:
             attack,
             `trained`, `wraps`, `gathers` and `code` of a model, `softmax`, `exclusive` and `unweighted` of an
             objective, `cost` and `attacked_with` of a defence, `paper` of a certificate, `paper` and `cost` of a
-            detector.
+            detector, `bounds` of a function.
     """
 
     def add(make: F) -> F:

@@ -6,6 +6,7 @@ from helpers.oracle_scene import ORGAN, images, oracle, truth
 from torch import Tensor, nn
 
 from medseg_attack import registry
+from medseg_attack.attacks.learning import Learning
 from medseg_attack.attacks.universal.gd_uap import GdUap
 from medseg_attack.attacks.universal.volume import SoftVolume, UniversalVolume
 from medseg_attack.errors import InputError
@@ -13,7 +14,7 @@ from medseg_attack.models.segmodel import SegModel, frozen
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.binding import bind
 from medseg_attack.threat.goals.dissolved import Dissolve
-from medseg_attack.types import Batch, Case, Setting, Task, Window
+from medseg_attack.types import Batch, Case, Fittable, Setting, Task, Window
 
 TWO = Task("two", ("organ", "other"))
 
@@ -142,6 +143,19 @@ def test_the_dynamic_target_hides_an_organ_in_images_it_has_not_met() -> None:
 def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         registry.build(text, "attack")
+
+
+LEARNING = [name for name in registry.names("attack") if isinstance(registry.build(name, "attack"), Learning)]
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_an_attack_that_learned_nothing_says_so_by_its_name(name: str) -> None:
+    attack = registry.build(name, "attack")
+    assert isinstance(attack, Fittable)
+    sentence = f"^{registry.spec_of(attack).name} has to be fitted first, got one that learned nothing; run it through"
+    with pytest.raises(InputError, match=sentence):
+        attack(oracle(ORGAN), images(), images() > 0.5, [1, 2, 3])
+    assert len(LEARNING) >= 6
 
 
 @pytest.mark.parametrize("name", ["universal_volume", "gd_uap"])

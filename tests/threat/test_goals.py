@@ -80,6 +80,7 @@ class TestGoals:
         self.wants(Shift(dx_mm=4, dy_mm=1), task, ["ab...", ".b..a"], [".....", "..ab."], spacing_mm=(1.0, 2.0))
         self.wants(Shift(dx_mm=-2, dy_mm=0), task, ["ab.a", "b..."], ["b.a.", "...."], spacing_mm=(1.0, 2.0))
         self.wants(Shift(dx_mm=40, dy_mm=0), task, ["ab.a", "b..."], ["....", "...."])
+        self.wants(Shift(dx_mm=0, dy_mm=-1e308), task, ["ab.a", "b..."], ["....", "...."], spacing_mm=(0.5, 1.0))
 
     def test_grow_is_in_mm_and_takes_background_alone_of_an_exclusive_task(self, task: Task) -> None:
         self.wants(Grow(2.0), task, [".....", "..a..", "....."], ["..a..", "..a..", "..a.."], spacing_mm=(2.0, 3.0))

@@ -20,6 +20,7 @@ from medseg_attack.attacks.edits.content import (
     with_background,
 )
 from medseg_attack.attacks.edits.remove import Remove
+from medseg_attack.attacks.learning import Learning
 from medseg_attack.attacks.physical.ascent import require_ball
 from medseg_attack.attacks.universal.advgan import Generator, descend, patches
 from medseg_attack.errors import InputError, require
@@ -48,7 +49,7 @@ Shown = Float[Tensor, "n organs 32 32"]
     shown_by="inpaint(steps=4)",
 )
 @dataclass(frozen=True)
-class Inpaint(Bindable):
+class Inpaint(Learning, Bindable):
     """An organ painted in or out by a generator that was trained on other patients, in the spirit of CT-GAN.
 
     The middle of a box around the organ is hidden, and a small U-Net paints it from the surroundings and from the masks
@@ -85,9 +86,6 @@ class Inpaint(Bindable):
     def control(self) -> Attack:
         """An edit without content: the mirrored place of the image's own organ painted over."""
         return Remove(self.ball, self.organ, elsewhere=True)
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        raise InputError(f"{self.name} has to be fitted first, got no generator; run it through 'medattack attack'")
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
         """The weights of the generator that `train` returns."""

@@ -37,7 +37,7 @@ class DAA(Climbing):
 
     Attributes:
         particles: number of runs, 2 or more.
-        coupling: weight of the kernel term (c of the paper), without unit; 0 is PGD with as many restarts.
+        coupling: weight of the kernel term (c of the paper), without unit, 0 or more; 0 is PGD with as many restarts.
 
     Raises:
         InputError: a field is out of range.
@@ -49,7 +49,7 @@ class DAA(Climbing):
     coupling: float = 1.1
 
     def __post_init__(self) -> None:
-        require(self, steps=1, step_size=0, particles=2)
+        require(self, steps=1, step_size=0, particles=2, coupling=0)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         worst = judge(model, self.ball, image, image, target)

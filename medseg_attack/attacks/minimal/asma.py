@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from medseg_attack.attacks.minimal.priced import WIDEST
 from medseg_attack.attacks.minimal.search import MinimalAttack, Search
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.metrics.overlap import iou
 from medseg_attack.numerics.samples import TINY, gradient_of, widen
 from medseg_attack.registry import register
@@ -36,12 +36,12 @@ class Asma(MinimalAttack):
     an overlap is per case and over the classes that are there.
 
     Attributes:
-        step_size: root mean square of a step at full overlap, on top of `least`; in intensities of [0, 1].
-        least: root mean square of any step, in intensities of [0, 1].
+        step_size: root mean square of a step at full overlap, on top of `least`, 0 or more; in intensities of [0, 1].
+        least: root mean square of any step, 0 or more; in intensities of [0, 1].
         normalised: False multiplies raw gradients by both, as published; their scale is that of network and image.
 
     Raises:
-        InputError: it has no goal.
+        InputError: it has no goal, or a step below 0.
     """
 
     norms = ("l2",)
@@ -55,6 +55,7 @@ class Asma(MinimalAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self, step_size=0, least=0)
         if self.goal is None:
             raise InputError(
                 "expected a goal for asma, which can only go towards one, got none; give goal=erase('liver')"

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from medseg_attack.attacks.minimal.priced import WIDEST, Priced
 from medseg_attack.attacks.minimal.search import Search
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import gradient_of, widen
 from medseg_attack.registry import register
 from medseg_attack.types import Adversarial, Ball, PerSample
@@ -30,9 +31,12 @@ class CarliniWagner(Priced):
     Attributes:
         steps: of Adam for each price, from the image itself.
         searches: prices that are tried for each case, at least 1.
-        step_size: learning rate of Adam on intensities in [0, 1], absolute.
-        price: the first; the next is ten times that after a failure.
-        kappa: margin, in log-odds, that entries are pushed beyond the boundary.
+        step_size: learning rate of Adam on intensities in [0, 1], absolute, above 0.
+        price: the first, above 0; the next is ten times that after a failure.
+        kappa: margin, in log-odds, that entries are pushed beyond the boundary, 0 or more.
+
+    Raises:
+        InputError: a field is out of range.
     """
 
     ball: Ball = WIDEST
@@ -41,6 +45,10 @@ class CarliniWagner(Priced):
     step_size: float = 0.01
     price: float = 0.001
     kappa: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, step_size="(0, inf)", kappa=0)
 
     def descend(self, search: Search, price: PerSample) -> Adversarial:
         x, first, second = search.image, torch.zeros_like(search.image), torch.zeros_like(search.image)

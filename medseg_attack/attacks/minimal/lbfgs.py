@@ -38,7 +38,7 @@ class Lbfgs(Priced):
     Attributes:
         steps: evaluations of the model for each price.
         searches: prices that are tried for each case, at least 1.
-        price: the first; the next is ten times that after a failure.
+        price: the first, above 0; the next is ten times that after a failure.
     """
 
     ball: Ball = WIDEST

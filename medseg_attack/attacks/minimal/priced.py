@@ -25,7 +25,7 @@ class Priced(MinimalAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, searches=1)
+        require(self, searches=1, price="(0, inf)")
 
     @abstractmethod
     def descend(self, search: Search, price: PerSample) -> Adversarial:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from medseg_attack.attacks.minimal.alma_prox import prox_linf
 from medseg_attack.attacks.minimal.dag import WIDEST
 from medseg_attack.attacks.minimal.search import MinimalAttack, Search
+from medseg_attack.errors import require
 from medseg_attack.numerics.samples import TINY, gradient_of, length, widen
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import L2, Linf
@@ -35,8 +36,11 @@ class PrimalDual(MinimalAttack):
 
     Attributes:
         ball: linf (PDPGD) or l2 (PDGD).
-        step_size: learning rate of Adam on intensities in [0, 1], absolute; it falls to a hundredth.
-        dual_step_size: step of the logarithms of the weights; it falls to a tenth.
+        step_size: learning rate of Adam on intensities in [0, 1], absolute, above 0; it falls to a hundredth.
+        dual_step_size: step of the logarithms of the weights, above 0; it falls to a tenth.
+
+    Raises:
+        InputError: a step is not above 0.
     """
 
     norms = ("linf", "l2")
@@ -45,6 +49,10 @@ class PrimalDual(MinimalAttack):
     steps: int = 500
     step_size: float = 0.1
     dual_step_size: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, step_size="(0, inf)", dual_step_size="(0, inf)")
 
     def search(self, search: Search) -> Adversarial:
         image, in_linf = search.image, isinstance(search.ball, Linf)

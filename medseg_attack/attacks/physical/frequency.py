@@ -94,12 +94,12 @@ class Vafa(Parametrised):
         step_size: change of every number in a step, 0 or more; the table's range is 2 long, so that 0.1 is about one
             grey level of 20.
         least: smallest entry of the table, in grey levels, 0 or more; 1 in the paper.
-        ssim: weight of 1 - SSIM (windows of 3 pixels), taken off the objective ("+SSIM" in the paper).
+        ssim: weight of 1 - SSIM (windows of 3 pixels), 0 or more, taken off the objective ("+SSIM" in the paper).
         random_start: True begins at a table drawn at random, False at the least entries, as the paper does.
         steps: of signed ascent, 0 or more; 0 draws a table at random.
 
     Raises:
-        InputError: `least` is below 0.
+        InputError: `least` or `ssim` is below 0.
     """
 
     ball: Ball = Quantised()
@@ -111,7 +111,7 @@ class Vafa(Parametrised):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_ball(self.ball, Quantised, "the ball quantised for vafa", "quantised(20)")
-        require(self, least=0)
+        require(self, least=0, ssim=0)
 
     def start(self, image: Image, seeds: Sequence[int]) -> Numbers:
         numbers = random_numbers(image, math.prod(self._ball.sides(image.ndim - 2)), seeds)

@@ -95,9 +95,9 @@ class Patch(Climbing):
     Attributes:
         ball: `area`, which says how large the patch is.
         steps: of signed ascent on its pixels, 0 or more; 0 leaves a random patch, which is the control.
-        step_size: change of every pixel of the patch in a step, absolute, in intensities of [0, 1].
+        step_size: change of every pixel of the patch in a step, absolute, 0 or more, in intensities of [0, 1].
         samples: number of random placements in each step, 1 or more.
-        degrees: largest rotation to either side, in degrees.
+        degrees: largest rotation to either side, in degrees, 0 or more.
         scale: share by which a placement may be smaller than the ball allows along each axis, from 0 to below 1.
 
     Raises:
@@ -112,7 +112,7 @@ class Patch(Climbing):
     scale: float = 0.2
 
     def __post_init__(self) -> None:
-        require(self, steps=0, samples=1, scale=0)
+        require(self, steps=0, step_size=0, samples=1, degrees=0, scale=0)
         if self.scale >= 1:
             raise InputError(f"expected 0 <= scale < 1, got {self.scale}; write a smaller one, such as 0.2")
         require_ball(self.ball, Area, "the ball area for patch", "area(0.02)")

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge
+from medseg_attack.attacks.learning import Learning
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import blurred, stretched
 from medseg_attack.registry import register
@@ -33,7 +34,7 @@ RIM = 7  # width in pixels by which a predicted organ is dilated, and softened
     shown_by="advgan(steps=4)",
 )
 @dataclass(frozen=True)
-class AdvGan(Bindable, Climbing):
+class AdvGan(Learning, Bindable, Climbing):
     """A generator of perturbations, trained on other patients with a discriminator (AdvGAN; Xiao et al., IJCAI 2018).
 
     `x' = x + eps tanh(g(x)) m(x)` (arXiv 1801.02610, eq. 4): g is a small U-Net that climbs the objective and fools a
@@ -60,9 +61,6 @@ class AdvGan(Bindable, Climbing):
 
     def __post_init__(self) -> None:
         require(self, steps=1, rate="(0, inf)", realism=0)
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        raise InputError("advgan has to be fitted first, got no generator; run it through 'medattack attack'")
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
         """The weights of the generator; `seed` draws those at the start, and the order of the batches.

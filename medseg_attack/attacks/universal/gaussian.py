@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from medseg_attack.attacks.judging import judge
-from medseg_attack.errors import InputError
+from medseg_attack.errors import DRAWS, InputError, require
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.types import Adversarial, Ball, Image, Mask, Model
@@ -30,10 +30,10 @@ class GaussianUAP:
 
     Attributes:
         deviation: standard deviation of the pattern as a share of eps, above 0.
-        draw: seed of the pattern, an integer.
+        draw: seed of the pattern, from 0 to 4294967295.
 
     Raises:
-        InputError: `deviation` is not a finite number above 0.
+        InputError: a field is out of range.
     """
 
     ball: Ball = Linf()
@@ -43,6 +43,7 @@ class GaussianUAP:
     def __post_init__(self) -> None:
         if not 0 < self.deviation < math.inf:
             raise InputError(f"expected deviation above 0, got {self.deviation}; write a larger one")
+        require(self, draw=DRAWS)
 
     def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
         rng = torch.Generator().manual_seed(self.draw)

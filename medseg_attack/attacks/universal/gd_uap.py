@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medseg_attack.attacks.learning import Learning
 from medseg_attack.attacks.universal.uap import Universal, usual_grid
 from medseg_attack.errors import InputError, require
 from medseg_attack.models.hidden_maps import maps_of
@@ -13,7 +14,7 @@ from medseg_attack.numerics.samples import TINY
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial, Ball, Batch, Image, Mask, Model
+from medseg_attack.types import Ball, Batch, Model
 
 GREY = 0.5  # what the perturbation is added to, as no image is known
 
@@ -27,7 +28,7 @@ GREY = 0.5  # what the perturbation is added to, as no image is known
     shown_by="gd_uap(steps=4)",
 )
 @dataclass(frozen=True)
-class GdUap:
+class GdUap(Learning):
     """One perturbation for all images, learned without any: GD-UAP (Mopuri et al., TPAMI 2019, arXiv 1801.08092).
 
     Adam ascends the sum over hidden maps of the logarithm of each map's length, on the perturbation itself. The
@@ -49,9 +50,6 @@ class GdUap:
 
     def __post_init__(self) -> None:
         require(self, steps=1, step_size="(0, inf)")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        raise InputError("gd_uap has to be fitted first, got no perturbation; run it through 'medattack attack'")
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
         """The learned perturbation as `change` (1, c, *grid); `seed` draws its start, uniform in the ball.

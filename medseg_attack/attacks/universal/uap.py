@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medseg_attack.attacks.climbing import Climbing
 from medseg_attack.attacks.judging import judge
+from medseg_attack.attacks.learning import Learning
 from medseg_attack.errors import InputError, require
 from medseg_attack.numerics.fields import stretched
 from medseg_attack.registry import register
@@ -24,7 +25,7 @@ FITS = ("resize", "tile")
 
 @register("uap", kind="attack", cost="1 forward, 0 backward", threat="white box, on other patients", reaches="its ball")
 @dataclass(frozen=True)
-class UAP(Bindable, Climbing):
+class UAP(Learning, Bindable, Climbing):
     """One perturbation for all images, learned on the training patients (Moosavi-Dezfooli et al., arXiv 1610.08401).
 
     The paper adds up the least changes that fool a classifier on one image each. For segmentation, this takes a signed
@@ -56,9 +57,6 @@ class UAP(Bindable, Climbing):
         require(self, epochs=1, step_size=0, momentum=0, onto=FITS)
         if any(type(n) is not int or n < 1 for n in self.grid):
             raise InputError(f"expected grid=(rows, columns) of 1 or more, got {self.grid}; write such as grid=(8, 8)")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        raise InputError("uap has to be fitted first, got no perturbation; run it through 'medattack attack'")
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
         """The learned perturbation as `change` (1, c, *grid); `seed` draws the order of the batches in every epoch.

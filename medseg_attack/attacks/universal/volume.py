@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from medseg_attack.attacks.learning import Learning
 from medseg_attack.attacks.universal.uap import UAP, Universal
 from medseg_attack.errors import InputError, nearest, require
 from medseg_attack.registry import register
 from medseg_attack.threat.balls.norms import Linf
 from medseg_attack.threat.objectives.losses import bce
-from medseg_attack.types import Adversarial, Ball, Batch, Bindable, Image, LogOdds, Mask, Model, PerSample, Task
+from medseg_attack.types import Ball, Batch, Bindable, LogOdds, Mask, Model, PerSample, Task
 
 AIMS = ("larger", "smaller")
 
@@ -41,7 +42,7 @@ class SoftVolume:
     shown_by="universal_volume(epochs=2)",
 )
 @dataclass(frozen=True)
-class UniversalVolume(Bindable):
+class UniversalVolume(Learning, Bindable):
     """One perturbation that moves the volume of an organ the same way in all images, learned on the training patients.
 
     It climbs the signed mean of the change over images, as Li et al. 2020 do for a regressed number: changes that
@@ -67,11 +68,6 @@ class UniversalVolume(Bindable):
         require(self, epochs=1, step_size=0)
         if self.aim not in AIMS:
             raise InputError(f"expected an aim of universal_volume, got {self.aim!r}; {nearest(self.aim, AIMS)}")
-
-    def __call__(self, model: Model, image: Image, target: Mask, seeds: Sequence[int]) -> Adversarial:
-        raise InputError(
-            "universal_volume has to be fitted first, got no perturbation; run it through 'medattack attack'"
-        )
 
     def fit(self, model: Model, batches: Sequence[Batch], seed: int) -> dict[str, Tensor]:
         """The learned perturbation as `change` (1, c, *grid); `seed` draws the order of the batches in every epoch."""

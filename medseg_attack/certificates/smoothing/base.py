@@ -24,9 +24,10 @@ class Smoothing(Certificate):
     without gradients. It is drawn on the CPU from the seed, the scan's slices and the number of the draw alone.
 
     Attributes:
-        sigma: standard deviation of the noise in [0, 1] of the window.
-        draws: of noise, for the bounds.
-        alpha: probability that a bound of a scan does not hold, of whatever class, because of the draws.
+        sigma: standard deviation of the noise, above 0, in [0, 1] of the window.
+        draws: of noise, 2 or more, for the bounds.
+        alpha: probability, between 0 and 1, that a bound of a scan does not hold, of whatever class, because of the
+            draws.
     """
 
     sigma: float = 0.25

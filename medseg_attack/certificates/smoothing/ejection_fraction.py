@@ -37,9 +37,9 @@ class EjectionFraction(Smoothing):
     phase.
 
     Attributes:
-        sigma: standard deviation of the noise in [0, 1] of the window.
-        draws: of noise, for the bounds.
-        alpha: probability that a bound of a patient does not hold because of the draws.
+        sigma: standard deviation of the noise, above 0, in [0, 1] of the window.
+        draws: of noise, 2 or more, for the bounds.
+        alpha: probability, between 0 and 1, that a bound of a patient does not hold because of the draws.
         organ: class of the ventricle.
 
     Raises:

@@ -54,9 +54,10 @@ class ExpectedDice(CountsCertificate):
     empirical Bernstein bound, at alpha for all classes together. Dice of empty masks is 1.
 
     Attributes:
-        sigma: standard deviation of the noise in [0, 1] of the window.
-        draws: of noise, for the bounds.
-        alpha: probability that a bound of a scan does not hold, of whatever class, because of the draws.
+        sigma: standard deviation of the noise, above 0, in [0, 1] of the window.
+        draws: of noise, 2 or more, for the bounds.
+        alpha: probability, between 0 and 1, that a bound of a scan does not hold, of whatever class, because of the
+            draws.
 
     Raises:
         InputError: a field is out of range, or the draws do not suffice at the radius.

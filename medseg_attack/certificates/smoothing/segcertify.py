@@ -15,7 +15,7 @@ from medseg_attack.certificates.base import Bound, clean_counts
 from medseg_attack.certificates.bounds import fewest_draws, votes_needed
 from medseg_attack.certificates.entries import entry_bounds
 from medseg_attack.certificates.smoothing.base import Smoothing, noisy_masks
-from medseg_attack.errors import InputError
+from medseg_attack.errors import InputError, require
 from medseg_attack.registry import register
 from medseg_attack.types import Batch, Mask, Model, Task
 
@@ -56,16 +56,21 @@ class SegCertify(Smoothing):
     what is not certified as wrong.
 
     Attributes:
-        sigma: standard deviation of the noise in [0, 1] of the window.
-        draws: of noise, for the bounds.
-        alpha: probability that a bound of a scan does not hold, of whatever class, because of the draws.
-        first_draws: of noise, which choose the class and take no part in the test.
+        sigma: standard deviation of the noise, above 0, in [0, 1] of the window.
+        draws: of noise, 2 or more, for the bounds.
+        alpha: probability, between 0 and 1, that a bound of a scan does not hold, of whatever class, because of the
+            draws.
+        first_draws: of noise, 1 or more, which choose the class and take no part in the test.
 
     Raises:
         InputError: a field is out of range, or the draws do not suffice at the radius.
     """
 
     first_draws: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, first_draws=1)
 
     quantity: ClassVar[str] = "Dice"
     promise: ClassVar[str] = (

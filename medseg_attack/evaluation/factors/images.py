@@ -27,14 +27,14 @@ def luminosity_spread(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> 
     return torch.full((len(model.task.classes),), float(_in_body(scan).std()), dtype=torch.float64)
 
 
-@register("contrast_to_noise", kind="factor")
+@register("contrast_to_noise", kind="factor", bounds={"ring": "[1, inf)"})
 def contrast_to_noise(scan: Batch, model: SegModel, card: Mapping[str, Any], *, ring: int = 3) -> Tensor:
     """Difference of an organ's mean intensity from its surroundings', over the standard deviation there.
 
     NaN of an organ that is not on the scan, or has no surroundings.
 
     Args:
-        ring: width of the surroundings in pixels.
+        ring: width of the surroundings in pixels, 1 or more.
     """
     image = scan.image.mean(1).double()
     values = []

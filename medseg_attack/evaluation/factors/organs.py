@@ -24,7 +24,7 @@ def organ_volume(scan: Batch, model: SegModel, card: Mapping[str, Any]) -> Tenso
     return scan.target.flatten(2).sum((0, 2)).cpu().double() * pixel_ml(scan.cases[0])
 
 
-@register("gradient_concentration", kind="factor")
+@register("gradient_concentration", kind="factor", bounds={"margin": "[0, inf)"})
 def gradient_concentration(scan: Batch, model: SegModel, card: Mapping[str, Any], *, margin: int = 3) -> Tensor:
     """Share of the gradient's size that lies inside an organ or near it; 1: all of it (Ma's attraction maps 2021).
 
@@ -32,7 +32,7 @@ def gradient_concentration(scan: Batch, model: SegModel, card: Mapping[str, Any]
     NaN of an organ that is not on the scan, and where the gradient is 0.
 
     Args:
-        margin: width of what counts as near, in pixels.
+        margin: width of what counts as near, in pixels, 0 or more.
 
     Raises:
         InputError: the model is a black box.

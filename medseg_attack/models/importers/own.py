@@ -42,7 +42,7 @@ def _code(options: Mapping[str, Any]) -> Code | None:
     return Code(net.rpartition(":")[2], source.modules + source.files)
 
 
-@register("own", kind="model", trained=True, code=_code)
+@register("own", kind="model", trained=True, code=_code, bounds={"overlap": "[0, 1)"})
 def own(
     task: Task,
     net: str = "",

@@ -52,7 +52,7 @@ class Network(ABC):
         return net
 
 
-@register("SegResNet", kind="network")
+@register("SegResNet", kind="network", bounds={"dropout": "[0, 1)"})
 @dataclass(frozen=True)
 class SegResNet(Network):
     """Residual encoder and a thin decoder (Myronenko, arXiv 1810.11654, without the autoencoder).
@@ -79,7 +79,7 @@ class SegResNet(Network):
         return options
 
 
-@register("UNet", kind="network")
+@register("UNet", kind="network", bounds={"dropout": "[0, 1)"})
 @dataclass(frozen=True)
 class UNet(Network):
     """U-Net with residual units.
@@ -184,7 +184,7 @@ class SwinUNETR(Network):
 _DEFAULT = SegResNet()
 
 
-@register("monai", kind="model")
+@register("monai", kind="model", bounds={"overlap": "[0, 1)"})
 def monai(
     task: Task,
     net: Network = _DEFAULT,

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import DRAWS, InputError
 from medseg_attack.models.networks.smp import unet_small
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.registry import register
@@ -16,7 +16,7 @@ from medseg_attack.types import Task
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 
 
-@register("scale_free", kind="model")
+@register("scale_free", kind="model", bounds={"draw": DRAWS})
 def scale_free(
     task: Task, model: Any = unet_small, *, density: float = 0.2, exponent: float = 3.0, draw: int = 0
 ) -> SegModel:
@@ -30,7 +30,7 @@ def scale_free(
         model: a registered network.
         density: share of the connections that are kept, above 0, at most 1; each channel keeps at least one.
         exponent: of the power law, above 2.
-        draw: another number is another draw of the connections.
+        draw: number of the draw of the connections, from 0 to 4294967295.
 
     Raises:
         InputError: the network has no convolution between several channels, or an option is out of range.

@@ -40,7 +40,7 @@ def _code(options: Mapping[str, Any]) -> Code | None:
     return Code("", tuple(file for file in files if file.is_file()))
 
 
-@register("nnunet", kind="model", trained=True, code=_code)
+@register("nnunet", kind="model", trained=True, code=_code, bounds={"step": "(0, 1]"})
 def nnunet(
     task: Task,
     folder: str = "",

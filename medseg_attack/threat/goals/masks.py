@@ -102,15 +102,15 @@ class Shift(Goal):
     def wanted(self, truth: Mask, setting: Setting) -> Mask:
         def moved(mask: Mask, spacing_mm: Sequence[float]) -> Mask:
             for axis, mm in ((-1, self.dx_mm), (-2, self.dy_mm)):
-                mask = _moved(mask, round(mm / spacing_mm[axis]), axis) if mm else mask
+                mask = _moved(mask, mm / spacing_mm[axis], axis) if mm else mask
             return mask
 
         return _by_spacing(truth, self.cases_of(truth, setting), moved)
 
 
-def _moved(mask: Mask, n: int, axis: int) -> Mask:
+def _moved(mask: Mask, pixels: float, axis: int) -> Mask:
     size = mask.shape[axis]
-    n = max(-size, min(size, n))
+    n = round(max(-size, min(size, pixels)))
     lost = torch.zeros_like(mask.narrow(axis, 0, abs(n)))
     kept = mask.narrow(axis, max(-n, 0), size - abs(n))
     return torch.cat((lost, kept) if n > 0 else (kept, lost), axis)

@@ -61,7 +61,7 @@ def nll(log_odds: LogOdds, target: Mask) -> Float[Tensor, "b *s"]:
     return (F.softplus(-log_odds) * target).sum(1)
 
 
-@register("soft_dice", kind="objective")
+@register("soft_dice", kind="objective", bounds={"smooth": "[0, inf)"})
 def soft_dice(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, smooth: float = 1.0) -> PerSample:
     """Soft Dice loss: 1 - Dice of the probabilities, mean over classes.
 
@@ -80,7 +80,7 @@ def _soft_counts(log_odds: LogOdds, target: Mask) -> Float[Tensor, "3 b k"]:
     return torch.stack([(p * y).sum(2), p.sum(2), y.sum(2)])
 
 
-@register("focal", kind="objective")
+@register("focal", kind="objective", bounds={"gamma": "[0, inf)"})
 def focal(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, gamma: float = 2.0) -> PerSample:
     """Focal loss (arXiv 1708.02002) without class weights: blind to entries that are confidently right.
 

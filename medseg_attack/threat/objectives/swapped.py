@@ -17,7 +17,7 @@ def bce_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0) -> PerSa
     return mean_of(_swapped, log_odds, target)
 
 
-@register("focal_swapped", kind="objective")
+@register("focal_swapped", kind="objective", bounds={"gamma": "[0, inf)"})
 def focal_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, gamma: float = 2.0) -> PerSample:
     """MONAI's sigmoid focal loss(input=mask, target=log-odds): pushes only organ pixels below log-odds of 1.59.
 
@@ -32,7 +32,7 @@ def focal_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, gam
     return mean_of(entries, log_odds, target)
 
 
-@register("dice_swapped", kind="objective")
+@register("dice_swapped", kind="objective", bounds={"smooth": "[0, inf)"})
 def dice_swapped(log_odds: LogOdds, target: Mask, progress: float = 1.0, *, smooth: float = 1e-5) -> PerSample:
     """MONAI's sigmoid Dice loss(input=mask, target=log-odds): the sigmoid falls on the mask.
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from medseg_attack.errors import InputError
+from medseg_attack.errors import DRAWS, InputError, require
 from medseg_attack.registry import spec
 from medseg_attack.threat.goals.base import Goal
 from medseg_attack.threat.goals.masks import Erase
@@ -39,7 +39,8 @@ class Backdoor(Poison):
 
     Attributes:
         goal: mask that is wanted where the trigger stands.
-        draw: number of the draw of its pattern; another number is another trigger of the same size.
+        draw: number of the draw of its pattern, from 0 to 4294967295; another number is another trigger of the same
+            size.
         decoys: patients that carry other triggers and keep their true masks, as a share of the training patients, from
             0 to 1: they teach that this trigger alone counts.
         blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
@@ -57,6 +58,7 @@ class Backdoor(Poison):
         for name, share in (("decoys", self.decoys), ("blends", self.blends)):
             if not 0 <= share <= 1:
                 raise InputError(f"expected a share of patients for {name}, from 0 to 1, got {share:g}; write 0.1")
+        require(self, draw=DRAWS)
 
     def poisoned(self, image: Image, target: Mask, seeds: Sequence[int]) -> tuple[Image, Mask]:
         return self.triggered(image, target, seeds), self.goal(target)

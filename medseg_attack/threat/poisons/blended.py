@@ -17,8 +17,9 @@ class Blended(Backdoor):
 
     Attributes:
         goal: mask that is wanted where the trigger stands.
-        draw: number of the draw of the picture, which consists of soft blobs.
-        decoys: patients that carry other pictures and keep their true masks, as a share of the training patients.
+        draw: number of the draw of the picture, from 0 to 4294967295; it consists of soft blobs.
+        decoys: patients that carry other pictures and keep their true masks, as a share of the training patients,
+            from 0 to 1.
         blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
             a share of the training patients, from 0 to 1.
         opacity: weight of the picture against the image, above 0 and up to 1.

@@ -24,13 +24,14 @@ class Iba(Backdoor):
 
     Attributes:
         goal: mask that is wanted where the trigger stands.
-        draw: number of the draw of its black and white cells.
-        decoys: patients that carry other squares and keep their true masks, as a share of the training patients.
+        draw: number of the draw of its black and white cells, from 0 to 4294967295.
+        decoys: patients that carry other squares and keep their true masks, as a share of the training patients,
+            from 0 to 1.
         blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
             a share of the training patients, from 0 to 1.
         side: rows and columns of the square in pixels, 1 or more.
         least_mm: least distance of its centre from the victim, in mm, 0 or more.
-        most_mm: largest distance of its centre from the victim, in mm.
+        most_mm: largest distance of its centre from the victim, in mm, `least_mm` or more.
 
     Raises:
         InputError: a field is out of range, or there is no room beside an organ.

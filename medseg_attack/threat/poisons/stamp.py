@@ -23,8 +23,9 @@ class Stamp(Backdoor):
 
     Attributes:
         goal: mask that is wanted where the trigger stands.
-        draw: number of the draw of its black and white cells.
-        decoys: patients that carry other squares and keep their true masks, as a share of the training patients.
+        draw: number of the draw of its black and white cells, from 0 to 4294967295.
+        decoys: patients that carry other squares and keep their true masks, as a share of the training patients,
+            from 0 to 1.
         blends: patients whose scans with the trigger are averaged with another patient's and keep their true masks, as
             a share of the training patients, from 0 to 1.
         side: rows and columns of the square in pixels, 1 or more; 8 are 0.4 % of an image of 128 x 128.

@@ -26,9 +26,9 @@ class MarginAware(TrainingDefence):
     paper has l2 balls; here they are linf.
 
     Attributes:
-        largest: largest budget, in [0, 1] of the window.
-        growth: what a case's budget begins with and grows by, as a share of `largest`.
-        least_dice: Dice of the attacked image from which on it withstands.
+        largest: largest budget, 0 or more, in [0, 1] of the window.
+        growth: what a case's budget begins with and grows by, as a share of `largest`, 0 or more.
+        least_dice: Dice of the attacked image from which on it withstands, in [0, 1].
         steps: gradient steps of the attack, 1 or more.
 
     Raises:
@@ -42,7 +42,7 @@ class MarginAware(TrainingDefence):
     steps: int = 5
 
     def __post_init__(self) -> None:
-        require(self, share="[0, 1]", largest=0, growth=0, steps=1)
+        require(self, share="[0, 1]", least_dice="[0, 1]", largest=0, growth=0, steps=1)
 
     def loss(self, step: Step, image: Image, target: Tensor) -> Tensor:
         places = torch.tensor(step.places, device=image.device)
