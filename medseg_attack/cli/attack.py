@@ -200,7 +200,7 @@ def _run_and_print(
         return
     _print_runs(folders, unit, empty, json, log, checks=opened.options.checks)
     terminal.say(f"results: {opened.out}; {time.monotonic() - start:.0f} s")
-    partial = [] if opened.study.limit is None else ["--allow-partial"]
+    partial = ["--allow-partial"] if opened.is_partial else []
     deltas = ["--deltas"] if opened.study.metrics else []  # shows distances, volumes and lost organs
     terminal.next_step(["compare", str(opened.out), *partial, *deltas])
 

@@ -224,23 +224,16 @@ def _show(prepared: "Prepared") -> None:
 
     facts = prepared.summary
     console = terminal.out()
-    table = Table(
-        "",
-        "patients",
-        "scans",
-        "slices",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title=f"{prepared.name} in {prepared.root}",
-        title_justify="left",
-    )
+    table = Table("", "patients", "scans", "slices", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
+    terminal.show(f"{prepared.name} in {prepared.root}")
     table.add_row("all", *_sizes(facts))
     for part, sizes in facts["splits"].items():
         table.add_row(part if part == "test" else f"fold {part}", *_sizes(sizes))
     console.print(table)
     organs = Table("class", "labelled slices", "voxels", box=box.SIMPLE_HEAD, pad_edge=False)
+    organs.columns[0].overflow = "fold"  # names are shown whole
     for column in organs.columns[1:]:
         column.justify = "right"
     for name in (prepared.task.classes[k] for k in prepared.task.scored):
@@ -252,7 +245,8 @@ def _show(prepared: "Prepared") -> None:
     if plane := facts.get("plane"):
         console.print(f"slices      {plane if plane != 'acquired' else 'as each scan was acquired'}")
     console.print(f"grid        {_range(facts['rows'])} rows x {_range(facts['columns'])} columns")
-    console.print(f"scans of    {_range(facts['slices_per_scan'])} slices")
+    slices = facts["slices_per_scan"]
+    console.print(f"scans of    {_range(slices)} {'slice' if slices[1] == 1 else 'slices'}")
     in_plane = " x ".join(_range(spacing[axis]) for axis in ("row", "column"))
     through = f", {_range(spacing['through'])} mm between slices" if spacing["through"][1] else ""
     console.print(f"spacing     {in_plane} mm in plane{through}")

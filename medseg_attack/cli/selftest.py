@@ -46,6 +46,8 @@ def _table(outcomes: "Sequence[Outcome]") -> "Table":
     from rich.table import Table
 
     table = Table("check", "ok", "what was compared", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"  # names are shown whole
     for outcome in outcomes:
         text = f"{outcome.compared}; WRONG: {outcome.problem}" if outcome.problem else outcome.compared
         table.add_row(outcome.name, "NO" if outcome.problem else "yes", text)

@@ -65,6 +65,7 @@ def _date(seconds: float) -> str:
 def _print_baselines(workspace: Path, json: bool) -> None:
     """A row for each run of each baseline, as it was printed when it was saved."""
     from medseg_attack.gate.baselines import history
+    from medseg_attack.report.tables.summaries import budget
 
     rows = [
         {"name": saved.name, "number": saved.number, "saved": saved.saved, **run}
@@ -79,7 +80,8 @@ def _print_baselines(workspace: Path, json: bool) -> None:
         return
     columns = {"mean_clean": "clean", "mean_adv": "adversarial"}
     keys = ("name", "number", "saved", "model", "attack", "loss", "eps", "mean_clean", "mean_adv", "patients")
-    texts = [[_number(row.get(key)) for key in keys] for row in rows]
+    shown = [row | {"saved": row["saved"][:16].replace("T", " "), "eps": budget(row)} for row in rows]
+    texts = [[_number(row.get(key)) for key in keys] for row in shown]
     terminal.out().print(_table([columns.get(key, key) for key in keys], texts, right=keys[6:]))
 
 

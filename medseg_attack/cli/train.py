@@ -258,6 +258,7 @@ def _show(folder: Path, as_json: bool) -> None:
     from rich.table import Table
 
     training = card["training"]
+    classes = card["task"]["classes"]  # in the order of the data; a card is in that of the alphabet
     table = Table(
         title=f"{card['label']} on {card.get('dataset', {}).get('name', '')}",
         show_header=False,
@@ -265,15 +266,18 @@ def _show(folder: Path, as_json: bool) -> None:
         box=box.SIMPLE,
         pad_edge=False,
     )
+    for _ in range(2):
+        table.add_column(overflow="fold")  # names are shown whole
     table.add_row("best epoch", f"{card['best_epoch']} of {training.get('epochs', '?')}")
     table.add_row("validation patients", str(card["val_patients"]))
-    for name, value in card["val_dice"].items():
-        table.add_row(f"validation Dice, {name}", _number(value))
+    for name in (name for name in classes if name in card["val_dice"]):
+        table.add_row(f"validation Dice, {name}", _number(card["val_dice"][name]))
     table.add_row("validation Dice, mean", _number(card["val_mean_dice"]))
     if "robust_by" in card:
         table.add_row("best epoch chosen by", f"Dice under {card['robust_by']}")
-        for name, value in card.get("val_robust_dice", {}).items():
-            table.add_row(f"validation Dice under attack, {name}", _number(value))
+        robust = card.get("val_robust_dice", {})
+        for name in (name for name in classes if name in robust):
+            table.add_row(f"validation Dice under attack, {name}", _number(robust[name]))
         table.add_row("validation Dice under attack, mean", _number(card.get("val_mean_robust_dice")))
     if "cost" in card:
         table.add_row("cost of a step", f"{card['cost']:.1f} x plain training")
@@ -281,5 +285,5 @@ def _show(folder: Path, as_json: bool) -> None:
         table.add_row("stopped early", card["stopped"])
     table.add_row("weights", f"{card.get('n_parameters', 0):,}")
     table.add_row("time", f"{card['seconds']:.0f} s")
-    table.add_row("folder", str(folder))
     terminal.out().print(table)
+    terminal.show(f"folder    {folder}")

@@ -24,7 +24,7 @@ from medseg_attack.storage.locks import locked
 from medseg_attack.storage.paths import inside, require_file
 
 FOLDER, RECORD, DIGITS = "baselines", "baseline.json", 4
-SCORES = ("model", "attack", "loss", "eps", "mean_clean", "mean_adv", "low", "high", "patients")  # of a run
+SCORES = ("model", "attack", "loss", "eps", "ball", "mean_clean", "mean_adv", "low", "high", "patients")  # of a run
 
 
 class _Record(Form):

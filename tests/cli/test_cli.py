@@ -184,6 +184,15 @@ def test_a_limit_is_stamped_and_not_compared_unless_allowed(home: Path, tmp_path
     medattack("compare", out, "--allow-partial")
 
 
+def test_a_limit_that_leaves_no_case_out_is_no_limit(home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all"
+    result = medattack("attack", "--home", home, "-m", "unet_small", "--eps", "0.01", "--limit", "99", "--out", out)
+    assert "PARTIAL" not in result.stdout
+    assert "MA031" not in result.stdout
+    assert "--allow-partial" not in result.stderr
+    medattack("compare", out)
+
+
 def test_a_plan_writes_nothing(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan"
     words = ["attack", "--home", home, "-m", "unet_small", "--attack", "pgd(steps=3)", "--eps", "0.01", "--out", out]

@@ -39,7 +39,9 @@ def test_a_summary_then_the_next_command(tmp_path: Path) -> None:
     code, stdout, message = run(root, "--format", "uw_madison", "--home", tmp_path / "home")
     out = tmp_path / "home" / "data" / "uw_madison"
     assert code == 0
-    assert max(map(len, stdout.splitlines())) <= 100
+    first, *lines = stdout.splitlines()
+    assert first.endswith(f" in {out}")  # however long
+    assert max(map(len, lines)) <= 100
     for word in ("large_bowel", "stomach", "patients", "12 rows x 16 columns", "1.63 x 1.5 mm", "3 mm between"):
         assert word in stdout
     home = tmp_path / "home"

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.command import medattack
+from helpers.sources import write_pictures
 
 from medseg_attack.cli import terminal
 
@@ -18,6 +20,15 @@ def test_a_training_says_a_line_per_epoch(tmp_path: Path) -> None:
     train = [*words, "train", "--data", tmp_path / "data", "--epochs", "2", "--device", "cpu", "--out", tmp_path / "m"]
     said = subprocess.run(train, check=True, capture_output=True, text=True).stderr
     assert len(re.findall(r"^train: [12]/2, \d+ s left loss \d", said, re.M)) == 2
+
+
+def test_a_training_shows_classes_in_the_order_of_the_data_and_its_folder_whole(tmp_path: Path) -> None:
+    labels = "ventricle=255,artery=7"
+    data, long = tmp_path / "data", tmp_path / ("a-long-name-of-a-folder-" * 5)
+    medattack("prepare", write_pictures(tmp_path / "scans"), "--format", "folder", "--labels", labels, "--out", data)
+    shown = medattack("train", "--data", data, "--epochs", "1", "--device", "cpu", "--out", long).stdout
+    assert re.findall("validation Dice, (.+?)  ", shown) == ["ventricle", "artery", "mean"]
+    assert str(long) in shown
 
 
 def test_a_long_piece_says_a_line_per_minute(

@@ -69,14 +69,17 @@ def test_what_a_killed_process_left_is_no_baseline(tmp_path: Path, home: Path) -
 
 
 def test_the_history_is_listed(tmp_path: Path, home: Path) -> None:
-    medattack("compare", write_run(tmp_path / "old", DICE), "--save-as", "main")
-    medattack("compare", write_run(tmp_path / "new", worse(DICE, 0.05), weights="b"), "--save-as", "main")
+    medattack("compare", write_run(tmp_path / "old", DICE, eps=4 / 255), "--save-as", "main")
+    medattack("compare", write_run(tmp_path / "new", worse(DICE, 0.05), weights="b", eps=4 / 255), "--save-as", "main")
     rows = json.loads(medattack("ls", "baselines", "--json").stdout)
     assert [(row["name"], row["number"], row["model"]) for row in rows] == [("main", 1, "unet"), ("main", 2, "unet")]
     assert rows[0]["mean_adv"] > rows[1]["mean_adv"]
     text = medattack("ls", "baselines").stdout
     assert text.count("main") == 2
     assert f"{rows[1]['mean_adv']:.3f}" in text
+    date = rows[0]["saved"]
+    assert f" {date[:10]} {date[11:16]} " in text
+    assert " 4/255 " in text
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "\x1b[31m"])

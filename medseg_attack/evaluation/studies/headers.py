@@ -56,7 +56,7 @@ def header_of(
         "unit": cell.attack.ball.unit,
         "split": opened.study.split,
         "cases": len(refs),
-        "partial": opened.study.limit is not None,
+        "partial": opened.leaves_out(model_ref),
         "device": str(opened.device),
         "batch_size": max(folder.batch_sizes, default=opened.options.batch_size or FIRST),
         "seconds": folder.seconds + sum(fit_time.values()),

@@ -66,6 +66,15 @@ class OpenedStudy:
         refs = self.data.refs(self.study.split, self.study.fold, model.dims)
         return limit(refs, self.study.limit, whole_scans=bool(self.study.metrics))
 
+    def leaves_out(self, model: ModelRef) -> bool:
+        """Whether the limit leaves cases of the split out."""
+        return len(self.refs(model)) < len(self.data.refs(self.study.split, self.study.fold, model.dims))
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the limit leaves cases of the split out, of any model."""
+        return any(map(self.leaves_out, self.models))
+
     def training_refs(self, model: ModelRef, cell: Cell) -> Sequence[CaseRef]:
         """The cases that an attack on that model is fitted on, none if it does not learn."""
         return self.data.refs("train", self.study.fold, model.dims) if must_fit(cell.attack) else ()

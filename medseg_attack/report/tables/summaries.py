@@ -1,6 +1,7 @@
 """The parts of a summary of runs that tables, pages and figures share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -43,7 +44,7 @@ def several(numbers: "pd.Series[int]", noun: str) -> str:
     return plural(most, noun) if least == most else f"{least} to {plural(most, noun)}"
 
 
-def budget(row: "pd.Series[float]") -> str:
+def budget(row: "pd.Series[float] | Mapping[str, Any]") -> str:
     """The budget of a run as it was typed: with its unit, if it has one."""
     if "ball" in row and (text := budget_of(ball_spec(str(row["ball"])))):
         return text
