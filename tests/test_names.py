@@ -226,7 +226,7 @@ def test_a_plot_names_every_line(tmp_path: Path) -> None:
     names = [escaping.whole_characters(name) for name in HOSTILE]
     runs = [{"model": name, "attack": "fgsm", "loss": name, "eps": 0.01, "ball": "linf(eps=0.01)"} for name in names]
     same = {"data": "toy", "split": "test", "cases_id": "c", "role": "attack", "mean_clean": 0.9, "mean_adv": 0.5}
-    table = pd.DataFrame([run | same | {"low": 0.4, "high": 0.6, "unit": ""} for run in runs])
+    table = pd.DataFrame([run | same | {"low": 0.4, "high": 0.6, "eps_unit": ""} for run in runs])
     curve(table, tmp_path / "curve.svg")
     ElementTree.parse(tmp_path / "curve.svg")
 

@@ -25,8 +25,8 @@ def curve(summary: pd.DataFrame, file: Path) -> None:
     Controls are dashed. Budgets in another unit have axes of their own.
     """
     runs = summary.assign(ball=summary["ball"].map(lambda ball: str(sizeless(ball_spec(ball)))))
-    runs = runs.assign(unit=runs["unit"].fillna("") if "unit" in runs else "")
-    panels = list(runs.groupby("unit", sort=False))
+    runs = runs.assign(eps_unit=runs["eps_unit"].fillna("") if "eps_unit" in runs else "")
+    panels = list(runs.groupby("eps_unit", sort=False))
     n_lines = len(runs[list(LINE)].drop_duplicates())
     figure = empty_figure(7 * len(panels), 4.5 + 0.2 * n_lines)
     for axes, (unit, of_unit) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

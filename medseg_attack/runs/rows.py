@@ -58,7 +58,6 @@ HEADER = (
     "seconds",
     "queries",
     "prompt",
-    "unit",
     "cases_id",
 )  # kept beside scores
 

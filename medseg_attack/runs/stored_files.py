@@ -49,7 +49,7 @@ class Header(Computed):
     knowledge: Literal["", "native", "adaptive"] = ""
     eps: float | None = Field(None, ge=-MOST, le=MOST)
     eps_unit: str = ""
-    unit: str = ""
+    unit: str = ""  # of the budget, in older ones, which have no `eps_unit`
     dims: Literal[2, 3] = 2
     batch_size: int = Field(1, ge=1, le=MOST)
     partial: bool = False

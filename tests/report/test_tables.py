@@ -164,9 +164,10 @@ def test_intervals_of_many_lines_stand_side_by_side(
     assert np.sort(np.array(ends)[:, 1]) == pytest.approx(np.sort(table["high"]))
 
 
-def test_a_budget_is_shown_with_its_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ["eps_unit", "unit"])  # the latter is of older runs
+def test_a_budget_is_shown_with_its_unit(tmp_path: Path, field: str) -> None:
     write_run(tmp_path, dice_of(0, 8), eps=0.0125, ball="linf(eps=5HU)")
-    write_run(tmp_path, dice_of(0, 8), eps=0.3, ball="bias(eps=0.3)", loss="bias", unit="field strength")
+    write_run(tmp_path, dice_of(0, 8), eps=0.3, ball="bias(eps=0.3)", loss="bias", **{field: "field strength"})
     table = attack_sheet(table_of(tmp_path), unit="volume", empty="one")
     assert [row[2] for row in table.rows] == ["", "0.3", "5HU"] or [row[2] for row in table.rows] == ["", "5HU", "0.3"]
     assert "eps: of fgsm in field strength." in table.caption

@@ -53,7 +53,6 @@ def header_of(
         "eps": float(f"{folder.rows()['budget'].mean():.3g}") if cell.budget else cell.eps,  # the mean over cases
         "eps_unit": cell.attack.ball.unit,
         "ball": cell.ball,
-        "unit": cell.attack.ball.unit,
         "split": opened.study.split,
         "cases": len(refs),
         "partial": opened.leaves_out(model_ref),

@@ -195,7 +195,7 @@ def native_budget(run: "pd.Series[float]", rows: pd.DataFrame, intensity_unit: s
         rows: of the run.
     """
     text = budget(run)
-    if unit := str(run.get("unit") or ""):
+    if unit := str(run.get("eps_unit") or ""):
         return f"{text} {unit}"
     cases = rows.drop_duplicates("case")
     sizes = {
@@ -233,9 +233,9 @@ def panels(table: pd.DataFrame) -> list[Panel]:
     """The curves over budgets, a panel for each unit of budgets; of lines that have a budget."""
     runs = table[table["eps"].notna() & (table["role"] != "clean")].reset_index(names="number")
     runs = runs.assign(ball=runs["ball"].map(lambda ball: str(sizeless(ball_spec(str(ball))))))
-    runs = runs.assign(unit=runs["unit"].fillna("") if "unit" in runs else "")
+    runs = runs.assign(eps_unit=runs["eps_unit"].fillna("") if "eps_unit" in runs else "")
     result = []
-    for unit, of_unit in runs.groupby("unit", sort=False):
+    for unit, of_unit in runs.groupby("eps_unit", sort=False):
         points: list[dict[str, Any]] = []
         for _, line in of_unit.groupby(list(LINE), sort=False):
             points += _points(line.sort_values("eps"), line_name(line.iloc[0], runs), 1 if unit else 255)

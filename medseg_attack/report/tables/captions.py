@@ -75,11 +75,11 @@ def _doubts(summary: pd.DataFrame) -> list[str]:
 
 def _units(summary: pd.DataFrame) -> str:
     """The units of `eps` of attacks whose ball has one of its own; "" if there is none."""
-    if "unit" not in summary:
+    if "eps_unit" not in summary:
         return ""
-    own = summary[summary["unit"].fillna("") != ""]
+    own = summary[summary["eps_unit"].fillna("") != ""]
     return "; ".join(
-        f"of {listed(list(dict.fromkeys(of_unit['attack'])))} in {unit}" for unit, of_unit in by_text(own, "unit")
+        f"of {listed(list(dict.fromkeys(of_unit['attack'])))} in {unit}" for unit, of_unit in by_text(own, "eps_unit")
     )
 
 
