@@ -41,7 +41,8 @@ def main() -> None:
         content = tables(rows, unit="volume", empty="one")
         counted = time.perf_counter()
         file = (args.out or root / "page") / "index.html"
-        write_page(Report(content, records_of_stored(runs), list(studies({run: run.name for run in runs}, root))), file)
+        flags, methods = records_of_stored(runs, "volume"), list(studies({run: run.name for run in runs}, root))
+        write_page(Report(content, flags, methods), file)
         end = time.perf_counter()
         cpu = time.process_time() - cpu  # what it would take on a machine with nothing else to do
         size = file.stat().st_size / 1e6

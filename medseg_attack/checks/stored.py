@@ -7,11 +7,13 @@ from typing import Any
 import pandas as pd
 
 from medseg_attack.checks.flags import SEVERITY, Finding, by_severity
-from medseg_attack.checks.rows.asking import check_rows
+from medseg_attack.checks.rows.asking import CHECKS, check_rows
+from medseg_attack.checks.rows.strength import check_unit_of_attack, other_dice
 from medseg_attack.metrics.empty import Empty
 from medseg_attack.runs.folder import RunFolder
 from medseg_attack.runs.reading import flat, ids_of
 from medseg_attack.runs.stored_files import FlagRecord, read_header
+from medseg_attack.runs.stored_specs import attack_spec
 from medseg_attack.stats.scores import Unit
 from medseg_attack.storage.forms import Form
 from medseg_attack.storage.json_files import read_json, write_json
@@ -44,27 +46,35 @@ def of_runs(headers: Mapping[Path, dict[str, Any]], before: Sequence[Finding]) -
         headers: what each run.json will hold, by the folder of the run.
     """
     tables = [RunFolder(path).rows().assign(run=str(path), **flat(header)) for path, header in headers.items()]
-    findings = by_severity([*before, *(check_rows(pd.concat(tables, ignore_index=True)) if tables else [])])
+    checks = [check for check in CHECKS if check is not check_unit_of_attack]  # which depends on the table
+    after = check_rows(pd.concat(tables, ignore_index=True), checks=checks) if tables else []
+    findings = by_severity([*before, *after])
     return {path: [each.record() for each in findings if each.run in ("", str(path))] for path in headers}
 
 
-def of_stored(models: Mapping[str, str]) -> dict[str, list[Finding]]:
-    """The findings that finished runs hold, by run and about the run's model.
+def of_stored(models: Mapping[str, str], unit: Unit) -> dict[str, list[Finding]]:
+    """The findings on finished runs in a table of that unit, by run and about the run's model.
 
     Args:
         models: what the model of each run is called.
     """
-    return {run: [_about(model, record) for record in _records(Path(run))] for run, model in models.items()}
+    return {
+        run: [_about(model, record) for record in _records(read_header(Path(run)), unit)]
+        for run, model in models.items()
+    }
 
 
-def _records(run: Path) -> list[dict[str, str]]:
-    records: list[dict[str, str]] = read_header(run).get("flags", [])
-    return records
+def _records(header: Mapping[str, Any], unit: Unit) -> list[dict[str, str]]:
+    """The findings in a run's header, and that its attack lowered another Dice than a table shows, if it did."""
+    records: list[dict[str, str]] = header.get("flags", [])
+    numbers = other_dice(attack_spec(header["attack"]), header.get("dims", 2), unit) if header.get("checks") else ""
+    finding = Finding(check_unit_of_attack.flag, header["attack"], numbers)
+    return [*records, finding.record()] if numbers else records
 
 
-def codes(run: Path) -> list[str]:
-    """The codes of the findings that a finished run holds, each once."""
-    return list(dict.fromkeys(record["code"] for record in _records(run)))
+def codes(run: Path, unit: Unit) -> list[str]:
+    """The codes of the findings on a finished run in a table of that unit, each once."""
+    return list(dict.fromkeys(record["code"] for record in _records(read_header(run), unit)))
 
 
 def _about(model: str, record: Mapping[str, str]) -> Finding:
@@ -101,13 +111,13 @@ def with_ids(runs: Sequence[Path], findings: Mapping[Path, Sequence[Finding]]) -
     )
 
 
-def records_of_stored(runs: Iterable[Path]) -> list[dict[str, Any]]:
-    """The flags that finished runs hold, as `with_ids` gives them; the gravest first."""
+def records_of_stored(runs: Iterable[Path], unit: Unit) -> list[dict[str, Any]]:
+    """The flags on finished runs in a table of that unit, as `with_ids` gives them; the gravest first."""
     headers = {path: read_header(path) for path in runs}
     flags = _joined(
         (path, header["model"], record | {"about": f"{header['model']}, {record['about']}"})
         for path, header in headers.items()
-        for record in header.get("flags", [])
+        for record in _records(header, unit)
     )
     return sorted(flags, key=lambda flag: (SEVERITY[flag["verdict"]], flag["code"]))
 

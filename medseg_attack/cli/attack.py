@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -110,7 +110,10 @@ def attack(
         bool, typer.Option("--checks/--no-checks", help="Examine what makes the numbers doubtful, and print flags.")
     ] = True,
     plan: options.Plan = False,
-    unit: options.Unit = "volume",
+    unit: Annotated[
+        Literal["slice", "volume", "patient"] | None,
+        typer.Option("--unit", help=f"{options.SCORED}. `strongest` lowers its Dice.", show_default="volume"),
+    ] = None,
     empty: options.EmptyRule = "one",
     log: options.Tracker = None,
     json: options.Json = False,
@@ -148,6 +151,7 @@ def attack(
         "control": control,
         "seed": seed,
         "native": native,
+        "unit": unit,
     }
     save = options.read_saved(save_adversarial)
     launch = read_launch(launcher, workers, shard, slurm or [], ray or [])
@@ -165,7 +169,7 @@ def attack(
     opened = open_study(fields, config, home=home, out=out, device=device, trust=trust, options=how)
     from medseg_attack.stats.scores import check_unit
 
-    check_unit(unit, [model_ref.dims for model_ref in opened.models])
+    check_unit(opened.study.unit, [model_ref.dims for model_ref in opened.models])
     if plan:
         from medseg_attack.evaluation.costs import estimate
 
@@ -179,14 +183,12 @@ def attack(
     asked = {name: without_root(str(value)) for name, value in opened.study.model_dump().items()}
     asked["data"] = opened.data.name
     with open_log(log, workspace_of(home), opened.out.name, asked) as tracker:
-        _run_and_print(opened, unit, empty, json, progress, tracker)
+        _run_and_print(opened, empty, json, progress, tracker)
     if log is not None:
         terminal.say(f"logged: {tracker.place}")
 
 
-def _run_and_print(
-    opened: "OpenedStudy", unit: options.Unit, empty: options.EmptyRule, json: bool, progress: bool, log: "Log"
-) -> None:
+def _run_and_print(opened: "OpenedStudy", empty: options.EmptyRule, json: bool, progress: bool, log: "Log") -> None:
     """Runs what is missing, then prints the tables of all runs, or says which shards are still to come."""
     from medseg_attack.evaluation.studies.running import run
 
@@ -198,7 +200,7 @@ def _run_and_print(
     if not opened.is_finished:
         say_unfinished(opened.out, opened.options.shard, "table", json)
         return
-    _print_runs(folders, unit, empty, json, log, checks=opened.options.checks)
+    _print_runs(folders, opened.study.unit, empty, json, log, checks=opened.options.checks)
     terminal.say(f"results: {opened.out}; {time.monotonic() - start:.0f} s")
     partial = ["--allow-partial"] if opened.is_partial else []
     deltas = ["--deltas"] if opened.study.metrics else []  # shows distances, volumes and lost organs

@@ -169,13 +169,13 @@ def compare(
     old = None if old is None else with_labels(old, labels)
     sides = [rows] if old is None else [rows, old]  # a flag of the reference counts for the gate, too
     models = {run: model for side in sides for run, model in _models(side).items()}
-    findings = of_stored(models)
+    findings = of_stored(models, unit)
     flags = by_severity(finding for of_run in findings.values() for finding in of_run)
     content: dict[str, Any] = {
         "unit": unit,
         "empty": empty,
         "runs": table.to_dict("records"),
-        "flags": records_of_stored(map(Path, models)),
+        "flags": records_of_stored(map(Path, models), unit),
     }
     csv_table = table
     if old is None:

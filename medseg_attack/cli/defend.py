@@ -91,6 +91,7 @@ def defend(
         "fold": fold,
         "limit": limit,
         "seed": seed,
+        "unit": unit,
     }
     options.require_written(plan, csv=csv)
     parts = options.read_shard(shard)

@@ -62,10 +62,8 @@ Workers = Annotated[
 RunsFolder = Annotated[
     Path | None, typer.Option("--out", "-o", help="Folder of the results.", show_default="<home>/runs/<data>-<hash>")
 ]
-Unit = Annotated[
-    Literal["slice", "volume", "patient"],
-    typer.Option("--unit", help="Unit that is scored: a slice, a scan (volume) or all scans of a patient."),
-]
+SCORED = "Unit that is scored: a slice, a scan (volume) or all scans of a patient"
+Unit = Annotated[Literal["slice", "volume", "patient"], typer.Option("--unit", help=f"{SCORED}.")]
 EmptyRule = Annotated[
     Literal["one", "nan", "zero"],
     typer.Option(

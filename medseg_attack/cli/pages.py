@@ -55,7 +55,7 @@ def write_report(
     pictures, missing_pictures, intensity_unit = _pictures(of_page, worst, device, progress)
     page = Report(
         of_page,
-        flags=records_of_stored(ids),
+        flags=records_of_stored(ids, of_page.unit),
         studies=list(studies(ids, workspace)),
         explanations={code: flag.explanation for code, flag in explanations().items()},
         pictures=pictures,

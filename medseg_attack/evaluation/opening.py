@@ -17,7 +17,7 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.models.surrogates import with_folders
 from medseg_attack.models.trust import refuse_untrusted
 from medseg_attack.registry.grammar import Items, Literal, Node
-from medseg_attack.runs.grid import cells, safe
+from medseg_attack.runs.grid import cells, judged_by_unit, safe
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_stored_study
 from medseg_attack.runs.study import Study
 from medseg_attack.runs.workspace import newest_data, newest_model
@@ -39,6 +39,7 @@ def open_study(
     """
     if study.file is not None:
         refuse_untrusted(study.file_specs, study.file)
+    study = judged_by_unit(study)
     grid = tuple(  # a misspelled attack is reported before anything slow happens
         replace(cell, attack=with_folders(cell.attack, lambda name: surrogate_folder(workspace, name)))
         for cell in cells(study)

@@ -12,6 +12,7 @@ from medseg_attack.registry.specs import parse_call as parse_call
 from medseg_attack.registry.specs import shown as shown
 from medseg_attack.registry.specs import spec as spec
 from medseg_attack.registry.specs import spec_of as spec_of
+from medseg_attack.registry.specs import with_option as with_option
 from medseg_attack.registry.table import Code as Code
 from medseg_attack.registry.table import Entry as Entry
 from medseg_attack.registry.table import brings_weights as brings_weights

@@ -5,6 +5,7 @@ import inspect
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from medseg_attack.errors import InputError
@@ -75,6 +76,30 @@ def leaves_open(spec: str | Spec, field: str) -> bool:
         return True
     inner = [*arguments.values(), *_default_attacks(entry, arguments).values()]
     return any(leaves_open(part, field) for node in inner for part in specs_in(node))
+
+
+def with_option(spec: Spec, field: str, value: Any) -> Spec:
+    """A copy in which every attack, at any depth, has that value in a field that is open and has another by default.
+
+    >>> str(with_option(parse("restarts(attack=strongest)"), "unit", "slice"))
+    "restarts(attack=strongest(unit='slice'))"
+    >>> str(with_option(parse("best_of((sea, strongest(unit='volume')))"), "unit", "slice"))
+    "best_of((sea, strongest(unit='volume')))"
+    """
+
+    def changed(node: Node) -> Node:
+        match node:
+            case Items(items):
+                return Items(tuple(map(changed, items)))
+            case Spec():
+                return with_option(node, field, value)
+        return node
+
+    entry = find(spec.name)
+    is_set = not _leaves_open(entry, field, entry.place(spec)) or entry.default(field) == value
+    option = () if is_set else ((field, Literal(value, repr(value))),)
+    keywords = tuple((name, changed(node)) for name, node in spec.keywords)
+    return replace(spec, positional=tuple(map(changed, spec.positional)), keywords=keywords + option)
 
 
 def options(entry: Entry) -> str:

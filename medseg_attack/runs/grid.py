@@ -86,6 +86,19 @@ def cells(study: Study) -> list[Cell]:
     return list({(registry.spec(cell.attack), cell.budget): cell for cell in grid}.values())
 
 
+def judged_by_unit(study: Study) -> Study:
+    """The study with its attacks on the Dice of slices where slices are scored: those that are on that of volumes by
+    default, and do not say which.
+    """
+    if study.unit != "slice":
+        return study
+    attacks = [(text, registry.parse(text, "attack")) for text in study.attacks]
+    changed = [(text, spec, registry.with_option(spec, "unit", "slice")) for text, spec in attacks]
+    return study.model_copy(
+        update={"attacks": [text if after == before else str(after) for text, before, after in changed]}
+    )
+
+
 def _members(spec: registry.Spec) -> list[registry.Spec]:
     """The specs that one stands for in a study."""
     attack = registry.build(spec, "attack")

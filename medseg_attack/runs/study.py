@@ -14,6 +14,7 @@ class Study(BaseModel):
     """The fields of a study file; every one is an option of `medattack attack` of the same meaning.
 
     Attributes:
+        unit: what has one score; also what `strongest` lowers it of, unless its spec says.
         file: the study file; None: there is none.
         file_specs: the texts in that file that something is built from.
     """
@@ -38,6 +39,7 @@ class Study(BaseModel):
     control: bool = True
     seed: int = 0
     native: bool = False
+    unit: Literal["slice", "volume", "patient"] = "volume"
 
     @property
     def file(self) -> Path | None:

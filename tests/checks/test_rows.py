@@ -19,6 +19,7 @@ from medseg_attack.checks.rows.asking import check_rows
 from medseg_attack.checks.rows.runs import MEASURED
 from medseg_attack.runs.stored_specs import role_of
 from medseg_attack.stats.patients import TESTS_FROM
+from medseg_attack.stats.scores import Unit
 
 EPS = 4 / 255
 CHECKS = flags_page.checks()
@@ -184,6 +185,33 @@ def test_ma038_knowing_the_defence_does_more() -> None:
     assert "bpda(pgd(steps=20)) bce eps 4/255 reaches a Dice lower by 0.500" in one.numbers
     assert codes(native, run("bpda(pgd(steps=20))", 0.79, knowledge="adaptive")) == set()  # no more than the tolerance
     assert codes(native, run("bpda(pgd(steps=20))", 0.3, eps=8 / 255, knowledge="adaptive")) == set()  # another ball
+
+
+@pytest.mark.parametrize(
+    ("attack", "raised"),
+    [
+        ("strongest", {"slice"}),
+        ("strongest(unit='slice')", {"volume", "patient"}),
+        ("averaged(strongest(unit='slice'), passes=4)", {"volume", "patient"}),
+        ("strongest(linf, 160, 'slice')", {"volume", "patient"}),
+        ("sea", set()),
+        ("sea(unit='volume')", {"slice"}),
+        ("best_of((apgd(unit='slice'), strongest(unit='slice')))", {"volume", "patient"}),
+    ],
+)
+def test_ma040_the_table_shows_another_dice_than_the_attack_lowered(attack: str, raised: set[str]) -> None:
+    rows = pd.concat([*HEALTHY, run(attack, 0.3, dims=2)])
+    checks = [strength.check_unit_of_attack]
+    findings = {unit: [each.code for each in check_rows(rows, unit=unit, checks=checks)] for unit in get_args(Unit)}
+    assert findings == {unit: ["MA040"] if unit in raised else [] for unit in get_args(Unit)}
+    scans = pd.concat([run(attack, 0.3, dims=3)])  # of a 3-D model, whose cases are volumes
+    assert check_rows(scans, unit="volume", checks=checks) == []
+
+
+def test_the_attacks_on_the_dice_of_volumes_are_those_of_the_registry() -> None:
+    entries = [registry.find(name, "attack") for name in registry.names("attack")]
+    on_volumes = {entry.name for entry in entries if entry.takes("unit") and entry.default("unit") == "volume"}
+    assert on_volumes == {strength.OF_VOLUMES}
 
 
 def test_ma012_a_larger_budget_does_less() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
-from medseg_attack.runs.grid import Cell, cells
+from medseg_attack.runs.grid import Cell, cells, judged_by_unit
 from medseg_attack.runs.stored_specs import attack_of
 from medseg_attack.runs.study import Study, read_study
 from medseg_attack.threat.budgets import parse_budget
@@ -46,6 +46,26 @@ def test_an_attack_keeps_what_it_says_itself() -> None:
 def test_steps_reach_attacks_that_have_them_alone() -> None:
     rows = cells(read_study(None, {"models": ["m"], "attacks": ["fgsm", "bim"], "steps": 9}))
     assert [cell.attack.steps for cell in rows if cell.label != "noise"] == [1, 9]
+
+
+@pytest.mark.parametrize(
+    ("attack", "of_slices"),
+    [
+        ("strongest", "strongest(unit='slice')"),
+        ("strongest(l2(1.0),gradients=7)", "strongest(l2(1.0), gradients=7, unit='slice')"),
+        ("averaged(bpda(strongest), passes=4)", "averaged(bpda(strongest(unit='slice')), passes=4)"),
+        ("best_of((sea, strongest))", "best_of((sea, strongest(unit='slice')))"),
+        ("strongest(unit='volume')", "strongest(unit='volume')"),
+        ("pgd(steps=40,restarts=2)", "pgd(steps=40,restarts=2)"),  # as it was typed
+        ("sea", "sea"),
+    ],
+)
+def test_attacks_on_the_dice_of_volumes_follow_what_is_scored(attack: str, of_slices: str) -> None:
+    study = read_study(None, {"models": ["m"], "attacks": [attack], "unit": "slice"})
+    assert judged_by_unit(study).attacks == [of_slices]
+    assert judged_by_unit(judged_by_unit(study)).attacks == [of_slices]
+    for unit in ("volume", "patient"):
+        assert judged_by_unit(study.model_copy(update={"unit": unit})).attacks == [attack]
 
 
 def test_norm_reaches_every_ball() -> None:

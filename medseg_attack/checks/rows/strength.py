@@ -5,11 +5,14 @@ from itertools import pairwise
 
 from medseg_attack.checks.flags import Evidence, upper_bound
 from medseg_attack.checks.rows.runs import SMALLEST_DIFFERENCE, Runs
+from medseg_attack.registry.grammar import Literal, Spec
 from medseg_attack.runs.rows import WITHOUT_SLOPE
+from medseg_attack.stats.scores import Unit
 
 MANY_STEPS, LATE_GAIN = 40, 0.05  # from so many steps on, so much of Dice must be gained by more of them to count
 KNOWLEDGE_MARGIN = 0.02  # of Dice: what knowing a defence must gain to count
 GREYING = ("linf", "within(ball=linf)")  # balls that can make all organs the same grey; other regions leave some out
+OF_VOLUMES = "strongest"  # lowers the Dice of volumes, unless it says that of slices; others say that of volumes
 FOREIGN = ("replay", "transfer")  # attacks whose images were made elsewhere
 EDITS = ("inpaint", "insert", "latent_edit", "remove")  # each with another truth: none is a rival of the others
 UNIVERSAL = (  # one change, or one network, for all: gradients, if any, were of others
@@ -255,6 +258,29 @@ def check_knowledge(runs: Runs) -> Iterator[Evidence]:
             yield runs.evidence(native, f"{runs.name(adaptive)} reaches a Dice lower by {extra:.3f}")
 
 
+@upper_bound("MA040", "the attack lowered another Dice than the table shows", "attack with the --unit of the table")
+def check_unit_of_attack(runs: Runs) -> Iterator[Evidence]:
+    """MA040: slices are scored, and the attack kept the images that lower the Dice of whole volumes, or `strongest` the
+    other way round.
+
+    A slice with little of an organ hardly changes the Dice of its volume, so that such an attack leaves it alone, and
+    pays for it where slices are scored.
+
+    What to do: Attack again with the `--unit` of the table, which `strongest` follows.
+    """
+    for run, head in runs.facts.iterrows():
+        if numbers := other_dice(head["spec"], head.get("dims", 2), runs.unit):
+            yield runs.evidence(str(run), numbers)
+
+
+def other_dice(attack: Spec, dims: float, unit: Unit) -> str:
+    """The Dice that an attack on a model of so many dimensions lowers, in words; "" where it is that of the unit."""
+    lowered = {_unit(part) for part in attack.walk()} - {""}
+    if dims == 3 or not lowered or (unit == "slice") == ("slice" in lowered):
+        return ""
+    return f"its Dice is that of a {' and a '.join(sorted(lowered))}"
+
+
 def _noise_in_the_same_ball(runs: Runs) -> Iterator[tuple[str, str, bool]]:
     """Each attack by gradients with each noise in its ball, and whether the noise does nearly as much harm."""
     for run, row in runs.gradient_runs.iterrows():
@@ -284,3 +310,10 @@ def _pairs_by_steps(runs: Runs) -> Iterator[tuple[str, str]]:
         order = line.sort_values("backwards").index
         if len(order) > 1:
             yield order[-2], order[-1]
+
+
+def _unit(attack: Spec) -> str:
+    """The unit whose Dice an attack lowers, as it says or by default; "" of one that is as published."""
+    values = [node.value for node in (*attack.positional, *dict(attack.keywords).values()) if isinstance(node, Literal)]
+    default = "volume" if attack.name == OF_VOLUMES else ""
+    return str(next((value for value in values if value in ("slice", "volume")), default))

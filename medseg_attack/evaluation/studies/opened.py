@@ -138,7 +138,7 @@ class OpenedStudy:
             {name for model in self.models for cell in self.cells(model) for name in surrogates(cell.attack)}
         )
         return (
-            self.study.model_dump(exclude={"data", "models"} | (set() if self.study.native else {"native"}))
+            self.study.model_dump(exclude={"data", "models", "unit"} | (set() if self.study.native else {"native"}))
             | {
                 "data": self.data.fingerprint,
                 "weights": sorted(model.weights_hash for model in self.models),

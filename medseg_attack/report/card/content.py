@@ -105,7 +105,7 @@ class Subject:
 
     def codes(self, run: str) -> str:
         """The flags of a run."""
-        return " ".join(codes(Path(run)))
+        return " ".join(codes(Path(run), self.tables.unit))
 
     def rows(self, run: str) -> pd.DataFrame:
         """The rows of a run."""
@@ -127,7 +127,7 @@ def subjects(tables: Tables, results: Results) -> Iterator[Subject]:
         yield Subject(
             tables,
             own,
-            records_of_stored(map(Path, own["run"])),
+            records_of_stored(map(Path, own["run"]), tables.unit),
             Results(
                 *(tuple(_about(each, labels)) for each in (results.defences, results.detectors, results.certificates))
             ),

@@ -169,7 +169,7 @@ def entries(subject: Subject) -> Iterator[dict[str, Any]]:
         runs = [Path(run) for run in of_threat["run"]]
         first, headers, configs = of_threat.iloc[0], [*map(read_header, runs)], [*map(read_config, runs)]
         names = [*organs(subject.table), MEAN]
-        flags = records_of_stored(runs)
+        flags = records_of_stored(runs, subject.tables.unit)
         content = {
             "about": ABOUT,
             "entry_version": 1,

@@ -127,7 +127,7 @@ def html(report: Report) -> str:
             attacks=attacks,
             overall=overall,
             heads=_heads(overall),
-            lines=list(content.lines(table, {run: codes(Path(run)) for run in table["run"]})),
+            lines=list(content.lines(table, {run: codes(Path(run), report.tables.unit) for run in table["run"]})),
             panels=panels,
             runs=_run_names(report),
             worst=_worst(report),
