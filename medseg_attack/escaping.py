@@ -10,6 +10,7 @@ writer escapes every character that is not plain ASCII. Rich's markup, such as `
 """
 
 import re
+import shlex
 from collections.abc import Iterable
 
 # control characters, those that turn the direction of writing, separators of lines, halves of characters
@@ -44,6 +45,15 @@ def whole_characters(text: str) -> str:
 def visible(text: str) -> str:
     """Text for a terminal, XML or any other line of text: what cannot be seen is written as its escape sequence."""
     return _HIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def shell(word: str) -> str:
+    """A word of a command line; in double quotes if it has single ones, as specs do.
+
+    >>> print(shell("unet"), shell("own('net.py:build')"))
+    unet "own('net.py:build')"
+    """
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def markdown(text: str) -> str:

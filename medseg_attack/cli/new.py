@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from medseg_attack.cli import terminal
+from medseg_attack.escaping import shell
 
 STUDY = """# A study: every model under every attack at every budget. Run it with
 #
@@ -142,7 +143,7 @@ def new(
         part.write_text(text.replace("{name}", path.name), encoding="utf-8")
     terminal.say(f"wrote {path}")
     if what == "attack":
-        terminal.print_next(f"python {terminal.quoted(str(path))}")
+        terminal.print_next(f"python {shell(str(path))}")
     elif what == "study":
         terminal.next_step(["attack", "--config", str(path), "--plan"])
     else:

@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 import textwrap
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from medseg_attack import escaping
 from medseg_attack.errors import FULL, InputError, reason
 from medseg_attack.escaping import visible
 
@@ -267,12 +267,7 @@ def shell(words: Sequence[str]) -> str:
     >>> print(shell(["doctor", "--model", "own('net.py:build')"]))
     medattack doctor --model "own('net.py:build')"
     """
-    return " ".join(["medattack", *map(quoted, words)])
-
-
-def quoted(word: str) -> str:
-    """A word for a shell; in double quotes if it has single ones, as specs do."""
-    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
+    return " ".join(["medattack", *map(escaping.shell, words)])
 
 
 MINUTE = 60.0  # seconds between two lines of progress off a terminal

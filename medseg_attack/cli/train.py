@@ -177,10 +177,9 @@ def train(
         return
     for line in planning.warnings(plan, prepared):
         terminal.say(f"warning: {line}")
-    if is_checkpoint(folder):
-        terminal.say(f"{folder} is trained already")
+    was_trained = is_checkpoint(folder)
     n_left = plan.epochs - len(finished_epochs(folder))
-    show = progress and not is_checkpoint(folder)
+    show = progress and not was_trained
     from medseg_attack.logs.base import open_log
     from medseg_attack.logs.values import epoch_values
 
@@ -197,6 +196,8 @@ def train(
                 tracker.points(epoch_values(record), record.epoch)
                 if record.stopped:
                     terminal.say(f"warning: training stopped after epoch {record.epoch}: {record.stopped}")
+    if was_trained:
+        terminal.say(f"{folder} is trained already")  # after all that may be refused
     _show(folder, json)
     if log is not None:
         terminal.say(f"logged: {tracker.place}")
@@ -223,11 +224,12 @@ def _train_denoiser(
 
     plan = plan_denoiser(options, data)
     folder = out or home / "models" / denoiser_folder(plan, data)
-    if (folder / FILE).is_file():
-        terminal.say(f"{folder} is trained already")
+    was_trained = (folder / FILE).is_file()
     with terminal.progress("train", plan.epochs, show=progress, line_per_piece=True) as advance:
         for record in train_denoiser(plan, data, folder, pick_device(device)):
             advance(1, note=f"loss {record.loss:.5f}")
+    if was_trained:
+        terminal.say(f"{folder} is trained already")
     left = noise_left(folder)
     if as_json:
         terminal.print_json({"folder": str(folder), "noise_left": left})

@@ -91,8 +91,8 @@ def load_detector(path: Path) -> SavedDetector:
     Raises:
         InputError: the file is absent, damaged, or none of a detector.
     """
-    if path.is_dir():
-        got = instead(path, "a folder", "name a file of medattack detect")
+    if not path.is_file():
+        got = instead(path, "a folder" if path.is_dir() else "none", "name a file of medattack detect")
         raise InputError(f"expected the file of a detector at {path}, {got}")
     with open_tensors(path, todo="name a file of medattack detect") as file:
         metadata = file.metadata() or {}

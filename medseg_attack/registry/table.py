@@ -188,7 +188,9 @@ class Entry:
         arguments = dict(zip(self.fields, spec.positional, strict=False))
         for field, node in spec.keywords:
             if field not in self.fields:
-                raise InputError(f"{self.name} has no field {field!r}; {nearest(field, self.fields)}")
+                raise InputError(
+                    f"{self.name} has no field {field!r}; {self._within(field, spec) or nearest(field, self.fields)}"
+                )
             if field in arguments:
                 raise InputError(f"{self.name} got {field!r} twice in '{spec}'; drop one")
             arguments[field] = node
@@ -196,6 +198,12 @@ class Entry:
             if isinstance(node, Spec) and node.name not in entries:
                 find(node.name, kind_of(self.default(field)) or None)  # refuses it, with the names of the right kind
         return arguments
+
+    def _within(self, field: str, spec: Spec) -> str:
+        """The remedy for an option that stands beside the argument that it belongs to; "" if it belongs to none."""
+        names = [node.name for node in spec.positional if isinstance(node, Spec) and node.name in entries]
+        owners = [name for name in names if entries[name].takes(field)]
+        return f"it is one of {owners[0]}: write {self.name}({owners[0]}({field}=...))" if owners else ""
 
     def instance(self, arguments: Mapping[str, Any]) -> Any:
         """The object of a spec with these arguments: a function, an object, or a model that waits for its task.

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from medseg_attack.errors import InputError, close_matches, nearest, plural
+from medseg_attack.escaping import shell
 from medseg_attack.runs.stored_files import CONFIG_FILE, HEADER_FILE, STUDY_FILE, read_stored_study
 from medseg_attack.runs.study import Study
 from medseg_attack.storage.files import CARD, is_checkpoint, writing
@@ -75,14 +76,15 @@ def newest_model(workspace: Path, label: str) -> Path:
         if Path(label).suffix.lower() in WEIGHT_FILES:
             spec = f"own('file.py:factory', weights={label!r})"
         raise InputError(
-            f'expected the name of a trained model, its folder or a spec, got the file {label}; write --model "{spec}"'
+            f"expected the name of a trained model, its folder or a spec, got the file {label}; write --model "
+            f"{shell(spec)}"
         )
     if not cards:
         trained = sorted({str(read_json(p).get("label")) for p in (workspace / "models").glob(f"*/{CARD}")})
         raise InputError(
             f"expected a trained {label!r} in {workspace / 'models'}, got {', '.join(trained) or 'none'}; "
             + "".join(f"did you mean {name}? If not, " for name in close_matches(label, trained)[:1])
-            + f"run 'medattack train --model {label}', or give the folder of a checkpoint"
+            + f"train it with medattack train --model {shell(label)}, or give the folder of a checkpoint"
         )
     return max(cards, key=_age).parent
 

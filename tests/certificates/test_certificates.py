@@ -289,6 +289,15 @@ def test_the_answers_of_a_sure_softmax_are_told_from_log_odds(certainty: float, 
             require_log_odds(model, Batch.of([case]))
 
 
+def test_a_radius_that_no_number_of_draws_certifies_is_said_to_be_too_large() -> None:
+    certificate = SegCertify(0.1, 100, 0.01)
+    task = Task("t", ("organ",))
+    with pytest.raises(InputError, match=r"^expected a radius at which draws can certify .* take a smaller radius, or"):
+        certificate.require(3.8, task, [(96, 96)])
+    with pytest.raises(InputError, match=r"^expected [\d,]{3,11} draws or more to certify one of 9216 answers"):
+        certificate.require(0.2, task, [(96, 96)])
+
+
 class TestCommand:
     def words(self, home: Path, *more: object) -> tuple[object, ...]:
         where = ("--data", home / "data", "--model", home / "model", "--limit", 1)

@@ -1,5 +1,6 @@
 """How models are named on the command line: trained ones, surrogates, files of networks; and misspelt attacks."""
 
+import shlex
 from pathlib import Path
 
 from helpers.command import medattack
@@ -10,7 +11,10 @@ def test_a_surrogate_is_named_as_a_model_is(tmp_path: Path) -> None:
     workspace, data = tmp_path / "home", tmp_path / "data"
     medattack("prepare", tmp_path / "scans", "--format", "phantom(patients=4, slices=2, side=32)", "--out", data)
     common = "--data", data, "--home", workspace
-    medattack("train", *common, "--model", "unet_small", "--epochs", "1")
+    training = ("train", *common, "--model", "unet_small", "--epochs", "1", "--out", workspace / "models" / "m")
+    assert "is trained already" not in medattack(*training).stderr
+    assert "is trained already" in " ".join(medattack(*training).stderr.split())
+    assert "is trained already" not in " ".join(medattack(*training, "--seed", "1", code=2).stderr.split())
     words = "attack", *common, "--model", "oracle", "--split", "all", "--eps", "0.1", "--no-checks"
     medattack(*words, "--attack", "transfer(surrogate='unet_small')", "--out", tmp_path / "runs")
     stderr = " ".join(
@@ -18,9 +22,13 @@ def test_a_surrogate_is_named_as_a_model_is(tmp_path: Path) -> None:
             *words, "--attack", "transfer(surrogate='unet_smal')", "--out", tmp_path / "other", code=2
         ).stderr.split()
     )
-    assert "did you mean unet_small? If not, run 'medattack train --model unet_smal'" in stderr
+    assert "did you mean unet_small? If not, train it with medattack train --model unet_smal, or" in stderr
     for name, spec in (("net.ts", "own('net.ts')"), ("net.pth", "own('file.py:factory', weights='net.pth')")):
         stderr = " ".join(medattack("attack", *common, "--model", name, code=2).stderr.split())
         assert f'got the file {name}; write --model "{spec}"' in stderr
+    spec = "smp(encoder='resnet18')"
+    stderr = " ".join(medattack("attack", *common, "--model", spec, code=2).stderr.split())
+    command = stderr.partition("train it with ")[2].partition(", or give")[0]
+    assert shlex.split(command) == ["medattack", "train", "--model", spec]
     stderr = " ".join(medattack("attack", *common, "--model", "unet_small", "--attack", "pdg", code=2).stderr.split())
     assert "did you mean pgd? There are" in stderr

@@ -117,6 +117,19 @@ def test_every_way_to_write_no_finite_number_is_refused(value: str) -> None:
             registry.build(text % value, "attack")
 
 
+@pytest.mark.parametrize("name", registry.names("ball"))
+def test_a_budget_is_so_much_of_its_unit_and_an_axis_is_in_it(name: str) -> None:
+    unit = registry.build(name, "ball").unit
+    assert not unit.startswith("of ")
+
+
+def test_an_option_beside_the_argument_that_it_belongs_to_is_told_its_place() -> None:
+    with pytest.raises(InputError, match=r"it is one of SegResNet: write monai\(SegResNet\(init_filters=\.\.\.\)\)$"):
+        registry.build("monai(SegResNet, init_filters=8)", "model")
+    with pytest.raises(InputError, match="monai has no field 'init_filter'; there is: dims"):
+        registry.build("monai(SegResNet, init_filter=8)", "model")
+
+
 def test_a_tuple_of_other_things_is_refused_by_what_it_takes() -> None:
     for text, kind, sentence in (
         ("best_of((pgd, 3))", "attack", "best_of.attacks takes a tuple of attacks, got (pgd, 3); write one"),

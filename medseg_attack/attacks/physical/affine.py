@@ -48,7 +48,7 @@ class Pose(MovingBall):
 
     @property
     def unit(self) -> str:
-        return f"of {self.degrees:g} degrees, {self.shift_mm:g} mm and scale {self.scale:g}"
+        return f"parts of {self.degrees:g} degrees, {self.shift_mm:g} mm and scale {self.scale:g}"
 
     def length(self, flow: Flow) -> PerSample:
         flow = (flow * self.mm(flow)).double()

@@ -110,7 +110,7 @@ class ShapeAndGain(MovingBall):
 
     @property
     def unit(self) -> str:
-        return f"of {self.shift_mm:g} mm and field strength {self.strength:g}"
+        return f"parts of {self.shift_mm:g} mm and field strength {self.strength:g}"
 
     @property
     def gain(self) -> FieldStrength:

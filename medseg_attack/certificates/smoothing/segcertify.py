@@ -19,6 +19,8 @@ from medseg_attack.errors import InputError, require
 from medseg_attack.registry import register
 from medseg_attack.types import Batch, Mask, Model, Task
 
+MOST_DRAWS = 10**9  # that anybody would take
+
 
 @dataclass(frozen=True, eq=False)
 class Votes:
@@ -84,9 +86,14 @@ class SegCertify(Smoothing):
     def require(self, radius: float, task: Task, shapes: Sequence[tuple[int, ...]]) -> None:
         answers = sum(map(prod, shapes)) * (1 if task.exclusive else len(task.classes))
         needed = fewest_draws(answers, radius / self.sigma, self.alpha)
+        if needed > MOST_DRAWS:
+            raise InputError(
+                f"expected a radius at which draws can certify one of {answers} answers, got {radius:g} with sigma "
+                f"{self.sigma:g}; take a smaller radius, or a larger sigma"
+            )
         if needed > self.draws:
             raise InputError(
-                f"expected {needed:.6g} draws or more to certify one of {answers} answers at the radius {radius:g}, "
+                f"expected {needed:,} draws or more to certify one of {answers} answers at the radius {radius:g}, "
                 f"got {self.draws}; take more draws, or a smaller radius"
             )
 

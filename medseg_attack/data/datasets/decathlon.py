@@ -25,6 +25,7 @@ from medseg_attack.data.formats.folders import listed
 from medseg_attack.data.formats.label_values import LabelValues
 from medseg_attack.data.formats.nifti import label_values, read_pair, stem, suffix_of
 from medseg_attack.errors import InputError, plural
+from medseg_attack.escaping import shell
 from medseg_attack.registry import register, spec
 from medseg_attack.specifications.nnunet import CT, channel_names_of, labels_of, require_nifti
 from medseg_attack.storage.json_files import read_json
@@ -134,7 +135,8 @@ def _unused(root: Path) -> tuple[str, ...]:
     if (root / "labelsTs").is_dir():
         notes.append("labelsTs is left out: --split-by folder takes imagesTs and labelsTs as the test split")
     if (root / "splits_final.json").is_file():
-        notes.append(f"splits_final.json is not used: --split-by {root / 'splits_final.json'} takes its folds")
+        file = shell(str(root / "splits_final.json"))
+        notes.append(f"splits_final.json is not used: --split-by {file} takes its folds")
     return tuple(notes)
 
 

@@ -17,6 +17,7 @@ from medseg_attack.data.prepared.record import ScanRecord, arrays, damage, is_id
 from medseg_attack.data.prepared.splits import TEST
 from medseg_attack.data.prepared.summary import SummaryForm
 from medseg_attack.errors import InputError, nearest
+from medseg_attack.escaping import shell
 from medseg_attack.numerics.slabs import slabs
 from medseg_attack.storage.forms import MOST, Form, TaskForm
 from medseg_attack.storage.json_files import read_json
@@ -354,7 +355,7 @@ def open_prepared(path: Path) -> Prepared:
         InputError: there is none, or it was not finished.
     """
     if not (path / "dataset.json").is_file():
-        got = instead(path, "none", f"run medattack prepare --out {path}")
+        got = instead(path, "none", f"run medattack prepare --out {shell(str(path))}")
         raise InputError(f"expected a prepared data set in {path}, {got}")
     content = read_json(path / "dataset.json", _Description)
     try:

@@ -11,6 +11,7 @@ from torch import Tensor
 from medseg_attack.data.prepared.reading import Prepared
 from medseg_attack.detectors.features import pooled
 from medseg_attack.errors import InputError, listed
+from medseg_attack.escaping import shell
 from medseg_attack.metrics.overlap import counts, dice_of
 from medseg_attack.models.hidden_maps import hidden
 from medseg_attack.models.model_ref import ModelRef
@@ -56,7 +57,7 @@ def spectral(model_ref: ModelRef, data: Prepared, device: torch.device) -> list[
     if broken := [group for group, mean in zip(sums, means, strict=True) if not np.isfinite(mean).all()]:
         raise InputError(
             f"expected finite features of every training patient in {data.root}, got NaN or infinity of "
-            f"{listed(broken)}; look at them with medattack doctor --data {data.root}"
+            f"{listed(broken)}; look at them with medattack doctor --data {shell(str(data.root))}"
         )
     scores = spectral_scores(means)
     return _sorted([Suspect(patient, float(score)) for patient, score in zip(sums, scores, strict=True)])

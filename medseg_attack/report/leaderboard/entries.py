@@ -13,7 +13,7 @@ from pydantic import Field
 from medseg_attack import __version__
 from medseg_attack.checks.stored import records_of_stored
 from medseg_attack.errors import InputError, listed, plural
-from medseg_attack.escaping import without_folders
+from medseg_attack.escaping import shell, without_folders
 from medseg_attack.registry.grammar import Spec
 from medseg_attack.report.card.content import Subject, domain, name_of, strongest
 from medseg_attack.report.tables.summaries import budget, organs
@@ -270,7 +270,7 @@ def read_entries(folder: Path) -> list[Entry]:
     """
     files = sorted(folder.glob("*/*/*.json"))
     if not files:
-        got = instead(folder, "none", f"make one with medattack report RUNS --entry --out {folder}")
+        got = instead(folder, "none", f"make one with medattack report RUNS --entry --out {shell(str(folder))}")
         raise InputError(f"expected entries in {folder}, as DATASET/THREAT/MODEL.json, {got}")
     return [_read(file) for file in files]
 

@@ -1,14 +1,13 @@
 """How runs came about: their studies, versions and hashes, and the commands that make them again."""
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medseg_attack.errors import listed, plural
-from medseg_attack.escaping import without_folders
+from medseg_attack.escaping import shell, without_folders
 from medseg_attack.runs.stored_files import STUDY_FILE, read_config, read_header
 from medseg_attack.storage.paths import real_path, require_file
 
@@ -92,8 +91,8 @@ def _hashes(config: Mapping[str, Any]) -> list[str]:
 
 
 def _commands(folder: Path, has_study: bool) -> Iterator[str]:
-    where = shlex.quote(str(folder))
+    where = shell(str(folder))
     if has_study:
-        yield f"medattack attack --config {shlex.quote(str(folder / STUDY_FILE))} --out AGAIN"
+        yield f"medattack attack --config {shell(str(folder / STUDY_FILE))} --out AGAIN"
     yield f"medattack compare {where} --json"
     yield f"medattack report {where} --out report"
