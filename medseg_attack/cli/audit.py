@@ -67,7 +67,8 @@ def audit(
     folder = workspace.home(home)
     use_trust(folder, trust)
     prepared = open_prepared(data)
-    models = [resolve(find_model(folder, name), prepared.task) for name in model]
+    names = dict.fromkeys(find_model(folder, name) for name in model)
+    models = [resolve(name, prepared.task) for name in names]
     if by != "disagreement" and len(models) > 1:
         raise InputError(f"expected one model for --by {by}, got {len(models)}; give one --model")
     where = pick_device(device)

@@ -155,7 +155,7 @@ def compare(
     from medseg_attack.report.tables.comparison import compare_sheet
     from medseg_attack.runs.reading import with_labels
 
-    rules = [parse(text) for text in fail_if or []]
+    rules = [parse(text) for text in dict.fromkeys(fail_if or [])]
     table, rows, old = _summary(
         runs,
         reference,

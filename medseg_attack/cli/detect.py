@@ -84,9 +84,10 @@ def detect(
     from medseg_attack.runtime import pick_device
     from medseg_attack.storage.paths import require_outside
 
-    specs = detector or ["entropy"]
-    built = [registry.build(text, "detector") for text in specs]
-    knowing_attacks = evaders(knowing or ["evading"], weight or ()) if adaptive else ()
+    named = (registry.build(text, "detector") for text in detector or ["entropy"])
+    built = {registry.spec(each): each for each in named}.values()
+    weights = list(dict.fromkeys(weight or ()))
+    knowing_attacks = evaders(knowing or ["evading"], weights) if adaptive else ()
     how: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "evaders": knowing_attacks}
     where = pick_device(device)
     todo = [Detection.open(each, runs, where, **how) for each in built]

@@ -44,7 +44,7 @@ def open_study(
         replace(cell, attack=with_folders(cell.attack, lambda name: surrogate_folder(workspace, name)))
         for cell in cells(study)
     )
-    names = [find_model(workspace, name) for name in study.models]
+    names = list(dict.fromkeys(find_model(workspace, name) for name in study.models))
     data = open_prepared(Path(study.data) if study.data else newest_data(workspace))
     models = with_distinct_labels([resolve(name, data.task) for name in names])
     study = study.model_copy(update={"data": str(data.root), "models": names})

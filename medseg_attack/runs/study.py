@@ -51,8 +51,9 @@ class Study(BaseModel):
 
     @field_validator("models", "attacks", "losses", "eps", "metrics", mode="before")
     @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return value if isinstance(value, list) else [value]
+    def _each_once(cls, value: Any) -> Any:
+        items = value if isinstance(value, list) else [value]
+        return [item for place, item in enumerate(items) if item not in items[:place]]
 
     @field_validator("limit")
     @classmethod

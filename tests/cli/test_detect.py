@@ -243,7 +243,8 @@ def test_the_table_of_runs_of_some_of_the_cases_says_so(home: Path) -> None:
     medattack(*attack, "--attack", "fgsm", "--limit", "0.95", "--no-control", "--out", home / "most")
     words = ("detect", home / "most", "--home", home, "--non-adaptive", "--out", home / "partial")
     assert "PARTIAL: --limit left cases out." in " ".join(medattack(*words).stdout.split())
-    (detector,) = json.loads(medattack(*words, "--json").stdout)["detectors"]
+    twice = ("--detector", "entropy", "--detector", "entropy()")
+    (detector,) = json.loads(medattack(*words, *twice, "--json").stdout)["detectors"]
     assert detector["partial"]
 
 

@@ -1,5 +1,6 @@
 """How models are named on the command line: trained ones, surrogates, files of networks; and misspelt attacks."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -30,5 +31,8 @@ def test_a_surrogate_is_named_as_a_model_is(tmp_path: Path) -> None:
     stderr = " ".join(medattack("attack", *common, "--model", spec, code=2).stderr.split())
     command = stderr.partition("train it with ")[2].partition(", or give")[0]
     assert shlex.split(command) == ["medattack", "train", "--model", spec]
+    both = ("attack", *common, "--model", "unet_small", "--model", workspace / "models" / "m", "--split", "all")
+    plan = json.loads(medattack(*both, "--attack", "fgsm", "--no-control", "--plan", "--json").stdout)
+    assert [run["model"] for run in plan["runs"]] == ["unet_small"]
     stderr = " ".join(medattack("attack", *common, "--model", "unet_small", "--attack", "pdg", code=2).stderr.split())
     assert "did you mean pgd? There are" in stderr

@@ -267,3 +267,9 @@ def test_a_budget_with_a_unit_is_named_in_spec_ball_and_folder() -> None:
 )
 def test_a_label_says_what_differs_from_the_default_less_the_size(typed: str, label: str) -> None:
     assert [cell.label for cell in grid(attacks=[typed])] == [label]
+
+
+@pytest.mark.parametrize("field", ["models", "attacks", "losses", "eps", "metrics"])
+def test_what_is_named_twice_is_taken_once(field: str) -> None:
+    texts = ["8/255", "4/255", "8/255"] if field == "eps" else ["b", "a", "b"]
+    assert getattr(read_study(None, {"models": ["m"], field: texts}), field) == texts[:2]
