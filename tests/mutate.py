@@ -298,7 +298,7 @@ def fork(work: Any, log: Path, limit: int = resource.RLIM_INFINITY) -> int:
     """
     if pid := os.fork():
         return pid
-    code = 70
+    code = BROKEN
     try:
         os.setsid()
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
@@ -388,7 +388,7 @@ class InPlace:
         return True
 
 
-ELSEWHERE = 71
+ELSEWHERE, BROKEN = 71, 70
 Functions = dict[tuple[str, str, int], list[FunctionType]]
 
 
@@ -409,8 +409,9 @@ def exchanged(mutant: Mutant, functions: Functions) -> bool:
     modules = [each for each in list(sys.modules.values()) if vars(each).get("__file__") == path]
     if not modules:  # no test that was collected has loaded it so far
         return False
-    compiled: Any = modules[0].__loader__
-    old, new = (compiled.source_to_code(text, path) for text in (Path(path).read_bytes(), mutant.source))
+    # a loader of its own: that of a file whose examples are asked is pytest's, which compiles nothing else
+    compiler = SourceFileLoader(modules[0].__name__, path)
+    old, new = (compiler.source_to_code(text, path) for text in (Path(path).read_bytes(), mutant.source))
     try:
         pairs = list(_changed_functions(old, new))
         alive = [
@@ -463,8 +464,11 @@ def forked(work: Any, seconds: Sequence[dict[str, float]], jobs: int, folder: Pa
         pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
         if pid in running:
             number, log, _ = running.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            if code == BROKEN:  # no test has failed: to call the mutant killed would be wrong
+                raise SystemExit(f"expected a process that runs the tests of a mutant, got\n{log.read_text()}")
             log.unlink(missing_ok=True)
-            yield number, os.waitstatus_to_exitcode(status)
+            yield number, code
             continue
         for pid, (_, _, until) in running.items():
             if time.monotonic() > until:

@@ -8,8 +8,9 @@ from helpers import blobs
 from torch import Tensor
 
 from medseg_attack import registry
+from medseg_attack.attacks.blackbox import boundary
 from medseg_attack.attacks.blackbox.boundary import HALVINGS, LEAST, STARTS, Boundary
-from medseg_attack.attacks.blackbox.gradient_estimates import SPSA, ZOO, by_coordinates, by_signs
+from medseg_attack.attacks.blackbox.gradient_estimates import SPSA, ZOO, _ascend, by_coordinates, by_signs
 from medseg_attack.attacks.counting import CountedModel
 from medseg_attack.errors import InputError
 from medseg_attack.metrics.harm import harm
@@ -17,7 +18,7 @@ from medseg_attack.models.segmodel import SegModel
 from medseg_attack.numerics.fields import stretched, zeros
 from medseg_attack.threat.balls.norms import L2, Linf
 from medseg_attack.threat.objectives.losses import bce, margin
-from medseg_attack.types import Model, Task
+from medseg_attack.types import Adversarial, Model, Task
 
 ONE = Task("one", ("organ",))
 SEEDS = [3, 4, 5]
@@ -249,3 +250,49 @@ def test_the_walk_begins_next_to_the_decision() -> None:
     start = Boundary(Linf(0.5))._start(model, image, torch.ones_like(image, dtype=torch.bool), [0], torch.tensor([0.5]))
     assert start.size.item() == pytest.approx(0.2, abs=0.5 / 2**HALVINGS + 1e-6)
     assert start.harm.item() >= 0.5
+
+
+@pytest.mark.parametrize(("goal", "harms"), [(0.5, [0.5, 0.6]), (0.25, [0.75, 0.8])])
+def test_a_goal_is_a_share_of_the_score_that_is_left(
+    goal: float, harms: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A case of harm 0 is adversarial from 1 - goal on, one of harm 0.2 from 1 - 0.8 goal on."""
+
+    class BegunError(Exception):
+        pass
+
+    def start(*words: Any) -> Any:
+        torch.testing.assert_close(words[-1], torch.tensor(harms))
+        raise BegunError
+
+    harm_of = torch.tensor([0.0, 0.2])
+    monkeypatch.setattr(Boundary, "_start", start)
+    monkeypatch.setattr(boundary, "judge", lambda *_: Adversarial(IMAGE[:2], harm_of, harm_of))
+    with pytest.raises(BegunError):
+        Boundary(Linf(0.5), goal=goal)(oracle(), IMAGE[:2], IMAGE[:2] >= 0.5, SEEDS[:2])
+
+
+def test_adam_climbs_the_coefficients_that_were_drawn() -> None:
+    """Three steps of Adam by hand, each coefficient with its own number of steps; where none was drawn, it stays."""
+    drawn = torch.tensor([[1.0, 0.0, -2.0], [3.0, 0.0, 0.0], [-1.0, 4.0, 0.0]], dtype=torch.float64)
+    numbers = iter(drawn)
+    image = torch.full((1, 1, 1, 3), 0.5, dtype=torch.float64)
+    seen: list[Tensor] = []
+
+    def estimate(score: Any, x: Tensor, width: float, seeds: Any, n: int) -> Tensor:
+        seen.append(x.flatten().clone())
+        return next(numbers).view_as(x)
+
+    attack = SPSA(Linf(0.4), margin, queries=1 + 1 + 3 * 3, directions=1, grid=0, step_size=0.1, starts=1)
+    _ascend(attack, estimate, 1, oracle(), image, image >= 0.5, SEEDS[:1])
+    change, mean, square, times = seen[0].clone(), [0.0] * 3, [0.0] * 3, [0] * 3
+    for step, grad in enumerate(drawn.tolist()):
+        torch.testing.assert_close(seen[step], change)
+        for k, slope in enumerate(grad):
+            if slope == 0:
+                continue
+            times[k] += 1
+            mean[k] = 0.9 * mean[k] + 0.1 * slope
+            square[k] = 0.999 * square[k] + 0.001 * slope**2
+            ascent = mean[k] / (1 - 0.9 ** times[k]) / (square[k] / (1 - 0.999 ** times[k])) ** 0.5
+            change[k] = (change[k] + 0.1 * 0.4 * ascent).clamp(-0.4, 0.4)

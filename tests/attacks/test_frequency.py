@@ -108,3 +108,11 @@ def test_a_stretch_may_go_from_black_to_white_and_that_is_its_limit() -> None:
     ball = Quantised(stretch=True)
     black = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
     assert ball.size(black + 1, black).item() == pytest.approx(ball.limit)
+
+
+def test_a_step_of_signs_is_half_the_budget_in_grey_levels() -> None:
+    """The size is twice the root mean square in levels of 255, so that such a step is as large as the ball."""
+    ball, grey = Quantised(20.0), torch.full((1, 1, 8, 8), 0.5)
+    step = ball.step(random(1, 1, 8, 8) - 0.5, grey)
+    torch.testing.assert_close(step.abs(), torch.full_like(step, 20 / 255 / 2))
+    assert ball.size(grey + step, grey).item() == pytest.approx(20.0, rel=1e-5)
