@@ -273,22 +273,24 @@ def test_a_goal_is_a_share_of_the_score_that_is_left(
 
 
 def test_adam_climbs_the_coefficients_that_were_drawn() -> None:
-    """Three steps of Adam by hand, each coefficient with its own number of steps; where none was drawn, it stays."""
-    drawn = torch.tensor([[1.0, 0.0, -2.0], [3.0, 0.0, 0.0], [-1.0, 4.0, 0.0]], dtype=torch.float64)
-    numbers = iter(drawn)
+    """Four steps of Adam by hand, each coefficient with its own number of steps; where none was drawn, it stays."""
+    drawn = [[1.0, 0.0, 2.0], [3.0, 0.0, 0.0], [-1.0, 4.0, 0.0], [0.0, 1.0, 1.0]]  # from a corner of the ball inwards
     image = torch.full((1, 1, 1, 3), 0.5, dtype=torch.float64)
     seen: list[Tensor] = []
 
     def estimate(score: Any, x: Tensor, width: float, seeds: Any, n: int) -> Tensor:
         seen.append(x.flatten().clone())
-        return next(numbers).view_as(x)
+        return slopes(len(seen) - 1).view_as(x)
 
-    attack = SPSA(Linf(0.4), margin, queries=1 + 1 + 3 * 3, directions=1, grid=0, step_size=0.1, starts=1)
+    def slopes(step: int) -> Tensor:
+        return -seen[0].sign() * torch.tensor(drawn[step], dtype=torch.float64)
+
+    attack = SPSA(Linf(0.4), margin, queries=1 + 1 + 3 * 4, directions=1, grid=0, step_size=0.1, starts=1)
     _ascend(attack, estimate, 1, oracle(), image, image >= 0.5, SEEDS[:1])
     change, mean, square, times = seen[0].clone(), [0.0] * 3, [0.0] * 3, [0] * 3
-    for step, grad in enumerate(drawn.tolist()):
+    for step in range(4):
         torch.testing.assert_close(seen[step], change)
-        for k, slope in enumerate(grad):
+        for k, slope in enumerate(slopes(step).tolist()):
             if slope == 0:
                 continue
             times[k] += 1
