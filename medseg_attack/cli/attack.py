@@ -173,7 +173,9 @@ def attack(
     if plan:
         from medseg_attack.evaluation.costs import estimate
 
-        print_plan({"": estimate(opened)}, opened.out, json)
+        with terminal.progress("plan", len(opened.run_folders), show=progress) as advance:
+            cost = estimate(opened, advance)
+        print_plan({"": cost}, opened.out, json)
         return
     if launch and not opened.is_finished and not launch_study(opened, launch, home, device, json, progress):
         return

@@ -135,7 +135,7 @@ def _opened(
     if method.needs_phases:
         patients = {ref.group for ref in refs}
         refs = [ref for ref in cases if ref.group in patients]
-    partial = limit is not None
+    partial = len(refs) < len(cases)
     todo = Certification(method, model_ref, prepared, refs, radii, check, seed, out or Path(), partial)
     if out is None:
         folder = workspace / "certificates" / f"{safe(model_ref.label)[:80]}-{digest(todo.config)[:8]}"

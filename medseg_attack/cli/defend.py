@@ -118,7 +118,10 @@ def defend(
         from medseg_attack.evaluation.costs import estimate
 
         studies = {each.out.relative_to(root).as_posix(): each for trial in trials for each in trial.parts.values()}
-        print_plan({part: estimate(each) for part, each in studies.items()}, root, json)
+        n_runs = sum(len(each.run_folders) for each in studies.values())
+        with terminal.progress("plan", n_runs, show=progress) as advance:
+            costs = {part: estimate(each, advance) for part, each in studies.items()}
+        print_plan(costs, root, json)
         return
     start = time.monotonic()
     with terminal.progress("defend", sum(trial.total for trial in trials), show=progress) as advance:

@@ -32,6 +32,7 @@ from medseg_attack.types import Batch, Case, Donors, Image, LogOdds, Mask, Setti
 BRIEF = 2  # steps: from the second one on, an iterate is held beside the untouched image
 SIDE = 32  # pixels of the part of a case that attacks are counted on
 CERTAIN = 4.0  # log-odds of the model that no attack moves
+LONG = 10.0  # seconds of a pass beside which those of loading kernels are little
 ROW_BYTES = 100  # of one case and class on disk
 IMAGE_BYTES = 8  # of one pixel: the stored image and the perturbed scan that is written from it
 
@@ -80,20 +81,27 @@ class Estimate:
     memory_mb: float
 
 
-def estimate(opened: OpenedStudy) -> Estimate:
+def estimate(opened: OpenedStudy, advance: Callable[[int], None] = lambda n: None) -> Estimate:
     """Counts the passes of every attack, measures one forward and one backward pass per model, and writes nothing.
+
+    Args:
+        advance: is called with 1 after each run, which takes minutes where a pass of a whole scan does.
 
     Raises:
         InputError: the study cannot be run.
     """
     refuse_unrunnable(opened)
-    runs = tuple(cost for model_ref in opened.models for cost in _run_costs(opened, model_ref))
+    runs = []
+    for model_ref in opened.models:
+        for cost in _run_costs(opened, model_ref):
+            runs.append(cost)
+            advance(1)
     n_cases = sum(run.cases for run in runs)
     n_pixels = max(prod(ref.shape) for model_ref in opened.models for ref in opened.refs(model_ref))
     image_bytes = 0 if opened.options.save == "none" else IMAGE_BYTES * n_pixels
     return Estimate(
         max(run.cases for run in runs),
-        runs,
+        tuple(runs),
         seconds=sum(run.seconds for run in runs),
         disk_mb=n_cases * (ROW_BYTES * len(opened.data.task.scored) + image_bytes) / 1e6,
         memory_mb=max(run.peak_mb for run in runs),
@@ -219,11 +227,15 @@ class _Unmoved:
 
 
 def _pass_seconds(model: SegModel, batch: Batch) -> tuple[float, float]:
-    """Seconds per case of one forward pass, and of one backward pass; the first pass pays for what later ones have."""
+    """Seconds per case of one forward pass, and of one backward pass.
+
+    The first pass pays for what later ones have: it is made twice, unless that is little of a long one.
+    """
     bound = bind(model, Setting(model.task, batch.cases))
     with torch.no_grad():
-        bound(batch.image)
         forward = _seconds(lambda: bound(batch.image))
+        if forward < LONG:
+            forward = _seconds(lambda: bound(batch.image))
     backward = 0.0
     if not model.black_box:
         x = batch.image.detach().requires_grad_()

@@ -1,6 +1,8 @@
 """A plan: counted passes times one measured pass, of the shard that is asked for; and how shards divide the work."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ import torch
 from helpers.bright import write_bright
 from helpers.command import medattack
 
+from medseg_attack.cli import terminal
 from medseg_attack.evaluation import costs
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.runs.chunks import in_shard
@@ -57,6 +60,28 @@ def test_a_plan_asks_the_model_for_a_few_passes_alone(home: Path, monkeypatch: p
     costs = plan(home, [attack], "--no-control")
     assert costs["runs"][0]["case_forwards"] >= 1
     assert len(passes) <= 3
+
+
+@pytest.mark.parametrize(("long", "n_passes"), [(1e9, 3), (0.0, 2)])
+def test_a_long_pass_is_measured_once_and_each_run_of_a_plan_advances_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, long: float, n_passes: int
+) -> None:
+    real, passes = SegModel.forward, []
+    monkeypatch.setattr(SegModel, "forward", lambda self, image: (passes.append(1), real(self, image))[1])
+    monkeypatch.setattr(costs, "LONG", long)
+    shown: list[int] = []
+    real_progress = terminal.progress
+
+    @contextmanager
+    def progress(title: str, total: int, **options: Any) -> Iterator[Any]:
+        shown.append(total)
+        with real_progress(title, total, **options):
+            yield lambda n=1: shown.append(n)
+
+    monkeypatch.setattr(terminal, "progress", progress)
+    plan(home, ["fgsm", "pgd(steps=3)"], "--no-control")
+    assert len(passes) == n_passes
+    assert shown == [2, 1, 1]
 
 
 def test_seconds_are_passes_times_those_of_one_case_and_disk_is_rows_and_images(
