@@ -25,6 +25,7 @@ eps: [1/255, 4/255]           # fractions of the intensity window; 5HU, 20raw an
 # data: medattack_runs/data/acdc             # the newest prepared data set by default
 split: test                   # or val, train, all
 # limit: 0.1                  # of the cases: a share below 1, or a number
+# unit: slice                 # what is scored, and what attacks lower the Dice of: slice, volume or patient
 control: true                 # noise of the same size beside every attack
 seed: 0
 """
