@@ -256,7 +256,7 @@ def check_blindness(scene: Scene) -> Iterator[Evidence]:
     """MA009: PGD on `soft_dice` leaves more than half of the clean Dice at 64/255 and at 128/255."""
     clean = mean_dice(scene.model, scene.model.decide(scene.log_odds), scene.batch.target).mean()
     left = clean
-    if clean < 0.3:  # nothing to break
+    if clean < 0.3 or not scene.batch.target[:, scene.model.task.scored_channels].any():  # nothing to break
         return
     for eps in NEARLY_BLIND:
         attack = PGD(Linf(eps), soft_dice, steps=10, random_start=False)

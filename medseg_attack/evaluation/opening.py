@@ -156,7 +156,13 @@ def open_data_of(run: Path) -> Prepared:
     """
     if not (run / "run.json").exists():
         raise InputError(f"expected a finished run in {run}, got one without run.json; run its attack again")
-    data = open_prepared(Path(read_stored_study(run.parent.parent)["data"]))
+    root = Path(read_stored_study(run.parent.parent)["data"])
+    if not root.is_absolute() and not root.exists():
+        raise InputError(
+            f"expected the data of {run} in {root}, got no such folder here; "
+            "type this command in the folder that the attack was started in"
+        )
+    data = open_prepared(root)
     if data.fingerprint != read_config(run)["data"]:
         raise InputError(f"expected the data of {run} in {data.root}, got another fingerprint; prepare it again")
     return data

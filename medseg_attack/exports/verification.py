@@ -79,6 +79,10 @@ def verify(run: Path, data: Prepared, model: Model, device: torch.device) -> Ite
         for one in manifest.get("segmentations", ())
         if not (run / COPIES / one["path"]).exists() or file_hash(run / COPIES / one["path"]) != one["sha256"]
     ]
+    mismatches += [
+        Mismatch(run.name, f"{file} is not the file of images that was written (sha256)")
+        for file in RunFolder(run).changed_images()
+    ]
     mismatches += of_cases
     yield from mismatches
     try:

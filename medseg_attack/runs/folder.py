@@ -102,7 +102,7 @@ class RunFolder:
         """The stored images of `cases`.
 
         Raises:
-            InputError: an image is not there.
+            InputError: an image is not there, or not as it was written.
         """
         folder = self.path / "images"
         index = _index(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
@@ -114,9 +114,20 @@ class RunFolder:
             )
         images: dict[str, NDArray[Any]] = {}
         for file in dict.fromkeys(index[case] for case in cases):
+            if self._is_changed(file):
+                raise InputError(f"expected the images that were written in {file}, got others; run the attack again")
             with open_tensors(file) as stored:
                 images |= {case: stored.get_tensor(case) for case in cases if index[case] == file}
         return [images[case] for case in cases]
+
+    def changed_images(self) -> list[Path]:
+        """The files of stored images that are not as they were written."""
+        return [file for file in sorted(self.path.glob("images/*.safetensors")) if self._is_changed(file)]
+
+    def _is_changed(self, images: Path) -> bool:
+        state = images.stat()
+        part = self.path / "parts" / f"{images.stem}.parquet"
+        return not _are_as_written(images, part, state.st_mtime_ns, state.st_size)
 
     @property
     def has_rows(self) -> bool:
@@ -217,6 +228,13 @@ def _is_whole(file: Path, images: Path, changed_ns: int, size: int) -> bool:
     except InputError:
         return False
     return b"images" not in written or (images.is_file() and file_hash(images).encode() == written[b"images"])
+
+
+@functools.lru_cache(maxsize=100_000)
+def _are_as_written(images: Path, part: Path, changed_ns: int, size: int) -> bool:
+    """Whether images have the hash that stands beside their rows; of images without rows nothing is known."""
+    written = (read_part(part, lambda column: False).schema.metadata or {}) if part.is_file() else {}
+    return b"images" not in written or file_hash(images).encode() == written[b"images"]
 
 
 def _column_digest(column: pa.ChunkedArray) -> str:

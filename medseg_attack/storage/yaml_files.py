@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from medseg_attack.errors import InputError, refusing
+from medseg_attack.errors import InputError, reason, refusing
 from medseg_attack.storage.forms import check_form
 from medseg_attack.storage.paths import require_file
 
@@ -26,7 +26,7 @@ def read_yaml(path: Path, form: type[BaseModel] | None = None, *, may_be_pipe: b
         InputError: the file is absent, was cut off, or holds something else.
     """
     kinds = (OSError, ValueError, RecursionError, yaml.YAMLError)  # also of numbers with thousands of digits
-    with refusing(f"a study in YAML at {path}", "correct it there, or name another file", kinds):
+    with refusing(f"a study in YAML at {path}", "correct it there, or name another file", kinds, words=_words):
         if may_be_pipe and path.is_fifo():
             text = _piped(path)
         else:
@@ -38,6 +38,13 @@ def read_yaml(path: Path, form: type[BaseModel] | None = None, *, may_be_pipe: b
             f"expected fields such as 'models: [unet]' in {path}, got {type(content).__name__}; write fields"
         )
     return content if form is None else check_form(content, form, path)
+
+
+def _words(error: BaseException) -> str:
+    """An error of the parser in words, with its line and without the lines of the text around it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    return reason(error)
 
 
 def _piped(path: Path) -> str:

@@ -238,6 +238,11 @@ def test_ma009_a_model_that_no_gradient_breaks() -> None:
     assert "MA009" in codes(preflight(broken(before=quantiser), batch(), GOOD))
 
 
+def test_ma009_is_not_raised_where_no_case_has_an_organ() -> None:
+    bare = Batch.of([replace(case, target=torch.zeros_like(case.target)) for case in batch().cases])
+    assert "MA009" not in codes(preflight(healthy(), bare, GOOD))
+
+
 def test_ma010_a_search_without_gradients_wins() -> None:
     hidden = broken(before=lambda x: (x * 30).round() / 30)  # finer steps: noise gets through, gradients do not
     assert "MA010" in codes(preflight(hidden, batch(), [fgsm(Linf(16 / 255))]))

@@ -1,6 +1,7 @@
 """Parts of a run: what changed in one is noticed, column by column, also where a few columns are read."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +122,19 @@ def test_parts_are_put_into_few_pieces_in_their_order_and_a_column_that_some_lac
     assert table["case"].to_pylist() == ROWS["case"].to_pylist() * 2
     assert table["n_adv"].to_pylist() == ROWS["n_adv"].to_pylist() * 2
     assert table["hd95_mm_adv"].null_count == 4
+
+
+def test_images_that_changed_are_refused_and_named(tmp_path: Path) -> None:
+    run = RunFolder.open(tmp_path, {"attack": "fgsm"})
+    run.write_images(0, {"a_1": np.zeros((1, 4, 4), np.float32)})
+    run.write_table(0, ROWS, 1.0, 4)
+    assert run.images(["a_1"])[0].shape == (1, 4, 4)
+    assert run.changed_images() == []
+    file = tmp_path / "images" / "00000.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # a pixel
+    file.write_bytes(content)
+    os.utime(file, ns=(0, 1))  # whatever the clock's resolution
+    assert run.changed_images() == [file]
+    with pytest.raises(InputError, match="expected the images that were written in"):
+        run.images(["a_1"])

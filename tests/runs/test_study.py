@@ -129,6 +129,7 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ("models: []\n", "models"),
         ("- a\n", "expected fields"),
         ("models: [a\n", "expected a study in YAML"),
+        ("models:\n  - a\n fgsm\n", "but found '<scalar>' in line 3'; correct it"),
     ],
 )
 def test_a_wrong_file_is_told_by_field(tmp_path: Path, content: str, sentence: str) -> None:
