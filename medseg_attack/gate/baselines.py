@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import Field
 
 from medseg_attack.checks.stored import FILE as CHECKS
 from medseg_attack.errors import InputError, nearest
@@ -18,7 +19,7 @@ from medseg_attack.runs.grid import safe
 from medseg_attack.runs.reading import find_runs
 from medseg_attack.runs.stored_files import CONFIG_FILE, HEADER_FILE
 from medseg_attack.storage.files import writing
-from medseg_attack.storage.forms import Form
+from medseg_attack.storage.forms import MOST, Form
 from medseg_attack.storage.json_files import read_json, write_json
 from medseg_attack.storage.locks import locked
 from medseg_attack.storage.paths import inside, require_file
@@ -27,13 +28,24 @@ FOLDER, RECORD, DIGITS = "baselines", "baseline.json", 4
 SCORES = ("model", "attack", "loss", "eps", "ball", "mean_clean", "mean_adv", "low", "high", "patients")  # of a run
 
 
+class _Scores(Form):
+    """The fields `SCORES` of a run; older records lack the ball."""
+
+    __pydantic_extra__: dict[str, str | int | float | None] = Field(init=False)
+
+    model: str
+    attack: str
+    eps: float | None = Field(ge=-MOST, le=MOST)
+    ball: str | None = None
+
+
 class _Record(Form):
     """The record of a baseline, which is written last."""
 
     saved: str
     unit: str
     empty: str
-    runs: list[dict[str, str | int | float | None]]
+    runs: list[_Scores]
 
 
 @dataclass(frozen=True)

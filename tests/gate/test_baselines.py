@@ -132,14 +132,15 @@ def test_a_baseline_is_not_written_through_a_link_out_of_the_workspace(tmp_path:
     assert list(outside.iterdir()) == []
 
 
-TABLE = pd.DataFrame([dict.fromkeys(SCORES, 0.5) | {"model": "unet", "attack": "fgsm", "loss": np.nan}])
+RUN = dict.fromkeys(SCORES, 0.5) | {"model": "unet", "attack": "fgsm", "ball": "linf(eps=0.5)"}
+TABLE = pd.DataFrame([RUN | {"loss": np.nan}])
 RULES = {"unit": "volume", "empty": "one"}
 
 
 def test_the_fields_of_a_run_are_as_they_were_printed_and_nothing_stands_for_no_number(tmp_path: Path) -> None:
     run = write_run(tmp_path / "old", DICE)
     saved = save_baseline(tmp_path / "home", "main", [run], TABLE.assign(more=1), "2026-01-01", RULES)
-    assert saved.runs == [dict.fromkeys(SCORES, 0.5) | {"model": "unet", "attack": "fgsm", "loss": None}]
+    assert saved.runs == [RUN | {"loss": None}]
     assert (saved.name, saved.number, saved.saved, saved.folder.name) == ("main", 1, "2026-01-01", "0001")
 
 

@@ -447,7 +447,7 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     for options, says in [
         (", fold=1", "expected one of the folds 0 of .* got 1; write fold=0"),
         (", checkpoint='checkpoint_best.pth'", "got checkpoint_final.pth; name it: checkpoint='checkpoint_final.pth'"),
-        (", step=0.0", "expected 0 < step <= 1"),
+        (", step=0.0", r"expected step in \(0, 1\], got 0.0"),
     ]:
         with pytest.raises(InputError, match=says):
             read(folder, options)

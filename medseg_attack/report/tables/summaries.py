@@ -45,10 +45,10 @@ def several(numbers: "pd.Series[int]", noun: str) -> str:
 
 
 def budget(row: "pd.Series[float] | Mapping[str, Any]") -> str:
-    """The budget of a run as it was typed: with its unit, if it has one."""
-    if "ball" in row and (text := budget_of(ball_spec(str(row["ball"])))):
+    """The budget of a run as it was typed: with its unit, if it has one; "" where it is not known."""
+    if "ball" in row and isinstance(ball := row["ball"], str) and (text := budget_of(ball_spec(ball))):
         return text
-    return spec(float(row["eps"]))
+    return "" if row["eps"] is None else spec(float(row["eps"]))
 
 
 def rank(column: "pd.Series[str]") -> "pd.Series[float]":

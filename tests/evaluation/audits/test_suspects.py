@@ -1,6 +1,7 @@
 """Audits of training data whose poison is known."""
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,10 @@ def test_the_command_lists_whom_to_look_at(data: Prepared, tmp_path: Path) -> No
     assert content["poisoned"] == data.options["poison"]["patients"]
     by_folds = medattack(*words, "--by", "disagreement").stdout
     assert "volume" in by_folds
+    shutil.copytree(tmp_path / "model", tmp_path / "other")
     for more, message in (
         (["--review", "0"], "expected a share of the patients"),
-        (["--model", tmp_path / "model"], "expected one model for --by spectral, got 2"),
+        (["--model", tmp_path / "other"], "expected one model for --by spectral, got 2"),
     ):
         result = medattack(*words, *more, code=2)
         assert message in " ".join(result.output.split())
