@@ -206,7 +206,7 @@ def _run_and_print(opened: "OpenedStudy", empty: options.EmptyRule, json: bool, 
     terminal.say(f"results: {opened.out}; {time.monotonic() - start:.0f} s")
     partial = ["--allow-partial"] if opened.is_partial else []
     deltas = ["--deltas"] if opened.study.metrics else []  # shows distances, volumes and lost organs
-    terminal.next_step(["compare", str(opened.out), *partial, *deltas])
+    terminal.next_step(["compare", str(opened.out), *options.unit_words(opened.study.unit), *partial, *deltas])
 
 
 def _print_runs(

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from medseg_attack.cli import terminal
-from medseg_attack.cli.options import AllowPartial, EmptyRule, Home, Json, Tracker, Unit, file_option, repeated
+from medseg_attack.cli.options import (
+    AllowPartial,
+    EmptyRule,
+    Home,
+    Json,
+    Tracker,
+    Unit,
+    file_option,
+    repeated,
+    unit_words,
+)
 from medseg_attack.cli.pages import require_page, write_compared
 from medseg_attack.cli.side_tables import SideTables
 from medseg_attack.errors import InputError
@@ -204,7 +214,8 @@ def compare(
     if html is not None:
         write_compared(runs, rows, html, workspace, unit=unit, empty=empty)
     _print(content, sheets, json, markdown, latex)
-    terminal.next_step(["report", *map(str, runs), *(["--allow-partial"] if allow_partial else [])])
+    partial = ["--allow-partial"] if allow_partial else []
+    terminal.next_step(["report", *map(str, runs), *unit_words(unit), *partial])
     _log(log, workspace, runs, sheets[0], table)
     if github:
         terminal.show(*annotations(verdicts))

@@ -134,7 +134,7 @@ def defend(
     _print(trials, unit, empty, csv, json)
     terminal.say(f"results: {root}; {time.monotonic() - start:.0f} s")
     partial = any(part.is_partial for trial in trials for part in trial.parts.values())
-    terminal.next_step(["report", str(root), *(["--allow-partial"] if partial else [])])
+    terminal.next_step(["report", str(root), *options.unit_words(unit), *(["--allow-partial"] if partial else [])])
 
 
 def _print(trials: "list[Trial]", unit: options.Unit, empty: options.EmptyRule, csv: Path | None, json: bool) -> None:

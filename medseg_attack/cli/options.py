@@ -124,6 +124,11 @@ def repeated(*names: str, help: str, default: str | bool = False) -> Any:
     return typer.Option(*names, help=help + " Repeat for several.", show_default=default)
 
 
+def unit_words(unit: str) -> list[str]:
+    """The option of a next command that scores the same unit; none for the default."""
+    return [] if unit == "volume" else ["--unit", unit]
+
+
 def read_size(text: str) -> tuple[int, int] | None:
     """Rows and columns in pixels; None for an empty text.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.command import medattack
+from helpers.command import medattack, next_words
 
 SMALL = "unet_small(channels=(4, 8))"
 
@@ -26,6 +26,15 @@ def attack(home: Path, out: Path, *words: object) -> dict[str, Any]:
     own = ("--data", home / "data", "--home", home, "--out", out, "--eps", "16/255", "--no-control")
     printed = json.loads(medattack("attack", "--model", home / "net", *own, *words, "--json").stdout)
     return {run["attack"]: run for run in printed["runs"]} | {"unit": printed["unit"]}
+
+
+def test_the_next_command_is_of_the_same_unit(home: Path, tmp_path: Path) -> None:
+    own = ("--data", home / "data", "--model", home / "net", "--home", home, "--out", tmp_path / "runs", "--no-checks")
+    words = next_words(medattack("attack", *own, "--unit", "slice", "--no-control"))
+    assert words[words.index("--unit") + 1] == "slice"
+    after = next_words(medattack(*words[1:]))
+    assert after[after.index("--unit") + 1] == "slice"
+    assert "--unit" not in next_words(medattack("attack", *own, "--no-control"))
 
 
 def test_strongest_lowers_the_dice_that_is_scored(home: Path, tmp_path: Path) -> None:
