@@ -92,7 +92,7 @@ def facts(label: str) -> dict[str, str]:
     surrogate = re.search(r"models/(\w+)-(\w+)-(\w+)", label)
     network, pre, data = surrogate.groups() if surrogate else ("", "", "")
     kind = "shuffled" if label.startswith("shuffled") else "noise" if label.startswith("noise") else "attack"
-    return {"network": network, "pre": pre, "of": data, "kind": kind, "steps": "1" if "steps=1," in label else "5"}
+    return {"network": network, "pre": pre, "of": data, "kind": kind, "steps": "1" if "fgsm" in label else "5"}
 
 
 def read(runs: Path) -> pd.DataFrame:
@@ -105,8 +105,6 @@ def read(runs: Path) -> pd.DataFrame:
     table["eps"] = table["run"].map(heads["eps"])
     table["target"] = table["run"].map(lambda run: target_of(run).split("-")[1])
     more = pd.DataFrame([facts(label) for label in table["attack"]], index=table.index)
-    # "fgsm" alone is a label of one step
-    more.loc[table["attack"].str.startswith("fgsm"), "steps"] = "1"
     return table.join(more)
 
 
