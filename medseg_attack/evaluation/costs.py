@@ -1,7 +1,8 @@
 """The cost of a study: passes, time, memory and disk, from counted passes times one measured forward and backward.
 
 Attacks are counted on a small part of one case, against a model that costs nothing and that no attack moves. So
-attacks that stop when they succeed are counted in full, and a plan takes seconds whatever the study costs.
+attacks that stop when they succeed are counted in full. Of a pass through windows one is computed, and its time counts
+for each of them. So a plan takes seconds whatever the study costs.
 """
 
 import time
@@ -21,6 +22,7 @@ from medseg_attack.evaluation.studies.opened import OpenedStudy
 from medseg_attack.evaluation.studies.refusals import refuse_unrunnable
 from medseg_attack.models.model_ref import ModelRef
 from medseg_attack.models.segmodel import SegModel, frozen
+from medseg_attack.models.sliding_window import Rehearsal, rehearsed
 from medseg_attack.registry import with_eps
 from medseg_attack.registry.abilities import ClimbsInSteps
 from medseg_attack.runs.chunks import chunks
@@ -124,8 +126,8 @@ def _run_costs(opened: OpenedStudy, model_ref: ModelRef) -> Iterator[RunCost]:
     groups = chunks(refs)
     cases = [opened.data.read(ref) for ref in groups[len(groups) // 2][: opened.options.batch_size or FIRST]]
     model = model_ref.load(opened.data.task, opened.device)
-    with frozen(model):
-        forward, backward = _pass_seconds(model, Batch.of(cases, opened.device))
+    with frozen(model), rehearsed() as rehearsal:
+        forward, backward = _pass_seconds(model, Batch.of(cases, opened.device), rehearsal)
     counted: dict[Any, _Passes] = {}  # an attack takes the same passes at every budget
     for cell, n_cases in zip(opened.cells(model_ref), opened.cases_of_runs(model_ref), strict=True):
         key = with_eps(cell.attack, 0.0)
@@ -158,7 +160,7 @@ def _run_briefly(model: SegModel, cell: Cell, batch: Batch, donors: Donors) -> N
     """Attacks a whole scan with a few steps, which take the memory of many; none of an attack without steps."""
     if isinstance(cell.attack, ClimbsInSteps) and not model.black_box:
         attack: Any = cell.attack
-        with frozen(model):
+        with frozen(model), rehearsed():
             brief, _ = fit_once(replace(attack, steps=min(attack.steps, BRIEF)), model, batch, 1)
             attack_chunk(model, [batch], [brief], budgets=[cell.budget], donors=donors)
 
@@ -226,28 +228,30 @@ class _Unmoved:
         return replace(self, target=torch.stack(targets).to(self.target.device)) if targets else self
 
 
-def _pass_seconds(model: SegModel, batch: Batch) -> tuple[float, float]:
-    """Seconds per case of one forward pass, and of one backward pass.
+def _pass_seconds(model: SegModel, batch: Batch, rehearsal: Rehearsal) -> tuple[float, float]:
+    """Seconds per case of one forward pass, and of one backward pass, with the windows that the rehearsal leaves out.
 
     The first pass pays for what later ones have: it is made twice, unless that is little of a long one.
     """
     bound = bind(model, Setting(model.task, batch.cases))
+
+    def seconds(work: Callable[[], Tensor | None]) -> tuple[float, float]:
+        """Those that passed, and those of the whole pass."""
+        before, start = rehearsal.seconds, time.perf_counter()
+        result = work()
+        if result is not None and result.is_cuda:
+            torch.cuda.synchronize(result.device)
+        passed = time.perf_counter() - start
+        return passed, passed + rehearsal.seconds - before
+
     with torch.no_grad():
-        forward = _seconds(lambda: bound(batch.image))
-        if forward < LONG:
-            forward = _seconds(lambda: bound(batch.image))
+        passed, forward = seconds(lambda: bound(batch.image))
+        if passed < LONG:
+            _, forward = seconds(lambda: bound(batch.image))
     backward = 0.0
     if not model.black_box:
         x = batch.image.detach().requires_grad_()
         log_odds = bound(x)
         if log_odds.requires_grad:
-            backward = _seconds(lambda: torch.autograd.grad(log_odds.sum(), x, allow_unused=True)[0])
+            _, backward = seconds(lambda: torch.autograd.grad(log_odds.sum(), x, allow_unused=True)[0])
     return forward / len(batch.cases), backward / len(batch.cases)
-
-
-def _seconds(work: Callable[[], Tensor | None]) -> float:
-    start = time.perf_counter()
-    result = work()
-    if result is not None and result.is_cuda:
-        torch.cuda.synchronize(result.device)
-    return time.perf_counter() - start

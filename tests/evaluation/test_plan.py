@@ -15,6 +15,7 @@ from helpers.command import medattack
 
 from medseg_attack.cli import terminal
 from medseg_attack.evaluation import costs
+from medseg_attack.models import sliding_window
 from medseg_attack.models.segmodel import SegModel
 from medseg_attack.runs.chunks import in_shard
 from medseg_attack.types import Case, Setting, Storage, Task, Window
@@ -82,6 +83,20 @@ def test_a_long_pass_is_measured_once_and_each_run_of_a_plan_advances_it(
     plan(home, ["fgsm", "pgd(steps=3)"], "--no-control")
     assert len(passes) == n_passes
     assert shown == [2, 1, 1]
+
+
+def test_of_a_pass_through_windows_one_is_computed_and_its_time_counts_for_each(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, outputs, ticks = sliding_window._output, [], count()
+    monkeypatch.setattr(sliding_window, "_output", lambda *words: (outputs.append(1), real(*words))[1])
+    monkeypatch.setattr(sliding_window, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    monkeypatch.setattr(costs, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    model = f"own('{home}/scans/nets.py:Net', window=(16, 16), overlap=0.5)"
+    attack = ["attack", "--home", home, "--model", model, "--attack", "fgsm", "--no-checks", "--no-control", "--plan"]
+    run = json.loads(medattack(*attack, "--json").stdout)["runs"][0]
+    assert len(outputs) == 4  # two passes forward, one more with its gradient: of 16 windows each
+    assert run["seconds"] == pytest.approx((run["forwards"] + run["backwards"]) * 15 / 15)  # 15 windows, 15 cases
 
 
 def test_seconds_are_passes_times_those_of_one_case_and_disk_is_rows_and_images(

@@ -1,5 +1,9 @@
 """Sliding windows: MONAI's answer, the gradient of the full graph, and the same random numbers in both passes."""
 
+from functools import partial
+from itertools import count
+from types import SimpleNamespace
+
 import pytest
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
@@ -8,8 +12,17 @@ from torch import Tensor, nn
 
 from medseg_attack import registry
 from medseg_attack.errors import InputError
+from medseg_attack.models import sliding_window
 from medseg_attack.models.segmodel import SegModel, ZScore, frozen
-from medseg_attack.models.sliding_window import MirrorAverage, SlidingWindow, flips_of, importance_of, places_of, tiled
+from medseg_attack.models.sliding_window import (
+    MirrorAverage,
+    SlidingWindow,
+    flips_of,
+    importance_of,
+    places_of,
+    rehearsed,
+    tiled,
+)
 from medseg_attack.threat.objectives.losses import soft_dice
 from medseg_attack.types import Task
 
@@ -265,3 +278,35 @@ def test_sums_in_half_precision_have_the_gradient_of_what_was_not_rounded() -> N
     torch.testing.assert_close(rounded, plain, rtol=4e-3, atol=4e-3)  # sums of up to 8 windows, each rounded
     known, result = (torch.autograd.grad(answer, x, upstream)[0] for answer in (plain, rounded))
     torch.testing.assert_close(result, known, rtol=0, atol=0)
+
+
+def test_a_rehearsal_computes_one_window_and_counts_its_time_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that ticks once whenever it is read, so that a window takes a second."""
+    net, passes = small_net(2), []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    model, x = SlidingWindow(net, (4, 4), importance="constant", mirror=(0,)).eval(), image(8, 6).requires_grad_()
+    whole = model(x)
+    assert len(passes) == 6 * 2  # 3 x 2 windows, each mirrored
+    monkeypatch.setattr(sliding_window, "time", SimpleNamespace(perf_counter=partial(next, count())))
+    passes.clear()
+    with rehearsed() as rehearsal:
+        answer = model(x)
+        assert (len(passes), rehearsal.seconds) == (2, 5)
+        (grad,) = torch.autograd.grad(answer.sum(), x)
+        assert (len(passes), rehearsal.seconds) == (3, 5 + 11)
+    window = model(x[..., :4, :4])
+    torch.testing.assert_close(answer[..., :2, :2], window[..., :2, :2])  # each corner is in one window alone
+    torch.testing.assert_close(answer[..., 6:, 4:], window[..., 2:, 2:])
+    assert grad.shape == x.shape
+    passes.clear()
+    torch.testing.assert_close(model(x), whole, rtol=0, atol=0)
+    assert len(passes) == 12
+
+
+def test_windows_in_a_window_count_for_each_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sliding_window, "time", SimpleNamespace(perf_counter=partial(next, count())))
+    model = SlidingWindow(SlidingWindow(small_net(2), (4, 4)), (8, 8)).eval()
+    with rehearsed() as rehearsal:
+        model(image(8, 12))
+    # 9 windows in each of 2: the clock is read twice within the outer one, which takes 3, and 8 are left out there
+    assert rehearsal.seconds == 8 + (3 + 8)
