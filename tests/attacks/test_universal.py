@@ -61,6 +61,11 @@ def test_on_a_linear_model_the_optimum_is_learned(onto: str) -> None:
     assert torch.equal(flipped, batch.image - 0.5 < EPS)
 
 
+def test_on_a_linear_model_the_optimum_of_a_length_is_learned_from_no_change_on() -> None:
+    change = UAP(L2(0.3), margin, epochs=3, step_size=0.5).fit(oracle(), [bright(6, 5), bright(6, 5)], 0)["change"]
+    torch.testing.assert_close(change, torch.full((1, 1, 6, 5), -0.3 / 30**0.5, dtype=torch.float64))
+
+
 def test_each_image_gets_the_same_bits_where_nothing_is_cut() -> None:
     image = torch.full((3, 1, 8, 8), 0.5, dtype=torch.float64)
     change = 0.05 * torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -141,6 +141,15 @@ def test_after_any_number_of_steps_what_is_projected_is_in_the_ball_and_stays(
     assert torch.equal(ball.project(image, image), image)
 
 
+@pytest.mark.parametrize("text", [text for text in BALLS if not registry.build(text, "ball").moves_anatomy])
+def test_the_way_into_the_ball_has_a_slope_where_nothing_has_changed_yet(text: str) -> None:
+    """A perturbation of many images begins at nothing and follows the slope through the ball."""
+    image = hard_images((9, 12), 2 if text.startswith("channels") else 1, torch.float64)
+    x = image.clone().requires_grad_()
+    (slope,) = torch.autograd.grad((bound(text, image).project(x, image) * image.cos()).sum(), x)
+    assert torch.isfinite(slope).all()
+
+
 def test_every_registered_ball_is_tried() -> None:
     assert {registry.spec_of(registry.build(text, "ball")).name for text in BALLS} == set(registry.names("ball"))
 

@@ -19,7 +19,8 @@ class LengthBall(Ball):
     """A ball that bounds one length of the whole change: what is too long is scaled down."""
 
     def project(self, x: Image, x0: Image) -> Image:
-        return (x0 + widen(self.shrink(x, x0).clamp(max=1), x) * (x - x0)).clamp(0, 1)
+        factor = self.shrink(x.detach(), x0).clamp(max=1)  # a constant: the length of no change has no slope
+        return (x0 + widen(factor, x) * (x - x0)).clamp(0, 1)
 
     def shrink(self, x: Image, x0: Image) -> PerSample:
         """The factor that brings the change of each sample to the edge of the ball."""
